@@ -1,0 +1,94 @@
+//! What went wrong, in the form that a person is shown: what, where, and what to do next.
+
+use std::fmt;
+
+use crate::exit_code::ExitCode;
+
+/// An error that carries more than its sentence.
+///
+/// Travels inside [`anyhow::Error`]; whoever reports it finds it with `downcast_ref`. An error without
+/// one exits with [`ExitCode::FAILED`].
+#[derive(Clone, Debug)]
+pub struct Failure {
+    /// The exit status it leads to.
+    pub exit: ExitCode,
+    /// What scripts see as `kind` when they catch it: one lower-case word.
+    pub kind: &'static str,
+    /// One sentence, without a full stop: what failed.
+    pub message: String,
+    /// The exit code of the command behind it, if there is one.
+    pub code: Option<i32>,
+    /// The last lines that the command behind it printed.
+    pub output: Vec<String>,
+    /// What the reader can do, a sentence each.
+    pub hints: Vec<String>,
+    /// Where in which script, once that is known.
+    pub place: Option<Place>,
+}
+
+/// A place in a script, with the frames that led there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Place {
+    /// The script's name as the operator knows it.
+    pub file: String,
+    /// One-based line.
+    pub line: usize,
+    /// One-based column, counted in characters.
+    pub column: usize,
+    /// The text of that line.
+    pub text: String,
+    /// The callers, innermost first: function and its place.
+    pub frames: Vec<String>,
+}
+
+impl Failure {
+    /// A failure of a step or script.
+    pub fn new(message: impl Into<String>) -> Self {
+        Self {
+            exit: ExitCode::FAILED,
+            kind: "failed",
+            message: message.into(),
+            code: None,
+            output: Vec::new(),
+            hints: Vec::new(),
+            place: None,
+        }
+    }
+
+    /// The same with another exit status.
+    pub fn exit(mut self, exit: ExitCode) -> Self {
+        self.exit = exit;
+        self
+    }
+
+    /// The same with another kind, as scripts see it.
+    pub fn kind(mut self, kind: &'static str) -> Self {
+        self.kind = kind;
+        self
+    }
+
+    /// The same with one more thing that the reader can do.
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hints.push(hint.into());
+        self
+    }
+
+    /// The same, said to come from this place in a script.
+    pub fn at(mut self, place: Place) -> Self {
+        self.place = Some(place);
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// The exit status that this error leads to.
+pub fn exit_code(error: &anyhow::Error) -> ExitCode {
+    error.downcast_ref::<Failure>().map_or(ExitCode::FAILED, |failure| failure.exit)
+}
