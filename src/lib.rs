@@ -3,6 +3,7 @@
 
 pub mod exit_code;
 pub mod failure;
+pub mod machine;
 
 /// Runs the command line and says how it ended.
 pub fn run() -> std::process::ExitCode {

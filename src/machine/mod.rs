@@ -1,0 +1,3 @@
+//! The outside: files, processes, signals, sockets and the clock, and nothing that knows of steps.
+
+pub mod clock;
