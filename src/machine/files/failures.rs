@@ -1,0 +1,75 @@
+//! What the kernel refused, in a sentence that names the path, the cause and the remedy.
+
+use std::path::Path;
+
+use rustix::io::Errno;
+
+use super::path_text::PathText;
+use crate::failure::Failure;
+
+/// The failure of `doing` (e.g. "replace") at `path`.
+pub(super) fn failed(doing: &str, path: &Path, errno: Errno) -> anyhow::Error {
+    let shown = PathText::new(path);
+    let (kind, cause, hint) = match errno {
+        Errno::ACCESS => ("denied", "permission denied".to_owned(), None),
+        Errno::PERM => (
+            "denied",
+            "not permitted".to_owned(),
+            Some(
+                "it or its directory may be immutable (`lsattr -d` shows an `i` or `a`; `chattr -i` lifts it)",
+            ),
+        ),
+        Errno::BUSY => (
+            "busy",
+            "it is in use as a mount point".to_owned(),
+            Some(
+                "a file that is bind-mounted cannot be replaced: unmount it, or change it where it comes from",
+            ),
+        ),
+        Errno::XDEV => (
+            "crossdevice",
+            "it would have to move to another file system".to_owned(),
+            Some(
+                "on an overlay file system a directory of the lower layer moves only with `redirect_dir=on`",
+            ),
+        ),
+        Errno::ROFS => ("readonly", "the file system is read-only".to_owned(), None),
+        Errno::NOSPC => ("space", "no space is left on the file system".to_owned(), None),
+        Errno::DQUOT => ("space", "the disk quota is used up".to_owned(), None),
+        Errno::NOENT => ("missing", "there is no such file or directory".to_owned(), None),
+        Errno::EXIST => ("exists", "it exists already".to_owned(), None),
+        Errno::NOTDIR => ("refused", "not a directory".to_owned(), None),
+        Errno::NOTEMPTY => ("notempty", "the directory is not empty".to_owned(), None),
+        Errno::LOOP => ("refused", "a symbolic link is in the way".to_owned(), None),
+        other => {
+            let text = std::io::Error::from(other).to_string();
+            ("io", text.split(" (os error").next().unwrap_or(&text).to_owned(), None)
+        }
+    };
+    let failure = Failure::new(format!("cannot {doing} `{shown}`: {cause}")).kind(kind);
+    match hint {
+        Some(hint) => failure.hint(hint).into(),
+        None => failure.into(),
+    }
+}
+
+/// The same for an error of the standard library.
+pub(super) fn failed_io(doing: &str, path: &Path, error: &std::io::Error) -> anyhow::Error {
+    match Errno::from_io_error(error) {
+        Some(errno) => failed(doing, path, errno),
+        None => Failure::new(format!("cannot {doing} `{}`: {error}", PathText::new(path))).kind("io").into(),
+    }
+}
+
+/// Something is not what a change may touch.
+pub(super) fn refused(path: &Path, why: &str) -> anyhow::Error {
+    Failure::new(format!("`{}` {why}", PathText::new(path))).kind("refused").into()
+}
+
+/// Somebody else changed the target between the look and the act.
+pub(super) fn foreign(path: &Path, differences: &[String]) -> anyhow::Error {
+    let shown = PathText::new(path);
+    Failure::new(format!("`{shown}` was changed by somebody else meanwhile: {}", differences.join(", ")))
+        .kind("foreign")
+        .into()
+}

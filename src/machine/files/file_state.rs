@@ -1,0 +1,504 @@
+//! What is at a path: the before and the after of a change to a file.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::digest::{Digest, Digester};
+use super::failures::{failed, failed_io, refused};
+use super::metadata::{Attributes, Metadata};
+use super::path_text::PathText;
+use super::place::Walk;
+use super::xattrs;
+
+/// How much is read at once, in bytes: enough that the calls do not count beside the hashing.
+pub(super) const PIECE: usize = 128 * 1024;
+
+/// What is at a path. This is the form in which the journal holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum FileState {
+    /// Nothing.
+    Absent,
+    /// A regular file.
+    File {
+        /// Of its content.
+        sha256: Digest,
+        /// Its length in bytes.
+        size: u64,
+        /// Its mode, owner, group, extended attributes and time.
+        #[serde(flatten)]
+        metadata: Metadata,
+    },
+    /// A symbolic link.
+    Link {
+        /// What it holds, which need not exist.
+        to: PathText,
+        /// The owner's user id.
+        owner: u32,
+        /// The group's id.
+        group: u32,
+    },
+    /// A directory, by itself: what is in it is told by a manifest.
+    Directory {
+        /// Its mode, owner, group, extended attributes and time.
+        #[serde(flatten)]
+        metadata: Metadata,
+    },
+    /// Something that no change makes and none may touch.
+    Special {
+        /// What it is.
+        what: SpecialKind,
+    },
+}
+
+/// What else a path can lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SpecialKind {
+    /// A named pipe.
+    Fifo,
+    /// A socket.
+    Socket,
+    /// A character device.
+    CharacterDevice,
+    /// A block device.
+    BlockDevice,
+    /// Inside a tree: another file system is mounted here.
+    Mount,
+    /// None of these.
+    Unknown,
+}
+
+impl FileState {
+    /// Looks at a path without following a link at its end and without ever waiting: a named pipe or a
+    /// device is not opened. A file is read once.
+    pub fn observe(path: &Path) -> Result<Self> {
+        let walk = Walk::to(path)?;
+        match walk.directory() {
+            Some(directory) => Ok(look(directory, walk.name(), path, &mut |_| Ok(()))?.state),
+            None => Ok(Self::Absent),
+        }
+    }
+
+    /// A regular file with this content and these attributes, as it will be observed.
+    pub fn file(sha256: Digest, size: u64, attributes: &Attributes) -> Self {
+        Self::File { sha256, size, metadata: attributes.settled() }
+    }
+
+    /// A directory with these attributes, as it will be observed.
+    pub fn directory(attributes: &Attributes) -> Self {
+        Self::Directory { metadata: attributes.settled() }
+    }
+
+    /// A symbolic link, as it will be observed.
+    pub fn link(to: impl Into<PathText>, owner: u32, group: u32) -> Self {
+        Self::Link { to: to.into(), owner, group }
+    }
+
+    /// Whether nothing is there.
+    pub fn is_absent(&self) -> bool {
+        *self == Self::Absent
+    }
+
+    /// The metadata of a file or directory.
+    pub fn metadata(&self) -> Option<&Metadata> {
+        match self {
+            Self::File { metadata, .. } | Self::Directory { metadata } => Some(metadata),
+            Self::Absent | Self::Link { .. } | Self::Special { .. } => None,
+        }
+    }
+
+    /// The digest of a file's content.
+    pub fn sha256(&self) -> Option<Digest> {
+        match self {
+            Self::File { sha256, .. } => Some(*sha256),
+            _ => None,
+        }
+    }
+
+    /// The owner and the group, of whatever has them.
+    pub fn ownership(&self) -> Option<(u32, u32)> {
+        match self {
+            Self::File { metadata, .. } | Self::Directory { metadata } => {
+                Some((metadata.owner, metadata.group))
+            }
+            Self::Link { owner, group, .. } => Some((*owner, *group)),
+            Self::Absent | Self::Special { .. } => None,
+        }
+    }
+
+    /// Whether the two are the same thing with the same content and metadata. Times do not count.
+    pub fn same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::File { sha256, size, metadata },
+                Self::File { sha256: other_sha256, size: other_size, metadata: other },
+            ) => (sha256, size) == (other_sha256, other_size) && metadata.same_as(other),
+            (Self::Directory { metadata }, Self::Directory { metadata: other }) => metadata.same_as(other),
+            _ => self == other,
+        }
+    }
+
+    /// What a person would say became different on the way from `self` to `other`; empty when the two are the same.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        match (self, other) {
+            (
+                Self::File { sha256, size, metadata },
+                Self::File { sha256: other_sha256, size: other_size, metadata: other },
+            ) => {
+                let mut differences = Vec::new();
+                if size != other_size {
+                    differences.push(format!("content differs ({size} → {other_size} bytes)"));
+                } else if sha256 != other_sha256 {
+                    differences.push("content differs".to_owned());
+                }
+                differences.extend(metadata.differences(other));
+                differences
+            }
+            (Self::Directory { metadata }, Self::Directory { metadata: other }) => {
+                metadata.differences(other)
+            }
+            (
+                Self::Link { to, owner, group },
+                Self::Link { to: other_to, owner: other_owner, group: other_group },
+            ) => {
+                let mut differences = Vec::new();
+                if to != other_to {
+                    differences.push(format!("link to `{to}` → `{other_to}`"));
+                }
+                if owner != other_owner {
+                    differences.push(format!("owner {owner} → {other_owner}"));
+                }
+                if group != other_group {
+                    differences.push(format!("group {group} → {other_group}"));
+                }
+                differences
+            }
+            _ if self == other => Vec::new(),
+            _ => vec![format!("{} → {}", self.noun(), other.noun())],
+        }
+    }
+
+    /// What it is, in a word or two.
+    pub fn noun(&self) -> &'static str {
+        match self {
+            Self::Absent => "absent",
+            Self::File { .. } => "a file",
+            Self::Link { .. } => "a symbolic link",
+            Self::Directory { .. } => "a directory",
+            Self::Special { what: SpecialKind::Fifo } => "a named pipe",
+            Self::Special { what: SpecialKind::Socket } => "a socket",
+            Self::Special { what: SpecialKind::CharacterDevice | SpecialKind::BlockDevice } => "a device",
+            Self::Special { what: SpecialKind::Mount } => "a mount point",
+            Self::Special { what: SpecialKind::Unknown } => "something unknown",
+        }
+    }
+}
+
+/// Reads a regular file: its bytes and the state that belongs to them, by one open and one read. The last
+/// component is not followed; anything but a regular file is an error.
+pub fn read(path: &Path) -> Result<(Vec<u8>, FileState)> {
+    let walk = Walk::to(path)?;
+    let Some(directory) = walk.directory() else { return Err(failed("read", path, Errno::NOENT)) };
+    let mut bytes = Vec::new();
+    let seen = look(directory, walk.name(), path, &mut |piece| {
+        bytes.extend_from_slice(piece);
+        Ok(())
+    })?;
+    match seen.state {
+        FileState::File { .. } => Ok((bytes, seen.state)),
+        FileState::Absent => Err(failed("read", path, Errno::NOENT)),
+        other => Err(refused(path, &format!("is {}, not a regular file", other.noun()))),
+    }
+}
+
+/// Reads a regular file wherever its links lead, as a person's editor would. For looking only: what it gives
+/// is no ground for a change.
+pub fn read_following(path: &Path) -> Result<Vec<u8>> {
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed("read", path, errno))?;
+    let stat = fstat(&file).map_err(|errno| failed("read", path, errno))?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
+        return Err(refused(path, "is not a regular file"));
+    }
+    let mut bytes = Vec::new();
+    File::from(file).read_to_end(&mut bytes).map_err(|error| failed_io("read", path, &error))?;
+    Ok(bytes)
+}
+
+/// A state and which file it is of.
+pub(super) struct Seen {
+    pub(super) state: FileState,
+    pub(super) identity: Option<Identity>,
+}
+
+/// Tells a file from any other and from itself after any change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    size: i64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+    /// How many names it has.
+    pub(super) links: u64,
+}
+
+impl Identity {
+    pub(super) fn of(stat: &Stat) -> Self {
+        Self {
+            device: stat.st_dev,
+            inode: stat.st_ino,
+            size: stat.st_size,
+            modified: (stat.st_mtime, field(stat.st_mtime_nsec)),
+            changed: (stat.st_ctime, field(stat.st_ctime_nsec)),
+            links: field(stat.st_nlink),
+        }
+    }
+}
+
+/// A field of `stat`, whose width depends on the architecture.
+fn field<N: Default>(field: impl TryInto<N>) -> N {
+    field.try_into().unwrap_or_default()
+}
+
+/// Looks at a name in a directory and gives a file's content to `take`, piece by piece. `shown` is the path
+/// for messages.
+pub(super) fn look(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    shown: &Path,
+    take: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<Seen> {
+    // A name that changes its kind between the look and the open is looked at again.
+    for _ in 0..8 {
+        let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => return Ok(Seen { state: FileState::Absent, identity: None }),
+            Err(errno) => return Err(failed("look at", shown, errno)),
+        };
+        if let Some(state) = look_once(directory, name, shown, &stat, take)? {
+            return Ok(Seen { state, identity: Some(Identity::of(&stat)) });
+        }
+    }
+    Err(refused(shown, "changes faster than it can be looked at"))
+}
+
+fn look_once(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    shown: &Path,
+    stat: &Stat,
+    take: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<Option<FileState>> {
+    let special = |what| Ok(Some(FileState::Special { what }));
+    match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => {
+            let Some(file) = open_same(directory, name, shown, stat, OFlags::empty())? else {
+                return Ok(None);
+            };
+            let metadata = metadata_of(&file, shown)?;
+            let (sha256, size) = digest_of(File::from(file), stat, shown, take)?;
+            Ok(Some(FileState::File { sha256, size, metadata }))
+        }
+        FileType::Directory => {
+            let Some(opened) = open_same(directory, name, shown, stat, OFlags::DIRECTORY)? else {
+                return Ok(None);
+            };
+            Ok(Some(FileState::Directory { metadata: metadata_of(&opened, shown)? }))
+        }
+        FileType::Symlink => match readlinkat(directory, name, Vec::new()) {
+            Ok(target) => {
+                let to = PathText::new(std::ffi::OsString::from_vec(target.into_bytes()));
+                Ok(Some(FileState::Link { to, owner: stat.st_uid, group: stat.st_gid }))
+            }
+            Err(Errno::NOENT | Errno::INVAL) => Ok(None),
+            Err(errno) => Err(failed("read the link", shown, errno)),
+        },
+        FileType::Fifo => special(SpecialKind::Fifo),
+        FileType::Socket => special(SpecialKind::Socket),
+        FileType::CharacterDevice => special(SpecialKind::CharacterDevice),
+        FileType::BlockDevice => special(SpecialKind::BlockDevice),
+        FileType::Unknown => special(SpecialKind::Unknown),
+    }
+}
+
+/// Opens for reading what `stat` was taken of; none if the name is another's by now.
+pub(super) fn open_same(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    shown: &Path,
+    stat: &Stat,
+    also: OFlags,
+) -> Result<Option<OwnedFd>> {
+    let flags =
+        OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | also;
+    match openat(directory, name, flags, Mode::empty()) {
+        Ok(file) => {
+            let opened = fstat(&file).map_err(|errno| failed("look at", shown, errno))?;
+            Ok(((opened.st_dev, opened.st_ino) == (stat.st_dev, stat.st_ino)).then_some(file))
+        }
+        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(failed("open", shown, errno)),
+    }
+}
+
+/// Mode, owner, group, extended attributes and time of an open file or directory.
+pub(super) fn metadata_of(file: impl AsFd, shown: &Path) -> Result<Metadata> {
+    let stat = fstat(file.as_fd()).map_err(|errno| failed("look at", shown, errno))?;
+    let xattrs = xattrs::read(file).with_context(|| format!("cannot look at `{}`", PathText::new(shown)))?;
+    Ok(Metadata::of(&stat, xattrs))
+}
+
+fn digest_of(
+    mut file: File,
+    stat: &Stat,
+    shown: &Path,
+    take: &mut dyn FnMut(&[u8]) -> Result<()>,
+) -> Result<(Digest, u64)> {
+    let length = usize::try_from(stat.st_size).unwrap_or(PIECE).saturating_add(1).min(PIECE);
+    let mut piece = vec![0; length];
+    let mut digester = Digester::default();
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => return Ok(digester.finish()),
+            Ok(length) => {
+                digester.update(&piece[..length]);
+                take(&piece[..length])?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(failed_io("read", shown, &error)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::symlink;
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+    use crate::machine::files::testing::*;
+    use crate::machine::files::{ModifiedAt, Value};
+
+    #[test]
+    fn the_journal_form_is_explicit_and_comes_back() {
+        let metadata = Metadata {
+            mode: 0o644,
+            owner: 0,
+            group: 5,
+            xattrs: BTreeMap::new(),
+            mtime: ModifiedAt { seconds: 1, nanoseconds: 2 },
+        };
+        let sha256 = Digest::of(b"");
+        let access = r#""mode":"0644","owner":0,"group":5,"mtime":"1.000000002""#;
+        for (state, json) in [
+            (FileState::Absent, r#"{"is":"absent"}"#.to_owned()),
+            (
+                FileState::File { sha256, size: 0, metadata: metadata.clone() },
+                format!(r#"{{"is":"file","sha256":"{sha256}","size":0,{access}}}"#),
+            ),
+            (FileState::Directory { metadata }, format!(r#"{{"is":"directory",{access}}}"#)),
+            (FileState::link("a", 1, 2), r#"{"is":"link","to":"a","owner":1,"group":2}"#.to_owned()),
+            (
+                FileState::Special { what: SpecialKind::CharacterDevice },
+                r#"{"is":"special","what":"character_device"}"#.to_owned(),
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&state).unwrap(), json);
+            assert_eq!(serde_json::from_str::<FileState>(&json).unwrap(), state);
+        }
+    }
+
+    #[test]
+    fn every_kind_is_told_without_waiting() {
+        let (_directory, path) = scratch();
+        let at = |name: &str| path.join(name);
+        std::fs::write(at("file"), "abc").unwrap();
+        std::fs::create_dir(at("directory")).unwrap();
+        symlink("nowhere", at("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), Mode::from_raw_mode(0o600)).unwrap();
+        let _socket = UnixListener::bind(at("socket")).unwrap();
+        let noun = |name: &str| FileState::observe(&at(name)).unwrap().noun();
+        assert_eq!(
+            ["file", "directory", "link", "fifo", "socket", "none", "none/below", "file/below"].map(noun),
+            [
+                "a file",
+                "a directory",
+                "a symbolic link",
+                "a named pipe",
+                "a socket",
+                "absent",
+                "absent",
+                "absent"
+            ]
+        );
+        assert_eq!(FileState::observe(Path::new("/dev/null")).unwrap().noun(), "a device");
+        assert_eq!(FileState::observe(Path::new("/")).unwrap().noun(), "a directory");
+        assert_eq!(FileState::observe(&at("file")).unwrap().sha256(), Some(Digest::of(b"abc")));
+        assert_eq!(kind(read(&at("fifo"))), "refused");
+        assert_eq!(kind(read(&at("link"))), "refused");
+        assert_eq!(kind(read(&at("none"))), "missing");
+    }
+
+    #[test]
+    fn bytes_and_state_belong_together_for_any_size_and_name() {
+        let (_directory, path) = scratch();
+        for (name, size) in [(&b"empty"[..], 0), (b"\xff\n", 1), (b"large", 3 * PIECE + 7)] {
+            let path = path.join(OsStr::from_bytes(name));
+            let content = vec![b'x'; size];
+            std::fs::write(&path, &content).unwrap();
+            let (bytes, state) = read(&path).unwrap();
+            assert_eq!(bytes, content);
+            assert_eq!(state.sha256(), Some(Digest::of(&content)));
+            assert_eq!(state, FileState::observe(&path).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_link_is_followed_only_for_looking() {
+        let (_directory, path) = scratch();
+        std::fs::write(path.join("file"), "abc").unwrap();
+        symlink("file", path.join("link")).unwrap();
+        assert_eq!(read_following(&path.join("link")).unwrap(), b"abc");
+        assert_eq!(kind(read_following(&path)), "refused");
+    }
+
+    #[test]
+    fn differences_are_said_in_words() {
+        let file = |content: &[u8], mode| {
+            FileState::file(Digest::of(content), content.len() as u64, &Attributes::new(mode, 0, 0))
+        };
+        assert_eq!(
+            file(b"a", 0o644).differences(&file(b"bc", 0o600)),
+            ["content differs (1 → 2 bytes)", "mode 0644 → 0600"]
+        );
+        assert_eq!(file(b"a", 0o644).differences(&FileState::Absent), ["a file → absent"]);
+        assert_eq!(
+            FileState::link("a", 0, 0).differences(&FileState::link("b", 0, 1)),
+            ["link to `a` → `b`", "group 0 → 1"]
+        );
+        let mut timed = file(b"a", 0o644);
+        let change = |state: &mut FileState, how: fn(&mut Metadata)| match state {
+            FileState::File { metadata, .. } => how(metadata),
+            _ => unreachable!(),
+        };
+        change(&mut timed, |metadata| metadata.mtime.seconds = 99);
+        assert!(timed.same_as(&file(b"a", 0o644)) && timed.differences(&file(b"a", 0o644)).is_empty());
+        change(&mut timed, |metadata| {
+            metadata.xattrs.insert("user.x".into(), Value::from(vec![]));
+        });
+        assert!(!timed.same_as(&file(b"a", 0o644)));
+    }
+}

@@ -1,0 +1,83 @@
+//! Making a symbolic link, or exchanging what is there for one.
+
+use std::path::Path;
+
+use anyhow::Result;
+use rustix::fs::{AtFlags, Gid, Uid, chownat};
+
+use super::failures::failed;
+use super::file_state::{FileState, look};
+use super::path_text::PathText;
+use super::place::Place;
+use super::temporary::{Checked, Temporary};
+
+/// Makes `path` a symbolic link that holds `to`, durably and in one instant, and gives back its state.
+///
+/// # Errors
+/// As [`super::replace()`].
+pub fn link(
+    path: &Path,
+    to: &PathText,
+    owner: u32,
+    group: u32,
+    expected: &FileState,
+    tag: &str,
+) -> Result<FileState> {
+    let place = Place::open(path)?;
+    let checked = Checked::replaceable(&place, expected)?;
+    let state = place.acting(
+        |user| user.uid == owner && user.is_in(group),
+        || {
+            let temporary = Temporary::link(&place, tag, to.as_path())?;
+            let look = || look(place.directory(), temporary.name(), &place.path, &mut |_| Ok(()));
+            if look()?.state.ownership() != Some((owner, group)) {
+                let (owner, group) = (Uid::from_raw(owner), Gid::from_raw(group));
+                let flags = AtFlags::SYMLINK_NOFOLLOW;
+                chownat(place.directory(), temporary.name(), Some(owner), Some(group), flags)
+                    .map_err(|errno| failed("change the owner of", &place.path, errno))?;
+            }
+            let state = look()?.state;
+            temporary.put_in_place(&checked)?;
+            Ok(state)
+        },
+    )?;
+    place.sync()?;
+    Ok(state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::files::testing::*;
+
+    #[test]
+    fn a_link_takes_the_place_of_nothing_a_file_or_a_link() {
+        let (_directory, path) = scratch();
+        let at = path.join("link");
+        let (owner, group) = (mine(0).owner, mine(0).group);
+        std::fs::write(&at, "abc").unwrap();
+        let mut before = FileState::observe(&at).unwrap();
+        for to in ["first", "/second"] {
+            let state = link(&at, &to.into(), owner, group, &before, "test").unwrap();
+            assert_eq!(state, FileState::link(to, owner, group));
+            assert_eq!(state, FileState::observe(&at).unwrap());
+            before = state;
+        }
+        assert_eq!(kind(link(&at, &"x".into(), owner, group, &FileState::Absent, "test")), "refused");
+        let new = path.join("new");
+        link(&new, &"x".into(), owner, group, &FileState::Absent, "test").unwrap();
+        assert_eq!(names(&path), ["link", "new"]);
+    }
+
+    #[test]
+    fn in_a_users_place_a_link_may_belong_to_either() {
+        root_only!();
+        let (_directory, path) = place_of_nobody();
+        for owner in [0, NOBODY] {
+            let at = path.join(format!("of-{owner}"));
+            let state = link(&at, &"x".into(), owner, owner, &FileState::Absent, "test").unwrap();
+            assert_eq!(state, FileState::link("x", owner, owner));
+            assert_eq!(access(&at).1, owner);
+        }
+    }
+}

@@ -1,0 +1,48 @@
+//! The only code that reads and changes the file system on behalf of changes.
+//!
+//! **Where.** Every path is walked from `/` one directory at a time: links that root owns in directories that
+//! only root can write are resolved, any other link on the way is refused, the last component is never
+//! followed. What is then read or changed hangs on the descriptor of its directory, so that nobody can move
+//! the ground away below it.
+//!
+//! **As whom.** The first directory on the way that does not belong to root decides whose place it is
+//! ([`owner_of_place`]). In a user's place kkrun acts with that user's credentials, on a thread of its own.
+//! What the user could not do alone (give a file to somebody else, set a file capability, write in a directory
+//! that root made there) root does, through the same descriptors: the temporary file then belongs to root from
+//! its first moment until its owner is set, so that the user never holds it open.
+//!
+//! **How.** A file is replaced by a temporary one that is complete and synced before it takes the name. Nothing
+//! is ever written in place; when a rename is impossible, that is an error.
+
+mod credentials;
+mod digest;
+mod directory;
+mod failures;
+mod file_state;
+mod hex;
+mod link;
+mod metadata;
+mod path_text;
+mod place;
+mod remove;
+mod replace;
+mod set_metadata;
+mod temporary;
+mod xattrs;
+
+pub use credentials::{User, as_user};
+pub use digest::Digest;
+pub use directory::{make_directory, remove_directory};
+pub use file_state::{FileState, SpecialKind, read, read_following};
+pub use link::link;
+pub use metadata::{Attributes, Metadata, ModifiedAt};
+pub use path_text::PathText;
+pub use place::{canonical, owner_of_place};
+pub use remove::remove;
+pub use replace::{Contents, replace};
+pub use set_metadata::set_metadata;
+pub use temporary::clear_leftover;
+pub use xattrs::{Value, is_kept};
+
+#[cfg(test)]
+mod testing;

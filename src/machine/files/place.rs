@@ -1,0 +1,339 @@
+//! Where a path leads, whose place that is, and its directory held open.
+
+use std::collections::VecDeque;
+use std::ffi::{OsStr, OsString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Result, bail};
+use rustix::fs::{
+    Access, AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, accessat, fstat, openat, openat2, readlinkat,
+};
+use rustix::io::Errno;
+
+use super::credentials::{User, as_user, is_root};
+use super::failures::{failed, refused};
+
+/// How many links one path may lead through, as in the kernel (`MAXSYMLINKS`).
+const MOST_LINKS: usize = 40;
+
+/// The one name of a path: links of root in directories that only root can write are resolved, any other
+/// link on the way is an error that names it. The last component is not followed, and what is missing is
+/// taken as it stands.
+///
+/// Who runs kkrun without being root counts as root does.
+pub fn canonical(path: &Path) -> Result<PathBuf> {
+    Ok(Walk::to(path)?.canonical())
+}
+
+/// The user in whose place the path lies: the owner of the first directory on the way that is not root's.
+/// None in root's own places.
+pub fn owner_of_place(path: &Path) -> Result<Option<u32>> {
+    Ok(Walk::to(path)?.last().user.map(|(uid, _)| uid))
+}
+
+/// A directory on the way.
+struct Step {
+    /// Opened with `O_PATH`.
+    directory: OwnedFd,
+    name: OsString,
+    /// Whether nobody but root can have put anything here.
+    trusted: bool,
+    /// The first owner on the way who is not root, and the group of that directory.
+    user: Option<(u32, u32)>,
+}
+
+/// A path walked to the directory of its last component.
+pub(super) struct Walk {
+    steps: Vec<Step>,
+    /// What does not exist, from the first missing directory on.
+    missing: Vec<OsString>,
+    /// Whether something that is no directory is where one should be.
+    blocked: bool,
+    name: OsString,
+}
+
+impl Walk {
+    /// Walks to the directory of `path`.
+    pub(super) fn to(path: &Path) -> Result<Self> {
+        let (parents, name) = components(path)?;
+        let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .map_err(|errno| failed("open", Path::new("/"), errno))?;
+        let stat = fstat(&root).map_err(|errno| failed("look at", Path::new("/"), errno))?;
+        let root = Step { directory: root, name: OsString::new(), trusted: is_private(&stat), user: None };
+        let mut walk = Self { steps: vec![root], missing: Vec::new(), blocked: false, name };
+        walk.follow(parents)?;
+        Ok(walk)
+    }
+
+    fn follow(&mut self, mut ahead: VecDeque<OsString>) -> Result<()> {
+        let mut links = 0;
+        while let Some(name) = ahead.pop_front() {
+            if name == ".." {
+                if self.steps.len() > 1 {
+                    self.steps.pop();
+                }
+                continue;
+            }
+            let here = self.last();
+            let shown = self.so_far().join(&name);
+            let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let next = match openat(&here.directory, &name, flags, Mode::empty()) {
+                Ok(next) => next,
+                Err(Errno::NOENT) => {
+                    self.missing.push(name);
+                    if ahead.iter().any(|name| name == "..") {
+                        return Err(failed("look at", &shown, Errno::NOENT));
+                    }
+                    self.missing.extend(ahead);
+                    return Ok(());
+                }
+                Err(errno) => return Err(failed("look at", &shown, errno)),
+            };
+            let stat = fstat(&next).map_err(|errno| failed("look at", &shown, errno))?;
+            match FileType::from_raw_mode(stat.st_mode) {
+                FileType::Directory => {
+                    let user = here.user.or((!is_trusted(stat.st_uid)).then_some((stat.st_uid, stat.st_gid)));
+                    let trusted = here.trusted && is_private(&stat);
+                    self.steps.push(Step { directory: next, name, trusted, user });
+                }
+                FileType::Symlink => {
+                    links += 1;
+                    if links > MOST_LINKS {
+                        return Err(refused(&shown, "leads through too many symbolic links"));
+                    }
+                    if !here.trusted || !is_trusted(stat.st_uid) {
+                        return Err(refused(
+                            &shown,
+                            "is a symbolic link that somebody else than root could have made: name the path it leads to",
+                        ));
+                    }
+                    let target = readlinkat(&next, "", Vec::new())
+                        .map_err(|errno| failed("read the link", &shown, errno))?;
+                    let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                    if target.is_absolute() {
+                        self.steps.truncate(1);
+                    }
+                    for component in target.components().rev() {
+                        match component {
+                            Component::Normal(name) => ahead.push_front(name.to_owned()),
+                            Component::ParentDir => ahead.push_front("..".into()),
+                            _ => {}
+                        }
+                    }
+                }
+                _ => {
+                    self.blocked = true;
+                    self.missing.push(name);
+                    self.missing.extend(ahead);
+                    return Ok(());
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn last(&self) -> &Step {
+        let Some(last) = self.steps.last() else { unreachable!("a walk begins with the root directory") };
+        last
+    }
+
+    fn so_far(&self) -> PathBuf {
+        let mut path = PathBuf::from("/");
+        path.extend(self.steps.iter().map(|step| &step.name));
+        path
+    }
+
+    /// The path of the last component's directory.
+    pub(super) fn parent(&self) -> PathBuf {
+        let mut path = self.so_far();
+        path.extend(&self.missing);
+        path
+    }
+
+    /// The path walked to, by its one name.
+    pub(super) fn canonical(&self) -> PathBuf {
+        if self.name == "." { self.parent() } else { self.parent().join(&self.name) }
+    }
+
+    /// The last component's directory, opened with `O_PATH`; none if it does not exist.
+    pub(super) fn directory(&self) -> Option<BorrowedFd<'_>> {
+        self.missing.is_empty().then(|| self.last().directory.as_fd())
+    }
+
+    /// The last component; `.` for the root directory.
+    pub(super) fn name(&self) -> &OsStr {
+        &self.name
+    }
+}
+
+/// The directory in which something is to be changed, held open.
+pub(super) struct Place {
+    directory: OwnedFd,
+    /// The canonical path of what is to be changed.
+    pub(super) path: PathBuf,
+    /// Its last component.
+    pub(super) name: OsString,
+    /// In whose place it lies, if that user can write in the directory.
+    user: Option<User>,
+    /// Whether nobody but root can put anything there.
+    pub(super) trusted: bool,
+}
+
+impl Place {
+    /// Opens the directory of `path`, with the credentials of the user in whose place it lies.
+    pub(super) fn open(path: &Path) -> Result<Self> {
+        let walk = Walk::to(path)?;
+        let (parent, path) = (walk.parent(), walk.canonical());
+        if walk.blocked {
+            return Err(failed("open the directory", &parent, Errno::NOTDIR));
+        }
+        let Some(seen) = walk.directory() else {
+            return Err(failed("open the directory", &parent, Errno::NOENT));
+        };
+        let seen = fstat(seen).map_err(|errno| failed("look at", &parent, errno))?;
+        let user = match walk.last().user {
+            Some((uid, group)) if is_root() => Some(User::of(uid, group)?),
+            _ => None,
+        };
+        let by_user = user.as_ref().and_then(|user| {
+            let opened = as_user(user, || {
+                let directory = open_directory(&parent)?;
+                accessat(&directory, ".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+                Ok(directory)
+            });
+            opened.ok()
+        });
+        let (directory, user) = if let Some(directory) = by_user {
+            (directory, user)
+        } else {
+            let opened = open_directory(&parent);
+            (opened.map_err(|errno| failed("open the directory", &parent, errno))?, None)
+        };
+        let opened = fstat(&directory).map_err(|errno| failed("look at", &parent, errno))?;
+        if (opened.st_dev, opened.st_ino) != (seen.st_dev, seen.st_ino) {
+            return Err(refused(&parent, "was exchanged while kkrun opened it"));
+        }
+        let trusted = walk.last().trusted;
+        Ok(Self { directory, path, name: walk.name, user, trusted })
+    }
+
+    /// The directory, open for reading.
+    pub(super) fn directory(&self) -> BorrowedFd<'_> {
+        self.directory.as_fd()
+    }
+
+    /// The path of something beside it.
+    pub(super) fn beside(&self, name: &OsStr) -> PathBuf {
+        self.path.with_file_name(name)
+    }
+
+    /// Runs `act` as the user whose place it is, if `may` says that this user can do it alone, else as root.
+    pub(super) fn acting<T: Send>(
+        &self,
+        may: impl FnOnce(&User) -> bool,
+        act: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
+        match &self.user {
+            Some(user) if may(user) => as_user(user, act),
+            _ => act(),
+        }
+    }
+
+    /// Makes what happened to the names in the directory survive a power loss.
+    pub(super) fn sync(&self) -> Result<()> {
+        rustix::fs::fsync(&self.directory).map_err(|errno| failed("sync the directory of", &self.path, errno))
+    }
+}
+
+fn open_directory(path: &Path) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    openat2(
+        rustix::fs::CWD,
+        path,
+        flags,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS,
+    )
+}
+
+/// The directories on the way and the last component.
+fn components(path: &Path) -> Result<(VecDeque<OsString>, OsString)> {
+    if !path.is_absolute() {
+        return Err(refused(path, "is not an absolute path"));
+    }
+    let mut names = VecDeque::new();
+    for component in path.components() {
+        match component {
+            Component::Normal(name) => names.push_back(name.to_owned()),
+            Component::ParentDir => names.push_back("..".into()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => {}
+        }
+    }
+    match names.pop_back() {
+        Some(name) if name == ".." => bail!(refused(path, "ends in `..`")),
+        Some(name) => Ok((names, name)),
+        None => Ok((names, ".".into())),
+    }
+}
+
+/// Whether this owner is root, or who runs kkrun.
+fn is_trusted(uid: u32) -> bool {
+    uid == 0 || uid == rustix::process::geteuid().as_raw()
+}
+
+/// Whether nobody but root can change the names in this directory. An access control list shows in the
+/// group's bits.
+fn is_private(stat: &Stat) -> bool {
+    is_trusted(stat.st_uid) && stat.st_mode & 0o022 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::machine::files::testing::*;
+
+    #[test]
+    fn links_of_root_in_places_of_root_are_resolved() {
+        let Ok(target) = std::fs::read_link("/bin") else { return };
+        assert_eq!(canonical(Path::new("/bin/../bin/./sh")).unwrap(), Path::new("/").join(target).join("sh"));
+        assert_eq!(canonical(Path::new("/bin")).unwrap(), Path::new("/bin"));
+        assert_eq!(canonical(Path::new("/")).unwrap(), Path::new("/"));
+        assert_eq!(owner_of_place(Path::new("/bin/sh")).unwrap(), None);
+    }
+
+    #[test]
+    fn a_link_that_others_could_have_made_is_refused_by_name() {
+        let (_directory, path) = scratch();
+        std::fs::create_dir(path.join("real")).unwrap();
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        symlink("real", path.join("link")).unwrap();
+        let error = canonical(&path.join("link/file")).unwrap_err();
+        assert!(error.to_string().contains(&format!("`{}`", path.join("link").display())), "{error}");
+        assert_eq!(canonical(&path.join("link")).unwrap(), path.join("link"));
+    }
+
+    #[test]
+    fn what_is_missing_is_taken_as_it_stands() {
+        let (_directory, path) = scratch();
+        assert_eq!(canonical(&path.join("a/./b/c")).unwrap(), path.join("a/b/c"));
+        assert!(canonical(&path.join("a/../b")).is_err());
+        assert!(canonical(Path::new("relative")).is_err());
+        assert!(canonical(&path.join("..")).is_err());
+        assert_eq!(kind(Place::open(&path.join("a/b")).map(|_| ())), "missing");
+    }
+
+    #[test]
+    fn the_first_owner_who_is_not_root_decides() {
+        root_only!();
+        let (_directory, path) = place_of_nobody();
+        std::fs::create_dir(path.join("roots")).unwrap();
+        assert_eq!(owner_of_place(&path).unwrap(), None);
+        assert_eq!(owner_of_place(&path.join("roots/file")).unwrap(), Some(NOBODY));
+        symlink("roots", path.join("link")).unwrap();
+        assert!(canonical(&path.join("link/file")).is_err());
+    }
+}

@@ -1,0 +1,304 @@
+//! Replacing or creating a file so that it is always wholly the old or wholly the new one.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use rustix::fs::{Mode, fchmod, fchown, fstat, fsync, futimens};
+
+use super::credentials::User;
+use super::digest::{Digest, Digester};
+use super::failures::{failed, failed_io};
+use super::file_state::{FileState, PIECE, metadata_of};
+use super::metadata::Attributes;
+use super::path_text::PathText;
+use super::place::Place;
+use super::temporary::{Checked, Temporary};
+use super::xattrs::{self, Value};
+use crate::failure::Failure;
+
+/// The bytes that a file shall hold.
+pub enum Contents<'bytes> {
+    /// These.
+    Bytes(&'bytes [u8]),
+    /// All that this gives, which is read once.
+    Reader {
+        /// Where they come from.
+        from: &'bytes mut (dyn Read + Send),
+        /// What they must be, if that is known: otherwise the file does not take its name.
+        sha256: Option<Digest>,
+    },
+}
+
+/// Replaces or creates the file `path` durably and gives back its state.
+///
+/// The target must be as `expected` before the first byte is written and still untouched when the new file
+/// takes its name. `tag` names the change: the file in preparation is `.kkrun-<tag>` beside the target, and one
+/// that an earlier attempt left is removed first. After an error before the rename nothing has changed and
+/// the file in preparation is gone; an error in the last sync says so.
+///
+/// # Errors
+/// A [`Failure`] of kind `foreign` when the target is not as expected; `refused` when it is neither a regular
+/// file with one name, nor absent, nor a link that was expected; `space`, `readonly`, `busy`, `denied`,
+/// `crossdevice`, `missing` and `io` by cause; `damaged` when a reader gave other bytes than it should.
+pub fn replace(
+    path: &Path,
+    contents: Contents<'_>,
+    to: &Attributes,
+    expected: &FileState,
+    tag: &str,
+) -> Result<FileState> {
+    let place = Place::open(path)?;
+    let checked = Checked::replaceable(&place, expected)?;
+    let state = place.acting(
+        |user| may_make(user, to),
+        || {
+            let (temporary, file) = Temporary::file(&place, tag)?;
+            let (file, sha256, size) = fill(file, contents, &place.path)?;
+            adorn(&file, to, &place.path)?;
+            fsync(&file).map_err(|errno| failed("write", &place.path, errno))?;
+            temporary.put_in_place(&checked)?;
+            Ok(FileState::File { sha256, size, metadata: metadata_of(&file, &place.path)? })
+        },
+    )?;
+    place.sync()?;
+    Ok(state)
+}
+
+/// Whether this user alone can make something with these attributes.
+pub(super) fn may_make(user: &User, attributes: &Attributes) -> bool {
+    user.uid == attributes.owner
+        && user.is_in(attributes.group)
+        && !attributes.xattrs.keys().any(|name| xattrs::is_privileged(name))
+}
+
+/// Writes all of the contents to a new file.
+pub(super) fn fill(file: OwnedFd, contents: Contents<'_>, shown: &Path) -> Result<(File, Digest, u64)> {
+    let mut file = File::from(file);
+    let mut write = |piece: &[u8]| file.write_all(piece).map_err(|error| failed_io("write", shown, &error));
+    let (digest, size) = match contents {
+        Contents::Bytes(bytes) => {
+            write(bytes)?;
+            (Digest::of(bytes), bytes.len() as u64)
+        }
+        Contents::Reader { from, sha256 } => {
+            let mut piece = vec![0; PIECE];
+            let mut digester = Digester::default();
+            loop {
+                match from.read(&mut piece) {
+                    Ok(0) => break,
+                    Ok(length) => {
+                        digester.update(&piece[..length]);
+                        write(&piece[..length])?;
+                    }
+                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(failed_io("read what is to be written to", shown, &error)),
+                }
+            }
+            let (digest, size) = digester.finish();
+            if let Some(wished) = sha256.filter(|wished| *wished != digest) {
+                let shown = PathText::new(shown);
+                return Err(Failure::new(format!(
+                    "what was read for `{shown}` has SHA-256 {digest}, not {wished}"
+                ))
+                .kind("damaged")
+                .into());
+            }
+            (digest, size)
+        }
+    };
+    Ok((file, digest, size))
+}
+
+/// Gives an open file or directory its owner, group, attributes, mode and time, in the order in which none
+/// undoes another: a new owner costs set-user-id bits and capabilities, an access control list is cut
+/// to the mode.
+pub(super) fn adorn(file: impl AsFd, to: &Attributes, shown: &Path) -> Result<()> {
+    let stat = fstat(file.as_fd()).map_err(|errno| failed("look at", shown, errno))?;
+    if (stat.st_uid, stat.st_gid) != (to.owner, to.group) {
+        fchown(file.as_fd(), Some(to.uid()), Some(to.gid()))
+            .map_err(|errno| failed("change the owner of", shown, errno))?;
+    }
+    write_xattrs(file.as_fd(), &to.xattrs, shown)?;
+    fchmod(file.as_fd(), Mode::from_raw_mode(to.mode))
+        .map_err(|errno| failed("change the mode of", shown, errno))?;
+    if let Some(mtime) = to.mtime {
+        futimens(file.as_fd(), &mtime.timestamps())
+            .map_err(|errno| failed("set the time of", shown, errno))?;
+    }
+    Ok(())
+}
+
+fn write_xattrs(file: impl AsFd, wished: &BTreeMap<String, Value>, shown: &Path) -> Result<()> {
+    xattrs::write(file, wished).with_context(|| format!("cannot change `{}`", PathText::new(shown)))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    use std::os::unix::fs::{MetadataExt as _, symlink};
+
+    use super::*;
+    use crate::machine::files::ModifiedAt;
+    use crate::machine::files::testing::*;
+    use crate::machine::files::xattrs::example_acl;
+
+    fn write(path: &Path, bytes: &[u8], to: &Attributes, expected: &FileState) -> Result<FileState> {
+        replace(path, Contents::Bytes(bytes), to, expected, "test")
+    }
+
+    /// A source that writes to the target while it is read.
+    struct Meddler<'path>(&'path Path, bool);
+    impl Read for Meddler<'_> {
+        fn read(&mut self, piece: &mut [u8]) -> std::io::Result<usize> {
+            if std::mem::replace(&mut self.1, true) {
+                return Ok(0);
+            }
+            std::fs::write(self.0, "three")?;
+            piece[0] = b'x';
+            Ok(1)
+        }
+    }
+
+    #[test]
+    fn a_file_is_created_and_replaced_as_predicted() {
+        let (_directory, path) = scratch();
+        for name in [&b"plain"[..], b"odd\xff\nname"] {
+            let file = path.join(OsStr::from_bytes(name));
+            let created = write(&file, b"one", &mine(0o640), &FileState::Absent).unwrap();
+            assert!(created.same_as(&FileState::file(Digest::of(b"one"), 3, &mine(0o640))));
+            assert_eq!(created, FileState::observe(&file).unwrap());
+            let inode = std::fs::metadata(&file).unwrap().ino();
+
+            let replaced = write(&file, b"", &mine(0o604), &created).unwrap();
+            assert_eq!(replaced, FileState::observe(&file).unwrap());
+            assert_eq!(std::fs::read(&file).unwrap(), b"");
+            assert_eq!(access(&file).0, 0o604);
+            assert_ne!(std::fs::metadata(&file).unwrap().ino(), inode);
+        }
+        assert_eq!(names(&path).len(), 2);
+    }
+
+    #[test]
+    fn attributes_access_control_lists_and_time_come_back() {
+        let (_directory, path) = scratch();
+        let file = path.join("file");
+        let mut to = mine(0o664);
+        to.xattrs = BTreeMap::from([
+            ("user.note".to_owned(), Value::from(b"\x00\xff".to_vec())),
+            example_acl(0o640, 1234, 6),
+        ]);
+        to.mtime = Some(ModifiedAt { seconds: 1_000_000_000, nanoseconds: 123_456_789 });
+        let before = write(&file, b"one", &to, &FileState::Absent).unwrap();
+        assert_eq!(before, FileState::file(Digest::of(b"one"), 3, &to));
+
+        let after = write(&file, b"two", &mine(0o600), &before).unwrap();
+        assert!(after.metadata().unwrap().xattrs.is_empty());
+        let back = write(&file, b"one", &before.metadata().unwrap().into(), &after).unwrap();
+        assert_eq!(back, before);
+    }
+
+    #[test]
+    fn an_inherited_access_control_list_is_not_kept() {
+        let (_directory, path) = scratch();
+        let (_, acl) = example_acl(0o775, 1234, 7);
+        let opened = File::open(&path).unwrap();
+        xattrs::write(&opened, &BTreeMap::from([("system.posix_acl_default".to_owned(), acl)])).unwrap();
+        let state = write(&path.join("file"), b"x", &mine(0o664), &FileState::Absent).unwrap();
+        assert!(state.same_as(&FileState::file(Digest::of(b"x"), 1, &mine(0o664))));
+    }
+
+    #[test]
+    fn owner_and_set_user_id_survive() {
+        root_only!();
+        let (_directory, path) = scratch();
+        let to = Attributes::new(0o4755, NOBODY, 42);
+        write(&path.join("file"), b"x", &to, &FileState::Absent).unwrap();
+        assert_eq!(access(&path.join("file")), (0o4755, NOBODY, 42));
+    }
+
+    #[test]
+    fn what_is_no_plain_file_is_refused_and_left_alone() {
+        let (_directory, path) = scratch();
+        let at = |name: &str| path.join(name);
+        std::fs::write(at("file"), "abc").unwrap();
+        let file = FileState::observe(&at("file")).unwrap();
+        symlink("file", at("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), Mode::from_raw_mode(0o600)).unwrap();
+        std::fs::create_dir(at("directory")).unwrap();
+        for name in ["link", "fifo", "directory"] {
+            assert_eq!(kind(write(&at(name), b"x", &mine(0o600), &file)), "refused", "{name}");
+            assert_eq!(kind(write(&at(name), b"x", &mine(0o600), &FileState::Absent)), "refused", "{name}");
+        }
+        std::fs::hard_link(at("file"), at("second")).unwrap();
+        assert_eq!(kind(write(&at("file"), b"x", &mine(0o600), &file)), "refused");
+        assert_eq!(std::fs::read(at("second")).unwrap(), b"abc");
+        assert_eq!(names(&path), ["directory", "fifo", "file", "link", "second"]);
+    }
+
+    #[test]
+    fn a_link_that_was_expected_is_replaced_itself() {
+        let (_directory, path) = scratch();
+        std::fs::write(path.join("file"), "abc").unwrap();
+        symlink("file", path.join("link")).unwrap();
+        let link = FileState::observe(&path.join("link")).unwrap();
+        let state = write(&path.join("link"), b"x", &mine(0o600), &link).unwrap();
+        assert_eq!(state, FileState::observe(&path.join("link")).unwrap());
+        assert_eq!(std::fs::read(path.join("file")).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn somebody_elses_change_is_never_overwritten() {
+        let (_directory, path) = scratch();
+        let file = path.join("file");
+        let seen = write(&file, b"one", &mine(0o600), &FileState::Absent).unwrap();
+        std::fs::write(&file, "two").unwrap();
+        assert_eq!(kind(write(&file, b"x", &mine(0o600), &seen)), "foreign");
+        assert_eq!(kind(write(&file, b"x", &mine(0o600), &FileState::Absent)), "foreign");
+
+        let seen = FileState::observe(&file).unwrap();
+        let mut from = Meddler(&file, false);
+        let contents = Contents::Reader { from: &mut from, sha256: None };
+        assert_eq!(kind(replace(&file, contents, &mine(0o600), &seen, "test")), "foreign");
+        let mut from = Meddler(&path.join("new"), false);
+        let contents = Contents::Reader { from: &mut from, sha256: None };
+        assert_eq!(
+            kind(replace(&path.join("new"), contents, &mine(0o600), &FileState::Absent, "test")),
+            "foreign"
+        );
+        assert_eq!(std::fs::read(&file).unwrap(), b"three");
+        assert_eq!(names(&path), ["file", "new"]);
+    }
+
+    #[test]
+    fn wrong_bytes_never_take_the_name_and_a_leftover_is_no_hindrance() {
+        let (_directory, path) = scratch();
+        std::fs::write(path.join(".kkrun-test"), "left").unwrap();
+        let mut from: &[u8] = b"abc";
+        let contents = Contents::Reader { from: &mut from, sha256: Some(Digest::of(b"abd")) };
+        let file = path.join("file");
+        assert_eq!(kind(replace(&file, contents, &mine(0o600), &FileState::Absent, "test")), "damaged");
+        assert_eq!(names(&path), [""; 0]);
+        assert_eq!(
+            kind(replace(&file, Contents::Bytes(b""), &mine(0o600), &FileState::Absent, "../x")),
+            "refused"
+        );
+    }
+
+    #[test]
+    fn in_a_users_place_the_user_acts_and_root_only_gives_away() {
+        root_only!();
+        let (_directory, path) = place_of_nobody();
+        write(&path.join("own"), b"x", &nobodys(0o600), &FileState::Absent).unwrap();
+        write(&path.join("roots"), b"x", &mine(0o4755), &FileState::Absent).unwrap();
+        assert_eq!(access(&path.join("own")), (0o600, NOBODY, NOBODY));
+        assert_eq!(access(&path.join("roots")), (0o4755, 0, 0));
+        std::fs::create_dir(path.join("closed")).unwrap();
+        write(&path.join("closed/own"), b"x", &nobodys(0o600), &FileState::Absent).unwrap();
+        assert_eq!(access(&path.join("closed/own")), (0o600, NOBODY, NOBODY));
+    }
+}

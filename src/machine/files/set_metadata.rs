@@ -1,0 +1,120 @@
+//! Changing mode, owner, group and attributes of what is there.
+
+use std::os::fd::AsFd as _;
+use std::path::Path;
+
+use anyhow::Result;
+use rustix::fs::{AtFlags, FileType, Gid, OFlags, Uid, chownat, fstat, fsync, statat};
+
+use super::failures::{failed, foreign, refused};
+use super::file_state::{FileState, look, metadata_of, open_same};
+use super::metadata::{Attributes, Metadata};
+use super::place::Place;
+use super::replace::{adorn, may_make};
+
+/// Gives the file or directory `path` these attributes through its descriptor; of a link only owner and group
+/// change. Gives back the new metadata; none for a link.
+///
+/// What it is and its metadata must be as `expected`; its content is neither read nor touched. This is
+/// several calls to the kernel: after a crash between them some of the attributes are new, and doing it again
+/// completes it.
+///
+/// # Errors
+/// As [`super::replace()`]; `refused` for anything else, and for a file with several names (hard links) in
+/// a place that others can write, because its other name may lie in a place of root.
+pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Result<Option<Metadata>> {
+    let place = Place::open(path)?;
+    let stat = statat(place.directory(), &place.name, AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|errno| failed("look at", &place.path, errno))?;
+    let kind = match FileType::from_raw_mode(stat.st_mode) {
+        FileType::RegularFile => OFlags::empty(),
+        FileType::Directory => OFlags::DIRECTORY,
+        FileType::Symlink => {
+            set_link_owner(&place, to, expected)?;
+            return Ok(None);
+        }
+        _ => return Err(refused(&place.path, "is neither a file nor a directory nor a link")),
+    };
+    let Some(file) = open_same(place.directory(), &place.name, &place.path, &stat, kind)? else {
+        return Err(foreign(&place.path, &["it was exchanged".to_owned()]));
+    };
+    let links = fstat(&file).map_err(|errno| failed("look at", &place.path, errno))?.st_nlink;
+    if kind.is_empty() && links > 1 && !place.trusted {
+        return Err(refused(&place.path, "has other names (hard links) in a place that others can write"));
+    }
+    let now = metadata_of(&file, &place.path)?;
+    let state = match expected {
+        FileState::File { sha256, size, .. } if kind.is_empty() => {
+            FileState::File { sha256: *sha256, size: *size, metadata: now }
+        }
+        _ if kind.is_empty() => return Err(refused(&place.path, "is a file")),
+        _ => FileState::Directory { metadata: now },
+    };
+    if !expected.same_as(&state) {
+        return Err(foreign(&place.path, &expected.differences(&state)));
+    }
+    let owner = state.ownership().map(|(owner, _)| owner);
+    let file = file.as_fd();
+    place.acting(
+        |user| owner == Some(user.uid) && may_make(user, to),
+        || {
+            adorn(file, to, &place.path)?;
+            fsync(file).map_err(|errno| failed("sync", &place.path, errno))
+        },
+    )?;
+    Ok(Some(metadata_of(file, &place.path)?))
+}
+
+fn set_link_owner(place: &Place, to: &Attributes, expected: &FileState) -> Result<()> {
+    let state = look(place.directory(), &place.name, &place.path, &mut |_| Ok(()))?.state;
+    if !expected.same_as(&state) {
+        return Err(foreign(&place.path, &expected.differences(&state)));
+    }
+    if state.ownership() == Some((to.owner, to.group)) {
+        return Ok(());
+    }
+    let (owner, group) = (Uid::from_raw(to.owner), Gid::from_raw(to.group));
+    let flags = AtFlags::SYMLINK_NOFOLLOW;
+    chownat(place.directory(), &place.name, Some(owner), Some(group), flags)
+        .map_err(|errno| failed("change the owner of", &place.path, errno))?;
+    place.sync()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::files::testing::*;
+
+    #[test]
+    fn a_file_and_a_directory_get_their_attributes() {
+        let (_directory, path) = scratch();
+        std::fs::write(path.join("file"), "abc").unwrap();
+        std::fs::create_dir(path.join("directory")).unwrap();
+        for name in ["file", "directory"] {
+            let at = path.join(name);
+            let before = FileState::observe(&at).unwrap();
+            set_metadata(&at, &mine(0o611), &before).unwrap();
+            assert_eq!(access(&at).0, 0o611);
+            assert_eq!(kind(set_metadata(&at, &mine(0o600), &before)), "foreign");
+            let after = FileState::observe(&at).unwrap();
+            let back: Attributes = before.metadata().unwrap().into();
+            assert_eq!(set_metadata(&at, &back, &after).unwrap().as_ref(), before.metadata());
+        }
+        std::os::unix::fs::symlink("file", path.join("link")).unwrap();
+        let file = FileState::observe(&path.join("file")).unwrap();
+        assert_eq!(kind(set_metadata(&path.join("link"), &mine(0o600), &file)), "foreign");
+    }
+
+    #[test]
+    fn in_a_users_place_a_second_name_is_refused() {
+        root_only!();
+        let (_directory, path) = place_of_nobody();
+        std::fs::write(path.join("file"), "abc").unwrap();
+        let before = FileState::observe(&path.join("file")).unwrap();
+        std::fs::hard_link(path.join("file"), path.join("second")).unwrap();
+        assert_eq!(kind(set_metadata(&path.join("file"), &nobodys(0o600), &before)), "refused");
+        std::fs::remove_file(path.join("second")).unwrap();
+        set_metadata(&path.join("file"), &nobodys(0o600), &before).unwrap();
+        assert_eq!(access(&path.join("file")), (0o600, NOBODY, NOBODY));
+    }
+}
