@@ -82,11 +82,7 @@ impl FileState {
     /// Looks at a path without following a link at its end and without ever waiting: a named pipe or a
     /// device is not opened. A file is read once.
     pub fn observe(path: &Path) -> Result<Self> {
-        let walk = Walk::to(path)?;
-        match walk.directory() {
-            Some(directory) => Ok(look(directory, walk.name(), path, &mut |_| Ok(()))?.state),
-            None => Ok(Self::Absent),
-        }
+        observe_with(path, &mut |_| Ok(()))
     }
 
     /// A regular file with this content and these attributes, as it will be observed.
@@ -201,6 +197,15 @@ impl FileState {
             Self::Special { what: SpecialKind::Mount } => "a mount point",
             Self::Special { what: SpecialKind::Unknown } => "something unknown",
         }
+    }
+}
+
+/// Looks at a path, giving a file's content to `take`, piece by piece.
+pub(crate) fn observe_with(path: &Path, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<FileState> {
+    let walk = Walk::to(path)?;
+    match walk.directory() {
+        Some(directory) => Ok(look(directory, walk.name(), path, take)?.state),
+        None => Ok(FileState::Absent),
     }
 }
 

@@ -151,6 +151,17 @@ impl ModifiedAt {
     }
 }
 
+impl From<jiff::Timestamp> for ModifiedAt {
+    fn from(time: jiff::Timestamp) -> Self {
+        let nanoseconds = time.as_nanosecond();
+        let part = |number: i128| i64::try_from(number).unwrap_or(i64::MAX);
+        Self {
+            seconds: part(nanoseconds.div_euclid(1_000_000_000)),
+            nanoseconds: u32::try_from(nanoseconds.rem_euclid(1_000_000_000)).unwrap_or(0),
+        }
+    }
+}
+
 impl fmt::Display for ModifiedAt {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}.{:09}", self.seconds, self.nanoseconds)

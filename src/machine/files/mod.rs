@@ -14,31 +14,42 @@
 //! **How.** A file is replaced by a temporary one that is complete and synced before it takes the name. Nothing
 //! is ever written in place; when a rename is impossible, that is an error.
 
+mod build_tree;
 mod credentials;
 mod digest;
 mod directory;
+mod exchange_tree;
 mod failures;
 mod file_state;
 mod hex;
 mod link;
+mod manifest;
 mod metadata;
 mod path_text;
 mod place;
 mod remove;
+mod remove_tree;
 mod replace;
 mod set_metadata;
 mod temporary;
+mod tree_walk;
 mod xattrs;
 
+pub use build_tree::{OpenFile, build_tree};
 pub use credentials::{User, as_user};
 pub use digest::Digest;
+pub(crate) use digest::Digester;
 pub use directory::{make_directory, remove_directory};
+pub use exchange_tree::exchange_tree;
+pub(crate) use file_state::observe_with;
 pub use file_state::{FileState, SpecialKind, read, read_following};
 pub use link::link;
+pub use manifest::{Manifest, Ownership, Summary, TreeFiles};
 pub use metadata::{Attributes, Metadata, ModifiedAt};
 pub use path_text::PathText;
 pub use place::{canonical, owner_of_place};
 pub use remove::remove;
+pub use remove_tree::{identity, remove_tree};
 pub use replace::{Contents, replace};
 pub use set_metadata::set_metadata;
 pub use temporary::clear_leftover;

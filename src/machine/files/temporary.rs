@@ -10,9 +10,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::failures::{failed, refused};
+use super::failures::{failed, foreign, refused};
 use super::file_state::{FileState, Identity, Seen, look};
-use super::place::Place;
+use super::place::{Place, Walk};
+use super::remove_tree::remove_at;
 
 /// What prepared names begin with.
 const PREFIX: &str = ".kkrun-";
@@ -35,7 +36,7 @@ pub(super) fn name_of(tag: &str) -> Result<OsString> {
 /// directory. Nothing there is fine.
 pub fn clear_leftover(path: &Path, tag: &str) -> Result<()> {
     let name = name_of(tag)?;
-    let walk = super::place::Walk::to(path)?;
+    let walk = Walk::to(path)?;
     let Some(directory) = walk.directory() else { return Ok(()) };
     if matches!(rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
         return Ok(());
@@ -49,10 +50,7 @@ pub fn clear_leftover(path: &Path, tag: &str) -> Result<()> {
 fn clear(directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<()> {
     match unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(Errno::ISDIR) => match unlinkat(directory, name, AtFlags::REMOVEDIR) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(errno) => Err(failed("remove", shown, errno)),
-        },
+        Err(Errno::ISDIR) => remove_at(directory, name, shown, None),
         Err(errno) => Err(failed("remove", shown, errno)),
     }
 }
@@ -104,6 +102,11 @@ impl<'place> Temporary<'place> {
         &self.name
     }
 
+    /// Leaves it under its own name.
+    pub(super) fn keep(mut self) {
+        self.in_place = true;
+    }
+
     /// Gives it the target's name, if the target is still what `checked` saw: an absent one is never
     /// overwritten, another one not if it was exchanged or changed since.
     pub(super) fn put_in_place(mut self, checked: &Checked) -> Result<()> {
@@ -146,7 +149,7 @@ impl Checked {
     pub(super) fn target(place: &Place, expected: &FileState) -> Result<Self> {
         let Seen { state, identity } = look(place.directory(), &place.name, &place.path, &mut |_| Ok(()))?;
         if !expected.same_as(&state) {
-            return Err(super::failures::foreign(&place.path, &expected.differences(&state)));
+            return Err(foreign(&place.path, &expected.differences(&state)));
         }
         Ok(Self { state, identity })
     }
@@ -169,7 +172,7 @@ impl Checked {
             ));
         }
         if !expected.same_as(&state) {
-            return Err(super::failures::foreign(&place.path, &expected.differences(&state)));
+            return Err(foreign(&place.path, &expected.differences(&state)));
         }
         Ok(Self { state, identity })
     }
@@ -189,6 +192,6 @@ impl Checked {
         if differences.is_empty() {
             differences.push("it was written again".to_owned());
         }
-        Err(super::failures::foreign(&place.path, &differences))
+        Err(foreign(&place.path, &differences))
     }
 }

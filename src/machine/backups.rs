@@ -1,0 +1,373 @@
+//! The backups of what was there before a change, named after their content.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Write as _};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, openat, renameat, syncfs, unlinkat};
+use rustix::io::Errno;
+
+use crate::failure::Failure;
+use crate::machine::files::{Digest, Digester, FileState, Manifest, PathText, observe_with};
+
+/// The name of a backup that is being written. There is one writer, for whoever makes backups holds the lock.
+const INCOMING: &str = ".incoming";
+/// How much is read at once, in bytes.
+const PIECE: usize = 128 * 1024;
+
+/// A directory of backups: each a file of mode 0600 whose name is the SHA-256 of its content.
+///
+/// A backup is durable when it has been saved: written, synced, read again from the file system and compared,
+/// renamed, its directory synced. Saving what is there already only reads it.
+pub struct Backups {
+    directory: OwnedFd,
+    path: PathBuf,
+}
+
+impl Backups {
+    /// Opens the directory of backups at `path`, making it (0700) when it is missing.
+    pub fn open(path: &Path) -> Result<Self> {
+        let shown = PathText::new(path);
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let directory = match rustix::fs::open(path, flags, Mode::empty()) {
+            Err(Errno::NOENT) => {
+                mkdirat(rustix::fs::CWD, path, Mode::from_raw_mode(0o700))
+                    .with_context(|| format!("cannot make the directory of backups `{shown}`"))?;
+                let directory = rustix::fs::open(path, flags, Mode::empty())
+                    .with_context(|| format!("cannot open the directory of backups `{shown}`"))?;
+                if let Some(above) = path.parent() {
+                    rustix::fs::open(above, flags, Mode::empty())
+                        .and_then(fsync)
+                        .with_context(|| format!("cannot sync the directory of `{shown}`"))?;
+                }
+                directory
+            }
+            opened => opened.with_context(|| format!("cannot open the directory of backups `{shown}`"))?,
+        };
+        Ok(Self { directory, path: path.to_owned() })
+    }
+
+    /// Where the backup of this digest is, or would be.
+    pub fn path(&self, digest: Digest) -> PathBuf {
+        self.path.join(digest.to_string())
+    }
+
+    /// Saves these bytes durably and gives their digest.
+    pub fn save(&self, bytes: &[u8]) -> Result<Digest> {
+        self.save_known(bytes, Digest::of(bytes))
+    }
+
+    /// The same when their digest is known, as [`crate::machine::files::read`] gives it.
+    ///
+    /// # Errors
+    /// A [`Failure`] of kind `damaged` when the bytes have another digest.
+    pub fn save_known(&self, bytes: &[u8], digest: Digest) -> Result<Digest> {
+        if self.holds(digest)? {
+            return Ok(digest);
+        }
+        let mut incoming = self.incoming()?;
+        self.write(&mut incoming, bytes)?;
+        self.settle(&incoming, digest)?;
+        Ok(digest)
+    }
+
+    /// Saves all that `from` gives, which may be more than fits into memory.
+    pub fn save_from(&self, from: &mut dyn Read) -> Result<Digest> {
+        let mut incoming = self.incoming()?;
+        let digest = digest_of(from, &mut |piece| self.write(&mut incoming, piece))
+            .with_context(|| format!("cannot save a backup in `{}`", PathText::new(&*self.path)))?;
+        if self.holds(digest)? {
+            self.drop_incoming()?;
+        } else {
+            self.settle(&incoming, digest)?;
+        }
+        Ok(digest)
+    }
+
+    /// Looks at a file and saves its content in one reading. Whatever is no file is only looked at.
+    pub fn save_file(&self, path: &Path) -> Result<FileState> {
+        let mut incoming = None;
+        let state = observe_with(path, &mut |piece| {
+            if incoming.is_none() {
+                incoming = Some(self.incoming()?);
+            }
+            incoming.as_mut().map_or(Ok(()), |incoming| self.write(incoming, piece))
+        })?;
+        if let Some(digest) = state.sha256() {
+            match incoming {
+                None => {
+                    self.save(b"")?;
+                }
+                Some(_) if self.holds(digest)? => self.drop_incoming()?,
+                Some(incoming) => self.settle(&incoming, digest)?,
+            }
+        }
+        Ok(state)
+    }
+
+    /// Looks at a tree and saves the content of all its files, reading each once and syncing all at once.
+    pub fn save_tree(&self, root: &Path) -> Result<Manifest> {
+        let mut incoming: Option<File> = None;
+        let mut fresh = BTreeSet::new();
+        // Both closures write to the same incoming file, one after the other.
+        let shared = std::cell::RefCell::new((&mut incoming, &mut fresh));
+        let manifest = Manifest::observe_with(
+            root,
+            &mut |piece| {
+                let (incoming, _) = &mut *shared.borrow_mut();
+                if incoming.is_none() {
+                    **incoming = Some(self.incoming()?);
+                }
+                incoming.as_mut().map_or(Ok(()), |incoming| self.write(incoming, piece))
+            },
+            &mut |_, state| {
+                let (incoming, fresh) = &mut *shared.borrow_mut();
+                let Some(digest) = state.sha256() else { return Ok(()) };
+                if incoming.take().is_none() {
+                    drop(self.incoming()?);
+                }
+                if fresh.contains(&digest) || self.holds(digest)? {
+                    return self.drop_incoming();
+                }
+                // Under a name of its own until all are synced: a backup's name promises its content.
+                self.rename(INCOMING, &unsynced(digest))?;
+                fresh.insert(digest);
+                Ok(())
+            },
+        )?;
+        if !fresh.is_empty() {
+            syncfs(&self.directory).map_err(|errno| self.failed("sync", errno))?;
+            for digest in fresh {
+                self.verify(&unsynced(digest), digest)?;
+                self.rename(&unsynced(digest), &digest.to_string())?;
+            }
+            fsync(&self.directory).map_err(|errno| self.failed("sync", errno))?;
+        }
+        Ok(manifest)
+    }
+
+    /// The bytes of a backup.
+    ///
+    /// # Errors
+    /// A [`Failure`] of kind `missing` when there is none of this digest, `damaged` when it is not what was
+    /// saved.
+    pub fn read(&self, digest: Digest) -> Result<Vec<u8>> {
+        let mut bytes = Vec::new();
+        let read = digest_of(&mut self.file(digest)?, &mut |piece| {
+            bytes.extend_from_slice(piece);
+            Ok(())
+        })?;
+        if read == digest { Ok(bytes) } else { Err(self.damaged(digest)) }
+    }
+
+    /// Opens a backup. Who writes it anywhere must compare the digest then, as
+    /// [`crate::machine::files::replace()`] and [`crate::machine::files::build_tree`] do.
+    pub fn file(&self, digest: Digest) -> Result<File> {
+        match self.open_named(&digest.to_string()) {
+            Ok(file) => Ok(file.into()),
+            Err(Errno::NOENT) => {
+                Err(Failure::new(format!("the backup `{}` is missing", PathText::new(self.path(digest))))
+                    .kind("missing")
+                    .into())
+            }
+            Err(errno) => Err(self.failed("read", errno)),
+        }
+    }
+
+    /// Whether there is a sound backup of this digest. A damaged one is as good as none: it is replaced.
+    fn holds(&self, digest: Digest) -> Result<bool> {
+        match self.open_named(&digest.to_string()) {
+            Ok(file) => Ok(digest_of(&mut File::from(file), &mut |_| Ok(()))? == digest),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(self.failed("read", errno)),
+        }
+    }
+
+    fn incoming(&self) -> Result<File> {
+        self.drop_incoming()?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        openat(&self.directory, INCOMING, flags, Mode::from_raw_mode(0o600))
+            .map(File::from)
+            .map_err(|errno| self.failed("write", errno))
+    }
+
+    fn drop_incoming(&self) -> Result<()> {
+        match unlinkat(&self.directory, INCOMING, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(errno) => Err(self.failed("remove", errno)),
+        }
+    }
+
+    fn write(&self, incoming: &mut File, bytes: &[u8]) -> Result<()> {
+        incoming
+            .write_all(bytes)
+            .with_context(|| format!("cannot write a backup in `{}`", PathText::new(&*self.path)))
+    }
+
+    /// Makes what was written a backup of this digest.
+    fn settle(&self, incoming: &File, digest: Digest) -> Result<()> {
+        fsync(incoming).map_err(|errno| self.failed("write", errno))?;
+        self.verify(INCOMING, digest)?;
+        self.rename(INCOMING, &digest.to_string())?;
+        fsync(&self.directory).map_err(|errno| self.failed("sync", errno))
+    }
+
+    fn verify(&self, name: &str, digest: Digest) -> Result<()> {
+        let file = self.open_named(name).map_err(|errno| self.failed("read", errno))?;
+        let read = digest_of(&mut File::from(file), &mut |_| Ok(()))?;
+        if read == digest {
+            return Ok(());
+        }
+        unlinkat(&self.directory, name, AtFlags::empty()).map_err(|errno| self.failed("remove", errno))?;
+        Err(self.damaged(digest))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        renameat(&self.directory, from, &self.directory, to).map_err(|errno| self.failed("rename", errno))
+    }
+
+    fn open_named(&self, name: &str) -> rustix::io::Result<OwnedFd> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        openat(self.directory.as_fd(), name, flags, Mode::empty())
+    }
+
+    fn failed(&self, doing: &str, errno: Errno) -> anyhow::Error {
+        anyhow::Error::from(errno)
+            .context(format!("cannot {doing} a backup in `{}`", PathText::new(&*self.path)))
+    }
+
+    fn damaged(&self, digest: Digest) -> anyhow::Error {
+        let shown = PathText::new(self.path(digest));
+        Failure::new(format!("the backup `{shown}` does not hold what was saved")).kind("damaged").into()
+    }
+}
+
+/// The name of a backup that is not yet synced.
+fn unsynced(digest: Digest) -> String {
+    format!("{INCOMING}-{digest}")
+}
+
+fn digest_of(from: &mut dyn Read, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Digest> {
+    let mut digester = Digester::default();
+    let mut piece = vec![0; PIECE];
+    loop {
+        match from.read(&mut piece) {
+            Ok(0) => return Ok(digester.finish().0),
+            Ok(length) => {
+                digester.update(&piece[..length]);
+                take(&piece[..length])?;
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("cannot read what is to be saved"),
+        }
+    }
+}
+
+/// Whether a directory of backups holds any: then a journal beside it must exist.
+pub fn any_in(path: &Path) -> Result<bool> {
+    match std::fs::read_dir(path) {
+        Ok(entries) => Ok(entries
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+            .any(|name| name.parse::<Digest>().is_ok())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot read `{}`", PathText::new(path))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+
+    use super::*;
+    use crate::machine::files::{build_tree, exchange_tree};
+
+    fn backups() -> (tempfile::TempDir, Backups) {
+        let directory = tempfile::tempdir().unwrap();
+        let backups = Backups::open(&directory.path().join("backups")).unwrap();
+        (directory, backups)
+    }
+
+    fn kind<T: std::fmt::Debug>(result: Result<T>) -> &'static str {
+        result.unwrap_err().downcast_ref::<Failure>().unwrap().kind
+    }
+
+    fn names(backups: &Backups) -> Vec<String> {
+        let mut names: Vec<_> = std::fs::read_dir(&backups.path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn what_was_saved_comes_back_and_is_saved_once() {
+        let (_directory, backups) = backups();
+        assert!(!any_in(&backups.path).unwrap());
+        let digest = backups.save(b"abc").unwrap();
+        assert_eq!(backups.read(digest).unwrap(), b"abc");
+        let metadata = std::fs::metadata(backups.path(digest)).unwrap();
+        assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
+        assert_eq!(backups.save_from(&mut &b"abc"[..]).unwrap(), digest);
+        assert_eq!(std::fs::metadata(backups.path(digest)).unwrap().ino(), metadata.ino());
+        assert_eq!(names(&backups), [digest.to_string()]);
+        assert!(any_in(&backups.path).unwrap());
+        assert_eq!(kind(backups.read(Digest::of(b"other"))), "missing");
+        assert_eq!(kind(backups.save_known(b"abc", Digest::of(b"other"))), "damaged");
+        assert_eq!(names(&backups), [digest.to_string()]);
+    }
+
+    #[test]
+    fn damage_is_seen_and_mended_by_saving_again() {
+        let (_directory, backups) = backups();
+        let digest = backups.save(b"abc").unwrap();
+        std::fs::write(backups.path(digest), "abd").unwrap();
+        assert_eq!(kind(backups.read(digest)), "damaged");
+        backups.save(b"abc").unwrap();
+        assert_eq!(backups.read(digest).unwrap(), b"abc");
+    }
+
+    #[test]
+    fn a_file_is_looked_at_and_saved_in_one_reading() {
+        let (directory, backups) = backups();
+        let path = directory.path().join("file");
+        assert!(backups.save_file(&path).unwrap().is_absent());
+        assert_eq!(names(&backups), [""; 0]);
+        for content in [&b"abc"[..], b"", &vec![b'x'; 3 * PIECE + 1]] {
+            std::fs::write(&path, content).unwrap();
+            for _ in 0..2 {
+                let state = backups.save_file(&path).unwrap();
+                assert_eq!(state, FileState::observe(&path).unwrap());
+                assert_eq!(backups.read(state.sha256().unwrap()).unwrap(), content);
+            }
+        }
+        assert_eq!(names(&backups).len(), 3);
+    }
+
+    #[test]
+    fn a_tree_comes_back_from_its_manifest_and_the_backups() {
+        let (directory, backups) = backups();
+        let root = directory.path().join("tree");
+        std::fs::create_dir_all(root.join("a/b")).unwrap();
+        for (name, content) in [("one", "abc"), ("a/two", "abc"), ("a/b/three", ""), ("a/four", "x")] {
+            std::fs::write(root.join(name), content).unwrap();
+        }
+        let before = backups.save_tree(&root).unwrap();
+        assert_eq!(before, Manifest::observe(&root).unwrap());
+        assert_eq!(names(&backups).len(), 3);
+        assert_eq!(backups.save_tree(&root).unwrap(), before);
+
+        std::fs::remove_dir_all(&root).unwrap();
+        std::fs::create_dir(&root).unwrap();
+        let built = build_tree(&root, "back", &before, &mut |relative| {
+            let digest = before.get(relative).and_then(FileState::sha256).context("no file")?;
+            Ok(Box::new(backups.file(digest)?))
+        })
+        .unwrap();
+        exchange_tree(&built, &root).unwrap();
+        assert_eq!(Manifest::observe(&root).unwrap(), before);
+    }
+}

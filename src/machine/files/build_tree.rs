@@ -1,0 +1,216 @@
+//! Preparing a whole tree beside the place where it shall live.
+
+use std::collections::BTreeMap;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fsync, mkdirat, openat, symlinkat, syncfs};
+
+use super::failures::{failed, refused};
+use super::file_state::FileState;
+use super::manifest::Manifest;
+use super::metadata::{Attributes, Metadata};
+use super::place::Place;
+use super::replace::{Contents, adorn, fill};
+use super::temporary::Temporary;
+use super::tree_walk::open_beneath;
+
+/// Up to how many entries are synced one by one. Beyond that one sync of the whole file system is quicker.
+const SYNCED_SINGLY: usize = 64;
+
+/// Gives the content of the file at a path from the root of a tree.
+pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Box<dyn Read + Send + 'source>> + 'source;
+
+/// Builds the tree `wished` durably under `.kkrun-<tag>` beside `live`, and gives back the path of what it
+/// built, for [`super::exchange_tree`]. `open` gives the content of each file, which must have the wished
+/// digest.
+///
+/// Root builds, also in a user's place: the tree belongs to root and is closed to everybody else until the
+/// last step, when its root directory gets its attributes. After an error nothing is left.
+///
+/// # Errors
+/// As [`super::replace()`]; `refused` when the manifest holds something that cannot be made.
+pub fn build_tree(live: &Path, tag: &str, wished: &Manifest, open: &mut OpenFile<'_>) -> Result<PathBuf> {
+    let place = Place::open(live)?;
+    let FileState::Directory { metadata: root } = wished.root() else {
+        return Err(refused(live, "is to become a tree without a root directory"));
+    };
+    let (temporary, top) = Temporary::directory(&place, tag)?;
+    let singly = wished.entries().count() <= SYNCED_SINGLY;
+    let mut directories = BTreeMap::new();
+    for (relative, state) in wished.below() {
+        let shown = live.join(relative);
+        let (above, name) = above(top.as_fd(), relative, &shown)?;
+        let above = above.as_ref().map_or(top.as_fd(), |above| above.as_fd());
+        match state {
+            FileState::Directory { metadata } => {
+                mkdirat(above, name, Mode::from_raw_mode(0o700))
+                    .map_err(|errno| failed("create the directory", &shown, errno))?;
+                directories.insert(relative, metadata);
+            }
+            FileState::File { sha256, metadata, .. } => {
+                let flags =
+                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let file = openat(above, name, flags, Mode::from_raw_mode(0o600))
+                    .map_err(|errno| failed("create", &shown, errno))?;
+                let mut from = open(relative)?;
+                let contents = Contents::Reader { from: &mut *from, sha256: Some(*sha256) };
+                let (file, ..) = fill(file, contents, &shown)?;
+                adorn(&file, &Attributes::from(metadata), &shown)?;
+                if singly {
+                    fsync(&file).map_err(|errno| failed("write", &shown, errno))?;
+                }
+            }
+            FileState::Link { to, owner, group } => {
+                symlinkat(to.as_path(), above, name)
+                    .map_err(|errno| failed("create the link", &shown, errno))?;
+                let (owner, group) = (Uid::from_raw(*owner), Gid::from_raw(*group));
+                chownat(above, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+                    .map_err(|errno| failed("change the owner of", &shown, errno))?;
+            }
+            FileState::Absent | FileState::Special { .. } => {
+                return Err(refused(&shown, &format!("is {}: kkrun cannot make it", state.noun())));
+            }
+        }
+    }
+    // A directory's time changes with every name in it, and its mode may shut its maker out: last, inner
+    // ones first, the root when nothing is left to do.
+    for (relative, metadata) in directories.into_iter().rev() {
+        let shown = live.join(relative);
+        let directory = open_beneath(top.as_fd(), relative, OFlags::RDONLY | OFlags::DIRECTORY)
+            .map_err(|errno| failed("open the directory", &shown, errno))?;
+        finish(&directory, metadata, singly, &shown)?;
+    }
+    if !singly {
+        syncfs(&top).map_err(|errno| failed("sync the file system of", live, errno))?;
+    }
+    finish(&top, root, true, live)?;
+    let built = place.beside(temporary.name());
+    temporary.keep();
+    place.sync()?;
+    Ok(built)
+}
+
+fn finish(directory: &OwnedFd, metadata: &Metadata, sync: bool, shown: &Path) -> Result<()> {
+    adorn(directory, &Attributes::from(metadata), shown)?;
+    if sync {
+        fsync(directory).map_err(|errno| failed("sync the directory", shown, errno))?;
+    }
+    Ok(())
+}
+
+/// The directory in the tree that holds `relative`, if it is not the root, and the name there.
+fn above<'path>(
+    top: BorrowedFd<'_>,
+    relative: &'path Path,
+    shown: &Path,
+) -> Result<(Option<OwnedFd>, &'path OsStr)> {
+    let Some(name) = relative.file_name() else { return Err(refused(relative, "names nothing in a tree")) };
+    let above = match relative.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => {
+            let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+            Some(
+                open_beneath(top, parent, flags)
+                    .map_err(|errno| failed("open the directory of", shown, errno))?,
+            )
+        }
+        _ => None,
+    };
+    Ok((above, name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::files::testing::*;
+    use crate::machine::files::{ModifiedAt, Ownership, TreeFiles, exchange_tree, identity, remove_tree};
+
+    fn source(path: &Path) -> PathBuf {
+        let from = path.join("from");
+        std::fs::create_dir_all(from.join("a/deep")).unwrap();
+        std::fs::create_dir(from.join("!first")).unwrap();
+        std::fs::write(from.join("a/deep/file"), "abc").unwrap();
+        std::fs::write(from.join("a/empty"), "").unwrap();
+        std::os::unix::fs::symlink("../nowhere", from.join("a/link")).unwrap();
+        from
+    }
+
+    fn build(live: &Path, from: &Path, wished: &Manifest) -> Result<PathBuf> {
+        let files = TreeFiles::open(from)?;
+        build_tree(live, "test", wished, &mut |relative| Ok(Box::new(files.file(relative)?)))
+    }
+
+    #[test]
+    fn a_copy_equals_its_manifest_times_included() {
+        let (_directory, path) = scratch();
+        let from = source(&path);
+        let wished = Manifest::observe(&from)
+            .unwrap()
+            .owned(&Ownership { file_mode: Some(0o444), directory_mode: Some(0o555), ..Ownership::default() })
+            .dated(ModifiedAt { seconds: 1_000_000_000, nanoseconds: 1 });
+        let live = path.join("live");
+        let built = build(&live, &from, &wished).unwrap();
+        assert_eq!(Manifest::observe(&built).unwrap(), wished);
+        exchange_tree(&built, &live).unwrap();
+        assert_eq!(Manifest::observe(&live).unwrap(), wished);
+        assert_eq!(names(&path), ["from", "live"]);
+
+        // Again, over the one that lives now; the old one is what was built then.
+        let second = Manifest::observe(&from).unwrap();
+        let built = build(&live, &from, &second).unwrap();
+        exchange_tree(&built, &live).unwrap();
+        assert_eq!(Manifest::observe(&live).unwrap(), second);
+        let old = identity(&built).unwrap().unwrap();
+        remove_tree(&built, Some(old)).unwrap();
+        assert_eq!(names(&path), ["from", "live"]);
+    }
+
+    #[test]
+    fn many_files_are_built_too() {
+        let (_directory, path) = scratch();
+        let mut wished = Manifest::default();
+        wished.insert_directory(".", &mine(0o755));
+        for number in 0..200 {
+            wished.insert_file(format!("file-{number}"), b"abc", &mine(0o644));
+        }
+        let built =
+            build_tree(&path.join("live"), "test", &wished, &mut |_| Ok(Box::new(&b"abc"[..]))).unwrap();
+        assert!(Manifest::observe(&built).unwrap().same_as(&wished));
+    }
+
+    #[test]
+    fn after_an_error_nothing_is_left() {
+        let (_directory, path) = scratch();
+        let from = source(&path);
+        let wished = Manifest::observe(&from).unwrap();
+        std::fs::write(from.join("a/deep/file"), "abd").unwrap();
+        assert_eq!(kind(build(&path.join("live"), &from, &wished)), "damaged");
+        assert_eq!(names(&path), ["from"]);
+        std::fs::write(from.join("a/deep/file"), "abc").unwrap();
+        let mut impossible = wished.clone();
+        impossible.insert("fifo", FileState::Special { what: super::super::SpecialKind::Fifo });
+        assert_eq!(kind(build(&path.join("live"), &from, &impossible)), "refused");
+        let mut outside = wished;
+        outside.insert_file("../outside", b"", &mine(0o644));
+        assert!(build(&path.join("live"), &from, &outside).is_err());
+        assert_eq!(names(&path), ["from"]);
+    }
+
+    #[test]
+    fn a_tree_in_a_users_place_gets_its_owner() {
+        root_only!();
+        let (_directory, path) = place_of_nobody();
+        let from = source(&path);
+        let wished = Manifest::observe(&from).unwrap().owned(&Ownership {
+            owner: Some(NOBODY),
+            group: Some(42),
+            ..Ownership::default()
+        });
+        let built = build(&path.join("live"), &from, &wished).unwrap();
+        assert_eq!(Manifest::observe(&built).unwrap(), wished);
+        assert_eq!(access(&built.join("a/link")).1, NOBODY);
+    }
+}

@@ -1,0 +1,359 @@
+//! What is in a tree.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use rustix::fs::OFlags;
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::digest::{Digest, Digester};
+use super::failures::{failed, refused};
+use super::file_state::{FileState, SpecialKind, look, metadata_of};
+use super::metadata::{Attributes, ModifiedAt};
+use super::path_text::PathText;
+use super::place::Walk;
+use super::tree_walk::{Entry, Next, open_beneath, walk_tree};
+
+/// The key of a tree's root in its manifest.
+const ROOT: &str = ".";
+
+/// The states of all that is in a tree, by the path from its root; the root itself is `.`.
+///
+/// In JSON a map. A tree that does not exist has an empty one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Manifest(BTreeMap<PathText, FileState>);
+
+/// A manifest in short, for the journal: two trees with equal ones hold the same. Times do not count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// How many files, directories and links, the root included.
+    pub entries: u64,
+    /// How many bytes the files hold.
+    pub bytes: u64,
+    /// Over every path, content and metadata but the times.
+    pub sha256: Digest,
+}
+
+/// Who shall own what is in a tree, and with which permissions; what is not given stays.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ownership {
+    /// The owner's user id.
+    pub owner: Option<u32>,
+    /// The group's id.
+    pub group: Option<u32>,
+    /// The mode of every file.
+    pub file_mode: Option<u32>,
+    /// The mode of every directory, the root included.
+    pub directory_mode: Option<u32>,
+}
+
+impl Manifest {
+    /// Goes through the tree at `root`, reading every file once. No link is followed; what is mounted inside
+    /// is named but not entered. A root that is absent gives an empty manifest; one that is no directory is
+    /// an error.
+    pub fn observe(root: &Path) -> Result<Self> {
+        Self::observe_with(root, &mut |_| Ok(()), &mut |_, _| Ok(()))
+    }
+
+    /// The same, giving every file's content to `take`, piece by piece, and then its path from the root and
+    /// its state to `end`.
+    pub(crate) fn observe_with(
+        root: &Path,
+        take: &mut dyn FnMut(&[u8]) -> Result<()>,
+        end: &mut dyn FnMut(&Path, &FileState) -> Result<()>,
+    ) -> Result<Self> {
+        let mut manifest = Self::default();
+        let Some(directory) = open_root(root)? else { return Ok(manifest) };
+        manifest.insert(ROOT, FileState::Directory { metadata: metadata_of(&directory, root)? });
+        walk_tree(directory.as_fd(), root, &mut |entry: &Entry<'_>| {
+            let state = if entry.is_mount {
+                FileState::Special { what: SpecialKind::Mount }
+            } else {
+                look(entry.directory, entry.name, entry.shown, take)?.state
+            };
+            if let FileState::File { .. } = state {
+                end(entry.relative, &state)?;
+            }
+            let is_directory = matches!(state, FileState::Directory { .. });
+            if !state.is_absent() {
+                manifest.insert(entry.relative, state);
+            }
+            Ok(if is_directory { Next::Enter } else { Next::Pass })
+        })?;
+        Ok(manifest)
+    }
+
+    /// Looks only at these paths from the root, and at the root. What is absent is left out, and so is what only
+    /// a link leads to.
+    pub fn observe_listed<'names>(
+        root: &Path,
+        names: impl IntoIterator<Item = &'names PathText>,
+    ) -> Result<Self> {
+        let mut manifest = Self::default();
+        let Some(directory) = open_root(root)? else { return Ok(manifest) };
+        manifest.insert(ROOT, FileState::Directory { metadata: metadata_of(&directory, root)? });
+        for relative in names.into_iter().filter(|name| name.as_path() != Path::new(ROOT)) {
+            let shown = root.join(relative);
+            let Some(name) = relative.as_path().file_name() else {
+                return Err(refused(relative.as_path(), "names nothing in a tree"));
+            };
+            let inner = match relative.as_path().parent() {
+                Some(parent) if !parent.as_os_str().is_empty() => {
+                    match open_beneath(directory.as_fd(), parent, OFlags::DIRECTORY | OFlags::NOFOLLOW) {
+                        Ok(inner) => Some(inner),
+                        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => continue,
+                        Err(errno) => return Err(failed("open the directory of", &shown, errno)),
+                    }
+                }
+                _ => None,
+            };
+            let inner = inner.as_ref().map_or(directory.as_fd(), |inner| inner.as_fd());
+            let state = look(inner, name, &shown, &mut |_| Ok(()))?.state;
+            if !state.is_absent() {
+                manifest.insert(relative.as_path(), state);
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// Adds what is at a path from the root.
+    pub fn insert(&mut self, relative: impl Into<PathBuf>, state: FileState) {
+        self.0.insert(PathText::new(relative), state);
+    }
+
+    /// Adds a file with these bytes and attributes.
+    pub fn insert_file(&mut self, relative: impl Into<PathBuf>, bytes: &[u8], attributes: &Attributes) {
+        self.insert(relative, FileState::file(Digest::of(bytes), bytes.len() as u64, attributes));
+    }
+
+    /// Adds a directory; the root is `.`.
+    pub fn insert_directory(&mut self, relative: impl Into<PathBuf>, attributes: &Attributes) {
+        self.insert(relative, FileState::directory(attributes));
+    }
+
+    /// What is at a path from the root.
+    pub fn get(&self, relative: impl Into<PathBuf>) -> Option<&FileState> {
+        self.0.get(&PathText::new(relative))
+    }
+
+    /// The root of the tree; absent if there is no tree.
+    pub fn root(&self) -> &FileState {
+        self.get(ROOT).unwrap_or(&FileState::Absent)
+    }
+
+    /// All paths and states, in the order of the paths' bytes.
+    pub fn entries(&self) -> impl DoubleEndedIterator<Item = (&PathText, &FileState)> {
+        self.0.iter()
+    }
+
+    /// All but the root: every directory comes before what is in it.
+    pub fn below(&self) -> impl DoubleEndedIterator<Item = (&Path, &FileState)> {
+        self.0
+            .iter()
+            .map(|(path, state)| (path.as_path(), state))
+            .filter(|(path, _)| *path != Path::new(ROOT))
+    }
+
+    /// Whether there is no tree.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The same tree with another ownership. Extended attributes are left behind, for an access control list
+    /// would speak for the old owner.
+    pub fn owned(&self, ownership: &Ownership) -> Self {
+        let attributes = |metadata: &super::Metadata, mode: Option<u32>| Attributes {
+            mode: mode.unwrap_or(metadata.mode),
+            owner: ownership.owner.unwrap_or(metadata.owner),
+            group: ownership.group.unwrap_or(metadata.group),
+            xattrs: BTreeMap::new(),
+            mtime: Some(metadata.mtime),
+        };
+        let owned = |state: &FileState| match state {
+            FileState::File { sha256, size, metadata } => {
+                FileState::file(*sha256, *size, &attributes(metadata, ownership.file_mode))
+            }
+            FileState::Directory { metadata } => {
+                FileState::directory(&attributes(metadata, ownership.directory_mode))
+            }
+            FileState::Link { to, owner, group } => FileState::Link {
+                to: to.clone(),
+                owner: ownership.owner.unwrap_or(*owner),
+                group: ownership.group.unwrap_or(*group),
+            },
+            other => other.clone(),
+        };
+        Self(self.0.iter().map(|(path, state)| (path.clone(), owned(state))).collect())
+    }
+
+    /// The same tree with every time set to this.
+    pub fn dated(mut self, mtime: ModifiedAt) -> Self {
+        for state in self.0.values_mut() {
+            if let FileState::File { metadata, .. } | FileState::Directory { metadata } = state {
+                metadata.mtime = mtime;
+            }
+        }
+        self
+    }
+
+    /// Whether the two hold the same, times apart.
+    pub fn same_as(&self, other: &Self) -> bool {
+        self.0.len() == other.0.len()
+            && self.0.iter().zip(&other.0).all(|((path, state), (other_path, other_state))| {
+                path == other_path && state.same_as(other_state)
+            })
+    }
+
+    /// What became different on the way from `self` to `other`, a line for each path.
+    pub fn differences(&self, other: &Self) -> Vec<String> {
+        let absent = FileState::Absent;
+        let mut paths: Vec<&PathText> = self.0.keys().chain(other.0.keys()).collect();
+        paths.sort();
+        paths.dedup();
+        let mut differences = Vec::new();
+        for path in paths {
+            let one = self.0.get(path).unwrap_or(&absent);
+            let two = other.0.get(path).unwrap_or(&absent);
+            if !one.same_as(two) {
+                differences.push(format!("{path}: {}", one.differences(two).join(", ")));
+            }
+        }
+        differences
+    }
+
+    /// The manifest in short.
+    pub fn summary(&self) -> Summary {
+        let mut digester = Digester::default();
+        let mut bytes = 0;
+        let mut field = |field: &[u8]| {
+            digester.update(&(field.len() as u64).to_le_bytes());
+            digester.update(field);
+        };
+        for (path, state) in &self.0 {
+            let mut state = state.clone();
+            if let FileState::File { metadata, .. } | FileState::Directory { metadata } = &mut state {
+                metadata.mtime = ModifiedAt { seconds: 0, nanoseconds: 0 };
+            }
+            if let FileState::File { size, .. } = state {
+                bytes += size;
+            }
+            field(path.as_path().as_os_str().as_bytes());
+            // A state is plain data with string keys: it has a JSON form.
+            field(&serde_json::to_vec(&state).unwrap_or_default());
+        }
+        Summary { entries: self.0.len() as u64, bytes, sha256: digester.finish().0 }
+    }
+}
+
+/// The files of a tree, opened one by one by their paths from its root.
+pub struct TreeFiles {
+    root: OwnedFd,
+    path: PathBuf,
+}
+
+impl TreeFiles {
+    /// Opens the tree at `root`.
+    pub fn open(root: &Path) -> Result<Self> {
+        match open_root(root)? {
+            Some(directory) => Ok(Self { root: directory, path: root.to_owned() }),
+            None => Err(failed("open the directory", root, Errno::NOENT)),
+        }
+    }
+
+    /// Opens a regular file of the tree for reading.
+    pub fn file(&self, relative: &Path) -> Result<File> {
+        let shown = self.path.join(relative);
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
+        let file = open_beneath(self.root.as_fd(), relative, flags)
+            .map_err(|errno| failed("open", &shown, errno))?;
+        let stat = rustix::fs::fstat(&file).map_err(|errno| failed("look at", &shown, errno))?;
+        match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
+            rustix::fs::FileType::RegularFile => Ok(file.into()),
+            _ => Err(refused(&shown, "is not a regular file")),
+        }
+    }
+}
+
+/// The directory of a tree, open for reading; none if it is absent.
+fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
+    let walk = Walk::to(root)?;
+    let Some(directory) = walk.directory() else { return Ok(None) };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match rustix::fs::openat(directory, walk.name(), flags, rustix::fs::Mode::empty()) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed("open the directory", root, errno)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::machine::files::testing::*;
+
+    #[test]
+    fn a_tree_is_told_whole_and_sorted_and_no_link_is_followed() {
+        let (_directory, path) = scratch();
+        std::fs::create_dir_all(path.join("a/deep")).unwrap();
+        std::fs::write(path.join("a/deep").join(OsStr::from_bytes(b"\xff")), "abc").unwrap();
+        std::fs::write(path.join("a-b"), "").unwrap();
+        symlink("a", path.join("link")).unwrap();
+        let manifest = Manifest::observe(&path).unwrap();
+        let paths: Vec<_> = manifest.entries().map(|(path, _)| path.to_string()).collect();
+        assert_eq!(paths, [".", "a", "a-b", "a/deep", "a/deep/\\xff", "link"]);
+        assert_eq!(manifest.get("link"), Some(&FileState::observe(&path.join("link")).unwrap()));
+        let text = serde_json::to_string(&manifest).unwrap();
+        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);
+        assert_eq!(manifest.summary().bytes, 3);
+
+        let listed = [PathText::new("a-b"), PathText::new("a/none"), PathText::new("none/below")];
+        let some = Manifest::observe_listed(&path, &listed).unwrap();
+        assert_eq!(some.entries().map(|(path, _)| path.to_string()).collect::<Vec<_>>(), [".", "a-b"]);
+        let through = [PathText::new("link/deep"), PathText::new("link/deep/none")];
+        assert_eq!(Manifest::observe_listed(&path, &through).unwrap().entries().count(), 1);
+        assert!(Manifest::observe(&path.join("none")).unwrap().is_empty());
+        assert!(Manifest::observe(&path.join("a-b")).is_err());
+    }
+
+    #[test]
+    fn equal_trees_have_equal_summaries_and_differences_are_named() {
+        let (_directory, path) = scratch();
+        std::fs::write(path.join("file"), "one").unwrap();
+        std::fs::write(path.join("gone"), "").unwrap();
+        let before = Manifest::observe(&path).unwrap();
+        let again = before.clone().dated(ModifiedAt { seconds: 5, nanoseconds: 0 });
+        assert!(before.same_as(&again) && before != again);
+        assert_eq!(before.summary(), again.summary());
+        std::fs::write(path.join("file"), "two").unwrap();
+        std::fs::remove_file(path.join("gone")).unwrap();
+        let after = Manifest::observe(&path).unwrap();
+        assert!(!before.same_as(&after));
+        assert_ne!(before.summary(), after.summary());
+        assert_eq!(before.differences(&after), ["file: content differs", "gone: a file → absent"]);
+    }
+
+    #[test]
+    fn what_is_mounted_inside_is_named_but_not_entered() {
+        // The kernel's own mounts: /proc lies in the root file system, and the root is not walked below it.
+        let root =
+            rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
+        let mut mounts = Vec::new();
+        walk_tree(root.as_fd(), Path::new("/"), &mut |entry| {
+            if entry.is_mount {
+                mounts.push(entry.name.to_owned());
+            }
+            Ok(Next::Pass)
+        })
+        .unwrap();
+        assert!(mounts.contains(&"proc".into()), "{mounts:?}");
+    }
+}

@@ -1,0 +1,132 @@
+//! Removing a whole tree.
+
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::Path;
+
+use anyhow::Result;
+use rustix::fs::{AtFlags, OFlags, fstat, statat, unlinkat};
+use rustix::io::Errno;
+
+use super::failures::{failed, foreign, refused};
+use super::place::{Place, Walk};
+use super::tree_walk::{Next, open_beneath, sorted_names, walk_tree};
+
+/// How often a directory is emptied when somebody keeps filling it.
+const MOST_ATTEMPTS: usize = 5;
+/// How many directories may lie inside one another: each of them is held open.
+const DEEPEST: usize = 200;
+
+/// The device and inode of what is at a path; none if absent. A link is not followed.
+pub fn identity(path: &Path) -> Result<Option<(u64, u64)>> {
+    let walk = Walk::to(path)?;
+    let Some(directory) = walk.directory() else { return Ok(None) };
+    match statat(directory, walk.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed("look at", path, errno)),
+    }
+}
+
+/// Removes the directory `path` and all that is in it, if it is the one of this device and inode. Absent
+/// is fine. No link is followed and no other file system entered; an interrupted removal is completed by
+/// another one.
+///
+/// # Errors
+/// `foreign` when another directory is there; `busy` when something is mounted inside, and then nothing is
+/// removed; otherwise as [`super::replace()`].
+pub fn remove_tree(path: &Path, expected: Option<(u64, u64)>) -> Result<()> {
+    let walk = Walk::to(path)?;
+    if walk.directory().is_none() {
+        return Ok(());
+    }
+    let place = Place::open(path)?;
+    if let Ok(root) =
+        open_beneath(place.directory(), Path::new(&place.name), OFlags::DIRECTORY | OFlags::NOFOLLOW)
+    {
+        walk_tree(root.as_fd(), &place.path, &mut |entry| {
+            if entry.is_mount { Err(failed("remove", entry.shown, Errno::BUSY)) } else { Ok(Next::Enter) }
+        })?;
+    }
+    remove_at(place.directory(), &place.name, &place.path, expected)?;
+    place.sync()
+}
+
+/// The same by the descriptor of its directory, not synced.
+pub(super) fn remove_at(
+    above: BorrowedFd<'_>,
+    name: &OsStr,
+    shown: &Path,
+    expected: Option<(u64, u64)>,
+) -> Result<()> {
+    empty(above, name, shown, expected, 0)
+}
+
+fn empty(
+    above: BorrowedFd<'_>,
+    name: &OsStr,
+    shown: &Path,
+    expected: Option<(u64, u64)>,
+    depth: usize,
+) -> Result<()> {
+    if depth > DEEPEST {
+        return Err(refused(shown, "lies deeper than kkrun goes"));
+    }
+    for _ in 0..MOST_ATTEMPTS {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+        let directory = match open_beneath(above, Path::new(name), flags) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::XDEV) => return Err(failed("remove", shown, Errno::BUSY)),
+            Err(errno) => return Err(failed("remove the directory", shown, errno)),
+        };
+        if let Some(expected) = expected {
+            let stat = fstat(&directory).map_err(|errno| failed("look at", shown, errno))?;
+            if (stat.st_dev, stat.st_ino) != expected {
+                return Err(foreign(shown, &["another directory is there".to_owned()]));
+            }
+        }
+        for inner in sorted_names(directory.as_fd(), shown)? {
+            let path = shown.join(&inner);
+            match unlinkat(&directory, &inner, AtFlags::empty()) {
+                Ok(()) | Err(Errno::NOENT) => {}
+                Err(Errno::ISDIR) => empty(directory.as_fd(), &inner, &path, None, depth + 1)?,
+                Err(errno) => return Err(failed("remove", &path, errno)),
+            }
+        }
+        match unlinkat(above, name, AtFlags::REMOVEDIR) {
+            Ok(()) | Err(Errno::NOENT) => return Ok(()),
+            Err(Errno::NOTEMPTY) => {}
+            Err(errno) => return Err(failed("remove the directory", shown, errno)),
+        }
+    }
+    Err(failed("remove the directory", shown, Errno::NOTEMPTY))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::machine::files::testing::*;
+
+    #[test]
+    fn all_goes_but_what_links_lead_to() {
+        let (_directory, path) = scratch();
+        std::fs::create_dir_all(path.join("tree/a/b")).unwrap();
+        std::fs::create_dir(path.join("outside")).unwrap();
+        std::fs::write(path.join("outside/file"), "").unwrap();
+        std::fs::write(path.join("tree/a/b/file"), "").unwrap();
+        symlink("../../outside", path.join("tree/a/link")).unwrap();
+        let other = identity(&path.join("outside")).unwrap();
+        assert_eq!(kind(remove_tree(&path.join("tree"), other)), "foreign");
+        remove_tree(&path.join("tree"), identity(&path.join("tree")).unwrap()).unwrap();
+        remove_tree(&path.join("tree"), None).unwrap();
+        remove_tree(&path.join("none/below"), None).unwrap();
+        assert_eq!(names(&path), ["outside"]);
+        assert_eq!(names(&path.join("outside")), ["file"]);
+        symlink("outside", path.join("link")).unwrap();
+        assert!(remove_tree(&path.join("link"), None).is_err());
+        assert_eq!(names(&path.join("outside")), ["file"]);
+    }
+}
