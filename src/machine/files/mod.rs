@@ -56,4 +56,6 @@ pub use temporary::clear_leftover;
 pub use xattrs::{Value, is_kept};
 
 #[cfg(test)]
+mod adversity;
+#[cfg(test)]
 mod testing;

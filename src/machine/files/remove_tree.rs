@@ -5,9 +5,10 @@ use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::Path;
 
 use anyhow::Result;
-use rustix::fs::{AtFlags, OFlags, fstat, statat, unlinkat};
+use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fstat, statat, unlinkat};
 use rustix::io::Errno;
 
+use super::credentials::is_root;
 use super::failures::{failed, foreign, refused};
 use super::place::{Place, Walk};
 use super::tree_walk::{Next, open_beneath, sorted_names, walk_tree};
@@ -80,11 +81,14 @@ fn empty(
             Err(Errno::XDEV) => return Err(failed("remove", shown, Errno::BUSY)),
             Err(errno) => return Err(failed("remove the directory", shown, errno)),
         };
-        if let Some(expected) = expected {
-            let stat = fstat(&directory).map_err(|errno| failed("look at", shown, errno))?;
-            if (stat.st_dev, stat.st_ino) != expected {
-                return Err(foreign(shown, &["another directory is there".to_owned()]));
-            }
+        let stat = fstat(&directory).map_err(|errno| failed("look at", shown, errno))?;
+        if expected.is_some_and(|expected| expected != (stat.st_dev, stat.st_ino)) {
+            return Err(foreign(shown, &["another directory is there".to_owned()]));
+        }
+        // A directory that its owner may not write: root does not mind, an ordinary user does.
+        if !is_root() && stat.st_mode & 0o300 != 0o300 {
+            fchmod(&directory, Mode::from_raw_mode(0o700))
+                .map_err(|errno| failed("open up", shown, errno))?;
         }
         for inner in sorted_names(directory.as_fd(), shown)? {
             let path = shown.join(&inner);

@@ -1,0 +1,206 @@
+//! What happens when the disk is full, read-only or mounted upon, and when a user works against kkrun.
+#![expect(unsafe_code, reason = "a mount namespace for the thread of a test")]
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Result;
+use rustix::fs::{CWD, IFlags, RenameFlags, ioctl_setflags, renameat_with};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::testing::*;
+use super::*;
+
+/// Lets the rest of the test's thread mount what it likes: nobody else sees it, and it goes with the thread.
+fn mounts_of_its_own() {
+    // SAFETY: the flag gives this thread its own mounts and working directory; no descriptor is touched.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
+}
+
+fn small_file_system(path: &Path) {
+    mount("none", path, "tmpfs", MountFlags::empty(), c"size=64k").unwrap();
+}
+
+/// Runs `test` in a scratch directory on a thread that has mounts of its own.
+fn apart(test: impl FnOnce(&Path) + Send) {
+    let (_directory, path) = scratch();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            mounts_of_its_own();
+            test(&path);
+        });
+    });
+}
+
+#[test]
+fn a_full_file_system_changes_nothing() {
+    root_only!();
+    apart(|path| {
+        small_file_system(path);
+        let file = path.join("file");
+        std::fs::write(&file, "abc").unwrap();
+        let before = FileState::observe(&file).unwrap();
+        let much = vec![b'x'; 1 << 20];
+        assert_eq!(kind(replace(&file, Contents::Bytes(&much), &mine(0o600), &before, "test")), "space");
+        let mut tree = Manifest::default();
+        tree.insert_directory(".", &mine(0o700));
+        tree.insert_file("much", &much, &mine(0o600));
+        assert_eq!(
+            kind(build_tree(&path.join("live"), "test", &tree, &mut |_| Ok(Box::new(&*much)))),
+            "space"
+        );
+        assert_eq!(names(path), ["file"]);
+        assert_eq!(FileState::observe(&file).unwrap(), before);
+        let backups = crate::machine::backups::Backups::open(&path.join("backups")).unwrap();
+        assert!(backups.save(&much).is_err());
+        assert!(!crate::machine::backups::any_in(&path.join("backups")).unwrap());
+    });
+}
+
+#[test]
+fn a_read_only_file_system_is_named() {
+    root_only!();
+    apart(|path| {
+        small_file_system(path);
+        std::fs::write(path.join("file"), "abc").unwrap();
+        let before = FileState::observe(&path.join("file")).unwrap();
+        mount_remount(path, MountFlags::RDONLY, c"").unwrap();
+        let absent = FileState::Absent;
+        let new = path.join("new");
+        assert_eq!(kind(replace(&new, Contents::Bytes(b""), &mine(0o600), &absent, "test")), "readonly");
+        assert_eq!(kind(link(&new, &"x".into(), 0, 0, &absent, "test")), "readonly");
+        assert_eq!(kind(make_directory(&new, &mine(0o700), "test")), "readonly");
+        assert_eq!(kind(remove(&path.join("file"), &before, "test")), "readonly");
+        assert_eq!(kind(set_metadata(&path.join("file"), &mine(0o600), &before)), "readonly");
+    });
+}
+
+#[test]
+fn what_is_mounted_upon_stays() {
+    root_only!();
+    apart(|path| {
+        let at = |name: &str| path.join(name);
+        std::fs::create_dir_all(at("tree/mounted")).unwrap();
+        for name in ["file", "below", "tree/first"] {
+            std::fs::write(at(name), "abc").unwrap();
+        }
+        mount_bind(at("below"), at("file")).unwrap();
+        mount_bind("/proc", at("tree/mounted")).unwrap();
+        let before = FileState::observe(&at("file")).unwrap();
+        assert_eq!(kind(replace(&at("file"), Contents::Bytes(b""), &mine(0o600), &before, "test")), "busy");
+        assert_eq!(names(path), ["below", "file", "tree"]);
+        let tree = Manifest::observe(&at("tree")).unwrap();
+        let mounted = FileState::Special { what: SpecialKind::Mount };
+        assert_eq!(tree.get("mounted"), Some(&mounted));
+        assert_eq!(tree.entries().count(), 3);
+        assert_eq!(kind(remove_tree(&at("tree"), None)), "busy");
+        assert_eq!(names(&at("tree")), ["first", "mounted"]);
+    });
+}
+
+#[test]
+fn an_immutable_file_stays_and_the_error_says_how_to_lift_it() {
+    root_only!();
+    let (_directory, path) = scratch();
+    let file = path.join("file");
+    std::fs::write(&file, "abc").unwrap();
+    let before = FileState::observe(&file).unwrap();
+    let opened = std::fs::File::open(&file).unwrap();
+    if ioctl_setflags(&opened, IFlags::IMMUTABLE).is_err() {
+        // A file system without this flag has nothing to show.
+        return;
+    }
+    let result = replace(&file, Contents::Bytes(b"x"), &mine(0o600), &before, "test");
+    let removed = remove(&file, &before, "test");
+    ioctl_setflags(&opened, IFlags::empty()).unwrap();
+    let error = result.unwrap_err();
+    let failure = error.downcast_ref::<crate::failure::Failure>().unwrap();
+    assert_eq!(failure.kind, "denied");
+    assert!(failure.message.contains(&*file.to_string_lossy()) && failure.hints[0].contains("chattr -i"));
+    assert_eq!(kind(removed), "denied");
+    assert_eq!(names(&path), ["file"]);
+}
+
+/// One round of changes below `parent`, as a step would make them. How many of them succeeded.
+///
+/// Each would do harm in the directory of root: it makes what is not there, removes what is, or changes what
+/// looks the same.
+fn changes(parent: &Path) -> usize {
+    let at = |name: &str| parent.join(name);
+    let write = |name: &str, to: &Attributes| -> Result<()> {
+        let after = replace(&at(name), Contents::Bytes(b"of kkrun"), to, &FileState::Absent, "race")?;
+        remove(&at(name), &after, "race")
+    };
+    let set = || -> Result<()> {
+        let before = FileState::observe(&at("same"))?;
+        let after = Attributes { mode: 0o777, ..nobodys(0) };
+        set_metadata(&at("same"), &after, &before)?;
+        set_metadata(
+            &at("same"),
+            &before.metadata().map_or(after, Attributes::from),
+            &FileState::observe(&at("same"))?,
+        )?;
+        Ok(())
+    };
+    let linked = || -> Result<()> {
+        let after = link(&at("link"), &"x".into(), 0, 0, &FileState::Absent, "race")?;
+        remove(&at("link"), &after, "race")
+    };
+    let made = || -> Result<()> {
+        remove_tree(&at("tree"), None)?;
+        make_directory(&at("tree"), &nobodys(0o777), "race").map(|_| ())
+    };
+    let results = [write("file", &nobodys(0o666)), write("of-root", &mine(0o644)), set(), linked(), made()];
+    results.iter().filter(|result| result.is_ok()).count()
+}
+
+#[test]
+fn a_user_who_swaps_directories_for_links_never_leads_root_astray() {
+    root_only!();
+    let (_roots_directory, roots) = scratch();
+    std::fs::create_dir(roots.join("tree")).unwrap();
+    std::fs::write(roots.join("tree/inner"), "of root").unwrap();
+    std::fs::write(roots.join("same"), "the same").unwrap();
+    std::fs::set_permissions(&roots, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let before = Manifest::observe(&roots).unwrap();
+    let (_place, place) = place_of_nobody();
+    let (parent, trap) = (place.join("parent"), place.join("trap"));
+    std::fs::create_dir(&parent).unwrap();
+    std::os::unix::fs::chown(&parent, Some(NOBODY), Some(NOBODY)).unwrap();
+    std::fs::write(parent.join("same"), "the same").unwrap();
+    std::os::unix::fs::symlink(&roots, &trap).unwrap();
+
+    let user = User { uid: NOBODY, gid: NOBODY, groups: Vec::new() };
+    let done = AtomicBool::new(false);
+    let (mut succeeded, mut refused, mut rounds) = (0, 0, 0);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            as_user(&user, || {
+                // Pauses of every length up to that of a whole round, so that each place in it is hit.
+                for pause in (0..20_000).step_by(37).cycle() {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    renameat_with(CWD, &parent, CWD, &trap, RenameFlags::EXCHANGE)?;
+                    for _ in 0..pause {
+                        std::hint::spin_loop();
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+        });
+        // Until both outcomes were seen: a race that never happened shows nothing.
+        while rounds < 2000 || (rounds < 50_000 && (succeeded == 0 || refused == 0)) {
+            let successes = changes(&parent);
+            succeeded += successes;
+            refused += 5 - successes;
+            rounds += 1;
+        }
+        done.store(true, Ordering::Relaxed);
+    });
+    assert!(succeeded > 0 && refused > 0, "{succeeded} changes succeeded, {refused} were refused");
+    assert_eq!(Manifest::observe(&roots).unwrap(), before);
+}
