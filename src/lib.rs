@@ -4,6 +4,7 @@
 pub mod exit_code;
 pub mod failure;
 pub mod machine;
+pub mod rehearse;
 
 /// Runs the command line and says how it ended.
 pub fn run() -> std::process::ExitCode {

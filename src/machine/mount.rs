@@ -1,0 +1,182 @@
+//! Mounted file systems: which there are, and overlays that this process mounts and takes away again.
+
+use std::ffi::CString;
+use std::ffi::OsString;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use rustix::mount::{MountFlags, UnmountFlags};
+
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// A mounted file system as this process sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mounted {
+    /// Where it is mounted.
+    pub path: PathBuf,
+    /// What kind it is: `ext4`, `tmpfs`.
+    pub file_system: String,
+}
+
+/// All mounts in the order in which they were made. Source of the format: proc_pid_mountinfo(5).
+pub fn mounted() -> Result<Vec<Mounted>> {
+    let text = std::fs::read(MOUNTS).with_context(|| format!("cannot read `{MOUNTS}`"))?;
+    Ok(parse(&text))
+}
+
+fn parse(text: &[u8]) -> Vec<Mounted> {
+    text.split(|byte| *byte == b'\n')
+        .filter_map(|line| {
+            let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
+            let path = fields.get(4)?;
+            let dash = fields.iter().position(|field| *field == b"-")?;
+            Some(Mounted {
+                path: PathBuf::from(OsString::from_vec(unescape(path))),
+                file_system: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
+            })
+        })
+        .collect()
+}
+
+/// Blanks and backslashes are written as three octal digits in the kernel's list.
+fn unescape(field: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((first, tail)) = rest.split_first() {
+        let digits = tail.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match digits.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(byte) if *first == b'\\' => {
+                bytes.push(byte);
+                rest = &tail[3..];
+            }
+            _ => {
+                bytes.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    bytes
+}
+
+/// The room and the kind of the file system that a path lies on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// Bytes that may still be written.
+    pub free: u64,
+    /// Whether it lives in memory.
+    pub in_memory: bool,
+    /// Whether it is an overlay, which cannot hold the upper directory of another.
+    pub overlay: bool,
+}
+
+/// What is left where this path lies. Magic numbers from linux/magic.h.
+pub fn room(path: &Path) -> Result<Room> {
+    const TMPFS: i64 = 0x0102_1994;
+    const RAMFS: i64 = 0x8584_58f6;
+    const OVERLAY: i64 = 0x794c_7630;
+    let found = rustix::fs::statfs(path).with_context(|| format!("cannot look at `{}`", path.display()))?;
+    let kind = found.f_type;
+    let block = u64::try_from(found.f_bsize).unwrap_or(0);
+    Ok(Room {
+        free: found.f_bavail.saturating_mul(block),
+        in_memory: kind == TMPFS || kind == RAMFS,
+        overlay: kind == OVERLAY,
+    })
+}
+
+/// A mounted overlay: what is written to it lands in its upper directory. It is unmounted when dropped.
+#[derive(Debug)]
+pub struct Overlay {
+    /// What it shows the files of.
+    pub lower: PathBuf,
+    /// Where changes land.
+    pub upper: PathBuf,
+    /// Where it is mounted.
+    pub merged: PathBuf,
+    keep: bool,
+}
+
+impl Overlay {
+    /// Mounts one. `upper` and `work` are empty directories on one file system.
+    ///
+    /// Nothing in it is ever synced (`volatile`): it is thrown away, and a package installation is several
+    /// times faster. Directories of the lower side can be renamed (`redirect_dir`), as on the machine itself.
+    pub fn mount(lower: &Path, upper: &Path, work: &Path, merged: &Path) -> Result<Self> {
+        let mut options = b"volatile,redirect_dir=on,index=off,metacopy=off,lowerdir=".to_vec();
+        escape_option(lower, &mut options);
+        options.extend(b",upperdir=");
+        escape_option(upper, &mut options);
+        options.extend(b",workdir=");
+        escape_option(work, &mut options);
+        let options = CString::new(options).context("a path holds a NUL byte")?;
+        rustix::mount::mount("overlay", merged, "overlay", MountFlags::empty(), Some(options.as_c_str()))
+            .with_context(|| {
+                format!("cannot mount an overlay of `{}` at `{}`", lower.display(), merged.display())
+            })?;
+        Ok(Self { lower: lower.to_owned(), upper: upper.to_owned(), merged: merged.to_owned(), keep: false })
+    }
+
+    /// One that stands for directories as they lie, mounted by nobody.
+    #[cfg(test)]
+    pub(super) fn described(lower: &Path, upper: &Path, merged: &Path) -> Self {
+        Self { lower: lower.to_owned(), upper: upper.to_owned(), merged: merged.to_owned(), keep: true }
+    }
+
+    /// Leaves it mounted when dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for Overlay {
+    fn drop(&mut self) {
+        if !self.keep {
+            unmount(&self.merged);
+        }
+    }
+}
+
+/// Takes away what is mounted at a path, at the latest when its last user ends.
+pub fn unmount(path: &Path) {
+    if rustix::mount::unmount(path, UnmountFlags::empty()).is_err() {
+        let _ = rustix::mount::unmount(path, UnmountFlags::DETACH);
+    }
+}
+
+/// In overlay options a comma ends the option and a colon separates layers, unless escaped. Source:
+/// Documentation/filesystems/overlayfs.rst.
+fn escape_option(path: &Path, into: &mut Vec<u8>) {
+    for byte in path.as_os_str().as_bytes() {
+        if matches!(byte, b',' | b':' | b'\\') {
+            into.push(b'\\');
+        }
+        into.push(*byte);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_list_of_mounts_is_read_with_blanks_in_names() {
+        let text = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
+                     40 27 8:1 / /mnt/my\\040disk rw shared:1 master:2 - xfs /dev/sda1 rw\n\n";
+        let mount = |path: &str, kind: &str| Mounted { path: path.into(), file_system: kind.into() };
+        assert_eq!(parse(text), [mount("/", "ext4"), mount("/mnt/my disk", "xfs")]);
+    }
+
+    #[test]
+    fn a_path_cannot_end_its_mount_option() {
+        let mut options = Vec::new();
+        escape_option(Path::new("/a,b:c\\d"), &mut options);
+        assert_eq!(options, b"/a\\,b\\:c\\\\d");
+    }
+
+    #[test]
+    fn the_room_of_proc_is_neither_memory_nor_overlay() {
+        let room = room(Path::new("/proc")).unwrap();
+        assert_eq!((room.in_memory, room.overlay), (false, false));
+    }
+}

@@ -1,0 +1,125 @@
+//! A network of its own that reaches the outside through user-mode networking, and nothing of this machine.
+
+use std::fs::File;
+use std::io::Read as _;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail};
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::{FdFlags, fcntl_setfd};
+use rustix::pipe::{PipeFlags, pipe_with};
+
+use super::tool;
+
+/// The address at which slirp4netns answers questions for names. Source: slirp4netns(1).
+pub const NAME_SERVER: &str = "10.0.2.3";
+
+const READY_WITHIN: Duration = Duration::from_secs(10);
+
+/// A named network namespace with its link to the outside; both end when it is dropped.
+#[derive(Debug)]
+pub struct NetworkNamespace {
+    name: String,
+    link: Option<Link>,
+    keep: bool,
+}
+
+#[derive(Debug)]
+struct Link {
+    process: Child,
+    /// Closing it ends the process, even when kkrun was killed.
+    _exit: Option<OwnedFd>,
+}
+
+impl NetworkNamespace {
+    /// Makes one of this name, which must be new, and waits until it reaches the outside. With
+    /// `outlive_kkrun` the link stays after this process.
+    pub fn create(name: &str, log: &Path, outlive_kkrun: bool) -> Result<Self> {
+        tool::run("ip", ["netns", "add", name]).context("cannot make a network namespace")?;
+        let mut namespace = Self { name: name.to_owned(), link: None, keep: false };
+        tool::run("ip", ["-n", name, "link", "set", "lo", "up"])?;
+        namespace.link = Some(connect(&namespace.path(), log, outlive_kkrun)?);
+        Ok(namespace)
+    }
+
+    /// The file that stands for the namespace.
+    pub fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
+    /// The process that carries what goes in and out.
+    pub fn link_process(&self) -> Option<u32> {
+        self.link.as_ref().map(|link| link.process.id())
+    }
+
+    /// Leaves it when dropped.
+    pub fn keep(&mut self) {
+        self.keep = true;
+    }
+}
+
+impl Drop for NetworkNamespace {
+    fn drop(&mut self) {
+        if self.keep {
+            return;
+        }
+        if let Some(mut link) = self.link.take() {
+            let _ = link.process.kill();
+            let _ = link.process.wait();
+        }
+        remove(&self.name);
+    }
+}
+
+/// Removes the namespace of this name, if there is one.
+pub fn remove(name: &str) {
+    let _ = tool::run("ip", ["netns", "delete", name]);
+}
+
+fn connect(namespace: &Path, log: &Path, outlive_kkrun: bool) -> Result<Link> {
+    let (ready, says_ready) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+    // slirp4netns talks on its standard output too, so that it needs one more descriptor for this.
+    fcntl_setfd(&says_ready, FdFlags::empty()).context("cannot pass on a pipe")?;
+    let said = File::create(log).with_context(|| format!("cannot write `{}`", log.display()))?;
+    let said_too = said.try_clone().with_context(|| format!("cannot write `{}`", log.display()))?;
+    let mut command = tool::command("slirp4netns");
+    command.args(["--configure", "--mtu=65520", "--disable-host-loopback", "--netns-type=path"]);
+    command.arg(format!("--ready-fd={}", says_ready.as_raw_fd()));
+    command.stdout(Stdio::from(said)).stderr(Stdio::from(said_too));
+    let exit = if outlive_kkrun {
+        None
+    } else {
+        let (watched, held) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+        command.arg("--exit-fd=0").stdin(Stdio::from(watched));
+        Some(held)
+    };
+    // In a group of its own: a Ctrl-C at the terminal is for the plan.
+    command.arg(namespace).arg("tap0").process_group(0);
+    let mut process = command.spawn().context("cannot start `slirp4netns`")?;
+    drop(says_ready);
+    match wait_ready(ready) {
+        Ok(true) => Ok(Link { process, _exit: exit }),
+        outcome => {
+            let _ = process.kill();
+            let _ = process.wait();
+            outcome?;
+            bail!("`slirp4netns` gave no network: {}", tool::last_lines(log, 4).join("; "));
+        }
+    }
+}
+
+fn wait_ready(ready: OwnedFd) -> Result<bool> {
+    let timeout = Timespec::try_from(READY_WITHIN).context("too long")?;
+    let mut watched = [PollFd::new(&ready, PollFlags::IN)];
+    rustix::event::poll(&mut watched, Some(&timeout)).context("cannot wait for `slirp4netns`")?;
+    if watched[0].revents().is_empty() {
+        return Ok(false);
+    }
+    let mut byte = [0_u8; 1];
+    let count = File::from(ready).read(&mut byte).context("cannot read from `slirp4netns`")?;
+    Ok(count == 1)
+}

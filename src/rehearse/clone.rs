@@ -1,0 +1,436 @@
+//! One clone, from its mounts to its end. Whatever was made is taken away when it is dropped, the last made first.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::environment::{self, CERTIFICATE_FILES};
+use super::units::{self, CONTROL, REPORT, SERVICE, STARTED, TARGET, UNITS};
+use super::{Base, FILES, PLAN_ROOT, Progress, Rehearsal, SHARED, Stop, kept, mounts};
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::machine::clone_root::{self, CloneRoot, Layer};
+use crate::machine::container::{Bind, Boot, Container, End, Inside};
+use crate::machine::leftover::{Process, Record};
+use crate::machine::mount;
+use crate::machine::network_namespace::{NAME_SERVER, NetworkNamespace};
+use crate::machine::upper;
+
+/// Below this a plan cannot do much; a whole kiosk writes about 2.5 GB.
+const LEAST_ROOM: u64 = 512 * 1024 * 1024;
+const BOOT_WITHIN: Duration = Duration::from_secs(120);
+const DOWN_WITHIN: Duration = Duration::from_secs(120);
+const SYSTEM_UNITS: &str = "/etc/systemd/system";
+const LINGER: &str = "/var/lib/systemd/linger";
+
+/// A clone with all that belongs to it. The order of the fields is that in which they are taken away.
+pub(super) struct LiveClone {
+    container: Option<Container>,
+    network: NetworkNamespace,
+    root: CloneRoot,
+    record: Record,
+    /// What each run inside is given.
+    pub(super) environment: Vec<(OsString, OsString)>,
+    with: Vec<String>,
+    binary: PathBuf,
+    hostname: String,
+    started: BTreeSet<String>,
+    restarts: usize,
+}
+
+impl LiveClone {
+    /// Mounts it and gives it a network.
+    pub(super) fn make(
+        rehearsal: &Rehearsal,
+        records: &Path,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Self> {
+        let base = base_directory(&rehearsal.base)?;
+        let (mut record, removed) = Record::open(records, &rehearsal.scratch)?;
+        for name in removed {
+            tell(Progress::LeftoverRemoved { name });
+        }
+        let scratch = record.made.scratch.clone();
+        check_room(&scratch)?;
+        if base == Path::new("/") {
+            tell(Progress::NotASnapshot);
+        }
+
+        let mut root = CloneRoot::new(&scratch);
+        mount_layers(&base, &rehearsal.scratch, &mut root, &mut record, tell)?;
+        share(rehearsal, &scratch)?;
+        let given: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+        let mut environment = environment::passed(&given);
+        for variable in environment::proxies_out_of_reach(&environment) {
+            tell(Progress::ProxyOutOfReach { variable });
+        }
+        environment.extend(certificates(&given, root.path(), &scratch)?);
+
+        record.made.network = Some(record.name.clone());
+        record.save()?;
+        let network = NetworkNamespace::create(&record.name, &scratch.join("network.log"), rehearsal.keep)?;
+        record.made.processes.extend(network.link_process().and_then(Process::of));
+        record.save()?;
+        let hostname = hostname(&base).unwrap_or_else(|| record.name.clone());
+        Ok(Self {
+            container: None,
+            network,
+            root,
+            record,
+            environment,
+            with: rehearsal.with.iter().map(|unit| units::full_name(unit)).collect(),
+            binary: rehearsal.binary.clone(),
+            hostname,
+            started: BTreeSet::new(),
+            restarts: 0,
+        })
+    }
+
+    /// Boots it, for the first time or again.
+    pub(super) fn boot(&mut self, stop: &Stop<'_>, tell: &mut dyn FnMut(Progress)) -> Result<()> {
+        let begin = Instant::now();
+        stop.check()?;
+        self.write_units()?;
+        let scratch = self.record.made.scratch.clone();
+        let boot = Boot {
+            name: self.record.name.clone(),
+            root: self.root.path().to_owned(),
+            hostname: self.hostname.clone(),
+            network: self.network.path(),
+            binds: self.binds(),
+            target: TARGET.to_owned(),
+            service: SERVICE.to_owned(),
+            log: scratch.join("console.log"),
+            within: BOOT_WITHIN,
+        };
+        let container = match Container::boot(&boot, &|| stop.asked()) {
+            Ok(container) => container,
+            Err(error) => {
+                stop.check()?;
+                return Err(error);
+            }
+        };
+        let leader = container.leader();
+        self.record.made.control_groups = container.control_groups().to_vec();
+        let processes = [leader, container.supervisor()].into_iter().filter_map(Process::of);
+        self.record.made.processes.retain(|process| Some(process.pid) == self.network.link_process());
+        self.record.made.processes.splice(0..0, processes);
+        self.container = Some(container);
+        self.record.save()?;
+        tell(Progress::Booted { name: self.record.name.clone(), leader, took: begin.elapsed() });
+        Ok(())
+    }
+
+    pub(super) fn container(&self) -> Result<&Container> {
+        self.container.as_ref().context("the clone is switched off")
+    }
+
+    /// Starts a unit that would otherwise wait for a step.
+    pub(super) fn start_unit(&self, unit: &str) -> Result<()> {
+        let unit = units::full_name(unit);
+        let (status, _) = self.container()?.output(&self.systemctl(&["start", "--", &unit]))?;
+        if status.success() {
+            return Ok(());
+        }
+        let (_, said) =
+            self.container()?.output(&self.systemctl(&["status", "--no-pager", "--full", "--", &unit]))?;
+        let mut failure = Failure::new(format!("the clone could not start `{unit}`"));
+        failure.output = said.lines().map(str::to_owned).collect();
+        Err(failure.into())
+    }
+
+    /// Boots it again if a command inside asked for a restart. An error if it was switched off.
+    pub(super) fn restart_if_asked(
+        &mut self,
+        stop: &Stop<'_>,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<bool> {
+        if !self.goes_down()? {
+            return Ok(false);
+        }
+        let container = self.container.as_mut().context("the clone is switched off")?;
+        match container.wait_end(DOWN_WITHIN)? {
+            Some(End::Reboot) => {}
+            Some(End::Off) => {
+                return Err(Failure::new("the clone was switched off by what ran in it").into());
+            }
+            None => bail!("the clone did not go down within {} s", DOWN_WITHIN.as_secs()),
+        }
+        tell(Progress::Restarting);
+        self.container = None;
+        self.restarts += 1;
+        let list = clone_root::text_of(&self.record.made.scratch.join("report").join(STARTED));
+        self.started.extend(units::running(&list.unwrap_or_default()));
+        self.boot(stop, tell)?;
+        Ok(true)
+    }
+
+    fn goes_down(&mut self) -> Result<bool> {
+        let container = self.container.as_mut().context("the clone is switched off")?;
+        if container.ended()?.is_some() {
+            return Ok(true);
+        }
+        let inside = self.systemctl(&["is-system-running"]);
+        let Ok((_, state)) = self.container()?.output(&inside) else { return Ok(true) };
+        Ok(state.trim() == "stopping" || state.trim().is_empty())
+    }
+
+    fn systemctl(&self, arguments: &[&str]) -> Inside {
+        let mut command = vec![OsString::from("/bin/systemctl")];
+        command.extend(arguments.iter().map(OsString::from));
+        Inside { command, environment: self.environment.clone() }
+    }
+
+    /// Ends every process in it at once: what it would write while going down in order is no change of the plan.
+    pub(super) fn switch_off(&mut self) {
+        self.container = None;
+    }
+
+    /// Everything on disk that is otherwise than in the base.
+    pub(super) fn differences(&self) -> Result<Vec<upper::Difference>> {
+        self.root.differences()
+    }
+
+    /// Leaves all of it as it is, with scripts to enter and to remove it.
+    pub(super) fn keep(mut self) -> Result<Progress> {
+        let scratch = self.record.made.scratch.clone();
+        let leader = self.container()?.leader();
+        self.record.made.kept = true;
+        let enter = scratch.join("enter");
+        clone_root::write_scratch(&enter, &kept::enter(leader), 0o700)?;
+        let remove = scratch.join("remove");
+        clone_root::write_scratch(&remove, &kept::remove(&self.record.made, self.record.path()), 0o700)?;
+        self.record.save()?;
+        if let Some(container) = &mut self.container {
+            container.keep();
+        }
+        self.network.keep();
+        self.root.keep();
+        Ok(Progress::Kept {
+            enter: enter.to_string_lossy().into_owned(),
+            remove: remove.to_string_lossy().into_owned(),
+            upper: scratch.join("upper-0"),
+        })
+    }
+
+    fn binds(&self) -> Vec<Bind> {
+        let scratch = &self.record.made.scratch;
+        let bind = |from: PathBuf, to: &str, writable| Bind { from, to: to.into(), writable };
+        let mut binds = vec![
+            bind(scratch.join("shared"), SHARED, false),
+            bind(self.binary.clone(), &format!("{SHARED}/kkrun"), false),
+            bind(scratch.join("report"), REPORT, true),
+            bind(scratch.join("units"), UNITS, true),
+            bind(scratch.join("control"), CONTROL, true),
+            bind(
+                scratch.join("journald.conf"),
+                "/run/systemd/journald.conf.d/zz-kkrun-rehearsal.conf",
+                false,
+            ),
+        ];
+        binds.push(bind(scratch.join("resolv.conf"), "/etc/resolv.conf", false));
+        binds
+    }
+
+    fn write_units(&self) -> Result<()> {
+        let scratch = &self.record.made.scratch;
+        let [unit_directory, control] = ["units", "control"].map(|name| scratch.join(name));
+        clone_root::fresh_directory(&unit_directory)?;
+        clone_root::fresh_directory(&control)?;
+        clone_root::fresh_directory(&scratch.join("report"))?;
+        let all = self.root.all_links(Path::new(SYSTEM_UNITS))?;
+        let new = self.root.new_links(Path::new(SYSTEM_UNITS))?;
+        let mut wanted = self.with.clone();
+        if self.restarts > 0 {
+            wanted.extend(units::after_restart(&all, &new, &self.started));
+            wanted.extend(self.display_manager());
+        }
+        for (path, text) in units::files(&wanted) {
+            clone_root::write_scratch(&unit_directory.join(path), &text, 0o644)?;
+        }
+        for path in units::covered(&all, &new) {
+            clone_root::link_scratch("/dev/null", &control.join(path))?;
+        }
+        Ok(())
+    }
+
+    /// The display manager is wanted through its alias, not through a link in a directory.
+    fn display_manager(&self) -> Option<String> {
+        const ALIAS: &str = "/etc/systemd/system/display-manager.service";
+        let default =
+            clone_root::link_name(self.root.path(), Path::new("/etc/systemd/system/default.target"));
+        if default.is_some_and(|default| default != "graphical.target") {
+            return None;
+        }
+        let manager = clone_root::link_name(self.root.path(), Path::new(ALIAS))?;
+        let chosen = self.root.holds(Path::new(ALIAS)) || self.started.contains(&manager);
+        chosen.then_some(manager)
+    }
+}
+
+fn base_directory(base: &Base) -> Result<PathBuf> {
+    let directory = match base {
+        Base::RunningMachine => PathBuf::from("/"),
+        Base::Directory(path) => clone_root::real_path(path)?,
+    };
+    let manager = ["lib/systemd/systemd", "usr/lib/systemd/systemd"];
+    if !manager.iter().any(|manager| clone_root::is_file(&directory.join(manager))) {
+        let message = format!("`{}` holds no system that boots with systemd", directory.display());
+        return Err(Failure::new(message).exit(ExitCode::USAGE).into());
+    }
+    Ok(directory)
+}
+
+fn check_room(scratch: &Path) -> Result<()> {
+    let room = mount::room(scratch)?;
+    let place = scratch.parent().unwrap_or(scratch).display().to_string();
+    if room.overlay {
+        return Err(Failure::new(format!(
+            "`{place}` lies on an overlay, which cannot hold another's changes"
+        ))
+        .hint("set TMPDIR to a directory on a disk, or on a tmpfs if memory is ample")
+        .into());
+    }
+    if room.free < LEAST_ROOM {
+        let free = room.free / 1024 / 1024;
+        return Err(Failure::new(format!(
+            "`{place}` has only {free} MiB free, a rehearsal needs 512 and more"
+        ))
+        .hint("set TMPDIR to a directory with more room")
+        .into());
+    }
+    Ok(())
+}
+
+fn mount_layers(
+    base: &Path,
+    all_scratch: &Path,
+    root: &mut CloneRoot,
+    record: &mut Record,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<()> {
+    let scratch = record.made.scratch.clone();
+    let mounted = mount::mounted()?;
+    let sub_mounts = mounts::below(base, &mounted);
+    for (path, file_system, reason) in sub_mounts.left_out {
+        tell(Progress::LeftOut { path, file_system, reason: reason.to_owned() });
+    }
+    let mut places = vec![PathBuf::from("/")];
+    places.extend(sub_mounts.cloned);
+    let users = clone_root::file_names(&clone_root::below(base, Path::new(LINGER)));
+    let mut hidden: Vec<PathBuf> = users.iter().map(|user| Path::new(LINGER).join(user)).collect();
+    if !users.is_empty() {
+        tell(Progress::LingeringHidden { users });
+    }
+    if let Ok(inside) = clone_root::real_path(all_scratch)?.strip_prefix(base) {
+        hidden.push(Path::new("/").join(inside));
+    }
+    if base == Path::new("/") {
+        // Whoever connected to one of these would talk to the living machine.
+        let mounted: Vec<PathBuf> = mounted.into_iter().map(|mount| mount.path).collect();
+        let seen = |path: &PathBuf| mounts::holder(path, &mounted) == mounts::holder(path, &places);
+        hidden.extend(clone_root::listening_sockets().into_iter().filter(seen));
+    }
+    for at in &places {
+        let here = |path: &Path| mounts::holder(path, &places) == Some(at.as_path());
+        let mut layer = Layer { at: at.clone(), ..Layer::default() };
+        layer.hidden = hidden.iter().filter(|path| here(path)).cloned().collect();
+        if at == Path::new("/") {
+            if clone_root::is_directory(&base.join("tmp")) {
+                layer.emptied.push("/tmp".into());
+            }
+            layer.written.extend(machine_id(base)?);
+        }
+        // Written down before: what is not there when a leftover is removed does no harm.
+        record.made.mounts.push(clone_root::below(root.path(), at));
+        record.save()?;
+        match root.add(base, layer, &scratch) {
+            Ok(()) => {}
+            Err(error) if at == Path::new("/") => return Err(error),
+            Err(error) => tell(Progress::LeftOut {
+                path: at.clone(),
+                file_system: "unknown".to_owned(),
+                reason: format!("{error:#}"),
+            }),
+        }
+    }
+    Ok(())
+}
+
+/// A machine has an identity from its first boot on; a base that has none would go through that boot, which enables
+/// every service there is.
+fn machine_id(base: &Path) -> Result<Option<(PathBuf, String)>> {
+    const FILE: &str = "/etc/machine-id";
+    let known = clone_root::text_of(&clone_root::below(base, Path::new(FILE))).unwrap_or_default();
+    if known.trim().len() == 32 {
+        return Ok(None);
+    }
+    let mut random = [0_u8; 16];
+    getrandom::fill(&mut random).context("cannot draw a random number")?;
+    Ok(Some((FILE.into(), format!("{:032x}\n", u128::from_ne_bytes(random)))))
+}
+
+fn share(rehearsal: &Rehearsal, scratch: &Path) -> Result<()> {
+    let shared = scratch.join("shared");
+    clone_root::fresh_directory(&shared)?;
+    clone_root::fresh_directory(&shared.join("report"))?;
+    clone_root::write_scratch(&shared.join("kkrun"), "", 0o755)?;
+    if let Some(root) = &rehearsal.plan_root {
+        clone_root::copy_for_root(root, &in_shared(&shared, PLAN_ROOT))?;
+        let library = clone_root::real_path(root)?.with_file_name("stdlib");
+        if clone_root::is_directory(&library) {
+            clone_root::copy_for_root(&library, &shared.join("stdlib"))?;
+        }
+    }
+    clone_root::fresh_directory(&in_shared(&shared, FILES))?;
+    for (from, name) in &rehearsal.files {
+        clone_root::copy_for_root(from, &in_shared(&shared, FILES).join(name))?;
+    }
+    clone_root::write_scratch(&scratch.join("resolv.conf"), &format!("nameserver {NAME_SERVER}\n"), 0o644)?;
+    // Journals of the base would be copied as soon as they are opened.
+    clone_root::write_scratch(&scratch.join("journald.conf"), "[Journal]\nStorage=volatile\n", 0o644)
+}
+
+fn in_shared(shared: &Path, path: &str) -> PathBuf {
+    shared.join(Path::new(path).strip_prefix(SHARED).unwrap_or(Path::new(path)))
+}
+
+/// Files of certificates that the clone lacks, or has otherwise, are given to it, and the variable names the copy.
+fn certificates(
+    given: &[(OsString, OsString)],
+    clone: &Path,
+    scratch: &Path,
+) -> Result<Vec<(OsString, OsString)>> {
+    let directory = scratch.join("shared/certificates");
+    clone_root::fresh_directory(&directory)?;
+    let mut variables = Vec::new();
+    for (name, value) in given {
+        if !name.to_str().is_some_and(|name| CERTIFICATE_FILES.contains(&name)) {
+            continue;
+        }
+        let path = Path::new(value);
+        if !clone_root::is_file(path) {
+            continue;
+        }
+        if clone_root::same_text(path, &clone_root::below(clone, path)) {
+            variables.push((name.clone(), value.clone()));
+        } else {
+            clone_root::copy_for_all(path, &directory.join(name))?;
+            variables.push((name.clone(), Path::new(SHARED).join("certificates").join(name).into()));
+        }
+    }
+    Ok(variables)
+}
+
+/// The name the base calls itself.
+fn hostname(base: &Path) -> Option<String> {
+    let name = clone_root::text_of(&base.join("etc/hostname"))?;
+    let name = name.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
+    let valid = name.len() <= 63
+        && !name.starts_with(['-', '.'])
+        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || "-.".contains(letter));
+    valid.then(|| name.to_owned())
+}

@@ -1,0 +1,128 @@
+//! What a rehearsal changed on disk, as a list and summed up for people.
+
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
+
+use super::exception::{EXCEPTIONS, WATCHED};
+
+pub use crate::machine::upper::{Aspect, Difference as Entry, Kind};
+
+/// The paths in which a clone differs from its base, in their order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Difference {
+    /// All of them.
+    pub entries: Vec<Entry>,
+}
+
+/// What is otherwise in one directory and below it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// The directory.
+    pub directory: PathBuf,
+    /// How many paths are new.
+    pub added: usize,
+    /// How many were there and are otherwise.
+    pub changed: usize,
+    /// How many are gone.
+    pub deleted: usize,
+    /// The bytes of the files that are new or otherwise.
+    pub bytes: u64,
+}
+
+impl Difference {
+    /// One of these entries.
+    pub fn new(entries: Vec<Entry>) -> Self {
+        Self { entries }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// The part that `--expect-unchanged` does not let pass.
+    pub fn unexpected(&self) -> Self {
+        let watched = |path: &Path| WATCHED.iter().any(|root| path.starts_with(root));
+        let let_off = |path: &Path| EXCEPTIONS.iter().any(|exception| exception.covers(path));
+        let entries = self.entries.iter().filter(|entry| watched(&entry.path) && !let_off(&entry.path));
+        Self { entries: entries.cloned().collect() }
+    }
+
+    /// Summed up by directory, in their order.
+    pub fn summary(&self) -> Vec<Summary> {
+        let mut sums: BTreeMap<PathBuf, Summary> = BTreeMap::new();
+        for entry in &self.entries {
+            let directory = group(&entry.path);
+            let sum = sums.entry(directory.clone()).or_default();
+            sum.directory = directory;
+            match entry.kind {
+                Kind::Added => sum.added += 1,
+                Kind::Changed => sum.changed += 1,
+                Kind::Deleted => sum.deleted += 1,
+            }
+            if entry.kind != Kind::Deleted {
+                sum.bytes += entry.size;
+            }
+        }
+        sums.into_values().collect()
+    }
+}
+
+/// The directory under which a path is counted: as deep as people tell places apart.
+fn group(path: &Path) -> PathBuf {
+    let deep = ["/home", "/srv", "/usr", "/var"].iter().any(|root| path.starts_with(root));
+    let deeper = ["/usr/lib", "/usr/local", "/usr/share", "/var/lib", "/var/cache"]
+        .iter()
+        .any(|root| path.starts_with(root));
+    let depth = 1 + usize::from(deep) + usize::from(deeper);
+    let mut group = PathBuf::from("/");
+    group.extend(path.components().filter(|part| matches!(part, Component::Normal(_))).take(depth));
+    group
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(crate) fn added(path: &str, size: u64) -> Entry {
+        Entry { path: path.into(), kind: Kind::Added, directory: false, size, aspects: Vec::new() }
+    }
+
+    #[test]
+    fn paths_are_counted_where_people_look_for_them() {
+        let deleted = Entry { kind: Kind::Deleted, ..added("/etc/old", 7) };
+        let difference = Difference::new(vec![
+            added("/etc/nginx/nginx.conf", 10),
+            deleted,
+            added("/home/me/.bashrc", 1),
+            added("/var/lib/postgresql/15/main/base", 2),
+            added("/var/lib/postgresql/15/main/wal", 3),
+        ]);
+        let sum = |directory: &str, added, deleted, bytes| Summary {
+            directory: directory.into(),
+            added,
+            changed: 0,
+            deleted,
+            bytes,
+        };
+        assert_eq!(
+            difference.summary(),
+            [sum("/etc", 1, 1, 10), sum("/home/me", 1, 0, 1), sum("/var/lib/postgresql", 2, 0, 5),]
+        );
+    }
+
+    #[test]
+    fn only_watched_paths_that_are_not_let_off_are_unexpected() {
+        let difference = Difference::new(vec![
+            added("/etc/machine-id", 33),
+            added("/etc/machine-id-of-somebody", 33),
+            added("/usr/bin/nginx", 1),
+            added("/var/lib/kkrun/journal", 1),
+            added("/var/log/syslog", 1),
+            added("/var/www/page", 1),
+        ]);
+        let unexpected = difference.unexpected();
+        let paths: Vec<&Path> = unexpected.entries.iter().map(|entry| entry.path.as_path()).collect();
+        assert_eq!(paths, [Path::new("/etc/machine-id-of-somebody"), Path::new("/var/www/page")]);
+    }
+}

@@ -1,0 +1,298 @@
+//! Rehearsals on a real clone of a real Debian, with a shell in the place of kkrun.
+//!
+//! They need root, the tools that `kkrun rehearse` names, and the directory of a Debian 12 root file system with
+//! systemd and dbus in the variable `KKRUN_TEST_BASE`.
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+
+use kkrun::rehearse::difference::{Aspect, Kind};
+use kkrun::rehearse::{Base, Outcome, Progress, Rehearsal, rehearse};
+
+fn base() -> PathBuf {
+    std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system").into()
+}
+
+struct Trial {
+    rehearsal: Rehearsal,
+    scratch: tempfile::TempDir,
+    signals: Vec<i32>,
+    told: Vec<Progress>,
+}
+
+impl Trial {
+    /// Runs these scripts of the shell, one after another, in a clone of the base.
+    fn new(scripts: &[&str]) -> Self {
+        let scratch = tempfile::Builder::new().prefix("kkrun-test-").tempdir_in("/var/tmp").unwrap();
+        let run = |script: &&str| vec![OsString::from("-c"), OsString::from(script)];
+        let rehearsal = Rehearsal {
+            base: Base::Directory(base()),
+            with: Vec::new(),
+            keep: false,
+            expect_unchanged: false,
+            runs: scripts.iter().map(run).collect(),
+            scratch: scratch.path().join("clones"),
+            binary: "/bin/bash".into(),
+            plan_root: None,
+            files: Vec::new(),
+        };
+        Self { rehearsal, scratch, signals: Vec::new(), told: Vec::new() }
+    }
+
+    fn run(&mut self) -> anyhow::Result<Outcome> {
+        let told = &mut self.told;
+        let signals = &mut self.signals;
+        rehearse(&self.rehearsal, &mut || signals.pop(), &mut |progress| told.push(progress))
+    }
+
+    fn exit_codes(&mut self) -> Vec<u8> {
+        self.run().unwrap().exit_codes
+    }
+
+    /// What no rehearsal may leave, whatever happened.
+    fn assert_nothing_is_left(&self) {
+        let left: Vec<_> = std::fs::read_dir(self.scratch.path().join("clones")).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(self.scratch.path().to_str().unwrap()), "{mounts}");
+        for progress in &self.told {
+            if let Progress::Booted { name, leader, .. } = progress {
+                assert!(!Path::new("/run/netns").join(name).exists());
+                let stat = std::fs::read_to_string(format!("/proc/{leader}/stat")).unwrap_or_default();
+                assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+                assert!(!Path::new("/run/kkrun/rehearsals").join(name).exists());
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_clone_boots_the_basic_system_only_and_leaves_nothing_behind() {
+    let mut trial = Trial::new(&["[ $(systemctl is-system-running) = running ] && \
+         ! systemctl is-active multi-user.target timers.target && systemctl is-active systemd-logind dbus"]);
+    assert_eq!(trial.exit_codes(), [0]);
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn each_run_sees_what_the_one_before_wrote_and_its_exit_status_is_known() {
+    let mut trial =
+        Trial::new(&["touch /srv/one; exit 4", "[ -e /srv/one ] && rm /srv/one && kill -9 $$", "true"]);
+    let outcome = trial.run().unwrap();
+    assert_eq!(outcome.exit_codes, [4, 137, 0]);
+    assert_eq!(outcome.exit_code().0, 4);
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn what_was_changed_is_listed_and_the_base_is_untouched() {
+    let before = std::fs::read(base().join("etc/passwd")).unwrap();
+    let mut trial = Trial::new(&["set -e
+        echo more >>/etc/passwd
+        chmod 600 /etc/group
+        touch -r /etc/shells /tmp/time; cp /etc/shells /etc/shells.new; cat /etc/shells.new >/etc/shells
+        touch -r /tmp/time /etc/shells; rm /etc/shells.new
+        rm /etc/fstab; rm -r /etc/skel; mkdir /etc/skel; echo x >/etc/skel/new
+        mv /etc/pam.d /etc/moved.d
+        mkdir /srv/tree; echo hello >/srv/tree/file; ln -s file /srv/tree/link"]);
+    let outcome = trial.run().unwrap();
+    assert_eq!(outcome.exit_codes, [0]);
+    let entries = &outcome.difference.entries;
+    let find = |path: &str| entries.iter().find(|entry| entry.path == Path::new(path));
+    assert_eq!(find("/etc/passwd").unwrap().aspects, [Aspect::Content, Aspect::Time]);
+    assert_eq!(find("/etc/group").unwrap().aspects, [Aspect::Mode]);
+    assert_eq!(find("/etc/shells"), None, "equal after all");
+    assert_eq!(find("/etc/fstab").unwrap().kind, Kind::Deleted);
+    assert_eq!(find("/etc/skel"), None, "a directory again, as before");
+    assert_eq!(find("/etc/skel/.bashrc").unwrap().kind, Kind::Deleted);
+    assert_eq!(find("/etc/skel/new").unwrap().kind, Kind::Added);
+    assert_eq!(find("/etc/pam.d").unwrap().kind, Kind::Deleted);
+    assert_eq!(find("/etc/pam.d/login").unwrap().kind, Kind::Deleted);
+    assert_eq!(find("/etc/moved.d/login").unwrap().kind, Kind::Added);
+    assert_eq!(find("/srv/tree/file").unwrap().size, 6);
+    assert_eq!(find("/srv/tree/link").unwrap().kind, Kind::Added);
+    assert_eq!(find("/tmp/time"), None);
+    assert_eq!(std::fs::read(base().join("etc/passwd")).unwrap(), before);
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_clone_that_was_put_back_is_unchanged_and_one_that_was_not_is_reported() {
+    let mut trial = Trial::new(&[
+        "systemctl start systemd-timedated; useradd -m somebody",
+        "cp -a /etc/hosts /root/hosts; echo x >>/etc/hosts; cat /root/hosts >/etc/hosts; \
+         touch -r /root/hosts /etc/hosts; rm /root/hosts",
+    ]);
+    trial.rehearsal.expect_unchanged = true;
+    trial.rehearsal.runs.remove(0);
+    let outcome = trial.run().unwrap();
+    assert_eq!(
+        (outcome.exit_code().0, outcome.unexpected),
+        (0, Some(kkrun::rehearse::Difference::default()))
+    );
+
+    let mut trial = Trial::new(&["echo x >>/etc/hosts"]);
+    trial.rehearsal.expect_unchanged = true;
+    let outcome = trial.run().unwrap();
+    assert_eq!(outcome.exit_code().0, 6);
+    let unexpected: Vec<PathBuf> =
+        outcome.unexpected.unwrap().entries.into_iter().map(|entry| entry.path).collect();
+    assert_eq!(unexpected, [Path::new("/etc/hosts")]);
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_restart_from_inside_starts_what_was_enabled_there_and_the_run_begins_again() {
+    let mut trial = Trial::new(&["set -e
+        if [ -e /srv/restarted ]; then
+            systemctl is-active trial.service
+            systemctl is-active quiet.service && exit 9
+            exit 0
+        fi
+        for unit in trial quiet; do
+            printf '[Service]\\nExecStart=sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n' \
+                >/etc/systemd/system/$unit.service
+        done
+        systemctl enable --now trial.service
+        touch /srv/restarted
+        systemctl reboot
+        sleep 60"]);
+    assert_eq!(trial.exit_codes(), [0]);
+    assert!(trial.told.contains(&Progress::Restarting));
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_plan_that_restarts_for_ever_is_given_up() {
+    let mut trial = Trial::new(&["systemctl reboot; sleep 60"]);
+    let error = trial.run().unwrap_err().to_string();
+    assert!(error.contains("restarted the clone"), "{error}");
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_signal_reaches_the_run_and_ends_the_rehearsal() {
+    let mut trial = Trial::new(&["trap 'exit 143' TERM; sleep 60 & wait", "touch /srv/never"]);
+    let begin = std::time::Instant::now();
+    let told = &mut trial.told;
+    let signal_at = std::cell::Cell::new(None);
+    let started = std::cell::Cell::new(false);
+    let mut next = || {
+        // Once, a moment after the run began: its shell must have set its trap.
+        let begun = started.get().then(|| signal_at.get().unwrap_or_else(std::time::Instant::now));
+        signal_at.set(signal_at.get().or(begun));
+        let due = begun.is_some_and(|begun| begun.elapsed().as_millis() > 300);
+        (due && started.replace(false)).then_some(15)
+    };
+    let mut tell = |progress: Progress| {
+        started.set(started.get() || matches!(progress, Progress::RunStarted { .. }));
+        told.push(progress);
+    };
+    let error = rehearse(&trial.rehearsal, &mut next, &mut tell).unwrap_err();
+    assert_eq!(kkrun::failure::exit_code(&error).0, 143);
+    assert!(begin.elapsed().as_secs() < 30);
+    assert!(trial.told.contains(&Progress::RunEnded { index: 0, code: 143 }));
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_signal_before_the_boot_leaves_nothing() {
+    let mut trial = Trial::new(&["true"]);
+    trial.signals.push(2);
+    let error = trial.run().unwrap_err();
+    assert_eq!(kkrun::failure::exit_code(&error).0, 130);
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_unit_that_is_not_there_fails_the_rehearsal_and_leaves_nothing() {
+    let mut trial = Trial::new(&["true"]);
+    trial.rehearsal.with = vec!["no-such-thing".to_owned()];
+    let error = trial.run().unwrap_err().to_string();
+    assert!(error.contains("`no-such-thing.service`"), "{error}");
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_directory_that_is_no_system_is_refused() {
+    let mut trial = Trial::new(&["true"]);
+    trial.rehearsal.base = Base::Directory(trial.scratch.path().to_owned());
+    let error = trial.run().unwrap_err();
+    assert_eq!(kkrun::failure::exit_code(&error).0, 2);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_kept_clone_can_be_entered_and_removed_by_its_own_scripts() {
+    let mut trial = Trial::new(&["echo stays >/srv/kept"]);
+    trial.rehearsal.keep = true;
+    assert_eq!(trial.exit_codes(), [0]);
+    let (enter, remove) = trial
+        .told
+        .iter()
+        .find_map(|progress| match progress {
+            Progress::Kept { enter, remove, .. } => Some((enter.clone(), remove.clone())),
+            _ => None,
+        })
+        .unwrap();
+    let inside = std::process::Command::new(&enter).args(["cat", "/srv/kept"]).output().unwrap();
+    let removal = std::process::Command::new(remove).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&inside.stdout), "stays\n", "{inside:?}");
+    assert!(removal.status.success(), "{removal:?}");
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn the_plan_and_its_files_are_there_as_roots_own() {
+    let mut trial = Trial::new(&["set -e; cd /run/kkrun-rehearsal
+        [ \"$(cat scripts/plan.rhai stdlib/git.rhai files/secrets)\" = \"$(printf 'plan\\ngit\\nsecret')\" ]
+        [ \"$(stat -c %U:%a scripts/plan.rhai)\" = root:644 ]
+        [ \"$(stat -c %U:%a files/secrets)\" = root:600 ]
+        ! touch scripts/other"]);
+    let home = tempfile::tempdir().unwrap();
+    let put = |path: &str, text: &str, mode: u32| {
+        use std::os::unix::fs::{PermissionsExt as _, chown};
+        let path = home.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        chown(&path, Some(1000), Some(1000)).unwrap();
+    };
+    put("scripts/plan.rhai", "plan\n", 0o664);
+    put("stdlib/git.rhai", "git\n", 0o644);
+    put("secrets", "secret\n", 0o600);
+    trial.rehearsal.plan_root = Some(home.path().join("scripts"));
+    trial.rehearsal.files = vec![(home.path().join("secrets"), "secrets".to_owned())];
+    assert_eq!(trial.exit_codes(), [0]);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn names_are_resolved_and_the_machines_own_ports_are_out_of_reach() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let mut trial = Trial::new(&[&format!(
+        "set -e; grep -qx 'nameserver 10.0.2.3' /etc/resolv.conf
+         ! (exec 3<>/dev/tcp/127.0.0.1/{port}) && ! (exec 3<>/dev/tcp/10.0.2.2/{port})"
+    )]);
+    assert_eq!(trial.exit_codes(), [0]);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn two_rehearsals_run_side_by_side() {
+    let one = std::thread::spawn(|| Trial::new(&["sleep 1; exit 3"]).exit_codes());
+    let other = std::thread::spawn(|| Trial::new(&["sleep 1; exit 5"]).exit_codes());
+    assert_eq!((one.join().unwrap(), other.join().unwrap()), (vec![3], vec![5]));
+}
