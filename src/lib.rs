@@ -5,6 +5,7 @@ pub mod exit_code;
 pub mod failure;
 pub mod machine;
 pub mod rehearse;
+pub mod text;
 
 /// Runs the command line and says how it ended.
 pub fn run() -> std::process::ExitCode {

@@ -1,5 +1,6 @@
 //! The outside: files, processes, signals, sockets and the clock, and nothing that knows of steps.
 
+pub mod account;
 pub mod backups;
 pub mod cgroup;
 pub mod clock;
@@ -7,7 +8,11 @@ pub mod clone_root;
 pub mod container;
 pub mod files;
 pub mod leftover;
+pub mod lock;
 pub mod mount;
 pub mod network_namespace;
+pub mod process;
+pub mod signal;
+pub mod terminal;
 pub mod tool;
 pub mod upper;

@@ -1,0 +1,177 @@
+//! The user and group databases of the machine.
+
+use std::ffi::CString;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+use nix::unistd;
+
+use crate::failure::Failure;
+
+/// One entry of the user database, with the groups it is in.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Account {
+    /// The login name.
+    pub name: String,
+    /// The user's number.
+    pub uid: u32,
+    /// The number of the primary group.
+    pub gid: u32,
+    /// The home directory, whether it exists or not.
+    pub home: PathBuf,
+    /// The login shell.
+    pub shell: PathBuf,
+    /// The numbers of all groups, the primary one among them, ascending.
+    pub groups: Vec<u32>,
+}
+
+impl Account {
+    /// The account of that exact name, if there is one.
+    pub fn by_name(name: &str) -> Result<Option<Self>> {
+        unistd::User::from_name(name)
+            .with_context(|| format!("cannot look up user `{name}`"))?
+            .map(Self::with_groups)
+            .transpose()
+    }
+
+    /// The account of that number, if there is one.
+    pub fn by_uid(uid: u32) -> Result<Option<Self>> {
+        unistd::User::from_uid(unistd::Uid::from_raw(uid))
+            .with_context(|| format!("cannot look up user {uid}"))?
+            .map(Self::with_groups)
+            .transpose()
+    }
+
+    /// The account of that name; a name that nobody has is a failure.
+    pub fn existing(name: &str) -> Result<Self> {
+        Self::by_name(name)?
+            .ok_or_else(|| Failure::new(format!("there is no user `{name}`")).kind("missing").into())
+    }
+
+    /// The account that kkrun runs as: by its effective user, which may have no entry in a bare container.
+    pub fn current() -> Result<Self> {
+        let uid = unistd::geteuid().as_raw();
+        Ok(Self::by_uid(uid)?.unwrap_or_else(|| {
+            let gid = unistd::getegid().as_raw();
+            let home = if uid == 0 { "/root" } else { "/" };
+            Self {
+                name: if uid == 0 { "root".to_owned() } else { uid.to_string() },
+                uid,
+                gid,
+                home: home.into(),
+                shell: "/bin/sh".into(),
+                groups: vec![gid],
+            }
+        }))
+    }
+
+    /// The account that called sudo, when kkrun is root by sudo: the variable it sets is believed only as far as
+    /// it names an existing user.
+    pub fn sudo_caller() -> Result<Option<Self>> {
+        if !unistd::geteuid().is_root() {
+            return Ok(None);
+        }
+        let Some(uid) = std::env::var_os("SUDO_UID") else { return Ok(None) };
+        let Some(uid) = uid.to_str().and_then(|uid| uid.parse().ok()) else {
+            bail!("`SUDO_UID` is not the number of a user");
+        };
+        Self::by_uid(uid)
+    }
+
+    /// Whether the account is root.
+    pub fn is_root(&self) -> bool {
+        self.uid == 0
+    }
+
+    /// Whether the account's primary group is private: named like the user, with nobody else listed in it.
+    pub fn has_private_group(&self) -> Result<bool> {
+        Ok(Group::by_gid(self.gid)?.is_some_and(|group| {
+            group.name == self.name && group.members.iter().all(|member| *member == self.name)
+        }))
+    }
+
+    fn with_groups(user: unistd::User) -> Result<Self> {
+        let name = CString::new(user.name.as_str()).context("a user name holds a zero byte")?;
+        let mut groups: Vec<u32> = unistd::getgrouplist(&name, user.gid)
+            .with_context(|| format!("cannot look up the groups of user `{}`", user.name))?
+            .into_iter()
+            .map(unistd::Gid::as_raw)
+            .collect();
+        groups.sort_unstable();
+        groups.dedup();
+        Ok(Self {
+            name: user.name,
+            uid: user.uid.as_raw(),
+            gid: user.gid.as_raw(),
+            home: user.dir,
+            shell: if user.shell == Path::new("") { "/bin/sh".into() } else { user.shell },
+            groups,
+        })
+    }
+}
+
+/// One entry of the group database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// The group's name.
+    pub name: String,
+    /// The group's number.
+    pub gid: u32,
+    /// The users listed in it; those whose primary group it is are not among them.
+    pub members: Vec<String>,
+}
+
+impl Group {
+    /// The group of that exact name, if there is one: `videographers` is not `video`.
+    pub fn by_name(name: &str) -> Result<Option<Self>> {
+        Ok(unistd::Group::from_name(name)
+            .with_context(|| format!("cannot look up group `{name}`"))?
+            .map(Self::from))
+    }
+
+    /// The group of that number, if there is one.
+    pub fn by_gid(gid: u32) -> Result<Option<Self>> {
+        Ok(unistd::Group::from_gid(unistd::Gid::from_raw(gid))
+            .with_context(|| format!("cannot look up group {gid}"))?
+            .map(Self::from))
+    }
+}
+
+impl From<unistd::Group> for Group {
+    fn from(group: unistd::Group) -> Self {
+        Self { name: group.name, gid: group.gid.as_raw(), members: group.mem }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_found_by_name_and_by_number() {
+        let root = Account::existing("root").unwrap();
+        assert_eq!((root.uid, root.gid, root.home.as_path()), (0, 0, Path::new("/root")));
+        assert!(root.groups.contains(&0));
+        assert_eq!(Account::by_uid(0).unwrap(), Some(root));
+    }
+
+    #[test]
+    fn names_are_matched_whole() {
+        assert_eq!(Account::by_name("roo").unwrap(), None);
+        assert_eq!(Group::by_name("daemo").unwrap(), None);
+        assert_eq!(Group::by_name("daemon").unwrap().map(|group| group.gid), Some(1));
+    }
+
+    #[test]
+    fn an_unknown_user_is_named() {
+        let error = Account::existing("nobody-of-that-name").unwrap_err();
+        assert_eq!(error.to_string(), "there is no user `nobody-of-that-name`");
+    }
+
+    #[test]
+    fn there_is_always_a_current_account() {
+        let account = Account::current().unwrap();
+        assert_eq!(account.uid, unistd::geteuid().as_raw());
+        assert!(!account.groups.is_empty());
+    }
+}

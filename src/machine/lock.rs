@@ -1,0 +1,170 @@
+//! The lock that lets one run at a time work on a machine.
+
+use std::fs::File;
+use std::io::{Read, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use jiff::Timestamp;
+use rustix::fs::{FlockOperation, Mode, OFlags, flock, open};
+use rustix::io::Errno;
+
+use super::clock;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+
+/// A lock held; it is let go when this is dropped or the process ends, however it ends.
+///
+/// The truth is `flock` on the open file. The text in the file only tells others who holds it; it is neither
+/// synced nor believed without the lock.
+#[derive(Debug)]
+pub struct Lock {
+    file: File,
+}
+
+/// What became of an attempt to take the lock.
+#[derive(Debug)]
+pub enum Attempt {
+    /// It is ours.
+    Acquired(Lock),
+    /// Somebody else holds it.
+    Held(Holder),
+}
+
+/// Who holds a lock, as far as they have said; they may not have got round to it yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The file of the lock.
+    pub path: PathBuf,
+    /// The process.
+    pub pid: Option<u32>,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// The command line.
+    pub command: Option<String>,
+}
+
+impl Lock {
+    /// Takes the lock at `path` if it is free, without waiting; the file is made if there is none.
+    pub fn acquire(path: &Path) -> Result<Attempt> {
+        let named = || format!("cannot lock `{}`", path.display());
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mut file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR).with_context(named)?);
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => {
+                let mut lock = Self { file };
+                lock.sign().with_context(named)?;
+                Ok(Attempt::Acquired(lock))
+            }
+            Err(Errno::WOULDBLOCK) => {
+                let mut text = Vec::new();
+                // What the holder says of itself is a courtesy: not being able to read it hides nothing.
+                drop(Read::take(&mut file, 16 * 1024).read_to_end(&mut text));
+                Ok(Attempt::Held(Holder::read(path, &String::from_utf8_lossy(&text))))
+            }
+            Err(error) => Err(error).with_context(named),
+        }
+    }
+
+    fn sign(&mut self) -> std::io::Result<()> {
+        let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
+        let command = shell_words::join(words).replace('\n', " ");
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        self.file.write_all(format!("{}\n{}\n{command}\n", std::process::id(), clock::now()).as_bytes())
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A name left behind in an unlocked file misleads nobody: `flock` decides.
+        drop(self.file.set_len(0));
+    }
+}
+
+impl Holder {
+    fn read(path: &Path, text: &str) -> Self {
+        let mut lines = text.lines();
+        Self {
+            path: path.to_owned(),
+            pid: lines.next().and_then(|line| line.parse().ok()),
+            since: lines.next().and_then(|line| line.parse().ok()),
+            command: lines.next().map(|line| crate::text::printable(line).into_owned()),
+        }
+    }
+
+    /// The failure that a second run ends with.
+    pub fn failure(&self) -> Failure {
+        let who = match (self.pid, &self.command) {
+            (Some(pid), Some(command)) => format!("`{command}`, process {pid}"),
+            (Some(pid), None) => format!("process {pid}"),
+            (None, _) => format!("whoever has `{}` locked", self.path.display()),
+        };
+        let since = self.since.map(|since| format!(", since {since:.0}")).unwrap_or_default();
+        Failure::new(format!("another run is at work: {who}{since}"))
+            .exit(ExitCode::LOCKED)
+            .kind("locked")
+            .hint("wait until it has ended, then run this again")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn acquired(path: &Path) -> Lock {
+        match Lock::acquire(path).unwrap() {
+            Attempt::Acquired(lock) => lock,
+            Attempt::Held(holder) => panic!("held by {holder:?}"),
+        }
+    }
+
+    #[test]
+    fn a_second_one_learns_who_holds_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let lock = acquired(&path);
+        let Attempt::Held(holder) = Lock::acquire(&path).unwrap() else { panic!("taken twice") };
+        assert_eq!(holder.pid, Some(std::process::id()));
+        assert!(holder.since.unwrap() <= clock::now());
+        assert!(!holder.command.as_ref().unwrap().is_empty());
+        let failure = holder.failure();
+        assert_eq!(failure.exit, ExitCode::LOCKED);
+        assert!(failure.message.contains(&format!("process {}", std::process::id())), "{}", failure.message);
+        drop(lock);
+        acquired(&path);
+    }
+
+    #[test]
+    fn a_stale_name_in_the_file_is_not_believed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        std::fs::write(&path, "1\n2020-01-01T00:00:00Z\nkkrun old.rhai\n").unwrap();
+        acquired(&path);
+    }
+
+    #[test]
+    fn a_holder_that_has_not_signed_yet_is_still_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let lock = acquired(&path);
+        lock.file.set_len(0).unwrap();
+        let Attempt::Held(holder) = Lock::acquire(&path).unwrap() else { panic!("taken twice") };
+        assert_eq!(holder.pid, None);
+        assert!(holder.failure().message.contains("lock"));
+    }
+
+    #[test]
+    fn only_its_owner_may_read_it_and_a_link_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lock");
+        let _lock = acquired(&path);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        let link = directory.path().join("link");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        let error = Lock::acquire(&link).unwrap_err();
+        assert!(error.to_string().contains("link"), "{error:#}");
+    }
+}

@@ -1,0 +1,258 @@
+//! Runs commands: each in a session of its own, with an environment built from nothing, streamed line by line,
+//! bounded in memory, stopped as a whole, and noted so that a run after a killed one finds it.
+
+mod captured;
+mod environment;
+mod lines;
+mod notes;
+mod orphan;
+mod running;
+mod spawn;
+mod table;
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use zeroize::Zeroizing;
+
+pub use captured::{Captured, KEPT};
+pub use environment::{PATH, RUN, TAKEN_OVER, Value};
+pub use lines::LONGEST;
+pub use orphan::{Orphan, orphans};
+pub use table::Process;
+
+use super::account::Account;
+use super::signal::{Signals, Urgency};
+use notes::Notes;
+use running::Running;
+
+/// What to run, as whom, and how.
+#[derive(Clone, Debug, Default)]
+pub struct Command {
+    /// The program and its arguments.
+    pub argv: Vec<OsString>,
+    /// How people are told of it; errors never show the arguments, which may hold secrets.
+    pub label: Option<String>,
+    /// Variables on top of the environment that every command gets.
+    pub env: Vec<(OsString, Value)>,
+    /// Where it runs: `/` when not said, or the home of `user`.
+    pub cwd: Option<PathBuf>,
+    /// Whom it runs as, with all groups: as kkrun when not said.
+    pub user: Option<Account>,
+    /// What it reads.
+    pub stdin: Stdin,
+    /// After how long it is ended.
+    pub timeout: Option<Duration>,
+    /// It talks to the person at the terminal: it gets the terminal, stays in the foreground, and nothing that it
+    /// prints is seen by kkrun.
+    pub interactive: bool,
+    /// The first request to stop leaves it alone, because stopping it half-way is worse (apt, dpkg).
+    pub outlasts_interrupt: bool,
+}
+
+impl Command {
+    /// That program with those arguments, and the defaults for all else.
+    pub fn new<Word: Into<OsString>>(argv: impl IntoIterator<Item = Word>) -> Self {
+        Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
+    }
+
+    /// How people are told of it: its label, or the name of its program.
+    pub fn shown(&self) -> String {
+        match (&self.label, self.argv.first()) {
+            (Some(label), _) => label.clone(),
+            (None, Some(program)) => {
+                let program = Path::new(program);
+                program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned()
+            }
+            (None, None) => String::new(),
+        }
+    }
+}
+
+/// What a command reads.
+#[derive(Clone, Debug, Default)]
+pub enum Stdin {
+    /// Nothing.
+    #[default]
+    Null,
+    /// These bytes, wiped from memory afterwards. A command that does not read them all is not at fault.
+    Bytes(Zeroizing<Vec<u8>>),
+    /// The terminal; its output is still captured.
+    Terminal,
+}
+
+/// One of the two streams a command writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Out,
+    /// Standard error.
+    Err,
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Status {
+    /// By itself, with this exit code.
+    Code(i32),
+    /// By a signal of this number that kkrun did not send.
+    Signal(i32),
+    /// By kkrun, because its time was up.
+    TimedOut,
+    /// By kkrun, because the run was asked to stop by this signal.
+    Interrupted {
+        /// The signal that kkrun got.
+        signal: i32,
+    },
+}
+
+/// A process that was still there when its command had ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Survivor {
+    /// Its number.
+    pub pid: u32,
+    /// The name of its program.
+    pub name: String,
+}
+
+/// What became of a command.
+#[derive(Clone, Debug)]
+pub struct Ended {
+    /// How it ended.
+    pub status: Status,
+    /// What it wrote to standard output.
+    pub stdout: Captured,
+    /// What it wrote to standard error.
+    pub stderr: Captured,
+    /// The last lines of both, in the order they arrived, fit to be shown; at most [`TAIL`].
+    pub tail: Vec<String>,
+    /// How long it took, what was left of its output included.
+    pub seconds: f64,
+    /// Processes that it left behind: still running, and nobody's but ours or holding its output open.
+    pub left_behind: Vec<Survivor>,
+}
+
+impl Ended {
+    /// Whether it ended with exit code 0.
+    pub fn is_success(&self) -> bool {
+        self.status == Status::Code(0)
+    }
+}
+
+/// How many of the last lines are kept for an error message.
+pub const TAIL: usize = 40;
+
+/// How long kkrun waits in the two cases where it would otherwise wait for ever.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// Between SIGTERM and SIGKILL.
+    pub grace: Duration,
+    /// For the rest of the output once a command has ended, while somebody holds its pipe open.
+    pub drain: Duration,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self { grace: Duration::from_secs(5), drain: Duration::from_secs(2) }
+    }
+}
+
+/// The processes of one run.
+#[derive(Debug)]
+pub struct Processes {
+    run: String,
+    directory: PathBuf,
+    signals: Signals,
+    patience: Patience,
+    /// Made when the first command runs: a run without commands writes nothing.
+    notes: OnceLock<Notes>,
+    current: OnceLock<Account>,
+    /// What commands left behind: number and session. Ours to reap when it ends.
+    left: Mutex<BTreeMap<u32, u32>>,
+}
+
+impl Processes {
+    /// For the run of that id, which is a valid name of a file: running commands are noted in a file of that name
+    /// in the directory `notes`, which is made when it is needed.
+    pub fn new(run: &str, notes: &Path, signals: Signals) -> Self {
+        Self {
+            run: run.to_owned(),
+            directory: notes.to_owned(),
+            signals,
+            patience: Patience::default(),
+            notes: OnceLock::new(),
+            current: OnceLock::new(),
+            left: Mutex::new(BTreeMap::new()),
+        }
+    }
+
+    /// The same with other limits to waiting.
+    pub fn with_patience(mut self, patience: Patience) -> Self {
+        self.patience = patience;
+        self
+    }
+
+    /// The signals that these processes are stopped by.
+    pub fn signals(&self) -> &Signals {
+        &self.signals
+    }
+
+    /// Runs a command to its end and hands every line to `sink` as it comes, without its line end and without
+    /// anything a terminal would obey.
+    ///
+    /// # Errors
+    ///
+    /// When it could not be started; the message names what was missing, and never an argument. How it ended,
+    /// badly or well, is no error.
+    pub fn run(&self, command: &Command, sink: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
+        if let Some(interruption) = self.signals.pending().filter(|asked| asked.urgency == Urgency::Now) {
+            return Ok(Ended {
+                status: Status::Interrupted { signal: interruption.signal },
+                stdout: Captured::default(),
+                stderr: Captured::default(),
+                tail: Vec::new(),
+                seconds: 0.0,
+                left_behind: Vec::new(),
+            });
+        }
+        let slot = self.notes()?.slot()?;
+        Running::start(self, command, &slot)?.to_the_end(sink)
+    }
+
+    fn notes(&self) -> Result<&Notes> {
+        if let Some(notes) = self.notes.get() {
+            return Ok(notes);
+        }
+        // What escapes from its command becomes a child of this process: that is how it is noticed.
+        rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
+            .context("cannot become the reaper of descendants")?;
+        let notes = Notes::create(&self.directory, &self.run)?;
+        Ok(self.notes.get_or_init(|| notes))
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeMap<u32, u32>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn current(&self) -> Result<&Account> {
+        if let Some(account) = self.current.get() {
+            return Ok(account);
+        }
+        let account = Account::current()?;
+        Ok(self.current.get_or_init(|| account))
+    }
+}
+
+fn timespec(duration: Duration) -> rustix::event::Timespec {
+    rustix::event::Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: duration.subsec_nanos().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

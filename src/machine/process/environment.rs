@@ -1,0 +1,87 @@
+//! The environment that commands run in: built from nothing, so that a run does not depend on who started it.
+
+use std::collections::HashMap;
+use std::env;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStringExt as _;
+
+use zeroize::Zeroizing;
+
+use crate::machine::account::Account;
+
+/// Where programs are looked for.
+pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// What is taken over from the environment of kkrun when it is set there: how to reach the network, and whom to
+/// trust there.
+pub const TAKEN_OVER: [&str; 13] = [
+    "http_proxy",
+    "HTTP_PROXY",
+    "https_proxy",
+    "HTTPS_PROXY",
+    "no_proxy",
+    "NO_PROXY",
+    "SSL_CERT_FILE",
+    "SSL_CERT_DIR",
+    "CURL_CA_BUNDLE",
+    "NODE_EXTRA_CA_CERTS",
+    "GIT_SSL_CAINFO",
+    "REQUESTS_CA_BUNDLE",
+    "TERM",
+];
+
+/// The variable that names the run a process belongs to.
+pub const RUN: &str = "KKRUN_RUN";
+
+/// The value of a variable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Value {
+    /// One that anybody may see.
+    Plain(OsString),
+    /// One that is wiped from memory when it is dropped.
+    Secret(Zeroizing<Vec<u8>>),
+}
+
+impl Value {
+    fn to_os_string(&self) -> OsString {
+        match self {
+            Self::Plain(value) => value.clone(),
+            Self::Secret(value) => OsString::from_vec(value.to_vec()),
+        }
+    }
+}
+
+impl<T: Into<OsString>> From<T> for Value {
+    fn from(value: T) -> Self {
+        Self::Plain(value.into())
+    }
+}
+
+/// `KKRUN_RUN=<id>`, as it stands in an environment.
+pub(super) fn run_variable(run: &str) -> OsString {
+    format!("{RUN}={run}").into()
+}
+
+/// The environment of a command of that run as that account, with the command's own variables on top.
+pub(super) fn of(run: &str, account: &Account, own: &[(OsString, Value)]) -> HashMap<OsString, OsString> {
+    let mut variables: HashMap<OsString, OsString> = HashMap::with_capacity(24);
+    let mut set = |name: &str, value: &OsStr| variables.insert(name.into(), value.into());
+    set("TERM", OsStr::new("dumb"));
+    for name in TAKEN_OVER {
+        if let Some(value) = env::var_os(name) {
+            set(name, &value);
+        }
+    }
+    set("PATH", OsStr::new(PATH));
+    set("HOME", account.home.as_os_str());
+    set("USER", OsStr::new(&account.name));
+    set("LOGNAME", OsStr::new(&account.name));
+    set("SHELL", account.shell.as_os_str());
+    set("LANG", OsStr::new("C.UTF-8"));
+    if !account.is_root() {
+        set("XDG_RUNTIME_DIR", OsStr::new(&format!("/run/user/{}", account.uid)));
+    }
+    variables.extend(own.iter().map(|(name, value)| (name.clone(), value.to_os_string())));
+    variables.insert(RUN.into(), run.into());
+    variables
+}

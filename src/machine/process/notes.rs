@@ -1,0 +1,266 @@
+//! The file in which a run notes the processes it has running, so that the run after a killed one finds them.
+//!
+//! It is never synced: it only has to survive the death of a process, not of the machine, and it says which boot
+//! it is about. It begins with slots of a fixed size, one for each running command, which the child fills in
+//! before it executes anything; lines about the run follow, and one for each process that a command which ended
+//! well left behind.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::io::Errno;
+
+use super::table::Process;
+use crate::machine::clock;
+
+const SLOTS: usize = 16;
+/// Enough for two 32-bit numbers, a 64-bit one, two blanks and a line end.
+const SLOT: usize = 64;
+const EMPTY: [u8; SLOT] = {
+    let mut slot = [b' '; SLOT];
+    slot[SLOT - 1] = b'\n';
+    slot
+};
+
+/// The note file of a run at work; it goes when the run ends, and stays when the run is killed.
+#[derive(Debug)]
+pub(super) struct Notes {
+    path: PathBuf,
+    file: Arc<File>,
+    taken: [AtomicBool; SLOTS],
+}
+
+/// One command's place in the file; emptied when dropped.
+#[derive(Debug)]
+pub(super) struct Slot<'a> {
+    notes: &'a Notes,
+    index: usize,
+}
+
+impl Notes {
+    pub(super) fn create(directory: &Path, run: &str) -> Result<Self> {
+        let path = directory.join(run);
+        let named = || format!("cannot note running processes in `{}`", path.display());
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(named)?;
+        let mut options = OpenOptions::new();
+        let mut file = options.write(true).create_new(true).mode(0o600).open(&path).with_context(named)?;
+        let mut text = EMPTY.repeat(SLOTS);
+        let own = Process::current().context("cannot read `/proc/self/stat`: is /proc mounted?")?;
+        writeln!(text, "run {run}")?;
+        writeln!(text, "boot {}", clock::boot_id()?)?;
+        writeln!(text, "runner {} {}", own.pid, own.start)?;
+        if let Some(group) = own.control_group() {
+            writeln!(text, "cgroup {group}")?;
+        }
+        file.write_all(&text).with_context(named)?;
+        Ok(Self { path, file: Arc::new(file), taken: std::array::from_fn(|_| AtomicBool::new(false)) })
+    }
+
+    /// A free place for one more command.
+    pub(super) fn slot(&self) -> Result<Slot<'_>> {
+        let free = self.taken.iter().position(|taken| !taken.swap(true, Ordering::AcqRel));
+        let Some(index) = free else { bail!("more than {SLOTS} commands at once") };
+        Ok(Slot { notes: self, index })
+    }
+
+    /// Notes that these processes were left behind on purpose: they are no orphans, now or later.
+    pub(super) fn leave(&self, process: &Process) -> Result<()> {
+        let line = format!("left {} {}\n", process.pid, process.start);
+        // Not the open one: Linux lets `pwrite` append while O_APPEND is set, which the slots cannot do with.
+        let file = OpenOptions::new().append(true).open(&self.path);
+        file.and_then(|mut file| file.write_all(line.as_bytes()))
+            .with_context(|| format!("cannot append to `{}`", self.path.display()))
+    }
+}
+
+impl Drop for Notes {
+    fn drop(&mut self) {
+        // Left behind, it names a runner that is gone and is cleared away by the next look for orphans.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+impl Slot<'_> {
+    /// What the child needs to note itself: an open file and the offset of its slot.
+    pub(super) fn pen(&self) -> Pen {
+        Pen { file: Arc::clone(&self.notes.file), offset: (self.index * SLOT) as u64 }
+    }
+}
+
+impl Drop for Slot<'_> {
+    fn drop(&mut self) {
+        // A slot that still names an ended process is told from a living one by the start time.
+        drop(self.notes.file.write_all_at(&EMPTY, (self.index * SLOT) as u64));
+        self.notes.taken[self.index].store(false, Ordering::Release);
+    }
+}
+
+/// Writes a slot, in the child, between fork and exec.
+#[derive(Clone, Debug)]
+pub(super) struct Pen {
+    file: Arc<File>,
+    offset: u64,
+}
+
+impl Pen {
+    /// Notes the calling process. Only raw system calls and the stack are used, nothing is allocated or locked:
+    /// fit for a child of a process with threads.
+    pub(super) fn note_self(&self) -> Result<(), Errno> {
+        use rustix::fs::{Mode, OFlags};
+        let stat = rustix::fs::open(c"/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let mut text = [0_u8; 1024];
+        let length = rustix::io::read(&stat, &mut text)?;
+        let mut slot = EMPTY;
+        let mut at = 0;
+        let pid = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
+        let group = rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned();
+        at = put(&mut slot, at, &decimal(u64::from(pid)));
+        at = put(&mut slot, at + 1, start_field(&text[..length]).ok_or(Errno::INVAL)?);
+        put(&mut slot, at + 1, &decimal(u64::from(group)));
+        write_at(self.file.as_fd(), &slot, self.offset)
+    }
+}
+
+fn write_at(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<(), Errno> {
+    if rustix::io::pwrite(file, bytes, offset)? == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
+}
+
+/// The 22nd field of the line in `/proc/PID/stat`: digits, at most 20 of them.
+fn start_field(stat: &[u8]) -> Option<&[u8]> {
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let field = stat[name_end + 1..].split(|byte| *byte == b' ').nth(20)?;
+    (field.len() <= 20).then_some(field)
+}
+
+/// The digits of a number, left-aligned, blanks after them.
+fn decimal(mut number: u64) -> [u8; 20] {
+    let mut digits = [b' '; 20];
+    let length = number.checked_ilog10().map_or(1, |length| length as usize + 1);
+    for place in digits[..length].iter_mut().rev() {
+        *place = b"0123456789"[(number % 10) as usize];
+        number /= 10;
+    }
+    digits
+}
+
+fn put(slot: &mut [u8; SLOT], at: usize, digits: &[u8]) -> usize {
+    let mut end = at;
+    for digit in digits.iter().take_while(|digit| digit.is_ascii_digit()) {
+        slot[end] = *digit;
+        end += 1;
+    }
+    end
+}
+
+/// What a note file says.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Read {
+    pub(super) run: String,
+    pub(super) boot: String,
+    pub(super) control_group: Option<String>,
+    /// The run itself: number and start.
+    pub(super) runner: Option<(u32, u64)>,
+    /// Running commands: number, start, group.
+    pub(super) commands: Vec<(u32, u64, u32)>,
+    /// Processes left behind on purpose: number and start.
+    pub(super) left: Vec<(u32, u64)>,
+}
+
+impl Read {
+    /// Reads a note file; `None` when it went away meanwhile. Lines that make no sense are passed over: a file
+    /// cut short by a kill still tells the rest.
+    pub(super) fn from_file(path: &Path) -> Result<Option<Self>> {
+        let text = match fs::read(path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        };
+        Ok(Some(Self::parse(&String::from_utf8_lossy(&text))))
+    }
+
+    fn parse(text: &str) -> Self {
+        let mut read = Self::default();
+        for line in text.lines() {
+            let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
+            match word {
+                "run" => rest.clone_into(&mut read.run),
+                "boot" => rest.clone_into(&mut read.boot),
+                "cgroup" => read.control_group = Some(rest.to_owned()),
+                "runner" => read.runner = pair(rest),
+                "left" => read.left.extend(pair(rest)),
+                _ => {
+                    let mut numbers = line.split_ascii_whitespace().map(str::parse::<u64>);
+                    if let (Some(Ok(pid)), Some(Ok(start)), Some(Ok(group))) =
+                        (numbers.next(), numbers.next(), numbers.next())
+                        && let (Ok(pid), Ok(group)) = (u32::try_from(pid), u32::try_from(group))
+                    {
+                        read.commands.push((pid, start, group));
+                    }
+                }
+            }
+        }
+        read
+    }
+}
+
+fn pair(text: &str) -> Option<(u32, u64)> {
+    let (pid, start) = text.split_once(' ')?;
+    Some((pid.parse().ok()?, start.trim_end().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_noted_is_read_back_and_goes_with_the_slot_and_the_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let own = Process::current().unwrap();
+        let notes = Notes::create(&directory.path().join("new"), "run-1").unwrap();
+        let first = notes.slot().unwrap();
+        let second = notes.slot().unwrap();
+        second.pen().note_self().unwrap();
+        notes.leave(&own).unwrap();
+
+        let read = Read::from_file(&notes.path).unwrap().unwrap();
+        assert_eq!(read.commands, [(own.pid, own.start, own.group)]);
+        assert_eq!(read.left, [(own.pid, own.start)]);
+        assert_eq!(read.runner, Some((own.pid, own.start)));
+        assert_eq!((read.run.as_str(), read.boot), ("run-1", clock::boot_id().unwrap()));
+        assert_eq!(read.control_group, own.control_group());
+
+        drop((first, second));
+        assert_eq!(Read::from_file(&notes.path).unwrap().unwrap().commands, []);
+        assert_eq!(notes.slot().unwrap().index, 0);
+        let path = notes.path.clone();
+        drop(notes);
+        assert_eq!(Read::from_file(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn a_file_cut_short_tells_the_rest() {
+        let whole = format!("{}12 345 12\nrun r\nboot b\nrunner 7 8\nlef", "   \n");
+        let read = Read::parse(&whole);
+        assert_eq!((read.commands.as_slice(), read.runner), ([(12, 345, 12)].as_slice(), Some((7, 8))));
+        assert_eq!(Read::parse("").run, "");
+    }
+
+    #[test]
+    fn numbers_are_written_without_a_library() {
+        for number in [0, 7, 10, 4_294_967_295, u64::MAX] {
+            let digits = decimal(number);
+            assert_eq!(std::str::from_utf8(&digits).unwrap().trim_end(), number.to_string());
+        }
+        assert_eq!(
+            start_field(b"12 (a) b) S 1 2 3 4 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2"),
+            Some(&b"98765"[..])
+        );
+        assert_eq!(start_field(b"12 (cut) S 1"), None);
+    }
+}

@@ -1,0 +1,190 @@
+//! Processes that a killed run left behind: they are found, waited for or ended, before anything is done beside
+//! them.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, Signal, getpgrp, kill_process_group, pidfd_open, pidfd_send_signal};
+
+use super::notes::Read;
+use super::table::Process;
+use crate::machine::clock;
+
+/// A process of a run that is no more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Orphan {
+    /// Its number.
+    pub pid: u32,
+    /// The name of its program.
+    pub name: String,
+    /// The run that started it.
+    pub run: String,
+    /// When it started, in clock ticks since the boot.
+    start: u64,
+    /// The process group to signal as a whole: one that kkrun made for the command, never its own.
+    group: Option<u32>,
+}
+
+/// Every process that runs noted under `notes` left behind when they were killed.
+///
+/// A process belongs to a run when it was started with that run's `KKRUN_RUN`, when it is the noted child or in
+/// the group that was made for it, or when it descends from one of those. Not among them: what a command that
+/// ended had left behind on purpose, and what systemd runs as a service of its own. The notes of runs that left
+/// nothing are removed. Whoever asks holds the lock: a run that is alive is passed over.
+pub fn orphans(notes: &Path) -> Result<Vec<Orphan>> {
+    let entries = match fs::read_dir(notes) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", notes.display())),
+    };
+    let boot = clock::boot_id()?;
+    let mut found = Vec::new();
+    let mut all = None;
+    for entry in entries {
+        let path = entry.with_context(|| format!("cannot read `{}`", notes.display()))?.path();
+        let Some(read) = Read::from_file(&path)? else { continue };
+        let mut of_run = Vec::new();
+        if read.boot == boot {
+            if read.runner.is_some_and(|(pid, start)| Process::living(pid, start).is_some()) {
+                continue;
+            }
+            of_run = of(&read, all.get_or_insert_with(Process::all));
+        }
+        if of_run.is_empty() {
+            fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
+        }
+        found.append(&mut of_run);
+    }
+    Ok(found)
+}
+
+fn of(read: &Read, all: &[Process]) -> Vec<Orphan> {
+    let by_pid: BTreeMap<u32, &Process> = all.iter().map(|process| (process.pid, process)).collect();
+    let variable = super::environment::run_variable(&read.run);
+    // A group outlives its leader, and its number is not given away while anybody is in it; but once all have
+    // ended it may be somebody else's. So a group counts only while its leader is the one that was noted.
+    let own_groups: Vec<u32> = read
+        .commands
+        .iter()
+        .filter(|(pid, start, group)| {
+            group == pid && by_pid.get(pid).is_some_and(|process| process.start == *start)
+        })
+        .map(|(_, _, group)| *group)
+        .collect();
+    let is_left = |process: &Process| read.left.contains(&(process.pid, process.start));
+    let is_member = |process: &Process| {
+        read.commands.iter().any(|(pid, start, _)| (process.pid, process.start) == (*pid, *start))
+            || own_groups.contains(&process.group)
+            || process.was_started_with(variable.as_encoded_bytes())
+    };
+    let members: BTreeMap<u32, bool> =
+        all.iter().map(|process| (process.pid, !is_left(process) && is_member(process))).collect();
+    // Whoever started this very process (a shell that the killed run had opened) is no orphan.
+    let own_line: Vec<u32> = by_pid
+        .get(&std::process::id())
+        .map(|own| ancestry(own, &by_pid).map(|ancestor| ancestor.pid).collect())
+        .unwrap_or_default();
+    let chosen: Vec<&Process> = all
+        .iter()
+        .filter(|process| !process.has_ended() && !own_line.contains(&process.pid))
+        .filter(|process| {
+            let line = || ancestry(process, &by_pid);
+            let left_session = by_pid.get(&process.session).is_some_and(|leader| is_left(leader));
+            line().any(|ancestor| members[&ancestor.pid])
+                && !left_session
+                && !line().any(is_left)
+                && !is_service(process, read.control_group.as_deref())
+        })
+        .collect();
+    chosen
+        .iter()
+        .map(|process| {
+            let is_led = own_groups.contains(&process.group)
+                || chosen.iter().any(|leader| leader.pid == process.group);
+            Orphan {
+                pid: process.pid,
+                name: process.name.clone(),
+                run: read.run.clone(),
+                start: process.start,
+                group: is_led.then_some(process.group),
+            }
+        })
+        .collect()
+}
+
+/// The process, its parent, its parent's parent.
+fn ancestry<'a>(
+    process: &'a Process,
+    by_pid: &BTreeMap<u32, &'a Process>,
+) -> impl Iterator<Item = &'a Process> {
+    // The table is not one moment: a number used again could close a circle.
+    std::iter::successors(Some(process), |child| by_pid.get(&child.parent).copied()).take(64)
+}
+
+/// Whether systemd runs it as a service, other than the one the run itself was in.
+fn is_service(process: &Process, of_run: Option<&str>) -> bool {
+    let Some(group) = process.control_group() else { return false };
+    Some(group.as_str()) != of_run && group.rsplit('/').next().is_some_and(|unit| unit.ends_with(".service"))
+}
+
+impl Orphan {
+    /// Waits until it has ended or the deadline has passed, and says whether it has ended.
+    pub fn wait(&self, deadline: Instant) -> Result<bool> {
+        let Some(handle) = self.handle()? else { return Ok(true) };
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let timeout = super::timespec(left);
+            match poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&timeout)) {
+                Ok(0) if left.is_zero() => return Ok(false),
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(_) => return Ok(true),
+                Err(error) => return Err(error).context("cannot wait for a process"),
+            }
+        }
+    }
+
+    /// Ends it and the group that was made for it: SIGTERM, and SIGKILL for what is left after `grace`.
+    pub fn end(&self, grace: Duration) -> Result<()> {
+        let Some(handle) = self.handle()? else { return Ok(()) };
+        for signal in [Signal::TERM, Signal::KILL] {
+            // The group goes first, and only while its member is there: its number is then still its own.
+            if let Some(group) = self.group
+                && Process::living(self.pid, self.start).is_some()
+                && let Some(group) = Pid::from_raw(group.cast_signed())
+                && group != getpgrp()
+            {
+                forgive(kill_process_group(group, signal))?;
+            }
+            forgive(pidfd_send_signal(&handle, signal))?;
+            if self.wait(Instant::now() + grace)? {
+                return Ok(());
+            }
+        }
+        anyhow::bail!("process {} (`{}`) of run {} cannot be ended", self.pid, self.name, self.run)
+    }
+
+    /// A handle on it for good; `None` when it has ended.
+    fn handle(&self) -> Result<Option<rustix::fd::OwnedFd>> {
+        let Some(pid) = Pid::from_raw(self.pid.cast_signed()) else { return Ok(None) };
+        match pidfd_open(pid, PidfdFlags::empty()) {
+            // Only after the handle is open does the start time prove whom it holds.
+            Ok(handle) => Ok(Process::living(self.pid, self.start).map(|_| handle)),
+            Err(Errno::SRCH) => Ok(None),
+            Err(error) => Err(error).with_context(|| format!("cannot open process {}", self.pid)),
+        }
+    }
+}
+
+/// That it has ended already is what was wanted.
+fn forgive(result: Result<(), Errno>) -> Result<()> {
+    match result {
+        Ok(()) | Err(Errno::SRCH) => Ok(()),
+        Err(error) => Err(error).context("cannot signal a process of an earlier run"),
+    }
+}

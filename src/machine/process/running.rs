@@ -1,0 +1,510 @@
+//! One command under way: its pipes, its deadlines and its end.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ffi::OsString;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt as _;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{OFlags, fcntl_setfl, fstat};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open,
+    pidfd_send_signal, waitid,
+};
+use signal_hook::consts::{SIGHUP, SIGTERM};
+
+use super::lines::Lines;
+use super::notes::Slot;
+use super::spawn::{self, Ends, awaited};
+use super::table::Process;
+use super::{
+    Captured, Command, Ended, Processes, Status, Stdin, Stream, Survivor, TAIL, environment, timespec,
+};
+use crate::machine::signal::Urgency;
+use crate::machine::terminal;
+
+/// How often a long wait is left to reap what escaped: a daemon that ended and is not reaped looks alive to those
+/// who wait for it.
+const REAPING: Duration = Duration::from_millis(500);
+/// How often it is looked whether the rest of an ended command is gone.
+const LOOKING: Duration = Duration::from_millis(10);
+
+/// One command under way.
+pub(super) struct Running<'a> {
+    processes: &'a Processes,
+    command: &'a Command,
+    handle: duct::Handle,
+    pid: Pid,
+    pidfd: OwnedFd,
+    stdin: Option<Feed<'a>>,
+    stdout: Tap,
+    stderr: Tap,
+    tail: VecDeque<String>,
+    started: Instant,
+    /// How urgently the run was asked to stop when this began: only what comes later is about it.
+    urgency: Option<Urgency>,
+    ending: Option<Ending>,
+    ended: Option<(std::process::ExitStatus, Instant)>,
+    offspring: Offspring<'a>,
+    buffer: Vec<u8>,
+    _terminal: Option<terminal::Guard>,
+}
+
+/// That kkrun is ending the command.
+struct Ending {
+    status: Status,
+    /// When SIGKILL follows; `None` once it was sent, and while there is no hurry.
+    kill_at: Option<Instant>,
+    killed_at: Option<Instant>,
+}
+
+impl<'a> Running<'a> {
+    pub(super) fn start(processes: &'a Processes, command: &'a Command, slot: &Slot<'_>) -> Result<Self> {
+        let started = Instant::now();
+        let urgency = processes.signals.pending().map(|interruption| interruption.urgency);
+        let terminal = spawn::terminal_for(command)?;
+        let guard = terminal.is_some().then(terminal::Guard::new).flatten();
+        let mut offspring = Offspring::before(processes);
+        let (ends, stdin, stdout, stderr) = ends_of(command, terminal.as_ref())?;
+        let (handle, pid) = spawn::spawn(processes, command, slot.pen(), ends)?;
+        offspring.command = pid;
+        let pid = Pid::from_raw(pid.cast_signed()).context("a process without a number")?;
+        let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("cannot open the process of a command")?;
+        Ok(Self {
+            processes,
+            command,
+            handle,
+            pid,
+            pidfd,
+            stdin,
+            stdout,
+            stderr,
+            tail: VecDeque::new(),
+            started,
+            urgency,
+            ending: None,
+            ended: None,
+            offspring,
+            buffer: vec![0; 64 * 1024],
+            _terminal: guard,
+        })
+    }
+
+    pub(super) fn to_the_end(mut self, sink: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
+        loop {
+            self.obey_signals();
+            self.obey_deadlines();
+            if let Some((status, _)) = self.ended
+                && self.is_over()
+            {
+                return Ok(self.finish(status, sink));
+            }
+            self.wait_and_serve(sink)?;
+        }
+    }
+
+    fn obey_signals(&mut self) {
+        let Some(asked) = self.processes.signals.pending() else { return };
+        if self.urgency.is_some_and(|before| before >= asked.urgency) {
+            return;
+        }
+        self.urgency = Some(asked.urgency);
+        let status = Status::Interrupted { signal: asked.signal };
+        match asked.urgency {
+            Urgency::AfterCommand => {}
+            Urgency::Soon if self.command.outlasts_interrupt => {}
+            // The terminal has told an interactive command itself, and what it makes of it is its affair.
+            Urgency::Soon if self.command.interactive && asked.signal != SIGTERM => {}
+            Urgency::Soon => self.end(status, None),
+            Urgency::Now => self.end_now(status),
+        }
+    }
+
+    fn obey_deadlines(&mut self) {
+        let now = Instant::now();
+        match &self.ending {
+            None => {
+                let due = self.command.timeout.is_some_and(|timeout| now >= self.started + timeout);
+                if due && self.ended.is_none() {
+                    self.end(Status::TimedOut, Some(now + self.processes.patience.grace));
+                }
+            }
+            Some(ending) if ending.kill_at.is_some_and(|at| now >= at) => self.end_now(ending.status),
+            Some(_) => {}
+        }
+    }
+
+    fn end(&mut self, status: Status, kill_at: Option<Instant>) {
+        self.ending.get_or_insert(Ending { status, kill_at, killed_at: None });
+        self.signal(Signal::TERM);
+        // What has been stopped cannot obey.
+        self.signal(Signal::CONT);
+    }
+
+    fn end_now(&mut self, status: Status) {
+        let status = self.ending.as_ref().map_or(status, |ending| ending.status);
+        self.ending = Some(Ending { status, kill_at: None, killed_at: Some(Instant::now()) });
+        self.signal(Signal::KILL);
+    }
+
+    /// Signals everything that belongs to the command. A process that has ended already is as wished.
+    fn signal(&self, signal: Signal) {
+        if self.command.interactive {
+            // It shares the group with kkrun and whatever kkrun is piped to.
+            let _gone = pidfd_send_signal(&self.pidfd, signal);
+        } else if self.ended.is_none() {
+            // Not yet reaped, the child keeps the number of the group from being used again.
+            let _gone = kill_process_group(self.pid, signal);
+        }
+        self.offspring.signal(signal);
+    }
+
+    /// Whether nothing more is to be waited for, the child having ended.
+    fn is_over(&mut self) -> bool {
+        let Some((_, at)) = self.ended else { return false };
+        let patience = self.processes.patience;
+        let now = Instant::now();
+        let is_read = self.stdout.pipe.is_none() && self.stderr.pipe.is_none();
+        let is_drained = is_read || now >= at + patience.drain;
+        match &mut self.ending {
+            None => is_drained,
+            Some(_) if self.offspring.living().is_empty() => is_drained,
+            Some(Ending { killed_at: Some(killed_at), .. }) => {
+                // Killing a parent makes its children ours, which are then seen for the first time.
+                self.offspring.signal(Signal::KILL);
+                now >= *killed_at + patience.grace
+            }
+            Some(ending) => {
+                // It obeyed, and some of its own did not: they get no more time than it would have had.
+                ending.kill_at.get_or_insert(at + patience.grace);
+                false
+            }
+        }
+    }
+
+    /// Until when nothing has to be done but serve the descriptors.
+    fn next_deadline(&self) -> Instant {
+        let now = Instant::now();
+        let mut next = now + REAPING;
+        if let (None, None, Some(timeout)) = (&self.ending, &self.ended, self.command.timeout) {
+            next = next.min(self.started + timeout);
+        }
+        if let Some(at) = self.ending.as_ref().and_then(|ending| ending.kill_at) {
+            next = next.min(at);
+        }
+        if let Some((_, at)) = self.ended {
+            next = next.min(if self.ending.is_some() {
+                now + LOOKING
+            } else {
+                at + self.processes.patience.drain
+            });
+        }
+        next
+    }
+
+    fn wait_and_serve(&mut self, sink: &mut dyn FnMut(Stream, &str)) -> Result<()> {
+        let timeout = timespec(self.next_deadline().saturating_duration_since(Instant::now()));
+        let mut ready = [PollFlags::empty(); 5];
+        {
+            let watched = [
+                (self.ended.is_none()).then(|| (self.pidfd.as_fd(), PollFlags::IN)),
+                Some((self.processes.signals.bell(), PollFlags::IN)),
+                self.stdout.pipe.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)),
+                self.stderr.pipe.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)),
+                self.stdin.as_ref().map(|feed| (feed.pipe.as_fd(), PollFlags::OUT)),
+            ];
+            let mut places = Vec::with_capacity(watched.len());
+            let mut descriptors = Vec::with_capacity(watched.len());
+            for (place, (descriptor, events)) in
+                watched.into_iter().enumerate().filter_map(|(place, watched)| Some((place, watched?)))
+            {
+                places.push(place);
+                descriptors.push(PollFd::from_borrowed_fd(descriptor, events));
+            }
+            match poll(&mut descriptors, Some(&timeout)) {
+                Ok(0) => {
+                    self.offspring.reap();
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(Errno::INTR) => return Ok(()),
+                Err(error) => return Err(error).context("cannot wait for a command"),
+            }
+            for (place, descriptor) in places.into_iter().zip(&descriptors) {
+                ready[place] = descriptor.revents();
+            }
+        }
+        let [exit, bell, stdout, stderr, stdin] = ready.map(|events| !events.is_empty());
+        if bell {
+            self.processes.signals.hush();
+        }
+        if stdin && self.stdin.as_mut().is_some_and(|feed| feed.write()) {
+            self.stdin = None;
+        }
+        if stdout {
+            self.stdout.read(&mut self.buffer, &mut self.tail, sink)?;
+        }
+        if stderr {
+            self.stderr.read(&mut self.buffer, &mut self.tail, sink)?;
+        }
+        if exit {
+            let output = self.handle.try_wait().context("cannot wait for a command")?;
+            if let Some(output) = output {
+                self.ended = Some((output.status, Instant::now()));
+                self.stdin = None;
+                awaited().remove(&self.offspring.command);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(mut self, status: std::process::ExitStatus, sink: &mut dyn FnMut(Stream, &str)) -> Ended {
+        let mut left_behind = self.offspring.living();
+        let links: Vec<String> = [&self.stdout, &self.stderr].into_iter().filter_map(Tap::link).collect();
+        if !links.is_empty() {
+            let own = std::process::id();
+            let known: BTreeSet<u32> = left_behind.iter().map(|process| process.pid).collect();
+            left_behind.extend(Process::all().into_iter().filter(|process| {
+                process.pid != own && !known.contains(&process.pid) && process.holds_any(&links)
+            }));
+        }
+        if let Ok(notes) = self.processes.notes() {
+            for process in &left_behind {
+                // Unnoted it would be taken for an orphan only if this run is killed later on.
+                drop(notes.leave(process));
+                self.processes.left().insert(process.pid, process.session);
+            }
+        }
+        for tap in [&mut self.stdout, &mut self.stderr] {
+            tap.finish(&mut self.tail, sink);
+        }
+        Ended {
+            status: self.status(status),
+            stdout: std::mem::take(&mut self.stdout.captured),
+            stderr: std::mem::take(&mut self.stderr.captured),
+            tail: std::mem::take(&mut self.tail).into(),
+            seconds: self.started.elapsed().as_secs_f64(),
+            left_behind: left_behind
+                .into_iter()
+                .map(|process| Survivor { pid: process.pid, name: process.name })
+                .collect(),
+        }
+    }
+
+    fn status(&self, status: std::process::ExitStatus) -> Status {
+        if let Some(ending) = &self.ending {
+            return ending.status;
+        }
+        let Some(signal) = status.signal() else { return Status::Code(status.code().unwrap_or_default()) };
+        // An interactive command died of the Ctrl-C that kkrun got too.
+        match self.processes.signals.pending() {
+            Some(asked) if self.command.interactive && asked.signal != SIGHUP => {
+                Status::Interrupted { signal: asked.signal }
+            }
+            _ => Status::Signal(signal),
+        }
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if self.ended.is_none() {
+            // Only an error of kkrun's own leads here: the command must not go on unseen.
+            self.signal(Signal::KILL);
+            drop(self.handle.wait());
+            awaited().remove(&self.offspring.command);
+        }
+    }
+}
+
+/// The child's ends of its descriptors, and ours.
+fn ends_of<'a>(
+    command: &'a Command,
+    terminal: Option<&std::fs::File>,
+) -> Result<(Ends, Option<Feed<'a>>, Tap, Tap)> {
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe for a command");
+    let terminal_end = |terminal: &std::fs::File| {
+        terminal.try_clone().map(OwnedFd::from).context("cannot share the terminal")
+    };
+    if let Some(terminal) = terminal.filter(|_| command.interactive) {
+        let ends = Ends {
+            stdin: Some(terminal_end(terminal)?),
+            stdout: terminal_end(terminal)?,
+            stderr: terminal_end(terminal)?,
+        };
+        return Ok((ends, None, Tap::new(Stream::Out, None), Tap::new(Stream::Err, None)));
+    }
+    let (stdin, feed) = match (&command.stdin, terminal) {
+        (Stdin::Bytes(bytes), _) => {
+            let (read, write) = pipe()?;
+            (Some(read), Some(Feed::new(write, bytes)?))
+        }
+        (Stdin::Terminal, Some(terminal)) => (Some(terminal_end(terminal)?), None),
+        (Stdin::Null | Stdin::Terminal, _) => (None, None),
+    };
+    let (out_read, stdout) = pipe()?;
+    let (err_read, stderr) = pipe()?;
+    let ends = Ends { stdin, stdout, stderr };
+    Ok((ends, feed, Tap::new(Stream::Out, Some(out_read)), Tap::new(Stream::Err, Some(err_read))))
+}
+
+/// What is still to be written to a command.
+struct Feed<'a> {
+    pipe: OwnedFd,
+    bytes: &'a [u8],
+    written: usize,
+}
+
+impl<'a> Feed<'a> {
+    fn new(pipe: OwnedFd, bytes: &'a [u8]) -> Result<Self> {
+        fcntl_setfl(&pipe, OFlags::NONBLOCK).context("cannot set up a pipe")?;
+        Ok(Self { pipe, bytes, written: 0 })
+    }
+
+    /// Writes what fits, and says whether that was all; a command that reads no more has had all it wants.
+    fn write(&mut self) -> bool {
+        while self.written < self.bytes.len() {
+            match rustix::io::write(&self.pipe, &self.bytes[self.written..]) {
+                Ok(count) => self.written += count,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => return false,
+                Err(_) => return true,
+            }
+        }
+        true
+    }
+}
+
+/// One stream that a command writes, until its end.
+struct Tap {
+    stream: Stream,
+    pipe: Option<OwnedFd>,
+    lines: Lines,
+    captured: Captured,
+}
+
+impl Tap {
+    fn new(stream: Stream, pipe: Option<OwnedFd>) -> Self {
+        Self { stream, pipe, lines: Lines::default(), captured: Captured::default() }
+    }
+
+    /// Reads once: there is something, or the end.
+    fn read(
+        &mut self,
+        buffer: &mut [u8],
+        tail: &mut VecDeque<String>,
+        sink: &mut dyn FnMut(Stream, &str),
+    ) -> Result<()> {
+        let Some(pipe) = &self.pipe else { return Ok(()) };
+        match rustix::io::read(pipe, &mut *buffer) {
+            Ok(0) => self.pipe = None,
+            Ok(count) => {
+                self.captured.push(&buffer[..count]);
+                self.lines.push(&buffer[..count], |line| tell(self.stream, line, tail, sink));
+            }
+            Err(Errno::INTR | Errno::AGAIN) => {}
+            Err(error) => return Err(error).context("cannot read what a command writes"),
+        }
+        Ok(())
+    }
+
+    fn finish(&mut self, tail: &mut VecDeque<String>, sink: &mut dyn FnMut(Stream, &str)) {
+        self.lines.finish(|line| tell(self.stream, line, tail, sink));
+    }
+
+    /// How the links in /proc name this pipe, while it is open.
+    fn link(&self) -> Option<String> {
+        let stat = fstat(self.pipe.as_ref()?).ok()?;
+        Some(format!("pipe:[{}]", stat.st_ino))
+    }
+}
+
+fn tell(stream: Stream, line: &str, tail: &mut VecDeque<String>, sink: &mut dyn FnMut(Stream, &str)) {
+    sink(stream, line);
+    if tail.len() == TAIL {
+        tail.pop_front();
+    }
+    tail.push_back(line.to_owned());
+}
+
+/// What a command left to this process, which is the reaper of all that descends from it.
+struct Offspring<'a> {
+    processes: &'a Processes,
+    /// The child that executes the command.
+    command: u32,
+    /// Children that were there before.
+    before: BTreeSet<u32>,
+    variable: OsString,
+}
+
+impl<'a> Offspring<'a> {
+    fn before(processes: &'a Processes) -> Self {
+        let children = if is_childless() { Vec::new() } else { Process::children() };
+        Self {
+            processes,
+            command: 0,
+            before: children.into_iter().map(|child| child.pid).collect(),
+            variable: environment::run_variable(&processes.run),
+        }
+    }
+
+    /// Those of this command that have not ended, the child itself left out. Those that have are reaped, and with
+    /// them whatever earlier commands had left behind.
+    fn living(&self) -> Vec<Process> {
+        if is_childless() {
+            return Vec::new();
+        }
+        let awaited = awaited();
+        let mut left = self.processes.left();
+        let mut living = Vec::new();
+        for child in Process::children() {
+            let is_new = !self.before.contains(&child.pid);
+            if awaited.contains(&child.pid) || !(is_new || left.contains_key(&child.pid)) {
+                continue;
+            }
+            if child.has_ended() {
+                reap(child.pid);
+                left.remove(&child.pid);
+            } else if is_new && self.is_of_command(&child, &left) {
+                living.push(child);
+            }
+        }
+        living
+    }
+
+    fn is_of_command(&self, process: &Process, left: &BTreeMap<u32, u32>) -> bool {
+        let is_in_it = process.group == self.command || process.session == self.command;
+        // A daemon of an earlier command hands its children on to us when it ends.
+        let is_of_left = left.values().any(|session| *session == process.session);
+        is_in_it || (!is_of_left && process.was_started_with(self.variable.as_encoded_bytes()))
+    }
+
+    fn signal(&self, signal: Signal) {
+        for process in self.living() {
+            // Ours and not reaped: its number is still its own.
+            if let Some(pid) = Pid::from_raw(process.pid.cast_signed()) {
+                let _gone = kill_process(pid, signal);
+            }
+        }
+    }
+
+    fn reap(&self) {
+        self.living();
+    }
+}
+
+fn reap(pid: u32) {
+    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
+        let _gone = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
+    }
+}
+
+/// Whether this process has no children at all: one system call, and the usual case.
+fn is_childless() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    matches!(waitid(WaitId::All, options), Err(Errno::CHILD))
+}

@@ -1,0 +1,503 @@
+use std::collections::BTreeSet;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Instant;
+
+use rustix::process::{Pid, test_kill_process};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+
+use super::*;
+use crate::failure::Failure;
+
+/// The processes of a run of its own, and what its commands printed.
+struct Bench {
+    directory: tempfile::TempDir,
+    processes: Processes,
+    signals: Signals,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let signals = Signals::deaf().unwrap();
+        let run = format!("test-{}", directory.path().file_name().unwrap().to_string_lossy());
+        let patience = Patience { grace: Duration::from_millis(200), drain: Duration::from_millis(200) };
+        let processes = Processes::new(&run, &directory.path().join("notes"), signals.clone());
+        Self { directory, processes: processes.with_patience(patience), signals }
+    }
+
+    fn run(&self, command: &Command) -> (Ended, Vec<String>) {
+        self.run_with(command, |_| {})
+    }
+
+    fn run_with(&self, command: &Command, mut at: impl FnMut(&str)) -> (Ended, Vec<String>) {
+        let mut lines = Vec::new();
+        let ended = self
+            .processes
+            .run(command, &mut |stream, line| {
+                at(line);
+                lines.push(format!("{}{line}", if stream == Stream::Out { "" } else { "2:" }));
+            })
+            .unwrap();
+        (ended, lines)
+    }
+
+    fn failure(&self, command: &Command) -> Failure {
+        let error = self.processes.run(command, &mut |_, _| {}).unwrap_err();
+        error.downcast_ref::<Failure>().unwrap_or_else(|| panic!("no failure: {error:#}")).clone()
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.directory.path().join(name).to_str().unwrap().to_owned()
+    }
+}
+
+fn bash(script: &str) -> Command {
+    Command { timeout: Some(Duration::from_secs(20)), ..Command::new(["bash", "-c", script]) }
+}
+
+fn is_alive(pid: &str) -> bool {
+    Process::by_pid(pid.parse().unwrap()).is_some_and(|process| !process.has_ended())
+}
+
+/// Waits for what another process is about to do.
+fn eventually(holds: impl Fn() -> bool) -> bool {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !holds() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    true
+}
+
+#[test]
+fn the_exit_code_and_both_streams_come_back() {
+    let (ended, lines) = Bench::new().run(&bash("echo out; echo err >&2; exit 7"));
+    assert_eq!(ended.status, Status::Code(7));
+    assert_eq!((ended.stdout.text(), ended.stderr.text()), ("out\n".into(), "err\n".into()));
+    assert_eq!(lines.into_iter().collect::<BTreeSet<_>>(), ["2:err".to_owned(), "out".to_owned()].into());
+    assert_eq!(ended.left_behind, []);
+    assert!(ended.seconds > 0.0 && ended.seconds < 10.0);
+}
+
+#[test]
+fn a_death_by_a_foreign_signal_is_told() {
+    let (ended, _) = Bench::new().run(&bash("kill -SEGV $$"));
+    assert_eq!(ended.status, Status::Signal(11));
+}
+
+#[test]
+fn a_program_that_is_missing_is_named_and_its_arguments_are_not() {
+    let bench = Bench::new();
+    let failure = bench.failure(&Command::new(["no-such-program", "--password=hunter2"]));
+    assert_eq!(failure.message, format!("program `no-such-program` not found in PATH ({PATH})"));
+    assert_eq!(failure.kind, "missing");
+    let failure = bench.failure(&Command::new(["/no/such/program", "hunter2"]));
+    assert_eq!(failure.message, "program `/no/such/program` does not exist");
+    let plain = bench.path("plain");
+    std::fs::write(&plain, "x").unwrap();
+    let failure = bench.failure(&Command::new([plain.as_str(), "hunter2"]));
+    assert_eq!((failure.message, failure.kind), (format!("program `{plain}` is not executable"), "denied"));
+}
+
+#[test]
+fn a_script_whose_interpreter_is_missing_is_explained() {
+    let bench = Bench::new();
+    let script = bench.path("script");
+    std::fs::write(&script, "#!/no/interpreter\n").unwrap();
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let explained = format!("the interpreter that `{script}` names in its first line does not exist");
+    assert_eq!(bench.failure(&Command::new([&script])).message, explained);
+}
+
+#[test]
+fn a_directory_that_is_missing_is_named() {
+    let mut command = Command::new(["true"]);
+    command.cwd = Some("/no/such/directory".into());
+    let failure = Bench::new().failure(&command);
+    assert_eq!(failure.message, "`true` cannot run in `/no/such/directory`: it does not exist");
+    command.cwd = Some("/etc/passwd".into());
+    let failure = Bench::new().failure(&command);
+    assert_eq!(failure.message, "`true` cannot run in `/etc/passwd`: it is not a directory");
+}
+
+#[test]
+fn a_relative_program_is_found_where_the_command_runs() {
+    let bench = Bench::new();
+    std::fs::write(bench.path("here"), "#!/bin/sh\necho \"$0 in $PWD\"\n").unwrap();
+    std::fs::set_permissions(bench.path("here"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(["./here"]);
+    command.cwd = Some(bench.directory.path().into());
+    let directory = bench.directory.path().canonicalize().unwrap();
+    let (_, lines) = bench.run(&command);
+    assert!(lines[0].ends_with(&format!("/./here in {}", directory.display())), "{lines:?}");
+}
+
+#[test]
+fn the_environment_is_built_from_nothing() {
+    let bench = Bench::new();
+    let mut command = Command::new(["env"]);
+    command.env = vec![
+        ("PLAIN".into(), "a b".into()),
+        ("HIDDEN".into(), Value::Secret(Zeroizing::new(b"s\xff".to_vec()))),
+        ("LANG".into(), "de_DE.UTF-8".into()),
+    ];
+    let (ended, _) = bench.run(&command);
+    let account = Account::current().unwrap();
+    let mut wanted: BTreeSet<Vec<u8>> = [
+        format!("PATH={PATH}"),
+        format!("HOME={}", account.home.display()),
+        format!("USER={}", account.name),
+        format!("LOGNAME={}", account.name),
+        format!("SHELL={}", account.shell.display()),
+        "LANG=de_DE.UTF-8".to_owned(),
+        "PLAIN=a b".to_owned(),
+        format!("TERM={}", std::env::var("TERM").unwrap_or("dumb".into())),
+        format!("KKRUN_RUN={}", bench.processes.run),
+    ]
+    .into_iter()
+    .map(String::into_bytes)
+    .collect();
+    wanted.insert(b"HIDDEN=s\xff".to_vec());
+    if !account.is_root() {
+        wanted.insert(format!("XDG_RUNTIME_DIR=/run/user/{}", account.uid).into_bytes());
+    }
+    for name in TAKEN_OVER.into_iter().filter(|name| *name != "TERM") {
+        if let Ok(value) = std::env::var(name) {
+            wanted.insert(format!("{name}={value}").into_bytes());
+        }
+    }
+    let output = ended.stdout.whole().unwrap();
+    let seen: BTreeSet<Vec<u8>> =
+        output.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(<[u8]>::to_vec).collect();
+    assert_eq!(seen, wanted);
+}
+
+#[test]
+fn a_child_begins_alone_without_a_terminal_or_core_dumps() {
+    let (_, lines) = Bench::new().run(&bash(
+        r#"echo "$PWD $(umask) $(ulimit -c)"; readlink /proc/self/fd/0
+        read -r _ _ _ _ group session terminal _ < /proc/$$/stat
+        [ "$group" = $$ ] && [ "$session" = $$ ] && echo "alone, terminal $terminal"
+        echo x 2>/dev/null > /dev/tty || echo "no terminal""#,
+    ));
+    assert_eq!(lines, ["/ 0022 0", "/dev/null", "alone, terminal 0", "no terminal"].map(str::to_owned));
+}
+
+#[test]
+fn what_kkrun_itself_was_started_with_stays_with_it() {
+    let bench = Bench::new();
+    let inherited = std::fs::File::open("/etc/passwd").unwrap();
+    rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
+    // The fourth is the directory that `ls` has open itself.
+    assert_eq!(bench.run(&Command::new(["ls", "/proc/self/fd"])).1, ["0", "1", "2", "3"].map(str::to_owned));
+}
+
+#[test]
+fn signals_that_kkrun_ignores_reach_its_children() {
+    let (_, lines) = Bench::new().run(&bash("grep -E '^Sig(Ign|Blk)' /proc/self/status | tr -s '\\t' ' '"));
+    let pipe = 1_u64 << 12;
+    for line in lines {
+        let mask = u64::from_str_radix(line.split(' ').nth(1).unwrap(), 16).unwrap();
+        assert_eq!(mask & pipe, 0, "{line}");
+    }
+}
+
+#[test]
+fn bytes_go_in_and_come_out_however_many() {
+    let bench = Bench::new();
+    let bytes: Vec<u8> = (0..3_000_000_u32).map(|number| number.to_le_bytes()[0] ^ b'\n').collect();
+    let sum = bash("sha256sum");
+    let (ended, _) = bench.run(&Command { stdin: Stdin::Bytes(Zeroizing::new(bytes.clone())), ..sum });
+    let digest = ended.stdout.text();
+    let through = bash("tee /dev/stderr | sha256sum");
+    let (ended, _) = bench.run(&Command { stdin: Stdin::Bytes(Zeroizing::new(bytes.clone())), ..through });
+    assert_eq!(ended.stdout.text(), digest);
+    assert_eq!(ended.stderr.left_out(), 3_000_000 - 2 * KEPT as u64);
+    let (ended, _) = bench.run(&Command {
+        stdin: Stdin::Bytes(Zeroizing::new(bytes[..2_000_000].to_vec())),
+        ..Command::new(["cat"])
+    });
+    assert_eq!(ended.stdout.whole().unwrap(), &bytes[..2_000_000]);
+}
+
+#[test]
+fn a_child_that_does_not_read_is_not_at_fault() {
+    let (ended, _) = Bench::new().run(&Command {
+        stdin: Stdin::Bytes(Zeroizing::new(vec![b'x'; 3_000_000])),
+        ..bash("exec 0<&-; echo done")
+    });
+    assert_eq!((ended.status, ended.stdout.text()), (Status::Code(0), "done\n".into()));
+}
+
+#[test]
+fn a_flood_is_bounded_and_its_end_is_kept() {
+    let mut count = 0_u32;
+    let (ended, _) = {
+        let bench = Bench::new();
+        let mut last = String::new();
+        let ended = bench
+            .processes
+            .run(&bash("seq 1 600000; echo end"), &mut |_, line| {
+                count += 1;
+                line.clone_into(&mut last);
+            })
+            .unwrap();
+        assert_eq!(last, "end");
+        (ended, ())
+    };
+    assert_eq!(count, 600_001);
+    assert!(ended.stdout.left_out() > 1_000_000);
+    assert_eq!(ended.tail.len(), TAIL);
+    assert_eq!(ended.tail[TAIL - 2..], ["600000".to_owned(), "end".to_owned()]);
+    assert!(ended.stdout.text().starts_with("1\n2\n") && ended.stdout.text().ends_with("600000\nend\n"));
+}
+
+#[test]
+fn lines_arrive_in_order_while_the_command_runs() {
+    let bench = Bench::new();
+    let mark = bench.path("mark");
+    let wait = |number: u8| format!("until [ -e {mark}{number} ]; do sleep 0.01; done");
+    let script = format!("echo out 1; {}; echo err 2 >&2; {}; echo out 3", wait(1), wait(2));
+    // Each line lets the command go on: were they not handed over at once, its time would be up.
+    let (ended, lines) = bench.run_with(&bash(&script), |line| {
+        std::fs::write(format!("{mark}{}", line.chars().last().unwrap()), "").unwrap();
+    });
+    assert_eq!(ended.status, Status::Code(0));
+    assert_eq!(lines, ["out 1", "2:err 2", "out 3"].map(str::to_owned));
+    assert_eq!(ended.tail, ["out 1", "err 2", "out 3"].map(str::to_owned));
+}
+
+#[test]
+fn time_that_is_up_ends_the_command_and_its_descendants() {
+    let bench = Bench::new();
+    let mut command = bash(
+        "trap '' TERM; setsid sleep 1000 & sleep 1001 & echo $!; wait; echo $$; while :; do sleep 0.01; done",
+    );
+    command.timeout = Some(Duration::from_millis(300));
+    let mut pids = Vec::new();
+    let (ended, lines) = bench.run_with(&command, |_| {
+        pids.extend(Process::children().into_iter().map(|child| child.pid));
+    });
+    assert_eq!(ended.status, Status::TimedOut);
+    assert!(ended.seconds >= 0.5 && ended.seconds < 5.0, "{}", ended.seconds);
+    assert!(lines.iter().all(|pid| !is_alive(pid)), "{lines:?}");
+    assert_eq!(ended.left_behind, []);
+    assert!(Process::all().iter().all(|process| {
+        process.has_ended()
+            || !process.was_started_with(format!("KKRUN_RUN={}", bench.processes.run).as_bytes())
+    }));
+}
+
+#[test]
+fn a_holder_of_the_pipe_is_left_and_named() {
+    let bench = Bench::new();
+    let (ended, lines) = bench.run(&bash("setsid sleep 1000 & echo $!; disown; exit 3"));
+    assert_eq!(ended.status, Status::Code(3));
+    assert!(ended.seconds < 5.0, "{}", ended.seconds);
+    let [survivor] = ended.left_behind.as_slice() else { panic!("{:?}", ended.left_behind) };
+    assert_eq!((survivor.pid.to_string(), survivor.name.as_str()), (lines[0].clone(), "sleep"));
+    assert!(is_alive(&lines[0]));
+    let pid = Pid::from_raw(survivor.pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    // A later command reaps it: nobody who waits for it takes it for alive.
+    let script = format!("while kill -0 {} 2>/dev/null; do sleep 0.01; done", survivor.pid);
+    assert_eq!(bench.run(&bash(&script)).0.status, Status::Code(0));
+    assert!(test_kill_process(pid).is_err());
+}
+
+#[test]
+fn a_daemon_that_closed_its_output_is_named_and_costs_no_time() {
+    let bench = Bench::new();
+    let script = "setsid sleep 1000 >/dev/null 2>&1 </dev/null & echo $!";
+    let (ended, lines) = bench.run(&bash(script));
+    assert!(ended.seconds < 0.2, "{}", ended.seconds);
+    assert_eq!(ended.left_behind.len(), 1);
+    assert_eq!(ended.left_behind[0].pid.to_string(), lines[0]);
+    let (ended, _) = bench.run(&bash("true"));
+    assert_eq!(ended.left_behind, [], "it is named once");
+    let notes = bench.directory.path().join("notes");
+    assert_eq!(orphans(&notes).unwrap(), [], "the run is alive");
+    bench.run(&Command::new(["kill", "-9", &lines[0]]));
+}
+
+#[test]
+fn the_first_signal_asks_the_command() {
+    let bench = Bench::new();
+    let script = "trap 'echo asked; exit 0' TERM; echo ready; while :; do sleep 0.01; done";
+    let (ended, lines) = bench.run_with(&bash(script), |line| {
+        if line == "ready" {
+            bench.signals.deliver(SIGINT);
+        }
+    });
+    assert_eq!(ended.status, Status::Interrupted { signal: SIGINT });
+    assert_eq!(lines[..2], ["ready", "asked"].map(str::to_owned));
+}
+
+#[test]
+fn the_second_signal_kills_it_and_nothing_more_is_started() {
+    let bench = Bench::new();
+    let script = "trap 'echo deaf' TERM; echo ready; while :; do sleep 0.01; done";
+    let (ended, _) = bench.run_with(&bash(script), |line| match line {
+        "ready" => bench.signals.deliver(SIGINT),
+        "deaf" => bench.signals.deliver(SIGTERM),
+        _ => {}
+    });
+    assert_eq!(ended.status, Status::Interrupted { signal: SIGINT });
+    let mark = bench.path("mark");
+    let (ended, _) = bench.run(&Command::new(["touch", &mark]));
+    assert_eq!(ended.status, Status::Interrupted { signal: SIGINT });
+    assert!(!Path::new(&mark).exists());
+}
+
+#[test]
+fn what_outlasts_an_interrupt_is_left_to_finish_and_so_is_everything_at_a_hang_up() {
+    for (outlasts_interrupt, signal) in [(true, SIGINT), (false, SIGHUP)] {
+        let bench = Bench::new();
+        let mark = bench.path("mark");
+        let script = format!("echo ready; until [ -e {mark} ]; do sleep 0.01; done; echo finished");
+        let command = Command { outlasts_interrupt, ..bash(&script) };
+        let (ended, lines) = bench.run_with(&command, |line| {
+            if line == "ready" {
+                bench.signals.deliver(signal);
+                std::fs::write(&mark, "").unwrap();
+            }
+        });
+        assert_eq!((ended.status, lines.last().unwrap().as_str()), (Status::Code(0), "finished"));
+        assert_eq!(bench.signals.pending().unwrap().signal, signal);
+        // What is started to find out how things stand still runs.
+        assert_eq!(bench.run(&bash("exit 5")).0.status, Status::Code(5));
+    }
+}
+
+#[test]
+fn another_user_runs_it_with_its_own_groups_and_home() {
+    if !Account::current().unwrap().is_root() {
+        return;
+    }
+    let bench = Bench::new();
+    let nobody = Account::existing("nobody").unwrap();
+    let script =
+        "id -u; id -g; id -G; echo $HOME $USER $LOGNAME $XDG_RUNTIME_DIR; pwd; grep CapEff /proc/self/status";
+    let (ended, lines) = bench.run(&Command { user: Some(nobody.clone()), ..bash(script) });
+    assert_eq!(ended.status, Status::Code(0));
+    let groups: BTreeSet<String> = nobody.groups.iter().map(u32::to_string).collect();
+    assert_eq!(lines[..2], [nobody.uid.to_string(), nobody.gid.to_string()]);
+    assert_eq!(lines[2].split(' ').map(str::to_owned).collect::<BTreeSet<_>>(), groups);
+    let home = nobody.home.display();
+    assert_eq!(lines[3], format!("{home} nobody nobody /run/user/{}", nobody.uid));
+    assert_eq!(lines[4], if nobody.home.is_dir() { home.to_string() } else { "/".to_owned() });
+    assert_eq!(lines[5], "CapEff:\t0000000000000000");
+
+    std::fs::set_permissions(bench.directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
+    let directory = bench.directory.path().to_owned();
+    let failure = bench.failure(&Command {
+        user: Some(nobody),
+        cwd: Some(directory.clone()),
+        ..Command::new(["true"])
+    });
+    let wanted =
+        format!("`true` cannot run in `{}` as user `nobody`: Permission denied", directory.display());
+    assert!(failure.message.starts_with(&wanted), "{}", failure.message);
+}
+
+#[test]
+fn only_root_becomes_somebody_else() {
+    if Account::current().unwrap().is_root() {
+        return;
+    }
+    let root = Account::existing("root").unwrap();
+    let failure = Bench::new().failure(&Command { user: Some(root), ..Command::new(["true"]) });
+    assert_eq!(failure.message, "only root can run a command as user `root`");
+}
+
+#[test]
+fn a_run_without_commands_writes_nothing_and_one_with_clears_up() {
+    let bench = Bench::new();
+    let notes = bench.directory.path().join("notes");
+    assert!(!notes.exists());
+    let noted = std::cell::RefCell::new(String::new());
+    bench.run_with(&bash("echo $$"), |pid| {
+        let file = notes.join(&bench.processes.run);
+        let text = std::fs::read_to_string(file).unwrap();
+        assert!(text.starts_with(&format!("{pid} ")), "{text}");
+        noted.replace(text);
+    });
+    assert!(!noted.borrow().is_empty());
+    drop(bench.processes);
+    assert_eq!(std::fs::read_dir(notes).unwrap().count(), 0);
+}
+
+/// Not a test of its own: what the next one kills. It runs as a process of its own, one run with one command.
+#[test]
+fn killed_runner() {
+    let Ok(directory) = std::env::var("KKRUN_TEST_KILLED_RUNNER") else { return };
+    let processes = Processes::new("killed", Path::new(&directory), Signals::deaf().unwrap());
+    let left = "setsid sleep 1002 > /dev/null 2>&1 &";
+    processes.run(&bash(left), &mut |_, _| {}).unwrap();
+    let script = "setsid sleep 1000 & env -i sleep 1001 & echo > $0; wait";
+    let ready = format!("{directory}/../ready");
+    let command = Command::new(["bash", "-c", script, &ready]);
+    processes.run(&command, &mut |_, _| {}).unwrap();
+}
+
+#[test]
+fn what_a_killed_run_left_is_found_and_ended_and_what_it_left_on_purpose_is_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let notes = directory.path().join("notes");
+    let mut runner = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "machine::process::tests::killed_runner", "--nocapture"])
+        .env("KKRUN_TEST_KILLED_RUNNER", &notes)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    assert!(eventually(|| directory.path().join("ready").exists()), "the runner got nowhere");
+    assert_eq!(orphans(&notes).unwrap(), [], "a run that is alive has no orphans");
+    runner.kill().unwrap();
+    runner.wait().unwrap();
+
+    let found = orphans(&notes).unwrap();
+    let mut names: Vec<&str> = found.iter().map(|orphan| orphan.name.as_str()).collect();
+    names.sort_unstable();
+    assert_eq!(names, ["bash", "sleep", "sleep"], "{found:?}");
+    assert!(found.iter().all(|orphan| orphan.run == "killed"));
+    assert!(!found[0].wait(Instant::now() + Duration::from_millis(1)).unwrap());
+    for orphan in &found {
+        orphan.end(Duration::from_secs(5)).unwrap();
+        assert!(orphan.wait(Instant::now()).unwrap());
+    }
+    assert_eq!(orphans(&notes).unwrap(), []);
+    assert_eq!(std::fs::read_dir(&notes).unwrap().count(), 0, "its notes are gone with its orphans");
+
+    let left: Vec<Process> =
+        Process::all().into_iter().filter(|process| process.was_started_with(b"KKRUN_RUN=killed")).collect();
+    let [left] = left.as_slice() else { panic!("{left:?}") };
+    let pid = Pid::from_raw(left.pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn notes_of_another_boot_or_an_ended_process_are_cleared_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let own = Process::current().unwrap();
+    std::fs::write(
+        directory.path().join("a"),
+        format!("{} {} {}\nrun a\nboot other\n", own.pid, own.start, own.group),
+    )
+    .unwrap();
+    let boot = crate::machine::clock::boot_id().unwrap();
+    std::fs::write(directory.path().join("b"), format!("{} 1 {}\nrun b\nboot {boot}\n", own.pid, own.pid))
+        .unwrap();
+    assert_eq!(orphans(directory.path()).unwrap(), []);
+    assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
+    assert_eq!(orphans(&directory.path().join("none")).unwrap(), []);
+}
+
+#[test]
+fn the_label_is_what_people_are_told() {
+    let mut command = Command::new(["/usr/bin/true", "secret"]);
+    assert_eq!(command.shown(), "true");
+    command.label = Some("truth".to_owned());
+    assert_eq!(command.shown(), "truth");
+}

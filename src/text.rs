@@ -1,0 +1,128 @@
+//! Text that others wrote, made safe to show.
+
+use std::borrow::Cow;
+
+/// The line without anything that a terminal would obey instead of show: escape sequences (CSI, OSC, DCS and
+/// their kin, in their 7-bit and 8-bit forms), control characters but the tab, and controls of the writing
+/// direction. Source of the grammar: ECMA-48, section 5.
+pub fn printable(text: &str) -> Cow<'_, str> {
+    if text.chars().all(|character| character == '\t' || !obeyed(character)) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = String::with_capacity(text.len());
+    let mut state = State::Text;
+    for character in text.chars() {
+        state = state.after(character, &mut shown);
+    }
+    Cow::Owned(shown)
+}
+
+/// A character that acts instead of being seen.
+fn obeyed(character: char) -> bool {
+    character.is_control()
+        || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Where in an escape sequence the text stands.
+#[derive(Clone, Copy)]
+enum State {
+    Text,
+    Escape,
+    /// After `ESC` and at least one intermediate byte, such as the `(` of a character set.
+    Intermediate,
+    /// Parameters of a control sequence.
+    Control,
+    /// The body of an operating-system command or a device string: up to its terminator.
+    Body,
+    BodyEscape,
+}
+
+impl State {
+    fn after(self, character: char, shown: &mut String) -> Self {
+        match self {
+            Self::Text => Self::in_text(character, shown),
+            Self::Escape => match character {
+                '[' => Self::Control,
+                ']' | 'P' | 'X' | '^' | '_' => Self::Body,
+                ' '..='/' => Self::Intermediate,
+                '0'..='~' => Self::Text,
+                _ => Self::in_text(character, shown),
+            },
+            Self::Intermediate => match character {
+                ' '..='/' => Self::Intermediate,
+                '0'..='~' => Self::Text,
+                _ => Self::in_text(character, shown),
+            },
+            Self::Control => match character {
+                ' '..='?' => Self::Control,
+                '@'..='~' => Self::Text,
+                _ => Self::in_text(character, shown),
+            },
+            Self::Body => match character {
+                '\u{7}' | '\u{9c}' => Self::Text,
+                '\u{1b}' => Self::BodyEscape,
+                _ => Self::Body,
+            },
+            Self::BodyEscape if character == '\\' => Self::Text,
+            Self::BodyEscape => Self::Escape.after(character, shown),
+        }
+    }
+
+    fn in_text(character: char, shown: &mut String) -> Self {
+        match character {
+            '\u{1b}' => Self::Escape,
+            '\u{9b}' => Self::Control,
+            '\u{90}' | '\u{98}' | '\u{9d}' | '\u{9e}' | '\u{9f}' => Self::Body,
+            _ => {
+                if character == '\t' || !obeyed(character) {
+                    shown.push(character);
+                }
+                Self::Text
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn plain_text_is_not_copied() {
+        assert!(matches!(printable("día ✅\tok"), Cow::Borrowed("día ✅\tok")));
+    }
+
+    #[test]
+    fn whatever_a_terminal_would_obey_is_gone() {
+        for (given, shown) in [
+            ("\u{1b}[1;31mred\u{1b}[0m", "red"),
+            ("\u{1b}]0;title\u{7}after", "after"),
+            ("\u{1b}]8;;http://x\u{1b}\\link\u{1b}]8;;\u{1b}\\", "link"),
+            ("\u{1b}Pq#0\u{1b}\\sixel", "sixel"),
+            ("\u{1b}(Bascii", "ascii"),
+            ("\u{1b}cfull reset", "full reset"),
+            ("\u{9b}2Jeight bit", "eight bit"),
+            ("\u{9d}0;t\u{9c}eight bit", "eight bit"),
+            ("be\u{7}ll \u{8}back\u{7f}", "bell back"),
+            ("abc\rdef", "abcdef"),
+            ("user\u{202e}txt.exe\u{2066}", "usertxt.exe"),
+            ("\u{1b}", ""),
+            ("\u{1b}[31", ""),
+            ("\u{1b}[3\u{1b}[1mtwice", "twice"),
+            ("\u{1b}éaccent", "éaccent"),
+        ] {
+            assert_eq!(printable(given), shown, "{given:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_that_acts_is_left(text in "(\\PC|[\u{1b}\u{9b}\u{7}\\[\\]()\\\\0-9;m\t\u{202e}]){0,64}") {
+            let shown = printable(&text).into_owned();
+            prop_assert!(shown.chars().all(|character| character == '\t' || !obeyed(character)));
+            prop_assert_eq!(printable(&shown), shown.as_str());
+        }
+    }
+}
