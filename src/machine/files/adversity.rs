@@ -204,3 +204,50 @@ fn a_user_who_swaps_directories_for_links_never_leads_root_astray() {
     assert!(succeeded > 0 && refused > 0, "{succeeded} changes succeeded, {refused} were refused");
     assert_eq!(Manifest::observe(&roots).unwrap(), before);
 }
+
+#[test]
+fn all_of_it_works_on_the_overlay_of_a_rehearsal() {
+    root_only!();
+    apart(|path| {
+        mount("none", path, "tmpfs", MountFlags::empty(), None).unwrap();
+        let at = |name: &str| path.join(name);
+        for name in ["lower/live/sub", "upper", "work", "merged"] {
+            std::fs::create_dir_all(at(name)).unwrap();
+        }
+        for name in ["file", "meta", "gone", "live/sub/old"] {
+            std::fs::write(at("lower").join(name), name).unwrap();
+        }
+        let shown = |name: &str| at(name).display().to_string();
+        let options = format!(
+            "lowerdir={},upperdir={},workdir={},redirect_dir=on",
+            shown("lower"),
+            shown("upper"),
+            shown("work")
+        );
+        let options = std::ffi::CString::new(options).unwrap();
+        if mount("overlay", at("merged"), "overlay", MountFlags::empty(), options.as_c_str()).is_err() {
+            // A kernel or container without overlays has no rehearsals either.
+            return;
+        }
+        let below = Manifest::observe(&at("lower")).unwrap();
+        let seen = |name: &str| FileState::observe(&at("merged").join(name)).unwrap();
+        let merged = at("merged");
+        let written =
+            replace(&merged.join("file"), Contents::Bytes(b"new"), &nobodys(0o640), &seen("file"), "test");
+        assert_eq!(written.unwrap(), seen("file"));
+        let metadata = set_metadata(&merged.join("meta"), &nobodys(0o604), &seen("meta")).unwrap();
+        assert_eq!(metadata.as_ref(), seen("meta").metadata());
+        assert_eq!(access(&merged.join("meta")), (0o604, NOBODY, NOBODY));
+        remove(&merged.join("gone"), &seen("gone"), "test").unwrap();
+        let mut tree = Manifest::default();
+        tree.insert_directory(".", &mine(0o755));
+        tree.insert_file("new", b"abc", &mine(0o644));
+        let live = merged.join("live");
+        let built = build_tree(&live, "test", &tree, &mut |_| Ok(Box::new(&b"abc"[..]))).unwrap();
+        exchange_tree(&built, &live).unwrap();
+        remove_tree(&built, None).unwrap();
+        assert!(Manifest::observe(&live).unwrap().same_as(&tree));
+        assert_eq!(names(&merged), ["file", "live", "meta"]);
+        assert_eq!(Manifest::observe(&at("lower")).unwrap(), below);
+    });
+}
