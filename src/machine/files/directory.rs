@@ -28,8 +28,9 @@ pub fn make_directory(path: &Path, to: &Attributes, tag: &str) -> Result<FileSta
             let (temporary, directory) = Temporary::directory(&place, tag)?;
             adorn(&directory, to, &place.path)?;
             fsync(&directory).map_err(|errno| failed("sync", &place.path, errno))?;
+            let state = FileState::Directory { metadata: metadata_of(&directory, &place.path)? };
             temporary.put_in_place(&absent)?;
-            Ok(FileState::Directory { metadata: metadata_of(&directory, &place.path)? })
+            Ok(state)
         },
     )?;
     place.sync()?;

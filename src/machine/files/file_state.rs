@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
@@ -360,8 +360,7 @@ pub(super) fn open_same(
 /// Mode, owner, group, extended attributes and time of an open file or directory.
 pub(super) fn metadata_of(file: impl AsFd, shown: &Path) -> Result<Metadata> {
     let stat = fstat(file.as_fd()).map_err(|errno| failed("look at", shown, errno))?;
-    let xattrs = xattrs::read(file).with_context(|| format!("cannot look at `{}`", PathText::new(shown)))?;
-    Ok(Metadata::of(&stat, xattrs))
+    Ok(Metadata::of(&stat, xattrs::read(file, shown)?))
 }
 
 fn digest_of(

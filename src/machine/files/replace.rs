@@ -1,12 +1,11 @@
 //! Replacing or creating a file so that it is always wholly the old or wholly the new one.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::fs::{Mode, fchmod, fchown, fstat, fsync, futimens};
 
 use super::credentials::User;
@@ -17,7 +16,7 @@ use super::metadata::Attributes;
 use super::path_text::PathText;
 use super::place::Place;
 use super::temporary::{Checked, Temporary};
-use super::xattrs::{self, Value};
+use super::xattrs;
 use crate::failure::Failure;
 
 /// The bytes that a file shall hold.
@@ -60,8 +59,9 @@ pub fn replace(
             let (file, sha256, size) = fill(file, contents, &place.path)?;
             adorn(&file, to, &place.path)?;
             fsync(&file).map_err(|errno| failed("write", &place.path, errno))?;
+            let state = FileState::File { sha256, size, metadata: metadata_of(&file, &place.path)? };
             temporary.put_in_place(&checked)?;
-            Ok(FileState::File { sha256, size, metadata: metadata_of(&file, &place.path)? })
+            Ok(state)
         },
     )?;
     place.sync()?;
@@ -122,7 +122,7 @@ pub(super) fn adorn(file: impl AsFd, to: &Attributes, shown: &Path) -> Result<()
         fchown(file.as_fd(), Some(to.uid()), Some(to.gid()))
             .map_err(|errno| failed("change the owner of", shown, errno))?;
     }
-    write_xattrs(file.as_fd(), &to.xattrs, shown)?;
+    xattrs::write(file.as_fd(), &to.xattrs, shown)?;
     fchmod(file.as_fd(), Mode::from_raw_mode(to.mode))
         .map_err(|errno| failed("change the mode of", shown, errno))?;
     if let Some(mtime) = to.mtime {
@@ -132,20 +132,17 @@ pub(super) fn adorn(file: impl AsFd, to: &Attributes, shown: &Path) -> Result<()
     Ok(())
 }
 
-fn write_xattrs(file: impl AsFd, wished: &BTreeMap<String, Value>, shown: &Path) -> Result<()> {
-    xattrs::write(file, wished).with_context(|| format!("cannot change `{}`", PathText::new(shown)))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::ffi::OsStr;
     use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::{MetadataExt as _, symlink};
 
     use super::*;
-    use crate::machine::files::ModifiedAt;
     use crate::machine::files::testing::*;
     use crate::machine::files::xattrs::example_acl;
+    use crate::machine::files::{ModifiedAt, Value};
 
     fn write(path: &Path, bytes: &[u8], to: &Attributes, expected: &FileState) -> Result<FileState> {
         replace(path, Contents::Bytes(bytes), to, expected, "test")
@@ -207,7 +204,8 @@ mod tests {
         let (_directory, path) = scratch();
         let (_, acl) = example_acl(0o775, 1234, 7);
         let opened = File::open(&path).unwrap();
-        xattrs::write(&opened, &BTreeMap::from([("system.posix_acl_default".to_owned(), acl)])).unwrap();
+        xattrs::write(&opened, &BTreeMap::from([("system.posix_acl_default".to_owned(), acl)]), &path)
+            .unwrap();
         let state = write(&path.join("file"), b"x", &mine(0o664), &FileState::Absent).unwrap();
         assert!(state.same_as(&FileState::file(Digest::of(b"x"), 1, &mine(0o664))));
     }

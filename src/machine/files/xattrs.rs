@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::AsFd;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use rustix::fs::{XattrFlags, fgetxattr, flistxattr, flistxattr_query, fremovexattr, fsetxattr};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::failures::failed;
 use super::hex;
 
 /// The access control list of a file.
@@ -61,15 +63,15 @@ pub(super) fn is_privileged(name: &str) -> bool {
 }
 
 /// The kept attributes of an open file. A file system without any has none.
-pub(super) fn read(file: impl AsFd) -> Result<BTreeMap<String, Value>> {
+pub(super) fn read(file: impl AsFd, shown: &Path) -> Result<BTreeMap<String, Value>> {
     match flistxattr_query(file.as_fd()) {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(BTreeMap::new()),
         Ok(_) => {}
-        Err(error) => return Err(error).context("cannot list the extended attributes"),
+        Err(errno) => return Err(failed("list the extended attributes of", shown, errno)),
     }
     let mut names: Vec<u8> = Vec::with_capacity(LONGEST);
     flistxattr(file.as_fd(), rustix::buffer::spare_capacity(&mut names))
-        .context("cannot list the extended attributes")?;
+        .map_err(|errno| failed("list the extended attributes of", shown, errno))?;
     let mut kept = BTreeMap::new();
     for name in names.split(|byte| *byte == 0).filter_map(|name| std::str::from_utf8(name).ok()) {
         if !is_kept(name) {
@@ -83,22 +85,22 @@ pub(super) fn read(file: impl AsFd) -> Result<BTreeMap<String, Value>> {
             }
             // Removed since the list was made.
             Err(Errno::NODATA) => {}
-            Err(error) => return Err(error).with_context(|| format!("cannot read the attribute {name}")),
+            Err(errno) => return Err(failed(&format!("read the attribute {name} of"), shown, errno)),
         }
     }
     Ok(kept)
 }
 
 /// Gives an open file exactly these of the attributes that are kept. To be followed by setting the mode.
-pub(super) fn write(file: impl AsFd, wished: &BTreeMap<String, Value>) -> Result<()> {
-    let present = read(file.as_fd())?;
+pub(super) fn write(file: impl AsFd, wished: &BTreeMap<String, Value>, shown: &Path) -> Result<()> {
+    let present = read(file.as_fd(), shown)?;
     for name in present.keys().filter(|name| !wished.contains_key(*name)) {
         fremovexattr(file.as_fd(), name.as_str())
-            .with_context(|| format!("cannot remove the attribute {name}"))?;
+            .map_err(|errno| failed(&format!("remove the attribute {name} of"), shown, errno))?;
     }
     for (name, value) in wished.iter().filter(|(name, value)| present.get(*name) != Some(value)) {
         fsetxattr(file.as_fd(), name.as_str(), &value.0, XattrFlags::empty())
-            .with_context(|| format!("cannot set the attribute {name}"))?;
+            .map_err(|errno| failed(&format!("set the attribute {name} of"), shown, errno))?;
     }
     Ok(())
 }
@@ -179,11 +181,11 @@ mod tests {
     fn an_access_control_list_is_predicted_as_the_kernel_makes_it() {
         let file = tempfile::tempfile().unwrap();
         let wished = BTreeMap::from([example_acl(0o640, 1234, 6)]);
-        write(&file, &wished).unwrap();
+        write(&file, &wished, Path::new("x")).unwrap();
         rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o604)).unwrap();
-        assert_eq!(read(&file).unwrap(), settled(&wished, 0o604));
-        write(&file, &BTreeMap::new()).unwrap();
-        assert_eq!(read(&file).unwrap(), BTreeMap::new());
+        assert_eq!(read(&file, Path::new("x")).unwrap(), settled(&wished, 0o604));
+        write(&file, &BTreeMap::new(), Path::new("x")).unwrap();
+        assert_eq!(read(&file, Path::new("x")).unwrap(), BTreeMap::new());
     }
 
     #[test]
