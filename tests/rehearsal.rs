@@ -8,6 +8,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use kkrun::machine::signal::Signals;
 use kkrun::rehearse::difference::{Aspect, Kind};
 use kkrun::rehearse::{Base, Outcome, Progress, Rehearsal, rehearse};
 
@@ -18,7 +19,7 @@ fn base() -> PathBuf {
 struct Trial {
     rehearsal: Rehearsal,
     scratch: tempfile::TempDir,
-    signals: Vec<i32>,
+    signals: Signals,
     told: Vec<Progress>,
 }
 
@@ -38,13 +39,12 @@ impl Trial {
             plan_root: None,
             files: Vec::new(),
         };
-        Self { rehearsal, scratch, signals: Vec::new(), told: Vec::new() }
+        Self { rehearsal, scratch, signals: Signals::deaf().unwrap(), told: Vec::new() }
     }
 
     fn run(&mut self) -> anyhow::Result<Outcome> {
         let told = &mut self.told;
-        let signals = &mut self.signals;
-        rehearse(&self.rehearsal, &mut || signals.pop(), &mut |progress| told.push(progress))
+        rehearse(&self.rehearsal, &self.signals, &mut |progress| told.push(progress))
     }
 
     fn exit_codes(&mut self) -> Vec<u8> {
@@ -185,19 +185,22 @@ fn a_signal_reaches_the_run_and_ends_the_rehearsal() {
         Trial::new(&["trap 'exit 143' TERM; sleep 60 & touch /srv/waits; wait", "touch /srv/never"]);
     let begin = std::time::Instant::now();
     let told = &mut trial.told;
-    let leader = std::cell::Cell::new(None);
-    let mut next = || {
-        // Once the shell has set its trap and waits.
-        let clone = leader.get().map(|pid: u32| PathBuf::from(format!("/proc/{pid}/root/srv/waits")));
-        (clone.is_some_and(|path| path.exists()) && leader.take().is_some()).then_some(15)
-    };
+    let signals = trial.signals.clone();
     let mut tell = |progress: Progress| {
-        if let Progress::Booted { leader: pid, .. } = &progress {
-            leader.set(Some(*pid));
+        if let Progress::Booted { leader, .. } = progress {
+            let signals = signals.clone();
+            // Once the shell has set its trap and waits.
+            let waits = PathBuf::from(format!("/proc/{leader}/root/srv/waits"));
+            std::thread::spawn(move || {
+                while !waits.exists() {
+                    std::thread::yield_now();
+                }
+                signals.deliver(15);
+            });
         }
         told.push(progress);
     };
-    let error = rehearse(&trial.rehearsal, &mut next, &mut tell).unwrap_err();
+    let error = rehearse(&trial.rehearsal, &trial.signals, &mut tell).unwrap_err();
     assert_eq!(kkrun::failure::exit_code(&error).0, 143);
     assert!(begin.elapsed().as_secs() < 30);
     assert!(trial.told.contains(&Progress::RunEnded { index: 0, code: 143 }));
@@ -208,7 +211,7 @@ fn a_signal_reaches_the_run_and_ends_the_rehearsal() {
 #[ignore = "needs root and a Debian base"]
 fn a_signal_before_the_boot_leaves_nothing() {
     let mut trial = Trial::new(&["true"]);
-    trial.signals.push(2);
+    trial.signals.deliver(2);
     let error = trial.run().unwrap_err();
     assert_eq!(kkrun::failure::exit_code(&error).0, 130);
     trial.assert_nothing_is_left();
