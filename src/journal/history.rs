@@ -1,0 +1,361 @@
+//! Replays the journal: what is known of steps, changes, targets and what is owed.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use serde_json::Value;
+
+use super::record::{ChangeId, Consequence, Entry, Intent, Meaning, Record, Undoing};
+
+/// Where a change stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ChangeState {
+    /// Its intent is recorded, its outcome is not.
+    InDoubt,
+    /// It was made.
+    Done,
+    /// It was not made.
+    Void,
+    /// Its undoing began and its outcome is not recorded.
+    Undoing,
+    /// It was undone.
+    Undone(Undoing),
+    /// It was left as it is, because somebody else changed the target.
+    Conflict(String),
+    /// It was left as it is, because data would be lost or nothing can be done.
+    Kept(String),
+    /// Its inverse failed.
+    UndoFailed(String),
+}
+
+/// A change and what became of it.
+#[derive(Clone, Debug)]
+pub struct ChangeRecord {
+    /// Its identity.
+    pub id: ChangeId,
+    /// The plan it belongs to.
+    pub plan: String,
+    /// The run that made it.
+    pub run: String,
+    /// When it was intended.
+    pub time: Timestamp,
+    /// What was intended.
+    pub intent: Intent,
+    /// Where it stands.
+    pub state: ChangeState,
+}
+
+impl ChangeRecord {
+    /// Something of it may stand on the machine.
+    pub fn is_live(&self) -> bool {
+        !matches!(self.state, ChangeState::Void | ChangeState::Undone(_))
+    }
+}
+
+/// Where a step stands by its records alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum StepState {
+    /// Not begun, forgotten, or undone.
+    #[default]
+    Pending,
+    /// Begun, with no end recorded: running, or killed.
+    Started,
+    /// Complete.
+    Complete,
+    /// Failed.
+    Failed,
+    /// Stopped from outside.
+    Interrupted,
+    /// Undone by itself; not run until it is named.
+    Held,
+}
+
+/// A step and what is known of it.
+#[derive(Clone, Debug, Default)]
+pub struct StepRecord {
+    /// Where it stands.
+    pub state: StepState,
+    /// Its title when it last ran.
+    pub title: String,
+    /// Its script when it last ran.
+    pub script: String,
+    /// The run that touched it last.
+    pub run: String,
+    /// When it last began.
+    pub started: Option<Timestamp>,
+    /// When it last ended.
+    pub finished: Option<Timestamp>,
+    /// How long it took, in seconds.
+    pub seconds: Option<f64>,
+    /// How often it was begun since it was last complete or forgotten.
+    pub attempts: u32,
+    /// Why it failed.
+    pub error: Option<String>,
+    /// What it meant when it completed.
+    pub meaning: Option<Meaning>,
+}
+
+/// Consequences that are not settled, and who wants them.
+#[derive(Clone, Debug)]
+pub struct Owed {
+    /// The commands.
+    pub consequence: Consequence,
+    /// The changes that brought them.
+    pub changes: Vec<ChangeId>,
+    /// The step that made the first of those.
+    pub step: Option<String>,
+}
+
+impl Owed {
+    /// One line for people.
+    pub fn sentence(&self) -> String {
+        let commands = self.consequence.run.iter().map(shell_words::join);
+        let restarts = self.consequence.restart.iter().map(|unit| format!("restart {unit}"));
+        commands.chain(restarts).collect::<Vec<_>>().join(", ")
+    }
+}
+
+/// A rollback that has begun and not ended.
+#[derive(Clone, Debug)]
+pub struct UnfinishedRollback {
+    /// Its steps; none for all.
+    pub steps: Option<Vec<String>>,
+    /// The classes it may lose.
+    pub purge: Vec<String>,
+}
+
+/// All that the journal says, in the form that decisions need.
+#[derive(Clone, Debug, Default)]
+pub struct History {
+    /// The steps by plan and id.
+    pub steps: BTreeMap<(String, String), StepRecord>,
+    /// The changes, oldest first.
+    pub changes: Vec<ChangeRecord>,
+    /// The newest accepted state of every target.
+    pub ledger: BTreeMap<String, Value>,
+    /// The wishes against which somebody else's state was kept by word.
+    pub kept_against: BTreeMap<String, Value>,
+    /// What is owed.
+    pub owed: Vec<Owed>,
+    /// The remembered overrides by plan and name.
+    pub overrides: BTreeMap<String, BTreeMap<String, Value>>,
+    /// What was done once for good.
+    pub once: BTreeSet<String>,
+    /// How many runs recorded something, by plan.
+    pub runs: BTreeMap<String, usize>,
+    /// The newest run that recorded something: its identity and when.
+    pub last_run: Option<(String, Timestamp)>,
+    /// A rollback that has begun and not ended.
+    pub rollback: Option<UnfinishedRollback>,
+    /// Why a restart is needed, and the boot in which that was said.
+    pub reboot: Option<(String, String)>,
+}
+
+impl History {
+    /// Replays these records.
+    pub fn replay<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
+        let mut history = Self::default();
+        for record in records {
+            history.apply(record);
+        }
+        history
+    }
+
+    /// The change of this identity.
+    pub fn change(&self, id: ChangeId) -> Option<&ChangeRecord> {
+        self.changes.binary_search_by_key(&id, |change| change.id).ok().map(|at| &self.changes[at])
+    }
+
+    /// The step of this plan and id.
+    pub fn step(&self, plan: &str, id: &str) -> Option<&StepRecord> {
+        self.steps.get(&(plan.to_owned(), id.to_owned()))
+    }
+
+    /// The live changes of a step.
+    pub fn live_changes_of<'a>(
+        &'a self,
+        plan: &'a str,
+        step: &'a str,
+    ) -> impl Iterator<Item = &'a ChangeRecord> {
+        self.changes.iter().filter(move |change| {
+            change.plan == plan && change.intent.step.as_deref() == Some(step) && change.is_live()
+        })
+    }
+
+    /// Takes in one more record.
+    pub fn apply(&mut self, record: &Record) {
+        let header = &record.header;
+        let time = header.time;
+        match &record.entry {
+            Entry::RunStarted { .. } => {
+                *self.runs.entry(header.plan.clone()).or_default() += 1;
+                self.last_run = Some((header.run.clone(), time));
+            }
+            Entry::OverrideSet { key, value } => {
+                let overrides = self.overrides.entry(header.plan.clone()).or_default();
+                overrides.insert(key.clone(), value.clone());
+            }
+            Entry::OverrideUnset { key } => {
+                self.overrides.entry(header.plan.clone()).or_default().remove(key);
+            }
+            Entry::StepStarted { step, title, script } => {
+                let known = self.step_mut(header, step);
+                known.state = StepState::Started;
+                known.title.clone_from(title);
+                known.script.clone_from(script);
+                known.started = Some(time);
+                known.finished = None;
+                known.seconds = None;
+                known.error = None;
+                known.attempts += 1;
+            }
+            Entry::StepCompleted { step, seconds, meaning } => {
+                let known = self.step_mut(header, step);
+                known.end(StepState::Complete, time, *seconds);
+                known.meaning = Some(meaning.clone());
+                known.attempts = 0;
+                known.error = None;
+            }
+            Entry::StepFailed { step, seconds, error, .. } => {
+                let known = self.step_mut(header, step);
+                known.end(StepState::Failed, time, *seconds);
+                known.error = Some(error.clone());
+            }
+            Entry::StepInterrupted { step, seconds, signal } => {
+                let known = self.step_mut(header, step);
+                known.end(StepState::Interrupted, time, *seconds);
+                known.error = Some(format!("stopped by {signal}"));
+            }
+            Entry::StepHeld { step } => self.step_mut(header, step).state = StepState::Held,
+            Entry::StepAccepted { step, meaning } => {
+                let known = self.step_mut(header, step);
+                known.end(StepState::Complete, time, 0.0);
+                known.meaning = Some(meaning.clone());
+            }
+            Entry::StepsReset { steps } => {
+                for ((plan, id), known) in &mut self.steps {
+                    if *plan == header.plan && steps.as_ref().is_none_or(|named| named.contains(id)) {
+                        *known = StepRecord { title: known.title.clone(), ..StepRecord::default() };
+                    }
+                }
+            }
+            Entry::Once { key } => {
+                self.once.insert(key.clone());
+            }
+            Entry::Intent(intent) => self.intend(record, intent),
+            Entry::Done { change, accepted } => {
+                self.set_state(*change, ChangeState::Done);
+                self.accept(accepted);
+            }
+            Entry::Void { change, .. } => {
+                self.set_state(*change, ChangeState::Void);
+                self.forget_owed_by(*change);
+            }
+            Entry::Accepted { target, state, against } => {
+                self.ledger.insert(target.clone(), state.clone());
+                match against {
+                    Some(wish) => self.kept_against.insert(target.clone(), wish.clone()),
+                    None => self.kept_against.remove(target),
+                };
+            }
+            Entry::Settled { consequence } => self.owed.retain(|owed| owed.consequence != *consequence),
+            Entry::RebootOwed { why } => self.reboot = Some((why.clone(), header.boot.clone())),
+            Entry::RollbackStarted { steps, purge } => {
+                self.rollback = Some(UnfinishedRollback { steps: steps.clone(), purge: purge.clone() });
+            }
+            Entry::UndoIntent { change } => self.set_state(*change, ChangeState::Undoing),
+            Entry::Undone { change, how, accepted } => {
+                self.set_state(*change, ChangeState::Undone(*how));
+                self.accept(accepted);
+                self.become_pending(*change);
+            }
+            Entry::Conflict { change, why } => self.set_state(*change, ChangeState::Conflict(why.clone())),
+            Entry::Kept { change, why } => self.set_state(*change, ChangeState::Kept(why.clone())),
+            Entry::UndoFailed { change, error } => {
+                self.set_state(*change, ChangeState::UndoFailed(error.clone()));
+            }
+            Entry::RollbackEnded { .. } => self.rollback = None,
+            Entry::Format { .. }
+            | Entry::RunEnded { .. }
+            | Entry::Checkpoint
+            | Entry::ContinueAfterReboot
+            | Entry::Armed
+            | Entry::Confirmed
+            | Entry::Adopted => {}
+        }
+    }
+
+    fn step_mut(&mut self, header: &super::Header, step: &str) -> &mut StepRecord {
+        let known = self.steps.entry((header.plan.clone(), step.to_owned())).or_default();
+        known.run.clone_from(&header.run);
+        known
+    }
+
+    fn intend(&mut self, record: &Record, intent: &Intent) {
+        let id = record.header.seq;
+        self.changes.push(ChangeRecord {
+            id,
+            plan: record.header.plan.clone(),
+            run: record.header.run.clone(),
+            time: record.header.time,
+            intent: intent.clone(),
+            state: ChangeState::InDoubt,
+        });
+        for consequence in &intent.owed {
+            self.owe(consequence, id, intent.step.clone());
+        }
+    }
+
+    fn owe(&mut self, consequence: &Consequence, change: ChangeId, step: Option<String>) {
+        if let Some(owed) = self.owed.iter_mut().find(|owed| owed.consequence == *consequence) {
+            owed.changes.push(change);
+        } else {
+            self.owed.push(Owed { consequence: consequence.clone(), changes: vec![change], step });
+        }
+    }
+
+    fn forget_owed_by(&mut self, change: ChangeId) {
+        for owed in &mut self.owed {
+            owed.changes.retain(|id| *id != change);
+        }
+        self.owed.retain(|owed| !owed.changes.is_empty());
+    }
+
+    fn set_state(&mut self, id: ChangeId, state: ChangeState) {
+        if let Ok(at) = self.changes.binary_search_by_key(&id, |change| change.id) {
+            self.changes[at].state = state;
+        }
+    }
+
+    fn accept(&mut self, accepted: &BTreeMap<String, Value>) {
+        for (target, state) in accepted {
+            self.ledger.insert(target.clone(), state.clone());
+            self.kept_against.remove(target);
+        }
+    }
+
+    /// A step of which something was undone does not hold any more; and the undoing brings the same
+    /// consequences as the doing did.
+    fn become_pending(&mut self, id: ChangeId) {
+        let Some(change) = self.change(id) else { return };
+        let (plan, intent) = (change.plan.clone(), change.intent.clone());
+        if let Some(step) = &intent.step
+            && let Some(known) = self.steps.get_mut(&(plan, step.clone()))
+            && known.state != StepState::Held
+        {
+            known.state = StepState::Pending;
+            known.meaning = None;
+        }
+        for consequence in &intent.owed {
+            self.owe(consequence, id, intent.step.clone());
+        }
+    }
+}
+
+impl StepRecord {
+    fn end(&mut self, state: StepState, time: Timestamp, seconds: f64) {
+        self.state = state;
+        self.finished = Some(time);
+        self.seconds = Some(seconds);
+    }
+}

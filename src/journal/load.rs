@@ -1,0 +1,332 @@
+//! Reads a journal: its longest valid prefix, and whether what follows is a torn write or damage.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Deserialize;
+
+use super::record::{Entry, FormatVersion, Header, KINDS, Record};
+use super::{FILE, damaged};
+
+/// What a journal holds.
+#[derive(Debug, Default)]
+pub struct Loaded {
+    /// The journal's file exists.
+    pub exists: bool,
+    /// The valid records.
+    pub records: Vec<Record>,
+    /// The length of the valid records, in bytes.
+    pub length: u64,
+    /// The checksum of the last valid line, as it stands in the next record's `prev`.
+    pub last_checksum: String,
+    /// What follows the last valid record.
+    pub torn: Option<Torn>,
+}
+
+/// The bytes behind the last valid record: the write that a dying run or machine did not finish.
+#[derive(Debug)]
+pub struct Torn {
+    /// The bytes themselves.
+    pub bytes: Vec<u8>,
+}
+
+/// One line that could be read, or why it could not.
+enum Line {
+    Valid(Box<Record>, String),
+    Passed(Box<Header>, String),
+    Bad(String),
+}
+
+#[derive(Deserialize)]
+struct Kind {
+    kind: String,
+}
+
+/// Reads the journal of a state directory. A directory without one is an empty history, unless backups
+/// stand there: then the journal was lost.
+///
+/// # Errors
+/// With [`ExitCode::JOURNAL`](crate::exit_code::ExitCode::JOURNAL) when the journal is damaged, missing or
+/// newer than this kkrun.
+pub fn load(directory: &Path) -> Result<Loaded> {
+    let path = directory.join(FILE);
+    let bytes = match std::fs::read(&path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if holds_backups(directory)? {
+                return Err(damaged(format!(
+                    "the journal `{}` is missing, but backups of changed files stand beside it",
+                    path.display()
+                )));
+            }
+            return Ok(Loaded { last_checksum: first_checksum(), ..Loaded::default() });
+        }
+        Err(error) => {
+            return Err(error).with_context(|| format!("cannot read the journal `{}`", path.display()));
+        }
+    };
+    let loaded = parse(&bytes)
+        .map_err(|why| damaged(format!("the journal `{}` is damaged: {why}", path.display())))?;
+    if loaded.records.is_empty() && holds_backups(directory)? {
+        return Err(damaged(format!(
+            "the journal `{}` holds no record, but backups of changed files stand beside it",
+            path.display()
+        )));
+    }
+    Ok(loaded)
+}
+
+fn first_checksum() -> String {
+    "00000000".to_owned()
+}
+
+fn holds_backups(directory: &Path) -> Result<bool> {
+    let backups = directory.join("backups");
+    match std::fs::read_dir(&backups) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot read `{}`", backups.display())),
+    }
+}
+
+/// The longest valid prefix of `bytes`, or the damage that is in them.
+fn parse(bytes: &[u8]) -> Result<Loaded, String> {
+    let mut loaded = Loaded { exists: true, last_checksum: first_checksum(), ..Loaded::default() };
+    let mut rest = bytes;
+    let mut seq = 0;
+    while !rest.is_empty() {
+        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { break };
+        let number = seq + 1;
+        let (header, checksum) = match read_line(&rest[..end], number)? {
+            Line::Valid(record, checksum) => {
+                let header = record.header.clone();
+                check_chain(&header, number, &loaded.last_checksum)?;
+                if number == 1 {
+                    check_version(&record.entry)?;
+                }
+                loaded.records.push(*record);
+                (header, checksum)
+            }
+            Line::Passed(header, checksum) => {
+                check_chain(&header, number, &loaded.last_checksum)?;
+                (*header, checksum)
+            }
+            Line::Bad(why) => {
+                if let Some(valid) = first_valid(&rest[end + 1..]) {
+                    return Err(format!("record {number} {why}, but record {valid} after it is whole"));
+                }
+                break;
+            }
+        };
+        seq = header.seq;
+        loaded.last_checksum = checksum;
+        rest = &rest[end + 1..];
+    }
+    loaded.length = (bytes.len() - rest.len()) as u64;
+    if !rest.is_empty() {
+        if let Some(valid) = first_valid(rest) {
+            return Err(format!("record {} cannot be read, but record {valid} after it is whole", seq + 1));
+        }
+        loaded.torn = Some(Torn { bytes: rest.to_vec() });
+    }
+    Ok(loaded)
+}
+
+/// Reads one line. A whole line of a kind that this kkrun neither knows nor may pass over is an error.
+fn read_line(line: &[u8], number: u64) -> Result<Line, String> {
+    let Some((checksum, json)) = split(line) else {
+        return Ok(Line::Bad("is no record".to_owned()));
+    };
+    if format!("{:08x}", crc32c::crc32c(json)) != checksum {
+        return Ok(Line::Bad("does not match its checksum".to_owned()));
+    }
+    let unreadable =
+        |error: serde_json::Error| format!("record {number} is whole but not understood: {error}");
+    let header: Header = serde_json::from_slice(json).map_err(unreadable)?;
+    let kind: Kind = serde_json::from_slice(json).map_err(unreadable)?;
+    if !KINDS.contains(&kind.kind.as_str()) {
+        if header.skippable {
+            return Ok(Line::Passed(Box::new(header), checksum.to_owned()));
+        }
+        return Err(format!("record {number} is of the kind `{}`, which a newer kkrun wrote", kind.kind));
+    }
+    let entry: Entry = serde_json::from_slice(json).map_err(unreadable)?;
+    Ok(Line::Valid(Box::new(Record { header, entry }), checksum.to_owned()))
+}
+
+fn split(line: &[u8]) -> Option<(&str, &[u8])> {
+    let (checksum, rest) = line.split_at_checked(8)?;
+    let json = rest.strip_prefix(b" ")?;
+    Some((std::str::from_utf8(checksum).ok()?, json))
+}
+
+fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), String> {
+    if header.seq != number {
+        return Err(format!("record {number} is missing: record {} stands in its place", header.seq));
+    }
+    if header.prev != last_checksum {
+        return Err(format!("record {number} does not follow the record before it"));
+    }
+    Ok(())
+}
+
+fn check_version(entry: &Entry) -> Result<(), String> {
+    let Entry::Format { version, kkrun, .. } = entry else {
+        return Err("its first record does not say the format".to_owned());
+    };
+    if version.major > FormatVersion::CURRENT.major {
+        return Err(format!(
+            "kkrun {kkrun} wrote it in format {}.{}, this kkrun reads up to {}",
+            version.major,
+            version.minor,
+            FormatVersion::CURRENT.major
+        ));
+    }
+    Ok(())
+}
+
+/// The number of the first whole record that begins anywhere in `bytes`: a line may have lost its start.
+fn first_valid(bytes: &[u8]) -> Option<u64> {
+    let mut start = 0;
+    while start < bytes.len() {
+        let end = bytes[start..].iter().position(|byte| *byte == b'\n').map(|at| start + at)?;
+        // Damage can have eaten the newline before a record, so every start within the line is tried
+        // where a checksum and a JSON object could begin.
+        for at in start..end {
+            if bytes[at..end].get(8..10) == Some(b" {")
+                && let Some((checksum, json)) = split(&bytes[at..end])
+                && format!("{:08x}", crc32c::crc32c(json)) == checksum
+            {
+                return serde_json::from_slice::<Header>(json).ok().map(|header| header.seq);
+            }
+        }
+        start = end + 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Journal, Writer};
+    use super::*;
+    use crate::exit_code::ExitCode;
+    use crate::failure::exit_code;
+
+    fn journal_of(directory: &Path, keys: &[&str]) -> Vec<u8> {
+        let loaded = load(directory).unwrap();
+        let writer = Writer { run: "r1".into(), boot: "b1".into(), plan: "test".into() };
+        let mut journal = Journal::take_over(directory, &loaded, writer).unwrap();
+        for key in keys {
+            journal.append(Entry::Once { key: (*key).to_owned() }).unwrap();
+        }
+        std::fs::read(directory.join(FILE)).unwrap()
+    }
+
+    fn keys(loaded: &Loaded) -> Vec<String> {
+        let keys = loaded.records.iter().filter_map(|record| match &record.entry {
+            Entry::Once { key } => Some(key.clone()),
+            _ => None,
+        });
+        keys.collect()
+    }
+
+    #[test]
+    fn what_was_appended_is_read_again_and_appending_goes_on() {
+        let directory = tempfile::tempdir().unwrap();
+        journal_of(directory.path(), &["a", "b"]);
+        journal_of(directory.path(), &["c"]);
+        assert_eq!(keys(&load(directory.path()).unwrap()), ["a", "b", "c"]);
+    }
+
+    #[test]
+    fn cut_at_any_byte_the_whole_records_before_remain() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = journal_of(directory.path(), &["a", "b", "c"]);
+        for length in 0..bytes.len() {
+            let loaded = parse(&bytes[..length]).unwrap();
+            let whole = bytes[..length].iter().filter(|byte| **byte == b'\n').count();
+            assert_eq!(loaded.records.len(), whole, "cut at {length}");
+            assert_eq!(loaded.torn.is_some(), bytes[..length].last().is_some_and(|byte| *byte != b'\n'));
+        }
+    }
+
+    #[test]
+    fn a_flipped_bit_before_a_whole_record_is_damage_and_in_the_last_one_is_torn() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = journal_of(directory.path(), &["a", "b"]);
+        let last = bytes[..bytes.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+        for position in 0..bytes.len() {
+            for bit in 0..8 {
+                let mut flipped = bytes.clone();
+                flipped[position] ^= 1 << bit;
+                match parse(&flipped) {
+                    Err(_) => assert!(position < last, "byte {position} bit {bit}"),
+                    Ok(loaded) => {
+                        assert!(position >= last, "byte {position} bit {bit}");
+                        assert_eq!(loaded.records.len(), 2);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn nuls_and_garbage_at_the_end_are_torn_saved_aside_and_cut() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = journal_of(directory.path(), &["a"]);
+        for tail in [&[0_u8; 4096][..], b"garbage\nmore\n\0\0", b"\n"] {
+            std::fs::write(directory.path().join(FILE), [&bytes[..], tail].concat()).unwrap();
+            journal_of(directory.path(), &[]);
+            assert_eq!(std::fs::read(directory.path().join(FILE)).unwrap(), bytes);
+            let aside = directory.path().join(format!("{FILE}.torn-at-{}", bytes.len()));
+            assert_eq!(std::fs::read(aside).unwrap(), tail);
+        }
+    }
+
+    #[test]
+    fn a_gap_and_a_doubled_record_are_damage() {
+        let directory = tempfile::tempdir().unwrap();
+        let bytes = journal_of(directory.path(), &["a", "b", "c"]);
+        let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
+        let gap = [lines[0], lines[1], lines[3]].concat();
+        let doubled = [lines[0], lines[1], lines[1], lines[2]].concat();
+        for bad in [gap, doubled] {
+            std::fs::write(directory.path().join(FILE), bad).unwrap();
+            assert_eq!(exit_code(&load(directory.path()).unwrap_err()), ExitCode::JOURNAL);
+        }
+    }
+
+    fn line(json: &str) -> String {
+        format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()))
+    }
+
+    #[test]
+    fn a_newer_major_version_and_an_unknown_kind_stop_the_reader_unless_skippable() {
+        let head =
+            r#"{"seq":SEQ,"prev":"PREV","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p","#;
+        let record = |seq: u64, prev: &str, rest: &str| {
+            line(&(head.replace("SEQ", &seq.to_string()).replace("PREV", prev) + rest))
+        };
+        let format = |major: u32| {
+            let rest = format!(
+                r#""kind":"format","version":{{"major":{major},"minor":7}},"kkrun":"9","machine":"m"}}"#
+            );
+            record(1, "00000000", &rest)
+        };
+        assert!(parse(format(2).as_bytes()).unwrap_err().contains("format 2.7"));
+        let first = format(1);
+        let unknown = record(2, &first[..8], r#""kind":"telemetry","future":1}"#);
+        assert!(parse((first.clone() + &unknown).as_bytes()).unwrap_err().contains("telemetry"));
+        let skippable = record(2, &first[..8], r#""skippable":true,"kind":"telemetry"}"#);
+        assert_eq!(parse((first + &skippable).as_bytes()).unwrap().records.len(), 1);
+    }
+
+    #[test]
+    fn a_missing_journal_beside_backups_is_damage_and_an_empty_directory_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        assert!(load(directory.path()).unwrap().records.is_empty());
+        std::fs::create_dir(directory.path().join("backups")).unwrap();
+        std::fs::write(directory.path().join("backups/00"), "x").unwrap();
+        assert_eq!(exit_code(&load(directory.path()).unwrap_err()), ExitCode::JOURNAL);
+    }
+}

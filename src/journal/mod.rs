@@ -1,0 +1,242 @@
+//! The append-only record of what was done to this machine: the only truth about it.
+//!
+//! A record is a line: the CRC-32C of its JSON as eight hexadecimal digits, a space, the JSON. Every
+//! record holds the checksum of the line before, so that a lost, doubled or exchanged line shows. A record
+//! counts once it is synced; what follows the last whole record is a torn write of a run that died.
+
+mod history;
+mod load;
+mod record;
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+pub use history::{ChangeRecord, ChangeState, History, Owed, StepRecord, StepState};
+pub use load::{Loaded, Torn, load};
+pub use record::{
+    ChangeId, Class, Consequence, Entry, FormatVersion, Header, Intent, Meaning, Record, Undoing,
+};
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::machine::clock;
+
+/// The journal's file within the state directory.
+pub const FILE: &str = "journal";
+
+/// Who writes: goes into every record's header.
+#[derive(Clone, Debug)]
+pub struct Writer {
+    /// The run's identity.
+    pub run: String,
+    /// The boot's identity.
+    pub boot: String,
+    /// The plan's name.
+    pub plan: String,
+}
+
+/// An open journal: its end is known, and whoever holds it holds the lock.
+///
+/// Nothing is written until there is something to record; then the run's own first record comes before it.
+#[derive(Debug)]
+pub struct Journal {
+    directory: PathBuf,
+    file: Option<File>,
+    end: u64,
+    next: u64,
+    prev: String,
+    writer: Writer,
+    opening: Vec<Entry>,
+    broken: bool,
+    recorded: usize,
+}
+
+impl Journal {
+    /// Takes over what `load` found. The caller holds the lock of `directory`. A torn tail is saved beside
+    /// the journal and cut off; that is all that is ever removed from it.
+    pub fn take_over(directory: &Path, loaded: &Loaded, writer: Writer) -> Result<Self> {
+        let path = directory.join(FILE);
+        let mut file = None;
+        if loaded.exists {
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(&path)
+                .with_context(|| format!("cannot open the journal `{}`", path.display()))?;
+            if let Some(torn) = &loaded.torn {
+                cut(directory, &opened, loaded, torn)?;
+            }
+            file = Some(opened);
+        }
+        Ok(Self {
+            directory: directory.to_owned(),
+            file,
+            end: loaded.length,
+            next: loaded.records.last().map_or(1, |record| record.header.seq + 1),
+            prev: loaded.last_checksum.clone(),
+            writer,
+            opening: Vec::new(),
+            broken: false,
+            recorded: 0,
+        })
+    }
+
+    /// What is recorded right before the first record of this run, if there is one.
+    pub fn open_run_with(&mut self, entries: Vec<Entry>) {
+        self.opening = entries;
+    }
+
+    /// How many records this run has written.
+    pub fn recorded(&self) -> usize {
+        self.recorded
+    }
+
+    /// Who writes.
+    pub fn writer(&self) -> &Writer {
+        &self.writer
+    }
+
+    /// Appends one record and returns it once it is durable.
+    ///
+    /// # Errors
+    /// When it cannot be written or synced. The journal is then cut back to its last durable record and
+    /// takes no more: a failed sync is never tried again, because the kernel may have dropped the pages.
+    pub fn append(&mut self, entry: Entry) -> Result<Vec<Record>> {
+        let mut records = self.begin()?;
+        records.push(self.write(entry)?);
+        self.recorded += 1;
+        Ok(records)
+    }
+
+    /// Makes the journal if there is none, and records that this run has begun; before anything else that
+    /// leaves a trace in the state directory.
+    pub fn begin(&mut self) -> Result<Vec<Record>> {
+        let mut records = Vec::new();
+        if self.file.is_none() {
+            self.create()?;
+        }
+        if self.next == 1 {
+            let format = Entry::Format {
+                version: FormatVersion::CURRENT,
+                kkrun: env!("CARGO_PKG_VERSION").to_owned(),
+                machine: clock::machine_id()?.unwrap_or_default(),
+            };
+            records.push(self.write(format)?);
+        }
+        for opening in std::mem::take(&mut self.opening) {
+            records.push(self.write(opening)?);
+        }
+        Ok(records)
+    }
+
+    fn create(&mut self) -> Result<()> {
+        make_state_directory(&self.directory)?;
+        let path = self.directory.join(FILE);
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot make the journal `{}`", path.display()))?;
+        sync_directory(&self.directory)?;
+        if let Some(parent) = self.directory.parent() {
+            sync_directory(parent)?;
+        }
+        self.file = Some(file);
+        Ok(())
+    }
+
+    fn write(&mut self, entry: Entry) -> Result<Record> {
+        if self.broken {
+            bail!(
+                Failure::new("the journal could not be written earlier in this run, so nothing more is done")
+                    .kind("journal")
+            );
+        }
+        let header = Header {
+            seq: self.next,
+            prev: self.prev.clone(),
+            run: self.writer.run.clone(),
+            boot: self.writer.boot.clone(),
+            time: clock::now(),
+            plan: self.writer.plan.clone(),
+            skippable: false,
+        };
+        let record = Record { header, entry };
+        let (line, checksum) = encode(&record)?;
+        let Some(file) = &self.file else { bail!("the journal is not open") };
+        let written = file.write_all_at(&line, self.end).and_then(|()| file.sync_data());
+        if let Err(error) = written {
+            self.broken = true;
+            // Best effort: a reader takes the rest of a broken write for a torn tail anyway.
+            let _ = file.set_len(self.end);
+            let path = self.directory.join(FILE);
+            return Err(anyhow::Error::new(error).context(
+                Failure::new(format!("cannot write the journal `{}`", path.display()))
+                    .kind("journal")
+                    .hint("nothing is lost: free some space or mend the disk, then run kkrun again"),
+            ));
+        }
+        self.end += line.len() as u64;
+        self.next += 1;
+        self.prev = checksum;
+        Ok(record)
+    }
+}
+
+/// Makes the state directory, readable by its owner alone.
+pub fn make_state_directory(directory: &Path) -> Result<()> {
+    std::fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot make the state directory `{}`", directory.display()))
+}
+
+/// The line of a record and its checksum.
+fn encode(record: &Record) -> Result<(Vec<u8>, String)> {
+    let json = serde_json::to_vec(record).context("cannot write a record as JSON")?;
+    let checksum = format!("{:08x}", crc32c::crc32c(&json));
+    let mut line = Vec::with_capacity(json.len() + 10);
+    line.extend_from_slice(checksum.as_bytes());
+    line.push(b' ');
+    line.extend_from_slice(&json);
+    line.push(b'\n');
+    Ok((line, checksum))
+}
+
+fn cut(directory: &Path, journal: &File, loaded: &Loaded, torn: &Torn) -> Result<()> {
+    let aside = directory.join(format!("{FILE}.torn-at-{}", loaded.length));
+    let saved = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&aside)
+        .and_then(|file| file.write_all_at(&torn.bytes, 0).and_then(|()| file.sync_all()));
+    saved.with_context(|| format!("cannot save the journal's torn end as `{}`", aside.display()))?;
+    sync_directory(directory)?;
+    journal
+        .set_len(loaded.length)
+        .and_then(|()| journal.sync_all())
+        .with_context(|| format!("cannot cut the torn end off `{}`", directory.join(FILE).display()))
+}
+
+fn sync_directory(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|directory| directory.sync_all())
+        .with_context(|| format!("cannot sync the directory `{}`", path.display()))
+}
+
+/// A failure that says the journal is not to be relied on, and how to go on.
+fn damaged(message: String) -> anyhow::Error {
+    Failure::new(message)
+        .exit(ExitCode::JOURNAL)
+        .kind("journal")
+        .hint("nothing was changed; `kkrun doctor` explains what is damaged and the way on")
+        .into()
+}

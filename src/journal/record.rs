@@ -1,0 +1,406 @@
+//! What one line of the journal says.
+//!
+//! Everything here is a promise to every later kkrun: fields are added, never renamed or given another
+//! meaning. A reader ignores fields that it does not know; a kind that it does not know stops it, unless
+//! the writer marked that record `skippable`.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// The identity of a change: the sequence number of its intent.
+pub type ChangeId = u64;
+
+/// The format's version. A newer major version is refused, a newer minor one is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FormatVersion {
+    /// Raised when an older kkrun would misread the journal.
+    pub major: u32,
+    /// Raised when something is added that an older kkrun can ignore.
+    pub minor: u32,
+}
+
+impl FormatVersion {
+    /// What this kkrun writes.
+    pub const CURRENT: Self = Self { major: 1, minor: 0 };
+}
+
+/// What stands before every entry.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Header {
+    /// One-based, without gaps.
+    pub seq: u64,
+    /// The checksum of the line before, as its eight hexadecimal digits; zeros for the first.
+    pub prev: String,
+    /// The run that wrote it.
+    pub run: String,
+    /// The kernel's boot identity, so that a later reader knows whether the machine restarted.
+    pub boot: String,
+    /// When.
+    pub time: Timestamp,
+    /// The plan it belongs to.
+    pub plan: String,
+    /// Readers that do not know the kind may pass over this record.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub skippable: bool,
+}
+
+/// A header and what it heads.
+#[derive(Clone, Debug, Serialize)]
+pub struct Record {
+    /// Who wrote it, when.
+    #[serde(flatten)]
+    pub header: Header,
+    /// What it says.
+    #[serde(flatten)]
+    pub entry: Entry,
+}
+
+/// What undoing a change costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Class {
+    /// Undone without asking.
+    Safe,
+    /// A user account.
+    Users,
+    /// A directory that gained content of its own.
+    Homes,
+    /// A database or a role with data.
+    Databases,
+    /// Packages of the distribution.
+    Packages,
+    /// Something else whose loss was named by the script.
+    Data,
+    /// Cannot be undone.
+    Irreversible,
+}
+
+impl Class {
+    /// The word that `--purge` knows it by; `None` where no word is needed or none helps.
+    pub fn purge_word(self) -> Option<&'static str> {
+        match self {
+            Self::Safe | Self::Irreversible => None,
+            Self::Users => Some("users"),
+            Self::Homes => Some("homes"),
+            Self::Databases => Some("databases"),
+            Self::Packages => Some("packages"),
+            Self::Data => Some("data"),
+        }
+    }
+}
+
+/// Commands that a change makes necessary: once, after the last of the changes that want them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Consequence {
+    /// Must succeed before anything is run; empty for none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub test: Vec<String>,
+    /// Run in this order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub run: Vec<Vec<String>>,
+    /// Units that are restarted if they are loaded and active, after the service manager has reloaded.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub restart: Vec<String>,
+    /// The user whose service manager and commands are meant; none for the system's.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// What a step meant when it completed, part by part, so that a difference can be named.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Meaning {
+    /// A hash over the tokens of the step and of every function it reaches.
+    pub code: String,
+    /// The settings it names, with their values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub settings: BTreeMap<String, Value>,
+    /// The secrets it asked for, each with a keyed hash.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
+    /// The plan's files that it read, each with its hash.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub files: BTreeMap<String, String>,
+}
+
+/// The intent to change one target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Intent {
+    /// The step that wants it; none for an ad hoc script.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub step: Option<String>,
+    /// The target's canonical name.
+    pub target: String,
+    /// What undoing it costs.
+    pub class: Class,
+    /// What is lost by undoing it, or why it cannot be undone, in the script's words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loses: Option<String>,
+    /// One line for people.
+    pub summary: String,
+    /// What becomes necessary by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub owed: Vec<Consequence>,
+    /// The kind of change.
+    pub what: String,
+    /// The target's state before, as the kind describes it.
+    pub before: Value,
+    /// The target's state after.
+    pub after: Value,
+    /// What the kind needs to bring the before-state back: plain data, no script.
+    pub inverse: Value,
+}
+
+/// How an undo ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Undoing {
+    /// The before-state was brought back.
+    Restored,
+    /// The before-state was there already.
+    Already,
+    /// Only the part that stood as written was taken back.
+    InPart,
+}
+
+/// What a record says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Entry {
+    /// The first record of every journal.
+    Format {
+        /// The format's version.
+        version: FormatVersion,
+        /// The kkrun that began the journal.
+        kkrun: String,
+        /// The machine's identity.
+        machine: String,
+    },
+    /// A run has something to record.
+    RunStarted {
+        /// The script as it was called.
+        script: String,
+        /// Where its plan comes from: a directory, or `built in`.
+        root: String,
+        /// The process.
+        pid: u32,
+    },
+    /// A run that recorded something came to its end.
+    RunEnded {
+        /// Its exit status.
+        exit: u8,
+    },
+    /// A remembered override.
+    OverrideSet {
+        /// The setting's name.
+        key: String,
+        /// Its value from now on.
+        value: Value,
+    },
+    /// An override is forgotten.
+    OverrideUnset {
+        /// The setting's name.
+        key: String,
+    },
+    /// A step begins to act.
+    StepStarted {
+        /// Its id.
+        step: String,
+        /// Its title.
+        title: String,
+        /// Its script, or the plan's for an inline step.
+        script: String,
+    },
+    /// A step's wishes all hold.
+    StepCompleted {
+        /// Its id.
+        step: String,
+        /// How long it took.
+        seconds: f64,
+        /// What it meant.
+        meaning: Meaning,
+    },
+    /// A step failed.
+    StepFailed {
+        /// Its id.
+        step: String,
+        /// How long it took.
+        seconds: f64,
+        /// What failed, in one sentence.
+        error: String,
+        /// Where, as `file:line:column`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        place: Option<String>,
+    },
+    /// A step was stopped from outside.
+    StepInterrupted {
+        /// Its id.
+        step: String,
+        /// How long it took.
+        seconds: f64,
+        /// By what.
+        signal: String,
+    },
+    /// A step was undone by itself: it is not run again until it is named.
+    StepHeld {
+        /// Its id.
+        step: String,
+    },
+    /// A step's present meaning is taken as done.
+    StepAccepted {
+        /// Its id.
+        step: String,
+        /// What it means now.
+        meaning: Meaning,
+    },
+    /// Progress is forgotten; changes are not.
+    StepsReset {
+        /// The steps; none for all of the plan.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        steps: Option<Vec<String>>,
+    },
+    /// Something that is done once per machine for good.
+    Once {
+        /// Its key.
+        key: String,
+    },
+    /// A change is about to be made.
+    Intent(Intent),
+    /// It was made.
+    Done {
+        /// Which.
+        change: ChangeId,
+        /// What is accepted from now on, by target.
+        accepted: BTreeMap<String, Value>,
+    },
+    /// It was not made: the target is as before.
+    Void {
+        /// Which.
+        change: ChangeId,
+        /// Why that is known.
+        why: String,
+    },
+    /// Somebody else's state of a target was accepted by word.
+    Accepted {
+        /// The target.
+        target: String,
+        /// Its state.
+        state: Value,
+        /// The wish that it was kept against, so that the same wish is not brought up again.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        against: Option<Value>,
+    },
+    /// Consequences were run.
+    Settled {
+        /// Which.
+        consequence: Consequence,
+    },
+    /// A restart of the machine is needed.
+    RebootOwed {
+        /// Why.
+        why: String,
+    },
+    /// A rollback begins.
+    RollbackStarted {
+        /// The steps it is for; none for all.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        steps: Option<Vec<String>>,
+        /// The classes of data it may lose.
+        purge: Vec<String>,
+    },
+    /// A change is about to be undone.
+    UndoIntent {
+        /// Which.
+        change: ChangeId,
+    },
+    /// It was undone.
+    Undone {
+        /// Which.
+        change: ChangeId,
+        /// How.
+        how: Undoing,
+        /// What is accepted from now on, by target.
+        accepted: BTreeMap<String, Value>,
+    },
+    /// It was left as it is because somebody else changed the target.
+    Conflict {
+        /// Which.
+        change: ChangeId,
+        /// What differs.
+        why: String,
+    },
+    /// It was left as it is because undoing it would lose data, or cannot be done.
+    Kept {
+        /// Which.
+        change: ChangeId,
+        /// Why.
+        why: String,
+    },
+    /// Its inverse failed.
+    UndoFailed {
+        /// Which.
+        change: ChangeId,
+        /// What failed.
+        error: String,
+    },
+    /// A rollback came to its end: what is left is final until asked for again.
+    RollbackEnded {
+        /// How many changes were undone.
+        undone: usize,
+        /// How many were kept.
+        kept: usize,
+        /// How many are in conflict.
+        conflicts: usize,
+        /// How many inverses failed.
+        failed: usize,
+    },
+    /// Reserved: a compaction point.
+    Checkpoint,
+    /// Reserved: a plan that goes on after a restart.
+    ContinueAfterReboot,
+    /// Reserved: a dead man's rollback is set.
+    Armed,
+    /// Reserved: it is called off.
+    Confirmed,
+    /// Reserved: something made by hand is taken into the record.
+    Adopted,
+}
+
+/// The kinds that this kkrun knows, as they stand in records.
+pub const KINDS: &[&str] = &[
+    "format",
+    "run_started",
+    "run_ended",
+    "override_set",
+    "override_unset",
+    "step_started",
+    "step_completed",
+    "step_failed",
+    "step_interrupted",
+    "step_held",
+    "step_accepted",
+    "steps_reset",
+    "once",
+    "intent",
+    "done",
+    "void",
+    "accepted",
+    "settled",
+    "reboot_owed",
+    "rollback_started",
+    "undo_intent",
+    "undone",
+    "conflict",
+    "kept",
+    "undo_failed",
+    "rollback_ended",
+    "checkpoint",
+    "continue_after_reboot",
+    "armed",
+    "confirmed",
+    "adopted",
+];
