@@ -83,6 +83,13 @@ impl State {
     }
 }
 
+/// The known name that a misspelt one is most like, if it is like one at all.
+pub fn nearest<'names>(name: &str, known: impl IntoIterator<Item = &'names str>) -> Option<&'names str> {
+    let distance = |candidate: &str| strsim::osa_distance(name, candidate);
+    let nearest = known.into_iter().min_by_key(|candidate| distance(candidate))?;
+    (distance(nearest) <= 1 + name.chars().count() / 4).then_some(nearest)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

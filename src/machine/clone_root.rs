@@ -75,9 +75,7 @@ impl CloneRoot {
     pub fn differences(&self) -> Result<Vec<Difference>> {
         let mut found = Vec::new();
         for (layer, overlay) in &self.overlays {
-            let written = layer.written.iter().map(|(path, _)| path);
-            let apart: Vec<PathBuf> =
-                layer.hidden.iter().chain(&layer.emptied).chain(written).cloned().collect();
+            let apart: Vec<PathBuf> = layer.hidden.iter().chain(&layer.emptied).cloned().collect();
             found.extend(upper::differences(overlay, &layer.at, &apart)?);
         }
         found.sort_by(|left, right| left.path.cmp(&right.path));

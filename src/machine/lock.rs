@@ -75,6 +75,20 @@ impl Lock {
     }
 }
 
+/// Whether somebody holds the lock at `path`, asked without touching it. Source: proc(5), /proc/locks.
+pub fn is_held(path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let (Ok(metadata), Ok(locks)) = (std::fs::metadata(path), std::fs::read_to_string("/proc/locks")) else {
+        return false;
+    };
+    let inode = format!(":{}", metadata.ino());
+    let is_it = |line: &str| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words.get(1) == Some(&"FLOCK") && words.get(5).is_some_and(|place| place.ends_with(&inode))
+    };
+    locks.lines().any(is_it)
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         // A name left behind in an unlocked file misleads nobody: `flock` decides.

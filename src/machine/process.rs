@@ -12,6 +12,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -26,7 +27,7 @@ pub use orphan::{Orphan, orphans};
 pub use table::Process;
 
 use super::account::Account;
-use super::signal::{Signals, Urgency};
+use super::signal::{Interruption, Signals, Urgency};
 use notes::Notes;
 use running::Running;
 
@@ -108,6 +109,30 @@ pub enum Status {
         /// The signal that kkrun got.
         signal: i32,
     },
+}
+
+impl Status {
+    /// The exit code, if it ended by itself.
+    pub fn code(self) -> Option<i32> {
+        match self {
+            Self::Code(code) => Some(code),
+            _ => None,
+        }
+    }
+}
+
+/// As the end of a sentence about the command: "ended with exit code 2".
+impl fmt::Display for Status {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Code(code) => write!(formatter, "ended with exit code {code}"),
+            Self::Signal(signal) => write!(formatter, "was ended by {}", super::signal::name(*signal)),
+            Self::TimedOut => formatter.write_str("was ended because its time was up"),
+            Self::Interrupted { signal } => {
+                write!(formatter, "was stopped by {}", super::signal::name(*signal))
+            }
+        }
+    }
 }
 
 /// A process that was still there when its command had ended.
@@ -199,6 +224,32 @@ impl Processes {
     /// The signals that these processes are stopped by.
     pub fn signals(&self) -> &Signals {
         &self.signals
+    }
+
+    /// Where running commands are noted.
+    pub fn notes_directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// That the run was asked to stop, if it was.
+    pub fn interruption(&self) -> Option<Interruption> {
+        self.signals.pending()
+    }
+
+    /// Fails with the [`Interruption`] when the run was asked to stop.
+    pub fn check_interruption(&self) -> Result<()> {
+        self.interruption().map_or(Ok(()), |interruption| Err(interruption.into()))
+    }
+
+    /// Waits so long, or until the run is asked to stop.
+    pub fn pause(&self, duration: Duration) {
+        let timeout = rustix::event::Timespec::try_from(duration).ok();
+        let bell = self.signals.bell();
+        // Woken early or not at all: whoever pauses looks again anyway.
+        drop(rustix::event::poll(
+            &mut [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)],
+            timeout.as_ref(),
+        ));
     }
 
     /// Runs a command to its end and hands every line to `sink` as it comes, without its line end and without

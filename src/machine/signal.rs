@@ -5,6 +5,7 @@
     reason = "registering a signal handler is unsafe: it runs between any two instructions"
 )]
 
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -43,6 +44,14 @@ pub struct Interruption {
     /// How urgent it is.
     pub urgency: Urgency,
 }
+
+impl fmt::Display for Interruption {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "stopped by {}", name(self.signal))
+    }
+}
+
+impl std::error::Error for Interruption {}
 
 /// How soon an interrupted run is to stop.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -134,6 +134,11 @@ fn is_service(process: &Process, of_run: Option<&str>) -> bool {
 }
 
 impl Orphan {
+    /// Ended in the middle, it leaves the machine's packages half configured.
+    pub fn is_better_awaited(&self) -> bool {
+        matches!(self.name.as_str(), "apt" | "apt-get" | "dpkg" | "dpkg-deb" | "aptd")
+    }
+
     /// Waits until it has ended or the deadline has passed, and says whether it has ended.
     pub fn wait(&self, deadline: Instant) -> Result<bool> {
         let Some(handle) = self.handle()? else { return Ok(true) };

@@ -1,0 +1,382 @@
+//! What happens, as data: told from below, rendered by `ui`.
+
+use std::cell::RefCell;
+use std::io::Write;
+use std::rc::Rc;
+
+use anyhow::Result;
+use serde::Serialize;
+
+use crate::redaction::Redactor;
+
+/// The version of the events' form, as the first line of `--json` names it.
+pub const SCHEMA: &str = "1.0";
+
+/// How a change stands when it is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ChangeTold {
+    /// It was made.
+    Made,
+    /// It would be made.
+    Would,
+    /// Somebody else's state was kept by word.
+    Kept,
+}
+
+/// How an undo stands when it is told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UndoTold {
+    /// It would be undone.
+    Would,
+    /// It was undone.
+    Undone,
+    /// It was as before already.
+    Already,
+    /// It is kept: data would be lost, or there is no way back.
+    Kept,
+    /// Somebody else changed it.
+    Conflict,
+    /// The inverse failed.
+    Failed,
+}
+
+/// Where a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Level {
+    /// Neutral.
+    Info,
+    /// Wants attention.
+    Warn,
+    /// Something was reached.
+    Success,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// A plan or script begins.
+    PlanStarted {
+        /// Its name.
+        plan: String,
+        /// How many steps it has.
+        steps: usize,
+        /// The how manieth run of it that records something.
+        run: usize,
+        /// Where its files come from.
+        root: String,
+        /// The first step that is not complete, if any is.
+        going_on_at: Option<String>,
+        /// The overrides in force.
+        overrides: Vec<String>,
+        /// Nothing will be changed.
+        only_looking: bool,
+    },
+    /// A step is passed over by its record.
+    StepSkipped {
+        /// Its id.
+        id: String,
+        /// Its title.
+        title: String,
+        /// Why: `complete`, `held`, `not selected`.
+        why: String,
+        /// When it completed, in seconds since the epoch.
+        finished: Option<i64>,
+    },
+    /// A step begins.
+    StepStarted {
+        /// Its id.
+        id: String,
+        /// Its title.
+        title: String,
+        /// Why it runs again, if it was complete.
+        reason: Option<String>,
+    },
+    /// A step is complete.
+    StepCompleted {
+        /// Its id.
+        id: String,
+        /// Its title.
+        title: String,
+        /// How long it took.
+        seconds: f64,
+        /// How many changes it made in this run.
+        changes: usize,
+    },
+    /// A step failed.
+    StepFailed {
+        /// Its id.
+        id: String,
+        /// Its title.
+        title: String,
+        /// How long it took.
+        seconds: f64,
+        /// What failed.
+        error: String,
+    },
+    /// A step was stopped from outside.
+    StepInterrupted {
+        /// Its id.
+        id: String,
+        /// Its title.
+        title: String,
+        /// By what.
+        signal: String,
+    },
+    /// A step was looked at.
+    StepPreviewed {
+        /// Its id.
+        id: String,
+        /// Its title.
+        title: String,
+        /// How many changes it would make, as far as can be told.
+        changes: usize,
+        /// From where on it cannot be told, and why.
+        unpredictable: Option<String>,
+    },
+    /// A command begins.
+    CommandStarted {
+        /// What it is called.
+        label: String,
+    },
+    /// A command printed a line.
+    CommandLine {
+        /// It was on standard error.
+        error: bool,
+        /// The line, without escapes.
+        text: String,
+    },
+    /// A command ended.
+    CommandEnded {
+        /// What it is called.
+        label: String,
+        /// How.
+        status: String,
+        /// How long it took.
+        seconds: f64,
+    },
+    /// A target is changed.
+    Change {
+        /// How it stands.
+        told: ChangeTold,
+        /// The target.
+        target: String,
+        /// One line.
+        summary: String,
+    },
+    /// Something that must be true was looked at.
+    Verified {
+        /// What.
+        label: String,
+        /// False when only looking and it may become true later.
+        now: bool,
+    },
+    /// A change is undone, or not.
+    Undo {
+        /// How it stands.
+        told: UndoTold,
+        /// The change.
+        change: u64,
+        /// The target.
+        target: String,
+        /// One line.
+        summary: String,
+        /// The difference, the reason, the error.
+        detail: Option<String>,
+    },
+    /// A script says something to people.
+    Said {
+        /// How.
+        level: Level,
+        /// What.
+        text: String,
+    },
+    /// A script's data.
+    Output {
+        /// The text, without the line's end.
+        text: String,
+    },
+    /// kkrun says something about what it does.
+    Note {
+        /// What.
+        text: String,
+    },
+    /// The end of everything.
+    RunEnded {
+        /// How many changes were made, or would be.
+        changed: usize,
+        /// The steps that failed.
+        failed: Vec<String>,
+        /// What is still owed.
+        owed: Vec<String>,
+        /// The exit status.
+        exit: u8,
+    },
+}
+
+/// A question to a person.
+#[derive(Clone, Debug)]
+pub enum Question {
+    /// Yes or no.
+    Confirm {
+        /// The question.
+        text: String,
+        /// What an empty answer means.
+        default: bool,
+        /// `--yes` may answer it: no data is lost by it.
+        harmless: bool,
+    },
+    /// A line of text.
+    Text {
+        /// The question.
+        text: String,
+        /// What an empty answer means.
+        default: String,
+    },
+    /// A text that is not shown.
+    Secret {
+        /// The question.
+        text: String,
+        /// An empty answer is one.
+        may_be_empty: bool,
+    },
+}
+
+/// Who hears events and answers questions: a terminal, a program, nobody.
+pub trait Audience {
+    /// Takes in an event. Never fails: a closed terminal ends nothing.
+    fn hear(&self, event: &Event);
+    /// Asks; `Ok(None)` when there is nobody to ask.
+    fn ask(&self, question: &Question) -> Result<Option<Answer>>;
+}
+
+/// An answer to a question.
+pub enum Answer {
+    /// To [`Question::Confirm`].
+    Yes,
+    /// To [`Question::Confirm`].
+    No,
+    /// To [`Question::Text`] and [`Question::Secret`].
+    Text(zeroize::Zeroizing<String>),
+}
+
+/// Tells the audience and the log of the step, without secrets.
+pub struct Reporter {
+    audience: Box<dyn Audience>,
+    redactor: RefCell<Redactor>,
+    log: RefCell<Option<Box<dyn Write>>>,
+}
+
+impl Reporter {
+    /// A reporter to this audience, without a log yet.
+    pub fn new(audience: Box<dyn Audience>) -> Rc<Self> {
+        Rc::new(Self { audience, redactor: RefCell::default(), log: RefCell::default() })
+    }
+
+    /// Keeps what is told from now on in `log` too, or in none.
+    pub fn log_to(&self, log: Option<Box<dyn Write>>) {
+        *self.log.borrow_mut() = log;
+    }
+
+    /// Looks for this secret in everything told from now on; tells when it is too short for that.
+    pub fn learn_secret(&self, name: &str, value: &str) {
+        if !self.redactor.borrow_mut().learn(name, value) && !value.is_empty() {
+            self.note(format!(
+                "the secret `{name}` is shorter than {} characters: it is not searched for in what is shown",
+                crate::redaction::SHORTEST
+            ));
+        }
+    }
+
+    /// The text without secrets.
+    pub fn redact(&self, text: &str) -> String {
+        self.redactor.borrow().redact(text)
+    }
+
+    /// Whether the text holds a known secret.
+    pub fn holds_secret(&self, text: &str) -> bool {
+        self.redactor.borrow().holds_secret(text)
+    }
+
+    /// Tells of an event.
+    pub fn tell(&self, event: &Event) {
+        let event = self.without_secrets(event);
+        if let Some(log) = self.log.borrow_mut().as_mut()
+            && let Some(line) = log_line(&event)
+        {
+            // The log is a convenience: a full disk shows where it matters, at the journal.
+            let _ = writeln!(log, "{line}");
+        }
+        self.audience.hear(&event);
+    }
+
+    /// Tells a sentence about what kkrun does.
+    pub fn note(&self, text: impl Into<String>) {
+        self.tell(&Event::Note { text: text.into() });
+    }
+
+    /// Asks; `Ok(None)` when there is nobody to ask.
+    pub fn ask(&self, question: &Question) -> Result<Option<Answer>> {
+        self.audience.ask(question)
+    }
+
+    fn without_secrets(&self, event: &Event) -> Event {
+        let redact = |text: &str| self.redact(text);
+        let mut event = event.clone();
+        match &mut event {
+            Event::CommandLine { text, .. }
+            | Event::Said { text, .. }
+            | Event::Output { text }
+            | Event::Note { text } => *text = redact(text),
+            Event::CommandStarted { label }
+            | Event::CommandEnded { label, .. }
+            | Event::Verified { label, .. } => {
+                *label = redact(label);
+            }
+            Event::Change { summary, target, .. } => {
+                *summary = redact(summary);
+                *target = redact(target);
+            }
+            Event::Undo { summary, target, detail, .. } => {
+                *summary = redact(summary);
+                *target = redact(target);
+                *detail = detail.as_deref().map(redact);
+            }
+            Event::StepFailed { error, .. } => *error = redact(error),
+            Event::StepPreviewed { unpredictable, .. } => {
+                *unpredictable = unpredictable.as_deref().map(redact)
+            }
+            Event::StepStarted { reason, .. } => *reason = reason.as_deref().map(redact),
+            Event::PlanStarted { overrides, .. } => {
+                for line in overrides {
+                    *line = redact(line);
+                }
+            }
+            Event::StepSkipped { .. }
+            | Event::StepCompleted { .. }
+            | Event::StepInterrupted { .. }
+            | Event::RunEnded { .. } => {}
+        }
+        event
+    }
+}
+
+/// The line that the log of a step keeps of an event, if any.
+fn log_line(event: &Event) -> Option<String> {
+    Some(match event {
+        Event::CommandStarted { label } => format!("$ {label}"),
+        Event::CommandLine { text, .. } => text.clone(),
+        Event::CommandEnded { label, status, seconds } => {
+            format!("  `{label}` {status} after {seconds:.1} s")
+        }
+        Event::Change { summary, .. } => format!("* {summary}"),
+        Event::Verified { label, now } => format!("{} {label}", if *now { "✓" } else { "later:" }),
+        Event::Said { text, .. } | Event::Note { text } | Event::Output { text } => text.clone(),
+        Event::StepFailed { error, .. } => format!("failed: {error}"),
+        Event::StepInterrupted { signal, .. } => format!("stopped by {signal}"),
+        _ => return None,
+    })
+}

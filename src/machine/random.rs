@@ -1,0 +1,19 @@
+//! Random bytes from the kernel.
+
+use anyhow::{Result, anyhow};
+
+/// Fills a new vector with random bytes.
+pub fn bytes(count: usize) -> Result<Vec<u8>> {
+    let mut bytes = vec![0; count];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow!("the kernel gives no random bytes: {error}"))?;
+    Ok(bytes)
+}
+
+/// So many random bytes as hexadecimal digits.
+pub fn hex(count: usize) -> Result<String> {
+    use std::fmt::Write;
+    Ok(bytes(count)?.iter().fold(String::new(), |mut text, byte| {
+        let _ = write!(text, "{byte:02x}");
+        text
+    }))
+}
