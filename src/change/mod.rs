@@ -1,0 +1,261 @@
+//! What can be done to a machine and undone again: one kind of change a file, each with its target, its
+//! states before and after, how it is probed and how it is taken back.
+//!
+//! A change is plain data. Once its intent is in the journal it can be probed and undone from there alone,
+//! by any later kkrun, without the script that wanted it.
+
+pub mod consequence;
+mod file;
+pub mod unit;
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+pub use file::{FileChange, FileWish, Found, file_target};
+
+use crate::event::{Event, Reporter};
+use crate::journal::{Class, Intent, Undoing};
+use crate::machine::backups::Backups;
+use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
+
+/// How long a package manager that a killed run left is given to finish: ended in the middle, it leaves the
+/// packages half configured.
+const LONGEST_WAIT: Duration = Duration::from_secs(1800);
+
+/// What changes are made with.
+pub struct World {
+    /// Runs commands.
+    pub processes: Processes,
+    /// Tells what happens.
+    pub reporter: Rc<Reporter>,
+    state: PathBuf,
+    backups: OnceCell<Backups>,
+}
+
+impl World {
+    /// A world whose backups stand in the state directory `state`.
+    pub fn new(processes: Processes, state: &Path, reporter: Rc<Reporter>) -> Self {
+        Self { processes, reporter, state: state.to_owned(), backups: OnceCell::new() }
+    }
+
+    /// The contents from before; their directory is made when the first is asked for.
+    pub fn backups(&self) -> Result<&Backups> {
+        if let Some(backups) = self.backups.get() {
+            return Ok(backups);
+        }
+        let opened = Backups::open(&self.state.join("backups"))?;
+        Ok(self.backups.get_or_init(|| opened))
+    }
+
+    /// The state directory.
+    pub fn state_directory(&self) -> &Path {
+        &self.state
+    }
+
+    /// Runs a command and tells what it prints, line by line.
+    pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
+        self.reporter.tell(&Event::CommandStarted { label: label.to_owned() });
+        let ended = self.processes.run(command, &mut |stream, line| {
+            let text = crate::text::printable(line).into_owned();
+            self.reporter.tell(&Event::CommandLine { error: stream == Stream::Err, text });
+        })?;
+        let (status, seconds) = (ended.status.to_string(), ended.seconds);
+        self.reporter.tell(&Event::CommandEnded { label: label.to_owned(), status, seconds });
+        self.not_interrupted(ended)
+    }
+
+    /// Ends or awaits what a killed run left running, so that nothing runs beside it.
+    pub fn end_orphans(&self) -> Result<()> {
+        let orphans = orphans(self.processes.notes_directory())?;
+        for orphan in orphans {
+            let named =
+                format!("`{}` (process {}), which a killed run left running", orphan.name, orphan.pid);
+            if orphan.is_better_awaited() {
+                self.reporter.note(format!("waiting for {named}"));
+                if orphan.wait(Instant::now() + LONGEST_WAIT)? {
+                    continue;
+                }
+            }
+            self.reporter.note(format!("ending {named}"));
+            orphan.end(Duration::from_secs(5))?;
+        }
+        Ok(())
+    }
+
+    /// Runs a command that only looks: nothing is told of it.
+    pub fn look(&self, command: &Command) -> Result<Ended> {
+        let ended = self.processes.run(command, &mut |_, _| {})?;
+        self.not_interrupted(ended)
+    }
+
+    fn not_interrupted(&self, ended: Ended) -> Result<Ended> {
+        if matches!(ended.status, Status::Interrupted { .. }) {
+            self.processes.check_interruption()?;
+        }
+        Ok(ended)
+    }
+}
+
+/// Where a target stands, seen from one change to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Position {
+    /// As before the change.
+    Before,
+    /// As after it.
+    After,
+    /// Neither; with what differs from after, for people.
+    Neither(String),
+}
+
+/// What is done when a run finds a target neither as before nor as after a change whose outcome is unknown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnDoubt {
+    /// It cannot be half done, so somebody else was there: stop and ask.
+    Stop,
+    /// It may be half done: act again, under the same change and its first before-state.
+    ActAgain,
+}
+
+/// Data that goes away with an undo.
+#[derive(Clone, Debug)]
+pub struct Loss {
+    /// The class that has to be named to agree.
+    pub class: Class,
+    /// What would be lost, as the end of the question "Remove …?".
+    pub what: String,
+}
+
+/// What an undo may take for granted.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct UndoTerms<'a> {
+    /// What kkrun last left at the target, or was told to keep.
+    pub accepted: Option<&'a Value>,
+    /// Bring the before-state back even over somebody else's.
+    pub force: bool,
+    /// Only say what would be done.
+    pub only_looking: bool,
+}
+
+/// How an undo ended.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Undone {
+    /// The target is as before, as far as this change goes; with what is accepted from now on.
+    Back(Undoing, BTreeMap<String, Value>),
+    /// Somebody else changed the target; with the difference.
+    Conflict(String),
+    /// It stays, for this reason.
+    Kept(String),
+}
+
+/// What every kind of change answers.
+pub trait Kind {
+    /// The canonical name of what is changed, such as `file:/etc/hosts`.
+    fn target(&self) -> String;
+
+    /// One line for people: what is done to what.
+    fn summary(&self) -> String;
+
+    /// What undoing it costs.
+    fn class(&self) -> Class {
+        Class::Safe
+    }
+
+    /// What is done when it may be half done.
+    fn on_doubt(&self) -> OnDoubt {
+        OnDoubt::Stop
+    }
+
+    /// Makes durable what undoing will need, and clears what an earlier attempt left; before the intent.
+    fn prepare(&self, _world: &World) -> Result<()> {
+        Ok(())
+    }
+
+    /// Why the state that was found is not kkrun's to overwrite, given the accepted one; `None` when it is.
+    /// The default knows no foreign states: what is volatile, such as a unit that stopped, is nobody's.
+    fn foreign(&self, _accepted: &Value, _world: &World) -> Option<String> {
+        None
+    }
+
+    /// Looks where the target stands now.
+    fn position(&self, world: &World) -> Result<Position>;
+
+    /// Looks again after acting: the states that are accepted from now on, by target.
+    ///
+    /// # Errors
+    /// When the target is not as wished.
+    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>>;
+
+    /// What would be lost by undoing it now; looked at, not remembered.
+    fn loss(&self, _world: &World) -> Result<Option<Loss>> {
+        Ok(self.class().purge_word().map(|_| Loss { class: self.class(), what: self.summary() }))
+    }
+
+    /// Brings the before-state back. Doing so twice is the same as once.
+    fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone>;
+}
+
+/// A change of any kind.
+///
+/// In the journal every kind is the three fields `before`, `after` and `inverse` under its name.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "what", rename_all = "snake_case")]
+pub enum Change {
+    /// A file, link or directory.
+    File(FileChange),
+}
+
+impl Change {
+    /// The kind behind it.
+    pub fn kind(&self) -> &dyn Kind {
+        match self {
+            Self::File(change) => change,
+        }
+    }
+
+    /// The intent to make it.
+    pub fn intent(&self) -> Result<Intent> {
+        let mut fields = match serde_json::to_value(self).context("cannot write a change as JSON")? {
+            Value::Object(fields) => fields,
+            _ => Map::new(),
+        };
+        let mut take = |name: &str| fields.remove(name).unwrap_or(Value::Null);
+        let intent = Intent {
+            step: None,
+            target: self.kind().target(),
+            class: self.kind().class(),
+            loses: None,
+            summary: self.kind().summary(),
+            owed: Vec::new(),
+            what: take("what").as_str().unwrap_or_default().to_owned(),
+            before: take("before"),
+            after: take("after"),
+            inverse: take("inverse"),
+        };
+        debug_assert!(fields.is_empty(), "a change is before, after and inverse, not {fields:?}");
+        Ok(intent)
+    }
+
+    /// The change that this intent recorded.
+    pub fn of_intent(intent: &Intent) -> Result<Self> {
+        let mut fields = Map::new();
+        fields.insert("what".to_owned(), Value::from(intent.what.as_str()));
+        fields.insert("before".to_owned(), intent.before.clone());
+        fields.insert("after".to_owned(), intent.after.clone());
+        fields.insert("inverse".to_owned(), intent.inverse.clone());
+        serde_json::from_value(Value::Object(fields)).with_context(|| {
+            format!("this kkrun does not understand the recorded change of {}", intent.target)
+        })
+    }
+}
+
+/// Turns a state into the JSON that the journal and the ledger hold.
+pub fn state_value(state: &impl Serialize) -> Value {
+    serde_json::to_value(state).unwrap_or(Value::Null)
+}

@@ -1,0 +1,533 @@
+//! Makes changes: look, intent, act, look again, done. The only caller of an act, and the only writer of
+//! the journal.
+
+use std::path::PathBuf;
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone, World};
+use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
+use crate::failure::Failure;
+use crate::journal::{self, ChangeId, ChangeState, Consequence, Entry, History, Journal, Writer};
+use crate::machine::lock::{Attempt, Lock};
+
+/// Whether changes are made or only looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Make them.
+    Act,
+    /// Say what would be made.
+    Look,
+}
+
+/// What is done about a target that somebody else changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ForeignPolicy {
+    /// Show the difference and ask.
+    #[default]
+    Ask,
+    /// Keep what is there and take it for accepted.
+    Keep,
+    /// Replace it; it is backed up like every before-state.
+    Replace,
+}
+
+/// A change that was only looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WouldChange {
+    /// The target.
+    pub target: String,
+    /// One line.
+    pub summary: String,
+}
+
+/// How a session gets to record.
+pub struct Opening {
+    /// The state directory.
+    pub directory: PathBuf,
+    /// Who writes.
+    pub writer: Writer,
+    /// What is recorded right before the first record, should there be one.
+    pub entries: Vec<Entry>,
+}
+
+/// What a session records with.
+enum Recorder {
+    /// Nothing: it only looks.
+    None,
+    /// Nothing yet: it takes the lock when it first acts, so that a script which only looks never does.
+    Closed(Opening),
+    /// The journal, under the lock.
+    Open { journal: Journal, _lock: Lock },
+}
+
+/// One run of kkrun against the machine.
+pub struct Session {
+    /// What changes are made with.
+    pub world: World,
+    /// Whether they are made.
+    pub mode: Mode,
+    /// What is done about foreign states.
+    pub foreign: ForeignPolicy,
+    history: History,
+    recorder: Recorder,
+    plan: String,
+    step: Option<String>,
+    consequences: Vec<Consequence>,
+    would: Vec<WouldChange>,
+    changed: usize,
+}
+
+impl Session {
+    /// A session that only looks.
+    pub fn new(world: World, history: History, plan: &str) -> Self {
+        Self {
+            world,
+            mode: Mode::Look,
+            foreign: ForeignPolicy::default(),
+            history,
+            recorder: Recorder::None,
+            plan: plan.to_owned(),
+            step: None,
+            consequences: Vec::new(),
+            would: Vec::new(),
+            changed: 0,
+        }
+    }
+
+    /// A session that acts, and records what it does.
+    pub fn acting(world: World, history: History, plan: &str, opening: Opening) -> Self {
+        let recorder = Recorder::Closed(opening);
+        Self { mode: Mode::Act, recorder, ..Self::new(world, history, plan) }
+    }
+
+    /// Takes the machine's lock and the journal, ends or awaits what a killed run left running, and probes
+    /// what it left in doubt. Does nothing the second time.
+    ///
+    /// # Errors
+    /// With [`ExitCode::LOCKED`](crate::exit_code::ExitCode::LOCKED) when another run holds the lock, with [`ExitCode::JOURNAL`](crate::exit_code::ExitCode::JOURNAL) when the journal
+    /// is not to be relied on.
+    pub fn begin_acting(&mut self) -> Result<()> {
+        let Recorder::Closed(opening) = &mut self.recorder else { return Ok(()) };
+        journal::make_state_directory(&opening.directory)?;
+        let lock = match Lock::acquire(&opening.directory.join("lock"))? {
+            Attempt::Acquired(lock) => lock,
+            Attempt::Held(holder) => return Err(holder.failure().into()),
+        };
+        let loaded = journal::load(&opening.directory)?;
+        self.history = History::replay(&loaded.records);
+        let mut journal = Journal::take_over(&opening.directory, &loaded, opening.writer.clone())?;
+        journal.open_run_with(std::mem::take(&mut opening.entries));
+        self.recorder = Recorder::Open { journal, _lock: lock };
+        self.world.end_orphans()?;
+        self.settle_doubts()
+    }
+
+    /// What the journal says, this run's own records included.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The plan's name.
+    pub fn plan(&self) -> &str {
+        &self.plan
+    }
+
+    /// Tells what happens.
+    pub fn reporter(&self) -> Rc<Reporter> {
+        Rc::clone(&self.world.reporter)
+    }
+
+    /// The step that changes belong to from now on.
+    pub fn enter_step(&mut self, step: Option<&str>) {
+        self.step = step.map(str::to_owned);
+        self.consequences.clear();
+    }
+
+    /// The step that changes belong to.
+    pub fn step(&self) -> Option<&str> {
+        self.step.as_deref()
+    }
+
+    /// How many changes were made, or would be.
+    pub fn changed(&self) -> usize {
+        match self.mode {
+            Mode::Act => self.changed,
+            Mode::Look => self.would.len(),
+        }
+    }
+
+    /// The changes that would be made, as far as was looked.
+    pub fn would_change(&self) -> &[WouldChange] {
+        &self.would
+    }
+
+    /// Forgets the changes that would be made.
+    pub fn forget_would_change(&mut self) {
+        self.would.clear();
+    }
+
+    /// Appends to the journal.
+    ///
+    /// # Errors
+    /// When it cannot be made durable; nothing more may be done then.
+    pub fn record(&mut self, entry: Entry) -> Result<ChangeId> {
+        self.begin_acting()?;
+        let Recorder::Open { journal, .. } = &mut self.recorder else {
+            bail!("nothing is recorded while only looking")
+        };
+        let mut id = 0;
+        for record in journal.append(entry)? {
+            id = record.header.seq;
+            self.history.apply(&record);
+        }
+        Ok(id)
+    }
+
+    /// Makes the journal's beginning durable, before anything is put beside it.
+    fn begin_recording(&mut self) -> Result<()> {
+        let Recorder::Open { journal, .. } = &mut self.recorder else { return Ok(()) };
+        for record in journal.begin()? {
+            self.history.apply(&record);
+        }
+        Ok(())
+    }
+
+    /// Whether this run has recorded anything.
+    pub fn has_recorded(&self) -> bool {
+        matches!(&self.recorder, Recorder::Open { journal, .. } if journal.recorded() > 0)
+    }
+
+    /// Fails when the run was told to stop.
+    pub fn check_interruption(&self) -> Result<()> {
+        self.world.processes.check_interruption()
+    }
+
+    /// Makes a change, unless only looking. The caller has looked: `change` is wished for and not there.
+    /// Says whether something was changed, or would be.
+    ///
+    /// # Errors
+    /// When the act fails, when afterwards the target is not as wished, when somebody else was there and
+    /// nobody says what to do, and when the journal cannot be written.
+    pub fn perform(
+        &mut self,
+        change: &Change,
+        act: &mut dyn FnMut(&mut World) -> Result<()>,
+    ) -> Result<bool> {
+        self.perform_losing(change, None, act)
+    }
+
+    /// The same for a change whose loss on undoing the script names.
+    pub fn perform_losing(
+        &mut self,
+        change: &Change,
+        loses: Option<(crate::journal::Class, String)>,
+        act: &mut dyn FnMut(&mut World) -> Result<()>,
+    ) -> Result<bool> {
+        let kind = change.kind();
+        let (target, summary) = (kind.target(), kind.summary());
+        let mut intent = change.intent()?;
+        if self.is_kept(&target, &intent.before, &intent.after) {
+            return Ok(false);
+        }
+        if self.mode == Mode::Look {
+            self.would_make(target, summary);
+            return Ok(true);
+        }
+        self.check_interruption()?;
+        self.begin_acting()?;
+        if let Some(difference) = self.foreign_state(change, &target)
+            && !self.may_replace(&target, &summary, &difference, &intent.before, &intent.after)?
+        {
+            return Ok(false);
+        }
+        self.begin_recording()?;
+        kind.prepare(&self.world)?;
+        intent.step.clone_from(&self.step);
+        intent.owed.clone_from(&self.consequences);
+        if let Some((class, text)) = loses {
+            intent.class = class;
+            intent.loses = Some(text);
+        }
+        let id = match self.half_done(change, &target) {
+            Some(id) => id,
+            None => self.record(Entry::Intent(intent))?,
+        };
+        let acted = act(&mut self.world);
+        self.finish(id, change, acted)?;
+        self.changed += 1;
+        self.world.reporter.tell(&Event::Change { told: ChangeTold::Made, target, summary });
+        Ok(true)
+    }
+
+    /// Counts and tells a change that leaves nothing to undo and so is not recorded.
+    pub fn note_change(&mut self, target: String, summary: String) {
+        match self.mode {
+            Mode::Look => self.would_make(target, summary),
+            Mode::Act => {
+                self.changed += 1;
+                self.world.reporter.tell(&Event::Change { told: ChangeTold::Made, target, summary });
+            }
+        }
+    }
+
+    fn would_make(&mut self, target: String, summary: String) {
+        self.world.reporter.tell(&Event::Change {
+            told: ChangeTold::Would,
+            target: target.clone(),
+            summary: summary.clone(),
+        });
+        self.would.push(WouldChange { target, summary });
+    }
+
+    /// Records the outcome of an act. One that failed is probed like a crash: it may have acted.
+    fn finish(&mut self, id: ChangeId, change: &Change, acted: Result<()>) -> Result<()> {
+        let looked = match acted {
+            Ok(()) => change.kind().accepted(&self.world),
+            Err(error) => {
+                match change.kind().position(&self.world) {
+                    Ok(Position::After) => {
+                        let accepted = change.kind().accepted(&self.world)?;
+                        self.record(Entry::Done { change: id, accepted })?;
+                    }
+                    Ok(Position::Before) => {
+                        self.record(Entry::Void { change: id, why: "its act failed".to_owned() })?;
+                    }
+                    Ok(Position::Neither(_)) | Err(_) => {}
+                }
+                return Err(error);
+            }
+        };
+        let accepted =
+            looked.with_context(|| format!("{}: not as wished afterwards", change.kind().summary()))?;
+        self.record(Entry::Done { change: id, accepted })?;
+        Ok(())
+    }
+
+    /// The state was kept by word against this very wish.
+    fn is_kept(&self, target: &str, found: &Value, wished: &Value) -> bool {
+        self.history.ledger.get(target) == Some(found)
+            && self.history.kept_against.get(target) == Some(wished)
+    }
+
+    fn foreign_state(&self, change: &Change, target: &str) -> Option<String> {
+        let accepted = self.history.ledger.get(target)?;
+        change.kind().foreign(accepted, &self.world)
+    }
+
+    /// Decides about a foreign state: true to replace it.
+    fn may_replace(
+        &mut self,
+        target: &str,
+        summary: &str,
+        difference: &str,
+        found: &Value,
+        wished: &Value,
+    ) -> Result<bool> {
+        let policy = match self.foreign {
+            ForeignPolicy::Ask => self.ask_about_foreign(target, summary, difference)?,
+            decided => decided,
+        };
+        if policy == ForeignPolicy::Replace {
+            return Ok(true);
+        }
+        self.record(Entry::Accepted {
+            target: target.to_owned(),
+            state: found.clone(),
+            against: Some(wished.clone()),
+        })?;
+        let (target, summary) = (target.to_owned(), format!("{summary}: kept as somebody else left it"));
+        self.world.reporter.tell(&Event::Change { told: ChangeTold::Kept, target, summary });
+        Ok(false)
+    }
+
+    fn ask_about_foreign(&self, target: &str, summary: &str, difference: &str) -> Result<ForeignPolicy> {
+        let text = format!(
+            "{target} was changed by somebody else since kkrun left it:\n{difference}\nkeep it, replace it, or stop? (keep/replace/stop)"
+        );
+        let question = Question::Text { text, default: "stop".to_owned() };
+        match self.world.reporter.ask(&question)? {
+            Some(Answer::Text(answer)) if answer.trim() == "keep" => Ok(ForeignPolicy::Keep),
+            Some(Answer::Text(answer)) if answer.trim() == "replace" => Ok(ForeignPolicy::Replace),
+            answer => {
+                let mut failure = Failure::new(format!(
+                    "{summary}: {target} was changed by somebody else since kkrun left it, so it was left alone"
+                ))
+                .kind("foreign")
+                .hint("`--foreign replace` replaces it (a backup is kept), `--foreign keep` accepts what is there");
+                failure.output = difference.lines().map(str::to_owned).collect();
+                if answer.is_none() {
+                    failure = failure.hint("nobody could be asked");
+                }
+                bail!(failure)
+            }
+        }
+    }
+
+    /// The change that a dead run may have half made to the same target, if it is acted on again.
+    fn half_done(&self, change: &Change, target: &str) -> Option<ChangeId> {
+        let doubtful = self.history.changes.iter().rev().find(|known| {
+            known.state == ChangeState::InDoubt && known.intent.target == target && known.plan == self.plan
+        })?;
+        (change.kind().on_doubt() == OnDoubt::ActAgain).then_some(doubtful.id)
+    }
+
+    /// Probes every change whose outcome a dead run did not record.
+    ///
+    /// # Errors
+    /// When one stands neither as before nor as after and cannot be half done: somebody else was there.
+    pub fn settle_doubts(&mut self) -> Result<()> {
+        let doubtful: Vec<_> = self
+            .history
+            .changes
+            .iter()
+            .filter(|change| change.state == ChangeState::InDoubt)
+            .cloned()
+            .collect();
+        for known in doubtful {
+            let change = Change::of_intent(&known.intent)?;
+            let position = change.kind().position(&self.world).with_context(|| {
+                format!("cannot look at {} to tell what a killed run did", known.intent.target)
+            })?;
+            match position {
+                Position::Before => {
+                    self.record(Entry::Void { change: known.id, why: "found as before".to_owned() })?;
+                }
+                Position::After => {
+                    let accepted = change.kind().accepted(&self.world)?;
+                    self.record(Entry::Done { change: known.id, accepted })?;
+                }
+                Position::Neither(difference) if change.kind().on_doubt() == OnDoubt::Stop => {
+                    self.settle_foreign_doubt(known.id, &change, &difference)?;
+                }
+                Position::Neither(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn settle_foreign_doubt(&mut self, id: ChangeId, change: &Change, difference: &str) -> Result<()> {
+        let target = change.kind().target();
+        match self.foreign {
+            ForeignPolicy::Keep => {
+                self.record(Entry::Void {
+                    change: id,
+                    why: "somebody else's state was kept by word".to_owned(),
+                })?;
+            }
+            ForeignPolicy::Replace => {
+                self.record(Entry::Void { change: id, why: "it is made anew by word".to_owned() })?;
+            }
+            ForeignPolicy::Ask => {
+                let mut failure = Failure::new(format!(
+                    "a killed run was changing {target}, and it stands neither as before nor as wished"
+                ))
+                .kind("in_doubt")
+                .hint("`--foreign keep` goes on from what is there")
+                .hint("`--foreign replace` makes the change anew")
+                .hint("`kkrun rollback` undoes what can be undone and shows the difference");
+                failure.output = difference.lines().map(str::to_owned).collect();
+                bail!(failure);
+            }
+        }
+        Ok(())
+    }
+
+    /// Undoes one change. Recorded before and after; killed in between, it is done again.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or the run was told to stop. A failing inverse is no error here:
+    /// it is recorded and told as [`ChangeState::UndoFailed`].
+    pub fn undo(&mut self, id: ChangeId, force: bool) -> Result<ChangeState> {
+        self.check_interruption()?;
+        let known = self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone();
+        let accepted = self.history.ledger.get(&known.intent.target).cloned();
+        self.record(Entry::UndoIntent { change: id })?;
+        let terms = UndoTerms { accepted: accepted.as_ref(), force, only_looking: false };
+        let undone =
+            Change::of_intent(&known.intent).and_then(|change| change.kind().undo(&mut self.world, terms));
+        self.check_interruption_of(&undone)?;
+        let entry = match undone {
+            Ok(Undone::Back(how, accepted)) => Entry::Undone { change: id, how, accepted },
+            Ok(Undone::Conflict(why)) => Entry::Conflict { change: id, why },
+            Ok(Undone::Kept(why)) => Entry::Kept { change: id, why },
+            Err(error) => {
+                Entry::UndoFailed { change: id, error: self.world.reporter.redact(&format!("{error:#}")) }
+            }
+        };
+        self.record(entry)?;
+        let state = self.history.change(id).map(|change| change.state.clone());
+        Ok(state.unwrap_or(ChangeState::InDoubt))
+    }
+
+    /// An inverse that was stopped from outside has not failed: it goes on in the next run.
+    fn check_interruption_of(&self, undone: &Result<Undone>) -> Result<()> {
+        if undone.is_err() { self.check_interruption() } else { Ok(()) }
+    }
+
+    /// What undoing a change would do, only looked at.
+    pub fn preview_undo(&mut self, id: ChangeId) -> Result<Undone> {
+        let known = self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone();
+        let accepted = self.history.ledger.get(&known.intent.target).cloned();
+        let terms = UndoTerms { accepted: accepted.as_ref(), force: false, only_looking: true };
+        Change::of_intent(&known.intent)?.kind().undo(&mut self.world, terms)
+    }
+
+    /// Changes made from now on make this necessary, until [`Session::leave_consequence`].
+    pub fn enter_consequence(&mut self, consequence: Consequence) {
+        self.consequences.push(consequence);
+    }
+
+    /// The innermost consequence ends.
+    pub fn leave_consequence(&mut self) {
+        self.consequences.pop();
+    }
+
+    /// Settles a consequence if it is owed: tests, then runs it, then records that.
+    ///
+    /// # Errors
+    /// When the test or a command fails; it stays owed then.
+    pub fn settle(&mut self, consequence: &Consequence) -> Result<bool> {
+        if self.mode == Mode::Look || !self.history.owed.iter().any(|owed| owed.consequence == *consequence) {
+            return Ok(false);
+        }
+        crate::change::consequence::test(&self.world, consequence)?;
+        crate::change::consequence::run(&mut self.world, consequence)?;
+        self.record(Entry::Settled { consequence: consequence.clone() })?;
+        Ok(true)
+    }
+
+    /// Settles what this step's changes made necessary and no block has settled: those of a killed run whose
+    /// block is gone, or is not reached any more.
+    pub fn settle_step(&mut self, step: &str) -> Result<()> {
+        let plan = self.plan.clone();
+        let owed: Vec<Consequence> = self
+            .history
+            .owed
+            .iter()
+            .filter(|owed| {
+                owed.changes.iter().any(|id| {
+                    self.history.change(*id).is_some_and(|change| {
+                        change.plan == plan && change.intent.step.as_deref() == Some(step)
+                    })
+                })
+            })
+            .map(|owed| owed.consequence.clone())
+            .collect();
+        for consequence in owed {
+            self.settle(&consequence)?;
+        }
+        Ok(())
+    }
+
+    /// The live changes of this step that brought a consequence which is still owed, newest first.
+    pub fn changes_owing(&self, consequence: &Consequence) -> Vec<ChangeId> {
+        let owed = self.history.owed.iter().find(|owed| owed.consequence == *consequence);
+        let mut changes = owed.map(|owed| owed.changes.clone()).unwrap_or_default();
+        changes.retain(|id| self.history.change(*id).is_some_and(crate::journal::ChangeRecord::is_live));
+        changes.sort_unstable_by(|left, right| right.cmp(left));
+        changes
+    }
+}
