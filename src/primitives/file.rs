@@ -1,0 +1,403 @@
+//! `file::` looks at files, directories and links, and makes them what a script wishes.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rhai::plugin::*;
+use serde::Deserialize;
+
+use crate::change::{Change, FileChange, FileWish, Found};
+use crate::failure::Failure;
+use crate::machine::account::{Account, Group};
+use crate::machine::files::{self, Attributes, Digest, FileState, Metadata, PathText};
+use crate::script::{Host, PlanFile, Raised, act, look, options_of};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+/// Who may do what: the options of everything that is made.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Ownership {
+    pub(super) owner: Option<String>,
+    pub(super) group: Option<String>,
+    pub(super) mode: Option<rhai::Dynamic>,
+}
+
+impl Ownership {
+    /// The numbers behind the names.
+    pub(super) fn ids(&self) -> Result<(Option<u32>, Option<u32>)> {
+        let owner = self.owner.as_deref().map(Account::existing).transpose()?;
+        let group = match &self.group {
+            Some(name) => {
+                let group = Group::by_name(name)?;
+                let missing = || Failure::new(format!("there is no group `{name}`")).kind("missing");
+                Some(group.ok_or_else(missing)?.gid)
+            }
+            None => owner.as_ref().map(|owner| owner.gid),
+        };
+        Ok((owner.map(|owner| owner.uid), group))
+    }
+
+    /// The permission bits: `0o640`, or the same digits as a text, `"0640"`.
+    pub(super) fn bits(&self) -> Result<Option<u32>> {
+        let Some(mode) = &self.mode else { return Ok(None) };
+        let bits = match mode.as_int() {
+            Ok(number) => u32::try_from(number).ok(),
+            Err(_) => mode.clone().into_string().ok().and_then(|text| u32::from_str_radix(&text, 8).ok()),
+        };
+        match bits.filter(|bits| *bits <= 0o7777) {
+            Some(bits) => Ok(Some(bits)),
+            None => bail!(
+                Failure::new(format!("the mode `{mode}` is not from 0 to 7777 octal"))
+                    .kind("option")
+                    .hint("write it as 0o640 or \"0640\"")
+            ),
+        }
+    }
+
+    /// The attributes for something at `path`: as given, else as found, else `mode` and the owner of the
+    /// directory.
+    pub(super) fn attributes(&self, path: &Path, found: &FileState, mode: u32) -> Result<Attributes> {
+        let (owner, group) = self.ids()?;
+        let bits = self.bits()?;
+        let (found_owner, found_group) = match found.ownership() {
+            Some(ownership) => ownership,
+            None => match (owner, group) {
+                (Some(owner), Some(group)) => (owner, group),
+                _ => owner_of_directory(path)?,
+            },
+        };
+        let found_metadata = found.metadata();
+        let mut attributes = Attributes::new(
+            bits.or(found_metadata.map(|metadata| metadata.mode)).unwrap_or(mode),
+            owner.unwrap_or(found_owner),
+            group.unwrap_or(found_group),
+        );
+        if let Some(Metadata { xattrs, .. }) = found_metadata {
+            attributes.xattrs.clone_from(xattrs);
+        }
+        Ok(attributes)
+    }
+}
+
+/// Who owns the directory that `path` stands in: a new file belongs to them.
+pub(super) fn owner_of_directory(path: &Path) -> Result<(u32, u32)> {
+    let directory = path.parent().unwrap_or(Path::new("/"));
+    let state = FileState::observe(&files::canonical(directory)?)?;
+    match state.ownership() {
+        Some(ownership) if matches!(state, FileState::Directory { .. }) => Ok(ownership),
+        _ => bail!(
+            Failure::new(format!("there is no directory `{}`", directory.display()))
+                .kind("missing")
+                .hint("make it first: file::make_dir")
+        ),
+    }
+}
+
+/// A path that a script names: absolute, without `..`.
+pub(super) fn absolute(path: &str) -> Result<PathBuf> {
+    let given = Path::new(path);
+    let plain = given.is_absolute()
+        && !given.components().any(|component| matches!(component, std::path::Component::ParentDir));
+    if plain {
+        return Ok(given.to_owned());
+    }
+    bail!(
+        Failure::new(format!("`{path}` is no absolute path"))
+            .kind("usage")
+            .hint("paths are absolute and without `..`; the plan's own files begin with `files/`")
+    )
+}
+
+/// The bytes at a path: a plan file, noted as part of the step's meaning, or a file of the machine.
+pub(super) fn read_bytes(host: &Host, path: &str) -> Result<Vec<u8>> {
+    if path.starts_with("files/") {
+        return match read_plan(host, path)? {
+            PlanFile::File(bytes) => Ok(bytes.into_owned()),
+            PlanFile::Tree(_) => bail!(Failure::new(format!("`{path}` is a directory")).kind("directory")),
+        };
+    }
+    let path = absolute(path)?;
+    host.refuse_unknown(&path)?;
+    files::read_following(&path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// A file of the plan, noted as part of the step's meaning.
+pub(super) fn read_plan(host: &Host, path: &str) -> Result<PlanFile> {
+    let file = host.source().plan_file(path)?;
+    host.trace().files.insert(path.to_owned(), file.hash());
+    Ok(file)
+}
+
+fn read_text(host: &Host, path: &str) -> Result<String> {
+    let bytes = read_bytes(host, path)?;
+    String::from_utf8(bytes)
+        .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind("encoding").into())
+}
+
+/// Makes a wish true of one path.
+pub(super) fn make<'bytes>(
+    host: &Host,
+    path: &Path,
+    wish: impl FnOnce(&Found) -> Result<FileWish<'bytes>>,
+) -> Result<bool> {
+    let found = Found::at(path)?;
+    let wish = wish(&found)?;
+    let Some(change) = FileChange::towards(found.clone(), &wish) else { return Ok(false) };
+    let performed = Change::File(change.clone());
+    host.session().perform(&performed, &mut |_| change.act(&wish))
+}
+
+pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Ownership) -> Result<bool> {
+    let path = absolute(path)?;
+    make(host, &path, |found| match &found.state {
+        FileState::Absent | FileState::File { .. } | FileState::Link { .. } => {
+            let regular =
+                if matches!(found.state, FileState::File { .. }) { &found.state } else { &FileState::Absent };
+            Ok(FileWish::File { bytes, attributes: options.attributes(&path, regular, 0o644)? })
+        }
+        other => bail!(
+            Failure::new(format!("`{}` is a {}, not a file", path.display(), other.noun())).kind("directory")
+        ),
+    })
+}
+
+fn refuse_secret(host: &Host, text: &str) -> Result<()> {
+    if text.contains("«secret:") || host.reporter().holds_secret(text) {
+        bail!(
+            Failure::new("the text holds a secret in a form that would be written as its name or in clear")
+                .kind("secret")
+                .hint("give secret::join([…]) as the content: it stays a secret until it is written")
+        );
+    }
+    Ok(())
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Whether something stands at `path`: a file, a directory, a link, even a dangling one.
+    ///
+    /// ```rhai
+    /// assert(file::exists("/etc/passwd") && !file::exists("/nothing/here"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn exists(context: NativeCallContext, path: &str) -> Raised<bool> {
+        look(&context, |host| {
+            if path.starts_with("files/") {
+                return Ok(host.source().plan_file(path).is_ok());
+            }
+            let path = absolute(path)?;
+            host.refuse_unknown(&path)?;
+            match std::fs::symlink_metadata(&path) {
+                Ok(_) => Ok(true),
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    Ok(false)
+                }
+                Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+            }
+        })
+    }
+
+    /// What stands at `path`: `#{ kind, size, mode, owner, group, sha256, target }`, or `()` when nothing does.
+    /// `kind` is `file`, `directory`, `link` or `special`; `mode` is a text such as `"0644"`; `owner` and `group`
+    /// are names where there are some.
+    ///
+    /// ```rhai
+    /// let passwd = file::stat("/etc/passwd");
+    /// assert(passwd.kind == "file" && passwd.owner == "root" && passwd.mode == "0644");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn stat(context: NativeCallContext, path: &str) -> Raised<Dynamic> {
+        look(&context, |host| {
+            let path = absolute(path)?;
+            host.refuse_unknown(&path)?;
+            let state = FileState::observe(&path)?;
+            if state.is_absent() {
+                return Ok(Dynamic::UNIT);
+            }
+            let mut map = rhai::Map::new();
+            map.insert("kind".into(), state.noun().into());
+            if let Some((owner, group)) = state.ownership() {
+                let owner = Account::by_uid(owner)?.map_or_else(|| owner.to_string(), |account| account.name);
+                let group = Group::by_gid(group)?.map_or_else(|| group.to_string(), |group| group.name);
+                map.insert("owner".into(), owner.into());
+                map.insert("group".into(), group.into());
+            }
+            if let Some(metadata) = state.metadata() {
+                map.insert("mode".into(), format!("{:04o}", metadata.mode).into());
+            }
+            match &state {
+                FileState::File { sha256, size, .. } => {
+                    map.insert("sha256".into(), sha256.to_string().into());
+                    map.insert("size".into(), Dynamic::from(i64::try_from(*size).unwrap_or(i64::MAX)));
+                }
+                FileState::Link { to, .. } => {
+                    map.insert("target".into(), to.to_string().into());
+                }
+                _ => {}
+            }
+            Ok(Dynamic::from_map(map))
+        })
+    }
+
+    /// The text of a file, of the machine or of the plan (`files/…`).
+    ///
+    /// ```rhai
+    /// assert(file::read("/etc/passwd").contains("root:"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn read(context: NativeCallContext, path: &str) -> Raised<String> {
+        look(&context, |host| read_text(host, path))
+    }
+
+    /// The lines of a file, without their ends.
+    ///
+    /// ```rhai
+    /// assert(file::lines("/etc/passwd").some(|line| line.starts_with("root:")));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn lines(context: NativeCallContext, path: &str) -> Raised<rhai::Array> {
+        look(&context, |host| Ok(read_text(host, path)?.lines().map(|line| line.to_owned().into()).collect()))
+    }
+
+    /// The SHA-256 of a file's bytes, as hexadecimal digits.
+    ///
+    /// ```rhai
+    /// assert(file::sha256("/etc/passwd").len() == 64);
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn sha256(context: NativeCallContext, path: &str) -> Raised<String> {
+        look(&context, |host| Ok(Digest::of(&read_bytes(host, path)?).to_string()))
+    }
+
+    /// Makes the file `path` hold `text`, whole or not at all. A new file has the mode 0644 and belongs to the
+    /// owner of its directory; one that was there keeps mode and owner. Undone, the file is as it was.
+    ///
+    /// ```rhai
+    /// assert(file::write("/srv/greeting", "hello\n"));
+    /// assert(!file::write("/srv/greeting", "hello\n"));
+    /// ```
+    #[rhai_fn(name = "write", return_raw, volatile)]
+    pub fn write(context: NativeCallContext, path: &str, text: &str) -> Raised<bool> {
+        act(&context, |host| {
+            refuse_secret(host, text)?;
+            write_bytes(host, path, text.as_bytes(), &Ownership::default())
+        })
+    }
+
+    /// The same with options: `owner`, `group`, `mode`.
+    ///
+    /// ```rhai
+    /// file::write("/srv/quiet", "hush\n", #{ mode: "0600" });
+    /// assert(file::stat("/srv/quiet").mode == "0600");
+    /// ```
+    #[rhai_fn(name = "write", return_raw, volatile)]
+    pub fn write_with(
+        context: NativeCallContext,
+        path: &str,
+        text: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| {
+            refuse_secret(host, text)?;
+            write_bytes(host, path, text.as_bytes(), &options_of(options)?)
+        })
+    }
+
+    /// Makes `path` a symbolic link that holds `target`. What stood there is brought back when it is undone.
+    ///
+    /// ```rhai
+    /// file::link("/etc/hostname", "/srv/name");
+    /// assert(file::stat("/srv/name").target == "/etc/hostname");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn link(context: NativeCallContext, target: &str, path: &str) -> Raised<bool> {
+        act(&context, |host| {
+            let path = absolute(path)?;
+            make(host, &path, |found| {
+                let (owner, group) = match found.state.ownership() {
+                    Some(ownership) if matches!(found.state, FileState::Link { .. }) => ownership,
+                    _ => owner_of_directory(&path)?,
+                };
+                Ok(FileWish::Link { to: PathText::new(target), owner, group })
+            })
+        })
+    }
+
+    /// Makes a directory, and those above it that are missing. A new one has the mode 0755 and belongs to the
+    /// owner of the directory it stands in. Undone, it is removed if it is empty; if it gained content, that is
+    /// asked for first (`--purge homes`).
+    ///
+    /// ```rhai
+    /// file::make_dir("/srv/a/b");
+    /// assert(file::stat("/srv/a/b").kind == "directory");
+    /// ```
+    #[rhai_fn(name = "make_dir", return_raw, volatile)]
+    pub fn make_dir(context: NativeCallContext, path: &str) -> Raised<bool> {
+        act(&context, |host| make_directories(host, path, &Ownership::default()))
+    }
+
+    /// The same with options: `owner`, `group`, `mode`; they are for the last directory, one that was there
+    /// included.
+    ///
+    /// ```rhai
+    /// file::make_dir("/srv/private", #{ mode: "0700" });
+    /// assert(file::stat("/srv/private").mode == "0700");
+    /// ```
+    #[rhai_fn(name = "make_dir", return_raw, volatile)]
+    pub fn make_dir_with(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make_directories(host, path, &options_of(options)?))
+    }
+
+    /// Removes a file, a link or an empty directory. Undone, it is back.
+    ///
+    /// ```rhai
+    /// file::write("/srv/old", "x");
+    /// assert(file::remove("/srv/old") && !file::remove("/srv/old"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn remove(context: NativeCallContext, path: &str) -> Raised<bool> {
+        act(&context, |host| make(host, &absolute(path)?, |_| Ok(FileWish::Absent)))
+    }
+}
+
+fn make_directories(host: &Host, path: &str, options: &Ownership) -> Result<bool> {
+    let path = absolute(path)?;
+    let mut changed = false;
+    let missing: Vec<&Path> = path
+        .ancestors()
+        .skip(1)
+        .take_while(|above| {
+            std::fs::symlink_metadata(above).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+        })
+        .collect();
+    for above in missing.into_iter().rev() {
+        // Only looking, the directory above may be one that would have been made.
+        changed |= make_directory(host, above, &Ownership::default())?;
+    }
+    Ok(changed | make_directory(host, &path, options)?)
+}
+
+fn make_directory(host: &Host, path: &Path, options: &Ownership) -> Result<bool> {
+    make(host, path, |found| match &found.state {
+        FileState::Absent | FileState::Directory { .. } => {
+            Ok(FileWish::Directory { attributes: options.attributes(path, &found.state, 0o755)? })
+        }
+        other => bail!(
+            Failure::new(format!("`{}` is a {}, not a directory", path.display(), other.noun()))
+                .kind("exists")
+        ),
+    })
+}

@@ -1,0 +1,90 @@
+//! `host::` tells of the machine and of the call.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use rhai::plugin::*;
+
+use crate::journal::Entry;
+use crate::machine::host_facts;
+use crate::script::{Raised, act, look};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// The words behind the script on the command line.
+    ///
+    /// ```rhai
+    /// assert(host::args().len() == 0);
+    /// ```
+    #[rhai_fn(name = "args", return_raw, volatile)]
+    pub fn words(context: NativeCallContext) -> Raised<rhai::Array> {
+        look(&context, |host| Ok(host.arguments().iter().map(|word| word.clone().into()).collect()))
+    }
+
+    /// The machine's name.
+    ///
+    /// ```rhai
+    /// assert(host::hostname() != "");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn hostname(context: NativeCallContext) -> Raised<String> {
+        look(&context, |_| Ok(host_facts::hostname()))
+    }
+
+    /// What /etc/os-release says, by its keys in lower case: `id`, `version_id`, `pretty_name`, …
+    ///
+    /// ```rhai
+    /// assert(host::os().id != "");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn os(context: NativeCallContext) -> Raised<rhai::Map> {
+        look(&context, |_| {
+            let facts = host_facts::os_release()?;
+            Ok(facts.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
+        })
+    }
+
+    /// The processor's architecture as the kernel names it, such as `x86_64`.
+    ///
+    /// ```rhai
+    /// assert(host::arch() != "");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn arch(context: NativeCallContext) -> Raised<String> {
+        look(&context, |_| Ok(host_facts::architecture()))
+    }
+
+    /// A variable of kkrun's own environment, or `()`. Commands do not inherit it.
+    ///
+    /// ```rhai
+    /// assert(host::env("KKRUN_NO_SUCH_VARIABLE") == ());
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn env(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
+        look(&context, |_| Ok(std::env::var(name).map_or(Dynamic::UNIT, Dynamic::from)))
+    }
+
+    /// Notes that the machine must be restarted before all of this takes effect, and why. It is told at the
+    /// end, and forgotten once the machine has restarted.
+    ///
+    /// ```rhai
+    /// host::reboot_required("the display manager logs in at boot");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn reboot_required(context: NativeCallContext, why: &str) -> Raised<()> {
+        act(&context, |host| {
+            let known = host.seen().history().reboot.as_ref().is_some_and(|(known, _)| known == why);
+            if !host.only_looking() && !known {
+                host.session().record(Entry::RebootOwed { why: why.to_owned() })?;
+            }
+            host.note_once(&format!("a restart is needed: {why}"));
+            Ok(())
+        })
+    }
+}

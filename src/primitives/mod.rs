@@ -1,0 +1,18 @@
+//! What scripts can call, one namespace a file. Their doc comments are the manual, their examples are tests.
+
+mod file;
+mod host;
+mod log;
+mod options;
+mod rollback;
+mod step;
+
+/// Gives an engine every namespace. The one list of them.
+pub fn register(engine: &mut rhai::Engine) {
+    engine.register_static_module("file", file::module().into());
+    engine.register_static_module("host", host::module().into());
+    engine.register_static_module("log", log::module().into());
+    engine.register_static_module("options", options::module().into());
+    engine.register_static_module("rollback", rollback::module().into());
+    engine.register_static_module("step", step::module().into());
+}

@@ -1,0 +1,44 @@
+//! `options::` helps functions that take an options map.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use anyhow::bail;
+use rhai::plugin::*;
+
+use crate::failure::Failure;
+use crate::script::{Raised, look};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// The given options over the defaults. An option that the defaults do not name is an error.
+    ///
+    /// ```rhai
+    /// let o = options::over(#{ port: 80 }, #{ port: 8080, host: "localhost" });
+    /// assert(o.port == 80 && o.host == "localhost");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn over(context: NativeCallContext, given: rhai::Map, defaults: rhai::Map) -> Raised<rhai::Map> {
+        look(&context, |_| {
+            let mut merged = defaults;
+            for (name, value) in given {
+                if !merged.contains_key(&name) {
+                    let near = crate::text::nearest(&name, merged.keys().map(rhai::Identifier::as_str));
+                    let mut failure = Failure::new(format!("there is no option `{name}`")).kind("option");
+                    if let Some(near) = near {
+                        failure = failure.hint(format!("did you mean `{near}`?"));
+                    }
+                    bail!(failure);
+                }
+                merged.insert(name, value);
+            }
+            Ok(merged)
+        })
+    }
+}

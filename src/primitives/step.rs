@@ -1,0 +1,285 @@
+//! `step::` runs steps, marks progress, verifies, and says what a change makes necessary.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use rhai::FnPtr;
+use rhai::plugin::*;
+use serde::Deserialize;
+
+use crate::event::Event;
+use crate::failure::Failure;
+use crate::journal::{Consequence, Entry};
+use crate::script::{Host, Raised, StepBody, StepCall, act, look, options_of, value_of};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct ConsequenceOptions {
+    test: Vec<String>,
+    run: Vec<Vec<String>>,
+    restart: Vec<String>,
+    user: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, default)]
+struct VerifyOptions {
+    within: f64,
+    holds: f64,
+}
+
+/// How long between two looks at something that is not true yet.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
+
+fn run_step(context: &NativeCallContext, id: &str, title: &str, body: StepBody) -> Raised<()> {
+    look(context, |host| {
+        let call = StepCall { id: id.to_owned(), title: title.to_owned(), body };
+        host.runner()?.run(context, &call)
+    })
+}
+
+/// Settles the consequence of a block; what changed inside is undone when its test fails.
+fn settle(host: &Host, consequence: &Consequence) -> Result<()> {
+    let Err(error) = host.session().settle(consequence) else { return Ok(()) };
+    host.session().check_interruption()?;
+    let test_failed = error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == "test");
+    if test_failed {
+        for change in host.session().changes_owing(consequence) {
+            host.session().undo(change, false)?;
+        }
+        host.session().settle(consequence)?;
+    }
+    Err(error)
+}
+
+fn verify_now(context: &NativeCallContext, host: &Host, closure: &FnPtr) -> Result<Result<bool, String>> {
+    match host.call(context, closure) {
+        Ok(value) => Ok(Ok(value.as_bool().unwrap_or(false))),
+        Err(error) => host.caught(error).map(Err),
+    }
+}
+
+fn verified(
+    context: &NativeCallContext,
+    label: &str,
+    closure: &FnPtr,
+    options: &VerifyOptions,
+) -> Raised<()> {
+    act(context, |host| {
+        if host.would_have_changed() {
+            host.reporter().tell(&Event::Verified { label: label.to_owned(), now: false });
+            return Ok(());
+        }
+        if let Some(failure) = host.take_failed_mutation() {
+            bail!(failure);
+        }
+        // Only looking, nothing is going to change: one look is enough.
+        let within = if host.only_looking() { 0.0 } else { options.within };
+        let deadline = Instant::now() + Duration::from_secs_f64(within.max(0.0));
+        let holds = Duration::from_secs_f64(if host.only_looking() { 0.0 } else { options.holds.max(0.0) });
+        let mut since: Option<Instant> = None;
+        loop {
+            host.seen().check_interruption()?;
+            let found = verify_now(context, host, closure)?;
+            let now = Instant::now();
+            match &found {
+                Ok(true) => {
+                    let began = *since.get_or_insert(now);
+                    if now.duration_since(began) >= holds {
+                        host.reporter().tell(&Event::Verified { label: label.to_owned(), now: true });
+                        return Ok(());
+                    }
+                }
+                _ if since.is_some() => {
+                    bail!(
+                        Failure::new(format!("not verified: {label}: it was true and did not stay so"))
+                            .kind("verify")
+                    )
+                }
+                _ if now >= deadline => {
+                    let why = found.err().map_or_else(String::new, |error| format!(": {error}"));
+                    bail!(Failure::new(format!("not verified: {label}{why}")).kind("verify"))
+                }
+                _ => {}
+            }
+            host.seen().world.processes.pause(BETWEEN_LOOKS);
+        }
+    })
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Runs the script `script`, which stands beside the plan, as the step `id`. Id and title are literals at
+    /// the top level of the plan. A step that is complete and still means the same is passed over.
+    ///
+    /// ```rhai,ignore
+    /// step::run("01", "Install packages", "01_install_packages.rhai");
+    /// ```
+    #[rhai_fn(name = "run", return_raw, volatile)]
+    pub fn run_script(context: NativeCallContext, id: &str, title: &str, script: &str) -> Raised<()> {
+        run_step(&context, id, title, StepBody::Script(script.to_owned()))
+    }
+
+    /// Runs a closure of the plan as the step `id`: a whole plan in one file.
+    ///
+    /// ```rhai,ignore
+    /// step::run("greet", "Leave a greeting", || file::write("/srv/greeting", "hello\n"));
+    /// ```
+    #[rhai_fn(name = "run", return_raw, volatile)]
+    pub fn run_closure(context: NativeCallContext, id: &str, title: &str, body: FnPtr) -> Raised<()> {
+        run_step(&context, id, title, StepBody::Closure(body))
+    }
+
+    /// Records that the part `id` of an ad hoc script is done.
+    ///
+    /// ```rhai
+    /// step::mark("downloaded");
+    /// assert(step::is_done("downloaded"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn mark(context: NativeCallContext, id: &str) -> Raised<()> {
+        act(&context, |host| host.runner()?.mark(host, id))
+    }
+
+    /// Whether `id` was marked, or is a complete step.
+    ///
+    /// ```rhai
+    /// assert(!step::is_done("never marked"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn is_done(context: NativeCallContext, id: &str) -> Raised<bool> {
+        look(&context, |host| host.runner()?.is_done(host, id))
+    }
+
+    /// Calls the closure once on this machine for good: neither a reset nor `--redo` forgets it. For what must
+    /// never happen twice, such as an import of data. It counts when the closure has returned.
+    ///
+    /// ```rhai
+    /// step::once("import", || log::info("importing"));
+    /// step::once("import", || throw "never reached");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn once(context: NativeCallContext, key: &str, closure: FnPtr) -> Raised<bool> {
+        act(&context, |host| {
+            if host.seen().history().once.contains(key) {
+                return Ok(false);
+            }
+            if host.only_looking() {
+                host.session().note_change(format!("once:{key}"), format!("{key}, once"));
+                return Ok(true);
+            }
+            let _value = host.call(&context, &closure)?;
+            host.session().record(Entry::Once { key: key.to_owned() })?;
+            Ok(true)
+        })
+    }
+
+    /// What changes inside the closure makes this necessary: `test` (a command that must succeed first), `run`
+    /// (an array of commands), `restart` (units that are restarted if they are active), `user` (whose service
+    /// manager and commands). It is owed until it was done once: at the end of the block, or by the next run
+    /// after a crash. When the test fails, what changed inside is undone and the step fails.
+    ///
+    /// ```rhai
+    /// step::on_change(#{ test: ["true"], run: [["true"]] }, || file::exists("/etc"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn on_change(context: NativeCallContext, options: rhai::Map, closure: FnPtr) -> Raised<Dynamic> {
+        act(&context, |host| {
+            let given: ConsequenceOptions = options_of(options)?;
+            let consequence =
+                Consequence { test: given.test, run: given.run, restart: given.restart, user: given.user };
+            host.session().enter_consequence(consequence.clone());
+            let value = host.call(&context, &closure);
+            host.session().leave_consequence();
+            let value = value?;
+            settle(host, &consequence)?;
+            Ok(value)
+        })
+    }
+
+    /// Fails the step unless the closure returns true. An error inside counts as false. After something that
+    /// would have changed while only looking, it says "later".
+    ///
+    /// ```rhai
+    /// step::verify("there is a root directory", || file::exists("/"));
+    /// ```
+    #[rhai_fn(name = "verify", return_raw, volatile)]
+    pub fn verify(context: NativeCallContext, label: &str, closure: FnPtr) -> Raised<()> {
+        verified(&context, label, &closure, &VerifyOptions::default())
+    }
+
+    /// The same with options: `within` (seconds until it must be true), `holds` (seconds for which it must
+    /// stay true).
+    ///
+    /// ```rhai
+    /// step::verify("there is a root directory", || file::exists("/"), #{ within: 1, holds: 0 });
+    /// ```
+    #[rhai_fn(name = "verify", return_raw, volatile)]
+    pub fn verify_with(
+        context: NativeCallContext,
+        label: &str,
+        closure: FnPtr,
+        options: rhai::Map,
+    ) -> Raised<()> {
+        let options = look(&context, |_| options_of::<VerifyOptions>(options))?;
+        verified(&context, label, &closure, &options)
+    }
+
+    /// The steps of the plan `plan`, evaluated only looking: an array of `{ id, title, script, status, started,
+    /// finished, seconds, attempts, error, changes, reason }`.
+    ///
+    /// ```rhai,ignore
+    /// for row in step::list("master.rhai") { log::output(`${row.id} ${row.status}`); }
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn list(context: NativeCallContext, plan: &str) -> Raised<Dynamic> {
+        look(&context, |host| Ok(value_of(&host.runner()?.list(&context, plan)?)))
+    }
+
+    /// What of the complete step `id` no longer holds, or `()`.
+    ///
+    /// ```rhai,ignore
+    /// let reason = step::drift("03");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn drift(context: NativeCallContext, id: &str) -> Raised<Dynamic> {
+        look(&context, |host| Ok(host.runner()?.drift(&context, id)?.map_or(Dynamic::UNIT, Dynamic::from)))
+    }
+
+    /// Forgets the progress of the whole plan; what was changed stays recorded and can be undone.
+    ///
+    /// ```rhai
+    /// step::mark("a");
+    /// step::reset();
+    /// assert(!step::is_done("a"));
+    /// ```
+    #[rhai_fn(name = "reset", return_raw, volatile)]
+    pub fn reset(context: NativeCallContext) -> Raised<()> {
+        act(&context, |host| host.runner()?.reset(host, None))
+    }
+
+    /// The same for these steps alone.
+    ///
+    /// ```rhai
+    /// step::mark("a");
+    /// step::mark("b");
+    /// step::reset(["a"]);
+    /// assert(!step::is_done("a") && step::is_done("b"));
+    /// ```
+    #[rhai_fn(name = "reset", return_raw, volatile)]
+    pub fn reset_these(context: NativeCallContext, steps: rhai::Array) -> Raised<()> {
+        act(&context, |host| {
+            let steps = steps.into_iter().map(|step| step.to_string()).collect();
+            host.runner()?.reset(host, Some(steps))
+        })
+    }
+}

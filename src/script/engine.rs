@@ -1,0 +1,117 @@
+//! The one Rhai engine of a run: its limits, what scripts can reach, and how they are compiled.
+
+use std::rc::Rc;
+
+use anyhow::Result;
+use rhai::{AST, Scope};
+
+use super::error::{self, Stop};
+use super::host::{Host, HostTag};
+use super::resolver::Resolver;
+use super::source::Script;
+use crate::exit_code::ExitCode;
+
+/// The stack, in bytes, of the thread that evaluates scripts: enough for every call level that the limits
+/// allow.
+pub const STACK_SIZE: usize = 64 * 1024 * 1024;
+
+/// A compiled script.
+#[derive(Clone)]
+pub struct Program {
+    /// The name that errors call it by.
+    pub name: String,
+    /// Its text.
+    pub text: Rc<str>,
+    /// Its compiled form.
+    pub ast: AST,
+}
+
+/// Compiles and evaluates scripts against one host.
+pub struct Engine {
+    inner: rhai::Engine,
+    host: Rc<Host>,
+}
+
+/// Sets every limit: what Rhai does by default differs between builds and leaves some open.
+pub(super) fn limit(engine: &mut rhai::Engine) {
+    // The default optimiser panics on an assignment into a constant map, and the full one calls host
+    // functions while compiling.
+    engine.set_optimization_level(rhai::OptimizationLevel::None);
+    engine.set_strict_variables(true);
+    engine.set_fail_on_invalid_map_property(true);
+    engine.disable_symbol("eval");
+    engine.set_max_call_levels(128);
+    engine.set_max_expr_depths(64, 32);
+    engine.set_max_operations(50_000_000);
+    engine.set_max_string_size(16 * 1024 * 1024);
+    engine.set_max_array_size(100_000);
+    engine.set_max_map_size(100_000);
+    engine.set_max_modules(1_000);
+    engine.set_max_functions(10_000);
+    engine.set_max_variables(10_000);
+}
+
+impl Engine {
+    /// An engine whose scripts reach `host` through what `register` gives them.
+    pub fn new(host: Rc<Host>, register: fn(&mut rhai::Engine)) -> Self {
+        let mut inner = rhai::Engine::new();
+        limit(&mut inner);
+        inner.set_default_tag(rhai::Dynamic::from(HostTag(Rc::clone(&host))));
+        inner.set_module_resolver(Resolver::new(Rc::clone(&host)));
+        inner.register_static_module("settings", host.settings().module().into());
+        let watching = Rc::clone(&host);
+        inner.on_progress(move |_| watching.interruption());
+        let printing = Rc::clone(&host);
+        inner.on_print(move |text| printing.output(text));
+        let debugging = Rc::clone(&host);
+        inner.on_debug(move |text, source, position| {
+            debugging.reporter().note(format!("{}:{position}: {text}", source.unwrap_or("script")));
+        });
+        register(&mut inner);
+        Self { inner, host }
+    }
+
+    /// The engine itself, for reading what is registered.
+    pub fn rhai(&self) -> &rhai::Engine {
+        &self.inner
+    }
+
+    /// The host behind it.
+    pub fn host(&self) -> &Rc<Host> {
+        &self.host
+    }
+
+    /// Compiles a script.
+    ///
+    /// # Errors
+    /// With [`ExitCode::USAGE`] and the place of the first error.
+    pub fn compile(&self, script: &Script) -> Result<Program> {
+        compile(&self.inner, &self.host, script)
+    }
+
+    /// Evaluates a script from its first line to its last.
+    pub fn evaluate(&self, program: &Program) -> Result<rhai::Dynamic, Stop> {
+        evaluate(&self.inner, &self.host, program)
+    }
+}
+
+/// Compiles a script with an engine that is already running one.
+pub fn compile(engine: &rhai::Engine, host: &Host, script: &Script) -> Result<Program> {
+    host.remember_text(&script.name, &script.text);
+    if script.text.as_bytes().contains(&0) {
+        return Err(crate::failure::Failure::new(format!("`{}` is binary, not a script", script.name))
+            .exit(ExitCode::USAGE)
+            .into());
+    }
+    let mut ast = engine
+        .compile(&script.text)
+        .map_err(|error| error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE))?;
+    ast.set_source(script.name.as_str());
+    Ok(Program { name: script.name.clone(), text: Rc::from(script.text.as_str()), ast })
+}
+
+/// Evaluates a program with an engine that may already be running another.
+pub fn evaluate(engine: &rhai::Engine, host: &Host, program: &Program) -> Result<rhai::Dynamic, Stop> {
+    let value = engine.eval_ast_with_scope(&mut Scope::new(), &program.ast);
+    value.map_err(|error| host.stop_of(&error, &program.name))
+}

@@ -1,0 +1,151 @@
+//! Turns Rhai's errors into what people are shown: the true place, the frames that led there, and the
+//! failure behind it.
+
+use rhai::{Dynamic, EvalAltResult, Position};
+
+use super::host::Host;
+use crate::exit_code::ExitCode;
+use crate::failure::{Failure, Place};
+use crate::machine::signal::Interruption;
+
+/// Why an evaluation ended before its last line.
+#[derive(Debug)]
+pub enum Stop {
+    /// It failed.
+    Failed(Failure),
+    /// Only looking, it asked for something that acting alone can tell.
+    Unpredictable {
+        /// Where.
+        place: Place,
+        /// What it depends on.
+        why: String,
+    },
+    /// It was stopped from outside.
+    Interrupted(Interruption),
+}
+
+/// What travels through Rhai in an error that no script can catch.
+#[derive(Clone, Debug)]
+pub(super) enum Termination {
+    /// Only looking: what it depends on.
+    Unpredictable(String),
+    /// Stopped from outside.
+    Interrupted(Interruption),
+    /// The failure of this number.
+    Failed(usize),
+}
+
+impl Host {
+    /// What this error of Rhai's means; `script` is the file whose evaluation it ended.
+    pub fn stop_of(&self, error: &EvalAltResult, script: &str) -> Stop {
+        let (innermost, place) = self.innermost(error, script);
+        match innermost {
+            EvalAltResult::ErrorTerminated(token, _) => match token.clone().try_cast::<Termination>() {
+                Some(Termination::Unpredictable(why)) => Stop::Unpredictable { place, why },
+                Some(Termination::Interrupted(interruption)) => Stop::Interrupted(interruption),
+                Some(Termination::Failed(number)) => Stop::Failed(placed(self.failure(number), place)),
+                None => Stop::Failed(Failure::new("the script was ended").at(place)),
+            },
+            EvalAltResult::ErrorRuntime(value, _) => Stop::Failed(placed(self.thrown(value), place)),
+            EvalAltResult::Exit(_, _) => Stop::Failed(Failure::new("the script called `exit`").at(place)),
+            other => Stop::Failed(described(other).at(place)),
+        }
+    }
+
+    fn thrown(&self, value: &Dynamic) -> Failure {
+        if let Some(map) = value.read_lock::<rhai::Map>() {
+            if let Some(number) = map.get("failure").and_then(|number| number.as_int().ok())
+                && let Ok(number) = usize::try_from(number)
+            {
+                return self.failure(number);
+            }
+            if let Some(message) = map.get("message") {
+                return Failure::new(message.to_string());
+            }
+        }
+        Failure::new(if value.is_unit() { "the script threw".to_owned() } else { value.to_string() })
+    }
+
+    /// The innermost error with its place: Rhai's outer positions are those of the calls.
+    fn innermost<'e>(&self, error: &'e EvalAltResult, script: &str) -> (&'e EvalAltResult, Place) {
+        let mut file = script.to_owned();
+        let mut frames = Vec::new();
+        let mut current = error;
+        loop {
+            match current {
+                EvalAltResult::ErrorInFunctionCall(name, source, inner, position) => {
+                    let name = if name.starts_with("anon$") { "the closure" } else { name };
+                    frames.push(format!("`{name}` called at {file}:{}", at(*position)));
+                    if !source.is_empty() {
+                        file.clone_from(source);
+                    }
+                    current = inner;
+                }
+                EvalAltResult::ErrorInModule(name, inner, position) => {
+                    frames.push(format!("imported at {file}:{}", at(*position)));
+                    if !name.is_empty() {
+                        file.clone_from(name);
+                    }
+                    current = inner;
+                }
+                other => {
+                    frames.reverse();
+                    let text = self.line_of(&file, other.position().line().unwrap_or(0));
+                    return (other, place(file, other.position(), text, frames));
+                }
+            }
+        }
+    }
+}
+
+/// The failure of a step keeps the place within the step, whatever called that.
+fn placed(failure: Failure, place: Place) -> Failure {
+    if failure.place.is_some() { failure } else { failure.at(place) }
+}
+
+fn at(position: Position) -> String {
+    format!("{}:{}", position.line().unwrap_or(0), position.position().unwrap_or(0))
+}
+
+fn place(file: String, position: Position, text: String, frames: Vec<String>) -> Place {
+    let line = position.line().unwrap_or(0);
+    Place { file, line, column: position.position().unwrap_or(1).max(1), text, frames }
+}
+
+/// The place in a script whose text is at hand.
+pub(super) fn place_in(file: &str, text: &str, position: Position) -> Place {
+    let line = position.line().unwrap_or(0);
+    let line = text.lines().nth(line.saturating_sub(1)).unwrap_or_default().to_owned();
+    place(file.to_owned(), position, line, Vec::new())
+}
+
+/// The failure of a script that was read without a host.
+pub(super) fn plain(error: &EvalAltResult, file: &str, text: &str, exit: ExitCode) -> Failure {
+    described(error).exit(exit).at(place_in(file, text, error.position()))
+}
+
+/// Rhai's own errors in kkrun's words.
+fn described(error: &EvalAltResult) -> Failure {
+    match error {
+        EvalAltResult::ErrorVariableNotFound(name, _) => {
+            Failure::new(format!("there is no variable `{name}`"))
+        }
+        EvalAltResult::ErrorFunctionNotFound(signature, _) => {
+            Failure::new(format!("there is no function `{signature}`"))
+        }
+        EvalAltResult::ErrorTooManyOperations(_) => {
+            Failure::new("the script ran for too long: more than 50 million operations")
+                .hint("a loop may never end")
+        }
+        EvalAltResult::ErrorStackOverflow(_) => Failure::new("the script's calls are nested too deeply")
+            .hint("a function may call itself for ever"),
+        other => {
+            let mut text = other.to_string();
+            // Rhai appends the position, which kkrun shows by itself.
+            if let Some(cut) = text.rfind(" (line ") {
+                text.truncate(cut);
+            }
+            Failure::new(text)
+        }
+    }
+}

@@ -1,0 +1,436 @@
+//! What a script reaches: the session, its plan's source and settings, and how a primitive's error becomes
+//! one of the script's.
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::rc::Rc;
+
+use anyhow::{Result, bail};
+use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
+
+use super::engine::{self, Program};
+use super::error::{Stop, Termination};
+use super::resolver::LIBRARY;
+use super::settings::Settings;
+use super::source::{Script, Source};
+use crate::event::{Event, Reporter};
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::machine::signal::Interruption;
+use crate::session::{Mode, Session};
+
+/// What a primitive returns to Rhai.
+pub type Raised<T> = Result<T, Box<EvalAltResult>>;
+
+/// The host as Rhai carries it.
+#[derive(Clone)]
+pub(super) struct HostTag(pub(super) Rc<Host>);
+
+/// Only looking, a script asked for something that acting alone can tell.
+#[derive(Debug)]
+pub struct Unpredictable(pub String);
+
+impl std::fmt::Display for Unpredictable {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "not predictable: depends on {}", self.0)
+    }
+}
+
+impl std::error::Error for Unpredictable {}
+
+/// What a step's evaluation has used besides its code: the rest of its meaning.
+#[derive(Clone, Debug, Default)]
+pub struct Trace {
+    /// The secrets it asked for, each with a keyed hash.
+    pub secrets: BTreeMap<String, String>,
+    /// The plan's files it read, each with its hash.
+    pub files: BTreeMap<String, String>,
+}
+
+/// What is run as a step.
+pub enum StepBody {
+    /// The script of this name.
+    Script(String),
+    /// A closure within the plan.
+    Closure(FnPtr),
+}
+
+/// A call of `step::run`.
+pub struct StepCall {
+    /// The step's id.
+    pub id: String,
+    /// Its title.
+    pub title: String,
+    /// What is run.
+    pub body: StepBody,
+}
+
+/// What `step::` and `rollback::` ask of whoever runs the plan.
+pub trait StepRunner {
+    /// Runs, skips or examines a step.
+    fn run(&self, context: &NativeCallContext, call: &StepCall) -> Result<()>;
+    /// Records progress of an ad hoc script.
+    fn mark(&self, host: &Host, id: &str) -> Result<()>;
+    /// Whether a step is complete by its record.
+    fn is_done(&self, host: &Host, id: &str) -> Result<bool>;
+    /// The steps of a plan with where they stand.
+    fn list(&self, context: &NativeCallContext, plan: &str) -> Result<serde_json::Value>;
+    /// What of a step no longer holds; nothing when all does.
+    fn drift(&self, context: &NativeCallContext, id: &str) -> Result<Option<String>>;
+    /// Forgets the progress of these steps, or of all.
+    fn reset(&self, host: &Host, steps: Option<Vec<String>>) -> Result<()>;
+    /// What a rollback would do.
+    fn preview_rollback(&self, host: &Host, options: serde_json::Value) -> Result<serde_json::Value>;
+    /// Rolls back.
+    fn apply_rollback(&self, host: &Host, options: serde_json::Value) -> Result<serde_json::Value>;
+}
+
+/// Everything a script reaches.
+pub struct Host {
+    session: RefCell<Session>,
+    source: Source,
+    settings: Settings,
+    arguments: Vec<String>,
+    runner: RefCell<Option<Rc<dyn StepRunner>>>,
+    programs: RefCell<HashMap<String, Program>>,
+    texts: RefCell<BTreeMap<String, Rc<str>>>,
+    failures: RefCell<Vec<Failure>>,
+    failed_mutation: RefCell<Option<usize>>,
+    trace: RefCell<Trace>,
+    refusals: RefCell<BTreeSet<String>>,
+    passing: RefCell<Option<Box<EvalAltResult>>>,
+    exit: Cell<Option<ExitCode>>,
+}
+
+/// A closure's error is on its way through the primitive that called it; the host keeps it meanwhile,
+/// because Rhai's errors cannot travel in others.
+#[derive(Debug)]
+pub struct Passing;
+
+impl std::fmt::Display for Passing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a closure of the script failed")
+    }
+}
+
+impl std::error::Error for Passing {}
+
+impl Host {
+    /// A host for the scripts of `source`.
+    pub fn new(session: Session, source: Source, settings: Settings, arguments: Vec<String>) -> Rc<Self> {
+        Rc::new(Self {
+            session: RefCell::new(session),
+            source,
+            settings,
+            arguments,
+            runner: RefCell::default(),
+            programs: RefCell::default(),
+            texts: RefCell::default(),
+            failures: RefCell::default(),
+            failed_mutation: RefCell::default(),
+            trace: RefCell::default(),
+            refusals: RefCell::default(),
+            passing: RefCell::default(),
+            exit: Cell::default(),
+        })
+    }
+
+    /// The host behind a primitive's call.
+    pub fn of(context: &NativeCallContext) -> Result<Rc<Self>> {
+        let tag = context.tag().and_then(|tag| tag.clone().try_cast::<HostTag>());
+        match tag {
+            Some(tag) => Ok(tag.0),
+            None => bail!("this engine has no host"),
+        }
+    }
+
+    /// The session; not to be held while a script's closure runs.
+    pub fn session(&self) -> RefMut<'_, Session> {
+        self.session.borrow_mut()
+    }
+
+    /// The session, to look at.
+    pub fn seen(&self) -> Ref<'_, Session> {
+        self.session.borrow()
+    }
+
+    /// Where scripts and plan files come from.
+    pub fn source(&self) -> &Source {
+        &self.source
+    }
+
+    /// The settings in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The script's words.
+    pub fn arguments(&self) -> &[String] {
+        &self.arguments
+    }
+
+    /// Tells what happens.
+    pub fn reporter(&self) -> Rc<Reporter> {
+        self.seen().reporter()
+    }
+
+    /// Whether nothing may be changed.
+    pub fn only_looking(&self) -> bool {
+        self.seen().mode == Mode::Look
+    }
+
+    /// Whether something would have been changed already while only looking: what is read from now on may
+    /// not be what a run would read.
+    pub fn would_have_changed(&self) -> bool {
+        let session = self.seen();
+        session.mode == Mode::Look && !session.would_change().is_empty()
+    }
+
+    /// Refuses to tell of a path while only looking, if something at it, above it or below it would have been
+    /// changed by now: what is there is not what a run would find.
+    pub fn refuse_unknown(&self, path: &std::path::Path) -> Result<()> {
+        let session = self.seen();
+        if session.mode == Mode::Act {
+            return Ok(());
+        }
+        let touched = session.would_change().iter().find(|would| {
+            let at = would
+                .target
+                .split_once(":/")
+                .map(|(_, rest)| format!("/{}", rest.split('#').next().unwrap_or(rest)));
+            at.is_some_and(|at| path.starts_with(&at) || std::path::Path::new(&at).starts_with(path))
+        });
+        match touched {
+            Some(would) => {
+                Err(Unpredictable(format!("{}, which would have changed by then", would.target)).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Gives a script's text to standard output.
+    pub fn output(&self, text: &str) {
+        self.reporter().tell(&Event::Output { text: text.to_owned() });
+    }
+
+    /// What the current step has used so far.
+    pub fn trace(&self) -> RefMut<'_, Trace> {
+        self.trace.borrow_mut()
+    }
+
+    /// Who answers `step::` and `rollback::`.
+    pub fn set_runner(&self, runner: Rc<dyn StepRunner>) {
+        *self.runner.borrow_mut() = Some(runner);
+    }
+
+    /// Who answers `step::` and `rollback::`.
+    pub fn runner(&self) -> Result<Rc<dyn StepRunner>> {
+        match &*self.runner.borrow() {
+            Some(runner) => Ok(Rc::clone(runner)),
+            None => bail!("steps can be run by a plan only"),
+        }
+    }
+
+    /// A mutating primitive failed in this step, whether or not the script caught it.
+    pub fn take_failed_mutation(&self) -> Option<Failure> {
+        self.failed_mutation.borrow_mut().take().map(|number| self.failure(number))
+    }
+
+    /// Makes a failure known and returns its number, under which it travels through Rhai.
+    pub(super) fn keep_failure(&self, error: &anyhow::Error) -> usize {
+        let mut failure =
+            error.downcast_ref::<Failure>().cloned().unwrap_or_else(|| Failure::new(String::new()));
+        failure.message = self.reporter().redact(&format!("{error:#}"));
+        let mut failures = self.failures.borrow_mut();
+        failures.push(failure);
+        failures.len() - 1
+    }
+
+    /// The failure of this number.
+    pub(super) fn failure(&self, number: usize) -> Failure {
+        let failures = self.failures.borrow();
+        failures.get(number).cloned().unwrap_or_else(|| Failure::new("an unknown failure"))
+    }
+
+    /// Keeps a script's text for the excerpts in errors.
+    pub(super) fn remember_text(&self, name: &str, text: &str) {
+        self.texts.borrow_mut().insert(name.to_owned(), Rc::from(text));
+    }
+
+    /// A line of a script that was read, one-based.
+    pub(super) fn line_of(&self, name: &str, line: usize) -> String {
+        let texts = self.texts.borrow();
+        let text = texts.get(name).and_then(|text| text.lines().nth(line.checked_sub(1)?));
+        text.unwrap_or_default().to_owned()
+    }
+
+    /// Why evaluation must end now, as Rhai's progress callback wants it.
+    pub(super) fn interruption(&self) -> Option<Dynamic> {
+        // While a primitive holds the session, it watches for itself.
+        let session = self.session.try_borrow().ok()?;
+        let interruption = session.world.processes.interruption()?;
+        Some(Dynamic::from(Termination::Interrupted(interruption)))
+    }
+
+    /// The script of this name beside the plan, compiled once.
+    pub fn program(&self, engine: &rhai::Engine, name: &str) -> Result<Program> {
+        self.compiled(engine, name, || self.source.script(name))
+    }
+
+    /// The module that `import` names.
+    pub fn imported(&self, engine: &rhai::Engine, path: &str) -> Result<Program> {
+        self.compiled(engine, path, || match path.strip_prefix(LIBRARY) {
+            Some(name) => self.source.library(name),
+            None => self.source.script(&format!("{path}.rhai")),
+        })
+    }
+
+    fn compiled(
+        &self,
+        engine: &rhai::Engine,
+        key: &str,
+        read: impl FnOnce() -> Result<Script>,
+    ) -> Result<Program> {
+        if let Some(program) = self.programs.borrow().get(key) {
+            return Ok(program.clone());
+        }
+        let program = engine::compile(engine, self, &read()?)?;
+        self.programs.borrow_mut().insert(key.to_owned(), program.clone());
+        Ok(program)
+    }
+
+    /// Compiles and keeps a program under the name that `program` finds it by.
+    pub fn keep_program(&self, name: &str, program: &Program) {
+        self.programs.borrow_mut().insert(name.to_owned(), program.clone());
+    }
+
+    /// Calls a script's closure from within a primitive. The session must not be held.
+    pub fn call(&self, context: &NativeCallContext, closure: &FnPtr) -> Result<Dynamic> {
+        closure.call_within_context::<Dynamic>(context, ()).map_err(|error| {
+            *self.passing.borrow_mut() = Some(error);
+            Passing.into()
+        })
+    }
+
+    /// The error of the closure that was called last, if that is what this error stands for.
+    pub fn take_passing(&self, error: &anyhow::Error) -> Option<Box<EvalAltResult>> {
+        if error.is::<Passing>() { self.passing.borrow_mut().take() } else { None }
+    }
+
+    /// The message of a closure's error, if a script may catch it; else the error itself.
+    pub fn caught(&self, error: anyhow::Error) -> Result<String> {
+        let Some(passing) = self.take_passing(&error) else { return Err(error) };
+        match self.stop_of(&passing, "") {
+            Stop::Failed(failure) if failure.kind != "journal" => Ok(failure.message),
+            _ => {
+                *self.passing.borrow_mut() = Some(passing);
+                Err(error)
+            }
+        }
+    }
+
+    /// The exit status that the script ends with if nothing fails.
+    pub fn end_with(&self, exit: ExitCode) {
+        self.exit.set(Some(exit));
+    }
+
+    /// The exit status that was set.
+    pub fn exit(&self) -> Option<ExitCode> {
+        self.exit.get()
+    }
+
+    /// The present hashes of the secrets and plan files that a step used when it completed.
+    pub fn present(&self, then: &Trace) -> Result<Trace> {
+        let mut now = Trace::default();
+        for name in then.files.keys() {
+            let hash = match self.source.plan_file(name) {
+                Ok(file) => file.hash(),
+                Err(_) => "missing".to_owned(),
+            };
+            now.files.insert(name.clone(), hash);
+        }
+        for (name, hash) in &then.secrets {
+            now.secrets.insert(name.clone(), hash.clone());
+        }
+        Ok(now)
+    }
+
+    /// Says something once in a run.
+    pub fn note_once(&self, text: &str) {
+        if self.refusals.borrow_mut().insert(text.to_owned()) {
+            self.reporter().note(text);
+        }
+    }
+}
+
+/// Runs a primitive that only looks. When it fails while only looking, after something would have been
+/// changed, the preview of the step ends there: in a run it might have succeeded.
+pub fn look<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Result<T>) -> Raised<T> {
+    let host = Host::of(context).map_err(|error| error.to_string())?;
+    primitive(&host).map_err(|error| {
+        let unknown = host.would_have_changed() && !is_final(&error);
+        let error = if unknown { anyhow::Error::new(Unpredictable(format!("{error:#}"))) } else { error };
+        raise(&host, error, context)
+    })
+}
+
+/// Runs a primitive that changes something. Its failure fails the step, caught or not.
+pub fn act<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Result<T>) -> Raised<T> {
+    let host = Host::of(context).map_err(|error| error.to_string())?;
+    primitive(&host).map_err(|error| {
+        if host.would_have_changed() && !is_final(&error) {
+            return raise(&host, Unpredictable(format!("{error:#}")).into(), context);
+        }
+        let raised = raise(&host, error, context);
+        if let EvalAltResult::ErrorRuntime(value, _) = &*raised
+            && let Some(number) = value.read_lock::<Map>().and_then(|map| map.get("failure")?.as_int().ok())
+        {
+            *host.failed_mutation.borrow_mut() = usize::try_from(number).ok();
+        }
+        raised
+    })
+}
+
+/// Errors that mean the same whether or not something would have changed before.
+fn is_final(error: &anyhow::Error) -> bool {
+    error.is::<Unpredictable>()
+        || error.is::<Passing>()
+        || error.is::<Interruption>()
+        || error
+            .downcast_ref::<Failure>()
+            .is_some_and(|failure| matches!(failure.kind, "option" | "type" | "usage"))
+}
+
+/// The script's error for a primitive's.
+pub fn raise(host: &Host, error: anyhow::Error, context: &NativeCallContext) -> Box<EvalAltResult> {
+    raise_at(host, error, context.call_position())
+}
+
+/// The script's error for one that happened at this position.
+pub(super) fn raise_at(host: &Host, error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
+    if let Some(passed) = host.take_passing(&error) {
+        return passed;
+    }
+    if let Some(Unpredictable(why)) = error.downcast_ref::<Unpredictable>() {
+        let token = Termination::Unpredictable(why.clone());
+        return Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), position));
+    }
+    if let Some(interruption) = error.downcast_ref::<Interruption>() {
+        let token = Termination::Interrupted(*interruption);
+        return Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), position));
+    }
+    let number = host.keep_failure(&error);
+    let failure = host.failure(number);
+    if matches!(failure.kind, "journal" | "step") {
+        return Box::new(EvalAltResult::ErrorTerminated(
+            Dynamic::from(Termination::Failed(number)),
+            position,
+        ));
+    }
+    let mut map = Map::new();
+    map.insert("kind".into(), failure.kind.into());
+    map.insert("code".into(), failure.code.map_or(Dynamic::UNIT, |code| Dynamic::from(i64::from(code))));
+    map.insert("message".into(), failure.message.into());
+    map.insert("failure".into(), Dynamic::from(i64::try_from(number).unwrap_or(i64::MAX)));
+    Box::new(EvalAltResult::ErrorRuntime(Dynamic::from_map(map), position))
+}

@@ -1,0 +1,23 @@
+//! Reads and evaluates Rhai scripts: where they come from, with which settings, within which limits, and
+//! what an error in them says.
+
+mod engine;
+mod error;
+mod host;
+mod meaning;
+mod plan;
+mod resolver;
+mod settings;
+mod source;
+mod value;
+
+pub use engine::{Engine, Program, STACK_SIZE, evaluate};
+pub use error::Stop;
+pub use host::{
+    Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, look, raise,
+};
+pub use meaning::{CodeMeaning, code_meaning};
+pub use plan::{Plan, PlannedStep};
+pub use settings::Settings;
+pub use source::{PlanFile, Script, Source, built_in, built_in_scripts};
+pub use value::{json_of, options_of, value_of};

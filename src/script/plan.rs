@@ -1,0 +1,87 @@
+//! Reads which steps a plan has, without evaluating it.
+
+use anyhow::{Result, bail};
+use rhai::{Expr, FnCallExpr, Position, Stmt};
+
+use super::engine::Program;
+use super::error::place_in;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+
+/// A step as the plan declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PlannedStep {
+    /// Its id.
+    pub id: String,
+    /// Its title.
+    pub title: String,
+    /// Its script; none for an inline step.
+    pub script: Option<String>,
+    /// The line of the declaration, one-based.
+    pub line: usize,
+}
+
+/// The steps that a script declares at its top level, in order; none for a script that is no plan.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The steps.
+    pub steps: Vec<PlannedStep>,
+}
+
+impl Plan {
+    /// Reads the declarations of a program.
+    ///
+    /// # Errors
+    /// With [`ExitCode::USAGE`] when an id or title is not a literal, or an id stands twice.
+    pub fn of(program: &Program) -> Result<Self> {
+        let mut plan = Self::default();
+        for statement in program.ast.statements() {
+            let Some((call, position)) = step_run(statement) else { continue };
+            let step = planned(program, call, position)?;
+            if let Some(first) = plan.steps.iter().find(|known| known.id == step.id) {
+                let message =
+                    format!("the step id `{}` is used twice, first in line {}", step.id, first.line);
+                bail!(refused(program, message, position));
+            }
+            plan.steps.push(step);
+        }
+        Ok(plan)
+    }
+
+    /// The step of this id.
+    pub fn step(&self, id: &str) -> Option<&PlannedStep> {
+        self.steps.iter().find(|step| step.id == id)
+    }
+}
+
+/// The call, if the statement is a call of `step::run`.
+fn step_run(statement: &Stmt) -> Option<(&FnCallExpr, Position)> {
+    let (call, position) = match statement {
+        Stmt::FnCall(call, position) => (call, position),
+        Stmt::Expr(expression) => match &**expression {
+            Expr::FnCall(call, position) => (call, position),
+            _ => return None,
+        },
+        _ => return None,
+    };
+    let is_step_run = call.name == "run" && call.namespace.to_string() == "step";
+    is_step_run.then_some((call, *position))
+}
+
+fn planned(program: &Program, call: &FnCallExpr, position: Position) -> Result<PlannedStep> {
+    let literal = |at: usize, what: &str| match call.args.get(at) {
+        Some(Expr::StringConstant(text, _)) if !text.is_empty() => Ok(text.to_string()),
+        _ => Err(refused(program, format!("step::run wants its {what} as a literal text"), position)),
+    };
+    let (id, title) = (literal(0, "id")?, literal(1, "title")?);
+    let script = match call.args.get(2) {
+        Some(Expr::StringConstant(text, _)) => Some(text.to_string()),
+        Some(_) => None,
+        None => bail!(refused(program, "step::run wants a script or a closure".to_owned(), position)),
+    };
+    Ok(PlannedStep { id, title, script, line: position.line().unwrap_or(0) })
+}
+
+fn refused(program: &Program, message: String, position: Position) -> Failure {
+    Failure::new(message).exit(ExitCode::USAGE).at(place_in(&program.name, &program.text, position))
+}

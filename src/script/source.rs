@@ -1,0 +1,305 @@
+//! Where a script and everything that belongs to it come from: one directory, or the binary.
+
+use std::borrow::Cow;
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use include_dir::{Dir, include_dir};
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::machine::files::Digest;
+use crate::machine::trusted;
+
+/// Where operators put scripts that are found by their bare name.
+const INSTALLED: &str = "/etc/kkrun/scripts";
+
+static SCRIPTS: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/scripts");
+static STDLIB: Dir<'static> = include_dir!("$CARGO_MANIFEST_DIR/stdlib");
+
+/// The scripts that are built into the binary.
+pub fn built_in() -> [(&'static str, &'static Dir<'static>); 2] {
+    [("scripts", &SCRIPTS), ("stdlib", &STDLIB)]
+}
+
+/// A script's text and the name that errors call it by.
+#[derive(Clone, Debug)]
+pub struct Script {
+    /// Its name for people: the path as given, or `built in: …`.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// The one root that a plan's scripts, imports, settings and files come from.
+#[derive(Clone, Debug)]
+pub enum Source {
+    /// A directory on disk.
+    Directory {
+        /// The directory, as it is to be named.
+        shown: PathBuf,
+        /// The directory, absolute.
+        root: PathBuf,
+    },
+    /// The binary.
+    BuiltIn,
+}
+
+/// A file of the plan.
+pub enum PlanFile {
+    /// A file, with its bytes.
+    File(Cow<'static, [u8]>),
+    /// A directory: the relative paths of the files in it with their bytes, sorted.
+    Tree(Vec<(PathBuf, Cow<'static, [u8]>)>),
+}
+
+impl PlanFile {
+    /// A hash over the names and bytes.
+    pub fn hash(&self) -> String {
+        match self {
+            Self::File(bytes) => Digest::of(bytes).to_string(),
+            Self::Tree(files) => {
+                let listed =
+                    files.iter().map(|(path, bytes)| format!("{} {}\n", Digest::of(bytes), path.display()));
+                Digest::of(listed.collect::<String>().as_bytes()).to_string()
+            }
+        }
+    }
+}
+
+impl Source {
+    /// Finds a script by what the operator typed: a path, or a bare name that is looked for in the working
+    /// directory, in /etc/kkrun/scripts and in the binary. Returns its root and its name there.
+    ///
+    /// # Errors
+    /// With [`ExitCode::USAGE`] when there is none.
+    pub fn find(typed: &Path) -> Result<(Self, String)> {
+        let given = Self::of_path(typed)?;
+        if let Some(found) = given {
+            return Ok(found);
+        }
+        let bare = typed.components().count() == 1 && typed.file_name().is_some();
+        if bare {
+            if let Some(found) = Self::of_path(&Path::new(INSTALLED).join(typed))? {
+                return Ok(found);
+            }
+            if let Some(name) = typed.to_str()
+                && SCRIPTS.get_file(name).is_some()
+            {
+                return Ok((Self::BuiltIn, name.to_owned()));
+            }
+        }
+        let mut failure =
+            Failure::new(format!("there is no script `{}`", typed.display())).exit(ExitCode::USAGE);
+        if bare {
+            failure = failure.hint(format!(
+                "looked in the working directory, in {INSTALLED} and among the built-in scripts: {}",
+                built_in_scripts().join(", ")
+            ));
+        }
+        Err(failure.into())
+    }
+
+    fn of_path(path: &Path) -> Result<Option<(Self, String)>> {
+        let metadata = match std::fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(None);
+            }
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot look at `{}`", path.display()));
+            }
+        };
+        if metadata.is_dir() {
+            bail!(
+                Failure::new(format!("`{}` is a directory, not a script", path.display()))
+                    .exit(ExitCode::USAGE)
+            );
+        }
+        let directory = match path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let root = directory
+            .canonicalize()
+            .with_context(|| format!("cannot resolve the directory `{}`", directory.display()))?;
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
+            bail!(
+                Failure::new(format!("`{}` is no name for a script", path.display())).exit(ExitCode::USAGE)
+            );
+        };
+        Ok(Some((Self::Directory { shown: directory.to_owned(), root }, name.to_owned())))
+    }
+
+    /// How the root is named to people and in the journal.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Directory { root, .. } => root.display().to_string(),
+            Self::BuiltIn => "built in".to_owned(),
+        }
+    }
+
+    /// Reads the script of this name beside the others of the plan.
+    pub fn script(&self, name: &str) -> Result<Script> {
+        plain_relative(name)?;
+        match self {
+            Self::Directory { shown, root } => {
+                let shown = shown.strip_prefix(".").unwrap_or(shown).join(name).display().to_string();
+                Ok(Script { text: read_text(&root.join(name), &shown)?, name: shown })
+            }
+            Self::BuiltIn => embedded(&SCRIPTS, name, &format!("scripts/{name}")),
+        }
+    }
+
+    /// Whether there is a script of this name.
+    pub fn has_script(&self, name: &str) -> bool {
+        match self {
+            Self::Directory { root, .. } => root.join(name).is_file(),
+            Self::BuiltIn => SCRIPTS.get_file(name).is_some(),
+        }
+    }
+
+    /// Reads a module of the standard library: beside the root if a `stdlib` stands there, else built in.
+    pub fn library(&self, name: &str) -> Result<Script> {
+        plain_relative(name)?;
+        let file = format!("{name}.rhai");
+        if let Self::Directory { shown, root } = self
+            && let Some(stdlib) = root.parent().map(|parent| parent.join("stdlib"))
+            && stdlib.is_dir()
+        {
+            let shown = shown.strip_prefix(".").unwrap_or(shown).join("../stdlib").join(&file);
+            let shown = lexically_normal(&shown).display().to_string();
+            return Ok(Script { text: read_text(&stdlib.join(&file), &shown)?, name: shown });
+        }
+        embedded(&STDLIB, &file, &format!("stdlib/{file}"))
+    }
+
+    /// Reads a file or directory of the plan; `path` begins with `files/`.
+    pub fn plan_file(&self, path: &str) -> Result<PlanFile> {
+        plain_relative(path)?;
+        match self {
+            Self::Directory { root, .. } => {
+                let full = root.join(path);
+                let metadata =
+                    std::fs::symlink_metadata(&full).with_context(|| format!("the plan has no `{path}`"))?;
+                if metadata.is_dir() {
+                    let mut files = Vec::new();
+                    read_tree(&full, &full, &mut files)?;
+                    files.sort();
+                    return Ok(PlanFile::Tree(files));
+                }
+                Ok(PlanFile::File(Cow::Owned(trusted::read(&full)?)))
+            }
+            Self::BuiltIn => {
+                if let Some(file) = SCRIPTS.get_file(path) {
+                    return Ok(PlanFile::File(Cow::Borrowed(file.contents())));
+                }
+                let Some(directory) = SCRIPTS.get_dir(path) else {
+                    bail!("the built-in plan has no `{path}`");
+                };
+                let mut files = Vec::new();
+                embedded_tree(directory, Path::new(path), &mut files);
+                files.sort();
+                Ok(PlanFile::Tree(files))
+            }
+        }
+    }
+}
+
+/// The names of the built-in scripts.
+pub fn built_in_scripts() -> Vec<String> {
+    let names = SCRIPTS.files().filter_map(|file| file.path().file_name()?.to_str().map(str::to_owned));
+    let mut names: Vec<String> = names.filter(|name| name.ends_with(".rhai")).collect();
+    names.sort();
+    names
+}
+
+fn embedded(directory: &'static Dir<'static>, name: &str, shown: &str) -> Result<Script> {
+    let Some(file) = directory.get_file(name) else {
+        bail!(Failure::new(format!("there is no built-in `{shown}`")).exit(ExitCode::USAGE));
+    };
+    let text = file.contents_utf8().with_context(|| format!("the built-in `{shown}` is not UTF-8"))?;
+    Ok(Script { name: shown.to_owned(), text: text.to_owned() })
+}
+
+fn embedded_tree(
+    directory: &'static Dir<'static>,
+    base: &Path,
+    files: &mut Vec<(PathBuf, Cow<'static, [u8]>)>,
+) {
+    for file in directory.files() {
+        let relative = file.path().strip_prefix(base).unwrap_or(file.path());
+        files.push((relative.to_owned(), Cow::Borrowed(file.contents())));
+    }
+    for below in directory.dirs() {
+        embedded_tree(below, base, files);
+    }
+}
+
+fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, Cow<'static, [u8]>)>) -> Result<()> {
+    let entries =
+        std::fs::read_dir(directory).with_context(|| format!("cannot read `{}`", directory.display()))?;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read `{}`", directory.display()))?;
+        let path = entry.path();
+        let kind = entry.file_type().with_context(|| format!("cannot look at `{}`", path.display()))?;
+        if kind.is_dir() {
+            // What a package manager installed beside the sources is a product, not a part of the plan.
+            if entry.file_name() != "node_modules" {
+                read_tree(base, &path, files)?;
+            }
+        } else if kind.is_file() {
+            let relative = path.strip_prefix(base).unwrap_or(&path).to_owned();
+            files.push((relative, Cow::Owned(trusted::read(&path)?)));
+        } else {
+            bail!("`{}` is neither a file nor a directory: a plan's files hold nothing else", path.display());
+        }
+    }
+    Ok(())
+}
+
+fn read_text(path: &Path, shown: &str) -> Result<String> {
+    let bytes = trusted::read(path)?;
+    String::from_utf8(bytes).map_err(|error| {
+        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
+        Failure::new(format!("`{shown}` is not a script: line {line} is not UTF-8 text"))
+            .exit(ExitCode::USAGE)
+            .into()
+    })
+}
+
+/// Refuses names that lead out of their directory.
+fn plain_relative(name: &str) -> Result<()> {
+    let plain = !name.is_empty()
+        && Path::new(name).components().all(|component| matches!(component, Component::Normal(_)));
+    if plain {
+        return Ok(());
+    }
+    bail!(
+        Failure::new(format!("`{name}` leads out of the plan's directory"))
+            .exit(ExitCode::USAGE)
+            .hint("scripts, imports and files of a plan are named by plain relative paths")
+    )
+}
+
+fn lexically_normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir if normal.file_name().is_some() => {
+                normal.pop();
+            }
+            Component::CurDir => {}
+            other => normal.push(other),
+        }
+    }
+    normal
+}

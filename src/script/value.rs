@@ -1,0 +1,107 @@
+//! Carries values between Rhai and Rust.
+
+use anyhow::{Result, bail};
+use rhai::{Dynamic, Map};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use crate::failure::Failure;
+
+/// The plain value behind a Rhai value.
+///
+/// # Errors
+/// For closures and host objects: as text they would be something else without a word.
+pub fn json_of(value: &Dynamic) -> Result<Value> {
+    if value.is_unit() {
+        return Ok(Value::Null);
+    }
+    if let Ok(flag) = value.as_bool() {
+        return Ok(Value::from(flag));
+    }
+    if let Ok(number) = value.as_int() {
+        return Ok(Value::from(number));
+    }
+    if let Ok(number) = value.as_float() {
+        return Ok(Value::from(number));
+    }
+    if value.is_string() || value.is_char() {
+        return Ok(Value::from(value.to_string()));
+    }
+    if let Some(items) = value.read_lock::<rhai::Array>() {
+        return items.iter().map(json_of).collect::<Result<Vec<_>>>().map(Value::Array);
+    }
+    if let Some(items) = value.read_lock::<Map>() {
+        let mut object = serde_json::Map::new();
+        for (key, item) in items.iter() {
+            object.insert(key.to_string(), json_of(item)?);
+        }
+        return Ok(Value::Object(object));
+    }
+    bail!(Failure::new(format!("a {} is no plain value", value.type_name())).kind("type"))
+}
+
+/// The Rhai value of a plain value.
+pub fn value_of(value: &Value) -> Dynamic {
+    match value {
+        Value::Null => Dynamic::UNIT,
+        Value::Bool(flag) => Dynamic::from(*flag),
+        Value::Number(number) => {
+            number.as_i64().map_or_else(|| Dynamic::from(number.as_f64().unwrap_or(f64::NAN)), Dynamic::from)
+        }
+        Value::String(text) => Dynamic::from(text.clone()),
+        Value::Array(items) => Dynamic::from_array(items.iter().map(value_of).collect()),
+        Value::Object(fields) => {
+            let mut map = Map::new();
+            for (key, item) in fields {
+                map.insert(key.as_str().into(), value_of(item));
+            }
+            Dynamic::from_map(map)
+        }
+    }
+}
+
+/// Reads an options map into its struct, which denies unknown fields.
+///
+/// # Errors
+/// When an option is unknown, missing or of the wrong type: with its name.
+pub fn options_of<T: DeserializeOwned>(map: Map) -> Result<T> {
+    rhai::serde::from_dynamic::<T>(&Dynamic::from_map(map)).map_err(|error| {
+        let text = match *error {
+            rhai::EvalAltResult::ErrorMismatchDataType(ref wanted, ref found, _) if !found.is_empty() => {
+                format!("an option is of the type {found}, wanted is {wanted}")
+            }
+            rhai::EvalAltResult::ErrorParsing(ref what, _) => what.to_string(),
+            ref other => other.to_string(),
+        };
+        Failure::new(text.replace("Malformed data: ", "").replace("unknown field", "unknown option"))
+            .kind("option")
+            .into()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(serde::Deserialize, Debug)]
+    #[serde(deny_unknown_fields)]
+    struct Options {
+        #[serde(default)]
+        mode: Option<String>,
+    }
+
+    #[test]
+    fn an_unknown_option_is_named() {
+        let mut map = Map::new();
+        map.insert("mood".into(), Dynamic::from("x"));
+        let error = options_of::<Options>(map).unwrap_err().to_string();
+        assert!(error.contains("unknown option `mood`") && error.contains("`mode`"), "{error}");
+        assert!(options_of::<Options>(Map::new()).unwrap().mode.is_none());
+    }
+
+    #[test]
+    fn a_closure_is_no_plain_value() {
+        let closure = Dynamic::from(rhai::FnPtr::new("f").unwrap());
+        assert!(json_of(&closure).is_err());
+    }
+}
