@@ -1,0 +1,168 @@
+//! Decides what is done about a step, from its record and the operator's words alone.
+
+use std::collections::BTreeSet;
+
+use crate::journal::{Meaning, StepRecord, StepState};
+
+/// What the operator said about which steps to run.
+#[derive(Clone, Debug, Default)]
+pub struct Selection {
+    /// Pass over the steps before this one.
+    pub from: Option<String>,
+    /// Run these alone.
+    pub only: Vec<String>,
+    /// Run these again.
+    pub redo: Vec<String>,
+    /// Take the present meaning of these as done.
+    pub accept: Vec<String>,
+    /// Examine complete steps too.
+    pub verify: bool,
+}
+
+/// What is done about a step.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// Passed over.
+    Skip {
+        /// Why.
+        why: &'static str,
+    },
+    /// Its present meaning is recorded as done.
+    Accept,
+    /// Looked at, and run if something of it no longer holds.
+    Examine,
+    /// Run.
+    Run {
+        /// Why it runs again, if it was complete.
+        reason: Option<String>,
+    },
+}
+
+impl Selection {
+    /// The ids that were named, so that unknown ones can be refused.
+    pub fn named(&self) -> BTreeSet<&str> {
+        let lists = self.only.iter().chain(&self.redo).chain(&self.accept).chain(&self.from);
+        lists.map(String::as_str).collect()
+    }
+
+    /// Decides about the step `id`; `began` says whether `--from` was reached, `stale` why its meaning is
+    /// another than when it completed.
+    pub fn decide(
+        &self,
+        id: &str,
+        began: bool,
+        record: Option<&StepRecord>,
+        stale: Option<String>,
+    ) -> Decision {
+        let named = |list: &[String]| list.iter().any(|named| named == id);
+        if !began || (!self.only.is_empty() && !named(&self.only)) {
+            return Decision::Skip { why: "not selected" };
+        }
+        if named(&self.redo) {
+            return Decision::Run { reason: Some("asked for again".to_owned()) };
+        }
+        if named(&self.accept) {
+            return Decision::Accept;
+        }
+        match record.map_or(StepState::Pending, |record| record.state) {
+            StepState::Held if !named(&self.only) && self.from.as_deref() != Some(id) => {
+                Decision::Skip { why: "held" }
+            }
+            StepState::Complete => match stale {
+                Some(reason) => Decision::Run { reason: Some(reason) },
+                None if self.verify => Decision::Examine,
+                None => Decision::Skip { why: "complete" },
+            },
+            _ => Decision::Run { reason: None },
+        }
+    }
+}
+
+/// Why a step means something else now than when it completed; nothing if it means the same.
+pub fn staleness(then: &Meaning, now: &Meaning) -> Option<String> {
+    if then.code != now.code {
+        return Some("its script changed".to_owned());
+    }
+    for (name, value) in &now.settings {
+        match then.settings.get(name) {
+            Some(old) if old == value => {}
+            Some(old) => return Some(format!("settings::{name} {} → {}", plain(old), plain(value))),
+            None => return Some(format!("settings::{name} is new")),
+        }
+    }
+    for (name, hash) in &now.files {
+        if then.files.get(name).is_some_and(|old| old != hash) {
+            return Some(format!("`{name}` changed"));
+        }
+    }
+    for (name, hash) in &now.secrets {
+        if then.secrets.get(name).is_some_and(|old| old != hash) {
+            return Some(format!("the secret `{name}` changed"));
+        }
+    }
+    None
+}
+
+fn plain(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(state: StepState) -> StepRecord {
+        StepRecord { state, ..StepRecord::default() }
+    }
+
+    #[test]
+    fn a_complete_step_is_skipped_unless_stale_named_or_examined() {
+        let complete = record(StepState::Complete);
+        let decide = |selection: &Selection, stale: Option<&str>| {
+            selection.decide("03", true, Some(&complete), stale.map(str::to_owned))
+        };
+        let plain = Selection::default();
+        assert_eq!(decide(&plain, None), Decision::Skip { why: "complete" });
+        assert_eq!(decide(&plain, Some("x")), Decision::Run { reason: Some("x".to_owned()) });
+        let redo = Selection { redo: vec!["03".to_owned()], ..Selection::default() };
+        assert!(matches!(decide(&redo, None), Decision::Run { .. }));
+        let verify = Selection { verify: true, ..Selection::default() };
+        assert_eq!(decide(&verify, None), Decision::Examine);
+        let only = Selection { only: vec!["04".to_owned()], ..Selection::default() };
+        assert_eq!(decide(&only, Some("x")), Decision::Skip { why: "not selected" });
+    }
+
+    #[test]
+    fn a_held_step_runs_only_when_it_is_named() {
+        let held = record(StepState::Held);
+        let plain = Selection::default();
+        assert_eq!(plain.decide("03", true, Some(&held), None), Decision::Skip { why: "held" });
+        let only = Selection { only: vec!["03".to_owned()], ..Selection::default() };
+        assert_eq!(only.decide("03", true, Some(&held), None), Decision::Run { reason: None });
+    }
+
+    #[test]
+    fn every_part_of_the_meaning_counts() {
+        let then = Meaning {
+            code: "a".into(),
+            settings: [("port".to_owned(), 9001.into())].into(),
+            secrets: [("s".to_owned(), "1".to_owned())].into(),
+            files: [("files/a".to_owned(), "1".to_owned())].into(),
+        };
+        assert_eq!(staleness(&then, &then), None);
+        let mut now = then.clone();
+        now.settings.insert("port".into(), 49123.into());
+        assert_eq!(staleness(&then, &now).unwrap(), "settings::port 9001 → 49123");
+        now = Meaning { code: "b".into(), ..then.clone() };
+        assert_eq!(staleness(&then, &now).unwrap(), "its script changed");
+        now = then.clone();
+        now.files.insert("files/a".into(), "2".into());
+        assert!(staleness(&then, &now).unwrap().contains("files/a"));
+        now = then.clone();
+        now.secrets.insert("s".into(), "2".into());
+        assert!(staleness(&then, &now).unwrap().contains("secret `s`"));
+    }
+}

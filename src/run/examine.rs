@@ -1,0 +1,54 @@
+//! Examines a plan: which of its steps still hold, without changing or asking anything.
+
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use super::decision::Selection;
+use super::runner::{Doing, Runner, StepReport};
+use super::{Launch, MAIN};
+use crate::event::{Answer, Audience, Event, Question, Reporter};
+use crate::failure::Failure;
+use crate::script::{Engine, Host, Plan, Stop};
+use crate::session::{Mode, Session};
+
+/// Hears nothing and answers nothing.
+struct Silence;
+
+impl Audience for Silence {
+    fn hear(&self, _event: &Event) {}
+
+    fn ask(&self, _question: &Question) -> Result<Option<Answer>> {
+        Ok(None)
+    }
+}
+
+/// Examines every step of the plan `script`, which stands beside the scripts of `host`.
+pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str) -> Result<Vec<StepReport>> {
+    let reporter = Reporter::new(Box::new(Silence));
+    let history = host.seen().history().clone();
+    let session = Session::new(launch.world(reporter), history, host.seen().plan());
+    let looking = Host::new(session, host.source().clone(), host.settings().clone(), Vec::new());
+    let engine = Engine::new(Rc::clone(&looking), launch.register);
+    let program = engine.compile(&looking.source().script(script)?)?;
+    looking.keep_program(MAIN, &program);
+    let plan = Plan::of(&program)?;
+    let runner = Runner::new(Rc::clone(launch), Doing::Examine, Selection::default(), plan);
+    looking.set_runner(Rc::<Runner>::clone(&runner));
+    match engine.evaluate(&program) {
+        Ok(_) => Ok(runner.reports()),
+        Err(Stop::Failed(failure)) => Err(failure.into()),
+        Err(Stop::Unpredictable { place, why }) => {
+            Err(Failure::new(format!("depends on {why}")).at(place).into())
+        }
+        Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
+    }
+}
+
+/// Runs `examination` while the session of `host` only looks.
+pub fn looking<T>(host: &Host, examination: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = std::mem::replace(&mut host.session().mode, Mode::Look);
+    let found = examination();
+    host.session().mode = before;
+    found
+}

@@ -1,0 +1,370 @@
+//! Runs scripts and plans: reads and checks everything first, then acts, then says how it ended.
+
+pub mod decision;
+mod examine;
+pub mod rollback;
+mod runner;
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+pub use decision::Selection;
+pub use runner::{Doing, Runner, StepReport};
+
+use crate::change::World;
+use crate::event::{Event, Reporter};
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::journal::{self, Entry, History, Writer};
+use crate::machine::process::Processes;
+use crate::machine::signal::Signals;
+use crate::machine::{clock, lock};
+use crate::script::{Engine, Host, Plan, Program, Script, Settings, Source, Stop};
+use crate::session::{ForeignPolicy, Mode, Opening, Session};
+
+/// The name under which the host keeps the script that was called.
+pub const MAIN: &str = "\0main";
+
+/// Everything that was decided before anything is run.
+pub struct Launch {
+    /// What the operator typed, for hints.
+    pub invocation: String,
+    /// The state directory.
+    pub state: PathBuf,
+    /// Where running children are noted.
+    pub notes: PathBuf,
+    /// This run's identity.
+    pub run: String,
+    /// Signals that ask to stop.
+    pub signals: Signals,
+    /// Gives an engine its primitives.
+    pub register: fn(&mut rhai::Engine),
+    /// Only look.
+    pub dry_run: bool,
+    /// Which steps.
+    pub selection: Selection,
+    /// What is done about foreign states.
+    pub foreign: ForeignPolicy,
+    /// The classes that may be lost.
+    pub purge: Vec<String>,
+    /// `--set`, as typed.
+    pub set: Vec<(String, String)>,
+    /// `--unset`.
+    pub unset: Vec<String>,
+    /// `--settings` files.
+    pub settings_files: Vec<PathBuf>,
+    /// The `--secrets` file.
+    pub secrets_file: Option<PathBuf>,
+}
+
+impl Launch {
+    /// What changes are made with, telling `reporter`.
+    pub fn world(&self, reporter: Rc<Reporter>) -> World {
+        let processes = Processes::new(&self.run, &self.notes, self.signals.clone());
+        World::new(processes, &self.state, reporter)
+    }
+
+    /// Before-states are brought back over somebody else's.
+    pub fn forces_foreign(&self) -> bool {
+        self.foreign == ForeignPolicy::Replace
+    }
+
+    /// Whether the run of this identity is at work now.
+    pub fn is_running(&self, run: &str) -> bool {
+        lock::is_held(&self.state.join("lock"))
+            && self.history().is_ok_and(|history| history.last_run.is_some_and(|(last, _)| last == run))
+    }
+
+    /// What the journal says now.
+    pub fn history(&self) -> Result<History> {
+        Ok(History::replay(&journal::load(&self.state)?.records))
+    }
+
+    /// A new log for a step, readable by its owner alone; none while only looking.
+    pub fn step_log(&self, plan: &str, step: &str) -> Result<Option<Box<dyn Write>>> {
+        if self.dry_run {
+            return Ok(None);
+        }
+        let directory = self.state.join("logs");
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory)
+            .with_context(|| format!("cannot make `{}`", directory.display()))?;
+        let path = directory.join(log_name(plan, step, &self.run));
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(&path)
+            .with_context(|| format!("cannot write the log `{}`", path.display()))?;
+        Ok(Some(Box::new(std::io::LineWriter::new(file))))
+    }
+
+    fn opening(&self, plan: &str, script: &str, root: &str) -> Result<Opening> {
+        let writer = Writer { run: self.run.clone(), boot: clock::boot_id()?, plan: plan.to_owned() };
+        let (script, root) = (script.to_owned(), root.to_owned());
+        let entries = vec![Entry::RunStarted { script, root, pid: std::process::id() }];
+        Ok(Opening { directory: self.state.clone(), writer, entries })
+    }
+}
+
+/// The file name of a step's log in one run. Sorted by name, those of one step stand in the order of time.
+pub fn log_name(plan: &str, step: &str, run: &str) -> String {
+    let plain = |text: &str| text.replace(|letter: char| !letter.is_alphanumeric() && letter != '_', "-");
+    format!("{}.{}.{run}.log", plain(plan), plain(step))
+}
+
+/// A script that was read, checked and can be evaluated.
+struct Ready {
+    engine: Engine,
+    host: Rc<Host>,
+    program: Program,
+    plan: Plan,
+}
+
+/// Runs a script with its words and returns the exit status.
+///
+/// # Errors
+/// With the failure that ended it.
+pub fn run_script(
+    launch: &Rc<Launch>,
+    script: &Path,
+    words: Vec<String>,
+    reporter: &Rc<Reporter>,
+) -> Result<ExitCode> {
+    let ready = read(launch, script, words, reporter)?;
+    let Ready { engine, host, program, plan } = &ready;
+    let doing = if launch.dry_run { Doing::Preview } else { Doing::Act };
+    let is_plan = !plan.steps.is_empty();
+    check_selection(&launch.selection, plan)?;
+    let runner = Runner::new(Rc::clone(launch), doing, launch.selection.clone(), plan.clone());
+    host.set_runner(Rc::<Runner>::clone(&runner));
+    if is_plan && doing == Doing::Act {
+        begin_plan(launch, host)?;
+    }
+    if is_plan {
+        reporter.tell(&plan_started(launch, host, plan));
+    }
+    let outcome = engine.evaluate(program);
+    finish(launch, host, &runner, outcome)
+}
+
+/// Reads a script and all that belongs to it, without running any of it.
+fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Reporter>) -> Result<Ready> {
+    let (source, name) = Source::find(script)?;
+    let text = source.script(&name)?;
+    let files = launch.settings_files.iter().map(|path| read_outside(path)).collect::<Result<Vec<_>>>()?;
+    let history = launch.history()?;
+    let plain = Settings::read(&source, &files, &BTreeMap::new())?;
+    let plan_name = plain.text("plan").map_or_else(|| stem(&name), str::to_owned);
+    let mut overrides = history.overrides.get(&plan_name).cloned().unwrap_or_default();
+    for key in &launch.unset {
+        overrides.remove(key);
+    }
+    for (key, typed) in &launch.set {
+        overrides.insert(key.clone(), plain.typed(key, typed)?);
+    }
+    let settings = Settings::read(&source, &files, &overrides)?;
+    let world = launch.world(Rc::clone(reporter));
+    let mut session = if launch.dry_run {
+        Session::new(world, history, &plan_name)
+    } else {
+        let opening = launch.opening(&plan_name, &script.display().to_string(), &source.describe())?;
+        Session::acting(world, history, &plan_name, opening)
+    };
+    session.foreign = launch.foreign;
+    let host = Host::new(session, source, settings, words);
+    let engine = Engine::new(Rc::clone(&host), launch.register);
+    let program = engine.compile(&text)?;
+    host.keep_program(MAIN, &program);
+    let plan = Plan::of(&program)?;
+    for step in &plan.steps {
+        if let Some(script) = &step.script {
+            host.program(engine.rhai(), script)
+                .with_context(|| format!("step {} of `{}`, line {}", step.id, program.name, step.line))?;
+        }
+    }
+    Ok(Ready { engine, host, program, plan })
+}
+
+/// A session that undoes changes of `plan` without any script.
+pub fn rollback_session(
+    launch: &Launch,
+    history: History,
+    plan: &str,
+    reporter: &Rc<Reporter>,
+) -> Result<Session> {
+    let world = launch.world(Rc::clone(reporter));
+    if launch.dry_run {
+        return Ok(Session::new(world, history, plan));
+    }
+    let opening = launch.opening(plan, "rollback", "the journal")?;
+    Ok(Session::acting(world, history, plan, opening))
+}
+
+/// Takes the lock, refuses to run beside an unfinished rollback, remembers overrides.
+fn begin_plan(launch: &Launch, host: &Host) -> Result<()> {
+    let mut session = host.session();
+    session.begin_acting()?;
+    if let Some(unfinished) = &session.history().rollback {
+        let steps =
+            unfinished.steps.as_ref().map_or_else(String::new, |steps| format!(" {}", steps.join(" ")));
+        bail!(
+            Failure::new("a rollback was interrupted and has not been finished")
+                .hint(format!("finish it with `kkrun rollback{steps}`, then run this again"))
+        );
+    }
+    let plan = session.plan().to_owned();
+    let remembered = session.history().overrides.get(&plan).cloned().unwrap_or_default();
+    for key in &launch.unset {
+        if remembered.contains_key(key) {
+            session.record(Entry::OverrideUnset { key: key.clone() })?;
+        }
+    }
+    for (key, typed) in &launch.set {
+        let value = host.settings().typed(key, typed)?;
+        if remembered.get(key) != Some(&value) {
+            session.record(Entry::OverrideSet { key: key.clone(), value })?;
+        }
+    }
+    Ok(())
+}
+
+fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
+    let session = host.seen();
+    let (history, name) = (session.history(), session.plan());
+    let is_complete =
+        |id: &str| history.step(name, id).is_some_and(|step| step.state == journal::StepState::Complete);
+    let first_open = plan.steps.iter().find(|step| !is_complete(&step.id));
+    let began = plan.steps.iter().any(|step| is_complete(&step.id));
+    let mut overrides: BTreeMap<String, Value> = history.overrides.get(name).cloned().unwrap_or_default();
+    for (key, typed) in &launch.set {
+        overrides.insert(key.clone(), Value::from(typed.as_str()));
+    }
+    let shown = |(key, value): (&String, &Value)| match value {
+        Value::String(text) => format!("{key} = {text}"),
+        other => format!("{key} = {other}"),
+    };
+    Event::PlanStarted {
+        plan: name.to_owned(),
+        steps: plan.steps.len(),
+        run: history.runs.get(name).copied().unwrap_or_default() + 1,
+        root: host.source().describe(),
+        going_on_at: first_open.filter(|_| began).map(|step| step.id.clone()),
+        overrides: overrides.iter().map(shown).collect(),
+        only_looking: launch.dry_run,
+    }
+}
+
+/// Records and tells how it ended.
+fn finish(
+    launch: &Launch,
+    host: &Host,
+    runner: &Runner,
+    outcome: Result<rhai::Dynamic, Stop>,
+) -> Result<ExitCode> {
+    let caught = host.take_failed_mutation();
+    let outcome = match (outcome, caught) {
+        (Ok(_), Some(failure)) => Err(Stop::Failed(failure)),
+        (Ok(_), None) => settle_rest(host).map_err(|error| {
+            Stop::Failed(
+                error.downcast::<Failure>().unwrap_or_else(|error| Failure::new(format!("{error:#}"))),
+            )
+        }),
+        (Err(stop), _) => Err(stop),
+    };
+    let exit = match &outcome {
+        Ok(()) if launch.dry_run && host.seen().changed() > 0 => ExitCode::DIFFERENT,
+        Ok(()) => host.exit().unwrap_or(ExitCode::DONE),
+        Err(stop) => runner::exit_of(stop),
+    };
+    if host.seen().has_recorded() {
+        // A journal that failed has been told already; its run simply has no end.
+        let _ = host.session().record(Entry::RunEnded { exit: exit.0 });
+    }
+    let owed = host.seen().history().owed.iter().map(journal::Owed::sentence).collect();
+    let ended =
+        Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), owed, exit: exit.0 };
+    host.reporter().tell(&ended);
+    match outcome {
+        Ok(()) => Ok(exit),
+        Err(Stop::Failed(failure)) => Err(failure.into()),
+        Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
+        Err(Stop::Unpredictable { place, why }) => {
+            let failure =
+                Failure::new(format!("not predictable from line {} on: depends on {why}", place.line));
+            Err(failure.exit(ExitCode::DIFFERENT).into())
+        }
+    }
+}
+
+/// Settles what is owed and was not settled by any step: its step may be gone from the plan.
+fn settle_rest(host: &Host) -> Result<()> {
+    if host.seen().mode == Mode::Look || !host.seen().has_recorded() {
+        return Ok(());
+    }
+    let owed: Vec<_> = host.seen().history().owed.iter().map(|owed| owed.consequence.clone()).collect();
+    for consequence in owed {
+        host.session().settle(&consequence)?;
+    }
+    Ok(())
+}
+
+fn check_selection(selection: &Selection, plan: &Plan) -> Result<()> {
+    for id in selection.named() {
+        if plan.step(id).is_none() {
+            let known: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
+            bail!(
+                Failure::new(format!("there is no step `{id}`"))
+                    .exit(ExitCode::USAGE)
+                    .hint(format!("the steps are {}", known.join(", ")))
+            );
+        }
+    }
+    Ok(())
+}
+
+fn read_outside(path: &Path) -> Result<Script> {
+    let text = std::fs::read_to_string(path)
+        .with_context(|| format!("cannot read the settings file `{}`", path.display()))
+        .map_err(|error| Failure::new(format!("{error:#}")).exit(ExitCode::USAGE))?;
+    Ok(Script { name: path.display().to_string(), text })
+}
+
+fn stem(name: &str) -> String {
+    Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name).to_owned()
+}
+
+/// The newest log of a step, or of the step that logged last.
+pub fn newest_log(state: &Path, step: Option<&str>) -> Result<Option<PathBuf>> {
+    let directory = state.join("logs");
+    let entries = match std::fs::read_dir(&directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", directory.display())),
+    };
+    let mut newest: Option<(std::time::SystemTime, PathBuf)> = None;
+    for entry in entries {
+        let entry = entry.with_context(|| format!("cannot read `{}`", directory.display()))?;
+        let name = entry.file_name();
+        let of_step = name.to_str().and_then(|name| name.split('.').nth(1));
+        if step.is_some_and(|step| of_step != Some(step)) {
+            continue;
+        }
+        let written =
+            File::open(entry.path()).and_then(|file| file.metadata()).and_then(|data| data.modified());
+        let written = written.with_context(|| format!("cannot look at `{}`", entry.path().display()))?;
+        if newest.as_ref().is_none_or(|(time, _)| written > *time) {
+            newest = Some((written, entry.path()));
+        }
+    }
+    Ok(newest.map(|(_, path)| path))
+}

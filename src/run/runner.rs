@@ -1,0 +1,493 @@
+//! Runs the steps of a plan: decides about each, acts or looks, and records how it ended.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+use rhai::NativeCallContext;
+use serde_json::{Value, json};
+
+use super::decision::{Decision, Selection, staleness};
+use super::{Launch, examine, rollback};
+use crate::event::Event;
+use crate::exit_code::ExitCode;
+use crate::failure::{Failure, Place};
+use crate::journal::{Entry, Meaning, StepRecord, StepState};
+use crate::machine::signal::Interruption;
+use crate::script::{Host, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_meaning, evaluate};
+
+/// What is done with the steps of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// Run them.
+    Act,
+    /// Say what a run would do.
+    Preview,
+    /// Tell which no longer hold.
+    Examine,
+}
+
+/// What an examination or a preview found about a step.
+#[derive(Clone, Debug, Default)]
+pub struct StepReport {
+    /// The step's id.
+    pub id: String,
+    /// Its title.
+    pub title: String,
+    /// Its script.
+    pub script: String,
+    /// One word of the contract: `pending`, `complete`, …
+    pub status: &'static str,
+    /// Why it is stale or drifted.
+    pub reason: Option<String>,
+}
+
+/// Runs the steps of one plan.
+pub struct Runner {
+    launch: Rc<Launch>,
+    doing: Doing,
+    selection: Selection,
+    plan: Plan,
+    state: RefCell<State>,
+}
+
+#[derive(Default)]
+struct State {
+    began: bool,
+    reports: Vec<StepReport>,
+    failed: Vec<String>,
+}
+
+impl Runner {
+    /// A runner for these steps.
+    pub fn new(launch: Rc<Launch>, doing: Doing, selection: Selection, plan: Plan) -> Rc<Self> {
+        Rc::new(Self { launch, doing, selection, plan, state: RefCell::default() })
+    }
+
+    /// What was found, in the plan's order.
+    pub fn reports(&self) -> Vec<StepReport> {
+        self.state.borrow().reports.clone()
+    }
+
+    /// The steps that failed.
+    pub fn failed(&self) -> Vec<String> {
+        self.state.borrow().failed.clone()
+    }
+
+    fn began(&self, id: &str) -> bool {
+        let mut state = self.state.borrow_mut();
+        state.began |= self.selection.from.as_deref().is_none_or(|from| from == id);
+        state.began
+    }
+
+    /// What the step means now; the parts that only a run can tell are those it had when it completed.
+    fn meaning_now(
+        context: &NativeCallContext,
+        host: &Host,
+        call: &StepCall,
+        then: Option<&Meaning>,
+    ) -> Result<Meaning> {
+        let trace = then.map(|then| Trace { secrets: then.secrets.clone(), files: then.files.clone() });
+        let trace = host.present(&trace.unwrap_or_default())?;
+        Self::meaning_of(context, host, call, trace)
+    }
+
+    fn meaning_of(
+        context: &NativeCallContext,
+        host: &Host,
+        call: &StepCall,
+        trace: Trace,
+    ) -> Result<Meaning> {
+        let engine = context.engine();
+        let code = match &call.body {
+            StepBody::Script(name) => code_meaning(engine, host, &host.program(engine, name)?, None)?,
+            StepBody::Closure(_) => {
+                code_meaning(engine, host, &host.program(engine, super::MAIN)?, Some(&call.id))?
+            }
+        };
+        let values =
+            code.settings.iter().filter_map(|name| Some((name.clone(), host.settings().get(name)?.clone())));
+        Ok(Meaning {
+            code: code.hash,
+            settings: values.collect(),
+            secrets: trace.secrets,
+            files: trace.files,
+        })
+    }
+
+    fn run_now(
+        &self,
+        context: &NativeCallContext,
+        host: &Host,
+        call: &StepCall,
+        reason: Option<String>,
+    ) -> Result<()> {
+        let script = match &call.body {
+            StepBody::Script(name) => name.clone(),
+            StepBody::Closure(_) => "inline".to_owned(),
+        };
+        let reporter = host.reporter();
+        let (id, title) = (call.id.clone(), call.title.clone());
+        reporter.log_to(self.launch.step_log(host.seen().plan(), &id)?);
+        reporter.tell(&Event::StepStarted { id: id.clone(), title: title.clone(), reason });
+        let before = host.seen().changed();
+        host.session().enter_step(Some(&id));
+        host.session().record(Entry::StepStarted { step: id.clone(), title: title.clone(), script })?;
+        let begun = Instant::now();
+        let outcome = evaluate_body(context, host, call);
+        let trace = std::mem::take(&mut *host.trace());
+        let outcome = outcome.and_then(|()| finish_body(host, &id));
+        let seconds = begun.elapsed().as_secs_f64();
+        let result = match outcome {
+            Ok(()) => {
+                let meaning = Self::meaning_of(context, host, call, trace)?;
+                host.session().record(Entry::StepCompleted { step: id.clone(), seconds, meaning })?;
+                let changes = host.seen().changed() - before;
+                reporter.tell(&Event::StepCompleted { id, title, seconds, changes });
+                Ok(())
+            }
+            Err(Stop::Interrupted(interruption)) => {
+                let signal = crate::machine::signal::name(interruption.signal);
+                let entry = Entry::StepInterrupted { step: id.clone(), seconds, signal: signal.clone() };
+                host.session().record(entry)?;
+                reporter.tell(&Event::StepInterrupted { id, title, signal });
+                Err(interruption.into())
+            }
+            Err(Stop::Unpredictable { why, .. }) => {
+                bail!("a running step asked for what it cannot know: {why}")
+            }
+            Err(Stop::Failed(failure)) => {
+                let place = failure.place.as_ref().map(shown_place);
+                let error = reporter.redact(&failure.message);
+                let entry = Entry::StepFailed { step: id.clone(), seconds, error: error.clone(), place };
+                if failure.kind != "journal" {
+                    host.session().record(entry)?;
+                }
+                self.state.borrow_mut().failed.push(id.clone());
+                reporter.tell(&Event::StepFailed { id: id.clone(), title, seconds, error });
+                Err(self.explained(failure, &id, host).into())
+            }
+        };
+        host.session().enter_step(None);
+        reporter.log_to(None);
+        result
+    }
+
+    /// The failure of a step with what the operator can rely on and do next.
+    fn explained(&self, mut failure: Failure, id: &str, host: &Host) -> Failure {
+        let changes = host.seen().history().live_changes_of(host.seen().plan(), id).count();
+        failure.hints.push(format!(
+            "mend what failed, then run `{}` again: it goes on at step {id}; what is done stays done",
+            self.launch.invocation
+        ));
+        if changes > 0 {
+            let s = if changes == 1 { "" } else { "s" };
+            failure
+                .hints
+                .push(format!("step {id} made {changes} change{s} so far, all recorded and reversible"));
+        }
+        failure.hints.push(format!("all that it printed: `kkrun log {id}`"));
+        if failure.kind != "journal" {
+            failure.kind = "step";
+        }
+        failure
+    }
+
+    fn look_at(&self, context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<StepReport> {
+        let mut report = StepReport {
+            id: call.id.clone(),
+            title: call.title.clone(),
+            script: match &call.body {
+                StepBody::Script(name) => name.clone(),
+                StepBody::Closure(_) => "inline".to_owned(),
+            },
+            status: "pending",
+            reason: None,
+        };
+        let record = host.seen().history().step(host.seen().plan(), &call.id).cloned().unwrap_or_default();
+        report.status = match record.state {
+            StepState::Pending => "pending",
+            StepState::Started if self.launch.is_running(&record.run) => "running",
+            StepState::Started | StepState::Interrupted => "interrupted",
+            StepState::Failed => "failed",
+            StepState::Held => "held",
+            StepState::Complete => "complete",
+        };
+        if record.state != StepState::Complete {
+            return Ok(report);
+        }
+        if let Some(reason) = stale(context, host, call, &record)? {
+            report.status = "stale";
+            report.reason = Some(reason);
+            return Ok(report);
+        }
+        if let Some(reason) = drift_of(context, host, call)? {
+            report.status = "drifted";
+            report.reason = Some(reason);
+        }
+        Ok(report)
+    }
+
+    fn preview(&self, context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<()> {
+        let before = host.seen().would_change().len();
+        let reporter = host.reporter();
+        reporter.tell(&Event::StepStarted { id: call.id.clone(), title: call.title.clone(), reason: None });
+        host.session().enter_step(Some(&call.id));
+        let outcome = evaluate_body(context, host, call);
+        host.session().enter_step(None);
+        let unpredictable = match outcome {
+            Ok(()) => None,
+            Err(Stop::Interrupted(interruption)) => return Err(interruption.into()),
+            Err(Stop::Unpredictable { place, why }) => {
+                Some(format!("not predictable from line {} on: depends on {why}", place.line))
+            }
+            // Nothing was changed, so what fails now may well be true by then.
+            Err(Stop::Failed(failure)) => {
+                let line = failure.place.as_ref().map_or(0, |place| place.line);
+                Some(format!("not predictable from line {line} on: {}", failure.message))
+            }
+        };
+        let changes = host.seen().would_change().len() - before;
+        if unpredictable.is_some() && changes == 0 {
+            // It would do something, only not what is known.
+            host.session().note_change(format!("step:{}", call.id), format!("step {} would go on", call.id));
+        }
+        reporter.tell(&Event::StepPreviewed {
+            id: call.id.clone(),
+            title: call.title.clone(),
+            changes,
+            unpredictable,
+        });
+        Ok(())
+    }
+
+    fn skip(host: &Host, call: &StepCall, why: &str, record: Option<&StepRecord>) {
+        host.reporter().tell(&Event::StepSkipped {
+            id: call.id.clone(),
+            title: call.title.clone(),
+            why: why.to_owned(),
+            finished: record.and_then(|record| record.finished).map(jiff::Timestamp::as_second),
+        });
+    }
+}
+
+impl StepRunner for Runner {
+    fn run(&self, context: &NativeCallContext, call: &StepCall) -> Result<()> {
+        let host = Host::of(context)?;
+        if self.plan.step(&call.id).is_none() {
+            bail!(
+                Failure::new(format!("step `{}` is not declared at the top level of the plan", call.id))
+                    .hint("step::run stands at the top level, with a literal id and title")
+            );
+        }
+        if self.doing == Doing::Examine {
+            let report = self.look_at(context, &host, call)?;
+            self.state.borrow_mut().reports.push(report);
+            return Ok(());
+        }
+        let record = host.seen().history().step(host.seen().plan(), &call.id).cloned();
+        let stale = match &record {
+            Some(record) if record.state == StepState::Complete => stale(context, &host, call, record)?,
+            _ => None,
+        };
+        let began = self.began(&call.id);
+        let decision = self.selection.decide(&call.id, began, record.as_ref(), stale);
+        match (decision, self.doing) {
+            (Decision::Skip { why }, _) => {
+                Self::skip(&host, call, why, record.as_ref());
+                Ok(())
+            }
+            (_, Doing::Preview) => self.preview(context, &host, call),
+            (Decision::Accept, _) => {
+                let then = record.as_ref().and_then(|record| record.meaning.clone());
+                let meaning = Self::meaning_now(context, &host, call, then.as_ref())?;
+                host.session().record(Entry::StepAccepted { step: call.id.clone(), meaning })?;
+                Self::skip(&host, call, "accepted", record.as_ref());
+                Ok(())
+            }
+            (Decision::Examine, _) => {
+                let drift = examine::looking(&host, || drift_of(context, &host, call))?;
+                match drift {
+                    None => {
+                        Self::skip(&host, call, "examined", record.as_ref());
+                        Ok(())
+                    }
+                    Some(reason) => {
+                        bail!(
+                            Failure::new(format!("step {} no longer holds: {reason}", call.id))
+                                .kind("step")
+                                .hint(format!(
+                                    "`{} --redo {}` makes it hold again",
+                                    self.launch.invocation, call.id
+                                ))
+                        )
+                    }
+                }
+            }
+            (Decision::Run { reason }, _) => self.run_now(context, &host, call, reason),
+        }
+    }
+
+    fn mark(&self, host: &Host, id: &str) -> Result<()> {
+        if host.only_looking() || self.is_done(host, id)? {
+            return Ok(());
+        }
+        let meaning = Meaning { code: String::new(), ..Meaning::default() };
+        host.session().record(Entry::StepCompleted { step: id.to_owned(), seconds: 0.0, meaning })?;
+        Ok(())
+    }
+
+    fn is_done(&self, host: &Host, id: &str) -> Result<bool> {
+        let session = host.seen();
+        let record = session.history().step(session.plan(), id);
+        Ok(record.is_some_and(|record| record.state == StepState::Complete))
+    }
+
+    fn list(&self, context: &NativeCallContext, plan: &str) -> Result<Value> {
+        let host = Host::of(context)?;
+        let reports = examine::steps(&self.launch, &host, plan)?;
+        let session = host.seen();
+        let rows = reports.iter().map(|report| row(session.history(), session.plan(), report));
+        Ok(Value::Array(rows.collect()))
+    }
+
+    fn drift(&self, context: &NativeCallContext, id: &str) -> Result<Option<String>> {
+        let host = Host::of(context)?;
+        let reports = examine::steps(&self.launch, &host, "master.rhai")?;
+        match reports.into_iter().find(|report| report.id == id) {
+            Some(report) => Ok(report.reason),
+            None => bail!(Failure::new(format!("there is no step `{id}`")).kind("usage")),
+        }
+    }
+
+    fn reset(&self, host: &Host, steps: Option<Vec<String>>) -> Result<()> {
+        if !host.only_looking() {
+            host.session().record(Entry::StepsReset { steps })?;
+        }
+        Ok(())
+    }
+
+    fn preview_rollback(&self, host: &Host, options: Value) -> Result<Value> {
+        let request = rollback::Request::of(&options, &self.launch)?;
+        Ok(rollback::preview(&mut host.session(), &request)?.to_json())
+    }
+
+    fn apply_rollback(&self, host: &Host, options: Value) -> Result<Value> {
+        let request = rollback::Request::of(&options, &self.launch)?;
+        let report = if host.only_looking() {
+            rollback::preview(&mut host.session(), &request)?
+        } else {
+            rollback::apply(&mut host.session(), &request)?
+        };
+        host.end_with(report.exit());
+        Ok(report.to_json())
+    }
+}
+
+/// Why a complete step means something else now.
+fn stale(
+    context: &NativeCallContext,
+    host: &Host,
+    call: &StepCall,
+    record: &StepRecord,
+) -> Result<Option<String>> {
+    let Some(then) = &record.meaning else { return Ok(None) };
+    if then.code.is_empty() {
+        return Ok(None);
+    }
+    let now = Runner::meaning_now(context, host, call, Some(then))?;
+    Ok(staleness(then, &now))
+}
+
+/// What of a step no longer holds, by evaluating it without changing anything. The session looks only.
+fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<Option<String>> {
+    host.session().forget_would_change();
+    host.session().enter_step(Some(&call.id));
+    let outcome = evaluate_body(context, host, call);
+    host.session().enter_step(None);
+    std::mem::take(&mut *host.trace());
+    let first = host.seen().would_change().first().map(|would| would.summary.clone());
+    host.session().forget_would_change();
+    match outcome {
+        Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
+        _ if first.is_some() => Ok(first),
+        Ok(()) => Ok(None),
+        Err(Stop::Failed(failure)) => Ok(Some(failure.message)),
+        Err(Stop::Unpredictable { why, .. }) => Ok(Some(why)),
+    }
+}
+
+/// Evaluates a step's script or closure. A panic is a failure of the step and of kkrun, not its end.
+fn evaluate_body(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<(), Stop> {
+    let body = || match &call.body {
+        StepBody::Script(name) => {
+            let program = host.program(context.engine(), name).map_err(failed)?;
+            evaluate(context.engine(), host, &program).map(drop)
+        }
+        StepBody::Closure(closure) => match host.call(context, closure) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(match host.take_passing(&error) {
+                Some(passed) => host.stop_of(&passed, context.call_source().unwrap_or_default()),
+                None => failed(error),
+            }),
+        },
+    };
+    let outcome = catch_unwind(AssertUnwindSafe(body));
+    outcome.unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+        let message = format!("kkrun itself failed: {}", text.unwrap_or_default());
+        Err(Stop::Failed(Failure::new(message).hint("this is a bug of kkrun")))
+    })
+}
+
+/// What must be true besides the last line having been reached.
+fn finish_body(host: &Host, id: &str) -> Result<(), Stop> {
+    if let Some(failure) = host.take_failed_mutation() {
+        return Err(Stop::Failed(failure));
+    }
+    host.session().settle_step(id).map_err(failed)
+}
+
+fn failed(error: anyhow::Error) -> Stop {
+    if let Some(interruption) = error.downcast_ref::<Interruption>() {
+        return Stop::Interrupted(*interruption);
+    }
+    let failure = error.downcast_ref::<Failure>().cloned();
+    let mut failure = failure.unwrap_or_else(|| Failure::new(String::new()));
+    failure.message = format!("{error:#}");
+    Stop::Failed(failure)
+}
+
+fn shown_place(place: &Place) -> String {
+    format!("{}:{}:{}", place.file, place.line, place.column)
+}
+
+fn row(history: &crate::journal::History, plan: &str, report: &StepReport) -> Value {
+    let record = history.step(plan, &report.id).cloned().unwrap_or_default();
+    let stamp = |time: Option<jiff::Timestamp>| time.map(|time| time.to_string());
+    json!({
+        "id": report.id,
+        "title": report.title,
+        "script": report.script,
+        "status": report.status,
+        "started": stamp(record.started),
+        "finished": stamp(record.finished),
+        "seconds": record.seconds,
+        "attempts": record.attempts,
+        "error": record.error,
+        "changes": history.live_changes_of(plan, &report.id).count(),
+        "reason": report.reason,
+    })
+}
+
+/// The exit status of a failed or interrupted evaluation.
+pub fn exit_of(stop: &Stop) -> ExitCode {
+    match stop {
+        Stop::Failed(failure) => failure.exit,
+        Stop::Unpredictable { .. } => ExitCode::DIFFERENT,
+        Stop::Interrupted(interruption) => ExitCode::signal(u8::try_from(interruption.signal).unwrap_or(0)),
+    }
+}
