@@ -1,13 +1,55 @@
 //! kkrun runs setup scripts written in Rhai and makes the setup of a machine interruptible, resumable,
 //! previewable, rehearsable and reversible. ARCHITECTURE.md says where what lives.
 
+pub mod change;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod event;
 pub mod exit_code;
 pub mod failure;
+pub mod journal;
 pub mod machine;
+pub mod primitives;
+pub mod redaction;
 pub mod rehearse;
+pub mod run;
+pub mod script;
+pub mod session;
 pub mod text;
+pub mod ui;
+
+use exit_code::ExitCode;
+use machine::signal::Interruption;
 
 /// Runs the command line and says how it ended.
 pub fn run() -> std::process::ExitCode {
-    exit_code::ExitCode::DONE.into()
+    let cli = match cli::Cli::of(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::USAGE } else { ExitCode::DONE }.into();
+        }
+    };
+    ui::set_colors(cli.options.color);
+    // Scripts may nest deeply, and the main thread's stack is as the operator's limits have it.
+    let worker = std::thread::Builder::new().stack_size(script::STACK_SIZE).spawn(move || conclude(cli));
+    match worker.map(std::thread::JoinHandle::join) {
+        Ok(Ok(exit)) => exit.into(),
+        _ => ExitCode::FAILED.into(),
+    }
+}
+
+/// Runs the command, shows what failed, and decides the exit status.
+fn conclude(cli: cli::Cli) -> ExitCode {
+    match commands::dispatch(cli) {
+        Ok(exit) => exit,
+        Err(error) => match error.downcast_ref::<Interruption>() {
+            Some(interruption) => ExitCode::signal(u8::try_from(interruption.signal).unwrap_or(0)),
+            None => {
+                ui::show(&error);
+                failure::exit_code(&error)
+            }
+        },
+    }
 }

@@ -10,18 +10,15 @@ mod progress;
 mod tools;
 mod units;
 
-use std::cell::Cell;
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use signal_hook::consts::{SIGINT, SIGQUIT};
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::machine::container::{self, Inside};
-use crate::machine::signal::{Interruption, Signals, Urgency};
-use crate::machine::terminal;
 
 pub use difference::Difference;
 pub use exception::{EXCEPTIONS, Exception, WATCHED};
@@ -101,13 +98,15 @@ impl Outcome {
 
 /// Clones, boots, runs, compares, and takes everything away again, whatever happens in between.
 ///
-/// The runs inside share the terminal, so that a Ctrl-C reaches them by itself; other signals are passed on. After
-/// one, no further run is started.
-pub fn rehearse(rehearsal: &Rehearsal, signals: &Signals, tell: &mut dyn FnMut(Progress)) -> Result<Outcome> {
+/// `next_signal` gives each ending signal this process received, once: the runs inside share the terminal, so that
+/// a Ctrl-C reaches them by itself; other signals are passed on. After one, no further run is started.
+pub fn rehearse(
+    rehearsal: &Rehearsal,
+    next_signal: &mut dyn FnMut() -> Option<i32>,
+    tell: &mut dyn FnMut(Progress),
+) -> Result<Outcome> {
     tools::require()?;
-    let stop = Stop::new(signals);
-    // A run that is killed cannot put the terminal back itself.
-    let _terminal = terminal::Guard::new();
+    let stop = Stop::new(next_signal);
     let mut clone = LiveClone::make(rehearsal, Path::new(RECORDS), tell)?;
     clone.boot(&stop, tell)?;
     for unit in &rehearsal.with {
@@ -154,7 +153,7 @@ fn run(
             if let Some(status) = container::wait_a_moment(&mut child)? {
                 break status;
             }
-            if let Some(signal) = stop.to_pass_on() {
+            if let Some(signal) = stop.next() {
                 container::pass_on(&child, signal);
             }
         };
@@ -170,38 +169,38 @@ fn run(
     .into())
 }
 
-/// What this process was asked by signals, and how much of it the run inside was told.
-struct Stop<'signals> {
-    signals: &'signals Signals,
-    passed_on: Cell<Option<Urgency>>,
+/// The ending signals that this process received.
+struct Stop<'source> {
+    source: RefCell<&'source mut dyn FnMut() -> Option<i32>>,
+    first: RefCell<Option<i32>>,
 }
 
-impl<'signals> Stop<'signals> {
-    fn new(signals: &'signals Signals) -> Self {
-        Self { signals, passed_on: Cell::new(None) }
+impl<'source> Stop<'source> {
+    fn new(source: &'source mut dyn FnMut() -> Option<i32>) -> Self {
+        Self { source: RefCell::new(source), first: RefCell::new(None) }
     }
 
-    /// A signal for the run inside that it did not get by itself.
-    fn to_pass_on(&self) -> Option<i32> {
-        let Interruption { signal, urgency } = self.signals.pending()?;
-        if self.passed_on.get() >= Some(urgency) {
-            return None;
+    fn next(&self) -> Option<i32> {
+        let signal = (self.source.borrow_mut())();
+        if signal.is_some() {
+            self.first.borrow_mut().get_or_insert(signal.unwrap_or_default());
         }
-        self.passed_on.set(Some(urgency));
-        // A second Ctrl-C means "now": one that is told of twice would be taken for it.
-        let typed = signal == SIGINT || signal == SIGQUIT;
-        (!typed || !terminal::is_in_front()).then_some(signal)
+        signal
     }
 
+    /// Whether any came so far.
     fn asked(&self) -> bool {
-        self.signals.pending().is_some()
+        while self.next().is_some() {}
+        self.first.borrow().is_some()
     }
 
-    /// An error with the right exit status if any signal came so far.
+    /// An error with the right exit status if any came so far.
     fn check(&self) -> Result<()> {
-        let Some(Interruption { signal, .. }) = self.signals.pending() else { return Ok(()) };
-        let exit = ExitCode::signal(u8::try_from(signal).unwrap_or_default());
-        Err(Failure::new("the rehearsal was stopped").kind("interrupted").exit(exit).into())
+        if !self.asked() {
+            return Ok(());
+        }
+        let signal = self.first.borrow().and_then(|signal| u8::try_from(signal).ok()).unwrap_or_default();
+        Err(Failure::new("the rehearsal was stopped").exit(ExitCode::signal(signal)).into())
     }
 }
 
@@ -229,15 +228,11 @@ mod tests {
     }
 
     #[test]
-    fn a_signal_is_passed_on_once_and_once_more_when_it_insists() {
-        let signals = Signals::deaf().unwrap();
-        let stop = Stop::new(&signals);
-        assert_eq!(stop.to_pass_on(), None);
-        signals.deliver(15);
-        assert_eq!((stop.to_pass_on(), stop.to_pass_on()), (Some(15), None));
-        signals.deliver(15);
-        assert_eq!((stop.to_pass_on(), stop.to_pass_on()), (Some(15), None));
+    fn the_first_signal_decides_the_exit_status() {
+        let mut signals = vec![15, 2];
+        let mut next = || signals.pop();
+        let stop = Stop::new(&mut next);
         let error = stop.check().unwrap_err();
-        assert_eq!(crate::failure::exit_code(&error), ExitCode::signal(15));
+        assert_eq!(crate::failure::exit_code(&error), ExitCode::signal(2));
     }
 }

@@ -1,0 +1,249 @@
+//! The command line, as it is typed.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::ui::ColorChoice;
+
+/// Sets up a machine from Rhai scripts: interruptible at any instant, resumable, rehearsable, reversible.
+#[derive(Debug, Parser)]
+#[command(name = "kkrun", version, args_conflicts_with_subcommands = false, disable_help_subcommand = true)]
+#[command(override_usage = "kkrun [OPTIONS] SCRIPT.rhai [WORD]...\n       kkrun [OPTIONS] COMMAND")]
+#[command(
+    after_help = "Exit status: 0 done · 1 a step or script failed · 2 wrong usage or script · 3 another run holds the lock\n\
+4 rollback with conflicts or failures · 5 journal damaged, missing or newer · 6 there are changes to make\n\
+77 refused: not trusted, or not root · 78 an answer is needed · 128+N ended by signal N"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    pub options: Options,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The options that every command takes.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Options {
+    /// Only look: say what a run would change
+    #[arg(long, global = true)]
+    pub dry_run: bool,
+    /// Examine complete steps too
+    #[arg(long, global = true)]
+    pub verify: bool,
+    /// Pass over the steps before STEP
+    #[arg(long, global = true, value_name = "STEP")]
+    pub from: Option<String>,
+    /// Run these steps alone
+    #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
+    pub only: Vec<String>,
+    /// Run these steps again
+    #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
+    pub redo: Vec<String>,
+    /// Take the present meaning of these steps as done
+    #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
+    pub accept: Vec<String>,
+    /// Override a setting, now and in later runs
+    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    pub set: Vec<(String, String)>,
+    /// Forget the override of a setting
+    #[arg(long, global = true, value_name = "KEY")]
+    pub unset: Vec<String>,
+    /// Read further settings
+    #[arg(long, global = true, value_name = "FILE")]
+    pub settings: Vec<PathBuf>,
+    /// Read secrets: lines of KEY=VALUE, mode 0600
+    #[arg(long, global = true, value_name = "FILE")]
+    pub secrets: Option<PathBuf>,
+    /// Agree to what loses no data
+    #[arg(long, short, global = true)]
+    pub yes: bool,
+    /// Agree to lose these: users, homes, databases, packages, data, or all
+    #[arg(long, global = true, value_name = "CLASSES", value_delimiter = ',')]
+    pub purge: Vec<String>,
+    /// What to do about targets that somebody else changed
+    #[arg(long, global = true, value_name = "WHAT", default_value = "ask")]
+    pub foreign: Foreign,
+    /// Never ask
+    #[arg(long, global = true)]
+    pub non_interactive: bool,
+    /// Events as JSON, one a line, on standard output
+    #[arg(long, global = true)]
+    pub json: bool,
+    /// Show every change and every line that commands print
+    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    pub verbose: bool,
+    /// Show failures and questions only
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+    /// When to use colours
+    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    pub color: ColorChoice,
+    /// Keep journal and backups in DIR
+    #[arg(long, global = true, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+/// What to do about foreign targets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Foreign {
+    /// Show the difference and ask
+    #[default]
+    Ask,
+    /// Keep what is there
+    Keep,
+    /// Replace it
+    Replace,
+}
+
+/// What is to be done.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a script on a throwaway clone of this machine
+    Rehearse(Rehearse),
+    /// Read scripts without running anything
+    Check {
+        /// Scripts or directories; the built-in scripts if none is given
+        paths: Vec<PathBuf>,
+    },
+    /// Undo what was done, from the journal alone
+    Rollback {
+        /// These steps alone
+        steps: Vec<String>,
+        /// The plan whose changes are meant
+        #[arg(long, value_name = "PLAN")]
+        plan: Option<String>,
+    },
+    /// Show what a step printed
+    Log {
+        /// The step; the one that ran last if none is given
+        step: Option<String>,
+    },
+    /// Show every change with its state
+    History,
+    /// Explain a damaged journal, and the way on
+    Doctor,
+    /// Show the primitives that scripts can call
+    Api {
+        /// A namespace or primitive
+        name: Option<String>,
+    },
+    /// Write the built-in scripts to a directory
+    Export {
+        /// The directory
+        directory: PathBuf,
+    },
+    /// Write completions for a shell
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+    /// Run a plan or a single script
+    #[command(hide = true)]
+    Run {
+        /// The script
+        script: PathBuf,
+        /// Its words
+        words: Vec<String>,
+    },
+}
+
+/// How to rehearse.
+#[derive(Clone, Debug, Args)]
+pub struct Rehearse {
+    /// The script to run in the clone
+    pub script: PathBuf,
+    /// Its words
+    pub words: Vec<String>,
+    /// Clone the root file system in DIR instead of this machine
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+    /// Run this script after it; may be given again
+    #[arg(long, value_name = "SCRIPT")]
+    pub then: Vec<String>,
+    /// Fail unless the clone equals its base after the last script
+    #[arg(long)]
+    pub expect_unchanged: bool,
+    /// Leave the clone and say how to enter it
+    #[arg(long)]
+    pub keep: bool,
+    /// Let the clone start this unit of the machine too; may be given again
+    #[arg(long, value_name = "UNIT")]
+    pub with: Vec<String>,
+}
+
+impl Cli {
+    /// Reads the command line. The first word that is neither an option nor a command is a script to run.
+    pub fn of(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        let mut arguments: Vec<OsString> = arguments.into_iter().collect();
+        if let Some(at) = script_position(&arguments) {
+            arguments.insert(at, OsString::from("run"));
+        }
+        Self::try_parse_from(arguments)
+    }
+}
+
+/// Where the script stands, if the first word that is no option is not a command.
+fn script_position(arguments: &[OsString]) -> Option<usize> {
+    let command = Cli::command();
+    let takes_value = |text: &str| {
+        command.get_arguments().any(|known| {
+            let named = text.strip_prefix("--").is_some_and(|name| known.get_long() == Some(name));
+            named && known.get_action().takes_values()
+        })
+    };
+    let mut at = 1;
+    while at < arguments.len() {
+        let text = arguments[at].to_str().unwrap_or_default();
+        if text == "--" {
+            return Some(at);
+        }
+        if text.starts_with('-') && text.len() > 1 {
+            at += if takes_value(text) { 2 } else { 1 };
+            continue;
+        }
+        let is_command = command.get_subcommands().any(|known| known.get_name() == text);
+        return (!is_command).then_some(at);
+    }
+    None
+}
+
+fn key_value(text: &str) -> Result<(String, String), String> {
+    let (key, value) =
+        text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form KEY=VALUE"))?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::of(std::iter::once("kkrun").chain(line.split_whitespace()).map(OsString::from))
+    }
+
+    #[test]
+    fn options_stand_on_either_side_of_the_script_until_two_dashes() {
+        for line in ["--dry-run --set a=b x.rhai 07", "x.rhai --dry-run 07 --set a=b"] {
+            let cli = parse(line).unwrap();
+            assert!(cli.options.dry_run, "{line}");
+            assert_eq!(cli.options.set, [("a".to_owned(), "b".to_owned())]);
+            let Command::Run { script, words } = cli.command else { panic!("{line}") };
+            assert_eq!((script.to_str(), words), (Some("x.rhai"), vec!["07".to_owned()]));
+        }
+        let Command::Run { words, .. } = parse("x.rhai -- --dry-run").unwrap().command else { panic!() };
+        assert_eq!(words, ["--dry-run"]);
+    }
+
+    #[test]
+    fn an_unknown_option_is_refused_anywhere() {
+        assert!(parse("x.rhai --frobnicate").is_err());
+        assert!(parse("--frobnicate x.rhai").is_err());
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

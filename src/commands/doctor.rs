@@ -1,0 +1,68 @@
+//! `kkrun doctor`: explains the journal's state, and the way on when it is damaged. Changes nothing.
+
+use anyhow::Result;
+
+use crate::cli::Options;
+use crate::config;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::journal::{self, ChangeState, History};
+use crate::ui::line_to_stdout;
+
+/// Says what is known of the journal.
+pub fn execute(options: &Options) -> Result<ExitCode> {
+    let state = config::state_directory(options)?;
+    let path = state.join(journal::FILE);
+    let loaded = match journal::load(&state) {
+        Ok(loaded) => loaded,
+        Err(error) => return explain(error, &state),
+    };
+    if !loaded.exists {
+        line_to_stdout(&format!(
+            "there is no journal at `{}`: kkrun has changed nothing here",
+            path.display()
+        ));
+        return Ok(ExitCode::DONE);
+    }
+    let history = History::replay(&loaded.records);
+    line_to_stdout(&format!("the journal `{}` is whole: {} records", path.display(), loaded.records.len()));
+    if let Some(torn) = &loaded.torn {
+        line_to_stdout(&format!(
+            "its last {} bytes are a torn write of a run that died; the next run saves them aside and cuts them off",
+            torn.bytes.len()
+        ));
+    }
+    let doubtful = history.changes.iter().filter(|change| change.state == ChangeState::InDoubt);
+    for change in doubtful {
+        line_to_stdout(&format!(
+            "in doubt: #{} {}: the next run or rollback looks whether it was made",
+            change.id, change.intent.summary
+        ));
+    }
+    if history.rollback.is_some() {
+        line_to_stdout("a rollback was interrupted: `kkrun rollback` finishes it");
+    }
+    for owed in &history.owed {
+        line_to_stdout(&format!("owed: {}", owed.sentence()));
+    }
+    Ok(ExitCode::DONE)
+}
+
+fn explain(error: anyhow::Error, state: &std::path::Path) -> Result<ExitCode> {
+    let Some(failure) = error.downcast_ref::<Failure>().filter(|failure| failure.exit == ExitCode::JOURNAL)
+    else {
+        return Err(error);
+    };
+    line_to_stdout(&failure.message);
+    line_to_stdout("kkrun changes nothing while this is so. The ways on:");
+    line_to_stdout(&format!(
+        "  1. put `{}` back from a backup of this machine",
+        state.join(journal::FILE).display()
+    ));
+    line_to_stdout("  2. if a newer kkrun wrote it, use that one");
+    line_to_stdout(&format!(
+        "  3. give up what it recorded: move `{}` aside; the contents from before stay in its backups/, named by their SHA-256",
+        state.display()
+    ));
+    Ok(ExitCode::JOURNAL)
+}

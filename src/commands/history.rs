@@ -1,0 +1,54 @@
+//! `kkrun history`: every change with its state, oldest first.
+
+use anyhow::Result;
+use jiff::tz::TimeZone;
+
+use crate::cli::Options;
+use crate::config;
+use crate::exit_code::ExitCode;
+use crate::journal::{self, ChangeState, History};
+use crate::machine::clock;
+use crate::ui::{line_to_stderr, line_to_stdout, time};
+
+/// Shows the changes of every plan.
+pub fn execute(options: &Options) -> Result<ExitCode> {
+    let history = History::replay(&journal::load(&config::state_directory(options)?)?.records);
+    if history.changes.is_empty() {
+        line_to_stderr("nothing was changed so far");
+    }
+    for change in &history.changes {
+        let (state, detail) = state_of(&change.state);
+        if options.json {
+            let row = serde_json::json!({
+                "change": change.id, "plan": change.plan, "step": change.intent.step, "time": change.time.to_string(),
+                "target": change.intent.target, "summary": change.intent.summary, "state": state, "detail": detail,
+                "class": change.intent.class,
+            });
+            line_to_stdout(&row.to_string());
+            continue;
+        }
+        let when = time::when(change.time, clock::now(), &TimeZone::system());
+        let step = change.intent.step.as_deref().unwrap_or("-");
+        let detail = detail.and_then(|text| text.lines().next().map(|line| format!(" ({line})")));
+        let detail = detail.unwrap_or_default();
+        line_to_stdout(&format!(
+            "#{:<5} {when:<16} {:<14} {step:<4} {state:<11} {}{detail}",
+            change.id, change.plan, change.intent.summary
+        ));
+    }
+    Ok(ExitCode::DONE)
+}
+
+/// The word for a state, and what belongs to it.
+fn state_of(state: &ChangeState) -> (&'static str, Option<&str>) {
+    match state {
+        ChangeState::InDoubt => ("in doubt", None),
+        ChangeState::Done => ("done", None),
+        ChangeState::Void => ("not made", None),
+        ChangeState::Undoing => ("undoing", None),
+        ChangeState::Undone(_) => ("undone", None),
+        ChangeState::Conflict(why) => ("conflict", Some(why)),
+        ChangeState::Kept(why) => ("kept", Some(why)),
+        ChangeState::UndoFailed(error) => ("failed", Some(error)),
+    }
+}

@@ -1,0 +1,24 @@
+//! `kkrun log [STEP]`: shows what a step printed when it last ran.
+
+use anyhow::{Context, Result, bail};
+
+use crate::cli::Options;
+use crate::config;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::run::newest_log;
+use crate::ui::line_to_stdout;
+
+/// Shows the newest log of `step`, or the newest of all.
+pub fn execute(options: &Options, step: Option<&str>) -> Result<ExitCode> {
+    let state = config::state_directory(options)?;
+    let Some(path) = newest_log(&state, step)? else {
+        let what = step.map_or_else(|| "nothing has".to_owned(), |step| format!("step `{step}` has not"));
+        bail!(Failure::new(format!("{what} been run, so there is no log")));
+    };
+    let text = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    for line in String::from_utf8_lossy(&text).lines() {
+        line_to_stdout(&crate::text::printable(line));
+    }
+    Ok(ExitCode::DONE)
+}

@@ -1,0 +1,38 @@
+//! One command, one file.
+
+mod completions;
+mod doctor;
+mod export;
+mod history;
+mod log;
+mod rollback;
+mod run;
+
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Command};
+use crate::config;
+use crate::event::Reporter;
+use crate::exit_code::ExitCode;
+use crate::ui;
+
+/// Does what the command line says.
+pub fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let options = &cli.options;
+    match cli.command {
+        Command::Run { script, words } => run::execute(options, &script, words),
+        Command::Rollback { steps, plan } => rollback::execute(options, steps, plan),
+        Command::Log { step } => log::execute(options, step.as_deref()),
+        Command::History => history::execute(options),
+        Command::Doctor => doctor::execute(options),
+        Command::Export { directory } => export::execute(&directory),
+        Command::Completions { shell } => completions::execute(shell),
+        Command::Check { .. } | Command::Api { .. } | Command::Rehearse(_) => anyhow::bail!("not yet"),
+    }
+}
+
+fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
+    ui::reporter(options.json, config::verbosity(options), config::questions(options))
+}

@@ -1,0 +1,52 @@
+//! `kkrun rollback [STEP]...`: undoes what was done, from the journal alone.
+
+use anyhow::{Result, bail};
+
+use crate::cli::Options;
+use crate::config;
+use crate::event::Event;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::journal::History;
+use crate::run::rollback::{Request, apply, preview};
+use crate::run::rollback_session;
+
+/// Undoes the changes of `plan`, or of the only plan that made some.
+pub fn execute(options: &Options, steps: Vec<String>, plan: Option<String>) -> Result<ExitCode> {
+    let launch = config::launch(options, "kkrun rollback")?;
+    let history = launch.history()?;
+    let plan = match plan {
+        Some(plan) => plan,
+        None => only_plan(&history)?,
+    };
+    let reporter = super::reporter(options);
+    let mut session = rollback_session(&launch, history, &plan, &reporter)?;
+    let steps = serde_json::json!({ "steps": steps });
+    let request = Request::of(&steps, &launch)?;
+    let report =
+        if options.dry_run { preview(&mut session, &request)? } else { apply(&mut session, &request)? };
+    let exit = report.exit();
+    if !options.quiet && !options.json {
+        crate::ui::line_to_stderr(&report.sentence());
+    }
+    let owed = Vec::new();
+    reporter.tell(&Event::RunEnded { changed: report.undone.len(), failed: Vec::new(), owed, exit: exit.0 });
+    Ok(exit)
+}
+
+/// The plan that changes stand of.
+fn only_plan(history: &History) -> Result<String> {
+    let mut plans: Vec<&str> =
+        history.changes.iter().filter(|change| change.is_live()).map(|change| change.plan.as_str()).collect();
+    plans.sort_unstable();
+    plans.dedup();
+    match plans.as_slice() {
+        [] => Ok(history.steps.keys().next().map_or_else(String::new, |(plan, _)| plan.clone())),
+        [plan] => Ok((*plan).to_owned()),
+        several => bail!(
+            Failure::new("changes of several plans are recorded")
+                .exit(ExitCode::USAGE)
+                .hint(format!("name one with --plan: {}", several.join(", ")))
+        ),
+    }
+}

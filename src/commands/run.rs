@@ -1,0 +1,16 @@
+//! `kkrun SCRIPT.rhai [WORD]...`: runs a plan or a single script.
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use crate::cli::Options;
+use crate::config;
+use crate::exit_code::ExitCode;
+use crate::run::run_script;
+
+/// Runs `script` with its words.
+pub fn execute(options: &Options, script: &Path, words: Vec<String>) -> Result<ExitCode> {
+    let launch = config::launch(options, &format!("kkrun {}", script.display()))?;
+    run_script(&launch, script, words, &super::reporter(options))
+}

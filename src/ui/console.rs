@@ -1,0 +1,232 @@
+//! Renders events for a person: on standard error, with a live line while a command runs.
+
+use std::cell::RefCell;
+use std::time::Duration;
+
+use anyhow::Result;
+use console::{Emoji, style};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use jiff::tz::TimeZone;
+
+use super::output::{line_to_stderr, line_to_stdout};
+use super::questions::Questions;
+use super::{Verbosity, time};
+use crate::event::{Answer, Audience, ChangeTold, Event, Level, Question, UndoTold};
+use crate::machine::clock;
+
+/// The width of a title's column.
+const TITLE: usize = 22;
+
+/// The audience at a terminal.
+pub struct Console {
+    verbosity: Verbosity,
+    questions: Questions,
+    live: RefCell<Option<Live>>,
+}
+
+/// The step that runs now.
+struct Live {
+    bar: ProgressBar,
+    head: String,
+    command: String,
+}
+
+/// Turns colours on or off for both streams.
+pub(super) fn set_colors(on: bool) {
+    console::set_colors_enabled(on);
+    console::set_colors_enabled_stderr(on);
+}
+
+impl Console {
+    /// Shows as much as `verbosity` says.
+    pub fn new(verbosity: Verbosity, questions: Questions) -> Self {
+        Self { verbosity, questions, live: RefCell::new(None) }
+    }
+
+    /// Writes a line above the live one.
+    fn line(&self, text: &str) {
+        match &*self.live.borrow() {
+            Some(live) if !live.bar.is_hidden() => live.bar.suspend(|| line_to_stderr(text)),
+            _ => line_to_stderr(text),
+        }
+    }
+
+    fn begin(&self, id: &str, title: &str) {
+        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+        let template = ProgressStyle::with_template("  {spinner} {wide_msg}");
+        bar.set_style(template.unwrap_or_else(|_| ProgressStyle::default_spinner()));
+        let head = label(id, title);
+        bar.set_message(head.clone());
+        if bar.is_hidden() && self.verbosity >= Verbosity::Normal {
+            line_to_stderr(&format!("  {} {head}", Emoji("🔄", "..")));
+        }
+        if !bar.is_hidden() {
+            bar.enable_steady_tick(Duration::from_millis(120));
+        }
+        *self.live.borrow_mut() = Some(Live { bar, head, command: String::new() });
+    }
+
+    fn end(&self) {
+        if let Some(live) = self.live.borrow_mut().take() {
+            live.bar.finish_and_clear();
+        }
+    }
+
+    fn progress(&self, command: Option<&str>, text: &str) {
+        if let Some(live) = &mut *self.live.borrow_mut() {
+            if let Some(command) = command {
+                live.command = command.to_owned();
+            }
+            let detail =
+                if text.is_empty() { live.command.clone() } else { format!("{} · {text}", live.command) };
+            live.bar.set_message(format!("{} {detail}", live.head));
+        }
+    }
+
+    fn ended(&self, symbol: Emoji<'_, '_>, id: &str, title: &str, text: &str) {
+        self.end();
+        if self.verbosity >= Verbosity::Normal {
+            line_to_stderr(&format!("  {symbol} {} {text}", label(id, title)));
+        }
+    }
+}
+
+fn label(id: &str, title: &str) -> String {
+    let padding = TITLE.saturating_sub(console::measure_text_width(title));
+    format!("{} {title}{}", style(id).for_stderr().bold(), " ".repeat(padding))
+}
+
+fn count(number: usize, noun: &str) -> String {
+    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+}
+
+fn indented(text: &str) -> String {
+    text.lines().map(|line| format!("      {line}")).collect::<Vec<_>>().join("\n")
+}
+
+impl Audience for Console {
+    fn hear(&self, event: &Event) {
+        let normal = self.verbosity >= Verbosity::Normal;
+        let verbose = self.verbosity >= Verbosity::Verbose;
+        match event {
+            Event::PlanStarted { plan, steps, run, root, going_on_at, overrides, only_looking } if normal => {
+                let going =
+                    going_on_at.as_ref().map_or_else(String::new, |at| format!(" · going on at {at}"));
+                let how = if *only_looking { "only looking".to_owned() } else { format!("run {run}") };
+                let plan = style(plan).for_stderr().bold();
+                self.line(&format!("{plan} · {}{going} ({how}, {root})", count(*steps, "step")));
+                for line in overrides {
+                    self.line(&format!("  with {line}"));
+                }
+                self.line("");
+            }
+            Event::StepSkipped { id, title, why, finished } if normal => {
+                let since = finished.and_then(|at| jiff::Timestamp::from_second(at).ok());
+                let since = since.map(|at| time::when(at, clock::now(), &TimeZone::system()));
+                let text = match (why.as_str(), since) {
+                    ("complete", Some(since)) => format!("done {since}, not re-examined"),
+                    ("examined", Some(since)) => format!("done {since}, still holds"),
+                    (why, _) => why.to_owned(),
+                };
+                let done = matches!(why.as_str(), "complete" | "examined" | "accepted");
+                let symbol = if done { Emoji("✅", "ok") } else { Emoji("⏭️ ", "--") };
+                self.ended(symbol, id, title, &style(text).for_stderr().dim().to_string());
+            }
+            Event::StepStarted { id, title, reason } => {
+                self.begin(id, title);
+                if let Some(reason) = reason.as_ref().filter(|_| normal) {
+                    self.line(&format!("  {} {} {reason}", Emoji("♻️ ", ">>"), label(id, title)));
+                }
+            }
+            Event::StepCompleted { id, title, seconds, changes } => {
+                let text = format!("{} · {}", time::duration(*seconds), count(*changes, "change"));
+                self.ended(Emoji("✅", "ok"), id, title, &text);
+            }
+            Event::StepFailed { id, title, seconds, .. } => {
+                self.end();
+                let symbol = Emoji("❌", "!!");
+                line_to_stderr(&format!(
+                    "  {symbol} {} failed after {}",
+                    label(id, title),
+                    time::duration(*seconds)
+                ));
+            }
+            Event::StepInterrupted { id, title, signal } => {
+                self.end();
+                line_to_stderr(&format!("  {} {} stopped by {signal}", Emoji("✋", "!!"), label(id, title)));
+            }
+            Event::StepPreviewed { id, title, changes, unpredictable } => {
+                let text = match unpredictable {
+                    Some(why) => format!("{}, then {why}", count(*changes, "change")),
+                    None if *changes == 0 => "nothing to change".to_owned(),
+                    None => count(*changes, "change"),
+                };
+                self.ended(Emoji("👀", "?"), id, title, &text);
+            }
+            Event::CommandStarted { label } => {
+                self.progress(Some(label), "");
+                if verbose {
+                    self.line(&format!("      $ {label}"));
+                }
+            }
+            Event::CommandLine { text, .. } => {
+                self.progress(None, text);
+                if verbose {
+                    self.line(&format!("        {text}"));
+                }
+            }
+            Event::Change { told, summary, .. } => match told {
+                ChangeTold::Would if normal => self.line(&format!("      would {summary}")),
+                ChangeTold::Kept if normal => self.line(&format!("  {} {summary}", Emoji("✋", "--"))),
+                ChangeTold::Made if verbose => self.line(&format!("      {summary}")),
+                _ => {}
+            },
+            Event::Verified { label, now } if verbose => {
+                self.line(&format!("      {} {label}", if *now { "✓" } else { "later:" }));
+            }
+            Event::Undo { told, summary, detail, .. } => {
+                let (symbol, word, shown) = match told {
+                    UndoTold::Would => (Emoji("↩", "<-"), "would undo: ", normal),
+                    UndoTold::Undone => (Emoji("↩", "<-"), "", normal),
+                    UndoTold::Already => (Emoji("↩", "<-"), "already as before: ", verbose),
+                    UndoTold::Kept => (Emoji("✋", "--"), "kept: ", true),
+                    UndoTold::Conflict => (Emoji("✋", "!!"), "left alone, somebody else changed it: ", true),
+                    UndoTold::Failed => (Emoji("❌", "!!"), "failed: ", true),
+                };
+                if shown {
+                    self.line(&format!("  {symbol} {word}{summary}"));
+                    if let Some(detail) = detail {
+                        self.line(&style(indented(detail)).for_stderr().dim().to_string());
+                    }
+                }
+            }
+            Event::Said { level, text } if normal || *level == Level::Warn => {
+                let symbol = match level {
+                    Level::Info => Emoji("·", "-"),
+                    Level::Warn => Emoji("⚠️ ", "!"),
+                    Level::Success => Emoji("🎉", "*"),
+                };
+                self.line(&format!("  {symbol} {text}"));
+            }
+            Event::Output { text } => match &*self.live.borrow() {
+                Some(live) if !live.bar.is_hidden() => live.bar.suspend(|| line_to_stdout(text)),
+                _ => line_to_stdout(text),
+            },
+            Event::Note { text } if normal => self.line(&format!("  {}", style(text).for_stderr().dim())),
+            Event::RunEnded { owed, .. } => {
+                self.end();
+                for line in owed {
+                    line_to_stderr(&format!("  {} still owed: {line}", Emoji("⚠️ ", "!")));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn ask(&self, question: &Question) -> Result<Option<Answer>> {
+        match &*self.live.borrow() {
+            Some(live) => live.bar.suspend(|| self.questions.ask(question)),
+            None => self.questions.ask(question),
+        }
+    }
+}

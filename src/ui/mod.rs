@@ -1,0 +1,64 @@
+//! Shows people and programs what happens, asks them, and says at the end what went wrong.
+
+mod console;
+mod failure;
+mod json;
+mod output;
+mod questions;
+pub mod time;
+
+use std::rc::Rc;
+
+use clap::ValueEnum;
+
+pub use console::Console;
+pub use failure::show;
+pub use json::JsonLines;
+pub use output::{line_to_stderr, line_to_stdout};
+pub use questions::Questions;
+
+use crate::event::Reporter;
+
+/// When colours are used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum ColorChoice {
+    /// On a terminal, unless `NO_COLOR` is set.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// How much is shown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verbosity {
+    /// Failures and questions.
+    Quiet,
+    /// Steps and what scripts say.
+    #[default]
+    Normal,
+    /// Every change and every line that a command prints.
+    Verbose,
+}
+
+/// Decides about colours once, before anything is shown.
+pub fn set_colors(choice: ColorChoice) {
+    match choice {
+        ColorChoice::Always => {
+            console::set_colors(true);
+        }
+        ColorChoice::Never => console::set_colors(false),
+        ColorChoice::Auto => {}
+    }
+}
+
+/// The reporter that the command line asks for.
+pub fn reporter(json: bool, verbosity: Verbosity, questions: Questions) -> Rc<Reporter> {
+    if json {
+        Reporter::new(Box::new(JsonLines::new(questions)))
+    } else {
+        Reporter::new(Box::new(Console::new(verbosity, questions)))
+    }
+}

@@ -1,0 +1,68 @@
+//! Asks people on their terminal; `--yes` and `--non-interactive` answer or refuse for them.
+
+use std::io::{BufRead, BufReader, Write};
+
+use anyhow::{Context, Result};
+use dialoguer::Password;
+use zeroize::Zeroizing;
+
+use crate::event::{Answer, Question};
+use crate::machine::terminal;
+
+/// Who answers questions.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Questions {
+    /// Confirmations that lose no data are agreed to.
+    pub yes: bool,
+    /// Nobody is asked.
+    pub non_interactive: bool,
+}
+
+impl Questions {
+    /// Asks; `Ok(None)` when nobody can be asked.
+    pub fn ask(&self, question: &Question) -> Result<Option<Answer>> {
+        if let (Question::Confirm { harmless: true, .. }, true) = (question, self.yes) {
+            return Ok(Some(Answer::Yes));
+        }
+        if self.non_interactive || !terminal::is_interactive() {
+            return Ok(None);
+        }
+        let _guard = terminal::Guard::new();
+        match question {
+            Question::Confirm { text, default, .. } => {
+                let choice = if *default { "[Y/n]" } else { "[y/N]" };
+                loop {
+                    let Some(line) = ask_line(&format!("? {text} {choice} "))? else { return Ok(None) };
+                    match line.trim().to_lowercase().as_str() {
+                        "" => return Ok(Some(if *default { Answer::Yes } else { Answer::No })),
+                        "y" | "yes" => return Ok(Some(Answer::Yes)),
+                        "n" | "no" => return Ok(Some(Answer::No)),
+                        _ => {}
+                    }
+                }
+            }
+            Question::Text { text, default } => {
+                let shown = if default.is_empty() { String::new() } else { format!(" [{default}]") };
+                let Some(line) = ask_line(&format!("? {text}{shown} "))? else { return Ok(None) };
+                let line = line.trim_end_matches(['\r', '\n']);
+                let answer = if line.is_empty() { default } else { line };
+                Ok(Some(Answer::Text(Zeroizing::new(answer.to_owned()))))
+            }
+            Question::Secret { text, may_be_empty } => {
+                let answer =
+                    Password::new().with_prompt(text).allow_empty_password(*may_be_empty).report(false);
+                let answer = answer.interact().context("cannot ask for a secret on the terminal")?;
+                Ok(Some(Answer::Text(Zeroizing::new(answer))))
+            }
+        }
+    }
+}
+
+/// Asks on the terminal itself, so that redirected streams stay what they are; `None` at its end.
+fn ask_line(prompt: &str) -> Result<Option<String>> {
+    let mut terminal = terminal::open().context("cannot open the terminal")?;
+    terminal.write_all(prompt.as_bytes()).context("cannot write to the terminal")?;
+    let mut line = String::new();
+    let read = BufReader::new(&terminal).read_line(&mut line).context("cannot read from the terminal")?;
+    Ok((read > 0).then_some(line))
+}
