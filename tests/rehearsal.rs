@@ -3,20 +3,28 @@
 //! They need root, the tools that `kkrun rehearse` names, and the directory of a Debian 12 root file system with
 //! systemd and dbus in the variable `KKRUN_TEST_BASE`.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+use kkrun::machine::signal::Signals;
 use kkrun::rehearse::difference::{Aspect, Kind};
-use kkrun::rehearse::{Base, Outcome, Progress, Rehearsal, rehearse};
+use kkrun::rehearse::{Base, Outcome, Progress, Rehearsal, Run, rehearse};
 
 fn base() -> PathBuf {
     std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system").into()
 }
 
+/// A run of the shell that stands in the place of kkrun.
+fn shell(script: &str) -> Run {
+    Run { arguments: vec![OsString::from("-c"), OsString::from(script)], plan: None }
+}
+
 struct Trial {
     rehearsal: Rehearsal,
     scratch: tempfile::TempDir,
-    signals: Vec<i32>,
+    signals: Signals,
     told: Vec<Progress>,
 }
 
@@ -24,7 +32,7 @@ impl Trial {
     /// Runs these scripts of the shell, one after another, in a clone of the base.
     fn new(scripts: &[&str]) -> Self {
         let scratch = tempfile::Builder::new().prefix("kkrun-test-").tempdir_in("/var/tmp").unwrap();
-        let run = |script: &&str| vec![OsString::from("-c"), OsString::from(script)];
+        let run = |script: &&str| shell(script);
         let rehearsal = Rehearsal {
             base: Base::Directory(base()),
             with: Vec::new(),
@@ -33,16 +41,14 @@ impl Trial {
             runs: scripts.iter().map(run).collect(),
             scratch: scratch.path().join("clones"),
             binary: "/bin/bash".into(),
-            plan_root: None,
             files: Vec::new(),
         };
-        Self { rehearsal, scratch, signals: Vec::new(), told: Vec::new() }
+        Self { rehearsal, scratch, signals: Signals::deaf().unwrap(), told: Vec::new() }
     }
 
     fn run(&mut self) -> anyhow::Result<Outcome> {
         let told = &mut self.told;
-        let signals = &mut self.signals;
-        rehearse(&self.rehearsal, &mut || signals.pop(), &mut |progress| told.push(progress))
+        rehearse(&self.rehearsal, &self.signals, &mut |progress| told.push(progress))
     }
 
     fn exit_codes(&mut self) -> Vec<u8> {
@@ -150,7 +156,7 @@ fn a_clone_that_was_put_back_is_unchanged_and_one_that_was_not_is_reported() {
 fn a_restart_from_inside_starts_what_was_enabled_there_and_the_run_begins_again() {
     let mut trial = Trial::new(&["set -e
         if [ -e /srv/restarted ]; then
-            systemctl is-active trial.service
+            systemctl is-active trial.service systemd-tmpfiles-clean.timer
             systemctl is-active quiet.service && exit 9
             exit 0
         fi
@@ -160,8 +166,10 @@ fn a_restart_from_inside_starts_what_was_enabled_there_and_the_run_begins_again(
         done
         systemctl enable --now trial.service
         touch /srv/restarted
+        systemctl is-active systemd-tmpfiles-clean.timer
         systemctl reboot
         sleep 60"]);
+    trial.rehearsal.with = vec!["systemd-tmpfiles-clean.timer".to_owned()];
     assert_eq!(trial.exit_codes(), [0]);
     assert!(trial.told.contains(&Progress::Restarting));
     trial.assert_nothing_is_left();
@@ -179,23 +187,26 @@ fn a_plan_that_restarts_for_ever_is_given_up() {
 #[test]
 #[ignore = "needs root and a Debian base"]
 fn a_signal_reaches_the_run_and_ends_the_rehearsal() {
-    let mut trial = Trial::new(&["trap 'exit 143' TERM; sleep 60 & wait", "touch /srv/never"]);
+    let mut trial =
+        Trial::new(&["trap 'exit 143' TERM; sleep 60 & touch /srv/waits; wait", "touch /srv/never"]);
     let begin = std::time::Instant::now();
     let told = &mut trial.told;
-    let signal_at = std::cell::Cell::new(None);
-    let started = std::cell::Cell::new(false);
-    let mut next = || {
-        // Once, a moment after the run began: its shell must have set its trap.
-        let begun = started.get().then(|| signal_at.get().unwrap_or_else(std::time::Instant::now));
-        signal_at.set(signal_at.get().or(begun));
-        let due = begun.is_some_and(|begun| begun.elapsed().as_millis() > 300);
-        (due && started.replace(false)).then_some(15)
-    };
+    let signals = trial.signals.clone();
     let mut tell = |progress: Progress| {
-        started.set(started.get() || matches!(progress, Progress::RunStarted { .. }));
+        if let Progress::Booted { leader, .. } = progress {
+            let signals = signals.clone();
+            // Once the shell has set its trap and waits.
+            let waits = PathBuf::from(format!("/proc/{leader}/root/srv/waits"));
+            std::thread::spawn(move || {
+                while !waits.exists() {
+                    std::thread::yield_now();
+                }
+                signals.deliver(15);
+            });
+        }
         told.push(progress);
     };
-    let error = rehearse(&trial.rehearsal, &mut next, &mut tell).unwrap_err();
+    let error = rehearse(&trial.rehearsal, &trial.signals, &mut tell).unwrap_err();
     assert_eq!(kkrun::failure::exit_code(&error).0, 143);
     assert!(begin.elapsed().as_secs() < 30);
     assert!(trial.told.contains(&Progress::RunEnded { index: 0, code: 143 }));
@@ -206,7 +217,7 @@ fn a_signal_reaches_the_run_and_ends_the_rehearsal() {
 #[ignore = "needs root and a Debian base"]
 fn a_signal_before_the_boot_leaves_nothing() {
     let mut trial = Trial::new(&["true"]);
-    trial.signals.push(2);
+    trial.signals.deliver(2);
     let error = trial.run().unwrap_err();
     assert_eq!(kkrun::failure::exit_code(&error).0, 130);
     trial.assert_nothing_is_left();
@@ -254,25 +265,33 @@ fn a_kept_clone_can_be_entered_and_removed_by_its_own_scripts() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn the_plan_and_its_files_are_there_as_roots_own() {
-    let mut trial = Trial::new(&["set -e; cd /run/kkrun-rehearsal
-        [ \"$(cat scripts/plan.rhai stdlib/git.rhai files/secrets)\" = \"$(printf 'plan\\ngit\\nsecret')\" ]
-        [ \"$(stat -c %U:%a scripts/plan.rhai)\" = root:644 ]
-        [ \"$(stat -c %U:%a files/secrets)\" = root:600 ]
-        ! touch scripts/other"]);
+fn the_plan_is_the_working_directory_and_what_others_could_write_stays_theirs() {
+    let mut trial = Trial::new(&["set -e
+        [ \"$(find . | sort | xargs)\" = '. ./files ./files/page ./loose.rhai ./parts ./parts/one.rhai ./plan.rhai' ]
+        [ \"$(cat plan.rhai ../stdlib/git.rhai /run/kkrun-rehearsal/files/secrets)\" = \"$(printf 'plan\\ngit\\nsecret')\" ]
+        [ \"$(stat -c %u:%a plan.rhai)\" = 0:644 ]
+        [ \"$(stat -c %u:%a loose.rhai)\" = 0:666 ]
+        [ \"$(stat -c %u:%a files/page)\" = 1000:644 ]
+        [ \"$(stat -c %u:%a /run/kkrun-rehearsal/files/secrets)\" = 0:600 ]
+        ! touch other"]);
     let home = tempfile::tempdir().unwrap();
-    let put = |path: &str, text: &str, mode: u32| {
+    let put = |path: &str, text: &str, owner: u32, mode: u32| {
         use std::os::unix::fs::{PermissionsExt as _, chown};
         let path = home.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
         std::fs::write(&path, text).unwrap();
+        chown(&path, Some(owner), Some(owner)).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        chown(&path, Some(1000), Some(1000)).unwrap();
     };
-    put("scripts/plan.rhai", "plan\n", 0o664);
-    put("stdlib/git.rhai", "git\n", 0o644);
-    put("secrets", "secret\n", 0o600);
-    trial.rehearsal.plan_root = Some(home.path().join("scripts"));
+    put("scripts/plan.rhai", "plan\n", 0, 0o664);
+    put("scripts/loose.rhai", "loose\n", 0, 0o666);
+    put("scripts/parts/one.rhai", "one\n", 0, 0o644);
+    put("scripts/files/page", "page\n", 1000, 0o644);
+    put("scripts/large.iso", "not for the clone\n", 0, 0o644);
+    put("scripts/.git/x.rhai", "not for the clone\n", 0, 0o644);
+    put("stdlib/git.rhai", "git\n", 0, 0o644);
+    put("secrets", "secret\n", 0, 0o600);
+    trial.rehearsal.runs[0].plan = Some(home.path().join("scripts"));
     trial.rehearsal.files = vec![(home.path().join("secrets"), "secrets".to_owned())];
     assert_eq!(trial.exit_codes(), [0]);
 }
@@ -295,4 +314,78 @@ fn two_rehearsals_run_side_by_side() {
     let one = std::thread::spawn(|| Trial::new(&["sleep 1; exit 3"]).exit_codes());
     let other = std::thread::spawn(|| Trial::new(&["sleep 1; exit 5"]).exit_codes());
     assert_eq!((one.join().unwrap(), other.join().unwrap()), (vec![3], vec![5]));
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn the_running_machine_is_cloned_without_its_temporary_files_and_stays_as_it_is() {
+    let mark = tempfile::NamedTempFile::new_in("/tmp").unwrap();
+    let path = mark.path().display();
+    let mut trial = Trial::new(&[""]);
+    let socket = trial.scratch.path().join("socket");
+    let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let talk = socket.display();
+    let script = format!(
+        "[ ! -e {path} ] && [ -d {} ] && [ ! -e {talk} ] && echo no >/etc/hostname && rm -r /srv",
+        trial.scratch.path().display()
+    );
+    trial.rehearsal.runs = vec![shell(&script)];
+    trial.rehearsal.base = Base::RunningMachine;
+    let hostname = std::fs::read("/etc/hostname").unwrap();
+    assert_eq!(trial.exit_codes(), [0]);
+    assert!(trial.told.contains(&Progress::NotASnapshot));
+    assert_eq!(std::fs::read("/etc/hostname").unwrap(), hostname);
+    assert!(Path::new("/srv").is_dir());
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_file_system_below_the_base_comes_along_and_one_in_memory_is_left_out() {
+    // A base with mounts below it: itself an overlay, so that the real one stays as it is.
+    let place = tempfile::Builder::new().prefix("kkrun-test-").tempdir_in("/var/tmp").unwrap();
+    let run = |program: &str, arguments: &[&str]| {
+        let status =
+            std::process::Command::new(program).args(arguments).current_dir(&place).status().unwrap();
+        assert!(status.success(), "{program} {arguments:?}");
+    };
+    let script = format!(
+        "set -e; mkdir up work base
+         mount -t overlay overlay -o lowerdir={},upperdir=up,workdir=work base
+         truncate -s 16M image; mkfs.ext4 -q image; mount -o loop image base/home; mount -t tmpfs t base/mnt
+         mkdir base/home/me; echo old >base/home/me/file; chown 1000:1000 base/home/me; chmod 750 base/home/me
+         echo here >base/mnt/memory",
+        base().display()
+    );
+    run("bash", &["-c", &script]);
+    let mut trial = Trial::new(&["set -e
+        [ \"$(stat -c %u:%a /home/me)\" = 1000:750 ] && [ ! -e /mnt/memory ]
+        echo new >/home/me/file"]);
+    trial.rehearsal.base = Base::Directory(place.path().join("base"));
+    let outcome = trial.run();
+    let kept = std::fs::read_to_string(place.path().join("base/home/me/file"));
+    run("umount", &["base/mnt", "base/home", "base"]);
+    let outcome = outcome.unwrap();
+    assert_eq!((outcome.exit_codes, kept.unwrap()), (vec![0], "old\n".to_owned()));
+    let changed = outcome.difference.entries.iter().any(|entry| entry.path == Path::new("/home/me/file"));
+    assert!(changed, "{:?}", outcome.difference.entries);
+    let left_out =
+        |progress: &Progress| matches!(progress, Progress::LeftOut { path, .. } if path == Path::new("/mnt"));
+    assert!(trial.told.iter().any(left_out), "{:?}", trial.told);
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_system_that_does_not_boot_says_so_and_leaves_nothing() {
+    let mut trial = Trial::new(&["true"]);
+    let base = trial.scratch.path().join("broken");
+    for (path, text) in [("etc/os-release", "ID=broken\n"), ("usr/lib/systemd/systemd", "no program\n")] {
+        std::fs::create_dir_all(base.join(path).parent().unwrap()).unwrap();
+        std::fs::write(base.join(path), text).unwrap();
+    }
+    trial.rehearsal.base = Base::Directory(base);
+    let error = trial.run().unwrap_err().to_string();
+    assert!(error.contains("the clone did not boot"), "{error}");
+    trial.assert_nothing_is_left();
 }

@@ -1,12 +1,14 @@
 //! The root directory of a clone: overlays over the base's file systems, and what of the base is hidden in it.
 
 use std::ffi::CString;
+use std::fs::Metadata;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, chown};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 
+use super::account::Account;
 use super::mount::Overlay;
 use super::upper::{self, Difference};
 
@@ -75,7 +77,9 @@ impl CloneRoot {
     pub fn differences(&self) -> Result<Vec<Difference>> {
         let mut found = Vec::new();
         for (layer, overlay) in &self.overlays {
-            let apart: Vec<PathBuf> = layer.hidden.iter().chain(&layer.emptied).cloned().collect();
+            let written = layer.written.iter().map(|(path, _)| path);
+            let apart: Vec<PathBuf> =
+                layer.hidden.iter().chain(&layer.emptied).chain(written).cloned().collect();
             found.extend(upper::differences(overlay, &layer.at, &apart)?);
         }
         found.sort_by(|left, right| left.path.cmp(&right.path));
@@ -245,14 +249,58 @@ fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
     std::fs::set_permissions(to, mode).with_context(unchangeable)
 }
 
-/// The largest tree that is copied into a clone for the plan, in bytes.
+/// The most that is copied into a clone of one plan, in bytes.
 const PLAN_LIMIT: u64 = 512 * 1024 * 1024;
 
-/// Copies a tree of files and directories for a clone, as root's own that nobody else can write. Links that stay
-/// inside are copied as links.
-pub fn copy_for_root(from: &Path, to: &Path) -> Result<()> {
+/// How deep below a plan's root its scripts may lie.
+const PLAN_DEPTH: usize = 4;
+
+/// Copies what a plan's root holds of scripts, and its `files`, for a clone. What only root, or who called sudo,
+/// could have written belongs to root in the copy; anything else keeps its owner and mode, so that it is refused
+/// there as it would be here.
+pub fn copy_plan(root: &Path, to: &Path) -> Result<()> {
     let mut left = PLAN_LIMIT;
-    copy_tree(from, to, &mut left).with_context(|| format!("cannot copy `{}` for the clone", from.display()))
+    copy_scripts(root, to, PLAN_DEPTH, &mut left)
+        .and_then(|()| match root.join("files") {
+            files if is_directory(&files) => copy_tree(&files, &to.join("files"), &mut left),
+            _ => Ok(()),
+        })
+        .with_context(|| format!("cannot copy the plan in `{}` for the clone", root.display()))
+}
+
+/// Copies a file for a clone, with its owner and mode as [`copy_plan`] has them.
+pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
+    copy_tree(from, to, &mut PLAN_LIMIT.clone())
+        .with_context(|| format!("cannot copy `{}` for the clone", from.display()))
+}
+
+fn copy_scripts(from: &Path, to: &Path, depth: usize, left: &mut u64) -> Result<()> {
+    let unreadable = || format!("cannot read `{}`", from.display());
+    std::fs::create_dir_all(to).with_context(|| format!("cannot make `{}`", to.display()))?;
+    give_like(&std::fs::symlink_metadata(from).with_context(unreadable)?, to)?;
+    for entry in std::fs::read_dir(from).with_context(unreadable)? {
+        let entry = entry.with_context(unreadable)?;
+        let (path, copy) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type().with_context(unreadable)?;
+        if kind.is_dir() {
+            let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+            if depth > 1 && !hidden && entry.file_name() != "files" && holds_scripts(&path, depth - 1) {
+                copy_scripts(&path, &copy, depth - 1, left)?;
+            }
+        } else if path.extension().is_some_and(|extension| extension == "rhai") {
+            copy_tree(&path, &copy, left)?;
+        }
+    }
+    Ok(())
+}
+
+fn holds_scripts(directory: &Path, depth: usize) -> bool {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| {
+        let path = entry.path();
+        path.extension().is_some_and(|extension| extension == "rhai")
+            || depth > 1 && is_directory(&path) && holds_scripts(&path, depth - 1)
+    })
 }
 
 fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
@@ -276,9 +324,30 @@ fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
     } else {
         return Ok(());
     }
-    chown(to, Some(0), Some(0)).with_context(unwritable)?;
-    let mode = found.mode() & 0o755 | 0o600;
+    give_like(&found, to)
+}
+
+fn give_like(found: &Metadata, to: &Path) -> Result<()> {
+    let unwritable = || format!("cannot write `{}`", to.display());
+    let (owner, group, mode) = if only_trusted_wrote(found)? {
+        (0, 0, found.mode() & 0o7755)
+    } else {
+        (found.uid(), found.gid(), found.mode() & 0o7777)
+    };
+    chown(to, Some(owner), Some(group)).with_context(unwritable)?;
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(mode)).with_context(unwritable)
+}
+
+fn only_trusted_wrote(found: &Metadata) -> Result<bool> {
+    let caller = Account::sudo_caller()?;
+    let trusted_owner = found.uid() == 0 || caller.as_ref().is_some_and(|caller| caller.uid == found.uid());
+    let trusted_group = found.gid() == 0
+        || match &caller {
+            Some(caller) => caller.gid == found.gid() && caller.has_private_group()?,
+            None => false,
+        };
+    let mode = found.mode();
+    Ok(trusted_owner && mode & 0o002 == 0 && (mode & 0o020 == 0 || trusted_group))
 }
 
 /// Writes a file of the rehearsal's own scratch directory with the directories above it.

@@ -2,10 +2,11 @@
 
 #![expect(unsafe_code, reason = "a process changes its namespaces between fork and exec")]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -88,6 +89,8 @@ pub struct Inside {
     pub command: Vec<OsString>,
     /// Its whole environment.
     pub environment: Vec<(OsString, OsString)>,
+    /// The directory inside that it begins in: `/` when not said.
+    pub directory: Option<PathBuf>,
 }
 
 impl Container {
@@ -202,6 +205,8 @@ impl Container {
             .env_clear()
             .envs(inside.environment.iter().map(|(name, value)| (name, value)));
         prepare(&mut command);
+        let directory = inside.directory.as_deref().unwrap_or(Path::new("/"));
+        let directory = CString::new(directory.as_os_str().as_bytes()).context("a path holds a NUL byte")?;
         let leader = self.leader_descriptor()?;
         let door = cgroup::door_into(self.leader, &self.service);
         let inner = leader.try_clone().context("cannot hold on to the clone")?;
@@ -213,6 +218,7 @@ impl Container {
                     cgroup::enter(door)?;
                 }
                 enter_name_spaces(&inner)?;
+                rustix::process::chdir(directory.as_c_str())?;
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
                 Ok(())
             });
@@ -380,7 +386,7 @@ fn arguments(boot: &Boot) -> Vec<OsString> {
 
 /// A colon in a path would separate source and destination. Source: systemd-nspawn(1), `--bind=`.
 fn escape_colons(path: &Path) -> OsString {
-    use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
+    use std::os::unix::ffi::OsStringExt as _;
     let mut bytes = Vec::new();
     for byte in path.as_os_str().as_bytes() {
         if matches!(byte, b':' | b'\\') {

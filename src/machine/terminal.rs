@@ -23,6 +23,11 @@ pub fn is_interactive() -> bool {
     io::stderr().is_terminal() && (io::stdin().is_terminal() || open().is_ok())
 }
 
+/// Whether this process's group is the one that gets what is typed, a Ctrl-C among it.
+pub fn is_in_front() -> bool {
+    open().is_ok_and(|terminal| tcgetpgrp(&terminal).is_ok_and(|group| group == getpgrp()))
+}
+
 /// Remembers the settings of the terminal and puts them back when dropped: echo and line editing, the visible
 /// cursor, and which process group is in front.
 #[derive(Debug)]

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::environment::{self, CERTIFICATE_FILES};
 use super::units::{self, CONTROL, REPORT, SERVICE, STARTED, TARGET, UNITS};
-use super::{Base, FILES, PLAN_ROOT, Progress, Rehearsal, SHARED, Stop, kept, mounts};
+use super::{Base, FILES, Progress, Rehearsal, SHARED, Stop, kept, mounts};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::machine::clone_root::{self, CloneRoot, Layer};
@@ -181,7 +181,7 @@ impl LiveClone {
     fn systemctl(&self, arguments: &[&str]) -> Inside {
         let mut command = vec![OsString::from("/bin/systemctl")];
         command.extend(arguments.iter().map(OsString::from));
-        Inside { command, environment: self.environment.clone() }
+        Inside { command, environment: self.environment.clone(), directory: None }
     }
 
     /// Ends every process in it at once: what it would write while going down in order is no change of the plan.
@@ -378,24 +378,25 @@ fn share(rehearsal: &Rehearsal, scratch: &Path) -> Result<()> {
     clone_root::fresh_directory(&shared)?;
     clone_root::fresh_directory(&shared.join("report"))?;
     clone_root::write_scratch(&shared.join("kkrun"), "", 0o755)?;
-    if let Some(root) = &rehearsal.plan_root {
-        clone_root::copy_for_root(root, &in_shared(&shared, PLAN_ROOT))?;
+    for (number, root) in rehearsal.plans().iter().enumerate() {
+        let copy = in_shared(&shared, &super::plan_root(number));
+        clone_root::copy_plan(root, &copy)?;
         let library = clone_root::real_path(root)?.with_file_name("stdlib");
         if clone_root::is_directory(&library) {
-            clone_root::copy_for_root(&library, &shared.join("stdlib"))?;
+            clone_root::copy_plan(&library, &copy.with_file_name("stdlib"))?;
         }
     }
-    clone_root::fresh_directory(&in_shared(&shared, FILES))?;
+    clone_root::fresh_directory(&in_shared(&shared, Path::new(FILES)))?;
     for (from, name) in &rehearsal.files {
-        clone_root::copy_for_root(from, &in_shared(&shared, FILES).join(name))?;
+        clone_root::copy_file(from, &in_shared(&shared, Path::new(FILES)).join(name))?;
     }
     clone_root::write_scratch(&scratch.join("resolv.conf"), &format!("nameserver {NAME_SERVER}\n"), 0o644)?;
     // Journals of the base would be copied as soon as they are opened.
     clone_root::write_scratch(&scratch.join("journald.conf"), "[Journal]\nStorage=volatile\n", 0o644)
 }
 
-fn in_shared(shared: &Path, path: &str) -> PathBuf {
-    shared.join(Path::new(path).strip_prefix(SHARED).unwrap_or(Path::new(path)))
+fn in_shared(shared: &Path, path: &Path) -> PathBuf {
+    shared.join(path.strip_prefix(SHARED).unwrap_or(path))
 }
 
 /// Files of certificates that the clone lacks, or has otherwise, are given to it, and the variable names the copy.

@@ -66,7 +66,7 @@ pub(super) fn passed(given: &[(OsString, OsString)]) -> Vec<(OsString, OsString)
 
 fn passes(name: &OsStr) -> bool {
     name.to_str().is_some_and(|name| {
-        PROXIES.contains(&name) || AS_THEY_ARE.contains(&name) || name.starts_with("KKRUN_")
+        PROXIES.contains(&name) || AS_THEY_ARE.contains(&name) || name.starts_with("KKRUN_SECRET_")
     })
 }
 
@@ -97,6 +97,7 @@ mod tests {
     fn proxies_secrets_and_the_terminal_pass_and_nothing_else() {
         let environment = passed(&given(&[
             ("HTTPS_PROXY", "proxy:3128"),
+            ("KKRUN_RUN", "of the run outside"),
             ("KKRUN_SECRET_DB", "word"),
             ("TERM", "xterm"),
             ("LD_PRELOAD", "evil.so"),

@@ -34,14 +34,15 @@ impl Exception {
 
 const BOOT: &str = "written by booting, whatever is run";
 const CACHE: &str = "a cache that is made anew when it is missing";
+const LOCK: &str = "a lock file: only its time moves";
 const DAEMON: &str = "a service that ran keeps its own files here";
 
 /// Everything that may differ in [`WATCHED`], in the order of paths.
 pub const EXCEPTIONS: &[Exception] = &[
-    exception("/etc/.pwd.lock", "a lock file that is empty for ever"),
+    exception("/etc/.pwd.lock", LOCK),
     exception("/etc/.updated", BOOT),
     exception("/etc/ld.so.cache", CACHE),
-    exception("/etc/machine-id", "a clone of a base without one is given its own"),
+    exception("/etc/machine-id", "drawn by the first boot"),
     exception("/etc/resolv.conf", "names the clone's own name server"),
     exception("/root/.cache", CACHE),
     exception("/root/.npm", CACHE),
@@ -50,6 +51,9 @@ pub const EXCEPTIONS: &[Exception] = &[
     exception("/var/lib/apt/periodic", "times of the last update"),
     exception("/var/lib/dbus/machine-id", "a copy of `/etc/machine-id`"),
     exception("/var/lib/dhcp", DAEMON),
+    exception("/var/lib/dpkg/lock", LOCK),
+    exception("/var/lib/dpkg/lock-frontend", LOCK),
+    exception("/var/lib/dpkg/triggers/Lock", LOCK),
     exception("/var/lib/kkrun", "kkrun's own journal: history only grows"),
     exception("/var/lib/lightdm", DAEMON),
     exception("/var/lib/lightdm-data", DAEMON),

@@ -10,15 +10,18 @@ mod progress;
 mod tools;
 mod units;
 
-use std::cell::RefCell;
+use std::cell::Cell;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use signal_hook::consts::{SIGINT, SIGQUIT};
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::machine::container::{self, Inside};
+use crate::machine::signal::{Interruption, Signals, Urgency};
+use crate::machine::terminal;
 
 pub use difference::Difference;
 pub use exception::{EXCEPTIONS, Exception, WATCHED};
@@ -29,8 +32,6 @@ use clone::LiveClone;
 
 /// What the clone sees of the machine that made it: kkrun itself, the plan, files named on the command line.
 pub const SHARED: &str = "/run/kkrun-rehearsal";
-/// Where the clone finds the plan's root, if the plan came from disk. Its stdlib lies beside it.
-pub const PLAN_ROOT: &str = "/run/kkrun-rehearsal/scripts";
 /// Where the clone finds the files named on the command line, under the names given to them.
 pub const FILES: &str = "/run/kkrun-rehearsal/files";
 /// Where clones lie on disk unless the operator says otherwise: on a disk, and not cleared while they run.
@@ -59,17 +60,49 @@ pub struct Rehearsal {
     pub keep: bool,
     /// Whether it is looked at in the end if the clone equals its base.
     pub expect_unchanged: bool,
-    /// The arguments of each run of kkrun inside. A script from disk is named below [`PLAN_ROOT`], a file of the
-    /// command line below [`FILES`].
-    pub runs: Vec<Vec<OsString>>,
+    /// The runs of kkrun inside, one after another.
+    pub runs: Vec<Run>,
     /// The directory that holds what clones write; usually [`SCRATCH`].
     pub scratch: PathBuf,
     /// This very kkrun.
     pub binary: PathBuf,
-    /// The plan's root directory, if it came from disk: already checked to be safe to run.
-    pub plan_root: Option<PathBuf>,
     /// Files named on the command line, and their names below [`FILES`].
     pub files: Vec<(PathBuf, String)>,
+}
+
+/// A run of kkrun inside the clone.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Run {
+    /// Its arguments. Other files than the plan's own are named below [`FILES`].
+    pub arguments: Vec<OsString>,
+    /// The directory of its script, if that came from disk: the run finds a copy as its working directory, so that
+    /// the script is named without a path.
+    pub plan: Option<PathBuf>,
+}
+
+impl Rehearsal {
+    /// The plans' roots on disk, each once.
+    fn plans(&self) -> Vec<&Path> {
+        let mut plans: Vec<&Path> = Vec::new();
+        for plan in self.runs.iter().filter_map(|run| run.plan.as_deref()) {
+            if !plans.contains(&plan) {
+                plans.push(plan);
+            }
+        }
+        plans
+    }
+
+    /// Where a run inside begins.
+    fn working_directory(&self, run: &Run) -> PathBuf {
+        let number =
+            run.plan.as_deref().and_then(|plan| self.plans().iter().position(|known| *known == plan));
+        number.map_or_else(|| PathBuf::from("/"), plan_root)
+    }
+}
+
+/// Where the clone finds a plan that came from disk; its stdlib lies beside it.
+fn plan_root(number: usize) -> PathBuf {
+    Path::new(SHARED).join(format!("plan-{number}")).join("scripts")
 }
 
 /// How a rehearsal ended.
@@ -98,24 +131,22 @@ impl Outcome {
 
 /// Clones, boots, runs, compares, and takes everything away again, whatever happens in between.
 ///
-/// `next_signal` gives each ending signal this process received, once: the runs inside share the terminal, so that
-/// a Ctrl-C reaches them by itself; other signals are passed on. After one, no further run is started.
-pub fn rehearse(
-    rehearsal: &Rehearsal,
-    next_signal: &mut dyn FnMut() -> Option<i32>,
-    tell: &mut dyn FnMut(Progress),
-) -> Result<Outcome> {
+/// The runs inside share the terminal, so that a Ctrl-C reaches them by itself; other signals are passed on. After
+/// one, no further run is started.
+pub fn rehearse(rehearsal: &Rehearsal, signals: &Signals, tell: &mut dyn FnMut(Progress)) -> Result<Outcome> {
     tools::require()?;
-    let stop = Stop::new(next_signal);
+    let stop = Stop::new(signals);
+    // A run that is killed cannot put the terminal back itself.
+    let _terminal = terminal::Guard::new();
     let mut clone = LiveClone::make(rehearsal, Path::new(RECORDS), tell)?;
     clone.boot(&stop, tell)?;
     for unit in &rehearsal.with {
         clone.start_unit(unit)?;
     }
     let mut exit_codes = Vec::new();
-    for (index, arguments) in rehearsal.runs.iter().enumerate() {
-        tell(Progress::RunStarted { index, arguments: arguments.clone() });
-        let code = run(&mut clone, arguments, &stop, tell)?;
+    for (index, each) in rehearsal.runs.iter().enumerate() {
+        tell(Progress::RunStarted { index, arguments: each.arguments.clone() });
+        let code = run(&mut clone, each, rehearsal.working_directory(each), &stop, tell)?;
         tell(Progress::RunEnded { index, code });
         exit_codes.push(code);
         stop.check()?;
@@ -140,20 +171,21 @@ fn outcome(rehearsal: &Rehearsal, exit_codes: Vec<u8>, difference: Difference) -
 /// One run of kkrun inside: begun again when it was cut off by a restart of the clone.
 fn run(
     clone: &mut LiveClone,
-    arguments: &[OsString],
+    run: &Run,
+    directory: PathBuf,
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Progress),
 ) -> Result<u8> {
     let mut command = vec![OsString::from(format!("{SHARED}/kkrun"))];
-    command.extend_from_slice(arguments);
-    let inside = Inside { command, environment: clone.environment.clone() };
+    command.extend_from_slice(&run.arguments);
+    let inside = Inside { command, environment: clone.environment.clone(), directory: Some(directory) };
     for _ in 0..=RESTARTS {
         let mut child = clone.container()?.spawn(&inside)?;
         let status = loop {
             if let Some(status) = container::wait_a_moment(&mut child)? {
                 break status;
             }
-            if let Some(signal) = stop.next() {
+            if let Some(signal) = stop.to_pass_on() {
                 container::pass_on(&child, signal);
             }
         };
@@ -169,38 +201,38 @@ fn run(
     .into())
 }
 
-/// The ending signals that this process received.
-struct Stop<'source> {
-    source: RefCell<&'source mut dyn FnMut() -> Option<i32>>,
-    first: RefCell<Option<i32>>,
+/// What this process was asked by signals, and how much of it the run inside was told.
+struct Stop<'signals> {
+    signals: &'signals Signals,
+    passed_on: Cell<Option<Urgency>>,
 }
 
-impl<'source> Stop<'source> {
-    fn new(source: &'source mut dyn FnMut() -> Option<i32>) -> Self {
-        Self { source: RefCell::new(source), first: RefCell::new(None) }
+impl<'signals> Stop<'signals> {
+    fn new(signals: &'signals Signals) -> Self {
+        Self { signals, passed_on: Cell::new(None) }
     }
 
-    fn next(&self) -> Option<i32> {
-        let signal = (self.source.borrow_mut())();
-        if signal.is_some() {
-            self.first.borrow_mut().get_or_insert(signal.unwrap_or_default());
+    /// A signal for the run inside that it did not get by itself.
+    fn to_pass_on(&self) -> Option<i32> {
+        let Interruption { signal, urgency } = self.signals.pending()?;
+        if self.passed_on.get() >= Some(urgency) {
+            return None;
         }
-        signal
+        self.passed_on.set(Some(urgency));
+        // A second Ctrl-C means "now": one that is told of twice would be taken for it.
+        let typed = signal == SIGINT || signal == SIGQUIT;
+        (!typed || !terminal::is_in_front()).then_some(signal)
     }
 
-    /// Whether any came so far.
     fn asked(&self) -> bool {
-        while self.next().is_some() {}
-        self.first.borrow().is_some()
+        self.signals.pending().is_some()
     }
 
-    /// An error with the right exit status if any came so far.
+    /// An error with the right exit status if any signal came so far.
     fn check(&self) -> Result<()> {
-        if !self.asked() {
-            return Ok(());
-        }
-        let signal = self.first.borrow().and_then(|signal| u8::try_from(signal).ok()).unwrap_or_default();
-        Err(Failure::new("the rehearsal was stopped").exit(ExitCode::signal(signal)).into())
+        let Some(Interruption { signal, .. }) = self.signals.pending() else { return Ok(()) };
+        let exit = ExitCode::signal(u8::try_from(signal).unwrap_or_default());
+        Err(Failure::new("the rehearsal was stopped").kind("interrupted").exit(exit).into())
     }
 }
 
@@ -228,11 +260,15 @@ mod tests {
     }
 
     #[test]
-    fn the_first_signal_decides_the_exit_status() {
-        let mut signals = vec![15, 2];
-        let mut next = || signals.pop();
-        let stop = Stop::new(&mut next);
+    fn a_signal_is_passed_on_once_and_once_more_when_it_insists() {
+        let signals = Signals::deaf().unwrap();
+        let stop = Stop::new(&signals);
+        assert_eq!(stop.to_pass_on(), None);
+        signals.deliver(15);
+        assert_eq!((stop.to_pass_on(), stop.to_pass_on()), (Some(15), None));
+        signals.deliver(15);
+        assert_eq!((stop.to_pass_on(), stop.to_pass_on()), (Some(15), None));
         let error = stop.check().unwrap_err();
-        assert_eq!(crate::failure::exit_code(&error), ExitCode::signal(2));
+        assert_eq!(crate::failure::exit_code(&error), ExitCode::signal(15));
     }
 }
