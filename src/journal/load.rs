@@ -316,9 +316,9 @@ mod tests {
         assert!(parse(format(2).as_bytes()).unwrap_err().contains("format 2.7"));
         let first = format(1);
         let unknown = record(2, &first[..8], r#""kind":"telemetry","future":1}"#);
-        assert!(parse((first.clone() + &unknown).as_bytes()).unwrap_err().contains("telemetry"));
+        assert!(parse((first.clone() + unknown.as_str()).as_bytes()).unwrap_err().contains("telemetry"));
         let skippable = record(2, &first[..8], r#""skippable":true,"kind":"telemetry"}"#);
-        assert_eq!(parse((first + &skippable).as_bytes()).unwrap().records.len(), 1);
+        assert_eq!(parse((first + skippable.as_str()).as_bytes()).unwrap().records.len(), 1);
     }
 
     #[test]
