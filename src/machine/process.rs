@@ -2,17 +2,23 @@
 //! bounded in memory, stopped as a whole, and noted so that a run after a killed one finds it.
 
 mod captured;
+mod child;
 mod environment;
 mod lines;
 mod notes;
 mod orphan;
+mod preparation;
+mod program;
 mod running;
+mod shared_memory;
 mod spawn;
 mod table;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -196,6 +202,8 @@ pub struct Processes {
     /// Made when the first command runs: a run without commands writes nothing.
     notes: OnceLock<Notes>,
     current: OnceLock<Account>,
+    /// What a command reads that reads nothing.
+    nothing: OnceLock<File>,
     /// What commands left behind: number and session. Ours to reap when it ends.
     left: Mutex<BTreeMap<u32, u32>>,
 }
@@ -211,6 +219,7 @@ impl Processes {
             patience: Patience::default(),
             notes: OnceLock::new(),
             current: OnceLock::new(),
+            nothing: OnceLock::new(),
             left: Mutex::new(BTreeMap::new()),
         }
     }
@@ -271,7 +280,7 @@ impl Processes {
             });
         }
         let slot = self.notes()?.slot()?;
-        Running::start(self, command, &slot)?.to_the_end(sink)
+        Running::start(self, command, &slot)?.into_ended(sink)
     }
 
     fn notes(&self) -> Result<&Notes> {
@@ -283,6 +292,16 @@ impl Processes {
             .context("cannot become the reaper of descendants")?;
         let notes = Notes::create(&self.directory, &self.run)?;
         Ok(self.notes.get_or_init(|| notes))
+    }
+
+    fn nothing(&self) -> Result<OwnedFd> {
+        let shared = match self.nothing.get() {
+            Some(opened) => opened.try_clone(),
+            None => File::open("/dev/null")
+                .map(|opened| self.nothing.get_or_init(|| opened))
+                .and_then(File::try_clone),
+        };
+        Ok(shared.context("cannot open `/dev/null`")?.into())
     }
 
     fn left(&self) -> MutexGuard<'_, BTreeMap<u32, u32>> {

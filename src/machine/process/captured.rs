@@ -69,7 +69,7 @@ mod tests {
     #[test]
     fn of_a_long_one_the_beginning_and_the_end_are_kept_in_bounded_memory() {
         let mut captured = Captured::default();
-        let chunk = [b'x'; 100_000];
+        let chunk = vec![b'x'; 100_000];
         captured.push(b"begin");
         for _ in 0..100 {
             captured.push(&chunk);

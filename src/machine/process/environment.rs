@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use zeroize::Zeroizing;
 
@@ -43,9 +43,17 @@ pub enum Value {
 }
 
 impl Value {
-    fn to_os_string(&self) -> OsString {
+    pub(super) fn as_bytes(&self) -> &[u8] {
         match self {
-            Self::Plain(value) => value.clone(),
+            Self::Plain(value) => value.as_bytes(),
+            Self::Secret(value) => value,
+        }
+    }
+
+    /// The value where a crate will have nothing else; it is not wiped there.
+    pub(super) fn into_os_string(self) -> OsString {
+        match self {
+            Self::Plain(value) => value,
             Self::Secret(value) => OsString::from_vec(value.to_vec()),
         }
     }
@@ -63,8 +71,8 @@ pub(super) fn run_variable(run: &str) -> OsString {
 }
 
 /// The environment of a command of that run as that account, with the command's own variables on top.
-pub(super) fn of(run: &str, account: &Account, own: &[(OsString, Value)]) -> HashMap<OsString, OsString> {
-    let mut variables: HashMap<OsString, OsString> = HashMap::with_capacity(24);
+pub(super) fn of(run: &str, account: &Account, own: &[(OsString, Value)]) -> HashMap<OsString, Value> {
+    let mut variables: HashMap<OsString, Value> = HashMap::with_capacity(24);
     let mut set = |name: &str, value: &OsStr| variables.insert(name.into(), value.into());
     set("TERM", OsStr::new("dumb"));
     for name in TAKEN_OVER {
@@ -81,7 +89,7 @@ pub(super) fn of(run: &str, account: &Account, own: &[(OsString, Value)]) -> Has
     if !account.is_root() {
         set("XDG_RUNTIME_DIR", OsStr::new(&format!("/run/user/{}", account.uid)));
     }
-    variables.extend(own.iter().map(|(name, value)| (name.clone(), value.to_os_string())));
+    variables.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
     variables.insert(RUN.into(), run.into());
     variables
 }

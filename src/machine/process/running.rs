@@ -17,9 +17,10 @@ use rustix::process::{
 };
 use signal_hook::consts::{SIGHUP, SIGTERM};
 
+use super::child::{Child, awaited, number};
 use super::lines::Lines;
 use super::notes::Slot;
-use super::spawn::{self, Ends, awaited};
+use super::spawn::{self, Ends};
 use super::table::Process;
 use super::{
     Captured, Command, Ended, Processes, Status, Stdin, Stream, Survivor, TAIL, environment, timespec,
@@ -37,8 +38,7 @@ const LOOKING: Duration = Duration::from_millis(10);
 pub(super) struct Running<'a> {
     processes: &'a Processes,
     command: &'a Command,
-    handle: duct::Handle,
-    pid: Pid,
+    child: Child,
     pidfd: OwnedFd,
     stdin: Option<Feed<'a>>,
     stdout: Tap,
@@ -69,16 +69,21 @@ impl<'a> Running<'a> {
         let terminal = spawn::terminal_for(command)?;
         let guard = terminal.is_some().then(terminal::Guard::new).flatten();
         let mut offspring = Offspring::before(processes);
-        let (ends, stdin, stdout, stderr) = ends_of(command, terminal.as_ref())?;
-        let (handle, pid) = spawn::spawn(processes, command, slot.pen(), ends)?;
-        offspring.command = pid;
-        let pid = Pid::from_raw(pid.cast_signed()).context("a process without a number")?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).context("cannot open the process of a command")?;
+        let (ends, stdin, stdout, stderr) = ends_of(processes, command, terminal.as_ref())?;
+        let child = spawn::spawn(processes, command, slot.pen(), ends)?;
+        offspring.command = number(child.pid());
+        let pidfd = match pidfd_open(child.pid(), PidfdFlags::empty()) {
+            Ok(pidfd) => pidfd,
+            Err(error) => {
+                let _gone = kill_process(child.pid(), Signal::KILL);
+                child.reap();
+                return Err(error).context("cannot open the process of a command");
+            }
+        };
         Ok(Self {
             processes,
             command,
-            handle,
-            pid,
+            child,
             pidfd,
             stdin,
             stdout,
@@ -94,7 +99,7 @@ impl<'a> Running<'a> {
         })
     }
 
-    pub(super) fn to_the_end(mut self, sink: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
+    pub(super) fn into_ended(mut self, sink: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
         loop {
             self.obey_signals();
             self.obey_deadlines();
@@ -158,7 +163,7 @@ impl<'a> Running<'a> {
             let _gone = pidfd_send_signal(&self.pidfd, signal);
         } else if self.ended.is_none() {
             // Not yet reaped, the child keeps the number of the group from being used again.
-            let _gone = kill_process_group(self.pid, signal);
+            let _gone = kill_process_group(self.child.pid(), signal);
         }
         self.offspring.signal(signal);
     }
@@ -242,7 +247,7 @@ impl<'a> Running<'a> {
         if bell {
             self.processes.signals.hush();
         }
-        if stdin && self.stdin.as_mut().is_some_and(|feed| feed.write()) {
+        if stdin && self.stdin.as_mut().is_some_and(Feed::write) {
             self.stdin = None;
         }
         if stdout {
@@ -251,13 +256,9 @@ impl<'a> Running<'a> {
         if stderr {
             self.stderr.read(&mut self.buffer, &mut self.tail, sink)?;
         }
-        if exit {
-            let output = self.handle.try_wait().context("cannot wait for a command")?;
-            if let Some(output) = output {
-                self.ended = Some((output.status, Instant::now()));
-                self.stdin = None;
-                awaited().remove(&self.offspring.command);
-            }
+        if exit && let Some(status) = self.child.try_wait().context("cannot wait for a command")? {
+            self.ended = Some((status, Instant::now()));
+            self.stdin = None;
         }
         Ok(())
     }
@@ -315,14 +316,14 @@ impl Drop for Running<'_> {
         if self.ended.is_none() {
             // Only an error of kkrun's own leads here: the command must not go on unseen.
             self.signal(Signal::KILL);
-            drop(self.handle.wait());
-            awaited().remove(&self.offspring.command);
+            self.child.reap();
         }
     }
 }
 
 /// The child's ends of its descriptors, and ours.
 fn ends_of<'a>(
+    processes: &Processes,
     command: &'a Command,
     terminal: Option<&std::fs::File>,
 ) -> Result<(Ends, Option<Feed<'a>>, Tap, Tap)> {
@@ -332,7 +333,7 @@ fn ends_of<'a>(
     };
     if let Some(terminal) = terminal.filter(|_| command.interactive) {
         let ends = Ends {
-            stdin: Some(terminal_end(terminal)?),
+            stdin: terminal_end(terminal)?,
             stdout: terminal_end(terminal)?,
             stderr: terminal_end(terminal)?,
         };
@@ -341,10 +342,10 @@ fn ends_of<'a>(
     let (stdin, feed) = match (&command.stdin, terminal) {
         (Stdin::Bytes(bytes), _) => {
             let (read, write) = pipe()?;
-            (Some(read), Some(Feed::new(write, bytes)?))
+            (read, Some(Feed::new(write, bytes)?))
         }
-        (Stdin::Terminal, Some(terminal)) => (Some(terminal_end(terminal)?), None),
-        (Stdin::Null | Stdin::Terminal, _) => (None, None),
+        (Stdin::Terminal, Some(terminal)) => (terminal_end(terminal)?, None),
+        (Stdin::Null | Stdin::Terminal, _) => (processes.nothing()?, None),
     };
     let (out_read, stdout) = pipe()?;
     let (err_read, stderr) = pipe()?;

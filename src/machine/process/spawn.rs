@@ -2,42 +2,31 @@
 
 #![expect(unsafe_code, reason = "what the child does between fork and exec is unsafe to say")]
 
-use std::collections::BTreeSet;
-use std::ffi::{CString, OsStr, OsString};
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use nix::libc;
-use rustix::fs::Mode;
-use rustix::io::Errno;
-use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, setrlimit, setsid, umask};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
+use super::child::{Child, Handle};
 use super::notes::Pen;
-use super::{Command, PATH, Processes, Stdin, environment};
+use super::preparation::{Preparation, Stage};
+use super::program::resolve;
+use super::{Command, Processes, Stdin, Value, environment, shared_memory};
 use crate::failure::Failure;
 use crate::machine::account::Account;
 use crate::machine::terminal;
 
 /// The descriptors that a child begins with.
 pub(super) struct Ends {
-    pub(super) stdin: Option<OwnedFd>,
+    pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
-}
-
-/// Children of this process that somebody here waits for: nobody else may reap them.
-static AWAITED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
-
-pub(super) fn awaited() -> MutexGuard<'static, BTreeSet<u32>> {
-    AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The terminal, for a command that needs it.
@@ -54,51 +43,53 @@ pub(super) fn terminal_for(command: &Command) -> Result<Option<File>> {
 }
 
 /// Starts the command; the child has noted itself before it executes anything.
-pub(super) fn spawn(
-    processes: &Processes,
-    command: &Command,
-    pen: Pen,
-    ends: Ends,
-) -> Result<(duct::Handle, u32)> {
+pub(super) fn spawn(processes: &Processes, command: &Command, pen: Pen, ends: Ends) -> Result<Child> {
     let current = processes.current()?;
     let account = command.user.as_ref().unwrap_or(current);
     let becomes = (account.uid != current.uid).then_some(account);
     if becomes.is_some() && !current.is_root() {
-        let name = &account.name;
-        return Err(Failure::new(format!("only root can run a command as user `{name}`"))
-            .kind("denied")
-            .into());
+        let message = format!("only root can run a command as user `{}`", account.name);
+        return Err(Failure::new(message).kind("denied").into());
     }
     let directory = directory_of(command)?;
     let program = resolve(command, &directory.0)?;
     let variables = environment::of(&processes.run, account, &command.env);
     let preparation = Preparation::new(command, becomes, directory, pen)?;
-    let first = command.argv[0].clone();
+    // A child that shares our memory is the fast way. It is not for one that becomes somebody else, who could then
+    // reach into that memory; and what talks to the person is not in a hurry.
+    let result = if becomes.is_none() && !command.interactive {
+        shared_memory::spawn(&program, &command.argv, &variables, &preparation, &ends)
+    } else {
+        forked(&program, &command.argv, variables, preparation, ends)
+    };
+    result.map_err(|error| explain(&error, command, account, &program))
+}
 
-    let mut expression = duct::cmd(program.as_os_str(), &command.argv[1..])
-        .full_env(variables)
+/// A child with a copy of our memory.
+fn forked(
+    program: &Path,
+    argv: &[OsString],
+    variables: HashMap<OsString, Value>,
+    preparation: Preparation,
+    ends: Ends,
+) -> io::Result<Child> {
+    let first = argv[0].clone();
+    let expression = duct::cmd(program.as_os_str(), &argv[1..])
+        .full_env(variables.into_iter().map(|(name, value)| (name, value.into_os_string())))
         .unchecked()
+        .stdin_file(ends.stdin)
         .stdout_file(ends.stdout)
         .stderr_file(ends.stderr)
         .before_spawn(move |std_command| {
             std_command.arg0(&first);
             let preparation = preparation.clone();
-            // SAFETY: between fork and exec only raw system calls are made, on values made before the fork;
-            // nothing is allocated, freed or locked.
+            // SAFETY: `prepare` is made for the time between fork and exec.
             unsafe {
                 std_command.pre_exec(move || preparation.prepare());
             }
             Ok(())
         });
-    expression = match ends.stdin {
-        Some(stdin) => expression.stdin_file(stdin),
-        None => expression.stdin_null(),
-    };
-    let mut awaited = awaited();
-    let handle = expression.start().map_err(|error| explain(&error, command, account, &program))?;
-    let pid = handle.pids().first().copied().context("a command without a process")?;
-    awaited.insert(pid);
-    Ok((handle, pid))
+    Child::awaited(|| expression.start().map(Box::new).map(Handle::Duct))
 }
 
 /// Where the command runs, and whether failing to get there is an error.
@@ -114,165 +105,6 @@ fn directory_of(command: &Command) -> Result<(PathBuf, bool)> {
     };
     let message = format!("`{}` cannot run in `{}`: it {fault}", command.shown(), directory.display());
     Err(Failure::new(message).kind("missing").into())
-}
-
-/// The file of the program: found as a shell would, in the command's own PATH if it has one.
-fn resolve(command: &Command, directory: &Path) -> Result<PathBuf> {
-    let name = command.argv.first().filter(|name| !name.is_empty()).context("a command without a program")?;
-    let shown = name.to_string_lossy();
-    if name.as_bytes().contains(&b'/') {
-        let path = directory.join(name);
-        return match std::fs::metadata(&path) {
-            Ok(metadata) if metadata.is_dir() => {
-                Err(Failure::new(format!("program `{shown}` is a directory")).kind("denied").into())
-            }
-            Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => Err(not_executable(&shown).into()),
-            Ok(_) => Ok(path),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Failure::new(format!("program `{shown}` does not exist")).kind("missing").into())
-            }
-            Err(error) => Err(error).with_context(|| format!("cannot look at program `{shown}`")),
-        };
-    }
-    let path = command.env.iter().rev().find(|(name, _)| name == "PATH").and_then(|(_, value)| match value {
-        environment::Value::Plain(path) => Some(path.as_os_str()),
-        environment::Value::Secret(_) => None,
-    });
-    let path = path.unwrap_or(OsStr::new(PATH));
-    let mut without_permission = None;
-    for candidate in std::env::split_paths(path) {
-        let candidate = directory.join(candidate).join(name);
-        match std::fs::metadata(&candidate) {
-            Ok(metadata) if metadata.is_file() && metadata.permissions().mode() & 0o111 != 0 => {
-                return Ok(candidate);
-            }
-            Ok(metadata) if metadata.is_file() => without_permission = Some(candidate),
-            _ => {}
-        }
-    }
-    Err(match without_permission {
-        Some(candidate) => not_executable(&candidate.to_string_lossy()),
-        None => {
-            let path = path.to_string_lossy();
-            Failure::new(format!("program `{shown}` not found in PATH ({path})"))
-                .kind("missing")
-                .hint(format!("install the package that brings `{shown}` before this is run"))
-        }
-    }
-    .into())
-}
-
-fn not_executable(shown: &str) -> Failure {
-    Failure::new(format!("program `{shown}` is not executable"))
-        .kind("denied")
-        .hint(format!("make it executable: chmod +x {shown}"))
-}
-
-/// All that the child does before it executes the program.
-#[derive(Clone)]
-struct Preparation {
-    pen: Pen,
-    own_session: bool,
-    identity: Option<Identity>,
-    directory: CString,
-    directory_is_wanted: bool,
-}
-
-#[derive(Clone)]
-struct Identity {
-    uid: Uid,
-    gid: Gid,
-    groups: Vec<Gid>,
-}
-
-/// What the child was doing when it failed. It travels home in the upper half of the error number: nothing but
-/// that number comes back from between fork and exec.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
-    Execute = 0,
-    Session = 1,
-    Note = 2,
-    Identity = 3,
-    Directory = 4,
-}
-
-const STAGES: [Stage; 5] = [Stage::Execute, Stage::Session, Stage::Note, Stage::Identity, Stage::Directory];
-
-impl Stage {
-    fn failed(self, error: Errno) -> io::Error {
-        io::Error::from_raw_os_error(error.raw_os_error() | ((self as i32) << 16))
-    }
-
-    fn of(error: &io::Error) -> (Self, io::Error) {
-        let number = error.raw_os_error().unwrap_or_default();
-        let stage = usize::try_from(number >> 16).ok().and_then(|at| STAGES.get(at)).copied();
-        match stage {
-            Some(stage) if number != 0 => (stage, io::Error::from_raw_os_error(number & 0xffff)),
-            // An error made before the fork has a text and no number.
-            _ => (Self::Execute, io::Error::new(error.kind(), error.to_string())),
-        }
-    }
-}
-
-impl Preparation {
-    fn new(
-        command: &Command,
-        becomes: Option<&Account>,
-        (directory, directory_is_wanted): (PathBuf, bool),
-        pen: Pen,
-    ) -> Result<Self> {
-        let directory = OsString::from(directory);
-        Ok(Self {
-            pen,
-            own_session: !command.interactive,
-            identity: becomes.map(|account| Identity {
-                uid: Uid::from_raw(account.uid),
-                gid: Gid::from_raw(account.gid),
-                groups: account.groups.iter().copied().map(Gid::from_raw).collect(),
-            }),
-            directory: CString::new(directory.as_bytes())
-                .context("a directory with a zero byte in its name")?,
-            directory_is_wanted,
-        })
-    }
-
-    fn prepare(&self) -> io::Result<()> {
-        if self.own_session {
-            // More than a process group: in the background of our terminal a child that reads it is stopped for
-            // good; without one it is told that there is none.
-            setsid().map_err(|error| Stage::Session.failed(error))?;
-        }
-        umask(Mode::WGRP | Mode::WOTH);
-        // Best effort, both: a kernel before 5.11 does not know the call, a stricter limit may stand already.
-        close_inherited();
-        let _kept = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-        self.pen.note_self().map_err(|error| Stage::Note.failed(error))?;
-        if let Some(identity) = &self.identity {
-            identity.assume().map_err(|error| Stage::Identity.failed(error))?;
-        }
-        match chdir(&*self.directory) {
-            Err(error) if self.directory_is_wanted => Err(Stage::Directory.failed(error)),
-            Err(_) => chdir(c"/").map_err(|error| Stage::Directory.failed(error)),
-            Ok(()) => Ok(()),
-        }
-    }
-}
-
-impl Identity {
-    fn assume(&self) -> Result<(), Errno> {
-        set_thread_groups(&self.groups)?;
-        set_thread_res_gid(self.gid, self.gid, self.gid)?;
-        set_thread_res_uid(self.uid, self.uid, self.uid)
-    }
-}
-
-/// Marks whatever kkrun itself was started with, beyond the standard three, to be closed on exec.
-fn close_inherited() {
-    const FIRST: libc::c_uint = 3;
-    // SAFETY: only sets a flag on descriptors of this process; nothing is closed before exec.
-    unsafe {
-        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
-    }
 }
 
 fn explain(error: &io::Error, command: &Command, account: &Account, program: &Path) -> anyhow::Error {

@@ -1,0 +1,78 @@
+//! A child of this process that is waited for here and nowhere else.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::ExitStatus;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
+
+/// A child that was started and not yet waited for.
+#[derive(Debug)]
+pub(super) struct Child {
+    handle: Handle,
+    pid: Pid,
+}
+
+/// How the child was started, which is also how it is waited for.
+#[derive(Debug)]
+pub(super) enum Handle {
+    Duct(Box<duct::Handle>),
+    Own(Pid),
+}
+
+/// Children of this process that somebody here waits for: nobody else may reap them.
+static AWAITED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
+
+pub(super) fn awaited() -> MutexGuard<'static, BTreeSet<u32>> {
+    AWAITED.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Child {
+    /// The child that `start` starts; nobody can take it for somebody else's, not even for an instant.
+    pub(super) fn awaited(start: impl FnOnce() -> io::Result<Handle>) -> io::Result<Self> {
+        let mut awaited = awaited();
+        let handle = start()?;
+        let pid = match &handle {
+            Handle::Own(pid) => Some(*pid),
+            Handle::Duct(handle) => handle.pids().first().and_then(|pid| Pid::from_raw(pid.cast_signed())),
+        };
+        let pid = pid.ok_or_else(|| io::Error::other("a command without a process"))?;
+        awaited.insert(number(pid));
+        Ok(Self { handle, pid })
+    }
+
+    pub(super) fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// How it ended, if it has; once it has, its number may be somebody else's.
+    pub(super) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
+        let status = match &self.handle {
+            Handle::Duct(handle) => handle.try_wait()?.map(|output| output.status),
+            Handle::Own(pid) => waitpid(Some(*pid), WaitOptions::NOHANG)?
+                .map(|(_, status)| ExitStatus::from_raw(status.as_raw())),
+        };
+        if status.is_some() {
+            awaited().remove(&number(self.pid));
+        }
+        Ok(status)
+    }
+
+    /// Waits for its end, however long that takes.
+    pub(super) fn reap(&self) {
+        match &self.handle {
+            Handle::Duct(handle) => drop(handle.wait()),
+            Handle::Own(pid) => {
+                while matches!(waitpid(Some(*pid), WaitOptions::empty()), Err(Errno::INTR)) {}
+            }
+        }
+        awaited().remove(&number(self.pid));
+    }
+}
+
+pub(super) fn number(pid: Pid) -> u32 {
+    pid.as_raw_nonzero().get().cast_unsigned()
+}
