@@ -252,13 +252,13 @@ impl Processes {
 
     /// Waits so long, or until the run is asked to stop.
     pub fn pause(&self, duration: Duration) {
-        let timeout = rustix::event::Timespec::try_from(duration).ok();
         let bell = self.signals.bell();
+        let mut bells = [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)];
         // Woken early or not at all: whoever pauses looks again anyway.
-        drop(rustix::event::poll(
-            &mut [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)],
-            timeout.as_ref(),
-        ));
+        if rustix::event::poll(&mut bells, Some(&timespec(duration))).is_ok_and(|rung| rung > 0) {
+            // It would end every pause to come as well.
+            self.signals.hush();
+        }
     }
 
     /// Runs a command to its end and hands every line to `sink` as it comes, without its line end and without

@@ -508,6 +508,17 @@ fn notes_of_another_boot_or_an_ended_process_are_cleared_away() {
 }
 
 #[test]
+fn a_signal_ends_one_pause_and_not_the_next() {
+    let bench = Bench::new();
+    bench.signals.deliver(SIGHUP);
+    let begin = Instant::now();
+    bench.processes.pause(Duration::from_secs(60));
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    bench.processes.pause(Duration::from_millis(20));
+    assert!(begin.elapsed() >= Duration::from_millis(20));
+}
+
+#[test]
 fn the_label_is_what_people_are_told() {
     let mut command = Command::new(["/usr/bin/true", "secret"]);
     assert_eq!(command.shown(), "true");
