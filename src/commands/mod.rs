@@ -5,6 +5,7 @@ mod doctor;
 mod export;
 mod history;
 mod log;
+mod rehearse;
 mod rollback;
 mod run;
 
@@ -29,7 +30,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Doctor => doctor::execute(options),
         Command::Export { directory } => export::execute(&directory),
         Command::Completions { shell } => completions::execute(shell),
-        Command::Check { .. } | Command::Api { .. } | Command::Rehearse(_) => anyhow::bail!("not yet"),
+        Command::Rehearse(wanted) => rehearse::execute(options, wanted),
+        Command::Check { .. } | Command::Api { .. } => anyhow::bail!("not yet"),
     }
 }
 

@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 
 /// Where the system keeps its programs: a caller's own PATH may lack the directories for root.
 pub const SEARCH_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,6 +36,36 @@ where
         bail!("`{program}` failed ({}): {}", output.status, said.trim());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+/// This very program.
+pub fn own_binary() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot find the program of this process")
+}
+
+/// Where the operator wants temporary files, if that was said.
+pub fn temporary_directory() -> Option<PathBuf> {
+    std::env::var_os("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir())
+}
+
+/// Installs packages of the distribution, fetching its lists first where they do not know them.
+pub fn install(packages: &[&str]) -> Result<()> {
+    let get = |arguments: &[&str]| {
+        let mut command = command("apt-get");
+        for variable in ["http_proxy", "https_proxy", "no_proxy", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY"] {
+            command.envs(std::env::var_os(variable).map(|value| (variable, value)));
+        }
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("NEEDRESTART_MODE", "l");
+        let output = command.args(arguments).output().context("cannot start `apt-get`")?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        Err(anyhow!("`apt-get {}` failed: {}", arguments.join(" "), said.trim()))
+    };
+    let mut install = vec!["install", "--yes", "--no-install-recommends", "--"];
+    install.extend(packages);
+    get(&install).or_else(|_| get(&["update"]).and_then(|()| get(&install)))
 }
 
 /// The last lines of a log, for an error that explains itself.

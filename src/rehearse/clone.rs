@@ -54,7 +54,7 @@ impl LiveClone {
             tell(Progress::LeftoverRemoved { name });
         }
         let scratch = record.made.scratch.clone();
-        check_room(&scratch)?;
+        check_room(&scratch, tell)?;
         if base == Path::new("/") {
             tell(Progress::NotASnapshot);
         }
@@ -284,7 +284,7 @@ fn base_directory(base: &Base) -> Result<PathBuf> {
     Ok(directory)
 }
 
-fn check_room(scratch: &Path) -> Result<()> {
+fn check_room(scratch: &Path, tell: &mut dyn FnMut(Progress)) -> Result<()> {
     let room = mount::room(scratch)?;
     let place = scratch.parent().unwrap_or(scratch).display().to_string();
     if room.overlay {
@@ -301,6 +301,9 @@ fn check_room(scratch: &Path) -> Result<()> {
         ))
         .hint("set TMPDIR to a directory with more room")
         .into());
+    }
+    if room.in_memory {
+        tell(Progress::InMemory { place: scratch.to_owned(), free: room.free });
     }
     Ok(())
 }

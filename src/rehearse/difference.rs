@@ -1,6 +1,7 @@
 //! What a rehearsal changed on disk, as a list and summed up for people.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Component, Path, PathBuf};
 
 use super::exception::{EXCEPTIONS, WATCHED};
@@ -68,6 +69,55 @@ impl Difference {
     }
 }
 
+impl fmt::Display for Summary {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}", self.directory.display())?;
+        let counts = [(self.added, "added"), (self.changed, "changed"), (self.deleted, "deleted")];
+        for (number, (count, what)) in counts.into_iter().filter(|(count, _)| *count > 0).enumerate() {
+            write!(formatter, "{} {count} {what}", if number == 0 { "" } else { "," })?;
+        }
+        if self.bytes > 0 { write!(formatter, " ({})", size(self.bytes)) } else { Ok(()) }
+    }
+}
+
+/// One entry in one line: `changed /etc/hosts (content, time)`.
+pub fn line(entry: &Entry) -> String {
+    let kind = match entry.kind {
+        Kind::Added => "added",
+        Kind::Changed => "changed",
+        Kind::Deleted => "deleted",
+    };
+    let aspects: Vec<&str> = entry
+        .aspects
+        .iter()
+        .map(|aspect| match aspect {
+            Aspect::Type => "type",
+            Aspect::Content => "content",
+            Aspect::Mode => "mode",
+            Aspect::Owner => "owner",
+            Aspect::Attributes => "attributes",
+            Aspect::Time => "time",
+        })
+        .collect();
+    let slash = if entry.directory { "/" } else { "" };
+    let shown = entry.path.display();
+    if aspects.is_empty() {
+        format!("{kind} {shown}{slash}")
+    } else {
+        format!("{kind} {shown}{slash} ({})", aspects.join(", "))
+    }
+}
+
+/// A number of bytes for people.
+pub fn size(bytes: u64) -> String {
+    const UNITS: [(u64, &str); 3] = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    let Some((unit, name)) = UNITS.into_iter().find(|(unit, _)| bytes >= *unit) else {
+        return format!("{bytes} bytes");
+    };
+    let tenths = bytes / (unit / 10);
+    format!("{}.{} {name}", tenths / 10, tenths % 10)
+}
+
 /// The directory under which a path is counted: as deep as people tell places apart.
 fn group(path: &Path) -> PathBuf {
     let deep = ["/home", "/srv", "/usr", "/var"].iter().any(|root| path.starts_with(root));
@@ -109,6 +159,25 @@ pub(super) mod tests {
             difference.summary(),
             [sum("/etc", 1, 1, 10), sum("/home/me", 1, 0, 1), sum("/var/lib/postgresql", 2, 0, 5),]
         );
+    }
+
+    #[test]
+    fn an_entry_and_a_summary_are_a_line_each() {
+        let changed = Entry {
+            kind: Kind::Changed,
+            aspects: vec![Aspect::Content, Aspect::Time],
+            ..added("/etc/hosts", 2)
+        };
+        assert_eq!(line(&changed), "changed /etc/hosts (content, time)");
+        assert_eq!(line(&Entry { directory: true, ..added("/srv/new", 0) }), "added /srv/new/");
+        let summary =
+            Summary { directory: "/etc".into(), added: 1, changed: 0, deleted: 2, bytes: 3_000_000 };
+        assert_eq!(summary.to_string(), "/etc 1 added, 2 deleted (2.8 MiB)");
+    }
+
+    #[test]
+    fn sizes_are_for_people() {
+        assert_eq!([size(7), size(1024), size(2_684_354_560)], ["7 bytes", "1.0 KiB", "2.5 GiB"]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ use crate::machine::terminal;
 pub use difference::Difference;
 pub use exception::{EXCEPTIONS, Exception, WATCHED};
 pub use progress::Progress;
-pub use tools::{MissingTool, missing_tools};
+pub use tools::{MissingTool, missing_tools, require as require_tools};
 
 use clone::LiveClone;
 

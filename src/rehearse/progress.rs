@@ -33,6 +33,13 @@ pub enum Progress {
         /// The variable's name.
         variable: String,
     },
+    /// What the clone writes is kept in memory.
+    InMemory {
+        /// The directory that lives there.
+        place: PathBuf,
+        /// The bytes that are free.
+        free: u64,
+    },
     /// The clone is up.
     Booted {
         /// Its name.

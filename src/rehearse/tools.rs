@@ -28,7 +28,7 @@ pub fn missing_tools() -> Vec<MissingTool> {
 }
 
 /// An error that says how to get what is missing.
-pub(super) fn require() -> Result<()> {
+pub fn require() -> Result<()> {
     check(&missing_tools(), rustix::process::geteuid().is_root())
 }
 
