@@ -17,8 +17,10 @@ use crate::ui::ColorChoice;
 77 refused: not trusted, or not root · 78 an answer is needed · 128+N ended by signal N"
 )]
 pub struct Cli {
+    /// The options that every command takes.
     #[command(flatten)]
     pub options: Options,
+    /// What is to be done.
     #[command(subcommand)]
     pub command: Command,
 }

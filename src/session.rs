@@ -485,6 +485,11 @@ impl Session {
         self.consequences.pop();
     }
 
+    /// Whether a change made now makes something necessary.
+    pub fn brings_consequences(&self) -> bool {
+        !self.consequences.is_empty()
+    }
+
     /// Settles a consequence if it is owed: tests, then runs it, then records that.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 //! A change is plain data. Once its intent is in the journal it can be probed and undone from there alone,
 //! by any later kkrun, without the script that wanted it.
 
+mod command;
 pub mod consequence;
 mod file;
 pub mod unit;
@@ -18,7 +19,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
 pub use file::{FileChange, FileWish, Found, file_target};
+pub use unit::succeeded;
 
 use crate::event::{Event, Reporter};
 use crate::journal::{Class, Intent, Undoing};
@@ -207,6 +210,8 @@ pub trait Kind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Change {
+    /// A command that was run.
+    Command(CommandChange),
     /// A file, link or directory.
     File(FileChange),
 }
@@ -215,6 +220,7 @@ impl Change {
     /// The kind behind it.
     pub fn kind(&self) -> &dyn Kind {
         match self {
+            Self::Command(change) => change,
             Self::File(change) => change,
         }
     }

@@ -38,7 +38,7 @@ pub fn restart_if_active(world: &World, unit: &str, user: Option<&str>) -> Resul
 }
 
 /// Fails with a command's last output when it did not end with 0.
-pub(crate) fn succeeded(ended: &Ended, label: &str) -> Result<()> {
+pub fn succeeded(ended: &Ended, label: &str) -> Result<()> {
     if ended.is_success() {
         return Ok(());
     }

@@ -167,7 +167,7 @@ pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Owner
     })
 }
 
-fn refuse_secret(host: &Host, text: &str) -> Result<()> {
+pub(super) fn refuse_secret(host: &Host, text: &str) -> Result<()> {
     if text.contains("«secret:") || host.reporter().holds_secret(text) {
         bail!(
             Failure::new("the text holds a secret in a form that would be written as its name or in clear")

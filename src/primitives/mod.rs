@@ -1,5 +1,6 @@
 //! What scripts can call, one namespace a file. Their doc comments are the manual, their examples are tests.
 
+mod cmd;
 mod file;
 mod host;
 mod log;
@@ -9,6 +10,8 @@ mod step;
 
 /// Gives an engine every namespace. The one list of them.
 pub fn register(engine: &mut rhai::Engine) {
+    cmd::register_output(engine);
+    engine.register_static_module("cmd", cmd::module().into());
     engine.register_static_module("file", file::module().into());
     engine.register_static_module("host", host::module().into());
     engine.register_static_module("log", log::module().into());

@@ -329,6 +329,19 @@ impl Host {
         }
     }
 
+    /// What a closure's error says about what cannot be known while only looking; anything final stays an error.
+    pub fn caught_unknown(&self, error: anyhow::Error) -> Result<String> {
+        let Some(passing) = self.take_passing(&error) else { return Err(error) };
+        match self.stop_of(&passing, "") {
+            Stop::Unpredictable { why, .. } => Ok(why),
+            Stop::Failed(failure) if failure.kind != "journal" => Ok(failure.message),
+            _ => {
+                *self.passing.borrow_mut() = Some(passing);
+                Err(error)
+            }
+        }
+    }
+
     /// The exit status that the script ends with if nothing fails.
     pub fn end_with(&self, exit: ExitCode) {
         self.exit.set(Some(exit));
@@ -399,6 +412,12 @@ fn is_final(error: &anyhow::Error) -> bool {
         || error
             .downcast_ref::<Failure>()
             .is_some_and(|failure| matches!(failure.kind, "option" | "type" | "usage"))
+}
+
+/// The error that ends a preview where it asks for what only acting can tell.
+pub fn unpredictable(why: &str) -> Box<EvalAltResult> {
+    let token = Termination::Unpredictable(why.to_owned());
+    Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), Position::NONE))
 }
 
 /// The script's error for a primitive's.

@@ -15,6 +15,7 @@ pub use engine::{Engine, Program, STACK_SIZE, evaluate};
 pub use error::Stop;
 pub use host::{
     Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, look, raise,
+    unpredictable,
 };
 pub use meaning::{CodeMeaning, code_meaning};
 pub use plan::{Plan, PlannedStep};

@@ -1,0 +1,631 @@
+//! `cmd::` runs commands: arrays of words, never shell strings.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rhai::plugin::*;
+use rhai::{FnPtr, Map};
+use serde::Deserialize;
+
+use super::file::absolute;
+use crate::change::{Change, CommandChange, CommandInverse, CommandState, Kind, PlainCommand, Probe, World};
+use crate::failure::Failure;
+use crate::journal::{ChangeState, Class};
+use crate::machine::account::Account;
+use crate::machine::files::{Digest, PathText};
+use crate::machine::process::{self, Command, Ended, Stdin};
+use crate::script::{Host, Raised, Unpredictable, act, json_of, look, options_of};
+
+/// How long `cmd::run` lets a command run when the script does not say.
+const LONGEST_RUN: f64 = 3600.0;
+/// How long `cmd::read` and `cmd::test` let a command run when the script does not say.
+const LONGEST_LOOK: f64 = 60.0;
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+/// What `cmd::run` returns. Only looking, it holds nothing, and asking it for something ends the preview.
+#[derive(Clone, Debug)]
+pub struct Output {
+    known: Option<KnownOutput>,
+    label: String,
+}
+
+#[derive(Clone, Debug)]
+struct KnownOutput {
+    code: i64,
+    stdout: String,
+    stderr: String,
+    seconds: f64,
+}
+
+/// Gives an engine the type and its fields.
+pub fn register_output(engine: &mut rhai::Engine) {
+    fn get<T>(output: &Output, field: impl FnOnce(&KnownOutput) -> T) -> Raised<T> {
+        match &output.known {
+            Some(known) => Ok(field(known)),
+            None => Err(crate::script::unpredictable(&format!("the output of `{}`", output.label))),
+        }
+    }
+    engine
+        .register_type_with_name::<Output>("output")
+        .register_get("code", |output: &mut Output| get(output, |known| known.code))
+        .register_get("ok", |output: &mut Output| get(output, |known| known.code == 0))
+        .register_get("stdout", |output: &mut Output| get(output, |known| known.stdout.clone()))
+        .register_get("stderr", |output: &mut Output| get(output, |known| known.stderr.clone()))
+        .register_get("seconds", |output: &mut Output| get(output, |known| known.seconds));
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RunOptions {
+    creates: Option<String>,
+    #[serde(skip)]
+    unless: Option<Dynamic>,
+    always: Option<String>,
+    #[serde(skip)]
+    undo: Option<Dynamic>,
+    state: Option<Vec<String>>,
+    loses: Option<String>,
+    irreversible: Option<String>,
+    made_from: Option<String>,
+    cwd: Option<String>,
+    #[serde(skip)]
+    env: Map,
+    user: Option<String>,
+    #[serde(skip)]
+    stdin: Option<Dynamic>,
+    timeout: Option<f64>,
+    retries: u32,
+    backoff: Option<f64>,
+    ok_codes: Vec<i32>,
+    label: Option<String>,
+    interactive: bool,
+}
+
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LookOptions {
+    cwd: Option<String>,
+    #[serde(skip)]
+    env: Map,
+    user: Option<String>,
+    #[serde(skip)]
+    stdin: Option<Dynamic>,
+    timeout: Option<f64>,
+    stderr: bool,
+}
+
+/// Closures and secrets are no plain values: they are taken out of the options by hand.
+impl RunOptions {
+    fn of(mut map: Map) -> Result<Self> {
+        let (unless, undo) = (map.remove("unless"), map.remove("undo"));
+        let (env, stdin) = (env_of(&mut map)?, map.remove("stdin"));
+        Ok(Self { unless, undo, env, stdin, ..options_of(map)? })
+    }
+}
+
+impl LookOptions {
+    fn of(mut map: Map) -> Result<Self> {
+        let (env, stdin) = (env_of(&mut map)?, map.remove("stdin"));
+        Ok(Self { env, stdin, ..options_of(map)? })
+    }
+}
+
+fn env_of(options: &mut Map) -> Result<Map> {
+    let Some(env) = options.remove("env") else { return Ok(Map::new()) };
+    let kind = env.type_name();
+    env.try_cast::<Map>().ok_or_else(|| {
+        Failure::new(format!("`env` is a map of variables, not a {kind}")).kind("option").into()
+    })
+}
+
+/// One entry of `undo`, over what it inherits from the command.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UndoEntry {
+    argv: Vec<String>,
+    user: Option<String>,
+    env: Option<BTreeMap<String, String>>,
+    cwd: Option<PathBuf>,
+    stdin: Option<String>,
+    #[serde(default)]
+    ok_codes: Vec<i32>,
+}
+
+fn words(host: &Host, argv: rhai::Array) -> Result<Vec<String>> {
+    if argv.is_empty() {
+        bail!(Failure::new("a command needs at least the name of a program").kind("usage"));
+    }
+    let word = |word: Dynamic| {
+        if word.is_string() || word.is_int() || word.is_char() {
+            let text = word.to_string();
+            super::file::refuse_secret(host, &text)?;
+            return Ok(text);
+        }
+        bail!(
+            Failure::new(format!("a command's words are texts, not {}", word.type_name()))
+                .kind("type")
+                .hint("a secret goes into `stdin` or `env`: arguments can be seen by every user")
+        )
+    };
+    argv.into_iter().map(word).collect()
+}
+
+/// The text of a secret, if the value is one.
+fn secret_text(_value: &Dynamic) -> Option<zeroize::Zeroizing<String>> {
+    None
+}
+
+fn variables(env: &Map) -> Result<Vec<(std::ffi::OsString, process::Value)>> {
+    let variable = |(name, value): (&rhai::Identifier, &Dynamic)| {
+        let value = match secret_text(value) {
+            Some(secret) => process::Value::Secret(secret.as_bytes().to_vec().into()),
+            None if value.is_unit() || value.is_map() || value.is_array() || value.is_fnptr() => {
+                bail!(
+                    Failure::new(format!("the variable `{name}` is a {}, not a text", value.type_name()))
+                        .kind("type")
+                )
+            }
+            None => process::Value::Plain(value.to_string().into()),
+        };
+        Ok((name.to_string().into(), value))
+    };
+    env.iter().map(variable).collect()
+}
+
+fn input(stdin: Option<&Dynamic>) -> Result<Stdin> {
+    let Some(stdin) = stdin else { return Ok(Stdin::Null) };
+    if let Some(secret) = secret_text(stdin) {
+        return Ok(Stdin::Bytes(secret.as_bytes().to_vec().into()));
+    }
+    match stdin.clone().into_string() {
+        Ok(text) => Ok(Stdin::Bytes(text.into_bytes().into())),
+        Err(kind) => {
+            bail!(Failure::new(format!("`stdin` is a text or a secret, not a {kind}")).kind("option"))
+        }
+    }
+}
+
+fn seconds(timeout: Option<f64>, longest: f64) -> Result<Duration> {
+    let seconds = timeout.unwrap_or(longest);
+    Duration::try_from_secs_f64(seconds)
+        .map_err(|_| Failure::new(format!("{seconds} is no time in seconds")).kind("option").into())
+}
+
+fn looking_command(host: &Host, argv: rhai::Array, options: &LookOptions) -> Result<(Command, String)> {
+    let argv = words(host, argv)?;
+    let label = shell_words::join(&argv);
+    let mut command = Command::new(&argv);
+    command.user = options.user.as_deref().map(Account::existing).transpose()?;
+    command.cwd = options.cwd.as_deref().map(absolute).transpose()?;
+    command.env = variables(&options.env)?;
+    command.stdin = input(options.stdin.as_ref())?;
+    command.timeout = Some(seconds(options.timeout, LONGEST_LOOK)?);
+    Ok((command, label))
+}
+
+fn read_output(context: &NativeCallContext, argv: rhai::Array, options: Map) -> Raised<String> {
+    look(context, |host| {
+        let options = LookOptions::of(options)?;
+        let (command, label) = looking_command(host, argv, &options)?;
+        let ended = host.seen().world.look(&command)?;
+        crate::change::succeeded(&ended, &label)?;
+        let mut text = ended.stdout.text();
+        if options.stderr {
+            text.push_str(&ended.stderr.text());
+        }
+        Ok(text.trim().to_owned())
+    })
+}
+
+fn succeeds(context: &NativeCallContext, argv: rhai::Array, options: Map) -> Raised<bool> {
+    look(context, |host| {
+        let options = LookOptions::of(options)?;
+        let (command, label) = looking_command(host, argv, &options)?;
+        let ended = host.seen().world.look(&command)?;
+        if ended.status.code().is_none() {
+            crate::change::succeeded(&ended, &label)?;
+        }
+        if !ended.is_success() && host.would_have_changed() {
+            return Err(Unpredictable(format!("whether `{label}` succeeds by then")).into());
+        }
+        Ok(ended.is_success())
+    })
+}
+
+/// One call of `cmd::run`.
+struct Run<'call> {
+    context: &'call NativeCallContext<'call>,
+    host: &'call Host,
+    argv: Vec<String>,
+    label: String,
+    options: RunOptions,
+}
+
+impl Run<'_> {
+    fn execute(&self) -> Result<Output> {
+        self.check_options()?;
+        let product = self.options.creates.as_deref().map(absolute).transpose()?;
+        if self.holds(product.as_deref())? {
+            return Ok(self.nothing_run());
+        }
+        if self.host.only_looking() {
+            let target = self.target(product.as_deref());
+            self.host.session().note_change(target, format!("run {}", self.label));
+            return Ok(Output { known: None, label: self.label.clone() });
+        }
+        let undo = self.undo_commands()?;
+        if !self.leaves_something(&undo) {
+            let ended = self.run_retrying(&self.host.seen().world)?;
+            self.prove()?;
+            self.host.session().note_change(self.target(None), format!("run {}", self.label));
+            return Ok(self.output(&ended));
+        }
+        let inverse = CommandInverse {
+            label: self.label.clone(),
+            product: product.map(PathText::new),
+            commands: undo,
+            probe: self.probe()?,
+            class: if self.options.irreversible.is_some() { Class::Irreversible } else { Class::Safe },
+        };
+        let made_from = self.made_from();
+        let change = CommandChange::about_to_run(&self.host.seen().world, inverse, made_from)?;
+        let is_again = self.is_half_done(&change.target());
+        let mut output = None;
+        let performed = Change::Command(change.clone());
+        self.host.session().perform_losing(&performed, self.loses(), &mut |world| {
+            if is_again {
+                change.remove_partial_product()?;
+            }
+            output = Some(self.run_retrying(world)?);
+            Ok(())
+        })?;
+        self.prove()?;
+        Ok(output.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
+    }
+
+    fn check_options(&self) -> Result<()> {
+        let options = &self.options;
+        if options.creates.is_none() && options.unless.is_none() && options.always.is_none() {
+            bail!(
+                Failure::new("cmd::run wants one of `creates`, `unless` or `always`")
+                    .kind("option")
+                    .hint("`creates: path` names its product, `unless: […]` a command that tells it is done")
+                    .hint("`always: \"why\"` runs it each time the step runs")
+            );
+        }
+        if options.always.is_some() && (options.creates.is_some() || options.unless.is_some()) {
+            bail!(Failure::new("`always` stands alone, without `creates` and `unless`").kind("option"));
+        }
+        Ok(())
+    }
+
+    fn target(&self, product: Option<&std::path::Path>) -> String {
+        match product {
+            Some(product) => format!("product:{}", product.display()),
+            None => format!("command:{}", self.label),
+        }
+    }
+
+    /// Whether there is nothing to do. Only looking, what cannot be told would be done.
+    fn holds(&self, product: Option<&std::path::Path>) -> Result<bool> {
+        if self.options.always.is_some() {
+            return Ok(false);
+        }
+        let told = match &self.options.unless {
+            Some(unless) => self.unless_holds(unless),
+            None => product.map_or(Ok(false), |product| {
+                self.host.refuse_unknown(product)?;
+                Ok(std::fs::symlink_metadata(product).is_ok())
+            }),
+        };
+        let holds = match told {
+            Ok(holds) => holds,
+            Err(error) if error.is::<Unpredictable>() => return Ok(false),
+            Err(_) if self.host.would_have_changed() => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        if !holds {
+            return Ok(false);
+        }
+        let target = self.target(product);
+        if self.is_half_done(&target) {
+            return Ok(self.options.unless.is_some());
+        }
+        let Some(wanted) = self.made_from() else { return Ok(true) };
+        let session = self.host.seen();
+        let known = session.history().ledger.get(&target).cloned();
+        let known = known.and_then(|value| serde_json::from_value::<CommandState>(value).ok());
+        Ok(known.and_then(|state| state.made_from) == Some(wanted))
+    }
+
+    /// A killed run may have left this half done.
+    fn is_half_done(&self, target: &str) -> bool {
+        let session = self.host.seen();
+        let changes = &session.history().changes;
+        changes.iter().any(|change| change.state == ChangeState::InDoubt && change.intent.target == target)
+    }
+
+    fn unless_holds(&self, unless: &Dynamic) -> Result<bool> {
+        if let Some(closure) = unless.clone().try_cast::<FnPtr>() {
+            let value = match self.host.call(self.context, &closure) {
+                Ok(value) => value,
+                Err(error) if self.host.only_looking() => {
+                    let why = self.host.caught_unknown(error)?;
+                    return Err(Unpredictable(why).into());
+                }
+                Err(error) => return Err(error),
+            };
+            return value.as_bool().map_err(|kind| {
+                Failure::new(format!("`unless` gives a {kind}, not true or false")).kind("type").into()
+            });
+        }
+        let look = self.looking(words(self.host, array_of(unless, "unless")?)?)?;
+        Ok(self.host.seen().world.look(&look)?.is_success())
+    }
+
+    /// A looking command with the surroundings of this one.
+    fn looking(&self, argv: Vec<String>) -> Result<Command> {
+        let mut command = self.command()?;
+        command.argv = argv.into_iter().map(Into::into).collect();
+        command.stdin = Stdin::Null;
+        command.interactive = false;
+        command.timeout = Some(seconds(None, LONGEST_LOOK)?);
+        Ok(command)
+    }
+
+    fn command(&self) -> Result<Command> {
+        let options = &self.options;
+        let mut command = Command::new(&self.argv);
+        command.label = Some(self.label.clone());
+        command.user = options.user.as_deref().map(Account::existing).transpose()?;
+        command.cwd = options.cwd.as_deref().map(absolute).transpose()?;
+        command.env = variables(&options.env)?;
+        command.stdin = input(options.stdin.as_ref())?;
+        command.timeout = Some(seconds(options.timeout, LONGEST_RUN)?);
+        command.interactive = options.interactive;
+        command.outlasts_interrupt = matches!(self.argv[0].as_str(), "apt" | "apt-get" | "dpkg");
+        Ok(command)
+    }
+
+    /// The command as the journal may hold it: without secrets.
+    fn plain(&self, argv: Vec<String>) -> Result<PlainCommand> {
+        let mut env = BTreeMap::new();
+        for (name, value) in &self.options.env {
+            if secret_text(value).is_none() {
+                env.insert(name.to_string(), value.to_string());
+            }
+        }
+        Ok(PlainCommand {
+            argv,
+            user: self.options.user.clone(),
+            env,
+            cwd: self.options.cwd.as_deref().map(absolute).transpose()?,
+            stdin: None,
+            ok_codes: Vec::new(),
+        })
+    }
+
+    fn undo_commands(&self) -> Result<Vec<PlainCommand>> {
+        let Some(undo) = &self.options.undo else { return Ok(Vec::new()) };
+        let entries = match undo.clone().try_cast::<FnPtr>() {
+            Some(closure) => self.host.call(self.context, &closure)?,
+            None => undo.clone(),
+        };
+        let entries = array_of(&entries, "undo")?;
+        entries.into_iter().map(|entry| self.undo_command(&entry)).collect()
+    }
+
+    fn undo_command(&self, entry: &Dynamic) -> Result<PlainCommand> {
+        if entry.is_array() {
+            return self.plain(words(self.host, array_of(entry, "undo")?)?);
+        }
+        let given: UndoEntry = serde_json::from_value(json_of(entry).context("`undo`")?)
+            .map_err(|error| Failure::new(format!("`undo`: {error}")).kind("option"))?;
+        let inherited = self.plain(given.argv)?;
+        Ok(PlainCommand {
+            user: given.user.or(inherited.user),
+            env: given.env.unwrap_or(inherited.env),
+            cwd: given.cwd.or(inherited.cwd),
+            stdin: given.stdin,
+            ok_codes: given.ok_codes,
+            argv: inherited.argv,
+        })
+    }
+
+    fn probe(&self) -> Result<Option<Probe>> {
+        if let Some(argv) = &self.options.state {
+            return Ok(Some(Probe::Output { look: self.plain(argv.clone())? }));
+        }
+        match &self.options.unless {
+            Some(unless) if unless.is_array() => {
+                let argv = words(self.host, array_of(unless, "unless")?)?;
+                Ok(Some(Probe::Success { look: self.plain(argv)? }))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    fn made_from(&self) -> Option<String> {
+        self.options.made_from.as_ref().map(|text| Digest::of(text.as_bytes()).to_string())
+    }
+
+    fn loses(&self) -> Option<(Class, String)> {
+        if let Some(why) = &self.options.irreversible {
+            return Some((Class::Irreversible, why.clone()));
+        }
+        self.options.loses.clone().map(|what| (Class::Data, what))
+    }
+
+    /// Whether there is something to take back, to remember, or owed: a command without any of it is not
+    /// worth a record, and a killed one is simply run again.
+    fn leaves_something(&self, undo: &[PlainCommand]) -> bool {
+        let options = &self.options;
+        options.creates.is_some()
+            || !undo.is_empty()
+            || options.loses.is_some()
+            || options.irreversible.is_some()
+            || options.made_from.is_some()
+            || self.host.seen().brings_consequences()
+    }
+
+    fn run_retrying(&self, world: &World) -> Result<Ended> {
+        let command = self.command()?;
+        let mut wait = seconds(self.options.backoff, 2.0)?;
+        for attempt in 0.. {
+            let ended = world.run(&command, &self.label)?;
+            let is_ok =
+                ended.status.code().is_some_and(|code| code == 0 || self.options.ok_codes.contains(&code));
+            if is_ok {
+                self.tell_survivors(&ended);
+                return Ok(ended);
+            }
+            world.processes.check_interruption()?;
+            if attempt >= self.options.retries {
+                crate::change::succeeded(&ended, &self.label)?;
+            }
+            world.reporter.note(format!(
+                "`{}` {}, trying again in {:.0} s",
+                self.label,
+                ended.status,
+                wait.as_secs_f64()
+            ));
+            world.processes.pause(wait);
+            wait *= 2;
+        }
+        bail!("`{}` was never run", self.label)
+    }
+
+    fn tell_survivors(&self, ended: &Ended) {
+        for survivor in &ended.left_behind {
+            self.host.note_once(&format!(
+                "`{}` left `{}` (process {}) running",
+                self.label, survivor.name, survivor.pid
+            ));
+        }
+    }
+
+    /// Looks again after acting.
+    fn prove(&self) -> Result<()> {
+        let Some(unless) = &self.options.unless else { return Ok(()) };
+        if self.unless_holds(unless)? {
+            return Ok(());
+        }
+        bail!(Failure::new(format!(
+            "`{}` ended well, but what `unless` looks for still does not hold",
+            self.label
+        )))
+    }
+
+    fn nothing_run(&self) -> Output {
+        let known = KnownOutput { code: 0, stdout: String::new(), stderr: String::new(), seconds: 0.0 };
+        Output { known: Some(known), label: self.label.clone() }
+    }
+
+    fn output(&self, ended: &Ended) -> Output {
+        let known = KnownOutput {
+            code: i64::from(ended.status.code().unwrap_or(-1)),
+            stdout: ended.stdout.text(),
+            stderr: ended.stderr.text(),
+            seconds: ended.seconds,
+        };
+        Output { known: Some(known), label: self.label.clone() }
+    }
+}
+
+fn array_of(value: &Dynamic, option: &str) -> Result<rhai::Array> {
+    value
+        .clone()
+        .into_array()
+        .map_err(|kind| Failure::new(format!("`{option}` is an array, not a {kind}")).kind("option").into())
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Runs a command unless it has nothing to do, and returns `{ code, ok, stdout, stderr, seconds }`. One of
+    /// these says when it has nothing to do:
+    ///
+    /// * `creates: path` – its product is there. Undone, the product is removed; what a killed run left of it
+    ///   is removed before the next attempt.
+    /// * `unless: argv` or a closure – that succeeds, or gives true. Looked at again afterwards, as proof. It
+    ///   decides where both stand.
+    /// * `always: "why"` – never.
+    ///
+    /// What takes it back: `undo`, an array of commands, each an array of words or
+    /// `#{ argv, user, env, cwd, stdin, ok_codes }`, or a closure that gives such an array just before the command
+    /// runs; `[]` when there is nothing to take back. `state: argv` prints what it changes: it tells whether
+    /// somebody else was there since. `loses: "what"` makes undoing it a question, `irreversible: "why"` says
+    /// that there is no way back. `made_from: text` runs it again when the text is another than at its last
+    /// success.
+    ///
+    /// How: `cwd`, `env` (values may be secrets), `user` (with HOME, groups and XDG_RUNTIME_DIR), `stdin` (a text or
+    /// a secret), `timeout` (seconds, 3600 if not said), `retries`, `backoff` (seconds before the first retry, 2
+    /// if not said, doubled each time), `ok_codes` (besides 0), `label`, `interactive` (it gets the terminal).
+    ///
+    /// ```rhai
+    /// cmd::run(["touch", "/srv/made"], #{ creates: "/srv/made" });
+    /// assert(file::exists("/srv/made"));
+    /// let said = cmd::run(["echo", "hello"], #{ always: "to greet" });
+    /// assert(said.ok && said.stdout == "hello\n");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn run(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<Output> {
+        act(&context, |host| {
+            let options = RunOptions::of(options)?;
+            let argv = words(host, argv)?;
+            let label = options.label.clone().unwrap_or_else(|| shell_words::join(&argv));
+            Run { context: &context, host, argv, label, options }.execute()
+        })
+    }
+
+    /// What a command prints on standard output, trimmed. It only looks, so it runs while only looking too. Any
+    /// exit code but 0 is an error.
+    ///
+    /// ```rhai
+    /// assert(cmd::read(["echo", "hello"]) == "hello");
+    /// ```
+    #[rhai_fn(name = "read", return_raw, volatile)]
+    pub fn read(context: NativeCallContext, argv: rhai::Array) -> Raised<String> {
+        read_output(&context, argv, Map::new())
+    }
+
+    /// The same with options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, 60 if not said), `stderr: true`
+    /// (standard error behind it).
+    ///
+    /// ```rhai
+    /// assert(cmd::read(["pwd"], #{ cwd: "/etc" }) == "/etc");
+    /// ```
+    #[rhai_fn(name = "read", return_raw, volatile)]
+    pub fn read_with(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<String> {
+        read_output(&context, argv, options)
+    }
+
+    /// Whether a command succeeds. It only looks. Any exit code but 0 is false; a missing program is an error.
+    ///
+    /// ```rhai
+    /// assert(cmd::test(["true"]) && !cmd::test(["false"]));
+    /// ```
+    #[rhai_fn(name = "test", return_raw, volatile)]
+    pub fn test(context: NativeCallContext, argv: rhai::Array) -> Raised<bool> {
+        succeeds(&context, argv, Map::new())
+    }
+
+    /// The same with options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, 60 if not said).
+    ///
+    /// ```rhai
+    /// assert(cmd::test(["test", "-e", "passwd"], #{ cwd: "/etc" }));
+    /// ```
+    #[rhai_fn(name = "test", return_raw, volatile)]
+    pub fn test_with(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<bool> {
+        succeeds(&context, argv, options)
+    }
+}
