@@ -41,6 +41,12 @@ impl Difference {
         self.entries.is_empty()
     }
 
+    /// What is otherwise than in the base now and was not, or not so, in an earlier difference.
+    pub fn without(mut self, earlier: &Self) -> Self {
+        self.entries.retain(|entry| !earlier.entries.contains(entry));
+        self
+    }
+
     /// The part that `--expect-unchanged` does not let pass.
     pub fn unexpected(&self) -> Self {
         let watched = |path: &Path| WATCHED.iter().any(|root| path.starts_with(root));
@@ -53,7 +59,7 @@ impl Difference {
     pub fn summary(&self) -> Vec<Summary> {
         let mut sums: BTreeMap<PathBuf, Summary> = BTreeMap::new();
         for entry in &self.entries {
-            let directory = group(&entry.path);
+            let directory = group(entry);
             let sum = sums.entry(directory.clone()).or_default();
             sum.directory = directory;
             match entry.kind {
@@ -119,7 +125,8 @@ pub fn size(bytes: u64) -> String {
 }
 
 /// The directory under which a path is counted: as deep as people tell places apart.
-fn group(path: &Path) -> PathBuf {
+fn group(entry: &Entry) -> PathBuf {
+    let path = if entry.directory { &entry.path } else { entry.path.parent().unwrap_or(&entry.path) };
     let deep = ["/home", "/srv", "/usr", "/var"].iter().any(|root| path.starts_with(root));
     let deeper = ["/usr/lib", "/usr/local", "/usr/share", "/var/lib", "/var/cache"]
         .iter()
@@ -159,6 +166,15 @@ pub(super) mod tests {
             difference.summary(),
             [sum("/etc", 1, 1, 10), sum("/home/me", 1, 0, 1), sum("/var/lib/postgresql", 2, 0, 5),]
         );
+    }
+
+    #[test]
+    fn what_was_otherwise_before_and_stayed_so_is_left_out() {
+        let earlier = Difference::new(vec![added("/var/log/wtmp", 1), added("/etc/mark", 1)]);
+        let now =
+            Difference::new(vec![added("/etc/mark", 1), added("/etc/new", 1), added("/var/log/wtmp", 2)]);
+        let left = now.without(&earlier);
+        assert_eq!(left.entries, [added("/etc/new", 1), added("/var/log/wtmp", 2)]);
     }
 
     #[test]

@@ -143,6 +143,8 @@ pub fn rehearse(rehearsal: &Rehearsal, signals: &Signals, tell: &mut dyn FnMut(P
     for unit in &rehearsal.with {
         clone.start_unit(unit)?;
     }
+    // What booting wrote is not the plan's doing.
+    let booted = Difference::new(clone.differences()?);
     let mut exit_codes = Vec::new();
     for (index, each) in rehearsal.runs.iter().enumerate() {
         tell(Progress::RunStarted { index, arguments: each.arguments.clone() });
@@ -152,12 +154,12 @@ pub fn rehearse(rehearsal: &Rehearsal, signals: &Signals, tell: &mut dyn FnMut(P
         stop.check()?;
     }
     if rehearsal.keep {
-        let difference = Difference::new(clone.differences()?);
+        let difference = Difference::new(clone.differences()?).without(&booted);
         tell(clone.keep()?);
         return Ok(outcome(rehearsal, exit_codes, difference));
     }
     clone.switch_off();
-    let difference = Difference::new(clone.differences()?);
+    let difference = Difference::new(clone.differences()?).without(&booted);
     tell(Progress::Removing);
     drop(clone);
     Ok(outcome(rehearsal, exit_codes, difference))
