@@ -389,3 +389,15 @@ fn a_system_that_does_not_boot_says_so_and_leaves_nothing() {
     assert!(error.contains("the clone did not boot"), "{error}");
     trial.assert_nothing_is_left();
 }
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn where_tools_are_missing_they_are_named_with_the_command_that_installs_them() {
+    let kkrun = "/run/kkrun-rehearsal/files/kkrun rehearse --non-interactive status.rhai";
+    let mut trial = Trial::new(&[&format!(
+        "{kkrun} 2>/srv/said; [ $? = 1 ] && grep -q 'needs `systemd-nspawn`, `slirp4netns`' /srv/said && \
+         grep -q 'apt-get install systemd-container slirp4netns' /srv/said"
+    )]);
+    trial.rehearsal.files = vec![(env!("CARGO_BIN_EXE_kkrun").into(), "kkrun".to_owned())];
+    assert_eq!(trial.exit_codes(), [0]);
+}

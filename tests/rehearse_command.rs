@@ -1,0 +1,101 @@
+//! `kkrun rehearse` as operators type it: at a terminal, stopped, killed.
+//!
+//! Needs what tests/rehearsal.rs needs.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+const WRITES: &str = "file::write(\"/srv/rehearsed\", \"text\\n\");\n";
+const WAITS: &str =
+    "log::info(\"waiting\");\nstep::verify(\"that somebody comes\", || false, #{ within: 600 });\n";
+
+/// A directory that nobody else can write, with a script in it.
+struct Place {
+    directory: tempfile::TempDir,
+}
+
+impl Place {
+    fn new(script: &str) -> Self {
+        let directory = tempfile::tempdir_in("/root").unwrap();
+        std::fs::write(directory.path().join("plan.rhai"), script).unwrap();
+        Self { directory }
+    }
+
+    fn script(&self) -> PathBuf {
+        self.directory.path().join("plan.rhai")
+    }
+
+    fn rehearse(&self, options: &[&str]) -> Command {
+        let base =
+            std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+        command.arg("rehearse").arg("--base").arg(base).args(options).arg(self.script());
+        command.env_remove("TMPDIR");
+        command
+    }
+}
+
+fn assert_nothing_is_left(name: &str) {
+    for directory in ["/run/netns", "/run/kkrun/rehearsals", "/var/tmp/kkrun-rehearsals"] {
+        assert!(!Path::new(directory).join(name).exists(), "{directory}/{name}");
+    }
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    assert!(!mounts.contains(&format!("/{name}/")), "{mounts}");
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn what_changed_is_told_and_a_difference_that_must_not_be_is_data() {
+    let place = Place::new(WRITES);
+    let output = place.rehearse(&["--expect-unchanged", "--then", "history"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("    /srv 1 added (5 bytes)"), "{said}");
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert_eq!(printed.lines().last(), Some("added /srv/rehearsed"), "{printed}");
+    assert!(!Path::new("/srv/rehearsed").exists());
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_dry_run_changes_nothing_in_the_clone() {
+    let output = Place::new(WRITES).rehearse(&["--dry-run"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(6), "{said}");
+    assert!(said.contains("nothing on disk changed"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn ctrl_c_at_the_terminal_ends_the_run_inside_and_leaves_nothing() {
+    let place = Place::new(WAITS);
+    let mut session = rexpect::session::spawn_command(place.rehearse(&[]), Some(60_000)).unwrap();
+    let (_, name) = session.exp_regex("kkrun-[0-9-]+").unwrap();
+    session.exp_string("waiting").unwrap();
+    session.send_control('c').unwrap();
+    session.exp_eof().unwrap();
+    let status = session.process().wait().unwrap();
+    assert!(format!("{status:?}").ends_with(", 130)"), "{status:?}");
+    assert_nothing_is_left(&name);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn what_a_killed_rehearsal_leaves_the_next_one_removes() {
+    let place = Place::new(WAITS);
+    let mut killed = place.rehearse(&[]).stderr(Stdio::piped()).spawn().unwrap();
+    let name = format!("kkrun-{}", killed.id());
+    let said = BufReader::new(killed.stderr.take().unwrap());
+    assert!(said.lines().any(|line| line.unwrap().contains("is up after")), "the clone did not boot");
+    killed.kill().unwrap();
+    assert_eq!(killed.wait().unwrap().signal(), Some(9));
+    let scratch = Path::new("/var/tmp/kkrun-rehearsals").join(&name);
+    assert!(scratch.exists() || !Path::new("/run/kkrun/rehearsals").join(&name).exists());
+    let next = Place::new(WRITES).rehearse(&[]).output().unwrap();
+    assert_eq!(next.status.code(), Some(0), "{}", String::from_utf8_lossy(&next.stderr));
+    assert_nothing_is_left(&name);
+}
