@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 
-use super::account::Account;
 use super::mount::Overlay;
+use super::trusted;
 use super::upper::{self, Difference};
 
 /// A file system of the base that the clone shows through an overlay.
@@ -329,25 +329,13 @@ fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
 
 fn give_like(found: &Metadata, to: &Path) -> Result<()> {
     let unwritable = || format!("cannot write `{}`", to.display());
-    let (owner, group, mode) = if only_trusted_wrote(found)? {
+    let (owner, group, mode) = if trusted::only_trusted_wrote(found) {
         (0, 0, found.mode() & 0o7755)
     } else {
         (found.uid(), found.gid(), found.mode() & 0o7777)
     };
     chown(to, Some(owner), Some(group)).with_context(unwritable)?;
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(mode)).with_context(unwritable)
-}
-
-fn only_trusted_wrote(found: &Metadata) -> Result<bool> {
-    let caller = Account::sudo_caller()?;
-    let trusted_owner = found.uid() == 0 || caller.as_ref().is_some_and(|caller| caller.uid == found.uid());
-    let trusted_group = found.gid() == 0
-        || match &caller {
-            Some(caller) => caller.gid == found.gid() && caller.has_private_group()?,
-            None => false,
-        };
-    let mode = found.mode();
-    Ok(trusted_owner && mode & 0o002 == 0 && (mode & 0o020 == 0 || trusted_group))
 }
 
 /// Writes a file of the rehearsal's own scratch directory with the directories above it.

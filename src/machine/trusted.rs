@@ -40,6 +40,11 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Whether nobody but root, and the user who called sudo, could write what this describes.
+pub fn only_trusted_wrote(metadata: &Metadata) -> bool {
+    judge(Path::new(""), metadata).is_ok()
+}
+
 fn judge(path: &Path, metadata: &Metadata) -> Result<()> {
     let caller = Account::sudo_caller()?;
     let is_caller = |uid: u32| caller.as_ref().is_some_and(|caller| caller.uid == uid);
