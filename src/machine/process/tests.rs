@@ -446,7 +446,8 @@ fn a_run_without_commands_writes_nothing_and_one_with_clears_up() {
 #[test]
 fn killed_runner() {
     let Ok(directory) = std::env::var("KKRUN_TEST_KILLED_RUNNER") else { return };
-    let processes = Processes::new("killed", Path::new(&directory), Signals::deaf().unwrap());
+    let run = Path::new(&directory).parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let processes = Processes::new(run, Path::new(&directory), Signals::deaf().unwrap());
     let left = "setsid sleep 1002 > /dev/null 2>&1 &";
     processes.run(&bash(left), &mut |_, _| {}).unwrap();
     let script = "setsid sleep 1000 & env -i sleep 1001 & echo > $0; wait";
@@ -470,11 +471,16 @@ fn what_a_killed_run_left_is_found_and_ended_and_what_it_left_on_purpose_is_not(
     runner.kill().unwrap();
     runner.wait().unwrap();
 
+    let names = || {
+        let mut names: Vec<String> = orphans(&notes).unwrap().into_iter().map(|orphan| orphan.name).collect();
+        names.sort_unstable();
+        names
+    };
+    // Its children are still on the way to becoming what they are.
+    assert!(eventually(|| names() == ["bash", "sleep", "sleep"]), "{:?}", names());
     let found = orphans(&notes).unwrap();
-    let mut names: Vec<&str> = found.iter().map(|orphan| orphan.name.as_str()).collect();
-    names.sort_unstable();
-    assert_eq!(names, ["bash", "sleep", "sleep"], "{found:?}");
-    assert!(found.iter().all(|orphan| orphan.run == "killed"));
+    let run = directory.path().file_name().unwrap().to_str().unwrap();
+    assert!(found.iter().all(|orphan| orphan.run == run));
     assert!(!found[0].wait(Instant::now() + Duration::from_millis(1)).unwrap());
     for orphan in &found {
         orphan.end(Duration::from_secs(5)).unwrap();
@@ -483,8 +489,9 @@ fn what_a_killed_run_left_is_found_and_ended_and_what_it_left_on_purpose_is_not(
     assert_eq!(orphans(&notes).unwrap(), []);
     assert_eq!(std::fs::read_dir(&notes).unwrap().count(), 0, "its notes are gone with its orphans");
 
+    let variable = format!("KKRUN_RUN={run}");
     let left: Vec<Process> =
-        Process::all().into_iter().filter(|process| process.was_started_with(b"KKRUN_RUN=killed")).collect();
+        Process::all().into_iter().filter(|process| process.was_started_with(variable.as_bytes())).collect();
     let [left] = left.as_slice() else { panic!("{left:?}") };
     let pid = Pid::from_raw(left.pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
