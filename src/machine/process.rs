@@ -81,7 +81,7 @@ impl Command {
 }
 
 /// What a command reads.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub enum Stdin {
     /// Nothing.
     #[default]
@@ -90,6 +90,17 @@ pub enum Stdin {
     Bytes(Zeroizing<Vec<u8>>),
     /// The terminal; its output is still captured.
     Terminal,
+}
+
+impl fmt::Debug for Stdin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Null => formatter.write_str("Null"),
+            // What it says may be a password.
+            Self::Bytes(bytes) => write!(formatter, "Bytes({} of them)", bytes.len()),
+            Self::Terminal => formatter.write_str("Terminal"),
+        }
+    }
 }
 
 /// One of the two streams a command writes.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::env;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use zeroize::Zeroizing;
@@ -34,7 +35,7 @@ pub const TAKEN_OVER: [&str; 13] = [
 pub const RUN: &str = "KKRUN_RUN";
 
 /// The value of a variable.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Value {
     /// One that anybody may see.
     Plain(OsString),
@@ -55,6 +56,15 @@ impl Value {
         match self {
             Self::Plain(value) => value,
             Self::Secret(value) => OsString::from_vec(value.to_vec()),
+        }
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(value) => value.fmt(formatter),
+            Self::Secret(_) => formatter.write_str("«secret»"),
         }
     }
 }

@@ -99,7 +99,7 @@ fn of(read: &Read, all: &[Process]) -> Vec<Orphan> {
             line().any(|ancestor| members[&ancestor.pid])
                 && !left_session
                 && !line().any(is_left)
-                && !is_service(process, read.control_group.as_deref())
+                && !is_service(process.control_group().as_deref(), read.control_group.as_deref())
         })
         .collect();
     chosen
@@ -127,10 +127,10 @@ fn ancestry<'a>(
     std::iter::successors(Some(process), |child| by_pid.get(&child.parent).copied()).take(64)
 }
 
-/// Whether systemd runs it as a service, other than the one the run itself was in.
-fn is_service(process: &Process, of_run: Option<&str>) -> bool {
-    let Some(group) = process.control_group() else { return false };
-    Some(group.as_str()) != of_run && group.rsplit('/').next().is_some_and(|unit| unit.ends_with(".service"))
+/// Whether systemd runs it as a service, other than the one the run itself was in. A session's scope is none: that
+/// is where everything is that was not moved elsewhere, and where logins of a command (`runuser -l`) end up.
+fn is_service(of_process: Option<&str>, of_run: Option<&str>) -> bool {
+    of_process.is_some_and(|group| of_process != of_run && group.ends_with(".service"))
 }
 
 impl Orphan {
@@ -191,5 +191,27 @@ fn forgive(result: Result<(), Errno>) -> Result<()> {
     match result {
         Ok(()) | Err(Errno::SRCH) => Ok(()),
         Err(error) => Err(error).context("cannot signal a process of an earlier run"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_systemd_runs_as_a_service_of_its_own_is_one() {
+        let ours = Some("/user.slice/user-0.slice/session-1.scope");
+        for (of_process, of_run, service) in [
+            (ours, ours, false),
+            (Some("/"), ours, false),
+            (Some("/user.slice/user-1000.slice/session-c2.scope"), ours, false),
+            (Some("/system.slice/nginx.service"), ours, true),
+            (Some("/user.slice/user-1000.slice/user@1000.service/app.slice/kiosk.service"), ours, true),
+            (Some("/system.slice/kkrun.service"), Some("/system.slice/kkrun.service"), false),
+            (None, ours, false),
+            (Some("/system.slice/cron.service"), None, true),
+        ] {
+            assert_eq!(is_service(of_process, of_run), service, "{of_process:?} beside {of_run:?}");
+        }
     }
 }

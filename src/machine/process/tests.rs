@@ -7,6 +7,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::*;
 use crate::failure::Failure;
+use crate::machine::terminal;
 
 /// The processes of a run of its own, and what its commands printed.
 struct Bench {
@@ -515,6 +516,18 @@ fn notes_of_another_boot_or_an_ended_process_are_cleared_away() {
 }
 
 #[test]
+fn no_secret_is_in_what_a_programmer_is_shown() {
+    let command = Command {
+        env: vec![("A".into(), Value::Secret(Zeroizing::new(b"hunter2".to_vec())))],
+        stdin: Stdin::Bytes(Zeroizing::new(b"hunter2".to_vec())),
+        ..Command::default()
+    };
+    let bytes = format!("{:?}", b"hunter2");
+    let shown = format!("{command:?}");
+    assert!(!shown.contains("hunter2") && !shown.contains(&bytes), "{shown}");
+}
+
+#[test]
 fn a_signal_ends_one_pause_and_not_the_next() {
     let bench = Bench::new();
     bench.signals.deliver(SIGHUP);
@@ -531,4 +544,89 @@ fn the_label_is_what_people_are_told() {
     assert_eq!(command.shown(), "true");
     command.label = Some("truth".to_owned());
     assert_eq!(command.shown(), "truth");
+}
+
+/// Not a test of its own: a run at a terminal, as a process of its own.
+#[test]
+fn runner_at_a_terminal() {
+    use std::io::Write as _;
+    let (Ok(script), Ok(directory)) =
+        (std::env::var("KKRUN_TEST_SCRIPT"), std::env::var("KKRUN_TEST_DIRECTORY"))
+    else {
+        return;
+    };
+    let processes = Processes::new("terminal", Path::new(&directory), Signals::install().unwrap());
+    let interactive = std::env::var_os("KKRUN_TEST_INTERACTIVE").is_some();
+    let command = Command { interactive, ..bash(&script) };
+    let mut say = std::io::stdout();
+    // The library that plays the person has turned it off.
+    let mut settings = rustix::termios::tcgetattr(terminal::open().unwrap()).unwrap();
+    settings.local_modes.insert(rustix::termios::LocalModes::ECHO);
+    let now = rustix::termios::OptionalActions::Now;
+    rustix::termios::tcsetattr(terminal::open().unwrap(), now, &settings).unwrap();
+    let ended = processes
+        .run(&command, &mut |_, line| {
+            writeln!(std::io::stdout(), "line: {line}").unwrap();
+        })
+        .unwrap();
+    let settings = rustix::termios::tcgetattr(terminal::open().unwrap()).unwrap();
+    let echoes = settings.local_modes.contains(rustix::termios::LocalModes::ECHO);
+    let in_front =
+        rustix::termios::tcgetpgrp(terminal::open().unwrap()).unwrap() == rustix::process::getpgrp();
+    writeln!(say, "status: {:?}, echo {echoes}, in front {in_front}", ended.status).unwrap();
+}
+
+/// That run, with somebody at the terminal.
+fn at_a_terminal(script: &str, interactive: bool) -> (rexpect::session::PtySession, tempfile::TempDir) {
+    let directory = tempfile::tempdir().unwrap();
+    let mut runner = std::process::Command::new(std::env::current_exe().unwrap());
+    runner
+        .args(["--exact", "machine::process::tests::runner_at_a_terminal", "--nocapture"])
+        .env("KKRUN_TEST_SCRIPT", script)
+        .env("KKRUN_TEST_DIRECTORY", directory.path());
+    if interactive {
+        runner.env("KKRUN_TEST_INTERACTIVE", "1");
+    }
+    (rexpect::session::spawn_command(runner, Some(20_000)).unwrap(), directory)
+}
+
+#[test]
+fn an_interactive_command_has_the_terminal_which_is_put_back_afterwards() {
+    let script =
+        "stty -echo; printf 'your name? '; read -r name; echo \"hello $name\"; set -m; sleep 0; exit 4";
+    let (mut person, _directory) = at_a_terminal(script, true);
+    person.exp_string("your name? ").unwrap();
+    person.send_line("Ada").unwrap();
+    person.exp_string("hello Ada").unwrap();
+    person.exp_string("status: Code(4), echo true, in front true").unwrap();
+    person.exp_eof().unwrap();
+}
+
+#[test]
+fn ctrl_c_interrupts_what_runs_whoever_has_the_terminal() {
+    for interactive in [true, false] {
+        let (mut person, _directory) = at_a_terminal("echo ready; exec sleep 1000", interactive);
+        person.exp_string("ready").unwrap();
+        person.send_control('c').unwrap();
+        person.exp_string("status: Interrupted { signal: 2 }, echo true, in front true").unwrap();
+        person.exp_eof().unwrap();
+    }
+}
+
+#[test]
+fn a_command_that_is_not_interactive_cannot_wait_for_an_answer() {
+    let (mut person, _directory) = at_a_terminal("read -r x < /dev/tty || echo \"nobody: $?\"", false);
+    person.exp_string("line: nobody: 1").unwrap();
+    person.exp_string("status: Code(0), echo true, in front true").unwrap();
+    person.exp_eof().unwrap();
+}
+
+#[test]
+fn an_interactive_command_without_a_terminal_is_refused() {
+    if terminal::open().is_ok() {
+        return;
+    }
+    let failure = Bench::new().failure(&Command { interactive: true, ..Command::new(["true"]) });
+    assert_eq!(failure.message, "`true` needs a terminal, and there is none");
+    assert_eq!(failure.exit, crate::exit_code::ExitCode::UNANSWERED);
 }
