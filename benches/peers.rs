@@ -1,0 +1,195 @@
+//! Measures kkrun beside a bash master with marker files and make with stamps, in pairs within one run, and
+//! prints the median of their ratios: below 1, kkrun is faster. Its journal is synced as in any run.
+
+#![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How many pairs a ratio is the median of.
+const PAIRS: usize = 15;
+
+/// One workload, in the three forms.
+struct Row {
+    name: &'static str,
+    budget: f64,
+    pairs: usize,
+    /// Makes everything as before a measurement.
+    reset: Box<dyn Fn()>,
+    kkrun: Vec<String>,
+    bash: Vec<String>,
+    make: Option<Vec<String>>,
+}
+
+fn main() {
+    let scratch = tempfile::tempdir_in(trusted_directory()).expect("a scratch directory");
+    let at = scratch.path();
+    println!("{:<16} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8}", "", "kkrun", "bash", "make", "/bash", "/make", "budget");
+    let rows = [
+        noop(at, 7, 0.5),
+        first_run(at),
+        thousand_commands(at),
+        line(at, "line in 20 lines", 20, 0.5),
+        line(at, "line in 10 MB", 350_000, 1.0),
+        noop(at, 1000, 0.5),
+    ];
+    let mut over = 0;
+    for row in rows {
+        over += usize::from(!measure(&row));
+    }
+    println!("peak memory of a no-op of 7 steps: {:.1} MiB (budget 12)", peak(at));
+    println!("{over} of 6 rows over budget");
+}
+
+/// A place that only its owner can write: kkrun trusts no other.
+fn trusted_directory() -> PathBuf {
+    if rustix::process::geteuid().is_root() { PathBuf::from("/root") } else { std::env::temp_dir() }
+}
+
+fn kkrun(state: &Path, script: &Path) -> Vec<String> {
+    let binary = env!("CARGO_BIN_EXE_kkrun");
+    [binary, "--quiet", "--state-dir", &text(state), &text(script)].map(str::to_owned).to_vec()
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn write(path: &Path, content: &str) {
+    fs::create_dir_all(path.parent().expect("a parent")).expect("a directory");
+    fs::write(path, content).expect("a file");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("a mode");
+}
+
+/// The three forms of a plan whose steps do `body` (in bash) or `rhai`.
+fn plan(at: &Path, steps: usize, bash: &str, rhai: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
+    let state = at.join("markers");
+    let mut master = format!(
+        "set -e\nS={}\nmkdir -p $S\nrun_step() {{ if [ -f \"$S/.step$1_complete\" ]; then echo \"done $1\"; return 0; fi\n\
+         if bash \"{}/$1.sh\"; then touch \"$S/.step$1_complete\"; echo \"ok $1\"; else exit 1; fi; }}\n",
+        text(&state),
+        text(at)
+    );
+    let mut makefile = format!("all: {}/make{steps:04}\n", text(at));
+    let mut rhai_plan = String::new();
+    for step in 1..=steps {
+        let id = format!("{step:04}");
+        master.push_str(&format!("run_step {id} 'Step {id}'\n"));
+        write(&at.join(format!("{id}.sh")), bash);
+        let needs = if step == 1 { String::new() } else { format!("{}/make{:04}", text(at), step - 1) };
+        makefile.push_str(&format!("{0}/make{id}: {needs}\n\t@bash {0}/{id}.sh && touch $@\n", text(at)));
+        rhai_plan.push_str(&format!("step::run(\"{id}\", \"Step {id}\", \"{id}.rhai\");\n"));
+        write(&at.join(format!("{id}.rhai")), rhai);
+    }
+    write(&at.join("master.sh"), &master);
+    write(&at.join("Makefile"), &makefile);
+    write(&at.join("master.rhai"), &rhai_plan);
+    let bash = vec!["bash".to_owned(), text(&at.join("master.sh"))];
+    let make = vec!["make".to_owned(), "-f".to_owned(), text(&at.join("Makefile"))];
+    (kkrun(&at.join("state"), &at.join("master.rhai")), bash, make)
+}
+
+/// Removes every record of what was done.
+fn forget(at: &Path) {
+    drop(fs::remove_dir_all(at.join("state")));
+    drop(fs::remove_dir_all(at.join("markers")));
+    for entry in fs::read_dir(at).expect("the scratch").flatten() {
+        if entry.file_name().to_string_lossy().starts_with("make0") {
+            fs::remove_file(entry.path()).expect("a stamp");
+        }
+    }
+}
+
+fn noop(at: &Path, steps: usize, budget: f64) -> Row {
+    let at = at.join(format!("noop{steps}"));
+    let (kkrun, bash, make) = plan(&at, steps, "true\n", "let done = true;\n");
+    for form in [&kkrun, &bash, &make] {
+        time(form);
+    }
+    let name = if steps == 7 { "no-op 7" } else { "no-op 1000" };
+    Row { name, budget, pairs: PAIRS, reset: Box::new(|| ()), kkrun, bash, make: Some(make) }
+}
+
+fn first_run(at: &Path) -> Row {
+    let at = at.join("first");
+    let (kkrun, bash, make) = plan(&at, 7, "true\n", "let done = true;\n");
+    let reset = Box::new(move || forget(&at));
+    Row { name: "first run 7", budget: 0.7, pairs: PAIRS, reset, kkrun, bash, make: Some(make) }
+}
+
+fn thousand_commands(at: &Path) -> Row {
+    let at = at.join("thousand");
+    let rhai = "for at in 0..1000 { cmd::run([\"/bin/true\"], #{ always: \"it is measured\" }); }\n";
+    let (kkrun, bash, make) = plan(&at, 1, "for i in $(seq 1000); do /bin/true; done\n", rhai);
+    let reset = Box::new(move || forget(&at));
+    Row { name: "1000 x true", budget: 0.9, pairs: 5, reset, kkrun, bash, make: Some(make) }
+}
+
+fn line(at: &Path, name: &'static str, lines: usize, budget: f64) -> Row {
+    let at = at.join(format!("line{lines}"));
+    let file = at.join("file.conf");
+    let bash = format!("sed -i 's/^wanted=.*/wanted=new/' {}\n", text(&file));
+    let rhai = format!("config::set(\"{}\", \"wanted\", \"new\");\n", text(&file));
+    let (kkrun, bash, _) = plan(&at, 1, &bash, &rhai);
+    let mut content: String = (0..lines).map(|number| format!("key{number}=some value {number:08}\n")).collect();
+    content.push_str("wanted=old\n");
+    let reset = Box::new(move || {
+        forget(&at);
+        fs::write(&file, &content).expect("the file");
+    });
+    Row { name, budget, pairs: PAIRS, reset, kkrun, bash, make: None }
+}
+
+fn time(form: &[String]) -> Duration {
+    let begun = Instant::now();
+    let status = Command::new(&form[0]).args(&form[1..]).stdout(Stdio::null()).stderr(Stdio::piped()).output();
+    let elapsed = begun.elapsed();
+    let output = status.expect("the program runs");
+    assert!(output.status.success(), "{form:?}: {}", String::from_utf8_lossy(&output.stderr));
+    elapsed
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Prints a row and says whether it is within its budget.
+fn measure(row: &Row) -> bool {
+    let (mut kkruns, mut bashes, mut makes) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut to_bash, mut to_make) = (Vec::new(), Vec::new());
+    for _ in 0..row.pairs {
+        let timed = |form: &[String]| {
+            (row.reset)();
+            rustix::fs::sync();
+            time(form).as_secs_f64() * 1000.0
+        };
+        let (kkrun, bash) = (timed(&row.kkrun), timed(&row.bash));
+        kkruns.push(kkrun);
+        bashes.push(bash);
+        to_bash.push(kkrun / bash);
+        if let Some(make) = &row.make {
+            let make = timed(make);
+            makes.push(make);
+            to_make.push(kkrun / make);
+        }
+    }
+    let ratio = median(to_bash);
+    let make = if makes.is_empty() { String::from("-") } else { format!("{:.1} ms", median(makes)) };
+    let to_make = if to_make.is_empty() { String::from("-") } else { format!("{:.2}", median(to_make)) };
+    let (kkrun, bash) = (format!("{:.1} ms", median(kkruns)), format!("{:.1} ms", median(bashes)));
+    println!("{:<16} {kkrun:>9} {bash:>9} {make:>9} {ratio:>8.2} {to_make:>8} {:>8.2}", row.name, row.budget);
+    ratio <= row.budget
+}
+
+/// The peak resident size of a run, in MiB.
+fn peak(at: &Path) -> f64 {
+    let at = at.join("noop7");
+    let form = kkrun(&at.join("state"), &at.join("master.rhai"));
+    let output = Command::new("/usr/bin/time").args(["-f", "%M"]).args(&form).output().expect("/usr/bin/time");
+    let said = String::from_utf8_lossy(&output.stderr);
+    said.lines().last().and_then(|line| line.parse::<f64>().ok()).expect("kilobytes") / 1024.0
+}
