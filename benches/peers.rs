@@ -27,7 +27,10 @@ struct Row {
 fn main() {
     let scratch = tempfile::tempdir_in(trusted_directory()).expect("a scratch directory");
     let at = scratch.path();
-    println!("{:<16} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8}", "", "kkrun", "bash", "make", "/bash", "/make", "budget");
+    println!(
+        "{:<16} {:>9} {:>9} {:>9} {:>8} {:>8} {:>8}",
+        "", "kkrun", "bash", "make", "/bash", "/make", "budget"
+    );
     let rows = [
         noop(at, 7, 0.5),
         first_run(at),
@@ -134,7 +137,8 @@ fn line(at: &Path, name: &'static str, lines: usize, budget: f64) -> Row {
     let bash = format!("sed -i 's/^wanted=.*/wanted=new/' {}\n", text(&file));
     let rhai = format!("config::set(\"{}\", \"wanted\", \"new\");\n", text(&file));
     let (kkrun, bash, _) = plan(&at, 1, &bash, &rhai);
-    let mut content: String = (0..lines).map(|number| format!("key{number}=some value {number:08}\n")).collect();
+    let mut content: String =
+        (0..lines).map(|number| format!("key{number}=some value {number:08}\n")).collect();
     content.push_str("wanted=old\n");
     let reset = Box::new(move || {
         forget(&at);
@@ -145,7 +149,8 @@ fn line(at: &Path, name: &'static str, lines: usize, budget: f64) -> Row {
 
 fn time(form: &[String]) -> Duration {
     let begun = Instant::now();
-    let status = Command::new(&form[0]).args(&form[1..]).stdout(Stdio::null()).stderr(Stdio::piped()).output();
+    let status =
+        Command::new(&form[0]).args(&form[1..]).stdout(Stdio::null()).stderr(Stdio::piped()).output();
     let elapsed = begun.elapsed();
     let output = status.expect("the program runs");
     assert!(output.status.success(), "{form:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -189,7 +194,8 @@ fn measure(row: &Row) -> bool {
 fn peak(at: &Path) -> f64 {
     let at = at.join("noop7");
     let form = kkrun(&at.join("state"), &at.join("master.rhai"));
-    let output = Command::new("/usr/bin/time").args(["-f", "%M"]).args(&form).output().expect("/usr/bin/time");
+    let output =
+        Command::new("/usr/bin/time").args(["-f", "%M"]).args(&form).output().expect("/usr/bin/time");
     let said = String::from_utf8_lossy(&output.stderr);
     said.lines().last().and_then(|line| line.parse::<f64>().ok()).expect("kilobytes") / 1024.0
 }

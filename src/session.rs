@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone, World};
 use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
 use crate::failure::Failure;
-use crate::journal::{self, ChangeId, ChangeState, Consequence, Entry, History, Journal, Writer};
+use crate::journal::{self, ChangeId, ChangeState, Consequence, Entry, History, Journal, Loaded, Writer};
 use crate::machine::lock::{Attempt, Lock};
 
 /// Whether changes are made or only looked at.
@@ -51,6 +51,8 @@ pub struct Opening {
     pub writer: Writer,
     /// What is recorded right before the first record, should there be one.
     pub entries: Vec<Entry>,
+    /// The journal as it was read before the lock was taken; read again only if somebody wrote it since.
+    pub loaded: Loaded,
 }
 
 /// What a session records with.
@@ -116,8 +118,11 @@ impl Session {
             Attempt::Acquired(lock) => lock,
             Attempt::Held(holder) => return Err(holder.failure().into()),
         };
-        let loaded = journal::load(&opening.directory)?;
-        self.history = History::replay(&loaded.records);
+        let mut loaded = std::mem::take(&mut opening.loaded);
+        if !loaded.is_current(&opening.directory) {
+            loaded = journal::load(&opening.directory)?;
+            self.history = History::replay(&loaded.records);
+        }
         let mut journal = Journal::take_over(&opening.directory, &loaded, opening.writer.clone())?;
         journal.open_run_with(std::mem::take(&mut opening.entries));
         self.recorder = Recorder::Open { journal, _lock: lock };
@@ -271,6 +276,12 @@ impl Session {
                 self.world.reporter.tell(&Event::Change { told: ChangeTold::Made, target, summary });
             }
         }
+    }
+
+    /// Counts a step that would do something which cannot be told while only looking.
+    pub fn count_unknown(&mut self, step: &str) {
+        let summary = format!("go on with step {step}");
+        self.would.push(WouldChange { target: format!("step:{step}"), summary });
     }
 
     fn would_make(&mut self, target: String, summary: String) {

@@ -14,13 +14,14 @@ use crate::run::rollback_session;
 /// Undoes the changes of `plan`, or of the only plan that made some.
 pub fn execute(options: &Options, steps: Vec<String>, plan: Option<String>) -> Result<ExitCode> {
     let launch = config::launch(options, "kkrun rollback")?;
-    let history = launch.history()?;
+    let loaded = launch.journal()?;
+    let history = History::replay(&loaded.records);
     let plan = match plan {
         Some(plan) => plan,
         None => only_plan(&history)?,
     };
     let reporter = super::reporter(options);
-    let mut session = rollback_session(&launch, history, &plan, &reporter)?;
+    let mut session = rollback_session(&launch, loaded, &plan, &reporter)?;
     let steps = serde_json::json!({ "steps": steps });
     let request = Request::of(&steps, &launch)?;
     let report =

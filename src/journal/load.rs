@@ -23,6 +23,19 @@ pub struct Loaded {
     pub torn: Option<Torn>,
 }
 
+impl Loaded {
+    /// Whether the journal is still as it was read. It only ever grows, but for a torn end that is cut off.
+    pub fn is_current(&self, directory: &Path) -> bool {
+        let torn = self.torn.as_ref().map_or(0, |torn| torn.bytes.len() as u64);
+        match std::fs::metadata(directory.join(FILE)) {
+            Ok(metadata) => self.exists && metadata.len() == self.length + torn,
+            Err(error) => {
+                !self.exists && error.kind() == std::io::ErrorKind::NotFound && !self.last_checksum.is_empty()
+            }
+        }
+    }
+}
+
 /// The bytes behind the last valid record: the write that a dying run or machine did not finish.
 #[derive(Debug)]
 pub struct Torn {

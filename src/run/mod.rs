@@ -22,7 +22,7 @@ use crate::change::World;
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{self, Entry, History, Writer};
+use crate::journal::{self, Entry, History, Loaded, Writer};
 use crate::machine::process::Processes;
 use crate::machine::signal::Signals;
 use crate::machine::{clock, lock};
@@ -84,7 +84,12 @@ impl Launch {
 
     /// What the journal says now.
     pub fn history(&self) -> Result<History> {
-        Ok(History::replay(&journal::load(&self.state)?.records))
+        Ok(History::replay(&self.journal()?.records))
+    }
+
+    /// The journal as it stands now.
+    pub fn journal(&self) -> Result<Loaded> {
+        journal::load(&self.state)
     }
 
     /// A new log for a step, readable by its owner alone; none while only looking.
@@ -108,11 +113,11 @@ impl Launch {
         Ok(Some(Box::new(std::io::LineWriter::new(file))))
     }
 
-    fn opening(&self, plan: &str, script: &str, root: &str) -> Result<Opening> {
+    fn opening(&self, plan: &str, script: &str, root: &str, loaded: Loaded) -> Result<Opening> {
         let writer = Writer { run: self.run.clone(), boot: clock::boot_id()?, plan: plan.to_owned() };
         let (script, root) = (script.to_owned(), root.to_owned());
         let entries = vec![Entry::RunStarted { script, root, pid: std::process::id() }];
-        Ok(Opening { directory: self.state.clone(), writer, entries })
+        Ok(Opening { directory: self.state.clone(), writer, entries, loaded })
     }
 }
 
@@ -162,7 +167,8 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let (source, name) = Source::find(script)?;
     let text = source.script(&name)?;
     let files = launch.settings_files.iter().map(|path| read_outside(path)).collect::<Result<Vec<_>>>()?;
-    let history = launch.history()?;
+    let loaded = launch.journal()?;
+    let history = History::replay(&loaded.records);
     let plain = Settings::read(&source, &files, &BTreeMap::new())?;
     let plan_name = plain.text("plan").map_or_else(|| stem(&name), str::to_owned);
     let mut overrides = history.overrides.get(&plan_name).cloned().unwrap_or_default();
@@ -177,7 +183,8 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let mut session = if launch.dry_run {
         Session::new(world, history, &plan_name)
     } else {
-        let opening = launch.opening(&plan_name, &script.display().to_string(), &source.describe())?;
+        let opening =
+            launch.opening(&plan_name, &script.display().to_string(), &source.describe(), loaded)?;
         Session::acting(world, history, &plan_name, opening)
     };
     session.foreign = launch.foreign;
@@ -198,15 +205,16 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
 /// A session that undoes changes of `plan` without any script.
 pub fn rollback_session(
     launch: &Launch,
-    history: History,
+    loaded: Loaded,
     plan: &str,
     reporter: &Rc<Reporter>,
 ) -> Result<Session> {
+    let history = History::replay(&loaded.records);
     let world = launch.world(Rc::clone(reporter));
     if launch.dry_run {
         return Ok(Session::new(world, history, plan));
     }
-    let opening = launch.opening(plan, "rollback", "the journal")?;
+    let opening = launch.opening(plan, "rollback", "the journal", loaded)?;
     Ok(Session::acting(world, history, plan, opening))
 }
 
@@ -290,7 +298,12 @@ fn finish(
         // A journal that failed has been told already; its run simply has no end.
         let _ = host.session().record(Entry::RunEnded { exit: exit.0 });
     }
-    let owed = host.seen().history().owed.iter().map(journal::Owed::sentence).collect();
+    let mut owed: Vec<String> = host.seen().history().owed.iter().map(journal::Owed::sentence).collect();
+    if let Some((why, boot)) = &host.seen().history().reboot
+        && clock::boot_id().is_ok_and(|now| now == *boot)
+    {
+        owed.push(format!("a restart of the machine: {why}"));
+    }
     let ended =
         Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), owed, exit: exit.0 };
     host.reporter().tell(&ended);

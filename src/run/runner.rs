@@ -11,10 +11,10 @@ use serde_json::{Value, json};
 
 use super::decision::{Decision, Selection, staleness};
 use super::{Launch, examine, rollback};
-use crate::event::Event;
+use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
-use crate::journal::{Entry, Meaning, StepRecord, StepState};
+use crate::journal::{Entry, History, Meaning, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::script::{Host, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_meaning, evaluate};
 
@@ -76,6 +76,54 @@ impl Runner {
         self.state.borrow().failed.clone()
     }
 
+    /// Refuses a step within a step, and one that the plan does not declare.
+    fn check_call(&self, host: &Host, call: &StepCall) -> Result<()> {
+        if let Some(step) = host.seen().step() {
+            bail!(
+                Failure::new(format!("step {step} runs the step `{}`", call.id))
+                    .hint("a step runs no steps: share code by `import`, order by the plan")
+            );
+        }
+        if self.plan.step(&call.id).is_none() {
+            bail!(
+                Failure::new(format!("step `{}` is not declared at the top level of the plan", call.id))
+                    .hint("step::run stands at the top level, with a literal id and title")
+            );
+        }
+        Ok(())
+    }
+
+    /// An id stands for one script. Given to another, what is recorded of the first would be taken for the
+    /// second's.
+    fn confirm_identity(host: &Host, call: &StepCall, record: &StepRecord) -> Result<()> {
+        let script = script_of(call);
+        let has_past = record.state != StepState::Pending && !record.script.is_empty();
+        if !has_past || record.script == script {
+            return Ok(());
+        }
+        let text = format!(
+            "Step {} was the script `{}` and is now `{script}`. Take what is recorded of it as this one's?",
+            call.id, record.script
+        );
+        match host.reporter().ask(&Question::Confirm { text, default: false, harmless: true })? {
+            Some(Answer::Yes) => Ok(()),
+            answer => {
+                let failure = Failure::new(format!(
+                    "the step id `{}` was given to another script: `{}`, before `{}`",
+                    call.id, script, record.script
+                ));
+                let exit = if answer.is_none() { ExitCode::UNANSWERED } else { ExitCode::FAILED };
+                bail!(
+                    failure
+                        .exit(exit)
+                        .kind("step")
+                        .hint("give the new step an id of its own, or agree with `--yes`")
+                        .hint(format!("`kkrun rollback {}` undoes what the old one did", call.id))
+                )
+            }
+        }
+    }
+
     fn began(&self, id: &str) -> bool {
         let mut state = self.state.borrow_mut();
         state.began |= self.selection.from.as_deref().is_none_or(|from| from == id);
@@ -124,10 +172,7 @@ impl Runner {
         call: &StepCall,
         reason: Option<String>,
     ) -> Result<()> {
-        let script = match &call.body {
-            StepBody::Script(name) => name.clone(),
-            StepBody::Closure(_) => "inline".to_owned(),
-        };
+        let script = script_of(call);
         let reporter = host.reporter();
         let (id, title) = (call.id.clone(), call.title.clone());
         reporter.log_to(self.launch.step_log(host.seen().plan(), &id)?);
@@ -199,10 +244,7 @@ impl Runner {
         let mut report = StepReport {
             id: call.id.clone(),
             title: call.title.clone(),
-            script: match &call.body {
-                StepBody::Script(name) => name.clone(),
-                StepBody::Closure(_) => "inline".to_owned(),
-            },
+            script: script_of(call),
             status: "pending",
             reason: None,
         };
@@ -252,7 +294,7 @@ impl Runner {
         let changes = host.seen().would_change().len() - before;
         if unpredictable.is_some() && changes == 0 {
             // It would do something, only not what is known.
-            host.session().note_change(format!("step:{}", call.id), format!("step {} would go on", call.id));
+            host.session().count_unknown(&call.id);
         }
         reporter.tell(&Event::StepPreviewed {
             id: call.id.clone(),
@@ -276,12 +318,7 @@ impl Runner {
 impl StepRunner for Runner {
     fn run(&self, context: &NativeCallContext, call: &StepCall) -> Result<()> {
         let host = Host::of(context)?;
-        if self.plan.step(&call.id).is_none() {
-            bail!(
-                Failure::new(format!("step `{}` is not declared at the top level of the plan", call.id))
-                    .hint("step::run stands at the top level, with a literal id and title")
-            );
-        }
+        self.check_call(&host, call)?;
         if self.doing == Doing::Examine {
             let report = self.look_at(context, &host, call)?;
             self.state.borrow_mut().reports.push(report);
@@ -326,7 +363,12 @@ impl StepRunner for Runner {
                     }
                 }
             }
-            (Decision::Run { reason }, _) => self.run_now(context, &host, call, reason),
+            (Decision::Run { reason }, _) => {
+                if let Some(record) = &record {
+                    Self::confirm_identity(&host, call, record)?;
+                }
+                self.run_now(context, &host, call, reason)
+            }
         }
     }
 
@@ -347,8 +389,9 @@ impl StepRunner for Runner {
 
     fn list(&self, context: &NativeCallContext, plan: &str) -> Result<Value> {
         let host = Host::of(context)?;
-        let reports = examine::steps(&self.launch, &host, plan)?;
+        let mut reports = examine::steps(&self.launch, &host, plan)?;
         let session = host.seen();
+        reports.extend(removed_steps(session.history(), session.plan(), &reports));
         let rows = reports.iter().map(|report| row(session.history(), session.plan(), report));
         Ok(Value::Array(rows.collect()))
     }
@@ -443,6 +486,14 @@ fn evaluate_body(context: &NativeCallContext, host: &Host, call: &StepCall) -> R
     })
 }
 
+/// The script of a step as its record names it.
+fn script_of(call: &StepCall) -> String {
+    match &call.body {
+        StepBody::Script(name) => name.clone(),
+        StepBody::Closure(_) => "inline".to_owned(),
+    }
+}
+
 /// What must be true besides the last line having been reached.
 fn finish_body(host: &Host, id: &str) -> Result<(), Stop> {
     if let Some(failure) = host.take_failed_mutation() {
@@ -465,7 +516,23 @@ fn shown_place(place: &Place) -> String {
     format!("{}:{}:{}", place.file, place.line, place.column)
 }
 
-fn row(history: &crate::journal::History, plan: &str, report: &StepReport) -> Value {
+/// Steps with live changes that the plan does not have any more.
+fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<StepReport> {
+    let is_gone = |id: &str| {
+        !reports.iter().any(|report| report.id == id) && history.live_changes_of(plan, id).next().is_some()
+    };
+    let recorded = history.steps.iter().filter(|((of, id), _)| of == plan && is_gone(id));
+    let report = |((_, id), record): (&(String, String), &StepRecord)| StepReport {
+        id: id.clone(),
+        title: record.title.clone(),
+        script: record.script.clone(),
+        status: if record.state == StepState::Complete { "complete" } else { "failed" },
+        reason: Some(format!("no longer in the plan; `kkrun rollback {id}` undoes it")),
+    };
+    recorded.map(report).collect()
+}
+
+fn row(history: &History, plan: &str, report: &StepReport) -> Value {
     let record = history.step(plan, &report.id).cloned().unwrap_or_default();
     let stamp = |time: Option<jiff::Timestamp>| time.map(|time| time.to_string());
     json!({

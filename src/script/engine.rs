@@ -10,6 +10,7 @@ use super::host::{Host, HostTag};
 use super::resolver::Resolver;
 use super::source::Script;
 use crate::exit_code::ExitCode;
+use crate::failure::Failure;
 
 /// The stack, in bytes, of the thread that evaluates scripts: enough for every call level that the limits
 /// allow.
@@ -99,13 +100,18 @@ impl Engine {
 pub fn compile(engine: &rhai::Engine, host: &Host, script: &Script) -> Result<Program> {
     host.remember_text(&script.name, &script.text);
     if script.text.as_bytes().contains(&0) {
-        return Err(crate::failure::Failure::new(format!("`{}` is binary, not a script", script.name))
+        return Err(Failure::new(format!("`{}` is binary, not a script", script.name))
             .exit(ExitCode::USAGE)
             .into());
     }
     let mut ast = engine
         .compile(&script.text)
         .map_err(|error| error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE))?;
+    if ast.statements().is_empty() && !ast.has_functions() {
+        return Err(Failure::new(format!("`{}` holds no statement: there is nothing to run", script.name))
+            .exit(ExitCode::USAGE)
+            .into());
+    }
     ast.set_source(script.name.as_str());
     Ok(Program { name: script.name.clone(), text: Rc::from(script.text.as_str()), ast })
 }
