@@ -1,0 +1,46 @@
+# kkrun is killed in the middle of each step; the next run, at once, finds what was left running and completes.
+. "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/facts.sh"
+
+# kill_in STEP: starts the plan, waits until the step's begin is on record and a little more, and kills kkrun.
+kill_in() {
+    local step=$1 pause=$2 pid
+    plan master.rhai >/tmp/killed.log 2>&1 </dev/null &
+    pid=$!
+    for _ in $(seq 3000); do
+        if grep -q "\"kind\":\"step_started\",\"step\":\"$step\"" /var/lib/kkrun/journal 2>/dev/null; then break; fi
+        kill -0 $pid 2>/dev/null || break
+        sleep 0.01
+    done
+    sleep "$pause"
+    kill -KILL $pid 2>/dev/null || true
+    wait $pid 2>/dev/null || true
+}
+
+for step in 01 02 03 04 05 06 07; do
+    for pause in 0.02 0.3; do
+        kill_in $step $pause
+        exits 0 plan master.rhai
+        same "complete steps after a kill in $step" 7 "$(step_states | grep -c complete)"
+        exits 0 plan rollback.rhai $(seq -f %02g "$step" 7 | tac) --purge all
+        [[ $step == 01 ]] || exits 0 plan master.rhai --only "$(seq -s, -f %02g 1 $((10#$step - 1)))"
+    done
+    say "killed twice in $step, completed twice"
+done
+exits 0 plan master.rhai --only 01,02,03,04,05,06,07
+facts
+
+say "two runs at once"
+exits 0 plan reset.rhai
+plan master.rhai >/dev/null 2>&1 </dev/null &
+first=$!
+for _ in $(seq 300); do
+    status=0
+    second=$(plan master.rhai 2>&1 </dev/null) || status=$?
+    ((status != 3)) || break
+    sleep 0.01
+done
+wait $first || die "the first run failed"
+same "the second run's status" 3 "$status"
+[[ $second == *"process $first"* || $second == *"process "* ]] || die "the first is not named: $second"
+say "done"
