@@ -291,6 +291,11 @@ impl Reporter {
         }
     }
 
+    /// The same for one that was told of before.
+    pub fn learn_known_secret(&self, name: &str, value: &str) {
+        self.redactor.borrow_mut().learn(name, value);
+    }
+
     /// The text without secrets.
     pub fn redact(&self, text: &str) -> String {
         self.redactor.borrow().redact(text)
@@ -320,7 +325,13 @@ impl Reporter {
 
     /// Asks; `Ok(None)` when there is nobody to ask.
     pub fn ask(&self, question: &Question) -> Result<Option<Answer>> {
-        self.audience.ask(question)
+        let mut question = question.clone();
+        match &mut question {
+            Question::Confirm { text, .. } | Question::Text { text, .. } | Question::Secret { text, .. } => {
+                *text = self.redact(text);
+            }
+        }
+        self.audience.ask(&question)
     }
 
     fn without_secrets(&self, event: &Event) -> Event {

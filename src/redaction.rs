@@ -18,9 +18,9 @@ impl Redactor {
             return false;
         }
         let mark = format!("«secret:{name}»");
-        let percent = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
+        let percent = crate::text::percent_encoded(value);
         let json = serde_json::Value::from(value).to_string();
-        let forms = [value.to_owned(), percent.to_string(), json.trim_matches('"').to_owned()];
+        let forms = [value.to_owned(), percent, json.trim_matches('"').to_owned()];
         for form in forms {
             if !self.forms.iter().any(|(known, _)| *known == form) {
                 self.forms.push((form, mark.clone()));

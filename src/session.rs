@@ -462,8 +462,10 @@ impl Session {
         self.check_interruption_of(&undone)?;
         let entry = match undone {
             Ok(Undone::Back(how, accepted)) => Entry::Undone { change: id, how, accepted },
-            Ok(Undone::Conflict(why)) => Entry::Conflict { change: id, why },
-            Ok(Undone::Kept(why)) => Entry::Kept { change: id, why },
+            Ok(Undone::Conflict(why)) => {
+                Entry::Conflict { change: id, why: self.world.reporter.redact(&why) }
+            }
+            Ok(Undone::Kept(why)) => Entry::Kept { change: id, why: self.world.reporter.redact(&why) },
             Err(error) => {
                 Entry::UndoFailed { change: id, error: self.world.reporter.redact(&format!("{error:#}")) }
             }

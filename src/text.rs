@@ -83,6 +83,11 @@ impl State {
     }
 }
 
+/// The text percent-encoded, so that it can be any part of a URL: all but letters and digits.
+pub fn percent_encoded(text: &str) -> String {
+    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+}
+
 /// The known name that a misspelt one is most like, if it is like one at all.
 pub fn nearest<'names>(name: &str, known: impl IntoIterator<Item = &'names str>) -> Option<&'names str> {
     let distance = |candidate: &str| strsim::osa_distance(name, candidate);

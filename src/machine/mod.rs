@@ -14,6 +14,7 @@ pub mod mount;
 pub mod network_namespace;
 pub mod process;
 pub mod random;
+pub mod secret_store;
 pub mod signal;
 pub mod terminal;
 pub mod tool;

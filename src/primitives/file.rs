@@ -12,7 +12,7 @@ use crate::change::{Change, FileChange, FileWish, Found};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Metadata, PathText};
-use crate::script::{Host, PlanFile, Raised, act, look, options_of};
+use crate::script::{Host, PlanFile, Raised, Secret, act, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -167,15 +167,9 @@ pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Owner
     })
 }
 
-pub(super) fn refuse_secret(host: &Host, text: &str) -> Result<()> {
-    if text.contains("«secret:") || host.reporter().holds_secret(text) {
-        bail!(
-            Failure::new("the text holds a secret in a form that would be written as its name or in clear")
-                .kind("secret")
-                .hint("give secret::join([…]) as the content: it stays a secret until it is written")
-        );
-    }
-    Ok(())
+fn write_text(host: &Host, path: &str, text: &str, options: rhai::Map) -> Result<bool> {
+    host.refuse_secret(text)?;
+    write_bytes(host, path, text.as_bytes(), &options_of(options)?)
 }
 
 #[export_module]
@@ -291,10 +285,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "write", return_raw, volatile)]
     pub fn write(context: NativeCallContext, path: &str, text: &str) -> Raised<bool> {
-        act(&context, |host| {
-            refuse_secret(host, text)?;
-            write_bytes(host, path, text.as_bytes(), &Ownership::default())
-        })
+        act(&context, |host| write_text(host, path, text, rhai::Map::new()))
     }
 
     /// The same with options: `owner`, `group`, `mode`.
@@ -310,10 +301,32 @@ mod functions {
         text: &str,
         options: rhai::Map,
     ) -> Raised<bool> {
-        act(&context, |host| {
-            refuse_secret(host, text)?;
-            write_bytes(host, path, text.as_bytes(), &options_of(options)?)
-        })
+        act(&context, |host| write_text(host, path, text, options))
+    }
+
+    /// The same with a secret as the content.
+    ///
+    /// ```rhai
+    /// file::write("/srv/secret", secret::generate("api_key"));
+    /// ```
+    #[rhai_fn(name = "write", return_raw, volatile)]
+    pub fn write_secret(context: NativeCallContext, path: &str, secret: Secret) -> Raised<bool> {
+        act(&context, |host| write_bytes(host, path, secret.reveal().as_bytes(), &Ownership::default()))
+    }
+
+    /// The same with a secret and options: `owner`, `group`, `mode`.
+    ///
+    /// ```rhai
+    /// file::write("/srv/secret", secret::generate("api_key"), #{ mode: "0600" });
+    /// ```
+    #[rhai_fn(name = "write", return_raw, volatile)]
+    pub fn write_secret_with(
+        context: NativeCallContext,
+        path: &str,
+        secret: Secret,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| write_bytes(host, path, secret.reveal().as_bytes(), &options_of(options)?))
     }
 
     /// Makes `path` a symbolic link that holds `target`. What stood there is brought back when it is undone.

@@ -2,8 +2,10 @@
 
 #![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
 
+use anyhow::bail;
 use rhai::plugin::*;
 
+use crate::failure::Failure;
 use crate::journal::Entry;
 use crate::machine::host_facts;
 use crate::script::{Raised, act, look};
@@ -67,7 +69,16 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub fn env(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
-        look(&context, |_| Ok(std::env::var(name).map_or(Dynamic::UNIT, Dynamic::from)))
+        look(&context, |_| {
+            if name.starts_with("KKRUN_SECRET_") {
+                bail!(
+                    Failure::new(format!("`{name}` holds a secret"))
+                        .kind("secret")
+                        .hint("secret::ask gives it")
+                );
+            }
+            Ok(std::env::var(name).map_or(Dynamic::UNIT, Dynamic::from))
+        })
     }
 
     /// Notes that the machine must be restarted before all of this takes effect, and why. It is told at the

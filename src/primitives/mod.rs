@@ -6,6 +6,7 @@ mod host;
 mod log;
 mod options;
 mod rollback;
+mod secret;
 mod step;
 
 /// Gives an engine every namespace. The one list of them.
@@ -17,5 +18,6 @@ pub fn register(engine: &mut rhai::Engine) {
     engine.register_static_module("log", log::module().into());
     engine.register_static_module("options", options::module().into());
     engine.register_static_module("rollback", rollback::module().into());
+    engine.register_static_module("secret", secret::module().into());
     engine.register_static_module("step", step::module().into());
 }

@@ -29,13 +29,16 @@ pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str) -> Result<Vec<StepR
     let history = host.seen().history().clone();
     let session = Session::new(launch.world(reporter), history, host.seen().plan());
     let looking = Host::new(session, host.source().clone(), host.settings().clone(), Vec::new());
+    looking.set_secrets(host.secrets());
     let engine = Engine::new(Rc::clone(&looking), launch.register);
     let program = engine.compile(&looking.source().script(script)?)?;
     looking.keep_program(MAIN, &program);
     let plan = Plan::of(&program)?;
     let runner = Runner::new(Rc::clone(launch), Doing::Examine, Selection::default(), plan);
     looking.set_runner(Rc::<Runner>::clone(&runner));
-    match engine.evaluate(&program) {
+    let outcome = engine.evaluate(&program);
+    host.learn_known_secrets();
+    match outcome {
         Ok(_) => Ok(runner.reports()),
         Err(Stop::Failed(failure)) => Err(failure.into()),
         Err(Stop::Unpredictable { place, why }) => {

@@ -15,6 +15,7 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use decision::Decision;
 pub use decision::Selection;
 pub use runner::{Doing, Runner, StepReport};
 
@@ -24,9 +25,10 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{self, Entry, History, Loaded, Writer};
 use crate::machine::process::Processes;
+use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
 use crate::machine::{clock, lock};
-use crate::script::{Engine, Host, Plan, Program, Script, Settings, Source, Stop};
+use crate::script::{Engine, Host, Plan, Program, Script, Secrets, Settings, Source, Stop, asked_secrets};
 use crate::session::{ForeignPolicy, Mode, Opening, Session};
 
 /// The name under which the host keeps the script that was called.
@@ -67,6 +69,11 @@ pub struct Launch {
 impl Launch {
     /// What changes are made with, telling `reporter`.
     pub fn world(&self, reporter: Rc<Reporter>) -> World {
+        // Differences that a rollback shows may hold what an earlier run stored. Who may not read it has
+        // nothing of it to show either.
+        for (name, text) in SecretStore::below(&self.state).all().unwrap_or_default() {
+            reporter.learn_known_secret(&name, &text);
+        }
         let processes = Processes::new(&self.run, &self.notes, self.signals.clone());
         World::new(processes, &self.state, reporter)
     }
@@ -113,6 +120,12 @@ impl Launch {
         Ok(Some(Box::new(std::io::LineWriter::new(file))))
     }
 
+    /// The secrets of a run: what is stored, and what the `--secrets` file gives.
+    fn secrets(&self) -> Result<Rc<Secrets>> {
+        let given = self.secrets_file.as_deref().map(secret_store::from_file).transpose()?;
+        Ok(Rc::new(Secrets::new(SecretStore::below(&self.state), given.unwrap_or_default())))
+    }
+
     fn opening(&self, plan: &str, script: &str, root: &str, loaded: Loaded) -> Result<Opening> {
         let writer = Writer { run: self.run.clone(), boot: clock::boot_id()?, plan: plan.to_owned() };
         let (script, root) = (script.to_owned(), root.to_owned());
@@ -154,6 +167,7 @@ pub fn run_script(
     host.set_runner(Rc::<Runner>::clone(&runner));
     if is_plan && doing == Doing::Act {
         begin_plan(launch, host)?;
+        ask_secrets(launch, &ready)?;
     }
     if is_plan {
         reporter.tell(&plan_started(launch, host, plan));
@@ -189,6 +203,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     };
     session.foreign = launch.foreign;
     let host = Host::new(session, source, settings, words);
+    host.set_secrets(launch.secrets()?);
     let engine = Engine::new(Rc::clone(&host), launch.register);
     let program = engine.compile(&text)?;
     host.keep_program(MAIN, &program);
@@ -241,6 +256,37 @@ fn begin_plan(launch: &Launch, host: &Host) -> Result<()> {
         let value = host.settings().typed(key, typed)?;
         if remembered.get(key) != Some(&value) {
             session.record(Entry::OverrideSet { key: key.clone(), value })?;
+        }
+    }
+    Ok(())
+}
+
+/// Gets every secret that a step of this run may ask for, before the first of them changes anything.
+fn ask_secrets(launch: &Launch, ready: &Ready) -> Result<()> {
+    let Ready { engine, host, program, plan } = ready;
+    let mut began = false;
+    for step in &plan.steps {
+        began |= launch.selection.from.as_deref().is_none_or(|from| from == step.id);
+        let record = host.seen().history().step(host.seen().plan(), &step.id).cloned();
+        let decision = launch.selection.decide(&step.id, began, record.as_ref(), None);
+        let may_run = match decision {
+            Decision::Run { .. } | Decision::Examine => true,
+            // It may be stale: then it runs, with secrets that it did not ask for before.
+            Decision::Skip { why } => why == "complete",
+            Decision::Accept => false,
+        };
+        if !may_run {
+            continue;
+        }
+        let script = match &step.script {
+            Some(script) => host.program(engine.rhai(), script)?,
+            None => program.clone(),
+        };
+        for request in asked_secrets(engine.rhai(), host, &script)? {
+            // A complete step has no use for one that is not kept.
+            if request.store || matches!(decision, Decision::Run { .. }) {
+                host.resolve_secret(&request)?;
+            }
         }
     }
     Ok(())

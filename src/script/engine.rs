@@ -68,6 +68,7 @@ impl Engine {
         inner.on_debug(move |text, source, position| {
             debugging.reporter().note(format!("{}:{position}: {text}", source.unwrap_or("script")));
         });
+        super::secret::Secret::register(&mut inner);
         register(&mut inner);
         Self { inner, host }
     }

@@ -11,11 +11,13 @@ use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
 use super::engine::{self, Program};
 use super::error::{Stop, Termination};
 use super::resolver::LIBRARY;
+use super::secrets::Secrets;
 use super::settings::Settings;
 use super::source::{Script, Source};
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
 use crate::session::{Mode, Session};
 
@@ -91,6 +93,7 @@ pub struct Host {
     source: Source,
     settings: Settings,
     arguments: Vec<String>,
+    secrets: RefCell<Rc<Secrets>>,
     runner: RefCell<Option<Rc<dyn StepRunner>>>,
     programs: RefCell<HashMap<String, Program>>,
     texts: RefCell<BTreeMap<String, Rc<str>>>,
@@ -118,11 +121,13 @@ impl std::error::Error for Passing {}
 impl Host {
     /// A host for the scripts of `source`.
     pub fn new(session: Session, source: Source, settings: Settings, arguments: Vec<String>) -> Rc<Self> {
+        let store = SecretStore::below(session.world.state_directory());
         Rc::new(Self {
             session: RefCell::new(session),
             source,
             settings,
             arguments,
+            secrets: RefCell::new(Rc::new(Secrets::new(store, BTreeMap::new()))),
             runner: RefCell::default(),
             programs: RefCell::default(),
             texts: RefCell::default(),
@@ -167,6 +172,16 @@ impl Host {
     /// The script's words.
     pub fn arguments(&self) -> &[String] {
         &self.arguments
+    }
+
+    /// The secrets of the run.
+    pub fn secrets(&self) -> Rc<Secrets> {
+        Rc::clone(&self.secrets.borrow())
+    }
+
+    /// Takes these for the secrets of the run.
+    pub fn set_secrets(&self, secrets: Rc<Secrets>) {
+        *self.secrets.borrow_mut() = secrets;
     }
 
     /// Tells what happens.
@@ -240,7 +255,11 @@ impl Host {
     pub(super) fn keep_failure(&self, error: &anyhow::Error) -> usize {
         let mut failure =
             error.downcast_ref::<Failure>().cloned().unwrap_or_else(|| Failure::new(String::new()));
-        failure.message = self.reporter().redact(&format!("{error:#}"));
+        let reporter = self.reporter();
+        failure.message = reporter.redact(&format!("{error:#}"));
+        for line in failure.output.iter_mut().chain(&mut failure.hints) {
+            *line = reporter.redact(line);
+        }
         let mut failures = self.failures.borrow_mut();
         failures.push(failure);
         failures.len() - 1
@@ -363,7 +382,9 @@ impl Host {
             now.files.insert(name.clone(), hash);
         }
         for (name, hash) in &then.secrets {
-            now.secrets.insert(name.clone(), hash.clone());
+            // One that was not stored means what it meant until it is given again.
+            let present = self.present_secret(name)?.unwrap_or_else(|| hash.clone());
+            now.secrets.insert(name.clone(), present);
         }
         Ok(now)
     }

@@ -1,16 +1,20 @@
 //! Reads and evaluates Rhai scripts: where they come from, with which settings, within which limits, and
 //! what an error in them says.
 
+mod asked;
 mod engine;
 mod error;
 mod host;
 mod meaning;
 mod plan;
 mod resolver;
+mod secret;
+mod secrets;
 mod settings;
 mod source;
 mod value;
 
+pub use asked::asked_secrets;
 pub use engine::{Engine, Program, STACK_SIZE, evaluate};
 pub use error::Stop;
 pub use host::{
@@ -19,6 +23,8 @@ pub use host::{
 };
 pub use meaning::{CodeMeaning, code_meaning};
 pub use plan::{Plan, PlannedStep};
+pub use secret::Secret;
+pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::Settings;
 pub use source::{PlanFile, Script, Source, built_in, built_in_scripts};
 pub use value::{json_of, options_of, value_of};

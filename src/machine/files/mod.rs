@@ -43,6 +43,7 @@ pub use directory::{make_directory, remove_directory};
 pub use exchange_tree::exchange_tree;
 pub(crate) use file_state::observe_with;
 pub use file_state::{FileState, SpecialKind, read, read_following};
+pub(crate) use hex::encode as hex_text;
 pub use link::link;
 pub use manifest::{Manifest, Ownership, Summary, TreeFiles};
 pub use metadata::{Attributes, Metadata, ModifiedAt};

@@ -1,0 +1,287 @@
+//! The secrets that outlive a run, a file each below the state directory, and where others hand theirs over.
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use sha2::Sha256;
+use zeroize::Zeroizing;
+
+use super::account::Account;
+use super::files::{self, Attributes, Contents, FileState};
+use super::random;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+
+/// The name of the key's file: no secret can have it.
+const KEY: &str = ".key";
+/// The length of the key, in bytes: that of the hash.
+const KEY_LENGTH: usize = 32;
+
+/// The directory of secrets: 0700, its files 0600.
+#[derive(Clone, Debug)]
+pub struct SecretStore {
+    directory: PathBuf,
+}
+
+impl SecretStore {
+    /// The store below the state directory `state`. Nothing is made until something is stored.
+    pub fn below(state: &Path) -> Self {
+        Self { directory: state.join("secrets") }
+    }
+
+    /// The stored secret of this name.
+    pub fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>> {
+        let path = self.directory.join(name);
+        let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+        text_of(bytes).with_context(|| format!("cannot read the secret `{}`", path.display())).map(Some)
+    }
+
+    /// Stores a secret durably, in the place of what stood under its name.
+    pub fn write(&self, name: &str, text: &str) -> Result<()> {
+        self.put(name, text.as_bytes())
+    }
+
+    /// All that is stored.
+    pub fn all(&self) -> Result<Vec<(String, Zeroizing<String>)>> {
+        let named = || format!("cannot read `{}`", self.directory.display());
+        let entries = match std::fs::read_dir(&self.directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error).with_context(named),
+        };
+        let mut all = Vec::new();
+        for entry in entries {
+            let name = entry.with_context(named)?.file_name();
+            let Some(name) = name.to_str().filter(|name| is_name(name)) else { continue };
+            if let Some(text) = self.read(name)? {
+                all.push((name.to_owned(), text));
+            }
+        }
+        Ok(all)
+    }
+
+    /// A hash of a secret that tells only who has this machine's key whether two are the same; `None` when
+    /// there is no key yet.
+    pub fn known_hash(&self, name: &str, text: &str) -> Result<Option<String>> {
+        let key = read_if_there(&self.directory.join(KEY))?;
+        key.map(|key| keyed_hash(&key, name, text)).transpose()
+    }
+
+    /// The same; the key is made if it is the first time.
+    pub fn hash(&self, name: &str, text: &str) -> Result<String> {
+        if let Some(hash) = self.known_hash(name, text)? {
+            return Ok(hash);
+        }
+        let key = Zeroizing::new(random::bytes(KEY_LENGTH)?);
+        self.put(KEY, &key)?;
+        keyed_hash(&key, name, text)
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .with_context(|| format!("cannot make `{}`", self.directory.display()))?;
+        let path = files::canonical(&self.directory.join(name))?;
+        let found = FileState::observe(&path)?;
+        let (owner, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let attributes = Attributes::new(0o600, owner, group);
+        files::replace(&path, Contents::Bytes(bytes), &attributes, &found, "secret").map(drop)
+    }
+}
+
+/// Whether a secret may have this name: lower-case letters, digits and underscores, a letter first.
+pub fn is_name(text: &str) -> bool {
+    let mut bytes = text.bytes();
+    bytes.next().is_some_and(|first| first.is_ascii_lowercase())
+        && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// The variable that hands over the secret of this name.
+pub fn variable(name: &str) -> String {
+    format!("KKRUN_SECRET_{}", name.to_ascii_uppercase())
+}
+
+/// The secret that the environment hands over.
+pub fn from_environment(name: &str) -> Result<Option<Zeroizing<String>>> {
+    let variable = variable(name);
+    let Some(value) = std::env::var_os(&variable) else { return Ok(None) };
+    match value.into_string() {
+        Ok(text) => Ok(Some(Zeroizing::new(text))),
+        Err(_) => bail!("the variable `{variable}` is not UTF-8"),
+    }
+}
+
+/// The secret that systemd hands over, without a line end behind it.
+/// Source: systemd.exec(5), "Credentials".
+pub fn from_credentials(name: &str) -> Result<Option<Zeroizing<String>>> {
+    let Some(directory) = std::env::var_os("CREDENTIALS_DIRECTORY") else { return Ok(None) };
+    let path = Path::new(&directory).join(name);
+    let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
+    let mut text =
+        text_of(bytes).with_context(|| format!("cannot read the credential `{}`", path.display()))?;
+    if text.ends_with('\n') {
+        text.pop();
+    }
+    Ok(Some(text))
+}
+
+/// Reads a file of `KEY=VALUE` lines; empty ones and those that begin with `#` say nothing. A value is all that
+/// follows the first `=`, as it stands.
+///
+/// # Errors
+/// With [`ExitCode::REFUSED`] and the command that mends it when others could read or write the file, with
+/// [`ExitCode::USAGE`] when a line is of another form. No message holds a value.
+pub fn from_file(path: &Path) -> Result<BTreeMap<String, Zeroizing<String>>> {
+    let named = || format!("cannot read the secrets file `{}`", path.display());
+    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+    let mut file =
+        std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| {
+            Failure::new(format!("{}: {error}", named())).exit(ExitCode::USAGE).kind("missing")
+        })?;
+    let metadata = file.metadata().with_context(named)?;
+    if !metadata.is_file() {
+        bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE));
+    }
+    judge(path, metadata.uid(), metadata.mode())?;
+    let mut text = Zeroizing::new(String::new());
+    file.read_to_string(&mut text).with_context(named)?;
+    let mut secrets = BTreeMap::new();
+    for (at, line) in text.lines().enumerate() {
+        if line.trim().is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let wrong = |why: &str| {
+            Failure::new(format!("`{}`, line {}: {why}", path.display(), at + 1)).exit(ExitCode::USAGE)
+        };
+        let Some((name, value)) = line.split_once('=') else { bail!(wrong("there is no `=`")) };
+        if !is_name(name) {
+            bail!(wrong("what stands before `=` is no name of a secret").hint("a line is db_password=VALUE"));
+        }
+        if secrets.insert(name.to_owned(), Zeroizing::new(value.to_owned())).is_some() {
+            bail!(wrong(&format!("`{name}` stands there twice")));
+        }
+    }
+    Ok(secrets)
+}
+
+fn judge(path: &Path, owner: u32, mode: u32) -> Result<()> {
+    let shown = shell_words::quote(&path.display().to_string()).into_owned();
+    let is_ours = owner == rustix::process::geteuid().as_raw()
+        || owner == 0
+        || Account::sudo_caller()?.is_some_and(|caller| caller.uid == owner);
+    let (why, mend) = if !is_ours {
+        ("belongs to somebody else", format!("chown root {shown}"))
+    } else if mode & 0o077 != 0 {
+        ("can be read by others", format!("chmod 600 {shown}"))
+    } else {
+        return Ok(());
+    };
+    bail!(
+        Failure::new(format!("refused: the secrets file `{}` {why}", path.display()))
+            .exit(ExitCode::REFUSED)
+            .kind("refused")
+            .hint(format!("`{mend}`, and change the secrets if somebody may have read them"))
+    )
+}
+
+fn keyed_hash(key: &[u8], name: &str, text: &str) -> Result<String> {
+    let mut mac = Hmac::<Sha256>::new_from_slice(key).context("the key of the secrets has a wrong length")?;
+    mac.update(name.as_bytes());
+    mac.update(&[0]);
+    mac.update(text.as_bytes());
+    Ok(files::hex_text(&mac.finalize().into_bytes()))
+}
+
+fn read_if_there(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
+    match std::fs::read(path) {
+        Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+    }
+}
+
+fn text_of(bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>> {
+    let text = std::str::from_utf8(&bytes).map_err(|_| anyhow::anyhow!("it is not UTF-8"))?;
+    Ok(Zeroizing::new(text.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, SecretStore) {
+        let state = tempfile::tempdir().unwrap();
+        let store = SecretStore::below(state.path());
+        (state, store)
+    }
+
+    fn secrets_file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secrets");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn what_was_stored_is_read_again_by_nobody_else() {
+        let (_state, store) = store();
+        assert_eq!(store.read("db_password").unwrap(), None);
+        store.write("db_password", "first").unwrap();
+        store.write("db_password", "p@ss \"word\"\n").unwrap();
+        assert_eq!(&**store.read("db_password").unwrap().unwrap(), "p@ss \"word\"\n");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o7777;
+        assert_eq!(mode(&store.directory), 0o700);
+        assert_eq!(mode(&store.directory.join("db_password")), 0o600);
+        assert_eq!(store.all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn a_hash_is_the_same_for_the_same_secret_on_the_same_machine_alone() {
+        let (_state, here) = store();
+        let (_other_state, elsewhere) = store();
+        assert_eq!(here.known_hash("name", "text").unwrap(), None);
+        let hash = here.hash("name", "text").unwrap();
+        assert_eq!(here.known_hash("name", "text").unwrap().as_ref(), Some(&hash));
+        assert_ne!(here.hash("name", "other").unwrap(), hash);
+        assert_ne!(here.hash("other", "text").unwrap(), hash);
+        assert_ne!(elsewhere.hash("name", "text").unwrap(), hash);
+        assert!(here.all().unwrap().is_empty(), "the key is no secret of a script");
+    }
+
+    #[test]
+    fn a_secrets_file_holds_values_as_they_stand() {
+        let (_directory, path) = secrets_file("# mine\n\na=b=c #d\ndb_password= \"x\" \r\n", 0o600);
+        let secrets = from_file(&path).unwrap();
+        assert_eq!(&*secrets["a"], "b=c #d");
+        assert_eq!(&*secrets["db_password"], " \"x\" ");
+    }
+
+    #[test]
+    fn a_secrets_file_that_others_can_read_is_refused_with_what_mends_it() {
+        for mode in [0o644, 0o640, 0o602] {
+            let (_directory, path) = secrets_file("a=b\n", mode);
+            let error = from_file(&path).unwrap_err();
+            let failure = error.downcast_ref::<Failure>().unwrap();
+            assert_eq!(failure.exit, ExitCode::REFUSED);
+            assert!(failure.hints[0].contains("chmod 600"), "{:?}", failure.hints);
+        }
+    }
+
+    #[test]
+    fn a_wrong_line_is_named_by_its_number_and_not_shown() {
+        for (text, line) in [("a=1\nhunter2hunter2\n", 2), ("a=1\na=2\n", 2), ("A B=hunter2\n", 1)] {
+            let (_directory, path) = secrets_file(text, 0o600);
+            let error = from_file(&path).unwrap_err().to_string();
+            assert!(error.contains(&format!("line {line}")) && !error.contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! `secret::` gets passwords and keys: opaque to scripts, stored by the machine, shown to nobody.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use anyhow::{Result, bail};
+use rhai::plugin::*;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::failure::Failure;
+use crate::script::{GENERATED_LENGTH, Host, Raised, Secret, SecretRequest, look, options_of};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct AskOptions {
+    generate: bool,
+    store: bool,
+}
+
+impl Default for AskOptions {
+    fn default() -> Self {
+        Self { generate: false, store: true }
+    }
+}
+
+fn asked(context: &NativeCallContext, name: &str, prompt: &str, options: rhai::Map) -> Raised<Secret> {
+    look(context, |host| {
+        let options: AskOptions = options_of(options)?;
+        host.secret(&SecretRequest {
+            name: name.to_owned(),
+            prompt: Some(prompt.to_owned()),
+            generate: options.generate.then_some(GENERATED_LENGTH),
+            store: options.store,
+        })
+    })
+}
+
+fn generated(context: &NativeCallContext, name: &str, length: i64) -> Raised<Secret> {
+    look(context, |host| {
+        let Some(length) = usize::try_from(length).ok().filter(|length| (12..=1024).contains(length)) else {
+            bail!(
+                Failure::new(format!("a secret of {length} characters is not made"))
+                    .kind("option")
+                    .hint("from 12 to 1024")
+            );
+        };
+        host.secret(&SecretRequest {
+            name: name.to_owned(),
+            prompt: None,
+            generate: Some(length),
+            store: true,
+        })
+    })
+}
+
+/// The name of something that is made of these secrets.
+fn name_of(parts: &[Dynamic]) -> String {
+    let mut names: Vec<String> = Vec::new();
+    for part in parts {
+        if let Some(secret) = part.read_lock::<Secret>()
+            && !names.iter().any(|known| known == secret.name())
+        {
+            names.push(secret.name().to_owned());
+        }
+    }
+    if names.is_empty() { "text".to_owned() } else { names.join("+") }
+}
+
+fn joined(host: &Host, parts: &[Dynamic]) -> Result<Secret> {
+    let mut text = Zeroizing::new(String::new());
+    for part in parts {
+        text.push_str(&host.text_or_secret(part, "a part of a secret")?);
+    }
+    Ok(Secret::new(&name_of(parts), text))
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// The secret `name`: from the `--secrets` file, the variable `KKRUN_SECRET_NAME`, the systemd credential `name`, what
+    /// an earlier run stored, or a person who answers `prompt`. It is stored for later runs, readable by root
+    /// alone, so that going on means the same.
+    ///
+    /// A secret is shown as `«secret:NAME»` and cannot be compared, added to or taken apart. It goes into the `env`
+    /// and `stdin` of a command, the content of a file, a value of `config::set`, and `pg::`.
+    ///
+    /// ```rhai,ignore
+    /// let password = secret::ask("db_password", "Password for the database");
+    /// ```
+    #[rhai_fn(name = "ask", return_raw, volatile)]
+    pub fn ask(context: NativeCallContext, name: &str, prompt: &str) -> Raised<Secret> {
+        asked(&context, name, prompt, rhai::Map::new())
+    }
+
+    /// The same with options: `generate: true` makes a strong one when the answer is empty or nobody can be asked;
+    /// `store: false` does not keep it.
+    ///
+    /// ```rhai
+    /// let key = secret::ask("signing_key", "Key that signs", #{ generate: true });
+    /// assert(`${key}` == "«secret:signing_key»");
+    /// ```
+    #[rhai_fn(name = "ask", return_raw, volatile)]
+    pub fn ask_with(
+        context: NativeCallContext,
+        name: &str,
+        prompt: &str,
+        options: rhai::Map,
+    ) -> Raised<Secret> {
+        asked(&context, name, prompt, options)
+    }
+
+    /// The secret `name`, made by the machine the first time and stored: 32 letters and digits. Nobody is asked;
+    /// one that is given in the ways of `secret::ask` is taken.
+    ///
+    /// ```rhai
+    /// file::write("/srv/key", secret::generate("api_key"), #{ mode: "0600" });
+    /// assert(file::stat("/srv/key").size == 32);
+    /// ```
+    #[rhai_fn(name = "generate", return_raw, volatile)]
+    pub fn generate(context: NativeCallContext, name: &str) -> Raised<Secret> {
+        generated(&context, name, GENERATED_LENGTH as i64)
+    }
+
+    /// The same with so many characters, from 12 to 1024.
+    ///
+    /// ```rhai
+    /// file::write("/srv/key", secret::generate("long_key", 64), #{ mode: "0600" });
+    /// assert(file::stat("/srv/key").size == 64);
+    /// ```
+    #[rhai_fn(name = "generate", return_raw, volatile)]
+    pub fn generate_long(context: NativeCallContext, name: &str, length: i64) -> Raised<Secret> {
+        generated(&context, name, length)
+    }
+
+    /// The texts and secrets of an array, one after the other, as one secret.
+    ///
+    /// ```rhai
+    /// let line = secret::join(["password=", secret::generate("pin"), "\n"]);
+    /// file::write("/srv/pin", line, #{ mode: "0600" });
+    /// assert(`${line}` == "«secret:pin»");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn join(context: NativeCallContext, parts: rhai::Array) -> Raised<Secret> {
+        look(&context, |host| joined(host, &parts))
+    }
+
+    /// A secret percent-encoded, as a part of a URL.
+    ///
+    /// ```rhai
+    /// let url = secret::join(["http://kim:", secret::url_encode(secret::generate("pin")), "@localhost/"]);
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn url_encode(context: NativeCallContext, secret: Secret) -> Raised<Secret> {
+        look(&context, |_| {
+            let encoded = crate::text::percent_encoded(secret.reveal());
+            Ok(Secret::new(secret.name(), Zeroizing::new(encoded)))
+        })
+    }
+}

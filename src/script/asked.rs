@@ -1,0 +1,114 @@
+//! Finds the secrets that scripts ask for, by reading them: so that a person is asked before the first change,
+//! and not twenty minutes into the run.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use rhai::{ASTNode, Dynamic, Expr, FnCallExpr, Stmt};
+
+use super::engine::Program;
+use super::host::Host;
+use super::secrets::{LENGTH, SecretRequest};
+
+/// The secrets that a script and what it imports ask for by `secret::ask` with a literal name, in the order in
+/// which they stand there.
+pub fn asked_secrets(engine: &rhai::Engine, host: &Host, program: &Program) -> Result<Vec<SecretRequest>> {
+    let mut asked: Vec<SecretRequest> = Vec::new();
+    let mut seen = BTreeSet::new();
+    let mut open = vec![program.clone()];
+    while let Some(program) = open.pop() {
+        let mut imports = Vec::new();
+        let texts = Texts { host, named: named_texts(host, &program) };
+        program.ast.walk(&mut |path: &[ASTNode]| {
+            match path.last() {
+                Some(ASTNode::Stmt(Stmt::Import(import, _))) => {
+                    if let Expr::StringConstant(path, _) = &import.0 {
+                        imports.push(path.to_string());
+                    }
+                }
+                Some(ASTNode::Stmt(Stmt::FnCall(call, _)) | ASTNode::Expr(Expr::FnCall(call, _))) => {
+                    if let Some(request) = texts.request(call)
+                        && !asked.iter().any(|known| known.name == request.name)
+                    {
+                        asked.push(request);
+                    }
+                }
+                _ => {}
+            }
+            true
+        });
+        for path in imports {
+            if seen.insert(path.clone()) {
+                open.push(host.imported(engine, &path)?);
+            }
+        }
+    }
+    Ok(asked)
+}
+
+/// The variables at the top of a script whose text is plain from its words alone.
+fn named_texts(host: &Host, program: &Program) -> BTreeMap<String, String> {
+    let mut texts = Texts { host, named: BTreeMap::new() };
+    for statement in program.ast.statements() {
+        if let Stmt::Var(variable, ..) = statement
+            && let Some(text) = texts.text(&variable.1)
+        {
+            texts.named.insert(variable.0.as_str().to_owned(), text);
+        }
+    }
+    texts.named
+}
+
+struct Texts<'host> {
+    host: &'host Host,
+    named: BTreeMap<String, String>,
+}
+
+impl Texts<'_> {
+    /// The request, if the call is one of `secret::ask` with a literal name.
+    fn request(&self, call: &FnCallExpr) -> Option<SecretRequest> {
+        if call.name != "ask" || call.namespace.to_string() != "secret" {
+            return None;
+        }
+        let Some(Expr::StringConstant(name, _)) = call.args.first() else { return None };
+        let prompt = call.args.get(1).and_then(|prompt| self.text(prompt));
+        let options = match call.args.get(2) {
+            // Options that only a run can tell: the run asks.
+            Some(options) => options.get_literal_value(None)?.try_cast::<rhai::Map>()?,
+            None => rhai::Map::new(),
+        };
+        let flag =
+            |name: &str, default| options.get(name).map_or(Some(default), |value| value.as_bool().ok());
+        Some(SecretRequest {
+            name: name.to_string(),
+            prompt: Some(prompt.unwrap_or_else(|| format!("Secret `{name}`"))),
+            generate: flag("generate", false)?.then_some(LENGTH),
+            store: flag("store", true)?,
+        })
+    }
+
+    /// The text of an expression, as far as it can be told without running anything.
+    fn text(&self, expression: &Expr) -> Option<String> {
+        match expression {
+            Expr::InterpolatedString(segments, _) => {
+                segments.iter().map(|segment| self.text(segment)).collect()
+            }
+            Expr::Variable(variable, ..) => {
+                let name = variable.1.as_str();
+                match variable.2.to_string().as_str() {
+                    "" => self.named.get(name).cloned(),
+                    "settings" => match self.host.settings().get(name)? {
+                        serde_json::Value::String(text) => Some(text.clone()),
+                        other => Some(other.to_string()),
+                    },
+                    _ => None,
+                }
+            }
+            Expr::Stmt(block) => match block.statements() {
+                [Stmt::Expr(expression)] => self.text(expression),
+                _ => None,
+            },
+            other => other.get_literal_value(None).as_ref().map(Dynamic::to_string),
+        }
+    }
+}

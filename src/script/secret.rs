@@ -1,0 +1,130 @@
+//! A secret as scripts hold it: something with a name that can be handed on and not looked into.
+
+use std::fmt;
+use std::rc::Rc;
+
+use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString};
+use zeroize::Zeroizing;
+
+/// How the name of a secret begins where its value would stand.
+pub const MARK: &str = "«secret:";
+
+/// A secret: shown as `«secret:NAME»`, whatever is done to show it.
+#[derive(Clone)]
+pub struct Secret {
+    name: Rc<str>,
+    text: Rc<Zeroizing<String>>,
+}
+
+impl Secret {
+    /// A secret of this name.
+    pub fn new(name: &str, text: Zeroizing<String>) -> Self {
+        Self { name: Rc::from(name), text: Rc::new(text) }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it holds: for the places alone that secrets are meant for.
+    pub fn reveal(&self) -> &str {
+        &self.text
+    }
+
+    /// Makes the type known to scripts, with every operator refused that would tell something of the value or
+    /// pass the name off as it.
+    pub(super) fn register(engine: &mut Engine) {
+        engine.register_type_with_name::<Self>("secret");
+        engine.register_fn("to_string", |secret: &mut Self| secret.to_string());
+        engine.register_fn("to_debug", |secret: &mut Self| secret.to_string());
+        for operator in ["==", "!=", "<", "<=", ">", ">="] {
+            refuse(engine, operator, "a secret cannot be compared");
+        }
+        for operator in ["+", "-", "*"] {
+            refuse(engine, operator, "a secret cannot be added to: secret::join([…]) makes a longer one");
+        }
+    }
+}
+
+/// Refuses an operator between a secret and anything.
+fn refuse(engine: &mut Engine, operator: &str, why: &'static str) {
+    type Refused = Result<Dynamic, Box<EvalAltResult>>;
+    engine.register_fn(operator, move |_: Secret, _: Secret| Refused::Err(why.into()));
+    engine.register_fn(operator, move |_: Secret, _: Dynamic| Refused::Err(why.into()));
+    engine.register_fn(operator, move |_: Dynamic, _: Secret| Refused::Err(why.into()));
+    // The standard library has these for a text and anything at all.
+    engine.register_fn(operator, move |_: ImmutableString, _: Secret| Refused::Err(why.into()));
+    engine.register_fn(operator, move |_: Secret, _: ImmutableString| Refused::Err(why.into()));
+}
+
+impl fmt::Display for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{MARK}{}»", self.name)
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rhai::Scope;
+
+    use super::*;
+
+    fn evaluated(script: &str) -> Result<String, String> {
+        let mut engine = Engine::new();
+        Secret::register(&mut engine);
+        let mut scope = Scope::new();
+        scope.push("s", Secret::new("pin", Zeroizing::new("hunter2hunter2".to_owned())));
+        let value = engine.eval_with_scope::<Dynamic>(&mut scope, script);
+        value.map(|value| value.to_string()).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_secret_is_shown_by_its_name() {
+        for script in ["`${s}`", "s.to_string()", "let t = \"\"; t += s; t", "to_string(s)"] {
+            assert_eq!(evaluated(script).unwrap(), "«secret:pin»", "{script}");
+        }
+        assert_eq!(evaluated("`x${s}y`").unwrap(), "x«secret:pin»y");
+        assert_eq!(evaluated("`${#{ a: s }} ${[s]}`").unwrap(), "#{\"a\": «secret:pin»} [«secret:pin»]");
+        assert_eq!(evaluated("type_of(s)").unwrap(), "secret");
+    }
+
+    #[test]
+    fn a_secret_is_neither_compared_nor_added_nor_taken_apart() {
+        for script in [
+            "s == s",
+            "s != s",
+            "s == \"hunter2hunter2\"",
+            "\"hunter2hunter2\" == s",
+            "\"hunter2hunter2\" != s",
+            "s == 1",
+            "1 == s",
+            "s < \"z\"",
+            "s == ()",
+            "s == [s]",
+            "[\"hunter2hunter2\"].contains(s)",
+            "s + \"x\"",
+            "\"x\" + s",
+            "s + s",
+            "1 + s",
+            "s[0]",
+            "s.len()",
+            "s in [\"hunter2hunter2\"]",
+        ] {
+            let error = evaluated(script).expect_err(script);
+            assert!(!error.contains("hunter2"), "{script}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_secret_is_no_plain_value() {
+        let secret = Secret::new("pin", Zeroizing::new("hunter2hunter2".to_owned()));
+        assert!(crate::script::json_of(&Dynamic::from(secret)).is_err());
+    }
+}

@@ -1,0 +1,272 @@
+//! Secrets from every source, through the binary: taken in the right order, asked before the first change, kept
+//! for later runs, and shown nowhere.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Output;
+
+use assert_cmd::Command;
+
+const PASSWORD: &str = "Canary 'quoted\" @/#$&%\\ 4711";
+
+/// A plan in a directory that nobody else can write, with a state directory of its own.
+struct Bench {
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    fn new(scripts: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        for (name, text) in scripts {
+            std::fs::write(directory.path().join(name), text).unwrap();
+        }
+        Self { directory }
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("kkrun").unwrap();
+        command.current_dir(self.directory.path()).env_remove("CREDENTIALS_DIRECTORY");
+        command.arg("--state-dir").arg(self.path("state")).arg("--non-interactive").args(words);
+        command
+    }
+
+    fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    fn secrets_file(&self, text: &str, mode: u32) -> String {
+        let path = self.path("given");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    }
+
+    fn written(&self) -> String {
+        std::fs::read_to_string(self.path("out")).unwrap()
+    }
+
+    fn script_writing(what: &str) -> Self {
+        let bench = Self::new(&[]);
+        let text =
+            format!("file::write(\"{}\", {what}, #{{ mode: \"0600\" }});", bench.path("out").display());
+        std::fs::write(bench.path("s.rhai"), text).unwrap();
+        bench
+    }
+
+    /// Every file below the state directory but the stored secrets themselves.
+    fn recorded(&self) -> String {
+        let mut text = String::new();
+        let mut open = vec![self.path("state")];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    if !path.ends_with("secrets") {
+                        open.push(path);
+                    }
+                } else {
+                    text.push_str(&String::from_utf8_lossy(&std::fs::read(&path).unwrap()));
+                }
+            }
+        }
+        text
+    }
+}
+
+fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+}
+
+const ASKING: &str = "secret::ask(\"db_password\", \"Password\")";
+
+#[test]
+fn sources_come_in_order_and_the_last_one_given_is_kept() {
+    let bench = Bench::script_writing(ASKING);
+    let credentials = bench.path("credentials");
+    std::fs::create_dir(&credentials).unwrap();
+    std::fs::write(credentials.join("db_password"), "from systemd\n").unwrap();
+    let run = |file: bool, variable: bool, credential: bool| {
+        let path = bench.secrets_file("db_password=from the file\n", 0o600);
+        let mut command = bench.command(&["s.rhai"]);
+        if file {
+            command.arg("--secrets").arg(path);
+        }
+        if variable {
+            command.env("KKRUN_SECRET_DB_PASSWORD", "from the variable");
+        }
+        if credential {
+            command.env("CREDENTIALS_DIRECTORY", &credentials);
+        }
+        let output = command.output().unwrap();
+        assert_eq!(code(&output), 0, "{}", said(&output));
+        bench.written()
+    };
+    assert_eq!(run(true, true, true), "from the file");
+    assert_eq!(run(false, true, true), "from the variable");
+    assert_eq!(run(false, false, true), "from systemd");
+    assert_eq!(run(false, false, false), "from systemd");
+}
+
+#[test]
+fn nobody_to_ask_is_told_with_the_three_ways() {
+    let bench = Bench::script_writing(ASKING);
+    let output = bench.run(&["s.rhai"]);
+    assert_eq!(code(&output), 78);
+    let text = said(&output);
+    for way in ["`db_password`", "--secrets", "KKRUN_SECRET_DB_PASSWORD", "systemd credential"] {
+        assert!(text.contains(way), "{way} in {text}");
+    }
+}
+
+#[test]
+fn what_is_made_once_is_the_same_in_every_later_run() {
+    let bench = Bench::script_writing("secret::ask(\"db_password\", \"Password\", #{ generate: true })");
+    assert_eq!(code(&bench.run(&["s.rhai"])), 0);
+    let made = bench.written();
+    assert_eq!(made.len(), 32);
+    std::fs::remove_file(bench.path("out")).unwrap();
+    assert_eq!(code(&bench.run(&["s.rhai"])), 0);
+    assert_eq!(bench.written(), made);
+    let stored = bench.path("state/secrets/db_password");
+    assert_eq!(std::fs::metadata(stored).unwrap().permissions().mode() & 0o7777, 0o600);
+}
+
+#[test]
+fn what_shall_not_be_kept_is_not() {
+    let bench = Bench::script_writing("secret::ask(\"pin_code\", \"Pin\", #{ store: false })");
+    let path = bench.secrets_file("pin_code=4711 4711 4711\n", 0o600);
+    assert_eq!(code(&bench.run(&["s.rhai", "--secrets", &path])), 0);
+    assert!(!bench.path("state/secrets/pin_code").exists());
+    assert_eq!(code(&bench.run(&["s.rhai"])), 78);
+}
+
+#[test]
+fn a_secrets_file_that_others_can_read_is_refused() {
+    let bench = Bench::script_writing(ASKING);
+    let path = bench.secrets_file("db_password=x\n", 0o644);
+    let output = bench.run(&["s.rhai", "--secrets", &path]);
+    assert_eq!(code(&output), 77);
+    assert!(said(&output).contains("chmod 600"), "{}", said(&output));
+}
+
+#[test]
+fn only_looking_neither_asks_nor_keeps_nor_pretends() {
+    let bench = Bench::new(&[
+        ("plan.rhai", "step::run(\"01\", \"Ask\", \"one.rhai\");\n"),
+        (
+            "one.rhai",
+            "let s = secret::ask(\"db_password\", \"Password\", #{ generate: true });\nfile::write(\"/nonexistent/x\", s);\n",
+        ),
+    ]);
+    let output = bench.run(&["--dry-run", "plan.rhai"]);
+    assert_eq!(code(&output), 6, "{}", said(&output));
+    assert!(
+        said(&output).contains("not predictable from line 1 on: depends on the secret `db_password`"),
+        "{}",
+        said(&output)
+    );
+    assert!(!bench.path("state/secrets").exists());
+}
+
+#[test]
+fn a_plan_asks_for_every_secret_before_its_first_change() {
+    let bench = Bench::new(&[]);
+    let out = bench.path("out");
+    let one = format!("file::write(\"{}\", \"changed\\n\");", out.display());
+    for (name, text) in [
+        (
+            "plan.rhai",
+            "step::run(\"01\", \"Write\", \"one.rhai\");\nstep::run(\"02\", \"Ask\", \"two.rhai\");\n",
+        ),
+        ("one.rhai", &*one),
+        ("two.rhai", "import \"deep\" as deep;\ndeep::ask();\n"),
+        ("deep.rhai", "fn ask() { [1].map(|x| secret::ask(\"deep_secret\", `Number ${x}`)) }\n"),
+    ] {
+        std::fs::write(bench.path(name), text).unwrap();
+    }
+    let output = bench.run(&["plan.rhai"]);
+    assert_eq!(code(&output), 78, "{}", said(&output));
+    assert!(said(&output).contains("`deep_secret`"));
+    assert!(!out.exists(), "the first step ran before everything was known");
+    // Not what a run leaves out.
+    assert_eq!(code(&bench.run(&["plan.rhai", "--only", "01"])), 0);
+    assert!(out.exists());
+}
+
+#[test]
+fn a_step_is_stale_when_its_secret_is_another_and_only_then() {
+    let bench = Bench::new(&[("plan.rhai", "step::run(\"01\", \"Ask\", \"one.rhai\");\n")]);
+    let one = format!("file::write(\"{}\", {ASKING});", bench.path("out").display());
+    std::fs::write(bench.path("one.rhai"), one).unwrap();
+    let run = |secret: &str| {
+        let path = bench.secrets_file(&format!("db_password={secret}\n"), 0o600);
+        let output = bench.run(&["plan.rhai", "--secrets", &path]);
+        assert_eq!(code(&output), 0, "{}", said(&output));
+        said(&output)
+    };
+    run("the first one");
+    assert!(!run("the first one").contains("changed"));
+    let second = run("the second one");
+    assert!(second.contains("the secret `db_password` changed"), "{second}");
+    assert_eq!(bench.written(), "the second one");
+}
+
+#[test]
+fn a_secret_is_shown_and_recorded_nowhere() {
+    let bench = Bench::new(&[]);
+    let script = format!(
+        r#"
+        let s = secret::ask("db_password", "Password");
+        print(s); print(`${{s}}`); log::info(`it is ${{s}} or ${{secret::join(["x", s])}}`); debug(s);
+        file::write("{out}", secret::join(["url=", secret::url_encode(s), "\n", s, "\n"]), #{{ mode: "0600" }});
+        print(file::read("{out}"));
+        log::warn(file::read("{out}"));
+        let refused = 0;
+        try {{ file::write("{out}", `${{s}}`); }} catch (error) {{ refused += 1; print(error.message); }}
+        "#,
+        out = bench.path("out").display()
+    );
+    std::fs::write(bench.path("s.rhai"), script).unwrap();
+    let path = bench.secrets_file(&format!("db_password={PASSWORD}\n"), 0o600);
+    let output = bench.run(&["s.rhai", "--secrets", &path, "-v"]);
+    let text = said(&output);
+    assert_eq!(code(&output), 1, "a text with the name of a secret is refused, caught or not: {text}");
+    assert!(text.contains("«secret:db_password»"), "{text}");
+    let percent: String =
+        PASSWORD
+            .bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02X}")
+                }
+            })
+            .collect();
+    assert_eq!(bench.written(), format!("url={percent}\n{PASSWORD}\n"));
+    for place in [text, bench.recorded()] {
+        assert!(!place.contains("Canary"), "{place}");
+    }
+    // A rollback that finds it edited says so, without the secret.
+    std::fs::write(bench.path("out"), format!("added\n{PASSWORD}\n")).unwrap();
+    let output = bench.run(&["rollback", "--plan", "s"]);
+    assert_eq!(code(&output), 4, "{}", said(&output));
+    assert!(said(&output).contains("left alone"), "{}", said(&output));
+    assert!(!said(&output).contains("Canary") && !bench.recorded().contains("Canary"));
+}
+
+#[test]
+fn the_variable_of_a_secret_is_not_to_be_had_as_a_text() {
+    let bench = Bench::new(&[("s.rhai", "print(host::env(\"KKRUN_SECRET_PIN\"))")]);
+    let output = bench.command(&["s.rhai"]).env("KKRUN_SECRET_PIN", "4711 4711").output().unwrap();
+    assert_eq!(code(&output), 1);
+    assert!(!said(&output).contains("4711"));
+}
