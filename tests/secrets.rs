@@ -270,3 +270,27 @@ fn the_variable_of_a_secret_is_not_to_be_had_as_a_text() {
     assert_eq!(code(&output), 1);
     assert!(!said(&output).contains("4711"));
 }
+
+#[test]
+fn a_command_gets_a_secret_in_its_environment_and_input_and_never_as_a_word() {
+    let bench = Bench::new(&[]);
+    let out = bench.path("out");
+    let script = format!(
+        r#"
+        let s = secret::ask("db_password", "Password");
+        cmd::run(["sh", "-c", "printf '%s|' \"$PIN\" > {out}; cat >> {out}"], #{{
+            always: "to see", env: #{{ PIN: s }}, stdin: s, label: "see",
+        }});
+        print(cmd::read(["sh", "-c", "echo $PIN"], #{{ env: #{{ PIN: s }} }}));
+        cmd::run(["echo", `${{s}}`], #{{ always: "to see" }});
+        "#,
+        out = out.display()
+    );
+    std::fs::write(bench.path("s.rhai"), script).unwrap();
+    let path = bench.secrets_file(&format!("db_password={PASSWORD}\n"), 0o600);
+    let output = bench.run(&["s.rhai", "--secrets", &path, "-v"]);
+    assert_eq!(code(&output), 1);
+    assert!(said(&output).contains("secret::join"), "{}", said(&output));
+    assert_eq!(bench.written(), format!("{PASSWORD}|{PASSWORD}"));
+    assert!(!said(&output).contains("Canary") && !bench.recorded().contains("Canary"));
+}

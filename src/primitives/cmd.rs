@@ -146,7 +146,7 @@ fn words(host: &Host, argv: rhai::Array) -> Result<Vec<String>> {
     let word = |word: Dynamic| {
         if word.is_string() || word.is_int() || word.is_char() {
             let text = word.to_string();
-            super::file::refuse_secret(host, &text)?;
+            host.refuse_secret(&text)?;
             return Ok(text);
         }
         bail!(
@@ -158,14 +158,9 @@ fn words(host: &Host, argv: rhai::Array) -> Result<Vec<String>> {
     argv.into_iter().map(word).collect()
 }
 
-/// The text of a secret, if the value is one.
-fn secret_text(_value: &Dynamic) -> Option<zeroize::Zeroizing<String>> {
-    None
-}
-
-fn variables(env: &Map) -> Result<Vec<(std::ffi::OsString, process::Value)>> {
+fn variables(host: &Host, env: &Map) -> Result<Vec<(std::ffi::OsString, process::Value)>> {
     let variable = |(name, value): (&rhai::Identifier, &Dynamic)| {
-        let value = match secret_text(value) {
+        let value = match Host::secret_text(value) {
             Some(secret) => process::Value::Secret(secret.as_bytes().to_vec().into()),
             None if value.is_unit() || value.is_map() || value.is_array() || value.is_fnptr() => {
                 bail!(
@@ -173,20 +168,27 @@ fn variables(env: &Map) -> Result<Vec<(std::ffi::OsString, process::Value)>> {
                         .kind("type")
                 )
             }
-            None => process::Value::Plain(value.to_string().into()),
+            None => {
+                let text = value.to_string();
+                host.refuse_secret(&text)?;
+                process::Value::Plain(text.into())
+            }
         };
         Ok((name.to_string().into(), value))
     };
     env.iter().map(variable).collect()
 }
 
-fn input(stdin: Option<&Dynamic>) -> Result<Stdin> {
+fn input(host: &Host, stdin: Option<&Dynamic>) -> Result<Stdin> {
     let Some(stdin) = stdin else { return Ok(Stdin::Null) };
-    if let Some(secret) = secret_text(stdin) {
+    if let Some(secret) = Host::secret_text(stdin) {
         return Ok(Stdin::Bytes(secret.as_bytes().to_vec().into()));
     }
     match stdin.clone().into_string() {
-        Ok(text) => Ok(Stdin::Bytes(text.into_bytes().into())),
+        Ok(text) => {
+            host.refuse_secret(&text)?;
+            Ok(Stdin::Bytes(text.into_bytes().into()))
+        }
         Err(kind) => {
             bail!(Failure::new(format!("`stdin` is a text or a secret, not a {kind}")).kind("option"))
         }
@@ -205,8 +207,8 @@ fn looking_command(host: &Host, argv: rhai::Array, options: &LookOptions) -> Res
     let mut command = Command::new(&argv);
     command.user = options.user.as_deref().map(Account::existing).transpose()?;
     command.cwd = options.cwd.as_deref().map(absolute).transpose()?;
-    command.env = variables(&options.env)?;
-    command.stdin = input(options.stdin.as_ref())?;
+    command.env = variables(host, &options.env)?;
+    command.stdin = input(host, options.stdin.as_ref())?;
     command.timeout = Some(seconds(options.timeout, LONGEST_LOOK)?);
     Ok((command, label))
 }
@@ -387,8 +389,8 @@ impl Run<'_> {
         command.label = Some(self.label.clone());
         command.user = options.user.as_deref().map(Account::existing).transpose()?;
         command.cwd = options.cwd.as_deref().map(absolute).transpose()?;
-        command.env = variables(&options.env)?;
-        command.stdin = input(options.stdin.as_ref())?;
+        command.env = variables(self.host, &options.env)?;
+        command.stdin = input(self.host, options.stdin.as_ref())?;
         command.timeout = Some(seconds(options.timeout, LONGEST_RUN)?);
         command.interactive = options.interactive;
         command.outlasts_interrupt = matches!(self.argv[0].as_str(), "apt" | "apt-get" | "dpkg");
@@ -399,7 +401,7 @@ impl Run<'_> {
     fn plain(&self, argv: Vec<String>) -> Result<PlainCommand> {
         let mut env = BTreeMap::new();
         for (name, value) in &self.options.env {
-            if secret_text(value).is_none() {
+            if Host::secret_text(value).is_none() {
                 env.insert(name.to_string(), value.to_string());
             }
         }
