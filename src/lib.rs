@@ -32,6 +32,7 @@ pub fn run() -> std::process::ExitCode {
         }
     };
     ui::set_colors(cli.options.color);
+    ui::diagnose();
     // Scripts may nest deeply, and the main thread's stack is as the operator's limits have it.
     let worker = std::thread::Builder::new().stack_size(script::STACK_SIZE).spawn(move || conclude(cli));
     match worker.map(std::thread::JoinHandle::join) {

@@ -181,6 +181,7 @@ impl Journal {
                     .hint("nothing is lost: free some space or mend the disk, then run kkrun again"),
             ));
         }
+        tracing::debug!(seq = self.next, bytes = line.len(), "recorded");
         self.end += line.len() as u64;
         self.next += 1;
         self.prev = checksum;

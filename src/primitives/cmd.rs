@@ -18,7 +18,7 @@ use crate::journal::{ChangeState, Class};
 use crate::machine::account::Account;
 use crate::machine::files::{Digest, PathText};
 use crate::machine::process::{self, Command, Ended, Stdin};
-use crate::script::{Host, Raised, Unpredictable, act, json_of, look, options_of};
+use crate::script::{Host, Raised, Unpredictable, act, json_of, look, options_of, unpredictable};
 
 /// How long `cmd::run` lets a command run when the script does not say.
 const LONGEST_RUN: f64 = 3600.0;
@@ -35,6 +35,8 @@ pub fn module() -> rhai::Module {
 pub struct Output {
     known: Option<KnownOutput>,
     label: String,
+    /// Where it was run: Rhai does not tell where a field is asked for.
+    position: Position,
 }
 
 #[derive(Clone, Debug)]
@@ -50,7 +52,7 @@ pub fn register_output(engine: &mut rhai::Engine) {
     fn get<T>(output: &Output, field: impl FnOnce(&KnownOutput) -> T) -> Raised<T> {
         match &output.known {
             Some(known) => Ok(field(known)),
-            None => Err(crate::script::unpredictable(&format!("the output of `{}`", output.label))),
+            None => Err(unpredictable(&format!("the output of `{}`", output.label), output.position)),
         }
     }
     engine
@@ -261,7 +263,7 @@ impl Run<'_> {
         if self.host.only_looking() {
             let target = self.target(product.as_deref());
             self.host.session().note_change(target, format!("run {}", self.label));
-            return Ok(Output { known: None, label: self.label.clone() });
+            return Ok(Output { known: None, label: self.label.clone(), position: self.context.call_position() });
         }
         let undo = self.undo_commands()?;
         if !self.leaves_something(&undo) {
@@ -528,7 +530,7 @@ impl Run<'_> {
 
     fn nothing_run(&self) -> Output {
         let known = KnownOutput { code: 0, stdout: String::new(), stderr: String::new(), seconds: 0.0 };
-        Output { known: Some(known), label: self.label.clone() }
+        Output { known: Some(known), label: self.label.clone(), position: self.context.call_position() }
     }
 
     fn output(&self, ended: &Ended) -> Output {
@@ -538,7 +540,7 @@ impl Run<'_> {
             stderr: ended.stderr.text(),
             seconds: ended.seconds,
         };
-        Output { known: Some(known), label: self.label.clone() }
+        Output { known: Some(known), label: self.label.clone(), position: self.context.call_position() }
     }
 }
 

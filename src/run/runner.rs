@@ -331,6 +331,7 @@ impl StepRunner for Runner {
         };
         let began = self.began(&call.id);
         let decision = self.selection.decide(&call.id, began, record.as_ref(), stale);
+        tracing::debug!(step = call.id, ?decision, "decided");
         match (decision, self.doing) {
             (Decision::Skip { why }, _) => {
                 Self::skip(&host, call, why, record.as_ref());

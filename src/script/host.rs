@@ -436,9 +436,9 @@ fn is_final(error: &anyhow::Error) -> bool {
 }
 
 /// The error that ends a preview where it asks for what only acting can tell.
-pub fn unpredictable(why: &str) -> Box<EvalAltResult> {
+pub fn unpredictable(why: &str, position: Position) -> Box<EvalAltResult> {
     let token = Termination::Unpredictable(why.to_owned());
-    Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), Position::NONE))
+    Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), position))
 }
 
 /// The script's error for a primitive's.

@@ -54,6 +54,17 @@ pub fn set_colors(choice: ColorChoice) {
     }
 }
 
+/// Shows kkrun's own diagnostics on standard error when `KKRUN_LOG` says which, such as `debug`. What they hold are
+/// names and numbers, never what commands are given or print.
+pub fn diagnose() {
+    if std::env::var_os("KKRUN_LOG").is_some() {
+        let filter = tracing_subscriber::EnvFilter::from_env("KKRUN_LOG");
+        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+        // Set twice only by tests that run in one process.
+        drop(subscriber.try_init());
+    }
+}
+
 /// The reporter that the command line asks for.
 pub fn reporter(json: bool, verbosity: Verbosity, questions: Questions) -> Rc<Reporter> {
     if json {
