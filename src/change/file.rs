@@ -1,6 +1,8 @@
 //! A file, link or directory: made, replaced, removed, or given other metadata.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Seek as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -37,6 +39,17 @@ pub enum FileWish<'bytes> {
         /// The content.
         bytes: &'bytes [u8],
         /// Its metadata.
+        attributes: Attributes,
+    },
+    /// A regular file with the content of another one, which may be more than fits into memory.
+    Copy {
+        /// The other one, open.
+        of: &'bytes File,
+        /// The digest of its content.
+        sha256: Digest,
+        /// Its size in bytes.
+        size: u64,
+        /// The metadata of the copy.
         attributes: Attributes,
     },
     /// A symbolic link that holds this text.
@@ -93,6 +106,7 @@ impl FileChange {
             FileWish::File { bytes, attributes } => {
                 FileState::file(Digest::of(bytes), bytes.len() as u64, attributes)
             }
+            FileWish::Copy { sha256, size, attributes, .. } => FileState::file(*sha256, *size, attributes),
             FileWish::Link { to, owner, group } => FileState::link(to.clone(), *owner, *group),
             FileWish::Directory { attributes } => FileState::directory(attributes),
             FileWish::Metadata { attributes } => match &found.state {
@@ -115,6 +129,13 @@ impl FileChange {
         match wish {
             FileWish::File { bytes, attributes } => {
                 files::replace(path, Contents::Bytes(bytes), attributes, &self.before, &tag)?;
+            }
+            FileWish::Copy { of, sha256, attributes, .. } => {
+                let mut from: &File = of;
+                from.rewind()
+                    .with_context(|| format!("cannot read what is to become `{}`", path.display()))?;
+                let contents = Contents::Reader { from: &mut from, sha256: Some(*sha256) };
+                files::replace(path, contents, attributes, &self.before, &tag)?;
             }
             FileWish::Link { to, owner, group } => {
                 files::link(path, to, *owner, *group, &self.before, &tag)?;

@@ -7,6 +7,9 @@
 mod command;
 pub mod consequence;
 mod file;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tree;
 pub mod unit;
 
 use std::cell::OnceCell;
@@ -21,6 +24,7 @@ use serde_json::{Map, Value};
 
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
 pub use file::{FileChange, FileWish, Found, file_target};
+pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
 pub use unit::succeeded;
 
 use crate::event::{Event, Reporter};
@@ -214,6 +218,8 @@ pub enum Change {
     Command(CommandChange),
     /// A file, link or directory.
     File(FileChange),
+    /// A tree of them.
+    Tree(TreeChange),
 }
 
 impl Change {
@@ -222,6 +228,7 @@ impl Change {
         match self {
             Self::Command(change) => change,
             Self::File(change) => change,
+            Self::Tree(change) => change,
         }
     }
 

@@ -8,15 +8,19 @@ use anyhow::{Context, Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use crate::change::{Change, FileChange, FileWish, Found};
+use crate::change::{Change, FileChange, FileWish, Found, TreeChange};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
-use crate::machine::files::{self, Attributes, Digest, FileState, Metadata, PathText};
+use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
 use crate::script::{Host, PlanFile, Raised, Secret, act, look, options_of};
+
+mod copy;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    let mut module = exported_module!(functions);
+    module.combine_flatten(copy::module());
+    module
 }
 
 /// Who may do what: the options of everything that is made.
@@ -374,7 +378,8 @@ mod functions {
         act(&context, |host| make_directories(host, path, &options_of(options)?))
     }
 
-    /// Removes a file, a link or an empty directory. Undone, it is back.
+    /// Removes a file, a link, or a directory with all that is in it. Undone, it is back, content, owners, modes and
+    /// times included.
     ///
     /// ```rhai
     /// file::write("/srv/old", "x");
@@ -382,8 +387,28 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub fn remove(context: NativeCallContext, path: &str) -> Raised<bool> {
-        act(&context, |host| make(host, &absolute(path)?, |_| Ok(FileWish::Absent)))
+        act(&context, |host| remove_whole(host, &absolute(path)?))
     }
+}
+
+fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
+    let canonical = files::canonical(path)?;
+    let is_full = matches!(FileState::observe(&canonical)?, FileState::Directory { .. })
+        && std::fs::read_dir(&canonical)
+            .with_context(|| format!("cannot read `{}`", canonical.display()))?
+            .next()
+            .is_some();
+    if !is_full {
+        return make(host, path, |_| Ok(FileWish::Absent));
+    }
+    if canonical.parent().is_none() {
+        bail!(Failure::new("the root directory is not to be removed").kind("usage"));
+    }
+    let Some(change) = TreeChange::remove(&canonical)? else { return Ok(false) };
+    let performed = Change::Tree(change.clone());
+    host.session().perform(&performed, &mut |_| {
+        change.act(&Manifest::default(), &mut |_| bail!("nothing is read for a removal"))
+    })
 }
 
 fn make_directories(host: &Host, path: &str, options: &Ownership) -> Result<bool> {

@@ -160,6 +160,18 @@ impl Manifest {
             .filter(|(path, _)| *path != Path::new(ROOT))
     }
 
+    /// The tree that stands at a path from the root, as one of its own.
+    pub fn below_path(&self, relative: &Path) -> Self {
+        let inner = |path: &PathText| -> Option<PathText> {
+            if relative == Path::new(ROOT) {
+                return Some(path.clone());
+            }
+            let rest = path.as_path().strip_prefix(relative).ok()?;
+            Some(if rest.as_os_str().is_empty() { PathText::new(ROOT) } else { PathText::new(rest) })
+        };
+        Self(self.0.iter().filter_map(|(path, state)| Some((inner(path)?, state.clone()))).collect())
+    }
+
     /// Whether there is no tree.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()

@@ -15,6 +15,7 @@
 //! is ever written in place; when a rename is impossible, that is an error.
 
 mod build_tree;
+mod converge_tree;
 mod credentials;
 mod digest;
 mod directory;
@@ -36,6 +37,7 @@ mod tree_walk;
 mod xattrs;
 
 pub use build_tree::{OpenFile, build_tree};
+pub use converge_tree::{Times, converge_tree};
 pub use credentials::{User, as_user};
 pub use digest::Digest;
 pub(crate) use digest::Digester;

@@ -1,0 +1,712 @@
+//! A tree: entries copied into it, the whole of it mirrored from another one, or removed.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::file::tag;
+use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use crate::failure::Failure;
+use crate::journal::{Class, Undoing};
+use crate::machine::files::{self, Digest, FileState, Manifest, ModifiedAt, OpenFile, PathText, Times};
+
+/// How many differing entries are shown.
+const MOST_SHOWN: usize = 40;
+/// How many entries that kkrun did not make are named.
+const MOST_NAMED: usize = 5;
+
+/// A change to a tree.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TreeChange {
+    before: TreeState,
+    after: TreeState,
+    inverse: TreeInverse,
+    /// What was found and what is wished, on their way to the backups.
+    #[serde(skip)]
+    manifests: Option<Manifests>,
+}
+
+/// What a tree holds, in short. Times are no part of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TreeState {
+    /// How many entries, the root included; none if there is no tree.
+    entries: u64,
+    /// How many bytes the files hold.
+    bytes: u64,
+    /// Of the manifest with all times zero, under which it is in the backups.
+    manifest: Digest,
+}
+
+/// What bringing a tree back needs besides its state. The contents are in the backups under their hashes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TreeInverse {
+    path: PathText,
+    scope: Scope,
+    /// Of the manifest from before with its times, under which it is in the backups.
+    before: Digest,
+}
+
+/// What of a tree a change is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Scope {
+    /// The entries that it names.
+    Listed,
+    /// All that is in it.
+    Whole,
+}
+
+#[derive(Clone, Debug)]
+struct Manifests {
+    before: Manifest,
+    after: Manifest,
+}
+
+impl TreeState {
+    fn of(manifest: &Manifest) -> Result<Self> {
+        let summary = manifest.summary();
+        let manifest = Digest::of(&blob(&timeless(manifest))?);
+        Ok(Self { entries: summary.entries, bytes: summary.bytes, manifest })
+    }
+}
+
+fn timeless(manifest: &Manifest) -> Manifest {
+    manifest.clone().dated(ModifiedAt { seconds: 0, nanoseconds: 0 })
+}
+
+fn blob(manifest: &Manifest) -> Result<Vec<u8>> {
+    serde_json::to_vec(manifest).context("cannot write a manifest as JSON")
+}
+
+impl TreeChange {
+    /// The change that makes the entries that `wish` names so, at the canonical path `path`, and leaves all else
+    /// in that tree alone; `None` when they are so.
+    ///
+    /// # Errors
+    /// When a directory would have to become something else, or something else a directory.
+    pub fn copy(path: &Path, wish: &Manifest) -> Result<Option<Self>> {
+        let found = Manifest::observe_listed(path, wish.entries().map(|(name, _)| name))?;
+        for (name, wished) in wish.entries() {
+            let present = found.get(name.as_path()).unwrap_or(&FileState::Absent);
+            let both = [present, wished].map(|state| matches!(state, FileState::Directory { .. }));
+            let is_special = matches!(present, FileState::Special { .. });
+            if is_special || (!present.is_absent() && both[0] != both[1]) {
+                let at = PathText::new(path.join(name));
+                return Err(Failure::new(format!("`{at}` is {}, not {}", present.noun(), wished.noun()))
+                    .kind("exists")
+                    .into());
+            }
+        }
+        Self::between(path, Scope::Listed, found, wish)
+    }
+
+    /// The change that makes the whole tree at the canonical path `path` so; `None` when it is.
+    ///
+    /// # Errors
+    /// When it holds what could not be brought back, such as a mount point.
+    pub fn mirror(path: &Path, wish: &Manifest) -> Result<Option<Self>> {
+        let found = Manifest::observe(path)?;
+        let special = found.entries().find(|(_, state)| matches!(state, FileState::Special { .. }));
+        if let Some((name, state)) = special {
+            let at = PathText::new(path.join(name));
+            return Err(Failure::new(format!("`{at}` is {}: kkrun could not bring it back", state.noun()))
+                .kind("refused")
+                .into());
+        }
+        Self::between(path, Scope::Whole, found, wish)
+    }
+
+    /// The change that removes the tree at the canonical path `path`; `None` when there is none.
+    ///
+    /// # Errors
+    /// As [`TreeChange::mirror`].
+    pub fn remove(path: &Path) -> Result<Option<Self>> {
+        Self::mirror(path, &Manifest::default())
+    }
+
+    fn between(path: &Path, scope: Scope, found: Manifest, wish: &Manifest) -> Result<Option<Self>> {
+        if found.same_as(wish) {
+            return Ok(None);
+        }
+        let inverse = TreeInverse { path: PathText::new(path), scope, before: Digest::of(&blob(&found)?) };
+        Ok(Some(Self {
+            before: TreeState::of(&found)?,
+            after: TreeState::of(wish)?,
+            inverse,
+            manifests: Some(Manifests { before: found, after: timeless(wish) }),
+        }))
+    }
+
+    /// Makes the wish true. `wish` is what the change was made with, with the times that new entries get; `open`
+    /// gives the content of each file by its path from the root.
+    pub fn act(&self, wish: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
+        let path = self.path();
+        let Some(Manifests { before, .. }) = &self.manifests else {
+            anyhow::bail!("the change of `{}` was read from the journal: it cannot be made", path.display())
+        };
+        match self.inverse.scope {
+            Scope::Listed => files::converge_tree(path, before, wish, Times::Pass, &tag(path), open),
+            Scope::Whole => exchange(path, before, wish, open),
+        }
+    }
+
+    fn path(&self) -> &Path {
+        self.inverse.path.as_path()
+    }
+
+    /// The manifests from before, with times, and after, without.
+    fn manifests(&self, world: &World) -> Result<Manifests> {
+        match &self.manifests {
+            Some(manifests) => Ok(manifests.clone()),
+            None => Ok(Manifests {
+                before: read_manifest(world, self.inverse.before)?,
+                after: read_manifest(world, self.after.manifest)?,
+            }),
+        }
+    }
+
+    /// What of the tree this change is about, as it is now.
+    fn observe(&self, manifests: &Manifests) -> Result<Manifest> {
+        match self.inverse.scope {
+            Scope::Whole => Manifest::observe(self.path()),
+            Scope::Listed => {
+                let names: BTreeSet<&PathText> = manifests
+                    .before
+                    .entries()
+                    .chain(manifests.after.entries())
+                    .map(|(name, _)| name)
+                    .collect();
+                Manifest::observe_listed(self.path(), names)
+            }
+        }
+    }
+
+    fn restore(&self, world: &World, now: &Manifest, before: &Manifest) -> Result<()> {
+        let path = self.path();
+        let backups = world.backups()?;
+        let mut open = |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
+            let digest = before.get(relative).and_then(FileState::sha256);
+            let digest = digest.with_context(|| format!("`{}` was no file before", relative.display()))?;
+            Ok(Box::new(backups.file(digest)?))
+        };
+        match self.inverse.scope {
+            Scope::Listed => files::converge_tree(path, now, before, Times::Return, &tag(path), &mut open),
+            Scope::Whole => exchange(path, now, before, &mut open),
+        }
+    }
+}
+
+/// Gives `path` the tree `wish` in one instant; an empty one removes it. What was there must be `expected`.
+fn exchange(path: &Path, expected: &Manifest, wish: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
+    let tag = tag(path);
+    files::clear_leftover(path, &tag)?;
+    let aside = if wish.is_empty() {
+        let aside = path.with_file_name(format!(".kkrun-{tag}"));
+        let moved = files::exchange_tree(path, &aside);
+        if moved.as_ref().is_err_and(|error| is_of_kind(error, "crossdevice")) {
+            return files::remove_tree(path, files::identity(path)?);
+        }
+        moved?;
+        aside
+    } else {
+        let built = files::build_tree(path, &tag, wish, open)?;
+        if let Err(error) = files::exchange_tree(&built, path) {
+            files::clear_leftover(path, &tag)?;
+            return Err(error);
+        }
+        built
+    };
+    // What somebody wrote while the new tree was built is not in the backups.
+    let old = Manifest::observe(&aside)?;
+    if !old.same_as(expected) {
+        files::exchange_tree(&aside, path)?;
+        files::clear_leftover(path, &tag)?;
+        let shown = PathText::new(path);
+        let mut failure =
+            Failure::new(format!("`{shown}` was changed while kkrun replaced it: it is left as it is"))
+                .kind("foreign");
+        failure.output = expected.differences(&old);
+        return Err(failure.into());
+    }
+    files::clear_leftover(path, &tag)
+}
+
+fn is_of_kind(error: &anyhow::Error, kind: &str) -> bool {
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == kind)
+}
+
+/// The accepted manifest, where it is recorded and can be read.
+fn accepted_manifest(world: &World, accepted: Option<&Value>) -> Option<Manifest> {
+    let state: TreeState = serde_json::from_value(accepted?.clone()).ok()?;
+    read_manifest(world, state.manifest).ok()
+}
+
+fn read_manifest(world: &World, digest: Digest) -> Result<Manifest> {
+    let bytes = world.backups()?.read(digest)?;
+    serde_json::from_slice(&bytes).with_context(|| format!("the backup {digest} is no manifest"))
+}
+
+/// The states that one path of a tree can have.
+struct Sight<'a> {
+    now: &'a FileState,
+    before: &'a FileState,
+    accepted: &'a FileState,
+}
+
+/// Every path that any of them names, with its states.
+fn sights<'a>(
+    now: &'a Manifest,
+    before: &'a Manifest,
+    accepted: &'a Manifest,
+    after: &'a Manifest,
+) -> BTreeMap<&'a PathText, Sight<'a>> {
+    let absent = &FileState::Absent;
+    let all = [now, before, accepted, after].into_iter().flat_map(Manifest::entries);
+    all.map(|(name, _)| {
+        let of = |manifest: &'a Manifest| manifest.get(name.as_path());
+        let sight = Sight {
+            now: of(now).unwrap_or(absent),
+            before: of(before).unwrap_or(absent),
+            accepted: of(accepted).or(of(after)).unwrap_or(absent),
+        };
+        (name, sight)
+    })
+    .collect()
+}
+
+fn shortened(mut lines: Vec<String>) -> String {
+    let left = lines.len().saturating_sub(MOST_SHOWN);
+    if left > 0 {
+        lines.truncate(MOST_SHOWN);
+        lines.push(format!("… and {left} more"));
+    }
+    lines.join("\n")
+}
+
+impl Kind for TreeChange {
+    fn target(&self) -> String {
+        tree_target(self.path())
+    }
+
+    fn summary(&self) -> String {
+        let path = &self.inverse.path;
+        match (self.inverse.scope, self.after.entries) {
+            (_, 0) => format!("remove {path} with all in it ({} entries)", self.before.entries),
+            (Scope::Listed, entries) => format!("copy {entries} entries to {path}"),
+            (Scope::Whole, entries) => format!("mirror {entries} entries to {path}"),
+        }
+    }
+
+    fn on_doubt(&self) -> OnDoubt {
+        OnDoubt::ActAgain
+    }
+
+    fn prepare(&self, world: &World) -> Result<()> {
+        let path = self.path();
+        files::clear_leftover(path, &tag(path))?;
+        let Manifests { before, after } = self.manifests(world)?;
+        let backups = world.backups()?;
+        match self.inverse.scope {
+            Scope::Whole if !before.is_empty() => {
+                let saved = backups.save_tree(path)?;
+                if !saved.same_as(&before) {
+                    let mut failure = Failure::new(format!("`{}` is changing right now", path.display()));
+                    failure.output = before.differences(&saved);
+                    return Err(failure.kind("foreign").into());
+                }
+            }
+            Scope::Whole => {}
+            Scope::Listed => {
+                for (name, state) in before.entries() {
+                    let goes = after.get(name.as_path()).is_none_or(|after| after.sha256() != state.sha256());
+                    if state.sha256().is_some() && goes {
+                        backups.save_file(&path.join(name))?;
+                    }
+                }
+            }
+        }
+        for manifest in [&before, &timeless(&before), &after] {
+            backups.save(&blob(manifest)?)?;
+        }
+        Ok(())
+    }
+
+    fn foreign(&self, accepted: &Value, world: &World) -> Option<String> {
+        let state: TreeState = serde_json::from_value(accepted.clone()).ok()?;
+        if state == self.before || self.before.entries == 0 {
+            return None;
+        }
+        let manifests = self.manifests(world).ok()?;
+        let Ok(accepted) = read_manifest(world, state.manifest) else {
+            return Some("what kkrun left there is not in the backups any more".to_owned());
+        };
+        let mut lines = Vec::new();
+        for (name, found) in manifests.before.entries() {
+            let expected = match accepted.get(name.as_path()) {
+                Some(expected) => expected,
+                // What kkrun never left there stays, or is one more to go with the rest of the tree.
+                None if self.inverse.scope == Scope::Whole => &FileState::Absent,
+                None => continue,
+            };
+            let is_wished = manifests.after.get(name.as_path()).is_some_and(|wished| wished.same_as(found));
+            if !is_wished && !expected.same_as(found) {
+                lines.push(format!("{name}: {}", expected.differences(found).join(", ")));
+            }
+        }
+        if lines.is_empty() {
+            return None;
+        }
+        // Kept, this state is accepted: then it has to be known.
+        if let Ok(bytes) = blob(&timeless(&manifests.before)) {
+            world.backups().and_then(|backups| backups.save(&bytes)).ok()?;
+        }
+        Some(shortened(lines))
+    }
+
+    fn position(&self, world: &World) -> Result<Position> {
+        files::clear_leftover(self.path(), &tag(self.path()))?;
+        let manifests = self.manifests(world)?;
+        let now = self.observe(&manifests)?;
+        Ok(if now.same_as(&manifests.after) {
+            Position::After
+        } else if now.same_as(&manifests.before) {
+            Position::Before
+        } else {
+            Position::Neither(shortened(manifests.after.differences(&now)))
+        })
+    }
+
+    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+        let manifests = self.manifests(world)?;
+        let now = self.observe(&manifests)?;
+        if !now.same_as(&manifests.after) {
+            let differences = shortened(manifests.after.differences(&now));
+            anyhow::bail!("`{}` is not as wished: {differences}", self.path().display());
+        }
+        Ok([(self.target(), state_value(&self.after))].into())
+    }
+
+    fn loss(&self, world: &World) -> Result<Option<Loss>> {
+        if self.inverse.scope == Scope::Whole {
+            return Ok(None);
+        }
+        let Manifests { before, after } = self.manifests(world)?;
+        let made = after.entries().filter(|(name, state)| {
+            matches!(state, FileState::Directory { .. }) && before.get(name.as_path()).is_none()
+        });
+        let mut others = Vec::new();
+        for (name, _) in made {
+            let directory = self.path().join(name);
+            let entries = match std::fs::read_dir(&directory) {
+                Ok(entries) => entries,
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory
+                    ) =>
+                {
+                    continue;
+                }
+                Err(error) => {
+                    return Err(error).with_context(|| format!("cannot read `{}`", directory.display()));
+                }
+            };
+            for entry in entries {
+                let entry = entry.with_context(|| format!("cannot read `{}`", directory.display()))?;
+                let relative = name.as_path().join(entry.file_name());
+                let relative = relative.strip_prefix(".").unwrap_or(&relative);
+                if after.get(relative).is_none() {
+                    others.push(PathText::new(relative).to_string());
+                }
+            }
+        }
+        if others.is_empty() {
+            return Ok(None);
+        }
+        others.sort();
+        let mut named = others[..others.len().min(MOST_NAMED)].join(", ");
+        if others.len() > MOST_NAMED {
+            named.push_str(", …");
+        }
+        let noun = if others.len() == 1 { "entry" } else { "entries" };
+        let what = format!(
+            "the tree {} with {} {noun} that kkrun did not make: {named}",
+            self.inverse.path,
+            others.len()
+        );
+        Ok(Some(Loss { class: Class::Homes, what }))
+    }
+
+    fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        if !terms.only_looking {
+            files::clear_leftover(self.path(), &tag(self.path()))?;
+        }
+        let manifests = self.manifests(world)?;
+        let now = self.observe(&manifests)?;
+        let accepted = accepted_manifest(world, terms.accepted).unwrap_or_else(|| manifests.after.clone());
+        let listed = Manifest::default();
+        // What another change to listed entries left says nothing about the others of this one.
+        let otherwise = if self.inverse.scope == Scope::Listed { &manifests.after } else { &listed };
+        let sights = sights(&now, &manifests.before, &accepted, otherwise);
+        if sights.values().all(|sight| sight.now.same_as(sight.before)) {
+            return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&self.before))].into()));
+        }
+        // An undo that was killed in the middle has left some as before and some as accepted.
+        let conflicts = sights
+            .iter()
+            .filter(|(_, sight)| !sight.now.same_as(sight.before) && !sight.now.same_as(sight.accepted))
+            .map(|(name, sight)| format!("{name}: {}", sight.accepted.differences(sight.now).join(", ")));
+        let conflicts: Vec<String> = conflicts.collect();
+        if !conflicts.is_empty() && !terms.force {
+            return Ok(Undone::Conflict(shortened(conflicts)));
+        }
+        if terms.only_looking {
+            return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
+        self.restore(world, &now, &manifests.before)?;
+        let back = self.observe(&manifests)?;
+        if !back.same_as(&manifests.before) {
+            let differences = shortened(manifests.before.differences(&back));
+            anyhow::bail!("`{}` is not as it was before: {differences}", self.path().display());
+        }
+        Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&self.before))].into()))
+    }
+}
+
+/// The canonical name of a tree as a target.
+pub fn tree_target(path: &Path) -> String {
+    format!("tree:{}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::change::Change;
+    use crate::change::testing::{recorded, undo, world};
+    use crate::machine::files::Attributes;
+
+    struct Scene {
+        _directory: tempfile::TempDir,
+        path: PathBuf,
+        world: World,
+    }
+
+    fn scene() -> Scene {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(path.join("state")).unwrap();
+        let world = world(&path.join("state"));
+        Scene { _directory: directory, path, world }
+    }
+
+    fn fill(root: &Path, files: &[(&str, &str)]) {
+        for (name, text) in files {
+            let at = root.join(name);
+            std::fs::create_dir_all(at.parent().unwrap()).unwrap();
+            std::fs::write(at, text).unwrap();
+        }
+    }
+
+    fn mine(mode: u32) -> Attributes {
+        Attributes::new(mode, rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+    }
+
+    /// A tree of these files, and what gives their content.
+    fn wish(files: &[(&str, &str)]) -> (Manifest, BTreeMap<PathBuf, String>) {
+        let mut manifest = Manifest::default();
+        manifest.insert_directory(".", &mine(0o755));
+        for (name, text) in files {
+            let above = Path::new(name).ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+            above.for_each(|above| manifest.insert_directory(above, &mine(0o755)));
+            manifest.insert_file(*name, text.as_bytes(), &mine(0o644));
+        }
+        let files = files.iter().map(|(name, text)| (PathBuf::from(name), (*text).to_owned())).collect();
+        (manifest, files)
+    }
+
+    fn act(change: &TreeChange, wish: &(Manifest, BTreeMap<PathBuf, String>)) {
+        let open = &mut |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
+            Ok(Box::new(std::io::Cursor::new(wish.1[relative].clone())))
+        };
+        change.act(&wish.0, open).unwrap();
+    }
+
+    /// Makes a change as a session does, and gives what is accepted then.
+    fn make(
+        world: &World,
+        change: &TreeChange,
+        wish: &(Manifest, BTreeMap<PathBuf, String>),
+    ) -> (Change, Value) {
+        change.prepare(world).unwrap();
+        act(change, wish);
+        let change = Change::Tree(change.clone());
+        assert_eq!(recorded(&change).kind().position(world).unwrap(), Position::After);
+        let accepted = recorded(&change).kind().accepted(world).unwrap().remove(&change.kind().target());
+        (change, accepted.unwrap())
+    }
+
+    fn is_back(undone: &Undone, how: Undoing) -> bool {
+        matches!(undone, Undone::Back(done, _) if *done == how)
+    }
+
+    #[test]
+    fn a_copy_is_undone_entry_by_entry_and_times_are_back() {
+        let Scene { _directory, path, mut world } = scene();
+        let root = path.join("tree");
+        fill(&root, &[("changed", "old"), ("others/file", "theirs"), ("same", "s")]);
+        let before = Manifest::observe(&root).unwrap();
+        let wish = wish(&[("changed", "new"), ("made/deep/file", "f"), ("same", "s")]);
+        let change = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
+        let (change, accepted) = make(&world, &change, &wish);
+        assert!(TreeChange::copy(&root, &wish.0).unwrap().is_none());
+        assert_eq!(std::fs::read_to_string(root.join("others/file")).unwrap(), "theirs");
+        assert!(recorded(&change).kind().loss(&world).unwrap().is_none());
+
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert_eq!(Manifest::observe(&root).unwrap(), before);
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+    }
+
+    #[test]
+    fn what_gained_entries_in_a_copied_tree_is_asked_for_and_an_edit_is_a_conflict() {
+        let Scene { _directory, path, mut world } = scene();
+        let root = path.join("tree");
+        let wish = wish(&[("a/file", "f"), ("page", "p")]);
+        let change = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
+        let (change, accepted) = make(&world, &change, &wish);
+
+        fill(&root, &[("a/gained", "x"), ("cache/one", "1")]);
+        let loss = recorded(&change).kind().loss(&world).unwrap().unwrap();
+        assert_eq!(loss.class, Class::Homes);
+        assert!(
+            loss.what.ends_with("with 2 entries that kkrun did not make: a/gained, cache"),
+            "{}",
+            loss.what
+        );
+
+        std::fs::write(root.join("page"), "edited").unwrap();
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        assert_eq!(why, "page: content differs (1 → 6 bytes)");
+        assert_eq!(std::fs::read_to_string(root.join("page")).unwrap(), "edited");
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), true), Undoing::Restored));
+        assert!(!root.exists());
+    }
+
+    #[test]
+    fn an_edit_of_what_was_copied_is_foreign_and_what_vanished_is_not() {
+        let Scene { _directory, path, world } = scene();
+        let root = path.join("tree");
+        let first = wish(&[("page", "p"), ("gone", "g")]);
+        let change = TreeChange::copy(&root, &first.0).unwrap().unwrap();
+        let (_, accepted) = make(&world, &change, &first);
+        std::fs::remove_file(root.join("gone")).unwrap();
+        fill(&root, &[("theirs", "t")]);
+        let next = wish(&[("page", "q"), ("gone", "g"), ("theirs", "now of the plan")]);
+        let again = TreeChange::copy(&root, &next.0).unwrap().unwrap();
+        assert_eq!(again.foreign(&accepted, &world), None);
+        std::fs::write(root.join("page"), "edited").unwrap();
+        let again = TreeChange::copy(&root, &next.0).unwrap().unwrap();
+        assert_eq!(again.foreign(&accepted, &world).unwrap(), "page: content differs (1 → 6 bytes)");
+    }
+
+    #[test]
+    fn a_mirror_takes_the_place_of_a_tree_and_the_tree_comes_back() {
+        let Scene { _directory, path, mut world } = scene();
+        let root = path.join("site/live");
+        fill(&root, &[("index", "old"), ("assets/old", "o")]);
+        fill(&path.join("site"), &[("sibling", "s")]);
+        let before = Manifest::observe(&root).unwrap();
+        let wish = wish(&[("index", "new"), ("assets/new", "n")]);
+        let change = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
+        let (change, accepted) = make(&world, &change, &wish);
+        let names = |path: &Path| {
+            let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
+            names.collect::<BTreeSet<_>>()
+        };
+        assert_eq!(names(&path.join("site")), ["live", "sibling"].map(Into::into).into());
+        assert_eq!(names(&root.join("assets")), ["new"].map(Into::into).into());
+
+        fill(&root, &[("robots.txt", "theirs")]);
+        let again = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
+        assert_eq!(again.foreign(&accepted, &world).unwrap(), "robots.txt: absent → a file");
+        let undone = undo(&mut world, &change, Some(&accepted), false);
+        assert_eq!(undone, Undone::Conflict("robots.txt: absent → a file".to_owned()));
+        std::fs::remove_file(root.join("robots.txt")).unwrap();
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert_eq!(Manifest::observe(&root).unwrap(), before);
+        assert_eq!(names(&path.join("site")), ["live", "sibling"].map(Into::into).into());
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+    }
+
+    #[test]
+    fn a_removed_tree_is_rebuilt() {
+        let Scene { _directory, path, mut world } = scene();
+        let root = path.join("tree");
+        fill(&root, &[("a/file", "f"), ("b", "f")]);
+        std::os::unix::fs::symlink("nowhere", root.join("a/link")).unwrap();
+        let before = Manifest::observe(&root).unwrap();
+        let change = TreeChange::remove(&root).unwrap().unwrap();
+        let (change, accepted) = make(&world, &change, &(Manifest::default(), BTreeMap::new()));
+        assert!(!root.exists());
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert_eq!(Manifest::observe(&root).unwrap(), before);
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+    }
+
+    #[test]
+    fn a_copy_that_was_killed_is_in_between_and_can_be_undone_or_made_again() {
+        let Scene { _directory, path, mut world } = scene();
+        let root = path.join("tree");
+        fill(&root, &[("one", "old"), ("two", "old")]);
+        let before = Manifest::observe(&root).unwrap();
+        let wish = wish(&[("one", "new"), ("two", "new")]);
+        let change = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
+        change.prepare(&world).unwrap();
+        let at = root.join("one");
+        let found = FileState::observe(&at).unwrap();
+        files::replace(&at, files::Contents::Bytes(b"new"), &mine(0o644), &found, "killed").unwrap();
+        let first = Change::Tree(change);
+        assert!(matches!(recorded(&first).kind().position(&world).unwrap(), Position::Neither(_)));
+        assert_eq!(first.kind().on_doubt(), OnDoubt::ActAgain);
+        assert!(is_back(&undo(&mut world, &first, None, false), Undoing::Restored));
+        assert_eq!(Manifest::observe(&root).unwrap(), before);
+
+        files::replace(&at, files::Contents::Bytes(b"new"), &mine(0o644), &found, "killed").unwrap();
+        let again = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
+        make(&world, &again, &wish);
+        assert_eq!(recorded(&first).kind().position(&world).unwrap(), Position::After);
+        assert!(is_back(&undo(&mut world, &first, None, false), Undoing::Restored));
+        assert_eq!(Manifest::observe(&root).unwrap(), before);
+    }
+
+    #[test]
+    fn what_is_written_while_a_tree_is_replaced_is_not_lost() {
+        let Scene { _directory, path, world } = scene();
+        let root = path.join("tree");
+        fill(&root, &[("page", "old")]);
+        let wish = wish(&[("page", "new")]);
+        let change = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
+        change.prepare(&world).unwrap();
+        let open = &mut |_: &Path| -> Result<Box<dyn std::io::Read + Send>> {
+            fill(&root, &[("late", "theirs")]);
+            Ok(Box::new(&b"new"[..]))
+        };
+        assert!(is_of_kind(&change.act(&wish.0, open).unwrap_err(), "foreign"));
+        assert_eq!(std::fs::read_to_string(root.join("late")).unwrap(), "theirs");
+        assert_eq!(std::fs::read_to_string(root.join("page")).unwrap(), "old");
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn a_directory_never_becomes_a_file() {
+        let Scene { _directory, path, .. } = scene();
+        let root = path.join("tree");
+        fill(&root, &[("page/inner", "x")]);
+        assert!(is_of_kind(&TreeChange::copy(&root, &wish(&[("page", "p")]).0).unwrap_err(), "exists"));
+    }
+}

@@ -1,0 +1,257 @@
+//! Making listed entries of a tree what they shall be, and leaving everything else in it alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::build_tree::{OpenFile, build_tree};
+use super::exchange_tree::exchange_tree;
+use super::file_state::FileState;
+use super::link::link;
+use super::manifest::Manifest;
+use super::metadata::Attributes;
+use super::remove::remove;
+use super::remove_tree::{identity, remove_tree};
+use super::replace::{Contents, replace};
+use super::set_metadata::set_metadata;
+
+/// What happens to the times of entries that exist already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Times {
+    /// They pass, as for every writer.
+    Pass,
+    /// They become those of the goal.
+    Return,
+}
+
+/// Makes the entries of the tree at `root` that `now` or `goal` name what `goal` says; `now` says what they
+/// are. An entry that `goal` does not name goes, a directory with all that is in it; one that neither names
+/// stays. A directory that is missing appears whole, every file is wholly the old or wholly the new one.
+/// Interrupted, it is completed by another one.
+///
+/// `open` gives the content of a file by its path from the root; `tag` names what is prepared.
+///
+/// # Errors
+/// As [`super::replace()`]; `foreign` when an entry is not as `now` says.
+pub fn converge_tree(
+    root: &Path,
+    now: &Manifest,
+    goal: &Manifest,
+    times: Times,
+    tag: &str,
+    open: &mut OpenFile<'_>,
+) -> Result<()> {
+    let mut touched = BTreeSet::new();
+    let mut remaining = clear(root, now, goal, tag, &mut touched)?;
+    let mut whole: Option<PathBuf> = None;
+    for (relative, wished) in goal.entries() {
+        let relative = relative.as_path();
+        if whole.as_ref().is_some_and(|whole| is_below(relative, whole)) {
+            continue;
+        }
+        let present = remaining.remove(relative).unwrap_or(FileState::Absent);
+        if present.same_as(wished) {
+            continue;
+        }
+        let at = place_of(root, relative);
+        match wished {
+            FileState::Directory { .. } if present.is_absent() => {
+                let inner = goal.below_path(relative);
+                let built = build_tree(&at, tag, &inner, &mut |below| open(&inside(relative, below)))?;
+                exchange_tree(&built, &at)?;
+                whole = Some(relative.to_owned());
+                touched.insert(parent_of(relative));
+            }
+            // Last, because its time changes with every name in it.
+            FileState::Directory { .. } => {}
+            FileState::File { sha256, metadata, .. } => {
+                let mut attributes = Attributes::from(metadata);
+                if times == Times::Pass {
+                    attributes.mtime = None;
+                }
+                if present.sha256() == Some(*sha256) {
+                    set_metadata(&at, &attributes, &present)?;
+                } else {
+                    let mut from = open(relative)?;
+                    let contents = Contents::Reader { from: &mut *from, sha256: Some(*sha256) };
+                    replace(&at, contents, &attributes, &present, tag)?;
+                    touched.insert(parent_of(relative));
+                }
+            }
+            FileState::Link { to, owner, group } => {
+                link(&at, to, *owner, *group, &present, tag)?;
+                touched.insert(parent_of(relative));
+            }
+            FileState::Absent | FileState::Special { .. } => {
+                return Err(super::failures::refused(
+                    &at,
+                    &format!("was to become {}: kkrun cannot make it", wished.noun()),
+                ));
+            }
+        }
+    }
+    settle_directories(root, now, goal, times, &touched)
+}
+
+/// Removes what the goal does not name or has as another kind of thing, and gives what is left of `now`.
+fn clear(
+    root: &Path,
+    now: &Manifest,
+    goal: &Manifest,
+    tag: &str,
+    touched: &mut BTreeSet<PathBuf>,
+) -> Result<BTreeMap<PathBuf, FileState>> {
+    let mut left = BTreeMap::new();
+    let mut gone: Option<PathBuf> = None;
+    for (relative, present) in now.entries() {
+        let relative = relative.as_path();
+        if gone.as_ref().is_some_and(|gone| is_below(relative, gone)) {
+            continue;
+        }
+        let wished = goal.get(relative).unwrap_or(&FileState::Absent);
+        let is_directory = matches!(present, FileState::Directory { .. });
+        let stays = !wished.is_absent() && is_directory == matches!(wished, FileState::Directory { .. });
+        if stays || present.is_absent() {
+            left.insert(relative.to_owned(), present.clone());
+            continue;
+        }
+        let at = place_of(root, relative);
+        if is_directory {
+            remove_tree(&at, identity(&at)?)?;
+            gone = Some(relative.to_owned());
+        } else {
+            remove(&at, present, tag)?;
+        }
+        touched.insert(parent_of(relative));
+    }
+    Ok(left)
+}
+
+/// Gives the directories that stayed their metadata, inner ones first.
+fn settle_directories(
+    root: &Path,
+    now: &Manifest,
+    goal: &Manifest,
+    times: Times,
+    touched: &BTreeSet<PathBuf>,
+) -> Result<()> {
+    for (relative, wished) in goal.entries().rev() {
+        let (Some(present), FileState::Directory { metadata }) = (now.get(relative.as_path()), wished) else {
+            continue;
+        };
+        let owed_time = times == Times::Return && touched.contains(relative.as_path());
+        if !matches!(present, FileState::Directory { .. }) || (present.same_as(wished) && !owed_time) {
+            continue;
+        }
+        let mut attributes = Attributes::from(metadata);
+        if times == Times::Pass {
+            attributes.mtime = None;
+        }
+        set_metadata(&place_of(root, relative.as_path()), &attributes, present)?;
+    }
+    Ok(())
+}
+
+/// The path of an entry; the root of a tree is `.`.
+fn place_of(root: &Path, relative: &Path) -> PathBuf {
+    if relative == Path::new(".") { root.to_owned() } else { root.join(relative) }
+}
+
+/// The path from the outer root of an entry of an inner tree.
+fn inside(outer: &Path, inner: &Path) -> PathBuf {
+    if outer == Path::new(".") { inner.to_owned() } else { outer.join(inner) }
+}
+
+fn is_below(relative: &Path, directory: &Path) -> bool {
+    directory == Path::new(".") || relative.starts_with(directory)
+}
+
+/// The directory that an entry stands in, as a path from the root.
+fn parent_of(relative: &Path) -> PathBuf {
+    match relative.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
+        _ => PathBuf::from("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::files::testing::*;
+    use crate::machine::files::{ModifiedAt, PathText};
+
+    const LONG_AGO: ModifiedAt = ModifiedAt { seconds: 1_000_000_000, nanoseconds: 5 };
+
+    fn open_of<'source>(
+        contents: &'source BTreeMap<&str, &str>,
+    ) -> impl FnMut(&Path) -> Result<Box<dyn std::io::Read + Send + 'source>> + 'source {
+        move |relative| {
+            let content: &'source str = contents[relative.to_str().unwrap()];
+            Ok(Box::new(content.as_bytes()))
+        }
+    }
+
+    #[test]
+    fn listed_entries_come_change_and_go_and_others_stay() {
+        let (_directory, path) = scratch();
+        let root = path.join("tree");
+        let contents = BTreeMap::from([("same", "s"), ("changed", "new"), ("made/deep/file", "f")]);
+        std::fs::create_dir_all(root.join("gone/inner")).unwrap();
+        for (name, text) in [("same", "s"), ("changed", "old"), ("gone/inner/file", "g"), ("others", "o")] {
+            std::fs::write(root.join(name), text).unwrap();
+        }
+        let mut before = Manifest::observe(&root).unwrap();
+        let mut goal = Manifest::default();
+        goal.insert_directory(".", &mine(0o755));
+        for (name, text) in &contents {
+            goal.insert_file(*name, text.as_bytes(), &mine(0o644));
+        }
+        goal.insert_directory("made", &mine(0o750));
+        goal.insert_directory("made/deep", &mine(0o700));
+        let names: Vec<PathText> =
+            before.entries().chain(goal.entries()).map(|(name, _)| name.clone()).collect();
+        before = Manifest::observe_listed(&root, names.iter().filter(|name| name.to_string() != "others"))
+            .unwrap();
+
+        converge_tree(
+            &root,
+            &before,
+            &goal.clone().dated(LONG_AGO),
+            Times::Pass,
+            "test",
+            &mut open_of(&contents),
+        )
+        .unwrap();
+        let now = Manifest::observe_listed(&root, names.iter()).unwrap();
+        let mut with_others = goal.clone();
+        with_others.insert("others", FileState::observe(&root.join("others")).unwrap());
+        assert!(now.same_as(&with_others), "{:?}", with_others.differences(&now));
+        assert_eq!(super::super::testing::names(&root), ["changed", "made", "others", "same"]);
+
+        // And back, with the times.
+        let old = BTreeMap::from([("same", "s"), ("changed", "old"), ("gone/inner/file", "g")]);
+        let now = Manifest::observe_listed(&root, names.iter().filter(|name| name.to_string() != "others"))
+            .unwrap();
+        converge_tree(&root, &now, &before, Times::Return, "test", &mut open_of(&old)).unwrap();
+        let back = Manifest::observe_listed(&root, names.iter().filter(|name| name.to_string() != "others"))
+            .unwrap();
+        assert_eq!(back, before);
+        assert_eq!(std::fs::read_to_string(root.join("others")).unwrap(), "o");
+    }
+
+    #[test]
+    fn a_tree_that_is_missing_is_made_and_goes_again() {
+        let (_directory, path) = scratch();
+        let root = path.join("tree");
+        let mut goal = Manifest::default();
+        goal.insert_directory(".", &mine(0o755));
+        goal.insert_file("file", b"f", &mine(0o644));
+        let contents = BTreeMap::from([("file", "f")]);
+        let nothing = Manifest::default();
+        converge_tree(&root, &nothing, &goal, Times::Pass, "test", &mut open_of(&contents)).unwrap();
+        assert!(Manifest::observe(&root).unwrap().same_as(&goal));
+        converge_tree(&root, &goal, &nothing, Times::Return, "test", &mut open_of(&contents)).unwrap();
+        assert_eq!(super::super::testing::names(&path), [""; 0]);
+    }
+}

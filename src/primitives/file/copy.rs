@@ -1,0 +1,341 @@
+//! `file::copy` and `file::mirror`: files and trees from elsewhere.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+use rhai::plugin::*;
+
+use super::{Ownership, absolute, make, owner_of_directory, read_plan, write_bytes};
+use crate::change::{Change, FileWish, TreeChange};
+use crate::failure::Failure;
+use crate::machine::clock;
+use crate::machine::files::{
+    self, Attributes, FileState, Manifest, Metadata, ModifiedAt, PathText, TreeFiles,
+};
+use crate::script::{Host, PlanFile, Raised, Unpredictable, act, options_of};
+
+/// The functions that belong to the namespace.
+pub(super) fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+/// What a new entry may be at most, as under the file mode creation mask 022.
+const WIDEST: u32 = 0o755;
+/// How many links may lead from one to the next to what is copied.
+const MOST_LINKS: usize = 40;
+
+/// Where a copy comes from.
+enum Origin {
+    /// A file of the plan.
+    Bytes(Cow<'static, [u8]>),
+    /// A file of the machine.
+    File(PathBuf),
+    /// A tree of the plan: its files by their paths from the root.
+    Plan(BTreeMap<PathBuf, Cow<'static, [u8]>>),
+    /// A tree of the machine.
+    Disk(PathBuf),
+}
+
+impl Origin {
+    fn of(host: &Host, from: &str) -> Result<Self> {
+        if from.starts_with("files/") {
+            return Ok(match read_plan(host, from)? {
+                PlanFile::File(bytes) => Self::Bytes(bytes),
+                PlanFile::Tree(files) => Self::Plan(files.into_iter().collect()),
+            });
+        }
+        let path = absolute(from)?;
+        host.refuse_unknown(&path)?;
+        refuse_what_commands_make(host, from)?;
+        let mut path = files::canonical(&path)?;
+        for _ in 0..MOST_LINKS {
+            match FileState::observe(&path)? {
+                FileState::File { .. } => return Ok(Self::File(path)),
+                FileState::Directory { .. } => return Ok(Self::Disk(path)),
+                FileState::Absent => {
+                    bail!(Failure::new(format!("there is no `{}`", PathText::new(path))).kind("missing"))
+                }
+                // Only root's own link leads to what root reads.
+                FileState::Link { to, owner: 0, .. } if files::owner_of_place(&path)?.is_none() => {
+                    path = files::canonical(&path.parent().unwrap_or(Path::new("/")).join(to))?;
+                }
+                other => bail!(
+                    Failure::new(format!(
+                        "`{}` is {}: kkrun does not copy it",
+                        PathText::new(path),
+                        other.noun()
+                    ))
+                    .kind("refused")
+                ),
+            }
+        }
+        bail!(Failure::new(format!("`{from}` leads through too many symbolic links")).kind("refused"))
+    }
+
+    /// What is in the tree, with the times that a copy gets.
+    fn manifest(&self, times: Times) -> Result<Manifest> {
+        let now = ModifiedAt::from(clock::now());
+        match self {
+            Self::Bytes(_) | Self::File(_) => bail!("a file is no tree"),
+            Self::Plan(files) => {
+                let mut manifest = Manifest::default();
+                let (file, directory) = (Attributes::new(0o644, 0, 0), Attributes::new(0o755, 0, 0));
+                manifest.insert_directory(".", &directory);
+                for (name, bytes) in files {
+                    for above in name.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+                        manifest.insert_directory(above, &directory);
+                    }
+                    manifest.insert_file(name, bytes, &file);
+                }
+                Ok(manifest.dated(now))
+            }
+            Self::Disk(path) => {
+                let manifest = Manifest::observe(path)?;
+                for (name, state) in manifest.entries() {
+                    if let FileState::Special { .. } = state {
+                        let at = PathText::new(path.join(name));
+                        bail!(
+                            Failure::new(format!("`{at}` is {}: kkrun does not copy it", state.noun()))
+                                .kind("refused")
+                        );
+                    }
+                }
+                Ok(if times == Times::Now { manifest.dated(now) } else { manifest })
+            }
+        }
+    }
+
+    /// Makes a change of which this is the origin.
+    fn act(&self, change: &TreeChange, wish: &Manifest) -> Result<()> {
+        match self {
+            Self::Bytes(_) | Self::File(_) => bail!("a file is no tree"),
+            Self::Plan(files) => change.act(wish, &mut |relative| {
+                let bytes = files.get(relative).context("the plan does not hold the file any more")?;
+                Ok(Box::new(&**bytes) as Box<dyn Read + Send>)
+            }),
+            Self::Disk(path) => {
+                let files = TreeFiles::open(path)?;
+                change.act(wish, &mut |relative| Ok(Box::new(files.file(relative)?)))
+            }
+        }
+    }
+}
+
+/// Which times the entries of a copy get.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Times {
+    /// When they were copied.
+    Now,
+    /// Those of the origin.
+    Kept,
+}
+
+/// A command that would have run may make anything, so that nobody can say what there would be to copy.
+fn refuse_what_commands_make(host: &Host, from: &str) -> Result<()> {
+    let session = host.seen();
+    if !host.only_looking() {
+        return Ok(());
+    }
+    match session.would_change().iter().find(|would| would.target.starts_with("command:")) {
+        Some(would) => {
+            Err(Unpredictable(format!("`{from}` after {}, which would have run by then", would.target))
+                .into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// What the tree at `to` shall be. An owner, group or mode that is not given is that of the entry that is there,
+/// as `found` tells it, else the owner of its directory and the mode of the origin.
+fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> Result<Manifest> {
+    let (owner, group) = options.ids()?;
+    let bits = options.bits()?;
+    let mut wish = Manifest::default();
+    for (name, state) in origin.entries() {
+        let name = name.as_path();
+        let present = found.get(name).filter(|present| {
+            let both = [present, state].map(|state| matches!(state, FileState::Directory { .. }));
+            both[0] == both[1]
+        });
+        let inherited = match present.and_then(FileState::ownership) {
+            Some(ownership) => ownership,
+            None if name == Path::new(".") => owner_of_directory(to)?,
+            None => {
+                let above = name.parent().filter(|above| !above.as_os_str().is_empty());
+                let above = wish.get(above.unwrap_or(Path::new("."))).and_then(FileState::ownership);
+                above.with_context(|| format!("`{}` stands in no directory", name.display()))?
+            }
+        };
+        let (owner, group) = (owner.unwrap_or(inherited.0), group.unwrap_or(inherited.1));
+        let attributes = |metadata: &Metadata, bits: Option<u32>| {
+            let present = present.and_then(FileState::metadata);
+            let mode = bits.or(present.map(|present| present.mode)).unwrap_or(metadata.mode & WIDEST);
+            let mut attributes = Attributes::new(mode, owner, group);
+            attributes.xattrs = present.map(|present| present.xattrs.clone()).unwrap_or_default();
+            attributes.mtime = Some(metadata.mtime);
+            attributes
+        };
+        let wished = match state {
+            FileState::File { sha256, size, metadata } => {
+                FileState::file(*sha256, *size, &attributes(metadata, bits))
+            }
+            FileState::Directory { metadata } => {
+                FileState::directory(&attributes(metadata, bits.map(enterable)))
+            }
+            FileState::Link { to, .. } => FileState::link(to.clone(), owner, group),
+            other => other.clone(),
+        };
+        wish.insert(name, wished);
+    }
+    Ok(wish)
+}
+
+/// The mode for a directory beside files of this one: who may read may enter.
+pub(super) fn enterable(mode: u32) -> u32 {
+    mode | (mode & 0o444) >> 2
+}
+
+fn copy_file(host: &Host, from: &Path, to: &str, options: &Ownership) -> Result<bool> {
+    let to = absolute(to)?;
+    let state = FileState::observe(from)?;
+    let FileState::File { sha256, size, metadata } = &state else {
+        bail!(Failure::new(format!("`{}` is no file any more", from.display())).kind("missing"))
+    };
+    let (Some(directory), Some(name)) = (from.parent(), from.file_name()) else {
+        bail!("`{}` stands in no directory", from.display())
+    };
+    let file = TreeFiles::open(directory)?.file(Path::new(name))?;
+    make(host, &to, |found| {
+        let there = match &found.state {
+            FileState::File { .. } => &found.state,
+            FileState::Absent | FileState::Link { .. } => &FileState::Absent,
+            other => bail!(
+                Failure::new(format!("`{}` is {}, not a file", to.display(), other.noun())).kind("directory")
+            ),
+        };
+        let attributes = options.attributes(&to, there, metadata.mode & WIDEST)?;
+        Ok(FileWish::Copy { of: &file, sha256: *sha256, size: *size, attributes })
+    })
+}
+
+fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> {
+    let origin = Origin::of(host, from)?;
+    match &origin {
+        Origin::Bytes(bytes) => return write_bytes(host, to, bytes, options),
+        Origin::File(path) => return copy_file(host, path, to, options),
+        Origin::Plan(_) | Origin::Disk(_) => {}
+    }
+    let to = tree_root(&origin, to)?;
+    let listed = origin.manifest(Times::Now)?;
+    let found = Manifest::observe_listed(&to, listed.entries().map(|(name, _)| name))?;
+    let wish = wish(&listed, &to, &found, options)?;
+    let Some(change) = TreeChange::copy(&to, &wish)? else { return Ok(false) };
+    let performed = Change::Tree(change.clone());
+    host.session().perform(&performed, &mut |_| origin.act(&change, &wish))
+}
+
+fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> {
+    let origin = Origin::of(host, from)?;
+    if let Origin::Bytes(_) | Origin::File(_) = origin {
+        bail!(Failure::new(format!("`{from}` is a file, and only a tree can be mirrored")).kind("usage"))
+    }
+    let to = tree_root(&origin, to)?;
+    let mut found = Manifest::default();
+    let root = FileState::observe(&to)?;
+    if !root.is_absent() {
+        found.insert(".", root);
+    }
+    let wish = wish(&origin.manifest(Times::Kept)?, &to, &found, options)?;
+    let Some(change) = TreeChange::mirror(&to, &wish)? else { return Ok(false) };
+    let performed = Change::Tree(change.clone());
+    host.session().perform(&performed, &mut |_| origin.act(&change, &wish))
+}
+
+/// The one name of the tree that is changed, which neither holds its origin nor stands in it.
+fn tree_root(origin: &Origin, to: &str) -> Result<PathBuf> {
+    let to = files::canonical(&absolute(to)?)?;
+    if to.parent().is_none() {
+        bail!(Failure::new("the root directory is no place for a copy").kind("usage"));
+    }
+    if let Origin::Disk(from) = origin
+        && (from.starts_with(&to) || to.starts_with(from))
+    {
+        let (from, to) = (PathText::new(&**from), PathText::new(to));
+        bail!(Failure::new(format!("`{from}` and `{to}` lie in one another")).kind("usage"));
+    }
+    Ok(to)
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Copies a file or a whole tree, of the plan (`files/…`) or of the machine, to `to`. A tree is added to what
+    /// is there: only its own entries belong to it, and what else stands in `to` stays. New entries belong to
+    /// the owner of the directory they stand in; of the plan they have the mode 0644 and 0755 for directories,
+    /// of the machine that of the original without the right to write for others; what was there keeps mode
+    /// and owner. Undone, every entry is as it was; entries of others in a directory that the copy made are
+    /// asked for first (`--purge homes`).
+    ///
+    /// ```rhai
+    /// file::make_dir("/srv/original/inner");
+    /// file::write("/srv/original/inner/page", "hello\n");
+    /// assert(file::copy("/srv/original", "/srv/copy"));
+    /// assert(file::read("/srv/copy/inner/page") == "hello\n");
+    /// assert(!file::copy("/srv/original", "/srv/copy"));
+    /// ```
+    #[rhai_fn(name = "copy", return_raw, volatile)]
+    pub fn copy_plainly(context: NativeCallContext, from: &str, to: &str) -> Raised<bool> {
+        act(&context, |host| copy(host, from, to, &Ownership::default()))
+    }
+
+    /// The same with options for all that is copied: `owner`, `group`, `mode`. Directories may be entered by whom
+    /// the mode lets read.
+    ///
+    /// ```rhai
+    /// file::copy("/etc/hostname", "/srv/name", #{ mode: "0600" });
+    /// assert(file::stat("/srv/name").mode == "0600");
+    /// ```
+    #[rhai_fn(name = "copy", return_raw, volatile)]
+    pub fn copy_with(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| copy(host, from, to, &options_of(options)?))
+    }
+
+    /// Makes the tree at `to` the same as the one at `from`: what is not there goes. It is made beside `to` and
+    /// takes its place in one instant, so that nobody ever sees a half. Times are those of `from`; owners that
+    /// of the directory `to`, or of the one it stands in; modes those of `from` without the right to write for
+    /// others, but `to` itself keeps its own. Undone, the old tree is back.
+    ///
+    /// ```rhai
+    /// file::make_dir("/srv/built");
+    /// file::write("/srv/built/index.html", "new\n");
+    /// file::make_dir("/srv/site");
+    /// file::write("/srv/site/old.html", "old\n");
+    /// assert(file::mirror("/srv/built", "/srv/site"));
+    /// assert(file::read("/srv/site/index.html") == "new\n" && !file::exists("/srv/site/old.html"));
+    /// assert(!file::mirror("/srv/built", "/srv/site"));
+    /// ```
+    #[rhai_fn(name = "mirror", return_raw, volatile)]
+    pub fn mirror_plainly(context: NativeCallContext, from: &str, to: &str) -> Raised<bool> {
+        act(&context, |host| mirror(host, from, to, &Ownership::default()))
+    }
+
+    /// The same with options for all that is in it: `owner`, `group`, `mode`. Directories may be entered by whom
+    /// the mode lets read.
+    ///
+    /// ```rhai
+    /// file::make_dir("/srv/built");
+    /// file::write("/srv/built/index.html", "new\n");
+    /// file::mirror("/srv/built", "/srv/pages", #{ mode: "0640" });
+    /// assert(file::stat("/srv/pages").mode == "0750" && file::stat("/srv/pages/index.html").mode == "0640");
+    /// ```
+    #[rhai_fn(name = "mirror", return_raw, volatile)]
+    pub fn mirror_with(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| mirror(host, from, to, &options_of(options)?))
+    }
+}
