@@ -17,6 +17,7 @@ pub mod run;
 pub mod script;
 pub mod session;
 pub mod text;
+pub mod time_text;
 pub mod ui;
 
 use exit_code::ExitCode;

@@ -8,7 +8,8 @@ use crate::config;
 use crate::exit_code::ExitCode;
 use crate::journal::{self, ChangeState, History};
 use crate::machine::clock;
-use crate::ui::{line_to_stderr, line_to_stdout, time};
+use crate::time_text;
+use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Shows the changes of every plan.
 pub fn execute(options: &Options) -> Result<ExitCode> {
@@ -27,7 +28,7 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
             line_to_stdout(&row.to_string());
             continue;
         }
-        let when = time::when(change.time, clock::now(), &TimeZone::system());
+        let when = time_text::when(change.time, clock::now(), &TimeZone::system());
         let step = change.intent.step.as_deref().unwrap_or("-");
         let detail = detail.and_then(|text| text.lines().next().map(|line| format!(" ({line})")));
         let detail = detail.unwrap_or_default();

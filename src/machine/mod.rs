@@ -8,6 +8,7 @@ pub mod clone_root;
 pub mod container;
 pub mod files;
 pub mod host_facts;
+pub mod http;
 pub mod leftover;
 pub mod lock;
 pub mod mount;

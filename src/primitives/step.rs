@@ -12,7 +12,7 @@ use serde::Deserialize;
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::journal::{Consequence, Entry};
-use crate::script::{Host, Raised, StepBody, StepCall, act, look, options_of, value_of};
+use crate::script::{Host, Raised, Seconds, StepBody, StepCall, act, look, options_of, value_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -31,8 +31,8 @@ struct ConsequenceOptions {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
 struct VerifyOptions {
-    within: f64,
-    holds: f64,
+    within: Seconds,
+    holds: Seconds,
 }
 
 /// How long between two looks at something that is not true yet.
@@ -60,7 +60,7 @@ fn settle(host: &Host, consequence: &Consequence) -> Result<()> {
 }
 
 fn verify_now(context: &NativeCallContext, host: &Host, closure: &FnPtr) -> Result<Result<bool, String>> {
-    match host.call(context, closure) {
+    match host.verifying(|| host.call(context, closure)) {
         Ok(value) => Ok(Ok(value.as_bool().unwrap_or(false))),
         Err(error) => host.caught(error).map(Err),
     }
@@ -81,9 +81,9 @@ fn verified(
             bail!(failure);
         }
         // Only looking, nothing is going to change: one look is enough.
-        let within = if host.only_looking() { 0.0 } else { options.within };
-        let deadline = Instant::now() + Duration::from_secs_f64(within.max(0.0));
-        let holds = Duration::from_secs_f64(if host.only_looking() { 0.0 } else { options.holds.max(0.0) });
+        let waited = |option: Seconds| if host.only_looking() { Duration::ZERO } else { option.duration() };
+        let deadline = Instant::now() + waited(options.within);
+        let holds = waited(options.holds);
         let mut since: Option<Instant> = None;
         loop {
             host.seen().check_interruption()?;

@@ -28,7 +28,7 @@ use crate::machine::process::Processes;
 use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
 use crate::machine::{clock, lock};
-use crate::script::{Engine, Host, Plan, Program, Script, Secrets, Settings, Source, Stop, asked_secrets};
+use crate::script::{Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets};
 use crate::session::{ForeignPolicy, Mode, Opening, Session};
 
 /// The name under which the host keeps the script that was called.
@@ -47,7 +47,7 @@ pub struct Launch {
     /// Signals that ask to stop.
     pub signals: Signals,
     /// Gives an engine its primitives.
-    pub register: fn(&mut rhai::Engine),
+    pub register: Registration,
     /// Only look.
     pub dry_run: bool,
     /// Which steps.
@@ -323,7 +323,7 @@ fn finish(
     launch: &Launch,
     host: &Host,
     runner: &Runner,
-    outcome: Result<rhai::Dynamic, Stop>,
+    outcome: Result<impl Sized, Stop>,
 ) -> Result<ExitCode> {
     let caught = host.take_failed_mutation();
     let outcome = match (outcome, caught) {

@@ -6,7 +6,6 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use rhai::NativeCallContext;
 use serde_json::{Value, json};
 
 use super::decision::{Decision, Selection, staleness};
@@ -16,7 +15,9 @@ use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
 use crate::journal::{Entry, History, Meaning, StepRecord, StepState};
 use crate::machine::signal::Interruption;
-use crate::script::{Host, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_meaning, evaluate};
+use crate::script::{
+    Host, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_meaning, evaluate,
+};
 
 /// What is done with the steps of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -16,6 +16,9 @@ use crate::failure::Failure;
 /// allow.
 pub const STACK_SIZE: usize = 64 * 1024 * 1024;
 
+/// Gives an engine the primitives that its scripts can call.
+pub type Registration = fn(&mut rhai::Engine);
+
 /// A compiled script.
 #[derive(Clone)]
 pub struct Program {
@@ -54,7 +57,7 @@ pub(super) fn limit(engine: &mut rhai::Engine) {
 
 impl Engine {
     /// An engine whose scripts reach `host` through what `register` gives them.
-    pub fn new(host: Rc<Host>, register: fn(&mut rhai::Engine)) -> Self {
+    pub fn new(host: Rc<Host>, register: Registration) -> Self {
         let mut inner = rhai::Engine::new();
         limit(&mut inner);
         inner.set_default_tag(rhai::Dynamic::from(HostTag(Rc::clone(&host))));

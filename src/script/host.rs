@@ -103,6 +103,7 @@ pub struct Host {
     refusals: RefCell<BTreeSet<String>>,
     passing: RefCell<Option<Box<EvalAltResult>>>,
     exit: Cell<Option<ExitCode>>,
+    verifying: Cell<bool>,
 }
 
 /// A closure's error is on its way through the primitive that called it; the host keeps it meanwhile,
@@ -137,6 +138,7 @@ impl Host {
             refusals: RefCell::default(),
             passing: RefCell::default(),
             exit: Cell::default(),
+            verifying: Cell::default(),
         })
     }
 
@@ -387,6 +389,19 @@ impl Host {
             now.secrets.insert(name.clone(), present);
         }
         Ok(now)
+    }
+
+    /// Calls what a verification asks.
+    pub fn verifying<T>(&self, ask: impl FnOnce() -> T) -> T {
+        let before = self.verifying.replace(true);
+        let answer = ask();
+        self.verifying.set(before);
+        answer
+    }
+
+    /// Whether a verification is asking: what it does is a question, whatever it looks like.
+    pub fn is_verifying(&self) -> bool {
+        self.verifying.get()
     }
 
     /// Says something once in a run.

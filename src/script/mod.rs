@@ -15,7 +15,7 @@ mod source;
 mod value;
 
 pub use asked::asked_secrets;
-pub use engine::{Engine, Program, STACK_SIZE, evaluate};
+pub use engine::{Engine, Program, Registration, STACK_SIZE, evaluate};
 pub use error::Stop;
 pub use host::{
     Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, look, raise,
@@ -25,6 +25,8 @@ pub use meaning::{CodeMeaning, code_meaning};
 pub use plan::{Plan, PlannedStep};
 pub use secret::Secret;
 pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
+/// The call of a primitive, which those who run its script hand on.
+pub use rhai::NativeCallContext;
 pub use settings::Settings;
 pub use source::{PlanFile, Script, Source, built_in, built_in_scripts};
-pub use value::{json_of, options_of, value_of};
+pub use value::{Seconds, json_of, options_of, value_of};

@@ -23,10 +23,12 @@ impl Settings {
     /// Reads a plan's settings, then those of `--settings` files, then the overrides, each checked for its
     /// name and type; last, `{name}` within a string is replaced by that setting.
     pub fn read(source: &Source, files: &[Script], overrides: &BTreeMap<String, Value>) -> Result<Self> {
-        let mut values = BTreeMap::new();
-        if source.has_script(FILE) {
-            values = evaluate(&source.script(FILE)?)?;
-        }
+        let plan = if source.has_script(FILE) { Some(source.script(FILE)?) } else { None };
+        Self::of(plan.as_ref(), files, overrides)
+    }
+
+    fn of(plan: Option<&Script>, files: &[Script], overrides: &BTreeMap<String, Value>) -> Result<Self> {
+        let mut values = plan.map(evaluate).transpose()?.unwrap_or_default();
         for file in files {
             for (key, value) in evaluate(file)? {
                 replace(&mut values, &key, value, &file.name)?;
@@ -225,18 +227,15 @@ mod tests {
     use super::*;
 
     fn settings(overrides: &[(&str, &str)]) -> Result<Settings> {
-        let directory = tempfile::tempdir().unwrap();
         let text =
             r#"#{ user: "kim", home: "/home/{user}", port: 80, url: "http://{user}:{port}/{}", on: true }"#;
-        std::fs::write(directory.path().join(FILE), text).unwrap();
-        let root = directory.path().to_owned();
-        let source = Source::Directory { shown: root.clone(), root };
-        let plain = Settings::read(&source, &[], &BTreeMap::new())?;
+        let script = Script { name: FILE.to_owned(), text: text.to_owned() };
+        let plain = Settings::of(Some(&script), &[], &BTreeMap::new())?;
         let mut words = BTreeMap::new();
         for (key, text) in overrides {
             words.insert((*key).to_owned(), plain.typed(key, text)?);
         }
-        Settings::read(&source, &[], &words)
+        Settings::of(Some(&script), &[], &words)
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Carries values between Rhai and Rust.
 
+use std::time::Duration;
+
 use anyhow::{Result, bail};
 use rhai::{Dynamic, Map};
 use serde::de::DeserializeOwned;
@@ -60,6 +62,49 @@ pub fn value_of(value: &Value) -> Dynamic {
     }
 }
 
+/// A length of time in an option, in seconds: `30` or `0.5`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Seconds(pub f64);
+
+impl Seconds {
+    /// The longest that is waited for anything: a year.
+    const LONGEST: f64 = 365.0 * 86_400.0;
+
+    /// The same as the machine counts it; less than nothing is nothing.
+    pub fn duration(self) -> Duration {
+        Duration::from_secs_f64(self.0.clamp(0.0, Self::LONGEST))
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Seconds {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(SecondsVisitor)
+    }
+}
+
+struct SecondsVisitor;
+
+impl serde::de::Visitor<'_> for SecondsVisitor {
+    type Value = Seconds;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a number of seconds")
+    }
+
+    #[expect(clippy::cast_precision_loss, reason = "nobody waits for 2^52 seconds")]
+    fn visit_i64<E>(self, whole: i64) -> Result<Seconds, E> {
+        Ok(Seconds(whole as f64))
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Seconds, E> {
+        if number.is_nan() {
+            Err(E::custom("an option is no number of seconds"))
+        } else {
+            Ok(Seconds(number))
+        }
+    }
+}
+
 /// Reads an options map into its struct, which denies unknown fields.
 ///
 /// # Errors
@@ -97,6 +142,22 @@ mod tests {
         let error = options_of::<Options>(map).unwrap_err().to_string();
         assert!(error.contains("unknown option `mood`") && error.contains("`mode`"), "{error}");
         assert!(options_of::<Options>(Map::new()).unwrap().mode.is_none());
+    }
+
+    #[test]
+    fn seconds_are_whole_or_not() {
+        #[derive(serde::Deserialize)]
+        struct Waiting {
+            within: Seconds,
+        }
+        for (given, seconds) in
+            [(Dynamic::from(30_i64), 30.0), (Dynamic::from(0.5), 0.5), (Dynamic::from(-1_i64), 0.0)]
+        {
+            let map = Map::from([("within".into(), given)]);
+            let waiting: Waiting = options_of(map).unwrap();
+            assert_eq!(waiting.within.duration(), Duration::from_secs_f64(seconds));
+        }
+        assert!(options_of::<Waiting>(Map::from([("within".into(), "soon".into())])).is_err());
     }
 
     #[test]

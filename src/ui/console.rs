@@ -8,11 +8,12 @@ use console::{Emoji, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::tz::TimeZone;
 
+use super::Verbosity;
 use super::output::{line_to_stderr, line_to_stdout};
 use super::questions::Questions;
-use super::{Verbosity, time};
 use crate::event::{Answer, Audience, ChangeTold, Event, Level, Question, UndoTold};
 use crate::machine::clock;
+use crate::time_text;
 
 /// The width of a title's column.
 const TITLE: usize = 22;
@@ -122,7 +123,7 @@ impl Audience for Console {
             }
             Event::StepSkipped { id, title, why, finished } if normal => {
                 let since = finished.and_then(|at| jiff::Timestamp::from_second(at).ok());
-                let since = since.map(|at| time::when(at, clock::now(), &TimeZone::system()));
+                let since = since.map(|at| time_text::when(at, clock::now(), &TimeZone::system()));
                 let text = match (why.as_str(), since) {
                     ("complete", Some(since)) => format!("done {since}, not re-examined"),
                     ("examined", Some(since)) => format!("done {since}, still holds"),
@@ -139,7 +140,7 @@ impl Audience for Console {
                 }
             }
             Event::StepCompleted { id, title, seconds, changes } => {
-                let text = format!("{} · {}", time::duration(*seconds), count(*changes, "change"));
+                let text = format!("{} · {}", time_text::duration(*seconds), count(*changes, "change"));
                 self.ended(Emoji("✅", "ok"), id, title, &text);
             }
             Event::StepFailed { id, title, seconds, .. } => {
@@ -148,7 +149,7 @@ impl Audience for Console {
                 line_to_stderr(&format!(
                     "  {symbol} {} failed after {}",
                     label(id, title),
-                    time::duration(*seconds)
+                    time_text::duration(*seconds)
                 ));
             }
             Event::StepInterrupted { id, title, signal } => {

@@ -5,7 +5,6 @@ mod failure;
 mod json;
 mod output;
 mod questions;
-pub mod time;
 
 use std::rc::Rc;
 

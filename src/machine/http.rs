@@ -1,0 +1,228 @@
+//! Asks web servers.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use ureq::http::{Method, Request, Uri};
+use ureq::{Agent, Error};
+
+use crate::failure::Failure;
+
+/// How long an answer may take unless said.
+pub const TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How many redirections are followed.
+const REDIRECTIONS: u32 = 10;
+
+/// The longest body that is read, in bytes: the longest text that a script may hold.
+const LONGEST_BODY: u64 = 16 * 1024 * 1024;
+
+/// How often whoever waits for an answer looks whether to go on.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
+
+/// What is asked, and how.
+#[derive(Clone, Debug)]
+pub struct Question {
+    /// The address: `http://…` or `https://…`.
+    pub url: String,
+    /// What is sent; a question with a body is a POST, one without is a GET.
+    pub body: Option<Vec<u8>>,
+    /// Further headers.
+    pub headers: BTreeMap<String, String>,
+    /// How long it may take altogether.
+    pub timeout: Duration,
+    /// Whether redirections are followed.
+    pub follow: bool,
+}
+
+/// What a server said.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status, such as 200 or 404.
+    pub status: u16,
+    /// The headers by their names in lower case; those given more than once are joined by commas.
+    pub headers: BTreeMap<String, String>,
+    /// The body.
+    pub body: Vec<u8>,
+}
+
+impl Question {
+    /// A GET of this address.
+    pub fn get(url: &str) -> Self {
+        Self { url: url.to_owned(), body: None, headers: BTreeMap::new(), timeout: TIMEOUT, follow: true }
+    }
+
+    /// Asks, and looks through `go_on` while it waits whether the answer is still wanted.
+    ///
+    /// # Errors
+    /// Of the kind `unreachable` when nobody answers, `timeout` when the answer takes too long; whatever
+    /// `go_on` fails with. A status of whatever number is an answer.
+    pub fn ask(self, go_on: impl Fn() -> Result<()>) -> Result<Answer> {
+        let (sender, receiver) = channel();
+        // The library cannot be interrupted; a question given up ends by itself, at its timeout.
+        std::thread::spawn(move || {
+            let _given_up = sender.send(self.answer());
+        });
+        loop {
+            match receiver.recv_timeout(BETWEEN_LOOKS) {
+                Ok(answer) => return answer,
+                Err(RecvTimeoutError::Timeout) => go_on()?,
+                Err(RecvTimeoutError::Disconnected) => bail!("the question to the server was lost"),
+            }
+        }
+    }
+
+    fn answer(self) -> Result<Answer> {
+        let address: Uri = match self.url.parse() {
+            Ok(address) => address,
+            Err(error) => {
+                bail!(Failure::new(format!("`{}` is no address: {error}", self.url)).kind("usage"))
+            }
+        };
+        if !matches!(address.scheme_str(), Some("http" | "https")) {
+            bail!(
+                Failure::new(format!("`{}` begins with neither http:// nor https://", self.url))
+                    .kind("usage")
+            );
+        }
+        let mut config = Agent::config_builder()
+            .http_status_as_error(false)
+            .timeout_global(Some(self.timeout))
+            .max_redirects(if self.follow { REDIRECTIONS } else { 0 })
+            .max_redirects_will_error(self.follow);
+        if is_this_machine(&address) {
+            // A proxy would ask itself.
+            config = config.proxy(None);
+        }
+        let agent = Agent::new_with_config(config.build());
+        let method = if self.body.is_some() { Method::POST } else { Method::GET };
+        let mut request = Request::builder().method(method).uri(address);
+        for (name, value) in &self.headers {
+            request = request.header(name, value);
+        }
+        let asked = match self.body {
+            Some(ref body) => {
+                request.body(body.as_slice()).map_err(Error::from).and_then(|request| agent.run(request))
+            }
+            None => request.body(()).map_err(Error::from).and_then(|request| agent.run(request)),
+        };
+        let mut response = asked.map_err(|error| self.failure(&error))?;
+        let mut headers = BTreeMap::<String, String>::new();
+        for (name, value) in response.headers() {
+            let value = String::from_utf8_lossy(value.as_bytes());
+            headers
+                .entry(name.as_str().to_owned())
+                .and_modify(|known| {
+                    known.push_str(", ");
+                    known.push_str(&value);
+                })
+                .or_insert_with(|| value.clone().into_owned());
+        }
+        let body = response.body_mut().with_config().limit(LONGEST_BODY).read_to_vec();
+        let body = body.map_err(|error| self.failure(&error))?;
+        Ok(Answer { status: response.status().as_u16(), headers, body })
+    }
+
+    fn failure(&self, error: &Error) -> Failure {
+        let kind = match error {
+            Error::Timeout(_) => "timeout",
+            Error::Io(_) | Error::HostNotFound | Error::ConnectionFailed => "unreachable",
+            Error::BadUri(_) | Error::Http(_) => "usage",
+            _ => "failed",
+        };
+        Failure::new(format!("`{}` does not answer: {error}", self.url)).kind(kind)
+    }
+}
+
+fn is_this_machine(address: &Uri) -> bool {
+    let host = address.host().unwrap_or_default().trim_matches(['[', ']']);
+    host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    use super::*;
+
+    /// A server that answers once with these bytes; returns its address, and what it was asked.
+    fn server(answer: &'static str) -> (String, std::thread::JoinHandle<String>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let asked = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let mut asked = Vec::new();
+            let mut part = [0; 4096];
+            while !asked.windows(4).any(|window| window == b"\r\n\r\n") {
+                let read = stream.read(&mut part).unwrap();
+                asked.extend_from_slice(&part[..read]);
+            }
+            stream.write_all(answer.as_bytes()).unwrap();
+            String::from_utf8(asked).unwrap()
+        });
+        (url, asked)
+    }
+
+    fn going_on() -> Result<()> {
+        Ok(())
+    }
+
+    #[test]
+    fn any_status_is_an_answer_with_its_headers_and_body() {
+        let (url, asked) = server(
+            "HTTP/1.1 404 Not Found\r\nX-Kept: a\r\nX-Kept: b\r\nContent-Length: 4\r\nConnection: close\r\n\r\ngone",
+        );
+        let mut question = Question::get(&format!("{url}/x"));
+        question.headers.insert("X-Asked".into(), "yes".into());
+        let answer = question.ask(going_on).unwrap();
+        assert_eq!((answer.status, answer.body.as_slice()), (404, b"gone".as_slice()));
+        assert_eq!(answer.headers["x-kept"], "a, b");
+        let asked = asked.join().unwrap().to_lowercase();
+        assert!(asked.starts_with("get /x http/1.1\r\n") && asked.contains("x-asked: yes\r\n"), "{asked}");
+    }
+
+    #[test]
+    fn a_body_is_posted() {
+        let (url, asked) = server("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
+        let question = Question { body: Some(b"{}".to_vec()), ..Question::get(&url) };
+        assert_eq!(question.ask(going_on).unwrap().status, 204);
+        assert!(asked.join().unwrap().starts_with("POST / "));
+    }
+
+    #[test]
+    fn a_redirection_that_is_not_to_be_followed_is_the_answer() {
+        let (url, _) = server(
+            "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        );
+        let answer = Question { follow: false, ..Question::get(&url) }.ask(going_on).unwrap();
+        assert_eq!((answer.status, answer.headers["location"].as_str()), (302, "/other"));
+    }
+
+    #[test]
+    fn nobody_there_is_unreachable_and_silence_a_timeout() {
+        let kind = |error: anyhow::Error| error.downcast_ref::<Failure>().unwrap().kind;
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let error = Question::get(&format!("http://{free}")).ask(going_on).unwrap_err();
+        assert!(error.to_string().contains(&free.to_string()), "{error}");
+        assert_eq!(kind(error), "unreachable");
+
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let question = Question { timeout: Duration::from_millis(50), ..Question::get(&url) };
+        assert_eq!(kind(question.ask(going_on).unwrap_err()), "timeout");
+        assert_eq!(kind(Question::get("ftp://x").ask(going_on).unwrap_err()), "usage");
+    }
+
+    #[test]
+    fn whoever_waits_can_give_up() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let error = Question::get(&url).ask(|| bail!("enough")).unwrap_err();
+        assert_eq!(error.to_string(), "enough");
+    }
+}

@@ -1,0 +1,65 @@
+//! `ask::` asks the person at the terminal.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use anyhow::{Result, bail};
+use rhai::plugin::*;
+
+use crate::event::{Answer, Question};
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::script::{Host, Raised, Unpredictable, look};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+fn answer(host: &Host, asked: &str, question: &Question) -> Result<Answer> {
+    if host.only_looking() {
+        bail!(Unpredictable(format!("the answer to “{asked}”")));
+    }
+    host.reporter().ask(question)?.ok_or_else(|| {
+        Failure::new(format!("nobody can be asked: {asked}"))
+            .kind("unanswered")
+            .exit(ExitCode::UNANSWERED)
+            .hint("run it at a terminal; `--yes` agrees to whatever loses no data")
+            .into()
+    })
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Asks for yes or no; `default` is what an empty answer means. `--yes` agrees. With nobody to ask the
+    /// script ends with exit status 78, unless it catches that: the kind is `unanswered`.
+    ///
+    /// ```rhai
+    /// try { ask::confirm("Go on?", true); } catch (failure) { assert(failure.kind == "unanswered"); }
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn confirm(context: NativeCallContext, question: &str, default: bool) -> Raised<bool> {
+        look(&context, |host| {
+            let asked = Question::Confirm { text: question.to_owned(), default, harmless: true };
+            Ok(matches!(answer(host, question, &asked)?, Answer::Yes))
+        })
+    }
+
+    /// Asks for a line of text; `default` is what an empty answer means. With nobody to ask it ends as
+    /// `confirm` does; `--yes` does not answer it. What must not be shown is asked by `secret::ask`.
+    ///
+    /// ```rhai
+    /// try { ask::text("Name of the site?", "kiosk"); } catch (failure) { assert(failure.kind == "unanswered"); }
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn text(context: NativeCallContext, question: &str, default: &str) -> Raised<String> {
+        look(&context, |host| {
+            let asked = Question::Text { text: question.to_owned(), default: default.to_owned() };
+            match answer(host, question, &asked)? {
+                Answer::Text(text) => Ok(text.as_str().to_owned()),
+                Answer::Yes | Answer::No => bail!("the answer to “{question}” is no text"),
+            }
+        })
+    }
+}

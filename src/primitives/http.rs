@@ -1,0 +1,129 @@
+//! `http::` asks web servers.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use rhai::plugin::*;
+use serde::Deserialize;
+
+use crate::machine::http::{self, Question};
+use crate::script::{Host, Raised, Seconds, Unpredictable, act, look, options_of};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    headers: BTreeMap<String, String>,
+    timeout: Seconds,
+    follow: bool,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { headers: BTreeMap::new(), timeout: Seconds(http::TIMEOUT.as_secs_f64()), follow: true }
+    }
+}
+
+fn ask(host: &Host, url: &str, body: Option<&str>, options: Options) -> Result<rhai::Map> {
+    let question = Question {
+        url: url.to_owned(),
+        body: body.map(|body| body.as_bytes().to_vec()),
+        headers: options.headers,
+        timeout: options.timeout.duration(),
+        follow: options.follow,
+    };
+    let answer = question.ask(|| host.seen().check_interruption())?;
+    let headers: rhai::Map =
+        answer.headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
+    Ok(rhai::Map::from([
+        ("status".into(), i64::from(answer.status).into()),
+        ("headers".into(), headers.into()),
+        ("body".into(), String::from_utf8_lossy(&answer.body).into_owned().into()),
+    ]))
+}
+
+fn get(context: &NativeCallContext, url: &str, options: rhai::Map) -> Raised<rhai::Map> {
+    look(context, |host| {
+        let options = options_of(options)?;
+        if host.would_have_changed() {
+            bail!(Unpredictable(format!("what `{url}` would answer by then")));
+        }
+        ask(host, url, None, options)
+    })
+}
+
+fn post(context: &NativeCallContext, url: &str, body: &str, options: rhai::Map) -> Raised<rhai::Map> {
+    let posted = |host: &Host| {
+        let options = options_of(options)?;
+        if host.only_looking() && (host.would_have_changed() || !host.is_verifying()) {
+            bail!(Unpredictable(format!("what `{url}` would answer to a POST")));
+        }
+        ask(host, url, Some(body), options)
+    };
+    match Host::of(context) {
+        Ok(host) if host.is_verifying() => look(context, posted),
+        _ => act(context, posted),
+    }
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Asks with GET and returns `#{ status, headers, body }`: whatever the status, it is an answer. The names
+    /// of headers are in lower case. When nobody answers, it fails with the kind `unreachable`; when the answer
+    /// takes too long, with `timeout`.
+    ///
+    /// ```rhai
+    /// try { http::get("http://127.0.0.1:1/"); } catch (failure) { assert(failure.kind == "unreachable"); }
+    /// ```
+    #[rhai_fn(name = "get", return_raw, volatile)]
+    pub fn get_plain(context: NativeCallContext, url: &str) -> Raised<rhai::Map> {
+        get(&context, url, rhai::Map::new())
+    }
+
+    /// The same with options: `headers` (a map), `timeout` (seconds, 30 unless said), `follow` (redirections,
+    /// true unless said).
+    ///
+    /// ```rhai,booted
+    /// let answer = http::get("http://127.0.0.1/", #{ headers: #{ "Accept": "text/html" }, follow: false });
+    /// assert(answer.status < 500);
+    /// ```
+    #[rhai_fn(name = "get", return_raw, volatile)]
+    pub fn get_with(context: NativeCallContext, url: &str, options: rhai::Map) -> Raised<rhai::Map> {
+        get(&context, url, options)
+    }
+
+    /// Sends `body` with POST and returns `#{ status, headers, body }`. A POST may change something, so it is
+    /// not made while only looking; within `step::verify` it counts as a question and always is.
+    ///
+    /// ```rhai
+    /// try { http::post("http://127.0.0.1:1/", "{}"); } catch (failure) { assert(failure.kind == "unreachable"); }
+    /// ```
+    #[rhai_fn(name = "post", return_raw, volatile)]
+    pub fn post_plain(context: NativeCallContext, url: &str, body: &str) -> Raised<rhai::Map> {
+        post(&context, url, body, rhai::Map::new())
+    }
+
+    /// The same with the options of `get`.
+    ///
+    /// ```rhai,booted
+    /// let headers = #{ "Content-Type": "application/json" };
+    /// assert(http::post("http://127.0.0.1/", "{}", #{ headers: headers, timeout: 5 }).status >= 400);
+    /// ```
+    #[rhai_fn(name = "post", return_raw, volatile)]
+    pub fn post_with(
+        context: NativeCallContext,
+        url: &str,
+        body: &str,
+        options: rhai::Map,
+    ) -> Raised<rhai::Map> {
+        post(&context, url, body, options)
+    }
+}

@@ -1,0 +1,167 @@
+//! `text::` compares, replaces, encodes and says texts.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use anyhow::{Context, Result};
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use regex::Regex;
+use rhai::plugin::*;
+
+use crate::failure::Failure;
+use crate::machine::clock;
+use crate::script::{Raised, json_of, look, value_of};
+use crate::time_text;
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+/// What stands for itself in every part of an address. Source: RFC 3986, section 2.3.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// How many compiled patterns are kept: a loop uses the same few again and again.
+const KEPT_PATTERNS: usize = 64;
+
+thread_local! {
+    static PATTERNS: RefCell<HashMap<String, Regex>> = RefCell::default();
+}
+
+fn pattern(text: &str) -> Result<Regex> {
+    PATTERNS.with_borrow_mut(|kept| {
+        if let Some(known) = kept.get(text) {
+            return Ok(known.clone());
+        }
+        let compiled = Regex::new(text).map_err(|error| {
+            let reason = error.to_string();
+            let last = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+            Failure::new(format!("`{text}` is no regular expression: {last}")).kind("usage")
+        })?;
+        if kept.len() >= KEPT_PATTERNS {
+            kept.clear();
+        }
+        kept.insert(text.to_owned(), compiled.clone());
+        Ok(compiled)
+    })
+}
+
+fn said_age(timestamp: &str) -> Result<String> {
+    let then: Timestamp = timestamp
+        .parse()
+        .map_err(|error| Failure::new(format!("`{timestamp}` is no time: {error}")).kind("usage"))?;
+    Ok(time_text::when(then, clock::now(), &TimeZone::system()))
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Whether the regular expression `expression` matches anywhere in `subject`: `^` and `$` are the ends of
+    /// the text, `(?m)` in front makes them those of every line. The syntax is that of the Rust crate regex.
+    ///
+    /// ```rhai
+    /// assert(text::matches("kiosk-42", "^[a-z]+-[0-9]+$"));
+    /// assert(!text::matches("kiosk", "[0-9]"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn matches(context: NativeCallContext, subject: &str, expression: &str) -> Raised<bool> {
+        look(&context, |_| Ok(pattern(expression)?.is_match(subject)))
+    }
+
+    /// `subject` with every match of the regular expression replaced. In `replacement`, `$1` or `${1}` is what
+    /// the first group matched, `$$` is a dollar sign.
+    ///
+    /// ```rhai
+    /// assert(text::replace("a=1, b=2", "([a-z])=([0-9])", "$2${1}") == "1a, 2b");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn replace(
+        context: NativeCallContext,
+        subject: &str,
+        expression: &str,
+        replacement: &str,
+    ) -> Raised<String> {
+        look(&context, |_| Ok(pattern(expression)?.replace_all(subject, replacement).into_owned()))
+    }
+
+    /// The value that a JSON text stands for; its `null` is `()`.
+    ///
+    /// ```rhai
+    /// assert(text::json_parse(`{ "ports": [80, 443] }`).ports[1] == 443);
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn json_parse(context: NativeCallContext, json: &str) -> Raised<Dynamic> {
+        look(&context, |_| {
+            let value = serde_json::from_str(json)
+                .map_err(|error| Failure::new(format!("this is no JSON: {error}")).kind("usage"))?;
+            Ok(value_of(&value))
+        })
+    }
+
+    /// A value as JSON, the keys of maps sorted. Closures and secrets are refused.
+    ///
+    /// ```rhai
+    /// assert(text::json_text(#{ b: [1, 2.5], a: () }) == `{"a":null,"b":[1,2.5]}`);
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn json_text(context: NativeCallContext, value: Dynamic) -> Raised<String> {
+        look(&context, |_| serde_json::to_string(&json_of(&value)?).context("cannot write JSON"))
+    }
+
+    /// The text as a part of an address: everything but letters, digits and `-._~` percent-encoded.
+    ///
+    /// ```rhai
+    /// assert(text::url_encode("50% & más") == "50%25%20%26%20m%C3%A1s");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn url_encode(context: NativeCallContext, subject: &str) -> Raised<String> {
+        look(&context, |_| Ok(utf8_percent_encode(subject, ENCODED).to_string()))
+    }
+
+    /// When something was, as people say it: `today 21:14`, `yesterday 21:14`, `2026-05-01 21:14`, by the
+    /// clock of this machine. `timestamp` is one that `step::list` gives, or of the same form (RFC 3339).
+    ///
+    /// ```rhai
+    /// assert(text::matches(text::age("2026-05-01T21:14:00Z"), "^[a-z0-9-]+ [0-9:]{5}$"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn age(context: NativeCallContext, timestamp: &str) -> Raised<String> {
+        look(&context, |_| said_age(timestamp))
+    }
+
+    /// For what has not happened yet: `never`.
+    ///
+    /// ```rhai
+    /// assert(text::age(()) == "never");
+    /// ```
+    #[rhai_fn(name = "age", return_raw, volatile)]
+    pub fn age_of_nothing(context: NativeCallContext, _timestamp: ()) -> Raised<String> {
+        look(&context, |_| Ok("never".to_owned()))
+    }
+
+    /// How long something took, as people say it: `0.3 s`, `38 s`, `3 min 02 s`, `1 h 04 min`.
+    ///
+    /// ```rhai
+    /// assert(text::duration(182.4) == "3 min 02 s");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn duration(context: NativeCallContext, seconds: f64) -> Raised<String> {
+        look(&context, |_| Ok(time_text::duration(seconds)))
+    }
+
+    /// The same of whole seconds.
+    ///
+    /// ```rhai
+    /// assert(text::duration(38) == "38 s");
+    /// ```
+    #[rhai_fn(name = "duration", return_raw, volatile)]
+    pub fn duration_in_whole(context: NativeCallContext, seconds: i64) -> Raised<String> {
+        #[expect(clippy::cast_precision_loss, reason = "nothing takes 2^52 seconds")]
+        look(&context, |_| Ok(time_text::duration(seconds as f64)))
+    }
+}

@@ -1,0 +1,155 @@
+//! Holds the layers: imports go down only, and what belongs to one layer is not named in another.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// The layers from the lowest to the highest; those of one line may import each other.
+const LAYERS: &[&[&str]] = &[
+    &["event", "exit_code", "failure", "redaction", "text", "time_text"],
+    &["machine"],
+    &["change", "journal"],
+    &["session"],
+    &["script"],
+    &["primitives"],
+    &["rehearse", "run"],
+    &["ui"],
+    &["cli", "commands", "config"],
+    &["lib", "main"],
+];
+
+fn rank(module: &str) -> Option<usize> {
+    LAYERS.iter().position(|layer| layer.contains(&module))
+}
+
+/// Every source file with the module of the crate that it belongs to.
+fn sources() -> Vec<(PathBuf, String, String)> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    let mut directories = vec![root.clone()];
+    while let Some(directory) = directories.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let relative = path.strip_prefix(&root).unwrap().to_owned();
+                let first = relative.components().next().unwrap();
+                let module = first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+                found.push((relative, module, std::fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    found
+}
+
+/// The code without comments and without the tests at the end of the file, which may reach further.
+fn code(text: &str) -> impl Iterator<Item = &str> {
+    let end = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    text[..end].lines().map(|line| line.split("//").next().unwrap_or_default())
+}
+
+/// The modules of the crate that the code names: `crate::NAME` and each of `crate::{NAME, NAME}`.
+fn imported(text: &str) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    let code: String = code(text).collect::<Vec<_>>().join("\n");
+    for behind in code.split("crate::").skip(1) {
+        let name = |text: &str| {
+            text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
+        };
+        match behind.strip_prefix('{') {
+            None => {
+                names.insert(name(behind));
+            }
+            Some(list) => {
+                let mut depth = 0_usize;
+                let mut at_start = true;
+                for (at, letter) in list.char_indices() {
+                    match letter {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => at_start = true,
+                        letter if at_start && !letter.is_whitespace() => {
+                            names.insert(name(&list[at..]));
+                            at_start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+        }
+    }
+    names
+}
+
+#[test]
+fn every_module_has_its_layer() {
+    let unknown: BTreeSet<String> =
+        sources().into_iter().map(|(_, module, _)| module).filter(|module| rank(module).is_none()).collect();
+    assert_eq!(unknown, BTreeSet::new(), "name them in LAYERS");
+}
+
+#[test]
+fn imports_go_down_only() {
+    let mut wrong = Vec::new();
+    for (path, module, text) in sources() {
+        for name in imported(&text) {
+            if rank(&name) > rank(&module) {
+                wrong.push(format!("{} imports crate::{name}", path.display()));
+            }
+        }
+    }
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn imports_are_read_in_every_form() {
+    let text = "use crate::ui;\nuse crate::{run, journal::{self, History}, cli::Cli};\n// crate::config\nfn f(x: crate::event::Event) {}\n#[cfg(test)]\nmod tests { use crate::commands; }";
+    let names: Vec<String> = imported(text).into_iter().collect();
+    assert_eq!(names, ["cli", "event", "journal", "run", "ui"]);
+}
+
+/// Files outside `modules` whose code names one of `words`.
+fn named_elsewhere(words: &[&str], modules: &[&str]) -> Vec<String> {
+    let mut wrong = Vec::new();
+    for (path, module, text) in sources() {
+        if modules.contains(&module.as_str()) {
+            continue;
+        }
+        for (number, line) in code(&text).enumerate() {
+            if let Some(word) = words.iter().find(|word| line.contains(**word)) {
+                wrong.push(format!("{}:{} names {word}", path.display(), number + 1));
+            }
+        }
+    }
+    wrong
+}
+
+#[test]
+fn only_the_machine_may_be_unsafe_or_start_processes() {
+    assert_eq!(
+        named_elsewhere(
+            &["unsafe {", "unsafe fn", "unsafe impl", "unsafe_code", "std::process::Command"],
+            &["machine"]
+        ),
+        Vec::<String>::new()
+    );
+}
+
+#[test]
+fn nobody_below_the_user_interface_prints() {
+    let prints = ["println!", "eprintln!", "print!(", "io::stdout()", "io::stderr()"];
+    assert_eq!(named_elsewhere(&prints, &["ui", "machine"]), Vec::<String>::new());
+}
+
+#[test]
+fn the_command_line_is_read_in_one_place() {
+    let allowed = ["cli", "ui", "commands"];
+    assert_eq!(named_elsewhere(&["clap::", "clap_complete::"], &allowed), Vec::<String>::new());
+}
+
+#[test]
+fn scripts_are_known_to_their_layers_alone() {
+    let allowed = ["script", "primitives"];
+    assert_eq!(named_elsewhere(&["rhai::"], &allowed), Vec::<String>::new());
+}
