@@ -39,7 +39,8 @@ fn passes(name: &str, base: &str) {
     if let Some((remove, upper)) = kept {
         let pictures = root.join("target/pictures");
         std::fs::create_dir_all(&pictures).unwrap();
-        let script = format!("cp {}/root/pictures/* {} 2>/dev/null; {remove}", upper.display(), pictures.display());
+        let script =
+            format!("cp {}/root/pictures/* {} 2>/dev/null; {remove}", upper.display(), pictures.display());
         assert!(Command::new("sh").args(["-c", &script]).status().unwrap().success());
     }
     assert_eq!(outcome.unwrap().exit_codes, [0], "tests/kiosk/{name}.sh");

@@ -1,7 +1,5 @@
 //! `ask::` asks the person at the terminal.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use anyhow::{Result, bail};
 use rhai::plugin::*;
 

@@ -1,7 +1,5 @@
 //! `cmd::` runs commands: arrays of words, never shell strings.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;

@@ -1,7 +1,5 @@
 //! `file::` looks at files, directories and links, and makes them what a script wishes.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};

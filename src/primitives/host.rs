@@ -1,7 +1,5 @@
 //! `host::` tells of the machine and of the call.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use anyhow::bail;
 use rhai::plugin::*;
 

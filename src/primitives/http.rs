@@ -1,7 +1,5 @@
 //! `http::` asks web servers.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use std::collections::BTreeMap;
 
 use anyhow::{Result, bail};

@@ -1,7 +1,5 @@
 //! `log::` speaks to people, and gives a script's data to standard output.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use rhai::plugin::*;
 
 use crate::event::{Event, Level};

@@ -1,5 +1,13 @@
 //! What scripts can call, one namespace a file. Their doc comments are the manual, their examples are tests.
 
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::wildcard_imports,
+        reason = "what Rhai's export macro expands to is found in its prelude alone"
+    )
+)]
+
 mod ask;
 mod cmd;
 mod file;

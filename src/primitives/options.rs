@@ -1,7 +1,5 @@
 //! `options::` helps functions that take an options map.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use anyhow::bail;
 use rhai::plugin::*;
 

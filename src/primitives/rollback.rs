@@ -1,7 +1,5 @@
 //! `rollback::` undoes what the plan did, from the journal.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use rhai::plugin::*;
 use serde_json::Value;
 

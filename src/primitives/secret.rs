@@ -1,7 +1,5 @@
 //! `secret::` gets passwords and keys: opaque to scripts, stored by the machine, shown to nobody.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;

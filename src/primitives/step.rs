@@ -1,7 +1,5 @@
 //! `step::` runs steps, marks progress, verifies, and says what a change makes necessary.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};

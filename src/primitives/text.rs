@@ -1,7 +1,5 @@
 //! `text::` compares, replaces, encodes and says texts.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use std::cell::RefCell;
 use std::collections::HashMap;
 

@@ -28,7 +28,9 @@ use crate::machine::process::Processes;
 use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
 use crate::machine::{clock, lock};
-use crate::script::{Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets};
+use crate::script::{
+    Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets,
+};
 use crate::session::{ForeignPolicy, Mode, Opening, Session};
 
 /// The name under which the host keeps the script that was called.

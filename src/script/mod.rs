@@ -23,10 +23,10 @@ pub use host::{
 };
 pub use meaning::{CodeMeaning, code_meaning};
 pub use plan::{Plan, PlannedStep};
-pub use secret::Secret;
-pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 /// The call of a primitive, which those who run its script hand on.
 pub use rhai::NativeCallContext;
+pub use secret::Secret;
+pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::Settings;
 pub use source::{PlanFile, Script, Source, built_in, built_in_scripts};
 pub use value::{Seconds, json_of, options_of, value_of};
