@@ -402,7 +402,12 @@ impl Session {
             let position = change.kind().position(&self.world).with_context(|| {
                 format!("cannot look at {} to tell what a killed run did", known.intent.target)
             })?;
-            tracing::debug!(change = known.id, target = known.intent.target, ?position, "probed a change in doubt");
+            tracing::debug!(
+                change = known.id,
+                target = known.intent.target,
+                ?position,
+                "probed a change in doubt"
+            );
             match position {
                 Position::Before => {
                     self.record(Entry::Void { change: known.id, why: "found as before".to_owned() })?;

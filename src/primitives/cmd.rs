@@ -261,7 +261,11 @@ impl Run<'_> {
         if self.host.only_looking() {
             let target = self.target(product.as_deref());
             self.host.session().note_change(target, format!("run {}", self.label));
-            return Ok(Output { known: None, label: self.label.clone(), position: self.context.call_position() });
+            return Ok(Output {
+                known: None,
+                label: self.label.clone(),
+                position: self.context.call_position(),
+            });
         }
         let undo = self.undo_commands()?;
         if !self.leaves_something(&undo) {

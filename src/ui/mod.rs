@@ -58,7 +58,8 @@ pub fn set_colors(choice: ColorChoice) {
 pub fn diagnose() {
     if std::env::var_os("KKRUN_LOG").is_some() {
         let filter = tracing_subscriber::EnvFilter::from_env("KKRUN_LOG");
-        let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
+        let subscriber =
+            tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time();
         // Set twice only by tests that run in one process.
         drop(subscriber.try_init());
     }

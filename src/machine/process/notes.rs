@@ -45,11 +45,9 @@ pub(super) struct Slot<'a> {
 
 impl Notes {
     pub(super) fn create(directory: &Path, run: &str) -> Result<Self> {
-        let path = directory.join(run);
-        let named = || format!("cannot note running processes in `{}`", path.display());
+        let named = || format!("cannot note running processes in `{}`", directory.display());
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(named)?;
-        let mut options = OpenOptions::new();
-        let mut file = options.write(true).create_new(true).mode(0o600).open(&path).with_context(named)?;
+        let (path, mut file) = create_unused(directory, run).with_context(named)?;
         let mut text = EMPTY.repeat(SLOTS);
         let own = Process::current().context("cannot read `/proc/self/stat`: is /proc mounted?")?;
         writeln!(text, "run {run}")?;
@@ -125,6 +123,22 @@ impl Pen {
         put(&mut slot, at + 1, &decimal(u64::from(group)));
         write_at(self.file.as_fd(), &slot, self.offset)
     }
+}
+
+/// A new file named after the run. What a killed run of the same name left must not be written over.
+fn create_unused(directory: &Path, run: &str) -> std::io::Result<(PathBuf, File)> {
+    let mut path = directory.join(run);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    for number in 1_u32.. {
+        match options.open(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                path = directory.join(format!("{run}.{number}"));
+            }
+            result => return result.map(|file| (path, file)),
+        }
+    }
+    Err(ErrorKind::AlreadyExists.into())
 }
 
 fn write_at(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<(), Errno> {
@@ -241,6 +255,16 @@ mod tests {
         let path = notes.path.clone();
         drop(notes);
         assert_eq!(Read::from_file(&path).unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_run_of_the_same_name_noted_is_not_written_over() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("run-1"), "of before").unwrap();
+        let notes = Notes::create(directory.path(), "run-1").unwrap();
+        assert_eq!(notes.path, directory.path().join("run-1.1"));
+        assert_eq!(Read::from_file(&notes.path).unwrap().unwrap().run, "run-1");
+        assert_eq!(std::fs::read_to_string(directory.path().join("run-1")).unwrap(), "of before");
     }
 
     #[test]
