@@ -16,7 +16,7 @@ use crate::journal::{ChangeState, Class};
 use crate::machine::account::Account;
 use crate::machine::files::{Digest, PathText};
 use crate::machine::process::{self, Command, Ended, Stdin};
-use crate::script::{Host, Raised, Unpredictable, act, json_of, look, options_of, unpredictable};
+use crate::script::{Host, Raised, Seconds, Unpredictable, act, json_of, look, options_of, unpredictable};
 
 /// How long `cmd::run` lets a command run when the script does not say.
 const LONGEST_RUN: f64 = 3600.0;
@@ -81,9 +81,9 @@ struct RunOptions {
     user: Option<String>,
     #[serde(skip)]
     stdin: Option<Dynamic>,
-    timeout: Option<f64>,
+    timeout: Option<Seconds>,
     retries: u32,
-    backoff: Option<f64>,
+    backoff: Option<Seconds>,
     ok_codes: Vec<i32>,
     label: Option<String>,
     interactive: bool,
@@ -98,7 +98,7 @@ struct LookOptions {
     user: Option<String>,
     #[serde(skip)]
     stdin: Option<Dynamic>,
-    timeout: Option<f64>,
+    timeout: Option<Seconds>,
     stderr: bool,
 }
 
@@ -195,10 +195,8 @@ fn input(host: &Host, stdin: Option<&Dynamic>) -> Result<Stdin> {
     }
 }
 
-fn seconds(timeout: Option<f64>, longest: f64) -> Result<Duration> {
-    let seconds = timeout.unwrap_or(longest);
-    Duration::try_from_secs_f64(seconds)
-        .map_err(|_| Failure::new(format!("{seconds} is no time in seconds")).kind("option").into())
+fn seconds(given: Option<Seconds>, otherwise: f64) -> Duration {
+    given.unwrap_or(Seconds(otherwise)).duration()
 }
 
 fn looking_command(host: &Host, argv: rhai::Array, options: &LookOptions) -> Result<(Command, String)> {
@@ -209,7 +207,7 @@ fn looking_command(host: &Host, argv: rhai::Array, options: &LookOptions) -> Res
     command.cwd = options.cwd.as_deref().map(absolute).transpose()?;
     command.env = variables(host, &options.env)?;
     command.stdin = input(host, options.stdin.as_ref())?;
-    command.timeout = Some(seconds(options.timeout, LONGEST_LOOK)?);
+    command.timeout = Some(seconds(options.timeout, LONGEST_LOOK));
     Ok((command, label))
 }
 
@@ -383,7 +381,7 @@ impl Run<'_> {
         command.argv = argv.into_iter().map(Into::into).collect();
         command.stdin = Stdin::Null;
         command.interactive = false;
-        command.timeout = Some(seconds(None, LONGEST_LOOK)?);
+        command.timeout = Some(seconds(None, LONGEST_LOOK));
         Ok(command)
     }
 
@@ -395,7 +393,7 @@ impl Run<'_> {
         command.cwd = options.cwd.as_deref().map(absolute).transpose()?;
         command.env = variables(self.host, &options.env)?;
         command.stdin = input(self.host, options.stdin.as_ref())?;
-        command.timeout = Some(seconds(options.timeout, LONGEST_RUN)?);
+        command.timeout = Some(seconds(options.timeout, LONGEST_RUN));
         command.interactive = options.interactive;
         command.outlasts_interrupt = matches!(self.argv[0].as_str(), "apt" | "apt-get" | "dpkg");
         Ok(command)
@@ -484,7 +482,7 @@ impl Run<'_> {
 
     fn run_retrying(&self, world: &World) -> Result<Ended> {
         let command = self.command()?;
-        let mut wait = seconds(self.options.backoff, 2.0)?;
+        let mut wait = seconds(self.options.backoff, 2.0);
         for attempt in 0.. {
             let ended = world.run(&command, &self.label)?;
             let is_ok =
