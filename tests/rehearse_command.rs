@@ -77,9 +77,9 @@ fn ctrl_c_at_the_terminal_ends_the_run_inside_and_leaves_nothing() {
     let (_, name) = session.exp_regex("kkrun-[0-9-]+").unwrap();
     session.exp_string("waiting").unwrap();
     session.send_control('c').unwrap();
-    session.exp_eof().unwrap();
+    let said = session.exp_eof().unwrap();
     let status = session.process().wait().unwrap();
-    assert!(format!("{status:?}").ends_with(", 130)"), "{status:?}");
+    assert!(format!("{status:?}").ends_with(", 130)"), "{status:?}: {said}");
     assert_nothing_is_left(&name);
 }
 
