@@ -10,7 +10,9 @@ use serde_json::Value;
 use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone, World};
 use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
 use crate::failure::Failure;
-use crate::journal::{self, ChangeId, ChangeState, Consequence, Entry, History, Journal, Loaded, Writer};
+use crate::journal::{
+    self, ChangeId, ChangeRecord, ChangeState, Consequence, Entry, History, Journal, Loaded, Writer,
+};
 use crate::machine::lock::{Attempt, Lock};
 
 /// Whether changes are made or only looked at.
@@ -243,6 +245,7 @@ impl Session {
         }
         self.check_interruption()?;
         self.begin_acting()?;
+        self.refuse_doubts()?;
         if let Some(difference) = self.foreign_state(change, &target)
             && !self.may_replace(&target, &summary, &difference, &intent.before, &intent.after)?
         {
@@ -385,19 +388,10 @@ impl Session {
         (change.kind().on_doubt() == OnDoubt::ActAgain).then_some(doubtful.id)
     }
 
-    /// Probes every change whose outcome a dead run did not record.
-    ///
-    /// # Errors
-    /// When one stands neither as before nor as after and cannot be half done: somebody else was there.
-    pub fn settle_doubts(&mut self) -> Result<()> {
-        let doubtful: Vec<_> = self
-            .history
-            .changes
-            .iter()
-            .filter(|change| change.state == ChangeState::InDoubt)
-            .cloned()
-            .collect();
-        for known in doubtful {
+    /// Probes every change whose outcome a dead run did not record. One that stands neither as before nor as after
+    /// stays in doubt: a rollback takes it for done, a run looks at it with [`Session::refuse_doubts`].
+    fn settle_doubts(&mut self) -> Result<()> {
+        for known in self.doubtful() {
             let change = Change::of_intent(&known.intent)?;
             let position = change.kind().position(&self.world).with_context(|| {
                 format!("cannot look at {} to tell what a killed run did", known.intent.target)
@@ -406,7 +400,7 @@ impl Session {
                 change = known.id,
                 target = known.intent.target,
                 ?position,
-                "probed a change in doubt"
+                "probed what was in doubt"
             );
             match position {
                 Position::Before => {
@@ -416,10 +410,29 @@ impl Session {
                     let accepted = change.kind().accepted(&self.world)?;
                     self.record(Entry::Done { change: known.id, accepted })?;
                 }
-                Position::Neither(difference) if change.kind().on_doubt() == OnDoubt::Stop => {
-                    self.settle_foreign_doubt(known.id, &change, &difference)?;
-                }
                 Position::Neither(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// The changes whose outcome is not recorded.
+    fn doubtful(&self) -> Vec<ChangeRecord> {
+        let changes = self.history.changes.iter();
+        changes.filter(|change| change.state == ChangeState::InDoubt).cloned().collect()
+    }
+
+    /// Decides about changes that are still in doubt and cannot be half done: somebody else was there.
+    ///
+    /// # Errors
+    /// With the ways on, when the operator has not said which.
+    pub fn refuse_doubts(&mut self) -> Result<()> {
+        for known in self.doubtful() {
+            let change = Change::of_intent(&known.intent)?;
+            if change.kind().on_doubt() == OnDoubt::Stop
+                && let Position::Neither(difference) = change.kind().position(&self.world)?
+            {
+                self.settle_foreign_doubt(known.id, &change, &difference)?;
             }
         }
         Ok(())

@@ -247,6 +247,7 @@ fn begin_plan(launch: &Launch, host: &Host) -> Result<()> {
                 .hint(format!("finish it with `kkrun rollback{steps}`, then run this again"))
         );
     }
+    session.refuse_doubts()?;
     let plan = session.plan().to_owned();
     let remembered = session.history().overrides.get(&plan).cloned().unwrap_or_default();
     for key in &launch.unset {
