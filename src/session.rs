@@ -393,9 +393,16 @@ impl Session {
     fn settle_doubts(&mut self) -> Result<()> {
         for known in self.doubtful() {
             let change = Change::of_intent(&known.intent)?;
-            let position = change.kind().position(&self.world).with_context(|| {
-                format!("cannot look at {} to tell what a killed run did", known.intent.target)
-            })?;
+            // What it stands in may not be there yet, such as a server that a later step starts.
+            let position = match change.kind().position(&self.world) {
+                Ok(position) => position,
+                Err(error) => {
+                    self.check_interruption()?;
+                    let target = &known.intent.target;
+                    self.world.reporter.note(format!("{target} stays in doubt for now: {error:#}"));
+                    continue;
+                }
+            };
             tracing::debug!(
                 change = known.id,
                 target = known.intent.target,
