@@ -6,6 +6,7 @@
 
 mod command;
 pub mod consequence;
+mod edit;
 mod file;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
+pub use edit::{EditChange, EditTerms, FileRecord, Lines, Noun, Passage, PassageWish, passage_target};
 pub use file::{FileChange, FileWish, Found, file_target};
 pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
 pub use unit::succeeded;
@@ -216,6 +218,8 @@ pub trait Kind {
 pub enum Change {
     /// A command that was run.
     Command(CommandChange),
+    /// A line or block of a text file.
+    Edit(EditChange),
     /// A file, link or directory.
     File(FileChange),
     /// A tree of them.
@@ -227,6 +231,7 @@ impl Change {
     pub fn kind(&self) -> &dyn Kind {
         match self {
             Self::Command(change) => change,
+            Self::Edit(change) => change,
             Self::File(change) => change,
             Self::Tree(change) => change,
         }

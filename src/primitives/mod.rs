@@ -10,6 +10,7 @@
 
 mod ask;
 mod cmd;
+mod config;
 mod file;
 mod host;
 mod http;
@@ -25,6 +26,7 @@ pub fn register(engine: &mut rhai::Engine) {
     cmd::register_output(engine);
     engine.register_static_module("ask", ask::module().into());
     engine.register_static_module("cmd", cmd::module().into());
+    engine.register_static_module("config", config::module().into());
     engine.register_static_module("file", file::module().into());
     engine.register_static_module("host", host::module().into());
     engine.register_static_module("http", http::module().into());

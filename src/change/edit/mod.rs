@@ -1,0 +1,401 @@
+//! An edit of one line or block of a text file. Every byte outside it stays, and what somebody else changes
+//! elsewhere in the file is theirs.
+//!
+//! No text of the file is in the journal, for a line may hold a secret: only names, numbers and hashes. The
+//! whole file from before is in the backups.
+
+mod key;
+mod lines;
+mod passage;
+mod section;
+mod take_back;
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use lines::Lines;
+pub use passage::{Made, Noun, Passage, PassageWish};
+
+use super::file::tag;
+use super::{Found, Kind, Position, UndoTerms, Undone, World, file_target, state_value};
+use crate::failure::Failure;
+use crate::journal::Undoing;
+use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
+use take_back::{Then, taken_back};
+
+/// How many lines of a passage are shown to a person.
+const SHOWN: usize = 20;
+
+/// A change to one passage.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EditChange {
+    before: PassageState,
+    after: PassageState,
+    inverse: EditInverse,
+    /// The file's content from before, on its way to the backups.
+    #[serde(skip)]
+    content: Option<Rc<Vec<u8>>>,
+    /// The file's content after.
+    #[serde(skip)]
+    edited: Rc<Vec<u8>>,
+    /// The whole file is as kkrun left it, whatever the record of this passage says.
+    #[serde(skip)]
+    file_is_ours: bool,
+}
+
+/// Where a passage stands. This is the form in which the journal and the ledger hold it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum PassageState {
+    /// It is there.
+    Set {
+        /// Of its bytes, without the last line end.
+        sha256: Digest,
+    },
+    /// It is not there, or a comment.
+    Unset,
+}
+
+impl PassageState {
+    fn of(text: Option<&[u8]>) -> Self {
+        text.map_or(Self::Unset, |text| Self::Set { sha256: Digest::of(text) })
+    }
+}
+
+/// What bringing a passage back needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EditInverse {
+    path: PathText,
+    passage: Passage,
+    /// The whole file before; its content is in the backups under its hash.
+    file: FileState,
+    /// The whole file after.
+    edited: FileState,
+    /// The lines of the passage in the file before, counted from one, the last one included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    lines: Option<(usize, usize)>,
+    /// The comment that it became.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    commented: Option<Digest>,
+    /// What was made for it.
+    #[serde(default)]
+    made: Made,
+    /// Its text is shown to nobody.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    secret: bool,
+    /// The whole file was as accepted, so that it is so afterwards, too.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    accepts_file: bool,
+}
+
+/// What the ledger says of the file that an edit is about.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum FileRecord {
+    /// Nothing: kkrun never accepted it as a whole.
+    #[default]
+    Unknown,
+    /// It is as it was accepted.
+    AsAccepted,
+    /// Somebody else changed it since.
+    Foreign,
+}
+
+impl FileRecord {
+    /// What this ledger entry means for what was found.
+    pub fn of(accepted: Option<&Value>, found: &FileState) -> Self {
+        match accepted.map(|value| serde_json::from_value::<FileState>(value.clone())) {
+            None => Self::Unknown,
+            Some(Ok(accepted)) if accepted.same_as(found) => Self::AsAccepted,
+            Some(_) => Self::Foreign,
+        }
+    }
+}
+
+/// What an edit is to be, besides its wish.
+pub struct EditTerms {
+    /// The part of the file.
+    pub passage: Passage,
+    /// The text holds a secret.
+    pub secret: bool,
+    /// The metadata of the file afterwards.
+    pub attributes: Attributes,
+    /// What is known of the whole file.
+    pub record: FileRecord,
+}
+
+impl EditChange {
+    /// The change that makes `wish` true of a passage of what was found; `None` when it is true.
+    ///
+    /// # Errors
+    /// When the passage is there twice, goes on where it cannot be followed, or the file is no text.
+    pub fn towards(found: Found, wish: PassageWish<'_>, terms: EditTerms) -> Result<Option<Self>> {
+        let bytes = found.content.as_deref().unwrap_or_default();
+        let shown = found.path.display().to_string();
+        let Some(edited) = terms.passage.edited(bytes, wish, &shown)? else { return Ok(None) };
+        let lines = Lines::of(bytes);
+        let before = PassageState::of(edited.before.as_ref().map(|before| lines.bodies(before)));
+        let size = edited.bytes.len() as u64;
+        let inverse = EditInverse {
+            path: PathText::new(found.path),
+            passage: terms.passage,
+            edited: FileState::file(Digest::of(&edited.bytes), size, &terms.attributes),
+            file: found.state,
+            lines: edited.before.map(|lines| (lines.start + 1, lines.end)),
+            commented: edited.commented.as_deref().map(Digest::of),
+            made: edited.made,
+            secret: terms.secret,
+            accepts_file: terms.record != FileRecord::Foreign,
+        };
+        Ok(Some(Self {
+            before,
+            after: PassageState::of(edited.after.as_deref()),
+            inverse,
+            content: found.content.map(Rc::new),
+            edited: Rc::new(edited.bytes),
+            file_is_ours: terms.record == FileRecord::AsAccepted,
+        }))
+    }
+
+    /// Makes the wish true.
+    pub fn act(&self) -> Result<()> {
+        let FileState::File { metadata, .. } = &self.inverse.edited else { return Ok(()) };
+        let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
+        let contents = Contents::Bytes(&self.edited);
+        files::replace(self.path(), contents, &attributes, &self.inverse.file, &tag(self.path()))?;
+        Ok(())
+    }
+
+    fn path(&self) -> &Path {
+        self.inverse.path.as_path()
+    }
+
+    fn shown_path(&self) -> String {
+        self.path().display().to_string()
+    }
+
+    /// The passage in these bytes.
+    fn state_in(&self, bytes: &[u8]) -> Result<PassageState> {
+        let lines = Lines::of(bytes);
+        let found = self.inverse.passage.find(&lines, &self.shown_path())?;
+        Ok(PassageState::of(found.map(|found| lines.bodies(&found))))
+    }
+
+    /// The passage as it is on the machine, whatever became of the file.
+    fn state_now(&self) -> Result<PassageState> {
+        match FileState::observe(self.path())? {
+            FileState::File { .. } => self.state_in(&files::read(self.path())?.0),
+            _ => Ok(PassageState::Unset),
+        }
+    }
+
+    fn lines_before(&self) -> Option<Range<usize>> {
+        self.inverse.lines.map(|(first, last)| first.saturating_sub(1)..last)
+    }
+
+    /// The file from before, out of the backups.
+    fn bytes_before(&self, world: &World) -> Result<Vec<u8>> {
+        match self.inverse.file.sha256() {
+            Some(digest) => world.backups()?.read(digest),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// How the passage is now, for people.
+    fn difference(&self, world: &World) -> String {
+        let text = || -> Result<String> {
+            let (bytes, _) = files::read(self.path())?;
+            let lines = Lines::of(&bytes);
+            let Some(found) = self.inverse.passage.find(&lines, &self.shown_path())? else {
+                return Ok(format!("{} is gone", self.inverse.passage.shown()));
+            };
+            let first = found.start + 1;
+            if self.inverse.secret {
+                return Ok(format!("line {first} is another one (not shown: it may hold a secret)"));
+            }
+            let text = String::from_utf8_lossy(lines.bodies(&found)).into_owned();
+            let numbered = text.lines().take(SHOWN).enumerate();
+            let numbered = numbered.map(|(index, line)| format!("{}: {}", first + index, line));
+            Ok(numbered.collect::<Vec<_>>().join("\n"))
+        };
+        let text = text().unwrap_or_else(|error| format!("{error:#}"));
+        world.reporter.redact(&text)
+    }
+
+    fn restore_file(&self, world: &World, now: &FileState) -> Result<()> {
+        let (path, tag) = (self.path(), tag(self.path()));
+        match &self.inverse.file {
+            FileState::File { sha256, metadata, .. } => {
+                let mut reader = world.backups()?.file(*sha256)?;
+                let contents = Contents::Reader { from: &mut reader, sha256: Some(*sha256) };
+                files::replace(path, contents, &Attributes::from(metadata), now, &tag).map(drop)
+            }
+            _ => files::remove(path, now, &tag),
+        }
+    }
+
+    /// The ledger's entries when the whole file stands as before.
+    fn accepted_before(&self, now: &FileState) -> BTreeMap<String, Value> {
+        let mut accepted = BTreeMap::from([(self.target(), state_value(&self.before))]);
+        if self.inverse.accepts_file {
+            accepted.insert(file_target(self.path()), state_value(now));
+        }
+        accepted
+    }
+
+    fn undo_file(&self, world: &World, now: &FileState, terms: UndoTerms<'_>) -> Result<Undone> {
+        if terms.only_looking {
+            return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
+        self.restore_file(world, now)?;
+        let restored = FileState::observe(self.path())?;
+        Ok(Undone::Back(Undoing::Restored, self.accepted_before(&restored)))
+    }
+
+    /// Takes the passage alone back, in a file that somebody else has changed.
+    fn undo_passage(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
+        let (bytes, state) = files::read(self.path())?;
+        let here = self.state_in(&bytes)?;
+        let back = BTreeMap::from([(self.target(), state_value(&self.before))]);
+        if here == self.before {
+            return Ok(Undone::Back(Undoing::Already, back));
+        }
+        let accepted = terms.accepted.and_then(|value| serde_json::from_value(value.clone()).ok());
+        if here != accepted.unwrap_or(self.after) && !terms.force {
+            return Ok(Undone::Conflict(self.difference(world)));
+        }
+        if terms.only_looking {
+            return Ok(Undone::Back(Undoing::InPart, BTreeMap::new()));
+        }
+        let bytes_before = self.bytes_before(world)?;
+        let lines_before = Lines::of(&bytes_before);
+        let passage = self.lines_before();
+        if passage.as_ref().is_some_and(|lines| lines.end > lines_before.count()) {
+            anyhow::bail!(
+                Failure::new(format!("the backup of `{}` has fewer lines than recorded", self.shown_path()))
+                    .kind("damaged")
+            );
+        }
+        let then = Then {
+            lines: &lines_before,
+            passage,
+            commented: self.inverse.commented,
+            made: self.inverse.made,
+        };
+        let text = taken_back(&self.inverse.passage, &Lines::of(&bytes), &then, &self.shown_path())?;
+        let tag = tag(self.path());
+        if text.is_empty() && self.inverse.file.is_absent() {
+            files::remove(self.path(), &state, &tag)?;
+        } else {
+            let metadata = state.metadata().context("a file without metadata")?;
+            let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
+            files::replace(self.path(), Contents::Bytes(&text), &attributes, &state, &tag)?;
+        }
+        Ok(Undone::Back(Undoing::InPart, back))
+    }
+}
+
+impl Kind for EditChange {
+    fn target(&self) -> String {
+        passage_target(self.path(), &self.inverse.passage)
+    }
+
+    fn summary(&self) -> String {
+        let verb = match (&self.after, &self.inverse.commented, &self.inverse.passage.noun) {
+            (PassageState::Unset, Some(_), _) => "comment out",
+            (PassageState::Unset, None, _) => "remove",
+            (_, _, Noun::Line { .. }) => "set",
+            (_, _, Noun::Block { .. }) => "write",
+        };
+        let preposition = if self.inverse.passage.section.is_some() { "of" } else { "in" };
+        format!("{verb} {} {preposition} {}", self.inverse.passage.shown(), self.path().display())
+    }
+
+    fn prepare(&self, world: &World) -> Result<()> {
+        if let (Some(content), Some(digest)) = (&self.content, self.inverse.file.sha256()) {
+            world.backups()?.save_known(content, digest)?;
+        }
+        files::clear_leftover(self.path(), &tag(self.path()))
+    }
+
+    fn foreign(&self, accepted: &Value, world: &World) -> Option<String> {
+        let accepted: PassageState = serde_json::from_value(accepted.clone()).ok()?;
+        // What vanished is made again.
+        if self.before == PassageState::Unset || accepted == self.before || self.file_is_ours {
+            return None;
+        }
+        Some(self.difference(world))
+    }
+
+    fn position(&self, _world: &World) -> Result<Position> {
+        files::clear_leftover(self.path(), &tag(self.path()))?;
+        let now = FileState::observe(self.path())?;
+        if now.same_as(&self.inverse.edited) {
+            return Ok(Position::After);
+        }
+        if now.same_as(&self.inverse.file) {
+            return Ok(Position::Before);
+        }
+        let here = self.state_now()?;
+        Ok(if here == self.after {
+            Position::After
+        } else if here == self.before {
+            Position::Before
+        } else {
+            Position::Neither(self.inverse.edited.differences(&now).join("\n"))
+        })
+    }
+
+    fn accepted(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+        let now = FileState::observe(self.path())?;
+        let mut accepted = BTreeMap::from([(self.target(), state_value(&self.after))]);
+        if now.same_as(&self.inverse.edited) {
+            if self.inverse.accepts_file {
+                accepted.insert(file_target(self.path()), state_value(&now));
+            }
+            return Ok(accepted);
+        }
+        if self.state_now()? != self.after {
+            anyhow::bail!("{} of `{}` is not as written", self.inverse.passage.shown(), self.shown_path());
+        }
+        Ok(accepted)
+    }
+
+    fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        files::clear_leftover(self.path(), &tag(self.path()))?;
+        let now = FileState::observe(self.path())?;
+        if now.same_as(&self.inverse.file) {
+            return Ok(Undone::Back(Undoing::Already, self.accepted_before(&now)));
+        }
+        if now.same_as(&self.inverse.edited) {
+            return self.undo_file(world, &now, terms);
+        }
+        match &now {
+            FileState::File { .. } => self.undo_passage(world, terms),
+            FileState::Absent if self.before == PassageState::Unset => {
+                let back = BTreeMap::from([(self.target(), state_value(&self.before))]);
+                Ok(Undone::Back(Undoing::Already, back))
+            }
+            FileState::Absent if terms.force => self.undo_file(world, &now, terms),
+            FileState::Absent => Ok(Undone::Conflict(format!("{} is gone", self.path().display()))),
+            other => Ok(Undone::Conflict(format!("{} is {}", self.path().display(), other.noun()))),
+        }
+    }
+}
+
+/// The canonical name of a passage as a target.
+pub fn passage_target(path: &Path, passage: &Passage) -> String {
+    let kind = match passage.noun {
+        Noun::Line { .. } => "line",
+        Noun::Block { .. } => "block",
+    };
+    format!("{kind}:{}#{}", path.display(), passage.name())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,514 @@
+//! The part of a text file that an edit is about: the line of a key, or a named block.
+
+use std::ops::Range;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+use super::key::{Grammar, KeyLine, indentation};
+use super::lines::Lines;
+use super::section::{Region, is_blank};
+use crate::failure::Failure;
+
+/// Which part of which file. All that finding it again needs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Passage {
+    /// The section it is in; none for what stands before the first one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub section: Option<String>,
+    /// What begins a comment.
+    pub comment: String,
+    /// What it is.
+    #[serde(flatten)]
+    pub noun: Noun,
+}
+
+/// A line or a block.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Noun {
+    /// The line that sets a key.
+    Line {
+        /// The key.
+        key: String,
+        /// What separates it from its value; none for what the neighbours have.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        separator: Option<String>,
+    },
+    /// The lines between two comments that name them, these included.
+    Block {
+        /// The name.
+        name: String,
+    },
+}
+
+/// What a passage shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PassageWish<'text> {
+    /// The key has this value; the block holds this text.
+    Text(&'text [u8]),
+    /// The line is a comment.
+    Comment,
+    /// It is not there.
+    Absent,
+}
+
+/// A file with another passage.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Edited {
+    /// The whole file.
+    pub bytes: Vec<u8>,
+    /// The lines of the passage before, if it was there.
+    pub before: Option<Range<usize>>,
+    /// The passage now, without its last line end; none if it is not there any more.
+    pub after: Option<Vec<u8>>,
+    /// The comment that the passage became.
+    pub commented: Option<Vec<u8>>,
+    /// What was made for it.
+    pub made: Made,
+}
+
+/// What was put around a new passage, to be taken away with it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// The header of its section.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub header: bool,
+    /// A blank line above that header.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub blank: bool,
+    /// The end of the line above, which had none.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub end_above: bool,
+}
+
+impl Passage {
+    /// The name of the target within its file.
+    pub fn name(&self) -> String {
+        let section = self.section.as_ref().map_or_else(String::new, |section| format!("[{section}]"));
+        match &self.noun {
+            Noun::Line { key, .. } => format!("{section}{key}"),
+            Noun::Block { name } => format!("{section}{name}"),
+        }
+    }
+
+    /// How people are told of it.
+    pub fn shown(&self) -> String {
+        let noun = match &self.noun {
+            Noun::Line { key, .. } => key.clone(),
+            Noun::Block { name } => format!("the block {name}"),
+        };
+        match &self.section {
+            Some(section) => format!("{noun} in [{section}]"),
+            None => noun,
+        }
+    }
+
+    /// The lines it has in a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// When it is there twice, or a block has no end.
+    pub fn find(&self, lines: &Lines<'_>, path: &str) -> Result<Option<Range<usize>>> {
+        match &self.noun {
+            Noun::Line { key, separator } => {
+                let found = self.find_key(lines, key, separator.as_deref(), path)?;
+                Ok(found.map(|line| line.lines))
+            }
+            Noun::Block { .. } => self.find_block(lines, path),
+        }
+    }
+
+    /// The line of a key, in a file that is only looked at.
+    pub fn find_key(
+        &self,
+        lines: &Lines<'_>,
+        key: &str,
+        separator: Option<&str>,
+        path: &str,
+    ) -> Result<Option<KeyLine>> {
+        let Some(region) = Region::find(lines, self.section.as_deref()) else { return Ok(None) };
+        Grammar::of(lines, Some(&region), separator).find(lines, &region, key, path)
+    }
+
+    /// The file in which the wish is true; `None` when it is.
+    pub fn edited(&self, bytes: &[u8], wish: PassageWish<'_>, path: &str) -> Result<Option<Edited>> {
+        if bytes.contains(&0) {
+            bail!(Failure::new(format!("`{path}` is no text file: it holds zero bytes")).kind("encoding"));
+        }
+        let lines = Lines::of(bytes);
+        match (&self.noun, wish) {
+            (Noun::Line { key, separator }, wish) => {
+                let separator = separator.as_deref();
+                let found = self.find_key(&lines, key, separator, path)?;
+                match (wish, found) {
+                    (PassageWish::Text(value), None) => {
+                        Ok(Some(self.add_line(&lines, key, separator, value)))
+                    }
+                    (PassageWish::Text(value), Some(line)) => set_line(&lines, &line, key, value, path),
+                    (_, None) => Ok(None),
+                    (PassageWish::Comment, Some(line)) => {
+                        line.refuse_open_quote(&lines, path)?;
+                        Ok(Some(self.comment_out(&lines, line.lines)))
+                    }
+                    (PassageWish::Absent, Some(line)) => {
+                        line.refuse_open_quote(&lines, path)?;
+                        Ok(Some(remove(&lines, line.lines)))
+                    }
+                }
+            }
+            (Noun::Block { .. }, PassageWish::Text(text)) => self.set_block(&lines, text, path),
+            (Noun::Block { .. }, _) => Ok(self.find_block(&lines, path)?.map(|found| remove(&lines, found))),
+        }
+    }
+
+    fn add_line(&self, lines: &Lines<'_>, key: &str, separator: Option<&str>, value: &[u8]) -> Edited {
+        let region = Region::find(lines, self.section.as_deref());
+        let grammar = Grammar::of(lines, region.as_ref(), separator);
+        let mut text = Vec::new();
+        let mut at = None;
+        if let Some(region) = &region {
+            at = grammar.example(lines, region, key, &self.comment).map(|number| number + 1);
+            if self.section.is_some() {
+                text.extend_from_slice(indentation(lines, region));
+            }
+        }
+        text.extend_from_slice(key.as_bytes());
+        let separator = grammar.separator.text();
+        let separator = if value.is_empty() { separator.trim_end() } else { separator };
+        text.extend_from_slice(separator.as_bytes());
+        text.extend_from_slice(value);
+        self.add(lines, region.as_ref(), at, text)
+    }
+
+    /// Puts new lines at `at`, else at the end of the region, which is made if it is missing.
+    fn add(&self, lines: &Lines<'_>, region: Option<&Region>, at: Option<usize>, text: Vec<u8>) -> Edited {
+        let at = match (at, region) {
+            (Some(at), _) => at,
+            (None, Some(region)) => region.end(lines),
+            (None, None) => lines.count(),
+        };
+        let end_above = at == lines.count() && lines.is_unterminated();
+        let mut made = Made { end_above, ..Made::default() };
+        let mut whole = Vec::new();
+        if let (None, Some(section)) = (region, &self.section) {
+            let end = lines.end_at(at);
+            made.header = true;
+            made.blank = at > 0 && !is_blank(lines.body(at - 1));
+            if made.blank {
+                whole.extend_from_slice(end);
+            }
+            whole.extend_from_slice(format!("[{section}]").as_bytes());
+            whole.extend_from_slice(end);
+        }
+        whole.extend_from_slice(&text);
+        Edited { bytes: lines.inserted(at, &whole), before: None, after: Some(text), commented: None, made }
+    }
+
+    /// The file with this text behind all else, in a section of its own if the passage has one.
+    pub fn added_at_end(&self, lines: &Lines<'_>, text: &[u8]) -> Vec<u8> {
+        let region = if self.section.is_some() { None } else { Some(Region::whole(lines)) };
+        self.add(lines, region.as_ref(), None, text.to_vec()).bytes
+    }
+
+    fn comment_out(&self, lines: &Lines<'_>, found: Range<usize>) -> Edited {
+        let mut text = Vec::new();
+        for number in found.clone() {
+            text.extend_from_slice(self.comment.as_bytes());
+            let line = &lines.bytes()[lines.span(&(number..number + 1))];
+            text.extend_from_slice(if number + 1 == found.end { lines.body(number) } else { line });
+        }
+        Edited {
+            bytes: lines.replaced(&found, &text),
+            before: Some(found),
+            after: None,
+            commented: Some(text),
+            made: Made::default(),
+        }
+    }
+
+    fn markers(&self) -> (String, String) {
+        let Noun::Block { name } = &self.noun else { return (String::new(), String::new()) };
+        (format!("{} BEGIN kkrun {name}", self.comment), format!("{} END kkrun {name}", self.comment))
+    }
+
+    fn find_block(&self, lines: &Lines<'_>, path: &str) -> Result<Option<Range<usize>>> {
+        let (begin, end) = self.markers();
+        let mut marks = (0..lines.count()).filter_map(|number| {
+            let body = lines.body(number).trim_ascii();
+            let begins = body == begin.as_bytes();
+            (begins || body == end.as_bytes()).then_some((number, begins))
+        });
+        match [marks.next(), marks.next(), marks.next()] {
+            [None, ..] => Ok(None),
+            [Some((first, true)), Some((last, false)), None] => Ok(Some(first..last + 1)),
+            [first, second, third] => {
+                let numbers = [first, second, third].into_iter().flatten();
+                let numbers: Vec<_> = numbers.map(|(number, _)| (number + 1).to_string()).collect();
+                bail!(
+                    Failure::new(format!(
+                        "the marks of {} in `{path}` are no pair: in line {}",
+                        self.shown(),
+                        numbers.join(", ")
+                    ))
+                    .kind("duplicate")
+                    .hint(format!("leave one `{begin}` and one `{end}` behind it, or none"))
+                )
+            }
+        }
+    }
+
+    fn set_block(&self, lines: &Lines<'_>, text: &[u8], path: &str) -> Result<Option<Edited>> {
+        let (begin, end) = self.markers();
+        let mut inside: Vec<&[u8]> =
+            text.split(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect();
+        if inside.last().is_some_and(|line| line.is_empty()) {
+            inside.pop();
+        }
+        if inside.iter().any(|line| [begin.as_bytes(), end.as_bytes()].contains(&line.trim_ascii())) {
+            bail!(Failure::new(format!("the text of {} holds its own mark", self.shown())).kind("refused"));
+        }
+        let found = self.find_block(lines, path)?;
+        let region = match &self.section {
+            None => Some(Region::whole(lines)),
+            Some(section) => Region::find(lines, Some(section)),
+        };
+        let at = match &found {
+            Some(found) => Some(found.start + 1),
+            None => self.section.is_none().then(|| lines.count()),
+        };
+        let line_end = lines.end_at(at.unwrap_or(lines.count()));
+        let all = [&[begin.as_bytes()], &*inside, &[end.as_bytes()]].concat().join(line_end);
+        match found {
+            Some(found) if lines.bodies(&found) == all => Ok(None),
+            Some(found) => Ok(Some(Edited {
+                bytes: lines.replaced(&found, &all),
+                before: Some(found),
+                after: Some(all),
+                commented: None,
+                made: Made::default(),
+            })),
+            None => Ok(Some(self.add(lines, region.as_ref(), at, all))),
+        }
+    }
+}
+
+fn set_line(
+    lines: &Lines<'_>,
+    line: &KeyLine,
+    key: &str,
+    value: &[u8],
+    path: &str,
+) -> Result<Option<Edited>> {
+    if line.value(lines) == value {
+        return Ok(None);
+    }
+    line.refuse_open_quote(lines, path)?;
+    let mut text = lines.body(line.lines.start)[..line.value_at].to_vec();
+    if line.value(lines).is_empty() && needs_blank(&text, key) {
+        text.push(b' ');
+    }
+    text.extend_from_slice(value);
+    Ok(Some(Edited {
+        bytes: lines.replaced(&line.lines, &text),
+        before: Some(line.lines.clone()),
+        after: Some(text),
+        commented: None,
+        made: Made::default(),
+    }))
+}
+
+/// Whether a line that ended behind its key or its separator wants a blank before a value.
+fn needs_blank(text: &[u8], key: &str) -> bool {
+    let written = text.trim_ascii_end();
+    let Some((sign, before)) = written.split_last().filter(|_| written.len() == text.len()) else {
+        return false;
+    };
+    *sign == b':' || before.last().is_some_and(u8::is_ascii_whitespace) || written.ends_with(key.as_bytes())
+}
+
+fn remove(lines: &Lines<'_>, found: Range<usize>) -> Edited {
+    Edited {
+        bytes: lines.removed(&found, false),
+        before: Some(found),
+        after: None,
+        commented: None,
+        made: Made::default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(section: Option<&str>, key: &str) -> Passage {
+        let noun = Noun::Line { key: key.to_owned(), separator: None };
+        Passage { section: section.map(str::to_owned), comment: "#".to_owned(), noun }
+    }
+
+    fn block(name: &str) -> Passage {
+        Passage { section: None, comment: "#".to_owned(), noun: Noun::Block { name: name.to_owned() } }
+    }
+
+    fn edited(passage: &Passage, before: &str, wish: PassageWish<'_>) -> Option<String> {
+        let edited = passage.edited(before.as_bytes(), wish, "/f").unwrap()?;
+        // Once made, the wish holds.
+        assert_eq!(passage.edited(&edited.bytes, wish, "/f").unwrap(), None, "{before:?}");
+        Some(String::from_utf8(edited.bytes).unwrap())
+    }
+
+    fn set(section: Option<&str>, key: &str, before: &str) -> Option<String> {
+        edited(&line(section, key), before, PassageWish::Text(b"new"))
+    }
+
+    #[test]
+    fn a_line_is_set_where_it_stands() {
+        for (before, after) in [
+            ("a=1\nk=old\nb=2\n", "a=1\nk=new\nb=2\n"),
+            ("\tk  =  old \nb=2\n", "\tk  =  new\nb=2\n"),
+            ("k: old\r\nb: 1\r\n", "k: new\r\nb: 1\r\n"),
+            ("K 1\nk old", "K 1\nk new"),
+            ("a = 1\nk =\n", "a = 1\nk = new\n"),
+            ("a=1\nk=\n", "a=1\nk=new\n"),
+            ("a: 1\nk:\n", "a: 1\nk: new\n"),
+            ("K 1\nk\n", "K 1\nk new\n"),
+            ("k=a \\\n  b\nc=1\n", "k=new\nc=1\n"),
+            ("k=\"old\"\n#k=x\n", "k=new\n#k=x\n"),
+        ] {
+            assert_eq!(set(None, "k", before).as_deref(), Some(after), "{before:?}");
+        }
+        assert_eq!(set(None, "k", "k = new \n"), None);
+    }
+
+    #[test]
+    fn a_new_line_is_written_as_its_neighbours_are() {
+        for (before, after) in [
+            ("", "k=new\n"),
+            ("a = 1\n", "a = 1\nk = new\n"),
+            ("a=1\r\n", "a=1\r\nk=new\r\n"),
+            ("a=1", "a=1\nk=new"),
+            ("a=1\r\nb=2", "a=1\r\nb=2\r\nk=new"),
+            ("a=1\n#k=old\n# k = older\nb=2\n", "a=1\n#k=old\n# k = older\nk=new\nb=2\n"),
+            ("Port 22\n#k yes\nX no\n", "Port 22\n#k yes\nk new\nX no\n"),
+            ("a=1\n\n", "a=1\nk=new\n\n"),
+            ("a=1\n\n[s]\nk=2\n", "a=1\nk=new\n\n[s]\nk=2\n"),
+        ] {
+            assert_eq!(set(None, "k", before).as_deref(), Some(after), "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_section_is_kept_apart_and_made_at_the_end() {
+        for (before, after) in [
+            ("k=0\n[s]\nk=1\n[t]\nk=2\n", "k=0\n[s]\nk=new\n[t]\nk=2\n"),
+            ("[s]\na=1\n\n[t]\nk=2\n", "[s]\na=1\nk=new\n\n[t]\nk=2\n"),
+            ("[t]\nk=2\n[s]\n", "[t]\nk=2\n[s]\nk=new\n"),
+            ("[s]\n#k=1\na=1\n[t]\n", "[s]\n#k=1\nk=new\na=1\n[t]\n"),
+            ("[s]\n\ta = 1\n[t]\n\tb = 1\n", "[s]\n\ta = 1\n\tk = new\n[t]\n\tb = 1\n"),
+            ("[s]\na=1\n[t]\n[s]\nb=1\n", "[s]\na=1\n[t]\n[s]\nb=1\nk=new\n"),
+            ("", "[s]\nk=new\n"),
+            ("[t]\na = 1\n", "[t]\na = 1\n\n[s]\nk = new\n"),
+            ("[t]\n\n", "[t]\n\n[s]\nk=new\n"),
+            ("[t]\r\na=1", "[t]\r\na=1\r\n\r\n[s]\r\nk=new"),
+        ] {
+            assert_eq!(set(Some("s"), "k", before).as_deref(), Some(after), "{before:?}");
+        }
+    }
+
+    #[test]
+    fn a_line_is_commented_out_or_removed() {
+        let passage = line(None, "k");
+        for (before, commented, removed) in [
+            ("a=1\nk=1\nb=2\n", "a=1\n#k=1\nb=2\n", "a=1\nb=2\n"),
+            ("a=1\r\nk=1", "a=1\r\n#k=1", "a=1\r\n"),
+            ("  k = x \\\n y\nb=1\n", "#  k = x \\\n# y\nb=1\n", "b=1\n"),
+        ] {
+            assert_eq!(edited(&passage, before, PassageWish::Comment).as_deref(), Some(commented));
+            assert_eq!(edited(&passage, before, PassageWish::Absent).as_deref(), Some(removed));
+        }
+        for wish in [PassageWish::Comment, PassageWish::Absent] {
+            assert_eq!(edited(&passage, "#k=1\n", wish), None);
+        }
+    }
+
+    #[test]
+    fn a_block_is_written_at_the_end_and_then_where_it_stands() {
+        let write = |before: &str, text: &str| {
+            edited(&block("x"), before, PassageWish::Text(text.as_bytes())).unwrap()
+        };
+        let first = write("top\r\n", "one\ntwo\n");
+        assert_eq!(first, "top\r\n# BEGIN kkrun x\r\none\r\ntwo\r\n# END kkrun x\r\n");
+        let second = write(&format!("{first}below\r\n"), "three");
+        assert_eq!(second, "top\r\n# BEGIN kkrun x\r\nthree\r\n# END kkrun x\r\nbelow\r\n");
+        assert_eq!(edited(&block("x"), &second, PassageWish::Absent).unwrap(), "top\r\nbelow\r\n");
+        assert_eq!(write("", ""), "# BEGIN kkrun x\n# END kkrun x\n");
+    }
+
+    #[test]
+    fn what_cannot_be_edited_is_refused() {
+        let kind = |passage: &Passage, before: &[u8], wish: PassageWish<'_>| {
+            let error = passage.edited(before, wish, "/f").unwrap_err();
+            error.downcast_ref::<Failure>().unwrap().kind
+        };
+        let text = PassageWish::Text(b"new");
+        assert_eq!(kind(&line(None, "k"), b"k=1\nk=2\n", text), "duplicate");
+        assert_eq!(kind(&line(None, "k"), b"k=\"one\ntwo\"\n", text), "refused");
+        assert_eq!(kind(&line(None, "k"), b"k='one\ntwo'\n", PassageWish::Absent), "refused");
+        assert_eq!(kind(&line(None, "k"), b"k\0=1\n", text), "encoding");
+        assert_eq!(kind(&block("x"), b"# BEGIN kkrun x\n", text), "duplicate");
+        assert_eq!(kind(&block("x"), b"# END kkrun x\n# BEGIN kkrun x\n", text), "duplicate");
+        assert_eq!(kind(&block("x"), b"", PassageWish::Text(b"a\n# END kkrun x\n")), "refused");
+    }
+
+    #[test]
+    fn bytes_outside_the_line_are_never_touched() {
+        use proptest::prelude::*;
+        let word = prop::sample::select(vec![
+            "a=1",
+            "k=1",
+            "#k=2",
+            "[s]",
+            "[t]",
+            "",
+            " ",
+            "\u{fe}",
+            "x y",
+            "k",
+            "k : z\\",
+            "\u{feff}b=2",
+        ]);
+        let file = prop::collection::vec((word, prop::sample::select(vec!["\n", "\r\n"])), 0..12);
+        let section = prop::sample::select(vec![None, Some("s")]);
+        let wishes = prop::sample::select(vec![
+            PassageWish::Text(b"new"),
+            PassageWish::Text(b""),
+            PassageWish::Comment,
+            PassageWish::Absent,
+        ]);
+        proptest!(|(file in file, section in section, wish in wishes, ended: bool)| {
+            let mut before: String = file.iter().flat_map(|(word, end)| [*word, *end]).collect();
+            if !ended {
+                before.truncate(before.trim_end_matches(['\r', '\n']).len());
+            }
+            let passage = line(section, "k");
+            let Ok(Some(edited)) = passage.edited(before.as_bytes(), wish, "/f") else { return Ok(()) };
+            let before = Lines::of(before.as_bytes());
+            let after = Lines::of(&edited.bytes);
+            let same = |(one, two): &(usize, usize)| {
+                let (one, two) = (before.span(&(*one..*one + 1)), after.span(&(*two..*two + 1)));
+                before.bytes()[one] == after.bytes()[two]
+            };
+            let (from_start, from_end) = match (&edited.before, edited.made.end_above) {
+                (Some(lines), _) => (lines.start, before.count() - lines.end),
+                (None, true) => (before.count() - 1, 0),
+                (None, false) => {
+                    let from_start = (0..before.count()).zip(0..).take_while(same).count();
+                    (from_start, before.count() - from_start)
+                }
+            };
+            prop_assert!((0..from_start).zip(0..).all(|pair| same(&pair)));
+            let (last, last_after) = (before.count(), after.count());
+            prop_assert!((1..=from_end).all(|back| same(&(last - back, last_after - back))));
+            prop_assert_eq!(passage.edited(&edited.bytes, wish, "/f").unwrap(), None);
+        });
+    }
+}

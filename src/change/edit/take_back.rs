@@ -1,0 +1,94 @@
+//! Takes one passage back in a file that somebody else has changed elsewhere.
+
+use std::ops::Range;
+
+use anyhow::Result;
+
+use super::lines::Lines;
+use super::passage::{Made, Passage};
+use super::section::{Region, header, is_blank};
+use crate::machine::files::Digest;
+
+/// How far from its old place a passage is put back beside a neighbour.
+const NEIGHBOURS: usize = 50;
+
+/// What the passage was before, in the file that it was in.
+pub struct Then<'then> {
+    /// That file.
+    pub lines: &'then Lines<'then>,
+    /// The passage in it, if it was there.
+    pub passage: Option<Range<usize>>,
+    /// The comment that it became.
+    pub commented: Option<Digest>,
+    /// What was made for it.
+    pub made: Made,
+}
+
+/// The file `now` with the passage as it was then.
+pub fn taken_back(passage: &Passage, now: &Lines<'_>, then: &Then<'_>, path: &str) -> Result<Vec<u8>> {
+    let found = passage.find(now, path)?;
+    Ok(match (&then.passage, found) {
+        (None, None) => now.bytes().to_vec(),
+        (None, Some(found)) => without(passage, now, found, then.made),
+        (Some(before), Some(found)) => now.replaced(&found, then.lines.bodies(before)),
+        (Some(before), None) => {
+            let text = then.lines.bodies(before);
+            match then.commented.and_then(|digest| comment_of(now, digest, before.len())) {
+                Some(comment) => now.replaced(&comment, text),
+                None => put_back(passage, now, then.lines, before),
+            }
+        }
+    })
+}
+
+/// Removes a passage, and the header that was made for it if nothing else is below it.
+fn without(passage: &Passage, now: &Lines<'_>, found: Range<usize>, made: Made) -> Vec<u8> {
+    let mut gone = found;
+    let alone = || {
+        let region = Region::find(now, passage.section.as_deref())?;
+        let header_at = gone.start.checked_sub(1)?;
+        let only = region.numbers().all(|number| gone.contains(&number) || is_blank(now.body(number)));
+        let named = header(now.body(header_at)) == passage.section.as_deref().map(str::as_bytes);
+        (only && named && region.parts.len() == 1).then_some(header_at)
+    };
+    if made.header
+        && let Some(header_at) = alone()
+    {
+        gone.start = header_at;
+        if made.blank && header_at > 0 && is_blank(now.body(header_at - 1)) {
+            gone.start -= 1;
+        }
+    }
+    now.removed(&gone, made.end_above)
+}
+
+/// The comment that a passage of so many lines was turned into.
+fn comment_of(now: &Lines<'_>, digest: Digest, length: usize) -> Option<Range<usize>> {
+    (0..(now.count() + 1).saturating_sub(length))
+        .map(|number| number..number + length)
+        .filter(|lines| super::key::is_comment(now.body(lines.start)))
+        .find(|lines| Digest::of(now.bodies(lines)) == digest)
+}
+
+/// Puts a passage that is gone back beside the nearest neighbour that is still there, else at the end of its
+/// section.
+fn put_back(passage: &Passage, now: &Lines<'_>, then: &Lines<'_>, before: &Range<usize>) -> Vec<u8> {
+    let text = then.bodies(before);
+    let region = Region::find(now, passage.section.as_deref());
+    let Some(region) = region else {
+        // The section went with it: it was in one then.
+        return passage.added_at_end(now, text);
+    };
+    let only = |body: &[u8]| {
+        let mut same = region.numbers().filter(|number| now.body(*number) == body);
+        same.next().filter(|_| same.next().is_none())
+    };
+    let telling = |number: &usize| !is_blank(then.body(*number));
+    let inside = |number: &usize| header(then.body(*number)).is_none();
+    let mut above = (0..before.start).rev().take(NEIGHBOURS).take_while(inside).filter(telling);
+    let mut below = (before.end..then.count()).take(NEIGHBOURS).take_while(inside).filter(telling);
+    let place = above
+        .find_map(|number| Some(only(then.body(number))? + 1))
+        .or_else(|| below.find_map(|number| only(then.body(number))));
+    now.inserted(place.unwrap_or_else(|| region.end(now)), text)
+}

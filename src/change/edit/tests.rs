@@ -1,0 +1,214 @@
+use std::os::unix::fs::MetadataExt as _;
+
+use super::*;
+use crate::change::Change;
+use crate::change::testing::{recorded, undo, world};
+
+/// A file `f` in a directory, with a world beside it.
+struct Scene {
+    directory: tempfile::TempDir,
+    world: World,
+}
+
+impl Scene {
+    fn with(text: Option<&str>) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        std::fs::create_dir(&state).unwrap();
+        let scene = Self { world: world(&state), directory };
+        if let Some(text) = text {
+            scene.write(text);
+        }
+        scene
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.directory.path().canonicalize().unwrap().join("f")
+    }
+
+    fn write(&self, text: &str) {
+        std::fs::write(self.path(), text).unwrap();
+    }
+
+    fn text(&self) -> String {
+        std::fs::read_to_string(self.path()).unwrap()
+    }
+
+    fn towards(&self, passage: &Passage, wish: PassageWish<'_>, record: FileRecord) -> Option<EditChange> {
+        let owner = std::fs::metadata(self.directory.path()).unwrap();
+        let attributes = Attributes::new(0o640, owner.uid(), owner.gid());
+        let terms = EditTerms { passage: passage.clone(), secret: false, attributes, record };
+        EditChange::towards(Found::at(&self.path()).unwrap(), wish, terms).unwrap()
+    }
+
+    fn made(&self, passage: &Passage, wish: PassageWish<'_>) -> Change {
+        let change = self.towards(passage, wish, FileRecord::Unknown).unwrap();
+        change.prepare(&self.world).unwrap();
+        assert_eq!(change.position(&self.world).unwrap(), Position::Before);
+        change.act().unwrap();
+        let change = Change::Edit(change);
+        assert_eq!(recorded(&change).kind().position(&self.world).unwrap(), Position::After);
+        change
+    }
+
+    fn undo(&mut self, change: &Change) -> Undone {
+        let undone = undo(&mut self.world, change, None, false);
+        assert_eq!(how(&undo(&mut self.world, change, None, false)), how_twice(&undone));
+        undone
+    }
+}
+
+fn how(undone: &Undone) -> Option<Undoing> {
+    match undone {
+        Undone::Back(how, _) => Some(*how),
+        _ => None,
+    }
+}
+
+/// Twice is the same as once: what is back already stays so.
+fn how_twice(undone: &Undone) -> Option<Undoing> {
+    how(undone).map(|_| Undoing::Already)
+}
+
+fn line(section: Option<&str>, key: &str) -> Passage {
+    let noun = Noun::Line { key: key.to_owned(), separator: None };
+    Passage { section: section.map(str::to_owned), comment: "#".to_owned(), noun }
+}
+
+const NEW: PassageWish<'static> = PassageWish::Text(b"new");
+
+#[test]
+fn a_file_nobody_touched_comes_back_whole_with_its_time() {
+    let mut scene = Scene::with(Some("a=1\nk = old"));
+    let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
+    std::fs::File::options().append(true).open(scene.path()).unwrap().set_modified(time).unwrap();
+    let change = scene.made(&line(None, "k"), NEW);
+    assert_eq!(scene.text(), "a=1\nk = new");
+    let accepted = change.kind().accepted(&scene.world).unwrap();
+    let targets: Vec<_> = accepted.keys().map(|target| target.split_once(':').unwrap().0).collect();
+    assert_eq!(targets, ["file", "line"]);
+    assert_eq!(how(&scene.undo(&change)), Some(Undoing::Restored));
+    assert_eq!(scene.text(), "a=1\nk = old");
+    assert_eq!(std::fs::metadata(scene.path()).unwrap().modified().unwrap(), time);
+}
+
+#[test]
+fn a_file_that_was_made_is_removed_again() {
+    let mut scene = Scene::with(None);
+    let change = scene.made(&line(Some("s"), "k"), NEW);
+    assert_eq!(scene.text(), "[s]\nk=new\n");
+    assert_eq!(std::fs::metadata(scene.path()).unwrap().mode() & 0o777, 0o640);
+    assert_eq!(how(&scene.undo(&change)), Some(Undoing::Restored));
+    assert!(!scene.path().exists());
+}
+
+#[test]
+fn in_a_file_changed_elsewhere_the_passage_alone_is_taken_back() {
+    let block =
+        Passage { section: None, comment: "#".to_owned(), noun: Noun::Block { name: "x".to_owned() } };
+    for (passage, wish, before, edits, after) in [
+        (line(None, "k"), NEW, "a=1\nk = old\n", ("a=1", "a=2"), "a=2\nk = old\n"),
+        (line(None, "k"), NEW, "a=1\n", ("a=1", "z=0\na=1"), "z=0\na=1\n"),
+        (line(None, "k"), NEW, "a=1\nb=2", ("a=1", "a=2"), "a=2\nb=2"),
+        (line(Some("s"), "k"), NEW, "a=1\n", ("a=1", "a=2"), "a=2\n"),
+        (line(Some("s"), "k"), NEW, "a=1\n", ("k=new", "k=new\nb=1"), "a=1\n\n[s]\nb=1\n"),
+        (line(None, "k"), PassageWish::Comment, "a=1\nk=old\n", ("a=1", "a=2"), "a=2\nk=old\n"),
+        (line(None, "k"), PassageWish::Comment, "a=1\nk=old\nb=1\n", ("#k=old\n", ""), "a=1\nk=old\nb=1\n"),
+        (line(None, "k"), PassageWish::Absent, "a=1\nk=old\nb=1\n", ("a=1", "a=2"), "a=2\nk=old\nb=1\n"),
+        (line(None, "k"), PassageWish::Absent, "a=1\nk=old\nb=1\n", ("a=1\nb=1\n", "c=1\n"), "c=1\nk=old\n"),
+        (
+            line(Some("s"), "k"),
+            PassageWish::Absent,
+            "a=1\n[s]\nk=old\n",
+            ("[s]\n", ""),
+            "a=1\n\n[s]\nk=old\n",
+        ),
+        (block.clone(), NEW, "a=1\n", ("a=1", "a=2"), "a=2\n"),
+        (
+            block,
+            NEW,
+            "# BEGIN kkrun x\none\ntwo\n# END kkrun x\na=1\n",
+            ("a=1", "a=2"),
+            "# BEGIN kkrun x\none\ntwo\n# END kkrun x\na=2\n",
+        ),
+    ] {
+        let mut scene = Scene::with(Some(before));
+        let change = scene.made(&passage, wish);
+        let text = scene.text();
+        assert!(text.contains(edits.0), "{text}");
+        scene.write(&text.replacen(edits.0, edits.1, 1));
+        assert_eq!(how(&scene.undo(&change)), Some(Undoing::InPart), "{before:?}");
+        assert_eq!(scene.text(), after, "{before:?} {edits:?}");
+    }
+}
+
+#[test]
+fn a_passage_that_somebody_edited_is_left_alone_unless_forced() {
+    let mut scene = Scene::with(Some("a=1\nk=old\n"));
+    let change = scene.made(&line(None, "k"), NEW);
+    scene.write("a=1\nk=theirs\n");
+    let Undone::Conflict(why) = scene.undo(&change) else { panic!("no conflict") };
+    assert_eq!(why, "2: k=theirs");
+    assert_eq!(scene.text(), "a=1\nk=theirs\n");
+    assert_eq!(how(&undo(&mut scene.world, &change, None, true)), Some(Undoing::InPart));
+    assert_eq!(scene.text(), "a=1\nk=old\n");
+
+    std::fs::remove_file(scene.path()).unwrap();
+    assert!(matches!(scene.undo(&change), Undone::Conflict(_)));
+    assert_eq!(how(&undo(&mut scene.world, &change, None, true)), Some(Undoing::Restored));
+    assert_eq!(scene.text(), "a=1\nk=old\n");
+}
+
+#[test]
+fn a_line_is_foreign_when_somebody_edited_it_and_not_when_another_was() {
+    let scene = Scene::with(Some("a=1\nk=old\n"));
+    let passage = line(None, "k");
+    let first = scene.made(&passage, NEW);
+    let accepted = first.kind().accepted(&scene.world).unwrap();
+    let (of_file, of_line) = (&accepted[&file_target(&scene.path())], &accepted[&first.kind().target()]);
+
+    scene.write("a=2\nk=new\n");
+    let other = PassageWish::Text(b"newer");
+    let record = FileRecord::of(Some(of_file), &FileState::observe(&scene.path()).unwrap());
+    assert_eq!(record, FileRecord::Foreign);
+    let second = scene.towards(&passage, other, record).unwrap();
+    assert_eq!(second.foreign(of_line, &scene.world), None);
+    second.act().unwrap();
+    // The rest of the file is still somebody else's.
+    assert_eq!(second.accepted(&scene.world).unwrap().len(), 1);
+
+    scene.write("a=2\nk=theirs\n");
+    let third = scene.towards(&passage, other, record).unwrap();
+    assert_eq!(third.foreign(of_line, &scene.world).as_deref(), Some("2: k=theirs"));
+    // Unless kkrun itself wrote the whole file since.
+    let third = scene.towards(&passage, other, FileRecord::AsAccepted).unwrap();
+    assert_eq!(third.foreign(of_line, &scene.world), None);
+    scene.write("a=2\n");
+    let fourth = scene.towards(&passage, other, record).unwrap();
+    assert_eq!(fourth.foreign(of_line, &scene.world), None);
+}
+
+#[test]
+fn a_doubtful_edit_is_judged_by_its_passage() {
+    let scene = Scene::with(Some("k=old\n"));
+    let change = scene.made(&line(None, "k"), NEW);
+    for (text, position) in [("k=new\na=1\n", Position::After), ("a=1\nk=old\n", Position::Before)] {
+        scene.write(text);
+        assert_eq!(recorded(&change).kind().position(&scene.world).unwrap(), position);
+    }
+    scene.write("k=third\n");
+    assert!(matches!(recorded(&change).kind().position(&scene.world).unwrap(), Position::Neither(_)));
+    assert!(change.kind().accepted(&scene.world).is_err());
+}
+
+#[test]
+fn no_text_of_the_file_is_recorded() {
+    let scene = Scene::with(Some("a=hush\nk=hush-too\n"));
+    let change = scene.made(&line(None, "k"), PassageWish::Text(b"new-secret"));
+    let intent = serde_json::to_string(&change.intent().unwrap()).unwrap();
+    assert!(
+        intent.contains("\"k\"") && !intent.contains("hush") && !intent.contains("new-secret"),
+        "{intent}"
+    );
+    assert_eq!(change.kind().summary(), format!("set k in {}", scene.path().display()));
+}

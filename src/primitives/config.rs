@@ -1,0 +1,391 @@
+//! `config::` edits one line or block of a text file and leaves every other byte alone.
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use rhai::plugin::*;
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use super::file::{Ownership, absolute};
+use crate::change::{
+    Change, EditChange, EditTerms, FileRecord, Found, Lines, Noun, Passage, PassageWish, file_target,
+};
+use crate::failure::Failure;
+use crate::machine::files::{self, FileState};
+use crate::script::{Host, Raised, act, look, options_of};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    section: Option<String>,
+    separator: Option<String>,
+    comment: Option<String>,
+    owner: Option<String>,
+    group: Option<String>,
+    mode: Option<rhai::Dynamic>,
+}
+
+impl Options {
+    fn of(map: rhai::Map) -> Result<Self> {
+        options_of(map)
+    }
+
+    /// Where a passage is, by these options.
+    fn passage(&self, noun: Noun) -> Result<Passage> {
+        let comment = self.comment.as_deref().unwrap_or("#").trim();
+        if comment.is_empty() || comment.contains(char::is_alphanumeric) || comment.contains(char::is_control)
+        {
+            bail!(Failure::new(format!("`{comment}` begins no comment")).kind("option"));
+        }
+        if let Some(section) = &self.section
+            && (section.contains(['[', ']'])
+                || section.contains(char::is_control)
+                || section.trim() != section)
+        {
+            bail!(
+                Failure::new(format!("`{section}` is no name of a section"))
+                    .kind("option")
+                    .hint("name it without brackets: \"Seat:*\"")
+            );
+        }
+        if let Some(separator) = &self.separator
+            && (separator.is_empty() || separator.contains(['\n', '\r', '\0']))
+        {
+            bail!(Failure::new("the separator is empty or holds a line end").kind("option"));
+        }
+        let section = self.section.clone().filter(|section| !section.is_empty());
+        Ok(Passage { section, comment: comment.to_owned(), noun })
+    }
+
+    fn line(&self, key: &str) -> Result<Passage> {
+        let begins = key.starts_with(['#', ';', '[']);
+        if key.is_empty() || key.trim() != key || key.contains(char::is_control) || begins {
+            bail!(Failure::new(format!("`{}` is no key", key.escape_debug())).kind("usage"));
+        }
+        self.passage(Noun::Line { key: key.to_owned(), separator: self.separator.clone() })
+    }
+
+    fn block(&self, name: &str) -> Result<Passage> {
+        if name.is_empty() || name.trim() != name || name.contains(char::is_control) {
+            bail!(Failure::new(format!("`{}` is no name of a block", name.escape_debug())).kind("usage"));
+        }
+        self.passage(Noun::Block { name: name.to_owned() })
+    }
+
+    fn ownership(&self) -> Ownership {
+        Ownership { owner: self.owner.clone(), group: self.group.clone(), mode: self.mode.clone() }
+    }
+}
+
+/// A text that is wiped from memory, and whether it is a secret.
+struct Text {
+    bytes: Zeroizing<Vec<u8>>,
+    secret: bool,
+}
+
+/// The text of a value: of a secret, or of a text, number or bool as scripts write it.
+fn text_of(host: &Host, value: &Dynamic, what: &str) -> Result<Text> {
+    let text = host.text_or_secret(value, what)?;
+    if text.contains('\0') {
+        bail!(Failure::new(format!("{what} holds a zero byte")).kind("usage"));
+    }
+    let bytes = Zeroizing::new(text.as_bytes().to_vec());
+    Ok(Text { bytes, secret: Host::secret_text(value).is_some() })
+}
+
+/// The value of a key: one line.
+fn value_of(host: &Host, key: &str, value: &Dynamic) -> Result<Text> {
+    let text = text_of(host, value, &format!("the value of `{key}`"))?;
+    if text.bytes.contains(&b'\n') || text.bytes.contains(&b'\r') {
+        bail!(
+            Failure::new(format!("the value of `{key}` holds a line end"))
+                .kind("usage")
+                .hint("config::block writes several lines")
+        );
+    }
+    Ok(text)
+}
+
+/// Makes a wish true of one passage.
+fn make(host: &Host, path: &str, passage: Passage, wish: PassageWish<'_>, options: &Options) -> Result<bool> {
+    make_known(host, path, passage, wish, options, false)
+}
+
+fn make_known(
+    host: &Host,
+    path: &str,
+    passage: Passage,
+    wish: PassageWish<'_>,
+    options: &Options,
+    secret: bool,
+) -> Result<bool> {
+    let found = Found::at(&absolute(path)?)?;
+    let attributes = match &found.state {
+        FileState::Absent if !matches!(wish, PassageWish::Text(_)) => return Ok(false),
+        FileState::Absent => options.ownership().attributes(&found.path, &found.state, 0o644)?,
+        // The options are a new file's; one that is there keeps what it has.
+        FileState::File { .. } => Ownership::default().attributes(&found.path, &found.state, 0o644)?,
+        other => return Err(no_file(&found.path, other).into()),
+    };
+    let record = FileRecord::of(host.seen().history().ledger.get(&file_target(&found.path)), &found.state);
+    let terms = EditTerms { passage, secret, attributes, record };
+    let Some(change) = EditChange::towards(found, wish, terms)? else { return Ok(false) };
+    let performed = Change::Edit(change.clone());
+    host.session().perform(&performed, &mut |_| change.act())
+}
+
+fn no_file(path: &Path, state: &FileState) -> Failure {
+    let failure =
+        Failure::new(format!("`{}` is {}, not a file", path.display(), state.noun())).kind("directory");
+    match state {
+        FileState::Link { to, .. } => failure.hint(format!("name the file that it leads to: `{to}`")),
+        _ => failure,
+    }
+}
+
+fn set_one(host: &Host, path: &str, key: &str, value: &Dynamic, options: &Options) -> Result<bool> {
+    let text = value_of(host, key, value)?;
+    make_known(host, path, options.line(key)?, PassageWish::Text(&text.bytes), options, text.secret)
+}
+
+fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Result<bool> {
+    // All are understood before the first is written.
+    for (key, value) in values {
+        options.line(key)?;
+        value_of(host, key, value)?;
+    }
+    let mut changed = false;
+    for (key, value) in values {
+        changed |= set_one(host, path, key, value, options)?;
+    }
+    Ok(changed)
+}
+
+fn get_one(host: &Host, path: &str, key: &str, options: &Options) -> Result<Dynamic> {
+    let path = absolute(path)?;
+    host.refuse_unknown(&path)?;
+    let passage = options.line(key)?;
+    if std::fs::metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
+        return Ok(Dynamic::UNIT);
+    }
+    let bytes = files::read_following(&path)?;
+    let (lines, shown) = (Lines::of(&bytes), path.display().to_string());
+    let found = passage.find_key(&lines, key, options.separator.as_deref(), &shown)?;
+    let Some(line) = found else { return Ok(Dynamic::UNIT) };
+    match std::str::from_utf8(line.value(&lines)) {
+        Ok(value) => Ok(value.to_owned().into()),
+        Err(_) => {
+            bail!(Failure::new(format!("the value of `{key}` in `{shown}` is not UTF-8")).kind("encoding"))
+        }
+    }
+}
+
+fn write_block(host: &Host, path: &str, name: &str, text: &Dynamic, options: &Options) -> Result<bool> {
+    let text = text_of(host, text, &format!("the text of the block `{name}`"))?;
+    make_known(host, path, options.block(name)?, PassageWish::Text(&text.bytes), options, text.secret)
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// The value of `key` in the file `path`, as it stands there, quotes and all; `()` when it is not set, only
+    /// set in a comment, or the file is missing. In a file with sections, what stands before the first one.
+    ///
+    /// ```rhai
+    /// file::write("/srv/app.conf", "#port = 1\nport = 80\n");
+    /// assert(config::get("/srv/app.conf", "port") == "80");
+    /// assert(config::get("/srv/app.conf", "host") == ());
+    /// ```
+    #[rhai_fn(name = "get", return_raw, volatile)]
+    pub fn get(context: NativeCallContext, path: &str, key: &str) -> Raised<Dynamic> {
+        look(&context, |host| get_one(host, path, key, &Options::default()))
+    }
+
+    /// The same with options: `section` (of an INI file), `separator` (between key and value; otherwise `=`, `:`,
+    /// or white space where the neighbours have that).
+    ///
+    /// ```rhai
+    /// file::write("/srv/app.ini", "[one]\nport=1\n[two]\nport=2\n");
+    /// assert(config::get("/srv/app.ini", "port", #{ section: "two" }) == "2");
+    /// ```
+    #[rhai_fn(name = "get", return_raw, volatile)]
+    pub fn get_with(
+        context: NativeCallContext,
+        path: &str,
+        key: &str,
+        options: rhai::Map,
+    ) -> Raised<Dynamic> {
+        look(&context, |host| get_one(host, path, key, &Options::of(options)?))
+    }
+
+    /// Sets `key` to `value` (a text, number, bool or secret) in the file `path`. The line that sets it is
+    /// changed where it stands; a new one goes below a comment that shows it, else to the end of its section.
+    /// Every other byte stays. A key that is set twice is an error. Undone, the line is as it was; the whole
+    /// file is, if nobody else changed it.
+    ///
+    /// ```rhai
+    /// file::write("/srv/app.conf", "# ports\n#port = 1\nhost = here\n");
+    /// assert(config::set("/srv/app.conf", "port", 80));
+    /// assert(!config::set("/srv/app.conf", "port", 80));
+    /// assert(file::read("/srv/app.conf") == "# ports\n#port = 1\nport = 80\nhost = here\n");
+    /// ```
+    #[rhai_fn(name = "set", return_raw, volatile)]
+    pub fn set(context: NativeCallContext, path: &str, key: &str, value: Dynamic) -> Raised<bool> {
+        act(&context, |host| set_one(host, path, key, &value, &Options::default()))
+    }
+
+    /// The same with options: `section` (of an INI file, made at the end if it is missing), `separator` (otherwise
+    /// as the neighbours have it, else `=`), `comment` (what begins one, otherwise `#`), and `owner`, `group`,
+    /// `mode` of a file that is made.
+    ///
+    /// ```rhai
+    /// config::set("/srv/app.ini", "port", 80, #{ section: "web", mode: "0600" });
+    /// assert(file::read("/srv/app.ini") == "[web]\nport=80\n");
+    /// ```
+    #[rhai_fn(name = "set", return_raw, volatile)]
+    pub fn set_with(
+        context: NativeCallContext,
+        path: &str,
+        key: &str,
+        value: Dynamic,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| set_one(host, path, key, &value, &Options::of(options)?))
+    }
+
+    /// Sets every key of the map.
+    ///
+    /// ```rhai
+    /// config::set("/srv/app.env", #{ HOST: "here", PORT: 80 });
+    /// assert(file::read("/srv/app.env") == "HOST=here\nPORT=80\n");
+    /// ```
+    #[rhai_fn(name = "set", return_raw, volatile)]
+    pub fn set_map(context: NativeCallContext, path: &str, values: rhai::Map) -> Raised<bool> {
+        act(&context, |host| set_all(host, path, &values, &Options::default()))
+    }
+
+    /// The same with the options of `set`.
+    ///
+    /// ```rhai
+    /// config::set("/srv/app.ini", #{ host: "here", port: 80 }, #{ section: "web", separator: " = " });
+    /// assert(file::read("/srv/app.ini") == "[web]\nhost = here\nport = 80\n");
+    /// ```
+    #[rhai_fn(name = "set", return_raw, volatile)]
+    pub fn set_map_with(
+        context: NativeCallContext,
+        path: &str,
+        values: rhai::Map,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| set_all(host, path, &values, &Options::of(options)?))
+    }
+
+    /// Makes the line that sets `key` a comment. Undone, it sets it again.
+    ///
+    /// ```rhai
+    /// file::write("/srv/app.conf", "port = 80\n");
+    /// assert(config::comment("/srv/app.conf", "port") && !config::comment("/srv/app.conf", "port"));
+    /// assert(file::read("/srv/app.conf") == "#port = 80\n");
+    /// ```
+    #[rhai_fn(name = "comment", return_raw, volatile)]
+    pub fn comment(context: NativeCallContext, path: &str, key: &str) -> Raised<bool> {
+        act(&context, |host| {
+            let options = Options::default();
+            make(host, path, options.line(key)?, PassageWish::Comment, &options)
+        })
+    }
+
+    /// The same with options: `section`, `separator`, `comment`.
+    ///
+    /// ```rhai
+    /// file::write("/srv/app.ini", "[web]\nport=80\n");
+    /// config::comment("/srv/app.ini", "port", #{ section: "web", comment: ";" });
+    /// assert(file::read("/srv/app.ini") == "[web]\n;port=80\n");
+    /// ```
+    #[rhai_fn(name = "comment", return_raw, volatile)]
+    pub fn comment_with(
+        context: NativeCallContext,
+        path: &str,
+        key: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| {
+            let options = Options::of(options)?;
+            make(host, path, options.line(key)?, PassageWish::Comment, &options)
+        })
+    }
+
+    /// Removes the line that sets `key`. Undone, it is back.
+    ///
+    /// ```rhai
+    /// file::write("/srv/app.conf", "host = here\nport = 80\n");
+    /// assert(config::remove("/srv/app.conf", "host") && !config::remove("/srv/app.conf", "host"));
+    /// assert(file::read("/srv/app.conf") == "port = 80\n");
+    /// ```
+    #[rhai_fn(name = "remove", return_raw, volatile)]
+    pub fn remove(context: NativeCallContext, path: &str, key: &str) -> Raised<bool> {
+        act(&context, |host| {
+            let options = Options::default();
+            make(host, path, options.line(key)?, PassageWish::Absent, &options)
+        })
+    }
+
+    /// The same with options: `section`, `separator`.
+    ///
+    /// ```rhai
+    /// file::write("/srv/app.ini", "port=1\n[web]\nport=80\n");
+    /// config::remove("/srv/app.ini", "port", #{ section: "web" });
+    /// assert(file::read("/srv/app.ini") == "port=1\n[web]\n");
+    /// ```
+    #[rhai_fn(name = "remove", return_raw, volatile)]
+    pub fn remove_with(
+        context: NativeCallContext,
+        path: &str,
+        key: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| {
+            let options = Options::of(options)?;
+            make(host, path, options.line(key)?, PassageWish::Absent, &options)
+        })
+    }
+
+    /// Puts the lines of `text` between two comments that name the block, at the end of the file, or where they
+    /// stand already. Undone, the block is as it was.
+    ///
+    /// ```rhai
+    /// file::write("/srv/motd", "Welcome.\n");
+    /// assert(config::block("/srv/motd", "site", "Serves a site."));
+    /// assert(!config::block("/srv/motd", "site", "Serves a site."));
+    /// assert(file::read("/srv/motd") == "Welcome.\n# BEGIN kkrun site\nServes a site.\n# END kkrun site\n");
+    /// ```
+    #[rhai_fn(name = "block", return_raw, volatile)]
+    pub fn block(context: NativeCallContext, path: &str, name: &str, text: Dynamic) -> Raised<bool> {
+        act(&context, |host| write_block(host, path, name, &text, &Options::default()))
+    }
+
+    /// The same with options: `section` (at its end), `comment`, and `owner`, `group`, `mode` of a file that is
+    /// made.
+    ///
+    /// ```rhai
+    /// config::block("/srv/app.ini", "kiosk", "a=1\nb=2", #{ section: "web", comment: ";" });
+    /// assert(file::read("/srv/app.ini") == "[web]\n; BEGIN kkrun kiosk\na=1\nb=2\n; END kkrun kiosk\n");
+    /// ```
+    #[rhai_fn(name = "block", return_raw, volatile)]
+    pub fn block_with(
+        context: NativeCallContext,
+        path: &str,
+        name: &str,
+        text: Dynamic,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| write_block(host, path, name, &text, &Options::of(options)?))
+    }
+}
