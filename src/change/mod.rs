@@ -11,7 +11,10 @@ mod file;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree;
+mod group;
+mod linger;
 pub mod unit;
+mod user;
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -27,7 +30,10 @@ pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Pro
 pub use edit::{EditChange, EditTerms, FileRecord, Lines, Noun, Passage, PassageWish, passage_target};
 pub use file::{FileChange, FileWish, Found, file_target};
 pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
+pub use group::{GroupChange, GroupWish, group_target};
+pub use linger::LingerChange;
 pub use unit::succeeded;
+pub use user::{UserChange, UserFacts, UserState, UserWish, user_target};
 
 use crate::event::{Event, Reporter};
 use crate::journal::{Class, Intent, Undoing};
@@ -224,6 +230,12 @@ pub enum Change {
     File(FileChange),
     /// A tree of them.
     Tree(TreeChange),
+    /// A group.
+    Group(GroupChange),
+    /// Whether a user's services run without a login.
+    Linger(LingerChange),
+    /// A user.
+    User(UserChange),
 }
 
 impl Change {
@@ -234,6 +246,9 @@ impl Change {
             Self::Edit(change) => change,
             Self::File(change) => change,
             Self::Tree(change) => change,
+            Self::Group(change) => change,
+            Self::Linger(change) => change,
+            Self::User(change) => change,
         }
     }
 

@@ -90,6 +90,15 @@ impl Account {
         }))
     }
 
+    /// The name of a user in `/etc/passwd` whose primary group has this number, if there is one.
+    pub fn with_primary_group(gid: u32) -> Result<Option<String>> {
+        let text = std::fs::read_to_string("/etc/passwd").context("cannot read `/etc/passwd`")?;
+        Ok(text.lines().find_map(|line| {
+            let fields: Vec<&str> = line.split(':').collect();
+            (fields.get(3)?.parse() == Ok(gid)).then(|| fields[0].to_owned())
+        }))
+    }
+
     fn with_groups(user: unistd::User) -> Result<Self> {
         let name = CString::new(user.name.as_str()).context("a user name holds a zero byte")?;
         let mut groups: Vec<u32> = unistd::getgrouplist(&name, user.gid)
@@ -160,6 +169,12 @@ mod tests {
         assert_eq!(Account::by_name("roo").unwrap(), None);
         assert_eq!(Group::by_name("daemo").unwrap(), None);
         assert_eq!(Group::by_name("daemon").unwrap().map(|group| group.gid), Some(1));
+    }
+
+    #[test]
+    fn a_primary_group_leads_to_its_user() {
+        assert_eq!(Account::with_primary_group(0).unwrap().as_deref(), Some("root"));
+        assert_eq!(Account::with_primary_group(4_000_000_000).unwrap(), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The outside: files, processes, signals, sockets and the clock, and nothing that knows of steps.
 
 pub mod account;
+pub mod account_files;
 pub mod backups;
 pub mod cgroup;
 pub mod clock;
@@ -19,5 +20,7 @@ pub mod secret_store;
 pub mod signal;
 pub mod terminal;
 pub mod tool;
+pub mod tree_size;
 pub mod trusted;
 pub mod upper;
+pub mod user_processes;

@@ -12,6 +12,7 @@ mod ask;
 mod cmd;
 mod config;
 mod file;
+mod group;
 mod host;
 mod http;
 mod log;
@@ -20,6 +21,7 @@ mod rollback;
 mod secret;
 mod step;
 mod text;
+mod user;
 
 /// Gives an engine every namespace. The one list of them.
 pub fn register(engine: &mut rhai::Engine) {
@@ -28,6 +30,7 @@ pub fn register(engine: &mut rhai::Engine) {
     engine.register_static_module("cmd", cmd::module().into());
     engine.register_static_module("config", config::module().into());
     engine.register_static_module("file", file::module().into());
+    engine.register_static_module("group", group::module().into());
     engine.register_static_module("host", host::module().into());
     engine.register_static_module("http", http::module().into());
     engine.register_static_module("log", log::module().into());
@@ -36,4 +39,5 @@ pub fn register(engine: &mut rhai::Engine) {
     engine.register_static_module("secret", secret::module().into());
     engine.register_static_module("step", step::module().into());
     engine.register_static_module("text", text::module().into());
+    engine.register_static_module("user", user::module().into());
 }

@@ -134,9 +134,13 @@ fn is_service(of_process: Option<&str>, of_run: Option<&str>) -> bool {
 }
 
 impl Orphan {
-    /// Ended in the middle, it leaves the machine's packages half configured.
+    /// Ended in the middle, it leaves the machine's packages half configured, or a user half made.
     pub fn is_better_awaited(&self) -> bool {
         matches!(self.name.as_str(), "apt" | "apt-get" | "dpkg" | "dpkg-deb" | "aptd")
+            || matches!(
+                self.name.as_str(),
+                "useradd" | "usermod" | "userdel" | "groupadd" | "groupdel" | "gpasswd"
+            )
     }
 
     /// Waits until it has ended or the deadline has passed, and says whether it has ended.

@@ -1,0 +1,55 @@
+//! `group::` makes groups.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use anyhow::Result;
+use rhai::plugin::*;
+use serde::Deserialize;
+
+use crate::change::{Change, GroupChange, GroupWish};
+use crate::script::{Host, Raised, act, options_of};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    gid: Option<u32>,
+    system: bool,
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Makes the group `name` unless there is one of exactly that name. Undone, it is removed if kkrun made it and
+    /// nobody has been put into it since.
+    ///
+    /// ```rhai
+    /// assert(group::ensure("kiosk") && !group::ensure("kiosk"));
+    /// ```
+    #[rhai_fn(name = "ensure", return_raw, volatile)]
+    pub fn ensure(context: NativeCallContext, name: &str) -> Raised<bool> {
+        act(&context, |host| make(host, name, Options::default()))
+    }
+
+    /// The same with options: `gid`, its number, and `system: true` for a number of the range for services.
+    ///
+    /// ```rhai
+    /// assert(group::ensure("cameras", #{ system: true }));
+    /// ```
+    #[rhai_fn(name = "ensure", return_raw, volatile)]
+    pub fn ensure_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make(host, name, options_of(options)?))
+    }
+}
+
+fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
+    super::user::check_name(name)?;
+    let wish = GroupWish { gid: options.gid, system: options.system };
+    let Some(change) = GroupChange::towards(name, wish)? else { return Ok(false) };
+    host.session().perform(&Change::Group(change.clone()), &mut |world| change.act(world))
+}

@@ -1,0 +1,202 @@
+//! `user::` looks at users, makes them, and makes them what a script wishes.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use anyhow::{Result, bail};
+use rhai::plugin::*;
+use serde::Deserialize;
+
+use super::file::{Ownership, absolute};
+use crate::change::{Change, LingerChange, UserChange, UserState, UserWish, group_target, user_target};
+use crate::failure::Failure;
+use crate::journal::ChangeState;
+use crate::machine::account::{Account, Group};
+use crate::machine::files::PathText;
+use crate::script::{Host, Raised, Unpredictable, act, look, options_of};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    uid: Option<u32>,
+    home: Option<String>,
+    home_mode: Option<rhai::Dynamic>,
+    shell: Option<String>,
+    groups: Vec<String>,
+    system: bool,
+}
+
+impl Options {
+    fn wish(self) -> Result<UserWish> {
+        let mode = Ownership { mode: self.home_mode, ..Ownership::default() };
+        let mut groups = self.groups;
+        groups.sort();
+        groups.dedup();
+        Ok(UserWish {
+            uid: self.uid,
+            home: self.home.as_deref().map(absolute).transpose()?.map(PathText::new),
+            home_mode: mode.bits()?.map(|bits| format!("{bits:04o}")),
+            shell: self.shell.as_deref().map(absolute).transpose()?.map(PathText::new),
+            groups,
+            system: self.system,
+        })
+    }
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Whether there is a user of exactly that name.
+    ///
+    /// ```rhai
+    /// assert(user::exists("root") && !user::exists("roo"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn exists(context: NativeCallContext, name: &str) -> Raised<bool> {
+        look(&context, |host| {
+            refuse_unknown(host, name)?;
+            Ok(Account::by_name(name)?.is_some())
+        })
+    }
+
+    /// What the user `name` is: `#{ name, uid, gid, home, home_mode, shell, groups }`, or `()` when there is none.
+    /// `groups` are the names of all groups, the primary one among them; `home_mode` is a text such as `"0750"`,
+    /// or `()` when the home is not there.
+    ///
+    /// ```rhai
+    /// let root = user::get("root");
+    /// assert(root.uid == 0 && root.home == "/root" && "root" in root.groups);
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn get(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
+        look(&context, |host| {
+            refuse_unknown(host, name)?;
+            let UserState::Present(facts) = UserState::observe(name)? else { return Ok(Dynamic::UNIT) };
+            let groups: rhai::Array = facts.groups.into_iter().map(Dynamic::from).collect();
+            let mut map = rhai::Map::new();
+            map.insert("name".into(), name.into());
+            map.insert("uid".into(), i64::from(facts.uid).into());
+            map.insert("gid".into(), i64::from(facts.gid).into());
+            map.insert("home".into(), facts.home.to_string().into());
+            map.insert("home_mode".into(), facts.home_mode.map_or(Dynamic::UNIT, Dynamic::from));
+            map.insert("shell".into(), facts.shell.to_string().into());
+            map.insert("groups".into(), groups.into());
+            Ok(Dynamic::from_map(map))
+        })
+    }
+
+    /// Makes the user `name` unless there is one, with a home `/home/NAME`, a group of the same name and no
+    /// password. Undone, a user that kkrun made is removed with the home that it made, after being asked
+    /// (`--purge users`); a user that was there never is.
+    ///
+    /// ```rhai,booted
+    /// assert(user::ensure("robin") && !user::ensure("robin"));
+    /// ```
+    #[rhai_fn(name = "ensure", return_raw, volatile)]
+    pub fn ensure(context: NativeCallContext, name: &str) -> Raised<bool> {
+        act(&context, |host| make(host, name, Options::default()))
+    }
+
+    /// The same with options: `uid`; `home`, `home_mode`; `shell`; `groups`, which the user is in afterwards besides
+    /// others; `system: true` for a user of the range for services, with a home only if `home` is given. A user who
+    /// is there keeps what no option names; another `uid` or `home` is an error, because files depend on them.
+    /// Undone, each part is as before, unless somebody else changed it since.
+    ///
+    /// ```rhai,booted
+    /// user::ensure("kim", #{ home_mode: "0750", shell: "/bin/bash", groups: ["video"] });
+    /// assert("video" in user::get("kim").groups);
+    /// ```
+    #[rhai_fn(name = "ensure", return_raw, volatile)]
+    pub fn ensure_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make(host, name, options_of(options)?))
+    }
+
+    /// Lets the services of the user `name` run from the machine's start on, without a login. Undone, it is ended.
+    ///
+    /// ```rhai,booted
+    /// user::ensure("kim");
+    /// assert(user::linger("kim") && !user::linger("kim"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn linger(context: NativeCallContext, name: &str) -> Raised<bool> {
+        act(&context, |host| {
+            if !would_have_changed(host, &user_target(name)) {
+                Account::existing(name)?;
+            }
+            let Some(change) = LingerChange::towards(name) else { return Ok(false) };
+            host.session().perform(&Change::Linger(change.clone()), &mut |world| change.act(world))
+        })
+    }
+}
+
+fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
+    check_name(name)?;
+    let wish = options.wish()?;
+    for group in &wish.groups {
+        let is_to_come =
+            would_have_changed(host, &group_target(group)) || would_have_changed(host, &user_target(group));
+        if !is_to_come && Group::by_name(group)?.is_none() {
+            bail!(
+                Failure::new(format!("there is no group `{group}`"))
+                    .kind("missing")
+                    .hint("make it first: group::ensure")
+            );
+        }
+    }
+    let in_doubt = host
+        .seen()
+        .history()
+        .changes
+        .iter()
+        .any(|known| known.state == ChangeState::InDoubt && known.intent.target == user_target(name));
+    let Some(change) = UserChange::towards(name, wish, in_doubt)? else { return Ok(false) };
+    host.session().perform(&Change::User(change.clone()), &mut |world| change.act(world))
+}
+
+/// A name that the tools of the shadow suite take, and that means the same everywhere. Source: useradd(8).
+pub(super) fn check_name(name: &str) -> Result<()> {
+    let begins = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
+    let goes_on =
+        name.chars().all(|each| each.is_ascii_lowercase() || each.is_ascii_digit() || "_-".contains(each));
+    if begins && goes_on && name.len() <= 32 {
+        return Ok(());
+    }
+    bail!(
+        Failure::new(format!("`{name}` is no name for a user or group"))
+            .kind("usage")
+            .hint("lower-case letters, digits, `_` and `-`, beginning with a letter, at most 32")
+    )
+}
+
+/// Whether the target would have been changed by now, while only looking.
+fn would_have_changed(host: &Host, target: &str) -> bool {
+    host.only_looking() && host.seen().would_change().iter().any(|would| would.target == target)
+}
+
+fn refuse_unknown(host: &Host, name: &str) -> Result<()> {
+    let target = user_target(name);
+    if would_have_changed(host, &target) {
+        return Err(Unpredictable(format!("{target}, which would have changed by then")).into());
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check_name;
+
+    #[test]
+    fn names_are_those_that_every_tool_takes() {
+        for name in ["kim", "_apt", "www-data", "a1"] {
+            check_name(name).unwrap();
+        }
+        for name in ["", "Kim", "1a", "-x", "a b", "a:b", "a/b", &"a".repeat(33)] {
+            check_name(name).unwrap_err();
+        }
+    }
+}
