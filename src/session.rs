@@ -132,6 +132,19 @@ impl Session {
         self.settle_doubts()
     }
 
+    /// Begins acting at once if a killed run may have left something running or in doubt: what is looked at
+    /// before that is settled may be otherwise a moment later.
+    ///
+    /// # Errors
+    /// As [`Session::begin_acting`].
+    pub fn settle_before_looking(&mut self) -> Result<()> {
+        if !matches!(self.recorder, Recorder::Closed(_)) {
+            return Ok(());
+        }
+        let in_doubt = self.history.changes.iter().any(|change| change.state == ChangeState::InDoubt);
+        if in_doubt || self.world.processes.has_notes_of_others()? { self.begin_acting() } else { Ok(()) }
+    }
+
     /// What the journal says, this run's own records included.
     pub fn history(&self) -> &History {
         &self.history
