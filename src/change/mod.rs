@@ -8,11 +8,11 @@ mod command;
 pub mod consequence;
 mod edit;
 mod file;
+mod group;
+mod linger;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree;
-mod group;
-mod linger;
 pub mod unit;
 mod user;
 
@@ -29,9 +29,9 @@ use serde_json::{Map, Value};
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
 pub use edit::{EditChange, EditTerms, FileRecord, Lines, Noun, Passage, PassageWish, passage_target};
 pub use file::{FileChange, FileWish, Found, file_target};
-pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
 pub use group::{GroupChange, GroupWish, group_target};
 pub use linger::LingerChange;
+pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
 pub use unit::succeeded;
 pub use user::{UserChange, UserFacts, UserState, UserWish, user_target};
 

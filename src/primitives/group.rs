@@ -1,7 +1,5 @@
 //! `group::` makes groups.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use anyhow::Result;
 use rhai::plugin::*;
 use serde::Deserialize;
@@ -33,7 +31,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "ensure", return_raw, volatile)]
     pub fn ensure(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, Options::default()))
+        act(&context, |host| make(host, name, &Options::default()))
     }
 
     /// The same with options: `gid`, its number, and `system: true` for a number of the range for services.
@@ -43,11 +41,11 @@ mod functions {
     /// ```
     #[rhai_fn(name = "ensure", return_raw, volatile)]
     pub fn ensure_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| make(host, name, options_of(options)?))
+        act(&context, |host| make(host, name, &options_of(options)?))
     }
 }
 
-fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
+fn make(host: &Host, name: &str, options: &Options) -> Result<bool> {
     super::user::check_name(name)?;
     let wish = GroupWish { gid: options.gid, system: options.system };
     let Some(change) = GroupChange::towards(name, wish)? else { return Ok(false) };

@@ -1,7 +1,5 @@
 //! `user::` looks at users, makes them, and makes them what a script wishes.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
