@@ -4,6 +4,7 @@
 //! A change is plain data. Once its intent is in the journal it can be probed and undone from there alone,
 //! by any later kkrun, without the script that wanted it.
 
+mod access;
 mod command;
 pub mod consequence;
 mod edit;
@@ -26,6 +27,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use access::{AccessChange, AccessInverse, AccessState};
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
 pub use edit::{EditChange, EditTerms, FileRecord, Lines, Noun, Passage, PassageWish, passage_target};
 pub use file::{FileChange, FileWish, Found, file_target};
@@ -222,6 +224,8 @@ pub trait Kind {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "what", rename_all = "snake_case")]
 pub enum Change {
+    /// Owner and mode of entries of a tree.
+    Access(AccessChange),
     /// A command that was run.
     Command(CommandChange),
     /// A line or block of a text file.
@@ -242,6 +246,7 @@ impl Change {
     /// The kind behind it.
     pub fn kind(&self) -> &dyn Kind {
         match self {
+            Self::Access(change) => change,
             Self::Command(change) => change,
             Self::Edit(change) => change,
             Self::File(change) => change,

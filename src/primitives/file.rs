@@ -12,11 +12,14 @@ use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
 use crate::script::{Host, PlanFile, Raised, Secret, act, look, options_of};
 
+mod access;
 mod copy;
+mod mode;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     let mut module = exported_module!(functions);
+    module.combine_flatten(access::module());
     module.combine_flatten(copy::module());
     module
 }

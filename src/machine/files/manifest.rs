@@ -20,7 +20,7 @@ use super::place::Walk;
 use super::tree_walk::{Entry, Next, open_beneath, walk_tree};
 
 /// The key of a tree's root in its manifest.
-const ROOT: &str = ".";
+pub(super) const ROOT: &str = ".";
 
 /// The states of all that is in a tree, by the path from its root; the root itself is `.`.
 ///
@@ -293,7 +293,7 @@ impl TreeFiles {
 }
 
 /// The directory of a tree, open for reading; none if it is absent.
-fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
+pub(super) fn open_root(root: &Path) -> Result<Option<OwnedFd>> {
     let walk = Walk::to(root)?;
     let Some(directory) = walk.directory() else { return Ok(None) };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;

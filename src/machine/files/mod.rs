@@ -33,6 +33,7 @@ mod remove_tree;
 mod replace;
 mod set_metadata;
 mod temporary;
+mod tree_access;
 mod tree_walk;
 mod xattrs;
 
@@ -56,6 +57,7 @@ pub use remove_tree::{identity, remove_tree};
 pub use replace::{Contents, replace};
 pub use set_metadata::set_metadata;
 pub use temporary::clear_leftover;
+pub use tree_access::{Access, EntryKind, observe_access, set_access};
 pub use xattrs::{Value, is_kept};
 
 #[cfg(test)]

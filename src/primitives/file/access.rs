@@ -1,0 +1,135 @@
+//! `file::access`: owner, group and mode of what is there.
+
+#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
+
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use rhai::plugin::*;
+use serde::Deserialize;
+
+use super::mode::ModeWish;
+use super::{Ownership, absolute, make};
+use crate::change::{AccessChange, Change, FileWish};
+use crate::failure::Failure;
+use crate::machine::files::{self, Access, Attributes, EntryKind, FileState, PathText};
+use crate::script::{Host, Raised, act, options_of};
+
+/// The functions that belong to the namespace.
+pub(super) fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    owner: Option<String>,
+    group: Option<String>,
+    mode: Option<Dynamic>,
+    recursive: bool,
+}
+
+/// What is wished of whatever is there.
+struct Wish {
+    owner: Option<u32>,
+    group: Option<u32>,
+    mode: Option<ModeWish>,
+}
+
+impl Wish {
+    fn of(options: &Options) -> Result<Self> {
+        let ownership = Ownership { owner: options.owner.clone(), group: options.group.clone(), mode: None };
+        let (owner, group) = ownership.ids()?;
+        let mode = match &options.mode {
+            None => None,
+            Some(mode) if mode.is_string() => Some(ModeWish::parse(&mode.to_string())?),
+            Some(_) => {
+                let bits = Ownership { mode: options.mode.clone(), ..Ownership::default() }.bits()?;
+                bits.map(ModeWish::Exact)
+            }
+        };
+        if owner.is_none() && group.is_none() && mode.is_none() {
+            bail!(Failure::new("file::access wants an `owner`, a `group` or a `mode`").kind("option"));
+        }
+        Ok(Self { owner, group, mode })
+    }
+
+    fn applied(&self, access: &Access) -> Access {
+        let mode = match &self.mode {
+            Some(wish) if access.kind != EntryKind::Link => {
+                wish.of(access.mode, access.kind == EntryKind::Directory)
+            }
+            _ => access.mode,
+        };
+        let (owner, group) = (self.owner.unwrap_or(access.owner), self.group.unwrap_or(access.group));
+        Access { kind: access.kind, mode, owner, group }
+    }
+}
+
+fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
+    let path = absolute(path)?;
+    host.refuse_unknown(&path)?;
+    let wish = Wish::of(options)?;
+    let canonical = files::canonical(&path)?;
+    if options.recursive && matches!(FileState::observe(&canonical)?, FileState::Directory { .. }) {
+        let Some(change) = AccessChange::towards(&canonical, &|access| wish.applied(access))? else {
+            return Ok(false);
+        };
+        let performed = Change::Access(change.clone());
+        return host.session().perform(&performed, &mut |world| change.act(world));
+    }
+    set_one(host, &path, &wish)
+}
+
+fn set_one(host: &Host, path: &Path, wish: &Wish) -> Result<bool> {
+    make(host, path, |found| {
+        let Some(metadata) = found.state.metadata() else {
+            let shown = PathText::new(path);
+            let failure = match &found.state {
+                FileState::Absent => Failure::new(format!("there is no `{shown}`")).kind("missing"),
+                FileState::Link { to, .. } => {
+                    Failure::new(format!("`{shown}` is a symbolic link to `{to}`: name what it leads to"))
+                        .kind("refused")
+                }
+                other => {
+                    let noun = other.noun();
+                    Failure::new(format!("`{shown}` is {noun}: kkrun does not touch it")).kind("refused")
+                }
+            };
+            return Err(failure.into());
+        };
+        let is_directory = matches!(found.state, FileState::Directory { .. });
+        let mut attributes = Attributes::from(metadata);
+        attributes.mtime = None;
+        attributes.owner = wish.owner.unwrap_or(metadata.owner);
+        attributes.group = wish.group.unwrap_or(metadata.group);
+        attributes.mode = match &wish.mode {
+            Some(ModeWish::Exact(bits)) => *bits,
+            Some(wish) => wish.of(metadata.mode, is_directory),
+            None => metadata.mode,
+        };
+        Ok(FileWish::Metadata { attributes })
+    })
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Gives `path` an owner, a group or a mode: `owner`, `group`, `mode`, at least one; what is not given stays. With
+    /// `recursive: true` also everything below a directory, but for what is mounted there; no link is followed.
+    /// The mode is octal (`"0640"`; of a tree, directories may be entered by whom it lets read) or as chmod
+    /// takes it (`"g-w"`, `"u=rwX,go=rX"`). Undone, each entry that was changed is as before.
+    ///
+    /// ```rhai
+    /// file::make_dir("/srv/shared/inner");
+    /// file::write("/srv/shared/inner/page", "hello\n", #{ mode: "0664" });
+    /// assert(file::access("/srv/shared", #{ mode: "go-w", recursive: true }));
+    /// assert(file::stat("/srv/shared/inner/page").mode == "0644");
+    /// assert(!file::access("/srv/shared", #{ mode: "go-w", recursive: true }));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn access(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| set_access(host, path, &options_of(options)?))
+    }
+}
