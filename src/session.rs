@@ -10,9 +10,7 @@ use serde_json::Value;
 use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone, World};
 use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
 use crate::failure::Failure;
-use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Consequence, Entry, History, Journal, Loaded, Writer,
-};
+use crate::journal::{self, ChangeId, ChangeState, Consequence, Entry, History, Journal, Loaded, Writer};
 use crate::machine::lock::{Attempt, Lock};
 
 /// Whether changes are made or only looked at.
@@ -82,6 +80,8 @@ pub struct Session {
     consequences: Vec<Consequence>,
     would: Vec<WouldChange>,
     changed: usize,
+    /// What a dead run left in doubt was looked at.
+    settled: bool,
 }
 
 impl Session {
@@ -98,6 +98,7 @@ impl Session {
             consequences: Vec::new(),
             would: Vec::new(),
             changed: 0,
+            settled: false,
         }
     }
 
@@ -112,8 +113,38 @@ impl Session {
     ///
     /// # Errors
     /// With [`ExitCode::LOCKED`](crate::exit_code::ExitCode::LOCKED) when another run holds the lock, with [`ExitCode::JOURNAL`](crate::exit_code::ExitCode::JOURNAL) when the journal
-    /// is not to be relied on.
+    /// is not to be relied on; when a rollback was interrupted; when somebody else was at what is in doubt. Asked
+    /// again, it fails again.
     pub fn begin_acting(&mut self) -> Result<()> {
+        self.open_journal()?;
+        if self.settled || matches!(self.recorder, Recorder::None) {
+            return Ok(());
+        }
+        if let Some(unfinished) = &self.history.rollback {
+            bail!(
+                Failure::new("a rollback was interrupted and has not been finished")
+                    .hint(format!("finish it with `{}`, then run this again", unfinished.invocation()))
+            );
+        }
+        self.settle_doubts(true)?;
+        self.settled = true;
+        Ok(())
+    }
+
+    /// The same for a rollback: it finishes one that was interrupted, and what is in doubt is undone too.
+    ///
+    /// # Errors
+    /// As [`Session::begin_acting`], but for what a rollback is there to mend.
+    pub fn begin_undoing(&mut self) -> Result<()> {
+        self.open_journal()?;
+        if !self.settled {
+            self.settle_doubts(false)?;
+            self.settled = true;
+        }
+        Ok(())
+    }
+
+    fn open_journal(&mut self) -> Result<()> {
         let Recorder::Closed(opening) = &mut self.recorder else { return Ok(()) };
         journal::make_state_directory(&opening.directory)?;
         let lock = match Lock::acquire(&opening.directory.join("lock"))? {
@@ -128,8 +159,7 @@ impl Session {
         let mut journal = Journal::take_over(&opening.directory, &loaded, opening.writer.clone())?;
         journal.open_run_with(std::mem::take(&mut opening.entries));
         self.recorder = Recorder::Open { journal, _lock: lock };
-        self.world.end_orphans()?;
-        self.settle_doubts()
+        self.world.end_orphans()
     }
 
     /// Begins acting at once if a killed run may have left something running or in doubt: what is looked at
@@ -195,6 +225,10 @@ impl Session {
     /// When it cannot be made durable; nothing more may be done then.
     pub fn record(&mut self, entry: Entry) -> Result<ChangeId> {
         self.begin_acting()?;
+        self.append(entry)
+    }
+
+    fn append(&mut self, entry: Entry) -> Result<ChangeId> {
         let Recorder::Open { journal, .. } = &mut self.recorder else {
             bail!("nothing is recorded while only looking")
         };
@@ -258,7 +292,6 @@ impl Session {
         }
         self.check_interruption()?;
         self.begin_acting()?;
-        self.refuse_doubts()?;
         if let Some(difference) = self.foreign_state(change, &target)
             && !self.may_replace(&target, &summary, &difference, &intent.before, &intent.after)?
         {
@@ -401,14 +434,26 @@ impl Session {
         (change.kind().on_doubt() == OnDoubt::ActAgain).then_some(doubtful.id)
     }
 
-    /// Probes every change whose outcome a dead run did not record. One that stands neither as before nor as after
-    /// stays in doubt: a rollback takes it for done, a run looks at it with [`Session::refuse_doubts`].
-    fn settle_doubts(&mut self) -> Result<()> {
-        for known in self.doubtful() {
-            let change = Change::of_intent(&known.intent)?;
-            // What it stands in may not be there yet, such as a server that a later step starts.
-            let position = match change.kind().position(&self.world) {
-                Ok(position) => position,
+    /// Probes every change whose outcome a dead run did not record. With `stop`, one that stands neither as before
+    /// nor as after and cannot be half done is an error: somebody else was there.
+    fn settle_doubts(&mut self, stop: bool) -> Result<()> {
+        let doubtful: Vec<_> = self
+            .history
+            .changes
+            .iter()
+            .filter(|change| change.state == ChangeState::InDoubt)
+            .cloned()
+            .collect();
+        for known in doubtful {
+            let looked = Change::of_intent(&known.intent).and_then(|change| {
+                let position = change.kind().position(&self.world).with_context(|| {
+                    format!("cannot look at {} to tell what a killed run did", known.intent.target)
+                })?;
+                Ok((change, position))
+            });
+            let (change, position) = match looked {
+                Ok(looked) => looked,
+                // What it stands in may not be there yet, such as a server that a later step starts.
                 Err(error) => {
                     self.check_interruption()?;
                     let target = &known.intent.target;
@@ -424,35 +469,16 @@ impl Session {
             );
             match position {
                 Position::Before => {
-                    self.record(Entry::Void { change: known.id, why: "found as before".to_owned() })?;
+                    self.append(Entry::Void { change: known.id, why: "found as before".to_owned() })?;
                 }
                 Position::After => {
                     let accepted = change.kind().accepted(&self.world)?;
-                    self.record(Entry::Done { change: known.id, accepted })?;
+                    self.append(Entry::Done { change: known.id, accepted })?;
+                }
+                Position::Neither(difference) if stop && change.kind().on_doubt() == OnDoubt::Stop => {
+                    self.settle_foreign_doubt(known.id, &change, &difference)?;
                 }
                 Position::Neither(_) => {}
-            }
-        }
-        Ok(())
-    }
-
-    /// The changes whose outcome is not recorded.
-    fn doubtful(&self) -> Vec<ChangeRecord> {
-        let changes = self.history.changes.iter();
-        changes.filter(|change| change.state == ChangeState::InDoubt).cloned().collect()
-    }
-
-    /// Decides about changes that are still in doubt and cannot be half done: somebody else was there.
-    ///
-    /// # Errors
-    /// With the ways on, when the operator has not said which.
-    pub fn refuse_doubts(&mut self) -> Result<()> {
-        for known in self.doubtful() {
-            let change = Change::of_intent(&known.intent)?;
-            if change.kind().on_doubt() == OnDoubt::Stop
-                && let Position::Neither(difference) = change.kind().position(&self.world)?
-            {
-                self.settle_foreign_doubt(known.id, &change, &difference)?;
             }
         }
         Ok(())
@@ -462,13 +488,13 @@ impl Session {
         let target = change.kind().target();
         match self.foreign {
             ForeignPolicy::Keep => {
-                self.record(Entry::Void {
+                self.append(Entry::Void {
                     change: id,
                     why: "somebody else's state was kept by word".to_owned(),
                 })?;
             }
             ForeignPolicy::Replace => {
-                self.record(Entry::Void { change: id, why: "it is made anew by word".to_owned() })?;
+                self.append(Entry::Void { change: id, why: "it is made anew by word".to_owned() })?;
             }
             ForeignPolicy::Ask => {
                 let mut failure = Failure::new(format!(

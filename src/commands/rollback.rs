@@ -37,6 +37,9 @@ pub fn execute(options: &Options, steps: Vec<String>, plan: Option<String>) -> R
 
 /// The plan that changes stand of.
 fn only_plan(history: &History) -> Result<String> {
+    if let Some(unfinished) = &history.rollback {
+        return Ok(unfinished.plan.clone());
+    }
     let mut plans: Vec<&str> =
         history.changes.iter().filter(|change| change.is_live()).map(|change| change.plan.as_str()).collect();
     plans.sort_unstable();

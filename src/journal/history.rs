@@ -118,10 +118,25 @@ impl Owed {
 /// A rollback that has begun and not ended.
 #[derive(Clone, Debug)]
 pub struct UnfinishedRollback {
+    /// Its plan.
+    pub plan: String,
     /// Its steps; none for all.
     pub steps: Option<Vec<String>>,
     /// The classes it may lose.
     pub purge: Vec<String>,
+}
+
+impl UnfinishedRollback {
+    /// The command that finishes it.
+    pub fn invocation(&self) -> String {
+        let mut words = vec!["kkrun".to_owned(), "rollback".to_owned()];
+        words.extend(self.steps.iter().flatten().cloned());
+        if !self.purge.is_empty() {
+            words.extend(["--purge".to_owned(), self.purge.join(",")]);
+        }
+        words.extend(["--plan".to_owned(), self.plan.clone()]);
+        shell_words::join(words)
+    }
 }
 
 /// All that the journal says, in the form that decisions need.
@@ -261,7 +276,11 @@ impl History {
             Entry::Settled { consequence } => self.owed.retain(|owed| owed.consequence != *consequence),
             Entry::RebootOwed { why } => self.reboot = Some((why.clone(), header.boot.clone())),
             Entry::RollbackStarted { steps, purge } => {
-                self.rollback = Some(UnfinishedRollback { steps: steps.clone(), purge: purge.clone() });
+                self.rollback = Some(UnfinishedRollback {
+                    plan: header.plan.clone(),
+                    steps: steps.clone(),
+                    purge: purge.clone(),
+                });
             }
             Entry::UndoIntent { change } => self.set_state(*change, ChangeState::Undoing),
             Entry::Undone { change, how, accepted } => {

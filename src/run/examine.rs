@@ -23,11 +23,11 @@ impl Audience for Silence {
     }
 }
 
-/// Examines every step of the plan `script`, which stands beside the scripts of `host`.
-pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str) -> Result<Vec<StepReport>> {
+/// Examines every step of the plan `script`, recorded as `plan`, which stands beside the scripts of `host`.
+pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Result<Vec<StepReport>> {
     let reporter = Reporter::new(Box::new(Silence));
     let history = host.seen().history().clone();
-    let session = Session::new(launch.world(reporter), history, host.seen().plan());
+    let session = Session::new(launch.world(reporter), history, plan);
     let looking = Host::new(session, host.source().clone(), host.settings().clone(), Vec::new());
     looking.set_secrets(host.secrets());
     let engine = Engine::new(Rc::clone(&looking), launch.register);

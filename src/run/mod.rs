@@ -235,19 +235,10 @@ pub fn rollback_session(
     Ok(Session::acting(world, history, plan, opening))
 }
 
-/// Takes the lock, refuses to run beside an unfinished rollback, remembers overrides.
+/// Takes the lock, remembers overrides.
 fn begin_plan(launch: &Launch, host: &Host) -> Result<()> {
     let mut session = host.session();
     session.begin_acting()?;
-    if let Some(unfinished) = &session.history().rollback {
-        let steps =
-            unfinished.steps.as_ref().map_or_else(String::new, |steps| format!(" {}", steps.join(" ")));
-        bail!(
-            Failure::new("a rollback was interrupted and has not been finished")
-                .hint(format!("finish it with `kkrun rollback{steps}`, then run this again"))
-        );
-    }
-    session.refuse_doubts()?;
     let plan = session.plan().to_owned();
     let remembered = session.history().overrides.get(&plan).cloned().unwrap_or_default();
     for key in &launch.unset {

@@ -200,7 +200,17 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
 /// # Errors
 /// When nothing can be recorded, when the run is told to stop, and when a step cannot be undone alone.
 pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
-    session.begin_acting()?;
+    session.begin_undoing()?;
+    if let Some(unfinished) = session.history().rollback.as_ref().filter(|known| known.plan != session.plan())
+    {
+        bail!(
+            Failure::new(format!(
+                "a rollback of `{}` was interrupted and has not been finished",
+                unfinished.plan
+            ))
+            .hint(format!("finish it first with `{}`", unfinished.invocation()))
+        );
+    }
     let candidates = candidates(session.history(), session.plan(), request)?;
     let mut report = Report::default();
     if candidates.is_empty() {

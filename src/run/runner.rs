@@ -198,7 +198,11 @@ impl Runner {
                 let signal = crate::machine::signal::name(interruption.signal);
                 let entry = Entry::StepInterrupted { step: id.clone(), seconds, signal: signal.clone() };
                 host.session().record(entry)?;
-                reporter.tell(&Event::StepInterrupted { id, title, signal });
+                reporter.tell(&Event::StepInterrupted { id: id.clone(), title, signal });
+                reporter.note(format!(
+                    "run `{}` again: it goes on at step {id}; what is done stays done",
+                    self.launch.invocation
+                ));
                 Err(interruption.into())
             }
             Err(Stop::Unpredictable { why, .. }) => {
@@ -250,14 +254,8 @@ impl Runner {
             reason: None,
         };
         let record = host.seen().history().step(host.seen().plan(), &call.id).cloned().unwrap_or_default();
-        report.status = match record.state {
-            StepState::Pending => "pending",
-            StepState::Started if self.launch.is_running(&record.run) => "running",
-            StepState::Started | StepState::Interrupted => "interrupted",
-            StepState::Failed => "failed",
-            StepState::Held => "held",
-            StepState::Complete => "complete",
-        };
+        report.status =
+            by_record(&record, record.state == StepState::Started && self.launch.is_running(&record.run));
         if record.state != StepState::Complete {
             return Ok(report);
         }
@@ -391,16 +389,18 @@ impl StepRunner for Runner {
 
     fn list(&self, context: &NativeCallContext, plan: &str) -> Result<Value> {
         let host = Host::of(context)?;
-        let mut reports = examine::steps(&self.launch, &host, plan)?;
+        // Without a name among the settings, a plan is called after its script, whoever asks for it.
+        let name = host.settings().text("plan").map_or_else(|| super::stem(plan), str::to_owned);
+        let mut reports = examine::steps(&self.launch, &host, plan, &name)?;
         let session = host.seen();
-        reports.extend(removed_steps(session.history(), session.plan(), &reports));
-        let rows = reports.iter().map(|report| row(session.history(), session.plan(), report));
+        reports.extend(removed_steps(session.history(), &name, &reports));
+        let rows = reports.iter().map(|report| row(session.history(), &name, report));
         Ok(Value::Array(rows.collect()))
     }
 
     fn drift(&self, context: &NativeCallContext, id: &str) -> Result<Option<String>> {
         let host = Host::of(context)?;
-        let reports = examine::steps(&self.launch, &host, "master.rhai")?;
+        let reports = examine::steps(&self.launch, &host, "master.rhai", host.seen().plan())?;
         match reports.into_iter().find(|report| report.id == id) {
             Some(report) => Ok(report.reason),
             None => bail!(Failure::new(format!("there is no step `{id}`")).kind("usage")),
@@ -518,6 +518,18 @@ fn shown_place(place: &Place) -> String {
     format!("{}:{}:{}", place.file, place.line, place.column)
 }
 
+/// Where a step stands by its record alone.
+fn by_record(record: &StepRecord, is_running: bool) -> &'static str {
+    match record.state {
+        StepState::Pending => "pending",
+        StepState::Started if is_running => "running",
+        StepState::Started | StepState::Interrupted => "interrupted",
+        StepState::Failed => "failed",
+        StepState::Held => "held",
+        StepState::Complete => "complete",
+    }
+}
+
 /// Steps with live changes that the plan does not have any more.
 fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<StepReport> {
     let is_gone = |id: &str| {
@@ -528,7 +540,7 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
         id: id.clone(),
         title: record.title.clone(),
         script: record.script.clone(),
-        status: if record.state == StepState::Complete { "complete" } else { "failed" },
+        status: by_record(record, false),
         reason: Some(format!("no longer in the plan; `kkrun rollback {id}` undoes it")),
     };
     recorded.map(report).collect()

@@ -59,7 +59,7 @@ impl Console {
         let head = label(id, title);
         bar.set_message(head.clone());
         if bar.is_hidden() && self.verbosity >= Verbosity::Normal {
-            line_to_stderr(&format!("  {} {head}", Emoji("🔄", "..")));
+            line_to_stderr(format!("  {} {head}", Emoji("🔄", "..")).trim_end());
         }
         if !bar.is_hidden() {
             bar.enable_steady_tick(Duration::from_millis(120));

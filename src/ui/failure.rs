@@ -42,12 +42,15 @@ fn excerpt(place: &Place) -> Vec<String> {
     let margin = " ".repeat(number.len());
     let dim = |text: &str| style(text.to_owned()).for_stderr().dim().to_string();
     let text = place.text.trim_end();
+    // A call's place is that of its name; the namespace before it belongs to what is shown.
+    let of_name = |letter: char| letter.is_alphanumeric() || "_:".contains(letter);
     let before: String = text.chars().take(place.column.saturating_sub(1)).collect();
+    let before = if before.ends_with("::") { before.trim_end_matches(of_name) } else { &before };
     let mut blank: String = before.chars().map(|letter| if letter == '\t' { '\t' } else { ' ' }).collect();
     // Wide letters take two columns.
-    blank.push_str(&" ".repeat(measure_text_width(&before).saturating_sub(before.chars().count())));
-    let word = text.chars().skip(place.column.saturating_sub(1));
-    let width = word.take_while(|letter| letter.is_alphanumeric() || "_:".contains(*letter)).count().max(1);
+    blank.push_str(&" ".repeat(measure_text_width(before).saturating_sub(before.chars().count())));
+    let word = text[before.len()..].chars();
+    let width = word.take_while(|letter| of_name(*letter)).count().max(1);
     let mut lines = vec![
         format!("{margin} {} {}:{}:{}", dim("╭─"), place.file, place.line, place.column),
         format!("{} {} {text}", dim(&number), dim("│")),
@@ -67,7 +70,7 @@ mod tests {
         let place = Place {
             file: "stdlib/rbenv.rhai".into(),
             line: 61,
-            column: 5,
+            column: 10,
             text: "    cmd::run([\"bundle\"], #{});".into(),
             frames: vec!["`install_gems` called at scripts/04.rhai:18:1".into()],
         };
@@ -78,7 +81,7 @@ mod tests {
             [
                 "",
                 "error: `bundle` failed",
-                "   ╭─ stdlib/rbenv.rhai:61:5",
+                "   ╭─ stdlib/rbenv.rhai:61:10",
                 "61 │     cmd::run([\"bundle\"], #{});",
                 "   │     ^^^^^^^^",
                 "   · `install_gems` called at scripts/04.rhai:18:1",

@@ -1,0 +1,299 @@
+//! A run that failed, was stopped or was killed goes on where it was.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use rustix::process::Signal;
+use support::{Place, until};
+
+const THREE: &str = r#"
+step::run("01", "First", "01_first.rhai");
+step::run("02", "Second", "02_second.rhai");
+step::run("03", "Third", "03_third.rhai");
+"#;
+
+fn three(second: &str) -> Place {
+    Place::new(THREE)
+        .with("plan/01_first.rhai", r#"file::write("@/m/first", "1\n");"#)
+        .with("plan/02_second.rhai", second)
+        .with("plan/03_third.rhai", r#"file::write("@/m/third", "3\n");"#)
+}
+
+const NEEDS_GO: &str = r#"
+file::write("@/m/second", "2\n");
+cmd::run(["bash", "-c", "echo looking; echo no >&2; test -e @/m/go"], #{ always: "a test" });
+"#;
+
+#[test]
+fn a_failure_says_step_line_command_output_and_how_to_go_on_and_the_next_run_completes() {
+    let place = three(NEEDS_GO);
+    place.run("plan.rhai").shows(
+        1,
+        "",
+        r"
+plan · 3 steps (run 1, @/plan)
+
+  🔄 01 First
+  ✅ 01 First                  [..] s · 1 change
+  🔄 02 Second
+  ❌ 02 Second                 failed after [..] s
+
+error: `bash -c 'echo looking; echo no >&2; test -e @/m/go'` ended with exit code 1
+  ╭─ 02_second.rhai:3:6
+3 │ cmd::run([..]
+  │ ^^^^^^^^
+   last output
+     looking
+     no
+   next: mend what failed, then run `kkrun plan.rhai` again: it goes on at step 02; what is done stays done
+         step 02 made 1 change so far, all recorded and reversible
+         all that it printed: `kkrun log 02`
+",
+    );
+    assert!(place.exists("m/second") && !place.exists("m/third"));
+    let log = place.run("log 02").ends(0).stdout;
+    assert!(log.contains("looking\nno\n"), "{log}");
+
+    let before = place.prints_of("m");
+    place.run("plan.rhai").ends(1).says("going on at 02 (run 2").says("done today");
+    assert_eq!(place.prints_of("m"), before);
+
+    place.write("m/go", "");
+    place.run("plan.rhai").shows(
+        0,
+        "",
+        r"
+plan · 3 steps · going on at 02 (run 3, @/plan)
+
+  ✅ 01 First                  done today [..], not re-examined
+  🔄 02 Second
+  ✅ 02 Second                 [..] s · 1 change
+  🔄 03 Third
+  ✅ 03 Third                  [..] s · 1 change
+",
+    );
+}
+
+#[test]
+fn the_second_run_changes_and_records_nothing() {
+    let place = three("file::write(\"@/m/second\", \"2\\n\");");
+    place.run("plan.rhai").ends(0);
+    let before = (place.prints_of("m"), place.prints_of("state/journal"), place.prints_of("state/logs"));
+    place.run("plan.rhai").shows(
+        0,
+        "",
+        r"
+plan · 3 steps (run 2, @/plan)
+
+  ✅ 01 First                  done today [..], not re-examined
+  ✅ 02 Second                 done today [..], not re-examined
+  ✅ 03 Third                  done today [..], not re-examined
+",
+    );
+    assert_eq!(
+        (place.prints_of("m"), place.prints_of("state/journal"), place.prints_of("state/logs")),
+        before
+    );
+}
+
+/// Notes its begin and end, and waits in between until it is told to go on.
+const SLOW: &str = r#"
+cmd::run(["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go; do sleep 0.01; done; echo end >> @/m/log"],
+    #{ creates: "@/m/product" });
+"#;
+
+/// Whether a process runs; one that has ended may still wait for whoever inherited it.
+fn is_alive(pid: &str) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+/// What two runs side by side would have written.
+fn sides(place: &Place) -> String {
+    place.read("m/log").replace('\n', " ")
+}
+
+#[test]
+fn after_a_kill_in_the_middle_of_a_command_nothing_runs_twice_side_by_side() {
+    let second = r#"
+cmd::run(["bash", "-c", "echo begin $$ >> @/m/log; until test -e @/m/go; do sleep 0.01; done; echo end $$ >> @/m/log; touch @/m/product"],
+    #{ creates: "@/m/product" });
+"#;
+    let place = three(second);
+    let started = place.start("plan.rhai");
+    until("the command is at work", || place.exists("m/log"));
+    started.kill();
+    let first = sides(&place);
+    let orphan = first.split_whitespace().nth(1).unwrap().to_owned();
+    assert!(is_alive(&orphan), "the command did not survive its kkrun");
+
+    let next = place.start("plan.rhai");
+    until("the next run is at it", || sides(&place).matches("begin").count() == 2);
+    assert!(!is_alive(&orphan), "it runs beside its orphan");
+    place.write("m/go", "");
+    next.end().ends(0).says(&format!("ending `bash` (process {orphan}), which a killed run left running"));
+    let log = place.read("m/log");
+    let lines: Vec<&str> = log.lines().collect();
+    assert_eq!(lines.len(), 3, "{log}");
+    assert_eq!(lines[0], format!("begin {orphan}"));
+    assert_eq!(lines[1].strip_prefix("begin "), lines[2].strip_prefix("end "), "{log}");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/log"), log);
+}
+
+#[test]
+fn while_a_run_is_at_work_another_is_told_its_process_and_status_says_running() {
+    let place = three(SLOW).with(
+        "plan/look.rhai",
+        r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
+    );
+    let started = place.start("plan.rhai");
+    until("the command is at work", || place.exists("m/log"));
+    let journal = place.prints_of("state/journal");
+    place.run("plan.rhai").ends(3).prints("").says(&format!("process {}", started.child.id()));
+    place.run("rollback").ends(3).says(&format!("process {}", started.child.id()));
+    place.run("look.rhai").ends(0).prints("01 complete\n02 running\n03 pending\n");
+    assert_eq!(place.prints_of("state/journal"), journal);
+    started.kill();
+    place.run("look.rhai").ends(0).prints("01 complete\n02 interrupted\n03 pending\n");
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(1).says("did not make `@/m/product`");
+    place.run("look.rhai").ends(0).prints("01 complete\n02 failed\n03 pending\n");
+}
+
+#[test]
+fn ctrl_c_interrupts_the_step_and_the_next_run_goes_on() {
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
+        let place = three(SLOW);
+        let started = place.start("plan.rhai");
+        until("the command is at work", || place.exists("m/log"));
+        started.signal(signal);
+        started
+            .end()
+            .ends(status)
+            .says("02 Second")
+            .says("stopped by SIG")
+            .says("run `kkrun plan.rhai` again");
+        assert_eq!(sides(&place), "begin ");
+        assert_eq!(place.records().last().unwrap(), "run_ended");
+        assert!(place.records().contains(&"step_interrupted".to_owned()));
+        place.write("plan/02_second.rhai", "file::write(\"@/m/second\", \"2\\n\");");
+        place.run("plan.rhai").ends(0).says("going on at 02");
+    }
+}
+
+#[test]
+fn a_script_that_loops_can_be_interrupted() {
+    let place =
+        three("file::write(\"@/m/second\", \"\"); let n = 0; loop { n += 1; if n > 40000000 { n = 0; } }");
+    let started = place.start("plan.rhai");
+    until("the step is at work", || place.exists("m/second"));
+    started.signal(Signal::INT);
+    started.end().ends(130);
+}
+
+#[test]
+fn a_kill_between_intent_and_act_or_between_act_and_done_leaves_no_doubt() {
+    for made in [false, true] {
+        let place = three("throw \"stop\"");
+        place.run("plan.rhai").ends(1);
+        let prints = place.prints_of("m/first");
+        place.cut_journal_behind("intent");
+        if !made {
+            place.remove("m/first");
+        }
+        place.run("doctor").ends(0);
+        place.write("plan/02_second.rhai", "file::write(\"@/m/second\", \"2\\n\");");
+        place.run("plan.rhai").ends(0);
+        assert_eq!(place.prints_of("m/first") == prints, made);
+        let outcome = if made { "done" } else { "void" };
+        assert_eq!(place.records().iter().filter(|kind| *kind == outcome).count(), if made { 3 } else { 1 });
+        place.run("rollback").ends(0);
+        assert_eq!(place.prints_of("m").len(), 1, "only the directory itself is left");
+    }
+}
+
+#[test]
+fn a_change_in_doubt_that_is_neither_before_nor_after_is_shown_with_the_ways_on() {
+    let place = three("throw \"stop\"");
+    place.run("plan.rhai").ends(1);
+    place.cut_journal_behind("intent");
+    place.write("m/first", "somebody else's\n");
+    place.write("plan/02_second.rhai", "file::write(\"@/m/second\", \"2\\n\");");
+    let said = place.run("plan.rhai").ends(1).says("stands neither as before nor as wished");
+    said.says("--foreign keep").says("--foreign replace").says("kkrun rollback");
+    assert_eq!(place.read("m/first"), "somebody else's\n");
+    place.run("rollback").ends(4).says("left alone");
+    assert_eq!(place.read("m/first"), "somebody else's\n");
+    place.run("plan.rhai --foreign replace").ends(0);
+    assert_eq!(place.read("m/first"), "1\n");
+}
+
+#[test]
+fn a_plan_in_one_file_with_closures_goes_on_where_it_stopped() {
+    let place = Place::new(
+        r#"
+let where = "@/m";
+step::run("a", "First", || file::write(`${where}/a`, "a\n"));
+step::run("b", "Second", || {
+    if !file::exists(`${where}/go`) { throw "not yet"; }
+    file::write(`${where}/b`, "b\n");
+});
+"#,
+    );
+    place.run("plan.rhai").ends(1).says("error: not yet").says("goes on at step b");
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(0).says("going on at b");
+    place.run("plan.rhai").ends(0).never_says("change");
+    assert_eq!((place.read("m/a"), place.read("m/b")), ("a\n".to_owned(), "b\n".to_owned()));
+}
+
+#[test]
+fn marks_keep_the_place_in_an_ad_hoc_script_and_once_is_for_good() {
+    let place = Place::new(
+        r#"
+if !step::is_done("import") {
+    file::write("@/m/imported", "x\n");
+    step::mark("import");
+    print("imported");
+}
+if step::once("seed", || print("seeding")) { print("seeded"); }
+if !file::exists("@/m/go") { throw "later"; }
+print("end");
+"#,
+    )
+    .with("plan/forget.rhai", "step::reset();");
+    place.run("plan.rhai").ends(1).prints("imported\nseeding\nseeded\n");
+    place.run("plan.rhai").ends(1).prints("");
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(0).prints("end\n");
+    place.write("plan/settings.rhai", "#{ plan: \"plan\" }");
+    place.run("forget.rhai").ends(0);
+    place.run("plan.rhai").ends(0).prints("imported\nend\n");
+}
+
+#[test]
+fn a_mutation_that_fails_fails_the_step_even_if_it_is_caught_and_a_read_may_fail() {
+    let place = three(
+        r#"
+try { file::read("@/m/none"); } catch (error) { log::info(`${error.kind} ${error.code} ${error.message}`); }
+try { file::write("@/m/none/below", "x"); } catch (error) { log::info("caught"); }
+file::write("@/m/second", "2\n");
+"#,
+    );
+    place.run("plan.rhai").ends(1).says("@/m/none").says("caught").says("it goes on at step 02");
+    assert!(place.exists("m/second") && !place.exists("m/third"));
+}
+
+#[test]
+fn a_target_that_vanished_is_made_again_when_its_step_runs() {
+    let place = three("");
+    place.edit("plan/02_second.rhai", "", "file::make_dir(\"@/m/d\");");
+    place.run("plan.rhai").ends(0);
+    place.remove("m/first");
+    place.run("plan.rhai").ends(0);
+    assert!(!place.exists("m/first"), "a run trusts completion");
+    place.run("plan.rhai --redo 01").ends(0).says("asked for again");
+    assert_eq!(place.read("m/first"), "1\n");
+}

@@ -1,0 +1,252 @@
+//! Given these files, when kkrun is run with these words, then status, standard output and standard error are
+//! those: compared together, so that a failing test shows all of it.
+//!
+//! `@` in files and in what is compared stands for the scratch directory. In expectations a line `...` stands for
+//! any lines, `[..]` for any text within a line.
+
+#![allow(dead_code, reason = "no test file needs all of it")]
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long something may take that a test waits for.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A scratch directory that kkrun trusts: scripts in `plan/`, what they set up in `m/`, the journal in `state/`.
+pub struct Place {
+    directory: tempfile::TempDir,
+}
+
+/// What became of one run.
+pub struct Ran {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Place {
+    /// With this plan.
+    pub fn new(plan: &str) -> Self {
+        Self::empty().with("plan/plan.rhai", plan)
+    }
+
+    /// With no plan.
+    pub fn empty() -> Self {
+        // Root runs nothing below a directory that others can write.
+        let directory = match rustix::process::geteuid().is_root() {
+            true => tempfile::tempdir_in("/var/lib"),
+            false => tempfile::tempdir(),
+        };
+        let place = Self { directory: directory.unwrap() };
+        fs::create_dir(place.path("plan")).unwrap();
+        fs::create_dir(place.path("m")).unwrap();
+        place
+    }
+
+    /// The same with one more file.
+    pub fn with(self, name: &str, text: &str) -> Self {
+        self.write(name, text);
+        self
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        let path = self.path(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text.replace('@', &self.root())).unwrap();
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn root(&self) -> String {
+        self.directory.path().display().to_string()
+    }
+
+    pub fn exists(&self, name: &str) -> bool {
+        self.path(name).symlink_metadata().is_ok()
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap().replace(&self.root(), "@")
+    }
+
+    pub fn remove(&self, name: &str) {
+        let path = self.path(name);
+        if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
+    }
+
+    /// Replaces in a file.
+    pub fn edit(&self, name: &str, from: &str, to: &str) {
+        let text = self.read(name);
+        assert!(text.contains(from), "`{from}` is not in {name}:\n{text}");
+        self.write(name, &text.replace(from, to));
+    }
+
+    /// kkrun with these words, in an environment of its own and without a terminal.
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+        command.arg("--state-dir").arg(self.path("state"));
+        command.args(words).current_dir(self.path("plan"));
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("NO_COLOR", "1").env("LANG", "C.UTF-8").env("TZ", "UTC");
+        command.stdin(Stdio::null());
+        command
+    }
+
+    /// Runs kkrun with these words, which are separated by spaces.
+    pub fn run(&self, words: &str) -> Ran {
+        self.run_words(&words.split_whitespace().collect::<Vec<_>>())
+    }
+
+    pub fn run_words(&self, words: &[&str]) -> Ran {
+        self.ran(&self.command(words).output().unwrap())
+    }
+
+    /// Starts kkrun and does not wait.
+    pub fn start(&self, words: &str) -> Started<'_> {
+        let mut command = self.command(&words.split_whitespace().collect::<Vec<_>>());
+        let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        Started { place: self, child }
+    }
+
+    fn ran(&self, output: &Output) -> Ran {
+        use std::os::unix::process::ExitStatusExt as _;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&self.root(), "@");
+        Ran {
+            status: output.status.code().unwrap_or_else(|| -output.status.signal().unwrap()),
+            stdout: text(&output.stdout),
+            stderr: text(&output.stderr),
+        }
+    }
+
+    /// The kinds of the journal's records, in order.
+    pub fn records(&self) -> Vec<String> {
+        let text = fs::read_to_string(self.path("state/journal")).unwrap_or_default();
+        let kind = |line: &str| {
+            let record: serde_json::Value = serde_json::from_str(&line[9..]).unwrap();
+            record["kind"].as_str().unwrap().to_owned()
+        };
+        text.lines().map(kind).collect()
+    }
+
+    /// Cuts the journal behind its newest record of this kind, as a run leaves it that was killed right then.
+    pub fn cut_journal_behind(&self, kind: &str) {
+        let path = self.path("state/journal");
+        let text = fs::read_to_string(&path).unwrap();
+        let at = self.records().iter().rposition(|known| known == kind);
+        let kept = at.unwrap_or_else(|| panic!("no record of the kind `{kind}`")) + 1;
+        fs::write(path, text.lines().take(kept).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+    }
+
+    /// Every path below a directory with what must not move when nothing is changed.
+    pub fn prints_of(&self, name: &str) -> Vec<(PathBuf, u64, i64, i64, u32)> {
+        let mut found = Vec::new();
+        collect(&self.path(name), &mut found);
+        found.sort();
+        found
+    }
+}
+
+fn collect(path: &Path, found: &mut Vec<(PathBuf, u64, i64, i64, u32)>) {
+    let Ok(metadata) = path.symlink_metadata() else { return };
+    found.push((path.to_owned(), metadata.ino(), metadata.mtime(), metadata.mtime_nsec(), metadata.mode()));
+    if metadata.is_dir() {
+        for entry in fs::read_dir(path).unwrap() {
+            collect(&entry.unwrap().path(), found);
+        }
+    }
+}
+
+/// A kkrun that is at work.
+pub struct Started<'place> {
+    place: &'place Place,
+    pub child: Child,
+}
+
+impl Started<'_> {
+    /// Waits for its end.
+    pub fn end(self) -> Ran {
+        self.place.ran(&self.child.wait_with_output().unwrap())
+    }
+
+    pub fn signal(&self, signal: rustix::process::Signal) {
+        let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Ends it as a power cut would.
+    pub fn kill(mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+}
+
+/// Waits until something is true.
+#[track_caller]
+pub fn until(what: &str, is_true: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_true() {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+impl Ran {
+    /// Compares status, standard output and standard error together.
+    #[track_caller]
+    pub fn shows(self, status: i32, stdout: &str, stderr: &str) -> Self {
+        let trimmed =
+            |text: &str| text.lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>();
+        let expected =
+            page(&status.to_string(), stdout.trim_start_matches('\n'), stderr.trim_start_matches('\n'));
+        let actual = page(&self.status.to_string(), &self.stdout, &self.stderr);
+        snapbox::assert_data_eq!(trimmed(&actual), trimmed(&expected));
+        self
+    }
+
+    /// Compares the status; shows everything when it is another.
+    #[track_caller]
+    pub fn ends(self, status: i32) -> Self {
+        assert_eq!(self.status, status, "{}", self.page());
+        self
+    }
+
+    /// Standard error holds this.
+    #[track_caller]
+    pub fn says(self, text: &str) -> Self {
+        assert!(self.stderr.contains(text), "`{text}` is not said:\n{}", self.page());
+        self
+    }
+
+    /// Standard error does not hold this.
+    #[track_caller]
+    pub fn never_says(self, text: &str) -> Self {
+        assert!(!self.stderr.contains(text), "`{text}` is said:\n{}", self.page());
+        self
+    }
+
+    /// Standard output is this.
+    #[track_caller]
+    pub fn prints(self, text: &str) -> Self {
+        assert_eq!(self.stdout, text, "{}", self.page());
+        self
+    }
+
+    /// Standard output as lines of JSON.
+    pub fn json(&self) -> Vec<serde_json::Value> {
+        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        self.stdout.lines().map(line).collect()
+    }
+
+    pub fn page(&self) -> String {
+        page(&self.status.to_string(), &self.stdout, &self.stderr)
+    }
+}
+
+fn page(status: &str, stdout: &str, stderr: &str) -> String {
+    format!("exit {status}\n--- stdout\n{stdout}--- stderr\n{stderr}")
+}
