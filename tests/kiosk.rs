@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use kkrun::machine::signal::Signals;
-use kkrun::rehearse::{Base, Progress, Rehearsal, Run, rehearse};
+use kkrun::rehearse::{Base, FILES, Progress, Rehearsal, Run, rehearse};
 
 /// Runs `tests/kiosk/NAME.sh` in a clone of a base; it must end with 0. What it leaves in /root/pictures is kept in
 /// `target/pictures`.
@@ -19,16 +19,23 @@ fn passes(name: &str, base: &str) {
     let bases = std::env::var_os("KKRUN_TEST_BASES").expect("KKRUN_TEST_BASES names the directory of bases");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let scratch = tempfile::Builder::new().prefix("kkrun-test-").tempdir_in("/var/tmp").unwrap();
-    let arguments = ["-c", &format!("exec bash kiosk/{name}.sh")].map(OsString::from).to_vec();
+    let script = format!("exec bash {FILES}/{name}.sh");
+    let mut files = vec![(PathBuf::from(env!("CARGO_BIN_EXE_kkrun")), "kkrun".to_owned())];
+    for directory in ["tests/kiosk", "tests/session"] {
+        for entry in std::fs::read_dir(root.join(directory)).unwrap() {
+            let entry = entry.unwrap();
+            files.push((entry.path(), entry.file_name().into_string().unwrap()));
+        }
+    }
     let rehearsal = Rehearsal {
         base: Base::Directory(PathBuf::from(bases).join(base)),
         with: Vec::new(),
         keep: true,
         expect_unchanged: false,
-        runs: vec![Run { arguments, plan: Some(root.join("tests")) }],
+        runs: vec![Run { arguments: ["-c", &script].map(OsString::from).to_vec(), plan: None }],
         scratch: scratch.path().join("clones"),
         binary: "/bin/bash".into(),
-        files: vec![(env!("CARGO_BIN_EXE_kkrun").into(), "kkrun".to_owned())],
+        files,
     };
     let mut kept = None;
     let outcome = rehearse(&rehearsal, &Signals::deaf().unwrap(), &mut |progress| {

@@ -3,5 +3,5 @@
 
 exits 0 plan master.rhai
 say "the plan is done"
-bash "$(dirname "$0")/../session/start" /root/pictures $user
+bash "$(dirname "$0")/start" /root/pictures $user
 say "done"
