@@ -471,10 +471,10 @@ mod tests {
             "",
             " ",
             "\u{fe}",
-            "x y",
+            "x = y",
             "k",
             "k : z\\",
-            "\u{feff}b=2",
+            "b=2",
         ]);
         let file = prop::collection::vec((word, prop::sample::select(vec!["\n", "\r\n"])), 0..12);
         let section = prop::sample::select(vec![None, Some("s")]);
@@ -484,10 +484,13 @@ mod tests {
             PassageWish::Comment,
             PassageWish::Absent,
         ]);
-        proptest!(|(file in file, section in section, wish in wishes, ended: bool)| {
+        proptest!(|(file in file, section in section, wish in wishes, ended: bool, marked: bool)| {
             let mut before: String = file.iter().flat_map(|(word, end)| [*word, *end]).collect();
             if !ended {
                 before.truncate(before.trim_end_matches(['\r', '\n']).len());
+            }
+            if marked {
+                before.insert(0, '\u{feff}');
             }
             let passage = line(section, "k");
             let Ok(Some(edited)) = passage.edited(before.as_bytes(), wish, "/f") else { return Ok(()) };
