@@ -21,11 +21,9 @@ exits 1 plan master.rhai --set 'packages=["no-such-package-anywhere"]'
 exits 0 plan master.rhai --unset packages --only 01
 
 say "02: no space where the checkout goes"
-mkdir -p $home
-mount -t tmpfs -o size=48k,mode=755 none $home
+mount -t tmpfs -o size=64k,mode=755 none /home
 fails 02 "space"
-umount $home
-rmdir $home 2>/dev/null || true
+mount -o remount,size=3g /home
 
 say "03: PostgreSQL cannot start"
 mv /etc/postgresql/15/main/postgresql.conf /etc/postgresql/15/main/postgresql.conf.away
