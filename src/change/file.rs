@@ -22,6 +22,21 @@ pub struct FileChange {
     /// The content from before, on its way to the backups.
     #[serde(skip)]
     content: Option<Vec<u8>>,
+    /// The content after it, if differences from it are to be shown later.
+    #[serde(skip)]
+    wished: Option<Vec<u8>>,
+}
+
+/// Up to how many bytes a text's differences are shown.
+const LONGEST_SHOWN: usize = 256 * 1024;
+/// How many lines of them.
+const MOST_LINES: usize = 60;
+
+/// The text whose differences may be shown: a short one, of a file that everybody may read.
+fn showable<'bytes>(state: &FileState, bytes: &'bytes [u8]) -> Option<&'bytes str> {
+    let is_open = state.metadata().is_some_and(|metadata| metadata.mode & 0o004 != 0);
+    let text = (is_open && bytes.len() <= LONGEST_SHOWN).then(|| std::str::from_utf8(bytes).ok())??;
+    (!text.contains('\0')).then_some(text)
 }
 
 /// What bringing the state from before back needs besides that state; a content is in the backups under its
@@ -120,7 +135,11 @@ impl FileChange {
             return None;
         }
         let inverse = FileInverse { path: PathText::new(found.path) };
-        Some(Self { before: found.state, after, inverse, content: found.content })
+        let wished = match wish {
+            FileWish::File { bytes, .. } => showable(&after, bytes).map(|text| text.as_bytes().to_vec()),
+            _ => None,
+        };
+        Some(Self { before: found.state, after, inverse, content: found.content, wished })
     }
 
     /// Makes the wish true.
@@ -207,15 +226,22 @@ impl FileChange {
     /// What differs between the accepted content and the one that is there, for people.
     fn difference(&self, world: &World, accepted: &FileState, now: &FileState) -> String {
         let mut lines = accepted.differences(now);
+        if accepted.sha256() == now.sha256() {
+            return lines.join("\n");
+        }
         let old = accepted
             .sha256()
             .and_then(|digest| world.backups().and_then(|backups| backups.read(digest)).ok());
-        if let (Some(old), Ok((new, _))) = (old, files::read(self.path()))
-            && let (Ok(old), Ok(new)) = (std::str::from_utf8(&old), std::str::from_utf8(&new))
+        if let (Some(old), Ok((new, now))) = (old, files::read(self.path()))
+            && let (Some(old), Some(new)) = (showable(accepted, &old), showable(&now, &new))
         {
             let difference = similar::TextDiff::from_lines(old, new);
             let text = difference.unified_diff().header("as kkrun left it", "as it is now").to_string();
-            lines.extend(text.lines().take(60).map(str::to_owned));
+            let left = text.lines().count().saturating_sub(MOST_LINES);
+            lines.extend(text.lines().take(MOST_LINES).map(str::to_owned));
+            if left > 0 {
+                lines.push(format!("… and {left} more lines"));
+            }
         }
         lines.join("\n")
     }
@@ -249,6 +275,9 @@ impl Kind for FileChange {
             && !self.keeps_content()
         {
             world.backups()?.save(content)?;
+        }
+        if let Some(wished) = &self.wished {
+            world.backups()?.save(wished)?;
         }
         files::clear_leftover(self.path(), &tag(self.path()))
     }
@@ -330,4 +359,184 @@ impl Kind for FileChange {
 /// The canonical name of a path as a target.
 pub fn file_target(path: &Path) -> String {
     format!("file:{}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::change::Change;
+    use crate::change::testing::{recorded, undo, world};
+    use crate::machine::files::ModifiedAt;
+
+    struct Scene {
+        _directory: tempfile::TempDir,
+        path: PathBuf,
+        world: World,
+    }
+
+    fn scene() -> Scene {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(path.join("state")).unwrap();
+        std::fs::create_dir(path.join("etc")).unwrap();
+        let world = world(&path.join("state"));
+        Scene { _directory: directory, path: path.join("etc"), world }
+    }
+
+    fn mine(mode: u32) -> Attributes {
+        Attributes::new(mode, rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+    }
+
+    fn file(bytes: &[u8], mode: u32) -> FileWish<'_> {
+        FileWish::File { bytes, attributes: mine(mode) }
+    }
+
+    /// Makes the wish true as a session does: the change, and what is accepted then.
+    fn make(world: &World, path: &Path, wish: &FileWish<'_>) -> (Change, Value) {
+        let change = FileChange::towards(Found::at(path).unwrap(), wish).unwrap();
+        let recorded = recorded(&Change::File(change.clone()));
+        change.prepare(world).unwrap();
+        assert_eq!(recorded.kind().position(world).unwrap(), Position::Before);
+        change.act(wish).unwrap();
+        assert_eq!(recorded.kind().position(world).unwrap(), Position::After);
+        assert!(FileChange::towards(Found::at(path).unwrap(), wish).is_none());
+        let accepted = recorded.kind().accepted(world).unwrap().remove(&recorded.kind().target()).unwrap();
+        (recorded, accepted)
+    }
+
+    fn is_back(undone: &Undone, how: Undoing) -> bool {
+        matches!(undone, Undone::Back(done, _) if *done == how)
+    }
+
+    /// A file that has everything that a file can have.
+    fn full(path: &Path) -> FileState {
+        let mut attributes = mine(0o4751);
+        attributes.mtime = Some(ModifiedAt { seconds: 1_000_000_000, nanoseconds: 7 });
+        attributes.xattrs.insert("user.note".to_owned(), files::Value::from(b"\x00n".to_vec()));
+        if rustix::process::geteuid().is_root() {
+            (attributes.owner, attributes.group) = (7, 33);
+        }
+        files::replace(path, Contents::Bytes(b"old"), &attributes, &FileState::Absent, "full").unwrap()
+    }
+
+    #[test]
+    fn every_change_is_undone_exactly_and_twice_is_once() {
+        let Scene { _directory, path, mut world } = scene();
+        let at = path.join("it");
+        let set_up: [&dyn Fn(); 4] =
+            [&|| {}, &|| drop(full(&at)), &|| symlink("nowhere", &at).unwrap(), &|| {
+                let mut attributes = mine(0o2700);
+                attributes.mtime = Some(ModifiedAt { seconds: 5, nanoseconds: 0 });
+                files::make_directory(&at, &attributes, "set-up").unwrap();
+            }];
+        let link =
+            FileWish::Link { to: PathText::new("elsewhere"), owner: mine(0).owner, group: mine(0).group };
+        let wishes: [&[FileWish<'_>]; 4] = [
+            &[file(b"new", 0o640), link.clone(), FileWish::Directory { attributes: mine(0o755) }],
+            &[
+                file(b"new", 0o640),
+                file(b"old", 0o640),
+                FileWish::Metadata { attributes: mine(0o600) },
+                link,
+                FileWish::Absent,
+            ],
+            &[file(b"new", 0o640), FileWish::Absent],
+            &[
+                FileWish::Directory { attributes: mine(0o711) },
+                FileWish::Metadata { attributes: mine(0o711) },
+                FileWish::Absent,
+            ],
+        ];
+        for (set_up, wishes) in set_up.iter().zip(wishes) {
+            for wish in wishes {
+                set_up();
+                let before = FileState::observe(&at).unwrap();
+                let (change, accepted) = make(&world, &at, wish);
+                assert!(change.kind().loss(&world).unwrap().is_none());
+                let looking = UndoTerms { accepted: Some(&accepted), only_looking: true, force: false };
+                let after = FileState::observe(&at).unwrap();
+                assert!(is_back(&change.kind().undo(&mut world, looking).unwrap(), Undoing::Restored));
+                assert_eq!(FileState::observe(&at).unwrap(), after);
+                let undone = undo(&mut world, &change, Some(&accepted), false);
+                assert!(is_back(&undone, Undoing::Restored), "{wish:?}: {undone:?}");
+                assert_eq!(FileState::observe(&at).unwrap(), before, "{wish:?}");
+                let undone = undo(&mut world, &change, Some(&accepted), false);
+                assert!(is_back(&undone, Undoing::Already), "{wish:?}: {undone:?}");
+                let _ = std::fs::remove_file(&at);
+                let _ = std::fs::remove_dir(&at);
+                assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "{wish:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_edit_is_foreign_and_a_conflict_and_its_difference_is_shown() {
+        let Scene { _directory, path, mut world } = scene();
+        let at = path.join("page");
+        let before = full(&at);
+        let (change, accepted) = make(&world, &at, &file(b"one\ntwo\n", 0o644));
+        std::fs::write(&at, "one\nthree\n").unwrap();
+        let again = FileChange::towards(Found::at(&at).unwrap(), &file(b"next", 0o644)).unwrap();
+        let foreign = again.foreign(&accepted, &world).unwrap();
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        for shown in [foreign, why] {
+            let expected = "content differs (8 → 10 bytes)\n--- as kkrun left it\n+++ as it is now\n\
+                            @@ -1,2 +1,2 @@\n one\n-two\n+three";
+            assert_eq!(shown, expected);
+        }
+        assert_eq!(std::fs::read(&at).unwrap(), b"one\nthree\n");
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), true), Undoing::Restored));
+        assert_eq!(FileState::observe(&at).unwrap(), before);
+    }
+
+    #[test]
+    fn of_a_file_that_is_not_for_everybody_no_line_is_shown_or_kept() {
+        let Scene { _directory, path, mut world } = scene();
+        let at = path.join("key");
+        let (change, accepted) = make(&world, &at, &file(b"a secret\n", 0o640));
+        assert!(world.backups().unwrap().read(Digest::of(b"a secret\n")).is_err());
+        std::fs::write(&at, "another\n").unwrap();
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        assert_eq!(why, "content differs (9 → 8 bytes)");
+    }
+
+    #[test]
+    fn what_vanished_or_was_left_by_another_change_is_not_foreign() {
+        let Scene { _directory, path, world } = scene();
+        let at = path.join("page");
+        let (_, accepted) = make(&world, &at, &file(b"one", 0o644));
+        let towards =
+            |bytes: &[u8]| FileChange::towards(Found::at(&at).unwrap(), &file(bytes, 0o644)).unwrap();
+        assert_eq!(towards(b"two").foreign(&accepted, &world), None);
+        std::fs::remove_file(&at).unwrap();
+        assert_eq!(towards(b"two").foreign(&accepted, &world), None);
+    }
+
+    #[test]
+    fn a_directory_that_gained_entries_is_asked_for() {
+        let Scene { _directory, path, mut world } = scene();
+        let at = path.join("made");
+        let (change, accepted) = make(&world, &at, &FileWish::Directory { attributes: mine(0o755) });
+        std::fs::write(at.join("gained"), "").unwrap();
+        assert_eq!(change.kind().loss(&world).unwrap().unwrap().class, Class::Homes);
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert!(!at.exists());
+    }
+
+    #[test]
+    fn a_copy_streams_what_is_open_and_nothing_else() {
+        let Scene { _directory, path, mut world } = scene();
+        let (from, at) = (path.join("from"), path.join("it"));
+        std::fs::write(&from, "content").unwrap();
+        let of = File::open(&from).unwrap();
+        let wish = |sha256| FileWish::Copy { of: &of, sha256, size: 7, attributes: mine(0o600) };
+        let damaged = wish(Digest::of(b"another"));
+        let change = FileChange::towards(Found::at(&at).unwrap(), &damaged).unwrap();
+        assert!(change.act(&damaged).is_err() && !at.exists());
+        let (change, accepted) = make(&world, &at, &wish(Digest::of(b"content")));
+        assert_eq!(std::fs::read(&at).unwrap(), b"content");
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+    }
 }

@@ -5,7 +5,10 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use ureq::config::ConfigBuilder;
 use ureq::http::{Method, Request, Uri};
+use ureq::tls::{RootCerts, TlsConfig};
+use ureq::typestate::AgentScope;
 use ureq::{Agent, Error};
 
 use crate::failure::Failure;
@@ -75,27 +78,11 @@ impl Question {
     }
 
     fn answer(self) -> Result<Answer> {
-        let address: Uri = match self.url.parse() {
-            Ok(address) => address,
-            Err(error) => {
-                bail!(Failure::new(format!("`{}` is no address: {error}", self.url)).kind("usage"))
-            }
-        };
-        if !matches!(address.scheme_str(), Some("http" | "https")) {
-            bail!(
-                Failure::new(format!("`{}` begins with neither http:// nor https://", self.url))
-                    .kind("usage")
-            );
-        }
-        let mut config = Agent::config_builder()
-            .http_status_as_error(false)
+        let address = address_of(&self.url)?;
+        let config = configuration(&address)
             .timeout_global(Some(self.timeout))
             .max_redirects(if self.follow { REDIRECTIONS } else { 0 })
             .max_redirects_will_error(self.follow);
-        if is_this_machine(&address) {
-            // A proxy would ask itself.
-            config = config.proxy(None);
-        }
         let agent = Agent::new_with_config(config.build());
         let method = if self.body.is_some() { Method::POST } else { Method::GET };
         let mut request = Request::builder().method(method).uri(address);
@@ -134,6 +121,27 @@ impl Question {
         };
         Failure::new(format!("`{}` does not answer: {error}", self.url)).kind(kind)
     }
+}
+
+/// The address behind a text.
+pub(super) fn address_of(url: &str) -> Result<Uri> {
+    let address: Uri = match url.parse() {
+        Ok(address) => address,
+        Err(error) => bail!(Failure::new(format!("`{url}` is no address: {error}")).kind("usage")),
+    };
+    if !matches!(address.scheme_str(), Some("http" | "https")) {
+        bail!(Failure::new(format!("`{url}` begins with neither http:// nor https://")).kind("usage"));
+    }
+    Ok(address)
+}
+
+/// How every server is asked: through the proxy that the environment names, believing the certificates that the
+/// machine believes or that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+pub(super) fn configuration(address: &Uri) -> ConfigBuilder<AgentScope> {
+    let trust = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
+    let config = Agent::config_builder().http_status_as_error(false).tls_config(trust);
+    // A proxy would ask itself.
+    if is_this_machine(address) { config.proxy(None) } else { config }
 }
 
 fn is_this_machine(address: &Uri) -> bool {

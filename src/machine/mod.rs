@@ -7,6 +7,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod clone_root;
 pub mod container;
+pub mod download;
 pub mod files;
 pub mod host_facts;
 pub mod http;

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use crate::change::{Change, FileChange, FileWish, Found, TreeChange};
+use crate::change::{Change, FileChange, FileWish, Found, TreeChange, file_target};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
@@ -14,13 +14,17 @@ use crate::script::{Host, PlanFile, Raised, Secret, act, look, options_of};
 
 mod access;
 mod copy;
+mod download;
 mod mode;
+mod render;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     let mut module = exported_module!(functions);
     module.combine_flatten(access::module());
     module.combine_flatten(copy::module());
+    module.combine_flatten(download::module());
+    module.combine_flatten(render::module());
     module
 }
 
@@ -145,6 +149,13 @@ fn read_text(host: &Host, path: &str) -> Result<String> {
         .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind("encoding").into())
 }
 
+/// Whether something is missing, such as a directory or a user, that may have been made by then: what is to be
+/// made with it would be made in any case.
+fn awaits_another(host: &Host, error: &anyhow::Error) -> bool {
+    let is_missing = error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == "missing");
+    is_missing && host.would_have_changed()
+}
+
 /// Makes a wish true of one path.
 pub(super) fn make<'bytes>(
     host: &Host,
@@ -152,7 +163,14 @@ pub(super) fn make<'bytes>(
     wish: impl FnOnce(&Found) -> Result<FileWish<'bytes>>,
 ) -> Result<bool> {
     let found = Found::at(path)?;
-    let wish = wish(&found)?;
+    let wish = match wish(&found) {
+        Err(error) if found.state.is_absent() && awaits_another(host, &error) => {
+            let summary = format!("make {}", found.path.display());
+            host.session().note_change(file_target(&found.path), summary);
+            return Ok(true);
+        }
+        wish => wish?,
+    };
     let Some(change) = FileChange::towards(found.clone(), &wish) else { return Ok(false) };
     let performed = Change::File(change.clone());
     host.session().perform(&performed, &mut |_| change.act(&wish))
@@ -167,7 +185,7 @@ pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Owner
             Ok(FileWish::File { bytes, attributes: options.attributes(&path, regular, 0o644)? })
         }
         other => bail!(
-            Failure::new(format!("`{}` is a {}, not a file", path.display(), other.noun())).kind("directory")
+            Failure::new(format!("`{}` is {}, not a file", path.display(), other.noun())).kind("directory")
         ),
     })
 }
@@ -227,7 +245,7 @@ mod functions {
                 return Ok(Dynamic::UNIT);
             }
             let mut map = rhai::Map::new();
-            map.insert("kind".into(), state.noun().into());
+            map.insert("kind".into(), kind_of(&state).into());
             if let Some((owner, group)) = state.ownership() {
                 let owner = Account::by_uid(owner)?.map_or_else(|| owner.to_string(), |account| account.name);
                 let group = Group::by_gid(group)?.map_or_else(|| group.to_string(), |group| group.name);
@@ -392,6 +410,17 @@ mod functions {
     }
 }
 
+/// The kind of what is there, as scripts know it.
+fn kind_of(state: &FileState) -> &'static str {
+    match state {
+        FileState::Absent => "absent",
+        FileState::File { .. } => "file",
+        FileState::Directory { .. } => "directory",
+        FileState::Link { .. } => "link",
+        FileState::Special { .. } => "special",
+    }
+}
+
 fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
     let canonical = files::canonical(path)?;
     let is_full = matches!(FileState::observe(&canonical)?, FileState::Directory { .. })
@@ -435,8 +464,7 @@ fn make_directory(host: &Host, path: &Path, options: &Ownership) -> Result<bool>
             Ok(FileWish::Directory { attributes: options.attributes(path, &found.state, 0o755)? })
         }
         other => bail!(
-            Failure::new(format!("`{}` is a {}, not a directory", path.display(), other.noun()))
-                .kind("exists")
+            Failure::new(format!("`{}` is {}, not a directory", path.display(), other.noun())).kind("exists")
         ),
     })
 }

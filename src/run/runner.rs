@@ -138,7 +138,11 @@ impl Runner {
         call: &StepCall,
         then: Option<&Meaning>,
     ) -> Result<Meaning> {
-        let trace = then.map(|then| Trace { secrets: then.secrets.clone(), files: then.files.clone() });
+        let trace = then.map(|then| Trace {
+            secrets: then.secrets.clone(),
+            files: then.files.clone(),
+            settings: then.settings.keys().cloned().collect(),
+        });
         let trace = host.present(&trace.unwrap_or_default())?;
         Self::meaning_of(context, host, call, trace)
     }
@@ -156,8 +160,10 @@ impl Runner {
                 code_meaning(engine, host, &host.program(engine, super::MAIN)?, Some(&call.id))?
             }
         };
-        let values =
-            code.settings.iter().filter_map(|name| Some((name.clone(), host.settings().get(name)?.clone())));
+        let values = code
+            .settings
+            .union(&trace.settings)
+            .filter_map(|name| Some((name.clone(), host.settings().get(name)?.clone())));
         Ok(Meaning {
             code: code.hash,
             settings: values.collect(),

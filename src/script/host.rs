@@ -47,6 +47,8 @@ pub struct Trace {
     pub secrets: BTreeMap<String, String>,
     /// The plan's files it read, each with its hash.
     pub files: BTreeMap<String, String>,
+    /// The settings that it used without naming them in its code, as templates do.
+    pub settings: BTreeSet<String>,
 }
 
 /// What is run as a step.
@@ -375,7 +377,7 @@ impl Host {
 
     /// The present hashes of the secrets and plan files that a step used when it completed.
     pub fn present(&self, then: &Trace) -> Result<Trace> {
-        let mut now = Trace::default();
+        let mut now = Trace { settings: then.settings.clone(), ..Trace::default() };
         for name in then.files.keys() {
             let hash = match self.source.plan_file(name) {
                 Ok(file) => file.hash(),

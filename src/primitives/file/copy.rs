@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use rhai::plugin::*;
 
-use super::{Ownership, absolute, make, owner_of_directory, read_plan, write_bytes};
-use crate::change::{Change, FileWish, TreeChange};
+use super::{Ownership, absolute, awaits_another, make, owner_of_directory, read_plan, write_bytes};
+use crate::change::{Change, FileWish, TreeChange, tree_target};
 use crate::failure::Failure;
 use crate::machine::clock;
 use crate::machine::files::{
@@ -233,7 +233,14 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
     let to = tree_root(&origin, to)?;
     let listed = origin.manifest(Times::Now)?;
     let found = Manifest::observe_listed(&to, listed.entries().map(|(name, _)| name))?;
-    let wish = wish(&listed, &to, &found, options)?;
+    let wish = match wish(&listed, &to, &found, options) {
+        Err(error) if found.is_empty() && awaits_another(host, &error) => {
+            let summary = format!("copy {} entries to {}", listed.entries().count(), to.display());
+            host.session().note_change(tree_target(&to), summary);
+            return Ok(true);
+        }
+        wish => wish?,
+    };
     let Some(change) = TreeChange::copy(&to, &wish)? else { return Ok(false) };
     let performed = Change::Tree(change.clone());
     host.session().perform(&performed, &mut |_| origin.act(&change, &wish))

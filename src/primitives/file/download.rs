@@ -1,0 +1,116 @@
+//! `file::download`: a file from a web server, known by its hash.
+
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use rhai::plugin::*;
+use serde::Deserialize;
+
+use super::{Ownership, absolute, make};
+use crate::change::{FileWish, Found, World, file_target};
+use crate::failure::Failure;
+use crate::machine::download::{Watch, download};
+use crate::machine::files::{Digest, FileState, PathText};
+use crate::script::{Host, Raised, act, options_of};
+
+/// The functions that belong to the namespace.
+pub(super) fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Options {
+    sha256: String,
+    #[serde(default)]
+    owner: Option<String>,
+    #[serde(default)]
+    group: Option<String>,
+    #[serde(default)]
+    mode: Option<Dynamic>,
+}
+
+struct Waiting<'host>(&'host World);
+
+impl Watch for Waiting<'_> {
+    fn go_on(&self) -> Result<()> {
+        self.0.processes.check_interruption()
+    }
+
+    fn pause(&self, why: &anyhow::Error, duration: Duration) {
+        self.0.reporter.note(format!("{why:#}: once more in {} s", duration.as_secs()));
+        self.0.processes.pause(duration);
+    }
+}
+
+fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
+    host.refuse_secret(url)?;
+    let Ok(wanted) = options.sha256.parse::<Digest>() else {
+        bail!(
+            Failure::new(format!("`{}` is no SHA-256", options.sha256))
+                .kind("option")
+                .hint("it is 64 hexadecimal digits, as `sha256sum` shows them")
+        );
+    };
+    let ownership = Ownership { owner: options.owner, group: options.group, mode: options.mode };
+    let path = absolute(path)?;
+    let attributes = |found: &Found| match &found.state {
+        FileState::File { .. } => ownership.attributes(&path, &found.state, 0o644),
+        FileState::Absent | FileState::Link { .. } => ownership.attributes(&path, &FileState::Absent, 0o644),
+        other => {
+            let shown = PathText::new(&*path);
+            bail!(Failure::new(format!("`{shown}` is {}, not a file", other.noun())).kind("directory"))
+        }
+    };
+    let found = Found::at(&path)?;
+    if found.state.sha256() == Some(wanted) {
+        return make(host, &path, |found| Ok(FileWish::Metadata { attributes: attributes(found)? }));
+    }
+    attributes(&found)?;
+    if host.only_looking() {
+        let summary = format!("download {url} to {}", path.display());
+        host.session().note_change(file_target(&found.path), summary);
+        return Ok(true);
+    }
+    let got = {
+        let mut session = host.session();
+        session.begin_acting()?;
+        download(url, session.world.state_directory(), &Waiting(&session.world))?
+    };
+    if got.sha256 != wanted {
+        bail!(
+            Failure::new(format!("`{url}` gave a file with the SHA-256 {}, not {wanted}", got.sha256))
+                .kind("damaged")
+                .hint("if the file was meant to change, look at it and state its new hash")
+        );
+    }
+    make(host, &path, |found| {
+        let (sha256, size) = (got.sha256, got.size);
+        Ok(FileWish::Copy { of: &got.file, sha256, size, attributes: attributes(found)? })
+    })
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// Makes `path` the file that `url` names, if it is the one of the option `sha256`, which must be given; a file
+    /// that has this hash already is not fetched again. Further options: `owner`, `group`, `mode`. Proxies
+    /// and certificates are those of the environment (`https_proxy`, `no_proxy`, `SSL_CERT_FILE`); when the server
+    /// or the way to it fails, it is tried four more times. Undone, the file is as it was.
+    ///
+    /// ```rhai
+    /// file::write("/srv/key", "hello\n");
+    /// let sha256 = "5891b5b522d5df086d0ff0b110fbd9d21bb4fc7163af34d08286a2e846f6be03";
+    /// assert(!file::download("https://example.org/key", "/srv/key", #{ sha256: sha256 }));
+    /// ```
+    #[rhai_fn(name = "download", return_raw, volatile)]
+    pub fn download_file(
+        context: NativeCallContext,
+        url: &str,
+        path: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| fetch(host, url, path, options_of(options)?))
+    }
+}

@@ -1,0 +1,136 @@
+//! `file::render`: the templates of a plan.
+
+use anyhow::{Context, Result, bail};
+use rhai::plugin::*;
+use zeroize::Zeroizing;
+
+use super::read_bytes;
+use crate::failure::Failure;
+use crate::script::{Host, Raised, Secret, look, value_of};
+
+/// The functions that belong to the namespace.
+pub(super) fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+/// The text of a template with the names in it replaced; `value` gives what stands for a name.
+///
+/// # Errors
+/// With the template and the line, when a name has no value or what stands in the braces is no name.
+fn filled(
+    template: &str,
+    text: &str,
+    value: &mut dyn FnMut(&str) -> Result<Zeroizing<String>>,
+) -> Result<Zeroizing<String>> {
+    let mut filled = Zeroizing::new(String::with_capacity(text.len()));
+    let mut rest = text;
+    while let Some(at) = rest.find("{{") {
+        filled.push_str(&rest[..at]);
+        let line = 1 + text[..text.len() - rest.len() + at].matches('\n').count();
+        let behind = &rest[at + 2..];
+        if let Some(literal) = behind.strip_prefix("{{") {
+            filled.push_str("{{");
+            rest = literal;
+            continue;
+        }
+        let inner = behind.find("}}").map(|end| &behind[..end]);
+        let name = inner.map(str::trim).filter(|name| is_name(name));
+        let (Some(inner), Some(name)) = (inner, name) else {
+            bail!(
+                Failure::new(format!("`{template}` line {line}: behind `{{{{` stands no name with `}}}}`"))
+                    .kind("template")
+                    .hint("a placeholder is written {{name}}, and two braces that are none {{{{")
+            )
+        };
+        let value = value(name).with_context(|| format!("`{template}` line {line}"))?;
+        filled.push_str(&value);
+        rest = &behind[inner.len() + 2..];
+    }
+    filled.push_str(rest);
+    Ok(filled)
+}
+
+fn is_name(name: &str) -> bool {
+    name.starts_with(|first: char| first.is_ascii_alphabetic() || first == '_')
+        && name.chars().all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+}
+
+fn rendered(host: &Host, path: &str, values: &rhai::Map) -> Result<Dynamic> {
+    let bytes = read_bytes(host, path)?;
+    let text = String::from_utf8(bytes)
+        .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind("encoding"))?;
+    let mut secrets: Vec<String> = Vec::new();
+    let filled = filled(path, &text, &mut |name| {
+        let given = match values.get(name) {
+            Some(given) => given.clone(),
+            None => {
+                let Some(setting) = host.settings().get(name) else {
+                    bail!(
+                        Failure::new(format!("`{name}` is neither among the values nor a setting"))
+                            .kind("template")
+                    )
+                };
+                host.trace().settings.insert(name.to_owned());
+                value_of(setting)
+            }
+        };
+        if let Some(secret) = given.read_lock::<Secret>()
+            && !secrets.iter().any(|known| known == secret.name())
+        {
+            secrets.push(secret.name().to_owned());
+        }
+        host.text_or_secret(&given, &format!("the value of `{name}`"))
+    })?;
+    if secrets.is_empty() {
+        return Ok(Dynamic::from(filled.as_str().to_owned()));
+    }
+    Ok(Dynamic::from(Secret::new(&secrets.join("+"), filled)))
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// The text of a template, a file of the plan (`files/…`) or of the machine, with every `{{name}}` in it replaced
+    /// by `values.name`, or else by the setting of that name; two braces that are no placeholder are written
+    /// `{{{{`. A name without a value is an error. With a secret in it the whole text is a secret.
+    ///
+    /// ```rhai
+    /// file::write("/srv/greeting.template", "Hello {{name}}, {{ name }}!\n");
+    /// assert(file::render("/srv/greeting.template", #{ name: "Kim" }) == "Hello Kim, Kim!\n");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn render(context: NativeCallContext, path: &str, values: rhai::Map) -> Raised<Dynamic> {
+        look(&context, |host| rendered(host, path, &values))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(text: &str) -> Result<String> {
+        let filled = filled("files/page", text, &mut |name| match name {
+            "port" => Ok(Zeroizing::new("80".to_owned())),
+            "braces" => Ok(Zeroizing::new("{{port}}".to_owned())),
+            other => bail!("there is no {other}"),
+        });
+        filled.map(|text| text.as_str().to_owned())
+    }
+
+    #[test]
+    fn names_are_replaced_once_and_all_else_stays() {
+        assert_eq!(of("a {{port}}{{ port }} $x {y} }} \n").unwrap(), "a 8080 $x {y} }} \n");
+        assert_eq!(of("{{braces}} {{{{port}}").unwrap(), "{{port}} {{port}}");
+        assert_eq!(of("").unwrap(), "");
+    }
+
+    #[test]
+    fn what_is_missing_is_named_with_its_line() {
+        let message = |text| format!("{:#}", of(text).unwrap_err());
+        assert_eq!(message("one\n{{port}}\n {{host}}"), "`files/page` line 3: there is no host");
+        for wrong in ["x\n{{", "x\n{{my-name}}", "x\n{{ }}", "x\n{{port}"] {
+            assert!(message(wrong).starts_with("`files/page` line 2: "), "{}", message(wrong));
+        }
+    }
+}
