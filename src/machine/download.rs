@@ -166,7 +166,10 @@ mod tests {
 
     impl Watch for Notes {
         fn go_on(&self) -> Result<()> {
-            if self.enough.get() { bail!("enough") } else { Ok(()) }
+            if self.enough.get() {
+                bail!("enough");
+            }
+            Ok(())
         }
 
         fn pause(&self, _: &anyhow::Error, duration: Duration) {

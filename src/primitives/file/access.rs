@@ -1,7 +1,5 @@
 //! `file::access`: owner, group and mode of what is there.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use std::path::Path;
 
 use anyhow::{Result, bail};

@@ -1,7 +1,5 @@
 //! `file::copy` and `file::mirror`: files and trees from elsewhere.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io::Read;

@@ -61,18 +61,15 @@ fn rendered(host: &Host, path: &str, values: &rhai::Map) -> Result<Dynamic> {
         .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind("encoding"))?;
     let mut secrets: Vec<String> = Vec::new();
     let filled = filled(path, &text, &mut |name| {
-        let given = match values.get(name) {
-            Some(given) => given.clone(),
-            None => {
-                let Some(setting) = host.settings().get(name) else {
-                    bail!(
-                        Failure::new(format!("`{name}` is neither among the values nor a setting"))
-                            .kind("template")
-                    )
-                };
-                host.trace().settings.insert(name.to_owned());
-                value_of(setting)
-            }
+        let given = if let Some(given) = values.get(name) {
+            given.clone()
+        } else if let Some(setting) = host.settings().get(name) {
+            host.trace().settings.insert(name.to_owned());
+            value_of(setting)
+        } else {
+            bail!(
+                Failure::new(format!("`{name}` is neither among the values nor a setting")).kind("template")
+            )
         };
         if let Some(secret) = given.read_lock::<Secret>()
             && !secrets.iter().any(|known| known == secret.name())
