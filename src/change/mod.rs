@@ -34,7 +34,7 @@ pub use file::{FileChange, FileWish, Found, file_target};
 pub use group::{GroupChange, GroupWish, group_target};
 pub use linger::LingerChange;
 pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
-pub use unit::succeeded;
+pub use unit::{UnitChange, UnitFacts, UnitName, UnitWish, succeeded};
 pub use user::{UserChange, UserFacts, UserState, UserWish, user_target};
 
 use crate::event::{Event, Reporter};
@@ -240,6 +240,8 @@ pub enum Change {
     Linger(LingerChange),
     /// A user.
     User(UserChange),
+    /// Whether a unit starts by itself, or runs.
+    Unit(UnitChange),
 }
 
 impl Change {
@@ -254,6 +256,7 @@ impl Change {
             Self::Group(change) => change,
             Self::Linger(change) => change,
             Self::User(change) => change,
+            Self::Unit(change) => change,
         }
     }
 

@@ -21,6 +21,7 @@ mod rollback;
 mod secret;
 mod step;
 mod text;
+mod unit;
 mod user;
 
 /// Gives an engine every namespace. The one list of them.
@@ -39,5 +40,6 @@ pub fn register(engine: &mut rhai::Engine) {
     engine.register_static_module("secret", secret::module().into());
     engine.register_static_module("step", step::module().into());
     engine.register_static_module("text", text::module().into());
+    engine.register_static_module("unit", unit::module().into());
     engine.register_static_module("user", user::module().into());
 }

@@ -463,18 +463,7 @@ mod tests {
     fn bytes_outside_the_line_are_never_touched() {
         use proptest::prelude::*;
         let word = prop::sample::select(vec![
-            "a=1",
-            "k=1",
-            "#k=2",
-            "[s]",
-            "[t]",
-            "",
-            " ",
-            "\u{fe}",
-            "x = y",
-            "k",
-            "k : z\\",
-            "b=2",
+            "a=1", "k=1", "#k=2", "[s]", "[t]", "", " ", "\u{fe}", "x = y", "k", "k : z\\", "b=2",
         ]);
         let file = prop::collection::vec((word, prop::sample::select(vec!["\n", "\r\n"])), 0..12);
         let section = prop::sample::select(vec![None, Some("s")]);
