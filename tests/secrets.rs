@@ -1,95 +1,30 @@
 //! Secrets from every source, through the binary: taken in the right order, asked before the first change, kept
 //! for later runs, and shown nowhere.
 
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::PathBuf;
-use std::process::Output;
+mod bench;
 
-use assert_cmd::Command;
+use std::os::unix::fs::PermissionsExt as _;
+
+use bench::{Bench, code, said};
 
 const PASSWORD: &str = "Canary 'quoted\" @/#$&%\\ 4711";
 
-/// A plan in a directory that nobody else can write, with a state directory of its own.
-struct Bench {
-    directory: tempfile::TempDir,
+fn written(bench: &Bench) -> String {
+    std::fs::read_to_string(bench.path("out")).unwrap()
 }
 
-impl Bench {
-    fn new(scripts: &[(&str, &str)]) -> Self {
-        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
-        for (name, text) in scripts {
-            std::fs::write(directory.path().join(name), text).unwrap();
-        }
-        Self { directory }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let mut command = Command::cargo_bin("kkrun").unwrap();
-        command.current_dir(self.directory.path()).env_remove("CREDENTIALS_DIRECTORY");
-        command.arg("--state-dir").arg(self.path("state")).arg("--non-interactive").args(words);
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    fn secrets_file(&self, text: &str, mode: u32) -> String {
-        let path = self.path("given");
-        std::fs::write(&path, text).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        path.display().to_string()
-    }
-
-    fn written(&self) -> String {
-        std::fs::read_to_string(self.path("out")).unwrap()
-    }
-
-    fn script_writing(what: &str) -> Self {
-        let bench = Self::new(&[]);
-        let text =
-            format!("file::write(\"{}\", {what}, #{{ mode: \"0600\" }});", bench.path("out").display());
-        std::fs::write(bench.path("s.rhai"), text).unwrap();
-        bench
-    }
-
-    /// Every file below the state directory but the stored secrets themselves.
-    fn recorded(&self) -> String {
-        let mut text = String::new();
-        let mut open = vec![self.path("state")];
-        while let Some(directory) = open.pop() {
-            for entry in std::fs::read_dir(directory).unwrap() {
-                let path = entry.unwrap().path();
-                if path.is_dir() {
-                    if !path.ends_with("secrets") {
-                        open.push(path);
-                    }
-                } else {
-                    text.push_str(&String::from_utf8_lossy(&std::fs::read(&path).unwrap()));
-                }
-            }
-        }
-        text
-    }
-}
-
-fn code(output: &Output) -> i32 {
-    output.status.code().unwrap_or(-1)
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+fn script_writing(what: &str) -> Bench {
+    let bench = Bench::new(&[]);
+    let text = format!("file::write(\"{}\", {what}, #{{ mode: \"0600\" }});", bench.path("out").display());
+    bench.write("s.rhai", &text);
+    bench
 }
 
 const ASKING: &str = "secret::ask(\"db_password\", \"Password\")";
 
 #[test]
 fn sources_come_in_order_and_the_last_one_given_is_kept() {
-    let bench = Bench::script_writing(ASKING);
+    let bench = script_writing(ASKING);
     let credentials = bench.path("credentials");
     std::fs::create_dir(&credentials).unwrap();
     std::fs::write(credentials.join("db_password"), "from systemd\n").unwrap();
@@ -107,7 +42,7 @@ fn sources_come_in_order_and_the_last_one_given_is_kept() {
         }
         let output = command.output().unwrap();
         assert_eq!(code(&output), 0, "{}", said(&output));
-        bench.written()
+        written(&bench)
     };
     assert_eq!(run(true, true, true), "from the file");
     assert_eq!(run(false, true, true), "from the variable");
@@ -117,7 +52,7 @@ fn sources_come_in_order_and_the_last_one_given_is_kept() {
 
 #[test]
 fn nobody_to_ask_is_told_with_the_three_ways() {
-    let bench = Bench::script_writing(ASKING);
+    let bench = script_writing(ASKING);
     let output = bench.run(&["s.rhai"]);
     assert_eq!(code(&output), 78);
     let text = said(&output);
@@ -128,20 +63,20 @@ fn nobody_to_ask_is_told_with_the_three_ways() {
 
 #[test]
 fn what_is_made_once_is_the_same_in_every_later_run() {
-    let bench = Bench::script_writing("secret::ask(\"db_password\", \"Password\", #{ generate: true })");
+    let bench = script_writing("secret::ask(\"db_password\", \"Password\", #{ generate: true })");
     assert_eq!(code(&bench.run(&["s.rhai"])), 0);
-    let made = bench.written();
+    let made = written(&bench);
     assert_eq!(made.len(), 32);
     std::fs::remove_file(bench.path("out")).unwrap();
     assert_eq!(code(&bench.run(&["s.rhai"])), 0);
-    assert_eq!(bench.written(), made);
+    assert_eq!(written(&bench), made);
     let stored = bench.path("state/secrets/db_password");
     assert_eq!(std::fs::metadata(stored).unwrap().permissions().mode() & 0o7777, 0o600);
 }
 
 #[test]
 fn what_shall_not_be_kept_is_not() {
-    let bench = Bench::script_writing("secret::ask(\"pin_code\", \"Pin\", #{ store: false })");
+    let bench = script_writing("secret::ask(\"pin_code\", \"Pin\", #{ store: false })");
     let path = bench.secrets_file("pin_code=4711 4711 4711\n", 0o600);
     assert_eq!(code(&bench.run(&["s.rhai", "--secrets", &path])), 0);
     assert!(!bench.path("state/secrets/pin_code").exists());
@@ -150,7 +85,7 @@ fn what_shall_not_be_kept_is_not() {
 
 #[test]
 fn a_secrets_file_that_others_can_read_is_refused() {
-    let bench = Bench::script_writing(ASKING);
+    let bench = script_writing(ASKING);
     let path = bench.secrets_file("db_password=x\n", 0o644);
     let output = bench.run(&["s.rhai", "--secrets", &path]);
     assert_eq!(code(&output), 77);
@@ -216,7 +151,7 @@ fn a_step_is_stale_when_its_secret_is_another_and_only_then() {
     assert!(!run("the first one").contains("changed"));
     let second = run("the second one");
     assert!(second.contains("the secret `db_password` changed"), "{second}");
-    assert_eq!(bench.written(), "the second one");
+    assert_eq!(written(&bench), "the second one");
 }
 
 #[test]
@@ -251,7 +186,7 @@ fn a_secret_is_shown_and_recorded_nowhere() {
                 }
             })
             .collect();
-    assert_eq!(bench.written(), format!("url={percent}\n{PASSWORD}\n"));
+    assert_eq!(written(&bench), format!("url={percent}\n{PASSWORD}\n"));
     for place in [text, bench.recorded()] {
         assert!(!place.contains("Canary"), "{place}");
     }
@@ -291,6 +226,6 @@ fn a_command_gets_a_secret_in_its_environment_and_input_and_never_as_a_word() {
     let output = bench.run(&["s.rhai", "--secrets", &path, "-v"]);
     assert_eq!(code(&output), 1);
     assert!(said(&output).contains("secret::join"), "{}", said(&output));
-    assert_eq!(bench.written(), format!("{PASSWORD}|{PASSWORD}"));
+    assert_eq!(written(&bench), format!("{PASSWORD}|{PASSWORD}"));
     assert!(!said(&output).contains("Canary") && !bench.recorded().contains("Canary"));
 }

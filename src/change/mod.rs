@@ -7,10 +7,14 @@
 mod access;
 mod command;
 pub mod consequence;
+mod database;
 mod edit;
 mod file;
 mod group;
 mod linger;
+mod postgres;
+mod role;
+mod statement;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tree;
@@ -29,10 +33,14 @@ use serde_json::{Map, Value};
 
 pub use access::{AccessChange, AccessInverse, AccessState};
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
+pub use database::{DatabaseChange, DatabaseWish};
 pub use edit::{EditChange, EditTerms, FileRecord, Lines, Noun, Passage, PassageWish, passage_target};
 pub use file::{FileChange, FileWish, Found, file_target};
 pub use group::{GroupChange, GroupWish, group_target};
 pub use linger::LingerChange;
+pub use postgres::Login;
+pub use role::{RoleChange, RoleWish};
+pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
 pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
 pub use unit::{UnitChange, UnitFacts, UnitName, UnitWish, succeeded};
 pub use user::{UserChange, UserFacts, UserState, UserWish, user_target};
@@ -232,6 +240,12 @@ pub enum Change {
     Edit(EditChange),
     /// A file, link or directory.
     File(FileChange),
+    /// A database.
+    Database(DatabaseChange),
+    /// A database role.
+    Role(RoleChange),
+    /// A statement that was run in a database.
+    Statement(StatementChange),
     /// A tree of them.
     Tree(TreeChange),
     /// A group.
@@ -252,6 +266,9 @@ impl Change {
             Self::Command(change) => change,
             Self::Edit(change) => change,
             Self::File(change) => change,
+            Self::Database(change) => change,
+            Self::Role(change) => change,
+            Self::Statement(change) => change,
             Self::Tree(change) => change,
             Self::Group(change) => change,
             Self::Linger(change) => change,

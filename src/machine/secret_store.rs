@@ -37,7 +37,7 @@ impl SecretStore {
     pub fn read(&self, name: &str) -> Result<Option<Zeroizing<String>>> {
         let path = self.directory.join(name);
         let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
-        text_of(bytes).with_context(|| format!("cannot read the secret `{}`", path.display())).map(Some)
+        text_of(&bytes).with_context(|| format!("cannot read the secret `{}`", path.display())).map(Some)
     }
 
     /// Stores a secret durably, in the place of what stood under its name.
@@ -124,7 +124,7 @@ pub fn from_credentials(name: &str) -> Result<Option<Zeroizing<String>>> {
     let path = Path::new(&directory).join(name);
     let Some(bytes) = read_if_there(&path)? else { return Ok(None) };
     let mut text =
-        text_of(bytes).with_context(|| format!("cannot read the credential `{}`", path.display()))?;
+        text_of(&bytes).with_context(|| format!("cannot read the credential `{}`", path.display()))?;
     if text.ends_with('\n') {
         text.pop();
     }
@@ -206,8 +206,8 @@ fn read_if_there(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
     }
 }
 
-fn text_of(bytes: Zeroizing<Vec<u8>>) -> Result<Zeroizing<String>> {
-    let text = std::str::from_utf8(&bytes).map_err(|_| anyhow::anyhow!("it is not UTF-8"))?;
+fn text_of(bytes: &[u8]) -> Result<Zeroizing<String>> {
+    let text = std::str::from_utf8(bytes).map_err(|_| anyhow::anyhow!("it is not UTF-8"))?;
     Ok(Zeroizing::new(text.to_owned()))
 }
 

@@ -17,6 +17,7 @@ mod host;
 mod http;
 mod log;
 mod options;
+mod pg;
 mod rollback;
 mod secret;
 mod step;
@@ -36,6 +37,7 @@ pub fn register(engine: &mut rhai::Engine) {
     engine.register_static_module("http", http::module().into());
     engine.register_static_module("log", log::module().into());
     engine.register_static_module("options", options::module().into());
+    engine.register_static_module("pg", pg::module().into());
     engine.register_static_module("rollback", rollback::module().into());
     engine.register_static_module("secret", secret::module().into());
     engine.register_static_module("step", step::module().into());

@@ -38,14 +38,18 @@ fn asked(context: &NativeCallContext, name: &str, prompt: &str, options: rhai::M
     })
 }
 
-fn generated(context: &NativeCallContext, name: &str, length: i64) -> Raised<Secret> {
+fn generated(context: &NativeCallContext, name: &str, length: Option<i64>) -> Raised<Secret> {
     look(context, |host| {
-        let Some(length) = usize::try_from(length).ok().filter(|length| (12..=1024).contains(length)) else {
-            bail!(
-                Failure::new(format!("a secret of {length} characters is not made"))
-                    .kind("option")
-                    .hint("from 12 to 1024")
-            );
+        let length = match length {
+            None => GENERATED_LENGTH,
+            Some(given) => match usize::try_from(given) {
+                Ok(length @ 12..=1024) => length,
+                _ => bail!(
+                    Failure::new(format!("a secret of {given} characters is not made"))
+                        .kind("option")
+                        .hint("from 12 to 1024")
+                ),
+            },
         };
         host.secret(&SecretRequest {
             name: name.to_owned(),
@@ -122,7 +126,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "generate", return_raw, volatile)]
     pub fn generate(context: NativeCallContext, name: &str) -> Raised<Secret> {
-        generated(&context, name, GENERATED_LENGTH as i64)
+        generated(&context, name, None)
     }
 
     /// The same with so many characters, from 12 to 1024.
@@ -133,7 +137,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "generate", return_raw, volatile)]
     pub fn generate_long(context: NativeCallContext, name: &str, length: i64) -> Raised<Secret> {
-        generated(&context, name, length)
+        generated(&context, name, Some(length))
     }
 
     /// The texts and secrets of an array, one after the other, as one secret.

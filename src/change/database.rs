@@ -1,0 +1,364 @@
+//! A database of a PostgreSQL server: made, or given to another owner.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs::File;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::postgres::Login;
+use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value};
+use crate::journal::{Class, Undoing};
+use crate::machine::account::Account;
+use crate::machine::postgres::{Connection, Parameter, identifier, literal, sql_state};
+use crate::machine::process::{Command, Value as Variable};
+
+/// A change to one database.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DatabaseChange {
+    before: DatabaseState,
+    after: DatabaseState,
+    inverse: DatabaseInverse,
+    /// How it is made, if it is.
+    #[serde(skip)]
+    making: DatabaseWish,
+}
+
+/// What bringing the state from before back needs besides that state.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DatabaseInverse {
+    database: String,
+    #[serde(flatten)]
+    login: Login,
+}
+
+/// A database, or none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "is", rename_all = "snake_case")]
+pub enum DatabaseState {
+    /// There is none of that name.
+    Absent,
+    /// There is one.
+    Present {
+        /// The server's number for it; unknown before it is made.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        oid: Option<u32>,
+        /// The role it belongs to.
+        owner: String,
+    },
+}
+
+/// What a database shall be.
+#[derive(Clone, Debug, Default)]
+pub struct DatabaseWish {
+    /// The role it belongs to; the one that makes it if not said.
+    pub owner: Option<String>,
+    /// The encoding of a new one.
+    pub encoding: Option<String>,
+    /// The locale of a new one.
+    pub locale: Option<String>,
+    /// What a new one is copied from.
+    pub template: Option<String>,
+}
+
+impl DatabaseState {
+    fn look(connection: &mut Connection<'_>, database: &str) -> Result<Self> {
+        let sql = "SELECT oid, pg_get_userbyid(datdba)::text AS owner FROM pg_database WHERE datname = $1";
+        let rows = connection.query(sql, &[Parameter::text(database)])?;
+        Ok(rows.first().map_or(Self::Absent, |row| Self::Present {
+            oid: row.get("oid").and_then(Value::as_u64).and_then(|oid| u32::try_from(oid).ok()),
+            owner: row.get("owner").and_then(Value::as_str).unwrap_or_default().to_owned(),
+        }))
+    }
+
+    /// The same, as far as both can tell: a database that was not yet made has no number.
+    fn same_as(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Absent, Self::Absent) => true,
+            (Self::Present { owner: one, .. }, Self::Present { owner: another, .. }) => {
+                one == another && !self.is_another_than(other)
+            }
+            _ => false,
+        }
+    }
+
+    /// Both are known and not one and the same.
+    fn is_another_than(&self, other: &Self) -> bool {
+        matches!(
+            (self, other),
+            (Self::Present { oid: Some(one), .. }, Self::Present { oid: Some(another), .. }) if one != another
+        )
+    }
+
+    fn difference(&self, now: &Self) -> String {
+        match (self, now) {
+            (_, Self::Absent) => "the database is gone".to_owned(),
+            (Self::Absent, Self::Present { .. }) => "there is a database of that name".to_owned(),
+            _ if self.is_another_than(now) => {
+                "it is another database of the same name, made by somebody else".to_owned()
+            }
+            (Self::Present { owner: was, .. }, Self::Present { owner: is, .. }) => {
+                format!("it belongs to {is}, not to {was}")
+            }
+        }
+    }
+}
+
+impl DatabaseChange {
+    /// The change that makes `wish` true of a database; `None` when it is.
+    pub fn towards(world: &World, login: Login, database: &str, wish: DatabaseWish) -> Result<Option<Self>> {
+        let before = DatabaseState::look(&mut login.open(world)?, database)?;
+        let owner = match (&wish.owner, &before) {
+            (Some(owner), _) | (None, DatabaseState::Present { owner, .. }) => owner.clone(),
+            (None, DatabaseState::Absent) => login.server.user.clone(),
+        };
+        let oid = match &before {
+            DatabaseState::Present { oid, .. } => *oid,
+            DatabaseState::Absent => None,
+        };
+        let after = DatabaseState::Present { oid, owner };
+        if before.same_as(&after) {
+            return Ok(None);
+        }
+        let inverse = DatabaseInverse { database: database.to_owned(), login };
+        Ok(Some(Self { before, after, inverse, making: wish }))
+    }
+
+    /// Makes the wish true.
+    pub fn act(&self, world: &World) -> Result<()> {
+        let mut connection = self.inverse.login.open(world)?;
+        if !self.is_creation() {
+            return self.give_to(&mut connection, &self.after);
+        }
+        match connection.execute(&self.making_sql(self.making.template.as_deref()), &[]) {
+            // Somebody is connected to the usual template; nobody can be to the other one.
+            Err(error) if sql_state(&error) == Some("55006") && self.making.template.is_none() => {
+                connection.execute(&self.making_sql(Some("template0")), &[])
+            }
+            made => made,
+        }
+    }
+
+    fn making_sql(&self, template: Option<&str>) -> String {
+        let mut sql = format!("CREATE DATABASE {}", identifier(&self.inverse.database));
+        if let DatabaseState::Present { owner, .. } = &self.after {
+            let _ = write!(sql, " OWNER {}", identifier(owner));
+        }
+        if let Some(template) = template {
+            let _ = write!(sql, " TEMPLATE {}", identifier(template));
+        }
+        if let Some(encoding) = &self.making.encoding {
+            let _ = write!(sql, " ENCODING {}", literal(encoding));
+        }
+        if let Some(locale) = &self.making.locale {
+            let _ = write!(sql, " LOCALE {}", literal(locale));
+        }
+        sql
+    }
+
+    fn give_to(&self, connection: &mut Connection<'_>, state: &DatabaseState) -> Result<()> {
+        let DatabaseState::Present { owner, .. } = state else { return Ok(()) };
+        let database = identifier(&self.inverse.database);
+        connection.execute(&format!("ALTER DATABASE {database} OWNER TO {}", identifier(owner)), &[])
+    }
+
+    fn is_creation(&self) -> bool {
+        self.before == DatabaseState::Absent
+    }
+
+    /// How many tables it has, and how many bytes it takes.
+    fn content(&self, world: &World) -> Result<(u64, u64)> {
+        let mut connection = self.inverse.login.at(&self.inverse.database).open(world)?;
+        let sql = "SELECT count(*) AS tables, pg_database_size(current_database()) AS size FROM pg_class c \
+                   JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('r', 'p', 'm') \
+                   AND n.nspname NOT IN ('pg_catalog', 'information_schema') AND n.nspname !~ '^pg_(toast|temp)'";
+        let rows = connection.query(sql, &[])?;
+        let number = |name: &str| rows.first().and_then(|row| row.get(name)?.as_u64()).unwrap_or(u64::MAX);
+        Ok((number("tables"), number("size")))
+    }
+
+    /// Saves all that is in the database among the backups and tells where.
+    fn dump(&self, world: &World) -> Result<()> {
+        let server = &self.inverse.login.server;
+        let database = &self.inverse.database;
+        let backups = world.backups()?;
+        let incoming = world.state_directory().join("backups/.dump");
+        let dump = "umask 077; out=$1; shift; exec \"$@\" > \"$out\"";
+        let mut argv: Vec<String> = ["sh", "-c", dump, "sh"]
+            .into_iter()
+            .map(str::to_owned)
+            .chain([incoming.display().to_string()])
+            .collect();
+        // The file is root's: the server's owner gets it open.
+        if server.is_local_socket() && Account::current()?.is_root() {
+            argv.extend(["runuser", "-u", &server.os_user, "--"].map(str::to_owned));
+        }
+        argv.extend(["pg_dump", "--format=custom", "--no-password"].map(str::to_owned));
+        let mut command = Command::new(&argv);
+        let label = format!("pg_dump {database}");
+        command.label = Some(label.clone());
+        let plain = |text: &str| Variable::Plain(text.into());
+        command.env = vec![
+            ("PGHOST".into(), plain(&server.host)),
+            ("PGPORT".into(), plain(&server.port.to_string())),
+            ("PGUSER".into(), plain(&server.user)),
+            ("PGDATABASE".into(), plain(database)),
+        ];
+        if let Some(password) = self.inverse.login.current_password(world)? {
+            let secret = Variable::Secret(password.as_bytes().to_vec().into());
+            command.env.push(("PGPASSWORD".into(), secret));
+        }
+        let ended = world.run(&command, &label)?;
+        super::succeeded(&ended, &label)
+            .with_context(|| format!("the database `{database}` is not removed without a dump"))?;
+        let shown = || format!("cannot read `{}`", incoming.display());
+        let mut written = File::open(&incoming).with_context(shown)?;
+        let saved = backups.save_from(&mut written)?;
+        std::fs::remove_file(&incoming).with_context(|| format!("cannot remove `{}`", incoming.display()))?;
+        let path = backups.path(saved);
+        world.reporter.note(format!(
+            "the database {database} was dumped before its removal: `pg_restore --create --dbname postgres {}` brings it back",
+            path.display()
+        ));
+        Ok(())
+    }
+
+    fn drop_it(&self, connection: &mut Connection<'_>) -> Result<()> {
+        let database = identifier(&self.inverse.database);
+        let can_force =
+            connection.is_true("SELECT current_setting('server_version_num')::int >= 130000", &[])?;
+        if can_force {
+            return connection.execute(&format!("DROP DATABASE {database} WITH (FORCE)"), &[]);
+        }
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1";
+        connection.query(end, &[Parameter::text(&self.inverse.database)])?;
+        connection.execute(&format!("DROP DATABASE {database}"), &[])
+    }
+}
+
+/// A number of bytes as people say it.
+fn size(bytes: u64) -> String {
+    let mut amount = bytes;
+    for unit in ["bytes", "kB", "MB", "GB"] {
+        if amount < 10_000 {
+            return format!("{amount} {unit}");
+        }
+        amount = amount.div_ceil(1000);
+    }
+    format!("{amount} TB")
+}
+
+impl Kind for DatabaseChange {
+    fn target(&self) -> String {
+        format!("database:{}{}", self.inverse.database, self.inverse.login.server.suffix())
+    }
+
+    fn summary(&self) -> String {
+        let database = &self.inverse.database;
+        match &self.after {
+            DatabaseState::Present { owner, .. } if self.is_creation() => {
+                format!("make the database {database} for {owner}")
+            }
+            DatabaseState::Present { owner, .. } => format!("give the database {database} to {owner}"),
+            DatabaseState::Absent => format!("remove the database {database}"),
+        }
+    }
+
+    fn class(&self) -> Class {
+        if self.is_creation() { Class::Databases } else { Class::Safe }
+    }
+
+    fn foreign(&self, accepted: &Value, _world: &World) -> Option<String> {
+        let accepted: DatabaseState = serde_json::from_value(accepted.clone()).ok()?;
+        let is_its_own =
+            self.is_creation() || accepted == DatabaseState::Absent || accepted.same_as(&self.before);
+        (!is_its_own).then(|| accepted.difference(&self.before))
+    }
+
+    fn position(&self, world: &World) -> Result<Position> {
+        let mut connection = self.inverse.login.open(world)?;
+        // A server goes on making a database for a client that was killed.
+        connection.await_earlier()?;
+        let now = DatabaseState::look(&mut connection, &self.inverse.database)?;
+        Ok(if now.same_as(&self.after) {
+            Position::After
+        } else if now.same_as(&self.before) {
+            Position::Before
+        } else {
+            Position::Neither(self.after.difference(&now))
+        })
+    }
+
+    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+        let now = DatabaseState::look(&mut self.inverse.login.open(world)?, &self.inverse.database)?;
+        if !now.same_as(&self.after) {
+            anyhow::bail!("the database `{}`: {}", self.inverse.database, self.after.difference(&now));
+        }
+        Ok([(self.target(), state_value(&now))].into())
+    }
+
+    fn loss(&self, world: &World) -> Result<Option<Loss>> {
+        if !self.is_creation() {
+            return Ok(None);
+        }
+        let look = || DatabaseState::look(&mut self.inverse.login.open(world)?, &self.inverse.database);
+        if matches!(look(), Ok(DatabaseState::Absent)) {
+            return Ok(None);
+        }
+        let content = match self.content(world) {
+            Ok((0, bytes)) => format!("no tables, {}", size(bytes)),
+            Ok((1, bytes)) => format!("1 table, {}", size(bytes)),
+            Ok((tables, bytes)) => format!("{tables} tables, {}", size(bytes)),
+            // Not to be seen is not to be lost without a word.
+            Err(_) => "what is in it cannot be seen now".to_owned(),
+        };
+        let what = format!("the database {} ({content})", self.inverse.database);
+        Ok(Some(Loss { class: Class::Databases, what }))
+    }
+
+    fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        let mut connection = self.inverse.login.open(world)?;
+        connection.await_earlier()?;
+        let now = DatabaseState::look(&mut connection, &self.inverse.database)?;
+        if now.same_as(&self.before) {
+            return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
+        }
+        let accepted =
+            terms.accepted.and_then(|value| serde_json::from_value::<DatabaseState>(value.clone()).ok());
+        let accepted = accepted.unwrap_or_else(|| self.after.clone());
+        if self.is_creation() && accepted.is_another_than(&now) {
+            return Ok(Undone::Kept(accepted.difference(&now)));
+        }
+        if !now.same_as(&accepted) && !terms.force {
+            return Ok(Undone::Conflict(accepted.difference(&now)));
+        }
+        if terms.only_looking {
+            return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
+        if self.is_creation() {
+            // The loss was agreed to before an undo is asked for.
+            if self.content(world)?.0 > 0 {
+                self.dump(world)?;
+            }
+            self.drop_it(&mut connection)?;
+        } else {
+            self.give_to(&mut connection, &self.before)?;
+        }
+        let restored = DatabaseState::look(&mut connection, &self.inverse.database)?;
+        Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn sizes_are_said_in_the_largest_unit_that_keeps_two_digits() {
+        for (bytes, said) in
+            [(0, "0 bytes"), (9_999, "9999 bytes"), (7_791_000, "7791 kB"), (12_300_000, "13 MB")]
+        {
+            assert_eq!(super::size(bytes), said);
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! What the changes within a PostgreSQL server share: how they get to it.
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::World;
+use crate::failure::Failure;
+use crate::machine::postgres::{Connection, Server};
+use crate::machine::secret_store::SecretStore;
+
+/// A server and how to get in. The journal holds the name of the password alone.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct Login {
+    /// The server.
+    #[serde(flatten)]
+    pub server: Server,
+    /// The password, as long as the script that gave it runs.
+    #[serde(skip)]
+    pub password: Option<Zeroizing<String>>,
+}
+
+impl std::fmt::Debug for Login {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "{:?}", self.server)
+    }
+}
+
+impl Login {
+    /// The same, seen from another database.
+    pub fn at(&self, dbname: &str) -> Self {
+        Self { server: self.server.at(dbname), password: self.password.clone() }
+    }
+
+    /// Connects.
+    pub fn open<'world>(&self, world: &'world World) -> Result<Connection<'world>> {
+        let password = self.current_password(world)?;
+        Connection::open(&self.server, password.as_deref().map(String::as_str), &world.processes)
+    }
+
+    /// The password: as given, else as stored.
+    pub(super) fn current_password(&self, world: &World) -> Result<Option<Zeroizing<String>>> {
+        if self.password.is_some() {
+            return Ok(self.password.clone());
+        }
+        let Some(name) = &self.server.secret else { return Ok(None) };
+        let stored = SecretStore::below(world.state_directory()).read(name)?;
+        let missing = || {
+            Failure::new(format!("the secret `{name}` that opens the server is not stored")).kind("secret")
+        };
+        stored.with_context(missing).map(Some)
+    }
+}

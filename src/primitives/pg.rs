@@ -1,0 +1,750 @@
+//! `pg::` looks into PostgreSQL servers, and makes roles and databases what a script wishes.
+
+use std::fmt::Write as _;
+
+use anyhow::{Result, bail};
+use rhai::plugin::*;
+use rhai::{FnPtr, Map};
+use serde::Deserialize;
+use zeroize::Zeroizing;
+
+use crate::change::{
+    Change, DatabaseChange, DatabaseWish, Login, RoleChange, RoleWish, Statement, StatementChange,
+    StatementInverse, label_of, query_holds, recordable,
+};
+use crate::failure::Failure;
+use crate::journal::{ChangeState, Class};
+use crate::machine::files::Digest;
+use crate::machine::postgres::{Connection, Parameter, Server, identifier};
+use crate::machine::random;
+use crate::script::{Host, Raised, Secret, Unpredictable, act, look, options_of, value_of};
+
+/// The namespace.
+pub fn module() -> rhai::Module {
+    exported_module!(functions)
+}
+
+/// The options that say which server, which database, and as whom.
+#[derive(Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ServerOptions {
+    host: Option<String>,
+    port: Option<u16>,
+    user: Option<String>,
+    dbname: Option<String>,
+    os_user: Option<String>,
+}
+
+impl ServerOptions {
+    const NAMES: [&str; 5] = ["host", "port", "user", "dbname", "os_user"];
+}
+
+/// Takes those options out of a map; the password only where it is that of the connection.
+fn login_from(host: &Host, options: &mut Map, with_password: bool) -> Result<Login> {
+    let mut given = Map::new();
+    for name in ServerOptions::NAMES {
+        if let Some((name, value)) = options.remove_entry(name) {
+            given.insert(name, value);
+        }
+    }
+    let mut password = if with_password { options.remove("password") } else { None };
+    if let Some(connection) = options.remove("connection") {
+        let kind = connection.type_name();
+        let Some(mut connection) = connection.try_cast::<Map>() else {
+            bail!(Failure::new(format!("`connection` is a map, not a {kind}")).kind("option"));
+        };
+        password = connection.remove("password").or(password);
+        given.extend(connection);
+    }
+    let options: ServerOptions = options_of(given)?;
+    let default = Server::default();
+    let os_user = options.os_user.unwrap_or(default.os_user);
+    let secret =
+        password.as_ref().and_then(|password| Some(password.read_lock::<Secret>()?.name().to_owned()));
+    let password = password.map(|password| host.text_or_secret(&password, "`password`")).transpose()?;
+    let server = Server {
+        host: options.host.unwrap_or(default.host),
+        port: options.port.unwrap_or(default.port),
+        user: options.user.unwrap_or_else(|| os_user.clone()),
+        dbname: options.dbname.unwrap_or(default.dbname),
+        os_user,
+        secret,
+    };
+    Ok(Login { server, password })
+}
+
+/// A login that is going to be recorded: its password can be found again.
+fn recorded_login(host: &Host, options: &mut Map, with_password: bool) -> Result<Login> {
+    let login = login_from(host, options, with_password)?;
+    if login.password.is_some() && login.server.secret.is_none() {
+        bail!(
+            Failure::new(
+                "the password of this connection is a plain text: it could not be had again for the way back"
+            )
+            .kind("secret")
+            .hint("secret::ask(name, prompt) gives one that is stored")
+        );
+    }
+    Ok(login)
+}
+
+/// Refuses what stands under no known option.
+fn no_more(options: &Map) -> Result<()> {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Nothing {}
+    options_of::<Nothing>(options.clone()).map(drop)
+}
+
+fn parameters(host: &Host, values: rhai::Array) -> Result<Vec<Parameter>> {
+    let parameter = |value: Dynamic| {
+        if let Some(secret) = Host::secret_text(&value) {
+            return Ok(Parameter::Text(secret));
+        }
+        if value.is_unit() {
+            return Ok(Parameter::Null);
+        }
+        if let Ok(flag) = value.as_bool() {
+            return Ok(Parameter::Bool(flag));
+        }
+        if value.is_int() || value.is_float() {
+            return Ok(Parameter::Number(value.to_string()));
+        }
+        Ok(Parameter::Text(host.text_or_secret(&value, "a parameter")?))
+    };
+    values.into_iter().map(parameter).collect()
+}
+
+/// Refuses to tell what is in a server while only looking, if by now something would have been done that may
+/// change it: anything but files.
+fn refuse_unknown(host: &Host) -> Result<()> {
+    const FILES: [&str; 6] = ["file:", "line:", "block:", "tree:", "access:", "product:"];
+    let session = host.seen();
+    let touching = session
+        .would_change()
+        .iter()
+        .find(|would| !FILES.iter().any(|prefix| would.target.starts_with(prefix)));
+    match touching {
+        Some(would) if host.only_looking() => {
+            Err(Unpredictable(format!("what is in the database after {}", would.summary)).into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Runs a query that only looks.
+fn looked<T>(
+    host: &Host,
+    sql: &str,
+    values: rhai::Array,
+    mut connection: Map,
+    read: impl FnOnce(&mut Connection<'_>, &[Parameter]) -> Result<T>,
+) -> Result<T> {
+    host.refuse_secret(sql)?;
+    let is_secret = values.iter().any(Dynamic::is::<Secret>);
+    let values = parameters(host, values)?;
+    let login = login_from(host, &mut connection, true)?;
+    no_more(&connection)?;
+    refuse_unknown(host)?;
+    let session = host.seen();
+    let mut connection = login.open(&session.world)?;
+    if is_secret {
+        connection.hide(true)?;
+    }
+    connection.read_only(|connection| read(connection, &values))
+}
+
+fn rows(context: &NativeCallContext, sql: &str, values: rhai::Array, connection: Map) -> Raised<rhai::Array> {
+    look(context, |host| {
+        let rows = looked(host, sql, values, connection, |connection, values| connection.query(sql, values))?;
+        Ok(rows.into_iter().map(|row| value_of(&serde_json::Value::Object(row))).collect())
+    })
+}
+
+fn first_value(
+    context: &NativeCallContext,
+    sql: &str,
+    values: rhai::Array,
+    connection: Map,
+) -> Raised<Dynamic> {
+    look(context, |host| {
+        let value =
+            looked(host, sql, values, connection, |connection, values| connection.value(sql, values))?;
+        Ok(value.as_ref().map_or(Dynamic::UNIT, value_of))
+    })
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ExecuteOptions {
+    loses: Option<String>,
+    irreversible: Option<String>,
+    label: Option<String>,
+}
+
+/// One call of `pg::execute`.
+struct Execution<'call> {
+    context: &'call NativeCallContext<'call>,
+    host: &'call Host,
+    statement: Statement,
+    sha256: Digest,
+    inverse: StatementInverse,
+    unless: Option<Dynamic>,
+    options: ExecuteOptions,
+}
+
+impl<'call> Execution<'call> {
+    fn of(
+        context: &'call NativeCallContext<'call>,
+        host: &'call Host,
+        sql: &str,
+        values: rhai::Array,
+        mut options: Map,
+    ) -> Result<Self> {
+        host.refuse_secret(sql)?;
+        let is_secret = values.iter().any(Dynamic::is::<Secret>);
+        let names: Vec<String> = values.iter().map(shown).collect();
+        let parameters = parameters(host, values)?;
+        let login = recorded_login(host, &mut options, true)?;
+        let (unless, undo) = (options.remove("unless"), options.remove("undo"));
+        let options: ExecuteOptions = options_of(options)?;
+        let plain = |sql: &str| {
+            host.refuse_secret(sql)?;
+            if is_secret && sql.contains('$') {
+                bail!(
+                    Failure::new("`undo` and `unless` are recorded, so no parameter of theirs can be used beside a secret")
+                        .kind("secret")
+                );
+            }
+            recordable(sql, &parameters)
+        };
+        let undo = match undo {
+            None => Vec::new(),
+            Some(undo) => texts(undo)?.iter().map(|sql| plain(sql)).collect::<Result<Vec<_>>>()?,
+        };
+        let recorded_unless = match &unless {
+            Some(query) if query.is_string() => Some(plain(&query.to_string())?),
+            Some(closure) if closure.is_fnptr() => None,
+            Some(other) => bail!(
+                Failure::new(format!("`unless` is a query or a closure, not a {}", other.type_name()))
+                    .kind("option")
+            ),
+            None => None,
+        };
+        let inverse = StatementInverse {
+            label: options.label.clone().unwrap_or_else(|| label_of(sql)),
+            login,
+            undo,
+            converges: unless.is_some(),
+            unless: recorded_unless,
+        };
+        let sha256 = Digest::of(format!("{sql}\0{}", names.join("\0")).as_bytes());
+        let statement = Statement { sql: sql.to_owned(), parameters, is_secret };
+        Ok(Self { context, host, statement, sha256, inverse, unless, options })
+    }
+
+    fn execute(&self) -> Result<bool> {
+        let change = StatementChange::new(self.sha256, self.inverse.clone());
+        let performed = Change::Statement(change.clone());
+        if self.holds(&change)? {
+            return Ok(false);
+        }
+        if self.host.only_looking() || self.leaves_something() {
+            let changed = self
+                .host
+                .session()
+                .perform_losing(&performed, self.loses(), &mut |world| change.act(world, &self.statement))?;
+            self.prove()?;
+            return Ok(changed);
+        }
+        self.host.session().begin_acting()?;
+        change.act(&self.host.seen().world, &self.statement)?;
+        self.prove()?;
+        let kind = performed.kind();
+        self.host.session().note_change(kind.target(), kind.summary());
+        Ok(true)
+    }
+
+    /// Whether there is nothing to do. Only looking, what cannot be told would be done.
+    fn holds(&self, change: &StatementChange) -> Result<bool> {
+        if self.unless.is_none() {
+            let target = Change::Statement(change.clone()).kind().target();
+            let session = self.host.seen();
+            let history = session.history();
+            let is_in_doubt = history
+                .changes
+                .iter()
+                .any(|known| known.state == ChangeState::InDoubt && known.intent.target == target);
+            return Ok(!is_in_doubt && change.is_done(history.ledger.get(&target)));
+        }
+        match self.unless_holds() {
+            Err(error) if error.is::<Unpredictable>() => Ok(false),
+            Err(_) if self.host.would_have_changed() => Ok(false),
+            held => held,
+        }
+    }
+
+    fn unless_holds(&self) -> Result<bool> {
+        if let Some(query) = &self.inverse.unless {
+            refuse_unknown(self.host)?;
+            let session = self.host.seen();
+            return query_holds(&mut self.inverse.login.open(&session.world)?, query);
+        }
+        let Some(closure) = self.unless.clone().and_then(Dynamic::try_cast::<FnPtr>) else {
+            return Ok(false);
+        };
+        let value = match self.host.call(self.context, &closure) {
+            Ok(value) => value,
+            Err(error) if self.host.only_looking() => {
+                return Err(Unpredictable(self.host.caught_unknown(error)?).into());
+            }
+            Err(error) => return Err(error),
+        };
+        value.as_bool().map_err(|kind| {
+            Failure::new(format!("`unless` gives a {kind}, not true or false")).kind("type").into()
+        })
+    }
+
+    /// Looks again after acting.
+    fn prove(&self) -> Result<()> {
+        if self.host.only_looking() || self.unless.is_none() || self.unless_holds()? {
+            return Ok(());
+        }
+        bail!(Failure::new(format!(
+            "`{}` ran, but what `unless` looks for still does not hold",
+            self.inverse.label
+        )))
+    }
+
+    /// Whether there is something to take back, to remember, or owed.
+    fn leaves_something(&self) -> bool {
+        self.unless.is_none()
+            || !self.inverse.undo.is_empty()
+            || self.loses().is_some()
+            || self.host.seen().brings_consequences()
+    }
+
+    fn loses(&self) -> Option<(Class, String)> {
+        if let Some(why) = &self.options.irreversible {
+            return Some((Class::Irreversible, why.clone()));
+        }
+        self.options.loses.clone().map(|what| (Class::Data, what))
+    }
+}
+
+/// A parameter as a part of what a statement is known by: a secret by its name.
+fn shown(value: &Dynamic) -> String {
+    match value.read_lock::<Secret>() {
+        Some(secret) => secret.to_string(),
+        None => value.to_string(),
+    }
+}
+
+/// One text or an array of them.
+fn texts(value: Dynamic) -> Result<Vec<String>> {
+    let items = if value.is_array() { value.into_array().unwrap_or_default() } else { vec![value] };
+    let text = |item: Dynamic| {
+        item.into_string()
+            .map_err(|kind| Failure::new(format!("`undo` is SQL, not a {kind}")).kind("option").into())
+    };
+    items.into_iter().map(text).collect()
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RoleOptions {
+    login: Option<bool>,
+    superuser: Option<bool>,
+    createdb: Option<bool>,
+    createrole: Option<bool>,
+    inherit: Option<bool>,
+    replication: Option<bool>,
+    bypassrls: Option<bool>,
+    connection_limit: Option<i32>,
+}
+
+fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -> Raised<bool> {
+    act(context, |host| {
+        let password = options.remove("password");
+        let password = password.map(|password| host.text_or_secret(&password, "`password`")).transpose()?;
+        if password.as_ref().is_some_and(|password| password.is_empty()) {
+            bail!(Failure::new("PostgreSQL takes an empty password for none").kind("option"));
+        }
+        let login = recorded_login(host, &mut options, false)?;
+        let options: RoleOptions = options_of(options)?;
+        let wish = RoleWish {
+            password,
+            login: options.login,
+            superuser: options.superuser,
+            createdb: options.createdb,
+            createrole: options.createrole,
+            inherit: options.inherit,
+            replication: options.replication,
+            bypassrls: options.bypassrls,
+            connection_limit: options.connection_limit,
+        };
+        let Some(change) = RoleChange::towards(&host.seen().world, login.clone(), role, &wish)? else {
+            return Ok(false);
+        };
+        let performed = Change::Role(change.clone());
+        let changed = host.session().perform(&performed, &mut |world| change.act(world))?;
+        if !host.only_looking()
+            && let Some(password) = &wish.password
+            && wish.login != Some(false)
+        {
+            tell_refusal(host, &login, role, password);
+        }
+        Ok(changed)
+    })
+}
+
+/// Logs in as people and programs will. That the server has the password is known by now; what else may stand
+/// in the way is said, and for a script to verify.
+fn tell_refusal(host: &Host, login: &Login, role: &str, password: &Zeroizing<String>) {
+    let server = login.server.over_tcp(role, &login.server.dbname);
+    let tried = {
+        let session = host.seen();
+        Connection::open(&server, Some(password.as_str()), &session.world.processes).map(drop)
+    };
+    if let Err(error) = tried {
+        host.note_once(&format!("the role {role} has its password, but does not get in over TCP: {error:#}"));
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DatabaseOptions {
+    owner: Option<String>,
+    encoding: Option<String>,
+    locale: Option<String>,
+    template: Option<String>,
+}
+
+fn ensure_database_with(context: &NativeCallContext, database: &str, mut options: Map) -> Raised<bool> {
+    act(context, |host| {
+        let login = recorded_login(host, &mut options, true)?;
+        let options: DatabaseOptions = options_of(options)?;
+        let wish = DatabaseWish {
+            owner: options.owner,
+            encoding: options.encoding,
+            locale: options.locale,
+            template: options.template,
+        };
+        let Some(change) = DatabaseChange::towards(&host.seen().world, login, database, wish)? else {
+            return Ok(false);
+        };
+        let performed = Change::Database(change.clone());
+        host.session().perform(&performed, &mut |world| change.act(world))
+    })
+}
+
+fn role_can_create(
+    context: &NativeCallContext,
+    role: &str,
+    dbname: &str,
+    mut connection: Map,
+) -> Raised<bool> {
+    look(context, |host| {
+        refuse_unknown(host)?;
+        let login = login_from(host, &mut connection, true)?.at(dbname);
+        no_more(&connection)?;
+        let session = host.seen();
+        let mut connection = login.open(&session.world)?;
+        let known = "SELECT rolcanlogin AND has_database_privilege(oid, current_database(), 'CONNECT') \
+                     AND has_schema_privilege(oid, 'public', 'CREATE') FROM pg_roles WHERE rolname = $1 \
+                     AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public')";
+        if !connection.is_true(known, &[Parameter::text(role)])? {
+            return Ok(false);
+        }
+        if host.only_looking() {
+            return Ok(true);
+        }
+        let probe = identifier(&format!("kkrun_probe_{}", random::hex(6)?));
+        let made = connection.trying(|connection| {
+            connection.execute(&format!("SET LOCAL ROLE {}", identifier(role)), &[])?;
+            connection.execute(&format!("CREATE TABLE public.{probe} (id integer)"), &[])
+        });
+        match made {
+            Ok(()) => Ok(true),
+            Err(error) if crate::machine::postgres::sql_state(&error) == Some("42501") => Ok(false),
+            Err(error) => Err(error),
+        }
+    })
+}
+
+/// Letters, digits and `-._~`: what a URL never has to encode.
+/// Source: RFC 3986, section 2.3.
+const PLAIN_IN_URLS: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct UrlOptions {
+    user: Option<String>,
+    host: Option<String>,
+    port: Option<u16>,
+    dbname: Option<String>,
+}
+
+fn url_of(host: &Host, mut parts: Map) -> Result<Dynamic> {
+    let password = parts.remove("password");
+    let parts: UrlOptions = options_of(parts)?;
+    let encoded = |text: &str| percent_encoding::utf8_percent_encode(text, PLAIN_IN_URLS).to_string();
+    let mut url = Zeroizing::new("postgresql://".to_owned());
+    if let Some(user) = &parts.user {
+        url.push_str(&encoded(user));
+    }
+    let mut secret = None;
+    if let Some(password) = &password {
+        secret = password.read_lock::<Secret>().map(|secret| secret.name().to_owned());
+        let text = host.text_or_secret(password, "`password`")?;
+        url.push(':');
+        url.push_str(&crate::text::percent_encoded(&text));
+    }
+    if parts.user.is_some() || password.is_some() {
+        url.push('@');
+    }
+    let address = parts.host.as_deref().unwrap_or("localhost");
+    // An address of IPv6 has colons of its own.
+    if address.contains(':') {
+        let _ = write!(url, "[{address}]");
+    } else {
+        url.push_str(&encoded(address));
+    }
+    let _ = write!(url, ":{}", parts.port.unwrap_or(Server::default().port));
+    if let Some(dbname) = &parts.dbname {
+        url.push('/');
+        url.push_str(&encoded(dbname));
+    }
+    Ok(match secret {
+        Some(name) => Dynamic::from(Secret::new(&name, url)),
+        None => Dynamic::from((*url).clone()),
+    })
+}
+
+#[export_module]
+mod functions {
+    use super::*;
+
+    /// The rows that a query gives, each a map of its columns. It runs in a transaction that can change nothing.
+    /// Numbers, bools, texts, JSON and arrays of texts and integers are what they are; of any other type ask for the text: `x::text`.
+    ///
+    /// Every function here connects to the socket of this machine's server as the operating-system user
+    /// `postgres`; the last argument can hold `host`, `port`, `user`, `password`, `dbname`, `os_user`.
+    ///
+    /// ```rhai,booted
+    /// let rows = pg::query("SELECT datname FROM pg_database ORDER BY 1");
+    /// assert(rows.some(|row| row.datname == "postgres"));
+    /// ```
+    #[rhai_fn(name = "query", return_raw, volatile)]
+    pub fn query(context: NativeCallContext, sql: &str) -> Raised<rhai::Array> {
+        rows(&context, sql, rhai::Array::new(), Map::new())
+    }
+
+    /// The same with parameters: `$1` in the query is the first.
+    ///
+    /// ```rhai,booted
+    /// assert(pg::query("SELECT oid FROM pg_database WHERE datname = $1", ["postgres"]).len() == 1);
+    /// ```
+    #[rhai_fn(name = "query", return_raw, volatile)]
+    pub fn query_given(context: NativeCallContext, sql: &str, params: rhai::Array) -> Raised<rhai::Array> {
+        rows(&context, sql, params, Map::new())
+    }
+
+    /// The same with a connection.
+    ///
+    /// ```rhai,booted
+    /// assert(pg::query("SELECT current_database()::text AS name", [], #{ dbname: "template1" })[0].name == "template1");
+    /// ```
+    #[rhai_fn(name = "query", return_raw, volatile)]
+    pub fn query_at(
+        context: NativeCallContext,
+        sql: &str,
+        params: rhai::Array,
+        connection: Map,
+    ) -> Raised<rhai::Array> {
+        rows(&context, sql, params, connection)
+    }
+
+    /// The first value of the first row that a query gives, or `()`.
+    ///
+    /// ```rhai,booted
+    /// assert(pg::value("SELECT 6 * 7") == 42);
+    /// ```
+    #[rhai_fn(name = "value", return_raw, volatile)]
+    pub fn value(context: NativeCallContext, sql: &str) -> Raised<Dynamic> {
+        first_value(&context, sql, rhai::Array::new(), Map::new())
+    }
+
+    /// The same with parameters.
+    ///
+    /// ```rhai,booted
+    /// assert(pg::value("SELECT datname FROM pg_database WHERE datname = $1", ["nowhere"]) == ());
+    /// ```
+    #[rhai_fn(name = "value", return_raw, volatile)]
+    pub fn value_given(context: NativeCallContext, sql: &str, params: rhai::Array) -> Raised<Dynamic> {
+        first_value(&context, sql, params, Map::new())
+    }
+
+    /// The same with a connection.
+    ///
+    /// ```rhai,booted
+    /// assert(pg::value("SELECT current_user::text", [], #{ port: 5432 }) == "postgres");
+    /// ```
+    #[rhai_fn(name = "value", return_raw, volatile)]
+    pub fn value_at(
+        context: NativeCallContext,
+        sql: &str,
+        params: rhai::Array,
+        connection: Map,
+    ) -> Raised<Dynamic> {
+        first_value(&context, sql, params, connection)
+    }
+
+    /// Runs one statement, once: a later run of the step passes it over unless it was taken back.
+    ///
+    /// ```rhai,booted
+    /// assert(pg::execute("COMMENT ON DATABASE postgres IS 'mine'"));
+    /// assert(!pg::execute("COMMENT ON DATABASE postgres IS 'mine'"));
+    /// ```
+    #[rhai_fn(name = "execute", return_raw, volatile)]
+    pub fn execute(context: NativeCallContext, sql: &str) -> Raised<bool> {
+        act(&context, |host| Execution::of(&context, host, sql, rhai::Array::new(), Map::new())?.execute())
+    }
+
+    /// The same with parameters. Where the server takes none, as in `ALTER` and `SET`, they are written into the
+    /// statement as SQL writes values; what is shown and recorded has `$1`.
+    ///
+    /// ```rhai,booted
+    /// pg::execute("COMMENT ON DATABASE postgres IS $1", ["it's mine"]);
+    /// ```
+    #[rhai_fn(name = "execute", return_raw, volatile)]
+    pub fn execute_given(context: NativeCallContext, sql: &str, params: rhai::Array) -> Raised<bool> {
+        act(&context, |host| Execution::of(&context, host, sql, params, Map::new())?.execute())
+    }
+
+    /// The same with options and connection:
+    ///
+    /// * `unless` – a query that gives true, or a closure that does, when there is nothing to do. It decides
+    ///   alone, and is looked at again afterwards, as proof.
+    /// * `undo` – a statement that takes it back, or an array of them.
+    /// * `loses: "what"` – undoing it is a question; `irreversible: "why"` – there is no way back.
+    /// * `label` – what it is called.
+    ///
+    /// ```rhai,booted
+    /// pg::execute("ALTER SYSTEM SET work_mem = $1", ["8MB"], #{ undo: "ALTER SYSTEM RESET work_mem" });
+    /// ```
+    #[rhai_fn(name = "execute", return_raw, volatile)]
+    pub fn execute_with(
+        context: NativeCallContext,
+        sql: &str,
+        params: rhai::Array,
+        options: Map,
+    ) -> Raised<bool> {
+        act(&context, |host| Execution::of(&context, host, sql, params, options)?.execute())
+    }
+
+    /// Makes sure that there is a role that can log in.
+    ///
+    /// ```rhai,booted
+    /// pg::ensure_role("reader");
+    /// assert(!pg::ensure_role("reader"));
+    /// ```
+    #[rhai_fn(name = "ensure_role", return_raw, volatile)]
+    pub fn ensure_role(context: NativeCallContext, role: &str) -> Raised<bool> {
+        ensure_role_with(&context, role, Map::new())
+    }
+
+    /// The same with options: `password` (a secret), `login` (true for a new role), `superuser`, `createdb`,
+    /// `createrole`, `inherit`, `replication`, `bypassrls`, `connection_limit`; what is not said stays. The
+    /// server gets no password but a verifier of it (SCRAM-SHA-256), and keeps that out of its log. `host`, `port`,
+    /// `user`, `dbname`, `os_user`, or a map `connection` with these and `password`, say where.
+    ///
+    /// Undone, a role that was there has its attributes and password back; one that was made is dropped when
+    /// that is agreed to (`--purge databases`) and nothing belongs to it any more.
+    ///
+    /// ```rhai,booted
+    /// let password = secret::generate("writer_password");
+    /// pg::ensure_role("writer", #{ password: password, createdb: true });
+    /// let writer = #{ host: "localhost", user: "writer", password: password, dbname: "postgres" };
+    /// assert(pg::value("SELECT current_user::text", [], writer) == "writer");
+    /// ```
+    #[rhai_fn(name = "ensure_role", return_raw, volatile)]
+    pub fn ensure_role_given(context: NativeCallContext, role: &str, options: Map) -> Raised<bool> {
+        ensure_role_with(&context, role, options)
+    }
+
+    /// Makes sure that there is a database.
+    ///
+    /// ```rhai,booted
+    /// pg::ensure_database("shop");
+    /// assert(!pg::ensure_database("shop"));
+    /// ```
+    #[rhai_fn(name = "ensure_database", return_raw, volatile)]
+    pub fn ensure_database(context: NativeCallContext, name: &str) -> Raised<bool> {
+        ensure_database_with(&context, name, Map::new())
+    }
+
+    /// The same with options: `owner`, and for a new one `encoding`, `locale`, `template`; and a connection.
+    ///
+    /// Undone, one that was there has its owner back; one that was made is dropped when that is agreed to
+    /// (`--purge databases`), after a dump among the backups if it has a table.
+    ///
+    /// ```rhai,booted
+    /// pg::ensure_role("keeper");
+    /// pg::ensure_database("shop", #{ owner: "keeper" });
+    /// assert(pg::can_create("keeper", "shop"));
+    /// ```
+    #[rhai_fn(name = "ensure_database", return_raw, volatile)]
+    pub fn ensure_database_given(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
+        ensure_database_with(&context, name, options)
+    }
+
+    /// Whether the role can log in, connect to the database and make a table in its schema `public`. It is tried, in a
+    /// transaction that is taken back; only looking, its privileges tell.
+    ///
+    /// ```rhai,booted
+    /// assert(pg::can_create("postgres", "postgres"));
+    /// ```
+    #[rhai_fn(name = "can_create", return_raw, volatile)]
+    pub fn can_create(context: NativeCallContext, role: &str, dbname: &str) -> Raised<bool> {
+        role_can_create(&context, role, dbname, Map::new())
+    }
+
+    /// The same with a connection.
+    ///
+    /// ```rhai,booted
+    /// assert(pg::can_create("postgres", "postgres", #{ port: 5432 }));
+    /// ```
+    #[rhai_fn(name = "can_create", return_raw, volatile)]
+    pub fn can_create_at(
+        context: NativeCallContext,
+        role: &str,
+        dbname: &str,
+        connection: Map,
+    ) -> Raised<bool> {
+        role_can_create(&context, role, dbname, connection)
+    }
+
+    /// The URL of a database from `user`, `password`, `host` (`localhost` if not said), `port` (5432), `dbname`, each
+    /// percent-encoded. With a secret for the password it is a secret itself.
+    ///
+    /// ```rhai
+    /// let url = pg::url(#{ user: "kim", host: "db", dbname: "my shop" });
+    /// assert(url == "postgresql://kim@db:5432/my%20shop");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn url(context: NativeCallContext, parts: Map) -> Raised<Dynamic> {
+        look(&context, |host| url_of(host, parts))
+    }
+
+    /// A name as SQL writes it, in double quotes.
+    ///
+    /// ```rhai
+    /// assert(pg::ident("odd \"name\"") == "\"odd \"\"name\"\"\"");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn ident(context: NativeCallContext, name: &str) -> Raised<String> {
+        look(&context, |_| Ok(identifier(name)))
+    }
+}

@@ -1,0 +1,76 @@
+//! A plan in a directory of its own, and kkrun run on it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::PathBuf;
+use std::process::Output;
+
+use assert_cmd::Command;
+
+/// A plan in a directory that nobody else can write, with a state directory of its own.
+pub struct Bench {
+    directory: tempfile::TempDir,
+}
+
+impl Bench {
+    pub fn new(scripts: &[(&str, &str)]) -> Self {
+        let directory = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+        let bench = Self { directory };
+        for (name, text) in scripts {
+            bench.write(name, text);
+        }
+        bench
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    pub fn write(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    pub fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::cargo_bin("kkrun").unwrap();
+        command.current_dir(self.directory.path()).env_remove("CREDENTIALS_DIRECTORY");
+        command.arg("--state-dir").arg(self.path("state")).arg("--non-interactive").args(words);
+        command
+    }
+
+    pub fn run(&self, words: &[&str]) -> Output {
+        self.command(words).output().unwrap()
+    }
+
+    pub fn secrets_file(&self, text: &str, mode: u32) -> String {
+        let path = self.path("given");
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        path.display().to_string()
+    }
+
+    /// Every file below the state directory but the stored secrets themselves.
+    pub fn recorded(&self) -> String {
+        let mut text = String::new();
+        let mut open = vec![self.path("state")];
+        while let Some(directory) = open.pop() {
+            for entry in std::fs::read_dir(directory).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    if !path.ends_with("secrets") {
+                        open.push(path);
+                    }
+                } else {
+                    text.push_str(&String::from_utf8_lossy(&std::fs::read(&path).unwrap()));
+                }
+            }
+        }
+        text
+    }
+}
+
+pub fn code(output: &Output) -> i32 {
+    output.status.code().unwrap_or(-1)
+}
+
+pub fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+}

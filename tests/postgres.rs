@@ -1,0 +1,564 @@
+//! Roles, databases and statements on a real PostgreSQL server, through the binary.
+//!
+//! Each test starts a server of its own, as the user `postgres`, on a private socket and port.
+
+mod bench;
+
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt as _, chown};
+use std::os::unix::process::CommandExt as _;
+use std::path::PathBuf;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use bench::{Bench, code, said};
+use rustix::process::{Pid, Signal, kill_process};
+
+const CANARY: &str = "Canary 'quoted\" @/#$&%\\ 4711";
+
+/// A running server.
+struct Server {
+    directory: tempfile::TempDir,
+    binaries: PathBuf,
+    port: u16,
+    process: Child,
+}
+
+impl Server {
+    fn start() -> Self {
+        let binaries = binaries();
+        let directory = tempfile::tempdir().unwrap();
+        let (uid, gid) = postgres();
+        chown(directory.path(), Some(uid), Some(gid)).unwrap();
+        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let data = directory.path().join("data");
+        let made = Command::new(binaries.join("initdb"))
+            .args([
+                "--auth-local=peer",
+                "--auth-host=scram-sha-256",
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C",
+            ])
+            .arg("--pgdata")
+            .arg(&data)
+            .current_dir("/")
+            .uid(uid)
+            .gid(gid)
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let log = std::fs::File::create(directory.path().join("log")).unwrap();
+        let process = Command::new(binaries.join("postgres"))
+            .arg("-D")
+            .arg(&data)
+            .arg("-k")
+            .arg(directory.path())
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
+            .args([
+                "-c",
+                "log_statement=all",
+                "-c",
+                "log_min_duration_statement=0",
+                "-c",
+                "log_min_error_statement=debug5",
+            ])
+            .args(["-c", "log_parameter_max_length_on_error=-1"])
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .uid(uid)
+            .gid(gid)
+            .spawn()
+            .unwrap();
+        let server = Self { directory, binaries, port, process };
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while server.psql("SELECT 1").is_err() {
+            assert!(Instant::now() < deadline, "the server does not start: {}", server.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        server
+    }
+
+    /// The options of a script that connects to it.
+    fn options(&self) -> String {
+        format!("host: \"{}\", port: {}", self.directory.path().display(), self.port)
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
+    }
+
+    fn psql_command(&self, database: &str) -> Command {
+        let (uid, gid) = postgres();
+        let mut command = Command::new(self.binaries.join("psql"));
+        command.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"]);
+        command.arg("-h").arg(self.directory.path()).args(["-p", &self.port.to_string(), "-d", database]);
+        command.current_dir("/").uid(uid).gid(gid);
+        command
+    }
+
+    fn psql_in(&self, database: &str, sql: &str) -> Result<String, String> {
+        let output = self.psql_command(database).args(["-c", sql]).output().unwrap();
+        if output.status.success() {
+            Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+        } else {
+            Err(said(&output))
+        }
+    }
+
+    fn psql(&self, sql: &str) -> Result<String, String> {
+        self.psql_in("postgres", sql)
+    }
+
+    /// Whether the role gets in with this password over TCP.
+    fn logs_in(&self, role: &str, password: &str, database: &str) -> bool {
+        let output = Command::new(self.binaries.join("psql"))
+            .args([
+                "--no-psqlrc",
+                "-h",
+                "127.0.0.1",
+                "-p",
+                &self.port.to_string(),
+                "-U",
+                role,
+                "-d",
+                database,
+            ])
+            .args(["-c", "SELECT 1"])
+            .env("PGPASSWORD", password)
+            .current_dir("/")
+            .output()
+            .unwrap();
+        output.status.success()
+    }
+
+    fn databases(&self) -> String {
+        self.psql("SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE NOT datistemplate")
+            .unwrap()
+    }
+
+    /// Another session, that does what it is told until it is dropped.
+    fn session(&self, database: &str, sql: &str) -> Session {
+        let mut command = self.psql_command(database);
+        let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let mut input = process.stdin.take().unwrap();
+        std::io::Write::write_all(&mut input, format!("{sql};\nSELECT 'ready';\n").as_bytes()).unwrap();
+        let mut output = std::io::BufReader::new(process.stdout.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("ready") {
+            line.clear();
+            assert_ne!(std::io::BufRead::read_line(&mut output, &mut line).unwrap(), 0, "the session ended");
+        }
+        Session { process, _input: input }
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // Without waiting for sessions.
+        let _ = kill_process(pid(&self.process), Signal::INT);
+        let _ = self.process.wait();
+    }
+}
+
+struct Session {
+    process: Child,
+    _input: std::process::ChildStdin,
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn pid(process: &Child) -> Pid {
+    Pid::from_child(process)
+}
+
+fn postgres() -> (u32, u32) {
+    let user = nix::unistd::User::from_name("postgres").unwrap().expect("there is a user `postgres`");
+    (user.uid.as_raw(), user.gid.as_raw())
+}
+
+fn binaries() -> PathBuf {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
+    let mut found: Vec<PathBuf> = versions.map(|version| version.unwrap().path().join("bin")).collect();
+    found.retain(|path| path.join("initdb").exists());
+    found.sort();
+    found.pop().expect("there is an initdb")
+}
+
+fn expect(output: &Output, wanted: i32) -> String {
+    assert_eq!(code(output), wanted, "{}", said(output));
+    said(output)
+}
+
+fn plan(bench: &Bench, step: &str) {
+    bench.write("plan.rhai", "step::run(\"01\", \"Set up\", \"one.rhai\");\n");
+    bench.write("one.rhai", step);
+}
+
+fn files_with(bench: &Bench, start: &[u8]) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(bench.path("state/backups")).unwrap();
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths.filter(|path| std::fs::read(path).unwrap().starts_with(start)).collect()
+}
+
+#[test]
+#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_password() {
+    let server = Server::start();
+    let bench = Bench::new(&[]);
+    plan(
+        &bench,
+        &format!(
+            r#"
+            let at = #{{ {options} }};
+            let password = secret::ask("db_password", "Password");
+            pg::ensure_role("kim", at + #{{ password: password, createdb: true }});
+            pg::ensure_database("my shop", at + #{{ owner: "kim" }});
+            file::write("{url}", pg::url(#{{ user: "kim", password: password, host: "127.0.0.1", port: {port}, dbname: "my shop" }}), #{{ mode: "0600" }});
+            let client = #{{ host: "127.0.0.1", port: {port}, user: "kim", password: password, dbname: "my shop" }};
+            step::verify("logs in", || pg::value("SELECT current_user::text", [], client) == "kim");
+            step::verify("can create", || pg::can_create("kim", "my shop", at));
+            step::verify("nobody else can", || !pg::can_create("nobody", "my shop", at));
+            step::verify("as itself too", || pg::can_create("kim", "my shop", client));
+            "#,
+            options = server.options(),
+            port = server.port,
+            url = bench.path("url").display(),
+        ),
+    );
+    let given = bench.secrets_file(&format!("db_password={CANARY}\n"), 0o600);
+    let first = expect(&bench.run(&["plan.rhai", "--secrets", &given, "-v"]), 0);
+    assert!(server.logs_in("kim", CANARY, "my shop"));
+    // Again, by the step itself: nothing to do.
+    let again = expect(&bench.run(&["plan.rhai", "--redo", "01", "--json"]), 0);
+    assert!(again.contains("\"changed\":0"), "{again}");
+    expect(&bench.run(&["plan.rhai", "--dry-run", "--redo", "01"]), 0);
+    // The URL is one that others read.
+    let url = std::fs::read_to_string(bench.path("url")).unwrap();
+    let read = Command::new(server.binaries.join("psql"))
+        .args(["--no-psqlrc", "-tAc", "SELECT current_user", &url])
+        .output();
+    assert_eq!(String::from_utf8(read.unwrap().stdout).unwrap().trim(), "kim");
+    server.psql_in("my shop", "CREATE TABLE cats AS SELECT 1 AS id").unwrap();
+    server.psql_in("my shop", "ALTER TABLE cats OWNER TO kim").unwrap();
+    // Data goes only when that is said.
+    let kept = expect(&bench.run(&["rollback", "--plan", "plan"]), 0);
+    assert!(kept.contains("the database my shop (1 table, ") && kept.contains("--purge databases"), "{kept}");
+    assert_eq!(server.databases(), "my shop,postgres");
+    let _busy = server.session("my shop", "SELECT 1");
+    let gone = expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "databases"]), 0);
+    assert_eq!(server.databases(), "postgres");
+    assert_eq!(server.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'kim'").unwrap(), "0");
+    // What was in it is among the backups, whole.
+    let dumps = files_with(&bench, b"PGDMP");
+    assert_eq!(dumps.len(), 1, "{gone}");
+    assert_eq!(std::fs::metadata(&dumps[0]).unwrap().permissions().mode() & 0o7777, 0o600);
+    assert!(gone.contains(&dumps[0].display().to_string()), "{gone}");
+    let listed =
+        Command::new(server.binaries.join("pg_restore")).arg("--list").arg(&dumps[0]).output().unwrap();
+    assert!(String::from_utf8(listed.stdout).unwrap().contains("TABLE DATA public cats"));
+    expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "all"]), 0);
+    // A new run makes it all again.
+    let last = expect(&bench.run(&["plan.rhai"]), 0);
+    assert!(server.logs_in("kim", CANARY, "my shop"));
+    for place in [server.log(), bench.recorded(), first, again, kept, gone, last] {
+        assert!(!place.contains("Canary"), "{place}");
+        assert!(!place.contains("SCRAM-SHA-256$"), "a verifier is as good as a password to some: {place}");
+    }
+}
+
+#[test]
+#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+fn a_role_that_was_there_has_its_password_and_attributes_back() {
+    let server = Server::start();
+    server.psql("CREATE ROLE kim LOGIN CREATEROLE PASSWORD 'the old one' CONNECTION LIMIT 5 VALID UNTIL '2001-01-01'").unwrap();
+    let bench = Bench::new(&[]);
+    let step = |more: &str| {
+        format!(
+            "pg::ensure_role(\"kim\", #{{ {}, password: secret::ask(\"db_password\", \"Password\"), createdb: true, createrole: false{more} }});",
+            server.options()
+        )
+    };
+    plan(&bench, &step(""));
+    let given = bench.secrets_file(&format!("db_password={CANARY}\n"), 0o600);
+    expect(&bench.run(&["plan.rhai", "--secrets", &given]), 0);
+    assert!(server.logs_in("kim", CANARY, "postgres"), "one that has expired counts again");
+    // Somebody else changes the password: it is seen, shown and not overwritten without a word.
+    server.psql("ALTER ROLE kim PASSWORD 'by somebody else'").unwrap();
+    let drift = expect(&bench.run(&["plan.rhai", "--redo", "01", "--dry-run"]), 6);
+    assert!(drift.contains("change the database role kim: password"), "{drift}");
+    let foreign = expect(&bench.run(&["plan.rhai", "--redo", "01"]), 1);
+    assert!(foreign.contains("it has another: password"), "{foreign}");
+    let conflict = expect(&bench.run(&["rollback", "--plan", "plan"]), 4);
+    assert!(conflict.contains("it has another: password"), "{conflict}");
+    assert!(server.logs_in("kim", "by somebody else", "postgres"));
+    expect(&bench.run(&["plan.rhai", "--redo", "01", "--foreign", "replace"]), 0);
+    assert!(server.logs_in("kim", CANARY, "postgres"));
+    // Another wish.
+    plan(&bench, &step(", connection_limit: 7"));
+    expect(&bench.run(&["plan.rhai"]), 0);
+    assert_eq!(server.psql("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'kim'").unwrap(), "7");
+    expect(&bench.run(&["rollback", "--plan", "plan"]), 0);
+    let attributes = "SELECT rolcreatedb, rolcreaterole, rolconnlimit, rolvaliduntil < now() FROM pg_roles WHERE rolname = 'kim'";
+    assert_eq!(server.psql(attributes).unwrap(), "f|t|5|t");
+    server.psql("ALTER ROLE kim VALID UNTIL 'infinity'").unwrap();
+    assert!(server.logs_in("kim", "the old one", "postgres"));
+    assert!(!server.log().contains("Canary") && !bench.recorded().contains("Canary"));
+}
+
+#[test]
+#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+fn a_made_role_stays_as_long_as_something_belongs_to_it() {
+    let server = Server::start();
+    let bench = Bench::new(&[]);
+    plan(&bench, &format!("pg::ensure_role(\"kim\", #{{ {} }});", server.options()));
+    expect(&bench.run(&["plan.rhai"]), 0);
+    server.psql("CREATE TABLE theirs (id int); ALTER TABLE theirs OWNER TO kim").unwrap();
+    let kept = expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "databases"]), 0);
+    assert!(kept.contains("objects in postgres belong to the role kim"), "{kept}");
+    server.psql("DROP TABLE theirs").unwrap();
+    expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "databases"]), 0);
+    assert_eq!(server.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'kim'").unwrap(), "0");
+}
+
+#[test]
+#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+fn a_database_is_made_beside_a_busy_template_and_given_back_to_its_owner() {
+    let server = Server::start();
+    server.psql("CREATE ROLE kim").unwrap();
+    server.psql("CREATE DATABASE old").unwrap();
+    let bench = Bench::new(&[]);
+    let at = server.options();
+    plan(
+        &bench,
+        &format!(
+            "pg::ensure_database(\"old\", #{{ {at}, owner: \"kim\" }});\npg::ensure_database(\"new\", #{{ {at}, owner: \"kim\" }});"
+        ),
+    );
+    {
+        let _busy = server.session("template1", "SELECT 1");
+        expect(&bench.run(&["plan.rhai"]), 0);
+    }
+    let owner = |name: &str| {
+        server
+            .psql(&format!("SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = '{name}'"))
+            .unwrap()
+    };
+    assert_eq!((owner("old"), owner("new")), ("kim".to_owned(), "kim".to_owned()));
+    // Somebody else makes another one of that name: it is not kkrun's to remove, whatever is agreed to.
+    server.psql("DROP DATABASE new").unwrap();
+    server.psql("CREATE DATABASE new OWNER kim").unwrap();
+    let kept =
+        expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "all", "--foreign", "replace"]), 0);
+    assert!(kept.contains("another database of the same name"), "{kept}");
+    assert_eq!((owner("old"), owner("new")), ("postgres".to_owned(), "kim".to_owned()));
+}
+
+#[test]
+#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+fn a_database_that_the_server_made_for_a_killed_run_is_found() {
+    let server = Server::start();
+    let bench = Bench::new(&[]);
+    plan(&bench, &format!("pg::ensure_database(\"shop\", #{{ {} }});", server.options()));
+    // Nobody can enter a database into the catalog while this one stands.
+    let lock = server.session("postgres", "BEGIN; LOCK pg_database IN SHARE MODE");
+    let mut killed = Command::new(bench.command(&[]).get_program());
+    killed.arg("--state-dir").arg(bench.path("state")).args(["--non-interactive", "plan.rhai"]);
+    let mut killed = killed.current_dir(bench.path("")).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'CREATE DATABASE%' AND wait_event_type = 'Lock'";
+    while server.psql(waiting).unwrap() != "1" {
+        assert!(Instant::now() < deadline, "it never began");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    drop(lock);
+    let output = expect(&bench.run(&["plan.rhai", "--json"]), 0);
+    assert!(output.contains("\"changed\":0"), "it is done already: {output}");
+    assert_eq!(server.databases(), "postgres,shop");
+    expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "databases"]), 0);
+    assert_eq!(server.databases(), "postgres");
+}
+
+#[test]
+#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+fn statements_run_once_or_until_they_hold_and_are_taken_back() {
+    let server = Server::start();
+    server.psql("CREATE TABLE cats (name text, age int)").unwrap();
+    let bench = Bench::new(&[]);
+    plan(
+        &bench,
+        &format!(
+            r#"
+            let at = #{{ {options} }};
+            let key = secret::ask("api_key", "Key");
+            pg::execute("INSERT INTO cats VALUES ($1, $2)", ["O'Malley", 7], at + #{{ undo: "DELETE FROM cats WHERE name = $1" }});
+            pg::execute("COMMENT ON TABLE cats IS $1", ["it's \\ mine"], at + #{{
+                unless: "SELECT obj_description('cats'::regclass) = $1",
+                undo: ["COMMENT ON TABLE cats IS 'was'", "COMMENT ON TABLE cats IS NULL"],
+            }});
+            pg::execute("INSERT INTO cats VALUES ($1)", [key], at + #{{
+                unless: || pg::value("SELECT count(*) FROM cats WHERE name = $1", [key], at) == 1,
+                undo: "DELETE FROM cats WHERE age IS NULL", loses: "the key of the cats",
+            }});
+            pg::execute("ALTER ROLE postgres PASSWORD $1", [key], at);
+            let rows = pg::query("SELECT name, age, true AS flag, NULL AS none, 1.5::float8 AS half, ARRAY['a'] AS list, '{{\"a\":1}}'::jsonb AS json FROM cats WHERE age = $1", [7], at);
+            if rows != [#{{ name: "O'Malley", age: 7, flag: true, none: (), half: 1.5, list: ["a"], json: #{{ a: 1 }} }}] {{
+                throw `${{rows}}`;
+            }}
+            "#,
+            options = server.options()
+        ),
+    );
+    let given = bench.secrets_file(&format!("api_key={CANARY}\n"), 0o600);
+    expect(&bench.run(&["plan.rhai", "--secrets", &given, "-v"]), 0);
+    assert_eq!(server.psql("SELECT count(*) FROM cats").unwrap(), "2");
+    assert!(server.logs_in("postgres", CANARY, "postgres"));
+    assert_eq!(server.psql("SELECT obj_description('cats'::regclass)").unwrap(), "it's \\ mine");
+    let again = expect(&bench.run(&["plan.rhai", "--redo", "01", "--json"]), 0);
+    assert!(again.contains("\"changed\":0"), "{again}");
+    // What was changed by hand is mended where the script says how to see it.
+    server.psql("COMMENT ON TABLE cats IS 'else'").unwrap();
+    let drift = expect(&bench.run(&["plan.rhai", "--redo", "01", "--dry-run"]), 6);
+    assert!(drift.contains("COMMENT ON TABLE cats IS $1") && !drift.contains("$1, $2"), "{drift}");
+    expect(&bench.run(&["plan.rhai", "--redo", "01"]), 0);
+    let kept = expect(&bench.run(&["rollback", "--plan", "plan"]), 0);
+    assert!(kept.contains("the key of the cats"), "{kept}");
+    assert_eq!(
+        server.psql("SELECT count(*), max(obj_description('cats'::regclass)) FROM cats").unwrap(),
+        "1|"
+    );
+    expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "data"]), 0);
+    assert_eq!(server.psql("SELECT count(*) FROM cats").unwrap(), "0");
+    assert!(!server.log().contains("Canary"), "{}", server.log());
+    assert!(!bench.recorded().contains("Canary"));
+}
+
+#[test]
+#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+fn what_cannot_go_well_is_refused_with_its_reason() {
+    let server = Server::start();
+    server.psql("CREATE TABLE cats (name text UNIQUE)").unwrap();
+    server.psql("CREATE ROLE weak LOGIN PASSWORD 'weak weak'; GRANT ALL ON cats TO weak").unwrap();
+    let bench = Bench::new(&[]);
+    let at = server.options();
+    let weak = format!(
+        "host: \"127.0.0.1\", port: {}, user: \"weak\", password: \"weak weak\", dbname: \"postgres\"",
+        server.port
+    );
+    let key = "secret::generate(\"api_key\")";
+    for (script, wanted) in [
+        (format!("pg::execute(\"SELECT 1; SELECT 2\", [], #{{ {at} }})"), "multiple commands"),
+        (format!("pg::execute(\"SET work_mem TO $1; SELECT 2\", [1], #{{ {at} }})"), "multiple commands"),
+        (
+            format!("pg::value(\"INSERT INTO cats VALUES ('x') RETURNING name\", [], #{{ {at} }})"),
+            "read-only transaction",
+        ),
+        (
+            format!("pg::value(\"COMMIT; INSERT INTO cats VALUES ('x')\", [], #{{ {at} }})"),
+            "multiple commands",
+        ),
+        (format!("pg::execute(\"INSERT INTO cats VALUES ($2)\", [1], #{{ {at} }})"), "parameter"),
+        (
+            format!("pg::execute(\"SET work_mem TO $2\", [1], #{{ {at} }})"),
+            "names $2, and 1 parameters are given",
+        ),
+        (format!("pg::query(\"SELECT now()\", [], #{{ {at} }})"), "ask for its text: now::text"),
+        (format!("pg::query(\"SELECT 1\", [], #{{ {at}, prot: 1 }})"), "unknown option `prot`"),
+        (format!("pg::ensure_role(\"kim\", #{{ {at}, pasword: {key} }})"), "unknown option `pasword`"),
+        (
+            format!("pg::ensure_database(\"x\", #{{ {at}, owner: \"nobody\" }})"),
+            "role \"nobody\" does not exist",
+        ),
+        (
+            format!("pg::value(\"SELECT 1\", [], #{{ {at}, dbname: \"nowhere\" }})"),
+            "there is no database `nowhere`",
+        ),
+        (
+            format!("pg::value(\"SELECT 1\", [], #{{ {at}, user: \"weak\" }})"),
+            "as the operating-system user `postgres`",
+        ),
+        (
+            format!("pg::value(\"SELECT 1\", [], #{{ {at}, port: 1 }})")
+                .replace(&at, &format!("host: \"{}\"", server.directory.path().display())),
+            "unit::start",
+        ),
+        (
+            format!("pg::value(\"SELECT 1\", [], #{{ {} }})", weak.replace("weak weak", "wrong wrong")),
+            "does not take this password for the role `weak`",
+        ),
+        (
+            format!(
+                "pg::execute(\"INSERT INTO cats VALUES ($1)\", [{key}], #{{ {weak}, unless: \"SELECT false\" }})"
+            ),
+            "plain text",
+        ),
+        (
+            format!(
+                "pg::execute(\"INSERT INTO cats VALUES ('unhidden')\", [], #{{ {at}, unless: \"SELECT false\" }})"
+            ),
+            "still does not hold",
+        ),
+        (format!("pg::execute(`ALTER ROLE weak PASSWORD '${{{key}}}'`, [], #{{ {at} }})"), "secret::join"),
+    ] {
+        bench.write("s.rhai", &script);
+        let output = bench.run(&["s.rhai"]);
+        assert!(
+            code(&output) == 1 && said(&output).contains(wanted),
+            "{script}: {wanted} in\n{}",
+            said(&output)
+        );
+    }
+    // A role that cannot keep the server from logging is not given a secret to log.
+    bench.write(
+        "s.rhai",
+        &format!(
+            "let weak = secret::ask(\"weak\", \"Weak\");\npg::execute(\"INSERT INTO cats VALUES ($1)\", [weak], #{{ {} }});",
+            weak.replace("\"weak weak\"", "weak")
+        ),
+    );
+    let given = bench.secrets_file("weak=weak weak\n", 0o600);
+    let refused = expect(&bench.run(&["s.rhai", "--secrets", &given]), 1);
+    assert!(refused.contains("would write the secret"), "{refused}");
+    // A statement that failed has not happened: the next run is not in doubt.
+    bench.write("s.rhai", &format!("pg::execute(\"INSERT INTO nowhere VALUES (1)\", [], #{{ {at} }})"));
+    expect(&bench.run(&["s.rhai"]), 1);
+    server.psql("CREATE TABLE nowhere (id int)").unwrap();
+    expect(&bench.run(&["s.rhai"]), 0);
+    assert_eq!(server.psql("SELECT count(*) FROM nowhere").unwrap(), "1");
+}
+
+#[test]
+#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+fn a_running_statement_ends_when_the_run_is_stopped() {
+    let server = Server::start();
+    let bench = Bench::new(&[]);
+    plan(&bench, &format!("pg::execute(\"SELECT pg_sleep(600)\", [], #{{ {} }});", server.options()));
+    let mut stopped = Command::new(bench.command(&[]).get_program());
+    stopped.arg("--state-dir").arg(bench.path("state")).args(["--non-interactive", "plan.rhai"]);
+    let mut stopped = stopped.current_dir(bench.path("")).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while server.psql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'").unwrap()
+        != "1"
+    {
+        assert!(Instant::now() < deadline, "it never began");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kill_process(pid(&stopped), Signal::INT).unwrap();
+    assert_eq!(stopped.wait().unwrap().code(), Some(130));
+    assert_eq!(
+        server.psql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'").unwrap(),
+        "0"
+    );
+    let history = expect(&bench.run(&["history"]), 0);
+    assert!(!history.contains("doubt"), "{history}");
+}
