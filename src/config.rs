@@ -63,7 +63,7 @@ pub fn launch(options: &Options, invocation: &str) -> Result<Rc<Launch>> {
         notes: notes_directory(options)?,
         run: format!("{stamp}-{}", random::hex(3)?),
         signals: Signals::install()?,
-        register: primitives::register,
+        register: primitives::REGISTRATION,
         dry_run: options.dry_run,
         selection: Selection {
             from: options.from.clone(),

@@ -24,6 +24,8 @@ pub struct Failure {
     pub hints: Vec<String>,
     /// Where in which script, once that is known.
     pub place: Option<Place>,
+    /// What it sums up, each with its own place: the problems that a check found.
+    pub problems: Vec<Failure>,
 }
 
 /// A place in a script, with the frames that led there.
@@ -52,7 +54,22 @@ impl Failure {
             output: Vec::new(),
             hints: Vec::new(),
             place: None,
+            problems: Vec::new(),
         }
+    }
+
+    /// The failure that sums up these problems, if there are any; one alone stands for itself. If somebody
+    /// else could write a script, that decides the exit status.
+    pub fn all(mut problems: Vec<Self>) -> Option<Self> {
+        if problems.len() <= 1 {
+            return problems.pop();
+        }
+        let refused = problems.iter().any(|problem| problem.exit == ExitCode::REFUSED);
+        let mut failure = Self::new(format!("{} problems", problems.len()));
+        failure.exit = if refused { ExitCode::REFUSED } else { problems[0].exit };
+        failure.kind = problems[0].kind;
+        failure.problems = problems;
+        Some(failure)
     }
 
     /// The same with another exit status.

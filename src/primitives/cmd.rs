@@ -16,7 +16,9 @@ use crate::journal::{ChangeState, Class};
 use crate::machine::account::Account;
 use crate::machine::files::{Digest, PathText};
 use crate::machine::process::{self, Command, Ended, Stdin};
-use crate::script::{Host, Raised, Seconds, Unpredictable, act, json_of, look, options_of, unpredictable};
+use crate::script::{
+    Host, Raised, Seconds, Unpredictable, act, json_of, look, option_names, options_of, unpredictable,
+};
 
 /// How long `cmd::run` lets a command run when the script does not say.
 const LONGEST_RUN: f64 = 3600.0;
@@ -26,6 +28,15 @@ const LONGEST_LOOK: f64 = 60.0;
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "run" => Some([option_names::<RunOptions>(), &["unless", "undo", "env", "stdin"]].concat()),
+        "read" | "test" => Some([option_names::<LookOptions>(), &["env", "stdin"]].concat()),
+        _ => None,
+    }
 }
 
 /// What `cmd::run` returns. Only looking, it holds nothing, and asking it for something ends the preview.

@@ -10,7 +10,7 @@ use crate::change::{Change, FileChange, FileWish, Found, TreeChange, file_target
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
-use crate::script::{Host, PlanFile, Raised, Secret, act, look, options_of};
+use crate::script::{Host, PlanFile, Raised, Secret, act, look, option_names, options_of};
 
 mod access;
 mod copy;
@@ -26,6 +26,14 @@ pub fn module() -> rhai::Module {
     module.combine_flatten(download::module());
     module.combine_flatten(render::module());
     module
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "write" | "make_dir" | "copy" | "mirror" => Some(option_names::<Ownership>().to_vec()),
+        _ => None,
+    }
 }
 
 /// Who may do what: the options of everything that is made.

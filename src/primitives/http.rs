@@ -7,11 +7,19 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use crate::machine::http::{self, Question};
-use crate::script::{Host, Raised, Seconds, Unpredictable, act, look, options_of};
+use crate::script::{Host, Raised, Seconds, Unpredictable, act, look, option_names, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "get" | "post" => Some(option_names::<Options>().to_vec()),
+        _ => None,
+    }
 }
 
 #[derive(Deserialize)]

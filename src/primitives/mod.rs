@@ -25,8 +25,13 @@ mod text;
 mod unit;
 mod user;
 
+use crate::script::Registration;
+
+/// Every namespace, and which options its functions know.
+pub const REGISTRATION: Registration = Registration { register, options };
+
 /// Gives an engine every namespace. The one list of them.
-pub fn register(engine: &mut rhai::Engine) {
+fn register(engine: &mut rhai::Engine) {
     cmd::register_output(engine);
     engine.register_static_module("ask", ask::module().into());
     engine.register_static_module("cmd", cmd::module().into());
@@ -44,4 +49,37 @@ pub fn register(engine: &mut rhai::Engine) {
     engine.register_static_module("text", text::module().into());
     engine.register_static_module("unit", unit::module().into());
     engine.register_static_module("user", user::module().into());
+}
+
+/// The options that the `options` argument of this function knows.
+fn options(namespace: &str, function: &str) -> Option<Vec<&'static str>> {
+    match namespace {
+        "cmd" => cmd::options(function),
+        "file" => file::options(function),
+        "http" => http::options(function),
+        "rollback" => rollback::options(function),
+        "secret" => secret::options(function),
+        "step" => step::options(function),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::script::manual;
+
+    #[test]
+    fn what_takes_options_says_which_and_its_manual_names_them() {
+        let mut engine = rhai::Engine::new();
+        register(&mut engine);
+        let functions = manual::functions(&engine);
+        assert!(functions.len() > 40);
+        for function in &functions {
+            if function.parameters.iter().any(|(name, _)| name == "options") {
+                let known = options(&function.namespace, &function.name);
+                assert!(known.is_some_and(|known| !known.is_empty()), "{}", function.signature());
+            }
+        }
+    }
 }

@@ -1,25 +1,48 @@
 //! `rollback::` undoes what the plan did, from the journal.
 
+use anyhow::{Context, Result};
 use rhai::plugin::*;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::script::{Raised, act, json_of, look, value_of};
+use crate::script::{Raised, act, look, option_names, options_of, value_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
 }
 
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "preview" | "apply" => Some(option_names::<Options>().to_vec()),
+        _ => None,
+    }
+}
+
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct Options {
+    steps: Vec<String>,
+    purge: Vec<String>,
+}
+
+impl Options {
+    fn of(map: rhai::Map) -> Result<Value> {
+        serde_json::to_value(options_of::<Self>(map)?).context("cannot hand on the options")
+    }
+}
+
 fn previewed(context: &NativeCallContext, options: Option<rhai::Map>) -> Raised<Dynamic> {
     look(context, |host| {
-        let options = options.map_or(Ok(Value::Null), |map| json_of(&Dynamic::from_map(map)))?;
+        let options = options.map_or(Ok(Value::Null), Options::of)?;
         Ok(value_of(&host.runner()?.preview_rollback(host, options)?))
     })
 }
 
 fn applied(context: &NativeCallContext, options: Option<rhai::Map>) -> Raised<Dynamic> {
     act(context, |host| {
-        let options = options.map_or(Ok(Value::Null), |map| json_of(&Dynamic::from_map(map)))?;
+        let options = options.map_or(Ok(Value::Null), Options::of)?;
         Ok(value_of(&host.runner()?.apply_rollback(host, options)?))
     })
 }

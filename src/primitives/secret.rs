@@ -6,11 +6,19 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::script::{GENERATED_LENGTH, Host, Raised, Secret, SecretRequest, look, options_of};
+use crate::script::{GENERATED_LENGTH, Host, Raised, Secret, SecretRequest, look, option_names, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "ask" => Some(option_names::<AskOptions>().to_vec()),
+        _ => None,
+    }
 }
 
 #[derive(Deserialize)]

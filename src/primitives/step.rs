@@ -10,11 +10,22 @@ use serde::Deserialize;
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::journal::{Consequence, Entry};
-use crate::script::{Host, Raised, Seconds, StepBody, StepCall, act, look, options_of, value_of};
+use crate::script::{
+    Host, Raised, Seconds, StepBody, StepCall, act, look, option_names, options_of, value_of,
+};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "on_change" => Some(option_names::<ConsequenceOptions>().to_vec()),
+        "verify" => Some(option_names::<VerifyOptions>().to_vec()),
+        _ => None,
+    }
 }
 
 #[derive(Deserialize, Default)]

@@ -29,7 +29,7 @@ use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
 use crate::machine::{clock, lock};
 use crate::script::{
-    Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets,
+    Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets, check,
 };
 use crate::session::{ForeignPolicy, Mode, Opening, Session};
 
@@ -209,13 +209,11 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let engine = Engine::new(Rc::clone(&host), launch.register);
     let program = engine.compile(&text)?;
     host.keep_program(MAIN, &program);
-    let plan = Plan::of(&program)?;
-    for step in &plan.steps {
-        if let Some(script) = &step.script {
-            host.program(engine.rhai(), script)
-                .with_context(|| format!("step {} of `{}`, line {}", step.id, program.name, step.line))?;
-        }
+    let checked = check(&engine, &program);
+    if let Some(failure) = Failure::all(checked.problems) {
+        bail!(failure.hint("nothing was run"));
     }
+    let plan = checked.plan;
     Ok(Ready { engine, host, program, plan })
 }
 

@@ -9,6 +9,7 @@ use super::error::{self, Stop};
 use super::host::{Host, HostTag};
 use super::resolver::Resolver;
 use super::source::Script;
+use super::vocabulary::KnownOptions;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
@@ -17,7 +18,13 @@ use crate::failure::Failure;
 pub const STACK_SIZE: usize = 64 * 1024 * 1024;
 
 /// Gives an engine the primitives that its scripts can call.
-pub type Registration = fn(&mut rhai::Engine);
+#[derive(Clone, Copy)]
+pub struct Registration {
+    /// Registers them.
+    pub register: fn(&mut rhai::Engine),
+    /// Which options their last maps know.
+    pub options: KnownOptions,
+}
 
 /// A compiled script.
 #[derive(Clone)]
@@ -34,6 +41,7 @@ pub struct Program {
 pub struct Engine {
     inner: rhai::Engine,
     host: Rc<Host>,
+    known_options: KnownOptions,
 }
 
 /// Sets every limit: what Rhai does by default differs between builds and leaves some open.
@@ -56,8 +64,8 @@ pub(super) fn limit(engine: &mut rhai::Engine) {
 }
 
 impl Engine {
-    /// An engine whose scripts reach `host` through what `register` gives them.
-    pub fn new(host: Rc<Host>, register: Registration) -> Self {
+    /// An engine whose scripts reach `host` through what `registration` gives them.
+    pub fn new(host: Rc<Host>, registration: Registration) -> Self {
         let mut inner = rhai::Engine::new();
         limit(&mut inner);
         inner.set_default_tag(rhai::Dynamic::from(HostTag(Rc::clone(&host))));
@@ -72,13 +80,18 @@ impl Engine {
             debugging.reporter().note(format!("{}:{position}: {text}", source.unwrap_or("script")));
         });
         super::secret::Secret::register(&mut inner);
-        register(&mut inner);
-        Self { inner, host }
+        (registration.register)(&mut inner);
+        Self { inner, host, known_options: registration.options }
     }
 
     /// The engine itself, for reading what is registered.
     pub fn rhai(&self) -> &rhai::Engine {
         &self.inner
+    }
+
+    /// Which options its primitives know.
+    pub(super) fn known_options(&self) -> KnownOptions {
+        self.known_options
     }
 
     /// The host behind it.

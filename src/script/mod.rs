@@ -2,19 +2,24 @@
 //! what an error in them says.
 
 mod asked;
+mod check;
 mod engine;
 mod error;
 mod host;
+pub mod manual;
 mod meaning;
 mod plan;
+mod requirements;
 mod resolver;
 mod secret;
 mod secrets;
 mod settings;
 mod source;
 mod value;
+mod vocabulary;
 
 pub use asked::asked_secrets;
+pub use check::{Checked, check};
 pub use engine::{Engine, Program, Registration, STACK_SIZE, evaluate};
 pub use error::Stop;
 pub use host::{
@@ -23,10 +28,11 @@ pub use host::{
 };
 pub use meaning::{CodeMeaning, code_meaning};
 pub use plan::{Plan, PlannedStep};
+pub use requirements::{Requirements, requires_root};
 /// The call of a primitive, which those who run its script hand on.
 pub use rhai::NativeCallContext;
 pub use secret::Secret;
 pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::Settings;
 pub use source::{PlanFile, Script, Source, built_in, built_in_scripts};
-pub use value::{Seconds, json_of, options_of, value_of};
+pub use value::{Seconds, json_of, option_names, options_of, value_of};

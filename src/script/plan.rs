@@ -1,6 +1,8 @@
 //! Reads which steps a plan has, without evaluating it.
 
-use anyhow::{Result, bail};
+use std::collections::HashMap;
+
+use anyhow::Result;
 use rhai::{Expr, FnCallExpr, Position, Stmt};
 
 use super::engine::Program;
@@ -19,6 +21,8 @@ pub struct PlannedStep {
     pub script: Option<String>,
     /// The line of the declaration, one-based.
     pub line: usize,
+    /// The column of the declaration, one-based.
+    pub column: usize,
 }
 
 /// The steps that a script declares at its top level, in order; none for a script that is no plan.
@@ -34,18 +38,32 @@ impl Plan {
     /// # Errors
     /// With [`ExitCode::USAGE`] when an id or title is not a literal, or an id stands twice.
     pub fn of(program: &Program) -> Result<Self> {
-        let mut plan = Self::default();
+        let (plan, mut problems) = Self::read(program);
+        if problems.is_empty() { Ok(plan) } else { Err(problems.swap_remove(0).into()) }
+    }
+
+    /// Reads the declarations of a program, and everything that is wrong with them.
+    pub(super) fn read(program: &Program) -> (Self, Vec<Failure>) {
+        let (mut plan, mut problems) = (Self::default(), Vec::new());
+        let mut lines = HashMap::new();
         for statement in program.ast.statements() {
             let Some((call, position)) = step_run(statement) else { continue };
-            let step = planned(program, call, position)?;
-            if let Some(first) = plan.steps.iter().find(|known| known.id == step.id) {
-                let message =
-                    format!("the step id `{}` is used twice, first in line {}", step.id, first.line);
-                bail!(refused(program, message, position));
+            let step = match planned(program, call, position) {
+                Ok(step) => step,
+                Err(problem) => {
+                    problems.push(problem);
+                    continue;
+                }
+            };
+            if let Some(first) = lines.get(&step.id) {
+                let message = format!("the step id `{}` is used twice, first in line {first}", step.id);
+                problems.push(refused(program, message, position));
+                continue;
             }
+            lines.insert(step.id.clone(), step.line);
             plan.steps.push(step);
         }
-        Ok(plan)
+        (plan, problems)
     }
 
     /// The step of this id.
@@ -64,11 +82,11 @@ fn step_run(statement: &Stmt) -> Option<(&FnCallExpr, Position)> {
         },
         _ => return None,
     };
-    let is_step_run = call.name == "run" && call.namespace.to_string() == "step";
+    let is_step_run = call.name == "run" && call.namespace.path.len() == 1 && call.namespace.root() == "step";
     is_step_run.then_some((call, *position))
 }
 
-fn planned(program: &Program, call: &FnCallExpr, position: Position) -> Result<PlannedStep> {
+fn planned(program: &Program, call: &FnCallExpr, position: Position) -> Result<PlannedStep, Failure> {
     let literal = |at: usize, what: &str| match call.args.get(at) {
         Some(Expr::StringConstant(text, _)) if !text.is_empty() => Ok(text.to_string()),
         _ => Err(refused(program, format!("step::run wants its {what} as a literal text"), position)),
@@ -76,10 +94,23 @@ fn planned(program: &Program, call: &FnCallExpr, position: Position) -> Result<P
     let (id, title) = (literal(0, "id")?, literal(1, "title")?);
     let script = match call.args.get(2) {
         Some(Expr::StringConstant(text, _)) => Some(text.to_string()),
+        Some(Expr::InterpolatedString(..)) => {
+            return Err(refused(
+                program,
+                "step::run wants its script as a literal text".to_owned(),
+                position,
+            ));
+        }
         Some(_) => None,
-        None => bail!(refused(program, "step::run wants a script or a closure".to_owned(), position)),
+        None => return Err(refused(program, "step::run wants a script or a closure".to_owned(), position)),
     };
-    Ok(PlannedStep { id, title, script, line: position.line().unwrap_or(0) })
+    Ok(PlannedStep {
+        id,
+        title,
+        script,
+        line: position.line().unwrap_or(0),
+        column: position.position().unwrap_or(0),
+    })
 }
 
 fn refused(program: &Program, message: String, position: Position) -> Failure {

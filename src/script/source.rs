@@ -6,6 +6,7 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use include_dir::{Dir, include_dir};
 
+use super::resolver::LIBRARY;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::machine::files::Digest;
@@ -179,6 +180,28 @@ impl Source {
         embedded(&STDLIB, &file, &format!("stdlib/{file}"))
     }
 
+    /// What scripts of this root can import: the standard library and the scripts beside.
+    pub fn modules(&self) -> Vec<String> {
+        let listed = |directory: &Path| -> Vec<String> {
+            let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+            entries.filter_map(|entry| module_name(Path::new(&entry.file_name()))).collect()
+        };
+        let embedded = |directory: &Dir| -> Vec<String> {
+            directory.files().filter_map(|file| module_name(file.path())).collect()
+        };
+        let (beside, library) = match self {
+            Self::BuiltIn => (embedded(&SCRIPTS), embedded(&STDLIB)),
+            Self::Directory { root, .. } => {
+                let stdlib = root.parent().map(|parent| parent.join("stdlib")).filter(|path| path.is_dir());
+                (listed(root), stdlib.map_or_else(|| embedded(&STDLIB), |path| listed(&path)))
+            }
+        };
+        let mut names: Vec<String> = library.iter().map(|name| format!("{LIBRARY}{name}")).collect();
+        names.extend(beside);
+        names.sort();
+        names
+    }
+
     /// Reads a file or directory of the plan; `path` begins with `files/`.
     pub fn plan_file(&self, path: &str) -> Result<PlanFile> {
         plain_relative(path)?;
@@ -209,6 +232,12 @@ impl Source {
             }
         }
     }
+}
+
+/// The name that a script is imported by.
+fn module_name(file: &Path) -> Option<String> {
+    let is_script = file.extension().is_some_and(|extension| extension == "rhai");
+    if is_script { file.file_stem()?.to_str().map(str::to_owned) } else { None }
 }
 
 /// The names of the built-in scripts.

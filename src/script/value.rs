@@ -124,6 +124,42 @@ pub fn options_of<T: DeserializeOwned>(map: Map) -> Result<T> {
     })
 }
 
+/// The names of the options that [`options_of`] reads into `T`: those of its fields.
+pub fn option_names<T: DeserializeOwned>() -> &'static [&'static str] {
+    let mut names: &'static [&'static str] = &[];
+    // The struct tells its fields to whoever is going to deserialize it; this one stops there.
+    let _stopped = T::deserialize(FieldNames { names: &mut names });
+    names
+}
+
+/// Takes down the field names of a struct instead of reading values into it.
+struct FieldNames<'names> {
+    names: &'names mut &'static [&'static str],
+}
+
+impl<'de> serde::Deserializer<'de> for FieldNames<'_> {
+    type Error = serde::de::value::Error;
+
+    fn deserialize_any<V: serde::de::Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
+        Err(serde::de::Error::custom("no struct"))
+    }
+
+    fn deserialize_struct<V: serde::de::Visitor<'de>>(
+        self,
+        _name: &'static str,
+        fields: &'static [&'static str],
+        _visitor: V,
+    ) -> Result<V::Value, Self::Error> {
+        *self.names = fields;
+        Err(serde::de::Error::custom("the names are known"))
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -142,6 +178,12 @@ mod tests {
         let error = options_of::<Options>(map).unwrap_err().to_string();
         assert!(error.contains("unknown option `mood`") && error.contains("`mode`"), "{error}");
         assert!(options_of::<Options>(Map::new()).unwrap().mode.is_none());
+    }
+
+    #[test]
+    fn the_names_of_options_are_those_of_the_fields() {
+        assert_eq!(option_names::<Options>(), ["mode"]);
+        assert_eq!(option_names::<String>(), [""; 0]);
     }
 
     #[test]

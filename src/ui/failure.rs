@@ -18,7 +18,9 @@ pub fn show(error: &anyhow::Error) {
 }
 
 fn text(message: &str, failure: &Failure) -> String {
-    let mut lines = vec![String::new(), format!("{}: {message}", style("error").for_stderr().red().bold())];
+    let mut lines: Vec<String> =
+        failure.problems.iter().map(|problem| text(&problem.message, problem)).collect();
+    lines.extend([String::new(), format!("{}: {message}", style("error").for_stderr().red().bold())]);
     if let Some(place) = &failure.place {
         lines.extend(excerpt(place));
     }

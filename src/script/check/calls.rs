@@ -1,0 +1,344 @@
+//! Finds calls and names that nothing answers to.
+
+use std::collections::BTreeSet;
+
+use rhai::{ASTNode, Expr, FnCallExpr, Position, Stmt, Token};
+
+use super::{Checker, Surroundings, problem};
+use crate::failure::Failure;
+use crate::script::engine::Program;
+use crate::script::manual;
+use crate::script::vocabulary::Fit;
+use crate::text::nearest;
+
+/// What is wrong with the calls and names in a script.
+pub(super) fn problems(
+    checker: &Checker,
+    program: &Program,
+    surroundings: &Surroundings,
+    declared: &BTreeSet<(usize, usize)>,
+) -> Vec<Failure> {
+    let own: Vec<(&str, usize)> =
+        program.ast.iter_fn_def().map(|function| (function.name.as_str(), function.params.len())).collect();
+    let mut reader = Reader { checker, program, surroundings, declared, own, problems: Vec::new() };
+    reader.shadows();
+    program.ast.walk(&mut |path: &[ASTNode]| {
+        match path.last() {
+            Some(
+                ASTNode::Stmt(Stmt::FnCall(call, position)) | ASTNode::Expr(Expr::FnCall(call, position)),
+            ) => {
+                reader.call(call, *position);
+            }
+            Some(ASTNode::Expr(Expr::MethodCall(call, position))) => reader.method(call, *position),
+            Some(ASTNode::Expr(Expr::Variable(variable, _, position))) => {
+                let namespace: Vec<&str> = names(&variable.2.path);
+                if !namespace.is_empty() {
+                    reader.name(&namespace, &variable.1, *position);
+                }
+            }
+            _ => {}
+        }
+        true
+    });
+    reader.problems
+}
+
+struct Reader<'check> {
+    checker: &'check Checker<'check>,
+    program: &'check Program,
+    surroundings: &'check Surroundings,
+    declared: &'check BTreeSet<(usize, usize)>,
+    own: Vec<(&'check str, usize)>,
+    problems: Vec<Failure>,
+}
+
+impl Reader<'_> {
+    fn report(&mut self, position: Position, message: String, hints: impl IntoIterator<Item = String>) {
+        let mut failure = problem(self.program, position, message);
+        failure.hints.extend(hints);
+        self.problems.push(failure);
+    }
+
+    /// Functions of the script that would silently take the place of registered ones.
+    fn shadows(&mut self) {
+        let own = self.own.clone();
+        for (name, parameters) in own {
+            if self.checker.vocabulary.fit("", name, parameters) == Fit::Known {
+                let position = definition(&self.program.text, name);
+                let s = plural(parameters);
+                let message = format!(
+                    "the function `{name}` with {parameters} parameter{s} would take the place of the built-in one"
+                );
+                self.report(position, message, ["give it another name".to_owned()]);
+            }
+        }
+    }
+
+    fn call(&mut self, call: &FnCallExpr, position: Position) {
+        if call.op_token.is_some() {
+            return;
+        }
+        let path = names(&call.namespace.path);
+        match path.as_slice() {
+            [] => self.unqualified(call, position),
+            ["global"] => self.within_the_script(call, position),
+            [alias] if self.surroundings.imports.contains_key(*alias) => self.imported(alias, call, position),
+            [namespace] if self.checker.vocabulary.has_namespace(namespace) => {
+                self.registered(namespace, call, position);
+            }
+            [namespace] => self.unknown_namespace(namespace, position),
+            // A module of a module: what it holds is seen when it is imported itself.
+            _ => {}
+        }
+    }
+
+    fn has_own(&self, name: &str, arguments: usize) -> bool {
+        self.own.iter().any(|(own, parameters)| *own == name && *parameters == arguments)
+    }
+
+    fn unqualified(&mut self, call: &FnCallExpr, position: Position) {
+        let (name, arguments) = (call.name.as_str(), call.args.len());
+        if self.has_own(name, arguments)
+            || self.checker.vocabulary.fit("", name, arguments) == Fit::Known
+            || name.starts_with("anon$")
+        {
+            return;
+        }
+        self.unknown_function(name, arguments, position);
+    }
+
+    fn within_the_script(&mut self, call: &FnCallExpr, position: Position) {
+        if !self.has_own(&call.name, call.args.len()) {
+            self.unknown_function(&call.name, call.args.len(), position);
+        }
+    }
+
+    fn unknown_function(&mut self, name: &str, arguments: usize, position: Position) {
+        let other_arities: Vec<usize> =
+            self.own.iter().filter(|(own, _)| *own == name).map(|(_, parameters)| *parameters).collect();
+        if !other_arities.is_empty() {
+            return self.wrong_arity(name, arguments, &other_arities, position);
+        }
+        if self.checker.vocabulary.fit("", name, arguments) == Fit::OtherArity {
+            let message = format!("`{name}` does not take {arguments} argument{}", plural(arguments));
+            return self.report(position, message, None);
+        }
+        let known = self.own.iter().map(|(own, _)| *own).filter(|own| !own.starts_with("anon$"));
+        let known: Vec<&str> = known.chain(self.checker.vocabulary.names("")).collect();
+        // Somebody may know the function and not its namespace.
+        let elsewhere = self
+            .checker
+            .vocabulary
+            .namespaces()
+            .find(|namespace| self.checker.vocabulary.fit(namespace, name, arguments) == Fit::Known);
+        let hint = elsewhere
+            .map(|namespace| format!("did you mean `{namespace}::{name}`?"))
+            .or_else(|| suggestion(name, known));
+        self.report(position, format!("there is no function `{name}`"), hint);
+    }
+
+    fn wrong_arity(&mut self, name: &str, arguments: usize, known: &[usize], position: Position) {
+        let known: Vec<String> = known.iter().map(usize::to_string).collect();
+        let message = format!(
+            "`{name}` takes {} argument{}, not {arguments}",
+            known.join(" or "),
+            if known == ["1"] { "" } else { "s" }
+        );
+        self.report(position, message, None);
+    }
+
+    fn imported(&mut self, alias: &str, call: &FnCallExpr, position: Position) {
+        let Some(Some(exports)) = self.surroundings.imports.get(alias) else { return };
+        let (name, arguments) = (call.name.as_str(), call.args.len());
+        let path = format!("{alias}::{name}");
+        let Some(known) = exports.functions.get(name) else {
+            let names: Vec<&str> = exports
+                .functions
+                .iter()
+                .filter(|(name, overloads)| {
+                    !name.starts_with("anon$") && overloads.iter().any(|(_, private)| !private)
+                })
+                .map(|(name, _)| name.as_str())
+                .collect();
+            let hint = qualified_suggestion(alias, name, names);
+            return self.report(position, format!("there is no function `{path}`"), hint);
+        };
+        match known.iter().find(|(parameters, _)| *parameters == arguments) {
+            Some((_, false)) => {}
+            Some((_, true)) => self.report(position, format!("`{path}` is private to its module"), None),
+            None => {
+                let arities: Vec<usize> = known.iter().map(|(parameters, _)| *parameters).collect();
+                self.wrong_arity(&path, arguments, &arities, position);
+            }
+        }
+    }
+
+    fn registered(&mut self, namespace: &str, call: &FnCallExpr, position: Position) {
+        let (name, arguments) = (call.name.as_str(), call.args.len());
+        let vocabulary = &self.checker.vocabulary;
+        if namespace == "step"
+            && name == "run"
+            && !self.declared.contains(&(position.line().unwrap_or(0), position.position().unwrap_or(0)))
+            // Declared, and refused for another reason.
+            && !self.stands_at_the_top(call, position)
+        {
+            let hint =
+                "a plan names its steps one by one, so that each can be told before it runs".to_owned();
+            return self.report(
+                position,
+                "`step::run` stands at the top level of a plan alone".to_owned(),
+                [hint],
+            );
+        }
+        match vocabulary.fit(namespace, name, arguments) {
+            Fit::Known => {
+                for (at, argument) in call.args.iter().enumerate() {
+                    if let Some(options) = vocabulary.options(namespace, name, at) {
+                        self.options(&format!("{namespace}::{name}"), &options, argument);
+                    }
+                }
+            }
+            Fit::OtherArity => {
+                let message =
+                    format!("`{namespace}::{name}` does not take {arguments} argument{}", plural(arguments));
+                let hints = self.signatures(namespace, name);
+                self.report(position, message, hints);
+            }
+            Fit::Unknown => {
+                let hint = qualified_suggestion(namespace, name, vocabulary.names(namespace));
+                self.report(position, format!("there is no function `{namespace}::{name}`"), hint);
+            }
+        }
+    }
+
+    fn stands_at_the_top(&self, call: &FnCallExpr, position: Position) -> bool {
+        self.program.ast.statements().iter().any(|statement| match statement {
+            Stmt::FnCall(top, at) => *at == position && top.name == call.name,
+            _ => false,
+        })
+    }
+
+    fn signatures(&self, namespace: &str, name: &str) -> Vec<String> {
+        let functions = manual::functions(self.checker.engine);
+        let named = functions.iter().filter(|known| known.namespace == namespace && known.name == name);
+        named.map(manual::Function::signature).collect()
+    }
+
+    /// The options in a literal map, also where it is added to another.
+    fn options(&mut self, function: &str, known: &[&'static str], argument: &Expr) {
+        match argument {
+            Expr::Map(map, _) => {
+                for (key, _) in &map.0 {
+                    let name = key.name.as_str();
+                    if known.contains(&name) {
+                        continue;
+                    }
+                    let hint = suggestion(name, known.to_vec())
+                        .unwrap_or_else(|| format!("it knows `{}`", known.join("`, `")));
+                    self.report(key.pos, format!("`{function}` has no option `{name}`"), [hint]);
+                }
+            }
+            Expr::FnCall(sum, _) if sum.op_token == Some(Token::Plus) => {
+                for part in &sum.args {
+                    self.options(function, known, part);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn unknown_namespace(&mut self, namespace: &str, position: Position) {
+        let imports = self.surroundings.imports.keys().map(String::as_str);
+        let known: Vec<&str> = imports.chain(self.checker.vocabulary.namespaces()).collect();
+        let hint = suggestion(namespace, known);
+        self.report(position, format!("there is no namespace `{namespace}`"), hint);
+    }
+
+    fn method(&mut self, call: &FnCallExpr, position: Position) {
+        let (name, arguments) = (call.name.as_str(), call.args.len());
+        let vocabulary = &self.checker.vocabulary;
+        let is_own = self.has_own(name, arguments) || self.has_own(name, arguments + 1);
+        if is_own || self.surroundings.properties.contains(name) {
+            return;
+        }
+        match vocabulary.fit("", name, arguments + 1) {
+            Fit::Known => {}
+            Fit::OtherArity => {
+                let message =
+                    format!("the method `{name}` does not take {arguments} argument{}", plural(arguments));
+                self.report(position, message, None);
+            }
+            Fit::Unknown => {
+                let hint = suggestion(name, vocabulary.names(""));
+                self.report(position, format!("there is no method `{name}`"), hint);
+            }
+        }
+    }
+
+    /// A name within a namespace that is no call: a setting, or a constant of a module.
+    fn name(&mut self, path: &[&str], name: &str, position: Position) {
+        match path {
+            ["settings"] => {
+                let settings = self.checker.host.settings();
+                if settings.get(name).is_none() {
+                    let hint = qualified_suggestion("settings", name, settings.names().collect());
+                    self.report(position, format!("there is no setting `{name}`"), hint);
+                }
+            }
+            ["global"] => {
+                let is_constant = self.program.ast.statements().iter().any(|statement| {
+                    matches!(statement, Stmt::Var(variable, ..) if variable.0.name.as_str() == name)
+                });
+                if !is_constant {
+                    self.report(position, format!("there is no constant `{name}` in this script"), None);
+                }
+            }
+            [alias] => match self.surroundings.imports.get(*alias) {
+                Some(Some(exports)) if !exports.constants.contains(name) => {
+                    let hint = qualified_suggestion(
+                        alias,
+                        name,
+                        exports.constants.iter().map(String::as_str).collect(),
+                    );
+                    self.report(position, format!("there is no constant `{alias}::{name}`"), hint);
+                }
+                Some(_) => {}
+                None if self.checker.vocabulary.has_namespace(alias) => {
+                    self.report(position, format!("there is no constant `{alias}::{name}`"), None);
+                }
+                None => self.unknown_namespace(alias, position),
+            },
+            _ => {}
+        }
+    }
+}
+
+fn names(path: &[rhai::Ident]) -> Vec<&str> {
+    path.iter().map(|part| part.name.as_str()).collect()
+}
+
+fn suggestion(name: &str, known: Vec<&str>) -> Option<String> {
+    nearest(name, known).map(|near| format!("did you mean `{near}`?"))
+}
+
+fn qualified_suggestion(namespace: &str, name: &str, known: Vec<&str>) -> Option<String> {
+    nearest(name, known).map(|near| format!("did you mean `{namespace}::{near}`?"))
+}
+
+fn plural(number: usize) -> &'static str {
+    if number == 1 { "" } else { "s" }
+}
+
+/// Where a function of this name is defined.
+fn definition(text: &str, name: &str) -> Position {
+    for (number, line) in text.lines().enumerate() {
+        let trimmed = line.trim_start();
+        let behind = trimmed.strip_prefix("private ").unwrap_or(trimmed).trim_start();
+        let Some(rest) = behind.strip_prefix("fn ") else { continue };
+        if rest.trim_start().strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('(')) {
+            let column = line.len() - trimmed.len() + 1;
+            return Position::new(super::cut(number + 1), super::cut(column));
+        }
+    }
+    Position::NONE
+}

@@ -1,0 +1,138 @@
+//! The manual of the functions that kkrun gives to scripts, from their doc comments.
+
+use std::collections::BTreeSet;
+
+use rhai::Engine;
+
+/// A function as scripts see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Function {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// The names of its parameters with their types.
+    pub parameters: Vec<(String, String)>,
+    /// The type of what it returns; empty when it returns nothing.
+    pub returns: String,
+    /// Its doc comment, in Markdown, with the examples.
+    pub doc: String,
+}
+
+/// An example in a doc comment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Example {
+    /// The words behind `rhai` on its fence.
+    pub marks: Vec<String>,
+    /// The script.
+    pub text: String,
+}
+
+impl Function {
+    /// `namespace::name`.
+    pub fn path(&self) -> String {
+        format!("{}::{}", self.namespace, self.name)
+    }
+
+    /// How it is called: `http::get(url: string, options: map) -> map`.
+    pub fn signature(&self) -> String {
+        let parameters: Vec<String> =
+            self.parameters.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
+        let returns = if self.returns.is_empty() { String::new() } else { format!(" -> {}", self.returns) };
+        format!("{}({}){returns}", self.path(), parameters.join(", "))
+    }
+
+    /// The examples in its doc comment.
+    pub fn examples(&self) -> Vec<Example> {
+        let mut examples = Vec::new();
+        let mut open: Option<Example> = None;
+        for line in self.doc.lines() {
+            match (&mut open, line.trim_end().strip_prefix("```")) {
+                (None, Some(fence)) => {
+                    let mut words = fence.split(',').map(str::trim);
+                    if words.next() == Some("rhai") {
+                        let marks = words.map(str::to_owned).collect();
+                        open = Some(Example { marks, text: String::new() });
+                    }
+                }
+                (Some(_), Some(_)) => examples.extend(open.take()),
+                (Some(example), None) => {
+                    example.text.push_str(line);
+                    example.text.push('\n');
+                }
+                (None, None) => {}
+            }
+        }
+        examples
+    }
+}
+
+/// Every function of every namespace, sorted by its path; those of one name in the order of their parameters.
+pub fn functions(engine: &Engine) -> Vec<Function> {
+    let mut found = engine.collect_fn_metadata(
+        None,
+        |function| {
+            if function.namespace.is_empty() || function.metadata.name.contains('$') {
+                return None;
+            }
+            let metadata = function.metadata;
+            let parameters = metadata.params_info.iter().map(|parameter| {
+                let (name, kind) = parameter.split_once(':').unwrap_or((parameter, "any"));
+                (name.trim().trim_start_matches('_').to_owned(), type_name(kind))
+            });
+            Some(Function {
+                namespace: function.namespace.to_string(),
+                name: metadata.name.to_string(),
+                parameters: parameters.collect(),
+                returns: type_name(&metadata.return_type),
+                doc: text_of(metadata.comments.iter().map(|comment| comment.as_str())),
+            })
+        },
+        false,
+    );
+    found.sort_by(|one, other| {
+        let key = |function: &Function| {
+            (function.namespace.clone(), function.name.clone(), function.parameters.len())
+        };
+        key(one).cmp(&key(other)).then_with(|| one.signature().cmp(&other.signature()))
+    });
+    found
+}
+
+/// The namespaces of these functions, sorted.
+pub fn namespaces(functions: &[Function]) -> Vec<&str> {
+    let names: BTreeSet<&str> = functions.iter().map(|function| function.namespace.as_str()).collect();
+    names.into_iter().collect()
+}
+
+/// A type of Rust under the name that scripts have for it.
+fn type_name(kind: &str) -> String {
+    let kind = kind.trim().trim_start_matches('&').trim_start_matches("mut ").trim();
+    let kind = match kind.strip_prefix("Raised<").or_else(|| kind.strip_prefix("RhaiResultOf<")) {
+        Some(inner) => inner.strip_suffix('>').unwrap_or(inner).trim(),
+        None => kind,
+    };
+    let last = kind.rsplit("::").next().unwrap_or(kind);
+    match last {
+        "()" | "" => String::new(),
+        "str" | "String" | "ImmutableString" => "string".to_owned(),
+        "i64" | "INT" => "int".to_owned(),
+        "f64" | "FLOAT" => "float".to_owned(),
+        "Dynamic" => "any".to_owned(),
+        "FnPtr" => "closure".to_owned(),
+        other => other.to_lowercase(),
+    }
+}
+
+/// The text of doc comments without their slashes.
+fn text_of<'text>(comments: impl Iterator<Item = &'text str>) -> String {
+    let mut lines = Vec::new();
+    for comment in comments {
+        for line in comment.lines() {
+            let line = line.trim_start();
+            let line = line.strip_prefix("///").unwrap_or(line);
+            lines.push(line.strip_prefix(' ').unwrap_or(line).trim_end().to_owned());
+        }
+    }
+    lines.join("\n").trim().to_owned()
+}

@@ -1,0 +1,151 @@
+//! What an engine knows: its functions by namespace, name and number of arguments.
+
+use std::collections::{BTreeMap, HashMap};
+
+use rhai::{FnNamespace, Identifier};
+
+/// The options that the `options` argument of a function knows, by namespace and name; none for a function
+/// without such an argument.
+pub type KnownOptions = fn(namespace: &str, name: &str) -> Option<Vec<&'static str>>;
+
+/// The words of Rhai itself that are called like functions.
+const KEYWORDS: [&str; 12] = [
+    "print",
+    "debug",
+    "type_of",
+    "eval",
+    "Fn",
+    "call",
+    "curry",
+    "is_def_var",
+    "is_def_fn",
+    "is_shared",
+    "this",
+    "throw",
+];
+
+/// The functions of one name.
+#[derive(Clone, Copy, Debug, Default)]
+struct Overloads {
+    /// Bit N: there is one with N parameters.
+    arities: u64,
+    /// Bit N: parameter N is a map of options.
+    options: u64,
+    /// One of them gives a secret.
+    gives_secret: bool,
+}
+
+/// The functions that scripts can call whatever they import.
+pub(super) struct Vocabulary {
+    everywhere: HashMap<Identifier, Overloads>,
+    namespaces: BTreeMap<Identifier, BTreeMap<Identifier, Overloads>>,
+    known_options: KnownOptions,
+}
+
+/// How a call fits what is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fit {
+    /// There is such a function.
+    Known,
+    /// The name is known, with other numbers of arguments.
+    OtherArity,
+    /// The name is unknown.
+    Unknown,
+}
+
+impl Vocabulary {
+    pub(super) fn of(engine: &rhai::Engine, known_options: KnownOptions) -> Self {
+        let mut vocabulary =
+            Self { everywhere: HashMap::with_capacity(256), namespaces: BTreeMap::new(), known_options };
+        let listed = engine.collect_fn_metadata(
+            None,
+            |function| {
+                let metadata = function.metadata;
+                let mut overloads = Overloads { arities: bit(metadata.num_params), ..Overloads::default() };
+                if !function.namespace.is_empty() {
+                    for (at, parameter) in metadata.params_info.iter().enumerate() {
+                        if parameter.split(':').next().is_some_and(|name| name.trim() == "options") {
+                            overloads.options |= bit(at);
+                        }
+                    }
+                    overloads.gives_secret = metadata.return_type.contains("Secret");
+                }
+                let global = metadata.namespace == FnNamespace::Global;
+                Some((function.namespace, metadata.name.clone(), overloads, global))
+            },
+            true,
+        );
+        for (namespace, name, overloads, global) in listed {
+            if namespace.is_empty() || global {
+                vocabulary.everywhere.entry(name.clone()).or_default().add(overloads);
+            }
+            if !namespace.is_empty() {
+                vocabulary.namespaces.entry(namespace).or_default().entry(name).or_default().add(overloads);
+            }
+        }
+        vocabulary
+    }
+
+    /// Whether functions of this namespace are registered.
+    pub(super) fn has_namespace(&self, namespace: &str) -> bool {
+        self.namespaces.contains_key(namespace)
+    }
+
+    pub(super) fn namespaces(&self) -> impl Iterator<Item = &str> {
+        self.namespaces.keys().map(Identifier::as_str)
+    }
+
+    /// The names within a namespace; the empty one is what can be called without any.
+    pub(super) fn names(&self, namespace: &str) -> Vec<&str> {
+        if namespace.is_empty() {
+            let names = self.everywhere.keys().map(Identifier::as_str);
+            return names
+                .filter(|name| name.starts_with(char::is_alphabetic) && !name.contains('$'))
+                .collect();
+        }
+        self.namespaces.get(namespace).into_iter().flat_map(BTreeMap::keys).map(Identifier::as_str).collect()
+    }
+
+    /// How a call with so many arguments fits.
+    pub(super) fn fit(&self, namespace: &str, name: &str, arguments: usize) -> Fit {
+        if namespace.is_empty() && KEYWORDS.contains(&name) {
+            return Fit::Known;
+        }
+        match self.overloads(namespace, name) {
+            Some(known) if known.arities & bit(arguments) != 0 => Fit::Known,
+            Some(_) => Fit::OtherArity,
+            None => Fit::Unknown,
+        }
+    }
+
+    /// The options that this argument knows, if it is a map of options.
+    pub(super) fn options(&self, namespace: &str, name: &str, argument: usize) -> Option<Vec<&'static str>> {
+        let known = self.overloads(namespace, name)?;
+        if known.options & bit(argument) == 0 { None } else { (self.known_options)(namespace, name) }
+    }
+
+    /// Whether a function gives a secret.
+    pub(super) fn gives_secret(&self, namespace: &str, name: &str) -> bool {
+        self.overloads(namespace, name).is_some_and(|known| known.gives_secret)
+    }
+
+    fn overloads(&self, namespace: &str, name: &str) -> Option<Overloads> {
+        if namespace.is_empty() {
+            self.everywhere.get(name).copied()
+        } else {
+            self.namespaces.get(namespace)?.get(name).copied()
+        }
+    }
+}
+
+impl Overloads {
+    fn add(&mut self, other: Self) {
+        self.arities |= other.arities;
+        self.options |= other.options;
+        self.gives_secret |= other.gives_secret;
+    }
+}
+
+fn bit(number: usize) -> u64 {
+    1 << number.min(63)
+}
