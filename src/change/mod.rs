@@ -5,13 +5,16 @@
 //! by any later kkrun, without the script that wanted it.
 
 mod access;
+mod apt;
 mod command;
 pub mod consequence;
 mod database;
 mod edit;
 mod file;
 mod group;
+mod installed;
 mod linger;
+pub mod packages;
 mod postgres;
 mod role;
 mod statement;
@@ -32,12 +35,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use access::{AccessChange, AccessInverse, AccessState};
+pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
 pub use database::{DatabaseChange, DatabaseWish};
 pub use edit::{EditChange, EditTerms, FileRecord, Lines, Noun, Passage, PassageWish, passage_target};
 pub use file::{FileChange, FileWish, Found, file_target};
 pub use group::{GroupChange, GroupWish, group_target};
 pub use linger::LingerChange;
+pub use packages::{PackagesChange, PackagesWish};
 pub use postgres::Login;
 pub use role::{RoleChange, RoleWish};
 pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
@@ -252,6 +257,8 @@ pub enum Change {
     Group(GroupChange),
     /// Whether a user's services run without a login.
     Linger(LingerChange),
+    /// Packages of the distribution.
+    Packages(PackagesChange),
     /// A user.
     User(UserChange),
     /// Whether a unit starts by itself, or runs.
@@ -272,6 +279,7 @@ impl Change {
             Self::Tree(change) => change,
             Self::Group(change) => change,
             Self::Linger(change) => change,
+            Self::Packages(change) => change,
             Self::User(change) => change,
             Self::Unit(change) => change,
         }

@@ -15,6 +15,7 @@ pub mod leftover;
 pub mod lock;
 pub mod mount;
 pub mod network_namespace;
+pub mod package_locks;
 pub mod postgres;
 pub mod process;
 pub mod random;

@@ -18,6 +18,7 @@ mod http;
 mod log;
 mod options;
 mod pg;
+mod pkg;
 mod rollback;
 mod secret;
 mod step;
@@ -43,6 +44,7 @@ fn register(engine: &mut rhai::Engine) {
     engine.register_static_module("log", log::module().into());
     engine.register_static_module("options", options::module().into());
     engine.register_static_module("pg", pg::module().into());
+    engine.register_static_module("pkg", pkg::module().into());
     engine.register_static_module("rollback", rollback::module().into());
     engine.register_static_module("secret", secret::module().into());
     engine.register_static_module("step", step::module().into());

@@ -1,0 +1,407 @@
+//! Runs apt-get and dpkg: alone, without questions, again where the network or a lock was at fault.
+
+use std::path::Path;
+use std::time::{Duration, Instant, SystemTime};
+
+use anyhow::{Result, bail};
+
+use super::World;
+use crate::failure::Failure;
+use crate::machine::package_locks;
+use crate::machine::process::{Command, Ended};
+
+/// What keeps package scripts from asking, and messages in one language. `SUDO_FORCE_REMOVE` lets sudo go where it
+/// was not there before. Source: debconf(7), needrestart(1), apt-listchanges(1), sudo's prerm.
+const ENVIRONMENT: [(&str, &str); 5] = [
+    ("DEBIAN_FRONTEND", "noninteractive"),
+    ("NEEDRESTART_MODE", "l"),
+    ("APT_LISTCHANGES_FRONTEND", "none"),
+    ("LC_ALL", "C.UTF-8"),
+    ("SUDO_FORCE_REMOVE", "yes"),
+];
+/// Never a pseudo terminal, never a question about a configuration file that somebody changed.
+const OPTIONS: [&str; 6] = [
+    "--option=Acquire::Retries=5",
+    "--option=Dpkg::Use-Pty=0",
+    "--option=Dpkg::Options::=--force-confdef",
+    "--option=Dpkg::Options::=--force-confold",
+    "--option=APT::Get::Purge=false",
+    "--quiet",
+];
+/// How long a lock is waited for unless the script says otherwise.
+pub const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
+/// How long one transaction may take unless the script says otherwise.
+pub const TIMEOUT: Duration = Duration::from_secs(3600);
+/// Package lists older than this may name versions that are gone.
+const STALE: Duration = Duration::from_secs(6 * 3600);
+/// How often the network is tried, and how long is waited before the second time; twice as long each time after.
+const ATTEMPTS: u32 = 4;
+const BACKOFF: Duration = Duration::from_secs(3);
+
+/// apt as kkrun runs it.
+#[derive(Clone, Copy)]
+pub struct Apt<'a> {
+    /// Runs the commands.
+    pub world: &'a World,
+    /// How long a lock is waited for.
+    pub lock_timeout: Duration,
+    /// How long one transaction may take.
+    pub timeout: Duration,
+}
+
+/// What a simulated transaction would do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Simulated {
+    /// What would be installed that is not there: name and version.
+    pub installs: Vec<(String, String)>,
+    /// What would be upgraded: name, version now, version then.
+    pub upgrades: Vec<(String, String, String)>,
+    /// What would be removed.
+    pub removes: Vec<String>,
+}
+
+impl<'a> Apt<'a> {
+    /// With the usual patience.
+    pub fn new(world: &'a World) -> Self {
+        Self { world, lock_timeout: LOCK_TIMEOUT, timeout: TIMEOUT }
+    }
+
+    /// Completes what an interrupted dpkg left. Says whether there was anything.
+    pub fn repair(self) -> Result<bool> {
+        if !self.was_interrupted()? {
+            return Ok(false);
+        }
+        self.world.reporter.note("dpkg was interrupted: configuring what it left");
+        self.wait_for_locks()?;
+        // What it cannot configure, because something is missing, apt completes.
+        self.world.run(&self.command(&["dpkg", "--configure", "-a"], true), "dpkg --configure -a")?;
+        Ok(true)
+    }
+
+    fn was_interrupted(self) -> Result<bool> {
+        let updates = std::fs::read_dir("/var/lib/dpkg/updates");
+        let pending = updates.is_ok_and(|mut entries| entries.next().is_some());
+        let audit = self.world.look(&self.command(&["dpkg", "--audit"], false))?;
+        Ok(pending || !audit.stdout.text().trim().is_empty())
+    }
+
+    /// Fetches the package lists. Where only some could be fetched, those are used.
+    pub fn update(self) -> Result<()> {
+        let argv = ["apt-get", "--option=APT::Update::Error-Mode=any", "--quiet", "update"];
+        let ended = self.run_patiently(&argv, false)?;
+        if ended.is_success() {
+            return Ok(());
+        }
+        bail!(failure(&ended, "apt-get update", "network"))
+    }
+
+    /// The version that would be installed of each of these, where there is one.
+    pub fn candidates(self, names: &[&str]) -> Result<Vec<(String, String)>> {
+        let argv: Vec<&str> = ["apt-cache", "policy"].iter().chain(names).copied().collect();
+        let ended = self.world.look(&self.command(&argv, false))?;
+        super::unit::succeeded(&ended, "apt-cache policy")?;
+        Ok(candidates(&ended.stdout.text()))
+    }
+
+    /// What installing these would do; an error when apt finds no way.
+    pub fn simulate_install(self, names: &[&str], recommends: bool) -> Result<Simulated> {
+        let argv = install(names, recommends, &["--simulate"]);
+        let ended = self.world.look(&self.command(&argv, false))?;
+        if !ended.is_success() {
+            bail!(failure(&ended, "apt-get --simulate install", "packages"));
+        }
+        Ok(Simulated::parse(&ended.stdout.text()))
+    }
+
+    /// Installs these in one transaction that removes nothing.
+    pub fn install(self, names: &[&str], recommends: bool) -> Result<()> {
+        let label = format!("apt-get install {}", names.join(" "));
+        let argv = install(names, recommends, &["--download-only"]);
+        let ended = self.run_patiently(&argv, false)?;
+        if !ended.is_success() {
+            bail!(failure(&ended, &format!("{label} (fetching)"), "network"));
+        }
+        let ended = self.run_patiently(&install(names, recommends, &[]), true)?;
+        if !ended.is_success() {
+            bail!(failure(&ended, &label, "packages"));
+        }
+        Ok(())
+    }
+
+    /// What removing these would do.
+    pub fn simulate_remove(self, names: &[&str]) -> Result<Simulated> {
+        let ended = self.world.look(&self.command(&remove(names, true), false))?;
+        if !ended.is_success() {
+            bail!(failure(&ended, "apt-get --simulate remove", "packages"));
+        }
+        Ok(Simulated::parse(&ended.stdout.text()))
+    }
+
+    /// Removes these, and leaves their configuration files.
+    pub fn remove(self, names: &[&str]) -> Result<()> {
+        let ended = self.run_patiently(&remove(names, false), true)?;
+        if !ended.is_success() {
+            bail!(failure(&ended, &format!("apt-get remove {}", names.join(" ")), "packages"));
+        }
+        Ok(())
+    }
+
+    /// Those of these packages that were installed for others only.
+    pub fn automatic(self, names: &[&str]) -> Result<Vec<String>> {
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let argv: Vec<&str> = ["apt-mark", "showauto"].iter().chain(names).copied().collect();
+        let ended = self.world.look(&self.command(&argv, false))?;
+        super::unit::succeeded(&ended, "apt-mark showauto")?;
+        Ok(ended.stdout.text().lines().map(|line| line.trim().to_owned()).collect())
+    }
+
+    /// Marks these as installed by wish (`manual`) or for others only (`auto`).
+    pub fn mark(self, how: &str, names: &[&str]) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let argv: Vec<&str> = ["apt-mark", how].iter().chain(names).copied().collect();
+        let ended = self.run_patiently(&argv, true)?;
+        super::unit::succeeded(&ended, &format!("apt-mark {how}"))
+    }
+
+    /// Waits until nobody holds a lock of apt or dpkg.
+    fn wait_for_locks(self) -> Result<()> {
+        let deadline = Instant::now() + self.lock_timeout;
+        let mut told = None;
+        while let Some(holder) = package_locks::holder()? {
+            self.world.processes.check_interruption()?;
+            if Instant::now() >= deadline {
+                bail!(
+                    Failure::new(format!("{holder}, after waiting {} s", self.lock_timeout.as_secs()))
+                        .kind("locked")
+                        .hint("let it finish or end it, then run kkrun again")
+                );
+            }
+            if told.as_ref() != Some(&holder) {
+                self.world.reporter.note(format!("waiting: {holder}"));
+                told = Some(holder);
+            }
+            self.world.processes.pause(Duration::from_millis(500));
+        }
+        Ok(())
+    }
+
+    /// Runs a command again while a lock or the network is at fault.
+    fn run_patiently(self, argv: &[&str], outlasts_interrupt: bool) -> Result<Ended> {
+        let deadline = Instant::now() + self.lock_timeout;
+        let mut backoff = BACKOFF;
+        let mut attempt = 1;
+        loop {
+            self.wait_for_locks()?;
+            let command = self.command(argv, outlasts_interrupt);
+            let ended = self.world.run(&command, &shell_words::join(argv))?;
+            let fault = fault_of(&ended.tail);
+            if ended.is_success() || fault.is_none() {
+                return Ok(ended);
+            }
+            let is_lock = fault == Some(Fault::Lock);
+            if if is_lock { Instant::now() >= deadline } else { attempt >= ATTEMPTS } {
+                return Ok(ended);
+            }
+            if !is_lock {
+                attempt += 1;
+                self.world.reporter.note(format!("the network failed: again in {} s", backoff.as_secs()));
+            }
+            self.pause(if is_lock { Duration::from_secs(1) } else { backoff })?;
+            backoff *= 2;
+        }
+    }
+
+    fn pause(self, duration: Duration) -> Result<()> {
+        let until = Instant::now() + duration;
+        loop {
+            self.world.processes.check_interruption()?;
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(());
+            }
+            self.world.processes.pause(left);
+        }
+    }
+
+    fn command(self, argv: &[&str], outlasts_interrupt: bool) -> Command {
+        let mut command = Command::new(argv);
+        command.env = ENVIRONMENT.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        command.timeout = Some(self.timeout);
+        command.outlasts_interrupt = outlasts_interrupt;
+        command
+    }
+}
+
+fn install<'a>(names: &[&'a str], recommends: bool, also: &[&'a str]) -> Vec<&'a str> {
+    let recommends = if recommends { "--install-recommends" } else { "--no-install-recommends" };
+    let fixed = ["--yes", "--no-remove", "--fix-broken", recommends];
+    let verb = ["install"];
+    ["apt-get"].iter().chain(&OPTIONS).chain(&fixed).chain(also).chain(&verb).chain(names).copied().collect()
+}
+
+fn remove<'a>(names: &[&'a str], simulate: bool) -> Vec<&'a str> {
+    let verb: &[&str] = if simulate { &["--simulate", "--yes", "remove"] } else { &["--yes", "remove"] };
+    let fixed = ["--option=APT::Get::AutomaticRemove=false"];
+    ["apt-get"].iter().chain(&OPTIONS).chain(&fixed).chain(verb).chain(names).copied().collect()
+}
+
+fn failure(ended: &Ended, label: &str, kind: &'static str) -> Failure {
+    let mut failure = Failure::new(format!("`{label}` {}", ended.status)).kind(kind);
+    failure.code = ended.status.code();
+    failure.output.clone_from(&ended.tail);
+    failure
+}
+
+/// What is worth another attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Lock,
+    Network,
+}
+
+fn fault_of(tail: &[String]) -> Option<Fault> {
+    let says = |what: &str| tail.iter().any(|line| line.contains(what));
+    if says("Could not get lock")
+        || says("Unable to lock")
+        || says("Unable to acquire the dpkg frontend lock")
+    {
+        return Some(Fault::Lock);
+    }
+    let network =
+        ["Failed to fetch", "Temporary failure", "Could not resolve", "Could not connect", "Unable to fetch"];
+    network.iter().any(|what| says(what)).then_some(Fault::Network)
+}
+
+/// What `apt-cache policy` names as candidates. Source: apt-cache(8).
+fn candidates(policy: &str) -> Vec<(String, String)> {
+    let mut name = None;
+    let mut found = Vec::new();
+    for line in policy.lines() {
+        if let Some(begun) = line.strip_suffix(':').filter(|begun| !begun.starts_with(' ')) {
+            name = Some(begun);
+        } else if let (Some(name), Some(version)) = (name, line.trim().strip_prefix("Candidate: "))
+            && version != "(none)"
+        {
+            found.push((name.to_owned(), version.to_owned()));
+        }
+    }
+    found
+}
+
+impl Simulated {
+    /// Reads the lines `Inst NAME [OLD] (NEW …)` and `Remv NAME [OLD]`. Source: apt-get(8), `--simulate`.
+    fn parse(output: &str) -> Self {
+        let mut simulated = Self::default();
+        for line in output.lines() {
+            let mut words = line.split_whitespace();
+            let (Some(verb), Some(name)) = (words.next(), words.next()) else { continue };
+            let bracketed = |word: &str| Some(word.strip_prefix('[')?.strip_suffix(']')?.to_owned());
+            match verb {
+                "Remv" | "Purg" => simulated.removes.push(name.to_owned()),
+                "Inst" => {
+                    let old = words.clone().next().and_then(bracketed);
+                    let new = words.find_map(|word| word.strip_prefix('(')).unwrap_or_default().to_owned();
+                    match old {
+                        Some(old) => simulated.upgrades.push((name.to_owned(), old, new)),
+                        None => simulated.installs.push((name.to_owned(), new)),
+                    }
+                }
+                _ => {}
+            }
+        }
+        simulated
+    }
+}
+
+/// Whether the package lists are missing or old.
+pub fn has_stale_lists() -> bool {
+    let modified = |path: &str| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
+    // Both move with every update, even one that finds nothing new; the lists have the server's times.
+    let newest = modified("/var/lib/apt/lists").max(modified("/var/lib/apt/lists/partial"));
+    let has_lists = std::fs::read_dir("/var/lib/apt/lists").is_ok_and(|entries| {
+        entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
+    });
+    let age = newest.and_then(|newest| SystemTime::now().duration_since(newest).ok());
+    !has_lists || age.is_some_and(|age| age > STALE)
+}
+
+/// Whether a database of somebody's own lies in a PostgreSQL cluster at this directory: databases that were there
+/// from its making have small numbers. Source: PostgreSQL, FirstNormalObjectId.
+pub fn holds_databases(cluster: &Path) -> bool {
+    const FIRST_NORMAL: u32 = 16384;
+    std::fs::read_dir(cluster.join("base")).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse::<u32>().ok())
+                .is_some_and(|oid| oid >= FIRST_NORMAL)
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn candidates_are_those_that_have_a_version() {
+        let policy = "curl:\n  Installed: (none)\n  Candidate: 7.88.1-10\n  Version table:\n     7.88.1-10 500\n\
+                      awk:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n";
+        assert_eq!(candidates(policy), [("curl".to_owned(), "7.88.1-10".to_owned())]);
+    }
+
+    #[test]
+    fn a_simulation_tells_new_packages_from_upgrades_and_removals() {
+        let output = "Reading package lists...\n\
+                      Inst libpq5 [15.3-1] (15.20-0 Debian:12 [amd64])\n\
+                      Inst jq (1.6-2 Debian:12 [amd64]) []\n\
+                      Remv exim4 [4.96-15]\n\
+                      Conf jq (1.6-2 Debian:12 [amd64])\n";
+        let own = |text: &str| text.to_owned();
+        assert_eq!(
+            Simulated::parse(output),
+            Simulated {
+                installs: vec![(own("jq"), own("1.6-2"))],
+                upgrades: vec![(own("libpq5"), own("15.3-1"), own("15.20-0"))],
+                removes: vec![own("exim4")],
+            }
+        );
+    }
+
+    #[test]
+    fn locks_and_the_network_are_worth_another_attempt_and_nothing_else() {
+        let fault = |line: &str| fault_of(&["Reading…".to_owned(), line.to_owned()]);
+        assert_eq!(
+            fault("E: Could not get lock /var/lib/apt/lists/lock. It is held by process 5 (apt)"),
+            Some(Fault::Lock)
+        );
+        assert_eq!(fault("E: Failed to fetch http://x/y  404  Not Found"), Some(Fault::Network));
+        assert_eq!(fault("E: Unable to locate package nosuch"), None);
+    }
+
+    #[test]
+    fn nothing_is_purged_removed_on_the_way_or_asked() {
+        let install = install(&["jq"], false, &[]).join(" ");
+        assert!(install.contains("--no-remove") && install.contains("--no-install-recommends"));
+        assert!(install.ends_with("install jq") && install.contains("--yes"));
+        let remove = remove(&["jq"], false).join(" ");
+        assert!(remove.contains("Purge=false") && remove.contains("AutomaticRemove=false"));
+    }
+
+    #[test]
+    fn a_cluster_holds_databases_when_one_has_a_number_of_its_own() {
+        let cluster = tempfile::tempdir().unwrap();
+        assert!(!holds_databases(cluster.path()));
+        for name in ["1", "4", "5", "pgsql_tmp"] {
+            std::fs::create_dir_all(cluster.path().join("base").join(name)).unwrap();
+        }
+        assert!(!holds_databases(cluster.path()));
+        std::fs::create_dir(cluster.path().join("base/16388")).unwrap();
+        assert!(holds_databases(cluster.path()));
+    }
+}

@@ -1,0 +1,453 @@
+//! Packages of the distribution: installed in one transaction, whose difference is what is taken back.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::apt::{Apt, Simulated, has_stale_lists, holds_databases};
+use super::installed::Installed;
+use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use crate::failure::Failure;
+use crate::journal::{Class, Undoing};
+
+/// Where Debian keeps PostgreSQL's clusters and their configuration. Source: postgresql-common.
+const CLUSTERS: &str = "/var/lib/postgresql";
+const CLUSTER_CONFIGURATION: &str = "/etc/postgresql";
+
+/// What a script wants of the packages.
+#[derive(Clone, Debug)]
+pub struct PackagesWish {
+    /// Their names.
+    pub names: Vec<String>,
+    /// With what they recommend.
+    pub recommends: bool,
+    /// How long one transaction may take.
+    pub timeout: Duration,
+    /// How long the locks of apt and dpkg are waited for.
+    pub lock_timeout: Duration,
+}
+
+/// One transaction.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PackagesChange {
+    before: PackagesBefore,
+    after: PackagesAfter,
+    inverse: PackagesInverse,
+    #[serde(skip)]
+    act: Option<PackagesAct>,
+}
+
+/// What of the wish was not there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PackagesBefore {
+    missing: Vec<String>,
+    /// Those that were there, but for others only.
+    automatic: Vec<String>,
+}
+
+/// What shall be there.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PackagesAfter {
+    names: Vec<String>,
+}
+
+/// What the transaction adds: by name, the version.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct PackagesInverse {
+    installs: BTreeMap<String, String>,
+    /// What it upgrades on the way: by name, the versions before and after.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    upgrades: BTreeMap<String, (String, String)>,
+}
+
+#[derive(Clone, Debug)]
+struct PackagesAct {
+    recommends: bool,
+    timeout: Duration,
+    lock_timeout: Duration,
+}
+
+/// What of the transaction is there: by name, the version.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct PackagesState {
+    installed: BTreeMap<String, String>,
+}
+
+impl PackagesChange {
+    /// The change that installs what is missing; `None` when all is there. With `acts` dpkg is repaired and the lists
+    /// are fetched if need be; otherwise nothing is, and what the lists do not tell is left open.
+    ///
+    /// # Errors
+    /// When some have no candidate: with all their names, before anything is installed.
+    pub fn towards(wish: &PackagesWish, world: &World, acts: bool) -> Result<Option<Self>> {
+        let apt = Apt { world, lock_timeout: wish.lock_timeout, timeout: wish.timeout };
+        let missing = missing(&wish.names, apt)?;
+        let there: Vec<&str> =
+            wish.names.iter().filter(|name| !missing.contains(name)).map(String::as_str).collect();
+        let automatic = apt.automatic(&there)?;
+        if missing.is_empty() && automatic.is_empty() {
+            return Ok(None);
+        }
+        let names: Vec<&str> = missing.iter().map(String::as_str).collect();
+        let simulated = if names.is_empty() {
+            Simulated::default()
+        } else if acts {
+            apt.repair()?;
+            make_installable(apt, &names, wish.recommends)?;
+            apt.simulate_install(&names, wish.recommends)?
+        } else {
+            apt.simulate_install(&names, wish.recommends).unwrap_or_default()
+        };
+        if !simulated.removes.is_empty() {
+            bail!(
+                Failure::new(format!("installing would remove {}", simulated.removes.join(", ")))
+                    .kind("packages")
+                    .hint("remove them by hand, or do without what conflicts with them")
+            );
+        }
+        Ok(Some(Self {
+            before: PackagesBefore { missing, automatic },
+            after: PackagesAfter { names: wish.names.clone() },
+            inverse: PackagesInverse {
+                installs: simulated.installs.into_iter().collect(),
+                upgrades: simulated.upgrades.into_iter().map(|(name, old, new)| (name, (old, new))).collect(),
+            },
+            act: Some(PackagesAct {
+                recommends: wish.recommends,
+                timeout: wish.timeout,
+                lock_timeout: wish.lock_timeout,
+            }),
+        }))
+    }
+
+    /// Installs what is missing.
+    pub fn act(&self, world: &World) -> Result<()> {
+        let Some(act) = &self.act else { bail!("packages are not installed from the record alone") };
+        let apt = Apt { world, lock_timeout: act.lock_timeout, timeout: act.timeout };
+        if !self.before.missing.is_empty() {
+            apt.install(&borrowed(&self.before.missing), act.recommends)?;
+        }
+        apt.mark("manual", &borrowed(&self.before.automatic))
+    }
+
+    /// What the transaction added and is still there.
+    fn present(&self, known: &Installed) -> BTreeMap<String, String> {
+        let version = |name: &String| known.version(name).map(|version| (name.clone(), version.to_owned()));
+        self.inverse.installs.keys().filter_map(version).collect()
+    }
+
+    fn states(&self, installed: BTreeMap<String, String>) -> BTreeMap<String, Value> {
+        [(self.target(), state_value(&PackagesState { installed }))].into()
+    }
+
+    /// Why these must stay, if they must.
+    fn reason_to_keep(&self, names: &[&str], apt: Apt<'_>) -> Result<Option<String>> {
+        let clusters = clusters_with_databases(names, Path::new(CLUSTERS), Path::new(CLUSTER_CONFIGURATION));
+        if !clusters.is_empty() {
+            let shown: Vec<String> = clusters.iter().map(|path| path.display().to_string()).collect();
+            return Ok(Some(format!(
+                "PostgreSQL holds databases that kkrun did not make, or that were kept, in {}",
+                shown.join(", ")
+            )));
+        }
+        let simulated = apt.simulate_remove(names)?;
+        let others: Vec<String> = simulated.removes.into_iter().filter(|name| !self.is_own(name)).collect();
+        if others.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(format!("others need them: {} would go too", others.join(", "))))
+    }
+
+    fn is_own(&self, name: &str) -> bool {
+        let bare = name.split(':').next().unwrap_or(name);
+        self.inverse.installs.contains_key(name) || self.inverse.installs.contains_key(bare)
+    }
+
+    fn tell_upgrades(&self, world: &World) {
+        for (name, (old, new)) in &self.inverse.upgrades {
+            world.reporter.note(format!("{name} was upgraded from {old} to {new} on the way: it stays so"));
+        }
+    }
+}
+
+impl Kind for PackagesChange {
+    fn target(&self) -> String {
+        packages_target(&self.after.names)
+    }
+
+    fn summary(&self) -> String {
+        let missing = &self.before.missing;
+        if missing.is_empty() {
+            return format!("mark as installed by wish: {}", listed(&self.before.automatic));
+        }
+        let others = self.inverse.installs.len().saturating_sub(missing.len());
+        let others = if others > 0 { format!(" and {others} that they need") } else { String::new() };
+        format!("install {}{others}", listed(missing))
+    }
+
+    fn class(&self) -> Class {
+        if self.before.missing.is_empty() { Class::Safe } else { Class::Packages }
+    }
+
+    fn on_doubt(&self) -> OnDoubt {
+        OnDoubt::ActAgain
+    }
+
+    fn position(&self, world: &World) -> Result<Position> {
+        let known = Installed::look(world)?;
+        let there = self.inverse.installs.keys().filter(|name| known.is_there(name)).count();
+        let complete = self.inverse.installs.keys().filter(|name| known.is_installed(name)).count();
+        let automatic = Apt::new(world).automatic(&borrowed(&self.before.automatic))?;
+        if missing(&self.after.names, Apt::new(world))?.is_empty() && automatic.is_empty() {
+            return Ok(Position::After);
+        }
+        if there == 0 && automatic.len() == self.before.automatic.len() {
+            return Ok(Position::Before);
+        }
+        Ok(Position::Neither(format!(
+            "{complete} of {} packages are installed, {} in part",
+            self.inverse.installs.len(),
+            there - complete
+        )))
+    }
+
+    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+        let left = missing(&self.after.names, Apt::new(world))?;
+        if !left.is_empty() {
+            bail!("not installed: {}", left.join(", "));
+        }
+        Ok(self.states(self.present(&Installed::look(world)?)))
+    }
+
+    fn loss(&self, world: &World) -> Result<Option<Loss>> {
+        let present = self.present(&Installed::look(world)?);
+        if present.is_empty() {
+            return Ok(None);
+        }
+        let asked: Vec<String> =
+            self.before.missing.iter().filter(|name| present.contains_key(*name)).cloned().collect();
+        let others = present.len().saturating_sub(asked.len());
+        let what = match (asked.is_empty(), others) {
+            (false, 0) => format!("the packages {}", listed(&asked)),
+            (false, _) => format!("the packages {} and {others} that came with them", listed(&asked)),
+            (true, _) => format!("the packages {}", listed(&present.into_keys().collect::<Vec<_>>())),
+        };
+        Ok(Some(Loss { class: Class::Packages, what }))
+    }
+
+    fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        let apt = Apt::new(world);
+        let known = Installed::look(world)?;
+        let there: Vec<&str> =
+            self.inverse.installs.keys().filter(|name| known.is_there(name)).map(String::as_str).collect();
+        let still: Vec<&str> =
+            self.before.automatic.iter().filter(|name| known.is_there(name)).map(String::as_str).collect();
+        let automatic = apt.automatic(&still)?;
+        let marked: Vec<&str> =
+            still.into_iter().filter(|name| !automatic.iter().any(|known| known == name)).collect();
+        if there.is_empty() && marked.is_empty() {
+            return Ok(Undone::Back(Undoing::Already, self.states(BTreeMap::new())));
+        }
+        if !there.is_empty() {
+            if !terms.only_looking {
+                apt.repair()?;
+            }
+            if let Some(why) = self.reason_to_keep(&there, apt)? {
+                return Ok(Undone::Kept(why));
+            }
+        }
+        if terms.only_looking {
+            return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
+        self.tell_upgrades(world);
+        if !there.is_empty() {
+            apt.remove(&there)?;
+        }
+        apt.mark("auto", &marked)?;
+        let left = self.present(&Installed::look(world)?);
+        if !left.is_empty() {
+            bail!("still there: {}", left.into_keys().collect::<Vec<_>>().join(", "));
+        }
+        Ok(Undone::Back(Undoing::Restored, self.states(left)))
+    }
+}
+
+/// The canonical name of a set of packages as a target.
+fn packages_target(names: &[String]) -> String {
+    let joined = names.join(",");
+    match names {
+        [first, _, _, _, _, ..] => {
+            format!(
+                "packages:{first} and {} more ({:08x})",
+                names.len() - 1,
+                crc32c::crc32c(joined.as_bytes())
+            )
+        }
+        _ => format!("packages:{joined}"),
+    }
+}
+
+/// Whether any of the wish is lacking.
+pub fn is_lacking(wish: &PackagesWish, world: &World) -> Result<bool> {
+    let apt = Apt { world, lock_timeout: wish.lock_timeout, timeout: wish.timeout };
+    Ok(!missing(&wish.names, apt)?.is_empty() || !apt.automatic(&borrowed(&wish.names))?.is_empty())
+}
+
+/// Whether a package is installed under exactly this name, or, where there is no package of the name, something that
+/// provides it.
+pub fn is_installed(name: &str, world: &World) -> Result<bool> {
+    Ok(missing(&[name.to_owned()], Apt::new(world))?.is_empty())
+}
+
+/// The version that would be installed of it.
+pub fn candidate(name: &str, world: &World) -> Result<Option<String>> {
+    let found = Apt::new(world).candidates(&[name])?;
+    Ok(found.into_iter().find(|(known, _)| known == name).map(|(_, version)| version))
+}
+
+fn missing(names: &[String], apt: Apt<'_>) -> Result<Vec<String>> {
+    let known = Installed::look(apt.world)?;
+    let absent: Vec<&String> = names.iter().filter(|name| !known.is_installed(name)).collect();
+    let provided: Vec<&str> =
+        absent.iter().filter(|name| known.is_provided(name)).map(|name| name.as_str()).collect();
+    // A package of the very name counts before one that provides it.
+    let real = if provided.is_empty() { Vec::new() } else { apt.candidates(&provided)? };
+    let is_there =
+        |name: &str| provided.contains(&name) && !real.iter().any(|(candidate, _)| candidate == name);
+    Ok(absent.into_iter().filter(|name| !is_there(name)).cloned().collect())
+}
+
+/// Fetches the lists if they are old or do not know one of these, and fails when they still do not.
+fn make_installable(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<()> {
+    let are_stale = has_stale_lists();
+    let mut unknown = if are_stale { Vec::new() } else { without_candidate(apt, names, recommends)? };
+    if !are_stale && unknown.is_empty() {
+        return Ok(());
+    }
+    let updated = apt.update();
+    unknown = without_candidate(apt, names, recommends)?;
+    if unknown.is_empty() {
+        if let Err(error) = updated {
+            apt.world.processes.check_interruption()?;
+            apt.world.reporter.note(format!("going on with the package lists that are there: {error:#}"));
+        }
+        return Ok(());
+    }
+    updated?;
+    let noun = if unknown.len() == 1 { "package" } else { "packages" };
+    let shown: Vec<String> = unknown.iter().map(|name| format!("`{name}`")).collect();
+    bail!(
+        Failure::new(format!("no {noun} {} in the sources of this machine", shown.join(", ")))
+            .kind("missing")
+            .hint("look at the names, and at /etc/apt/sources.list for the sources that have them")
+    )
+}
+
+fn without_candidate<'n>(apt: Apt<'_>, names: &[&'n str], recommends: bool) -> Result<Vec<&'n str>> {
+    let found = apt.candidates(names)?;
+    let mut unknown = Vec::new();
+    for name in names {
+        // A name that one package alone provides has no candidate and can be installed.
+        if !found.iter().any(|(known, _)| known == name) && apt.simulate_install(&[name], recommends).is_err()
+        {
+            unknown.push(*name);
+        }
+    }
+    Ok(unknown)
+}
+
+/// The directories of clusters that would lose their server with these packages and hold databases of somebody's own.
+fn clusters_with_databases(names: &[&str], clusters: &Path, configuration: &Path) -> Vec<PathBuf> {
+    let versions = names.iter().filter_map(|name| name.strip_prefix("postgresql-"));
+    let versions =
+        versions.filter(|version| !version.is_empty() && version.chars().all(|each| each.is_ascii_digit()));
+    let mut found: Vec<PathBuf> = Vec::new();
+    for version in versions {
+        for entry in entries(&configuration.join(version)) {
+            let text = std::fs::read_to_string(entry.join("postgresql.conf")).unwrap_or_default();
+            found.extend(data_directory(&text));
+        }
+        found.extend(entries(&clusters.join(version)));
+    }
+    found.sort();
+    found.dedup();
+    found.retain(|cluster| holds_databases(cluster));
+    found
+}
+
+fn entries(directory: &Path) -> Vec<PathBuf> {
+    std::fs::read_dir(directory)
+        .map(|entries| entries.flatten().map(|entry| entry.path()).collect())
+        .unwrap_or_default()
+}
+
+/// The value of `data_directory`. Source: PostgreSQL, "Setting Parameters".
+fn data_directory(text: &str) -> Option<PathBuf> {
+    let value = text.lines().find_map(|line| line.trim().strip_prefix("data_directory"))?;
+    let value = value.trim_start().trim_start_matches('=').trim_start();
+    let value = value.strip_prefix('\'')?.split('\'').next()?;
+    Some(PathBuf::from(value))
+}
+
+fn borrowed(names: &[String]) -> Vec<&str> {
+    names.iter().map(String::as_str).collect()
+}
+
+/// The first few of them, and how many more.
+fn listed(names: &[String]) -> String {
+    match names {
+        [first, second, third, _, _, rest @ ..] => {
+            format!("{first}, {second}, {third} and {} more", rest.len() + 2)
+        }
+        _ => names.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn own(names: &[&str]) -> Vec<String> {
+        names.iter().map(|name| (*name).to_owned()).collect()
+    }
+
+    #[test]
+    fn targets_of_different_sets_differ() {
+        assert_eq!(packages_target(&own(&["jq", "curl"])), "packages:jq,curl");
+        let many = packages_target(&own(&["a1", "b1", "c1", "d1", "e1", "f1"]));
+        assert!(many.starts_with("packages:a1 and 5 more ("), "{many}");
+        assert_ne!(many, packages_target(&own(&["a1", "b1", "c1", "d1", "e1", "f2"])));
+    }
+
+    #[test]
+    fn a_long_list_is_told_in_short() {
+        assert_eq!(listed(&own(&["a", "b", "c", "d"])), "a, b, c, d");
+        assert_eq!(listed(&own(&["a", "b", "c", "d", "e"])), "a, b, c and 2 more");
+    }
+
+    #[test]
+    fn the_data_directory_is_read_from_the_configuration() {
+        let text = "#data_directory = 'x'\ndata_directory = '/srv/pg'\t\t# (change requires restart)\n";
+        assert_eq!(data_directory(text), Some(PathBuf::from("/srv/pg")));
+        assert_eq!(data_directory("port = 5432\n"), None);
+    }
+
+    #[test]
+    fn only_clusters_of_servers_that_go_and_hold_databases_are_a_reason() {
+        let root = tempfile::tempdir().unwrap();
+        let (clusters, configuration) = (root.path().join("lib"), root.path().join("etc"));
+        std::fs::create_dir_all(clusters.join("15/main/base/16384")).unwrap();
+        std::fs::create_dir_all(clusters.join("13/main/base/16384")).unwrap();
+        std::fs::create_dir_all(root.path().join("elsewhere/base/20000")).unwrap();
+        std::fs::create_dir_all(configuration.join("15/other")).unwrap();
+        let line = format!("data_directory = '{}'\n", root.path().join("elsewhere").display());
+        std::fs::write(configuration.join("15/other/postgresql.conf"), line).unwrap();
+        let found = |names: &[&str]| clusters_with_databases(names, &clusters, &configuration);
+        assert_eq!(found(&["postgresql-15"]), [root.path().join("elsewhere"), clusters.join("15/main")]);
+        assert!(found(&["postgresql", "postgresql-common", "postgresql-client-15", "jq"]).is_empty());
+    }
+}
