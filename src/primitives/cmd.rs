@@ -276,9 +276,10 @@ impl Run<'_> {
                 position: self.context.call_position(),
             });
         }
+        let command = self.command()?;
         let undo = self.undo_commands()?;
         if !self.leaves_something(&undo) {
-            let ended = self.run_retrying(&self.host.seen().world)?;
+            let ended = self.run_retrying(&self.host.seen().world, &command)?;
             self.prove()?;
             self.host.session().note_change(self.target(None), format!("run {}", self.label));
             return Ok(self.output(&ended));
@@ -299,7 +300,7 @@ impl Run<'_> {
             if is_again {
                 change.remove_partial_product()?;
             }
-            output = Some(self.run_retrying(world)?);
+            output = Some(self.run_retrying(world, &command)?);
             Ok(())
         })?;
         self.prove()?;
@@ -491,15 +492,15 @@ impl Run<'_> {
             || self.host.seen().brings_consequences()
     }
 
-    fn run_retrying(&self, world: &World) -> Result<Ended> {
-        let command = self.command()?;
+    /// The session is held while a recorded command runs: nothing here may ask the host for it.
+    fn run_retrying(&self, world: &World, command: &Command) -> Result<Ended> {
         let mut wait = seconds(self.options.backoff, 2.0);
         for attempt in 0.. {
-            let ended = world.run(&command, &self.label)?;
+            let ended = world.run(command, &self.label)?;
             let is_ok =
                 ended.status.code().is_some_and(|code| code == 0 || self.options.ok_codes.contains(&code));
             if is_ok {
-                self.tell_survivors(&ended);
+                self.tell_survivors(world, &ended);
                 return Ok(ended);
             }
             world.processes.check_interruption()?;
@@ -518,9 +519,9 @@ impl Run<'_> {
         bail!("`{}` was never run", self.label)
     }
 
-    fn tell_survivors(&self, ended: &Ended) {
+    fn tell_survivors(&self, world: &World, ended: &Ended) {
         for survivor in &ended.left_behind {
-            self.host.note_once(&format!(
+            world.reporter.note(format!(
                 "`{}` left `{}` (process {}) running",
                 self.label, survivor.name, survivor.pid
             ));
