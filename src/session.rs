@@ -1,6 +1,7 @@
 //! Makes changes: look, intent, act, look again, done. The only caller of an act, and the only writer of
 //! the journal.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -10,7 +11,10 @@ use serde_json::Value;
 use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone, World};
 use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
 use crate::failure::Failure;
-use crate::journal::{self, ChangeId, ChangeState, Consequence, Entry, History, Journal, Loaded, Writer};
+use crate::journal::{
+    self, ChangeId, ChangeRecord, ChangeState, Class, Consequence, Entry, History, Journal, Loaded, Undoing,
+    Writer,
+};
 use crate::machine::lock::{Attempt, Lock};
 
 /// Whether changes are made or only looked at.
@@ -277,7 +281,7 @@ impl Session {
     pub fn perform_losing(
         &mut self,
         change: &Change,
-        loses: Option<(crate::journal::Class, String)>,
+        loses: Option<(Class, String)>,
         act: &mut dyn FnMut(&mut World) -> Result<()>,
     ) -> Result<bool> {
         let kind = change.kind();
@@ -520,10 +524,13 @@ impl Session {
         self.check_interruption()?;
         let known = self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone();
         let accepted = self.history.ledger.get(&known.intent.target).cloned();
-        self.record(Entry::UndoIntent { change: id })?;
-        let terms = UndoTerms { accepted: accepted.as_ref(), force, only_looking: false };
-        let undone =
-            Change::of_intent(&known.intent).and_then(|change| change.kind().undo(&mut self.world, terms));
+        let undone = if let Some(newer) = self.newer_changes(&known).next() {
+            Ok(Undone::Conflict(needed_by(newer)))
+        } else {
+            self.record(Entry::UndoIntent { change: id })?;
+            let terms = UndoTerms { accepted: accepted.as_ref(), force, only_looking: false };
+            Change::of_intent(&known.intent).and_then(|change| change.kind().undo(&mut self.world, terms))
+        };
         self.check_interruption_of(&undone)?;
         let entry = match undone {
             Ok(Undone::Back(how, accepted)) => Entry::Undone { change: id, how, accepted },
@@ -545,11 +552,27 @@ impl Session {
         if undone.is_err() { self.check_interruption() } else { Ok(()) }
     }
 
-    /// What undoing a change would do, only looked at.
-    pub fn preview_undo(&mut self, id: ChangeId) -> Result<Undone> {
+    /// The newer changes to the same target of which something may stand: what the target is now is theirs.
+    fn newer_changes(&self, known: &ChangeRecord) -> impl Iterator<Item = &ChangeRecord> {
+        let (id, target) = (known.id, known.intent.target.clone());
+        self.history.changes.iter().rev().take_while(move |newer| newer.id > id).filter(move |newer| {
+            newer.intent.target == target && newer.is_live() && newer.intent.class != Class::Irreversible
+        })
+    }
+
+    /// What undoing a change would do, only looked at, once the changes `gone` are undone.
+    pub fn preview_undo(&mut self, id: ChangeId, force: bool, gone: &[ChangeId]) -> Result<Undone> {
         let known = self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone();
+        let newer: Vec<&ChangeRecord> = self.newer_changes(&known).collect();
+        if let Some(standing) = newer.iter().find(|newer| !gone.contains(&newer.id)) {
+            return Ok(Undone::Conflict(needed_by(standing)));
+        }
+        if !newer.is_empty() {
+            // Only when those are undone can be told what is there.
+            return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
         let accepted = self.history.ledger.get(&known.intent.target).cloned();
-        let terms = UndoTerms { accepted: accepted.as_ref(), force: false, only_looking: true };
+        let terms = UndoTerms { accepted: accepted.as_ref(), force, only_looking: true };
         Change::of_intent(&known.intent)?.kind().undo(&mut self.world, terms)
     }
 
@@ -609,8 +632,17 @@ impl Session {
     pub fn changes_owing(&self, consequence: &Consequence) -> Vec<ChangeId> {
         let owed = self.history.owed.iter().find(|owed| owed.consequence == *consequence);
         let mut changes = owed.map(|owed| owed.changes.clone()).unwrap_or_default();
-        changes.retain(|id| self.history.change(*id).is_some_and(crate::journal::ChangeRecord::is_live));
+        changes.retain(|id| self.history.change(*id).is_some_and(ChangeRecord::is_live));
         changes.sort_unstable_by(|left, right| right.cmp(left));
         changes
     }
+}
+
+/// Why a change is not undone before a newer one to the same target.
+fn needed_by(newer: &ChangeRecord) -> String {
+    let step = newer.intent.step.as_ref().map_or_else(String::new, |step| format!(", step {step}"));
+    format!(
+        "changed later by change #{} of the plan `{}`{step}, which is not undone: {}",
+        newer.id, newer.plan, newer.intent.summary
+    )
 }

@@ -24,8 +24,8 @@ mod tree;
 pub mod unit;
 mod user;
 
-use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -65,6 +65,8 @@ pub struct World {
     pub processes: Processes,
     /// Tells what happens.
     pub reporter: Rc<Reporter>,
+    /// Paths that a previewed rollback would have removed by now.
+    pub assumed_gone: RefCell<BTreeSet<PathBuf>>,
     state: PathBuf,
     backups: OnceCell<Backups>,
 }
@@ -72,7 +74,8 @@ pub struct World {
 impl World {
     /// A world whose backups stand in the state directory `state`.
     pub fn new(processes: Processes, state: &Path, reporter: Rc<Reporter>) -> Self {
-        Self { processes, reporter, state: state.to_owned(), backups: OnceCell::new() }
+        let (assumed_gone, backups) = (RefCell::default(), OnceCell::new());
+        Self { processes, reporter, assumed_gone, state: state.to_owned(), backups }
     }
 
     /// The contents from before; their directory is made when the first is asked for.

@@ -148,51 +148,49 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
     let mut report = Report::default();
     for id in candidates {
         let Some(known) = session.history().change(id).cloned() else { continue };
-        let change = Change::of_intent(&known.intent)?;
         let mut row = row_of(&known);
-        if let Some(why) = irreversible(&known) {
-            row.detail = Some(why);
-            tell(session, UndoTold::Kept, &row);
-            report.kept.push(row);
-            continue;
-        }
-        let loss = loss_of(session, &known, &change)?;
-        if let Some(loss) = loss.filter(|loss| !request.grants(loss.class)) {
-            row.detail = Some(format!("kept unless agreed to: {}", loss.what));
-            row.class = loss.class.purge_word();
-            tell(session, UndoTold::Kept, &row);
-            report.kept.push(row);
-            continue;
-        }
-        match session.preview_undo(id) {
-            Ok(Undone::Back(..)) => {
-                tell(session, UndoTold::Would, &row);
-                report.undone.push(row);
-            }
-            Ok(Undone::Conflict(why)) => {
-                // A newer change to the same target is undone first; only the newest can tell.
-                if report.undone.iter().any(|newer| newer.target == row.target) {
-                    tell(session, UndoTold::Would, &row);
-                    report.undone.push(row);
-                } else {
-                    row.detail = Some(why);
-                    tell(session, UndoTold::Conflict, &row);
-                    report.conflicts.push(row);
-                }
-            }
-            Ok(Undone::Kept(why)) => {
-                row.detail = Some(why);
-                tell(session, UndoTold::Kept, &row);
-                report.kept.push(row);
-            }
-            Err(error) => {
-                row.detail = Some(format!("{error:#}"));
-                tell(session, UndoTold::Failed, &row);
-                report.failed.push(row);
-            }
+        let (told, detail) = match preview_one(session, request, &known, &report, &mut row) {
+            Ok(Undone::Back(..)) => (UndoTold::Would, None),
+            Ok(Undone::Conflict(why)) => (UndoTold::Conflict, Some(why)),
+            Ok(Undone::Kept(why)) => (UndoTold::Kept, Some(why)),
+            Err(error) => (UndoTold::Failed, Some(format!("{error:#}"))),
+        };
+        row.detail = detail;
+        tell(session, told, &row);
+        match told {
+            UndoTold::Conflict => report.conflicts.push(row),
+            UndoTold::Kept => report.kept.push(row),
+            UndoTold::Failed => report.failed.push(row),
+            _ => report.undone.push(row),
         }
     }
+    session.world.assumed_gone.borrow_mut().clear();
     Ok(report)
+}
+
+fn preview_one(
+    session: &mut Session,
+    request: &Request,
+    known: &ChangeRecord,
+    report: &Report,
+    row: &mut Row,
+) -> Result<Undone> {
+    if let Some(why) = irreversible(known) {
+        return Ok(Undone::Kept(why));
+    }
+    let change = Change::of_intent(&known.intent)?;
+    if let Some(loss) = loss_of(session, known, &change)?.filter(|loss| !request.grants(loss.class)) {
+        row.class = loss.class.purge_word();
+        return Ok(Undone::Kept(format!("kept unless agreed to: {}", loss.what)));
+    }
+    let gone: Vec<ChangeId> = report.undone.iter().map(|row| row.change).collect();
+    let undone = session.preview_undo(known.id, request.force, &gone)?;
+    if matches!(undone, Undone::Back(..))
+        && let Some((_, path)) = known.intent.target.split_once(":/")
+    {
+        session.world.assumed_gone.borrow_mut().insert(format!("/{path}").into());
+    }
+    Ok(undone)
 }
 
 /// Rolls back. Killed, it goes on when it is called again.
@@ -410,7 +408,7 @@ fn candidates(history: &History, plan: &str, request: &Request) -> Result<Vec<Ch
     let of_plan: Vec<&ChangeRecord> =
         history.changes.iter().filter(|change| change.plan == plan && change.is_live()).collect();
     let Some(steps) = &request.steps else {
-        if of_plan.is_empty() {
+        if of_plan.is_empty() && history.rollback.is_none() {
             refuse_foreign_plan(history, plan)?;
         }
         return Ok(of_plan.iter().rev().map(|change| change.id).collect());
@@ -433,14 +431,20 @@ fn candidates(history: &History, plan: &str, request: &Request) -> Result<Vec<Ch
         else {
             continue;
         };
-        if let Some(later) = needed_by(&of_plan, change, steps) {
-            let needing = later.intent.step.as_deref().unwrap_or("another script");
+        if let Some(later) = needed_by(history, change, steps) {
+            let mut needing = match &later.intent.step {
+                Some(step) => format!("step {step}"),
+                None => "a script without steps".to_owned(),
+            };
+            if later.plan != plan {
+                needing = format!("{needing} of the plan `{}`", later.plan);
+            }
             bail!(
                 Failure::new(format!(
-                    "step {step} cannot be undone alone: {} of step {needing} needs {}",
+                    "step {step} cannot be undone alone: {} of {needing} needs {}",
                     later.intent.target, change.intent.target
                 ))
-                .hint(format!("undo step {needing} as well, or everything"))
+                .hint(format!("undo {needing} as well, or everything"))
             );
         }
         ids.push(change.id);
@@ -448,15 +452,14 @@ fn candidates(history: &History, plan: &str, request: &Request) -> Result<Vec<Ch
     Ok(ids)
 }
 
-/// A later live change, of a step that stays, to the same target or below it.
-fn needed_by<'a>(
-    changes: &[&'a ChangeRecord],
-    change: &ChangeRecord,
-    steps: &[String],
-) -> Option<&'a ChangeRecord> {
-    changes.iter().copied().find(|later| {
+/// A later live change, not of these steps, that needs what this one did.
+fn needed_by<'a>(history: &'a History, change: &ChangeRecord, steps: &[String]) -> Option<&'a ChangeRecord> {
+    history.changes.iter().find(|later| {
+        let is_named =
+            later.plan == change.plan && later.intent.step.as_ref().is_some_and(|step| steps.contains(step));
         later.id > change.id
-            && !later.intent.step.as_ref().is_some_and(|step| steps.contains(step))
+            && later.is_live()
+            && !is_named
             && needs(&later.intent.target, &change.intent.target)
     })
 }

@@ -427,9 +427,19 @@ pub fn look<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Res
 
 /// Runs a primitive that changes something. Its failure fails the step, caught or not.
 pub fn act<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Result<T>) -> Raised<T> {
+    act_unsettled(context, |host| {
+        host.session().settle_before_looking()?;
+        primitive(host)
+    })
+}
+
+/// The same for one that settles for itself what a killed run left: a rollback mends what a run refuses.
+pub fn act_unsettled<T>(
+    context: &NativeCallContext,
+    primitive: impl FnOnce(&Host) -> Result<T>,
+) -> Raised<T> {
     let host = Host::of(context).map_err(|error| error.to_string())?;
-    let settled = host.session().settle_before_looking();
-    settled.and_then(|()| primitive(&host)).map_err(|error| {
+    primitive(&host).map_err(|error| {
         if host.would_have_changed() && !is_final(&error) {
             return raise(&host, Unpredictable(format!("{error:#}")).into(), context);
         }

@@ -23,8 +23,8 @@ pub use check::{Checked, check};
 pub use engine::{Engine, Program, Registration, STACK_SIZE, evaluate};
 pub use error::Stop;
 pub use host::{
-    Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, look, raise,
-    unpredictable,
+    Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, act_unsettled, look,
+    raise, unpredictable,
 };
 pub use meaning::{CodeMeaning, code_meaning};
 pub use plan::{Plan, PlannedStep};

@@ -1,0 +1,151 @@
+//! The command line's contract: options, exit statuses, what goes to which stream, JSON.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use support::Place;
+
+const PLAN: &str = r#"
+step::run("01", "First", || { file::write("@/m/a", "a\n"); print("data"); log::warn("careful"); });
+step::run("02", "Second", || { if host::args() != [] { print(host::args()); } });
+"#;
+
+#[test]
+fn options_stand_on_both_sides_and_words_behind_two_dashes_are_the_scripts() {
+    let place = Place::new(PLAN);
+    place.run("--dry-run plan.rhai").ends(6);
+    place.run("plan.rhai --dry-run").ends(6);
+    place.run("plan.rhai -q a -- --dry-run").ends(0).prints("data\n[\"a\", \"--dry-run\"]\n");
+    for words in
+        ["--frob plan.rhai", "plan.rhai --frob", "rollback --frob", "plan.rhai --foreign perhaps", ""]
+    {
+        place.run(words).ends(2).prints("");
+    }
+    place.run("--help").ends(0);
+    place.run("--version").ends(0).prints(concat!("kkrun ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+#[test]
+fn data_goes_to_stdout_and_talk_to_stderr() {
+    let place = Place::new(PLAN);
+    place.run("plan.rhai").ends(0).prints("data\n").says("careful").says("✅ 01 First");
+    let place = Place::new(PLAN);
+    place.run("-q plan.rhai").shows(0, "data\n", "  ⚠️  careful\n");
+    let place = Place::new(r#"cmd::run(["echo", "loud"], #{ always: "a test" });"#);
+    place.run("-v plan.rhai").shows(0, "", "      $ echo loud\n        loud\n      run echo loud\n");
+    place.run("plan.rhai").shows(0, "", "");
+}
+
+#[test]
+fn json_is_one_event_a_line_the_first_the_schema_the_last_the_sum() {
+    let place = Place::new(PLAN);
+    let events = place.run("--json plan.rhai").ends(0).json();
+    assert_eq!(
+        events[0],
+        serde_json::json!({ "event": "schema", "version": "1.0", "kkrun": env!("CARGO_PKG_VERSION") })
+    );
+    let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
+    assert_eq!(
+        names,
+        [
+            "schema",
+            "plan_started",
+            "step_started",
+            "change",
+            "output",
+            "said",
+            "step_completed",
+            "step_started",
+            "step_completed",
+            "run_ended"
+        ]
+    );
+    let last = |words: &str, status: i32| place.run(words).ends(status).json().pop().unwrap();
+    assert_eq!(
+        *events.last().unwrap(),
+        serde_json::json!({ "event": "run_ended", "changed": 1, "failed": [], "owed": [], "exit": 0 })
+    );
+    assert_eq!(last("--json plan.rhai", 0)["changed"], 0);
+    assert_eq!(last("--json plan.rhai --dry-run --redo 01", 0)["exit"], 0);
+    assert_eq!(last("--json rollback --dry-run", 0)["changed"], 1);
+    assert_eq!(last("--json rollback", 0)["changed"], 1);
+    place.edit("plan/plan.rhai", "print(\"data\")", "throw \"no\"");
+    let failed = last("--json plan.rhai", 1);
+    assert_eq!((failed["failed"].clone(), failed["exit"].clone()), (serde_json::json!(["01"]), 1.into()));
+}
+
+#[test]
+fn json_sums_up_what_never_began_too() {
+    let place = Place::new(PLAN);
+    for (words, status) in
+        [("--json none.rhai", 2), ("--json plan.rhai --only 9", 2), ("--json rollback 9", 2)]
+    {
+        let events = place.run(words).ends(status).json();
+        assert_eq!(events.first().unwrap()["event"], "schema", "{words}");
+        assert_eq!(events.last().unwrap()["event"], "run_ended", "{words}");
+        assert_eq!(events.last().unwrap()["exit"], status, "{words}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_nothing() {
+    let place = Place::new(PLAN);
+    let kkrun = place.command(&["-v", "plan.rhai"]);
+    let line = format!(
+        "cd '{}' && '{}' --state-dir '{}' -v plan.rhai 2>&1 | true",
+        place.path("plan").display(),
+        kkrun.get_program().display(),
+        place.path("state").display()
+    );
+    std::process::Command::new("bash").args(["-c", &line]).status().unwrap();
+    assert!(place.exists("m/a"));
+    support::until("the run has ended", || place.records().last().is_some_and(|kind| kind == "run_ended"));
+}
+
+#[test]
+fn the_last_lines_say_what_is_owed() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ run: [["test", "-e", "@/m/go"]] }, || file::write("@/m/a", "a\n"));
+});
+"#,
+    );
+    place.run("plan.rhai").ends(1).says("still owed: test -e @/m/go");
+    assert!(place.exists("m/a"));
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(0).never_says("owed");
+}
+
+#[test]
+fn logs_are_found_by_any_id() {
+    let place = Place::new(r#"step::run("a.b/c", "First", || log::info("heard"));"#);
+    place.run("log").ends(1).says("nothing has been run");
+    place.run("plan.rhai").ends(0);
+    place.run("log a.b/c").ends(0).prints("heard\n");
+    place.run("log").ends(0).prints("heard\n");
+    place.run("log other").ends(1).says("step `other` has not been run");
+}
+
+#[test]
+fn an_exported_plan_is_the_built_in_one() {
+    let place = Place::empty();
+    place.run_words(&["export", place.path("mine").to_str().unwrap()]).ends(0);
+    for (name, built_in) in
+        [("scripts/master.rhai", "scripts/master.rhai"), ("stdlib/nginx.rhai", "stdlib/nginx.rhai")]
+    {
+        let exported = place.read(&format!("mine/{name}"));
+        let source =
+            std::fs::read_to_string(std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join(built_in)).unwrap();
+        assert_eq!(exported, source);
+    }
+    place.run_words(&["export", place.path("mine").to_str().unwrap()]).ends(2).says("exists already");
+}
+
+#[test]
+fn completions_are_written_for_a_shell() {
+    let place = Place::empty();
+    assert!(place.run("completions bash").ends(0).stdout.contains("--state-dir"));
+    place.run("completions tcl").ends(2);
+}

@@ -1,0 +1,368 @@
+//! What a plan means: which steps run, where each stands, what settings are in force, what a dry run says.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use support::Place;
+
+const SETTINGS: &str = r#"#{ plan: "kiosk", port: 80, name: "dashboard", url: "http://{name}:{port}/" }"#;
+
+const STATUS: &str = r#"
+for row in step::list("plan.rhai") {
+    let reason = if row.reason == () { "" } else { ` (${row.reason})` };
+    print(`${row.id} ${row.status}${reason}`);
+}
+"#;
+
+fn kiosk() -> Place {
+    Place::new(
+        r#"
+import "words" as words;
+step::run("01", "First", "01_first.rhai");
+step::run("02", "Second", "02_second.rhai");
+step::run("03", "Third", || file::write("@/m/third", `${settings::name}\n`));
+"#,
+    )
+    .with("plan/settings.rhai", SETTINGS)
+    .with("plan/01_first.rhai", "// Makes a file.\nfile::write(\"@/m/first\", \"1\\n\");\n")
+    .with(
+        "plan/02_second.rhai",
+        "import \"words\" as words;\nfile::write(\"@/m/second\", words::greeting(settings::url));\n",
+    )
+    .with("plan/words.rhai", "fn greeting(url) { `see ${url}\n` }\nfn unused() { 1 }\n")
+    .with("plan/status.rhai", STATUS)
+}
+
+#[test]
+fn a_step_is_stale_when_its_meaning_changes_and_not_when_its_comments_do() {
+    let place = kiosk();
+    place.run("status.rhai").ends(0).prints("01 pending\n02 pending\n03 pending\n");
+    place.run("plan.rhai").ends(0);
+    let whole = "01 complete\n02 complete\n03 complete\n";
+    place.run("status.rhai").ends(0).prints(whole);
+
+    place.edit("plan/01_first.rhai", "// Makes a file.", "//! Makes another remark.\n/* and one more */");
+    place.edit("plan/words.rhai", "fn unused() { 1 }", "fn unused() { 2 }");
+    place.run("status.rhai").ends(0).prints(whole);
+
+    place.edit("plan/01_first.rhai", "1\\n", "one\\n");
+    place.edit("plan/words.rhai", "see", "look at");
+    place.edit("plan/settings.rhai", "\"dashboard\"", "\"kiosk\"");
+    place.run("status.rhai").ends(0).prints(
+        "01 stale (its script changed)\n02 stale (its script changed)\n03 stale (settings::name dashboard → kiosk)\n",
+    );
+    place.edit("plan/words.rhai", "look at", "see");
+    place.run("status.rhai").ends(0).prints(
+        "01 stale (its script changed)\n02 stale (settings::url http://dashboard:80/ → http://kiosk:80/)\n\
+         03 stale (settings::name dashboard → kiosk)\n",
+    );
+    place.run("plan.rhai --accept 01").ends(0).says("01 First                  accepted").says("its");
+    assert_eq!(place.read("m/first"), "1\n");
+    assert_eq!(
+        (place.read("m/second"), place.read("m/third")),
+        ("see http://kiosk:80/\n".into(), "kiosk\n".into())
+    );
+    place.run("status.rhai").ends(0).prints("01 drifted (write @/m/first)\n02 complete\n03 complete\n");
+}
+
+#[test]
+fn a_plan_file_that_changed_makes_its_readers_stale() {
+    let place = Place::new(r#"step::run("01", "First", || file::copy("files/motd", "@/m/motd"));"#)
+        .with("plan/files/motd", "hello\n")
+        .with("plan/settings.rhai", SETTINGS)
+        .with("plan/status.rhai", STATUS);
+    place.run("plan.rhai").ends(0);
+    place.write("plan/files/motd", "good morning\n");
+    place.run("status.rhai").ends(0).prints("01 stale (`files/motd` changed)\n");
+    place.run("plan.rhai").ends(0).says("`files/motd` changed");
+    assert_eq!(place.read("m/motd"), "good morning\n");
+}
+
+#[test]
+fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
+    let place = kiosk();
+    place.run("plan.rhai").ends(0);
+    place.write("m/first", "somebody's\n");
+    place.remove("m/second");
+    let before = (place.prints_of("m"), place.prints_of("state"));
+    place
+        .run("status.rhai")
+        .ends(0)
+        .prints("01 drifted (write @/m/first)\n02 drifted (make @/m/second)\n03 complete\n");
+    assert_eq!((place.prints_of("m"), place.prints_of("state")), before, "status writes nothing");
+    place.run("plan.rhai").ends(0).says("01 First                  done today");
+    place
+        .run("plan.rhai --verify")
+        .ends(1)
+        .says("step 01 no longer holds: write @/m/first")
+        .says("--redo 01");
+    place.run("plan.rhai --redo 02").ends(0).says("asked for again");
+    assert_eq!(place.read("m/second"), "see http://dashboard:80/\n");
+    place.run("plan.rhai --redo 01 --foreign replace").ends(0);
+    place.run("plan.rhai --verify").ends(0).says("still holds");
+    assert_eq!(place.read("m/first"), "1\n");
+}
+
+#[test]
+fn a_step_that_left_the_plan_stays_visible_until_it_is_undone() {
+    let place = kiosk();
+    place.run("plan.rhai").ends(0);
+    place.edit("plan/plan.rhai", "step::run(\"02\", \"Second\", \"02_second.rhai\");\n", "");
+    place.run("status.rhai").ends(0).prints(
+        "01 complete\n03 complete\n02 complete (no longer in the plan; `kkrun rollback 02` undoes it)\n",
+    );
+    place.run("rollback 02").ends(0).says("1 undone");
+    place.run("status.rhai").ends(0).prints("01 complete\n03 complete\n");
+}
+
+#[test]
+fn from_and_only_choose_steps() {
+    let place = kiosk();
+    place.run("plan.rhai --from 02").ends(0).says("01 First                  not selected");
+    assert!(!place.exists("m/first") && place.exists("m/second") && place.exists("m/third"));
+    let place = kiosk();
+    place.run("plan.rhai --only=01,03").ends(0);
+    assert!(place.exists("m/first") && !place.exists("m/second") && place.exists("m/third"));
+    for option in ["--from", "--only", "--redo", "--accept"] {
+        place.run(&format!("plan.rhai {option} 9")).ends(2).says("there is no step `9`").says("01, 02, 03");
+    }
+}
+
+#[test]
+fn an_override_is_used_shown_remembered_and_forgotten() {
+    let place = kiosk();
+    place.write(
+        "plan/02_second.rhai",
+        "if !file::exists(\"@/m/go\") { throw \"wait\"; } file::write(\"@/m/second\", settings::url);",
+    );
+    place
+        .run("plan.rhai --set port=8080 --set name=kiosk")
+        .ends(1)
+        .says("  with name = kiosk\n  with port = 8080\n");
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(0).says("  with port = 8080\n");
+    assert_eq!(
+        (place.read("m/second"), place.read("m/third")),
+        ("http://kiosk:8080/".into(), "kiosk\n".into())
+    );
+    let records = place.records().len();
+    place.run("plan.rhai --set port=8080").ends(0).says("  with port = 8080\n");
+    assert_eq!(place.records().len(), records, "said again, it is nothing new");
+
+    place.run("plan.rhai --dry-run --unset port").ends(6).never_says("port = 8080").says("8080 → 80");
+    place.run("plan.rhai --unset port").ends(0).never_says("with port");
+    assert_eq!(place.read("m/second"), "http://kiosk:80/");
+    place.run("plan.rhai").ends(0).never_says("with port").says("with name = kiosk");
+}
+
+#[test]
+fn an_override_is_checked_before_anything_is_touched() {
+    let place = kiosk();
+    place.run("plan.rhai --set port=eighty").ends(2).says("--set port: `eighty` is no int");
+    place
+        .run("plan.rhai --set prot=80")
+        .ends(2)
+        .says("there is no setting `prot`")
+        .says("did you mean `port`?");
+    place
+        .run("plan.rhai --unset prot")
+        .ends(2)
+        .says("there is no setting `prot`")
+        .says("did you mean `port`?");
+    place.run("plan.rhai --set port").ends(2).says("KEY=VALUE");
+    assert!(!place.exists("state") && place.prints_of("m").len() == 1);
+}
+
+#[test]
+fn a_remembered_override_of_a_setting_that_is_gone_says_how_to_forget_it() {
+    let place = kiosk();
+    place.run("plan.rhai --set port=8080").ends(0);
+    place.write("plan/settings.rhai", r#"#{ plan: "kiosk", name: "dashboard", url: "http://{name}/" }"#);
+    place.run("plan.rhai").ends(2).says("there is no setting `port`").says("--unset port");
+    place.run("plan.rhai --unset port").ends(0);
+    place.run("plan.rhai").ends(0);
+}
+
+#[test]
+fn a_settings_file_overrides_and_is_overridden() {
+    let place = kiosk().with("plan/mine.rhai", "#{ port: 81, name: \"mine\" }");
+    place.run("plan.rhai --settings mine.rhai --set port=82").ends(0);
+    assert_eq!(place.read("m/second"), "see http://mine:82/\n");
+    place.write("plan/mine.rhai", "#{ prot: 81 }");
+    place.run("plan.rhai --settings mine.rhai").ends(2).says("there is no setting `prot`");
+    place.run("plan.rhai --settings none.rhai").ends(2).says("none.rhai");
+}
+
+#[test]
+fn a_dry_run_says_what_would_change_and_writes_nothing() {
+    let place = kiosk();
+    place.edit(
+        "plan/02_second.rhai",
+        "\nfile",
+        "\ncmd::test([\"true\"]);\nlet made = cmd::run([\"bash\", \"-c\", \"echo 5\"], #{ always: \"a test\" });\nlet five = made.stdout;\nfile",
+    );
+    place.run("plan.rhai --dry-run").shows(
+        6,
+        "",
+        "
+kiosk · 3 steps (only looking, @/plan)
+
+  🔄 01 First
+      would make @/m/first
+  👀 01 First                  1 change
+  🔄 02 Second
+      would run bash -c 'echo 5'
+  👀 02 Second                 1 change, then not predictable from line 3 on: depends on the output of `bash -c 'echo 5'`
+  🔄 03 Third
+      would make @/m/third
+  👀 03 Third                  1 change
+",
+    );
+    assert!(!place.exists("state"), "not even the state directory appears");
+    assert_eq!(place.prints_of("m").len(), 1);
+
+    place.edit("plan/02_second.rhai", "always: \"a test\"", "unless: [\"test\", \"-e\", \"@/m/first\"]");
+    place.run("plan.rhai").ends(0);
+    let before = (place.prints_of("m"), place.prints_of("state"));
+    place.run("plan.rhai --dry-run").ends(0).says("not re-examined");
+    assert_eq!((place.prints_of("m"), place.prints_of("state")), before);
+}
+
+#[test]
+fn a_dry_run_reads_no_value_that_a_change_before_would_have_made_another() {
+    let place = Place::new(
+        r#"
+file::write("@/m/a", "new");
+if file::read("@/m/a") == "old" { file::write("@/m/wrong", ""); }
+"#,
+    )
+    .with("m/a", "old");
+    place.run("plan.rhai --dry-run").ends(6).never_says("wrong").says("line 3");
+    assert!(!place.exists("state"));
+}
+
+#[test]
+fn an_id_given_to_another_script_wants_a_word() {
+    let place = kiosk();
+    place.run("plan.rhai").ends(0);
+    place.edit("plan/plan.rhai", "\"01_first.rhai\"", "\"02_second.rhai\"");
+    let records = place.records().len();
+    let said = place
+        .run("plan.rhai")
+        .ends(78)
+        .says("`01` was given to another script: `02_second.rhai`, before `01_first.rhai`");
+    said.says("--yes").says("kkrun rollback 01");
+    place.run("plan.rhai --non-interactive").ends(78);
+    assert!(place.records().len() <= records + 4);
+    place.run("plan.rhai --yes").ends(0);
+}
+
+#[test]
+fn what_somebody_else_changed_is_asked_about_kept_or_replaced() {
+    let changed = || {
+        let place = kiosk();
+        place.run("plan.rhai").ends(0);
+        place.write("m/first", "theirs\n");
+        place.edit("plan/01_first.rhai", "1\\n", "one\\n");
+        place
+    };
+    let place = changed();
+    let said = place.run("plan.rhai").ends(1).says("was changed by somebody else since kkrun left it");
+    said.says("-1\n")
+        .says("+theirs")
+        .says("--foreign replace")
+        .says("--foreign keep")
+        .says("nobody could be asked");
+    assert_eq!(place.read("m/first"), "theirs\n");
+
+    place.run("plan.rhai --foreign keep").ends(0).says("kept as somebody else left it");
+    assert_eq!(place.read("m/first"), "theirs\n");
+    place.run("plan.rhai --redo 01").ends(0);
+    place.run("status.rhai").ends(0).prints("01 complete\n02 complete\n03 complete\n");
+    assert_eq!(place.read("m/first"), "theirs\n");
+
+    let place = changed();
+    place.run("plan.rhai --foreign replace").ends(0);
+    assert_eq!(place.read("m/first"), "one\n");
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/first") || place.read("m/first") == "theirs\n");
+}
+
+#[test]
+fn a_consequence_runs_once_and_is_owed_over_a_kill() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ test: ["test", "-e", "@/m/b"], run: [["bash", "-c", "echo reloaded >> @/m/log"]] }, || {
+        file::write("@/m/a", "a\n");
+        file::write("@/m/b", "b\n");
+    });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/log"), "reloaded\n");
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/log"), "reloaded\n", "nothing changed, nothing to reload");
+
+    for behind in ["intent", "done"] {
+        place.cut_journal_behind(behind);
+        place.remove("m/log");
+        place.run("doctor").ends(0);
+        assert!(place.run("doctor").stdout.contains("owed: bash -c"), "{behind}");
+        place.run("plan.rhai").ends(0);
+        assert_eq!(place.read("m/log"), "reloaded\n", "{behind}");
+        assert!(!place.run("doctor").stdout.contains("owed"));
+    }
+    place.run("rollback").ends(4).says("owed");
+    assert_eq!(place.read("m/log"), "reloaded\n");
+}
+
+#[test]
+fn a_consequence_whose_test_fails_undoes_what_changed_and_fails_the_step() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    file::write("@/m/before", "stays\n");
+    step::on_change(#{ test: ["bash", "-c", "echo looks at it; grep -q good @/m/site"], run: [["touch", "@/m/reloaded"]] }, || {
+        file::write("@/m/site", "bad\n");
+        file::remove("@/m/default");
+    });
+});
+"#,
+    )
+    .with("m/site", "good\n")
+    .with("m/default", "stock\n");
+    place.run("plan.rhai").ends(1).says("grep -q good").says("looks at it").says("it goes on at step 01");
+    assert_eq!((place.read("m/site"), place.read("m/default")), ("good\n".into(), "stock\n".into()));
+    assert!(place.exists("m/before"));
+    assert!(!place.run("doctor").stdout.contains("owed"));
+    place.edit("plan/plan.rhai", "\"bad\\n\"", "\"good too\\n\"");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/site"), "good too\n");
+}
+
+#[test]
+fn a_verification_waits_fails_and_counts_errors_as_false() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || step::verify("a file comes", || file::exists("@/m/comes"), #{ within: 20 }));
+step::run("02", "Second", || step::verify("it reads well", || file::read("@/m/none") == "x"));
+"#,
+    );
+    let started = place.start("plan.rhai");
+    support::until("the step is at work", || place.records().contains(&"step_started".to_owned()));
+    place.write("m/comes", "");
+    started.end().ends(1).says("✅ 01 First").says("not verified: it reads well: ").says("@/m/none");
+}
+
+#[test]
+fn a_step_cannot_run_steps_and_wants_to_be_declared() {
+    let place = Place::new(r#"step::run("01", "First", || step::run("02", "Second", || 1));"#);
+    place.run("plan.rhai").ends(1).says("step 01 runs the step `02`");
+    let place = Place::new(
+        "step::run(\"01\", \"First\", || file::make_dir(\"@/m/a\"));\nif true { step::run(\"02\", \"Second\", || 1); }",
+    );
+    place.run("plan.rhai").says("`02` is not declared at the top level");
+}

@@ -1,0 +1,326 @@
+//! What was done is undone: from the journal alone, newest first, nothing of anybody else's.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::os::unix::fs::PermissionsExt;
+
+use rustix::process::Signal;
+use support::{Place, until};
+
+/// Changes what was there, makes what was not.
+const PLAN: &str = r#"
+step::run("01", "First", || {
+    file::write("@/m/old", "new\n");
+    file::make_dir("@/m/dir", #{ mode: "0750" });
+});
+step::run("02", "Second", || {
+    file::write("@/m/dir/file", "f\n");
+    file::link("@/m/dir/file", "@/m/link");
+    file::remove("@/m/gone");
+});
+step::run("03", "Third", || {
+    cmd::run(["bash", "-c", "echo made > @/m/product"], #{ creates: "@/m/product" });
+    cmd::run(["touch", "@/m/made"], #{ unless: ["test", "-e", "@/m/made"], undo: [["rm", "@/m/made"]] });
+});
+"#;
+
+fn done() -> (Place, String) {
+    let place = Place::new(PLAN).with("m/old", "old\n").with("m/gone", "gone\n");
+    std::fs::set_permissions(place.path("m/old"), PermissionsExt::from_mode(0o640)).unwrap();
+    let before = listing(&place);
+    place.run("plan.rhai").ends(0);
+    (place, before)
+}
+
+/// Every path below `m/` with its mode and content.
+fn listing(place: &Place) -> String {
+    let script = "find . | sort | while read -r path; do stat -c '%n %A %s' \"$path\"; test -f \"$path\" && cat \"$path\"; done; true";
+    let output =
+        std::process::Command::new("bash").args(["-c", script]).current_dir(place.path("m")).output();
+    String::from_utf8(output.unwrap().stdout).unwrap()
+}
+
+#[test]
+fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
+    let (place, before) = done();
+    place.remove("plan/plan.rhai");
+    place.run("rollback --dry-run").shows(
+        0,
+        "",
+        "
+  ↩ would undo: run touch @/m/made
+  ↩ would undo: run bash -c 'echo made > @/m/product'
+  ↩ would undo: remove @/m/gone
+  ↩ would undo: link @/m/link
+  ↩ would undo: make @/m/dir/file
+  ↩ would undo: make @/m/dir
+  ↩ would undo: write @/m/old
+7 undone · 0 kept · 0 conflicts · 0 failed
+",
+    );
+    assert_ne!(listing(&place), before, "a preview changes nothing");
+    let records = place.records().len();
+    place.run("rollback").shows(
+        0,
+        "",
+        "
+  ↩ run touch @/m/made
+  ↩ run bash -c 'echo made > @/m/product'
+  ↩ remove @/m/gone
+  ↩ link @/m/link
+  ↩ make @/m/dir/file
+  ↩ make @/m/dir
+  ↩ write @/m/old
+7 undone · 0 kept · 0 conflicts · 0 failed
+",
+    );
+    assert_eq!(listing(&place), before);
+    assert!(place.records().len() > records, "history only grows");
+    let prints = (place.prints_of("m"), place.prints_of("state/journal"));
+    place.run("rollback").ends(0).says("0 undone · 0 kept · 0 conflicts · 0 failed");
+    assert_eq!((place.prints_of("m"), place.prints_of("state/journal")), prints);
+    let history = place.run("history").ends(0).stdout;
+    assert_eq!(history.matches(" undone ").count(), 7, "{history}");
+
+    place.write("plan/plan.rhai", PLAN);
+    place.run("plan.rhai").ends(0).never_says("not re-examined");
+    assert_eq!(place.read("m/old"), "new\n");
+}
+
+#[test]
+fn one_step_alone_is_undone_held_and_refused_when_a_later_change_needs_it() {
+    let (place, _) = done();
+    let listed = listing(&place);
+    place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("of step 02");
+    assert_eq!(listing(&place), listed);
+    place.run("rollback 02 --dry-run").ends(0).says("3 undone");
+    assert_eq!(listing(&place), listed);
+    place.run("rollback 02").ends(0).says("3 undone");
+    assert!(place.exists("m/dir") && !place.exists("m/dir/file") && place.exists("m/gone"));
+
+    place.write(
+        "plan/look.rhai",
+        r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
+    );
+    place.run("look.rhai").ends(0).prints("01 complete\n02 held\n03 complete\n");
+    place.run("plan.rhai").ends(0).says("02 Second                 held");
+    assert!(!place.exists("m/dir/file"));
+    place.run("rollback 01").ends(0);
+    place.run("plan.rhai --only 01,02").ends(0);
+    assert!(place.exists("m/dir/file"));
+    place.run("look.rhai").ends(0).prints("01 complete\n02 complete\n03 complete\n");
+    place.run("rollback 9").ends(2).says("step `9` of plan was never run").says("01, 02, 03");
+}
+
+#[test]
+fn what_somebody_else_changed_is_left_alone_and_shown_until_it_is_forced() {
+    let (place, before) = done();
+    place.write("m/old", "theirs\n");
+    place.run("rollback").shows(
+        4,
+        "",
+        "
+  ↩ run touch @/m/made
+  ↩ run bash -c 'echo made > @/m/product'
+  ↩ remove @/m/gone
+  ↩ link @/m/link
+  ↩ make @/m/dir/file
+  ↩ make @/m/dir
+  ✋ left alone, somebody else changed it: write @/m/old
+      content differs (4 → 7 bytes)
+      --- as kkrun left it
+      +++ as it is now
+      @@ -1 +1 @@
+      -new
+      +theirs
+      to bring the state from before back over it: the same with `--foreign replace`
+6 undone · 0 kept · 1 conflict · 0 failed
+",
+    );
+    assert_eq!(place.read("m/old"), "theirs\n");
+    place.run("rollback").ends(4).says("0 undone · 0 kept · 1 conflict");
+    place.run("rollback --foreign replace").ends(0).says("1 undone");
+    assert_eq!(listing(&place), before);
+}
+
+#[test]
+fn a_directory_that_gained_files_is_kept_until_its_loss_is_agreed_to() {
+    let (place, before) = done();
+    place.write("m/dir/photo", "precious");
+    let said = place.run("rollback --yes").ends(0).says("6 undone · 1 kept · 0 conflicts · 0 failed");
+    said.says("kept: make @/m/dir").says("1 entry that kkrun did not make").says("--purge homes");
+    assert_eq!(place.read("m/dir/photo"), "precious");
+    place.run("rollback --purge cats").ends(2).says("`cats` is no class of data").says("users, homes");
+    place.run("rollback --purge homes").ends(0).says("1 undone");
+    assert_eq!(listing(&place), before);
+}
+
+const SLOW_UNDO: &str = r#"
+step::run("01", "First", || { file::write("@/m/a", "a\n"); });
+step::run("02", "Second", || {
+    cmd::run(["touch", "@/m/b"], #{
+        creates: "@/m/b",
+        undo: [["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go; do sleep 0.01; done; echo end >> @/m/log"]],
+    });
+});
+step::run("03", "Third", || { file::write("@/m/c", "c\n"); });
+"#;
+
+#[test]
+fn a_rollback_that_was_killed_stops_every_run_until_it_is_finished() {
+    for by_script in [false, true] {
+        let place = Place::new(SLOW_UNDO)
+            .with("plan/settings.rhai", r#"#{ plan: "kiosk" }"#)
+            .with("plan/other.rhai", r#"file::write("@/m/other", "x");"#)
+            .with("plan/back.rhai", "print(rollback::apply().undone.len());");
+        place.run("plan.rhai").ends(0);
+        let finish = if by_script { "back.rhai" } else { "rollback" };
+        let started = place.start(finish);
+        until("the undoing command is at work", || place.exists("m/log"));
+        started.kill();
+        assert!(!place.exists("m/c") && place.exists("m/a"));
+
+        place.run("doctor").ends(0);
+        for refused in ["plan.rhai", "other.rhai"] {
+            let said =
+                place.run(refused).ends(1).says("a rollback was interrupted and has not been finished");
+            said.says("kkrun rollback --plan kiosk");
+        }
+        assert!(!place.exists("m/other") && !place.exists("m/c"));
+        place.write("m/go", "");
+        place.run(finish).ends(0);
+        assert!(!place.exists("m/a") && !place.exists("m/b"));
+        assert_eq!(place.read("m/log"), "begin\nbegin\nend\n", "the killed one's command was ended");
+        place.run("other.rhai").ends(0);
+        place.run("plan.rhai").ends(0);
+    }
+}
+
+#[test]
+fn a_rollback_that_was_killed_behind_its_last_undo_is_finished_and_not_taken_for_another_plans() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "a\n"));"#)
+        .with("plan/zoo.rhai", r#"step::run("01", "First", || file::write("@/m/z", "z\n"));"#);
+    place.run("plan.rhai").ends(0);
+    place.run("zoo.rhai").ends(0);
+    place.run("rollback").ends(2).says("changes of several plans are recorded").says("plan, zoo");
+    place.run("rollback --plan plan").ends(0).says("1 undone");
+    place.cut_journal_behind("undone");
+    place.run("zoo.rhai").ends(1).says("finish it with `kkrun rollback --plan plan`");
+    place.run("rollback --plan zoo").ends(1).says("finish it first");
+    place.run("rollback").ends(0).says("0 undone");
+    assert!(place.exists("m/z") && !place.exists("m/a"));
+    place.run("zoo.rhai").ends(0);
+}
+
+#[test]
+fn ctrl_c_stops_a_rollback_which_goes_on_later() {
+    let place = Place::new(SLOW_UNDO);
+    place.run("plan.rhai").ends(0);
+    let started = place.start("rollback");
+    until("the undoing command is at work", || place.exists("m/log"));
+    started.signal(Signal::INT);
+    started.end().ends(130);
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(1).says("a rollback was interrupted");
+    place.run("rollback").ends(0).says("2 undone");
+    assert!(!place.exists("m/a"));
+}
+
+#[test]
+fn an_inverse_that_fails_is_told_the_rest_goes_on_and_it_is_tried_again() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { file::write("@/m/a", "a\n"); });
+step::run("02", "Second", || {
+    cmd::run(["touch", "@/m/b"], #{ unless: ["test", "-e", "@/m/b"], undo: [["bash", "-c", "echo why; test -e @/m/go && rm @/m/b"]] });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place
+        .run("rollback")
+        .ends(4)
+        .says("failed: run touch @/m/b")
+        .says("1 undone · 0 kept · 0 conflicts · 1 failed");
+    assert!(!place.exists("m/a") && place.exists("m/b"));
+    place.write("m/go", "");
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/b"));
+}
+
+#[test]
+fn several_changes_to_one_target_come_back_to_the_first_before_state() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/a", "1\n"));
+step::run("02", "Second", || file::write("@/m/a", "2\n"));
+"#,
+    )
+    .with("m/a", "0\n");
+    place.run("plan.rhai").ends(0);
+    place.run("rollback 01").ends(1).says("of step 02 needs");
+    place.run("rollback --dry-run").ends(0).says("2 undone");
+    place.run("rollback").ends(0).says("2 undone");
+    assert_eq!(place.read("m/a"), "0\n");
+}
+
+#[test]
+fn a_target_that_another_plan_changed_later_is_left_to_it() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "1\n"));"#)
+        .with("plan/zoo.rhai", r#"step::run("01", "First", || file::write("@/m/a", "z\n"));"#)
+        .with("m/a", "0\n");
+    place.run("plan.rhai").ends(0);
+    place.run("zoo.rhai").ends(0);
+    place.run("rollback --plan plan --dry-run").ends(4).says("zoo");
+    place.run("rollback --plan plan").ends(4).says("zoo");
+    assert_eq!(place.read("m/a"), "z\n");
+    place.run("rollback --plan zoo").ends(0);
+    assert_eq!(place.read("m/a"), "1\n");
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("m/a"), "0\n");
+}
+
+#[test]
+fn what_cannot_be_undone_is_listed_with_its_reason() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["touch", "@/m/sent"], #{ unless: ["test", "-e", "@/m/sent"], irreversible: "a letter was sent" });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --dry-run").ends(0).says("a letter was sent");
+    place.run("rollback").ends(0).says("kept: run touch").says("a letter was sent").says("1 kept");
+}
+
+#[test]
+fn a_loss_that_the_script_names_wants_agreement() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["touch", "@/m/data"], #{ creates: "@/m/data", loses: "the visitors' book" });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --yes").ends(0).says("the visitors' book").says("--purge data").says("1 kept");
+    assert!(place.exists("m/data"));
+    place.run("rollback --purge all").ends(0).says("1 undone");
+    assert!(!place.exists("m/data"));
+}
+
+#[test]
+fn a_plan_with_nothing_to_undo_names_whose_changes_there_are() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "1\n"));"#)
+        .with("plan/back.rhai", "rollback::apply();");
+    place.run("plan.rhai").ends(0);
+    place
+        .run("back.rhai")
+        .ends(1)
+        .says("nothing to undo of the plan `back`")
+        .says("plans with changes: plan");
+    place.run("rollback --plan nobody").ends(1).says("plans with changes: plan");
+}
