@@ -1,6 +1,6 @@
 //! What happens, as data: told from below, rendered by `ui`.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::rc::Rc;
 
@@ -268,12 +268,13 @@ pub struct Reporter {
     audience: Box<dyn Audience>,
     redactor: RefCell<Redactor>,
     log: RefCell<Option<Box<dyn Write>>>,
+    ended: Cell<bool>,
 }
 
 impl Reporter {
     /// A reporter to this audience, without a log yet.
     pub fn new(audience: Box<dyn Audience>) -> Rc<Self> {
-        Rc::new(Self { audience, redactor: RefCell::default(), log: RefCell::default() })
+        Rc::new(Self { audience, redactor: RefCell::default(), log: RefCell::default(), ended: Cell::new(false) })
     }
 
     /// Keeps what is told from now on in `log` too, or in none.
@@ -309,6 +310,7 @@ impl Reporter {
     /// Tells of an event.
     pub fn tell(&self, event: &Event) {
         let event = self.without_secrets(event);
+        self.ended.set(self.ended.get() || matches!(event, Event::RunEnded { .. }));
         if let Some(log) = self.log.borrow_mut().as_mut()
             && let Some(line) = log_line(&event)
         {
@@ -316,6 +318,11 @@ impl Reporter {
             let _ = writeln!(log, "{line}");
         }
         self.audience.hear(&event);
+    }
+
+    /// Whether the end was told.
+    pub fn has_ended(&self) -> bool {
+        self.ended.get()
     }
 
     /// Tells a sentence about what kkrun does.

@@ -46,12 +46,12 @@ pub fn run() -> std::process::ExitCode {
 fn conclude(cli: cli::Cli) -> ExitCode {
     match commands::dispatch(cli) {
         Ok(exit) => exit,
-        Err(error) => match error.downcast_ref::<Interruption>() {
-            Some(interruption) => ExitCode::signal(u8::try_from(interruption.signal).unwrap_or(0)),
-            None => {
+        Err(error) => {
+            // That it was stopped is no news to whoever stopped it.
+            if !error.is::<Interruption>() {
                 ui::show(&error);
-                failure::exit_code(&error)
             }
-        },
+            commands::exit_of(&error)
+        }
     }
 }

@@ -16,6 +16,7 @@ use crate::journal::{
     Writer,
 };
 use crate::machine::lock::{Attempt, Lock};
+use crate::machine::trusted;
 
 /// Whether changes are made or only looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,6 +152,7 @@ impl Session {
     fn open_journal(&mut self) -> Result<()> {
         let Recorder::Closed(opening) = &mut self.recorder else { return Ok(()) };
         journal::make_state_directory(&opening.directory)?;
+        trusted::check_state(&opening.directory, &[journal::FILE])?;
         let lock = match Lock::acquire(&opening.directory.join("lock"))? {
             Attempt::Acquired(lock) => lock,
             Attempt::Held(holder) => return Err(holder.failure().into()),

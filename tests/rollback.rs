@@ -28,7 +28,7 @@ step::run("03", "Third", || {
 
 fn done() -> (Place, String) {
     let place = Place::new(PLAN).with("m/old", "old\n").with("m/gone", "gone\n");
-    std::fs::set_permissions(place.path("m/old"), PermissionsExt::from_mode(0o640)).unwrap();
+    std::fs::set_permissions(place.path("m/old"), PermissionsExt::from_mode(0o755)).unwrap();
     let before = listing(&place);
     place.run("plan.rhai").ends(0);
     (place, before)

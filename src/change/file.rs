@@ -315,17 +315,21 @@ impl Kind for FileChange {
         Ok([(self.target(), state_value(&now))].into())
     }
 
-    fn loss(&self, _world: &World) -> Result<Option<Loss>> {
+    fn loss(&self, world: &World) -> Result<Option<Loss>> {
         if !(self.before.is_absent() && matches!(self.after, FileState::Directory { .. })) {
             return Ok(None);
         }
         let path = self.path();
         let entries = match std::fs::read_dir(path) {
-            Ok(entries) => entries.count(),
+            Ok(entries) => {
+                let gone = world.assumed_gone.borrow();
+                entries.flatten().filter(|entry| !gone.contains(&entry.path())).count()
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
-        let what = format!("the directory {} with {entries} entries that kkrun did not make", path.display());
+        let noun = if entries == 1 { "entry" } else { "entries" };
+        let what = format!("the directory {} with {entries} {noun} that kkrun did not make", path.display());
         Ok((entries > 0).then_some(Loss { class: Class::Homes, what }))
     }
 
@@ -344,6 +348,10 @@ impl Kind for FileChange {
         }
         if terms.only_looking {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
+        if !now.same_as(&accepted) {
+            // By word, somebody else's content goes; where it stood is no reason to lose it.
+            world.backups()?.save_file(path)?;
         }
         if let (FileState::Absent, FileState::Directory { .. }) = (&self.before, &now) {
             // The loss was agreed to before an undo is asked for.

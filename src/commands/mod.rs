@@ -15,8 +15,10 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command};
 use crate::config;
-use crate::event::Reporter;
+use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
+use crate::failure;
+use crate::machine::signal::Interruption;
 use crate::ui;
 
 /// Does what the command line says.
@@ -37,4 +39,24 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
 
 fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
     ui::reporter(options.json, config::verbosity(options), config::questions(options))
+}
+
+/// Runs a command whose events end with a sum, whatever it fails at.
+fn summed_up(reporter: &Reporter, command: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
+    let outcome = command();
+    if let Err(error) = &outcome
+        && !reporter.has_ended()
+    {
+        let exit = exit_of(error).0;
+        reporter.tell(&Event::RunEnded { changed: 0, failed: Vec::new(), owed: Vec::new(), exit });
+    }
+    outcome
+}
+
+/// The exit status of a command that ended with this error.
+pub fn exit_of(error: &anyhow::Error) -> ExitCode {
+    match error.downcast_ref::<Interruption>() {
+        Some(interruption) => ExitCode::signal(u8::try_from(interruption.signal).unwrap_or(0)),
+        None => failure::exit_code(error),
+    }
 }

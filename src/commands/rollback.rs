@@ -7,32 +7,34 @@ use crate::config;
 use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::History;
+use crate::journal::{History, Owed};
 use crate::run::rollback::{Request, apply, preview};
 use crate::run::rollback_session;
 
 /// Undoes the changes of `plan`, or of the only plan that made some.
 pub fn execute(options: &Options, steps: Vec<String>, plan: Option<String>) -> Result<ExitCode> {
-    let launch = config::launch(options, "kkrun rollback")?;
-    let loaded = launch.journal()?;
-    let history = History::replay(&loaded.records);
-    let plan = match plan {
-        Some(plan) => plan,
-        None => only_plan(&history)?,
-    };
     let reporter = super::reporter(options);
-    let mut session = rollback_session(&launch, loaded, &plan, &reporter)?;
-    let steps = serde_json::json!({ "steps": steps });
-    let request = Request::of(&steps, &launch)?;
-    let report =
-        if options.dry_run { preview(&mut session, &request)? } else { apply(&mut session, &request)? };
-    let exit = report.exit();
-    if !options.quiet && !options.json {
-        crate::ui::line_to_stderr(&report.sentence());
-    }
-    let owed = Vec::new();
-    reporter.tell(&Event::RunEnded { changed: report.undone.len(), failed: Vec::new(), owed, exit: exit.0 });
-    Ok(exit)
+    super::summed_up(&reporter, || {
+        let launch = config::launch(options, "kkrun rollback")?;
+        let loaded = launch.journal()?;
+        let history = History::replay(&loaded.records);
+        let plan = match plan {
+            Some(plan) => plan,
+            None => only_plan(&history)?,
+        };
+        let mut session = rollback_session(&launch, loaded, &plan, &reporter)?;
+        let request = Request::of(&serde_json::json!({ "steps": steps }), &launch)?;
+        let report =
+            if options.dry_run { preview(&mut session, &request)? } else { apply(&mut session, &request)? };
+        let exit = report.exit();
+        if !options.quiet && !options.json {
+            crate::ui::line_to_stderr(&report.sentence());
+        }
+        let owed = session.history().owed.iter().map(Owed::sentence).collect();
+        let changed = report.undone.len();
+        reporter.tell(&Event::RunEnded { changed, failed: Vec::new(), owed, exit: exit.0 });
+        Ok(exit)
+    })
 }
 
 /// The plan that changes stand of.

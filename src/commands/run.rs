@@ -11,6 +11,9 @@ use crate::run::run_script;
 
 /// Runs `script` with its words.
 pub fn execute(options: &Options, script: &Path, words: Vec<String>) -> Result<ExitCode> {
-    let launch = config::launch(options, &format!("kkrun {}", script.display()))?;
-    run_script(&launch, script, words, &super::reporter(options))
+    let reporter = super::reporter(options);
+    super::summed_up(&reporter, || {
+        let launch = config::launch(options, &format!("kkrun {}", script.display()))?;
+        run_script(&launch, script, words, &reporter)
+    })
 }

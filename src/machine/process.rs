@@ -208,6 +208,7 @@ impl Default for Patience {
 pub struct Processes {
     run: String,
     directory: PathBuf,
+    is_noted: bool,
     signals: Signals,
     patience: Patience,
     /// Made when the first command runs: a run without commands writes nothing.
@@ -226,6 +227,7 @@ impl Processes {
         Self {
             run: run.to_owned(),
             directory: notes.to_owned(),
+            is_noted: true,
             signals,
             patience: Patience::default(),
             notes: OnceLock::new(),
@@ -238,6 +240,12 @@ impl Processes {
     /// The same with other limits to waiting.
     pub fn with_patience(mut self, patience: Patience) -> Self {
         self.patience = patience;
+        self
+    }
+
+    /// The same for commands that only look: nothing of them is noted on disk.
+    pub fn without_notes(mut self) -> Self {
+        self.is_noted = false;
         self
     }
 
@@ -318,7 +326,8 @@ impl Processes {
         // What escapes from its command becomes a child of this process: that is how it is noticed.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .context("cannot become the reaper of descendants")?;
-        let notes = Notes::create(&self.directory, &self.run)?;
+        let notes =
+            if self.is_noted { Notes::create(&self.directory, &self.run)? } else { Notes::nowhere()? };
         Ok(self.notes.get_or_init(|| notes))
     }
 

@@ -40,6 +40,35 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// Refuses state that somebody else could have written: a directory, the files named in it that exist, and where
+/// it stands. Another user can exchange nothing in a sticky directory above.
+///
+/// # Errors
+/// With [`ExitCode::REFUSED`] and the command that mends it, when root runs kkrun.
+pub fn check_state(directory: &Path, files: &[&str]) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let named = |path: &Path| format!("cannot look at `{}`", path.display());
+    let directory = directory.canonicalize().with_context(|| named(directory))?;
+    for file in files {
+        let path = directory.join(file);
+        match path.symlink_metadata() {
+            Ok(metadata) => judge(&path, &metadata)?,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| named(&path)),
+        }
+    }
+    for (height, path) in directory.ancestors().enumerate() {
+        let metadata = path.metadata().with_context(|| named(path))?;
+        let is_sticky = height > 0 && metadata.uid() == 0 && metadata.mode() & 0o1000 != 0;
+        if !is_sticky {
+            judge(path, &metadata)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether nobody but root, and the user who called sudo, could write what this describes.
 pub fn only_trusted_wrote(metadata: &Metadata) -> bool {
     judge(Path::new(""), metadata).is_ok()
@@ -69,7 +98,7 @@ fn judge(path: &Path, metadata: &Metadata) -> Result<()> {
 
 fn refused(path: &Path, why: String, mend: String) -> Failure {
     Failure::new(format!(
-        "refused: `{}` {why}, so what root would run may not be what you checked",
+        "refused: `{}` {why}, so it may hold what somebody else wants root to do",
         path.display()
     ))
     .exit(ExitCode::REFUSED)

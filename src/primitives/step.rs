@@ -60,7 +60,8 @@ fn settle(host: &Host, consequence: &Consequence) -> Result<()> {
     host.session().check_interruption()?;
     let test_failed = error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == "test");
     if test_failed {
-        for change in host.session().changes_owing(consequence) {
+        let changes = host.session().changes_owing(consequence);
+        for change in changes {
             host.session().undo(change, false)?;
         }
         host.session().settle(consequence)?;

@@ -27,7 +27,7 @@ impl Audience for Silence {
 pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Result<Vec<StepReport>> {
     let reporter = Reporter::new(Box::new(Silence));
     let history = host.seen().history().clone();
-    let session = Session::new(launch.world(reporter), history, plan);
+    let session = Session::new(launch.world_to_look_at(reporter), history, plan);
     let looking = Host::new(session, host.source().clone(), host.settings().clone(), Vec::new());
     looking.set_secrets(host.secrets());
     let engine = Engine::new(Rc::clone(&looking), launch.register);

@@ -29,7 +29,8 @@ use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
 use crate::machine::{clock, lock};
 use crate::script::{
-    Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets, check,
+    self, Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets,
+    check,
 };
 use crate::session::{ForeignPolicy, Mode, Opening, Session};
 
@@ -78,6 +79,13 @@ impl Launch {
         }
         let processes = Processes::new(&self.run, &self.notes, self.signals.clone());
         World::new(processes, &self.state, reporter)
+    }
+
+    /// The same to look with: of the commands that it runs nothing is noted on disk.
+    pub fn world_to_look_at(&self, reporter: Rc<Reporter>) -> World {
+        let mut world = self.world(reporter);
+        world.processes = world.processes.without_notes();
+        world
     }
 
     /// Before-states are brought back over somebody else's.
@@ -138,8 +146,11 @@ impl Launch {
 
 /// The file name of a step's log in one run. Sorted by name, those of one step stand in the order of time.
 pub fn log_name(plan: &str, step: &str, run: &str) -> String {
-    let plain = |text: &str| text.replace(|letter: char| !letter.is_alphanumeric() && letter != '_', "-");
-    format!("{}.{}.{run}.log", plain(plan), plain(step))
+    format!("{}.{}.{run}.log", in_file_name(plan), in_file_name(step))
+}
+
+fn in_file_name(text: &str) -> String {
+    text.replace(|letter: char| !letter.is_alphanumeric() && letter != '_', "-")
 }
 
 /// A script that was read, checked and can be evaluated.
@@ -189,16 +200,23 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let plan_name = plain.text("plan").map_or_else(|| stem(&name), str::to_owned);
     let mut overrides = history.overrides.get(&plan_name).cloned().unwrap_or_default();
     for key in &launch.unset {
-        overrides.remove(key);
+        if overrides.remove(key).is_none() {
+            plain.check_override(key, None, "--unset")?;
+        }
+    }
+    for (key, value) in &overrides {
+        plain.check_override(key, Some(value), "--set").map_err(|failure| {
+            failure.hint(format!("an earlier run was given it; `--unset {key}` forgets it"))
+        })?;
     }
     for (key, typed) in &launch.set {
         overrides.insert(key.clone(), plain.typed(key, typed)?);
     }
     let settings = Settings::read(&source, &files, &overrides)?;
-    let world = launch.world(Rc::clone(reporter));
     let mut session = if launch.dry_run {
-        Session::new(world, history, &plan_name)
+        Session::new(launch.world_to_look_at(Rc::clone(reporter)), history, &plan_name)
     } else {
+        let world = launch.world(Rc::clone(reporter));
         let opening =
             launch.opening(&plan_name, &script.display().to_string(), &source.describe(), loaded)?;
         Session::acting(world, history, &plan_name, opening)
@@ -225,10 +243,10 @@ pub fn rollback_session(
     reporter: &Rc<Reporter>,
 ) -> Result<Session> {
     let history = History::replay(&loaded.records);
-    let world = launch.world(Rc::clone(reporter));
     if launch.dry_run {
-        return Ok(Session::new(world, history, plan));
+        return Ok(Session::new(launch.world_to_look_at(Rc::clone(reporter)), history, plan));
     }
+    let world = launch.world(Rc::clone(reporter));
     let opening = launch.opening(plan, "rollback", "the journal", loaded)?;
     Ok(Session::acting(world, history, plan, opening))
 }
@@ -292,6 +310,7 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
     let first_open = plan.steps.iter().find(|step| !is_complete(&step.id));
     let began = plan.steps.iter().any(|step| is_complete(&step.id));
     let mut overrides: BTreeMap<String, Value> = history.overrides.get(name).cloned().unwrap_or_default();
+    overrides.retain(|key, _| !launch.unset.contains(key));
     for (key, typed) in &launch.set {
         overrides.insert(key.clone(), Value::from(typed.as_str()));
     }
@@ -384,10 +403,8 @@ fn check_selection(selection: &Selection, plan: &Plan) -> Result<()> {
 }
 
 fn read_outside(path: &Path) -> Result<Script> {
-    let text = std::fs::read_to_string(path)
-        .with_context(|| format!("cannot read the settings file `{}`", path.display()))
-        .map_err(|error| Failure::new(format!("{error:#}")).exit(ExitCode::USAGE))?;
-    Ok(Script { name: path.display().to_string(), text })
+    let shown = path.display().to_string();
+    Ok(Script { text: script::read_text(path, &shown)?, name: shown })
 }
 
 fn stem(name: &str) -> String {
@@ -407,7 +424,7 @@ pub fn newest_log(state: &Path, step: Option<&str>) -> Result<Option<PathBuf>> {
         let entry = entry.with_context(|| format!("cannot read `{}`", directory.display()))?;
         let name = entry.file_name();
         let of_step = name.to_str().and_then(|name| name.split('.').nth(1));
-        if step.is_some_and(|step| of_step != Some(step)) {
+        if step.is_some_and(|step| of_step != Some(&*in_file_name(step))) {
             continue;
         }
         let written =

@@ -277,10 +277,16 @@ impl Runner {
         Ok(report)
     }
 
-    fn preview(&self, context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<()> {
+    fn preview(
+        &self,
+        context: &NativeCallContext,
+        host: &Host,
+        call: &StepCall,
+        reason: Option<String>,
+    ) -> Result<()> {
         let before = host.seen().would_change().len();
         let reporter = host.reporter();
-        reporter.tell(&Event::StepStarted { id: call.id.clone(), title: call.title.clone(), reason: None });
+        reporter.tell(&Event::StepStarted { id: call.id.clone(), title: call.title.clone(), reason });
         host.session().enter_step(Some(&call.id));
         let outcome = evaluate_body(context, host, call);
         host.session().enter_step(None);
@@ -342,7 +348,12 @@ impl StepRunner for Runner {
                 Self::skip(&host, call, why, record.as_ref());
                 Ok(())
             }
-            (_, Doing::Preview) => self.preview(context, &host, call),
+            (Decision::Accept, Doing::Preview) => {
+                Self::skip(&host, call, "accepted", record.as_ref());
+                Ok(())
+            }
+            (Decision::Run { reason }, Doing::Preview) => self.preview(context, &host, call, reason),
+            (_, Doing::Preview) => self.preview(context, &host, call, None),
             (Decision::Accept, _) => {
                 let then = record.as_ref().and_then(|record| record.meaning.clone());
                 let meaning = Self::meaning_now(context, &host, call, then.as_ref())?;

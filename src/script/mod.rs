@@ -34,5 +34,5 @@ pub use rhai::NativeCallContext;
 pub use secret::Secret;
 pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::Settings;
-pub use source::{PlanFile, Script, Source, built_in, built_in_scripts};
+pub use source::{PlanFile, Script, Source, built_in, built_in_scripts, read_text};
 pub use value::{Seconds, json_of, option_names, options_of, value_of};

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::source::{Script, Source};
@@ -69,6 +69,15 @@ impl Settings {
         module
     }
 
+    /// Refuses a name that no setting has, and a value of another type than the setting has.
+    pub fn check_override(&self, name: &str, value: Option<&Value>, origin: &str) -> Result<(), Failure> {
+        match (self.values.get(name), value) {
+            (None, _) => Err(unknown(&self.values, name, origin)),
+            (Some(known), Some(value)) => check_type(name, known, value, origin),
+            (Some(_), None) => Ok(()),
+        }
+    }
+
     /// The value that `text`, as typed after `--set NAME=`, means for a setting of this type.
     pub fn typed(&self, name: &str, text: &str) -> Result<Value> {
         let Some(known) = self.values.get(name) else { bail!(unknown(&self.values, name, "--set")) };
@@ -110,7 +119,9 @@ fn evaluate(script: &Script) -> Result<BTreeMap<String, Value>> {
     };
     let mut values = BTreeMap::new();
     for (key, value) in map {
-        let value = json_of(&value).with_context(|| format!("`{}`: the setting `{key}`", script.name))?;
+        let value = json_of(&value).map_err(|error| {
+            Failure::new(format!("`{}`: the setting `{key}`: {error:#}", script.name)).exit(ExitCode::USAGE)
+        })?;
         values.insert(key.to_string(), value);
     }
     Ok(values)
@@ -118,18 +129,18 @@ fn evaluate(script: &Script) -> Result<BTreeMap<String, Value>> {
 
 fn replace(values: &mut BTreeMap<String, Value>, key: &str, value: Value, origin: &str) -> Result<()> {
     let Some(known) = values.get(key) else { bail!(unknown(values, key, origin)) };
-    if type_name(known) != type_name(&value) {
-        bail!(
-            Failure::new(format!(
-                "{origin}: the setting `{key}` is a {}, not a {}",
-                type_name(known),
-                type_name(&value)
-            ))
-            .exit(ExitCode::USAGE)
-        );
-    }
+    check_type(key, known, &value, origin)?;
     values.insert(key.to_owned(), value);
     Ok(())
+}
+
+fn check_type(name: &str, known: &Value, value: &Value, origin: &str) -> Result<(), Failure> {
+    if type_name(known) == type_name(value) {
+        return Ok(());
+    }
+    let (known, given) = (type_name(known), type_name(value));
+    Err(Failure::new(format!("{origin}: the setting `{name}` is a {known}, not a {given}"))
+        .exit(ExitCode::USAGE))
 }
 
 fn unknown(values: &BTreeMap<String, Value>, name: &str, origin: &str) -> Failure {

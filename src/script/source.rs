@@ -292,8 +292,20 @@ fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, Cow<'stati
     Ok(())
 }
 
-fn read_text(path: &Path, shown: &str) -> Result<String> {
-    let bytes = trusted::read(path)?;
+/// Reads a script that is called `shown`.
+///
+/// # Errors
+/// With [`ExitCode::USAGE`] when there is none or it is no text, with [`ExitCode::REFUSED`] when somebody else could
+/// write it.
+pub fn read_text(path: &Path, shown: &str) -> Result<String> {
+    let bytes = trusted::read(path).map_err(|error| {
+        match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
+            Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                Failure::new(format!("there is no script `{shown}`")).exit(ExitCode::USAGE).into()
+            }
+            _ => error,
+        }
+    })?;
     String::from_utf8(bytes).map_err(|error| {
         let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
             .iter()

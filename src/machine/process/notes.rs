@@ -31,7 +31,8 @@ const EMPTY: [u8; SLOT] = {
 /// The note file of a run at work; it goes when the run ends, and stays when the run is killed.
 #[derive(Debug)]
 pub(super) struct Notes {
-    path: PathBuf,
+    /// None for a file without a name, which is gone with the run.
+    path: Option<PathBuf>,
     file: Arc<File>,
     taken: [AtomicBool; SLOTS],
 }
@@ -57,7 +58,18 @@ impl Notes {
             writeln!(text, "cgroup {group}")?;
         }
         file.write_all(&text).with_context(named)?;
-        Ok(Self { path, file: Arc::new(file), taken: std::array::from_fn(|_| AtomicBool::new(false)) })
+        Ok(Self::of(file, Some(path)))
+    }
+
+    /// For a run that leaves no trace: a killed one's commands are not found later.
+    pub(super) fn nowhere() -> Result<Self> {
+        let file = rustix::fs::memfd_create("kkrun-notes", rustix::fs::MemfdFlags::CLOEXEC)
+            .context("cannot make a file in memory")?;
+        Ok(Self::of(File::from(file), None))
+    }
+
+    fn of(file: File, path: Option<PathBuf>) -> Self {
+        Self { path, file: Arc::new(file), taken: std::array::from_fn(|_| AtomicBool::new(false)) }
     }
 
     /// A free place for one more command.
@@ -69,18 +81,21 @@ impl Notes {
 
     /// Notes that these processes were left behind on purpose: they are no orphans, now or later.
     pub(super) fn leave(&self, process: &Process) -> Result<()> {
+        let Some(path) = &self.path else { return Ok(()) };
         let line = format!("left {} {}\n", process.pid, process.start);
         // Not the open one: Linux lets `pwrite` append while O_APPEND is set, which the slots cannot do with.
-        let file = OpenOptions::new().append(true).open(&self.path);
+        let file = OpenOptions::new().append(true).open(path);
         file.and_then(|mut file| file.write_all(line.as_bytes()))
-            .with_context(|| format!("cannot append to `{}`", self.path.display()))
+            .with_context(|| format!("cannot append to `{}`", path.display()))
     }
 }
 
 impl Drop for Notes {
     fn drop(&mut self) {
         // Left behind, it names a runner that is gone and is cleared away by the next look for orphans.
-        drop(fs::remove_file(&self.path));
+        if let Some(path) = &self.path {
+            drop(fs::remove_file(path));
+        }
     }
 }
 
@@ -242,7 +257,7 @@ mod tests {
         second.pen().note_self().unwrap();
         notes.leave(&own).unwrap();
 
-        let read = Read::from_file(&notes.path).unwrap().unwrap();
+        let read = Read::from_file(notes.path.as_ref().unwrap()).unwrap().unwrap();
         assert_eq!(read.commands, [(own.pid, own.start, own.group)]);
         assert_eq!(read.left, [(own.pid, own.start)]);
         assert_eq!(read.runner, Some((own.pid, own.start)));
@@ -250,9 +265,9 @@ mod tests {
         assert_eq!(read.control_group, own.control_group());
 
         drop((first, second));
-        assert_eq!(Read::from_file(&notes.path).unwrap().unwrap().commands, []);
+        assert_eq!(Read::from_file(notes.path.as_ref().unwrap()).unwrap().unwrap().commands, []);
         assert_eq!(notes.slot().unwrap().index, 0);
-        let path = notes.path.clone();
+        let path = notes.path.clone().unwrap();
         drop(notes);
         assert_eq!(Read::from_file(&path).unwrap(), None);
     }
@@ -262,8 +277,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("run-1"), "of before").unwrap();
         let notes = Notes::create(directory.path(), "run-1").unwrap();
-        assert_eq!(notes.path, directory.path().join("run-1.1"));
-        assert_eq!(Read::from_file(&notes.path).unwrap().unwrap().run, "run-1");
+        assert_eq!(notes.path.clone().unwrap(), directory.path().join("run-1.1"));
+        assert_eq!(Read::from_file(notes.path.as_ref().unwrap()).unwrap().unwrap().run, "run-1");
         assert_eq!(std::fs::read_to_string(directory.path().join("run-1")).unwrap(), "of before");
     }
 
