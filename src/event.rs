@@ -274,7 +274,12 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter to this audience, without a log yet.
     pub fn new(audience: Box<dyn Audience>) -> Rc<Self> {
-        Rc::new(Self { audience, redactor: RefCell::default(), log: RefCell::default(), ended: Cell::new(false) })
+        Rc::new(Self {
+            audience,
+            redactor: RefCell::default(),
+            log: RefCell::default(),
+            ended: Cell::new(false),
+        })
     }
 
     /// Keeps what is told from now on in `log` too, or in none.
