@@ -500,7 +500,7 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
             format!(
                 "pg::execute(\"INSERT INTO cats VALUES ($1)\", [{key}], #{{ {weak}, unless: \"SELECT false\" }})"
             ),
-            "plain text",
+            "is not stored",
         ),
         (
             format!(
@@ -529,6 +529,16 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
     let given = bench.secrets_file("weak=weak weak\n", 0o600);
     let refused = expect(&bench.run(&["s.rhai", "--secrets", &given]), 1);
     assert!(refused.contains("would write the secret"), "{refused}");
+    // Nor are the values that an error is about logged.
+    server.psql("CREATE TABLE numbers (id int UNIQUE, name text UNIQUE)").unwrap();
+    for sql in ["INSERT INTO numbers (id) VALUES ($1)", "INSERT INTO numbers (name) VALUES ($1), ($1)"] {
+        let asked = "secret::ask(\"canary\", \"Canary\")";
+        bench.write("s.rhai", &format!("pg::execute(\"{sql}\", [{asked}], #{{ {at} }})"));
+        let given = bench.secrets_file(&format!("canary={CANARY}\n"), 0o600);
+        let failed = expect(&bench.run(&["s.rhai", "--secrets", &given]), 1);
+        assert!(failed.contains("«secret:canary»") && !failed.contains("Canary '"), "{failed}");
+        assert!(!server.log().contains("Canary '"), "{}", server.log());
+    }
     // A statement that failed has not happened: the next run is not in doubt.
     bench.write("s.rhai", &format!("pg::execute(\"INSERT INTO nowhere VALUES (1)\", [], #{{ {at} }})"));
     expect(&bench.run(&["s.rhai"]), 1);

@@ -229,3 +229,35 @@ fn a_command_gets_a_secret_in_its_environment_and_input_and_never_as_a_word() {
     assert_eq!(written(&bench), format!("{PASSWORD}|{PASSWORD}"));
     assert!(!said(&output).contains("Canary") && !bench.recorded().contains("Canary"));
 }
+
+#[test]
+fn a_person_is_asked_once_before_the_first_step_and_not_shown_what_is_typed() {
+    let bench = Bench::new(&[
+        ("settings.rhai", "#{ role: \"kim\" }"),
+        (
+            "plan.rhai",
+            "step::run(\"01\", \"Write\", \"one.rhai\");\nstep::run(\"02\", \"Ask\", \"two.rhai\");\n",
+        ),
+        ("one.rhai", "print(\"step one\");"),
+    ]);
+    let out = bench.path("out");
+    let two = format!(
+        "let role = settings::role;\nlet s = secret::ask(\"db_password\", `Password for ${{role}}`);\nfile::write(\"{}\", s);\nsecret::ask(\"db_password\", \"Again\");\nsecret::ask(\"made\", \"Another\", #{{ generate: true }});",
+        out.display()
+    );
+    bench.write("two.rhai", &two);
+    let mut command = std::process::Command::new(bench.command(&[]).get_program());
+    command.current_dir(bench.path("")).arg("--state-dir").arg(bench.path("state")).arg("plan.rhai");
+    let mut terminal = rexpect::session::spawn_command(command, Some(30_000)).unwrap();
+    let before = terminal.exp_string("Password for kim").unwrap();
+    assert!(!before.contains("step one"), "{before}");
+    terminal.send_line("typed by a person").unwrap();
+    let between = terminal.exp_string("Another").unwrap();
+    assert!(!between.contains("step one"), "{between}");
+    terminal.send_line("").unwrap();
+    let rest = terminal.exp_eof().unwrap();
+    assert!(rest.contains("step one") && !rest.contains("Again"), "{rest}");
+    assert!(!(between + &rest).contains("typed by"));
+    assert_eq!(written(&bench), "typed by a person");
+    assert_eq!(std::fs::read_to_string(bench.path("state/secrets/made")).unwrap().len(), 32);
+}

@@ -239,16 +239,13 @@ impl<'run> Connection<'run> {
         if !is_superuser {
             return Ok(false);
         }
-        for setting in [
-            "log_statement = 'none'",
-            "log_min_error_statement = 'panic'",
-            "log_min_duration_statement = -1",
-            "log_min_duration_sample = -1",
-            "log_transaction_sample_rate = 0",
-            "log_duration = off",
-        ] {
-            self.execute(&format!("SET {setting}"), &[])?;
-        }
+        // A server of another age may not know all of them. Errors too can hold a value that they are about.
+        let quiet = "SELECT set_config(name, wished, false) FROM (VALUES \
+                     ('log_statement', 'none'), ('log_duration', 'off'), ('log_min_duration_statement', '-1'), \
+                     ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'), \
+                     ('log_min_error_statement', 'panic'), ('log_min_messages', 'fatal')) AS quiet (name, wished) \
+                     JOIN pg_settings USING (name)";
+        self.query(quiet, &[])?;
         Ok(true)
     }
 
@@ -257,8 +254,8 @@ impl<'run> Connection<'run> {
         self.is_true(
             "SELECT current_setting('log_statement') IN ('mod', 'all') \
              OR current_setting('log_min_duration_statement') <> '-1' \
-             OR current_setting('log_min_duration_sample') <> '-1' \
-             OR current_setting('log_transaction_sample_rate')::float8 > 0",
+             OR current_setting('log_min_duration_sample', true) <> '-1' \
+             OR current_setting('log_transaction_sample_rate', true)::float8 > 0",
             &[],
         )
     }

@@ -76,10 +76,15 @@ fn login_from(host: &Host, options: &mut Map, with_password: bool) -> Result<Log
 /// A login that is going to be recorded: its password can be found again.
 fn recorded_login(host: &Host, options: &mut Map, with_password: bool) -> Result<Login> {
     let login = login_from(host, options, with_password)?;
-    if login.password.is_some() && login.server.secret.is_none() {
+    let Some(password) = &login.password else { return Ok(login) };
+    let is_stored = match &login.server.secret {
+        Some(name) => host.only_looking() || host.is_stored_secret(name, password)?,
+        None => false,
+    };
+    if !is_stored {
         bail!(
             Failure::new(
-                "the password of this connection is a plain text: it could not be had again for the way back"
+                "the password of this connection is not stored: it could not be had again for the way back"
             )
             .kind("secret")
             .hint("secret::ask(name, prompt) gives one that is stored")
@@ -451,8 +456,8 @@ fn role_can_create(
         let session = host.seen();
         let mut connection = login.open(&session.world)?;
         let known = "SELECT rolcanlogin AND has_database_privilege(oid, current_database(), 'CONNECT') \
-                     AND has_schema_privilege(oid, 'public', 'CREATE') FROM pg_roles WHERE rolname = $1 \
-                     AND EXISTS (SELECT FROM pg_namespace WHERE nspname = 'public')";
+                     AND has_schema_privilege(oid, to_regnamespace('public')::oid, 'CREATE') \
+                     FROM pg_roles WHERE rolname = $1";
         if !connection.is_true(known, &[Parameter::text(role)])? {
             return Ok(false);
         }

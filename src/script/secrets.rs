@@ -145,6 +145,11 @@ impl Host {
         }
     }
 
+    /// Whether this is what is stored under this name, for later runs to find.
+    pub fn is_stored_secret(&self, name: &str, text: &str) -> Result<bool> {
+        Ok(self.secrets().store.read(name)?.is_some_and(|stored| *stored == text))
+    }
+
     /// A keyed hash of the secret as it is now; `None` when it is not to be had without asking.
     pub(super) fn present_secret(&self, name: &str) -> Result<Option<String>> {
         match self.secrets().available(name)? {
