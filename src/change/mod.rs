@@ -47,7 +47,7 @@ pub use postgres::Login;
 pub use role::{RoleChange, RoleWish};
 pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
 pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
-pub use unit::{UnitChange, UnitFacts, UnitName, UnitWish, succeeded};
+pub use unit::{Unit, UnitChange, UnitFacts, UnitWish, succeeded, verify_file};
 pub use user::{UserChange, UserFacts, UserState, UserWish, user_target};
 
 use crate::event::{Event, Reporter};

@@ -1,289 +1,345 @@
-//! `unit::` looks at units of the service manager and makes them start, stop and start by themselves.
+//! `unit::` looks at the units of systemd, enables, starts and stops them.
 
-#![expect(clippy::needless_pass_by_value, reason = "Rhai hands its call context by value")]
-
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::time::Instant;
 
 use anyhow::{Result, bail};
-use rhai::Map;
 use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::file::absolute;
-use crate::change::{Change, UnitChange, UnitFacts, UnitName, UnitWish};
+use crate::change::{Change, Unit, UnitChange, UnitFacts, UnitWish, verify_file};
 use crate::failure::Failure;
-use crate::machine::process::Command;
-use crate::script::{Host, Raised, Unpredictable, act, look, options_of};
+use crate::script::{Host, Raised, Seconds, Unpredictable, act, look, options_of};
+
+/// Between two looks at a unit that is to stay as it is.
+const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(250);
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
 }
 
-#[derive(Clone, Default, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct UnitOptions {
+struct Options {
     user: Option<String>,
 }
 
-/// Between two looks at a unit that shall stay up.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
-
-fn named(name: &str, options: Map) -> Result<UnitName> {
-    let options: UnitOptions = options_of(options)?;
-    let plain = !name.is_empty() && !name.starts_with('-') && !name.contains(['/', ' ', '\n']);
-    if !plain {
-        bail!(Failure::new(format!("`{name}` is no name of a unit")).kind("usage"));
-    }
-    let name = if name.contains('.') { name.to_owned() } else { format!("{name}.service") };
-    Ok(UnitName { name, user: options.user })
-}
-
-fn wish(context: &NativeCallContext, name: &str, options: Map, wish: UnitWish) -> Raised<bool> {
-    act(context, |host| {
-        let unit = named(name, options)?;
-        let change = UnitChange::towards(&host.seen().world, &unit, wish);
-        let Some(change) = change? else { return Ok(false) };
-        host.session().perform(&Change::Unit(change.clone()), &mut |world| change.act(world, wish))
-    })
-}
-
-fn facts(context: &NativeCallContext, name: &str, options: Map) -> Raised<Dynamic> {
-    look(context, |host| {
-        let unit = named(name, options)?;
-        refuse_unknown(host, &unit)?;
-        let facts = UnitFacts::of(&host.seen().world, &unit)?;
-        if !facts.is_there() {
-            return Ok(Dynamic::UNIT);
+impl Options {
+    fn unit(&self, name: &str) -> Result<Unit> {
+        let is_plain = !name.is_empty()
+            && !name.starts_with('-')
+            && name.chars().all(|letter| {
+                letter.is_ascii_alphanumeric() || matches!(letter, ':' | '-' | '_' | '.' | '\\' | '@')
+            });
+        if !is_plain {
+            bail!(Failure::new(format!("`{}` is no name of a unit", name.escape_debug())).kind("usage"));
         }
-        let number = |property: &str| Dynamic::from(facts.get(property).parse::<i64>().unwrap_or(0));
-        let mut map = Map::new();
-        map.insert("load_state".into(), facts.get("LoadState").into());
-        map.insert("active_state".into(), facts.get("ActiveState").into());
-        map.insert("sub_state".into(), facts.get("SubState").into());
-        map.insert("enabled".into(), facts.enablement().into());
-        map.insert("active".into(), facts.is_active().into());
-        map.insert("main_pid".into(), number("MainPID"));
-        map.insert("restarts".into(), number("NRestarts"));
-        map.insert("path".into(), facts.get("FragmentPath").into());
-        Ok(Dynamic::from_map(map))
-    })
+        Ok(Unit::new(name, self.user.as_deref()))
+    }
 }
 
-/// Only looking, a unit that would have been changed is not what it will be.
-fn refuse_unknown(host: &Host, unit: &UnitName) -> Result<()> {
+/// Only looking, refuses to tell of a unit that would have been changed by now, or whose file would.
+fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
+    if !host.only_looking() {
+        return Ok(());
+    }
     let session = host.seen();
-    let about_it = |target: &str| target.starts_with("unit:") && target.contains(&unit.name);
-    if host.only_looking() && session.would_change().iter().any(|would| about_it(&would.target)) {
-        return Err(Unpredictable(format!("the unit {}, which would have changed by then", unit.name)).into());
+    match session.would_change().iter().find(|would| would.target.contains(&unit.name)) {
+        Some(would) => {
+            Err(Unpredictable(format!("{}, which would have changed by then", would.target)).into())
+        }
+        None => Ok(()),
     }
-    Ok(())
 }
 
-fn stays_up(context: &NativeCallContext, name: &str, seconds: f64, options: Map) -> Raised<bool> {
-    look(context, |host| {
-        let unit = named(name, options)?;
-        refuse_unknown(host, &unit)?;
-        let first = UnitFacts::of(&host.seen().world, &unit)?;
-        // Only looking, one look is enough: nothing was just started.
-        let wait = if host.only_looking() { 0.0 } else { seconds.max(0.0) };
-        let deadline = Instant::now() + Duration::from_secs_f64(wait);
-        loop {
-            let now = UnitFacts::of(&host.seen().world, &unit)?;
-            let restarted =
-                now.get("NRestarts") != first.get("NRestarts") || now.get("MainPID") != first.get("MainPID");
-            if now.get("ActiveState") != "active" || restarted {
-                return Ok(false);
-            }
-            if Instant::now() >= deadline {
-                return Ok(true);
-            }
-            let session = host.seen();
-            session.check_interruption()?;
-            session.world.processes.pause(BETWEEN_LOOKS);
+fn make(host: &Host, name: &str, options: &Options, wish: UnitWish) -> Result<bool> {
+    let unit = options.unit(name)?;
+    let change = UnitChange::towards(&host.seen().world, unit, wish)?;
+    let Some(change) = change else { return Ok(false) };
+    // Only looking, something else may be about to bring it.
+    if !host.only_looking() && change.is_about_nothing() {
+        bail!(Failure::new(format!("there is no unit {}", change.unit().shown())).kind("missing"));
+    }
+    let performed = Change::Unit(change.clone());
+    host.session().perform(&performed, &mut |world| change.act(world))
+}
+
+fn facts_of(host: &Host, name: &str, options: &Options) -> Result<Dynamic> {
+    let unit = options.unit(name)?;
+    refuse_unknown(host, &unit)?;
+    let session = host.seen();
+    let Some(facts) = unit.facts(&session.world)? else { return Ok(Dynamic::UNIT) };
+    let enabled = unit.enablement(&session.world)?;
+    let mut map = rhai::Map::new();
+    let mut tell = |name: &str, value: Dynamic| map.insert(name.into(), value);
+    tell("name", unit.name.into());
+    tell("load_state", facts.load_state.clone().into());
+    tell("active_state", facts.active_state.clone().into());
+    tell("sub_state", facts.sub_state.clone().into());
+    tell("active", facts.is_running().into());
+    tell("result", facts.result.into());
+    tell("enabled", enabled.into());
+    tell("path", facts.path.into());
+    tell("main_pid", facts.main_pid.into());
+    tell("restarts", facts.restarts.into());
+    tell("needs_reload", facts.needs_reload.into());
+    Ok(Dynamic::from_map(map))
+}
+
+fn checked(host: &Host, path: &str, options: &Options) -> Result<bool> {
+    let path = absolute(path)?;
+    host.refuse_unknown(&path)?;
+    match verify_file(&host.seen().world, Path::new(&path), options.user.as_deref())? {
+        Ok(()) => Ok(true),
+        Err(faults) => {
+            let mut failure =
+                Failure::new(format!("systemd finds fault with `{}`: {}", path.display(), faults.join("; ")))
+                    .kind("unit");
+            failure.output = faults;
+            bail!(failure)
         }
-    })
+    }
+}
+
+fn seconds_of(value: &Dynamic) -> Result<Seconds> {
+    rhai::serde::from_dynamic(value)
+        .map_err(|_| Failure::new(format!("`{value}` is no number of seconds")).kind("type").into())
+}
+
+fn unstable(host: &Host, unit: &Unit, why: &str) -> anyhow::Error {
+    let log = unit.log(&host.seen().world);
+    let last = log.last().map_or_else(String::new, |line| format!(" (last in its log: {line})"));
+    let mut failure = Failure::new(format!("{}: {why}{last}", unit.shown())).kind("unit");
+    failure.output = log;
+    failure.into()
+}
+
+fn stays(host: &Host, name: &str, seconds: &Dynamic, options: &Options) -> Result<bool> {
+    let unit = options.unit(name)?;
+    refuse_unknown(host, &unit)?;
+    let seconds = seconds_of(seconds)?.duration();
+    let began = Instant::now();
+    let mut first: Option<UnitFacts> = None;
+    loop {
+        host.seen().check_interruption()?;
+        let Some(facts) = unit.facts(&host.seen().world)? else {
+            bail!(Failure::new(format!("there is no unit {}", unit.shown())).kind("missing"))
+        };
+        if facts.active_state != "active" {
+            return Err(unstable(host, &unit, &facts.sentence()));
+        }
+        let first = first.get_or_insert_with(|| facts.clone());
+        if first.restarts != facts.restarts || first.main_pid != facts.main_pid {
+            return Err(unstable(host, &unit, &format!("it did not stay up: {}", facts.sentence())));
+        }
+        let left = seconds.saturating_sub(began.elapsed());
+        // Only looking, nothing was started: one look is enough.
+        if left.is_zero() || host.only_looking() {
+            return Ok(true);
+        }
+        host.seen().world.processes.pause(left.min(BETWEEN_LOOKS));
+    }
 }
 
 #[export_module]
 mod functions {
     use super::*;
 
-    /// What the service manager says of a unit: `#{ load_state, active_state, sub_state, enabled, active, main_pid,
-    /// restarts, path }`, or `()` when there is no such unit. `enabled` is `enabled`, `disabled`, `static`, `masked`, …
+    /// What systemd knows of a unit: `#{ name, load_state, active_state, sub_state, active, result, enabled, path,
+    /// main_pid, restarts, needs_reload }`, or `()` when there is none of this name. `enabled` is what its files say now:
+    /// `enabled`, `disabled`, `static`, `masked`, …
     ///
     /// ```rhai,booted
-    /// assert(unit::get("dbus.service").active);
+    /// let bus = unit::get("dbus.service");
+    /// assert(bus.active_state == "active" && bus.main_pid > 0);
+    /// assert(unit::get("nothing.service") == ());
     /// ```
     #[rhai_fn(name = "get", return_raw, volatile)]
     pub fn get(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
-        facts(&context, name, Map::new())
+        look(&context, |host| facts_of(host, name, &Options::default()))
     }
 
-    /// The same with the option `user`: a unit of that user's manager.
+    /// The same with the option `user`: whose service manager is asked.
     ///
     /// ```rhai,booted
-    /// assert(unit::get("no-such.service", #{ user: "root" }) == ());
+    /// user::ensure("kim");
+    /// user::linger("kim");
+    /// assert(unit::get("default.target", #{ user: "kim" }).load_state == "loaded");
     /// ```
     #[rhai_fn(name = "get", return_raw, volatile)]
-    pub fn get_with(context: NativeCallContext, name: &str, options: Map) -> Raised<Dynamic> {
-        facts(&context, name, options)
+    pub fn get_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<Dynamic> {
+        look(&context, |host| facts_of(host, name, &options_of(options)?))
     }
 
-    /// Whether a unit file holds nothing that the manager would ignore or refuse: true, or an error with its words.
+    /// True when systemd understands the unit file at `path` and finds no fault with it; an error that names every
+    /// fault otherwise, a misplaced or unknown key included, which systemd itself passes over.
     ///
     /// ```rhai,booted
     /// assert(unit::check("/lib/systemd/system/dbus.service"));
     /// ```
-    #[rhai_fn(return_raw, volatile)]
+    #[rhai_fn(name = "check", return_raw, volatile)]
     pub fn check(context: NativeCallContext, path: &str) -> Raised<bool> {
-        look(&context, |host| {
-            let path = absolute(path)?;
-            host.refuse_unknown(&path)?;
-            let command =
-                Command::new(["systemd-analyze".into(), "verify".into(), path.clone().into_os_string()]);
-            let ended = host.seen().world.look(&command)?;
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            // It speaks of the units that this one needs too; those are not asked about. Its exit code is 0 even
-            // for a key that it does not know.
-            let about_it: Vec<String> =
-                ended.tail.iter().filter(|line| line.contains(&name)).cloned().collect();
-            if about_it.is_empty() && (ended.is_success() || !ended.tail.is_empty()) {
-                return Ok(true);
-            }
-            let mut failure =
-                Failure::new(format!("`{}`: {}", path.display(), about_it.join("; "))).kind("unit");
-            failure.output = ended.tail;
-            bail!(failure)
-        })
+        look(&context, |host| checked(host, path, &Options::default()))
     }
 
-    /// Makes a unit start by itself. Undone, it is as it was: disabled or masked.
+    /// The same with the option `user`: whose service manager would read it.
     ///
     /// ```rhai,booted
-    /// unit::enable("systemd-networkd.service");
-    /// assert(unit::get("systemd-networkd.service").enabled == "enabled");
+    /// user::ensure("kim");
+    /// assert(unit::check("/usr/lib/systemd/user/default.target", #{ user: "kim" }));
+    /// ```
+    #[rhai_fn(name = "check", return_raw, volatile)]
+    pub fn check_with(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
+        look(&context, |host| checked(host, path, &options_of(options)?))
+    }
+
+    /// Lets the unit be started as its `[Install]` section says. Undone, it is as it was: disabled, linked, …
+    ///
+    /// ```rhai,booted
+    /// file::write("/etc/systemd/system/idle.service",
+    ///     "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n");
+    /// assert(unit::enable("idle.service") && !unit::enable("idle.service"));
+    /// assert(unit::get("idle.service").enabled == "enabled");
     /// ```
     #[rhai_fn(name = "enable", return_raw, volatile)]
     pub fn enable(context: NativeCallContext, name: &str) -> Raised<bool> {
-        wish(&context, name, Map::new(), UnitWish::Enabled)
+        act(&context, |host| make(host, name, &Options::default(), UnitWish::Enabled))
     }
 
-    /// The same with the option `user`: a unit of that user's manager.
-    ///
-    /// ```rhai,ignore
-    /// unit::enable("kiosk.service", #{ user: "kim" });
-    /// ```
-    #[rhai_fn(name = "enable", return_raw, volatile)]
-    pub fn enable_with(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
-        wish(&context, name, options, UnitWish::Enabled)
-    }
-
-    /// Makes a unit not start by itself. Undone, it is enabled again.
+    /// The same with the option `user`: in whose service manager. It need not run.
     ///
     /// ```rhai,booted
-    /// unit::disable("systemd-networkd.service");
+    /// user::ensure("kim");
+    /// file::make_dir("/home/kim/.config/systemd/user");
+    /// file::write("/home/kim/.config/systemd/user/idle.service",
+    ///     "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=default.target\n");
+    /// file::access("/home/kim/.config", #{ owner: "kim", group: "kim", recursive: true });
+    /// assert(unit::enable("idle.service", #{ user: "kim" }));
+    /// ```
+    #[rhai_fn(name = "enable", return_raw, volatile)]
+    pub fn enable_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Enabled))
+    }
+
+    /// Lets nothing start the unit by itself at boot. It goes on running until it is stopped.
+    ///
+    /// ```rhai,booted
+    /// unit::disable("getty@tty1.service");
+    /// assert(unit::get("getty@tty1.service").enabled == "disabled");
     /// ```
     #[rhai_fn(name = "disable", return_raw, volatile)]
     pub fn disable(context: NativeCallContext, name: &str) -> Raised<bool> {
-        wish(&context, name, Map::new(), UnitWish::Disabled)
+        act(&context, |host| make(host, name, &Options::default(), UnitWish::Disabled))
     }
 
-    /// The same with the option `user`: a unit of that user's manager.
-    ///
-    /// ```rhai,ignore
-    /// unit::disable("kiosk.service", #{ user: "kim" });
-    /// ```
-    #[rhai_fn(name = "disable", return_raw, volatile)]
-    pub fn disable_with(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
-        wish(&context, name, options, UnitWish::Disabled)
-    }
-
-    /// Makes a unit run. When it does not come up, the error holds its last words. Undone, it is stopped.
+    /// The same with the option `user`.
     ///
     /// ```rhai,booted
-    /// unit::start("systemd-networkd.service");
-    /// assert(unit::get("systemd-networkd.service").active);
+    /// user::ensure("kim");
+    /// assert(!unit::disable("default.target", #{ user: "kim" }));
+    /// ```
+    #[rhai_fn(name = "disable", return_raw, volatile)]
+    pub fn disable_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Disabled))
+    }
+
+    /// Starts the unit if it does not run, and waits until it is active; fails with the end of its log otherwise.
+    /// Undone, it is stopped if it did not run before.
+    ///
+    /// ```rhai,booted
+    /// file::write("/etc/systemd/system/idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    /// assert(unit::start("idle.service") && !unit::start("idle.service"));
     /// ```
     #[rhai_fn(name = "start", return_raw, volatile)]
     pub fn start(context: NativeCallContext, name: &str) -> Raised<bool> {
-        wish(&context, name, Map::new(), UnitWish::Started)
+        act(&context, |host| make(host, name, &Options::default(), UnitWish::Started))
     }
 
-    /// The same with the option `user`: a unit of that user's manager.
-    ///
-    /// ```rhai,ignore
-    /// unit::start("kiosk.service", #{ user: "kim" });
-    /// ```
-    #[rhai_fn(name = "start", return_raw, volatile)]
-    pub fn start_with(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
-        wish(&context, name, options, UnitWish::Started)
-    }
-
-    /// Makes a unit not run. Undone, it is started again.
+    /// The same with the option `user`, whose service manager runs while they are logged in or linger.
     ///
     /// ```rhai,booted
-    /// unit::stop("systemd-networkd.service");
+    /// user::ensure("kim");
+    /// user::linger("kim");
+    /// unit::start("sockets.target", #{ user: "kim" });
+    /// ```
+    #[rhai_fn(name = "start", return_raw, volatile)]
+    pub fn start_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Started))
+    }
+
+    /// Stops the unit if it runs. Undone, it is started if it ran before.
+    ///
+    /// ```rhai,booted
+    /// file::write("/etc/systemd/system/idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    /// unit::start("idle.service");
+    /// assert(unit::stop("idle.service") && !unit::stop("idle.service"));
     /// ```
     #[rhai_fn(name = "stop", return_raw, volatile)]
     pub fn stop(context: NativeCallContext, name: &str) -> Raised<bool> {
-        wish(&context, name, Map::new(), UnitWish::Stopped)
+        act(&context, |host| make(host, name, &Options::default(), UnitWish::Stopped))
     }
 
-    /// The same with the option `user`: a unit of that user's manager.
-    ///
-    /// ```rhai,ignore
-    /// unit::stop("kiosk.service", #{ user: "kim" });
-    /// ```
-    #[rhai_fn(name = "stop", return_raw, volatile)]
-    pub fn stop_with(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
-        wish(&context, name, options, UnitWish::Stopped)
-    }
-
-    /// Makes a unit impossible to start. Undone, it is as it was.
+    /// The same with the option `user`.
     ///
     /// ```rhai,booted
-    /// unit::mask("systemd-networkd.service");
-    /// assert(unit::get("systemd-networkd.service").enabled == "masked");
+    /// user::ensure("kim");
+    /// user::linger("kim");
+    /// assert(!unit::stop("nothing.service", #{ user: "kim" }));
+    /// ```
+    #[rhai_fn(name = "stop", return_raw, volatile)]
+    pub fn stop_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Stopped))
+    }
+
+    /// Makes it impossible to start the unit, by hand or otherwise. Undone, it is as it was.
+    ///
+    /// ```rhai,booted
+    /// assert(unit::mask("ctrl-alt-del.target") && !unit::mask("ctrl-alt-del.target"));
     /// ```
     #[rhai_fn(name = "mask", return_raw, volatile)]
     pub fn mask(context: NativeCallContext, name: &str) -> Raised<bool> {
-        wish(&context, name, Map::new(), UnitWish::Masked)
+        act(&context, |host| make(host, name, &Options::default(), UnitWish::Masked))
     }
 
-    /// The same with the option `user`: a unit of that user's manager.
-    ///
-    /// ```rhai,ignore
-    /// unit::mask("kiosk.service", #{ user: "kim" });
-    /// ```
-    #[rhai_fn(name = "mask", return_raw, volatile)]
-    pub fn mask_with(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
-        wish(&context, name, options, UnitWish::Masked)
-    }
-
-    /// Whether a unit runs for so many seconds on end, without having been restarted: right after its start, one
-    /// that crashes again and again is active too. Only looking, it looks once.
+    /// The same with the option `user`.
     ///
     /// ```rhai,booted
-    /// assert(unit::stable("dbus.service", 1));
+    /// user::ensure("kim");
+    /// assert(unit::mask("sockets.target", #{ user: "kim" }));
     /// ```
-    #[rhai_fn(name = "stable", return_raw, volatile)]
-    pub fn stable(context: NativeCallContext, name: &str, seconds: i64) -> Raised<bool> {
-        stays_up(&context, name, precise(seconds), Map::new())
+    #[rhai_fn(name = "mask", return_raw, volatile)]
+    pub fn mask_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Masked))
     }
 
-    /// The same with the option `user`: a unit of that user's manager.
+    /// True when the unit is active and stays so for so many seconds, without a restart; an error with the end of
+    /// its log otherwise. Only looking, it is looked at once.
     ///
-    /// ```rhai,ignore
-    /// assert(unit::stable("kiosk.service", 5, #{ user: "kim" }));
+    /// ```rhai,booted
+    /// assert(unit::stable("dbus.service", 0.5));
     /// ```
     #[rhai_fn(name = "stable", return_raw, volatile)]
-    pub fn stable_with(context: NativeCallContext, name: &str, seconds: i64, options: Map) -> Raised<bool> {
-        stays_up(&context, name, precise(seconds), options)
+    pub fn stable(context: NativeCallContext, name: &str, seconds: Dynamic) -> Raised<bool> {
+        look(&context, |host| stays(host, name, &seconds, &Options::default()))
     }
-}
 
-/// Whole seconds as a number with a fraction.
-fn precise(seconds: i64) -> f64 {
-    f64::from(i32::try_from(seconds).unwrap_or(i32::MAX))
+    /// The same with the option `user`.
+    ///
+    /// ```rhai,booted
+    /// user::ensure("kim");
+    /// user::linger("kim");
+    /// unit::start("sockets.target", #{ user: "kim" });
+    /// assert(unit::stable("sockets.target", 0.5, #{ user: "kim" }));
+    /// ```
+    #[rhai_fn(name = "stable", return_raw, volatile)]
+    pub fn stable_with(
+        context: NativeCallContext,
+        name: &str,
+        seconds: Dynamic,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        look(&context, |host| stays(host, name, &seconds, &options_of(options)?))
+    }
 }

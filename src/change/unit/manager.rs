@@ -1,0 +1,414 @@
+//! What is asked of a service manager, the system's or a user's.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+
+use crate::change::World;
+use crate::failure::Failure;
+use crate::machine::account::Account;
+use crate::machine::process::{Command, Ended};
+
+/// How long a question may take.
+const LONGEST_LOOK: Duration = Duration::from_secs(30);
+/// How long a unit may take to start or stop: systemd's own limit for a unit is 90 s if it does not say.
+const LONGEST_JOB: Duration = Duration::from_secs(600);
+/// How long it may take until a started unit is active, and until a user's manager answers.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+/// Between two looks.
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// What is asked of a unit.
+const PROPERTIES: &str =
+    "--property=LoadState,ActiveState,SubState,Result,FragmentPath,MainPID,NRestarts,NeedDaemonReload";
+/// How many lines of a unit's log are shown.
+const LOG_LINES: &str = "20";
+
+/// `systemctl` with these words, for the system's manager or that of `user`.
+pub(crate) fn systemctl(words: &[&str], user: Option<&str>) -> Result<Command> {
+    addressed("systemctl", words, user)
+}
+
+fn addressed(program: &str, words: &[&str], user: Option<&str>) -> Result<Command> {
+    let mut argv = vec![program];
+    if user.is_some() {
+        argv.push("--user");
+    }
+    argv.extend(words);
+    let mut command = Command::new(argv);
+    command.user = user.map(Account::existing).transpose()?;
+    Ok(command)
+}
+
+/// Lets the manager read its unit files again.
+pub fn reload(world: &World, user: Option<&str>) -> Result<()> {
+    let ended = world.run(&systemctl(&["daemon-reload"], user)?, "systemctl daemon-reload")?;
+    succeeded(&ended, "systemctl daemon-reload")
+}
+
+/// Restarts a unit if it is loaded and active; one that is gone or does not run is left alone.
+pub fn restart_if_active(world: &World, unit: &str, user: Option<&str>) -> Result<()> {
+    let state = world.look(&systemctl(&["is-active", unit], user)?)?;
+    if !matches!(state.stdout.text().trim(), "active" | "activating" | "reloading" | "deactivating") {
+        return Ok(());
+    }
+    let label = format!("systemctl restart {unit}");
+    succeeded(&world.run(&systemctl(&["restart", unit], user)?, &label)?, &label)
+}
+
+/// Fails with a command's last output when it did not end with 0.
+pub fn succeeded(ended: &Ended, label: &str) -> Result<()> {
+    if ended.is_success() {
+        return Ok(());
+    }
+    let mut failure = Failure::new(format!("`{label}` {}", ended.status)).kind("command");
+    failure.code = ended.status.code();
+    failure.output.clone_from(&ended.tail);
+    bail!(failure)
+}
+
+/// The full name of a unit: without a kind it is a service.
+pub fn full_name(unit: &str) -> String {
+    const KINDS: [&str; 11] = [
+        ".automount",
+        ".device",
+        ".mount",
+        ".path",
+        ".scope",
+        ".service",
+        ".slice",
+        ".socket",
+        ".swap",
+        ".target",
+        ".timer",
+    ];
+    if KINDS.iter().any(|kind| unit.ends_with(kind)) { unit.to_owned() } else { format!("{unit}.service") }
+}
+
+/// A unit and whose manager it is one of.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Unit {
+    /// Its full name.
+    pub name: String,
+    /// The user whose manager is meant; none for the system's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+}
+
+/// What a manager says of a unit that it knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UnitFacts {
+    /// `loaded`, `masked`, `bad-setting`, `error`, …
+    pub load_state: String,
+    /// `active`, `inactive`, `failed`, `activating`, …
+    pub active_state: String,
+    /// The same in the words of the unit's kind: `running`, `exited`, `auto-restart`, …
+    pub sub_state: String,
+    /// How it ended last: `success`, `exit-code`, …
+    pub result: String,
+    /// Its file, if it has one.
+    pub path: String,
+    /// The number of its main process; 0 for none.
+    pub main_pid: i64,
+    /// How often it was restarted after it ended.
+    pub restarts: i64,
+    /// Its file is not the one that the manager has read.
+    pub needs_reload: bool,
+}
+
+impl UnitFacts {
+    /// Of a unit whose manager does not run.
+    fn not_loaded() -> Self {
+        Self {
+            load_state: "unloaded".to_owned(),
+            active_state: "inactive".to_owned(),
+            sub_state: "dead".to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// Whether it runs, or is about to.
+    pub fn is_running(&self) -> bool {
+        matches!(self.active_state.as_str(), "active" | "activating" | "reloading" | "refreshing")
+    }
+
+    /// One line for people.
+    pub fn sentence(&self) -> String {
+        let mut parts = vec![format!("{} ({})", self.active_state, self.sub_state)];
+        if !matches!(self.result.as_str(), "" | "success") {
+            parts.push(format!("result {}", self.result));
+        }
+        if self.restarts > 0 {
+            parts.push(format!("restarted {} times", self.restarts));
+        }
+        parts.join(", ")
+    }
+}
+
+impl Unit {
+    /// The unit of this name, a service if the name does not say.
+    pub fn new(name: &str, user: Option<&str>) -> Self {
+        Self { name: full_name(name), user: user.map(str::to_owned) }
+    }
+
+    /// Its name within that of a target.
+    pub fn target(&self) -> String {
+        match &self.user {
+            Some(user) => format!("unit:~{user}/{}", self.name),
+            None => format!("unit:{}", self.name),
+        }
+    }
+
+    /// How people are told of it.
+    pub fn shown(&self) -> String {
+        match &self.user {
+            Some(user) => format!("{} of {user}", self.name),
+            None => self.name.clone(),
+        }
+    }
+
+    /// Whether the user whose manager is meant is still there.
+    pub fn has_manager_ever(&self) -> Result<bool> {
+        self.user.as_deref().map_or(Ok(true), |user| Ok(Account::by_name(user)?.is_some()))
+    }
+
+    fn command(&self, words: &[&str]) -> Result<Command> {
+        let mut command = systemctl(words, self.user.as_deref())?;
+        command.timeout = Some(LONGEST_LOOK);
+        Ok(command)
+    }
+
+    /// A command about files alone: a user's manager, which may be about to end, is not asked.
+    fn command_about_files(&self, words: &[&str]) -> Result<Command> {
+        let mut command = self.command(words)?;
+        if self.user.is_some() {
+            command.env.push(("SYSTEMD_OFFLINE".into(), "1".into()));
+        }
+        Ok(command)
+    }
+
+    /// Where a user's manager listens.
+    fn private_socket(&self) -> Result<Option<PathBuf>> {
+        let Some(user) = &self.user else { return Ok(None) };
+        let account = Account::existing(user)?;
+        Ok(Some(Path::new("/run/user").join(account.uid.to_string()).join("systemd/private")))
+    }
+
+    /// Waits until the user's manager answers, which takes a moment after lingering was switched on.
+    fn wait_for_manager(&self, world: &World) -> Result<()> {
+        let (Some(socket), Some(user)) = (self.private_socket()?, &self.user) else { return Ok(()) };
+        let lingers = || Path::new("/var/lib/systemd/linger").join(user).exists();
+        let deadline = Instant::now() + LONGEST_WAIT;
+        while !socket.exists() {
+            if !lingers() || Instant::now() >= deadline {
+                bail!(
+                    Failure::new(format!("the service manager of {user} does not run"))
+                        .kind("missing")
+                        .hint("user::linger starts it and keeps it running without a login")
+                );
+            }
+            world.processes.check_interruption()?;
+            world.processes.pause(BETWEEN_LOOKS);
+        }
+        Ok(())
+    }
+
+    /// What the manager says of the unit; `None` when there is none of this name.
+    pub fn facts(&self, world: &World) -> Result<Option<UnitFacts>> {
+        if self.private_socket()?.is_some_and(|socket| !socket.exists()) {
+            let is_there = !self.enablement(world)?.is_empty();
+            return Ok(is_there.then(UnitFacts::not_loaded));
+        }
+        let label = format!("systemctl show {}", self.name);
+        let ended = world.look(&self.command(&["show", PROPERTIES, "--", &self.name])?)?;
+        succeeded(&ended, &label)?;
+        let text = ended.stdout.text();
+        let mut facts = UnitFacts::default();
+        for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
+            let number = || value.parse().unwrap_or_default();
+            match name {
+                "LoadState" => value.clone_into(&mut facts.load_state),
+                "ActiveState" => value.clone_into(&mut facts.active_state),
+                "SubState" => value.clone_into(&mut facts.sub_state),
+                "Result" => value.clone_into(&mut facts.result),
+                "FragmentPath" => value.clone_into(&mut facts.path),
+                "MainPID" => facts.main_pid = number(),
+                "NRestarts" => facts.restarts = number(),
+                "NeedDaemonReload" => facts.needs_reload = value == "yes",
+                _ => {}
+            }
+        }
+        if facts.load_state.is_empty() {
+            bail!(
+                Failure::new(format!("`{label}` told nothing: no service manager runs here")).kind("missing")
+            );
+        }
+        // What still runs without its file is known, too.
+        let known = facts.load_state != "not-found" || facts.is_running() || facts.active_state == "failed";
+        Ok(known.then_some(facts))
+    }
+
+    /// What its files say: `enabled`, `disabled`, `static`, `masked`, `linked`, …; empty when there are none.
+    pub fn enablement(&self, world: &World) -> Result<String> {
+        let ended = world.look(&self.command_about_files(&["is-enabled", "--", &self.name])?)?;
+        let state = ended.stdout.text().lines().last().unwrap_or_default().trim().to_owned();
+        let is_missing = state == "not-found"
+            || (state.is_empty() && ended.stderr.text().contains("No such file or directory"));
+        if is_missing {
+            return Ok(String::new());
+        }
+        if state.is_empty() {
+            succeeded(&ended, &format!("systemctl is-enabled {}", self.name))?;
+        }
+        Ok(state)
+    }
+
+    /// Runs `systemctl VERB` on its files.
+    pub fn edit_files(&self, world: &World, words: &[&str], name: &str) -> Result<()> {
+        let mut all = words.to_vec();
+        all.extend(["--", name]);
+        let mut command = self.command_about_files(&all)?;
+        command.timeout = Some(LONGEST_JOB);
+        let label = format!("systemctl {} {name}", words.join(" "));
+        succeeded(&world.run(&command, &label)?, &label)?;
+        if self.private_socket()?.is_some_and(|socket| socket.exists()) {
+            let ended = world.look(&self.command(&["daemon-reload"])?)?;
+            if let Err(error) = succeeded(&ended, "systemctl --user daemon-reload") {
+                world.reporter.note(format!("{error:#}: it will read its files when it starts again"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes the links that would start it at boot, which works for a unit whose file is gone.
+    pub fn remove_links(&self, world: &World) -> Result<()> {
+        let label = format!("systemctl disable {}", self.name);
+        succeeded(&world.look(&self.command_about_files(&["disable", "--", &self.name])?)?, &label)
+    }
+
+    /// Starts it and waits until it is active.
+    ///
+    /// # Errors
+    /// When it does not become active: with the last lines of its log.
+    pub fn start(&self, world: &World) -> Result<()> {
+        self.wait_for_manager(world)?;
+        if let Some(facts) = self.facts(world)? {
+            if facts.needs_reload {
+                reload(world, self.user.as_deref())?;
+            }
+            self.forget_failure(world, &facts)?;
+        }
+        self.job(world, "start").map_err(|error| match error.downcast::<Failure>() {
+            Ok(failure) => self.with_log(world, failure).into(),
+            Err(error) => error,
+        })?;
+        let deadline = Instant::now() + LONGEST_WAIT;
+        loop {
+            let facts = self.facts(world)?.unwrap_or_default();
+            match facts.active_state.as_str() {
+                "active" | "reloading" | "refreshing" => return Ok(()),
+                "activating" if Instant::now() < deadline => {
+                    world.processes.check_interruption()?;
+                    world.processes.pause(BETWEEN_LOOKS);
+                }
+                _ => {
+                    let text =
+                        format!("{} was started and is not active: {}", self.shown(), facts.sentence());
+                    bail!(self.with_log(world, Failure::new(text).kind("unit")))
+                }
+            }
+        }
+    }
+
+    /// Stops it; what it failed with meanwhile is forgotten.
+    pub fn stop(&self, world: &World) -> Result<()> {
+        self.job(world, "stop")?;
+        match self.facts(world)? {
+            Some(facts) => self.forget_failure(world, &facts),
+            None => Ok(()),
+        }
+    }
+
+    /// A failed unit refuses to start once its limit is reached.
+    pub fn forget_failure(&self, world: &World, facts: &UnitFacts) -> Result<()> {
+        if facts.active_state != "failed" {
+            return Ok(());
+        }
+        let label = format!("systemctl reset-failed {}", self.name);
+        succeeded(&world.look(&self.command(&["reset-failed", "--", &self.name])?)?, &label)
+    }
+
+    fn job(&self, world: &World, verb: &str) -> Result<()> {
+        let mut command = self.command(&[verb, "--", &self.name])?;
+        command.timeout = Some(LONGEST_JOB);
+        let label = format!("systemctl {verb} {}", self.name);
+        succeeded(&world.run(&command, &label)?, &label)
+    }
+
+    /// The last lines of its log.
+    pub fn log(&self, world: &World) -> Vec<String> {
+        let unit = if self.user.is_some() { "--user-unit" } else { "--unit" };
+        // A user may not be allowed to read the journal: kkrun itself asks.
+        let mut command =
+            Command::new(["journalctl", "--no-pager", "--quiet", "--output=short", "-n", LOG_LINES]);
+        command.argv.extend([format!("{unit}={}", self.name).into()]);
+        if let Some(Ok(Some(account))) = self.user.as_deref().map(Account::by_name) {
+            command.argv.push(format!("_UID={}", account.uid).into());
+        }
+        command.timeout = Some(LONGEST_LOOK);
+        match world.look(&command) {
+            Ok(ended) => ended.stdout.text().lines().map(str::to_owned).collect(),
+            Err(error) => vec![format!("{error:#}")],
+        }
+    }
+
+    /// The failure with the end of the unit's log.
+    fn with_log(&self, world: &World, mut failure: Failure) -> Failure {
+        failure.output.extend(self.log(world));
+        let user = if self.user.is_some() { "--user-unit" } else { "--unit" };
+        failure.hint(format!("`journalctl {user} {}` shows all of its log", self.name))
+    }
+}
+
+/// Judges a unit file by what the manager would say of it; `Err` with everything it finds fault with.
+pub fn verify_file(world: &World, path: &Path, user: Option<&str>) -> Result<Result<(), Vec<String>>> {
+    let shown = path.display().to_string();
+    let words = ["verify", "--man=no", "--recursive-errors=no", &shown];
+    let mut command = addressed("systemd-analyze", &words, user)?;
+    command.timeout = Some(LONGEST_LOOK);
+    let ended = world.look(&command)?;
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let text = ended.stderr.text();
+    // What it says of other units is not this one's fault.
+    let about: Vec<String> = text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect();
+    Ok(match (ended.is_success(), about.is_empty()) {
+        (true, true) => Ok(()),
+        (false, true) => Err(ended.tail.clone()),
+        (_, false) => Err(about),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_without_a_kind_is_a_services() {
+        assert_eq!(full_name("nginx"), "nginx.service");
+        assert_eq!(full_name("user@1000"), "user@1000.service");
+        assert_eq!(full_name("a.timer"), "a.timer");
+        assert_eq!(Unit::new("x", Some("kim")).target(), "unit:~kim/x.service");
+    }
+
+    #[test]
+    fn facts_are_told_in_a_sentence() {
+        let facts = UnitFacts {
+            active_state: "activating".to_owned(),
+            sub_state: "auto-restart".to_owned(),
+            result: "exit-code".to_owned(),
+            restarts: 3,
+            ..UnitFacts::default()
+        };
+        assert_eq!(facts.sentence(), "activating (auto-restart), result exit-code, restarted 3 times");
+    }
+}

@@ -1,0 +1,347 @@
+//! Units of the service manager: whether they are started at boot, and whether they run.
+//!
+//! Enablement is somebody's decision, so that what another changed is theirs. That a unit runs or not is volatile:
+//! it belongs to nobody, and a restart of the machine changes it.
+
+mod manager;
+
+use std::collections::BTreeMap;
+
+use anyhow::{Result, bail};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use manager::{Unit, UnitFacts, full_name, reload, restart_if_active, succeeded, verify_file};
+
+use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use crate::failure::Failure;
+use crate::journal::Undoing;
+
+/// What a unit shall be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnitWish {
+    /// Started at boot, or by what else its file says.
+    Enabled,
+    /// Not so.
+    Disabled,
+    /// Impossible to start.
+    Masked,
+    /// Running.
+    Started,
+    /// Not running.
+    Stopped,
+}
+
+/// Where one side of a unit stands. This is the form in which the journal and the ledger hold it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "side", rename_all = "snake_case")]
+pub enum UnitState {
+    /// What its files say, in the words of `systemctl is-enabled`; empty when it has none.
+    Enablement {
+        /// The word.
+        is: String,
+    },
+    /// Whether it runs.
+    Activity {
+        /// It does, or is about to.
+        running: bool,
+    },
+}
+
+/// What bringing a unit's state back needs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnitInverse {
+    unit: Unit,
+    wish: UnitWish,
+    /// The file that a link of the administrator leads to, for a unit that was only linked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    linked: Option<String>,
+}
+
+/// A change to one side of a unit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct UnitChange {
+    before: UnitState,
+    after: UnitState,
+    inverse: UnitInverse,
+    /// There is no such unit.
+    #[serde(skip)]
+    about_nothing: bool,
+}
+
+impl UnitWish {
+    /// The state that is wished for, as it will be found.
+    fn state(self) -> UnitState {
+        let enablement = |is: &str| UnitState::Enablement { is: is.to_owned() };
+        match self {
+            Self::Enabled => enablement("enabled"),
+            Self::Disabled => enablement("disabled"),
+            Self::Masked => enablement("masked"),
+            Self::Started => UnitState::Activity { running: true },
+            Self::Stopped => UnitState::Activity { running: false },
+        }
+    }
+
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Enabled => "enable",
+            Self::Disabled => "disable",
+            Self::Masked => "mask",
+            Self::Started => "start",
+            Self::Stopped => "stop",
+        }
+    }
+
+    /// Whether the wish holds in this state.
+    fn holds(self, state: &UnitState) -> bool {
+        match (self, state) {
+            (Self::Enabled, UnitState::Enablement { is }) => matches!(is.as_str(), "enabled" | "alias"),
+            (Self::Disabled, UnitState::Enablement { is }) => {
+                !matches!(is.as_str(), "enabled" | "enabled-runtime")
+            }
+            _ => self.state() == *state,
+        }
+    }
+}
+
+impl UnitChange {
+    /// The change that makes `wish` true of a unit; `None` when it is.
+    pub fn towards(world: &World, unit: Unit, wish: UnitWish) -> Result<Option<Self>> {
+        let before = state_now(world, &unit, &wish.state())?;
+        if wish.holds(&before) {
+            return Ok(None);
+        }
+        let linked = match &before {
+            UnitState::Enablement { is } if is.starts_with("linked") => {
+                unit.facts(world)?.map(|facts| facts.path).filter(|path| !path.is_empty())
+            }
+            _ => None,
+        };
+        // A unit that does not run may have no file at all.
+        let about_nothing = match &before {
+            UnitState::Enablement { is } => is.is_empty() && wish == UnitWish::Enabled,
+            UnitState::Activity { .. } => unit.facts(world)?.is_none(),
+        };
+        let inverse = UnitInverse { unit, wish, linked };
+        Ok(Some(Self { before, after: wish.state(), inverse, about_nothing }))
+    }
+
+    /// The unit.
+    pub fn unit(&self) -> &Unit {
+        &self.inverse.unit
+    }
+
+    /// Whether there is no such unit, as far as was looked.
+    pub fn is_about_nothing(&self) -> bool {
+        self.about_nothing
+    }
+
+    /// Makes the wish true.
+    ///
+    /// # Errors
+    /// When systemd refuses, and when a started unit does not become active.
+    pub fn act(&self, world: &World) -> Result<()> {
+        let UnitInverse { unit, wish, .. } = &self.inverse;
+        match wish {
+            UnitWish::Started => unit.start(world),
+            UnitWish::Stopped => unit.stop(world),
+            UnitWish::Enabled | UnitWish::Disabled | UnitWish::Masked => {
+                unit.edit_files(world, &[wish.verb()], &unit.name).map_err(|error| self.explained(error))
+            }
+        }
+    }
+
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let UnitState::Enablement { is } = &self.before else { return error };
+        match error.downcast::<Failure>() {
+            Ok(failure) if is.starts_with("masked") => {
+                let hint = format!("somebody masked it: `systemctl unmask {}`", self.inverse.unit.name);
+                failure.hint(hint).into()
+            }
+            Ok(failure) => failure.into(),
+            Err(error) => error,
+        }
+    }
+
+    fn now(&self, world: &World) -> Result<UnitState> {
+        state_now(world, &self.inverse.unit, &self.after)
+    }
+
+    /// Brings the state from before back.
+    fn bring_back(&self, world: &World, now: &UnitState) -> Result<()> {
+        let unit = &self.inverse.unit;
+        let UnitState::Enablement { is: before } = &self.before else {
+            return match self.before {
+                UnitState::Activity { running: true } => unit.start(world),
+                _ => unit.stop(world),
+            };
+        };
+        let UnitState::Enablement { is } = now else { return Ok(()) };
+        let edit = |words: &[&str]| unit.edit_files(world, words, &unit.name);
+        if is == "masked" {
+            edit(&["unmask"])?;
+        } else if is == "masked-runtime" {
+            edit(&["unmask", "--runtime"])?;
+        }
+        let is = unit.enablement(world)?;
+        if is == *before {
+            return Ok(());
+        }
+        if matches!(is.as_str(), "enabled" | "enabled-runtime" | "linked" | "linked-runtime" | "alias") {
+            edit(&["disable"])?;
+        }
+        match before.as_str() {
+            "enabled" => edit(&["enable"]),
+            "enabled-runtime" => edit(&["enable", "--runtime"]),
+            "masked" => edit(&["mask"]),
+            "masked-runtime" => edit(&["mask", "--runtime"]),
+            "linked" => match &self.inverse.linked {
+                Some(path) => unit.edit_files(world, &["link"], path),
+                None => Ok(()),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    /// A unit whose files are gone can still have a link that starts nothing.
+    fn remove_dangling_links(&self, world: &World) {
+        let is_left = UnitState::Enablement { is: String::new() };
+        if self.inverse.wish == UnitWish::Enabled && self.before != is_left {
+            // systemd says that the unit does not exist when there is no link either.
+            let _nothing_to_remove = self.inverse.unit.remove_links(world);
+        }
+    }
+}
+
+/// How the side of `alike` stands.
+fn state_now(world: &World, unit: &Unit, alike: &UnitState) -> Result<UnitState> {
+    Ok(match alike {
+        UnitState::Enablement { .. } => UnitState::Enablement { is: unit.enablement(world)? },
+        UnitState::Activity { .. } => {
+            let running = unit.facts(world)?.is_some_and(|facts| facts.is_running());
+            UnitState::Activity { running }
+        }
+    })
+}
+
+fn difference(unit: &Unit, accepted: &UnitState, now: &UnitState) -> String {
+    match (accepted, now) {
+        (UnitState::Enablement { is: accepted }, UnitState::Enablement { is }) => {
+            let word = |text: &str| if text.is_empty() { "gone".to_owned() } else { text.to_owned() };
+            format!("{} is {}, and was {}", unit.shown(), word(is), word(accepted))
+        }
+        _ => format!("{} is in another state", unit.shown()),
+    }
+}
+
+impl Kind for UnitChange {
+    fn target(&self) -> String {
+        let side = match self.after {
+            UnitState::Enablement { .. } => "enablement",
+            UnitState::Activity { .. } => "activity",
+        };
+        format!("{}/{side}", self.inverse.unit.target())
+    }
+
+    fn summary(&self) -> String {
+        format!("{} {}", self.inverse.wish.verb(), self.inverse.unit.shown())
+    }
+
+    fn on_doubt(&self) -> OnDoubt {
+        OnDoubt::ActAgain
+    }
+
+    fn foreign(&self, accepted: &Value, _world: &World) -> Option<String> {
+        let accepted: UnitState = serde_json::from_value(accepted.clone()).ok()?;
+        let (UnitState::Enablement { is: before }, UnitState::Enablement { .. }) = (&self.before, &accepted)
+        else {
+            return None;
+        };
+        // What vanished is made again.
+        if before.is_empty() || accepted == self.before {
+            return None;
+        }
+        Some(difference(&self.inverse.unit, &accepted, &self.before))
+    }
+
+    fn position(&self, world: &World) -> Result<Position> {
+        if !self.inverse.unit.has_manager_ever()? {
+            return Ok(Position::Before);
+        }
+        let now = self.now(world)?;
+        Ok(if self.inverse.wish.holds(&now) {
+            Position::After
+        } else if now == self.before {
+            Position::Before
+        } else {
+            Position::Neither(difference(&self.inverse.unit, &self.after, &now))
+        })
+    }
+
+    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+        let now = self.now(world)?;
+        let UnitInverse { unit, wish, .. } = &self.inverse;
+        if wish.holds(&now) {
+            return Ok([(self.target(), state_value(&now))].into());
+        }
+        let failure = match &now {
+            UnitState::Enablement { is } => {
+                let failure =
+                    Failure::new(format!("{} is {is} after `systemctl {}`", unit.shown(), wish.verb()));
+                match is.as_str() {
+                    "static" => failure.hint("its file has no [Install] section that says what starts it"),
+                    "indirect" => {
+                        failure.hint("its [Install] section names another unit (Also=): enable that one")
+                    }
+                    _ => failure,
+                }
+            }
+            UnitState::Activity { .. } => {
+                Failure::new(format!("{} did not stay as `systemctl {}` left it", unit.shown(), wish.verb()))
+                    .hint("a service of Type=oneshot needs RemainAfterExit=yes to count as active")
+            }
+        };
+        bail!(failure.kind("unit"))
+    }
+
+    fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        let already = |state: &UnitState| {
+            Undone::Back(Undoing::Already, BTreeMap::from([(self.target(), state_value(state))]))
+        };
+        let unit = &self.inverse.unit;
+        if !unit.has_manager_ever()? {
+            return Ok(already(&self.before));
+        }
+        let now = self.now(world)?;
+        if now == self.before {
+            return Ok(already(&now));
+        }
+        match &now {
+            UnitState::Activity { .. } if unit.facts(world)?.is_none() => return Ok(already(&now)),
+            UnitState::Activity { .. } => {}
+            UnitState::Enablement { is } if is.is_empty() => {
+                if !terms.only_looking {
+                    self.remove_dangling_links(world);
+                }
+                return Ok(already(&now));
+            }
+            UnitState::Enablement { .. } => {
+                let accepted = terms.accepted.and_then(|value| serde_json::from_value(value.clone()).ok());
+                let accepted = accepted.unwrap_or_else(|| self.after.clone());
+                if now != accepted && !terms.force {
+                    return Ok(Undone::Conflict(difference(unit, &accepted, &now)));
+                }
+            }
+        }
+        if terms.only_looking {
+            return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
+        self.bring_back(world, &now)?;
+        let restored = self.now(world)?;
+        if restored != self.before {
+            bail!(Failure::new(difference(unit, &self.before, &restored)).kind("unit"));
+        }
+        Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
+    }
+}
