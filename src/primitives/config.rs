@@ -13,11 +13,16 @@ use crate::change::{
 };
 use crate::failure::Failure;
 use crate::machine::files::{self, FileState};
-use crate::script::{Host, Raised, act, look, options_of};
+use crate::script::{Host, Raised, act, look, option_names, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that its functions know.
+pub fn options() -> Vec<&'static str> {
+    option_names::<Options>().to_vec()
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

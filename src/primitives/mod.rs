@@ -57,11 +57,13 @@ fn register(engine: &mut rhai::Engine) {
 fn options(namespace: &str, function: &str) -> Option<Vec<&'static str>> {
     match namespace {
         "cmd" => cmd::options(function),
+        "config" => Some(config::options()),
         "file" => file::options(function),
         "http" => http::options(function),
         "rollback" => rollback::options(function),
         "secret" => secret::options(function),
         "step" => step::options(function),
+        "unit" => Some(unit::options()),
         _ => None,
     }
 }
