@@ -2,6 +2,8 @@
 //!
 //! Each test starts a server of its own, as the user `postgres`, on a private socket and port.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod bench;
 
 use std::net::TcpListener;

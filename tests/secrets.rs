@@ -1,6 +1,8 @@
 //! Secrets from every source, through the binary: taken in the right order, asked before the first change, kept
 //! for later runs, and shown nowhere.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod bench;
 
 use std::os::unix::fs::PermissionsExt as _;
