@@ -285,7 +285,7 @@ impl Kind for FileChange {
     fn foreign(&self, accepted: &Value, world: &World) -> Option<String> {
         let accepted: FileState = serde_json::from_value(accepted.clone()).ok()?;
         // What vanished is made again, and what was not there before was left so by kkrun itself.
-        if self.before.is_absent() || accepted.same_as(&self.before) {
+        if self.before.is_absent() || !self.before.is_overwritten(&self.after, &accepted) {
             return None;
         }
         Some(self.difference(world, &accepted, &self.before))
@@ -343,7 +343,8 @@ impl Kind for FileChange {
         let accepted =
             terms.accepted.and_then(|value| serde_json::from_value::<FileState>(value.clone()).ok());
         let accepted = accepted.unwrap_or_else(|| self.after.clone());
-        if !now.same_as(&accepted) && !terms.force {
+        // As this change itself left it is as good: another one may have been undone in between.
+        if !now.same_as(&accepted) && !now.same_as(&self.after) && !terms.force {
             return Ok(Undone::Conflict(self.difference(world, &accepted, &now)));
         }
         if terms.only_looking {

@@ -254,14 +254,25 @@ struct Sight<'a> {
     now: &'a FileState,
     before: &'a FileState,
     accepted: &'a FileState,
+    after: &'a FileState,
 }
 
-/// Every path that any of them names, with its states.
+impl Sight<'_> {
+    /// Somebody else left it so. As this change itself left it is as good as what is accepted: another change may
+    /// have been undone in between.
+    fn is_foreign(&self) -> bool {
+        !self.now.same_as(self.before) && !self.now.same_as(self.accepted) && !self.now.same_as(self.after)
+    }
+}
+
+/// Every path that any of them names, with its states. `otherwise` says what is accepted of those that `accepted` does
+/// not name.
 fn sights<'a>(
     now: &'a Manifest,
     before: &'a Manifest,
     accepted: &'a Manifest,
     after: &'a Manifest,
+    otherwise: &'a Manifest,
 ) -> BTreeMap<&'a PathText, Sight<'a>> {
     let absent = &FileState::Absent;
     let all = [now, before, accepted, after].into_iter().flat_map(Manifest::entries);
@@ -270,7 +281,8 @@ fn sights<'a>(
         let sight = Sight {
             now: of(now).unwrap_or(absent),
             before: of(before).unwrap_or(absent),
-            accepted: of(accepted).or(of(after)).unwrap_or(absent),
+            accepted: of(accepted).or(of(otherwise)).unwrap_or(absent),
+            after: of(after).unwrap_or(absent),
         };
         (name, sight)
     })
@@ -351,8 +363,8 @@ impl Kind for TreeChange {
                 None if self.inverse.scope == Scope::Whole => &FileState::Absent,
                 None => continue,
             };
-            let is_wished = manifests.after.get(name.as_path()).is_some_and(|wished| wished.same_as(found));
-            if !is_wished && !expected.same_as(found) {
+            let wished = manifests.after.get(name.as_path()).unwrap_or(&FileState::Absent);
+            if found.is_overwritten(wished, expected) {
                 lines.push(format!("{name}: {}", expected.differences(found).join(", ")));
             }
         }
@@ -450,14 +462,14 @@ impl Kind for TreeChange {
         let listed = Manifest::default();
         // What another change to listed entries left says nothing about the others of this one.
         let otherwise = if self.inverse.scope == Scope::Listed { &manifests.after } else { &listed };
-        let sights = sights(&now, &manifests.before, &accepted, otherwise);
+        let sights = sights(&now, &manifests.before, &accepted, &manifests.after, otherwise);
         if sights.values().all(|sight| sight.now.same_as(sight.before)) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&self.before))].into()));
         }
         // An undo that was killed in the middle has left some as before and some as accepted.
         let conflicts = sights
             .iter()
-            .filter(|(_, sight)| !sight.now.same_as(sight.before) && !sight.now.same_as(sight.accepted))
+            .filter(|(_, sight)| sight.is_foreign())
             .map(|(name, sight)| format!("{name}: {}", sight.accepted.differences(sight.now).join(", ")));
         let conflicts: Vec<String> = conflicts.collect();
         if !conflicts.is_empty() && !terms.force {
@@ -612,6 +624,33 @@ mod tests {
         std::fs::write(root.join("page"), "edited").unwrap();
         let again = TreeChange::copy(&root, &next.0).unwrap().unwrap();
         assert_eq!(again.foreign(&accepted, &world).unwrap(), "page: content differs (1 → 6 bytes)");
+    }
+
+    #[test]
+    fn a_mode_that_the_copy_keeps_is_nobodys_loss_and_a_chain_of_changes_is_undone() {
+        let Scene { _directory, path, mut world } = scene();
+        let root = path.join("tree");
+        let first = wish(&[("page", "p"), ("other", "o")]);
+        let change = TreeChange::copy(&root, &first.0).unwrap().unwrap();
+        let (first_change, accepted) = make(&world, &change, &first);
+        let set_mode = |mode| {
+            let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+            std::fs::set_permissions(root.join("page"), permissions).unwrap();
+        };
+        set_mode(0o600);
+        let mut next = wish(&[("page", "q"), ("other", "o")]);
+        next.0.insert_file("page", b"q", &mine(0o600));
+        let change = TreeChange::copy(&root, &next.0).unwrap().unwrap();
+        assert_eq!(change.foreign(&accepted, &world), None);
+        let (second, accepted) = make(&world, &change, &next);
+        let Undone::Back(Undoing::Restored, mut accepted) = undo(&mut world, &second, Some(&accepted), false)
+        else {
+            panic!()
+        };
+        set_mode(0o644);
+        let accepted = accepted.remove(&tree_target(&root)).unwrap();
+        assert!(is_back(&undo(&mut world, &first_change, Some(&accepted), false), Undoing::Restored));
+        assert!(!root.exists());
     }
 
     #[test]

@@ -144,6 +144,30 @@ impl FileState {
         }
     }
 
+    /// Whether a change from this state to `wished` would overwrite something that is not as `accepted`. What it
+    /// leaves as it is, content or metadata, does not count.
+    pub fn is_overwritten(&self, wished: &Self, accepted: &Self) -> bool {
+        let metadata = |now: &Metadata, wished: &Metadata, accepted: &Metadata| {
+            !now.same_as(wished) && !now.same_as(accepted)
+        };
+        match (self, wished, accepted) {
+            (
+                Self::File { sha256: now, metadata: now_metadata, .. },
+                Self::File { sha256: wished, metadata: wished_metadata, .. },
+                Self::File { sha256: accepted, metadata: accepted_metadata, .. },
+            ) => {
+                (now != wished && now != accepted)
+                    || metadata(now_metadata, wished_metadata, accepted_metadata)
+            }
+            (
+                Self::Directory { metadata: now },
+                Self::Directory { metadata: wished },
+                Self::Directory { metadata: accepted },
+            ) => metadata(now, wished, accepted),
+            _ => !self.same_as(wished) && !self.same_as(accepted),
+        }
+    }
+
     /// What a person would say became different on the way from `self` to `other`; empty when the two are the same.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         match (self, other) {
@@ -395,6 +419,18 @@ mod tests {
     use super::*;
     use crate::machine::files::testing::*;
     use crate::machine::files::{ModifiedAt, Value};
+
+    #[test]
+    fn only_what_is_overwritten_counts() {
+        let file = |content: &[u8], mode| FileState::file(Digest::of(content), 1, &mine(mode));
+        let accepted = file(b"a", 0o644);
+        assert!(!file(b"a", 0o600).is_overwritten(&file(b"b", 0o600), &accepted));
+        assert!(file(b"a", 0o600).is_overwritten(&file(b"b", 0o644), &accepted));
+        assert!(!file(b"x", 0o644).is_overwritten(&file(b"x", 0o600), &accepted));
+        assert!(file(b"x", 0o644).is_overwritten(&file(b"b", 0o644), &accepted));
+        assert!(file(b"x", 0o644).is_overwritten(&FileState::Absent, &accepted));
+        assert!(!accepted.is_overwritten(&FileState::Absent, &accepted));
+    }
 
     #[test]
     fn the_journal_form_is_explicit_and_comes_back() {
