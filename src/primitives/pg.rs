@@ -377,9 +377,11 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
         }
         let login = recorded_login(host, &mut options, false)?;
         let options: RoleOptions = options_of(options)?;
+        // A password is for logging in with.
+        let login_wished = options.login.or(password.is_some().then_some(true));
         let wish = RoleWish {
             password,
-            login: options.login,
+            login: login_wished,
             superuser: options.superuser,
             createdb: options.createdb,
             createrole: options.createrole,
@@ -660,7 +662,7 @@ mod functions {
         ensure_role_with(&context, role, Map::new())
     }
 
-    /// The same with options: `password` (a secret), `login` (true for a new role), `superuser`, `createdb`,
+    /// The same with options: `password` (a secret), `login` (true for a new role and where there is a password), `superuser`, `createdb`,
     /// `createrole`, `inherit`, `replication`, `bypassrls`, `connection_limit`; what is not said stays. The
     /// server gets no password but a verifier of it (SCRAM-SHA-256), and keeps that out of its log. `host`, `port`,
     /// `user`, `dbname`, `os_user`, or a map `connection` with these and `password`, say where.

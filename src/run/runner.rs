@@ -289,6 +289,7 @@ impl Runner {
         reporter.tell(&Event::StepStarted { id: call.id.clone(), title: call.title.clone(), reason });
         host.session().enter_step(Some(&call.id));
         let outcome = evaluate_body(context, host, call);
+        let _only_looked = host.take_failed_mutation();
         host.session().enter_step(None);
         let unpredictable = match outcome {
             Ok(()) => None,
@@ -470,6 +471,7 @@ fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result
     let outcome = evaluate_body(context, host, call);
     host.session().enter_step(None);
     std::mem::take(&mut *host.trace());
+    let _only_looked = host.take_failed_mutation();
     let first = host.seen().would_change().first().map(|would| would.summary.clone());
     host.session().forget_would_change();
     match outcome {

@@ -107,7 +107,7 @@ facts_kiosk() {
     check "at once" grep -q "autologin-user-timeout=0" <<<"$shown"
     check "lingering" test -e /var/lib/systemd/linger/$user
     same "the browser's unit" enabled "$(of_user is-enabled kimonokittens-kiosk)"
-    check "the browser's flags" grep -q -- '--kiosk' <(of_user cat kimonokittens-kiosk)
+    check "the browser's flags" grep -q -- '--kiosk' $home/.config/systemd/user/kimonokittens-kiosk.service
 }
 
 # What a rollback of everything must leave of the facts: none.

@@ -1,6 +1,6 @@
 # What the tests of the whole plan share. They run as root inside a clone, with kkrun at $KKRUN.
 set -euo pipefail
-export KKRUN=/run/kkrun-rehearsal/files/kkrun
+export KKRUN=${KKRUN:-/run/kkrun-rehearsal/files/kkrun}
 export NO_COLOR=1
 unset SUDO_USER SUDO_UID SUDO_GID
 user=kimonokittens
