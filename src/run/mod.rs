@@ -361,6 +361,9 @@ fn finish(
     {
         owed.push(format!("a restart of the machine: {why}"));
     }
+    if let Err(Stop::Unpredictable { place, why }) = &outcome {
+        host.reporter().note(format!("not predictable from line {} on: depends on {why}", place.line));
+    }
     let ended =
         Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), owed, exit: exit.0 };
     host.reporter().tell(&ended);
@@ -368,11 +371,8 @@ fn finish(
         Ok(()) => Ok(exit),
         Err(Stop::Failed(failure)) => Err(failure.into()),
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
-        Err(Stop::Unpredictable { place, why }) => {
-            let failure =
-                Failure::new(format!("not predictable from line {} on: depends on {why}", place.line));
-            Err(failure.exit(ExitCode::DIFFERENT).into())
-        }
+        // A preview ends where it asks for what only acting can tell: that is no failure.
+        Err(Stop::Unpredictable { .. }) => Ok(exit),
     }
 }
 

@@ -55,7 +55,7 @@ exits 0 plan master.rhai
 snapshot | check "files" diff /tmp/before -
 
 say "a rollback keeps data unless it is agreed to"
-exits 0 plan rollback.rhai --dry-run
+exits 6 plan rollback.rhai --dry-run
 snapshot | check "the preview changed nothing" diff /tmp/before -
 exits 0 plan rollback.rhai
 [[ $said == *kept* ]] || die "nothing was kept: $said"
