@@ -8,11 +8,13 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use anyhow::{Context as _, Result};
 use nix::libc;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
@@ -64,9 +66,46 @@ pub enum Urgency {
     Now,
 }
 
+/// What this process listens to: signals are the whole process's, and so is who notes them.
+static INSTALLED: OnceLock<Signals> = OnceLock::new();
+
+/// Does what no signal ends, such as reading from a terminal, in a thread of its own. When the run is asked to stop,
+/// that thread is left to itself: it does nothing but wait, and ends with the process.
+///
+/// # Errors
+/// With the [`Interruption`] when the run is asked to stop first.
+pub fn interruptibly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let Some(signals) = INSTALLED.get() else { return Ok(work()) };
+    let (end, begin) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe for a thread")?;
+    let worker = std::thread::Builder::new().spawn(move || {
+        let done = work();
+        drop(begin);
+        done
+    });
+    let worker = worker.context("cannot start a thread")?;
+    loop {
+        if let Some(interruption) = signals.pending() {
+            return Err(interruption.into());
+        }
+        let bell = signals.bell();
+        let mut watched = [PollFd::new(&end, PollFlags::IN), PollFd::new(&bell, PollFlags::IN)];
+        match poll(&mut watched, None) {
+            Ok(_) if !watched[0].revents().is_empty() => break,
+            Ok(_) => signals.hush(),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error).context("cannot wait for a thread"),
+        }
+    }
+    worker.join().map_err(|_| anyhow::anyhow!("a thread that waited for an answer ended badly"))
+}
+
 impl Signals {
-    /// Listens from now on. A signal that whoever started kkrun wants ignored (`nohup`) stays ignored.
+    /// Listens from now on; once in a process. A signal that whoever started kkrun wants ignored (`nohup`) stays
+    /// ignored.
     pub fn install() -> Result<Self> {
+        if let Some(installed) = INSTALLED.get() {
+            return Ok(installed.clone());
+        }
         let signals = Self::deaf()?;
         for signal in [SIGINT, SIGTERM, SIGQUIT, SIGHUP] {
             if is_ignored(signal) {
@@ -78,7 +117,7 @@ impl Signals {
             unsafe { signal_hook::low_level::register(signal, move || shared.deliver(signal)) }
                 .with_context(|| format!("cannot listen for signal {signal}"))?;
         }
-        Ok(signals)
+        Ok(INSTALLED.get_or_init(|| signals).clone())
     }
 
     /// Listens to nothing but [`Self::deliver`].

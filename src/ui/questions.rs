@@ -7,6 +7,7 @@ use dialoguer::Password;
 use zeroize::Zeroizing;
 
 use crate::event::{Answer, Question};
+use crate::machine::signal::interruptibly;
 use crate::machine::terminal;
 
 /// Who answers questions.
@@ -49,9 +50,12 @@ impl Questions {
                 Ok(Some(Answer::Text(Zeroizing::new(answer.to_owned()))))
             }
             Question::Secret { text, may_be_empty } => {
-                let answer =
-                    Password::new().with_prompt(text).allow_empty_password(*may_be_empty).report(false);
-                let answer = answer.interact().context("cannot ask for a secret on the terminal")?;
+                let (prompt, may_be_empty) = (text.clone(), *may_be_empty);
+                let answer = interruptibly(move || {
+                    let question = Password::new().with_prompt(prompt).allow_empty_password(may_be_empty);
+                    question.report(false).interact()
+                })?;
+                let answer = answer.context("cannot ask for a secret on the terminal")?;
                 Ok(Some(Answer::Text(Zeroizing::new(answer))))
             }
         }
@@ -62,7 +66,9 @@ impl Questions {
 fn ask_line(prompt: &str) -> Result<Option<String>> {
     let mut terminal = terminal::open().context("cannot open the terminal")?;
     terminal.write_all(prompt.as_bytes()).context("cannot write to the terminal")?;
-    let mut line = String::new();
-    let read = BufReader::new(&terminal).read_line(&mut line).context("cannot read from the terminal")?;
-    Ok((read > 0).then_some(line))
+    let read = interruptibly(move || {
+        let mut line = String::new();
+        BufReader::new(&terminal).read_line(&mut line).map(|read| (read > 0).then_some(line))
+    })?;
+    read.context("cannot read from the terminal")
 }
