@@ -100,7 +100,7 @@ step::run("01", "First", || file::write("@/m/a", "a"));
 "#,
     );
     let line = format!(
-        "cd '{}'; LANG=C.UTF-8 '{}' --state-dir '{}' plan.rhai; echo \"ended $?\"; stty -a | grep -o '[-]*echo '",
+        "stty echo; cd '{}'; LANG=C.UTF-8 '{}' --state-dir '{}' plan.rhai; echo \"ended $?\"; stty -a | grep -o '[-]*echo '",
         place.path("plan").display(),
         env!("CARGO_BIN_EXE_kkrun"),
         place.path("state").display()
