@@ -1,18 +1,21 @@
 //! What the command line means: which state directory, which script, who is asked.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::cli::{Foreign, Options};
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
 use crate::machine::account::Account;
 use crate::machine::signal::Signals;
-use crate::machine::{clock, random};
+use crate::machine::{clock, random, root, terminal};
 use crate::primitives;
 use crate::run::{Launch, Selection};
+use crate::script::{Source, requires_root};
 use crate::session::ForeignPolicy;
-use crate::ui::{Questions, Verbosity};
+use crate::ui::{Questions, Verbosity, line_to_stderr};
 
 /// Where root keeps journal, backups, secrets and logs.
 const STATE: &str = "/var/lib/kkrun";
@@ -29,8 +32,48 @@ pub fn state_directory(options: &Options) -> Result<PathBuf> {
     if account.is_root() {
         return Ok(PathBuf::from(STATE));
     }
+    if PathBuf::from(STATE).exists() {
+        bail!(
+            Failure::new(format!("the journal of this machine, `{STATE}`, is root's"))
+                .exit(ExitCode::REFUSED)
+                .kind("refused")
+                .hint(format!("run it as root: `{}`", as_root()))
+                .hint("another journal is shown by `--state-dir DIR` alone")
+        );
+    }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     Ok(state.unwrap_or_else(|| account.home.join(".local/state")).join("kkrun"))
+}
+
+/// Goes on as root, if the script requires it: through sudo with a terminal, else not at all.
+pub fn become_root_for(options: &Options, script: &Path) -> Result<()> {
+    if root::is_root() {
+        return Ok(());
+    }
+    let requires = Source::find(script).is_ok_and(|(source, name)| requires_root(&source, &name));
+    if !requires {
+        return Ok(());
+    }
+    let refused = Failure::new(format!("`{}` requires root", script.display()))
+        .exit(ExitCode::REFUSED)
+        .kind("refused")
+        .hint(format!("run it as root: `{}`", as_root()));
+    if options.non_interactive || !terminal::is_interactive() {
+        bail!(refused);
+    }
+    let kept = root::dropped_by_sudo();
+    let with = if kept.is_empty() { String::new() } else { format!(", with {}", kept.join(", ")) };
+    line_to_stderr(&format!("`{}` requires root: going on through sudo{with}", script.display()));
+    match root::again_through_sudo(&kept) {
+        Ok(never) => match never {},
+        Err(error) => bail!(refused.hint(format!("{error:#}"))),
+    }
+}
+
+/// The command line as root would type it.
+fn as_root() -> String {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    format!("sudo kkrun {}", shell_words::join(words)).trim_end().to_owned()
 }
 
 fn notes_directory(options: &Options) -> Result<PathBuf> {
@@ -56,11 +99,20 @@ pub fn verbosity(options: &Options) -> Verbosity {
 
 /// Everything that a run needs to know; `invocation` is what hints tell the operator to type again.
 pub fn launch(options: &Options, invocation: &str) -> Result<Rc<Launch>> {
+    launch_from(options, invocation, state_directory(options)?, notes_directory(options)?)
+}
+
+/// Everything that reading scripts needs to know: no journal is looked at.
+pub fn launch_to_read(options: &Options) -> Result<Rc<Launch>> {
+    launch_from(options, "kkrun check", PathBuf::new(), PathBuf::new())
+}
+
+fn launch_from(options: &Options, invocation: &str, state: PathBuf, notes: PathBuf) -> Result<Rc<Launch>> {
     let stamp = clock::now().strftime("%Y%m%dT%H%M%S");
     Ok(Rc::new(Launch {
         invocation: invocation.to_owned(),
-        state: state_directory(options)?,
-        notes: notes_directory(options)?,
+        state,
+        notes,
         run: format!("{stamp}-{}", random::hex(3)?),
         signals: Signals::install()?,
         register: primitives::REGISTRATION,

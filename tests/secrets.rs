@@ -167,7 +167,8 @@ fn a_secret_is_shown_and_recorded_nowhere() {
         print(file::read("{out}"));
         log::warn(file::read("{out}"));
         let refused = 0;
-        try {{ file::write("{out}", `${{s}}`); }} catch (error) {{ refused += 1; print(error.message); }}
+        let named = |secret| `${{secret}}`;
+        try {{ file::write("{out}", named.call(s)); }} catch (error) {{ refused += 1; print(error.message); }}
         "#,
         out = bench.path("out").display()
     );
@@ -219,7 +220,9 @@ fn a_command_gets_a_secret_in_its_environment_and_input_and_never_as_a_word() {
             always: "to see", env: #{{ PIN: s }}, stdin: s, label: "see",
         }});
         print(cmd::read(["sh", "-c", "echo $PIN"], #{{ env: #{{ PIN: s }} }}));
-        cmd::run(["echo", `${{s}}`], #{{ always: "to see" }});
+        // What no check can follow is refused when it happens.
+        let named = |secret| `${{secret}}`;
+        cmd::run(["echo", named.call(s)], #{{ always: "to see" }});
         "#,
         out = out.display()
     );

@@ -1,5 +1,6 @@
 //! One command, one file.
 
+mod check;
 mod completions;
 mod doctor;
 mod export;
@@ -33,7 +34,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Export { directory } => export::execute(&directory),
         Command::Completions { shell } => completions::execute(shell),
         Command::Rehearse(wanted) => rehearse::execute(options, wanted),
-        Command::Check { .. } | Command::Api { .. } => anyhow::bail!("not yet"),
+        Command::Check { paths } => check::execute(options, &paths),
+        Command::Api { .. } => anyhow::bail!("not yet"),
     }
 }
 

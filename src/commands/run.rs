@@ -13,6 +13,7 @@ use crate::run::run_script;
 pub fn execute(options: &Options, script: &Path, words: Vec<String>) -> Result<ExitCode> {
     let reporter = super::reporter(options);
     super::summed_up(&reporter, || {
+        config::become_root_for(options, script)?;
         let launch = config::launch(options, &format!("kkrun {}", script.display()))?;
         run_script(&launch, script, words, &reporter)
     })

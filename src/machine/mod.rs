@@ -19,6 +19,7 @@ pub mod package_locks;
 pub mod postgres;
 pub mod process;
 pub mod random;
+pub mod root;
 pub mod secret_store;
 pub mod signal;
 pub mod terminal;

@@ -32,6 +32,8 @@ pub fn module() -> rhai::Module {
 pub fn options(function: &str) -> Option<Vec<&'static str>> {
     match function {
         "write" | "make_dir" | "copy" | "mirror" => Some(option_names::<Ownership>().to_vec()),
+        "download" => Some(option_names::<download::Options>().to_vec()),
+        "access" => Some(option_names::<access::Options>().to_vec()),
         _ => None,
     }
 }

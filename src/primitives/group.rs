@@ -5,11 +5,19 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use crate::change::{Change, GroupChange, GroupWish};
-use crate::script::{Host, Raised, act, options_of};
+use crate::script::{Host, Raised, act, option_names, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "ensure" => Some(option_names::<Options>().to_vec()),
+        _ => None,
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -59,11 +59,15 @@ fn options(namespace: &str, function: &str) -> Option<Vec<&'static str>> {
         "cmd" => cmd::options(function),
         "config" => Some(config::options()),
         "file" => file::options(function),
+        "group" => group::options(function),
         "http" => http::options(function),
+        "pg" => pg::options(function),
+        "pkg" => pkg::options(function),
         "rollback" => rollback::options(function),
         "secret" => secret::options(function),
         "step" => step::options(function),
         "unit" => Some(unit::options()),
+        "user" => user::options(function),
         _ => None,
     }
 }
@@ -71,16 +75,16 @@ fn options(namespace: &str, function: &str) -> Option<Vec<&'static str>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::script::manual;
+    use crate::script::{OPTION_MAPS, manual};
 
     #[test]
-    fn what_takes_options_says_which_and_its_manual_names_them() {
+    fn what_takes_options_says_which() {
         let mut engine = rhai::Engine::new();
         register(&mut engine);
         let functions = manual::functions(&engine);
         assert!(functions.len() > 40);
         for function in &functions {
-            if function.parameters.iter().any(|(name, _)| name == "options") {
+            if function.parameters.iter().any(|(name, _)| OPTION_MAPS.contains(&name.as_str())) {
                 let known = options(&function.namespace, &function.name);
                 assert!(known.is_some_and(|known| !known.is_empty()), "{}", function.signature());
             }

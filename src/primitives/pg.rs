@@ -17,11 +17,24 @@ use crate::journal::{ChangeState, Class};
 use crate::machine::files::Digest;
 use crate::machine::postgres::{Connection, Parameter, Server, identifier};
 use crate::machine::random;
-use crate::script::{Host, Raised, Secret, Unpredictable, act, look, options_of, value_of};
+use crate::script::{Host, Raised, Secret, Unpredictable, act, look, option_names, options_of, value_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    let own: &[&[&'static str]] = match function {
+        "query" | "value" | "can_create" => &[],
+        "execute" => &[option_names::<ExecuteOptions>(), &["unless", "undo"]],
+        "ensure_role" => &[option_names::<RoleOptions>()],
+        "ensure_database" => &[option_names::<DatabaseOptions>()],
+        _ => return None,
+    };
+    let connection = [option_names::<ServerOptions>(), &["password", "connection"]].concat();
+    Some([own.concat(), connection].concat())
 }
 
 /// The options that say which server, which database, and as whom.
@@ -35,15 +48,11 @@ struct ServerOptions {
     os_user: Option<String>,
 }
 
-impl ServerOptions {
-    const NAMES: [&str; 5] = ["host", "port", "user", "dbname", "os_user"];
-}
-
 /// Takes those options out of a map; the password only where it is that of the connection.
 fn login_from(host: &Host, options: &mut Map, with_password: bool) -> Result<Login> {
     let mut given = Map::new();
-    for name in ServerOptions::NAMES {
-        if let Some((name, value)) = options.remove_entry(name) {
+    for name in option_names::<ServerOptions>() {
+        if let Some((name, value)) = options.remove_entry(*name) {
             given.insert(name, value);
         }
     }

@@ -8,11 +8,19 @@ use serde::Deserialize;
 
 use crate::change::{Change, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, PackagesWish, packages};
 use crate::failure::Failure;
-use crate::script::{Host, Raised, Unpredictable, act, look, options_of};
+use crate::script::{Host, Raised, Unpredictable, act, look, option_names, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "install" => Some(option_names::<Options>().to_vec()),
+        _ => None,
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -10,11 +10,19 @@ use crate::failure::Failure;
 use crate::journal::ChangeState;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::PathText;
-use crate::script::{Host, Raised, Unpredictable, act, look, options_of};
+use crate::script::{Host, Raised, Unpredictable, act, look, option_names, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
     exported_module!(functions)
+}
+
+/// The options that these functions know.
+pub fn options(function: &str) -> Option<Vec<&'static str>> {
+    match function {
+        "ensure" => Some(option_names::<Options>().to_vec()),
+        _ => None,
+    }
 }
 
 #[derive(Default, Deserialize)]

@@ -2,6 +2,7 @@
 
 pub mod decision;
 mod examine;
+mod reading;
 pub mod rollback;
 mod runner;
 
@@ -17,6 +18,7 @@ use serde_json::Value;
 
 use decision::Decision;
 pub use decision::Selection;
+pub use reading::Reading;
 pub use runner::{Doing, Runner, StepReport};
 
 use crate::change::World;
@@ -231,8 +233,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     if let Some(failure) = Failure::all(checked.problems) {
         bail!(failure.hint("nothing was run"));
     }
-    let plan = checked.plan;
-    Ok(Ready { engine, host, program, plan })
+    Ok(Ready { engine, host, program, plan: checked.plan })
 }
 
 /// A session that undoes changes of `plan` without any script.

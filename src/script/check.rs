@@ -11,7 +11,7 @@ use rhai::{ASTFlags, ASTNode, Expr, FnAccess, Position, Stmt};
 use super::engine::{Engine, Program};
 use super::error::place_in;
 use super::host::Host;
-use super::plan::Plan;
+use super::plan::{self, Plan};
 use super::requirements::Requirements;
 use super::resolver::LIBRARY;
 use super::vocabulary::Vocabulary;
@@ -19,13 +19,14 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
 /// What a check found.
+#[derive(Default)]
 pub struct Checked {
     /// The steps, if the script is a plan.
     pub plan: Plan,
     /// What any of its scripts requires.
     pub requirements: Requirements,
-    /// How many scripts were read.
-    pub scripts: usize,
+    /// The names of the scripts that were read.
+    pub scripts: BTreeSet<String>,
     /// What is wrong, in the order in which it is read.
     pub problems: Vec<Failure>,
 }
@@ -39,11 +40,10 @@ pub fn check(engine: &Engine, program: &Program) -> Checked {
         vocabulary: Vocabulary::of(engine.rhai(), engine.known_options()),
         modules: HashMap::new(),
         requirements: Requirements::default(),
-        scripts: 0,
+        scripts: BTreeSet::new(),
         problems,
     };
-    let declared: BTreeSet<(usize, usize)> = plan.steps.iter().map(|step| (step.line, step.column)).collect();
-    checker.script(program, &declared);
+    checker.script(program, &plan::declared_at(program));
     let mut seen = BTreeSet::new();
     for step in &plan.steps {
         let Some(script) = &step.script else { continue };
@@ -86,7 +86,7 @@ struct Checker<'engine> {
     vocabulary: Vocabulary,
     modules: HashMap<String, ModuleState>,
     requirements: Requirements,
-    scripts: usize,
+    scripts: BTreeSet<String>,
     problems: Vec<Failure>,
 }
 
@@ -100,7 +100,7 @@ impl Checker<'_> {
     }
 
     fn file(&mut self, program: &Program, declared: &BTreeSet<(usize, usize)>, chain: &mut Vec<String>) {
-        self.scripts += 1;
+        self.scripts.insert(program.name.clone());
         let surroundings = self.imports(program, chain);
         let mut problems = calls::problems(self, program, &surroundings, declared);
         problems.extend(leak::problems(&self.vocabulary, program));
@@ -256,4 +256,272 @@ fn exports(program: &Program) -> Exports {
 /// A problem at a place in a script.
 fn problem(program: &Program, position: Position, message: String) -> Failure {
     Failure::new(message).exit(ExitCode::USAGE).at(place_in(&program.name, &program.text, position))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::change::testing;
+    use crate::journal::History;
+    use crate::primitives::REGISTRATION;
+    use crate::script::{Script, Settings, Source};
+    use crate::session::Session;
+
+    /// What is wrong with a plan of these files, the first of which is its script: `FILE:LINE:COLUMN message`,
+    /// and the hints behind arrows. Modules are named as they are imported.
+    fn told(files: &[(&str, &str)]) -> Vec<String> {
+        let state = tempfile::tempdir().unwrap();
+        let nowhere = PathBuf::from("/nonexistent/plan");
+        let source = Source::Directory { shown: nowhere.clone(), root: nowhere };
+        let session = Session::new(testing::world(state.path()), History::default(), "test");
+        let settings =
+            Script { name: "settings.rhai".into(), text: "#{ db_name: \"cats\", port: 80 }".into() };
+        let settings = Settings::of(Some(&settings), &[], &BTreeMap::new()).unwrap();
+        let host = Host::new(session, source, settings, Vec::new());
+        let engine = Engine::new(Rc::clone(&host), REGISTRATION);
+        let mut main = None;
+        for (name, text) in files {
+            let script = Script { name: (*name).to_owned(), text: (*text).to_owned() };
+            match engine.compile(&script) {
+                Ok(program) => {
+                    host.keep_program(name, &program);
+                    main.get_or_insert(program);
+                }
+                Err(error) => return vec![shown(error.downcast_ref::<Failure>().unwrap())],
+            }
+        }
+        check(&engine, &main.unwrap()).problems.iter().map(shown).collect()
+    }
+
+    fn shown(failure: &Failure) -> String {
+        assert_eq!(failure.exit, ExitCode::USAGE);
+        let place = failure.place.as_ref().unwrap();
+        let mut text = format!("{}:{}:{} {}", place.file, place.line, place.column, failure.message);
+        for hint in &failure.hints {
+            text.push_str(" → ");
+            text.push_str(hint);
+        }
+        text
+    }
+
+    #[test]
+    fn what_is_right_passes() {
+        let module = "export const HERE = 1; fn twice(x) { helper(x) * 2 } private fn helper(x) { x }";
+        let step = "//! A step.\n\
+            import \"std/module\" as other;\n\
+            const REQUIRES = #{ root: true };\n\
+            let password = secret::generate(\"db\");\n\
+            let client = #{ password: password, host: settings::db_name };\n\
+            let sum = other::twice(other::HERE) + own(settings::port);\n\
+            let names = [1, 2].map(|x| x + sum).filter(|x| x > 2);\n\
+            let greeter = #{ greet: |x| x };\n\
+            greeter.greet(1);\n\
+            cmd::run([\"true\"], #{ always: \"because\" } + #{ env: #{ PW: password } });\n\
+            print(`${names.len()} ${client.host}`);\n\
+            fn own(x) { global::REQUIRES; x.to_string().len() }\n";
+        assert_eq!(
+            told(&[
+                ("plan.rhai", "step::run(\"01\", \"One\", \"step.rhai\");"),
+                ("step.rhai", step),
+                ("std/module", module),
+            ]),
+            [""; 0]
+        );
+    }
+
+    #[test]
+    fn unknown_names_are_told_with_the_nearest() {
+        assert_eq!(
+            told(&[(
+                "a.rhai",
+                "file::wriet(\"/a\", \"b\");\n\
+                 fiel();\n\
+                 let x = settings::db_nam;\n\
+                 x.lenn();\n\
+                 own(1, 2);\n\
+                 file::read();\n\
+                 exists(\"/x\");\n\
+                 x.len(1, 2);\n\
+                 fn own(a) { global::NONE }"
+            )]),
+            [
+                "a.rhai:1:7 there is no function `file::wriet` → did you mean `file::write`?",
+                "a.rhai:2:1 there is no function `fiel` → did you mean `find`?",
+                "a.rhai:3:19 there is no setting `db_nam` → did you mean `settings::db_name`?",
+                "a.rhai:4:3 there is no method `lenn` → did you mean `len`?",
+                "a.rhai:5:1 `own` takes 1 argument, not 2",
+                "a.rhai:6:7 `file::read` does not take 0 arguments → file::read(path: string) -> string",
+                "a.rhai:7:1 there is no function `exists` → did you mean `file::exists`?",
+                "a.rhai:8:3 the method `len` does not take 2 arguments",
+                "a.rhai:9:21 there is no constant `NONE` in this script",
+            ]
+        );
+    }
+
+    #[test]
+    fn what_does_not_compile_is_told_in_plain_words() {
+        assert_eq!(
+            told(&[("a.rhai", "let name = 1;\nprint(nmae);")]),
+            ["a.rhai:2:7 there is no variable `nmae` → did you mean `name`?"]
+        );
+        assert_eq!(
+            told(&[("a.rhai", "fille::read(\"/x\");")]),
+            ["a.rhai:1:1 there is no namespace `fille` → did you mean `file`?"]
+        );
+        assert!(told(&[("a.rhai", "eval(\"1\");")])[0].starts_with("a.rhai:1:1 `eval` is not allowed"));
+        assert_eq!(told(&[("a.rhai", "let x = ;")]).len(), 1);
+    }
+
+    #[test]
+    fn imports_are_checked_with_what_they_import() {
+        let module = "import \"other\" as other; fn shown() { other::hidden(); other::gone(); nothing() }";
+        assert_eq!(
+            told(&[
+                (
+                    "a.rhai",
+                    "import \"mod\" as m;\nm::shwon();\nm::shown(1);\nm::X;\nlet n = \"x\";\nimport n as y;"
+                ),
+                ("mod", module),
+                ("other", "private fn hidden() {}"),
+            ]),
+            [
+                "mod:1:46 `other::hidden` is private to its module",
+                "mod:1:63 there is no function `other::gone`",
+                "mod:1:71 there is no function `nothing`",
+                "a.rhai:6:1 an import names its module by a literal text",
+                "a.rhai:2:4 there is no function `m::shwon` → did you mean `m::shown`?",
+                "a.rhai:3:4 `m::shown` takes 0 arguments, not 1",
+                "a.rhai:4:4 there is no constant `m::X`",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_import_that_is_nowhere_leads_outside_or_in_a_circle_is_refused() {
+        let mut told = told(&[
+            (
+                "a.rhai",
+                "import \"std/gti\" as g;\nimport \"../x\" as o;\nimport \"/etc/x\" as r;\nimport \"m\" as m;",
+            ),
+            ("m", "import \"n\" as n;"),
+            ("n", "import \"m\" as m;"),
+        ]);
+        let circle = told.pop().unwrap();
+        assert_eq!(circle, "n:1:8 imports form a circle: `m` → `n` → `m`");
+        assert!(
+            told[0].starts_with("a.rhai:1:8 there is no module `std/gti` → did you mean `std/git`?"),
+            "{told:?}"
+        );
+        assert!(told[1].starts_with("a.rhai:2:8 `../x.rhai` leads out of the plan's directory"), "{told:?}");
+        assert!(told[2].starts_with("a.rhai:3:8 `/etc/x.rhai` leads out of"), "{told:?}");
+        assert_eq!(told.len(), 3);
+    }
+
+    #[test]
+    fn unknown_options_in_literal_maps_are_told() {
+        assert_eq!(
+            told(&[(
+                "a.rhai",
+                "let more = #{};\n\
+                 file::write(\"/a\", \"b\", #{ mod: \"0600\" });\n\
+                 cmd::run([\"true\"], more + #{ unles: [\"x\"], always: \"y\" });\n\
+                 config::set(\"/a\", #{ anything: 1 });\n\
+                 step::verify(\"x\", || true, #{ within: 3, foo: 1 });"
+            )]),
+            [
+                "a.rhai:2:27 `file::write` has no option `mod` → did you mean `mode`?",
+                "a.rhai:3:30 `cmd::run` has no option `unles` → did you mean `unless`?",
+                "a.rhai:5:42 `step::verify` has no option `foo` → it knows `within`, `holds`",
+            ]
+        );
+    }
+
+    #[test]
+    fn functions_do_not_take_the_place_of_built_in_ones() {
+        assert_eq!(
+            told(&[("a.rhai", "let a = 1;\n  private fn push(a, b) {}\nfn push(a, b, c) {}")]),
+            [
+                "a.rhai:2:3 the function `push` with 2 parameters would take the place of the built-in one → give it another name"
+            ]
+        );
+    }
+
+    #[test]
+    fn steps_are_declared_at_the_top_once_and_literally() {
+        let told = told(&[
+            (
+                "plan.rhai",
+                "step::run(\"01\", \"One\", || 1);\n\
+                 step::run(\"01\", \"Two\", || 1);\n\
+                 let id = \"03\";\n\
+                 step::run(id, \"Three\", || 1);\n\
+                 if id == \"03\" { step::run(\"04\", \"Four\", || 1); }\n\
+                 step::run(\"05\", \"Five\", \"five.rhai\");\n\
+                 step::run(\"06\", \"Six\", \"six.rhai\");",
+            ),
+            ("five.rhai", "step::run(\"07\", \"Seven\", || 1);"),
+        ]);
+        assert_eq!(told[0], "plan.rhai:2:7 the step id `01` is used twice, first in line 1");
+        assert_eq!(told[1], "plan.rhai:4:7 step::run wants its id as a literal text");
+        assert!(
+            told[2].starts_with("plan.rhai:5:23 `step::run` stands at the top level of a plan alone"),
+            "{told:?}"
+        );
+        assert!(told[3].starts_with("five.rhai:1:7 `step::run` stands at the top"), "{told:?}");
+        assert!(told[4].starts_with("plan.rhai:7:7 there is no script"), "{told:?}");
+        assert_eq!(told.len(), 5, "{told:?}");
+    }
+
+    #[test]
+    fn what_a_script_requires_is_a_literal() {
+        assert_eq!(
+            told(&[("a.rhai", "const REQUIRES = #{ rot: true, root: 1 };")]),
+            [
+                "a.rhai:1:21 `REQUIRES` knows no `rot` → it knows `root`",
+                "a.rhai:1:32 `REQUIRES.root` is true or false"
+            ]
+        );
+        assert_eq!(told(&[("a.rhai", "let x = true;\nconst REQUIRES = x;")]).len(), 1);
+        assert_eq!(told(&[("a.rhai", "let REQUIRES = #{ root: true };")]).len(), 1);
+    }
+
+    #[test]
+    fn secrets_do_not_go_where_none_may_be() {
+        let lines = told(&[(
+            "a.rhai",
+            "let pw = secret::ask(\"pw\", \"Password\");\n\
+             let all = #{ pw: pw, host: \"x\" };\n\
+             cmd::run([\"x\", pw], #{ always: \"y\" });\n\
+             let argv = [\"x\", all.pw];\n\
+             cmd::test(argv);\n\
+             print(pw); log::info(`${pw}`);\n\
+             let text = `${pw} ${all.host}`;\n\
+             file::write(\"/a\", text);\n\
+             if pw == \"x\" { text += pw; }\n\
+             let longer = \"a\" + secret::generate(\"k\");\n\
+             let later = || cmd::read([all[\"pw\"]]);\n\
+             for word in argv { cmd::read([word]); }\n\
+             let fine = secret::join([pw, text]);\n\
+             cmd::run([\"x\"], #{ always: \"y\", env: #{ PW: fine }, stdin: pw });\n\
+             fn other() { let k = secret::generate(\"k\"); file::write(\"/a\", k); file::write(\"/b\", `${k}`); }",
+        )]);
+        let places: Vec<&str> = lines.iter().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(
+            places,
+            [
+                "a.rhai:3:16",
+                "a.rhai:5:11",
+                "a.rhai:8:19",
+                "a.rhai:9:7",
+                "a.rhai:9:24",
+                "a.rhai:10:18",
+                "a.rhai:11:27",
+                "a.rhai:12:31",
+                "a.rhai:15:85",
+            ],
+            "{lines:#?}"
+        );
+    }
 }

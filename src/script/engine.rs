@@ -3,15 +3,17 @@
 use std::rc::Rc;
 
 use anyhow::Result;
-use rhai::{AST, Scope};
+use rhai::{AST, ParseErrorType, Scope, Token};
 
 use super::error::{self, Stop};
 use super::host::{Host, HostTag};
+use super::manual;
 use super::resolver::Resolver;
 use super::source::Script;
 use super::vocabulary::KnownOptions;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::text::nearest;
 
 /// The stack, in bytes, of the thread that evaluates scripts: enough for every call level that the limits
 /// allow.
@@ -121,9 +123,7 @@ pub fn compile(engine: &rhai::Engine, host: &Host, script: &Script) -> Result<Pr
             .exit(ExitCode::USAGE)
             .into());
     }
-    let mut ast = engine
-        .compile(&script.text)
-        .map_err(|error| error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE))?;
+    let mut ast = engine.compile(&script.text).map_err(|error| uncompilable(engine, script, error))?;
     if ast.statements().is_empty() && !ast.has_functions() {
         return Err(Failure::new(format!("`{}` holds no statement: there is nothing to run", script.name))
             .exit(ExitCode::USAGE)
@@ -131,6 +131,42 @@ pub fn compile(engine: &rhai::Engine, host: &Host, script: &Script) -> Result<Pr
     }
     ast.set_source(script.name.as_str());
     Ok(Program { name: script.name.clone(), text: Rc::from(script.text.as_str()), ast })
+}
+
+/// Why a script does not compile, with the nearest name that is known for one that is not.
+fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::ParseError) -> Failure {
+    let known: Vec<String> = match error.err_type() {
+        ParseErrorType::ModuleUndefined(_) => manual::functions(engine)
+            .into_iter()
+            .map(|function| function.namespace)
+            .chain(["settings".to_owned()])
+            .collect(),
+        ParseErrorType::VariableUndefined(_) => identifiers(engine, &script.text),
+        _ => Vec::new(),
+    };
+    let near = match error.err_type() {
+        ParseErrorType::ModuleUndefined(name) | ParseErrorType::VariableUndefined(name) => {
+            let others = known.iter().map(String::as_str).filter(|known| known != name);
+            nearest(name, others).map(str::to_owned)
+        }
+        _ => None,
+    };
+    let failure = error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE);
+    match near {
+        Some(near) => failure.hint(format!("did you mean `{near}`?")),
+        None => failure,
+    }
+}
+
+/// The names that a script uses.
+fn identifiers(engine: &rhai::Engine, text: &str) -> Vec<String> {
+    let texts = [text];
+    let (tokens, _) = engine.lex(&texts);
+    // The lexer repeats the end for ever.
+    let tokens = tokens.map(|(token, _)| token).take_while(|token| !matches!(token, Token::EOF));
+    tokens
+        .filter_map(|token| if let Token::Identifier(name) = token { Some(name.to_string()) } else { None })
+        .collect()
 }
 
 /// Evaluates a program with an engine that may already be running another.

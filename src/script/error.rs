@@ -1,7 +1,7 @@
 //! Turns Rhai's errors into what people are shown: the true place, the frames that led there, and the
 //! failure behind it.
 
-use rhai::{Dynamic, EvalAltResult, Position};
+use rhai::{Dynamic, EvalAltResult, LexError, ParseErrorType, Position};
 
 use super::host::Host;
 use crate::exit_code::ExitCode;
@@ -124,6 +124,20 @@ pub(super) fn plain(error: &EvalAltResult, file: &str, text: &str, exit: ExitCod
     described(error).exit(exit).at(place_in(file, text, error.position()))
 }
 
+/// Why a script cannot be compiled.
+fn unparsable(kind: &ParseErrorType) -> Failure {
+    match kind {
+        ParseErrorType::VariableUndefined(name) => Failure::new(format!("there is no variable `{name}`")),
+        ParseErrorType::ModuleUndefined(name) => Failure::new(format!("there is no namespace `{name}`")),
+        ParseErrorType::BadInput(LexError::ImproperSymbol(word, _)) if word == "eval" => Failure::new(
+            "`eval` is not allowed",
+        )
+        .hint("what runs must be what was checked; a function or a closure does what `eval` is wanted for"),
+        ParseErrorType::Reserved(word) => Failure::new(format!("`{word}` is a reserved word")),
+        other => Failure::new(format!("not understood: {other}")),
+    }
+}
+
 /// Rhai's own errors in kkrun's words.
 fn described(error: &EvalAltResult) -> Failure {
     match error {
@@ -133,6 +147,7 @@ fn described(error: &EvalAltResult) -> Failure {
         EvalAltResult::ErrorFunctionNotFound(signature, _) => {
             Failure::new(format!("there is no function `{signature}`"))
         }
+        EvalAltResult::ErrorParsing(kind, _) => unparsable(kind),
         EvalAltResult::ErrorTooManyOperations(_) => {
             Failure::new("the script ran for too long: more than 50 million operations")
                 .hint("a loop may never end")

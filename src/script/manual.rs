@@ -85,7 +85,7 @@ pub fn functions(engine: &Engine) -> Vec<Function> {
                 name: metadata.name.to_string(),
                 parameters: parameters.collect(),
                 returns: type_name(&metadata.return_type),
-                doc: text_of(metadata.comments.iter().map(|comment| comment.as_str())),
+                doc: text_of(metadata.comments.iter().map(rhai::Identifier::as_str)),
             })
         },
         false,

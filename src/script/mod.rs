@@ -29,10 +29,12 @@ pub use host::{
 pub use meaning::{CodeMeaning, code_meaning};
 pub use plan::{Plan, PlannedStep};
 pub use requirements::{Requirements, requires_root};
+pub use resolver::LIBRARY;
 /// The call of a primitive, which those who run its script hand on.
 pub use rhai::NativeCallContext;
 pub use secret::Secret;
 pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
-pub use settings::Settings;
-pub use source::{PlanFile, Script, Source, built_in, built_in_scripts, read_text};
+pub use settings::{FILE as SETTINGS, Settings};
+pub use source::{PlanFile, Script, Source, built_in, built_in_names, built_in_scripts, read_text};
 pub use value::{Seconds, json_of, option_names, options_of, value_of};
+pub use vocabulary::OPTION_MAPS;

@@ -1,6 +1,6 @@
 //! Reads which steps a plan has, without evaluating it.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 
 use anyhow::Result;
 use rhai::{Expr, FnCallExpr, Position, Stmt};
@@ -70,6 +70,12 @@ impl Plan {
     pub fn step(&self, id: &str) -> Option<&PlannedStep> {
         self.steps.iter().find(|step| step.id == id)
     }
+}
+
+/// The lines and columns at which a program declares steps at its top level, rightly or wrongly.
+pub(super) fn declared_at(program: &Program) -> BTreeSet<(usize, usize)> {
+    let calls = program.ast.statements().iter().filter_map(step_run);
+    calls.map(|(_, position)| (position.line().unwrap_or(0), position.position().unwrap_or(0))).collect()
 }
 
 /// The call, if the statement is a call of `step::run`.

@@ -27,7 +27,11 @@ impl Settings {
         Self::of(plan.as_ref(), files, overrides)
     }
 
-    fn of(plan: Option<&Script>, files: &[Script], overrides: &BTreeMap<String, Value>) -> Result<Self> {
+    pub(super) fn of(
+        plan: Option<&Script>,
+        files: &[Script],
+        overrides: &BTreeMap<String, Value>,
+    ) -> Result<Self> {
         let mut values = plan.map(evaluate).transpose()?.unwrap_or_default();
         for file in files {
             for (key, value) in evaluate(file)? {

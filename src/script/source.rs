@@ -248,6 +248,20 @@ pub fn built_in_scripts() -> Vec<String> {
     names
 }
 
+/// The names of all that is built in, as scripts of the built-in source and as what they import.
+pub fn built_in_names() -> Vec<String> {
+    let mut names = Vec::new();
+    let mut open: Vec<&Dir> = vec![&SCRIPTS];
+    while let Some(directory) = open.pop() {
+        let files = directory.files().filter(|file| module_name(file.path()).is_some());
+        names.extend(files.map(|file| file.path().display().to_string()));
+        open.extend(directory.dirs());
+    }
+    names.sort();
+    names.extend(Source::BuiltIn.modules().into_iter().filter(|name| name.starts_with(LIBRARY)));
+    names
+}
+
 fn embedded(directory: &'static Dir<'static>, name: &str, shown: &str) -> Result<Script> {
     let Some(file) = directory.get_file(name) else {
         bail!(Failure::new(format!("there is no built-in `{shown}`")).exit(ExitCode::USAGE));

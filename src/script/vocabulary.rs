@@ -4,9 +4,11 @@ use std::collections::{BTreeMap, HashMap};
 
 use rhai::{FnNamespace, Identifier};
 
-/// The options that the `options` argument of a function knows, by namespace and name; none for a function
-/// without such an argument.
+/// The options that a function knows, by its namespace and name; none for one without such an argument.
 pub type KnownOptions = fn(namespace: &str, name: &str) -> Option<Vec<&'static str>>;
+
+/// How the parameters are named that are maps of options.
+pub const OPTION_MAPS: [&str; 2] = ["options", "connection"];
 
 /// The words of Rhai itself that are called like functions.
 const KEYWORDS: [&str; 12] = [
@@ -64,7 +66,8 @@ impl Vocabulary {
                 let mut overloads = Overloads { arities: bit(metadata.num_params), ..Overloads::default() };
                 if !function.namespace.is_empty() {
                     for (at, parameter) in metadata.params_info.iter().enumerate() {
-                        if parameter.split(':').next().is_some_and(|name| name.trim() == "options") {
+                        if parameter.split(':').next().is_some_and(|name| OPTION_MAPS.contains(&name.trim()))
+                        {
                             overloads.options |= bit(at);
                         }
                     }

@@ -20,7 +20,7 @@ pub(super) fn module() -> rhai::Module {
 
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
-struct Options {
+pub(super) struct Options {
     owner: Option<String>,
     group: Option<String>,
     mode: Option<Dynamic>,

@@ -20,7 +20,7 @@ pub(super) fn module() -> rhai::Module {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Options {
+pub(super) struct Options {
     sha256: String,
     #[serde(default)]
     owner: Option<String>,

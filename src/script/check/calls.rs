@@ -179,8 +179,6 @@ impl Reader<'_> {
         if namespace == "step"
             && name == "run"
             && !self.declared.contains(&(position.line().unwrap_or(0), position.position().unwrap_or(0)))
-            // Declared, and refused for another reason.
-            && !self.stands_at_the_top(call, position)
         {
             let hint =
                 "a plan names its steps one by one, so that each can be told before it runs".to_owned();
@@ -209,13 +207,6 @@ impl Reader<'_> {
                 self.report(position, format!("there is no function `{namespace}::{name}`"), hint);
             }
         }
-    }
-
-    fn stands_at_the_top(&self, call: &FnCallExpr, position: Position) -> bool {
-        self.program.ast.statements().iter().any(|statement| match statement {
-            Stmt::FnCall(top, at) => *at == position && top.name == call.name,
-            _ => false,
-        })
     }
 
     fn signatures(&self, namespace: &str, name: &str) -> Vec<String> {

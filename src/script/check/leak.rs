@@ -1,11 +1,12 @@
-//! Finds secrets on their way to where they would be seen: into the arguments of a command, a text, a comparison.
+//! Finds secrets where none may be: among the arguments of a command, in a comparison or a sum, and by their
+//! names in a text that a primitive would refuse for that.
 //!
 //! Followed are the simple ways: variables, and maps and arrays that hold a secret, within one function and the
 //! closures in it. What goes further is refused when it happens.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rhai::{AST, ASTFlags, ASTNode, Expr, FnCallExpr, FnPtr, Position, Stmt, Token};
+use rhai::{AST, ASTNode, Expr, FnCallExpr, FnPtr, Position, Stmt, Token};
 
 use super::problem;
 use crate::failure::Failure;
@@ -17,13 +18,18 @@ use crate::script::vocabulary::Vocabulary;
 enum Taint {
     /// It is one.
     Secret,
+    /// It is a text with the name of one where its value would be wanted.
+    Named,
     /// It holds one: a map under these keys, an array under none.
     Holder(BTreeSet<String>),
 }
 
 type Tainted = BTreeMap<String, Taint>;
 
-/// The places at which a script shows a secret.
+/// Who may be given the name of a secret in a text: those who say or ask something.
+const TALK: [&str; 5] = ["ask", "host", "log", "secret", "step"];
+
+/// The places at which a script has a secret where none may be.
 pub(super) fn problems(vocabulary: &Vocabulary, program: &Program) -> Vec<Failure> {
     if !program.text.contains("secret::") {
         return Vec::new();
@@ -115,31 +121,18 @@ impl Reader<'_> {
                 }
             }
             Stmt::FnCall(call, position) => self.call(call, *position, tainted),
-            Stmt::Return(Some(value), flags, _) if flags.intersects(ASTFlags::BREAK) => {
-                if self.taint(value, tainted).is_some() {
-                    self.report(value.start_position(), "a secret cannot be thrown: what is thrown is shown");
-                }
-            }
             _ => {}
         }
     }
 
     fn expression(&mut self, expression: &Expr, tainted: &Tainted) {
         match expression {
-            Expr::InterpolatedString(parts, _) => {
-                for part in parts {
-                    let part = within_block(part);
-                    if self.taint(part, tainted).is_some() {
-                        self.report(
-                            part.start_position(),
-                            "a secret cannot stand in a text: secret::join([…]) makes a longer secret",
-                        );
-                    }
-                }
-            }
             Expr::FnCall(call, position) => self.call(call, *position, tainted),
             Expr::DynamicConstant(value, _) => {
-                if let Some(pointer) = value.read_lock::<FnPtr>() {
+                if let Some(pointer) = value.read_lock::<FnPtr>()
+                    // One that captures something was met by that.
+                    && !self.closures.iter().any(|(known, _)| known == pointer.fn_name())
+                {
                     self.closures.push((pointer.fn_name().to_owned(), Tainted::new()));
                 }
             }
@@ -176,34 +169,52 @@ impl Reader<'_> {
         let path: Vec<&str> = call.namespace.path.iter().map(|part| part.name.as_str()).collect();
         match path.as_slice() {
             [] if name == "curry" => self.closure(call, tainted),
-            [] if name == "print" || name == "debug" => self.shown(call, tainted),
-            ["log"] => self.shown(call, tainted),
             ["cmd"] => {
-                if let Some(argv) = call.args.first()
-                    && self.taint(argv, tainted).is_some()
-                {
-                    let place = match argv {
-                        Expr::Array(words, _) => {
-                            words.iter().find(|word| self.taint(word, tainted).is_some())
-                        }
-                        _ => None,
-                    };
-                    self.report(
-                        place.unwrap_or(argv).start_position(),
-                        "a secret cannot be an argument of a command, which everybody on the machine can see: \
-                         use its `env` or `stdin`",
-                    );
+                for (at, argument) in call.args.iter().enumerate() {
+                    if at == 0 {
+                        self.words(argument, tainted);
+                    } else {
+                        self.text(argument, tainted);
+                    }
+                }
+            }
+            [namespace] if !TALK.contains(namespace) && self.vocabulary.has_namespace(namespace) => {
+                for argument in &call.args {
+                    self.text(argument, tainted);
                 }
             }
             _ => {}
         }
     }
 
-    fn shown(&mut self, call: &FnCallExpr, tainted: &Tainted) {
-        for argument in &call.args {
-            if self.taint(argument, tainted).is_some() {
-                self.report(argument.start_position(), "a secret is not shown");
+    /// The words of a command.
+    fn words(&mut self, argument: &Expr, tainted: &Tainted) {
+        if self.taint(argument, tainted).is_none() {
+            return;
+        }
+        let word = match argument {
+            Expr::Array(words, _) => words.iter().find(|word| self.taint(word, tainted).is_some()),
+            _ => None,
+        };
+        self.report(
+            word.unwrap_or(argument).start_position(),
+            "a secret cannot be a word of a command, which everybody on the machine can see: use its `env` or `stdin`",
+        );
+    }
+
+    /// What would be a text in an argument.
+    fn text(&mut self, argument: &Expr, tainted: &Tainted) {
+        match argument {
+            Expr::Map(map, _) => {
+                for (_, value) in &map.0 {
+                    self.text(value, tainted);
+                }
             }
+            _ if self.taint(argument, tainted) == Some(Taint::Named) => self.report(
+                argument.start_position(),
+                "this text would hold the name of a secret instead of the secret: secret::join([…]) makes a longer one",
+            ),
+            _ => {}
         }
     }
 
@@ -217,8 +228,6 @@ impl Reader<'_> {
             }
             _ => None,
         });
-        // What captures something is met before the closure by itself is.
-        self.closures.retain(|(known, _)| known != pointer.fn_name());
         self.closures.push((pointer.fn_name().to_owned(), captured.collect()));
     }
 
@@ -228,9 +237,13 @@ impl Reader<'_> {
                 let mut keys = BTreeSet::new();
                 let mut holds = false;
                 for side in &call.args {
-                    if let Some(Taint::Holder(more)) = self.taint(side, tainted) {
-                        holds = true;
-                        keys.extend(more);
+                    match self.taint(side, tainted) {
+                        Some(Taint::Holder(more)) => {
+                            holds = true;
+                            keys.extend(more);
+                        }
+                        Some(Taint::Named) => return Some(Taint::Named),
+                        _ => {}
                     }
                 }
                 holds.then_some(Taint::Holder(keys))
@@ -239,6 +252,12 @@ impl Reader<'_> {
                 let [namespace] = call.namespace.path.as_slice() else { return None };
                 self.vocabulary.gives_secret(&namespace.name, &call.name).then_some(Taint::Secret)
             }
+            Expr::InterpolatedString(parts, _) => parts
+                .iter()
+                .any(|part| {
+                    matches!(self.taint(within_block(part), tainted), Some(Taint::Secret | Taint::Named))
+                })
+                .then_some(Taint::Named),
             Expr::Variable(variable, ..) if variable.2.is_empty() => {
                 tainted.get(variable.1.as_str()).cloned()
             }
