@@ -83,12 +83,15 @@ impl Grammar {
             let mut number = part.start;
             while number < part.end {
                 let body = lines.body(number);
-                if is_blank(body) || is_comment(body) {
+                // All but the first byte of most lines is of no interest, and there may be many lines.
+                let text = body.trim_ascii_start();
+                if matches!(text.first(), None | Some(b'#' | b';')) {
                     number += 1;
                     continue;
                 }
-                let end = continued(lines, number, part.end);
-                if let Some(value_at) = self.value_at(body, key) {
+                let end = if body.ends_with(b"\\") { continued(lines, number, part.end) } else { number + 1 };
+                let value_at = if text.starts_with(key.as_bytes()) { self.value_at(body, key) } else { None };
+                if let Some(value_at) = value_at {
                     if let Some(first) = &found {
                         let (first, second) = (first.lines.start + 1, number + 1);
                         bail!(

@@ -5,6 +5,9 @@ use std::ops::Range;
 /// What some editors put before UTF-8 text; it belongs to no line.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
+/// How long a line is, about.
+const USUAL_LENGTH: usize = 32;
+
 /// A file's bytes, cut into lines. Nothing is decoded: bytes that are no UTF-8 pass unharmed.
 pub struct Lines<'bytes> {
     bytes: &'bytes [u8],
@@ -16,11 +19,11 @@ impl<'bytes> Lines<'bytes> {
     /// The lines of these bytes.
     pub fn of(bytes: &'bytes [u8]) -> Self {
         let first = if bytes.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
-        let mut starts = vec![first];
-        let mut at = first;
-        for line in bytes[first..].split_inclusive(|byte| *byte == b'\n') {
-            at += line.len();
-            starts.push(at);
+        let mut starts = Vec::with_capacity(1 + bytes.len() / USUAL_LENGTH);
+        starts.push(first);
+        starts.extend(memchr::memchr_iter(b'\n', &bytes[first..]).map(|end| first + end + 1));
+        if starts.last() != Some(&bytes.len()) {
+            starts.push(bytes.len());
         }
         Self { bytes, starts }
     }
