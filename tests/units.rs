@@ -1,0 +1,163 @@
+//! Units of a real systemd, in a booted clone of a Debian: enabled, started, stopped, masked, and put back.
+//!
+//! Needs what tests/rehearsal.rs needs, with nginx in the base.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::process::Command;
+
+const SETTINGS: &str = "#{ plan: \"units\" }";
+const MUST: &str = "fn must(label, ok) { if !ok { throw `FAILED: ${label}`; } }\n";
+const SET_UP: &str = r#"
+const REQUIRES = #{ root: true };
+step::on_change(#{ restart: ["good.service"] }, || {
+    file::write("/etc/systemd/system/good.service",
+        "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n");
+});
+unit::enable("good");
+unit::start("good");
+unit::disable("getty@tty1.service");
+unit::mask("ctrl-alt-del.target");
+cmd::run(["systemctl", "start", "nginx"], #{ always: "as if somebody had", undo: [["systemctl", "stop", "nginx"]] });
+unit::stop("nginx");
+unit::mask("nginx");
+
+user::ensure("kim");
+file::make_dir("/home/kim/.config/systemd/user");
+file::write("/home/kim/.config/systemd/user/idle.service",
+    "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=graphical-session.target\n");
+unit::enable("idle", #{ user: "kim" });
+user::linger("kim");
+unit::start("idle", #{ user: "kim" });
+"#;
+const LOOKED_AT: &str = r#"
+const REQUIRES = #{ root: true };
+let good = unit::get("good");
+must("it runs", good.active && good.active_state == "active" && good.main_pid > 1 && good.restarts == 0);
+must("it is enabled", good.enabled == "enabled" && good.path == "/etc/systemd/system/good.service");
+must("it stays up", unit::stable("good", 1));
+must("its file is sound", unit::check(good.path));
+must("there is no such unit", unit::get("nothing") == ());
+must("disabled", unit::get("getty@tty1.service").enabled == "disabled");
+must("masked", unit::get("nginx").enabled == "masked" && unit::get("ctrl-alt-del.target").enabled == "masked");
+must("stopped", !unit::get("nginx").active);
+let idle = unit::get("idle", #{ user: "kim" });
+must("kim's runs", idle.active && idle.enabled == "enabled" && unit::stable("idle", 0.5, #{ user: "kim" }));
+must("as kim", cmd::read(["stat", "-c", "%U", `/proc/${idle.main_pid}`]) == "kim");
+must("kim's file is sound", unit::check("/home/kim/.config/systemd/user/idle.service", #{ user: "kim" }));
+must("nothing is left to do", !unit::enable("good") && !unit::start("good") && !unit::stop("nginx")
+    && !unit::disable("getty@tty1.service") && !unit::mask("nginx")
+    && !unit::enable("idle", #{ user: "kim" }) && !unit::start("idle", #{ user: "kim" }));
+"#;
+const ROLL_BACK: &str = r#"
+const REQUIRES = #{ root: true };
+let done = rollback::apply(#{ purge: ["all"] });
+must("all is undone", done.conflicts.is_empty() && done.failed.is_empty() && done.kept.is_empty());
+"#;
+const BACK: &str = r#"
+const REQUIRES = #{ root: true };
+must("gone", unit::get("good") == () && !file::exists("/etc/systemd/system/multi-user.target.wants/good.service"));
+must("as before", unit::get("getty@tty1.service").enabled == "enabled" && unit::get("nginx").enabled == "enabled");
+must("not running", !unit::get("nginx").active);
+"#;
+
+struct Place(tempfile::TempDir);
+
+impl Place {
+    /// A directory that nobody else can write, with these scripts in it.
+    fn with(scripts: &[(&str, &str)]) -> Self {
+        let place = Self(tempfile::tempdir_in("/root").unwrap());
+        std::fs::write(place.0.path().join("settings.rhai"), SETTINGS).unwrap();
+        for (name, text) in scripts {
+            std::fs::write(place.0.path().join(name), format!("{text}{MUST}")).unwrap();
+        }
+        place
+    }
+
+    /// Runs the scripts one after another in a clone: the exit status and what is said.
+    fn rehearse(&self, options: &[&str], scripts: &[&str]) -> (Option<i32>, String) {
+        let base =
+            std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+        command.args(["rehearse", "--yes", "--non-interactive"]).args(options).arg("--base").arg(base);
+        command.arg(scripts[0]).current_dir(self.0.path()).env_remove("TMPDIR");
+        for script in &scripts[1..] {
+            command.args(["--then", script]);
+        }
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    }
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn units_become_what_is_wished_and_then_what_they_were() {
+    let place = Place::with(&[
+        ("plan.rhai", SET_UP),
+        ("look.rhai", LOOKED_AT),
+        ("rollback.rhai", ROLL_BACK),
+        ("back.rhai", BACK),
+    ]);
+    let scripts = ["plan.rhai", "look.rhai", "rollback.rhai", "back.rhai"];
+    let (status, said) = place.rehearse(&["--expect-unchanged"], &scripts);
+    assert_eq!(status, Some(0), "{said}");
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_unit_that_does_not_run_says_why() {
+    let place = Place::with(&[
+        (
+            "crash.rhai",
+            "file::write(\"/etc/systemd/system/crash.service\",\n\
+             \"[Service]\\nType=notify\\nExecStart=/bin/sh -c 'echo cannot open the database; exit 3'\\n\");\n\
+             unit::start(\"crash\");\n",
+        ),
+        (
+            "loop.rhai",
+            "file::write(\"/etc/systemd/system/loop.service\", \"[Unit]\\nStartLimitBurst=100\\n[Service]\\n\
+             ExecStart=/bin/sh -c 'sleep 0.3; echo no luck; exit 3'\\nRestart=always\\nRestartSec=0\\nBogus=1\\n\");\n\
+             unit::start(\"loop\");\n\
+             step::verify(\"it stays up\", || unit::stable(\"loop\", 3));\n",
+        ),
+        ("check.rhai", "unit::check(\"/etc/systemd/system/loop.service\");\n"),
+        ("static.rhai", "unit::enable(\"crash\");\n"),
+        ("none.rhai", "unit::start(\"nothing\");\n"),
+    ]);
+    let scripts = ["crash.rhai", "loop.rhai", "check.rhai", "static.rhai", "none.rhai"];
+    let (_, said) = place.rehearse(&[], &scripts);
+    for text in [
+        "`systemctl start crash.service` ended with exit code 1",
+        "cannot open the database",
+        "not verified: it stays up: loop.service: ",
+        "Unknown key 'Bogus' in section [Service]",
+        "crash.service is static after `systemctl enable`",
+        "there is no unit nothing.service",
+    ] {
+        assert!(said.contains(text), "`{text}` is not said:\n{said}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_unit_that_somebody_disabled_is_asked_about_and_not_undone() {
+    let enable = "file::write(\"/etc/systemd/system/good.service\",\n\
+                  \"[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n\");\n\
+                  unit::enable(\"good\");\n";
+    let place = Place::with(&[
+        ("plan.rhai", enable),
+        (
+            "disable.rhai",
+            "cmd::run([\"systemctl\", \"disable\", \"good\"], #{ always: \"somebody else\", undo: [] });\n",
+        ),
+        (
+            "rollback.rhai",
+            "let done = rollback::apply();\nmust(\"a conflict\", done.conflicts.len() == 0);\n",
+        ),
+    ]);
+    let (_, said) = place.rehearse(&[], &["plan.rhai", "disable.rhai", "plan.rhai"]);
+    assert!(said.contains("good.service is disabled, and was enabled"), "{said}");
+    // Disabled is what it was before: there is nothing left to undo.
+    let (_, said) = place.rehearse(&[], &["plan.rhai", "disable.rhai", "rollback.rhai"]);
+    assert!(!said.contains("FAILED"), "{said}");
+}
