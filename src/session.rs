@@ -246,6 +246,13 @@ impl Session {
         Ok(id)
     }
 
+    /// Has these recorded right before the first record, should there be one.
+    pub fn remember(&mut self, entries: Vec<Entry>) {
+        if let Recorder::Closed(opening) = &mut self.recorder {
+            opening.entries.extend(entries);
+        }
+    }
+
     /// Makes the journal's beginning durable, before anything is put beside it.
     fn begin_recording(&mut self) -> Result<()> {
         let Recorder::Open { journal, .. } = &mut self.recorder else { return Ok(()) };

@@ -350,7 +350,7 @@ impl Kind for FileChange {
         if terms.only_looking {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        if !now.same_as(&accepted) {
+        if !now.same_as(&self.after) {
             // By word, somebody else's content goes; where it stood is no reason to lose it.
             world.backups()?.save_file(path)?;
         }

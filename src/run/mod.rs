@@ -186,8 +186,14 @@ pub fn run_script(
     }
     if is_plan {
         reporter.tell(&plan_started(launch, host, plan));
+    } else {
+        for line in overrides_shown(launch, host) {
+            reporter.note(format!("with {line}"));
+        }
+        let entries = override_entries(launch, host)?;
+        host.session().remember(entries);
     }
-    let outcome = engine.evaluate(program);
+    let outcome = runner::guarded(|| engine.evaluate(program));
     finish(launch, host, &runner, outcome)
 }
 
@@ -256,20 +262,44 @@ pub fn rollback_session(
 fn begin_plan(launch: &Launch, host: &Host) -> Result<()> {
     let mut session = host.session();
     session.begin_acting()?;
-    let plan = session.plan().to_owned();
-    let remembered = session.history().overrides.get(&plan).cloned().unwrap_or_default();
-    for key in &launch.unset {
-        if remembered.contains_key(key) {
-            session.record(Entry::OverrideUnset { key: key.clone() })?;
-        }
+    drop(session);
+    for entry in override_entries(launch, host)? {
+        host.session().record(entry)?;
+    }
+    Ok(())
+}
+
+/// What the command line says about overrides that is not remembered yet.
+fn override_entries(launch: &Launch, host: &Host) -> Result<Vec<Entry>> {
+    let session = host.seen();
+    let remembered = session.history().overrides.get(session.plan()).cloned().unwrap_or_default();
+    let mut entries = Vec::new();
+    for key in launch.unset.iter().filter(|key| remembered.contains_key(*key)) {
+        entries.push(Entry::OverrideUnset { key: key.clone() });
     }
     for (key, typed) in &launch.set {
         let value = host.settings().typed(key, typed)?;
         if remembered.get(key) != Some(&value) {
-            session.record(Entry::OverrideSet { key: key.clone(), value })?;
+            entries.push(Entry::OverrideSet { key: key.clone(), value });
         }
     }
-    Ok(())
+    Ok(entries)
+}
+
+/// The overrides in force, a line each.
+fn overrides_shown(launch: &Launch, host: &Host) -> Vec<String> {
+    let session = host.seen();
+    let mut overrides: BTreeMap<String, Value> =
+        session.history().overrides.get(session.plan()).cloned().unwrap_or_default();
+    overrides.retain(|key, _| !launch.unset.contains(key));
+    for (key, typed) in &launch.set {
+        overrides.insert(key.clone(), Value::from(typed.as_str()));
+    }
+    let shown = |(key, value): (&String, &Value)| match value {
+        Value::String(text) => format!("{key} = {text}"),
+        other => format!("{key} = {other}"),
+    };
+    overrides.iter().map(shown).collect()
 }
 
 /// Gets every secret that a step of this run may ask for, before the first of them changes anything.
@@ -310,22 +340,13 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
         |id: &str| history.step(name, id).is_some_and(|step| step.state == journal::StepState::Complete);
     let first_open = plan.steps.iter().find(|step| !is_complete(&step.id));
     let began = plan.steps.iter().any(|step| is_complete(&step.id));
-    let mut overrides: BTreeMap<String, Value> = history.overrides.get(name).cloned().unwrap_or_default();
-    overrides.retain(|key, _| !launch.unset.contains(key));
-    for (key, typed) in &launch.set {
-        overrides.insert(key.clone(), Value::from(typed.as_str()));
-    }
-    let shown = |(key, value): (&String, &Value)| match value {
-        Value::String(text) => format!("{key} = {text}"),
-        other => format!("{key} = {other}"),
-    };
     Event::PlanStarted {
         plan: name.to_owned(),
         steps: plan.steps.len(),
         run: history.runs.get(name).copied().unwrap_or_default() + 1,
         root: host.source().describe(),
         going_on_at: first_open.filter(|_| began).map(|step| step.id.clone()),
-        overrides: overrides.iter().map(shown).collect(),
+        overrides: overrides_shown(launch, host),
         only_looking: launch.dry_run,
     }
 }
@@ -340,11 +361,7 @@ fn finish(
     let caught = host.take_failed_mutation();
     let outcome = match (outcome, caught) {
         (Ok(_), Some(failure)) => Err(Stop::Failed(failure)),
-        (Ok(_), None) => settle_rest(host).map_err(|error| {
-            Stop::Failed(
-                error.downcast::<Failure>().unwrap_or_else(|error| Failure::new(format!("{error:#}"))),
-            )
-        }),
+        (Ok(_), None) => runner.refuse_drift().and_then(|()| settle_rest(host)).map_err(runner::failed),
         (Err(stop), _) => Err(stop),
     };
     let exit = match &outcome {

@@ -59,6 +59,7 @@ struct State {
     began: bool,
     reports: Vec<StepReport>,
     failed: Vec<String>,
+    drifted: Vec<String>,
 }
 
 impl Runner {
@@ -75,6 +76,24 @@ impl Runner {
     /// The steps that failed.
     pub fn failed(&self) -> Vec<String> {
         self.state.borrow().failed.clone()
+    }
+
+    /// Fails when complete steps were examined and do not hold any more: nothing is done on top of them.
+    pub fn refuse_drift(&self) -> Result<()> {
+        let state = self.state.borrow();
+        if state.drifted.is_empty() {
+            return Ok(());
+        }
+        let several = if state.drifted.len() == 1 { "step" } else { "steps" };
+        bail!(
+            Failure::new(format!("{several} {} no longer hold as recorded", state.drifted.join(", ")))
+                .kind("step")
+                .hint(format!(
+                    "`{} --redo {}` makes it so again",
+                    self.launch.invocation,
+                    state.drifted.join(",")
+                ))
+        )
     }
 
     /// Refuses a step within a step, and one that the plan does not declare.
@@ -370,18 +389,14 @@ impl StepRunner for Runner {
                         Ok(())
                     }
                     Some(reason) => {
-                        bail!(
-                            Failure::new(format!("step {} no longer holds: {reason}", call.id))
-                                .kind("step")
-                                .hint(format!(
-                                    "`{} --redo {}` makes it hold again",
-                                    self.launch.invocation, call.id
-                                ))
-                        )
+                        Self::skip(&host, call, &format!("no longer holds: {reason}"), record.as_ref());
+                        self.state.borrow_mut().drifted.push(call.id.clone());
+                        Ok(())
                     }
                 }
             }
             (Decision::Run { reason }, _) => {
+                self.refuse_drift()?;
                 if let Some(record) = &record {
                     Self::confirm_identity(&host, call, record)?;
                 }
@@ -483,7 +498,7 @@ fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result
     }
 }
 
-/// Evaluates a step's script or closure. A panic is a failure of the step and of kkrun, not its end.
+/// Evaluates a step's script or closure.
 fn evaluate_body(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<(), Stop> {
     let body = || match &call.body {
         StepBody::Script(name) => {
@@ -498,6 +513,11 @@ fn evaluate_body(context: &NativeCallContext, host: &Host, call: &StepCall) -> R
             }),
         },
     };
+    guarded(body)
+}
+
+/// Evaluates so that a panic is a failure of kkrun and not its end: what was done is recorded.
+pub(super) fn guarded<T>(body: impl FnOnce() -> Result<T, Stop>) -> Result<T, Stop> {
     let outcome = catch_unwind(AssertUnwindSafe(body));
     outcome.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
@@ -523,7 +543,8 @@ fn finish_body(host: &Host, id: &str) -> Result<(), Stop> {
     host.session().settle_step(id).map_err(failed)
 }
 
-fn failed(error: anyhow::Error) -> Stop {
+/// Why an evaluation stops by this error.
+pub(super) fn failed(error: anyhow::Error) -> Stop {
     if let Some(interruption) = error.downcast_ref::<Interruption>() {
         return Stop::Interrupted(*interruption);
     }

@@ -3,10 +3,10 @@
 use std::rc::Rc;
 
 use anyhow::Result;
-use rhai::{AST, ParseErrorType, Scope, Token};
+use rhai::{AST, NativeCallContext, ParseErrorType, Scope, Token};
 
 use super::error::{self, Stop};
-use super::host::{Host, HostTag};
+use super::host::{Host, HostTag, Raised, raise};
 use super::manual;
 use super::resolver::Resolver;
 use super::source::Script;
@@ -74,6 +74,9 @@ impl Engine {
         inner.set_module_resolver(Resolver::new(Rc::clone(&host)));
         inner.register_static_module("settings", host.settings().module().into());
         let watching = Rc::clone(&host);
+        // Rhai's own would end a step half-way as if it were complete.
+        inner.register_fn("exit", |context: NativeCallContext| exit(&context));
+        inner.register_fn("exit", |context: NativeCallContext, _value: rhai::Dynamic| exit(&context));
         inner.on_progress(move |_| watching.interruption());
         let printing = Rc::clone(&host);
         inner.on_print(move |text| printing.output(text));
@@ -113,6 +116,15 @@ impl Engine {
     pub fn evaluate(&self, program: &Program) -> Result<rhai::Dynamic, Stop> {
         evaluate(&self.inner, &self.host, program)
     }
+}
+
+/// Ends the script as failed, whatever it would catch.
+fn exit(context: &NativeCallContext) -> Raised<()> {
+    let host = Host::of(context).map_err(|error| error.to_string())?;
+    let failure = Failure::new("the script called `exit`")
+        .kind("step")
+        .hint("a script ends at its last line; `throw` says why it cannot go on");
+    Err(raise(&host, failure.into(), context))
 }
 
 /// Compiles a script with an engine that is already running one.
