@@ -387,7 +387,29 @@ impl Session {
 
     fn foreign_state(&self, change: &Change, target: &str) -> Option<String> {
         let accepted = self.history.ledger.get(target)?;
-        change.kind().foreign(accepted, &self.world)
+        let difference = change.kind().foreign(accepted, &self.world)?;
+        // Owners and modes that kkrun set since, as part of a tree, are its own doing.
+        match self.with_later_access(target, accepted) {
+            Ok(Some(accepted)) => change.kind().foreign(&accepted, &self.world),
+            _ => Some(difference),
+        }
+    }
+
+    /// The accepted state of a target after the changes of access made since to the tree it is in; none without any.
+    fn with_later_access(&self, target: &str, accepted: &Value) -> Result<Option<Value>> {
+        let changes = &self.history.changes;
+        let last = changes.iter().rev().find(|change| change.intent.target == target && change.is_live());
+        let Some(last) = last.map(|change| change.id) else { return Ok(None) };
+        let mut overlaid = None;
+        for later in changes.iter().filter(|change| change.id > last && change.is_live()) {
+            if later.intent.target.starts_with("access:")
+                && let Change::Access(change) = Change::of_intent(&later.intent)?
+            {
+                let state = overlaid.as_ref().unwrap_or(accepted);
+                overlaid = Some(change.overlaid(target, state, &self.world)?);
+            }
+        }
+        Ok(overlaid)
     }
 
     /// Decides about a foreign state: true to replace it.

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::journal::Undoing;
-use crate::machine::files::{self, Access, Digest, PathText};
+use crate::machine::files::{self, Access, Digest, FileState, PathText};
 
 /// Up to how many entries stand in the journal itself.
 const MOST_HERE: usize = 32;
@@ -116,6 +116,35 @@ impl AccessChange {
         files::set_access(self.path(), &paired(&before, &after))
     }
 
+    /// The accepted state of a file or tree as it is after this change too.
+    ///
+    /// # Errors
+    /// When the backups cannot be read or written.
+    pub fn overlaid(&self, target: &str, accepted: &Value, world: &World) -> Result<Value> {
+        let (_, after) = self.lists(world)?;
+        let given = |path: &Path| {
+            let relative = path.strip_prefix(self.path()).ok()?;
+            let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+            after.get(&PathText::new(relative))
+        };
+        if let Some(path) = target.strip_prefix("file:") {
+            let mut state: FileState = serde_json::from_value(accepted.clone())
+                .with_context(|| format!("the accepted state of {target} is no state of a file"))?;
+            if let Some(access) = given(Path::new(path)) {
+                access.put_on(&mut state);
+            }
+            return Ok(state_value(&state));
+        }
+        match target.strip_prefix("tree:") {
+            Some(path) => super::tree::overlaid(accepted, world, &|name, state| {
+                if let Some(access) = given(&Path::new(path).join(name)) {
+                    access.put_on(state);
+                }
+            }),
+            None => Ok(accepted.clone()),
+        }
+    }
+
     fn path(&self) -> &Path {
         self.inverse.path.as_path()
     }
@@ -215,14 +244,15 @@ impl Kind for AccessChange {
         if differences(&before, &now).is_empty() {
             return Ok(Undone::Back(Undoing::Already, is_back));
         }
-        let mut expected = after;
+        let mut expected = after.clone();
         for (name, state) in &mut expected {
             if let Some(accepted) = accepted.get(name).filter(|accepted| accepted.kind == state.kind) {
                 *state = *accepted;
             }
         }
         let mut by_others = now.clone();
-        by_others.retain(|name, access| before.get(name) != Some(access));
+        // As this change itself left it is as good: another one may have been undone in between.
+        by_others.retain(|name, access| ![before.get(name), after.get(name)].contains(&Some(&*access)));
         let conflicts = differences(&expected, &by_others);
         if !conflicts.is_empty() && !terms.force {
             return Ok(Undone::Conflict(shortened(conflicts)));
@@ -297,5 +327,27 @@ mod tests {
             assert!(matches!(undone, Undone::Back(Undoing::Restored, _)), "{undone:?}");
             assert_eq!(files::observe_access(&root).unwrap(), left);
         }
+    }
+
+    #[test]
+    fn what_was_accepted_before_is_known_with_the_new_access() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let root = path.join("tree");
+        std::fs::create_dir_all(&root).unwrap();
+        std::fs::write(root.join("file"), "f").unwrap();
+        let world = world(&path);
+        let before = files::FileState::observe(&root.join("file")).unwrap();
+        let change = AccessChange::towards(&root, &closed).unwrap().unwrap();
+        change.act(&world).unwrap();
+        let after = files::FileState::observe(&root.join("file")).unwrap();
+        assert!(!before.same_as(&after));
+        let overlaid = |name: &str| {
+            let target = super::super::file_target(&path.join(name));
+            let state = change.overlaid(&target, &state_value(&before), &world).unwrap();
+            serde_json::from_value::<FileState>(state).unwrap()
+        };
+        assert_eq!(overlaid("tree/file"), after);
+        assert_eq!((overlaid("tree/other"), overlaid("file")), (before.clone(), before.clone()));
     }
 }

@@ -244,6 +244,22 @@ fn accepted_manifest(world: &World, accepted: Option<&Value>) -> Option<Manifest
     read_manifest(world, state.manifest).ok()
 }
 
+/// An accepted state of a tree with its entries changed by `put`, its manifest saved.
+pub(super) fn overlaid(
+    accepted: &Value,
+    world: &World,
+    put: &dyn Fn(&Path, &mut FileState),
+) -> Result<Value> {
+    let state: TreeState =
+        serde_json::from_value(accepted.clone()).context("an accepted state is no state of a tree")?;
+    let mut manifest = read_manifest(world, state.manifest)?;
+    for (name, state) in manifest.entries_mut() {
+        put(name.as_path(), state);
+    }
+    world.backups()?.save(&blob(&manifest)?)?;
+    Ok(state_value(&TreeState::of(&manifest)?))
+}
+
 fn read_manifest(world: &World, digest: Digest) -> Result<Manifest> {
     let bytes = world.backups()?.read(digest)?;
     serde_json::from_slice(&bytes).with_context(|| format!("the backup {digest} is no manifest"))

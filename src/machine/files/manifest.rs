@@ -152,6 +152,11 @@ impl Manifest {
         self.0.iter()
     }
 
+    /// All paths and states, these to be changed.
+    pub fn entries_mut(&mut self) -> impl Iterator<Item = (&PathText, &mut FileState)> {
+        self.0.iter_mut()
+    }
+
     /// All but the root: every directory comes before what is in it.
     pub fn below(&self) -> impl DoubleEndedIterator<Item = (&Path, &FileState)> {
         self.0

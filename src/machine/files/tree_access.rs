@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::credentials::is_root;
 use super::failures::{failed, foreign, refused};
-use super::file_state::{metadata_of, open_same};
+use super::file_state::{FileState, metadata_of, open_same};
 use super::manifest::{ROOT, open_root};
 use super::metadata::Attributes;
 use super::path_text::PathText;
@@ -58,6 +58,22 @@ impl Access {
             _ => return None,
         };
         Some(Self { kind, mode: stat.st_mode & 0o7777, owner: stat.st_uid, group: stat.st_gid })
+    }
+}
+
+impl Access {
+    /// Gives this owner, group and mode to a state, if it is of the same kind.
+    pub fn put_on(&self, state: &mut FileState) {
+        match (self.kind, state) {
+            (EntryKind::File, FileState::File { metadata, .. })
+            | (EntryKind::Directory, FileState::Directory { metadata }) => {
+                (metadata.mode, metadata.owner, metadata.group) = (self.mode, self.owner, self.group);
+            }
+            (EntryKind::Link, FileState::Link { owner, group, .. }) => {
+                (*owner, *group) = (self.owner, self.group);
+            }
+            _ => {}
+        }
     }
 }
 
