@@ -297,3 +297,55 @@ fn a_target_that_vanished_is_made_again_when_its_step_runs() {
     place.run("plan.rhai --redo 01").ends(0).says("asked for again");
     assert_eq!(place.read("m/first"), "1\n");
 }
+
+#[test]
+fn a_run_that_is_cut_off_anywhere_in_its_records_goes_on_and_can_be_taken_back() {
+    let begun = || {
+        Place::new(
+            r#"
+step::run("01", "First", || {
+    file::write("@/m/old", "new\n", #{ mode: "0600" });
+    file::make_dir("@/m/dir");
+    file::remove("@/m/gone");
+    step::on_change(#{ run: [["touch", "@/reloaded"]] }, || file::write("@/m/dir/conf", "conf\n"));
+});
+step::run("02", "Second", || {
+    file::link("@/m/dir/conf", "@/m/link");
+    cmd::run(["bash", "-c", "echo made > @/m/product"], #{ creates: "@/m/product" });
+    cmd::run(["touch", "@/m/made"], #{ unless: ["test", "-e", "@/m/made"], undo: [["rm", "-f", "@/m/made"]] });
+    config::set("@/m/settings", "answer", "42");
+    file::write("@/m/old", "newer\n", #{ mode: "0600" });
+});
+"#,
+        )
+        .with("m/old", "old\n")
+        .with("m/gone", "gone\n")
+        .with("m/settings", "# all of them\nanswer=41\nquestion=\n")
+    };
+    let whole = begun();
+    let before = whole.listing("m");
+    whole.run("plan.rhai").ends(0);
+    let after = whole.listing("m");
+    let mut cut_off = 0;
+    for kibibytes in 1.. {
+        let place = begun();
+        let ran = place.run_until(kibibytes, "plan.rhai");
+        if ran.status == 0 {
+            break;
+        }
+        cut_off += 1;
+        assert_eq!(ran.status, -25, "{kibibytes}: {}", ran.page());
+        if kibibytes % 2 == 0 {
+            place.run("plan.rhai").ends(0);
+            assert_eq!(
+                place.listing("m").replace(&place.path("").display().to_string(), ""),
+                after.replace(&whole.path("").display().to_string(), ""),
+                "{kibibytes}"
+            );
+            assert!(place.exists("reloaded"), "{kibibytes}: a consequence was lost");
+        }
+        place.run("rollback").ends(0);
+        assert_eq!(place.listing("m"), before, "{kibibytes}");
+    }
+    assert!(cut_off > 4, "{cut_off}");
+}

@@ -29,17 +29,9 @@ step::run("03", "Third", || {
 fn done() -> (Place, String) {
     let place = Place::new(PLAN).with("m/old", "old\n").with("m/gone", "gone\n");
     std::fs::set_permissions(place.path("m/old"), PermissionsExt::from_mode(0o755)).unwrap();
-    let before = listing(&place);
+    let before = place.listing("m");
     place.run("plan.rhai").ends(0);
     (place, before)
-}
-
-/// Every path below `m/` with its mode and content.
-fn listing(place: &Place) -> String {
-    let script = "find . | sort | while read -r path; do stat -c '%n %A %s' \"$path\"; test -f \"$path\" && cat \"$path\"; done; true";
-    let output =
-        std::process::Command::new("bash").args(["-c", script]).current_dir(place.path("m")).output();
-    String::from_utf8(output.unwrap().stdout).unwrap()
 }
 
 #[test]
@@ -60,7 +52,7 @@ fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
 7 undone · 0 kept · 0 conflicts · 0 failed
 ",
     );
-    assert_ne!(listing(&place), before, "a preview changes nothing");
+    assert_ne!(place.listing("m"), before, "a preview changes nothing");
     let records = place.records().len();
     place.run("rollback").shows(
         0,
@@ -76,7 +68,7 @@ fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
 7 undone · 0 kept · 0 conflicts · 0 failed
 ",
     );
-    assert_eq!(listing(&place), before);
+    assert_eq!(place.listing("m"), before);
     assert!(place.records().len() > records, "history only grows");
     let prints = (place.prints_of("m"), place.prints_of("state/journal"));
     place.run("rollback").ends(0).says("0 undone · 0 kept · 0 conflicts · 0 failed");
@@ -92,11 +84,11 @@ fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
 #[test]
 fn one_step_alone_is_undone_held_and_refused_when_a_later_change_needs_it() {
     let (place, _) = done();
-    let listed = listing(&place);
+    let listed = place.listing("m");
     place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("of step 02");
-    assert_eq!(listing(&place), listed);
+    assert_eq!(place.listing("m"), listed);
     place.run("rollback 02 --dry-run").ends(0).says("3 undone");
-    assert_eq!(listing(&place), listed);
+    assert_eq!(place.listing("m"), listed);
     place.run("rollback 02").ends(0).says("3 undone");
     assert!(place.exists("m/dir") && !place.exists("m/dir/file") && place.exists("m/gone"));
 
@@ -142,7 +134,7 @@ fn what_somebody_else_changed_is_left_alone_and_shown_until_it_is_forced() {
     assert_eq!(place.read("m/old"), "theirs\n");
     place.run("rollback").ends(4).says("0 undone · 0 kept · 1 conflict");
     place.run("rollback --foreign replace").ends(0).says("1 undone");
-    assert_eq!(listing(&place), before);
+    assert_eq!(place.listing("m"), before);
 }
 
 #[test]
@@ -154,7 +146,7 @@ fn a_directory_that_gained_files_is_kept_until_its_loss_is_agreed_to() {
     assert_eq!(place.read("m/dir/photo"), "precious");
     place.run("rollback --purge cats").ends(2).says("`cats` is no class of data").says("users, homes");
     place.run("rollback --purge homes").ends(0).says("1 undone");
-    assert_eq!(listing(&place), before);
+    assert_eq!(place.listing("m"), before);
 }
 
 const SLOW_UNDO: &str = r#"
@@ -323,4 +315,24 @@ fn a_plan_with_nothing_to_undo_names_whose_changes_there_are() {
         .says("nothing to undo of the plan `back`")
         .says("plans with changes: plan");
     place.run("rollback --plan nobody").ends(1).says("plans with changes: plan");
+}
+
+#[test]
+fn a_rollback_that_is_cut_off_anywhere_in_its_records_is_finished_by_the_next() {
+    let (place, _) = done();
+    let written = std::fs::metadata(place.path("state/journal")).unwrap().len();
+    let mut cut_off = 0;
+    for kibibytes in written / 1024 + 1.. {
+        let (place, before) = done();
+        let ran = place.run_until(kibibytes, "rollback");
+        if ran.status == 0 {
+            break;
+        }
+        cut_off += 1;
+        assert_eq!(ran.status, -25, "{kibibytes}: {}", ran.page());
+        place.run("rollback").ends(0);
+        assert_eq!(place.listing("m"), before, "{kibibytes}");
+        place.run("plan.rhai").ends(0);
+    }
+    assert!(cut_off > 2, "{cut_off}");
 }

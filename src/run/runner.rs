@@ -84,15 +84,11 @@ impl Runner {
         if state.drifted.is_empty() {
             return Ok(());
         }
-        let several = if state.drifted.len() == 1 { "step" } else { "steps" };
+        let (step, hold) = if state.drifted.len() == 1 { ("step", "holds") } else { ("steps", "hold") };
         bail!(
-            Failure::new(format!("{several} {} no longer hold as recorded", state.drifted.join(", ")))
-                .kind("step")
-                .hint(format!(
-                    "`{} --redo {}` makes it so again",
-                    self.launch.invocation,
-                    state.drifted.join(",")
-                ))
+            Failure::new(format!("{step} {} no longer {hold}", state.drifted.join(", "))).kind("step").hint(
+                format!("`{} --redo {}` makes it so again", self.launch.invocation, state.drifted.join(","))
+            )
         )
     }
 

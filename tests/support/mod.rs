@@ -106,6 +106,25 @@ impl Place {
         self.ran(&self.command(words).output().unwrap())
     }
 
+    /// Runs kkrun until a file of it grows over so many KiB: the kernel kills it then, in the middle of the write. For
+    /// small files that is the journal's, so this is a power cut at any of its bytes.
+    pub fn run_until(&self, kibibytes: u64, words: &str) -> Ran {
+        let kkrun = self.command(&words.split_whitespace().collect::<Vec<_>>());
+        let mut limited = Command::new("bash");
+        limited.args(["-c", &format!("ulimit -c 0 -f {kibibytes} && exec \"$@\""), "bash"]);
+        limited.arg(kkrun.get_program()).args(kkrun.get_args());
+        limited.env_clear().envs(kkrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        limited.current_dir(self.path("plan")).stdin(Stdio::null());
+        self.ran(&limited.output().unwrap())
+    }
+
+    /// Every path below a directory with its mode, size and content.
+    pub fn listing(&self, name: &str) -> String {
+        let script = "find . | sort | while read -r path; do stat -c '%n %A %F' \"$path\"; test -f \"$path\" && cat \"$path\"; done; true";
+        let output = Command::new("bash").args(["-c", script]).current_dir(self.path(name)).output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
     /// Starts kkrun and does not wait.
     pub fn start(&self, words: &str) -> Started<'_> {
         let mut command = self.command(&words.split_whitespace().collect::<Vec<_>>());
