@@ -1,5 +1,6 @@
 //! One command, one file.
 
+mod api;
 mod check;
 mod completions;
 mod doctor;
@@ -35,7 +36,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Completions { shell } => completions::execute(shell),
         Command::Rehearse(wanted) => rehearse::execute(options, wanted),
         Command::Check { paths } => check::execute(options, &paths),
-        Command::Api { .. } => anyhow::bail!("not yet"),
+        Command::Api { name } => api::execute(options.json, name.as_deref()),
     }
 }
 

@@ -98,6 +98,7 @@ mod functions {
     /// true unless said).
     ///
     /// ```rhai,booted
+    /// unit::start("nginx");
     /// let answer = http::get("http://127.0.0.1/", #{ headers: #{ "Accept": "text/html" }, follow: false });
     /// assert(answer.status < 500);
     /// ```
@@ -109,8 +110,9 @@ mod functions {
     /// Sends `body` with POST and returns `#{ status, headers, body }`. A POST may change something, so it is
     /// not made while only looking; within `step::verify` it counts as a question and always is.
     ///
-    /// ```rhai
-    /// try { http::post("http://127.0.0.1:1/", "{}"); } catch (failure) { assert(failure.kind == "unreachable"); }
+    /// ```rhai,booted
+    /// unit::start("nginx");
+    /// assert(http::post("http://127.0.0.1/", "{}").status == 405);
     /// ```
     #[rhai_fn(name = "post", return_raw, volatile)]
     pub fn post_plain(context: NativeCallContext, url: &str, body: &str) -> Raised<rhai::Map> {
@@ -120,6 +122,7 @@ mod functions {
     /// The same with the options of `get`.
     ///
     /// ```rhai,booted
+    /// unit::start("nginx");
     /// let headers = #{ "Content-Type": "application/json" };
     /// assert(http::post("http://127.0.0.1/", "{}", #{ headers: headers, timeout: 5 }).status >= 400);
     /// ```

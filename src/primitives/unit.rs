@@ -193,6 +193,7 @@ mod functions {
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
+    /// user::linger("kim");
     /// assert(unit::check("/usr/lib/systemd/user/default.target", #{ user: "kim" }));
     /// ```
     #[rhai_fn(name = "check", return_raw, volatile)]

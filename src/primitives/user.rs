@@ -125,8 +125,8 @@ mod functions {
     /// Lets the services of the user `name` run from the machine's start on, without a login. Undone, it is ended.
     ///
     /// ```rhai,booted
-    /// user::ensure("kim");
-    /// assert(user::linger("kim") && !user::linger("kim"));
+    /// user::ensure("lee");
+    /// assert(user::linger("lee") && !user::linger("lee"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub fn linger(context: NativeCallContext, name: &str) -> Raised<bool> {

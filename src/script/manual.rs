@@ -3,9 +3,12 @@
 use std::collections::BTreeSet;
 
 use rhai::Engine;
+use serde::Serialize;
+
+use super::engine::Registration;
 
 /// A function as scripts see it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Function {
     /// Its namespace.
     pub namespace: String,
@@ -97,6 +100,13 @@ pub fn functions(engine: &Engine) -> Vec<Function> {
         key(one).cmp(&key(other)).then_with(|| one.signature().cmp(&other.signature()))
     });
     found
+}
+
+/// The same of a registration that no script uses yet.
+pub fn functions_of(registration: Registration) -> Vec<Function> {
+    let mut engine = Engine::new_raw();
+    (registration.register)(&mut engine);
+    functions(&engine)
 }
 
 /// The namespaces of these functions, sorted.

@@ -3,6 +3,7 @@
 mod console;
 mod failure;
 mod json;
+mod manual;
 mod output;
 mod questions;
 
@@ -13,6 +14,7 @@ use clap::ValueEnum;
 pub use console::Console;
 pub use failure::show;
 pub use json::JsonLines;
+pub use manual::manual_text;
 pub use output::{line_to_stderr, line_to_stdout};
 pub use questions::Questions;
 
