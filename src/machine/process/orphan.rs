@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, getpgrp, kill_process_group, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::notes::Read;
 use super::table::Process;
@@ -165,8 +165,9 @@ impl Orphan {
             // The group goes first, and only while its member is there: its number is then still its own.
             if let Some(group) = self.group
                 && Process::living(self.pid, self.start).is_some()
+                // In a container entered from outside, the own group has no number to ask the kernel for.
+                && Process::current().is_some_and(|own| own.group != group)
                 && let Some(group) = Pid::from_raw(group.cast_signed())
-                && group != getpgrp()
             {
                 forgive(kill_process_group(group, signal))?;
             }
