@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Result, bail};
 
 use super::World;
+use super::installed::Installed;
 use crate::failure::Failure;
 use crate::machine::package_locks;
 use crate::machine::process::{Command, Ended};
@@ -76,6 +77,23 @@ impl<'a> Apt<'a> {
         // What it cannot configure, because something is missing, apt completes.
         self.world.run(&self.command(&["dpkg", "--configure", "-a"], true), "dpkg --configure -a")?;
         Ok(true)
+    }
+
+    /// Installs again what was interrupted so badly that it neither works nor can be configured.
+    pub fn reinstall_broken(self) -> Result<()> {
+        let known = Installed::look(self.world)?;
+        let broken = known.broken();
+        if broken.is_empty() {
+            return Ok(());
+        }
+        let automatic = self.automatic(&broken)?;
+        let label = format!("apt-get install --reinstall {}", broken.join(" "));
+        let ended = self.run_patiently(&install(&broken, false, &["--reinstall"]), true)?;
+        if !ended.is_success() {
+            bail!(failure(&ended, &label, "packages"));
+        }
+        let automatic: Vec<&str> = automatic.iter().map(String::as_str).collect();
+        self.mark("auto", &automatic)
     }
 
     fn was_interrupted(self) -> Result<bool> {
@@ -245,7 +263,9 @@ fn install<'a>(names: &[&'a str], recommends: bool, also: &[&'a str]) -> Vec<&'a
 
 fn remove<'a>(names: &[&'a str], simulate: bool) -> Vec<&'a str> {
     let verb: &[&str] = if simulate { &["--simulate", "--yes", "remove"] } else { &["--yes", "remove"] };
-    let fixed = ["--option=APT::Get::AutomaticRemove=false"];
+    // What was interrupted while it was unpacked goes too.
+    let fixed =
+        ["--option=APT::Get::AutomaticRemove=false", "--option=Dpkg::Options::=--force-remove-reinstreq"];
     ["apt-get"].iter().chain(&OPTIONS).chain(&fixed).chain(verb).chain(names).copied().collect()
 }
 
@@ -306,6 +326,7 @@ impl Simulated {
                     let old = words.clone().next().and_then(bracketed);
                     let new = words.find_map(|word| word.strip_prefix('(')).unwrap_or_default().to_owned();
                     match old {
+                        Some(old) if old == new => {}
                         Some(old) => simulated.upgrades.push((name.to_owned(), old, new)),
                         None => simulated.installs.push((name.to_owned(), new)),
                     }

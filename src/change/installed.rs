@@ -17,6 +17,7 @@ const FORMAT: &str = "${db:Status-Abbrev}\t${binary:Package}\t${Version}\t${Prov
 pub struct Installed {
     packages: BTreeMap<String, (char, String)>,
     provided: BTreeSet<String>,
+    broken: BTreeSet<String>,
 }
 
 impl Installed {
@@ -37,7 +38,11 @@ impl Installed {
             else {
                 continue;
             };
-            let Some(state) = state.chars().nth(1) else { continue };
+            let mut letters = state.chars().skip(1);
+            let Some(state) = letters.next() else { continue };
+            if letters.next() == Some('R') {
+                known.broken.insert(name.to_owned());
+            }
             if state == 'i' {
                 let provides = fields.next().unwrap_or_default().split(',');
                 let names = provides.filter_map(|provided| provided.split_whitespace().next());
@@ -56,6 +61,11 @@ impl Installed {
     /// Whether anything of the package is there besides configuration files that a removal left.
     pub fn is_there(&self, name: &str) -> bool {
         !matches!(self.state(name), 'n' | 'c')
+    }
+
+    /// The packages that were interrupted so badly that they must be installed again.
+    pub fn broken(&self) -> Vec<&str> {
+        self.broken.iter().map(String::as_str).collect()
     }
 
     /// Whether an installed package provides this name.
@@ -95,6 +105,7 @@ mod tests {
     const LISTING: &str = "ii \tapt\t2.6.1\tapt-transport-https (= 2.6.1)\n\
                            rc \tnano\t7.2\teditor\n\
                            iU \tnginx\t1.22\thttpd, httpd-cgi\n\
+                           iHR\trsync\t3.2\t\n\
                            hi \tcurl\t7.88\t\n\
                            ii \tlibc6:amd64\t2.36\tlibc6-2.36\n\
                            ii \tpostgresql-15\t15.3\tpostgresql-contrib-15\n";
@@ -117,6 +128,13 @@ mod tests {
         let known = Installed::parse(LISTING);
         assert!(known.is_there("nginx") && !known.is_there("nano") && !known.is_there("none"));
         assert_eq!((known.version("nginx"), known.version("nano")), (Some("1.22"), None));
+    }
+
+    #[test]
+    fn what_was_interrupted_in_unpacking_is_broken() {
+        let known = Installed::parse(LISTING);
+        assert_eq!(known.broken(), ["rsync"]);
+        assert!(known.is_there("rsync") && !known.is_installed("rsync"));
     }
 
     #[test]

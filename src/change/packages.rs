@@ -96,7 +96,9 @@ impl PackagesChange {
         let simulated = if names.is_empty() {
             Simulated::default()
         } else if acts {
-            apt.repair()?;
+            if apt.repair()? {
+                apt.reinstall_broken()?;
+            }
             make_installable(apt, &names, wish.recommends)?;
             apt.simulate_install(&names, wish.recommends)?
         } else {
