@@ -27,6 +27,7 @@ pub struct Cli {
 
 /// The options that every command takes.
 #[derive(Clone, Debug, Default, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "every switch of a command line is one")]
 pub struct Options {
     /// Only look: say what a run would change
     #[arg(long, global = true)]

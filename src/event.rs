@@ -370,7 +370,7 @@ impl Reporter {
             }
             Event::StepFailed { error, .. } => *error = redact(error),
             Event::StepPreviewed { unpredictable, .. } => {
-                *unpredictable = unpredictable.as_deref().map(redact)
+                *unpredictable = unpredictable.as_deref().map(redact);
             }
             Event::StepStarted { reason, .. } => *reason = reason.as_deref().map(redact),
             Event::PlanStarted { overrides, .. } => {
@@ -391,13 +391,15 @@ impl Reporter {
 fn log_line(event: &Event) -> Option<String> {
     Some(match event {
         Event::CommandStarted { label } => format!("$ {label}"),
-        Event::CommandLine { text, .. } => text.clone(),
         Event::CommandEnded { label, status, seconds } => {
             format!("  `{label}` {status} after {seconds:.1} s")
         }
         Event::Change { summary, .. } => format!("* {summary}"),
         Event::Verified { label, now } => format!("{} {label}", if *now { "✓" } else { "later:" }),
-        Event::Said { text, .. } | Event::Note { text } | Event::Output { text } => text.clone(),
+        Event::CommandLine { text, .. }
+        | Event::Said { text, .. }
+        | Event::Note { text }
+        | Event::Output { text } => text.clone(),
         Event::StepFailed { error, .. } => format!("failed: {error}"),
         Event::StepInterrupted { signal, .. } => format!("stopped by {signal}"),
         _ => return None,

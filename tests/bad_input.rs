@@ -317,6 +317,34 @@ fn what_somebody_else_could_write_is_refused_to_root() {
 }
 
 #[test]
+fn a_script_that_requires_root_is_refused_to_others() {
+    use std::os::unix::process::CommandExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(directory.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let script = directory.path().join("plan.rhai");
+    std::fs::write(&script, "const REQUIRES = #{ root: true };\nfile::write(\"/nothing\", \"\");\n").unwrap();
+    let run = |binary: &std::path::Path| {
+        let mut command = std::process::Command::new(binary);
+        command.arg("--state-dir").arg(directory.path().join("state")).arg(&script);
+        command.stdin(std::process::Stdio::null()).env("NO_COLOR", "1").current_dir("/");
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534).gid(65_534);
+        }
+        command.output()
+    };
+    let output = run(std::path::Path::new(env!("CARGO_BIN_EXE_kkrun"))).unwrap_or_else(|_| {
+        // It stands where only root may look.
+        let copy = directory.path().join("kkrun");
+        std::fs::copy(env!("CARGO_BIN_EXE_kkrun"), &copy).unwrap();
+        run(&copy).unwrap()
+    });
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(77), "{said}");
+    assert!(said.contains("requires root") && said.contains("sudo kkrun"), "{said}");
+    assert!(!directory.path().join("state").exists());
+}
+
+#[test]
 fn without_anybody_to_ask_a_question_ends_with_its_status() {
     let place = Place::new("if ask::confirm(\"Really?\", false) { file::write(\"@/m/a\", \"\"); }");
     place.run("plan.rhai").ends(78).says("Really?");

@@ -127,11 +127,10 @@ step::run("01", "First", || file::write("@/m/a", "a"));
 fn the_built_in_reset_asks_and_then_everything_is_looked_at_again() {
     let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "a"));"#)
         .with("plan/settings.rhai", r#"#{ plan: "kiosk" }"#);
-    std::fs::copy(
-        std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/reset.rhai"),
-        place.path("plan/reset.rhai"),
-    )
-    .unwrap();
+    let reset = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/reset.rhai");
+    // What it requires is tried elsewhere; this runs for every user.
+    let reset = std::fs::read_to_string(reset).unwrap().replace("const REQUIRES = #{ root: true };", "");
+    place.write("plan/reset.rhai", &reset);
     place.run("plan.rhai").ends(0);
     let records = place.records().len();
     let mut session = at_terminal(&place, &["reset.rhai"]);

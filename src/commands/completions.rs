@@ -1,6 +1,5 @@
 //! `kkrun completions SHELL`: writes completions to standard output.
 
-use anyhow::Result;
 use clap::CommandFactory;
 
 use crate::cli::Cli;
@@ -8,9 +7,9 @@ use crate::exit_code::ExitCode;
 use crate::ui::line_to_stdout;
 
 /// Writes them.
-pub fn execute(shell: clap_complete::Shell) -> Result<ExitCode> {
+pub fn execute(shell: clap_complete::Shell) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "kkrun", &mut script);
     line_to_stdout(String::from_utf8_lossy(&script).trim_end());
-    Ok(ExitCode::DONE)
+    ExitCode::DONE
 }

@@ -28,12 +28,12 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let options = &cli.options;
     match cli.command {
         Command::Run { script, words } => run::execute(options, &script, words),
-        Command::Rollback { steps, plan } => rollback::execute(options, steps, plan),
+        Command::Rollback { steps, plan } => rollback::execute(options, &steps, plan),
         Command::Log { step } => log::execute(options, step.as_deref()),
         Command::History => history::execute(options),
         Command::Doctor => doctor::execute(options),
         Command::Export { directory } => export::execute(&directory),
-        Command::Completions { shell } => completions::execute(shell),
+        Command::Completions { shell } => Ok(completions::execute(shell)),
         Command::Rehearse(wanted) => rehearse::execute(options, wanted),
         Command::Check { paths } => check::execute(options, &paths),
         Command::Api { name } => api::execute(options.json, name.as_deref()),

@@ -198,6 +198,7 @@ impl History {
     }
 
     /// Takes in one more record.
+    #[expect(clippy::too_many_lines, reason = "one arm for every kind of record")]
     pub fn apply(&mut self, record: &Record) {
         let header = &record.header;
         let time = header.time;

@@ -79,11 +79,15 @@ fn judge(path: &Path, metadata: &Metadata) -> Result<()> {
     let is_caller = |uid: u32| caller.as_ref().is_some_and(|caller| caller.uid == uid);
     let owner = metadata.uid();
     if owner != 0 && !is_caller(owner) {
-        bail!(refused(path, format!("belongs to {}", name_of(owner)), format!("chown root {}", shown(path))));
+        bail!(refused(
+            path,
+            &format!("belongs to {}", name_of(owner)),
+            &format!("chown root {}", shown(path))
+        ));
     }
     let mode = metadata.mode();
     if mode & 0o002 != 0 {
-        bail!(refused(path, "can be written by everybody".to_owned(), format!("chmod o-w {}", shown(path))));
+        bail!(refused(path, "can be written by everybody", &format!("chmod o-w {}", shown(path))));
     }
     let own_group = metadata.gid() == 0
         || match &caller {
@@ -91,12 +95,12 @@ fn judge(path: &Path, metadata: &Metadata) -> Result<()> {
             None => false,
         };
     if mode & 0o020 != 0 && !own_group {
-        bail!(refused(path, "can be written by its group".to_owned(), format!("chmod g-w {}", shown(path))));
+        bail!(refused(path, "can be written by its group", &format!("chmod g-w {}", shown(path))));
     }
     Ok(())
 }
 
-fn refused(path: &Path, why: String, mend: String) -> Failure {
+fn refused(path: &Path, why: &str, mend: &str) -> Failure {
     Failure::new(format!(
         "refused: `{}` {why}, so it may hold what somebody else wants root to do",
         path.display()

@@ -386,11 +386,10 @@ fn finish(
         Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), owed, exit: exit.0 };
     host.reporter().tell(&ended);
     match outcome {
-        Ok(()) => Ok(exit),
+        Ok(()) | Err(Stop::Unpredictable { .. }) => Ok(exit),
         Err(Stop::Failed(failure)) => Err(failure.into()),
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
         // A preview ends where it asks for what only acting can tell: that is no failure.
-        Err(Stop::Unpredictable { .. }) => Ok(exit),
     }
 }
 

@@ -293,7 +293,6 @@ impl Runner {
     }
 
     fn preview(
-        &self,
         context: &NativeCallContext,
         host: &Host,
         call: &StepCall,
@@ -368,8 +367,8 @@ impl StepRunner for Runner {
                 Self::skip(&host, call, "accepted", record.as_ref());
                 Ok(())
             }
-            (Decision::Run { reason }, Doing::Preview) => self.preview(context, &host, call, reason),
-            (_, Doing::Preview) => self.preview(context, &host, call, None),
+            (Decision::Run { reason }, Doing::Preview) => Self::preview(context, &host, call, reason),
+            (_, Doing::Preview) => Self::preview(context, &host, call, None),
             (Decision::Accept, _) => {
                 let then = record.as_ref().and_then(|record| record.meaning.clone());
                 let meaning = Self::meaning_now(context, &host, call, then.as_ref())?;
@@ -540,6 +539,7 @@ fn finish_body(host: &Host, id: &str) -> Result<(), Stop> {
 }
 
 /// Why an evaluation stops by this error.
+#[expect(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
 pub(super) fn failed(error: anyhow::Error) -> Stop {
     if let Some(interruption) = error.downcast_ref::<Interruption>() {
         return Stop::Interrupted(*interruption);

@@ -475,6 +475,8 @@ pub fn raise(host: &Host, error: anyhow::Error, context: &NativeCallContext) -> 
 }
 
 /// The script's error for one that happened at this position.
+#[expect(clippy::unnecessary_box_returns, reason = "Rhai's results hold their errors in boxes")]
+#[expect(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
 pub(super) fn raise_at(host: &Host, error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
     if let Some(passed) = host.take_passing(&error) {
         return passed;

@@ -243,7 +243,8 @@ fn module_name(file: &Path) -> Option<String> {
 /// The names of the built-in scripts.
 pub fn built_in_scripts() -> Vec<String> {
     let names = SCRIPTS.files().filter_map(|file| file.path().file_name()?.to_str().map(str::to_owned));
-    let mut names: Vec<String> = names.filter(|name| name.ends_with(".rhai")).collect();
+    let mut names: Vec<String> =
+        names.filter(|name| Path::new(name).extension().is_some_and(|ending| ending == "rhai")).collect();
     names.sort();
     names
 }
@@ -321,10 +322,8 @@ pub fn read_text(path: &Path, shown: &str) -> Result<String> {
         }
     })?;
     String::from_utf8(bytes).map_err(|error| {
-        let line = 1 + error.as_bytes()[..error.utf8_error().valid_up_to()]
-            .iter()
-            .filter(|byte| **byte == b'\n')
-            .count();
+        let readable = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = readable.split(|byte| *byte == b'\n').count();
         Failure::new(format!("`{shown}` is not a script: line {line} is not UTF-8 text"))
             .exit(ExitCode::USAGE)
             .into()

@@ -76,7 +76,7 @@ impl Console {
     fn progress(&self, command: Option<&str>, text: &str) {
         if let Some(live) = &mut *self.live.borrow_mut() {
             if let Some(command) = command {
-                live.command = command.to_owned();
+                command.clone_into(&mut live.command);
             }
             let detail =
                 if text.is_empty() { live.command.clone() } else { format!("{} · {text}", live.command) };
@@ -106,6 +106,7 @@ fn indented(text: &str) -> String {
 }
 
 impl Audience for Console {
+    #[expect(clippy::too_many_lines, reason = "one arm for every kind of event")]
     fn hear(&self, event: &Event) {
         let normal = self.verbosity >= Verbosity::Normal;
         let verbose = self.verbosity >= Verbosity::Verbose;
