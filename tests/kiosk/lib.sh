@@ -37,7 +37,7 @@ of_user() { systemctl --user --machine="$user@" "$@"; }
 database_url() { sed -n "s/^DATABASE_URL=//p" "$home/.env" | tr -d "'\""; }
 sql() { runuser -u postgres -- psql -XAtqc "$1" "${2:-postgres}"; }
 journal_records() { wc -l </var/lib/kkrun/journal; }
-step_states() { "$KKRUN" status.rhai 2>/dev/null; }
+step_states() { "$KKRUN" status.rhai 2>/tmp/status.err || cat /tmp/status.err >&2; }
 
 # Everything on disk that a run could touch, with inode, mtime, owner and mode.
 snapshot() {
