@@ -36,9 +36,10 @@ impl Place {
     /// With no plan.
     pub fn empty() -> Self {
         // Root runs nothing below a directory that others can write.
-        let directory = match rustix::process::geteuid().is_root() {
-            true => tempfile::tempdir_in("/var/lib"),
-            false => tempfile::tempdir(),
+        let directory = if rustix::process::geteuid().is_root() {
+            tempfile::tempdir_in("/var/lib")
+        } else {
+            tempfile::tempdir()
         };
         let place = Self { directory: directory.unwrap() };
         fs::create_dir(place.path("plan")).unwrap();
