@@ -3,6 +3,7 @@
 
 #![expect(clippy::print_stdout, reason = "a benchmark's result is what it prints")]
 
+use std::fmt::Write as _;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -80,11 +81,11 @@ fn plan(at: &Path, steps: usize, bash: &str, rhai: &str) -> (Vec<String>, Vec<St
     let mut rhai_plan = String::new();
     for step in 1..=steps {
         let id = format!("{step:04}");
-        master.push_str(&format!("run_step {id} 'Step {id}'\n"));
+        let _ = writeln!(master, "run_step {id} 'Step {id}'");
         write(&at.join(format!("{id}.sh")), bash);
         let needs = if step == 1 { String::new() } else { format!("{}/make{:04}", text(at), step - 1) };
-        makefile.push_str(&format!("{0}/make{id}: {needs}\n\t@bash {0}/{id}.sh && touch $@\n", text(at)));
-        rhai_plan.push_str(&format!("step::run(\"{id}\", \"Step {id}\", \"{id}.rhai\");\n"));
+        let _ = write!(makefile, "{0}/make{id}: {needs}\n\t@bash {0}/{id}.sh && touch $@\n", text(at));
+        let _ = writeln!(rhai_plan, "step::run(\"{id}\", \"Step {id}\", \"{id}.rhai\");");
         write(&at.join(format!("{id}.rhai")), rhai);
     }
     write(&at.join("master.sh"), &master);
@@ -137,8 +138,10 @@ fn line(at: &Path, name: &'static str, lines: usize, budget: f64) -> Row {
     let bash = format!("sed -i 's/^wanted=.*/wanted=new/' {}\n", text(&file));
     let rhai = format!("config::set(\"{}\", \"wanted\", \"new\");\n", text(&file));
     let (kkrun, bash, _) = plan(&at, 1, &bash, &rhai);
-    let mut content: String =
-        (0..lines).map(|number| format!("key{number}=some value {number:08}\n")).collect();
+    let mut content = String::new();
+    for number in 0..lines {
+        let _ = writeln!(content, "key{number}=some value {number:08}");
+    }
     content.push_str("wanted=old\n");
     let reset = Box::new(move || {
         forget(&at);

@@ -1,7 +1,5 @@
 //! The command line's contract: options, exit statuses, what goes to which stream, JSON.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use support::Place;

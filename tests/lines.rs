@@ -1,7 +1,5 @@
 //! Lines and blocks of text files, edited and taken back through the binary.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use support::Place;

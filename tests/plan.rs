@@ -1,7 +1,5 @@
 //! What a plan means: which steps run, where each stands, what settings are in force, what a dry run says.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use support::Place;

@@ -1,7 +1,5 @@
 //! A run that failed, was stopped or was killed goes on where it was.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use rustix::process::Signal;

@@ -5,6 +5,7 @@
 //! any lines, `[..]` for any text within a line.
 
 #![allow(dead_code, reason = "no test file needs all of it")]
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -36,11 +37,8 @@ impl Place {
     /// With no plan.
     pub fn empty() -> Self {
         // Root runs nothing below a directory that others can write.
-        let directory = if rustix::process::geteuid().is_root() {
-            tempfile::tempdir_in("/var/lib")
-        } else {
-            tempfile::tempdir()
-        };
+        let is_root = rustix::process::geteuid().is_root();
+        let directory = if is_root { tempfile::tempdir_in("/var/lib") } else { tempfile::tempdir() };
         let place = Self { directory: directory.unwrap() };
         fs::create_dir(place.path("plan")).unwrap();
         fs::create_dir(place.path("m")).unwrap();
@@ -159,7 +157,8 @@ impl Place {
         let text = fs::read_to_string(&path).unwrap();
         let at = self.records().iter().rposition(|known| known == kind);
         let kept = at.unwrap_or_else(|| panic!("no record of the kind `{kind}`")) + 1;
-        fs::write(path, text.lines().take(kept).map(|line| format!("{line}\n")).collect::<String>()).unwrap();
+        let kept: Vec<&str> = text.split_inclusive('\n').take(kept).collect();
+        fs::write(path, kept.concat()).unwrap();
     }
 
     /// Every path below a directory with what must not move when nothing is changed.
@@ -219,8 +218,7 @@ impl Ran {
     /// Compares status, standard output and standard error together.
     #[track_caller]
     pub fn shows(self, status: i32, stdout: &str, stderr: &str) -> Self {
-        let trimmed =
-            |text: &str| text.lines().map(|line| format!("{}\n", line.trim_end())).collect::<String>();
+        let trimmed = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
         let expected =
             page(&status.to_string(), stdout.trim_start_matches('\n'), stderr.trim_start_matches('\n'));
         let actual = page(&self.status.to_string(), &self.stdout, &self.stderr);
