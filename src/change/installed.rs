@@ -9,14 +9,15 @@ use super::unit::succeeded;
 use crate::machine::process::Command;
 
 /// The format of one line of `dpkg-query`: state, name (with its architecture where that tells it apart), version,
-/// and what it provides. Source: dpkg-query(1).
-const FORMAT: &str = "${db:Status-Abbrev}\t${binary:Package}\t${Version}\t${Provides}\n";
+/// what it provides and what it excludes. Source: dpkg-query(1).
+const FORMAT: &str = "${db:Status-Abbrev}\t${binary:Package}\t${Version}\t${Provides}\t${Conflicts}\n";
 
 /// The packages that dpkg knows.
 #[derive(Clone, Debug, Default)]
 pub struct Installed {
     packages: BTreeMap<String, (char, String)>,
     provided: BTreeSet<String>,
+    replaced: BTreeSet<String>,
     broken: BTreeSet<String>,
 }
 
@@ -44,9 +45,10 @@ impl Installed {
                 known.broken.insert(name.to_owned());
             }
             if state == 'i' {
-                let provides = fields.next().unwrap_or_default().split(',');
-                let names = provides.filter_map(|provided| provided.split_whitespace().next());
-                known.provided.extend(names.map(str::to_owned));
+                let provides = names_in(fields.next().unwrap_or_default());
+                let excludes = names_in(fields.next().unwrap_or_default());
+                known.replaced.extend(provides.intersection(&excludes).cloned());
+                known.provided.extend(provides);
             }
             known.packages.insert(name.to_owned(), (state, version.to_owned()));
         }
@@ -73,6 +75,12 @@ impl Installed {
         self.provided.contains(name)
     }
 
+    /// Whether an installed package provides this name and cannot stand beside a package of the name: it takes that
+    /// one's place. Source: deb-conflicts(7), "Provides" with "Conflicts".
+    pub fn is_replaced(&self, name: &str) -> bool {
+        self.replaced.contains(name)
+    }
+
     /// The version of what is there.
     pub fn version(&self, name: &str) -> Option<&str> {
         self.find(name).filter(|(state, _)| !matches!(state, 'n' | 'c')).map(|(_, version)| version.as_str())
@@ -97,6 +105,10 @@ impl Installed {
         all.find(|(state, _)| *state == 'i').or(first)
     }
 }
+/// The names in a list of relations such as `a (= 1), b`.
+fn names_in(relations: &str) -> BTreeSet<String> {
+    relations.split(',').filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect()
+}
 
 #[cfg(test)]
 mod tests {
@@ -108,6 +120,7 @@ mod tests {
                            iHR\trsync\t3.2\t\n\
                            hi \tcurl\t7.88\t\n\
                            ii \tlibc6:amd64\t2.36\tlibc6-2.36\n\
+                           ii \tnodejs\t20\tnodejs-dev, npm\tnodejs-legacy, npm (<< 9)\n\
                            ii \tpostgresql-15\t15.3\tpostgresql-contrib-15\n";
 
     #[test]
@@ -142,5 +155,12 @@ mod tests {
         let known = Installed::parse(LISTING);
         assert!(known.is_provided("postgresql-contrib-15") && known.is_provided("apt-transport-https"));
         assert!(!known.is_provided("httpd") && !known.is_provided("editor"));
+    }
+
+    #[test]
+    fn a_name_is_replaced_by_what_provides_it_and_excludes_it() {
+        let known = Installed::parse(LISTING);
+        assert!(known.is_replaced("npm"));
+        assert!(!known.is_replaced("nodejs-dev") && !known.is_replaced("nodejs-legacy"));
     }
 }

@@ -316,10 +316,12 @@ fn missing(names: &[String], apt: Apt<'_>) -> Result<Vec<String>> {
     let absent: Vec<&String> = names.iter().filter(|name| !known.is_installed(name)).collect();
     let provided: Vec<&str> =
         absent.iter().filter(|name| known.is_provided(name)).map(|name| name.as_str()).collect();
-    // A package of the very name counts before one that provides it.
+    // A package of the very name counts before one that provides it, unless that one excludes it.
     let real = if provided.is_empty() { Vec::new() } else { apt.candidates(&provided)? };
-    let is_there =
-        |name: &str| provided.contains(&name) && !real.iter().any(|(candidate, _)| candidate == name);
+    let is_there = |name: &str| {
+        let has_own = real.iter().any(|(candidate, _)| candidate == name);
+        provided.contains(&name) && (!has_own || known.is_replaced(name))
+    };
     Ok(absent.into_iter().filter(|name| !is_there(name)).cloned().collect())
 }
 
