@@ -120,14 +120,14 @@ cmd::run(["bash", "-c", "echo begin $$ >> @/m/log; until test -e @/m/go; do slee
 "#;
     let place = three(second);
     let started = place.start("plan.rhai");
-    until("the command is at work", || place.exists("m/log"));
+    until("the command is at work", || place.holds("m/log", "\n"));
     started.kill();
     let first = sides(&place);
     let orphan = first.split_whitespace().nth(1).unwrap().to_owned();
     assert!(is_alive(&orphan), "the command did not survive its kkrun");
 
     let next = place.start("plan.rhai");
-    until("the next run is at it", || sides(&place).matches("begin").count() == 2);
+    until("the next run is at it", || place.read("m/log").lines().count() == 2);
     assert!(!is_alive(&orphan), "it runs beside its orphan");
     place.write("m/go", "");
     next.end().ends(0).says(&format!("ending `bash` (process {orphan}), which a killed run left running"));
@@ -147,7 +147,7 @@ fn while_a_run_is_at_work_another_is_told_its_process_and_status_says_running() 
         r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
     );
     let started = place.start("plan.rhai");
-    until("the command is at work", || place.exists("m/log"));
+    until("the command is at work", || place.holds("m/log", "\n"));
     let journal = place.prints_of("state/journal");
     place.run("plan.rhai").ends(3).prints("").says(&format!("process {}", started.child.id()));
     place.run("rollback").ends(3).says(&format!("process {}", started.child.id()));
@@ -165,7 +165,7 @@ fn ctrl_c_interrupts_the_step_and_the_next_run_goes_on() {
     for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143)] {
         let place = three(SLOW);
         let started = place.start("plan.rhai");
-        until("the command is at work", || place.exists("m/log"));
+        until("the command is at work", || place.holds("m/log", "\n"));
         started.signal(signal);
         started
             .end()

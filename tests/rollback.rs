@@ -170,7 +170,7 @@ fn a_rollback_that_was_killed_stops_every_run_until_it_is_finished() {
         place.run("plan.rhai").ends(0);
         let finish = if by_script { "back.rhai" } else { "rollback" };
         let started = place.start(finish);
-        until("the undoing command is at work", || place.exists("m/log"));
+        until("the undoing command is at work", || place.holds("m/log", "\n"));
         started.kill();
         assert!(!place.exists("m/c") && place.exists("m/a"));
 
@@ -211,7 +211,7 @@ fn ctrl_c_stops_a_rollback_which_goes_on_later() {
     let place = Place::new(SLOW_UNDO);
     place.run("plan.rhai").ends(0);
     let started = place.start("rollback");
-    until("the undoing command is at work", || place.exists("m/log"));
+    until("the undoing command is at work", || place.holds("m/log", "\n"));
     started.signal(Signal::INT);
     started.end().ends(130);
     place.write("m/go", "");

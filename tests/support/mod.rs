@@ -73,6 +73,11 @@ impl Place {
         fs::read_to_string(self.path(name)).unwrap().replace(&self.root(), "@")
     }
 
+    /// Whether there is a file that holds this text by now.
+    pub fn holds(&self, name: &str, text: &str) -> bool {
+        fs::read_to_string(self.path(name)).is_ok_and(|content| content.contains(text))
+    }
+
     pub fn remove(&self, name: &str) {
         let path = self.path(name);
         if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
