@@ -39,7 +39,7 @@ fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
     let (place, before) = done();
     place.remove("plan/plan.rhai");
     place.run("rollback --dry-run").shows(
-        0,
+        6,
         "",
         "
   ↩ would undo: run touch @/m/made
@@ -87,7 +87,7 @@ fn one_step_alone_is_undone_held_and_refused_when_a_later_change_needs_it() {
     let listed = place.listing("m");
     place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("of step 02");
     assert_eq!(place.listing("m"), listed);
-    place.run("rollback 02 --dry-run").ends(0).says("3 undone");
+    place.run("rollback 02 --dry-run").ends(6).says("3 undone");
     assert_eq!(place.listing("m"), listed);
     place.run("rollback 02").ends(0).says("3 undone");
     assert!(place.exists("m/dir") && !place.exists("m/dir/file") && place.exists("m/gone"));
@@ -253,7 +253,7 @@ step::run("02", "Second", || file::write("@/m/a", "2\n"));
     .with("m/a", "0\n");
     place.run("plan.rhai").ends(0);
     place.run("rollback 01").ends(1).says("of step 02 needs");
-    place.run("rollback --dry-run").ends(0).says("2 undone");
+    place.run("rollback --dry-run").ends(6).says("2 undone");
     place.run("rollback").ends(0).says("2 undone");
     assert_eq!(place.read("m/a"), "0\n");
 }
@@ -335,4 +335,32 @@ fn a_rollback_that_is_cut_off_anywhere_in_its_records_is_finished_by_the_next() 
         place.run("plan.rhai").ends(0);
     }
     assert!(cut_off > 2, "{cut_off}");
+}
+
+#[test]
+fn the_scripts_that_come_with_kkrun_show_preview_and_take_back() {
+    let place = Place::new(PLAN)
+        .with("m/old", "old\n")
+        .with("m/gone", "gone\n")
+        .with("plan/settings.rhai", r#"#{ plan: "kiosk" }"#)
+        .with("plan/master.rhai", PLAN)
+        .with_built_in("status.rhai")
+        .with_built_in("rollback.rhai");
+    let before = place.listing("m");
+    place.run("rollback.rhai").ends(0).says("There is nothing of kiosk to take back");
+    place.run("master.rhai").ends(0);
+    let status = place.run("status.rhai").ends(0).stdout;
+    assert!(status.starts_with("kiosk\n  01 First") && status.matches("complete").count() == 3, "{status}");
+
+    let done = (place.prints_of("m"), place.prints_of("state/journal"));
+    place.run("rollback.rhai").ends(78).says("Roll back kiosk: 7 changes");
+    place.run("rollback.rhai 03 --dry-run --yes").ends(6).says("would undo: run touch @/m/made");
+    assert_eq!((place.prints_of("m"), place.prints_of("state/journal")), done);
+    place.run("rollback.rhai 03 --yes").ends(0).prints("2 undone · 0 kept · 0 conflicts · 0 failed\n");
+    assert!(place.run("status.rhai").ends(0).stdout.contains("held"));
+
+    place.write("m/old", "theirs\n");
+    place.run("rollback.rhai --yes").ends(4).prints("4 undone · 0 kept · 1 conflicts · 0 failed\n");
+    place.run("rollback.rhai --yes --foreign replace").ends(0);
+    assert_eq!(place.listing("m"), before);
 }

@@ -126,11 +126,8 @@ step::run("01", "First", || file::write("@/m/a", "a"));
 #[test]
 fn the_built_in_reset_asks_and_then_everything_is_looked_at_again() {
     let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "a"));"#)
-        .with("plan/settings.rhai", r#"#{ plan: "kiosk" }"#);
-    let reset = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/reset.rhai");
-    // What it requires is tried elsewhere; this runs for every user.
-    let reset = std::fs::read_to_string(reset).unwrap().replace("const REQUIRES = #{ root: true };", "");
-    place.write("plan/reset.rhai", &reset);
+        .with("plan/settings.rhai", r#"#{ plan: "kiosk" }"#)
+        .with_built_in("reset.rhai");
     place.run("plan.rhai").ends(0);
     let records = place.records().len();
     let mut session = at_terminal(&place, &["reset.rhai"]);

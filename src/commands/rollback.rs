@@ -26,7 +26,8 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
         let request = Request::of(&serde_json::json!({ "steps": steps }), &launch)?;
         let report =
             if options.dry_run { preview(&mut session, &request)? } else { apply(&mut session, &request)? };
-        let exit = report.exit();
+        let would_undo = options.dry_run && !report.undone.is_empty();
+        let exit = if would_undo { ExitCode::DIFFERENT } else { report.exit() };
         if !options.quiet && !options.json {
             crate::ui::line_to_stderr(&report.sentence());
         }

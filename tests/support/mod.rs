@@ -57,6 +57,13 @@ impl Place {
         fs::write(path, text.replace('@', &self.root())).unwrap();
     }
 
+    /// The same with one of the scripts that come with kkrun, for every user.
+    pub fn with_built_in(self, name: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
+        let text = fs::read_to_string(path).unwrap().replace("const REQUIRES = #{ root: true };", "");
+        self.with(&format!("plan/{name}"), &text)
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -149,11 +156,12 @@ impl Place {
     /// The kinds of the journal's records, in order.
     pub fn records(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("state/journal")).unwrap_or_default();
+        // The last may be on its way still.
         let kind = |line: &str| {
-            let record: serde_json::Value = serde_json::from_str(&line[9..]).unwrap();
-            record["kind"].as_str().unwrap().to_owned()
+            let record: serde_json::Value = serde_json::from_str(line.get(9..)?).ok()?;
+            Some(record["kind"].as_str()?.to_owned())
         };
-        text.lines().map(kind).collect()
+        text.lines().map_while(kind).collect()
     }
 
     /// Cuts the journal behind its newest record of this kind, as a run leaves it that was killed right then.
