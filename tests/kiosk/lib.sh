@@ -50,7 +50,7 @@ contents() {
     (
         cd /
         find etc home var/www usr/local usr/share/xsessions -xdev \( -type f -printf '%p %u:%g %m %T@ ' -exec sha256sum {} \; \) \
-            -o \( -type l -printf '%p -> %l %u:%g\n' \) -o \( -type d -printf '%p/ %u:%g %m\n' \)
+            -o \( -type l -printf '%p -> %l %u:%g\n' \) -o \( -type d -printf '%p/ %u:%g %m\n' \) 2>/dev/null || true
     ) | sed 's/ [^ ]*$//;t' | LC_ALL=C sort
 }
 
