@@ -347,3 +347,71 @@ step::run("02", "Second", || {
     }
     assert!(cut_off > 4, "{cut_off}");
 }
+
+#[test]
+fn a_consequence_that_was_killed_is_run_again_and_never_beside_itself() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ run: [["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go; do sleep 0.01; done; echo end >> @/m/log"]] }, || {
+        file::write("@/m/conf", "conf\n");
+    });
+});
+"#,
+    );
+    let started = place.start("plan.rhai");
+    until("the consequence is at work", || place.holds("m/log", "\n"));
+    started.kill();
+    assert!(place.run("doctor").ends(0).stdout.contains("owed: bash"));
+    let next = place.start("plan.rhai");
+    until("it is at work again", || place.read("m/log").lines().count() == 2);
+    place.write("m/go", "");
+    next.end().ends(0);
+    assert_eq!(place.read("m/log"), "begin\nbegin\nend\n");
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/log"), "begin\nbegin\nend\n");
+}
+
+#[test]
+fn a_hang_up_lets_the_command_finish_and_a_second_ctrl_c_does_not_wait() {
+    let place = three(&SLOW.replace("#{ creates: \"@/m/product\" }", "#{ always: \"a test\" }"));
+    let started = place.start("plan.rhai");
+    until("the command is at work", || place.holds("m/log", "\n"));
+    started.signal(Signal::HUP);
+    place.write("m/go", "");
+    started.end().ends(129);
+    assert_eq!(sides(&place), "begin end ");
+    assert!(!place.exists("m/third"));
+
+    let stubborn = r#"cmd::run(["bash", "-c", "trap '' TERM INT; echo begin >> @/m/log; until test -e @/m/go; do sleep 0.01; done"], #{ always: "a test" });"#;
+    let place = three(stubborn);
+    let started = place.start("plan.rhai");
+    until("the command is at work", || place.holds("m/log", "\n"));
+    let began = std::time::Instant::now();
+    started.signal(Signal::INT);
+    until("the first was noted", || started_was_asked(&started));
+    started.signal(Signal::INT);
+    started.end().ends(130);
+    assert!(began.elapsed().as_secs() < 4, "it waited for a command that does not listen");
+    place.write("m/go", "");
+}
+
+/// Whether kkrun has taken in the signal: none is pending any more.
+fn started_was_asked(started: &support::Started<'_>) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", started.child.id())).unwrap_or_default();
+    status.lines().any(|line| line.starts_with("ShdPnd:") && line.ends_with("0000000000000000"))
+}
+
+#[test]
+fn what_was_kept_by_word_is_not_lost_by_a_rollback() {
+    let place = three("file::make_dir(\"@/m/second\");").with("m/first", "0\n");
+    place.run("plan.rhai").ends(0);
+    place.write("m/first", "theirs\n");
+    place.edit("plan/01_first.rhai", "1\\n", "one\\n");
+    place.run("plan.rhai --foreign keep").ends(0);
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("m/first"), "0\n");
+    let backups = std::fs::read_dir(place.path("state/backups")).unwrap().flatten();
+    let saved = backups.filter(|entry| std::fs::read(entry.path()).is_ok_and(|bytes| bytes == b"theirs\n"));
+    assert_eq!(saved.count(), 1, "the content that was kept is among the backups");
+}
