@@ -3,12 +3,16 @@
 //! The file is opened first and the opened file is judged and read, so that the bytes that were checked are
 //! the bytes that run. Every directory above is judged too: who can write one can exchange what is in it.
 
-use std::fs::{File, Metadata};
-use std::io::Read;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::cell::{OnceCell, RefCell};
+use std::collections::{HashMap, HashSet};
+use std::fs::{File, Metadata, OpenOptions};
+use std::io::{self, Read};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 use super::account::Account;
 use crate::exit_code::ExitCode;
@@ -21,23 +25,76 @@ use crate::failure::Failure;
 /// or the user who called sudo, could write the file or a directory above it.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     let named = || format!("cannot read `{}`", path.display());
-    let path = path.canonicalize().with_context(named)?;
-    let mut file = File::open(&path).with_context(named)?;
+    let (path, mut file) = open(path).with_context(named)?;
     let metadata = file.metadata().with_context(named)?;
     if !metadata.is_file() {
         bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE));
     }
     if rustix::process::geteuid().is_root() {
         judge(&path, &metadata)?;
-        for above in path.ancestors().skip(1) {
-            let metadata =
-                above.metadata().with_context(|| format!("cannot look at `{}`", above.display()))?;
-            judge(above, &metadata)?;
+        if let Some(directory) = path.parent() {
+            judge_directory(directory)?;
         }
     }
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes).with_context(named)?;
     Ok(bytes)
+}
+
+thread_local! {
+    /// Directories under the names that they were given, and what they are.
+    static RESOLVED: RefCell<HashMap<PathBuf, PathBuf>> = RefCell::default();
+    /// Directories that are trusted with all above: it takes root, or the user who called sudo, to change that,
+    /// so it need not be looked at again for each of a thousand scripts.
+    static JUDGED: RefCell<HashSet<PathBuf>> = RefCell::default();
+    static CALLER: OnceCell<Option<Account>> = const { OnceCell::new() };
+}
+
+/// Opens a file, and says where it is when every link is followed.
+fn open(path: &Path) -> io::Result<(PathBuf, File)> {
+    if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
+        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
+        let known = RESOLVED.with_borrow(|known| known.get(directory).cloned());
+        let directory = if let Some(known) = known {
+            known
+        } else {
+            let resolved = directory.canonicalize()?;
+            RESOLVED.with_borrow_mut(|known| known.insert(directory.to_owned(), resolved.clone()));
+            resolved
+        };
+        let path = directory.join(name);
+        let no_link = OFlags::NOFOLLOW.bits().cast_signed();
+        match OpenOptions::new().read(true).custom_flags(no_link).open(&path) {
+            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {}
+            opened => return opened.map(|file| (path, file)),
+        }
+    }
+    let path = path.canonicalize()?;
+    let file = File::open(&path)?;
+    Ok((path, file))
+}
+
+/// Judges a directory, which is free of links, and all above it.
+fn judge_directory(directory: &Path) -> Result<()> {
+    if JUDGED.with_borrow(|judged| judged.contains(directory)) {
+        return Ok(());
+    }
+    for above in directory.ancestors() {
+        let metadata = above.metadata().with_context(|| format!("cannot look at `{}`", above.display()))?;
+        judge(above, &metadata)?;
+    }
+    JUDGED.with_borrow_mut(|judged| judged.insert(directory.to_owned()));
+    Ok(())
+}
+
+/// The user who called sudo.
+fn caller() -> Result<Option<Account>> {
+    if let Some(known) = CALLER.with(|caller| caller.get().cloned()) {
+        return Ok(known);
+    }
+    let caller = Account::sudo_caller()?;
+    CALLER.with(|known| known.set(caller.clone())).ok();
+    Ok(caller)
 }
 
 /// Refuses state that somebody else could have written: a directory, the files named in it that exist, and where
@@ -75,7 +132,7 @@ pub fn only_trusted_wrote(metadata: &Metadata) -> bool {
 }
 
 fn judge(path: &Path, metadata: &Metadata) -> Result<()> {
-    let caller = Account::sudo_caller()?;
+    let caller = caller()?;
     let is_caller = |uid: u32| caller.as_ref().is_some_and(|caller| caller.uid == uid);
     let owner = metadata.uid();
     if owner != 0 && !is_caller(owner) {
