@@ -475,8 +475,8 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
             "names $2, and 1 parameters are given",
         ),
         (format!("pg::query(\"SELECT now()\", [], #{{ {at} }})"), "ask for its text: now::text"),
-        (format!("pg::query(\"SELECT 1\", [], #{{ {at}, prot: 1 }})"), "unknown option `prot`"),
-        (format!("pg::ensure_role(\"kim\", #{{ {at}, pasword: {key} }})"), "unknown option `pasword`"),
+        (format!("pg::query(\"SELECT 1\", [], #{{ {at}, prot: 1 }})"), "no option `prot`"),
+        (format!("pg::ensure_role(\"kim\", #{{ {at}, pasword: {key} }})"), "no option `pasword`"),
         (
             format!("pg::ensure_database(\"x\", #{{ {at}, owner: \"nobody\" }})"),
             "role \"nobody\" does not exist",
@@ -515,7 +515,7 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
         bench.write("s.rhai", &script);
         let output = bench.run(&["s.rhai"]);
         assert!(
-            code(&output) == 1 && said(&output).contains(wanted),
+            matches!(code(&output), 1 | 2) && said(&output).contains(wanted),
             "{script}: {wanted} in\n{}",
             said(&output)
         );
