@@ -15,7 +15,7 @@ use rustix::process::{
     Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open,
     pidfd_send_signal, waitid,
 };
-use signal_hook::consts::{SIGHUP, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::child::{Child, awaited, number};
 use super::lines::Lines;
@@ -33,6 +33,8 @@ use crate::machine::terminal;
 const REAPING: Duration = Duration::from_millis(500);
 /// How often it is looked whether the rest of an ended command is gone.
 const LOOKING: Duration = Duration::from_millis(10);
+/// How much later than a command a signal that was typed at the terminal may reach kkrun itself.
+const LATENESS: Duration = Duration::from_millis(500);
 
 /// One command under way.
 pub(super) struct Running<'a> {
@@ -301,6 +303,11 @@ impl<'a> Running<'a> {
             return ending.status;
         }
         let Some(signal) = status.signal() else { return Status::Code(status.code().unwrap_or_default()) };
+        let is_typed = [SIGINT, SIGQUIT].contains(&signal);
+        if self.command.interactive && is_typed && self.processes.signals.pending().is_none() {
+            // The terminal tells the whole group, and this process may be the last to take it in.
+            self.processes.pause(LATENESS);
+        }
         // An interactive command died of the Ctrl-C that kkrun got too.
         match self.processes.signals.pending() {
             Some(asked) if self.command.interactive && asked.signal != SIGHUP => {
