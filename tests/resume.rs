@@ -97,7 +97,7 @@ plan · 3 steps (run 2, @/plan)
 
 /// Notes its begin and end, and waits in between until it is told to go on.
 const SLOW: &str = r#"
-cmd::run(["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go; do sleep 0.01; done; echo end >> @/m/log"],
+cmd::run(["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo end >> @/m/log"],
     #{ creates: "@/m/product" });
 "#;
 
@@ -115,7 +115,7 @@ fn sides(place: &Place) -> String {
 #[test]
 fn after_a_kill_in_the_middle_of_a_command_nothing_runs_twice_side_by_side() {
     let second = r#"
-cmd::run(["bash", "-c", "echo begin $$ >> @/m/log; until test -e @/m/go; do sleep 0.01; done; echo end $$ >> @/m/log; touch @/m/product"],
+cmd::run(["bash", "-c", "echo begin $$ >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo end $$ >> @/m/log; touch @/m/product"],
     #{ creates: "@/m/product" });
 "#;
     let place = three(second);
@@ -353,7 +353,7 @@ fn a_consequence_that_was_killed_is_run_again_and_never_beside_itself() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
-    step::on_change(#{ run: [["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go; do sleep 0.01; done; echo end >> @/m/log"]] }, || {
+    step::on_change(#{ run: [["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo end >> @/m/log"]] }, || {
         file::write("@/m/conf", "conf\n");
     });
 });
@@ -383,7 +383,7 @@ fn a_hang_up_lets_the_command_finish_and_a_second_ctrl_c_does_not_wait() {
     assert_eq!(sides(&place), "begin end ");
     assert!(!place.exists("m/third"));
 
-    let stubborn = r#"cmd::run(["bash", "-c", "trap '' TERM INT; echo begin >> @/m/log; until test -e @/m/go; do sleep 0.01; done"], #{ always: "a test" });"#;
+    let stubborn = r#"cmd::run(["bash", "-c", "trap '' TERM INT; echo begin >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done"], #{ always: "a test" });"#;
     let place = three(stubborn);
     let started = place.start("plan.rhai");
     until("the command is at work", || place.holds("m/log", "\n"));

@@ -154,7 +154,7 @@ step::run("01", "First", || { file::write("@/m/a", "a\n"); });
 step::run("02", "Second", || {
     cmd::run(["touch", "@/m/b"], #{
         creates: "@/m/b",
-        undo: [["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go; do sleep 0.01; done; echo end >> @/m/log"]],
+        undo: [["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo end >> @/m/log"]],
     });
 });
 step::run("03", "Third", || { file::write("@/m/c", "c\n"); });
