@@ -12,7 +12,7 @@ exits 0 plan rollback.rhai --purge all
 no_facts
 dpkg-query -W -f '${Package} ${db:Status-Abbrev}\n' | grep ' ii ' | sort | check "packages as before" diff /tmp/packages -
 say "what Debian leaves behind when packages are removed, not purged:"
-contents | diff /tmp/pristine - | grep '^[<>]' | cut -d' ' -f1,2 | sed 's|\(/[^/]*/[^/]*\)/.*|\1/…|' | sort | uniq -c | sort -rn | head -n 60
+contents | diff /tmp/pristine - | grep '^[<>]' | cut -d' ' -f1,2 | sed 's|\(/[^/]*/[^/]*\)/.*|\1/…|' | sort | uniq -c | sort -rn || true
 say "and once more"
 exits 0 plan master.rhai
 facts
