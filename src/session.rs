@@ -15,7 +15,9 @@ use crate::journal::{
     self, ChangeId, ChangeRecord, ChangeState, Class, Consequence, Entry, History, Journal, Loaded, Undoing,
     Writer,
 };
+use crate::machine::backups;
 use crate::machine::lock::{Attempt, Lock};
+use crate::machine::secret_store::SecretStore;
 use crate::machine::trusted;
 
 /// Whether changes are made or only looked at.
@@ -162,6 +164,8 @@ impl Session {
             loaded = journal::load(&opening.directory)?;
             self.history = History::replay(&loaded.records);
         }
+        backups::clear_unfinished(&opening.directory.join("backups"))?;
+        SecretStore::below(&opening.directory).clear_unfinished()?;
         let mut journal = Journal::take_over(&opening.directory, &loaded, opening.writer.clone())?;
         journal.open_run_with(std::mem::take(&mut opening.entries));
         self.recorder = Recorder::Open { journal, _lock: lock };
@@ -235,6 +239,9 @@ impl Session {
     }
 
     fn append(&mut self, entry: Entry) -> Result<ChangeId> {
+        if entry.promises() {
+            self.world.make_durable();
+        }
         let Recorder::Open { journal, .. } = &mut self.recorder else {
             bail!("nothing is recorded while only looking")
         };
@@ -363,6 +370,7 @@ impl Session {
                 match change.kind().position(&self.world) {
                     Ok(Position::After) => {
                         let accepted = change.kind().accepted(&self.world)?;
+                        self.world.doubt_durability();
                         self.record(Entry::Done { change: id, accepted })?;
                     }
                     Ok(Position::Before) => {
@@ -508,6 +516,7 @@ impl Session {
                 }
                 Position::After => {
                     let accepted = change.kind().accepted(&self.world)?;
+                    self.world.doubt_durability();
                     self.append(Entry::Done { change: known.id, accepted })?;
                 }
                 Position::Neither(difference) if stop && change.kind().on_doubt() == OnDoubt::Stop => {
@@ -564,7 +573,12 @@ impl Session {
         };
         self.check_interruption_of(&undone)?;
         let entry = match undone {
-            Ok(Undone::Back(how, accepted)) => Entry::Undone { change: id, how, accepted },
+            Ok(Undone::Back(how, accepted)) => {
+                if how == Undoing::Already {
+                    self.world.doubt_durability();
+                }
+                Entry::Undone { change: id, how, accepted }
+            }
             Ok(Undone::Conflict(why)) => {
                 Entry::Conflict { change: id, why: self.world.reporter.redact(&why) }
             }

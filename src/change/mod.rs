@@ -24,7 +24,7 @@ mod tree;
 pub mod unit;
 mod user;
 
-use std::cell::{OnceCell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
@@ -53,6 +53,7 @@ pub use user::{UserChange, UserFacts, UserState, UserWish, user_target};
 use crate::event::{Event, Reporter};
 use crate::journal::{Class, Intent, Undoing};
 use crate::machine::backups::Backups;
+use crate::machine::files;
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
 
 /// How long a package manager that a killed run left is given to finish: ended in the middle, it leaves the
@@ -69,13 +70,16 @@ pub struct World {
     pub assumed_gone: RefCell<BTreeSet<PathBuf>>,
     state: PathBuf,
     backups: OnceCell<Backups>,
+    /// Something may stand that nobody has synced: what a command wrote, or a run that was killed.
+    unsynced: Cell<bool>,
 }
 
 impl World {
     /// A world whose backups stand in the state directory `state`.
     pub fn new(processes: Processes, state: &Path, reporter: Rc<Reporter>) -> Self {
         let (assumed_gone, backups) = (RefCell::default(), OnceCell::new());
-        Self { processes, reporter, assumed_gone, state: state.to_owned(), backups }
+        let (state, unsynced) = (state.to_owned(), Cell::new(false));
+        Self { processes, reporter, assumed_gone, state, backups, unsynced }
     }
 
     /// The contents from before; their directory is made when the first is asked for.
@@ -92,8 +96,21 @@ impl World {
         &self.state
     }
 
+    /// What is found now may have been written by somebody who did not sync it.
+    pub fn doubt_durability(&self) {
+        self.unsynced.set(true);
+    }
+
+    /// Makes durable what commands wrote, wherever that was: before it is recorded as done.
+    pub fn make_durable(&self) {
+        if self.unsynced.replace(false) {
+            files::sync_all();
+        }
+    }
+
     /// Runs a command and tells what it prints, line by line.
     pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
+        self.doubt_durability();
         self.reporter.tell(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
             let text = crate::text::printable(line).into_owned();
@@ -327,4 +344,21 @@ impl Change {
 /// Turns a state into the JSON that the journal and the ledger hold.
 pub fn state_value(state: &impl Serialize) -> Value {
     serde_json::to_value(state).unwrap_or(Value::Null)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_command_wrote_may_be_lost_until_it_is_made_durable() {
+        let state = tempfile::tempdir().unwrap();
+        let world = testing::world(state.path());
+        world.look(&Command::new(["true"])).unwrap();
+        assert!(!world.unsynced.get());
+        world.run(&Command::new(["true"]), "true").unwrap();
+        assert!(world.unsynced.get());
+        world.make_durable();
+        assert!(!world.unsynced.get());
+    }
 }

@@ -370,6 +370,22 @@ pub enum Entry {
     Adopted,
 }
 
+impl Entry {
+    /// Whether it says that something on the machine is so from now on: then that has to last as long as the record.
+    pub fn promises(&self) -> bool {
+        matches!(
+            self,
+            Self::StepCompleted { .. }
+                | Self::StepAccepted { .. }
+                | Self::Once { .. }
+                | Self::Done { .. }
+                | Self::Settled { .. }
+                | Self::Undone { .. }
+                | Self::RollbackEnded { .. }
+        )
+    }
+}
+
 /// The kinds that this kkrun knows, as they stand in records.
 pub const KINDS: &[&str] = &[
     "format",

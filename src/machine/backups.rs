@@ -245,6 +245,22 @@ impl Backups {
     }
 }
 
+/// Removes what a run that was killed had begun to save in the directory `path`. The caller holds the lock.
+pub fn clear_unfinished(path: &Path) -> Result<()> {
+    let named = || format!("cannot clear `{}` of what was left unfinished", PathText::new(path));
+    let entries = match std::fs::read_dir(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(named)?,
+    };
+    for entry in entries {
+        let entry = entry.with_context(named)?;
+        if entry.file_name().as_encoded_bytes().starts_with(INCOMING.as_bytes()) {
+            std::fs::remove_file(entry.path()).with_context(named)?;
+        }
+    }
+    Ok(())
+}
+
 /// The name of a backup that is not yet synced.
 fn unsynced(digest: Digest) -> String {
     format!("{INCOMING}-{digest}")
@@ -318,6 +334,18 @@ mod tests {
         assert_eq!(kind(backups.read(Digest::of(b"other"))), "missing");
         assert_eq!(kind(backups.save_known(b"abc", Digest::of(b"other"))), "damaged");
         assert_eq!(names(&backups), [digest.to_string()]);
+    }
+
+    #[test]
+    fn what_a_killed_run_left_unfinished_is_cleared_and_nothing_else() {
+        let (directory, backups) = backups();
+        let digest = backups.save(b"one").unwrap();
+        for name in [INCOMING.to_owned(), unsynced(digest)] {
+            std::fs::write(directory.path().join("backups").join(name), "half").unwrap();
+        }
+        clear_unfinished(&directory.path().join("backups")).unwrap();
+        assert_eq!(names(&backups), [digest.to_string()]);
+        clear_unfinished(&directory.path().join("none")).unwrap();
     }
 
     #[test]

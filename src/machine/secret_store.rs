@@ -18,6 +18,8 @@ use crate::failure::Failure;
 
 /// The name of the key's file: no secret can have it.
 const KEY: &str = ".key";
+/// The tag of what is being stored.
+const PREPARED: &str = "secret";
 /// The length of the key, in bytes: that of the hash.
 const KEY_LENGTH: usize = 32;
 
@@ -81,6 +83,11 @@ impl SecretStore {
         keyed_hash(&key, name, text)
     }
 
+    /// Removes what a run that was killed had begun to store. The caller holds the lock.
+    pub fn clear_unfinished(&self) -> Result<()> {
+        files::clear_leftover(&self.directory.join(KEY), PREPARED)
+    }
+
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
         std::fs::DirBuilder::new()
             .recursive(true)
@@ -91,7 +98,7 @@ impl SecretStore {
         let found = FileState::observe(&path)?;
         let (owner, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
         let attributes = Attributes::new(0o600, owner, group);
-        files::replace(&path, Contents::Bytes(bytes), &attributes, &found, "secret").map(drop)
+        files::replace(&path, Contents::Bytes(bytes), &attributes, &found, PREPARED).map(drop)
     }
 }
 
@@ -242,6 +249,17 @@ mod tests {
         assert_eq!(mode(&store.directory), 0o700);
         assert_eq!(mode(&store.directory.join("db_password")), 0o600);
         assert_eq!(store.all().unwrap().len(), 1);
+    }
+
+    #[test]
+    fn what_a_killed_run_had_begun_to_store_is_cleared() {
+        let (_state, store) = store();
+        store.clear_unfinished().unwrap();
+        store.write("db_password", "first").unwrap();
+        let prepared = store.directory.join(".kkrun-secret");
+        std::fs::write(&prepared, "half").unwrap();
+        store.clear_unfinished().unwrap();
+        assert!(!prepared.exists() && store.read("db_password").unwrap().is_some());
     }
 
     #[test]
