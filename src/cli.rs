@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::ui::ColorChoice;
 
@@ -176,11 +176,27 @@ pub struct Rehearse {
     pub with: Vec<String>,
 }
 
+/// The commonest command line, which is read without making known what the others take.
+#[derive(Parser)]
+#[command(name = "kkrun", disable_help_flag = true)]
+struct Run {
+    #[command(flatten)]
+    options: Options,
+    script: PathBuf,
+    words: Vec<String>,
+}
+
 impl Cli {
     /// Reads the command line. The first word that is neither an option nor a command is a script to run.
     pub fn of(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().collect();
-        if let Some(at) = script_position(&arguments) {
+        let mut run = Run::command();
+        if let Some(at) = script_position(&run, &arguments) {
+            let read = run.try_get_matches_from_mut(&arguments);
+            // What is wrong is told by the whole command line.
+            if let Ok(Run { options, script, words }) = read.and_then(|matches| Run::from_arg_matches(&matches)) {
+                return Ok(Self { options, command: Command::Run { script, words } });
+            }
             arguments.insert(at, OsString::from("run"));
         }
         Self::try_parse_from(arguments)
@@ -188,8 +204,7 @@ impl Cli {
 }
 
 /// Where the script stands, if the first word that is no option is not a command.
-fn script_position(arguments: &[OsString]) -> Option<usize> {
-    let command = Cli::command();
+fn script_position(command: &clap::Command, arguments: &[OsString]) -> Option<usize> {
     let takes_value = |text: &str| {
         command.get_arguments().any(|known| {
             let named = text.strip_prefix("--").is_some_and(|name| known.get_long() == Some(name));
@@ -206,8 +221,7 @@ fn script_position(arguments: &[OsString]) -> Option<usize> {
             at += if takes_value(text) { 2 } else { 1 };
             continue;
         }
-        let is_command = command.get_subcommands().any(|known| known.get_name() == text);
-        return (!is_command).then_some(at);
+        return (!Command::has_subcommand(text)).then_some(at);
     }
     None
 }

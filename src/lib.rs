@@ -20,6 +20,8 @@ pub mod text;
 pub mod time_text;
 pub mod ui;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
 use exit_code::ExitCode;
 use machine::signal::Interruption;
 
@@ -34,12 +36,15 @@ pub fn run() -> std::process::ExitCode {
     };
     ui::set_colors(cli.options.color);
     ui::diagnose();
-    // Scripts may nest deeply, and the main thread's stack is as the operator's limits have it.
-    let worker = std::thread::Builder::new().stack_size(script::STACK_SIZE).spawn(move || conclude(cli));
-    match worker.map(std::thread::JoinHandle::join) {
-        Ok(Ok(exit)) => exit.into(),
-        _ => ExitCode::FAILED.into(),
-    }
+    // Scripts may nest deeply, and the first stack is as the operator's limits have it.
+    let conclude = || match machine::stack::on_stack_of(script::STACK_SIZE, || conclude(cli)) {
+        Ok(exit) => exit,
+        Err(error) => {
+            ui::show(&anyhow::Error::new(error).context("cannot make room for scripts"));
+            ExitCode::FAILED
+        }
+    };
+    catch_unwind(AssertUnwindSafe(conclude)).unwrap_or(ExitCode::FAILED).into()
 }
 
 /// Runs the command, shows what failed, and decides the exit status.

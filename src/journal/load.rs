@@ -3,9 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use serde::Deserialize;
 
-use super::record::{Entry, FormatVersion, Header, KINDS, Record};
+use super::line::{self, Read};
+use super::record::{Entry, FormatVersion, Header, Record};
 use super::{FILE, damaged};
 
 /// What a journal holds.
@@ -48,11 +48,6 @@ enum Line {
     Valid(Box<Record>, String),
     Passed(Box<Header>, String),
     Bad(String),
-}
-
-#[derive(Deserialize)]
-struct Kind {
-    kind: String,
 }
 
 /// Reads the journal of a state directory. A directory without one is an empty history, unless backups
@@ -108,21 +103,20 @@ fn parse(bytes: &[u8]) -> Result<Loaded, String> {
     let mut rest = bytes;
     let mut seq = 0;
     while !rest.is_empty() {
-        let Some(end) = rest.iter().position(|byte| *byte == b'\n') else { break };
+        let Some(end) = memchr::memchr(b'\n', rest) else { break };
         let number = seq + 1;
-        let (header, checksum) = match read_line(&rest[..end], number)? {
+        let checksum = match read_line(&rest[..end], number)? {
             Line::Valid(record, checksum) => {
-                let header = record.header.clone();
-                check_chain(&header, number, &loaded.last_checksum)?;
+                check_chain(&record.header, number, &loaded.last_checksum)?;
                 if number == 1 {
                     check_version(&record.entry)?;
                 }
                 loaded.records.push(*record);
-                (header, checksum)
+                checksum
             }
             Line::Passed(header, checksum) => {
                 check_chain(&header, number, &loaded.last_checksum)?;
-                (*header, checksum)
+                checksum
             }
             Line::Bad(why) => {
                 if let Some(valid) = first_valid(&rest[end + 1..]) {
@@ -131,7 +125,7 @@ fn parse(bytes: &[u8]) -> Result<Loaded, String> {
                 break;
             }
         };
-        seq = header.seq;
+        seq = number;
         loaded.last_checksum = checksum;
         rest = &rest[end + 1..];
     }
@@ -150,27 +144,32 @@ fn read_line(line: &[u8], number: u64) -> Result<Line, String> {
     let Some((checksum, json)) = split(line) else {
         return Ok(Line::Bad("is no record".to_owned()));
     };
-    if format!("{:08x}", crc32c::crc32c(json)) != checksum {
+    if !is_checksum(checksum, json) {
         return Ok(Line::Bad("does not match its checksum".to_owned()));
     }
     let unreadable =
         |error: serde_json::Error| format!("record {number} is whole but not understood: {error}");
-    let header: Header = serde_json::from_slice(json).map_err(unreadable)?;
-    let kind: Kind = serde_json::from_slice(json).map_err(unreadable)?;
-    if !KINDS.contains(&kind.kind.as_str()) {
-        if header.skippable {
-            return Ok(Line::Passed(Box::new(header), checksum.to_owned()));
+    match line::read(json).map_err(unreadable)? {
+        Read::Record(record) => Ok(Line::Valid(record, checksum.to_owned())),
+        Read::Unknown { header, .. } if header.skippable => {
+            Ok(Line::Passed(Box::new(header), checksum.to_owned()))
         }
-        return Err(format!("record {number} is of the kind `{}`, which a newer kkrun wrote", kind.kind));
+        Read::Unknown { kind, .. } => {
+            Err(format!("record {number} is of the kind `{kind}`, which a newer kkrun wrote"))
+        }
     }
-    let entry: Entry = serde_json::from_slice(json).map_err(unreadable)?;
-    Ok(Line::Valid(Box::new(Record { header, entry }), checksum.to_owned()))
 }
 
 fn split(line: &[u8]) -> Option<(&str, &[u8])> {
     let (checksum, rest) = line.split_at_checked(8)?;
     let json = rest.strip_prefix(b" ")?;
     Some((std::str::from_utf8(checksum).ok()?, json))
+}
+
+/// Whether this is the checksum, in its eight lower-case digits.
+fn is_checksum(text: &str, json: &[u8]) -> bool {
+    let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    text.bytes().all(is_digit) && u32::from_str_radix(text, 16) == Ok(crc32c::crc32c(json))
 }
 
 fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), String> {
@@ -208,7 +207,7 @@ fn first_valid(bytes: &[u8]) -> Option<u64> {
         for at in start..end {
             if bytes[at..end].get(8..10) == Some(b" {")
                 && let Some((checksum, json)) = split(&bytes[at..end])
-                && format!("{:08x}", crc32c::crc32c(json)) == checksum
+                && is_checksum(checksum, json)
             {
                 return serde_json::from_slice::<Header>(json).ok().map(|header| header.seq);
             }

@@ -48,13 +48,11 @@ pub struct Header {
 }
 
 /// A header and what it heads.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug)]
 pub struct Record {
     /// Who wrote it, when.
-    #[serde(flatten)]
     pub header: Header,
     /// What it says.
-    #[serde(flatten)]
     pub entry: Entry,
 }
 
@@ -116,6 +114,12 @@ pub struct Consequence {
 pub struct Meaning {
     /// A hash over the tokens of the step and of every function it reaches.
     pub code: String,
+    /// The scripts and modules that it consists of, besides the plan's own.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub scripts: Vec<String>,
+    /// A hash over the bytes of all of them. While it is the same, the code means the same and passes the check.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    pub bytes: String,
     /// The settings it names, with their values.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub settings: BTreeMap<String, Value>,
@@ -169,7 +173,7 @@ pub enum Undoing {
 
 /// What a record says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "kind", rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
 pub enum Entry {
     /// The first record of every journal.
     Format {
@@ -385,38 +389,3 @@ impl Entry {
         )
     }
 }
-
-/// The kinds that this kkrun knows, as they stand in records.
-pub const KINDS: &[&str] = &[
-    "format",
-    "run_started",
-    "run_ended",
-    "override_set",
-    "override_unset",
-    "step_started",
-    "step_completed",
-    "step_failed",
-    "step_interrupted",
-    "step_held",
-    "step_accepted",
-    "steps_reset",
-    "once",
-    "intent",
-    "done",
-    "void",
-    "accepted",
-    "settled",
-    "reboot_owed",
-    "rollback_started",
-    "undo_intent",
-    "undone",
-    "conflict",
-    "kept",
-    "undo_failed",
-    "rollback_ended",
-    "checkpoint",
-    "continue_after_reboot",
-    "armed",
-    "confirmed",
-    "adopted",
-];

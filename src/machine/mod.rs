@@ -22,6 +22,7 @@ pub mod random;
 pub mod root;
 pub mod secret_store;
 pub mod signal;
+pub mod stack;
 pub mod terminal;
 pub mod tool;
 pub mod tree_size;

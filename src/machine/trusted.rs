@@ -36,8 +36,30 @@ pub fn read(path: &Path) -> Result<Vec<u8>> {
             judge_directory(directory)?;
         }
     }
-    let mut bytes = Vec::new();
-    file.read_to_end(&mut bytes).with_context(named)?;
+    read_all(&mut file, metadata.len()).with_context(named)
+}
+
+/// Reads a file that was seen to have this length, in bytes.
+fn read_all(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
+    let length = usize::try_from(length).map_err(|_| io::ErrorKind::FileTooLarge)?;
+    let mut bytes = vec![0; length.saturating_add(1)];
+    let mut filled = 0;
+    loop {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+        // With room left and all of it there, this was the end.
+        if filled == length {
+            break;
+        }
+        if filled == bytes.len() {
+            bytes.resize(filled * 2, 0);
+        }
+    }
+    bytes.truncate(filled);
     Ok(bytes)
 }
 

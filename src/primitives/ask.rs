@@ -10,7 +10,7 @@ use crate::script::{Host, Raised, Unpredictable, look};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 fn answer(host: &Host, asked: &str, question: &Question) -> Result<Answer> {
@@ -26,7 +26,7 @@ fn answer(host: &Host, asked: &str, question: &Question) -> Result<Answer> {
     })
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

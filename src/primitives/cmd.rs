@@ -27,7 +27,7 @@ const LONGEST_LOOK: f64 = 60.0;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that these functions know.
@@ -563,7 +563,7 @@ fn array_of(value: &Dynamic, option: &str) -> Result<rhai::Array> {
         .map_err(|kind| Failure::new(format!("`{option}` is an array, not a {kind}")).kind("option").into())
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

@@ -17,7 +17,7 @@ use crate::script::{Host, Raised, act, look, option_names, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that its functions know.
@@ -196,7 +196,7 @@ fn write_block(host: &Host, path: &str, name: &str, text: &Dynamic, options: &Op
     make_known(host, path, options.block(name)?, PassageWish::Text(&text.bytes), options, text.secret)
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

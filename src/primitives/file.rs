@@ -20,7 +20,7 @@ mod render;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    let mut module = exported_module!(functions);
+    let mut module = rhai::Module::from_manifest(exported_manifest!(functions));
     module.combine_flatten(access::module());
     module.combine_flatten(copy::module());
     module.combine_flatten(download::module());
@@ -205,7 +205,7 @@ fn write_text(host: &Host, path: &str, text: &str, options: rhai::Map) -> Result
     write_bytes(host, path, text.as_bytes(), &options_of(options)?)
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

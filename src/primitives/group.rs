@@ -9,7 +9,7 @@ use crate::script::{Host, Raised, act, option_names, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that these functions know.
@@ -27,7 +27,7 @@ struct Options {
     system: bool,
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

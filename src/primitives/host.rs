@@ -10,10 +10,10 @@ use crate::script::{Raised, act, look};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

@@ -11,7 +11,7 @@ use crate::script::{Host, Raised, Seconds, Unpredictable, act, look, option_name
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that these functions know.
@@ -78,7 +78,7 @@ fn post(context: &NativeCallContext, url: &str, body: &str, options: rhai::Map) 
     }
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

@@ -7,7 +7,7 @@ use crate::script::{Host, Raised, look};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 fn say(context: &NativeCallContext, level: Level, text: &str) -> Raised<()> {
@@ -17,7 +17,7 @@ fn say(context: &NativeCallContext, level: Level, text: &str) -> Raised<()> {
     })
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

@@ -21,7 +21,7 @@ use crate::script::{Host, Raised, Secret, Unpredictable, act, look, option_names
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that these functions know.
@@ -538,7 +538,7 @@ fn url_of(host: &Host, mut parts: Map) -> Result<Dynamic> {
     })
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

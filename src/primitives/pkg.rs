@@ -12,7 +12,7 @@ use crate::script::{Host, Raised, Unpredictable, act, look, option_names, option
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that these functions know.
@@ -31,7 +31,7 @@ struct Options {
     lock_timeout: Option<u64>,
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

@@ -9,7 +9,7 @@ use crate::script::{Raised, act_unsettled, look, option_names, options_of, value
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that these functions know.
@@ -47,7 +47,7 @@ fn applied(context: &NativeCallContext, options: Option<rhai::Map>) -> Raised<Dy
     })
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

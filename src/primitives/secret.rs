@@ -10,7 +10,7 @@ use crate::script::{GENERATED_LENGTH, Host, Raised, Secret, SecretRequest, look,
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that these functions know.
@@ -89,7 +89,7 @@ fn joined(host: &Host, parts: &[Dynamic]) -> Result<Secret> {
     Ok(Secret::new(&name_of(parts), text))
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

@@ -17,7 +17,7 @@ use crate::time_text;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// What stands for itself in every part of an address. Source: RFC 3986, section 2.3.
@@ -55,7 +55,7 @@ fn said_age(timestamp: &str) -> Result<String> {
     Ok(time_text::when(then, clock::now(), &TimeZone::system()))
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

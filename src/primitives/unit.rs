@@ -17,7 +17,7 @@ const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(250)
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that its functions know.
@@ -148,7 +148,7 @@ fn stays(host: &Host, name: &str, seconds: &Dynamic, options: &Options) -> Resul
     }
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

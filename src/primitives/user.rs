@@ -14,7 +14,7 @@ use crate::script::{Host, Raised, Unpredictable, act, look, option_names, option
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The options that these functions know.
@@ -53,7 +53,7 @@ impl Options {
     }
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

@@ -45,6 +45,11 @@ impl Selection {
         lists.map(String::as_str).collect()
     }
 
+    /// Whether the operator named no steps: all of them are to be run unless they are complete.
+    pub fn is_everything(&self) -> bool {
+        self.named().is_empty() && !self.verify
+    }
+
     /// Decides about the step `id`; `began` says whether `--from` was reached, `stale` why its meaning is
     /// another than when it completed.
     pub fn decide(
@@ -151,6 +156,7 @@ mod tests {
             settings: [("port".to_owned(), 9001.into())].into(),
             secrets: [("s".to_owned(), "1".to_owned())].into(),
             files: [("files/a".to_owned(), "1".to_owned())].into(),
+            ..Meaning::default()
         };
         assert_eq!(staleness(&then, &then), None);
         let mut now = then.clone();

@@ -5,6 +5,7 @@ mod examine;
 mod reading;
 pub mod rollback;
 mod runner;
+mod unchanged;
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
@@ -20,6 +21,7 @@ use decision::Decision;
 pub use decision::Selection;
 pub use reading::Reading;
 pub use runner::{Doing, Runner, StepReport};
+use unchanged::is_unchanged;
 
 use crate::change::World;
 use crate::event::{Event, Reporter};
@@ -161,6 +163,8 @@ struct Ready {
     host: Rc<Host>,
     program: Program,
     plan: Plan,
+    /// It is a plan of which nothing has changed since its steps completed.
+    unchanged: bool,
 }
 
 /// Runs a script with its words and returns the exit status.
@@ -174,15 +178,21 @@ pub fn run_script(
     reporter: &Rc<Reporter>,
 ) -> Result<ExitCode> {
     let ready = read(launch, script, words, reporter)?;
-    let Ready { engine, host, program, plan } = &ready;
+    let Ready { engine, host, program, plan, unchanged } = &ready;
     let doing = if launch.dry_run { Doing::Preview } else { Doing::Act };
     let is_plan = !plan.steps.is_empty();
     check_selection(&launch.selection, plan)?;
-    let runner = Runner::new(Rc::clone(launch), doing, launch.selection.clone(), plan.clone());
+    let runner = if *unchanged {
+        Runner::of_unchanged(Rc::clone(launch), doing, plan.clone())
+    } else {
+        Runner::new(Rc::clone(launch), doing, launch.selection.clone(), plan.clone())
+    };
     host.set_runner(Rc::<Runner>::clone(&runner));
     if is_plan && doing == Doing::Act {
         begin_plan(launch, host)?;
-        ask_secrets(launch, &ready)?;
+        if !unchanged {
+            ask_secrets(launch, &ready)?;
+        }
     }
     if is_plan {
         reporter.tell(&plan_started(launch, host, plan));
@@ -235,11 +245,17 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let engine = Engine::new(Rc::clone(&host), launch.register);
     let program = engine.compile(&text)?;
     host.keep_program(MAIN, &program);
+    if launch.selection.is_everything()
+        && let Ok(plan) = Plan::of(&program)
+        && is_unchanged(&host, &plan)
+    {
+        return Ok(Ready { engine, host, program, plan, unchanged: true });
+    }
     let checked = check(&engine, &program);
     if let Some(failure) = Failure::all(checked.problems) {
         bail!(failure.hint("nothing was run"));
     }
-    Ok(Ready { engine, host, program, plan: checked.plan })
+    Ok(Ready { engine, host, program, plan: checked.plan, unchanged: false })
 }
 
 /// A session that undoes changes of `plan` without any script.
@@ -304,7 +320,7 @@ fn overrides_shown(launch: &Launch, host: &Host) -> Vec<String> {
 
 /// Gets every secret that a step of this run may ask for, before the first of them changes anything.
 fn ask_secrets(launch: &Launch, ready: &Ready) -> Result<()> {
-    let Ready { engine, host, program, plan } = ready;
+    let Ready { engine, host, program, plan, .. } = ready;
     let mut began = false;
     for step in &plan.steps {
         began |= launch.selection.from.as_deref().is_none_or(|from| from == step.id);

@@ -1,6 +1,7 @@
 //! Runs the steps of a plan: decides about each, acts or looks, and records how it ended.
 
 use std::cell::RefCell;
+use std::collections::{BTreeSet, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Instant;
@@ -9,7 +10,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::decision::{Decision, Selection, staleness};
-use super::{Launch, examine, rollback};
+use super::{Launch, MAIN, examine, rollback};
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
@@ -50,7 +51,8 @@ pub struct Runner {
     launch: Rc<Launch>,
     doing: Doing,
     selection: Selection,
-    plan: Plan,
+    declared: HashSet<String>,
+    unchanged: bool,
     state: RefCell<State>,
 }
 
@@ -65,7 +67,17 @@ struct State {
 impl Runner {
     /// A runner for these steps.
     pub fn new(launch: Rc<Launch>, doing: Doing, selection: Selection, plan: Plan) -> Rc<Self> {
-        Rc::new(Self { launch, doing, selection, plan, state: RefCell::default() })
+        Self::of(launch, doing, selection, plan, false)
+    }
+
+    /// A runner for the steps of a plan which are all known to be complete and to mean what they did.
+    pub fn of_unchanged(launch: Rc<Launch>, doing: Doing, plan: Plan) -> Rc<Self> {
+        Self::of(launch, doing, Selection::default(), plan, true)
+    }
+
+    fn of(launch: Rc<Launch>, doing: Doing, selection: Selection, plan: Plan, unchanged: bool) -> Rc<Self> {
+        let declared = plan.steps.into_iter().map(|step| step.id).collect();
+        Rc::new(Self { launch, doing, selection, declared, unchanged, state: RefCell::default() })
     }
 
     /// What was found, in the plan's order.
@@ -100,7 +112,7 @@ impl Runner {
                     .hint("a step runs no steps: share code by `import`, order by the plan")
             );
         }
-        if self.plan.step(&call.id).is_none() {
+        if !self.declared.contains(&call.id) {
             bail!(
                 Failure::new(format!("step `{}` is not declared at the top level of the plan", call.id))
                     .hint("step::run stands at the top level, with a literal id and title")
@@ -153,12 +165,7 @@ impl Runner {
         call: &StepCall,
         then: Option<&Meaning>,
     ) -> Result<Meaning> {
-        let trace = then.map(|then| Trace {
-            secrets: then.secrets.clone(),
-            files: then.files.clone(),
-            settings: then.settings.keys().cloned().collect(),
-        });
-        let trace = host.present(&trace.unwrap_or_default())?;
+        let trace = host.present(&then.map(traced).unwrap_or_default())?;
         Self::meaning_of(context, host, call, trace)
     }
 
@@ -169,18 +176,25 @@ impl Runner {
         trace: Trace,
     ) -> Result<Meaning> {
         let engine = context.engine();
+        let plan = host.program(engine, MAIN)?;
+        let mut scripts: BTreeSet<String> = host.consists_of(engine, MAIN)?.iter().cloned().collect();
         let code = match &call.body {
-            StepBody::Script(name) => code_meaning(engine, host, &host.program(engine, name)?, None)?,
-            StepBody::Closure(_) => {
-                code_meaning(engine, host, &host.program(engine, super::MAIN)?, Some(&call.id))?
+            StepBody::Script(name) => {
+                let program = host.program(engine, name)?;
+                scripts.extend(host.consists_of(engine, name)?.iter().cloned());
+                code_meaning(engine, host, &program, None)?
             }
+            StepBody::Closure(_) => code_meaning(engine, host, &plan, Some(&call.id))?,
         };
+        let bytes = host.digest_of(scripts.iter().map(String::as_str))?;
         let values = code
             .settings
             .union(&trace.settings)
             .filter_map(|name| Some((name.clone(), host.settings().get(name)?.clone())));
         Ok(Meaning {
             code: code.hash,
+            scripts: scripts.into_iter().filter(|name| name != MAIN).collect(),
+            bytes,
             settings: values.collect(),
             secrets: trace.secrets,
             files: trace.files,
@@ -345,6 +359,12 @@ impl StepRunner for Runner {
     fn run(&self, context: &NativeCallContext, call: &StepCall) -> Result<()> {
         let host = Host::of(context)?;
         self.check_call(&host, call)?;
+        if self.unchanged {
+            let session = host.seen();
+            let record = session.history().step(session.plan(), &call.id);
+            Self::skip(&host, call, "complete", record);
+            return Ok(());
+        }
         if self.doing == Doing::Examine {
             let report = self.look_at(context, &host, call)?;
             self.state.borrow_mut().reports.push(report);
@@ -456,6 +476,15 @@ impl StepRunner for Runner {
         };
         host.end_with(report.exit());
         Ok(report.to_json())
+    }
+}
+
+/// What a step was seen to use when it completed.
+pub(super) fn traced(then: &Meaning) -> Trace {
+    Trace {
+        secrets: then.secrets.clone(),
+        files: then.files.clone(),
+        settings: then.settings.keys().cloned().collect(),
     }
 }
 

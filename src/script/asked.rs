@@ -1,47 +1,32 @@
 //! Finds the secrets that scripts ask for, by reading them: so that a person is asked before the first change,
 //! and not twenty minutes into the run.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use anyhow::Result;
 use rhai::{ASTNode, Dynamic, Expr, FnCallExpr, Stmt};
 
 use super::engine::Program;
 use super::host::Host;
+use super::parts::parts;
 use super::secrets::{LENGTH, SecretRequest};
 
 /// The secrets that a script and what it imports ask for by `secret::ask` with a literal name, in the order in
 /// which they stand there.
 pub fn asked_secrets(engine: &rhai::Engine, host: &Host, program: &Program) -> Result<Vec<SecretRequest>> {
     let mut asked: Vec<SecretRequest> = Vec::new();
-    let mut seen = BTreeSet::new();
-    let mut open = vec![program.clone()];
-    while let Some(program) = open.pop() {
-        let mut imports = Vec::new();
+    for (_, program) in parts(engine, host, &program.name, program)? {
         let texts = Texts { host, named: named_texts(host, &program) };
         program.ast.walk(&mut |path: &[ASTNode]| {
-            match path.last() {
-                Some(ASTNode::Stmt(Stmt::Import(import, _))) => {
-                    if let Expr::StringConstant(path, _) = &import.0 {
-                        imports.push(path.to_string());
-                    }
-                }
-                Some(ASTNode::Stmt(Stmt::FnCall(call, _)) | ASTNode::Expr(Expr::FnCall(call, _))) => {
-                    if let Some(request) = texts.request(call)
-                        && !asked.iter().any(|known| known.name == request.name)
-                    {
-                        asked.push(request);
-                    }
-                }
-                _ => {}
+            if let Some(ASTNode::Stmt(Stmt::FnCall(call, _)) | ASTNode::Expr(Expr::FnCall(call, _))) =
+                path.last()
+                && let Some(request) = texts.request(call)
+                && !asked.iter().any(|known| known.name == request.name)
+            {
+                asked.push(request);
             }
             true
         });
-        for path in imports {
-            if seen.insert(path.clone()) {
-                open.push(host.imported(engine, &path)?);
-            }
-        }
     }
     Ok(asked)
 }

@@ -287,6 +287,7 @@ mod tests {
             match engine.compile(&script) {
                 Ok(program) => {
                     host.keep_program(name, &program);
+                    host.keep_program(&super::super::host::file_of(name), &program);
                     main.get_or_insert(program);
                 }
                 Err(error) => return vec![shown(error.downcast_ref::<Failure>().unwrap())],

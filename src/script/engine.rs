@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use anyhow::Result;
+use rhai::packages::{Package, StandardPackage};
 use rhai::{AST, NativeCallContext, ParseErrorType, Scope, Token};
 
 use super::error::{self, Stop};
@@ -46,6 +47,15 @@ pub struct Engine {
     known_options: KnownOptions,
 }
 
+/// An engine with Rhai's own functions, which are looked up when they are called, within the limits.
+pub(super) fn plain() -> rhai::Engine {
+    let mut engine = rhai::Engine::new_raw();
+    engine.register_global_module(StandardPackage::new_lazy().as_shared_module());
+    engine.set_max_strings_interned(1 << 16);
+    limit(&mut engine);
+    engine
+}
+
 /// Sets every limit: what Rhai does by default differs between builds and leaves some open.
 pub(super) fn limit(engine: &mut rhai::Engine) {
     // The default optimiser panics on an assignment into a constant map, and the full one calls host
@@ -68,8 +78,7 @@ pub(super) fn limit(engine: &mut rhai::Engine) {
 impl Engine {
     /// An engine whose scripts reach `host` through what `registration` gives them.
     pub fn new(host: Rc<Host>, registration: Registration) -> Self {
-        let mut inner = rhai::Engine::new();
-        limit(&mut inner);
+        let mut inner = plain();
         inner.set_default_tag(rhai::Dynamic::from(HostTag(Rc::clone(&host))));
         inner.set_module_resolver(Resolver::new(Rc::clone(&host)));
         inner.register_static_module("settings", host.settings().module().into());

@@ -10,6 +10,7 @@ use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
 
 use super::engine::{self, Program};
 use super::error::{Stop, Termination};
+use super::parts::parts;
 use super::resolver::LIBRARY;
 use super::secrets::Secrets;
 use super::settings::Settings;
@@ -17,6 +18,7 @@ use super::source::{Script, Source};
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::machine::files::Digest;
 use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
 use crate::session::{Mode, Session};
@@ -98,6 +100,8 @@ pub struct Host {
     secrets: RefCell<Rc<Secrets>>,
     runner: RefCell<Option<Rc<dyn StepRunner>>>,
     programs: RefCell<HashMap<String, Program>>,
+    digests: RefCell<HashMap<String, Digest>>,
+    parts: RefCell<HashMap<String, Rc<[String]>>>,
     texts: RefCell<BTreeMap<String, Rc<str>>>,
     failures: RefCell<Vec<Failure>>,
     failed_mutation: RefCell<Option<usize>>,
@@ -133,6 +137,8 @@ impl Host {
             secrets: RefCell::new(Rc::new(Secrets::new(store, BTreeMap::new()))),
             runner: RefCell::default(),
             programs: RefCell::default(),
+            digests: RefCell::default(),
+            parts: RefCell::default(),
             texts: RefCell::default(),
             failures: RefCell::default(),
             failed_mutation: RefCell::default(),
@@ -297,27 +303,64 @@ impl Host {
 
     /// The script of this name beside the plan, compiled once.
     pub fn program(&self, engine: &rhai::Engine, name: &str) -> Result<Program> {
-        self.compiled(engine, name, || self.source.script(name))
+        self.compiled(engine, name)
     }
 
     /// The module that `import` names.
     pub fn imported(&self, engine: &rhai::Engine, path: &str) -> Result<Program> {
-        self.compiled(engine, path, || match path.strip_prefix(LIBRARY) {
-            Some(name) => self.source.library(name),
-            None => self.source.script(&format!("{path}.rhai")),
-        })
+        self.compiled(engine, &file_of(path))
     }
 
-    fn compiled(
-        &self,
-        engine: &rhai::Engine,
-        key: &str,
-        read: impl FnOnce() -> Result<Script>,
-    ) -> Result<Program> {
+    /// The files of a script and of the modules that it imports, directly or through others.
+    pub fn consists_of(&self, engine: &rhai::Engine, name: &str) -> Result<Rc<[String]>> {
+        if let Some(known) = self.parts.borrow().get(name) {
+            return Ok(Rc::clone(known));
+        }
+        let parts = parts(engine, self, name, &self.program(engine, name)?)?;
+        let files: Rc<[String]> = parts.into_iter().map(|(file, _)| file).collect();
+        self.parts.borrow_mut().insert(name.to_owned(), Rc::clone(&files));
+        Ok(files)
+    }
+
+    /// A hash over the bytes of these scripts, named by their files, and over what reads them: kkrun's version.
+    pub fn digest_of<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<String> {
+        let mut all = env!("CARGO_PKG_VERSION").to_owned();
+        for name in names {
+            let known = self.digests.borrow().get(name).copied();
+            let digest = match known {
+                Some(known) => known,
+                None => self.digest_of_one(name)?,
+            };
+            all.push_str(name);
+            all.push('\0');
+            all.push_str(&digest.to_string());
+        }
+        Ok(Digest::of(all.as_bytes()).to_string())
+    }
+
+    fn digest_of_one(&self, name: &str) -> Result<Digest> {
+        let compiled = self.programs.borrow().get(name).map(|program| Digest::of(program.text.as_bytes()));
+        let digest = match compiled {
+            Some(digest) => digest,
+            None => Digest::of(self.text(name)?.text.as_bytes()),
+        };
+        self.digests.borrow_mut().insert(name.to_owned(), digest);
+        Ok(digest)
+    }
+
+    /// The text of a script, or of a module of the library.
+    fn text(&self, name: &str) -> Result<Script> {
+        match name.strip_prefix(LIBRARY) {
+            Some(module) => self.source.library(module),
+            None => self.source.script(name),
+        }
+    }
+
+    fn compiled(&self, engine: &rhai::Engine, key: &str) -> Result<Program> {
         if let Some(program) = self.programs.borrow().get(key) {
             return Ok(program.clone());
         }
-        let program = engine::compile(engine, self, &read()?)?;
+        let program = engine::compile(engine, self, &self.text(key)?)?;
         self.programs.borrow_mut().insert(key.to_owned(), program.clone());
         Ok(program)
     }
@@ -412,6 +455,11 @@ impl Host {
             self.reporter().note(text);
         }
     }
+}
+
+/// The file of the module that `import` names; modules of the library have a name of their own.
+pub(super) fn file_of(path: &str) -> String {
+    if path.starts_with(LIBRARY) { path.to_owned() } else { format!("{path}.rhai") }
 }
 
 /// Runs a primitive that only looks. When it fails while only looking, after something would have been

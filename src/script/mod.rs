@@ -8,6 +8,7 @@ mod error;
 mod host;
 pub mod manual;
 mod meaning;
+mod parts;
 mod plan;
 mod requirements;
 mod resolver;

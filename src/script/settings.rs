@@ -109,8 +109,7 @@ impl Settings {
 
 /// Evaluates a settings script: an engine with no primitives, because settings are plain values.
 fn evaluate(script: &Script) -> Result<BTreeMap<String, Value>> {
-    let mut engine = rhai::Engine::new();
-    super::engine::limit(&mut engine);
+    let engine = super::engine::plain();
     let value: rhai::Dynamic = engine
         .eval(&script.text)
         .map_err(|error| super::error::plain(&error, &script.name, &script.text, ExitCode::USAGE))?;

@@ -1,17 +1,11 @@
 //! Bytes as lower-case hexadecimal digits.
 
-use std::fmt::Write as _;
-
 use anyhow::{Context, Result, ensure};
 
 /// Two digits for each byte.
 pub(crate) fn encode(bytes: &[u8]) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-    }
-    text
+    let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// The bytes that [`encode`] wrote. An error for anything but pairs of hexadecimal digits.

@@ -15,7 +15,7 @@ use crate::script::{Host, Raised, act, options_of};
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 #[derive(Default, Deserialize)]
@@ -110,7 +110,7 @@ fn set_one(host: &Host, path: &Path, wish: &Wish) -> Result<bool> {
     })
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

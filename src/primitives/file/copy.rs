@@ -19,7 +19,7 @@ use crate::script::{Host, PlanFile, Raised, Unpredictable, act, options_of};
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// What a new entry may be at most, as under the file mode creation mask 022.
@@ -276,7 +276,7 @@ fn tree_root(origin: &Origin, to: &str) -> Result<PathBuf> {
     Ok(to)
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

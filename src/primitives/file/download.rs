@@ -15,7 +15,7 @@ use crate::script::{Host, Raised, act, options_of};
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 #[derive(Deserialize)]
@@ -90,7 +90,7 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     })
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 

@@ -10,7 +10,7 @@ use crate::script::{Host, Raised, Secret, look, value_of};
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
-    exported_module!(functions)
+    rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
 /// The text of a template with the names in it replaced; `value` gives what stands for a name.
@@ -84,7 +84,7 @@ fn rendered(host: &Host, path: &str, values: &rhai::Map) -> Result<Dynamic> {
     Ok(Dynamic::from(Secret::new(&secrets.join("+"), filled)))
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 
