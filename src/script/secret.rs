@@ -1,10 +1,21 @@
 //! A secret as scripts hold it: something with a name that can be handed on and not looked into.
 
+#![cfg_attr(
+    not(test),
+    expect(
+        clippy::wildcard_imports,
+        reason = "what Rhai's export macro expands to is found in its prelude alone"
+    )
+)]
+
 use std::fmt;
 use std::rc::Rc;
 
-use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString};
+use rhai::plugin::*;
+use rhai::{Engine, EvalAltResult, ImmutableString};
 use zeroize::Zeroizing;
+
+type Refused = Result<Dynamic, Box<EvalAltResult>>;
 
 /// How the name of a secret begins where its value would stand.
 pub const MARK: &str = "«secret:";
@@ -36,26 +47,70 @@ impl Secret {
     /// pass the name off as it.
     pub(super) fn register(engine: &mut Engine) {
         engine.register_type_with_name::<Self>("secret");
-        engine.register_fn("to_string", |secret: &mut Self| secret.to_string());
-        engine.register_fn("to_debug", |secret: &mut Self| secret.to_string());
-        for operator in ["==", "!=", "<", "<=", ">", ">="] {
-            refuse(engine, operator, "a secret cannot be compared");
-        }
-        for operator in ["+", "-", "*"] {
-            refuse(engine, operator, "a secret cannot be added to: secret::join([…]) makes a longer one");
-        }
+        engine.register_global_module(Module::from_manifest(exported_manifest!(operators)).into());
     }
 }
 
-/// Refuses an operator between a secret and anything.
-fn refuse(engine: &mut Engine, operator: &str, why: &'static str) {
-    type Refused = Result<Dynamic, Box<EvalAltResult>>;
-    engine.register_fn(operator, move |_: Secret, _: Secret| Refused::Err(why.into()));
-    engine.register_fn(operator, move |_: Secret, _: Dynamic| Refused::Err(why.into()));
-    engine.register_fn(operator, move |_: Dynamic, _: Secret| Refused::Err(why.into()));
+/// What a script can do with a secret by itself.
+#[export_module(manifest)]
+mod operators {
+    use super::{Refused, Secret};
+
+    #[rhai_fn(name = "to_string", name = "to_debug")]
+    pub fn shown(secret: Secret) -> String {
+        secret.to_string()
+    }
+
+    #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
+    pub fn compared(_left: Secret, _right: Secret) -> Refused {
+        Refused::Err("a secret cannot be compared".into())
+    }
+
+    #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
+    pub fn compared_with_anything(left: Secret, _right: Dynamic) -> Refused {
+        compared(left.clone(), left)
+    }
+
+    #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
+    pub fn anything_compared(_left: Dynamic, right: Secret) -> Refused {
+        compared(right.clone(), right)
+    }
+
     // The standard library has these for a text and anything at all.
-    engine.register_fn(operator, move |_: ImmutableString, _: Secret| Refused::Err(why.into()));
-    engine.register_fn(operator, move |_: Secret, _: ImmutableString| Refused::Err(why.into()));
+    #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
+    pub fn compared_with_text(left: Secret, _right: ImmutableString) -> Refused {
+        compared(left.clone(), left)
+    }
+
+    #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
+    pub fn text_compared(_left: ImmutableString, right: Secret) -> Refused {
+        compared(right.clone(), right)
+    }
+
+    #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
+    pub fn added(_left: Secret, _right: Secret) -> Refused {
+        Refused::Err("a secret cannot be added to: secret::join([…]) makes a longer one".into())
+    }
+
+    #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
+    pub fn added_to_anything(left: Secret, _right: Dynamic) -> Refused {
+        added(left.clone(), left)
+    }
+
+    #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
+    pub fn anything_added(_left: Dynamic, right: Secret) -> Refused {
+        added(right.clone(), right)
+    }
+
+    #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
+    pub fn added_to_text(left: Secret, _right: ImmutableString) -> Refused {
+        added(left.clone(), left)
+    }
+
+    #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
+    pub fn text_added(_left: ImmutableString, right: Secret) -> Refused {
+        added(right.clone(), right)
+    }
 }
 
 impl fmt::Display for Secret {
