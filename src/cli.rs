@@ -194,7 +194,9 @@ impl Cli {
         if let Some(at) = script_position(&run, &arguments) {
             let read = run.try_get_matches_from_mut(&arguments);
             // What is wrong is told by the whole command line.
-            if let Ok(Run { options, script, words }) = read.and_then(|matches| Run::from_arg_matches(&matches)) {
+            if let Ok(Run { options, script, words }) =
+                read.and_then(|matches| Run::from_arg_matches(&matches))
+            {
                 return Ok(Self { options, command: Command::Run { script, words } });
             }
             arguments.insert(at, OsString::from("run"));

@@ -67,7 +67,7 @@ enum Recorder {
     /// Nothing: it only looks.
     None,
     /// Nothing yet: it takes the lock when it first acts, so that a script which only looks never does.
-    Closed(Opening),
+    Closed(Box<Opening>),
     /// The journal, under the lock.
     Open { journal: Journal, _lock: Lock },
 }
@@ -111,7 +111,7 @@ impl Session {
 
     /// A session that acts, and records what it does.
     pub fn acting(world: World, history: History, plan: &str, opening: Opening) -> Self {
-        let recorder = Recorder::Closed(opening);
+        let recorder = Recorder::Closed(Box::new(opening));
         Self { mode: Mode::Act, recorder, ..Self::new(world, history, plan) }
     }
 
@@ -162,7 +162,7 @@ impl Session {
         let mut loaded = std::mem::take(&mut opening.loaded);
         if !loaded.is_current(&opening.directory) {
             loaded = journal::load(&opening.directory)?;
-            self.history = History::replay(&loaded.records);
+            self.history = std::mem::take(&mut loaded.history);
         }
         backups::clear_unfinished(&opening.directory.join("backups"))?;
         SecretStore::below(&opening.directory).clear_unfinished()?;

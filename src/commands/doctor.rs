@@ -6,7 +6,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{self, ChangeState, History};
+use crate::journal::{self, ChangeState};
 use crate::ui::line_to_stdout;
 
 /// Says what is known of the journal.
@@ -24,8 +24,8 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
         ));
         return Ok(ExitCode::DONE);
     }
-    let history = History::replay(&loaded.records);
-    line_to_stdout(&format!("the journal `{}` is whole: {} records", path.display(), loaded.records.len()));
+    let history = &loaded.history;
+    line_to_stdout(&format!("the journal `{}` is whole: {} records", path.display(), loaded.records));
     if let Some(torn) = &loaded.torn {
         line_to_stdout(&format!(
             "its last {} bytes are a torn write of a run that died; the next run saves them aside and cuts them off",

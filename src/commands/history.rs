@@ -6,14 +6,14 @@ use jiff::tz::TimeZone;
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
-use crate::journal::{self, ChangeState, History};
+use crate::journal::{self, ChangeState};
 use crate::machine::clock;
 use crate::time_text;
 use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Shows the changes of every plan.
 pub fn execute(options: &Options) -> Result<ExitCode> {
-    let history = History::replay(&journal::load(&config::state_directory(options)?)?.records);
+    let history = journal::load(&config::state_directory(options)?)?.history;
     if history.changes.is_empty() {
         line_to_stderr("nothing was changed so far");
     }

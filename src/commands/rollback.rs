@@ -17,10 +17,9 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
     super::summed_up(&reporter, || {
         let launch = config::launch(options, "kkrun rollback")?;
         let loaded = launch.journal()?;
-        let history = History::replay(&loaded.records);
         let plan = match plan {
             Some(plan) => plan,
-            None => only_plan(&history)?,
+            None => only_plan(&loaded.history)?,
         };
         let mut session = rollback_session(&launch, loaded, &plan, &reporter)?;
         let request = Request::of(&serde_json::json!({ "steps": steps }), &launch)?;

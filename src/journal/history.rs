@@ -167,15 +167,6 @@ pub struct History {
 }
 
 impl History {
-    /// Replays these records.
-    pub fn replay<'a>(records: impl IntoIterator<Item = &'a Record>) -> Self {
-        let mut history = Self::default();
-        for record in records {
-            history.apply(record);
-        }
-        history
-    }
-
     /// The change of this identity.
     pub fn change(&self, id: ChangeId) -> Option<&ChangeRecord> {
         self.changes.binary_search_by_key(&id, |change| change.id).ok().map(|at| &self.changes[at])

@@ -6,15 +6,17 @@ use anyhow::{Context, Result};
 
 use super::line::{self, Read};
 use super::record::{Entry, FormatVersion, Header, Record};
-use super::{FILE, damaged};
+use super::{FILE, History, damaged};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
 pub struct Loaded {
     /// The journal's file exists.
     pub exists: bool,
-    /// The valid records.
-    pub records: Vec<Record>,
+    /// What its valid records say.
+    pub history: History,
+    /// How many there are.
+    pub records: u64,
     /// The length of the valid records, in bytes.
     pub length: u64,
     /// The checksum of the last valid line, as it stands in the next record's `prev`.
@@ -75,7 +77,7 @@ pub fn load(directory: &Path) -> Result<Loaded> {
     };
     let loaded = parse(&bytes)
         .map_err(|why| damaged(format!("the journal `{}` is damaged: {why}", path.display())))?;
-    if loaded.records.is_empty() && holds_backups(directory)? {
+    if loaded.records == 0 && holds_backups(directory)? {
         return Err(damaged(format!(
             "the journal `{}` holds no record, but backups of changed files stand beside it",
             path.display()
@@ -101,17 +103,16 @@ fn holds_backups(directory: &Path) -> Result<bool> {
 fn parse(bytes: &[u8]) -> Result<Loaded, String> {
     let mut loaded = Loaded { exists: true, last_checksum: first_checksum(), ..Loaded::default() };
     let mut rest = bytes;
-    let mut seq = 0;
     while !rest.is_empty() {
         let Some(end) = memchr::memchr(b'\n', rest) else { break };
-        let number = seq + 1;
+        let number = loaded.records + 1;
         let checksum = match read_line(&rest[..end], number)? {
             Line::Valid(record, checksum) => {
                 check_chain(&record.header, number, &loaded.last_checksum)?;
                 if number == 1 {
                     check_version(&record.entry)?;
                 }
-                loaded.records.push(*record);
+                loaded.history.apply(&record);
                 checksum
             }
             Line::Passed(header, checksum) => {
@@ -125,14 +126,17 @@ fn parse(bytes: &[u8]) -> Result<Loaded, String> {
                 break;
             }
         };
-        seq = number;
+        loaded.records = number;
         loaded.last_checksum = checksum;
         rest = &rest[end + 1..];
     }
     loaded.length = (bytes.len() - rest.len()) as u64;
     if !rest.is_empty() {
         if let Some(valid) = first_valid(rest) {
-            return Err(format!("record {} cannot be read, but record {valid} after it is whole", seq + 1));
+            return Err(format!(
+                "record {} cannot be read, but record {valid} after it is whole",
+                loaded.records + 1
+            ));
         }
         loaded.torn = Some(Torn { bytes: rest.to_vec() });
     }
@@ -234,12 +238,8 @@ mod tests {
         std::fs::read(directory.join(FILE)).unwrap()
     }
 
-    fn keys(loaded: &Loaded) -> Vec<String> {
-        let keys = loaded.records.iter().filter_map(|record| match &record.entry {
-            Entry::Once { key } => Some(key.clone()),
-            _ => None,
-        });
-        keys.collect()
+    fn keys(loaded: &Loaded) -> Vec<&str> {
+        loaded.history.once.iter().map(String::as_str).collect()
     }
 
     #[test]
@@ -257,7 +257,7 @@ mod tests {
         for length in 0..bytes.len() {
             let loaded = parse(&bytes[..length]).unwrap();
             let whole = bytes[..length].split(|byte| *byte == b'\n').count() - 1;
-            assert_eq!(loaded.records.len(), whole, "cut at {length}");
+            assert_eq!(loaded.records, whole as u64, "cut at {length}");
             assert_eq!(loaded.torn.is_some(), bytes[..length].last().is_some_and(|byte| *byte != b'\n'));
         }
     }
@@ -275,7 +275,7 @@ mod tests {
                     Err(_) => assert!(position < last, "byte {position} bit {bit}"),
                     Ok(loaded) => {
                         assert!(position >= last, "byte {position} bit {bit}");
-                        assert_eq!(loaded.records.len(), 2);
+                        assert_eq!(loaded.records, 2);
                     }
                 }
             }
@@ -330,13 +330,13 @@ mod tests {
         let unknown = record(2, &first[..8], r#""kind":"telemetry","future":1}"#);
         assert!(parse((first.clone() + unknown.as_str()).as_bytes()).unwrap_err().contains("telemetry"));
         let skippable = record(2, &first[..8], r#""skippable":true,"kind":"telemetry"}"#);
-        assert_eq!(parse((first + skippable.as_str()).as_bytes()).unwrap().records.len(), 1);
+        assert_eq!(parse((first + skippable.as_str()).as_bytes()).unwrap().records, 2);
     }
 
     #[test]
     fn a_missing_journal_beside_backups_is_damage_and_an_empty_directory_is_not() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(load(directory.path()).unwrap().records.is_empty());
+        assert_eq!(load(directory.path()).unwrap().records, 0);
         std::fs::create_dir(directory.path().join("backups")).unwrap();
         std::fs::write(directory.path().join("backups/00"), "x").unwrap();
         assert_eq!(exit_code(&load(directory.path()).unwrap_err()), ExitCode::JOURNAL);

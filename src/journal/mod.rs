@@ -76,7 +76,7 @@ impl Journal {
             directory: directory.to_owned(),
             file,
             end: loaded.length,
-            next: loaded.records.last().map_or(1, |record| record.header.seq + 1),
+            next: loaded.records + 1,
             prev: loaded.last_checksum.clone(),
             writer,
             opening: Vec::new(),

@@ -69,7 +69,9 @@ impl Lock {
     fn sign(&mut self) -> std::io::Result<()> {
         let words = std::env::args_os().map(|word| word.to_string_lossy().into_owned());
         let command = shell_words::join(words).replace('\n', " ");
-        self.file.set_len(0)?;
+        if self.file.metadata()?.len() > 0 {
+            self.file.set_len(0)?;
+        }
         self.file.seek(SeekFrom::Start(0))?;
         self.file.write_all(format!("{}\n{}\n{command}\n", std::process::id(), clock::now()).as_bytes())
     }

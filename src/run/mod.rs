@@ -105,7 +105,7 @@ impl Launch {
 
     /// What the journal says now.
     pub fn history(&self) -> Result<History> {
-        Ok(History::replay(&self.journal()?.records))
+        Ok(self.journal()?.history)
     }
 
     /// The journal as it stands now.
@@ -212,8 +212,8 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let (source, name) = Source::find(script)?;
     let text = source.script(&name)?;
     let files = launch.settings_files.iter().map(|path| read_outside(path)).collect::<Result<Vec<_>>>()?;
-    let loaded = launch.journal()?;
-    let history = History::replay(&loaded.records);
+    let mut loaded = launch.journal()?;
+    let history = std::mem::take(&mut loaded.history);
     let plain = Settings::read(&source, &files, &BTreeMap::new())?;
     let plan_name = plain.text("plan").map_or_else(|| stem(&name), str::to_owned);
     let mut overrides = history.overrides.get(&plan_name).cloned().unwrap_or_default();
@@ -261,11 +261,11 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
 /// A session that undoes changes of `plan` without any script.
 pub fn rollback_session(
     launch: &Launch,
-    loaded: Loaded,
+    mut loaded: Loaded,
     plan: &str,
     reporter: &Rc<Reporter>,
 ) -> Result<Session> {
-    let history = History::replay(&loaded.records);
+    let history = std::mem::take(&mut loaded.history);
     if launch.dry_run {
         return Ok(Session::new(launch.world_to_look_at(Rc::clone(reporter)), history, plan));
     }
