@@ -16,7 +16,7 @@ const LAYERS: &[&[&str]] = &[
     &["rehearse", "run"],
     &["ui"],
     &["cli", "commands", "config"],
-    &["lib", "main"],
+    &["build", "lib", "main"],
 ];
 
 fn rank(module: &str) -> Option<usize> {

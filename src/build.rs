@@ -2,6 +2,6 @@
 //! writes anew at every start, which takes longer than a run that finds nothing to do.
 
 fn main() {
-    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-changed=src/build.rs");
     println!("cargo:rustc-link-arg-bins=-no-pie");
 }
