@@ -78,6 +78,19 @@ fn a_real_session_shows_the_dashboard() {
 }
 
 #[test]
+#[ignore = "needs root and the prepared base"]
+fn rolled_back_the_machine_equals_its_base() {
+    let bases = std::env::var_os("KKRUN_TEST_BASES").expect("KKRUN_TEST_BASES names the directory of bases");
+    let status = Command::new(env!("CARGO_BIN_EXE_kkrun"))
+        .args(["rehearse", "--yes", "--non-interactive", "--purge", "all", "--expect-unchanged"])
+        .arg("--base")
+        .arg(Path::new(&bases).join("prepared"))
+        .args(["--then", "rollback.rhai", "master.rhai"])
+        .status();
+    assert_eq!(status.unwrap().code(), Some(0));
+}
+
+#[test]
 #[ignore = "needs root, the pristine base and a network"]
 fn on_a_pristine_debian_it_installs_everything_and_leaves_only_what_debian_leaves() {
     passes("pristine", "pristine");

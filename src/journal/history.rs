@@ -285,7 +285,12 @@ impl History {
             Entry::UndoFailed { change, error } => {
                 self.set_state(*change, ChangeState::UndoFailed(error.clone()));
             }
-            Entry::RollbackEnded { .. } => self.rollback = None,
+            Entry::RollbackEnded { .. } => {
+                // What a restart was to bring is gone with the plan that wanted it.
+                if self.rollback.take().is_some_and(|rollback| rollback.steps.is_none()) {
+                    self.reboot = None;
+                }
+            }
             Entry::Format { .. }
             | Entry::RunEnded { .. }
             | Entry::Checkpoint
