@@ -7,6 +7,7 @@ use std::rc::Rc;
 use anyhow::Result;
 use serde::Serialize;
 
+use crate::failure::Failure;
 use crate::redaction::Redactor;
 
 /// The version of the events' form, as the first line of `--json` names it.
@@ -310,6 +311,33 @@ impl Reporter {
     /// Whether the text holds a known secret.
     pub fn holds_secret(&self, text: &str) -> bool {
         self.redactor.borrow().holds_secret(text)
+    }
+
+    /// The failure without secrets in anything that is shown of it.
+    pub fn without_secrets_in(&self, mut failure: Failure) -> Failure {
+        let redact = |text: &mut String| *text = self.redact(text);
+        redact(&mut failure.message);
+        failure.output.iter_mut().chain(&mut failure.hints).for_each(redact);
+        if let Some(place) = &mut failure.place {
+            redact(&mut place.text);
+            place.frames.iter_mut().for_each(redact);
+        }
+        failure.problems =
+            failure.problems.into_iter().map(|problem| self.without_secrets_in(problem)).collect();
+        failure
+    }
+
+    /// The same for an error, whose chain becomes its message.
+    pub fn without_secrets_of(&self, error: anyhow::Error) -> anyhow::Error {
+        let message = format!("{error:#}");
+        match error.downcast::<Failure>() {
+            Ok(failure) => self.without_secrets_in(Failure { message, ..failure }).into(),
+            Err(error) if self.holds_secret(&message) => {
+                drop(error);
+                Failure::new(self.redact(&message)).into()
+            }
+            Err(error) => error,
+        }
     }
 
     /// Tells of an event.

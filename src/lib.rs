@@ -10,6 +10,7 @@ pub mod exit_code;
 pub mod failure;
 pub mod journal;
 pub mod machine;
+pub mod panicking;
 pub mod primitives;
 pub mod redaction;
 pub mod rehearse;
@@ -20,13 +21,14 @@ pub mod text;
 pub mod time_text;
 pub mod ui;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use exit_code::ExitCode;
 use machine::signal::Interruption;
 
 /// Runs the command line and says how it ended.
 pub fn run() -> std::process::ExitCode {
+    machine::surroundings::settle();
+    machine::terminal::survive_stopping();
+    panicking::keep_quiet();
     let cli = match cli::Cli::of(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
@@ -44,12 +46,13 @@ pub fn run() -> std::process::ExitCode {
             ExitCode::FAILED
         }
     };
-    catch_unwind(AssertUnwindSafe(conclude)).unwrap_or(ExitCode::FAILED).into()
+    panicking::caught(conclude).unwrap_or(ExitCode::FAILED).into()
 }
 
 /// Runs the command, shows what failed, and decides the exit status.
 fn conclude(cli: cli::Cli) -> ExitCode {
-    match commands::dispatch(cli) {
+    let outcome = panicking::caught(|| commands::dispatch(cli));
+    match outcome.unwrap_or_else(|failure| Err(failure.into())) {
         Ok(exit) => exit,
         Err(error) => {
             // That it was stopped is no news to whoever stopped it.

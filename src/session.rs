@@ -18,7 +18,6 @@ use crate::journal::{
 use crate::machine::backups;
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
-use crate::machine::trusted;
 
 /// Whether changes are made or only looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -153,8 +152,10 @@ impl Session {
 
     fn open_journal(&mut self) -> Result<()> {
         let Recorder::Closed(opening) = &mut self.recorder else { return Ok(()) };
+        // First where it is going to be, then what is there: it may have been made by somebody meanwhile.
+        journal::check_state_directory(&opening.directory)?;
         journal::make_state_directory(&opening.directory)?;
-        trusted::check_state(&opening.directory, &[journal::FILE])?;
+        journal::check_state_directory(&opening.directory)?;
         let lock = match Lock::acquire(&opening.directory.join("lock"))? {
             Attempt::Acquired(lock) => lock,
             Attempt::Held(holder) => return Err(holder.failure().into()),

@@ -114,7 +114,10 @@ impl World {
         self.reporter.tell(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
             let text = crate::text::printable(line).into_owned();
-            self.reporter.tell(&Event::CommandLine { error: stream == Stream::Err, text });
+            match stream {
+                Stream::Remark => self.reporter.note(text),
+                stream => self.reporter.tell(&Event::CommandLine { error: stream == Stream::Err, text }),
+            }
         })?;
         let (status, seconds) = (ended.status.to_string(), ended.seconds);
         self.reporter.tell(&Event::CommandEnded { label: label.to_owned(), status, seconds });

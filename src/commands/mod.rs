@@ -46,7 +46,7 @@ fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
 
 /// Runs a command whose events end with a sum, whatever it fails at.
 fn summed_up(reporter: &Reporter, command: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
-    let outcome = command();
+    let outcome = command().map_err(|error| reporter.without_secrets_of(error));
     if let Err(error) = &outcome
         && !reporter.has_ended()
     {

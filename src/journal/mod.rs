@@ -23,7 +23,7 @@ pub use record::{
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::machine::clock;
+use crate::machine::{clock, trusted};
 
 /// The journal's file within the state directory.
 pub const FILE: &str = "journal";
@@ -188,6 +188,14 @@ impl Journal {
         self.prev = checksum;
         Ok(record)
     }
+}
+
+/// Refuses a state directory that somebody else could have written, now or where it is going to be.
+///
+/// # Errors
+/// With [`ExitCode::REFUSED`], when root runs kkrun.
+pub fn check_state_directory(directory: &Path) -> Result<()> {
+    trusted::check_state(directory, &[FILE, "lock", "backups", "secrets", "logs"])
 }
 
 /// Makes the state directory, readable by its owner alone.

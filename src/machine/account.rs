@@ -83,11 +83,10 @@ impl Account {
         self.uid == 0
     }
 
-    /// Whether the account's primary group is private: named like the user, with nobody else listed in it.
+    /// Whether the account's primary group is private: named like the user, with nobody else in it.
     pub fn has_private_group(&self) -> Result<bool> {
-        Ok(Group::by_gid(self.gid)?.is_some_and(|group| {
-            group.name == self.name && group.members.iter().all(|member| *member == self.name)
-        }))
+        let is_own = Group::by_gid(self.gid)?.is_some_and(|group| group.name == self.name);
+        Ok(is_own && is_alone_in(&self.name, self.gid)?)
     }
 
     /// The name of a user in `/etc/passwd` whose primary group has this number, if there is one.
@@ -117,6 +116,20 @@ impl Account {
             groups,
         })
     }
+}
+
+/// Whether nobody but the user of that name is in the group of this number: not listed in it, and with another
+/// primary group.
+pub fn is_alone_in(name: &str, gid: u32) -> Result<bool> {
+    let lists_others = |group: Group| group.members.iter().any(|member| member != name);
+    if Group::by_gid(gid)?.is_some_and(lists_others) {
+        return Ok(false);
+    }
+    let text = std::fs::read_to_string("/etc/passwd").context("cannot read `/etc/passwd`")?;
+    Ok(text.lines().all(|line| {
+        let fields: Vec<&str> = line.split(':').collect();
+        fields.first() == Some(&name) || fields.get(3).and_then(|field| field.parse().ok()) != Some(gid)
+    }))
 }
 
 /// One entry of the group database.

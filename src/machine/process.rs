@@ -13,6 +13,8 @@ mod running;
 mod shared_memory;
 mod spawn;
 mod table;
+mod tap;
+mod waiting;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -31,6 +33,7 @@ pub use environment::{PATH, RUN, TAKEN_OVER, Value};
 pub use lines::LONGEST;
 pub use orphan::{Orphan, orphans};
 pub use table::Process;
+pub use tap::{MOST_BYTES, MOST_LINES};
 
 use super::account::Account;
 use super::signal::{Interruption, Signals, Urgency};
@@ -103,13 +106,15 @@ impl fmt::Debug for Stdin {
     }
 }
 
-/// One of the two streams a command writes.
+/// Where a line comes from: one of the two streams a command writes, or kkrun.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.
     Out,
     /// Standard error.
     Err,
+    /// Neither: what kkrun itself has to say about the command.
+    Remark,
 }
 
 /// How a command ended.
@@ -188,18 +193,25 @@ impl Ended {
 /// How many of the last lines are kept for an error message.
 pub const TAIL: usize = 40;
 
-/// How long kkrun waits in the two cases where it would otherwise wait for ever.
+/// How long kkrun waits where it would otherwise wait for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Between SIGTERM and SIGKILL.
     pub grace: Duration,
     /// For the rest of the output once a command has ended, while somebody holds its pipe open.
     pub drain: Duration,
+    /// For a sign of life, before it says which process of a command waits for what; then again after every ten
+    /// times as long.
+    pub silence: Duration,
 }
 
 impl Default for Patience {
     fn default() -> Self {
-        Self { grace: Duration::from_secs(5), drain: Duration::from_secs(2) }
+        Self {
+            grace: Duration::from_secs(5),
+            drain: Duration::from_secs(2),
+            silence: Duration::from_secs(60),
+        }
     }
 }
 
@@ -298,7 +310,9 @@ impl Processes {
     }
 
     /// Runs a command to its end and hands every line to `sink` as it comes, without its line end and without
-    /// anything a terminal would obey.
+    /// anything a terminal would obey. Of a stream with more than [`MOST_LINES`] lines or [`MOST_BYTES`] bytes, the
+    /// beginning is handed over as it comes, and the end when it ends. When a command is silent for long, or its
+    /// time is up, it is remarked which of its processes waits for what.
     ///
     /// # Errors
     ///

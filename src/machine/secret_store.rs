@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 
 use super::account::Account;
 use super::files::{self, Attributes, Contents, FileState};
-use super::random;
+use super::{random, trusted};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
@@ -146,11 +146,13 @@ pub fn from_credentials(name: &str) -> Result<Option<Zeroizing<String>>> {
 /// [`ExitCode::USAGE`] when a line is of another form. No message holds a value.
 pub fn from_file(path: &Path) -> Result<BTreeMap<String, Zeroizing<String>>> {
     let named = || format!("cannot read the secrets file `{}`", path.display());
-    let flags = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
-    let mut file =
-        std::fs::OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(|error| {
-            Failure::new(format!("{}: {error}", named())).exit(ExitCode::USAGE).kind("missing")
-        })?;
+    let (_, mut file) = trusted::open(path).map_err(|error| match error.downcast_ref::<Failure>() {
+        Some(_) => error,
+        None => Failure::new(format!("{}: {}", named(), error.root_cause()))
+            .exit(ExitCode::USAGE)
+            .kind("missing")
+            .into(),
+    })?;
     let metadata = file.metadata().with_context(named)?;
     if !metadata.is_file() {
         bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE));
@@ -231,7 +233,10 @@ mod tests {
     }
 
     fn secrets_file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
-        let directory = tempfile::tempdir().unwrap();
+        // Root trusts nothing below a directory that others can write.
+        let is_root = rustix::process::geteuid().is_root();
+        let directory = if is_root { tempfile::tempdir_in("/var/lib") } else { tempfile::tempdir() };
+        let directory = directory.unwrap();
         let path = directory.path().join("secrets");
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();

@@ -1,12 +1,16 @@
 //! The terminal of the person at work: whether there is one, and that it is left as it was found.
 
-#![expect(unsafe_code, reason = "blocking a signal has no safe wrapper among the dependencies")]
+#![expect(
+    unsafe_code,
+    reason = "signals and the own process group have no safe wrapper among the dependencies"
+)]
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, IsTerminal as _, Write as _};
+use std::sync::OnceLock;
 
 use nix::libc;
-use rustix::process::{Pid, getpgrp};
+use rustix::process::Pid;
 use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetpgrp, tcsetattr, tcsetpgrp};
 
 /// The controlling terminal, whatever stdin and stdout are. Source: tty(4).
@@ -25,7 +29,73 @@ pub fn is_interactive() -> bool {
 
 /// Whether this process's group is the one that gets what is typed, a Ctrl-C among it.
 pub fn is_in_front() -> bool {
-    open().is_ok_and(|terminal| tcgetpgrp(&terminal).is_ok_and(|group| group == getpgrp()))
+    open().is_ok_and(|terminal| tcgetpgrp(&terminal).is_ok_and(|group| Some(group) == own_group()))
+}
+
+/// The group of this process; `None` when it is of another namespace, as in a container entered from outside, where
+/// the kernel says 0.
+fn own_group() -> Option<Pid> {
+    // SAFETY: takes nothing, cannot fail and changes nothing.
+    Pid::from_raw(unsafe { libc::getpgrp() })
+}
+
+/// How the terminal was when kkrun was started there.
+static AT_START: OnceLock<(File, Termios)> = OnceLock::new();
+
+/// Lets a Ctrl-Z give the terminal back as it was found: with echo, line editing and the cursor. When the process
+/// goes on, it gets back what it had made of it. Commands that run meanwhile go on.
+pub fn survive_stopping() {
+    if !io::stderr().is_terminal() {
+        return;
+    }
+    let Ok(terminal) = open() else { return };
+    let Ok(settings) = tcgetattr(&terminal) else { return };
+    if AT_START.set((terminal, settings)).is_err() {
+        return;
+    }
+    // SAFETY: zeroed actions are valid, and the handler makes system calls only.
+    unsafe {
+        let mut action: libc::sigaction = std::mem::zeroed();
+        let mut before = action;
+        // A shell without job control has it ignored.
+        let known = libc::sigaction(libc::SIGTSTP, std::ptr::null(), &raw mut before) == 0;
+        if known && before.sa_sigaction != libc::SIG_IGN {
+            action.sa_sigaction = on_stop as *const () as libc::sighandler_t;
+            action.sa_flags = libc::SA_RESTART;
+            libc::sigaction(libc::SIGTSTP, &raw const action, std::ptr::null_mut());
+        }
+    }
+}
+
+/// Stops the process as the signal would have done by itself, with the terminal put back meanwhile.
+extern "C" fn on_stop(signal: libc::c_int) {
+    let Some((terminal, at_start)) = AT_START.get() else { return };
+    let is_in_front = || tcgetpgrp(terminal).is_ok_and(|group| Some(group) == own_group());
+    let present = if is_in_front() { tcgetattr(terminal).ok() } else { None };
+    if present.is_some() {
+        let _gone = tcsetattr(terminal, OptionalActions::Now, at_start);
+        let _gone = rustix::io::write(terminal, SHOW_CURSOR);
+    }
+    // SAFETY: the sets and actions are valid before they are used; only this signal is concerned, for this thread, and
+    // both are as before afterwards. The signal's default action stops all threads, at the call that unblocks it.
+    unsafe {
+        let errno = *libc::__errno_location();
+        let default: libc::sigaction = std::mem::zeroed();
+        let mut ours = default;
+        let mut this: libc::sigset_t = std::mem::zeroed();
+        let mut mask = this;
+        libc::sigaction(signal, &raw const default, &raw mut ours);
+        libc::sigemptyset(&raw mut this);
+        libc::sigaddset(&raw mut this, signal);
+        libc::raise(signal);
+        libc::pthread_sigmask(libc::SIG_UNBLOCK, &raw const this, &raw mut mask);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const mask, std::ptr::null_mut());
+        libc::sigaction(signal, &raw const ours, std::ptr::null_mut());
+        *libc::__errno_location() = errno;
+    }
+    if let Some(present) = present.filter(|_| is_in_front()) {
+        let _gone = tcsetattr(terminal, OptionalActions::Now, &present);
+    }
 }
 
 /// Remembers the settings of the terminal and puts them back when dropped: echo and line editing, the visible
@@ -45,7 +115,7 @@ impl Guard {
 
     fn of(terminal: File) -> Option<Self> {
         let settings = tcgetattr(&terminal).ok()?;
-        let foreground = tcgetpgrp(&terminal).ok().filter(|group| *group == getpgrp());
+        let foreground = tcgetpgrp(&terminal).ok().filter(|group| Some(*group) == own_group());
         Some(Self { terminal, settings, foreground })
     }
 

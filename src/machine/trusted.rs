@@ -1,22 +1,44 @@
 //! Reads what is going to be run: only if nobody else could have written it.
 //!
-//! The file is opened first and the opened file is judged and read, so that the bytes that were checked are
-//! the bytes that run. Every directory above is judged too: who can write one can exchange what is in it.
+//! Every directory on the way and every link is judged on an opened descriptor, then the file is opened in the
+//! last of those directories, and the opened file is judged and read: the bytes that were checked are the bytes
+//! that run. Who can write a directory can exchange what is in it, so a sticky one is not trusted either.
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::{HashMap, HashSet};
-use std::fs::{File, Metadata, OpenOptions};
+use std::collections::{HashMap, VecDeque};
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, Metadata};
 use std::io::{self, Read};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::ffi::OsStringExt as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use rustix::fs::OFlags;
+use rustix::fs::{FileType, Mode, OFlags, Stat, fstat, lgetxattr, open as open_path, openat, readlinkat};
 use rustix::io::Errno;
 
-use super::account::Account;
+use super::account::{Account, is_alone_in};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+
+/// How many links one path may lead through, as in the kernel (`MAXSYMLINKS`).
+const MOST_LINKS: usize = 40;
+
+/// The attribute that holds an access control list. Source: acl(5).
+const ACCESS_LIST: &str = "system.posix_acl_access";
+
+/// What chown needs to be told to change a link and not what it leads to.
+const LINK: &str = "--no-dereference ";
+
+thread_local! {
+    /// Directories under the names that they were given, and where they are. All on the way is trusted: it takes
+    /// root, or the user who called sudo, to change that, so it need not be looked at again for each of a
+    /// thousand scripts.
+    static TRUSTED: RefCell<HashMap<PathBuf, PathBuf>> = RefCell::default();
+    static CALLER: OnceCell<Option<Account>> = const { OnceCell::new() };
+    /// The first thing that was trusted because it belongs to the user who called sudo.
+    static OF_CALLER: RefCell<Option<PathBuf>> = const { RefCell::new(None) };
+}
 
 /// Reads a file that is going to be trusted.
 ///
@@ -24,17 +46,14 @@ use crate::failure::Failure;
 /// With [`ExitCode::REFUSED`] and the command that mends it, when root runs kkrun and somebody other than root,
 /// or the user who called sudo, could write the file or a directory above it.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let (path, mut file) = open(path)?;
     let named = || format!("cannot read `{}`", path.display());
-    let (path, mut file) = open(path).with_context(named)?;
     let metadata = file.metadata().with_context(named)?;
     if !metadata.is_file() {
         bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE));
     }
     if rustix::process::geteuid().is_root() {
-        judge(&path, &metadata)?;
-        if let Some(directory) = path.parent() {
-            judge_directory(directory)?;
-        }
+        judge(&path, &Access::from(&metadata))?;
     }
     read_all(&mut file, metadata.len()).with_context(named)
 }
@@ -63,50 +82,228 @@ fn read_all(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-thread_local! {
-    /// Directories under the names that they were given, and what they are.
-    static RESOLVED: RefCell<HashMap<PathBuf, PathBuf>> = RefCell::default();
-    /// Directories that are trusted with all above: it takes root, or the user who called sudo, to change that,
-    /// so it need not be looked at again for each of a thousand scripts.
-    static JUDGED: RefCell<HashSet<PathBuf>> = RefCell::default();
-    static CALLER: OnceCell<Option<Account>> = const { OnceCell::new() };
-}
-
-/// Opens a file, and says where it is when every link is followed.
-fn open(path: &Path) -> io::Result<(PathBuf, File)> {
-    if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
-        let directory = if directory.as_os_str().is_empty() { Path::new(".") } else { directory };
-        let known = RESOLVED.with_borrow(|known| known.get(directory).cloned());
-        let directory = if let Some(known) = known {
-            known
-        } else {
-            let resolved = directory.canonicalize()?;
-            RESOLVED.with_borrow_mut(|known| known.insert(directory.to_owned(), resolved.clone()));
-            resolved
-        };
-        let path = directory.join(name);
-        let no_link = OFlags::NOFOLLOW.bits().cast_signed();
-        match OpenOptions::new().read(true).custom_flags(no_link).open(&path) {
-            Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => {}
-            opened => return opened.map(|file| (path, file)),
+/// Opens a file after judging the way to it, and says where it is. The file itself is not judged.
+///
+/// # Errors
+/// As [`read`], but for the file itself.
+pub fn open(path: &Path) -> Result<(PathBuf, File)> {
+    let named = || format!("cannot read `{}`", path.display());
+    // A FIFO that nobody writes would be waited for.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    if !rustix::process::geteuid().is_root() {
+        let file = open_path(path, flags, Mode::empty()).map_err(io::Error::from).with_context(named)?;
+        return Ok((path.to_owned(), file.into()));
+    }
+    let mut at = std::path::absolute(path).with_context(named)?;
+    for _ in 0..MOST_LINKS {
+        let (Some(directory), Some(name)) = (at.parent(), at.file_name()) else { break };
+        let directory = trusted_directory(directory).with_context(named)?;
+        let resolved = directory.join(name);
+        match open_path(&resolved, flags | OFlags::NOFOLLOW, Mode::empty()) {
+            Ok(file) => return Ok((resolved, file.into())),
+            Err(Errno::LOOP) => at = directory.join(target_of(&resolved).with_context(named)?),
+            Err(error) => return Err(io::Error::from(error)).with_context(named),
         }
     }
-    let path = path.canonicalize()?;
-    let file = File::open(&path)?;
-    Ok((path, file))
+    bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE))
 }
 
-/// Judges a directory, which is free of links, and all above it.
-fn judge_directory(directory: &Path) -> Result<()> {
-    if JUDGED.with_borrow(|judged| judged.contains(directory)) {
+/// Where a link leads that stands in a trusted directory.
+fn target_of(link: &Path) -> Result<PathBuf> {
+    let opened = open_path(link, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
+        .map_err(io::Error::from)?;
+    judge_owner(link, fstat(&opened).map_err(io::Error::from)?.st_uid, LINK)?;
+    let target = readlinkat(&opened, "", Vec::new()).map_err(io::Error::from)?;
+    Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
+}
+
+/// The place of a directory, all on the way to it judged.
+fn trusted_directory(directory: &Path) -> Result<PathBuf> {
+    if let Some(known) = TRUSTED.with_borrow(|trusted| trusted.get(directory).cloned()) {
+        return Ok(known);
+    }
+    let way = Way::to(directory, false)?;
+    if way.missing {
+        return Err(io::Error::from(io::ErrorKind::NotFound).into());
+    }
+    TRUSTED.with_borrow_mut(|trusted| trusted.insert(directory.to_owned(), way.path.clone()));
+    Ok(way.path)
+}
+
+/// Refuses state that somebody else could have written: a directory, the files named in it that exist, and where
+/// it stands. Another user can exchange nothing in a sticky directory above. What does not exist yet is judged
+/// by where it is going to be.
+///
+/// # Errors
+/// With [`ExitCode::REFUSED`] and the command that mends it, when root runs kkrun.
+pub fn check_state(directory: &Path, files: &[&str]) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    for above in directory.ancestors() {
-        let metadata = above.metadata().with_context(|| format!("cannot look at `{}`", above.display()))?;
-        judge(above, &metadata)?;
+    let way = Way::to(&std::path::absolute(directory)?, true)?;
+    if way.missing {
+        return Ok(());
     }
-    JUDGED.with_borrow_mut(|judged| judged.insert(directory.to_owned()));
+    let named = |path: &Path| format!("cannot look at `{}`", path.display());
+    judge(&way.path, &Access::from(&way.path.metadata().with_context(|| named(&way.path))?))?;
+    for file in files {
+        let path = way.path.join(file);
+        match path.symlink_metadata() {
+            Ok(metadata) if metadata.is_symlink() => judge_owner(&path, metadata.uid(), LINK)?,
+            Ok(metadata) => judge(&path, &Access::from(&metadata))?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error).with_context(|| named(&path)),
+        }
+    }
     Ok(())
+}
+
+/// Refuses a directory that somebody else could have written, exchanged, or led to by a link.
+///
+/// # Errors
+/// As [`read`].
+pub fn check_directory(directory: &Path) -> Result<()> {
+    if rustix::process::geteuid().is_root() {
+        trusted_directory(&std::path::absolute(directory)?)?;
+    }
+    Ok(())
+}
+
+/// Refuses a tree of files in which somebody else could have written anything; one that is not there is nobody's.
+/// What a package manager installed beside the sources is no part of it.
+///
+/// # Errors
+/// As [`read`].
+pub fn check_tree(tree: &Path) -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(());
+    }
+    let named = |path: &Path| format!("cannot look at `{}`", path.display());
+    let mut open = vec![tree.to_owned()];
+    while let Some(path) = open.pop() {
+        let metadata = match path.symlink_metadata() {
+            Ok(metadata) => metadata,
+            Err(error) if error.kind() == io::ErrorKind::NotFound && path == tree => return Ok(()),
+            Err(error) => return Err(error).with_context(|| named(&path)),
+        };
+        if metadata.is_symlink() {
+            judge_owner(&path, metadata.uid(), LINK)?;
+            continue;
+        }
+        judge(&path, &Access::from(&metadata))?;
+        if metadata.is_dir() && path.file_name() != Some(OsStr::new(INSTALLED)) {
+            for entry in path.read_dir().with_context(|| named(&path))? {
+                open.push(entry.with_context(|| named(&path))?.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Where npm puts what it installs.
+pub const INSTALLED: &str = "node_modules";
+
+/// Whether nobody but root, and the user who called sudo, could write what this describes.
+pub fn only_trusted_wrote(metadata: &Metadata) -> bool {
+    judge(Path::new(""), &Access::from(metadata)).is_ok()
+}
+
+/// What people are told when something is trusted only because it belongs to the user who called sudo.
+pub fn trust_in_caller() -> Option<String> {
+    let path = OF_CALLER.with_borrow(Clone::clone)?;
+    let caller = caller().ok().flatten()?;
+    Some(format!("`{}` belongs to `{}`, who called sudo: trusted like root's", path.display(), caller.name))
+}
+
+/// A path walked component by component, each judged on its descriptor.
+struct Way {
+    /// Free of links.
+    path: PathBuf,
+    /// Whether the walk ended before the last component, because there is no further directory.
+    missing: bool,
+}
+
+impl Way {
+    /// Walks to an absolute path of a directory. Sticky directories of root are passed if `through_sticky`.
+    fn to(path: &Path, through_sticky: bool) -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let failed = |path: &Path, errno: Errno| {
+            anyhow::Error::new(io::Error::from(errno)).context(format!("cannot look at `{}`", path.display()))
+        };
+        let root = || open_path("/", flags, Mode::empty()).map_err(|errno| failed(Path::new("/"), errno));
+        let mut ahead: VecDeque<OsString> = names_of(path).collect();
+        // Only the last directory is held open: whoever started kkrun may allow it few open files.
+        let (mut directory, mut here) = (root()?, PathBuf::from("/"));
+        let mut links = 0;
+        loop {
+            Self::judge(&here, &fstat(&directory).map_err(|errno| failed(&here, errno))?, through_sticky)?;
+            let Some(name) = ahead.pop_front() else { return Ok(Self { path: here, missing: false }) };
+            let mut again = None;
+            if name == ".." {
+                again = here.parent().map(Path::to_owned).or_else(|| Some(here.clone()));
+            } else {
+                let shown = here.join(&name);
+                let next = match openat(&directory, &name, flags, Mode::empty()) {
+                    Ok(next) => next,
+                    Err(Errno::NOENT) => return Ok(Self { path: here, missing: true }),
+                    Err(errno) => return Err(failed(&shown, errno)),
+                };
+                let stat = fstat(&next).map_err(|errno| failed(&shown, errno))?;
+                match FileType::from_raw_mode(stat.st_mode) {
+                    FileType::Directory => (directory, here) = (next, shown),
+                    FileType::Symlink => {
+                        links += 1;
+                        if links > MOST_LINKS {
+                            return Err(failed(&shown, Errno::LOOP));
+                        }
+                        judge_owner(&shown, stat.st_uid, LINK)?;
+                        let target =
+                            readlinkat(&next, "", Vec::new()).map_err(|errno| failed(&shown, errno))?;
+                        again = Some(here.join(OsString::from_vec(target.into_bytes())));
+                    }
+                    // Whoever wants to go through it is told.
+                    _ => return Ok(Self { path: here, missing: true }),
+                }
+            }
+            if let Some(path) = again {
+                let names: Vec<OsString> = names_of(&path).collect();
+                names.into_iter().rev().for_each(|name| ahead.push_front(name));
+                (directory, here) = (root()?, PathBuf::from("/"));
+            }
+        }
+    }
+
+    fn judge(path: &Path, stat: &Stat, through_sticky: bool) -> Result<()> {
+        let is_sticky = through_sticky && stat.st_uid == 0 && stat.st_mode & 0o1000 != 0;
+        if is_sticky { Ok(()) } else { judge(path, &Access::from(stat)) }
+    }
+}
+
+fn names_of(path: &Path) -> impl Iterator<Item = OsString> {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsStr::new("..").to_owned()),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+/// Who may write something.
+struct Access {
+    owner: u32,
+    group: u32,
+    mode: u32,
+}
+
+impl From<&Metadata> for Access {
+    fn from(metadata: &Metadata) -> Self {
+        Self { owner: metadata.uid(), group: metadata.gid(), mode: metadata.mode() }
+    }
+}
+
+impl From<&Stat> for Access {
+    fn from(stat: &Stat) -> Self {
+        Self { owner: stat.st_uid, group: stat.st_gid, mode: stat.st_mode }
+    }
 }
 
 /// The user who called sudo.
@@ -119,74 +316,66 @@ fn caller() -> Result<Option<Account>> {
     Ok(caller)
 }
 
-/// Refuses state that somebody else could have written: a directory, the files named in it that exist, and where
-/// it stands. Another user can exchange nothing in a sticky directory above.
-///
-/// # Errors
-/// With [`ExitCode::REFUSED`] and the command that mends it, when root runs kkrun.
-pub fn check_state(directory: &Path, files: &[&str]) -> Result<()> {
-    if !rustix::process::geteuid().is_root() {
+fn judge_owner(path: &Path, owner: u32, chown_option: &str) -> Result<()> {
+    if owner == 0 {
         return Ok(());
     }
-    let named = |path: &Path| format!("cannot look at `{}`", path.display());
-    let directory = directory.canonicalize().with_context(|| named(directory))?;
-    for file in files {
-        let path = directory.join(file);
-        match path.symlink_metadata() {
-            Ok(metadata) => judge(&path, &metadata)?,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => return Err(error).with_context(|| named(&path)),
-        }
+    if caller()?.is_some_and(|caller| caller.uid == owner) {
+        OF_CALLER.with_borrow_mut(|first| {
+            first.get_or_insert_with(|| path.to_owned());
+        });
+        return Ok(());
     }
-    for (height, path) in directory.ancestors().enumerate() {
-        let metadata = path.metadata().with_context(|| named(path))?;
-        let is_sticky = height > 0 && metadata.uid() == 0 && metadata.mode() & 0o1000 != 0;
-        if !is_sticky {
-            judge(path, &metadata)?;
-        }
-    }
-    Ok(())
+    bail!(refused(
+        path,
+        &format!("belongs to {}", name_of(owner)),
+        &format!("chown {chown_option}root {}", shown(path))
+    ))
 }
 
-/// Whether nobody but root, and the user who called sudo, could write what this describes.
-pub fn only_trusted_wrote(metadata: &Metadata) -> bool {
-    judge(Path::new(""), metadata).is_ok()
-}
-
-fn judge(path: &Path, metadata: &Metadata) -> Result<()> {
-    let caller = caller()?;
-    let is_caller = |uid: u32| caller.as_ref().is_some_and(|caller| caller.uid == uid);
-    let owner = metadata.uid();
-    if owner != 0 && !is_caller(owner) {
-        bail!(refused(
-            path,
-            &format!("belongs to {}", name_of(owner)),
-            &format!("chown root {}", shown(path))
+fn judge(path: &Path, access: &Access) -> Result<()> {
+    judge_owner(path, access.owner, "")?;
+    if access.mode & 0o1002 == 0o1002 {
+        bail!(refusal(path, "is a directory in which everybody can put files").hint(
+            "copy what is to be run to a directory that only root can write, such as /etc/kkrun/scripts"
         ));
     }
-    let mode = metadata.mode();
-    if mode & 0o002 != 0 {
+    if access.mode & 0o002 != 0 {
         bail!(refused(path, "can be written by everybody", &format!("chmod o-w {}", shown(path))));
     }
-    let own_group = metadata.gid() == 0
-        || match &caller {
-            Some(caller) => caller.gid == metadata.gid() && caller.has_private_group()?,
-            None => false,
-        };
-    if mode & 0o020 != 0 && !own_group {
+    if access.mode & 0o020 != 0 && !is_own_group(path, access.group)? {
         bail!(refused(path, "can be written by its group", &format!("chmod g-w {}", shown(path))));
     }
     Ok(())
 }
 
+/// Whether that the group may write means nobody new: it is that of root, or of the user who called sudo, nobody
+/// else is in it, and no access control list stands behind it, whose mask shows in its place.
+fn is_own_group(path: &Path, group: u32) -> Result<bool> {
+    let mut list = [0_u8; 0];
+    if lgetxattr(path, ACCESS_LIST, &mut list).is_ok() {
+        return Ok(false);
+    }
+    if group == 0 {
+        return is_alone_in("root", 0);
+    }
+    match caller()? {
+        Some(caller) if caller.gid == group => caller.has_private_group(),
+        _ => Ok(false),
+    }
+}
+
 fn refused(path: &Path, why: &str, mend: &str) -> Failure {
+    refusal(path, why).hint(format!("if you trust what is there: `{mend}`"))
+}
+
+fn refusal(path: &Path, why: &str) -> Failure {
     Failure::new(format!(
         "refused: `{}` {why}, so it may hold what somebody else wants root to do",
         path.display()
     ))
     .exit(ExitCode::REFUSED)
     .kind("refused")
-    .hint(format!("if you trust what is there: `{mend}`"))
 }
 
 fn name_of(uid: u32) -> String {

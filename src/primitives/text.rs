@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::collections::HashMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -12,7 +12,7 @@ use rhai::plugin::*;
 
 use crate::failure::Failure;
 use crate::machine::clock;
-use crate::script::{Raised, json_of, look, value_of};
+use crate::script::{LARGEST_TEXT, Raised, json_of, look, value_of};
 use crate::time_text;
 
 /// The namespace.
@@ -46,6 +46,23 @@ fn pattern(text: &str) -> Result<Regex> {
         kept.insert(text.to_owned(), compiled.clone());
         Ok(compiled)
     })
+}
+
+fn replaced(pattern: &Regex, subject: &str, replacement: &str) -> Result<String> {
+    let groups = replacement.matches('$').count();
+    let mut text = String::new();
+    let mut from = 0;
+    for captures in pattern.captures_iter(subject) {
+        let Some(whole) = captures.get(0) else { continue };
+        text.push_str(&subject[from..whole.start()]);
+        if text.len() + replacement.len() + groups.saturating_mul(whole.len()) > LARGEST_TEXT {
+            bail!(Failure::new("the text with its replacements is too large").kind("usage"));
+        }
+        captures.expand(replacement, &mut text);
+        from = whole.end();
+    }
+    text.push_str(&subject[from..]);
+    Ok(text)
 }
 
 fn said_age(timestamp: &str) -> Result<String> {
@@ -84,7 +101,7 @@ mod functions {
         expression: &str,
         replacement: &str,
     ) -> Raised<String> {
-        look(&context, |_| Ok(pattern(expression)?.replace_all(subject, replacement).into_owned()))
+        look(&context, |_| replaced(&pattern(expression)?, subject, replacement))
     }
 
     /// The value that a JSON text stands for; its `null` is `()`.

@@ -31,7 +31,7 @@ use crate::journal::{self, Entry, History, Loaded, Writer};
 use crate::machine::process::Processes;
 use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
-use crate::machine::{clock, lock};
+use crate::machine::{clock, lock, trusted};
 use crate::script::{
     self, Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets,
     check,
@@ -110,6 +110,7 @@ impl Launch {
 
     /// The journal as it stands now.
     pub fn journal(&self) -> Result<Loaded> {
+        journal::check_state_directory(&self.state)?;
         journal::load(&self.state)
     }
 
@@ -178,6 +179,9 @@ pub fn run_script(
     reporter: &Rc<Reporter>,
 ) -> Result<ExitCode> {
     let ready = read(launch, script, words, reporter)?;
+    if let Some(trust) = trusted::trust_in_caller() {
+        reporter.note(trust);
+    }
     let Ready { engine, host, program, plan, unchanged } = &ready;
     let doing = if launch.dry_run { Doing::Preview } else { Doing::Act };
     let is_plan = !plan.steps.is_empty();
@@ -211,6 +215,7 @@ pub fn run_script(
 fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Reporter>) -> Result<Ready> {
     let (source, name) = Source::find(script)?;
     let text = source.script(&name)?;
+    source.check_files()?;
     let files = launch.settings_files.iter().map(|path| read_outside(path)).collect::<Result<Vec<_>>>()?;
     let mut loaded = launch.journal()?;
     let history = std::mem::take(&mut loaded.history);

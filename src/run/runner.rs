@@ -2,7 +2,6 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -16,6 +15,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
 use crate::journal::{Entry, History, Meaning, StepRecord, StepState};
 use crate::machine::signal::Interruption;
+use crate::panicking;
 use crate::script::{
     Host, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_meaning, evaluate,
 };
@@ -542,13 +542,7 @@ fn evaluate_body(context: &NativeCallContext, host: &Host, call: &StepCall) -> R
 
 /// Evaluates so that a panic is a failure of kkrun and not its end: what was done is recorded.
 pub(super) fn guarded<T>(body: impl FnOnce() -> Result<T, Stop>) -> Result<T, Stop> {
-    let outcome = catch_unwind(AssertUnwindSafe(body));
-    outcome.unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        let message = format!("kkrun itself failed: {}", text.unwrap_or_default());
-        Err(Stop::Failed(Failure::new(message).hint("this is a bug of kkrun")))
-    })
+    panicking::caught(body).unwrap_or_else(|failure| Err(Stop::Failed(failure)))
 }
 
 /// The script of a step as its record names it.

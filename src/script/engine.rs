@@ -1,10 +1,14 @@
 //! The one Rhai engine of a run: its limits, what scripts can reach, and how they are compiled.
 
+use std::cell::Cell;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use rhai::packages::{Package, StandardPackage};
-use rhai::{AST, NativeCallContext, ParseErrorType, Scope, Token};
+use rhai::{
+    AST, Dynamic, EvalAltResult, ImmutableString, NativeCallContext, ParseErrorType, Position, Scope, Token,
+};
 
 use super::error::{self, Stop};
 use super::host::{Host, HostTag, Raised, raise};
@@ -14,6 +18,7 @@ use super::source::Script;
 use super::vocabulary::KnownOptions;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::machine::memory;
 use crate::text::nearest;
 
 /// The stack, in bytes, of the thread that evaluates scripts: enough for every call level that the limits
@@ -67,12 +72,60 @@ pub(super) fn limit(engine: &mut rhai::Engine) {
     engine.set_max_call_levels(128);
     engine.set_max_expr_depths(64, 32);
     engine.set_max_operations(50_000_000);
-    engine.set_max_string_size(16 * 1024 * 1024);
+    engine.set_max_string_size(LARGEST_TEXT);
     engine.set_max_array_size(100_000);
     engine.set_max_map_size(100_000);
     engine.set_max_modules(1_000);
     engine.set_max_functions(10_000);
     engine.set_max_variables(10_000);
+    let memory = Memory::default();
+    engine.on_progress(move |count| memory.exhausted(count));
+    // Rhai's own make the new text before they look how large it is: of two texts of the largest size, one of 2^48
+    // bytes.
+    engine.register_fn("replace", |text: &mut ImmutableString, from: &str, to: &str| replace(text, from, to));
+    engine.register_fn("replace", |text: &mut ImmutableString, from: char, to: &str| {
+        replace(text, from.encode_utf8(&mut [0; 4]), to)
+    });
+}
+
+/// The largest text, in bytes.
+pub const LARGEST_TEXT: usize = 16 * 1024 * 1024;
+
+/// How much memory the process may use while a script runs, in bytes: many large values are each within their limit.
+const MOST_MEMORY: u64 = 1024 * 1024 * 1024;
+
+/// Looks from time to time how much memory is used.
+#[derive(Default)]
+struct Memory {
+    looked: Cell<Option<Instant>>,
+}
+
+impl Memory {
+    /// Why the script must end, if it uses too much; `count` is that of its operations so far.
+    fn exhausted(&self, count: u64) -> Option<Dynamic> {
+        // The clock costs more than most operations, and no operation makes more than a few large texts.
+        if !count.is_multiple_of(16) {
+            return None;
+        }
+        let now = Instant::now();
+        if self.looked.get().is_some_and(|looked| now < looked + Duration::from_millis(2)) {
+            return None;
+        }
+        self.looked.set(Some(now));
+        let is_too_much = memory::resident().is_some_and(|used| used > MOST_MEMORY);
+        is_too_much
+            .then(|| Dynamic::from(format!("the script uses more than {} MiB of memory", MOST_MEMORY >> 20)))
+    }
+}
+
+fn replace(text: &mut ImmutableString, from: &str, to: &str) -> Raised<()> {
+    let growth = to.len().saturating_sub(from.len());
+    if text.len().saturating_add(text.matches(from).count().saturating_mul(growth)) > LARGEST_TEXT {
+        let what = "Length of string".to_owned();
+        return Err(Box::new(EvalAltResult::ErrorDataTooLarge(what, Position::NONE)));
+    }
+    *text = text.replace(from, to).into();
+    Ok(())
 }
 
 impl Engine {
@@ -86,7 +139,8 @@ impl Engine {
         // Rhai's own would end a step half-way as if it were complete.
         inner.register_fn("exit", |context: NativeCallContext| exit(&context));
         inner.register_fn("exit", |context: NativeCallContext, _value: rhai::Dynamic| exit(&context));
-        inner.on_progress(move |_| watching.interruption());
+        let memory = Memory::default();
+        inner.on_progress(move |count| watching.interruption().or_else(|| memory.exhausted(count)));
         let printing = Rc::clone(&host);
         inner.on_print(move |text| printing.output(text));
         let debugging = Rc::clone(&host);

@@ -38,13 +38,21 @@ pub(super) enum Termination {
 impl Host {
     /// What this error of Rhai's means; `script` is the file whose evaluation it ended.
     pub fn stop_of(&self, error: &EvalAltResult, script: &str) -> Stop {
+        let stop = self.stop_with_all_of(error, script);
+        match stop {
+            Stop::Failed(failure) => Stop::Failed(self.reporter().without_secrets_in(failure)),
+            other => other,
+        }
+    }
+
+    fn stop_with_all_of(&self, error: &EvalAltResult, script: &str) -> Stop {
         let (innermost, place) = self.innermost(error, script);
         match innermost {
             EvalAltResult::ErrorTerminated(token, _) => match token.clone().try_cast::<Termination>() {
                 Some(Termination::Unpredictable(why)) => Stop::Unpredictable { place, why },
                 Some(Termination::Interrupted(interruption)) => Stop::Interrupted(interruption),
                 Some(Termination::Failed(number)) => Stop::Failed(placed(self.failure(number), place)),
-                None => Stop::Failed(Failure::new("the script was ended").at(place)),
+                None => Stop::Failed(Failure::new(ended(token)).at(place)),
             },
             EvalAltResult::ErrorRuntime(value, _) => Stop::Failed(placed(self.thrown(value), place)),
             EvalAltResult::Exit(_, _) => Stop::Failed(Failure::new("the script called `exit`").at(place)),
@@ -138,6 +146,11 @@ fn unparsable(kind: &ParseErrorType) -> Failure {
     }
 }
 
+/// Why a script was ended that is not to go on.
+fn ended(why: &Dynamic) -> String {
+    why.clone().into_string().unwrap_or_else(|_| "the script was ended".to_owned())
+}
+
 /// Rhai's own errors in kkrun's words.
 fn described(error: &EvalAltResult) -> Failure {
     match error {
@@ -148,6 +161,7 @@ fn described(error: &EvalAltResult) -> Failure {
             Failure::new(format!("there is no function `{signature}`"))
         }
         EvalAltResult::ErrorParsing(kind, _) => unparsable(kind),
+        EvalAltResult::ErrorTerminated(why, _) => Failure::new(ended(why)),
         EvalAltResult::ErrorTooManyOperations(_) => {
             Failure::new("the script ran for too long: more than 50 million operations")
                 .hint("a loop may never end")

@@ -21,6 +21,7 @@ use crate::failure::Failure;
 use crate::machine::files::Digest;
 use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
+use crate::panicking;
 use crate::session::{Mode, Session};
 
 /// What a primitive returns to Rhai.
@@ -265,11 +266,8 @@ impl Host {
     pub(super) fn keep_failure(&self, error: &anyhow::Error) -> usize {
         let mut failure =
             error.downcast_ref::<Failure>().cloned().unwrap_or_else(|| Failure::new(String::new()));
-        let reporter = self.reporter();
-        failure.message = reporter.redact(&format!("{error:#}"));
-        for line in failure.output.iter_mut().chain(&mut failure.hints) {
-            *line = reporter.redact(line);
-        }
+        failure.message = format!("{error:#}");
+        let failure = self.reporter().without_secrets_in(failure);
         let mut failures = self.failures.borrow_mut();
         failures.push(failure);
         failures.len() - 1
@@ -466,7 +464,7 @@ pub(super) fn file_of(path: &str) -> String {
 /// changed, the preview of the step ends there: in a run it might have succeeded.
 pub fn look<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Result<T>) -> Raised<T> {
     let host = Host::of(context).map_err(|error| error.to_string())?;
-    primitive(&host).map_err(|error| {
+    guarded(|| primitive(&host)).map_err(|error| {
         let unknown = host.would_have_changed() && !is_final(&error);
         let error = if unknown { anyhow::Error::new(Unpredictable(format!("{error:#}"))) } else { error };
         raise(&host, error, context)
@@ -487,7 +485,7 @@ pub fn act_unsettled<T>(
     primitive: impl FnOnce(&Host) -> Result<T>,
 ) -> Raised<T> {
     let host = Host::of(context).map_err(|error| error.to_string())?;
-    primitive(&host).map_err(|error| {
+    guarded(|| primitive(&host)).map_err(|error| {
         if host.would_have_changed() && !is_final(&error) {
             return raise(&host, Unpredictable(format!("{error:#}")).into(), context);
         }
@@ -501,6 +499,11 @@ pub fn act_unsettled<T>(
     })
 }
 
+/// A panic within a primitive is its failure, at the place of its call.
+fn guarded<T>(primitive: impl FnOnce() -> Result<T>) -> Result<T> {
+    panicking::caught(primitive).unwrap_or_else(|failure| Err(failure.into()))
+}
+
 /// Errors that mean the same whether or not something would have changed before.
 fn is_final(error: &anyhow::Error) -> bool {
     error.is::<Unpredictable>()
@@ -508,7 +511,7 @@ fn is_final(error: &anyhow::Error) -> bool {
         || error.is::<Interruption>()
         || error
             .downcast_ref::<Failure>()
-            .is_some_and(|failure| matches!(failure.kind, "option" | "type" | "usage"))
+            .is_some_and(|failure| matches!(failure.kind, "option" | "type" | "usage" | "panic"))
 }
 
 /// The error that ends a preview where it asks for what only acting can tell.
@@ -539,7 +542,7 @@ pub(super) fn raise_at(host: &Host, error: anyhow::Error, position: Position) ->
     }
     let number = host.keep_failure(&error);
     let failure = host.failure(number);
-    if matches!(failure.kind, "journal" | "step") {
+    if matches!(failure.kind, "journal" | "step" | "panic") {
         return Box::new(EvalAltResult::ErrorTerminated(
             Dynamic::from(Termination::Failed(number)),
             position,

@@ -21,7 +21,7 @@ mod vocabulary;
 
 pub use asked::asked_secrets;
 pub use check::{Checked, check};
-pub use engine::{Engine, Program, Registration, STACK_SIZE, evaluate};
+pub use engine::{Engine, LARGEST_TEXT, Program, Registration, STACK_SIZE, evaluate};
 pub use error::Stop;
 pub use host::{
     Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, act_unsettled, look,

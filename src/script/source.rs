@@ -126,6 +126,8 @@ impl Source {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
+        // By the way that was typed: the links on it are gone from the root's own path.
+        trusted::check_directory(directory)?;
         let root = directory
             .canonicalize()
             .with_context(|| format!("cannot resolve the directory `{}`", directory.display()))?;
@@ -200,6 +202,15 @@ impl Source {
         names.extend(beside);
         names.sort();
         names
+    }
+
+    /// Refuses the plan if somebody else could have written any of its files: before it is evaluated, not when a
+    /// step comes to them.
+    pub fn check_files(&self) -> Result<()> {
+        match self {
+            Self::Directory { root, .. } => trusted::check_tree(&root.join("files")),
+            Self::BuiltIn => Ok(()),
+        }
     }
 
     /// Reads a file or directory of the plan; `path` begins with `files/`.
@@ -294,7 +305,7 @@ fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, Cow<'stati
         let kind = entry.file_type().with_context(|| format!("cannot look at `{}`", path.display()))?;
         if kind.is_dir() {
             // What a package manager installed beside the sources is a product, not a part of the plan.
-            if entry.file_name() != "node_modules" {
+            if entry.file_name() != trusted::INSTALLED {
                 read_tree(base, &path, files)?;
             }
         } else if kind.is_file() {

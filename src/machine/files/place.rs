@@ -30,23 +30,35 @@ pub fn canonical(path: &Path) -> Result<PathBuf> {
 /// The user in whose place the path lies: the owner of the first directory on the way that is not root's.
 /// None in root's own places.
 pub fn owner_of_place(path: &Path) -> Result<Option<u32>> {
-    Ok(Walk::to(path)?.last().user.map(|(uid, _)| uid))
+    Ok(Walk::to(path)?.last.user.map(|(uid, _)| uid))
 }
 
-/// A directory on the way.
+/// The directory that a walk has come to.
 struct Step {
     /// Opened with `O_PATH`.
     directory: OwnedFd,
-    name: OsString,
     /// Whether nobody but root can have put anything here.
     trusted: bool,
     /// The first owner on the way who is not root, and the group of that directory.
     user: Option<(u32, u32)>,
 }
 
+impl Step {
+    fn first() -> Result<Self> {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open("/", flags, Mode::empty())
+            .map_err(|errno| failed("open", Path::new("/"), errno))?;
+        let stat = fstat(&root).map_err(|errno| failed("look at", Path::new("/"), errno))?;
+        Ok(Self { directory: root, trusted: is_private(&stat), user: None })
+    }
+}
+
 /// A path walked to the directory of its last component.
 pub(super) struct Walk {
-    steps: Vec<Step>,
+    /// Only the last one is held open: whoever started kkrun may allow it few open files.
+    last: Step,
+    /// The names on the way to it.
+    names: Vec<OsString>,
     /// What does not exist, from the first missing directory on.
     missing: Vec<OsString>,
     /// Whether something that is no directory is where one should be.
@@ -58,25 +70,30 @@ impl Walk {
     /// Walks to the directory of `path`.
     pub(super) fn to(path: &Path) -> Result<Self> {
         let (parents, name) = components(path)?;
-        let root = rustix::fs::open("/", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
-            .map_err(|errno| failed("open", Path::new("/"), errno))?;
-        let stat = fstat(&root).map_err(|errno| failed("look at", Path::new("/"), errno))?;
-        let root = Step { directory: root, name: OsString::new(), trusted: is_private(&stat), user: None };
-        let mut walk = Self { steps: vec![root], missing: Vec::new(), blocked: false, name };
+        let last = Step::first()?;
+        let mut walk = Self { last, names: Vec::new(), missing: Vec::new(), blocked: false, name };
         walk.follow(parents)?;
         Ok(walk)
+    }
+
+    /// Begins again, with these names in front of those ahead.
+    fn begin_again(&mut self, names: Vec<OsString>, ahead: &mut VecDeque<OsString>) -> Result<()> {
+        names.into_iter().rev().for_each(|name| ahead.push_front(name));
+        self.last = Step::first()?;
+        self.names.clear();
+        Ok(())
     }
 
     fn follow(&mut self, mut ahead: VecDeque<OsString>) -> Result<()> {
         let mut links = 0;
         while let Some(name) = ahead.pop_front() {
             if name == ".." {
-                if self.steps.len() > 1 {
-                    self.steps.pop();
-                }
+                let mut names = std::mem::take(&mut self.names);
+                names.pop();
+                self.begin_again(names, &mut ahead)?;
                 continue;
             }
-            let here = self.last();
+            let here = &self.last;
             let shown = self.so_far().join(&name);
             let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let next = match openat(&here.directory, &name, flags, Mode::empty()) {
@@ -96,7 +113,8 @@ impl Walk {
                 FileType::Directory => {
                     let user = here.user.or((!is_trusted(stat.st_uid)).then_some((stat.st_uid, stat.st_gid)));
                     let trusted = here.trusted && is_private(&stat);
-                    self.steps.push(Step { directory: next, name, trusted, user });
+                    self.last = Step { directory: next, trusted, user };
+                    self.names.push(name);
                 }
                 FileType::Symlink => {
                     links += 1;
@@ -112,16 +130,16 @@ impl Walk {
                     let target = readlinkat(&next, "", Vec::new())
                         .map_err(|errno| failed("read the link", &shown, errno))?;
                     let target = PathBuf::from(OsString::from_vec(target.into_bytes()));
+                    let mut names = std::mem::take(&mut self.names);
                     if target.is_absolute() {
-                        self.steps.truncate(1);
+                        names.clear();
                     }
-                    for component in target.components().rev() {
-                        match component {
-                            Component::Normal(name) => ahead.push_front(name.to_owned()),
-                            Component::ParentDir => ahead.push_front("..".into()),
-                            _ => {}
-                        }
-                    }
+                    names.extend(target.components().filter_map(|component| match component {
+                        Component::Normal(name) => Some(name.to_owned()),
+                        Component::ParentDir => Some("..".into()),
+                        _ => None,
+                    }));
+                    self.begin_again(names, &mut ahead)?;
                 }
                 _ => {
                     self.blocked = true;
@@ -134,14 +152,9 @@ impl Walk {
         Ok(())
     }
 
-    fn last(&self) -> &Step {
-        let Some(last) = self.steps.last() else { unreachable!("a walk begins with the root directory") };
-        last
-    }
-
     fn so_far(&self) -> PathBuf {
         let mut path = PathBuf::from("/");
-        path.extend(self.steps.iter().map(|step| &step.name));
+        path.extend(&self.names);
         path
     }
 
@@ -159,7 +172,7 @@ impl Walk {
 
     /// The last component's directory, opened with `O_PATH`; none if it does not exist.
     pub(super) fn directory(&self) -> Option<BorrowedFd<'_>> {
-        self.missing.is_empty().then(|| self.last().directory.as_fd())
+        self.missing.is_empty().then(|| self.last.directory.as_fd())
     }
 
     /// The last component; `.` for the root directory.
@@ -193,7 +206,7 @@ impl Place {
             return Err(failed("open the directory", &parent, Errno::NOENT));
         };
         let seen = fstat(seen).map_err(|errno| failed("look at", &parent, errno))?;
-        let user = match walk.last().user {
+        let user = match walk.last.user {
             Some((uid, group)) if is_root() => Some(User::of(uid, group)?),
             _ => None,
         };
@@ -215,7 +228,7 @@ impl Place {
         if (opened.st_dev, opened.st_ino) != (seen.st_dev, seen.st_ino) {
             return Err(refused(&parent, "was exchanged while kkrun opened it"));
         }
-        let trusted = walk.last().trusted;
+        let trusted = walk.last.trusted;
         Ok(Self { directory, path, name: walk.name, user, trusted })
     }
 

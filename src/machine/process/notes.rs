@@ -131,11 +131,10 @@ impl Pen {
         let length = rustix::io::read(&stat, &mut text)?;
         let mut slot = EMPTY;
         let mut at = 0;
-        let pid = rustix::process::getpid().as_raw_nonzero().get().cast_unsigned();
-        let group = rustix::process::getpgrp().as_raw_nonzero().get().cast_unsigned();
-        at = put(&mut slot, at, &decimal(u64::from(pid)));
-        at = put(&mut slot, at + 1, start_field(&text[..length]).ok_or(Errno::INVAL)?);
-        put(&mut slot, at + 1, &decimal(u64::from(group)));
+        // Not asked of the kernel: to a process of another namespace's group it says 0, which is no group.
+        for field in [OWN_NUMBER, START, GROUP] {
+            at = put(&mut slot, at, field_of(&text[..length], field).ok_or(Errno::INVAL)?) + 1;
+        }
         write_at(self.file.as_fd(), &slot, self.offset)
     }
 }
@@ -160,22 +159,20 @@ fn write_at(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<(), Errno
     if rustix::io::pwrite(file, bytes, offset)? == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
 }
 
-/// The 22nd field of the line in `/proc/PID/stat`: digits, at most 20 of them.
-fn start_field(stat: &[u8]) -> Option<&[u8]> {
-    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
-    let field = stat[name_end + 1..].split(|byte| *byte == b' ').nth(20)?;
-    (field.len() <= 20).then_some(field)
-}
+/// The fields of the line in `/proc/PID/stat` that are noted, counted from 0. Source: `proc_pid_stat(5)`.
+const OWN_NUMBER: usize = 0;
+const GROUP: usize = 4;
+const START: usize = 21;
 
-/// The digits of a number, left-aligned, blanks after them.
-fn decimal(mut number: u64) -> [u8; 20] {
-    let mut digits = [b' '; 20];
-    let length = number.checked_ilog10().map_or(1, |length| length as usize + 1);
-    for place in digits[..length].iter_mut().rev() {
-        *place = b"0123456789"[(number % 10) as usize];
-        number /= 10;
-    }
-    digits
+/// A number of the line in `/proc/PID/stat`: digits, at most 20 of them.
+fn field_of(stat: &[u8], field: usize) -> Option<&[u8]> {
+    // The name, which is the second, may hold blanks and parentheses.
+    let name_end = stat.iter().rposition(|byte| *byte == b')')?;
+    let digits = match field.checked_sub(2) {
+        None => stat.split(|byte| *byte == b' ').next()?,
+        Some(behind) => stat[name_end + 1..].split(|byte| *byte == b' ').nth(behind + 1)?,
+    };
+    (digits.len() <= 20).then_some(digits)
 }
 
 fn put(slot: &mut [u8; SLOT], at: usize, digits: &[u8]) -> usize {
@@ -291,15 +288,12 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_written_without_a_library() {
-        for number in [0, 7, 10, 4_294_967_295, u64::MAX] {
-            let digits = decimal(number);
-            assert_eq!(std::str::from_utf8(&digits).unwrap().trim_end(), number.to_string());
-        }
-        assert_eq!(
-            start_field(b"12 (a) b) S 1 2 3 4 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2"),
-            Some(&b"98765"[..])
-        );
-        assert_eq!(start_field(b"12 (cut) S 1"), None);
+    fn numbers_are_found_without_a_library() {
+        let line = b"12 (a) b) S 1 0 3 4 -1 4 1 2 3 4 5 6 7 8 20 0 1 0 98765 1 2";
+        assert_eq!(field_of(line, OWN_NUMBER), Some(&b"12"[..]));
+        assert_eq!(field_of(line, GROUP), Some(&b"0"[..]));
+        assert_eq!(field_of(line, START), Some(&b"98765"[..]));
+        assert_eq!(field_of(b"12 (cut) S 1", START), None);
+        assert_eq!(field_of(b"", OWN_NUMBER), None);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::fs::{OFlags, fcntl_setfl, fstat};
+use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{
@@ -18,13 +18,12 @@ use rustix::process::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::child::{Child, awaited, number};
-use super::lines::Lines;
 use super::notes::Slot;
 use super::spawn::{self, Ends};
 use super::table::Process;
-use super::{
-    Captured, Command, Ended, Processes, Status, Stdin, Stream, Survivor, TAIL, environment, timespec,
-};
+use super::tap::{Tap, tell};
+use super::waiting;
+use super::{Command, Ended, Processes, Status, Stdin, Stream, Survivor, environment, timespec};
 use crate::machine::signal::Urgency;
 use crate::machine::terminal;
 
@@ -47,6 +46,9 @@ pub(super) struct Running<'a> {
     stderr: Tap,
     tail: VecDeque<String>,
     started: Instant,
+    /// When it last wrote something, and after how much more silence it is said what it waits for.
+    sign_of_life: Instant,
+    remark_after: Duration,
     /// How urgently the run was asked to stop when this began: only what comes later is about it.
     urgency: Option<Urgency>,
     ending: Option<Ending>,
@@ -68,6 +70,8 @@ impl<'a> Running<'a> {
     pub(super) fn start(processes: &'a Processes, command: &'a Command, slot: &Slot<'_>) -> Result<Self> {
         let started = Instant::now();
         let urgency = processes.signals.pending().map(|interruption| interruption.urgency);
+        // Looked up while there are no pipes yet: whoever started kkrun may allow it few open files.
+        processes.current()?;
         let terminal = spawn::terminal_for(command)?;
         let guard = terminal.is_some().then(terminal::Guard::new).flatten();
         let mut offspring = Offspring::before(processes);
@@ -92,6 +96,8 @@ impl<'a> Running<'a> {
             stderr,
             tail: VecDeque::new(),
             started,
+            sign_of_life: started,
+            remark_after: processes.patience.silence,
             urgency,
             ending: None,
             ended: None,
@@ -104,7 +110,7 @@ impl<'a> Running<'a> {
     pub(super) fn into_ended(mut self, sink: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
         loop {
             self.obey_signals();
-            self.obey_deadlines();
+            self.obey_deadlines(sink);
             if let Some((status, _)) = self.ended
                 && self.is_over()
             {
@@ -131,17 +137,41 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn obey_deadlines(&mut self) {
+    fn obey_deadlines(&mut self, sink: &mut dyn FnMut(Stream, &str)) {
         let now = Instant::now();
         match &self.ending {
             None => {
                 let due = self.command.timeout.is_some_and(|timeout| now >= self.started + timeout);
-                if due && self.ended.is_none() {
+                let is_silent = now >= self.sign_of_life + self.remark_after;
+                if self.ended.is_some() || self.command.interactive && !due {
+                    return;
+                }
+                if due || is_silent {
+                    self.remark_on_silence(due, sink);
+                }
+                if due {
                     self.end(Status::TimedOut, Some(now + self.processes.patience.grace));
                 }
             }
             Some(ending) if ending.kill_at.is_some_and(|at| now >= at) => self.end_now(ending.status),
             Some(_) => {}
+        }
+    }
+
+    /// Says which of its processes waits for what. Told to the error as well if it is the end of it.
+    fn remark_on_silence(&mut self, is_over: bool, sink: &mut dyn FnMut(Stream, &str)) {
+        self.remark_after *= 10;
+        let waiting = waiting::said(number(self.child.pid()));
+        if waiting.is_empty() {
+            return;
+        }
+        let seconds = self.sign_of_life.elapsed().as_secs_f64();
+        let silence = format!("silent for {}", crate::time_text::duration(seconds));
+        let text = format!("`{}` is {silence}: {}", self.command.shown(), waiting.join("; "));
+        if is_over {
+            tell(Stream::Remark, &text, &mut self.tail, sink);
+        } else {
+            sink(Stream::Remark, &text);
         }
     }
 
@@ -200,6 +230,9 @@ impl<'a> Running<'a> {
         if let (None, None, Some(timeout)) = (&self.ending, &self.ended, self.command.timeout) {
             next = next.min(self.started + timeout);
         }
+        if self.ending.is_none() && self.ended.is_none() {
+            next = next.min(self.sign_of_life + self.remark_after);
+        }
         if let Some(at) = self.ending.as_ref().and_then(|ending| ending.kill_at) {
             next = next.min(at);
         }
@@ -251,6 +284,10 @@ impl<'a> Running<'a> {
         }
         if stdin && self.stdin.as_mut().is_some_and(Feed::write) {
             self.stdin = None;
+        }
+        if stdout || stderr {
+            self.sign_of_life = Instant::now();
+            self.remark_after = self.processes.patience.silence;
         }
         if stdout {
             self.stdout.read(&mut self.buffer, &mut self.tail, sink)?;
@@ -385,58 +422,6 @@ impl<'a> Feed<'a> {
         }
         true
     }
-}
-
-/// One stream that a command writes, until its end.
-struct Tap {
-    stream: Stream,
-    pipe: Option<OwnedFd>,
-    lines: Lines,
-    captured: Captured,
-}
-
-impl Tap {
-    fn new(stream: Stream, pipe: Option<OwnedFd>) -> Self {
-        Self { stream, pipe, lines: Lines::default(), captured: Captured::default() }
-    }
-
-    /// Reads once: there is something, or the end.
-    fn read(
-        &mut self,
-        buffer: &mut [u8],
-        tail: &mut VecDeque<String>,
-        sink: &mut dyn FnMut(Stream, &str),
-    ) -> Result<()> {
-        let Some(pipe) = &self.pipe else { return Ok(()) };
-        match rustix::io::read(pipe, &mut *buffer) {
-            Ok(0) => self.pipe = None,
-            Ok(count) => {
-                self.captured.push(&buffer[..count]);
-                self.lines.push(&buffer[..count], |line| tell(self.stream, line, tail, sink));
-            }
-            Err(Errno::INTR | Errno::AGAIN) => {}
-            Err(error) => return Err(error).context("cannot read what a command writes"),
-        }
-        Ok(())
-    }
-
-    fn finish(&mut self, tail: &mut VecDeque<String>, sink: &mut dyn FnMut(Stream, &str)) {
-        self.lines.finish(|line| tell(self.stream, line, tail, sink));
-    }
-
-    /// How the links in /proc name this pipe, while it is open.
-    fn link(&self) -> Option<String> {
-        let stat = fstat(self.pipe.as_ref()?).ok()?;
-        Some(format!("pipe:[{}]", stat.st_ino))
-    }
-}
-
-fn tell(stream: Stream, line: &str, tail: &mut VecDeque<String>, sink: &mut dyn FnMut(Stream, &str)) {
-    sink(stream, line);
-    if tail.len() == TAIL {
-        tail.pop_front();
-    }
-    tail.push_back(line.to_owned());
 }
 
 /// What a command left to this process, which is the reaper of all that descends from it.

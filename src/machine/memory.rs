@@ -1,0 +1,22 @@
+//! How much memory this process uses.
+
+/// The resident memory, in bytes; `None` where /proc does not tell. Source: `proc_pid_status(5)`.
+pub fn resident() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_used_shows() {
+        let before = resident().unwrap();
+        let much = vec![1_u8; 64 << 20];
+        assert!(resident().unwrap() >= before + (32 << 20));
+        assert_eq!(much.len(), 64 << 20);
+    }
+}

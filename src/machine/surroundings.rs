@@ -1,0 +1,69 @@
+//! What a process inherits from whoever started it, made the same every time.
+
+#![expect(
+    unsafe_code,
+    reason = "dispositions and masks of signals have no safe wrapper among the dependencies"
+)]
+
+use nix::libc;
+use rustix::fs::Mode;
+use rustix::process::{
+    DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
+};
+
+/// How many open files kkrun and what it runs may have, whatever whoever started it may: what a login gives.
+const OPEN_FILES: u64 = 1024;
+
+/// Signals that whoever starts kkrun may want ignored: `nohup`, a shell's background and job control, a limit to the
+/// size of files that is an error instead of the end. The last is ignored by every Rust program, and the two before it
+/// are handled.
+const MAY_BE_IGNORED: [i32; 11] = [
+    libc::SIGHUP,
+    libc::SIGINT,
+    libc::SIGQUIT,
+    libc::SIGTERM,
+    libc::SIGTSTP,
+    libc::SIGTTIN,
+    libc::SIGTTOU,
+    libc::SIGXFSZ,
+    libc::SIGSEGV,
+    libc::SIGBUS,
+    libc::SIGPIPE,
+];
+
+/// Makes the process independent of who started it, as far as limits, file modes and signals go; and lets no core
+/// file be written of it, which would hold the secrets in its memory. To be called before there are threads.
+///
+/// What cannot be set stays as it is: only root can lift a hard limit, and an old kernel is no reason to stop.
+pub fn settle() {
+    let _kept = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    // A limit of zero does not hold for a core that the kernel hands to a program (core(5)).
+    let _kept = set_dumpable_behavior(DumpableBehavior::NotDumpable);
+    limit_open_files();
+    umask(Mode::WGRP | Mode::WOTH);
+    // SAFETY: only the disposition of one signal and the mask of this thread are set, to their defaults; the set is
+    // made valid before it is used.
+    unsafe {
+        // Children inherit what is ignored. SIGCHLD ignored would let the kernel reap them before anybody can ask how
+        // they ended.
+        for signal in (1..=libc::SIGRTMAX()).filter(|signal| !MAY_BE_IGNORED.contains(signal)) {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut none);
+        libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+fn limit_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if limit.current == Some(OPEN_FILES) {
+        return;
+    }
+    let is_less = |limit: Option<u64>| limit.is_some_and(|limit| limit < OPEN_FILES);
+    let wanted = |maximum| Rlimit { current: Some(OPEN_FILES), maximum };
+    let maximum = if is_less(limit.maximum) { Some(OPEN_FILES) } else { limit.maximum };
+    if setrlimit(Resource::Nofile, wanted(maximum)).is_err() {
+        let _kept = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    }
+}

@@ -1,0 +1,300 @@
+//! Root edits in a place that a hostile user owns: no link, hard link, FIFO or exchanged directory leads it to a file of
+//! root's, on the way there or back.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use kkrun::machine::files::{User, as_user};
+use rustix::fs::{CWD, FileType, RenameFlags, mknodat, renameat_with};
+use support::Place;
+
+/// The hostile user: a real user of every Debian.
+const STRANGER: u32 = 65_534;
+
+fn give(path: &Path) {
+    std::os::unix::fs::lchown(path, Some(STRANGER), Some(STRANGER)).unwrap();
+}
+
+/// A home of the stranger's beside a directory of root's, in which nothing may move.
+fn homes() -> Place {
+    let place =
+        Place::empty().with("root/shadow", "root:$6$hash:19000::::::\n").with("home/.bashrc", "k=old\n");
+    place.write("home/sub/.bashrc", "k=old\n");
+    for (name, mode) in [("", 0o755), ("root", 0o755), ("root/shadow", 0o600)] {
+        std::fs::set_permissions(place.path(name), std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for name in ["home", "home/sub", "home/.bashrc", "home/sub/.bashrc"] {
+        give(&place.path(name));
+    }
+    place.write("plan/files/new", "k=new\n");
+    place.write("plan/files/tree/.bashrc", "k=new\n");
+    place
+}
+
+/// What one step may do there, at `FILE`.
+const EDITS: [(&str, &str); 12] = [
+    ("set", r#"config::set("FILE", "k", "new");"#),
+    ("comment", r#"config::comment("FILE", "root:$6$hash:19000::::::");"#),
+    ("remove-line", r#"config::remove("FILE", "k");"#),
+    ("block", r#"config::block("FILE", "mine", "one\ntwo");"#),
+    ("write", r#"file::write("FILE", "k=new\n");"#),
+    ("write-open", r#"file::write("FILE", "k=new\n", #{ mode: "0666", owner: "nobody" });"#),
+    ("copy", r#"file::copy("files/new", "FILE");"#),
+    ("access", r#"file::access("FILE", #{ mode: "0666", owner: "nobody" });"#),
+    ("access-tree", r#"file::access("PARENT", #{ mode: "0777", owner: "nobody", recursive: true });"#),
+    ("mirror", r#"file::mirror("files/tree", "PARENT");"#),
+    ("remove", r#"file::remove("FILE");"#),
+    ("link", r#"file::link("/nowhere", "FILE");"#),
+];
+
+/// What the stranger puts in the way.
+const TRAPS: [&str; 7] =
+    ["symbolic link", "hard link", "fifo", "link to nothing", "linked parent", "linked home", "directory"];
+
+/// Sets a trap and says which file is edited.
+fn trap(place: &Place, kind: &str) -> &'static str {
+    let (file, sub) = (place.path("home/sub/.bashrc"), place.path("home/sub"));
+    let away = || drop(std::fs::remove_file(&file));
+    match kind {
+        "symbolic link" => {
+            away();
+            symlink(place.path("root/shadow"), &file).unwrap();
+            give(&file);
+        }
+        // The kernel may be told to let everybody make one.
+        "hard link" => {
+            away();
+            std::fs::hard_link(place.path("root/shadow"), &file).unwrap();
+        }
+        "fifo" => {
+            away();
+            mknodat(CWD, &file, FileType::Fifo, 0o666.into(), 0).unwrap();
+            give(&file);
+        }
+        "link to nothing" => {
+            away();
+            symlink(place.path("root/new"), &file).unwrap();
+            give(&file);
+        }
+        "linked parent" => {
+            std::fs::rename(&sub, place.path("home/aside")).unwrap();
+            symlink(place.path("root"), &sub).unwrap();
+            give(&sub);
+        }
+        "linked home" => {
+            std::fs::rename(place.path("home"), place.path("aside")).unwrap();
+            symlink(place.path("root"), place.path("home")).unwrap();
+            give(&place.path("home"));
+            std::fs::rename(place.path("root/shadow"), place.path("root/.bashrc")).unwrap();
+            return "home/.bashrc";
+        }
+        _ => {
+            away();
+            std::fs::create_dir(&file).unwrap();
+            give(&file);
+        }
+    }
+    if kind == "linked parent" {
+        std::fs::rename(place.path("root/shadow"), place.path("root/.bashrc")).unwrap();
+    }
+    "home/sub/.bashrc"
+}
+
+/// What is in root's directory: a line for each entry, and the contents.
+fn of_root(place: &Place) -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    let line = |(path, inode, seconds, nanoseconds, mode): (std::path::PathBuf, u64, i64, i64, u32)| {
+        let metadata = path.symlink_metadata().unwrap();
+        let owner = (metadata.uid(), metadata.gid());
+        format!("{} {inode} {seconds}.{nanoseconds} {mode:o} {owner:?}\n", path.display())
+    };
+    let prints: String = place.prints_of("root").into_iter().map(line).collect();
+    [prints, place.listing("root")].concat()
+}
+
+fn run_in_time(place: &Place, what: &str, words: &str) -> support::Ran {
+    let started = Instant::now();
+    let ran = place.run(words);
+    assert!(
+        started.elapsed() < Duration::from_secs(20),
+        "{what} took {:?}: {}",
+        started.elapsed(),
+        ran.page()
+    );
+    ran
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_trap_leads_an_edit_astray() {
+    for kind in TRAPS {
+        let place = homes();
+        let file = trap(&place, kind);
+        let before = of_root(&place);
+        for (name, edit) in EDITS {
+            let parent = file.trim_end_matches("/.bashrc");
+            let script = edit.replace("FILE", &format!("@/{file}")).replace("PARENT", &format!("@/{parent}"));
+            place.write(&format!("plan/{name}.rhai"), &script);
+            let what = format!("{name} at a {kind}");
+            let ran = run_in_time(&place, &what, &format!("{name}.rhai --foreign replace"));
+            assert!([0, 1].contains(&ran.status), "{what}: {}", ran.page());
+            assert_eq!(of_root(&place), before, "{what}: {}", ran.page());
+            run_in_time(&place, &what, &format!("rollback --plan {name} --foreign replace --purge all"));
+            assert_eq!(of_root(&place), before, "the rollback of {what}");
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_trap_leads_a_rollback_astray() {
+    for kind in TRAPS {
+        for (name, edit) in EDITS {
+            let place = homes();
+            for name in ["home/sub/.bashrc", "home/.bashrc"] {
+                place.write(name, "k=old\nroot:$6$hash:19000::::::\n");
+                give(&place.path(name));
+            }
+            let file = if kind == "linked home" { "home/.bashrc" } else { "home/sub/.bashrc" };
+            let parent = file.trim_end_matches("/.bashrc");
+            let script = edit.replace("FILE", &format!("@/{file}")).replace("PARENT", &format!("@/{parent}"));
+            place.write(&format!("plan/{name}.rhai"), &script);
+            let ran = run_in_time(&place, name, &format!("{name}.rhai --foreign replace"));
+            assert_eq!(ran.status, 0, "{name}: {}", ran.page());
+            trap(&place, kind);
+            let before = of_root(&place);
+            let what = format!("rollback of {name} at a {kind}");
+            for force in ["", " --foreign replace --purge all"] {
+                let ran = run_in_time(&place, &what, &format!("rollback --plan {name}{force}"));
+                assert!([0, 1, 4].contains(&ran.status), "{what}: {}", ran.page());
+                assert_eq!(of_root(&place), before, "{what}{force}: {}", ran.page());
+            }
+        }
+    }
+}
+
+/// The same names as in the stranger's directory, so that whoever is led astray does harm.
+fn with_likeness(place: &Place, count: usize) {
+    for (directory, owner) in [("home/sub", STRANGER), ("root", STRANGER)] {
+        for n in 0..count {
+            let path = place.path(&format!("{directory}/f{n}"));
+            if n % 2 == 0 {
+                std::fs::write(&path, format!("k=old {n}\n")).unwrap();
+                chown(&path, Some(owner), Some(owner)).unwrap();
+            }
+        }
+    }
+}
+
+/// Runs `work` while the stranger exchanges its directory for a link to root's, without pause.
+fn while_exchanging<T>(place: &Place, work: impl FnOnce() -> T) -> (T, usize) {
+    let (done, count) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let trap = place.path("home/trap");
+    if trap.symlink_metadata().is_err() {
+        symlink(place.path("root"), &trap).unwrap();
+        give(&trap);
+    }
+    let result = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let user = User { uid: STRANGER, gid: STRANGER, groups: Vec::new() };
+            as_user(&user, || {
+                // Pauses of every length, so that each place of an edit is hit.
+                for pause in (0..100_000).step_by(937).cycle() {
+                    if done.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    renameat_with(CWD, place.path("home/sub"), CWD, &trap, RenameFlags::EXCHANGE)?;
+                    count.fetch_add(1, Ordering::Relaxed);
+                    for _ in 0..pause {
+                        std::hint::spin_loop();
+                    }
+                }
+                Ok(())
+            })
+            .unwrap();
+        });
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(work));
+        done.store(true, Ordering::Relaxed);
+        result
+    });
+    if place.path("home/sub").is_symlink() {
+        renameat_with(CWD, place.path("home/sub"), CWD, &trap, RenameFlags::EXCHANGE).unwrap();
+    }
+    (result.unwrap_or_else(|panic| std::panic::resume_unwind(panic)), count.into_inner())
+}
+
+/// kkrun with its state in memory, where syncing is quick: the race is what takes the time.
+fn quick(place: &Place, state: &Path, words: &str) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+    command.arg("--state-dir").arg(state).args(words.split(' ')).current_dir(place.path("plan"));
+    let output = command.env("NO_COLOR", "1").stdin(std::process::Stdio::null()).output().unwrap();
+    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+}
+
+#[test]
+#[ignore = "needs root"]
+fn no_race_leads_thousands_of_edits_or_their_rollback_astray() {
+    const FILES: usize = 300;
+    let place = homes();
+    with_likeness(&place, FILES);
+    let state = tempfile::tempdir_in("/dev/shm").unwrap();
+    place.write(
+        "plan/plan.rhai",
+        &format!(
+            r#"
+let made = 0;
+let refused = 0;
+for round in range(0, 20) {{ for n in range(0, {FILES}) {{
+    let file = `@/home/sub/f${{n}}`;
+    for act in [
+        || config::set(file, "k", n + round), || file::write(file, `k=new ${{n + round}}\n`), || config::block(file, "b", "x"),
+        || file::access(file, #{{ mode: "0600" }}),
+    ] {{
+        try {{ act.call(); made += 1; }} catch {{ refused += 1; }}
+    }}
+}} }}
+print(`${{made}} ${{refused}}`);
+"#
+        ),
+    );
+    let before = of_root(&place);
+    let ((status, said), exchanged) = while_exchanging(&place, || quick(&place, state.path(), "plan.rhai"));
+    assert_eq!(of_root(&place), before, "{said}");
+    assert!(exchanged > 500, "exchanged {exchanged} times");
+    assert_eq!(status, Some(1), "some must have been refused: {said}");
+    let done = history(&place, state.path(), "done");
+    assert!(done > 100, "{done} edits were made: {said}");
+
+    // Everything is undone in the end, however often the stranger comes between.
+    let mut exchanged = 0;
+    for _ in 0..3 {
+        let ((_, said), count) = while_exchanging(&place, || {
+            quick(&place, state.path(), "rollback --plan plan --foreign replace")
+        });
+        assert_eq!(of_root(&place), before, "{said}");
+        exchanged += count;
+    }
+    assert!(exchanged > 100, "exchanged {exchanged} times");
+    let (status, said) = quick(&place, state.path(), "rollback --plan plan --foreign replace --purge all");
+    assert_eq!((status, of_root(&place)), (Some(0), before), "{said}");
+    for n in 0..FILES {
+        let path = place.path(&format!("home/sub/f{n}"));
+        let expected = (n % 2 == 0).then(|| format!("k=old {n}\n"));
+        assert_eq!(std::fs::read_to_string(path).ok(), expected, "f{n}: {said}");
+    }
+}
+
+/// How many changes are in this state by the journal.
+fn history(place: &Place, state: &Path, wanted: &str) -> usize {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+    command.arg("--state-dir").arg(state).args(["history", "--json"]).current_dir(place.path("plan"));
+    let text = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    text.lines().filter(|line| line.contains(&format!("\"state\":\"{wanted}\""))).count()
+}
