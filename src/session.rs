@@ -377,7 +377,7 @@ impl Session {
                     Ok(Position::Before) => {
                         self.record(Entry::Void { change: id, why: "its act failed".to_owned() })?;
                     }
-                    Ok(Position::Neither(_)) | Err(_) => {}
+                    Ok(Position::Between | Position::Neither(_)) | Err(_) => {}
                 }
                 return Err(error);
             }
@@ -396,12 +396,30 @@ impl Session {
 
     fn foreign_state(&self, change: &Change, target: &str) -> Option<String> {
         let accepted = self.history.ledger.get(target)?;
+        if self.is_half_undone(target) {
+            return None;
+        }
         let difference = change.kind().foreign(accepted, &self.world)?;
         // Owners and modes that kkrun set since, as part of a tree, are its own doing.
         match self.with_later_access(target, accepted) {
             Ok(Some(accepted)) => change.kind().foreign(&accepted, &self.world),
             _ => Some(difference),
         }
+    }
+
+    /// Whether the target is as an inverse left it that failed.
+    fn is_half_undone(&self, target: &str) -> bool {
+        let newest = self
+            .history
+            .changes
+            .iter()
+            .rev()
+            .find(|change| change.intent.target == target && change.is_live());
+        newest.filter(|change| matches!(change.state, ChangeState::UndoFailed(_))).is_some_and(|failed| {
+            let position =
+                Change::of_intent(&failed.intent).and_then(|change| change.kind().position(&self.world));
+            matches!(position, Ok(Position::Before | Position::Between))
+        })
     }
 
     /// The accepted state of a target after the changes of access made since to the tree it is in; none without any.
@@ -475,7 +493,11 @@ impl Session {
         let doubtful = self.history.changes.iter().rev().find(|known| {
             known.state == ChangeState::InDoubt && known.intent.target == target && known.plan == self.plan
         })?;
-        (change.kind().on_doubt() == OnDoubt::ActAgain).then_some(doubtful.id)
+        let is_between = || {
+            let known = Change::of_intent(&doubtful.intent);
+            known.and_then(|known| known.kind().position(&self.world)).is_ok_and(|at| at == Position::Between)
+        };
+        (change.kind().on_doubt() == OnDoubt::ActAgain || is_between()).then_some(doubtful.id)
     }
 
     /// Probes every change whose outcome a dead run did not record. With `stop`, one that stands neither as before
@@ -523,7 +545,7 @@ impl Session {
                 Position::Neither(difference) if stop && change.kind().on_doubt() == OnDoubt::Stop => {
                     self.settle_foreign_doubt(known.id, &change, &difference)?;
                 }
-                Position::Neither(_) => {}
+                Position::Between | Position::Neither(_) => {}
             }
         }
         Ok(())

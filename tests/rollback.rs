@@ -243,6 +243,34 @@ step::run("02", "Second", || {
 }
 
 #[test]
+fn what_the_last_undo_makes_necessary_is_done_though_it_came_late_or_the_rollback_was_killed() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ run: [["cp", "@/m/a", "@/m/running"]] }, || {
+        cmd::run(["bash", "-c", "echo new > @/m/a"], #{
+            unless: ["grep", "-q", "new", "@/m/a"],
+            undo: [["bash", "-c", "if test -e @/m/tried; then echo old > @/m/a; else touch @/m/tried; exit 1; fi"]],
+        });
+        file::write("@/m/b", "b\n");
+    });
+});
+"#,
+    )
+    .with("m/a", "old\n")
+    .with("m/running", "old\n");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/running"), "new\n");
+    place.run("rollback").ends(0).says("2 undone");
+    assert_eq!((place.read("m/a"), place.read("m/running")), ("old\n".to_owned(), "old\n".to_owned()));
+
+    place.cut_journal_behind("undone");
+    place.write("m/running", "new\n");
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("m/running"), "old\n");
+}
+
+#[test]
 fn several_changes_to_one_target_come_back_to_the_first_before_state() {
     let place = Place::new(
         r#"

@@ -216,6 +216,13 @@ impl Kind for AccessChange {
             Position::After
         } else if differences(&before, &now).is_empty() {
             Position::Before
+        } else if now.iter().all(|(name, now)| {
+            before
+                .get(name)
+                .zip(after.get(name))
+                .is_some_and(|(before, after)| now.lies_between(before, after))
+        }) {
+            Position::Between
         } else {
             Position::Neither(shortened(differing))
         })
@@ -252,7 +259,10 @@ impl Kind for AccessChange {
         }
         let mut by_others = now.clone();
         // As this change itself left it is as good: another one may have been undone in between.
-        by_others.retain(|name, access| ![before.get(name), after.get(name)].contains(&Some(&*access)));
+        by_others.retain(|name, access| {
+            let ends = before.get(name).zip(after.get(name));
+            !ends.is_some_and(|(before, after)| access.lies_between(before, after))
+        });
         let conflicts = differences(&expected, &by_others);
         if !conflicts.is_empty() && !terms.force {
             return Ok(Undone::Conflict(shortened(conflicts)));

@@ -151,6 +151,14 @@ impl CommandChange {
         }
     }
 
+    /// Removes what is left of a product whose removal was interrupted.
+    fn clear_leftover(&self) -> Result<()> {
+        match &self.inverse.product {
+            Some(product) => files::clear_leftover(product.as_path(), &super::file::tag(product.as_path())),
+            None => Ok(()),
+        }
+    }
+
     fn state(&self, world: &World) -> Result<CommandState> {
         Ok(CommandState {
             product: self.inverse.product.as_ref().map(|path| is_there(path.as_path())).transpose()?,
@@ -187,7 +195,8 @@ fn is_there(path: &Path) -> Result<bool> {
 fn remove(path: &Path) -> Result<()> {
     match FileState::observe(path)? {
         FileState::Absent => Ok(()),
-        FileState::Directory { .. } => files::remove_tree(path, files::identity(path)?),
+        // A half of it would be taken for the product.
+        FileState::Directory { .. } => super::tree::remove_at_once(path),
         state => files::remove(path, &state, &super::file::tag(path)),
     }
 }
@@ -212,7 +221,12 @@ impl Kind for CommandChange {
         OnDoubt::ActAgain
     }
 
+    fn prepare(&self, _world: &World) -> Result<()> {
+        self.clear_leftover()
+    }
+
     fn position(&self, world: &World) -> Result<Position> {
+        self.clear_leftover()?;
         let now = self.state(world)?;
         if self.before.product == Some(false)
             && now.product == Some(false)
@@ -245,6 +259,9 @@ impl Kind for CommandChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        if !terms.only_looking {
+            self.clear_leftover()?;
+        }
         let now = self.state(world).unwrap_or_default();
         if self.is_as_before(&now) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
@@ -273,5 +290,39 @@ impl Kind for CommandChange {
         }
         let restored = self.state(world).unwrap_or_default();
         Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::Change;
+    use crate::change::testing::{undo, world};
+
+    #[test]
+    fn what_is_left_of_a_half_removed_product_goes_and_is_never_taken_for_the_product() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let mut world = world(&path);
+        let product = path.join("product");
+        let inverse = CommandInverse {
+            label: "make".to_owned(),
+            product: Some(PathText::new(&*product)),
+            commands: Vec::new(),
+            probe: None,
+            class: Class::Safe,
+        };
+        let change = Change::Command(CommandChange::about_to_run(&world, inverse, None).unwrap());
+        std::fs::create_dir_all(product.join("inner")).unwrap();
+        undo(&mut world, &change, None, false);
+        assert!(!product.exists());
+
+        let left = path.join(format!(".kkrun-{}", super::super::file::tag(&product)));
+        std::fs::create_dir_all(left.join("inner")).unwrap();
+        assert_eq!(change.kind().position(&world).unwrap(), Position::Before);
+        assert!(!left.exists());
+        std::fs::create_dir_all(left.join("inner")).unwrap();
+        let undone = undo(&mut world, &change, None, false);
+        assert!(matches!(undone, Undone::Back(Undoing::Already, _)) && !left.exists());
     }
 }

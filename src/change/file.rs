@@ -298,6 +298,8 @@ impl Kind for FileChange {
             Position::After
         } else if now.same_as(&self.before) {
             Position::Before
+        } else if now.lies_between(&self.before, &self.after) {
+            Position::Between
         } else {
             Position::Neither(self.after.differences(&now).join("\n"))
         })
@@ -343,8 +345,10 @@ impl Kind for FileChange {
         let accepted =
             terms.accepted.and_then(|value| serde_json::from_value::<FileState>(value.clone()).ok());
         let accepted = accepted.unwrap_or_else(|| self.after.clone());
-        // As this change itself left it is as good: another one may have been undone in between.
-        if !now.same_as(&accepted) && !now.same_as(&self.after) && !terms.force {
+        // As this change itself left it is as good: another one may have been undone in between. So is what an undoing
+        // has left that was stopped half-way.
+        let is_ours = [&accepted, &self.after].into_iter().any(|state| now.lies_between(&self.before, state));
+        if !is_ours && !terms.force {
             return Ok(Undone::Conflict(self.difference(world, &accepted, &now)));
         }
         if terms.only_looking {
@@ -498,6 +502,31 @@ mod tests {
         assert_eq!(std::fs::read(&at).unwrap(), b"one\nthree\n");
         assert!(is_back(&undo(&mut world, &change, Some(&accepted), true), Undoing::Restored));
         assert_eq!(FileState::observe(&at).unwrap(), before);
+    }
+
+    #[test]
+    fn owner_and_mode_that_were_half_set_are_nobody_elses() {
+        let Scene { _directory, path, mut world } = scene();
+        let at = path.join("made");
+        let start = Attributes::new(0o755, mine(0).owner, mine(0).group);
+        let before = files::make_directory(&at, &start, "start").unwrap();
+        let mut wished = mine(0o711);
+        wished.xattrs.insert("user.note".to_owned(), files::Value::from(b"n".to_vec()));
+        let wish = FileWish::Directory { attributes: wished.clone() };
+        let (change, accepted) = make(&world, &at, &wish);
+        let half = Attributes { mode: 0o755, ..wished };
+        let half_set = |from: &FileState| files::set_metadata(&at, &half, from).unwrap();
+
+        half_set(&FileState::observe(&at).unwrap());
+        assert_eq!(change.kind().position(&world).unwrap(), Position::Between);
+        let again = FileChange::towards(Found::at(&at).unwrap(), &wish).unwrap();
+        assert_eq!(again.foreign(&state_value(&before), &world), None);
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert!(FileState::observe(&at).unwrap().same_as(&before));
+
+        files::set_metadata(&at, &mine(0o700), &FileState::observe(&at).unwrap()).unwrap();
+        assert!(matches!(change.kind().position(&world).unwrap(), Position::Neither(_)));
+        assert!(matches!(undo(&mut world, &change, Some(&accepted), false), Undone::Conflict(_)));
     }
 
     #[test]

@@ -163,6 +163,9 @@ pub enum Position {
     Before,
     /// As after it.
     After,
+    /// On the way from one to the other, as a change or its undoing leaves it that was stopped half-way: every part is
+    /// as before or as after.
+    Between,
     /// Neither; with what differs from after, for people.
     Neither(String),
 }

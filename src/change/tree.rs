@@ -204,12 +204,9 @@ fn exchange(path: &Path, expected: &Manifest, wish: &Manifest, open: &mut OpenFi
     let tag = tag(path);
     files::clear_leftover(path, &tag)?;
     let aside = if wish.is_empty() {
-        let aside = path.with_file_name(format!(".kkrun-{tag}"));
-        let moved = files::exchange_tree(path, &aside);
-        if moved.as_ref().is_err_and(|error| is_of_kind(error, "crossdevice")) {
+        let Some(aside) = move_aside(path, &tag)? else {
             return files::remove_tree(path, files::identity(path)?);
-        }
-        moved?;
+        };
         aside
     } else {
         let built = files::build_tree(path, &tag, wish, open)?;
@@ -232,6 +229,26 @@ fn exchange(path: &Path, expected: &Manifest, wish: &Manifest, open: &mut OpenFi
         return Err(failure.into());
     }
     files::clear_leftover(path, &tag)
+}
+
+/// Removes the directory `path` so that at no moment a part of it is missing.
+pub(super) fn remove_at_once(path: &Path) -> Result<()> {
+    let tag = tag(path);
+    files::clear_leftover(path, &tag)?;
+    match move_aside(path, &tag)? {
+        Some(_) => files::clear_leftover(path, &tag),
+        None => files::remove_tree(path, files::identity(path)?),
+    }
+}
+
+/// Moves a directory to where what is prepared for it would be; none when its file system cannot.
+fn move_aside(path: &Path, tag: &str) -> Result<Option<std::path::PathBuf>> {
+    let aside = path.with_file_name(format!(".kkrun-{tag}"));
+    match files::exchange_tree(path, &aside) {
+        Ok(()) => Ok(Some(aside)),
+        Err(error) if is_of_kind(&error, "crossdevice") => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn is_of_kind(error: &anyhow::Error, kind: &str) -> bool {
@@ -277,7 +294,7 @@ impl Sight<'_> {
     /// Somebody else left it so. As this change itself left it is as good as what is accepted: another change may
     /// have been undone in between.
     fn is_foreign(&self) -> bool {
-        !self.now.same_as(self.before) && !self.now.same_as(self.accepted) && !self.now.same_as(self.after)
+        !self.now.lies_between(self.before, self.accepted) && !self.now.lies_between(self.before, self.after)
     }
 }
 
@@ -303,6 +320,12 @@ fn sights<'a>(
         (name, sight)
     })
     .collect()
+}
+
+/// Whether each path is as before or as after.
+fn is_between(now: &Manifest, manifests: &Manifests) -> bool {
+    let Manifests { before, after } = manifests;
+    sights(now, before, after, after, after).values().all(|sight| !sight.is_foreign())
 }
 
 fn shortened(mut lines: Vec<String>) -> String {
@@ -402,6 +425,8 @@ impl Kind for TreeChange {
             Position::After
         } else if now.same_as(&manifests.before) {
             Position::Before
+        } else if is_between(&now, &manifests) {
+            Position::Between
         } else {
             Position::Neither(shortened(manifests.after.differences(&now)))
         })
@@ -726,7 +751,7 @@ mod tests {
         let found = FileState::observe(&at).unwrap();
         files::replace(&at, files::Contents::Bytes(b"new"), &mine(0o644), &found, "killed").unwrap();
         let first = Change::Tree(change);
-        assert!(matches!(recorded(&first).kind().position(&world).unwrap(), Position::Neither(_)));
+        assert!(matches!(recorded(&first).kind().position(&world).unwrap(), Position::Between));
         assert_eq!(first.kind().on_doubt(), OnDoubt::ActAgain);
         assert!(is_back(&undo(&mut world, &first, None, false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);

@@ -212,6 +212,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     let candidates = candidates(session.history(), session.plan(), request)?;
     let mut report = Report::default();
     if candidates.is_empty() {
+        settle_what_is_complete(session, &[], &mut report)?;
         finish_empty(session, request)?;
         return Ok(report);
     }
@@ -221,6 +222,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         settle_what_is_complete(session, &candidates[at + 1..], &mut report)?;
     }
     retry_failed(session, request, &mut report)?;
+    settle_what_is_complete(session, &[], &mut report)?;
     session.record(Entry::RollbackEnded {
         undone: report.undone.len(),
         kept: report.kept.len(),

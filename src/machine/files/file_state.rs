@@ -144,12 +144,28 @@ impl FileState {
         }
     }
 
+    /// Whether it is one of the two, or on the way from one to the other: see [`Metadata::lies_between`].
+    pub fn lies_between(&self, one: &Self, other: &Self) -> bool {
+        match (self, one, other) {
+            (
+                Self::File { sha256, metadata, .. },
+                Self::File { sha256: one_sha256, metadata: one, .. },
+                Self::File { sha256: other_sha256, metadata: other, .. },
+            ) => [one_sha256, other_sha256].contains(&sha256) && metadata.lies_between(one, other),
+            (
+                Self::Directory { metadata },
+                Self::Directory { metadata: one },
+                Self::Directory { metadata: other },
+            ) => metadata.lies_between(one, other),
+            _ => self.same_as(one) || self.same_as(other),
+        }
+    }
+
     /// Whether a change from this state to `wished` would overwrite something that is not as `accepted`. What it
     /// leaves as it is, content or metadata, does not count.
     pub fn is_overwritten(&self, wished: &Self, accepted: &Self) -> bool {
-        let metadata = |now: &Metadata, wished: &Metadata, accepted: &Metadata| {
-            !now.same_as(wished) && !now.same_as(accepted)
-        };
+        let metadata =
+            |now: &Metadata, wished: &Metadata, accepted: &Metadata| !now.lies_between(wished, accepted);
         match (self, wished, accepted) {
             (
                 Self::File { sha256: now, metadata: now_metadata, .. },

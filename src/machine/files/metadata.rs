@@ -35,6 +35,17 @@ impl Metadata {
             == (other.mode, other.owner, other.group, &other.xattrs)
     }
 
+    /// Whether each part of it is as in `one` or as in `other`. Going from one to the other takes several calls to
+    /// the kernel: this is what is there between them, and nothing of it is anybody else's.
+    pub fn lies_between(&self, one: &Self, other: &Self) -> bool {
+        let mut names = [self, one, other].into_iter().flat_map(|metadata| metadata.xattrs.keys());
+        mode_lies_between(self.mode, one.mode, other.mode)
+            && [one.owner, other.owner].contains(&self.owner)
+            && [one.group, other.group].contains(&self.group)
+            && names
+                .all(|name| [one.xattrs.get(name), other.xattrs.get(name)].contains(&self.xattrs.get(name)))
+    }
+
     /// What a person would say differs, e.g. `mode 0644 → 0600`.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();
@@ -70,6 +81,14 @@ impl Metadata {
             mtime: ModifiedAt::of(stat),
         }
     }
+}
+
+/// Whether a mode is one or the other, or what the kernel makes of one on the way to the other: a new owner costs
+/// set-user-id and set-group-id, an access control list brings the bits that it is shown as.
+pub(super) fn mode_lies_between(mode: u32, one: u32, other: u32) -> bool {
+    let is_of = |mask: u32| [one & mask, other & mask].contains(&(mode & mask));
+    let lost = [one & 0o1000, other & 0o1000].contains(&(mode & 0o7000));
+    is_of(0o777) && (is_of(0o7000) || lost)
 }
 
 /// The metadata that a file or directory shall get, exactly: an extended attribute that is not named here
@@ -235,6 +254,26 @@ mod tests {
         assert_eq!(serde_json::to_string(&some()).unwrap(), json);
         assert_eq!(serde_json::from_str::<Metadata>(json).unwrap(), some());
         assert!(serde_json::from_str::<Metadata>(&json.replace("4750", "9")).is_err());
+    }
+
+    #[test]
+    fn what_lies_between_has_each_part_of_one_or_the_other() {
+        let other = Metadata { mode: 0o644, owner: 7, group: 7, xattrs: BTreeMap::new(), ..some() };
+        let half = Metadata { owner: 7, mode: 0o750, ..some() };
+        for between in [some(), other.clone(), half.clone(), Metadata { mode: 0o4644, ..half.clone() }] {
+            assert!(between.lies_between(&some(), &other) && between.lies_between(&other, &some()));
+        }
+        let mut noted = half.clone();
+        noted.xattrs.insert("user.another".to_owned(), Value::from(vec![]));
+        for foreign in [
+            Metadata { mode: 0o754, ..half.clone() },
+            Metadata { mode: 0o2750, ..half.clone() },
+            Metadata { owner: 8, ..half.clone() },
+            Metadata { group: 8, ..half },
+            noted,
+        ] {
+            assert!(!foreign.lies_between(&some(), &other));
+        }
     }
 
     #[test]

@@ -113,10 +113,14 @@ pub(super) fn fill(file: OwnedFd, contents: Contents<'_>, shown: &Path) -> Resul
     Ok((file, digest, size))
 }
 
-/// Gives an open file or directory its owner, group, attributes, mode and time, in the order in which none
+/// Gives an open file or directory its time, owner, group, attributes and mode, in the order in which none
 /// undoes another: a new owner costs set-user-id bits and capabilities, an access control list is cut
-/// to the mode.
+/// to the mode. The time is first because it is not compared: once all else is as wished, it is too.
 pub(super) fn adorn(file: impl AsFd, to: &Attributes, shown: &Path) -> Result<()> {
+    if let Some(mtime) = to.mtime {
+        futimens(file.as_fd(), &mtime.timestamps())
+            .map_err(|errno| failed("set the time of", shown, errno))?;
+    }
     let stat = fstat(file.as_fd()).map_err(|errno| failed("look at", shown, errno))?;
     if (stat.st_uid, stat.st_gid) != (to.owner, to.group) {
         fchown(file.as_fd(), Some(to.uid()), Some(to.gid()))
@@ -125,10 +129,6 @@ pub(super) fn adorn(file: impl AsFd, to: &Attributes, shown: &Path) -> Result<()
     xattrs::write(file.as_fd(), &to.xattrs, shown)?;
     fchmod(file.as_fd(), Mode::from_raw_mode(to.mode))
         .map_err(|errno| failed("change the mode of", shown, errno))?;
-    if let Some(mtime) = to.mtime {
-        futimens(file.as_fd(), &mtime.timestamps())
-            .map_err(|errno| failed("set the time of", shown, errno))?;
-    }
     Ok(())
 }
 

@@ -15,7 +15,7 @@ use super::credentials::is_root;
 use super::failures::{failed, foreign, refused};
 use super::file_state::{FileState, metadata_of, open_same};
 use super::manifest::{ROOT, open_root};
-use super::metadata::Attributes;
+use super::metadata::{Attributes, mode_lies_between};
 use super::path_text::PathText;
 use super::replace::adorn;
 use super::tree_walk::{Next, open_beneath, walk_tree};
@@ -62,6 +62,14 @@ impl Access {
 }
 
 impl Access {
+    /// Whether each part of it is as in one or the other: see [`super::Metadata::lies_between`].
+    pub fn lies_between(&self, one: &Self, other: &Self) -> bool {
+        [one.kind, other.kind].contains(&self.kind)
+            && [one.owner, other.owner].contains(&self.owner)
+            && [one.group, other.group].contains(&self.group)
+            && mode_lies_between(self.mode, one.mode, other.mode)
+    }
+
     /// Gives this owner, group and mode to a state, if it is of the same kind.
     pub fn put_on(&self, state: &mut FileState) {
         match (self.kind, state) {
