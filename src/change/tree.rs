@@ -168,6 +168,20 @@ impl TreeChange {
         }
     }
 
+    /// Removes what a killed run was preparing: beside the tree, and beside each entry that is changed by itself.
+    fn clear_leftovers(&self, manifests: &Manifests) -> Result<()> {
+        let (path, tag) = (self.path(), tag(self.path()));
+        files::clear_leftover(path, &tag)?;
+        if self.inverse.scope == Scope::Listed {
+            let all = manifests.before.entries().chain(manifests.after.entries());
+            let directories: BTreeSet<&Path> = all.filter_map(|(name, _)| name.as_path().parent()).collect();
+            for directory in directories {
+                files::clear_leftover(&path.join(directory).join("entry"), &tag)?;
+            }
+        }
+        Ok(())
+    }
+
     /// What of the tree this change is about, as it is now.
     fn observe(&self, manifests: &Manifests) -> Result<Manifest> {
         match self.inverse.scope {
@@ -357,8 +371,9 @@ impl Kind for TreeChange {
 
     fn prepare(&self, world: &World) -> Result<()> {
         let path = self.path();
-        files::clear_leftover(path, &tag(path))?;
-        let Manifests { before, after } = self.manifests(world)?;
+        let manifests = self.manifests(world)?;
+        self.clear_leftovers(&manifests)?;
+        let Manifests { before, after } = manifests;
         let backups = world.backups()?;
         match self.inverse.scope {
             Scope::Whole if !before.is_empty() => {
@@ -418,8 +433,8 @@ impl Kind for TreeChange {
     }
 
     fn position(&self, world: &World) -> Result<Position> {
-        files::clear_leftover(self.path(), &tag(self.path()))?;
         let manifests = self.manifests(world)?;
+        self.clear_leftovers(&manifests)?;
         let now = self.observe(&manifests)?;
         Ok(if now.same_as(&manifests.after) {
             Position::After
@@ -494,10 +509,10 @@ impl Kind for TreeChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
-        if !terms.only_looking {
-            files::clear_leftover(self.path(), &tag(self.path()))?;
-        }
         let manifests = self.manifests(world)?;
+        if !terms.only_looking {
+            self.clear_leftovers(&manifests)?;
+        }
         let now = self.observe(&manifests)?;
         let accepted = accepted_manifest(world, terms.accepted).unwrap_or_else(|| manifests.after.clone());
         let listed = Manifest::default();
@@ -750,8 +765,11 @@ mod tests {
         let at = root.join("one");
         let found = FileState::observe(&at).unwrap();
         files::replace(&at, files::Contents::Bytes(b"new"), &mine(0o644), &found, "killed").unwrap();
+        let prepared = root.join(format!(".kkrun-{}", tag(&root)));
+        std::fs::write(&prepared, "half").unwrap();
         let first = Change::Tree(change);
         assert!(matches!(recorded(&first).kind().position(&world).unwrap(), Position::Between));
+        assert!(!prepared.exists());
         assert_eq!(first.kind().on_doubt(), OnDoubt::ActAgain);
         assert!(is_back(&undo(&mut world, &first, None, false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
