@@ -68,20 +68,43 @@ fn write(path: &Path, content: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("a mode");
 }
 
+/// The master script that kkrun takes the place of, but for where it keeps its markers: its steps follow.
+const MASTER: &str = r#"#!/bin/bash
+SCRIPT_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+STATE_DIR="$SCRIPT_DIR/markers"
+mkdir -p "$STATE_DIR"
+
+run_step() {
+    local step_num="$1"
+    local step_name="$2"
+    local script_file="$3"
+    local marker_file="$STATE_DIR/.step${step_num}_complete"
+
+    if [ -f "$marker_file" ]; then
+        echo "✅ Step $step_num ($step_name) already completed, skipping"
+        return 0
+    fi
+
+    echo "🔄 Running Step $step_num: $step_name"
+    if bash "$SCRIPT_DIR/$script_file"; then
+        touch "$marker_file"
+        echo "✅ Step $step_num completed successfully"
+    else
+        echo "❌ Step $step_num failed. Fix the issue and re-run this script."
+        exit 1
+    fi
+}
+
+"#;
+
 /// The three forms of a plan whose steps do `body` (in bash) or `rhai`.
 fn plan(at: &Path, steps: usize, bash: &str, rhai: &str) -> (Vec<String>, Vec<String>, Vec<String>) {
-    let state = at.join("markers");
-    let mut master = format!(
-        "set -e\nS={}\nmkdir -p $S\nrun_step() {{ if [ -f \"$S/.step$1_complete\" ]; then echo \"done $1\"; return 0; fi\n\
-         if bash \"{}/$1.sh\"; then touch \"$S/.step$1_complete\"; echo \"ok $1\"; else exit 1; fi; }}\n",
-        text(&state),
-        text(at)
-    );
+    let mut master = MASTER.to_owned();
     let mut makefile = format!("all: {}/make{steps:04}\n", text(at));
     let mut rhai_plan = String::new();
     for step in 1..=steps {
         let id = format!("{step:04}");
-        let _ = writeln!(master, "run_step {id} 'Step {id}'");
+        let _ = writeln!(master, "run_step \"{id}\" \"Step {id}\" \"{id}.sh\"");
         write(&at.join(format!("{id}.sh")), bash);
         let needs = if step == 1 { String::new() } else { format!("{}/make{:04}", text(at), step - 1) };
         let _ = write!(makefile, "{0}/make{id}: {needs}\n\t@bash {0}/{id}.sh && touch $@\n", text(at));
