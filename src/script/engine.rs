@@ -42,7 +42,7 @@ pub struct Program {
     /// Its text.
     pub text: Rc<str>,
     /// Its compiled form.
-    pub ast: AST,
+    pub ast: Rc<AST>,
 }
 
 /// Compiles and evaluates scripts against one host.
@@ -205,7 +205,7 @@ pub fn compile(engine: &rhai::Engine, host: &Host, script: &Script) -> Result<Pr
             .into());
     }
     ast.set_source(script.name.as_str());
-    Ok(Program { name: script.name.clone(), text: Rc::from(script.text.as_str()), ast })
+    Ok(Program { name: script.name.clone(), text: Rc::from(script.text.as_str()), ast: Rc::new(ast) })
 }
 
 /// Why a script does not compile, with the nearest name that is known for one that is not.

@@ -1,5 +1,7 @@
 //! What a script states that it requires, read before anything is run.
 
+use std::rc::Rc;
+
 use rhai::{ASTFlags, Expr, Position, Stmt};
 
 use super::engine::Program;
@@ -80,5 +82,5 @@ fn parsed(source: &Source, name: &str) -> Option<Program> {
     super::engine::limit(&mut engine);
     engine.set_strict_variables(false);
     let ast = engine.compile(&script.text).ok()?;
-    Some(Program { name: script.name, text: script.text.into(), ast })
+    Some(Program { name: script.name, text: script.text.into(), ast: Rc::new(ast) })
 }
