@@ -1,0 +1,96 @@
+//! Every call fails, once or from then on.
+
+use std::path::PathBuf;
+
+use super::apart::{Shard, Tally};
+use super::ground::Lying;
+use super::plans;
+use super::recovery::{BOTH, Doing, Trial};
+use super::sample::Sample;
+use super::strace::{self, Ended, Traced};
+
+/// How many positions of the run and of the rollback of a scenario a sample has.
+const SAMPLED: usize = 6;
+
+/// A call that the kernel interrupts a thousand times and no further: whoever tries it again comes through.
+const FAULTS: [&str; 8] = [
+    "error=EIO:when=K",
+    "error=ENOSPC:when=K",
+    "error=EROFS:when=K",
+    "error=EINTR:when=K",
+    "error=EIO:when=K+",
+    "error=ENOSPC:when=K+",
+    "error=EROFS:when=K+",
+    "error=EINTR:when=K..L",
+];
+
+/// The exit statuses of a run and of a rollback that met an error: failed, or undone in part.
+const STATUSES: [i32; 3] = [0, 1, 4];
+
+pub fn sweep(shard: Shard) -> Tally {
+    let sample = Sample::told();
+    let (mut tally, mut number) = (Tally::default(), 0);
+    for scenario in plans::all() {
+        let trial = Trial::new(scenario, Lying::Memory);
+        for doing in BOTH {
+            let name = format!("{}, {doing:?}", scenario.name);
+            let mut all = trial.positions(trial.start(doing), doing);
+            // It cannot fail. Source: sync(2).
+            all.retain(|position| position.call != "sync");
+            for position in sample.of(all, SAMPLED, &name) {
+                let one = [sample.one(&FAULTS, &format!("{name}/{position}"))];
+                for fault in if sample.is_full() { &FAULTS[..] } else { &one } {
+                    number += 1;
+                    if shard.has(number) {
+                        let what = format!("{name}, {position} with {fault}");
+                        trial.ground.restore(trial.start(doing));
+                        let words = trial.ground.kkrun(doing.words());
+                        let ended = strace::inject(&trial.ground, &position, fault, &words);
+                        let problems = wrong(&trial, doing, &ended, &sample.ways(&what));
+                        tally.add(&what, ended.was_disturbed(), problems);
+                    }
+                }
+            }
+        }
+        println!("errors: {}: {} positions so far, {} bad", scenario.name, tally.positions, tally.bad.len());
+    }
+    tally
+}
+
+fn wrong(trial: &Trial, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {
+    let mut problems = Vec::new();
+    if !ended.status.is_some_and(|status| STATUSES.contains(&status)) {
+        problems.push(format!("an unexpected end: {}", ended.shown()));
+    }
+    problems.extend(unnamed(trial, ended));
+    problems.extend(trial.recovers(doing, ended, ways));
+    problems
+}
+
+/// The failed call of kkrun whose file the error does not name.
+fn unnamed(trial: &Trial, ended: &Ended) -> Option<String> {
+    let base = trial.ground.base();
+    let is_own = |call: &&Traced| call.program.starts_with("kkrun") || call.program.starts_with("as user");
+    // A command that failed says itself why. What cannot be said cannot name anything.
+    let is_said = |call: &Traced| !call.paths().iter().any(|path| path.starts_with(base.join("stderr")));
+    if ended.status == Some(0) || !ended.injected().all(|call| is_own(&call) && is_said(call)) {
+        return None;
+    }
+    // Logs are as good as can be had: a line that is lost there fails nothing.
+    let is_log =
+        |call: &Traced| call.paths().iter().any(|path| path.starts_with(trial.ground.state.join("logs")));
+    let failed: Vec<&Traced> = ended.injected().filter(|call| !is_log(call)).collect();
+    let first = failed.first()?;
+    let is_named = failed.iter().flat_map(|call| call.paths()).any(|path| {
+        // What is prepared for a file goes by the name of the file.
+        let is_prepared = |part: &std::ffi::OsStr| part.to_string_lossy().starts_with(".kkrun-");
+        let known: PathBuf = path.iter().take_while(|part| !is_prepared(part)).collect();
+        let known = if known.file_name().is_some_and(|name| name == ".incoming") {
+            known.with_file_name("")
+        } else {
+            known
+        };
+        ended.stderr.contains(known.display().to_string().trim_end_matches('/'))
+    });
+    (!is_named).then(|| format!("the error does not name the file of `{}`: {}", first.line, ended.shown()))
+}

@@ -1,0 +1,223 @@
+//! Where a sweep takes place: a tree that is set up, a state directory and a plan, on a file system of its own.
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use super::plans::Scenario;
+
+/// The directories of a tree that other directories of the machine are bound to: emptied, never removed.
+const BOUND: [&str; 3] = ["etc", "home", "mail"];
+
+/// Which file system lies under the tree and the state.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lying {
+    /// One in memory, which loses nothing.
+    Memory,
+    /// An image for both.
+    Together(&'static str),
+    /// An image for each, so that a sync of the journal cannot make up for one of the tree.
+    Apart(&'static str),
+}
+
+pub struct Ground {
+    directory: tempfile::TempDir,
+    pub tree: PathBuf,
+    pub state: PathBuf,
+    /// See [`Scenario::follows`].
+    pub follows: bool,
+    port: u16,
+    images: Vec<(PathBuf, PathBuf)>,
+    bound: Vec<&'static str>,
+}
+
+/// The state directory and the tree as they were at some moment.
+pub struct Snapshot(PathBuf);
+
+impl Ground {
+    /// Mounts what it needs; the caller is in mounts of its own.
+    pub fn new(lying: Lying, port: u16) -> Self {
+        // Root runs nothing below a directory that others can write.
+        let directory = tempfile::Builder::new().prefix("kkrun-sweep-").tempdir_in("/var/lib").unwrap();
+        let base = directory.path().to_owned();
+        succeed(Command::new("mount").args(["-t", "tmpfs", "-o", "mode=0755", "none"]).arg(&base));
+        let mut images = Vec::new();
+        let mut image = |name: &str, kind: &str| {
+            let (file, at) = (base.join(format!("{name}.image")), base.join(name));
+            let megabytes = if kind == "xfs" { 300 } else { 64 };
+            fs::File::create(&file).unwrap().set_len(megabytes << 20).unwrap();
+            succeed(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&file));
+            fs::create_dir(&at).unwrap();
+            images.push((file, at));
+        };
+        let (tree, state) = match lying {
+            Lying::Memory => (base.join("m"), base.join("state")),
+            Lying::Together(kind) => {
+                image("disk", kind);
+                (base.join("disk/m"), base.join("disk/state"))
+            }
+            Lying::Apart(kind) => {
+                image("disk", kind);
+                image("other", kind);
+                (base.join("disk/m"), base.join("other/state"))
+            }
+        };
+        let ground = Self { directory, tree, state, follows: true, port, images, bound: Vec::new() };
+        ground.mount();
+        fs::create_dir(&ground.tree).unwrap();
+        fs::create_dir(ground.base().join("plan")).unwrap();
+        ground
+    }
+
+    pub fn base(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn mount(&self) {
+        for (file, at) in &self.images {
+            succeed(Command::new("mount").args(["-o", "loop"]).args([file, at]));
+        }
+    }
+
+    /// A power cut: whatever has not reached the disk is lost. (The ioctl `FS_IOC_SHUTDOWN` without a flush of the
+    /// log.)
+    pub fn lose_power(&mut self) {
+        let bound = self.unbind();
+        for (_, at) in &self.images {
+            succeed(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(at));
+        }
+        for (_, at) in &self.images {
+            succeed(Command::new("umount").arg(at));
+        }
+        self.mount();
+        self.bind(&bound);
+    }
+
+    /// Makes the plan and the tree of a scenario.
+    pub fn set_up(&mut self, scenario: &Scenario) -> Snapshot {
+        self.unbind();
+        self.clear();
+        self.follows = scenario.follows;
+        for (name, text) in scenario.files {
+            let path = self.base().join("plan").join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            let text = text.replace("@PORT", &self.port.to_string());
+            fs::write(path, text.replace('@', self.tree.to_str().unwrap())).unwrap();
+        }
+        let plan = self.base().join("plan/secrets");
+        fs::write(&plan, "token=correct horse battery\n").unwrap();
+        fs::set_permissions(plan, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        (scenario.make)(&self.tree);
+        let tree = self.tree.clone();
+        let bound: Vec<_> = BOUND.into_iter().filter(|name| tree.join(name).exists()).collect();
+        self.bind(&bound);
+        self.snapshot("pristine")
+    }
+
+    fn bind(&mut self, names: &[&'static str]) {
+        for name in names {
+            succeed(Command::new("mount").arg("--bind").args([self.tree.join(name), place_of(name)]));
+        }
+        self.bound = names.to_vec();
+    }
+
+    fn unbind(&mut self) -> Vec<&'static str> {
+        for name in &self.bound {
+            succeed(Command::new("umount").arg(place_of(name)));
+        }
+        std::mem::take(&mut self.bound)
+    }
+
+    fn clear(&self) {
+        for entry in fs::read_dir(&self.tree).unwrap() {
+            let path = entry.unwrap().path();
+            if self.bound.iter().any(|name| path.ends_with(name)) {
+                for entry in fs::read_dir(&path).unwrap() {
+                    remove(&entry.unwrap().path());
+                }
+            } else {
+                remove(&path);
+            }
+        }
+        remove(&self.state);
+    }
+
+    /// Keeps tree and state as they are now.
+    pub fn snapshot(&self, name: &str) -> Snapshot {
+        let at = self.base().join("snapshots").join(name);
+        remove(&at);
+        fs::create_dir_all(&at).unwrap();
+        copy(&self.tree, &at.join("m"));
+        if self.state.exists() {
+            copy(&self.state, &at.join("state"));
+        }
+        Snapshot(at)
+    }
+
+    /// Brings that back, and onto the disk.
+    pub fn restore(&self, snapshot: &Snapshot) {
+        self.clear();
+        copy(&snapshot.0.join("m"), &self.tree);
+        if snapshot.0.join("state").exists() {
+            copy(&snapshot.0.join("state"), &self.state);
+        }
+        for (_, at) in &self.images {
+            rustix::fs::syncfs(fs::File::open(at).unwrap()).unwrap();
+        }
+    }
+
+    /// kkrun with these words, in an environment of its own and without a terminal.
+    pub fn kkrun(&self, words: &[&str]) -> Vec<String> {
+        let state = self.state.to_str().unwrap();
+        let given = [env!("CARGO_BIN_EXE_kkrun"), "--state-dir", state, "--non-interactive"];
+        given.iter().chain(words).map(|word| (*word).to_owned()).collect()
+    }
+
+    /// What starts these words.
+    pub fn command(&self, words: &[String]) -> Command {
+        let mut command = Command::new(&words[0]);
+        command.args(&words[1..]).current_dir(self.base().join("plan")).stdin(Stdio::null());
+        command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        command.env("NO_COLOR", "1").env("LANG", "C.UTF-8").env("TZ", "UTC");
+        command
+    }
+}
+
+impl Drop for Ground {
+    fn drop(&mut self) {
+        // Even mounts of its own are in the way of removing the directory.
+        self.unbind();
+        for (_, at) in &self.images {
+            succeed(Command::new("umount").arg(at));
+        }
+        succeed(Command::new("umount").arg(self.base()));
+    }
+}
+
+/// Where the machine looks for what a directory of the tree holds.
+fn place_of(name: &str) -> PathBuf {
+    if name == "mail" { PathBuf::from("/var/mail") } else { Path::new("/").join(name) }
+}
+
+fn remove(path: &Path) {
+    let removed = match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
+        Ok(_) => fs::remove_file(path),
+        Err(error) => Err(error),
+    };
+    assert!(removed.as_ref().is_ok_and(|()| true) || is_missing(&removed), "{}: {removed:?}", path.display());
+}
+
+fn is_missing(result: &std::io::Result<()>) -> bool {
+    result.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotFound)
+}
+
+fn copy(from: &Path, to: &Path) {
+    succeed(Command::new("cp").args(["-aT"]).args([from, to]));
+}
+
+pub fn succeed(command: &mut Command) {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+}

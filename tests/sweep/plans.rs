@@ -1,0 +1,360 @@
+//! The plans that are swept: together they make every kind of change that needs no booted machine. Each step has a
+//! directory of its own below the tree (`@`); `shared` is what several steps change.
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, SystemTime};
+
+use super::ground::succeed;
+
+pub struct Scenario {
+    pub name: &'static str,
+    /// Whether the threads and commands of kkrun are disturbed too. The tools that change users cannot take it: killed,
+    /// they leave their locks and half of the databases.
+    pub follows: bool,
+    /// What stands in the plan's directory.
+    pub files: &'static [(&'static str, &'static str)],
+    /// Makes the tree as it is before.
+    pub make: fn(&Path),
+}
+
+const NOBODY: u32 = 65534;
+
+/// What `file::download` gets.
+pub const DOWNLOADED: &str = "downloaded\n";
+
+const ALL: &[Scenario] =
+    &[FILES, DIRECTORIES, TREES, LINES, COMMANDS, CONSEQUENCES, OWNED, DOWNLOADS, ACCOUNTS];
+
+/// All of them, or the one that the variable `KKRUN_SWEEP_ONLY` names.
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    let only = std::env::var("KKRUN_SWEEP_ONLY").ok();
+    ALL.iter().filter(move |scenario| only.as_ref().is_none_or(|only| scenario.name == only))
+}
+
+const FILES: Scenario = Scenario {
+    name: "files",
+    follows: true,
+    files: &[
+        ("files/copied", "copied\n"),
+        (
+            "plan.rhai",
+            r#"
+step::run("01", "Write", || {
+    file::write("@/01/new", "new\n");
+    file::write("@/01/old", "written\n");
+    file::write("@/01/access", "same\n", #{ mode: "0600", owner: "nobody" });
+    file::write("@/shared/file", "a = 1\nb = 2\n");
+    file::copy("files/copied", "@/01/copied", #{ mode: "0755" });
+});
+step::run("02", "Link and remove", || {
+    file::link("@/01/new", "@/02/link");
+    file::link("@/01/new", "@/02/relinked");
+    file::remove("@/02/gone");
+    file::remove("@/02/gone-link");
+    file::write("@/shared/file", "a = 1\nb = 3\n");
+});
+"#,
+        ),
+    ],
+    make: |tree| {
+        write(tree, "01/old", "old\n");
+        adorned(&tree.join("01/old"));
+        write(tree, "01/access", "same\n");
+        write(tree, "02/gone", "gone\n");
+        adorned(&tree.join("02/gone"));
+        symlink("nowhere", tree.join("02/gone-link")).unwrap();
+        symlink("elsewhere", tree.join("02/relinked")).unwrap();
+        write(tree, "shared/file", "a = 0\n");
+    },
+};
+
+const DIRECTORIES: Scenario = Scenario {
+    name: "directories",
+    follows: true,
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Make", || {
+    file::make_dir("@/01/made", #{ mode: "0750", owner: "nobody" });
+    file::make_dir("@/01/made/inner");
+    file::write("@/01/made/inner/file", "inside\n");
+    file::make_dir("@/01/old", #{ mode: "1711", group: "nogroup" });
+});
+step::run("02", "Give access", || {
+    file::access("@/02/tree", #{ owner: "nobody", group: "nogroup", mode: "u=rwX,go=rX", recursive: true });
+    file::access("@/02/one", #{ mode: "g-r" });
+    file::remove("@/02/empty");
+});
+"#,
+    )],
+    make: |tree| {
+        fs::create_dir_all(tree.join("01/old")).unwrap();
+        write(tree, "02/tree/a", "a\n");
+        write(tree, "02/tree/inner/b", "b\n");
+        adorned(&tree.join("02/tree/inner/b"));
+        write(tree, "02/one", "one\n");
+        fs::create_dir(tree.join("02/empty")).unwrap();
+    },
+};
+
+const TREES: Scenario = Scenario {
+    name: "trees",
+    follows: true,
+    files: &[
+        ("files/site/index", "index\n"),
+        ("files/site/inner/page", "page\n"),
+        (
+            "plan.rhai",
+            r#"
+step::run("01", "Copy", || {
+    file::copy("files/site", "@/01/new");
+    file::copy("files/site", "@/01/there", #{ owner: "nobody" });
+});
+step::run("02", "Mirror", || {
+    file::mirror("files/site", "@/02/new");
+    file::mirror("files/site", "@/02/there");
+});
+step::run("03", "Remove", || {
+    file::remove("@/03/gone");
+});
+"#,
+        ),
+    ],
+    make: |tree| {
+        fs::create_dir(tree.join("01")).unwrap();
+        write(tree, "01/there/index", "other\n");
+        adorned(&tree.join("01/there/index"));
+        write(tree, "01/there/foreign", "foreign\n");
+        write(tree, "02/there/old", "old\n");
+        write(tree, "02/there/inner/page", "page\n");
+        symlink("old", tree.join("02/there/link")).unwrap();
+        write(tree, "03/gone/a", "a\n");
+        write(tree, "03/gone/inner/b", "b\n");
+        adorned(&tree.join("03/gone/inner/b"));
+    },
+};
+
+const LINES: Scenario = Scenario {
+    name: "lines",
+    follows: true,
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Set", || {
+    config::set("@/01/ini", "key", "new", #{ section: "web" });
+    config::set("@/01/ini", #{ other: 1, third: "x" }, #{ section: "made" });
+    config::comment("@/01/ini", "port");
+    config::remove("@/01/ini", "host", #{ section: "web" });
+    config::set("@/01/new", "key", "value", #{ mode: "0600", owner: "nobody" });
+    config::block("@/01/text", "site", "one\ntwo");
+});
+step::run("02", "Secrets", || {
+    let token = secret::ask("token", "The token");
+    config::set("@/02/env", "TOKEN", token);
+    file::write("@/02/secret", token, #{ mode: "0600" });
+    config::set("@/shared/file", "b", "2");
+    config::set("@/shared/file", "b", "3");
+});
+"#,
+    )],
+    make: |tree| {
+        write(tree, "01/ini", "port = 1\r\n[web]\nkey = old\nhost = here\n# end");
+        adorned(&tree.join("01/ini"));
+        write(tree, "01/text", "text without an end");
+        write(tree, "02/env", "NAME=x\nTOKEN=old\n");
+        write(tree, "shared/file", "a = 1\nb = 1\n");
+    },
+};
+
+const COMMANDS: Scenario = Scenario {
+    name: "commands",
+    follows: true,
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Make", || {
+    cmd::run(["bash", "-c", "echo part > @/01/product; echo whole >> @/01/product"], #{ creates: "@/01/product" });
+    cmd::run(["bash", "-c", "mkdir @/01/build; echo a > @/01/build/a; echo b > @/01/build/b"], #{ creates: "@/01/build" });
+    cmd::run(["cp", "@/01/source", "@/01/target"], #{ made_from: "1", creates: "@/01/target" });
+});
+step::run("02", "Do", || {
+    cmd::run(["touch", "@/02/flag"], #{ unless: ["test", "-e", "@/02/flag"], undo: [["rm", "-f", "@/02/flag"]] });
+    cmd::run(["ln", "-sfn", "new", "@/02/current"], #{
+        unless: || cmd::read(["readlink", "@/02/current"]) == "new",
+        state: ["readlink", "@/02/current"],
+        undo: [["ln", "-sfn", "old", "@/02/current"]],
+    });
+    cmd::run(["true"], #{ always: "nothing comes of it" });
+});
+"#,
+    )],
+    make: |tree| {
+        write(tree, "01/source", "source\n");
+        fs::create_dir(tree.join("02")).unwrap();
+        symlink("old", tree.join("02/current")).unwrap();
+    },
+};
+
+const CONSEQUENCES: Scenario = Scenario {
+    name: "consequences",
+    follows: true,
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "One", || {
+    step::on_change(#{ test: ["test", "-s", "@/01/conf"], run: [["cp", "-p", "@/01/conf", "@/01/running"]] }, || {
+        file::write("@/01/conf", "new\n");
+        file::link("@/01/conf", "@/01/enabled");
+        file::remove("@/01/default");
+    });
+    step::verify("what runs is what is configured", || file::read("@/01/running") == file::read("@/01/conf"));
+});
+step::run("02", "Two", || {
+    step::on_change(#{ run: [["cp", "-p", "@/02/a", "@/02/a-running"], ["cp", "-p", "@/02/b", "@/02/b-running"]] }, || {
+        config::set("@/02/a", "x", "2");
+        file::write("@/02/b", "y = 2\n");
+    });
+    step::verify("both run", || file::read("@/02/a-running") == "x = 2\n" && file::read("@/02/b-running") == "y = 2\n");
+});
+"#,
+    )],
+    make: |tree| {
+        for (name, text) in
+            [("01/conf", "old\n"), ("02/a", "x = 1\n"), ("02/b", "y = 1\n"), ("01/default", "default\n")]
+        {
+            write(tree, name, text);
+        }
+        for (from, to) in [("01/conf", "01/running"), ("02/a", "02/a-running"), ("02/b", "02/b-running")] {
+            succeed(Command::new("cp").arg("-p").args([tree.join(from), tree.join(to)]));
+        }
+    },
+};
+
+const OWNED: Scenario = Scenario {
+    name: "in a user's place",
+    follows: true,
+    files: &[
+        ("files/site/page", "page\n"),
+        (
+            "plan.rhai",
+            r#"
+step::run("01", "Write", || {
+    file::write("@/01/new", "new\n");
+    file::write("@/01/old", "written\n");
+    file::make_dir("@/01/made");
+    file::link("new", "@/01/link");
+    config::set("@/01/ini", "key", "new");
+    file::mirror("files/site", "@/01/site");
+    file::remove("@/01/gone");
+});
+"#,
+        ),
+    ],
+    make: |tree| {
+        for (name, text) in
+            [("old", "old\n"), ("ini", "key = old\n"), ("gone", "gone\n"), ("site/old", "old\n")]
+        {
+            write(tree, &format!("01/{name}"), text);
+        }
+        for name in ["", "old", "ini", "gone", "site", "site/old"] {
+            chown(tree.join("01").join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+    },
+};
+
+const DOWNLOADS: Scenario = Scenario {
+    name: "downloads",
+    follows: true,
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Fetch", || {
+    let sha256 = "30031a9831674dd684c3817399acebc88a116ce5a7a3fbc0cf34d92521a534e6";
+    file::download("http://127.0.0.1:@PORT/file", "@/01/new", #{ sha256: sha256 });
+    file::download("http://127.0.0.1:@PORT/file", "@/01/old", #{ sha256: sha256 });
+});
+"#,
+    )],
+    make: |tree| {
+        write(tree, "01/old", "old\n");
+        adorned(&tree.join("01/old"));
+    },
+};
+
+const ACCOUNTS: Scenario = Scenario {
+    name: "accounts",
+    follows: false,
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Make", || {
+    group::ensure("kkrun-sweep");
+    user::ensure("kkrun-kim", #{ home_mode: "0750", shell: "/bin/bash", groups: ["video", "kkrun-sweep"] });
+});
+step::run("02", "Change", || {
+    user::ensure("kkrun-robin", #{ shell: "/bin/bash", groups: ["audio"] });
+});
+"#,
+    )],
+    make: |tree| {
+        for name in ["etc", "home", "mail"] {
+            fs::create_dir_all(tree.join(name)).unwrap();
+        }
+        let kept = [
+            "passwd",
+            "group",
+            "shadow",
+            "gshadow",
+            "subuid",
+            "subgid",
+            "passwd-",
+            "group-",
+            "shadow-",
+            "gshadow-",
+            "nsswitch.conf",
+            "login.defs",
+            "default",
+            "skel",
+            "pam.d",
+            "security",
+            "ld.so.cache",
+            "machine-id",
+        ];
+        for name in kept.into_iter().filter(|name| Path::new("/etc").join(name).exists()) {
+            succeed(Command::new("cp").arg("-a").arg(Path::new("/etc").join(name)).arg(tree.join("etc")));
+        }
+        let append = |name: &str, line: &str| {
+            let path = tree.join("etc").join(name);
+            let text = fs::read_to_string(&path).unwrap();
+            fs::write(path, text + line).unwrap();
+        };
+        append("passwd", "kkrun-robin:x:4711:4711::/home/kkrun-robin:/bin/sh\n");
+        append("shadow", "kkrun-robin:!:20000:0:99999:7:::\n");
+        append("group", "kkrun-robin:x:4711:\n");
+        append("gshadow", "kkrun-robin:!::\n");
+        // The lock that the tools take stays once one of them was used.
+        write(tree, "etc/.pwd.lock", "");
+        fs::set_permissions(tree.join("etc/.pwd.lock"), fs::Permissions::from_mode(0o600)).unwrap();
+        fs::create_dir(tree.join("home/kkrun-robin")).unwrap();
+        chown(tree.join("home/kkrun-robin"), Some(4711), Some(4711)).unwrap();
+    },
+};
+
+fn write(tree: &Path, name: &str, text: &str) {
+    let path = tree.join(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+}
+
+/// Everything about a file that a rollback has to bring back: owner, attribute, access control list, mode, time.
+fn adorned(path: &Path) {
+    chown(path, Some(NOBODY), Some(42)).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
+    succeed(Command::new("setfacl").args(["-m", "u:1234:r"]).arg(path));
+    rustix::fs::setxattr(path, "user.note", b"kept", rustix::fs::XattrFlags::empty()).unwrap();
+    let long_ago = SystemTime::UNIX_EPOCH + Duration::new(1_000_000_000, 123_456_789);
+    fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
+}

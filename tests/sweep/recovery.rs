@@ -1,0 +1,200 @@
+//! What must be true whatever happened: the next run reaches the end state, a rollback the state from before, both to
+//! the byte, and nothing in preparation stays.
+
+use std::cell::Cell;
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
+use super::ground::{Ground, Lying, Snapshot};
+use super::picture::{Picture, leftovers};
+use super::plans::{DOWNLOADED, Scenario};
+use super::strace::{self, Ended, Position, run};
+
+/// One scenario on one ground, with what it looks like when nothing disturbs it.
+pub struct Trial {
+    pub ground: Ground,
+    pub pristine: Snapshot,
+    pub finished: Snapshot,
+    before: Picture,
+    end: Picture,
+    /// Whether a file has its time back, too. A file that several changes share gets its bytes alone when one of their
+    /// inverses failed and was tried again, out of order.
+    times: Cell<bool>,
+}
+
+/// What kkrun is made to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// Run the plan.
+    Run,
+    /// Roll it back.
+    RollBack,
+}
+
+pub const BOTH: [Doing; 2] = [Doing::Run, Doing::RollBack];
+
+impl Doing {
+    pub fn words(self) -> &'static [&'static str] {
+        match self {
+            Self::Run => &["--secrets", "secrets", "plan.rhai"],
+            Self::RollBack => &["rollback", "--yes", "--purge", "all"],
+        }
+    }
+}
+
+/// A server of one file, which goes with the process. Gives its port.
+pub fn serve() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let _asked = stream.read(&mut [0; 4096]);
+            let length = DOWNLOADED.len();
+            let _gone = write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{DOWNLOADED}"
+            );
+        }
+    });
+    port
+}
+
+impl Trial {
+    /// Runs and rolls back undisturbed, to know what shall come out.
+    pub fn new(scenario: &Scenario, lying: Lying) -> Self {
+        let mut ground = Ground::new(lying, serve());
+        let pristine = ground.set_up(scenario);
+        let before = Picture::with_times(&ground.tree);
+        let ran = run(&ground, &ground.kkrun(Doing::Run.words()));
+        assert_eq!(ran.status, Some(0), "{}: undisturbed run: {}", scenario.name, ran.shown());
+        let end = Picture::of(&ground.tree);
+        let finished = ground.snapshot("finished");
+        let trial = Self { ground, pristine, finished, before, end, times: Cell::new(true) };
+        assert_eq!(
+            trial.ended_well(&run(&trial.ground, &trial.ground.kkrun(Doing::Run.words()))),
+            Vec::<String>::new()
+        );
+        let back = trial.rolled_back();
+        assert!(back.is_empty(), "{}: undisturbed rollback: {}", scenario.name, back.join("\n"));
+        trial
+    }
+
+    /// The state that it is started in: a run on what was there before, a rollback after a run.
+    pub fn start(&self, doing: Doing) -> &Snapshot {
+        match doing {
+            Doing::Run => &self.pristine,
+            Doing::RollBack => &self.finished,
+        }
+    }
+
+    /// The calls that it makes when nothing disturbs it.
+    pub fn positions(&self, start: &Snapshot, doing: Doing) -> Vec<Position> {
+        self.ground.restore(start);
+        strace::positions(&strace::trace(&self.ground, &self.ground.kkrun(doing.words())))
+    }
+
+    /// What goes wrong on these ways on from here, after something was disturbed; and whether it claimed more than
+    /// is true.
+    pub fn recovers(&self, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {
+        self.times.set(!ended.stderr.contains("failed: "));
+        let mut problems = match (doing, ended.status) {
+            (Doing::Run, Some(0)) => self.ended_well(ended),
+            (Doing::RollBack, Some(0)) => self.undone_well(ended),
+            (_, None) => vec![format!("it did not end: {}", ended.shown())],
+            _ => self.false_claims(ended),
+        };
+        let here = (ways.len() > 1).then(|| self.ground.snapshot("disturbed"));
+        for (at, then) in ways.iter().enumerate() {
+            if let Some(here) = here.as_ref().filter(|_| at > 0) {
+                self.ground.restore(here);
+            }
+            let mut found = match then {
+                Doing::Run => self.runs(ended),
+                Doing::RollBack => self.rolled_back(),
+            };
+            if found.is_empty() {
+                found = match then {
+                    Doing::Run => self.rolled_back(),
+                    Doing::RollBack => self.runs(&Ended::default()),
+                };
+            }
+            problems.extend(found.into_iter().map(|problem| format!("then {then:?}: {problem}")));
+        }
+        problems
+    }
+
+    /// What a run said is done and is not.
+    pub fn false_claims(&self, ended: &Ended) -> Vec<String> {
+        let now = Picture::of(&self.ground.tree);
+        let mut problems = Vec::new();
+        for step in ended.claimed_steps() {
+            if let Some(difference) = self.end.below(&step).differences(&now.below(&step)) {
+                problems.push(format!("step {step} was said to be complete: {difference}"));
+            }
+        }
+        problems
+    }
+
+    /// A run that says it did well has done all of it.
+    pub fn ended_well(&self, ended: &Ended) -> Vec<String> {
+        let mut problems = Vec::new();
+        if ended.status != Some(0) {
+            problems.push(format!("the run failed: {}", ended.shown()));
+        }
+        if let Some(difference) = self.end.differences(&Picture::of(&self.ground.tree)) {
+            problems.push(format!("not the end state: {difference}"));
+        }
+        problems
+    }
+
+    /// The same of a rollback.
+    pub fn undone_well(&self, ended: &Ended) -> Vec<String> {
+        let mut problems = Vec::new();
+        if ended.status != Some(0) {
+            problems.push(format!("the rollback failed: {}", ended.shown()));
+        }
+        let now = Picture::with_times(&self.ground.tree);
+        let (before, now) = if self.times.get() {
+            (self.before.clone(), now)
+        } else {
+            (self.before.without_times(), now.without_times())
+        };
+        if let Some(difference) = before.differences(&now) {
+            problems.push(format!("not as before: {difference}"));
+        }
+        problems
+    }
+
+    fn runs(&self, before: &Ended) -> Vec<String> {
+        let mut ended = run(&self.ground, &self.ground.kkrun(Doing::Run.words()));
+        if ended.status == Some(1) && ended.stderr.contains("a rollback was interrupted") {
+            let back = self.rolled_back();
+            if !back.is_empty() {
+                return back;
+            }
+            ended = run(&self.ground, &self.ground.kkrun(Doing::Run.words()));
+        } else {
+            for step in before.claimed_steps() {
+                if ended.stderr.contains(&format!("🔄 {step} ")) {
+                    return vec![format!("step {step} was said to be complete and was run again")];
+                }
+            }
+        }
+        let mut problems = self.ended_well(&ended);
+        problems.extend(self.leftovers());
+        problems
+    }
+
+    fn rolled_back(&self) -> Vec<String> {
+        let ended = run(&self.ground, &self.ground.kkrun(Doing::RollBack.words()));
+        let mut problems = self.undone_well(&ended);
+        problems.extend(self.leftovers());
+        problems
+    }
+
+    fn leftovers(&self) -> Option<String> {
+        let left = leftovers(&self.ground.tree, &self.ground.state);
+        (!left.is_empty()).then(|| format!("left over: {}", left.join(", ")))
+    }
+}

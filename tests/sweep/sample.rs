@@ -1,0 +1,68 @@
+//! Which of all positions are tried: every one, or some that lie spread over all.
+
+use super::recovery::{BOTH, Doing};
+
+/// `full` tries every position.
+const HOW: &str = "KKRUN_SWEEP";
+/// A number from which the sample follows; another one chooses others.
+const SEED: &str = "KKRUN_SWEEP_SEED";
+
+#[derive(Clone, Copy)]
+pub struct Sample {
+    seed: u64,
+    full: bool,
+}
+
+impl Sample {
+    /// As the variables say; told, so that what failed can be tried again.
+    pub fn told() -> Self {
+        let seed = std::env::var(SEED).ok().map_or(20_261_123, |text| text.parse().unwrap());
+        let full = std::env::var(HOW).is_ok_and(|how| how == "full");
+        if full {
+            println!("every position ({HOW}=full)");
+        } else {
+            println!("a sample of the positions, from {SEED}={seed}; all of them: {HOW}=full");
+        }
+        Self { seed, full }
+    }
+
+    pub fn is_full(self) -> bool {
+        self.full
+    }
+
+    /// `some` of these, one from each of as many stretches of the same length; all in a full sweep.
+    pub fn of<T>(self, items: Vec<T>, some: usize, salt: &str) -> Vec<T> {
+        let count = items.len();
+        if self.full || count <= some {
+            return items;
+        }
+        let chosen: Vec<usize> = (0..some)
+            .map(|stretch| {
+                let (from, to) = (stretch * count / some, (stretch + 1) * count / some);
+                from + self.number(&format!("{salt}/{stretch}")) % (to - from)
+            })
+            .collect();
+        items.into_iter().enumerate().filter(|(at, _)| chosen.contains(at)).map(|(_, item)| item).collect()
+    }
+
+    /// So many of these, one from each of as many stretches, in a full sweep too.
+    pub fn spread<T: Clone>(self, items: &[T], some: usize, salt: &str) -> Vec<T> {
+        Self { full: false, ..self }.of(items.to_vec(), some, salt)
+    }
+
+    /// The ways on that are tried: both, or one of them.
+    pub fn ways(self, salt: &str) -> Vec<Doing> {
+        if self.full { BOTH.to_vec() } else { vec![self.one(&BOTH, salt)] }
+    }
+
+    /// One of these.
+    pub fn one<T: Copy>(self, items: &[T], salt: &str) -> T {
+        items[self.number(salt) % items.len()]
+    }
+
+    fn number(self, salt: &str) -> usize {
+        use sha2::Digest as _;
+        let digest = sha2::Sha256::digest(format!("{}/{salt}", self.seed));
+        usize::from(digest[0]) << 16 | usize::from(digest[1]) << 8 | usize::from(digest[2])
+    }
+}
