@@ -1,6 +1,8 @@
 //! Makes changes: look, intent, act, look again, done. The only caller of an act, and the only writer of
 //! the journal.
 
+mod left;
+
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -8,16 +10,17 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone, World};
+use crate::change::{Change, FileRecord, Found, OnDoubt, Position, UndoTerms, Undone, World, file_target};
 use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
 use crate::failure::Failure;
 use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Class, Consequence, Entry, History, Journal, Loaded, Undoing,
-    Writer,
+    self, ChangeId, ChangeRecord, ChangeState, Class, Consequence, Entry, History, Intent, Journal, Loaded,
+    Owed, StepState, Undoing, Writer,
 };
 use crate::machine::backups;
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
+use left::{Left, left_at};
 
 /// Whether changes are made or only looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -390,20 +393,19 @@ impl Session {
 
     /// The state was kept by word against this very wish.
     fn is_kept(&self, target: &str, found: &Value, wished: &Value) -> bool {
-        self.history.ledger.get(target) == Some(found)
-            && self.history.kept_against.get(target) == Some(wished)
+        self.history.accepted(target) == Some(found) && self.history.kept_against.get(target) == Some(wished)
     }
 
     fn foreign_state(&self, change: &Change, target: &str) -> Option<String> {
-        let accepted = self.history.ledger.get(target)?;
         if self.is_half_undone(target) {
             return None;
         }
-        let difference = change.kind().foreign(accepted, &self.world)?;
-        // Owners and modes that kkrun set since, as part of a tree, are its own doing.
-        match self.with_later_access(target, accepted) {
-            Ok(Some(accepted)) => change.kind().foreign(&accepted, &self.world),
-            _ => Some(difference),
+        let difference = change.kind().foreign(self.history.accepted(target)?, &self.world)?;
+        // What kkrun itself left there under another name, as part of a tree say, is its own doing.
+        match left_at(&self.history, &self.world, target) {
+            Ok(Some(Left::Anything)) => None,
+            Ok(Some(Left::State(left))) => change.kind().foreign(&left, &self.world),
+            Ok(None) | Err(_) => Some(difference),
         }
     }
 
@@ -422,21 +424,18 @@ impl Session {
         })
     }
 
-    /// The accepted state of a target after the changes of access made since to the tree it is in; none without any.
-    fn with_later_access(&self, target: &str, accepted: &Value) -> Result<Option<Value>> {
-        let changes = &self.history.changes;
-        let last = changes.iter().rev().find(|change| change.intent.target == target && change.is_live());
-        let Some(last) = last.map(|change| change.id) else { return Ok(None) };
-        let mut overlaid = None;
-        for later in changes.iter().filter(|change| change.id > last && change.is_live()) {
-            if later.intent.target.starts_with("access:")
-                && let Change::Access(change) = Change::of_intent(&later.intent)?
-            {
-                let state = overlaid.as_ref().unwrap_or(accepted);
-                overlaid = Some(change.overlaid(target, state, &self.world)?);
-            }
+    /// What is known of a whole file of which a part is going to be changed.
+    pub fn file_record(&self, found: &Found) -> FileRecord {
+        let target = file_target(&found.path);
+        let known = FileRecord::of(self.history.accepted(&target), &found.state);
+        if known == FileRecord::AsAccepted {
+            return known;
         }
-        Ok(overlaid)
+        match left_at(&self.history, &self.world, &target) {
+            Ok(Some(Left::Anything)) => FileRecord::Unknown,
+            Ok(Some(Left::State(left))) => FileRecord::of(Some(&left), &found.state),
+            Ok(None) | Err(_) => known,
+        }
     }
 
     /// Decides about a foreign state: true to replace it.
@@ -510,6 +509,9 @@ impl Session {
             .filter(|change| change.state == ChangeState::InDoubt)
             .cloned()
             .collect();
+        if stop {
+            self.settle_half_undone()?;
+        }
         for known in doubtful {
             let looked = Change::of_intent(&known.intent).and_then(|change| {
                 let position = change.kind().position(&self.world).with_context(|| {
@@ -551,6 +553,22 @@ impl Session {
         Ok(())
     }
 
+    /// Changes that were being taken back outside a rollback, because what they led to failed its test, when the
+    /// run was killed: those that are as before are recorded so.
+    fn settle_half_undone(&mut self) -> Result<()> {
+        let changes = self.history.changes.iter().filter(|change| change.state == ChangeState::Undoing);
+        for known in changes.cloned().collect::<Vec<_>>() {
+            match self.undo_now(&known, false, true) {
+                Ok(Undone::Back(how @ Undoing::Already, accepted)) => {
+                    self.append(Entry::Undone { change: known.id, how, accepted })?;
+                }
+                Ok(_) => {}
+                Err(_) => self.check_interruption()?,
+            }
+        }
+        Ok(())
+    }
+
     fn settle_foreign_doubt(&mut self, id: ChangeId, change: &Change, difference: &str) -> Result<()> {
         let target = change.kind().target();
         match self.foreign {
@@ -585,14 +603,14 @@ impl Session {
     /// it is recorded and told as [`ChangeState::UndoFailed`].
     pub fn undo(&mut self, id: ChangeId, force: bool) -> Result<ChangeState> {
         self.check_interruption()?;
-        let known = self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone();
-        let accepted = self.history.ledger.get(&known.intent.target).cloned();
-        let undone = if let Some(newer) = self.newer_changes(&known).next() {
-            Ok(Undone::Conflict(needed_by(newer)))
+        let known = self.known(id)?;
+        let newer = self.newer_changes(&known).next();
+        let left = newer.map(|newer| left_to(newer, matches!(newer.state, ChangeState::Kept(_))));
+        let undone = if let Some(left) = left {
+            Ok(left)
         } else {
             self.record(Entry::UndoIntent { change: id })?;
-            let terms = UndoTerms { accepted: accepted.as_ref(), force, only_looking: false };
-            Change::of_intent(&known.intent).and_then(|change| change.kind().undo(&mut self.world, terms))
+            self.undo_now(&known, force, false)
         };
         self.check_interruption_of(&undone)?;
         let entry = match undone {
@@ -611,8 +629,49 @@ impl Session {
             }
         };
         self.record(entry)?;
-        let state = self.history.change(id).map(|change| change.state.clone());
-        Ok(state.unwrap_or(ChangeState::InDoubt))
+        Ok(self.known(id)?.state)
+    }
+
+    fn known(&self, id: ChangeId) -> Result<ChangeRecord> {
+        Ok(self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone())
+    }
+
+    fn undo_now(&mut self, known: &ChangeRecord, force: bool, only_looking: bool) -> Result<Undone> {
+        let change = Change::of_intent(&known.intent)?;
+        let (history, target, file) = (&self.history, &known.intent.target, change.kind().whole());
+        let (path, is_part) = (known.intent.inverse.get("path"), file.is_some());
+        let was_made = |other: &ChangeRecord| {
+            other.state == ChangeState::Undone(Undoing::InPart)
+                && other.intent.inverse.get("path") == path
+                && other.intent.inverse.pointer("/file/is").is_some_and(|is| is == "absent")
+        };
+        let left = |target: &str| match left_at(history, &self.world, target) {
+            Ok(Some(Left::State(left))) => Some(left),
+            _ => None,
+        };
+        let accepted_file = file.and_then(|file| left(&file));
+        let file_was_made = is_part && history.changes.iter().any(was_made);
+        let mut terms = UndoTerms {
+            accepted: history.accepted(target),
+            accepted_file: accepted_file.as_ref(),
+            file_was_made,
+            force,
+            only_looking,
+        };
+        let undone = change.kind().undo(&mut self.world, terms)?;
+        if !matches!(undone, Undone::Conflict(_)) {
+            return Ok(undone);
+        }
+        // What kkrun itself left there under another name is nobody else's.
+        let left = match left_at(history, &self.world, target) {
+            Ok(Some(Left::State(left))) => Some(left),
+            _ => None,
+        };
+        if left.is_none() || left.as_ref() == terms.accepted {
+            return Ok(undone);
+        }
+        terms.accepted = left.as_ref();
+        change.kind().undo(&mut self.world, terms)
     }
 
     /// An inverse that was stopped from outside has not failed: it goes on in the next run.
@@ -620,28 +679,56 @@ impl Session {
         if undone.is_err() { self.check_interruption() } else { Ok(()) }
     }
 
-    /// The newer changes to the same target of which something may stand: what the target is now is theirs.
+    /// Whether a newer change to the same content stands, so that this one is left to it.
+    pub fn is_left_to_another(&self, id: ChangeId) -> bool {
+        self.history.change(id).is_some_and(|known| self.newer_changes(known).next().is_some())
+    }
+
+    /// The newer changes to the same content of which something may stand: what is there now is theirs.
     fn newer_changes(&self, known: &ChangeRecord) -> impl Iterator<Item = &ChangeRecord> {
-        let (id, target) = (known.id, known.intent.target.clone());
+        let (id, intent) = (known.id, known.intent.clone());
         self.history.changes.iter().rev().take_while(move |newer| newer.id > id).filter(move |newer| {
-            newer.intent.target == target && newer.is_live() && newer.intent.class != Class::Irreversible
+            newer.is_live()
+                && newer.intent.class != Class::Irreversible
+                && (journal::share_content(&newer.intent, &intent)
+                    || newer.intent.what == "tree" && self.reaches(&newer.intent, &intent))
         })
     }
 
-    /// What undoing a change would do, only looked at, once the changes `gone` are undone.
-    pub fn preview_undo(&mut self, id: ChangeId, force: bool, gone: &[ChangeId]) -> Result<Undone> {
-        let known = self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone();
+    /// Whether undoing `older` alone would take away what `newer` stands on.
+    pub fn stands_on(&self, newer: &Intent, older: &Intent) -> bool {
+        journal::stands_on(newer, older) || self.reaches(newer, older)
+    }
+
+    /// Whether a change of many paths changed the one that another change is about.
+    fn reaches(&self, newer: &Intent, older: &Intent) -> bool {
+        let Some(path) = journal::path_of(&older.target) else { return false };
+        let is_above = journal::path_of(&newer.target).is_some_and(|above| path.starts_with(above));
+        is_above && Change::of_intent(newer).is_ok_and(|change| change.kind().reaches(path, &self.world))
+    }
+
+    /// What undoing a change would do, only looked at, once the changes `gone` are undone and those of `kept` are
+    /// kept.
+    pub fn preview_undo(
+        &mut self,
+        id: ChangeId,
+        force: bool,
+        gone: &[ChangeId],
+        kept: &[ChangeId],
+    ) -> Result<Undone> {
+        let known = self.known(id)?;
         let newer: Vec<&ChangeRecord> = self.newer_changes(&known).collect();
         if let Some(standing) = newer.iter().find(|newer| !gone.contains(&newer.id)) {
-            return Ok(Undone::Conflict(needed_by(standing)));
+            return Ok(left_to(standing, kept.contains(&standing.id)));
         }
-        if !newer.is_empty() {
+        let is_hidden = |other: &ChangeRecord| {
+            other.id > id && gone.contains(&other.id) && journal::overlap(&other.intent, &known.intent)
+        };
+        if self.history.changes.iter().any(is_hidden) {
             // Only when those are undone can be told what is there.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        let accepted = self.history.ledger.get(&known.intent.target).cloned();
-        let terms = UndoTerms { accepted: accepted.as_ref(), force, only_looking: true };
-        Change::of_intent(&known.intent)?.kind().undo(&mut self.world, terms)
+        self.undo_now(&known, force, true)
     }
 
     /// Changes made from now on make this necessary, until [`Session::leave_consequence`].
@@ -677,20 +764,54 @@ impl Session {
     /// block is gone, or is not reached any more.
     pub fn settle_step(&mut self, step: &str) -> Result<()> {
         let plan = self.plan.clone();
-        let owed: Vec<Consequence> = self
-            .history
+        self.settle_where(|history, owed| {
+            owed.changes
+                .iter()
+                .filter_map(|id| history.change(*id))
+                .any(|change| change.plan == plan && change.intent.step.as_deref() == Some(step))
+        })
+    }
+
+    /// Settles what is owed and was not settled by any step: its step may be gone from the plan. A run that did
+    /// nothing leaves it.
+    pub fn settle_rest(&mut self) -> Result<()> {
+        if self.mode == Mode::Look || !self.has_recorded() {
+            return Ok(());
+        }
+        self.settle_where(|_, _| true)
+    }
+
+    /// Settles, before anything else is done, what no step is going to settle: what undone changes brought, and those
+    /// of steps that are complete. One that fails is told and stays owed.
+    pub fn settle_first(&mut self) -> Result<()> {
+        if self.mode == Mode::Look {
+            return Ok(());
+        }
+        let is_over = |history: &History, change: &ChangeRecord| {
+            let step = change.intent.step.as_ref();
+            let record = step.and_then(|step| history.step(&change.plan, step));
+            !change.is_live() || record.is_some_and(|record| record.state == StepState::Complete)
+        };
+        let settled = self.settle_where(|history, owed| {
+            let mut changes = owed.changes.iter().filter_map(|id| history.change(*id));
+            changes.all(|change| is_over(history, change))
+        });
+        if let Err(error) = settled {
+            self.check_interruption()?;
+            self.world.reporter.note(format!("still owed: {error:#}"));
+        }
+        Ok(())
+    }
+
+    fn settle_where(&mut self, is_due: impl Fn(&History, &Owed) -> bool) -> Result<()> {
+        let history = &self.history;
+        let due: Vec<Consequence> = history
             .owed
             .iter()
-            .filter(|owed| {
-                owed.changes.iter().any(|id| {
-                    self.history.change(*id).is_some_and(|change| {
-                        change.plan == plan && change.intent.step.as_deref() == Some(step)
-                    })
-                })
-            })
+            .filter(|owed| is_due(history, owed))
             .map(|owed| owed.consequence.clone())
             .collect();
-        for consequence in owed {
+        for consequence in due {
             self.settle(&consequence)?;
         }
         Ok(())
@@ -706,11 +827,12 @@ impl Session {
     }
 }
 
-/// Why a change is not undone before a newer one to the same target.
-fn needed_by(newer: &ChangeRecord) -> String {
+/// Why a change is not undone before a newer one to the same content.
+fn left_to(newer: &ChangeRecord, is_kept: bool) -> Undone {
     let step = newer.intent.step.as_ref().map_or_else(String::new, |step| format!(", step {step}"));
-    format!(
+    let why = format!(
         "changed later by change #{} of the plan `{}`{step}, which is not undone: {}",
         newer.id, newer.plan, newer.intent.summary
-    )
+    );
+    if is_kept { Undone::Kept(why) } else { Undone::Conflict(why) }
 }

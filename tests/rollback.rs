@@ -104,6 +104,7 @@ fn one_step_alone_is_undone_held_and_refused_when_a_later_change_needs_it() {
     assert!(place.exists("m/dir/file"));
     place.run("look.rhai").ends(0).prints("01 complete\n02 complete\n03 complete\n");
     place.run("rollback 9").ends(2).says("step `9` of plan was never run").says("01, 02, 03");
+    place.run("rollback file:/nowhere").ends(2).says("target `file:/nowhere` of plan was never changed");
 }
 
 #[test]
@@ -127,7 +128,7 @@ fn what_somebody_else_changed_is_left_alone_and_shown_until_it_is_forced() {
       @@ -1 +1 @@
       -new
       +theirs
-      to bring the state from before back over it: the same with `--foreign replace`
+      to bring the state from before back over it: `kkrun rollback file:@/m/old --foreign replace`
 6 undone · 0 kept · 1 conflict · 0 failed
 ",
     );

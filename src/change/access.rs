@@ -1,7 +1,7 @@
 //! Who may do what with the entries of a tree: owner, group and mode of those that differ from the wish.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::journal::Undoing;
-use crate::machine::files::{self, Access, Digest, FileState, PathText};
+use crate::machine::files::{self, Access, Digest, PathText};
 
 /// Up to how many entries stand in the journal itself.
 const MOST_HERE: usize = 32;
@@ -116,33 +116,18 @@ impl AccessChange {
         files::set_access(self.path(), &paired(&before, &after))
     }
 
-    /// The accepted state of a file or tree as it is after this change too.
+    /// What it gave to each path; or, undone, gave back.
     ///
     /// # Errors
-    /// When the backups cannot be read or written.
-    pub fn overlaid(&self, target: &str, accepted: &Value, world: &World) -> Result<Value> {
-        let (_, after) = self.lists(world)?;
-        let given = |path: &Path| {
-            let relative = path.strip_prefix(self.path()).ok()?;
-            let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
-            after.get(&PathText::new(relative))
-        };
-        if let Some(path) = target.strip_prefix("file:") {
-            let mut state: FileState = serde_json::from_value(accepted.clone())
-                .with_context(|| format!("the accepted state of {target} is no state of a file"))?;
-            if let Some(access) = given(Path::new(path)) {
-                access.put_on(&mut state);
-            }
-            return Ok(state_value(&state));
-        }
-        match target.strip_prefix("tree:") {
-            Some(path) => super::tree::overlaid(accepted, world, &|name, state| {
-                if let Some(access) = given(&Path::new(path).join(name)) {
-                    access.put_on(state);
-                }
-            }),
-            None => Ok(accepted.clone()),
-        }
+    /// When the backups cannot be read.
+    pub fn given(&self, world: &World, undone: bool) -> Result<Vec<(PathBuf, Access)>> {
+        let (before, after) = self.lists(world)?;
+        let list = if undone { before } else { after };
+        Ok(list.into_iter().map(|(name, access)| (self.entry(&name), access)).collect())
+    }
+
+    fn entry(&self, name: &PathText) -> PathBuf {
+        if name.as_path() == Path::new(".") { self.path().to_owned() } else { self.path().join(name) }
     }
 
     fn path(&self) -> &Path {
@@ -158,6 +143,10 @@ impl AccessChange {
 
     /// The listed entries that are still there and of the same kind, as they are now.
     fn observe(&self, listed: &List) -> Result<List> {
+        // Somebody may have put something else in the tree's place.
+        if std::fs::symlink_metadata(self.path()).is_ok_and(|root| !root.is_dir()) {
+            return Ok(List::new());
+        }
         let mut now = files::observe_access(self.path())?;
         now.retain(|name, access| listed.get(name).is_some_and(|listed| listed.kind == access.kind));
         Ok(now)
@@ -206,6 +195,11 @@ impl Kind for AccessChange {
         let (before, after) = self.lists(world)?;
         self.before.save(&before, world)?;
         self.after.save(&after, world)
+    }
+
+    fn reaches(&self, path: &Path, world: &World) -> bool {
+        let Ok((_, after)) = self.lists(world) else { return true };
+        after.keys().any(|name| self.entry(name) == path)
     }
 
     fn position(&self, world: &World) -> Result<Position> {
@@ -340,24 +334,22 @@ mod tests {
     }
 
     #[test]
-    fn what_was_accepted_before_is_known_with_the_new_access() {
+    fn what_it_gave_and_gives_back_is_told_by_path() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap();
         let root = path.join("tree");
         std::fs::create_dir_all(&root).unwrap();
         std::fs::write(root.join("file"), "f").unwrap();
         let world = world(&path);
-        let before = files::FileState::observe(&root.join("file")).unwrap();
+        let before = files::observe_access(&root).unwrap();
         let change = AccessChange::towards(&root, &closed).unwrap().unwrap();
         change.act(&world).unwrap();
-        let after = files::FileState::observe(&root.join("file")).unwrap();
-        assert!(!before.same_as(&after));
-        let overlaid = |name: &str| {
-            let target = super::super::file_target(&path.join(name));
-            let state = change.overlaid(&target, &state_value(&before), &world).unwrap();
-            serde_json::from_value::<FileState>(state).unwrap()
-        };
-        assert_eq!(overlaid("tree/file"), after);
-        assert_eq!((overlaid("tree/other"), overlaid("file")), (before.clone(), before.clone()));
+        let after = files::observe_access(&root).unwrap();
+        for (undone, list) in [(false, after), (true, before)] {
+            let given: BTreeMap<_, _> = change.given(&world, undone).unwrap().into_iter().collect();
+            assert_eq!(given[&root.join("file")], list[&PathText::new("file")]);
+            assert_eq!(given[&root], list[&PathText::new(".")]);
+        }
+        assert!(change.reaches(&root.join("file"), &world) && !change.reaches(&root.join("other"), &world));
     }
 }

@@ -1,6 +1,7 @@
 //! Runs apt-get and dpkg: alone, without questions, again where the network or a lock was at fault.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
@@ -351,16 +352,15 @@ pub fn has_stale_lists() -> bool {
 }
 
 /// Whether a database of somebody's own lies in a PostgreSQL cluster at this directory: databases that were there
-/// from its making have small numbers. Source: PostgreSQL, FirstNormalObjectId.
-pub fn holds_databases(cluster: &Path) -> bool {
+/// from its making have small numbers. Those of `gone`, as `base/OID`, do not count.
+/// Source: PostgreSQL, FirstNormalObjectId.
+pub fn holds_databases(cluster: &Path, gone: &BTreeSet<PathBuf>) -> bool {
     const FIRST_NORMAL: u32 = 16384;
     std::fs::read_dir(cluster.join("base")).is_ok_and(|entries| {
         entries.flatten().any(|entry| {
-            entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse::<u32>().ok())
-                .is_some_and(|oid| oid >= FIRST_NORMAL)
+            let name = entry.file_name();
+            let oid = name.to_str().and_then(|name| name.parse::<u32>().ok());
+            oid.is_some_and(|oid| oid >= FIRST_NORMAL) && !gone.contains(&Path::new("base").join(name))
         })
     })
 }
@@ -417,12 +417,16 @@ mod tests {
     #[test]
     fn a_cluster_holds_databases_when_one_has_a_number_of_its_own() {
         let cluster = tempfile::tempdir().unwrap();
-        assert!(!holds_databases(cluster.path()));
+        let holds = |gone: &[&str]| {
+            holds_databases(cluster.path(), &gone.iter().map(|path| PathBuf::from(*path)).collect())
+        };
+        assert!(!holds(&[]));
         for name in ["1", "4", "5", "pgsql_tmp"] {
             std::fs::create_dir_all(cluster.path().join("base").join(name)).unwrap();
         }
-        assert!(!holds_databases(cluster.path()));
+        assert!(!holds(&[]));
         std::fs::create_dir(cluster.path().join("base/16388")).unwrap();
-        assert!(holds_databases(cluster.path()));
+        assert!(holds(&[]) && holds(&["base/16389"]));
+        assert!(!holds(&["base/16388"]), "a previewed rollback has dropped it by then");
     }
 }

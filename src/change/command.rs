@@ -19,6 +19,9 @@ const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// How long a command that takes something back may take.
 const LONGEST_UNDO: Duration = Duration::from_secs(1800);
 
+/// Up to how many bytes of a product are kept when it is removed.
+const MOST_KEPT: u64 = 16 * 1024 * 1024;
+
 /// A command as the journal holds it: everything that running it needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -159,6 +162,17 @@ impl CommandChange {
         }
     }
 
+    /// What a product has become since is nobody's to tell: a copy of one that is a small file costs little.
+    fn keep_small_product(&self, world: &World) -> Result<()> {
+        let Some(product) = &self.inverse.product else { return Ok(()) };
+        match std::fs::symlink_metadata(product.as_path()) {
+            Ok(metadata) if !metadata.is_dir() && metadata.len() <= MOST_KEPT => {
+                super::file::keep_copy(world, product.as_path())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn state(&self, world: &World) -> Result<CommandState> {
         Ok(CommandState {
             product: self.inverse.product.as_ref().map(|path| is_there(path.as_path())).transpose()?,
@@ -207,6 +221,12 @@ impl Kind for CommandChange {
             Some(product) => format!("product:{product}"),
             None => format!("command:{}", self.inverse.label),
         }
+    }
+
+    fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
+        let is_gone = self.before.product == Some(false);
+        let product = self.inverse.product.as_ref().filter(|_| is_gone);
+        product.map(|product| product.as_path().to_owned()).into_iter().collect()
     }
 
     fn summary(&self) -> String {
@@ -286,6 +306,7 @@ impl Kind for CommandChange {
             }
         }
         if self.before.product == Some(false) {
+            self.keep_small_product(world)?;
             self.remove_partial_product()?;
         }
         let restored = self.state(world).unwrap_or_default();

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs::File;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -253,6 +254,16 @@ fn size(bytes: u64) -> String {
 impl Kind for DatabaseChange {
     fn target(&self) -> String {
         format!("database:{}{}", self.inverse.database, self.inverse.login.server.suffix())
+    }
+
+    fn removed_by_undo(&self, world: &World) -> Vec<PathBuf> {
+        let look = || DatabaseState::look(&mut self.inverse.login.open(world)?, &self.inverse.database);
+        match look() {
+            Ok(DatabaseState::Present { oid: Some(oid), .. }) if self.is_creation() => {
+                vec![Path::new("base").join(oid.to_string())]
+            }
+            _ => Vec::new(),
+        }
     }
 
     fn summary(&self) -> String {

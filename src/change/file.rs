@@ -223,6 +223,40 @@ impl FileChange {
         }
     }
 
+    /// Only owner and mode were changed, and somebody else changed the content since: that stays.
+    fn undo_beside_foreign_content(
+        &self,
+        now: &FileState,
+        accepted: &FileState,
+        terms: UndoTerms<'_>,
+    ) -> Result<Undone> {
+        let shown = self.path().display();
+        let (FileState::File { metadata: here, .. }, Some(before)) = (now, self.before.metadata()) else {
+            let why = format!("{shown} is {} now, and only its owner and mode were changed", now.noun());
+            if terms.force {
+                return Ok(Undone::Kept(why));
+            }
+            return Ok(Undone::Conflict(why));
+        };
+        let mut back = BTreeMap::new();
+        if let FileState::File { sha256, size, .. } = accepted {
+            let state = FileState::File { sha256: *sha256, size: *size, metadata: before.clone() };
+            back.insert(self.target(), state_value(&state));
+        }
+        if here.same_as(before) {
+            return Ok(Undone::Back(Undoing::Already, back));
+        }
+        let ours = [accepted.metadata(), self.after.metadata()];
+        if !ours.into_iter().flatten().any(|ours| here.same_as(ours)) && !terms.force {
+            return Ok(Undone::Conflict(self.after.differences(now).join("\n")));
+        }
+        if !terms.only_looking {
+            let attributes = Attributes { mtime: None, ..Attributes::from(before) };
+            files::set_metadata(self.path(), &attributes, now)?;
+        }
+        Ok(Undone::Back(Undoing::InPart, back))
+    }
+
     /// What differs between the accepted content and the one that is there, for people.
     fn difference(&self, world: &World, accepted: &FileState, now: &FileState) -> String {
         let mut lines = accepted.differences(now);
@@ -247,6 +281,15 @@ impl FileChange {
     }
 }
 
+/// By word, what somebody else left at a path goes: that is no reason to lose it.
+pub(super) fn keep_copy(world: &World, path: &Path) -> Result<()> {
+    if let FileState::Link { to, .. } = world.backups()?.save_file(path)? {
+        use std::os::unix::ffi::OsStrExt;
+        world.backups()?.save(to.as_path().as_os_str().as_bytes())?;
+    }
+    Ok(())
+}
+
 /// The name under which a file is prepared beside its target: the same for every attempt at one path, so that
 /// each finds what the one before left.
 pub(super) fn tag(path: &Path) -> String {
@@ -257,6 +300,10 @@ pub(super) fn tag(path: &Path) -> String {
 impl Kind for FileChange {
     fn target(&self) -> String {
         file_target(self.path())
+    }
+
+    fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
+        if self.before.is_absent() { vec![self.path().to_owned()] } else { Vec::new() }
     }
 
     fn summary(&self) -> String {
@@ -337,7 +384,9 @@ impl Kind for FileChange {
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let path = self.path();
-        files::clear_leftover(path, &tag(path))?;
+        if !terms.only_looking {
+            files::clear_leftover(path, &tag(path))?;
+        }
         let now = self.observe()?;
         if now.same_as(&self.before) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
@@ -345,6 +394,9 @@ impl Kind for FileChange {
         let accepted =
             terms.accepted.and_then(|value| serde_json::from_value::<FileState>(value.clone()).ok());
         let accepted = accepted.unwrap_or_else(|| self.after.clone());
+        if self.keeps_content() && now.sha256() != self.after.sha256() {
+            return self.undo_beside_foreign_content(&now, &accepted, terms);
+        }
         // As this change itself left it is as good: another one may have been undone in between. So is what an undoing
         // has left that was stopped half-way.
         let is_ours = [&accepted, &self.after].into_iter().any(|state| now.lies_between(&self.before, state));
@@ -355,10 +407,10 @@ impl Kind for FileChange {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         if !now.same_as(&self.after) {
-            // By word, somebody else's content goes; where it stood is no reason to lose it.
-            world.backups()?.save_file(path)?;
+            keep_copy(world, path)?;
         }
-        if let (FileState::Absent, FileState::Directory { .. }) = (&self.before, &now) {
+        let made_directory = self.before.is_absent() && matches!(self.after, FileState::Directory { .. });
+        if made_directory && matches!(now, FileState::Directory { .. }) {
             // The loss was agreed to before an undo is asked for.
             files::remove_tree(path, files::identity(path)?)?;
         } else {
@@ -468,7 +520,8 @@ mod tests {
                 let before = FileState::observe(&at).unwrap();
                 let (change, accepted) = make(&world, &at, wish);
                 assert!(change.kind().loss(&world).unwrap().is_none());
-                let looking = UndoTerms { accepted: Some(&accepted), only_looking: true, force: false };
+                let looking =
+                    UndoTerms { accepted: Some(&accepted), only_looking: true, ..UndoTerms::default() };
                 let after = FileState::observe(&at).unwrap();
                 assert!(is_back(&change.kind().undo(&mut world, looking).unwrap(), Undoing::Restored));
                 assert_eq!(FileState::observe(&at).unwrap(), after);
@@ -527,6 +580,44 @@ mod tests {
         files::set_metadata(&at, &mine(0o700), &FileState::observe(&at).unwrap()).unwrap();
         assert!(matches!(change.kind().position(&world).unwrap(), Position::Neither(_)));
         assert!(matches!(undo(&mut world, &change, Some(&accepted), false), Undone::Conflict(_)));
+    }
+
+    #[test]
+    fn a_change_of_the_mode_alone_is_undone_beside_somebody_elses_content() {
+        let Scene { _directory, path, mut world } = scene();
+        let at = path.join("page");
+        std::fs::write(&at, "before\n").unwrap();
+        files::set_metadata(&at, &mine(0o644), &FileState::observe(&at).unwrap()).unwrap();
+        let (change, accepted) = make(&world, &at, &FileWish::Metadata { attributes: mine(0o600) });
+        std::fs::write(&at, "theirs\n").unwrap();
+        let Undone::Back(how, back) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        assert_eq!(how, Undoing::InPart);
+        assert_eq!(std::fs::read_to_string(&at).unwrap(), "theirs\n");
+        let now = FileState::observe(&at).unwrap();
+        assert_eq!(now.metadata().unwrap().mode, 0o644);
+        let left: FileState = serde_json::from_value(back[&change.kind().target()].clone()).unwrap();
+        assert_ne!(left.sha256(), now.sha256(), "their content is not taken for accepted");
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+
+        std::fs::remove_file(&at).unwrap();
+        symlink("theirs", &at).unwrap();
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        assert!(why.contains("a symbolic link now"), "{why}");
+        assert!(matches!(undo(&mut world, &change, Some(&accepted), true), Undone::Kept(_)));
+    }
+
+    #[test]
+    fn a_directory_that_somebody_put_in_place_of_a_file_is_never_emptied() {
+        let Scene { _directory, path, mut world } = scene();
+        let at = path.join("page");
+        let (change, accepted) = make(&world, &at, &file(b"one", 0o644));
+        std::fs::remove_file(&at).unwrap();
+        std::fs::create_dir(&at).unwrap();
+        std::fs::write(at.join("theirs"), "").unwrap();
+        assert!(matches!(undo(&mut world, &change, Some(&accepted), false), Undone::Conflict(_)));
+        let terms = UndoTerms { accepted: Some(&accepted), force: true, ..UndoTerms::default() };
+        assert!(change.kind().undo(&mut world, terms).is_err());
+        assert!(at.join("theirs").exists());
     }
 
     #[test]

@@ -46,7 +46,7 @@ pub use packages::{PackagesChange, PackagesWish};
 pub use postgres::Login;
 pub use role::{RoleChange, RoleWish};
 pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
-pub use tree::{TreeChange, TreeInverse, TreeState, tree_target};
+pub use tree::{TreeChange, TreeInverse, TreeState, accept_tree, read_accepted_tree, tree_target};
 pub use unit::{Unit, UnitChange, UnitFacts, UnitWish, succeeded, verify_file};
 pub use user::{UserChange, UserFacts, UserState, UserWish, user_target};
 
@@ -66,7 +66,7 @@ pub struct World {
     pub processes: Processes,
     /// Tells what happens.
     pub reporter: Rc<Reporter>,
-    /// Paths that a previewed rollback would have removed by now.
+    /// What a previewed rollback would have removed by now, as [`Kind::removed_by_undo`] names it.
     pub assumed_gone: RefCell<BTreeSet<PathBuf>>,
     state: PathBuf,
     backups: OnceCell<Backups>,
@@ -193,6 +193,10 @@ pub struct Loss {
 pub struct UndoTerms<'a> {
     /// What kkrun last left at the target, or was told to keep.
     pub accepted: Option<&'a Value>,
+    /// For a passage: what kkrun last left of the whole file.
+    pub accepted_file: Option<&'a Value>,
+    /// For a passage: kkrun made the file, for a passage that was taken back meanwhile.
+    pub file_was_made: bool,
     /// Bring the before-state back even over somebody else's.
     pub force: bool,
     /// Only say what would be done.
@@ -214,6 +218,21 @@ pub enum Undone {
 pub trait Kind {
     /// The canonical name of what is changed, such as `file:/etc/hosts`.
     fn target(&self) -> String;
+
+    /// The target of the whole that it changes a part of, if that is a target of its own.
+    fn whole(&self) -> Option<String> {
+        None
+    }
+
+    /// Whether it changed what is at this path, which is no target of its own.
+    fn reaches(&self, _path: &Path, _world: &World) -> bool {
+        false
+    }
+
+    /// What is gone once it is undone: absolute paths, and a database as `base/OID`. Looked at by previews.
+    fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
+        Vec::new()
+    }
 
     /// One line for people: what is done to what.
     fn summary(&self) -> String;

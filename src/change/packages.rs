@@ -148,7 +148,8 @@ impl PackagesChange {
 
     /// Why these must stay, if they must.
     fn reason_to_keep(&self, names: &[&str], apt: Apt<'_>) -> Result<Option<String>> {
-        let clusters = clusters_with_databases(names, Path::new(CLUSTERS), Path::new(CLUSTER_CONFIGURATION));
+        let mut clusters = clusters_of(names, Path::new(CLUSTERS), Path::new(CLUSTER_CONFIGURATION));
+        clusters.retain(|cluster| holds_databases(cluster, &apt.world.assumed_gone.borrow()));
         if !clusters.is_empty() {
             let shown: Vec<String> = clusters.iter().map(|path| path.display().to_string()).collect();
             return Ok(Some(format!(
@@ -364,8 +365,8 @@ fn without_candidate<'n>(apt: Apt<'_>, names: &[&'n str], recommends: bool) -> R
     Ok(unknown)
 }
 
-/// The directories of clusters that would lose their server with these packages and hold databases of somebody's own.
-fn clusters_with_databases(names: &[&str], clusters: &Path, configuration: &Path) -> Vec<PathBuf> {
+/// The directories of clusters that would lose their server with these packages.
+fn clusters_of(names: &[&str], clusters: &Path, configuration: &Path) -> Vec<PathBuf> {
     let versions = names.iter().filter_map(|name| name.strip_prefix("postgresql-"));
     let versions =
         versions.filter(|version| !version.is_empty() && version.chars().all(|each| each.is_ascii_digit()));
@@ -379,7 +380,6 @@ fn clusters_with_databases(names: &[&str], clusters: &Path, configuration: &Path
     }
     found.sort();
     found.dedup();
-    found.retain(|cluster| holds_databases(cluster));
     found
 }
 
@@ -441,16 +441,15 @@ mod tests {
     }
 
     #[test]
-    fn only_clusters_of_servers_that_go_and_hold_databases_are_a_reason() {
+    fn only_clusters_of_servers_that_go_are_a_reason() {
         let root = tempfile::tempdir().unwrap();
         let (clusters, configuration) = (root.path().join("lib"), root.path().join("etc"));
-        std::fs::create_dir_all(clusters.join("15/main/base/16384")).unwrap();
-        std::fs::create_dir_all(clusters.join("13/main/base/16384")).unwrap();
-        std::fs::create_dir_all(root.path().join("elsewhere/base/20000")).unwrap();
+        std::fs::create_dir_all(clusters.join("15/main")).unwrap();
+        std::fs::create_dir_all(clusters.join("13/main")).unwrap();
         std::fs::create_dir_all(configuration.join("15/other")).unwrap();
         let line = format!("data_directory = '{}'\n", root.path().join("elsewhere").display());
         std::fs::write(configuration.join("15/other/postgresql.conf"), line).unwrap();
-        let found = |names: &[&str]| clusters_with_databases(names, &clusters, &configuration);
+        let found = |names: &[&str]| clusters_of(names, &clusters, &configuration);
         assert_eq!(found(&["postgresql-15"]), [root.path().join("elsewhere"), clusters.join("15/main")]);
         assert!(found(&["postgresql", "postgresql-common", "postgresql-client-15", "jq"]).is_empty());
     }

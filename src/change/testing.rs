@@ -34,6 +34,6 @@ pub(crate) fn recorded(change: &Change) -> Change {
 
 /// Undoes a change as a later run would.
 pub(crate) fn undo(world: &mut World, change: &Change, accepted: Option<&Value>, force: bool) -> Undone {
-    let terms = UndoTerms { accepted, force, only_looking: false };
+    let terms = UndoTerms { accepted, force, only_looking: false, ..UndoTerms::default() };
     recorded(change).kind().undo(world, terms).unwrap()
 }

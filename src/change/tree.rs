@@ -1,13 +1,13 @@
 //! A tree: entries copied into it, the whole of it mirrored from another one, or removed.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::file::tag;
+use super::file::{keep_copy, tag};
 use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
@@ -275,20 +275,23 @@ fn accepted_manifest(world: &World, accepted: Option<&Value>) -> Option<Manifest
     read_manifest(world, state.manifest).ok()
 }
 
-/// An accepted state of a tree with its entries changed by `put`, its manifest saved.
-pub(super) fn overlaid(
-    accepted: &Value,
-    world: &World,
-    put: &dyn Fn(&Path, &mut FileState),
-) -> Result<Value> {
+/// What the accepted state of a tree holds.
+///
+/// # Errors
+/// When it is no state of a tree, or its manifest is not in the backups any more.
+pub fn read_accepted_tree(world: &World, accepted: &Value) -> Result<Manifest> {
     let state: TreeState =
         serde_json::from_value(accepted.clone()).context("an accepted state is no state of a tree")?;
-    let mut manifest = read_manifest(world, state.manifest)?;
-    for (name, state) in manifest.entries_mut() {
-        put(name.as_path(), state);
-    }
-    world.backups()?.save(&blob(&manifest)?)?;
-    Ok(state_value(&TreeState::of(&manifest)?))
+    read_manifest(world, state.manifest)
+}
+
+/// The form in which the ledger holds a tree; its manifest is saved.
+///
+/// # Errors
+/// When the backups cannot be written.
+pub fn accept_tree(world: &World, manifest: &Manifest) -> Result<Value> {
+    world.backups()?.save(&blob(&timeless(manifest))?)?;
+    Ok(state_value(&TreeState::of(manifest)?))
 }
 
 fn read_manifest(world: &World, digest: Digest) -> Result<Manifest> {
@@ -354,6 +357,12 @@ fn shortened(mut lines: Vec<String>) -> String {
 impl Kind for TreeChange {
     fn target(&self) -> String {
         tree_target(self.path())
+    }
+
+    fn removed_by_undo(&self, world: &World) -> Vec<PathBuf> {
+        let Ok(Manifests { before, after }) = self.manifests(world) else { return Vec::new() };
+        let made = after.entries().filter(|(name, _)| before.get(name.as_path()).is_none());
+        made.map(|(name, _)| entry_path(self.path(), name.as_path())).collect()
     }
 
     fn summary(&self) -> String {
@@ -432,6 +441,15 @@ impl Kind for TreeChange {
         Some(shortened(lines))
     }
 
+    fn reaches(&self, path: &Path, world: &World) -> bool {
+        let Ok(Manifests { before, after }) = self.manifests(world) else { return true };
+        let Ok(relative) = path.strip_prefix(self.path()) else { return false };
+        let relative = if relative.as_os_str().is_empty() { Path::new(".") } else { relative };
+        let absent = &FileState::Absent;
+        let [before, after] = [&before, &after].map(|manifest| manifest.get(relative).unwrap_or(absent));
+        !before.same_as(after)
+    }
+
     fn position(&self, world: &World) -> Result<Position> {
         let manifests = self.manifests(world)?;
         self.clear_leftovers(&manifests)?;
@@ -466,6 +484,7 @@ impl Kind for TreeChange {
             matches!(state, FileState::Directory { .. }) && before.get(name.as_path()).is_none()
         });
         let mut others = Vec::new();
+        let gone = world.assumed_gone.borrow();
         for (name, _) in made {
             let directory = self.path().join(name);
             let entries = match std::fs::read_dir(&directory) {
@@ -486,7 +505,8 @@ impl Kind for TreeChange {
                 let entry = entry.with_context(|| format!("cannot read `{}`", directory.display()))?;
                 let relative = name.as_path().join(entry.file_name());
                 let relative = relative.strip_prefix(".").unwrap_or(&relative);
-                if after.get(relative).is_none() {
+                let is_gone = gone.contains(&entry_path(self.path(), relative));
+                if after.get(relative).is_none() && !is_gone {
                     others.push(PathText::new(relative).to_string());
                 }
             }
@@ -509,6 +529,17 @@ impl Kind for TreeChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        let root = FileState::observe(self.path())?;
+        if !matches!(root, FileState::Absent | FileState::Directory { .. }) {
+            if !terms.force {
+                return Ok(Undone::Conflict(format!("{} is {}", self.path().display(), root.noun())));
+            }
+            if terms.only_looking {
+                return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+            }
+            keep_copy(world, self.path())?;
+            files::remove(self.path(), &root, &tag(self.path()))?;
+        }
         let manifests = self.manifests(world)?;
         if !terms.only_looking {
             self.clear_leftovers(&manifests)?;
@@ -534,6 +565,9 @@ impl Kind for TreeChange {
         if terms.only_looking {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
+        for (name, _) in sights.iter().filter(|(_, sight)| sight.is_foreign()) {
+            keep_copy(world, &entry_path(self.path(), name.as_path()))?;
+        }
         self.restore(world, &now, &manifests.before)?;
         let back = self.observe(&manifests)?;
         if !back.same_as(&manifests.before) {
@@ -544,6 +578,11 @@ impl Kind for TreeChange {
     }
 }
 
+/// Where an entry of the tree at `root` stands.
+fn entry_path(root: &Path, name: &Path) -> PathBuf {
+    if name == Path::new(".") { root.to_owned() } else { root.join(name) }
+}
+
 /// The canonical name of a tree as a target.
 pub fn tree_target(path: &Path) -> String {
     format!("tree:{}", path.display())
@@ -551,8 +590,6 @@ pub fn tree_target(path: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::change::Change;
     use crate::change::testing::{recorded, undo, world};
@@ -663,6 +700,22 @@ mod tests {
         assert_eq!(std::fs::read_to_string(root.join("page")).unwrap(), "edited");
         assert!(is_back(&undo(&mut world, &change, Some(&accepted), true), Undoing::Restored));
         assert!(!root.exists());
+    }
+
+    #[test]
+    fn what_somebody_put_in_place_of_a_tree_is_a_conflict_and_by_word_is_kept_in_the_backups() {
+        let Scene { _directory, path, mut world } = scene();
+        let root = path.join("tree");
+        fill(&root, &[("file", "f")]);
+        let before = Manifest::observe(&root).unwrap();
+        let change = TreeChange::remove(&root).unwrap().unwrap();
+        let (change, accepted) = make(&world, &change, &(Manifest::default(), BTreeMap::new()));
+        std::fs::write(&root, "theirs").unwrap();
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        assert!(why.ends_with("tree is a file"), "{why}");
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), true), Undoing::Restored));
+        assert_eq!(Manifest::observe(&root).unwrap(), before);
+        assert_eq!(world.backups().unwrap().read(Digest::of(b"theirs")).unwrap(), b"theirs");
     }
 
     #[test]

@@ -43,6 +43,17 @@ pub struct ChangeRecord {
     pub intent: Intent,
     /// Where it stands.
     pub state: ChangeState,
+    /// The record that said last that it was made or undone; 0 before the first.
+    pub settled: u64,
+}
+
+/// An accepted state, as kkrun left it or was told to keep it.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    /// The state.
+    pub state: Value,
+    /// The record that says so.
+    pub at: u64,
 }
 
 impl ChangeRecord {
@@ -124,6 +135,8 @@ pub struct UnfinishedRollback {
     pub steps: Option<Vec<String>>,
     /// The classes it may lose.
     pub purge: Vec<String>,
+    /// It brings before-states back over somebody else's.
+    pub force: bool,
 }
 
 impl UnfinishedRollback {
@@ -133,6 +146,9 @@ impl UnfinishedRollback {
         words.extend(self.steps.iter().flatten().cloned());
         if !self.purge.is_empty() {
             words.extend(["--purge".to_owned(), self.purge.join(",")]);
+        }
+        if self.force {
+            words.extend(["--foreign", "replace"].map(str::to_owned));
         }
         words.extend(["--plan".to_owned(), self.plan.clone()]);
         shell_words::join(words)
@@ -147,7 +163,7 @@ pub struct History {
     /// The changes, oldest first.
     pub changes: Vec<ChangeRecord>,
     /// The newest accepted state of every target.
-    pub ledger: BTreeMap<String, Value>,
+    pub ledger: BTreeMap<String, Accepted>,
     /// The wishes against which somebody else's state was kept by word.
     pub kept_against: BTreeMap<String, Value>,
     /// What is owed.
@@ -186,6 +202,11 @@ impl History {
         self.changes.iter().filter(move |change| {
             change.plan == plan && change.intent.step.as_deref() == Some(step) && change.is_live()
         })
+    }
+
+    /// What is accepted at this target by its own records.
+    pub fn accepted(&self, target: &str) -> Option<&Value> {
+        self.ledger.get(target).map(|accepted| &accepted.state)
     }
 
     /// Takes in one more record.
@@ -251,15 +272,15 @@ impl History {
             }
             Entry::Intent(intent) => self.intend(record, intent),
             Entry::Done { change, accepted } => {
-                self.set_state(*change, ChangeState::Done);
-                self.accept(accepted);
+                self.settle(*change, ChangeState::Done, header.seq);
+                self.accept(accepted, header.seq);
             }
             Entry::Void { change, .. } => {
                 self.set_state(*change, ChangeState::Void);
                 self.forget_owed_by(*change);
             }
             Entry::Accepted { target, state, against } => {
-                self.ledger.insert(target.clone(), state.clone());
+                self.ledger.insert(target.clone(), Accepted { state: state.clone(), at: header.seq });
                 match against {
                     Some(wish) => self.kept_against.insert(target.clone(), wish.clone()),
                     None => self.kept_against.remove(target),
@@ -267,17 +288,18 @@ impl History {
             }
             Entry::Settled { consequence } => self.owed.retain(|owed| owed.consequence != *consequence),
             Entry::RebootOwed { why } => self.reboot = Some((why.clone(), header.boot.clone())),
-            Entry::RollbackStarted { steps, purge } => {
+            Entry::RollbackStarted { steps, purge, force } => {
                 self.rollback = Some(UnfinishedRollback {
                     plan: header.plan.clone(),
                     steps: steps.clone(),
                     purge: purge.clone(),
+                    force: *force,
                 });
             }
             Entry::UndoIntent { change } => self.set_state(*change, ChangeState::Undoing),
             Entry::Undone { change, how, accepted } => {
-                self.set_state(*change, ChangeState::Undone(*how));
-                self.accept(accepted);
+                self.settle(*change, ChangeState::Undone(*how), header.seq);
+                self.accept(accepted, header.seq);
                 self.become_pending(*change);
             }
             Entry::Conflict { change, why } => self.set_state(*change, ChangeState::Conflict(why.clone())),
@@ -316,6 +338,7 @@ impl History {
             time: record.header.time,
             intent: intent.clone(),
             state: ChangeState::InDoubt,
+            settled: 0,
         });
         for consequence in &intent.owed {
             self.owe(consequence, id, intent.step.clone());
@@ -343,9 +366,16 @@ impl History {
         }
     }
 
-    fn accept(&mut self, accepted: &BTreeMap<String, Value>) {
+    fn settle(&mut self, id: ChangeId, state: ChangeState, at: u64) {
+        self.set_state(id, state);
+        if let Ok(index) = self.changes.binary_search_by_key(&id, |change| change.id) {
+            self.changes[index].settled = at;
+        }
+    }
+
+    fn accept(&mut self, accepted: &BTreeMap<String, Value>, at: u64) {
         for (target, state) in accepted {
-            self.ledger.insert(target.clone(), state.clone());
+            self.ledger.insert(target.clone(), Accepted { state: state.clone(), at });
             self.kept_against.remove(target);
         }
     }

@@ -8,6 +8,7 @@ mod history;
 mod line;
 mod load;
 mod record;
+mod standing;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -15,11 +16,15 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
-pub use history::{ChangeRecord, ChangeState, History, Owed, StepRecord, StepState};
+pub use history::{
+    Accepted, ChangeRecord, ChangeState, History, Owed, StepRecord, StepState, UnfinishedRollback,
+};
 pub use load::{Loaded, Torn, load};
 pub use record::{
     ChangeId, Class, Consequence, Entry, FormatVersion, Header, Intent, Meaning, Record, Undoing,
 };
+
+pub use standing::{overlap, path_of, share_content, stands_on};
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;

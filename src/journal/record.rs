@@ -310,11 +310,14 @@ pub enum Entry {
     },
     /// A rollback begins.
     RollbackStarted {
-        /// The steps it is for; none for all.
+        /// The steps or targets it is for; none for all.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<Vec<String>>,
         /// The classes of data it may lose.
         purge: Vec<String>,
+        /// Before-states are brought back over somebody else's.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        force: bool,
     },
     /// A change is about to be undone.
     UndoIntent {

@@ -357,7 +357,7 @@ impl Run<'_> {
         }
         let Some(wanted) = self.made_from() else { return Ok(true) };
         let session = self.host.seen();
-        let known = session.history().ledger.get(&target).cloned();
+        let known = session.history().accepted(&target).cloned();
         let known = known.and_then(|value| serde_json::from_value::<CommandState>(value).ok());
         Ok(known.and_then(|state| state.made_from) == Some(wanted))
     }

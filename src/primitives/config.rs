@@ -8,9 +8,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::file::{Ownership, absolute};
-use crate::change::{
-    Change, EditChange, EditTerms, FileRecord, Found, Lines, Noun, Passage, PassageWish, file_target,
-};
+use crate::change::{Change, EditChange, EditTerms, Found, Lines, Noun, Passage, PassageWish};
 use crate::failure::Failure;
 use crate::machine::files::{self, FileState};
 use crate::script::{Host, Raised, act, look, option_names, options_of};
@@ -138,7 +136,7 @@ fn make_known(
         FileState::File { .. } => Ownership::default().attributes(&found.path, &found.state, 0o644)?,
         other => return Err(no_file(&found.path, other).into()),
     };
-    let record = FileRecord::of(host.seen().history().ledger.get(&file_target(&found.path)), &found.state);
+    let record = host.seen().file_record(&found);
     let terms = EditTerms { passage, secret, attributes, record };
     let Some(change) = EditChange::towards(found, wish, terms)? else { return Ok(false) };
     let performed = Change::Edit(change.clone());

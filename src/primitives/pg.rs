@@ -289,7 +289,7 @@ impl<'call> Execution<'call> {
                 .changes
                 .iter()
                 .any(|known| known.state == ChangeState::InDoubt && known.intent.target == target);
-            return Ok(!is_in_doubt && change.is_done(history.ledger.get(&target)));
+            return Ok(!is_in_doubt && change.is_done(history.accepted(&target)));
         }
         match self.unless_holds() {
             Err(error) if error.is::<Unpredictable>() => Ok(false),

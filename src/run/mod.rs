@@ -36,7 +36,7 @@ use crate::script::{
     self, Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets,
     check,
 };
-use crate::session::{ForeignPolicy, Mode, Opening, Session};
+use crate::session::{ForeignPolicy, Opening, Session};
 
 /// The name under which the host keeps the script that was called.
 pub const MAIN: &str = "\0main";
@@ -283,6 +283,7 @@ pub fn rollback_session(
 fn begin_plan(launch: &Launch, host: &Host) -> Result<()> {
     let mut session = host.session();
     session.begin_acting()?;
+    session.settle_first()?;
     drop(session);
     for entry in override_entries(launch, host)? {
         host.session().record(entry)?;
@@ -382,7 +383,9 @@ fn finish(
     let caught = host.take_failed_mutation();
     let outcome = match (outcome, caught) {
         (Ok(_), Some(failure)) => Err(Stop::Failed(failure)),
-        (Ok(_), None) => runner.refuse_drift().and_then(|()| settle_rest(host)).map_err(runner::failed),
+        (Ok(_), None) => {
+            runner.refuse_drift().and_then(|()| host.session().settle_rest()).map_err(runner::failed)
+        }
         (Err(stop), _) => Err(stop),
     };
     let exit = match &outcome {
@@ -412,18 +415,6 @@ fn finish(
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
         // A preview ends where it asks for what only acting can tell: that is no failure.
     }
-}
-
-/// Settles what is owed and was not settled by any step: its step may be gone from the plan.
-fn settle_rest(host: &Host) -> Result<()> {
-    if host.seen().mode == Mode::Look || !host.seen().has_recorded() {
-        return Ok(());
-    }
-    let owed: Vec<_> = host.seen().history().owed.iter().map(|owed| owed.consequence.clone()).collect();
-    for consequence in owed {
-        host.session().settle(&consequence)?;
-    }
-    Ok(())
 }
 
 fn check_selection(selection: &Selection, plan: &Plan) -> Result<()> {

@@ -1,5 +1,7 @@
 //! Rolls back: every live change of the plan, newest first, from the journal alone.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -9,7 +11,10 @@ use crate::change::{Change, Loss, Undone};
 use crate::event::{Answer, Event, Question, UndoTold};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, History};
+use crate::journal::{
+    self, ChangeId, ChangeRecord, ChangeState, Class, Consequence, Entry, History, StepState,
+    UnfinishedRollback,
+};
 use crate::session::Session;
 
 /// The words that `--purge` takes.
@@ -18,7 +23,7 @@ pub const CLASSES: &[&str] = &["users", "homes", "databases", "packages", "data"
 /// What shall be rolled back, and what may be lost by it.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// These steps alone; none for all.
+    /// These steps alone, or these targets; none for all.
     pub steps: Option<Vec<String>>,
     /// The classes that may be lost without asking.
     pub purge: Vec<String>,
@@ -140,11 +145,26 @@ impl Request {
         let Some(word) = class.purge_word() else { return true };
         self.purge.iter().any(|granted| granted == "all" || granted == word)
     }
+
+    /// Whether a change is among what is asked for.
+    fn names(&self, known: &ChangeRecord) -> bool {
+        let Some(words) = &self.steps else { return true };
+        words.iter().any(|word| known.intent.step.as_ref() == Some(word) || known.intent.target == *word)
+    }
+
+    /// Whether all that an unfinished rollback is for is asked for.
+    fn covers(&self, unfinished: &UnfinishedRollback) -> bool {
+        match (&unfinished.steps, &self.steps) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(begun), Some(asked)) => begun.iter().all(|word| asked.contains(word)),
+        }
+    }
 }
 
 /// What a rollback would do.
 pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
-    let candidates = candidates(session.history(), session.plan(), request)?;
+    let candidates = candidates(session, request)?;
     let mut report = Report::default();
     for id in candidates {
         let Some(known) = session.history().change(id).cloned() else { continue };
@@ -183,12 +203,11 @@ fn preview_one(
         row.class = loss.class.purge_word();
         return Ok(Undone::Kept(format!("kept unless agreed to: {}", loss.what)));
     }
-    let gone: Vec<ChangeId> = report.undone.iter().map(|row| row.change).collect();
-    let undone = session.preview_undo(known.id, request.force, &gone)?;
-    if matches!(undone, Undone::Back(..))
-        && let Some((_, path)) = known.intent.target.split_once(":/")
-    {
-        session.world.assumed_gone.borrow_mut().insert(format!("/{path}").into());
+    let ids = |rows: &[Row]| -> Vec<ChangeId> { rows.iter().map(|row| row.change).collect() };
+    let undone = session.preview_undo(known.id, request.force, &ids(&report.undone), &ids(&report.kept))?;
+    if matches!(undone, Undone::Back(..)) {
+        let gone = change.kind().removed_by_undo(&session.world);
+        session.world.assumed_gone.borrow_mut().extend(gone);
     }
     Ok(undone)
 }
@@ -199,61 +218,70 @@ fn preview_one(
 /// When nothing can be recorded, when the run is told to stop, and when a step cannot be undone alone.
 pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     session.begin_undoing()?;
-    if let Some(unfinished) = session.history().rollback.as_ref().filter(|known| known.plan != session.plan())
-    {
-        bail!(
-            Failure::new(format!(
-                "a rollback of `{}` was interrupted and has not been finished",
-                unfinished.plan
-            ))
-            .hint(format!("finish it first with `{}`", unfinished.invocation()))
-        );
+    let unfinished = session.history().rollback.clone();
+    if let Some(unfinished) = unfinished.as_ref() {
+        refuse_beside(unfinished, session.plan(), request)?;
     }
-    let candidates = candidates(session.history(), session.plan(), request)?;
+    let candidates = candidates(session, request)?;
     let mut report = Report::default();
-    if candidates.is_empty() {
-        settle_what_is_complete(session, &[], &mut report)?;
-        finish_empty(session, request)?;
+    if candidates.is_empty() && unfinished.is_none() {
+        settle_what_is_complete(session, &[], &mut BTreeSet::new(), &mut report)?;
+        conclude(session, request)?;
         return Ok(report);
     }
-    session.record(Entry::RollbackStarted { steps: request.steps.clone(), purge: request.purge.clone() })?;
+    session.record(Entry::RollbackStarted {
+        steps: request.steps.clone(),
+        purge: request.purge.clone(),
+        force: request.force,
+    })?;
+    let mut tried = BTreeSet::new();
+    // One that was killed may have left what its last undone changes owe.
+    settle_what_is_complete(session, &candidates, &mut tried, &mut report)?;
     for (at, id) in candidates.iter().enumerate() {
         undo_one(session, request, *id, &mut report)?;
-        settle_what_is_complete(session, &candidates[at + 1..], &mut report)?;
+        settle_what_is_complete(session, &candidates[at + 1..], &mut tried, &mut report)?;
     }
-    retry_failed(session, request, &mut report)?;
-    settle_what_is_complete(session, &[], &mut report)?;
+    retry(session, request, &mut report)?;
+    conclude(session, request)?;
     session.record(Entry::RollbackEnded {
         undone: report.undone.len(),
         kept: report.kept.len(),
         conflicts: report.conflicts.len(),
         failed: report.failed.len(),
     })?;
-    match &request.steps {
-        Some(steps) => {
-            for step in steps {
-                session.record(Entry::StepHeld { step: step.clone() })?;
-            }
-        }
-        None => {
-            session.record(Entry::StepsReset { steps: None })?;
-        }
-    }
     Ok(report)
 }
 
-/// A rollback that finds no change still ends one that was interrupted after its last, and forgets progress.
-fn finish_empty(session: &mut Session, request: &Request) -> Result<()> {
-    if session.history().rollback.is_some() {
-        session.record(Entry::RollbackEnded { undone: 0, kept: 0, conflicts: 0, failed: 0 })?;
+/// Another rollback was interrupted: this one may go on with it, but not pass it over.
+fn refuse_beside(unfinished: &UnfinishedRollback, plan: &str, request: &Request) -> Result<()> {
+    let is_another = unfinished.plan != plan;
+    if !is_another && request.covers(unfinished) {
+        return Ok(());
     }
+    let named = if is_another { format!(" of `{}`", unfinished.plan) } else { String::new() };
+    bail!(
+        Failure::new(format!("a rollback{named} was interrupted and has not been finished"))
+            .hint(format!("finish it first with `{}`", unfinished.invocation()))
+    )
+}
+
+/// What holds of the steps once all is undone that can be: recorded before the rollback's end, so that one that is
+/// killed in between is not taken for finished.
+fn conclude(session: &mut Session, request: &Request) -> Result<()> {
     let plan = session.plan().to_owned();
-    let has_progress = session
-        .history()
-        .steps
-        .iter()
-        .any(|((of, _), record)| *of == plan && record.state != crate::journal::StepState::Pending);
-    if request.steps.is_none() && has_progress {
+    let steps = &session.history().steps;
+    if let Some(words) = &request.steps {
+        let to_hold = |word: &&String| {
+            let known = steps.get(&(plan.clone(), (*word).clone()));
+            known.is_some_and(|step| step.state != StepState::Held)
+        };
+        for step in words.iter().filter(to_hold).cloned().collect::<Vec<_>>() {
+            session.record(Entry::StepHeld { step })?;
+        }
+        return Ok(());
+    }
+    let is_begun = |step: &journal::StepRecord| step.state != StepState::Pending;
+    if steps.iter().any(|((of, _), step)| *of == plan && is_begun(step)) {
         session.record(Entry::StepsReset { steps: None })?;
     }
     Ok(())
@@ -293,8 +321,12 @@ fn undo_one(session: &mut Session, request: &Request, id: ChangeId, report: &mut
             report.undone.push(row);
         }
         ChangeState::Conflict(why) => {
-            let force = "\nto bring the state from before back over it: the same with `--foreign replace`";
-            row.detail = Some(format!("{why}{force}"));
+            let way_on = if session.is_left_to_another(id) {
+                String::new()
+            } else {
+                format!("\nto bring the state from before back over it: `{}`", forcing(session, &row))
+            };
+            row.detail = Some(format!("{why}{way_on}"));
             tell(session, UndoTold::Conflict, &row);
             report.conflicts.push(row);
         }
@@ -313,42 +345,69 @@ fn undo_one(session: &mut Session, request: &Request, id: ChangeId, report: &mut
     Ok(())
 }
 
-/// An inverse may have failed because of something that another one has removed since.
-fn retry_failed(session: &mut Session, request: &Request, report: &mut Report) -> Result<()> {
-    for row in std::mem::take(&mut report.failed) {
-        if row.change == 0 {
-            report.failed.push(row);
-        } else {
-            undo_one(session, request, row.change, report)?;
-        }
+/// The command that brings one target's state from before back over somebody else's.
+fn forcing(session: &Session, row: &Row) -> String {
+    let mut words = vec!["kkrun", "rollback", row.target.as_str(), "--foreign", "replace"];
+    if session.history().changes.iter().any(|change| change.is_live() && change.plan != session.plan()) {
+        words.extend(["--plan", session.plan()]);
     }
-    Ok(())
+    shell_words::join(words)
 }
 
-/// Runs what is owed by undone changes, as soon as no older change that wants the same is left.
-fn settle_what_is_complete(session: &mut Session, left: &[ChangeId], report: &mut Report) -> Result<()> {
-    for owed in session.history().owed.clone() {
-        let consequence = owed.consequence.clone();
-        let wanted_later = left.iter().any(|id| {
-            session.history().change(*id).is_some_and(|change| change.intent.owed.contains(&consequence))
-        });
-        if wanted_later {
+/// An inverse may have failed because of something that another one has removed since; then what waited for it is
+/// tried again, too.
+fn retry(session: &mut Session, request: &Request, report: &mut Report) -> Result<()> {
+    let failed = std::mem::take(&mut report.failed);
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let waits = |row: &Row| session.is_left_to_another(row.change);
+    let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
+    report.conflicts = conflicts;
+    let again: [Vec<Row>; 2] = [failed, waiting];
+    let mut again: Vec<ChangeId> =
+        again.into_iter().flatten().map(|row| row.change).filter(|id| *id != OWED).collect();
+    again.sort_unstable_by(|left, right| right.cmp(left));
+    for id in again {
+        undo_one(session, request, id, report)?;
+    }
+    settle_what_is_complete(session, &[], &mut BTreeSet::new(), report)
+}
+
+/// Stands for the change in the row of a consequence: changes have numbers from 1.
+const OWED: ChangeId = 0;
+
+/// Runs what is owed by undone changes, as soon as no older change that wants the same is left. Each is tried once.
+fn settle_what_is_complete(
+    session: &mut Session,
+    left: &[ChangeId],
+    tried: &mut BTreeSet<Consequence>,
+    report: &mut Report,
+) -> Result<()> {
+    let history = session.history();
+    let is_undone = |id: &ChangeId| history.change(*id).is_some_and(|change| !change.is_live());
+    let wants = |id: &ChangeId, consequence: &Consequence| {
+        history.change(*id).is_some_and(|change| change.intent.owed.contains(consequence))
+    };
+    let is_due = |owed: &&journal::Owed| {
+        owed.changes.iter().any(is_undone) && !left.iter().any(|id| wants(id, &owed.consequence))
+    };
+    for owed in history.owed.iter().filter(is_due).cloned().collect::<Vec<_>>() {
+        if !tried.insert(owed.consequence.clone()) {
             continue;
         }
-        if let Err(error) = session.settle(&consequence) {
+        if let Err(error) = session.settle(&owed.consequence) {
             session.check_interruption()?;
             let row = Row {
-                change: 0,
+                change: OWED,
                 step: None,
                 target: "owed".to_owned(),
                 summary: owed.sentence(),
                 detail: Some(format!("{error:#}")),
                 class: None,
             };
-            if !report.failed.iter().any(|known| known.summary == row.summary) {
-                tell(session, UndoTold::Failed, &row);
-                report.failed.push(row);
-            }
+            tell(session, UndoTold::Failed, &row);
+            report.failed.push(row);
         }
     }
     Ok(())
@@ -406,7 +465,8 @@ fn tell(session: &Session, told: UndoTold, row: &Row) {
 }
 
 /// The live changes that a rollback is about, newest first.
-fn candidates(history: &History, plan: &str, request: &Request) -> Result<Vec<ChangeId>> {
+fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
+    let (history, plan) = (session.history(), session.plan());
     let of_plan: Vec<&ChangeRecord> =
         history.changes.iter().filter(|change| change.plan == plan && change.is_live()).collect();
     let Some(steps) = &request.steps else {
@@ -415,66 +475,62 @@ fn candidates(history: &History, plan: &str, request: &Request) -> Result<Vec<Ch
         }
         return Ok(of_plan.iter().rev().map(|change| change.id).collect());
     };
-    let mut ids = Vec::new();
-    for step in steps {
-        if history.step(plan, step).is_none() {
+    for word in steps {
+        let is_target =
+            history.changes.iter().any(|change| change.plan == plan && change.intent.target == *word);
+        if history.step(plan, word).is_none() && !is_target {
             let known = history.steps.keys().filter(|(of, _)| of == plan).map(|(_, id)| id.as_str());
             let known: Vec<&str> = known.collect();
+            let noun = if word.contains(':') { "target" } else { "step" };
+            let what = if noun == "step" { "was never run" } else { "was never changed" };
             bail!(
-                Failure::new(format!("step `{step}` of {plan} was never run"))
+                Failure::new(format!("{noun} `{word}` of {plan} {what}"))
                     .exit(ExitCode::USAGE)
                     .kind("usage")
                     .hint(format!("steps with a record: {}", known.join(", ")))
+                    .hint("`kkrun history --json` names the targets")
             );
         }
     }
-    for change in of_plan.iter().rev() {
-        let Some(step) = change.intent.step.as_deref().filter(|step| steps.iter().any(|named| named == step))
-        else {
-            continue;
-        };
-        if let Some(later) = needed_by(history, change, steps) {
-            let mut needing = match &later.intent.step {
-                Some(step) => format!("step {step}"),
-                None => "a script without steps".to_owned(),
-            };
-            if later.plan != plan {
-                needing = format!("{needing} of the plan `{}`", later.plan);
-            }
-            bail!(
-                Failure::new(format!(
-                    "step {step} cannot be undone alone: {} of {needing} needs {}",
-                    later.intent.target, change.intent.target
-                ))
-                .hint(format!("undo {needing} as well, or everything"))
-            );
+    let mut ids = Vec::new();
+    for change in of_plan.iter().rev().filter(|change| request.names(change)) {
+        if let Some(later) = needed_by(session, change, request) {
+            refuse_alone(change, later, plan)?;
         }
         ids.push(change.id);
     }
     Ok(ids)
 }
 
-/// A later live change, not of these steps, that needs what this one did.
-fn needed_by<'a>(history: &'a History, change: &ChangeRecord, steps: &[String]) -> Option<&'a ChangeRecord> {
-    history.changes.iter().find(|later| {
-        let is_named =
-            later.plan == change.plan && later.intent.step.as_ref().is_some_and(|step| steps.contains(step));
-        later.id > change.id
-            && later.is_live()
-            && !is_named
-            && needs(&later.intent.target, &change.intent.target)
-    })
+fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Result<()> {
+    let mut needing = match &later.intent.step {
+        Some(step) => format!("step {step}"),
+        None => "a script without steps".to_owned(),
+    };
+    if later.plan != plan {
+        needing = format!("{needing} of the plan `{}`", later.plan);
+    }
+    let alone = match &change.intent.step {
+        Some(step) if later.intent.step.as_ref() != Some(step) => format!("step {step}"),
+        _ => change.intent.target.clone(),
+    };
+    bail!(
+        Failure::new(format!(
+            "{alone} cannot be undone alone: {} of {needing} needs {}",
+            later.intent.target, change.intent.target
+        ))
+        .hint(format!("undo {needing} as well, or everything"))
+    )
 }
 
-/// Whether the target `later` stands on the target `earlier`.
-fn needs(later: &str, earlier: &str) -> bool {
-    if later == earlier {
-        return true;
-    }
-    let (Some((_, later)), Some((_, earlier))) = (later.split_once(':'), earlier.split_once(':')) else {
-        return false;
-    };
-    earlier.starts_with('/') && later.starts_with(earlier) && later[earlier.len()..].starts_with(['/', '#'])
+/// A later live change, not asked for too, that needs what this one did.
+fn needed_by<'a>(session: &'a Session, change: &ChangeRecord, request: &Request) -> Option<&'a ChangeRecord> {
+    session.history().changes.iter().find(|later| {
+        later.id > change.id
+            && later.is_live()
+            && !(later.plan == change.plan && request.names(later))
+            && session.stands_on(&later.intent, &change.intent)
+    })
 }
 
 /// Nothing of this plan, but changes of others: not "nothing to undo".
@@ -492,18 +548,4 @@ fn refuse_foreign_plan(history: &History, plan: &str) -> Result<()> {
         ))
         .hint(format!("plans with changes: {}", others.join(", ")))
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::needs;
-
-    #[test]
-    fn a_target_needs_itself_and_what_it_stands_in() {
-        assert!(needs("file:/srv/a", "file:/srv/a"));
-        assert!(needs("tree:/srv/a/b", "file:/srv/a"));
-        assert!(needs("line:/srv/a#[s]key", "file:/srv/a"));
-        assert!(!needs("file:/srv/ab", "file:/srv/a"));
-        assert!(!needs("unit:a", "user:a"));
-    }
 }

@@ -22,7 +22,7 @@ use serde_json::Value;
 pub use lines::Lines;
 pub use passage::{Made, Noun, Passage, PassageWish};
 
-use super::file::tag;
+use super::file::{keep_copy, tag};
 use super::{Found, Kind, Position, UndoTerms, Undone, World, file_target, state_value};
 use crate::failure::Failure;
 use crate::journal::Undoing;
@@ -259,18 +259,25 @@ impl EditChange {
 
     /// Takes the passage alone back, in a file that somebody else has changed.
     fn undo_passage(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
-        let (bytes, state) = files::read(self.path())?;
+        let (bytes, state) = match FileState::observe(self.path())? {
+            FileState::Absent => (Vec::new(), FileState::Absent),
+            _ => files::read(self.path())?,
+        };
         let here = self.state_in(&bytes)?;
-        let back = BTreeMap::from([(self.target(), state_value(&self.before))]);
+        let mut back = BTreeMap::from([(self.target(), state_value(&self.before))]);
         if here == self.before {
             return Ok(Undone::Back(Undoing::Already, back));
         }
         let accepted = terms.accepted.and_then(|value| serde_json::from_value(value.clone()).ok());
-        if here != accepted.unwrap_or(self.after) && !terms.force {
+        let is_foreign = here != accepted.unwrap_or(self.after);
+        if is_foreign && !terms.force {
             return Ok(Undone::Conflict(self.difference(world)));
         }
         if terms.only_looking {
             return Ok(Undone::Back(Undoing::InPart, BTreeMap::new()));
+        }
+        if is_foreign {
+            keep_copy(world, self.path())?;
         }
         let bytes_before = self.bytes_before(world)?;
         let lines_before = Lines::of(&bytes_before);
@@ -289,12 +296,18 @@ impl EditChange {
         };
         let text = taken_back(&self.inverse.passage, &Lines::of(&bytes), &then, &self.shown_path())?;
         let tag = tag(self.path());
-        if text.is_empty() && self.inverse.file.is_absent() {
+        let left = if text.is_empty() && (self.inverse.file.is_absent() || terms.file_was_made) {
             files::remove(self.path(), &state, &tag)?;
+            FileState::Absent
         } else {
-            let metadata = state.metadata().context("a file without metadata")?;
+            let metadata = state.metadata().or(self.inverse.file.metadata());
+            let metadata = metadata.context("a file without metadata")?;
             let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
-            files::replace(self.path(), Contents::Bytes(&text), &attributes, &state, &tag)?;
+            files::replace(self.path(), Contents::Bytes(&text), &attributes, &state, &tag)?
+        };
+        // The whole file stays kkrun's if it was.
+        if FileRecord::of(terms.accepted_file, &state) == FileRecord::AsAccepted {
+            back.insert(file_target(self.path()), state_value(&left));
         }
         Ok(Undone::Back(Undoing::InPart, back))
     }
@@ -303,6 +316,14 @@ impl EditChange {
 impl Kind for EditChange {
     fn target(&self) -> String {
         passage_target(self.path(), &self.inverse.passage)
+    }
+
+    fn whole(&self) -> Option<String> {
+        Some(file_target(self.path()))
+    }
+
+    fn removed_by_undo(&self, _world: &World) -> Vec<std::path::PathBuf> {
+        if self.inverse.file.is_absent() { vec![self.path().to_owned()] } else { Vec::new() }
     }
 
     fn summary(&self) -> String {
@@ -367,7 +388,9 @@ impl Kind for EditChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
-        files::clear_leftover(self.path(), &tag(self.path()))?;
+        if !terms.only_looking {
+            files::clear_leftover(self.path(), &tag(self.path()))?;
+        }
         let now = FileState::observe(self.path())?;
         if now.same_as(&self.inverse.file) {
             return Ok(Undone::Back(Undoing::Already, self.accepted_before(&now)));
@@ -381,7 +404,18 @@ impl Kind for EditChange {
                 let back = BTreeMap::from([(self.target(), state_value(&self.before))]);
                 Ok(Undone::Back(Undoing::Already, back))
             }
-            FileState::Absent if terms.force => self.undo_file(world, &now, terms),
+            // kkrun made the file, and removed it when the last of its other passages was taken back.
+            FileState::Absent
+                if FileRecord::of(terms.accepted_file, &FileState::Absent) == FileRecord::AsAccepted =>
+            {
+                self.undo_passage(world, terms)
+            }
+            _ if terms.force => {
+                if !terms.only_looking {
+                    keep_copy(world, self.path())?;
+                }
+                self.undo_file(world, &now, terms)
+            }
             FileState::Absent => Ok(Undone::Conflict(format!("{} is gone", self.path().display()))),
             other => Ok(Undone::Conflict(format!("{} is {}", self.path().display(), other.noun()))),
         }

@@ -127,6 +127,15 @@ impl Manifest {
         self.0.insert(PathText::new(relative), state);
     }
 
+    /// Puts what is at a path from the root; nothing removes it.
+    pub fn set(&mut self, relative: impl Into<PathBuf>, state: FileState) {
+        let path = PathText::new(relative);
+        match state {
+            FileState::Absent => drop(self.0.remove(&path)),
+            state => drop(self.0.insert(path, state)),
+        }
+    }
+
     /// Adds a file with these bytes and attributes.
     pub fn insert_file(&mut self, relative: impl Into<PathBuf>, bytes: &[u8], attributes: &Attributes) {
         self.insert(relative, FileState::file(Digest::of(bytes), bytes.len() as u64, attributes));
@@ -150,11 +159,6 @@ impl Manifest {
     /// All paths and states, in the order of the paths' bytes.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = (&PathText, &FileState)> {
         self.0.iter()
-    }
-
-    /// All paths and states, these to be changed.
-    pub fn entries_mut(&mut self) -> impl Iterator<Item = (&PathText, &mut FileState)> {
-        self.0.iter_mut()
     }
 
     /// All but the root: every directory comes before what is in it.

@@ -1,0 +1,193 @@
+//! What kkrun last left at a path, where several targets speak for it: a file, the tree that it is in, the access of
+//! that tree, the product of a command. Asked when a state seems to be somebody else's.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::change::{self, Change, CommandState, World, file_target, state_value, tree_target};
+use crate::journal::{Accepted, ChangeState, History};
+use crate::machine::files::{FileState, Manifest, PathText};
+
+/// What kkrun left at a target.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Left {
+    /// This, in the form of the ledger.
+    State(Value),
+    /// What a command made of it.
+    Anything,
+}
+
+/// What is known of one path.
+enum Known {
+    State(FileState),
+    Anything,
+}
+
+/// What kkrun last left at a target by whatever change; none if it never did.
+pub(super) fn left_at(history: &History, world: &World, target: &str) -> Result<Option<Left>> {
+    let known = history.ledger.get(target).map(|accepted| Left::State(accepted.state.clone()));
+    Ok(match target.split_once(':') {
+        Some(("file", path)) => Teller { history, world }.file(Path::new(path))?,
+        Some(("tree", path)) => Teller { history, world }.tree(Path::new(path))?,
+        _ => known,
+    })
+}
+
+struct Teller<'a> {
+    history: &'a History,
+    world: &'a World,
+}
+
+impl Teller<'_> {
+    fn file(&self, path: &Path) -> Result<Option<Left>> {
+        let mut newest: Option<(u64, Known)> = None;
+        for above in path.ancestors() {
+            for (at, known) in self.told_by(above, path)? {
+                if newest.as_ref().is_none_or(|(newest, _)| at > *newest) {
+                    newest = Some((at, known));
+                }
+            }
+        }
+        Ok(match newest {
+            Some((at, Known::State(mut state))) => {
+                self.give_access(at, path, &mut |below, access| {
+                    if below == path {
+                        access.put_on(&mut state);
+                    }
+                })?;
+                Some(Left::State(state_value(&state)))
+            }
+            Some((_, Known::Anything)) => Some(Left::Anything),
+            None => None,
+        })
+    }
+
+    /// What the targets at `above` say of `path`, and since which record.
+    fn told_by(&self, above: &Path, path: &Path) -> Result<Vec<(u64, Known)>> {
+        let ledger = &self.history.ledger;
+        let mut told = Vec::new();
+        if let Some(Accepted { state, at }) = ledger.get(&file_target(above))
+            && let Ok(state) = serde_json::from_value::<FileState>(state.clone())
+        {
+            if above == path {
+                told.push((*at, Known::State(state)));
+            } else if !matches!(state, FileState::Directory { .. }) {
+                told.push((*at, Known::State(FileState::Absent)));
+            }
+        }
+        if let Some(Accepted { state, at }) = ledger.get(&tree_target(above)) {
+            let manifest = change::read_accepted_tree(self.world, state)?;
+            let relative = relative(above, path);
+            match manifest.get(&relative) {
+                Some(state) => told.push((*at, Known::State(state.clone()))),
+                None if manifest.is_empty() || self.is_whole(above) => {
+                    told.push((*at, Known::State(FileState::Absent)));
+                }
+                None => {}
+            }
+        }
+        if let Some(Accepted { state, at }) = ledger.get(&format!("product:{}", above.display()))
+            && let Ok(state) = serde_json::from_value::<CommandState>(state.clone())
+        {
+            let is_there = state.product == Some(true);
+            told.push((*at, if is_there { Known::Anything } else { Known::State(FileState::Absent) }));
+        }
+        Ok(told)
+    }
+
+    fn tree(&self, root: &Path) -> Result<Option<Left>> {
+        let mut base: Option<(u64, Manifest)> = None;
+        for above in root.ancestors() {
+            let Some(Accepted { state, at }) = self.history.ledger.get(&tree_target(above)) else { continue };
+            if base.as_ref().is_none_or(|(newest, _)| at > newest) {
+                let manifest = change::read_accepted_tree(self.world, state)?;
+                let inner =
+                    if above == root { manifest } else { manifest.below_path(&relative(above, root)) };
+                base = Some((*at, inner));
+            }
+        }
+        let Some((since, mut manifest)) = base else { return Ok(None) };
+        for path in self.newer_below(root, since)? {
+            if let Some(Left::State(state)) = self.file(&path)?
+                && let Ok(state) = serde_json::from_value::<FileState>(state)
+            {
+                manifest.set(relative(root, &path), state);
+            }
+        }
+        self.give_access(since, root, &mut |path, access| {
+            if let Ok(relative_path) = path.strip_prefix(root) {
+                let name = named(relative_path);
+                if let Some(mut state) = manifest.get(&name).cloned() {
+                    access.put_on(&mut state);
+                    manifest.set(name, state);
+                }
+            }
+        })?;
+        Ok(Some(Left::State(change::accept_tree(self.world, &manifest)?)))
+    }
+
+    /// The paths at and below `root` of which other targets have told since.
+    fn newer_below(&self, root: &Path, since: u64) -> Result<Vec<PathBuf>> {
+        let mut found = vec![root.to_owned()];
+        for (target, Accepted { state, at }) in &self.history.ledger {
+            let Some((noun, path)) = target.split_once(':') else { continue };
+            let path = Path::new(path);
+            if *at <= since || !path.starts_with(root) {
+                continue;
+            }
+            match noun {
+                "file" => found.push(path.to_owned()),
+                "tree" if path != root => {
+                    let manifest = change::read_accepted_tree(self.world, state)?;
+                    found.push(path.to_owned());
+                    found.extend(manifest.below().map(|(name, _)| path.join(name)));
+                }
+                _ => {}
+            }
+        }
+        Ok(found)
+    }
+
+    /// Gives `put` what changes of access have given to paths since a record, in the order of the records.
+    fn give_access(
+        &self,
+        since: u64,
+        path: &Path,
+        put: &mut dyn FnMut(&Path, &crate::machine::files::Access),
+    ) -> Result<()> {
+        let concerns = |change: &&crate::journal::ChangeRecord| {
+            let root = change.intent.target.strip_prefix("access:").map(Path::new);
+            change.settled > since
+                && root.is_some_and(|root| root.starts_with(path) || path.starts_with(root))
+        };
+        let mut changes: Vec<_> = self.history.changes.iter().filter(concerns).collect();
+        changes.sort_by_key(|change| change.settled);
+        for known in changes {
+            let Change::Access(change) = Change::of_intent(&known.intent)? else { continue };
+            let is_undone = matches!(known.state, ChangeState::Undone(_));
+            for (at, access) in change.given(self.world, is_undone)? {
+                put(&at, &access);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the newest change to the tree at `root` was about all that is in it.
+    fn is_whole(&self, root: &Path) -> bool {
+        let target = tree_target(root);
+        let newest = self.history.changes.iter().rev().find(|change| change.intent.target == target);
+        newest.is_some_and(|change| change.intent.inverse.get("scope").is_some_and(|scope| scope == "whole"))
+    }
+}
+
+/// A path as a tree's manifest names it.
+fn relative(root: &Path, path: &Path) -> PathBuf {
+    named(path.strip_prefix(root).unwrap_or(path))
+}
+
+fn named(relative: &Path) -> PathBuf {
+    let is_root = relative.as_os_str().is_empty();
+    if is_root { PathText::new(".").as_path().to_owned() } else { relative.to_owned() }
+}
