@@ -47,7 +47,7 @@ fn only_plan(history: &History) -> Result<String> {
     plans.sort_unstable();
     plans.dedup();
     match plans.as_slice() {
-        [] => Ok(history.steps.keys().next().map_or_else(String::new, |(plan, _)| plan.clone())),
+        [] => Ok(history.steps.keys().next().cloned().unwrap_or_default()),
         [plan] => Ok((*plan).to_owned()),
         several => bail!(
             Failure::new("changes of several plans are recorded")

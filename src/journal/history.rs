@@ -158,8 +158,8 @@ impl UnfinishedRollback {
 /// All that the journal says, in the form that decisions need.
 #[derive(Clone, Debug, Default)]
 pub struct History {
-    /// The steps by plan and id.
-    pub steps: BTreeMap<(String, String), StepRecord>,
+    /// The steps, by id, of each plan.
+    pub steps: BTreeMap<String, BTreeMap<String, StepRecord>>,
     /// The changes, oldest first.
     pub changes: Vec<ChangeRecord>,
     /// The newest accepted state of every target.
@@ -190,7 +190,15 @@ impl History {
 
     /// The step of this plan and id.
     pub fn step(&self, plan: &str, id: &str) -> Option<&StepRecord> {
-        self.steps.get(&(plan.to_owned(), id.to_owned()))
+        self.steps.get(plan)?.get(id)
+    }
+
+    /// The steps of a plan that something is recorded of, by id.
+    pub fn steps_of<'a>(
+        &'a self,
+        plan: &str,
+    ) -> impl Iterator<Item = (&'a String, &'a StepRecord)> + use<'a> {
+        self.steps.get(plan).into_iter().flatten()
     }
 
     /// The live changes of a step.
@@ -261,8 +269,8 @@ impl History {
                 known.meaning = Some(meaning.clone());
             }
             Entry::StepsReset { steps } => {
-                for ((plan, id), known) in &mut self.steps {
-                    if *plan == header.plan && steps.as_ref().is_none_or(|named| named.contains(id)) {
+                for (id, known) in self.steps.get_mut(&header.plan).into_iter().flatten() {
+                    if steps.as_ref().is_none_or(|named| named.contains(id)) {
                         *known = StepRecord { title: known.title.clone(), ..StepRecord::default() };
                     }
                 }
@@ -324,7 +332,7 @@ impl History {
     }
 
     fn step_mut(&mut self, header: &super::Header, step: &str) -> &mut StepRecord {
-        let known = self.steps.entry((header.plan.clone(), step.to_owned())).or_default();
+        let known = self.steps.entry(header.plan.clone()).or_default().entry(step.to_owned()).or_default();
         known.run.clone_from(&header.run);
         known
     }
@@ -386,7 +394,7 @@ impl History {
         let Some(change) = self.change(id) else { return };
         let (plan, intent) = (change.plan.clone(), change.intent.clone());
         if let Some(step) = &intent.step
-            && let Some(known) = self.steps.get_mut(&(plan, step.clone()))
+            && let Some(known) = self.steps.get_mut(&plan).and_then(|steps| steps.get_mut(step))
             && known.state != StepState::Held
         {
             known.state = StepState::Pending;

@@ -269,10 +269,10 @@ fn refuse_beside(unfinished: &UnfinishedRollback, plan: &str, request: &Request)
 /// killed in between is not taken for finished.
 fn conclude(session: &mut Session, request: &Request) -> Result<()> {
     let plan = session.plan().to_owned();
-    let steps = &session.history().steps;
+    let history = session.history();
     if let Some(words) = &request.steps {
         let to_hold = |word: &&String| {
-            let known = steps.get(&(plan.clone(), (*word).clone()));
+            let known = history.step(&plan, word);
             known.is_some_and(|step| step.state != StepState::Held)
         };
         for step in words.iter().filter(to_hold).cloned().collect::<Vec<_>>() {
@@ -281,7 +281,7 @@ fn conclude(session: &mut Session, request: &Request) -> Result<()> {
         return Ok(());
     }
     let is_begun = |step: &journal::StepRecord| step.state != StepState::Pending;
-    if steps.iter().any(|((of, _), step)| *of == plan && is_begun(step)) {
+    if history.steps_of(&plan).any(|(_, step)| is_begun(step)) {
         session.record(Entry::StepsReset { steps: None })?;
     }
     Ok(())
@@ -479,8 +479,7 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
         let is_target =
             history.changes.iter().any(|change| change.plan == plan && change.intent.target == *word);
         if history.step(plan, word).is_none() && !is_target {
-            let known = history.steps.keys().filter(|(of, _)| of == plan).map(|(_, id)| id.as_str());
-            let known: Vec<&str> = known.collect();
+            let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
             let noun = if word.contains(':') { "target" } else { "step" };
             let what = if noun == "step" { "was never run" } else { "was never changed" };
             bail!(

@@ -594,8 +594,8 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
     let is_gone = |id: &str| {
         !reports.iter().any(|report| report.id == id) && history.live_changes_of(plan, id).next().is_some()
     };
-    let recorded = history.steps.iter().filter(|((of, id), _)| of == plan && is_gone(id));
-    let report = |((_, id), record): (&(String, String), &StepRecord)| StepReport {
+    let recorded = history.steps_of(plan).filter(|(id, _)| is_gone(id));
+    let report = |(id, record): (&String, &StepRecord)| StepReport {
         id: id.clone(),
         title: record.title.clone(),
         script: record.script.clone(),
