@@ -26,7 +26,7 @@ const NOTES: &str = "/run/kkrun";
 /// The state directory that these options mean. No variable changes root's.
 pub fn state_directory(options: &Options) -> Result<PathBuf> {
     if let Some(directory) = &options.state_dir {
-        return Ok(std::path::absolute(directory)?);
+        return Ok(plain(&std::path::absolute(directory)?));
     }
     let account = Account::current()?;
     if account.is_root() {
@@ -43,6 +43,24 @@ pub fn state_directory(options: &Options) -> Result<PathBuf> {
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     Ok(state.unwrap_or_else(|| account.home.join(".local/state")).join("kkrun"))
+}
+
+/// The same directory without `..` and links, as far as it exists.
+fn plain(path: &Path) -> PathBuf {
+    let mut missing = PathBuf::new();
+    for above in path.ancestors() {
+        if let Ok(there) = above.canonicalize() {
+            let has_up = missing.components().any(|part| part == std::path::Component::ParentDir);
+            return if has_up { path.to_owned() } else { there.join(missing) };
+        }
+        let Some(name) = above.components().next_back() else { break };
+        missing = if missing.as_os_str().is_empty() {
+            PathBuf::from(name.as_os_str())
+        } else {
+            Path::new(name.as_os_str()).join(missing)
+        };
+    }
+    path.to_owned()
 }
 
 /// Goes on as root, if the script requires it: through sudo with a terminal, else not at all.

@@ -3,7 +3,8 @@
 
 mod left;
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::rc::Rc;
 
@@ -88,6 +89,8 @@ pub struct Session {
     step: Option<String>,
     consequences: Vec<Consequence>,
     would: Vec<WouldChange>,
+    /// The targets that were asked for, while only looking.
+    asked: RefCell<BTreeSet<String>>,
     changed: usize,
     /// What a dead run left in doubt was looked at.
     settled: bool,
@@ -106,6 +109,7 @@ impl Session {
             step: None,
             consequences: Vec::new(),
             would: Vec::new(),
+            asked: RefCell::default(),
             changed: 0,
             settled: false,
         }
@@ -338,6 +342,18 @@ impl Session {
         self.changed += 1;
         self.world.reporter.tell(&Event::Change { told: ChangeTold::Made, target, summary });
         Ok(true)
+    }
+
+    /// Notes, while only looking, that a script asks for a target, whether or not it is as wished.
+    pub fn asks_for(&self, target: impl FnOnce() -> String) {
+        if self.mode == Mode::Look {
+            self.asked.borrow_mut().insert(target());
+        }
+    }
+
+    /// The targets that were asked for since this was asked last.
+    pub fn take_asked(&self) -> BTreeSet<String> {
+        self.asked.take()
     }
 
     /// Counts and tells a change that leaves nothing to undo and so is not recorded.

@@ -13,6 +13,7 @@ use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
 use crate::machine::files::{self, Digest, FileState, PathText};
 use crate::machine::process::{self, Command, Stdin};
+use crate::machine::secret_store::SecretStore;
 
 /// How long a command that looks, or takes back, may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
@@ -34,6 +35,9 @@ pub struct PlainCommand {
     /// Variables on top of those that every command gets.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub env: BTreeMap<String, String>,
+    /// Variables that hold secrets: by variable, the secret's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub secrets: BTreeMap<String, String>,
     /// Where.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cwd: Option<PathBuf>,
@@ -46,14 +50,27 @@ pub struct PlainCommand {
 }
 
 impl PlainCommand {
-    /// The command to run.
-    pub fn command(&self, timeout: Duration) -> Result<Command> {
+    /// The command to run. A secret that is not stored any more is left out, and that is told.
+    pub fn command(&self, world: &World, timeout: Duration) -> Result<Command> {
         let mut command = Command::new(&self.argv);
         command.user = self.user.as_deref().map(Account::existing).transpose()?;
         command.cwd.clone_from(&self.cwd);
         command.timeout = Some(timeout);
         let plain = |value: &String| process::Value::Plain(value.into());
         command.env = self.env.iter().map(|(name, value)| (name.into(), plain(value))).collect();
+        let store = SecretStore::below(world.state_directory());
+        for (variable, name) in &self.secrets {
+            match store.read(name)? {
+                Some(text) => {
+                    let secret = process::Value::Secret(text.as_bytes().to_vec().into());
+                    command.env.push((variable.into(), secret));
+                }
+                None => world.reporter.note(format!(
+                    "`{}` runs without {variable}: the secret {name} is not stored",
+                    self.label()
+                )),
+            }
+        }
         if let Some(text) = &self.stdin {
             command.stdin = Stdin::Bytes(text.clone().into_bytes().into());
         }
@@ -86,9 +103,11 @@ impl Probe {
     /// The state now: `true` or `false`, or a hash of the output.
     pub fn state(&self, world: &World) -> Result<String> {
         match self {
-            Self::Success { look } => Ok(world.look(&look.command(LONGEST_LOOK)?)?.is_success().to_string()),
+            Self::Success { look } => {
+                Ok(world.look(&look.command(world, LONGEST_LOOK)?)?.is_success().to_string())
+            }
             Self::Output { look } => {
-                let ended = world.look(&look.command(LONGEST_LOOK)?)?;
+                let ended = world.look(&look.command(world, LONGEST_LOOK)?)?;
                 unit::succeeded(&ended, &look.label())?;
                 Ok(Digest::of(ended.stdout.text().trim_end().as_bytes()).to_string())
             }
@@ -300,7 +319,7 @@ impl Kind for CommandChange {
         }
         for command in &self.inverse.commands {
             let label = command.label();
-            let ended = world.run(&command.command(LONGEST_UNDO)?, &label)?;
+            let ended = world.run(&command.command(world, LONGEST_UNDO)?, &label)?;
             if !ended.status.code().is_some_and(|code| command.ok_codes.contains(&code)) {
                 unit::succeeded(&ended, &label)?;
             }

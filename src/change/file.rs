@@ -208,7 +208,9 @@ impl FileChange {
             FileState::File { sha256, metadata, .. } => {
                 let mut reader = world.backups()?.file(*sha256)?;
                 let contents = Contents::Reader { from: &mut reader, sha256: Some(*sha256) };
-                files::replace(path, contents, &Attributes::from(metadata), now, &tag).map(drop)
+                files::replace(path, contents, &Attributes::from(metadata), now, &tag)
+                    .map(drop)
+                    .with_context(|| format!("the backup of `{}` does not bring it back", path.display()))
             }
             FileState::Link { to, owner, group, .. } => {
                 files::link(path, to, *owner, *group, now, &tag).map(drop)

@@ -39,8 +39,8 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
             change.id, change.intent.summary
         ));
     }
-    if history.rollback.is_some() {
-        line_to_stdout("a rollback was interrupted: `kkrun rollback` finishes it");
+    if let Some(unfinished) = &history.rollback {
+        line_to_stdout(&format!("a rollback was interrupted: `{}` finishes it", unfinished.invocation()));
     }
     for owed in &history.owed {
         line_to_stdout(&format!("owed: {}", owed.sentence()));

@@ -5,6 +5,7 @@ use jiff::tz::TimeZone;
 
 use crate::cli::Options;
 use crate::config;
+use crate::event::SCHEMA;
 use crate::exit_code::ExitCode;
 use crate::journal::{self, ChangeState};
 use crate::machine::clock;
@@ -16,6 +17,11 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
     let history = journal::load(&config::state_directory(options)?)?.history;
     if history.changes.is_empty() {
         line_to_stderr("nothing was changed so far");
+    }
+    if options.json {
+        let first =
+            serde_json::json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
+        line_to_stdout(&first.to_string());
     }
     for change in &history.changes {
         let (state, detail) = state_of(&change.state);

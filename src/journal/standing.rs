@@ -13,8 +13,10 @@ enum Extent {
     Whole,
     /// One passage of the text.
     Passage,
-    /// Owners and modes.
+    /// Owners and modes of a tree.
     Access,
+    /// Owner and mode of this path alone.
+    Mode,
 }
 
 /// A target that is a path.
@@ -25,6 +27,12 @@ struct Place<'target> {
 }
 
 impl<'target> Place<'target> {
+    fn of_intent(intent: &'target Intent) -> Option<Self> {
+        let place = Self::of(&intent.target)?;
+        let extent = if keeps_content(intent) { Extent::Mode } else { place.extent };
+        Some(Self { extent, ..place })
+    }
+
     fn of(target: &'target str) -> Option<Self> {
         let (noun, path) = target.split_once(':')?;
         let extent = match noun {
@@ -65,7 +73,7 @@ pub fn share_content(newer: &Intent, older: &Intent) -> bool {
     if newer.target == older.target {
         return true;
     }
-    let (Some(newer), Some(older)) = (Place::of(&newer.target), Place::of(&older.target)) else {
+    let (Some(newer), Some(older)) = (Place::of_intent(newer), Place::of_intent(older)) else {
         return false;
     };
     match (newer.extent, older.extent) {
@@ -93,11 +101,12 @@ pub fn stands_on(newer: &Intent, older: &Intent) -> bool {
     if share_content(newer, older) {
         return true;
     }
-    match (Place::of(&newer.target), Place::of(&older.target)) {
+    match (Place::of_intent(newer), Place::of_intent(older)) {
         (Some(inner), Some(outer)) => match (inner.extent, outer.extent) {
-            (_, Extent::Whole) => !keeps_directory(older) && inner.is_within(outer.path),
             // What was written since has the owner and mode that the older change gave.
-            (Extent::Whole, Extent::Access) => inner.is_within(outer.path),
+            (_, Extent::Whole) | (Extent::Whole | Extent::Mode, Extent::Access) => {
+                inner.is_within(outer.path)
+            }
             (Extent::Access, Extent::Access) => inner.is_within(outer.path) || outer.is_within(inner.path),
             _ => false,
         },
@@ -111,10 +120,14 @@ fn state_word<'state>(state: &'state Value, field: &str) -> Option<&'state str> 
     state.get(field).and_then(Value::as_str)
 }
 
-/// A directory that was there before: it stays, with what is in it.
-fn keeps_directory(intent: &Intent) -> bool {
-    state_word(&intent.before, "is") == Some("directory")
-        && state_word(&intent.after, "is") == Some("directory")
+/// Only owner and mode were changed: what is there stays, with what is in it.
+fn keeps_content(intent: &Intent) -> bool {
+    let same = |field: &str| state_word(&intent.before, field) == state_word(&intent.after, field);
+    match state_word(&intent.before, "is") {
+        Some("directory") => same("is"),
+        Some("file") => same("is") && same("sha256"),
+        _ => false,
+    }
 }
 
 /// A unit that starts or runs by this very unit file.
@@ -224,6 +237,13 @@ mod tests {
         assert!(!stands_on(&intent("file:/srv/a"), &older));
         let made = Intent { before: json!({ "is": "absent" }), ..older };
         assert!(stands_on(&intent("file:/srv/a"), &made));
+
+        let file = json!({ "is": "file", "sha256": "1" });
+        let owner = Intent { before: file.clone(), after: file, ..intent("file:/srv/a") };
+        let line = intent("line:/srv/a#key");
+        assert!(!stands_on(&owner, &line) && !stands_on(&line, &owner));
+        assert!(stands_on(&owner, &intent("file:/srv/a")) && stands_on(&intent("file:/srv/a"), &owner));
+        assert!(stands_on(&owner, &intent("access:/srv")));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::machine::account::Account;
 use crate::machine::files::{Digest, PathText};
 use crate::machine::process::{self, Command, Ended, Stdin};
 use crate::script::{
-    Host, Raised, Seconds, Unpredictable, act, json_of, look, option_names, options_of, unpredictable,
+    Host, Raised, Seconds, Secret, Unpredictable, act, json_of, look, option_names, options_of, unpredictable,
 };
 
 /// How long `cmd::run` lets a command run when the script does not say.
@@ -264,6 +264,7 @@ impl Run<'_> {
     fn execute(&self) -> Result<Output> {
         self.check_options()?;
         let product = self.options.creates.as_deref().map(absolute).transpose()?;
+        self.host.seen().asks_for(|| self.target(product.as_deref()));
         if self.holds(product.as_deref())? {
             return Ok(self.nothing_run());
         }
@@ -413,16 +414,18 @@ impl Run<'_> {
 
     /// The command as the journal may hold it: without secrets.
     fn plain(&self, argv: Vec<String>) -> Result<PlainCommand> {
-        let mut env = BTreeMap::new();
+        let (mut env, mut secrets) = (BTreeMap::new(), BTreeMap::new());
         for (name, value) in &self.options.env {
-            if Host::secret_text(value).is_none() {
-                env.insert(name.to_string(), value.to_string());
+            match value.read_lock::<Secret>() {
+                Some(secret) => drop(secrets.insert(name.to_string(), secret.name().to_owned())),
+                None => drop(env.insert(name.to_string(), value.to_string())),
             }
         }
         Ok(PlainCommand {
             argv,
             user: self.options.user.clone(),
             env,
+            secrets,
             cwd: self.options.cwd.as_deref().map(absolute).transpose()?,
             stdin: None,
             ok_codes: Vec::new(),
@@ -448,6 +451,7 @@ impl Run<'_> {
         let inherited = self.plain(given.argv)?;
         Ok(PlainCommand {
             user: given.user.or(inherited.user),
+            secrets: if given.env.is_some() { BTreeMap::new() } else { inherited.secrets },
             env: given.env.unwrap_or(inherited.env),
             cwd: given.cwd.or(inherited.cwd),
             stdin: given.stdin,

@@ -8,7 +8,9 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::file::{Ownership, absolute};
-use crate::change::{Change, EditChange, EditTerms, Found, Lines, Noun, Passage, PassageWish};
+use crate::change::{
+    Change, EditChange, EditTerms, Found, Lines, Noun, Passage, PassageWish, passage_target,
+};
 use crate::failure::Failure;
 use crate::machine::files::{self, FileState};
 use crate::script::{Host, Raised, act, look, option_names, options_of};
@@ -129,6 +131,7 @@ fn make_known(
     secret: bool,
 ) -> Result<bool> {
     let found = Found::at(&absolute(path)?)?;
+    host.seen().asks_for(|| passage_target(&found.path, &passage));
     let attributes = match &found.state {
         FileState::Absent if !matches!(wish, PassageWish::Text(_)) => return Ok(false),
         FileState::Absent => options.ownership().attributes(&found.path, &found.state, 0o644)?,

@@ -173,6 +173,7 @@ pub(super) fn make<'bytes>(
     wish: impl FnOnce(&Found) -> Result<FileWish<'bytes>>,
 ) -> Result<bool> {
     let found = Found::at(path)?;
+    host.seen().asks_for(|| file_target(&found.path));
     let wish = match wish(&found) {
         Err(error) if found.state.is_absent() && awaits_another(host, &error) => {
             let summary = format!("make {}", found.path.display());

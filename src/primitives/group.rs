@@ -4,7 +4,7 @@ use anyhow::Result;
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use crate::change::{Change, GroupChange, GroupWish};
+use crate::change::{Change, GroupChange, GroupWish, group_target};
 use crate::script::{Host, Raised, act, option_names, options_of};
 
 /// The namespace.
@@ -55,6 +55,7 @@ mod functions {
 
 fn make(host: &Host, name: &str, options: &Options) -> Result<bool> {
     super::user::check_name(name)?;
+    host.seen().asks_for(|| group_target(name));
     let wish = GroupWish { gid: options.gid, system: options.system };
     let Some(change) = GroupChange::towards(name, wish)? else { return Ok(false) };
     host.session().perform(&Change::Group(change.clone()), &mut |world| change.act(world))

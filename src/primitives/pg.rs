@@ -385,6 +385,7 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
             bail!(Failure::new("PostgreSQL takes an empty password for none").kind("option"));
         }
         let login = recorded_login(host, &mut options, false)?;
+        host.seen().asks_for(|| format!("role:{role}{}", login.server.suffix()));
         let options: RoleOptions = options_of(options)?;
         // A password is for logging in with.
         let login_wished = options.login.or(password.is_some().then_some(true));
@@ -439,6 +440,7 @@ struct DatabaseOptions {
 fn ensure_database_with(context: &NativeCallContext, database: &str, mut options: Map) -> Raised<bool> {
     act(context, |host| {
         let login = recorded_login(host, &mut options, true)?;
+        host.seen().asks_for(|| format!("database:{database}{}", login.server.suffix()));
         let options: DatabaseOptions = options_of(options)?;
         let wish = DatabaseWish {
             owner: options.owner,

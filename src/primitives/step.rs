@@ -181,6 +181,8 @@ mod functions {
     pub fn once(context: NativeCallContext, key: &str, closure: FnPtr) -> Raised<bool> {
         act(&context, |host| {
             if host.seen().history().once.contains(key) {
+                // What it asked for then is not known any more.
+                host.seen().asks_for(|| format!("once:{key}"));
                 return Ok(false);
             }
             if host.only_looking() {

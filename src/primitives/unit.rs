@@ -61,6 +61,7 @@ fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
 
 fn make(host: &Host, name: &str, options: &Options, wish: UnitWish) -> Result<bool> {
     let unit = options.unit(name)?;
+    host.seen().asks_for(|| unit.target());
     let change = UnitChange::towards(&host.seen().world, unit, wish)?;
     let Some(change) = change else { return Ok(false) };
     // Only looking, something else may be about to bring it.

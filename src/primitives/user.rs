@@ -134,6 +134,7 @@ mod functions {
             if !would_have_changed(host, &user_target(name)) {
                 Account::existing(name)?;
             }
+            host.seen().asks_for(|| format!("linger:{name}"));
             let Some(change) = LingerChange::towards(name) else { return Ok(false) };
             host.session().perform(&Change::Linger(change.clone()), &mut |world| change.act(world))
         })
@@ -142,6 +143,7 @@ mod functions {
 
 fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
     check_name(name)?;
+    host.seen().asks_for(|| user_target(name));
     let wish = options.wish()?;
     for group in &wish.groups {
         let is_to_come =

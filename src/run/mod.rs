@@ -191,6 +191,9 @@ pub fn run_script(
     } else {
         Runner::new(Rc::clone(launch), doing, launch.selection.clone(), plan.clone())
     };
+    if let Some(name) = script.file_name().and_then(|name| name.to_str()) {
+        runner.set_main(name);
+    }
     host.set_runner(Rc::<Runner>::clone(&runner));
     if is_plan && doing == Doing::Act {
         begin_plan(launch, host)?;

@@ -1,6 +1,6 @@
 //! Rolls back: every live change of the plan, newest first, from the journal alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
@@ -238,7 +238,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     // One that was killed may have left what its last undone changes owe.
     settle_what_is_complete(session, &candidates, &mut tried, &mut report)?;
     for (at, id) in candidates.iter().enumerate() {
-        undo_one(session, request, *id, &mut report)?;
+        undo_one(session, request, *id, &BTreeMap::new(), &mut report)?;
         settle_what_is_complete(session, &candidates[at + 1..], &mut tried, &mut report)?;
     }
     retry(session, request, &mut report)?;
@@ -287,7 +287,14 @@ fn conclude(session: &mut Session, request: &Request) -> Result<()> {
     Ok(())
 }
 
-fn undo_one(session: &mut Session, request: &Request, id: ChangeId, report: &mut Report) -> Result<()> {
+/// Undoes one change, or says why not. Failures that were `told` before are not told again.
+fn undo_one(
+    session: &mut Session,
+    request: &Request,
+    id: ChangeId,
+    told: &BTreeMap<ChangeId, Option<String>>,
+    report: &mut Report,
+) -> Result<()> {
     let Some(known) = session.history().change(id).cloned() else { return Ok(()) };
     let mut row = row_of(&known);
     if let Some(why) = irreversible(&known) {
@@ -337,7 +344,9 @@ fn undo_one(session: &mut Session, request: &Request, id: ChangeId, report: &mut
         }
         ChangeState::UndoFailed(error) => {
             row.detail = Some(error);
-            tell(session, UndoTold::Failed, &row);
+            if told.get(&id) != Some(&row.detail) {
+                tell(session, UndoTold::Failed, &row);
+            }
             report.failed.push(row);
         }
         _ => {}
@@ -364,12 +373,13 @@ fn retry(session: &mut Session, request: &Request, report: &mut Report) -> Resul
     let waits = |row: &Row| session.is_left_to_another(row.change);
     let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
     report.conflicts = conflicts;
+    let told = failed.iter().map(|row| (row.change, row.detail.clone())).collect();
     let again: [Vec<Row>; 2] = [failed, waiting];
     let mut again: Vec<ChangeId> =
         again.into_iter().flatten().map(|row| row.change).filter(|id| *id != OWED).collect();
     again.sort_unstable_by(|left, right| right.cmp(left));
     for id in again {
-        undo_one(session, request, id, report)?;
+        undo_one(session, request, id, &told, report)?;
     }
     settle_what_is_complete(session, &[], &mut BTreeSet::new(), report)
 }

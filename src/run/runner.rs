@@ -13,7 +13,7 @@ use super::{Launch, MAIN, examine, rollback};
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
-use crate::journal::{Entry, History, Meaning, StepRecord, StepState};
+use crate::journal::{self, Entry, History, Meaning, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
 use crate::script::{
@@ -44,6 +44,8 @@ pub struct StepReport {
     pub status: &'static str,
     /// Why it is stale or drifted.
     pub reason: Option<String>,
+    /// The targets that it asks for, if all of it could be looked at.
+    pub asks: Option<BTreeSet<String>>,
 }
 
 /// Runs the steps of one plan.
@@ -54,6 +56,8 @@ pub struct Runner {
     declared: HashSet<String>,
     unchanged: bool,
     state: RefCell<State>,
+    /// The script that was called.
+    main: RefCell<String>,
 }
 
 #[derive(Default)]
@@ -77,7 +81,22 @@ impl Runner {
 
     fn of(launch: Rc<Launch>, doing: Doing, selection: Selection, plan: Plan, unchanged: bool) -> Rc<Self> {
         let declared = plan.steps.into_iter().map(|step| step.id).collect();
-        Rc::new(Self { launch, doing, selection, declared, unchanged, state: RefCell::default() })
+        let (state, main) = (RefCell::default(), RefCell::default());
+        Rc::new(Self { launch, doing, selection, declared, unchanged, state, main })
+    }
+
+    /// What an examination of the plan `script` finds. One that asks while it is itself examined gets what was found so
+    /// far.
+    fn examined(&self, host: &Host, script: &str, plan: &str) -> Result<Vec<StepReport>> {
+        if self.doing == Doing::Examine {
+            return Ok(self.reports());
+        }
+        examine::steps(&self.launch, host, script, plan)
+    }
+
+    /// Tells the name of the script that was called.
+    pub fn set_main(&self, name: &str) {
+        name.clone_into(&mut self.main.borrow_mut());
     }
 
     /// What was found, in the plan's order.
@@ -287,6 +306,7 @@ impl Runner {
             script: script_of(call),
             status: "pending",
             reason: None,
+            asks: None,
         };
         let record = host.seen().history().step(host.seen().plan(), &call.id).cloned().unwrap_or_default();
         report.status =
@@ -299,9 +319,14 @@ impl Runner {
             report.reason = Some(reason);
             return Ok(report);
         }
-        if let Some(reason) = drift_of(context, host, call)? {
+        host.seen().take_asked();
+        let drift = drift_of(context, host, call)?;
+        let asked = host.seen().take_asked();
+        if let Some(reason) = drift {
             report.status = "drifted";
             report.reason = Some(reason);
+        } else {
+            report.asks = Some(asked);
         }
         Ok(report)
     }
@@ -439,18 +464,24 @@ impl StepRunner for Runner {
         let host = Host::of(context)?;
         // Without a name among the settings, a plan is called after its script, whoever asks for it.
         let name = host.settings().text("plan").map_or_else(|| super::stem(plan), str::to_owned);
-        let mut reports = examine::steps(&self.launch, &host, plan, &name)?;
+        let mut reports = self.examined(&host, plan, &name)?;
         let session = host.seen();
-        reports.extend(removed_steps(session.history(), &name, &reports));
+        let removed = removed_steps(session.history(), &name, &reports);
+        name_left_targets(session.history(), &name, &mut reports);
+        reports.extend(removed);
         let rows = reports.iter().map(|report| row(session.history(), &name, report));
         Ok(Value::Array(rows.collect()))
     }
 
     fn drift(&self, context: &NativeCallContext, id: &str) -> Result<Option<String>> {
         let host = Host::of(context)?;
-        let reports = examine::steps(&self.launch, &host, "master.rhai", host.seen().plan())?;
+        let main = self.main.borrow();
+        let is_own = self.declared.contains(id) && !main.is_empty();
+        let script = if is_own { main.as_str() } else { "master.rhai" };
+        let reports = self.examined(&host, script, host.seen().plan())?;
         match reports.into_iter().find(|report| report.id == id) {
             Some(report) => Ok(report.reason),
+            None if self.doing == Doing::Examine => Ok(None),
             None => bail!(Failure::new(format!("there is no step `{id}`")).kind("usage")),
         }
     }
@@ -600,9 +631,71 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
         title: record.title.clone(),
         script: record.script.clone(),
         status: by_record(record, false),
-        reason: Some(format!("no longer in the plan; `kkrun rollback {id}` undoes it")),
+        reason: Some(match taken_over_by(history, plan, id, reports) {
+            Some(by) => format!("no longer in the plan; what it made is asked for by step {by}"),
+            None => format!("no longer in the plan; `kkrun rollback {id}` undoes it"),
+        }),
+        asks: None,
     };
     recorded.map(report).collect()
+}
+
+/// The step that asks for all that a removed one made: it was given another id.
+fn taken_over_by<'a>(history: &History, plan: &str, id: &str, reports: &'a [StepReport]) -> Option<&'a str> {
+    let asks_for_all = |report: &&StepReport| {
+        let Some(asks) = &report.asks else { return false };
+        history.live_changes_of(plan, id).all(|change| asks_for(asks, &change.intent.target))
+    };
+    reports.iter().find(asks_for_all).map(|report| report.id.as_str())
+}
+
+/// The nouns of which every primitive says that it asks for one.
+const ASKED_FOR: &[&str] = &[
+    "file", "tree", "line", "block", "access", "product", "command", "user", "group", "linger", "unit",
+    "role", "database",
+];
+/// How many targets that are not asked for any more are named.
+const MOST_NAMED: usize = 3;
+
+/// Whether a target is among those that are asked for; what these stand in is asked for with them.
+fn asks_for(asks: &BTreeSet<String>, target: &str) -> bool {
+    if asks.contains(target) {
+        return true;
+    }
+    match target.split_once(':') {
+        Some(("unit", name)) => {
+            name.rsplit_once('/').is_some_and(|(unit, _)| asks.contains(&format!("unit:{unit}")))
+        }
+        Some(("line" | "block", _)) => false,
+        _ => journal::path_of(target).is_some_and(|path| {
+            asks.iter().filter_map(|asked| journal::path_of(asked)).any(|asked| asked.starts_with(path))
+        }),
+    }
+}
+
+/// Names what complete steps made and do not ask for any more, with the way to undo it.
+fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) {
+    let all: BTreeSet<String> = reports.iter().filter_map(|report| report.asks.clone()).flatten().collect();
+    for report in reports.iter_mut().filter(|report| report.asks.is_some()) {
+        let targets = history.live_changes_of(plan, &report.id).map(|change| change.intent.target.as_str());
+        let is_left = |target: &&str| {
+            let noun = target.split_once(':').map_or("", |(noun, _)| noun);
+            ASKED_FOR.contains(&noun) && !asks_for(&all, target)
+        };
+        let left: BTreeSet<&str> = targets.filter(is_left).collect();
+        let knows_all = report.asks.iter().flatten().all(|asked| !asked.starts_with("once:"));
+        if left.is_empty() || !knows_all {
+            continue;
+        }
+        let named: Vec<&str> = left.iter().copied().take(MOST_NAMED).collect();
+        let more = if left.len() > named.len() {
+            format!(" and {} more", left.len() - named.len())
+        } else {
+            String::new()
+        };
+        let undo = shell_words::join(["kkrun", "rollback"].iter().copied().chain(left));
+        report.reason = Some(format!("no longer asks for {}{more}; `{undo}` undoes it", named.join(", ")));
+    }
 }
 
 fn row(history: &History, plan: &str, report: &StepReport) -> Value {

@@ -68,7 +68,7 @@ impl Place {
         self.directory.path().join(name)
     }
 
-    fn root(&self) -> String {
+    pub fn root(&self) -> String {
         self.directory.path().display().to_string()
     }
 
@@ -151,6 +151,22 @@ impl Place {
             stdout: text(&output.stdout),
             stderr: text(&output.stderr),
         }
+    }
+
+    /// The contents in the backups.
+    pub fn backups(&self) -> Vec<String> {
+        let Ok(entries) = fs::read_dir(self.path("state/backups")) else { return Vec::new() };
+        entries
+            .flatten()
+            .map(|entry| String::from_utf8_lossy(&fs::read(entry.path()).unwrap()).into_owned())
+            .collect()
+    }
+
+    /// The backup with this content.
+    pub fn backup_of(&self, content: &str) -> PathBuf {
+        let mut entries =
+            fs::read_dir(self.path("state/backups")).unwrap().flatten().map(|entry| entry.path());
+        entries.find(|path| fs::read_to_string(path).is_ok_and(|text| text == content)).unwrap()
     }
 
     /// The kinds of the journal's records, in order.

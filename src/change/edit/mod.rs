@@ -233,7 +233,9 @@ impl EditChange {
             FileState::File { sha256, metadata, .. } => {
                 let mut reader = world.backups()?.file(*sha256)?;
                 let contents = Contents::Reader { from: &mut reader, sha256: Some(*sha256) };
-                files::replace(path, contents, &Attributes::from(metadata), now, &tag).map(drop)
+                files::replace(path, contents, &Attributes::from(metadata), now, &tag)
+                    .map(drop)
+                    .with_context(|| format!("the backup of `{}` does not bring it back", path.display()))
             }
             _ => files::remove(path, now, &tag),
         }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::mode::ModeWish;
 use super::{Ownership, absolute, make};
-use crate::change::{AccessChange, Change, FileWish};
+use crate::change::{AccessChange, Change, FileWish, file_target};
 use crate::failure::Failure;
 use crate::machine::files::{self, Access, Attributes, EntryKind, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
@@ -69,6 +69,7 @@ fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
     host.refuse_unknown(&path)?;
     let wish = Wish::of(options)?;
     let canonical = files::canonical(&path)?;
+    host.seen().asks_for(|| file_target(&canonical));
     if options.recursive && matches!(FileState::observe(&canonical)?, FileState::Directory { .. }) {
         let Some(change) = AccessChange::towards(&canonical, &|access| wish.applied(access))? else {
             return Ok(false);

@@ -229,6 +229,7 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
         Origin::Plan(_) | Origin::Disk(_) => {}
     }
     let to = tree_root(&origin, to)?;
+    host.seen().asks_for(|| tree_target(&to));
     let listed = origin.manifest(Times::Now)?;
     let found = Manifest::observe_listed(&to, listed.entries().map(|(name, _)| name))?;
     let wish = match wish(&listed, &to, &found, options) {
@@ -250,6 +251,7 @@ fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool
         bail!(Failure::new(format!("`{from}` is a file, and only a tree can be mirrored")).kind("usage"))
     }
     let to = tree_root(&origin, to)?;
+    host.seen().asks_for(|| tree_target(&to));
     let mut found = Manifest::default();
     let root = FileState::observe(&to)?;
     if !root.is_absent() {

@@ -63,6 +63,7 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
         }
     };
     let found = Found::at(&path)?;
+    host.seen().asks_for(|| file_target(&found.path));
     if found.state.sha256() == Some(wanted) {
         return make(host, &path, |found| Ok(FileWish::Metadata { attributes: attributes(found)? }));
     }

@@ -1,0 +1,217 @@
+//! The journal is the only truth: damaged, cut, lost or from a newer kkrun, it is never taken for "nothing to undo", and
+//! nothing is changed or repaired in silence.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use std::fs;
+
+use support::Place;
+
+const PLAN: &str = r#"
+step::run("01", "First", || {
+    file::write("@/m/old", "new\n");
+    file::write("@/m/made", "made\n");
+});
+step::run("02", "Second", || config::set("@/m/conf", "key", "1"));
+"#;
+
+fn done() -> (Place, String) {
+    let place = Place::new(PLAN).with("m/old", "old\n").with("m/conf", "other = 2\n");
+    let before = place.listing("m");
+    place.run("plan.rhai").ends(0);
+    (place, before)
+}
+
+fn journal(place: &Place) -> Vec<u8> {
+    fs::read(place.path("state/journal")).unwrap()
+}
+
+fn lines(bytes: &[u8]) -> Vec<Vec<u8>> {
+    bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+/// A line with the checksum of its JSON.
+fn sealed(json: &str) -> Vec<u8> {
+    format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).into_bytes()
+}
+
+/// Every command says that the journal is not to be relied on, and leaves everything as it is.
+#[track_caller]
+fn is_refused(place: &Place, why: &str) {
+    let prints = (place.prints_of("m"), place.prints_of("state"));
+    for words in
+        ["plan.rhai", "plan.rhai --dry-run", "rollback", "rollback --dry-run", "rollback 01", "history"]
+    {
+        let ran = place.run(words).ends(5);
+        assert!(ran.stderr.contains(why), "{words}: `{why}` is not said:\n{}", ran.page());
+        ran.says("kkrun doctor").never_says("nothing to undo");
+    }
+    let explained = place.run("doctor").ends(5).stdout;
+    assert!(explained.contains(why) && explained.contains("The ways on"), "{explained}");
+    assert_eq!((place.prints_of("m"), place.prints_of("state")), prints, "nothing is changed");
+}
+
+#[test]
+fn a_lost_or_emptied_journal_beside_backups_is_damage() {
+    let (place, before) = done();
+    let whole = journal(&place);
+    place.remove("state/journal");
+    is_refused(&place, "is missing, but backups");
+    for length in [0, 5] {
+        fs::write(place.path("state/journal"), &whole[..length]).unwrap();
+        is_refused(&place, "holds no record, but backups");
+    }
+    fs::write(place.path("state/journal"), &whole).unwrap();
+    place.run("rollback").ends(0).says("3 undone");
+    assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn a_gap_a_double_an_exchange_and_a_flipped_bit_are_damage() {
+    let (place, _) = done();
+    let whole = journal(&place);
+    let records = lines(&whole);
+    let without = |at: usize| [&records[..at], &records[at + 1..]].concat().concat();
+    let doubled = [&records[..4], &records[3..]].concat().concat();
+    let mut exchanged = records.clone();
+    exchanged.swap(3, 4);
+    let mut abuses = vec![without(0), without(3), doubled, exchanged.concat()];
+    for at in [0, 3, whole.len() / 2] {
+        let mut flipped = whole.clone();
+        flipped[at] ^= 1;
+        abuses.push(flipped);
+    }
+    // A power cut leaves zeros; with whole records behind them it was none.
+    abuses.push([&records[..3].concat()[..], &[0; 512], &records[3..].concat()].concat());
+    for abused in abuses {
+        fs::write(place.path("state/journal"), abused).unwrap();
+        is_refused(&place, "is damaged");
+    }
+}
+
+#[test]
+fn a_newer_format_and_an_unknown_kind_are_left_to_the_newer_kkrun() {
+    let (place, before) = done();
+    let whole = journal(&place);
+    let records = lines(&whole);
+    let json = |record: &[u8]| String::from_utf8(record[9..record.len() - 1].to_vec()).unwrap();
+    let newer = json(&records[0]).replace("\"major\":1", "\"major\":2");
+    fs::write(place.path("state/journal"), [sealed(&newer), records[1..].concat()].concat()).unwrap();
+    is_refused(&place, "format 2.");
+
+    let last = records.last().unwrap();
+    let at = records.len() as u64;
+    let next = |rest: &str| {
+        let prev = String::from_utf8(last[..8].to_vec()).unwrap();
+        sealed(&format!(
+            r#"{{"seq":{},"prev":"{prev}","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p",{rest}}}"#,
+            at + 1
+        ))
+    };
+    fs::write(place.path("state/journal"), [&whole[..], &next(r#""kind":"telemetry""#)].concat()).unwrap();
+    is_refused(&place, "telemetry");
+    let skippable = next(r#""skippable":true,"kind":"telemetry""#);
+    fs::write(place.path("state/journal"), [&whole[..], &skippable].concat()).unwrap();
+    place.run("rollback").ends(0).says("3 undone");
+    assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn a_torn_end_is_saved_aside_by_the_next_run_and_left_alone_by_who_only_reads() {
+    let (place, before) = done();
+    let whole = journal(&place);
+    let length_of_last = lines(&whole).last().unwrap().len();
+    for cut in (1..length_of_last).step_by(23) {
+        let torn = &whole[..whole.len() - cut];
+        fs::write(place.path("state/journal"), torn).unwrap();
+        place.run("history").ends(0);
+        place.run("plan.rhai --dry-run").ends(0);
+        assert!(place.run("doctor").ends(0).stdout.contains("torn write"));
+        assert_eq!(journal(&place), torn, "a reader cuts nothing");
+    }
+    for tail in [&[0_u8; 4096][..], b"garbage\nand more", b"\n"] {
+        fs::write(place.path("state/journal"), [&whole[..], tail].concat()).unwrap();
+        place.run("history").ends(0);
+        place.run("rollback --dry-run").ends(6).says("3 undone");
+        place.run("rollback").ends(0).says("3 undone");
+        let aside = place.path(&format!("state/journal.torn-at-{}", whole.len()));
+        assert_eq!(fs::read(aside).unwrap(), tail);
+        assert!(journal(&place).starts_with(&whole));
+        assert_eq!(place.listing("m"), before);
+        place.run("plan.rhai").ends(0);
+        place.run("rollback").ends(0);
+        fs::write(place.path("state/journal"), &whole).unwrap();
+        // The machine as the journal has it.
+        place.write("m/old", "new\n");
+        place.write("m/made", "made\n");
+        place.write("m/conf", "other = 2\nkey = 1\n");
+    }
+}
+
+#[test]
+fn cut_behind_any_record_a_rollback_is_never_told_that_there_is_nothing() {
+    let (place, _) = done();
+    let whole = journal(&place);
+    let records = lines(&whole);
+    let first_intent = records
+        .iter()
+        .position(|line| String::from_utf8_lossy(line).contains("\"kind\":\"intent\""))
+        .unwrap();
+    for kept in 1..records.len() {
+        let (place, _) = done();
+        fs::write(place.path("state/journal"), lines(&journal(&place))[..kept].concat()).unwrap();
+        let ran = place.run("rollback").ends(0);
+        // What is not in the journal is not undone; all that is in it is.
+        let intents = records[..kept]
+            .iter()
+            .filter(|line| String::from_utf8_lossy(line).contains("\"intent\""))
+            .count();
+        if kept > first_intent {
+            ran.says(&format!("{intents} undone"));
+        }
+    }
+}
+
+#[test]
+fn without_its_backup_or_with_another_one_a_file_is_not_undone_and_all_else_is() {
+    for altered in [false, true] {
+        let (place, before) = done();
+        let backup = place.backup_of("old\n");
+        let content = fs::read(&backup).unwrap();
+        if altered {
+            fs::set_permissions(&backup, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+            fs::write(&backup, "oops\n").unwrap();
+        } else {
+            fs::remove_file(&backup).unwrap();
+        }
+        let said = place.run("rollback").ends(4).says("failed: write @/m/old").says("2 undone");
+        said.says("1 failed").says("the backup");
+        assert_eq!(place.read("m/old"), "new\n");
+        assert!(!place.exists("m/made"));
+        assert!(place.run("history").ends(0).stdout.contains(" failed "));
+        fs::write(&backup, content).unwrap();
+        place.run("rollback").ends(0).says("1 undone");
+        assert_eq!(place.listing("m"), before);
+    }
+}
+
+#[test]
+fn the_history_as_json_names_its_schema_first() {
+    let (place, _) = done();
+    let rows = place.run("history --json").ends(0).json();
+    assert_eq!((rows[0]["event"].as_str(), rows.len()), (Some("schema"), 4));
+    assert!(rows[0]["version"].is_number() || rows[0]["version"].is_string());
+    assert_eq!(rows[1]["state"], "done");
+}
+
+#[test]
+fn a_state_directory_is_shown_by_its_one_name() {
+    let (place, _) = done();
+    let odd = place.path("plan/../state");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kkrun"));
+    let output = command.arg("--state-dir").arg(odd).arg("doctor").output().unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains(&format!("`{}`", place.path("state/journal").display())), "{said}");
+}

@@ -1,0 +1,240 @@
+//! What kkrun last left at each target, and what became of it: several steps at one file, somebody else's edits, and
+//! targets that nobody asks for any more.
+
+mod support;
+
+use support::Place;
+
+const THREE_EDITS: &str = r#"
+step::run("01", "First", || config::set("@/m/conf", "one", "1"));
+step::run("02", "Second", || config::set("@/m/conf", "two", "2"));
+step::run("03", "Third", || config::block("@/m/conf", "it", "three\n"));
+"#;
+
+#[test]
+fn steps_that_edit_one_file_are_undone_in_every_order() {
+    let orders = [
+        ["01", "02", "03"],
+        ["01", "03", "02"],
+        ["02", "01", "03"],
+        ["02", "03", "01"],
+        ["03", "01", "02"],
+        ["03", "02", "01"],
+    ];
+    for (number, order) in orders.into_iter().enumerate() {
+        let place = Place::new(THREE_EDITS);
+        if number % 2 == 0 {
+            place.write("m/conf", "zero = 0\ntwo = 20\n");
+        }
+        let before = place.listing("m");
+        place.run("plan.rhai").ends(0);
+        for (done, step) in order.into_iter().enumerate() {
+            place.run(&format!("rollback {step}")).ends(0).says("1 undone");
+            let left = order.len() - done - 1;
+            let text = if place.exists("m/conf") { place.read("m/conf") } else { String::new() };
+            let standing = ["one = 1", "one=1", "two = 2\n", "two=2", "three"];
+            let standing = standing.iter().filter(|line| text.contains(*line)).count();
+            assert_eq!(standing, left, "{order:?} after {step}: {text}");
+        }
+        assert_eq!(place.listing("m"), before, "{order:?}");
+        // All of it is kkrun's own: made again, nothing is taken for somebody else's.
+        place.run("plan.rhai --only 01,02,03").ends(0);
+        place.run("rollback").ends(0).says("0 conflicts");
+        assert_eq!(place.listing("m"), before, "{order:?}");
+    }
+}
+
+#[test]
+fn an_edit_and_the_file_that_it_is_in_are_one_content() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/conf", "a=1\n"));
+step::run("02", "Second", || config::set("@/m/conf", "b", "2"));
+step::run("03", "Third", || file::access("@/m/conf", #{ mode: "0600" }));
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let listed = place.listing("m");
+    place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("of step 02");
+    place.run("rollback 01 02").ends(1).says("of step 03 needs file:@/m/conf");
+    place.run("rollback 03 --dry-run").ends(6).says("1 undone");
+    assert_eq!(place.listing("m"), listed);
+    place.run("rollback 02").ends(0);
+    assert_eq!(place.read("m/conf"), "a=1\n");
+    place.run("rollback").ends(0).says("2 undone · 0 kept · 0 conflicts");
+    assert!(!place.exists("m/conf"));
+}
+
+#[test]
+fn somebody_elses_edit_that_was_replaced_by_word_is_in_the_backups_when_all_is_undone() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/page", "ours\n"));"#)
+        .with("m/page", "first\n");
+    place.run("plan.rhai").ends(0);
+    place.write("m/page", "theirs\n");
+    place.run("plan.rhai --redo 01").ends(1).says("--foreign replace");
+    assert_eq!(place.read("m/page"), "theirs\n");
+    place.run("plan.rhai --redo 01 --foreign replace").ends(0);
+    assert_eq!(place.read("m/page"), "ours\n");
+    place.run("rollback").ends(0).says("2 undone");
+    assert_eq!(place.read("m/page"), "first\n");
+    assert!(place.backups().contains(&"theirs\n".to_owned()));
+}
+
+#[test]
+fn what_was_kept_by_word_is_accepted_and_still_undone() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/page", "ours\n"));"#)
+        .with("m/page", "first\n");
+    place.run("plan.rhai").ends(0);
+    place.write("m/page", "theirs\n");
+    place.run("plan.rhai --redo 01 --foreign keep").ends(0).says("kept as somebody else left it");
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/page"), "theirs\n");
+    place.run("rollback").ends(0).says("1 undone");
+    assert_eq!(place.read("m/page"), "first\n");
+    assert!(place.backups().contains(&"theirs\n".to_owned()), "by word, and still not lost");
+}
+
+const LOOK: &str =
+    r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status} ${row.reason}`); }"#;
+
+#[test]
+fn a_target_that_a_step_does_not_ask_for_any_more_is_named_with_the_way_to_undo_it() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    file::make_dir("@/m/in/it");
+    file::write("@/m/in/it/a", "a\n");
+    file::write("@/m/b", "b\n");
+    config::set("@/m/conf", "key", "1");
+});
+"#,
+    )
+    .with("plan/look.rhai", LOOK);
+    place.run("plan.rhai").ends(0);
+    place.run("look.rhai").ends(0).prints("01 complete \n");
+    place.edit("plan/plan.rhai", "    file::write(\"@/m/b\", \"b\\n\");\n", "");
+    place.edit("plan/plan.rhai", "    config::set(\"@/m/conf\", \"key\", \"1\");\n", "");
+    place.run("look.rhai").ends(0).prints("01 stale its script changed\n");
+    place.run("plan.rhai").ends(0);
+    place.run("look.rhai").ends(0).prints(
+        "01 complete no longer asks for file:@/m/b, line:@/m/conf#key; \
+         `kkrun rollback file:@/m/b 'line:@/m/conf#key'` undoes it\n",
+    );
+    place
+        .run_words(&["rollback", "file:@/m/b".replace('@', &place.root()).as_str()])
+        .ends(0)
+        .says("1 undone");
+    assert!(!place.exists("m/b") && place.exists("m/in/it/a"));
+    place.run("plan.rhai").ends(0);
+    assert!(!place.exists("m/b"));
+    place.run("look.rhai").ends(0).prints(
+        "01 complete no longer asks for line:@/m/conf#key; `kkrun rollback 'line:@/m/conf#key'` undoes it\n",
+    );
+    place.run("rollback").ends(0);
+    assert_eq!(place.listing("m").lines().count(), 1, "{}", place.listing("m"));
+}
+
+#[test]
+fn a_removed_step_stays_visible_and_a_renumbered_one_is_known_by_what_it_made() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/a", "a\n"));
+step::run("02", "Second", || file::write("@/m/b", "b\n"));
+step::run("03", "Third", || file::write("@/m/c", "c\n"));
+"#,
+    )
+    .with("plan/look.rhai", LOOK);
+    place.run("plan.rhai").ends(0);
+    place.edit("plan/plan.rhai", "step::run(\"02\", \"Second\", || file::write(\"@/m/b\", \"b\\n\"));\n", "");
+    place.edit("plan/plan.rhai", "\"03\", \"Third\"", "\"02b\", \"Third\"");
+    place.run("plan.rhai").ends(0);
+    place.run("look.rhai").ends(0).prints(
+        "01 complete \n02b complete \n02 complete no longer in the plan; `kkrun rollback 02` undoes it\n\
+         03 complete no longer in the plan; what it made is asked for by step 02b\n",
+    );
+    place.run("rollback 02").ends(0).says("1 undone");
+    assert!(!place.exists("m/b") && place.exists("m/c"));
+    place.run("rollback").ends(0).says("2 undone");
+    assert!(!place.exists("m/a") && !place.exists("m/c"));
+}
+
+#[test]
+fn drift_is_told_of_the_plan_that_asks() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/a", "a\n"));
+print(`drift: ${step::drift("01")}`);
+"#,
+    );
+    place.run("plan.rhai").ends(0).prints("drift: \n");
+    place.write("m/a", "theirs\n");
+    let said = place.run("plan.rhai").ends(0);
+    assert_eq!(said.stdout, "drift: write @/m/a\n");
+}
+
+/// What somebody else does.
+type Deed = fn(&Place);
+
+/// Somebody else was at what a step made; what is left of it after a rollback.
+#[test]
+fn what_somebody_else_did_meanwhile_is_left_alone_but_by_word() {
+    let plan = r#"
+step::run("01", "First", || {
+    file::write("@/m/page", "ours\n");
+    file::make_dir("@/m/dir");
+    file::write("@/m/dir/inner", "ours\n");
+});
+"#;
+    let deeds: [(&str, Deed, i32, &str); 6] = [
+        ("edited", |place| place.write("m/page", "theirs\n"), 4, "content differs"),
+        (
+            "replaced by a link",
+            |place| {
+                place.remove("m/page");
+                std::os::unix::fs::symlink("theirs", place.path("m/page")).expect("a link");
+            },
+            4,
+            "a file → a symbolic link",
+        ),
+        ("deleted", |place| place.remove("m/page"), 4, "a file → absent"),
+        (
+            "replaced by a directory",
+            |place| {
+                place.remove("m/page");
+                place.write("m/page/theirs", "theirs\n");
+            },
+            4,
+            "a file → a directory",
+        ),
+        (
+            "its directory renamed",
+            |place| std::fs::rename(place.path("m/dir"), place.path("m/renamed")).expect("a move"),
+            0,
+            "3 undone",
+        ),
+        ("its directory filled", |place| place.write("m/dir/theirs", "theirs\n"), 0, "1 kept"),
+    ];
+    for (what, deed, status, said) in deeds {
+        let place = Place::new(plan).with("m/page", "first\n");
+        let before = place.listing("m");
+        place.run("plan.rhai").ends(0);
+        deed(&place);
+        let theirs = place.listing("m");
+        place.run("rollback").ends(status).says(said);
+        let left = place.listing("m");
+        for line in theirs.lines().filter(|line| line.contains("theirs") || line.contains("renamed")) {
+            assert!(left.contains(line), "{what}: {line} is lost");
+        }
+        if status == 4 {
+            place.run("rollback").ends(4).says("kkrun rollback file:@/m/page --foreign replace");
+        }
+        if what == "deleted" || what == "edited" || what == "replaced by a link" {
+            place.run("rollback --foreign replace").ends(0);
+            assert_eq!(place.listing("m"), before, "{what}");
+        }
+        if what == "replaced by a directory" {
+            place.run("rollback --foreign replace").ends(4);
+            assert!(place.exists("m/page/theirs"));
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Undoing under trouble: inverses that fail, rollbacks that were interrupted, and what undone changes owe.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod support;
+
+use support::Place;
+
+#[test]
+fn an_inverse_that_fails_once_is_tried_again_when_the_rest_is_undone() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { file::write("@/m/lock", ""); });
+step::run("02", "Second", || {
+    cmd::run(["touch", "@/m/b"], #{
+        unless: ["test", "-e", "@/m/b"],
+        undo: [["bash", "-c", "test ! -e @/m/lock && rm @/m/b"]],
+    });
+    cmd::run(["touch", "@/m/c"], #{
+        unless: ["test", "-e", "@/m/c"],
+        undo: [["bash", "-c", "test ! -e @/m/b && rm @/m/c"]],
+    });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(4).says("2 undone · 0 kept · 0 conflicts · 1 failed");
+    assert!(!place.exists("m/b") && place.exists("m/c"));
+    place.run("rollback").ends(0).says("1 undone · 0 kept · 0 conflicts · 0 failed");
+    assert_eq!(place.listing("m").lines().count(), 1);
+}
+
+#[test]
+fn one_that_fails_for_good_is_told_the_rest_is_undone_and_a_later_rollback_finishes() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    file::write("@/m/a", "a\n");
+    cmd::run(["touch", "@/m/b"], #{ unless: ["test", "-e", "@/m/b"], undo: [["bash", "-c", "echo why >&2; test -e @/go && rm @/m/b"]] });
+    file::write("@/m/c", "c\n");
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    for _ in 0..2 {
+        place.run("rollback").ends(4).says("failed: run touch @/m/b").says("1 failed");
+        assert!(!place.exists("m/a") && place.exists("m/b") && !place.exists("m/c"));
+    }
+    // It failed and was not interrupted: a run may go on.
+    place.run("plan.rhai").ends(0);
+    place.write("go", "");
+    place.run("rollback").ends(0);
+    assert_eq!(place.listing("m").lines().count(), 1);
+}
+
+const TWO: &str = r#"
+step::run("01", "First", || { file::write("@/m/a", "a\n"); });
+step::run("02", "Second", || { file::write("@/m/b", "b\n"); });
+"#;
+
+#[test]
+fn a_rollback_of_one_step_that_was_killed_behind_its_last_undo_still_holds_the_step() {
+    let place = Place::new(TWO).with(
+        "plan/look.rhai",
+        r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback 02").ends(0);
+    place.cut_journal_behind("undone");
+    let said = place.run("plan.rhai").ends(1).says("a rollback was interrupted");
+    said.says("finish it with `kkrun rollback 02 --plan plan`");
+    assert!(place.run("doctor").ends(0).stdout.contains("`kkrun rollback 02 --plan plan` finishes it"));
+    place.run("rollback 01").ends(1).says("finish it first with `kkrun rollback 02 --plan plan`");
+    assert!(place.exists("m/a"));
+    place.run("rollback 02 --plan plan").ends(0);
+    place.run("look.rhai").ends(0).prints("01 complete\n02 held\n");
+    place.run("plan.rhai").ends(0);
+    assert!(!place.exists("m/b"));
+    place.run("rollback 02").ends(0).says("0 undone");
+    place.run("rollback").ends(0).says("1 undone");
+    place.run("plan.rhai").ends(0);
+    assert!(place.exists("m/b"), "after a whole rollback nothing is held");
+}
+
+#[test]
+fn a_whole_rollback_that_was_killed_is_not_passed_over_by_one_of_a_step() {
+    let place = Place::new(TWO);
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --purge homes").ends(0);
+    place.cut_journal_behind("undo_intent");
+    place.run("rollback 01").ends(1).says("finish it first with `kkrun rollback --purge homes --plan plan`");
+    place.run("rollback").ends(0);
+    place.run("plan.rhai").ends(0);
+}
+
+const OWING: &str = r#"
+step::run("01", "First", || {
+    step::on_change(#{ run: [["bash", "-c", "cat @/m/conf 2>/dev/null >> @/log; echo settled >> @/log; ! test -e @/broken"]] }, || {
+        file::write("@/m/conf", "first\n");
+        file::write("@/m/other", "second\n");
+    });
+});
+step::run("02", "Second", || { file::write("@/m/b", "b\n"); });
+"#;
+
+#[test]
+fn what_undone_changes_owe_is_settled_once_behind_the_oldest_of_them() {
+    let place = Place::new(OWING);
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("log"), "first\nsettled\n");
+    place.run("rollback").ends(0).says("3 undone");
+    assert_eq!(place.read("log"), "first\nsettled\nsettled\n");
+
+    // Killed between the last undo and what it owes.
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(0);
+    place.cut_journal_behind("undone");
+    place.remove("log");
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("log"), "settled\n");
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("log"), "settled\n");
+}
+
+#[test]
+fn what_could_not_be_settled_after_an_undo_is_settled_first_by_the_next_run() {
+    let place = Place::new(OWING);
+    place.run("plan.rhai").ends(0);
+    place.write("broken", "");
+    place.run("rollback 01").ends(4).says("2 undone").says("1 failed");
+    place.remove("broken");
+    place.remove("log");
+    place.edit(
+        "plan/plan.rhai",
+        "file::write(\"@/m/b\"",
+        "step::verify(\"settled\", || file::exists(\"@/log\")); file::write(\"@/m/b\"",
+    );
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("log"), "settled\n", "once, and before anything is verified");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("log"), "settled\n");
+}
+
+#[test]
+fn a_test_that_fails_takes_back_what_changed_also_when_killed_in_between() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ test: ["test", "!", "-e", "@/bad"], run: [["bash", "-c", "echo run >> @/log"]] }, || {
+        file::write("@/m/conf", "new\n");
+    });
+});
+"#,
+    )
+    .with("m/conf", "old\n")
+    .with("bad", "");
+    place.run("plan.rhai").ends(1);
+    assert_eq!(place.read("m/conf"), "old\n");
+    place.cut_journal_behind("undo_intent");
+    place.remove("bad");
+    // It is as before, by kkrun itself: nobody else was there.
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/conf"), "new\n");
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("m/conf"), "old\n");
+}
+
+#[test]
+fn an_undo_command_gets_the_secrets_of_its_command_and_the_journal_none() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    let token = secret::ask("token", "Token", #{ generate: true });
+    cmd::run(["bash", "-c", "test -n \"$TOKEN\" && touch @/m/b"], #{
+        creates: "@/m/b",
+        env: #{ TOKEN: token },
+        undo: [["bash", "-c", "test -n \"$TOKEN\" && touch @/undone"]],
+    });
+});
+"#,
+    );
+    place.run("plan.rhai --non-interactive").ends(0);
+    let token = place.read("state/secrets/token");
+    assert!(!place.read("state/journal").contains(token.trim()));
+    place.remove("plan/plan.rhai");
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(place.exists("undone") && !place.exists("m/b"));
+}
