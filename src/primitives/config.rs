@@ -134,9 +134,14 @@ fn make_known(
     host.seen().asks_for(|| passage_target(&found.path, &passage));
     let attributes = match &found.state {
         FileState::Absent if !matches!(wish, PassageWish::Text(_)) => return Ok(false),
-        FileState::Absent => options.ownership().attributes(&found.path, &found.state, 0o644)?,
+        FileState::Absent => {
+            let mode = if secret { super::file::NEW_SECRET } else { super::file::NEW_FILE };
+            options.ownership().attributes(&found.path, &found.state, mode)?
+        }
         // The options are a new file's; one that is there keeps what it has.
-        FileState::File { .. } => Ownership::default().attributes(&found.path, &found.state, 0o644)?,
+        FileState::File { .. } => {
+            Ownership::default().attributes(&found.path, &found.state, super::file::NEW_FILE)?
+        }
         other => return Err(no_file(&found.path, other).into()),
     };
     let record = host.seen().file_record(&found);
@@ -166,9 +171,14 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
         options.line(key)?;
         value_of(host, key, value)?;
     }
+    let mut options = options.clone();
+    if options.mode.is_none() && values.values().any(|value| Host::secret_text(value).is_some()) {
+        // The first key makes the file, whichever of them is secret.
+        options.mode = Some(Dynamic::from(i64::from(super::file::NEW_SECRET)));
+    }
     let mut changed = false;
     for (key, value) in values {
-        changed |= set_one(host, path, key, value, options)?;
+        changed |= set_one(host, path, key, value, &options)?;
     }
     Ok(changed)
 }
@@ -231,7 +241,8 @@ mod functions {
         look(&context, |host| get_one(host, path, key, &Options::of(options)?))
     }
 
-    /// Sets `key` to `value` (a text, number, bool or secret) in the file `path`. The line that sets it is
+    /// Sets `key` to `value` (a text, number, bool or secret) in the file `path`; a new file that holds a secret has
+    /// the mode 0600. The line that sets it is
     /// changed where it stands; a new one goes below a comment that shows it, else to the end of its section.
     /// Every other byte stays. A key that is set twice is an error. Undone, the line is as it was; the whole
     /// file is, if nobody else changed it.

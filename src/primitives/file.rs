@@ -106,8 +106,10 @@ impl Ownership {
 
 /// Who owns the directory that `path` stands in: a new file belongs to them.
 pub(super) fn owner_of_directory(path: &Path) -> Result<(u32, u32)> {
-    let directory = path.parent().unwrap_or(Path::new("/"));
-    let state = FileState::observe(&files::canonical(directory)?)?;
+    // The directory may be reached through links, as /var/run is.
+    let canonical = files::canonical(path)?;
+    let directory = canonical.parent().unwrap_or(Path::new("/"));
+    let state = FileState::observe(directory)?;
     match state.ownership() {
         Some(ownership) if matches!(state, FileState::Directory { .. }) => Ok(ownership),
         _ => bail!(
@@ -188,12 +190,21 @@ pub(super) fn make<'bytes>(
 }
 
 pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Ownership) -> Result<bool> {
+    write_new(host, path, bytes, options, NEW_FILE)
+}
+
+/// The mode of a new file, and of one that holds a secret.
+pub(super) const NEW_FILE: u32 = 0o644;
+pub(super) const NEW_SECRET: u32 = 0o600;
+
+/// The same for a new file of this mode, if the options name none.
+fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, mode: u32) -> Result<bool> {
     let path = absolute(path)?;
     make(host, &path, |found| match &found.state {
         FileState::Absent | FileState::File { .. } | FileState::Link { .. } => {
             let regular =
                 if matches!(found.state, FileState::File { .. }) { &found.state } else { &FileState::Absent };
-            Ok(FileWish::File { bytes, attributes: options.attributes(&path, regular, 0o644)? })
+            Ok(FileWish::File { bytes, attributes: options.attributes(&path, regular, mode)? })
         }
         other => bail!(
             Failure::new(format!("`{}` is {}, not a file", path.display(), other.noun())).kind("directory")
@@ -338,20 +349,23 @@ mod functions {
         act(&context, |host| write_text(host, path, text, options))
     }
 
-    /// The same with a secret as the content.
+    /// The same with a secret as the content: a new file has the mode 0600.
     ///
     /// ```rhai
     /// file::write("/srv/secret", secret::generate("api_key"));
+    /// assert(file::stat("/srv/secret").mode == "0600");
     /// ```
     #[rhai_fn(name = "write", return_raw, volatile)]
     pub fn write_secret(context: NativeCallContext, path: &str, secret: Secret) -> Raised<bool> {
-        act(&context, |host| write_bytes(host, path, secret.reveal().as_bytes(), &Ownership::default()))
+        act(&context, |host| {
+            write_new(host, path, secret.reveal().as_bytes(), &Ownership::default(), NEW_SECRET)
+        })
     }
 
     /// The same with a secret and options: `owner`, `group`, `mode`.
     ///
     /// ```rhai
-    /// file::write("/srv/secret", secret::generate("api_key"), #{ mode: "0600" });
+    /// file::write("/srv/secret", secret::generate("api_key"), #{ mode: "0640" });
     /// ```
     #[rhai_fn(name = "write", return_raw, volatile)]
     pub fn write_secret_with(
@@ -360,7 +374,9 @@ mod functions {
         secret: Secret,
         options: rhai::Map,
     ) -> Raised<bool> {
-        act(&context, |host| write_bytes(host, path, secret.reveal().as_bytes(), &options_of(options)?))
+        act(&context, |host| {
+            write_new(host, path, secret.reveal().as_bytes(), &options_of(options)?, NEW_SECRET)
+        })
     }
 
     /// Makes `path` a symbolic link that holds `target`. What stood there is brought back when it is undone.

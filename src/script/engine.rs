@@ -4,14 +4,14 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use rhai::packages::{Package, StandardPackage};
 use rhai::{
     AST, Dynamic, EvalAltResult, ImmutableString, NativeCallContext, ParseErrorType, Position, Scope, Token,
 };
 
 use super::error::{self, Stop};
-use super::host::{Host, HostTag, Raised, raise};
+use super::host::{Host, HostTag, Raised, look, raise};
 use super::manual;
 use super::resolver::Resolver;
 use super::source::Script;
@@ -136,6 +136,12 @@ impl Engine {
         inner.set_module_resolver(Resolver::new(Rc::clone(&host)));
         inner.register_static_module("settings", host.settings().module().into());
         let watching = Rc::clone(&host);
+        // Rhai's own would hear of no Ctrl-C.
+        inner.register_fn("sleep", |context: NativeCallContext, seconds: i64| {
+            let seconds = u32::try_from(seconds.clamp(0, i64::from(u32::MAX))).unwrap_or_default();
+            sleep(&context, f64::from(seconds))
+        });
+        inner.register_fn("sleep", |context: NativeCallContext, seconds: f64| sleep(&context, seconds));
         // Rhai's own would end a step half-way as if it were complete.
         inner.register_fn("exit", |context: NativeCallContext| exit(&context));
         inner.register_fn("exit", |context: NativeCallContext, _value: rhai::Dynamic| exit(&context));
@@ -179,6 +185,26 @@ impl Engine {
     pub fn evaluate(&self, program: &Program) -> Result<rhai::Dynamic, Stop> {
         evaluate(&self.inner, &self.host, program)
     }
+}
+
+/// Waits so many seconds, or until the run is asked to stop. While only looking nothing is to be waited for.
+fn sleep(context: &NativeCallContext, seconds: f64) -> Raised<()> {
+    look(context, |host| {
+        let Some(end) =
+            Duration::try_from_secs_f64(seconds).ok().and_then(|time| Instant::now().checked_add(time))
+        else {
+            bail!(Failure::new(format!("nobody can wait {seconds} seconds")).kind("usage"));
+        };
+        while !host.only_looking() {
+            host.session().check_interruption()?;
+            let left = end.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            host.seen().world.processes.pause(left);
+        }
+        Ok(())
+    })
 }
 
 /// Ends the script as failed, whatever it would catch.
