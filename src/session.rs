@@ -407,9 +407,11 @@ impl Session {
         Ok(())
     }
 
-    /// The state was kept by word against this very wish.
+    /// The state was kept by word against this very wish, and no other word has come since.
     fn is_kept(&self, target: &str, found: &Value, wished: &Value) -> bool {
-        self.history.accepted(target) == Some(found) && self.history.kept_against.get(target) == Some(wished)
+        self.foreign != ForeignPolicy::Replace
+            && self.history.accepted(target) == Some(found)
+            && self.history.kept_against.get(target) == Some(wished)
     }
 
     fn foreign_state(&self, change: &Change, target: &str) -> Option<String> {

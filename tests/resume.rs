@@ -415,3 +415,24 @@ fn what_was_kept_by_word_is_not_lost_by_a_rollback() {
     let saved = backups.filter(|entry| std::fs::read(entry.path()).is_ok_and(|bytes| bytes == b"theirs\n"));
     assert_eq!(saved.count(), 1, "the content that was kept is among the backups");
 }
+
+#[test]
+fn what_was_kept_by_word_is_replaced_by_word() {
+    let place = three("file::make_dir(\"@/m/second\");");
+    place.run("plan.rhai").ends(0);
+    place.write("m/first", "theirs\n");
+    place.run("plan.rhai --redo 01 --foreign keep").ends(0);
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/first"), "theirs\n");
+    place.run("plan.rhai --redo 01 --foreign replace").ends(0);
+    assert_eq!(place.read("m/first"), "1\n");
+}
+
+#[test]
+fn a_sleeping_script_is_interrupted() {
+    let place = three("file::write(\"@/m/asleep\", \"\"); sleep(600);");
+    let started = place.start("plan.rhai");
+    until("the script sleeps", || place.exists("m/asleep"));
+    started.signal(Signal::INT);
+    started.end().ends(130).says("stopped by SIGINT");
+}
