@@ -35,7 +35,7 @@ use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunne
 /// The places that things happen at.
 const PLACES: [&str; 4] = ["a", "b", "d", "d/x"];
 /// How many histories are tried if nothing else is said.
-const CASES: u32 = 3000;
+const CASES: u32 = 2000;
 
 #[derive(Clone, Debug)]
 enum Wish {

@@ -1,7 +1,5 @@
 //! Undoing under trouble: inverses that fail, rollbacks that were interrupted, and what undone changes owe.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 mod support;
 
 use support::Place;

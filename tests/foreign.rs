@@ -1,0 +1,142 @@
+//! Somebody else was at the machine meanwhile: a user they added, a unit they masked, users of theirs in a group. In a
+//! booted clone of a Debian.
+//!
+//! Needs what tests/rehearsal.rs needs.
+
+use std::process::Command;
+
+const SETTINGS: &str = "#{ plan: \"foreign\" }";
+const REQUIRES: &str = "const REQUIRES = #{ root: true };\n";
+const MUST: &str = "fn must(label, ok) { if !ok { throw `FAILED: ${label}`; } }\n";
+const SET_UP: &str = r#"
+file::write("/etc/systemd/system/good.service",
+    "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n");
+unit::enable("good");
+unit::disable("nginx");
+group::ensure("kiosks");
+user::ensure("kim", #{ groups: ["kiosks"] });
+"#;
+const MEDDLED: &str = r#"
+cmd::run(["useradd", "--create-home", "--groups", "kiosks", "ada"], #{ always: "an admin", undo: [] });
+cmd::run(["bash", "-c", "echo hers > /home/ada/hers; echo his > /home/kim/his"], #{ always: "an admin", undo: [] });
+cmd::run(["systemctl", "mask", "nginx"], #{ always: "an admin", undo: [] });
+"#;
+const WITHOUT_A_WORD: &str = r#"
+let done = rollback::apply();
+must("kim is kept", user::exists("kim") && file::read("/home/kim/his") == "his\n");
+must("kept is told", done.kept.some(|row| row.target == "user:kim" && row.class == "users"));
+must("ada stays", user::exists("ada") && file::read("/home/ada/hers") == "hers\n");
+must("masked by somebody stays", unit::get("nginx").enabled == "masked");
+must("and is shown", done.conflicts.some(|row| row.target == "unit:nginx.service/enablement"));
+must("the unit's file is gone", !file::exists("/etc/systemd/system/good.service"));
+"#;
+const BY_WORD: &str = r#"
+let done = rollback::apply(#{ purge: ["all"] });
+must("kim is gone", !user::exists("kim") && !file::exists("/home/kim"));
+must("ada stays, with what is hers", user::exists("ada") && file::read("/home/ada/hers") == "hers\n");
+must("ada can still be told by name", cmd::read(["id", "-un", "ada"]) == "ada");
+must("none failed", done.failed.is_empty());
+"#;
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn what_an_admin_did_meanwhile_is_never_undone_with_what_kkrun_did() {
+    let base =
+        std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
+    let place = tempfile::tempdir_in("/root").expect("a directory that nobody else can write");
+    let scripts = [
+        ("plan.rhai", SET_UP),
+        ("meddle.rhai", MEDDLED),
+        ("without.rhai", WITHOUT_A_WORD),
+        ("by_word.rhai", BY_WORD),
+    ];
+    std::fs::write(place.path().join("settings.rhai"), SETTINGS).expect("settings");
+    for (name, text) in scripts {
+        std::fs::write(place.path().join(name), format!("{REQUIRES}{text}{MUST}")).expect("a script");
+    }
+    // What the admin does belongs to a plan of its own.
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+    command.args(["rehearse", "--yes", "--non-interactive", "--base"]).arg(base);
+    command.args(["plan.rhai", "--then", "meddle.rhai", "--then", "without.rhai", "--then", "by_word.rhai"]);
+    let output = command.current_dir(place.path()).env_remove("TMPDIR").output().expect("kkrun");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!said.contains("FAILED"), "{said}");
+    assert!(said.contains("by_word.rhai"), "{said}");
+}
+
+/// Every act and every inverse done again, as after a kill between it and its record: the journal is cut behind each
+/// intent in turn.
+const TWICE: &str = r#"
+set -eu
+kkrun=$(readlink "/proc/$PPID/exe")
+mkdir -p /root/twice && cd /root/twice && chmod 0700 .
+cat > plan.rhai << 'END'
+file::write("/etc/systemd/system/good.service",
+    "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n");
+unit::enable("good");
+unit::start("good");
+unit::disable("cron");
+unit::stop("cron");
+unit::mask("ctrl-alt-del.target");
+group::ensure("kiosks");
+user::ensure("kim", #{ groups: ["kiosks", "audio"] });
+user::linger("kim");
+config::set("/etc/adduser.conf", "DIR_MODE", "0700");
+END
+run() {
+    "$kkrun" --state-dir /root/twice/state --yes --non-interactive "$@" > last 2>&1 || { cat last; exit 1; }
+}
+seen() {
+    cat /etc/passwd /etc/group /etc/shadow /etc/gshadow /etc/subuid /etc/subgid /etc/adduser.conf
+    ls -l /etc/systemd/system/good.service /home /etc/systemd/system/multi-user.target.wants 2>&1 | sed 's/[A-Z][a-z][a-z] .*[0-9]:[0-9]*//'
+    ls /var/lib/systemd/linger 2>/dev/null || true
+    for unit in good cron ctrl-alt-del.target; do
+        systemctl is-enabled "$unit" 2>&1 || true
+        systemctl is-active "$unit" 2>&1 || true
+    done
+}
+same() {
+    seen > now
+    diff "$1" now || { echo "FAILED: $2"; exit 1; }
+}
+seen > before
+run plan.rhai
+seen > after
+cp state/journal acted
+for line in $(grep -n '"kind":"intent"' acted | cut -d: -f1); do
+    head -n "$line" acted > state/journal
+    run plan.rhai
+    same after "acted again behind record $line"
+done
+cp acted state/journal
+run rollback --purge all
+same before "undone"
+cp state/journal undone
+count=0
+for line in $(grep -n '"kind":"undo_intent"' undone | cut -d: -f1); do
+    head -n "$line" undone > state/journal
+    run rollback --purge all
+    same before "undone again behind record $line"
+    count=$((count + 1))
+done
+[ "$count" -ge 7 ] && echo "TWICE $count"
+"#;
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn every_act_and_every_inverse_done_twice_gives_the_same() {
+    let base =
+        std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
+    let place = tempfile::tempdir_in("/root").expect("a directory that nobody else can write");
+    std::fs::write(place.path().join("settings.rhai"), SETTINGS).expect("settings");
+    let script = format!(
+        "{REQUIRES}let told = cmd::run([\"bash\", \"-c\", `{TWICE}`], #{{ always: \"a test\", undo: [] }});\n\
+         log::info(told.stdout);\n"
+    );
+    std::fs::write(place.path().join("twice.rhai"), script.replace("${", "$\\{")).expect("a script");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+    command.args(["rehearse", "--yes", "--non-interactive", "--base"]).arg(base).arg("twice.rhai");
+    let output = command.current_dir(place.path()).env_remove("TMPDIR").output().expect("kkrun");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("TWICE "), "{said}");
+}
