@@ -184,3 +184,20 @@ step::run("01", "First", || {
     place.run("rollback").ends(0).says("1 undone");
     assert!(place.exists("undone") && !place.exists("m/b"));
 }
+
+#[test]
+fn a_step_of_which_nothing_could_be_undone_is_not_held() {
+    let place = Place::new(TWO).with(
+        "plan/look.rhai",
+        r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.write("m/b", "theirs\n");
+    place.run("rollback 02").ends(4).says("0 undone");
+    place.run("look.rhai").ends(0).prints("01 complete\n02 drifted\n");
+    place.run("rollback 02 --foreign replace").ends(0);
+    place
+        .run("plan.rhai")
+        .ends(0)
+        .says("held, because it was rolled back by itself; `--redo 02` runs it again");
+}

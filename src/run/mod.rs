@@ -368,7 +368,8 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
     Event::PlanStarted {
         plan: name.to_owned(),
         steps: plan.steps.len(),
-        run: history.runs.get(name).copied().unwrap_or_default() + 1,
+        // Overrides that were just recorded have counted this run already.
+        run: history.runs.get(name).copied().unwrap_or_default() + usize::from(!session.has_recorded()),
         root: host.source().describe(),
         going_on_at: first_open.filter(|_| began).map(|step| step.id.clone()),
         overrides: overrides_shown(launch, host),

@@ -226,7 +226,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     let mut report = Report::default();
     if candidates.is_empty() && unfinished.is_none() {
         settle_what_is_complete(session, &[], &mut BTreeSet::new(), &mut report)?;
-        conclude(session, request)?;
+        conclude(session, request, |_| true)?;
         return Ok(report);
     }
     session.record(Entry::RollbackStarted {
@@ -242,7 +242,15 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         settle_what_is_complete(session, &candidates[at + 1..], &mut tried, &mut report)?;
     }
     retry(session, request, &mut report)?;
-    conclude(session, request)?;
+    let is_of = |row: &Row, word: &str| row.step.as_deref() == Some(word);
+    let is_undone = |word: &str| {
+        let left = report.conflicts.iter().chain(&report.kept).chain(&report.failed);
+        // What was undone before a rollback was killed is not in its report.
+        unfinished.is_some()
+            || report.undone.iter().any(|row| is_of(row, word))
+            || !left.clone().any(|row| is_of(row, word))
+    };
+    conclude(session, request, is_undone)?;
     session.record(Entry::RollbackEnded {
         undone: report.undone.len(),
         kept: report.kept.len(),
@@ -267,13 +275,15 @@ fn refuse_beside(unfinished: &UnfinishedRollback, plan: &str, request: &Request)
 
 /// What holds of the steps once all is undone that can be: recorded before the rollback's end, so that one that is
 /// killed in between is not taken for finished.
-fn conclude(session: &mut Session, request: &Request) -> Result<()> {
+///
+/// A step of which something `is_undone` is held; one that stands as it stood goes on to be run and examined.
+fn conclude(session: &mut Session, request: &Request, is_undone: impl Fn(&str) -> bool) -> Result<()> {
     let plan = session.plan().to_owned();
     let history = session.history();
     if let Some(words) = &request.steps {
         let to_hold = |word: &&String| {
             let known = history.step(&plan, word);
-            known.is_some_and(|step| step.state != StepState::Held)
+            known.is_some_and(|step| step.state != StepState::Held) && is_undone(word)
         };
         for step in words.iter().filter(to_hold).cloned().collect::<Vec<_>>() {
             session.record(Entry::StepHeld { step })?;

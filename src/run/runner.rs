@@ -120,6 +120,7 @@ impl Runner {
             Failure::new(format!("{step} {} no longer {hold}", state.drifted.join(", "))).kind("step").hint(
                 format!("`{} --redo {}` makes it so again", self.launch.invocation, state.drifted.join(","))
             )
+            .hint("what somebody else changed is replaced with `--foreign replace`, or accepted with `--foreign keep`")
         )
     }
 
@@ -404,6 +405,12 @@ impl StepRunner for Runner {
         let decision = self.selection.decide(&call.id, began, record.as_ref(), stale);
         tracing::debug!(step = call.id, ?decision, "decided");
         match (decision, self.doing) {
+            (Decision::Skip { why: "held" }, _) => {
+                let why =
+                    format!("held, because it was rolled back by itself; `--redo {}` runs it again", call.id);
+                Self::skip(&host, call, &why, record.as_ref());
+                Ok(())
+            }
             (Decision::Skip { why }, _) => {
                 Self::skip(&host, call, why, record.as_ref());
                 Ok(())
@@ -487,6 +494,19 @@ impl StepRunner for Runner {
     }
 
     fn reset(&self, host: &Host, steps: Option<Vec<String>>) -> Result<()> {
+        for step in steps.iter().flatten() {
+            let session = host.seen();
+            let (history, plan) = (session.history(), session.plan());
+            if history.step(plan, step).is_none() {
+                let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
+                bail!(
+                    Failure::new(format!("step `{step}` of {plan} was never run"))
+                        .exit(ExitCode::USAGE)
+                        .kind("usage")
+                        .hint(format!("steps with a record: {}", known.join(", ")))
+                );
+            }
+        }
         if !host.only_looking() {
             host.session().record(Entry::StepsReset { steps })?;
         }
