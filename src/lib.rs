@@ -53,6 +53,15 @@ pub fn run() -> std::process::ExitCode {
 fn conclude(cli: cli::Cli) -> ExitCode {
     let outcome = panicking::caught(|| commands::dispatch(cli));
     match outcome.unwrap_or_else(|failure| Err(failure.into())) {
+        Ok(ExitCode::DONE) if ui::is_truncated() => {
+            ui::show(
+                &failure::Failure::new(
+                    "what was printed is cut: there is no room where standard output leads",
+                )
+                .into(),
+            );
+            ExitCode::FAILED
+        }
         Ok(exit) => exit,
         Err(error) => {
             // That it was stopped is no news to whoever stopped it.

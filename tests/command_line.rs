@@ -147,3 +147,14 @@ fn completions_are_written_for_a_shell() {
     assert!(place.run("completions bash").ends(0).stdout.contains("--state-dir"));
     place.run("completions tcl").ends(2);
 }
+
+#[test]
+fn data_that_finds_no_room_is_a_failure() {
+    for words in [&["api"][..], &["completions", "bash"]] {
+        let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+        let mut kkrun = std::process::Command::new(env!("CARGO_BIN_EXE_kkrun"));
+        let output = kkrun.args(words).stdout(full).output().unwrap();
+        assert_eq!(output.status.code(), Some(1), "{words:?}");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("there is no room"), "{words:?}");
+    }
+}

@@ -1,11 +1,26 @@
 //! Writes lines; a closed terminal or pipe ends nothing.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Data found no room where standard output leads.
+static TRUNCATED: AtomicBool = AtomicBool::new(false);
 
 /// Writes a line to standard output: data.
 pub fn line_to_stdout(line: &str) {
     let mut out = std::io::stdout().lock();
-    let _ = out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    let written =
+        out.write_all(line.as_bytes()).and_then(|()| out.write_all(b"\n")).and_then(|()| out.flush());
+    let is_full =
+        |kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge);
+    if written.is_err_and(|error| is_full(error.kind())) {
+        TRUNCATED.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whether data was lost for want of room. Who closed a pipe has all that was wanted.
+pub fn is_truncated() -> bool {
+    TRUNCATED.load(Ordering::Relaxed)
 }
 
 /// Writes a line to standard error: what is said to a person.
