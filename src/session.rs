@@ -415,7 +415,7 @@ impl Session {
     }
 
     fn foreign_state(&self, change: &Change, target: &str) -> Option<String> {
-        if self.is_half_undone(target) {
+        if self.is_on_the_way(target) {
             return None;
         }
         let difference = change.kind().foreign(self.history.accepted(target)?, &self.world)?;
@@ -427,17 +427,19 @@ impl Session {
         }
     }
 
-    /// Whether the target is as an inverse left it that failed.
-    fn is_half_undone(&self, target: &str) -> bool {
+    /// Whether the target is as an act left it that was stopped half-way, or an inverse that failed.
+    fn is_on_the_way(&self, target: &str) -> bool {
         let newest = self
             .history
             .changes
             .iter()
             .rev()
             .find(|change| change.intent.target == target && change.is_live());
-        newest.filter(|change| matches!(change.state, ChangeState::UndoFailed(_))).is_some_and(|failed| {
+        let is_open =
+            |state: &ChangeState| matches!(state, ChangeState::InDoubt | ChangeState::UndoFailed(_));
+        newest.filter(|change| is_open(&change.state)).is_some_and(|stopped| {
             let position =
-                Change::of_intent(&failed.intent).and_then(|change| change.kind().position(&self.world));
+                Change::of_intent(&stopped.intent).and_then(|change| change.kind().position(&self.world));
             matches!(position, Ok(Position::Before | Position::Between))
         })
     }
@@ -578,6 +580,7 @@ impl Session {
         for known in changes.cloned().collect::<Vec<_>>() {
             match self.undo_now(&known, false, true) {
                 Ok(Undone::Back(how @ Undoing::Already, accepted)) => {
+                    self.world.doubt_durability();
                     self.append(Entry::Undone { change: known.id, how, accepted })?;
                 }
                 Ok(_) => {}
@@ -675,6 +678,7 @@ impl Session {
             file_was_made,
             force,
             only_looking,
+            begun: known.undoing_began(),
         };
         let undone = change.kind().undo(&mut self.world, terms)?;
         if !matches!(undone, Undone::Conflict(_)) {

@@ -310,6 +310,8 @@ impl Kind for CommandChange {
         if let (Some(Probe::Output { look }), Some(accepted)) = (&self.inverse.probe, &accepted)
             && accepted.probed.is_some()
             && accepted.probed != now.probed
+            // What an inverse left that was stopped half-way cannot be told.
+            && !terms.begun
             && !terms.force
         {
             return Ok(Undone::Conflict(format!("what `{}` prints is another since", look.label())));

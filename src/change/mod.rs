@@ -201,6 +201,8 @@ pub struct UndoTerms<'a> {
     pub force: bool,
     /// Only say what would be done.
     pub only_looking: bool,
+    /// It was begun before, and killed or failed: some of it may be undone.
+    pub begun: bool,
 }
 
 /// How an undo ended.

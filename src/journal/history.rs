@@ -57,6 +57,11 @@ pub struct Accepted {
 }
 
 impl ChangeRecord {
+    /// Its undoing began, and has not come to its end.
+    pub fn undoing_began(&self) -> bool {
+        matches!(self.state, ChangeState::Undoing | ChangeState::UndoFailed(_))
+    }
+
     /// Something of it may stand on the machine.
     pub fn is_live(&self) -> bool {
         !matches!(self.state, ChangeState::Void | ChangeState::Undone(_))

@@ -239,6 +239,11 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     settle_what_is_complete(session, &candidates, &mut tried, &mut report)?;
     for (at, id) in candidates.iter().enumerate() {
         undo_one(session, request, *id, &BTreeMap::new(), &mut report)?;
+        // What passes is over at once, and older changes find what they left.
+        if let Some(failed) = report.failed.pop_if(|row| row.change == *id) {
+            let told = BTreeMap::from([(failed.change, failed.detail)]);
+            undo_one(session, request, *id, &told, &mut report)?;
+        }
         settle_what_is_complete(session, &candidates[at + 1..], &mut tried, &mut report)?;
     }
     retry(session, request, &mut report)?;
