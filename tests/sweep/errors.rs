@@ -59,6 +59,9 @@ pub fn sweep(shard: Shard) -> Tally {
 
 fn wrong(trial: &Trial, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {
     let mut problems = Vec::new();
+    if ended.stderr.contains("error while loading shared libraries") {
+        return trial.recovers(doing, ended, ways);
+    }
     if !ended.status.is_some_and(|status| STATUSES.contains(&status)) {
         problems.push(format!("an unexpected end: {}", ended.shown()));
     }
@@ -85,11 +88,9 @@ fn unnamed(trial: &Trial, ended: &Ended) -> Option<String> {
         // What is prepared for a file goes by the name of the file.
         let is_prepared = |part: &std::ffi::OsStr| part.to_string_lossy().starts_with(".kkrun-");
         let known: PathBuf = path.iter().take_while(|part| !is_prepared(part)).collect();
-        let known = if known.file_name().is_some_and(|name| name == ".incoming") {
-            known.with_file_name("")
-        } else {
-            known
-        };
+        let is_nameless =
+            known.ends_with(".incoming") || known.starts_with(trial.ground.state.join("running"));
+        let known = if is_nameless { known.with_file_name("") } else { known };
         ended.stderr.contains(known.display().to_string().trim_end_matches('/'))
     });
     (!is_named).then(|| format!("the error does not name the file of `{}`: {}", first.line, ended.shown()))

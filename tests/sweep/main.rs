@@ -9,7 +9,8 @@
 //! KKRUN_SWEEP=full cargo test --test sweep -- --ignored --nocapture --test-threads=1
 //! ```
 //!
-//! Without the variable some positions are tried that lie spread over all; `KKRUN_SWEEP_SEED` chooses others.
+//! Without the variable some positions are tried that lie spread over all, with a number as its value so many times as
+//! many; `KKRUN_SWEEP_SEED` chooses others, `KKRUN_SWEEP_ONLY` names one scenario.
 //! The sweeps need root, strace, mkfs.xfs and loop devices.
 
 #![expect(

@@ -10,6 +10,8 @@ use sha2::{Digest as _, Sha256};
 
 /// Stands before a time; no shown text holds it.
 const TIME: &str = " modified at\u{1f}";
+/// What commands write and write back, who do not ask what time it was.
+const UNTIMED: &str = "current";
 /// How many differences are shown.
 const MOST_SHOWN: usize = 6;
 
@@ -85,7 +87,7 @@ fn take(root: &Path, relative: &Path, times: bool, entries: &mut BTreeMap<PathBu
         "special".to_owned()
     } else {
         let bytes = fs::read(&path).unwrap();
-        let time = if times {
+        let time = if times && !path.ends_with(UNTIMED) {
             format!("{TIME}{}.{:09}", metadata.mtime(), metadata.mtime_nsec())
         } else {
             String::new()

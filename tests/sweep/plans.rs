@@ -182,10 +182,10 @@ step::run("01", "Make", || {
 });
 step::run("02", "Do", || {
     cmd::run(["touch", "@/02/flag"], #{ unless: ["test", "-e", "@/02/flag"], undo: [["rm", "-f", "@/02/flag"]] });
-    cmd::run(["ln", "-sfn", "new", "@/02/current"], #{
-        unless: || cmd::read(["readlink", "@/02/current"]) == "new",
-        state: ["readlink", "@/02/current"],
-        undo: [["ln", "-sfn", "old", "@/02/current"]],
+    cmd::run(["cp", "-p", "@/02/two", "@/02/current"], #{
+        unless: || file::read("@/02/current") == file::read("@/02/two"),
+        state: ["cat", "@/02/current"],
+        undo: [["cp", "-p", "@/02/one", "@/02/current"]],
     });
     cmd::run(["true"], #{ always: "nothing comes of it" });
 });
@@ -193,8 +193,9 @@ step::run("02", "Do", || {
     )],
     make: |tree| {
         write(tree, "01/source", "source\n");
-        fs::create_dir(tree.join("02")).unwrap();
-        symlink("old", tree.join("02/current")).unwrap();
+        write(tree, "02/one", "one\n");
+        write(tree, "02/two", "two\n");
+        succeed(Command::new("cp").arg("-p").args([tree.join("02/one"), tree.join("02/current")]));
     },
 };
 

@@ -97,7 +97,7 @@ impl Trial {
     /// What goes wrong on these ways on from here, after something was disturbed; and whether it claimed more than
     /// is true.
     pub fn recovers(&self, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {
-        self.times.set(!ended.stderr.contains("failed: "));
+        self.times.set(!ended.stderr.contains("failed: ") || ended.stderr.contains("· 0 failed"));
         let mut problems = match (doing, ended.status) {
             (Doing::Run, Some(0)) => self.ended_well(ended),
             (Doing::RollBack, Some(0)) => self.undone_well(ended),

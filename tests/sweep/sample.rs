@@ -2,7 +2,7 @@
 
 use super::recovery::{BOTH, Doing};
 
-/// `full` tries every position.
+/// `full` tries every position, a number so many times as many as usual.
 const HOW: &str = "KKRUN_SWEEP";
 /// A number from which the sample follows; another one chooses others.
 const SEED: &str = "KKRUN_SWEEP_SEED";
@@ -11,19 +11,22 @@ const SEED: &str = "KKRUN_SWEEP_SEED";
 pub struct Sample {
     seed: u64,
     full: bool,
+    times: usize,
 }
 
 impl Sample {
     /// As the variables say; told, so that what failed can be tried again.
     pub fn told() -> Self {
         let seed = std::env::var(SEED).ok().map_or(20_261_123, |text| text.parse().unwrap());
-        let full = std::env::var(HOW).is_ok_and(|how| how == "full");
+        let how = std::env::var(HOW).unwrap_or_else(|_| "1".to_owned());
+        let full = how == "full";
+        let times = if full { 1 } else { how.parse().expect("KKRUN_SWEEP is `full` or a number") };
         if full {
             println!("every position ({HOW}=full)");
         } else {
             println!("a sample of the positions, from {SEED}={seed}; all of them: {HOW}=full");
         }
-        Self { seed, full }
+        Self { seed, full, times }
     }
 
     pub fn is_full(self) -> bool {
@@ -32,7 +35,7 @@ impl Sample {
 
     /// `some` of these, one from each of as many stretches of the same length; all in a full sweep.
     pub fn of<T>(self, items: Vec<T>, some: usize, salt: &str) -> Vec<T> {
-        let count = items.len();
+        let (count, some) = (items.len(), some * self.times);
         if self.full || count <= some {
             return items;
         }
@@ -47,7 +50,7 @@ impl Sample {
 
     /// So many of these, one from each of as many stretches, in a full sweep too.
     pub fn spread<T: Clone>(self, items: &[T], some: usize, salt: &str) -> Vec<T> {
-        Self { full: false, ..self }.of(items.to_vec(), some, salt)
+        Self { full: false, times: 1, ..self }.of(items.to_vec(), some, salt)
     }
 
     /// The ways on that are tried: both, or one of them.
