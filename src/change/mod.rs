@@ -190,6 +190,7 @@ pub struct Loss {
 
 /// What an undo may take for granted.
 #[derive(Clone, Copy, Debug, Default)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a circumstance of its own")]
 pub struct UndoTerms<'a> {
     /// What kkrun last left at the target, or was told to keep.
     pub accepted: Option<&'a Value>,
