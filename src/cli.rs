@@ -112,7 +112,7 @@ pub enum Command {
     },
     /// Undo what was done, from the journal alone
     Rollback {
-        /// These steps alone
+        /// These steps alone, or these targets, such as `file:/etc/hosts`
         steps: Vec<String>,
         /// The plan whose changes are meant
         #[arg(long, value_name = "PLAN")]

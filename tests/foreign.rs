@@ -138,5 +138,5 @@ fn every_act_and_every_inverse_done_twice_gives_the_same() {
     command.args(["rehearse", "--yes", "--non-interactive", "--base"]).arg(base).arg("twice.rhai");
     let output = command.current_dir(place.path()).env_remove("TMPDIR").output().expect("kkrun");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(said.contains("TWICE "), "{said}");
+    assert!(said.contains("· TWICE "), "{said}");
 }

@@ -7,14 +7,12 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, shortened, state_value};
 use crate::journal::Undoing;
 use crate::machine::files::{self, Access, Digest, PathText};
 
 /// Up to how many entries stand in the journal itself.
 const MOST_HERE: usize = 32;
-/// How many differing entries are shown.
-const MOST_SHOWN: usize = 40;
 
 type List = BTreeMap<PathText, Access>;
 
@@ -165,15 +163,6 @@ fn differences(list: &List, now: &List) -> Vec<String> {
             (expected != now).then(|| format!("{name}: {expected} → {now}"))
         })
         .collect()
-}
-
-fn shortened(mut lines: Vec<String>) -> String {
-    let left = lines.len().saturating_sub(MOST_SHOWN);
-    if left > 0 {
-        lines.truncate(MOST_SHOWN);
-        lines.push(format!("… and {left} more"));
-    }
-    lines.join("\n")
 }
 
 impl Kind for AccessChange {

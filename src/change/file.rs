@@ -232,6 +232,10 @@ impl FileChange {
         accepted: &FileState,
         terms: UndoTerms<'_>,
     ) -> Result<Undone> {
+        // What is gone has nothing to be given back.
+        if now.is_absent() {
+            return Ok(Undone::Back(Undoing::Already, BTreeMap::new()));
+        }
         let shown = self.path().display();
         let (FileState::File { metadata: here, .. }, Some(before)) = (now, self.before.metadata()) else {
             let why = format!("{shown} is {} now, and only its owner and mode were changed", now.noun());
@@ -602,6 +606,7 @@ mod tests {
         assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
 
         std::fs::remove_file(&at).unwrap();
+        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
         symlink("theirs", &at).unwrap();
         let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
         assert!(why.contains("a symbolic link now"), "{why}");

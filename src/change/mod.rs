@@ -369,6 +369,19 @@ impl Change {
     }
 }
 
+/// How many differing entries of a tree are shown.
+const MOST_SHOWN: usize = 40;
+
+/// The first of these lines, and how many more there are.
+fn shortened(mut lines: Vec<String>) -> String {
+    let left = lines.len().saturating_sub(MOST_SHOWN);
+    if left > 0 {
+        lines.truncate(MOST_SHOWN);
+        lines.push(format!("… and {left} more"));
+    }
+    lines.join("\n")
+}
+
 /// Turns a state into the JSON that the journal and the ledger hold.
 pub fn state_value(state: &impl Serialize) -> Value {
     serde_json::to_value(state).unwrap_or(Value::Null)

@@ -8,13 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::file::{keep_copy, tag};
-use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, shortened, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Digest, FileState, Manifest, ModifiedAt, OpenFile, PathText, Times};
 
-/// How many differing entries are shown.
-const MOST_SHOWN: usize = 40;
 /// How many entries that kkrun did not make are named.
 const MOST_NAMED: usize = 5;
 
@@ -343,15 +341,6 @@ fn sights<'a>(
 fn is_between(now: &Manifest, manifests: &Manifests) -> bool {
     let Manifests { before, after } = manifests;
     sights(now, before, after, after, after).values().all(|sight| !sight.is_foreign())
-}
-
-fn shortened(mut lines: Vec<String>) -> String {
-    let left = lines.len().saturating_sub(MOST_SHOWN);
-    if left > 0 {
-        lines.truncate(MOST_SHOWN);
-        lines.push(format!("… and {left} more"));
-    }
-    lines.join("\n")
 }
 
 impl Kind for TreeChange {

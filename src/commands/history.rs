@@ -7,7 +7,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::event::SCHEMA;
 use crate::exit_code::ExitCode;
-use crate::journal::{self, ChangeState};
+use crate::journal::{self, ChangeRecord, ChangeState, Class};
 use crate::machine::clock;
 use crate::time_text;
 use crate::ui::{line_to_stderr, line_to_stdout};
@@ -24,7 +24,7 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
         line_to_stdout(&first.to_string());
     }
     for change in &history.changes {
-        let (state, detail) = state_of(&change.state);
+        let (state, detail) = state_of(change);
         if options.json {
             let row = serde_json::json!({
                 "change": change.id, "plan": change.plan, "step": change.intent.step, "time": change.time.to_string(),
@@ -47,8 +47,11 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
 }
 
 /// The word for a state, and what belongs to it.
-fn state_of(state: &ChangeState) -> (&'static str, Option<&str>) {
-    match state {
+fn state_of(change: &ChangeRecord) -> (&'static str, Option<&str>) {
+    match &change.state {
+        ChangeState::Done | ChangeState::Kept(_) if change.intent.class == Class::Irreversible => {
+            ("irreversible", change.intent.loses.as_deref())
+        }
         ChangeState::InDoubt => ("in doubt", None),
         ChangeState::Done => ("done", None),
         ChangeState::Void => ("not made", None),
