@@ -436,3 +436,14 @@ fn a_sleeping_script_is_interrupted() {
     started.signal(Signal::INT);
     started.end().ends(130).says("stopped by SIGINT");
 }
+
+#[test]
+fn a_change_that_fails_fails_its_step_though_the_script_caught_it() {
+    let place = three("try { file::write(\"@/none/x\", \"\"); } catch { log::info(\"going on\"); }");
+    place
+        .run("plan.rhai")
+        .ends(1)
+        .says("going on")
+        .says("02_second.rhai:1:13")
+        .says("the script caught this, but a change that fails fails its step");
+}

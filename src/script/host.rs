@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
 
 use super::engine::{self, Program};
-use super::error::{Stop, Termination};
+use super::error::{Stop, Termination, place_in};
 use super::parts::parts;
 use super::resolver::LIBRARY;
 use super::secrets::Secrets;
@@ -92,6 +92,13 @@ pub trait StepRunner {
     fn apply_rollback(&self, host: &Host, options: serde_json::Value) -> Result<serde_json::Value>;
 }
 
+/// A primitive that failed to change something, and where it was called.
+struct FailedMutation {
+    number: usize,
+    file: String,
+    position: Position,
+}
+
 /// Everything a script reaches.
 pub struct Host {
     session: RefCell<Session>,
@@ -105,7 +112,7 @@ pub struct Host {
     parts: RefCell<HashMap<String, Rc<[String]>>>,
     texts: RefCell<BTreeMap<String, Rc<str>>>,
     failures: RefCell<Vec<Failure>>,
-    failed_mutation: RefCell<Option<usize>>,
+    failed_mutation: RefCell<Option<FailedMutation>>,
     trace: RefCell<Trace>,
     refusals: RefCell<BTreeSet<String>>,
     passing: RefCell<Option<Box<EvalAltResult>>>,
@@ -259,7 +266,13 @@ impl Host {
 
     /// A mutating primitive failed in this step, whether or not the script caught it.
     pub fn take_failed_mutation(&self) -> Option<Failure> {
-        self.failed_mutation.borrow_mut().take().map(|number| self.failure(number))
+        let failed = self.failed_mutation.borrow_mut().take()?;
+        let mut failure = self.failure(failed.number);
+        if failure.place.is_none() {
+            let text = self.texts.borrow().get(&failed.file).cloned().unwrap_or_default();
+            failure.place = Some(place_in(&failed.file, &text, failed.position));
+        }
+        Some(failure.hint("the script caught this, but a change that fails fails its step"))
     }
 
     /// Makes a failure known and returns its number, under which it travels through Rhai.
@@ -493,7 +506,10 @@ pub fn act_unsettled<T>(
         if let EvalAltResult::ErrorRuntime(value, _) = &*raised
             && let Some(number) = value.read_lock::<Map>().and_then(|map| map.get("failure")?.as_int().ok())
         {
-            *host.failed_mutation.borrow_mut() = usize::try_from(number).ok();
+            let file = context.call_source().unwrap_or_default().to_owned();
+            let position = context.call_position();
+            *host.failed_mutation.borrow_mut() =
+                usize::try_from(number).ok().map(|number| FailedMutation { number, file, position });
         }
         raised
     })
