@@ -597,8 +597,11 @@ fn runner_at_a_terminal() {
 /// That run, with somebody at the terminal.
 fn at_a_terminal(script: &str, interactive: bool) -> (rexpect::session::PtySession, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
-    let mut runner = std::process::Command::new(std::env::current_exe().unwrap());
+    // A shell's background job begins with SIGINT ignored, and so would all that it starts.
+    let mut runner = std::process::Command::new("env");
     runner
+        .arg("--default-signal")
+        .arg(std::env::current_exe().unwrap())
         .args(["--exact", "machine::process::tests::runner_at_a_terminal", "--nocapture"])
         .env("KKRUN_TEST_SCRIPT", script)
         .env("KKRUN_TEST_DIRECTORY", directory.path());
