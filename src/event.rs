@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::redaction::Redactor;
+use crate::text::printable_lines;
 
 /// The version of the events' form, as the first line of `--json` names it.
 pub const SCHEMA: &str = "1.0";
@@ -315,7 +316,7 @@ impl Reporter {
 
     /// The failure without secrets in anything that is shown of it.
     pub fn without_secrets_in(&self, mut failure: Failure) -> Failure {
-        let redact = |text: &mut String| *text = self.redact(text);
+        let redact = |text: &mut String| *text = printable_lines(&self.redact(text));
         redact(&mut failure.message);
         failure.output.iter_mut().chain(&mut failure.hints).for_each(redact);
         if let Some(place) = &mut failure.place {
@@ -368,20 +369,22 @@ impl Reporter {
         let mut question = question.clone();
         match &mut question {
             Question::Confirm { text, .. } | Question::Text { text, .. } | Question::Secret { text, .. } => {
-                *text = self.redact(text);
+                *text = printable_lines(&self.redact(text));
             }
         }
         self.audience.ask(&question)
     }
 
     fn without_secrets(&self, event: &Event) -> Event {
-        let redact = |text: &str| self.redact(text);
+        // What others wrote, in a file that is shown or a name, is not obeyed by the terminal.
+        let redact = |text: &str| printable_lines(&self.redact(text));
         let mut event = event.clone();
         match &mut event {
-            Event::CommandLine { text, .. }
-            | Event::Said { text, .. }
-            | Event::Output { text }
-            | Event::Note { text } => *text = redact(text),
+            // Data: whoever takes it wants every byte.
+            Event::Output { text } => *text = self.redact(text),
+            Event::CommandLine { text, .. } | Event::Said { text, .. } | Event::Note { text } => {
+                *text = redact(text);
+            }
             Event::CommandStarted { label }
             | Event::CommandEnded { label, .. }
             | Event::Verified { label, .. } => {
@@ -424,10 +427,8 @@ fn log_line(event: &Event) -> Option<String> {
         }
         Event::Change { summary, .. } => format!("* {summary}"),
         Event::Verified { label, now } => format!("{} {label}", if *now { "✓" } else { "later:" }),
-        Event::CommandLine { text, .. }
-        | Event::Said { text, .. }
-        | Event::Note { text }
-        | Event::Output { text } => text.clone(),
+        Event::Output { text } => printable_lines(text),
+        Event::CommandLine { text, .. } | Event::Said { text, .. } | Event::Note { text } => text.clone(),
         Event::StepFailed { error, .. } => format!("failed: {error}"),
         Event::StepInterrupted { signal, .. } => format!("stopped by {signal}"),
         _ => return None,

@@ -37,7 +37,11 @@ impl Redactor {
         // What is shown line by line never shows the whole of a key of many lines, and is without its controls.
         let lines = value.lines().map(str::trim).filter(|line| *line != value && is_long(line));
         let printable = crate::text::printable(value);
-        for text in [value, &printable].into_iter().chain(lines) {
+        // What is encoded already may be encoded once more.
+        let (percent, json) =
+            (crate::text::percent_encoded(value), serde_json::Value::from(value).to_string());
+        let encoded = [percent.as_str(), &json[1..json.len() - 1]];
+        for text in [value, &printable].into_iter().chain(lines).chain(encoded) {
             if is_long(text) && !self.known.iter().any(|known| known.text == text) {
                 self.known.push(Known { text: text.to_owned(), mark: mark.clone() });
             }

@@ -266,3 +266,143 @@ fn a_person_is_asked_once_before_the_first_step_and_not_shown_what_is_typed() {
     assert_eq!(written(&bench), "typed by a person");
     assert_eq!(std::fs::read_to_string(bench.path("state/secrets/made")).unwrap().len(), 32);
 }
+
+/// A secret with everything that an encoding changes.
+const CANARY: &str = "Canary-ä 'x\" 50%+\\4711/éÿ";
+
+/// Every form in which it could get out.
+fn forms() -> Vec<String> {
+    let percent: String =
+        CANARY
+            .bytes()
+            .map(|byte| {
+                if byte.is_ascii_alphanumeric() {
+                    char::from(byte).to_string()
+                } else {
+                    format!("%{byte:02X}")
+                }
+            })
+            .collect();
+    let json = serde_json::Value::from(CANARY).to_string();
+    vec![
+        "Canary".to_owned(),
+        CANARY.to_owned(),
+        percent,
+        json.trim_matches('"').to_owned(),
+        "4711/".to_owned(),
+    ]
+}
+
+fn leaks(text: &str) -> Option<String> {
+    forms().into_iter().find(|form| text.contains(form.as_str()))
+}
+
+/// A plan that shows a secret wherever it can.
+fn talkative() -> Bench {
+    let bench = Bench::new(&[(
+        "plan.rhai",
+        "step::run(\"01\", \"Talk\", \"01.rhai\");\nstep::run(\"02\", \"More\", \"02.rhai\");\n",
+    )]);
+    let (out, begun) = (bench.path("out").display().to_string(), bench.path("begun").display().to_string());
+    bench.write(
+        "01.rhai",
+        &format!(
+            r#"
+            let s = secret::ask("pin", "Pin");
+            file::write("{out}", secret::join(["url=", secret::url_encode(s), "\n", s, "\n"]), #{{ mode: "0600" }});
+            config::set("{out}.env", "PIN", s, #{{ mode: "0600" }});
+            cmd::run(["sh", "-c", "printf '%s\n' \"$PIN\"; cat; printf '%s' \"$PIN\" >&2; head -c 16380 /dev/zero | tr '\\0' x; printf '%s\n' \"$PIN\""], #{{
+                always: "a test", env: #{{ PIN: s }}, stdin: secret::join([s, "\n", secret::url_encode(s), "\n"]),
+            }});
+            let read = cmd::read(["cat", "{out}"]);
+            print(read); log::info(read); log::warn(text::url_encode(read)); print(text::json_text(#{{ a: read }})); debug(read);
+            step::verify(`it holds ${{s}}`, || true);
+            cmd::run(["sh", "-c", "echo \"$PIN\" > /dev/null; touch {begun}; [ -e {begun}.go ] || sleep 600"], #{{ always: "a test", env: #{{ PIN: s }} }});
+            "#
+        ),
+    );
+    bench.write(
+        "02.rhai",
+        &format!(r#"let read = file::read("{out}"); if settings_fail() {{ throw `failed with ${{read}}`; }} fn settings_fail() {{ host::args().len() > 0 }}"#),
+    );
+    bench
+}
+
+/// Everything that a run with these words says and leaves, but the places that may hold the secret.
+fn silent_about_it(bench: &Bench, words: &[&str], status: i32) {
+    let output = bench.command(words).env("KKRUN_SECRET_PIN", CANARY).output().unwrap();
+    let text = said(&output);
+    assert_eq!(code(&output), status, "{text}");
+    assert_eq!(leaks(&text), None, "{words:?}: {text}");
+    nothing_recorded(bench);
+}
+
+fn nothing_recorded(bench: &Bench) {
+    let mut open = vec![bench.path("state")];
+    while let Some(directory) = open.pop() {
+        for entry in std::fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            let mode = path.symlink_metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}", path.display());
+            if path.is_dir() {
+                open.push(path);
+                continue;
+            }
+            let may_hold = path
+                .components()
+                .any(|part| ["secrets", "backups"].iter().any(|name| part.as_os_str() == *name));
+            let text = String::from_utf8_lossy(&std::fs::read(&path).unwrap()).into_owned();
+            assert!(may_hold || leaks(&text).is_none(), "{}: {text}", path.display());
+        }
+    }
+    for words in [&["history"][..], &["history", "--json"], &["log", "01"], &["log", "02"], &["doctor"]] {
+        let output = bench.command(words).output().unwrap();
+        assert_eq!(leaks(&said(&output)), None, "{words:?}");
+    }
+}
+
+#[test]
+fn a_canary_is_found_nowhere_after_full_failing_and_rolled_back_runs() {
+    for mode in [&[][..], &["-v"], &["--json"], &["--json", "-v"]] {
+        let bench = talkative();
+        std::fs::write(bench.path("begun.go"), "").unwrap();
+        let with = |words: &[&'static str]| [words, mode].concat();
+        silent_about_it(&bench, &with(&["plan.rhai", "now"]), 1);
+        silent_about_it(&bench, &with(&["plan.rhai"]), 0);
+        // Somebody edits what holds it: the difference is shown.
+        std::fs::write(bench.path("out"), format!("added\n{CANARY}\n")).unwrap();
+        std::fs::write(bench.path("out.env"), format!("PIN={CANARY}\nOTHER={CANARY}\n")).unwrap();
+        silent_about_it(&bench, &with(&["plan.rhai", "--redo", "01"]), 1);
+        silent_about_it(&bench, &with(&["plan.rhai", "--dry-run", "--redo", "01"]), 6);
+        silent_about_it(&bench, &with(&["rollback"]), 4);
+        silent_about_it(&bench, &with(&["rollback", "--foreign", "replace"]), 0);
+        assert!(!bench.path("out").exists());
+    }
+}
+
+#[test]
+fn a_canary_is_on_no_command_line_and_survives_no_crash() {
+    let bench = talkative();
+    let mut command = std::process::Command::new(bench.command(&[]).get_program());
+    command.current_dir(bench.path("")).arg("--state-dir").arg(bench.path("state")).args(["plan.rhai", "-v"]);
+    command.env("KKRUN_SECRET_PIN", CANARY).stdin(std::process::Stdio::null());
+    let mut child =
+        command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    // Both ends are small enough for the pipes.
+    let mut samples = 0;
+    while !bench.path("begun").exists() {
+        for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+            let line = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let line = String::from_utf8_lossy(&line).into_owned();
+            assert!(!line.contains("Canary") && !line.contains("4711/"), "{line}");
+        }
+        samples += 1;
+    }
+    assert!(samples > 2, "{samples} samples");
+    child.kill().unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(leaks(&said(&output)), None, "{}", said(&output));
+    nothing_recorded(&bench);
+    std::fs::write(bench.path("begun.go"), "").unwrap();
+    silent_about_it(&bench, &["plan.rhai", "-v"], 0);
+}

@@ -163,3 +163,132 @@ fn a_running_command_is_stopped_by_ctrl_c_and_the_cursor_is_shown_again() {
     let hidden = shown.rfind("\u{1b}[?25l");
     assert!(hidden.is_none() || shown.rfind("\u{1b}[?25h") > hidden, "{shown:?}");
 }
+
+/// A shell with job control at a terminal, and kkrun started in it.
+fn at_shell(place: &Place) -> PtySession {
+    let mut shell = std::process::Command::new("bash");
+    shell.args(["--norc", "--noprofile", "-i"]).current_dir(place.path("plan"));
+    shell
+        .env_clear()
+        .env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin")
+        .env("LANG", "C.UTF-8")
+        .env("TERM", "xterm");
+    shell.env("PS1", "shell> ").env("KK", env!("CARGO_BIN_EXE_kkrun")).env("STATE", place.path("state"));
+    let mut session = spawn_command(shell, Some(20_000)).unwrap();
+    session
+        .send_line("stty echo; set +o history; kk() { \"$KK\" --state-dir \"$STATE\" \"$@\"; }; echo rea''dy")
+        .unwrap();
+    session.exp_string("ready\r\n").unwrap();
+    session
+}
+
+/// Echo and line editing are on, and the shell goes on.
+#[track_caller]
+fn is_as_before(session: &mut PtySession) {
+    session
+        .send_line("stty -a | tr ' ' '\\n' | grep -E '^-?(echo|icanon|isig);?$' | tr '\\n' ,; echo en''d")
+        .unwrap();
+    let shown = session.exp_string("end\r\n").unwrap();
+    assert!(shown.contains("isig,icanon,echo,"), "{shown:?}");
+}
+
+#[test]
+fn ctrl_z_gives_the_terminal_back_and_the_run_goes_on_afterwards() {
+    let place = Place::new(
+        r#"
+let password = secret::ask("db_password", "Database password");
+step::run("01", "First", || { cmd::run(["bash", "-c", "touch @/m/begun; until [ -e @/m/go ]; do sleep 0.02; done"], #{ always: "a test" }); file::write("@/m/a", password); });
+"#,
+    );
+    let mut session = at_shell(&place);
+    // Within a prompt, where the echo is off.
+    session.send_line("kk plan.rhai; echo \"status $?\"").unwrap();
+    session.exp_string("Database password").unwrap();
+    session.send_control('z').unwrap();
+    session.exp_string("Stopped").unwrap();
+    is_as_before(&mut session);
+    session.send_line("fg").unwrap();
+    session.exp_string("--state-dir").unwrap();
+    session.send_line("correct horse battery").unwrap();
+    support::until("the command is at work", || place.exists("m/begun"));
+    session.send_control('z').unwrap();
+    session.exp_string("Stopped").unwrap();
+    is_as_before(&mut session);
+    place.write("m/go", "");
+    session.send_line("fg; echo \"status $?\"").unwrap();
+    let shown = session.exp_string("status 0").unwrap();
+    assert!(!shown.contains("correct horse"), "{shown}");
+    is_as_before(&mut session);
+    assert_eq!(place.read("m/a"), "correct horse battery");
+}
+
+#[test]
+fn signals_within_a_prompt_leave_the_terminal_as_it_was() {
+    use rustix::process::Signal;
+    for (signal, status) in [(Signal::INT, 130), (Signal::TERM, 143), (Signal::QUIT, 131), (Signal::HUP, 129)]
+    {
+        for prompt in ["secret::ask(\"pin\", \"Tell me\")", "ask::text(\"Tell me\", \"\")"] {
+            let place = Place::new(&format!("let answer = {prompt};\nfile::write(\"@/m/a\", \"\");"));
+            let mut session = at_shell(&place);
+            session
+                .send_line("bash -c 'echo $$ > pid; exec \"$KK\" --state-dir \"$STATE\" plan.rhai'; echo \"status $?\"")
+                .unwrap();
+            session.exp_string("Tell me").unwrap();
+            let pid = place.read("plan/pid").trim().parse().unwrap();
+            rustix::process::kill_process(rustix::process::Pid::from_raw(pid).unwrap(), signal).unwrap();
+            session.exp_string(&format!("status {status}")).unwrap();
+            is_as_before(&mut session);
+            assert!(!place.exists("m/a"), "{signal:?} {prompt}");
+        }
+    }
+}
+
+#[test]
+fn a_terminal_that_goes_away_ends_the_run_without_a_panic_and_it_resumes() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { cmd::run(["bash", "-c", "touch @/m/begun; until [ -e @/m/go ]; do sleep 0.02; done; seq 1 2000"], #{ always: "a test" }); });
+step::run("02", "Second", || file::write("@/m/second", ""));
+"#,
+    );
+    // Whoever holds the other end of the terminal dies.
+    let mut holder = std::process::Command::new("script");
+    let line = format!(
+        "'{}' --state-dir '{}' plan.rhai -v",
+        env!("CARGO_BIN_EXE_kkrun"),
+        place.path("state").display()
+    );
+    holder.args(["-qec", &line, "/dev/null"]).current_dir(place.path("plan"));
+    let mut holder =
+        holder.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
+    support::until("the command is at work", || place.exists("m/begun"));
+    holder.kill().unwrap();
+    holder.wait().unwrap();
+    place.write("m/go", "");
+    support::until("the run has ended", || place.records().last().is_some_and(|kind| kind == "run_ended"));
+    assert!(!place.exists("m/second"));
+    assert!(place.run("log 01").stdout.contains("\n2000\n"));
+    place.run("plan.rhai").ends(0);
+    assert!(place.exists("m/second"));
+}
+
+#[test]
+fn a_reader_that_goes_away_ends_nothing() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { for n in range(0, 300) { print(`line ${n}`); log::info(`said ${n}`); } file::write("@/m/a", ""); });
+"#,
+    );
+    for words in ["plan.rhai", "plan.rhai --json", "plan.rhai -v", "history", "log 01", "status.rhai", "api"]
+    {
+        let script = format!(
+            "\"$KK\" --state-dir \"$STATE\" {words} 2>&1 | head -n 1 > /dev/null; echo \"${{PIPESTATUS[0]}}\""
+        );
+        let mut shell = std::process::Command::new("bash");
+        shell.args(["-c", &script]).current_dir(place.path("plan"));
+        shell.env("KK", env!("CARGO_BIN_EXE_kkrun")).env("STATE", place.path("state"));
+        let output = shell.output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&output.stdout), "0\n", "{words}");
+        assert!(place.exists("m/a"));
+    }
+}

@@ -40,7 +40,8 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
+/// Who hears what happens, as the options say.
+pub fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
     ui::reporter(options.json, config::verbosity(options), config::questions(options))
 }
 

@@ -17,7 +17,7 @@ use super::settings::Settings;
 use super::source::{Script, Source};
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, Place};
 use crate::machine::files::Digest;
 use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
@@ -292,6 +292,13 @@ impl Host {
         failures.get(number).cloned().unwrap_or_else(|| Failure::new("an unknown failure"))
     }
 
+    /// Where a primitive was called; `None` if that is not known.
+    fn place_of_call(&self, context: &NativeCallContext) -> Option<Place> {
+        let (source, position) = (context.call_source()?, context.call_position());
+        let text = self.texts.borrow().get(source).cloned()?;
+        (!position.is_none()).then(|| place_in(source, &text, position))
+    }
+
     /// Keeps a script's text for the excerpts in errors.
     pub(super) fn remember_text(&self, name: &str, text: &str) {
         self.texts.borrow_mut().insert(name.to_owned(), Rc::from(text));
@@ -538,7 +545,16 @@ pub fn unpredictable(why: &str, position: Position) -> Box<EvalAltResult> {
 
 /// The script's error for a primitive's.
 pub fn raise(host: &Host, error: anyhow::Error, context: &NativeCallContext) -> Box<EvalAltResult> {
-    raise_at(host, error, context.call_position())
+    let raised = raise_at(host, error, context.call_position());
+    // What no script can catch is given the place of each outer call on its way.
+    if let EvalAltResult::ErrorTerminated(token, _) = &*raised
+        && let Some(Termination::Failed(number)) = token.clone().try_cast()
+        && let Some(failure) = host.failures.borrow_mut().get_mut(number)
+        && failure.place.is_none()
+    {
+        failure.place = host.place_of_call(context);
+    }
+    raised
 }
 
 /// The script's error for one that happened at this position.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use serde_json::Value;
 
+use super::engine::LARGEST_TEXT;
 use super::source::{Script, Source};
 use super::value::{json_of, value_of};
 use crate::exit_code::ExitCode;
@@ -224,6 +225,9 @@ fn expand_text(values: &BTreeMap<String, Value>, text: &str, path: &mut Vec<Stri
             ),
         }
         path.pop();
+        if expanded.len() > LARGEST_TEXT {
+            bail!(Failure::new(format!("the setting `{name}` makes a text too large")).exit(ExitCode::USAGE));
+        }
         rest = &behind[name.len() + 1..];
     }
     expanded.push_str(rest);

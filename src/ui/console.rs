@@ -1,6 +1,7 @@
 //! Renders events for a person: on standard error, with a live line while a command runs.
 
 use std::cell::RefCell;
+use std::io::IsTerminal as _;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -13,6 +14,7 @@ use super::output::{line_to_stderr, line_to_stdout};
 use super::questions::Questions;
 use crate::event::{Answer, Audience, ChangeTold, Event, Level, Question, UndoTold};
 use crate::machine::clock;
+use crate::text::printable_lines;
 use crate::time_text;
 
 /// The width of a title's column.
@@ -210,10 +212,14 @@ impl Audience for Console {
                 };
                 self.line(&format!("  {symbol} {text}"));
             }
-            Event::Output { text } => match &*self.live.borrow() {
-                Some(live) if !live.bar.is_hidden() => live.bar.suspend(|| line_to_stdout(text)),
-                _ => line_to_stdout(text),
-            },
+            Event::Output { text } => {
+                let for_terminal = std::io::stdout().is_terminal().then(|| printable_lines(text));
+                let text = for_terminal.as_deref().unwrap_or(text);
+                match &*self.live.borrow() {
+                    Some(live) if !live.bar.is_hidden() => live.bar.suspend(|| line_to_stdout(text)),
+                    _ => line_to_stdout(text),
+                }
+            }
             Event::Note { text } if normal => self.line(&format!("  {}", style(text).for_stderr().dim())),
             Event::RunEnded { owed, .. } => {
                 self.end();

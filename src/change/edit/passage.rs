@@ -135,6 +135,12 @@ impl Passage {
         if bytes.contains(&0) {
             bail!(Failure::new(format!("`{path}` is no text file: it holds zero bytes")).kind("encoding"));
         }
+        if let Some(section) = &self.section
+            && (section.trim() != section || section.is_empty() || section.contains([']', '\n', '\r']))
+        {
+            // Its header would not be found again.
+            bail!(Failure::new(format!("`[{section}]` is no header of a section")).kind("usage"));
+        }
         let lines = Lines::of(bytes);
         match (&self.noun, wish) {
             (Noun::Line { key, separator }, wish) => {
