@@ -77,7 +77,7 @@ pub fn share_content(newer: &Intent, older: &Intent) -> bool {
         return false;
     };
     match (newer.extent, older.extent) {
-        (Extent::Whole | Extent::Passage, Extent::Whole) => newer.is_at(older.path),
+        (Extent::Whole | Extent::Passage | Extent::Mode, Extent::Whole) => newer.is_at(older.path),
         (Extent::Whole, Extent::Passage) => older.is_at(newer.path),
         // Passages are undone each by itself, and owners and modes are no content.
         _ => false,
