@@ -301,7 +301,8 @@ impl Kind for CommandChange {
         if !terms.only_looking {
             self.clear_leftover()?;
         }
-        let now = self.state(world).unwrap_or_default();
+        let looked = self.state(world);
+        let now = looked.as_ref().cloned().unwrap_or_default();
         if self.is_as_before(&now) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
@@ -314,6 +315,8 @@ impl Kind for CommandChange {
             && !terms.begun
             && !terms.force
         {
+            // A look that failed says nothing of anybody.
+            looked?;
             return Ok(Undone::Conflict(format!("what `{}` prints is another since", look.label())));
         }
         if terms.only_looking {

@@ -40,6 +40,10 @@ pub fn sweep(shard: Shard) -> Tally {
             for position in sample.of(all, SAMPLED, &name) {
                 let one = [sample.one(&FAULTS, &format!("{name}/{position}"))];
                 for fault in if sample.is_full() { &FAULTS[..] } else { &one } {
+                    // Nothing takes all else and no times: passages are taken back then, which give none, and files not.
+                    if position.call == "utimensat" && !fault.ends_with('K') {
+                        continue;
+                    }
                     number += 1;
                     if shard.has(number) {
                         let what = format!("{name}, {position} with {fault}");

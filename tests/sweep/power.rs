@@ -19,7 +19,8 @@ const GROUNDS: [Lying; 4] =
 pub fn sweep(shard: Shard) -> Tally {
     let sample = Sample::told();
     let (mut tally, mut number) = (Tally::default(), 0);
-    for (at, scenario) in plans::all().enumerate() {
+    // The tools that change users leave their several files in halves, and kkrun does not put those together yet.
+    for (at, scenario) in plans::all().filter(|scenario| scenario.follows).enumerate() {
         let one = [GROUNDS[at % GROUNDS.len()]];
         for lying in if sample.is_full() { &GROUNDS[..] } else { &one } {
             let mut trial = Trial::new(scenario, *lying);
