@@ -238,3 +238,22 @@ step::run("01", "First", || {
         }
     }
 }
+
+#[test]
+fn what_was_copied_into_a_mirrored_tree_is_kkruns_own_and_so_is_the_rest_of_it() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::mirror("files/one", "@/m/tree"));
+step::run("02", "Second", || file::copy("files/two", "@/m/tree"));
+"#,
+    )
+    .with("plan/files/one/page", "1\n")
+    .with("plan/files/two/other", "2\n");
+    let before = place.listing("m");
+    place.run("plan.rhai").ends(0);
+    place.write("plan/files/one/page", "3\n");
+    place.run("plan.rhai --only 01").ends(0);
+    assert!(place.read("m/tree/page") == "3\n" && !place.exists("m/tree/other"));
+    place.run("rollback").ends(0).says("3 undone");
+    assert_eq!(place.listing("m"), before);
+}

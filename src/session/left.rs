@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::change::{self, Change, CommandState, World, file_target, state_value, tree_target};
-use crate::journal::{Accepted, ChangeState, History};
+use crate::journal::{Accepted, ChangeRecord, ChangeState, History};
 use crate::machine::files::{FileState, Manifest, PathText};
 
 /// What kkrun left at a target.
@@ -109,6 +109,7 @@ impl Teller<'_> {
             }
         }
         let Some((since, mut manifest)) = base else { return Ok(None) };
+        self.add_copied_beside(root, &mut manifest)?;
         for path in self.newer_below(root, since)? {
             if let Some(Left::State(state)) = self.file(&path)?
                 && let Ok(state) = serde_json::from_value::<FileState>(state)
@@ -126,6 +127,29 @@ impl Teller<'_> {
             }
         })?;
         Ok(Some(Left::State(change::accept_tree(self.world, &manifest)?)))
+    }
+
+    /// What a copy left says nothing of the entries that it does not name: those are as the changes before it left
+    /// them, back to the last one to the whole tree.
+    fn add_copied_beside(&self, root: &Path, manifest: &mut Manifest) -> Result<()> {
+        let target = tree_target(root);
+        let is_made = |change: &&ChangeRecord| {
+            change.intent.target == target && change.state == ChangeState::Done && change.settled > 0
+        };
+        let mut made: Vec<&ChangeRecord> = self.history.changes.iter().filter(is_made).collect();
+        made.sort_by_key(|change| std::cmp::Reverse(change.settled));
+        for change in made {
+            let left = change::read_accepted_tree(self.world, &change.intent.after)?;
+            for (name, state) in left.entries() {
+                if manifest.get(name.as_path()).is_none() {
+                    manifest.set(name.as_path(), state.clone());
+                }
+            }
+            if is_about_all(change) {
+                break;
+            }
+        }
+        Ok(())
     }
 
     /// The paths at and below `root` of which other targets have told since.
@@ -157,7 +181,7 @@ impl Teller<'_> {
         path: &Path,
         put: &mut dyn FnMut(&Path, &crate::machine::files::Access),
     ) -> Result<()> {
-        let concerns = |change: &&crate::journal::ChangeRecord| {
+        let concerns = |change: &&ChangeRecord| {
             let root = change.intent.target.strip_prefix("access:").map(Path::new);
             change.settled > since
                 && root.is_some_and(|root| root.starts_with(path) || path.starts_with(root))
@@ -178,8 +202,12 @@ impl Teller<'_> {
     fn is_whole(&self, root: &Path) -> bool {
         let target = tree_target(root);
         let newest = self.history.changes.iter().rev().find(|change| change.intent.target == target);
-        newest.is_some_and(|change| change.intent.inverse.get("scope").is_some_and(|scope| scope == "whole"))
+        newest.is_some_and(is_about_all)
     }
+}
+
+fn is_about_all(change: &ChangeRecord) -> bool {
+    change.intent.inverse.get("scope").is_some_and(|scope| scope == "whole")
 }
 
 /// A path as a tree's manifest names it.
