@@ -79,7 +79,7 @@ pub(super) fn limit(engine: &mut rhai::Engine) {
     engine.set_max_functions(10_000);
     engine.set_max_variables(10_000);
     let memory = Memory::default();
-    engine.on_progress(move |count| memory.exhausted(count));
+    engine.on_progress(move |_| memory.exhausted());
     // Rhai's own make the new text before they look how large it is: of two texts of the largest size, one of 2^48
     // bytes.
     engine.register_fn("replace", |text: &mut ImmutableString, from: &str, to: &str| replace(text, from, to));
@@ -97,14 +97,17 @@ const MOST_MEMORY: u64 = 1024 * 1024 * 1024;
 /// Looks from time to time how much memory is used.
 #[derive(Default)]
 struct Memory {
+    operations: Cell<u32>,
     looked: Cell<Option<Instant>>,
 }
 
 impl Memory {
-    /// Why the script must end, if it uses too much; `count` is that of its operations so far.
-    fn exhausted(&self, count: u64) -> Option<Dynamic> {
-        // The clock costs more than most operations, and no operation makes more than a few large texts.
-        if !count.is_multiple_of(16) {
+    /// Why the script must end, if it uses too much; asked at each operation.
+    fn exhausted(&self) -> Option<Dynamic> {
+        // The clock costs more than most operations, and no operation makes more than a few large texts. Rhai's own
+        // count begins again with each closure that one of its functions calls.
+        self.operations.set(self.operations.get().wrapping_add(1));
+        if !self.operations.get().is_multiple_of(16) {
             return None;
         }
         let now = Instant::now();
@@ -146,7 +149,7 @@ impl Engine {
         inner.register_fn("exit", |context: NativeCallContext| exit(&context));
         inner.register_fn("exit", |context: NativeCallContext, _value: rhai::Dynamic| exit(&context));
         let memory = Memory::default();
-        inner.on_progress(move |count| watching.interruption().or_else(|| memory.exhausted(count)));
+        inner.on_progress(move |_| watching.interruption().or_else(|| memory.exhausted()));
         let printing = Rc::clone(&host);
         inner.on_print(move |text| printing.output(text));
         let debugging = Rc::clone(&host);

@@ -119,12 +119,16 @@ extern "C" fn child(plan: *mut c_void) -> c_int {
 
 /// Becomes the program, or says why not. Only system calls are made and nothing is allocated, freed or locked.
 fn execute(plan: &Plan<'_>) -> io::Error {
-    // SAFETY: the descriptors are open; the three they become are nobody's in this process.
+    // SAFETY: the descriptors are open; the three they become are nobody's in this process, whose program knows those alone.
     unsafe {
         for (standard, descriptor) in [0, 1, 2].into_iter().zip(plan.descriptors) {
             if libc::dup2(descriptor, standard) < 0 {
                 return io::Error::last_os_error();
             }
+        }
+        // The table of descriptors is the child's own, and the limit to them may be low.
+        for descriptor in plan.descriptors.into_iter().filter(|descriptor| *descriptor > 2) {
+            libc::close(descriptor);
         }
         forget_handlers();
     }
