@@ -49,7 +49,12 @@ fn journal() -> &'static [u8] {
 }
 
 thread_local! {
-    static DIRECTORY: tempfile::TempDir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    // Root reads no script below a directory that others can write.
+    static DIRECTORY: tempfile::TempDir = if rustix::process::geteuid().is_root() {
+        tempfile::tempdir_in("/var/lib").unwrap()
+    } else {
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    };
 }
 
 fn scratch(name: &str) -> std::path::PathBuf {
