@@ -239,6 +239,9 @@ fn signals_within_a_prompt_leave_the_terminal_as_it_was() {
             session.exp_string(&format!("status {status}")).unwrap();
             is_as_before(&mut session);
             assert!(!place.exists("m/a"), "{signal:?} {prompt}");
+            // An interactive shell does not end when it is asked to, and would be waited for.
+            session.send_line("exit").unwrap();
+            session.exp_eof().unwrap();
         }
     }
 }
