@@ -178,18 +178,7 @@ fn a_secret_is_shown_and_recorded_nowhere() {
     let text = said(&output);
     assert_eq!(code(&output), 1, "a text with the name of a secret is refused, caught or not: {text}");
     assert!(text.contains("«secret:db_password»"), "{text}");
-    let percent: String =
-        PASSWORD
-            .bytes()
-            .map(|byte| {
-                if byte.is_ascii_alphanumeric() {
-                    char::from(byte).to_string()
-                } else {
-                    format!("%{byte:02X}")
-                }
-            })
-            .collect();
-    assert_eq!(written(&bench), format!("url={percent}\n{PASSWORD}\n"));
+    assert_eq!(written(&bench), format!("url={}\n{PASSWORD}\n", percent_encoded(PASSWORD)));
     for place in [text, bench.recorded()] {
         assert!(!place.contains("Canary"), "{place}");
     }
@@ -270,24 +259,21 @@ fn a_person_is_asked_once_before_the_first_step_and_not_shown_what_is_typed() {
 /// A secret with everything that an encoding changes.
 const CANARY: &str = "Canary-ä 'x\" 50%+\\4711/éÿ";
 
+/// A text as it stands in a URL.
+fn percent_encoded(text: &str) -> String {
+    let encoded = |byte: u8| {
+        if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    text.bytes().map(encoded).collect()
+}
+
 /// Every form in which it could get out.
 fn forms() -> Vec<String> {
-    let percent: String =
-        CANARY
-            .bytes()
-            .map(|byte| {
-                if byte.is_ascii_alphanumeric() {
-                    char::from(byte).to_string()
-                } else {
-                    format!("%{byte:02X}")
-                }
-            })
-            .collect();
     let json = serde_json::Value::from(CANARY).to_string();
     vec![
         "Canary".to_owned(),
         CANARY.to_owned(),
-        percent,
+        percent_encoded(CANARY),
         json.trim_matches('"').to_owned(),
         "4711/".to_owned(),
     ]

@@ -6,7 +6,6 @@
 )]
 
 use std::fmt;
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -193,11 +192,6 @@ fn is_ignored(signal: i32) -> bool {
 /// The name that people know a signal by: `SIGTERM`.
 pub fn name(signal: i32) -> String {
     signal_hook::low_level::signal_name(signal).map_or_else(|| format!("signal {signal}"), str::to_owned)
-}
-
-/// Ends the process by the default action of that signal, so that whoever waits for it sees the truth.
-pub fn die_of(signal: i32) -> io::Result<()> {
-    signal_hook::low_level::emulate_default_handler(signal)
 }
 
 #[cfg(test)]
