@@ -127,7 +127,7 @@ fn what_eats_the_memory_is_ended_at_its_line() {
         "let a = \"x\"; for n in 0..23 { a += a; }\nlet d = \"$0\"; for n in 0..22 { d += d; }\ntext::replace(a, \".*\", d);",
         "let a = \"x,\"; for n in 0..22 { a += a; }\na.split(\",\");\na.split();\na.to_chars();",
         "let a = [1]; a.pad(90_000, 1);\nlet b = a.map(|x| a);",
-        "let a = [1]; a.pad(90_000, 1);\nlet t = \"x\"; for n in 0..23 { t += t; }\nlet b = a.map(|x| { let more = t + x; let n = 1; more });",
+        "let a = [1]; a.pad(90_000, 1);\nlet t = \"x\"; for n in 0..23 { t += t; }\nlet b = a.map(|x| t + x);",
         "let a = [1, 2];\nlet f = || a;\na.push(a);\na.push(f);\nprint(a);\nlet b = a == a;\nloop { a.push(a); }",
     ] {
         let ran = run(script, "plan.rhai");

@@ -99,6 +99,7 @@ const MOST_MEMORY: u64 = 1024 * 1024 * 1024;
 struct Memory {
     operations: Cell<u32>,
     looked: Cell<Option<Instant>>,
+    is_exhausted: Cell<bool>,
 }
 
 impl Memory {
@@ -107,16 +108,16 @@ impl Memory {
         // The clock costs more than most operations, and no operation makes more than a few large texts. Rhai's own
         // count begins again with each closure that one of its functions calls.
         self.operations.set(self.operations.get().wrapping_add(1));
-        if !self.operations.get().is_multiple_of(16) {
-            return None;
+        if self.operations.get().is_multiple_of(16) {
+            let now = Instant::now();
+            if self.looked.get().is_none_or(|looked| now >= looked + Duration::from_millis(2)) {
+                self.looked.set(Some(now));
+                self.is_exhausted.set(memory::resident().is_some_and(|used| used > MOST_MEMORY));
+            }
         }
-        let now = Instant::now();
-        if self.looked.get().is_some_and(|looked| now < looked + Duration::from_millis(2)) {
-            return None;
-        }
-        self.looked.set(Some(now));
-        let is_too_much = memory::resident().is_some_and(|used| used > MOST_MEMORY);
-        is_too_much
+        // Said at every operation from then on: what turns values into text passes over an error.
+        self.is_exhausted
+            .get()
             .then(|| Dynamic::from(format!("the script uses more than {} MiB of memory", MOST_MEMORY >> 20)))
     }
 }
