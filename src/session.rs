@@ -159,10 +159,13 @@ impl Session {
 
     fn open_journal(&mut self) -> Result<()> {
         let Recorder::Closed(opening) = &mut self.recorder else { return Ok(()) };
-        // First where it is going to be, then what is there: it may have been made by somebody meanwhile.
-        journal::check_state_directory(&opening.directory)?;
-        journal::make_state_directory(&opening.directory)?;
-        journal::check_state_directory(&opening.directory)?;
+        // What the journal was read from has been judged.
+        if !opening.loaded.exists {
+            // First where it is going to be, then what is there: it may have been made by somebody meanwhile.
+            journal::check_state_directory(&opening.directory)?;
+            journal::make_state_directory(&opening.directory)?;
+            journal::check_state_directory(&opening.directory)?;
+        }
         let lock = match Lock::acquire(&opening.directory.join("lock"))? {
             Attempt::Acquired(lock) => lock,
             Attempt::Held(holder) => return Err(holder.failure().into()),
@@ -256,7 +259,7 @@ impl Session {
         let mut id = 0;
         for record in journal.append(entry)? {
             id = record.header.seq;
-            self.history.apply(&record);
+            self.history.apply(record);
         }
         Ok(id)
     }
@@ -272,7 +275,7 @@ impl Session {
     fn begin_recording(&mut self) -> Result<()> {
         let Recorder::Open { journal, .. } = &mut self.recorder else { return Ok(()) };
         for record in journal.begin()? {
-            self.history.apply(&record);
+            self.history.apply(record);
         }
         Ok(())
     }

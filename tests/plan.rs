@@ -64,6 +64,70 @@ fn a_step_is_stale_when_its_meaning_changes_and_not_when_its_comments_do() {
     place.run("status.rhai").ends(0).prints("01 drifted (write @/m/first)\n02 complete\n03 complete\n");
 }
 
+/// A plan that is nothing but steps, or has a last line besides.
+fn steps(last: &str) -> Place {
+    let plan = format!(
+        "const REQUIRES = #{{ root: false }};\nstep::run(\"01\", \"First\", \"01_first.rhai\");\n\
+         step::run(\"02\", \"Second\", \"02_second.rhai\");\n{last}"
+    );
+    Place::new(&plan)
+        .with("plan/settings.rhai", SETTINGS)
+        .with("plan/files/motd", "hello\n")
+        .with("plan/01_first.rhai", "file::copy(\"files/motd\", \"@/m/motd\");\n")
+        .with(
+            "plan/02_second.rhai",
+            "import \"words\" as words;\nfile::write(\"@/m/second\", words::greeting(settings::url));\n",
+        )
+        .with("plan/words.rhai", "fn greeting(url) { `see ${url}\n` }\n")
+}
+
+/// What kkrun says of itself when it runs a plan once more.
+fn diagnosed(place: &Place) -> String {
+    let output = place.command(&["plan.rhai"]).env("KKRUN_LOG", "debug").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn a_complete_plan_is_compiled_again_only_when_something_changed() {
+    let forms =
+        [("", "the plan is not even compiled"), ("log::info(\"done\");\n", "the steps are not compiled")];
+    for (last, unchanged) in forms {
+        let place = steps(last);
+        assert!(!diagnosed(&place).contains("not compiled"));
+        let second = diagnosed(&place);
+        assert!(second.contains(unchanged) && second.contains("not re-examined"), "{second}");
+        assert_eq!(second.contains("done\n"), !last.is_empty(), "{second}");
+
+        for (name, from, to) in [
+            ("plan/files/motd", "hello", "good morning"),
+            ("plan/words.rhai", "see", "look at"),
+            ("plan/settings.rhai", "dashboard", "screen"),
+            ("plan/plan.rhai", "Second", "The second"),
+            ("plan/02_second.rhai", "greeting(", "greeting( "),
+        ] {
+            place.edit(name, from, to);
+            let said = diagnosed(&place);
+            assert!(!said.contains("nothing changed since"), "{name}\n{said}");
+        }
+        assert_eq!(place.read("m/motd"), "good morning\n");
+        assert_eq!(place.read("m/second"), "look at http://screen:80/\n");
+        place.edit("plan/02_second.rhai", "words::greeting( settings::url)", "words::greting(settings::url)");
+        place.run("plan.rhai").ends(2).says("greting");
+        place.edit("plan/02_second.rhai", "greting", "greeting");
+        place
+            .run("plan.rhai --set name=board")
+            .ends(0)
+            .says("settings::url http://screen:80/ → http://board:80/");
+        assert_eq!(place.read("m/second"), "look at http://board:80/\n");
+        place.run("plan.rhai --redo 01").ends(0).says("01 First");
+        place.run("rollback --plan kiosk").ends(0);
+        assert!(!place.exists("m/second"));
+        place.run("plan.rhai").ends(0);
+        assert!(place.exists("m/second"));
+    }
+}
+
 #[test]
 fn a_plan_file_that_changed_makes_its_readers_stale() {
     let place = Place::new(r#"step::run("01", "First", || file::copy("files/motd", "@/m/motd"));"#)

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::record::{ChangeId, Consequence, Entry, Intent, Meaning, Record, Undoing};
+use super::record::{BarePlan, ChangeId, Consequence, Entry, Header, Intent, Meaning, Record, Undoing};
 
 /// Where a change stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -177,6 +177,8 @@ pub struct History {
     pub overrides: BTreeMap<String, BTreeMap<String, Value>>,
     /// What was done once for good.
     pub once: BTreeSet<String>,
+    /// The plans that were nothing but steps, all of them complete, by name.
+    pub bare_plans: BTreeMap<String, BarePlan>,
     /// How many runs recorded something, by plan.
     pub runs: BTreeMap<String, usize>,
     /// The newest run that recorded something: its identity and when.
@@ -224,26 +226,25 @@ impl History {
 
     /// Takes in one more record.
     #[expect(clippy::too_many_lines, reason = "one arm for every kind of record")]
-    pub fn apply(&mut self, record: &Record) {
-        let header = &record.header;
+    pub fn apply(&mut self, record: Record) {
+        let Record { header, entry } = record;
         let time = header.time;
-        match &record.entry {
+        match entry {
             Entry::RunStarted { .. } => {
-                *self.runs.entry(header.plan.clone()).or_default() += 1;
-                self.last_run = Some((header.run.clone(), time));
+                *self.runs.entry(header.plan).or_default() += 1;
+                self.last_run = Some((header.run, time));
             }
             Entry::OverrideSet { key, value } => {
-                let overrides = self.overrides.entry(header.plan.clone()).or_default();
-                overrides.insert(key.clone(), value.clone());
+                self.overrides.entry(header.plan).or_default().insert(key, value);
             }
             Entry::OverrideUnset { key } => {
-                self.overrides.entry(header.plan.clone()).or_default().remove(key);
+                self.overrides.entry(header.plan).or_default().remove(&key);
             }
             Entry::StepStarted { step, title, script } => {
                 let known = self.step_mut(header, step);
                 known.state = StepState::Started;
-                known.title.clone_from(title);
-                known.script.clone_from(script);
+                known.title = title;
+                known.script = script;
                 known.started = Some(time);
                 known.finished = None;
                 known.seconds = None;
@@ -252,26 +253,26 @@ impl History {
             }
             Entry::StepCompleted { step, seconds, meaning } => {
                 let known = self.step_mut(header, step);
-                known.end(StepState::Complete, time, *seconds);
-                known.meaning = Some(meaning.clone());
+                known.end(StepState::Complete, time, seconds);
+                known.meaning = Some(meaning);
                 known.attempts = 0;
                 known.error = None;
             }
             Entry::StepFailed { step, seconds, error, .. } => {
                 let known = self.step_mut(header, step);
-                known.end(StepState::Failed, time, *seconds);
-                known.error = Some(error.clone());
+                known.end(StepState::Failed, time, seconds);
+                known.error = Some(error);
             }
             Entry::StepInterrupted { step, seconds, signal } => {
                 let known = self.step_mut(header, step);
-                known.end(StepState::Interrupted, time, *seconds);
+                known.end(StepState::Interrupted, time, seconds);
                 known.error = Some(format!("stopped by {signal}"));
             }
             Entry::StepHeld { step } => self.step_mut(header, step).state = StepState::Held,
             Entry::StepAccepted { step, meaning } => {
                 let known = self.step_mut(header, step);
                 known.end(StepState::Complete, time, 0.0);
-                known.meaning = Some(meaning.clone());
+                known.meaning = Some(meaning);
             }
             Entry::StepsReset { steps } => {
                 for (id, known) in self.steps.get_mut(&header.plan).into_iter().flatten() {
@@ -281,44 +282,39 @@ impl History {
                 }
             }
             Entry::Once { key } => {
-                self.once.insert(key.clone());
+                self.once.insert(key);
             }
-            Entry::Intent(intent) => self.intend(record, intent),
+            Entry::Intent(intent) => self.intend(header, intent),
             Entry::Done { change, accepted } => {
-                self.settle(*change, ChangeState::Done, header.seq);
+                self.settle(change, ChangeState::Done, header.seq);
                 self.accept(accepted, header.seq);
             }
             Entry::Void { change, .. } => {
-                self.set_state(*change, ChangeState::Void);
-                self.forget_owed_by(*change);
+                self.set_state(change, ChangeState::Void);
+                self.forget_owed_by(change);
             }
             Entry::Accepted { target, state, against } => {
-                self.ledger.insert(target.clone(), Accepted { state: state.clone(), at: header.seq });
                 match against {
-                    Some(wish) => self.kept_against.insert(target.clone(), wish.clone()),
-                    None => self.kept_against.remove(target),
+                    Some(wish) => self.kept_against.insert(target.clone(), wish),
+                    None => self.kept_against.remove(&target),
                 };
+                self.ledger.insert(target, Accepted { state, at: header.seq });
             }
-            Entry::Settled { consequence } => self.owed.retain(|owed| owed.consequence != *consequence),
-            Entry::RebootOwed { why } => self.reboot = Some((why.clone(), header.boot.clone())),
+            Entry::Settled { consequence } => self.owed.retain(|owed| owed.consequence != consequence),
+            Entry::RebootOwed { why } => self.reboot = Some((why, header.boot)),
             Entry::RollbackStarted { steps, purge, force } => {
-                self.rollback = Some(UnfinishedRollback {
-                    plan: header.plan.clone(),
-                    steps: steps.clone(),
-                    purge: purge.clone(),
-                    force: *force,
-                });
+                self.rollback = Some(UnfinishedRollback { plan: header.plan, steps, purge, force });
             }
-            Entry::UndoIntent { change } => self.set_state(*change, ChangeState::Undoing),
+            Entry::UndoIntent { change } => self.set_state(change, ChangeState::Undoing),
             Entry::Undone { change, how, accepted } => {
-                self.settle(*change, ChangeState::Undone(*how), header.seq);
+                self.settle(change, ChangeState::Undone(how), header.seq);
                 self.accept(accepted, header.seq);
-                self.become_pending(*change);
+                self.become_pending(change);
             }
-            Entry::Conflict { change, why } => self.set_state(*change, ChangeState::Conflict(why.clone())),
-            Entry::Kept { change, why } => self.set_state(*change, ChangeState::Kept(why.clone())),
+            Entry::Conflict { change, why } => self.set_state(change, ChangeState::Conflict(why)),
+            Entry::Kept { change, why } => self.set_state(change, ChangeState::Kept(why)),
             Entry::UndoFailed { change, error } => {
-                self.set_state(*change, ChangeState::UndoFailed(error.clone()));
+                self.set_state(change, ChangeState::UndoFailed(error));
             }
             Entry::RollbackEnded { .. } => {
                 // What a restart was to bring is gone with the plan that wanted it.
@@ -326,8 +322,12 @@ impl History {
                     self.reboot = None;
                 }
             }
+            Entry::RunEnded { bare, .. } => {
+                if let Some(bare) = bare {
+                    self.bare_plans.insert(header.plan, bare);
+                }
+            }
             Entry::Format { .. }
-            | Entry::RunEnded { .. }
             | Entry::Checkpoint
             | Entry::ContinueAfterReboot
             | Entry::Armed
@@ -336,26 +336,26 @@ impl History {
         }
     }
 
-    fn step_mut(&mut self, header: &super::Header, step: &str) -> &mut StepRecord {
-        let known = self.steps.entry(header.plan.clone()).or_default().entry(step.to_owned()).or_default();
-        known.run.clone_from(&header.run);
+    fn step_mut(&mut self, header: Header, step: String) -> &mut StepRecord {
+        let known = self.steps.entry(header.plan).or_default().entry(step).or_default();
+        known.run = header.run;
         known
     }
 
-    fn intend(&mut self, record: &Record, intent: &Intent) {
-        let id = record.header.seq;
-        self.changes.push(ChangeRecord {
-            id,
-            plan: record.header.plan.clone(),
-            run: record.header.run.clone(),
-            time: record.header.time,
-            intent: intent.clone(),
-            state: ChangeState::InDoubt,
-            settled: 0,
-        });
+    fn intend(&mut self, header: Header, intent: Intent) {
+        let Header { seq: id, plan, run, time, .. } = header;
         for consequence in &intent.owed {
             self.owe(consequence, id, intent.step.clone());
         }
+        self.changes.push(ChangeRecord {
+            id,
+            plan,
+            run,
+            time,
+            intent,
+            state: ChangeState::InDoubt,
+            settled: 0,
+        });
     }
 
     fn owe(&mut self, consequence: &Consequence, change: ChangeId, step: Option<String>) {
@@ -386,10 +386,10 @@ impl History {
         }
     }
 
-    fn accept(&mut self, accepted: &BTreeMap<String, Value>, at: u64) {
+    fn accept(&mut self, accepted: BTreeMap<String, Value>, at: u64) {
         for (target, state) in accepted {
-            self.ledger.insert(target.clone(), Accepted { state: state.clone(), at });
-            self.kept_against.remove(target);
+            self.kept_against.remove(&target);
+            self.ledger.insert(target, Accepted { state, at });
         }
     }
 

@@ -112,7 +112,7 @@ fn parse(bytes: &[u8]) -> Result<Loaded, String> {
                 if number == 1 {
                     check_version(&record.entry)?;
                 }
-                loaded.history.apply(&record);
+                loaded.history.apply(*record);
                 checksum
             }
             Line::Passed(header, checksum) => {
@@ -151,9 +151,9 @@ fn read_line(line: &[u8], number: u64) -> Result<Line, String> {
     if !is_checksum(checksum, json) {
         return Ok(Line::Bad("does not match its checksum".to_owned()));
     }
-    let unreadable =
-        |error: serde_json::Error| format!("record {number} is whole but not understood: {error}");
-    match line::read(json).map_err(unreadable)? {
+    let unreadable = |why: String| format!("record {number} is whole but not understood: {why}");
+    let json = std::str::from_utf8(json).map_err(|error| unreadable(error.to_string()))?;
+    match line::read(json).map_err(|error| unreadable(error.to_string()))? {
         Read::Record(record) => Ok(Line::Valid(record, checksum.to_owned())),
         Read::Unknown { header, .. } if header.skippable => {
             Ok(Line::Passed(Box::new(header), checksum.to_owned()))

@@ -21,7 +21,7 @@ pub use history::{
 };
 pub use load::{Loaded, Torn, load};
 pub use record::{
-    ChangeId, Class, Consequence, Entry, FormatVersion, Header, Intent, Meaning, Record, Undoing,
+    BarePlan, ChangeId, Class, Consequence, Entry, FormatVersion, Header, Intent, Meaning, Record, Undoing,
 };
 
 pub use standing::{overlap, path_of, share_content, stands_on};

@@ -131,6 +131,15 @@ pub struct Meaning {
     pub files: BTreeMap<String, String>,
 }
 
+/// A plan that does nothing but run its steps. While its text is the same, it need not be read to know them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BarePlan {
+    /// A hash over the bytes of its script.
+    pub bytes: String,
+    /// The ids of its steps, in order.
+    pub steps: Vec<String>,
+}
+
 /// The intent to change one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Intent {
@@ -197,6 +206,9 @@ pub enum Entry {
     RunEnded {
         /// Its exit status.
         exit: u8,
+        /// Its plan, if that is nothing but steps, all of them complete.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bare: Option<BarePlan>,
     },
     /// A remembered override.
     OverrideSet {

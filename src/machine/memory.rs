@@ -1,11 +1,10 @@
 //! How much memory this process uses.
 
-/// The resident memory, in bytes; `None` where /proc does not tell. Source: `proc_pid_status(5)`.
+/// The resident memory, in bytes; `None` where /proc does not tell. Source: `proc_pid_statm(5)`.
 pub fn resident() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kibibytes: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
-    Some(kibibytes * 1024)
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages * rustix::param::page_size() as u64)
 }
 
 #[cfg(test)]

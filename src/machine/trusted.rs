@@ -46,16 +46,17 @@ thread_local! {
 /// With [`ExitCode::REFUSED`] and the command that mends it, when root runs kkrun and somebody other than root,
 /// or the user who called sudo, could write the file or a directory above it.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
-    let (path, mut file) = open(path)?;
+    let is_root = rustix::process::geteuid().is_root();
+    let (path, mut file) = open_as(path, is_root)?;
     let named = || format!("cannot read `{}`", path.display());
-    let metadata = file.metadata().with_context(named)?;
-    if !metadata.is_file() {
+    let stat = fstat(&file).map_err(io::Error::from).with_context(named)?;
+    if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE));
     }
-    if rustix::process::geteuid().is_root() {
-        judge(&path, &Access::from(&metadata))?;
+    if is_root {
+        judge(&path, &Access::from(&stat))?;
     }
-    read_all(&mut file, metadata.len()).with_context(named)
+    read_all(&mut file, stat.st_size.try_into().unwrap_or_default()).with_context(named)
 }
 
 /// Reads a file that was seen to have this length, in bytes.
@@ -87,10 +88,14 @@ fn read_all(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
 /// # Errors
 /// As [`read`], but for the file itself.
 pub fn open(path: &Path) -> Result<(PathBuf, File)> {
+    open_as(path, rustix::process::geteuid().is_root())
+}
+
+fn open_as(path: &Path, is_root: bool) -> Result<(PathBuf, File)> {
     let named = || format!("cannot read `{}`", path.display());
     // A FIFO that nobody writes would be waited for.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    if !rustix::process::geteuid().is_root() {
+    if !is_root {
         let file = open_path(path, flags, Mode::empty()).map_err(io::Error::from).with_context(named)?;
         return Ok((path.to_owned(), file.into()));
     }

@@ -21,7 +21,7 @@ use decision::Decision;
 pub use decision::Selection;
 pub use reading::Reading;
 pub use runner::{Doing, Runner, StepReport};
-use unchanged::is_unchanged;
+use unchanged::{is_unchanged, remembered, to_remember};
 
 use crate::change::World;
 use crate::event::{Event, Reporter};
@@ -160,9 +160,9 @@ fn in_file_name(text: &str) -> String {
 
 /// A script that was read, checked and can be evaluated.
 struct Ready {
-    engine: Engine,
     host: Rc<Host>,
-    program: Program,
+    /// What is evaluated; nothing of a plan that would only pass over its steps.
+    code: Option<(Engine, Program)>,
     plan: Plan,
     /// It is a plan of which nothing has changed since its steps completed.
     unchanged: bool,
@@ -182,7 +182,7 @@ pub fn run_script(
     if let Some(trust) = trusted::trust_in_caller() {
         reporter.note(trust);
     }
-    let Ready { engine, host, program, plan, unchanged } = &ready;
+    let Ready { host, code, plan, unchanged } = &ready;
     let doing = if launch.dry_run { Doing::Preview } else { Doing::Act };
     let is_plan = !plan.steps.is_empty();
     check_selection(&launch.selection, plan)?;
@@ -197,8 +197,8 @@ pub fn run_script(
     host.set_runner(Rc::<Runner>::clone(&runner));
     if is_plan && doing == Doing::Act {
         begin_plan(launch, host)?;
-        if !unchanged {
-            ask_secrets(launch, &ready)?;
+        if !unchanged && let Some((engine, program)) = code {
+            ask_secrets(launch, host, plan, engine, program)?;
         }
     }
     if is_plan {
@@ -210,8 +210,13 @@ pub fn run_script(
         let entries = override_entries(launch, host)?;
         host.session().remember(entries);
     }
-    let outcome = runner::guarded(|| engine.evaluate(program));
-    finish(launch, host, &runner, outcome)
+    let outcome = if let Some((engine, program)) = code {
+        runner::guarded(|| engine.evaluate(program).map(drop))
+    } else {
+        Runner::pass_over(host, plan);
+        Ok(())
+    };
+    finish(launch, host, plan, &runner, outcome)
 }
 
 /// Reads a script and all that belongs to it, without running any of it.
@@ -250,20 +255,30 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     session.foreign = launch.foreign;
     let host = Host::new(session, source, settings, words);
     host.set_secrets(launch.secrets()?);
+    host.keep_digest(MAIN, &text);
+    let is_everything = launch.selection.is_everything();
+    if is_everything
+        && let Some(plan) = remembered(&host)
+        && is_unchanged(&host, &plan)
+    {
+        tracing::debug!("nothing changed since all steps completed: the plan is not even compiled");
+        return Ok(Ready { host, code: None, plan, unchanged: true });
+    }
     let engine = Engine::new(Rc::clone(&host), launch.register);
     let program = engine.compile(&text)?;
     host.keep_program(MAIN, &program);
-    if launch.selection.is_everything()
+    if is_everything
         && let Ok(plan) = Plan::of(&program)
         && is_unchanged(&host, &plan)
     {
-        return Ok(Ready { engine, host, program, plan, unchanged: true });
+        tracing::debug!("nothing changed since all steps completed: the steps are not compiled");
+        return Ok(Ready { host, code: Some((engine, program)), plan, unchanged: true });
     }
     let checked = check(&engine, &program);
     if let Some(failure) = Failure::all(checked.problems) {
         bail!(failure.hint("nothing was run"));
     }
-    Ok(Ready { engine, host, program, plan: checked.plan, unchanged: false })
+    Ok(Ready { host, code: Some((engine, program)), plan: checked.plan, unchanged: false })
 }
 
 /// A session that undoes changes of `plan` without any script.
@@ -328,8 +343,7 @@ fn overrides_shown(launch: &Launch, host: &Host) -> Vec<String> {
 }
 
 /// Gets every secret that a step of this run may ask for, before the first of them changes anything.
-fn ask_secrets(launch: &Launch, ready: &Ready) -> Result<()> {
-    let Ready { engine, host, program, plan, .. } = ready;
+fn ask_secrets(launch: &Launch, host: &Host, plan: &Plan, engine: &Engine, program: &Program) -> Result<()> {
     let mut began = false;
     for step in &plan.steps {
         began |= launch.selection.from.as_deref().is_none_or(|from| from == step.id);
@@ -381,13 +395,14 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
 fn finish(
     launch: &Launch,
     host: &Host,
+    plan: &Plan,
     runner: &Runner,
-    outcome: Result<impl Sized, Stop>,
+    outcome: Result<(), Stop>,
 ) -> Result<ExitCode> {
     let caught = host.take_failed_mutation();
     let outcome = match (outcome, caught) {
-        (Ok(_), Some(failure)) => Err(Stop::Failed(failure)),
-        (Ok(_), None) => {
+        (Ok(()), Some(failure)) => Err(Stop::Failed(failure)),
+        (Ok(()), None) => {
             runner.refuse_drift().and_then(|()| host.session().settle_rest()).map_err(runner::failed)
         }
         (Err(stop), _) => Err(stop),
@@ -399,7 +414,8 @@ fn finish(
     };
     if host.seen().has_recorded() {
         // A journal that failed has been told already; its run simply has no end.
-        let _ = host.session().record(Entry::RunEnded { exit: exit.0 });
+        let bare = to_remember(host, plan);
+        let _ = host.session().record(Entry::RunEnded { exit: exit.0, bare });
     }
     let mut owed: Vec<String> = host.seen().history().owed.iter().map(journal::Owed::sentence).collect();
     if let Some((why, boot)) = &host.seen().history().reboot
@@ -414,10 +430,10 @@ fn finish(
         Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), owed, exit: exit.0 };
     host.reporter().tell(&ended);
     match outcome {
+        // A preview ends where it asks for what only acting can tell: that is no failure.
         Ok(()) | Err(Stop::Unpredictable { .. }) => Ok(exit),
         Err(Stop::Failed(failure)) => Err(failure.into()),
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
-        // A preview ends where it asks for what only acting can tell: that is no failure.
     }
 }
 

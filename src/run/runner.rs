@@ -94,6 +94,18 @@ impl Runner {
         examine::steps(&self.launch, host, script, plan)
     }
 
+    /// Says of every step of an unchanged plan that it is complete, without evaluating the plan.
+    pub fn pass_over(host: &Host, plan: &Plan) {
+        for step in &plan.steps {
+            Self::pass(host, &step.id, &step.title);
+        }
+    }
+
+    fn pass(host: &Host, id: &str, title: &str) {
+        let session = host.seen();
+        skip(host, id, title, "complete", session.history().step(session.plan(), id));
+    }
+
     /// Tells the name of the script that was called.
     pub fn set_main(&self, name: &str) {
         name.clone_into(&mut self.main.borrow_mut());
@@ -372,12 +384,7 @@ impl Runner {
     }
 
     fn skip(host: &Host, call: &StepCall, why: &str, record: Option<&StepRecord>) {
-        host.reporter().tell(&Event::StepSkipped {
-            id: call.id.clone(),
-            title: call.title.clone(),
-            why: why.to_owned(),
-            finished: record.and_then(|record| record.finished).map(jiff::Timestamp::as_second),
-        });
+        skip(host, &call.id, &call.title, why, record);
     }
 }
 
@@ -386,9 +393,7 @@ impl StepRunner for Runner {
         let host = Host::of(context)?;
         self.check_call(&host, call)?;
         if self.unchanged {
-            let session = host.seen();
-            let record = session.history().step(session.plan(), &call.id);
-            Self::skip(&host, call, "complete", record);
+            Self::pass(&host, &call.id, &call.title);
             return Ok(());
         }
         if self.doing == Doing::Examine {
@@ -528,6 +533,15 @@ impl StepRunner for Runner {
         host.end_with(report.exit());
         Ok(report.to_json())
     }
+}
+
+fn skip(host: &Host, id: &str, title: &str, why: &str, record: Option<&StepRecord>) {
+    host.reporter().tell(&Event::StepSkipped {
+        id: id.to_owned(),
+        title: title.to_owned(),
+        why: why.to_owned(),
+        finished: record.and_then(|record| record.finished).map(jiff::Timestamp::as_second),
+    });
 }
 
 /// What a step was seen to use when it completed.

@@ -3,8 +3,40 @@
 
 use super::MAIN;
 use super::runner::traced;
-use crate::journal::{Meaning, StepState};
-use crate::script::{Host, Plan};
+use crate::journal::{BarePlan, Meaning, StepState};
+use crate::script::{Host, Plan, PlannedStep, Position};
+
+/// The plan as it was when all of its steps were complete, if it was nothing but steps and its text is the same:
+/// then it need not even be read.
+pub(super) fn remembered(host: &Host) -> Option<Plan> {
+    let session = host.seen();
+    let (history, plan) = (session.history(), session.plan());
+    let bare = history.bare_plans.get(plan)?;
+    if host.digest_of([MAIN].into_iter()).ok()? != bare.bytes {
+        return None;
+    }
+    let planned = |id: &String| {
+        let record = history.step(plan, id)?;
+        let (title, script) = (record.title.clone(), Some(record.script.clone()));
+        Some(PlannedStep { id: id.clone(), title, script, position: Position::NONE })
+    };
+    let steps = bare.steps.iter().map(planned).collect::<Option<Vec<_>>>()?;
+    Some(Plan { steps, is_bare: true })
+}
+
+/// What is to be remembered of a plan at the end of a run; nothing if it is more than steps, if one of them is not
+/// complete, or if that is remembered already.
+pub(super) fn to_remember(host: &Host, plan: &Plan) -> Option<BarePlan> {
+    let session = host.seen();
+    let (history, name) = (session.history(), session.plan());
+    let is_complete = |id: &str| history.step(name, id).is_some_and(|step| step.state == StepState::Complete);
+    if !plan.is_bare || plan.steps.is_empty() || !plan.steps.iter().all(|step| is_complete(&step.id)) {
+        return None;
+    }
+    let bytes = host.digest_of([MAIN].into_iter()).ok()?;
+    let bare = BarePlan { bytes, steps: plan.steps.iter().map(|step| step.id.clone()).collect() };
+    (history.bare_plans.get(name) != Some(&bare)).then_some(bare)
+}
 
 /// Whether all steps are complete, and the texts, settings, secrets and files that each consists of are as they were. What
 /// cannot be read is not as it was: whoever reads it next says why.

@@ -52,16 +52,11 @@ pub fn check(engine: &Engine, program: &Program) -> Checked {
         }
         match checker.host.program(checker.engine, script) {
             Ok(program) => checker.script(&program, &BTreeSet::new()),
-            Err(error) => checker.unreadable(error, program, Position::new(cut(step.line), cut(step.column))),
+            Err(error) => checker.unreadable(error, program, step.position),
         }
     }
     let Checker { requirements, scripts, problems, .. } = checker;
     Checked { plan, requirements, scripts, problems }
-}
-
-/// A line or column as Rhai counts it.
-fn cut(number: usize) -> u16 {
-    u16::try_from(number).unwrap_or(u16::MAX)
 }
 
 /// What a module gives to whoever imports it.

@@ -95,11 +95,16 @@ pub const LARGEST_TEXT: usize = 16 * 1024 * 1024;
 const MOST_MEMORY: u64 = 1024 * 1024 * 1024;
 
 /// Looks from time to time how much memory is used.
-#[derive(Default)]
 struct Memory {
     operations: Cell<u32>,
-    looked: Cell<Option<Instant>>,
+    looked: Cell<Instant>,
     is_exhausted: Cell<bool>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { operations: Cell::default(), looked: Cell::new(Instant::now()), is_exhausted: Cell::default() }
+    }
 }
 
 impl Memory {
@@ -110,8 +115,8 @@ impl Memory {
         self.operations.set(self.operations.get().wrapping_add(1));
         if self.operations.get().is_multiple_of(16) {
             let now = Instant::now();
-            if self.looked.get().is_none_or(|looked| now >= looked + Duration::from_millis(2)) {
-                self.looked.set(Some(now));
+            if now >= self.looked.get() + Duration::from_millis(2) {
+                self.looked.set(now);
                 self.is_exhausted.set(memory::resident().is_some_and(|used| used > MOST_MEMORY));
             }
         }

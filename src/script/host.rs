@@ -342,21 +342,17 @@ impl Host {
 
     /// A hash over the bytes of these scripts, named by their files, and over what reads them: kkrun's version.
     pub fn digest_of<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<String> {
-        let mut all = env!("CARGO_PKG_VERSION").to_owned();
+        let mut all = vec![(env!("CARGO_PKG_VERSION"), Digest::of(&[]))];
         for name in names {
-            let known = self.digests.borrow().get(name).copied();
-            let digest = match known {
-                Some(known) => known,
-                None => self.digest_of_one(name)?,
-            };
-            all.push_str(name);
-            all.push('\0');
-            all.push_str(&digest.to_string());
+            all.push((name, self.digest_of_one(name)?));
         }
-        Ok(Digest::of(all.as_bytes()).to_string())
+        Ok(Digest::of_all(all).to_string())
     }
 
     fn digest_of_one(&self, name: &str) -> Result<Digest> {
+        if let Some(known) = self.digests.borrow().get(name) {
+            return Ok(*known);
+        }
         let compiled = self.programs.borrow().get(name).map(|program| Digest::of(program.text.as_bytes()));
         let digest = match compiled {
             Some(digest) => digest,
@@ -383,7 +379,12 @@ impl Host {
         Ok(program)
     }
 
-    /// Compiles and keeps a program under the name that `program` finds it by.
+    /// Keeps the hash of a script that was read, for one that need not be compiled.
+    pub fn keep_digest(&self, name: &str, script: &Script) {
+        self.digests.borrow_mut().insert(name.to_owned(), Digest::of(script.text.as_bytes()));
+    }
+
+    /// Keeps a program under the name that `program` finds it by.
     pub fn keep_program(&self, name: &str, program: &Program) {
         self.programs.borrow_mut().insert(name.to_owned(), program.clone());
     }

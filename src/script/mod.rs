@@ -32,7 +32,7 @@ pub use plan::{Plan, PlannedStep};
 pub use requirements::{Requirements, requires_root};
 pub use resolver::LIBRARY;
 /// The call of a primitive, which those who run its script hand on.
-pub use rhai::NativeCallContext;
+pub use rhai::{NativeCallContext, Position};
 pub use secret::Secret;
 pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::{FILE as SETTINGS, Settings};

@@ -19,10 +19,8 @@ pub struct PlannedStep {
     pub title: String,
     /// Its script; none for an inline step.
     pub script: Option<String>,
-    /// The line of the declaration, one-based.
-    pub line: usize,
-    /// The column of the declaration, one-based.
-    pub column: usize,
+    /// Where it is declared; nowhere if that is only remembered.
+    pub position: Position,
 }
 
 /// The steps that a script declares at its top level, in order; none for a script that is no plan.
@@ -30,6 +28,8 @@ pub struct PlannedStep {
 pub struct Plan {
     /// The steps.
     pub steps: Vec<PlannedStep>,
+    /// It does nothing but run them: with all of them complete there is nothing to evaluate.
+    pub is_bare: bool,
 }
 
 impl Plan {
@@ -44,10 +44,14 @@ impl Plan {
 
     /// Reads the declarations of a program, and everything that is wrong with them.
     pub(super) fn read(program: &Program) -> (Self, Vec<Failure>) {
-        let (mut plan, mut problems) = (Self::default(), Vec::new());
+        let (mut plan, mut problems) = (Self { is_bare: true, ..Self::default() }, Vec::new());
         let mut lines = HashMap::new();
         for statement in program.ast.statements() {
-            let Some((call, position)) = step_run(statement) else { continue };
+            let Some((call, position)) = step_run(statement) else {
+                plan.is_bare &= is_constant(statement);
+                continue;
+            };
+            plan.is_bare &= call.args.len() == 3;
             let step = match planned(program, call, position) {
                 Ok(step) => step,
                 Err(problem) => {
@@ -60,7 +64,8 @@ impl Plan {
                 problems.push(refused(program, message, position));
                 continue;
             }
-            lines.insert(step.id.clone(), step.line);
+            plan.is_bare &= step.script.is_some();
+            lines.insert(step.id.clone(), position.line().unwrap_or(0));
             plan.steps.push(step);
         }
         (plan, problems)
@@ -110,13 +115,12 @@ fn planned(program: &Program, call: &FnCallExpr, position: Position) -> Result<P
         Some(_) => None,
         None => return Err(refused(program, "step::run wants a script or a closure".to_owned(), position)),
     };
-    Ok(PlannedStep {
-        id,
-        title,
-        script,
-        line: position.line().unwrap_or(0),
-        column: position.position().unwrap_or(0),
-    })
+    Ok(PlannedStep { id, title, script, position })
+}
+
+/// Whether the statement does nothing but name a literal.
+fn is_constant(statement: &Stmt) -> bool {
+    matches!(statement, Stmt::Var(named, ..) if named.1.is_constant())
 }
 
 fn refused(program: &Program, message: String, position: Position) -> Failure {

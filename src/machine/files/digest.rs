@@ -19,6 +19,17 @@ impl Digest {
     pub fn of(bytes: &[u8]) -> Self {
         Self(Sha256::digest(bytes).into())
     }
+
+    /// The digest of these named digests, one after the other.
+    pub fn of_all<'a>(named: impl IntoIterator<Item = (&'a str, Self)>) -> Self {
+        let mut hash = Sha256::new();
+        for (name, digest) in named {
+            hash.update(name);
+            hash.update([0]);
+            hash.update(digest.0);
+        }
+        Self(hash.finalize().into())
+    }
 }
 
 /// A digest in the making, fed piece by piece.

@@ -5,7 +5,12 @@ use anyhow::{Context, Result, ensure};
 /// Two digits for each byte.
 pub(crate) fn encode(bytes: &[u8]) -> String {
     let digit = |value: u8| char::from(b"0123456789abcdef"[usize::from(value)]);
-    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(digit(byte >> 4));
+        text.push(digit(byte & 15));
+    }
+    text
 }
 
 /// The bytes that [`encode`] wrote. An error for anything but pairs of hexadecimal digits.

@@ -328,8 +328,13 @@ fn definition(text: &str, name: &str) -> Position {
         let Some(rest) = behind.strip_prefix("fn ") else { continue };
         if rest.trim_start().strip_prefix(name).is_some_and(|rest| rest.trim_start().starts_with('(')) {
             let column = line.len() - trimmed.len() + 1;
-            return Position::new(super::cut(number + 1), super::cut(column));
+            return Position::new(cut(number + 1), cut(column));
         }
     }
     Position::NONE
+}
+
+/// A line or column as Rhai counts it.
+fn cut(number: usize) -> u16 {
+    u16::try_from(number).unwrap_or(u16::MAX)
 }
