@@ -83,9 +83,9 @@ fn steps(last: &str) -> Place {
 
 /// What kkrun says of itself when it runs a plan once more.
 fn diagnosed(place: &Place) -> String {
-    let output = place.command(&["plan.rhai"]).env("KKRUN_LOG", "debug").output().unwrap();
+    let output = place.command(&["plan.rhai"]).env("KKRUN_LOG", "debug").output().expect("kkrun runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stderr).unwrap()
+    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 #[test]
