@@ -100,8 +100,9 @@ mod functions {
     /// A secret is shown as `«secret:NAME»` and cannot be compared, added to or taken apart. It goes into the `env`
     /// and `stdin` of a command, the content of a file, a value of `config::set`, and `pg::`.
     ///
-    /// ```rhai,ignore
+    /// ```rhai
     /// let password = secret::ask("db_password", "Password for the database");
+    /// assert(`${password}` == "«secret:db_password»");
     /// ```
     #[rhai_fn(name = "ask", return_raw, volatile)]
     pub fn ask(context: NativeCallContext, name: &str, prompt: &str) -> Raised<Secret> {

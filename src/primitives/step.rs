@@ -131,8 +131,8 @@ mod functions {
     /// Runs the script `script`, which stands beside the plan, as the step `id`. Id and title are literals at
     /// the top level of the plan. A step that is complete and still means the same is passed over.
     ///
-    /// ```rhai,ignore
-    /// step::run("01", "Install packages", "01_install_packages.rhai");
+    /// ```rhai
+    /// step::run("01", "Leave a greeting", "01_greet.rhai");
     /// ```
     #[rhai_fn(name = "run", return_raw, volatile)]
     pub fn run_script(context: NativeCallContext, id: &str, title: &str, script: &str) -> Raised<()> {
@@ -141,7 +141,7 @@ mod functions {
 
     /// Runs a closure of the plan as the step `id`: a whole plan in one file.
     ///
-    /// ```rhai,ignore
+    /// ```rhai
     /// step::run("greet", "Leave a greeting", || file::write("/srv/greeting", "hello\n"));
     /// ```
     #[rhai_fn(name = "run", return_raw, volatile)]
@@ -249,7 +249,7 @@ mod functions {
     /// The steps of the plan `plan`, evaluated only looking: an array of `{ id, title, script, status, started,
     /// finished, seconds, attempts, error, changes, reason }`.
     ///
-    /// ```rhai,ignore
+    /// ```rhai
     /// for row in step::list("master.rhai") { log::output(`${row.id} ${row.status}`); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
@@ -259,8 +259,9 @@ mod functions {
 
     /// What of the complete step `id` no longer holds, or `()`.
     ///
-    /// ```rhai,ignore
-    /// let reason = step::drift("03");
+    /// ```rhai
+    /// let reason = step::drift("01");
+    /// if reason != () { log::warn(`step 01 no longer holds: ${reason}`); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub fn drift(context: NativeCallContext, id: &str) -> Raised<Dynamic> {
