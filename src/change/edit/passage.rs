@@ -131,7 +131,28 @@ impl Passage {
     }
 
     /// The file in which the wish is true; `None` when it is.
+    ///
+    /// # Errors
+    /// When the passage cannot be found or made for certain, and when whoever looks again would not find the wish
+    /// true.
     pub fn edited(&self, bytes: &[u8], wish: PassageWish<'_>, path: &str) -> Result<Option<Edited>> {
+        let edited = self.edited_once(bytes, wish, path)?;
+        if let Some(edited) = &edited
+            && !matches!(self.edited_once(&edited.bytes, wish, path), Ok(None))
+        {
+            bail!(
+                Failure::new(format!(
+                    "{} would not be read back from `{path}` as it is wished",
+                    self.shown()
+                ))
+                .kind("refused")
+                .hint("a value with blanks at an end, or one that begins like a separator, wants quotes")
+            );
+        }
+        Ok(edited)
+    }
+
+    fn edited_once(&self, bytes: &[u8], wish: PassageWish<'_>, path: &str) -> Result<Option<Edited>> {
         if bytes.contains(&0) {
             bail!(Failure::new(format!("`{path}` is no text file: it holds zero bytes")).kind("encoding"));
         }
@@ -364,6 +385,27 @@ mod tests {
 
     fn set(section: Option<&str>, key: &str, before: &str) -> Option<String> {
         edited(&line(section, key), before, PassageWish::Text(b"new"))
+    }
+
+    #[test]
+    fn what_would_not_be_read_back_is_refused() {
+        for (separator, value) in [(None, " padded"), (None, "padded "), (Some(" "), "= 1"), (Some(" "), "")]
+        {
+            let noun = Noun::Line { key: "k".to_owned(), separator: separator.map(str::to_owned) };
+            let passage = Passage { section: None, comment: "#".to_owned(), noun };
+            for before in ["", "K 1\n", "k = 2\n", "k 2\n"] {
+                let wish = PassageWish::Text(value.as_bytes());
+                match passage.edited(before.as_bytes(), wish, "the file") {
+                    Ok(Some(edited)) => {
+                        assert!(passage.edited(&edited.bytes, wish, "the file").unwrap().is_none());
+                    }
+                    Ok(None) => {}
+                    Err(error) => assert!(error.to_string().contains("read back"), "{error:#}"),
+                }
+            }
+        }
+        let padded = line(None, "k").edited(b"", PassageWish::Text(b" padded"), "the file");
+        assert!(padded.is_err());
     }
 
     #[test]
