@@ -11,7 +11,9 @@ use std::rc::Rc;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use crate::change::{Change, FileRecord, Found, OnDoubt, Position, UndoTerms, Undone, World, file_target};
+use crate::change::{
+    Change, FileRecord, Found, Made, OnDoubt, Position, UndoTerms, Undone, World, file_target,
+};
 use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
 use crate::failure::Failure;
 use crate::journal::{
@@ -669,6 +671,17 @@ impl Session {
                 && other.intent.inverse.get("path") == path
                 && other.intent.inverse.pointer("/file/is").is_some_and(|is| is == "absent")
         };
+        let section = known.intent.inverse.pointer("/passage/section");
+        let stayed_for_it = |other: &&ChangeRecord| {
+            other.state == ChangeState::Undone(Undoing::InPart)
+                && other.settled > known.id
+                && other.intent.inverse.get("path") == path
+                && other.intent.inverse.pointer("/passage/section") == section
+        };
+        let made = |other: &ChangeRecord| {
+            let made = other.intent.inverse.get("made").cloned();
+            made.and_then(|made| serde_json::from_value(made).ok()).unwrap_or_default()
+        };
         let left = |target: &str| match left_at(history, &self.world, target) {
             Ok(Some(Left::State(left))) => Some(left),
             _ => None,
@@ -679,6 +692,7 @@ impl Session {
             accepted: history.accepted(target),
             accepted_file: accepted_file.as_ref(),
             file_was_made,
+            made: history.changes.iter().filter(stayed_for_it).map(made).fold(Made::default(), Made::and),
             force,
             only_looking,
             begun: known.undoing_began(),

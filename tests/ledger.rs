@@ -11,17 +11,38 @@ step::run("02", "Second", || config::set("@/m/conf", "two", "2"));
 step::run("03", "Third", || config::block("@/m/conf", "it", "three\n"));
 "#;
 
+/// Three steps, in every order.
+const ORDERS: [[&str; 3]; 6] = [
+    ["01", "02", "03"],
+    ["01", "03", "02"],
+    ["02", "01", "03"],
+    ["02", "03", "01"],
+    ["03", "01", "02"],
+    ["03", "02", "01"],
+];
+
+#[test]
+fn a_section_that_several_steps_share_goes_with_the_last_of_them() {
+    let plan = r#"
+step::run("01", "First", || config::set("@/m/ini", "one", "1", #{ section: "web" }));
+step::run("02", "Second", || config::set("@/m/ini", "two", "2", #{ section: "web" }));
+step::run("03", "Third", || config::block("@/m/ini", "it", "three\n", #{ section: "web" }));
+"#;
+    for order in ORDERS {
+        for before in ["[other]\nx=1\n", "[other]\nx=1", "[other]\nx=1\n\n", ""] {
+            let place = Place::new(plan).with("m/ini", before);
+            place.run("plan.rhai").ends(0);
+            for step in order {
+                place.run(&format!("rollback {step}")).ends(0).says("1 undone");
+            }
+            assert_eq!(place.read("m/ini"), before, "{order:?}");
+        }
+    }
+}
+
 #[test]
 fn steps_that_edit_one_file_are_undone_in_every_order() {
-    let orders = [
-        ["01", "02", "03"],
-        ["01", "03", "02"],
-        ["02", "01", "03"],
-        ["02", "03", "01"],
-        ["03", "01", "02"],
-        ["03", "02", "01"],
-    ];
-    for (number, order) in orders.into_iter().enumerate() {
+    for (number, order) in ORDERS.into_iter().enumerate() {
         let place = Place::new(THREE_EDITS);
         if number % 2 == 0 {
             place.write("m/conf", "zero = 0\ntwo = 20\n");

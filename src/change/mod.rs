@@ -38,7 +38,7 @@ pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
 pub use database::{DatabaseChange, DatabaseWish};
-pub use edit::{EditChange, EditTerms, FileRecord, Lines, Noun, Passage, PassageWish, passage_target};
+pub use edit::{EditChange, EditTerms, FileRecord, Lines, Made, Noun, Passage, PassageWish, passage_target};
 pub use file::{FileChange, FileWish, Found, file_target};
 pub use group::{GroupChange, GroupWish, group_target};
 pub use linger::LingerChange;
@@ -198,6 +198,8 @@ pub struct UndoTerms<'a> {
     pub accepted_file: Option<&'a Value>,
     /// For a passage: kkrun made the file, for a passage that was taken back meanwhile.
     pub file_was_made: bool,
+    /// For a passage: what was made around it for one that was taken back meanwhile, and stayed for its sake.
+    pub made: Made,
     /// Bring the before-state back even over somebody else's.
     pub force: bool,
     /// Only say what would be done.

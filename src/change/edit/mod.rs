@@ -294,7 +294,7 @@ impl EditChange {
             lines: &lines_before,
             passage,
             commented: self.inverse.commented,
-            made: self.inverse.made,
+            made: self.inverse.made.and(terms.made),
         };
         let text = taken_back(&self.inverse.passage, &Lines::of(&bytes), &then, &self.shown_path())?;
         let tag = tag(self.path());

@@ -82,6 +82,18 @@ pub struct Made {
     pub end_above: bool,
 }
 
+impl Made {
+    /// What was made for the one and for the other.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            header: self.header || other.header,
+            blank: self.blank || other.blank,
+            end_above: self.end_above || other.end_above,
+        }
+    }
+}
+
 impl Passage {
     /// The name of the target within its file.
     pub fn name(&self) -> String {
