@@ -533,13 +533,24 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
     assert!(refused.contains("would write the secret"), "{refused}");
     // Nor are the values that an error is about logged.
     server.psql("CREATE TABLE numbers (id int UNIQUE, name text UNIQUE)").unwrap();
-    for sql in ["INSERT INTO numbers (id) VALUES ($1)", "INSERT INTO numbers (name) VALUES ($1), ($1)"] {
-        let asked = "secret::ask(\"canary\", \"Canary\")";
-        bench.write("s.rhai", &format!("pg::execute(\"{sql}\", [{asked}], #{{ {at} }})"));
+    server.psql("CREATE ROLE nobody LOGIN").unwrap();
+    let asked = "secret::ask(\"canary\", \"Canary\")";
+    for call in [
+        format!("pg::execute(\"INSERT INTO numbers (id) VALUES ($1)\", [{asked}], #{{ {at} }})"),
+        format!("pg::execute(\"INSERT INTO numbers (name) VALUES ($1), ($1)\", [{asked}], #{{ {at} }})"),
+        format!("pg::execute(\"CREATE ROLE postgres PASSWORD $1\", [{asked}], #{{ {at} }})"),
+        format!("pg::execute(\"CREATE ROLE other PASSWORD $1 NONSENSE\", [{asked}], #{{ {at} }})"),
+        format!(
+            "pg::ensure_role(\"denied\", #{{ {at}, os_user: \"nobody\", dbname: \"postgres\", password: {asked} }})"
+        ),
+    ] {
+        bench.write("s.rhai", &format!("{call};"));
         let given = bench.secrets_file(&format!("canary={CANARY}\n"), 0o600);
         let failed = expect(&bench.run(&["s.rhai", "--secrets", &given]), 1);
-        assert!(failed.contains("«secret:canary»") && !failed.contains("Canary '"), "{failed}");
-        assert!(!server.log().contains("Canary '"), "{}", server.log());
+        for place in [server.log(), bench.recorded(), failed] {
+            assert!(!place.contains("Canary '"), "{call}: {place}");
+            assert!(!place.contains("SCRAM-SHA-256$"), "{call}: {place}");
+        }
     }
     // A statement that failed has not happened: the next run is not in doubt.
     bench.write("s.rhai", &format!("pg::execute(\"INSERT INTO nowhere VALUES (1)\", [], #{{ {at} }})"));
