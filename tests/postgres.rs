@@ -313,6 +313,14 @@ fn a_role_that_was_there_has_its_password_and_attributes_back() {
     assert_eq!(server.psql(attributes).unwrap(), "f|t|5|t");
     server.psql("ALTER ROLE kim VALID UNTIL 'infinity'").unwrap();
     assert!(server.logs_in("kim", "the old one", "postgres"));
+    // What is rolled back over somebody else's password by word is kept.
+    expect(&bench.run(&["plan.rhai", "--foreign", "replace"]), 0);
+    server.psql("ALTER ROLE kim PASSWORD 'by somebody else'").unwrap();
+    let theirs = server.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'kim'").unwrap();
+    expect(&bench.run(&["rollback", "--plan", "plan"]), 4);
+    expect(&bench.run(&["rollback", "--plan", "plan", "--foreign", "replace"]), 0);
+    assert_eq!(files_with(&bench, theirs.as_bytes()).len(), 1);
+    assert!(server.logs_in("kim", "the old one", "postgres"));
     assert!(!server.log().contains("Canary") && !bench.recorded().contains("Canary"));
 }
 

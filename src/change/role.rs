@@ -415,7 +415,7 @@ impl Kind for RoleChange {
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let mut connection = self.inverse.login.open(world)?;
         connection.await_earlier()?;
-        let now = Found::look(&mut connection, &self.inverse.role)?.state;
+        let Found { state: now, verifier: there, .. } = Found::look(&mut connection, &self.inverse.role)?;
         if now.same_as(&self.before) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
@@ -443,6 +443,10 @@ impl Kind for RoleChange {
             .map(|bytes| String::from_utf8(bytes).map(Zeroizing::new))
             .transpose()
             .context("the password that was kept of the role is not text")?;
+        if let (Some(there), false) = (&there, now.same_as(&accepted)) {
+            // By word, the password that somebody else gave it goes: that is no reason to lose it.
+            world.backups()?.save(there.as_bytes())?;
+        }
         self.bring(&mut connection, &now, &self.before, verifier.as_ref())?;
         let restored = Found::look(&mut connection, &self.inverse.role)?.state;
         Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
