@@ -3,8 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
+use crate::run::rollback::CLASSES;
 use crate::ui::ColorChoice;
 
 /// Sets up a machine from Rhai scripts: interruptible at any instant, resumable, rehearsable, reversible.
@@ -62,8 +64,8 @@ pub struct Options {
     /// Agree to what loses no data
     #[arg(long, short, global = true)]
     pub yes: bool,
-    /// Agree to lose these: users, homes, databases, packages, data, or all
-    #[arg(long, global = true, value_name = "CLASSES", value_delimiter = ',')]
+    /// Agree to lose these
+    #[arg(long, global = true, value_name = "CLASSES", value_delimiter = ',', value_parser = classes())]
     pub purge: Vec<String>,
     /// What to do about targets that somebody else changed
     #[arg(long, global = true, value_name = "WHAT", default_value = "ask")]
@@ -228,6 +230,10 @@ fn script_position(command: &clap::Command, arguments: &[OsString]) -> Option<us
     None
 }
 
+fn classes() -> impl TypedValueParser<Value = String> {
+    PossibleValuesParser::new(CLASSES.iter().copied().chain(["all"]))
+}
+
 fn key_value(text: &str) -> Result<(String, String), String> {
     let (key, value) =
         text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form KEY=VALUE"))?;
@@ -259,6 +265,12 @@ mod tests {
     fn an_unknown_option_is_refused_anywhere() {
         assert!(parse("x.rhai --frobnicate").is_err());
         assert!(parse("--frobnicate x.rhai").is_err());
+    }
+
+    #[test]
+    fn only_classes_of_data_can_be_purged() {
+        assert_eq!(parse("x.rhai --purge users,all").unwrap().options.purge, ["users", "all"]);
+        assert!(parse("x.rhai --purge nonsense").is_err());
     }
 
     #[test]

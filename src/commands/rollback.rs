@@ -28,7 +28,7 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
         let would_undo = options.dry_run && !report.undone.is_empty();
         let exit = if would_undo { ExitCode::DIFFERENT } else { report.exit() };
         if !options.quiet && !options.json {
-            crate::ui::line_to_stderr(&report.sentence());
+            crate::ui::line_to_stderr(&report.sentence(options.dry_run));
         }
         let owed = session.history().owed.iter().map(Owed::sentence).collect();
         let changed = report.undone.len();

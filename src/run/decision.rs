@@ -45,6 +45,18 @@ impl Selection {
         lists.map(String::as_str).collect()
     }
 
+    /// Why the operator's words cannot all be meant.
+    pub fn contradiction(&self) -> Option<String> {
+        if let Some(id) = self.redo.iter().find(|id| self.accept.contains(id)) {
+            return Some(format!("`--redo {id}` runs step {id} again, `--accept {id}` takes it as done"));
+        }
+        let asked = |(option, ids): (&str, &Vec<String>)| {
+            let id = ids.iter().find(|id| !self.only.is_empty() && !self.only.contains(id))?;
+            Some(format!("`--only {}` passes over step {id} that `{option} {id}` names", self.only.join(",")))
+        };
+        [("--redo", &self.redo), ("--accept", &self.accept)].into_iter().find_map(asked)
+    }
+
     /// Whether the operator named no steps: all of them are to be run unless they are complete.
     pub fn is_everything(&self) -> bool {
         self.named().is_empty() && !self.verify
@@ -138,6 +150,19 @@ mod tests {
         assert_eq!(decide(&verify, None), Decision::Examine);
         let only = Selection { only: vec!["04".to_owned()], ..Selection::default() };
         assert_eq!(decide(&only, Some("x")), Decision::Skip { why: "not selected" });
+    }
+
+    #[test]
+    fn words_that_cannot_all_be_meant_are_told() {
+        let of = |only: &[&str], redo: &[&str], accept: &[&str]| {
+            let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect();
+            Selection { only: words(only), redo: words(redo), accept: words(accept), ..Selection::default() }
+                .contradiction()
+        };
+        assert!(of(&["01"], &["02"], &[]).unwrap().contains("passes over step 02"));
+        assert!(of(&["01"], &[], &["02"]).is_some());
+        assert!(of(&[], &["02"], &["02"]).is_some());
+        assert!(of(&["01", "02"], &["02"], &["01"]).is_none() && of(&[], &["02"], &["01"]).is_none());
     }
 
     #[test]

@@ -231,6 +231,10 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let plan_name = plain.text("plan").map_or_else(|| stem(&name), str::to_owned);
     let mut overrides = history.overrides.get(&plan_name).cloned().unwrap_or_default();
     for key in &launch.unset {
+        if launch.set.iter().any(|(set, _)| set == key) {
+            let message = format!("`--set {key}=…` and `--unset {key}` cannot both be meant");
+            bail!(Failure::new(message).exit(ExitCode::USAGE));
+        }
         if overrides.remove(key).is_none() {
             plain.check_override(key, None, "--unset")?;
         }
@@ -447,6 +451,9 @@ fn check_selection(selection: &Selection, plan: &Plan) -> Result<()> {
                     .hint(format!("the steps are {}", known.join(", ")))
             );
         }
+    }
+    if let Some(why) = selection.contradiction() {
+        bail!(Failure::new(why).exit(ExitCode::USAGE));
     }
     Ok(())
 }

@@ -79,11 +79,12 @@ impl Report {
         }
     }
 
-    /// One line that sums it up.
-    pub fn sentence(&self) -> String {
+    /// One line that sums it up; of a preview, `only_looked`, what would be.
+    pub fn sentence(&self, only_looked: bool) -> String {
         let conflicts = if self.conflicts.len() == 1 { "conflict" } else { "conflicts" };
+        let would_be = if only_looked { "would be " } else { "" };
         format!(
-            "{} undone · {} kept · {} {conflicts} · {} failed",
+            "{} {would_be}undone · {} kept · {} {conflicts} · {} failed",
             self.undone.len(),
             self.kept.len(),
             self.conflicts.len(),
