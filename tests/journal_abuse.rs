@@ -134,7 +134,7 @@ fn a_torn_end_is_saved_aside_by_the_next_run_and_left_alone_by_who_only_reads() 
     for tail in [&[0_u8; 4096][..], b"garbage\nand more", b"\n"] {
         fs::write(place.path("state/journal"), [&whole[..], tail].concat()).unwrap();
         place.run("history").ends(0);
-        place.run("rollback --dry-run").ends(6).says("3 undone");
+        place.run("rollback --dry-run").ends(6).says("3 would be undone");
         place.run("rollback").ends(0).says("3 undone");
         let aside = place.path(&format!("state/journal.torn-at-{}", whole.len()));
         assert_eq!(fs::read(aside).unwrap(), tail);

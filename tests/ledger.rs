@@ -78,7 +78,7 @@ step::run("03", "Third", || file::access("@/m/conf", #{ mode: "0600" }));
     let listed = place.listing("m");
     place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("of step 02");
     place.run("rollback 01 02").ends(1).says("of step 03 needs file:@/m/conf");
-    place.run("rollback 03 --dry-run").ends(6).says("1 undone");
+    place.run("rollback 03 --dry-run").ends(6).says("1 would be undone");
     assert_eq!(place.listing("m"), listed);
     place.run("rollback 02").ends(0);
     assert_eq!(place.read("m/conf"), "a=1\n");

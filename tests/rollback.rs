@@ -49,7 +49,7 @@ fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
   ↩ would undo: make @/m/dir/file
   ↩ would undo: make @/m/dir
   ↩ would undo: write @/m/old
-7 undone · 0 kept · 0 conflicts · 0 failed
+7 would be undone · 0 kept · 0 conflicts · 0 failed
 ",
     );
     assert_ne!(place.listing("m"), before, "a preview changes nothing");
@@ -87,7 +87,7 @@ fn one_step_alone_is_undone_held_and_refused_when_a_later_change_needs_it() {
     let listed = place.listing("m");
     place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("of step 02");
     assert_eq!(place.listing("m"), listed);
-    place.run("rollback 02 --dry-run").ends(6).says("3 undone");
+    place.run("rollback 02 --dry-run").ends(6).says("3 would be undone");
     assert_eq!(place.listing("m"), listed);
     place.run("rollback 02").ends(0).says("3 undone");
     assert!(place.exists("m/dir") && !place.exists("m/dir/file") && place.exists("m/gone"));
@@ -145,7 +145,7 @@ fn a_directory_that_gained_files_is_kept_until_its_loss_is_agreed_to() {
     let said = place.run("rollback --yes").ends(0).says("6 undone · 1 kept · 0 conflicts · 0 failed");
     said.says("kept: make @/m/dir").says("1 entry that kkrun did not make").says("--purge homes");
     assert_eq!(place.read("m/dir/photo"), "precious");
-    place.run("rollback --purge cats").ends(2).says("`cats` is no class of data").says("users, homes");
+    place.run("rollback --purge cats").ends(2).says("invalid value 'cats'").says("users, homes");
     place.run("rollback --purge homes").ends(0).says("1 undone");
     assert_eq!(place.listing("m"), before);
 }
@@ -282,7 +282,7 @@ step::run("02", "Second", || file::write("@/m/a", "2\n"));
     .with("m/a", "0\n");
     place.run("plan.rhai").ends(0);
     place.run("rollback 01").ends(1).says("of step 02 needs");
-    place.run("rollback --dry-run").ends(6).says("2 undone");
+    place.run("rollback --dry-run").ends(6).says("2 would be undone");
     place.run("rollback").ends(0).says("2 undone");
     assert_eq!(place.read("m/a"), "0\n");
 }
