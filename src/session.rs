@@ -494,22 +494,26 @@ impl Session {
             "{target} was changed by somebody else since kkrun left it:\n{difference}\nkeep it, replace it, or stop? (keep/replace/stop)"
         );
         let question = Question::Text { text, default: "stop".to_owned() };
-        match self.world.reporter.ask(&question)? {
-            Some(Answer::Text(answer)) if answer.trim() == "keep" => Ok(ForeignPolicy::Keep),
-            Some(Answer::Text(answer)) if answer.trim() == "replace" => Ok(ForeignPolicy::Replace),
-            answer => {
-                let mut failure = Failure::new(format!(
-                    "{summary}: {target} was changed by somebody else since kkrun left it, so it was left alone"
-                ))
-                .kind("foreign")
-                .hint("`--foreign replace` replaces it (a backup is kept), `--foreign keep` accepts what is there");
-                failure.output = difference.lines().map(str::to_owned).collect();
-                if answer.is_none() {
-                    failure = failure.hint("nobody could be asked");
-                }
-                bail!(failure)
+        let answer = loop {
+            let Some(Answer::Text(answer)) = self.world.reporter.ask(&question)? else { break None };
+            match answer.trim().to_lowercase().as_str() {
+                "keep" => return Ok(ForeignPolicy::Keep),
+                "replace" => return Ok(ForeignPolicy::Replace),
+                "stop" => break Some(()),
+                // A slip of the fingers is no decision.
+                _ => {}
             }
+        };
+        let mut failure = Failure::new(format!(
+            "{summary}: {target} was changed by somebody else since kkrun left it, so it was left alone"
+        ))
+        .kind("foreign")
+        .hint("`--foreign replace` replaces it (a backup is kept), `--foreign keep` accepts what is there");
+        failure.output = difference.lines().map(str::to_owned).collect();
+        if answer.is_none() {
+            failure = failure.hint("nobody could be asked");
         }
+        bail!(failure)
     }
 
     /// The change that a dead run may have half made to the same target, if it is acted on again.

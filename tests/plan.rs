@@ -409,7 +409,10 @@ step::run("01", "First", || {
     )
     .with("m/site", "good\n")
     .with("m/default", "stock\n");
-    place.run("plan.rhai").ends(1).says("grep -q good").says("looks at it").says("it goes on at step 01");
+    let failed = place.run("plan.rhai").ends(1).says("grep -q good").says("looks at it");
+    failed
+        .says("because of that was taken back: remove @/m/default, write @/m/site")
+        .says("it goes on at step 01");
     assert_eq!((place.read("m/site"), place.read("m/default")), ("good\n".into(), "stock\n".into()));
     assert!(place.exists("m/before"));
     assert!(!place.run("doctor").stdout.contains("owed"));

@@ -47,6 +47,8 @@ fn somebody_elses_edit_is_shown_and_the_answer_decides() {
         session.exp_string("-mine").unwrap();
         session.exp_string("+theirs").unwrap();
         session.exp_string("keep it, replace it, or stop?").unwrap();
+        session.send_line("kepe").unwrap();
+        session.exp_string("keep it, replace it, or stop?").unwrap();
         session.send_line(answer).unwrap();
         session.exp_eof().unwrap();
         assert_eq!(status(&session), ending, "{answer}");

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::event::Event;
 use crate::failure::Failure;
-use crate::journal::{Consequence, Entry};
+use crate::journal::{ChangeState, Consequence, Entry};
 use crate::script::{
     Host, Raised, Seconds, StepBody, StepCall, act, look, option_names, options_of, value_of,
 };
@@ -58,15 +58,25 @@ fn run_step(context: &NativeCallContext, id: &str, title: &str, body: StepBody) 
 fn settle(host: &Host, consequence: &Consequence) -> Result<()> {
     let Err(error) = host.session().settle(consequence) else { return Ok(()) };
     host.session().check_interruption()?;
-    let test_failed = error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == "test");
-    if test_failed {
-        let changes = host.session().changes_owing(consequence);
-        for change in changes {
-            host.session().undo(change, false)?;
-        }
-        host.session().settle(consequence)?;
+    let mut failure = match error.downcast::<Failure>() {
+        Ok(failure) if failure.kind == "test" => failure,
+        Ok(failure) => bail!(failure),
+        Err(error) => return Err(error),
+    };
+    let changes = host.session().changes_owing(consequence);
+    let (mut back, mut left) = (Vec::new(), Vec::new());
+    for change in changes {
+        let state = host.session().undo(change, false)?;
+        let summary = host.seen().history().change(change).map(|change| change.intent.summary.clone());
+        if matches!(state, ChangeState::Undone(_)) { &mut back } else { &mut left }.extend(summary);
     }
-    Err(error)
+    host.session().settle(consequence)?;
+    for (fate, summaries) in [("was taken back", back), ("was not taken back", left)] {
+        if !summaries.is_empty() {
+            failure = failure.hint(format!("because of that {fate}: {}", summaries.join(", ")));
+        }
+    }
+    Err(failure.into())
 }
 
 fn verify_now(context: &NativeCallContext, host: &Host, closure: &FnPtr) -> Result<Result<bool, String>> {
