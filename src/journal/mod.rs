@@ -111,8 +111,9 @@ impl Journal {
     /// When it cannot be written or synced. The journal is then cut back to its last durable record and
     /// takes no more: a failed sync is never tried again, because the kernel may have dropped the pages.
     pub fn append(&mut self, entry: Entry) -> Result<Vec<Record>> {
-        let mut records = self.begin()?;
-        records.push(self.write(entry)?);
+        let mut entries = self.first_entries()?;
+        entries.push(entry);
+        let records = self.write(entries)?;
         self.recorded += 1;
         Ok(records)
     }
@@ -120,22 +121,25 @@ impl Journal {
     /// Makes the journal if there is none, and records that this run has begun; before anything else that
     /// leaves a trace in the state directory.
     pub fn begin(&mut self) -> Result<Vec<Record>> {
-        let mut records = Vec::new();
+        let entries = self.first_entries()?;
+        if entries.is_empty() { Ok(Vec::new()) } else { self.write(entries) }
+    }
+
+    /// What stands before the first record of this run.
+    fn first_entries(&mut self) -> Result<Vec<Entry>> {
         if self.file.is_none() {
             self.create()?;
         }
+        let mut entries = Vec::new();
         if self.next == 1 {
-            let format = Entry::Format {
+            entries.push(Entry::Format {
                 version: FormatVersion::CURRENT,
                 kkrun: env!("CARGO_PKG_VERSION").to_owned(),
                 machine: clock::machine_id()?.unwrap_or_default(),
-            };
-            records.push(self.write(format)?);
+            });
         }
-        for opening in std::mem::take(&mut self.opening) {
-            records.push(self.write(opening)?);
-        }
-        Ok(records)
+        entries.append(&mut self.opening);
+        Ok(entries)
     }
 
     fn create(&mut self) -> Result<()> {
@@ -156,26 +160,33 @@ impl Journal {
         Ok(())
     }
 
-    fn write(&mut self, entry: Entry) -> Result<Record> {
+    /// Writes these at once: what a crash leaves of them are the first ones, whole.
+    fn write(&mut self, entries: Vec<Entry>) -> Result<Vec<Record>> {
         if self.broken {
             bail!(
                 Failure::new("the journal could not be written earlier in this run, so nothing more is done")
                     .kind("journal")
             );
         }
-        let header = Header {
-            seq: self.next,
-            prev: self.prev.clone(),
-            run: self.writer.run.clone(),
-            boot: self.writer.boot.clone(),
-            time: clock::now(),
-            plan: self.writer.plan.clone(),
-            skippable: false,
-        };
-        let record = Record { header, entry };
-        let (line, checksum) = encode(&record)?;
+        let (mut records, mut lines, mut prev) = (Vec::new(), Vec::new(), self.prev.clone());
+        for (seq, entry) in (self.next..).zip(entries) {
+            let header = Header {
+                seq,
+                prev,
+                run: self.writer.run.clone(),
+                boot: self.writer.boot.clone(),
+                time: clock::now(),
+                plan: self.writer.plan.clone(),
+                skippable: false,
+            };
+            let record = Record { header, entry };
+            let (line, checksum) = encode(&record)?;
+            lines.extend(line);
+            prev = checksum;
+            records.push(record);
+        }
         let Some(file) = &self.file else { bail!("the journal is not open") };
-        let written = file.write_all_at(&line, self.end).and_then(|()| file.sync_data());
+        let written = file.write_all_at(&lines, self.end).and_then(|()| file.sync_data());
         if let Err(error) = written {
             self.broken = true;
             // Best effort: a reader takes the rest of a broken write for a torn tail anyway.
@@ -187,11 +198,11 @@ impl Journal {
                     .hint("nothing is lost: free some space or mend the disk, then run kkrun again"),
             ));
         }
-        tracing::debug!(seq = self.next, bytes = line.len(), "recorded");
-        self.end += line.len() as u64;
-        self.next += 1;
-        self.prev = checksum;
-        Ok(record)
+        tracing::debug!(seq = self.next, records = records.len(), bytes = lines.len(), "recorded");
+        self.end += lines.len() as u64;
+        self.next += records.len() as u64;
+        self.prev = prev;
+        Ok(records)
     }
 }
 
