@@ -129,6 +129,80 @@ fn a_complete_plan_is_compiled_again_only_when_something_changed() {
 }
 
 #[test]
+fn whatever_a_step_reaches_counts_wherever_it_is_named() {
+    let first = "step::run(\"01\", \"First\", \"01.rhai\");";
+    // The plan, its step's script, a module, another one; what is edited: in which of them, what for what.
+    for (plan, step, m, n, (edited, from, to)) in [
+        // Behind a text with code in it.
+        (first, "import \"m\" as m; m::g();", "fn f(l) { `${l}` } fn g() { \"v1\" }", "", ("m", "v1", "v2")),
+        (first, "let a = `${1}`; import \"n\" as n; n::v();", "", "fn v() { 1 }", ("n", "1", "2")),
+        (first, "import \"m\" as m; log::info(`a ${1} b`); m::g();", "fn g() { 1 }", "", ("m", "1", "2")),
+        (first, "fn f(l) { `${l}` } fn g() { settings::name } g();", "", "", ("settings", "dashboard", "x")),
+        (
+            "log::info(`plan ${1}`); step::run(\"01\", \"First\", || { let a = `${1}`; settings::name });",
+            "1;",
+            "",
+            "",
+            ("settings", "dashboard", "x"),
+        ),
+        // What an inline step sees of the plan.
+        ("let port = 80; step::run(\"01\", \"First\", || { port + 1 });", "1;", "", "", ("plan", "80", "81")),
+        (
+            "let name = settings::name; step::run(\"01\", \"First\", || { name + \"\" });",
+            "1;",
+            "",
+            "",
+            ("settings", "dashboard", "x"),
+        ),
+        (
+            "const PORT = 80; fn p() { global::PORT } step::run(\"01\", \"First\", || { p() });",
+            "1;",
+            "",
+            "",
+            ("plan", "80", "81"),
+        ),
+        // A function that is named by a text, a module of a function, a module of a module.
+        (first, "fn g() { \"v1\" } let p = Fn(\"g\"); p.call();", "", "", ("01", "v1", "v2")),
+        (
+            first,
+            "import \"m\" as m; m::g();",
+            "fn g() { import \"n\" as q; q::v() }",
+            "fn v() { 1 }",
+            ("n", "1", "2"),
+        ),
+        (first, "import \"m\" as m; m::q::v();", "import \"n\" as q;", "fn v() { 1 }", ("n", "1", "2")),
+    ] {
+        let place = Place::new(plan)
+            .with("plan/settings.rhai", SETTINGS)
+            .with("plan/01.rhai", step)
+            .with("plan/m.rhai", &format!("{m}\nfn unused() {{ 7 }}\n"))
+            .with("plan/n.rhai", &format!("{n}\nfn unused() {{ 7 }}\n"));
+        place.run("plan.rhai").ends(0);
+        place.run("plan.rhai").ends(0).says("not re-examined");
+        place.edit("plan/m.rhai", "{ 7 }", "{ 8 }");
+        place.edit("plan/n.rhai", "{ 7 }", "{ 8 }");
+        place.run("plan.rhai").ends(0).says("not re-examined");
+        place.edit(&format!("plan/{edited}.rhai"), from, to);
+        let ran = place.run("plan.rhai").ends(0);
+        assert!(!ran.stderr.contains("not re-examined"), "{plan}\n{step}\n{}", ran.page());
+    }
+}
+
+#[test]
+fn a_plan_file_that_comes_or_goes_makes_who_asked_for_it_stale() {
+    for ask in ["file::exists(\"files/extra\");", "try { file::read(\"files/extra\"); } catch { }"] {
+        let place = Place::new("step::run(\"01\", \"First\", \"01.rhai\");").with("plan/01.rhai", ask);
+        place.run("plan.rhai").ends(0);
+        place.run("plan.rhai").ends(0).says("not re-examined");
+        place.write("plan/files/extra", "1\n");
+        place.run("plan.rhai").ends(0).says("`files/extra` changed");
+        place.run("plan.rhai").ends(0).says("not re-examined");
+        place.remove("plan/files/extra");
+        place.run("plan.rhai").ends(0).says("`files/extra` changed");
+    }
+}
+
+#[test]
 fn a_plan_file_that_changed_makes_its_readers_stale() {
     let place = Place::new(r#"step::run("01", "First", || file::copy("files/motd", "@/m/motd"));"#)
         .with("plan/files/motd", "hello\n")

@@ -10,7 +10,7 @@ use crate::change::{Change, FileChange, FileWish, Found, TreeChange, file_target
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
-use crate::script::{Host, PlanFile, Raised, Secret, act, look, option_names, options_of};
+use crate::script::{Host, PlanFile, Raised, Secret, Trace, act, look, option_names, options_of};
 
 mod access;
 mod copy;
@@ -148,11 +148,12 @@ pub(super) fn read_bytes(host: &Host, path: &str) -> Result<Vec<u8>> {
     files::read_following(&path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
-/// A file of the plan, noted as part of the step's meaning.
+/// A file of the plan, noted as part of the step's meaning; that there is none is so, too.
 pub(super) fn read_plan(host: &Host, path: &str) -> Result<PlanFile> {
-    let file = host.source().plan_file(path)?;
-    host.trace().files.insert(path.to_owned(), file.hash());
-    Ok(file)
+    let file = host.source().plan_file(path);
+    let hash = file.as_ref().map_or_else(|_| Trace::MISSING.to_owned(), PlanFile::hash);
+    host.trace().files.insert(path.to_owned(), hash);
+    file
 }
 
 fn read_text(host: &Host, path: &str) -> Result<String> {
@@ -230,7 +231,7 @@ mod functions {
     pub fn exists(context: NativeCallContext, path: &str) -> Raised<bool> {
         look(&context, |host| {
             if path.starts_with("files/") {
-                return Ok(host.source().plan_file(path).is_ok());
+                return Ok(read_plan(host, path).is_ok());
             }
             let path = absolute(path)?;
             host.refuse_unknown(&path)?;

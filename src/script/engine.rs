@@ -15,6 +15,7 @@ use super::host::{Host, HostTag, Raised, look, raise};
 use super::manual;
 use super::resolver::Resolver;
 use super::source::Script;
+use super::tokens::tokens;
 use super::vocabulary::KnownOptions;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -270,11 +271,8 @@ fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::ParseError)
 
 /// The names that a script uses.
 fn identifiers(engine: &rhai::Engine, text: &str) -> Vec<String> {
-    let texts = [text];
-    let (tokens, _) = engine.lex(&texts);
-    // The lexer repeats the end for ever.
-    let tokens = tokens.map(|(token, _)| token).take_while(|token| !matches!(token, Token::EOF));
-    tokens
+    tokens(engine, text)
+        .into_iter()
         .filter_map(|token| if let Token::Identifier(name) = token { Some(name.to_string()) } else { None })
         .collect()
 }

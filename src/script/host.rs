@@ -54,6 +54,11 @@ pub struct Trace {
     pub settings: BTreeSet<String>,
 }
 
+impl Trace {
+    /// Stands for the hash of a file of the plan that there is not.
+    pub const MISSING: &str = "missing";
+}
+
 /// What is run as a step.
 pub enum StepBody {
     /// The script of this name.
@@ -443,7 +448,7 @@ impl Host {
         for name in then.files.keys() {
             let hash = match self.source.plan_file(name) {
                 Ok(file) => file.hash(),
-                Err(_) => "missing".to_owned(),
+                Err(_) => Trace::MISSING.to_owned(),
             };
             now.files.insert(name.clone(), hash);
         }

@@ -9,6 +9,7 @@ use sha2::{Digest, Sha256};
 
 use super::engine::Program;
 use super::host::Host;
+use super::tokens::tokens;
 
 /// The part of a step's meaning that its code makes up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,12 +33,12 @@ pub fn code_meaning(
     let file = reader.split(program);
     let start = match inline {
         None => file.top.clone(),
-        Some(id) => step_call(&file.top, id),
+        Some(id) => [besides_steps(&file.top), step_call(&file.top, id)].concat(),
     };
     reader.files.insert(key.clone(), file);
     reader.reach(&key, "", &start);
-    while let Some((file, function)) = reader.queue.pop() {
-        reader.follow(&file, &function)?;
+    while let Some((file, names)) = reader.queue.pop() {
+        reader.follow(&file, &names)?;
     }
     Ok(reader.meaning())
 }
@@ -46,7 +47,8 @@ pub fn code_meaning(
 struct CutFile {
     top: Vec<Token>,
     functions: BTreeMap<String, Vec<Token>>,
-    imports: BTreeMap<String, String>,
+    /// By the name that a module is given; in another function that may be another module.
+    imports: BTreeMap<String, BTreeSet<String>>,
 }
 
 struct Reader<'a> {
@@ -55,16 +57,14 @@ struct Reader<'a> {
     files: BTreeMap<String, CutFile>,
     /// The tokens of what is reached, by file and function; the empty function is a file's top level.
     reached: BTreeMap<(String, String), Vec<String>>,
-    queue: Vec<(String, String)>,
+    /// Files, each with the function in it that is called; by way of the names of modules that it imports, or none
+    /// for its top level.
+    queue: Vec<(String, Vec<String>)>,
 }
 
 impl Reader<'_> {
     fn split(&self, program: &Program) -> CutFile {
-        let texts = [&*program.text];
-        let (tokens, _) = self.engine.lex(&texts);
-        // The lexer repeats the end for ever.
-        let tokens = tokens.map(|(token, _)| token).take_while(|token| !matches!(token, Token::EOF));
-        cut(&tokens.collect::<Vec<_>>())
+        cut(&tokens(self.engine, &program.text))
     }
 
     /// Takes in what is reached and queues what that names in turn.
@@ -76,22 +76,28 @@ impl Reader<'_> {
         }
         let Some(cut) = self.files.get(file) else { return };
         for (at, token) in tokens.iter().enumerate() {
-            let Token::Identifier(name) = token else { continue };
-            let behind = (tokens.get(at + 1), tokens.get(at + 2));
-            if let (Some(Token::DoubleColon), Some(Token::Identifier(member))) = behind {
-                if let Some(module) = cut.imports.get(name.as_str()) {
-                    self.queue.push((module.clone(), member.to_string()));
+            match (token, tokens.get(at + 1)) {
+                (Token::Import, Some(Token::StringConstant(path))) => {
+                    self.queue.push((path.to_string(), Vec::new()));
                 }
-            } else if cut.functions.contains_key(name.as_str()) {
-                self.queue.push((file.to_owned(), name.to_string()));
+                (Token::Identifier(name), Some(Token::DoubleColon)) => {
+                    let modules = cut.imports.get(name.as_str()).into_iter().flatten();
+                    let names = members(&tokens[at + 1..]);
+                    self.queue.extend(modules.map(|module| (module.clone(), names.clone())));
+                }
+                // A function may be named by a text, too: `Fn("name")`.
+                (Token::Identifier(name), _) if cut.functions.contains_key(name.as_str()) => {
+                    self.queue.push((file.to_owned(), vec![name.to_string()]));
+                }
+                (Token::StringConstant(name), _) if cut.functions.contains_key(name.as_str()) => {
+                    self.queue.push((file.to_owned(), vec![name.to_string()]));
+                }
+                _ => {}
             }
         }
     }
 
-    fn follow(&mut self, file: &str, function: &str) -> Result<()> {
-        if self.reached.contains_key(&(file.to_owned(), function.to_owned())) {
-            return Ok(());
-        }
+    fn follow(&mut self, file: &str, names: &[String]) -> Result<()> {
         if !self.files.contains_key(file) {
             let program = self.host.imported(self.engine, file)?;
             let cut = self.split(&program);
@@ -99,8 +105,13 @@ impl Reader<'_> {
             self.files.insert(file.to_owned(), cut);
             self.reach(file, "", &top);
         }
-        if let Some(tokens) = self.files.get(file).and_then(|cut| cut.functions.get(function)).cloned() {
-            self.reach(file, function, &tokens);
+        let (Some(cut), [name, further @ ..]) = (self.files.get(file), names) else { return Ok(()) };
+        if further.is_empty() {
+            if let Some(tokens) = cut.functions.get(name).cloned() {
+                self.reach(file, name, &tokens);
+            }
+        } else if let Some(modules) = cut.imports.get(name) {
+            self.queue.extend(modules.iter().map(|module| (module.clone(), further.to_vec())));
         }
         Ok(())
     }
@@ -141,6 +152,13 @@ fn hex(bytes: &[u8]) -> String {
 
 fn cut(tokens: &[Token]) -> CutFile {
     let mut file = CutFile { top: Vec::new(), functions: BTreeMap::new(), imports: BTreeMap::new() };
+    for at in 0..tokens.len() {
+        if let [Token::Import, Token::StringConstant(path), Token::As, Token::Identifier(alias), ..] =
+            &tokens[at..]
+        {
+            file.imports.entry(alias.to_string()).or_default().insert(path.to_string());
+        }
+    }
     let mut at = 0;
     while at < tokens.len() {
         let is_function = matches!(tokens[at], Token::Fn)
@@ -155,11 +173,6 @@ fn cut(tokens: &[Token]) -> CutFile {
             file.functions.entry(name.unwrap_or_default()).or_default().extend_from_slice(&tokens[at..end]);
             at = end;
             continue;
-        }
-        if let [Token::Import, Token::StringConstant(path), Token::As, Token::Identifier(alias), ..] =
-            &tokens[at..]
-        {
-            file.imports.insert(alias.to_string(), path.to_string());
         }
         file.top.push(tokens[at].clone());
         at += 1;
@@ -183,6 +196,47 @@ fn end_of_block(tokens: &[Token], start: usize) -> usize {
         }
     }
     tokens.len()
+}
+
+/// The names behind `::`, one after the other.
+fn members(tokens: &[Token]) -> Vec<String> {
+    let mut names = Vec::new();
+    let mut rest = tokens;
+    while let [Token::DoubleColon, Token::Identifier(name), behind @ ..] = rest {
+        names.push(name.to_string());
+        rest = behind;
+    }
+    names
+}
+
+/// What stands at the top level besides steps and what is told to people: inline steps see its variables.
+fn besides_steps(tokens: &[Token]) -> Vec<Token> {
+    let mut besides = Vec::new();
+    let (mut start, mut depth) = (0, 0_usize);
+    for (at, token) in tokens.iter().enumerate() {
+        match token {
+            Token::LeftBrace | Token::MapStart | Token::LeftParen | Token::LeftBracket => depth += 1,
+            Token::RightBrace | Token::RightParen | Token::RightBracket => depth = depth.saturating_sub(1),
+            Token::SemiColon if depth == 0 => {
+                besides.extend_from_slice(unless_passed_over(&tokens[start..=at]));
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    besides.extend_from_slice(unless_passed_over(&tokens[start..]));
+    besides
+}
+
+fn unless_passed_over(statement: &[Token]) -> &[Token] {
+    match statement {
+        [Token::Identifier(namespace), Token::DoubleColon, Token::Identifier(function), ..]
+            if namespace.as_str() == "log" || namespace.as_str() == "step" && function.as_str() == "run" =>
+        {
+            &[]
+        }
+        _ => statement,
+    }
 }
 
 /// The tokens of the call that declares the inline step `id`.

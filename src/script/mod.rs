@@ -16,6 +16,7 @@ mod secret;
 mod secrets;
 mod settings;
 mod source;
+mod tokens;
 mod value;
 mod vocabulary;
 
