@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
+use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::run::rollback::CLASSES;
@@ -100,6 +101,29 @@ pub enum Foreign {
     Keep,
     /// Replace it
     Replace,
+}
+
+impl Options {
+    /// The option that means nothing to a command which runs no script.
+    fn refused_by(&self, command: &Command) -> Option<&'static str> {
+        if matches!(command, Command::Run { .. } | Command::Rehearse(_)) {
+            return None;
+        }
+        let is_read = matches!(command, Command::Check { .. });
+        [
+            ("--verify", self.verify),
+            ("--from", self.from.is_some()),
+            ("--only", !self.only.is_empty()),
+            ("--redo", !self.redo.is_empty()),
+            ("--accept", !self.accept.is_empty()),
+            ("--set", !self.set.is_empty() && !is_read),
+            ("--unset", !self.unset.is_empty() && !is_read),
+            ("--settings", !self.settings.is_empty() && !is_read),
+            ("--secrets", self.secrets.is_some() && !is_read),
+        ]
+        .into_iter()
+        .find_map(|(option, given)| given.then_some(option))
+    }
 }
 
 /// What is to be done.
@@ -203,7 +227,14 @@ impl Cli {
             }
             arguments.insert(at, OsString::from("run"));
         }
-        Self::try_parse_from(arguments)
+        let cli = Self::try_parse_from(arguments)?;
+        match cli.options.refused_by(&cli.command) {
+            None => Ok(cli),
+            Some(option) => Err(Self::command().error(
+                ErrorKind::ArgumentConflict,
+                format!("`{option}` is for running a plan: this command does not take it"),
+            )),
+        }
     }
 }
 
@@ -265,6 +296,17 @@ mod tests {
     fn an_unknown_option_is_refused_anywhere() {
         assert!(parse("x.rhai --frobnicate").is_err());
         assert!(parse("--frobnicate x.rhai").is_err());
+    }
+
+    #[test]
+    fn what_chooses_steps_of_a_run_is_refused_by_what_runs_none() {
+        for line in ["rollback --only 02", "rollback --from 02 --yes", "log --redo 01", "history --set a=b"] {
+            assert!(parse(line).is_err(), "{line}");
+        }
+        for line in ["rollback 02 --dry-run --purge all --foreign replace", "check --settings x.rhai a.rhai"]
+        {
+            assert!(parse(line).is_ok(), "{line}");
+        }
     }
 
     #[test]

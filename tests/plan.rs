@@ -189,6 +189,19 @@ fn whatever_a_step_reaches_counts_wherever_it_is_named() {
 }
 
 #[test]
+fn an_accepted_step_is_known_by_its_title_and_script() {
+    let place = Place::new("step::run(\"01\", \"First\", \"a.rhai\");")
+        .with("plan/a.rhai", "file::write(\"@/m/a\", \"1\\n\");");
+    place.run("plan.rhai --accept 01").ends(0);
+    place.run("plan.rhai").ends(0).says("01 First                  done");
+    place.write("plan/b.rhai", "file::write(\"@/m/a\", \"2\\n\");");
+    place.edit("plan/plan.rhai", "a.rhai", "b.rhai");
+    place.run("plan.rhai --accept 01").ends(0);
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/a"), "2\n");
+}
+
+#[test]
 fn a_plan_file_that_comes_or_goes_makes_who_asked_for_it_stale() {
     for ask in ["file::exists(\"files/extra\");", "try { file::read(\"files/extra\"); } catch { }"] {
         let place = Place::new("step::run(\"01\", \"First\", \"01.rhai\");").with("plan/01.rhai", ask);

@@ -201,3 +201,18 @@ fn a_step_of_which_nothing_could_be_undone_is_not_held() {
         .ends(0)
         .says("held, because it was rolled back by itself; `--redo 02` runs it again");
 }
+
+#[test]
+fn an_inverse_after_which_the_command_still_counts_as_done_has_failed() {
+    let place = Place::new(
+        r#"step::run("01", "First", || cmd::run(["touch", "@/m/x"], #{ unless: ["test", "-e", "@/m/x"], undo: [["bash", "@/m/undo"]] }));"#,
+    )
+    .with("m/undo", "true\n");
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(4).says("still holds").says("1 failed");
+    assert!(place.exists("m/x"));
+    place.write("m/undo", "rm @/m/x\n".replace('@', &place.root()).as_str());
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/x"));
+    place.run("rollback --plan nix").ends(1).says("nothing is recorded of a plan `nix`").says("plan");
+}

@@ -334,6 +334,12 @@ impl Kind for CommandChange {
             self.remove_partial_product()?;
         }
         let restored = self.state(world).unwrap_or_default();
+        if let (Some(Probe::Success { look }), Some("true")) =
+            (&self.inverse.probe, restored.probed.as_deref())
+            && !self.inverse.commands.is_empty()
+        {
+            anyhow::bail!("after taking `{}` back, `{}` still holds", self.inverse.label, look.label());
+        }
         Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
     }
 }

@@ -7,7 +7,7 @@ use crate::config;
 use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{History, Owed};
+use crate::journal::{ChangeRecord, History, Owed};
 use crate::run::rollback::{Request, apply, preview};
 use crate::run::rollback_session;
 
@@ -18,7 +18,7 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
         let launch = config::launch(options, "kkrun rollback")?;
         let loaded = launch.journal()?;
         let plan = match plan {
-            Some(plan) => plan,
+            Some(plan) => known_plan(&loaded.history, plan)?,
             None => only_plan(&loaded.history)?,
         };
         let mut session = rollback_session(&launch, loaded, &plan, &reporter)?;
@@ -35,6 +35,16 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
         reporter.tell(&Event::RunEnded { changed, failed: Vec::new(), owed, exit: exit.0 });
         Ok(exit)
     })
+}
+
+/// The plan, if anything is recorded of one of that name. Changes of others are told by whoever finds none of its own.
+fn known_plan(history: &History, plan: String) -> Result<String> {
+    let known: Vec<&str> = history.runs.keys().map(String::as_str).collect();
+    if known.is_empty() || known.contains(&&*plan) || history.changes.iter().any(ChangeRecord::is_live) {
+        return Ok(plan);
+    }
+    let failure = Failure::new(format!("nothing is recorded of a plan `{plan}`"));
+    bail!(failure.hint(format!("recorded: {}", known.join(", "))))
 }
 
 /// The plan that changes stand of.

@@ -269,8 +269,9 @@ impl History {
                 known.error = Some(format!("stopped by {signal}"));
             }
             Entry::StepHeld { step } => self.step_mut(header, step).state = StepState::Held,
-            Entry::StepAccepted { step, meaning } => {
+            Entry::StepAccepted { step, title, script, meaning } => {
                 let known = self.step_mut(header, step);
+                (known.title, known.script) = (title, script);
                 known.end(StepState::Complete, time, 0.0);
                 known.meaning = Some(meaning);
             }

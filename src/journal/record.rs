@@ -270,6 +270,12 @@ pub enum Entry {
     StepAccepted {
         /// Its id.
         step: String,
+        /// Its title.
+        #[serde(default)]
+        title: String,
+        /// Its script, or the plan's for an inline step.
+        #[serde(default)]
+        script: String,
         /// What it means now.
         meaning: Meaning,
     },

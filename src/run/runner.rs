@@ -429,7 +429,8 @@ impl StepRunner for Runner {
             (Decision::Accept, _) => {
                 let then = record.as_ref().and_then(|record| record.meaning.clone());
                 let meaning = Self::meaning_now(context, &host, call, then.as_ref())?;
-                host.session().record(Entry::StepAccepted { step: call.id.clone(), meaning })?;
+                let (step, title, script) = (call.id.clone(), call.title.clone(), script_of(call));
+                host.session().record(Entry::StepAccepted { step, title, script, meaning })?;
                 Self::skip(&host, call, "accepted", record.as_ref());
                 Ok(())
             }

@@ -86,10 +86,9 @@ impl Reader<'_> {
                     self.queue.extend(modules.map(|module| (module.clone(), names.clone())));
                 }
                 // A function may be named by a text, too: `Fn("name")`.
-                (Token::Identifier(name), _) if cut.functions.contains_key(name.as_str()) => {
-                    self.queue.push((file.to_owned(), vec![name.to_string()]));
-                }
-                (Token::StringConstant(name), _) if cut.functions.contains_key(name.as_str()) => {
+                (Token::Identifier(name) | Token::StringConstant(name), _)
+                    if cut.functions.contains_key(name.as_str()) =>
+                {
                     self.queue.push((file.to_owned(), vec![name.to_string()]));
                 }
                 _ => {}
