@@ -38,6 +38,7 @@ impl Trial {
             with: Vec::new(),
             keep: false,
             expect_unchanged: false,
+            durable: false,
             runs: scripts.iter().map(run).collect(),
             scratch: scratch.path().join("clones"),
             binary: "/bin/bash".into(),

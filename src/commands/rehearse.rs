@@ -32,6 +32,7 @@ pub fn execute(options: &Options, wanted: cli::Rehearse) -> Result<ExitCode> {
         with: wanted.with,
         keep: wanted.keep,
         expect_unchanged: wanted.expect_unchanged,
+        durable: false,
         runs,
         scratch: tool::temporary_directory()
             .map_or_else(|| SCRATCH.into(), |place| place.join("kkrun-rehearsals")),

@@ -30,12 +30,13 @@ pub struct Layer {
 pub struct CloneRoot {
     overlays: Vec<(Layer, Overlay)>,
     merged: PathBuf,
+    durable: bool,
 }
 
 impl CloneRoot {
-    /// An empty one in a scratch directory.
-    pub fn new(scratch: &Path) -> Self {
-        Self { overlays: Vec::new(), merged: scratch.join("root") }
+    /// An empty one in a scratch directory; `durable` if what is synced in it shall reach the disk.
+    pub fn new(scratch: &Path, durable: bool) -> Self {
+        Self { overlays: Vec::new(), merged: scratch.join("root"), durable }
     }
 
     /// The directory that the clone's root is seen at.
@@ -68,7 +69,7 @@ impl CloneRoot {
         if number == 0 {
             make_directory(&merged)?;
         }
-        self.overlays.push((layer, Overlay::mount(&lower, &upper, &work, &merged)?));
+        self.overlays.push((layer, Overlay::mount(&lower, &upper, &work, &merged, self.durable)?));
         Ok(())
     }
 

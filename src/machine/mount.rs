@@ -100,10 +100,12 @@ pub struct Overlay {
 impl Overlay {
     /// Mounts one. `upper` and `work` are empty directories on one file system.
     ///
-    /// Nothing in it is ever synced (`volatile`): it is thrown away, and a package installation is several
-    /// times faster. Directories of the lower side can be renamed (`redirect_dir`), as on the machine itself.
-    pub fn mount(lower: &Path, upper: &Path, work: &Path, merged: &Path) -> Result<Self> {
-        let mut options = b"volatile,redirect_dir=on,index=off,metacopy=off,lowerdir=".to_vec();
+    /// Unless it is `durable` nothing in it is ever synced (`volatile`): it is thrown away, and a package
+    /// installation is several times faster. Directories of the lower side can be renamed (`redirect_dir`), as on
+    /// the machine itself.
+    pub fn mount(lower: &Path, upper: &Path, work: &Path, merged: &Path, durable: bool) -> Result<Self> {
+        let mut options = if durable { Vec::new() } else { b"volatile,".to_vec() };
+        options.extend(b"redirect_dir=on,index=off,metacopy=off,lowerdir=");
         escape_option(lower, &mut options);
         options.extend(b",upperdir=");
         escape_option(upper, &mut options);

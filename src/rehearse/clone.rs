@@ -59,7 +59,7 @@ impl LiveClone {
             tell(Progress::NotASnapshot);
         }
 
-        let mut root = CloneRoot::new(&scratch);
+        let mut root = CloneRoot::new(&scratch, rehearsal.durable);
         mount_layers(&base, &rehearsal.scratch, &mut root, &mut record, tell)?;
         share(rehearsal, &scratch)?;
         let given: Vec<(OsString, OsString)> = std::env::vars_os().collect();

@@ -60,6 +60,9 @@ pub struct Rehearsal {
     pub keep: bool,
     /// Whether it is looked at in the end if the clone equals its base.
     pub expect_unchanged: bool,
+    /// Whether what is synced inside reaches the disk, as a rehearsal of a loss of power needs it. Else nothing does,
+    /// which is several times faster.
+    pub durable: bool,
     /// The runs of kkrun inside, one after another.
     pub runs: Vec<Run>,
     /// The directory that holds what clones write; usually [`SCRATCH`].
