@@ -3,11 +3,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+/// How many of the things that one exception lets off are printed.
+const SHOWN: usize = 3;
+
 /// Something that may be otherwise, and why that is no loss.
 pub struct Exception {
     /// What it is, as a regular expression for the whole of it.
     pub what: &'static str,
-    /// Why it may.
+    /// Why it may; printed after "as".
     pub reason: &'static str,
 }
 
@@ -49,7 +52,9 @@ impl Picture {
             }
         }
         for (reason, things) in excepted {
-            println!("  may differ, {} times, as {} ({reason})", things.len(), things[0]);
+            let more = if things.len() > SHOWN { ", …" } else { "" };
+            let shown = things.iter().take(SHOWN).copied().collect::<Vec<_>>().join(", ");
+            println!("  {} may differ, as {reason}: {shown}{more}", things.len());
         }
         unexpected
     }

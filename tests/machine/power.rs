@@ -21,11 +21,26 @@ const RECORDS: &str = "/run/kkrun/rehearsals";
 /// What a machine with its own life runs before the plan.
 const LIVING: [&str; 2] = ["nginx.service", "postgresql.service"];
 
-/// Takes the power away after so long of the run, boots what is left on a disk of this kind, and runs again.
-pub fn lost(directory: &Path, kind: &str, after: Duration) {
+/// What is left of a machine that lost power.
+pub struct Survivor {
+    base: PathBuf,
+    words: String,
+    _disk: Disk,
+}
+
+impl Survivor {
+    /// Boots it and runs the plan again, with all that this makes in a directory.
+    pub fn boots_again(&self, directory: &Path) {
+        passes(&self.words, self.base.clone(), directory);
+    }
+}
+
+/// Takes the power away after so long of the run, on a disk of this kind. Unless it is `durable` what is synced does
+/// not reach the disk.
+pub fn lose(directory: &Path, kind: &str, after: Duration, durable: bool) -> Survivor {
     let disk = Disk::new(directory, kind);
     let rehearsal = Rehearsal {
-        durable: true,
+        durable,
         keep: false,
         ..clone::of_script("machine cut_off", clone::base(BASE), disk.path().join("clones"))
     };
@@ -41,6 +56,9 @@ pub fn lost(directory: &Path, kind: &str, after: Duration) {
         let (name, leader) = awaited(|| booted.lock().unwrap().clone(), || run.is_finished());
         let watched = PathBuf::from(format!("/proc/{leader}/root/run/kkrun-test"));
         awaited(|| watched.join("began").exists().then_some(()), || run.is_finished());
+        if !durable {
+            disk.sync();
+        }
         sleep(after);
         // Whatever was told by now was true by now.
         let said = std::fs::read_to_string(watched.join("said")).unwrap();
@@ -59,18 +77,14 @@ pub fn lost(directory: &Path, kind: &str, after: Duration) {
     let upper = disk.path().join("upper");
     std::fs::rename(disk.path().join("clones").join(&name).join("upper-0"), &upper).unwrap();
     let _ = std::fs::remove_file(Path::new(RECORDS).join(&name));
-    let survived = disk.show(&upper, &clone::base(BASE));
+    let base = disk.show(&upper, &clone::base(BASE)).to_owned();
 
     let services = enabled_in(&upper).into_iter().chain(LIVING.map(str::to_owned)).collect::<Vec<_>>();
     let lingering = names(&upper.join("var/lib/systemd/linger"));
-    let words = format!(
-        "machine booted_again '{}' '{}' '{}'",
-        services.join(","),
-        lingering.join(","),
-        complete.join(",")
-    );
+    let lists = [services, lingering, complete].map(|list| format!("'{}'", list.join(",")));
+    let words = format!("machine booted_again {}", lists.join(" "));
     println!("{words}");
-    passes(&words, survived.to_owned(), directory);
+    Survivor { base, words, _disk: disk }
 }
 
 /// Waits for something to be there while something else is not over.

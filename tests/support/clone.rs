@@ -1,7 +1,5 @@
 //! A script of `tests/kiosk` in a clone of a base, and what it leaves for this side.
 
-#![allow(dead_code, reason = "no test file needs all of it")]
-
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::Command;
