@@ -14,7 +14,7 @@ use kkrun::rehearse::{Progress, Rehearsal, rehearse};
 use super::disk::Disk;
 use super::{BASE, clone, passes};
 
-/// How long until the run in the clone begins.
+/// How long until the run in the clone begins, and until it ends.
 const PATIENCE: Duration = Duration::from_secs(120);
 /// Where rehearsals are on record.
 const RECORDS: &str = "/run/kkrun/rehearsals";
@@ -35,9 +35,9 @@ impl Survivor {
     }
 }
 
-/// Takes the power away after so long of the run, on a disk of this kind. Unless it is `durable` what is synced does
-/// not reach the disk.
-pub fn lose(directory: &Path, kind: &str, after: Duration, durable: bool) -> Survivor {
+/// Takes the power away at an instant of the run or when it has ended, on a disk of this kind. Unless it is `durable`
+/// what is synced does not reach the disk.
+pub fn lose(directory: &Path, kind: &str, at: Option<Duration>, durable: bool) -> Survivor {
     let disk = Disk::new(directory, kind);
     let rehearsal = Rehearsal {
         durable,
@@ -55,11 +55,16 @@ pub fn lose(directory: &Path, kind: &str, after: Duration, durable: bool) -> Sur
         });
         let (name, leader) = awaited(|| booted.lock().unwrap().clone(), || run.is_finished());
         let watched = PathBuf::from(format!("/proc/{leader}/root/run/kkrun-test"));
-        awaited(|| watched.join("began").exists().then_some(()), || run.is_finished());
+        let reached =
+            |mark: &str| awaited(|| watched.join(mark).exists().then_some(()), || run.is_finished());
+        reached("began");
         if !durable {
             disk.sync();
         }
-        sleep(after);
+        match at {
+            Some(instant) => sleep(instant),
+            None => reached("ended"),
+        }
         // Whatever was told by now was true by now.
         let said = std::fs::read_to_string(watched.join("said")).unwrap();
         let ended = watched.join("ended").exists();
@@ -95,7 +100,7 @@ fn awaited<T>(mut look: impl FnMut() -> Option<T>, is_over: impl Fn() -> bool) -
             return found;
         }
         assert!(!is_over(), "the rehearsal ended early");
-        assert!(begin.elapsed() < PATIENCE, "the run does not begin");
+        assert!(begin.elapsed() < PATIENCE, "the run does not get there");
         sleep(Duration::from_millis(5));
     }
 }
