@@ -244,7 +244,8 @@ mod functions {
     /// Sets `key` to `value` (a text, number, bool or secret) in the file `path`; a new file that holds a secret has
     /// the mode 0600. The line that sets it is
     /// changed where it stands; a new one goes below a comment that shows it, else to the end of its section.
-    /// Every other byte stays. A key that is set twice is an error. Undone, the line is as it was; the whole
+    /// Every other byte stays. A key that is set twice is an error, and so is a value that would not be read back as it
+    /// is, such as one with blanks at its ends. Undone, the line is as it was; the whole
     /// file is, if nobody else changed it.
     ///
     /// ```rhai
