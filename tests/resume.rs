@@ -272,6 +272,21 @@ print("end");
 }
 
 #[test]
+fn what_was_done_once_and_undone_is_done_again() {
+    let place = Place::new(
+        r#"step::run("01", "First", || { step::once("seed", || file::write("@/m/seed", "x\n")); file::write("@/m/b", "b\n"); });"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run(&format!("rollback file:{}", place.path("m/b").display())).ends(0);
+    place.remove("m/seed");
+    place.run("plan.rhai --redo 01").ends(0);
+    assert!(!place.exists("m/seed"), "it stays done once");
+    place.run("rollback").ends(0);
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/seed"), "x\n");
+}
+
+#[test]
 fn a_mutation_that_fails_fails_the_step_even_if_it_is_caught_and_a_read_may_fail() {
     let place = three(
         r#"

@@ -1,6 +1,6 @@
 //! Replays the journal: what is known of steps, changes, targets and what is owed.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::Value;
@@ -175,8 +175,8 @@ pub struct History {
     pub owed: Vec<Owed>,
     /// The remembered overrides by plan and name.
     pub overrides: BTreeMap<String, BTreeMap<String, Value>>,
-    /// What was done once for good.
-    pub once: BTreeSet<String>,
+    /// What was done once for good, with the changes that it made.
+    pub once: BTreeMap<String, Vec<ChangeId>>,
     /// The plans that were nothing but steps, all of them complete, by name.
     pub bare_plans: BTreeMap<String, BarePlan>,
     /// How many runs recorded something, by plan.
@@ -282,8 +282,8 @@ impl History {
                     }
                 }
             }
-            Entry::Once { key } => {
-                self.once.insert(key);
+            Entry::Once { key, changes } => {
+                self.once.insert(key, changes);
             }
             Entry::Intent(intent) => self.intend(header, intent),
             Entry::Done { change, accepted } => {
@@ -310,6 +310,7 @@ impl History {
             Entry::Undone { change, how, accepted } => {
                 self.settle(change, ChangeState::Undone(how), header.seq);
                 self.accept(accepted, header.seq);
+                self.once.retain(|_, changes| !changes.contains(&change));
                 self.become_pending(change);
             }
             Entry::Conflict { change, why } => self.set_state(change, ChangeState::Conflict(why)),

@@ -233,13 +233,13 @@ mod tests {
         let writer = Writer { run: "r1".into(), boot: "b1".into(), plan: "test".into() };
         let mut journal = Journal::take_over(directory, &loaded, writer).unwrap();
         for key in keys {
-            journal.append(Entry::Once { key: (*key).to_owned() }).unwrap();
+            journal.append(Entry::Once { key: (*key).to_owned(), changes: Vec::new() }).unwrap();
         }
         std::fs::read(directory.join(FILE)).unwrap()
     }
 
     fn keys(loaded: &Loaded) -> Vec<&str> {
-        loaded.history.once.iter().map(String::as_str).collect()
+        loaded.history.once.keys().map(String::as_str).collect()
     }
 
     #[test]

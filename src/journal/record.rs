@@ -285,10 +285,13 @@ pub enum Entry {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         steps: Option<Vec<String>>,
     },
-    /// Something that is done once per machine for good.
+    /// Something that is done once per machine for good, or until it is undone.
     Once {
         /// Its key.
         key: String,
+        /// The changes that it made.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        changes: Vec<ChangeId>,
     },
     /// A change is about to be made.
     Intent(Intent),

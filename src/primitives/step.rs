@@ -180,7 +180,8 @@ mod functions {
         look(&context, |host| host.runner()?.is_done(host, id))
     }
 
-    /// Calls the closure once on this machine for good: neither a reset nor `--redo` forgets it. For what must
+    /// Calls the closure once on this machine for good: neither a reset nor `--redo` forgets it, only a rollback of
+    /// what it changed. For what must
     /// never happen twice, such as an import of data. It counts when the closure has returned.
     ///
     /// ```rhai
@@ -190,7 +191,7 @@ mod functions {
     #[rhai_fn(return_raw, volatile)]
     pub fn once(context: NativeCallContext, key: &str, closure: FnPtr) -> Raised<bool> {
         act(&context, |host| {
-            if host.seen().history().once.contains(key) {
+            if host.seen().history().once.contains_key(key) {
                 // What it asked for then is not known any more.
                 host.seen().asks_for(|| format!("once:{key}"));
                 return Ok(false);
@@ -199,8 +200,10 @@ mod functions {
                 host.session().note_change(format!("once:{key}"), format!("{key}, once"));
                 return Ok(true);
             }
+            let known = host.seen().history().changes.len();
             let _value = host.call(&context, &closure)?;
-            host.session().record(Entry::Once { key: key.to_owned() })?;
+            let changes = host.seen().history().changes[known..].iter().map(|change| change.id).collect();
+            host.session().record(Entry::Once { key: key.to_owned(), changes })?;
             Ok(true)
         })
     }
