@@ -30,6 +30,8 @@ const OPTIONS: [&str; 6] = [
     "--option=APT::Get::Purge=false",
     "--quiet",
 ];
+/// What apt made of its lists. Source: apt.conf(5), `Dir::Cache`.
+const CACHE: &str = "/var/cache/apt/pkgcache.bin";
 /// How long a lock is waited for unless the script says otherwise.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long one transaction may take unless the script says otherwise.
@@ -117,7 +119,7 @@ impl<'a> Apt<'a> {
     /// The version that would be installed of each of these, where there is one.
     pub fn candidates(self, names: &[&str]) -> Result<Vec<(String, String)>> {
         let argv: Vec<&str> = ["apt-cache", "policy"].iter().chain(names).copied().collect();
-        let ended = self.world.look(&self.command(&argv, false))?;
+        let ended = self.look(argv)?;
         super::unit::succeeded(&ended, "apt-cache policy")?;
         Ok(candidates(&ended.stdout.text()))
     }
@@ -125,7 +127,7 @@ impl<'a> Apt<'a> {
     /// What installing these would do; an error when apt finds no way.
     pub fn simulate_install(self, names: &[&str], recommends: bool) -> Result<Simulated> {
         let argv = install(names, recommends, &["--simulate"]);
-        let ended = self.world.look(&self.command(&argv, false))?;
+        let ended = self.look(argv)?;
         if !ended.is_success() {
             bail!(failure(&ended, "apt-get --simulate install", "packages"));
         }
@@ -149,7 +151,7 @@ impl<'a> Apt<'a> {
 
     /// What removing these would do.
     pub fn simulate_remove(self, names: &[&str]) -> Result<Simulated> {
-        let ended = self.world.look(&self.command(&remove(names, true), false))?;
+        let ended = self.look(remove(names, true))?;
         if !ended.is_success() {
             bail!(failure(&ended, "apt-get --simulate remove", "packages"));
         }
@@ -171,7 +173,7 @@ impl<'a> Apt<'a> {
             return Ok(Vec::new());
         }
         let argv: Vec<&str> = ["apt-mark", "showauto"].iter().chain(names).copied().collect();
-        let ended = self.world.look(&self.command(&argv, false))?;
+        let ended = self.look(argv)?;
         super::unit::succeeded(&ended, "apt-mark showauto")?;
         Ok(ended.stdout.text().lines().map(|line| line.trim().to_owned()).collect())
     }
@@ -244,6 +246,16 @@ impl<'a> Apt<'a> {
             }
             self.world.processes.pause(left);
         }
+    }
+
+    /// Asks apt. It would log how it came to its answer, and keep what it made of its lists for the next time: asked
+    /// only to look, nothing is written.
+    fn look(self, mut argv: Vec<&str>) -> Result<Ended> {
+        argv.insert(1, "--option=Dir::Log::Planner=");
+        if !Path::new(CACHE).exists() {
+            argv.splice(1..1, ["--option=Dir::Cache::pkgcache=", "--option=Dir::Cache::srcpkgcache="]);
+        }
+        self.world.look(&self.command(&argv, false))
     }
 
     fn command(self, argv: &[&str], outlasts_interrupt: bool) -> Command {

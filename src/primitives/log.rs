@@ -41,13 +41,16 @@ mod functions {
         say(&context, Level::Warn, text)
     }
 
-    /// Says that something was reached, on standard error.
+    /// Says that something was reached, on standard error; a preview that found something to change does not say so.
     ///
     /// ```rhai
     /// log::success("the kiosk is set up");
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub fn success(context: NativeCallContext, text: &str) -> Raised<()> {
+        if Host::of(&context).is_ok_and(|host| host.would_have_changed()) {
+            return Ok(());
+        }
         say(&context, Level::Success, text)
     }
 

@@ -3,6 +3,10 @@
 . "$(dirname "$0")/facts.sh"
 
 contents >/tmp/pristine
+say "a dry run never fails and writes nothing"
+written() { find /etc /home /opt /root /srv /usr /var -xdev -newer /tmp/pristine -not -path '/var/tmp/*'; }
+exits 6 plan master.rhai --dry-run
+same "what it wrote" "" "$(written)"
 dpkg-query -W -f '${Package} ${db:Status-Abbrev}\n' | grep ' ii ' | sort >/tmp/packages
 exits 0 plan master.rhai
 printf '%s\n' "$said" | tail -n 12
