@@ -203,6 +203,13 @@ impl Session {
         &self.history
     }
 
+    /// The newest change of this plan to a target of which a dead run did not say whether it was made.
+    pub fn doubtful(&self, target: &str) -> Option<&ChangeRecord> {
+        self.history.changes.iter().rev().find(|known| {
+            known.state == ChangeState::InDoubt && known.intent.target == target && known.plan == self.plan
+        })
+    }
+
     /// The plan's name.
     pub fn plan(&self) -> &str {
         &self.plan
@@ -518,9 +525,7 @@ impl Session {
 
     /// The change that a dead run may have half made to the same target, if it is acted on again.
     fn half_done(&self, change: &Change, target: &str) -> Option<ChangeId> {
-        let doubtful = self.history.changes.iter().rev().find(|known| {
-            known.state == ChangeState::InDoubt && known.intent.target == target && known.plan == self.plan
-        })?;
+        let doubtful = self.doubtful(target)?;
         let is_between = || {
             let known = Change::of_intent(&doubtful.intent);
             known.and_then(|known| known.kind().position(&self.world)).is_ok_and(|at| at == Position::Between)

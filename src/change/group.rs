@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::user::run;
-use super::{Kind, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::Undoing;
 use crate::machine::account::{Account, Group};
 use crate::machine::account_files::AccountFiles;
+use crate::machine::account_lines::{AccountEntry, AccountLines};
 
 /// What a group is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,11 +65,12 @@ struct GroupInverse {
 }
 
 impl GroupChange {
-    /// The change that makes the group; `None` when it is there.
+    /// The change that makes the group; `None` when it is there. What a dead run may have done in part (`doubtful`) is
+    /// done again.
     ///
     /// # Errors
     /// When it is there with another number.
-    pub fn towards(name: &str, wish: GroupWish) -> Result<Option<Self>> {
+    pub fn towards(name: &str, wish: GroupWish, doubtful: Option<Self>) -> Result<Option<Self>> {
         let before = GroupState::observe(name)?;
         if let GroupState::Present { gid, .. } = before {
             if let Some(wished) = wish.gid.filter(|wished| *wished != gid) {
@@ -78,7 +80,12 @@ impl GroupChange {
                 .kind("exists")
                 .into());
             }
-            return Ok(None);
+            if doubtful.is_none() {
+                return Ok(None);
+            }
+        }
+        if let Some(doubtful) = doubtful {
+            return Ok(Some(Self { after: wish, ..doubtful }));
         }
         let inverse = GroupInverse { name: name.to_owned(), databases: AccountFiles::observe()? };
         Ok(Some(Self { before, after: wish, inverse }))
@@ -86,6 +93,15 @@ impl GroupChange {
 
     /// Makes the group.
     pub fn act(&self, world: &World) -> Result<()> {
+        let acted = self.make(world);
+        self.inverse.databases.tidied_after(acted, world.backups()?)
+    }
+
+    fn make(&self, world: &World) -> Result<()> {
+        self.remove_rests()?;
+        if self.observe()? != GroupState::Absent {
+            return Ok(());
+        }
         let mut argv = vec!["groupadd".to_owned()];
         if let Some(gid) = self.after.gid {
             argv.extend(["--gid".to_owned(), gid.to_string()]);
@@ -95,6 +111,21 @@ impl GroupChange {
         }
         argv.push(self.inverse.name.clone());
         run(world, &argv)
+    }
+
+    /// What of the databases is neither as before nor as after, but what a tool left that died.
+    fn rests(&self) -> Result<Vec<AccountEntry<'_>>> {
+        let name = &self.inverse.name;
+        let is_whole = self.observe()? != GroupState::Absent && AccountLines::read()?.has_whole_group(name);
+        Ok(if is_whole { Vec::new() } else { vec![AccountEntry::Group(name)] })
+    }
+
+    fn hold_rests(&self) -> Result<bool> {
+        self.inverse.databases.hold_rests(&self.rests()?)
+    }
+
+    fn remove_rests(&self) -> Result<()> {
+        self.inverse.databases.remove_rests(&self.rests()?)
     }
 
     fn observe(&self) -> Result<GroupState> {
@@ -115,13 +146,22 @@ impl Kind for GroupChange {
         format!("make the group {}", self.inverse.name)
     }
 
+    fn on_doubt(&self) -> OnDoubt {
+        OnDoubt::ActAgain
+    }
+
     fn prepare(&self, world: &World) -> Result<()> {
         self.inverse.databases.save(world.backups()?)
     }
 
     fn position(&self, _world: &World) -> Result<Position> {
+        if self.hold_rests()? {
+            let name = &self.inverse.name;
+            return Ok(Position::Neither(format!("only some of the databases know of the group {name}")));
+        }
         Ok(match self.observe()? {
-            GroupState::Absent => Position::Before,
+            GroupState::Absent if self.inverse.databases.have_their_copies()? => Position::Before,
+            GroupState::Absent => Position::Neither(format!("there is no group {}", self.inverse.name)),
             GroupState::Present { .. } => Position::After,
         })
     }
@@ -134,10 +174,12 @@ impl Kind for GroupChange {
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let GroupState::Present { gid, members } = self.observe()? else {
+            let how = if self.hold_rests()? { Undoing::Restored } else { Undoing::Already };
             if !terms.only_looking {
+                self.remove_rests()?;
                 self.inverse.databases.restore_copies(world.backups()?)?;
             }
-            return Ok(Undone::Back(Undoing::Already, self.states(&GroupState::Absent)));
+            return Ok(Undone::Back(how, self.states(&GroupState::Absent)));
         };
         let accepted = terms.accepted.and_then(|value| serde_json::from_value(value.clone()).ok());
         if let Some(GroupState::Present { gid: made, .. }) = accepted
@@ -152,7 +194,9 @@ impl Kind for GroupChange {
             return Ok(Undone::Kept(format!("it is the primary group of {user}")));
         }
         if !terms.only_looking {
-            run(world, &["groupdel".into(), self.inverse.name.clone()])?;
+            let removed = run(world, &["groupdel".into(), self.inverse.name.clone()]);
+            self.inverse.databases.tidied_after(removed, world.backups()?)?;
+            self.remove_rests()?;
             self.inverse.databases.restore_copies(world.backups()?)?;
         }
         Ok(Undone::Back(Undoing::Restored, self.states(&GroupState::Absent)))

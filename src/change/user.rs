@@ -1,6 +1,7 @@
 //! A user: made, or given another shell, home mode or more groups.
 
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -11,10 +12,12 @@ use super::unit::succeeded;
 use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, linger, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
-use crate::machine::account::{Account, Group};
+use crate::machine::account::{Account, Group, is_alone_in};
 use crate::machine::account_files::AccountFiles;
+use crate::machine::account_lines::{AccountEntry, AccountLines};
 use crate::machine::files::{self, Attributes, FileState, PathText};
 use crate::machine::process::Command;
+use crate::machine::skeleton;
 use crate::machine::tree_size::TreeSize;
 use crate::machine::user_processes;
 
@@ -166,22 +169,28 @@ struct UserInverse {
 }
 
 impl UserChange {
-    /// The change that makes `wish` true of the user; `None` when it is true, unless a dead run may have made the
-    /// user in part (`in_doubt`).
+    /// The change that makes `wish` true of the user; `None` when it is true. What a dead run may have done in part
+    /// (`doubtful`) is done again.
     ///
     /// # Errors
     /// When the user is there with another number or home: people's files depend on these.
-    pub fn towards(name: &str, mut wish: UserWish, in_doubt: bool) -> Result<Option<Self>> {
+    pub fn towards(name: &str, mut wish: UserWish, doubtful: Option<Self>) -> Result<Option<Self>> {
         let before = UserState::observe(name)?;
         let is_new = before == UserState::Absent;
-        if (is_new || in_doubt) && wish.home.is_none() && !wish.system {
+        let was_new = doubtful.as_ref().is_some_and(|change| change.before == UserState::Absent);
+        if (is_new || was_new) && wish.home.is_none() && !wish.system {
             wish.home = Some(PathText::new(Path::new("/home").join(name)));
+        }
+        if let UserState::Present(facts) = &before {
+            check_fixed(name, &wish, facts)?;
+        }
+        if let Some(doubtful) = doubtful {
+            return Ok(Some(Self { after: wish, ..doubtful }));
         }
         let joined = match &before {
             UserState::Absent => wish.groups.clone(),
             UserState::Present(facts) => {
-                check_fixed(name, &wish, facts)?;
-                if wish.lacking(facts).is_empty() && !in_doubt {
+                if wish.lacking(facts).is_empty() {
                     return Ok(None);
                 }
                 wish.groups_lacking(facts).map(str::to_owned).collect()
@@ -209,10 +218,65 @@ impl UserChange {
 
     /// Makes the user, or what the user lacks.
     pub fn act(&self, world: &World) -> Result<()> {
-        if self.before == UserState::Absent {
+        let acted = self.make(world);
+        self.inverse.databases.tidied_after(acted, world.backups()?)
+    }
+
+    fn make(&self, world: &World) -> Result<()> {
+        self.remove_rests()?;
+        if self.before == UserState::Absent && self.observe()? == UserState::Absent {
             run(world, &self.useradd())?;
         }
         self.converge(world)
+    }
+
+    /// What of the databases is neither as before nor as after, but what a tool left that died.
+    fn rests(&self) -> Result<Vec<AccountEntry<'_>>> {
+        let name = &self.inverse.name;
+        if self.before != UserState::Absent || self.is_whole()? {
+            return Ok(Vec::new());
+        }
+        let mut rests = vec![AccountEntry::User(name)];
+        let group = Group::by_name(name)?;
+        let is_free = match &group {
+            Some(group) => is_alone_in(name, group.gid)?,
+            None => true,
+        };
+        if self.inverse.group.is_none() && is_free {
+            rests.push(AccountEntry::Group(name));
+        }
+        Ok(rests)
+    }
+
+    fn hold_rests(&self) -> Result<bool> {
+        self.inverse.databases.hold_rests(&self.rests()?)
+    }
+
+    fn remove_rests(&self) -> Result<()> {
+        self.inverse.databases.remove_rests(&self.rests()?)
+    }
+
+    /// Whether a user who was made stands in all databases.
+    fn is_whole(&self) -> Result<bool> {
+        let name = &self.inverse.name;
+        let is_ordinary = |uid: u32| ORDINARY.contains(&uid);
+        let subordinate = !self.after.system && self.after.uid.is_none_or(is_ordinary);
+        let lines = AccountLines::read()?;
+        Ok(self.observe()? != UserState::Absent
+            && lines.has_whole_user(name, subordinate)
+            && (self.inverse.group.is_some() || lines.has_whole_group(name)))
+    }
+
+    /// The groups that one database puts the user into and the other does not.
+    fn groups_in_part(&self) -> Result<Vec<&str>> {
+        let lines = AccountLines::read()?;
+        let in_part = |group: &&String| !lines.agree_on_member(&self.inverse.name, group);
+        Ok(self.after.groups.iter().filter(in_part).map(String::as_str).collect())
+    }
+
+    /// Whether the home is kkrun's and in the middle of being made.
+    fn home_is_torn(&self, home: &Path) -> Result<bool> {
+        Ok(self.inverse.home.is_absent() && self.after.home.is_some() && skeleton::is_torn_copy(home)?)
     }
 
     fn useradd(&self) -> Vec<String> {
@@ -257,7 +321,8 @@ impl UserChange {
         if Group::by_gid(facts.gid)?.is_none() {
             run(world, &["groupadd".into(), "--gid".into(), facts.gid.to_string(), name.clone()])?;
         }
-        let groups: Vec<&str> = self.after.groups_lacking(&facts).collect();
+        let mut groups: Vec<&str> = self.after.groups_lacking(&facts).collect();
+        groups.extend(self.groups_in_part()?);
         if !groups.is_empty() {
             run(
                 world,
@@ -272,7 +337,12 @@ impl UserChange {
 
     fn converge_home(&self, world: &World, facts: &UserFacts) -> Result<()> {
         let home = facts.home.as_path();
-        if (self.after.home.is_some() || self.after.home_mode.is_some()) && facts.home_mode.is_none() {
+        let is_torn = self.home_is_torn(home)?;
+        if is_torn {
+            files::remove_tree(home, files::identity(home)?)?;
+        }
+        let is_wished = self.after.home.is_some() || self.after.home_mode.is_some();
+        if is_torn || (is_wished && facts.home_mode.is_none()) {
             run(world, &["mkhomedir_helper".into(), self.inverse.name.clone(), "0022".into()])?;
         }
         let FileState::Directory { metadata } = FileState::observe(home)? else { return Ok(()) };
@@ -317,8 +387,8 @@ impl UserChange {
             (UserState::Present(facts), _) => Some(facts.clone()),
             (UserState::Absent, made) => made,
         };
-        let left_home = facts.as_ref().and_then(|facts| self.made_home(facts));
-        if now == UserState::Absent && left_home.is_none() {
+        let left_home = self.made_home(facts.as_ref())?;
+        if now == UserState::Absent && left_home.is_none() && !self.hold_rests()? {
             if !terms.only_looking {
                 self.inverse.databases.restore_copies(world.backups()?)?;
             }
@@ -327,23 +397,30 @@ impl UserChange {
         if terms.only_looking {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        let Some(facts) = facts else { return Ok(Undone::Back(Undoing::Already, self.states(&now))) };
-        if now != UserState::Absent {
-            self.remove_user(world, &facts)?;
+        if let UserState::Present(now) = &now {
+            self.remove_user(world, now)?;
         }
-        self.remove_what_the_user_had(&facts, left_home.as_deref())?;
+        self.remove_rests()?;
+        self.remove_what_the_user_had(facts.as_ref(), left_home.as_deref())?;
         self.inverse.databases.restore_copies(world.backups()?)?;
         Ok(Undone::Back(Undoing::Restored, self.states(&self.observe()?)))
     }
 
-    /// The home that kkrun made, if it is still there and still the user's.
-    fn made_home(&self, facts: &UserFacts) -> Option<PathBuf> {
+    /// The home that kkrun made, if it is still there and still the user's: nobody's, when nothing is known of the
+    /// user any more.
+    fn made_home(&self, facts: Option<&UserFacts>) -> Result<Option<PathBuf>> {
         use std::os::unix::fs::MetadataExt as _;
-        if !self.inverse.home.is_absent() || self.after.home.is_none() {
-            return None;
-        }
-        let metadata = std::fs::symlink_metadata(facts.home.as_path()).ok()?;
-        (metadata.is_dir() && metadata.uid() == facts.uid).then(|| facts.home.as_path().to_owned())
+        let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
+            return Ok(None);
+        };
+        let home = facts.map_or(home, |facts| &facts.home).as_path();
+        let Ok(metadata) = std::fs::symlink_metadata(home) else { return Ok(None) };
+        let is_the_users = match facts {
+            Some(facts) => metadata.uid() == facts.uid,
+            None => Account::by_uid(metadata.uid())?.is_none(),
+        };
+        let is_made = metadata.is_dir() && (is_the_users || self.home_is_torn(home)?);
+        Ok(is_made.then(|| home.to_owned()))
     }
 
     fn remove_user(&self, world: &World, facts: &UserFacts) -> Result<()> {
@@ -369,14 +446,15 @@ impl UserChange {
         Ok(())
     }
 
-    fn remove_what_the_user_had(&self, facts: &UserFacts, made_home: Option<&Path>) -> Result<()> {
+    fn remove_what_the_user_had(&self, facts: Option<&UserFacts>, made_home: Option<&Path>) -> Result<()> {
         let mail = mail_of(&self.inverse.name);
         if !self.inverse.mail && mail.exists() {
             files::remove(&mail, &FileState::observe(&mail)?, "accounts")?;
         }
-        match made_home {
-            Some(home) => files::remove_tree(home, files::identity(home)?),
-            None => self.restore_home(facts, true).map(drop),
+        match (made_home, facts) {
+            (Some(home), _) => files::remove_tree(home, files::identity(home)?),
+            (None, Some(facts)) => self.restore_home(facts, true).map(drop),
+            (None, None) => Ok(()),
         }
     }
 
@@ -416,10 +494,13 @@ impl UserChange {
         };
         let joined: Vec<&String> =
             self.inverse.joined.iter().filter(|group| now.groups.contains(group)).collect();
+        let members: Vec<AccountEntry<'_>> =
+            self.inverse.joined.iter().map(|group| AccountEntry::Member { user: name, group }).collect();
         let shell = self.after.shell.as_ref().filter(|_| now.shell != before.shell);
         let shell_is_ours = shell.is_some_and(|shell| *shell == now.shell);
         let mode = self.after.home_mode.as_ref().filter(|_| now.home_mode != before.home_mode);
-        if joined.is_empty() && shell.is_none() && mode.is_none() {
+        let rests = joined.is_empty() && self.inverse.databases.hold_rests(&members)?;
+        if joined.is_empty() && !rests && shell.is_none() && mode.is_none() {
             if !terms.only_looking {
                 self.inverse.databases.restore_copies(world.backups()?)?;
             }
@@ -439,6 +520,7 @@ impl UserChange {
         for group in joined {
             run(world, &["gpasswd".into(), "--delete".into(), name.clone(), group.clone()])?;
         }
+        self.inverse.databases.remove_rests(&members)?;
         if shell.is_some() && (shell_is_ours || terms.force) {
             run(world, &["usermod".into(), "--shell".into(), before.shell.to_string(), name.clone()])?;
         }
@@ -485,13 +567,20 @@ impl Kind for UserChange {
 
     fn position(&self, _world: &World) -> Result<Position> {
         let now = self.observe()?;
-        if now == self.before {
+        if self.hold_rests()? || !self.groups_in_part()?.is_empty() {
+            let name = &self.inverse.name;
+            return Ok(Position::Neither(format!("only some of the databases know of the user {name}")));
+        }
+        if now == self.before && self.inverse.databases.have_their_copies()? {
             return Ok(Position::Before);
         }
         let UserState::Present(facts) = now else {
             return Ok(Position::Neither(format!("there is no user {}", self.inverse.name)));
         };
-        let lacking = self.after.lacking(&facts);
+        let mut lacking = self.after.lacking(&facts);
+        if self.home_is_torn(facts.home.as_path())? {
+            lacking.push(format!("{} in part", facts.home));
+        }
         Ok(if lacking.is_empty() && Group::by_gid(facts.gid)?.is_some() {
             Position::After
         } else {
@@ -517,7 +606,7 @@ impl Kind for UserChange {
         let name = &self.inverse.name;
         let loss = |what| Some(Loss { class: Class::Users, what });
         match self.observe()? {
-            UserState::Present(facts) => Ok(loss(match self.made_home(&facts) {
+            UserState::Present(facts) => Ok(loss(match self.made_home(Some(&facts))? {
                 Some(home) => {
                     format!("the user {name} with {} ({})", home.display(), TreeSize::of(&home))
                 }
@@ -534,10 +623,11 @@ impl Kind for UserChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
-        match &self.before {
+        let undone = match &self.before {
             UserState::Absent => self.undo_making(world, terms),
             UserState::Present(before) => self.undo_parts(world, before, terms),
-        }
+        };
+        self.inverse.databases.tidied_after(undone, world.backups()?)
     }
 }
 
@@ -599,6 +689,9 @@ fn is_nobodys(owner: u32) -> Result<bool> {
 fn mail_of(name: &str) -> PathBuf {
     Path::new("/var/mail").join(name)
 }
+
+/// The numbers of users who get subordinate numbers. Source: login.defs(5), `UID_MIN` and `UID_MAX`.
+const ORDINARY: RangeInclusive<u32> = 1000..=60000;
 
 fn bits(mode: &str) -> Result<u32> {
     u32::from_str_radix(mode, 8).with_context(|| format!("`{mode}` is no octal mode"))

@@ -1,15 +1,19 @@
-//! The files of the user and group databases, and the copies that the tools of the shadow suite leave beside
-//! them (`/etc/passwd-` and its kin). Source: passwd(5), shadow(5), subuid(5).
+//! The files of the user and group databases, and what the tools of the shadow suite leave in and beside them: copies
+//! (`/etc/passwd-` and its kin), and halves when they die. Source: passwd(5), shadow(5), subuid(5).
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
+use super::account_lines::{AccountEntry, DATABASES};
+use super::account_lock::{AccountLock, leavings};
 use super::backups::Backups;
 use super::files::{self, Attributes, Contents, FileState, PathText};
 
-const NAMES: [&str; 6] = ["passwd", "shadow", "group", "gshadow", "subuid", "subgid"];
+/// What a file in preparation is named by.
+const TAG: &str = "accounts";
 
 /// One database as it was at some moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -18,6 +22,21 @@ struct Database {
     state: FileState,
     /// Its copy, whose content is in the backups under its hash.
     copy: FileState,
+}
+
+impl Database {
+    /// Its state, and its text without these; `None` if it is as it was, or names none of them.
+    fn without(&self, entries: &[AccountEntry<'_>]) -> Result<Option<(FileState, Vec<u8>)>> {
+        let path = self.path.as_path();
+        let now = FileState::observe(path)?;
+        if now.is_absent() || now.sha256() == self.state.sha256() {
+            return Ok(None);
+        }
+        let (text, now) = files::read(path)?;
+        let name = path.file_name().and_then(OsStr::to_str).unwrap_or_default();
+        let left = entries.iter().fold(text.clone(), |text, entry| entry.taken_from_text(name, &text));
+        Ok((left != text).then_some((now, left)))
+    }
 }
 
 /// The databases at one moment, so that a change that is taken back leaves no trace: the tools would leave
@@ -38,7 +57,7 @@ impl AccountFiles {
             let state = FileState::observe(&path)?;
             Ok(Database { copy: FileState::observe(&copy_of(&path))?, path: PathText::new(path), state })
         };
-        NAMES.iter().map(look).collect::<Result<_>>().map(Self)
+        DATABASES.iter().map(look).collect::<Result<_>>().map(Self)
     }
 
     /// Makes the copies' contents durable, for [`AccountFiles::restore_copies`].
@@ -49,9 +68,75 @@ impl AccountFiles {
         Ok(())
     }
 
+    /// Whether a database that is not as it was then names one of these, or a tool left something in preparation.
+    pub fn hold_rests(&self, entries: &[AccountEntry<'_>]) -> Result<bool> {
+        for database in &self.0 {
+            if database.without(entries)?.is_some() {
+                return Ok(true);
+            }
+        }
+        Ok(match self.directory() {
+            Some(directory) => !leavings(directory)?.is_empty(),
+            None => false,
+        })
+    }
+
+    /// Whether the copies are as they were then, but for those of databases that have changed since.
+    pub fn have_their_copies(&self) -> Result<bool> {
+        for database in &self.0 {
+            let path = database.path.as_path();
+            if FileState::observe(path)?.same_as(&database.state)
+                && FileState::observe(&copy_of(path))?.sha256() != database.copy.sha256()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Takes these out of every database that is not as it was then, and away what tools left in preparation.
+    pub fn remove_rests(&self, entries: &[AccountEntry<'_>]) -> Result<()> {
+        let Some(directory) = self.directory() else { return Ok(()) };
+        self.clear_leftover()?;
+        if !self.hold_rests(entries)? {
+            return Ok(());
+        }
+        let lock = AccountLock::acquire(directory)?;
+        lock.clear()?;
+        for database in &self.0 {
+            let Some((now, text)) = database.without(entries)? else { continue };
+            let Some(metadata) = now.metadata() else { continue };
+            let attributes = Attributes { mtime: None, ..metadata.into() };
+            files::replace(database.path.as_path(), Contents::Bytes(&text), &attributes, &now, TAG)?;
+        }
+        Ok(())
+    }
+
+    /// Hands an outcome on. After a failure what the tool left in preparation goes first, and the copies come back of
+    /// databases that it did not change.
+    pub fn tidied_after<T>(&self, outcome: Result<T>, backups: &Backups) -> Result<T> {
+        if outcome.is_err() {
+            let tidied = self.remove_rests(&[]).and_then(|()| self.restore_copies(backups));
+            if let Err(error) = tidied {
+                tracing::warn!("cannot tidy the user databases: {error:#}");
+            }
+        }
+        outcome
+    }
+
+    /// Removes what a dead run prepared for one of the databases.
+    fn clear_leftover(&self) -> Result<()> {
+        self.0.first().map_or(Ok(()), |database| files::clear_leftover(database.path.as_path(), TAG))
+    }
+
+    fn directory(&self) -> Option<&Path> {
+        self.0.first()?.path.as_path().parent()
+    }
+
     /// Brings back the copy of every database that holds the same as then, and the time of both. Where a
     /// database has other entries by now, its copy is left alone.
     pub fn restore_copies(&self, backups: &Backups) -> Result<()> {
+        self.clear_leftover()?;
         for database in &self.0 {
             let path = database.path.as_path();
             let now = FileState::observe(path)?;
@@ -69,7 +154,6 @@ impl AccountFiles {
 
 fn restore(path: &Path, state: &FileState, backups: &Backups) -> Result<()> {
     let now = FileState::observe(path)?;
-    let tag = "accounts";
     match state {
         FileState::File { sha256, metadata, .. } if now.sha256() == Some(*sha256) => {
             files::set_metadata(path, &Attributes::from(metadata), &now)?;
@@ -77,9 +161,9 @@ fn restore(path: &Path, state: &FileState, backups: &Backups) -> Result<()> {
         FileState::File { sha256, metadata, .. } => {
             let mut reader = backups.file(*sha256)?;
             let contents = Contents::Reader { from: &mut reader, sha256: Some(*sha256) };
-            files::replace(path, contents, &Attributes::from(metadata), &now, tag)?;
+            files::replace(path, contents, &Attributes::from(metadata), &now, TAG)?;
         }
-        FileState::Absent if matches!(now, FileState::File { .. }) => files::remove(path, &now, tag)?,
+        FileState::Absent if matches!(now, FileState::File { .. }) => files::remove(path, &now, TAG)?,
         _ => {}
     }
     Ok(())
@@ -121,6 +205,28 @@ mod tests {
         std::fs::write(etc.join("group"), "root:x:0:\n").unwrap();
         before.restore_copies(&backups).unwrap();
         assert_eq!(states(), at_first);
+    }
+
+    #[test]
+    fn a_user_half_removed_goes_for_good_and_nobody_else() {
+        let (_directory, etc, _backups) = scratch();
+        let user = [AccountEntry::User("kim")];
+        std::fs::write(etc.join("gshadow"), "video:*::kim\n").unwrap();
+        let before = AccountFiles::observe_in(&etc).unwrap();
+        assert!(!before.hold_rests(&user).unwrap());
+        std::fs::write(etc.join("group"), "root:x:0:\nvideo:x:44:kim,robin\n").unwrap();
+        std::fs::write(etc.join("subuid"), "kim:1:1\n").unwrap();
+        std::fs::write(etc.join("passwd.lock"), "1\0").unwrap();
+        assert!(before.hold_rests(&user).unwrap());
+        before.remove_rests(&user).unwrap();
+        let text = |name: &str| std::fs::read_to_string(etc.join(name)).unwrap();
+        assert_eq!(
+            (text("group"), text("subuid")),
+            ("root:x:0:\nvideo:x:44:robin\n".to_owned(), String::new())
+        );
+        assert_eq!(text("gshadow"), "video:*::kim\n", "it is as it was");
+        assert!(!etc.join("passwd.lock").exists());
+        assert!(!before.hold_rests(&user).unwrap());
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 pub mod account;
 pub mod account_files;
+pub mod account_lines;
+pub mod account_lock;
 pub mod backups;
 pub mod cgroup;
 pub mod clock;
@@ -23,6 +25,7 @@ pub mod random;
 pub mod root;
 pub mod secret_store;
 pub mod signal;
+pub mod skeleton;
 pub mod stack;
 pub mod surroundings;
 pub mod terminal;

@@ -57,6 +57,10 @@ fn make(host: &Host, name: &str, options: &Options) -> Result<bool> {
     super::user::check_name(name)?;
     host.seen().asks_for(|| group_target(name));
     let wish = GroupWish { gid: options.gid, system: options.system };
-    let Some(change) = GroupChange::towards(name, wish)? else { return Ok(false) };
+    let doubtful = match super::user::doubtful(host, &group_target(name))? {
+        Some(Change::Group(change)) => Some(change),
+        _ => None,
+    };
+    let Some(change) = GroupChange::towards(name, wish, doubtful)? else { return Ok(false) };
     host.session().perform(&Change::Group(change.clone()), &mut |world| change.act(world))
 }

@@ -13,7 +13,7 @@ use crate::change::{
     StatementInverse, label_of, query_holds, recordable,
 };
 use crate::failure::Failure;
-use crate::journal::{ChangeState, Class};
+use crate::journal::Class;
 use crate::machine::files::Digest;
 use crate::machine::postgres::{Connection, Parameter, Server, identifier};
 use crate::machine::random;
@@ -284,12 +284,8 @@ impl<'call> Execution<'call> {
         if self.unless.is_none() {
             let target = Change::Statement(change.clone()).kind().target();
             let session = self.host.seen();
-            let history = session.history();
-            let is_in_doubt = history
-                .changes
-                .iter()
-                .any(|known| known.state == ChangeState::InDoubt && known.intent.target == target);
-            return Ok(!is_in_doubt && change.is_done(history.accepted(&target)));
+            let is_in_doubt = session.doubtful(&target).is_some();
+            return Ok(!is_in_doubt && change.is_done(session.history().accepted(&target)));
         }
         match self.unless_holds() {
             Err(error) if error.is::<Unpredictable>() => Ok(false),

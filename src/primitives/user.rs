@@ -7,7 +7,6 @@ use serde::Deserialize;
 use super::file::{Ownership, absolute};
 use crate::change::{Change, LingerChange, UserChange, UserState, UserWish, group_target, user_target};
 use crate::failure::Failure;
-use crate::journal::ChangeState;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::PathText;
 use crate::script::{Host, Raised, Unpredictable, act, look, option_names, options_of};
@@ -156,14 +155,18 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
             );
         }
     }
-    let in_doubt = host
-        .seen()
-        .history()
-        .changes
-        .iter()
-        .any(|known| known.state == ChangeState::InDoubt && known.intent.target == user_target(name));
-    let Some(change) = UserChange::towards(name, wish, in_doubt)? else { return Ok(false) };
+    let doubtful = match doubtful(host, &user_target(name))? {
+        Some(Change::User(change)) => Some(change),
+        _ => None,
+    };
+    let Some(change) = UserChange::towards(name, wish, doubtful)? else { return Ok(false) };
     host.session().perform(&Change::User(change.clone()), &mut |world| change.act(world))
+}
+
+/// What a dead run may have done in part.
+pub(super) fn doubtful(host: &Host, target: &str) -> Result<Option<Change>> {
+    let session = host.seen();
+    session.doubtful(target).map(|known| Change::of_intent(&known.intent)).transpose()
 }
 
 /// A name that the tools of the shadow suite take, and that means the same everywhere. Source: useradd(8).

@@ -42,11 +42,6 @@ impl Disk {
         &self.at
     }
 
-    /// Everything up to now lies on it.
-    pub fn sync(&self) {
-        rustix::fs::syncfs(File::open(&self.at).unwrap()).unwrap();
-    }
-
     /// From now on nothing reaches it any more, not even what its own log still held. (The ioctl `FS_IOC_SHUTDOWN`
     /// without a flush of the log.)
     pub fn lose_power(&self) {

@@ -128,17 +128,8 @@ fn cut_off_at_any_instant_the_next_run_completes_and_a_rollback_undoes_all() {
     let until = undisturbed().took.mul_f64(1.1);
     all_hold("cut off", &instants("cut off", until), |number, instant| {
         let scratch = clone::scratch();
-        let survivor = power::lose(scratch.path(), ["ext4", "xfs"][number % 2], Some(instant), true);
+        let survivor = power::lose(scratch.path(), ["ext4", "xfs"][number % 2], instant);
         survivor.boots_again(scratch.path());
         judge(&scratch.path().join("pictures"))
     });
-}
-
-#[test]
-#[ignore = "needs root, loop devices and the prepared base"]
-fn without_syncs_a_loss_of_power_is_seen() {
-    let scratch = clone::scratch();
-    let survivor = power::lose(scratch.path(), "xfs", None, false);
-    let seen = std::panic::catch_unwind(|| survivor.boots_again(scratch.path())).is_err();
-    assert!(seen, "nothing that was synced reached the disk, and nothing is missing");
 }

@@ -35,12 +35,11 @@ impl Survivor {
     }
 }
 
-/// Takes the power away at an instant of the run or when it has ended, on a disk of this kind. Unless it is `durable`
-/// what is synced does not reach the disk.
-pub fn lose(directory: &Path, kind: &str, at: Option<Duration>, durable: bool) -> Survivor {
+/// Takes the power away at an instant of the run, on a disk of this kind.
+pub fn lose(directory: &Path, kind: &str, at: Duration) -> Survivor {
     let disk = Disk::new(directory, kind);
     let rehearsal = Rehearsal {
-        durable,
+        durable: true,
         keep: false,
         ..clone::of_script("machine cut_off", clone::base(BASE), disk.path().join("clones"))
     };
@@ -55,16 +54,8 @@ pub fn lose(directory: &Path, kind: &str, at: Option<Duration>, durable: bool) -
         });
         let (name, leader) = awaited(|| booted.lock().unwrap().clone(), || run.is_finished());
         let watched = PathBuf::from(format!("/proc/{leader}/root/run/kkrun-test"));
-        let reached =
-            |mark: &str| awaited(|| watched.join(mark).exists().then_some(()), || run.is_finished());
-        reached("began");
-        if !durable {
-            disk.sync();
-        }
-        match at {
-            Some(instant) => sleep(instant),
-            None => reached("ended"),
-        }
+        awaited(|| watched.join("began").exists().then_some(()), || run.is_finished());
+        sleep(at);
         // Whatever was told by now was true by now.
         let said = std::fs::read_to_string(watched.join("said")).unwrap();
         let ended = watched.join("ended").exists();

@@ -25,8 +25,6 @@ pub struct Ground {
     directory: tempfile::TempDir,
     pub tree: PathBuf,
     pub state: PathBuf,
-    /// See [`Scenario::follows`].
-    pub follows: bool,
     port: u16,
     images: Vec<(PathBuf, PathBuf)>,
     bound: Vec<&'static str>,
@@ -63,7 +61,7 @@ impl Ground {
                 (base.join("disk/m"), base.join("other/state"))
             }
         };
-        let ground = Self { directory, tree, state, follows: true, port, images, bound: Vec::new() };
+        let ground = Self { directory, tree, state, port, images, bound: Vec::new() };
         ground.mount();
         fs::create_dir(&ground.tree).unwrap();
         fs::create_dir(ground.base().join("plan")).unwrap();
@@ -98,7 +96,6 @@ impl Ground {
     pub fn set_up(&mut self, scenario: &Scenario) -> Snapshot {
         self.unbind();
         self.clear();
-        self.follows = scenario.follows;
         for (name, text) in scenario.files {
             let path = self.base().join("plan").join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -42,6 +42,14 @@ impl Picture {
         Self(self.0.iter().map(|(path, text)| (path.clone(), without(text))).collect())
     }
 
+    /// The same without the copies that the tools keep of the user databases they work on.
+    pub fn without_copies(&self) -> Self {
+        let is_copy = |path: &PathBuf| path.starts_with("etc") && path.to_string_lossy().ends_with('-');
+        let mut left = self.0.clone();
+        left.retain(|path, _| !is_copy(path));
+        Self(left)
+    }
+
     /// What lies below one of its directories.
     pub fn below(&self, name: &str) -> Self {
         let inside = |(path, _): &(&PathBuf, &String)| path.starts_with(name);

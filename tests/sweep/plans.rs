@@ -11,9 +11,6 @@ use super::ground::succeed;
 
 pub struct Scenario {
     pub name: &'static str,
-    /// Whether the threads and commands of kkrun are disturbed too. The tools that change users cannot take it: killed,
-    /// they leave their locks and half of the databases.
-    pub follows: bool,
     /// What stands in the plan's directory.
     pub files: &'static [(&'static str, &'static str)],
     /// Makes the tree as it is before.
@@ -36,7 +33,6 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
 
 const FILES: Scenario = Scenario {
     name: "files",
-    follows: true,
     files: &[
         ("files/copied", "copied\n"),
         (
@@ -73,7 +69,6 @@ step::run("02", "Link and remove", || {
 
 const DIRECTORIES: Scenario = Scenario {
     name: "directories",
-    follows: true,
     files: &[(
         "plan.rhai",
         r#"
@@ -102,7 +97,6 @@ step::run("02", "Give access", || {
 
 const TREES: Scenario = Scenario {
     name: "trees",
-    follows: true,
     files: &[
         ("files/site/index", "index\n"),
         ("files/site/inner/page", "page\n"),
@@ -139,7 +133,6 @@ step::run("03", "Remove", || {
 
 const LINES: Scenario = Scenario {
     name: "lines",
-    follows: true,
     files: &[(
         "plan.rhai",
         r#"
@@ -171,7 +164,6 @@ step::run("02", "Secrets", || {
 
 const COMMANDS: Scenario = Scenario {
     name: "commands",
-    follows: true,
     files: &[(
         "plan.rhai",
         r#"
@@ -201,7 +193,6 @@ step::run("02", "Do", || {
 
 const CONSEQUENCES: Scenario = Scenario {
     name: "consequences",
-    follows: true,
     files: &[(
         "plan.rhai",
         r#"
@@ -236,7 +227,6 @@ step::run("02", "Two", || {
 
 const OWNED: Scenario = Scenario {
     name: "in a user's place",
-    follows: true,
     files: &[
         ("files/site/page", "page\n"),
         (
@@ -268,7 +258,6 @@ step::run("01", "Write", || {
 
 const DOWNLOADS: Scenario = Scenario {
     name: "downloads",
-    follows: true,
     files: &[(
         "plan.rhai",
         r#"
@@ -287,7 +276,6 @@ step::run("01", "Fetch", || {
 
 const ACCOUNTS: Scenario = Scenario {
     name: "accounts",
-    follows: false,
     files: &[(
         "plan.rhai",
         r#"

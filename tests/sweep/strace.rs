@@ -170,19 +170,15 @@ pub fn run(ground: &Ground, words: &[String]) -> Ended {
 
 fn traced(ground: &Ground, options: &[String], words: &[String]) -> Ended {
     let log = ground.base().join("strace");
-    let mut given: Vec<String> = ["strace", "-qq", "-y", "-Y", "-s", "300", "-o"].map(str::to_owned).into();
+    let mut given: Vec<String> =
+        ["strace", "-f", "-qq", "-y", "-Y", "-s", "300", "-o"].map(str::to_owned).into();
     given.push(log.display().to_string());
-    if ground.follows {
-        given.push("-f".to_owned());
-    }
     given.extend_from_slice(options);
     given.push("--".to_owned());
     given.extend_from_slice(words);
     let mut ended = run(ground, &given);
     let text = fs::read_to_string(&log).unwrap_or_default();
-    // Of one thread alone the number and the name are not told.
-    let of_whom = if ground.follows { "" } else { "0<kkrun> " };
-    ended.calls = text.lines().filter_map(|line| parse(&format!("{of_whom}{line}"))).collect();
+    ended.calls = text.lines().filter_map(parse).collect();
     ended
 }
 
