@@ -205,9 +205,14 @@ impl Session {
 
     /// The newest change of this plan to a target of which a dead run did not say whether it was made.
     pub fn doubtful(&self, target: &str) -> Option<&ChangeRecord> {
-        self.history.changes.iter().rev().find(|known| {
-            known.state == ChangeState::InDoubt && known.intent.target == target && known.plan == self.plan
-        })
+        let is_it = |known: &&ChangeRecord| known.state == ChangeState::InDoubt && known.plan == self.plan;
+        self.history.changes.iter().rev().find(|known| known.intent.target == target && is_it(known))
+    }
+
+    /// The newest change to a target whose inverse failed.
+    pub fn half_undone(&self, target: &str) -> Option<&ChangeRecord> {
+        let is_it = |known: &&ChangeRecord| matches!(known.state, ChangeState::UndoFailed(_));
+        self.history.changes.iter().rev().find(|known| known.intent.target == target && is_it(known))
     }
 
     /// The plan's name.

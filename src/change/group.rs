@@ -65,12 +65,12 @@ struct GroupInverse {
 }
 
 impl GroupChange {
-    /// The change that makes the group; `None` when it is there. What a dead run may have done in part (`doubtful`) is
-    /// done again.
+    /// The change that makes the group; `None` when it is there. What was made or taken back `in_part` is
+    /// made anew.
     ///
     /// # Errors
     /// When it is there with another number.
-    pub fn towards(name: &str, wish: GroupWish, doubtful: Option<Self>) -> Result<Option<Self>> {
+    pub fn towards(name: &str, wish: GroupWish, in_part: Option<Self>) -> Result<Option<Self>> {
         let before = GroupState::observe(name)?;
         if let GroupState::Present { gid, .. } = before {
             if let Some(wished) = wish.gid.filter(|wished| *wished != gid) {
@@ -80,12 +80,12 @@ impl GroupChange {
                 .kind("exists")
                 .into());
             }
-            if doubtful.is_none() {
+            if in_part.is_none() {
                 return Ok(None);
             }
         }
-        if let Some(doubtful) = doubtful {
-            return Ok(Some(Self { after: wish, ..doubtful }));
+        if let Some(begun) = in_part {
+            return Ok(Some(Self { after: wish, ..begun }));
         }
         let inverse = GroupInverse { name: name.to_owned(), databases: AccountFiles::observe()? };
         Ok(Some(Self { before, after: wish, inverse }))

@@ -169,23 +169,23 @@ struct UserInverse {
 }
 
 impl UserChange {
-    /// The change that makes `wish` true of the user; `None` when it is true. What a dead run may have done in part
-    /// (`doubtful`) is done again.
+    /// The change that makes `wish` true of the user; `None` when it is true. What was made or taken back
+    /// `in_part` is made anew.
     ///
     /// # Errors
     /// When the user is there with another number or home: people's files depend on these.
-    pub fn towards(name: &str, mut wish: UserWish, doubtful: Option<Self>) -> Result<Option<Self>> {
+    pub fn towards(name: &str, mut wish: UserWish, in_part: Option<Self>) -> Result<Option<Self>> {
         let before = UserState::observe(name)?;
         let is_new = before == UserState::Absent;
-        let was_new = doubtful.as_ref().is_some_and(|change| change.before == UserState::Absent);
+        let was_new = in_part.as_ref().is_some_and(|change| change.before == UserState::Absent);
         if (is_new || was_new) && wish.home.is_none() && !wish.system {
             wish.home = Some(PathText::new(Path::new("/home").join(name)));
         }
         if let UserState::Present(facts) = &before {
             check_fixed(name, &wish, facts)?;
         }
-        if let Some(doubtful) = doubtful {
-            return Ok(Some(Self { after: wish, ..doubtful }));
+        if let Some(begun) = in_part {
+            return Ok(Some(Self { after: wish, ..begun }));
         }
         let joined = match &before {
             UserState::Absent => wish.groups.clone(),
@@ -623,11 +623,12 @@ impl Kind for UserChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        let is_preview = terms.only_looking;
         let undone = match &self.before {
             UserState::Absent => self.undo_making(world, terms),
             UserState::Present(before) => self.undo_parts(world, before, terms),
         };
-        self.inverse.databases.tidied_after(undone, world.backups()?)
+        if is_preview { undone } else { self.inverse.databases.tidied_after(undone, world.backups()?) }
     }
 }
 

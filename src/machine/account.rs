@@ -1,6 +1,7 @@
 //! The user and group databases of the machine.
 
 use std::ffi::CString;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -28,18 +29,21 @@ pub struct Account {
 impl Account {
     /// The account of that exact name, if there is one.
     pub fn by_name(name: &str) -> Result<Option<Self>> {
-        unistd::User::from_name(name)
-            .with_context(|| format!("cannot look up user `{name}`"))?
-            .map(Self::with_groups)
-            .transpose()
+        let found = unistd::User::from_name(name).with_context(|| format!("cannot look up user `{name}`"))?;
+        if found.is_none() {
+            check_absence("/etc/passwd", |fields| fields.first() == Some(&name))?;
+        }
+        found.map(Self::with_groups).transpose()
     }
 
     /// The account of that number, if there is one.
     pub fn by_uid(uid: u32) -> Result<Option<Self>> {
-        unistd::User::from_uid(unistd::Uid::from_raw(uid))
-            .with_context(|| format!("cannot look up user {uid}"))?
-            .map(Self::with_groups)
-            .transpose()
+        let found = unistd::User::from_uid(unistd::Uid::from_raw(uid))
+            .with_context(|| format!("cannot look up user {uid}"))?;
+        if found.is_none() {
+            check_absence("/etc/passwd", |fields| number(fields) == Some(uid))?;
+        }
+        found.map(Self::with_groups).transpose()
     }
 
     /// The account of that name; a name that nobody has is a failure.
@@ -91,7 +95,7 @@ impl Account {
 
     /// The name of a user in `/etc/passwd` whose primary group has this number, if there is one.
     pub fn with_primary_group(gid: u32) -> Result<Option<String>> {
-        let text = std::fs::read_to_string("/etc/passwd").context("cannot read `/etc/passwd`")?;
+        let text = text_of("/etc/passwd")?;
         Ok(text.lines().find_map(|line| {
             let fields: Vec<&str> = line.split(':').collect();
             (fields.get(3)?.parse() == Ok(gid)).then(|| fields[0].to_owned())
@@ -105,6 +109,12 @@ impl Account {
             .into_iter()
             .map(unistd::Gid::as_raw)
             .collect();
+        let lists = |fields: &[&str]| {
+            fields.get(3).is_some_and(|list| list.split(',').any(|member| member == user.name))
+        };
+        let text = text_of("/etc/group")?;
+        let listed = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
+        groups.extend(listed.filter(|fields| lists(fields)).filter_map(|fields| number(&fields)));
         groups.sort_unstable();
         groups.dedup();
         Ok(Self {
@@ -125,11 +135,37 @@ pub fn is_alone_in(name: &str, gid: u32) -> Result<bool> {
     if Group::by_gid(gid)?.is_some_and(lists_others) {
         return Ok(false);
     }
-    let text = std::fs::read_to_string("/etc/passwd").context("cannot read `/etc/passwd`")?;
+    let text = text_of("/etc/passwd")?;
     Ok(text.lines().all(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         fields.first() == Some(&name) || fields.get(3).and_then(|field| field.parse().ok()) != Some(gid)
     }))
+}
+
+/// The lookup asks one source after the other and passes over one that fails, such as a file that cannot be opened
+/// because too many are open: whoever it does not find must not stand in the file either. Source: nsswitch.conf(5).
+fn check_absence(file: &str, is_it: impl Fn(&[&str]) -> bool) -> Result<()> {
+    let text = text_of(file)?;
+    let stands = |line: &str| is_it(&line.split(':').collect::<Vec<_>>());
+    if let Some(line) = text.lines().find(|line| stands(line)) {
+        let name = line.split(':').next().unwrap_or_default();
+        bail!("cannot look up `{name}`: `{file}` has it, and the lookup does not find it");
+    }
+    Ok(())
+}
+
+/// The number of an entry.
+fn number(fields: &[&str]) -> Option<u32> {
+    fields.get(2)?.parse().ok()
+}
+
+/// What a file holds; nothing, where there is none.
+fn text_of(file: &str) -> Result<String> {
+    match std::fs::read(file) {
+        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
+        Err(error) => Err(error).with_context(|| format!("cannot read `{file}`")),
+    }
 }
 
 /// One entry of the group database.
@@ -146,16 +182,22 @@ pub struct Group {
 impl Group {
     /// The group of that exact name, if there is one: `videographers` is not `video`.
     pub fn by_name(name: &str) -> Result<Option<Self>> {
-        Ok(unistd::Group::from_name(name)
-            .with_context(|| format!("cannot look up group `{name}`"))?
-            .map(Self::from))
+        let found =
+            unistd::Group::from_name(name).with_context(|| format!("cannot look up group `{name}`"))?;
+        if found.is_none() {
+            check_absence("/etc/group", |fields| fields.first() == Some(&name))?;
+        }
+        Ok(found.map(Self::from))
     }
 
     /// The group of that number, if there is one.
     pub fn by_gid(gid: u32) -> Result<Option<Self>> {
-        Ok(unistd::Group::from_gid(unistd::Gid::from_raw(gid))
-            .with_context(|| format!("cannot look up group {gid}"))?
-            .map(Self::from))
+        let found = unistd::Group::from_gid(unistd::Gid::from_raw(gid))
+            .with_context(|| format!("cannot look up group {gid}"))?;
+        if found.is_none() {
+            check_absence("/etc/group", |fields| number(fields) == Some(gid))?;
+        }
+        Ok(found.map(Self::from))
     }
 }
 

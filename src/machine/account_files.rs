@@ -112,16 +112,19 @@ impl AccountFiles {
         Ok(())
     }
 
-    /// Hands an outcome on. After a failure what the tool left in preparation goes first, and the copies come back of
-    /// databases that it did not change.
+    /// Hands an outcome on, when what tools left in preparation is gone; and after a failure, when the copies are back
+    /// of databases that were not changed.
     pub fn tidied_after<T>(&self, outcome: Result<T>, backups: &Backups) -> Result<T> {
-        if outcome.is_err() {
-            let tidied = self.remove_rests(&[]).and_then(|()| self.restore_copies(backups));
-            if let Err(error) = tidied {
-                tracing::warn!("cannot tidy the user databases: {error:#}");
+        let cleared = self.remove_rests(&[]);
+        match outcome {
+            Ok(outcome) => cleared.map(|()| outcome),
+            Err(error) => {
+                if let Err(untidy) = cleared.and_then(|()| self.restore_copies(backups)) {
+                    tracing::warn!("cannot tidy the user databases: {untidy:#}");
+                }
+                Err(error)
             }
         }
-        outcome
     }
 
     /// Removes what a dead run prepared for one of the databases.

@@ -155,18 +155,20 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
             );
         }
     }
-    let doubtful = match doubtful(host, &user_target(name))? {
+    let is_absent = UserState::observe(name)? == UserState::Absent;
+    let in_part = match in_part(host, &user_target(name), is_absent)? {
         Some(Change::User(change)) => Some(change),
         _ => None,
     };
-    let Some(change) = UserChange::towards(name, wish, doubtful)? else { return Ok(false) };
+    let Some(change) = UserChange::towards(name, wish, in_part)? else { return Ok(false) };
     host.session().perform(&Change::User(change.clone()), &mut |world| change.act(world))
 }
 
-/// What a dead run may have done in part.
-pub(super) fn doubtful(host: &Host, target: &str) -> Result<Option<Change>> {
+/// What a dead run may have made in part; of what `is_absent` also what an inverse that failed has taken back in part.
+pub(super) fn in_part(host: &Host, target: &str, is_absent: bool) -> Result<Option<Change>> {
     let session = host.seen();
-    session.doubtful(target).map(|known| Change::of_intent(&known.intent)).transpose()
+    let half_undone = || is_absent.then(|| session.half_undone(target)).flatten();
+    session.doubtful(target).or_else(half_undone).map(|known| Change::of_intent(&known.intent)).transpose()
 }
 
 /// A name that the tools of the shadow suite take, and that means the same everywhere. Source: useradd(8).

@@ -303,7 +303,7 @@ fn conclude(session: &mut Session, request: &Request, is_undone: impl Fn(&str) -
     Ok(())
 }
 
-/// Undoes one change, or says why not. Failures that were `told` before are not told again.
+/// Undoes one change, or says why not. What was `told` before is not told again.
 fn undo_one(
     session: &mut Session,
     request: &Request,
@@ -355,7 +355,9 @@ fn undo_one(
         }
         ChangeState::Kept(why) => {
             row.detail = Some(why);
-            tell(session, UndoTold::Kept, &row);
+            if told.get(&id) != Some(&row.detail) {
+                tell(session, UndoTold::Kept, &row);
+            }
             report.kept.push(row);
         }
         ChangeState::UndoFailed(error) => {
@@ -380,7 +382,7 @@ fn forcing(session: &Session, row: &Row) -> String {
 }
 
 /// An inverse may have failed because of something that another one has removed since; then what waited for it is
-/// tried again, too.
+/// tried again, too, and what was still in use.
 fn retry(session: &mut Session, request: &Request, report: &mut Report) -> Result<()> {
     let failed = std::mem::take(&mut report.failed);
     if failed.is_empty() {
@@ -389,8 +391,14 @@ fn retry(session: &mut Session, request: &Request, report: &mut Report) -> Resul
     let waits = |row: &Row| session.is_left_to_another(row.change);
     let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
     report.conflicts = conflicts;
-    let told = failed.iter().map(|row| (row.change, row.detail.clone())).collect();
-    let again: [Vec<Row>; 2] = [failed, waiting];
+    let in_use = |row: &Row| {
+        let known = session.history().change(row.change);
+        row.class.is_none() && known.is_some_and(|known| irreversible(known).is_none())
+    };
+    let (in_use, kept) = std::mem::take(&mut report.kept).into_iter().partition(in_use);
+    report.kept = kept;
+    let told = failed.iter().chain(&in_use).map(|row| (row.change, row.detail.clone())).collect();
+    let again: [Vec<Row>; 3] = [failed, waiting, in_use];
     let mut again: Vec<ChangeId> =
         again.into_iter().flatten().map(|row| row.change).filter(|id| *id != OWED).collect();
     again.sort_unstable_by(|left, right| right.cmp(left));

@@ -42,12 +42,15 @@ impl Picture {
         Self(self.0.iter().map(|(path, text)| (path.clone(), without(text))).collect())
     }
 
-    /// The same without the copies that the tools keep of the user databases they work on.
+    /// The same without the times of the user databases, and the copies that the tools keep of what they worked on.
     pub fn without_copies(&self) -> Self {
-        let is_copy = |path: &PathBuf| path.starts_with("etc") && path.to_string_lossy().ends_with('-');
-        let mut left = self.0.clone();
-        left.retain(|path, _| !is_copy(path));
-        Self(left)
+        let is_copy = |path: &Path| path.starts_with("etc") && path.to_string_lossy().ends_with('-');
+        let timeless = self.without_times();
+        let one = |(path, text): (&PathBuf, &String)| {
+            let text = if path.starts_with("etc") { &timeless.0[path] } else { text };
+            (!is_copy(path)).then(|| (path.clone(), text.clone()))
+        };
+        Self(self.0.iter().filter_map(one).collect())
     }
 
     /// What lies below one of its directories.

@@ -17,9 +17,11 @@ pub struct Trial {
     pub finished: Snapshot,
     before: Picture,
     end: Picture,
-    /// Whether an inverse failed. Tried again it is out of order: of files that several changes share their bytes come
-    /// back, and not their times; and the tools that change users keep copies of what they worked on.
+    /// Whether an inverse failed in the end. A file that several changes share gets its bytes alone when it was tried
+    /// again, out of order.
     failed: Cell<bool>,
+    /// Whether one failed at first: the tools that change users keep copies of what they worked on.
+    tried_again: Cell<bool>,
 }
 
 /// What kkrun is made to do.
@@ -70,7 +72,15 @@ impl Trial {
         assert_eq!(ran.status, Some(0), "{}: undisturbed run: {}", scenario.name, ran.shown());
         let end = Picture::of(&ground.tree);
         let finished = ground.snapshot("finished");
-        let trial = Self { ground, pristine, finished, before, end, failed: Cell::new(false) };
+        let trial = Self {
+            ground,
+            pristine,
+            finished,
+            before,
+            end,
+            failed: Cell::new(false),
+            tried_again: Cell::new(false),
+        };
         assert_eq!(
             trial.ended_well(&run(&trial.ground, &trial.ground.kkrun(Doing::Run.words()))),
             Vec::<String>::new()
@@ -97,6 +107,7 @@ impl Trial {
     /// What goes wrong on these ways on from here, after something was disturbed; and whether it claimed more than
     /// is true.
     pub fn recovers(&self, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {
+        self.tried_again.set(ended.stderr.contains("failed: "));
         self.failed.set(ended.stderr.contains("failed: ") && !ended.stderr.contains("· 0 failed"));
         let mut problems = match (doing, ended.status) {
             (Doing::Run, Some(0)) => self.ended_well(ended),
@@ -142,12 +153,7 @@ impl Trial {
         if ended.status != Some(0) {
             problems.push(format!("the run failed: {}", ended.shown()));
         }
-        let now = Picture::of(&self.ground.tree);
-        let difference = if self.failed.get() {
-            self.end.without_copies().differences(&now.without_copies())
-        } else {
-            self.end.differences(&now)
-        };
+        let difference = self.difference(&self.end, &Picture::of(&self.ground.tree));
         if let Some(difference) = difference {
             problems.push(format!("not the end state: {difference}"));
         }
@@ -161,15 +167,22 @@ impl Trial {
             problems.push(format!("the rollback failed: {}", ended.shown()));
         }
         let now = Picture::with_times(&self.ground.tree);
-        let (before, now) = if self.failed.get() {
-            (self.before.without_times(), now.without_times())
-        } else {
-            (self.before.clone(), now)
-        };
-        if let Some(difference) = before.differences(&now) {
+        if let Some(difference) = self.difference(&self.before, &now) {
             problems.push(format!("not as before: {difference}"));
         }
         problems
+    }
+
+    /// What of now is not as it should be, as far as that can be asked for.
+    fn difference(&self, should: &Picture, now: &Picture) -> Option<String> {
+        let (mut should, mut now) = (should.clone(), now.clone());
+        if self.failed.get() {
+            (should, now) = (should.without_times(), now.without_times());
+        }
+        if self.tried_again.get() {
+            (should, now) = (should.without_copies(), now.without_copies());
+        }
+        should.differences(&now)
     }
 
     fn runs(&self, before: &Ended) -> Vec<String> {
