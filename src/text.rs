@@ -89,6 +89,23 @@ impl State {
     }
 }
 
+/// The text in quotes that systemd, a shell and dotenv take off alike: in single ones; where it holds such itself, in
+/// double ones with a backslash before `"`, `\\`, `$` and a back-tick. Source: systemd.exec(5), `EnvironmentFile=`.
+pub fn quoted(text: &str) -> String {
+    if !text.contains('\'') {
+        return format!("'{text}'");
+    }
+    let mut quoted = String::from('"');
+    for character in text.chars() {
+        if matches!(character, '"' | '\\' | '$' | '`') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted.push('"');
+    quoted
+}
+
 /// The text percent-encoded, so that it can be any part of a URL: all but letters and digits.
 pub fn percent_encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
@@ -106,6 +123,15 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn a_shell_takes_the_quotes_off_again() {
+        for text in ["", "plain", "a b", "it's", "it's \"$HOME\" `id` \\n", "a\\'b$"] {
+            let script = format!("printf %s {}", quoted(text));
+            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), text, "{script}");
+        }
+    }
 
     #[test]
     fn plain_text_is_not_copied() {

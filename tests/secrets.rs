@@ -191,6 +191,24 @@ fn a_secret_is_shown_and_recorded_nowhere() {
 }
 
 #[test]
+fn a_shell_reads_from_an_env_file_the_secret_that_was_typed() {
+    let bench = Bench::new(&[]);
+    let out = bench.path("env");
+    let script = format!(
+        "import \"std/env_file\" as env_file;\nenv_file::set(\"{}\", #{{ PIN: {ASKING} }});\n",
+        out.display()
+    );
+    std::fs::write(bench.path("s.rhai"), script).unwrap();
+    let path = bench.secrets_file(&format!("db_password={PASSWORD}\n"), 0o600);
+    let output = bench.run(&["s.rhai", "--secrets", &path, "-v"]);
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    assert!(!said(&output).contains("Canary") && !bench.recorded().contains("Canary"));
+    let read =
+        std::process::Command::new("sh").args(["-c", ". \"$0\" && printf %s \"$PIN\""]).arg(&out).output();
+    assert_eq!(String::from_utf8(read.unwrap().stdout).unwrap(), PASSWORD);
+}
+
+#[test]
 fn the_variable_of_a_secret_is_not_to_be_had_as_a_text() {
     let bench = Bench::new(&[("s.rhai", "print(host::env(\"KKRUN_SECRET_PIN\"))")]);
     let output = bench.command(&["s.rhai"]).env("KKRUN_SECRET_PIN", "4711 4711").output().unwrap();

@@ -29,6 +29,25 @@ step::run("02", "Second", || {
 }
 
 #[test]
+fn what_was_in_use_by_what_failed_once_is_removed_in_the_end() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    file::write("@/m/lock", "");
+    file::make_dir("@/m/made");
+    cmd::run(["touch", "@/m/made/b"], #{
+        unless: ["test", "-e", "@/m/made/b"],
+        undo: [["bash", "-c", "test ! -e @/m/lock && rm @/m/made/b"]],
+    });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(0).says("3 undone · 0 kept · 0 conflicts · 0 failed");
+    assert_eq!(place.listing("m").lines().count(), 1);
+}
+
+#[test]
 fn one_that_fails_for_good_is_told_the_rest_is_undone_and_a_later_rollback_finishes() {
     let place = Place::new(
         r#"

@@ -161,6 +161,21 @@ mod functions {
         look(&context, |host| joined(host, &parts))
     }
 
+    /// A secret in quotes that systemd, a shell and dotenv take off alike.
+    ///
+    /// ```rhai
+    /// let quoted = secret::quote(secret::generate("pin"));
+    /// file::write("/srv/env", secret::join(["PIN=", quoted, "\n"]), #{ mode: "0600" });
+    /// assert(file::stat("/srv/env").size == 39);
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn quote(context: NativeCallContext, secret: Secret) -> Raised<Secret> {
+        look(&context, |_| {
+            let quoted = crate::text::quoted(secret.reveal());
+            Ok(Secret::new(secret.name(), Zeroizing::new(quoted)))
+        })
+    }
+
     /// A secret percent-encoded, as a part of a URL.
     ///
     /// ```rhai

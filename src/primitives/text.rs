@@ -128,6 +128,17 @@ mod functions {
         look(&context, |_| serde_json::to_string(&json_of(&value)?).context("cannot write JSON"))
     }
 
+    /// A text in quotes that systemd, a shell and dotenv take off alike.
+    ///
+    /// ```rhai
+    /// assert(text::quote("two words") == "'two words'");
+    /// assert(text::quote("it's $5") == "\"it's \\$5\"");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub fn quote(context: NativeCallContext, subject: &str) -> Raised<String> {
+        look(&context, |_| Ok(crate::text::quoted(subject)))
+    }
+
     /// The text as a part of an address: everything but letters, digits and `-._~` percent-encoded.
     ///
     /// ```rhai

@@ -314,7 +314,7 @@ fn undo_one(
     let Some(known) = session.history().change(id).cloned() else { return Ok(()) };
     let mut row = row_of(&known);
     if let Some(why) = irreversible(&known) {
-        return keep(session, row, why, report);
+        return keep(session, row, why, false, report);
     }
     let change = match Change::of_intent(&known.intent) {
         Ok(change) => change,
@@ -327,13 +327,16 @@ fn undo_one(
         }
     };
     match loss_of(session, &known, &change) {
-        Ok(Some(loss)) if !agreed(session, request, &loss)? => {
-            row.class = loss.class.purge_word();
+        Ok(Some(loss)) => {
             let word = loss.class.purge_word().unwrap_or("all");
             let why = format!("{}; `--purge {word}` agrees to lose it", loss.what);
-            return keep(session, row, why, report);
+            let was_told = told.get(&id).is_some_and(|detail| detail.as_ref() == Some(&why));
+            if was_told || !agreed(session, request, &loss)? {
+                row.class = loss.class.purge_word();
+                return keep(session, row, why, was_told, report);
+            }
         }
-        Ok(_) => {}
+        Ok(None) => {}
         Err(error) => session.reporter().note(format!("{}: {error:#}", known.intent.target)),
     }
     match session.undo(id, request.force)? {
@@ -391,10 +394,8 @@ fn retry(session: &mut Session, request: &Request, report: &mut Report) -> Resul
     let waits = |row: &Row| session.is_left_to_another(row.change);
     let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
     report.conflicts = conflicts;
-    let in_use = |row: &Row| {
-        let known = session.history().change(row.change);
-        row.class.is_none() && known.is_some_and(|known| irreversible(known).is_none())
-    };
+    let in_use =
+        |row: &Row| session.history().change(row.change).is_some_and(|known| irreversible(known).is_none());
     let (in_use, kept) = std::mem::take(&mut report.kept).into_iter().partition(in_use);
     report.kept = kept;
     let told = failed.iter().chain(&in_use).map(|row| (row.change, row.detail.clone())).collect();
@@ -447,10 +448,12 @@ fn settle_what_is_complete(
     Ok(())
 }
 
-fn keep(session: &mut Session, mut row: Row, why: String, report: &mut Report) -> Result<()> {
-    session.record(Entry::Kept { change: row.change, why: why.clone() })?;
-    row.detail = Some(why);
-    tell(session, UndoTold::Kept, &row);
+fn keep(session: &mut Session, mut row: Row, why: String, was_told: bool, report: &mut Report) -> Result<()> {
+    row.detail = Some(why.clone());
+    if !was_told {
+        session.record(Entry::Kept { change: row.change, why })?;
+        tell(session, UndoTold::Kept, &row);
+    }
     report.kept.push(row);
     Ok(())
 }
