@@ -209,9 +209,11 @@ impl Session {
         self.history.changes.iter().rev().find(|known| known.intent.target == target && is_it(known))
     }
 
-    /// The newest change to a target whose inverse failed.
+    /// The newest change of this plan to a target whose inverse failed.
     pub fn half_undone(&self, target: &str) -> Option<&ChangeRecord> {
-        let is_it = |known: &&ChangeRecord| matches!(known.state, ChangeState::UndoFailed(_));
+        let is_it = |known: &&ChangeRecord| {
+            matches!(known.state, ChangeState::UndoFailed(_)) && known.plan == self.plan
+        };
         self.history.changes.iter().rev().find(|known| known.intent.target == target && is_it(known))
     }
 

@@ -100,7 +100,7 @@ impl GroupChange {
     fn make(&self, world: &World) -> Result<()> {
         self.remove_rests()?;
         if self.observe()? != GroupState::Absent {
-            return Ok(());
+            return self.inverse.databases.complete_group(&self.inverse.name);
         }
         let mut argv = vec!["groupadd".to_owned()];
         if let Some(gid) = self.after.gid {
@@ -113,11 +113,10 @@ impl GroupChange {
         run(world, &argv)
     }
 
-    /// What of the databases is neither as before nor as after, but what a tool left that died.
+    /// What a tool left that died: the half of a group that is no more.
     fn rests(&self) -> Result<Vec<AccountEntry<'_>>> {
-        let name = &self.inverse.name;
-        let is_whole = self.observe()? != GroupState::Absent && AccountLines::read()?.has_whole_group(name);
-        Ok(if is_whole { Vec::new() } else { vec![AccountEntry::Group(name)] })
+        let is_gone = self.observe()? == GroupState::Absent;
+        Ok(if is_gone { vec![AccountEntry::Group(&self.inverse.name)] } else { Vec::new() })
     }
 
     fn hold_rests(&self) -> Result<bool> {
@@ -155,7 +154,8 @@ impl Kind for GroupChange {
     }
 
     fn position(&self, _world: &World) -> Result<Position> {
-        if self.hold_rests()? {
+        let name = &self.inverse.name;
+        if self.hold_rests()? || AccountLines::read()?.lacks_group_shadow(name) {
             let name = &self.inverse.name;
             return Ok(Position::Neither(format!("only some of the databases know of the group {name}")));
         }

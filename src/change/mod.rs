@@ -40,7 +40,7 @@ pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Pro
 pub use database::{DatabaseChange, DatabaseWish};
 pub use edit::{EditChange, EditTerms, FileRecord, Lines, Made, Noun, Passage, PassageWish, passage_target};
 pub use file::{FileChange, FileWish, Found, file_target};
-pub use group::{GroupChange, GroupState, GroupWish, group_target};
+pub use group::{GroupChange, GroupWish, group_target};
 pub use linger::LingerChange;
 pub use packages::{PackagesChange, PackagesWish};
 pub use postgres::Login;

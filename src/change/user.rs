@@ -1,7 +1,6 @@
 //! A user: made, or given another shell, home mode or more groups.
 
 use std::collections::BTreeMap;
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -12,10 +11,11 @@ use super::unit::succeeded;
 use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, linger, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
-use crate::machine::account::{Account, Group, is_alone_in};
+use crate::machine::account::{Account, Group};
 use crate::machine::account_files::AccountFiles;
 use crate::machine::account_lines::{AccountEntry, AccountLines};
 use crate::machine::files::{self, Attributes, FileState, PathText};
+use crate::machine::login_defs;
 use crate::machine::process::Command;
 use crate::machine::skeleton;
 use crate::machine::tree_size::TreeSize;
@@ -184,7 +184,8 @@ impl UserChange {
         if let UserState::Present(facts) = &before {
             check_fixed(name, &wish, facts)?;
         }
-        if let Some(begun) = in_part {
+        // What was begun on a user who has gone since is of no more interest.
+        if let Some(begun) = in_part.filter(|begun| !is_new || begun.before == UserState::Absent) {
             return Ok(Some(Self { after: wish, ..begun }));
         }
         let joined = match &before {
@@ -216,6 +217,15 @@ impl UserChange {
         Ok(Some(Self { before, after: wish, inverse }))
     }
 
+    /// The same change, of a user whom an inverse that failed has removed: what else there is may be somebody's by now.
+    pub fn as_found(mut self) -> Result<Self> {
+        if let Some(home) = &self.after.home {
+            self.inverse.home = look_at_new_home(home.as_path())?;
+        }
+        self.inverse.mail = mail_of(&self.inverse.name).exists();
+        Ok(self)
+    }
+
     /// Makes the user, or what the user lacks.
     pub fn act(&self, world: &World) -> Result<()> {
         let acted = self.make(world);
@@ -223,67 +233,88 @@ impl UserChange {
     }
 
     fn make(&self, world: &World) -> Result<()> {
-        self.remove_rests()?;
-        if self.before == UserState::Absent && self.observe()? == UserState::Absent {
-            run(world, &self.useradd())?;
+        let found = self.observe()?;
+        let half = match &found {
+            UserState::Present(facts) if self.is_half_made(facts)? => Some(facts),
+            _ => None,
+        };
+        let is_rest = half.is_some() || found == UserState::Absent;
+        let rests = if is_rest { self.rests()? } else { Vec::new() };
+        self.inverse.databases.remove_rests(&rests)?;
+        if self.before == UserState::Absent && is_rest {
+            let group = Group::by_name(&self.inverse.name)?.map(|group| group.gid);
+            run(world, &self.useradd(half.map(|facts| facts.uid), group))?;
         }
         self.converge(world)
     }
 
-    /// What of the databases is neither as before nor as after, but what a tool left that died.
+    /// What is to go of a user who is none, in whatever database it stands; a group that is whole is not.
     fn rests(&self) -> Result<Vec<AccountEntry<'_>>> {
         let name = &self.inverse.name;
-        if self.before != UserState::Absent || self.is_whole()? {
+        let group = Group::by_name(name)?.is_none().then_some(AccountEntry::Group(name));
+        Ok([AccountEntry::User(name)].into_iter().chain(group).collect())
+    }
+
+    /// Whether a tool died before a user who is being made was one: nobody has given the user a password, or used the
+    /// home, so that nothing is lost when the user is made once more, with the same number.
+    fn is_half_made(&self, facts: &UserFacts) -> Result<bool> {
+        if self.before != UserState::Absent {
+            return Ok(false);
+        }
+        let (name, lines) = (&self.inverse.name, AccountLines::read()?);
+        if !lines.has_shadow(name) {
+            return Ok(true);
+        }
+        let range =
+            login_defs::number("UID_MIN").unwrap_or(1000)..=login_defs::number("UID_MAX").unwrap_or(60000);
+        let is_ordinary = !self.after.system && self.after.uid.is_none_or(|uid| range.contains(&uid));
+        let gets_subordinates = is_ordinary && login_defs::number("SUB_UID_COUNT") != Some(0);
+        let home = facts.home.as_path();
+        Ok(gets_subordinates
+            && !lines.has_subordinates(name, facts.uid)
+            && lines.is_locked(name)
+            && !(self.inverse.home.is_absent() && skeleton::is_used(home, facts.uid)?))
+    }
+
+    /// Whether the databases hold of the user neither what was before nor what shall be, but what a tool left that
+    /// died.
+    fn is_in_part(&self) -> Result<bool> {
+        let name = &self.inverse.name;
+        let databases = &self.inverse.databases;
+        if databases.hold_rests(&[])? || !self.groups_in_part()?.is_empty() {
+            return Ok(true);
+        }
+        match (&self.before, self.observe()?) {
+            (UserState::Absent, UserState::Absent) => databases.hold_rests(&self.rests()?),
+            (UserState::Absent, UserState::Present(facts)) => {
+                let lacks_shadow = AccountLines::read()?.lacks_group_shadow(name);
+                Ok(self.is_half_made(&facts)? || (self.inverse.group.is_none() && lacks_shadow))
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// The groups that one database puts the user into and the other does not, since kkrun was there.
+    fn groups_in_part(&self) -> Result<Vec<&str>> {
+        if self.after.groups.is_empty() || self.inverse.databases.are_unchanged()? {
             return Ok(Vec::new());
         }
-        let mut rests = vec![AccountEntry::User(name)];
-        let group = Group::by_name(name)?;
-        let is_free = match &group {
-            Some(group) => is_alone_in(name, group.gid)?,
-            None => true,
-        };
-        if self.inverse.group.is_none() && is_free {
-            rests.push(AccountEntry::Group(name));
-        }
-        Ok(rests)
-    }
-
-    fn hold_rests(&self) -> Result<bool> {
-        self.inverse.databases.hold_rests(&self.rests()?)
-    }
-
-    fn remove_rests(&self) -> Result<()> {
-        self.inverse.databases.remove_rests(&self.rests()?)
-    }
-
-    /// Whether a user who was made stands in all databases.
-    fn is_whole(&self) -> Result<bool> {
-        let name = &self.inverse.name;
-        let is_ordinary = |uid: u32| ORDINARY.contains(&uid);
-        let subordinate = !self.after.system && self.after.uid.is_none_or(is_ordinary);
-        let lines = AccountLines::read()?;
-        Ok(self.observe()? != UserState::Absent
-            && lines.has_whole_user(name, subordinate)
-            && (self.inverse.group.is_some() || lines.has_whole_group(name)))
-    }
-
-    /// The groups that one database puts the user into and the other does not.
-    fn groups_in_part(&self) -> Result<Vec<&str>> {
         let lines = AccountLines::read()?;
         let in_part = |group: &&String| !lines.agree_on_member(&self.inverse.name, group);
         Ok(self.after.groups.iter().filter(in_part).map(String::as_str).collect())
     }
 
     /// Whether the home is kkrun's and in the middle of being made.
-    fn home_is_torn(&self, home: &Path) -> Result<bool> {
-        Ok(self.inverse.home.is_absent() && self.after.home.is_some() && skeleton::is_torn_copy(home)?)
+    fn home_is_torn(&self, home: &Path, owner: u32) -> Result<bool> {
+        Ok(self.inverse.home.is_absent() && self.after.home.is_some() && skeleton::is_torn_copy(home, owner)?)
     }
 
-    fn useradd(&self) -> Vec<String> {
+    /// The command that makes the user, with this number and in this group of the user's name if they are given.
+    fn useradd(&self, number: Option<u32>, group: Option<u32>) -> Vec<String> {
         let wish = &self.after;
         let mut argv = vec!["useradd".to_owned()];
         let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
-        if let Some(uid) = wish.uid {
+        if let Some(uid) = wish.uid.or(number) {
             option("--uid", uid.to_string());
         }
         if let Some(home) = &wish.home {
@@ -298,7 +329,7 @@ impl UserChange {
         if !wish.groups.is_empty() {
             option("--groups", wish.groups.join(","));
         }
-        if let Some(gid) = self.inverse.group {
+        if let Some(gid) = group {
             option("--gid", gid.to_string());
         } else {
             argv.push("--user-group".to_owned());
@@ -321,6 +352,9 @@ impl UserChange {
         if Group::by_gid(facts.gid)?.is_none() {
             run(world, &["groupadd".into(), "--gid".into(), facts.gid.to_string(), name.clone()])?;
         }
+        if self.before == UserState::Absent {
+            self.inverse.databases.complete_group(name)?;
+        }
         let mut groups: Vec<&str> = self.after.groups_lacking(&facts).collect();
         groups.extend(self.groups_in_part()?);
         if !groups.is_empty() {
@@ -337,18 +371,23 @@ impl UserChange {
 
     fn converge_home(&self, world: &World, facts: &UserFacts) -> Result<()> {
         let home = facts.home.as_path();
-        let is_torn = self.home_is_torn(home)?;
+        let is_torn = self.home_is_torn(home, facts.uid)?;
         if is_torn {
             files::remove_tree(home, files::identity(home)?)?;
         }
         let is_wished = self.after.home.is_some() || self.after.home_mode.is_some();
-        if is_torn || (is_wished && facts.home_mode.is_none()) {
-            run(world, &["mkhomedir_helper".into(), self.inverse.name.clone(), "0022".into()])?;
+        let is_made = is_torn || (is_wished && facts.home_mode.is_none());
+        if is_made {
+            let umask = login_defs::value("UMASK").unwrap_or_else(|| "022".to_owned());
+            let skeleton = login_defs::skeleton().display().to_string();
+            run(world, &["mkhomedir_helper".into(), self.inverse.name.clone(), umask, skeleton])?;
         }
         let FileState::Directory { metadata } = FileState::observe(home)? else { return Ok(()) };
         let mut attributes = Attributes { mtime: None, ..Attributes::from(&metadata) };
         if let Some(mode) = &self.after.home_mode {
             attributes.mode = bits(mode)?;
+        } else if let Some(mode) = login_defs::number("HOME_MODE").filter(|_| is_made) {
+            attributes.mode = mode;
         }
         // A new user finds a home that nobody owns, or that a dead run made and did not give away.
         if self.after.home.is_some() && is_nobodys(metadata.owner)? {
@@ -383,12 +422,22 @@ impl UserChange {
                 made.uid, now.uid
             )));
         }
-        let facts = match (&now, made) {
+        if let (None, UserState::Present(now), Some(home)) = (&made, &now, &self.after.home)
+            && now.home != *home
+        {
+            let name = &self.inverse.name;
+            return Ok(Undone::Conflict(format!(
+                "{name} has the home {}; kkrun was to make {home}",
+                now.home
+            )));
+        }
+        let facts = match (&now, &made) {
             (UserState::Present(facts), _) => Some(facts.clone()),
-            (UserState::Absent, made) => made,
+            (UserState::Absent, made) => made.clone(),
         };
-        let left_home = self.made_home(facts.as_ref())?;
-        if now == UserState::Absent && left_home.is_none() && !self.hold_rests()? {
+        let left_home = self.made_home(facts.as_ref(), made.is_some())?;
+        let is_gone = now == UserState::Absent && left_home.is_none();
+        if is_gone && self.group_is_as_before(made.as_ref())? && !self.is_in_part()? {
             if !terms.only_looking {
                 self.inverse.databases.restore_copies(world.backups()?)?;
             }
@@ -400,27 +449,67 @@ impl UserChange {
         if let UserState::Present(now) = &now {
             self.remove_user(world, now)?;
         }
-        self.remove_rests()?;
+        self.inverse.databases.remove_rests(&[AccountEntry::User(&self.inverse.name)])?;
+        self.restore_group(world, facts.as_ref())?;
         self.remove_what_the_user_had(facts.as_ref(), left_home.as_deref())?;
         self.inverse.databases.restore_copies(world.backups()?)?;
         Ok(Undone::Back(Undoing::Restored, self.states(&self.observe()?)))
     }
 
+    /// Whether the group of the user's name is as it was; one that is somebody else's is nobody's business.
+    fn group_is_as_before(&self, made: Option<&UserFacts>) -> Result<bool> {
+        let name = &self.inverse.name;
+        let is_whole = || Ok(!AccountLines::read()?.lacks_group_shadow(name));
+        match (self.inverse.group, Group::by_name(name)?) {
+            (Some(_), None) => Ok(false),
+            (Some(_), Some(_)) => is_whole(),
+            (None, Some(group)) => Ok(!self.made_group(&group, made)),
+            (None, None) => Ok(true),
+        }
+    }
+
+    /// Whether kkrun made this group with the user.
+    fn made_group(&self, group: &Group, made: Option<&UserFacts>) -> bool {
+        self.inverse.group.is_none()
+            && made.is_some_and(|made| made.gid == group.gid)
+            && group.members.iter().all(|member| *member == self.inverse.name)
+    }
+
+    /// Brings back the group of the user's name that the tools remove with the user, or removes the one they made.
+    fn restore_group(&self, world: &World, made: Option<&UserFacts>) -> Result<()> {
+        let name = &self.inverse.name;
+        match (self.inverse.group, Group::by_name(name)?) {
+            (Some(gid), None) => {
+                run(world, &["groupadd".into(), "--gid".into(), gid.to_string(), name.clone()])
+            }
+            (Some(_), Some(_)) => self.inverse.databases.complete_group(name),
+            (None, Some(group))
+                if self.made_group(&group, made) && Account::with_primary_group(group.gid)?.is_none() =>
+            {
+                run(world, &["groupdel".into(), name.clone()])
+            }
+            (None, Some(_)) => Ok(()),
+            (None, None) => self.inverse.databases.remove_rests(&[AccountEntry::Group(name)]),
+        }
+    }
+
     /// The home that kkrun made, if it is still there and still the user's: nobody's, when nothing is known of the
-    /// user any more.
-    fn made_home(&self, facts: Option<&UserFacts>) -> Result<Option<PathBuf>> {
+    /// user any more. Of a user who was not `accepted` it may be in the middle of being made.
+    fn made_home(&self, facts: Option<&UserFacts>, accepted: bool) -> Result<Option<PathBuf>> {
         use std::os::unix::fs::MetadataExt as _;
         let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
             return Ok(None);
         };
-        let home = facts.map_or(home, |facts| &facts.home).as_path();
+        let home = home.as_path();
         let Ok(metadata) = std::fs::symlink_metadata(home) else { return Ok(None) };
+        let owner = metadata.uid();
         let is_the_users = match facts {
-            Some(facts) => metadata.uid() == facts.uid,
-            None => Account::by_uid(metadata.uid())?.is_none(),
+            Some(facts) => owner == facts.uid,
+            None => Account::by_uid(owner)?.is_none(),
         };
-        let is_made = metadata.is_dir() && (is_the_users || self.home_is_torn(home)?);
-        Ok(is_made.then(|| home.to_owned()))
+        let may_be_torn = !accepted && owner == 0;
+        let is_made = is_the_users || (may_be_torn && self.home_is_torn(home, owner)?);
+        Ok((metadata.is_dir() && is_made).then(|| home.to_owned()))
     }
 
     fn remove_user(&self, world: &World, facts: &UserFacts) -> Result<()> {
@@ -434,15 +523,6 @@ impl UserChange {
             user_processes::end(facts.uid, &world.processes)?;
         }
         run(world, &["userdel".into(), name.clone()])?;
-        match (self.inverse.group, Group::by_name(name)?) {
-            (None, Some(group)) if group.gid == facts.gid && group.members.is_empty() => {
-                run(world, &["groupdel".into(), name.clone()])?;
-            }
-            (Some(gid), None) => {
-                run(world, &["groupadd".into(), "--gid".into(), gid.to_string(), name.clone()])?;
-            }
-            _ => {}
-        }
         Ok(())
     }
 
@@ -567,7 +647,7 @@ impl Kind for UserChange {
 
     fn position(&self, _world: &World) -> Result<Position> {
         let now = self.observe()?;
-        if self.hold_rests()? || !self.groups_in_part()?.is_empty() {
+        if self.is_in_part()? {
             let name = &self.inverse.name;
             return Ok(Position::Neither(format!("only some of the databases know of the user {name}")));
         }
@@ -575,10 +655,14 @@ impl Kind for UserChange {
             return Ok(Position::Before);
         }
         let UserState::Present(facts) = now else {
-            return Ok(Position::Neither(format!("there is no user {}", self.inverse.name)));
+            // Whatever was changed of a user who has gone since went too.
+            let is_gone = self.before != UserState::Absent;
+            let name = &self.inverse.name;
+            let neither = || Position::Neither(format!("there is no user {name}"));
+            return Ok(if is_gone { Position::Before } else { neither() });
         };
         let mut lacking = self.after.lacking(&facts);
-        if self.home_is_torn(facts.home.as_path())? {
+        if self.home_is_torn(facts.home.as_path(), facts.uid)? {
             lacking.push(format!("{} in part", facts.home));
         }
         Ok(if lacking.is_empty() && Group::by_gid(facts.gid)?.is_some() {
@@ -606,7 +690,7 @@ impl Kind for UserChange {
         let name = &self.inverse.name;
         let loss = |what| Some(Loss { class: Class::Users, what });
         match self.observe()? {
-            UserState::Present(facts) => Ok(loss(match self.made_home(Some(&facts))? {
+            UserState::Present(facts) => Ok(loss(match self.made_home(Some(&facts), false)? {
                 Some(home) => {
                     format!("the user {name} with {} ({})", home.display(), TreeSize::of(&home))
                 }
@@ -691,9 +775,6 @@ fn mail_of(name: &str) -> PathBuf {
     Path::new("/var/mail").join(name)
 }
 
-/// The numbers of users who get subordinate numbers. Source: login.defs(5), `UID_MIN` and `UID_MAX`.
-const ORDINARY: RangeInclusive<u32> = 1000..=60000;
-
 fn bits(mode: &str) -> Result<u32> {
     u32::from_str_radix(mode, 8).with_context(|| format!("`{mode}` is no octal mode"))
 }
@@ -764,7 +845,7 @@ mod tests {
 
     #[test]
     fn a_new_user_is_made_in_one_command() {
-        let change = |home: FileState, group| UserChange {
+        let change = |home: FileState| UserChange {
             before: UserState::Absent,
             after: UserWish {
                 home: Some(PathText::new("/home/kim")),
@@ -774,20 +855,20 @@ mod tests {
             inverse: UserInverse {
                 name: "kim".to_owned(),
                 home,
-                group,
+                group: None,
                 mail: false,
                 joined: Vec::new(),
                 databases: AccountFiles::default(),
             },
         };
         assert_eq!(
-            change(FileState::Absent, None).useradd().join(" "),
+            change(FileState::Absent).useradd(None, None).join(" "),
             "useradd --home-dir /home/kim --key HOME_MODE=0750 --groups video,audio --user-group --create-home kim"
         );
         let there = FileState::directory(&Attributes::new(0o755, 0, 0));
         assert_eq!(
-            change(there, Some(7)).useradd().join(" "),
-            "useradd --home-dir /home/kim --key HOME_MODE=0750 --groups video,audio --gid 7 --no-create-home kim"
+            change(there).useradd(Some(1007), Some(7)).join(" "),
+            "useradd --uid 1007 --home-dir /home/kim --key HOME_MODE=0750 --groups video,audio --gid 7 --no-create-home kim"
         );
     }
 

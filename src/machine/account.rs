@@ -31,7 +31,7 @@ impl Account {
     pub fn by_name(name: &str) -> Result<Option<Self>> {
         let found = unistd::User::from_name(name).with_context(|| format!("cannot look up user `{name}`"))?;
         if found.is_none() {
-            check_absence("/etc/passwd", |fields| fields.first() == Some(&name))?;
+            check_absence("/etc/passwd", USER_FIELDS, |entry| entry.name == name)?;
         }
         found.map(Self::with_groups).transpose()
     }
@@ -41,7 +41,7 @@ impl Account {
         let found = unistd::User::from_uid(unistd::Uid::from_raw(uid))
             .with_context(|| format!("cannot look up user {uid}"))?;
         if found.is_none() {
-            check_absence("/etc/passwd", |fields| number(fields) == Some(uid))?;
+            check_absence("/etc/passwd", USER_FIELDS, |entry| entry.number == uid)?;
         }
         found.map(Self::with_groups).transpose()
     }
@@ -109,12 +109,9 @@ impl Account {
             .into_iter()
             .map(unistd::Gid::as_raw)
             .collect();
-        let lists = |fields: &[&str]| {
-            fields.get(3).is_some_and(|list| list.split(',').any(|member| member == user.name))
-        };
         let text = text_of("/etc/group")?;
-        let listed = text.lines().map(|line| line.split(':').collect::<Vec<_>>());
-        groups.extend(listed.filter(|fields| lists(fields)).filter_map(|fields| number(&fields)));
+        let lists = |entry: &Entry<'_>| entry.rest[0].split(',').any(|member| member == user.name);
+        groups.extend(entries(&text, GROUP_FIELDS).filter(lists).map(|entry| entry.number));
         groups.sort_unstable();
         groups.dedup();
         Ok(Self {
@@ -142,21 +139,39 @@ pub fn is_alone_in(name: &str, gid: u32) -> Result<bool> {
     }))
 }
 
-/// The lookup asks one source after the other and passes over one that fails, such as a file that cannot be opened
-/// because too many are open: whoever it does not find must not stand in the file either. Source: nsswitch.conf(5).
-fn check_absence(file: &str, is_it: impl Fn(&[&str]) -> bool) -> Result<()> {
-    let text = text_of(file)?;
-    let stands = |line: &str| is_it(&line.split(':').collect::<Vec<_>>());
-    if let Some(line) = text.lines().find(|line| stands(line)) {
-        let name = line.split(':').next().unwrap_or_default();
-        bail!("cannot look up `{name}`: `{file}` has it, and the lookup does not find it");
-    }
-    Ok(())
+/// How many fields a line of `/etc/passwd` has. Source: passwd(5).
+const USER_FIELDS: usize = 7;
+/// How many fields a line of `/etc/group` has. Source: group(5).
+const GROUP_FIELDS: usize = 4;
+
+/// One line that a lookup cannot but take for an entry.
+struct Entry<'text> {
+    name: &'text str,
+    number: u32,
+    /// What follows the number.
+    rest: Vec<&'text str>,
 }
 
-/// The number of an entry.
-fn number(fields: &[&str]) -> Option<u32> {
-    fields.get(2)?.parse().ok()
+/// The entries of a file. Comments, the marks of other sources and whatever is broken are none, as for the lookup.
+fn entries(text: &str, fields: usize) -> impl Iterator<Item = Entry<'_>> {
+    text.lines().filter_map(move |line| {
+        let mut words = line.split(':');
+        let name =
+            words.next().filter(|name| !name.is_empty() && !name.starts_with(['#', '+', '-', ' ', '\t']))?;
+        let number = words.nth(1)?.parse().ok()?;
+        let rest: Vec<&str> = words.collect();
+        (rest.len() + 3 == fields).then_some(Entry { name, number, rest })
+    })
+}
+
+/// The lookup asks one source after the other and passes over one that fails, such as a file that cannot be opened
+/// because too many are open: whoever it does not find must not stand in the file either. Source: nsswitch.conf(5).
+fn check_absence(file: &str, fields: usize, is_it: impl Fn(&Entry<'_>) -> bool) -> Result<()> {
+    let text = text_of(file)?;
+    if let Some(entry) = entries(&text, fields).find(|entry| is_it(entry)) {
+        bail!("cannot look up `{}`: `{file}` has it, and the lookup does not find it", entry.name);
+    }
+    Ok(())
 }
 
 /// What a file holds; nothing, where there is none.
@@ -185,7 +200,7 @@ impl Group {
         let found =
             unistd::Group::from_name(name).with_context(|| format!("cannot look up group `{name}`"))?;
         if found.is_none() {
-            check_absence("/etc/group", |fields| fields.first() == Some(&name))?;
+            check_absence("/etc/group", GROUP_FIELDS, |entry| entry.name == name)?;
         }
         Ok(found.map(Self::from))
     }
@@ -195,7 +210,7 @@ impl Group {
         let found = unistd::Group::from_gid(unistd::Gid::from_raw(gid))
             .with_context(|| format!("cannot look up group {gid}"))?;
         if found.is_none() {
-            check_absence("/etc/group", |fields| number(fields) == Some(gid))?;
+            check_absence("/etc/group", GROUP_FIELDS, |entry| entry.number == gid)?;
         }
         Ok(found.map(Self::from))
     }
@@ -224,6 +239,13 @@ mod tests {
         assert_eq!(Account::by_name("roo").unwrap(), None);
         assert_eq!(Group::by_name("daemo").unwrap(), None);
         assert_eq!(Group::by_name("daemon").unwrap().map(|group| group.gid), Some(1));
+    }
+
+    #[test]
+    fn comments_other_sources_and_broken_lines_are_no_entries() {
+        let text = "#old:x:777:kim\n+nis:x:1:\n-x:x:1:\n\nkim:x:broken:\nkim:x\nvideo:x:44:kim\n";
+        let names: Vec<&str> = entries(text, GROUP_FIELDS).map(|entry| entry.name).collect();
+        assert_eq!(names, ["video"]);
     }
 
     #[test]

@@ -3,12 +3,13 @@
 
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::account_lines::{AccountEntry, DATABASES};
-use super::account_lock::{AccountLock, leavings};
+use super::account_lines::{AccountEntry, AccountLines, DATABASES};
+use super::account_lock::{AccountLock, PATIENCE, leavings};
 use super::backups::Backups;
 use super::files::{self, Attributes, Contents, FileState, PathText};
 
@@ -96,26 +97,53 @@ impl AccountFiles {
 
     /// Takes these out of every database that is not as it was then, and away what tools left in preparation.
     pub fn remove_rests(&self, entries: &[AccountEntry<'_>]) -> Result<()> {
+        self.remove_rests_within(PATIENCE, entries)
+    }
+
+    fn remove_rests_within(&self, patience: Duration, entries: &[AccountEntry<'_>]) -> Result<()> {
         let Some(directory) = self.directory() else { return Ok(()) };
         self.clear_leftover()?;
         if !self.hold_rests(entries)? {
             return Ok(());
         }
-        let lock = AccountLock::acquire(directory)?;
+        let lock = AccountLock::acquire(directory, patience)?;
         lock.clear()?;
         for database in &self.0 {
             let Some((now, text)) = database.without(entries)? else { continue };
-            let Some(metadata) = now.metadata() else { continue };
-            let attributes = Attributes { mtime: None, ..metadata.into() };
-            files::replace(database.path.as_path(), Contents::Bytes(&text), &attributes, &now, TAG)?;
+            rewrite(database.path.as_path(), &text, &now)?;
         }
         Ok(())
+    }
+
+    /// Gives a group the line among the passwords of groups that it lacks.
+    pub fn complete_group(&self, name: &str) -> Result<()> {
+        let Some(directory) = self.directory() else { return Ok(()) };
+        if !AccountLines::read_in(directory)?.lacks_group_shadow(name) {
+            return Ok(());
+        }
+        let _lock = AccountLock::acquire(directory, PATIENCE)?;
+        let path = directory.join("gshadow");
+        let now = FileState::observe(&path)?;
+        let Some(text) = AccountLines::read_in(directory)?.with_group_shadow(name) else { return Ok(()) };
+        rewrite(&path, &text, &now)
+    }
+
+    /// Whether all hold what they held then.
+    pub fn are_unchanged(&self) -> Result<bool> {
+        for database in &self.0 {
+            if FileState::observe(database.path.as_path())?.sha256() != database.state.sha256() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Hands an outcome on, when what tools left in preparation is gone; and after a failure, when the copies are back
     /// of databases that were not changed.
     pub fn tidied_after<T>(&self, outcome: Result<T>, backups: &Backups) -> Result<T> {
-        let cleared = self.remove_rests(&[]);
+        // Whoever waited in vain does not wait once more.
+        let patience = if outcome.is_ok() { PATIENCE } else { Duration::ZERO };
+        let cleared = self.remove_rests_within(patience, &[]);
         match outcome {
             Ok(outcome) => cleared.map(|()| outcome),
             Err(error) => {
@@ -153,6 +181,13 @@ impl AccountFiles {
         }
         Ok(())
     }
+}
+
+/// Gives a database other text, and leaves it all else.
+fn rewrite(path: &Path, text: &[u8], now: &FileState) -> Result<()> {
+    let Some(metadata) = now.metadata() else { return Ok(()) };
+    let attributes = Attributes { mtime: None, ..metadata.into() };
+    files::replace(path, Contents::Bytes(text), &attributes, now, TAG).map(drop)
 }
 
 fn restore(path: &Path, state: &FileState, backups: &Backups) -> Result<()> {

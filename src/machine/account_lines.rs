@@ -71,7 +71,8 @@ impl AccountLines {
         Self::read_in(Path::new("/etc"))
     }
 
-    fn read_in(directory: &Path) -> Result<Self> {
+    /// Reads those of a directory.
+    pub fn read_in(directory: &Path) -> Result<Self> {
         let mut texts = BTreeMap::new();
         for name in DATABASES {
             let path = directory.join(name);
@@ -86,16 +87,47 @@ impl AccountLines {
         Ok(Self(texts))
     }
 
-    /// Whether the user stands in every database where a new user is entered; in those of subordinate numbers only
-    /// if so said.
-    pub fn has_whole_user(&self, name: &str, subordinate: bool) -> bool {
-        let subordinate: &[&str] = if subordinate { &["subuid", "subgid"] } else { &[] };
-        self.lacks_in(name, &["passwd", "shadow"]) == 0 && self.lacks_in(name, subordinate) == 0
+    /// Whether a user has a line among the passwords, if there are such.
+    pub fn has_shadow(&self, name: &str) -> bool {
+        !self.lacks(name, "shadow")
     }
 
-    /// Whether the group stands in both databases of groups.
-    pub fn has_whole_group(&self, name: &str) -> bool {
-        self.lacks_in(name, &["group", "gshadow"]) == 0
+    /// Whether nobody has given a new user a password yet.
+    pub fn is_locked(&self, name: &str) -> bool {
+        let password = self.line("shadow", name).and_then(|line| line.split(|byte| *byte == b':').nth(1));
+        password.is_none_or(|password| password == b"!")
+    }
+
+    /// Whether a user has subordinate numbers of both kinds, as far as anybody can.
+    pub fn has_subordinates(&self, name: &str, uid: u32) -> bool {
+        let lacks = |database| self.lacks(name, database) && self.lacks(&uid.to_string(), database);
+        !lacks("subuid") && !lacks("subgid")
+    }
+
+    /// Whether a group lacks its line among the passwords of groups.
+    pub fn lacks_group_shadow(&self, name: &str) -> bool {
+        self.lacks(name, "gshadow") && self.line("group", name).is_some()
+    }
+
+    /// The passwords of groups with the line that a group lacks, in the order of the groups; `None` when it does not.
+    pub fn with_group_shadow(&self, name: &str) -> Option<Vec<u8>> {
+        if !self.lacks_group_shadow(name) {
+            return None;
+        }
+        let members = self.line("group", name)?.split(|byte| *byte == b':').nth(3).unwrap_or_default();
+        let added = [name.as_bytes(), b":!::", members, b"\n"].concat();
+        let first = |line: &[u8]| line.split(|byte| *byte == b':').next().unwrap_or_default().to_vec();
+        let groups: Vec<Vec<u8>> = self.0.get("group")?.split(|byte| *byte == b'\n').map(first).collect();
+        let before = groups.split(|group| group == name.as_bytes()).next()?;
+
+        let mut lines: Vec<Vec<u8>> =
+            self.0.get("gshadow")?.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
+        if let Some(last) = lines.last_mut().filter(|last| !last.ends_with(b"\n")) {
+            last.push(b'\n');
+        }
+        let follows = lines.iter().rposition(|line| before.contains(&first(line)));
+        lines.insert(follows.map_or(lines.len(), |at| at + 1), added);
+        Some(lines.concat())
     }
 
     /// Whether both databases of groups say the same of a user's being in a group.
@@ -111,10 +143,9 @@ impl AccountLines {
         }
     }
 
-    /// In how many of these, as far as they are there, nobody has that name.
-    fn lacks_in(&self, name: &str, databases: &[&str]) -> usize {
-        let lacks = |database: &&&str| self.0.contains_key(**database) && self.line(database, name).is_none();
-        databases.iter().filter(lacks).count()
+    /// Whether the database is there and nobody has that name in it.
+    fn lacks(&self, name: &str, database: &str) -> bool {
+        self.0.contains_key(database) && self.line(database, name).is_none()
     }
 
     fn line(&self, database: &str, name: &str) -> Option<&[u8]> {
@@ -168,7 +199,7 @@ mod tests {
         let texts = [
             ("passwd", "kim:x:1\nrobin:x:2\n"),
             ("shadow", "kim:!:1\n"),
-            ("group", "kim:x:1:\nvideo:x:44:kim\naudio:x:29:\n"),
+            ("group", "kim:x:1:\nvideo:x:44:kim\ndisk:x:6:robin\naudio:x:29:\n"),
             ("gshadow", "video:*::\naudio:*::\n"),
             ("subuid", "kim:1:1\n"),
         ];
@@ -176,11 +207,19 @@ mod tests {
             std::fs::write(directory.path().join(name), text).unwrap();
         }
         let lines = AccountLines::read_in(directory.path()).unwrap();
-        assert!(lines.has_whole_user("kim", true) && !lines.has_whole_user("robin", false));
-        assert!(lines.has_whole_group("video") && !lines.has_whole_group("kim"));
+        assert!(lines.has_shadow("kim") && !lines.has_shadow("robin"));
+        assert_eq!(lines.with_group_shadow("video"), None);
+        assert_eq!(lines.with_group_shadow("nobody"), None);
+        let with = |name| String::from_utf8(lines.with_group_shadow(name).unwrap()).unwrap();
+        assert_eq!(with("kim"), "video:*::\naudio:*::\nkim:!::\n");
+        assert_eq!(with("disk"), "video:*::\ndisk:!::robin\naudio:*::\n");
         assert!(lines.agree_on_member("kim", "audio") && !lines.agree_on_member("kim", "video"));
         std::fs::write(directory.path().join("subgid"), "").unwrap();
         let lines = AccountLines::read_in(directory.path()).unwrap();
-        assert!(lines.has_whole_user("kim", false) && !lines.has_whole_user("kim", true));
+        assert!(lines.is_locked("kim") && lines.is_locked("robin"));
+        assert!(!lines.has_subordinates("kim", 1) && !lines.has_subordinates("robin", 2));
+        std::fs::write(directory.path().join("subgid"), "1:5:5\n").unwrap();
+        let lines = AccountLines::read_in(directory.path()).unwrap();
+        assert!(lines.has_subordinates("kim", 1));
     }
 }

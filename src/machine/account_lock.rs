@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -14,8 +15,8 @@ use super::account_lines::DATABASES;
 use super::files::{self, FileState};
 use crate::failure::Failure;
 
-/// How long the lock is waited for. Source: lckpwdf(3).
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long the tools wait for the lock. Source: lckpwdf(3).
+pub const PATIENCE: Duration = Duration::from_secs(15);
 /// How often it is tried.
 const PAUSE: Duration = Duration::from_millis(20);
 
@@ -27,11 +28,11 @@ pub struct AccountLock {
 }
 
 impl AccountLock {
-    /// Takes the lock of the databases in a directory, waiting as long as the tools do.
+    /// Takes the lock of the databases in a directory, waiting so long.
     ///
     /// # Errors
     /// A [`Failure`] of kind `busy` when somebody else keeps it.
-    pub fn acquire(directory: &Path) -> Result<Self> {
+    pub fn acquire(directory: &Path, patience: Duration) -> Result<Self> {
         let path = directory.join(".pwd.lock");
         let named = || format!("cannot lock `{}`", path.display());
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -40,7 +41,7 @@ impl AccountLock {
         loop {
             match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => return Ok(Self { directory: directory.to_owned(), _file: file }),
-                Err(Errno::AGAIN | Errno::ACCESS) if begin.elapsed() < PATIENCE => sleep(PAUSE),
+                Err(Errno::AGAIN | Errno::ACCESS) if begin.elapsed() < patience => sleep(PAUSE),
                 Err(Errno::AGAIN | Errno::ACCESS) => {
                     return Err(Failure::new(format!("somebody else has `{}` locked", path.display()))
                         .kind("busy")
@@ -76,10 +77,10 @@ pub fn leavings(directory: &Path) -> Result<Vec<PathBuf>> {
             continue;
         };
         let is_left = match rest {
-            "+" | ".lock" => true,
-            // Of a copy that somebody made, named by a date say, the content is another.
+            "+" | ".lock" => entry.file_type().with_context(named)?.is_file(),
+            // Of a copy that somebody made, named by a date say, owner, mode or content is another.
             _ => match rest.strip_prefix('.') {
-                Some(process) if is_number(process) => holds_number(&entry.path(), process)?,
+                Some(process) if is_number(process) => is_of_process(&entry.path(), process)?,
                 _ => false,
             },
         };
@@ -96,13 +97,16 @@ fn is_number(text: &str) -> bool {
     (1..=7).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a file holds that number, or nothing yet.
-fn holds_number(path: &Path, number: &str) -> Result<bool> {
-    match std::fs::metadata(path) {
-        Ok(metadata) if metadata.len() > 32 => return Ok(false),
-        Ok(_) => {}
+/// Whether a file is what a process of that number makes before it takes a lock: its own alone, and the number in it,
+/// or nothing yet.
+fn is_of_process(path: &Path, number: &str) -> Result<bool> {
+    let metadata = match path.symlink_metadata() {
+        Ok(metadata) => metadata,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
         Err(error) => return Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+    };
+    if !metadata.is_file() || metadata.mode() & 0o7777 != 0o600 || metadata.len() > 32 {
+        return Ok(false);
     }
     let text = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
     let text = text.strip_suffix(b"\0").unwrap_or(&text);
@@ -111,6 +115,8 @@ fn holds_number(path: &Path, number: &str) -> Result<bool> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
     use super::*;
 
     #[test]
@@ -127,16 +133,32 @@ mod tests {
             ("passwd.20261123", "a copy of somebody\n"),
             ("shadow.bak", ""),
             ("groups+", ""),
+            ("passwd.2024", ""),
         ];
         for (name, text) in files {
             std::fs::write(etc.join(name), text).unwrap();
+            let mode = if name.contains(".81") { 0o600 } else { 0o644 };
+            std::fs::set_permissions(etc.join(name), std::fs::Permissions::from_mode(mode)).unwrap();
         }
-        AccountLock::acquire(&etc).unwrap().clear().unwrap();
+        std::fs::create_dir(etc.join("shadow.lock")).unwrap();
+        AccountLock::acquire(&etc, PATIENCE).unwrap().clear().unwrap();
         let mut left: Vec<String> = std::fs::read_dir(&etc)
             .unwrap()
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         left.sort();
-        assert_eq!(left, [".pwd.lock", "groups+", "passwd", "passwd-", "passwd.20261123", "shadow.bak"]);
+        assert_eq!(
+            left,
+            [
+                ".pwd.lock",
+                "groups+",
+                "passwd",
+                "passwd-",
+                "passwd.2024",
+                "passwd.20261123",
+                "shadow.bak",
+                "shadow.lock"
+            ]
+        );
     }
 }

@@ -15,6 +15,7 @@ pub mod host_facts;
 pub mod http;
 pub mod leftover;
 pub mod lock;
+pub mod login_defs;
 pub mod memory;
 pub mod mount;
 pub mod network_namespace;

@@ -1,12 +1,13 @@
-//! What a new home begins with: a copy of `/etc/skel`. Source: useradd(8).
+//! What a new home begins with: a copy of `/etc/skel`, or of what stands for it. Source: useradd(8).
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, Result};
 
-const SKELETON: &str = "/etc/skel";
+use super::login_defs;
 
 /// How a home compares to the skeleton.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -19,35 +20,39 @@ enum Copied {
     Otherwise,
 }
 
-/// Whether a home is a copy that was broken off: it holds nothing but what the skeleton holds, and not all of that.
-/// Where there is none it is not.
-pub fn is_torn_copy(home: &Path) -> Result<bool> {
-    Ok(home.is_dir() && compare(Path::new(SKELETON), home)? == Copied::InPart)
+/// Whether a home is a copy for its owner that was broken off: it holds nothing but what the skeleton holds, and not all
+/// of that, or not all of it given away. Where there is none it is not.
+pub fn is_torn_copy(home: &Path, owner: u32) -> Result<bool> {
+    Ok(home.is_dir() && compare(&login_defs::skeleton(), home, owner)? == Copied::InPart)
 }
 
-fn compare(skeleton: &Path, home: &Path) -> Result<Copied> {
+/// Whether a home holds what no skeleton brought.
+pub fn is_used(home: &Path, owner: u32) -> Result<bool> {
+    Ok(home.is_dir() && compare(&login_defs::skeleton(), home, owner)? == Copied::Otherwise)
+}
+
+fn compare(skeleton: &Path, home: &Path, owner: u32) -> Result<Copied> {
     let (wished, found) = (names(skeleton)?, names(home)?);
     if found.iter().any(|name| !wished.contains(name)) {
         return Ok(Copied::Otherwise);
     }
     let mut copied = if found.len() < wished.len() { Copied::InPart } else { Copied::Whole };
     for name in found {
-        copied = copied.max(compare_entry(&skeleton.join(&name), &home.join(&name))?);
+        copied = copied.max(compare_entry(&skeleton.join(&name), &home.join(&name), owner)?);
     }
     Ok(copied)
 }
 
-fn compare_entry(skeleton: &Path, home: &Path) -> Result<Copied> {
-    let kind = |path: &Path| {
-        let metadata = path.symlink_metadata();
-        metadata.map(|metadata| metadata.file_type()).with_context(|| cannot_look(path))
-    };
-    let (wished, found) = (kind(skeleton)?, kind(home)?);
-    let same = |same: bool| if same { Copied::Whole } else { Copied::Otherwise };
+fn compare_entry(skeleton: &Path, home: &Path, owner: u32) -> Result<Copied> {
+    let look = |path: &Path| path.symlink_metadata().with_context(|| cannot_look(path));
+    let metadata = look(home)?;
+    let (wished, found) = (look(skeleton)?.file_type(), metadata.file_type());
+    let given = if metadata.uid() == owner { Copied::Whole } else { Copied::InPart };
+    let same = |same: bool| if same { given } else { Copied::Otherwise };
     if wished != found {
         Ok(Copied::Otherwise)
     } else if wished.is_dir() {
-        compare(skeleton, home)
+        Ok(given.max(compare(skeleton, home, owner)?))
     } else if wished.is_symlink() {
         let target = |path: &Path| std::fs::read_link(path).with_context(|| cannot_look(path));
         Ok(same(target(skeleton)? == target(home)?))
@@ -57,7 +62,7 @@ fn compare_entry(skeleton: &Path, home: &Path) -> Result<Copied> {
         let is_begun = found.len() < wished.len() && wished.starts_with(&found);
         Ok(if is_begun { Copied::InPart } else { same(wished == found) })
     } else {
-        Ok(Copied::Whole)
+        Ok(given)
     }
 }
 
@@ -85,13 +90,15 @@ mod tests {
         std::fs::create_dir_all(skeleton.join("bin")).unwrap();
         std::fs::write(skeleton.join(".profile"), "a profile\n").unwrap();
         std::fs::create_dir(&home).unwrap();
-        let seen = || compare(&skeleton, &home).unwrap();
+        let me = directory.path().metadata().unwrap().uid();
+        let seen = || compare(&skeleton, &home, me).unwrap();
         assert_eq!(seen(), Copied::InPart);
         std::fs::create_dir(home.join("bin")).unwrap();
         std::fs::write(home.join(".profile"), "").unwrap();
         assert_eq!(seen(), Copied::InPart);
         std::fs::write(home.join(".profile"), "a profile\n").unwrap();
         assert_eq!(seen(), Copied::Whole);
+        assert_eq!(compare(&skeleton, &home, me + 1).unwrap(), Copied::InPart);
         std::fs::write(home.join("bin/own"), "").unwrap();
         assert_eq!(seen(), Copied::Otherwise);
         std::fs::remove_file(home.join("bin/own")).unwrap();
@@ -101,6 +108,6 @@ mod tests {
 
     #[test]
     fn where_there_is_no_home_none_is_torn() {
-        assert!(!is_torn_copy(Path::new("/nowhere/home")).unwrap());
+        assert!(!is_torn_copy(Path::new("/nowhere/home"), 0).unwrap());
     }
 }

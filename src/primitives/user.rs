@@ -155,20 +155,28 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
             );
         }
     }
-    let is_absent = UserState::observe(name)? == UserState::Absent;
-    let in_part = match in_part(host, &user_target(name), is_absent)? {
+    let target = user_target(name);
+    let in_part = match doubtful(host, &target)? {
         Some(Change::User(change)) => Some(change),
-        _ => None,
+        _ => match half_undone(host, &target)? {
+            Some(Change::User(change)) if UserState::observe(name)? == UserState::Absent => {
+                Some(change.as_found()?)
+            }
+            _ => None,
+        },
     };
     let Some(change) = UserChange::towards(name, wish, in_part)? else { return Ok(false) };
     host.session().perform(&Change::User(change.clone()), &mut |world| change.act(world))
 }
 
-/// What a dead run may have made in part; of what `is_absent` also what an inverse that failed has taken back in part.
-pub(super) fn in_part(host: &Host, target: &str, is_absent: bool) -> Result<Option<Change>> {
-    let session = host.seen();
-    let half_undone = || is_absent.then(|| session.half_undone(target)).flatten();
-    session.doubtful(target).or_else(half_undone).map(|known| Change::of_intent(&known.intent)).transpose()
+/// What a dead run may have made in part.
+pub(super) fn doubtful(host: &Host, target: &str) -> Result<Option<Change>> {
+    host.seen().doubtful(target).map(|known| Change::of_intent(&known.intent)).transpose()
+}
+
+/// What an inverse that failed may have taken back in part.
+fn half_undone(host: &Host, target: &str) -> Result<Option<Change>> {
+    host.seen().half_undone(target).map(|known| Change::of_intent(&known.intent)).transpose()
 }
 
 /// A name that the tools of the shadow suite take, and that means the same everywhere. Source: useradd(8).

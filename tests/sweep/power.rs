@@ -41,8 +41,10 @@ pub fn sweep(shard: Shard) -> Tally {
                     // What a killed run left unsynced is promised by the one that goes on.
                     let what = format!("{name}, killed at {position}, power lost at the end of the next");
                     trial.ground.restore(trial.start(doing));
-                    let disturbed = strace::inject(&trial.ground, &position, KILL, &words).was_disturbed();
-                    let ended = strace::run(&trial.ground, &words);
+                    let killed = strace::inject(&trial.ground, &position, KILL, &words);
+                    let disturbed = killed.was_disturbed();
+                    let mut ended = strace::run(&trial.ground, &words);
+                    ended.stderr.insert_str(0, &killed.stderr);
                     let one = [sample.one(&BOTH, &what)];
                     let problems = lose_power(&mut trial, doing, &ended, &one);
                     tally.add(&what, disturbed, problems);
