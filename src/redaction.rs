@@ -26,7 +26,7 @@ impl Drop for Known {
 }
 
 impl Redactor {
-    /// Looks for this secret from now on: as it is, percent-encoded and as JSON writes it, each of its lines by
+    /// Looks for this secret from now on: as it is, percent-encoded, as JSON and as a shell's quotes write it, each of its lines by
     /// itself as well. Says whether it is long enough to be looked for.
     pub fn learn(&mut self, name: &str, value: &str) -> bool {
         let is_long = |text: &str| text.chars().count() >= SHORTEST;
@@ -164,7 +164,7 @@ fn forms(text: &str, letter: char, mut add: impl FnMut(usize)) {
             '\t' => 't',
             other => other,
         };
-        let has_short = short != letter || matches!(letter, '"' | '\\' | '/' | '\'');
+        let has_short = short != letter || matches!(letter, '"' | '\\' | '/' | '\'' | '$' | '`');
         if has_short && escaped.starts_with(short) {
             add(2);
         }
@@ -194,6 +194,14 @@ mod tests {
         let mut redactor = Redactor::default();
         assert!(redactor.learn("db_password", secret));
         redactor
+    }
+
+    #[test]
+    fn a_secret_in_the_quotes_of_an_env_file_is_replaced() {
+        let secret = "it's \"$HOME\" `id` \\ 4711";
+        let quoted = crate::text::quoted(secret);
+        assert!(!quoted.contains(secret));
+        assert_eq!(knowing(secret).redact(&format!("PIN={quoted}\n")), format!("PIN=\"{MARK}\"\n"));
     }
 
     #[test]

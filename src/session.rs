@@ -205,16 +205,17 @@ impl Session {
 
     /// The newest change of this plan to a target of which a dead run did not say whether it was made.
     pub fn doubtful(&self, target: &str) -> Option<&ChangeRecord> {
-        let is_it = |known: &&ChangeRecord| known.state == ChangeState::InDoubt && known.plan == self.plan;
-        self.history.changes.iter().rev().find(|known| known.intent.target == target && is_it(known))
+        self.newest(target, |state| *state == ChangeState::InDoubt)
     }
 
     /// The newest change of this plan to a target whose inverse failed.
     pub fn half_undone(&self, target: &str) -> Option<&ChangeRecord> {
-        let is_it = |known: &&ChangeRecord| {
-            matches!(known.state, ChangeState::UndoFailed(_)) && known.plan == self.plan
-        };
-        self.history.changes.iter().rev().find(|known| known.intent.target == target && is_it(known))
+        self.newest(target, |state| matches!(state, ChangeState::UndoFailed(_)))
+    }
+
+    fn newest(&self, target: &str, is_it: impl Fn(&ChangeState) -> bool) -> Option<&ChangeRecord> {
+        let mut changes = self.history.changes.iter().rev();
+        changes.find(|known| known.intent.target == target && known.plan == self.plan && is_it(&known.state))
     }
 
     /// The plan's name.

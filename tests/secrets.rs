@@ -195,7 +195,7 @@ fn a_shell_reads_from_an_env_file_the_secret_that_was_typed() {
     let bench = Bench::new(&[]);
     let out = bench.path("env");
     let script = format!(
-        "import \"std/env_file\" as env_file;\nenv_file::set(\"{}\", #{{ PIN: {ASKING} }});\n",
+        "import \"std/env_file\" as env_file;\nenv_file::set(\"{0}\", #{{ PIN: {ASKING} }});\nprint(file::read(\"{0}\"));\n",
         out.display()
     );
     std::fs::write(bench.path("s.rhai"), script).unwrap();

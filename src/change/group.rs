@@ -65,27 +65,27 @@ struct GroupInverse {
 }
 
 impl GroupChange {
-    /// The change that makes the group; `None` when it is there. What was made or taken back `in_part` is
-    /// made anew.
+    /// The change that makes the group; `None` when it is there. What a dead run may have made in part
+    /// (`begun`) is made whole.
     ///
     /// # Errors
     /// When it is there with another number.
-    pub fn towards(name: &str, wish: GroupWish, in_part: Option<Self>) -> Result<Option<Self>> {
+    pub fn towards(name: &str, wish: GroupWish, begun: Option<Self>) -> Result<Option<Self>> {
         let before = GroupState::observe(name)?;
-        if let GroupState::Present { gid, .. } = before {
-            if let Some(wished) = wish.gid.filter(|wished| *wished != gid) {
-                return Err(Failure::new(format!(
-                    "the group `{name}` is there and has the number {gid}, not {wished}"
-                ))
-                .kind("exists")
-                .into());
-            }
-            if in_part.is_none() {
-                return Ok(None);
-            }
+        if let GroupState::Present { gid, .. } = before
+            && let Some(wished) = wish.gid.filter(|wished| *wished != gid)
+        {
+            return Err(Failure::new(format!(
+                "the group `{name}` is there and has the number {gid}, not {wished}"
+            ))
+            .kind("exists")
+            .into());
         }
-        if let Some(begun) = in_part {
+        if let Some(begun) = begun {
             return Ok(Some(Self { after: wish, ..begun }));
+        }
+        if before != GroupState::Absent {
+            return Ok(None);
         }
         let inverse = GroupInverse { name: name.to_owned(), databases: AccountFiles::observe()? };
         Ok(Some(Self { before, after: wish, inverse }))
@@ -156,12 +156,11 @@ impl Kind for GroupChange {
     fn position(&self, _world: &World) -> Result<Position> {
         let name = &self.inverse.name;
         if self.hold_rests()? || AccountLines::read()?.lacks_group_shadow(name) {
-            let name = &self.inverse.name;
             return Ok(Position::Neither(format!("only some of the databases know of the group {name}")));
         }
         Ok(match self.observe()? {
             GroupState::Absent if self.inverse.databases.have_their_copies()? => Position::Before,
-            GroupState::Absent => Position::Neither(format!("there is no group {}", self.inverse.name)),
+            GroupState::Absent => Position::Neither(format!("there is no group {name}")),
             GroupState::Present { .. } => Position::After,
         })
     }

@@ -449,8 +449,8 @@ impl UserChange {
         if let UserState::Present(now) = &now {
             self.remove_user(world, now)?;
         }
-        self.inverse.databases.remove_rests(&[AccountEntry::User(&self.inverse.name)])?;
         self.restore_group(world, facts.as_ref())?;
+        self.inverse.databases.remove_rests(&self.rests()?)?;
         self.remove_what_the_user_had(facts.as_ref(), left_home.as_deref())?;
         self.inverse.databases.restore_copies(world.backups()?)?;
         Ok(Undone::Back(Undoing::Restored, self.states(&self.observe()?)))
@@ -488,8 +488,7 @@ impl UserChange {
             {
                 run(world, &["groupdel".into(), name.clone()])
             }
-            (None, Some(_)) => Ok(()),
-            (None, None) => self.inverse.databases.remove_rests(&[AccountEntry::Group(name)]),
+            (None, _) => Ok(()),
         }
     }
 
@@ -522,8 +521,7 @@ impl UserChange {
         if facts.uid != 0 && Account::by_uid(facts.uid)?.is_some_and(|account| account.name == *name) {
             user_processes::end(facts.uid, &world.processes)?;
         }
-        run(world, &["userdel".into(), name.clone()])?;
-        Ok(())
+        run(world, &["userdel".into(), name.clone()])
     }
 
     fn remove_what_the_user_had(&self, facts: Option<&UserFacts>, made_home: Option<&Path>) -> Result<()> {
@@ -656,10 +654,10 @@ impl Kind for UserChange {
         }
         let UserState::Present(facts) = now else {
             // Whatever was changed of a user who has gone since went too.
-            let is_gone = self.before != UserState::Absent;
-            let name = &self.inverse.name;
-            let neither = || Position::Neither(format!("there is no user {name}"));
-            return Ok(if is_gone { Position::Before } else { neither() });
+            return Ok(match &self.before {
+                UserState::Present(_) => Position::Before,
+                UserState::Absent => Position::Neither(format!("there is no user {}", self.inverse.name)),
+            });
         };
         let mut lacking = self.after.lacking(&facts);
         if self.home_is_torn(facts.home.as_path(), facts.uid)? {

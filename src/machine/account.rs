@@ -1,7 +1,6 @@
 //! The user and group databases of the machine.
 
 use std::ffi::CString;
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
@@ -109,7 +108,7 @@ impl Account {
             .into_iter()
             .map(unistd::Gid::as_raw)
             .collect();
-        let text = text_of("/etc/group")?;
+        let text = text_if_any("/etc/group")?;
         let lists = |entry: &Entry<'_>| entry.rest[0].split(',').any(|member| member == user.name);
         groups.extend(entries(&text, GROUP_FIELDS).filter(lists).map(|entry| entry.number));
         groups.sort_unstable();
@@ -167,19 +166,25 @@ fn entries(text: &str, fields: usize) -> impl Iterator<Item = Entry<'_>> {
 /// The lookup asks one source after the other and passes over one that fails, such as a file that cannot be opened
 /// because too many are open: whoever it does not find must not stand in the file either. Source: nsswitch.conf(5).
 fn check_absence(file: &str, fields: usize, is_it: impl Fn(&Entry<'_>) -> bool) -> Result<()> {
-    let text = text_of(file)?;
+    let text = text_if_any(file)?;
     if let Some(entry) = entries(&text, fields).find(|entry| is_it(entry)) {
         bail!("cannot look up `{}`: `{file}` has it, and the lookup does not find it", entry.name);
     }
     Ok(())
 }
 
-/// What a file holds; nothing, where there is none.
+/// What a file holds.
 fn text_of(file: &str) -> Result<String> {
-    match std::fs::read(file) {
-        Ok(bytes) => Ok(String::from_utf8_lossy(&bytes).into_owned()),
-        Err(error) if error.kind() == ErrorKind::NotFound => Ok(String::new()),
-        Err(error) => Err(error).with_context(|| format!("cannot read `{file}`")),
+    let bytes = std::fs::read(file).with_context(|| format!("cannot read `{file}`"))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// What a file holds; nothing, where there is none, as in a bare container.
+fn text_if_any(file: &str) -> Result<String> {
+    if Path::new(file).try_exists().with_context(|| format!("cannot read `{file}`"))? {
+        text_of(file)
+    } else {
+        Ok(String::new())
     }
 }
 

@@ -9,12 +9,9 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::account_lines::{AccountEntry, AccountLines, DATABASES};
-use super::account_lock::{AccountLock, PATIENCE, leavings};
+use super::account_lock::{AccountLock, PATIENCE, TAG, leavings};
 use super::backups::Backups;
 use super::files::{self, Attributes, Contents, FileState, PathText};
-
-/// What a file in preparation is named by.
-const TAG: &str = "accounts";
 
 /// One database as it was at some moment.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -26,11 +23,15 @@ struct Database {
 }
 
 impl Database {
+    /// Whether it holds what it held then.
+    fn is_unchanged(&self) -> Result<bool> {
+        Ok(FileState::observe(self.path.as_path())?.sha256() == self.state.sha256())
+    }
+
     /// Its state, and its text without these; `None` if it is as it was, or names none of them.
     fn without(&self, entries: &[AccountEntry<'_>]) -> Result<Option<(FileState, Vec<u8>)>> {
         let path = self.path.as_path();
-        let now = FileState::observe(path)?;
-        if now.is_absent() || now.sha256() == self.state.sha256() {
+        if self.is_unchanged()? || FileState::observe(path)?.is_absent() {
             return Ok(None);
         }
         let (text, now) = files::read(path)?;
@@ -131,7 +132,7 @@ impl AccountFiles {
     /// Whether all hold what they held then.
     pub fn are_unchanged(&self) -> Result<bool> {
         for database in &self.0 {
-            if FileState::observe(database.path.as_path())?.sha256() != database.state.sha256() {
+            if !database.is_unchanged()? {
                 return Ok(false);
             }
         }

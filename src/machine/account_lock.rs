@@ -1,8 +1,6 @@
 //! The lock that the tools of the shadow suite hold while they write the user and group databases.
 
 use std::fs::File;
-use std::io::ErrorKind;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -10,11 +8,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, open};
 use rustix::io::Errno;
+use rustix::process::geteuid;
 
 use super::account_lines::DATABASES;
 use super::files::{self, FileState};
 use crate::failure::Failure;
 
+/// What a file in preparation beside the databases is named by.
+pub const TAG: &str = "accounts";
 /// How long the tools wait for the lock. Source: lckpwdf(3).
 pub const PATIENCE: Duration = Duration::from_secs(15);
 /// How often it is tried.
@@ -57,7 +58,7 @@ impl AccountLock {
     /// there belongs to none.
     pub fn clear(&self) -> Result<()> {
         for path in leavings(&self.directory)? {
-            files::remove(&path, &FileState::observe(&path)?, "accounts")?;
+            files::remove(&path, &FileState::observe(&path)?, TAG)?;
         }
         Ok(())
     }
@@ -100,15 +101,11 @@ fn is_number(text: &str) -> bool {
 /// Whether a file is what a process of that number makes before it takes a lock: its own alone, and the number in it,
 /// or nothing yet.
 fn is_of_process(path: &Path, number: &str) -> Result<bool> {
-    let metadata = match path.symlink_metadata() {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
-    };
-    if !metadata.is_file() || metadata.mode() & 0o7777 != 0o600 || metadata.len() > 32 {
+    let FileState::File { size, metadata, .. } = FileState::observe(path)? else { return Ok(false) };
+    if metadata.mode != 0o600 || metadata.owner != geteuid().as_raw() || size > 32 {
         return Ok(false);
     }
-    let text = std::fs::read(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    let (text, _) = files::read(path)?;
     let text = text.strip_suffix(b"\0").unwrap_or(&text);
     Ok(text.is_empty() || text == number.as_bytes())
 }

@@ -181,8 +181,8 @@ mod functions {
     }
 
     /// Calls the closure once on this machine for good: neither a reset nor `--redo` forgets it, only a rollback of
-    /// what it changed. For what must
-    /// never happen twice, such as an import of data. It counts when the closure has returned.
+    /// what it changed. For what must never happen twice, such as an import of data. It counts when the closure has
+    /// returned.
     ///
     /// ```rhai
     /// step::once("import", || log::info("importing"));
