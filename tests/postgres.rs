@@ -1,150 +1,37 @@
-//! Roles, databases and statements on a real PostgreSQL server, through the binary.
-//!
-//! Each test starts a server of its own, as the user `postgres`, on a private socket and port.
+//! Roles, databases and statements on a real PostgreSQL server of each test's own, through the binary.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod bench;
+#[path = "support/server.rs"]
+mod server;
 
-use std::net::TcpListener;
-use std::os::unix::fs::{PermissionsExt as _, chown};
-use std::os::unix::process::CommandExt as _;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use bench::{Bench, code, said};
 use rustix::process::{Pid, Signal, kill_process};
+use server::Server;
 
 const CANARY: &str = "Canary 'quoted\" @/#$&%\\ 4711";
 
-/// A running server.
-struct Server {
-    directory: tempfile::TempDir,
-    binaries: PathBuf,
-    port: u16,
-    process: Child,
+fn databases(server: &Server) -> String {
+    server
+        .psql("SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE NOT datistemplate")
+        .unwrap()
 }
 
-impl Server {
-    fn start() -> Self {
-        let binaries = binaries();
-        let directory = tempfile::tempdir().unwrap();
-        let (uid, gid) = postgres();
-        chown(directory.path(), Some(uid), Some(gid)).unwrap();
-        std::fs::set_permissions(directory.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
-        let data = directory.path().join("data");
-        let made = Command::new(binaries.join("initdb"))
-            .args([
-                "--auth-local=peer",
-                "--auth-host=scram-sha-256",
-                "--no-sync",
-                "--encoding=UTF8",
-                "--locale=C",
-            ])
-            .arg("--pgdata")
-            .arg(&data)
-            .current_dir("/")
-            .uid(uid)
-            .gid(gid)
-            .output()
-            .unwrap();
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = std::fs::File::create(directory.path().join("log")).unwrap();
-        let process = Command::new(binaries.join("postgres"))
-            .arg("-D")
-            .arg(&data)
-            .arg("-k")
-            .arg(directory.path())
-            .args(["-p", &port.to_string(), "-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
-            .args([
-                "-c",
-                "log_statement=all",
-                "-c",
-                "log_min_duration_statement=0",
-                "-c",
-                "log_min_error_statement=debug5",
-            ])
-            .args(["-c", "log_parameter_max_length_on_error=-1"])
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone().unwrap())
-            .stderr(log)
-            .uid(uid)
-            .gid(gid)
-            .spawn()
-            .unwrap();
-        let server = Self { directory, binaries, port, process };
-        let deadline = Instant::now() + Duration::from_secs(60);
-        while server.psql("SELECT 1").is_err() {
-            assert!(Instant::now() < deadline, "the server does not start: {}", server.log());
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        server
-    }
+/// Another session, that does what it is told until it is dropped.
+struct Session {
+    process: Child,
+    _input: std::process::ChildStdin,
+}
 
-    /// The options of a script that connects to it.
-    fn options(&self) -> String {
-        format!("host: \"{}\", port: {}", self.directory.path().display(), self.port)
-    }
-
-    fn log(&self) -> String {
-        std::fs::read_to_string(self.directory.path().join("log")).unwrap()
-    }
-
-    fn psql_command(&self, database: &str) -> Command {
-        let (uid, gid) = postgres();
-        let mut command = Command::new(self.binaries.join("psql"));
-        command.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"]);
-        command.arg("-h").arg(self.directory.path()).args(["-p", &self.port.to_string(), "-d", database]);
-        command.current_dir("/").uid(uid).gid(gid);
-        command
-    }
-
-    fn psql_in(&self, database: &str, sql: &str) -> Result<String, String> {
-        let output = self.psql_command(database).args(["-c", sql]).output().unwrap();
-        if output.status.success() {
-            Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
-        } else {
-            Err(said(&output))
-        }
-    }
-
-    fn psql(&self, sql: &str) -> Result<String, String> {
-        self.psql_in("postgres", sql)
-    }
-
-    /// Whether the role gets in with this password over TCP.
-    fn logs_in(&self, role: &str, password: &str, database: &str) -> bool {
-        let output = Command::new(self.binaries.join("psql"))
-            .args([
-                "--no-psqlrc",
-                "-h",
-                "127.0.0.1",
-                "-p",
-                &self.port.to_string(),
-                "-U",
-                role,
-                "-d",
-                database,
-            ])
-            .args(["-c", "SELECT 1"])
-            .env("PGPASSWORD", password)
-            .current_dir("/")
-            .output()
-            .unwrap();
-        output.status.success()
-    }
-
-    fn databases(&self) -> String {
-        self.psql("SELECT string_agg(datname, ',' ORDER BY datname) FROM pg_database WHERE NOT datistemplate")
-            .unwrap()
-    }
-
-    /// Another session, that does what it is told until it is dropped.
-    fn session(&self, database: &str, sql: &str) -> Session {
-        let mut command = self.psql_command(database);
+impl Session {
+    fn start(server: &Server, database: &str, sql: &str) -> Self {
+        let mut command = server.psql_command(database);
         let mut process = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let mut input = process.stdin.take().unwrap();
         std::io::Write::write_all(&mut input, format!("{sql};\nSELECT 'ready';\n").as_bytes()).unwrap();
@@ -154,21 +41,8 @@ impl Server {
             line.clear();
             assert_ne!(std::io::BufRead::read_line(&mut output, &mut line).unwrap(), 0, "the session ended");
         }
-        Session { process, _input: input }
+        Self { process, _input: input }
     }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // Without waiting for sessions.
-        let _ = kill_process(pid(&self.process), Signal::INT);
-        let _ = self.process.wait();
-    }
-}
-
-struct Session {
-    process: Child,
-    _input: std::process::ChildStdin,
 }
 
 impl Drop for Session {
@@ -176,23 +50,6 @@ impl Drop for Session {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn pid(process: &Child) -> Pid {
-    Pid::from_child(process)
-}
-
-fn postgres() -> (u32, u32) {
-    let user = nix::unistd::User::from_name("postgres").unwrap().expect("there is a user `postgres`");
-    (user.uid.as_raw(), user.gid.as_raw())
-}
-
-fn binaries() -> PathBuf {
-    let versions = std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is installed");
-    let mut found: Vec<PathBuf> = versions.map(|version| version.unwrap().path().join("bin")).collect();
-    found.retain(|path| path.join("initdb").exists());
-    found.sort();
-    found.pop().expect("there is an initdb")
 }
 
 fn expect(output: &Output, wanted: i32) -> String {
@@ -254,10 +111,10 @@ fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_passw
     // Data goes only when that is said.
     let kept = expect(&bench.run(&["rollback", "--plan", "plan"]), 0);
     assert!(kept.contains("the database my shop (1 table, ") && kept.contains("--purge databases"), "{kept}");
-    assert_eq!(server.databases(), "my shop,postgres");
-    let _busy = server.session("my shop", "SELECT 1");
+    assert_eq!(databases(&server), "my shop,postgres");
+    let _busy = Session::start(&server, "my shop", "SELECT 1");
     let gone = expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "databases"]), 0);
-    assert_eq!(server.databases(), "postgres");
+    assert_eq!(databases(&server), "postgres");
     assert_eq!(server.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'kim'").unwrap(), "0");
     // What was in it is among the backups, whole.
     let dumps = files_with(&bench, b"PGDMP");
@@ -354,7 +211,7 @@ fn a_database_is_made_beside_a_busy_template_and_given_back_to_its_owner() {
         ),
     );
     {
-        let _busy = server.session("template1", "SELECT 1");
+        let _busy = Session::start(&server, "template1", "SELECT 1");
         expect(&bench.run(&["plan.rhai"]), 0);
     }
     let owner = |name: &str| {
@@ -379,7 +236,7 @@ fn a_database_that_the_server_made_for_a_killed_run_is_found() {
     let bench = Bench::new(&[]);
     plan(&bench, &format!("pg::ensure_database(\"shop\", #{{ {} }});", server.options()));
     // Nobody can enter a database into the catalog while this one stands.
-    let lock = server.session("postgres", "BEGIN; LOCK pg_database IN SHARE MODE");
+    let lock = Session::start(&server, "postgres", "BEGIN; LOCK pg_database IN SHARE MODE");
     let mut killed = Command::new(bench.command(&[]).get_program());
     killed.arg("--state-dir").arg(bench.path("state")).args(["--non-interactive", "plan.rhai"]);
     let mut killed = killed.current_dir(bench.path("")).stderr(Stdio::null()).spawn().unwrap();
@@ -394,9 +251,9 @@ fn a_database_that_the_server_made_for_a_killed_run_is_found() {
     drop(lock);
     let output = expect(&bench.run(&["plan.rhai", "--json"]), 0);
     assert!(output.contains("\"changed\":0"), "it is done already: {output}");
-    assert_eq!(server.databases(), "postgres,shop");
+    assert_eq!(databases(&server), "postgres,shop");
     expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "databases"]), 0);
-    assert_eq!(server.databases(), "postgres");
+    assert_eq!(databases(&server), "postgres");
 }
 
 #[test]
@@ -499,7 +356,7 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
         ),
         (
             format!("pg::value(\"SELECT 1\", [], #{{ {at}, port: 1 }})")
-                .replace(&at, &format!("host: \"{}\"", server.directory.path().display())),
+                .replace(&at, &format!("host: \"{}\"", server.directory.display())),
             "unit::start",
         ),
         (
@@ -591,7 +448,7 @@ fn a_running_statement_ends_when_the_run_is_stopped() {
         assert!(Instant::now() < deadline, "it never began");
         std::thread::sleep(Duration::from_millis(20));
     }
-    kill_process(pid(&stopped), Signal::INT).unwrap();
+    kill_process(Pid::from_child(&stopped), Signal::INT).unwrap();
     assert_eq!(stopped.wait().unwrap().code(), Some(130));
     assert_eq!(
         server.psql("SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'SELECT pg_sleep%'").unwrap(),
