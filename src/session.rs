@@ -553,10 +553,18 @@ impl Session {
             .collect();
         if stop {
             self.settle_half_undone()?;
+            self.mend_half_undone()?;
         }
         for known in doubtful {
             let looked = Change::of_intent(&known.intent).and_then(|change| {
-                let position = change.kind().position(&self.world).with_context(|| {
+                let look = || {
+                    // A rollback mends in its own way.
+                    if stop {
+                        change.kind().mend(&self.world)?;
+                    }
+                    change.kind().position(&self.world)
+                };
+                let position = look().with_context(|| {
                     format!("cannot look at {} to tell what a killed run did", known.intent.target)
                 })?;
                 Ok((change, position))
@@ -607,6 +615,20 @@ impl Session {
                 }
                 Ok(_) => {}
                 Err(_) => self.check_interruption()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes whose inverse failed: what it left half-way is completed or cleared, for they count as made.
+    fn mend_half_undone(&self) -> Result<()> {
+        let is_failed = |change: &&ChangeRecord| matches!(change.state, ChangeState::UndoFailed(_));
+        for known in self.history.changes.iter().filter(is_failed) {
+            if let Err(error) = Change::of_intent(&known.intent)?.kind().mend(&self.world) {
+                self.check_interruption()?;
+                self.world
+                    .reporter
+                    .note(format!("{} stays half undone for now: {error:#}", known.intent.target));
             }
         }
         Ok(())

@@ -264,8 +264,12 @@ impl Kind for CommandChange {
         self.clear_leftover()
     }
 
+    fn mend(&self, _world: &World) -> Result<()> {
+        self.clear_leftover()
+    }
+
     fn position(&self, world: &World) -> Result<Position> {
-        self.clear_leftover()?;
+        self.mend(world)?;
         let now = self.state(world)?;
         if self.before.product == Some(false)
             && now.product == Some(false)

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -182,15 +181,25 @@ impl DatabaseChange {
 
     /// Saves all that is in the database among the backups and tells where.
     fn dump(&self, world: &World) -> Result<()> {
-        let server = &self.inverse.login.server;
         let database = &self.inverse.database;
         let backups = world.backups()?;
-        let incoming = world.state_directory().join("backups/.dump");
+        let saved = backups.save_written(|incoming| self.write_dump(world, incoming))?;
+        let path = backups.path(saved);
+        world.reporter.note(format!(
+            "the database {database} was dumped before its removal: `pg_restore --create --dbname postgres {}` brings it back",
+            path.display()
+        ));
+        Ok(())
+    }
+
+    fn write_dump(&self, world: &World, to: &Path) -> Result<()> {
+        let server = &self.inverse.login.server;
+        let database = &self.inverse.database;
         let dump = "umask 077; out=$1; shift; exec \"$@\" > \"$out\"";
         let mut argv: Vec<String> = ["sh", "-c", dump, "sh"]
             .into_iter()
             .map(str::to_owned)
-            .chain([incoming.display().to_string()])
+            .chain([to.display().to_string()])
             .collect();
         // The file is root's: the server's owner gets it open.
         if server.is_local_socket() && Account::current()?.is_root() {
@@ -213,17 +222,7 @@ impl DatabaseChange {
         }
         let ended = world.run(&command, &label)?;
         super::succeeded(&ended, &label)
-            .with_context(|| format!("the database `{database}` is not removed without a dump"))?;
-        let shown = || format!("cannot read `{}`", incoming.display());
-        let mut written = File::open(&incoming).with_context(shown)?;
-        let saved = backups.save_from(&mut written)?;
-        std::fs::remove_file(&incoming).with_context(|| format!("cannot remove `{}`", incoming.display()))?;
-        let path = backups.path(saved);
-        world.reporter.note(format!(
-            "the database {database} was dumped before its removal: `pg_restore --create --dbname postgres {}` brings it back",
-            path.display()
-        ));
-        Ok(())
+            .with_context(|| format!("the database `{database}` is not removed without a dump"))
     }
 
     fn drop_it(&self, connection: &mut Connection<'_>) -> Result<()> {

@@ -344,8 +344,12 @@ impl Kind for FileChange {
         Some(self.difference(world, &accepted, &self.before))
     }
 
-    fn position(&self, _world: &World) -> Result<Position> {
-        files::clear_leftover(self.path(), &tag(self.path()))?;
+    fn mend(&self, _world: &World) -> Result<()> {
+        files::clear_leftover(self.path(), &tag(self.path()))
+    }
+
+    fn position(&self, world: &World) -> Result<Position> {
+        self.mend(world)?;
         let now = self.observe()?;
         Ok(if now.same_as(&self.after) {
             Position::After

@@ -8,17 +8,28 @@ use super::World;
 use super::unit::succeeded;
 use crate::machine::process::Command;
 
-/// The format of one line of `dpkg-query`: state, name (with its architecture where that tells it apart), version,
+/// The format of one line of `dpkg-query`: wish and state, name (with its architecture where that tells it apart), version,
 /// what it provides and what it excludes. Source: dpkg-query(1).
 const FORMAT: &str = "${db:Status-Abbrev}\t${binary:Package}\t${Version}\t${Provides}\t${Conflicts}\n";
 
 /// The packages that dpkg knows.
 #[derive(Clone, Debug, Default)]
 pub struct Installed {
-    packages: BTreeMap<String, (char, String)>,
+    packages: BTreeMap<String, Package>,
     provided: BTreeSet<String>,
     replaced: BTreeSet<String>,
-    broken: BTreeSet<String>,
+}
+
+/// One of them, with dpkg's letters. Source: dpkg-query(1), "db:Status-Abbrev".
+#[derive(Clone, Debug)]
+struct Package {
+    /// What shall become of it: `i`nstalled, `r`emoved, `p`urged, …
+    wish: char,
+    /// What it is: `i`nstalled, `n`ot, its `c`onfiguration alone, `H`alf installed, …
+    state: char,
+    /// It was interrupted so badly that it must be installed again.
+    is_broken: bool,
+    version: String,
 }
 
 impl Installed {
@@ -39,18 +50,17 @@ impl Installed {
             else {
                 continue;
             };
-            let mut letters = state.chars().skip(1);
-            let Some(state) = letters.next() else { continue };
-            if letters.next() == Some('R') {
-                known.broken.insert(name.to_owned());
-            }
+            let mut letters = state.chars();
+            let (Some(wish), Some(state)) = (letters.next(), letters.next()) else { continue };
             if state == 'i' {
                 let provides = names_in(fields.next().unwrap_or_default());
                 let excludes = names_in(fields.next().unwrap_or_default());
                 known.replaced.extend(provides.intersection(&excludes).cloned());
                 known.provided.extend(provides);
             }
-            known.packages.insert(name.to_owned(), (state, version.to_owned()));
+            let is_broken = letters.next() == Some('R');
+            let package = Package { wish, state, is_broken, version: version.to_owned() };
+            known.packages.insert(name.to_owned(), package);
         }
         known
     }
@@ -62,12 +72,27 @@ impl Installed {
 
     /// Whether anything of the package is there besides configuration files that a removal left.
     pub fn is_there(&self, name: &str) -> bool {
-        !matches!(self.state(name), 'n' | 'c')
+        self.find(name).is_some_and(Package::is_there)
     }
 
-    /// The packages that were interrupted so badly that they must be installed again.
-    pub fn broken(&self) -> Vec<&str> {
-        self.broken.iter().map(String::as_str).collect()
+    /// The packages that were interrupted so badly that nothing can be done before they are installed again.
+    pub fn broken(&self) -> impl Iterator<Item = &str> {
+        self.packages.iter().filter(|(_, package)| package.is_broken).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether the package was interrupted while it was unpacked or removed.
+    pub fn is_half_installed(&self, name: &str) -> bool {
+        self.state(name) == 'H'
+    }
+
+    /// Whether the package is there and shall not stay: what dpkg notes before it removes one.
+    pub fn is_going(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|package| package.is_there() && matches!(package.wish, 'r' | 'p'))
+    }
+
+    /// Whether the package is gone but for configuration files, or for dpkg's notes alone.
+    pub fn is_removed(&self, name: &str) -> bool {
+        self.state(name) == 'c'
     }
 
     /// Whether an installed package provides this name.
@@ -83,15 +108,15 @@ impl Installed {
 
     /// The version of what is there.
     pub fn version(&self, name: &str) -> Option<&str> {
-        self.find(name).filter(|(state, _)| !matches!(state, 'n' | 'c')).map(|(_, version)| version.as_str())
+        self.find(name).filter(|package| package.is_there()).map(|package| package.version.as_str())
     }
 
     fn state(&self, name: &str) -> char {
-        self.find(name).map_or('n', |(state, _)| *state)
+        self.find(name).map_or('n', |package| package.state)
     }
 
     /// The name as it stands, else with any architecture: a package that may be there in several is listed so.
-    fn find(&self, name: &str) -> Option<&(char, String)> {
+    fn find(&self, name: &str) -> Option<&Package> {
         if let Some(found) = self.packages.get(name) {
             return Some(found);
         }
@@ -102,9 +127,16 @@ impl Installed {
             .take_while(|(known, _)| known.starts_with(&qualified))
             .map(|(_, found)| found);
         let first = all.next();
-        all.find(|(state, _)| *state == 'i').or(first)
+        all.find(|package| package.state == 'i').or(first)
     }
 }
+
+impl Package {
+    fn is_there(&self) -> bool {
+        !matches!(self.state, 'n' | 'c')
+    }
+}
+
 /// The names in a list of relations such as `a (= 1), b`.
 fn names_in(relations: &str) -> BTreeSet<String> {
     relations.split(',').filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect()
@@ -118,6 +150,8 @@ mod tests {
                            rc \tnano\t7.2\teditor\n\
                            iU \tnginx\t1.22\thttpd, httpd-cgi\n\
                            iHR\trsync\t3.2\t\n\
+                           ri \tjq\t1.6\t\n\
+                           pc \ttree\t2.1\t\n\
                            hi \tcurl\t7.88\t\n\
                            ii \tlibc6:amd64\t2.36\tlibc6-2.36\n\
                            ii \tnodejs\t20\tnodejs-dev, npm\tnodejs-legacy, npm (<< 9)\n\
@@ -146,8 +180,16 @@ mod tests {
     #[test]
     fn what_was_interrupted_in_unpacking_is_broken() {
         let known = Installed::parse(LISTING);
-        assert_eq!(known.broken(), ["rsync"]);
+        assert_eq!(known.broken().collect::<Vec<_>>(), ["rsync"]);
+        assert!(known.is_half_installed("rsync"));
         assert!(known.is_there("rsync") && !known.is_installed("rsync"));
+    }
+
+    #[test]
+    fn what_was_interrupted_in_removing_is_going_or_removed() {
+        let known = Installed::parse(LISTING);
+        assert!(known.is_going("jq") && known.is_installed("jq") && !known.is_going("apt"));
+        assert!(known.is_removed("tree") && !known.is_going("tree") && !known.is_removed("none"));
     }
 
     #[test]

@@ -263,6 +263,12 @@ pub trait Kind {
         None
     }
 
+    /// Completes or clears what an act or an inverse left that was stopped half-way. What it changed may be as wished
+    /// by now and not be looked at again.
+    fn mend(&self, _world: &World) -> Result<()> {
+        Ok(())
+    }
+
     /// Looks where the target stands now.
     fn position(&self, world: &World) -> Result<Position>;
 

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::apt::{Apt, Simulated, has_stale_lists, holds_databases};
+use super::apt::{Apt, Simulated, has_stale_lists, holds_databases, is_dpkg_interrupted};
 use super::installed::Installed;
 use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
@@ -85,6 +85,9 @@ impl PackagesChange {
     /// When some have no candidate: with all their names, before anything is installed.
     pub fn towards(wish: &PackagesWish, world: &World, acts: bool) -> Result<Option<Self>> {
         let apt = Apt { world, lock_timeout: wish.lock_timeout, timeout: wish.timeout };
+        if acts && is_dpkg_interrupted()? {
+            apt.repair()?;
+        }
         let missing = missing(&wish.names, apt)?;
         let there: Vec<&str> =
             wish.names.iter().filter(|name| !missing.contains(name)).map(String::as_str).collect();
@@ -97,7 +100,7 @@ impl PackagesChange {
             Simulated::default()
         } else if acts {
             if apt.repair()? {
-                apt.reinstall_broken()?;
+                apt.reinstall_broken(&names)?;
             }
             make_installable(apt, &names, wish.recommends)?;
             apt.simulate_install(&names, wish.recommends)?
@@ -134,6 +137,12 @@ impl PackagesChange {
             apt.install(&borrowed(&self.before.missing), act.recommends)?;
         }
         apt.mark("manual", &borrowed(&self.before.automatic))
+    }
+
+    /// All that it is about.
+    fn names(&self) -> Vec<&str> {
+        let added = self.inverse.installs.keys().filter(|name| !self.after.names.contains(name));
+        self.after.names.iter().chain(added).map(String::as_str).collect()
     }
 
     /// What the transaction added and is still there.
@@ -200,7 +209,27 @@ impl Kind for PackagesChange {
         OnDoubt::ActAgain
     }
 
+    fn mend(&self, world: &World) -> Result<()> {
+        let (apt, names) = (Apt::new(world), self.names());
+        apt.keep(&names)?;
+        apt.repair()?;
+        apt.reinstall_broken(&names)?;
+        // Before it removes a package apt forgets that it was there for others only.
+        let known = Installed::look(world)?;
+        let added = self.inverse.installs.keys().map(String::as_str);
+        let needed: Vec<&str> = added
+            .filter(|name| known.is_there(name) && !self.after.names.iter().any(|asked| asked == name))
+            .collect();
+        let automatic = apt.automatic(&needed)?;
+        let forgotten: Vec<&str> =
+            needed.into_iter().filter(|name| !automatic.iter().any(|known| known == name)).collect();
+        apt.mark("auto", &forgotten)
+    }
+
     fn position(&self, world: &World) -> Result<Position> {
+        if is_dpkg_interrupted()? {
+            return Ok(Position::Neither("dpkg was interrupted".to_owned()));
+        }
         let known = Installed::look(world)?;
         let there = self.inverse.installs.keys().filter(|name| known.is_there(name)).count();
         let complete = self.inverse.installs.keys().filter(|name| known.is_installed(name)).count();
@@ -244,9 +273,14 @@ impl Kind for PackagesChange {
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let apt = Apt::new(world);
+        let added: Vec<&str> = self.inverse.installs.keys().map(String::as_str).collect();
+        if !terms.only_looking {
+            apt.repair()?;
+            apt.complete_to_remove(&added)?;
+            apt.forget(&added)?;
+        }
         let known = Installed::look(world)?;
-        let there: Vec<&str> =
-            self.inverse.installs.keys().filter(|name| known.is_there(name)).map(String::as_str).collect();
+        let there: Vec<&str> = added.iter().copied().filter(|name| known.is_there(name)).collect();
         let still: Vec<&str> =
             self.before.automatic.iter().filter(|name| known.is_there(name)).map(String::as_str).collect();
         let automatic = apt.automatic(&still)?;
@@ -255,13 +289,10 @@ impl Kind for PackagesChange {
         if there.is_empty() && marked.is_empty() {
             return Ok(Undone::Back(Undoing::Already, self.states(BTreeMap::new())));
         }
-        if !there.is_empty() {
-            if !terms.only_looking {
-                apt.repair()?;
-            }
-            if let Some(why) = self.reason_to_keep(&there, apt)? {
-                return Ok(Undone::Kept(why));
-            }
+        if !there.is_empty()
+            && let Some(why) = self.reason_to_keep(&there, apt)?
+        {
+            return Ok(Undone::Kept(why));
         }
         if terms.only_looking {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
@@ -294,10 +325,12 @@ fn packages_target(names: &[String]) -> String {
     }
 }
 
-/// Whether any of the wish is lacking.
+/// Whether any of the wish is lacking, or dpkg was interrupted.
 pub fn is_lacking(wish: &PackagesWish, world: &World) -> Result<bool> {
     let apt = Apt { world, lock_timeout: wish.lock_timeout, timeout: wish.timeout };
-    Ok(!missing(&wish.names, apt)?.is_empty() || !apt.automatic(&borrowed(&wish.names))?.is_empty())
+    Ok(is_dpkg_interrupted()?
+        || !missing(&wish.names, apt)?.is_empty()
+        || !apt.automatic(&borrowed(&wish.names))?.is_empty())
 }
 
 /// Whether a package is installed under exactly this name, or, where there is no package of the name, something that

@@ -439,6 +439,10 @@ impl Kind for TreeChange {
         !before.same_as(after)
     }
 
+    fn mend(&self, world: &World) -> Result<()> {
+        self.clear_leftovers(&self.manifests(world)?)
+    }
+
     fn position(&self, world: &World) -> Result<Position> {
         let manifests = self.manifests(world)?;
         self.clear_leftovers(&manifests)?;

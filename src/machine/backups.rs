@@ -74,17 +74,24 @@ impl Backups {
         Ok(digest)
     }
 
-    /// Saves all that `from` gives, which may be more than fits into memory.
-    pub fn save_from(&self, from: &mut dyn Read) -> Result<Digest> {
+    /// Saves what `write` makes of the empty file at the path that it is given.
+    pub fn save_written(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<Digest> {
         let mut incoming = self.incoming()?;
-        let digest = digest_of(from, &mut |piece| self.write(&mut incoming, piece))
-            .with_context(|| format!("cannot save a backup in `{}`", PathText::new(&*self.path)))?;
-        if self.holds(digest)? {
-            self.drop_incoming()?;
-        } else {
-            self.settle(&incoming, digest)?;
+        let saved = write(&self.path.join(INCOMING)).and_then(|()| {
+            let digest = digest_of(&mut incoming, &mut |_| Ok(()))
+                .with_context(|| format!("cannot read a new backup in `{}`", PathText::new(&*self.path)))?;
+            if self.holds(digest)? {
+                self.drop_incoming()?;
+            } else {
+                self.settle(&incoming, digest)?;
+            }
+            Ok(digest)
+        });
+        if saved.is_err() {
+            // What is left goes when the next one is saved.
+            let _ = self.drop_incoming();
         }
-        Ok(digest)
+        saved
     }
 
     /// Looks at a file and saves its content in one reading. Whatever is no file is only looked at.
@@ -327,7 +334,8 @@ mod tests {
         assert_eq!(backups.read(digest).unwrap(), b"abc");
         let metadata = std::fs::metadata(backups.path(digest)).unwrap();
         assert_eq!(metadata.permissions().mode() & 0o777, 0o600);
-        assert_eq!(backups.save_from(&mut &b"abc"[..]).unwrap(), digest);
+        let write = |path: &Path| Ok(std::fs::write(path, "abc")?);
+        assert_eq!(backups.save_written(write).unwrap(), digest);
         assert_eq!(std::fs::metadata(backups.path(digest)).unwrap().ino(), metadata.ino());
         assert_eq!(names(&backups), [digest.to_string()]);
         assert!(any_in(&backups.path).unwrap());

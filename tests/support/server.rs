@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "no test file needs all of it")]
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a test that cannot go on fails")]
 
+use std::cell::RefCell;
 use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt as _, chown};
@@ -22,7 +23,7 @@ pub struct Server {
     pub directory: PathBuf,
     pub binaries: PathBuf,
     pub port: u16,
-    process: Child,
+    process: RefCell<Child>,
     /// The directory goes with the server, if it was made for it.
     scratch: Option<tempfile::TempDir>,
 }
@@ -61,7 +62,7 @@ impl Server {
         let own = ["listen_addresses='127.0.0.1'", "fsync=off", "wal_keep_size=0", "min_wal_size='2MB'"];
         let settings = [own.as_slice(), settings].concat().join("\n");
         fs::write(directory.join("data/postgresql.auto.conf"), settings).unwrap();
-        let process = launch(&directory, &binaries, port);
+        let process = RefCell::new(launch(&directory, &binaries, port));
         let server = Self { directory, binaries, port, process, scratch: None };
         server.await_start();
         server
@@ -76,18 +77,19 @@ impl Server {
     }
 
     /// Ends it at once, lets `meanwhile` work on its data, and starts it again.
-    pub fn without(&mut self, meanwhile: impl FnOnce(&Path)) {
+    pub fn without(&self, meanwhile: impl FnOnce(&Path)) {
         self.end(Signal::QUIT);
         let data = self.directory.join("data");
         let _ = fs::remove_file(data.join("postmaster.pid"));
         meanwhile(&data);
-        self.process = launch(&self.directory, &self.binaries, self.port);
+        *self.process.borrow_mut() = launch(&self.directory, &self.binaries, self.port);
         self.await_start();
     }
 
-    fn end(&mut self, signal: Signal) {
-        let _ = kill_process(Pid::from_child(&self.process), signal);
-        let _ = self.process.wait();
+    fn end(&self, signal: Signal) {
+        let mut process = self.process.borrow_mut();
+        let _ = kill_process(Pid::from_child(&process), signal);
+        let _ = process.wait();
     }
 
     /// The options of a script that connects to it.

@@ -1,6 +1,7 @@
 //! Every call fails, once or from then on.
 
-use std::path::PathBuf;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
 
 use super::apart::{Shard, Tally};
 use super::ground::Lying;
@@ -24,6 +25,9 @@ const FAULTS: [&str; 8] = [
     "error=EINTR:when=K..L",
 ];
 
+/// The calls that write to whatever is open.
+const WRITING: [&str; 3] = ["write", "writev", "sendfile"];
+
 /// The exit statuses of a run and of a rollback that met an error: failed, or undone in part.
 const STATUSES: [i32; 3] = [0, 1, 4];
 
@@ -34,10 +38,14 @@ pub fn sweep(shard: Shard) -> Tally {
         let trial = Trial::new(scenario, Lying::Memory);
         for doing in BOTH {
             let name = format!("{}, {doing:?}", scenario.name);
-            let mut all = trial.positions(trial.start(doing), doing);
-            // It cannot fail. Source: sync(2).
-            all.retain(|position| position.call != "sync");
-            for position in sample.of(all, SAMPLED, &name) {
+            let mut calls = trial.calls(trial.start(doing), doing);
+            calls.retain(|call| can_fail(call, scenario.talks));
+            for position in sample.of(strace::positions(&calls), SAMPLED, &name) {
+                let about = if scenario.talks && WRITING.contains(&&*position.call) {
+                    files(&calls, &position.call)
+                } else {
+                    Vec::new()
+                };
                 let one = [sample.one(&FAULTS, &format!("{name}/{position}"))];
                 for fault in if sample.is_full() { &FAULTS[..] } else { &one } {
                     // Nothing takes all else and no times: passages are taken back then, which give none, and files not.
@@ -49,7 +57,7 @@ pub fn sweep(shard: Shard) -> Tally {
                         let what = format!("{name}, {position} with {fault}");
                         trial.ground.restore(trial.start(doing));
                         let words = trial.ground.kkrun(doing.words());
-                        let ended = strace::inject(&trial.ground, &position, fault, &words);
+                        let ended = strace::inject(&trial.ground, &position, fault, &about, &words);
                         let problems = wrong(&trial, doing, &ended, &sample.ways(&what));
                         tally.add(&what, ended.was_disturbed(), problems);
                     }
@@ -59,6 +67,35 @@ pub fn sweep(shard: Shard) -> Tally {
         println!("errors: {}: {} positions so far, {} bad", scenario.name, tally.positions, tally.bad.len());
     }
     tally
+}
+
+/// Whether the call can fail on a machine where something is wrong with a file system. Pipes and sockets do not: a
+/// program that talks with others waits for ever for the end of one that is not broken at all.
+fn can_fail(call: &Traced, talks: bool) -> bool {
+    match call.call.as_str() {
+        // Source: sync(2).
+        "sync" | "sendto" => false,
+        name if talks && WRITING.contains(&name) => file(call).is_some(),
+        _ => true,
+    }
+}
+
+/// The file that a call writes to, if it has the same name each time.
+fn file(call: &Traced) -> Option<PathBuf> {
+    let is_no_file = |path: &Path| !path.is_absolute() || path.starts_with("/dev");
+    let is_chance = |path: &Path| {
+        let own = ["state/logs", "state/running"]
+            .iter()
+            .any(|own| path.parent().is_some_and(|at| at.ends_with(own)));
+        own || ["/var/cache/apt", "/var/lib/apt"].iter().any(|apt| path.starts_with(apt))
+    };
+    call.paths().into_iter().next().filter(|path| !is_no_file(path) && !is_chance(path))
+}
+
+/// The files that the calls of a name write to.
+fn files(calls: &[Traced], name: &str) -> Vec<PathBuf> {
+    let files: BTreeSet<PathBuf> = calls.iter().filter(|call| call.call == name).filter_map(file).collect();
+    files.into_iter().collect()
 }
 
 fn wrong(trial: &Trial, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {

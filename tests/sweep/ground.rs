@@ -5,10 +5,9 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use super::plans::Scenario;
-
-/// The directories of a tree that other directories of the machine are bound to: emptied, never removed.
-const BOUND: [&str; 3] = ["etc", "home", "mail"];
+use super::picture::Picture;
+use super::plans::{BOUND, Bound, Scenario, TOKEN};
+use super::server::Server;
 
 /// Which file system lies under the tree and the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,10 +26,12 @@ pub struct Ground {
     pub state: PathBuf,
     port: u16,
     images: Vec<(PathBuf, PathBuf)>,
-    bound: Vec<&'static str>,
+    bound: Vec<Bound>,
+    /// PostgreSQL, in memory: it loses nothing.
+    server: Option<Server>,
 }
 
-/// The state directory and the tree as they were at some moment.
+/// The state directory, the tree and the server's data as they were at some moment.
 pub struct Snapshot(PathBuf);
 
 impl Ground {
@@ -61,7 +62,7 @@ impl Ground {
                 (base.join("disk/m"), base.join("other/state"))
             }
         };
-        let ground = Self { directory, tree, state, port, images, bound: Vec::new() };
+        let ground = Self { directory, tree, state, port, images, bound: Vec::new(), server: None };
         ground.mount();
         fs::create_dir(&ground.tree).unwrap();
         fs::create_dir(ground.base().join("plan")).unwrap();
@@ -94,34 +95,41 @@ impl Ground {
 
     /// Makes the plan and the tree of a scenario.
     pub fn set_up(&mut self, scenario: &Scenario) -> Snapshot {
-        self.unbind();
-        self.clear();
+        if scenario.has_server {
+            let directory = self.base().join("server");
+            fs::create_dir(&directory).unwrap();
+            self.server = Some(Server::start_in(&directory, &[]));
+        }
+        let server = self.server.as_ref().map(Server::options).unwrap_or_default();
         for (name, text) in scenario.files {
             let path = self.base().join("plan").join(name);
             fs::create_dir_all(path.parent().unwrap()).unwrap();
-            let text = text.replace("@PORT", &self.port.to_string());
+            let text = text.replace("@PORT", &self.port.to_string()).replace("@SERVER", &server);
             fs::write(path, text.replace('@', self.tree.to_str().unwrap())).unwrap();
         }
         let plan = self.base().join("plan/secrets");
-        fs::write(&plan, "token=correct horse battery\n").unwrap();
+        fs::write(&plan, format!("token={TOKEN}\n")).unwrap();
         fs::set_permissions(plan, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         (scenario.make)(&self.tree);
+        if let Some(server) = &self.server {
+            super::databases::make(server);
+        }
         let tree = self.tree.clone();
-        let bound: Vec<_> = BOUND.into_iter().filter(|name| tree.join(name).exists()).collect();
+        let bound: Vec<_> = BOUND.into_iter().filter(|bound| tree.join(bound.name).exists()).collect();
         self.bind(&bound);
         self.snapshot("pristine")
     }
 
-    fn bind(&mut self, names: &[&'static str]) {
-        for name in names {
-            succeed(Command::new("mount").arg("--bind").args([self.tree.join(name), place_of(name)]));
+    fn bind(&mut self, bound: &[Bound]) {
+        for Bound { name, place } in bound {
+            succeed(Command::new("mount").arg("--bind").arg(self.tree.join(name)).arg(place));
         }
-        self.bound = names.to_vec();
+        self.bound = bound.to_vec();
     }
 
-    fn unbind(&mut self) -> Vec<&'static str> {
-        for name in &self.bound {
-            succeed(Command::new("umount").arg(place_of(name)));
+    fn unbind(&mut self) -> Vec<Bound> {
+        for bound in &self.bound {
+            succeed(Command::new("umount").arg(bound.place));
         }
         std::mem::take(&mut self.bound)
     }
@@ -129,7 +137,7 @@ impl Ground {
     fn clear(&self) {
         for entry in fs::read_dir(&self.tree).unwrap() {
             let path = entry.unwrap().path();
-            if self.bound.iter().any(|name| path.ends_with(name)) {
+            if self.bound.iter().any(|bound| path == self.tree.join(bound.name)) {
                 for entry in fs::read_dir(&path).unwrap() {
                     remove(&entry.unwrap().path());
                 }
@@ -149,11 +157,20 @@ impl Ground {
         if self.state.exists() {
             copy(&self.state, &at.join("state"));
         }
+        if let Some(server) = &self.server {
+            server.without(|data| copy(data, &at.join("data")));
+        }
         Snapshot(at)
     }
 
     /// Brings that back, and onto the disk.
     pub fn restore(&self, snapshot: &Snapshot) {
+        if let Some(server) = &self.server {
+            server.without(|data| {
+                remove(data);
+                copy(&snapshot.0.join("data"), data);
+            });
+        }
         self.clear();
         copy(&snapshot.0.join("m"), &self.tree);
         if snapshot.0.join("state").exists() {
@@ -161,6 +178,23 @@ impl Ground {
         }
         for (_, at) in &self.images {
             rustix::fs::syncfs(fs::File::open(at).unwrap()).unwrap();
+        }
+    }
+
+    /// As it shall be after a run: times are those of the run.
+    pub fn picture(&self) -> Picture {
+        self.with_databases(Picture::of(&self.tree))
+    }
+
+    /// As it shall be after a rollback: files have their times back.
+    pub fn picture_with_times(&self) -> Picture {
+        self.with_databases(Picture::with_times(&self.tree))
+    }
+
+    fn with_databases(&self, picture: Picture) -> Picture {
+        match &self.server {
+            Some(server) => picture.and(super::databases::entries(server)),
+            None => picture,
         }
     }
 
@@ -184,17 +218,13 @@ impl Ground {
 impl Drop for Ground {
     fn drop(&mut self) {
         // Even mounts of its own are in the way of removing the directory.
+        self.server = None;
         self.unbind();
         for (_, at) in &self.images {
             succeed(Command::new("umount").arg(at));
         }
         succeed(Command::new("umount").arg(self.base()));
     }
-}
-
-/// Where the machine looks for what a directory of the tree holds.
-fn place_of(name: &str) -> PathBuf {
-    if name == "mail" { PathBuf::from("/var/mail") } else { Path::new("/").join(name) }
 }
 
 fn remove(path: &Path) {

@@ -21,14 +21,18 @@
 )]
 
 mod apart;
+mod databases;
 mod errors;
 mod ground;
 mod kill;
+mod packages;
 mod picture;
 mod plans;
 mod power;
 mod recovery;
 mod sample;
+#[path = "../support/server.rs"]
+mod server;
 mod strace;
 
 use apart::{Shard, Tally, in_shards};

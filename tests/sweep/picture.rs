@@ -10,8 +10,24 @@ use sha2::{Digest as _, Sha256};
 
 /// Stands before a time; no shown text holds it.
 const TIME: &str = " modified at\u{1f}";
-/// What commands write and write back, who do not ask what time it was.
-const UNTIMED: &str = "current";
+/// What others write and write back, who do not ask what time it was.
+const UNTIMED: [&str; 3] = ["02/current", "dpkg", "apt"];
+/// What apt and dpkg keep for themselves: what they fetched, noted, locked, or had before.
+const UNCOMPARED: [&str; 9] = [
+    "cache",
+    "log",
+    "apt/lists",
+    "apt/periodic",
+    "dpkg/lock",
+    "dpkg/lock-frontend",
+    "dpkg/status-old",
+    "dpkg/tmp.ci",
+    "dpkg/triggers",
+];
+/// Where apt notes which packages are there for others only.
+const MARKS: &str = "apt/extended_states";
+/// What apt writes before it is called by its name.
+const APT_PREPARES: &str = "apt/extended_states.";
 /// How many differences are shown.
 const MOST_SHOWN: usize = 6;
 
@@ -34,6 +50,12 @@ impl Picture {
         let mut entries = BTreeMap::new();
         take(root, Path::new(""), times, &mut entries);
         Self(entries)
+    }
+
+    /// The same with more in it.
+    pub fn and(mut self, entries: impl IntoIterator<Item = (PathBuf, String)>) -> Self {
+        self.0.extend(entries);
+        self
     }
 
     /// The same without the times of files.
@@ -80,6 +102,10 @@ impl Picture {
 
 fn take(root: &Path, relative: &Path, times: bool, entries: &mut BTreeMap<PathBuf, String>) {
     let path = root.join(relative);
+    let is_apts = relative.to_string_lossy().starts_with(APT_PREPARES);
+    if is_apts || UNCOMPARED.iter().any(|name| relative == Path::new(name)) {
+        return;
+    }
     let Ok(metadata) = path.symlink_metadata() else { return };
     let kind = metadata.file_type();
     let access =
@@ -97,13 +123,16 @@ fn take(root: &Path, relative: &Path, times: bool, entries: &mut BTreeMap<PathBu
     } else if kind.is_fifo() || kind.is_socket() {
         "special".to_owned()
     } else {
-        let bytes = fs::read(&path).unwrap();
-        let time = if times && !path.ends_with(UNTIMED) {
+        let mut bytes = fs::read(&path).unwrap();
+        if relative == Path::new(MARKS) {
+            bytes = marks(root, &bytes);
+        }
+        let time = if times && !UNTIMED.iter().any(|name| relative.starts_with(name)) {
             format!("{TIME}{}.{:09}", metadata.mtime(), metadata.mtime_nsec())
         } else {
             String::new()
         };
-        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(40)]).escape_debug().to_string();
+        let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(800)]).escape_debug().to_string();
         format!(
             "file of {} bytes {} \"{shown}\"{time}",
             bytes.len(),
@@ -111,6 +140,17 @@ fn take(root: &Path, relative: &Path, times: bool, entries: &mut BTreeMap<PathBu
         )
     };
     entries.insert(relative.to_owned(), format!("{access} {what}"));
+}
+
+/// apt's marks of packages that are there. It writes them before it makes or removes those, and what it wrote of
+/// others says nothing.
+fn marks(root: &Path, bytes: &[u8]) -> Vec<u8> {
+    let known = fs::read_to_string(root.join("dpkg/status")).unwrap_or_default();
+    let is_known = |mark: &&str| known.split("\n\n").any(|one| one.lines().next() == mark.lines().next());
+    let text = String::from_utf8_lossy(bytes);
+    let mut marks: Vec<&str> = text.split("\n\n").filter(is_known).collect();
+    marks.sort_unstable();
+    marks.join("\n\n").into_bytes()
 }
 
 fn attributes(path: &Path) -> String {

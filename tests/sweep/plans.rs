@@ -15,15 +15,51 @@ pub struct Scenario {
     pub files: &'static [(&'static str, &'static str)],
     /// Makes the tree as it is before.
     pub make: fn(&Path),
+    /// Whether it is about a PostgreSQL server, too: what stands in it before is `databases::make`'s.
+    pub has_server: bool,
+    /// Whether it makes programs talk with each other: a pipe between them must not seem to be broken.
+    pub talks: bool,
 }
+
+/// A directory of a tree that stands where the machine has another: emptied, never removed.
+#[derive(Clone, Copy)]
+pub struct Bound {
+    pub name: &'static str,
+    pub place: &'static str,
+}
+
+/// All that a tree may have.
+pub const BOUND: [Bound; 7] = [
+    Bound { name: "etc", place: "/etc" },
+    Bound { name: "home", place: "/home" },
+    Bound { name: "mail", place: "/var/mail" },
+    Bound { name: "dpkg", place: "/var/lib/dpkg" },
+    Bound { name: "apt", place: "/var/lib/apt" },
+    Bound { name: "cache", place: "/var/cache/apt" },
+    Bound { name: "log", place: "/var/log" },
+];
+
+/// The secret `token`.
+pub const TOKEN: &str = "correct horse battery";
 
 const NOBODY: u32 = 65534;
 
 /// What `file::download` gets.
 pub const DOWNLOADED: &str = "downloaded\n";
 
-const ALL: &[Scenario] =
-    &[FILES, DIRECTORIES, TREES, LINES, COMMANDS, CONSEQUENCES, OWNED, DOWNLOADS, ACCOUNTS];
+const ALL: &[Scenario] = &[
+    FILES,
+    DIRECTORIES,
+    TREES,
+    LINES,
+    COMMANDS,
+    CONSEQUENCES,
+    OWNED,
+    DOWNLOADS,
+    ACCOUNTS,
+    DATABASES,
+    PACKAGES,
+];
 
 /// All of them, or the one that the variable `KKRUN_SWEEP_ONLY` names.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
@@ -65,6 +101,8 @@ step::run("02", "Link and remove", || {
         symlink("elsewhere", tree.join("02/relinked")).unwrap();
         write(tree, "shared/file", "a = 0\n");
     },
+    has_server: false,
+    talks: false,
 };
 
 const DIRECTORIES: Scenario = Scenario {
@@ -93,6 +131,8 @@ step::run("02", "Give access", || {
         write(tree, "02/one", "one\n");
         fs::create_dir(tree.join("02/empty")).unwrap();
     },
+    has_server: false,
+    talks: false,
 };
 
 const TREES: Scenario = Scenario {
@@ -129,6 +169,8 @@ step::run("03", "Remove", || {
         write(tree, "03/gone/inner/b", "b\n");
         adorned(&tree.join("03/gone/inner/b"));
     },
+    has_server: false,
+    talks: false,
 };
 
 const LINES: Scenario = Scenario {
@@ -160,6 +202,8 @@ step::run("02", "Secrets", || {
         write(tree, "02/env", "NAME=x\nTOKEN=old\n");
         write(tree, "shared/file", "a = 1\nb = 1\n");
     },
+    has_server: false,
+    talks: false,
 };
 
 const COMMANDS: Scenario = Scenario {
@@ -168,8 +212,8 @@ const COMMANDS: Scenario = Scenario {
         "plan.rhai",
         r#"
 step::run("01", "Make", || {
-    cmd::run(["bash", "-c", "echo part > @/01/product; echo whole >> @/01/product"], #{ creates: "@/01/product" });
-    cmd::run(["bash", "-c", "mkdir @/01/build; echo a > @/01/build/a; echo b > @/01/build/b"], #{ creates: "@/01/build" });
+    cmd::run(["bash", "-c", "echo part > @/01/product && echo whole >> @/01/product"], #{ creates: "@/01/product" });
+    cmd::run(["bash", "-c", "mkdir @/01/build && echo a > @/01/build/a && echo b > @/01/build/b"], #{ creates: "@/01/build" });
     cmd::run(["cp", "@/01/source", "@/01/target"], #{ made_from: "1", creates: "@/01/target" });
 });
 step::run("02", "Do", || {
@@ -189,6 +233,8 @@ step::run("02", "Do", || {
         write(tree, "02/two", "two\n");
         succeed(Command::new("cp").arg("-p").args([tree.join("02/one"), tree.join("02/current")]));
     },
+    has_server: false,
+    talks: false,
 };
 
 const CONSEQUENCES: Scenario = Scenario {
@@ -223,6 +269,8 @@ step::run("02", "Two", || {
             succeed(Command::new("cp").arg("-p").args([tree.join(from), tree.join(to)]));
         }
     },
+    has_server: false,
+    talks: false,
 };
 
 const OWNED: Scenario = Scenario {
@@ -254,6 +302,8 @@ step::run("01", "Write", || {
             chown(tree.join("01").join(name), Some(NOBODY), Some(NOBODY)).unwrap();
         }
     },
+    has_server: false,
+    talks: false,
 };
 
 const DOWNLOADS: Scenario = Scenario {
@@ -272,6 +322,8 @@ step::run("01", "Fetch", || {
         write(tree, "01/old", "old\n");
         adorned(&tree.join("01/old"));
     },
+    has_server: false,
+    talks: false,
 };
 
 const ACCOUNTS: Scenario = Scenario {
@@ -330,9 +382,58 @@ step::run("02", "Change", || {
         fs::create_dir(tree.join("home/kkrun-robin")).unwrap();
         chown(tree.join("home/kkrun-robin"), Some(4711), Some(4711)).unwrap();
     },
+    has_server: false,
+    talks: false,
 };
 
-fn write(tree: &Path, name: &str, text: &str) {
+const DATABASES: Scenario = Scenario {
+    name: "databases",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Set up", || {
+    let at = #{ @SERVER };
+    let token = secret::ask("token", "The token");
+    pg::ensure_role("kim", at + #{ password: token, createdb: true });
+    pg::ensure_role("robin", at + #{ password: token, connection_limit: 7 });
+    pg::ensure_database("shop", at + #{ owner: "kim" });
+    pg::ensure_database("attic", at + #{ owner: "kim" });
+    pg::execute("CREATE TABLE cats AS SELECT 1 AS id", [], at + #{
+        dbname: "shop",
+        unless: "SELECT to_regclass('cats') IS NOT NULL",
+    });
+    pg::execute("INSERT INTO things VALUES ('new')", [], at + #{
+        dbname: "attic",
+        unless: "SELECT EXISTS (SELECT FROM things WHERE name = 'new')",
+        undo: "DELETE FROM things WHERE name = 'new'",
+    });
+});
+"#,
+    )],
+    make: |_| (),
+    has_server: true,
+    talks: true,
+};
+
+const PACKAGES: Scenario = Scenario {
+    name: "packages",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Install", || {
+    pkg::install(["kkrun-one", "kkrun-marked"]);
+});
+step::run("02", "More", || {
+    pkg::install(["kkrun-two"]);
+});
+"#,
+    )],
+    make: super::packages::make,
+    has_server: false,
+    talks: true,
+};
+
+pub fn write(tree: &Path, name: &str, text: &str) {
     let path = tree.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();

@@ -8,7 +8,7 @@ use std::net::TcpListener;
 use super::ground::{Ground, Lying, Snapshot};
 use super::picture::{Picture, leftovers};
 use super::plans::{DOWNLOADED, Scenario};
-use super::strace::{self, Ended, Position, run};
+use super::strace::{self, Ended, Position, Traced, run};
 
 /// One scenario on one ground, with what it looks like when nothing disturbs it.
 pub struct Trial {
@@ -67,10 +67,10 @@ impl Trial {
     pub fn new(scenario: &Scenario, lying: Lying) -> Self {
         let mut ground = Ground::new(lying, serve());
         let pristine = ground.set_up(scenario);
-        let before = Picture::with_times(&ground.tree);
+        let before = ground.picture_with_times();
         let ran = run(&ground, &ground.kkrun(Doing::Run.words()));
         assert_eq!(ran.status, Some(0), "{}: undisturbed run: {}", scenario.name, ran.shown());
-        let end = Picture::of(&ground.tree);
+        let end = ground.picture();
         let finished = ground.snapshot("finished");
         let trial = Self {
             ground,
@@ -99,9 +99,14 @@ impl Trial {
     }
 
     /// The calls that it makes when nothing disturbs it.
-    pub fn positions(&self, start: &Snapshot, doing: Doing) -> Vec<Position> {
+    pub fn calls(&self, start: &Snapshot, doing: Doing) -> Vec<Traced> {
         self.ground.restore(start);
-        strace::positions(&strace::trace(&self.ground, &self.ground.kkrun(doing.words())))
+        strace::trace(&self.ground, &self.ground.kkrun(doing.words())).calls
+    }
+
+    /// Their positions.
+    pub fn positions(&self, start: &Snapshot, doing: Doing) -> Vec<Position> {
+        strace::positions(&self.calls(start, doing))
     }
 
     /// What goes wrong on these ways on from here, after something was disturbed; and whether it claimed more than
@@ -137,7 +142,7 @@ impl Trial {
 
     /// What a run said is done and is not.
     pub fn false_claims(&self, ended: &Ended) -> Vec<String> {
-        let now = Picture::of(&self.ground.tree);
+        let now = self.ground.picture();
         let mut problems = Vec::new();
         for step in ended.claimed_steps() {
             if let Some(difference) = self.end.below(&step).differences(&now.below(&step)) {
@@ -153,7 +158,7 @@ impl Trial {
         if ended.status != Some(0) {
             problems.push(format!("the run failed: {}", ended.shown()));
         }
-        let difference = self.difference(&self.end, &Picture::of(&self.ground.tree));
+        let difference = self.difference(&self.end, &self.ground.picture());
         if let Some(difference) = difference {
             problems.push(format!("not the end state: {difference}"));
         }
@@ -166,7 +171,7 @@ impl Trial {
         if ended.status != Some(0) {
             problems.push(format!("the rollback failed: {}", ended.shown()));
         }
-        let now = Picture::with_times(&self.ground.tree);
+        let now = self.ground.picture_with_times();
         if let Some(difference) = self.difference(&self.before, &now) {
             problems.push(format!("not as before: {difference}"));
         }

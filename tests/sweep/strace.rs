@@ -11,7 +11,7 @@ use super::ground::Ground;
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The calls that change what a file system holds, or make it last. Some have no number on some machines.
+/// The calls that change what a file system or a server holds, or make it last. Some have no number on some machines.
 const CHANGING: &[&str] = &[
     "write",
     "pwrite64",
@@ -54,6 +54,7 @@ const CHANGING: &[&str] = &[
     "fremovexattr",
     "utimensat",
     "flock",
+    "sendto",
 ];
 /// The calls that may make a file.
 const OPENING: &[&str] = &["open", "openat", "openat2", "creat"];
@@ -210,10 +211,10 @@ pub fn trace(ground: &Ground, words: &[String]) -> Ended {
 
 /// The positions of a trace. strace counts the calls of each thread, and the first to come to K is the one: so
 /// there are as many as the thread has that makes the most.
-pub fn positions(traced: &Ended) -> Vec<Position> {
+pub fn positions(calls: &[Traced]) -> Vec<Position> {
     let mut counts: BTreeMap<(&str, u32), usize> = BTreeMap::new();
     let mut found: Vec<Position> = Vec::new();
-    for call in &traced.calls {
+    for call in calls {
         let count = counts.entry((&call.call, call.thread)).or_default();
         *count += 1;
         let makes_nothing = OPENING.contains(&call.call.as_str()) && !call.line.contains("O_CREAT");
@@ -226,22 +227,34 @@ pub fn positions(traced: &Ended) -> Vec<Position> {
 }
 
 /// Runs a command, and does `what` (as strace takes it, with K for the number and L for a thousand further) with the
-/// calls at a position.
-pub fn inject(ground: &Ground, position: &Position, what: &str, words: &[String]) -> Ended {
+/// calls at a position, among those that are about these paths; among all if none is named.
+pub fn inject(
+    ground: &Ground,
+    position: &Position,
+    what: &str,
+    about: &[PathBuf],
+    words: &[String],
+) -> Ended {
     let Position { call, number } = position;
     let (from, to) = (number.to_string(), (number + 1000).to_string());
     let inject = what.replace("when=K", &format!("when={from}")).replace("..L", &format!("..{to}"));
-    let options =
-        ["-e".to_owned(), format!("trace={call}"), "-e".to_owned(), format!("inject={call}:{inject}")];
+    let mut options = only_about(about);
+    options.extend([
+        "-e".to_owned(),
+        format!("trace={call}"),
+        "-e".to_owned(),
+        format!("inject={call}:{inject}"),
+    ]);
     traced(ground, &options, words)
+}
+
+fn only_about(paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().flat_map(|path| ["-P".to_owned(), path.display().to_string()]).collect()
 }
 
 /// Runs a command whose syncs do nothing, as far as they are about these paths; all of them if none is named.
 pub fn fake_syncs(ground: &Ground, calls: &[&str], paths: &[PathBuf], words: &[String]) -> Ended {
-    let mut options = Vec::new();
-    for path in paths {
-        options.extend(["-P".to_owned(), path.display().to_string()]);
-    }
+    let mut options = only_about(paths);
     let calls = calls.join(",");
     options.extend([
         "-e".to_owned(),

@@ -355,8 +355,12 @@ impl Kind for EditChange {
         Some(self.difference(world))
     }
 
-    fn position(&self, _world: &World) -> Result<Position> {
-        files::clear_leftover(self.path(), &tag(self.path()))?;
+    fn mend(&self, _world: &World) -> Result<()> {
+        files::clear_leftover(self.path(), &tag(self.path()))
+    }
+
+    fn position(&self, world: &World) -> Result<Position> {
+        self.mend(world)?;
         let now = FileState::observe(self.path())?;
         if now.same_as(&self.inverse.edited) {
             return Ok(Position::After);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 
 use super::table::Process;
 use crate::machine::clock;
@@ -72,6 +72,11 @@ impl Notes {
         Self { path, file: Arc::new(file), taken: std::array::from_fn(|_| AtomicBool::new(false)) }
     }
 
+    /// The file, if it has a name.
+    pub(super) fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// A free place for one more command.
     pub(super) fn slot(&self) -> Result<Slot<'_>> {
         let free = self.taken.iter().position(|taken| !taken.swap(true, Ordering::AcqRel));
@@ -126,9 +131,10 @@ impl Pen {
     /// fit for a child of a process with threads.
     pub(super) fn note_self(&self) -> Result<(), Errno> {
         use rustix::fs::{Mode, OFlags};
-        let stat = rustix::fs::open(c"/proc/self/stat", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let stat = retry_on_intr(|| rustix::fs::open(c"/proc/self/stat", flags, Mode::empty()))?;
         let mut text = [0_u8; 1024];
-        let length = rustix::io::read(&stat, &mut text)?;
+        let length = retry_on_intr(|| rustix::io::read(&stat, &mut text))?;
         let mut slot = EMPTY;
         let mut at = 0;
         // Not asked of the kernel: to a process of another namespace's group it says 0, which is no group.
@@ -156,7 +162,8 @@ fn create_unused(directory: &Path, run: &str) -> std::io::Result<(PathBuf, File)
 }
 
 fn write_at(file: BorrowedFd<'_>, bytes: &[u8], offset: u64) -> Result<(), Errno> {
-    if rustix::io::pwrite(file, bytes, offset)? == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
+    let written = retry_on_intr(|| rustix::io::pwrite(file, bytes, offset))?;
+    if written == bytes.len() { Ok(()) } else { Err(Errno::NOSPC) }
 }
 
 /// The fields of the line in `/proc/PID/stat` that are noted, counted from 0. Source: `proc_pid_stat(5)`.

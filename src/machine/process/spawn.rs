@@ -62,7 +62,7 @@ pub(super) fn spawn(processes: &Processes, command: &Command, pen: Pen, ends: En
     } else {
         forked(&program, &command.argv, variables, preparation, ends)
     };
-    result.map_err(|error| explain(&error, command, account, &program))
+    result.map_err(|error| explain(processes, &error, command, account, &program))
 }
 
 /// A child with a copy of our memory.
@@ -107,12 +107,22 @@ fn directory_of(command: &Command) -> Result<(PathBuf, bool)> {
     Err(Failure::new(message).kind("missing").into())
 }
 
-fn explain(error: &io::Error, command: &Command, account: &Account, program: &Path) -> anyhow::Error {
+fn explain(
+    processes: &Processes,
+    error: &io::Error,
+    command: &Command,
+    account: &Account,
+    program: &Path,
+) -> anyhow::Error {
     let (stage, error) = Stage::of(error);
     let (shown, user) = (command.shown(), &account.name);
     let message = match (stage, error.raw_os_error()) {
         (Stage::Session, _) => format!("cannot make a session for `{shown}`: {error}"),
-        (Stage::Note, _) => format!("cannot note the process of `{shown}`: {error}"),
+        (Stage::Note, _) => {
+            let place = processes.notes().ok().and_then(|notes| notes.path());
+            let place = place.map(|path| format!(" in `{}`", path.display())).unwrap_or_default();
+            format!("cannot note the process of `{shown}`{place}: {error}")
+        }
         (Stage::Identity, _) => format!("cannot become user `{user}` for `{shown}`: {error}"),
         (Stage::Directory, _) => {
             let directory = command.cwd.as_deref().unwrap_or(Path::new("/"));
