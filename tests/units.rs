@@ -2,8 +2,13 @@
 //!
 //! Needs what tests/rehearsal.rs needs, with nginx in the base.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and tells its figures"
+)]
 
+use std::ffi::OsString;
 use std::process::Command;
 
 const SETTINGS: &str = "#{ plan: \"units\" }";
@@ -78,8 +83,21 @@ impl Place {
     fn rehearse(&self, options: &[&str], scripts: &[&str]) -> (Option<i32>, String) {
         let base =
             std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
+        self.rehearse_on(Some(base), options, scripts)
+    }
+
+    /// The same in a clone of this root file system, or of this machine.
+    fn rehearse_on(
+        &self,
+        base: Option<OsString>,
+        options: &[&str],
+        scripts: &[&str],
+    ) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
-        command.args(["rehearse", "--yes", "--non-interactive"]).args(options).arg("--base").arg(base);
+        command.args(["rehearse", "--yes", "--non-interactive"]).args(options);
+        if let Some(base) = base {
+            command.arg("--base").arg(base);
+        }
         command.arg(scripts[0]).current_dir(self.0.path()).env_remove("TMPDIR");
         for script in &scripts[1..] {
             command.args(["--then", script]);
@@ -100,6 +118,29 @@ fn units_become_what_is_wished_and_then_what_they_were() {
     ]);
     let scripts = ["plan.rhai", "look.rhai", "rollback.rhai", "back.rhai"];
     let (status, said) = place.rehearse(&["--expect-unchanged"], &scripts);
+    assert_eq!(status, Some(0), "{said}");
+}
+
+#[test]
+#[ignore = "needs root, systemd-nspawn and strace"]
+fn units_of_a_killed_run_and_of_a_killed_rollback_come_to_where_they_shall() {
+    // Every position, a number of times as many as usual, or few.
+    let how = std::env::var("KKRUN_SWEEP").unwrap_or_else(|_| "1".to_owned());
+    let positions = how.parse().map_or_else(|_| "all".to_owned(), |times: usize| (4 * times).to_string());
+    let place = Place::with(&[(
+        "plan.rhai",
+        &format!(
+            "file::copy(\"files/kill.sh\", \"/root/kill.sh\");\n\
+             cmd::run([\"bash\", \"/root/kill.sh\", \"{positions}\"], #{{ always: \"a test\", timeout: 7200 }});\n"
+        ),
+    )]);
+    std::fs::create_dir(place.0.path().join("files")).unwrap();
+    std::fs::write(place.0.path().join("files/kill.sh"), include_str!("units/kill.sh")).unwrap();
+    // Of this machine: it has strace.
+    let (status, said) = place.rehearse_on(None, &["-v"], &["plan.rhai"]);
+    let figures =
+        said.lines().filter(|line| line.contains(" positions, ") || line.contains("can be killed at"));
+    figures.for_each(|line| println!("{line}"));
     assert_eq!(status, Some(0), "{said}");
 }
 
