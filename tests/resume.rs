@@ -152,9 +152,18 @@ fn while_a_run_is_at_work_another_is_told_its_process_and_status_says_running() 
     place.run("plan.rhai").ends(3).prints("").says(&format!("process {}", started.child.id()));
     place.run("rollback").ends(3).says(&format!("process {}", started.child.id()));
     place.run("look.rhai").ends(0).prints("01 complete\n02 running\n03 pending\n");
+    assert!(place.run("history").ends(0).stdout.lines().any(|line| line.contains(" under way ")));
+    assert!(
+        place
+            .run("doctor")
+            .ends(0)
+            .stdout
+            .ends_with("a run is at work: what it is doing has no outcome yet\n")
+    );
     assert_eq!(place.prints_of("state/journal"), journal);
     started.kill();
     place.run("look.rhai").ends(0).prints("01 complete\n02 interrupted\n03 pending\n");
+    assert!(place.run("history").ends(0).stdout.lines().any(|line| line.contains(" in doubt ")));
     place.write("m/go", "");
     place.run("plan.rhai").ends(1).says("did not make `@/m/product`");
     place.run("look.rhai").ends(0).prints("01 complete\n02 failed\n03 pending\n");

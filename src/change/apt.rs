@@ -1,16 +1,18 @@
 //! Runs apt-get and dpkg: alone, without questions, again where the network or a lock was at fault.
 
+mod interrupted;
+
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
 
+pub use self::interrupted::is_dpkg_interrupted;
 use super::World;
-use super::installed::Installed;
 use crate::failure::Failure;
 use crate::machine::package_locks;
-use crate::machine::process::{Command, Ended, Stdin};
+use crate::machine::process::{Command, Ended};
 
 /// What keeps package scripts from asking, and messages in one language. `SUDO_FORCE_REMOVE` lets sudo go where it
 /// was not there before. Source: debconf(7), needrestart(1), apt-listchanges(1), sudo's prerm.
@@ -32,8 +34,6 @@ const OPTIONS: [&str; 6] = [
 ];
 /// What apt made of its lists. Source: apt.conf(5), `Dir::Cache`.
 const CACHE: &str = "/var/cache/apt/pkgcache.bin";
-/// Where dpkg keeps the scripts of packages. Source: dpkg(1), "FILES".
-const INFORMATION: &str = "/var/lib/dpkg/info";
 /// How long a lock is waited for unless the script says otherwise.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long one transaction may take unless the script says otherwise.
@@ -70,138 +70,6 @@ impl<'a> Apt<'a> {
     /// With the usual patience.
     pub fn new(world: &'a World) -> Self {
         Self { world, lock_timeout: LOCK_TIMEOUT, timeout: TIMEOUT }
-    }
-
-    /// Completes what an interrupted dpkg left. Says whether there was anything.
-    pub fn repair(self) -> Result<bool> {
-        if !self.was_interrupted()? {
-            return Ok(false);
-        }
-        self.world.reporter.note("dpkg was interrupted: configuring what it left");
-        self.wait_for_locks()?;
-        // What it cannot configure, because something is missing, apt completes.
-        let label = "dpkg --configure -a";
-        let ended = self.world.run(&self.command(&["dpkg", "--configure", "-a"], true), label)?;
-        if has_unmerged_notes() {
-            bail!(failure(&ended, label, "packages"));
-        }
-        Ok(true)
-    }
-
-    /// Keeps those of these packages that dpkg was going to remove when it was interrupted.
-    pub fn keep(self, names: &[&str]) -> Result<()> {
-        let known = Installed::look(self.world)?;
-        let going: Vec<&str> = names.iter().copied().filter(|name| known.is_going(name)).collect();
-        self.select(&going, "install")
-    }
-
-    /// Tells dpkg what shall become of these.
-    fn select(self, names: &[&str], wish: &str) -> Result<()> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        self.wait_for_locks()?;
-        let label = "dpkg --set-selections";
-        let mut command = self.command(&["dpkg", "--set-selections"], true);
-        let wishes = names.iter().fold(String::new(), |text, name| text + *name + " " + wish + "\n");
-        command.stdin = Stdin::Bytes(wishes.into_bytes().into());
-        let ended = self.world.run(&command, label)?;
-        super::unit::succeeded(&ended, label)
-    }
-
-    /// Installs again what was interrupted so badly that it neither works nor can be configured: whatever nothing
-    /// can be done before, and those of `names` that are half there.
-    pub fn reinstall_broken(self, names: &[&str]) -> Result<()> {
-        let known = Installed::look(self.world)?;
-        let mut broken: Vec<&str> = known.broken().collect();
-        broken.extend(names.iter().filter(|name| known.is_half_installed(name)));
-        self.reinstall(broken)
-    }
-
-    fn reinstall(self, mut names: Vec<&str>) -> Result<()> {
-        names.sort_unstable();
-        names.dedup();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let automatic = self.automatic(&names)?;
-        let label = format!("apt-get install --reinstall {}", names.join(" "));
-        let ended = self.run_patiently(&install(&names, false, &["--reinstall"]), true)?;
-        if !ended.is_success() {
-            bail!(failure(&ended, &label, "packages"));
-        }
-        let automatic: Vec<&str> = automatic.iter().map(String::as_str).collect();
-        self.mark("auto", &automatic)
-    }
-
-    /// Makes it known to dpkg which files those of these packages have that were interrupted while they were
-    /// unpacked, so that the files go with them: that takes installing them again. Where they cannot be had, it is
-    /// told that files may stay.
-    pub fn complete_to_remove(self, names: &[&str]) -> Result<()> {
-        let known = Installed::look(self.world)?;
-        let broken: Vec<&str> = known.broken().filter(|broken| names.contains(broken)).collect();
-        if broken.is_empty() {
-            return Ok(());
-        }
-        let shown = broken.join(", ");
-        if let Err(error) = self.reinstall(broken) {
-            self.world.processes.check_interruption()?;
-            self.world.reporter.note(format!(
-                "{shown}: interrupted while it was unpacked, and not to be had again: some of its files may stay \
-                 ({error:#})"
-            ));
-        }
-        Ok(())
-    }
-
-    /// Lets dpkg forget those of these packages of which nothing is there but its own notes, as it does when neither an
-    /// installation nor a removal is interrupted.
-    pub fn forget(self, names: &[&str]) -> Result<()> {
-        let known = Installed::look(self.world)?;
-        let absent: Vec<&str> = names.iter().copied().filter(|name| !known.is_there(name)).collect();
-        let (removed, never): (Vec<&str>, Vec<&str>) =
-            absent.into_iter().partition(|name| known.is_removed(name));
-        self.forget_wishes(&never)?;
-        self.forget_removals(removed)
-    }
-
-    /// Forgets that packages were going to be installed.
-    fn forget_wishes(self, names: &[&str]) -> Result<()> {
-        if names.is_empty() {
-            return Ok(());
-        }
-        let fixed = ["dpkg-query", "--show", "--showformat=${db:Status-Want}\t${binary:Package}\n"];
-        let argv: Vec<&str> = fixed.iter().chain(names).copied().collect();
-        // It fails when it knows nothing of one of them.
-        let ended = self.world.look(&self.command(&argv, false))?;
-        let listing = ended.stdout.text();
-        let wished: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("install\t")).collect();
-        self.select(&wished, "unknown")
-    }
-
-    fn forget_removals(self, removed: Vec<&str>) -> Result<()> {
-        if removed.is_empty() {
-            return Ok(());
-        }
-        let fixed = ["dpkg-query", "--show", "--showformat=${binary:Package}\t${Conffiles}\n"];
-        let argv: Vec<&str> = fixed.into_iter().chain(removed).collect();
-        let ended = self.world.look(&self.command(&argv, false))?;
-        super::unit::succeeded(&ended, "dpkg-query --show")?;
-        let listing = ended.stdout.text();
-        let has_script = |name: &str| Path::new(INFORMATION).join(format!("{name}.postrm")).exists();
-        let left: Vec<&str> = without_configuration(&listing).filter(|name| !has_script(name)).collect();
-        if left.is_empty() {
-            return Ok(());
-        }
-        self.wait_for_locks()?;
-        let argv: Vec<&str> = ["dpkg", "--purge"].into_iter().chain(left).collect();
-        let ended = self.world.run(&self.command(&argv, true), &argv.join(" "))?;
-        super::unit::succeeded(&ended, "dpkg --purge")
-    }
-
-    fn was_interrupted(self) -> Result<bool> {
-        let audit = self.world.look(&self.command(&["dpkg", "--audit"], false))?;
-        Ok(has_unmerged_notes() || !audit.stdout.text().trim().is_empty())
     }
 
     /// Fetches the package lists. Where only some could be fetched, those are used.
@@ -365,21 +233,6 @@ impl<'a> Apt<'a> {
     }
 }
 
-/// Whether a dpkg that runs no more did not come to the end of what it began.
-pub fn is_dpkg_interrupted() -> Result<bool> {
-    Ok(has_unmerged_notes() && package_locks::holder()?.is_none())
-}
-
-/// The packages of a listing that have no configuration files: those would follow on the line.
-fn without_configuration(listing: &str) -> impl Iterator<Item = &str> {
-    listing.lines().filter_map(|line| line.strip_suffix('\t'))
-}
-
-/// Whether dpkg has noted what is not yet in its list: it does so while it works.
-fn has_unmerged_notes() -> bool {
-    std::fs::read_dir("/var/lib/dpkg/updates").is_ok_and(|mut entries| entries.next().is_some())
-}
-
 fn install<'a>(names: &[&'a str], recommends: bool, also: &[&'a str]) -> Vec<&'a str> {
     let recommends = if recommends { "--install-recommends" } else { "--no-install-recommends" };
     let fixed = ["--yes", "--no-remove", "--fix-broken", recommends];
@@ -499,12 +352,6 @@ mod tests {
         let policy = "curl:\n  Installed: (none)\n  Candidate: 7.88.1-10\n  Version table:\n     7.88.1-10 500\n\
                       awk:\n  Installed: (none)\n  Candidate: (none)\n  Version table:\n";
         assert_eq!(candidates(policy), [("curl".to_owned(), "7.88.1-10".to_owned())]);
-    }
-
-    #[test]
-    fn packages_without_configuration_files_are_told_from_those_with() {
-        let listing = "adduser\t /etc/adduser.conf cc34\n /etc/deluser.conf 11a0\ncurl\t\nlibc6:amd64\t\n";
-        assert_eq!(without_configuration(listing).collect::<Vec<_>>(), ["curl", "libc6:amd64"]);
     }
 
     #[test]

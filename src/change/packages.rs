@@ -213,17 +213,7 @@ impl Kind for PackagesChange {
         let (apt, names) = (Apt::new(world), self.names());
         apt.keep(&names)?;
         apt.repair()?;
-        apt.reinstall_broken(&names)?;
-        // Before it removes a package apt forgets that it was there for others only.
-        let known = Installed::look(world)?;
-        let added = self.inverse.installs.keys().map(String::as_str);
-        let needed: Vec<&str> = added
-            .filter(|name| known.is_there(name) && !self.after.names.iter().any(|asked| asked == name))
-            .collect();
-        let automatic = apt.automatic(&needed)?;
-        let forgotten: Vec<&str> =
-            needed.into_iter().filter(|name| !automatic.iter().any(|known| known == name)).collect();
-        apt.mark("auto", &forgotten)
+        apt.reinstall_broken(&names)
     }
 
     fn position(&self, world: &World) -> Result<Position> {
@@ -299,7 +289,17 @@ impl Kind for PackagesChange {
         }
         self.tell_upgrades(world);
         if !there.is_empty() {
-            apt.remove(&there)?;
+            let needed = apt.automatic(&there)?;
+            if let Err(error) = apt.remove(&there) {
+                // Before it removes a package apt forgets that it was there for others only.
+                if let Err(forgotten) = mark_those_left(apt, &needed) {
+                    tracing::warn!(
+                        "cannot mark {} as automatically installed: {forgotten:#}",
+                        needed.join(", ")
+                    );
+                }
+                return Err(error);
+            }
         }
         apt.mark("auto", &marked)?;
         let left = self.present(&Installed::look(world)?);
@@ -308,6 +308,13 @@ impl Kind for PackagesChange {
         }
         Ok(Undone::Back(Undoing::Restored, self.states(left)))
     }
+}
+
+/// Marks those that are still there as installed for others only.
+fn mark_those_left(apt: Apt<'_>, names: &[String]) -> Result<()> {
+    let known = Installed::look(apt.world)?;
+    let left: Vec<&str> = names.iter().map(String::as_str).filter(|name| known.is_there(name)).collect();
+    apt.mark("auto", &left)
 }
 
 /// The canonical name of a set of packages as a target.

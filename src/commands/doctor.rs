@@ -7,6 +7,7 @@ use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{self, ChangeState};
+use crate::machine::lock;
 use crate::ui::line_to_stdout;
 
 /// Says what is known of the journal.
@@ -31,6 +32,10 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
             "its last {} bytes are a torn write of a run that died; the next run saves them aside and cuts them off",
             torn.bytes.len()
         ));
+    }
+    if lock::is_held(&state.join("lock")) {
+        line_to_stdout("a run is at work: what it is doing has no outcome yet");
+        return Ok(ExitCode::DONE);
     }
     let doubtful = history.changes.iter().filter(|change| change.state == ChangeState::InDoubt);
     for change in doubtful {

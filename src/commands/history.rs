@@ -8,13 +8,15 @@ use crate::config;
 use crate::event::SCHEMA;
 use crate::exit_code::ExitCode;
 use crate::journal::{self, ChangeRecord, ChangeState, Class};
-use crate::machine::clock;
+use crate::machine::{clock, lock};
 use crate::time_text;
 use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Shows the changes of every plan.
 pub fn execute(options: &Options) -> Result<ExitCode> {
-    let history = journal::load(&config::state_directory(options)?)?.history;
+    let directory = config::state_directory(options)?;
+    let history = journal::load(&directory)?.history;
+    let is_at_work = lock::is_held(&directory.join("lock"));
     if history.changes.is_empty() {
         line_to_stderr("nothing was changed so far");
     }
@@ -24,7 +26,11 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
         line_to_stdout(&first.to_string());
     }
     for change in &history.changes {
-        let (state, detail) = state_of(change);
+        let (state, detail) = match change.state {
+            // Of a run that is at work the outcome is yet to come.
+            ChangeState::InDoubt if is_at_work => ("under way", None),
+            _ => state_of(change),
+        };
         if options.json {
             let row = serde_json::json!({
                 "change": change.id, "plan": change.plan, "step": change.intent.step, "time": change.time.to_string(),

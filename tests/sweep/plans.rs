@@ -67,7 +67,7 @@ pub fn all() -> impl Iterator<Item = &'static Scenario> {
     ALL.iter().filter(move |scenario| only.as_ref().is_none_or(|only| scenario.name == only))
 }
 
-const FILES: Scenario = Scenario {
+pub const FILES: Scenario = Scenario {
     name: "files",
     files: &[
         ("files/copied", "copied\n"),

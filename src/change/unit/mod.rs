@@ -225,6 +225,13 @@ fn state_now(world: &World, unit: &Unit, alike: &UnitState) -> Result<UnitState>
     })
 }
 
+/// Whether somebody decided that a unit is so now which was left otherwise.
+fn is_decided(left: &str, now: &str) -> bool {
+    // What vanished is made again; and one whose file came back is as its file says.
+    let is_of_its_file = !["enabled", "masked", "linked"].iter().any(|word| now.starts_with(word));
+    !(now.is_empty() || now == left || (left.is_empty() && is_of_its_file))
+}
+
 fn difference(unit: &Unit, accepted: &UnitState, now: &UnitState) -> String {
     match (accepted, now) {
         (UnitState::Enablement { is: accepted }, UnitState::Enablement { is }) => {
@@ -254,15 +261,12 @@ impl Kind for UnitChange {
 
     fn foreign(&self, accepted: &Value, _world: &World) -> Option<String> {
         let accepted: UnitState = serde_json::from_value(accepted.clone()).ok()?;
-        let (UnitState::Enablement { is: before }, UnitState::Enablement { .. }) = (&self.before, &accepted)
+        let (UnitState::Enablement { is: now }, UnitState::Enablement { is: left }) =
+            (&self.before, &accepted)
         else {
             return None;
         };
-        // What vanished is made again.
-        if before.is_empty() || accepted == self.before {
-            return None;
-        }
-        Some(difference(&self.inverse.unit, &accepted, &self.before))
+        is_decided(left, now).then(|| difference(&self.inverse.unit, &accepted, &self.before))
     }
 
     fn position(&self, world: &World) -> Result<Position> {
@@ -343,5 +347,22 @@ impl Kind for UnitChange {
             bail!(Failure::new(difference(unit, &self.before, &restored)).kind("unit"));
         }
         Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_decided;
+
+    #[test]
+    fn only_what_somebody_can_have_decided_is_somebody_s() {
+        for (left, now) in
+            [("enabled", "disabled"), ("disabled", "masked"), ("", "enabled"), ("", "masked-runtime")]
+        {
+            assert!(is_decided(left, now), "{left} to {now}");
+        }
+        for (left, now) in [("enabled", "enabled"), ("enabled", ""), ("", "disabled"), ("", "static")] {
+            assert!(!is_decided(left, now), "{left} to {now}");
+        }
     }
 }

@@ -1,0 +1,185 @@
+//! What a dpkg left that was interrupted: completed, kept, installed again, or forgotten.
+
+use std::io::ErrorKind;
+use std::path::Path;
+
+use anyhow::{Context as _, Result, bail};
+
+use super::{Apt, failure, install};
+use crate::change::installed::Installed;
+use crate::change::unit::succeeded;
+use crate::machine::package_locks;
+use crate::machine::process::Stdin;
+
+/// Where dpkg notes what is not yet in its list. Source: dpkg's "Format of the status database".
+const UPDATES: &str = "/var/lib/dpkg/updates";
+/// Where dpkg keeps the scripts of packages. Source: dpkg(1), "FILES".
+const INFORMATION: &str = "/var/lib/dpkg/info";
+
+impl Apt<'_> {
+    /// Completes what an interrupted dpkg left. Says whether there was anything.
+    pub fn repair(self) -> Result<bool> {
+        if has_unmerged_notes()? {
+            // One that is at work has them too.
+            self.wait_for_locks()?;
+        }
+        if !self.was_interrupted()? {
+            return Ok(false);
+        }
+        self.world.reporter.note("dpkg was interrupted: configuring what it left");
+        self.wait_for_locks()?;
+        // What it cannot configure, because something is missing, apt completes.
+        let label = "dpkg --configure -a";
+        let ended = self.world.run(&self.command(&["dpkg", "--configure", "-a"], true), label)?;
+        if has_unmerged_notes()? {
+            bail!(failure(&ended, label, "packages"));
+        }
+        Ok(true)
+    }
+
+    /// Keeps those of these packages that dpkg was going to remove when it was interrupted.
+    pub fn keep(self, names: &[&str]) -> Result<()> {
+        let known = Installed::look(self.world)?;
+        let going: Vec<&str> = names.iter().copied().filter(|name| known.is_going(name)).collect();
+        self.select(&going, "install")
+    }
+
+    /// Tells dpkg what shall become of these.
+    fn select(self, names: &[&str], wish: &str) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        self.wait_for_locks()?;
+        let label = "dpkg --set-selections";
+        let mut command = self.command(&["dpkg", "--set-selections"], true);
+        let wishes = names.iter().fold(String::new(), |text, name| text + *name + " " + wish + "\n");
+        command.stdin = Stdin::Bytes(wishes.into_bytes().into());
+        let ended = self.world.run(&command, label)?;
+        succeeded(&ended, label)
+    }
+
+    /// Installs again what was interrupted so badly that it neither works nor can be configured: whatever nothing
+    /// can be done before, and those of `names` that are half there.
+    pub fn reinstall_broken(self, names: &[&str]) -> Result<()> {
+        let known = Installed::look(self.world)?;
+        let mut broken: Vec<&str> = known.broken().collect();
+        broken.extend(names.iter().filter(|name| known.is_half_installed(name)));
+        self.reinstall(broken)
+    }
+
+    fn reinstall(self, mut names: Vec<&str>) -> Result<()> {
+        names.sort_unstable();
+        names.dedup();
+        if names.is_empty() {
+            return Ok(());
+        }
+        let automatic = self.automatic(&names)?;
+        let label = format!("apt-get install --reinstall {}", names.join(" "));
+        let ended = self.run_patiently(&install(&names, false, &["--reinstall"]), true)?;
+        if !ended.is_success() {
+            bail!(failure(&ended, &label, "packages"));
+        }
+        let automatic: Vec<&str> = automatic.iter().map(String::as_str).collect();
+        self.mark("auto", &automatic)
+    }
+
+    /// Makes it known to dpkg which files those of these packages have that were interrupted while they were
+    /// unpacked, so that the files go with them: that takes installing them again. Where they cannot be had, it is
+    /// told that files may stay.
+    pub fn complete_to_remove(self, names: &[&str]) -> Result<()> {
+        let known = Installed::look(self.world)?;
+        let broken: Vec<&str> = known.broken().filter(|broken| names.contains(broken)).collect();
+        if broken.is_empty() {
+            return Ok(());
+        }
+        let shown = broken.join(", ");
+        if let Err(error) = self.reinstall(broken) {
+            self.world.processes.check_interruption()?;
+            self.world.reporter.note(format!(
+                "{shown}: interrupted while it was unpacked, and not to be had again: some of its files may stay \
+                 ({error:#})"
+            ));
+        }
+        Ok(())
+    }
+
+    /// Lets dpkg forget those of these packages of which nothing is there but its own notes, as it does when neither an
+    /// installation nor a removal is interrupted.
+    pub fn forget(self, names: &[&str]) -> Result<()> {
+        let known = Installed::look(self.world)?;
+        let absent: Vec<&str> = names.iter().copied().filter(|name| !known.is_there(name)).collect();
+        let (removed, never): (Vec<&str>, Vec<&str>) =
+            absent.into_iter().partition(|name| known.is_removed(name));
+        self.forget_wishes(&never)?;
+        self.forget_removals(removed)
+    }
+
+    /// Forgets that packages were going to be installed.
+    fn forget_wishes(self, names: &[&str]) -> Result<()> {
+        if names.is_empty() {
+            return Ok(());
+        }
+        let fixed = ["dpkg-query", "--show", "--showformat=${db:Status-Want}\t${binary:Package}\n"];
+        let argv: Vec<&str> = fixed.iter().chain(names).copied().collect();
+        // It fails when it knows nothing of one of them.
+        let ended = self.world.look(&self.command(&argv, false))?;
+        let listing = ended.stdout.text();
+        let wished: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("install\t")).collect();
+        self.select(&wished, "unknown")
+    }
+
+    fn forget_removals(self, removed: Vec<&str>) -> Result<()> {
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let fixed = ["dpkg-query", "--show", "--showformat=${binary:Package}\t${Conffiles}\n"];
+        let argv: Vec<&str> = fixed.into_iter().chain(removed).collect();
+        let ended = self.world.look(&self.command(&argv, false))?;
+        succeeded(&ended, "dpkg-query --show")?;
+        let listing = ended.stdout.text();
+        let has_script = |name: &str| Path::new(INFORMATION).join(format!("{name}.postrm")).exists();
+        let left: Vec<&str> = without_configuration(&listing).filter(|name| !has_script(name)).collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        self.wait_for_locks()?;
+        let argv: Vec<&str> = ["dpkg", "--purge"].into_iter().chain(left).collect();
+        let ended = self.world.run(&self.command(&argv, true), &argv.join(" "))?;
+        succeeded(&ended, "dpkg --purge")
+    }
+
+    fn was_interrupted(self) -> Result<bool> {
+        let audit = self.world.look(&self.command(&["dpkg", "--audit"], false))?;
+        Ok(has_unmerged_notes()? || !audit.stdout.text().trim().is_empty())
+    }
+}
+
+/// Whether a dpkg that runs no more did not come to the end of what it began.
+pub fn is_dpkg_interrupted() -> Result<bool> {
+    Ok(has_unmerged_notes()? && package_locks::holder()?.is_none())
+}
+
+/// The packages of a listing that have no configuration files: those would follow on the line.
+fn without_configuration(listing: &str) -> impl Iterator<Item = &str> {
+    listing.lines().filter_map(|line| line.strip_suffix('\t'))
+}
+
+/// Whether dpkg has noted what is not yet in its list: it does so while it works.
+fn has_unmerged_notes() -> Result<bool> {
+    match std::fs::read_dir(UPDATES) {
+        Ok(mut entries) => Ok(entries.next().is_some()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot read `{UPDATES}`")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn packages_without_configuration_files_are_told_from_those_with() {
+        let listing = "adduser\t /etc/adduser.conf cc34\n /etc/deluser.conf 11a0\ncurl\t\nlibc6:amd64\t\n";
+        assert_eq!(without_configuration(listing).collect::<Vec<_>>(), ["curl", "libc6:amd64"]);
+    }
+}
