@@ -624,7 +624,8 @@ impl Session {
     fn mend_half_undone(&self) -> Result<()> {
         let is_failed = |change: &&ChangeRecord| matches!(change.state, ChangeState::UndoFailed(_));
         for known in self.history.changes.iter().filter(is_failed) {
-            if let Err(error) = Change::of_intent(&known.intent)?.kind().mend(&self.world) {
+            let mended = Change::of_intent(&known.intent).and_then(|change| change.kind().mend(&self.world));
+            if let Err(error) = mended {
                 self.check_interruption()?;
                 self.world
                     .reporter

@@ -249,7 +249,9 @@ fn remove<'a>(names: &[&'a str], simulate: bool) -> Vec<&'a str> {
 }
 
 fn failure(ended: &Ended, label: &str, kind: &'static str) -> Failure {
-    let mut failure = Failure::new(format!("`{label}` {}", ended.status)).kind(kind);
+    let reason = ended.tail.iter().rev().find_map(|line| line.strip_prefix("E: "));
+    let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    let mut failure = Failure::new(format!("`{label}` {}{reason}", ended.status)).kind(kind);
     failure.code = ended.status.code();
     failure.output.clone_from(&ended.tail);
     failure

@@ -75,14 +75,22 @@ impl Installed {
         self.find(name).is_some_and(Package::is_there)
     }
 
-    /// The packages that were interrupted so badly that nothing can be done before they are installed again.
+    /// The packages that were interrupted so badly that apt does nothing before they are installed again.
     pub fn broken(&self) -> impl Iterator<Item = &str> {
         self.packages.iter().filter(|(_, package)| package.is_broken).map(|(name, _)| name.as_str())
     }
 
-    /// Whether the package was interrupted while it was unpacked or removed.
-    pub fn is_half_installed(&self, name: &str) -> bool {
-        self.state(name) == 'H'
+    /// The packages that shall be there and are so in part that configuring them does not help.
+    pub fn half_installed(&self) -> impl Iterator<Item = &str> {
+        let is_half = |package: &Package| package.is_broken || (package.wish == 'i' && package.state == 'H');
+        self.packages.iter().filter(move |(_, package)| is_half(package)).map(|(name, _)| name.as_str())
+    }
+
+    /// Whether dpkg left any of them on the way to another state.
+    pub fn has_unfinished(&self) -> bool {
+        let is_on_the_way =
+            |package: &Package| package.is_broken || !matches!(package.state, 'i' | 'n' | 'c');
+        self.packages.values().any(is_on_the_way)
     }
 
     /// Whether the package is there and shall not stay: what dpkg notes before it removes one.
@@ -137,6 +145,13 @@ impl Package {
     }
 }
 
+/// Whether two names are those of one package: dpkg adds the architecture where a package may be there in several.
+pub fn is_same(one: &str, other: &str) -> bool {
+    let bare = |name: &str| !name.contains(':');
+    let begins = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with(':'));
+    one == other || (bare(other) && begins(one, other)) || (bare(one) && begins(other, one))
+}
+
 /// The names in a list of relations such as `a (= 1), b`.
 fn names_in(relations: &str) -> BTreeSet<String> {
     relations.split(',').filter_map(|one| one.split_whitespace().next()).map(str::to_owned).collect()
@@ -181,8 +196,17 @@ mod tests {
     fn what_was_interrupted_in_unpacking_is_broken() {
         let known = Installed::parse(LISTING);
         assert_eq!(known.broken().collect::<Vec<_>>(), ["rsync"]);
-        assert!(known.is_half_installed("rsync"));
+        assert_eq!(known.half_installed().collect::<Vec<_>>(), ["rsync"]);
+        assert!(known.has_unfinished() && !Installed::parse("ii \tapt\t2.6.1\t\t\n").has_unfinished());
         assert!(known.is_there("rsync") && !known.is_installed("rsync"));
+    }
+
+    #[test]
+    fn a_name_and_the_same_with_its_architecture_are_one_package() {
+        assert!(
+            is_same("libc6:amd64", "libc6") && is_same("libc6", "libc6:amd64") && is_same("curl", "curl")
+        );
+        assert!(!is_same("libc6:amd64", "libc6:i386") && !is_same("libc6", "libc"));
     }
 
     #[test]

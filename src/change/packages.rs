@@ -100,7 +100,7 @@ impl PackagesChange {
             Simulated::default()
         } else if acts {
             if apt.repair()? {
-                apt.reinstall_broken(&names)?;
+                apt.reinstall_broken()?;
             }
             make_installable(apt, &names, wish.recommends)?;
             apt.simulate_install(&names, wish.recommends)?
@@ -156,7 +156,7 @@ impl PackagesChange {
     }
 
     /// Why these must stay, if they must.
-    fn reason_to_keep(&self, names: &[&str], apt: Apt<'_>) -> Result<Option<String>> {
+    fn reason_to_keep(&self, names: &[&str], apt: Apt<'_>, is_apt_stuck: bool) -> Result<Option<String>> {
         let mut clusters = clusters_of(names, Path::new(CLUSTERS), Path::new(CLUSTER_CONFIGURATION));
         clusters.retain(|cluster| holds_databases(cluster, &apt.world.assumed_gone.borrow()));
         if !clusters.is_empty() {
@@ -165,6 +165,10 @@ impl PackagesChange {
                 "PostgreSQL holds databases that kkrun did not make, or that were kept, in {}",
                 shown.join(", ")
             )));
+        }
+        if is_apt_stuck {
+            // dpkg itself refuses to remove what others need.
+            return Ok(None);
         }
         let simulated = apt.simulate_remove(names)?;
         let others: Vec<String> = simulated.removes.into_iter().filter(|name| !self.is_own(name)).collect();
@@ -210,10 +214,10 @@ impl Kind for PackagesChange {
     }
 
     fn mend(&self, world: &World) -> Result<()> {
-        let (apt, names) = (Apt::new(world), self.names());
-        apt.keep(&names)?;
+        let apt = Apt::new(world);
+        apt.keep(&self.names())?;
         apt.repair()?;
-        apt.reinstall_broken(&names)
+        apt.reinstall_broken()
     }
 
     fn position(&self, world: &World) -> Result<Position> {
@@ -270,6 +274,7 @@ impl Kind for PackagesChange {
             apt.forget(&added)?;
         }
         let known = Installed::look(world)?;
+        let is_apt_stuck = known.broken().next().is_some();
         let there: Vec<&str> = added.iter().copied().filter(|name| known.is_there(name)).collect();
         let still: Vec<&str> =
             self.before.automatic.iter().filter(|name| known.is_there(name)).map(String::as_str).collect();
@@ -280,7 +285,7 @@ impl Kind for PackagesChange {
             return Ok(Undone::Back(Undoing::Already, self.states(BTreeMap::new())));
         }
         if !there.is_empty()
-            && let Some(why) = self.reason_to_keep(&there, apt)?
+            && let Some(why) = self.reason_to_keep(&there, apt, is_apt_stuck)?
         {
             return Ok(Undone::Kept(why));
         }
@@ -290,7 +295,8 @@ impl Kind for PackagesChange {
         self.tell_upgrades(world);
         if !there.is_empty() {
             let needed = apt.automatic(&there)?;
-            if let Err(error) = apt.remove(&there) {
+            let removed = if is_apt_stuck { apt.remove_without_apt(&there) } else { apt.remove(&there) };
+            if let Err(error) = removed {
                 // Before it removes a package apt forgets that it was there for others only.
                 if let Err(forgotten) = mark_those_left(apt, &needed) {
                     tracing::warn!(

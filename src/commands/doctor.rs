@@ -6,7 +6,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{self, ChangeState};
+use crate::journal::{self, ChangeRecord, ChangeState};
 use crate::machine::lock;
 use crate::ui::line_to_stdout;
 
@@ -33,18 +33,20 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
             torn.bytes.len()
         ));
     }
-    if lock::is_held(&state.join("lock")) {
+    let is_at_work = lock::is_held(&state.join("lock"));
+    if is_at_work {
         line_to_stdout("a run is at work: what it is doing has no outcome yet");
-        return Ok(ExitCode::DONE);
     }
+    let is_under_way = |change: &&ChangeRecord| is_at_work && history.is_of_newest_run(change);
     let doubtful = history.changes.iter().filter(|change| change.state == ChangeState::InDoubt);
+    let doubtful = doubtful.filter(|change| !is_under_way(change));
     for change in doubtful {
         line_to_stdout(&format!(
             "in doubt: #{} {}: the next run or rollback looks whether it was made",
             change.id, change.intent.summary
         ));
     }
-    if let Some(unfinished) = &history.rollback {
+    if let Some(unfinished) = history.rollback.as_ref().filter(|_| !is_at_work) {
         line_to_stdout(&format!("a rollback was interrupted: `{}` finishes it", unfinished.invocation()));
     }
     for owed in &history.owed {

@@ -28,7 +28,7 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
     for change in &history.changes {
         let (state, detail) = match change.state {
             // Of a run that is at work the outcome is yet to come.
-            ChangeState::InDoubt if is_at_work => ("under way", None),
+            ChangeState::InDoubt if is_at_work && history.is_of_newest_run(change) => ("under way", None),
             _ => state_of(change),
         };
         if options.json {

@@ -338,6 +338,11 @@ impl History {
         }
     }
 
+    /// Whether the change was intended by the newest run.
+    pub fn is_of_newest_run(&self, change: &ChangeRecord) -> bool {
+        self.last_run.as_ref().is_some_and(|(newest, _)| *newest == change.run)
+    }
+
     fn step_mut(&mut self, header: Header, step: String) -> &mut StepRecord {
         let known = self.steps.entry(header.plan).or_default().entry(step).or_default();
         known.run = header.run;

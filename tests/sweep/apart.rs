@@ -49,6 +49,8 @@ impl Tally {
 /// again, with this test alone.
 pub fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
     if let Some(shard) = shard() {
+        // Ends the line that the test runner began.
+        println!();
         let tally = work(shard);
         println!("{TOLD} {} {} {}", tally.positions, tally.missed, tally.bad.len());
         return None;

@@ -34,6 +34,7 @@ mod sample;
 #[path = "../support/server.rs"]
 mod server;
 mod strace;
+mod stuck;
 
 use apart::{Shard, Tally, in_shards};
 
@@ -65,6 +66,12 @@ fn an_error_of_any_call_is_told_and_recovered_from() {
 #[ignore = "needs root, strace and loop devices"]
 fn power_lost_at_any_call_takes_nothing_that_was_promised() {
     holds("power_lost_at_any_call_takes_nothing_that_was_promised", power::sweep);
+}
+
+#[test]
+#[ignore = "needs root and strace"]
+fn packages_that_cannot_be_had_again_are_removed_all_the_same() {
+    holds("packages_that_cannot_be_had_again_are_removed_all_the_same", stuck::see);
 }
 
 #[test]

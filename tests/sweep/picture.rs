@@ -13,7 +13,7 @@ const TIME: &str = " modified at\u{1f}";
 /// What others write and write back, who do not ask what time it was.
 const UNTIMED: [&str; 3] = ["02/current", "dpkg", "apt"];
 /// What apt and dpkg keep for themselves: what they fetched, noted, locked, or had before.
-const UNCOMPARED: [&str; 9] = [
+const UNCOMPARED: [&str; 10] = [
     "cache",
     "log",
     "apt/lists",
@@ -23,6 +23,7 @@ const UNCOMPARED: [&str; 9] = [
     "dpkg/status-old",
     "dpkg/tmp.ci",
     "dpkg/triggers",
+    "dpkg/updates/tmp.i",
 ];
 /// Where apt notes which packages are there for others only.
 const MARKS: &str = "apt/extended_states";

@@ -415,7 +415,7 @@ step::run("01", "Set up", || {
     talks: true,
 };
 
-const PACKAGES: Scenario = Scenario {
+pub const PACKAGES: Scenario = Scenario {
     name: "packages",
     files: &[(
         "plan.rhai",

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use super::{Apt, failure, install};
-use crate::change::installed::Installed;
+use crate::change::installed::{Installed, is_same};
 use crate::change::unit::succeeded;
 use crate::machine::package_locks;
 use crate::machine::process::Stdin;
@@ -30,7 +30,8 @@ impl Apt<'_> {
         self.wait_for_locks()?;
         // What it cannot configure, because something is missing, apt completes.
         let label = "dpkg --configure -a";
-        let ended = self.world.run(&self.command(&["dpkg", "--configure", "-a"], true), label)?;
+        let argv = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"];
+        let ended = self.world.run(&self.command(&argv, true), label)?;
         if has_unmerged_notes()? {
             bail!(failure(&ended, label, "packages"));
         }
@@ -58,24 +59,19 @@ impl Apt<'_> {
         succeeded(&ended, label)
     }
 
-    /// Installs again what was interrupted so badly that it neither works nor can be configured: whatever nothing
-    /// can be done before, and those of `names` that are half there.
-    pub fn reinstall_broken(self, names: &[&str]) -> Result<()> {
+    /// Installs again what was interrupted so badly that it neither works nor can be configured.
+    pub fn reinstall_broken(self) -> Result<()> {
         let known = Installed::look(self.world)?;
-        let mut broken: Vec<&str> = known.broken().collect();
-        broken.extend(names.iter().filter(|name| known.is_half_installed(name)));
-        self.reinstall(broken)
+        self.reinstall(&known.half_installed().collect::<Vec<_>>())
     }
 
-    fn reinstall(self, mut names: Vec<&str>) -> Result<()> {
-        names.sort_unstable();
-        names.dedup();
+    fn reinstall(self, names: &[&str]) -> Result<()> {
         if names.is_empty() {
             return Ok(());
         }
-        let automatic = self.automatic(&names)?;
+        let automatic = self.automatic(names)?;
         let label = format!("apt-get install --reinstall {}", names.join(" "));
-        let ended = self.run_patiently(&install(&names, false, &["--reinstall"]), true)?;
+        let ended = self.run_patiently(&install(names, false, &["--reinstall"]), true)?;
         if !ended.is_success() {
             bail!(failure(&ended, &label, "packages"));
         }
@@ -85,20 +81,35 @@ impl Apt<'_> {
 
     /// Makes it known to dpkg which files those of these packages have that were interrupted while they were
     /// unpacked, so that the files go with them: that takes installing them again. Where they cannot be had, it is
-    /// told that files may stay.
+    /// told that files may stay, and [`Apt::remove_without_apt`] removes them.
     pub fn complete_to_remove(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
-        let broken: Vec<&str> = known.broken().filter(|broken| names.contains(broken)).collect();
+        let is_own = |broken: &&str| names.iter().any(|name| is_same(broken, name));
+        let broken: Vec<&str> = known.broken().filter(is_own).collect();
         if broken.is_empty() {
             return Ok(());
         }
         let shown = broken.join(", ");
-        if let Err(error) = self.reinstall(broken) {
+        if let Err(error) = self.reinstall(&broken) {
             self.world.processes.check_interruption()?;
             self.world.reporter.note(format!(
                 "{shown}: interrupted while it was unpacked, and not to be had again: some of its files may stay \
                  ({error:#})"
             ));
+        }
+        Ok(())
+    }
+
+    /// Removes exactly these by dpkg, which refuses when others need them. For when apt does nothing because it cannot
+    /// have a package again that was interrupted while it was unpacked.
+    pub fn remove_without_apt(self, names: &[&str]) -> Result<()> {
+        self.wait_for_locks()?;
+        let argv: Vec<&str> =
+            ["dpkg", "--force-remove-reinstreq", "--remove"].iter().chain(names).copied().collect();
+        let label = format!("dpkg --remove {}", names.join(" "));
+        let ended = self.world.run(&self.command(&argv, true), &label)?;
+        if !ended.is_success() {
+            bail!(failure(&ended, &label, "packages"));
         }
         Ok(())
     }
@@ -137,7 +148,9 @@ impl Apt<'_> {
         let ended = self.world.look(&self.command(&argv, false))?;
         succeeded(&ended, "dpkg-query --show")?;
         let listing = ended.stdout.text();
-        let has_script = |name: &str| Path::new(INFORMATION).join(format!("{name}.postrm")).exists();
+        let exists = |name: &str| Path::new(INFORMATION).join(format!("{name}.postrm")).exists();
+        // The files of most packages go by the name without the architecture.
+        let has_script = |name: &str| exists(name) || name.split(':').next().is_some_and(exists);
         let left: Vec<&str> = without_configuration(&listing).filter(|name| !has_script(name)).collect();
         if left.is_empty() {
             return Ok(());
@@ -149,8 +162,7 @@ impl Apt<'_> {
     }
 
     fn was_interrupted(self) -> Result<bool> {
-        let audit = self.world.look(&self.command(&["dpkg", "--audit"], false))?;
-        Ok(has_unmerged_notes()? || !audit.stdout.text().trim().is_empty())
+        Ok(has_unmerged_notes()? || Installed::look(self.world)?.has_unfinished())
     }
 }
 
@@ -166,10 +178,20 @@ fn without_configuration(listing: &str) -> impl Iterator<Item = &str> {
 
 /// Whether dpkg has noted what is not yet in its list: it does so while it works.
 fn has_unmerged_notes() -> Result<bool> {
+    let named = || format!("cannot read `{UPDATES}`");
     match std::fs::read_dir(UPDATES) {
-        Ok(mut entries) => Ok(entries.next().is_some()),
+        Ok(entries) => {
+            for entry in entries {
+                let name = entry.with_context(named)?.file_name();
+                // What dpkg takes for its own. Source: dpkg's parsing of that directory.
+                if name.as_encoded_bytes().iter().all(u8::is_ascii_digit) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-        Err(error) => Err(error).with_context(|| format!("cannot read `{UPDATES}`")),
+        Err(error) => Err(error).with_context(named),
     }
 }
 

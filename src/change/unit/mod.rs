@@ -227,9 +227,9 @@ fn state_now(world: &World, unit: &Unit, alike: &UnitState) -> Result<UnitState>
 
 /// Whether somebody decided that a unit is so now which was left otherwise.
 fn is_decided(left: &str, now: &str) -> bool {
-    // What vanished is made again; and one whose file came back is as its file says.
-    let is_of_its_file = !["enabled", "masked", "linked"].iter().any(|word| now.starts_with(word));
-    !(now.is_empty() || now == left || (left.is_empty() && is_of_its_file))
+    // What vanished is made again; and one that came back is as its file says, or as its package enables it.
+    let is_of_its_package = !["masked", "linked"].iter().any(|word| now.starts_with(word));
+    !(now.is_empty() || now == left || (left.is_empty() && is_of_its_package))
 }
 
 fn difference(unit: &Unit, accepted: &UnitState, now: &UnitState) -> String {
@@ -356,12 +356,12 @@ mod tests {
 
     #[test]
     fn only_what_somebody_can_have_decided_is_somebody_s() {
-        for (left, now) in
-            [("enabled", "disabled"), ("disabled", "masked"), ("", "enabled"), ("", "masked-runtime")]
-        {
+        for (left, now) in [("enabled", "disabled"), ("disabled", "masked"), ("", "masked-runtime")] {
             assert!(is_decided(left, now), "{left} to {now}");
         }
-        for (left, now) in [("enabled", "enabled"), ("enabled", ""), ("", "disabled"), ("", "static")] {
+        for (left, now) in
+            [("enabled", "enabled"), ("enabled", ""), ("", "disabled"), ("", "enabled"), ("", "static")]
+        {
             assert!(!is_decided(left, now), "{left} to {now}");
         }
     }
