@@ -13,13 +13,14 @@ const TIME: &str = " modified at\u{1f}";
 /// What others write and write back, who do not ask what time it was.
 const UNTIMED: [&str; 3] = ["02/current", "dpkg", "apt"];
 /// What apt and dpkg keep for themselves: what they fetched, noted, locked, or had before.
-const UNCOMPARED: [&str; 10] = [
+const UNCOMPARED: [&str; 11] = [
     "cache",
     "log",
     "apt/lists",
     "apt/periodic",
     "dpkg/lock",
     "dpkg/lock-frontend",
+    "dpkg/status-new",
     "dpkg/status-old",
     "dpkg/tmp.ci",
     "dpkg/triggers",
