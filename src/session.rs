@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::change::{
-    Change, FileRecord, Found, Made, OnDoubt, Position, UndoTerms, Undone, World, file_target,
+    Change, FileRecord, Found, Made, OnDoubt, Position, UndoTerms, Undone, World, file_target, state_value,
 };
 use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
 use crate::failure::Failure;
@@ -405,11 +405,11 @@ impl Session {
     /// Records the outcome of an act. One that failed is probed like a crash: it may have acted.
     fn finish(&mut self, id: ChangeId, change: &Change, acted: Result<()>) -> Result<()> {
         let looked = match acted {
-            Ok(()) => change.kind().accepted(&self.world),
+            Ok(()) => self.accepted_of(change),
             Err(error) => {
                 match change.kind().position(&self.world) {
                     Ok(Position::After) => {
-                        let accepted = change.kind().accepted(&self.world)?;
+                        let accepted = self.accepted_of(change)?;
                         self.world.doubt_durability();
                         self.record(Entry::Done { change: id, accepted })?;
                     }
@@ -425,6 +425,22 @@ impl Session {
             looked.with_context(|| format!("{}: not as wished afterwards", change.kind().summary()))?;
         self.record(Entry::Done { change: id, accepted })?;
         Ok(())
+    }
+
+    /// The states that are accepted from now on. What somebody else wrote into a file of which only owner and mode were
+    /// changed is not among them.
+    fn accepted_of(&self, change: &Change) -> Result<BTreeMap<String, Value>> {
+        let (mut accepted, target) = (change.kind().accepted(&self.world)?, change.kind().target());
+        if let Change::File(file) = change
+            && file.keeps_content()
+            && let Some(value) = accepted.get_mut(&target)
+            && let Ok(Some(Left::State(left))) = left_at(&self.history, &self.world, &target)
+            && let (Ok(left), Ok(state)) =
+                (serde_json::from_value(left), serde_json::from_value(value.clone()))
+        {
+            *value = state_value(&file.accepted_beside(&left, state));
+        }
+        Ok(accepted)
     }
 
     /// The state was kept by word against this very wish, and no other word has come since.
@@ -590,7 +606,7 @@ impl Session {
                     self.append(Entry::Void { change: known.id, why: "found as before".to_owned() })?;
                 }
                 Position::After => {
-                    let accepted = change.kind().accepted(&self.world)?;
+                    let accepted = self.accepted_of(&change)?;
                     self.world.doubt_durability();
                     self.append(Entry::Done { change: known.id, accepted })?;
                 }

@@ -261,6 +261,27 @@ step::run("01", "First", || {
 }
 
 #[test]
+fn what_somebody_wrote_into_a_file_stays_theirs_when_its_mode_is_changed() {
+    let place = Place::new(r#"step::run("01", "Make", || { file::write("@/m/a", "mine\n"); });"#);
+    place.run("plan.rhai").ends(0);
+    place.write("m/a", "mine\ntheirs\n");
+    // Nothing of theirs is overwritten: nobody is asked.
+    place.write(
+        "plan/plan.rhai",
+        r#"step::run("01", "Make", || { file::access("@/m/a", #{ mode: "0600" }); });"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(4).says("1 undone · 0 kept · 1 conflict");
+    assert_eq!(place.read("m/a"), "mine\ntheirs\n");
+    // Once more, the mode that it has already got back.
+    place.run("rollback").ends(4).says("0 undone · 0 kept · 1 conflict");
+    assert_eq!(place.read("m/a"), "mine\ntheirs\n");
+    place.run("rollback --foreign replace").ends(0);
+    assert!(!place.exists("m/a"));
+    assert!(place.backups().contains(&"mine\ntheirs\n".to_owned()));
+}
+
+#[test]
 fn what_was_copied_into_a_mirrored_tree_is_kkruns_own_and_so_is_the_rest_of_it() {
     let place = Place::new(
         r#"

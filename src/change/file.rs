@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Seek as _;
+use std::io::{ErrorKind, Seek as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -187,12 +187,25 @@ impl FileChange {
     }
 
     /// Only the metadata differ, or a directory was made: no content has to be brought back.
-    fn keeps_content(&self) -> bool {
+    pub fn keeps_content(&self) -> bool {
         self.before.sha256().is_some() && self.before.sha256() == self.after.sha256()
             || matches!(
                 (&self.before, &self.after),
                 (FileState::Directory { .. }, FileState::Directory { .. })
             )
+    }
+
+    /// What is accepted of a state that this change led to, or its undoing: what somebody else wrote stays somebody
+    /// else's when only owner and mode are changed. `left` is what kkrun last left there.
+    pub fn accepted_beside(&self, left: &FileState, state: FileState) -> FileState {
+        match (left, state) {
+            (FileState::File { sha256, size, .. }, FileState::File { metadata, .. })
+                if self.keeps_content() =>
+            {
+                FileState::File { sha256: *sha256, size: *size, metadata }
+            }
+            (_, state) => state,
+        }
     }
 
     fn restore(&self, world: &World, now: &FileState) -> Result<()> {
@@ -384,7 +397,8 @@ impl Kind for FileChange {
                 let gone = world.assumed_gone.borrow();
                 entries.flatten().filter(|entry| !gone.contains(&entry.path())).count()
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => 0,
+            // What stands there instead is a newer change's, or somebody else's.
+            Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => 0,
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
         let noun = if entries == 1 { "entry" } else { "entries" };
@@ -398,11 +412,19 @@ impl Kind for FileChange {
             files::clear_leftover(path, &tag(path))?;
         }
         let now = self.observe()?;
-        if now.same_as(&self.before) {
-            return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
-        }
         let accepted =
             terms.accepted.and_then(|value| serde_json::from_value::<FileState>(value.clone()).ok());
+        let left = accepted.clone();
+        let back = |how: Undoing, state: FileState| {
+            let state = match &left {
+                Some(left) => self.accepted_beside(left, state),
+                None => state,
+            };
+            Undone::Back(how, [(self.target(), state_value(&state))].into())
+        };
+        if now.same_as(&self.before) {
+            return Ok(back(Undoing::Already, now));
+        }
         let accepted = accepted.unwrap_or_else(|| self.after.clone());
         if self.keeps_content() && now.sha256() != self.after.sha256() {
             return self.undo_beside_foreign_content(&now, &accepted, terms);
@@ -426,8 +448,7 @@ impl Kind for FileChange {
         } else {
             self.restore(world, &now)?;
         }
-        let restored = self.observe()?;
-        Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
+        Ok(back(Undoing::Restored, self.observe()?))
     }
 }
 
