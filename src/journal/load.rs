@@ -26,6 +26,16 @@ pub struct Loaded {
 }
 
 impl Loaded {
+    /// Makes what was read last: a run that was killed at its last sync may have left records in memory alone.
+    pub fn make_durable(&self, directory: &Path) -> Result<()> {
+        if !self.exists {
+            return Ok(());
+        }
+        let path = directory.join(FILE);
+        let synced = std::fs::File::open(&path).and_then(|file| file.sync_data());
+        synced.with_context(|| format!("cannot sync the journal `{}`", path.display()))
+    }
+
     /// Whether the journal is still as it was read. It only ever grows, but for a torn end that is cut off.
     pub fn is_current(&self, directory: &Path) -> bool {
         let torn = self.torn.as_ref().map_or(0, |torn| torn.bytes.len() as u64);

@@ -251,6 +251,8 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let mut session = if launch.dry_run {
         Session::new(launch.world_to_look_at(Rc::clone(reporter)), history, &plan_name)
     } else {
+        // What is told of it from now on is promised.
+        loaded.make_durable(&launch.state)?;
         let world = launch.world(Rc::clone(reporter));
         let opening =
             launch.opening(&plan_name, &script.display().to_string(), &source.describe(), loaded)?;
