@@ -99,9 +99,7 @@ impl PackagesChange {
         let simulated = if names.is_empty() {
             Simulated::default()
         } else if acts {
-            if apt.repair()? {
-                apt.reinstall_broken()?;
-            }
+            apt.complete()?;
             make_installable(apt, &names, wish.recommends)?;
             apt.simulate_install(&names, wish.recommends)?
         } else {
@@ -216,8 +214,7 @@ impl Kind for PackagesChange {
     fn mend(&self, world: &World) -> Result<()> {
         let apt = Apt::new(world);
         apt.keep(&self.names())?;
-        apt.repair()?;
-        apt.reinstall_broken()
+        apt.complete()
     }
 
     fn position(&self, world: &World) -> Result<Position> {

@@ -28,7 +28,6 @@ impl Apt<'_> {
         }
         self.world.reporter.note("dpkg was interrupted: configuring what it left");
         self.wait_for_locks()?;
-        // What it cannot configure, because something is missing, apt completes.
         let label = "dpkg --configure -a";
         let argv = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"];
         let ended = self.world.run(&self.command(&argv, true), label)?;
@@ -59,8 +58,16 @@ impl Apt<'_> {
         succeeded(&ended, label)
     }
 
-    /// Installs again what was interrupted so badly that it neither works nor can be configured.
-    pub fn reinstall_broken(self) -> Result<()> {
+    /// The same for whoever wants the packages: what dpkg could not configure for want of others gets those, and what
+    /// neither works nor can be configured is installed again. Nothing is removed.
+    pub fn complete(self) -> Result<()> {
+        if !self.repair()? {
+            return Ok(());
+        }
+        if Installed::look(self.world)?.has_unfinished() {
+            // What it cannot do either is told by whoever wants it next.
+            self.run_patiently(&install(&[], false, &[]), true)?;
+        }
         let known = Installed::look(self.world)?;
         self.reinstall(&known.half_installed().collect::<Vec<_>>())
     }
