@@ -131,8 +131,14 @@ impl PackagesChange {
     pub fn act(&self, world: &World) -> Result<()> {
         let Some(act) = &self.act else { bail!("packages are not installed from the record alone") };
         let apt = Apt { world, lock_timeout: act.lock_timeout, timeout: act.timeout };
-        if !self.before.missing.is_empty() {
-            apt.install(&borrowed(&self.before.missing), act.recommends)?;
+        if !self.before.missing.is_empty()
+            && let Err(error) = apt.install(&borrowed(&self.before.missing), act.recommends)
+        {
+            // dpkg still has it on its list that those shall be installed which it never came to.
+            if let Err(listed) = apt.forget_wishes(&self.names()) {
+                tracing::warn!("dpkg still lists what was going to be installed: {listed:#}");
+            }
+            return Err(error);
         }
         apt.mark("manual", &borrowed(&self.before.automatic))
     }

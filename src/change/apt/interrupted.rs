@@ -132,13 +132,15 @@ impl Apt<'_> {
         self.forget_removals(removed)
     }
 
-    /// Forgets that packages were going to be installed.
-    fn forget_wishes(self, names: &[&str]) -> Result<()> {
+    /// Lets dpkg forget that those of these packages shall be installed of which nothing is there.
+    pub fn forget_wishes(self, names: &[&str]) -> Result<()> {
+        let known = Installed::look(self.world)?;
+        let names: Vec<&str> = names.iter().copied().filter(|name| !known.is_there(name)).collect();
         if names.is_empty() {
             return Ok(());
         }
         let fixed = ["dpkg-query", "--show", "--showformat=${db:Status-Want}\t${binary:Package}\n"];
-        let argv: Vec<&str> = fixed.iter().chain(names).copied().collect();
+        let argv: Vec<&str> = fixed.into_iter().chain(names).collect();
         // It fails when it knows nothing of one of them.
         let ended = self.world.look(&self.command(&argv, false))?;
         let listing = ended.stdout.text();
