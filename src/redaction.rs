@@ -26,8 +26,8 @@ impl Drop for Known {
 }
 
 impl Redactor {
-    /// Looks for this secret from now on: as it is, percent-encoded, as JSON and as a shell's quotes write it, each of its lines by
-    /// itself as well. Says whether it is long enough to be looked for.
+    /// Looks for this secret from now on: as it is, percent-encoded, as JSON and as a shell's quotes write it, each of
+    /// its lines by itself as well. Says whether it is long enough to be looked for.
     pub fn learn(&mut self, name: &str, value: &str) -> bool {
         let is_long = |text: &str| text.chars().count() >= SHORTEST;
         if !is_long(value) {

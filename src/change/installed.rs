@@ -8,8 +8,8 @@ use super::World;
 use super::unit::succeeded;
 use crate::machine::process::Command;
 
-/// The format of one line of `dpkg-query`: wish and state, name (with its architecture where that tells it apart), version,
-/// what it provides and what it excludes. Source: dpkg-query(1).
+/// The format of one line of `dpkg-query`: wish and state, name (with its architecture where that tells it apart),
+/// version, what it provides and what it excludes. Source: dpkg-query(1).
 const FORMAT: &str = "${db:Status-Abbrev}\t${binary:Package}\t${Version}\t${Provides}\t${Conflicts}\n";
 
 /// The packages that dpkg knows.

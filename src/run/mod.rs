@@ -142,6 +142,8 @@ impl Launch {
     }
 
     fn opening(&self, plan: &str, script: &str, root: &str, loaded: Loaded) -> Result<Opening> {
+        // What is told of it from now on is promised.
+        loaded.make_durable(&self.state)?;
         let writer = Writer { run: self.run.clone(), boot: clock::boot_id()?, plan: plan.to_owned() };
         let (script, root) = (script.to_owned(), root.to_owned());
         let entries = vec![Entry::RunStarted { script, root, pid: std::process::id() }];
@@ -251,8 +253,6 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let mut session = if launch.dry_run {
         Session::new(launch.world_to_look_at(Rc::clone(reporter)), history, &plan_name)
     } else {
-        // What is told of it from now on is promised.
-        loaded.make_durable(&launch.state)?;
         let world = launch.world(Rc::clone(reporter));
         let opening =
             launch.opening(&plan_name, &script.display().to_string(), &source.describe(), loaded)?;

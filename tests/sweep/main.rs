@@ -41,7 +41,7 @@ use apart::{Shard, Tally, in_shards};
 fn holds(test: &str, sweep: fn(Shard) -> Tally) {
     if let Some(tally) = in_shards(test, sweep) {
         assert!(
-            tally.positions > 10 * tally.missed,
+            tally.positions > 20 * tally.missed,
             "{} of {} positions were not come to",
             tally.missed,
             tally.positions

@@ -58,7 +58,7 @@ impl Apt<'_> {
         succeeded(&ended, label)
     }
 
-    /// The same for whoever wants the packages: what dpkg could not configure for want of others gets those, and what
+    /// Repairs for whoever wants the packages: what dpkg could not configure for want of others gets those, and what
     /// neither works nor can be configured is installed again. Nothing is removed.
     pub fn complete(self) -> Result<()> {
         if !self.repair()? {
@@ -124,12 +124,8 @@ impl Apt<'_> {
     /// Lets dpkg forget those of these packages of which nothing is there but its own notes, as it does when neither an
     /// installation nor a removal is interrupted.
     pub fn forget(self, names: &[&str]) -> Result<()> {
-        let known = Installed::look(self.world)?;
-        let absent: Vec<&str> = names.iter().copied().filter(|name| !known.is_there(name)).collect();
-        let (removed, never): (Vec<&str>, Vec<&str>) =
-            absent.into_iter().partition(|name| known.is_removed(name));
-        self.forget_wishes(&never)?;
-        self.forget_removals(removed)
+        self.forget_wishes(names)?;
+        self.forget_removals(names)
     }
 
     /// Lets dpkg forget that those of these packages shall be installed of which nothing is there.
@@ -148,7 +144,9 @@ impl Apt<'_> {
         self.select(&wished, "unknown")
     }
 
-    fn forget_removals(self, removed: Vec<&str>) -> Result<()> {
+    fn forget_removals(self, names: &[&str]) -> Result<()> {
+        let known = Installed::look(self.world)?;
+        let removed: Vec<&str> = names.iter().copied().filter(|name| known.is_removed(name)).collect();
         if removed.is_empty() {
             return Ok(());
         }
