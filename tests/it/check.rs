@@ -1,12 +1,8 @@
 //! Checks scripts from outside, and asks for root.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
 use std::process::Command;
 
-use support::Place;
+use crate::support::Place;
 
 const BROKEN: &str = "file::wriet(\"/x\", settings::nmae);\nfoo();\n";
 

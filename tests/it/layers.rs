@@ -1,7 +1,5 @@
 //! Holds the layers: imports go down only, and what belongs to one layer is not named in another.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 

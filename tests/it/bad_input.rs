@@ -1,12 +1,8 @@
 //! What is wrong is said clearly, with the right status, and nothing is lost or touched.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 
-use support::Place;
+use crate::support::Place;
 
 const GOOD: &str = r#"step::run("01", "First", || file::write("@/m/a", "a\n"));"#;
 

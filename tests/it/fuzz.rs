@@ -1,11 +1,7 @@
 //! Whatever is in a file, reading it ends, and not in a panic: the journal, lines and env files, settings, scripts.
 //!
-//! A few hundred cases by default. `PROPTEST_CASES=1000000 cargo test --test fuzz NAME` tries as many as one likes; what
+//! A few hundred cases by default. `PROPTEST_CASES=1000000 cargo test --test it NAME` tries as many as one likes; what
 //! fails is kept, made small, in `tests/fuzz.proptest-regressions`, and tried first from then on.
-
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
 
 use std::time::{Duration, Instant};
 
@@ -39,7 +35,7 @@ fn in_time<T>(what: &dyn std::fmt::Debug, work: impl FnOnce() -> T) -> T {
 fn journal() -> &'static [u8] {
     static JOURNAL: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     JOURNAL.get_or_init(|| {
-        let place = support::Place::new(
+        let place = crate::support::Place::new(
             "step::run(\"01\", \"First\", || { file::write(\"@/m/a\", \"a\"); config::set(\"@/m/c\", \"k\", 1); });",
         );
         place.run("plan.rhai").ends(0);
@@ -297,7 +293,7 @@ proptest! {
 
     #[test]
     fn a_shell_reads_from_an_env_file_what_was_written(values in proptest::collection::vec("[ -~é✅]{0,16}", 30)) {
-        let place = support::Place::empty();
+        let place = crate::support::Place::empty();
         let text = |value: &str| value.replace('\\', "\\\\").replace('"', "\\\"");
         let pairs = values.iter().enumerate().map(|(at, value)| format!("K{at}: \"{}\"", text(value)));
         let pairs: Vec<String> = pairs.collect();

@@ -1,9 +1,7 @@
 //! What kkrun last left at each target, and what became of it: several steps at one file, somebody else's edits, and
 //! targets that nobody asks for any more.
 
-mod support;
-
-use support::Place;
+use crate::support::Place;
 
 const THREE_EDITS: &str = r#"
 step::run("01", "First", || config::set("@/m/conf", "one", "1"));

@@ -2,11 +2,7 @@
 //!
 //! Needs what tests/rehearsal.rs needs, with nginx in the base.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::print_stdout,
-    reason = "a test that cannot go on fails, and tells its figures"
-)]
+#![expect(clippy::print_stdout, reason = "tells its figures")]
 
 use std::ffi::OsString;
 use std::process::Command;
@@ -135,7 +131,7 @@ fn units_of_a_killed_run_and_of_a_killed_rollback_come_to_where_they_shall() {
         ),
     )]);
     std::fs::create_dir(place.0.path().join("files")).unwrap();
-    std::fs::write(place.0.path().join("files/kill.sh"), include_str!("units/kill.sh")).unwrap();
+    std::fs::write(place.0.path().join("files/kill.sh"), include_str!("units_kill.sh")).unwrap();
     // Of this machine: it has strace.
     let (status, said) = place.rehearse_on(None, &["-v"], &["plan.rhai"]);
     let figures =

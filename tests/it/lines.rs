@@ -1,8 +1,6 @@
 //! Lines and blocks of text files, edited and taken back through the binary.
 
-mod support;
-
-use support::Place;
+use crate::support::Place;
 
 const INI: &str = "# seats\r\n[LightDM]\r\nuser=a\r\n\r\n[Seat:*]\r\n#autologin-user=\r\nuser=b";
 const PLAN: &str = r#"

@@ -1,9 +1,7 @@
 //! A run that failed, was stopped or was killed goes on where it was.
 
-mod support;
-
+use crate::support::{Place, until};
 use rustix::process::Signal;
-use support::{Place, until};
 
 const THREE: &str = r#"
 step::run("01", "First", "01_first.rhai");
@@ -421,7 +419,7 @@ fn a_hang_up_lets_the_command_finish_and_a_second_ctrl_c_does_not_wait() {
 }
 
 /// Whether kkrun has taken in the signal: none is pending any more.
-fn started_was_asked(started: &support::Started<'_>) -> bool {
+fn started_was_asked(started: &crate::support::Started<'_>) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", started.child.id())).unwrap_or_default();
     status.lines().any(|line| line.starts_with("ShdPnd:") && line.ends_with("0000000000000000"))
 }

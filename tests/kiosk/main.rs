@@ -6,7 +6,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-#[path = "support/clone.rs"]
+#[path = "../support/clone.rs"]
 mod clone;
 
 use std::path::Path;

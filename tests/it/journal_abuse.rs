@@ -1,13 +1,9 @@
 //! The journal is the only truth: damaged, cut, lost or from a newer kkrun, it is never taken for "nothing to undo", and
 //! nothing is changed or repaired in silence.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
 use std::fs;
 
-use support::Place;
+use crate::support::Place;
 
 const PLAN: &str = r#"
 step::run("01", "First", || {

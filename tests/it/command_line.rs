@@ -1,8 +1,6 @@
 //! The command line's contract: options, exit statuses, what goes to which stream, JSON.
 
-mod support;
-
-use support::Place;
+use crate::support::Place;
 
 const PLAN: &str = r#"
 step::run("01", "First", || { file::write("@/m/a", "a\n"); print("data"); log::warn("careful"); });
@@ -98,7 +96,9 @@ fn a_closed_pipe_ends_nothing() {
     );
     std::process::Command::new("bash").args(["-c", &line]).status().unwrap();
     assert!(place.exists("m/a"));
-    support::until("the run has ended", || place.records().last().is_some_and(|kind| kind == "run_ended"));
+    crate::support::until("the run has ended", || {
+        place.records().last().is_some_and(|kind| kind == "run_ended")
+    });
 }
 
 #[test]

@@ -4,9 +4,6 @@
 //! `@` in files and in what is compared stands for the scratch directory. In expectations a line `...` stands for
 //! any lines, `[..]` for any text within a line.
 
-#![allow(dead_code, reason = "no test file needs all of it")]
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};

@@ -1,19 +1,13 @@
 //! Roles, databases and statements on a real PostgreSQL server of each test's own, through the binary.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod bench;
-#[path = "support/server.rs"]
-mod server;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use bench::{Bench, code, said};
+use crate::bench::{Bench, code, said};
+use crate::server::Server;
 use rustix::process::{Pid, Signal, kill_process};
-use server::Server;
 
 const CANARY: &str = "Canary 'quoted\" @/#$&%\\ 4711";
 

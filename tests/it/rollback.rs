@@ -1,13 +1,9 @@
 //! What was done is undone: from the journal alone, newest first, nothing of anybody else's.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
 use std::os::unix::fs::PermissionsExt;
 
+use crate::support::{Place, until};
 use rustix::process::Signal;
-use support::{Place, until};
 
 /// Changes what was there, makes what was not.
 const PLAN: &str = r#"

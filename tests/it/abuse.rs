@@ -1,14 +1,10 @@
 //! Scripts that never end, nest without bottom, eat the memory or reach for what is not theirs: an error with its line,
 //! and the process goes on to say so. All limits are set, so that debug and release builds do the same.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use support::{Place, Ran};
+use crate::support::{Place, Ran};
 
 /// A guard for the machine, in bytes of address space: what is reserved and not used counts here and not for kkrun.
 const MEMORY: u64 = 6 << 30;
@@ -295,7 +291,7 @@ fn a_panic_within_a_primitive_is_a_failure_at_its_line_without_a_secret() {
              let text = file::read(\"@/m/a\");\n    try {{ fault::{call}(text); }} catch {{ print(\"caught\"); }}\n}});"
         ));
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "kkrun_with_a_fault", "--nocapture"]).current_dir(place.path("plan"));
+        command.args(["--exact", "abuse::kkrun_with_a_fault", "--nocapture"]).current_dir(place.path("plan"));
         let words = format!("--state-dir {} plan.rhai", place.path("state").display());
         command.env("KKRUN_TEST_FAULT", words).env("KKRUN_TEST_STATUS", place.path("status"));
         command.env("KKRUN_SECRET_PIN", canary).env("NO_COLOR", "1").stdin(Stdio::null());

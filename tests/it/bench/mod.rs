@@ -75,5 +75,5 @@ pub fn code(output: &Output) -> i32 {
 }
 
 pub fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout)
+    String::from_utf8_lossy(&output.stderr).into_owned() + String::from_utf8_lossy(&output.stdout).as_ref()
 }

@@ -1,17 +1,13 @@
 //! What somebody else could have written is not run: each part of a plan, written by each kind of stranger, and
 //! swapped while kkrun is at it.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::support::{Place, Ran};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
-use support::{Place, Ran};
 
 /// Somebody who is not root: a real user and group of every Debian.
 const STRANGER: u32 = 65_534;

@@ -1,11 +1,7 @@
 //! At a real terminal: questions, their defaults, Ctrl-C.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
+use crate::support::Place;
 use rexpect::session::{PtySession, spawn_command};
-use support::Place;
 
 /// kkrun at a terminal.
 fn at_terminal(place: &Place, words: &[&str]) -> PtySession {
@@ -157,7 +153,7 @@ fn a_running_command_is_stopped_by_ctrl_c_and_the_cursor_is_shown_again() {
         r#"step::run("01", "First", || { cmd::run(["bash", "-c", "echo at work; touch @/m/begun; sleep 600"], #{ always: "a test" }); });"#,
     );
     let mut session = at_terminal(&place, &["plan.rhai"]);
-    support::until("the command is at work", || place.exists("m/begun"));
+    crate::support::until("the command is at work", || place.exists("m/begun"));
     session.send_control('c').unwrap();
     let shown = session.exp_eof().unwrap();
     assert_eq!(status(&session), 130, "{shown}");
@@ -212,7 +208,7 @@ step::run("01", "First", || { cmd::run(["bash", "-c", "touch @/m/begun; until [ 
     session.send_line("fg").unwrap();
     session.exp_string("--state-dir").unwrap();
     session.send_line("correct horse battery").unwrap();
-    support::until("the command is at work", || place.exists("m/begun"));
+    crate::support::until("the command is at work", || place.exists("m/begun"));
     session.send_control('z').unwrap();
     session.exp_string("Stopped").unwrap();
     is_as_before(&mut session);
@@ -266,11 +262,13 @@ step::run("02", "Second", || file::write("@/m/second", ""));
     holder.args(["-qec", &line, "/dev/null"]).current_dir(place.path("plan"));
     let mut holder =
         holder.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).spawn().unwrap();
-    support::until("the command is at work", || place.exists("m/begun"));
+    crate::support::until("the command is at work", || place.exists("m/begun"));
     holder.kill().unwrap();
     holder.wait().unwrap();
     place.write("m/go", "");
-    support::until("the run has ended", || place.records().last().is_some_and(|kind| kind == "run_ended"));
+    crate::support::until("the run has ended", || {
+        place.records().last().is_some_and(|kind| kind == "run_ended")
+    });
     assert!(!place.exists("m/second"));
     assert!(place.run("log 01").stdout.contains("\n2000\n"));
     place.run("plan.rhai").ends(0);

@@ -1,8 +1,6 @@
 //! Undoing under trouble: inverses that fail, rollbacks that were interrupted, and what undone changes owe.
 
-mod support;
-
-use support::Place;
+use crate::support::Place;
 
 #[test]
 fn an_inverse_that_fails_once_is_tried_again_when_the_rest_is_undone() {

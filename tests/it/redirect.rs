@@ -1,19 +1,15 @@
 //! Root edits in a place that a hostile user owns: no link, hard link, FIFO or exchanged directory leads it to a file of
 //! root's, on the way there or back.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use crate::support::Place;
 use kkrun::machine::files::{User, as_user};
 use rustix::fs::{CWD, FileType, RenameFlags, mknodat, renameat_with};
-use support::Place;
 
 /// The hostile user: a real user of every Debian.
 const STRANGER: u32 = 65_534;
@@ -119,7 +115,7 @@ fn of_root(place: &Place) -> String {
     [prints, place.listing("root")].concat()
 }
 
-fn run_in_time(place: &Place, what: &str, words: &str) -> support::Ran {
+fn run_in_time(place: &Place, what: &str, words: &str) -> crate::support::Ran {
     let started = Instant::now();
     let ran = place.run(words);
     assert!(

@@ -1,7 +1,5 @@
 //! Runs the examples in the manual: each by the program itself, on a machine of which only a copy can change.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

@@ -3,8 +3,6 @@
 //! They need root, the tools that `kkrun rehearse` names, and the directory of a Debian 12 root file system with
 //! systemd and dbus in the variable `KKRUN_TEST_BASE`.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 

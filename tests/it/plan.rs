@@ -1,8 +1,6 @@
 //! What a plan means: which steps run, where each stands, what settings are in force, what a dry run says.
 
-mod support;
-
-use support::Place;
+use crate::support::Place;
 
 const SETTINGS: &str = r#"#{ plan: "kiosk", port: 80, name: "dashboard", url: "http://{name}:{port}/" }"#;
 
@@ -517,7 +515,7 @@ step::run("02", "Second", || step::verify("it reads well", || file::read("@/m/no
 "#,
     );
     let started = place.start("plan.rhai");
-    support::until("the step is at work", || place.records().contains(&"step_started".to_owned()));
+    crate::support::until("the step is at work", || place.records().contains(&"step_started".to_owned()));
     place.write("m/comes", "");
     started.end().ends(1).says("✅ 01 First").says("not verified: it reads well: ").says("@/m/none");
 }

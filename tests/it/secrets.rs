@@ -1,13 +1,9 @@
 //! Secrets from every source, through the binary: taken in the right order, asked before the first change, kept
 //! for later runs, and shown nowhere.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod bench;
-
 use std::os::unix::fs::PermissionsExt as _;
 
-use bench::{Bench, code, said};
+use crate::bench::{Bench, code, said};
 
 const PASSWORD: &str = "Canary 'quoted\" @/#$&%\\ 4711";
 
@@ -269,7 +265,7 @@ fn a_person_is_asked_once_before_the_first_step_and_not_shown_what_is_typed() {
     terminal.send_line("").unwrap();
     let rest = terminal.exp_eof().unwrap();
     assert!(rest.contains("step one") && !rest.contains("Again"), "{rest}");
-    assert!(!(between + &rest).contains("typed by"));
+    assert!(!(between + rest.as_str()).contains("typed by"));
     assert_eq!(written(&bench), "typed by a person");
     assert_eq!(std::fs::read_to_string(bench.path("state/secrets/made")).unwrap().len(), 32);
 }

@@ -1,10 +1,8 @@
 //! Commands that do what commands should not: the step ends in time, with what became of it, and names what was left.
 
-mod support;
-
 use std::time::{Duration, Instant};
 
-use support::{Place, Ran, until};
+use crate::support::{Place, Ran, until};
 
 /// A step with one command, and how long it took.
 fn run(script: &str, options: &str) -> (Place, Ran, Duration) {

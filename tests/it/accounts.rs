@@ -2,8 +2,6 @@
 //!
 //! They need root, strace, and a mount namespace of their own: the machine's databases, homes and mail are copies there.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
 use std::process::Command;
 
 /// What the scripts begin with: a machine of their own, and words for what they do.

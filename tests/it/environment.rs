@@ -1,14 +1,10 @@
 //! Who starts kkrun, and with what, makes no difference to what is done.
 
-#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
-
-mod support;
-
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::process::Command;
 
-use support::Place;
+use crate::support::Place;
 
 /// Does some of everything, and writes down what a command sees.
 const PLAN: &str = r#"
@@ -171,7 +167,7 @@ fn signals_that_whoever_started_kkrun_holds_back_still_stop_it() {
     let mut perl = Command::new("perl");
     perl.args(["-e", script]).arg(kkrun.get_program()).args(kkrun.get_args()).current_dir(place.path("plan"));
     let mut child = perl.process_group(0).spawn().unwrap();
-    support::until("the command is at work", || place.exists("m/begun"));
+    crate::support::until("the command is at work", || place.exists("m/begun"));
     let pid = rustix::process::Pid::from_child(&child);
     rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     assert_eq!(child.wait().unwrap().code(), Some(143));
@@ -183,7 +179,7 @@ fn no_core_file_can_be_written_of_kkrun_or_what_it_runs() {
         "cmd::run([\"bash\", \"-c\", \"touch @/m/begun; ulimit -Hc > @/m/limit; sleep 600\"], #{ always: \"a test\" });",
     );
     let mut started = place.start("plan.rhai");
-    support::until("the command is at work", || place.exists("m/limit"));
+    crate::support::until("the command is at work", || place.exists("m/limit"));
     let limits = std::fs::read_to_string(format!("/proc/{}/limits", started.child.id())).unwrap();
     let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
     assert_eq!(core.split_ascii_whitespace().nth(4), Some("0"), "{core}");
@@ -193,6 +189,6 @@ fn no_core_file_can_be_written_of_kkrun_or_what_it_runs() {
     let left: Vec<_> =
         std::fs::read_dir(place.path("plan")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left, ["plan.rhai"]);
-    support::until("the command's limit is known", || place.holds("m/limit", "0"));
+    crate::support::until("the command's limit is known", || place.holds("m/limit", "0"));
     place.run("rollback").ends(0);
 }

@@ -1,0 +1,36 @@
+//! What the command does, seen from outside: given these files, when kkrun is run with these words, then this.
+//!
+//! One binary for all of it: linking costs more than running. `tests/model.rs` stands apart, for it limits its whole process. What needs root is ignored without it and counted.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod abuse;
+mod accounts;
+mod bad_input;
+mod bench;
+mod check;
+mod command_line;
+mod environment;
+mod examples;
+mod foreign;
+mod fuzz;
+mod journal_abuse;
+mod layers;
+mod ledger;
+mod lines;
+mod plan;
+mod postgres;
+mod processes;
+mod redirect;
+mod rehearsal;
+mod rehearse_command;
+mod resume;
+mod rollback;
+mod secrets;
+#[path = "../support/server.rs"]
+mod server;
+mod support;
+mod terminal;
+mod trust;
+mod undo;
+mod units;
