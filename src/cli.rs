@@ -47,7 +47,7 @@ pub struct Options {
     /// Run these steps again
     #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
     pub redo: Vec<String>,
-    /// Take the present meaning of these steps as done
+    /// Take the present fingerprint of these steps as done
     #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
     pub accept: Vec<String>,
     /// Override a setting, now and in later runs
@@ -70,7 +70,7 @@ pub struct Options {
     pub purge: Vec<String>,
     /// What to do about targets that somebody else changed
     #[arg(long, global = true, value_name = "WHAT", default_value = "ask")]
-    pub foreign: Foreign,
+    pub on_conflict: OnConflict,
     /// Never ask
     #[arg(long, global = true)]
     pub non_interactive: bool,
@@ -93,14 +93,14 @@ pub struct Options {
 
 /// What to do about foreign targets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
-pub enum Foreign {
+pub enum OnConflict {
     /// Show the difference and ask
     #[default]
     Ask,
     /// Keep what is there
     Keep,
     /// Replace it
-    Replace,
+    Overwrite,
 }
 
 impl Options {
@@ -219,7 +219,7 @@ impl Cli {
         let mut run = Run::command();
         if let Some(at) = script_position(&run, &arguments) {
             let read = run.try_get_matches_from_mut(&arguments);
-            // What is wrong is told by the whole command line.
+            // What is wrong is reported by the whole command line.
             if let Ok(Run { options, script, words }) =
                 read.and_then(|matches| Run::from_arg_matches(&matches))
             {
@@ -303,7 +303,8 @@ mod tests {
         for line in ["rollback --only 02", "rollback --from 02 --yes", "log --redo 01", "history --set a=b"] {
             assert!(parse(line).is_err(), "{line}");
         }
-        for line in ["rollback 02 --dry-run --purge all --foreign replace", "check --settings x.rhai a.rhai"]
+        for line in
+            ["rollback 02 --dry-run --purge all --on-conflict overwrite", "check --settings x.rhai a.rhai"]
         {
             assert!(parse(line).is_ok(), "{line}");
         }

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use anyhow::{Result, bail};
 
-use crate::cli::{Foreign, Options};
+use crate::cli::{OnConflict, Options};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::machine::account::Account;
@@ -14,7 +14,7 @@ use crate::machine::{clock, random, root, terminal};
 use crate::primitives;
 use crate::run::{Launch, Selection};
 use crate::script::{Source, requires_root};
-use crate::session::ForeignPolicy;
+use crate::session::ConflictPolicy;
 use crate::ui::{Questions, Verbosity, line_to_stderr};
 
 /// Where root keeps journal, backups, secrets and logs.
@@ -94,7 +94,7 @@ fn as_root() -> String {
     format!("sudo kkrun {}", shell_words::join(words)).trim_end().to_owned()
 }
 
-fn notes_directory(options: &Options) -> Result<PathBuf> {
+fn child_records_directory(options: &Options) -> Result<PathBuf> {
     if options.state_dir.is_none() && Account::current()?.is_root() {
         return Ok(PathBuf::from(NOTES));
     }
@@ -117,7 +117,7 @@ pub fn verbosity(options: &Options) -> Verbosity {
 
 /// Everything that a run needs to know; `invocation` is what hints tell the operator to type again.
 pub fn launch(options: &Options, invocation: &str) -> Result<Rc<Launch>> {
-    launch_from(options, invocation, state_directory(options)?, notes_directory(options)?)
+    launch_from(options, invocation, state_directory(options)?, child_records_directory(options)?)
 }
 
 /// Everything that reading scripts needs to know: no journal is looked at.
@@ -142,10 +142,10 @@ fn launch_from(options: &Options, invocation: &str, state: PathBuf, notes: PathB
             accept: options.accept.clone(),
             verify: options.verify,
         },
-        foreign: match options.foreign {
-            Foreign::Ask => ForeignPolicy::Ask,
-            Foreign::Keep => ForeignPolicy::Keep,
-            Foreign::Replace => ForeignPolicy::Replace,
+        on_conflict: match options.on_conflict {
+            OnConflict::Ask => ConflictPolicy::Ask,
+            OnConflict::Keep => ConflictPolicy::Keep,
+            OnConflict::Overwrite => ConflictPolicy::Overwrite,
         },
         purge: options.purge.clone(),
         set: options.set.clone(),

@@ -1,4 +1,4 @@
-//! What happens, as data: told from below, rendered by `ui`.
+//! What happens, as data: reported from below, rendered by `ui`.
 
 use std::cell::{Cell, RefCell};
 use std::io::Write;
@@ -14,10 +14,10 @@ use crate::text::printable_lines;
 /// The version of the events' form, as the first line of `--json` names it.
 pub const SCHEMA: &str = "1.0";
 
-/// How a change stands when it is told of.
+/// How a change stands when it is reported of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum ChangeTold {
+pub enum ChangeOutcome {
     /// It was made.
     Made,
     /// It would be made.
@@ -26,10 +26,10 @@ pub enum ChangeTold {
     Kept,
 }
 
-/// How an undo stands when it is told of.
+/// How an undo stands when it is reported of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum UndoTold {
+pub enum UndoOutcome {
     /// It would be undone.
     Would,
     /// It was undone.
@@ -75,7 +75,7 @@ pub enum Event {
         /// The overrides in force.
         overrides: Vec<String>,
         /// Nothing will be changed.
-        only_looking: bool,
+        dry_run: bool,
     },
     /// A step is passed over by its record.
     StepSkipped {
@@ -134,9 +134,9 @@ pub enum Event {
         id: String,
         /// Its title.
         title: String,
-        /// How many changes it would make, as far as can be told.
+        /// How many changes it would make, as far as can be reported.
         changes: usize,
-        /// From where on it cannot be told, and why.
+        /// From where on it cannot be reported, and why.
         unpredictable: Option<String>,
     },
     /// A command begins.
@@ -163,7 +163,7 @@ pub enum Event {
     /// A target is changed.
     Change {
         /// How it stands.
-        told: ChangeTold,
+        outcome: ChangeOutcome,
         /// The target.
         target: String,
         /// One line.
@@ -179,7 +179,7 @@ pub enum Event {
     /// A change is undone, or not.
     Undo {
         /// How it stands.
-        told: UndoTold,
+        outcome: UndoOutcome,
         /// The change.
         change: u64,
         /// The target.
@@ -212,8 +212,8 @@ pub enum Event {
         changed: usize,
         /// The steps that failed.
         failed: Vec<String>,
-        /// What is still owed.
-        owed: Vec<String>,
+        /// What is still pending.
+        pending: Vec<String>,
         /// The exit status.
         exit: u8,
     },
@@ -284,12 +284,12 @@ impl Reporter {
         })
     }
 
-    /// Keeps what is told from now on in `log` too, or in none.
+    /// Keeps what is reported from now on in `log` too, or in none.
     pub fn log_to(&self, log: Option<Box<dyn Write>>) {
         *self.log.borrow_mut() = log;
     }
 
-    /// Looks for this secret in everything told from now on; tells when it is too short for that.
+    /// Looks for this secret in everything reported from now on; tells when it is too short for that.
     pub fn learn_secret(&self, name: &str, value: &str) {
         if !self.redactor.borrow_mut().learn(name, value) && !value.is_empty() {
             self.note(format!(
@@ -299,7 +299,7 @@ impl Reporter {
         }
     }
 
-    /// The same for one that was told of before.
+    /// The same for one that was reported of before.
     pub fn learn_known_secret(&self, name: &str, value: &str) {
         self.redactor.borrow_mut().learn(name, value);
     }
@@ -342,7 +342,7 @@ impl Reporter {
     }
 
     /// Tells of an event.
-    pub fn tell(&self, event: &Event) {
+    pub fn emit(&self, event: &Event) {
         let event = self.without_secrets(event);
         self.ended.set(self.ended.get() || matches!(event, Event::RunEnded { .. }));
         if let Some(log) = self.log.borrow_mut().as_mut()
@@ -354,14 +354,14 @@ impl Reporter {
         self.audience.hear(&event);
     }
 
-    /// Whether the end was told.
+    /// Whether the end was reported.
     pub fn has_ended(&self) -> bool {
         self.ended.get()
     }
 
     /// Tells a sentence about what kkrun does.
     pub fn note(&self, text: impl Into<String>) {
-        self.tell(&Event::Note { text: text.into() });
+        self.emit(&Event::Note { text: text.into() });
     }
 
     /// Asks; `Ok(None)` when there is nobody to ask.

@@ -18,7 +18,7 @@ pub mod run;
 pub mod script;
 pub mod session;
 pub mod text;
-pub mod time_text;
+pub mod time;
 pub mod ui;
 
 use exit_code::ExitCode;
@@ -26,7 +26,7 @@ use machine::signal::Interruption;
 
 /// Runs the command line and says how it ended.
 pub fn run() -> std::process::ExitCode {
-    machine::surroundings::settle();
+    machine::process_setup::settle();
     machine::terminal::survive_stopping();
     panicking::keep_quiet();
     let cli = match cli::Cli::of(std::env::args_os()) {

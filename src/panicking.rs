@@ -1,4 +1,4 @@
-//! Panics of kkrun itself: failures like any other, told where errors are told and without secrets.
+//! Panics of kkrun itself: failures like any other, reported where errors are reported and without secrets.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};

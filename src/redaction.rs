@@ -3,7 +3,7 @@
 /// Values under this length, in characters, are not searched for: they would hit innocent text.
 pub const SHORTEST: usize = 8;
 
-/// How what was left out of a long text is told, after a blank or a line end: `[… 7 bytes left out …]`.
+/// How what was left out of a long text is reported, after a blank or a line end: `[… 7 bytes left out …]`.
 const GAP: &str = "[…";
 
 /// Knows the secrets of a run, and finds them in every form in which they are looked for.

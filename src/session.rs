@@ -1,7 +1,7 @@
 //! Makes changes: look, intent, act, look again, done. The only caller of an act, and the only writer of
 //! the journal.
 
-mod left;
+mod last_known;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,16 +14,16 @@ use serde_json::Value;
 use crate::change::{
     Change, FileRecord, Found, Made, OnDoubt, Position, UndoTerms, Undone, World, file_target, state_value,
 };
-use crate::event::{Answer, ChangeTold, Event, Question, Reporter};
+use crate::event::{Answer, ChangeOutcome, Event, Question, Reporter};
 use crate::failure::Failure;
 use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Class, Consequence, Entry, History, Intent, Journal, Loaded,
-    Owed, StepState, Undoing, Writer,
+    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, Intent, Journal, Loaded,
+    PendingHandler, StepState, Undoing, Writer,
 };
 use crate::machine::backups;
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
-use left::{Left, left_at};
+use last_known::{LastKnown, last_known_at};
 
 /// Whether changes are made or only looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,19 +31,19 @@ pub enum Mode {
     /// Make them.
     Act,
     /// Say what would be made.
-    Look,
+    DryRun,
 }
 
 /// What is done about a target that somebody else changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ForeignPolicy {
+pub enum ConflictPolicy {
     /// Show the difference and ask.
     #[default]
     Ask,
-    /// Keep what is there and take it for accepted.
+    /// Keep what is there and take it for recorded.
     Keep,
     /// Replace it; it is backed up like every before-state.
-    Replace,
+    Overwrite,
 }
 
 /// A change that was only looked at.
@@ -84,12 +84,12 @@ pub struct Session {
     /// Whether they are made.
     pub mode: Mode,
     /// What is done about foreign states.
-    pub foreign: ForeignPolicy,
+    pub on_conflict: ConflictPolicy,
     history: History,
     recorder: Recorder,
     plan: String,
     step: Option<String>,
-    consequences: Vec<Consequence>,
+    handlers: Vec<Handler>,
     would: Vec<WouldChange>,
     /// The targets that were asked for, while only looking.
     asked: RefCell<BTreeSet<String>>,
@@ -103,13 +103,13 @@ impl Session {
     pub fn new(world: World, history: History, plan: &str) -> Self {
         Self {
             world,
-            mode: Mode::Look,
-            foreign: ForeignPolicy::default(),
+            mode: Mode::DryRun,
+            on_conflict: ConflictPolicy::default(),
             history,
             recorder: Recorder::None,
             plan: plan.to_owned(),
             step: None,
-            consequences: Vec::new(),
+            handlers: Vec::new(),
             would: Vec::new(),
             asked: RefCell::default(),
             changed: 0,
@@ -141,7 +141,7 @@ impl Session {
                     .hint(format!("finish it with `{}`, then run this again", unfinished.invocation()))
             );
         }
-        self.settle_doubts(true)?;
+        self.recover_doubts(true)?;
         self.settled = true;
         Ok(())
     }
@@ -153,7 +153,7 @@ impl Session {
     pub fn begin_undoing(&mut self) -> Result<()> {
         self.open_journal()?;
         if !self.settled {
-            self.settle_doubts(false)?;
+            self.recover_doubts(false)?;
             self.settled = true;
         }
         Ok(())
@@ -190,12 +190,12 @@ impl Session {
     ///
     /// # Errors
     /// As [`Session::begin_acting`].
-    pub fn settle_before_looking(&mut self) -> Result<()> {
+    pub fn recover_before_looking(&mut self) -> Result<()> {
         if !matches!(self.recorder, Recorder::Closed(_)) {
             return Ok(());
         }
         let in_doubt = self.history.changes.iter().any(|change| change.state == ChangeState::InDoubt);
-        if in_doubt || self.world.processes.has_notes_of_others()? { self.begin_acting() } else { Ok(()) }
+        if in_doubt || self.world.processes.has_records_of_others()? { self.begin_acting() } else { Ok(()) }
     }
 
     /// What the journal says, this run's own records included.
@@ -231,7 +231,7 @@ impl Session {
     /// The step that changes belong to from now on.
     pub fn enter_step(&mut self, step: Option<&str>) {
         self.step = step.map(str::to_owned);
-        self.consequences.clear();
+        self.handlers.clear();
     }
 
     /// The step that changes belong to.
@@ -243,7 +243,7 @@ impl Session {
     pub fn changed(&self) -> usize {
         match self.mode {
             Mode::Act => self.changed,
-            Mode::Look => self.would.len(),
+            Mode::DryRun => self.would.len(),
         }
     }
 
@@ -302,16 +302,16 @@ impl Session {
         matches!(&self.recorder, Recorder::Open { journal, .. } if journal.recorded() > 0)
     }
 
-    /// Fails when the run was told to stop.
+    /// Fails when the run was reported to stop.
     pub fn check_interruption(&self) -> Result<()> {
         self.world.processes.check_interruption()
     }
 
-    /// Makes a change, unless only looking. The caller has looked: `change` is wished for and not there.
+    /// Makes a change, unless only looking. The caller has looked: `change` is desired for and not there.
     /// Says whether something was changed, or would be.
     ///
     /// # Errors
-    /// When the act fails, when afterwards the target is not as wished, when somebody else was there and
+    /// When the act fails, when afterwards the target is not as desired, when somebody else was there and
     /// nobody says what to do, and when the journal cannot be written.
     pub fn perform(
         &mut self,
@@ -334,13 +334,13 @@ impl Session {
         if self.is_kept(&target, &intent.before, &intent.after) {
             return Ok(false);
         }
-        if self.mode == Mode::Look {
+        if self.mode == Mode::DryRun {
             self.would_make(target, summary);
             return Ok(true);
         }
         self.check_interruption()?;
         self.begin_acting()?;
-        if let Some(difference) = self.foreign_state(change, &target)
+        if let Some(difference) = self.conflicting_state(change, &target)
             && !self.may_replace(&target, &summary, &difference, &intent.before, &intent.after)?
         {
             return Ok(false);
@@ -348,7 +348,7 @@ impl Session {
         self.begin_recording()?;
         kind.prepare(&self.world)?;
         intent.step.clone_from(&self.step);
-        intent.owed.clone_from(&self.consequences);
+        intent.pending.clone_from(&self.handlers);
         if let Some((class, text)) = loses {
             intent.class = class;
             intent.loses = Some(text);
@@ -360,13 +360,13 @@ impl Session {
         let acted = act(&mut self.world);
         self.finish(id, change, acted)?;
         self.changed += 1;
-        self.world.reporter.tell(&Event::Change { told: ChangeTold::Made, target, summary });
+        self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
         Ok(true)
     }
 
-    /// Notes, while only looking, that a script asks for a target, whether or not it is as wished.
+    /// ChildRecords, while only looking, that a script asks for a target, whether or not it is as desired.
     pub fn asks_for(&self, target: impl FnOnce() -> String) {
-        if self.mode == Mode::Look {
+        if self.mode == Mode::DryRun {
             self.asked.borrow_mut().insert(target());
         }
     }
@@ -379,23 +379,23 @@ impl Session {
     /// Counts and tells a change that leaves nothing to undo and so is not recorded.
     pub fn note_change(&mut self, target: String, summary: String) {
         match self.mode {
-            Mode::Look => self.would_make(target, summary),
+            Mode::DryRun => self.would_make(target, summary),
             Mode::Act => {
                 self.changed += 1;
-                self.world.reporter.tell(&Event::Change { told: ChangeTold::Made, target, summary });
+                self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
             }
         }
     }
 
-    /// Counts a step that would do something which cannot be told while only looking.
+    /// Counts a step that would do something which cannot be reported while only looking.
     pub fn count_unknown(&mut self, step: &str) {
         let summary = format!("go on with step {step}");
         self.would.push(WouldChange { target: format!("step:{step}"), summary });
     }
 
     fn would_make(&mut self, target: String, summary: String) {
-        self.world.reporter.tell(&Event::Change {
-            told: ChangeTold::Would,
+        self.world.reporter.emit(&Event::Change {
+            outcome: ChangeOutcome::Would,
             target: target.clone(),
             summary: summary.clone(),
         });
@@ -405,13 +405,13 @@ impl Session {
     /// Records the outcome of an act. One that failed is probed like a crash: it may have acted.
     fn finish(&mut self, id: ChangeId, change: &Change, acted: Result<()>) -> Result<()> {
         let looked = match acted {
-            Ok(()) => self.accepted_of(change),
+            Ok(()) => self.recorded_of(change),
             Err(error) => {
                 match change.kind().position(&self.world) {
                     Ok(Position::After) => {
-                        let accepted = self.accepted_of(change)?;
+                        let recorded = self.recorded_of(change)?;
                         self.world.doubt_durability();
-                        self.record(Entry::Done { change: id, accepted })?;
+                        self.record(Entry::Done { change: id, recorded })?;
                     }
                     Ok(Position::Before) => {
                         self.record(Entry::Void { change: id, why: "its act failed".to_owned() })?;
@@ -421,44 +421,44 @@ impl Session {
                 return Err(error);
             }
         };
-        let accepted =
-            looked.with_context(|| format!("{}: not as wished afterwards", change.kind().summary()))?;
-        self.record(Entry::Done { change: id, accepted })?;
+        let recorded =
+            looked.with_context(|| format!("{}: not as desired afterwards", change.kind().summary()))?;
+        self.record(Entry::Done { change: id, recorded })?;
         Ok(())
     }
 
-    /// The states that are accepted from now on. What somebody else wrote into a file of which only owner and mode were
+    /// The states that are recorded from now on. What somebody else wrote into a file of which only owner and mode were
     /// changed is not among them.
-    fn accepted_of(&self, change: &Change) -> Result<BTreeMap<String, Value>> {
-        let (mut accepted, target) = (change.kind().accepted(&self.world)?, change.kind().target());
+    fn recorded_of(&self, change: &Change) -> Result<BTreeMap<String, Value>> {
+        let (mut recorded, target) = (change.kind().recorded(&self.world)?, change.kind().target());
         if let Change::File(file) = change
             && file.keeps_content()
-            && let Some(value) = accepted.get_mut(&target)
-            && let Ok(Some(Left::State(left))) = left_at(&self.history, &self.world, &target)
+            && let Some(value) = recorded.get_mut(&target)
+            && let Ok(Some(LastKnown::State(left))) = last_known_at(&self.history, &self.world, &target)
             && let (Ok(left), Ok(state)) =
                 (serde_json::from_value(left), serde_json::from_value(value.clone()))
         {
-            *value = state_value(&file.accepted_beside(&left, state));
+            *value = state_value(&file.recorded_beside(&left, state));
         }
-        Ok(accepted)
+        Ok(recorded)
     }
 
     /// The state was kept by word against this very wish, and no other word has come since.
-    fn is_kept(&self, target: &str, found: &Value, wished: &Value) -> bool {
-        self.foreign != ForeignPolicy::Replace
-            && self.history.accepted(target) == Some(found)
-            && self.history.kept_against.get(target) == Some(wished)
+    fn is_kept(&self, target: &str, found: &Value, desired: &Value) -> bool {
+        self.on_conflict != ConflictPolicy::Overwrite
+            && self.history.recorded(target) == Some(found)
+            && self.history.kept_against.get(target) == Some(desired)
     }
 
-    fn foreign_state(&self, change: &Change, target: &str) -> Option<String> {
+    fn conflicting_state(&self, change: &Change, target: &str) -> Option<String> {
         if self.is_on_the_way(target) {
             return None;
         }
-        let difference = change.kind().foreign(self.history.accepted(target)?, &self.world)?;
+        let difference = change.kind().conflict(self.history.recorded(target)?, &self.world)?;
         // What kkrun itself left there under another name, as part of a tree say, is its own doing.
-        match left_at(&self.history, &self.world, target) {
-            Ok(Some(Left::Anything)) => None,
-            Ok(Some(Left::State(left))) => change.kind().foreign(&left, &self.world),
+        match last_known_at(&self.history, &self.world, target) {
+            Ok(Some(LastKnown::Anything)) => None,
+            Ok(Some(LastKnown::State(left))) => change.kind().conflict(&left, &self.world),
             Ok(None) | Err(_) => Some(difference),
         }
     }
@@ -483,13 +483,13 @@ impl Session {
     /// What is known of a whole file of which a part is going to be changed.
     pub fn file_record(&self, found: &Found) -> FileRecord {
         let target = file_target(&found.path);
-        let known = FileRecord::of(self.history.accepted(&target), &found.state);
-        if known == FileRecord::AsAccepted {
+        let known = FileRecord::of(self.history.recorded(&target), &found.state);
+        if known == FileRecord::AsRecorded {
             return known;
         }
-        match left_at(&self.history, &self.world, &target) {
-            Ok(Some(Left::Anything)) => FileRecord::Unknown,
-            Ok(Some(Left::State(left))) => FileRecord::of(Some(&left), &found.state),
+        match last_known_at(&self.history, &self.world, &target) {
+            Ok(Some(LastKnown::Anything)) => FileRecord::Unknown,
+            Ok(Some(LastKnown::State(left))) => FileRecord::of(Some(&left), &found.state),
             Ok(None) | Err(_) => known,
         }
     }
@@ -501,26 +501,26 @@ impl Session {
         summary: &str,
         difference: &str,
         found: &Value,
-        wished: &Value,
+        desired: &Value,
     ) -> Result<bool> {
-        let policy = match self.foreign {
-            ForeignPolicy::Ask => self.ask_about_foreign(target, summary, difference)?,
+        let policy = match self.on_conflict {
+            ConflictPolicy::Ask => self.ask_about_conflict(target, summary, difference)?,
             decided => decided,
         };
-        if policy == ForeignPolicy::Replace {
+        if policy == ConflictPolicy::Overwrite {
             return Ok(true);
         }
-        self.record(Entry::Accepted {
+        self.record(Entry::Recorded {
             target: target.to_owned(),
             state: found.clone(),
-            against: Some(wished.clone()),
+            against: Some(desired.clone()),
         })?;
         let (target, summary) = (target.to_owned(), format!("{summary}: kept as somebody else left it"));
-        self.world.reporter.tell(&Event::Change { told: ChangeTold::Kept, target, summary });
+        self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Kept, target, summary });
         Ok(false)
     }
 
-    fn ask_about_foreign(&self, target: &str, summary: &str, difference: &str) -> Result<ForeignPolicy> {
+    fn ask_about_conflict(&self, target: &str, summary: &str, difference: &str) -> Result<ConflictPolicy> {
         let text = format!(
             "{target} was changed by somebody else since kkrun left it:\n{difference}\nkeep it, replace it, or stop? (keep/replace/stop)"
         );
@@ -528,8 +528,8 @@ impl Session {
         let answer = loop {
             let Some(Answer::Text(answer)) = self.world.reporter.ask(&question)? else { break None };
             match answer.trim().to_lowercase().as_str() {
-                "keep" => return Ok(ForeignPolicy::Keep),
-                "replace" => return Ok(ForeignPolicy::Replace),
+                "keep" => return Ok(ConflictPolicy::Keep),
+                "replace" => return Ok(ConflictPolicy::Overwrite),
                 "stop" => break Some(()),
                 // A slip of the fingers is no decision.
                 _ => {}
@@ -538,8 +538,8 @@ impl Session {
         let mut failure = Failure::new(format!(
             "{summary}: {target} was changed by somebody else since kkrun left it, so it was left alone"
         ))
-        .kind("foreign")
-        .hint("`--foreign replace` replaces it (a backup is kept), `--foreign keep` accepts what is there");
+        .kind("conflict")
+        .hint("`--on-conflict overwrite` replaces it (a backup is kept), `--on-conflict keep` accepts what is there");
         failure.output = difference.lines().map(str::to_owned).collect();
         if answer.is_none() {
             failure = failure.hint("nobody could be asked");
@@ -559,7 +559,7 @@ impl Session {
 
     /// Probes every change whose outcome a dead run did not record. With `stop`, one that stands neither as before
     /// nor as after and cannot be half done is an error: somebody else was there.
-    fn settle_doubts(&mut self, stop: bool) -> Result<()> {
+    fn recover_doubts(&mut self, stop: bool) -> Result<()> {
         let doubtful: Vec<_> = self
             .history
             .changes
@@ -568,8 +568,8 @@ impl Session {
             .cloned()
             .collect();
         if stop {
-            self.settle_half_undone()?;
-            self.mend_half_undone()?;
+            self.recover_half_undone()?;
+            self.repair_half_undone()?;
         }
         for known in doubtful {
             let looked = Change::of_intent(&known.intent).and_then(|change| {
@@ -606,12 +606,12 @@ impl Session {
                     self.append(Entry::Void { change: known.id, why: "found as before".to_owned() })?;
                 }
                 Position::After => {
-                    let accepted = self.accepted_of(&change)?;
+                    let recorded = self.recorded_of(&change)?;
                     self.world.doubt_durability();
-                    self.append(Entry::Done { change: known.id, accepted })?;
+                    self.append(Entry::Done { change: known.id, recorded })?;
                 }
                 Position::Neither(difference) if stop && change.kind().on_doubt() == OnDoubt::Stop => {
-                    self.settle_foreign_doubt(known.id, &change, &difference)?;
+                    self.recover_conflicting_doubt(known.id, &change, &difference)?;
                 }
                 Position::Between | Position::Neither(_) => {}
             }
@@ -621,13 +621,13 @@ impl Session {
 
     /// Changes that were being taken back outside a rollback, because what they led to failed its test, when the
     /// run was killed: those that are as before are recorded so.
-    fn settle_half_undone(&mut self) -> Result<()> {
+    fn recover_half_undone(&mut self) -> Result<()> {
         let changes = self.history.changes.iter().filter(|change| change.state == ChangeState::Undoing);
         for known in changes.cloned().collect::<Vec<_>>() {
             match self.undo_now(&known, false, true) {
-                Ok(Undone::Back(how @ Undoing::Already, accepted)) => {
+                Ok(Undone::Back(how @ Undoing::Already, recorded)) => {
                     self.world.doubt_durability();
-                    self.append(Entry::Undone { change: known.id, how, accepted })?;
+                    self.append(Entry::Undone { change: known.id, how, recorded })?;
                 }
                 Ok(_) => {}
                 Err(_) => self.check_interruption()?,
@@ -637,7 +637,7 @@ impl Session {
     }
 
     /// Changes whose inverse failed: what it left half-way is completed or cleared, for they count as made.
-    fn mend_half_undone(&self) -> Result<()> {
+    fn repair_half_undone(&self) -> Result<()> {
         let is_failed = |change: &&ChangeRecord| matches!(change.state, ChangeState::UndoFailed(_));
         for known in self.history.changes.iter().filter(is_failed) {
             let mended = Change::of_intent(&known.intent).and_then(|change| change.kind().mend(&self.world));
@@ -651,25 +651,25 @@ impl Session {
         Ok(())
     }
 
-    fn settle_foreign_doubt(&mut self, id: ChangeId, change: &Change, difference: &str) -> Result<()> {
+    fn recover_conflicting_doubt(&mut self, id: ChangeId, change: &Change, difference: &str) -> Result<()> {
         let target = change.kind().target();
-        match self.foreign {
-            ForeignPolicy::Keep => {
+        match self.on_conflict {
+            ConflictPolicy::Keep => {
                 self.append(Entry::Void {
                     change: id,
                     why: "somebody else's state was kept by word".to_owned(),
                 })?;
             }
-            ForeignPolicy::Replace => {
+            ConflictPolicy::Overwrite => {
                 self.append(Entry::Void { change: id, why: "it is made anew by word".to_owned() })?;
             }
-            ForeignPolicy::Ask => {
+            ConflictPolicy::Ask => {
                 let mut failure = Failure::new(format!(
-                    "a killed run was changing {target}, and it stands neither as before nor as wished"
+                    "a killed run was changing {target}, and it stands neither as before nor as desired"
                 ))
                 .kind("in_doubt")
-                .hint("`--foreign keep` goes on from what is there")
-                .hint("`--foreign replace` makes the change anew")
+                .hint("`--on-conflict keep` goes on from what is there")
+                .hint("`--on-conflict overwrite` makes the change anew")
                 .hint("`kkrun rollback` undoes what can be undone and shows the difference");
                 failure.output = difference.lines().map(str::to_owned).collect();
                 bail!(failure);
@@ -681,8 +681,8 @@ impl Session {
     /// Undoes one change. Recorded before and after; killed in between, it is done again.
     ///
     /// # Errors
-    /// When the journal cannot be written, or the run was told to stop. A failing inverse is no error here:
-    /// it is recorded and told as [`ChangeState::UndoFailed`].
+    /// When the journal cannot be written, or the run was reported to stop. A failing inverse is no error here:
+    /// it is recorded and reported as [`ChangeState::UndoFailed`].
     pub fn undo(&mut self, id: ChangeId, force: bool) -> Result<ChangeState> {
         self.check_interruption()?;
         let known = self.known(id)?;
@@ -696,11 +696,11 @@ impl Session {
         };
         self.check_interruption_of(&undone)?;
         let entry = match undone {
-            Ok(Undone::Back(how, accepted)) => {
+            Ok(Undone::Back(how, recorded)) => {
                 if how == Undoing::Already {
                     self.world.doubt_durability();
                 }
-                Entry::Undone { change: id, how, accepted }
+                Entry::Undone { change: id, how, recorded }
             }
             Ok(Undone::Conflict(why)) => {
                 Entry::Conflict { change: id, why: self.world.reporter.redact(&why) }
@@ -718,7 +718,7 @@ impl Session {
         Ok(self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone())
     }
 
-    fn undo_now(&mut self, known: &ChangeRecord, force: bool, only_looking: bool) -> Result<Undone> {
+    fn undo_now(&mut self, known: &ChangeRecord, force: bool, dry_run: bool) -> Result<Undone> {
         let change = Change::of_intent(&known.intent)?;
         let (history, target, file) = (&self.history, &known.intent.target, change.kind().whole());
         let (path, is_part) = (known.intent.inverse.get("path"), file.is_some());
@@ -727,30 +727,30 @@ impl Session {
                 && other.intent.inverse.get("path") == path
                 && other.intent.inverse.pointer("/file/is").is_some_and(|is| is == "absent")
         };
-        let section = known.intent.inverse.pointer("/passage/section");
+        let section = known.intent.inverse.pointer("/entry/section");
         let stayed_for_it = |other: &&ChangeRecord| {
             other.state == ChangeState::Undone(Undoing::InPart)
                 && other.settled > known.id
                 && other.intent.inverse.get("path") == path
-                && other.intent.inverse.pointer("/passage/section") == section
+                && other.intent.inverse.pointer("/entry/section") == section
         };
         let made = |other: &ChangeRecord| {
             let made = other.intent.inverse.get("made").cloned();
             made.and_then(|made| serde_json::from_value(made).ok()).unwrap_or_default()
         };
-        let left = |target: &str| match left_at(history, &self.world, target) {
-            Ok(Some(Left::State(left))) => Some(left),
+        let left = |target: &str| match last_known_at(history, &self.world, target) {
+            Ok(Some(LastKnown::State(left))) => Some(left),
             _ => None,
         };
-        let accepted_file = file.and_then(|file| left(&file));
+        let recorded_file = file.and_then(|file| left(&file));
         let file_was_made = is_part && history.changes.iter().any(was_made);
         let mut terms = UndoTerms {
-            accepted: history.accepted(target),
-            accepted_file: accepted_file.as_ref(),
+            recorded: history.recorded(target),
+            recorded_file: recorded_file.as_ref(),
             file_was_made,
             made: history.changes.iter().filter(stayed_for_it).map(made).fold(Made::default(), Made::and),
             force,
-            only_looking,
+            dry_run,
             begun: known.undoing_began(),
         };
         let undone = change.kind().undo(&mut self.world, terms)?;
@@ -758,14 +758,14 @@ impl Session {
             return Ok(undone);
         }
         // What kkrun itself left there under another name is nobody else's.
-        let left = match left_at(history, &self.world, target) {
-            Ok(Some(Left::State(left))) => Some(left),
+        let left = match last_known_at(history, &self.world, target) {
+            Ok(Some(LastKnown::State(left))) => Some(left),
             _ => None,
         };
-        if left.is_none() || left.as_ref() == terms.accepted {
+        if left.is_none() || left.as_ref() == terms.recorded {
             return Ok(undone);
         }
-        terms.accepted = left.as_ref();
+        terms.recorded = left.as_ref();
         change.kind().undo(&mut self.world, terms)
     }
 
@@ -820,66 +820,69 @@ impl Session {
             other.id > id && gone.contains(&other.id) && journal::overlap(&other.intent, &known.intent)
         };
         if self.history.changes.iter().any(is_hidden) {
-            // Only when those are undone can be told what is there.
+            // Only when those are undone can be reported what is there.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         self.undo_now(&known, force, true)
     }
 
-    /// Changes made from now on make this necessary, until [`Session::leave_consequence`].
-    pub fn enter_consequence(&mut self, consequence: Consequence) {
-        self.consequences.push(consequence);
+    /// Changes made from now on make this necessary, until [`Session::leave_handler`].
+    pub fn enter_handler(&mut self, handler: Handler) {
+        self.handlers.push(handler);
     }
 
-    /// The innermost consequence ends.
-    pub fn leave_consequence(&mut self) {
-        self.consequences.pop();
+    /// The innermost handler ends.
+    pub fn leave_handler(&mut self) {
+        self.handlers.pop();
     }
 
     /// Whether a change made now makes something necessary.
-    pub fn brings_consequences(&self) -> bool {
-        !self.consequences.is_empty()
+    pub fn triggers_handlers(&self) -> bool {
+        !self.handlers.is_empty()
     }
 
-    /// Settles a consequence if it is owed: tests, then runs it, then records that.
+    /// Settles a handler if it is pending: tests, then runs it, then records that.
     ///
     /// # Errors
-    /// When the test or a command fails; it stays owed then.
-    pub fn settle(&mut self, consequence: &Consequence) -> Result<bool> {
-        if self.mode == Mode::Look || !self.history.owed.iter().any(|owed| owed.consequence == *consequence) {
+    /// When the test or a command fails; it stays pending then.
+    pub fn settle(&mut self, handler: &Handler) -> Result<bool> {
+        if self.mode == Mode::DryRun
+            || !self.history.pending.iter().any(|pending| pending.handler == *handler)
+        {
             return Ok(false);
         }
-        crate::change::consequence::test(&self.world, consequence)?;
-        crate::change::consequence::run(&mut self.world, consequence)?;
-        self.record(Entry::Settled { consequence: consequence.clone() })?;
+        crate::change::handler::test(&self.world, handler)?;
+        crate::change::handler::run(&mut self.world, handler)?;
+        self.record(Entry::Settled { handler: handler.clone() })?;
         Ok(true)
     }
 
     /// Settles what this step's changes made necessary and no block has settled: those of a killed run whose
     /// block is gone, or is not reached any more.
-    pub fn settle_step(&mut self, step: &str) -> Result<()> {
+    pub fn run_handlers_of_step(&mut self, step: &str) -> Result<()> {
         let plan = self.plan.clone();
-        self.settle_where(|history, owed| {
-            owed.changes
+        self.run_handlers_where(|history, pending| {
+            pending
+                .changes
                 .iter()
                 .filter_map(|id| history.change(*id))
                 .any(|change| change.plan == plan && change.intent.step.as_deref() == Some(step))
         })
     }
 
-    /// Settles what is owed and was not settled by any step: its step may be gone from the plan. A run that did
+    /// Settles what is pending and was not settled by any step: its step may be gone from the plan. A run that did
     /// nothing leaves it.
-    pub fn settle_rest(&mut self) -> Result<()> {
-        if self.mode == Mode::Look || !self.has_recorded() {
+    pub fn run_remaining_handlers(&mut self) -> Result<()> {
+        if self.mode == Mode::DryRun || !self.has_recorded() {
             return Ok(());
         }
-        self.settle_where(|_, _| true)
+        self.run_handlers_where(|_, _| true)
     }
 
     /// Settles, before anything else is done, what no step is going to settle: what undone changes brought, and those
-    /// of steps that are complete. One that fails is told and stays owed.
-    pub fn settle_first(&mut self) -> Result<()> {
-        if self.mode == Mode::Look {
+    /// of steps that are complete. One that fails is reported and stays pending.
+    pub fn run_handlers_first(&mut self) -> Result<()> {
+        if self.mode == Mode::DryRun {
             return Ok(());
         }
         let is_over = |history: &History, change: &ChangeRecord| {
@@ -887,35 +890,35 @@ impl Session {
             let record = step.and_then(|step| history.step(&change.plan, step));
             !change.is_live() || record.is_some_and(|record| record.state == StepState::Complete)
         };
-        let settled = self.settle_where(|history, owed| {
-            let mut changes = owed.changes.iter().filter_map(|id| history.change(*id));
+        let settled = self.run_handlers_where(|history, pending| {
+            let mut changes = pending.changes.iter().filter_map(|id| history.change(*id));
             changes.all(|change| is_over(history, change))
         });
         if let Err(error) = settled {
             self.check_interruption()?;
-            self.world.reporter.note(format!("still owed: {error:#}"));
+            self.world.reporter.note(format!("still pending: {error:#}"));
         }
         Ok(())
     }
 
-    fn settle_where(&mut self, is_due: impl Fn(&History, &Owed) -> bool) -> Result<()> {
+    fn run_handlers_where(&mut self, is_due: impl Fn(&History, &PendingHandler) -> bool) -> Result<()> {
         let history = &self.history;
-        let due: Vec<Consequence> = history
-            .owed
+        let due: Vec<Handler> = history
+            .pending
             .iter()
-            .filter(|owed| is_due(history, owed))
-            .map(|owed| owed.consequence.clone())
+            .filter(|pending| is_due(history, pending))
+            .map(|pending| pending.handler.clone())
             .collect();
-        for consequence in due {
-            self.settle(&consequence)?;
+        for handler in due {
+            self.settle(&handler)?;
         }
         Ok(())
     }
 
-    /// The live changes of this step that brought a consequence which is still owed, newest first.
-    pub fn changes_owing(&self, consequence: &Consequence) -> Vec<ChangeId> {
-        let owed = self.history.owed.iter().find(|owed| owed.consequence == *consequence);
-        let mut changes = owed.map(|owed| owed.changes.clone()).unwrap_or_default();
+    /// The live changes of this step that brought a handler which is still pending, newest first.
+    pub fn changes_triggering(&self, handler: &Handler) -> Vec<ChangeId> {
+        let pending = self.history.pending.iter().find(|pending| pending.handler == *handler);
+        let mut changes = pending.map(|pending| pending.changes.clone()).unwrap_or_default();
         changes.retain(|id| self.history.change(*id).is_some_and(ChangeRecord::is_live));
         changes.sort_unstable_by(|left, right| right.cmp(left));
         changes

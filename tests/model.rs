@@ -18,17 +18,17 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use kkrun::change::{
-    AccessChange, Change, CommandChange, CommandInverse, EditChange, EditTerms, FileChange, FileWish, Found,
-    Noun, Passage, PassageWish, PlainCommand, TreeChange, World,
+    AccessChange, Change, CommandChange, CommandInverse, DesiredEntry, DesiredFile, EditChange, EditTerms,
+    EntryKind, FileChange, FileEntry, Found, PlainCommand, TreeChange, World,
 };
 use kkrun::event::{Answer, Audience, Event, Question, Reporter};
 use kkrun::failure::Failure;
-use kkrun::journal::{self, ChangeId, ChangeState, Class, Consequence, Entry, History, Journal, Writer};
+use kkrun::journal::{self, ChangeId, ChangeState, Class, Entry, Handler, History, Journal, Writer};
 use kkrun::machine::files::{self, Attributes, FileState, Manifest, PathText};
 use kkrun::machine::process::{Command, Processes};
 use kkrun::machine::signal::Signals;
 use kkrun::run::rollback::{Report, Request, apply, preview};
-use kkrun::session::{ForeignPolicy, Opening, Session};
+use kkrun::session::{ConflictPolicy, Opening, Session};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 
@@ -38,7 +38,7 @@ const PLACES: [&str; 4] = ["a", "b", "d", "d/x"];
 const CASES: u32 = 2000;
 
 #[derive(Clone, Debug)]
-enum Wish {
+enum Desired {
     Write(u8),
     Line(u8, u8),
     Commented(u8),
@@ -67,7 +67,7 @@ enum Crash {
 
 #[derive(Clone, Debug)]
 enum Deed {
-    Change { step: u8, place: usize, wish: Wish, owes: bool, crash: Option<Crash>, replace: bool },
+    Change { step: u8, place: usize, wish: Desired, triggers: bool, crash: Option<Crash>, replace: bool },
     Foreign { place: usize, how: Foreign },
     Rollback { step: Option<u8>, force: bool, crash: Option<Crash> },
 }
@@ -255,65 +255,65 @@ fn acting(crash: Option<Crash>, act: impl FnOnce() -> Result<()>) -> Result<()> 
 }
 
 /// Makes one wish true of one place as the primitives do.
-fn change(session: &mut Session, path: &Path, wish: &Wish, crash: Option<Crash>) -> Result<()> {
+fn change(session: &mut Session, path: &Path, wish: &Desired, crash: Option<Crash>) -> Result<()> {
     match wish {
-        Wish::Write(number) => {
+        Desired::Write(number) => {
             let bytes = format!("k0=written\nwritten-{number}\n");
             let found = Found::at(path)?;
             if matches!(found.state, FileState::Directory { .. }) {
                 return Ok(());
             }
-            let wish = FileWish::File { bytes: bytes.as_bytes(), attributes: attributes(&found.state) };
+            let wish = DesiredFile::File { bytes: bytes.as_bytes(), attributes: attributes(&found.state) };
             one(session, found, &wish, crash)
         }
-        Wish::Link(number) => {
+        Desired::Link(number) => {
             let found = Found::at(path)?;
             if matches!(found.state, FileState::Directory { .. }) {
                 return Ok(());
             }
             let to = PathText::new(format!("link-{number}"));
-            let wish = FileWish::Link { to, owner: mine(0).owner, group: mine(0).group };
+            let wish = DesiredFile::Link { to, owner: mine(0).owner, group: mine(0).group };
             one(session, found, &wish, crash)
         }
-        Wish::Directory => {
+        Desired::Directory => {
             let found = Found::at(path)?;
             match found.state {
                 FileState::Absent => {
-                    one(session, found, &FileWish::Directory { attributes: mine(0o755) }, crash)
+                    one(session, found, &DesiredFile::Directory { attributes: mine(0o755) }, crash)
                 }
                 _ => Ok(()),
             }
         }
-        Wish::Absent => {
+        Desired::Absent => {
             let found = Found::at(path)?;
             if let FileState::Directory { .. } = found.state {
                 let Some(change) = TreeChange::remove(path)? else { return Ok(()) };
                 return tree(session, &change, &Manifest::default(), "", crash);
             }
-            one(session, found, &FileWish::Absent, crash)
+            one(session, found, &DesiredFile::Absent, crash)
         }
-        Wish::Mode(bits) => {
+        Desired::Mode(bits) => {
             let mode = 0o700 | u32::from(bits % 8);
             let found = Found::at(path)?;
             match &found.state {
                 FileState::Directory { .. } if bits % 2 == 0 => {
-                    let wished = |access: &files::Access| match access.kind {
+                    let desired = |access: &files::Access| match access.kind {
                         files::EntryKind::Link => *access,
                         _ => files::Access { mode: (access.mode & !0o707) | mode, ..*access },
                     };
-                    let Some(change) = AccessChange::towards(path, &wished)? else { return Ok(()) };
+                    let Some(change) = AccessChange::towards(path, &desired)? else { return Ok(()) };
                     let performed = Change::Access(change.clone());
                     let act = &mut |world: &mut World| acting(crash, || change.act(world));
                     session.perform(&performed, act).map(drop)
                 }
                 FileState::File { metadata, .. } | FileState::Directory { metadata } => {
                     let attributes = Attributes { mode, mtime: None, ..Attributes::from(metadata) };
-                    one(session, found, &FileWish::Metadata { attributes }, crash)
+                    one(session, found, &DesiredFile::Metadata { attributes }, crash)
                 }
                 _ => Ok(()),
             }
         }
-        Wish::Mirror(number) | Wish::Copy(number) => {
+        Desired::Mirror(number) | Desired::Copy(number) => {
             if path.symlink_metadata().is_ok_and(|metadata| !metadata.is_dir()) {
                 return Ok(());
             }
@@ -322,35 +322,35 @@ fn change(session: &mut Session, path: &Path, wish: &Wish, crash: Option<Crash>)
             manifest.insert_directory(".", &mine(0o755));
             manifest.insert_file(if number % 2 == 0 { "x" } else { "y" }, text.as_bytes(), &mine(0o644));
             let change = match wish {
-                Wish::Mirror(_) => TreeChange::mirror(path, &manifest)?,
+                Desired::Mirror(_) => TreeChange::mirror(path, &manifest)?,
                 _ => TreeChange::copy(path, &manifest)?,
             };
             let Some(change) = change else { return Ok(()) };
             tree(session, &change, &manifest, &text, crash)
         }
-        Wish::Product(number) => product(session, path, *number, crash),
-        Wish::Line(key, value) => {
-            edit(session, path, line(*key), PassageWish::Text(format!("v{value}").as_bytes()), crash)
+        Desired::Product(number) => product(session, path, *number, crash),
+        Desired::Line(key, value) => {
+            edit(session, path, line(*key), DesiredEntry::Text(format!("v{value}").as_bytes()), crash)
         }
-        Wish::Commented(key) => edit(session, path, line(*key), PassageWish::Comment, crash),
-        Wish::WithoutLine(key) => edit(session, path, line(*key), PassageWish::Absent, crash),
-        Wish::Block(value) => {
-            edit(session, path, block(), PassageWish::Text(format!("in block {value}").as_bytes()), crash)
+        Desired::Commented(key) => edit(session, path, line(*key), DesiredEntry::Comment, crash),
+        Desired::WithoutLine(key) => edit(session, path, line(*key), DesiredEntry::Absent, crash),
+        Desired::Block(value) => {
+            edit(session, path, block(), DesiredEntry::Text(format!("in block {value}").as_bytes()), crash)
         }
-        Wish::WithoutBlock => edit(session, path, block(), PassageWish::Absent, crash),
+        Desired::WithoutBlock => edit(session, path, block(), DesiredEntry::Absent, crash),
     }
 }
 
-fn line(key: u8) -> Passage {
-    let noun = Noun::Line { key: format!("k{key}"), separator: Some("=".to_owned()) };
-    Passage { section: None, comment: "#".to_owned(), noun }
+fn line(key: u8) -> FileEntry {
+    let noun = EntryKind::Line { key: format!("k{key}"), separator: Some("=".to_owned()) };
+    FileEntry { section: None, comment: "#".to_owned(), noun }
 }
 
-fn block() -> Passage {
-    Passage { section: None, comment: "#".to_owned(), noun: Noun::Block { name: "it".to_owned() } }
+fn block() -> FileEntry {
+    FileEntry { section: None, comment: "#".to_owned(), noun: EntryKind::Block { name: "it".to_owned() } }
 }
 
-fn one(session: &mut Session, found: Found, wish: &FileWish<'_>, crash: Option<Crash>) -> Result<()> {
+fn one(session: &mut Session, found: Found, wish: &DesiredFile<'_>, crash: Option<Crash>) -> Result<()> {
     let Some(change) = FileChange::towards(found, wish) else { return Ok(()) };
     let performed = Change::File(change.clone());
     session.perform(&performed, &mut |_| acting(crash, || change.act(wish))).map(drop)
@@ -376,19 +376,19 @@ fn tree(
 fn edit(
     session: &mut Session,
     path: &Path,
-    passage: Passage,
-    wish: PassageWish<'_>,
+    entry: FileEntry,
+    wish: DesiredEntry<'_>,
     crash: Option<Crash>,
 ) -> Result<()> {
     let found = Found::at(path)?;
     match &found.state {
         FileState::File { .. } => {}
-        FileState::Absent if matches!(wish, PassageWish::Text(_)) => {}
+        FileState::Absent if matches!(wish, DesiredEntry::Text(_)) => {}
         _ => return Ok(()),
     }
     let record = session.file_record(&found);
     let attributes = attributes(&found.state);
-    let terms = EditTerms { passage, secret: false, attributes, record };
+    let terms = EditTerms { entry, secret: false, attributes, record };
     let Some(change) = EditChange::towards(found, wish, terms)? else { return Ok(()) };
     let performed = Change::Edit(change.clone());
     session.perform(&performed, &mut |_| acting(crash, || change.act())).map(drop)
@@ -450,8 +450,8 @@ macro_rules! hold {
 impl Model<'_> {
     fn run(&mut self, deed: &Deed) -> Result<(), TestCaseError> {
         match deed {
-            Deed::Change { step, place, wish, owes, crash, replace } => {
-                self.change(*step, *place, wish, *owes, *crash, *replace)
+            Deed::Change { step, place, wish, triggers, crash, replace } => {
+                self.change(*step, *place, wish, *triggers, *crash, *replace)
             }
             Deed::Foreign { place, how } => {
                 self.meddle(*place, *how);
@@ -465,8 +465,8 @@ impl Model<'_> {
         &mut self,
         step: u8,
         place: usize,
-        wish: &Wish,
-        owes: bool,
+        wish: &Desired,
+        triggers: bool,
         crash: Option<Crash>,
         replace: bool,
     ) -> Result<(), TestCaseError> {
@@ -478,30 +478,30 @@ impl Model<'_> {
         let unfinished = machine.history().rollback.is_some();
         let marks = machine.marks();
         let is_known = !machine.history().changes.is_empty();
-        let consequence = Consequence {
+        let handler = Handler {
             run: vec![vec!["touch".to_owned(), self.settled.display().to_string()]],
-            ..Consequence::default()
+            ..Handler::default()
         };
         let limit = machine.limit(crash);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<()> {
             let mut session = machine.session();
-            session.foreign = if replace { ForeignPolicy::Replace } else { ForeignPolicy::Ask };
+            session.on_conflict = if replace { ConflictPolicy::Overwrite } else { ConflictPolicy::Ask };
             // What is looked at depends on what is settled of a dead run.
-            session.settle_before_looking()?;
+            session.recover_before_looking()?;
             let step = step.to_string();
             session.enter_step(Some(&step));
             let (title, script) = (step.clone(), "model".to_owned());
             session.record(Entry::StepStarted { step: step.clone(), title, script })?;
-            if owes {
-                session.enter_consequence(consequence.clone());
+            if triggers {
+                session.enter_handler(handler.clone());
             }
             change(&mut session, &path, wish, crash)?;
-            if owes {
-                session.leave_consequence();
-                session.settle(&consequence)?;
+            if triggers {
+                session.leave_handler();
+                session.settle(&handler)?;
             }
-            session.settle_step(&step)?;
-            session.settle_rest()
+            session.run_handlers_of_step(&step)?;
+            session.run_remaining_handlers()
         }));
         drop(limit);
         if let Ok(Err(error)) = outcome {
@@ -510,15 +510,15 @@ impl Model<'_> {
             if unfinished {
                 hold!(shown.contains("rollback"), "a rollback is unfinished, but: {shown}");
             } else if crash.is_none() {
-                let is_foreign = kind == "foreign" || kind == "in_doubt";
-                hold!(is_foreign, "a change failed: {shown}");
+                let is_conflicting = kind == "conflict" || kind == "in_doubt";
+                hold!(is_conflicting, "a change failed: {shown}");
                 hold!(!self.touched.is_empty(), "nobody was there, but: {shown}");
                 hold!(!replace, "replacing was agreed to, but: {shown}");
             }
         } else if crash.is_none() {
             hold!(!unfinished, "a rollback is unfinished, but a change was made");
             let history = machine.history();
-            hold!(history.owed.is_empty(), "owed after a run: {:?}", history.owed);
+            hold!(history.pending.is_empty(), "pending after a run: {:?}", history.pending);
         }
         if !replace && is_known && unfinished {
             hold!(machine.marks() == marks, "a refused run changed something");
@@ -679,7 +679,7 @@ impl Model<'_> {
             hold!(now == self.first, "before:\n{:#?}\nafter:\n{now:#?}", self.first);
             let history = self.machine.history();
             hold!(history.changes.iter().all(|change| !change.is_live()), "something is live");
-            hold!(history.owed.is_empty(), "owed: {:?}", history.owed);
+            hold!(history.pending.is_empty(), "pending: {:?}", history.pending);
         }
         let is_quiet = |place: &usize| {
             let at = PLACES[*place];
@@ -707,21 +707,21 @@ impl Model<'_> {
     }
 }
 
-fn wish() -> impl Strategy<Value = Wish> {
+fn wish() -> impl Strategy<Value = Desired> {
     prop_oneof![
-        4 => (0..3_u8).prop_map(Wish::Write),
-        4 => (0..2_u8, 0..3_u8).prop_map(|(key, value)| Wish::Line(key, value)),
-        1 => (0..2_u8).prop_map(Wish::Commented),
-        1 => (0..2_u8).prop_map(Wish::WithoutLine),
-        2 => (0..3_u8).prop_map(Wish::Block),
-        1 => Just(Wish::WithoutBlock),
-        2 => (0..2_u8).prop_map(Wish::Link),
-        2 => Just(Wish::Directory),
-        3 => Just(Wish::Absent),
-        2 => (0..4_u8).prop_map(Wish::Mode),
-        1 => (0..4_u8).prop_map(Wish::Mirror),
-        1 => (0..4_u8).prop_map(Wish::Copy),
-        1 => (0..2_u8).prop_map(Wish::Product),
+        4 => (0..3_u8).prop_map(Desired::Write),
+        4 => (0..2_u8, 0..3_u8).prop_map(|(key, value)| Desired::Line(key, value)),
+        1 => (0..2_u8).prop_map(Desired::Commented),
+        1 => (0..2_u8).prop_map(Desired::WithoutLine),
+        2 => (0..3_u8).prop_map(Desired::Block),
+        1 => Just(Desired::WithoutBlock),
+        2 => (0..2_u8).prop_map(Desired::Link),
+        2 => Just(Desired::Directory),
+        3 => Just(Desired::Absent),
+        2 => (0..4_u8).prop_map(Desired::Mode),
+        1 => (0..4_u8).prop_map(Desired::Mirror),
+        1 => (0..4_u8).prop_map(Desired::Copy),
+        1 => (0..2_u8).prop_map(Desired::Product),
     ]
 }
 
@@ -737,11 +737,11 @@ fn crash() -> impl Strategy<Value = Option<Crash>> {
 fn deed() -> impl Strategy<Value = Deed> {
     let change =
         (1..4_u8, 0..PLACES.len(), wish(), prop::bool::weighted(0.1), crash(), prop::bool::weighted(0.2));
-    let change = change.prop_map(|(step, place, wish, owes, crash, replace)| Deed::Change {
+    let change = change.prop_map(|(step, place, wish, triggers, crash, replace)| Deed::Change {
         step,
         place,
         wish,
-        owes,
+        triggers,
         crash,
         replace,
     });

@@ -22,7 +22,7 @@ pub struct AccessChange {
     before: AccessState,
     after: AccessState,
     inverse: AccessInverse,
-    /// What was found and what is wished, on their way to the backups.
+    /// What was found and what is desired, on their way to the backups.
     #[serde(skip)]
     lists: Option<(List, List)>,
 }
@@ -91,10 +91,10 @@ impl AccessChange {
         let mut before = List::new();
         let mut after = List::new();
         for (name, access) in files::observe_access(path)? {
-            let wished = wish(&access);
-            if wished != access {
+            let desired = wish(&access);
+            if desired != access {
                 before.insert(name.clone(), access);
-                after.insert(name, wished);
+                after.insert(name, desired);
             }
         }
         if before.is_empty() {
@@ -211,12 +211,12 @@ impl Kind for AccessChange {
         })
     }
 
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
         let (_, after) = self.lists(world)?;
         let differing = differences(&after, &self.observe(&after)?);
         if !differing.is_empty() {
             let path = &self.inverse.path;
-            anyhow::bail!("`{path}` has not the wished owners and modes: {}", shortened(differing));
+            anyhow::bail!("`{path}` has not the desired owners and modes: {}", shortened(differing));
         }
         Ok([(self.target(), state_value(&self.after))].into())
     }
@@ -224,8 +224,8 @@ impl Kind for AccessChange {
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let (before, after) = self.lists(world)?;
         let now = self.observe(&after)?;
-        let accepted = terms
-            .accepted
+        let recorded = terms
+            .recorded
             .and_then(|value| serde_json::from_value::<AccessState>(value.clone()).ok())
             .and_then(|state| state.read(world).ok())
             .unwrap_or_default();
@@ -236,8 +236,8 @@ impl Kind for AccessChange {
         }
         let mut expected = after.clone();
         for (name, state) in &mut expected {
-            if let Some(accepted) = accepted.get(name).filter(|accepted| accepted.kind == state.kind) {
-                *state = *accepted;
+            if let Some(recorded) = recorded.get(name).filter(|recorded| recorded.kind == state.kind) {
+                *state = *recorded;
             }
         }
         let mut by_others = now.clone();
@@ -250,7 +250,7 @@ impl Kind for AccessChange {
         if !conflicts.is_empty() && !terms.force {
             return Ok(Undone::Conflict(shortened(conflicts)));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         files::set_access(self.path(), &paired(&now, &before))?;
@@ -264,7 +264,7 @@ mod tests {
 
     use super::*;
     use crate::change::Change;
-    use crate::change::testing::{recorded, undo, world};
+    use crate::change::testing::{from_record, undo, world};
 
     fn closed(access: &Access) -> Access {
         Access { mode: access.mode & 0o700, ..*access }
@@ -295,28 +295,28 @@ mod tests {
                 format!("set owner and mode of {} entries of {}", entries + 1, root.display())
             );
             assert!(AccessChange::towards(&root, &closed).unwrap().is_none());
-            let again = recorded(&change);
+            let again = from_record(&change);
             assert_eq!(again.kind().position(&world).unwrap(), Position::After);
-            let accepted = again.kind().accepted(&world).unwrap().remove(&change.kind().target()).unwrap();
+            let recorded = again.kind().recorded(&world).unwrap().remove(&change.kind().target()).unwrap();
 
             let second = root.join("1");
             std::fs::set_permissions(&second, PermissionsExt::from_mode(0o604)).unwrap();
             assert!(matches!(again.kind().position(&world).unwrap(), Position::Neither(_)));
-            let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+            let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
             assert!(why.starts_with("1: file 0600 ") && why.contains("→ file 0604 "), "{why}");
             std::fs::set_permissions(&second, PermissionsExt::from_mode(0o600)).unwrap();
 
             std::fs::remove_file(root.join("0")).unwrap();
-            let undone = undo(&mut world, &change, Some(&accepted), false);
+            let undone = undo(&mut world, &change, Some(&recorded), false);
             assert!(matches!(undone, Undone::Back(Undoing::Restored, _)), "{undone:?}");
             let mut left = before.clone();
             left.remove(&PathText::new("0"));
             assert_eq!(files::observe_access(&root).unwrap(), left);
-            let undone = undo(&mut world, &change, Some(&accepted), false);
+            let undone = undo(&mut world, &change, Some(&recorded), false);
             assert!(matches!(undone, Undone::Back(Undoing::Already, _)), "{undone:?}");
 
             std::fs::set_permissions(&second, PermissionsExt::from_mode(0o604)).unwrap();
-            let undone = undo(&mut world, &change, Some(&accepted), true);
+            let undone = undo(&mut world, &change, Some(&recorded), true);
             assert!(matches!(undone, Undone::Back(Undoing::Restored, _)), "{undone:?}");
             assert_eq!(files::observe_access(&root).unwrap(), left);
         }

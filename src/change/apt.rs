@@ -157,7 +157,7 @@ impl<'a> Apt<'a> {
     /// Waits until nobody holds a lock of apt or dpkg.
     fn wait_for_locks(self) -> Result<()> {
         let deadline = Instant::now() + self.lock_timeout;
-        let mut told = None;
+        let mut reported = None;
         while let Some(holder) = package_locks::holder()? {
             self.world.processes.check_interruption()?;
             if Instant::now() >= deadline {
@@ -167,9 +167,9 @@ impl<'a> Apt<'a> {
                         .hint("let it finish or end it, then run kkrun again")
                 );
             }
-            if told.as_ref() != Some(&holder) {
+            if reported.as_ref() != Some(&holder) {
                 self.world.reporter.note(format!("waiting: {holder}"));
-                told = Some(holder);
+                reported = Some(holder);
             }
             self.world.processes.pause(Duration::from_millis(500));
         }

@@ -50,7 +50,7 @@ pub struct PlainCommand {
 }
 
 impl PlainCommand {
-    /// The command to run. A secret that is not stored any more is left out, and that is told.
+    /// The command to run. A secret that is not stored any more is left out, and that is reported.
     pub fn command(&self, world: &World, timeout: Duration) -> Result<Command> {
         let mut command = Command::new(&self.argv);
         command.user = self.user.as_deref().map(Account::existing).transpose()?;
@@ -77,13 +77,13 @@ impl PlainCommand {
         Ok(command)
     }
 
-    /// How people are told of it.
+    /// How people are reported of it.
     pub fn label(&self) -> String {
         shell_words::join(&self.argv)
     }
 }
 
-/// How the state that a command changes is told.
+/// How the state that a command changes is reported.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum Probe {
@@ -140,7 +140,7 @@ pub struct CommandInverse {
     /// Commands that take it back, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<PlainCommand>,
-    /// How its state is told.
+    /// How its state is reported.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
     /// What undoing it costs.
@@ -283,7 +283,7 @@ impl Kind for CommandChange {
         Ok(Position::Neither(format!("`{}` may have been stopped half-way", self.inverse.label)))
     }
 
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
         let mut now = self.state(world)?;
         if let (Some(product), Some(false)) = (&self.inverse.product, now.product) {
             anyhow::bail!("`{}` did not make `{product}`", self.inverse.label);
@@ -302,7 +302,7 @@ impl Kind for CommandChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
-        if !terms.only_looking {
+        if !terms.dry_run {
             self.clear_leftover()?;
         }
         let looked = self.state(world);
@@ -310,12 +310,12 @@ impl Kind for CommandChange {
         if self.is_as_before(&now) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
-        let accepted =
-            terms.accepted.and_then(|value| serde_json::from_value::<CommandState>(value.clone()).ok());
-        if let (Some(Probe::Output { look }), Some(accepted)) = (&self.inverse.probe, &accepted)
-            && accepted.probed.is_some()
-            && accepted.probed != now.probed
-            // What an inverse left that was stopped half-way cannot be told.
+        let recorded =
+            terms.recorded.and_then(|value| serde_json::from_value::<CommandState>(value.clone()).ok());
+        if let (Some(Probe::Output { look }), Some(recorded)) = (&self.inverse.probe, &recorded)
+            && recorded.probed.is_some()
+            && recorded.probed != now.probed
+            // What an inverse left that was stopped half-way cannot be reported.
             && !terms.begun
             && !terms.force
         {
@@ -323,7 +323,7 @@ impl Kind for CommandChange {
             looked?;
             return Ok(Undone::Conflict(format!("what `{}` prints is another since", look.label())));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         for command in &self.inverse.commands {

@@ -23,7 +23,7 @@ pub struct DatabaseChange {
     inverse: DatabaseInverse,
     /// How it is made, if it is.
     #[serde(skip)]
-    making: DatabaseWish,
+    making: DesiredDatabase,
 }
 
 /// What bringing the state from before back needs besides that state.
@@ -52,7 +52,7 @@ pub enum DatabaseState {
 
 /// What a database shall be.
 #[derive(Clone, Debug, Default)]
-pub struct DatabaseWish {
+pub struct DesiredDatabase {
     /// The role it belongs to; the one that makes it if not said.
     pub owner: Option<String>,
     /// The encoding of a new one.
@@ -108,9 +108,14 @@ impl DatabaseState {
 
 impl DatabaseChange {
     /// The change that makes `wish` true of a database; `None` when it is.
-    pub fn towards(world: &World, login: Login, database: &str, wish: DatabaseWish) -> Result<Option<Self>> {
+    pub fn towards(
+        world: &World,
+        login: Login,
+        database: &str,
+        desired: DesiredDatabase,
+    ) -> Result<Option<Self>> {
         let before = DatabaseState::look(&mut login.open(world)?, database)?;
-        let owner = match (&wish.owner, &before) {
+        let owner = match (&desired.owner, &before) {
             (Some(owner), _) | (None, DatabaseState::Present { owner, .. }) => owner.clone(),
             (None, DatabaseState::Absent) => login.server.user.clone(),
         };
@@ -123,7 +128,7 @@ impl DatabaseChange {
             return Ok(None);
         }
         let inverse = DatabaseInverse { database: database.to_owned(), login };
-        Ok(Some(Self { before, after, inverse, making: wish }))
+        Ok(Some(Self { before, after, inverse, making: desired }))
     }
 
     /// Makes the wish true.
@@ -280,11 +285,11 @@ impl Kind for DatabaseChange {
         if self.is_creation() { Class::Databases } else { Class::Safe }
     }
 
-    fn foreign(&self, accepted: &Value, _world: &World) -> Option<String> {
-        let accepted: DatabaseState = serde_json::from_value(accepted.clone()).ok()?;
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+        let recorded: DatabaseState = serde_json::from_value(recorded.clone()).ok()?;
         let is_its_own =
-            self.is_creation() || accepted == DatabaseState::Absent || accepted.same_as(&self.before);
-        (!is_its_own).then(|| accepted.difference(&self.before))
+            self.is_creation() || recorded == DatabaseState::Absent || recorded.same_as(&self.before);
+        (!is_its_own).then(|| recorded.difference(&self.before))
     }
 
     fn position(&self, world: &World) -> Result<Position> {
@@ -301,7 +306,7 @@ impl Kind for DatabaseChange {
         })
     }
 
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
         let now = DatabaseState::look(&mut self.inverse.login.open(world)?, &self.inverse.database)?;
         if !now.same_as(&self.after) {
             anyhow::bail!("the database `{}`: {}", self.inverse.database, self.after.difference(&now));
@@ -335,16 +340,16 @@ impl Kind for DatabaseChange {
         if now.same_as(&self.before) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
-        let accepted =
-            terms.accepted.and_then(|value| serde_json::from_value::<DatabaseState>(value.clone()).ok());
-        let accepted = accepted.unwrap_or_else(|| self.after.clone());
-        if self.is_creation() && accepted.is_another_than(&now) {
-            return Ok(Undone::Kept(accepted.difference(&now)));
+        let recorded =
+            terms.recorded.and_then(|value| serde_json::from_value::<DatabaseState>(value.clone()).ok());
+        let recorded = recorded.unwrap_or_else(|| self.after.clone());
+        if self.is_creation() && recorded.is_another_than(&now) {
+            return Ok(Undone::Kept(recorded.difference(&now)));
         }
-        if !now.same_as(&accepted) && !terms.force {
-            return Ok(Undone::Conflict(accepted.difference(&now)));
+        if !now.same_as(&recorded) && !terms.force {
+            return Ok(Undone::Conflict(recorded.difference(&now)));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         if self.is_creation() {

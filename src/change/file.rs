@@ -24,7 +24,7 @@ pub struct FileChange {
     content: Option<Vec<u8>>,
     /// The content after it, if differences from it are to be shown later.
     #[serde(skip)]
-    wished: Option<Vec<u8>>,
+    desired: Option<Vec<u8>>,
 }
 
 /// Up to how many bytes a text's differences are shown.
@@ -48,7 +48,7 @@ pub struct FileInverse {
 
 /// What a path shall be.
 #[derive(Clone, Debug)]
-pub enum FileWish<'bytes> {
+pub enum DesiredFile<'bytes> {
     /// A regular file with this content.
     File {
         /// The content.
@@ -116,59 +116,59 @@ impl Found {
 
 impl FileChange {
     /// The change that makes `wish` true of what was found; `None` when it is true.
-    pub fn towards(found: Found, wish: &FileWish<'_>) -> Option<Self> {
+    pub fn towards(found: Found, wish: &DesiredFile<'_>) -> Option<Self> {
         let after = match wish {
-            FileWish::File { bytes, attributes } => {
+            DesiredFile::File { bytes, attributes } => {
                 FileState::file(Digest::of(bytes), bytes.len() as u64, attributes)
             }
-            FileWish::Copy { sha256, size, attributes, .. } => FileState::file(*sha256, *size, attributes),
-            FileWish::Link { to, owner, group } => FileState::link(to.clone(), *owner, *group),
-            FileWish::Directory { attributes } => FileState::directory(attributes),
-            FileWish::Metadata { attributes } => match &found.state {
+            DesiredFile::Copy { sha256, size, attributes, .. } => FileState::file(*sha256, *size, attributes),
+            DesiredFile::Link { to, owner, group } => FileState::link(to.clone(), *owner, *group),
+            DesiredFile::Directory { attributes } => FileState::directory(attributes),
+            DesiredFile::Metadata { attributes } => match &found.state {
                 FileState::File { sha256, size, .. } => FileState::file(*sha256, *size, attributes),
                 FileState::Directory { .. } => FileState::directory(attributes),
                 other => other.clone(),
             },
-            FileWish::Absent => FileState::Absent,
+            DesiredFile::Absent => FileState::Absent,
         };
         if found.state.same_as(&after) {
             return None;
         }
         let inverse = FileInverse { path: PathText::new(found.path) };
-        let wished = match wish {
-            FileWish::File { bytes, .. } => showable(&after, bytes).map(|text| text.as_bytes().to_vec()),
+        let desired = match wish {
+            DesiredFile::File { bytes, .. } => showable(&after, bytes).map(|text| text.as_bytes().to_vec()),
             _ => None,
         };
-        Some(Self { before: found.state, after, inverse, content: found.content, wished })
+        Some(Self { before: found.state, after, inverse, content: found.content, desired })
     }
 
     /// Makes the wish true.
-    pub fn act(&self, wish: &FileWish<'_>) -> Result<()> {
+    pub fn act(&self, wish: &DesiredFile<'_>) -> Result<()> {
         let (path, tag) = (self.path(), tag(self.path()));
         match wish {
-            FileWish::File { bytes, attributes } => {
+            DesiredFile::File { bytes, attributes } => {
                 files::replace(path, Contents::Bytes(bytes), attributes, &self.before, &tag)?;
             }
-            FileWish::Copy { of, sha256, attributes, .. } => {
+            DesiredFile::Copy { of, sha256, attributes, .. } => {
                 let mut from: &File = of;
                 from.rewind()
                     .with_context(|| format!("cannot read what is to become `{}`", path.display()))?;
                 let contents = Contents::Reader { from: &mut from, sha256: Some(*sha256) };
                 files::replace(path, contents, attributes, &self.before, &tag)?;
             }
-            FileWish::Link { to, owner, group } => {
+            DesiredFile::Link { to, owner, group } => {
                 files::link(path, to, *owner, *group, &self.before, &tag)?;
             }
-            FileWish::Directory { attributes } if self.before.is_absent() => {
+            DesiredFile::Directory { attributes } if self.before.is_absent() => {
                 files::make_directory(path, attributes, &tag)?;
             }
-            FileWish::Directory { attributes } | FileWish::Metadata { attributes } => {
+            DesiredFile::Directory { attributes } | DesiredFile::Metadata { attributes } => {
                 files::set_metadata(path, attributes, &self.before)?;
             }
-            FileWish::Absent if matches!(self.before, FileState::Directory { .. }) => {
+            DesiredFile::Absent if matches!(self.before, FileState::Directory { .. }) => {
                 files::remove_directory(path)?;
             }
-            FileWish::Absent => files::remove(path, &self.before, &tag)?,
+            DesiredFile::Absent => files::remove(path, &self.before, &tag)?,
         }
         Ok(())
     }
@@ -195,9 +195,9 @@ impl FileChange {
             )
     }
 
-    /// What is accepted of a state that this change led to, or its undoing: what somebody else wrote stays somebody
+    /// What is recorded of a state that this change led to, or its undoing: what somebody else wrote stays somebody
     /// else's when only owner and mode are changed. `left` is what kkrun last left there.
-    pub fn accepted_beside(&self, left: &FileState, state: FileState) -> FileState {
+    pub fn recorded_beside(&self, left: &FileState, state: FileState) -> FileState {
         match (left, state) {
             (FileState::File { sha256, size, .. }, FileState::File { metadata, .. })
                 if self.keeps_content() =>
@@ -239,10 +239,10 @@ impl FileChange {
     }
 
     /// Only owner and mode were changed, and somebody else changed the content since: that stays.
-    fn undo_beside_foreign_content(
+    fn undo_beside_conflicting_content(
         &self,
         now: &FileState,
-        accepted: &FileState,
+        recorded: &FileState,
         terms: UndoTerms<'_>,
     ) -> Result<Undone> {
         // What is gone has nothing to be given back.
@@ -258,35 +258,35 @@ impl FileChange {
             return Ok(Undone::Conflict(why));
         };
         let mut back = BTreeMap::new();
-        if let FileState::File { sha256, size, .. } = accepted {
+        if let FileState::File { sha256, size, .. } = recorded {
             let state = FileState::File { sha256: *sha256, size: *size, metadata: before.clone() };
             back.insert(self.target(), state_value(&state));
         }
         if here.same_as(before) {
             return Ok(Undone::Back(Undoing::Already, back));
         }
-        let ours = [accepted.metadata(), self.after.metadata()];
+        let ours = [recorded.metadata(), self.after.metadata()];
         if !ours.into_iter().flatten().any(|ours| here.same_as(ours)) && !terms.force {
             return Ok(Undone::Conflict(self.after.differences(now).join("\n")));
         }
-        if !terms.only_looking {
+        if !terms.dry_run {
             let attributes = Attributes { mtime: None, ..Attributes::from(before) };
             files::set_metadata(self.path(), &attributes, now)?;
         }
         Ok(Undone::Back(Undoing::InPart, back))
     }
 
-    /// What differs between the accepted content and the one that is there, for people.
-    fn difference(&self, world: &World, accepted: &FileState, now: &FileState) -> String {
-        let mut lines = accepted.differences(now);
-        if accepted.sha256() == now.sha256() {
+    /// What differs between the recorded content and the one that is there, for people.
+    fn difference(&self, world: &World, recorded: &FileState, now: &FileState) -> String {
+        let mut lines = recorded.differences(now);
+        if recorded.sha256() == now.sha256() {
             return lines.join("\n");
         }
-        let old = accepted
+        let old = recorded
             .sha256()
             .and_then(|digest| world.backups().and_then(|backups| backups.read(digest)).ok());
         if let (Some(old), Ok((new, now))) = (old, files::read(self.path()))
-            && let (Some(old), Some(new)) = (showable(accepted, &old), showable(&now, &new))
+            && let (Some(old), Some(new)) = (showable(recorded, &old), showable(&now, &new))
         {
             let difference = similar::TextDiff::from_lines(old, new);
             let text = difference.unified_diff().header("as kkrun left it", "as it is now").to_string();
@@ -342,19 +342,19 @@ impl Kind for FileChange {
         {
             world.backups()?.save(content)?;
         }
-        if let Some(wished) = &self.wished {
-            world.backups()?.save(wished)?;
+        if let Some(desired) = &self.desired {
+            world.backups()?.save(desired)?;
         }
         files::clear_leftover(self.path(), &tag(self.path()))
     }
 
-    fn foreign(&self, accepted: &Value, world: &World) -> Option<String> {
-        let accepted: FileState = serde_json::from_value(accepted.clone()).ok()?;
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+        let recorded: FileState = serde_json::from_value(recorded.clone()).ok()?;
         // What vanished is made again, and what was not there before was left so by kkrun itself.
-        if self.before.is_absent() || !self.before.is_overwritten(&self.after, &accepted) {
+        if self.before.is_absent() || !self.before.is_overwritten(&self.after, &recorded) {
             return None;
         }
-        Some(self.difference(world, &accepted, &self.before))
+        Some(self.difference(world, &recorded, &self.before))
     }
 
     fn mend(&self, _world: &World) -> Result<()> {
@@ -375,7 +375,7 @@ impl Kind for FileChange {
         })
     }
 
-    fn accepted(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
         let now = self.observe()?;
         if !now.same_as(&self.after) {
             anyhow::bail!(
@@ -408,16 +408,16 @@ impl Kind for FileChange {
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let path = self.path();
-        if !terms.only_looking {
+        if !terms.dry_run {
             files::clear_leftover(path, &tag(path))?;
         }
         let now = self.observe()?;
-        let accepted =
-            terms.accepted.and_then(|value| serde_json::from_value::<FileState>(value.clone()).ok());
-        let left = accepted.clone();
+        let recorded =
+            terms.recorded.and_then(|value| serde_json::from_value::<FileState>(value.clone()).ok());
+        let left = recorded.clone();
         let back = |how: Undoing, state: FileState| {
             let state = match &left {
-                Some(left) => self.accepted_beside(left, state),
+                Some(left) => self.recorded_beside(left, state),
                 None => state,
             };
             Undone::Back(how, [(self.target(), state_value(&state))].into())
@@ -425,17 +425,17 @@ impl Kind for FileChange {
         if now.same_as(&self.before) {
             return Ok(back(Undoing::Already, now));
         }
-        let accepted = accepted.unwrap_or_else(|| self.after.clone());
+        let recorded = recorded.unwrap_or_else(|| self.after.clone());
         if self.keeps_content() && now.sha256() != self.after.sha256() {
-            return self.undo_beside_foreign_content(&now, &accepted, terms);
+            return self.undo_beside_conflicting_content(&now, &recorded, terms);
         }
         // As this change itself left it is as good: another one may have been undone in between. So is what an undoing
         // has left that was stopped half-way.
-        let is_ours = [&accepted, &self.after].into_iter().any(|state| now.lies_between(&self.before, state));
+        let is_ours = [&recorded, &self.after].into_iter().any(|state| now.lies_between(&self.before, state));
         if !is_ours && !terms.force {
-            return Ok(Undone::Conflict(self.difference(world, &accepted, &now)));
+            return Ok(Undone::Conflict(self.difference(world, &recorded, &now)));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         if !now.same_as(&self.after) {
@@ -463,7 +463,7 @@ mod tests {
 
     use super::*;
     use crate::change::Change;
-    use crate::change::testing::{recorded, undo, world};
+    use crate::change::testing::{from_record, undo, world};
     use crate::machine::files::ModifiedAt;
 
     struct Scene {
@@ -485,21 +485,22 @@ mod tests {
         Attributes::new(mode, rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
     }
 
-    fn file(bytes: &[u8], mode: u32) -> FileWish<'_> {
-        FileWish::File { bytes, attributes: mine(mode) }
+    fn file(bytes: &[u8], mode: u32) -> DesiredFile<'_> {
+        DesiredFile::File { bytes, attributes: mine(mode) }
     }
 
-    /// Makes the wish true as a session does: the change, and what is accepted then.
-    fn make(world: &World, path: &Path, wish: &FileWish<'_>) -> (Change, Value) {
+    /// Makes the wish true as a session does: the change, and what is recorded then.
+    fn make(world: &World, path: &Path, wish: &DesiredFile<'_>) -> (Change, Value) {
         let change = FileChange::towards(Found::at(path).unwrap(), wish).unwrap();
-        let recorded = recorded(&Change::File(change.clone()));
+        let from_record = from_record(&Change::File(change.clone()));
         change.prepare(world).unwrap();
-        assert_eq!(recorded.kind().position(world).unwrap(), Position::Before);
+        assert_eq!(from_record.kind().position(world).unwrap(), Position::Before);
         change.act(wish).unwrap();
-        assert_eq!(recorded.kind().position(world).unwrap(), Position::After);
+        assert_eq!(from_record.kind().position(world).unwrap(), Position::After);
         assert!(FileChange::towards(Found::at(path).unwrap(), wish).is_none());
-        let accepted = recorded.kind().accepted(world).unwrap().remove(&recorded.kind().target()).unwrap();
-        (recorded, accepted)
+        let recorded =
+            from_record.kind().recorded(world).unwrap().remove(&from_record.kind().target()).unwrap();
+        (from_record, recorded)
     }
 
     fn is_back(undone: &Undone, how: Undoing) -> bool {
@@ -528,38 +529,37 @@ mod tests {
                 files::make_directory(&at, &attributes, "set-up").unwrap();
             }];
         let link =
-            FileWish::Link { to: PathText::new("elsewhere"), owner: mine(0).owner, group: mine(0).group };
-        let wishes: [&[FileWish<'_>]; 4] = [
-            &[file(b"new", 0o640), link.clone(), FileWish::Directory { attributes: mine(0o755) }],
+            DesiredFile::Link { to: PathText::new("elsewhere"), owner: mine(0).owner, group: mine(0).group };
+        let wishes: [&[DesiredFile<'_>]; 4] = [
+            &[file(b"new", 0o640), link.clone(), DesiredFile::Directory { attributes: mine(0o755) }],
             &[
                 file(b"new", 0o640),
                 file(b"old", 0o640),
-                FileWish::Metadata { attributes: mine(0o600) },
+                DesiredFile::Metadata { attributes: mine(0o600) },
                 link,
-                FileWish::Absent,
+                DesiredFile::Absent,
             ],
-            &[file(b"new", 0o640), FileWish::Absent],
+            &[file(b"new", 0o640), DesiredFile::Absent],
             &[
-                FileWish::Directory { attributes: mine(0o711) },
-                FileWish::Metadata { attributes: mine(0o711) },
-                FileWish::Absent,
+                DesiredFile::Directory { attributes: mine(0o711) },
+                DesiredFile::Metadata { attributes: mine(0o711) },
+                DesiredFile::Absent,
             ],
         ];
         for (set_up, wishes) in set_up.iter().zip(wishes) {
             for wish in wishes {
                 set_up();
                 let before = FileState::observe(&at).unwrap();
-                let (change, accepted) = make(&world, &at, wish);
+                let (change, recorded) = make(&world, &at, wish);
                 assert!(change.kind().loss(&world).unwrap().is_none());
-                let looking =
-                    UndoTerms { accepted: Some(&accepted), only_looking: true, ..UndoTerms::default() };
+                let looking = UndoTerms { recorded: Some(&recorded), dry_run: true, ..UndoTerms::default() };
                 let after = FileState::observe(&at).unwrap();
                 assert!(is_back(&change.kind().undo(&mut world, looking).unwrap(), Undoing::Restored));
                 assert_eq!(FileState::observe(&at).unwrap(), after);
-                let undone = undo(&mut world, &change, Some(&accepted), false);
+                let undone = undo(&mut world, &change, Some(&recorded), false);
                 assert!(is_back(&undone, Undoing::Restored), "{wish:?}: {undone:?}");
                 assert_eq!(FileState::observe(&at).unwrap(), before, "{wish:?}");
-                let undone = undo(&mut world, &change, Some(&accepted), false);
+                let undone = undo(&mut world, &change, Some(&recorded), false);
                 assert!(is_back(&undone, Undoing::Already), "{wish:?}: {undone:?}");
                 let _ = std::fs::remove_file(&at);
                 let _ = std::fs::remove_dir(&at);
@@ -573,18 +573,18 @@ mod tests {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("page");
         let before = full(&at);
-        let (change, accepted) = make(&world, &at, &file(b"one\ntwo\n", 0o644));
+        let (change, recorded) = make(&world, &at, &file(b"one\ntwo\n", 0o644));
         std::fs::write(&at, "one\nthree\n").unwrap();
         let again = FileChange::towards(Found::at(&at).unwrap(), &file(b"next", 0o644)).unwrap();
-        let foreign = again.foreign(&accepted, &world).unwrap();
-        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        let foreign = again.conflict(&recorded, &world).unwrap();
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
         for shown in [foreign, why] {
             let expected = "content differs (8 → 10 bytes)\n--- as kkrun left it\n+++ as it is now\n\
                             @@ -1,2 +1,2 @@\n one\n-two\n+three";
             assert_eq!(shown, expected);
         }
         assert_eq!(std::fs::read(&at).unwrap(), b"one\nthree\n");
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), true), Undoing::Restored));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), true), Undoing::Restored));
         assert_eq!(FileState::observe(&at).unwrap(), before);
     }
 
@@ -594,23 +594,23 @@ mod tests {
         let at = path.join("made");
         let start = Attributes::new(0o755, mine(0).owner, mine(0).group);
         let before = files::make_directory(&at, &start, "start").unwrap();
-        let mut wished = mine(0o711);
-        wished.xattrs.insert("user.note".to_owned(), files::Value::from(b"n".to_vec()));
-        let wish = FileWish::Directory { attributes: wished.clone() };
-        let (change, accepted) = make(&world, &at, &wish);
-        let half = Attributes { mode: 0o755, ..wished };
+        let mut desired = mine(0o711);
+        desired.xattrs.insert("user.note".to_owned(), files::Value::from(b"n".to_vec()));
+        let wish = DesiredFile::Directory { attributes: desired.clone() };
+        let (change, recorded) = make(&world, &at, &wish);
+        let half = Attributes { mode: 0o755, ..desired };
         let half_set = |from: &FileState| files::set_metadata(&at, &half, from).unwrap();
 
         half_set(&FileState::observe(&at).unwrap());
         assert_eq!(change.kind().position(&world).unwrap(), Position::Between);
         let again = FileChange::towards(Found::at(&at).unwrap(), &wish).unwrap();
-        assert_eq!(again.foreign(&state_value(&before), &world), None);
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert_eq!(again.conflict(&state_value(&before), &world), None);
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
         assert!(FileState::observe(&at).unwrap().same_as(&before));
 
         files::set_metadata(&at, &mine(0o700), &FileState::observe(&at).unwrap()).unwrap();
         assert!(matches!(change.kind().position(&world).unwrap(), Position::Neither(_)));
-        assert!(matches!(undo(&mut world, &change, Some(&accepted), false), Undone::Conflict(_)));
+        assert!(matches!(undo(&mut world, &change, Some(&recorded), false), Undone::Conflict(_)));
     }
 
     #[test]
@@ -619,35 +619,35 @@ mod tests {
         let at = path.join("page");
         std::fs::write(&at, "before\n").unwrap();
         files::set_metadata(&at, &mine(0o644), &FileState::observe(&at).unwrap()).unwrap();
-        let (change, accepted) = make(&world, &at, &FileWish::Metadata { attributes: mine(0o600) });
+        let (change, recorded) = make(&world, &at, &DesiredFile::Metadata { attributes: mine(0o600) });
         std::fs::write(&at, "theirs\n").unwrap();
-        let Undone::Back(how, back) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        let Undone::Back(how, back) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
         assert_eq!(how, Undoing::InPart);
         assert_eq!(std::fs::read_to_string(&at).unwrap(), "theirs\n");
         let now = FileState::observe(&at).unwrap();
         assert_eq!(now.metadata().unwrap().mode, 0o644);
         let left: FileState = serde_json::from_value(back[&change.kind().target()].clone()).unwrap();
-        assert_ne!(left.sha256(), now.sha256(), "their content is not taken for accepted");
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+        assert_ne!(left.sha256(), now.sha256(), "their content is not taken for recorded");
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Already));
 
         std::fs::remove_file(&at).unwrap();
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Already));
         symlink("theirs", &at).unwrap();
-        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
         assert!(why.contains("a symbolic link now"), "{why}");
-        assert!(matches!(undo(&mut world, &change, Some(&accepted), true), Undone::Kept(_)));
+        assert!(matches!(undo(&mut world, &change, Some(&recorded), true), Undone::Kept(_)));
     }
 
     #[test]
     fn a_directory_that_somebody_put_in_place_of_a_file_is_never_emptied() {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("page");
-        let (change, accepted) = make(&world, &at, &file(b"one", 0o644));
+        let (change, recorded) = make(&world, &at, &file(b"one", 0o644));
         std::fs::remove_file(&at).unwrap();
         std::fs::create_dir(&at).unwrap();
         std::fs::write(at.join("theirs"), "").unwrap();
-        assert!(matches!(undo(&mut world, &change, Some(&accepted), false), Undone::Conflict(_)));
-        let terms = UndoTerms { accepted: Some(&accepted), force: true, ..UndoTerms::default() };
+        assert!(matches!(undo(&mut world, &change, Some(&recorded), false), Undone::Conflict(_)));
+        let terms = UndoTerms { recorded: Some(&recorded), force: true, ..UndoTerms::default() };
         assert!(change.kind().undo(&mut world, terms).is_err());
         assert!(at.join("theirs").exists());
     }
@@ -656,10 +656,10 @@ mod tests {
     fn of_a_file_that_is_not_for_everybody_no_line_is_shown_or_kept() {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("key");
-        let (change, accepted) = make(&world, &at, &file(b"a secret\n", 0o640));
+        let (change, recorded) = make(&world, &at, &file(b"a secret\n", 0o640));
         assert!(world.backups().unwrap().read(Digest::of(b"a secret\n")).is_err());
         std::fs::write(&at, "another\n").unwrap();
-        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
         assert_eq!(why, "content differs (9 → 8 bytes)");
     }
 
@@ -667,22 +667,22 @@ mod tests {
     fn what_vanished_or_was_left_by_another_change_is_not_foreign() {
         let Scene { _directory, path, world } = scene();
         let at = path.join("page");
-        let (_, accepted) = make(&world, &at, &file(b"one", 0o644));
+        let (_, recorded) = make(&world, &at, &file(b"one", 0o644));
         let towards =
             |bytes: &[u8]| FileChange::towards(Found::at(&at).unwrap(), &file(bytes, 0o644)).unwrap();
-        assert_eq!(towards(b"two").foreign(&accepted, &world), None);
+        assert_eq!(towards(b"two").conflict(&recorded, &world), None);
         std::fs::remove_file(&at).unwrap();
-        assert_eq!(towards(b"two").foreign(&accepted, &world), None);
+        assert_eq!(towards(b"two").conflict(&recorded, &world), None);
     }
 
     #[test]
     fn a_directory_that_gained_entries_is_asked_for() {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("made");
-        let (change, accepted) = make(&world, &at, &FileWish::Directory { attributes: mine(0o755) });
+        let (change, recorded) = make(&world, &at, &DesiredFile::Directory { attributes: mine(0o755) });
         std::fs::write(at.join("gained"), "").unwrap();
         assert_eq!(change.kind().loss(&world).unwrap().unwrap().class, Class::Homes);
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
         assert!(!at.exists());
     }
 
@@ -692,12 +692,12 @@ mod tests {
         let (from, at) = (path.join("from"), path.join("it"));
         std::fs::write(&from, "content").unwrap();
         let of = File::open(&from).unwrap();
-        let wish = |sha256| FileWish::Copy { of: &of, sha256, size: 7, attributes: mine(0o600) };
+        let wish = |sha256| DesiredFile::Copy { of: &of, sha256, size: 7, attributes: mine(0o600) };
         let damaged = wish(Digest::of(b"another"));
         let change = FileChange::towards(Found::at(&at).unwrap(), &damaged).unwrap();
         assert!(change.act(&damaged).is_err() && !at.exists());
-        let (change, accepted) = make(&world, &at, &wish(Digest::of(b"content")));
+        let (change, recorded) = make(&world, &at, &wish(Digest::of(b"content")));
         assert_eq!(std::fs::read(&at).unwrap(), b"content");
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
     }
 }

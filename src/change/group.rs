@@ -40,7 +40,7 @@ impl GroupState {
 /// What a group shall be.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct GroupWish {
+pub struct DesiredGroup {
     /// Its number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub gid: Option<u32>,
@@ -53,7 +53,7 @@ pub struct GroupWish {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GroupChange {
     before: GroupState,
-    after: GroupWish,
+    after: DesiredGroup,
     inverse: GroupInverse,
 }
 
@@ -70,13 +70,13 @@ impl GroupChange {
     ///
     /// # Errors
     /// When it is there with another number.
-    pub fn towards(name: &str, wish: GroupWish, begun: Option<Self>) -> Result<Option<Self>> {
+    pub fn towards(name: &str, wish: DesiredGroup, begun: Option<Self>) -> Result<Option<Self>> {
         let before = GroupState::observe(name)?;
         if let GroupState::Present { gid, .. } = before
-            && let Some(wished) = wish.gid.filter(|wished| *wished != gid)
+            && let Some(desired) = wish.gid.filter(|desired| *desired != gid)
         {
             return Err(Failure::new(format!(
-                "the group `{name}` is there and has the number {gid}, not {wished}"
+                "the group `{name}` is there and has the number {gid}, not {desired}"
             ))
             .kind("exists")
             .into());
@@ -165,7 +165,7 @@ impl Kind for GroupChange {
         })
     }
 
-    fn accepted(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
         let now = self.observe()?;
         anyhow::ensure!(now != GroupState::Absent, "there is no group `{}`", self.inverse.name);
         Ok(self.states(&now))
@@ -174,14 +174,14 @@ impl Kind for GroupChange {
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let GroupState::Present { gid, members } = self.observe()? else {
             let how = if self.hold_rests()? { Undoing::Restored } else { Undoing::Already };
-            if !terms.only_looking {
+            if !terms.dry_run {
                 self.remove_rests()?;
                 self.inverse.databases.restore_copies(world.backups()?)?;
             }
             return Ok(Undone::Back(how, self.states(&GroupState::Absent)));
         };
-        let accepted = terms.accepted.and_then(|value| serde_json::from_value(value.clone()).ok());
-        if let Some(GroupState::Present { gid: made, .. }) = accepted
+        let recorded = terms.recorded.and_then(|value| serde_json::from_value(value.clone()).ok());
+        if let Some(GroupState::Present { gid: made, .. }) = recorded
             && made != gid
         {
             return Ok(Undone::Conflict(format!("kkrun made it with number {made}; it has {gid} now")));
@@ -192,7 +192,7 @@ impl Kind for GroupChange {
         if let Some(user) = Account::with_primary_group(gid)? {
             return Ok(Undone::Kept(format!("it is the primary group of {user}")));
         }
-        if !terms.only_looking {
+        if !terms.dry_run {
             let removed = run(world, &["groupdel".into(), self.inverse.name.clone()]);
             self.inverse.databases.tidied_after(removed, world.backups()?)?;
             self.remove_rests()?;

@@ -24,7 +24,7 @@ pub struct Installed {
 #[derive(Clone, Debug)]
 struct Package {
     /// What shall become of it: `i`nstalled, `r`emoved, `p`urged, …
-    wish: char,
+    desired: char,
     /// What it is: `i`nstalled, `n`ot, its `c`onfiguration alone, `H`alf installed, …
     state: char,
     /// It was interrupted so badly that it must be installed again.
@@ -51,7 +51,7 @@ impl Installed {
                 continue;
             };
             let mut letters = state.chars();
-            let (Some(wish), Some(state)) = (letters.next(), letters.next()) else { continue };
+            let (Some(desired), Some(state)) = (letters.next(), letters.next()) else { continue };
             if state == 'i' {
                 let provides = names_in(fields.next().unwrap_or_default());
                 let excludes = names_in(fields.next().unwrap_or_default());
@@ -59,7 +59,7 @@ impl Installed {
                 known.provided.extend(provides);
             }
             let is_broken = letters.next() == Some('R');
-            let package = Package { wish, state, is_broken, version: version.to_owned() };
+            let package = Package { desired, state, is_broken, version: version.to_owned() };
             known.packages.insert(name.to_owned(), package);
         }
         known
@@ -82,7 +82,8 @@ impl Installed {
 
     /// The packages that shall be there and are so in part that configuring them does not help.
     pub fn half_installed(&self) -> impl Iterator<Item = &str> {
-        let is_half = |package: &Package| package.is_broken || (package.wish == 'i' && package.state == 'H');
+        let is_half =
+            |package: &Package| package.is_broken || (package.desired == 'i' && package.state == 'H');
         self.packages.iter().filter(move |(_, package)| is_half(package)).map(|(name, _)| name.as_str())
     }
 
@@ -95,7 +96,7 @@ impl Installed {
 
     /// Whether the package is there and shall not stay: what dpkg notes before it removes one.
     pub fn is_going(&self, name: &str) -> bool {
-        self.find(name).is_some_and(|package| package.is_there() && matches!(package.wish, 'r' | 'p'))
+        self.find(name).is_some_and(|package| package.is_there() && matches!(package.desired, 'r' | 'p'))
     }
 
     /// Whether the package is gone but for configuration files, or for dpkg's notes alone.

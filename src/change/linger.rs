@@ -80,7 +80,7 @@ impl Kind for LingerChange {
         Ok(if lingers(&self.inverse.user) == self.after { Position::After } else { Position::Before })
     }
 
-    fn accepted(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
         let lingers = lingers(&self.inverse.user);
         anyhow::ensure!(lingers == self.after, "{} does not linger", self.inverse.user);
         Ok(self.states(lingers))
@@ -91,7 +91,7 @@ impl Kind for LingerChange {
         if lingers(user) == self.before {
             return Ok(Undone::Back(Undoing::Already, self.states(self.before)));
         }
-        if !terms.only_looking {
+        if !terms.dry_run {
             disable(world, user)?;
         }
         Ok(Undone::Back(Undoing::Restored, self.states(self.before)))

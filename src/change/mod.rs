@@ -7,11 +7,11 @@
 mod access;
 mod apt;
 mod command;
-pub mod consequence;
 mod database;
 mod edit;
 mod file;
 mod group;
+pub mod handler;
 mod installed;
 mod linger;
 pub mod packages;
@@ -37,18 +37,20 @@ use serde_json::{Map, Value};
 pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
-pub use database::{DatabaseChange, DatabaseWish};
-pub use edit::{EditChange, EditTerms, FileRecord, Lines, Made, Noun, Passage, PassageWish, passage_target};
-pub use file::{FileChange, FileWish, Found, file_target};
-pub use group::{GroupChange, GroupWish, group_target};
+pub use database::{DatabaseChange, DesiredDatabase};
+pub use edit::{
+    DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Lines, Made, entry_target,
+};
+pub use file::{DesiredFile, FileChange, Found, file_target};
+pub use group::{DesiredGroup, GroupChange, group_target};
 pub use linger::LingerChange;
-pub use packages::{PackagesChange, PackagesWish};
+pub use packages::{DesiredPackages, PackagesChange};
 pub use postgres::Login;
-pub use role::{RoleChange, RoleWish};
+pub use role::{DesiredRole, RoleChange};
 pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
-pub use tree::{TreeChange, TreeInverse, TreeState, accept_tree, read_accepted_tree, tree_target};
-pub use unit::{Unit, UnitChange, UnitFacts, UnitWish, succeeded, verify_file};
-pub use user::{UserChange, UserFacts, UserState, UserWish, user_target};
+pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tree, tree_target};
+pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, succeeded, verify_file};
+pub use user::{DesiredUser, UserChange, UserFacts, UserState, user_target};
 
 use crate::event::{Event, Reporter};
 use crate::journal::{Class, Intent, Undoing};
@@ -111,22 +113,22 @@ impl World {
     /// Runs a command and tells what it prints, line by line.
     pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
         self.doubt_durability();
-        self.reporter.tell(&Event::CommandStarted { label: label.to_owned() });
+        self.reporter.emit(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
             let text = crate::text::printable(line).into_owned();
             match stream {
                 Stream::Remark => self.reporter.note(text),
-                stream => self.reporter.tell(&Event::CommandLine { error: stream == Stream::Err, text }),
+                stream => self.reporter.emit(&Event::CommandLine { error: stream == Stream::Err, text }),
             }
         })?;
         let (status, seconds) = (ended.status.to_string(), ended.seconds);
-        self.reporter.tell(&Event::CommandEnded { label: label.to_owned(), status, seconds });
+        self.reporter.emit(&Event::CommandEnded { label: label.to_owned(), status, seconds });
         self.not_interrupted(ended)
     }
 
     /// Ends or awaits what a killed run left running, so that nothing runs beside it.
     pub fn end_orphans(&self) -> Result<()> {
-        let orphans = orphans(self.processes.notes_directory())?;
+        let orphans = orphans(self.processes.child_records_directory())?;
         for orphan in orphans {
             let named =
                 format!("`{}` (process {}), which a killed run left running", orphan.name, orphan.pid);
@@ -142,7 +144,7 @@ impl World {
         Ok(())
     }
 
-    /// Runs a command that only looks: nothing is told of it.
+    /// Runs a command that only looks: nothing is reported of it.
     pub fn look(&self, command: &Command) -> Result<Ended> {
         let ended = self.processes.run(command, &mut |_, _| {})?;
         self.not_interrupted(ended)
@@ -192,18 +194,18 @@ pub struct Loss {
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a circumstance of its own")]
 pub struct UndoTerms<'a> {
-    /// What kkrun last left at the target, or was told to keep.
-    pub accepted: Option<&'a Value>,
-    /// For a passage: what kkrun last left of the whole file.
-    pub accepted_file: Option<&'a Value>,
-    /// For a passage: kkrun made the file, for a passage that was taken back meanwhile.
+    /// What kkrun last left at the target, or was reported to keep.
+    pub recorded: Option<&'a Value>,
+    /// For a entry: what kkrun last left of the whole file.
+    pub recorded_file: Option<&'a Value>,
+    /// For a entry: kkrun made the file, for a entry that was taken back meanwhile.
     pub file_was_made: bool,
-    /// For a passage: what was made around it for one that was taken back meanwhile, and stayed for its sake.
+    /// For a entry: what was made around it for one that was taken back meanwhile, and stayed for its sake.
     pub made: Made,
     /// Bring the before-state back even over somebody else's.
     pub force: bool,
     /// Only say what would be done.
-    pub only_looking: bool,
+    pub dry_run: bool,
     /// It was begun before, and killed or failed: some of it may be undone.
     pub begun: bool,
 }
@@ -211,7 +213,7 @@ pub struct UndoTerms<'a> {
 /// How an undo ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Undone {
-    /// The target is as before, as far as this change goes; with what is accepted from now on.
+    /// The target is as before, as far as this change goes; with what is recorded from now on.
     Back(Undoing, BTreeMap<String, Value>),
     /// Somebody else changed the target; with the difference.
     Conflict(String),
@@ -257,13 +259,13 @@ pub trait Kind {
         Ok(())
     }
 
-    /// Why the state that was found is not kkrun's to overwrite, given the accepted one; `None` when it is.
+    /// Why the state that was found is not kkrun's to overwrite, given the recorded one; `None` when it is.
     /// The default knows no foreign states: what is volatile, such as a unit that stopped, is nobody's.
-    fn foreign(&self, _accepted: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, _recorded: &Value, _world: &World) -> Option<String> {
         None
     }
 
-    /// Completes or clears what an act or an inverse left that was stopped half-way. What it changed may be as wished
+    /// Completes or clears what an act or an inverse left that was stopped half-way. What it changed may be as desired
     /// by now and not be looked at again.
     fn mend(&self, _world: &World) -> Result<()> {
         Ok(())
@@ -272,11 +274,11 @@ pub trait Kind {
     /// Looks where the target stands now.
     fn position(&self, world: &World) -> Result<Position>;
 
-    /// Looks again after acting: the states that are accepted from now on, by target.
+    /// Looks again after acting: the states that are recorded from now on, by target.
     ///
     /// # Errors
-    /// When the target is not as wished.
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>>;
+    /// When the target is not as desired.
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>>;
 
     /// What would be lost by undoing it now; looked at, not remembered.
     fn loss(&self, _world: &World) -> Result<Option<Loss>> {
@@ -354,7 +356,7 @@ impl Change {
             class: self.kind().class(),
             loses: None,
             summary: self.kind().summary(),
-            owed: Vec::new(),
+            pending: Vec::new(),
             what: take("what").as_str().unwrap_or_default().to_owned(),
             before: take("before"),
             after: take("after"),

@@ -20,7 +20,7 @@ const CLUSTER_CONFIGURATION: &str = "/etc/postgresql";
 
 /// What a script wants of the packages.
 #[derive(Clone, Debug)]
-pub struct PackagesWish {
+pub struct DesiredPackages {
     /// Their names.
     pub names: Vec<String>,
     /// With what they recommend.
@@ -83,14 +83,14 @@ impl PackagesChange {
     ///
     /// # Errors
     /// When some have no candidate: with all their names, before anything is installed.
-    pub fn towards(wish: &PackagesWish, world: &World, acts: bool) -> Result<Option<Self>> {
-        let apt = Apt { world, lock_timeout: wish.lock_timeout, timeout: wish.timeout };
+    pub fn towards(desired: &DesiredPackages, world: &World, acts: bool) -> Result<Option<Self>> {
+        let apt = Apt { world, lock_timeout: desired.lock_timeout, timeout: desired.timeout };
         if acts && is_dpkg_interrupted()? {
             apt.repair()?;
         }
-        let missing = missing(&wish.names, apt)?;
+        let missing = missing(&desired.names, apt)?;
         let there: Vec<&str> =
-            wish.names.iter().filter(|name| !missing.contains(name)).map(String::as_str).collect();
+            desired.names.iter().filter(|name| !missing.contains(name)).map(String::as_str).collect();
         let automatic = apt.automatic(&there)?;
         if missing.is_empty() && automatic.is_empty() {
             return Ok(None);
@@ -100,10 +100,10 @@ impl PackagesChange {
             Simulated::default()
         } else if acts {
             apt.complete()?;
-            make_installable(apt, &names, wish.recommends)?;
-            apt.simulate_install(&names, wish.recommends)?
+            make_installable(apt, &names, desired.recommends)?;
+            apt.simulate_install(&names, desired.recommends)?
         } else {
-            apt.simulate_install(&names, wish.recommends).unwrap_or_default()
+            apt.simulate_install(&names, desired.recommends).unwrap_or_default()
         };
         if !simulated.removes.is_empty() {
             bail!(
@@ -114,15 +114,15 @@ impl PackagesChange {
         }
         Ok(Some(Self {
             before: PackagesBefore { missing, automatic },
-            after: PackagesAfter { names: wish.names.clone() },
+            after: PackagesAfter { names: desired.names.clone() },
             inverse: PackagesInverse {
                 installs: simulated.installs.into_iter().collect(),
                 upgrades: simulated.upgrades.into_iter().map(|(name, old, new)| (name, (old, new))).collect(),
             },
             act: Some(PackagesAct {
-                recommends: wish.recommends,
-                timeout: wish.timeout,
-                lock_timeout: wish.lock_timeout,
+                recommends: desired.recommends,
+                timeout: desired.timeout,
+                lock_timeout: desired.lock_timeout,
             }),
         }))
     }
@@ -135,7 +135,7 @@ impl PackagesChange {
             && let Err(error) = apt.install(&borrowed(&self.before.missing), act.recommends)
         {
             // dpkg still has it on its list that those shall be installed which it never came to.
-            if let Err(listed) = apt.forget_wishes(&self.names()) {
+            if let Err(listed) = apt.forget_desired(&self.names()) {
                 tracing::warn!("dpkg still lists what was going to be installed: {listed:#}");
             }
             return Err(error);
@@ -187,7 +187,7 @@ impl PackagesChange {
         self.inverse.installs.contains_key(name) || self.inverse.installs.contains_key(bare)
     }
 
-    fn tell_upgrades(&self, world: &World) {
+    fn report_upgrades(&self, world: &World) {
         for (name, (old, new)) in &self.inverse.upgrades {
             world.reporter.note(format!("{name} was upgraded from {old} to {new} on the way: it stays so"));
         }
@@ -244,7 +244,7 @@ impl Kind for PackagesChange {
         )))
     }
 
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
         let left = missing(&self.after.names, Apt::new(world))?;
         if !left.is_empty() {
             bail!("not installed: {}", left.join(", "));
@@ -271,7 +271,7 @@ impl Kind for PackagesChange {
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let apt = Apt::new(world);
         let added: Vec<&str> = self.inverse.installs.keys().map(String::as_str).collect();
-        if !terms.only_looking {
+        if !terms.dry_run {
             apt.repair()?;
             apt.complete_to_remove(&added)?;
             apt.forget(&added)?;
@@ -292,10 +292,10 @@ impl Kind for PackagesChange {
         {
             return Ok(Undone::Kept(why));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        self.tell_upgrades(world);
+        self.report_upgrades(world);
         if !there.is_empty() {
             let needed = apt.automatic(&there)?;
             let removed = if is_apt_stuck { apt.remove_without_apt(&there) } else { apt.remove(&there) };
@@ -342,11 +342,11 @@ fn packages_target(names: &[String]) -> String {
 }
 
 /// Whether any of the wish is lacking, or dpkg was interrupted.
-pub fn is_lacking(wish: &PackagesWish, world: &World) -> Result<bool> {
-    let apt = Apt { world, lock_timeout: wish.lock_timeout, timeout: wish.timeout };
+pub fn is_lacking(desired: &DesiredPackages, world: &World) -> Result<bool> {
+    let apt = Apt { world, lock_timeout: desired.lock_timeout, timeout: desired.timeout };
     Ok(is_dpkg_interrupted()?
-        || !missing(&wish.names, apt)?.is_empty()
-        || !apt.automatic(&borrowed(&wish.names))?.is_empty())
+        || !missing(&desired.names, apt)?.is_empty()
+        || !apt.automatic(&borrowed(&desired.names))?.is_empty())
 }
 
 /// Whether a package is installed under exactly this name, or, where there is no package of the name, something that

@@ -28,7 +28,7 @@ pub struct RoleChange {
     found: Option<Verifier>,
     /// What it shall keep.
     #[serde(skip)]
-    wished: Option<Verifier>,
+    desired: Option<Verifier>,
 }
 
 /// What bringing the role from before back needs besides its state; what the server kept of its password is in
@@ -83,7 +83,7 @@ pub struct Role {
 
 /// What a role shall be; what is not said stays, or is the server's default.
 #[derive(Clone, Debug, Default)]
-pub struct RoleWish {
+pub struct DesiredRole {
     /// Its password.
     pub password: Option<Zeroizing<String>>,
     /// It can log in.
@@ -184,9 +184,9 @@ impl Role {
     /// What has to be said to make this of `from`; the password apart.
     fn words(&self, from: &Self) -> String {
         let mut words = String::new();
-        for ((name, wished), (_, found)) in self.flags().into_iter().zip(from.flags()) {
-            if wished != found {
-                let no = if wished { "" } else { "NO" };
+        for ((name, desired), (_, found)) in self.flags().into_iter().zip(from.flags()) {
+            if desired != found {
+                let no = if desired { "" } else { "NO" };
                 let _ = write!(words, " {no}{name}");
             }
         }
@@ -253,13 +253,13 @@ impl RoleState {
 
 impl RoleChange {
     /// The change that makes `wish` true of a role; `None` when it is.
-    pub fn towards(world: &World, login: Login, role: &str, wish: &RoleWish) -> Result<Option<Self>> {
+    pub fn towards(world: &World, login: Login, role: &str, wish: &DesiredRole) -> Result<Option<Self>> {
         let found = Found::look(&mut login.open(world)?, role)?;
         let mut after = match &found.state {
             RoleState::Present(role) => role.clone(),
             RoleState::Absent => Role { login: true, ..Role::new() },
         };
-        for (wished, attribute) in [
+        for (desired, attribute) in [
             (wish.login, &mut after.login),
             (wish.superuser, &mut after.superuser),
             (wish.createdb, &mut after.createdb),
@@ -268,10 +268,10 @@ impl RoleChange {
             (wish.replication, &mut after.replication),
             (wish.bypassrls, &mut after.bypassrls),
         ] {
-            *attribute = wished.unwrap_or(*attribute);
+            *attribute = desired.unwrap_or(*attribute);
         }
         after.connection_limit = wish.connection_limit.unwrap_or(after.connection_limit);
-        let mut wished = None;
+        let mut desired = None;
         if let Some(password) = &wish.password {
             let is_there = match &found.verifier {
                 Some(verifier) => fits(password, verifier)?,
@@ -280,7 +280,7 @@ impl RoleChange {
             if !is_there {
                 let made = verifier(password);
                 after.password = Some(Digest::of(made.as_bytes()));
-                wished = Some(made);
+                desired = Some(made);
             }
             if found.expired {
                 after.valid_until = None;
@@ -291,13 +291,13 @@ impl RoleChange {
             return Ok(None);
         }
         let inverse = RoleInverse { role: role.to_owned(), login };
-        Ok(Some(Self { before: found.state, after, inverse, found: found.verifier, wished }))
+        Ok(Some(Self { before: found.state, after, inverse, found: found.verifier, desired }))
     }
 
     /// Makes the wish true.
     pub fn act(&self, world: &World) -> Result<()> {
         let mut connection = self.inverse.login.open(world)?;
-        self.bring(&mut connection, &self.before, &self.after, self.wished.as_ref())
+        self.bring(&mut connection, &self.before, &self.after, self.desired.as_ref())
     }
 
     /// Makes `to` of `from`; `verifier` is that of `to`.
@@ -371,17 +371,17 @@ impl Kind for RoleChange {
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
-        if let (Some(found), Some(_)) = (&self.found, &self.wished) {
+        if let (Some(found), Some(_)) = (&self.found, &self.desired) {
             world.backups()?.save(found.as_bytes())?;
         }
         Ok(())
     }
 
-    fn foreign(&self, accepted: &Value, _world: &World) -> Option<String> {
-        let accepted: RoleState = serde_json::from_value(accepted.clone()).ok()?;
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+        let recorded: RoleState = serde_json::from_value(recorded.clone()).ok()?;
         let is_its_own =
-            self.is_creation() || accepted == RoleState::Absent || accepted.same_as(&self.before);
-        (!is_its_own).then(|| accepted.difference(&self.before))
+            self.is_creation() || recorded == RoleState::Absent || recorded.same_as(&self.before);
+        (!is_its_own).then(|| recorded.difference(&self.before))
     }
 
     fn position(&self, world: &World) -> Result<Position> {
@@ -397,7 +397,7 @@ impl Kind for RoleChange {
         })
     }
 
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
         let now = self.look(world)?;
         if !now.same_as(&self.after) {
             anyhow::bail!("the role `{}`: {}", self.inverse.role, self.after.difference(&now));
@@ -419,13 +419,13 @@ impl Kind for RoleChange {
         if now.same_as(&self.before) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
-        let accepted =
-            terms.accepted.and_then(|value| serde_json::from_value::<RoleState>(value.clone()).ok());
-        let accepted = accepted.unwrap_or_else(|| self.after.clone());
-        if !now.same_as(&accepted) && !terms.force {
-            return Ok(Undone::Conflict(accepted.difference(&now)));
+        let recorded =
+            terms.recorded.and_then(|value| serde_json::from_value::<RoleState>(value.clone()).ok());
+        let recorded = recorded.unwrap_or_else(|| self.after.clone());
+        if !now.same_as(&recorded) && !terms.force {
+            return Ok(Undone::Conflict(recorded.difference(&now)));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         if let (RoleState::Absent, RoleState::Present(role)) = (&self.before, &now)
@@ -443,7 +443,7 @@ impl Kind for RoleChange {
             .map(|bytes| String::from_utf8(bytes).map(Zeroizing::new))
             .transpose()
             .context("the password that was kept of the role is not text")?;
-        if let (Some(there), false) = (&there, now.same_as(&accepted)) {
+        if let (Some(there), false) = (&there, now.same_as(&recorded)) {
             // By word, the password that somebody else gave it goes: that is no reason to lose it.
             world.backups()?.save(there.as_bytes())?;
         }

@@ -101,8 +101,8 @@ impl StatementChange {
     }
 
     /// Whether this very statement was run and not taken back, given what the ledger says of its target.
-    pub fn is_done(&self, accepted: Option<&Value>) -> bool {
-        accepted == Some(&state_value(&self.after))
+    pub fn is_done(&self, recorded: Option<&Value>) -> bool {
+        recorded == Some(&state_value(&self.after))
     }
 
     /// Runs it.
@@ -156,11 +156,11 @@ impl Kind for StatementChange {
         Ok(match self.holds(world)? {
             Some(true) => Position::After,
             Some(false) => Position::Before,
-            None => Position::Neither("whether the statement took effect cannot be told".to_owned()),
+            None => Position::Neither("whether the statement took effect cannot be reported".to_owned()),
         })
     }
 
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
         if self.holds(world)? == Some(false) {
             bail!("`{}` ran, but what `unless` looks for still does not hold", self.inverse.label);
         }
@@ -185,7 +185,7 @@ impl Kind for StatementChange {
         {
             return Ok(self.back(Undoing::Already));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         match self.inverse.undo.as_slice() {

@@ -27,13 +27,13 @@ pub(crate) fn world(state: &Path) -> World {
 }
 
 /// The change as a later run reads it from the journal.
-pub(crate) fn recorded(change: &Change) -> Change {
+pub(crate) fn from_record(change: &Change) -> Change {
     let intent = serde_json::to_string(&change.intent().unwrap()).unwrap();
     Change::of_intent(&serde_json::from_str(&intent).unwrap()).unwrap()
 }
 
 /// Undoes a change as a later run would.
-pub(crate) fn undo(world: &mut World, change: &Change, accepted: Option<&Value>, force: bool) -> Undone {
-    let terms = UndoTerms { accepted, force, only_looking: false, ..UndoTerms::default() };
-    recorded(change).kind().undo(world, terms).unwrap()
+pub(crate) fn undo(world: &mut World, change: &Change, recorded: Option<&Value>, force: bool) -> Undone {
+    let terms = UndoTerms { recorded, force, dry_run: false, ..UndoTerms::default() };
+    from_record(change).kind().undo(world, terms).unwrap()
 }

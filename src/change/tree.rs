@@ -22,7 +22,7 @@ pub struct TreeChange {
     before: TreeState,
     after: TreeState,
     inverse: TreeInverse,
-    /// What was found and what is wished, on their way to the backups.
+    /// What was found and what is desired, on their way to the backups.
     #[serde(skip)]
     manifests: Option<Manifests>,
 }
@@ -87,13 +87,13 @@ impl TreeChange {
     /// When a directory would have to become something else, or something else a directory.
     pub fn copy(path: &Path, wish: &Manifest) -> Result<Option<Self>> {
         let found = Manifest::observe_listed(path, wish.entries().map(|(name, _)| name))?;
-        for (name, wished) in wish.entries() {
+        for (name, desired) in wish.entries() {
             let present = found.get(name.as_path()).unwrap_or(&FileState::Absent);
-            let both = [present, wished].map(|state| matches!(state, FileState::Directory { .. }));
+            let both = [present, desired].map(|state| matches!(state, FileState::Directory { .. }));
             let is_special = matches!(present, FileState::Special { .. });
             if is_special || (!present.is_absent() && both[0] != both[1]) {
                 let at = PathText::new(path.join(name));
-                return Err(Failure::new(format!("`{at}` is {}, not {}", present.noun(), wished.noun()))
+                return Err(Failure::new(format!("`{at}` is {}, not {}", present.noun(), desired.noun()))
                     .kind("exists")
                     .into());
             }
@@ -236,7 +236,7 @@ fn exchange(path: &Path, expected: &Manifest, wish: &Manifest, open: &mut OpenFi
         let shown = PathText::new(path);
         let mut failure =
             Failure::new(format!("`{shown}` was changed while kkrun replaced it: it is left as it is"))
-                .kind("foreign");
+                .kind("conflict");
         failure.output = expected.differences(&old);
         return Err(failure.into());
     }
@@ -267,19 +267,19 @@ fn is_of_kind(error: &anyhow::Error, kind: &str) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == kind)
 }
 
-/// The accepted manifest, where it is recorded and can be read.
-fn accepted_manifest(world: &World, accepted: Option<&Value>) -> Option<Manifest> {
-    let state: TreeState = serde_json::from_value(accepted?.clone()).ok()?;
+/// The recorded manifest, where it is recorded and can be read.
+fn recorded_manifest(world: &World, recorded: Option<&Value>) -> Option<Manifest> {
+    let state: TreeState = serde_json::from_value(recorded?.clone()).ok()?;
     read_manifest(world, state.manifest).ok()
 }
 
-/// What the accepted state of a tree holds.
+/// What the recorded state of a tree holds.
 ///
 /// # Errors
 /// When it is no state of a tree, or its manifest is not in the backups any more.
-pub fn read_accepted_tree(world: &World, accepted: &Value) -> Result<Manifest> {
+pub fn read_recorded_tree(world: &World, recorded: &Value) -> Result<Manifest> {
     let state: TreeState =
-        serde_json::from_value(accepted.clone()).context("an accepted state is no state of a tree")?;
+        serde_json::from_value(recorded.clone()).context("an recorded state is no state of a tree")?;
     read_manifest(world, state.manifest)
 }
 
@@ -287,7 +287,7 @@ pub fn read_accepted_tree(world: &World, accepted: &Value) -> Result<Manifest> {
 ///
 /// # Errors
 /// When the backups cannot be written.
-pub fn accept_tree(world: &World, manifest: &Manifest) -> Result<Value> {
+pub fn record_tree(world: &World, manifest: &Manifest) -> Result<Value> {
     world.backups()?.save(&blob(&timeless(manifest))?)?;
     Ok(state_value(&TreeState::of(manifest)?))
 }
@@ -301,35 +301,35 @@ fn read_manifest(world: &World, digest: Digest) -> Result<Manifest> {
 struct Sight<'a> {
     now: &'a FileState,
     before: &'a FileState,
-    accepted: &'a FileState,
+    recorded: &'a FileState,
     after: &'a FileState,
 }
 
 impl Sight<'_> {
-    /// Somebody else left it so. As this change itself left it is as good as what is accepted: another change may
+    /// Somebody else left it so. As this change itself left it is as good as what is recorded: another change may
     /// have been undone in between.
-    fn is_foreign(&self) -> bool {
-        !self.now.lies_between(self.before, self.accepted) && !self.now.lies_between(self.before, self.after)
+    fn is_conflicting(&self) -> bool {
+        !self.now.lies_between(self.before, self.recorded) && !self.now.lies_between(self.before, self.after)
     }
 }
 
-/// Every path that any of them names, with its states. `otherwise` says what is accepted of those that `accepted` does
+/// Every path that any of them names, with its states. `otherwise` says what is recorded of those that `recorded` does
 /// not name.
 fn sights<'a>(
     now: &'a Manifest,
     before: &'a Manifest,
-    accepted: &'a Manifest,
+    recorded: &'a Manifest,
     after: &'a Manifest,
     otherwise: &'a Manifest,
 ) -> BTreeMap<&'a PathText, Sight<'a>> {
     let absent = &FileState::Absent;
-    let all = [now, before, accepted, after].into_iter().flat_map(Manifest::entries);
+    let all = [now, before, recorded, after].into_iter().flat_map(Manifest::entries);
     all.map(|(name, _)| {
         let of = |manifest: &'a Manifest| manifest.get(name.as_path());
         let sight = Sight {
             now: of(now).unwrap_or(absent),
             before: of(before).unwrap_or(absent),
-            accepted: of(accepted).or(of(otherwise)).unwrap_or(absent),
+            recorded: of(recorded).or(of(otherwise)).unwrap_or(absent),
             after: of(after).unwrap_or(absent),
         };
         (name, sight)
@@ -340,7 +340,7 @@ fn sights<'a>(
 /// Whether each path is as before or as after.
 fn is_between(now: &Manifest, manifests: &Manifests) -> bool {
     let Manifests { before, after } = manifests;
-    sights(now, before, after, after, after).values().all(|sight| !sight.is_foreign())
+    sights(now, before, after, after, after).values().all(|sight| !sight.is_conflicting())
 }
 
 impl Kind for TreeChange {
@@ -379,7 +379,7 @@ impl Kind for TreeChange {
                 if !saved.same_as(&before) {
                     let mut failure = Failure::new(format!("`{}` is changing right now", path.display()));
                     failure.output = before.differences(&saved);
-                    return Err(failure.kind("foreign").into());
+                    return Err(failure.kind("conflict").into());
                 }
             }
             Scope::Whole => {}
@@ -398,32 +398,32 @@ impl Kind for TreeChange {
         Ok(())
     }
 
-    fn foreign(&self, accepted: &Value, world: &World) -> Option<String> {
-        let state: TreeState = serde_json::from_value(accepted.clone()).ok()?;
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+        let state: TreeState = serde_json::from_value(recorded.clone()).ok()?;
         if state == self.before || self.before.entries == 0 {
             return None;
         }
         let manifests = self.manifests(world).ok()?;
-        let Ok(accepted) = read_manifest(world, state.manifest) else {
+        let Ok(recorded) = read_manifest(world, state.manifest) else {
             return Some("what kkrun left there is not in the backups any more".to_owned());
         };
         let mut lines = Vec::new();
         for (name, found) in manifests.before.entries() {
-            let expected = match accepted.get(name.as_path()) {
+            let expected = match recorded.get(name.as_path()) {
                 Some(expected) => expected,
                 // What kkrun never left there stays, or is one more to go with the rest of the tree.
                 None if self.inverse.scope == Scope::Whole => &FileState::Absent,
                 None => continue,
             };
-            let wished = manifests.after.get(name.as_path()).unwrap_or(&FileState::Absent);
-            if found.is_overwritten(wished, expected) {
+            let desired = manifests.after.get(name.as_path()).unwrap_or(&FileState::Absent);
+            if found.is_overwritten(desired, expected) {
                 lines.push(format!("{name}: {}", expected.differences(found).join(", ")));
             }
         }
         if lines.is_empty() {
             return None;
         }
-        // Kept, this state is accepted: then it has to be known.
+        // Kept, this state is recorded: then it has to be known.
         if let Ok(bytes) = blob(&timeless(&manifests.before)) {
             world.backups().and_then(|backups| backups.save(&bytes)).ok()?;
         }
@@ -458,12 +458,12 @@ impl Kind for TreeChange {
         })
     }
 
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
         let manifests = self.manifests(world)?;
         let now = self.observe(&manifests)?;
         if !now.same_as(&manifests.after) {
             let differences = shortened(manifests.after.differences(&now));
-            anyhow::bail!("`{}` is not as wished: {differences}", self.path().display());
+            anyhow::bail!("`{}` is not as desired: {differences}", self.path().display());
         }
         Ok([(self.target(), state_value(&self.after))].into())
     }
@@ -527,38 +527,38 @@ impl Kind for TreeChange {
             if !terms.force {
                 return Ok(Undone::Conflict(format!("{} is {}", self.path().display(), root.noun())));
             }
-            if terms.only_looking {
+            if terms.dry_run {
                 return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
             }
             keep_copy(world, self.path())?;
             files::remove(self.path(), &root, &tag(self.path()))?;
         }
         let manifests = self.manifests(world)?;
-        if !terms.only_looking {
+        if !terms.dry_run {
             self.clear_leftovers(&manifests)?;
         }
         let now = self.observe(&manifests)?;
-        let accepted = accepted_manifest(world, terms.accepted).unwrap_or_else(|| manifests.after.clone());
+        let recorded = recorded_manifest(world, terms.recorded).unwrap_or_else(|| manifests.after.clone());
         let listed = Manifest::default();
         // What another change to listed entries left says nothing about the others of this one.
         let otherwise = if self.inverse.scope == Scope::Listed { &manifests.after } else { &listed };
-        let sights = sights(&now, &manifests.before, &accepted, &manifests.after, otherwise);
+        let sights = sights(&now, &manifests.before, &recorded, &manifests.after, otherwise);
         if sights.values().all(|sight| sight.now.same_as(sight.before)) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&self.before))].into()));
         }
-        // An undo that was killed in the middle has left some as before and some as accepted.
+        // An undo that was killed in the middle has left some as before and some as recorded.
         let conflicts = sights
             .iter()
-            .filter(|(_, sight)| sight.is_foreign())
-            .map(|(name, sight)| format!("{name}: {}", sight.accepted.differences(sight.now).join(", ")));
+            .filter(|(_, sight)| sight.is_conflicting())
+            .map(|(name, sight)| format!("{name}: {}", sight.recorded.differences(sight.now).join(", ")));
         let conflicts: Vec<String> = conflicts.collect();
         if !conflicts.is_empty() && !terms.force {
             return Ok(Undone::Conflict(shortened(conflicts)));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        for (name, _) in sights.iter().filter(|(_, sight)| sight.is_foreign()) {
+        for (name, _) in sights.iter().filter(|(_, sight)| sight.is_conflicting()) {
             keep_copy(world, &entry_path(self.path(), name.as_path()))?;
         }
         self.restore(world, &now, &manifests.before)?;
@@ -585,7 +585,7 @@ pub fn tree_target(path: &Path) -> String {
 mod tests {
     use super::*;
     use crate::change::Change;
-    use crate::change::testing::{recorded, undo, world};
+    use crate::change::testing::{from_record, undo, world};
     use crate::machine::files::Attributes;
 
     struct Scene {
@@ -634,7 +634,7 @@ mod tests {
         change.act(&wish.0, open).unwrap();
     }
 
-    /// Makes a change as a session does, and gives what is accepted then.
+    /// Makes a change as a session does, and gives what is recorded then.
     fn make(
         world: &World,
         change: &TreeChange,
@@ -643,9 +643,9 @@ mod tests {
         change.prepare(world).unwrap();
         act(change, wish);
         let change = Change::Tree(change.clone());
-        assert_eq!(recorded(&change).kind().position(world).unwrap(), Position::After);
-        let accepted = recorded(&change).kind().accepted(world).unwrap().remove(&change.kind().target());
-        (change, accepted.unwrap())
+        assert_eq!(from_record(&change).kind().position(world).unwrap(), Position::After);
+        let recorded = from_record(&change).kind().recorded(world).unwrap().remove(&change.kind().target());
+        (change, recorded.unwrap())
     }
 
     fn is_back(undone: &Undone, how: Undoing) -> bool {
@@ -660,14 +660,14 @@ mod tests {
         let before = Manifest::observe(&root).unwrap();
         let wish = wish(&[("changed", "new"), ("made/deep/file", "f"), ("same", "s")]);
         let change = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
-        let (change, accepted) = make(&world, &change, &wish);
+        let (change, recorded) = make(&world, &change, &wish);
         assert!(TreeChange::copy(&root, &wish.0).unwrap().is_none());
         assert_eq!(std::fs::read_to_string(root.join("others/file")).unwrap(), "theirs");
-        assert!(recorded(&change).kind().loss(&world).unwrap().is_none());
+        assert!(from_record(&change).kind().loss(&world).unwrap().is_none());
 
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Already));
     }
 
     #[test]
@@ -676,10 +676,10 @@ mod tests {
         let root = path.join("tree");
         let wish = wish(&[("a/file", "f"), ("page", "p")]);
         let change = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
-        let (change, accepted) = make(&world, &change, &wish);
+        let (change, recorded) = make(&world, &change, &wish);
 
         fill(&root, &[("a/gained", "x"), ("cache/one", "1")]);
-        let loss = recorded(&change).kind().loss(&world).unwrap().unwrap();
+        let loss = from_record(&change).kind().loss(&world).unwrap().unwrap();
         assert_eq!(loss.class, Class::Homes);
         assert!(
             loss.what.ends_with("with 2 entries that kkrun did not make: a/gained, cache"),
@@ -688,10 +688,10 @@ mod tests {
         );
 
         std::fs::write(root.join("page"), "edited").unwrap();
-        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
         assert_eq!(why, "page: content differs (1 → 6 bytes)");
         assert_eq!(std::fs::read_to_string(root.join("page")).unwrap(), "edited");
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), true), Undoing::Restored));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), true), Undoing::Restored));
         assert!(!root.exists());
     }
 
@@ -702,11 +702,11 @@ mod tests {
         fill(&root, &[("file", "f")]);
         let before = Manifest::observe(&root).unwrap();
         let change = TreeChange::remove(&root).unwrap().unwrap();
-        let (change, accepted) = make(&world, &change, &(Manifest::default(), BTreeMap::new()));
+        let (change, recorded) = make(&world, &change, &(Manifest::default(), BTreeMap::new()));
         std::fs::write(&root, "theirs").unwrap();
-        let Undone::Conflict(why) = undo(&mut world, &change, Some(&accepted), false) else { panic!() };
+        let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
         assert!(why.ends_with("tree is a file"), "{why}");
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), true), Undoing::Restored));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), true), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
         assert_eq!(world.backups().unwrap().read(Digest::of(b"theirs")).unwrap(), b"theirs");
     }
@@ -717,15 +717,15 @@ mod tests {
         let root = path.join("tree");
         let first = wish(&[("page", "p"), ("gone", "g")]);
         let change = TreeChange::copy(&root, &first.0).unwrap().unwrap();
-        let (_, accepted) = make(&world, &change, &first);
+        let (_, recorded) = make(&world, &change, &first);
         std::fs::remove_file(root.join("gone")).unwrap();
         fill(&root, &[("theirs", "t")]);
         let next = wish(&[("page", "q"), ("gone", "g"), ("theirs", "now of the plan")]);
         let again = TreeChange::copy(&root, &next.0).unwrap().unwrap();
-        assert_eq!(again.foreign(&accepted, &world), None);
+        assert_eq!(again.conflict(&recorded, &world), None);
         std::fs::write(root.join("page"), "edited").unwrap();
         let again = TreeChange::copy(&root, &next.0).unwrap().unwrap();
-        assert_eq!(again.foreign(&accepted, &world).unwrap(), "page: content differs (1 → 6 bytes)");
+        assert_eq!(again.conflict(&recorded, &world).unwrap(), "page: content differs (1 → 6 bytes)");
     }
 
     #[test]
@@ -734,7 +734,7 @@ mod tests {
         let root = path.join("tree");
         let first = wish(&[("page", "p"), ("other", "o")]);
         let change = TreeChange::copy(&root, &first.0).unwrap().unwrap();
-        let (first_change, accepted) = make(&world, &change, &first);
+        let (first_change, recorded) = make(&world, &change, &first);
         let set_mode = |mode| {
             let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
             std::fs::set_permissions(root.join("page"), permissions).unwrap();
@@ -743,15 +743,15 @@ mod tests {
         let mut next = wish(&[("page", "q"), ("other", "o")]);
         next.0.insert_file("page", b"q", &mine(0o600));
         let change = TreeChange::copy(&root, &next.0).unwrap().unwrap();
-        assert_eq!(change.foreign(&accepted, &world), None);
-        let (second, accepted) = make(&world, &change, &next);
-        let Undone::Back(Undoing::Restored, mut accepted) = undo(&mut world, &second, Some(&accepted), false)
+        assert_eq!(change.conflict(&recorded, &world), None);
+        let (second, recorded) = make(&world, &change, &next);
+        let Undone::Back(Undoing::Restored, mut recorded) = undo(&mut world, &second, Some(&recorded), false)
         else {
             panic!()
         };
         set_mode(0o644);
-        let accepted = accepted.remove(&tree_target(&root)).unwrap();
-        assert!(is_back(&undo(&mut world, &first_change, Some(&accepted), false), Undoing::Restored));
+        let recorded = recorded.remove(&tree_target(&root)).unwrap();
+        assert!(is_back(&undo(&mut world, &first_change, Some(&recorded), false), Undoing::Restored));
         assert!(!root.exists());
     }
 
@@ -764,7 +764,7 @@ mod tests {
         let before = Manifest::observe(&root).unwrap();
         let wish = wish(&[("index", "new"), ("assets/new", "n")]);
         let change = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
-        let (change, accepted) = make(&world, &change, &wish);
+        let (change, recorded) = make(&world, &change, &wish);
         let names = |path: &Path| {
             let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
             names.collect::<BTreeSet<_>>()
@@ -774,14 +774,14 @@ mod tests {
 
         fill(&root, &[("robots.txt", "theirs")]);
         let again = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
-        assert_eq!(again.foreign(&accepted, &world).unwrap(), "robots.txt: absent → a file");
-        let undone = undo(&mut world, &change, Some(&accepted), false);
+        assert_eq!(again.conflict(&recorded, &world).unwrap(), "robots.txt: absent → a file");
+        let undone = undo(&mut world, &change, Some(&recorded), false);
         assert_eq!(undone, Undone::Conflict("robots.txt: absent → a file".to_owned()));
         std::fs::remove_file(root.join("robots.txt")).unwrap();
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
         assert_eq!(names(&path.join("site")), ["live", "sibling"].map(Into::into).into());
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Already));
     }
 
     #[test]
@@ -792,11 +792,11 @@ mod tests {
         std::os::unix::fs::symlink("nowhere", root.join("a/link")).unwrap();
         let before = Manifest::observe(&root).unwrap();
         let change = TreeChange::remove(&root).unwrap().unwrap();
-        let (change, accepted) = make(&world, &change, &(Manifest::default(), BTreeMap::new()));
+        let (change, recorded) = make(&world, &change, &(Manifest::default(), BTreeMap::new()));
         assert!(!root.exists());
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Restored));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
-        assert!(is_back(&undo(&mut world, &change, Some(&accepted), false), Undoing::Already));
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Already));
     }
 
     #[test]
@@ -814,7 +814,7 @@ mod tests {
         let prepared = root.join(format!(".kkrun-{}", tag(&root)));
         std::fs::write(&prepared, "half").unwrap();
         let first = Change::Tree(change);
-        assert!(matches!(recorded(&first).kind().position(&world).unwrap(), Position::Between));
+        assert!(matches!(from_record(&first).kind().position(&world).unwrap(), Position::Between));
         assert!(!prepared.exists());
         assert_eq!(first.kind().on_doubt(), OnDoubt::ActAgain);
         assert!(is_back(&undo(&mut world, &first, None, false), Undoing::Restored));
@@ -823,7 +823,7 @@ mod tests {
         files::replace(&at, files::Contents::Bytes(b"new"), &mine(0o644), &found, "killed").unwrap();
         let again = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
         make(&world, &again, &wish);
-        assert_eq!(recorded(&first).kind().position(&world).unwrap(), Position::After);
+        assert_eq!(from_record(&first).kind().position(&world).unwrap(), Position::After);
         assert!(is_back(&undo(&mut world, &first, None, false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
     }
@@ -840,7 +840,7 @@ mod tests {
             fill(&root, &[("late", "theirs")]);
             Ok(Box::new(&b"new"[..]))
         };
-        assert!(is_of_kind(&change.act(&wish.0, open).unwrap_err(), "foreign"));
+        assert!(is_of_kind(&change.act(&wish.0, open).unwrap_err(), "conflict"));
         assert_eq!(std::fs::read_to_string(root.join("late")).unwrap(), "theirs");
         assert_eq!(std::fs::read_to_string(root.join("page")).unwrap(), "old");
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 2);

@@ -88,7 +88,7 @@ fn mode_of(path: &Path) -> Result<Option<u32>> {
 /// What a user shall be; what is not said may be anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct UserWish {
+pub struct DesiredUser {
     /// The user's number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
@@ -109,7 +109,7 @@ pub struct UserWish {
     pub system: bool,
 }
 
-impl UserWish {
+impl DesiredUser {
     /// What a user lacks of it, a few words each.
     fn lacking(&self, facts: &UserFacts) -> Vec<String> {
         let mut lacking = Vec::new();
@@ -148,7 +148,7 @@ impl UserWish {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UserChange {
     before: UserState,
-    after: UserWish,
+    after: DesiredUser,
     inverse: UserInverse,
 }
 
@@ -174,7 +174,7 @@ impl UserChange {
     ///
     /// # Errors
     /// When the user is there with another number or home: people's files depend on these.
-    pub fn towards(name: &str, mut wish: UserWish, in_part: Option<Self>) -> Result<Option<Self>> {
+    pub fn towards(name: &str, mut wish: DesiredUser, in_part: Option<Self>) -> Result<Option<Self>> {
         let before = UserState::observe(name)?;
         let is_new = before == UserState::Absent;
         let was_new = in_part.as_ref().is_some_and(|change| change.before == UserState::Absent);
@@ -375,8 +375,8 @@ impl UserChange {
         if is_torn {
             files::remove_tree(home, files::identity(home)?)?;
         }
-        let is_wished = self.after.home.is_some() || self.after.home_mode.is_some();
-        let is_made = is_torn || (is_wished && facts.home_mode.is_none());
+        let is_desired = self.after.home.is_some() || self.after.home_mode.is_some();
+        let is_made = is_torn || (is_desired && facts.home_mode.is_none());
         if is_made {
             let umask = login_defs::value("UMASK").unwrap_or_else(|| "022".to_owned());
             let skeleton = login_defs::skeleton().display().to_string();
@@ -411,7 +411,7 @@ impl UserChange {
 
     /// Takes back the making of a user.
     fn undo_making(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
-        let made = made(terms.accepted);
+        let made = made(terms.recorded);
         let now = self.observe()?;
         if let (Some(made), UserState::Present(now)) = (&made, &now)
             && made.uid != now.uid
@@ -438,12 +438,12 @@ impl UserChange {
         let left_home = self.made_home(facts.as_ref(), made.is_some())?;
         let is_gone = now == UserState::Absent && left_home.is_none();
         if is_gone && self.group_is_as_before(made.as_ref())? && !self.is_in_part()? {
-            if !terms.only_looking {
+            if !terms.dry_run {
                 self.inverse.databases.restore_copies(world.backups()?)?;
             }
             return Ok(Undone::Back(Undoing::Already, self.states(&now)));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         if let UserState::Present(now) = &now {
@@ -493,8 +493,8 @@ impl UserChange {
     }
 
     /// The home that kkrun made, if it is still there and still the user's: nobody's, when nothing is known of the
-    /// user any more. Of a user who was not `accepted` it may be in the middle of being made.
-    fn made_home(&self, facts: Option<&UserFacts>, accepted: bool) -> Result<Option<PathBuf>> {
+    /// user any more. Of a user who was not `recorded` it may be in the middle of being made.
+    fn made_home(&self, facts: Option<&UserFacts>, recorded: bool) -> Result<Option<PathBuf>> {
         use std::os::unix::fs::MetadataExt as _;
         let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
             return Ok(None);
@@ -506,7 +506,7 @@ impl UserChange {
             Some(facts) => owner == facts.uid,
             None => Account::by_uid(owner)?.is_none(),
         };
-        let may_be_torn = !accepted && owner == 0;
+        let may_be_torn = !recorded && owner == 0;
         let is_made = is_the_users || (may_be_torn && self.home_is_torn(home, owner)?);
         Ok((metadata.is_dir() && is_made).then(|| home.to_owned()))
     }
@@ -515,7 +515,7 @@ impl UserChange {
         let name = &self.inverse.name;
         linger::disable(world, name)?;
         if linger::logind_runs(world)? {
-            // Fails when the user is not logged in, which is as wished.
+            // Fails when the user is not logged in, which is as desired.
             world.look(&Command::new(["loginctl", "terminate-user", name]))?;
         }
         if facts.uid != 0 && Account::by_uid(facts.uid)?.is_some_and(|account| account.name == *name) {
@@ -545,12 +545,12 @@ impl UserChange {
         let FileState::Directory { metadata } = &now else { return Ok(None) };
         let mut attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
         let mut difference = None;
-        if let Some(wished) = &self.after.home_mode {
-            if metadata.mode == bits(wished)? {
+        if let Some(desired) = &self.after.home_mode {
+            if metadata.mode == bits(desired)? {
                 attributes.mode = before.mode;
             } else if metadata.mode != before.mode {
                 difference = Some(format!(
-                    "home mode {:04o}, neither {wished} nor {:04o} as before",
+                    "home mode {:04o}, neither {desired} nor {:04o} as before",
                     metadata.mode, before.mode
                 ));
             }
@@ -579,7 +579,7 @@ impl UserChange {
         let mode = self.after.home_mode.as_ref().filter(|_| now.home_mode != before.home_mode);
         let rests = joined.is_empty() && self.inverse.databases.hold_rests(&members)?;
         if joined.is_empty() && !rests && shell.is_none() && mode.is_none() {
-            if !terms.only_looking {
+            if !terms.dry_run {
                 self.inverse.databases.restore_copies(world.backups()?)?;
             }
             return Ok(Undone::Back(Undoing::Already, self.states(&UserState::Present(now))));
@@ -588,7 +588,7 @@ impl UserChange {
         if let Some(shell) = shell.filter(|_| !shell_is_ours && !terms.force) {
             differences.push(format!("shell {}, neither {shell} nor {} as before", now.shell, before.shell));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(if differences.is_empty() {
                 Undone::Back(Undoing::Restored, BTreeMap::new())
             } else {
@@ -670,7 +670,7 @@ impl Kind for UserChange {
         })
     }
 
-    fn accepted(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
         let now = self.observe()?;
         match &now {
             UserState::Present(facts) if self.after.lacking(facts).is_empty() => Ok(self.states(&now)),
@@ -705,7 +705,7 @@ impl Kind for UserChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
-        let is_preview = terms.only_looking;
+        let is_preview = terms.dry_run;
         let undone = match &self.before {
             UserState::Absent => self.undo_making(world, terms),
             UserState::Present(before) => self.undo_parts(world, before, terms),
@@ -720,14 +720,14 @@ pub fn user_target(name: &str) -> String {
 }
 
 /// The user as kkrun made it, if that was recorded.
-fn made(accepted: Option<&Value>) -> Option<UserFacts> {
-    match serde_json::from_value(accepted?.clone()) {
+fn made(recorded: Option<&Value>) -> Option<UserFacts> {
+    match serde_json::from_value(recorded?.clone()) {
         Ok(UserState::Present(facts)) => Some(facts),
         Ok(UserState::Absent) | Err(_) => None,
     }
 }
 
-fn check_fixed(name: &str, wish: &UserWish, facts: &UserFacts) -> Result<()> {
+fn check_fixed(name: &str, wish: &DesiredUser, facts: &UserFacts) -> Result<()> {
     let difference = match (wish.uid, &wish.home) {
         (Some(uid), _) if uid != facts.uid => format!("the number {}, not {uid}", facts.uid),
         (_, Some(home)) if *home != facts.home => format!("the home {}, not {home}", facts.home),
@@ -800,18 +800,21 @@ mod tests {
         }
     }
 
-    fn wish(groups: &[&str]) -> UserWish {
-        UserWish { groups: groups.iter().map(|group| (*group).to_owned()).collect(), ..UserWish::default() }
+    fn wish(groups: &[&str]) -> DesiredUser {
+        DesiredUser {
+            groups: groups.iter().map(|group| (*group).to_owned()).collect(),
+            ..DesiredUser::default()
+        }
     }
 
     #[test]
     fn an_empty_wish_holds_of_everybody() {
-        assert_eq!(UserWish::default().lacking(&facts()), [""; 0]);
+        assert_eq!(DesiredUser::default().lacking(&facts()), [""; 0]);
     }
 
     #[test]
     fn every_part_of_a_wish_is_compared() {
-        let all = UserWish {
+        let all = DesiredUser {
             uid: Some(5),
             home: Some(PathText::new("/srv/kim")),
             home_mode: Some("0700".to_owned()),
@@ -829,13 +832,13 @@ mod tests {
             ]
         );
         let homeless = UserFacts { home_mode: None, ..facts() };
-        let wish = UserWish { home_mode: Some("0750".to_owned()), ..UserWish::default() };
+        let wish = DesiredUser { home_mode: Some("0750".to_owned()), ..DesiredUser::default() };
         assert_eq!(wish.lacking(&homeless), ["no directory /home/kim"]);
     }
 
     #[test]
     fn another_number_or_home_of_a_user_is_refused() {
-        let wish = UserWish { uid: Some(5), ..UserWish::default() };
+        let wish = DesiredUser { uid: Some(5), ..DesiredUser::default() };
         let error = check_fixed("kim", &wish, &facts()).unwrap_err();
         assert_eq!(error.to_string(), "the user `kim` is there and has the number 1001, not 5");
         check_fixed("kim", &super::tests::wish(&["x"]), &facts()).unwrap();
@@ -845,7 +848,7 @@ mod tests {
     fn a_new_user_is_made_in_one_command() {
         let change = |home: FileState| UserChange {
             before: UserState::Absent,
-            after: UserWish {
+            after: DesiredUser {
                 home: Some(PathText::new("/home/kim")),
                 home_mode: Some("0750".to_owned()),
                 ..wish(&["video", "audio"])

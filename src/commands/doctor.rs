@@ -49,8 +49,8 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
     if let Some(unfinished) = history.rollback.as_ref().filter(|_| !is_at_work) {
         line_to_stdout(&format!("a rollback was interrupted: `{}` finishes it", unfinished.invocation()));
     }
-    for owed in &history.owed {
-        line_to_stdout(&format!("owed: {}", owed.sentence()));
+    for pending in &history.pending {
+        line_to_stdout(&format!("pending: {}", pending.sentence()));
     }
     Ok(ExitCode::DONE)
 }

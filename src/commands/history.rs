@@ -9,7 +9,7 @@ use crate::event::SCHEMA;
 use crate::exit_code::ExitCode;
 use crate::journal::{self, ChangeRecord, ChangeState, Class};
 use crate::machine::{clock, lock};
-use crate::time_text;
+use crate::time;
 use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Shows the changes of every plan.
@@ -40,7 +40,7 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
             line_to_stdout(&row.to_string());
             continue;
         }
-        let when = time_text::when(change.time, clock::now(), &TimeZone::system());
+        let when = time::when(change.time, clock::now(), &TimeZone::system());
         let step = change.intent.step.as_deref().unwrap_or("-");
         let detail = detail.and_then(|text| text.lines().next().map(|line| format!(" ({line})")));
         let detail = detail.unwrap_or_default();

@@ -52,7 +52,7 @@ fn summed_up(reporter: &Reporter, command: impl FnOnce() -> Result<ExitCode>) ->
         && !reporter.has_ended()
     {
         let exit = exit_of(error).0;
-        reporter.tell(&Event::RunEnded { changed: 0, failed: Vec::new(), owed: Vec::new(), exit });
+        reporter.emit(&Event::RunEnded { changed: 0, failed: Vec::new(), pending: Vec::new(), exit });
     }
     outcome
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::cli::{self, Cli, Command, Foreign, Options};
+use crate::cli::{self, Cli, Command, OnConflict, Options};
 use crate::event::{Answer, Event, Question, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -39,7 +39,7 @@ pub fn execute(options: &Options, wanted: cli::Rehearse) -> Result<ExitCode> {
         binary: tool::own_binary()?,
         files,
     };
-    let outcome = rehearse::rehearse(&rehearsal, &signals, &mut |progress| tell(&reporter, &progress))?;
+    let outcome = rehearse::rehearse(&rehearsal, &signals, &mut |progress| emit(&reporter, &progress))?;
     conclude(&reporter, options, &outcome)
 }
 
@@ -150,10 +150,10 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
     if !options.purge.is_empty() {
         arguments.push(format!("--purge={}", options.purge.join(",")).into());
     }
-    match options.foreign {
-        Foreign::Ask => {}
-        Foreign::Keep => arguments.push("--foreign=keep".into()),
-        Foreign::Replace => arguments.push("--foreign=replace".into()),
+    match options.on_conflict {
+        OnConflict::Ask => {}
+        OnConflict::Keep => arguments.push("--on-conflict=keep".into()),
+        OnConflict::Overwrite => arguments.push("--on-conflict=overwrite".into()),
     }
     match options.color {
         ColorChoice::Auto => {}
@@ -168,7 +168,7 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
     Ok((arguments, files))
 }
 
-fn tell(reporter: &Reporter, progress: &Progress) {
+fn emit(reporter: &Reporter, progress: &Progress) {
     reporter.note(match progress {
         Progress::LeftoverRemoved { name } => format!("removed what the killed rehearsal `{name}` had left"),
         Progress::NotASnapshot => {
@@ -213,7 +213,7 @@ fn conclude(reporter: &Reporter, options: &Options, outcome: &Outcome) -> Result
     let exit = outcome.exit_code();
     if let Some(unexpected) = &outcome.unexpected {
         for entry in &unexpected.entries {
-            reporter.tell(&Event::Output { text: rehearse::difference::line(entry) });
+            reporter.emit(&Event::Output { text: rehearse::difference::line(entry) });
         }
         if !unexpected.is_empty() {
             let count = unexpected.entries.len();
@@ -253,8 +253,7 @@ mod tests {
 
     #[test]
     fn options_go_along_and_their_files_under_names_of_the_clone() {
-        let given =
-            "--yes --set a=b --settings /etc/my.rhai --secrets /root/s --purge users,homes --foreign keep -v";
+        let given = "--yes --set a=b --settings /etc/my.rhai --secrets /root/s --purge users,homes --on-conflict keep -v";
         let (arguments, files) = options_inside(&options(given)).unwrap();
         let expected = [
             "--yes",
@@ -263,7 +262,7 @@ mod tests {
             "--settings=/run/kkrun-rehearsal/files/settings-0.rhai",
             "--secrets=/run/kkrun-rehearsal/files/secrets",
             "--purge=users,homes",
-            "--foreign=keep",
+            "--on-conflict=keep",
         ];
         assert_eq!(arguments, expected);
         assert_eq!(

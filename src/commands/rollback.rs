@@ -7,7 +7,7 @@ use crate::config;
 use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{ChangeRecord, History, Owed};
+use crate::journal::{ChangeRecord, History, PendingHandler};
 use crate::run::rollback::{Request, apply, preview};
 use crate::run::rollback_session;
 
@@ -30,14 +30,14 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
         if !options.quiet && !options.json {
             crate::ui::line_to_stderr(&report.sentence(options.dry_run));
         }
-        let owed = session.history().owed.iter().map(Owed::sentence).collect();
+        let pending = session.history().pending.iter().map(PendingHandler::sentence).collect();
         let changed = report.undone.len();
-        reporter.tell(&Event::RunEnded { changed, failed: Vec::new(), owed, exit: exit.0 });
+        reporter.emit(&Event::RunEnded { changed, failed: Vec::new(), pending, exit: exit.0 });
         Ok(exit)
     })
 }
 
-/// The plan, if anything is recorded of one of that name. Changes of others are told by whoever finds none of its own.
+/// The plan, if anything is recorded of one of that name. Changes of others are reported by whoever finds none of its own.
 fn known_plan(history: &History, plan: String) -> Result<String> {
     let known: Vec<&str> = history.runs.keys().map(String::as_str).collect();
     if known.is_empty() || known.contains(&&*plan) || history.changes.iter().any(ChangeRecord::is_live) {

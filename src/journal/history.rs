@@ -1,11 +1,11 @@
-//! Replays the journal: what is known of steps, changes, targets and what is owed.
+//! Replays the journal: what is known of steps, changes, targets and what is pending.
 
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::record::{BarePlan, ChangeId, Consequence, Entry, Header, Intent, Meaning, Record, Undoing};
+use super::record::{BarePlan, ChangeId, Entry, Fingerprint, Handler, Header, Intent, Record, Undoing};
 
 /// Where a change stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +47,9 @@ pub struct ChangeRecord {
     pub settled: u64,
 }
 
-/// An accepted state, as kkrun left it or was told to keep it.
+/// An recorded state, as kkrun left it or was reported to keep it.
 #[derive(Clone, Debug)]
-pub struct Accepted {
+pub struct Recorded {
     /// The state.
     pub state: Value,
     /// The record that says so.
@@ -83,7 +83,7 @@ pub enum StepState {
     /// Stopped from outside.
     Interrupted,
     /// Undone by itself; not run until it is named.
-    Held,
+    OnHold,
 }
 
 /// A step and what is known of it.
@@ -108,25 +108,25 @@ pub struct StepRecord {
     /// Why it failed.
     pub error: Option<String>,
     /// What it meant when it completed.
-    pub meaning: Option<Meaning>,
+    pub fingerprint: Option<Fingerprint>,
 }
 
-/// Consequences that are not settled, and who wants them.
+/// Handlers that are not settled, and who wants them.
 #[derive(Clone, Debug)]
-pub struct Owed {
+pub struct PendingHandler {
     /// The commands.
-    pub consequence: Consequence,
+    pub handler: Handler,
     /// The changes that brought them.
     pub changes: Vec<ChangeId>,
     /// The step that made the first of those.
     pub step: Option<String>,
 }
 
-impl Owed {
+impl PendingHandler {
     /// One line for people.
     pub fn sentence(&self) -> String {
-        let commands = self.consequence.run.iter().map(shell_words::join);
-        let restarts = self.consequence.restart.iter().map(|unit| format!("restart {unit}"));
+        let commands = self.handler.run.iter().map(shell_words::join);
+        let restarts = self.handler.restart.iter().map(|unit| format!("restart {unit}"));
         commands.chain(restarts).collect::<Vec<_>>().join(", ")
     }
 }
@@ -153,7 +153,7 @@ impl UnfinishedRollback {
             words.extend(["--purge".to_owned(), self.purge.join(",")]);
         }
         if self.force {
-            words.extend(["--foreign", "replace"].map(str::to_owned));
+            words.extend(["--on-conflict", "overwrite"].map(str::to_owned));
         }
         words.extend(["--plan".to_owned(), self.plan.clone()]);
         shell_words::join(words)
@@ -167,12 +167,12 @@ pub struct History {
     pub steps: BTreeMap<String, BTreeMap<String, StepRecord>>,
     /// The changes, oldest first.
     pub changes: Vec<ChangeRecord>,
-    /// The newest accepted state of every target.
-    pub ledger: BTreeMap<String, Accepted>,
+    /// The newest recorded state of every target.
+    pub ledger: BTreeMap<String, Recorded>,
     /// The wishes against which somebody else's state was kept by word.
     pub kept_against: BTreeMap<String, Value>,
-    /// What is owed.
-    pub owed: Vec<Owed>,
+    /// What is pending.
+    pub pending: Vec<PendingHandler>,
     /// The remembered overrides by plan and name.
     pub overrides: BTreeMap<String, BTreeMap<String, Value>>,
     /// What was done once for good, with the changes that it made.
@@ -219,9 +219,9 @@ impl History {
         })
     }
 
-    /// What is accepted at this target by its own records.
-    pub fn accepted(&self, target: &str) -> Option<&Value> {
-        self.ledger.get(target).map(|accepted| &accepted.state)
+    /// What is recorded at this target by its own records.
+    pub fn recorded(&self, target: &str) -> Option<&Value> {
+        self.ledger.get(target).map(|recorded| &recorded.state)
     }
 
     /// Takes in one more record.
@@ -251,10 +251,10 @@ impl History {
                 known.error = None;
                 known.attempts += 1;
             }
-            Entry::StepCompleted { step, seconds, meaning } => {
+            Entry::StepCompleted { step, seconds, fingerprint } => {
                 let known = self.step_mut(header, step);
                 known.end(StepState::Complete, time, seconds);
-                known.meaning = Some(meaning);
+                known.fingerprint = Some(fingerprint);
                 known.attempts = 0;
                 known.error = None;
             }
@@ -268,12 +268,12 @@ impl History {
                 known.end(StepState::Interrupted, time, seconds);
                 known.error = Some(format!("stopped by {signal}"));
             }
-            Entry::StepHeld { step } => self.step_mut(header, step).state = StepState::Held,
-            Entry::StepAccepted { step, title, script, meaning } => {
+            Entry::StepOnHold { step } => self.step_mut(header, step).state = StepState::OnHold,
+            Entry::StepAccepted { step, title, script, fingerprint } => {
                 let known = self.step_mut(header, step);
                 (known.title, known.script) = (title, script);
                 known.end(StepState::Complete, time, 0.0);
-                known.meaning = Some(meaning);
+                known.fingerprint = Some(fingerprint);
             }
             Entry::StepsReset { steps } => {
                 for (id, known) in self.steps.get_mut(&header.plan).into_iter().flatten() {
@@ -286,30 +286,30 @@ impl History {
                 self.once.insert(key, changes);
             }
             Entry::Intent(intent) => self.intend(header, intent),
-            Entry::Done { change, accepted } => {
+            Entry::Done { change, recorded } => {
                 self.settle(change, ChangeState::Done, header.seq);
-                self.accept(accepted, header.seq);
+                self.accept(recorded, header.seq);
             }
             Entry::Void { change, .. } => {
                 self.set_state(change, ChangeState::Void);
-                self.forget_owed_by(change);
+                self.forget_pending_of(change);
             }
-            Entry::Accepted { target, state, against } => {
+            Entry::Recorded { target, state, against } => {
                 match against {
-                    Some(wish) => self.kept_against.insert(target.clone(), wish),
+                    Some(desired) => self.kept_against.insert(target.clone(), desired),
                     None => self.kept_against.remove(&target),
                 };
-                self.ledger.insert(target, Accepted { state, at: header.seq });
+                self.ledger.insert(target, Recorded { state, at: header.seq });
             }
-            Entry::Settled { consequence } => self.owed.retain(|owed| owed.consequence != consequence),
-            Entry::RebootOwed { why } => self.reboot = Some((why, header.boot)),
+            Entry::Settled { handler } => self.pending.retain(|pending| pending.handler != handler),
+            Entry::RebootPending { why } => self.reboot = Some((why, header.boot)),
             Entry::RollbackStarted { steps, purge, force } => {
                 self.rollback = Some(UnfinishedRollback { plan: header.plan, steps, purge, force });
             }
             Entry::UndoIntent { change } => self.set_state(change, ChangeState::Undoing),
-            Entry::Undone { change, how, accepted } => {
+            Entry::Undone { change, how, recorded } => {
                 self.settle(change, ChangeState::Undone(how), header.seq);
-                self.accept(accepted, header.seq);
+                self.accept(recorded, header.seq);
                 self.once.retain(|_, changes| !changes.contains(&change));
                 self.become_pending(change);
             }
@@ -351,8 +351,8 @@ impl History {
 
     fn intend(&mut self, header: Header, intent: Intent) {
         let Header { seq: id, plan, run, time, .. } = header;
-        for consequence in &intent.owed {
-            self.owe(consequence, id, intent.step.clone());
+        for handler in &intent.pending {
+            self.trigger(handler, id, intent.step.clone());
         }
         self.changes.push(ChangeRecord {
             id,
@@ -365,19 +365,19 @@ impl History {
         });
     }
 
-    fn owe(&mut self, consequence: &Consequence, change: ChangeId, step: Option<String>) {
-        if let Some(owed) = self.owed.iter_mut().find(|owed| owed.consequence == *consequence) {
-            owed.changes.push(change);
+    fn trigger(&mut self, handler: &Handler, change: ChangeId, step: Option<String>) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.handler == *handler) {
+            pending.changes.push(change);
         } else {
-            self.owed.push(Owed { consequence: consequence.clone(), changes: vec![change], step });
+            self.pending.push(PendingHandler { handler: handler.clone(), changes: vec![change], step });
         }
     }
 
-    fn forget_owed_by(&mut self, change: ChangeId) {
-        for owed in &mut self.owed {
-            owed.changes.retain(|id| *id != change);
+    fn forget_pending_of(&mut self, change: ChangeId) {
+        for pending in &mut self.pending {
+            pending.changes.retain(|id| *id != change);
         }
-        self.owed.retain(|owed| !owed.changes.is_empty());
+        self.pending.retain(|pending| !pending.changes.is_empty());
     }
 
     fn set_state(&mut self, id: ChangeId, state: ChangeState) {
@@ -393,27 +393,27 @@ impl History {
         }
     }
 
-    fn accept(&mut self, accepted: BTreeMap<String, Value>, at: u64) {
-        for (target, state) in accepted {
+    fn accept(&mut self, recorded: BTreeMap<String, Value>, at: u64) {
+        for (target, state) in recorded {
             self.kept_against.remove(&target);
-            self.ledger.insert(target, Accepted { state, at });
+            self.ledger.insert(target, Recorded { state, at });
         }
     }
 
     /// A step of which something was undone does not hold any more; and the undoing brings the same
-    /// consequences as the doing did.
+    /// handlers as the doing did.
     fn become_pending(&mut self, id: ChangeId) {
         let Some(change) = self.change(id) else { return };
         let (plan, intent) = (change.plan.clone(), change.intent.clone());
         if let Some(step) = &intent.step
             && let Some(known) = self.steps.get_mut(&plan).and_then(|steps| steps.get_mut(step))
-            && known.state != StepState::Held
+            && known.state != StepState::OnHold
         {
             known.state = StepState::Pending;
-            known.meaning = None;
+            known.fingerprint = None;
         }
-        for consequence in &intent.owed {
-            self.owe(consequence, id, intent.step.clone());
+        for handler in &intent.pending {
+            self.trigger(handler, id, intent.step.clone());
         }
     }
 }

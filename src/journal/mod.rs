@@ -17,11 +17,11 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 pub use history::{
-    Accepted, ChangeRecord, ChangeState, History, Owed, StepRecord, StepState, UnfinishedRollback,
+    ChangeRecord, ChangeState, History, PendingHandler, Recorded, StepRecord, StepState, UnfinishedRollback,
 };
 pub use load::{Loaded, Torn, load};
 pub use record::{
-    BarePlan, ChangeId, Class, Consequence, Entry, FormatVersion, Header, Intent, Meaning, Record, Undoing,
+    BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Undoing,
 };
 
 pub use standing::{overlap, path_of, share_content, stands_on};

@@ -1,7 +1,7 @@
 //! What one line of the journal says.
 //!
 //! Everything here is a promise to every later kkrun: fields are added, never renamed or given another
-//! meaning. A reader ignores fields that it does not know; a kind that it does not know stops it, unless
+//! fingerprint. A reader ignores fields that it does not know; a kind that it does not know stops it, unless
 //! the writer marked that record `skippable`.
 
 use std::collections::BTreeMap;
@@ -93,7 +93,7 @@ impl Class {
 /// Commands that a change makes necessary: once, after the last of the changes that want them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Consequence {
+pub struct Handler {
     /// Must succeed before anything is run; empty for none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub test: Vec<String>,
@@ -111,7 +111,7 @@ pub struct Consequence {
 /// What a step meant when it completed, part by part, so that a difference can be named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Meaning {
+pub struct Fingerprint {
     /// A hash over the tokens of the step and of every function it reaches.
     pub code: String,
     /// The scripts and modules that it consists of, besides the plan's own.
@@ -157,7 +157,7 @@ pub struct Intent {
     pub summary: String,
     /// What becomes necessary by it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub owed: Vec<Consequence>,
+    pub pending: Vec<Handler>,
     /// The kind of change.
     pub what: String,
     /// The target's state before, as the kind describes it.
@@ -238,7 +238,7 @@ pub enum Entry {
         /// How long it took.
         seconds: f64,
         /// What it meant.
-        meaning: Meaning,
+        fingerprint: Fingerprint,
     },
     /// A step failed.
     StepFailed {
@@ -262,11 +262,11 @@ pub enum Entry {
         signal: String,
     },
     /// A step was undone by itself: it is not run again until it is named.
-    StepHeld {
+    StepOnHold {
         /// Its id.
         step: String,
     },
-    /// A step's present meaning is taken as done.
+    /// A step's present fingerprint is taken as done.
     StepAccepted {
         /// Its id.
         step: String,
@@ -277,7 +277,7 @@ pub enum Entry {
         #[serde(default)]
         script: String,
         /// What it means now.
-        meaning: Meaning,
+        fingerprint: Fingerprint,
     },
     /// Progress is forgotten; changes are not.
     StepsReset {
@@ -299,8 +299,8 @@ pub enum Entry {
     Done {
         /// Which.
         change: ChangeId,
-        /// What is accepted from now on, by target.
-        accepted: BTreeMap<String, Value>,
+        /// What is recorded from now on, by target.
+        recorded: BTreeMap<String, Value>,
     },
     /// It was not made: the target is as before.
     Void {
@@ -309,8 +309,8 @@ pub enum Entry {
         /// Why that is known.
         why: String,
     },
-    /// Somebody else's state of a target was accepted by word.
-    Accepted {
+    /// Somebody else's state of a target was recorded by word.
+    Recorded {
         /// The target.
         target: String,
         /// Its state.
@@ -319,13 +319,13 @@ pub enum Entry {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         against: Option<Value>,
     },
-    /// Consequences were run.
+    /// Handlers were run.
     Settled {
         /// Which.
-        consequence: Consequence,
+        handler: Handler,
     },
     /// A restart of the machine is needed.
-    RebootOwed {
+    RebootPending {
         /// Why.
         why: String,
     },
@@ -351,8 +351,8 @@ pub enum Entry {
         change: ChangeId,
         /// How.
         how: Undoing,
-        /// What is accepted from now on, by target.
-        accepted: BTreeMap<String, Value>,
+        /// What is recorded from now on, by target.
+        recorded: BTreeMap<String, Value>,
     },
     /// It was left as it is because somebody else changed the target.
     Conflict {

@@ -1,4 +1,4 @@
-//! Which recorded changes stand on which others, told by their targets and states alone.
+//! Which recorded changes stand on which others, reported by their targets and states alone.
 
 use std::path::Path;
 
@@ -11,8 +11,8 @@ use super::record::Intent;
 enum Extent {
     /// All that is at the path.
     Whole,
-    /// One passage of the text.
-    Passage,
+    /// One entry of the text.
+    FileEntry,
     /// Owners and modes of a tree.
     Access,
     /// Owner and mode of this path alone.
@@ -22,7 +22,7 @@ enum Extent {
 /// A target that is a path.
 struct Place<'target> {
     extent: Extent,
-    /// For a passage, with `#` and its name behind it.
+    /// For a entry, with `#` and its name behind it.
     path: &'target str,
 }
 
@@ -37,7 +37,7 @@ impl<'target> Place<'target> {
         let (noun, path) = target.split_once(':')?;
         let extent = match noun {
             "file" | "tree" | "product" => Extent::Whole,
-            "line" | "block" => Extent::Passage,
+            "line" | "block" => Extent::FileEntry,
             "access" => Extent::Access,
             _ => return None,
         };
@@ -52,19 +52,19 @@ impl<'target> Place<'target> {
     }
 
     fn is_at(&self, other: &str) -> bool {
-        let is_passage = self.extent == Extent::Passage;
+        let is_entry = self.extent == Extent::FileEntry;
         match self.path.strip_prefix(other) {
             Some("") => true,
-            Some(rest) => is_passage && rest.starts_with('#'),
+            Some(rest) => is_entry && rest.starts_with('#'),
             None => false,
         }
     }
 }
 
-/// The path that a target names, without what stands behind it for a passage.
+/// The path that a target names, without what stands behind it for a entry.
 pub fn path_of(target: &str) -> Option<&Path> {
     let place = Place::of(target)?;
-    let end = if place.extent == Extent::Passage { place.path.find('#') } else { None };
+    let end = if place.extent == Extent::FileEntry { place.path.find('#') } else { None };
     Some(Path::new(&place.path[..end.unwrap_or(place.path.len())]))
 }
 
@@ -77,9 +77,9 @@ pub fn share_content(newer: &Intent, older: &Intent) -> bool {
         return false;
     };
     match (newer.extent, older.extent) {
-        (Extent::Whole | Extent::Passage | Extent::Mode, Extent::Whole) => newer.is_at(older.path),
-        (Extent::Whole, Extent::Passage) => older.is_at(newer.path),
-        // Passages are undone each by itself, and owners and modes are no content.
+        (Extent::Whole | Extent::FileEntry | Extent::Mode, Extent::Whole) => newer.is_at(older.path),
+        (Extent::Whole, Extent::FileEntry) => older.is_at(newer.path),
+        // FileEntries are undone each by itself, and owners and modes are no content.
         _ => false,
     }
 }
@@ -186,7 +186,7 @@ mod tests {
             class: Class::Safe,
             loses: None,
             summary: String::new(),
-            owed: Vec::new(),
+            pending: Vec::new(),
             what: String::new(),
             before: Value::Null,
             after: Value::Null,

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result};
 /// dies, or whose machine loses power, has written the first of them.
 pub const DATABASES: [&str; 6] = ["passwd", "shadow", "group", "gshadow", "subuid", "subgid"];
 
-/// What is told of somebody in one or several databases.
+/// What is reported of somebody in one or several databases.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AccountEntry<'a> {
     /// The lines of a user, and the user's name in the lists of groups.

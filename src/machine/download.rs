@@ -157,14 +157,14 @@ mod tests {
 
     use super::*;
 
-    /// Notes the pauses instead of waiting, and goes on until told otherwise.
+    /// ChildRecords the pauses instead of waiting, and goes on until reported otherwise.
     #[derive(Default)]
-    struct Notes {
+    struct ChildRecords {
         pauses: RefCell<Vec<u64>>,
         enough: Cell<bool>,
     }
 
-    impl Watch for Notes {
+    impl Watch for ChildRecords {
         fn go_on(&self) -> Result<()> {
             if self.enough.get() {
                 bail!("enough");
@@ -205,7 +205,7 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nwhole",
         ]);
         let directory = tempfile::tempdir().unwrap();
-        let notes = Notes::default();
+        let notes = ChildRecords::default();
         let mut got = download(&url, directory.path(), &notes).unwrap();
         assert_eq!((got.sha256, got.size), (Digest::of(b"whole"), 5));
         let mut text = String::new();
@@ -220,7 +220,7 @@ mod tests {
     fn what_does_not_pass_is_said_at_once() {
         let url = server(&["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]);
         let directory = tempfile::tempdir().unwrap();
-        let notes = Notes::default();
+        let notes = ChildRecords::default();
         let error = download(&url, directory.path(), &notes).unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert_eq!((failure.kind, failure.code), ("http", Some(404)));
@@ -231,7 +231,7 @@ mod tests {
     fn a_server_that_is_not_there_is_given_up_after_five_attempts() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let notes = Notes::default();
+        let notes = ChildRecords::default();
         let error = download(&format!("http://{free}/"), directory.path(), &notes).unwrap_err();
         assert_eq!(error.downcast_ref::<Failure>().unwrap().kind, "unreachable");
         assert_eq!(*notes.pauses.borrow(), [1, 2, 4, 8]);

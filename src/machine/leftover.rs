@@ -28,7 +28,7 @@ pub struct Made {
     pub kept: bool,
 }
 
-/// A process that can be told from a later one of the same number.
+/// A process that can be reported from a later one of the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its number.

@@ -29,7 +29,7 @@ const SOCKETS: &str = "/var/run/postgresql";
 const PORT: u16 = 5432;
 /// The operating-system user that owns the servers, and the role of the same name that owns all in them.
 const OWNER: &str = "postgres";
-/// The name by which kkrun's own connections can be told from others.
+/// The name by which kkrun's own connections can be reported from others.
 const APPLICATION: &str = "kkrun";
 /// How long a connection may take.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -91,7 +91,7 @@ impl Server {
         self.host.starts_with('/')
     }
 
-    /// The host and port at which it listens for everybody, as far as that can be told from here.
+    /// The host and port at which it listens for everybody, as far as that can be reported from here.
     pub fn over_tcp(&self, user: &str, dbname: &str) -> Self {
         let host = if self.is_local_socket() { "127.0.0.1".to_owned() } else { self.host.clone() };
         Self { host, user: user.to_owned(), dbname: dbname.to_owned(), ..self.clone() }
@@ -240,10 +240,10 @@ impl<'run> Connection<'run> {
             return Ok(false);
         }
         // A server of another age may not know all of them. Errors too can hold a value that they are about.
-        let quiet = "SELECT set_config(name, wished, false) FROM (VALUES \
+        let quiet = "SELECT set_config(name, desired, false) FROM (VALUES \
                      ('log_statement', 'none'), ('log_duration', 'off'), ('log_min_duration_statement', '-1'), \
                      ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'), \
-                     ('log_min_error_statement', 'panic'), ('log_min_messages', 'fatal')) AS quiet (name, wished) \
+                     ('log_min_error_statement', 'panic'), ('log_min_messages', 'fatal')) AS quiet (name, desired) \
                      JOIN pg_settings USING (name)";
         self.query(quiet, &[])?;
         Ok(true)
@@ -291,7 +291,7 @@ impl<'run> Connection<'run> {
         Ok(())
     }
 
-    /// Lets the client work while this thread watches whether the run shall stop: then the server is told.
+    /// Lets the client work while this thread watches whether the run shall stop: then the server is reported.
     fn watched<T: Send>(
         &mut self,
         work: impl FnOnce(&mut Client) -> Result<T, postgres::Error> + Send,
@@ -338,19 +338,19 @@ pub fn sql_state(error: &anyhow::Error) -> Option<&str> {
 
 fn failure(error: &postgres::Error) -> Failure {
     match error.as_db_error() {
-        Some(told) => told_by(told),
+        Some(reported) => known_at(reported),
         None => Failure::new(format!("PostgreSQL: {}", with_sources(error))).kind("sql"),
     }
 }
 
 /// What the server said. Its own log may hold the statement; this never does.
-fn told_by(told: &DbError) -> Failure {
-    let mut message = format!("PostgreSQL: {}", told.message());
-    if let Some(detail) = told.detail() {
+fn known_at(reported: &DbError) -> Failure {
+    let mut message = format!("PostgreSQL: {}", reported.message());
+    if let Some(detail) = reported.detail() {
         let _ = write!(message, ": {}", detail.trim_end_matches('.'));
     }
-    let mut failure = Failure::new(format!("{message} (SQLSTATE {})", told.code().code())).kind("sql");
-    if let Some(hint) = told.hint() {
+    let mut failure = Failure::new(format!("{message} (SQLSTATE {})", reported.code().code())).kind("sql");
+    if let Some(hint) = reported.hint() {
         failure = failure.hint(hint);
     }
     failure
@@ -359,7 +359,7 @@ fn told_by(told: &DbError) -> Failure {
 fn connect_failure(server: &Server, error: &postgres::Error) -> Failure {
     let place = server.place();
     let (user, os_user, dbname) = (&server.user, &server.os_user, &server.dbname);
-    let Some(told) = error.as_db_error() else {
+    let Some(reported) = error.as_db_error() else {
         let failure =
             Failure::new(format!("no PostgreSQL server answers at `{place}`: {}", with_sources(error)))
                 .kind("unreachable");
@@ -367,8 +367,8 @@ fn connect_failure(server: &Server, error: &postgres::Error) -> Failure {
             .hint("start it first: unit::start(\"postgresql.service\")")
             .hint("the servers of this machine and their ports: `pg_lsclusters`");
     };
-    let plain = told_by(told);
-    match told.code() {
+    let plain = known_at(reported);
+    match reported.code() {
         code if *code == SqlState::CANNOT_CONNECT_NOW => {
             Failure::new(format!("the PostgreSQL server at `{place}` has been starting for too long")).kind("unreachable")
         }

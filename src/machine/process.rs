@@ -3,9 +3,9 @@
 
 mod captured;
 mod child;
+mod child_records;
 mod environment;
 mod lines;
-mod notes;
 mod orphan;
 mod preparation;
 mod program;
@@ -37,7 +37,7 @@ pub use tap::{MOST_BYTES, MOST_LINES};
 
 use super::account::Account;
 use super::signal::{Interruption, Signals, Urgency};
-use notes::Notes;
+use child_records::ChildRecords;
 use running::Running;
 
 /// What to run, as whom, and how.
@@ -45,7 +45,7 @@ use running::Running;
 pub struct Command {
     /// The program and its arguments.
     pub argv: Vec<OsString>,
-    /// How people are told of it; errors never show the arguments, which may hold secrets.
+    /// How people are reported of it; errors never show the arguments, which may hold secrets.
     pub label: Option<String>,
     /// Variables on top of the environment that every command gets.
     pub env: Vec<(OsString, Value)>,
@@ -70,7 +70,7 @@ impl Command {
         Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// How people are told of it: its label, or the name of its program.
+    /// How people are reported of it: its label, or the name of its program.
     pub fn shown(&self) -> String {
         match (&self.label, self.argv.first()) {
             (Some(label), _) => label.clone(),
@@ -224,7 +224,7 @@ pub struct Processes {
     signals: Signals,
     patience: Patience,
     /// Made when the first command runs: a run without commands writes nothing.
-    notes: OnceLock<Notes>,
+    notes: OnceLock<ChildRecords>,
     current: OnceLock<Account>,
     /// What a command reads that reads nothing.
     nothing: OnceLock<File>,
@@ -256,7 +256,7 @@ impl Processes {
     }
 
     /// The same for commands that only look: nothing of them is noted on disk.
-    pub fn without_notes(mut self) -> Self {
+    pub fn without_child_records(mut self) -> Self {
         self.is_noted = false;
         self
     }
@@ -267,12 +267,12 @@ impl Processes {
     }
 
     /// Where running commands are noted.
-    pub fn notes_directory(&self) -> &Path {
+    pub fn child_records_directory(&self) -> &Path {
         &self.directory
     }
 
     /// Whether other runs have noted running commands there: dead ones, or one that holds the lock.
-    pub fn has_notes_of_others(&self) -> Result<bool> {
+    pub fn has_records_of_others(&self) -> Result<bool> {
         let unreadable = || format!("cannot read `{}`", self.directory.display());
         match std::fs::read_dir(&self.directory) {
             Ok(entries) => {
@@ -333,15 +333,18 @@ impl Processes {
         Running::start(self, command, &slot)?.into_ended(sink)
     }
 
-    fn notes(&self) -> Result<&Notes> {
+    fn notes(&self) -> Result<&ChildRecords> {
         if let Some(notes) = self.notes.get() {
             return Ok(notes);
         }
         // What escapes from its command becomes a child of this process: that is how it is noticed.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .context("cannot become the reaper of descendants")?;
-        let notes =
-            if self.is_noted { Notes::create(&self.directory, &self.run)? } else { Notes::nowhere()? };
+        let notes = if self.is_noted {
+            ChildRecords::create(&self.directory, &self.run)?
+        } else {
+            ChildRecords::nowhere()?
+        };
         Ok(self.notes.get_or_init(|| notes))
     }
 

@@ -32,11 +32,11 @@ pub fn is_used(home: &Path, owner: u32) -> Result<bool> {
 }
 
 fn compare(skeleton: &Path, home: &Path, owner: u32) -> Result<Copied> {
-    let (wished, found) = (names(skeleton)?, names(home)?);
-    if found.iter().any(|name| !wished.contains(name)) {
+    let (desired, found) = (names(skeleton)?, names(home)?);
+    if found.iter().any(|name| !desired.contains(name)) {
         return Ok(Copied::Otherwise);
     }
-    let mut copied = if found.len() < wished.len() { Copied::InPart } else { Copied::Whole };
+    let mut copied = if found.len() < desired.len() { Copied::InPart } else { Copied::Whole };
     for name in found {
         copied = copied.max(compare_entry(&skeleton.join(&name), &home.join(&name), owner)?);
     }
@@ -46,21 +46,21 @@ fn compare(skeleton: &Path, home: &Path, owner: u32) -> Result<Copied> {
 fn compare_entry(skeleton: &Path, home: &Path, owner: u32) -> Result<Copied> {
     let look = |path: &Path| path.symlink_metadata().with_context(|| cannot_look(path));
     let metadata = look(home)?;
-    let (wished, found) = (look(skeleton)?.file_type(), metadata.file_type());
+    let (desired, found) = (look(skeleton)?.file_type(), metadata.file_type());
     let given = if metadata.uid() == owner { Copied::Whole } else { Copied::InPart };
     let same = |same: bool| if same { given } else { Copied::Otherwise };
-    if wished != found {
+    if desired != found {
         Ok(Copied::Otherwise)
-    } else if wished.is_dir() {
+    } else if desired.is_dir() {
         Ok(given.max(compare(skeleton, home, owner)?))
-    } else if wished.is_symlink() {
+    } else if desired.is_symlink() {
         let target = |path: &Path| std::fs::read_link(path).with_context(|| cannot_look(path));
         Ok(same(target(skeleton)? == target(home)?))
-    } else if wished.is_file() {
+    } else if desired.is_file() {
         let bytes = |path: &Path| std::fs::read(path).with_context(|| cannot_look(path));
-        let (wished, found) = (bytes(skeleton)?, bytes(home)?);
-        let is_begun = found.len() < wished.len() && wished.starts_with(&found);
-        Ok(if is_begun { Copied::InPart } else { same(wished == found) })
+        let (desired, found) = (bytes(skeleton)?, bytes(home)?);
+        let is_begun = found.len() < desired.len() && desired.starts_with(&found);
+        Ok(if is_begun { Copied::InPart } else { same(desired == found) })
     } else {
         Ok(given)
     }

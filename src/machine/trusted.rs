@@ -27,7 +27,7 @@ const MOST_LINKS: usize = 40;
 /// The attribute that holds an access control list. Source: acl(5).
 const ACCESS_LIST: &str = "system.posix_acl_access";
 
-/// What chown needs to be told to change a link and not what it leads to.
+/// What chown needs to be reported to change a link and not what it leads to.
 const LINK: &str = "--no-dereference ";
 
 thread_local! {
@@ -213,7 +213,7 @@ pub fn only_trusted_wrote(metadata: &Metadata) -> bool {
     judge(Path::new(""), &Access::from(metadata)).is_ok()
 }
 
-/// What people are told when something is trusted only because it belongs to the user who called sudo.
+/// What people are reported when something is trusted only because it belongs to the user who called sudo.
 pub fn trust_in_caller() -> Option<String> {
     let path = OF_CALLER.with_borrow(Clone::clone)?;
     let caller = caller().ok().flatten()?;
@@ -266,7 +266,7 @@ impl Way {
                             readlinkat(&next, "", Vec::new()).map_err(|errno| failed(&shown, errno))?;
                         again = Some(here.join(OsString::from_vec(target.into_bytes())));
                     }
-                    // Whoever wants to go through it is told.
+                    // Whoever wants to go through it is reported.
                     _ => return Ok(Self { path: here, missing: true }),
                 }
             }

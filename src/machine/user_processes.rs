@@ -33,7 +33,7 @@ pub fn end(uid: u32, processes: &Processes) -> Result<()> {
                 send(&process, signal)?;
             }
         }
-        // Without a signal: what a service manager has been told to end is on its way.
+        // Without a signal: what a service manager has been reported to end is on its way.
         let deadline = Instant::now() + if signal.is_some() { GRACE } else { GRACE / 2 };
         while Instant::now() < deadline {
             if of(uid).is_empty() {

@@ -14,7 +14,7 @@ pub fn module() -> rhai::Module {
 }
 
 fn answer(host: &Host, asked: &str, question: &Question) -> Result<Answer> {
-    if host.only_looking() {
+    if host.dry_run() {
         bail!(Unpredictable(format!("the answer to “{asked}”")));
     }
     host.reporter().ask(question)?.ok_or_else(|| {

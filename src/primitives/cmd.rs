@@ -268,7 +268,7 @@ impl Run<'_> {
         if self.holds(product.as_deref())? {
             return Ok(self.nothing_run());
         }
-        if self.host.only_looking() {
+        if self.host.dry_run() {
             let target = self.target(product.as_deref());
             self.host.session().note_change(target, format!("run {}", self.label));
             return Ok(Output {
@@ -331,19 +331,19 @@ impl Run<'_> {
         }
     }
 
-    /// Whether there is nothing to do. Only looking, what cannot be told would be done.
+    /// Whether there is nothing to do. Only looking, what cannot be reported would be done.
     fn holds(&self, product: Option<&std::path::Path>) -> Result<bool> {
         if self.options.always.is_some() {
             return Ok(false);
         }
-        let told = match &self.options.unless {
+        let reported = match &self.options.unless {
             Some(unless) => self.unless_holds(unless),
             None => product.map_or(Ok(false), |product| {
                 self.host.refuse_unknown(product)?;
                 Ok(std::fs::symlink_metadata(product).is_ok())
             }),
         };
-        let holds = match told {
+        let holds = match reported {
             Ok(holds) => holds,
             Err(error) if error.is::<Unpredictable>() => return Ok(false),
             Err(_) if self.host.would_have_changed() => return Ok(false),
@@ -358,7 +358,7 @@ impl Run<'_> {
         }
         let Some(wanted) = self.made_from() else { return Ok(true) };
         let session = self.host.seen();
-        let known = session.history().accepted(&target).cloned();
+        let known = session.history().recorded(&target).cloned();
         let known = known.and_then(|value| serde_json::from_value::<CommandState>(value).ok());
         Ok(known.and_then(|state| state.made_from) == Some(wanted))
     }
@@ -374,7 +374,7 @@ impl Run<'_> {
         if let Some(closure) = unless.clone().try_cast::<FnPtr>() {
             let value = match self.host.call(self.context, &closure) {
                 Ok(value) => value,
-                Err(error) if self.host.only_looking() => {
+                Err(error) if self.host.dry_run() => {
                     let why = self.host.caught_unknown(error)?;
                     return Err(Unpredictable(why).into());
                 }
@@ -388,7 +388,7 @@ impl Run<'_> {
         Ok(self.host.seen().world.look(&look)?.is_success())
     }
 
-    /// A looking command with the surroundings of this one.
+    /// A looking command with the process_setup of this one.
     fn looking(&self, argv: Vec<String>) -> Result<Command> {
         let mut command = self.command()?;
         command.argv = argv.into_iter().map(Into::into).collect();
@@ -484,7 +484,7 @@ impl Run<'_> {
         self.options.loses.clone().map(|what| (Class::Data, what))
     }
 
-    /// Whether there is something to take back, to remember, or owed: a command without any of it is not
+    /// Whether there is something to take back, to remember, or pending: a command without any of it is not
     /// worth a record, and a killed one is simply run again.
     fn leaves_something(&self, undo: &[PlainCommand]) -> bool {
         let options = &self.options;
@@ -493,7 +493,7 @@ impl Run<'_> {
             || options.loses.is_some()
             || options.irreversible.is_some()
             || options.made_from.is_some()
-            || self.host.seen().brings_consequences()
+            || self.host.seen().triggers_handlers()
     }
 
     /// The session is held while a recorded command runs: nothing here may ask the host for it.
@@ -504,7 +504,7 @@ impl Run<'_> {
             let is_ok =
                 ended.status.code().is_some_and(|code| code == 0 || self.options.ok_codes.contains(&code));
             if is_ok {
-                self.tell_survivors(world, &ended);
+                self.report_survivors(world, &ended);
                 return Ok(ended);
             }
             world.processes.check_interruption()?;
@@ -523,7 +523,7 @@ impl Run<'_> {
         bail!("`{}` was never run", self.label)
     }
 
-    fn tell_survivors(&self, world: &World, ended: &Ended) {
+    fn report_survivors(&self, world: &World, ended: &Ended) {
         for survivor in &ended.left_behind {
             world.reporter.note(format!(
                 "`{}` left `{}` (process {}) running",

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::file::{Ownership, absolute};
 use crate::change::{
-    Change, EditChange, EditTerms, Found, Lines, Noun, Passage, PassageWish, passage_target,
+    Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Found, Lines, entry_target,
 };
 use crate::failure::Failure;
 use crate::machine::files::{self, FileState};
@@ -41,8 +41,8 @@ impl Options {
         options_of(map)
     }
 
-    /// Where a passage is, by these options.
-    fn passage(&self, noun: Noun) -> Result<Passage> {
+    /// Where a entry is, by these options.
+    fn entry(&self, noun: EntryKind) -> Result<FileEntry> {
         let comment = self.comment.as_deref().unwrap_or("#").trim();
         if comment.is_empty() || comment.contains(char::is_alphanumeric) || comment.contains(char::is_control)
         {
@@ -65,22 +65,22 @@ impl Options {
             bail!(Failure::new("the separator is empty or holds a line end").kind("option"));
         }
         let section = self.section.clone().filter(|section| !section.is_empty());
-        Ok(Passage { section, comment: comment.to_owned(), noun })
+        Ok(FileEntry { section, comment: comment.to_owned(), noun })
     }
 
-    fn line(&self, key: &str) -> Result<Passage> {
+    fn line(&self, key: &str) -> Result<FileEntry> {
         let begins = key.starts_with(['#', ';', '[']);
         if key.is_empty() || key.trim() != key || key.contains(char::is_control) || begins {
             bail!(Failure::new(format!("`{}` is no key", key.escape_debug())).kind("usage"));
         }
-        self.passage(Noun::Line { key: key.to_owned(), separator: self.separator.clone() })
+        self.entry(EntryKind::Line { key: key.to_owned(), separator: self.separator.clone() })
     }
 
-    fn block(&self, name: &str) -> Result<Passage> {
+    fn block(&self, name: &str) -> Result<FileEntry> {
         if name.is_empty() || name.trim() != name || name.contains(char::is_control) {
             bail!(Failure::new(format!("`{}` is no name of a block", name.escape_debug())).kind("usage"));
         }
-        self.passage(Noun::Block { name: name.to_owned() })
+        self.entry(EntryKind::Block { name: name.to_owned() })
     }
 
     fn ownership(&self) -> Ownership {
@@ -117,23 +117,29 @@ fn value_of(host: &Host, key: &str, value: &Dynamic) -> Result<Text> {
     Ok(text)
 }
 
-/// Makes a wish true of one passage.
-fn make(host: &Host, path: &str, passage: Passage, wish: PassageWish<'_>, options: &Options) -> Result<bool> {
-    make_known(host, path, passage, wish, options, false)
+/// Makes a wish true of one entry.
+fn make(
+    host: &Host,
+    path: &str,
+    entry: FileEntry,
+    desired: DesiredEntry<'_>,
+    options: &Options,
+) -> Result<bool> {
+    make_known(host, path, entry, desired, options, false)
 }
 
 fn make_known(
     host: &Host,
     path: &str,
-    passage: Passage,
-    wish: PassageWish<'_>,
+    entry: FileEntry,
+    desired: DesiredEntry<'_>,
     options: &Options,
     secret: bool,
 ) -> Result<bool> {
     let found = Found::at(&absolute(path)?)?;
-    host.seen().asks_for(|| passage_target(&found.path, &passage));
+    host.seen().asks_for(|| entry_target(&found.path, &entry));
     let attributes = match &found.state {
-        FileState::Absent if !matches!(wish, PassageWish::Text(_)) => return Ok(false),
+        FileState::Absent if !matches!(desired, DesiredEntry::Text(_)) => return Ok(false),
         FileState::Absent => {
             let mode = if secret { super::file::NEW_SECRET } else { super::file::NEW_FILE };
             options.ownership().attributes(&found.path, &found.state, mode)?
@@ -145,8 +151,8 @@ fn make_known(
         other => return Err(no_file(&found.path, other).into()),
     };
     let record = host.seen().file_record(&found);
-    let terms = EditTerms { passage, secret, attributes, record };
-    let Some(change) = EditChange::towards(found, wish, terms)? else { return Ok(false) };
+    let terms = EditTerms { entry, secret, attributes, record };
+    let Some(change) = EditChange::towards(found, desired, terms)? else { return Ok(false) };
     let performed = Change::Edit(change.clone());
     host.session().perform(&performed, &mut |_| change.act())
 }
@@ -162,7 +168,7 @@ fn no_file(path: &Path, state: &FileState) -> Failure {
 
 fn set_one(host: &Host, path: &str, key: &str, value: &Dynamic, options: &Options) -> Result<bool> {
     let text = value_of(host, key, value)?;
-    make_known(host, path, options.line(key)?, PassageWish::Text(&text.bytes), options, text.secret)
+    make_known(host, path, options.line(key)?, DesiredEntry::Text(&text.bytes), options, text.secret)
 }
 
 fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Result<bool> {
@@ -186,13 +192,13 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
 fn get_one(host: &Host, path: &str, key: &str, options: &Options) -> Result<Dynamic> {
     let path = absolute(path)?;
     host.refuse_unknown(&path)?;
-    let passage = options.line(key)?;
+    let entry = options.line(key)?;
     if std::fs::metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         return Ok(Dynamic::UNIT);
     }
     let bytes = files::read_following(&path)?;
     let (lines, shown) = (Lines::of(&bytes), path.display().to_string());
-    let found = passage.find_key(&lines, key, options.separator.as_deref(), &shown)?;
+    let found = entry.find_key(&lines, key, options.separator.as_deref(), &shown)?;
     let Some(line) = found else { return Ok(Dynamic::UNIT) };
     match std::str::from_utf8(line.value(&lines)) {
         Ok(value) => Ok(value.to_owned().into()),
@@ -204,7 +210,7 @@ fn get_one(host: &Host, path: &str, key: &str, options: &Options) -> Result<Dyna
 
 fn write_block(host: &Host, path: &str, name: &str, text: &Dynamic, options: &Options) -> Result<bool> {
     let text = text_of(host, text, &format!("the text of the block `{name}`"))?;
-    make_known(host, path, options.block(name)?, PassageWish::Text(&text.bytes), options, text.secret)
+    make_known(host, path, options.block(name)?, DesiredEntry::Text(&text.bytes), options, text.secret)
 }
 
 #[export_module(manifest)]
@@ -316,7 +322,7 @@ mod functions {
     pub fn comment(context: NativeCallContext, path: &str, key: &str) -> Raised<bool> {
         act(&context, |host| {
             let options = Options::default();
-            make(host, path, options.line(key)?, PassageWish::Comment, &options)
+            make(host, path, options.line(key)?, DesiredEntry::Comment, &options)
         })
     }
 
@@ -336,7 +342,7 @@ mod functions {
     ) -> Raised<bool> {
         act(&context, |host| {
             let options = Options::of(options)?;
-            make(host, path, options.line(key)?, PassageWish::Comment, &options)
+            make(host, path, options.line(key)?, DesiredEntry::Comment, &options)
         })
     }
 
@@ -351,7 +357,7 @@ mod functions {
     pub fn remove(context: NativeCallContext, path: &str, key: &str) -> Raised<bool> {
         act(&context, |host| {
             let options = Options::default();
-            make(host, path, options.line(key)?, PassageWish::Absent, &options)
+            make(host, path, options.line(key)?, DesiredEntry::Absent, &options)
         })
     }
 
@@ -371,7 +377,7 @@ mod functions {
     ) -> Raised<bool> {
         act(&context, |host| {
             let options = Options::of(options)?;
-            make(host, path, options.line(key)?, PassageWish::Absent, &options)
+            make(host, path, options.line(key)?, DesiredEntry::Absent, &options)
         })
     }
 

@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use crate::change::{Change, FileChange, FileWish, Found, TreeChange, file_target};
+use crate::change::{Change, DesiredFile, FileChange, Found, TreeChange, file_target};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
@@ -135,7 +135,7 @@ pub(super) fn absolute(path: &str) -> Result<PathBuf> {
     )
 }
 
-/// The bytes at a path: a plan file, noted as part of the step's meaning, or a file of the machine.
+/// The bytes at a path: a plan file, noted as part of the step's fingerprint, or a file of the machine.
 pub(super) fn read_bytes(host: &Host, path: &str) -> Result<Vec<u8>> {
     if path.starts_with("files/") {
         return match read_plan(host, path)? {
@@ -148,7 +148,7 @@ pub(super) fn read_bytes(host: &Host, path: &str) -> Result<Vec<u8>> {
     files::read_following(&path).with_context(|| format!("cannot read `{}`", path.display()))
 }
 
-/// A file of the plan, noted as part of the step's meaning; that there is none is so, too.
+/// A file of the plan, noted as part of the step's fingerprint; that there is none is so, too.
 pub(super) fn read_plan(host: &Host, path: &str) -> Result<PlanFile> {
     let file = host.source().plan_file(path);
     let hash = file.as_ref().map_or_else(|_| Trace::MISSING.to_owned(), PlanFile::hash);
@@ -173,21 +173,21 @@ fn awaits_another(host: &Host, error: &anyhow::Error) -> bool {
 pub(super) fn make<'bytes>(
     host: &Host,
     path: &Path,
-    wish: impl FnOnce(&Found) -> Result<FileWish<'bytes>>,
+    desired: impl FnOnce(&Found) -> Result<DesiredFile<'bytes>>,
 ) -> Result<bool> {
     let found = Found::at(path)?;
     host.seen().asks_for(|| file_target(&found.path));
-    let wish = match wish(&found) {
+    let desired = match desired(&found) {
         Err(error) if found.state.is_absent() && awaits_another(host, &error) => {
             let summary = format!("make {}", found.path.display());
             host.session().note_change(file_target(&found.path), summary);
             return Ok(true);
         }
-        wish => wish?,
+        desired => desired?,
     };
-    let Some(change) = FileChange::towards(found.clone(), &wish) else { return Ok(false) };
+    let Some(change) = FileChange::towards(found.clone(), &desired) else { return Ok(false) };
     let performed = Change::File(change.clone());
-    host.session().perform(&performed, &mut |_| change.act(&wish))
+    host.session().perform(&performed, &mut |_| change.act(&desired))
 }
 
 pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Ownership) -> Result<bool> {
@@ -205,7 +205,7 @@ fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, mode: u
         FileState::Absent | FileState::File { .. } | FileState::Link { .. } => {
             let regular =
                 if matches!(found.state, FileState::File { .. }) { &found.state } else { &FileState::Absent };
-            Ok(FileWish::File { bytes, attributes: options.attributes(&path, regular, mode)? })
+            Ok(DesiredFile::File { bytes, attributes: options.attributes(&path, regular, mode)? })
         }
         other => bail!(
             Failure::new(format!("`{}` is {}, not a file", path.display(), other.noun())).kind("directory")
@@ -395,7 +395,7 @@ mod functions {
                     Some(ownership) if matches!(found.state, FileState::Link { .. }) => ownership,
                     _ => owner_of_directory(&path)?,
                 };
-                Ok(FileWish::Link { to: PathText::new(target), owner, group })
+                Ok(DesiredFile::Link { to: PathText::new(target), owner, group })
             })
         })
     }
@@ -457,7 +457,7 @@ fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
             .next()
             .is_some();
     if !is_full {
-        return make(host, path, |_| Ok(FileWish::Absent));
+        return make(host, path, |_| Ok(DesiredFile::Absent));
     }
     if canonical.parent().is_none() {
         bail!(Failure::new("the root directory is not to be removed").kind("usage"));
@@ -489,7 +489,7 @@ fn make_directories(host: &Host, path: &str, options: &Ownership) -> Result<bool
 fn make_directory(host: &Host, path: &Path, options: &Ownership) -> Result<bool> {
     make(host, path, |found| match &found.state {
         FileState::Absent | FileState::Directory { .. } => {
-            Ok(FileWish::Directory { attributes: options.attributes(path, &found.state, 0o755)? })
+            Ok(DesiredFile::Directory { attributes: options.attributes(path, &found.state, 0o755)? })
         }
         other => bail!(
             Failure::new(format!("`{}` is {}, not a directory", path.display(), other.noun())).kind("exists")

@@ -4,7 +4,7 @@ use anyhow::Result;
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use crate::change::{Change, GroupChange, GroupWish, group_target};
+use crate::change::{Change, DesiredGroup, GroupChange, group_target};
 use crate::script::{Host, Raised, act, option_names, options_of};
 
 /// The namespace.
@@ -56,11 +56,11 @@ mod functions {
 fn make(host: &Host, name: &str, options: &Options) -> Result<bool> {
     super::user::check_name(name)?;
     host.seen().asks_for(|| group_target(name));
-    let wish = GroupWish { gid: options.gid, system: options.system };
+    let desired = DesiredGroup { gid: options.gid, system: options.system };
     let doubtful = match super::user::doubtful(host, &group_target(name))? {
         Some(Change::Group(change)) => Some(change),
         _ => None,
     };
-    let Some(change) = GroupChange::towards(name, wish, doubtful)? else { return Ok(false) };
+    let Some(change) = GroupChange::towards(name, desired, doubtful)? else { return Ok(false) };
     host.session().perform(&Change::Group(change.clone()), &mut |world| change.act(world))
 }

@@ -79,7 +79,7 @@ mod functions {
         })
     }
 
-    /// Notes that the machine must be restarted before all of this takes effect, and why. It is told at the
+    /// ChildRecords that the machine must be restarted before all of this takes effect, and why. It is reported at the
     /// end, and forgotten once the machine has restarted.
     ///
     /// ```rhai
@@ -89,8 +89,8 @@ mod functions {
     pub fn reboot_required(context: NativeCallContext, why: &str) -> Raised<()> {
         act(&context, |host| {
             let known = host.seen().history().reboot.as_ref().is_some_and(|(known, _)| known == why);
-            if !host.only_looking() && !known {
-                host.session().record(Entry::RebootOwed { why: why.to_owned() })?;
+            if !host.dry_run() && !known {
+                host.session().record(Entry::RebootPending { why: why.to_owned() })?;
             }
             host.note_once(&format!("a restart is needed: {why}"));
             Ok(())

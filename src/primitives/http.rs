@@ -67,7 +67,7 @@ fn get(context: &NativeCallContext, url: &str, options: rhai::Map) -> Raised<rha
 fn post(context: &NativeCallContext, url: &str, body: &str, options: rhai::Map) -> Raised<rhai::Map> {
     let posted = |host: &Host| {
         let options = options_of(options)?;
-        if host.only_looking() && (host.would_have_changed() || !host.is_verifying()) {
+        if host.dry_run() && (host.would_have_changed() || !host.is_verifying()) {
             bail!(Unpredictable(format!("what `{url}` would answer to a POST")));
         }
         ask(host, url, Some(body), options)

@@ -12,7 +12,7 @@ pub fn module() -> rhai::Module {
 
 fn say(context: &NativeCallContext, level: Level, text: &str) -> Raised<()> {
     look(context, |host: &Host| {
-        host.reporter().tell(&Event::Said { level, text: text.to_owned() });
+        host.reporter().emit(&Event::Said { level, text: text.to_owned() });
         Ok(())
     })
 }

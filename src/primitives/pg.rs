@@ -9,7 +9,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::change::{
-    Change, DatabaseChange, DatabaseWish, Login, RoleChange, RoleWish, Statement, StatementChange,
+    Change, DatabaseChange, DesiredDatabase, DesiredRole, Login, RoleChange, Statement, StatementChange,
     StatementInverse, label_of, query_holds, recordable,
 };
 use crate::failure::Failure;
@@ -87,7 +87,7 @@ fn recorded_login(host: &Host, options: &mut Map, with_password: bool) -> Result
     let login = login_from(host, options, with_password)?;
     let Some(password) = &login.password else { return Ok(login) };
     let is_stored = match &login.server.secret {
-        Some(name) => host.only_looking() || host.is_stored_secret(name, password)?,
+        Some(name) => host.dry_run() || host.is_stored_secret(name, password)?,
         None => false,
     };
     if !is_stored {
@@ -139,7 +139,7 @@ fn refuse_unknown(host: &Host) -> Result<()> {
         .iter()
         .find(|would| !FILES.iter().any(|prefix| would.target.starts_with(prefix)));
     match touching {
-        Some(would) if host.only_looking() => {
+        Some(would) if host.dry_run() => {
             Err(Unpredictable(format!("what is in the database after {}", would.summary)).into())
         }
         _ => Ok(()),
@@ -263,7 +263,7 @@ impl<'call> Execution<'call> {
         if self.holds(&change)? {
             return Ok(false);
         }
-        if self.host.only_looking() || self.leaves_something() {
+        if self.host.dry_run() || self.leaves_something() {
             let changed = self
                 .host
                 .session()
@@ -279,13 +279,13 @@ impl<'call> Execution<'call> {
         Ok(true)
     }
 
-    /// Whether there is nothing to do. Only looking, what cannot be told would be done.
+    /// Whether there is nothing to do. Only looking, what cannot be reported would be done.
     fn holds(&self, change: &StatementChange) -> Result<bool> {
         if self.unless.is_none() {
             let target = Change::Statement(change.clone()).kind().target();
             let session = self.host.seen();
             let is_in_doubt = session.doubtful(&target).is_some();
-            return Ok(!is_in_doubt && change.is_done(session.history().accepted(&target)));
+            return Ok(!is_in_doubt && change.is_done(session.history().recorded(&target)));
         }
         match self.unless_holds() {
             Err(error) if error.is::<Unpredictable>() => Ok(false),
@@ -305,7 +305,7 @@ impl<'call> Execution<'call> {
         };
         let value = match self.host.call(self.context, &closure) {
             Ok(value) => value,
-            Err(error) if self.host.only_looking() => {
+            Err(error) if self.host.dry_run() => {
                 return Err(Unpredictable(self.host.caught_unknown(error)?).into());
             }
             Err(error) => return Err(error),
@@ -317,7 +317,7 @@ impl<'call> Execution<'call> {
 
     /// Looks again after acting.
     fn prove(&self) -> Result<()> {
-        if self.host.only_looking() || self.unless.is_none() || self.unless_holds()? {
+        if self.host.dry_run() || self.unless.is_none() || self.unless_holds()? {
             return Ok(());
         }
         bail!(Failure::new(format!(
@@ -326,12 +326,12 @@ impl<'call> Execution<'call> {
         )))
     }
 
-    /// Whether there is something to take back, to remember, or owed.
+    /// Whether there is something to take back, to remember, or pending.
     fn leaves_something(&self) -> bool {
         self.unless.is_none()
             || !self.inverse.undo.is_empty()
             || self.loses().is_some()
-            || self.host.seen().brings_consequences()
+            || self.host.seen().triggers_handlers()
     }
 
     fn loses(&self) -> Option<(Class, String)> {
@@ -384,10 +384,10 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
         host.seen().asks_for(|| format!("role:{role}{}", login.server.suffix()));
         let options: RoleOptions = options_of(options)?;
         // A password is for logging in with.
-        let login_wished = options.login.or(password.is_some().then_some(true));
-        let wish = RoleWish {
+        let desired_login = options.login.or(password.is_some().then_some(true));
+        let desired = DesiredRole {
             password,
-            login: login_wished,
+            login: desired_login,
             superuser: options.superuser,
             createdb: options.createdb,
             createrole: options.createrole,
@@ -396,16 +396,16 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
             bypassrls: options.bypassrls,
             connection_limit: options.connection_limit,
         };
-        let Some(change) = RoleChange::towards(&host.seen().world, login.clone(), role, &wish)? else {
+        let Some(change) = RoleChange::towards(&host.seen().world, login.clone(), role, &desired)? else {
             return Ok(false);
         };
         let performed = Change::Role(change.clone());
         let changed = host.session().perform(&performed, &mut |world| change.act(world))?;
-        if !host.only_looking()
-            && let Some(password) = &wish.password
-            && wish.login != Some(false)
+        if !host.dry_run()
+            && let Some(password) = &desired.password
+            && desired.login != Some(false)
         {
-            tell_refusal(host, &login, role, password);
+            report_refusal(host, &login, role, password);
         }
         Ok(changed)
     })
@@ -413,7 +413,7 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
 
 /// Logs in as people and programs will. That the server has the password is known by now; what else may stand
 /// in the way is said, and for a script to verify.
-fn tell_refusal(host: &Host, login: &Login, role: &str, password: &Zeroizing<String>) {
+fn report_refusal(host: &Host, login: &Login, role: &str, password: &Zeroizing<String>) {
     let server = login.server.over_tcp(role, &login.server.dbname);
     let tried = {
         let session = host.seen();
@@ -438,13 +438,13 @@ fn ensure_database_with(context: &NativeCallContext, database: &str, mut options
         let login = recorded_login(host, &mut options, true)?;
         host.seen().asks_for(|| format!("database:{database}{}", login.server.suffix()));
         let options: DatabaseOptions = options_of(options)?;
-        let wish = DatabaseWish {
+        let desired = DesiredDatabase {
             owner: options.owner,
             encoding: options.encoding,
             locale: options.locale,
             template: options.template,
         };
-        let Some(change) = DatabaseChange::towards(&host.seen().world, login, database, wish)? else {
+        let Some(change) = DatabaseChange::towards(&host.seen().world, login, database, desired)? else {
             return Ok(false);
         };
         let performed = Change::Database(change.clone());
@@ -470,7 +470,7 @@ fn role_can_create(
         if !connection.is_true(known, &[Parameter::text(role)])? {
             return Ok(false);
         }
-        if host.only_looking() {
+        if host.dry_run() {
             return Ok(true);
         }
         let probe = identifier(&format!("kkrun_probe_{}", random::hex(6)?));

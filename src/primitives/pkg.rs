@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use crate::change::{Change, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, PackagesWish, packages};
+use crate::change::{Change, DesiredPackages, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, packages};
 use crate::failure::Failure;
 use crate::script::{Host, Raised, Unpredictable, act, look, option_names, options_of};
 
@@ -94,18 +94,18 @@ mod functions {
 }
 
 fn make(host: &Host, names: &rhai::Array, options: &Options) -> Result<bool> {
-    let mut wished: Vec<String> = Vec::with_capacity(names.len());
+    let mut desired: Vec<String> = Vec::with_capacity(names.len());
     for name in names {
         let Ok(name) = name.clone().into_string() else {
             bail!(Failure::new(format!("`{name}` is no name of a package")).kind("type"))
         };
-        if !wished.contains(&name) {
-            wished.push(name);
+        if !desired.contains(&name) {
+            desired.push(name);
         }
     }
-    check_names(&wished)?;
-    let wish = PackagesWish {
-        names: wished,
+    check_names(&desired)?;
+    let wish = DesiredPackages {
+        names: desired,
         recommends: options.recommends,
         timeout: options.timeout.map_or(PACKAGES_TIMEOUT, Duration::from_secs),
         lock_timeout: options.lock_timeout.map_or(LOCK_TIMEOUT, Duration::from_secs),
@@ -113,7 +113,7 @@ fn make(host: &Host, names: &rhai::Array, options: &Options) -> Result<bool> {
     if !packages::is_lacking(&wish, &host.seen().world)? {
         return Ok(false);
     }
-    let acts = !host.only_looking();
+    let acts = !host.dry_run();
     if acts {
         // Fetching lists and mending what dpkg left come before the change itself.
         host.session().begin_acting()?;
@@ -144,7 +144,7 @@ fn refuse_unknown(host: &Host) -> Result<()> {
     let session = host.seen();
     let packages = session.would_change().iter().find(|would| would.target.starts_with("packages:"));
     match packages {
-        Some(would) if host.only_looking() => {
+        Some(would) if host.dry_run() => {
             Err(Unpredictable(format!("{}, which would have changed by then", would.target)).into())
         }
         _ => Ok(()),

@@ -5,7 +5,7 @@ use rhai::plugin::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::script::{Raised, act_unsettled, look, option_names, options_of, value_of};
+use crate::script::{Raised, act_without_recovery, look, option_names, options_of, value_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -41,7 +41,7 @@ fn previewed(context: &NativeCallContext, options: Option<rhai::Map>) -> Raised<
 }
 
 fn applied(context: &NativeCallContext, options: Option<rhai::Map>) -> Raised<Dynamic> {
-    act_unsettled(context, |host| {
+    act_without_recovery(context, |host| {
         let options = options.map_or(Ok(Value::Null), Options::of)?;
         Ok(value_of(&host.runner()?.apply_rollback(host, options)?))
     })

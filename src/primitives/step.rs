@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::event::Event;
 use crate::failure::Failure;
-use crate::journal::{ChangeState, Consequence, Entry};
+use crate::journal::{ChangeState, Entry, Handler};
 use crate::script::{
     Host, Raised, Seconds, StepBody, StepCall, act, look, option_names, options_of, value_of,
 };
@@ -22,7 +22,7 @@ pub fn module() -> rhai::Module {
 /// The options that these functions know.
 pub fn options(function: &str) -> Option<Vec<&'static str>> {
     match function {
-        "on_change" => Some(option_names::<ConsequenceOptions>().to_vec()),
+        "on_change" => Some(option_names::<HandlerOptions>().to_vec()),
         "verify" => Some(option_names::<VerifyOptions>().to_vec()),
         _ => None,
     }
@@ -30,7 +30,7 @@ pub fn options(function: &str) -> Option<Vec<&'static str>> {
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, default)]
-struct ConsequenceOptions {
+struct HandlerOptions {
     test: Vec<String>,
     run: Vec<Vec<String>>,
     restart: Vec<String>,
@@ -54,23 +54,23 @@ fn run_step(context: &NativeCallContext, id: &str, title: &str, body: StepBody) 
     })
 }
 
-/// Settles the consequence of a block; what changed inside is undone when its test fails.
-fn settle(host: &Host, consequence: &Consequence) -> Result<()> {
-    let Err(error) = host.session().settle(consequence) else { return Ok(()) };
+/// Settles the handler of a block; what changed inside is undone when its test fails.
+fn settle(host: &Host, handler: &Handler) -> Result<()> {
+    let Err(error) = host.session().settle(handler) else { return Ok(()) };
     host.session().check_interruption()?;
     let mut failure = match error.downcast::<Failure>() {
         Ok(failure) if failure.kind == "test" => failure,
         Ok(failure) => bail!(failure),
         Err(error) => return Err(error),
     };
-    let changes = host.session().changes_owing(consequence);
+    let changes = host.session().changes_triggering(handler);
     let (mut back, mut left) = (Vec::new(), Vec::new());
     for change in changes {
         let state = host.session().undo(change, false)?;
         let summary = host.seen().history().change(change).map(|change| change.intent.summary.clone());
         if matches!(state, ChangeState::Undone(_)) { &mut back } else { &mut left }.extend(summary);
     }
-    host.session().settle(consequence)?;
+    host.session().settle(handler)?;
     for (fate, summaries) in [("was taken back", back), ("was not taken back", left)] {
         if !summaries.is_empty() {
             failure = failure.hint(format!("because of that {fate}: {}", summaries.join(", ")));
@@ -94,14 +94,14 @@ fn verified(
 ) -> Raised<()> {
     act(context, |host| {
         if host.would_have_changed() {
-            host.reporter().tell(&Event::Verified { label: label.to_owned(), now: false });
+            host.reporter().emit(&Event::Verified { label: label.to_owned(), now: false });
             return Ok(());
         }
         if let Some(failure) = host.take_failed_mutation() {
             bail!(failure);
         }
         // Only looking, nothing is going to change: one look is enough.
-        let waited = |option: Seconds| if host.only_looking() { Duration::ZERO } else { option.duration() };
+        let waited = |option: Seconds| if host.dry_run() { Duration::ZERO } else { option.duration() };
         let deadline = Instant::now() + waited(options.within);
         let holds = waited(options.holds);
         let mut since: Option<Instant> = None;
@@ -113,7 +113,7 @@ fn verified(
                 Ok(true) => {
                     let began = *since.get_or_insert(now);
                     if now.duration_since(began) >= holds {
-                        host.reporter().tell(&Event::Verified { label: label.to_owned(), now: true });
+                        host.reporter().emit(&Event::Verified { label: label.to_owned(), now: true });
                         return Ok(());
                     }
                 }
@@ -196,7 +196,7 @@ mod functions {
                 host.seen().asks_for(|| format!("once:{key}"));
                 return Ok(false);
             }
-            if host.only_looking() {
+            if host.dry_run() {
                 host.session().note_change(format!("once:{key}"), format!("{key}, once"));
                 return Ok(true);
             }
@@ -210,7 +210,7 @@ mod functions {
 
     /// What changes inside the closure makes this necessary: `test` (a command that must succeed first), `run`
     /// (an array of commands), `restart` (units that are restarted if they are active), `user` (whose service
-    /// manager and commands). It is owed until it was done once: at the end of the block, or by the next run
+    /// manager and commands). It is pending until it was done once: at the end of the block, or by the next run
     /// after a crash. When the test fails, what changed inside is undone and the step fails.
     ///
     /// ```rhai
@@ -219,14 +219,14 @@ mod functions {
     #[rhai_fn(return_raw, volatile)]
     pub fn on_change(context: NativeCallContext, options: rhai::Map, closure: FnPtr) -> Raised<Dynamic> {
         act(&context, |host| {
-            let given: ConsequenceOptions = options_of(options)?;
-            let consequence =
-                Consequence { test: given.test, run: given.run, restart: given.restart, user: given.user };
-            host.session().enter_consequence(consequence.clone());
+            let given: HandlerOptions = options_of(options)?;
+            let handler =
+                Handler { test: given.test, run: given.run, restart: given.restart, user: given.user };
+            host.session().enter_handler(handler.clone());
             let value = host.call(&context, &closure);
-            host.session().leave_consequence();
+            host.session().leave_handler();
             let value = value?;
-            settle(host, &consequence)?;
+            settle(host, &handler)?;
             Ok(value)
         })
     }

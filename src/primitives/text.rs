@@ -13,7 +13,7 @@ use rhai::plugin::*;
 use crate::failure::Failure;
 use crate::machine::clock;
 use crate::script::{LARGEST_TEXT, Raised, json_of, look, value_of};
-use crate::time_text;
+use crate::time;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -69,7 +69,7 @@ fn said_age(timestamp: &str) -> Result<String> {
     let then: Timestamp = timestamp
         .parse()
         .map_err(|error| Failure::new(format!("`{timestamp}` is no time: {error}")).kind("usage"))?;
-    Ok(time_text::when(then, clock::now(), &TimeZone::system()))
+    Ok(time::when(then, clock::now(), &TimeZone::system()))
 }
 
 #[export_module(manifest)]
@@ -177,7 +177,7 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub fn duration(context: NativeCallContext, seconds: f64) -> Raised<String> {
-        look(&context, |_| Ok(time_text::duration(seconds)))
+        look(&context, |_| Ok(time::duration(seconds)))
     }
 
     /// The same of whole seconds.
@@ -188,6 +188,6 @@ mod functions {
     #[rhai_fn(name = "duration", return_raw, volatile)]
     pub fn duration_in_whole(context: NativeCallContext, seconds: i64) -> Raised<String> {
         #[expect(clippy::cast_precision_loss, reason = "nothing takes 2^52 seconds")]
-        look(&context, |_| Ok(time_text::duration(seconds as f64)))
+        look(&context, |_| Ok(time::duration(seconds as f64)))
     }
 }

@@ -8,7 +8,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::file::absolute;
-use crate::change::{Change, Unit, UnitChange, UnitFacts, UnitWish, verify_file};
+use crate::change::{Change, DesiredUnit, Unit, UnitChange, UnitFacts, verify_file};
 use crate::failure::Failure;
 use crate::script::{Host, Raised, Seconds, Unpredictable, act, look, option_names, options_of};
 
@@ -47,7 +47,7 @@ impl Options {
 
 /// Only looking, refuses to tell of a unit that would have been changed by now, or whose file would.
 fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
-    if !host.only_looking() {
+    if !host.dry_run() {
         return Ok(());
     }
     let session = host.seen();
@@ -59,13 +59,13 @@ fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
     }
 }
 
-fn make(host: &Host, name: &str, options: &Options, wish: UnitWish) -> Result<bool> {
+fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Result<bool> {
     let unit = options.unit(name)?;
     host.seen().asks_for(|| unit.target());
-    let change = UnitChange::towards(&host.seen().world, unit, wish)?;
+    let change = UnitChange::towards(&host.seen().world, unit, desired)?;
     let Some(change) = change else { return Ok(false) };
     // Only looking, something else may be about to bring it.
-    if !host.only_looking() && change.is_about_nothing() {
+    if !host.dry_run() && change.is_about_nothing() {
         bail!(Failure::new(format!("there is no unit {}", change.unit().shown())).kind("missing"));
     }
     let performed = Change::Unit(change.clone());
@@ -142,7 +142,7 @@ fn stays(host: &Host, name: &str, seconds: &Dynamic, options: &Options) -> Resul
         }
         let left = seconds.saturating_sub(began.elapsed());
         // Only looking, nothing was started: one look is enough.
-        if left.is_zero() || host.only_looking() {
+        if left.is_zero() || host.dry_run() {
             return Ok(true);
         }
         host.seen().world.processes.pause(left.min(BETWEEN_LOOKS));
@@ -212,7 +212,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "enable", return_raw, volatile)]
     pub fn enable(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), UnitWish::Enabled))
+        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Enabled))
     }
 
     /// The same with the option `user`: in whose service manager. It need not run.
@@ -227,7 +227,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "enable", return_raw, volatile)]
     pub fn enable_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Enabled))
+        act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Enabled))
     }
 
     /// Lets nothing start the unit by itself at boot. It goes on running until it is stopped.
@@ -238,7 +238,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "disable", return_raw, volatile)]
     pub fn disable(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), UnitWish::Disabled))
+        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Disabled))
     }
 
     /// The same with the option `user`.
@@ -249,7 +249,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "disable", return_raw, volatile)]
     pub fn disable_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Disabled))
+        act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Disabled))
     }
 
     /// Starts the unit if it does not run, and waits until it is active; fails with the end of its log otherwise.
@@ -261,7 +261,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "start", return_raw, volatile)]
     pub fn start(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), UnitWish::Started))
+        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Started))
     }
 
     /// The same with the option `user`, whose service manager runs while they are logged in or linger.
@@ -273,7 +273,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "start", return_raw, volatile)]
     pub fn start_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Started))
+        act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Started))
     }
 
     /// Stops the unit if it runs. Undone, it is started if it ran before.
@@ -285,7 +285,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "stop", return_raw, volatile)]
     pub fn stop(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), UnitWish::Stopped))
+        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Stopped))
     }
 
     /// The same with the option `user`.
@@ -297,7 +297,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "stop", return_raw, volatile)]
     pub fn stop_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Stopped))
+        act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Stopped))
     }
 
     /// Makes it impossible to start the unit, by hand or otherwise. Undone, it is as it was.
@@ -307,7 +307,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "mask", return_raw, volatile)]
     pub fn mask(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), UnitWish::Masked))
+        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Masked))
     }
 
     /// The same with the option `user`.
@@ -318,7 +318,7 @@ mod functions {
     /// ```
     #[rhai_fn(name = "mask", return_raw, volatile)]
     pub fn mask_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| make(host, name, &options_of(options)?, UnitWish::Masked))
+        act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Masked))
     }
 
     /// True when the unit is active and stays so for so many seconds, without a restart; an error with the end of

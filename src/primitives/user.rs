@@ -5,7 +5,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::file::{Ownership, absolute};
-use crate::change::{Change, LingerChange, UserChange, UserState, UserWish, group_target, user_target};
+use crate::change::{Change, DesiredUser, LingerChange, UserChange, UserState, group_target, user_target};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::PathText;
@@ -36,12 +36,12 @@ struct Options {
 }
 
 impl Options {
-    fn wish(self) -> Result<UserWish> {
+    fn desired(self) -> Result<DesiredUser> {
         let mode = Ownership { mode: self.home_mode, ..Ownership::default() };
         let mut groups = self.groups;
         groups.sort();
         groups.dedup();
-        Ok(UserWish {
+        Ok(DesiredUser {
             uid: self.uid,
             home: self.home.as_deref().map(absolute).transpose()?.map(PathText::new),
             home_mode: mode.bits()?.map(|bits| format!("{bits:04o}")),
@@ -143,8 +143,8 @@ mod functions {
 fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
     check_name(name)?;
     host.seen().asks_for(|| user_target(name));
-    let wish = options.wish()?;
-    for group in &wish.groups {
+    let desired = options.desired()?;
+    for group in &desired.groups {
         let is_to_come =
             would_have_changed(host, &group_target(group)) || would_have_changed(host, &user_target(group));
         if !is_to_come && Group::by_name(group)?.is_none() {
@@ -165,7 +165,7 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
             _ => None,
         },
     };
-    let Some(change) = UserChange::towards(name, wish, in_part)? else { return Ok(false) };
+    let Some(change) = UserChange::towards(name, desired, in_part)? else { return Ok(false) };
     host.session().perform(&Change::User(change.clone()), &mut |world| change.act(world))
 }
 
@@ -196,7 +196,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 
 /// Whether the target would have been changed by now, while only looking.
 fn would_have_changed(host: &Host, target: &str) -> bool {
-    host.only_looking() && host.seen().would_change().iter().any(|would| would.target == target)
+    host.dry_run() && host.seen().would_change().iter().any(|would| would.target == target)
 }
 
 fn refuse_unknown(host: &Host, name: &str) -> Result<()> {

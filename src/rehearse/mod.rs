@@ -206,7 +206,7 @@ fn run(
     .into())
 }
 
-/// What this process was asked by signals, and how much of it the run inside was told.
+/// What this process was asked by signals, and how much of it the run inside was reported.
 struct Stop<'signals> {
     signals: &'signals Signals,
     passed_on: Cell<Option<Urgency>>,
@@ -224,7 +224,7 @@ impl<'signals> Stop<'signals> {
             return None;
         }
         self.passed_on.set(Some(urgency));
-        // A second Ctrl-C means "now": one that is told of twice would be taken for it.
+        // A second Ctrl-C means "now": one that is reported of twice would be taken for it.
         let typed = signal == SIGINT || signal == SIGQUIT;
         (!typed || !terminal::is_in_front()).then_some(signal)
     }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::journal::{Meaning, StepRecord, StepState};
+use crate::journal::{Fingerprint, StepRecord, StepState};
 
 /// What the operator said about which steps to run.
 #[derive(Clone, Debug, Default)]
@@ -13,7 +13,7 @@ pub struct Selection {
     pub only: Vec<String>,
     /// Run these again.
     pub redo: Vec<String>,
-    /// Take the present meaning of these as done.
+    /// Take the present fingerprint of these as done.
     pub accept: Vec<String>,
     /// Examine complete steps too.
     pub verify: bool,
@@ -27,7 +27,7 @@ pub enum Decision {
         /// Why.
         why: &'static str,
     },
-    /// Its present meaning is recorded as done.
+    /// Its present fingerprint is recorded as done.
     Accept,
     /// Looked at, and run if something of it no longer holds.
     Examine,
@@ -62,7 +62,7 @@ impl Selection {
         self.named().is_empty() && !self.verify
     }
 
-    /// Decides about the step `id`; `began` says whether `--from` was reached, `stale` why its meaning is
+    /// Decides about the step `id`; `began` says whether `--from` was reached, `stale` why its fingerprint is
     /// another than when it completed.
     pub fn decide(
         &self,
@@ -82,8 +82,8 @@ impl Selection {
             return Decision::Accept;
         }
         match record.map_or(StepState::Pending, |record| record.state) {
-            StepState::Held if !named(&self.only) && self.from.as_deref() != Some(id) => {
-                Decision::Skip { why: "held" }
+            StepState::OnHold if !named(&self.only) && self.from.as_deref() != Some(id) => {
+                Decision::Skip { why: "on hold" }
             }
             StepState::Complete => match stale {
                 Some(reason) => Decision::Run { reason: Some(reason) },
@@ -96,7 +96,7 @@ impl Selection {
 }
 
 /// Why a step means something else now than when it completed; nothing if it means the same.
-pub fn staleness(then: &Meaning, now: &Meaning) -> Option<String> {
+pub fn staleness(then: &Fingerprint, now: &Fingerprint) -> Option<String> {
     if then.code != now.code {
         return Some("its script changed".to_owned());
     }
@@ -167,27 +167,27 @@ mod tests {
 
     #[test]
     fn a_held_step_runs_only_when_it_is_named() {
-        let held = record(StepState::Held);
+        let held = record(StepState::OnHold);
         let plain = Selection::default();
-        assert_eq!(plain.decide("03", true, Some(&held), None), Decision::Skip { why: "held" });
+        assert_eq!(plain.decide("03", true, Some(&held), None), Decision::Skip { why: "on hold" });
         let only = Selection { only: vec!["03".to_owned()], ..Selection::default() };
         assert_eq!(only.decide("03", true, Some(&held), None), Decision::Run { reason: None });
     }
 
     #[test]
     fn every_part_of_the_meaning_counts() {
-        let then = Meaning {
+        let then = Fingerprint {
             code: "a".into(),
             settings: [("port".to_owned(), 9001.into())].into(),
             secrets: [("s".to_owned(), "1".to_owned())].into(),
             files: [("files/a".to_owned(), "1".to_owned())].into(),
-            ..Meaning::default()
+            ..Fingerprint::default()
         };
         assert_eq!(staleness(&then, &then), None);
         let mut now = then.clone();
         now.settings.insert("port".into(), 49123.into());
         assert_eq!(staleness(&then, &now).unwrap(), "settings::port 9001 → 49123");
-        now = Meaning { code: "b".into(), ..then.clone() };
+        now = Fingerprint { code: "b".into(), ..then.clone() };
         assert_eq!(staleness(&then, &now).unwrap(), "its script changed");
         now = then.clone();
         now.files.insert("files/a".into(), "2".into());

@@ -27,7 +27,7 @@ impl Audience for Silence {
 pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Result<Vec<StepReport>> {
     let reporter = Reporter::new(Box::new(Silence));
     let history = host.seen().history().clone();
-    let session = Session::new(launch.world_to_look_at(reporter), history, plan);
+    let session = Session::new(launch.world_for_dry_run(reporter), history, plan);
     let looking = Host::new(session, host.source().clone(), host.settings().clone(), Vec::new());
     looking.set_secrets(host.secrets());
     let engine = Engine::new(Rc::clone(&looking), launch.register);
@@ -50,7 +50,7 @@ pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Resu
 
 /// Runs `examination` while the session of `host` only looks.
 pub fn looking<T>(host: &Host, examination: impl FnOnce() -> Result<T>) -> Result<T> {
-    let before = std::mem::replace(&mut host.session().mode, Mode::Look);
+    let before = std::mem::replace(&mut host.session().mode, Mode::DryRun);
     let found = examination();
     host.session().mode = before;
     found

@@ -36,7 +36,7 @@ use crate::script::{
     self, Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets,
     check,
 };
-use crate::session::{ForeignPolicy, Opening, Session};
+use crate::session::{ConflictPolicy, Opening, Session};
 
 /// The name under which the host keeps the script that was called.
 pub const MAIN: &str = "\0main";
@@ -60,7 +60,7 @@ pub struct Launch {
     /// Which steps.
     pub selection: Selection,
     /// What is done about foreign states.
-    pub foreign: ForeignPolicy,
+    pub on_conflict: ConflictPolicy,
     /// The classes that may be lost.
     pub purge: Vec<String>,
     /// `--set`, as typed.
@@ -86,15 +86,15 @@ impl Launch {
     }
 
     /// The same to look with: of the commands that it runs nothing is noted on disk.
-    pub fn world_to_look_at(&self, reporter: Rc<Reporter>) -> World {
+    pub fn world_for_dry_run(&self, reporter: Rc<Reporter>) -> World {
         let mut world = self.world(reporter);
-        world.processes = world.processes.without_notes();
+        world.processes = world.processes.without_child_records();
         world
     }
 
     /// Before-states are brought back over somebody else's.
-    pub fn forces_foreign(&self) -> bool {
-        self.foreign == ForeignPolicy::Replace
+    pub fn overwrites_conflicts(&self) -> bool {
+        self.on_conflict == ConflictPolicy::Overwrite
     }
 
     /// Whether the run of this identity is at work now.
@@ -142,7 +142,7 @@ impl Launch {
     }
 
     fn opening(&self, plan: &str, script: &str, root: &str, loaded: Loaded) -> Result<Opening> {
-        // What is told of it from now on is promised.
+        // What is reported of it from now on is promised.
         loaded.make_durable(&self.state)?;
         let writer = Writer { run: self.run.clone(), boot: clock::boot_id()?, plan: plan.to_owned() };
         let (script, root) = (script.to_owned(), root.to_owned());
@@ -204,7 +204,7 @@ pub fn run_script(
         }
     }
     if is_plan {
-        reporter.tell(&plan_started(launch, host, plan));
+        reporter.emit(&plan_started(launch, host, plan));
     } else {
         for line in overrides_shown(launch, host) {
             reporter.note(format!("with {line}"));
@@ -251,14 +251,14 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     }
     let settings = Settings::read(&source, &files, &overrides)?;
     let mut session = if launch.dry_run {
-        Session::new(launch.world_to_look_at(Rc::clone(reporter)), history, &plan_name)
+        Session::new(launch.world_for_dry_run(Rc::clone(reporter)), history, &plan_name)
     } else {
         let world = launch.world(Rc::clone(reporter));
         let opening =
             launch.opening(&plan_name, &script.display().to_string(), &source.describe(), loaded)?;
         Session::acting(world, history, &plan_name, opening)
     };
-    session.foreign = launch.foreign;
+    session.on_conflict = launch.on_conflict;
     let host = Host::new(session, source, settings, words);
     host.set_secrets(launch.secrets()?);
     host.keep_digest(MAIN, &text);
@@ -296,7 +296,7 @@ pub fn rollback_session(
 ) -> Result<Session> {
     let history = std::mem::take(&mut loaded.history);
     if launch.dry_run {
-        return Ok(Session::new(launch.world_to_look_at(Rc::clone(reporter)), history, plan));
+        return Ok(Session::new(launch.world_for_dry_run(Rc::clone(reporter)), history, plan));
     }
     let world = launch.world(Rc::clone(reporter));
     let opening = launch.opening(plan, "rollback", "the journal", loaded)?;
@@ -307,7 +307,7 @@ pub fn rollback_session(
 fn begin_plan(launch: &Launch, host: &Host) -> Result<()> {
     let mut session = host.session();
     session.begin_acting()?;
-    session.settle_first()?;
+    session.run_handlers_first()?;
     drop(session);
     for entry in override_entries(launch, host)? {
         host.session().record(entry)?;
@@ -393,7 +393,7 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
         root: host.source().describe(),
         going_on_at: first_open.filter(|_| began).map(|step| step.id.clone()),
         overrides: overrides_shown(launch, host),
-        only_looking: launch.dry_run,
+        dry_run: launch.dry_run,
     }
 }
 
@@ -408,9 +408,10 @@ fn finish(
     let caught = host.take_failed_mutation();
     let outcome = match (outcome, caught) {
         (Ok(()), Some(failure)) => Err(Stop::Failed(failure)),
-        (Ok(()), None) => {
-            runner.refuse_drift().and_then(|()| host.session().settle_rest()).map_err(runner::failed)
-        }
+        (Ok(()), None) => runner
+            .refuse_drift()
+            .and_then(|()| host.session().run_remaining_handlers())
+            .map_err(runner::failed),
         (Err(stop), _) => Err(stop),
     };
     let exit = match &outcome {
@@ -419,22 +420,23 @@ fn finish(
         Err(stop) => runner::exit_of(stop),
     };
     if host.seen().has_recorded() {
-        // A journal that failed has been told already; its run simply has no end.
+        // A journal that failed has been reported already; its run simply has no end.
         let bare = to_remember(host, plan);
         let _ = host.session().record(Entry::RunEnded { exit: exit.0, bare });
     }
-    let mut owed: Vec<String> = host.seen().history().owed.iter().map(journal::Owed::sentence).collect();
+    let mut pending: Vec<String> =
+        host.seen().history().pending.iter().map(journal::PendingHandler::sentence).collect();
     if let Some((why, boot)) = &host.seen().history().reboot
         && clock::boot_id().is_ok_and(|now| now == *boot)
     {
-        owed.push(format!("a restart of the machine: {why}"));
+        pending.push(format!("a restart of the machine: {why}"));
     }
     if let Err(Stop::Unpredictable { place, why }) = &outcome {
         host.reporter().note(format!("not predictable from line {} on: depends on {why}", place.line));
     }
     let ended =
-        Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), owed, exit: exit.0 };
-    host.reporter().tell(&ended);
+        Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), pending, exit: exit.0 };
+    host.reporter().emit(&ended);
     match outcome {
         // A preview ends where it asks for what only acting can tell: that is no failure.
         Ok(()) | Err(Stop::Unpredictable { .. }) => Ok(exit),

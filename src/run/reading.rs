@@ -49,7 +49,7 @@ impl Reading {
         self.scripts.len()
     }
 
-    /// What is wrong; what belongs to several scripts is told once.
+    /// What is wrong; what belongs to several scripts is reported once.
     pub fn into_problems(self) -> Vec<Failure> {
         self.problems
     }
@@ -76,7 +76,8 @@ fn checked(launch: &Launch, source: Source, name: &str, reporter: &Rc<Reporter>)
     if name == SETTINGS {
         return Ok(Checked { scripts: BTreeSet::from([source.script(name)?.name]), ..Checked::default() });
     }
-    let session = Session::new(launch.world_to_look_at(Rc::clone(reporter)), History::default(), &stem(name));
+    let session =
+        Session::new(launch.world_for_dry_run(Rc::clone(reporter)), History::default(), &stem(name));
     let host = Host::new(session, source, settings, Vec::new());
     let engine = Engine::new(Rc::clone(&host), launch.register);
     let program = if name.starts_with(LIBRARY) {

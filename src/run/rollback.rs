@@ -8,12 +8,11 @@ use serde_json::{Value, json};
 
 use super::Launch;
 use crate::change::{Change, Loss, Undone};
-use crate::event::{Answer, Event, Question, UndoTold};
+use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Class, Consequence, Entry, History, StepState,
-    UnfinishedRollback,
+    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, StepState, UnfinishedRollback,
 };
 use crate::session::Session;
 
@@ -61,9 +60,9 @@ pub struct Row {
 pub struct Report {
     /// As before now.
     pub undone: Vec<Row>,
-    /// Left alone by choice or need.
+    /// LastKnown alone by choice or need.
     pub kept: Vec<Row>,
-    /// Left alone because of somebody else.
+    /// LastKnown alone because of somebody else.
     pub conflicts: Vec<Row>,
     /// Their inverse failed.
     pub failed: Vec<Row>,
@@ -79,10 +78,10 @@ impl Report {
         }
     }
 
-    /// One line that sums it up; of a preview, `only_looked`, what would be.
-    pub fn sentence(&self, only_looked: bool) -> String {
+    /// One line that sums it up; of a preview, `dry_run`, what would be.
+    pub fn sentence(&self, dry_run: bool) -> String {
         let conflicts = if self.conflicts.len() == 1 { "conflict" } else { "conflicts" };
-        let would_be = if only_looked { "would be " } else { "" };
+        let would_be = if dry_run { "would be " } else { "" };
         format!(
             "{} {would_be}undone · {} kept · {} {conflicts} · {} failed",
             self.undone.len(),
@@ -123,7 +122,7 @@ impl Request {
         let mut purge = options.purge;
         purge.extend(launch.purge.iter().cloned());
         let steps = (!options.steps.is_empty()).then_some(options.steps);
-        let request = Self { steps, purge, force: launch.forces_foreign() };
+        let request = Self { steps, purge, force: launch.overwrites_conflicts() };
         request.check_classes()?;
         Ok(request)
     }
@@ -170,18 +169,18 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
     for id in candidates {
         let Some(known) = session.history().change(id).cloned() else { continue };
         let mut row = row_of(&known);
-        let (told, detail) = match preview_one(session, request, &known, &report, &mut row) {
-            Ok(Undone::Back(..)) => (UndoTold::Would, None),
-            Ok(Undone::Conflict(why)) => (UndoTold::Conflict, Some(why)),
-            Ok(Undone::Kept(why)) => (UndoTold::Kept, Some(why)),
-            Err(error) => (UndoTold::Failed, Some(format!("{error:#}"))),
+        let (reported, detail) = match preview_one(session, request, &known, &report, &mut row) {
+            Ok(Undone::Back(..)) => (UndoOutcome::Would, None),
+            Ok(Undone::Conflict(why)) => (UndoOutcome::Conflict, Some(why)),
+            Ok(Undone::Kept(why)) => (UndoOutcome::Kept, Some(why)),
+            Err(error) => (UndoOutcome::Failed, Some(format!("{error:#}"))),
         };
         row.detail = detail;
-        tell(session, told, &row);
-        match told {
-            UndoTold::Conflict => report.conflicts.push(row),
-            UndoTold::Kept => report.kept.push(row),
-            UndoTold::Failed => report.failed.push(row),
+        emit(session, reported, &row);
+        match reported {
+            UndoOutcome::Conflict => report.conflicts.push(row),
+            UndoOutcome::Kept => report.kept.push(row),
+            UndoOutcome::Failed => report.failed.push(row),
             _ => report.undone.push(row),
         }
     }
@@ -216,7 +215,7 @@ fn preview_one(
 /// Rolls back. Killed, it goes on when it is called again.
 ///
 /// # Errors
-/// When nothing can be recorded, when the run is told to stop, and when a step cannot be undone alone.
+/// When nothing can be recorded, when the run is reported to stop, and when a step cannot be undone alone.
 pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     session.begin_undoing()?;
     let unfinished = session.history().rollback.clone();
@@ -226,7 +225,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     let candidates = candidates(session, request)?;
     let mut report = Report::default();
     if candidates.is_empty() && unfinished.is_none() {
-        settle_what_is_complete(session, &[], &mut BTreeSet::new(), &mut report)?;
+        run_complete_handlers(session, &[], &mut BTreeSet::new(), &mut report)?;
         conclude(session, request, |_| true)?;
         return Ok(report);
     }
@@ -236,16 +235,16 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         force: request.force,
     })?;
     let mut tried = BTreeSet::new();
-    // One that was killed may have left what its last undone changes owe.
-    settle_what_is_complete(session, &candidates, &mut tried, &mut report)?;
+    // One that was killed may have left what its last undone changes trigger.
+    run_complete_handlers(session, &candidates, &mut tried, &mut report)?;
     for (at, id) in candidates.iter().enumerate() {
         undo_one(session, request, *id, &BTreeMap::new(), &mut report)?;
         // What passes is over at once, and older changes find what they left.
         if let Some(failed) = report.failed.pop_if(|row| row.change == *id) {
-            let told = BTreeMap::from([(failed.change, failed.detail)]);
-            undo_one(session, request, *id, &told, &mut report)?;
+            let reported = BTreeMap::from([(failed.change, failed.detail)]);
+            undo_one(session, request, *id, &reported, &mut report)?;
         }
-        settle_what_is_complete(session, &candidates[at + 1..], &mut tried, &mut report)?;
+        run_complete_handlers(session, &candidates[at + 1..], &mut tried, &mut report)?;
     }
     retry(session, request, &mut report)?;
     let is_of = |row: &Row, word: &str| row.step.as_deref() == Some(word);
@@ -289,10 +288,10 @@ fn conclude(session: &mut Session, request: &Request, is_undone: impl Fn(&str) -
     if let Some(words) = &request.steps {
         let to_hold = |word: &&String| {
             let known = history.step(&plan, word);
-            known.is_some_and(|step| step.state != StepState::Held) && is_undone(word)
+            known.is_some_and(|step| step.state != StepState::OnHold) && is_undone(word)
         };
         for step in words.iter().filter(to_hold).cloned().collect::<Vec<_>>() {
-            session.record(Entry::StepHeld { step })?;
+            session.record(Entry::StepOnHold { step })?;
         }
         return Ok(());
     }
@@ -303,12 +302,12 @@ fn conclude(session: &mut Session, request: &Request, is_undone: impl Fn(&str) -
     Ok(())
 }
 
-/// Undoes one change, or says why not. What was `told` before is not told again.
+/// Undoes one change, or says why not. What was `reported` before is not reported again.
 fn undo_one(
     session: &mut Session,
     request: &Request,
     id: ChangeId,
-    told: &BTreeMap<ChangeId, Option<String>>,
+    reported: &BTreeMap<ChangeId, Option<String>>,
     report: &mut Report,
 ) -> Result<()> {
     let Some(known) = session.history().change(id).cloned() else { return Ok(()) };
@@ -321,7 +320,7 @@ fn undo_one(
         Err(error) => {
             session.record(Entry::UndoFailed { change: id, error: format!("{error:#}") })?;
             row.detail = Some(format!("{error:#}"));
-            tell(session, UndoTold::Failed, &row);
+            emit(session, UndoOutcome::Failed, &row);
             report.failed.push(row);
             return Ok(());
         }
@@ -330,10 +329,10 @@ fn undo_one(
         Ok(Some(loss)) => {
             let word = loss.class.purge_word().unwrap_or("all");
             let why = format!("{}; `--purge {word}` agrees to lose it", loss.what);
-            let was_told = told.get(&id).is_some_and(|detail| detail.as_ref() == Some(&why));
-            if was_told || !agreed(session, request, &loss)? {
+            let was_reported = reported.get(&id).is_some_and(|detail| detail.as_ref() == Some(&why));
+            if was_reported || !agreed(session, request, &loss)? {
                 row.class = loss.class.purge_word();
-                return keep(session, row, why, was_told, report);
+                return keep(session, row, why, was_reported, report);
             }
         }
         Ok(None) => {}
@@ -341,9 +340,12 @@ fn undo_one(
     }
     match session.undo(id, request.force)? {
         ChangeState::Undone(how) => {
-            let told =
-                if how == crate::journal::Undoing::Already { UndoTold::Already } else { UndoTold::Undone };
-            tell(session, told, &row);
+            let reported = if how == crate::journal::Undoing::Already {
+                UndoOutcome::Already
+            } else {
+                UndoOutcome::Undone
+            };
+            emit(session, reported, &row);
             report.undone.push(row);
         }
         ChangeState::Conflict(why) => {
@@ -353,20 +355,20 @@ fn undo_one(
                 format!("\nto bring the state from before back over it: `{}`", forcing(session, &row))
             };
             row.detail = Some(format!("{why}{way_on}"));
-            tell(session, UndoTold::Conflict, &row);
+            emit(session, UndoOutcome::Conflict, &row);
             report.conflicts.push(row);
         }
         ChangeState::Kept(why) => {
             row.detail = Some(why);
-            if told.get(&id) != Some(&row.detail) {
-                tell(session, UndoTold::Kept, &row);
+            if reported.get(&id) != Some(&row.detail) {
+                emit(session, UndoOutcome::Kept, &row);
             }
             report.kept.push(row);
         }
         ChangeState::UndoFailed(error) => {
             row.detail = Some(error);
-            if told.get(&id) != Some(&row.detail) {
-                tell(session, UndoTold::Failed, &row);
+            if reported.get(&id) != Some(&row.detail) {
+                emit(session, UndoOutcome::Failed, &row);
             }
             report.failed.push(row);
         }
@@ -377,7 +379,7 @@ fn undo_one(
 
 /// The command that brings one target's state from before back over somebody else's.
 fn forcing(session: &Session, row: &Row) -> String {
-    let mut words = vec!["kkrun", "rollback", row.target.as_str(), "--foreign", "replace"];
+    let mut words = vec!["kkrun", "rollback", row.target.as_str(), "--on-conflict", "overwrite"];
     if session.history().changes.iter().any(|change| change.is_live() && change.plan != session.plan()) {
         words.extend(["--plan", session.plan()]);
     }
@@ -398,61 +400,67 @@ fn retry(session: &mut Session, request: &Request, report: &mut Report) -> Resul
         |row: &Row| session.history().change(row.change).is_some_and(|known| irreversible(known).is_none());
     let (in_use, kept) = std::mem::take(&mut report.kept).into_iter().partition(in_use);
     report.kept = kept;
-    let told = failed.iter().chain(&in_use).map(|row| (row.change, row.detail.clone())).collect();
+    let reported = failed.iter().chain(&in_use).map(|row| (row.change, row.detail.clone())).collect();
     let again: [Vec<Row>; 3] = [failed, waiting, in_use];
     let mut again: Vec<ChangeId> =
         again.into_iter().flatten().map(|row| row.change).filter(|id| *id != OWED).collect();
     again.sort_unstable_by(|left, right| right.cmp(left));
     for id in again {
-        undo_one(session, request, id, &told, report)?;
+        undo_one(session, request, id, &reported, report)?;
     }
-    settle_what_is_complete(session, &[], &mut BTreeSet::new(), report)
+    run_complete_handlers(session, &[], &mut BTreeSet::new(), report)
 }
 
-/// Stands for the change in the row of a consequence: changes have numbers from 1.
+/// Stands for the change in the row of a handler: changes have numbers from 1.
 const OWED: ChangeId = 0;
 
-/// Runs what is owed by undone changes, as soon as no older change that wants the same is left. Each is tried once.
-fn settle_what_is_complete(
+/// Runs what is pending by undone changes, as soon as no older change that wants the same is left. Each is tried once.
+fn run_complete_handlers(
     session: &mut Session,
     left: &[ChangeId],
-    tried: &mut BTreeSet<Consequence>,
+    tried: &mut BTreeSet<Handler>,
     report: &mut Report,
 ) -> Result<()> {
     let history = session.history();
     let is_undone = |id: &ChangeId| history.change(*id).is_some_and(|change| !change.is_live());
-    let wants = |id: &ChangeId, consequence: &Consequence| {
-        history.change(*id).is_some_and(|change| change.intent.owed.contains(consequence))
+    let wants = |id: &ChangeId, handler: &Handler| {
+        history.change(*id).is_some_and(|change| change.intent.pending.contains(handler))
     };
-    let is_due = |owed: &&journal::Owed| {
-        owed.changes.iter().any(is_undone) && !left.iter().any(|id| wants(id, &owed.consequence))
+    let is_due = |pending: &&journal::PendingHandler| {
+        pending.changes.iter().any(is_undone) && !left.iter().any(|id| wants(id, &pending.handler))
     };
-    for owed in history.owed.iter().filter(is_due).cloned().collect::<Vec<_>>() {
-        if !tried.insert(owed.consequence.clone()) {
+    for pending in history.pending.iter().filter(is_due).cloned().collect::<Vec<_>>() {
+        if !tried.insert(pending.handler.clone()) {
             continue;
         }
-        if let Err(error) = session.settle(&owed.consequence) {
+        if let Err(error) = session.settle(&pending.handler) {
             session.check_interruption()?;
             let row = Row {
                 change: OWED,
                 step: None,
-                target: "owed".to_owned(),
-                summary: owed.sentence(),
+                target: "pending".to_owned(),
+                summary: pending.sentence(),
                 detail: Some(format!("{error:#}")),
                 class: None,
             };
-            tell(session, UndoTold::Failed, &row);
+            emit(session, UndoOutcome::Failed, &row);
             report.failed.push(row);
         }
     }
     Ok(())
 }
 
-fn keep(session: &mut Session, mut row: Row, why: String, was_told: bool, report: &mut Report) -> Result<()> {
+fn keep(
+    session: &mut Session,
+    mut row: Row,
+    why: String,
+    was_reported: bool,
+    report: &mut Report,
+) -> Result<()> {
     row.detail = Some(why.clone());
-    if !was_told {
+    if !was_reported {
         session.record(Entry::Kept { change: row.change, why })?;
-        tell(session, UndoTold::Kept, &row);
+        emit(session, UndoOutcome::Kept, &row);
     }
     report.kept.push(row);
     Ok(())
@@ -491,9 +499,9 @@ fn row_of(known: &ChangeRecord) -> Row {
     }
 }
 
-fn tell(session: &Session, told: UndoTold, row: &Row) {
-    session.world.reporter.tell(&Event::Undo {
-        told,
+fn emit(session: &Session, outcome: UndoOutcome, row: &Row) {
+    session.world.reporter.emit(&Event::Undo {
+        outcome,
         change: row.change,
         target: row.target.clone(),
         summary: row.summary.clone(),
@@ -508,7 +516,7 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
         history.changes.iter().filter(|change| change.plan == plan && change.is_live()).collect();
     let Some(steps) = &request.steps else {
         if of_plan.is_empty() && history.rollback.is_none() {
-            refuse_foreign_plan(history, plan)?;
+            refuse_other_plan(history, plan)?;
         }
         return Ok(of_plan.iter().rev().map(|change| change.id).collect());
     };
@@ -570,7 +578,7 @@ fn needed_by<'a>(session: &'a Session, change: &ChangeRecord, request: &Request)
 }
 
 /// Nothing of this plan, but changes of others: not "nothing to undo".
-fn refuse_foreign_plan(history: &History, plan: &str) -> Result<()> {
+fn refuse_other_plan(history: &History, plan: &str) -> Result<()> {
     let mut others: Vec<&str> =
         history.changes.iter().filter(|change| change.is_live()).map(|change| change.plan.as_str()).collect();
     others.sort_unstable();

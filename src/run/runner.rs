@@ -13,11 +13,11 @@ use super::{Launch, MAIN, examine, rollback};
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
-use crate::journal::{self, Entry, History, Meaning, StepRecord, StepState};
+use crate::journal::{self, Entry, Fingerprint, History, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
 use crate::script::{
-    Host, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_meaning, evaluate,
+    Host, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_fingerprint, evaluate,
 };
 
 /// What is done with the steps of a plan.
@@ -132,7 +132,7 @@ impl Runner {
             Failure::new(format!("{step} {} no longer {hold}", state.drifted.join(", "))).kind("step").hint(
                 format!("`{} --redo {}` makes it so again", self.launch.invocation, state.drifted.join(","))
             )
-            .hint("what somebody else changed is replaced with `--foreign replace`, or accepted with `--foreign keep`")
+            .hint("what somebody else changed is replaced with `--on-conflict overwrite`, or recorded with `--on-conflict keep`")
         )
     }
 
@@ -191,22 +191,22 @@ impl Runner {
     }
 
     /// What the step means now; the parts that only a run can tell are those it had when it completed.
-    fn meaning_now(
+    fn fingerprint_now(
         context: &NativeCallContext,
         host: &Host,
         call: &StepCall,
-        then: Option<&Meaning>,
-    ) -> Result<Meaning> {
+        then: Option<&Fingerprint>,
+    ) -> Result<Fingerprint> {
         let trace = host.present(&then.map(traced).unwrap_or_default())?;
-        Self::meaning_of(context, host, call, trace)
+        Self::fingerprint_of(context, host, call, trace)
     }
 
-    fn meaning_of(
+    fn fingerprint_of(
         context: &NativeCallContext,
         host: &Host,
         call: &StepCall,
         trace: Trace,
-    ) -> Result<Meaning> {
+    ) -> Result<Fingerprint> {
         let engine = context.engine();
         let plan = host.program(engine, MAIN)?;
         let mut scripts: BTreeSet<String> = host.consists_of(engine, MAIN)?.iter().cloned().collect();
@@ -214,16 +214,16 @@ impl Runner {
             StepBody::Script(name) => {
                 let program = host.program(engine, name)?;
                 scripts.extend(host.consists_of(engine, name)?.iter().cloned());
-                code_meaning(engine, host, &program, None)?
+                code_fingerprint(engine, host, &program, None)?
             }
-            StepBody::Closure(_) => code_meaning(engine, host, &plan, Some(&call.id))?,
+            StepBody::Closure(_) => code_fingerprint(engine, host, &plan, Some(&call.id))?,
         };
         let bytes = host.digest_of(scripts.iter().map(String::as_str))?;
         let values = code
             .settings
             .union(&trace.settings)
             .filter_map(|name| Some((name.clone(), host.settings().get(name)?.clone())));
-        Ok(Meaning {
+        Ok(Fingerprint {
             code: code.hash,
             scripts: scripts.into_iter().filter(|name| name != MAIN).collect(),
             bytes,
@@ -244,7 +244,7 @@ impl Runner {
         let reporter = host.reporter();
         let (id, title) = (call.id.clone(), call.title.clone());
         reporter.log_to(self.launch.step_log(host.seen().plan(), &id)?);
-        reporter.tell(&Event::StepStarted { id: id.clone(), title: title.clone(), reason });
+        reporter.emit(&Event::StepStarted { id: id.clone(), title: title.clone(), reason });
         let before = host.seen().changed();
         host.session().enter_step(Some(&id));
         host.session().record(Entry::StepStarted { step: id.clone(), title: title.clone(), script })?;
@@ -255,17 +255,17 @@ impl Runner {
         let seconds = begun.elapsed().as_secs_f64();
         let result = match outcome {
             Ok(()) => {
-                let meaning = Self::meaning_of(context, host, call, trace)?;
-                host.session().record(Entry::StepCompleted { step: id.clone(), seconds, meaning })?;
+                let fingerprint = Self::fingerprint_of(context, host, call, trace)?;
+                host.session().record(Entry::StepCompleted { step: id.clone(), seconds, fingerprint })?;
                 let changes = host.seen().changed() - before;
-                reporter.tell(&Event::StepCompleted { id, title, seconds, changes });
+                reporter.emit(&Event::StepCompleted { id, title, seconds, changes });
                 Ok(())
             }
             Err(Stop::Interrupted(interruption)) => {
                 let signal = crate::machine::signal::name(interruption.signal);
                 let entry = Entry::StepInterrupted { step: id.clone(), seconds, signal: signal.clone() };
                 host.session().record(entry)?;
-                reporter.tell(&Event::StepInterrupted { id: id.clone(), title, signal });
+                reporter.emit(&Event::StepInterrupted { id: id.clone(), title, signal });
                 reporter.note(format!(
                     "run `{}` again: it goes on at step {id}; what is done stays done",
                     self.launch.invocation
@@ -283,7 +283,7 @@ impl Runner {
                     host.session().record(entry)?;
                 }
                 self.state.borrow_mut().failed.push(id.clone());
-                reporter.tell(&Event::StepFailed { id: id.clone(), title, seconds, error });
+                reporter.emit(&Event::StepFailed { id: id.clone(), title, seconds, error });
                 Err(self.explained(failure, &id, host).into())
             }
         };
@@ -352,7 +352,7 @@ impl Runner {
     ) -> Result<()> {
         let before = host.seen().would_change().len();
         let reporter = host.reporter();
-        reporter.tell(&Event::StepStarted { id: call.id.clone(), title: call.title.clone(), reason });
+        reporter.emit(&Event::StepStarted { id: call.id.clone(), title: call.title.clone(), reason });
         host.session().enter_step(Some(&call.id));
         let outcome = evaluate_body(context, host, call);
         let _only_looked = host.take_failed_mutation();
@@ -374,7 +374,7 @@ impl Runner {
             // It would do something, only not what is known.
             host.session().count_unknown(&call.id);
         }
-        reporter.tell(&Event::StepPreviewed {
+        reporter.emit(&Event::StepPreviewed {
             id: call.id.clone(),
             title: call.title.clone(),
             changes,
@@ -410,9 +410,11 @@ impl StepRunner for Runner {
         let decision = self.selection.decide(&call.id, began, record.as_ref(), stale);
         tracing::debug!(step = call.id, ?decision, "decided");
         match (decision, self.doing) {
-            (Decision::Skip { why: "held" }, _) => {
-                let why =
-                    format!("held, because it was rolled back by itself; `--redo {}` runs it again", call.id);
+            (Decision::Skip { why: "on hold" }, _) => {
+                let why = format!(
+                    "on hold, because it was rolled back by itself; `--redo {}` runs it again",
+                    call.id
+                );
                 Self::skip(&host, call, &why, record.as_ref());
                 Ok(())
             }
@@ -421,17 +423,17 @@ impl StepRunner for Runner {
                 Ok(())
             }
             (Decision::Accept, Doing::Preview) => {
-                Self::skip(&host, call, "accepted", record.as_ref());
+                Self::skip(&host, call, "recorded", record.as_ref());
                 Ok(())
             }
             (Decision::Run { reason }, Doing::Preview) => Self::preview(context, &host, call, reason),
             (_, Doing::Preview) => Self::preview(context, &host, call, None),
             (Decision::Accept, _) => {
-                let then = record.as_ref().and_then(|record| record.meaning.clone());
-                let meaning = Self::meaning_now(context, &host, call, then.as_ref())?;
+                let then = record.as_ref().and_then(|record| record.fingerprint.clone());
+                let fingerprint = Self::fingerprint_now(context, &host, call, then.as_ref())?;
                 let (step, title, script) = (call.id.clone(), call.title.clone(), script_of(call));
-                host.session().record(Entry::StepAccepted { step, title, script, meaning })?;
-                Self::skip(&host, call, "accepted", record.as_ref());
+                host.session().record(Entry::StepAccepted { step, title, script, fingerprint })?;
+                Self::skip(&host, call, "recorded", record.as_ref());
                 Ok(())
             }
             (Decision::Examine, _) => {
@@ -459,11 +461,11 @@ impl StepRunner for Runner {
     }
 
     fn mark(&self, host: &Host, id: &str) -> Result<()> {
-        if host.only_looking() || self.is_done(host, id)? {
+        if host.dry_run() || self.is_done(host, id)? {
             return Ok(());
         }
-        let meaning = Meaning { code: String::new(), ..Meaning::default() };
-        host.session().record(Entry::StepCompleted { step: id.to_owned(), seconds: 0.0, meaning })?;
+        let fingerprint = Fingerprint { code: String::new(), ..Fingerprint::default() };
+        host.session().record(Entry::StepCompleted { step: id.to_owned(), seconds: 0.0, fingerprint })?;
         Ok(())
     }
 
@@ -513,7 +515,7 @@ impl StepRunner for Runner {
                 );
             }
         }
-        if !host.only_looking() {
+        if !host.dry_run() {
             host.session().record(Entry::StepsReset { steps })?;
         }
         Ok(())
@@ -526,7 +528,7 @@ impl StepRunner for Runner {
 
     fn apply_rollback(&self, host: &Host, options: Value) -> Result<Value> {
         let request = rollback::Request::of(&options, &self.launch)?;
-        let report = if host.only_looking() {
+        let report = if host.dry_run() {
             rollback::preview(&mut host.session(), &request)?
         } else {
             rollback::apply(&mut host.session(), &request)?
@@ -537,7 +539,7 @@ impl StepRunner for Runner {
 }
 
 fn skip(host: &Host, id: &str, title: &str, why: &str, record: Option<&StepRecord>) {
-    host.reporter().tell(&Event::StepSkipped {
+    host.reporter().emit(&Event::StepSkipped {
         id: id.to_owned(),
         title: title.to_owned(),
         why: why.to_owned(),
@@ -546,7 +548,7 @@ fn skip(host: &Host, id: &str, title: &str, why: &str, record: Option<&StepRecor
 }
 
 /// What a step was seen to use when it completed.
-pub(super) fn traced(then: &Meaning) -> Trace {
+pub(super) fn traced(then: &Fingerprint) -> Trace {
     Trace {
         secrets: then.secrets.clone(),
         files: then.files.clone(),
@@ -561,11 +563,11 @@ fn stale(
     call: &StepCall,
     record: &StepRecord,
 ) -> Result<Option<String>> {
-    let Some(then) = &record.meaning else { return Ok(None) };
+    let Some(then) = &record.fingerprint else { return Ok(None) };
     if then.code.is_empty() {
         return Ok(None);
     }
-    let now = Runner::meaning_now(context, host, call, Some(then))?;
+    let now = Runner::fingerprint_now(context, host, call, Some(then))?;
     Ok(staleness(then, &now))
 }
 
@@ -624,7 +626,7 @@ fn finish_body(host: &Host, id: &str) -> Result<(), Stop> {
     if let Some(failure) = host.take_failed_mutation() {
         return Err(Stop::Failed(failure));
     }
-    host.session().settle_step(id).map_err(failed)
+    host.session().run_handlers_of_step(id).map_err(failed)
 }
 
 /// Why an evaluation stops by this error.
@@ -650,7 +652,7 @@ fn by_record(record: &StepRecord, is_running: bool) -> &'static str {
         StepState::Started if is_running => "running",
         StepState::Started | StepState::Interrupted => "interrupted",
         StepState::Failed => "failed",
-        StepState::Held => "held",
+        StepState::OnHold => "on_hold",
         StepState::Complete => "complete",
     }
 }

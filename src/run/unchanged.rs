@@ -3,7 +3,7 @@
 
 use super::MAIN;
 use super::runner::traced;
-use crate::journal::{BarePlan, Meaning, StepState};
+use crate::journal::{BarePlan, Fingerprint, StepState};
 use crate::script::{Host, Plan, PlannedStep, Position};
 
 /// The plan as it was when all of its steps were complete, if it was nothing but steps and its text is the same:
@@ -44,13 +44,13 @@ pub(super) fn is_unchanged(host: &Host, plan: &Plan) -> bool {
     let session = host.seen();
     let is_complete = |id: &str| {
         let record = session.history().step(session.plan(), id);
-        let meaning = record.filter(|record| record.state == StepState::Complete)?.meaning.as_ref();
-        meaning.filter(|meaning| is_as(host, meaning))
+        let fingerprint = record.filter(|record| record.state == StepState::Complete)?.fingerprint.as_ref();
+        fingerprint.filter(|fingerprint| is_as(host, fingerprint))
     };
     !plan.steps.is_empty() && plan.steps.iter().all(|step| is_complete(&step.id).is_some())
 }
 
-fn is_as(host: &Host, then: &Meaning) -> bool {
+fn is_as(host: &Host, then: &Fingerprint) -> bool {
     if then.bytes.is_empty() {
         return false;
     }

@@ -72,7 +72,7 @@ impl Texts<'_> {
         })
     }
 
-    /// The text of an expression, as far as it can be told without running anything.
+    /// The text of an expression, as far as it can be reported without running anything.
     fn text(&self, expression: &Expr) -> Option<String> {
         match expression {
             Expr::InterpolatedString(segments, _) => {

@@ -96,8 +96,8 @@ impl Checker<'_> {
 
     fn file(&mut self, program: &Program, declared: &BTreeSet<(usize, usize)>, chain: &mut Vec<String>) {
         self.scripts.insert(program.name.clone());
-        let surroundings = self.imports(program, chain);
-        let mut problems = calls::problems(self, program, &surroundings, declared);
+        let process_setup = self.imports(program, chain);
+        let mut problems = calls::problems(self, program, &process_setup, declared);
         problems.extend(leak::problems(&self.vocabulary, program));
         problems.sort_by_key(|problem| problem.place.as_ref().map(|place| (place.line, place.column)));
         self.problems.extend(problems);
@@ -105,7 +105,7 @@ impl Checker<'_> {
 
     /// Reads what a script imports, and checks that in turn.
     fn imports(&mut self, program: &Program, chain: &mut Vec<String>) -> Surroundings {
-        let mut surroundings = Surroundings::default();
+        let mut process_setup = Surroundings::default();
         let mut imports = Vec::new();
         program.ast.walk(&mut |path: &[ASTNode]| {
             match path.last() {
@@ -116,13 +116,13 @@ impl Checker<'_> {
                     _ => imports.push((String::new(), import.1.name.to_string(), *position)),
                 },
                 Some(ASTNode::Expr(Expr::Map(map, _))) => {
-                    surroundings.properties.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
+                    process_setup.properties.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
                 }
                 Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
                     if let Expr::Dot(dot, ..) = &assignment.1.lhs
                         && let Expr::Property(property, _) = &dot.rhs
                     {
-                        surroundings.properties.insert(property.2.to_string());
+                        process_setup.properties.insert(property.2.to_string());
                     }
                 }
                 _ => {}
@@ -131,9 +131,9 @@ impl Checker<'_> {
         });
         for (module, alias, position) in imports {
             let exports = self.module(program, &module, position, chain);
-            surroundings.imports.insert(alias, exports);
+            process_setup.imports.insert(alias, exports);
         }
-        surroundings
+        process_setup
     }
 
     /// What the module at `path` gives, read and checked when it is met first.
@@ -266,7 +266,7 @@ mod tests {
 
     /// What is wrong with a plan of these files, the first of which is its script: `FILE:LINE:COLUMN message`,
     /// and the hints behind arrows. Modules are named as they are imported.
-    fn told(files: &[(&str, &str)]) -> Vec<String> {
+    fn reported(files: &[(&str, &str)]) -> Vec<String> {
         let state = tempfile::tempdir().unwrap();
         let nowhere = PathBuf::from("/nonexistent/plan");
         let source = Source::Directory { shown: nowhere.clone(), root: nowhere };
@@ -318,7 +318,7 @@ mod tests {
             print(`${names.len()} ${client.host}`);\n\
             fn own(x) { global::REQUIRES; x.to_string().len() }\n";
         assert_eq!(
-            told(&[
+            reported(&[
                 ("plan.rhai", "step::run(\"01\", \"One\", \"step.rhai\");"),
                 ("step.rhai", step),
                 ("std/module", module),
@@ -330,7 +330,7 @@ mod tests {
     #[test]
     fn unknown_names_are_told_with_the_nearest() {
         assert_eq!(
-            told(&[(
+            reported(&[(
                 "a.rhai",
                 "file::wriet(\"/a\", \"b\");\n\
                  fiel();\n\
@@ -359,22 +359,22 @@ mod tests {
     #[test]
     fn what_does_not_compile_is_told_in_plain_words() {
         assert_eq!(
-            told(&[("a.rhai", "let name = 1;\nprint(nmae);")]),
+            reported(&[("a.rhai", "let name = 1;\nprint(nmae);")]),
             ["a.rhai:2:7 there is no variable `nmae` → did you mean `name`?"]
         );
         assert_eq!(
-            told(&[("a.rhai", "fille::read(\"/x\");")]),
+            reported(&[("a.rhai", "fille::read(\"/x\");")]),
             ["a.rhai:1:1 there is no namespace `fille` → did you mean `file`?"]
         );
-        assert!(told(&[("a.rhai", "eval(\"1\");")])[0].starts_with("a.rhai:1:1 `eval` is not allowed"));
-        assert_eq!(told(&[("a.rhai", "let x = ;")]).len(), 1);
+        assert!(reported(&[("a.rhai", "eval(\"1\");")])[0].starts_with("a.rhai:1:1 `eval` is not allowed"));
+        assert_eq!(reported(&[("a.rhai", "let x = ;")]).len(), 1);
     }
 
     #[test]
     fn imports_are_checked_with_what_they_import() {
         let module = "import \"other\" as other; fn shown() { other::hidden(); other::gone(); nothing() }";
         assert_eq!(
-            told(&[
+            reported(&[
                 (
                     "a.rhai",
                     "import \"mod\" as m;\nm::shwon();\nm::shown(1);\nm::X;\nlet n = \"x\";\nimport n as y;"
@@ -396,7 +396,7 @@ mod tests {
 
     #[test]
     fn an_import_that_is_nowhere_leads_outside_or_in_a_circle_is_refused() {
-        let mut told = told(&[
+        let mut reported = reported(&[
             (
                 "a.rhai",
                 "import \"std/gti\" as g;\nimport \"../x\" as o;\nimport \"/etc/x\" as r;\nimport \"m\" as m;",
@@ -404,21 +404,24 @@ mod tests {
             ("m", "import \"n\" as n;"),
             ("n", "import \"m\" as m;"),
         ]);
-        let circle = told.pop().unwrap();
+        let circle = reported.pop().unwrap();
         assert_eq!(circle, "n:1:8 imports form a circle: `m` → `n` → `m`");
         assert!(
-            told[0].starts_with("a.rhai:1:8 there is no module `std/gti` → did you mean `std/git`?"),
-            "{told:?}"
+            reported[0].starts_with("a.rhai:1:8 there is no module `std/gti` → did you mean `std/git`?"),
+            "{reported:?}"
         );
-        assert!(told[1].starts_with("a.rhai:2:8 `../x.rhai` leads out of the plan's directory"), "{told:?}");
-        assert!(told[2].starts_with("a.rhai:3:8 `/etc/x.rhai` leads out of"), "{told:?}");
-        assert_eq!(told.len(), 3);
+        assert!(
+            reported[1].starts_with("a.rhai:2:8 `../x.rhai` leads out of the plan's directory"),
+            "{reported:?}"
+        );
+        assert!(reported[2].starts_with("a.rhai:3:8 `/etc/x.rhai` leads out of"), "{reported:?}");
+        assert_eq!(reported.len(), 3);
     }
 
     #[test]
     fn unknown_options_in_literal_maps_are_told() {
         assert_eq!(
-            told(&[(
+            reported(&[(
                 "a.rhai",
                 "let more = #{};\n\
                  file::write(\"/a\", \"b\", #{ mod: \"0600\" });\n\
@@ -437,7 +440,7 @@ mod tests {
     #[test]
     fn functions_do_not_take_the_place_of_built_in_ones() {
         assert_eq!(
-            told(&[("a.rhai", "let a = 1;\n  private fn push(a, b) {}\nfn push(a, b, c) {}")]),
+            reported(&[("a.rhai", "let a = 1;\n  private fn push(a, b) {}\nfn push(a, b, c) {}")]),
             [
                 "a.rhai:2:3 the function `push` with 2 parameters would take the place of the built-in one → give it another name"
             ]
@@ -446,7 +449,7 @@ mod tests {
 
     #[test]
     fn steps_are_declared_at_the_top_once_and_literally() {
-        let told = told(&[
+        let reported = reported(&[
             (
                 "plan.rhai",
                 "step::run(\"01\", \"One\", || 1);\n\
@@ -459,33 +462,33 @@ mod tests {
             ),
             ("five.rhai", "step::run(\"07\", \"Seven\", || 1);"),
         ]);
-        assert_eq!(told[0], "plan.rhai:2:7 the step id `01` is used twice, first in line 1");
-        assert_eq!(told[1], "plan.rhai:4:7 step::run wants its id as a literal text");
+        assert_eq!(reported[0], "plan.rhai:2:7 the step id `01` is used twice, first in line 1");
+        assert_eq!(reported[1], "plan.rhai:4:7 step::run wants its id as a literal text");
         assert!(
-            told[2].starts_with("plan.rhai:5:23 `step::run` stands at the top level of a plan alone"),
-            "{told:?}"
+            reported[2].starts_with("plan.rhai:5:23 `step::run` stands at the top level of a plan alone"),
+            "{reported:?}"
         );
-        assert!(told[3].starts_with("five.rhai:1:7 `step::run` stands at the top"), "{told:?}");
-        assert!(told[4].starts_with("plan.rhai:7:7 there is no script"), "{told:?}");
-        assert_eq!(told.len(), 5, "{told:?}");
+        assert!(reported[3].starts_with("five.rhai:1:7 `step::run` stands at the top"), "{reported:?}");
+        assert!(reported[4].starts_with("plan.rhai:7:7 there is no script"), "{reported:?}");
+        assert_eq!(reported.len(), 5, "{reported:?}");
     }
 
     #[test]
     fn what_a_script_requires_is_a_literal() {
         assert_eq!(
-            told(&[("a.rhai", "const REQUIRES = #{ rot: true, root: 1 };")]),
+            reported(&[("a.rhai", "const REQUIRES = #{ rot: true, root: 1 };")]),
             [
                 "a.rhai:1:21 `REQUIRES` knows no `rot` → it knows `root`",
                 "a.rhai:1:32 `REQUIRES.root` is true or false"
             ]
         );
-        assert_eq!(told(&[("a.rhai", "let x = true;\nconst REQUIRES = x;")]).len(), 1);
-        assert_eq!(told(&[("a.rhai", "let REQUIRES = #{ root: true };")]).len(), 1);
+        assert_eq!(reported(&[("a.rhai", "let x = true;\nconst REQUIRES = x;")]).len(), 1);
+        assert_eq!(reported(&[("a.rhai", "let REQUIRES = #{ root: true };")]).len(), 1);
     }
 
     #[test]
     fn secrets_do_not_go_where_none_may_be() {
-        let lines = told(&[(
+        let lines = reported(&[(
             "a.rhai",
             "let pw = secret::ask(\"pw\", \"Password\");\n\
              let all = #{ pw: pw, host: \"x\" };\n\

@@ -205,7 +205,7 @@ fn sleep(context: &NativeCallContext, seconds: f64) -> Raised<()> {
         else {
             bail!(Failure::new(format!("nobody can wait {seconds} seconds")).kind("usage"));
         };
-        while !host.only_looking() {
+        while !host.dry_run() {
             host.session().check_interruption()?;
             let left = end.saturating_duration_since(Instant::now());
             if left.is_zero() {

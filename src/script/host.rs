@@ -43,7 +43,7 @@ impl std::fmt::Display for Unpredictable {
 
 impl std::error::Error for Unpredictable {}
 
-/// What a step's evaluation has used besides its code: the rest of its meaning.
+/// What a step's evaluation has used besides its code: the rest of its fingerprint.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// The secrets it asked for, each with a keyed hash.
@@ -213,15 +213,15 @@ impl Host {
     }
 
     /// Whether nothing may be changed.
-    pub fn only_looking(&self) -> bool {
-        self.seen().mode == Mode::Look
+    pub fn dry_run(&self) -> bool {
+        self.seen().mode == Mode::DryRun
     }
 
     /// Whether something would have been changed already while only looking: what is read from now on may
     /// not be what a run would read.
     pub fn would_have_changed(&self) -> bool {
         let session = self.seen();
-        session.mode == Mode::Look && !session.would_change().is_empty()
+        session.mode == Mode::DryRun && !session.would_change().is_empty()
     }
 
     /// Refuses to tell of a path while only looking, if something at it, above it or below it would have been
@@ -248,7 +248,7 @@ impl Host {
 
     /// Gives a script's text to standard output.
     pub fn output(&self, text: &str) {
-        self.reporter().tell(&Event::Output { text: text.to_owned() });
+        self.reporter().emit(&Event::Output { text: text.to_owned() });
     }
 
     /// What the current step has used so far.
@@ -499,14 +499,14 @@ pub fn look<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Res
 
 /// Runs a primitive that changes something. Its failure fails the step, caught or not.
 pub fn act<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Result<T>) -> Raised<T> {
-    act_unsettled(context, |host| {
-        host.session().settle_before_looking()?;
+    act_without_recovery(context, |host| {
+        host.session().recover_before_looking()?;
         primitive(host)
     })
 }
 
 /// The same for one that settles for itself what a killed run left: a rollback mends what a run refuses.
-pub fn act_unsettled<T>(
+pub fn act_without_recovery<T>(
     context: &NativeCallContext,
     primitive: impl FnOnce(&Host) -> Result<T>,
 ) -> Raised<T> {

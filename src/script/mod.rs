@@ -5,9 +5,9 @@ mod asked;
 mod check;
 mod engine;
 mod error;
+mod fingerprint;
 mod host;
 pub mod manual;
-mod meaning;
 mod parts;
 mod plan;
 mod requirements;
@@ -24,11 +24,11 @@ pub use asked::asked_secrets;
 pub use check::{Checked, check};
 pub use engine::{Engine, LARGEST_TEXT, Program, Registration, STACK_SIZE, evaluate};
 pub use error::Stop;
+pub use fingerprint::{CodeFingerprint, code_fingerprint};
 pub use host::{
-    Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, act_unsettled, look,
-    raise, unpredictable,
+    Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, act_without_recovery,
+    look, raise, unpredictable,
 };
-pub use meaning::{CodeMeaning, code_meaning};
 pub use plan::{Plan, PlannedStep};
 pub use requirements::{Requirements, requires_root};
 pub use resolver::LIBRARY;

@@ -78,7 +78,7 @@ impl Secrets {
 }
 
 impl Host {
-    /// The secret that a script asks for, as part of the meaning of its step.
+    /// The secret that a script asks for, as part of the fingerprint of its step.
     ///
     /// # Errors
     /// With [`ExitCode::UNANSWERED`] when it is neither given nor stored and nobody can be asked; while only looking,
@@ -87,7 +87,7 @@ impl Host {
         let secret = self.resolve_secret(request)?;
         let store = &self.secrets().store;
         let mut hash = store.known_hash(secret.name(), secret.reveal())?;
-        if hash.is_none() && !self.only_looking() {
+        if hash.is_none() && !self.dry_run() {
             self.session().begin_acting()?;
             hash = Some(store.hash(secret.name(), secret.reveal())?);
         }
@@ -115,7 +115,7 @@ impl Host {
             None => (self.new_secret(request)?, false),
         };
         self.reporter().learn_secret(name, &text);
-        if request.store && !is_stored && !self.only_looking() {
+        if request.store && !is_stored && !self.dry_run() {
             self.session().begin_acting()?;
             self.secrets().store.write(name, &text)?;
         }
@@ -123,7 +123,7 @@ impl Host {
     }
 
     fn new_secret(&self, request: &SecretRequest) -> Result<Zeroizing<String>> {
-        if self.only_looking() {
+        if self.dry_run() {
             return Err(
                 Unpredictable(format!("the secret `{}`, which nobody has given yet", request.name)).into()
             );
@@ -158,7 +158,7 @@ impl Host {
         }
     }
 
-    /// Looks for every secret that is known by now in what is told.
+    /// Looks for every secret that is known by now in what is reported.
     pub fn learn_known_secrets(&self) {
         for secret in self.secrets().known.borrow().values() {
             self.reporter().learn_known_secret(secret.name(), secret.reveal());

@@ -4,7 +4,7 @@ use rhai::Token;
 
 /// The tokens of a script that compiles.
 ///
-/// Where the code within a text ends and the text goes on is known to the parser alone, so it is told to the lexer
+/// Where the code within a text ends and the text goes on is known to the parser alone, so it is reported to the lexer
 /// here, too: otherwise what follows a `${…}` would be taken for code, and the code behind the text for text.
 pub(super) fn tokens(engine: &rhai::Engine, text: &str) -> Vec<Token> {
     let texts = [text];

@@ -12,10 +12,10 @@ use jiff::tz::TimeZone;
 use super::Verbosity;
 use super::output::{line_to_stderr, line_to_stdout};
 use super::questions::Questions;
-use crate::event::{Answer, Audience, ChangeTold, Event, Level, Question, UndoTold};
+use crate::event::{Answer, Audience, ChangeOutcome, Event, Level, Question, UndoOutcome};
 use crate::machine::clock;
 use crate::text::printable_lines;
-use crate::time_text;
+use crate::time;
 
 /// The width of a title's column.
 const TITLE: usize = 22;
@@ -113,10 +113,10 @@ impl Audience for Console {
         let normal = self.verbosity >= Verbosity::Normal;
         let verbose = self.verbosity >= Verbosity::Verbose;
         match event {
-            Event::PlanStarted { plan, steps, run, root, going_on_at, overrides, only_looking } if normal => {
+            Event::PlanStarted { plan, steps, run, root, going_on_at, overrides, dry_run } if normal => {
                 let going =
                     going_on_at.as_ref().map_or_else(String::new, |at| format!(" · going on at {at}"));
-                let how = if *only_looking { "only looking".to_owned() } else { format!("run {run}") };
+                let how = if *dry_run { "only looking".to_owned() } else { format!("run {run}") };
                 let plan = style(plan).for_stderr().bold();
                 self.line(&format!("{plan} · {}{going} ({how}, {root})", count(*steps, "step")));
                 for line in overrides {
@@ -126,13 +126,13 @@ impl Audience for Console {
             }
             Event::StepSkipped { id, title, why, finished } if normal => {
                 let since = finished.and_then(|at| jiff::Timestamp::from_second(at).ok());
-                let since = since.map(|at| time_text::when(at, clock::now(), &TimeZone::system()));
+                let since = since.map(|at| time::when(at, clock::now(), &TimeZone::system()));
                 let text = match (why.as_str(), since) {
                     ("complete", Some(since)) => format!("done {since}, not re-examined"),
                     ("examined", Some(since)) => format!("done {since}, still holds"),
                     (why, _) => why.to_owned(),
                 };
-                let done = matches!(why.as_str(), "complete" | "examined" | "accepted");
+                let done = matches!(why.as_str(), "complete" | "examined" | "recorded");
                 let symbol = if done { Emoji("✅", "ok") } else { Emoji("⏭️ ", "--") };
                 self.ended(symbol, id, title, &style(text).for_stderr().dim().to_string());
             }
@@ -143,7 +143,7 @@ impl Audience for Console {
                 }
             }
             Event::StepCompleted { id, title, seconds, changes } => {
-                let text = format!("{} · {}", time_text::duration(*seconds), count(*changes, "change"));
+                let text = format!("{} · {}", time::duration(*seconds), count(*changes, "change"));
                 self.ended(Emoji("✅", "ok"), id, title, &text);
             }
             Event::StepFailed { id, title, seconds, .. } => {
@@ -152,7 +152,7 @@ impl Audience for Console {
                 line_to_stderr(&format!(
                     "  {symbol} {} failed after {}",
                     label(id, title),
-                    time_text::duration(*seconds)
+                    time::duration(*seconds)
                 ));
             }
             Event::StepInterrupted { id, title, signal } => {
@@ -179,23 +179,25 @@ impl Audience for Console {
                     self.line(&format!("        {text}"));
                 }
             }
-            Event::Change { told, summary, .. } => match told {
-                ChangeTold::Would if normal => self.line(&format!("      would {summary}")),
-                ChangeTold::Kept if normal => self.line(&format!("  {} {summary}", Emoji("✋", "--"))),
-                ChangeTold::Made if verbose => self.line(&format!("      {summary}")),
+            Event::Change { outcome, summary, .. } => match outcome {
+                ChangeOutcome::Would if normal => self.line(&format!("      would {summary}")),
+                ChangeOutcome::Kept if normal => self.line(&format!("  {} {summary}", Emoji("✋", "--"))),
+                ChangeOutcome::Made if verbose => self.line(&format!("      {summary}")),
                 _ => {}
             },
             Event::Verified { label, now } if verbose => {
                 self.line(&format!("      {} {label}", if *now { "✓" } else { "later:" }));
             }
-            Event::Undo { told, summary, detail, .. } => {
-                let (symbol, word, shown) = match told {
-                    UndoTold::Would => (Emoji("↩", "<-"), "would undo: ", normal),
-                    UndoTold::Undone => (Emoji("↩", "<-"), "", normal),
-                    UndoTold::Already => (Emoji("↩", "<-"), "already as before: ", verbose),
-                    UndoTold::Kept => (Emoji("✋", "--"), "kept: ", true),
-                    UndoTold::Conflict => (Emoji("✋", "!!"), "left alone, somebody else changed it: ", true),
-                    UndoTold::Failed => (Emoji("❌", "!!"), "failed: ", true),
+            Event::Undo { outcome, summary, detail, .. } => {
+                let (symbol, word, shown) = match outcome {
+                    UndoOutcome::Would => (Emoji("↩", "<-"), "would undo: ", normal),
+                    UndoOutcome::Undone => (Emoji("↩", "<-"), "", normal),
+                    UndoOutcome::Already => (Emoji("↩", "<-"), "already as before: ", verbose),
+                    UndoOutcome::Kept => (Emoji("✋", "--"), "kept: ", true),
+                    UndoOutcome::Conflict => {
+                        (Emoji("✋", "!!"), "left alone, somebody else changed it: ", true)
+                    }
+                    UndoOutcome::Failed => (Emoji("❌", "!!"), "failed: ", true),
                 };
                 if shown {
                     self.line(&format!("  {symbol} {word}{summary}"));
@@ -221,10 +223,10 @@ impl Audience for Console {
                 }
             }
             Event::Note { text } if normal => self.line(&format!("  {}", style(text).for_stderr().dim())),
-            Event::RunEnded { owed, .. } => {
+            Event::RunEnded { pending, .. } => {
                 self.end();
-                for line in owed {
-                    line_to_stderr(&format!("  {} still owed: {line}", Emoji("⚠️ ", "!")));
+                for line in pending {
+                    line_to_stderr(&format!("  {} still pending: {line}", Emoji("⚠️ ", "!")));
                 }
             }
             _ => {}

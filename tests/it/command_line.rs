@@ -14,7 +14,7 @@ fn options_stand_on_both_sides_and_words_behind_two_dashes_are_the_scripts() {
     place.run("plan.rhai --dry-run").ends(6);
     place.run("plan.rhai -q a -- --dry-run").ends(0).prints("data\n[\"a\", \"--dry-run\"]\n");
     for words in
-        ["--frob plan.rhai", "plan.rhai --frob", "rollback --frob", "plan.rhai --foreign perhaps", ""]
+        ["--frob plan.rhai", "plan.rhai --frob", "rollback --frob", "plan.rhai --on-conflict perhaps", ""]
     {
         place.run(words).ends(2).prints("");
     }
@@ -60,7 +60,7 @@ fn json_is_one_event_a_line_the_first_the_schema_the_last_the_sum() {
     let last = |words: &str, status: i32| place.run(words).ends(status).json().pop().unwrap();
     assert_eq!(
         *events.last().unwrap(),
-        serde_json::json!({ "event": "run_ended", "changed": 1, "failed": [], "owed": [], "exit": 0 })
+        serde_json::json!({ "event": "run_ended", "changed": 1, "failed": [], "pending": [], "exit": 0 })
     );
     assert_eq!(last("--json plan.rhai", 0)["changed"], 0);
     assert_eq!(last("--json plan.rhai --dry-run --redo 01", 0)["exit"], 0);
@@ -110,10 +110,10 @@ step::run("01", "First", || {
 });
 "#,
     );
-    place.run("plan.rhai").ends(1).says("still owed: test -e @/m/go");
+    place.run("plan.rhai").ends(1).says("still pending: test -e @/m/go");
     assert!(place.exists("m/a"));
     place.write("m/go", "");
-    place.run("plan.rhai").ends(0).never_says("owed");
+    place.run("plan.rhai").ends(0).never_says("pending");
 }
 
 #[test]

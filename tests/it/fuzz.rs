@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use kkrun::change::{Noun, Passage, PassageWish};
+use kkrun::change::{DesiredEntry, EntryKind, FileEntry};
 use kkrun::cli::Cli;
 use kkrun::machine::files::Digest;
 use kkrun::run::Reading;
@@ -238,7 +238,7 @@ proptest! {
         crlf in any::<bool>(), ended in any::<bool>(),
         section in proptest::option::of("[sS\\] ]{1,2}"), key in prop_oneof![Just("k".to_owned()), "[a-zA-Z_.-]{1,4}"],
         separator in proptest::option::of(prop_oneof![Just("="), Just(" = "), Just(": "), Just(" ")]),
-        is_block in any::<bool>(), wish in 0..3_usize, text in "\\PC{0,12}",
+        is_block in any::<bool>(), desired in 0..3_usize, text in "\\PC{0,12}",
     ) {
         let mut bytes = file;
         if crlf {
@@ -248,16 +248,16 @@ proptest! {
             bytes.push(b'\n');
         }
         let noun = if is_block {
-            Noun::Block { name: key }
+            EntryKind::Block { name: key }
         } else {
-            Noun::Line { key, separator: separator.map(str::to_owned) }
+            EntryKind::Line { key, separator: separator.map(str::to_owned) }
         };
-        let passage = Passage { section, comment: "#".to_owned(), noun };
-        let wish = [PassageWish::Text(text.as_bytes()), PassageWish::Comment, PassageWish::Absent][wish];
-        let edited = in_time(&bytes, || passage.edited(&bytes, wish, "the file"));
+        let entry = FileEntry { section, comment: "#".to_owned(), noun };
+        let desired = [DesiredEntry::Text(text.as_bytes()), DesiredEntry::Comment, DesiredEntry::Absent][desired];
+        let edited = in_time(&bytes, || entry.edited(&bytes, desired, "the file"));
         if let Ok(Some(edited)) = edited {
             prop_assert_ne!(&edited.bytes, &bytes);
-            let again = in_time(&edited.bytes, || passage.edited(&edited.bytes, wish, "the file"));
+            let again = in_time(&edited.bytes, || entry.edited(&edited.bytes, desired, "the file"));
             prop_assert!(matches!(again, Ok(None)));
         }
     }

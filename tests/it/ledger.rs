@@ -90,9 +90,9 @@ fn somebody_elses_edit_that_was_replaced_by_word_is_in_the_backups_when_all_is_u
         .with("m/page", "first\n");
     place.run("plan.rhai").ends(0);
     place.write("m/page", "theirs\n");
-    place.run("plan.rhai --redo 01").ends(1).says("--foreign replace");
+    place.run("plan.rhai --redo 01").ends(1).says("--on-conflict overwrite");
     assert_eq!(place.read("m/page"), "theirs\n");
-    place.run("plan.rhai --redo 01 --foreign replace").ends(0);
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
     assert_eq!(place.read("m/page"), "ours\n");
     place.run("rollback").ends(0).says("2 undone");
     assert_eq!(place.read("m/page"), "first\n");
@@ -105,7 +105,7 @@ fn what_was_kept_by_word_is_accepted_and_still_undone() {
         .with("m/page", "first\n");
     place.run("plan.rhai").ends(0);
     place.write("m/page", "theirs\n");
-    place.run("plan.rhai --redo 01 --foreign keep").ends(0).says("kept as somebody else left it");
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0).says("kept as somebody else left it");
     place.run("plan.rhai --redo 01").ends(0);
     assert_eq!(place.read("m/page"), "theirs\n");
     place.run("rollback").ends(0).says("1 undone");
@@ -245,14 +245,14 @@ step::run("01", "First", || {
             assert!(left.contains(line), "{what}: {line} is lost");
         }
         if status == 4 {
-            place.run("rollback").ends(4).says("kkrun rollback file:@/m/page --foreign replace");
+            place.run("rollback").ends(4).says("kkrun rollback file:@/m/page --on-conflict overwrite");
         }
         if what == "deleted" || what == "edited" || what == "replaced by a link" {
-            place.run("rollback --foreign replace").ends(0);
+            place.run("rollback --on-conflict overwrite").ends(0);
             assert_eq!(place.listing("m"), before, "{what}");
         }
         if what == "replaced by a directory" {
-            place.run("rollback --foreign replace").ends(4);
+            place.run("rollback --on-conflict overwrite").ends(4);
             assert!(place.exists("m/page/theirs"));
         }
     }
@@ -274,7 +274,7 @@ fn what_somebody_wrote_into_a_file_stays_theirs_when_its_mode_is_changed() {
     // Once more, the mode that it has already got back.
     place.run("rollback").ends(4).says("0 undone · 0 kept · 1 conflict");
     assert_eq!(place.read("m/a"), "mine\ntheirs\n");
-    place.run("rollback --foreign replace").ends(0);
+    place.run("rollback --on-conflict overwrite").ends(0);
     assert!(!place.exists("m/a"));
     assert!(place.backups().contains(&"mine\ntheirs\n".to_owned()));
 }

@@ -53,7 +53,7 @@ fn a_step_is_stale_when_its_meaning_changes_and_not_when_its_comments_do() {
         "01 stale (its script changed)\n02 stale (settings::url http://dashboard:80/ → http://kiosk:80/)\n\
          03 stale (settings::name dashboard → kiosk)\n",
     );
-    place.run("plan.rhai --accept 01").ends(0).says("01 First                  accepted");
+    place.run("plan.rhai --accept 01").ends(0).says("01 First                  recorded");
     assert_eq!(place.read("m/first"), "1\n");
     assert_eq!(
         (place.read("m/second"), place.read("m/third")),
@@ -243,7 +243,7 @@ fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
     said.says("no longer holds: make @/m/second").says("steps 01, 02 no longer hold").says("--redo 01,02");
     place.run("plan.rhai --redo 02").ends(0).says("asked for again");
     assert_eq!(place.read("m/second"), "see http://dashboard:80/\n");
-    place.run("plan.rhai --redo 01 --foreign replace").ends(0);
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
     place.run("plan.rhai --verify").ends(0).says("still holds");
     assert_eq!(place.read("m/first"), "1\n");
 }
@@ -431,19 +431,19 @@ fn what_somebody_else_changed_is_asked_about_kept_or_replaced() {
     let said = place.run("plan.rhai").ends(1).says("was changed by somebody else since kkrun left it");
     said.says("-1\n")
         .says("+theirs")
-        .says("--foreign replace")
-        .says("--foreign keep")
+        .says("--on-conflict overwrite")
+        .says("--on-conflict keep")
         .says("nobody could be asked");
     assert_eq!(place.read("m/first"), "theirs\n");
 
-    place.run("plan.rhai --foreign keep").ends(0).says("kept as somebody else left it");
+    place.run("plan.rhai --on-conflict keep").ends(0).says("kept as somebody else left it");
     assert_eq!(place.read("m/first"), "theirs\n");
     place.run("plan.rhai --redo 01").ends(0);
     place.run("status.rhai").ends(0).prints("01 complete\n02 complete\n03 complete\n");
     assert_eq!(place.read("m/first"), "theirs\n");
 
     let place = changed();
-    place.run("plan.rhai --foreign replace").ends(0);
+    place.run("plan.rhai --on-conflict overwrite").ends(0);
     assert_eq!(place.read("m/first"), "one\n");
     place.run("rollback").ends(0);
     assert!(!place.exists("m/first") || place.read("m/first") == "theirs\n");
@@ -470,12 +470,12 @@ step::run("01", "First", || {
         place.cut_journal_behind(behind);
         place.remove("m/log");
         place.run("doctor").ends(0);
-        assert!(place.run("doctor").stdout.contains("owed: bash -c"), "{behind}");
+        assert!(place.run("doctor").stdout.contains("pending: bash -c"), "{behind}");
         place.run("plan.rhai").ends(0);
         assert_eq!(place.read("m/log"), "reloaded\n", "{behind}");
-        assert!(!place.run("doctor").stdout.contains("owed"));
+        assert!(!place.run("doctor").stdout.contains("pending"));
     }
-    place.run("rollback").ends(4).says("still owed: bash -c");
+    place.run("rollback").ends(4).says("still pending: bash -c");
     assert_eq!(place.read("m/log"), "reloaded\n");
 }
 
@@ -500,7 +500,7 @@ step::run("01", "First", || {
         .says("it goes on at step 01");
     assert_eq!((place.read("m/site"), place.read("m/default")), ("good\n".into(), "stock\n".into()));
     assert!(place.exists("m/before"));
-    assert!(!place.run("doctor").stdout.contains("owed"));
+    assert!(!place.run("doctor").stdout.contains("pending"));
     place.edit("plan/plan.rhai", "\"bad\\n\"", "\"good too\\n\"");
     place.run("plan.rhai").ends(0);
     assert_eq!(place.read("m/site"), "good too\n");

@@ -17,7 +17,7 @@ fn databases(server: &Server) -> String {
         .unwrap()
 }
 
-/// Another session, that does what it is told until it is dropped.
+/// Another session, that does what it is reported until it is dropped.
 struct Session {
     process: Child,
     _input: std::process::ChildStdin,
@@ -153,7 +153,7 @@ fn a_role_that_was_there_has_its_password_and_attributes_back() {
     let conflict = expect(&bench.run(&["rollback", "--plan", "plan"]), 4);
     assert!(conflict.contains("it has another: password"), "{conflict}");
     assert!(server.logs_in("kim", "by somebody else", "postgres"));
-    expect(&bench.run(&["plan.rhai", "--redo", "01", "--foreign", "replace"]), 0);
+    expect(&bench.run(&["plan.rhai", "--redo", "01", "--on-conflict", "overwrite"]), 0);
     assert!(server.logs_in("kim", CANARY, "postgres"));
     // Another wish.
     plan(&bench, &step(", connection_limit: 7"));
@@ -165,11 +165,11 @@ fn a_role_that_was_there_has_its_password_and_attributes_back() {
     server.psql("ALTER ROLE kim VALID UNTIL 'infinity'").unwrap();
     assert!(server.logs_in("kim", "the old one", "postgres"));
     // What is rolled back over somebody else's password by word is kept.
-    expect(&bench.run(&["plan.rhai", "--foreign", "replace"]), 0);
+    expect(&bench.run(&["plan.rhai", "--on-conflict", "overwrite"]), 0);
     server.psql("ALTER ROLE kim PASSWORD 'by somebody else'").unwrap();
     let theirs = server.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'kim'").unwrap();
     expect(&bench.run(&["rollback", "--plan", "plan"]), 4);
-    expect(&bench.run(&["rollback", "--plan", "plan", "--foreign", "replace"]), 0);
+    expect(&bench.run(&["rollback", "--plan", "plan", "--on-conflict", "overwrite"]), 0);
     assert_eq!(files_with(&bench, theirs.as_bytes()).len(), 1);
     assert!(server.logs_in("kim", "the old one", "postgres"));
     assert!(!server.log().contains("Canary") && !bench.recorded().contains("Canary"));
@@ -217,8 +217,10 @@ fn a_database_is_made_beside_a_busy_template_and_given_back_to_its_owner() {
     // Somebody else makes another one of that name: it is not kkrun's to remove, whatever is agreed to.
     server.psql("DROP DATABASE new").unwrap();
     server.psql("CREATE DATABASE new OWNER kim").unwrap();
-    let kept =
-        expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "all", "--foreign", "replace"]), 0);
+    let kept = expect(
+        &bench.run(&["rollback", "--plan", "plan", "--purge", "all", "--on-conflict", "overwrite"]),
+        0,
+    );
     assert!(kept.contains("another database of the same name"), "{kept}");
     assert_eq!((owner("old"), owner("new")), ("postgres".to_owned(), "kim".to_owned()));
 }

@@ -192,11 +192,12 @@ fn a_flood_is_taken_in_bounded_memory_and_the_log_is_whole_up_to_its_limit() {
             "{generator}"
         );
         if lines {
-            let told = log.lines().filter(|line| *line == "a line of the flood, one of very many").count();
+            let reported =
+                log.lines().filter(|line| *line == "a line of the flood, one of very many").count();
             assert!(
                 (kkrun::machine::process::MOST_LINES - 1..kkrun::machine::process::MOST_LINES + 3_000)
-                    .contains(&told),
-                "{told}"
+                    .contains(&reported),
+                "{reported}"
             );
         }
     }

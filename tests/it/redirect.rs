@@ -64,7 +64,7 @@ fn trap(place: &Place, kind: &str) -> &'static str {
             symlink(place.path("root/shadow"), &file).unwrap();
             give(&file);
         }
-        // The kernel may be told to let everybody make one.
+        // The kernel may be reported to let everybody make one.
         "hard link" => {
             away();
             std::fs::hard_link(place.path("root/shadow"), &file).unwrap();
@@ -139,10 +139,14 @@ fn no_trap_leads_an_edit_astray() {
             let script = edit.replace("FILE", &format!("@/{file}")).replace("PARENT", &format!("@/{parent}"));
             place.write(&format!("plan/{name}.rhai"), &script);
             let what = format!("{name} at a {kind}");
-            let ran = run_in_time(&place, &what, &format!("{name}.rhai --foreign replace"));
+            let ran = run_in_time(&place, &what, &format!("{name}.rhai --on-conflict overwrite"));
             assert!([0, 1].contains(&ran.status), "{what}: {}", ran.page());
             assert_eq!(of_root(&place), before, "{what}: {}", ran.page());
-            run_in_time(&place, &what, &format!("rollback --plan {name} --foreign replace --purge all"));
+            run_in_time(
+                &place,
+                &what,
+                &format!("rollback --plan {name} --on-conflict overwrite --purge all"),
+            );
             assert_eq!(of_root(&place), before, "the rollback of {what}");
         }
     }
@@ -162,12 +166,12 @@ fn no_trap_leads_a_rollback_astray() {
             let parent = file.trim_end_matches("/.bashrc");
             let script = edit.replace("FILE", &format!("@/{file}")).replace("PARENT", &format!("@/{parent}"));
             place.write(&format!("plan/{name}.rhai"), &script);
-            let ran = run_in_time(&place, name, &format!("{name}.rhai --foreign replace"));
+            let ran = run_in_time(&place, name, &format!("{name}.rhai --on-conflict overwrite"));
             assert_eq!(ran.status, 0, "{name}: {}", ran.page());
             trap(&place, kind);
             let before = of_root(&place);
             let what = format!("rollback of {name} at a {kind}");
-            for force in ["", " --foreign replace --purge all"] {
+            for force in ["", " --on-conflict overwrite --purge all"] {
                 let ran = run_in_time(&place, &what, &format!("rollback --plan {name}{force}"));
                 assert!([0, 1, 4].contains(&ran.status), "{what}: {}", ran.page());
                 assert_eq!(of_root(&place), before, "{what}{force}: {}", ran.page());
@@ -272,13 +276,13 @@ print(`${{made}} ${{refused}}`);
     let mut exchanged = 0;
     for _ in 0..3 {
         let ((_, said), count) = while_exchanging(&place, || {
-            quick(&place, state.path(), "rollback --plan plan --foreign replace")
+            quick(&place, state.path(), "rollback --plan plan --on-conflict overwrite")
         });
         assert_eq!(of_root(&place), before, "{said}");
         exchanged += count;
     }
     assert!(exchanged > 10, "exchanged {exchanged} times");
-    let (_, said) = quick(&place, state.path(), "rollback --plan plan --foreign replace --purge all");
+    let (_, said) = quick(&place, state.path(), "rollback --plan plan --on-conflict overwrite --purge all");
     assert_eq!(of_root(&place), before, "{said}");
 }
 

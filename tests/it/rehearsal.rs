@@ -23,7 +23,7 @@ struct Trial {
     rehearsal: Rehearsal,
     scratch: tempfile::TempDir,
     signals: Signals,
-    told: Vec<Progress>,
+    reported: Vec<Progress>,
 }
 
 impl Trial {
@@ -42,12 +42,12 @@ impl Trial {
             binary: "/bin/bash".into(),
             files: Vec::new(),
         };
-        Self { rehearsal, scratch, signals: Signals::deaf().unwrap(), told: Vec::new() }
+        Self { rehearsal, scratch, signals: Signals::deaf().unwrap(), reported: Vec::new() }
     }
 
     fn run(&mut self) -> anyhow::Result<Outcome> {
-        let told = &mut self.told;
-        rehearse(&self.rehearsal, &self.signals, &mut |progress| told.push(progress))
+        let reported = &mut self.reported;
+        rehearse(&self.rehearsal, &self.signals, &mut |progress| reported.push(progress))
     }
 
     fn exit_codes(&mut self) -> Vec<u8> {
@@ -60,7 +60,7 @@ impl Trial {
         assert!(left.is_empty(), "{left:?}");
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         assert!(!mounts.contains(self.scratch.path().to_str().unwrap()), "{mounts}");
-        for progress in &self.told {
+        for progress in &self.reported {
             if let Progress::Booted { name, leader, .. } = progress {
                 assert!(!Path::new("/run/netns").join(name).exists());
                 let stat = std::fs::read_to_string(format!("/proc/{leader}/stat")).unwrap_or_default();
@@ -170,7 +170,7 @@ fn a_restart_from_inside_starts_what_was_enabled_there_and_the_run_begins_again(
         sleep 60"]);
     trial.rehearsal.with = vec!["systemd-tmpfiles-clean.timer".to_owned()];
     assert_eq!(trial.exit_codes(), [0]);
-    assert!(trial.told.contains(&Progress::Restarting));
+    assert!(trial.reported.contains(&Progress::Restarting));
     trial.assert_nothing_is_left();
 }
 
@@ -189,7 +189,7 @@ fn a_signal_reaches_the_run_and_ends_the_rehearsal() {
     let mut trial =
         Trial::new(&["trap 'exit 143' TERM; sleep 60 & touch /srv/waits; wait", "touch /srv/never"]);
     let begin = std::time::Instant::now();
-    let told = &mut trial.told;
+    let reported = &mut trial.reported;
     let signals = trial.signals.clone();
     let mut tell = |progress: Progress| {
         if let Progress::Booted { leader, .. } = progress {
@@ -203,12 +203,12 @@ fn a_signal_reaches_the_run_and_ends_the_rehearsal() {
                 signals.deliver(15);
             });
         }
-        told.push(progress);
+        reported.push(progress);
     };
     let error = rehearse(&trial.rehearsal, &trial.signals, &mut tell).unwrap_err();
     assert_eq!(kkrun::failure::exit_code(&error).0, 143);
     assert!(begin.elapsed().as_secs() < 30);
-    assert!(trial.told.contains(&Progress::RunEnded { index: 0, code: 143 }));
+    assert!(trial.reported.contains(&Progress::RunEnded { index: 0, code: 143 }));
     trial.assert_nothing_is_left();
 }
 
@@ -248,7 +248,7 @@ fn a_kept_clone_can_be_entered_and_removed_by_its_own_scripts() {
     trial.rehearsal.keep = true;
     assert_eq!(trial.exit_codes(), [0]);
     let (enter, remove) = trial
-        .told
+        .reported
         .iter()
         .find_map(|progress| match progress {
             Progress::Kept { enter, remove, .. } => Some((enter.clone(), remove.clone())),
@@ -332,7 +332,7 @@ fn the_running_machine_is_cloned_without_its_temporary_files_and_stays_as_it_is(
     trial.rehearsal.base = Base::RunningMachine;
     let hostname = std::fs::read("/etc/hostname").unwrap();
     assert_eq!(trial.exit_codes(), [0]);
-    assert!(trial.told.contains(&Progress::NotASnapshot));
+    assert!(trial.reported.contains(&Progress::NotASnapshot));
     assert_eq!(std::fs::read("/etc/hostname").unwrap(), hostname);
     assert!(Path::new("/srv").is_dir());
     trial.assert_nothing_is_left();
@@ -370,7 +370,7 @@ fn a_file_system_below_the_base_comes_along_and_one_in_memory_is_left_out() {
     assert!(changed, "{:?}", outcome.difference.entries);
     let left_out =
         |progress: &Progress| matches!(progress, Progress::LeftOut { path, .. } if path == Path::new("/mnt"));
-    assert!(trial.told.iter().any(left_out), "{:?}", trial.told);
+    assert!(trial.reported.iter().any(left_out), "{:?}", trial.reported);
     trial.assert_nothing_is_left();
 }
 

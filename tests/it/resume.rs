@@ -93,7 +93,7 @@ plan · 3 steps (run 2, @/plan)
     );
 }
 
-/// Notes its begin and end, and waits in between until it is told to go on.
+/// ChildRecords its begin and end, and waits in between until it is reported to go on.
 const SLOW: &str = r#"
 cmd::run(["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo end >> @/m/log"],
     #{ creates: "@/m/product" });
@@ -226,12 +226,12 @@ fn a_change_in_doubt_that_is_neither_before_nor_after_is_shown_with_the_ways_on(
     place.cut_journal_behind("intent");
     place.write("m/first", "somebody else's\n");
     place.write("plan/02_second.rhai", "file::write(\"@/m/second\", \"2\\n\");");
-    let said = place.run("plan.rhai").ends(1).says("stands neither as before nor as wished");
-    said.says("--foreign keep").says("--foreign replace").says("kkrun rollback");
+    let said = place.run("plan.rhai").ends(1).says("stands neither as before nor as desired");
+    said.says("--on-conflict keep").says("--on-conflict overwrite").says("kkrun rollback");
     assert_eq!(place.read("m/first"), "somebody else's\n");
     place.run("rollback").ends(4).says("left alone");
     assert_eq!(place.read("m/first"), "somebody else's\n");
-    place.run("plan.rhai --foreign replace").ends(0);
+    place.run("plan.rhai --on-conflict overwrite").ends(0);
     assert_eq!(place.read("m/first"), "1\n");
 }
 
@@ -362,7 +362,7 @@ step::run("02", "Second", || {
                 after.replace(&whole.path("").display().to_string(), ""),
                 "{kibibytes}"
             );
-            assert!(place.exists("reloaded"), "{kibibytes}: a consequence was lost");
+            assert!(place.exists("reloaded"), "{kibibytes}: a handler was lost");
         }
         place.run("rollback").ends(0);
         assert_eq!(place.listing("m"), before, "{kibibytes}");
@@ -382,9 +382,9 @@ step::run("01", "First", || {
 "#,
     );
     let started = place.start("plan.rhai");
-    until("the consequence is at work", || place.holds("m/log", "\n"));
+    until("the handler is at work", || place.holds("m/log", "\n"));
     started.kill();
-    assert!(place.run("doctor").ends(0).stdout.contains("owed: bash"));
+    assert!(place.run("doctor").ends(0).stdout.contains("pending: bash"));
     let next = place.start("plan.rhai");
     until("it is at work again", || place.read("m/log").lines().count() == 2);
     place.write("m/go", "");
@@ -430,7 +430,7 @@ fn what_was_kept_by_word_is_not_lost_by_a_rollback() {
     place.run("plan.rhai").ends(0);
     place.write("m/first", "theirs\n");
     place.edit("plan/01_first.rhai", "1\\n", "one\\n");
-    place.run("plan.rhai --foreign keep").ends(0);
+    place.run("plan.rhai --on-conflict keep").ends(0);
     place.run("rollback").ends(0);
     assert_eq!(place.read("m/first"), "0\n");
     let backups = std::fs::read_dir(place.path("state/backups")).unwrap().flatten();
@@ -443,10 +443,10 @@ fn what_was_kept_by_word_is_replaced_by_word() {
     let place = three("file::make_dir(\"@/m/second\");");
     place.run("plan.rhai").ends(0);
     place.write("m/first", "theirs\n");
-    place.run("plan.rhai --redo 01 --foreign keep").ends(0);
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
     place.run("plan.rhai --redo 01").ends(0);
     assert_eq!(place.read("m/first"), "theirs\n");
-    place.run("plan.rhai --redo 01 --foreign replace").ends(0);
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
     assert_eq!(place.read("m/first"), "1\n");
 }
 

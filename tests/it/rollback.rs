@@ -92,8 +92,8 @@ fn one_step_alone_is_undone_held_and_refused_when_a_later_change_needs_it() {
         "plan/look.rhai",
         r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
     );
-    place.run("look.rhai").ends(0).prints("01 complete\n02 held\n03 complete\n");
-    place.run("plan.rhai").ends(0).says("02 Second                 held");
+    place.run("look.rhai").ends(0).prints("01 complete\n02 on_hold\n03 complete\n");
+    place.run("plan.rhai").ends(0).says("02 Second                 on hold");
     assert!(!place.exists("m/dir/file"));
     place.run("rollback 01").ends(0);
     place.run("plan.rhai --only 01,02").ends(0);
@@ -124,13 +124,13 @@ fn what_somebody_else_changed_is_left_alone_and_shown_until_it_is_forced() {
       @@ -1 +1 @@
       -new
       +theirs
-      to bring the state from before back over it: `kkrun rollback file:@/m/old --foreign replace`
+      to bring the state from before back over it: `kkrun rollback file:@/m/old --on-conflict overwrite`
 6 undone · 0 kept · 1 conflict · 0 failed
 ",
     );
     assert_eq!(place.read("m/old"), "theirs\n");
     place.run("rollback").ends(4).says("0 undone · 0 kept · 1 conflict");
-    place.run("rollback --foreign replace").ends(0).says("1 undone");
+    place.run("rollback --on-conflict overwrite").ends(0).says("1 undone");
     assert_eq!(place.listing("m"), before);
 }
 
@@ -384,10 +384,10 @@ fn the_scripts_that_come_with_kkrun_show_preview_and_take_back() {
     place.run("rollback.rhai 03 --dry-run --yes").ends(6).says("would undo: run touch @/m/made");
     assert_eq!((place.prints_of("m"), place.prints_of("state/journal")), done);
     place.run("rollback.rhai 03 --yes").ends(0).prints("2 undone · 0 kept · 0 conflicts · 0 failed\n");
-    assert!(place.run("status.rhai").ends(0).stdout.contains("held"));
+    assert!(place.run("status.rhai").ends(0).stdout.contains("on_hold"));
 
     place.write("m/old", "theirs\n");
     place.run("rollback.rhai --yes").ends(4).prints("4 undone · 0 kept · 1 conflicts · 0 failed\n");
-    place.run("rollback.rhai --yes --foreign replace").ends(0);
+    place.run("rollback.rhai --yes --on-conflict overwrite").ends(0);
     assert_eq!(place.listing("m"), before);
 }

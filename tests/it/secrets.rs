@@ -375,7 +375,7 @@ fn a_canary_is_found_nowhere_after_full_failing_and_rolled_back_runs() {
         silent_about_it(&bench, &with(&["plan.rhai", "--redo", "01"]), 1);
         silent_about_it(&bench, &with(&["plan.rhai", "--dry-run", "--redo", "01"]), 6);
         silent_about_it(&bench, &with(&["rollback"]), 4);
-        silent_about_it(&bench, &with(&["rollback", "--foreign", "replace"]), 0);
+        silent_about_it(&bench, &with(&["rollback", "--on-conflict", "overwrite"]), 0);
         assert!(!bench.path("out").exists());
     }
 }

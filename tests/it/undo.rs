@@ -1,4 +1,4 @@
-//! Undoing under trouble: inverses that fail, rollbacks that were interrupted, and what undone changes owe.
+//! Undoing under trouble: inverses that fail, rollbacks that were interrupted, and what undone changes trigger.
 
 use crate::support::Place;
 
@@ -88,7 +88,7 @@ fn a_rollback_of_one_step_that_was_killed_behind_its_last_undo_still_holds_the_s
     place.run("rollback 01").ends(1).says("finish it first with `kkrun rollback 02 --plan plan`");
     assert!(place.exists("m/a"));
     place.run("rollback 02 --plan plan").ends(0);
-    place.run("look.rhai").ends(0).prints("01 complete\n02 held\n");
+    place.run("look.rhai").ends(0).prints("01 complete\n02 on_hold\n");
     place.run("plan.rhai").ends(0);
     assert!(!place.exists("m/b"));
     place.run("rollback 02").ends(0).says("0 undone");
@@ -126,7 +126,7 @@ fn what_undone_changes_owe_is_settled_once_behind_the_oldest_of_them() {
     place.run("rollback").ends(0).says("3 undone");
     assert_eq!(place.read("log"), "first\nsettled\nsettled\n");
 
-    // Killed between the last undo and what it owes.
+    // Killed between the last undo and what it triggers.
     place.run("plan.rhai").ends(0);
     place.run("rollback").ends(0);
     place.cut_journal_behind("undone");
@@ -212,11 +212,11 @@ fn a_step_of_which_nothing_could_be_undone_is_not_held() {
     place.write("m/b", "theirs\n");
     place.run("rollback 02").ends(4).says("0 undone");
     place.run("look.rhai").ends(0).prints("01 complete\n02 drifted\n");
-    place.run("rollback 02 --foreign replace").ends(0);
+    place.run("rollback 02 --on-conflict overwrite").ends(0);
     place
         .run("plan.rhai")
         .ends(0)
-        .says("held, because it was rolled back by itself; `--redo 02` runs it again");
+        .says("on hold, because it was rolled back by itself; `--redo 02` runs it again");
 }
 
 #[test]

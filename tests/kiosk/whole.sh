@@ -36,7 +36,7 @@ say "status"
 same "complete steps" 7 "$(step_states | grep -c complete)"
 runuser -u postgres -- psql -XAtqc "ALTER ROLE kimonokittens NOLOGIN"
 step_states | grep -q "03.*drifted" || die "status does not see the drift: $(step_states)"
-exits 0 plan master.rhai --redo 03 --foreign replace
+exits 0 plan master.rhai --redo 03 --on-conflict overwrite
 same "complete steps" 7 "$(step_states | grep -c complete)"
 
 say "an override makes its steps stale, is used and remembered"

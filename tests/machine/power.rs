@@ -56,7 +56,7 @@ pub fn lose(directory: &Path, kind: &str, at: Duration) -> Survivor {
         let watched = PathBuf::from(format!("/proc/{leader}/root/run/kkrun-test"));
         awaited(|| watched.join("began").exists().then_some(()), || run.is_finished());
         sleep(at);
-        // Whatever was told by now was true by now.
+        // Whatever was reported by now was true by now.
         let said = std::fs::read_to_string(watched.join("said")).unwrap();
         let ended = watched.join("ended").exists();
         disk.lose_power();

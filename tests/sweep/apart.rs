@@ -73,20 +73,20 @@ pub fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
         let readers = shards.iter_mut().map(|shard| {
             let out = BufReader::new(shard.stdout.take().unwrap());
             scope.spawn(move || {
-                let mut told = None;
+                let mut reported = None;
                 for line in out.lines() {
                     let line = line.unwrap();
                     match line.strip_prefix(TOLD) {
-                        Some(numbers) => told = Some(numbers.to_owned()),
+                        Some(numbers) => reported = Some(numbers.to_owned()),
                         None => println!("{line}"),
                     }
                 }
-                told
+                reported
             })
         });
         for reader in readers.collect::<Vec<_>>() {
-            let told = reader.join().unwrap().expect("a part of the sweep ended without its figures");
-            let numbers: Vec<usize> = told.split_whitespace().map(|word| word.parse().unwrap()).collect();
+            let reported = reader.join().unwrap().expect("a part of the sweep ended without its figures");
+            let numbers: Vec<usize> = reported.split_whitespace().map(|word| word.parse().unwrap()).collect();
             tally.positions += numbers[0];
             tally.missed += numbers[1];
             tally.bad.extend(std::iter::repeat_n(String::new(), numbers[2]));

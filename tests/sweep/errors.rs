@@ -32,7 +32,7 @@ const WRITING: [&str; 3] = ["write", "writev", "sendfile"];
 const STATUSES: [i32; 3] = [0, 1, 4];
 
 pub fn sweep(shard: Shard) -> Tally {
-    let sample = Sample::told();
+    let sample = Sample::reported();
     let (mut tally, mut number) = (Tally::default(), 0);
     for scenario in plans::all() {
         let trial = Trial::new(scenario, Lying::Memory);
@@ -48,7 +48,7 @@ pub fn sweep(shard: Shard) -> Tally {
                 };
                 let one = [sample.one(&FAULTS, &format!("{name}/{position}"))];
                 for fault in if sample.is_full() { &FAULTS[..] } else { &one } {
-                    // Nothing takes all else and no times: passages are taken back then, which give none, and files not.
+                    // Nothing takes all else and no times: entries are taken back then, which give none, and files not.
                     if position.call == "utimensat" && !fault.ends_with('K') {
                         continue;
                     }

@@ -16,7 +16,7 @@ const INTERRUPTED: usize = 3;
 pub const KILL: &str = "signal=SIGKILL:when=K";
 
 pub fn sweep(shard: Shard) -> Tally {
-    let sample = Sample::told();
+    let sample = Sample::reported();
     let (mut tally, mut number) = (Tally::default(), 0);
     for scenario in plans::all() {
         let trial = Trial::new(scenario, Lying::Memory);

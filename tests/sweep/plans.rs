@@ -238,7 +238,7 @@ step::run("02", "Do", || {
 };
 
 const CONSEQUENCES: Scenario = Scenario {
-    name: "consequences",
+    name: "handlers",
     files: &[(
         "plan.rhai",
         r#"

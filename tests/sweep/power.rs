@@ -17,7 +17,7 @@ const GROUNDS: [Lying; 4] =
     [Lying::Together("ext4"), Lying::Apart("xfs"), Lying::Together("xfs"), Lying::Apart("ext4")];
 
 pub fn sweep(shard: Shard) -> Tally {
-    let sample = Sample::told();
+    let sample = Sample::reported();
     let (mut tally, mut number) = (Tally::default(), 0);
     for (at, scenario) in plans::all().enumerate() {
         let one = [GROUNDS[at % GROUNDS.len()]];

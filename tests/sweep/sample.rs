@@ -15,8 +15,8 @@ pub struct Sample {
 }
 
 impl Sample {
-    /// As the variables say; told, so that what failed can be tried again.
-    pub fn told() -> Self {
+    /// As the variables say; reported, so that what failed can be tried again.
+    pub fn reported() -> Self {
         let seed = std::env::var(SEED).ok().map_or(20_261_123, |text| text.parse().unwrap());
         let how = std::env::var(HOW).unwrap_or_else(|_| "1".to_owned());
         let full = how == "full";

@@ -19,7 +19,7 @@ const INFORMATION: &str = "/var/lib/dpkg/info";
 impl Apt<'_> {
     /// Completes what an interrupted dpkg left. Says whether there was anything.
     pub fn repair(self) -> Result<bool> {
-        if has_unmerged_notes()? {
+        if has_unmerged_records()? {
             // One that is at work has them too.
             self.wait_for_locks()?;
         }
@@ -31,7 +31,7 @@ impl Apt<'_> {
         let label = "dpkg --configure -a";
         let argv = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"];
         let ended = self.world.run(&self.command(&argv, true), label)?;
-        if has_unmerged_notes()? {
+        if has_unmerged_records()? {
             bail!(failure(&ended, label, "packages"));
         }
         Ok(true)
@@ -65,7 +65,7 @@ impl Apt<'_> {
             return Ok(());
         }
         if Installed::look(self.world)?.has_unfinished() {
-            // What it cannot do either is told by whoever wants it next.
+            // What it cannot do either is reported by whoever wants it next.
             self.run_patiently(&install(&[], false, &[]), true)?;
         }
         let known = Installed::look(self.world)?;
@@ -88,7 +88,7 @@ impl Apt<'_> {
 
     /// Makes it known to dpkg which files those of these packages have that were interrupted while they were
     /// unpacked, so that the files go with them: that takes installing them again. Where they cannot be had, it is
-    /// told that files may stay, and [`Apt::remove_without_apt`] removes them.
+    /// reported that files may stay, and [`Apt::remove_without_apt`] removes them.
     pub fn complete_to_remove(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
         let is_own = |broken: &&str| names.iter().any(|name| is_same(broken, name));
@@ -124,12 +124,12 @@ impl Apt<'_> {
     /// Lets dpkg forget those of these packages of which nothing is there but its own notes, as it does when neither an
     /// installation nor a removal is interrupted.
     pub fn forget(self, names: &[&str]) -> Result<()> {
-        self.forget_wishes(names)?;
+        self.forget_desired(names)?;
         self.forget_removals(names)
     }
 
     /// Lets dpkg forget that those of these packages shall be installed of which nothing is there.
-    pub fn forget_wishes(self, names: &[&str]) -> Result<()> {
+    pub fn forget_desired(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
         let names: Vec<&str> = names.iter().copied().filter(|name| !known.is_there(name)).collect();
         if names.is_empty() {
@@ -140,8 +140,8 @@ impl Apt<'_> {
         // It fails when it knows nothing of one of them.
         let ended = self.world.look(&self.command(&argv, false))?;
         let listing = ended.stdout.text();
-        let wished: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("install\t")).collect();
-        self.select(&wished, "unknown")
+        let desired: Vec<&str> = listing.lines().filter_map(|line| line.strip_prefix("install\t")).collect();
+        self.select(&desired, "unknown")
     }
 
     fn forget_removals(self, names: &[&str]) -> Result<()> {
@@ -169,13 +169,13 @@ impl Apt<'_> {
     }
 
     fn was_interrupted(self) -> Result<bool> {
-        Ok(has_unmerged_notes()? || Installed::look(self.world)?.has_unfinished())
+        Ok(has_unmerged_records()? || Installed::look(self.world)?.has_unfinished())
     }
 }
 
 /// Whether a dpkg that runs no more did not come to the end of what it began.
 pub fn is_dpkg_interrupted() -> Result<bool> {
-    Ok(has_unmerged_notes()? && package_locks::holder()?.is_none())
+    Ok(has_unmerged_records()? && package_locks::holder()?.is_none())
 }
 
 /// The packages of a listing that have no configuration files: those would follow on the line.
@@ -184,7 +184,7 @@ fn without_configuration(listing: &str) -> impl Iterator<Item = &str> {
 }
 
 /// Whether dpkg has noted what is not yet in its list: it does so while it works.
-fn has_unmerged_notes() -> Result<bool> {
+fn has_unmerged_records() -> Result<bool> {
     let named = || format!("cannot read `{UPDATES}`");
     match std::fs::read_dir(UPDATES) {
         Ok(entries) => {

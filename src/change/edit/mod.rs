@@ -4,11 +4,11 @@
 //! No text of the file is in the journal, for a line may hold a secret: only names, numbers and hashes. The
 //! whole file from before is in the backups.
 
+mod entry;
 mod key;
 mod lines;
-mod passage;
 mod section;
-mod take_back;
+mod undo;
 
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -19,24 +19,24 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use entry::{DesiredEntry, EntryKind, FileEntry, Made};
 pub use lines::Lines;
-pub use passage::{Made, Noun, Passage, PassageWish};
 
 use super::file::{keep_copy, tag};
 use super::{Found, Kind, Position, UndoTerms, Undone, World, file_target, state_value};
 use crate::failure::Failure;
 use crate::journal::Undoing;
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
-use take_back::{Then, taken_back};
+use undo::{Then, taken_back};
 
-/// How many lines of a passage are shown to a person.
+/// How many lines of a entry are shown to a person.
 const SHOWN: usize = 20;
 
-/// A change to one passage.
+/// A change to one entry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EditChange {
-    before: PassageState,
-    after: PassageState,
+    before: EntryState,
+    after: EntryState,
     inverse: EditInverse,
     /// The file's content from before, on its way to the backups.
     #[serde(skip)]
@@ -44,15 +44,15 @@ pub struct EditChange {
     /// The file's content after.
     #[serde(skip)]
     edited: Rc<Vec<u8>>,
-    /// The whole file is as kkrun left it, whatever the record of this passage says.
+    /// The whole file is as kkrun left it, whatever the record of this entry says.
     #[serde(skip)]
     file_is_ours: bool,
 }
 
-/// Where a passage stands. This is the form in which the journal and the ledger hold it.
+/// Where a entry stands. This is the form in which the journal and the ledger hold it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
-pub enum PassageState {
+pub enum EntryState {
     /// It is there.
     Set {
         /// Of its bytes, without the last line end.
@@ -62,22 +62,22 @@ pub enum PassageState {
     Unset,
 }
 
-impl PassageState {
+impl EntryState {
     fn of(text: Option<&[u8]>) -> Self {
         text.map_or(Self::Unset, |text| Self::Set { sha256: Digest::of(text) })
     }
 }
 
-/// What bringing a passage back needs.
+/// What bringing a entry back needs.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EditInverse {
     path: PathText,
-    passage: Passage,
+    entry: FileEntry,
     /// The whole file before; its content is in the backups under its hash.
     file: FileState,
     /// The whole file after.
     edited: FileState,
-    /// The lines of the passage in the file before, counted from one, the last one included.
+    /// The lines of the entry in the file before, counted from one, the last one included.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     lines: Option<(usize, usize)>,
     /// The comment that it became.
@@ -89,7 +89,7 @@ pub struct EditInverse {
     /// Its text is shown to nobody.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     secret: bool,
-    /// The whole file was as accepted, so that it is so afterwards, too.
+    /// The whole file was as recorded, so that it is so afterwards, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     accepts_file: bool,
 }
@@ -97,22 +97,22 @@ pub struct EditInverse {
 /// What the ledger says of the file that an edit is about.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileRecord {
-    /// Nothing: kkrun never accepted it as a whole.
+    /// Nothing: kkrun never recorded it as a whole.
     #[default]
     Unknown,
-    /// It is as it was accepted.
-    AsAccepted,
+    /// It is as it was recorded.
+    AsRecorded,
     /// Somebody else changed it since.
-    Foreign,
+    Conflict,
 }
 
 impl FileRecord {
     /// What this ledger entry means for what was found.
-    pub fn of(accepted: Option<&Value>, found: &FileState) -> Self {
-        match accepted.map(|value| serde_json::from_value::<FileState>(value.clone())) {
+    pub fn of(recorded: Option<&Value>, found: &FileState) -> Self {
+        match recorded.map(|value| serde_json::from_value::<FileState>(value.clone())) {
             None => Self::Unknown,
-            Some(Ok(accepted)) if accepted.same_as(found) => Self::AsAccepted,
-            Some(_) => Self::Foreign,
+            Some(Ok(recorded)) if recorded.same_as(found) => Self::AsRecorded,
+            Some(_) => Self::Conflict,
         }
     }
 }
@@ -120,7 +120,7 @@ impl FileRecord {
 /// What an edit is to be, besides its wish.
 pub struct EditTerms {
     /// The part of the file.
-    pub passage: Passage,
+    pub entry: FileEntry,
     /// The text holds a secret.
     pub secret: bool,
     /// The metadata of the file afterwards.
@@ -130,35 +130,35 @@ pub struct EditTerms {
 }
 
 impl EditChange {
-    /// The change that makes `wish` true of a passage of what was found; `None` when it is true.
+    /// The change that makes `wish` true of a entry of what was found; `None` when it is true.
     ///
     /// # Errors
-    /// When the passage is there twice, goes on where it cannot be followed, or the file is no text.
-    pub fn towards(found: Found, wish: PassageWish<'_>, terms: EditTerms) -> Result<Option<Self>> {
+    /// When the entry is there twice, goes on where it cannot be followed, or the file is no text.
+    pub fn towards(found: Found, desired: DesiredEntry<'_>, terms: EditTerms) -> Result<Option<Self>> {
         let bytes = found.content.as_deref().unwrap_or_default();
         let shown = found.path.display().to_string();
-        let Some(edited) = terms.passage.edited(bytes, wish, &shown)? else { return Ok(None) };
+        let Some(edited) = terms.entry.edited(bytes, desired, &shown)? else { return Ok(None) };
         let lines = Lines::of(bytes);
-        let before = PassageState::of(edited.before.as_ref().map(|before| lines.bodies(before)));
+        let before = EntryState::of(edited.before.as_ref().map(|before| lines.bodies(before)));
         let size = edited.bytes.len() as u64;
         let inverse = EditInverse {
             path: PathText::new(found.path),
-            passage: terms.passage,
+            entry: terms.entry,
             edited: FileState::file(Digest::of(&edited.bytes), size, &terms.attributes),
             file: found.state,
             lines: edited.before.map(|lines| (lines.start + 1, lines.end)),
             commented: edited.commented.as_deref().map(Digest::of),
             made: edited.made,
             secret: terms.secret,
-            accepts_file: terms.record != FileRecord::Foreign,
+            accepts_file: terms.record != FileRecord::Conflict,
         };
         Ok(Some(Self {
             before,
-            after: PassageState::of(edited.after.as_deref()),
+            after: EntryState::of(edited.after.as_deref()),
             inverse,
             content: found.content.map(Rc::new),
             edited: Rc::new(edited.bytes),
-            file_is_ours: terms.record == FileRecord::AsAccepted,
+            file_is_ours: terms.record == FileRecord::AsRecorded,
         }))
     }
 
@@ -179,18 +179,18 @@ impl EditChange {
         self.path().display().to_string()
     }
 
-    /// The passage in these bytes.
-    fn state_in(&self, bytes: &[u8]) -> Result<PassageState> {
+    /// The entry in these bytes.
+    fn state_in(&self, bytes: &[u8]) -> Result<EntryState> {
         let lines = Lines::of(bytes);
-        let found = self.inverse.passage.find(&lines, &self.shown_path())?;
-        Ok(PassageState::of(found.map(|found| lines.bodies(&found))))
+        let found = self.inverse.entry.find(&lines, &self.shown_path())?;
+        Ok(EntryState::of(found.map(|found| lines.bodies(&found))))
     }
 
-    /// The passage as it is on the machine, whatever became of the file.
-    fn state_now(&self) -> Result<PassageState> {
+    /// The entry as it is on the machine, whatever became of the file.
+    fn state_now(&self) -> Result<EntryState> {
         match FileState::observe(self.path())? {
             FileState::File { .. } => self.state_in(&files::read(self.path())?.0),
-            _ => Ok(PassageState::Unset),
+            _ => Ok(EntryState::Unset),
         }
     }
 
@@ -206,13 +206,13 @@ impl EditChange {
         }
     }
 
-    /// How the passage is now, for people.
+    /// How the entry is now, for people.
     fn difference(&self, world: &World) -> String {
         let text = || -> Result<String> {
             let (bytes, _) = files::read(self.path())?;
             let lines = Lines::of(&bytes);
-            let Some(found) = self.inverse.passage.find(&lines, &self.shown_path())? else {
-                return Ok(format!("{} is gone", self.inverse.passage.shown()));
+            let Some(found) = self.inverse.entry.find(&lines, &self.shown_path())? else {
+                return Ok(format!("{} is gone", self.inverse.entry.shown()));
             };
             let first = found.start + 1;
             if self.inverse.secret {
@@ -242,25 +242,25 @@ impl EditChange {
     }
 
     /// The ledger's entries when the whole file stands as before.
-    fn accepted_before(&self, now: &FileState) -> BTreeMap<String, Value> {
-        let mut accepted = BTreeMap::from([(self.target(), state_value(&self.before))]);
+    fn recorded_before(&self, now: &FileState) -> BTreeMap<String, Value> {
+        let mut recorded = BTreeMap::from([(self.target(), state_value(&self.before))]);
         if self.inverse.accepts_file {
-            accepted.insert(file_target(self.path()), state_value(now));
+            recorded.insert(file_target(self.path()), state_value(now));
         }
-        accepted
+        recorded
     }
 
     fn undo_file(&self, world: &World, now: &FileState, terms: UndoTerms<'_>) -> Result<Undone> {
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         self.restore_file(world, now)?;
         let restored = FileState::observe(self.path())?;
-        Ok(Undone::Back(Undoing::Restored, self.accepted_before(&restored)))
+        Ok(Undone::Back(Undoing::Restored, self.recorded_before(&restored)))
     }
 
-    /// Takes the passage alone back, in a file that somebody else has changed.
-    fn undo_passage(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
+    /// Takes the entry alone back, in a file that somebody else has changed.
+    fn undo_entry(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
         let (bytes, state) = match FileState::observe(self.path())? {
             FileState::Absent => (Vec::new(), FileState::Absent),
             _ => files::read(self.path())?,
@@ -270,21 +270,21 @@ impl EditChange {
         if here == self.before {
             return Ok(Undone::Back(Undoing::Already, back));
         }
-        let accepted = terms.accepted.and_then(|value| serde_json::from_value(value.clone()).ok());
-        let is_foreign = here != accepted.unwrap_or(self.after);
-        if is_foreign && !terms.force {
+        let recorded = terms.recorded.and_then(|value| serde_json::from_value(value.clone()).ok());
+        let is_conflicting = here != recorded.unwrap_or(self.after);
+        if is_conflicting && !terms.force {
             return Ok(Undone::Conflict(self.difference(world)));
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::InPart, BTreeMap::new()));
         }
-        if is_foreign {
+        if is_conflicting {
             keep_copy(world, self.path())?;
         }
         let bytes_before = self.bytes_before(world)?;
         let lines_before = Lines::of(&bytes_before);
-        let passage = self.lines_before();
-        if passage.as_ref().is_some_and(|lines| lines.end > lines_before.count()) {
+        let entry = self.lines_before();
+        if entry.as_ref().is_some_and(|lines| lines.end > lines_before.count()) {
             anyhow::bail!(
                 Failure::new(format!("the backup of `{}` has fewer lines than recorded", self.shown_path()))
                     .kind("damaged")
@@ -292,11 +292,11 @@ impl EditChange {
         }
         let then = Then {
             lines: &lines_before,
-            passage,
+            entry,
             commented: self.inverse.commented,
             made: self.inverse.made.and(terms.made),
         };
-        let text = taken_back(&self.inverse.passage, &Lines::of(&bytes), &then, &self.shown_path())?;
+        let text = taken_back(&self.inverse.entry, &Lines::of(&bytes), &then, &self.shown_path())?;
         let tag = tag(self.path());
         let left = if text.is_empty() && (self.inverse.file.is_absent() || terms.file_was_made) {
             files::remove(self.path(), &state, &tag)?;
@@ -308,7 +308,7 @@ impl EditChange {
             files::replace(self.path(), Contents::Bytes(&text), &attributes, &state, &tag)?
         };
         // The whole file stays kkrun's if it was.
-        if FileRecord::of(terms.accepted_file, &state) == FileRecord::AsAccepted {
+        if FileRecord::of(terms.recorded_file, &state) == FileRecord::AsRecorded {
             back.insert(file_target(self.path()), state_value(&left));
         }
         Ok(Undone::Back(Undoing::InPart, back))
@@ -317,7 +317,7 @@ impl EditChange {
 
 impl Kind for EditChange {
     fn target(&self) -> String {
-        passage_target(self.path(), &self.inverse.passage)
+        entry_target(self.path(), &self.inverse.entry)
     }
 
     fn whole(&self) -> Option<String> {
@@ -329,14 +329,14 @@ impl Kind for EditChange {
     }
 
     fn summary(&self) -> String {
-        let verb = match (&self.after, &self.inverse.commented, &self.inverse.passage.noun) {
-            (PassageState::Unset, Some(_), _) => "comment out",
-            (PassageState::Unset, None, _) => "remove",
-            (_, _, Noun::Line { .. }) => "set",
-            (_, _, Noun::Block { .. }) => "write",
+        let verb = match (&self.after, &self.inverse.commented, &self.inverse.entry.noun) {
+            (EntryState::Unset, Some(_), _) => "comment out",
+            (EntryState::Unset, None, _) => "remove",
+            (_, _, EntryKind::Line { .. }) => "set",
+            (_, _, EntryKind::Block { .. }) => "write",
         };
-        let preposition = if self.inverse.passage.section.is_some() { "of" } else { "in" };
-        format!("{verb} {} {preposition} {}", self.inverse.passage.shown(), self.path().display())
+        let preposition = if self.inverse.entry.section.is_some() { "of" } else { "in" };
+        format!("{verb} {} {preposition} {}", self.inverse.entry.shown(), self.path().display())
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
@@ -346,10 +346,10 @@ impl Kind for EditChange {
         files::clear_leftover(self.path(), &tag(self.path()))
     }
 
-    fn foreign(&self, accepted: &Value, world: &World) -> Option<String> {
-        let accepted: PassageState = serde_json::from_value(accepted.clone()).ok()?;
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+        let recorded: EntryState = serde_json::from_value(recorded.clone()).ok()?;
         // What vanished is made again.
-        if self.before == PassageState::Unset || accepted == self.before || self.file_is_ours {
+        if self.before == EntryState::Unset || recorded == self.before || self.file_is_ours {
             return None;
         }
         Some(self.difference(world))
@@ -378,46 +378,46 @@ impl Kind for EditChange {
         })
     }
 
-    fn accepted(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
         let now = FileState::observe(self.path())?;
-        let mut accepted = BTreeMap::from([(self.target(), state_value(&self.after))]);
+        let mut recorded = BTreeMap::from([(self.target(), state_value(&self.after))]);
         if now.same_as(&self.inverse.edited) {
             if self.inverse.accepts_file {
-                accepted.insert(file_target(self.path()), state_value(&now));
+                recorded.insert(file_target(self.path()), state_value(&now));
             }
-            return Ok(accepted);
+            return Ok(recorded);
         }
         if self.state_now()? != self.after {
-            anyhow::bail!("{} of `{}` is not as written", self.inverse.passage.shown(), self.shown_path());
+            anyhow::bail!("{} of `{}` is not as written", self.inverse.entry.shown(), self.shown_path());
         }
-        Ok(accepted)
+        Ok(recorded)
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
-        if !terms.only_looking {
+        if !terms.dry_run {
             files::clear_leftover(self.path(), &tag(self.path()))?;
         }
         let now = FileState::observe(self.path())?;
         if now.same_as(&self.inverse.file) {
-            return Ok(Undone::Back(Undoing::Already, self.accepted_before(&now)));
+            return Ok(Undone::Back(Undoing::Already, self.recorded_before(&now)));
         }
         if now.same_as(&self.inverse.edited) {
             return self.undo_file(world, &now, terms);
         }
         match &now {
-            FileState::File { .. } => self.undo_passage(world, terms),
-            FileState::Absent if self.before == PassageState::Unset => {
+            FileState::File { .. } => self.undo_entry(world, terms),
+            FileState::Absent if self.before == EntryState::Unset => {
                 let back = BTreeMap::from([(self.target(), state_value(&self.before))]);
                 Ok(Undone::Back(Undoing::Already, back))
             }
-            // kkrun made the file, and removed it when the last of its other passages was taken back.
+            // kkrun made the file, and removed it when the last of its other entries was taken back.
             FileState::Absent
-                if FileRecord::of(terms.accepted_file, &FileState::Absent) == FileRecord::AsAccepted =>
+                if FileRecord::of(terms.recorded_file, &FileState::Absent) == FileRecord::AsRecorded =>
             {
-                self.undo_passage(world, terms)
+                self.undo_entry(world, terms)
             }
             _ if terms.force => {
-                if !terms.only_looking {
+                if !terms.dry_run {
                     keep_copy(world, self.path())?;
                 }
                 self.undo_file(world, &now, terms)
@@ -428,13 +428,13 @@ impl Kind for EditChange {
     }
 }
 
-/// The canonical name of a passage as a target.
-pub fn passage_target(path: &Path, passage: &Passage) -> String {
-    let kind = match passage.noun {
-        Noun::Line { .. } => "line",
-        Noun::Block { .. } => "block",
+/// The canonical name of a entry as a target.
+pub fn entry_target(path: &Path, entry: &FileEntry) -> String {
+    let kind = match entry.noun {
+        EntryKind::Line { .. } => "line",
+        EntryKind::Block { .. } => "block",
     };
-    format!("{kind}:{}#{}", path.display(), passage.name())
+    format!("{kind}:{}#{}", path.display(), entry.name())
 }
 
 #[cfg(test)]

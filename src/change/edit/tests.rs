@@ -2,7 +2,7 @@ use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
 use crate::change::Change;
-use crate::change::testing::{recorded, undo, world};
+use crate::change::testing::{from_record, undo, world};
 
 /// A file `f` in a directory, with a world beside it.
 struct Scene {
@@ -34,20 +34,25 @@ impl Scene {
         std::fs::read_to_string(self.path()).unwrap()
     }
 
-    fn towards(&self, passage: &Passage, wish: PassageWish<'_>, record: FileRecord) -> Option<EditChange> {
+    fn towards(
+        &self,
+        entry: &FileEntry,
+        desired: DesiredEntry<'_>,
+        record: FileRecord,
+    ) -> Option<EditChange> {
         let owner = std::fs::metadata(self.directory.path()).unwrap();
         let attributes = Attributes::new(0o640, owner.uid(), owner.gid());
-        let terms = EditTerms { passage: passage.clone(), secret: false, attributes, record };
-        EditChange::towards(Found::at(&self.path()).unwrap(), wish, terms).unwrap()
+        let terms = EditTerms { entry: entry.clone(), secret: false, attributes, record };
+        EditChange::towards(Found::at(&self.path()).unwrap(), desired, terms).unwrap()
     }
 
-    fn made(&self, passage: &Passage, wish: PassageWish<'_>) -> Change {
-        let change = self.towards(passage, wish, FileRecord::Unknown).unwrap();
+    fn made(&self, entry: &FileEntry, desired: DesiredEntry<'_>) -> Change {
+        let change = self.towards(entry, desired, FileRecord::Unknown).unwrap();
         change.prepare(&self.world).unwrap();
         assert_eq!(change.position(&self.world).unwrap(), Position::Before);
         change.act().unwrap();
         let change = Change::Edit(change);
-        assert_eq!(recorded(&change).kind().position(&self.world).unwrap(), Position::After);
+        assert_eq!(from_record(&change).kind().position(&self.world).unwrap(), Position::After);
         change
     }
 
@@ -70,12 +75,12 @@ fn how_twice(undone: &Undone) -> Option<Undoing> {
     how(undone).map(|_| Undoing::Already)
 }
 
-fn line(section: Option<&str>, key: &str) -> Passage {
-    let noun = Noun::Line { key: key.to_owned(), separator: None };
-    Passage { section: section.map(str::to_owned), comment: "#".to_owned(), noun }
+fn line(section: Option<&str>, key: &str) -> FileEntry {
+    let noun = EntryKind::Line { key: key.to_owned(), separator: None };
+    FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), noun }
 }
 
-const NEW: PassageWish<'static> = PassageWish::Text(b"new");
+const NEW: DesiredEntry<'static> = DesiredEntry::Text(b"new");
 
 #[test]
 fn a_file_nobody_touched_comes_back_whole_with_its_time() {
@@ -84,8 +89,8 @@ fn a_file_nobody_touched_comes_back_whole_with_its_time() {
     std::fs::File::options().append(true).open(scene.path()).unwrap().set_modified(time).unwrap();
     let change = scene.made(&line(None, "k"), NEW);
     assert_eq!(scene.text(), "a=1\nk = new");
-    let accepted = change.kind().accepted(&scene.world).unwrap();
-    let targets: Vec<_> = accepted.keys().map(|target| target.split_once(':').unwrap().0).collect();
+    let recorded = change.kind().recorded(&scene.world).unwrap();
+    let targets: Vec<_> = recorded.keys().map(|target| target.split_once(':').unwrap().0).collect();
     assert_eq!(targets, ["file", "line"]);
     assert_eq!(how(&scene.undo(&change)), Some(Undoing::Restored));
     assert_eq!(scene.text(), "a=1\nk = old");
@@ -105,20 +110,20 @@ fn a_file_that_was_made_is_removed_again() {
 #[test]
 fn in_a_file_changed_elsewhere_the_passage_alone_is_taken_back() {
     let block =
-        Passage { section: None, comment: "#".to_owned(), noun: Noun::Block { name: "x".to_owned() } };
-    for (passage, wish, before, edits, after) in [
+        FileEntry { section: None, comment: "#".to_owned(), noun: EntryKind::Block { name: "x".to_owned() } };
+    for (entry, desired, before, edits, after) in [
         (line(None, "k"), NEW, "a=1\nk = old\n", ("a=1", "a=2"), "a=2\nk = old\n"),
         (line(None, "k"), NEW, "a=1\n", ("a=1", "z=0\na=1"), "z=0\na=1\n"),
         (line(None, "k"), NEW, "a=1\nb=2", ("a=1", "a=2"), "a=2\nb=2"),
         (line(Some("s"), "k"), NEW, "a=1\n", ("a=1", "a=2"), "a=2\n"),
         (line(Some("s"), "k"), NEW, "a=1\n", ("k=new", "k=new\nb=1"), "a=1\n\n[s]\nb=1\n"),
-        (line(None, "k"), PassageWish::Comment, "a=1\nk=old\n", ("a=1", "a=2"), "a=2\nk=old\n"),
-        (line(None, "k"), PassageWish::Comment, "a=1\nk=old\nb=1\n", ("#k=old\n", ""), "a=1\nk=old\nb=1\n"),
-        (line(None, "k"), PassageWish::Absent, "a=1\nk=old\nb=1\n", ("a=1", "a=2"), "a=2\nk=old\nb=1\n"),
-        (line(None, "k"), PassageWish::Absent, "a=1\nk=old\nb=1\n", ("a=1\nb=1\n", "c=1\n"), "c=1\nk=old\n"),
+        (line(None, "k"), DesiredEntry::Comment, "a=1\nk=old\n", ("a=1", "a=2"), "a=2\nk=old\n"),
+        (line(None, "k"), DesiredEntry::Comment, "a=1\nk=old\nb=1\n", ("#k=old\n", ""), "a=1\nk=old\nb=1\n"),
+        (line(None, "k"), DesiredEntry::Absent, "a=1\nk=old\nb=1\n", ("a=1", "a=2"), "a=2\nk=old\nb=1\n"),
+        (line(None, "k"), DesiredEntry::Absent, "a=1\nk=old\nb=1\n", ("a=1\nb=1\n", "c=1\n"), "c=1\nk=old\n"),
         (
             line(Some("s"), "k"),
-            PassageWish::Absent,
+            DesiredEntry::Absent,
             "a=1\n[s]\nk=old\n",
             ("[s]\n", ""),
             "a=1\n\n[s]\nk=old\n",
@@ -133,7 +138,7 @@ fn in_a_file_changed_elsewhere_the_passage_alone_is_taken_back() {
         ),
     ] {
         let mut scene = Scene::with(Some(before));
-        let change = scene.made(&passage, wish);
+        let change = scene.made(&entry, desired);
         let text = scene.text();
         assert!(text.contains(edits.0), "{text}");
         scene.write(&text.replacen(edits.0, edits.1, 1));
@@ -162,30 +167,30 @@ fn a_passage_that_somebody_edited_is_left_alone_unless_forced() {
 #[test]
 fn a_line_is_foreign_when_somebody_edited_it_and_not_when_another_was() {
     let scene = Scene::with(Some("a=1\nk=old\n"));
-    let passage = line(None, "k");
-    let first = scene.made(&passage, NEW);
-    let accepted = first.kind().accepted(&scene.world).unwrap();
-    let (of_file, of_line) = (&accepted[&file_target(&scene.path())], &accepted[&first.kind().target()]);
+    let entry = line(None, "k");
+    let first = scene.made(&entry, NEW);
+    let recorded = first.kind().recorded(&scene.world).unwrap();
+    let (of_file, of_line) = (&recorded[&file_target(&scene.path())], &recorded[&first.kind().target()]);
 
     scene.write("a=2\nk=new\n");
-    let other = PassageWish::Text(b"newer");
+    let other = DesiredEntry::Text(b"newer");
     let record = FileRecord::of(Some(of_file), &FileState::observe(&scene.path()).unwrap());
-    assert_eq!(record, FileRecord::Foreign);
-    let second = scene.towards(&passage, other, record).unwrap();
-    assert_eq!(second.foreign(of_line, &scene.world), None);
+    assert_eq!(record, FileRecord::Conflict);
+    let second = scene.towards(&entry, other, record).unwrap();
+    assert_eq!(second.conflict(of_line, &scene.world), None);
     second.act().unwrap();
     // The rest of the file is still somebody else's.
-    assert_eq!(second.accepted(&scene.world).unwrap().len(), 1);
+    assert_eq!(second.recorded(&scene.world).unwrap().len(), 1);
 
     scene.write("a=2\nk=theirs\n");
-    let third = scene.towards(&passage, other, record).unwrap();
-    assert_eq!(third.foreign(of_line, &scene.world).as_deref(), Some("2: k=theirs"));
+    let third = scene.towards(&entry, other, record).unwrap();
+    assert_eq!(third.conflict(of_line, &scene.world).as_deref(), Some("2: k=theirs"));
     // Unless kkrun itself wrote the whole file since.
-    let third = scene.towards(&passage, other, FileRecord::AsAccepted).unwrap();
-    assert_eq!(third.foreign(of_line, &scene.world), None);
+    let third = scene.towards(&entry, other, FileRecord::AsRecorded).unwrap();
+    assert_eq!(third.conflict(of_line, &scene.world), None);
     scene.write("a=2\n");
-    let fourth = scene.towards(&passage, other, record).unwrap();
-    assert_eq!(fourth.foreign(of_line, &scene.world), None);
+    let fourth = scene.towards(&entry, other, record).unwrap();
+    assert_eq!(fourth.conflict(of_line, &scene.world), None);
 }
 
 #[test]
@@ -194,17 +199,17 @@ fn a_doubtful_edit_is_judged_by_its_passage() {
     let change = scene.made(&line(None, "k"), NEW);
     for (text, position) in [("k=new\na=1\n", Position::After), ("a=1\nk=old\n", Position::Before)] {
         scene.write(text);
-        assert_eq!(recorded(&change).kind().position(&scene.world).unwrap(), position);
+        assert_eq!(from_record(&change).kind().position(&scene.world).unwrap(), position);
     }
     scene.write("k=third\n");
-    assert!(matches!(recorded(&change).kind().position(&scene.world).unwrap(), Position::Neither(_)));
-    assert!(change.kind().accepted(&scene.world).is_err());
+    assert!(matches!(from_record(&change).kind().position(&scene.world).unwrap(), Position::Neither(_)));
+    assert!(change.kind().recorded(&scene.world).is_err());
 }
 
 #[test]
 fn no_text_of_the_file_is_recorded() {
     let scene = Scene::with(Some("a=hush\nk=hush-too\n"));
-    let change = scene.made(&line(None, "k"), PassageWish::Text(b"new-secret"));
+    let change = scene.made(&line(None, "k"), DesiredEntry::Text(b"new-secret"));
     let intent = serde_json::to_string(&change.intent().unwrap()).unwrap();
     assert!(
         intent.contains("\"k\"") && !intent.contains("hush") && !intent.contains("new-secret"),

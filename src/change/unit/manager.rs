@@ -159,7 +159,7 @@ impl Unit {
         }
     }
 
-    /// How people are told of it.
+    /// How people are reported of it.
     pub fn shown(&self) -> String {
         match &self.user {
             Some(user) => format!("{} of {user}", self.name),
@@ -240,7 +240,8 @@ impl Unit {
         }
         if facts.load_state.is_empty() {
             bail!(
-                Failure::new(format!("`{label}` told nothing: no service manager runs here")).kind("missing")
+                Failure::new(format!("`{label}` reported nothing: no service manager runs here"))
+                    .kind("missing")
             );
         }
         // What still runs without its file is known, too.

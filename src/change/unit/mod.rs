@@ -20,7 +20,7 @@ use crate::journal::Undoing;
 /// What a unit shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum UnitWish {
+pub enum DesiredUnit {
     /// Started at boot, or by what else its file says.
     Enabled,
     /// Not so.
@@ -53,7 +53,7 @@ pub enum UnitState {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnitInverse {
     unit: Unit,
-    wish: UnitWish,
+    wish: DesiredUnit,
     /// The file that a link of the administrator leads to, for a unit that was only linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     linked: Option<String>,
@@ -70,8 +70,8 @@ pub struct UnitChange {
     about_nothing: bool,
 }
 
-impl UnitWish {
-    /// The state that is wished for, as it will be found.
+impl DesiredUnit {
+    /// The state that is desired for, as it will be found.
     fn state(self) -> UnitState {
         let enablement = |is: &str| UnitState::Enablement { is: is.to_owned() };
         match self {
@@ -107,7 +107,7 @@ impl UnitWish {
 
 impl UnitChange {
     /// The change that makes `wish` true of a unit; `None` when it is.
-    pub fn towards(world: &World, unit: Unit, wish: UnitWish) -> Result<Option<Self>> {
+    pub fn towards(world: &World, unit: Unit, wish: DesiredUnit) -> Result<Option<Self>> {
         let before = state_now(world, &unit, &wish.state())?;
         if wish.holds(&before) {
             return Ok(None);
@@ -120,7 +120,7 @@ impl UnitChange {
         };
         // A unit that does not run may have no file at all.
         let about_nothing = match &before {
-            UnitState::Enablement { is } => is.is_empty() && wish == UnitWish::Enabled,
+            UnitState::Enablement { is } => is.is_empty() && wish == DesiredUnit::Enabled,
             UnitState::Activity { .. } => unit.facts(world)?.is_none(),
         };
         let inverse = UnitInverse { unit, wish, linked };
@@ -144,9 +144,9 @@ impl UnitChange {
     pub fn act(&self, world: &World) -> Result<()> {
         let UnitInverse { unit, wish, .. } = &self.inverse;
         match wish {
-            UnitWish::Started => unit.start(world),
-            UnitWish::Stopped => unit.stop(world),
-            UnitWish::Enabled | UnitWish::Disabled | UnitWish::Masked => {
+            DesiredUnit::Started => unit.start(world),
+            DesiredUnit::Stopped => unit.stop(world),
+            DesiredUnit::Enabled | DesiredUnit::Disabled | DesiredUnit::Masked => {
                 unit.edit_files(world, &[wish.verb()], &unit.name).map_err(|error| self.explained(error))
             }
         }
@@ -207,7 +207,7 @@ impl UnitChange {
     /// A unit whose files are gone can still have a link that starts nothing.
     fn remove_dangling_links(&self, world: &World) {
         let is_left = UnitState::Enablement { is: String::new() };
-        if self.inverse.wish == UnitWish::Enabled && self.before != is_left {
+        if self.inverse.wish == DesiredUnit::Enabled && self.before != is_left {
             // systemd says that the unit does not exist when there is no link either.
             let _nothing_to_remove = self.inverse.unit.remove_links(world);
         }
@@ -232,11 +232,11 @@ fn is_decided(left: &str, now: &str) -> bool {
     !(now.is_empty() || now == left || (left.is_empty() && is_of_its_package))
 }
 
-fn difference(unit: &Unit, accepted: &UnitState, now: &UnitState) -> String {
-    match (accepted, now) {
-        (UnitState::Enablement { is: accepted }, UnitState::Enablement { is }) => {
+fn difference(unit: &Unit, recorded: &UnitState, now: &UnitState) -> String {
+    match (recorded, now) {
+        (UnitState::Enablement { is: recorded }, UnitState::Enablement { is }) => {
             let word = |text: &str| if text.is_empty() { "gone".to_owned() } else { text.to_owned() };
-            format!("{} is {}, and was {}", unit.shown(), word(is), word(accepted))
+            format!("{} is {}, and was {}", unit.shown(), word(is), word(recorded))
         }
         _ => format!("{} is in another state", unit.shown()),
     }
@@ -259,14 +259,14 @@ impl Kind for UnitChange {
         OnDoubt::ActAgain
     }
 
-    fn foreign(&self, accepted: &Value, _world: &World) -> Option<String> {
-        let accepted: UnitState = serde_json::from_value(accepted.clone()).ok()?;
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+        let recorded: UnitState = serde_json::from_value(recorded.clone()).ok()?;
         let (UnitState::Enablement { is: now }, UnitState::Enablement { is: left }) =
-            (&self.before, &accepted)
+            (&self.before, &recorded)
         else {
             return None;
         };
-        is_decided(left, now).then(|| difference(&self.inverse.unit, &accepted, &self.before))
+        is_decided(left, now).then(|| difference(&self.inverse.unit, &recorded, &self.before))
     }
 
     fn position(&self, world: &World) -> Result<Position> {
@@ -283,7 +283,7 @@ impl Kind for UnitChange {
         })
     }
 
-    fn accepted(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
         let now = self.now(world)?;
         let UnitInverse { unit, wish, .. } = &self.inverse;
         if wish.holds(&now) {
@@ -325,20 +325,20 @@ impl Kind for UnitChange {
             UnitState::Activity { .. } if unit.facts(world)?.is_none() => return Ok(already(&now)),
             UnitState::Activity { .. } => {}
             UnitState::Enablement { is } if is.is_empty() => {
-                if !terms.only_looking {
+                if !terms.dry_run {
                     self.remove_dangling_links(world);
                 }
                 return Ok(already(&now));
             }
             UnitState::Enablement { .. } => {
-                let accepted = terms.accepted.and_then(|value| serde_json::from_value(value.clone()).ok());
-                let accepted = accepted.unwrap_or_else(|| self.after.clone());
-                if now != accepted && !terms.force {
-                    return Ok(Undone::Conflict(difference(unit, &accepted, &now)));
+                let recorded = terms.recorded.and_then(|value| serde_json::from_value(value.clone()).ok());
+                let recorded = recorded.unwrap_or_else(|| self.after.clone());
+                if now != recorded && !terms.force {
+                    return Ok(Undone::Conflict(difference(unit, &recorded, &now)));
                 }
             }
         }
-        if terms.only_looking {
+        if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         self.bring_back(world, &now)?;

@@ -24,8 +24,8 @@ const SYNCED_SINGLY: usize = 64;
 /// Gives the content of the file at a path from the root of a tree.
 pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Box<dyn Read + Send + 'source>> + 'source;
 
-/// Builds the tree `wished` durably under `.kkrun-<tag>` beside `live`, and gives back the path of what it
-/// built, for [`super::exchange_tree`]. `open` gives the content of each file, which must have the wished
+/// Builds the tree `desired` durably under `.kkrun-<tag>` beside `live`, and gives back the path of what it
+/// built, for [`super::exchange_tree`]. `open` gives the content of each file, which must have the desired
 /// digest.
 ///
 /// Root builds, also in a user's place: the tree belongs to root and is closed to everybody else until the
@@ -33,15 +33,15 @@ pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Box<dyn Read + Send + 's
 ///
 /// # Errors
 /// As [`super::replace()`]; `refused` when the manifest holds something that cannot be made.
-pub fn build_tree(live: &Path, tag: &str, wished: &Manifest, open: &mut OpenFile<'_>) -> Result<PathBuf> {
+pub fn build_tree(live: &Path, tag: &str, desired: &Manifest, open: &mut OpenFile<'_>) -> Result<PathBuf> {
     let place = Place::open(live)?;
-    let FileState::Directory { metadata: root } = wished.root() else {
+    let FileState::Directory { metadata: root } = desired.root() else {
         return Err(refused(live, "is to become a tree without a root directory"));
     };
     let (temporary, top) = Temporary::directory(&place, tag)?;
-    let singly = wished.entries().count() <= SYNCED_SINGLY;
+    let singly = desired.entries().count() <= SYNCED_SINGLY;
     let mut directories = BTreeMap::new();
-    for (relative, state) in wished.below() {
+    for (relative, state) in desired.below() {
         let shown = live.join(relative);
         let (above, name) = above(top.as_fd(), relative, &shown)?;
         let above = above.as_ref().map_or(top.as_fd(), |above| above.as_fd());
@@ -138,24 +138,24 @@ mod tests {
         from
     }
 
-    fn build(live: &Path, from: &Path, wished: &Manifest) -> Result<PathBuf> {
+    fn build(live: &Path, from: &Path, desired: &Manifest) -> Result<PathBuf> {
         let files = TreeFiles::open(from)?;
-        build_tree(live, "test", wished, &mut |relative| Ok(Box::new(files.file(relative)?)))
+        build_tree(live, "test", desired, &mut |relative| Ok(Box::new(files.file(relative)?)))
     }
 
     #[test]
     fn a_copy_equals_its_manifest_times_included() {
         let (_directory, path) = scratch();
         let from = source(&path);
-        let wished = Manifest::observe(&from)
+        let desired = Manifest::observe(&from)
             .unwrap()
             .owned(&Ownership { file_mode: Some(0o444), directory_mode: Some(0o555), ..Ownership::default() })
             .dated(ModifiedAt { seconds: 1_000_000_000, nanoseconds: 1 });
         let live = path.join("live");
-        let built = build(&live, &from, &wished).unwrap();
-        assert_eq!(Manifest::observe(&built).unwrap(), wished);
+        let built = build(&live, &from, &desired).unwrap();
+        assert_eq!(Manifest::observe(&built).unwrap(), desired);
         exchange_tree(&built, &live).unwrap();
-        assert_eq!(Manifest::observe(&live).unwrap(), wished);
+        assert_eq!(Manifest::observe(&live).unwrap(), desired);
         assert_eq!(names(&path), ["from", "live"]);
 
         // Again, over the one that lives now; the old one is what was built then.
@@ -171,29 +171,29 @@ mod tests {
     #[test]
     fn many_files_are_built_too() {
         let (_directory, path) = scratch();
-        let mut wished = Manifest::default();
-        wished.insert_directory(".", &mine(0o755));
+        let mut desired = Manifest::default();
+        desired.insert_directory(".", &mine(0o755));
         for number in 0..200 {
-            wished.insert_file(format!("file-{number}"), b"abc", &mine(0o644));
+            desired.insert_file(format!("file-{number}"), b"abc", &mine(0o644));
         }
         let built =
-            build_tree(&path.join("live"), "test", &wished, &mut |_| Ok(Box::new(&b"abc"[..]))).unwrap();
-        assert!(Manifest::observe(&built).unwrap().same_as(&wished));
+            build_tree(&path.join("live"), "test", &desired, &mut |_| Ok(Box::new(&b"abc"[..]))).unwrap();
+        assert!(Manifest::observe(&built).unwrap().same_as(&desired));
     }
 
     #[test]
     fn after_an_error_nothing_is_left() {
         let (_directory, path) = scratch();
         let from = source(&path);
-        let wished = Manifest::observe(&from).unwrap();
+        let desired = Manifest::observe(&from).unwrap();
         std::fs::write(from.join("a/deep/file"), "abd").unwrap();
-        assert_eq!(kind(build(&path.join("live"), &from, &wished)), "damaged");
+        assert_eq!(kind(build(&path.join("live"), &from, &desired)), "damaged");
         assert_eq!(names(&path), ["from"]);
         std::fs::write(from.join("a/deep/file"), "abc").unwrap();
-        let mut impossible = wished.clone();
+        let mut impossible = desired.clone();
         impossible.insert("fifo", FileState::Special { what: super::super::SpecialKind::Fifo });
         assert_eq!(kind(build(&path.join("live"), &from, &impossible)), "refused");
-        let mut outside = wished;
+        let mut outside = desired;
         outside.insert_file("../outside", b"", &mine(0o644));
         assert!(build(&path.join("live"), &from, &outside).is_err());
         assert_eq!(names(&path), ["from"]);
@@ -204,13 +204,13 @@ mod tests {
         root_only!();
         let (_directory, path) = place_of_nobody();
         let from = source(&path);
-        let wished = Manifest::observe(&from).unwrap().owned(&Ownership {
+        let desired = Manifest::observe(&from).unwrap().owned(&Ownership {
             owner: Some(NOBODY),
             group: Some(42),
             ..Ownership::default()
         });
-        let built = build(&path.join("live"), &from, &wished).unwrap();
-        assert_eq!(Manifest::observe(&built).unwrap(), wished);
+        let built = build(&path.join("live"), &from, &desired).unwrap();
+        assert_eq!(Manifest::observe(&built).unwrap(), desired);
         assert_eq!(access(&built.join("a/link")).1, NOBODY);
     }
 }

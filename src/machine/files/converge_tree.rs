@@ -45,17 +45,17 @@ pub fn converge_tree(
     let mut touched = BTreeSet::new();
     let mut remaining = clear(root, now, goal, tag, &mut touched)?;
     let mut whole: Option<PathBuf> = None;
-    for (relative, wished) in goal.entries() {
+    for (relative, desired) in goal.entries() {
         let relative = relative.as_path();
         if whole.as_ref().is_some_and(|whole| is_below(relative, whole)) {
             continue;
         }
         let present = remaining.remove(relative).unwrap_or(FileState::Absent);
-        if present.same_as(wished) {
+        if present.same_as(desired) {
             continue;
         }
         let at = place_of(root, relative);
-        match wished {
+        match desired {
             FileState::Directory { .. } if present.is_absent() => {
                 let inner = goal.below_path(relative);
                 let built = build_tree(&at, tag, &inner, &mut |below| open(&inside(relative, below)))?;
@@ -86,7 +86,7 @@ pub fn converge_tree(
             FileState::Absent | FileState::Special { .. } => {
                 return Err(super::failures::refused(
                     &at,
-                    &format!("was to become {}: kkrun cannot make it", wished.noun()),
+                    &format!("was to become {}: kkrun cannot make it", desired.noun()),
                 ));
             }
         }
@@ -109,9 +109,9 @@ fn clear(
         if gone.as_ref().is_some_and(|gone| is_below(relative, gone)) {
             continue;
         }
-        let wished = goal.get(relative).unwrap_or(&FileState::Absent);
+        let desired = goal.get(relative).unwrap_or(&FileState::Absent);
         let is_directory = matches!(present, FileState::Directory { .. });
-        let stays = !wished.is_absent() && is_directory == matches!(wished, FileState::Directory { .. });
+        let stays = !desired.is_absent() && is_directory == matches!(desired, FileState::Directory { .. });
         if stays || present.is_absent() {
             left.insert(relative.to_owned(), present.clone());
             continue;
@@ -136,12 +136,13 @@ fn settle_directories(
     times: Times,
     touched: &BTreeSet<PathBuf>,
 ) -> Result<()> {
-    for (relative, wished) in goal.entries().rev() {
-        let (Some(present), FileState::Directory { metadata }) = (now.get(relative.as_path()), wished) else {
+    for (relative, desired) in goal.entries().rev() {
+        let (Some(present), FileState::Directory { metadata }) = (now.get(relative.as_path()), desired)
+        else {
             continue;
         };
-        let owed_time = times == Times::Return && touched.contains(relative.as_path());
-        if !matches!(present, FileState::Directory { .. }) || (present.same_as(wished) && !owed_time) {
+        let trigger_time = times == Times::Return && touched.contains(relative.as_path());
+        if !matches!(present, FileState::Directory { .. }) || (present.same_as(desired) && !trigger_time) {
             continue;
         }
         let mut attributes = Attributes::from(metadata);

@@ -67,9 +67,9 @@ pub(super) fn refused(path: &Path, why: &str) -> anyhow::Error {
 }
 
 /// Somebody else changed the target between the look and the act.
-pub(super) fn foreign(path: &Path, differences: &[String]) -> anyhow::Error {
+pub(super) fn conflict(path: &Path, differences: &[String]) -> anyhow::Error {
     let shown = PathText::new(path);
     Failure::new(format!("`{shown}` was changed by somebody else meanwhile: {}", differences.join(", ")))
-        .kind("foreign")
+        .kind("conflict")
         .into()
 }

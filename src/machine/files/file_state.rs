@@ -47,7 +47,7 @@ pub enum FileState {
         /// The group's id.
         group: u32,
     },
-    /// A directory, by itself: what is in it is told by a manifest.
+    /// A directory, by itself: what is in it is reported by a manifest.
     Directory {
         /// Its mode, owner, group, extended attributes and time.
         #[serde(flatten)]
@@ -161,26 +161,26 @@ impl FileState {
         }
     }
 
-    /// Whether a change from this state to `wished` would overwrite something that is not as `accepted`. What it
+    /// Whether a change from this state to `desired` would overwrite something that is not as `recorded`. What it
     /// leaves as it is, content or metadata, does not count.
-    pub fn is_overwritten(&self, wished: &Self, accepted: &Self) -> bool {
+    pub fn is_overwritten(&self, desired: &Self, recorded: &Self) -> bool {
         let metadata =
-            |now: &Metadata, wished: &Metadata, accepted: &Metadata| !now.lies_between(wished, accepted);
-        match (self, wished, accepted) {
+            |now: &Metadata, desired: &Metadata, recorded: &Metadata| !now.lies_between(desired, recorded);
+        match (self, desired, recorded) {
             (
                 Self::File { sha256: now, metadata: now_metadata, .. },
-                Self::File { sha256: wished, metadata: wished_metadata, .. },
-                Self::File { sha256: accepted, metadata: accepted_metadata, .. },
+                Self::File { sha256: desired, metadata: desired_metadata, .. },
+                Self::File { sha256: recorded, metadata: recorded_metadata, .. },
             ) => {
-                (now != wished && now != accepted)
-                    || metadata(now_metadata, wished_metadata, accepted_metadata)
+                (now != desired && now != recorded)
+                    || metadata(now_metadata, desired_metadata, recorded_metadata)
             }
             (
                 Self::Directory { metadata: now },
-                Self::Directory { metadata: wished },
-                Self::Directory { metadata: accepted },
-            ) => metadata(now, wished, accepted),
-            _ => !self.same_as(wished) && !self.same_as(accepted),
+                Self::Directory { metadata: desired },
+                Self::Directory { metadata: recorded },
+            ) => metadata(now, desired, recorded),
+            _ => !self.same_as(desired) && !self.same_as(recorded),
         }
     }
 
@@ -439,13 +439,13 @@ mod tests {
     #[test]
     fn only_what_is_overwritten_counts() {
         let file = |content: &[u8], mode| FileState::file(Digest::of(content), 1, &mine(mode));
-        let accepted = file(b"a", 0o644);
-        assert!(!file(b"a", 0o600).is_overwritten(&file(b"b", 0o600), &accepted));
-        assert!(file(b"a", 0o600).is_overwritten(&file(b"b", 0o644), &accepted));
-        assert!(!file(b"x", 0o644).is_overwritten(&file(b"x", 0o600), &accepted));
-        assert!(file(b"x", 0o644).is_overwritten(&file(b"b", 0o644), &accepted));
-        assert!(file(b"x", 0o644).is_overwritten(&FileState::Absent, &accepted));
-        assert!(!accepted.is_overwritten(&FileState::Absent, &accepted));
+        let recorded = file(b"a", 0o644);
+        assert!(!file(b"a", 0o600).is_overwritten(&file(b"b", 0o600), &recorded));
+        assert!(file(b"a", 0o600).is_overwritten(&file(b"b", 0o644), &recorded));
+        assert!(!file(b"x", 0o644).is_overwritten(&file(b"x", 0o600), &recorded));
+        assert!(file(b"x", 0o644).is_overwritten(&file(b"b", 0o644), &recorded));
+        assert!(file(b"x", 0o644).is_overwritten(&FileState::Absent, &recorded));
+        assert!(!recorded.is_overwritten(&FileState::Absent, &recorded));
     }
 
     #[test]

@@ -54,12 +54,12 @@ mod tests {
         symlink("file", at("link")).unwrap();
         let (file, link) =
             (FileState::observe(&at("file")).unwrap(), FileState::observe(&at("link")).unwrap());
-        assert_eq!(kind(remove(&at("link"), &file, "test")), "foreign");
+        assert_eq!(kind(remove(&at("link"), &file, "test")), "conflict");
         remove(&at("link"), &link, "test").unwrap();
         remove(&at("link"), &FileState::Absent, "test").unwrap();
         remove(&at("none/below"), &FileState::Absent, "test").unwrap();
         assert_eq!(names(&path), ["file"]);
-        assert_eq!(kind(remove(&at("file"), &FileState::Absent, "test")), "foreign");
+        assert_eq!(kind(remove(&at("file"), &FileState::Absent, "test")), "conflict");
         remove(&at("file"), &file, "test").unwrap();
         assert_eq!(kind(remove(&path, &FileState::observe(&path).unwrap(), "test")), "refused");
     }

@@ -9,7 +9,7 @@ use rustix::fs::{AtFlags, Mode, OFlags, fchmod, fstat, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::credentials::is_root;
-use super::failures::{failed, foreign, refused};
+use super::failures::{conflict, failed, refused};
 use super::place::{Place, Walk};
 use super::tree_walk::{Next, open_beneath, sorted_names, walk_tree};
 
@@ -83,7 +83,7 @@ fn empty(
         };
         let stat = fstat(&directory).map_err(|errno| failed("look at", shown, errno))?;
         if expected.is_some_and(|expected| expected != (stat.st_dev, stat.st_ino)) {
-            return Err(foreign(shown, &["another directory is there".to_owned()]));
+            return Err(conflict(shown, &["another directory is there".to_owned()]));
         }
         // A directory that its owner may not write: root does not mind, an ordinary user does.
         if !is_root() && stat.st_mode & 0o300 != 0o300 {
@@ -123,7 +123,7 @@ mod tests {
         std::fs::write(path.join("tree/a/b/file"), "").unwrap();
         symlink("../../outside", path.join("tree/a/link")).unwrap();
         let other = identity(&path.join("outside")).unwrap();
-        assert_eq!(kind(remove_tree(&path.join("tree"), other)), "foreign");
+        assert_eq!(kind(remove_tree(&path.join("tree"), other)), "conflict");
         remove_tree(&path.join("tree"), identity(&path.join("tree")).unwrap()).unwrap();
         remove_tree(&path.join("tree"), None).unwrap();
         remove_tree(&path.join("none/below"), None).unwrap();

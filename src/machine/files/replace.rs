@@ -99,10 +99,10 @@ pub(super) fn fill(file: OwnedFd, contents: Contents<'_>, shown: &Path) -> Resul
                 }
             }
             let (digest, size) = digester.finish();
-            if let Some(wished) = sha256.filter(|wished| *wished != digest) {
+            if let Some(desired) = sha256.filter(|desired| *desired != digest) {
                 let shown = PathText::new(shown);
                 return Err(Failure::new(format!(
-                    "what was read for `{shown}` has SHA-256 {digest}, not {wished}"
+                    "what was read for `{shown}` has SHA-256 {digest}, not {desired}"
                 ))
                 .kind("damaged")
                 .into());
@@ -115,7 +115,7 @@ pub(super) fn fill(file: OwnedFd, contents: Contents<'_>, shown: &Path) -> Resul
 
 /// Gives an open file or directory its time, owner, group, attributes and mode, in the order in which none
 /// undoes another: a new owner costs set-user-id bits and capabilities, an access control list is cut
-/// to the mode. The time is first because it is not compared: once all else is as wished, it is too.
+/// to the mode. The time is first because it is not compared: once all else is as desired, it is too.
 pub(super) fn adorn(file: impl AsFd, to: &Attributes, shown: &Path) -> Result<()> {
     if let Some(mtime) = to.mtime {
         futimens(file.as_fd(), &mtime.timestamps())
@@ -255,18 +255,18 @@ mod tests {
         let file = path.join("file");
         let seen = write(&file, b"one", &mine(0o600), &FileState::Absent).unwrap();
         std::fs::write(&file, "two").unwrap();
-        assert_eq!(kind(write(&file, b"x", &mine(0o600), &seen)), "foreign");
-        assert_eq!(kind(write(&file, b"x", &mine(0o600), &FileState::Absent)), "foreign");
+        assert_eq!(kind(write(&file, b"x", &mine(0o600), &seen)), "conflict");
+        assert_eq!(kind(write(&file, b"x", &mine(0o600), &FileState::Absent)), "conflict");
 
         let seen = FileState::observe(&file).unwrap();
         let mut from = Meddler(&file, false);
         let contents = Contents::Reader { from: &mut from, sha256: None };
-        assert_eq!(kind(replace(&file, contents, &mine(0o600), &seen, "test")), "foreign");
+        assert_eq!(kind(replace(&file, contents, &mine(0o600), &seen, "test")), "conflict");
         let mut from = Meddler(&path.join("new"), false);
         let contents = Contents::Reader { from: &mut from, sha256: None };
         assert_eq!(
             kind(replace(&path.join("new"), contents, &mine(0o600), &FileState::Absent, "test")),
-            "foreign"
+            "conflict"
         );
         assert_eq!(std::fs::read(&file).unwrap(), b"three");
         assert_eq!(names(&path), ["file", "new"]);

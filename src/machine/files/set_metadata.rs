@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use rustix::fs::{AtFlags, FileType, Gid, OFlags, Uid, chownat, fstat, fsync, statat};
 
-use super::failures::{failed, foreign, refused};
+use super::failures::{conflict, failed, refused};
 use super::file_state::{FileState, look, metadata_of, open_same};
 use super::metadata::{Attributes, Metadata};
 use super::place::Place;
@@ -36,7 +36,7 @@ pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Resul
         _ => return Err(refused(&place.path, "is neither a file nor a directory nor a link")),
     };
     let Some(file) = open_same(place.directory(), &place.name, &place.path, &stat, kind)? else {
-        return Err(foreign(&place.path, &["it was exchanged".to_owned()]));
+        return Err(conflict(&place.path, &["it was exchanged".to_owned()]));
     };
     let links = fstat(&file).map_err(|errno| failed("look at", &place.path, errno))?.st_nlink;
     if kind.is_empty() && links > 1 && !place.trusted {
@@ -51,7 +51,7 @@ pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Resul
         _ => FileState::Directory { metadata: now },
     };
     if !expected.same_as(&state) {
-        return Err(foreign(&place.path, &expected.differences(&state)));
+        return Err(conflict(&place.path, &expected.differences(&state)));
     }
     let owner = state.ownership().map(|(owner, _)| owner);
     let file = file.as_fd();
@@ -68,7 +68,7 @@ pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Resul
 fn set_link_owner(place: &Place, to: &Attributes, expected: &FileState) -> Result<()> {
     let state = look(place.directory(), &place.name, &place.path, &mut |_| Ok(()))?.state;
     if !expected.same_as(&state) {
-        return Err(foreign(&place.path, &expected.differences(&state)));
+        return Err(conflict(&place.path, &expected.differences(&state)));
     }
     if state.ownership() == Some((to.owner, to.group)) {
         return Ok(());
@@ -95,14 +95,14 @@ mod tests {
             let before = FileState::observe(&at).unwrap();
             set_metadata(&at, &mine(0o611), &before).unwrap();
             assert_eq!(access(&at).0, 0o611);
-            assert_eq!(kind(set_metadata(&at, &mine(0o600), &before)), "foreign");
+            assert_eq!(kind(set_metadata(&at, &mine(0o600), &before)), "conflict");
             let after = FileState::observe(&at).unwrap();
             let back: Attributes = before.metadata().unwrap().into();
             assert_eq!(set_metadata(&at, &back, &after).unwrap().as_ref(), before.metadata());
         }
         std::os::unix::fs::symlink("file", path.join("link")).unwrap();
         let file = FileState::observe(&path.join("file")).unwrap();
-        assert_eq!(kind(set_metadata(&path.join("link"), &mine(0o600), &file)), "foreign");
+        assert_eq!(kind(set_metadata(&path.join("link"), &mine(0o600), &file)), "conflict");
     }
 
     #[test]

@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::failures::{failed, foreign, refused};
+use super::failures::{conflict, failed, refused};
 use super::file_state::{FileState, Identity, Seen, look};
 use super::place::{Place, Walk};
 use super::remove_tree::remove_at;
@@ -149,7 +149,7 @@ impl Checked {
     pub(super) fn target(place: &Place, expected: &FileState) -> Result<Self> {
         let Seen { state, identity } = look(place.directory(), &place.name, &place.path, &mut |_| Ok(()))?;
         if !expected.same_as(&state) {
-            return Err(foreign(&place.path, &expected.differences(&state)));
+            return Err(conflict(&place.path, &expected.differences(&state)));
         }
         Ok(Self { state, identity })
     }
@@ -172,7 +172,7 @@ impl Checked {
             ));
         }
         if !expected.same_as(&state) {
-            return Err(foreign(&place.path, &expected.differences(&state)));
+            return Err(conflict(&place.path, &expected.differences(&state)));
         }
         Ok(Self { state, identity })
     }
@@ -192,6 +192,6 @@ impl Checked {
         if differences.is_empty() {
             differences.push("it was written again".to_owned());
         }
-        Err(foreign(&place.path, &differences))
+        Err(conflict(&place.path, &differences))
     }
 }

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::credentials::is_root;
-use super::failures::{failed, foreign, refused};
+use super::failures::{conflict, failed, refused};
 use super::file_state::{FileState, metadata_of, open_same};
 use super::manifest::{ROOT, open_root};
 use super::metadata::{Attributes, mode_lies_between};
@@ -194,11 +194,11 @@ pub fn set_access(root: &Path, changes: &BTreeMap<PathText, (Access, Access)>) -
             }
             Some(EntryKind::Directory) => OFlags::DIRECTORY,
             Some(EntryKind::File) => OFlags::empty(),
-            None => return Err(foreign(&shown, &["it is of another kind".to_owned()])),
+            None => return Err(conflict(&shown, &["it is of another kind".to_owned()])),
         };
         match open_same(above, name, &shown, &stat, also)? {
             Some(file) => give(&file, Some(above), &shown, *from, *to, singly)?,
-            None => return Err(foreign(&shown, &["it was exchanged".to_owned()])),
+            None => return Err(conflict(&shown, &["it was exchanged".to_owned()])),
         }
     }
     if !singly {
@@ -264,7 +264,7 @@ fn is_due(stat: &Stat, shown: &Path, from: Access, to: Access) -> Result<bool> {
         return Ok(true);
     }
     let now = now.map_or_else(|| "of another kind".to_owned(), |now| now.to_string());
-    Err(foreign(shown, &[format!("{from} → {now}")]))
+    Err(conflict(shown, &[format!("{from} → {now}")]))
 }
 
 /// Whether only root can put names in this directory.
@@ -314,7 +314,7 @@ mod tests {
         set_access(&root, &back).unwrap();
         assert_eq!(observe_access(&root).unwrap(), before);
         std::fs::set_permissions(root.join("a/file"), PermissionsExt::from_mode(0o666)).unwrap();
-        assert_eq!(kind(set_access(&root, &changes)), "foreign");
+        assert_eq!(kind(set_access(&root, &changes)), "conflict");
         std::fs::remove_dir_all(root.join("a")).unwrap();
         set_access(&root, &changes).unwrap();
         assert_eq!(observe_access(&path.join("none")).unwrap(), BTreeMap::new());

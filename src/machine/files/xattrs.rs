@@ -92,13 +92,13 @@ pub(super) fn read(file: impl AsFd, shown: &Path) -> Result<BTreeMap<String, Val
 }
 
 /// Gives an open file exactly these of the attributes that are kept. To be followed by setting the mode.
-pub(super) fn write(file: impl AsFd, wished: &BTreeMap<String, Value>, shown: &Path) -> Result<()> {
+pub(super) fn write(file: impl AsFd, desired: &BTreeMap<String, Value>, shown: &Path) -> Result<()> {
     let present = read(file.as_fd(), shown)?;
-    for name in present.keys().filter(|name| !wished.contains_key(*name)) {
+    for name in present.keys().filter(|name| !desired.contains_key(*name)) {
         fremovexattr(file.as_fd(), name.as_str())
             .map_err(|errno| failed(&format!("remove the attribute {name} of"), shown, errno))?;
     }
-    for (name, value) in wished.iter().filter(|(name, value)| present.get(*name) != Some(value)) {
+    for (name, value) in desired.iter().filter(|(name, value)| present.get(*name) != Some(value)) {
         fsetxattr(file.as_fd(), name.as_str(), &value.0, XattrFlags::empty())
             .map_err(|errno| failed(&format!("set the attribute {name} of"), shown, errno))?;
     }
@@ -180,10 +180,10 @@ mod tests {
     #[test]
     fn an_access_control_list_is_predicted_as_the_kernel_makes_it() {
         let file = tempfile::tempfile().unwrap();
-        let wished = BTreeMap::from([example_acl(0o640, 1234, 6)]);
-        write(&file, &wished, Path::new("x")).unwrap();
+        let desired = BTreeMap::from([example_acl(0o640, 1234, 6)]);
+        write(&file, &desired, Path::new("x")).unwrap();
         rustix::fs::fchmod(&file, rustix::fs::Mode::from_raw_mode(0o604)).unwrap();
-        assert_eq!(read(&file, Path::new("x")).unwrap(), settled(&wished, 0o604));
+        assert_eq!(read(&file, Path::new("x")).unwrap(), settled(&desired, 0o604));
         write(&file, &BTreeMap::new(), Path::new("x")).unwrap();
         assert_eq!(read(&file, Path::new("x")).unwrap(), BTreeMap::new());
     }

@@ -15,7 +15,7 @@ use rustix::process::{Gid, Resource, Rlimit, Uid, chdir, setrlimit, setsid, umas
 use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
 
 use super::Command;
-use super::notes::Pen;
+use super::child_records::Pen;
 use crate::machine::account::Account;
 
 /// All that the child does before it executes the program.
@@ -91,7 +91,7 @@ impl Preparation {
     pub(super) fn prepare(&self) -> io::Result<()> {
         if self.own_session {
             // More than a process group: in the background of our terminal a child that reads it is stopped for
-            // good; without one it is told that there is none.
+            // good; without one it is reported that there is none.
             setsid().map_err(|error| Stage::Session.failed(error))?;
         }
         umask(Mode::WGRP | Mode::WOTH);

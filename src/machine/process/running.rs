@@ -18,10 +18,10 @@ use rustix::process::{
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::child::{Child, awaited, number};
-use super::notes::Slot;
+use super::child_records::Slot;
 use super::spawn::{self, Ends};
 use super::table::Process;
-use super::tap::{Tap, tell};
+use super::tap::{Tap, emit};
 use super::waiting;
 use super::{Command, Ended, Processes, Status, Stdin, Stream, Survivor, environment, timespec};
 use crate::machine::signal::Urgency;
@@ -130,7 +130,7 @@ impl<'a> Running<'a> {
         match asked.urgency {
             Urgency::AfterCommand => {}
             Urgency::Soon if self.command.outlasts_interrupt => {}
-            // The terminal has told an interactive command itself, and what it makes of it is its affair.
+            // The terminal has reported an interactive command itself, and what it makes of it is its affair.
             Urgency::Soon if self.command.interactive && asked.signal != SIGTERM => {}
             Urgency::Soon => self.end(status, None),
             Urgency::Now => self.end_now(status),
@@ -166,10 +166,10 @@ impl<'a> Running<'a> {
             return;
         }
         let seconds = self.sign_of_life.elapsed().as_secs_f64();
-        let silence = format!("silent for {}", crate::time_text::duration(seconds));
+        let silence = format!("silent for {}", crate::time::duration(seconds));
         let text = format!("`{}` is {silence}: {}", self.command.shown(), waiting.join("; "));
         if is_over {
-            tell(Stream::Remark, &text, &mut self.tail, sink);
+            emit(Stream::Remark, &text, &mut self.tail, sink);
         } else {
             sink(Stream::Remark, &text);
         }
@@ -188,7 +188,7 @@ impl<'a> Running<'a> {
         self.signal(Signal::KILL);
     }
 
-    /// Signals everything that belongs to the command. A process that has ended already is as wished.
+    /// Signals everything that belongs to the command. A process that has ended already is as desired.
     fn signal(&self, signal: Signal) {
         if self.command.interactive {
             // It shares the group with kkrun and whatever kkrun is piped to.

@@ -14,7 +14,7 @@ use anyhow::Result;
 use nix::libc;
 
 use super::child::{Child, Handle};
-use super::notes::Pen;
+use super::child_records::Pen;
 use super::preparation::{Preparation, Stage};
 use super::program::resolve;
 use super::{Command, Processes, Stdin, Value, environment, shared_memory};

@@ -1,4 +1,4 @@
-//! One stream that a command writes: told line by line, and of a flood the beginning and the end.
+//! One stream that a command writes: reported line by line, and of a flood the beginning and the end.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -11,11 +11,11 @@ use super::captured::Captured;
 use super::lines::Lines;
 use super::{Stream, TAIL};
 
-/// How many lines of a stream are told, and so logged, as they come.
+/// How many lines of a stream are reported, and so logged, as they come.
 pub const MOST_LINES: usize = 100_000;
 /// How many bytes of it.
 pub const MOST_BYTES: u64 = 16 << 20;
-/// How much of the end of a longer one is told when it ends, in bytes and in lines.
+/// How much of the end of a longer one is reported when it ends, in bytes and in lines.
 const END_BYTES: usize = 1 << 20;
 const END_LINES: usize = 1_000;
 
@@ -25,12 +25,12 @@ pub(super) struct Tap {
     pub(super) pipe: Option<OwnedFd>,
     lines: Lines,
     pub(super) captured: Captured,
-    told_lines: usize,
-    told_bytes: u64,
+    seen_lines: usize,
+    seen_bytes: u64,
     rest: Option<Rest>,
 }
 
-/// What comes after as much as is told as it comes: only its end is kept.
+/// What comes after as much as is reported as it comes: only its end is kept.
 #[derive(Default)]
 struct Rest {
     end: VecDeque<u8>,
@@ -40,7 +40,7 @@ struct Rest {
 impl Tap {
     pub(super) fn new(stream: Stream, pipe: Option<OwnedFd>) -> Self {
         let (lines, captured) = (Lines::default(), Captured::default());
-        Self { stream, pipe, lines, captured, told_lines: 0, told_bytes: 0, rest: None }
+        Self { stream, pipe, lines, captured, seen_lines: 0, seen_bytes: 0, rest: None }
     }
 
     /// Reads once: there is something, or the end.
@@ -66,16 +66,16 @@ impl Tap {
             rest.push(bytes);
             return;
         }
-        let (stream, told) = (self.stream, &mut self.told_lines);
+        let (stream, reported) = (self.stream, &mut self.seen_lines);
         self.lines.push(bytes, |line| {
-            *told += 1;
-            tell(stream, line, tail, sink);
+            *reported += 1;
+            emit(stream, line, tail, sink);
         });
-        self.told_bytes += bytes.len() as u64;
-        if self.told_lines >= MOST_LINES || self.told_bytes >= MOST_BYTES {
-            self.lines.finish(|line| tell(stream, line, tail, sink));
+        self.seen_bytes += bytes.len() as u64;
+        if self.seen_lines >= MOST_LINES || self.seen_bytes >= MOST_BYTES {
+            self.lines.finish(|line| emit(stream, line, tail, sink));
             self.rest = Some(Rest::default());
-            sink(Stream::Remark, "[… a flood: of what follows, only the end is told …]");
+            sink(Stream::Remark, "[… a flood: of what follows, only the end is reported …]");
         }
     }
 
@@ -84,11 +84,11 @@ impl Tap {
         if let Some(rest) = self.rest.take() {
             let (end, left_out) = rest.end();
             if left_out > 0 {
-                tell(stream, &format!("[… {left_out} bytes left out …]"), tail, sink);
+                emit(stream, &format!("[… {left_out} bytes left out …]"), tail, sink);
             }
-            self.lines.push(&end, |line| tell(stream, line, tail, sink));
+            self.lines.push(&end, |line| emit(stream, line, tail, sink));
         }
-        self.lines.finish(|line| tell(stream, line, tail, sink));
+        self.lines.finish(|line| emit(stream, line, tail, sink));
     }
 
     /// How the links in /proc name this pipe, while it is open.
@@ -129,7 +129,7 @@ impl Rest {
 }
 
 /// Hands a line on, and keeps it among the last ones.
-pub(super) fn tell(
+pub(super) fn emit(
     stream: Stream,
     line: &str,
     tail: &mut VecDeque<String>,
@@ -146,8 +146,8 @@ pub(super) fn tell(
 mod tests {
     use super::*;
 
-    /// What is told of a stream that arrives in these chunks.
-    fn told(chunks: impl Iterator<Item = Vec<u8>>) -> (Vec<String>, VecDeque<String>) {
+    /// What is reported of a stream that arrives in these chunks.
+    fn reported(chunks: impl Iterator<Item = Vec<u8>>) -> (Vec<String>, VecDeque<String>) {
         let (mut tap, mut tail, mut lines) = (Tap::new(Stream::Out, None), VecDeque::new(), Vec::new());
         let mut sink = |_: Stream, line: &str| lines.push(line.to_owned());
         for chunk in chunks {
@@ -160,14 +160,14 @@ mod tests {
     #[test]
     fn a_stream_within_the_bounds_is_told_whole() {
         let chunk = b"line\n".repeat(1000);
-        let (lines, _) = told((0..MOST_LINES / 1000 - 1).map(|_| chunk.clone()));
+        let (lines, _) = reported((0..MOST_LINES / 1000 - 1).map(|_| chunk.clone()));
         assert_eq!(lines.len(), MOST_LINES - 1000);
     }
 
     #[test]
     fn of_a_flood_of_lines_the_beginning_and_the_end_are_told() {
         let chunks = (0..300).map(|n| format!("{n}\n").repeat(1000).into_bytes());
-        let (lines, tail) = told(chunks.chain([b"the end".to_vec()]));
+        let (lines, tail) = reported(chunks.chain([b"the end".to_vec()]));
         assert_eq!(lines[MOST_LINES - 1], "99");
         assert!(lines[MOST_LINES].contains("a flood"), "{}", lines[MOST_LINES]);
         assert_eq!(lines[MOST_LINES + 1], format!("[… {} bytes left out …]", 200 * 1000 * 4 - 999 * 4));
@@ -178,7 +178,7 @@ mod tests {
     #[test]
     fn of_a_flood_of_bytes_no_line_lacks_its_beginning() {
         let chunk = [vec![b'x'; 4095], vec![b'\n']].concat();
-        let (lines, _) = told((0..8192).map(|_| chunk.clone()));
+        let (lines, _) = reported((0..8192).map(|_| chunk.clone()));
         let whole = "x".repeat(4095);
         assert_eq!(
             lines.iter().filter(|line| !line.starts_with("[…")).filter(|line| **line != whole).count(),
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn an_endless_line_is_a_flood_too() {
-        let (lines, _) = told((0..2000).map(|_| vec![0_u8; 64 << 10]));
+        let (lines, _) = reported((0..2000).map(|_| vec![0_u8; 64 << 10]));
         assert_eq!(lines.len(), 4, "{:?}", lines.iter().map(String::len).collect::<Vec<_>>());
     }
 }

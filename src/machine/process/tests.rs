@@ -275,7 +275,7 @@ fn a_flood_is_bounded_and_its_end_is_kept() {
         })
         .unwrap();
     assert_eq!(last, "end");
-    assert!((100_000..110_000).contains(&count), "{count} lines were told");
+    assert!((100_000..110_000).contains(&count), "{count} lines were reported");
     assert!(ended.stdout.left_out() > 1_000_000);
     assert_eq!(ended.tail.len(), TAIL);
     assert_eq!(ended.tail[TAIL - 2..], ["600000".to_owned(), "end".to_owned()]);

@@ -8,7 +8,7 @@ use nix::libc;
 
 use super::table::Process;
 
-/// How many processes are told of: a build may have hundreds.
+/// How many processes are reported of: a build may have hundreds.
 const MOST: usize = 3;
 
 /// A sentence for each process that descends from the process `command`, or is in its session, and has no such child

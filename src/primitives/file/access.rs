@@ -6,9 +6,9 @@ use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use super::mode::ModeWish;
+use super::mode::DesiredMode;
 use super::{Ownership, absolute, make};
-use crate::change::{AccessChange, Change, FileWish, file_target};
+use crate::change::{AccessChange, Change, DesiredFile, file_target};
 use crate::failure::Failure;
 use crate::machine::files::{self, Access, Attributes, EntryKind, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
@@ -27,23 +27,23 @@ pub(super) struct Options {
     recursive: bool,
 }
 
-/// What is wished of whatever is there.
-struct Wish {
+/// What is desired of whatever is there.
+struct Desired {
     owner: Option<u32>,
     group: Option<u32>,
-    mode: Option<ModeWish>,
+    mode: Option<DesiredMode>,
 }
 
-impl Wish {
+impl Desired {
     fn of(options: &Options) -> Result<Self> {
         let ownership = Ownership { owner: options.owner.clone(), group: options.group.clone(), mode: None };
         let (owner, group) = ownership.ids()?;
         let mode = match &options.mode {
             None => None,
-            Some(mode) if mode.is_string() => Some(ModeWish::parse(&mode.to_string())?),
+            Some(mode) if mode.is_string() => Some(DesiredMode::parse(&mode.to_string())?),
             Some(_) => {
                 let bits = Ownership { mode: options.mode.clone(), ..Ownership::default() }.bits()?;
-                bits.map(ModeWish::Exact)
+                bits.map(DesiredMode::Exact)
             }
         };
         if owner.is_none() && group.is_none() && mode.is_none() {
@@ -67,7 +67,7 @@ impl Wish {
 fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
     let path = absolute(path)?;
     host.refuse_unknown(&path)?;
-    let wish = Wish::of(options)?;
+    let wish = Desired::of(options)?;
     let canonical = files::canonical(&path)?;
     host.seen().asks_for(|| file_target(&canonical));
     if options.recursive && matches!(FileState::observe(&canonical)?, FileState::Directory { .. }) {
@@ -80,7 +80,7 @@ fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
     set_one(host, &path, &wish)
 }
 
-fn set_one(host: &Host, path: &Path, wish: &Wish) -> Result<bool> {
+fn set_one(host: &Host, path: &Path, wish: &Desired) -> Result<bool> {
     make(host, path, |found| {
         let Some(metadata) = found.state.metadata() else {
             let shown = PathText::new(path);
@@ -103,11 +103,11 @@ fn set_one(host: &Host, path: &Path, wish: &Wish) -> Result<bool> {
         attributes.owner = wish.owner.unwrap_or(metadata.owner);
         attributes.group = wish.group.unwrap_or(metadata.group);
         attributes.mode = match &wish.mode {
-            Some(ModeWish::Exact(bits)) => *bits,
+            Some(DesiredMode::Exact(bits)) => *bits,
             Some(wish) => wish.of(metadata.mode, is_directory),
             None => metadata.mode,
         };
-        Ok(FileWish::Metadata { attributes })
+        Ok(DesiredFile::Metadata { attributes })
     })
 }
 

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use rhai::plugin::*;
 
 use super::{Ownership, absolute, awaits_another, make, owner_of_directory, read_plan, write_bytes};
-use crate::change::{Change, FileWish, TreeChange, tree_target};
+use crate::change::{Change, DesiredFile, TreeChange, tree_target};
 use crate::failure::Failure;
 use crate::machine::clock;
 use crate::machine::files::{
@@ -136,7 +136,7 @@ enum Times {
 /// A command that would have run may make anything, so that nobody can say what there would be to copy.
 fn refuse_what_commands_make(host: &Host, from: &str) -> Result<()> {
     let session = host.seen();
-    if !host.only_looking() {
+    if !host.dry_run() {
         return Ok(());
     }
     match session.would_change().iter().find(|would| would.target.starts_with("command:")) {
@@ -178,7 +178,7 @@ fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> 
             attributes.mtime = Some(metadata.mtime);
             attributes
         };
-        let wished = match state {
+        let desired = match state {
             FileState::File { sha256, size, metadata } => {
                 FileState::file(*sha256, *size, &attributes(metadata, bits))
             }
@@ -188,7 +188,7 @@ fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> 
             FileState::Link { to, .. } => FileState::link(to.clone(), owner, group),
             other => other.clone(),
         };
-        wish.insert(name, wished);
+        wish.insert(name, desired);
     }
     Ok(wish)
 }
@@ -217,7 +217,7 @@ fn copy_file(host: &Host, from: &Path, to: &str, options: &Ownership) -> Result<
             ),
         };
         let attributes = options.attributes(&to, there, metadata.mode & WIDEST)?;
-        Ok(FileWish::Copy { of: &file, sha256: *sha256, size: *size, attributes })
+        Ok(DesiredFile::Copy { of: &file, sha256: *sha256, size: *size, attributes })
     })
 }
 

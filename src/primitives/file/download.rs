@@ -7,7 +7,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::{Ownership, absolute, make};
-use crate::change::{FileWish, Found, World, file_target};
+use crate::change::{DesiredFile, Found, World, file_target};
 use crate::failure::Failure;
 use crate::machine::download::{Watch, download};
 use crate::machine::files::{Digest, FileState, PathText};
@@ -65,10 +65,10 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     let found = Found::at(&path)?;
     host.seen().asks_for(|| file_target(&found.path));
     if found.state.sha256() == Some(wanted) {
-        return make(host, &path, |found| Ok(FileWish::Metadata { attributes: attributes(found)? }));
+        return make(host, &path, |found| Ok(DesiredFile::Metadata { attributes: attributes(found)? }));
     }
     attributes(&found)?;
-    if host.only_looking() {
+    if host.dry_run() {
         let summary = format!("download {url} to {}", path.display());
         host.session().note_change(file_target(&found.path), summary);
         return Ok(true);
@@ -87,7 +87,7 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     }
     make(host, &path, |found| {
         let (sha256, size) = (got.sha256, got.size);
-        Ok(FileWish::Copy { of: &got.file, sha256, size, attributes: attributes(found)? })
+        Ok(DesiredFile::Copy { of: &got.file, sha256, size, attributes: attributes(found)? })
     })
 }
 

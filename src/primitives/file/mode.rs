@@ -6,7 +6,7 @@ use crate::failure::Failure;
 
 /// What shall become of permission bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum ModeWish {
+pub(super) enum DesiredMode {
     /// These, whatever they are.
     Exact(u32),
     /// Clauses, applied one after the other.
@@ -38,16 +38,16 @@ const SET_USER: u32 = 0o4000;
 const SET_GROUP: u32 = 0o2000;
 const STICKY: u32 = 0o1000;
 
-impl ModeWish {
+impl DesiredMode {
     /// Reads a wish.
     pub(super) fn parse(text: &str) -> Result<Self> {
-        let wish = if text.starts_with(|first: char| first.is_ascii_digit()) {
+        let desired = if text.starts_with(|first: char| first.is_ascii_digit()) {
             u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777).map(Self::Exact)
         } else {
             text.split(',').map(clauses).collect::<Option<Vec<_>>>().map(|all| Self::Symbolic(all.concat()))
         };
-        match wish {
-            Some(wish) => Ok(wish),
+        match desired {
+            Some(desired) => Ok(desired),
             None => bail!(
                 Failure::new(format!("`{text}` is no mode"))
                     .kind("option")
@@ -168,21 +168,22 @@ mod tests {
             "o+t",
             "g=u-w",
         ];
-        for wish in wishes {
+        for desired in wishes {
             for mode in [0o644_u32, 0o755, 0o600, 0o4775, 0o1777, 0o000] {
                 for (path, is_directory) in [(&file, false), (&inner, true)] {
                     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
                     std::fs::set_permissions(path, permissions).unwrap();
                     let path_text = path.to_str().unwrap();
-                    let chmod = ["sh", "-c", "umask 0; exec chmod -- \"$1\" \"$2\"", "sh", wish, path_text];
+                    let chmod =
+                        ["sh", "-c", "umask 0; exec chmod -- \"$1\" \"$2\"", "sh", desired, path_text];
                     // Started as kkrun starts commands: its reaping takes any other child for a leftover.
                     assert_eq!(world.look(&Command::new(chmod)).unwrap().status, Status::Code(0));
                     let made = std::fs::metadata(path).unwrap();
                     let made = std::os::unix::fs::MetadataExt::mode(&made) & 0o7777;
-                    let meant = ModeWish::parse(wish).unwrap().of(mode, is_directory);
+                    let meant = DesiredMode::parse(desired).unwrap().of(mode, is_directory);
                     assert_eq!(
                         meant, made,
-                        "{wish} of {mode:04o}, directory: {is_directory}: {meant:04o} {made:04o}"
+                        "{desired} of {mode:04o}, directory: {is_directory}: {meant:04o} {made:04o}"
                     );
                 }
             }
@@ -191,10 +192,10 @@ mod tests {
 
     #[test]
     fn octal_digits_let_directories_be_entered_and_nonsense_is_refused() {
-        let wish = ModeWish::parse("0640").unwrap();
-        assert_eq!((wish.of(0o777, false), wish.of(0o777, true)), (0o640, 0o750));
+        let desired = DesiredMode::parse("0640").unwrap();
+        assert_eq!((desired.of(0o777, false), desired.of(0o777, true)), (0o640, 0o750));
         for nonsense in ["", "rw", "u", "z+r", "u+q", "9", "77777", "u=rw,,g=r"] {
-            assert!(ModeWish::parse(nonsense).is_err(), "{nonsense}");
+            assert!(DesiredMode::parse(nonsense).is_err(), "{nonsense}");
         }
     }
 }

@@ -15,12 +15,12 @@ use crate::text::nearest;
 pub(super) fn problems(
     checker: &Checker,
     program: &Program,
-    surroundings: &Surroundings,
+    process_setup: &Surroundings,
     declared: &BTreeSet<(usize, usize)>,
 ) -> Vec<Failure> {
     let own: Vec<(&str, usize)> =
         program.ast.iter_fn_def().map(|function| (function.name.as_str(), function.params.len())).collect();
-    let mut reader = Reader { checker, program, surroundings, declared, own, problems: Vec::new() };
+    let mut reader = Reader { checker, program, process_setup, declared, own, problems: Vec::new() };
     reader.shadows();
     program.ast.walk(&mut |path: &[ASTNode]| {
         match path.last() {
@@ -46,7 +46,7 @@ pub(super) fn problems(
 struct Reader<'check> {
     checker: &'check Checker<'check>,
     program: &'check Program,
-    surroundings: &'check Surroundings,
+    process_setup: &'check Surroundings,
     declared: &'check BTreeSet<(usize, usize)>,
     own: Vec<(&'check str, usize)>,
     problems: Vec<Failure>,
@@ -82,7 +82,9 @@ impl Reader<'_> {
         match path.as_slice() {
             [] => self.unqualified(call, position),
             ["global"] => self.within_the_script(call, position),
-            [alias] if self.surroundings.imports.contains_key(*alias) => self.imported(alias, call, position),
+            [alias] if self.process_setup.imports.contains_key(*alias) => {
+                self.imported(alias, call, position)
+            }
             [namespace] if self.checker.vocabulary.has_namespace(namespace) => {
                 self.registered(namespace, call, position);
             }
@@ -148,7 +150,7 @@ impl Reader<'_> {
     }
 
     fn imported(&mut self, alias: &str, call: &FnCallExpr, position: Position) {
-        let Some(Some(exports)) = self.surroundings.imports.get(alias) else { return };
+        let Some(Some(exports)) = self.process_setup.imports.get(alias) else { return };
         let (name, arguments) = (call.name.as_str(), call.args.len());
         let path = format!("{alias}::{name}");
         let Some(known) = exports.functions.get(name) else {
@@ -181,7 +183,7 @@ impl Reader<'_> {
             && !self.declared.contains(&(position.line().unwrap_or(0), position.position().unwrap_or(0)))
         {
             let hint =
-                "a plan names its steps one by one, so that each can be told before it runs".to_owned();
+                "a plan names its steps one by one, so that each can be reported before it runs".to_owned();
             return self.report(
                 position,
                 "`step::run` stands at the top level of a plan alone".to_owned(),
@@ -239,7 +241,7 @@ impl Reader<'_> {
     }
 
     fn unknown_namespace(&mut self, namespace: &str, position: Position) {
-        let imports = self.surroundings.imports.keys().map(String::as_str);
+        let imports = self.process_setup.imports.keys().map(String::as_str);
         let known: Vec<&str> = imports.chain(self.checker.vocabulary.namespaces()).collect();
         let hint = suggestion(namespace, known);
         self.report(position, format!("there is no namespace `{namespace}`"), hint);
@@ -249,7 +251,7 @@ impl Reader<'_> {
         let (name, arguments) = (call.name.as_str(), call.args.len());
         let vocabulary = &self.checker.vocabulary;
         let is_own = self.has_own(name, arguments) || self.has_own(name, arguments + 1);
-        if is_own || self.surroundings.properties.contains(name) {
+        if is_own || self.process_setup.properties.contains(name) {
             return;
         }
         match vocabulary.fit("", name, arguments + 1) {
@@ -284,7 +286,7 @@ impl Reader<'_> {
                     self.report(position, format!("there is no constant `{name}` in this script"), None);
                 }
             }
-            [alias] => match self.surroundings.imports.get(*alias) {
+            [alias] => match self.process_setup.imports.get(*alias) {
                 Some(Some(exports)) if !exports.constants.contains(name) => {
                     let hint = qualified_suggestion(
                         alias,

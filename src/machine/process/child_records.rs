@@ -30,7 +30,7 @@ const EMPTY: [u8; SLOT] = {
 
 /// The note file of a run at work; it goes when the run ends, and stays when the run is killed.
 #[derive(Debug)]
-pub(super) struct Notes {
+pub(super) struct ChildRecords {
     /// None for a file without a name, which is gone with the run.
     path: Option<PathBuf>,
     file: Arc<File>,
@@ -40,11 +40,11 @@ pub(super) struct Notes {
 /// One command's place in the file; emptied when dropped.
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
-    notes: &'a Notes,
+    notes: &'a ChildRecords,
     index: usize,
 }
 
-impl Notes {
+impl ChildRecords {
     pub(super) fn create(directory: &Path, run: &str) -> Result<Self> {
         let named = || format!("cannot note running processes in `{}`", directory.display());
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(named)?;
@@ -84,7 +84,7 @@ impl Notes {
         Ok(Slot { notes: self, index })
     }
 
-    /// Notes that these processes were left behind on purpose: they are no orphans, now or later.
+    /// ChildRecords that these processes were left behind on purpose: they are no orphans, now or later.
     pub(super) fn leave(&self, process: &Process) -> Result<()> {
         let Some(path) = &self.path else { return Ok(()) };
         let line = format!("left {} {}\n", process.pid, process.start);
@@ -95,9 +95,9 @@ impl Notes {
     }
 }
 
-impl Drop for Notes {
+impl Drop for ChildRecords {
     fn drop(&mut self) {
-        // Left behind, it names a runner that is gone and is cleared away by the next look for orphans.
+        // LastKnown behind, it names a runner that is gone and is cleared away by the next look for orphans.
         if let Some(path) = &self.path {
             drop(fs::remove_file(path));
         }
@@ -113,7 +113,7 @@ impl Slot<'_> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        // A slot that still names an ended process is told from a living one by the start time.
+        // A slot that still names an ended process is reported from a living one by the start time.
         drop(self.notes.file.write_all_at(&EMPTY, (self.index * SLOT) as u64));
         self.notes.taken[self.index].store(false, Ordering::Release);
     }
@@ -127,7 +127,7 @@ pub(super) struct Pen {
 }
 
 impl Pen {
-    /// Notes the calling process. Only raw system calls and the stack are used, nothing is allocated or locked:
+    /// ChildRecords the calling process. Only raw system calls and the stack are used, nothing is allocated or locked:
     /// fit for a child of a process with threads.
     pub(super) fn note_self(&self) -> Result<(), Errno> {
         use rustix::fs::{Mode, OFlags};
@@ -255,7 +255,7 @@ mod tests {
     fn what_is_noted_is_read_back_and_goes_with_the_slot_and_the_run() {
         let directory = tempfile::tempdir().unwrap();
         let own = Process::current().unwrap();
-        let notes = Notes::create(&directory.path().join("new"), "run-1").unwrap();
+        let notes = ChildRecords::create(&directory.path().join("new"), "run-1").unwrap();
         let first = notes.slot().unwrap();
         let second = notes.slot().unwrap();
         second.pen().note_self().unwrap();
@@ -280,7 +280,7 @@ mod tests {
     fn what_a_run_of_the_same_name_noted_is_not_written_over() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("run-1"), "of before").unwrap();
-        let notes = Notes::create(directory.path(), "run-1").unwrap();
+        let notes = ChildRecords::create(directory.path(), "run-1").unwrap();
         assert_eq!(notes.path.clone().unwrap(), directory.path().join("run-1.1"));
         assert_eq!(Read::from_file(notes.path.as_ref().unwrap()).unwrap().unwrap().run, "run-1");
         assert_eq!(std::fs::read_to_string(directory.path().join("run-1")).unwrap(), "of before");

@@ -12,7 +12,7 @@ use crate::failure::Failure;
 
 /// Which part of which file. All that finding it again needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Passage {
+pub struct FileEntry {
     /// The section it is in; none for what stands before the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section: Option<String>,
@@ -20,13 +20,13 @@ pub struct Passage {
     pub comment: String,
     /// What it is.
     #[serde(flatten)]
-    pub noun: Noun,
+    pub noun: EntryKind,
 }
 
 /// A line or a block.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Noun {
+pub enum EntryKind {
     /// The line that sets a key.
     Line {
         /// The key.
@@ -42,9 +42,9 @@ pub enum Noun {
     },
 }
 
-/// What a passage shall be.
+/// What a entry shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PassageWish<'text> {
+pub enum DesiredEntry<'text> {
     /// The key has this value; the block holds this text.
     Text(&'text [u8]),
     /// The line is a comment.
@@ -53,22 +53,22 @@ pub enum PassageWish<'text> {
     Absent,
 }
 
-/// A file with another passage.
+/// A file with another entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edited {
     /// The whole file.
     pub bytes: Vec<u8>,
-    /// The lines of the passage before, if it was there.
+    /// The lines of the entry before, if it was there.
     pub before: Option<Range<usize>>,
-    /// The passage now, without its last line end; none if it is not there any more.
+    /// The entry now, without its last line end; none if it is not there any more.
     pub after: Option<Vec<u8>>,
-    /// The comment that the passage became.
+    /// The comment that the entry became.
     pub commented: Option<Vec<u8>>,
     /// What was made for it.
     pub made: Made,
 }
 
-/// What was put around a new passage, to be taken away with it.
+/// What was put around a new entry, to be taken away with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     /// The header of its section.
@@ -94,21 +94,21 @@ impl Made {
     }
 }
 
-impl Passage {
+impl FileEntry {
     /// The name of the target within its file.
     pub fn name(&self) -> String {
         let section = self.section.as_ref().map_or_else(String::new, |section| format!("[{section}]"));
         match &self.noun {
-            Noun::Line { key, .. } => format!("{section}{key}"),
-            Noun::Block { name } => format!("{section}{name}"),
+            EntryKind::Line { key, .. } => format!("{section}{key}"),
+            EntryKind::Block { name } => format!("{section}{name}"),
         }
     }
 
-    /// How people are told of it.
+    /// How people are reported of it.
     pub fn shown(&self) -> String {
         let noun = match &self.noun {
-            Noun::Line { key, .. } => key.clone(),
-            Noun::Block { name } => format!("the block {name}"),
+            EntryKind::Line { key, .. } => key.clone(),
+            EntryKind::Block { name } => format!("the block {name}"),
         };
         match &self.section {
             Some(section) => format!("{noun} in [{section}]"),
@@ -122,11 +122,11 @@ impl Passage {
     /// When it is there twice, or a block has no end.
     pub fn find(&self, lines: &Lines<'_>, path: &str) -> Result<Option<Range<usize>>> {
         match &self.noun {
-            Noun::Line { key, separator } => {
+            EntryKind::Line { key, separator } => {
                 let found = self.find_key(lines, key, separator.as_deref(), path)?;
                 Ok(found.map(|line| line.lines))
             }
-            Noun::Block { .. } => self.find_block(lines, path),
+            EntryKind::Block { .. } => self.find_block(lines, path),
         }
     }
 
@@ -145,16 +145,16 @@ impl Passage {
     /// The file in which the wish is true; `None` when it is.
     ///
     /// # Errors
-    /// When the passage cannot be found or made for certain, and when whoever looks again would not find the wish
+    /// When the entry cannot be found or made for certain, and when whoever looks again would not find the wish
     /// true.
-    pub fn edited(&self, bytes: &[u8], wish: PassageWish<'_>, path: &str) -> Result<Option<Edited>> {
+    pub fn edited(&self, bytes: &[u8], wish: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
         let edited = self.edited_once(bytes, wish, path)?;
         if let Some(edited) = &edited
             && !matches!(self.edited_once(&edited.bytes, wish, path), Ok(None))
         {
             bail!(
                 Failure::new(format!(
-                    "{} would not be read back from `{path}` as it is wished",
+                    "{} would not be read back from `{path}` as it is desired",
                     self.shown()
                 ))
                 .kind("refused")
@@ -164,7 +164,7 @@ impl Passage {
         Ok(edited)
     }
 
-    fn edited_once(&self, bytes: &[u8], wish: PassageWish<'_>, path: &str) -> Result<Option<Edited>> {
+    fn edited_once(&self, bytes: &[u8], wish: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
         if bytes.contains(&0) {
             bail!(Failure::new(format!("`{path}` is no text file: it holds zero bytes")).kind("encoding"));
         }
@@ -176,27 +176,29 @@ impl Passage {
         }
         let lines = Lines::of(bytes);
         match (&self.noun, wish) {
-            (Noun::Line { key, separator }, wish) => {
+            (EntryKind::Line { key, separator }, wish) => {
                 let separator = separator.as_deref();
                 let found = self.find_key(&lines, key, separator, path)?;
                 match (wish, found) {
-                    (PassageWish::Text(value), None) => {
+                    (DesiredEntry::Text(value), None) => {
                         Ok(Some(self.add_line(&lines, key, separator, value)))
                     }
-                    (PassageWish::Text(value), Some(line)) => set_line(&lines, &line, key, value, path),
+                    (DesiredEntry::Text(value), Some(line)) => set_line(&lines, &line, key, value, path),
                     (_, None) => Ok(None),
-                    (PassageWish::Comment, Some(line)) => {
+                    (DesiredEntry::Comment, Some(line)) => {
                         line.refuse_open_quote(&lines, path)?;
                         Ok(Some(self.comment_out(&lines, line.lines)))
                     }
-                    (PassageWish::Absent, Some(line)) => {
+                    (DesiredEntry::Absent, Some(line)) => {
                         line.refuse_open_quote(&lines, path)?;
                         Ok(Some(remove(&lines, line.lines)))
                     }
                 }
             }
-            (Noun::Block { .. }, PassageWish::Text(text)) => self.set_block(&lines, text, path),
-            (Noun::Block { .. }, _) => Ok(self.find_block(&lines, path)?.map(|found| remove(&lines, found))),
+            (EntryKind::Block { .. }, DesiredEntry::Text(text)) => self.set_block(&lines, text, path),
+            (EntryKind::Block { .. }, _) => {
+                Ok(self.find_block(&lines, path)?.map(|found| remove(&lines, found)))
+            }
         }
     }
 
@@ -243,7 +245,7 @@ impl Passage {
         Edited { bytes: lines.inserted(at, &whole), before: None, after: Some(text), commented: None, made }
     }
 
-    /// The file with this text behind all else, in a section of its own if the passage has one.
+    /// The file with this text behind all else, in a section of its own if the entry has one.
     pub fn added_at_end(&self, lines: &Lines<'_>, text: &[u8]) -> Vec<u8> {
         let region = if self.section.is_some() { None } else { Some(Region::whole(lines)) };
         self.add(lines, region.as_ref(), None, text.to_vec()).bytes
@@ -266,7 +268,7 @@ impl Passage {
     }
 
     fn markers(&self) -> (String, String) {
-        let Noun::Block { name } = &self.noun else { return (String::new(), String::new()) };
+        let EntryKind::Block { name } = &self.noun else { return (String::new(), String::new()) };
         (format!("{} BEGIN kkrun {name}", self.comment), format!("{} END kkrun {name}", self.comment))
     }
 
@@ -379,44 +381,44 @@ fn remove(lines: &Lines<'_>, found: Range<usize>) -> Edited {
 mod tests {
     use super::*;
 
-    fn line(section: Option<&str>, key: &str) -> Passage {
-        let noun = Noun::Line { key: key.to_owned(), separator: None };
-        Passage { section: section.map(str::to_owned), comment: "#".to_owned(), noun }
+    fn line(section: Option<&str>, key: &str) -> FileEntry {
+        let noun = EntryKind::Line { key: key.to_owned(), separator: None };
+        FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), noun }
     }
 
-    fn block(name: &str) -> Passage {
-        Passage { section: None, comment: "#".to_owned(), noun: Noun::Block { name: name.to_owned() } }
+    fn block(name: &str) -> FileEntry {
+        FileEntry { section: None, comment: "#".to_owned(), noun: EntryKind::Block { name: name.to_owned() } }
     }
 
-    fn edited(passage: &Passage, before: &str, wish: PassageWish<'_>) -> Option<String> {
-        let edited = passage.edited(before.as_bytes(), wish, "/f").unwrap()?;
+    fn edited(entry: &FileEntry, before: &str, wish: DesiredEntry<'_>) -> Option<String> {
+        let edited = entry.edited(before.as_bytes(), wish, "/f").unwrap()?;
         // Once made, the wish holds.
-        assert_eq!(passage.edited(&edited.bytes, wish, "/f").unwrap(), None, "{before:?}");
+        assert_eq!(entry.edited(&edited.bytes, wish, "/f").unwrap(), None, "{before:?}");
         Some(String::from_utf8(edited.bytes).unwrap())
     }
 
     fn set(section: Option<&str>, key: &str, before: &str) -> Option<String> {
-        edited(&line(section, key), before, PassageWish::Text(b"new"))
+        edited(&line(section, key), before, DesiredEntry::Text(b"new"))
     }
 
     #[test]
     fn what_would_not_be_read_back_is_refused() {
         for (separator, value) in [(None, " padded"), (None, "padded "), (Some(" "), "= 1"), (Some(" "), "")]
         {
-            let noun = Noun::Line { key: "k".to_owned(), separator: separator.map(str::to_owned) };
-            let passage = Passage { section: None, comment: "#".to_owned(), noun };
+            let noun = EntryKind::Line { key: "k".to_owned(), separator: separator.map(str::to_owned) };
+            let entry = FileEntry { section: None, comment: "#".to_owned(), noun };
             for before in ["", "K 1\n", "k = 2\n", "k 2\n"] {
-                let wish = PassageWish::Text(value.as_bytes());
-                match passage.edited(before.as_bytes(), wish, "the file") {
+                let wish = DesiredEntry::Text(value.as_bytes());
+                match entry.edited(before.as_bytes(), wish, "the file") {
                     Ok(Some(edited)) => {
-                        assert!(passage.edited(&edited.bytes, wish, "the file").unwrap().is_none());
+                        assert!(entry.edited(&edited.bytes, wish, "the file").unwrap().is_none());
                     }
                     Ok(None) => {}
                     Err(error) => assert!(error.to_string().contains("read back"), "{error:#}"),
                 }
             }
         }
-        let padded = line(None, "k").edited(b"", PassageWish::Text(b" padded"), "the file");
+        let padded = line(None, "k").edited(b"", DesiredEntry::Text(b" padded"), "the file");
         assert!(padded.is_err());
     }
 
@@ -476,47 +478,47 @@ mod tests {
 
     #[test]
     fn a_line_is_commented_out_or_removed() {
-        let passage = line(None, "k");
+        let entry = line(None, "k");
         for (before, commented, removed) in [
             ("a=1\nk=1\nb=2\n", "a=1\n#k=1\nb=2\n", "a=1\nb=2\n"),
             ("a=1\r\nk=1", "a=1\r\n#k=1", "a=1\r\n"),
             ("  k = x \\\n y\nb=1\n", "#  k = x \\\n# y\nb=1\n", "b=1\n"),
         ] {
-            assert_eq!(edited(&passage, before, PassageWish::Comment).as_deref(), Some(commented));
-            assert_eq!(edited(&passage, before, PassageWish::Absent).as_deref(), Some(removed));
+            assert_eq!(edited(&entry, before, DesiredEntry::Comment).as_deref(), Some(commented));
+            assert_eq!(edited(&entry, before, DesiredEntry::Absent).as_deref(), Some(removed));
         }
-        for wish in [PassageWish::Comment, PassageWish::Absent] {
-            assert_eq!(edited(&passage, "#k=1\n", wish), None);
+        for wish in [DesiredEntry::Comment, DesiredEntry::Absent] {
+            assert_eq!(edited(&entry, "#k=1\n", wish), None);
         }
     }
 
     #[test]
     fn a_block_is_written_at_the_end_and_then_where_it_stands() {
         let write = |before: &str, text: &str| {
-            edited(&block("x"), before, PassageWish::Text(text.as_bytes())).unwrap()
+            edited(&block("x"), before, DesiredEntry::Text(text.as_bytes())).unwrap()
         };
         let first = write("top\r\n", "one\ntwo\n");
         assert_eq!(first, "top\r\n# BEGIN kkrun x\r\none\r\ntwo\r\n# END kkrun x\r\n");
         let second = write(&format!("{first}below\r\n"), "three");
         assert_eq!(second, "top\r\n# BEGIN kkrun x\r\nthree\r\n# END kkrun x\r\nbelow\r\n");
-        assert_eq!(edited(&block("x"), &second, PassageWish::Absent).unwrap(), "top\r\nbelow\r\n");
+        assert_eq!(edited(&block("x"), &second, DesiredEntry::Absent).unwrap(), "top\r\nbelow\r\n");
         assert_eq!(write("", ""), "# BEGIN kkrun x\n# END kkrun x\n");
     }
 
     #[test]
     fn what_cannot_be_edited_is_refused() {
-        let kind = |passage: &Passage, before: &[u8], wish: PassageWish<'_>| {
-            let error = passage.edited(before, wish, "/f").unwrap_err();
+        let kind = |entry: &FileEntry, before: &[u8], wish: DesiredEntry<'_>| {
+            let error = entry.edited(before, wish, "/f").unwrap_err();
             error.downcast_ref::<Failure>().unwrap().kind
         };
-        let text = PassageWish::Text(b"new");
+        let text = DesiredEntry::Text(b"new");
         assert_eq!(kind(&line(None, "k"), b"k=1\nk=2\n", text), "duplicate");
         assert_eq!(kind(&line(None, "k"), b"k=\"one\ntwo\"\n", text), "refused");
-        assert_eq!(kind(&line(None, "k"), b"k='one\ntwo'\n", PassageWish::Absent), "refused");
+        assert_eq!(kind(&line(None, "k"), b"k='one\ntwo'\n", DesiredEntry::Absent), "refused");
         assert_eq!(kind(&line(None, "k"), b"k\0=1\n", text), "encoding");
         assert_eq!(kind(&block("x"), b"# BEGIN kkrun x\n", text), "duplicate");
         assert_eq!(kind(&block("x"), b"# END kkrun x\n# BEGIN kkrun x\n", text), "duplicate");
-        assert_eq!(kind(&block("x"), b"", PassageWish::Text(b"a\n# END kkrun x\n")), "refused");
+        assert_eq!(kind(&block("x"), b"", DesiredEntry::Text(b"a\n# END kkrun x\n")), "refused");
     }
 
     #[test]
@@ -528,10 +530,10 @@ mod tests {
         let file = prop::collection::vec((word, prop::sample::select(vec!["\n", "\r\n"])), 0..12);
         let section = prop::sample::select(vec![None, Some("s")]);
         let wishes = prop::sample::select(vec![
-            PassageWish::Text(b"new"),
-            PassageWish::Text(b""),
-            PassageWish::Comment,
-            PassageWish::Absent,
+            DesiredEntry::Text(b"new"),
+            DesiredEntry::Text(b""),
+            DesiredEntry::Comment,
+            DesiredEntry::Absent,
         ]);
         proptest!(|(file in file, section in section, wish in wishes, ended: bool, marked: bool)| {
             let mut before: String = file.iter().flat_map(|(word, end)| [*word, *end]).collect();
@@ -541,8 +543,8 @@ mod tests {
             if marked {
                 before.insert(0, '\u{feff}');
             }
-            let passage = line(section, "k");
-            let Ok(Some(edited)) = passage.edited(before.as_bytes(), wish, "/f") else { return Ok(()) };
+            let entry = line(section, "k");
+            let Ok(Some(edited)) = entry.edited(before.as_bytes(), wish, "/f") else { return Ok(()) };
             let before = Lines::of(before.as_bytes());
             let after = Lines::of(&edited.bytes);
             let same = |(one, two): &(usize, usize)| {
@@ -560,7 +562,7 @@ mod tests {
             prop_assert!((0..from_start).zip(0..).all(|pair| same(&pair)));
             let (last, last_after) = (before.count(), after.count());
             prop_assert!((1..=from_end).all(|back| same(&(last - back, last_after - back))));
-            prop_assert_eq!(passage.edited(&edited.bytes, wish, "/f").unwrap(), None);
+            prop_assert_eq!(entry.edited(&edited.bytes, wish, "/f").unwrap(), None);
         });
     }
 }

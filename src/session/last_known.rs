@@ -7,12 +7,12 @@ use anyhow::Result;
 use serde_json::Value;
 
 use crate::change::{self, Change, CommandState, World, file_target, state_value, tree_target};
-use crate::journal::{Accepted, ChangeRecord, ChangeState, History};
+use crate::journal::{ChangeRecord, ChangeState, History, Recorded};
 use crate::machine::files::{FileState, Manifest, PathText};
 
 /// What kkrun left at a target.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Left {
+pub(super) enum LastKnown {
     /// This, in the form of the ledger.
     State(Value),
     /// What a command made of it.
@@ -26,25 +26,25 @@ enum Known {
 }
 
 /// What kkrun last left at a target by whatever change; none if it never did.
-pub(super) fn left_at(history: &History, world: &World, target: &str) -> Result<Option<Left>> {
-    let known = history.ledger.get(target).map(|accepted| Left::State(accepted.state.clone()));
+pub(super) fn last_known_at(history: &History, world: &World, target: &str) -> Result<Option<LastKnown>> {
+    let known = history.ledger.get(target).map(|recorded| LastKnown::State(recorded.state.clone()));
     Ok(match target.split_once(':') {
-        Some(("file", path)) => Teller { history, world }.file(Path::new(path))?,
-        Some(("tree", path)) => Teller { history, world }.tree(Path::new(path))?,
+        Some(("file", path)) => Search { history, world }.file(Path::new(path))?,
+        Some(("tree", path)) => Search { history, world }.tree(Path::new(path))?,
         _ => known,
     })
 }
 
-struct Teller<'a> {
+struct Search<'a> {
     history: &'a History,
     world: &'a World,
 }
 
-impl Teller<'_> {
-    fn file(&self, path: &Path) -> Result<Option<Left>> {
+impl Search<'_> {
+    fn file(&self, path: &Path) -> Result<Option<LastKnown>> {
         let mut newest: Option<(u64, Known)> = None;
         for above in path.ancestors() {
-            for (at, known) in self.told_by(above, path)? {
+            for (at, known) in self.known_at(above, path)? {
                 if newest.as_ref().is_none_or(|(newest, _)| at > *newest) {
                     newest = Some((at, known));
                 }
@@ -57,52 +57,52 @@ impl Teller<'_> {
                         access.put_on(&mut state);
                     }
                 })?;
-                Some(Left::State(state_value(&state)))
+                Some(LastKnown::State(state_value(&state)))
             }
-            Some((_, Known::Anything)) => Some(Left::Anything),
+            Some((_, Known::Anything)) => Some(LastKnown::Anything),
             None => None,
         })
     }
 
     /// What the targets at `above` say of `path`, and since which record.
-    fn told_by(&self, above: &Path, path: &Path) -> Result<Vec<(u64, Known)>> {
+    fn known_at(&self, above: &Path, path: &Path) -> Result<Vec<(u64, Known)>> {
         let ledger = &self.history.ledger;
-        let mut told = Vec::new();
-        if let Some(Accepted { state, at }) = ledger.get(&file_target(above))
+        let mut reported = Vec::new();
+        if let Some(Recorded { state, at }) = ledger.get(&file_target(above))
             && let Ok(state) = serde_json::from_value::<FileState>(state.clone())
         {
             if above == path {
-                told.push((*at, Known::State(state)));
+                reported.push((*at, Known::State(state)));
             } else if !matches!(state, FileState::Directory { .. }) {
-                told.push((*at, Known::State(FileState::Absent)));
+                reported.push((*at, Known::State(FileState::Absent)));
             }
         }
-        if let Some(Accepted { state, at }) = ledger.get(&tree_target(above)) {
-            let manifest = change::read_accepted_tree(self.world, state)?;
+        if let Some(Recorded { state, at }) = ledger.get(&tree_target(above)) {
+            let manifest = change::read_recorded_tree(self.world, state)?;
             let relative = relative(above, path);
             match manifest.get(&relative) {
-                Some(state) => told.push((*at, Known::State(state.clone()))),
+                Some(state) => reported.push((*at, Known::State(state.clone()))),
                 None if manifest.is_empty() || self.is_whole(above) => {
-                    told.push((*at, Known::State(FileState::Absent)));
+                    reported.push((*at, Known::State(FileState::Absent)));
                 }
                 None => {}
             }
         }
-        if let Some(Accepted { state, at }) = ledger.get(&format!("product:{}", above.display()))
+        if let Some(Recorded { state, at }) = ledger.get(&format!("product:{}", above.display()))
             && let Ok(state) = serde_json::from_value::<CommandState>(state.clone())
         {
             let is_there = state.product == Some(true);
-            told.push((*at, if is_there { Known::Anything } else { Known::State(FileState::Absent) }));
+            reported.push((*at, if is_there { Known::Anything } else { Known::State(FileState::Absent) }));
         }
-        Ok(told)
+        Ok(reported)
     }
 
-    fn tree(&self, root: &Path) -> Result<Option<Left>> {
+    fn tree(&self, root: &Path) -> Result<Option<LastKnown>> {
         let mut base: Option<(u64, Manifest)> = None;
         for above in root.ancestors() {
-            let Some(Accepted { state, at }) = self.history.ledger.get(&tree_target(above)) else { continue };
+            let Some(Recorded { state, at }) = self.history.ledger.get(&tree_target(above)) else { continue };
             if base.as_ref().is_none_or(|(newest, _)| at > newest) {
-                let manifest = change::read_accepted_tree(self.world, state)?;
+                let manifest = change::read_recorded_tree(self.world, state)?;
                 let inner =
                     if above == root { manifest } else { manifest.below_path(&relative(above, root)) };
                 base = Some((*at, inner));
@@ -111,7 +111,7 @@ impl Teller<'_> {
         let Some((since, mut manifest)) = base else { return Ok(None) };
         self.add_copied_beside(root, &mut manifest)?;
         for path in self.newer_below(root, since)? {
-            if let Some(Left::State(state)) = self.file(&path)?
+            if let Some(LastKnown::State(state)) = self.file(&path)?
                 && let Ok(state) = serde_json::from_value::<FileState>(state)
             {
                 manifest.set(relative(root, &path), state);
@@ -126,7 +126,7 @@ impl Teller<'_> {
                 }
             }
         })?;
-        Ok(Some(Left::State(change::accept_tree(self.world, &manifest)?)))
+        Ok(Some(LastKnown::State(change::record_tree(self.world, &manifest)?)))
     }
 
     /// What a copy left says nothing of the entries that it does not name: those are as the changes before it left
@@ -139,7 +139,7 @@ impl Teller<'_> {
         let mut made: Vec<&ChangeRecord> = self.history.changes.iter().filter(is_made).collect();
         made.sort_by_key(|change| std::cmp::Reverse(change.settled));
         for change in made {
-            let left = change::read_accepted_tree(self.world, &change.intent.after)?;
+            let left = change::read_recorded_tree(self.world, &change.intent.after)?;
             for (name, state) in left.entries() {
                 if manifest.get(name.as_path()).is_none() {
                     manifest.set(name.as_path(), state.clone());
@@ -152,10 +152,10 @@ impl Teller<'_> {
         Ok(())
     }
 
-    /// The paths at and below `root` of which other targets have told since.
+    /// The paths at and below `root` of which other targets have reported since.
     fn newer_below(&self, root: &Path, since: u64) -> Result<Vec<PathBuf>> {
         let mut found = vec![root.to_owned()];
-        for (target, Accepted { state, at }) in &self.history.ledger {
+        for (target, Recorded { state, at }) in &self.history.ledger {
             let Some((noun, path)) = target.split_once(':') else { continue };
             let path = Path::new(path);
             if *at <= since || !path.starts_with(root) {
@@ -164,7 +164,7 @@ impl Teller<'_> {
             match noun {
                 "file" => found.push(path.to_owned()),
                 "tree" if path != root => {
-                    let manifest = change::read_accepted_tree(self.world, state)?;
+                    let manifest = change::read_recorded_tree(self.world, state)?;
                     found.push(path.to_owned());
                     found.extend(manifest.below().map(|(name, _)| path.join(name)));
                 }

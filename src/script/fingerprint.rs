@@ -11,22 +11,22 @@ use super::engine::Program;
 use super::host::Host;
 use super::tokens::tokens;
 
-/// The part of a step's meaning that its code makes up.
+/// The part of a step's fingerprint that its code makes up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CodeMeaning {
+pub struct CodeFingerprint {
     /// A hash over the tokens, in hexadecimal digits.
     pub hash: String,
     /// The settings that are named, sorted.
     pub settings: BTreeSet<String>,
 }
 
-/// The meaning of a whole script, or of the inline step `inline` within it.
-pub fn code_meaning(
+/// The fingerprint of a whole script, or of the inline step `inline` within it.
+pub fn code_fingerprint(
     engine: &rhai::Engine,
     host: &Host,
     program: &Program,
     inline: Option<&str>,
-) -> Result<CodeMeaning> {
+) -> Result<CodeFingerprint> {
     let mut reader =
         Reader { engine, host, files: BTreeMap::new(), reached: BTreeMap::new(), queue: Vec::new() };
     let key = String::new();
@@ -40,7 +40,7 @@ pub fn code_meaning(
     while let Some((file, names)) = reader.queue.pop() {
         reader.follow(&file, &names)?;
     }
-    Ok(reader.meaning())
+    Ok(reader.fingerprint())
 }
 
 /// A script cut into its functions and the rest.
@@ -115,7 +115,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn meaning(self) -> CodeMeaning {
+    fn fingerprint(self) -> CodeFingerprint {
         let mut hash = Sha256::new();
         let mut settings = BTreeSet::new();
         let named = format!("{:?}", Token::Identifier(Box::new("settings".into())));
@@ -132,7 +132,7 @@ impl Reader<'_> {
                 }
             }
         }
-        CodeMeaning { hash: hex(&hash.finalize()), settings }
+        CodeFingerprint { hash: hex(&hash.finalize()), settings }
     }
 }
 
@@ -208,7 +208,7 @@ fn members(tokens: &[Token]) -> Vec<String> {
     names
 }
 
-/// What stands at the top level besides steps and what is told to people: inline steps see its variables.
+/// What stands at the top level besides steps and what is reported to people: inline steps see its variables.
 fn besides_steps(tokens: &[Token]) -> Vec<Token> {
     let mut besides = Vec::new();
     let (mut start, mut depth) = (0, 0_usize);

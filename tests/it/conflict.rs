@@ -24,7 +24,7 @@ cmd::run(["systemctl", "mask", "nginx"], #{ always: "an admin", undo: [] });
 const WITHOUT_A_WORD: &str = r#"
 let done = rollback::apply();
 must("kim is kept", user::exists("kim") && file::read("/home/kim/his") == "his\n");
-must("kept is told", done.kept.some(|row| row.target == "user:kim" && row.class == "users"));
+must("kept is reported", done.kept.some(|row| row.target == "user:kim" && row.class == "users"));
 must("ada stays", user::exists("ada") && file::read("/home/ada/hers") == "hers\n");
 must("masked by somebody stays", unit::get("nginx").enabled == "masked");
 must("and is shown", done.conflicts.some(|row| row.target == "unit:nginx.service/enablement"));
@@ -34,7 +34,7 @@ const BY_WORD: &str = r#"
 let done = rollback::apply(#{ purge: ["all"] });
 must("kim is gone", !user::exists("kim") && !file::exists("/home/kim"));
 must("ada stays, with what is hers", user::exists("ada") && file::read("/home/ada/hers") == "hers\n");
-must("ada can still be told by name", cmd::read(["id", "-un", "ada"]) == "ada");
+must("ada can still be reported by name", cmd::read(["id", "-un", "ada"]) == "ada");
 must("none failed", done.failed.is_empty());
 "#;
 
@@ -130,8 +130,8 @@ fn every_act_and_every_inverse_done_twice_gives_the_same() {
     let place = tempfile::tempdir_in("/root").expect("a directory that nobody else can write");
     std::fs::write(place.path().join("settings.rhai"), SETTINGS).expect("settings");
     let script = format!(
-        "{REQUIRES}let told = cmd::run([\"bash\", \"-c\", `{TWICE}`], #{{ always: \"a test\", undo: [] }});\n\
-         log::info(told.stdout);\n"
+        "{REQUIRES}let reported = cmd::run([\"bash\", \"-c\", `{TWICE}`], #{{ always: \"a test\", undo: [] }});\n\
+         log::info(reported.stdout);\n"
     );
     std::fs::write(place.path().join("twice.rhai"), script.replace("${", "$\\{")).expect("a script");
     let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));

@@ -1,54 +1,54 @@
-//! Takes one passage back in a file that somebody else has changed elsewhere.
+//! Takes one entry back in a file that somebody else has changed elsewhere.
 
 use std::ops::Range;
 
 use anyhow::Result;
 
+use super::entry::{FileEntry, Made};
 use super::lines::Lines;
-use super::passage::{Made, Passage};
 use super::section::{Region, header, is_blank};
 use crate::machine::files::Digest;
 
-/// How far from its old place a passage is put back beside a neighbour.
+/// How far from its old place a entry is put back beside a neighbour.
 const NEIGHBOURS: usize = 50;
 
-/// What the passage was before, in the file that it was in.
+/// What the entry was before, in the file that it was in.
 pub struct Then<'then> {
     /// That file.
     pub lines: &'then Lines<'then>,
-    /// The passage in it, if it was there.
-    pub passage: Option<Range<usize>>,
+    /// The entry in it, if it was there.
+    pub entry: Option<Range<usize>>,
     /// The comment that it became.
     pub commented: Option<Digest>,
     /// What was made for it.
     pub made: Made,
 }
 
-/// The file `now` with the passage as it was then.
-pub fn taken_back(passage: &Passage, now: &Lines<'_>, then: &Then<'_>, path: &str) -> Result<Vec<u8>> {
-    let found = passage.find(now, path)?;
-    Ok(match (&then.passage, found) {
+/// The file `now` with the entry as it was then.
+pub fn taken_back(entry: &FileEntry, now: &Lines<'_>, then: &Then<'_>, path: &str) -> Result<Vec<u8>> {
+    let found = entry.find(now, path)?;
+    Ok(match (&then.entry, found) {
         (None, None) => now.bytes().to_vec(),
-        (None, Some(found)) => without(passage, now, found, then.made),
+        (None, Some(found)) => without(entry, now, found, then.made),
         (Some(before), Some(found)) => now.replaced(&found, then.lines.bodies(before)),
         (Some(before), None) => {
             let text = then.lines.bodies(before);
             match then.commented.and_then(|digest| comment_of(now, digest, before.len())) {
                 Some(comment) => now.replaced(&comment, text),
-                None => put_back(passage, now, then.lines, before),
+                None => put_back(entry, now, then.lines, before),
             }
         }
     })
 }
 
-/// Removes a passage, and the header that was made for it if nothing else is below it.
-fn without(passage: &Passage, now: &Lines<'_>, found: Range<usize>, made: Made) -> Vec<u8> {
+/// Removes a entry, and the header that was made for it if nothing else is below it.
+fn without(entry: &FileEntry, now: &Lines<'_>, found: Range<usize>, made: Made) -> Vec<u8> {
     let mut gone = found;
     let alone = || {
-        let region = Region::find(now, passage.section.as_deref())?;
+        let region = Region::find(now, entry.section.as_deref())?;
         let header_at = gone.start.checked_sub(1)?;
         let only = region.numbers().all(|number| gone.contains(&number) || is_blank(now.body(number)));
-        let named = header(now.body(header_at)) == passage.section.as_deref().map(str::as_bytes);
+        let named = header(now.body(header_at)) == entry.section.as_deref().map(str::as_bytes);
         (only && named && region.parts.len() == 1).then_some(header_at)
     };
     if made.header
@@ -62,7 +62,7 @@ fn without(passage: &Passage, now: &Lines<'_>, found: Range<usize>, made: Made) 
     now.removed(&gone, made.end_above)
 }
 
-/// The comment that a passage of so many lines was turned into.
+/// The comment that a entry of so many lines was turned into.
 fn comment_of(now: &Lines<'_>, digest: Digest, length: usize) -> Option<Range<usize>> {
     (0..(now.count() + 1).saturating_sub(length))
         .map(|number| number..number + length)
@@ -70,14 +70,14 @@ fn comment_of(now: &Lines<'_>, digest: Digest, length: usize) -> Option<Range<us
         .find(|lines| Digest::of(now.bodies(lines)) == digest)
 }
 
-/// Puts a passage that is gone back beside the nearest neighbour that is still there, else at the end of its
+/// Puts a entry that is gone back beside the nearest neighbour that is still there, else at the end of its
 /// section.
-fn put_back(passage: &Passage, now: &Lines<'_>, then: &Lines<'_>, before: &Range<usize>) -> Vec<u8> {
+fn put_back(entry: &FileEntry, now: &Lines<'_>, then: &Lines<'_>, before: &Range<usize>) -> Vec<u8> {
     let text = then.bodies(before);
-    let region = Region::find(now, passage.section.as_deref());
+    let region = Region::find(now, entry.section.as_deref());
     let Some(region) = region else {
         // The section went with it: it was in one then.
-        return passage.added_at_end(now, text);
+        return entry.added_at_end(now, text);
     };
     let only = |body: &[u8]| {
         let mut same = region.numbers().filter(|number| now.body(*number) == body);

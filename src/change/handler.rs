@@ -4,7 +4,7 @@ use anyhow::Result;
 
 use super::World;
 use crate::failure::Failure;
-use crate::journal::Consequence;
+use crate::journal::Handler;
 use crate::machine::account::Account;
 use crate::machine::process::Command;
 
@@ -12,11 +12,11 @@ use crate::machine::process::Command;
 ///
 /// # Errors
 /// When it fails: with its last output.
-pub fn test(world: &World, consequence: &Consequence) -> Result<()> {
-    if consequence.test.is_empty() {
+pub fn test(world: &World, handler: &Handler) -> Result<()> {
+    if handler.test.is_empty() {
         return Ok(());
     }
-    run_command(world, &consequence.test, consequence.user.as_deref()).map_err(|error| {
+    run_command(world, &handler.test, handler.user.as_deref()).map_err(|error| {
         match error.downcast::<Failure>() {
             Ok(failure) => failure.kind("test").into(),
             Err(error) => error,
@@ -25,16 +25,16 @@ pub fn test(world: &World, consequence: &Consequence) -> Result<()> {
 }
 
 /// Runs the commands and restarts the units.
-pub fn run(world: &mut World, consequence: &Consequence) -> Result<()> {
-    for argv in &consequence.run {
-        run_command(world, argv, consequence.user.as_deref())?;
+pub fn run(world: &mut World, handler: &Handler) -> Result<()> {
+    for argv in &handler.run {
+        run_command(world, argv, handler.user.as_deref())?;
     }
-    if consequence.restart.is_empty() {
+    if handler.restart.is_empty() {
         return Ok(());
     }
-    super::unit::reload(world, consequence.user.as_deref())?;
-    for unit in &consequence.restart {
-        super::unit::restart_if_active(world, unit, consequence.user.as_deref())?;
+    super::unit::reload(world, handler.user.as_deref())?;
+    for unit in &handler.restart {
+        super::unit::restart_if_active(world, unit, handler.user.as_deref())?;
     }
     Ok(())
 }
