@@ -7,7 +7,7 @@ use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
-use crate::run::rollback::CLASSES;
+use crate::rollback::CLASSES;
 use crate::ui::ColorChoice;
 
 /// Sets up a machine from Rhai scripts: interruptible at any instant, resumable, rehearsable, reversible.

@@ -27,7 +27,7 @@ use kkrun::journal::{self, ChangeId, ChangeState, Class, Entry, Handler, History
 use kkrun::machine::files::{self, Attributes, FileState, Manifest, PathText};
 use kkrun::machine::process::{Command, Processes};
 use kkrun::machine::signal::Signals;
-use kkrun::run::rollback::{Report, Request, apply, preview};
+use kkrun::rollback::{Report, Request, apply, preview};
 use kkrun::session::{ConflictPolicy, Opening, Session};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
@@ -619,7 +619,7 @@ impl Model<'_> {
             // What somebody else left below newer changes is seen only once those are undone.
             && self.touched.is_empty()
         {
-            let ids = |rows: &[kkrun::run::rollback::Row]| -> BTreeSet<ChangeId> {
+            let ids = |rows: &[kkrun::rollback::Row]| -> BTreeSet<ChangeId> {
                 rows.iter().map(|row| row.change).filter(|id| *id != 0).collect()
             };
             hold!(

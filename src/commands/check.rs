@@ -8,7 +8,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::run::Reading;
+use crate::plan::Reading;
 use crate::script::{Source, built_in_names};
 use crate::ui::line_to_stdout;
 

@@ -6,7 +6,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::run::newest_log;
+use crate::plan::newest_log;
 use crate::ui::line_to_stdout;
 
 /// Shows the newest log of `step`, or the newest of all.

@@ -8,8 +8,8 @@ use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{ChangeRecord, History, PendingHandler};
-use crate::run::rollback::{Request, apply, preview};
-use crate::run::rollback_session;
+use crate::plan::rollback_session;
+use crate::rollback::{Request, apply, preview};
 
 /// Undoes the changes of `plan`, or of the only plan that made some.
 pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Result<ExitCode> {
@@ -22,7 +22,11 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
             None => only_plan(&loaded.history)?,
         };
         let mut session = rollback_session(&launch, loaded, &plan, &reporter)?;
-        let request = Request::of(&serde_json::json!({ "steps": steps }), &launch)?;
+        let request = Request::of(
+            &serde_json::json!({ "steps": steps }),
+            &launch.purge,
+            launch.overwrites_conflicts(),
+        )?;
         let report =
             if options.dry_run { preview(&mut session, &request)? } else { apply(&mut session, &request)? };
         let would_undo = options.dry_run && !report.undone.is_empty();

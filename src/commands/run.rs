@@ -7,7 +7,7 @@ use anyhow::Result;
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
-use crate::run::run_script;
+use crate::plan::run_script;
 
 /// Runs `script` with its words.
 pub fn execute(options: &Options, script: &Path, words: Vec<String>) -> Result<ExitCode> {

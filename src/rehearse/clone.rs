@@ -12,12 +12,12 @@ use super::units::{self, CONTROL, REPORT, SERVICE, STARTED, TARGET, UNITS};
 use super::{Base, FILES, Progress, Rehearsal, SHARED, Stop, kept, mounts};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::machine::clone_root::{self, CloneRoot, Layer};
-use crate::machine::container::{Bind, Boot, Container, End, Inside};
-use crate::machine::leftover::{Process, Record};
+use crate::machine::clone::container::{Bind, Boot, Container, End, Inside};
+use crate::machine::clone::network::{NAME_SERVER, NetworkNamespace};
+use crate::machine::clone::overlay_difference;
+use crate::machine::clone::registry::{Process, Record};
+use crate::machine::clone::root::{self, CloneRoot, Layer};
 use crate::machine::mount;
-use crate::machine::network_namespace::{NAME_SERVER, NetworkNamespace};
-use crate::machine::upper;
 
 /// Below this a plan cannot do much; a whole kiosk writes about 2.5 GB.
 const LEAST_ROOM: u64 = 512 * 1024 * 1024;
@@ -162,7 +162,7 @@ impl LiveClone {
         tell(Progress::Restarting);
         self.container = None;
         self.restarts += 1;
-        let list = clone_root::text_of(&self.record.made.scratch.join("report").join(STARTED));
+        let list = root::text_of(&self.record.made.scratch.join("report").join(STARTED));
         self.started.extend(units::running(&list.unwrap_or_default()));
         self.boot(stop, tell)?;
         Ok(true)
@@ -190,7 +190,7 @@ impl LiveClone {
     }
 
     /// Everything on disk that is otherwise than in the base.
-    pub(super) fn differences(&self) -> Result<Vec<upper::Difference>> {
+    pub(super) fn differences(&self) -> Result<Vec<overlay_difference::Difference>> {
         self.root.differences()
     }
 
@@ -200,9 +200,9 @@ impl LiveClone {
         let leader = self.container()?.leader();
         self.record.made.kept = true;
         let enter = scratch.join("enter");
-        clone_root::write_scratch(&enter, &kept::enter(leader), 0o700)?;
+        root::write_scratch(&enter, &kept::enter(leader), 0o700)?;
         let remove = scratch.join("remove");
-        clone_root::write_scratch(&remove, &kept::remove(&self.record.made, self.record.path()), 0o700)?;
+        root::write_scratch(&remove, &kept::remove(&self.record.made, self.record.path()), 0o700)?;
         self.record.save()?;
         if let Some(container) = &mut self.container {
             container.keep();
@@ -238,9 +238,9 @@ impl LiveClone {
     fn write_units(&self) -> Result<()> {
         let scratch = &self.record.made.scratch;
         let [unit_directory, control] = ["units", "control"].map(|name| scratch.join(name));
-        clone_root::fresh_directory(&unit_directory)?;
-        clone_root::fresh_directory(&control)?;
-        clone_root::fresh_directory(&scratch.join("report"))?;
+        root::fresh_directory(&unit_directory)?;
+        root::fresh_directory(&control)?;
+        root::fresh_directory(&scratch.join("report"))?;
         let all = self.root.all_links(Path::new(SYSTEM_UNITS))?;
         let new = self.root.new_links(Path::new(SYSTEM_UNITS))?;
         let mut wanted = self.with.clone();
@@ -249,10 +249,10 @@ impl LiveClone {
             wanted.extend(self.display_manager());
         }
         for (path, text) in units::files(&wanted) {
-            clone_root::write_scratch(&unit_directory.join(path), &text, 0o644)?;
+            root::write_scratch(&unit_directory.join(path), &text, 0o644)?;
         }
         for path in units::covered(&all, &new) {
-            clone_root::link_scratch("/dev/null", &control.join(path))?;
+            root::link_scratch("/dev/null", &control.join(path))?;
         }
         Ok(())
     }
@@ -260,12 +260,11 @@ impl LiveClone {
     /// The display manager is wanted through its alias, not through a link in a directory.
     fn display_manager(&self) -> Option<String> {
         const ALIAS: &str = "/etc/systemd/system/display-manager.service";
-        let default =
-            clone_root::link_name(self.root.path(), Path::new("/etc/systemd/system/default.target"));
+        let default = root::link_name(self.root.path(), Path::new("/etc/systemd/system/default.target"));
         if default.is_some_and(|default| default != "graphical.target") {
             return None;
         }
-        let manager = clone_root::link_name(self.root.path(), Path::new(ALIAS))?;
+        let manager = root::link_name(self.root.path(), Path::new(ALIAS))?;
         let chosen = self.root.holds(Path::new(ALIAS)) || self.started.contains(&manager);
         chosen.then_some(manager)
     }
@@ -274,10 +273,10 @@ impl LiveClone {
 fn base_directory(base: &Base) -> Result<PathBuf> {
     let directory = match base {
         Base::RunningMachine => PathBuf::from("/"),
-        Base::Directory(path) => clone_root::real_path(path)?,
+        Base::Directory(path) => root::real_path(path)?,
     };
     let manager = ["lib/systemd/systemd", "usr/lib/systemd/systemd"];
-    if !manager.iter().any(|manager| clone_root::is_file(&directory.join(manager))) {
+    if !manager.iter().any(|manager| root::is_file(&directory.join(manager))) {
         let message = format!("`{}` holds no system that boots with systemd", directory.display());
         return Err(Failure::new(message).exit(ExitCode::USAGE).into());
     }
@@ -323,32 +322,32 @@ fn mount_layers(
     }
     let mut places = vec![PathBuf::from("/")];
     places.extend(sub_mounts.cloned);
-    let users = clone_root::file_names(&clone_root::below(base, Path::new(LINGER)));
+    let users = root::file_names(&root::below(base, Path::new(LINGER)));
     let mut hidden: Vec<PathBuf> = users.iter().map(|user| Path::new(LINGER).join(user)).collect();
     if !users.is_empty() {
         tell(Progress::LingeringHidden { users });
     }
-    if let Ok(inside) = clone_root::real_path(all_scratch)?.strip_prefix(base) {
+    if let Ok(inside) = root::real_path(all_scratch)?.strip_prefix(base) {
         hidden.push(Path::new("/").join(inside));
     }
     if base == Path::new("/") {
         // Whoever connected to one of these would talk to the living machine.
         let mounted: Vec<PathBuf> = mounted.into_iter().map(|mount| mount.path).collect();
         let seen = |path: &PathBuf| mounts::holder(path, &mounted) == mounts::holder(path, &places);
-        hidden.extend(clone_root::listening_sockets().into_iter().filter(seen));
+        hidden.extend(root::listening_sockets().into_iter().filter(seen));
     }
     for at in &places {
         let here = |path: &Path| mounts::holder(path, &places) == Some(at.as_path());
         let mut layer = Layer { at: at.clone(), ..Layer::default() };
         layer.hidden = hidden.iter().filter(|path| here(path)).cloned().collect();
         if at == Path::new("/") {
-            if clone_root::is_directory(&base.join("tmp")) {
+            if root::is_directory(&base.join("tmp")) {
                 layer.emptied.push("/tmp".into());
             }
             layer.written.extend(machine_id(base)?);
         }
         // Written down before: what is not there when a leftover is removed does no harm.
-        record.made.mounts.push(clone_root::below(root.path(), at));
+        record.made.mounts.push(root::below(root.path(), at));
         record.save()?;
         match root.add(base, layer, &scratch) {
             Ok(()) => {}
@@ -367,7 +366,7 @@ fn mount_layers(
 /// every service there is.
 fn machine_id(base: &Path) -> Result<Option<(PathBuf, String)>> {
     const FILE: &str = "/etc/machine-id";
-    let known = clone_root::text_of(&clone_root::below(base, Path::new(FILE))).unwrap_or_default();
+    let known = root::text_of(&root::below(base, Path::new(FILE))).unwrap_or_default();
     if known.trim().len() == 32 {
         return Ok(None);
     }
@@ -378,24 +377,24 @@ fn machine_id(base: &Path) -> Result<Option<(PathBuf, String)>> {
 
 fn share(rehearsal: &Rehearsal, scratch: &Path) -> Result<()> {
     let shared = scratch.join("shared");
-    clone_root::fresh_directory(&shared)?;
-    clone_root::fresh_directory(&shared.join("report"))?;
-    clone_root::write_scratch(&shared.join("kkrun"), "", 0o755)?;
+    root::fresh_directory(&shared)?;
+    root::fresh_directory(&shared.join("report"))?;
+    root::write_scratch(&shared.join("kkrun"), "", 0o755)?;
     for (number, root) in rehearsal.plans().iter().enumerate() {
         let copy = in_shared(&shared, &super::plan_root(number));
-        clone_root::copy_plan(root, &copy)?;
-        let library = clone_root::real_path(root)?.with_file_name("stdlib");
-        if clone_root::is_directory(&library) {
-            clone_root::copy_plan(&library, &copy.with_file_name("stdlib"))?;
+        root::copy_plan(root, &copy)?;
+        let library = root::real_path(root)?.with_file_name("stdlib");
+        if root::is_directory(&library) {
+            root::copy_plan(&library, &copy.with_file_name("stdlib"))?;
         }
     }
-    clone_root::fresh_directory(&in_shared(&shared, Path::new(FILES)))?;
+    root::fresh_directory(&in_shared(&shared, Path::new(FILES)))?;
     for (from, name) in &rehearsal.files {
-        clone_root::copy_file(from, &in_shared(&shared, Path::new(FILES)).join(name))?;
+        root::copy_file(from, &in_shared(&shared, Path::new(FILES)).join(name))?;
     }
-    clone_root::write_scratch(&scratch.join("resolv.conf"), &format!("nameserver {NAME_SERVER}\n"), 0o644)?;
+    root::write_scratch(&scratch.join("resolv.conf"), &format!("nameserver {NAME_SERVER}\n"), 0o644)?;
     // Journals of the base would be copied as soon as they are opened.
-    clone_root::write_scratch(&scratch.join("journald.conf"), "[Journal]\nStorage=volatile\n", 0o644)
+    root::write_scratch(&scratch.join("journald.conf"), "[Journal]\nStorage=volatile\n", 0o644)
 }
 
 fn in_shared(shared: &Path, path: &Path) -> PathBuf {
@@ -409,20 +408,20 @@ fn certificates(
     scratch: &Path,
 ) -> Result<Vec<(OsString, OsString)>> {
     let directory = scratch.join("shared/certificates");
-    clone_root::fresh_directory(&directory)?;
+    root::fresh_directory(&directory)?;
     let mut variables = Vec::new();
     for (name, value) in given {
         if !name.to_str().is_some_and(|name| CERTIFICATE_FILES.contains(&name)) {
             continue;
         }
         let path = Path::new(value);
-        if !clone_root::is_file(path) {
+        if !root::is_file(path) {
             continue;
         }
-        if clone_root::same_text(path, &clone_root::below(clone, path)) {
+        if root::same_text(path, &root::below(clone, path)) {
             variables.push((name.clone(), value.clone()));
         } else {
-            clone_root::copy_for_all(path, &directory.join(name))?;
+            root::copy_for_all(path, &directory.join(name))?;
             variables.push((name.clone(), Path::new(SHARED).join("certificates").join(name).into()));
         }
     }
@@ -431,7 +430,7 @@ fn certificates(
 
 /// The name the base calls itself.
 fn hostname(base: &Path) -> Option<String> {
-    let name = clone_root::text_of(&base.join("etc/hostname"))?;
+    let name = root::text_of(&base.join("etc/hostname"))?;
     let name = name.lines().map(str::trim).find(|line| !line.is_empty() && !line.starts_with('#'))?;
     let valid = name.len() <= 63
         && !name.starts_with(['-', '.'])

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::exception::{EXCEPTIONS, WATCHED};
 
-pub use crate::machine::upper::{Aspect, Difference as Entry, Kind};
+pub use crate::machine::clone::overlay_difference::{Aspect, Difference as Entry, Kind};
 
 /// The paths in which a clone differs from its base, in their order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::machine::leftover::Made;
+use crate::machine::clone::registry::Made;
 use crate::machine::tool::SEARCH_PATH;
 
 /// A script that opens a shell in the clone.
@@ -48,7 +48,7 @@ pub(super) fn remove(made: &Made, record: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::leftover::Process;
+    use crate::machine::clone::registry::Process;
 
     #[test]
     fn the_removal_names_everything_in_the_right_order() {

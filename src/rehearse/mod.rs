@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGINT, SIGQUIT};
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::machine::container::{self, Inside};
+use crate::machine::clone::container::{self, Inside};
 use crate::machine::signal::{Interruption, Signals, Urgency};
 use crate::machine::terminal;
 

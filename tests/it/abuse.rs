@@ -275,7 +275,7 @@ fn kkrun_with_a_fault() {
     let mut launch = kkrun::config::launch(&cli.options, "kkrun plan.rhai").unwrap();
     let options = kkrun::primitives::REGISTRATION.options;
     std::rc::Rc::get_mut(&mut launch).unwrap().register = Registration { register, options };
-    let outcome = kkrun::run::run_script(&launch, std::path::Path::new("plan.rhai"), Vec::new(), &reporter);
+    let outcome = kkrun::plan::run_script(&launch, std::path::Path::new("plan.rhai"), Vec::new(), &reporter);
     let error = reporter.without_secrets_of(outcome.unwrap_err());
     kkrun::ui::show(&error);
     let status = kkrun::commands::exit_of(&error).0;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use kkrun::change::{DesiredEntry, EntryKind, FileEntry};
 use kkrun::cli::Cli;
 use kkrun::machine::files::Digest;
-use kkrun::run::Reading;
+use kkrun::plan::Reading;
 use kkrun::script::Source;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, FileFailurePersistence};

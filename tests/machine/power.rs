@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use kkrun::machine::container;
+use kkrun::machine::clone::container;
 use kkrun::machine::signal::Signals;
 use kkrun::rehearse::{Progress, Rehearsal, rehearse};
 

@@ -83,7 +83,7 @@ impl Reader<'_> {
             [] => self.unqualified(call, position),
             ["global"] => self.within_the_script(call, position),
             [alias] if self.process_setup.imports.contains_key(*alias) => {
-                self.imported(alias, call, position)
+                self.imported(alias, call, position);
             }
             [namespace] if self.checker.vocabulary.has_namespace(namespace) => {
                 self.registered(namespace, call, position);

@@ -3,7 +3,6 @@
 pub mod decision;
 mod examine;
 mod reading;
-pub mod rollback;
 mod runner;
 mod unchanged;
 

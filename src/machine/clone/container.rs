@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::cgroup::{self, ControlGroup};
-use super::tool;
+use crate::machine::tool;
 
 /// systemd-nspawn ends with this status when the container asks for a reboot and its unit is kept.
 /// Source: systemd-nspawn(1), `--keep-unit`.

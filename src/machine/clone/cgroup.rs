@@ -88,7 +88,7 @@ fn door(directory: &Path) -> Result<File> {
 }
 
 fn unified_mount() -> Option<PathBuf> {
-    let mounts = super::mount::mounted().ok()?;
+    let mounts = crate::machine::mount::mounted().ok()?;
     mounts.into_iter().find(|mount| mount.file_system == "cgroup2").map(|mount| mount.path)
 }
 

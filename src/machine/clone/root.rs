@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 
-use super::mount::Overlay;
-use super::trusted;
-use super::upper::{self, Difference};
+use super::overlay_difference::{self, Difference};
+use crate::machine::mount::Overlay;
+use crate::machine::trusted;
 
 /// A file system of the base that the clone shows through an overlay.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -81,7 +81,7 @@ impl CloneRoot {
             let written = layer.written.iter().map(|(path, _)| path);
             let apart: Vec<PathBuf> =
                 layer.hidden.iter().chain(&layer.emptied).chain(written).cloned().collect();
-            found.extend(upper::differences(overlay, &layer.at, &apart)?);
+            found.extend(overlay_difference::differences(overlay, &layer.at, &apart)?);
         }
         found.sort_by(|left, right| left.path.cmp(&right.path));
         Ok(found)
@@ -133,7 +133,7 @@ pub fn below(root: &Path, path: &Path) -> PathBuf {
 /// The links in the directories below one: directory name, link name. Names that are not text are no units.
 pub fn links(directory: &Path) -> Result<Vec<(String, String)>> {
     let text = |name: std::ffi::OsString| name.into_string().ok();
-    let found = upper::links(directory)?;
+    let found = overlay_difference::links(directory)?;
     Ok(found.into_iter().filter_map(|(outer, inner)| Some((text(outer)?, text(inner)?))).collect())
 }
 
@@ -242,7 +242,7 @@ fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
     let found = std::fs::metadata(from).with_context(|| format!("cannot look at `{}`", from.display()))?;
     let unchangeable = || format!("cannot make `{}` like `{}`", to.display(), from.display());
     chown(to, Some(found.uid()), Some(found.gid())).with_context(unchangeable)?;
-    for (name, value) in upper::attributes(from)? {
+    for (name, value) in overlay_difference::attributes(from)? {
         let name = CString::new(name).context("an attribute's name holds a NUL byte")?;
         rustix::fs::setxattr(to, name.as_c_str(), &value, XattrFlags::empty()).with_context(unchangeable)?;
     }

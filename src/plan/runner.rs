@@ -9,13 +9,14 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::decision::{Decision, Selection, staleness};
-use super::{Launch, MAIN, examine, rollback};
+use super::{Launch, MAIN, examine};
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
 use crate::journal::{self, Entry, Fingerprint, History, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
+use crate::rollback;
 use crate::script::{
     Host, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_fingerprint, evaluate,
 };
@@ -388,6 +389,12 @@ impl Runner {
     }
 }
 
+impl Runner {
+    fn rollback_request(&self, options: &Value) -> Result<rollback::Request> {
+        rollback::Request::of(options, &self.launch.purge, self.launch.overwrites_conflicts())
+    }
+}
+
 impl StepRunner for Runner {
     fn run(&self, context: &NativeCallContext, call: &StepCall) -> Result<()> {
         let host = Host::of(context)?;
@@ -522,12 +529,12 @@ impl StepRunner for Runner {
     }
 
     fn preview_rollback(&self, host: &Host, options: Value) -> Result<Value> {
-        let request = rollback::Request::of(&options, &self.launch)?;
+        let request = self.rollback_request(&options)?;
         Ok(rollback::preview(&mut host.session(), &request)?.to_json())
     }
 
     fn apply_rollback(&self, host: &Host, options: Value) -> Result<Value> {
-        let request = rollback::Request::of(&options, &self.launch)?;
+        let request = self.rollback_request(&options)?;
         let report = if host.dry_run() {
             rollback::preview(&mut host.session(), &request)?
         } else {

@@ -6,7 +6,6 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Launch;
 use crate::change::{Change, Loss, Undone};
 use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
@@ -113,16 +112,15 @@ impl Report {
 
 impl Request {
     /// The request that a script's options and the command line make together.
-    pub fn of(options: &Value, launch: &Launch) -> Result<Self> {
+    pub fn of(options: &Value, purge: &[String], force: bool) -> Result<Self> {
         let options: Options = match options {
             Value::Null => Options::default(),
             given => serde_json::from_value(given.clone())
                 .map_err(|error| Failure::new(error.to_string()).kind("option"))?,
         };
-        let mut purge = options.purge;
-        purge.extend(launch.purge.iter().cloned());
+        let purge = [options.purge, purge.to_vec()].concat();
         let steps = (!options.steps.is_empty()).then_some(options.steps);
-        let request = Self { steps, purge, force: launch.overwrites_conflicts() };
+        let request = Self { steps, purge, force };
         request.check_classes()?;
         Ok(request)
     }

@@ -9,7 +9,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{cgroup, container, mount, network_namespace};
+use super::{cgroup, container, network};
+use crate::machine::mount;
 
 /// What one rehearsal made outside its clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -183,7 +184,7 @@ fn remove(made: &Made) -> Result<()> {
         }
     }
     if let Some(network) = &made.network {
-        network_namespace::remove(network);
+        network::remove(network);
     }
     made.control_groups.iter().for_each(|group| cgroup::remove(group));
     if made.scratch.as_os_str().is_empty() { Ok(()) } else { remove_directory(&made.scratch) }

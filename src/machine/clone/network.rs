@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use super::tool;
+use crate::machine::tool;
 
 /// The address at which slirp4netns answers questions for names. Source: slirp4netns(1).
 pub const NAME_SERVER: &str = "10.0.2.3";
