@@ -20,8 +20,8 @@ use crate::ui::{Questions, Verbosity, line_to_stderr};
 /// Where root keeps journal, backups, secrets and logs.
 const STATE: &str = "/var/lib/kkrun";
 
-/// Where root notes running children: gone after a restart, kept over a kill.
-const NOTES: &str = "/run/kkrun";
+/// Where root notes running children, and nobody anything else: gone after a restart, kept over a kill.
+const NOTES: &str = "/run/kkrun/children";
 
 /// The state directory that these options mean. No variable changes root's.
 pub fn state_directory(options: &Options) -> Result<PathBuf> {

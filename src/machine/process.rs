@@ -273,19 +273,8 @@ impl Processes {
 
     /// Whether other runs have noted running commands there: dead ones, or one that holds the lock.
     pub fn has_records_of_others(&self) -> Result<bool> {
-        let unreadable = || format!("cannot read `{}`", self.directory.display());
-        match std::fs::read_dir(&self.directory) {
-            Ok(entries) => {
-                for entry in entries {
-                    if entry.with_context(unreadable)?.file_name() != *self.run {
-                        return Ok(true);
-                    }
-                }
-                Ok(false)
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error).with_context(unreadable),
-        }
+        let own = self.notes.get().and_then(ChildRecords::path);
+        Ok(notes::files_in(&self.directory)?.iter().any(|path| Some(path.as_path()) != own))
     }
 
     /// That the run was asked to stop, if it was.

@@ -1,8 +1,8 @@
 //! The record of what a rehearsal makes on this machine, so that the next one can remove what a killed one left.
 
 use std::fs::{File, TryLockError};
-use std::io::{Seek as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -59,7 +59,12 @@ fn start_time(pid: u32) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
-/// A record that belongs to a living rehearsal as long as this value lives.
+/// How the names of rehearsals begin; a number follows, and perhaps another. What is named otherwise in the
+/// directories of records and of scratch is nobody's but its owner's.
+const NAME: &str = "kkrun-";
+
+/// A record that belongs to a living rehearsal as long as this value lives. The file grows by a line each time that
+/// something is made, so that a kill in the middle of writing loses nothing of what was written before.
 #[derive(Debug)]
 pub struct Record {
     /// The rehearsal's name, unique on this machine.
@@ -68,6 +73,8 @@ pub struct Record {
     pub made: Made,
     path: PathBuf,
     file: File,
+    /// Locked, so that a rehearsal that does not see the record (its `/run` is another) knows that it lives.
+    _scratch: File,
 }
 
 impl Record {
@@ -88,18 +95,22 @@ impl Record {
     fn create(records: &Path, scratch: &Path) -> Result<Self> {
         let pid = std::process::id();
         for number in 1..1000 {
-            let name = if number == 1 { format!("kkrun-{pid}") } else { format!("kkrun-{pid}-{number}") };
-            let path = records.join(&name);
-            let file = match File::options().read(true).write(true).create_new(true).mode(0o600).open(&path) {
+            let name = if number == 1 { format!("{NAME}{pid}") } else { format!("{NAME}{pid}-{number}") };
+            let (path, own) = (records.join(&name), scratch.join(&name));
+            if std::fs::symlink_metadata(&own).is_ok() {
+                continue;
+            }
+            let file = match File::options().append(true).create_new(true).mode(0o600).open(&path) {
                 Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => continue,
                 opened => opened.with_context(|| format!("cannot create `{}`", path.display()))?,
             };
             file.lock().with_context(|| format!("cannot lock `{}`", path.display()))?;
-            let own = scratch.join(&name);
-            let mut record =
-                Self { name, made: Made { scratch: own.clone(), ..Made::default() }, path, file };
-            record.save()?;
             make_private_directory(&own)?;
+            let held = File::open(&own).with_context(|| format!("cannot open `{}`", own.display()))?;
+            held.lock().with_context(|| format!("cannot lock `{}`", own.display()))?;
+            let made = Made { scratch: own, ..Made::default() };
+            let mut record = Self { name, made, path, file, _scratch: held };
+            record.save()?;
             return Ok(record);
         }
         bail!("there is no free name for a rehearsal in `{}`", records.display());
@@ -107,13 +118,9 @@ impl Record {
 
     /// Writes down what was made so far.
     pub fn save(&mut self) -> Result<()> {
-        let text = serde_json::to_vec(&self.made).context("cannot write down what the rehearsal made")?;
-        let write = |file: &mut File| {
-            file.set_len(0)?;
-            file.rewind()?;
-            file.write_all(&text)
-        };
-        write(&mut self.file).with_context(|| format!("cannot write `{}`", self.path.display()))
+        let mut line = serde_json::to_vec(&self.made).context("cannot write down what the rehearsal made")?;
+        line.push(b'\n');
+        self.file.write_all(&line).with_context(|| format!("cannot write `{}`", self.path.display()))
     }
 
     /// Where the record lies.
@@ -133,19 +140,14 @@ impl Drop for Record {
 
 fn remove_leftovers(records: &Path, scratch: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
-    for name in names(records)? {
+    for name in names(records, std::fs::FileType::is_file)? {
         let path = records.join(&name);
-        let Ok(file) = File::open(&path) else { continue };
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => continue,
-            Err(TryLockError::Error(error)) => {
-                return Err(error).with_context(|| format!("cannot lock `{}`", path.display()));
-            }
-        }
-        let text = std::fs::read(&path).unwrap_or_default();
-        // An empty record is one that was killed before it made anything.
-        let made: Made = serde_json::from_slice(&text).unwrap_or_default();
+        let Some(mut file) = lock_if_nobody_does(&path)? else { continue };
+        let mut text = Vec::new();
+        file.read_to_end(&mut text).with_context(|| format!("cannot read `{}`", path.display()))?;
+        let made = Made::last_of(&text, scratch.join(&name)).with_context(|| {
+            format!("cannot tell from `{}` what the killed rehearsal `{name}` left", path.display())
+        })?;
         if made.kept {
             continue;
         }
@@ -154,14 +156,42 @@ fn remove_leftovers(records: &Path, scratch: &Path) -> Result<Vec<String>> {
         removed.push(name);
     }
     // Records are lost when the machine restarts; what lies on disk is not.
-    for name in names(scratch)? {
-        if !records.join(&name).exists() {
-            let path = scratch.join(&name);
+    for name in names(scratch, std::fs::FileType::is_dir)? {
+        let path = scratch.join(&name);
+        if records.join(&name).exists() {
+            continue;
+        }
+        if let Some(_held) = lock_if_nobody_does(&path)? {
             remove_directory(&path)?;
             removed.push(name);
         }
     }
     Ok(removed)
+}
+
+/// Opens what one rehearsal holds locked as long as it lives; `None` when it lives, or ended a moment ago.
+fn lock_if_nobody_does(path: &Path) -> Result<Option<File>> {
+    let file = match File::open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        opened => opened.with_context(|| format!("cannot open `{}`", path.display()))?,
+    };
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => {
+            Err(error).with_context(|| format!("cannot lock `{}`", path.display()))
+        }
+    }
+}
+
+impl Made {
+    /// What the last whole line of a record says. One without any is of a rehearsal that was killed before it made
+    /// more than its scratch directory.
+    fn last_of(text: &[u8], scratch: PathBuf) -> Result<Self> {
+        let end = text.iter().rposition(|byte| *byte == b'\n');
+        let last = end.and_then(|end| text[..end].rsplit(|byte| *byte == b'\n').next());
+        last.map_or_else(|| Ok(Self { scratch, ..Self::default() }), |line| Ok(serde_json::from_slice(line)?))
+    }
 }
 
 fn remove(made: &Made) -> Result<()> {
@@ -203,14 +233,30 @@ fn remove_directory(path: &Path) -> Result<()> {
     }
 }
 
-fn names(directory: &Path) -> Result<Vec<String>> {
+/// The rehearsals named by the entries of this kind, as far as they are of this user's own.
+fn names(directory: &Path, is_kind: impl Fn(&std::fs::FileType) -> bool) -> Result<Vec<String>> {
     let unreadable = || format!("cannot read the directory `{}`", directory.display());
     let mut names = Vec::new();
     for entry in std::fs::read_dir(directory).with_context(unreadable)? {
-        names.extend(entry.with_context(unreadable)?.file_name().into_string());
+        let entry = entry.with_context(unreadable)?;
+        let Some(name) = entry.file_name().into_string().ok().filter(|name| is_name(name)) else { continue };
+        let Ok(found) = entry.metadata() else { continue };
+        if is_kind(&found.file_type()) && found.uid() == rustix::process::geteuid().as_raw() {
+            names.push(name);
+        }
     }
     names.sort();
     Ok(names)
+}
+
+fn is_name(name: &str) -> bool {
+    let numbers = name.strip_prefix(NAME).map(|numbers| numbers.split('-').collect::<Vec<_>>());
+    numbers.is_some_and(|numbers| {
+        numbers.len() <= 2
+            && numbers
+                .iter()
+                .all(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
+    })
 }
 
 /// Makes a directory that only its owner may enter, or checks that it is one.
@@ -224,7 +270,7 @@ fn make_private_directory(path: &Path) -> Result<()> {
     }
     let found =
         std::fs::symlink_metadata(path).with_context(|| format!("cannot look at `{}`", path.display()))?;
-    let mine = std::os::unix::fs::MetadataExt::uid(&found) == rustix::process::geteuid().as_raw();
+    let mine = found.uid() == rustix::process::geteuid().as_raw();
     if !found.is_dir() || !mine || found.permissions().mode() & 0o077 != 0 {
         bail!("`{}` is there but not a directory that only its owner may enter", path.display());
     }
@@ -304,6 +350,61 @@ mod tests {
         std::fs::create_dir(places.root.path().join("scratch/kkrun-1")).unwrap();
         let (_record, removed) = places.open();
         assert_eq!(removed, ["kkrun-1"]);
+    }
+
+    #[test]
+    fn what_is_no_rehearsals_is_left_alone() {
+        let places = Places::new();
+        drop(places.open());
+        for place in ["records", "scratch"] {
+            let at = |name: &str| places.root.path().join(place).join(name);
+            std::fs::write(at("notes"), "of the operator").unwrap();
+            std::fs::create_dir(at("kkrun-backup")).unwrap();
+            std::fs::write(at("kkrun-backup/file"), "of the operator").unwrap();
+            std::os::unix::fs::symlink(at("kkrun-backup"), at("kkrun-7")).unwrap();
+        }
+        std::fs::create_dir(places.root.path().join("records/kkrun-8")).unwrap();
+        std::fs::write(places.root.path().join("scratch/kkrun-9"), "of the operator").unwrap();
+        let (_record, removed) = places.open();
+        assert!(removed.is_empty(), "{removed:?}");
+        for path in [
+            "records/notes",
+            "records/kkrun-backup/file",
+            "records/kkrun-7/file",
+            "records/kkrun-8",
+            "scratch/notes",
+            "scratch/kkrun-backup/file",
+            "scratch/kkrun-7/file",
+            "scratch/kkrun-9",
+        ] {
+            assert!(places.root.path().join(path).exists(), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_scratch_directory_of_a_living_rehearsal_stays_where_its_record_is_not_seen() {
+        let places = Places::new();
+        let (first, _) = places.open();
+        let elsewhere = places.root.path().join("other-records");
+        let (_second, removed) = Record::open(&elsewhere, &places.root.path().join("scratch")).unwrap();
+        assert!(removed.is_empty(), "{removed:?}");
+        assert!(first.made.scratch.is_dir());
+    }
+
+    #[test]
+    fn a_kill_in_the_middle_of_writing_leaves_what_was_written_before() {
+        let places = Places::new();
+        let (mut record, _) = places.open();
+        record.made.network = Some("one".to_owned());
+        record.save().unwrap();
+        let text = std::fs::read(record.path()).unwrap();
+        let scratch = record.made.scratch.clone();
+        for cut in 0..text.len() {
+            let known = Made::last_of(&text[..cut], scratch.clone()).unwrap();
+            assert_eq!((known.network, &known.scratch), (None, &scratch), "{cut}");
+        }
+        assert_eq!(Made::last_of(&text, scratch).unwrap(), record.made);
+        assert!(Made::last_of(b"no record\n", PathBuf::new()).is_err());
     }
 
     #[test]

@@ -6,9 +6,9 @@
 //! well left behind.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,7 +17,12 @@ use anyhow::{Context as _, Result, bail};
 use rustix::io::{Errno, retry_on_intr};
 
 use super::table::Process;
+use crate::failure::Failure;
 use crate::machine::clock;
+use crate::machine::files::PathText;
+
+/// How the name of such a file ends. What is named otherwise in its directory is not read.
+const SUFFIX: &str = ".children";
 
 const SLOTS: usize = 16;
 /// Enough for two 32-bit numbers, a 64-bit one, two blanks and a line end.
@@ -147,13 +152,13 @@ impl Pen {
 
 /// A new file named after the run. What a killed run of the same name left must not be written over.
 fn create_unused(directory: &Path, run: &str) -> std::io::Result<(PathBuf, File)> {
-    let mut path = directory.join(run);
+    let mut path = directory.join(format!("{run}{SUFFIX}"));
     let mut options = OpenOptions::new();
     options.write(true).create_new(true).mode(0o600);
     for number in 1_u32.. {
         match options.open(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                path = directory.join(format!("{run}.{number}"));
+                path = directory.join(format!("{run}.{number}{SUFFIX}"));
             }
             result => return result.map(|file| (path, file)),
         }
@@ -191,6 +196,39 @@ fn put(slot: &mut [u8; SLOT], at: usize, digits: &[u8]) -> usize {
     end
 }
 
+/// The note files in a directory, as far as their names tell; none where there is no such directory.
+pub(super) fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
+    let unreadable = || format!("cannot read the directory `{}`", directory.display());
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.with_context(unreadable)?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.with_context(unreadable)?;
+        let is_named_so = entry.file_name().as_encoded_bytes().ends_with(SUFFIX.as_bytes());
+        if is_named_so && entry.file_type().with_context(unreadable)?.is_file() {
+            files.push(entry.path());
+        }
+    }
+    Ok(files)
+}
+
+/// Opens a file of this user's own; `None` when it is gone, or anything else. Never waits for a writer.
+fn open_own(path: &Path) -> std::io::Result<Option<File>> {
+    let flags = (rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NONBLOCK).bits();
+    let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path);
+    let file = match opened {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        // A link in its place. Source: open(2), O_NOFOLLOW.
+        Err(error) if error.raw_os_error() == Some(Errno::LOOP.raw_os_error()) => return Ok(None),
+        opened => opened?,
+    };
+    let found = file.metadata()?;
+    let is_own = found.is_file() && found.uid() == rustix::process::geteuid().as_raw();
+    Ok(is_own.then_some(file))
+}
+
 /// What a note file says.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Read {
@@ -206,15 +244,27 @@ pub(super) struct Read {
 }
 
 impl Read {
-    /// Reads a note file; `None` when it went away meanwhile. Lines that make no sense are passed over: a file
-    /// cut short by a kill still tells the rest.
+    /// Reads a note file; `None` when it went away meanwhile, or is not a file of this user's. Lines that make no
+    /// sense are passed over: a file cut short by a kill still tells the rest, and one that says no boot is of a run
+    /// that started nothing.
     pub(super) fn from_file(path: &Path) -> Result<Option<Self>> {
-        let text = match fs::read(path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
-        };
-        Ok(Some(Self::parse(&String::from_utf8_lossy(&text))))
+        let mut text = Vec::new();
+        let read = open_own(path).and_then(|file| match file {
+            Some(mut file) => file.read_to_end(&mut text).map(|_| true),
+            None => Ok(false),
+        });
+        match read {
+            Ok(true) => Ok(Some(Self::parse(&String::from_utf8_lossy(&text)))),
+            Ok(false) => Ok(None),
+            Err(error) => {
+                let shown = PathText::new(path);
+                Err(Failure::new(format!("cannot read the record of running commands `{shown}`: {error}"))
+                    .hint(format!(
+                        "it says what a killed run left running: if nothing of it runs any more, `rm {shown}`"
+                    ))
+                    .into())
+            }
+        }
     }
 
     fn parse(text: &str) -> Self {
@@ -279,11 +329,12 @@ mod tests {
     #[test]
     fn what_a_run_of_the_same_name_noted_is_not_written_over() {
         let directory = tempfile::tempdir().unwrap();
-        std::fs::write(directory.path().join("run-1"), "of before").unwrap();
+        std::fs::write(directory.path().join("run-1.children"), "of before").unwrap();
         let notes = ChildRecords::create(directory.path(), "run-1").unwrap();
-        assert_eq!(notes.path.clone().unwrap(), directory.path().join("run-1.1"));
+        assert_eq!(notes.path.clone().unwrap(), directory.path().join("run-1.1.children"));
         assert_eq!(Read::from_file(notes.path.as_ref().unwrap()).unwrap().unwrap().run, "run-1");
-        assert_eq!(std::fs::read_to_string(directory.path().join("run-1")).unwrap(), "of before");
+        let first = std::fs::read_to_string(directory.path().join("run-1.children"));
+        assert_eq!(first.unwrap(), "of before");
     }
 
     #[test]

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -12,7 +11,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
-use super::child_records::Read;
+use super::child_records::{self, Read};
 use super::table::Process;
 use crate::machine::clock;
 
@@ -38,16 +37,10 @@ pub struct Orphan {
 /// ended had left behind on purpose, and what systemd runs as a service of its own. The notes of runs that left
 /// nothing are removed. Whoever asks holds the lock: a run that is alive is passed over.
 pub fn orphans(notes: &Path) -> Result<Vec<Orphan>> {
-    let entries = match fs::read_dir(notes) {
-        Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", notes.display())),
-    };
     let boot = clock::boot_id()?;
     let mut found = Vec::new();
     let mut all = None;
-    for entry in entries {
-        let path = entry.with_context(|| format!("cannot read `{}`", notes.display()))?.path();
+    for path in notes::files_in(notes)? {
         let Some(read) = Read::from_file(&path)? else { continue };
         let mut of_run = Vec::new();
         if read.boot == boot {

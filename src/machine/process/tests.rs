@@ -449,7 +449,7 @@ fn a_run_without_commands_writes_nothing_and_one_with_clears_up() {
     assert!(!notes.exists());
     let text_seen = std::cell::RefCell::new(String::new());
     bench.run_with(&bash("echo $$"), |pid| {
-        let file = notes.join(&bench.processes.run);
+        let file = notes.join(format!("{}.children", bench.processes.run));
         let text = std::fs::read_to_string(file).unwrap();
         assert!(text.starts_with(&format!("{pid} ")), "{text}");
         text_seen.replace(text);
@@ -519,16 +519,46 @@ fn notes_of_another_boot_or_an_ended_process_are_cleared_away() {
     let directory = tempfile::tempdir().unwrap();
     let own = Process::current().unwrap();
     std::fs::write(
-        directory.path().join("a"),
+        directory.path().join("a.children"),
         format!("{} {} {}\nrun a\nboot other\n", own.pid, own.start, own.group),
     )
     .unwrap();
     let boot = crate::machine::clock::boot_id().unwrap();
-    std::fs::write(directory.path().join("b"), format!("{} 1 {}\nrun b\nboot {boot}\n", own.pid, own.pid))
-        .unwrap();
+    std::fs::write(
+        directory.path().join("b.children"),
+        format!("{} 1 {}\nrun b\nboot {boot}\n", own.pid, own.pid),
+    )
+    .unwrap();
     assert_eq!(orphans(directory.path()).unwrap(), []);
     assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     assert_eq!(orphans(&directory.path().join("none")).unwrap(), []);
+}
+
+#[test]
+fn what_is_no_record_of_children_is_neither_read_nor_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let at = |name: &str| directory.path().join(name);
+    for name in ["rehearsals", "directory.children"] {
+        std::fs::create_dir(at(name)).unwrap();
+    }
+    std::fs::write(at("notes of the operator"), "12 345 12\nrun a\nboot b\n").unwrap();
+    std::os::unix::fs::symlink("/etc/shadow", at("link.children")).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, at("pipe.children"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
+        .unwrap();
+    let names = || {
+        let entries = std::fs::read_dir(directory.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<BTreeSet<_>>()
+    };
+    let before = names();
+    assert_eq!(orphans(directory.path()).unwrap(), []);
+    assert_eq!(names(), before);
+
+    let processes = Processes::new("run-1", directory.path(), Signals::deaf().unwrap());
+    assert!(!processes.has_records_of_others().unwrap(), "nothing of it is a run's");
+    std::fs::write(at("run-0.children"), "").unwrap();
+    assert!(processes.has_records_of_others().unwrap());
+    assert_eq!(orphans(directory.path()).unwrap(), []);
+    assert_eq!(names(), before, "a run that was killed before it noted anything started nothing");
 }
 
 #[test]
