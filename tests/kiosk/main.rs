@@ -6,6 +6,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../support/booted.rs"]
+mod booted;
 #[path = "../support/clone.rs"]
 mod clone;
 
@@ -66,4 +68,13 @@ fn rolled_back_the_machine_equals_its_base() {
 #[ignore = "needs root, the pristine base and a network"]
 fn on_a_pristine_debian_it_installs_everything_and_leaves_only_what_debian_leaves() {
     passes("pristine", "pristine");
+}
+
+#[test]
+#[ignore = "needs root, the pristine base and a network"]
+fn the_newcomers_journey_succeeds_twice_on_one_machine() {
+    let scripts = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/kiosk");
+    let mut files = ["lib.sh", "journey.sh"].map(|name| scripts.join(name)).to_vec();
+    files.push(env!("CARGO_BIN_EXE_kkrun").into());
+    booted::Machine::boot(&clone::base("pristine"), &files).passes("journey.sh");
 }
