@@ -151,6 +151,12 @@ pub enum Command {
     },
     /// Show every change with its state
     History,
+    /// Show what changes triggered and has not run, or drop it
+    Pending {
+        /// Forget what has these numbers, without running it
+        #[arg(long, value_name = "N", value_delimiter = ',')]
+        drop: Vec<usize>,
+    },
     /// Explain a damaged journal, and the way on
     Doctor,
     /// Show the primitives that scripts can call

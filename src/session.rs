@@ -2,6 +2,7 @@
 //! the journal.
 
 mod last_known;
+mod pending;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -17,13 +18,14 @@ use crate::change::{
 use crate::event::{Answer, ChangeOutcome, Event, Question, Reporter};
 use crate::failure::Failure;
 use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, Intent, Journal, Loaded,
-    PendingHandler, StepState, Undoing, Writer,
+    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, History, Intent, Journal, Loaded, Undoing,
+    Writer,
 };
 use crate::machine::backups;
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
 use last_known::{LastKnown, last_known_at};
+use pending::Block;
 
 /// Whether changes are made or only looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +91,10 @@ pub struct Session {
     recorder: Recorder,
     plan: String,
     step: Option<String>,
-    handlers: Vec<Handler>,
+    /// The blocks of handlers that a script is in, the innermost last.
+    blocks: Vec<Block>,
+    /// Those of this step that it has left.
+    left_blocks: Vec<Block>,
     would: Vec<WouldChange>,
     /// The targets that were asked for, while only looking.
     asked: RefCell<BTreeSet<String>>,
@@ -109,7 +114,8 @@ impl Session {
             recorder: Recorder::None,
             plan: plan.to_owned(),
             step: None,
-            handlers: Vec::new(),
+            blocks: Vec::new(),
+            left_blocks: Vec::new(),
             would: Vec::new(),
             asked: RefCell::default(),
             changed: 0,
@@ -231,7 +237,8 @@ impl Session {
     /// The step that changes belong to from now on.
     pub fn enter_step(&mut self, step: Option<&str>) {
         self.step = step.map(str::to_owned);
-        self.handlers.clear();
+        self.blocks.clear();
+        self.left_blocks.clear();
     }
 
     /// The step that changes belong to.
@@ -338,6 +345,7 @@ impl Session {
             self.would_make(target, summary);
             return Ok(true);
         }
+        self.asks_for(|| target.clone());
         self.check_interruption()?;
         self.begin_acting()?;
         if let Some(difference) = self.conflicting_state(change, &target)
@@ -348,7 +356,7 @@ impl Session {
         self.begin_recording()?;
         kind.prepare(&self.world)?;
         intent.step.clone_from(&self.step);
-        intent.pending.clone_from(&self.handlers);
+        intent.pending = self.handlers();
         if let Some((class, text)) = loses {
             intent.class = class;
             intent.loses = Some(text);
@@ -364,10 +372,12 @@ impl Session {
         Ok(true)
     }
 
-    /// ChildRecords, while only looking, that a script asks for a target, whether or not it is as desired.
+    /// ChildRecords that a script asks for a target, whether or not it is as desired.
     pub fn asks_for(&self, target: impl FnOnce() -> String) {
         if self.mode == Mode::DryRun {
             self.asked.borrow_mut().insert(target());
+        } else if let Some(block) = self.blocks.last() {
+            block.asks_for(target());
         }
     }
 
@@ -824,104 +834,6 @@ impl Session {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         self.undo_now(&known, force, true)
-    }
-
-    /// Changes made from now on make this necessary, until [`Session::leave_handler`].
-    pub fn enter_handler(&mut self, handler: Handler) {
-        self.handlers.push(handler);
-    }
-
-    /// The innermost handler ends.
-    pub fn leave_handler(&mut self) {
-        self.handlers.pop();
-    }
-
-    /// Whether a change made now makes something necessary.
-    pub fn triggers_handlers(&self) -> bool {
-        !self.handlers.is_empty()
-    }
-
-    /// Settles a handler if it is pending: tests, then runs it, then records that.
-    ///
-    /// # Errors
-    /// When the test or a command fails; it stays pending then.
-    pub fn settle(&mut self, handler: &Handler) -> Result<bool> {
-        if self.mode == Mode::DryRun
-            || !self.history.pending.iter().any(|pending| pending.handler == *handler)
-        {
-            return Ok(false);
-        }
-        crate::change::handler::test(&self.world, handler)?;
-        crate::change::handler::run(&mut self.world, handler)?;
-        self.record(Entry::Settled { handler: handler.clone() })?;
-        Ok(true)
-    }
-
-    /// Settles what this step's changes made necessary and no block has settled: those of a killed run whose
-    /// block is gone, or is not reached any more.
-    pub fn run_handlers_of_step(&mut self, step: &str) -> Result<()> {
-        let plan = self.plan.clone();
-        self.run_handlers_where(|history, pending| {
-            pending
-                .changes
-                .iter()
-                .filter_map(|id| history.change(*id))
-                .any(|change| change.plan == plan && change.intent.step.as_deref() == Some(step))
-        })
-    }
-
-    /// Settles what is pending and was not settled by any step: its step may be gone from the plan. A run that did
-    /// nothing leaves it.
-    pub fn run_remaining_handlers(&mut self) -> Result<()> {
-        if self.mode == Mode::DryRun || !self.has_recorded() {
-            return Ok(());
-        }
-        self.run_handlers_where(|_, _| true)
-    }
-
-    /// Settles, before anything else is done, what no step is going to settle: what undone changes brought, and those
-    /// of steps that are complete. One that fails is reported and stays pending.
-    pub fn run_handlers_first(&mut self) -> Result<()> {
-        if self.mode == Mode::DryRun {
-            return Ok(());
-        }
-        let is_over = |history: &History, change: &ChangeRecord| {
-            let step = change.intent.step.as_ref();
-            let record = step.and_then(|step| history.step(&change.plan, step));
-            !change.is_live() || record.is_some_and(|record| record.state == StepState::Complete)
-        };
-        let settled = self.run_handlers_where(|history, pending| {
-            let mut changes = pending.changes.iter().filter_map(|id| history.change(*id));
-            changes.all(|change| is_over(history, change))
-        });
-        if let Err(error) = settled {
-            self.check_interruption()?;
-            self.world.reporter.note(format!("still pending: {error:#}"));
-        }
-        Ok(())
-    }
-
-    fn run_handlers_where(&mut self, is_due: impl Fn(&History, &PendingHandler) -> bool) -> Result<()> {
-        let history = &self.history;
-        let due: Vec<Handler> = history
-            .pending
-            .iter()
-            .filter(|pending| is_due(history, pending))
-            .map(|pending| pending.handler.clone())
-            .collect();
-        for handler in due {
-            self.settle(&handler)?;
-        }
-        Ok(())
-    }
-
-    /// The live changes of this step that brought a handler which is still pending, newest first.
-    pub fn changes_triggering(&self, handler: &Handler) -> Vec<ChangeId> {
-        let pending = self.history.pending.iter().find(|pending| pending.handler == *handler);
-        let mut changes = pending.map(|pending| pending.changes.clone()).unwrap_or_default();
-        changes.retain(|id| self.history.change(*id).is_some_and(ChangeRecord::is_live));
-        changes.sort_unstable_by(|left, right| right.cmp(left));
-        changes
     }
 }
 

@@ -327,7 +327,7 @@ fn mark_those_left(apt: Apt<'_>, names: &[String]) -> Result<()> {
 }
 
 /// The canonical name of a set of packages as a target.
-fn packages_target(names: &[String]) -> String {
+pub fn packages_target(names: &[String]) -> String {
     let joined = names.join(",");
     match names {
         [first, _, _, _, _, ..] => {

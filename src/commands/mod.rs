@@ -7,6 +7,7 @@ mod doctor;
 mod export;
 mod history;
 mod log;
+mod pending;
 mod rehearse;
 mod rollback;
 mod run;
@@ -31,6 +32,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Rollback { steps, plan } => rollback::execute(options, &steps, plan),
         Command::Log { step } => log::execute(options, step.as_deref()),
         Command::History => history::execute(options),
+        Command::Pending { drop } => pending::execute(options, &drop),
         Command::Doctor => doctor::execute(options),
         Command::Export { directory } => export::execute(&directory),
         Command::Completions { shell } => Ok(completions::execute(shell)),

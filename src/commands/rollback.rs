@@ -7,7 +7,7 @@ use crate::config;
 use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{ChangeRecord, History, PendingHandler};
+use crate::journal::{ChangeRecord, History};
 use crate::plan::rollback_session;
 use crate::rollback::{Request, apply, preview};
 
@@ -34,7 +34,7 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
         if !options.quiet && !options.json {
             crate::ui::line_to_stderr(&report.sentence(options.dry_run));
         }
-        let pending = session.history().pending.iter().map(PendingHandler::sentence).collect();
+        let pending = session.pending_lines();
         let changed = report.undone.len();
         reporter.emit(&Event::RunEnded { changed, failed: Vec::new(), pending, exit: exit.0 });
         Ok(exit)

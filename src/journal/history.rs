@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::record::{BarePlan, ChangeId, Entry, Fingerprint, Handler, Header, Intent, Record, Undoing};
+use super::record::{
+    BarePlan, ChangeId, Entry, Fingerprint, Handler, Header, Intent, Record, Settling, Undoing,
+};
 
 /// Where a change stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,24 +113,56 @@ pub struct StepRecord {
     pub fingerprint: Option<Fingerprint>,
 }
 
-/// Handlers that are not settled, and who wants them.
+/// A handler that was triggered and is pending: of one step of one plan.
 #[derive(Clone, Debug)]
 pub struct PendingHandler {
-    /// The commands.
-    pub handler: Handler,
-    /// The changes that brought them.
-    pub changes: Vec<ChangeId>,
-    /// The step that made the first of those.
+    /// Given to it alone, ever.
+    pub number: usize,
+    /// The plan that has it.
+    pub plan: String,
+    /// The step that has it; none for a script without steps.
     pub step: Option<String>,
+    /// What it does.
+    pub handler: Handler,
+    /// The changes that triggered it by being made or undone.
+    pub changes: Vec<ChangeId>,
 }
 
 impl PendingHandler {
     /// One line for people.
     pub fn sentence(&self) -> String {
-        let commands = self.handler.run.iter().map(shell_words::join);
-        let restarts = self.handler.restart.iter().map(|unit| format!("restart {unit}"));
-        commands.chain(restarts).collect::<Vec<_>>().join(", ")
+        self.handler.sentence()
     }
+
+    fn is(&self, plan: &str, step: Option<&str>, handler: &Handler) -> bool {
+        self.plan == plan && self.step.as_deref() == step && self.handler == *handler
+    }
+}
+
+impl Handler {
+    /// One line for people.
+    pub fn sentence(&self) -> String {
+        let whose = self.user.as_ref().map_or_else(String::new, |user| format!(" of {user}"));
+        let commands = self.run.iter().map(shell_words::join);
+        let restarts = self.restart.iter().map(|unit| format!("restart {unit}{whose}"));
+        let parts: Vec<String> = commands.chain(restarts).collect();
+        if parts.is_empty() { format!("test {}", shell_words::join(&self.test)) } else { parts.join(", ") }
+    }
+}
+
+/// A restart of the machine that a step said is needed.
+#[derive(Clone, Debug)]
+pub struct Reboot {
+    /// The plan.
+    pub plan: String,
+    /// The step; none for a script without steps.
+    pub step: Option<String>,
+    /// Why.
+    pub why: String,
+    /// The boot in which that was said.
+    pub boot: String,
+    /// What the step had changed by then; empty if that was nothing.
+    changes: Vec<ChangeId>,
 }
 
 /// A rollback that has begun and not ended.
@@ -171,8 +205,10 @@ pub struct History {
     pub ledger: BTreeMap<String, Recorded>,
     /// The wishes against which somebody else's state was kept by word.
     pub kept_against: BTreeMap<String, Value>,
-    /// What is pending.
+    /// The pending handlers.
     pub pending: Vec<PendingHandler>,
+    /// How many handlers were ever pending.
+    ever_pending: usize,
     /// The remembered overrides by plan and name.
     pub overrides: BTreeMap<String, BTreeMap<String, Value>>,
     /// What was done once for good, with the changes that it made.
@@ -185,8 +221,7 @@ pub struct History {
     pub last_run: Option<(String, Timestamp)>,
     /// A rollback that has begun and not ended.
     pub rollback: Option<UnfinishedRollback>,
-    /// Why a restart is needed, and the boot in which that was said.
-    pub reboot: Option<(String, String)>,
+    reboots: Vec<Reboot>,
 }
 
 impl History {
@@ -301,8 +336,20 @@ impl History {
                 };
                 self.ledger.insert(target, Recorded { state, at: header.seq });
             }
-            Entry::Settled { handler } => self.pending.retain(|pending| pending.handler != handler),
-            Entry::RebootPending { why } => self.reboot = Some((why, header.boot)),
+            Entry::Triggered { step, handler, changes } => {
+                for id in changes {
+                    self.trigger(&header.plan, step.as_deref(), &handler, id);
+                    if let Some(change) = self.change_mut(id)
+                        && !change.intent.pending.contains(&handler)
+                    {
+                        change.intent.pending.push(handler.clone());
+                    }
+                }
+            }
+            Entry::Settled { step, handler, how } => {
+                self.settle_pending(&header.plan, step.as_deref(), &handler, how);
+            }
+            Entry::RebootPending { step, why } => self.need_reboot(header, step, why),
             Entry::RollbackStarted { steps, purge, force } => {
                 self.rollback = Some(UnfinishedRollback { plan: header.plan, steps, purge, force });
             }
@@ -319,9 +366,16 @@ impl History {
                 self.set_state(change, ChangeState::UndoFailed(error));
             }
             Entry::RollbackEnded { .. } => {
-                // What a restart was to bring is gone with the plan that wanted it.
-                if self.rollback.take().is_some_and(|rollback| rollback.steps.is_none()) {
-                    self.reboot = None;
+                if let Some(UnfinishedRollback { plan, steps, .. }) = self.rollback.take() {
+                    let is_rolled_back = |step: &Option<String>| match (&steps, step) {
+                        (None, _) => true,
+                        (Some(steps), Some(step)) => steps.contains(step),
+                        (Some(_), None) => false,
+                    };
+                    let goes = |reboot: &Reboot| {
+                        reboot.changes.is_empty() && reboot.plan == plan && is_rolled_back(&reboot.step)
+                    };
+                    self.reboots.retain(|reboot| !goes(reboot));
                 }
             }
             Entry::RunEnded { bare, .. } => {
@@ -352,7 +406,7 @@ impl History {
     fn intend(&mut self, header: Header, intent: Intent) {
         let Header { seq: id, plan, run, time, .. } = header;
         for handler in &intent.pending {
-            self.trigger(handler, id, intent.step.clone());
+            self.trigger(&plan, intent.step.as_deref(), handler, id);
         }
         self.changes.push(ChangeRecord {
             id,
@@ -365,12 +419,72 @@ impl History {
         });
     }
 
-    fn trigger(&mut self, handler: &Handler, change: ChangeId, step: Option<String>) {
-        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.handler == *handler) {
-            pending.changes.push(change);
-        } else {
-            self.pending.push(PendingHandler { handler: handler.clone(), changes: vec![change], step });
+    fn trigger(&mut self, plan: &str, step: Option<&str>, handler: &Handler, change: ChangeId) {
+        if let Some(pending) = self.pending.iter_mut().find(|pending| pending.is(plan, step, handler)) {
+            if !pending.changes.contains(&change) {
+                pending.changes.push(change);
+            }
+            return;
         }
+        self.ever_pending += 1;
+        self.pending.push(PendingHandler {
+            number: self.ever_pending,
+            plan: plan.to_owned(),
+            step: step.map(str::to_owned),
+            handler: handler.clone(),
+            changes: vec![change],
+        });
+    }
+
+    fn settle_pending(&mut self, plan: &str, step: Option<&str>, handler: &Handler, how: Settling) {
+        let Some(at) = self.pending.iter().position(|pending| pending.is(plan, step, handler)) else {
+            return;
+        };
+        let mut pending = self.pending.remove(at);
+        let is_live = |id: &ChangeId| self.change(*id).is_some_and(ChangeRecord::is_live);
+        match how {
+            Settling::Ran if pending.changes.iter().all(is_live) => {
+                // What was not undone after a failed test has passed it now.
+                for id in pending.changes {
+                    if let Some(change) = self.change_mut(id)
+                        && matches!(change.state, ChangeState::Kept(_) | ChangeState::Conflict(_))
+                    {
+                        change.state = ChangeState::Done;
+                    }
+                }
+            }
+            Settling::Undone => {
+                pending.changes.retain(is_live);
+                if !pending.changes.is_empty() {
+                    self.pending.insert(at, pending);
+                }
+            }
+            Settling::Replaced => {
+                for id in pending.changes {
+                    if let Some(change) = self.change_mut(id) {
+                        change.intent.pending.retain(|known| known != handler);
+                    }
+                }
+            }
+            Settling::Ran | Settling::Dropped => {}
+        }
+    }
+
+    fn need_reboot(&mut self, header: Header, step: Option<String>, why: String) {
+        let Header { plan, boot, .. } = header;
+        let is_of_step = |change: &&ChangeRecord| change.plan == plan && change.intent.step == step;
+        let changes: Vec<ChangeId> =
+            self.changes.iter().filter(is_of_step).filter(is_left).map(|change| change.id).collect();
+        self.reboots.retain(|known| !(known.plan == plan && known.step == step && known.why == why));
+        self.reboots.push(Reboot { plan, step, why, boot, changes });
+    }
+
+    /// The restarts that are needed in this boot, because what was said to need them is left.
+    pub fn reboots<'a>(&'a self, boot: &'a str) -> impl Iterator<Item = &'a Reboot> + use<'a> {
+        let stands = |id: &ChangeId| self.change(*id).as_ref().is_some_and(is_left);
+        self.reboots.iter().filter(move |reboot| {
+            reboot.boot == boot && (reboot.changes.is_empty() || reboot.changes.iter().any(stands))
+        })
     }
 
     fn forget_pending_of(&mut self, change: ChangeId) {
@@ -380,16 +494,19 @@ impl History {
         self.pending.retain(|pending| !pending.changes.is_empty());
     }
 
+    fn change_mut(&mut self, id: ChangeId) -> Option<&mut ChangeRecord> {
+        self.changes.binary_search_by_key(&id, |change| change.id).ok().map(|at| &mut self.changes[at])
+    }
+
     fn set_state(&mut self, id: ChangeId, state: ChangeState) {
-        if let Ok(at) = self.changes.binary_search_by_key(&id, |change| change.id) {
-            self.changes[at].state = state;
+        if let Some(change) = self.change_mut(id) {
+            change.state = state;
         }
     }
 
     fn settle(&mut self, id: ChangeId, state: ChangeState, at: u64) {
-        self.set_state(id, state);
-        if let Ok(index) = self.changes.binary_search_by_key(&id, |change| change.id) {
-            self.changes[index].settled = at;
+        if let Some(change) = self.change_mut(id) {
+            (change.state, change.settled) = (state, at);
         }
     }
 
@@ -413,9 +530,14 @@ impl History {
             known.fingerprint = None;
         }
         for handler in &intent.pending {
-            self.trigger(handler, id, intent.step.clone());
+            self.trigger(&plan, intent.step.as_deref(), handler, id);
         }
     }
+}
+
+/// Whether a change stands otherwise than as data that a rollback left.
+fn is_left(change: &&ChangeRecord) -> bool {
+    change.is_live() && !matches!(change.state, ChangeState::Kept(_))
 }
 
 impl StepRecord {

@@ -17,14 +17,16 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 pub use history::{
-    ChangeRecord, ChangeState, History, PendingHandler, Recorded, StepRecord, StepState, UnfinishedRollback,
+    ChangeRecord, ChangeState, History, PendingHandler, Reboot, Recorded, StepRecord, StepState,
+    UnfinishedRollback,
 };
 pub use load::{Loaded, Torn, load};
 pub use record::{
-    BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Undoing,
+    BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Settling,
+    Undoing,
 };
 
-pub use standing::{overlap, path_of, share_content, stands_on};
+pub use standing::{is_asked_for, overlap, path_of, share_content, stands_on};
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;

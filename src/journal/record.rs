@@ -108,6 +108,21 @@ pub struct Handler {
     pub user: Option<String>,
 }
 
+/// Why a pending handler is pending no more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Settling {
+    /// It ran to its end.
+    #[default]
+    Ran,
+    /// What triggered it was undone, and there was nothing to run: it stays pending for changes that are not undone.
+    Undone,
+    /// What its step has in its place now was triggered instead.
+    Replaced,
+    /// The operator dropped it.
+    Dropped,
+}
+
 /// What a step meant when it completed, part by part, so that a difference can be named.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -319,13 +334,32 @@ pub enum Entry {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         against: Option<Value>,
     },
-    /// Handlers were run.
-    Settled {
+    /// A handler is pending because of changes that were made before it was in its script.
+    Triggered {
+        /// The step that has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
         /// Which.
         handler: Handler,
+        /// The changes.
+        changes: Vec<ChangeId>,
+    },
+    /// A handler is pending no more.
+    Settled {
+        /// The step that has it.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
+        /// Which.
+        handler: Handler,
+        /// Why.
+        #[serde(default)]
+        how: Settling,
     },
     /// A restart of the machine is needed.
     RebootPending {
+        /// The step that says so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
         /// Why.
         why: String,
     },

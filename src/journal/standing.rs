@@ -1,5 +1,6 @@
 //! Which recorded changes stand on which others, reported by their targets and states alone.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use serde_json::Value;
@@ -66,6 +67,22 @@ pub fn path_of(target: &str) -> Option<&Path> {
     let place = Place::of(target)?;
     let end = if place.extent == Extent::FileEntry { place.path.find('#') } else { None };
     Some(Path::new(&place.path[..end.unwrap_or(place.path.len())]))
+}
+
+/// Whether a target is among those that are asked for; what these stand in is asked for with them.
+pub fn is_asked_for(asks: &BTreeSet<String>, target: &str) -> bool {
+    if asks.contains(target) {
+        return true;
+    }
+    match target.split_once(':') {
+        Some(("unit", name)) => {
+            name.rsplit_once('/').is_some_and(|(unit, _)| asks.contains(&format!("unit:{unit}")))
+        }
+        Some(("line" | "block", _)) => false,
+        _ => path_of(target).is_some_and(|path| {
+            asks.iter().filter_map(|asked| path_of(asked)).any(|asked| asked.starts_with(path))
+        }),
+    }
 }
 
 /// Whether both speak for the bytes of one path, so that the older one is not undone before the newer one.

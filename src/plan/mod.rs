@@ -302,6 +302,14 @@ pub fn rollback_session(
     Ok(Session::acting(world, history, plan, opening))
 }
 
+/// A session that drops what is pending of `plan`.
+pub fn pending_session(launch: &Launch, plan: &str, reporter: &Rc<Reporter>) -> Result<Session> {
+    let mut loaded = launch.journal()?;
+    let history = std::mem::take(&mut loaded.history);
+    let opening = launch.opening(plan, "pending", "the journal", loaded)?;
+    Ok(Session::acting(launch.world(Rc::clone(reporter)), history, plan, opening))
+}
+
 /// Takes the lock, remembers overrides.
 fn begin_plan(launch: &Launch, host: &Host) -> Result<()> {
     let mut session = host.session();
@@ -423,13 +431,7 @@ fn finish(
         let bare = to_remember(host, plan);
         let _ = host.session().record(Entry::RunEnded { exit: exit.0, bare });
     }
-    let mut pending: Vec<String> =
-        host.seen().history().pending.iter().map(journal::PendingHandler::sentence).collect();
-    if let Some((why, boot)) = &host.seen().history().reboot
-        && clock::boot_id().is_ok_and(|now| now == *boot)
-    {
-        pending.push(format!("a restart of the machine: {why}"));
-    }
+    let pending = host.seen().pending_lines();
     if let Err(Stop::Unpredictable { place, why }) = &outcome {
         host.reporter().note(format!("not predictable from line {} on: depends on {why}", place.line));
     }

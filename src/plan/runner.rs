@@ -13,7 +13,7 @@ use super::{Launch, MAIN, examine};
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
-use crate::journal::{self, Entry, Fingerprint, History, StepRecord, StepState};
+use crate::journal::{self, Entry, Fingerprint, Handler, History, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
 use crate::rollback;
@@ -533,6 +533,12 @@ impl StepRunner for Runner {
         Ok(rollback::preview(&mut host.session(), &request)?.to_json())
     }
 
+    fn undo_block(&self, host: &Host, handler: &Handler) -> Result<Vec<String>> {
+        let request = rollback::Request::of(&Value::Null, &self.launch)?;
+        let report = rollback::undo_block(&mut host.session(), &request, handler)?;
+        Ok(report.lines())
+    }
+
     fn apply_rollback(&self, host: &Host, options: Value) -> Result<Value> {
         let request = self.rollback_request(&options)?;
         let report = if host.dry_run() {
@@ -688,7 +694,7 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
 fn taken_over_by<'a>(history: &History, plan: &str, id: &str, reports: &'a [StepReport]) -> Option<&'a str> {
     let asks_for_all = |report: &&StepReport| {
         let Some(asks) = &report.asks else { return false };
-        history.live_changes_of(plan, id).all(|change| asks_for(asks, &change.intent.target))
+        history.live_changes_of(plan, id).all(|change| journal::is_asked_for(asks, &change.intent.target))
     };
     reports.iter().find(asks_for_all).map(|report| report.id.as_str())
 }
@@ -701,22 +707,6 @@ const ASKED_FOR: &[&str] = &[
 /// How many targets that are not asked for any more are named.
 const MOST_NAMED: usize = 3;
 
-/// Whether a target is among those that are asked for; what these stand in is asked for with them.
-fn asks_for(asks: &BTreeSet<String>, target: &str) -> bool {
-    if asks.contains(target) {
-        return true;
-    }
-    match target.split_once(':') {
-        Some(("unit", name)) => {
-            name.rsplit_once('/').is_some_and(|(unit, _)| asks.contains(&format!("unit:{unit}")))
-        }
-        Some(("line" | "block", _)) => false,
-        _ => journal::path_of(target).is_some_and(|path| {
-            asks.iter().filter_map(|asked| journal::path_of(asked)).any(|asked| asked.starts_with(path))
-        }),
-    }
-}
-
 /// Names what complete steps made and do not ask for any more, with the way to undo it.
 fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) {
     let all: BTreeSet<String> = reports.iter().filter_map(|report| report.asks.clone()).flatten().collect();
@@ -724,7 +714,7 @@ fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) 
         let targets = history.live_changes_of(plan, &report.id).map(|change| change.intent.target.as_str());
         let is_left = |target: &&str| {
             let noun = target.split_once(':').map_or("", |(noun, _)| noun);
-            ASKED_FOR.contains(&noun) && !asks_for(&all, target)
+            ASKED_FOR.contains(&noun) && !journal::is_asked_for(&all, target)
         };
         let left: BTreeSet<&str> = targets.filter(is_left).collect();
         let knows_all = report.asks.iter().flatten().all(|asked| !asked.starts_with("once:"));

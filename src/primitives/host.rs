@@ -5,7 +5,7 @@ use rhai::plugin::*;
 
 use crate::failure::Failure;
 use crate::journal::Entry;
-use crate::machine::host_facts;
+use crate::machine::{clock, host_facts};
 use crate::script::{Raised, act, look};
 
 /// The namespace.
@@ -80,7 +80,7 @@ mod functions {
     }
 
     /// ChildRecords that the machine must be restarted before all of this takes effect, and why. It is reported at the
-    /// end, and forgotten once the machine has restarted.
+    /// end, and forgotten once the machine has restarted or what the step changed is undone.
     ///
     /// ```rhai
     /// host::reboot_required("the display manager logs in at boot");
@@ -88,9 +88,14 @@ mod functions {
     #[rhai_fn(return_raw, volatile)]
     pub fn reboot_required(context: NativeCallContext, why: &str) -> Raised<()> {
         act(&context, |host| {
-            let known = host.seen().history().reboot.as_ref().is_some_and(|(known, _)| known == why);
-            if !host.dry_run() && !known {
-                host.session().record(Entry::RebootPending { why: why.to_owned() })?;
+            let (boot, step) = (clock::boot_id()?, host.seen().step().map(str::to_owned));
+            let is_known = {
+                let session = host.seen();
+                let mut known = session.history().reboots(&boot);
+                known.any(|known| known.plan == session.plan() && known.step == step && known.why == why)
+            };
+            if !host.dry_run() && !is_known {
+                host.session().record(Entry::RebootPending { step, why: why.to_owned() })?;
             }
             host.note_once(&format!("a restart is needed: {why}"));
             Ok(())

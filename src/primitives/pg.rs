@@ -260,6 +260,7 @@ impl<'call> Execution<'call> {
     fn execute(&self) -> Result<bool> {
         let change = StatementChange::new(self.sha256, self.inverse.clone());
         let performed = Change::Statement(change.clone());
+        self.host.seen().asks_for(|| performed.kind().target());
         if self.holds(&change)? {
             return Ok(false);
         }

@@ -110,6 +110,7 @@ fn make(host: &Host, names: &rhai::Array, options: &Options) -> Result<bool> {
         timeout: options.timeout.map_or(PACKAGES_TIMEOUT, Duration::from_secs),
         lock_timeout: options.lock_timeout.map_or(LOCK_TIMEOUT, Duration::from_secs),
     };
+    host.seen().asks_for(|| packages::packages_target(&wish.names));
     if !packages::is_lacking(&wish, &host.seen().world)? {
         return Ok(false);
     }

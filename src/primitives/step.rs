@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use crate::event::Event;
 use crate::failure::Failure;
-use crate::journal::{ChangeState, Entry, Handler};
+use crate::journal::{Entry, Handler};
 use crate::script::{
     Host, Raised, Seconds, StepBody, StepCall, act, look, option_names, options_of, value_of,
 };
@@ -54,7 +54,7 @@ fn run_step(context: &NativeCallContext, id: &str, title: &str, body: StepBody) 
     })
 }
 
-/// Settles the handler of a block; what changed inside is undone when its test fails.
+/// Runs the handler of a block if it is pending; what changed inside is undone when its test fails.
 fn settle(host: &Host, handler: &Handler) -> Result<()> {
     let Err(error) = host.session().settle(handler) else { return Ok(()) };
     host.session().check_interruption()?;
@@ -63,19 +63,7 @@ fn settle(host: &Host, handler: &Handler) -> Result<()> {
         Ok(failure) => bail!(failure),
         Err(error) => return Err(error),
     };
-    let changes = host.session().changes_triggering(handler);
-    let (mut back, mut left) = (Vec::new(), Vec::new());
-    for change in changes {
-        let state = host.session().undo(change, false)?;
-        let summary = host.seen().history().change(change).map(|change| change.intent.summary.clone());
-        if matches!(state, ChangeState::Undone(_)) { &mut back } else { &mut left }.extend(summary);
-    }
-    host.session().settle(handler)?;
-    for (fate, summaries) in [("was taken back", back), ("was not taken back", left)] {
-        if !summaries.is_empty() {
-            failure = failure.hint(format!("because of that {fate}: {}", summaries.join(", ")));
-        }
-    }
+    failure.hints.extend(host.runner()?.undo_block(host, handler)?);
     Err(failure.into())
 }
 
@@ -208,10 +196,13 @@ mod functions {
         })
     }
 
-    /// What changes inside the closure makes this necessary: `test` (a command that must succeed first), `run`
+    /// What changes inside the closure triggers this handler: `test` (a command that must succeed first), `run`
     /// (an array of commands), `restart` (units that are restarted if they are active), `user` (whose service
-    /// manager and commands). It is pending until it was done once: at the end of the block, or by the next run
-    /// after a crash. When the test fails, what changed inside is undone and the step fails.
+    /// manager and commands). It is pending until it ran once: at the end of the block, or when the step runs again
+    /// after a crash, with the words that the script has then. When the test fails, what changed inside is undone as a
+    /// rollback would do it, and the step fails. A unit that `systemctl` starts, stops or enables here is recorded, and
+    /// put back by a rollback. Undoing what changed inside runs the handler, too: units that do not run are left
+    /// alone, and where the test fails, nothing is run. `kkrun pending` lists and drops what is pending.
     ///
     /// ```rhai
     /// step::on_change(#{ test: ["true"], run: [["true"]] }, || file::exists("/etc"));

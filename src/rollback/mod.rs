@@ -11,7 +11,8 @@ use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, StepState, UnfinishedRollback,
+    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, PendingHandler, StepState,
+    UnfinishedRollback,
 };
 use crate::session::Session;
 
@@ -88,6 +89,28 @@ impl Report {
             self.conflicts.len(),
             self.failed.len()
         )
+    }
+
+    /// What became of the changes, a line for each fate.
+    pub fn lines(&self) -> Vec<String> {
+        let undone: Vec<&str> = self.undone.iter().map(|row| row.summary.as_str()).collect();
+        let mut lines = Vec::new();
+        if !undone.is_empty() {
+            lines.push(format!("because of that undone: {}", undone.join(", ")));
+        }
+        for (fate, rows) in
+            [("kept", &self.kept), ("left alone", &self.conflicts), ("not undone", &self.failed)]
+        {
+            let line = |row: &Row| {
+                let why = row.detail.as_deref().and_then(|detail| detail.lines().next());
+                why.map_or_else(
+                    || format!("{fate}: {}", row.summary),
+                    |why| format!("{fate}: {}: {why}", row.summary),
+                )
+            };
+            lines.extend(rows.iter().map(line));
+        }
+        lines
     }
 
     /// The form that scripts get.
@@ -221,9 +244,11 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         refuse_beside(unfinished, session.plan(), request)?;
     }
     let candidates = candidates(session, request)?;
-    let mut report = Report::default();
+    let report = Report::default();
     if candidates.is_empty() && unfinished.is_none() {
-        run_complete_handlers(session, &[], &mut BTreeSet::new(), &mut report)?;
+        let mut undoing = Undoing { session, request, block: None, tried: BTreeSet::new(), report };
+        undoing.run_complete_handlers(&[])?;
+        let report = undoing.report;
         conclude(session, request, |_| true)?;
         return Ok(report);
     }
@@ -232,19 +257,11 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         purge: request.purge.clone(),
         force: request.force,
     })?;
-    let mut tried = BTreeSet::new();
-    // One that was killed may have left what its last undone changes trigger.
-    run_complete_handlers(session, &candidates, &mut tried, &mut report)?;
-    for (at, id) in candidates.iter().enumerate() {
-        undo_one(session, request, *id, &BTreeMap::new(), &mut report)?;
-        // What passes is over at once, and older changes find what they left.
-        if let Some(failed) = report.failed.pop_if(|row| row.change == *id) {
-            let reported = BTreeMap::from([(failed.change, failed.detail)]);
-            undo_one(session, request, *id, &reported, &mut report)?;
-        }
-        run_complete_handlers(session, &candidates[at + 1..], &mut tried, &mut report)?;
-    }
-    retry(session, request, &mut report)?;
+    let mut undoing = Undoing { session, request, block: None, tried: BTreeSet::new(), report };
+    // One that was killed may have left what its last undone changes triggered.
+    undoing.run_complete_handlers(&candidates)?;
+    undoing.undo(&candidates)?;
+    let report = undoing.report;
     let is_of = |row: &Row, word: &str| row.step.as_deref() == Some(word);
     let is_undone = |word: &str| {
         let left = report.conflicts.iter().chain(&report.kept).chain(&report.failed);
@@ -384,68 +401,124 @@ fn forcing(session: &Session, row: &Row) -> String {
     shell_words::join(words)
 }
 
-/// An inverse may have failed because of something that another one has removed since; then what waited for it is
-/// tried again, too, and what was still in use.
-fn retry(session: &mut Session, request: &Request, report: &mut Report) -> Result<()> {
-    let failed = std::mem::take(&mut report.failed);
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let waits = |row: &Row| session.is_left_to_another(row.change);
-    let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
-    report.conflicts = conflicts;
-    let in_use =
-        |row: &Row| session.history().change(row.change).is_some_and(|known| irreversible(known).is_none());
-    let (in_use, kept) = std::mem::take(&mut report.kept).into_iter().partition(in_use);
-    report.kept = kept;
-    let reported = failed.iter().chain(&in_use).map(|row| (row.change, row.detail.clone())).collect();
-    let again: [Vec<Row>; 3] = [failed, waiting, in_use];
-    let mut again: Vec<ChangeId> =
-        again.into_iter().flatten().map(|row| row.change).filter(|id| *id != OWED).collect();
-    again.sort_unstable_by(|left, right| right.cmp(left));
-    for id in again {
-        undo_one(session, request, id, &reported, report)?;
-    }
-    run_complete_handlers(session, &[], &mut BTreeSet::new(), report)
+/// Undoes what a step changed in the block of a handler whose test fails. It is not a rollback of its own: killed, the
+/// next run comes to the same block.
+pub fn undo_block(session: &mut Session, request: &Request, handler: &Handler) -> Result<Report> {
+    let changes = session.changes_triggering(handler);
+    let (block, report) = (Some((handler, changes.as_slice())), Report::default());
+    let mut undoing = Undoing { session, request, block, tried: BTreeSet::new(), report };
+    undoing.undo(&changes)?;
+    Ok(undoing.report)
+}
+
+/// Undoing that is at work.
+struct Undoing<'a> {
+    session: &'a mut Session,
+    request: &'a Request,
+    /// The handler and the changes that this is about alone.
+    block: Option<(&'a Handler, &'a [ChangeId])>,
+    /// The numbers of the pending handlers that were tried.
+    tried: BTreeSet<usize>,
+    report: Report,
 }
 
 /// Stands for the change in the row of a handler: changes have numbers from 1.
 const OWED: ChangeId = 0;
 
-/// Runs what is pending by undone changes, as soon as no older change that wants the same is left. Each is tried once.
-fn run_complete_handlers(
-    session: &mut Session,
-    left: &[ChangeId],
-    tried: &mut BTreeSet<Handler>,
-    report: &mut Report,
-) -> Result<()> {
-    let history = session.history();
-    let is_undone = |id: &ChangeId| history.change(*id).is_some_and(|change| !change.is_live());
-    let wants = |id: &ChangeId, handler: &Handler| {
-        history.change(*id).is_some_and(|change| change.intent.pending.contains(handler))
-    };
-    let is_due = |pending: &&journal::PendingHandler| {
-        pending.changes.iter().any(is_undone) && !left.iter().any(|id| wants(id, &pending.handler))
-    };
-    for pending in history.pending.iter().filter(is_due).cloned().collect::<Vec<_>>() {
-        if !tried.insert(pending.handler.clone()) {
-            continue;
+impl Undoing<'_> {
+    /// Undoes these changes, which come newest first, and runs the handlers of what is undone.
+    fn undo(&mut self, changes: &[ChangeId]) -> Result<()> {
+        for (at, id) in changes.iter().enumerate() {
+            self.one(*id, &BTreeMap::new())?;
+            // What passes is over at once, and older changes find what they left.
+            if let Some(failed) = self.report.failed.pop_if(|row| row.change == *id) {
+                self.one(*id, &BTreeMap::from([(failed.change, failed.detail)]))?;
+            }
+            self.run_complete_handlers(&changes[at + 1..])?;
         }
-        if let Err(error) = session.settle(&pending.handler) {
-            session.check_interruption()?;
-            let row = Row {
-                change: OWED,
-                step: None,
-                target: "pending".to_owned(),
-                summary: pending.sentence(),
-                detail: Some(format!("{error:#}")),
-                class: None,
-            };
-            emit(session, UndoOutcome::Failed, &row);
-            report.failed.push(row);
-        }
+        self.retry()
     }
-    Ok(())
+
+    fn one(&mut self, id: ChangeId, reported: &BTreeMap<ChangeId, Option<String>>) -> Result<()> {
+        undo_one(self.session, self.request, id, reported, &mut self.report)
+    }
+
+    /// An inverse may have failed because of something that another one has removed since; then what waited for it is
+    /// tried again, too, and what was still in use.
+    fn retry(&mut self) -> Result<()> {
+        if self.report.failed.is_empty() {
+            return Ok(());
+        }
+        let report = &mut self.report;
+        let (handlers, failed): (Vec<Row>, Vec<Row>) =
+            std::mem::take(&mut report.failed).into_iter().partition(|row| row.change == OWED);
+        let waits = |row: &Row| self.session.is_left_to_another(row.change);
+        let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
+        let history = self.session.history();
+        let in_use =
+            |row: &Row| history.change(row.change).is_some_and(|known| irreversible(known).is_none());
+        let (in_use, kept) = std::mem::take(&mut report.kept).into_iter().partition(in_use);
+        (report.conflicts, report.kept, report.failed) = (conflicts, kept, handlers);
+        let reported = failed.iter().chain(&in_use).map(|row| (row.change, row.detail.clone())).collect();
+        let again: [Vec<Row>; 3] = [failed, waiting, in_use];
+        let mut again: Vec<ChangeId> = again.into_iter().flatten().map(|row| row.change).collect();
+        again.sort_unstable_by(|left, right| right.cmp(left));
+        for id in again {
+            self.one(id, &reported)?;
+        }
+        self.run_complete_handlers(&[])
+    }
+
+    /// Runs the handlers of undone changes, as soon as no older change that triggers the same is left. Each is tried
+    /// once.
+    fn run_complete_handlers(&mut self, left: &[ChangeId]) -> Result<()> {
+        let due: Vec<PendingHandler> =
+            self.session.pending().filter(|pending| self.is_due(pending, left)).cloned().collect();
+        for pending in due {
+            if !self.tried.insert(pending.number) {
+                continue;
+            }
+            if let Err(error) = self.session.settle_undone(&pending) {
+                self.session.check_interruption()?;
+                let mut detail = format!("{error:#}");
+                if let Some(failure) = error.downcast_ref::<Failure>() {
+                    detail =
+                        [&[detail], failure.output.as_slice(), failure.hints.as_slice()].concat().join("\n");
+                }
+                let row = Row {
+                    change: OWED,
+                    step: pending.step.clone(),
+                    target: "pending".to_owned(),
+                    summary: pending.sentence(),
+                    detail: Some(detail),
+                    class: None,
+                };
+                emit(self.session, UndoOutcome::Failed, &row);
+                self.report.failed.push(row);
+            }
+        }
+        Ok(())
+    }
+
+    fn is_due(&self, pending: &PendingHandler, left: &[ChangeId]) -> bool {
+        let history = self.session.history();
+        let is_undone = |id: &ChangeId| history.change(*id).is_some_and(|change| !change.is_live());
+        let triggers = |id: &ChangeId| {
+            let change = history.change(*id);
+            change.is_some_and(|change| {
+                change.intent.step == pending.step && change.intent.pending.contains(&pending.handler)
+            })
+        };
+        let is_meant = match self.block {
+            None => pending.changes.iter().any(is_undone),
+            // What stands around the block goes on.
+            Some((handler, changes)) => {
+                let is_own = pending.handler == *handler || pending.changes.iter().all(is_undone);
+                is_own && pending.changes.iter().any(|id| changes.contains(id) && is_undone(id))
+            }
+        };
+        is_meant && !left.iter().any(triggers)
+    }
 }
 
 fn keep(

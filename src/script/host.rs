@@ -18,6 +18,7 @@ use super::source::{Script, Source};
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
+use crate::journal::Handler;
 use crate::machine::files::Digest;
 use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
@@ -93,6 +94,9 @@ pub trait StepRunner {
     fn reset(&self, host: &Host, steps: Option<Vec<String>>) -> Result<()>;
     /// What a rollback would do.
     fn preview_rollback(&self, host: &Host, options: serde_json::Value) -> Result<serde_json::Value>;
+    /// Undoes what the step changed in the block of a handler whose test fails, by the rules of a rollback. Gives what
+    /// became of it, a line for each fate.
+    fn undo_block(&self, host: &Host, handler: &Handler) -> Result<Vec<String>>;
     /// Rolls back.
     fn apply_rollback(&self, host: &Host, options: serde_json::Value) -> Result<serde_json::Value>;
 }

@@ -14,6 +14,7 @@ mod conflict;
 mod environment;
 mod examples;
 mod fuzz;
+mod handlers;
 mod journal_abuse;
 mod layers;
 mod ledger;

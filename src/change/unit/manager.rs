@@ -40,20 +40,49 @@ fn addressed(program: &str, words: &[&str], user: Option<&str>) -> Result<Comman
     Ok(command)
 }
 
+/// Whether this manager runs and is not about to end, so that it can be asked something.
+pub fn manager_runs(world: &World, user: Option<&str>) -> Result<bool> {
+    if !Path::new("/run/systemd/system").exists() {
+        return Ok(false);
+    }
+    let Some(user) = user else { return Ok(true) };
+    let Some(account) = Account::by_name(user)? else { return Ok(false) };
+    let unit = format!("user@{}.service", account.uid);
+    let state = world.look(&systemctl(&["is-active", &unit], None)?)?;
+    Ok(private_socket(&account).exists() && matches!(state.stdout.text().trim(), "active" | "reloading"))
+}
+
+/// Where a user's manager listens.
+fn private_socket(account: &Account) -> PathBuf {
+    Path::new("/run/user").join(account.uid.to_string()).join("systemd/private")
+}
+
+/// Runs `systemctl` with these words. A user's manager that ends meanwhile has nothing to do any more.
+fn ask(world: &World, words: &[&str], user: Option<&str>) -> Result<()> {
+    let program = if user.is_some() { "systemctl --user" } else { "systemctl" };
+    let label = format!("{program} {}", shell_words::join(words));
+    let Err(error) = succeeded(&world.run(&systemctl(words, user)?, &label)?, &label) else { return Ok(()) };
+    match user {
+        Some(_) if !manager_runs(world, user)? => Ok(()),
+        Some(user) => Err(error.context(format!("the service manager of {user}"))),
+        None => Err(error),
+    }
+}
+
 /// Lets the manager read its unit files again.
 pub fn reload(world: &World, user: Option<&str>) -> Result<()> {
-    let ended = world.run(&systemctl(&["daemon-reload"], user)?, "systemctl daemon-reload")?;
-    succeeded(&ended, "systemctl daemon-reload")
+    ask(world, &["daemon-reload"], user)
+}
+
+/// Whether a unit runs, or changes to or from it.
+pub fn is_active(world: &World, unit: &str, user: Option<&str>) -> Result<bool> {
+    let state = world.look(&systemctl(&["is-active", unit], user)?)?;
+    Ok(matches!(state.stdout.text().trim(), "active" | "activating" | "reloading" | "deactivating"))
 }
 
 /// Restarts a unit if it is loaded and active; one that is gone or does not run is left alone.
 pub fn restart_if_active(world: &World, unit: &str, user: Option<&str>) -> Result<()> {
-    let state = world.look(&systemctl(&["is-active", unit], user)?)?;
-    if !matches!(state.stdout.text().trim(), "active" | "activating" | "reloading" | "deactivating") {
-        return Ok(());
-    }
-    let label = format!("systemctl restart {unit}");
-    succeeded(&world.run(&systemctl(&["restart", unit], user)?, &label)?, &label)
+    if is_active(world, unit, user)? { ask(world, &["restart", unit], user) } else { Ok(()) }
 }
 
 /// Fails with a command's last output when it did not end with 0.
@@ -190,8 +219,7 @@ impl Unit {
     /// Where a user's manager listens.
     fn private_socket(&self) -> Result<Option<PathBuf>> {
         let Some(user) = &self.user else { return Ok(None) };
-        let account = Account::existing(user)?;
-        Ok(Some(Path::new("/run/user").join(account.uid.to_string()).join("systemd/private")))
+        Ok(Some(private_socket(&Account::existing(user)?)))
     }
 
     /// Waits until the user's manager answers, which takes a moment after lingering was switched on.

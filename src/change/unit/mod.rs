@@ -11,7 +11,9 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use manager::{Unit, UnitFacts, full_name, reload, restart_if_active, succeeded, verify_file};
+pub use manager::{
+    Unit, UnitFacts, full_name, is_active, manager_runs, reload, restart_if_active, succeeded, verify_file,
+};
 
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;

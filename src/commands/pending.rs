@@ -1,0 +1,109 @@
+//! `kkrun pending`: the handlers that changes triggered and that have not run, each with its number; or drops some.
+
+use anyhow::{Result, bail};
+
+use crate::cli::Options;
+use crate::config;
+use crate::event::SCHEMA;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::journal::{ChangeRecord, History, PendingHandler};
+use crate::machine::clock;
+use crate::run::pending_session;
+use crate::ui::{line_to_stderr, line_to_stdout};
+
+/// Shows what is pending of every plan, or forgets these numbers.
+pub fn execute(options: &Options, drop: &[usize]) -> Result<ExitCode> {
+    if drop.is_empty() { list(options) } else { forget(options, drop) }
+}
+
+fn list(options: &Options) -> Result<ExitCode> {
+    let history = config::launch(options, "kkrun pending")?.history()?;
+    let boot = clock::boot_id()?;
+    if options.json {
+        let first =
+            serde_json::json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
+        line_to_stdout(&first.to_string());
+    }
+    for pending in &history.pending {
+        let after_undo = !changes(&history, pending).any(ChangeRecord::is_live);
+        if options.json {
+            let row = serde_json::json!({
+                "pending": pending.number, "plan": pending.plan, "step": pending.step, "handler": pending.handler,
+                "summary": pending.sentence(), "changes": pending.changes, "after_undo": after_undo,
+            });
+            line_to_stdout(&row.to_string());
+            continue;
+        }
+        let triggers: Vec<&str> =
+            changes(&history, pending).map(|change| change.intent.summary.as_str()).collect();
+        let when = if after_undo { "after an undo of" } else { "because of" };
+        let number = format!("#{}", pending.number);
+        row(
+            &number,
+            &pending.plan,
+            pending.step.as_deref(),
+            &pending.sentence(),
+            &format!("{when} {}", shortened(&triggers)),
+        );
+    }
+    for reboot in history.reboots(&boot) {
+        if options.json {
+            let row = serde_json::json!({
+                "pending": null, "plan": reboot.plan, "step": reboot.step, "summary": "a restart of the machine",
+                "why": reboot.why,
+            });
+            line_to_stdout(&row.to_string());
+        } else {
+            row("-", &reboot.plan, reboot.step.as_deref(), "a restart of the machine", &reboot.why);
+        }
+    }
+    if !options.json && history.pending.is_empty() && history.reboots(&boot).next().is_none() {
+        line_to_stderr("nothing is pending");
+    }
+    Ok(ExitCode::DONE)
+}
+
+fn row(number: &str, plan: &str, step: Option<&str>, what: &str, why: &str) {
+    line_to_stdout(&format!("{number:<4} {plan:<14} {:<4} {what} ({why})", step.unwrap_or("-")));
+}
+
+fn changes<'a>(history: &'a History, pending: &'a PendingHandler) -> impl Iterator<Item = &'a ChangeRecord> {
+    pending.changes.iter().filter_map(|id| history.change(*id))
+}
+
+fn shortened(summaries: &[&str]) -> String {
+    match summaries {
+        [first, rest @ ..] if rest.len() > 1 => format!("{first} and {} more", rest.len()),
+        few => few.join(", "),
+    }
+}
+
+fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
+    if options.dry_run {
+        bail!(
+            Failure::new("`--drop` changes the record alone: `kkrun pending` shows what it would forget")
+                .exit(ExitCode::USAGE)
+        );
+    }
+    let launch = config::launch(options, "kkrun pending --drop")?;
+    let reporter = super::reporter(options);
+    let known = launch.history()?.pending;
+    if let Some(unknown) =
+        numbers.iter().find(|number| !known.iter().any(|pending| pending.number == **number))
+    {
+        bail!(
+            Failure::new(format!("nothing pending has the number {unknown}"))
+                .exit(ExitCode::USAGE)
+                .kind("usage")
+                .hint("`kkrun pending` lists what is pending")
+        );
+    }
+    for pending in known.iter().filter(|pending| numbers.contains(&pending.number)) {
+        let mut session = pending_session(&launch, &pending.plan, &reporter)?;
+        session.begin_undoing()?;
+        session.drop_pending(pending)?;
+        line_to_stderr(&format!("dropped: {}", pending.sentence()));
+    }
+    Ok(ExitCode::DONE)
+}
