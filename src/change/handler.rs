@@ -219,7 +219,7 @@ impl Due {
     /// Runs it. A program that is gone has nothing to say.
     pub fn run(&self, world: &World, handler: &Handler) -> Result<()> {
         for command in &self.commands {
-            let ran = command.run(world, handler).map_err(|error| error.downcast::<Failure>());
+            let ran = command.run(world, handler).map_err(anyhow::Error::downcast::<Failure>);
             match ran {
                 Err(Ok(failure)) if failure.kind == "missing" => world.reporter.note(format!(
                     "not run after the undo: {}, because {}",

@@ -473,15 +473,20 @@ impl History {
     fn need_reboot(&mut self, header: Header, step: Option<String>, why: String) {
         let Header { plan, boot, .. } = header;
         let is_of_step = |change: &&ChangeRecord| change.plan == plan && change.intent.step == step;
-        let changes: Vec<ChangeId> =
-            self.changes.iter().filter(is_of_step).filter(is_left).map(|change| change.id).collect();
+        let changes: Vec<ChangeId> = self
+            .changes
+            .iter()
+            .filter(is_of_step)
+            .filter(|change| is_left(change))
+            .map(|change| change.id)
+            .collect();
         self.reboots.retain(|known| !(known.plan == plan && known.step == step && known.why == why));
         self.reboots.push(Reboot { plan, step, why, boot, changes });
     }
 
     /// The restarts that are needed in this boot, because what was said to need them is left.
     pub fn reboots<'a>(&'a self, boot: &'a str) -> impl Iterator<Item = &'a Reboot> + use<'a> {
-        let stands = |id: &ChangeId| self.change(*id).as_ref().is_some_and(is_left);
+        let stands = |id: &ChangeId| self.change(*id).is_some_and(is_left);
         self.reboots.iter().filter(move |reboot| {
             reboot.boot == boot && (reboot.changes.is_empty() || reboot.changes.iter().any(stands))
         })
@@ -536,7 +541,7 @@ impl History {
 }
 
 /// Whether a change stands otherwise than as data that a rollback left.
-fn is_left(change: &&ChangeRecord) -> bool {
+fn is_left(change: &ChangeRecord) -> bool {
     change.is_live() && !matches!(change.state, ChangeState::Kept(_))
 }
 

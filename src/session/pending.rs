@@ -221,13 +221,12 @@ impl Session {
         }
         let mut made = Vec::new();
         for change in changes {
-            let id = match self.half_done(&change, &change.kind().target()) {
-                Some(id) => id,
-                None => {
-                    let mut intent = change.intent()?;
-                    intent.step = step.map(str::to_owned);
-                    self.record(Entry::Intent(intent))?
-                }
+            let id = if let Some(id) = self.half_done(&change, &change.kind().target()) {
+                id
+            } else {
+                let mut intent = change.intent()?;
+                intent.step = step.map(str::to_owned);
+                self.record(Entry::Intent(intent))?
             };
             made.push((id, change));
         }

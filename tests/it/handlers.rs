@@ -326,3 +326,29 @@ step::run("02", "Second", || { file::write("@/m/b", "b\n"); host::reboot_require
     place.run("rollback --plan plan --on-conflict overwrite").ends(0).never_says("restart of the machine");
     assert_eq!(pending(&place), Vec::<String>::new());
 }
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn on_a_booted_machine_units_users_and_data_are_as_a_rollback_owes_them() {
+    let base =
+        std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
+    let place = tempfile::tempdir_in("/root").unwrap();
+    let write = |name: &str, text: &str| std::fs::write(place.path().join(name), text).unwrap();
+    write(
+        "plan.rhai",
+        "file::copy(\"files/handlers.sh\", \"/root/handlers.sh\");\n\
+         cmd::run([\"bash\", \"/root/handlers.sh\"], #{ always: \"a test\", timeout: 900 });\n",
+    );
+    std::fs::create_dir(place.path().join("files")).unwrap();
+    write("files/handlers.sh", include_str!("handlers.sh"));
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_kkrun"))
+        .args(["rehearse", "--yes", "--non-interactive", "-v", "--base"])
+        .arg(base)
+        .arg("plan.rhai")
+        .current_dir(place.path())
+        .env_remove("TMPDIR")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success() && said.contains("all of it holds"), "{said}");
+}

@@ -44,6 +44,9 @@ pub const TOKEN: &str = "correct horse battery";
 
 const NOBODY: u32 = 65534;
 
+/// Data in a directory that a step made, which an undo inside a run keeps.
+pub const LETTER: &str = "03/data/letter";
+
 /// What `file::download` gets.
 pub const DOWNLOADED: &str = "downloaded\n";
 
@@ -257,9 +260,24 @@ step::run("02", "Two", || {
     });
     step::verify("both run", || file::read("@/02/a-running") == "x = 2\n" && file::read("@/02/b-running") == "y = 2\n");
 });
+// Its test passes in the run that has changed all of it: killed before the handler has run, the next one undoes, and
+// what the handler has put into the directory is data by then.
+step::run("03", "Data", || {
+    step::on_change(#{
+        test: ["bash", "-c", "test ! -e @/03/run || test $KKRUN_RUN = $(cat @/03/run)"],
+        run: [["bash", "-c", "test ! -d @/03/data || cp @/03/conf @/03/data/letter"]],
+    }, || {
+        file::make_dir("@/03/data");
+        cmd::run(["bash", "-c", "echo $KKRUN_RUN > @/03/run"], #{ creates: "@/03/run" });
+        file::write("@/03/conf", "new\n");
+    });
+    step::verify("it is served", || file::read("@/03/data/letter") == "new\n");
+    file::remove("@/03/run");
+});
 "#,
     )],
     make: |tree| {
+        write(tree, "03/conf", "old\n");
         for (name, text) in
             [("01/conf", "old\n"), ("02/a", "x = 1\n"), ("02/b", "y = 1\n"), ("01/default", "default\n")]
         {
