@@ -501,7 +501,7 @@ impl Model<'_> {
                 session.settle(&handler)?;
             }
             session.run_handlers_of_step(&step)?;
-            session.run_remaining_handlers()
+            session.run_remaining_handlers(|_| true)
         }));
         drop(limit);
         if let Ok(Err(error)) = outcome {

@@ -9,7 +9,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{ChangeRecord, History, PendingHandler};
 use crate::machine::clock;
-use crate::run::pending_session;
+use crate::plan::pending_session;
 use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Shows what is pending of every plan, or forgets these numbers.

@@ -415,10 +415,17 @@ fn finish(
     let caught = host.take_failed_mutation();
     let outcome = match (outcome, caught) {
         (Ok(()), Some(failure)) => Err(Stop::Failed(failure)),
-        (Ok(()), None) => runner
-            .refuse_drift()
-            .and_then(|()| host.session().run_remaining_handlers())
-            .map_err(runner::failed),
+        (Ok(()), None) => {
+            // Other scripts that speak of a plan have no steps to be gone.
+            let is_gone = |step: Option<&str>| match step {
+                Some(id) => !plan.steps.is_empty() && plan.step(id).is_none(),
+                None => true,
+            };
+            runner
+                .refuse_drift()
+                .and_then(|()| host.session().run_remaining_handlers(is_gone))
+                .map_err(runner::failed)
+        }
         (Err(stop), _) => Err(stop),
     };
     let exit = match &outcome {

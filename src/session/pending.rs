@@ -132,16 +132,18 @@ impl Session {
         Ok(())
     }
 
-    /// Settles what this plan's changes have pending and no step has settled: its step may be gone from the plan. A run
-    /// that did nothing leaves it. What an undo has pending was tried when the run began.
+    /// Settles what this plan's changes have pending whose step `is_gone` from it, so that no later run is going to. A
+    /// run that did nothing leaves it. What an undo has pending was tried when the run began.
     ///
     /// # Errors
     /// When a test or a command fails; it stays pending then.
-    pub fn run_remaining_handlers(&mut self) -> Result<()> {
+    pub fn run_remaining_handlers(&mut self, is_gone: impl Fn(Option<&str>) -> bool) -> Result<()> {
         if self.mode == Mode::DryRun || !self.has_recorded() {
             return Ok(());
         }
-        for pending in self.pending_where(stands) {
+        for pending in self
+            .pending_where(|history, pending| stands(history, pending) && is_gone(pending.step.as_deref()))
+        {
             self.settle_pending(&pending)?;
         }
         Ok(())

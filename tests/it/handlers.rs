@@ -194,6 +194,79 @@ fn pending_handlers_are_listed_and_dropped() {
     assert!(place.run("--help").ends(0).stdout.contains("pending"));
 }
 
+#[test]
+fn a_run_of_other_steps_leaves_what_is_pending_of_a_step_to_it() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ run: [["bash", "-c", "echo ran >> @/log; test -e @/go"]] }, || file::write("@/m/a", "a\n"));
+});
+step::run("02", "Second", || file::write("@/m/b", "b\n"));
+"#,
+    )
+    .with("plan/settings.rhai", "#{ plan: \"plan\" }")
+    .with("plan/look.rhai", "file::write(\"@/m/c\", \"c\\n\");");
+    place.run("plan.rhai").ends(1);
+    place.run("plan.rhai --only 02").ends(0);
+    place.run("look.rhai").ends(0);
+    assert_eq!(place.read("log"), "ran\n");
+    place.write("go", "");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("log"), "ran\nran\n");
+    assert_eq!(pending(&place), Vec::<String>::new());
+}
+
+#[test]
+fn a_block_within_a_block_is_undone_alone_and_both_handlers_run_when_it_is_corrected() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ run: [["bash", "-c", "echo outer >> @/log"]] }, || {
+        file::write("@/m/outer", "1\n");
+        step::on_change(#{ test: ["grep", "-q", "good", "@/m/inner"], run: [["bash", "-c", "echo inner >> @/log"]] }, || {
+            file::write("@/m/inner", "bad\n");
+        });
+    });
+});
+"#,
+    )
+    .with("m/inner", "good\n");
+    place.run("plan.rhai").ends(1).says("because of that undone: write @/m/inner");
+    assert_eq!((place.read("m/outer"), place.read("m/inner")), ("1\n".into(), "good\n".into()));
+    assert_eq!(place.read("log"), "inner\n", "on the state from before; what stands around it has not ended");
+    assert_eq!(pending(&place).len(), 1);
+    place.edit("plan/plan.rhai", "bad", "good too");
+    place.edit("plan/plan.rhai", "echo outer", "echo round");
+    place.edit("plan/plan.rhai", "echo inner", "echo in");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("log"), "inner\nin\nround\n");
+    assert_eq!(pending(&place), Vec::<String>::new());
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("log"), "inner\nin\nround\nin\nround\n");
+}
+
+#[test]
+fn what_a_killed_run_left_is_run_once_by_a_script_that_did_not_change() {
+    // Two blocks ask for one target, and the run was killed before the second one's handler.
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ run: [["bash", "-c", "echo first >> @/log"]] }, || file::make_dir("@/m/d"));
+    step::on_change(#{ run: [["bash", "-c", "echo second >> @/log"]] }, || {
+        file::make_dir("@/m/d");
+        file::write("@/m/d/a", "a\n");
+    });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.cut_journal_behind("done");
+    place.remove("log");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("log"), "second\n");
+    assert_eq!(pending(&place), Vec::<String>::new());
+}
+
 fn rolled_back(plan: &str) -> (Place, Ran) {
     let place = Place::new(plan).with("m/old", "0\n");
     let before = place.listing("m");

@@ -48,8 +48,19 @@ pub fn manager_runs(world: &World, user: Option<&str>) -> Result<bool> {
     let Some(user) = user else { return Ok(true) };
     let Some(account) = Account::by_name(user)? else { return Ok(false) };
     let unit = format!("user@{}.service", account.uid);
-    let state = world.look(&systemctl(&["is-active", &unit], None)?)?;
-    Ok(private_socket(&account).exists() && matches!(state.stdout.text().trim(), "active" | "reloading"))
+    let deadline = Instant::now() + LONGEST_WAIT;
+    loop {
+        let state = world.look(&systemctl(&["is-active", &unit], None)?)?;
+        match state.stdout.text().trim() {
+            "active" | "reloading" => return Ok(private_socket(&account).exists()),
+            // Lingering was just switched on.
+            "activating" if Instant::now() < deadline => {
+                world.processes.check_interruption()?;
+                world.processes.pause(BETWEEN_LOOKS);
+            }
+            _ => return Ok(false),
+        }
+    }
 }
 
 /// Where a user's manager listens.
