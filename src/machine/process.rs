@@ -274,7 +274,7 @@ impl Processes {
     /// Whether other runs have noted running commands there: dead ones, or one that holds the lock.
     pub fn has_records_of_others(&self) -> Result<bool> {
         let own = self.notes.get().and_then(ChildRecords::path);
-        Ok(notes::files_in(&self.directory)?.iter().any(|path| Some(path.as_path()) != own))
+        Ok(child_records::files_in(&self.directory)?.iter().any(|path| Some(path.as_path()) != own))
     }
 
     /// That the run was asked to stop, if it was.

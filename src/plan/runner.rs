@@ -534,7 +534,7 @@ impl StepRunner for Runner {
     }
 
     fn undo_block(&self, host: &Host, handler: &Handler) -> Result<Vec<String>> {
-        let request = rollback::Request::of(&Value::Null, &self.launch)?;
+        let request = self.rollback_request(&Value::Null)?;
         let report = rollback::undo_block(&mut host.session(), &request, handler)?;
         Ok(report.lines())
     }

@@ -34,7 +34,7 @@ impl Block {
 impl Session {
     /// Changes made from now on trigger this handler, until [`Session::leave_handler`].
     pub fn enter_handler(&mut self, handler: Handler) {
-        self.blocks.push(Block { handler: handler, asked: RefCell::default() });
+        self.blocks.push(Block { handler, asked: RefCell::default() });
     }
 
     /// The innermost block of a handler ends.

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use kkrun::machine::container::{Bind, Boot, Container, Inside};
-use kkrun::machine::network_namespace::{NAME_SERVER, NetworkNamespace};
+use kkrun::machine::clone::container::{Bind, Boot, Container, Inside};
+use kkrun::machine::clone::network::{NAME_SERVER, NetworkNamespace};
 
 /// What is booted; it ends, and everything of it goes, when it is dropped.
 pub struct Machine {

@@ -40,7 +40,7 @@ pub fn orphans(notes: &Path) -> Result<Vec<Orphan>> {
     let boot = clock::boot_id()?;
     let mut found = Vec::new();
     let mut all = None;
-    for path in notes::files_in(notes)? {
+    for path in child_records::files_in(notes)? {
         let Some(read) = Read::from_file(&path)? else { continue };
         let mut of_run = Vec::new();
         if read.boot == boot {
