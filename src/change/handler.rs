@@ -152,13 +152,12 @@ impl Command {
         }
         let mut left = job.names.clone();
         for (name, unit) in job.names.iter().zip(job.units()) {
-            let facts = unit.facts(world)?;
-            if facts.is_none() {
+            if unit.facts(world)?.is_none() {
                 world
                     .reporter
                     .note(format!("there is no unit {}: nothing is left to run of it", unit.shown()));
             }
-            let stays = facts.is_some_and(|facts| facts.is_running()) && last(&unit) != Some(Verb::Stop);
+            let stays = unit.is_running(world)? && last(&unit) != Some(Verb::Stop);
             if !stays {
                 left.retain(|known| known != name);
             }
@@ -182,6 +181,31 @@ pub fn commands(handler: &Handler) -> impl Iterator<Item = Command> {
     handler.run.iter().map(|argv| Command { argv: argv.clone(), job: Job::of(argv, handler.user.as_deref()) })
 }
 
+fn last_verb(handler: &Handler, unit: &Unit) -> Option<Verb> {
+    let jobs = commands(handler).filter_map(|command| command.job);
+    jobs.filter(|job| job.units().any(|known| known == *unit)).last().map(|job| job.verb)
+}
+
+/// The units that a handler restarts or reloads and that run now: it may bring them down.
+pub fn at_stake(world: &World, handler: &Handler) -> Result<Vec<Unit>> {
+    let user = handler.user.as_deref();
+    let jobs = commands(handler).filter_map(|command| command.job).filter(Job::is_for_what_runs);
+    let mut units: Vec<Unit> = jobs.flat_map(|job| job.units().collect::<Vec<_>>()).collect();
+    units.extend(handler.restart.iter().map(|name| Unit::new(name, user)));
+    let mut running = Vec::new();
+    for unit in units {
+        // What it stops is recorded by itself.
+        if !running.contains(&unit)
+            && last_verb(handler, &unit) != Some(Verb::Stop)
+            && unit::manager_runs(world, unit.user.as_deref())?
+            && unit.is_running(world)?
+        {
+            running.push(unit);
+        }
+    }
+    Ok(running)
+}
+
 /// What a handler has to do once what triggered it is undone: units that do not run are not started by it, for whether
 /// they run is a record of its own.
 pub fn due_after_undo(world: &World, handler: &Handler) -> Result<Due> {
@@ -192,10 +216,7 @@ pub fn due_after_undo(world: &World, handler: &Handler) -> Result<Due> {
     {
         return Ok(due);
     }
-    let last = |unit: &Unit| {
-        let jobs = commands(handler).filter_map(|command| command.job);
-        jobs.filter(|job| job.units().any(|known| known == *unit)).last().map(|job| job.verb)
-    };
+    let last = |unit: &Unit| last_verb(handler, unit);
     for command in commands(handler) {
         due.commands.extend(command.after_undo(world, last)?);
     }

@@ -20,11 +20,7 @@ pub fn execute(options: &Options, drop: &[usize]) -> Result<ExitCode> {
 fn list(options: &Options) -> Result<ExitCode> {
     let history = config::launch(options, "kkrun pending")?.history()?;
     let boot = clock::boot_id()?;
-    if options.json {
-        let first =
-            serde_json::json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
-        line_to_stdout(&first.to_string());
-    }
+    begin_json(options);
     for pending in &history.pending {
         let after_undo = !changes(&history, pending).any(ChangeRecord::is_live);
         if options.json {
@@ -64,6 +60,14 @@ fn list(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::DONE)
 }
 
+fn begin_json(options: &Options) {
+    if options.json {
+        let first =
+            serde_json::json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
+        line_to_stdout(&first.to_string());
+    }
+}
+
 fn row(number: &str, plan: &str, step: Option<&str>, what: &str, why: &str) {
     line_to_stdout(&format!("{number:<4} {plan:<14} {:<4} {what} ({why})", step.unwrap_or("-")));
 }
@@ -99,11 +103,17 @@ fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
                 .hint("`kkrun pending` lists what is pending")
         );
     }
+    begin_json(options);
     for pending in known.iter().filter(|pending| numbers.contains(&pending.number)) {
         let mut session = pending_session(&launch, &pending.plan, &reporter)?;
         session.begin_undoing()?;
         session.drop_pending(pending)?;
-        line_to_stderr(&format!("dropped: {}", pending.sentence()));
+        if options.json {
+            let row = serde_json::json!({ "dropped": pending.number, "plan": pending.plan, "summary": pending.sentence() });
+            line_to_stdout(&row.to_string());
+        } else {
+            line_to_stderr(&format!("dropped: {}", pending.sentence()));
+        }
     }
     Ok(ExitCode::DONE)
 }

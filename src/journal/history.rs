@@ -459,14 +459,14 @@ impl History {
                     self.pending.insert(at, pending);
                 }
             }
-            Settling::Replaced => {
+            Settling::Replaced | Settling::Dropped => {
                 for id in pending.changes {
                     if let Some(change) = self.change_mut(id) {
                         change.intent.pending.retain(|known| known != handler);
                     }
                 }
             }
-            Settling::Ran | Settling::Dropped => {}
+            Settling::Ran => {}
         }
     }
 

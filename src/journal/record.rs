@@ -119,7 +119,7 @@ pub enum Settling {
     Undone,
     /// What its step has in its place now was triggered instead.
     Replaced,
-    /// The operator dropped it.
+    /// The operator dropped it: what triggered it triggers it no more, not by being undone either.
     Dropped,
 }
 

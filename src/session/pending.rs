@@ -7,7 +7,7 @@ use anyhow::{Error, Result};
 
 use super::{Mode, Session};
 use crate::change::handler::{self, Command};
-use crate::change::{Change, Position, UnitChange};
+use crate::change::{Change, Position, Unit, UnitChange};
 use crate::event::{ChangeOutcome, Event};
 use crate::failure::Failure;
 use crate::journal::{
@@ -204,14 +204,36 @@ impl Session {
     fn settle_made(&mut self, pending: &PendingHandler) -> Result<()> {
         let handler = &pending.handler;
         handler::test(&self.world, handler)?;
+        let at_stake = handler::at_stake(&self.world, handler)?;
         let mut run = || -> Result<()> {
             for command in handler::commands(handler) {
                 self.run_command(&command, handler, pending.step.as_deref())?;
             }
             handler::restart(&self.world, handler)
         };
-        run().map_err(|error| stays_pending(pending, error))?;
+        let ran = run();
+        self.record_brought_down(at_stake, pending)?;
+        ran.map_err(|error| stays_pending(pending, error))?;
         self.record_settled(pending, Settling::Ran)
+    }
+
+    /// Records that units which ran do not any more, so that a rollback starts them again.
+    fn record_brought_down(&mut self, at_stake: Vec<Unit>, pending: &PendingHandler) -> Result<()> {
+        for unit in at_stake {
+            if unit.is_running(&self.world)? {
+                continue;
+            }
+            let change = Change::Unit(UnitChange::brought_down(unit));
+            let mut intent = change.intent()?;
+            intent.step.clone_from(&pending.step);
+            let id = self.record(Entry::Intent(intent))?;
+            let recorded = change.kind().recorded(&self.world)?;
+            self.record(Entry::Done { change: id, recorded })?;
+            self.changed += 1;
+            let (target, summary) = (change.kind().target(), change.kind().summary());
+            self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
+        }
+        Ok(())
     }
 
     /// Runs a command of a handler. What it starts, stops or enables is a change of its own.
@@ -279,7 +301,10 @@ impl Session {
             due.read_files(&self.world, handler).map_err(|error| stays_pending(pending, error))?;
             return self.record_settled(pending, Settling::Undone);
         }
-        due.run(&self.world, handler).map_err(|error| stays_pending(pending, error))?;
+        let at_stake = handler::at_stake(&self.world, handler)?;
+        let ran = due.run(&self.world, handler);
+        self.record_brought_down(at_stake, pending)?;
+        ran.map_err(|error| stays_pending(pending, error))?;
         self.record_settled(pending, Settling::Ran)
     }
 }

@@ -134,6 +134,7 @@ step::run("01", "First", || {
     place.run("plan.rhai").ends(1).says("ended with exit code 3").says("`kkrun pending --drop 1`");
     place.run("pending --drop 1").ends(0).says("dropped: bash");
     place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(0).never_says("bash");
 }
 
 const TYPO: &str = r#"

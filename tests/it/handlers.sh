@@ -57,6 +57,33 @@ is active nginx
 [[ $(systemctl show --value --property=MainPID nginx) == "$before" ]] || fail 'nginx was started anew'
 nothing_pending
 
+printf '== a unit that a handler brings down\n'
+anew
+systemctl start nginx
+plan <<'PLAN'
+step::run("01", "Site", || {
+    step::on_change(#{ run: [["systemctl", "restart", "nginx"]] }, || {
+        file::write("/etc/nginx/conf.d/more.conf", "no_such_word on;\n");
+    });
+});
+PLAN
+ends 1 plan.rhai
+is failed nginx
+ends 0 history
+says 'stop nginx.service'
+ends 0 rollback
+is active nginx
+nothing_pending
+# Mended instead, it runs, and ran before.
+ends 1 plan.rhai
+sed -i 's/no_such_word on/server_tokens off/' plan.rhai
+ends 0 plan.rhai
+is active nginx
+ends 0 rollback
+is active nginx
+nothing_pending
+sed -i '/step::on_change/s/#{/#{ test: ["nginx", "-t"],/; s/restart/reload-or-restart/' plan.rhai
+
 printf '== the syntax error is shown, though nginx does not run\n'
 systemctl stop nginx
 sed -i 's/server_tokens off/no_such_word on/; s/reload-or-restart/reload/' plan.rhai

@@ -288,6 +288,11 @@ impl Unit {
         Ok(known.then_some(facts))
     }
 
+    /// Whether it runs, or is about to.
+    pub fn is_running(&self, world: &World) -> Result<bool> {
+        Ok(self.facts(world)?.is_some_and(|facts| facts.is_running()))
+    }
+
     /// What its files say: `enabled`, `disabled`, `static`, `masked`, `linked`, …; empty when there are none.
     pub fn enablement(&self, world: &World) -> Result<String> {
         let ended = world.look(&self.command_about_files(&["is-enabled", "--", &self.name])?)?;

@@ -129,6 +129,13 @@ impl UnitChange {
         Ok(Some(Self { before, after: wish.state(), inverse, about_nothing }))
     }
 
+    /// That a unit which ran does not run any more.
+    pub fn brought_down(unit: Unit) -> Self {
+        let inverse = UnitInverse { unit, wish: DesiredUnit::Stopped, linked: None };
+        let (before, after) = (DesiredUnit::Started.state(), DesiredUnit::Stopped.state());
+        Self { before, after, inverse, about_nothing: false }
+    }
+
     /// The unit.
     pub fn unit(&self) -> &Unit {
         &self.inverse.unit
