@@ -105,6 +105,12 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// An error in lines of its own, with its way on: where it is one of several, which end nothing by themselves.
+pub fn with_way_on(error: &anyhow::Error) -> String {
+    let hints = error.downcast_ref::<Failure>().map_or(&[][..], |failure| &failure.hints);
+    hints.iter().fold(format!("{error:#}"), |text, hint| format!("{text}\n{hint}"))
+}
+
 /// The exit status that this error leads to.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     error.downcast_ref::<Failure>().map_or(ExitCode::FAILED, |failure| failure.exit)

@@ -13,15 +13,17 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::change::{
-    Change, FileRecord, Found, Made, OnDoubt, Position, UndoTerms, Undone, World, file_target, state_value,
+    Change, CommandInverse, FileRecord, Found, Made, OnDoubt, Position, ProductRecord, UndoTerms, Undone,
+    World, file_target, product_target, state_value,
 };
 use crate::event::{Answer, ChangeOutcome, Event, Question, Reporter};
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::journal::{
     self, ChangeId, ChangeRecord, ChangeState, Class, Entry, History, Intent, Journal, Loaded, Undoing,
     Writer,
 };
 use crate::machine::backups;
+use crate::machine::files::PathText;
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
 use last_known::{LastKnown, last_known_at};
@@ -362,7 +364,13 @@ impl Session {
             intent.loses = Some(text);
         }
         let id = match self.half_done(change, &target) {
-            Some(id) => id,
+            Some(id) => {
+                if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target))? {
+                    let target = target.clone();
+                    self.record(Entry::Recorded { target, state, against: None })?;
+                }
+                id
+            }
             None => self.record(Entry::Intent(intent))?,
         };
         let acted = act(&mut self.world);
@@ -426,15 +434,65 @@ impl Session {
                     Ok(Position::Before) => {
                         self.record(Entry::Void { change: id, why: "its act failed".to_owned() })?;
                     }
-                    Ok(Position::Between | Position::Neither(_)) | Err(_) => {}
+                    Ok(Position::Between | Position::Neither(_)) | Err(_) => {
+                        self.record_what_failure_left(change)?;
+                    }
                 }
                 return Err(error);
             }
         };
-        let recorded =
-            looked.with_context(|| format!("{}: not as desired afterwards", change.kind().summary()))?;
-        self.record(Entry::Done { change: id, recorded })?;
+        match looked {
+            Ok(recorded) => self.record(Entry::Done { change: id, recorded }).map(drop),
+            Err(error) => {
+                self.record_what_failure_left(change)?;
+                Err(error.context(format!("{}: not as desired afterwards", change.kind().summary())))
+            }
+        }
+    }
+
+    /// What cannot be looked at stays unknown: then it is not taken for kkrun's.
+    fn record_what_failure_left(&mut self, change: &Change) -> Result<()> {
+        for (target, state) in change.kind().left_by_failure(&self.world).unwrap_or_default() {
+            self.world.doubt_durability();
+            self.record(Entry::Recorded { target, state, against: None })?;
+        }
         Ok(())
+    }
+
+    /// What is recorded of a target since a change to it was intended.
+    pub fn recorded_since(&self, id: ChangeId, target: &str) -> Option<&Value> {
+        self.history.ledger.get(target).filter(|recorded| recorded.at > id).map(|recorded| &recorded.state)
+    }
+
+    /// What is known of the products that a command makes and changes.
+    pub fn product_record(&self, inverse: &CommandInverse) -> ProductRecord {
+        let recorded = |product: &PathText| {
+            let state = self.history.recorded(&product_target(product.as_path()))?;
+            serde_json::from_value(state.clone()).ok()
+        };
+        let changed = inverse.changes.as_ref().and_then(recorded);
+        let Some(product) = &inverse.product else {
+            return ProductRecord { changed, ..ProductRecord::default() };
+        };
+        let path = product.as_path();
+        let makes = |known: &ChangeRecord| {
+            let target = journal::path_of(&known.intent.target);
+            let removes =
+                |change: Change| change.kind().removed_by_undo(&self.world).iter().any(|gone| gone == path);
+            known.is_live()
+                && target.is_some_and(|target| path.starts_with(target))
+                && Change::of_intent(&known.intent).is_ok_and(removes)
+        };
+        let first = self.doubtful(&product_target(path)).map(|known| Change::of_intent(&known.intent));
+        ProductRecord {
+            recorded: recorded(product),
+            own: self.history.changes.iter().any(makes),
+            first: match first {
+                Some(Ok(Change::Command(change))) => Some(change),
+                _ => None,
+            },
+            changed,
+        }
     }
 
     /// The states that are recorded from now on. What somebody else wrote into a file of which only owner and mode were
@@ -634,7 +692,7 @@ impl Session {
     fn recover_half_undone(&mut self) -> Result<()> {
         let changes = self.history.changes.iter().filter(|change| change.state == ChangeState::Undoing);
         for known in changes.cloned().collect::<Vec<_>>() {
-            match self.undo_now(&known, false, true) {
+            match self.undo_now(&known, UndoTerms { dry_run: true, ..UndoTerms::default() }) {
                 Ok(Undone::Back(how @ Undoing::Already, recorded)) => {
                     self.world.doubt_durability();
                     self.append(Entry::Undone { change: known.id, how, recorded })?;
@@ -694,6 +752,14 @@ impl Session {
     /// When the journal cannot be written, or the run was reported to stop. A failing inverse is no error here:
     /// it is recorded and reported as [`ChangeState::UndoFailed`].
     pub fn undo(&mut self, id: ChangeId, force: bool) -> Result<ChangeState> {
+        self.undo_losing(id, force, false)
+    }
+
+    /// The same, with whether it was agreed to what would be lost.
+    ///
+    /// # Errors
+    /// As [`Session::undo`].
+    pub fn undo_losing(&mut self, id: ChangeId, force: bool, agreed: bool) -> Result<ChangeState> {
         self.check_interruption()?;
         let known = self.known(id)?;
         let newer = self.newer_changes(&known).next();
@@ -702,7 +768,7 @@ impl Session {
             Ok(left)
         } else {
             self.record(Entry::UndoIntent { change: id })?;
-            self.undo_now(&known, force, false)
+            self.undo_now(&known, UndoTerms { force, agreed, ..UndoTerms::default() })
         };
         self.check_interruption_of(&undone)?;
         let entry = match undone {
@@ -717,7 +783,8 @@ impl Session {
             }
             Ok(Undone::Kept(why)) => Entry::Kept { change: id, why: self.world.reporter.redact(&why) },
             Err(error) => {
-                Entry::UndoFailed { change: id, error: self.world.reporter.redact(&format!("{error:#}")) }
+                let error = self.world.reporter.redact(&failure::with_way_on(&error));
+                Entry::UndoFailed { change: id, error }
             }
         };
         self.record(entry)?;
@@ -728,7 +795,7 @@ impl Session {
         Ok(self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone())
     }
 
-    fn undo_now(&mut self, known: &ChangeRecord, force: bool, dry_run: bool) -> Result<Undone> {
+    fn undo_now(&mut self, known: &ChangeRecord, asked: UndoTerms<'static>) -> Result<Undone> {
         let change = Change::of_intent(&known.intent)?;
         let (history, target, file) = (&self.history, &known.intent.target, change.kind().whole());
         let (path, is_part) = (known.intent.inverse.get("path"), file.is_some());
@@ -759,9 +826,9 @@ impl Session {
             recorded_file: recorded_file.as_ref(),
             file_was_made,
             made: history.changes.iter().filter(stayed_for_it).map(made).fold(Made::default(), Made::and),
-            force,
-            dry_run,
             begun: known.undoing_began(),
+            recorded_since: self.recorded_since(known.id, target).is_some(),
+            ..asked
         };
         let undone = change.kind().undo(&mut self.world, terms)?;
         if !matches!(undone, Undone::Conflict(_)) {
@@ -833,7 +900,7 @@ impl Session {
             // Only when those are undone can be reported what is there.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        self.undo_now(&known, force, true)
+        self.undo_now(&known, UndoTerms { force, dry_run: true, ..UndoTerms::default() })
     }
 }
 

@@ -411,16 +411,15 @@ fn product(session: &mut Session, path: &Path, number: u8, crash: Option<Crash>)
     let inverse = CommandInverse {
         label: "make".to_owned(),
         product: Some(PathText::new(path)),
+        changes: None,
         commands: if number.is_multiple_of(2) { Vec::new() } else { vec![undo] },
         probe: None,
         class: Class::Safe,
     };
-    let change = CommandChange::about_to_run(&session.world, inverse, None)?;
-    let performed = Change::Command(change.clone());
+    let record = session.product_record(&inverse);
+    let change = CommandChange::about_to_run(&session.world, inverse, None, &record)?;
+    let performed = Change::Command(change);
     let act = &mut |world: &mut World| {
-        if is_again {
-            change.remove_partial_product()?;
-        }
         acting(crash, || {
             world.run(&Command::new(&argv), "make")?;
             Ok(())

@@ -8,20 +8,24 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value, unit};
+use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, aside, state_value, unit};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
-use crate::machine::files::{self, Digest, FileState, PathText};
+use crate::machine::files::{self, Digest, FileState, Listing, PathText};
+use crate::machine::mount;
 use crate::machine::process::{self, Command, Stdin};
 use crate::machine::secret_store::SecretStore;
+use crate::machine::tree_size::TreeSize;
 
 /// How long a command that looks, or takes back, may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// How long a command that takes something back may take.
 const LONGEST_UNDO: Duration = Duration::from_secs(1800);
 
-/// Up to how many bytes of a product are kept when it is removed.
+/// Up to how many bytes of what is not kkrun's are kept when a product is removed by word.
 const MOST_KEPT: u64 = 16 * 1024 * 1024;
+/// Up to how many files of one entry.
+const MOST_KEPT_FILES: u64 = 1000;
 
 /// A command as the journal holds it: everything that running it needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -115,18 +119,41 @@ impl Probe {
     }
 }
 
-/// What a command is about: the presence of its product, and what its probe tells.
+/// What a command is about: its product, and what its probe tells.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandState {
     /// Whether its product is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<bool>,
+    /// Of a product that is there: what kkrun's own commands left of it, as a listing in the backups. Of one that was there
+    /// before, and is not kkrun's: all of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub left: Option<Digest>,
+    /// Where what was there is now, because it may not be kkrun's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aside: Option<PathText>,
+    /// Before: the product is one that kkrun made, and an older change removes it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub own: bool,
     /// What the probe tells.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probed: Option<String>,
     /// A hash of what it was last made from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_from: Option<String>,
+}
+
+/// What is known of a command's product before the command is run.
+#[derive(Clone, Debug, Default)]
+pub struct ProductRecord {
+    /// What kkrun last left there.
+    pub recorded: Option<CommandState>,
+    /// Whether a live change of kkrun's made what is there.
+    pub own: bool,
+    /// The change that an earlier attempt left half made: what was there before it counts.
+    pub first: Option<CommandChange>,
+    /// What kkrun last left of the product that the command changes.
+    pub changed: Option<CommandState>,
 }
 
 /// What takes a command back.
@@ -137,6 +164,9 @@ pub struct CommandInverse {
     /// Its product: removed, if it was not there before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<PathText>,
+    /// The product of another command, which this one and what takes it back change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<PathText>,
     /// Commands that take it back, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<PlainCommand>,
@@ -148,55 +178,167 @@ pub struct CommandInverse {
 }
 
 /// A command that leaves something to take back, or to remember.
+///
+/// Whose a product is: what was not there at the first attempt is made by the command, up to the moment at which the
+/// command's end was seen. Then it is listed, but for what the operator had put into it before. What is there and was not
+/// listed is the operator's: a rollback asks. What a killed attempt left was listed by nobody; it is not reported from what the
+/// operator made since, and is set aside instead of removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CommandChange {
     before: CommandState,
     after: CommandState,
     inverse: CommandInverse,
+    /// Held by who runs the command, and by nobody who reads the change from the journal.
+    #[serde(skip)]
+    watch: Option<Box<Watch>>,
+}
+
+/// The product right before the command is run.
+#[derive(Clone, Debug)]
+struct Watch {
+    /// All of it.
+    found: Listing,
+    /// What of it is not as kkrun left it.
+    theirs: Listing,
+    /// The product that the command changes, as it is and as it is recorded.
+    changed: Option<(Listing, CommandState)>,
+}
+
+/// What removing a product would take.
+enum Product {
+    Absent,
+    /// Nothing but what kkrun's commands left, and these entries.
+    Known(Vec<PathBuf>),
+    /// It was never listed.
+    Unknown,
 }
 
 impl CommandChange {
     /// The change by a command about to be run. What it was made from is remembered with its success.
-    pub fn about_to_run(world: &World, inverse: CommandInverse, made_from: Option<String>) -> Result<Self> {
-        let mut before = CommandState { product: None, probed: None, made_from: None };
-        before.product = inverse.product.as_ref().map(|path| is_there(path.as_path())).transpose()?;
+    ///
+    /// # Errors
+    /// When the product, or what is recorded of it, cannot be read.
+    pub fn about_to_run(
+        world: &World,
+        inverse: CommandInverse,
+        made_from: Option<String>,
+        record: &ProductRecord,
+    ) -> Result<Self> {
+        let mut before = CommandState::default();
+        let mut watch = Watch { found: Listing::default(), theirs: Listing::default(), changed: None };
+        if let (Some(path), Some(recorded)) = (&inverse.changes, &record.changed) {
+            watch.changed = Some((Listing::observe(path.as_path())?, recorded.clone()));
+        }
+        if let Some(product) = &inverse.product {
+            watch.found = Listing::observe(product.as_path())?;
+            let known = record.recorded.as_ref().and_then(|state| state.left);
+            let known = known.map_or_else(|| Ok(Listing::default()), |left| read_listing(world, left))?;
+            watch.theirs = watch.found.without(&known);
+            before.product = Some(!watch.found.is_empty());
+            before.own = !watch.found.is_empty() && record.own;
+            if !watch.found.is_empty() && !before.own {
+                before.left = Some(Digest::of(&blob(&watch.found)?));
+            }
+        }
+        if let Some(first) = &record.first {
+            before.product = first.before.product;
+            before.own = first.before.own;
+            before.left = first.before.left;
+            if before.product == Some(false) {
+                // It is cleared away before the command is run.
+                watch.theirs = Listing::default();
+            }
+        }
         before.probed = inverse.probe.as_ref().map(|probe| probe.state(world)).transpose()?;
-        let after = CommandState { product: before.product.map(|_| true), probed: None, made_from };
-        Ok(Self { before, after, inverse })
+        let after =
+            CommandState { product: before.product.map(|_| true), made_from, ..CommandState::default() };
+        Ok(Self { before, after, inverse, watch: Some(Box::new(watch)) })
     }
 
-    /// Removes what an earlier attempt may have left half made.
-    pub fn remove_partial_product(&self) -> Result<()> {
-        match &self.inverse.product {
-            Some(product) => remove(product.as_path()),
-            None => Ok(()),
-        }
+    fn product(&self) -> Option<&Path> {
+        self.inverse.product.as_ref().map(PathText::as_path)
+    }
+
+    /// The product, if undoing this change removes it.
+    fn made_product(&self) -> Option<&Path> {
+        self.product().filter(|_| self.before.product == Some(false))
     }
 
     /// Removes what is left of a product whose removal was interrupted.
     fn clear_leftover(&self) -> Result<()> {
-        match &self.inverse.product {
-            Some(product) => files::clear_leftover(product.as_path(), &super::file::tag(product.as_path())),
+        match self.product() {
+            Some(product) => files::clear_leftover(product, &super::file::tag(product)),
             None => Ok(()),
         }
     }
 
-    /// What a product has become since is nobody's to tell: a copy of one that is a small file costs little.
-    fn keep_small_product(&self, world: &World) -> Result<()> {
-        let Some(product) = &self.inverse.product else { return Ok(()) };
-        match std::fs::symlink_metadata(product.as_path()) {
-            Ok(metadata) if !metadata.is_dir() && metadata.len() <= MOST_KEPT => {
-                super::file::keep_copy(world, product.as_path())
-            }
-            _ => Ok(()),
+    /// What is at the product's path, given what was recorded since the command was about to be run.
+    fn look_at(product: &Path, world: &World, recorded: Option<&Value>) -> Result<Product> {
+        let now = Listing::observe(product)?;
+        if now.is_empty() {
+            return Ok(Product::Absent);
         }
+        let Some(left) = recorded.and_then(state_of).and_then(|state| state.left) else {
+            return Ok(Product::Unknown);
+        };
+        let known = read_listing(world, left)?;
+        let (gone, back) = (world.assumed_gone.borrow(), world.assumed_back.borrow());
+        let path = |relative: &Path| {
+            if relative == Path::new(".") { product.to_owned() } else { product.join(relative) }
+        };
+        let stays =
+            |path: &PathBuf| !path.ancestors().any(|above| gone.contains(above) || back.contains(above));
+        Ok(Product::Known(now.beyond(&known).into_iter().map(path).filter(stays).collect()))
+    }
+
+    /// Makes way for the command, or brings back that nothing was there. Gives where what may not be kkrun's is now.
+    fn clear_away(product: &Path, world: &World, recorded: Option<&Value>) -> Result<Option<PathBuf>> {
+        let found = Self::look_at(product, world, recorded)?;
+        let is_whole = matches!(&found, Product::Known(theirs) if theirs.is_empty());
+        match found {
+            Product::Absent => Ok(None),
+            Product::Known(_) if is_whole => remove(product).map(|()| None),
+            Product::Known(_) | Product::Unknown => {
+                let to = aside::set_aside(world, &files::canonical(product)?)?;
+                world.reporter.note(format!(
+                    "`{}` may hold what kkrun did not make: it is at `{}` now",
+                    product.display(),
+                    to.display()
+                ));
+                Ok(Some(to))
+            }
+        }
+    }
+
+    /// Saves what the command, which has ended, left of its product.
+    fn listed(&self, world: &World, watch: &Watch) -> Result<Option<Digest>> {
+        let Some(product) = self.product().filter(|_| self.before.product == Some(false) || self.before.own)
+        else {
+            return Ok(None);
+        };
+        let left = Listing::observe(product)?.without(&watch.theirs);
+        Ok(Some(world.backups()?.save(&blob(&left)?)?))
+    }
+
+    /// What is recorded of the product that commands have changed which are over: what differs from `before` is theirs.
+    fn recorded_of_changed(
+        &self,
+        world: &World,
+        before: &Listing,
+        recorded: &CommandState,
+    ) -> Result<Option<(String, Value)>> {
+        let (Some(path), Some(left)) = (&self.inverse.changes, recorded.left) else { return Ok(None) };
+        let now = Listing::observe(path.as_path())?;
+        let left = read_listing(world, left)?.as_changed(before, &now);
+        let left = Some(world.backups()?.save(&blob(&left)?)?);
+        Ok(Some((product_target(path.as_path()), state_value(&CommandState { left, ..recorded.clone() }))))
     }
 
     fn state(&self, world: &World) -> Result<CommandState> {
         Ok(CommandState {
-            product: self.inverse.product.as_ref().map(|path| is_there(path.as_path())).transpose()?,
+            product: self.product().map(is_there).transpose()?,
             probed: self.inverse.probe.as_ref().map(|probe| probe.state(world)).transpose()?,
-            made_from: None,
+            ..CommandState::default()
         })
     }
 
@@ -211,6 +353,62 @@ impl CommandChange {
             (None, None) => false,
         }
     }
+
+    /// The product was there before, by somebody else: what the command made of it cannot be reported from what it was.
+    fn undo_in_what_was_there(&self, world: &World, now: &CommandState) -> Result<Option<Undone>> {
+        let Some(product) = self.product() else { return Ok(None) };
+        if self.before.product != Some(true) || self.before.own || !self.inverse.commands.is_empty() {
+            return Ok(None);
+        }
+        let found = self.before.left.map(|left| read_listing(world, left)).transpose()?;
+        if found.is_some_and(|found| Listing::observe(product).is_ok_and(|now| now == found)) {
+            return Ok(Some(Undone::Back(Undoing::Already, [(self.target(), state_value(now))].into())));
+        }
+        Ok(Some(Undone::Kept(format!(
+            "`{}` was there before `{}` was run: what that changed in it is not undone",
+            product.display(),
+            self.inverse.label
+        ))))
+    }
+
+    /// What is recorded of a product that stays, because an older change made it.
+    fn recorded_of_own(&self, terms: UndoTerms<'_>, mut now: CommandState) -> CommandState {
+        if self.before.own && terms.recorded_since {
+            now.left = terms.recorded.and_then(state_of).and_then(|state| state.left);
+        }
+        now
+    }
+}
+
+fn state_of(value: &Value) -> Option<CommandState> {
+    serde_json::from_value(value.clone()).ok()
+}
+
+fn blob(listing: &Listing) -> Result<Vec<u8>> {
+    serde_json::to_vec(listing).context("cannot write a listing as JSON")
+}
+
+fn read_listing(world: &World, digest: Digest) -> Result<Listing> {
+    let bytes = world.backups()?.read(digest)?;
+    serde_json::from_slice(&bytes).with_context(|| format!("the backup {digest} is no listing"))
+}
+
+/// By word, what somebody put into a product goes: a little of it is kept in the backups.
+fn keep_small(world: &World, theirs: &[PathBuf]) -> Result<()> {
+    let mut room = MOST_KEPT;
+    for path in theirs {
+        let size = TreeSize::at(path);
+        if size.bytes > room || size.files > MOST_KEPT_FILES {
+            continue;
+        }
+        room -= size.bytes;
+        if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
+            world.backups()?.save_tree(path)?;
+        } else {
+            super::file::keep_copy(world, path)?;
+        }
+    }
+    Ok(())
 }
 
 fn is_there(path: &Path) -> Result<bool> {
@@ -236,16 +434,55 @@ fn remove(path: &Path) -> Result<()> {
 
 impl Kind for CommandChange {
     fn target(&self) -> String {
-        match &self.inverse.product {
-            Some(product) => format!("product:{product}"),
+        match self.product() {
+            Some(product) => product_target(product),
             None => format!("command:{}", self.inverse.label),
         }
     }
 
+    fn whole(&self) -> Option<String> {
+        self.inverse.changes.as_ref().map(|product| product_target(product.as_path()))
+    }
+
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
-        let is_gone = self.before.product == Some(false);
-        let product = self.inverse.product.as_ref().filter(|_| is_gone);
-        product.map(|product| product.as_path().to_owned()).into_iter().collect()
+        self.made_product().map(Path::to_owned).into_iter().collect()
+    }
+
+    fn undo_takes(&self, world: &World, recorded: Option<&Value>) -> Option<String> {
+        let product = self.made_product()?;
+        let size = TreeSize::at(product);
+        match Self::look_at(product, world, recorded).ok()? {
+            Product::Absent => None,
+            Product::Known(_) => Some(format!("remove `{}` ({size})", product.display())),
+            Product::Unknown => Some(format!(
+                "move `{}` ({size}) to `{}`: it may hold what kkrun did not make",
+                product.display(),
+                aside::directory(world).display()
+            )),
+        }
+    }
+
+    fn left_by_failure(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+        let Some(watch) = &self.watch else { return Ok(BTreeMap::new()) };
+        let mut states = BTreeMap::new();
+        if let Some(left) = self.listed(world, watch)? {
+            let product = self.product().map(is_there).transpose()?;
+            let state = CommandState { product, left: Some(left), ..CommandState::default() };
+            states.insert(self.target(), state_value(&state));
+        }
+        if let Some((before, recorded)) = &watch.changed {
+            states.extend(self.recorded_of_changed(world, before, recorded)?);
+        }
+        Ok(states)
+    }
+
+    fn clear_attempt(&self, world: &World, recorded: Option<&Value>) -> Result<Option<Value>> {
+        let Some(product) = self.made_product() else { return Ok(None) };
+        if !is_there(product)? {
+            return Ok(None);
+        }
+        let aside = Self::clear_away(product, world, recorded)?.map(PathText::new);
+        Ok(Some(state_value(&CommandState { product: Some(false), aside, ..CommandState::default() })))
     }
 
     fn summary(&self) -> String {
@@ -260,7 +497,10 @@ impl Kind for CommandChange {
         OnDoubt::ActAgain
     }
 
-    fn prepare(&self, _world: &World) -> Result<()> {
+    fn prepare(&self, world: &World) -> Result<()> {
+        if let (Some(watch), Some(_)) = (&self.watch, self.before.left) {
+            world.backups()?.save(&blob(&watch.found)?)?;
+        }
         self.clear_leftover()
     }
 
@@ -294,11 +534,32 @@ impl Kind for CommandChange {
             anyhow::bail!("after `{}`, `{}` still fails", self.inverse.label, look.label());
         }
         now.made_from.clone_from(&self.after.made_from);
-        Ok([(self.target(), state_value(&now))].into())
+        let mut states = BTreeMap::new();
+        if let Some(watch) = &self.watch {
+            now.left = self.listed(world, watch)?;
+            if let Some((before, recorded)) = &watch.changed {
+                states.extend(self.recorded_of_changed(world, before, recorded)?);
+            }
+        }
+        states.insert(self.target(), state_value(&now));
+        Ok(states)
     }
 
-    fn loss(&self, _world: &World) -> Result<Option<super::Loss>> {
-        Ok(None)
+    fn loss(&self, world: &World, recorded: Option<&Value>) -> Result<Option<Loss>> {
+        let Some(product) = self.made_product() else { return Ok(None) };
+        let Product::Known(theirs) = Self::look_at(product, world, recorded)? else { return Ok(None) };
+        if theirs.is_empty() {
+            return Ok(None);
+        }
+        let shown = product.display();
+        let what = if theirs == [product] {
+            format!("`{shown}`, which is not what `{}` made", self.inverse.label)
+        } else {
+            let name = |path: &PathBuf| PathText::new(path.strip_prefix(product).unwrap_or(path)).to_string();
+            let others = super::tree::others(theirs.iter().map(name).collect());
+            format!("`{shown}`, made by `{}`, with {others}", self.inverse.label)
+        };
+        Ok(Some(Loss { class: Class::Data, what }))
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
@@ -310,8 +571,7 @@ impl Kind for CommandChange {
         if self.is_as_before(&now) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
-        let recorded =
-            terms.recorded.and_then(|value| serde_json::from_value::<CommandState>(value.clone()).ok());
+        let recorded = terms.recorded.and_then(state_of);
         if let (Some(Probe::Output { look }), Some(recorded)) = (&self.inverse.probe, &recorded)
             && recorded.probed.is_some()
             && recorded.probed != now.probed
@@ -323,9 +583,28 @@ impl Kind for CommandChange {
             looked?;
             return Ok(Undone::Conflict(format!("what `{}` prints is another since", look.label())));
         }
+        if let Some(undone) = self.undo_in_what_was_there(world, &now)? {
+            return Ok(undone);
+        }
+        let from_record = terms.recorded.filter(|_| terms.recorded_since);
+        if let Some(product) = self.made_product() {
+            mount::refuse_within([files::canonical(product)?])?;
+            if !terms.dry_run
+                && !terms.agreed
+                && let Some(loss) = self.loss(world, recorded)?
+            {
+                return Ok(Undone::Kept(loss.what));
+            }
+        }
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
+        let changed = match (&self.inverse.changes, terms.recorded_file.and_then(state_of)) {
+            (Some(path), Some(recorded)) => Some((Listing::observe(path.as_path())?, recorded)),
+            _ => None,
+        };
+        // What the commands below write into the product is kkrun's, and was not asked for.
+        let found = self.made_product().map(|product| Self::look_at(product, world, recorded)).transpose()?;
         for command in &self.inverse.commands {
             let label = command.label();
             let ended = world.run(&command.command(world, LONGEST_UNDO)?, &label)?;
@@ -333,19 +612,36 @@ impl Kind for CommandChange {
                 unit::succeeded(&ended, &label)?;
             }
         }
-        if self.before.product == Some(false) {
-            self.keep_small_product(world)?;
-            self.remove_partial_product()?;
+        let mut aside = None;
+        match (self.made_product(), found) {
+            (Some(product), Some(Product::Known(theirs))) => {
+                keep_small(world, &theirs)?;
+                remove(product)?;
+            }
+            (Some(product), Some(Product::Unknown)) => {
+                aside = Self::clear_away(product, world, None)?.map(PathText::new);
+            }
+            _ => {}
         }
-        let restored = self.state(world).unwrap_or_default();
+        let mut restored = self.recorded_of_own(terms, self.state(world).unwrap_or_default());
+        restored.aside = aside;
         if let (Some(Probe::Success { look }), Some("true")) =
             (&self.inverse.probe, restored.probed.as_deref())
             && !self.inverse.commands.is_empty()
         {
             anyhow::bail!("after taking `{}` back, `{}` still holds", self.inverse.label, look.label());
         }
-        Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
+        let mut states = BTreeMap::from([(self.target(), state_value(&restored))]);
+        if let Some((before, recorded)) = &changed {
+            states.extend(self.recorded_of_changed(world, before, recorded)?);
+        }
+        Ok(Undone::Back(Undoing::Restored, states))
     }
+}
+
+/// The canonical name of a command's product as a target.
+pub fn product_target(product: &Path) -> String {
+    format!("product:{}", product.display())
 }
 
 #[cfg(test)]
@@ -363,11 +659,14 @@ mod tests {
         let inverse = CommandInverse {
             label: "make".to_owned(),
             product: Some(PathText::new(&*product)),
+            changes: None,
             commands: Vec::new(),
             probe: None,
             class: Class::Safe,
         };
-        let change = Change::Command(CommandChange::about_to_run(&world, inverse, None).unwrap());
+        let change = Change::Command(
+            CommandChange::about_to_run(&world, inverse, None, &ProductRecord::default()).unwrap(),
+        );
         std::fs::create_dir_all(product.join("inner")).unwrap();
         undo(&mut world, &change, None, false);
         assert!(!product.exists());

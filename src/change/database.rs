@@ -314,7 +314,7 @@ impl Kind for DatabaseChange {
         Ok([(self.target(), state_value(&now))].into())
     }
 
-    fn loss(&self, world: &World) -> Result<Option<Loss>> {
+    fn loss(&self, world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
         if !self.is_creation() {
             return Ok(None);
         }

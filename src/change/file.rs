@@ -12,6 +12,7 @@ use serde_json::Value;
 use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
+use crate::machine::mount;
 
 /// A change to one path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -387,7 +388,7 @@ impl Kind for FileChange {
         Ok([(self.target(), state_value(&now))].into())
     }
 
-    fn loss(&self, world: &World) -> Result<Option<Loss>> {
+    fn loss(&self, world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
         if !(self.before.is_absent() && matches!(self.after, FileState::Directory { .. })) {
             return Ok(None);
         }
@@ -432,6 +433,11 @@ impl Kind for FileChange {
         // As this change itself left it is as good: another one may have been undone in between. So is what an undoing
         // has left that was stopped half-way.
         let is_ours = [&recorded, &self.after].into_iter().any(|state| now.lies_between(&self.before, state));
+        let made_directory = self.before.is_absent() && matches!(self.after, FileState::Directory { .. });
+        let goes_whole = made_directory && matches!(now, FileState::Directory { .. });
+        if goes_whole {
+            mount::refuse_within([path])?;
+        }
         if !is_ours && !terms.force {
             return Ok(Undone::Conflict(self.difference(world, &recorded, &now)));
         }
@@ -441,8 +447,7 @@ impl Kind for FileChange {
         if !now.same_as(&self.after) {
             keep_copy(world, path)?;
         }
-        let made_directory = self.before.is_absent() && matches!(self.after, FileState::Directory { .. });
-        if made_directory && matches!(now, FileState::Directory { .. }) {
+        if goes_whole {
             // The loss was agreed to before an undo is asked for.
             files::remove_tree(path, files::identity(path)?)?;
         } else {
@@ -551,7 +556,7 @@ mod tests {
                 set_up();
                 let before = FileState::observe(&at).unwrap();
                 let (change, recorded) = make(&world, &at, wish);
-                assert!(change.kind().loss(&world).unwrap().is_none());
+                assert!(change.kind().loss(&world, None).unwrap().is_none());
                 let looking = UndoTerms { recorded: Some(&recorded), dry_run: true, ..UndoTerms::default() };
                 let after = FileState::observe(&at).unwrap();
                 assert!(is_back(&change.kind().undo(&mut world, looking).unwrap(), Undoing::Restored));
@@ -681,7 +686,7 @@ mod tests {
         let at = path.join("made");
         let (change, recorded) = make(&world, &at, &DesiredFile::Directory { attributes: mine(0o755) });
         std::fs::write(at.join("gained"), "").unwrap();
-        assert_eq!(change.kind().loss(&world).unwrap().unwrap().class, Class::Homes);
+        assert_eq!(change.kind().loss(&world, None).unwrap().unwrap().class, Class::Homes);
         assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
         assert!(!at.exists());
     }

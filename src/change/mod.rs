@@ -6,6 +6,7 @@
 
 mod access;
 mod apt;
+mod aside;
 mod command;
 mod database;
 mod edit;
@@ -36,7 +37,9 @@ use serde_json::{Map, Value};
 
 pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
-pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe};
+pub use command::{
+    CommandChange, CommandInverse, CommandState, PlainCommand, Probe, ProductRecord, product_target,
+};
 pub use database::{DatabaseChange, DesiredDatabase};
 pub use edit::{
     DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Lines, Made, entry_target,
@@ -70,6 +73,8 @@ pub struct World {
     pub reporter: Rc<Reporter>,
     /// What a previewed rollback would have removed by now, as [`Kind::removed_by_undo`] names it.
     pub assumed_gone: RefCell<BTreeSet<PathBuf>>,
+    /// At which paths it would have brought back by now what was there before.
+    pub assumed_back: RefCell<BTreeSet<PathBuf>>,
     state: PathBuf,
     backups: OnceCell<Backups>,
     /// Something may stand that nobody has synced: what a command wrote, or a run that was killed.
@@ -79,9 +84,9 @@ pub struct World {
 impl World {
     /// A world whose backups stand in the state directory `state`.
     pub fn new(processes: Processes, state: &Path, reporter: Rc<Reporter>) -> Self {
-        let (assumed_gone, backups) = (RefCell::default(), OnceCell::new());
+        let (assumed_gone, assumed_back, backups) = (RefCell::default(), RefCell::default(), OnceCell::new());
         let (state, unsynced) = (state.to_owned(), Cell::new(false));
-        Self { processes, reporter, assumed_gone, state, backups, unsynced }
+        Self { processes, reporter, assumed_gone, assumed_back, state, backups, unsynced }
     }
 
     /// The contents from before; their directory is made when the first is asked for.
@@ -196,7 +201,7 @@ pub struct Loss {
 pub struct UndoTerms<'a> {
     /// What kkrun last left at the target, or was reported to keep.
     pub recorded: Option<&'a Value>,
-    /// For a entry: what kkrun last left of the whole file.
+    /// For a change of a part: what kkrun last left of the whole.
     pub recorded_file: Option<&'a Value>,
     /// For a entry: kkrun made the file, for a entry that was taken back meanwhile.
     pub file_was_made: bool,
@@ -208,6 +213,10 @@ pub struct UndoTerms<'a> {
     pub dry_run: bool,
     /// It was begun before, and killed or failed: some of it may be undone.
     pub begun: bool,
+    /// `recorded` was recorded after this change's intent.
+    pub recorded_since: bool,
+    /// What would be lost was agreed to.
+    pub agreed: bool,
 }
 
 /// How an undo ended.
@@ -243,6 +252,22 @@ pub trait Kind {
 
     /// One line for people: what is done to what.
     fn summary(&self) -> String;
+
+    /// What undoing it now would do, where the summary does not say it; `recorded` as for [`Kind::loss`].
+    fn undo_takes(&self, _world: &World, _recorded: Option<&Value>) -> Option<String> {
+        None
+    }
+
+    /// The states that are recorded after its act has failed: what a later attempt has to know.
+    fn left_by_failure(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+        Ok(BTreeMap::new())
+    }
+
+    /// Clears what an earlier attempt left, before it is acted again; `recorded` as for [`Kind::loss`]. Gives the recorded
+    /// state from then on, if something was cleared.
+    fn clear_attempt(&self, _world: &World, _recorded: Option<&Value>) -> Result<Option<Value>> {
+        Ok(None)
+    }
 
     /// What undoing it costs.
     fn class(&self) -> Class {
@@ -280,8 +305,9 @@ pub trait Kind {
     /// When the target is not as desired.
     fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>>;
 
-    /// What would be lost by undoing it now; looked at, not remembered.
-    fn loss(&self, _world: &World) -> Result<Option<Loss>> {
+    /// What would be lost by undoing it now; looked at, not remembered. `recorded` is the recorded state of the target,
+    /// if that is from after this change's intent.
+    fn loss(&self, _world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
         Ok(self.class().purge_word().map(|_| Loss { class: self.class(), what: self.summary() }))
     }
 

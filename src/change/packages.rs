@@ -252,7 +252,7 @@ impl Kind for PackagesChange {
         Ok(self.states(self.present(&Installed::look(world)?)))
     }
 
-    fn loss(&self, world: &World) -> Result<Option<Loss>> {
+    fn loss(&self, world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
         let present = self.present(&Installed::look(world)?);
         if present.is_empty() {
             return Ok(None);

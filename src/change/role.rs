@@ -405,7 +405,7 @@ impl Kind for RoleChange {
         Ok([(self.target(), state_value(&now))].into())
     }
 
-    fn loss(&self, world: &World) -> Result<Option<Loss>> {
+    fn loss(&self, world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
         if !self.is_creation() || matches!(self.look(world), Ok(RoleState::Absent)) {
             return Ok(None);
         }

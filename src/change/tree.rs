@@ -8,10 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::file::{keep_copy, tag};
-use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, shortened, state_value};
+use super::{Kind, Loss, Position, UndoTerms, Undone, World, shortened, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Digest, FileState, Manifest, ModifiedAt, OpenFile, PathText, Times};
+use crate::machine::mount;
 
 /// How many entries that kkrun did not make are named.
 const MOST_NAMED: usize = 5;
@@ -196,6 +197,12 @@ impl TreeChange {
         }
     }
 
+    /// The paths that were not there before.
+    fn made(&self, Manifests { before, after }: &Manifests) -> Vec<PathBuf> {
+        let made = after.entries().filter(|(name, _)| before.get(name.as_path()).is_none());
+        made.map(|(name, _)| entry_path(self.path(), name.as_path())).collect()
+    }
+
     fn restore(&self, world: &World, now: &Manifest, before: &Manifest) -> Result<()> {
         let path = self.path();
         let backups = world.backups()?;
@@ -212,7 +219,13 @@ impl TreeChange {
 }
 
 /// Gives `path` the tree `wish` in one instant; an empty one removes it. What was there must be `expected`.
-fn exchange(path: &Path, expected: &Manifest, wish: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
+pub(super) fn exchange(
+    path: &Path,
+    expected: &Manifest,
+    wish: &Manifest,
+    open: &mut OpenFile<'_>,
+) -> Result<()> {
+    mount::refuse_within([path])?;
     let tag = tag(path);
     files::clear_leftover(path, &tag)?;
     let aside = if wish.is_empty() {
@@ -245,6 +258,7 @@ fn exchange(path: &Path, expected: &Manifest, wish: &Manifest, open: &mut OpenFi
 
 /// Removes the directory `path` so that at no moment a part of it is missing.
 pub(super) fn remove_at_once(path: &Path) -> Result<()> {
+    mount::refuse_within([path])?;
     let tag = tag(path);
     files::clear_leftover(path, &tag)?;
     match move_aside(path, &tag)? {
@@ -263,7 +277,7 @@ fn move_aside(path: &Path, tag: &str) -> Result<Option<std::path::PathBuf>> {
     }
 }
 
-fn is_of_kind(error: &anyhow::Error, kind: &str) -> bool {
+pub(super) fn is_of_kind(error: &anyhow::Error, kind: &str) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == kind)
 }
 
@@ -349,9 +363,7 @@ impl Kind for TreeChange {
     }
 
     fn removed_by_undo(&self, world: &World) -> Vec<PathBuf> {
-        let Ok(Manifests { before, after }) = self.manifests(world) else { return Vec::new() };
-        let made = after.entries().filter(|(name, _)| before.get(name.as_path()).is_none());
-        made.map(|(name, _)| entry_path(self.path(), name.as_path())).collect()
+        self.manifests(world).map_or_else(|_| Vec::new(), |manifests| self.made(&manifests))
     }
 
     fn summary(&self) -> String {
@@ -361,10 +373,6 @@ impl Kind for TreeChange {
             (Scope::Listed, entries) => format!("copy {entries} entries to {path}"),
             (Scope::Whole, entries) => format!("mirror {entries} entries to {path}"),
         }
-    }
-
-    fn on_doubt(&self) -> OnDoubt {
-        OnDoubt::ActAgain
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
@@ -468,7 +476,7 @@ impl Kind for TreeChange {
         Ok([(self.target(), state_value(&self.after))].into())
     }
 
-    fn loss(&self, world: &World) -> Result<Option<Loss>> {
+    fn loss(&self, world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
         if self.inverse.scope == Scope::Whole {
             return Ok(None);
         }
@@ -507,17 +515,7 @@ impl Kind for TreeChange {
         if others.is_empty() {
             return Ok(None);
         }
-        others.sort();
-        let mut named = others[..others.len().min(MOST_NAMED)].join(", ");
-        if others.len() > MOST_NAMED {
-            named.push_str(", …");
-        }
-        let noun = if others.len() == 1 { "entry" } else { "entries" };
-        let what = format!(
-            "the tree {} with {} {noun} that kkrun did not make: {named}",
-            self.inverse.path,
-            others.len()
-        );
+        let what = format!("the tree {} with {}", self.inverse.path, self::others(others));
         Ok(Some(Loss { class: Class::Homes, what }))
     }
 
@@ -546,6 +544,10 @@ impl Kind for TreeChange {
         if sights.values().all(|sight| sight.now.same_as(sight.before)) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&self.before))].into()));
         }
+        match self.inverse.scope {
+            Scope::Whole => mount::refuse_within([self.path()])?,
+            Scope::Listed => mount::refuse_within(self.made(&manifests))?,
+        }
         // An undo that was killed in the middle has left some as before and some as recorded.
         let conflicts = sights
             .iter()
@@ -569,6 +571,17 @@ impl Kind for TreeChange {
         }
         Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&self.before))].into()))
     }
+}
+
+/// How people are reported of entries that somebody else made.
+pub(super) fn others(mut entries: Vec<String>) -> String {
+    entries.sort();
+    let mut named = entries[..entries.len().min(MOST_NAMED)].join(", ");
+    if entries.len() > MOST_NAMED {
+        named.push_str(", …");
+    }
+    let noun = if entries.len() == 1 { "entry" } else { "entries" };
+    format!("{} {noun} that kkrun did not make: {named}", entries.len())
 }
 
 /// Where an entry of the tree at `root` stands.
@@ -663,7 +676,7 @@ mod tests {
         let (change, recorded) = make(&world, &change, &wish);
         assert!(TreeChange::copy(&root, &wish.0).unwrap().is_none());
         assert_eq!(std::fs::read_to_string(root.join("others/file")).unwrap(), "theirs");
-        assert!(from_record(&change).kind().loss(&world).unwrap().is_none());
+        assert!(from_record(&change).kind().loss(&world, None).unwrap().is_none());
 
         assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
@@ -679,7 +692,7 @@ mod tests {
         let (change, recorded) = make(&world, &change, &wish);
 
         fill(&root, &[("a/gained", "x"), ("cache/one", "1")]);
-        let loss = from_record(&change).kind().loss(&world).unwrap().unwrap();
+        let loss = from_record(&change).kind().loss(&world, None).unwrap().unwrap();
         assert_eq!(loss.class, Class::Homes);
         assert!(
             loss.what.ends_with("with 2 entries that kkrun did not make: a/gained, cache"),
@@ -816,7 +829,6 @@ mod tests {
         let first = Change::Tree(change);
         assert!(matches!(from_record(&first).kind().position(&world).unwrap(), Position::Between));
         assert!(!prepared.exists());
-        assert_eq!(first.kind().on_doubt(), OnDoubt::ActAgain);
         assert!(is_back(&undo(&mut world, &first, None, false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
 

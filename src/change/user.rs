@@ -16,6 +16,7 @@ use crate::machine::account_files::AccountFiles;
 use crate::machine::account_lines::{AccountEntry, AccountLines};
 use crate::machine::files::{self, Attributes, FileState, PathText};
 use crate::machine::login_defs;
+use crate::machine::mount;
 use crate::machine::process::Command;
 use crate::machine::skeleton;
 use crate::machine::tree_size::TreeSize;
@@ -443,6 +444,11 @@ impl UserChange {
             }
             return Ok(Undone::Back(Undoing::Already, self.states(&now)));
         }
+        // With the account gone, a home that stays would belong to a number that the next user gets. A mount at the home
+        // itself hides whose it is.
+        if let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) {
+            mount::refuse_within([files::canonical(home.as_path())?])?;
+        }
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
@@ -681,7 +687,7 @@ impl Kind for UserChange {
         }
     }
 
-    fn loss(&self, _world: &World) -> Result<Option<Loss>> {
+    fn loss(&self, _world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
         if self.before != UserState::Absent {
             return Ok(None);
         }

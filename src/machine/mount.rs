@@ -8,7 +8,10 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-const MOUNTS: &str = "/proc/self/mountinfo";
+use crate::failure::Failure;
+
+/// Of this thread: a test has mounts of its own.
+const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// A mounted file system as this process sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -23,6 +26,34 @@ pub struct Mounted {
 pub fn mounted() -> Result<Vec<Mounted>> {
     let text = std::fs::read(MOUNTS).with_context(|| format!("cannot read `{MOUNTS}`"))?;
     Ok(parse(&text))
+}
+
+/// Refuses to remove these paths when something is mounted at or below one of them: a removal would take from the file
+/// system that is mounted there, or stop half-way. The paths are canonical. Asked before anything is changed.
+///
+/// # Errors
+/// `busy`, with the mount and how it is taken away.
+pub fn refuse_within<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<()> {
+    let mounts = mounted()?;
+    for path in paths {
+        let path = path.as_ref();
+        let within: Vec<&Mounted> = mounts.iter().filter(|mount| mount.path.starts_with(path)).collect();
+        let Some(outermost) = within.first() else { continue };
+        let mut failure = Failure::new(format!(
+            "cannot remove `{}`: `{}` is mounted ({})",
+            path.display(),
+            outermost.path.display(),
+            outermost.file_system
+        ))
+        .kind("busy");
+        // Innermost first: umount refuses a mount point that has another one below it.
+        for mount in within.iter().rev() {
+            let shown = mount.path.to_string_lossy();
+            failure = failure.hint(format!("`umount {}`, then try again", shell_words::quote(&shown)));
+        }
+        return Err(failure.into());
+    }
+    Ok(())
 }
 
 fn parse(text: &[u8]) -> Vec<Mounted> {

@@ -13,6 +13,15 @@ pub struct TreeSize {
 }
 
 impl TreeSize {
+    /// The same of a path that may be a file.
+    pub fn at(path: &Path) -> Self {
+        match std::fs::symlink_metadata(path) {
+            Ok(metadata) if metadata.is_dir() => Self::of(path),
+            Ok(metadata) => Self { files: 1, bytes: if metadata.is_file() { metadata.len() } else { 0 } },
+            Err(_) => Self::default(),
+        }
+    }
+
     /// Counts what is below `root`, without following links. What cannot be read is not counted: this is an
     /// estimate for a question.
     pub fn of(root: &Path) -> Self {

@@ -10,7 +10,9 @@ use rhai::{FnPtr, Map};
 use serde::Deserialize;
 
 use super::file::absolute;
-use crate::change::{Change, CommandChange, CommandInverse, CommandState, Kind, PlainCommand, Probe, World};
+use crate::change::{
+    Change, CommandChange, CommandInverse, CommandState, PlainCommand, Probe, World, product_target,
+};
 use crate::failure::Failure;
 use crate::journal::{ChangeState, Class};
 use crate::machine::account::Account;
@@ -86,6 +88,7 @@ struct RunOptions {
     loses: Option<String>,
     irreversible: Option<String>,
     made_from: Option<String>,
+    changes: Option<String>,
     cwd: Option<String>,
     #[serde(skip)]
     env: Map,
@@ -285,22 +288,23 @@ impl Run<'_> {
             self.host.session().note_change(self.target(None), format!("run {}", self.label));
             return Ok(self.output(&ended));
         }
+        let changes = self.options.changes.as_deref().map(absolute).transpose()?;
         let inverse = CommandInverse {
             label: self.label.clone(),
-            product: product.map(PathText::new),
+            product: product.as_deref().map(PathText::new),
+            changes: changes.as_deref().map(PathText::new),
             commands: undo,
             probe: self.probe()?,
             class: if self.options.irreversible.is_some() { Class::Irreversible } else { Class::Safe },
         };
-        let made_from = self.made_from();
-        let change = CommandChange::about_to_run(&self.host.seen().world, inverse, made_from)?;
-        let is_again = self.is_half_done(&change.target());
+        let change = {
+            let session = self.host.seen();
+            let record = session.product_record(&inverse);
+            CommandChange::about_to_run(&session.world, inverse, self.made_from(), &record)?
+        };
         let mut output = None;
         let performed = Change::Command(change.clone());
         self.host.session().perform_losing(&performed, self.loses(), &mut |world| {
-            if is_again {
-                change.remove_partial_product()?;
-            }
             output = Some(self.run_retrying(world, &command)?);
             Ok(())
         })?;
@@ -326,7 +330,7 @@ impl Run<'_> {
 
     fn target(&self, product: Option<&std::path::Path>) -> String {
         match product {
-            Some(product) => format!("product:{}", product.display()),
+            Some(product) => product_target(product),
             None => format!("command:{}", self.label),
         }
     }
@@ -493,6 +497,7 @@ impl Run<'_> {
             || options.loses.is_some()
             || options.irreversible.is_some()
             || options.made_from.is_some()
+            || options.changes.is_some()
             || self.host.seen().triggers_handlers()
     }
 
@@ -574,8 +579,9 @@ mod functions {
     /// Runs a command unless it has nothing to do, and returns `{ code, ok, stdout, stderr, seconds }`. One of
     /// these says when it has nothing to do:
     ///
-    /// * `creates: path` – its product is there. Undone, the product is removed; what a killed run left of it
-    ///   is removed before the next attempt.
+    /// * `creates: path` – its product is there. Undone, the product is removed if the command made it: what was there
+    ///   before stays, and what was put into it since is asked for. What a failed or killed run left of it is removed
+    ///   before the next attempt, or moved to `aside/` in the state directory if it may not be the command's.
     /// * `unless: argv` or a closure – that succeeds, or gives true. Looked at again afterwards, as proof. It
     ///   decides where both stand.
     /// * `always: "why"` – never.
@@ -585,7 +591,8 @@ mod functions {
     /// runs; `[]` when there is nothing to take back. `state: argv` prints what it changes: it tells whether
     /// somebody else was there since. `loses: "what"` makes undoing it a question, `irreversible: "why"` says
     /// that there is no way back. `made_from: text` runs it again when the text is another than at its last
-    /// success.
+    /// success. `changes: path` names the product of another command that this one changes, as a checkout that it
+    /// updates: what it does there counts as kkrun's.
     ///
     /// How: `cwd`, `env` (values may be secrets), `user` (with HOME, groups and XDG_RUNTIME_DIR), `stdin` (a text or
     /// a secret), `timeout` (seconds, 3600 if not said), `retries`, `backoff` (seconds before the first retry, 2

@@ -1,6 +1,7 @@
 //! Rolls back: every live change of the plan, newest first, from the journal alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use crate::change::{Change, Loss, Undone};
 use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
 use crate::journal::{
     self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, PendingHandler, StepState,
     UnfinishedRollback,
@@ -191,10 +192,14 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
         let Some(known) = session.history().change(id).cloned() else { continue };
         let mut row = row_of(&known);
         let (reported, detail) = match preview_one(session, request, &known, &report, &mut row) {
-            Ok(Undone::Back(..)) => (UndoOutcome::Would, None),
+            Ok(Undone::Back(how, _)) => {
+                let recorded = session.recorded_since(id, &known.intent.target);
+                let taken = Change::of_intent(&known.intent)?.kind().undo_takes(&session.world, recorded);
+                (UndoOutcome::Would, taken.filter(|_| how != journal::Undoing::Already))
+            }
             Ok(Undone::Conflict(why)) => (UndoOutcome::Conflict, Some(why)),
             Ok(Undone::Kept(why)) => (UndoOutcome::Kept, Some(why)),
-            Err(error) => (UndoOutcome::Failed, Some(format!("{error:#}"))),
+            Err(error) => (UndoOutcome::Failed, Some(failure::with_way_on(&error))),
         };
         row.detail = detail;
         emit(session, reported, &row);
@@ -206,6 +211,7 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
         }
     }
     session.world.assumed_gone.borrow_mut().clear();
+    session.world.assumed_back.borrow_mut().clear();
     Ok(report)
 }
 
@@ -229,6 +235,8 @@ fn preview_one(
     if matches!(undone, Undone::Back(..)) {
         let gone = change.kind().removed_by_undo(&session.world);
         session.world.assumed_gone.borrow_mut().extend(gone);
+        let back = journal::path_of(&known.intent.target).filter(|_| known.intent.what != "command");
+        session.world.assumed_back.borrow_mut().extend(back.map(Path::to_owned));
     }
     Ok(undone)
 }
@@ -340,6 +348,7 @@ fn undo_one(
             return Ok(());
         }
     };
+    let mut is_agreed = false;
     match loss_of(session, &known, &change) {
         Ok(Some(loss)) => {
             let word = loss.class.purge_word().unwrap_or("all");
@@ -349,11 +358,12 @@ fn undo_one(
                 row.class = loss.class.purge_word();
                 return keep(session, row, why, was_reported, report);
             }
+            is_agreed = true;
         }
         Ok(None) => {}
         Err(error) => session.reporter().note(format!("{}: {error:#}", known.intent.target)),
     }
-    match session.undo(id, request.force)? {
+    match session.undo_losing(id, request.force, is_agreed)? {
         ChangeState::Undone(how) => {
             let reported = if how == crate::journal::Undoing::Already {
                 UndoOutcome::Already
@@ -541,7 +551,7 @@ fn keep(
 fn loss_of(session: &Session, known: &ChangeRecord, change: &Change) -> Result<Option<Loss>> {
     match &known.intent.loses {
         Some(what) => Ok(Some(Loss { class: known.intent.class, what: what.clone() })),
-        None => change.kind().loss(&session.world),
+        None => change.kind().loss(&session.world, session.recorded_since(known.id, &known.intent.target)),
     }
 }
 

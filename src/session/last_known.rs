@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::change::{self, Change, CommandState, World, file_target, state_value, tree_target};
+use crate::change::{
+    self, Change, CommandState, World, file_target, product_target, state_value, tree_target,
+};
 use crate::journal::{ChangeRecord, ChangeState, History, Recorded};
 use crate::machine::files::{FileState, Manifest, PathText};
 
@@ -88,7 +90,7 @@ impl Search<'_> {
                 None => {}
             }
         }
-        if let Some(Recorded { state, at }) = ledger.get(&format!("product:{}", above.display()))
+        if let Some(Recorded { state, at }) = ledger.get(&product_target(above))
             && let Ok(state) = serde_json::from_value::<CommandState>(state.clone())
         {
             let is_there = state.product == Some(true);

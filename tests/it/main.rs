@@ -22,6 +22,7 @@ mod lines;
 mod plan;
 mod postgres;
 mod processes;
+mod products;
 mod redirect;
 mod rehearsal;
 mod rehearse_command;

@@ -40,6 +40,7 @@ fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
         "
   ↩ would undo: run touch @/m/made
   ↩ would undo: run bash -c 'echo made > @/m/product'
+      remove `@/m/product` (1 file, 5 bytes)
   ↩ would undo: remove @/m/gone
   ↩ would undo: link @/m/link
   ↩ would undo: make @/m/dir/file

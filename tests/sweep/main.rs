@@ -29,6 +29,7 @@ mod packages;
 mod picture;
 mod plans;
 mod power;
+mod products;
 mod recovery;
 mod sample;
 #[path = "../support/server.rs"]
@@ -72,6 +73,12 @@ fn power_lost_at_any_call_takes_nothing_that_was_promised() {
 #[ignore = "needs root and strace"]
 fn packages_that_cannot_be_had_again_are_removed_all_the_same() {
     holds("packages_that_cannot_be_had_again_are_removed_all_the_same", stuck::see);
+}
+
+#[test]
+#[ignore = "needs root and strace"]
+fn what_the_operator_puts_into_a_product_after_a_kill_is_never_lost() {
+    holds("what_the_operator_puts_into_a_product_after_a_kill_is_never_lost", products::sweep);
 }
 
 #[test]

@@ -191,7 +191,7 @@ pub fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
         let shown = path.display().to_string();
         let parts: Vec<&str> = shown.split('/').collect();
         let belongs = match parts.as_slice() {
-            ["" | "journal" | "lock" | "backups" | "logs" | "secrets" | "running"] => true,
+            ["" | "journal" | "lock" | "backups" | "logs" | "secrets" | "running" | "aside"] => true,
             // The end that a power cut tore off is kept for people.
             [torn] => torn.starts_with("journal.torn-at-"),
             ["backups", name] => {
@@ -199,6 +199,8 @@ pub fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
             }
             ["logs", name] => !name.starts_with('.'),
             ["secrets", name] => *name == ".key" || !name.starts_with('.'),
+            // What a disturbed command left half made, and may be the operator's.
+            ["aside", number, ..] => number.parse::<u32>().is_ok(),
             _ => false,
         };
         if !belongs {

@@ -56,6 +56,7 @@ const ALL: &[Scenario] = &[
     TREES,
     LINES,
     COMMANDS,
+    PRODUCTS,
     CONSEQUENCES,
     OWNED,
     DOWNLOADS,
@@ -235,6 +236,43 @@ step::run("02", "Do", || {
         write(tree, "02/one", "one\n");
         write(tree, "02/two", "two\n");
         succeed(Command::new("cp").arg("-p").args([tree.join("02/one"), tree.join("02/current")]));
+    },
+    has_server: false,
+    talks: false,
+};
+
+pub const PRODUCTS: Scenario = Scenario {
+    name: "products",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Make", || {
+    cmd::run(["bash", "-c", "mkdir @/01/made && echo a > @/01/made/a && mkdir @/01/made/sub && echo b > @/01/made/sub/b"],
+        #{ creates: "@/01/made" });
+    cmd::run(["bash", "-c", "echo out > @/01/there/out"], #{
+        creates: "@/01/there",
+        made_from: "1",
+        undo: [["rm", "-f", "@/01/there/out"]],
+    });
+});
+step::run("02", "Make again", || {
+    for text in ["one", "two"] {
+        cmd::run(["bash", "-c", `mkdir -p @/02/built && echo ${text} > @/02/built/out`], #{
+            creates: "@/02/built",
+            made_from: text,
+        });
+    }
+    cmd::run(["bash", "-c", "echo more > @/02/built/more"], #{
+        unless: ["test", "-e", "@/02/built/more"],
+        changes: "@/02/built",
+        undo: [["rm", "-f", "@/02/built/more"]],
+    });
+});
+"#,
+    )],
+    make: |tree| {
+        write(tree, "01/there/before", "before\n");
+        fs::create_dir(tree.join("02")).unwrap();
     },
     has_server: false,
     talks: false,

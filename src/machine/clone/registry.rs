@@ -222,9 +222,7 @@ fn remove(made: &Made) -> Result<()> {
 
 /// Removes a directory with everything in it, but never through something that is still mounted there.
 fn remove_directory(path: &Path) -> Result<()> {
-    if let Some(mount) = mount::mounted()?.into_iter().find(|mount| mount.path.starts_with(path)) {
-        bail!("`{}` is still mounted", mount.path.display());
-    }
+    mount::refuse_within([path])?;
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             Err(error).with_context(|| format!("cannot remove `{}`", path.display()))

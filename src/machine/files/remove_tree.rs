@@ -11,7 +11,8 @@ use rustix::io::Errno;
 use super::credentials::is_root;
 use super::failures::{conflict, failed, refused};
 use super::place::{Place, Walk};
-use super::tree_walk::{Next, open_beneath, sorted_names, walk_tree};
+use super::tree_walk::{open_beneath, sorted_names};
+use crate::machine::mount;
 
 /// How often a directory is emptied when somebody keeps filling it.
 const MOST_ATTEMPTS: usize = 5;
@@ -42,13 +43,7 @@ pub fn remove_tree(path: &Path, expected: Option<(u64, u64)>) -> Result<()> {
         return Ok(());
     }
     let place = Place::open(path)?;
-    if let Ok(root) =
-        open_beneath(place.directory(), Path::new(&place.name), OFlags::DIRECTORY | OFlags::NOFOLLOW)
-    {
-        walk_tree(root.as_fd(), &place.path, &mut |entry| {
-            if entry.is_mount { Err(failed("remove", entry.shown, Errno::BUSY)) } else { Ok(Next::Enter) }
-        })?;
-    }
+    mount::refuse_within([&place.path])?;
     remove_at(place.directory(), &place.name, &place.path, expected)?;
     place.sync()
 }

@@ -140,7 +140,7 @@ impl Place {
         Started { place: self, child }
     }
 
-    fn ran(&self, output: &Output) -> Ran {
+    pub fn ran(&self, output: &Output) -> Ran {
         use std::os::unix::process::ExitStatusExt as _;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&self.root(), "@");
         Ran {

@@ -1,0 +1,165 @@
+//! What stands where kkrun has to make or remove something, and may be the operator's: moved to the state directory, never
+//! removed.
+
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use super::World;
+use super::file::tag;
+use super::tree::{exchange, is_of_kind};
+use crate::failure::Failure;
+use crate::machine::files::{self, Attributes, Contents, FileState, Manifest, PathText, TreeFiles};
+use crate::machine::mount;
+
+/// Where such things are, in the state directory: each in a directory of its own, numbered.
+const ASIDE: &str = "aside";
+
+/// The directory of what was set aside.
+pub(super) fn directory(world: &World) -> PathBuf {
+    world.state_directory().join(ASIDE)
+}
+
+/// Moves what is at the canonical path `path` to a place of its own and gives that. Killed, it is at one of the two, or
+/// whole at both.
+///
+/// # Errors
+/// When something is mounted in it, or it cannot be moved to the file system of the state directory.
+pub(super) fn set_aside(world: &World, path: &Path) -> Result<PathBuf> {
+    mount::refuse_within([path])?;
+    let name = path.file_name().context("the root directory cannot be set aside")?;
+    let place = free_place(&directory(world))?;
+    let to = place.join(name);
+    let moved = match files::exchange_tree(path, &to) {
+        Err(error) if is_of_kind(&error, "crossdevice") => copy_and_remove(path, &to),
+        moved => moved,
+    };
+    if moved.is_err() {
+        // Empty, unless the copy is there and the original could not go.
+        let _ = std::fs::remove_dir(place);
+    }
+    moved.map(|()| to)
+}
+
+/// A new directory in this one, durably: a power cut must not lose what is moved there.
+fn free_place(directory: &Path) -> Result<PathBuf> {
+    make(directory)?;
+    for number in 1_u32.. {
+        let place = directory.join(number.to_string());
+        if make(&place)? {
+            return Ok(place);
+        }
+    }
+    anyhow::bail!("`{}` is full", directory.display())
+}
+
+/// Makes a directory that only its maker may enter; false if something of that name is there.
+fn make(path: &Path) -> Result<bool> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Ok(false),
+        made => made.with_context(|| format!("cannot make `{}`", path.display()))?,
+    }
+    let above = path.parent().unwrap_or(path);
+    std::fs::File::open(above)
+        .and_then(|above| above.sync_all())
+        .with_context(|| format!("cannot sync `{}`", above.display()))?;
+    Ok(true)
+}
+
+/// To another file system a copy moves, whole and synced before the original goes.
+fn copy_and_remove(path: &Path, to: &Path) -> Result<()> {
+    match FileState::observe(path)? {
+        FileState::Absent => Ok(()),
+        FileState::Directory { .. } => {
+            let manifest = Manifest::observe(path)?;
+            let content = TreeFiles::open(path)?;
+            let mut open = |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
+                Ok(Box::new(content.file(relative)?))
+            };
+            let built =
+                files::build_tree(to, &tag(to), &manifest, &mut open).map_err(|error| stays(path, &error))?;
+            files::exchange_tree(&built, to)?;
+            exchange(path, &manifest, &Manifest::default(), &mut open)
+        }
+        state @ FileState::File { .. } => {
+            let FileState::File { sha256, metadata, .. } = &state else { return Ok(()) };
+            let mut from =
+                std::fs::File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
+            let contents = Contents::Reader { from: &mut from, sha256: Some(*sha256) };
+            files::replace(to, contents, &Attributes::from(metadata), &FileState::Absent, &tag(to))?;
+            files::remove(path, &state, &tag(path))
+        }
+        FileState::Link { to: text, owner, group } => {
+            files::link(to, &text, owner, group, &FileState::Absent, &tag(to))?;
+            files::remove(path, &FileState::Link { to: text, owner, group }, &tag(path))
+        }
+        special @ FileState::Special { .. } => Err(stays(path, &anyhow::anyhow!("it is {}", special.noun()))),
+    }
+}
+
+fn stays(path: &Path, why: &anyhow::Error) -> anyhow::Error {
+    let shown = PathText::new(path);
+    Failure::new(format!("cannot copy `{shown}` to the state directory, so it is left where it is: {why:#}"))
+        .kind("refused")
+        .hint(format!("move or remove `{shown}` yourself, then try again"))
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::testing::world;
+
+    #[test]
+    fn what_is_set_aside_is_whole_there_and_nothing_is_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(path.join("state")).unwrap();
+        let world = world(&path.join("state"));
+        for number in 1..=2 {
+            std::fs::create_dir_all(path.join("it/a")).unwrap();
+            std::fs::write(path.join("it/a/file"), number.to_string()).unwrap();
+            let to = set_aside(&world, &path.join("it")).unwrap();
+            assert_eq!(to, path.join(format!("state/aside/{number}/it")));
+            assert!(!path.join("it").exists());
+        }
+        std::fs::write(path.join("it"), "file").unwrap();
+        let to = set_aside(&world, &path.join("it")).unwrap();
+        assert_eq!(std::fs::read_to_string(to).unwrap(), "file");
+        assert_eq!(std::fs::read_to_string(path.join("state/aside/1/it/a/file")).unwrap(), "1");
+    }
+
+    #[test]
+    fn to_another_file_system_a_copy_moves() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        let (from, to) = (path.join("from"), path.join("to"));
+        std::fs::create_dir_all(from.join("a")).unwrap();
+        std::fs::write(from.join("a/file"), "f").unwrap();
+        let before = Manifest::observe(&from).unwrap();
+        copy_and_remove(&from, &to).unwrap();
+        assert_eq!(Manifest::observe(&to).unwrap(), before);
+        for (is_link, name) in [(false, "file"), (true, "link")] {
+            let at = path.join(name);
+            if is_link {
+                std::os::unix::fs::symlink("x", &at).unwrap();
+            } else {
+                std::fs::write(&at, "f").unwrap();
+            }
+            let state = FileState::observe(&at).unwrap();
+            copy_and_remove(&at, &path.join("moved")).unwrap();
+            assert!(FileState::observe(&path.join("moved")).unwrap().same_as(&state));
+            std::fs::remove_file(path.join("moved")).unwrap();
+        }
+        let mut left: Vec<_> =
+            std::fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["to"]);
+
+        let socket = path.join("from");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = copy_and_remove(&socket, &path.join("moved")).unwrap_err();
+        assert!(format!("{error:#}").contains("left where it is") && socket.exists());
+    }
+}

@@ -1,0 +1,152 @@
+//! What is in a tree, by a look at each entry: no file is read.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
+use anyhow::Result;
+use rustix::fs::{AtFlags, FileType, readlinkat, statat};
+use rustix::io::Errno;
+use serde::{Deserialize, Serialize};
+
+use super::failures::failed;
+use super::hex;
+use super::manifest::{ROOT, open_root};
+use super::path_text::PathText;
+use super::place::Walk;
+use super::tree_walk::{Next, walk_tree};
+
+/// Kind, size and time of change of all that is at a path, by the path from there; what is at the path itself is `.`.
+///
+/// Two looks at a file give the same as long as nobody writes to it: its time has nanoseconds. A directory is only
+/// there, for its time changes with every name in it; owners and modes do not count. In JSON a map.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Listing(BTreeMap<PathText, String>);
+
+impl Listing {
+    /// Goes through the tree at `root`, or looks at the file or link there. No link is followed; what is mounted inside
+    /// is named but not entered. Absent gives an empty listing.
+    pub fn observe(root: &Path) -> Result<Self> {
+        let mut listing = Self::default();
+        let walk = Walk::to(root)?;
+        let Some(above) = walk.directory() else { return Ok(listing) };
+        let Some(seen) = look(above, walk.name(), root)? else { return Ok(listing) };
+        let is_directory = seen == DIRECTORY;
+        listing.0.insert(PathText::new(ROOT), seen);
+        let Some(directory) = is_directory.then(|| open_root(root)).transpose()?.flatten() else {
+            return Ok(listing);
+        };
+        walk_tree(directory.as_fd(), root, &mut |entry| {
+            let seen = if entry.is_mount {
+                Some("mount".to_owned())
+            } else {
+                look(entry.directory, entry.name, entry.shown)?
+            };
+            let is_directory = seen.as_deref() == Some(DIRECTORY);
+            if let Some(seen) = seen {
+                listing.0.insert(PathText::new(entry.relative), seen);
+            }
+            Ok(if is_directory { Next::Enter } else { Next::Pass })
+        })?;
+        Ok(listing)
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// The entries that are not as in `known`, the outermost ones of those that are not in it at all.
+    pub fn beyond<'listing>(&'listing self, known: &Self) -> Vec<&'listing Path> {
+        let mut found: BTreeSet<&Path> = BTreeSet::new();
+        for (path, seen) in &self.0 {
+            let path = path.as_path();
+            let is_inner = found.contains(Path::new(ROOT))
+                || path.ancestors().skip(1).any(|above| found.contains(above));
+            if !is_inner && known.0.get(&PathText::new(path)) != Some(seen) {
+                found.insert(path);
+            }
+        }
+        found.into_iter().collect()
+    }
+
+    /// What is here and not, as it is here, in `other`.
+    pub fn without(&self, other: &Self) -> Self {
+        let is_new = |(path, seen): &(&PathText, &String)| other.0.get(*path) != Some(*seen);
+        Self(self.0.iter().filter(is_new).map(|(path, seen)| (path.clone(), seen.clone())).collect())
+    }
+
+    /// The same with what became of it between two looks.
+    pub fn as_changed(&self, before: &Self, after: &Self) -> Self {
+        let mut changed = self.0.clone();
+        for path in before.0.keys().filter(|path| !after.0.contains_key(*path)) {
+            changed.remove(path);
+        }
+        changed.extend(after.without(before).0);
+        Self(changed)
+    }
+}
+
+const DIRECTORY: &str = "directory";
+
+/// An entry in words that are the same as long as it is; none if it is not there.
+fn look(directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<Option<String>> {
+    let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
+        Err(errno) => return Err(failed("look at", shown, errno)),
+    };
+    Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
+        FileType::Directory => DIRECTORY.to_owned(),
+        FileType::RegularFile => format!("file {} {}.{:09}", stat.st_size, stat.st_mtime, stat.st_mtime_nsec),
+        FileType::Symlink => {
+            let to = readlinkat(directory, name, Vec::new())
+                .map_err(|errno| failed("read the link", shown, errno))?;
+            match OsStr::from_bytes(to.to_bytes()).to_str() {
+                Some(text) => format!("link {text}"),
+                None => format!("link hex {}", hex::encode(to.to_bytes())),
+            }
+        }
+        other => format!("{other:?}").to_lowercase(),
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::machine::files::testing::*;
+
+    #[test]
+    fn what_was_added_or_written_is_told_and_what_vanished_is_not() {
+        let (_directory, path) = scratch();
+        let at = |name: &str| path.join(name);
+        std::fs::create_dir_all(at("a/b")).unwrap();
+        for name in ["a/one", "a/b/two", "gone"] {
+            std::fs::write(at(name), "1").unwrap();
+        }
+        symlink("one", at("link")).unwrap();
+        let known = Listing::observe(&path).unwrap();
+        let text = serde_json::to_string(&known).unwrap();
+        assert_eq!(serde_json::from_str::<Listing>(&text).unwrap(), known);
+        assert!(known.beyond(&known).is_empty() && known.without(&known).is_empty());
+
+        std::fs::remove_file(at("gone")).unwrap();
+        std::fs::remove_file(at("link")).unwrap();
+        symlink("two", at("link")).unwrap();
+        std::fs::write(at("a/one"), "2").unwrap();
+        std::fs::create_dir_all(at("new/inner")).unwrap();
+        let now = Listing::observe(&path).unwrap();
+        let beyond = ["a/one", "link", "new"].map(Path::new);
+        assert_eq!(now.beyond(&known), beyond);
+        assert!(now.beyond(&known.as_changed(&known, &now)).is_empty());
+        assert_eq!(known.as_changed(&known, &now), now);
+        assert_eq!(now.beyond(&Listing::default()), [Path::new(".")]);
+        assert_eq!(Listing::observe(&at("a/one")).unwrap().0.len(), 1);
+        assert!(Listing::observe(&at("none/below")).unwrap().is_empty());
+    }
+}

@@ -1,0 +1,417 @@
+//! What a command makes (`creates`): only what kkrun's own command made is ever removed, and what was put into it since
+//! is the operator's.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Place, until};
+
+/// Fails; its product is the operator's.
+const FAILS: &str =
+    r#"step::run("01", "First", || cmd::run(["false"], #{ creates: "@/m/data", made_from: "v1" }));"#;
+
+#[test]
+fn failed_command_never_removes_product_that_was_there_before() {
+    let place = Place::new(FAILS).with("m/data/theirs", "theirs\n");
+    let before = place.listing("m");
+    for _ in 0..3 {
+        place.run("plan.rhai").ends(1);
+        assert_eq!(place.listing("m"), before);
+    }
+    place.run("rollback").ends(0).never_says("kept:").says("1 undone");
+    assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn killed_command_never_removes_product_that_was_there_before() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "echo x >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo out > @/m/data/out"],
+        #{ creates: "@/m/data", made_from: "v1" });
+});
+"#,
+    )
+    .with("m/data/theirs", "theirs\n");
+    let started = place.start("plan.rhai");
+    until("the command is at work", || place.holds("m/log", "\n"));
+    started.kill();
+    assert!(place.exists("m/data/theirs"));
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/data/theirs"), "theirs\n");
+    let back = place.run("rollback").ends(0);
+    back.says("1 kept").says("`@/m/data` was there before").says("0 undone");
+    assert!(place.exists("m/data/theirs") && place.exists("m/data/out"));
+}
+
+#[test]
+fn unless_and_creates_keep_product_that_was_there_before() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "echo half > @/m/data/half; exit 3"],
+        #{ creates: "@/m/data", unless: ["test", "-e", "@/m/data/whole"] });
+});
+"#,
+    )
+    .with("m/data/theirs", "theirs\n");
+    for _ in 0..2 {
+        place.run("plan.rhai").ends(1);
+        assert_eq!(place.read("m/data/theirs"), "theirs\n");
+    }
+    place.run("rollback --dry-run").says("`@/m/data` was there before").says("1 kept");
+    place.run("rollback --purge all").ends(0).says("`@/m/data` was there before").says("0 undone · 1 kept");
+    assert_eq!(place.read("m/data/theirs"), "theirs\n");
+}
+
+/// Makes a part of its product and waits for ever.
+const STUCK: &str = r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "mkdir @/m/data && echo part > @/m/data/part; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo whole > @/m/data/whole"],
+        #{ creates: "@/m/data" });
+});
+"#;
+
+/// The one thing that was set aside.
+fn set_aside(place: &Place) -> String {
+    let at = place.path("state/aside");
+    let mut found: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let relative = found.remove(0);
+    format!("state/aside/{}", relative.file_name().unwrap().display())
+}
+
+fn killed_in_the_middle(plan: &str) -> Place {
+    let place = Place::new(plan);
+    let started = place.start("plan.rhai");
+    until("the command is at work", || place.exists("m/data/part"));
+    started.kill();
+    place
+}
+
+#[test]
+fn rerun_after_kill_sets_aside_what_may_be_the_operators_and_completes() {
+    let place = killed_in_the_middle(STUCK);
+    // The orphan is ended by the next run; until then somebody makes the path anew.
+    place.write("m/data/mine", "mine\n");
+    place.write("m/go", "");
+    place.edit("plan/plan.rhai", "mkdir @/m/data", "true; mkdir @/m/data");
+    let ran = place.run("plan.rhai").ends(0);
+    ran.says("`@/m/data`").says("@/state/aside/1/data");
+    assert_eq!(place.read("m/data/whole"), "whole\n");
+    assert!(!place.exists("m/data/mine"));
+    assert_eq!(place.read(&format!("{}/data/mine", set_aside(&place))), "mine\n");
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/data"));
+    assert_eq!(place.read("state/aside/1/data/mine"), "mine\n");
+}
+
+#[test]
+fn rollback_after_kill_sets_aside_what_may_be_the_operators() {
+    let place = killed_in_the_middle(STUCK);
+    place.remove("m/data");
+    place.write("m/data/mine", "mine\n");
+    place.run("rollback --dry-run").ends(6).says("move `@/m/data` (1 file, 5 bytes) to `@/state/aside`");
+    assert!(place.exists("m/data/mine"));
+    place.run("rollback").ends(0).says("1 undone").says("@/state/aside/1/data");
+    assert!(!place.exists("m/data"));
+    assert_eq!(place.read("state/aside/1/data/mine"), "mine\n");
+}
+
+const MAKES: &str = r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "mkdir -p @/m/data/sub; echo one > @/m/data/one; echo two > @/m/data/sub/two; test -e @/m/well"],
+        #{ creates: "@/m/data", unless: ["test", "-e", "@/m/well"] });
+});
+"#;
+
+#[test]
+fn rerun_after_failure_removes_its_own_part_and_sets_aside_what_gained_entries() {
+    let place = Place::new(MAKES);
+    place.run("plan.rhai").ends(1);
+    place.run("plan.rhai").ends(1);
+    assert!(!place.exists("state/aside"), "its own part is no question");
+    place.write("m/data/NOTES", "notes\n");
+    place.run("plan.rhai").ends(1).says("@/state/aside/1/data");
+    assert_eq!(place.read("state/aside/1/data/NOTES"), "notes\n");
+    assert!(!place.exists("m/data/NOTES"));
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/data") && !place.exists("state/aside/2"));
+}
+
+#[test]
+fn rollback_keeps_product_that_gained_entries_until_agreed() {
+    let place = Place::new(MAKES).with("m/well", "");
+    place.remove("m/well");
+    place.edit("plan/plan.rhai", "test -e @/m/well\"]", "touch @/m/well\"]");
+    place.run("plan.rhai").ends(0);
+    place.write("m/data/mine", "mine\n");
+    fs::write(place.path("m/data/sub/two"), "changed\n").unwrap();
+    let kept = "2 entries that kkrun did not make: mine, sub/two";
+    place.run("rollback --dry-run").says(kept).says("0 would be undone · 1 kept");
+    place.run("rollback").ends(0).says(kept).says("--purge data").says("0 undone · 1 kept");
+    place.run("rollback --on-conflict overwrite").ends(0).says("0 undone · 1 kept");
+    assert_eq!(place.read("m/data/mine"), "mine\n");
+    place.run("rollback --purge data").ends(0).says("1 undone");
+    assert!(!place.exists("m/data"));
+    assert!(place.backups().contains(&"mine\n".to_owned()), "a small file is kept in the backups");
+}
+
+#[test]
+fn rollback_removes_unchanged_product_and_dry_run_says_what_goes() {
+    let place = Place::new(MAKES);
+    place.edit("plan/plan.rhai", "test -e @/m/well\"]", "touch @/m/well\"]");
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --dry-run").ends(6).says("remove `@/m/data` (2 files, 8 bytes)");
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/data") && !place.exists("state/aside"));
+}
+
+#[test]
+fn failing_test_of_a_handler_keeps_product_that_gained_entries() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ test: ["bash", "-c", "echo mine > @/m/data/mine; false"] }, || {
+        cmd::run(["mkdir", "@/m/data"], #{ creates: "@/m/data" });
+    });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(1);
+    assert_eq!(place.read("m/data/mine"), "mine\n");
+}
+
+/// Makes its product again whenever what it is made from changes.
+const REBUILT: &str = r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "mkdir -p @/m/data; echo V1 > @/m/data/out; ! test -e @/m/fail"],
+        #{ creates: "@/m/data", made_from: "V1" });
+});
+"#;
+
+#[test]
+fn rebuilt_product_is_removed_whole_and_what_was_put_in_between_is_asked_for() {
+    let place = Place::new(REBUILT);
+    place.run("plan.rhai").ends(0);
+    place.edit("plan/plan.rhai", "V1", "V2");
+    place.run("plan.rhai").ends(0);
+    place.edit("plan/plan.rhai", "V2", "V3");
+    place.write("m/fail", "");
+    place.run("plan.rhai").ends(1);
+    place.remove("m/fail");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/data/out"), "V3\n");
+    place.run("rollback").ends(0).says("3 undone");
+    assert!(!place.exists("m/data") && !place.exists("state/aside"));
+
+    place.run("plan.rhai").ends(0);
+    place.write("m/data/mine", "mine\n");
+    place.edit("plan/plan.rhai", "V3", "V4");
+    place.run("plan.rhai").ends(0);
+    let ran = place.run("rollback").ends(0);
+    ran.says("1 entry that kkrun did not make: mine");
+    assert_eq!(place.read("m/data/mine"), "mine\n");
+}
+
+#[test]
+fn product_below_a_directory_of_kkruns_own_goes_with_it() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    file::make_dir("@/m/data");
+    cmd::run(["touch", "@/m/data/out"], #{ creates: "@/m/data", made_from: "v1" });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --purge homes").ends(0).says("2 undone");
+    assert!(!place.exists("m/data"));
+}
+
+const CHECKOUT: &str = r#"
+import "std/git" as git;
+step::run("01", "Clone", || git::checkout("file://@/origin", "main", "@/m/app", USER));
+"#;
+
+fn git(at: &Path, words: &[&str]) {
+    let identity =
+        ["-c", "user.name=kim", "-c", "user.email=kim@example.org", "-c", "init.defaultBranch=main"];
+    let output = Command::new("git").args(identity).args(words).current_dir(at).output().unwrap();
+    assert!(output.status.success(), "git {words:?}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+fn checkout() -> Place {
+    let user = rustix::process::geteuid().as_raw().to_string();
+    let name = Command::new("id").args(["-un", &user]).output().unwrap().stdout;
+    let name = String::from_utf8(name).unwrap();
+    let place = Place::new(&CHECKOUT.replace("USER", &format!("{:?}", name.trim()))).with("origin/a", "a\n");
+    let origin = place.path("origin");
+    git(&origin, &["init", "--quiet"]);
+    git(&origin, &["add", "a"]);
+    git(&origin, &["commit", "--quiet", "-m", "one"]);
+    place
+}
+
+#[test]
+fn commit_in_a_checkout_is_kept_until_agreed() {
+    let place = checkout();
+    place.run("plan.rhai").ends(0);
+    place.write("m/app/b", "b\n");
+    git(&place.path("m/app"), &["add", "b"]);
+    git(&place.path("m/app"), &["commit", "--quiet", "-m", "mine"]);
+    place.run("rollback").ends(0).says("0 undone · 1 kept").says("that kkrun did not make");
+    assert_eq!(place.read("m/app/b"), "b\n");
+    place.run("rollback --purge data").ends(0).says("1 undone");
+    assert!(!place.exists("m/app"));
+}
+
+#[test]
+fn checkout_that_kkrun_pulled_is_removed_without_a_question() {
+    let place = checkout();
+    place.run("plan.rhai").ends(0);
+    place.write("origin/a", "changed\n");
+    git(&place.path("origin"), &["commit", "--quiet", "-a", "-m", "two"]);
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/app/a"), "changed\n");
+    place.run("rollback").ends(0).says("2 undone · 0 kept");
+    assert!(!place.exists("m/app") && !place.exists("state/aside"));
+}
+
+#[test]
+fn pulled_checkout_with_a_commit_of_the_operators_is_kept() {
+    let place = checkout();
+    place.run("plan.rhai").ends(0);
+    place.write("m/app/mine", "mine\n");
+    place.write("origin/a", "changed\n");
+    git(&place.path("origin"), &["commit", "--quiet", "-a", "-m", "two"]);
+    place.run("plan.rhai --redo 01").ends(0);
+    place.run("rollback").ends(0).says("1 entry that kkrun did not make: mine").says("1 kept");
+    assert_eq!(place.read("m/app/mine"), "mine\n");
+}
+
+#[test]
+fn checkout_leaves_alone_what_is_called_new_beside_it() {
+    let place = checkout();
+    place.write("m/app.new/mine", "mine\n");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/app.new/mine"), "mine\n");
+    assert_eq!(fs::read_dir(place.path("m")).unwrap().count(), 2);
+}
+
+/// Runs kkrun where a file system is mounted in `m/`, which is gone afterwards.
+fn with_mount(place: &Place, at: &str, words: &str) -> crate::support::Ran {
+    let kkrun = place.command(&words.split_whitespace().collect::<Vec<_>>());
+    let mut apart = Command::new("unshare");
+    apart.args(["--mount", "--propagation", "private", "bash", "-euc"]);
+    apart.arg("mkdir -p \"$1\"; mount -t tmpfs none \"$1\"; echo live > \"$1/live\"; shift; \"$@\"; status=$?; exit $status");
+    apart.arg("bash").arg(place.path(at)).arg(kkrun.get_program()).args(kkrun.get_args());
+    apart.env_clear().envs(kkrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    apart.current_dir(place.path("plan"));
+    place.ran(&apart.output().unwrap())
+}
+
+#[test]
+#[ignore = "needs root: it mounts"]
+fn nothing_is_changed_when_something_is_mounted_in_what_would_be_removed() {
+    let place = Place::new(
+        r#"
+step::run("01", "Product", || {
+    cmd::run(["bash", "-c", "mkdir -p @/m/data/a @/m/data/mnt; echo one > @/m/data/a/one"], #{ creates: "@/m/data" });
+});
+step::run("02", "Directory", || {
+    file::make_dir("@/m/dir");
+    file::make_dir("@/m/dir/mnt");
+});
+step::run("03", "Tree", || { file::copy("@/m/data", "@/m/copy"); });
+step::run("04", "Mirror", || { file::mirror("@/m/data", "@/m/mirror"); });
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let before = place.listing("m");
+    for (step, at) in [("04", "m/mirror"), ("03", "m/copy"), ("02", "m/dir"), ("01", "m/data")] {
+        for words in ["rollback --dry-run --purge all", "rollback --purge all"] {
+            let ran = with_mount(&place, &format!("{at}/mnt"), &format!("{words} {step}"));
+            ran.says(&format!("`@/{at}/mnt` is mounted")).says(&format!("umount @/{at}/mnt"));
+            assert_eq!(place.listing("m"), before, "{words} {step}");
+        }
+    }
+    place.run("rollback --purge all").ends(0);
+    assert_eq!(place.listing("m").lines().count(), 1);
+}
+
+#[test]
+fn what_kkrun_itself_changed_in_a_product_is_no_question() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "mkdir @/m/data; echo key=1 > @/m/data/conf; echo a > @/m/data/a"], #{ creates: "@/m/data" });
+    config::set("@/m/data/conf", "key", "2");
+    file::write("@/m/data/a", "b\n");
+    file::write("@/m/data/new", "new\n");
+    file::make_dir("@/m/data/dir");
+    cmd::run(["touch", "@/m/data/dir/inner"], #{ creates: "@/m/data/dir/inner" });
+    file::access("@/m/data", #{ mode: "u=rwX,go=", recursive: true });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let previewed = place.run("rollback --dry-run").ends(6);
+    previewed.says("7 would be undone · 0 kept");
+    place.run("rollback").ends(0).says("7 undone · 0 kept");
+    assert_eq!(place.listing("m").lines().count(), 1);
+}
+
+/// A plan that was killed right behind the intent of its only change, as if nothing had been done yet.
+fn intended(plan: &str) -> Place {
+    let place = Place::new(&format!("step::run(\"01\", \"First\", || {{ {plan} }});"))
+        .with("plan/files/site/a", "a\n")
+        .with("plan/files/site/sub/b", "b\n");
+    place.run("plan.rhai").ends(0);
+    place.cut_journal_behind("intent");
+    place.remove("m");
+    fs::create_dir(place.path("m")).unwrap();
+    place
+}
+
+#[test]
+fn what_the_operator_made_after_a_kill_where_files_go_is_neither_overwritten_nor_removed() {
+    for plan in [
+        r#"file::copy("files/site", "@/m/it");"#,
+        r#"file::mirror("files/site", "@/m/it");"#,
+        r#"file::copy("files/site/a", "@/m/it/a");"#,
+        r#"file::write("@/m/it/a", "a\n");"#,
+    ] {
+        let is_single = plan.contains("it/a");
+        let place = if is_single {
+            let plan = plan.replace("it/a", "a");
+            intended(&plan)
+        } else {
+            intended(plan)
+        };
+        let at = if is_single { "m/a" } else { "m/it/a" };
+        place.write(at, "mine\n");
+        let ran = place.run("plan.rhai --non-interactive");
+        assert_eq!(place.read(at), "mine\n", "{plan}: {}", ran.page());
+        let ran = place.run("rollback --non-interactive");
+        assert_eq!(place.read(at), "mine\n", "{plan}: {}", ran.page());
+    }
+}
+
+#[test]
+fn entries_that_the_operator_added_after_a_kill_are_kept() {
+    for plan in [
+        r#"file::copy("files/site", "@/m/it");"#,
+        r#"file::mirror("files/site", "@/m/it");"#,
+        r#"file::make_dir("@/m/it");"#,
+    ] {
+        let place = intended(plan);
+        place.write("m/it/mine", "mine\n");
+        for words in ["plan.rhai", "rollback"] {
+            let ran = place.run(&format!("{words} --non-interactive"));
+            assert!(place.holds("m/it/mine", "mine\n"), "{plan}, {words}: {}", ran.page());
+        }
+    }
+}
