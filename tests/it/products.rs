@@ -415,3 +415,42 @@ fn entries_that_the_operator_added_after_a_kill_are_kept() {
         }
     }
 }
+
+/// A user's home with a file system mounted in it, with an `/etc` and `/home` of its own: rolled back while it is mounted,
+/// and after.
+const HOME_WITH_MOUNT: &str = r#"
+root=$1; shift
+mkdir "$root/etc" && cp -a /etc/. "$root/etc" && mount --bind "$root/etc" /etc
+mount -t tmpfs none /home && mkdir -p /var/mail
+"$@" plan.rhai
+id -u kkrun-kim >/dev/null
+mkdir /home/kkrun-kim/mnt && mount -t tmpfs none "$MOUNT" && echo live > "$MOUNT/live"
+for words in "rollback --dry-run --purge all" "rollback --purge all"; do
+    "$@" $words && exit 10
+    id -u kkrun-kim >/dev/null || exit 11
+    test -e "$MOUNT/live" || exit 12
+done
+umount "$MOUNT"
+"$@" rollback --purge all
+id -u kkrun-kim >/dev/null 2>&1 && exit 13
+test -e /home/kkrun-kim && exit 14
+exit 0
+"#;
+
+#[test]
+#[ignore = "needs root: it mounts"]
+fn user_stays_whole_while_something_is_mounted_in_the_home() {
+    for mount in ["/home/kkrun-kim/mnt", "/home/kkrun-kim"] {
+        let place = Place::new(
+            r#"step::run("01", "First", || user::ensure("kkrun-kim", #{ uid: 47113, home: "/home/kkrun-kim" }));"#,
+        );
+        let kkrun = place.command(&[]);
+        let mut apart = Command::new("unshare");
+        apart.args(["--mount", "--propagation", "private", "bash", "-euc", HOME_WITH_MOUNT, "bash"]);
+        apart.arg(place.root()).arg(kkrun.get_program()).args(kkrun.get_args());
+        apart.env_clear().envs(kkrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        apart.env("MOUNT", mount).current_dir(place.path("plan"));
+        let ran = place.ran(&apart.output().unwrap()).ends(0);
+        ran.says(&format!("`{mount}` is mounted (tmpfs)")).says(&format!("`umount {mount}`"));
+    }
+}
