@@ -47,6 +47,8 @@ pub struct ChangeRecord {
     pub state: ChangeState,
     /// The record that said last that it was made or undone; 0 before the first.
     pub settled: u64,
+    /// Whether anything was recorded of its target when it was intended.
+    was_recorded: bool,
 }
 
 /// An recorded state, as kkrun left it or was reported to keep it.
@@ -357,6 +359,7 @@ impl History {
             Entry::Undone { change, how, recorded } => {
                 self.settle(change, ChangeState::Undone(how), header.seq);
                 self.accept(recorded, header.seq);
+                self.disown_what_came_back(change);
                 self.once.retain(|_, changes| !changes.contains(&change));
                 self.become_pending(change);
             }
@@ -408,6 +411,7 @@ impl History {
         for handler in &intent.pending {
             self.trigger(&plan, intent.step.as_deref(), handler, id);
         }
+        let was_recorded = self.ledger.contains_key(&intent.target);
         self.changes.push(ChangeRecord {
             id,
             plan,
@@ -416,6 +420,7 @@ impl History {
             intent,
             state: ChangeState::InDoubt,
             settled: 0,
+            was_recorded,
         });
     }
 
@@ -519,6 +524,19 @@ impl History {
         for (target, state) in recorded {
             self.kept_against.remove(&target);
             self.ledger.insert(target, Recorded { state, at });
+        }
+    }
+
+    /// A change over what kkrun had recorded nothing of brings that back when it is undone. It is not kkrun's by that: an
+    /// older change to the same target, of which the outcome was never known, finds it as it found it before.
+    fn disown_what_came_back(&mut self, id: ChangeId) {
+        let Some(change) = self.change(id) else { return };
+        let target = change.intent.target.clone();
+        let is_older =
+            |older: &ChangeRecord| older.id < id && older.is_live() && older.intent.target == target;
+        let is_content = matches!(change.intent.what.as_str(), "file" | "tree" | "edit");
+        if is_content && !change.was_recorded && self.changes.iter().any(is_older) {
+            self.ledger.remove(&target);
         }
     }
 

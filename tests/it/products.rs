@@ -409,7 +409,7 @@ fn entries_that_the_operator_added_after_a_kill_are_kept() {
     ] {
         let place = intended(plan);
         place.write("m/it/mine", "mine\n");
-        for words in ["plan.rhai", "rollback"] {
+        for words in ["plan.rhai", "rollback", "rollback"] {
             let ran = place.run(&format!("{words} --non-interactive"));
             assert!(place.holds("m/it/mine", "mine\n"), "{plan}, {words}: {}", ran.page());
         }
