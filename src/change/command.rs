@@ -586,7 +586,7 @@ impl Kind for CommandChange {
         if let Some(undone) = self.undo_in_what_was_there(world, &now)? {
             return Ok(undone);
         }
-        let from_record = terms.recorded.filter(|_| terms.recorded_since);
+        let recorded = terms.recorded.filter(|_| terms.recorded_since);
         if let Some(product) = self.made_product() {
             mount::refuse_within([files::canonical(product)?])?;
             if !terms.dry_run
