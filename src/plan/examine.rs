@@ -4,12 +4,12 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
+use super::Launch;
 use super::decision::Selection;
 use super::runner::{Doing, Runner, StepReport};
-use super::{Launch, MAIN};
 use crate::event::{Answer, Audience, Event, Question, Reporter};
 use crate::failure::Failure;
-use crate::script::{Engine, Host, Plan, Stop};
+use crate::script::{Engine, Host, MAIN, Plan, Stop};
 use crate::session::{Mode, Session};
 
 /// Hears nothing and answers nothing.
@@ -31,8 +31,8 @@ pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Resu
     let looking = Host::new(session, host.source().clone(), host.settings().clone(), Vec::new());
     looking.set_secrets(host.secrets());
     let engine = Engine::new(Rc::clone(&looking), launch.register);
-    let program = engine.compile(&looking.source().script(script)?)?;
-    looking.keep_program(MAIN, &program);
+    looking.scripts().keep(MAIN, looking.source().script(script)?);
+    let program = engine.program(MAIN)?;
     let plan = Plan::of(&program)?;
     let runner = Runner::new(Rc::clone(launch), Doing::Examine, Selection::default(), plan);
     looking.set_runner(Rc::<Runner>::clone(&runner));

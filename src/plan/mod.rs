@@ -32,13 +32,10 @@ use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
 use crate::machine::{clock, lock, trusted};
 use crate::script::{
-    self, Engine, Host, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop, asked_secrets,
-    check,
+    self, Engine, Host, MAIN, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop,
+    asked_secrets, check,
 };
 use crate::session::{ConflictPolicy, Opening, Session};
-
-/// The name under which the host keeps the script that was called.
-pub const MAIN: &str = "\0main";
 
 /// Everything that was decided before anything is run.
 pub struct Launch {
@@ -163,7 +160,7 @@ fn in_file_name(text: &str) -> String {
 struct Ready {
     host: Rc<Host>,
     /// What is evaluated; nothing of a plan that would only pass over its steps.
-    code: Option<(Engine, Program)>,
+    code: Option<(Engine, Rc<Program>)>,
     plan: Plan,
     /// It is a plan of which nothing has changed since its steps completed.
     unchanged: bool,
@@ -198,8 +195,8 @@ pub fn run_script(
     host.set_runner(Rc::<Runner>::clone(&runner));
     if is_plan && doing == Doing::Act {
         begin_plan(launch, host)?;
-        if !unchanged && let Some((engine, program)) = code {
-            ask_secrets(launch, host, plan, engine, program)?;
+        if !unchanged && let Some((engine, _)) = code {
+            ask_secrets(launch, host, plan, engine)?;
         }
     }
     if is_plan {
@@ -260,7 +257,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     session.on_conflict = launch.on_conflict;
     let host = Host::new(session, source, settings, words);
     host.set_secrets(launch.secrets()?);
-    host.keep_digest(MAIN, &text);
+    host.scripts().keep(MAIN, text);
     let is_everything = launch.selection.is_everything();
     if is_everything
         && let Some(plan) = remembered(&host)
@@ -270,8 +267,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
         return Ok(Ready { host, code: None, plan, unchanged: true });
     }
     let engine = Engine::new(Rc::clone(&host), launch.register);
-    let program = engine.compile(&text)?;
-    host.keep_program(MAIN, &program);
+    let program = engine.program(MAIN)?;
     if is_everything
         && let Ok(plan) = Plan::of(&program)
         && is_unchanged(&host, &plan)
@@ -279,7 +275,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
         tracing::debug!("nothing changed since all steps completed: the steps are not compiled");
         return Ok(Ready { host, code: Some((engine, program)), plan, unchanged: true });
     }
-    let checked = check(&engine, &program);
+    let checked = check(&engine, MAIN);
     if let Some(failure) = Failure::all(checked.problems) {
         bail!(failure.hint("nothing was run"));
     }
@@ -356,7 +352,7 @@ fn overrides_shown(launch: &Launch, host: &Host) -> Vec<String> {
 }
 
 /// Gets every secret that a step of this run may ask for, before the first of them changes anything.
-fn ask_secrets(launch: &Launch, host: &Host, plan: &Plan, engine: &Engine, program: &Program) -> Result<()> {
+fn ask_secrets(launch: &Launch, host: &Host, plan: &Plan, engine: &Engine) -> Result<()> {
     let mut began = false;
     for step in &plan.steps {
         began |= launch.selection.from.as_deref().is_none_or(|from| from == step.id);
@@ -371,11 +367,8 @@ fn ask_secrets(launch: &Launch, host: &Host, plan: &Plan, engine: &Engine, progr
         if !may_run {
             continue;
         }
-        let script = match &step.script {
-            Some(script) => host.program(engine.rhai(), script)?,
-            None => program.clone(),
-        };
-        for request in asked_secrets(engine.rhai(), host, &script)? {
+        let script = step.script.as_deref().unwrap_or(MAIN);
+        for request in asked_secrets(engine.rhai(), host.scripts(), host.settings(), script)? {
             // A complete step has no use for one that is not kept.
             if request.store || matches!(decision, Decision::Run { .. }) {
                 host.resolve_secret(&request)?;

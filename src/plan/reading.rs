@@ -5,12 +5,12 @@ use std::rc::Rc;
 
 use anyhow::Result;
 
-use super::{Launch, MAIN, read_outside, stem};
+use super::{Launch, read_outside, stem};
 use crate::event::Reporter;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::History;
-use crate::script::{Checked, Engine, Host, LIBRARY, SETTINGS, Settings, Source, check};
+use crate::script::{Checked, Engine, Host, SETTINGS, Settings, Source, check};
 use crate::session::Session;
 
 /// What was read so far, and what was wrong with it.
@@ -80,11 +80,5 @@ fn checked(launch: &Launch, source: Source, name: &str, reporter: &Rc<Reporter>)
         Session::new(launch.world_for_dry_run(Rc::clone(reporter)), History::default(), &stem(name));
     let host = Host::new(session, source, settings, Vec::new());
     let engine = Engine::new(Rc::clone(&host), launch.register);
-    let program = if name.starts_with(LIBRARY) {
-        host.imported(engine.rhai(), name)?
-    } else {
-        engine.compile(&host.source().script(name)?)?
-    };
-    host.keep_program(MAIN, &program);
-    Ok(check(&engine, &program))
+    Ok(check(&engine, name))
 }

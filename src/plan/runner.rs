@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::decision::{Decision, Selection, staleness};
-use super::{Launch, MAIN, examine};
+use super::{Launch, examine};
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
@@ -18,7 +18,8 @@ use crate::machine::signal::Interruption;
 use crate::panicking;
 use crate::rollback;
 use crate::script::{
-    Host, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_fingerprint, evaluate,
+    Host, MAIN, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_fingerprint,
+    evaluate,
 };
 
 /// What is done with the steps of a plan.
@@ -209,17 +210,17 @@ impl Runner {
         trace: Trace,
     ) -> Result<Fingerprint> {
         let engine = context.engine();
-        let plan = host.program(engine, MAIN)?;
-        let mut scripts: BTreeSet<String> = host.consists_of(engine, MAIN)?.iter().cloned().collect();
-        let code = match &call.body {
-            StepBody::Script(name) => {
-                let program = host.program(engine, name)?;
-                scripts.extend(host.consists_of(engine, name)?.iter().cloned());
-                code_fingerprint(engine, host, &program, None)?
-            }
-            StepBody::Closure(_) => code_fingerprint(engine, host, &plan, Some(&call.id))?,
+        let graph = host.scripts();
+        let mut scripts: BTreeSet<String> = graph.consists_of(engine, MAIN)?.iter().cloned().collect();
+        let script = match &call.body {
+            StepBody::Script(name) => Some(name.as_str()),
+            StepBody::Closure(_) => None,
         };
-        let bytes = host.digest_of(scripts.iter().map(String::as_str))?;
+        if let Some(name) = script {
+            scripts.extend(graph.consists_of(engine, name)?.iter().cloned());
+        }
+        let code = code_fingerprint(engine, graph, script, &call.id)?;
+        let bytes = graph.digest_of(scripts.iter().map(String::as_str))?;
         let values = code
             .settings
             .union(&trace.settings)
@@ -607,7 +608,7 @@ fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result
 fn evaluate_body(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<(), Stop> {
     let body = || match &call.body {
         StepBody::Script(name) => {
-            let program = host.program(context.engine(), name).map_err(failed)?;
+            let program = host.scripts().program(context.engine(), name).map_err(failed)?;
             evaluate(context.engine(), host, &program).map(drop)
         }
         StepBody::Closure(closure) => match host.call(context, closure) {

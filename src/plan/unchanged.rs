@@ -1,10 +1,9 @@
 //! Whether a plan is, byte for byte, what it was when its steps completed: then its code passed the check and means
 //! the same, and need not be looked at again.
 
-use super::MAIN;
 use super::runner::traced;
 use crate::journal::{BarePlan, Fingerprint, StepState};
-use crate::script::{Host, Plan, PlannedStep, Position};
+use crate::script::{Host, MAIN, Plan, PlannedStep, Position};
 
 /// The plan as it was when all of its steps were complete, if it was nothing but steps and its text is the same:
 /// then it need not even be read.
@@ -12,7 +11,7 @@ pub(super) fn remembered(host: &Host) -> Option<Plan> {
     let session = host.seen();
     let (history, plan) = (session.history(), session.plan());
     let bare = history.bare_plans.get(plan)?;
-    if host.digest_of([MAIN].into_iter()).ok()? != bare.bytes {
+    if host.scripts().digest_of([MAIN].into_iter()).ok()? != bare.bytes {
         return None;
     }
     let planned = |id: &String| {
@@ -33,7 +32,7 @@ pub(super) fn to_remember(host: &Host, plan: &Plan) -> Option<BarePlan> {
     if !plan.is_bare || plan.steps.is_empty() || !plan.steps.iter().all(|step| is_complete(&step.id)) {
         return None;
     }
-    let bytes = host.digest_of([MAIN].into_iter()).ok()?;
+    let bytes = host.scripts().digest_of([MAIN].into_iter()).ok()?;
     let bare = BarePlan { bytes, steps: plan.steps.iter().map(|step| step.id.clone()).collect() };
     (history.bare_plans.get(name) != Some(&bare)).then_some(bare)
 }
@@ -55,7 +54,7 @@ fn is_as(host: &Host, then: &Fingerprint) -> bool {
         return false;
     }
     let scripts = [MAIN].into_iter().chain(then.scripts.iter().map(String::as_str));
-    host.digest_of(scripts).is_ok_and(|now| now == then.bytes)
+    host.scripts().digest_of(scripts).is_ok_and(|now| now == then.bytes)
         && then.settings.iter().all(|(name, value)| host.settings().get(name) == Some(value))
         && host.present(&traced(then)).is_ok_and(|now| now.files == then.files && now.secrets == then.secrets)
 }

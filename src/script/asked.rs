@@ -6,17 +6,23 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use rhai::{ASTNode, Dynamic, Expr, FnCallExpr, Stmt};
 
-use super::engine::Program;
-use super::host::Host;
-use super::parts::parts;
+use super::graph::Graph;
+use super::program::Program;
 use super::secrets::{LENGTH, SecretRequest};
+use super::settings::Settings;
 
 /// The secrets that a script and what it imports ask for by `secret::ask` with a literal name, in the order in
 /// which they stand there.
-pub fn asked_secrets(engine: &rhai::Engine, host: &Host, program: &Program) -> Result<Vec<SecretRequest>> {
+pub fn asked_secrets(
+    engine: &rhai::Engine,
+    graph: &Graph,
+    settings: &Settings,
+    script: &str,
+) -> Result<Vec<SecretRequest>> {
     let mut asked: Vec<SecretRequest> = Vec::new();
-    for (_, program) in parts(engine, host, &program.name, program)? {
-        let texts = Texts { host, named: named_texts(host, &program) };
+    for key in graph.consists_of(engine, script)?.iter() {
+        let program = graph.program(engine, key)?;
+        let texts = Texts { settings, named: named_texts(settings, &program) };
         program.ast.walk(&mut |path: &[ASTNode]| {
             if let Some(ASTNode::Stmt(Stmt::FnCall(call, _)) | ASTNode::Expr(Expr::FnCall(call, _))) =
                 path.last()
@@ -32,8 +38,8 @@ pub fn asked_secrets(engine: &rhai::Engine, host: &Host, program: &Program) -> R
 }
 
 /// The variables at the top of a script whose text is plain from its words alone.
-fn named_texts(host: &Host, program: &Program) -> BTreeMap<String, String> {
-    let mut texts = Texts { host, named: BTreeMap::new() };
+fn named_texts(settings: &Settings, program: &Program) -> BTreeMap<String, String> {
+    let mut texts = Texts { settings, named: BTreeMap::new() };
     for statement in program.ast.statements() {
         if let Stmt::Var(variable, ..) = statement
             && let Some(text) = texts.text(&variable.1)
@@ -44,8 +50,8 @@ fn named_texts(host: &Host, program: &Program) -> BTreeMap<String, String> {
     texts.named
 }
 
-struct Texts<'host> {
-    host: &'host Host,
+struct Texts<'settings> {
+    settings: &'settings Settings,
     named: BTreeMap<String, String>,
 }
 
@@ -82,7 +88,7 @@ impl Texts<'_> {
                 let name = variable.1.as_str();
                 match variable.2.to_string().as_str() {
                     "" => self.named.get(name).cloned(),
-                    "settings" => match self.host.settings().get(name)? {
+                    "settings" => match self.settings.get(name)? {
                         serde_json::Value::String(text) => Some(text.clone()),
                         other => Some(other.to_string()),
                     },

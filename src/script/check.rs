@@ -3,17 +3,18 @@
 mod calls;
 mod leak;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use rhai::{ASTFlags, ASTNode, Expr, FnAccess, Position, Stmt};
 
-use super::engine::{Engine, Program};
-use super::error::place_in;
+use super::engine::Engine;
+use super::graph::{Graph, Visited};
 use super::host::Host;
 use super::plan::{self, Plan};
+use super::program::{Import, Program};
 use super::requirements::Requirements;
-use super::resolver::LIBRARY;
+use super::source::LIBRARY;
 use super::vocabulary::Vocabulary;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
@@ -31,32 +32,21 @@ pub struct Checked {
     pub problems: Vec<Failure>,
 }
 
-/// Checks a script; the scripts of its steps, if it is a plan; and all that they import.
-pub fn check(engine: &Engine, program: &Program) -> Checked {
-    let (plan, problems) = Plan::read(program);
+/// Checks the script behind `key`; the scripts of its steps, if it is a plan; and all that they import.
+pub fn check(engine: &Engine, key: &str) -> Checked {
     let mut checker = Checker {
         engine: engine.rhai(),
         host: engine.host(),
+        graph: engine.host().scripts(),
         vocabulary: Vocabulary::of(engine.rhai(), engine.known_options()),
-        modules: HashMap::new(),
-        requirements: Requirements::default(),
-        scripts: BTreeSet::new(),
-        problems,
+        seen: BTreeSet::new(),
+        checked: Checked::default(),
     };
-    checker.script(program, &plan::declared_at(program));
-    let mut seen = BTreeSet::new();
-    for step in &plan.steps {
-        let Some(script) = &step.script else { continue };
-        if !seen.insert(script) {
-            continue;
-        }
-        match checker.host.program(checker.engine, script) {
-            Ok(program) => checker.script(&program, &BTreeSet::new()),
-            Err(error) => checker.unreadable(error, program, step.position),
-        }
+    match checker.graph.program(checker.engine, key) {
+        Ok(program) => checker.plan(key, &program),
+        Err(error) => checker.report(error, None),
     }
-    let Checker { requirements, scripts, problems, .. } = checker;
-    Checked { plan, requirements, scripts, problems }
+    checker.checked
 }
 
 /// What a module gives to whoever imports it.
@@ -67,54 +57,73 @@ struct Exports {
     constants: BTreeSet<String>,
 }
 
-/// A module on the way from unread to read.
-enum ModuleState {
-    /// Its imports are being read.
-    Open,
-    /// What it gives; nothing if it cannot be read.
-    Read(Option<Rc<Exports>>),
-}
-
 struct Checker<'engine> {
     engine: &'engine rhai::Engine,
     host: &'engine Host,
+    graph: &'engine Graph,
     vocabulary: Vocabulary,
-    modules: HashMap<String, ModuleState>,
-    requirements: Requirements,
-    scripts: BTreeSet<String>,
-    problems: Vec<Failure>,
+    /// The scripts that were visited.
+    seen: BTreeSet<String>,
+    checked: Checked,
 }
 
 impl Checker<'_> {
-    /// Checks one script and what it imports. `declared` are the places at which it declares steps.
-    fn script(&mut self, program: &Program, declared: &BTreeSet<(usize, usize)>) {
-        let (requirements, problems) = Requirements::read(program);
-        self.requirements.root |= requirements.root;
-        self.problems.extend(problems);
-        self.file(program, declared, &mut Vec::new());
+    fn plan(&mut self, key: &str, program: &Rc<Program>) {
+        let (plan, problems) = Plan::read(program);
+        self.checked.problems.extend(problems);
+        self.script(key, program, &plan::declared_at(program));
+        for step in &plan.steps {
+            let Some(script) = step.script.as_ref().filter(|script| !self.seen.contains(*script)) else {
+                continue;
+            };
+            match self.graph.program(self.engine, script) {
+                Ok(program) => self.script(script, &program, &BTreeSet::new()),
+                Err(error) => self.report(error, Some((program, step.position))),
+            }
+            self.seen.insert(script.clone());
+        }
+        self.checked.plan = plan;
     }
 
-    fn file(&mut self, program: &Program, declared: &BTreeSet<(usize, usize)>, chain: &mut Vec<String>) {
-        self.scripts.insert(program.name.clone());
-        let process_setup = self.imports(program, chain);
+    /// Checks one script and what it imports. `declared` are the places at which it declares steps.
+    fn script(&mut self, key: &str, program: &Program, declared: &BTreeSet<(usize, usize)>) {
+        let (requirements, problems) = Requirements::read(program);
+        self.checked.requirements.root |= requirements.root;
+        self.checked.problems.extend(problems);
+        let (mut seen, nowhere) = (std::mem::take(&mut self.seen), BTreeSet::new());
+        let (graph, engine) = (self.graph, self.engine);
+        let visited = graph.visit(engine, key, &mut seen, &mut |visited| match visited {
+            Visited::Script { key: visited, program } => {
+                self.file(program, if visited == key { declared } else { &nowhere });
+            }
+            Visited::Unreadable { by, import, error } => self.unreadable(by, import, error),
+            Visited::Circle { by, import, message } => {
+                self.checked.problems.push(by.problem(import.position, message));
+            }
+        });
+        self.seen = seen;
+        if let Err(error) = visited {
+            self.report(error, None);
+        }
+    }
+
+    fn file(&mut self, program: &Program, declared: &BTreeSet<(usize, usize)>) {
+        self.checked.scripts.insert(program.name.clone());
+        let process_setup = self.process_setup(program);
         let mut problems = calls::problems(self, program, &process_setup, declared);
         problems.extend(leak::problems(&self.vocabulary, program));
         problems.sort_by_key(|problem| problem.place.as_ref().map(|place| (place.line, place.column)));
-        self.problems.extend(problems);
+        self.checked.problems.extend(problems);
     }
 
-    /// Reads what a script imports, and checks that in turn.
-    fn imports(&mut self, program: &Program, chain: &mut Vec<String>) -> Surroundings {
+    fn process_setup(&self, program: &Program) -> Surroundings {
         let mut process_setup = Surroundings::default();
-        let mut imports = Vec::new();
+        for import in &program.parts(self.engine).imports {
+            let module = import.module.as_ref().and_then(|path| self.graph.module(self.engine, path).ok());
+            process_setup.imports.insert(import.alias.clone(), module.map(|module| exports(&module)));
+        }
         program.ast.walk(&mut |path: &[ASTNode]| {
             match path.last() {
-                Some(ASTNode::Stmt(Stmt::Import(import, position))) => match &import.0 {
-                    Expr::StringConstant(module, at) => {
-                        imports.push((module.to_string(), import.1.name.to_string(), *at));
-                    }
-                    _ => imports.push((String::new(), import.1.name.to_string(), *position)),
-                },
                 Some(ASTNode::Expr(Expr::Map(map, _))) => {
                     process_setup.properties.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
                 }
@@ -129,88 +138,37 @@ impl Checker<'_> {
             }
             true
         });
-        for (module, alias, position) in imports {
-            let exports = self.module(program, &module, position, chain);
-            process_setup.imports.insert(alias, exports);
-        }
         process_setup
     }
 
-    /// What the module at `path` gives, read and checked when it is met first.
-    fn module(
-        &mut self,
-        importer: &Program,
-        path: &str,
-        position: Position,
-        chain: &mut Vec<String>,
-    ) -> Option<Rc<Exports>> {
-        match self.modules.get(path) {
-            Some(ModuleState::Read(exports)) => return exports.clone(),
-            Some(ModuleState::Open) => {
-                let start = chain.iter().position(|open| open == path).unwrap_or(0);
-                let circle = [chain[start..].join("` → `"), path.to_owned()].join("` → `");
-                let message = format!("imports form a circle: `{circle}`");
-                self.problems.push(problem(importer, position, message));
-                return None;
-            }
-            None => {}
-        }
-        if path.is_empty() {
-            let message = "an import names its module by a literal text".to_owned();
-            self.problems.push(problem(importer, position, message));
-            return None;
-        }
-        self.modules.insert(path.to_owned(), ModuleState::Open);
-        let read = self.host.imported(self.engine, path);
-        let exports = match read {
-            Ok(program) => {
-                chain.push(path.to_owned());
-                self.file(&program, &BTreeSet::new(), chain);
-                chain.pop();
-                Some(Rc::new(exports(&program)))
-            }
-            Err(error) => {
-                self.unreadable_module(error, path, importer, position);
-                None
-            }
+    fn unreadable(&mut self, by: &Program, import: &Import, error: Option<anyhow::Error>) {
+        let (Some(path), Some(error)) = (&import.module, error) else {
+            let message = "an import names its module by a literal text";
+            return self.checked.problems.push(by.problem(import.position, message));
         };
-        self.modules.insert(path.to_owned(), ModuleState::Read(exports.clone()));
-        exports
-    }
-
-    fn unreadable_module(
-        &mut self,
-        error: anyhow::Error,
-        path: &str,
-        importer: &Program,
-        position: Position,
-    ) {
-        let known = self.host.source().modules();
-        let is_known = known.iter().any(|name| name == path);
+        let known = self.graph.source().modules();
         let misspelt = path.starts_with(LIBRARY) || !path.contains('/');
-        if misspelt && !is_known {
-            let mut failure = problem(importer, position, format!("there is no module `{path}`"));
-            failure = match crate::text::nearest(path, known.iter().map(String::as_str)) {
-                Some(near) => failure.hint(format!("did you mean `{near}`?")),
-                None if known.is_empty() => failure,
-                None => failure.hint(format!("there are `{}`", known.join("`, `"))),
-            };
-            self.problems.push(failure);
-        } else {
-            self.unreadable(error, importer, position);
+        if !misspelt || known.contains(path) {
+            return self.report(error, Some((by, import.position)));
         }
+        let failure = by.problem(import.position, format!("there is no module `{path}`"));
+        self.checked.problems.push(match crate::text::nearest(path, known.iter().map(String::as_str)) {
+            Some(near) => failure.hint(format!("did you mean `{near}`?")),
+            None if known.is_empty() => failure,
+            None => failure.hint(format!("there are `{}`", known.join("`, `"))),
+        });
     }
 
     /// Takes in why a script cannot be read; without a place of its own it stands where that was asked for.
-    fn unreadable(&mut self, error: anyhow::Error, asking: &Program, position: Position) {
+    fn report(&mut self, error: anyhow::Error, asked_at: Option<(&Program, Position)>) {
         let exit = crate::failure::exit_code(&error);
         let message = format!("{error:#}");
         let mut failure = error.downcast::<Failure>().unwrap_or_else(|_| Failure::new(message));
-        if failure.place.is_none() {
-            failure.place = Some(place_in(&asking.name, &asking.text, position));
+        if let (None, Some((asking, position))) = (&failure.place, asked_at) {
+            failure.place = asking.problem(position, "").place;
         }
         failure.exit = if exit == ExitCode::REFUSED { exit } else { ExitCode::USAGE };
-        self.problems.push(failure);
+        self.checked.problems.push(failure);
     }
 }
 
@@ -218,7 +176,7 @@ impl Checker<'_> {
 #[derive(Default)]
 struct Surroundings {
     /// By alias; none for a module that cannot be read.
-    imports: BTreeMap<String, Option<Rc<Exports>>>,
+    imports: BTreeMap<String, Option<Exports>>,
     /// The names of properties that are set anywhere: what is called may be a closure in a map.
     properties: BTreeSet<String>,
 }
@@ -248,11 +206,6 @@ fn exports(program: &Program) -> Exports {
     exports
 }
 
-/// A problem at a place in a script.
-fn problem(program: &Program, position: Position, message: String) -> Failure {
-    Failure::new(message).exit(ExitCode::USAGE).at(place_in(&program.name, &program.text, position))
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
@@ -261,6 +214,7 @@ mod tests {
     use crate::change::testing;
     use crate::journal::History;
     use crate::primitives::REGISTRATION;
+    use crate::script::graph::key_of;
     use crate::script::{Script, Settings, Source};
     use crate::session::Session;
 
@@ -276,19 +230,12 @@ mod tests {
         let settings = Settings::of(Some(&settings), &[], &BTreeMap::new()).unwrap();
         let host = Host::new(session, source, settings, Vec::new());
         let engine = Engine::new(Rc::clone(&host), REGISTRATION);
-        let mut main = None;
         for (name, text) in files {
             let script = Script { name: (*name).to_owned(), text: (*text).to_owned() };
-            match engine.compile(&script) {
-                Ok(program) => {
-                    host.keep_program(name, &program);
-                    host.keep_program(&super::super::host::file_of(name), &program);
-                    main.get_or_insert(program);
-                }
-                Err(error) => return vec![shown(error.downcast_ref::<Failure>().unwrap())],
-            }
+            host.scripts().keep(&key_of(name), script.clone());
+            host.scripts().keep(name, script);
         }
-        check(&engine, &main.unwrap()).problems.iter().map(shown).collect()
+        check(&engine, files[0].0).problems.iter().map(shown).collect()
     }
 
     fn shown(failure: &Failure) -> String {

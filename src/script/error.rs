@@ -1,9 +1,10 @@
 //! Turns Rhai's errors into what people are shown: the true place, the frames that led there, and the
 //! failure behind it.
 
+use std::cell::RefCell;
+
 use rhai::{Dynamic, EvalAltResult, LexError, ParseErrorType, Position};
 
-use super::host::Host;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
 use crate::machine::signal::Interruption;
@@ -35,23 +36,45 @@ pub(super) enum Termination {
     Failed(usize),
 }
 
-impl Host {
-    /// What this error of Rhai's means; `script` is the file whose evaluation it ended.
-    pub fn stop_of(&self, error: &EvalAltResult, script: &str) -> Stop {
-        let stop = self.stop_with_all_of(error, script);
-        match stop {
-            Stop::Failed(failure) => Stop::Failed(self.reporter().without_secrets_in(failure)),
-            other => other,
+/// The failures of primitives on their way through Rhai, which carries their numbers.
+#[derive(Default)]
+pub(super) struct Failures(RefCell<Vec<Failure>>);
+
+impl Failures {
+    /// Keeps a failure and returns its number.
+    pub(super) fn keep(&self, failure: Failure) -> usize {
+        let mut failures = self.0.borrow_mut();
+        failures.push(failure);
+        failures.len() - 1
+    }
+
+    /// The failure of this number.
+    pub(super) fn get(&self, number: usize) -> Failure {
+        self.0.borrow().get(number).cloned().unwrap_or_else(|| Failure::new("an unknown failure"))
+    }
+
+    /// Gives the failure of this number a place, if it has none.
+    pub(super) fn place(&self, number: usize, place: impl FnOnce() -> Option<Place>) {
+        if let Some(failure) = self.0.borrow_mut().get_mut(number)
+            && failure.place.is_none()
+        {
+            failure.place = place();
         }
     }
 
-    fn stop_with_all_of(&self, error: &EvalAltResult, script: &str) -> Stop {
-        let (innermost, place) = self.innermost(error, script);
+    /// What an error of Rhai's means; `script` is the file whose evaluation it ended, `line_of` gives a line of a file.
+    pub(super) fn stop_of(
+        &self,
+        error: &EvalAltResult,
+        script: &str,
+        line_of: impl Fn(&str, usize) -> String,
+    ) -> Stop {
+        let (innermost, place) = innermost(error, script, line_of);
         match innermost {
             EvalAltResult::ErrorTerminated(token, _) => match token.clone().try_cast::<Termination>() {
                 Some(Termination::Unpredictable(why)) => Stop::Unpredictable { place, why },
                 Some(Termination::Interrupted(interruption)) => Stop::Interrupted(interruption),
-                Some(Termination::Failed(number)) => Stop::Failed(placed(self.failure(number), place)),
+                Some(Termination::Failed(number)) => Stop::Failed(placed(self.get(number), place)),
                 None => Stop::Failed(Failure::new(ended(token)).at(place)),
             },
             EvalAltResult::ErrorRuntime(value, _) => Stop::Failed(placed(self.thrown(value), place)),
@@ -65,7 +88,7 @@ impl Host {
             if let Some(number) = map.get("failure").and_then(|number| number.as_int().ok())
                 && let Ok(number) = usize::try_from(number)
             {
-                return self.failure(number);
+                return self.get(number);
             }
             if let Some(message) = map.get("message") {
                 return Failure::new(message.to_string());
@@ -73,34 +96,38 @@ impl Host {
         }
         Failure::new(if value.is_unit() { "the script threw".to_owned() } else { value.to_string() })
     }
+}
 
-    /// The innermost error with its place: Rhai's outer positions are those of the calls.
-    fn innermost<'e>(&self, error: &'e EvalAltResult, script: &str) -> (&'e EvalAltResult, Place) {
-        let mut file = script.to_owned();
-        let mut frames = Vec::new();
-        let mut current = error;
-        loop {
-            match current {
-                EvalAltResult::ErrorInFunctionCall(name, source, inner, position) => {
-                    let name = if name.starts_with("anon$") { "the closure" } else { name };
-                    frames.push(format!("`{name}` called at {file}:{}", at(*position)));
-                    if !source.is_empty() {
-                        file.clone_from(source);
-                    }
-                    current = inner;
+/// The innermost error with its place: Rhai's outer positions are those of the calls.
+fn innermost<'e>(
+    error: &'e EvalAltResult,
+    script: &str,
+    line_of: impl Fn(&str, usize) -> String,
+) -> (&'e EvalAltResult, Place) {
+    let mut file = script.to_owned();
+    let mut frames = Vec::new();
+    let mut current = error;
+    loop {
+        match current {
+            EvalAltResult::ErrorInFunctionCall(name, source, inner, position) => {
+                let name = if name.starts_with("anon$") { "the closure" } else { name };
+                frames.push(format!("`{name}` called at {file}:{}", at(*position)));
+                if !source.is_empty() {
+                    file.clone_from(source);
                 }
-                EvalAltResult::ErrorInModule(name, inner, position) => {
-                    frames.push(format!("imported at {file}:{}", at(*position)));
-                    if !name.is_empty() {
-                        file.clone_from(name);
-                    }
-                    current = inner;
+                current = inner;
+            }
+            EvalAltResult::ErrorInModule(name, inner, position) => {
+                frames.push(format!("imported at {file}:{}", at(*position)));
+                if !name.is_empty() {
+                    file.clone_from(name);
                 }
-                other => {
-                    frames.reverse();
-                    let text = self.line_of(&file, other.position().line().unwrap_or(0));
-                    return (other, place(file, other.position(), text, frames));
-                }
+                current = inner;
+            }
+            other => {
+                frames.reverse();
+                let text = line_of(&file, other.position().line().unwrap_or(0));
+                return (other, place(file, other.position(), text, frames));
             }
         }
     }

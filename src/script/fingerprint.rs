@@ -1,15 +1,15 @@
 //! What a step means by its code: the tokens of its script and of every function that it reaches, and the
 //! settings that those name. Comments and layout mean nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::rc::Rc;
 
 use anyhow::Result;
 use rhai::Token;
-use sha2::{Digest, Sha256};
 
-use super::engine::Program;
-use super::host::Host;
-use super::tokens::tokens;
+use super::graph::{Graph, MAIN};
+use super::token;
+use crate::machine::files::Digest;
 
 /// The part of a step's fingerprint that its code makes up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,192 +20,43 @@ pub struct CodeFingerprint {
     pub settings: BTreeSet<String>,
 }
 
-/// The fingerprint of a whole script, or of the inline step `inline` within it.
+/// The fingerprint of the code of a step: a script, or without one the inline step `id` of the plan.
+///
+/// It is the SHA-256 of the pieces of code that are reached, sorted by module and function. Each is the name of its
+/// function and its tokens in the form of [`token::write`].
 pub fn code_fingerprint(
     engine: &rhai::Engine,
-    host: &Host,
-    program: &Program,
-    inline: Option<&str>,
+    graph: &Graph,
+    script: Option<&str>,
+    id: &str,
 ) -> Result<CodeFingerprint> {
-    let mut reader =
-        Reader { engine, host, files: BTreeMap::new(), reached: BTreeMap::new(), queue: Vec::new() };
-    let key = String::new();
-    let file = reader.split(program);
-    let start = match inline {
-        None => file.top.clone(),
-        Some(id) => [besides_steps(&file.top), step_call(&file.top, id)].concat(),
+    let program = graph.program(engine, script.unwrap_or(MAIN))?;
+    let top = &program.parts(engine).top;
+    let code = match script {
+        Some(_) => Rc::clone(top),
+        None => [besides_steps(top), step_call(top, id).to_vec()].concat().into(),
     };
-    reader.files.insert(key.clone(), file);
-    reader.reach(&key, "", &start);
-    while let Some((file, names)) = reader.queue.pop() {
-        reader.follow(&file, &names)?;
-    }
-    Ok(reader.fingerprint())
-}
-
-/// A script cut into its functions and the rest.
-struct CutFile {
-    top: Vec<Token>,
-    functions: BTreeMap<String, Vec<Token>>,
-    /// By the name that a module is given; in another function that may be another module.
-    imports: BTreeMap<String, BTreeSet<String>>,
-}
-
-struct Reader<'a> {
-    engine: &'a rhai::Engine,
-    host: &'a Host,
-    files: BTreeMap<String, CutFile>,
-    /// The tokens of what is reached, by file and function; the empty function is a file's top level.
-    reached: BTreeMap<(String, String), Vec<String>>,
-    /// Files, each with the function in it that is called; by way of the names of modules that it imports, or none
-    /// for its top level.
-    queue: Vec<(String, Vec<String>)>,
-}
-
-impl Reader<'_> {
-    fn split(&self, program: &Program) -> CutFile {
-        cut(&tokens(self.engine, &program.text))
-    }
-
-    /// Takes in what is reached and queues what that names in turn.
-    fn reach(&mut self, file: &str, function: &str, tokens: &[Token]) {
-        let place = (file.to_owned(), function.to_owned());
-        let written = tokens.iter().map(|token| format!("{token:?}")).collect();
-        if self.reached.insert(place, written).is_some() {
-            return;
+    let (mut bytes, mut settings) = (Vec::new(), BTreeSet::new());
+    for ((_, function), tokens) in graph.reached(engine, &program, code)? {
+        token::write(&Token::Identifier(Box::new(function.into())), &mut bytes);
+        for token in tokens.iter() {
+            token::write(token, &mut bytes);
         }
-        let Some(cut) = self.files.get(file) else { return };
-        for (at, token) in tokens.iter().enumerate() {
-            match (token, tokens.get(at + 1)) {
-                (Token::Import, Some(Token::StringConstant(path))) => {
-                    self.queue.push((path.to_string(), Vec::new()));
-                }
-                (Token::Identifier(name), Some(Token::DoubleColon)) => {
-                    let modules = cut.imports.get(name.as_str()).into_iter().flatten();
-                    let names = members(&tokens[at + 1..]);
-                    self.queue.extend(modules.map(|module| (module.clone(), names.clone())));
-                }
-                // A function may be named by a text, too: `Fn("name")`.
-                (Token::Identifier(name) | Token::StringConstant(name), _)
-                    if cut.functions.contains_key(name.as_str()) =>
-                {
-                    self.queue.push((file.to_owned(), vec![name.to_string()]));
-                }
-                _ => {}
-            }
-        }
+        settings.extend(settings_in(&tokens));
     }
-
-    fn follow(&mut self, file: &str, names: &[String]) -> Result<()> {
-        if !self.files.contains_key(file) {
-            let program = self.host.imported(self.engine, file)?;
-            let cut = self.split(&program);
-            let top = cut.top.clone();
-            self.files.insert(file.to_owned(), cut);
-            self.reach(file, "", &top);
-        }
-        let (Some(cut), [name, further @ ..]) = (self.files.get(file), names) else { return Ok(()) };
-        if further.is_empty() {
-            if let Some(tokens) = cut.functions.get(name).cloned() {
-                self.reach(file, name, &tokens);
-            }
-        } else if let Some(modules) = cut.imports.get(name) {
-            self.queue.extend(modules.iter().map(|module| (module.clone(), further.to_vec())));
-        }
-        Ok(())
-    }
-
-    fn fingerprint(self) -> CodeFingerprint {
-        let mut hash = Sha256::new();
-        let mut settings = BTreeSet::new();
-        let named = format!("{:?}", Token::Identifier(Box::new("settings".into())));
-        let colons = format!("{:?}", Token::DoubleColon);
-        for ((_, function), tokens) in &self.reached {
-            hash.update(function.as_bytes());
-            for token in tokens {
-                hash.update([0]);
-                hash.update(token.as_bytes());
-            }
-            for window in tokens.windows(3) {
-                if window[0] == named && window[1] == colons {
-                    settings.extend(identifier(&window[2]).map(str::to_owned));
-                }
-            }
-        }
-        CodeFingerprint { hash: hex(&hash.finalize()), settings }
-    }
+    Ok(CodeFingerprint { hash: Digest::of(&bytes).to_string(), settings })
 }
 
-/// The name in a token's debug form.
-fn identifier(token: &str) -> Option<&str> {
-    token.strip_prefix("Identifier(\"")?.strip_suffix("\")")
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn cut(tokens: &[Token]) -> CutFile {
-    let mut file = CutFile { top: Vec::new(), functions: BTreeMap::new(), imports: BTreeMap::new() };
-    for at in 0..tokens.len() {
-        if let [Token::Import, Token::StringConstant(path), Token::As, Token::Identifier(alias), ..] =
-            &tokens[at..]
+/// The settings that are named: `settings::NAME`.
+fn settings_in(tokens: &[Token]) -> impl Iterator<Item = String> + '_ {
+    tokens.windows(3).filter_map(|window| match window {
+        [Token::Identifier(namespace), Token::DoubleColon, Token::Identifier(name)]
+            if namespace.as_str() == "settings" =>
         {
-            file.imports.entry(alias.to_string()).or_default().insert(path.to_string());
+            Some(name.to_string())
         }
-    }
-    let mut at = 0;
-    while at < tokens.len() {
-        let is_function = matches!(tokens[at], Token::Fn)
-            || matches!((&tokens[at], tokens.get(at + 1)), (Token::Private, Some(Token::Fn)));
-        if is_function {
-            let end = end_of_block(tokens, at);
-            let name = tokens[at..end].iter().find_map(|token| match token {
-                Token::Identifier(name) => Some(name.to_string()),
-                _ => None,
-            });
-            // Functions of one name and different arity belong together.
-            file.functions.entry(name.unwrap_or_default()).or_default().extend_from_slice(&tokens[at..end]);
-            at = end;
-            continue;
-        }
-        file.top.push(tokens[at].clone());
-        at += 1;
-    }
-    file
-}
-
-/// The index behind the block that begins after `start`.
-fn end_of_block(tokens: &[Token], start: usize) -> usize {
-    let mut depth = 0_usize;
-    for (at, token) in tokens.iter().enumerate().skip(start) {
-        match token {
-            Token::LeftBrace | Token::MapStart => depth += 1,
-            Token::RightBrace => {
-                depth = depth.saturating_sub(1);
-                if depth == 0 {
-                    return at + 1;
-                }
-            }
-            _ => {}
-        }
-    }
-    tokens.len()
-}
-
-/// The names behind `::`, one after the other.
-fn members(tokens: &[Token]) -> Vec<String> {
-    let mut names = Vec::new();
-    let mut rest = tokens;
-    while let [Token::DoubleColon, Token::Identifier(name), behind @ ..] = rest {
-        names.push(name.to_string());
-        rest = behind;
-    }
-    names
+        _ => None,
+    })
 }
 
 /// What stands at the top level besides steps and what is reported to people: inline steps see its variables.
@@ -239,8 +90,8 @@ fn unless_passed_over(statement: &[Token]) -> &[Token] {
 }
 
 /// The tokens of the call that declares the inline step `id`.
-fn step_call(tokens: &[Token], id: &str) -> Vec<Token> {
-    let is_call = |at: usize| match &tokens[at..] {
+fn step_call<'tokens>(tokens: &'tokens [Token], id: &str) -> &'tokens [Token] {
+    let is_call = |at: &usize| match &tokens[*at..] {
         [
             Token::Identifier(step),
             Token::DoubleColon,
@@ -251,7 +102,7 @@ fn step_call(tokens: &[Token], id: &str) -> Vec<Token> {
         ] => step.as_str() == "step" && run.as_str() == "run" && literal.as_str() == id,
         _ => false,
     };
-    let Some(start) = (0..tokens.len()).find(|at| is_call(*at)) else { return tokens.to_vec() };
+    let Some(start) = (0..tokens.len()).find(is_call) else { return tokens };
     let mut depth = 0_usize;
     for (at, token) in tokens.iter().enumerate().skip(start) {
         match token {
@@ -259,11 +110,122 @@ fn step_call(tokens: &[Token], id: &str) -> Vec<Token> {
             Token::RightParen => {
                 depth -= 1;
                 if depth == 0 {
-                    return tokens[start..=at].to_vec();
+                    return &tokens[start..=at];
                 }
             }
             _ => {}
         }
     }
-    tokens[start..].to_vec()
+    &tokens[start..]
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::script::graph::key_of;
+    use crate::script::limits;
+    use crate::script::{Script, Source};
+
+    const STEP: &str = "import \"std/site\" as site;\n\
+        const REQUIRES = #{ root: true };\n\
+        fn twice(n) { n * 2.50 - 0x10 }\n\
+        fn unused() { 1 }\n\
+        let name = `x${settings::name}y`;\n\
+        if name != 'c' && !true { site::make(name, twice(()), [1_000, -1], |x| x + 1); }\n";
+    const SITE: &str = "fn make(name, n, list, f) { file::write(`/srv/${name}`, settings::text + \"\\n\"); }\n\
+        fn other() { settings::unused }\n";
+
+    /// The fingerprint of a plan's script with modules beside it; of its inline step `id`, if there is one.
+    fn fingerprint(files: &[(&str, &str)], script: Option<&str>, id: &str) -> CodeFingerprint {
+        let nowhere = PathBuf::from("/nonexistent");
+        let graph = Graph::new(Source::Directory { shown: nowhere.clone(), root: nowhere });
+        for (name, text) in files {
+            let script = Script { name: (*name).to_owned(), text: (*text).to_owned() };
+            graph.keep(if *name == MAIN { MAIN.to_owned() } else { key_of(name) }.as_str(), script);
+        }
+        let mut engine = limits::plain();
+        engine.set_strict_variables(false);
+        code_fingerprint(&engine, &graph, script, id).unwrap()
+    }
+
+    fn of(step: &str, site: &str) -> CodeFingerprint {
+        fingerprint(&[("step", step), ("std/site", site)], Some("step.rhai"), "")
+    }
+
+    /// The journals of every machine hold such hashes: with another, all steps are stale there. If this fails after an
+    /// upgrade of Rhai, `token::write` has to give what it gave before.
+    #[test]
+    fn fingerprint_is_pinned() {
+        let found = of(STEP, SITE);
+        assert_eq!(found.hash, "0d9e9ce7cc5d5aeb4377bd35bc5ed476ce208381f45f5cf120410fe687f5cab9");
+        assert_eq!(found.settings.into_iter().collect::<Vec<_>>(), ["name", "text"]);
+    }
+
+    #[test]
+    fn fingerprint_ignores_comments_and_layout() {
+        let before = of(STEP, SITE);
+        let step = STEP
+            .replace("fn twice", "/// Doubles.\n/** Really. */ fn twice")
+            .replace("const REQUIRES", "//! Of the script.\n// Here.\nconst  REQUIRES")
+            .replace("twice(())", "twice( /* of */\n () )")
+            .replace("1_000", "1000");
+        assert_ne!(step, STEP);
+        assert_eq!(of("f( )", SITE), of("f()", SITE));
+        assert_eq!(of(&step, &format!("// A comment.\n{}", SITE.replace("    ", "\t"))), before);
+    }
+
+    #[test]
+    fn fingerprint_ignores_functions_that_are_not_reached() {
+        let before = of(STEP, SITE);
+        let step = STEP.replace("fn unused() { 1 }", "fn unused() { 2 }");
+        assert_eq!(of(&step, &SITE.replace("settings::unused", "settings::more")), before);
+        assert_ne!(of(STEP, &SITE.replace("/srv/", "/opt/")), before);
+    }
+
+    #[test]
+    fn fingerprint_counts_every_token() {
+        let before = of(STEP, SITE).hash;
+        for (from, to) in [
+            ("`x${settings::name}y`", "`x${settings::name}z`"),
+            ("`x${settings::name}y`", "`w${settings::name}y`"),
+            ("`x${settings::name}y`", "`x${settings::names}y`"),
+            ("`x${settings::name}y`", "\"x${settings::name}y\""),
+            ("2.50", "2.51"),
+            ("0x10", "0x11"),
+            ("'c'", "\"c\""),
+            ("!true", "true"),
+            ("1_000, -1", "1_000 -1"),
+            ("twice(())", "twice([])"),
+            ("|x| x + 1", "|x| x - 1"),
+        ] {
+            let changed = STEP.replace(from, to);
+            assert_ne!(changed, STEP, "{from}");
+            assert_ne!(of(&changed, SITE).hash, before, "{to}");
+        }
+    }
+
+    #[test]
+    fn strings_that_share_their_characters_differ() {
+        let of = |text: &str| of(text, SITE).hash;
+        assert_ne!(of("f(\"a\", \"b\")"), of("f(\"a,b\")"));
+        assert_ne!(of("f(\"s\\x00\", \"\")"), of("f(\"\", \"s\\x00\")"));
+        assert_ne!(of("x(a)"), of("x(\"a\")"));
+    }
+
+    #[test]
+    fn inline_step_means_its_call_and_what_stands_besides_steps() {
+        let plan = "let a = 1;\nlog::info(\"x\");\nstep::run(\"01\", \"A\", || f(a));\n\
+            step::run(\"02\", \"B\", || g(a));\nfn f(x) { x }\nfn g(x) { x }\n";
+        let of = |plan: &str, id: &str| fingerprint(&[(MAIN, plan)], None, id).hash;
+        let before = of(plan, "01");
+        assert_eq!(
+            of(&plan.replace("g(a)", "g(2)").replace("g(x) { x", "g(x) { 3").replace("\"x\"", "\"y\""), "01"),
+            before
+        );
+        assert_ne!(of(&plan.replace("a = 1", "a = 2"), "01"), before);
+        assert_ne!(of(&plan.replace("f(x) { x", "f(x) { 3"), "01"), before);
+        assert_ne!(of(plan, "02"), before);
+    }
 }

@@ -1,25 +1,24 @@
 //! What a script reaches: the session, its plan's source and settings, and how a primitive's error becomes
 //! one of the script's.
 
+mod secrets;
+
 use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use anyhow::{Result, bail};
 use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
 
-use super::engine::{self, Program};
-use super::error::{Stop, Termination, place_in};
-use super::parts::parts;
-use super::resolver::LIBRARY;
+use super::error::{Failures, Stop, Termination};
+use super::graph::Graph;
 use super::secrets::Secrets;
 use super::settings::Settings;
-use super::source::{Script, Source};
+use super::source::Source;
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
 use crate::journal::Handler;
-use crate::machine::files::Digest;
 use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
 use crate::panicking;
@@ -111,16 +110,12 @@ struct FailedMutation {
 /// Everything a script reaches.
 pub struct Host {
     session: RefCell<Session>,
-    source: Source,
+    scripts: Graph,
     settings: Settings,
     arguments: Vec<String>,
     secrets: RefCell<Rc<Secrets>>,
     runner: RefCell<Option<Rc<dyn StepRunner>>>,
-    programs: RefCell<HashMap<String, Program>>,
-    digests: RefCell<HashMap<String, Digest>>,
-    parts: RefCell<HashMap<String, Rc<[String]>>>,
-    texts: RefCell<BTreeMap<String, Rc<str>>>,
-    failures: RefCell<Vec<Failure>>,
+    failures: Failures,
     failed_mutation: RefCell<Option<FailedMutation>>,
     trace: RefCell<Trace>,
     refusals: RefCell<BTreeSet<String>>,
@@ -148,16 +143,12 @@ impl Host {
         let store = SecretStore::below(session.world.state_directory());
         Rc::new(Self {
             session: RefCell::new(session),
-            source,
+            scripts: Graph::new(source),
             settings,
             arguments,
             secrets: RefCell::new(Rc::new(Secrets::new(store, BTreeMap::new()))),
             runner: RefCell::default(),
-            programs: RefCell::default(),
-            digests: RefCell::default(),
-            parts: RefCell::default(),
-            texts: RefCell::default(),
-            failures: RefCell::default(),
+            failures: Failures::default(),
             failed_mutation: RefCell::default(),
             trace: RefCell::default(),
             refusals: RefCell::default(),
@@ -188,7 +179,12 @@ impl Host {
 
     /// Where scripts and plan files come from.
     pub fn source(&self) -> &Source {
-        &self.source
+        self.scripts.source()
+    }
+
+    /// The scripts of the plan.
+    pub fn scripts(&self) -> &Graph {
+        &self.scripts
     }
 
     /// The settings in force.
@@ -276,10 +272,9 @@ impl Host {
     /// A mutating primitive failed in this step, whether or not the script caught it.
     pub fn take_failed_mutation(&self) -> Option<Failure> {
         let failed = self.failed_mutation.borrow_mut().take()?;
-        let mut failure = self.failure(failed.number);
+        let mut failure = self.failures.get(failed.number);
         if failure.place.is_none() {
-            let text = self.texts.borrow().get(&failed.file).cloned().unwrap_or_default();
-            failure.place = Some(place_in(&failed.file, &text, failed.position));
+            failure.place = Some(self.place_of(&failed.file, failed.position));
         }
         Some(failure.hint("the script caught this, but a change that fails fails its step"))
     }
@@ -290,34 +285,28 @@ impl Host {
             error.downcast_ref::<Failure>().cloned().unwrap_or_else(|| Failure::new(String::new()));
         failure.message = format!("{error:#}");
         let failure = self.reporter().without_secrets_in(failure);
-        let mut failures = self.failures.borrow_mut();
-        failures.push(failure);
-        failures.len() - 1
+        self.failures.keep(failure)
     }
 
-    /// The failure of this number.
-    pub(super) fn failure(&self, number: usize) -> Failure {
-        let failures = self.failures.borrow();
-        failures.get(number).cloned().unwrap_or_else(|| Failure::new("an unknown failure"))
+    /// What this error of Rhai's means; `script` is the file whose evaluation it ended.
+    pub fn stop_of(&self, error: &EvalAltResult, script: &str) -> Stop {
+        match self.failures.stop_of(error, script, |file, line| self.scripts.line_of(file, line)) {
+            Stop::Failed(failure) => Stop::Failed(self.reporter().without_secrets_in(failure)),
+            other => other,
+        }
+    }
+
+    fn place_of(&self, file: &str, position: Position) -> Place {
+        let line = position.line().unwrap_or(0);
+        let column = position.position().unwrap_or(1).max(1);
+        let text = self.scripts.line_of(file, line);
+        Place { file: file.to_owned(), line, column, text, frames: Vec::new() }
     }
 
     /// Where a primitive was called; `None` if that is not known.
     fn place_of_call(&self, context: &NativeCallContext) -> Option<Place> {
         let (source, position) = (context.call_source()?, context.call_position());
-        let text = self.texts.borrow().get(source).cloned()?;
-        (!position.is_none()).then(|| place_in(source, &text, position))
-    }
-
-    /// Keeps a script's text for the excerpts in errors.
-    pub(super) fn remember_text(&self, name: &str, text: &str) {
-        self.texts.borrow_mut().insert(name.to_owned(), Rc::from(text));
-    }
-
-    /// A line of a script that was read, one-based.
-    pub(super) fn line_of(&self, name: &str, line: usize) -> String {
-        let texts = self.texts.borrow();
-        let text = texts.get(name).and_then(|text| text.lines().nth(line.checked_sub(1)?));
-        text.unwrap_or_default().to_owned()
+        (!position.is_none()).then(|| self.place_of(source, position))
     }
 
     /// Why evaluation must end now, as Rhai's progress callback wants it.
@@ -326,76 +315,6 @@ impl Host {
         let session = self.session.try_borrow().ok()?;
         let interruption = session.world.processes.interruption()?;
         Some(Dynamic::from(Termination::Interrupted(interruption)))
-    }
-
-    /// The script of this name beside the plan, compiled once.
-    pub fn program(&self, engine: &rhai::Engine, name: &str) -> Result<Program> {
-        self.compiled(engine, name)
-    }
-
-    /// The module that `import` names.
-    pub fn imported(&self, engine: &rhai::Engine, path: &str) -> Result<Program> {
-        self.compiled(engine, &file_of(path))
-    }
-
-    /// The files of a script and of the modules that it imports, directly or through others.
-    pub fn consists_of(&self, engine: &rhai::Engine, name: &str) -> Result<Rc<[String]>> {
-        if let Some(known) = self.parts.borrow().get(name) {
-            return Ok(Rc::clone(known));
-        }
-        let parts = parts(engine, self, name, &self.program(engine, name)?)?;
-        let files: Rc<[String]> = parts.into_iter().map(|(file, _)| file).collect();
-        self.parts.borrow_mut().insert(name.to_owned(), Rc::clone(&files));
-        Ok(files)
-    }
-
-    /// A hash over the bytes of these scripts, named by their files, and over what reads them: kkrun's version.
-    pub fn digest_of<'a>(&self, names: impl Iterator<Item = &'a str>) -> Result<String> {
-        let mut all = vec![(env!("CARGO_PKG_VERSION"), Digest::of(&[]))];
-        for name in names {
-            all.push((name, self.digest_of_one(name)?));
-        }
-        Ok(Digest::of_all(all).to_string())
-    }
-
-    fn digest_of_one(&self, name: &str) -> Result<Digest> {
-        if let Some(known) = self.digests.borrow().get(name) {
-            return Ok(*known);
-        }
-        let compiled = self.programs.borrow().get(name).map(|program| Digest::of(program.text.as_bytes()));
-        let digest = match compiled {
-            Some(digest) => digest,
-            None => Digest::of(self.text(name)?.text.as_bytes()),
-        };
-        self.digests.borrow_mut().insert(name.to_owned(), digest);
-        Ok(digest)
-    }
-
-    /// The text of a script, or of a module of the library.
-    fn text(&self, name: &str) -> Result<Script> {
-        match name.strip_prefix(LIBRARY) {
-            Some(module) => self.source.library(module),
-            None => self.source.script(name),
-        }
-    }
-
-    fn compiled(&self, engine: &rhai::Engine, key: &str) -> Result<Program> {
-        if let Some(program) = self.programs.borrow().get(key) {
-            return Ok(program.clone());
-        }
-        let program = engine::compile(engine, self, &self.text(key)?)?;
-        self.programs.borrow_mut().insert(key.to_owned(), program.clone());
-        Ok(program)
-    }
-
-    /// Keeps the hash of a script that was read, for one that need not be compiled.
-    pub fn keep_digest(&self, name: &str, script: &Script) {
-        self.digests.borrow_mut().insert(name.to_owned(), Digest::of(script.text.as_bytes()));
-    }
-
-    /// Keeps a program under the name that `program` finds it by.
-    pub fn keep_program(&self, name: &str, program: &Program) {
-        self.programs.borrow_mut().insert(name.to_owned(), program.clone());
     }
 
     /// Calls a script's closure from within a primitive. The session must not be held.
@@ -450,7 +369,7 @@ impl Host {
     pub fn present(&self, then: &Trace) -> Result<Trace> {
         let mut now = Trace { settings: then.settings.clone(), ..Trace::default() };
         for name in then.files.keys() {
-            let hash = match self.source.plan_file(name) {
+            let hash = match self.source().plan_file(name) {
                 Ok(file) => file.hash(),
                 Err(_) => Trace::MISSING.to_owned(),
             };
@@ -483,11 +402,6 @@ impl Host {
             self.reporter().note(text);
         }
     }
-}
-
-/// The file of the module that `import` names; modules of the library have a name of their own.
-pub(super) fn file_of(path: &str) -> String {
-    if path.starts_with(LIBRARY) { path.to_owned() } else { format!("{path}.rhai") }
 }
 
 /// Runs a primitive that only looks. When it fails while only looking, after something would have been
@@ -559,10 +473,8 @@ pub fn raise(host: &Host, error: anyhow::Error, context: &NativeCallContext) -> 
     // What no script can catch is given the place of each outer call on its way.
     if let EvalAltResult::ErrorTerminated(token, _) = &*raised
         && let Some(Termination::Failed(number)) = token.clone().try_cast()
-        && let Some(failure) = host.failures.borrow_mut().get_mut(number)
-        && failure.place.is_none()
     {
-        failure.place = host.place_of_call(context);
+        host.failures.place(number, || host.place_of_call(context));
     }
     raised
 }
@@ -583,7 +495,7 @@ pub(super) fn raise_at(host: &Host, error: anyhow::Error, position: Position) ->
         return Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), position));
     }
     let number = host.keep_failure(&error);
-    let failure = host.failure(number);
+    let failure = host.failures.get(number);
     if matches!(failure.kind, "journal" | "step" | "panic") {
         return Box::new(EvalAltResult::ErrorTerminated(
             Dynamic::from(Termination::Failed(number)),

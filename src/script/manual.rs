@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rhai::Engine;
 use serde::Serialize;
 
-use super::engine::Registration;
+use super::vocabulary::Registration;
 
 /// A function as scripts see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

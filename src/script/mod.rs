@@ -6,37 +6,41 @@ mod check;
 mod engine;
 mod error;
 mod fingerprint;
+mod graph;
 mod host;
+mod limits;
 pub mod manual;
-mod parts;
 mod plan;
+mod program;
 mod requirements;
 mod resolver;
 mod secret;
 mod secrets;
 mod settings;
 mod source;
-mod tokens;
+mod token;
 mod value;
 mod vocabulary;
 
 pub use asked::asked_secrets;
 pub use check::{Checked, check};
-pub use engine::{Engine, LARGEST_TEXT, Program, Registration, STACK_SIZE, evaluate};
+pub use engine::{Engine, evaluate};
 pub use error::Stop;
 pub use fingerprint::{CodeFingerprint, code_fingerprint};
+pub use graph::{Graph, MAIN};
 pub use host::{
     Host, Passing, Raised, StepBody, StepCall, StepRunner, Trace, Unpredictable, act, act_without_recovery,
     look, raise, unpredictable,
 };
+pub use limits::{LARGEST_TEXT, STACK_SIZE};
 pub use plan::{Plan, PlannedStep};
+pub use program::Program;
 pub use requirements::{Requirements, requires_root};
-pub use resolver::LIBRARY;
 /// The call of a primitive, which those who run its script hand on.
 pub use rhai::{NativeCallContext, Position};
 pub use secret::Secret;
 pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::{FILE as SETTINGS, Settings};
-pub use source::{PlanFile, Script, Source, built_in, built_in_names, built_in_scripts, read_text};
+pub use source::{LIBRARY, PlanFile, Script, Source, built_in, built_in_names, built_in_scripts, read_text};
 pub use value::{Seconds, json_of, option_names, options_of, value_of};
-pub use vocabulary::OPTION_MAPS;
+pub use vocabulary::{OPTION_MAPS, Registration};

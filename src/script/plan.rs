@@ -5,9 +5,7 @@ use std::collections::{BTreeSet, HashMap};
 use anyhow::Result;
 use rhai::{Expr, FnCallExpr, Position, Stmt};
 
-use super::engine::Program;
-use super::error::place_in;
-use crate::exit_code::ExitCode;
+use super::program::Program;
 use crate::failure::Failure;
 
 /// A step as the plan declares it.
@@ -61,7 +59,7 @@ impl Plan {
             };
             if let Some(first) = lines.get(&step.id) {
                 let message = format!("the step id `{}` is used twice, first in line {first}", step.id);
-                problems.push(refused(program, message, position));
+                problems.push(program.problem(position, message));
                 continue;
             }
             plan.is_bare &= step.script.is_some();
@@ -100,20 +98,16 @@ fn step_run(statement: &Stmt) -> Option<(&FnCallExpr, Position)> {
 fn planned(program: &Program, call: &FnCallExpr, position: Position) -> Result<PlannedStep, Failure> {
     let literal = |at: usize, what: &str| match call.args.get(at) {
         Some(Expr::StringConstant(text, _)) if !text.is_empty() => Ok(text.to_string()),
-        _ => Err(refused(program, format!("step::run wants its {what} as a literal text"), position)),
+        _ => Err(program.problem(position, format!("step::run wants its {what} as a literal text"))),
     };
     let (id, title) = (literal(0, "id")?, literal(1, "title")?);
     let script = match call.args.get(2) {
         Some(Expr::StringConstant(text, _)) => Some(text.to_string()),
         Some(Expr::InterpolatedString(..)) => {
-            return Err(refused(
-                program,
-                "step::run wants its script as a literal text".to_owned(),
-                position,
-            ));
+            return Err(program.problem(position, "step::run wants its script as a literal text"));
         }
         Some(_) => None,
-        None => return Err(refused(program, "step::run wants a script or a closure".to_owned(), position)),
+        None => return Err(program.problem(position, "step::run wants a script or a closure")),
     };
     Ok(PlannedStep { id, title, script, position })
 }
@@ -121,8 +115,4 @@ fn planned(program: &Program, call: &FnCallExpr, position: Position) -> Result<P
 /// Whether the statement does nothing but name a literal.
 fn is_constant(statement: &Stmt) -> bool {
     matches!(statement, Stmt::Var(named, ..) if named.1.is_constant())
-}
-
-fn refused(program: &Program, message: String, position: Position) -> Failure {
-    Failure::new(message).exit(ExitCode::USAGE).at(place_in(&program.name, &program.text, position))
 }

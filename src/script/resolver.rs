@@ -6,10 +6,8 @@ use std::rc::Rc;
 
 use rhai::{EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
 
+use super::graph::circle;
 use super::host::{Host, Raised, raise_at};
-
-/// The prefix of the standard library.
-pub const LIBRARY: &str = "std/";
 
 /// Resolves imports from the plan's one root.
 pub(super) struct Resolver {
@@ -24,8 +22,8 @@ impl Resolver {
     }
 
     fn load(&self, engine: &rhai::Engine, path: &str, position: Position) -> Raised<Shared<Module>> {
-        let program =
-            self.host.imported(engine, path).map_err(|error| raise_at(&self.host, error, position))?;
+        let program = self.host.scripts().module(engine, path);
+        let program = program.map_err(|error| raise_at(&self.host, error, position))?;
         let module = Module::eval_ast_as_new(Scope::new(), &program.ast, engine)
             .map_err(|error| Box::new(EvalAltResult::ErrorInModule(program.name.clone(), error, position)))?;
         Ok(module.into())
@@ -43,10 +41,9 @@ impl ModuleResolver for Resolver {
         if let Some(module) = self.loaded.borrow().get(path) {
             return Ok(Shared::clone(module));
         }
-        if self.loading.borrow().iter().any(|name| name == path) {
-            let circle = [self.loading.borrow().join("` → `"), path.to_owned()].join("` → `");
-            let error = anyhow::anyhow!("imports form a circle: `{circle}`");
-            return Err(raise_at(&self.host, error, position));
+        // A plan of which nothing changed is not checked again, and what is loaded may load itself without end.
+        if let Some(message) = circle(&self.loading.borrow(), path) {
+            return Err(raise_at(&self.host, anyhow::anyhow!(message), position));
         }
         self.loading.borrow_mut().push(path.to_owned());
         let module = self.load(engine, path, position);

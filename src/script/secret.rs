@@ -43,6 +43,11 @@ impl Secret {
         &self.text
     }
 
+    /// A copy of what it holds, wiped from memory like it.
+    pub(super) fn text(&self) -> Zeroizing<String> {
+        Zeroizing::new(self.reveal().to_owned())
+    }
+
     /// Makes the type known to scripts, with every operator refused that would tell something of the value or
     /// pass the name off as it.
     pub(super) fn register(engine: &mut Engine) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::engine::LARGEST_TEXT;
+use super::limits::{self, LARGEST_TEXT};
 use super::source::{Script, Source};
 use super::value::{json_of, value_of};
 use crate::exit_code::ExitCode;
@@ -110,7 +110,7 @@ impl Settings {
 
 /// Evaluates a settings script: an engine with no primitives, because settings are plain values.
 fn evaluate(script: &Script) -> Result<BTreeMap<String, Value>> {
-    let engine = super::engine::plain();
+    let engine = limits::plain();
     let value: rhai::Dynamic = engine
         .eval(&script.text)
         .map_err(|error| super::error::plain(&error, &script.name, &script.text, ExitCode::USAGE))?;

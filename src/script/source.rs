@@ -6,11 +6,13 @@ use std::path::{Component, Path, PathBuf};
 use anyhow::{Context, Result, bail};
 use include_dir::{Dir, include_dir};
 
-use super::resolver::LIBRARY;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::machine::files::Digest;
 use crate::machine::trusted;
+
+/// How the names of the standard library's modules begin.
+pub const LIBRARY: &str = "std/";
 
 /// Where operators put scripts that are found by their bare name.
 const INSTALLED: &str = "/etc/kkrun/scripts";

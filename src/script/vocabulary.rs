@@ -7,6 +7,15 @@ use rhai::{FnNamespace, Identifier};
 /// The options that a function knows, by its namespace and name; none for one without such an argument.
 pub type KnownOptions = fn(namespace: &str, name: &str) -> Option<Vec<&'static str>>;
 
+/// Gives an engine the primitives that its scripts can call.
+#[derive(Clone, Copy)]
+pub struct Registration {
+    /// Registers them.
+    pub register: fn(&mut rhai::Engine),
+    /// Which options their last maps know.
+    pub options: KnownOptions,
+}
+
 /// How the parameters are named that are maps of options.
 pub const OPTION_MAPS: [&str; 2] = ["options", "connection"];
 

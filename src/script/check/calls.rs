@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use rhai::{ASTNode, Expr, FnCallExpr, Position, Stmt, Token};
 
-use super::{Checker, Surroundings, problem};
+use super::{Checker, Surroundings};
 use crate::failure::Failure;
-use crate::script::engine::Program;
 use crate::script::manual;
+use crate::script::program::Program;
 use crate::script::vocabulary::Fit;
 use crate::text::nearest;
 
@@ -54,7 +54,7 @@ struct Reader<'check> {
 
 impl Reader<'_> {
     fn report(&mut self, position: Position, message: String, hints: impl IntoIterator<Item = String>) {
-        let mut failure = problem(self.program, position, message);
+        let mut failure = self.program.problem(position, message);
         failure.hints.extend(hints);
         self.problems.push(failure);
     }

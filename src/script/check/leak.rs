@@ -8,9 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::{AST, ASTNode, Expr, FnCallExpr, FnPtr, Position, Stmt, Token};
 
-use super::problem;
 use crate::failure::Failure;
-use crate::script::engine::Program;
+use crate::script::program::Program;
 use crate::script::vocabulary::Vocabulary;
 
 /// What a value has to do with secrets.
@@ -288,7 +287,7 @@ impl Reader<'_> {
 
     fn report(&mut self, position: Position, message: &str) {
         let place = (position.line().unwrap_or(0), position.position().unwrap_or(0));
-        let failure = problem(self.program, position, message.to_owned());
+        let failure = self.program.problem(position, message);
         self.problems.entry(place).or_insert(failure);
     }
 }

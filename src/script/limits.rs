@@ -1,0 +1,98 @@
+//! The limits within which every script is read and evaluated.
+
+use std::cell::Cell;
+use std::time::{Duration, Instant};
+
+use rhai::packages::{Package, StandardPackage};
+use rhai::{Dynamic, EvalAltResult, ImmutableString, Position};
+
+use crate::machine::memory;
+
+/// The stack, in bytes, of the thread that evaluates scripts: enough for every call level that the limits
+/// allow.
+pub const STACK_SIZE: usize = 64 * 1024 * 1024;
+
+/// An engine with Rhai's own functions, which are looked up when they are called, within the limits.
+pub(super) fn plain() -> rhai::Engine {
+    let mut engine = rhai::Engine::new_raw();
+    engine.register_global_module(StandardPackage::new_lazy().as_shared_module());
+    engine.set_max_strings_interned(1 << 16);
+    limit(&mut engine);
+    engine
+}
+
+/// Sets every limit: what Rhai does by default differs between builds and leaves some open.
+pub(super) fn limit(engine: &mut rhai::Engine) {
+    // The default optimiser panics on an assignment into a constant map, and the full one calls host
+    // functions while compiling.
+    engine.set_optimization_level(rhai::OptimizationLevel::None);
+    engine.set_strict_variables(true);
+    engine.set_fail_on_invalid_map_property(true);
+    engine.disable_symbol("eval");
+    engine.set_max_call_levels(128);
+    engine.set_max_expr_depths(64, 32);
+    engine.set_max_operations(50_000_000);
+    engine.set_max_string_size(LARGEST_TEXT);
+    engine.set_max_array_size(100_000);
+    engine.set_max_map_size(100_000);
+    engine.set_max_modules(1_000);
+    engine.set_max_functions(10_000);
+    engine.set_max_variables(10_000);
+    let memory = Memory::default();
+    engine.on_progress(move |_| memory.exhausted());
+    // Rhai's own make the new text before they look how large it is: of two texts of the largest size, one of 2^48
+    // bytes.
+    engine.register_fn("replace", |text: &mut ImmutableString, from: &str, to: &str| replace(text, from, to));
+    engine.register_fn("replace", |text: &mut ImmutableString, from: char, to: &str| {
+        replace(text, from.encode_utf8(&mut [0; 4]), to)
+    });
+}
+
+/// The largest text, in bytes.
+pub const LARGEST_TEXT: usize = 16 * 1024 * 1024;
+
+/// How much memory the process may use while a script runs, in bytes: many large values are each within their limit.
+const MOST_MEMORY: u64 = 1024 * 1024 * 1024;
+
+/// Looks from time to time how much memory is used.
+pub(super) struct Memory {
+    operations: Cell<u32>,
+    looked: Cell<Instant>,
+    is_exhausted: Cell<bool>,
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Self { operations: Cell::default(), looked: Cell::new(Instant::now()), is_exhausted: Cell::default() }
+    }
+}
+
+impl Memory {
+    /// Why the script must end, if it uses too much; asked at each operation.
+    pub(super) fn exhausted(&self) -> Option<Dynamic> {
+        // The clock costs more than most operations, and no operation makes more than a few large texts. Rhai's own
+        // count begins again with each closure that one of its functions calls.
+        self.operations.set(self.operations.get().wrapping_add(1));
+        if self.operations.get().is_multiple_of(16) {
+            let now = Instant::now();
+            if now >= self.looked.get() + Duration::from_millis(2) {
+                self.looked.set(now);
+                self.is_exhausted.set(memory::resident().is_some_and(|used| used > MOST_MEMORY));
+            }
+        }
+        // Said at every operation from then on: what turns values into text passes over an error.
+        self.is_exhausted
+            .get()
+            .then(|| Dynamic::from(format!("the script uses more than {} MiB of memory", MOST_MEMORY >> 20)))
+    }
+}
+
+fn replace(text: &mut ImmutableString, from: &str, to: &str) -> Result<(), Box<EvalAltResult>> {
+    let growth = to.len().saturating_sub(from.len());
+    if text.len().saturating_add(text.matches(from).count().saturating_mul(growth)) > LARGEST_TEXT {
+        let what = "Length of string".to_owned();
+        return Err(Box::new(EvalAltResult::ErrorDataTooLarge(what, Position::NONE)));
+    }
+    *text = text.replace(from, to).into();
+    Ok(())
+}

@@ -1,0 +1,202 @@
+//! A compiled script, and what it is cut into: its top level and its functions, each with its tokens, and its imports.
+
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, BTreeSet};
+use std::rc::Rc;
+
+use anyhow::Result;
+use rhai::{AST, ParseErrorType, Position, Token};
+
+use super::error::{self, place_in};
+use super::manual;
+use super::source::Script;
+use super::token::{Lexed, tokens};
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::text::nearest;
+
+/// A compiled script.
+pub struct Program {
+    /// The name that errors call it by.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// Its compiled form.
+    pub ast: AST,
+    parts: OnceCell<Parts>,
+}
+
+/// A script cut into its functions and the rest.
+pub(super) struct Parts {
+    /// What stands outside of functions.
+    pub(super) top: Rc<[Token]>,
+    /// By name: functions of one name and different arity belong together.
+    pub(super) functions: BTreeMap<String, Rc<[Token]>>,
+    /// In the order in which they stand there.
+    pub(super) imports: Vec<Import>,
+}
+
+/// An `import` in a script.
+#[derive(Clone, Debug)]
+pub(super) struct Import {
+    /// The module that it names; none if that is not a literal string.
+    pub(super) module: Option<String>,
+    /// The name that the script gives to the module.
+    pub(super) alias: String,
+    /// Where the module is named.
+    pub(super) position: Position,
+}
+
+impl Program {
+    /// Compiles a script.
+    ///
+    /// # Errors
+    /// With [`ExitCode::USAGE`] and the place of the first error.
+    pub fn compile(engine: &rhai::Engine, script: &Script) -> Result<Self> {
+        if script.text.as_bytes().contains(&0) {
+            return Err(Failure::new(format!("`{}` is binary, not a script", script.name))
+                .exit(ExitCode::USAGE)
+                .into());
+        }
+        let mut ast = engine.compile(&script.text).map_err(|error| uncompilable(engine, script, error))?;
+        if ast.statements().is_empty() && !ast.has_functions() {
+            return Err(Failure::new(format!(
+                "`{}` holds no statement: there is nothing to run",
+                script.name
+            ))
+            .exit(ExitCode::USAGE)
+            .into());
+        }
+        ast.set_source(script.name.as_str());
+        Ok(Self { name: script.name.clone(), text: script.text.clone(), ast, parts: OnceCell::new() })
+    }
+
+    /// What is wrong at a place in it.
+    pub(super) fn problem(&self, position: Position, message: impl Into<String>) -> Failure {
+        Failure::new(message).exit(ExitCode::USAGE).at(place_in(&self.name, &self.text, position))
+    }
+
+    /// What it is cut into, cut once.
+    pub(super) fn parts(&self, engine: &rhai::Engine) -> &Parts {
+        self.parts.get_or_init(|| Parts::of(&tokens(engine, &self.text)))
+    }
+}
+
+impl Parts {
+    fn of(tokens: &[Lexed]) -> Self {
+        let imports = imports(tokens);
+        let tokens: Vec<Token> = tokens.iter().map(|(token, _)| token.clone()).collect();
+        let mut top = Vec::new();
+        let mut functions: BTreeMap<String, Vec<Token>> = BTreeMap::new();
+        let mut at = 0;
+        while at < tokens.len() {
+            if !matches!(&tokens[at..], [Token::Fn, ..] | [Token::Private, Token::Fn, ..]) {
+                top.push(tokens[at].clone());
+                at += 1;
+                continue;
+            }
+            let function = &tokens[at..end_of_block(&tokens, at)];
+            at += function.len();
+            functions.entry(name_of(function)).or_default().extend_from_slice(function);
+        }
+        let functions = functions.into_iter().map(|(name, tokens)| (name, tokens.into())).collect();
+        Self { top: top.into(), functions, imports }
+    }
+
+    /// The modules that a name in this script may mean: in another function that may be another module.
+    pub(super) fn modules<'a>(&'a self, alias: &str) -> BTreeSet<&'a str> {
+        let named = self.imports.iter().filter(|import| import.alias == alias);
+        named.filter_map(|import| import.module.as_deref()).collect()
+    }
+}
+
+/// The name of a function: methods bear the type that they belong to in front of it.
+fn name_of(function: &[Token]) -> String {
+    let before_parameters =
+        function.iter().take_while(|token| !matches!(token, Token::LeftParen | Token::Unit));
+    let names = before_parameters.filter_map(|token| match token {
+        Token::Identifier(name) => Some(name.to_string()),
+        _ => None,
+    });
+    names.last().unwrap_or_default()
+}
+
+fn imports(tokens: &[Lexed]) -> Vec<Import> {
+    let mut imports = Vec::new();
+    for (at, (token, position)) in tokens.iter().enumerate() {
+        if *token != Token::Import {
+            continue;
+        }
+        let (module, position, behind) = match &tokens[at + 1..] {
+            [(Token::StringConstant(module), position), behind @ ..] if !matches!(behind.first(), Some((token, _)) if continues(token)) => {
+                (Some(module.to_string()), *position, behind)
+            }
+            other => (None, *position, other),
+        };
+        let is_over = |(token, _): &&Lexed| matches!(token, Token::SemiColon | Token::As);
+        let alias = match behind.iter().position(|token| is_over(&token)).map(|end| &behind[end..]) {
+            Some([(Token::As, _), (Token::Identifier(alias), _), ..]) => alias.to_string(),
+            _ => String::new(),
+        };
+        imports.push(Import { module, alias, position });
+    }
+    imports
+}
+
+/// Whether an expression goes on with this token behind a string.
+fn continues(token: &Token) -> bool {
+    !matches!(token, Token::As | Token::SemiColon | Token::RightBrace)
+}
+
+/// The index behind the block that begins after `start`.
+fn end_of_block(tokens: &[Token], start: usize) -> usize {
+    let mut depth = 0_usize;
+    for (at, token) in tokens.iter().enumerate().skip(start) {
+        match token {
+            Token::LeftBrace | Token::MapStart => depth += 1,
+            Token::RightBrace => {
+                depth = depth.saturating_sub(1);
+                if depth == 0 {
+                    return at + 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    tokens.len()
+}
+
+/// Why a script does not compile, with the nearest name that is known for one that is not.
+fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::ParseError) -> Failure {
+    let known: Vec<String> = match error.err_type() {
+        ParseErrorType::ModuleUndefined(_) => manual::functions(engine)
+            .into_iter()
+            .map(|function| function.namespace)
+            .chain(["settings".to_owned()])
+            .collect(),
+        ParseErrorType::VariableUndefined(_) => identifiers(engine, &script.text),
+        _ => Vec::new(),
+    };
+    let near = match error.err_type() {
+        ParseErrorType::ModuleUndefined(name) | ParseErrorType::VariableUndefined(name) => {
+            let others = known.iter().map(String::as_str).filter(|known| known != name);
+            nearest(name, others).map(str::to_owned)
+        }
+        _ => None,
+    };
+    let failure = error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE);
+    match near {
+        Some(near) => failure.hint(format!("did you mean `{near}`?")),
+        None => failure,
+    }
+}
+
+/// The names that a script uses.
+fn identifiers(engine: &rhai::Engine, text: &str) -> Vec<String> {
+    tokens(engine, text)
+        .into_iter()
+        .filter_map(
+            |(token, _)| if let Token::Identifier(name) = token { Some(name.to_string()) } else { None },
+        )
+        .collect()
+}
