@@ -10,7 +10,7 @@ use super::runner::{Doing, Runner, StepReport};
 use crate::event::{Answer, Audience, Event, Question, Reporter};
 use crate::failure::Failure;
 use crate::script::{Engine, Host, MAIN, Plan, Stop};
-use crate::session::{Mode, Session};
+use crate::session::Session;
 
 /// Hears nothing and answers nothing.
 struct Silence;
@@ -34,7 +34,7 @@ pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Resu
     looking.scripts().keep(MAIN, looking.source().script(script)?);
     let program = engine.program(MAIN)?;
     let plan = Plan::of(&program)?;
-    let runner = Runner::new(Rc::clone(launch), Doing::Examine, Selection::default(), plan);
+    let runner = Runner::new(Rc::clone(launch), steps, Doing::Examine, Selection::default(), plan);
     looking.set_runner(Rc::<Runner>::clone(&runner));
     let outcome = engine.evaluate(&program);
     host.learn_known_secrets();
@@ -46,12 +46,4 @@ pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Resu
         }
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
     }
-}
-
-/// Runs `examination` while the session of `host` only looks.
-pub fn looking<T>(host: &Host, examination: impl FnOnce() -> Result<T>) -> Result<T> {
-    let before = std::mem::replace(&mut host.session().mode, Mode::DryRun);
-    let found = examination();
-    host.session().mode = before;
-    found
 }

@@ -185,9 +185,9 @@ pub fn run_script(
     let is_plan = !plan.steps.is_empty();
     check_selection(&launch.selection, plan)?;
     let runner = if *unchanged {
-        Runner::of_unchanged(Rc::clone(launch), doing, plan.clone())
+        Runner::of_unchanged(Rc::clone(launch), examine::steps, doing, plan.clone())
     } else {
-        Runner::new(Rc::clone(launch), doing, launch.selection.clone(), plan.clone())
+        Runner::new(Rc::clone(launch), examine::steps, doing, launch.selection.clone(), plan.clone())
     };
     if let Some(name) = script.file_name().and_then(|name| name.to_str()) {
         runner.set_main(name);

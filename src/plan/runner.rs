@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
 use super::decision::{Decision, Selection, staleness};
-use super::{Launch, examine};
+use super::Launch;
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
@@ -21,6 +21,7 @@ use crate::script::{
     Host, MAIN, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_fingerprint,
     evaluate,
 };
+use crate::session::Mode;
 
 /// What is done with the steps of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,9 +51,13 @@ pub struct StepReport {
     pub asks: Option<BTreeSet<String>>,
 }
 
+/// Examines the steps of the plan of this script and name with a runner of their own.
+pub type Examine = fn(&Rc<Launch>, &Host, &str, &str) -> Result<Vec<StepReport>>;
+
 /// Runs the steps of one plan.
 pub struct Runner {
     launch: Rc<Launch>,
+    examine: Examine,
     doing: Doing,
     selection: Selection,
     declared: HashSet<String>,
@@ -72,19 +77,35 @@ struct State {
 
 impl Runner {
     /// A runner for these steps.
-    pub fn new(launch: Rc<Launch>, doing: Doing, selection: Selection, plan: Plan) -> Rc<Self> {
-        Self::of(launch, doing, selection, plan, false)
+    pub fn new(
+        launch: Rc<Launch>,
+        examine: Examine,
+        doing: Doing,
+        selection: Selection,
+        plan: Plan,
+    ) -> Rc<Self> {
+        let runner = Self::of(launch, examine, doing, plan);
+        Rc::new(Self { selection, ..runner })
     }
 
     /// A runner for the steps of a plan which are all known to be complete and to mean what they did.
-    pub fn of_unchanged(launch: Rc<Launch>, doing: Doing, plan: Plan) -> Rc<Self> {
-        Self::of(launch, doing, Selection::default(), plan, true)
+    pub fn of_unchanged(launch: Rc<Launch>, examine: Examine, doing: Doing, plan: Plan) -> Rc<Self> {
+        Rc::new(Self { unchanged: true, ..Self::of(launch, examine, doing, plan) })
     }
 
-    fn of(launch: Rc<Launch>, doing: Doing, selection: Selection, plan: Plan, unchanged: bool) -> Rc<Self> {
+    fn of(launch: Rc<Launch>, examine: Examine, doing: Doing, plan: Plan) -> Self {
         let declared = plan.steps.into_iter().map(|step| step.id).collect();
         let (state, main) = (RefCell::default(), RefCell::default());
-        Rc::new(Self { launch, doing, selection, declared, unchanged, state, main })
+        Self {
+            launch,
+            examine,
+            doing,
+            selection: Selection::default(),
+            declared,
+            unchanged: false,
+            state,
+            main,
+        }
     }
 
     /// What an examination of the plan `script` finds. One that asks while it is itself examined gets what was found so
@@ -93,7 +114,7 @@ impl Runner {
         if self.doing == Doing::Examine {
             return Ok(self.reports());
         }
-        examine::steps(&self.launch, host, script, plan)
+        (self.examine)(&self.launch, host, script, plan)
     }
 
     /// Says of every step of an unchanged plan that it is complete, without evaluating the plan.
@@ -445,7 +466,7 @@ impl StepRunner for Runner {
                 Ok(())
             }
             (Decision::Examine, _) => {
-                let drift = examine::looking(&host, || drift_of(context, &host, call))?;
+                let drift = looking(&host, || drift_of(context, &host, call))?;
                 match drift {
                     None => {
                         Self::skip(&host, call, "examined", record.as_ref());
@@ -568,6 +589,14 @@ pub(super) fn traced(then: &Fingerprint) -> Trace {
         files: then.files.clone(),
         settings: then.settings.keys().cloned().collect(),
     }
+}
+
+/// Runs `examination` while the session of `host` only looks.
+fn looking<T>(host: &Host, examination: impl FnOnce() -> Result<T>) -> Result<T> {
+    let before = std::mem::replace(&mut host.session().mode, Mode::DryRun);
+    let found = examination();
+    host.session().mode = before;
+    found
 }
 
 /// Why a complete step means something else now.

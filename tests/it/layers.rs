@@ -1,6 +1,6 @@
 //! Holds the layers: imports go down only, and what belongs to one layer is not named in another.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// The layers from the lowest to the highest; those of one line may import each other.
@@ -51,9 +51,14 @@ fn code(text: &str) -> impl Iterator<Item = &str> {
 
 /// The modules of the crate that the code names: `crate::NAME` and each of `crate::{NAME, NAME}`.
 fn imported(text: &str) -> BTreeSet<String> {
+    named_behind("crate::", text)
+}
+
+/// The names that the code has behind `path`: `path::NAME` and each of `path::{NAME, NAME}`.
+fn named_behind(path: &str, text: &str) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     let code: String = code(text).collect::<Vec<_>>().join("\n");
-    for behind in code.split("crate::").skip(1) {
+    for behind in code.split(path).skip(1) {
         let name = |text: &str| {
             text.chars().take_while(|letter| letter.is_alphanumeric() || *letter == '_').collect()
         };
@@ -101,6 +106,68 @@ fn imports_go_down_only() {
         }
     }
     assert_eq!(wrong, Vec::<String>::new());
+}
+
+/// The rooms of a layer, each with the others that it imports: a file with the directory of its name, or a directory.
+fn rooms(layer: &str) -> BTreeMap<String, BTreeSet<String>> {
+    let mut rooms: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
+    for (path, module, text) in sources() {
+        let parts: Vec<&str> = path.iter().filter_map(|part| part.to_str()).collect();
+        let [_, room, below @ ..] = parts.as_slice() else { continue };
+        // What holds the rooms together imports them all.
+        if module != layer || *room == "mod.rs" {
+            continue;
+        }
+        let mut names = named_behind(&format!("crate::{layer}::"), &text);
+        if below.is_empty() {
+            // Without the one that stands at the end of `super::super::`.
+            names.extend(named_behind("super::", &text.replace("super::super::", "")));
+        }
+        rooms.entry(room.trim_end_matches(".rs").to_owned()).or_default().extend(names);
+    }
+    rooms
+}
+
+/// The rooms on a way from `room` back to it.
+fn circle(rooms: &BTreeMap<String, BTreeSet<String>>, room: &str) -> Option<Vec<String>> {
+    let mut ways = vec![vec![room.to_owned()]];
+    let mut seen = BTreeSet::new();
+    while let Some(way) = ways.pop() {
+        let last = way.last().cloned().unwrap_or_default();
+        // A room may name itself.
+        for next in rooms.get(&last).into_iter().flatten().filter(|next| **next != last) {
+            let longer = [way.as_slice(), std::slice::from_ref(next)].concat();
+            if next == room {
+                return Some(longer);
+            }
+            if seen.insert(next.clone()) {
+                ways.push(longer);
+            }
+        }
+    }
+    None
+}
+
+#[test]
+fn no_circle_within_a_layer() {
+    for layer in ["run", "script"] {
+        let rooms = rooms(layer);
+        assert!(rooms.len() > 5, "{layer}: {rooms:?}");
+        let circles: Vec<Vec<String>> = rooms.keys().filter_map(|room| circle(&rooms, room)).collect();
+        assert_eq!(circles, Vec::<Vec<String>>::new(), "{layer}");
+    }
+}
+
+#[test]
+fn circles_are_found() {
+    let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    let rooms = BTreeMap::from([
+        ("a".to_owned(), names(&["b", "a"])),
+        ("b".to_owned(), names(&["c"])),
+        ("c".to_owned(), names(&["b"])),
+    ]);
+    assert_eq!(circle(&rooms, "a"), None);
+    assert_eq!(circle(&rooms, "b").unwrap(), ["b", "c", "b"]);
 }
 
 #[test]
