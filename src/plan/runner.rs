@@ -640,7 +640,7 @@ fn evaluate_body(context: &NativeCallContext, host: &Host, call: &StepCall) -> R
             let program = host.scripts().program(context.engine(), name).map_err(failed)?;
             evaluate(context.engine(), host, &program).map(drop)
         }
-        StepBody::Closure(closure) => match host.call(context, closure) {
+        StepBody::Closure(closure) => match host.call_apart(context, closure) {
             Ok(_) => Ok(()),
             Err(error) => Err(match host.take_passing(&error) {
                 Some(passed) => host.stop_of(&passed, context.call_source().unwrap_or_default()),

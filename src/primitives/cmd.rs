@@ -439,7 +439,7 @@ impl Run<'_> {
     fn undo_commands(&self) -> Result<Vec<PlainCommand>> {
         let Some(undo) = &self.options.undo else { return Ok(Vec::new()) };
         let entries = match undo.clone().try_cast::<FnPtr>() {
-            Some(closure) => self.host.call(self.context, &closure)?,
+            Some(closure) => self.host.call_apart(self.context, &closure)?,
             None => undo.clone(),
         };
         let entries = array_of(&entries, "undo")?;

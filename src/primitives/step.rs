@@ -189,7 +189,7 @@ mod functions {
                 return Ok(true);
             }
             let known = host.seen().history().changes.len();
-            let _value = host.call(&context, &closure)?;
+            let _value = host.call_apart(&context, &closure)?;
             let changes = host.seen().history().changes[known..].iter().map(|change| change.id).collect();
             host.session().record(Entry::Once { key: key.to_owned(), changes })?;
             Ok(true)

@@ -1,6 +1,7 @@
 //! Reads a script and everything that belongs to it, and finds what is wrong before anything is run.
 
 mod calls;
+mod captured;
 mod leak;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,6 +113,7 @@ impl Checker<'_> {
         let process_setup = self.process_setup(program);
         let mut problems = calls::problems(self, program, &process_setup, declared);
         problems.extend(leak::problems(&self.vocabulary, program));
+        problems.extend(captured::problems(program));
         problems.sort_by_key(|problem| problem.place.as_ref().map(|place| (place.line, place.column)));
         self.checked.problems.extend(problems);
     }
@@ -394,6 +396,88 @@ mod tests {
         );
     }
 
+    /// What a step may not change in the plan is reported where it is changed.
+    fn changed_at(plan: &str) -> Vec<String> {
+        let reported = reported(&[("plan.rhai", plan)]);
+        for line in &reported {
+            assert!(line.contains(" cannot change `"), "{line}");
+            assert!(line.contains(" → `let "), "{line}");
+        }
+        reported
+            .iter()
+            .map(|line| line.split(", a variable").next().unwrap().replace("plan.rhai:", ""))
+            .collect()
+    }
+
+    #[test]
+    fn step_does_not_change_what_other_steps_read() {
+        // The variable behind § is what is changed.
+        for (body, changed) in [
+            ("§port = 9001", "port"),
+            ("§port += 1", "port"),
+            ("if port == 80 { §port = 1 }", "port"),
+            ("while true { §port -= 1; }", "port"),
+            ("for x in list { §port = x; }", "port"),
+            ("try { §port = 1 } catch (e) { print(e) }", "port"),
+            ("switch port { 80 => §list.clear(), _ => () }", "list"),
+            ("let x = { §port = 1; 2 }; print(x)", "port"),
+            ("§port = 1; let port = 2; port = 3", "port"),
+            ("{ let port = 2; } §port = 3", "port"),
+            ("§list[0] = 2", "list"),
+            ("§cfg.port = 2", "cfg"),
+            ("§cfg.more[0].deep += 2", "cfg"),
+            ("§cfg[\"port\"] = 2", "cfg"),
+            ("§list.push(1)", "list"),
+            ("push(§list, 1)", "list"),
+            ("§cfg.more.insert(0, 1)", "cfg"),
+            ("print(§list.pop())", "list"),
+            ("§cfg.remove(\"port\")", "cfg"),
+            ("§list.sort()", "list"),
+            ("§cfg.set_port(1)", "cfg"),
+            ("§cfg.raise()", "cfg"),
+            ("[1].for_each(|x| §port += x)", "port"),
+            ("let change = || { §list.push(1) }; change.call()", "list"),
+        ] {
+            let step = format!("step::run(\"01\", \"A\", || {{ {body}; }});");
+            let column = step.find('§').unwrap() + 1;
+            let plan = format!(
+                "let port = 80; let list = [1]; let cfg = #{{ port: 80, more: [], raise: || this.port += 1 }};\n\
+                 {}\nfn set_port(port) {{ this.port = port; }}",
+                step.replace('§', "")
+            );
+            assert_eq!(changed_at(&plan), [format!("2:{column} cannot change `{changed}`")], "{body}");
+        }
+    }
+
+    #[test]
+    fn closure_that_a_step_calls_does_not_change_the_plan_either() {
+        let reported = changed_at(
+            "let port = 80;\nlet raise = || port += 1;\nlet tools = #{ lower: || port -= 1 };\nlet step = || port = 2;\n\
+             step::run(\"01\", \"A\", || raise.call());\nstep::run(\"02\", \"B\", || tools.lower());\n\
+             step::run(\"03\", \"C\", step);\nstep::once(\"k\", || port = 3);\n\
+             cmd::run([\"a\"], #{ always: \"b\", undo: || { port = 4; [] } });",
+        );
+        let places: Vec<&str> = reported.iter().map(|line| line.split(' ').next().unwrap()).collect();
+        assert_eq!(places, ["2:16", "3:26", "4:15", "8:20", "9:44"], "{reported:?}");
+    }
+
+    #[test]
+    fn step_may_change_what_is_its_own() {
+        let body = "let own = port; own += 1; let copy = list; copy.push(own); cfg.more.len(); list.filter(|x| x > 1).push(2);\n\
+            for port in list { port += 1; } for (x, list) in cfg.more { list += x; } let port = 1; port = 2;\n\
+            try { throw 1 } catch (cfg) { cfg += 1; } [1].for_each(|list| list += 1); list.map(|x| x + 1);\n\
+            let sum = 0; list.for_each(|x| sum += x); let cfg = #{}; cfg.a = 1; while sum > 0 { sum -= 1; let list = []; list.push(1); }\n\
+            list.contains(1); let f = |x| { x.push(1); x }; f.call(list); taken(list);";
+        let plan = format!(
+            "let port = 80; let list = [1]; let cfg = #{{ more: [] }}; let sum = 0;\n\
+             list.for_each(|x| sum += x); sum += 1; list.push(sum);\n\
+             step::run(\"01\", \"A\", || {{ {body} }});\nport = 81;\n\
+             step::run(\"02\", \"B\", || file::write(\"/x\", `${{port}}`));\n\
+             fn taken(list) {{ list.push(1); }}"
+        );
+        assert_eq!(reported(&[("plan.rhai", &plan)]), [""; 0]);
+    }
+
     #[test]
     fn steps_are_declared_at_the_top_once_and_literally() {
         let reported = reported(&[
@@ -431,6 +515,23 @@ mod tests {
         );
         assert_eq!(reported(&[("a.rhai", "let x = true;\nconst REQUIRES = x;")]).len(), 1);
         assert_eq!(reported(&[("a.rhai", "let REQUIRES = #{ root: true };")]).len(), 1);
+    }
+
+    #[test]
+    fn secret_of_one_function_is_none_of_another() {
+        // Rhai keeps functions in no order: with so many, some stand behind that with the secret.
+        let others: String = (0..8)
+            .map(|n| {
+                format!(
+                    "fn f{n}(word) {{ cmd::run([\"echo\", word], #{{ always: \"x\" }}); }} f{n}(\"x\");\n"
+                )
+            })
+            .collect();
+        let plan = format!(
+            "fn a() {{ let word = secret::generate(\"k\"); file::write(\"/a\", word); }} a();\n{others}"
+        );
+        let plan = plan.as_str();
+        assert_eq!(reported(&[("a.rhai", plan)]), [""; 0]);
     }
 
     #[test]

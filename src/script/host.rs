@@ -10,6 +10,7 @@ use std::rc::Rc;
 use anyhow::{Result, bail};
 use rhai::{Dynamic, EvalAltResult, FnPtr, Map, NativeCallContext, Position};
 
+use super::captured::apart;
 use super::error::{Failures, Stop, Termination};
 use super::graph::Graph;
 use super::secrets::Secrets;
@@ -323,6 +324,12 @@ impl Host {
             *self.passing.borrow_mut() = Some(error);
             Passing.into()
         })
+    }
+
+    /// The same with copies of what the closure captured: what it changes in them is seen by nothing else. For a closure
+    /// that a later run does not call again.
+    pub fn call_apart(&self, context: &NativeCallContext, closure: &FnPtr) -> Result<Dynamic> {
+        self.call(context, &apart(closure))
     }
 
     /// The error of the closure that was called last, if that is what this error stands for.

@@ -2,6 +2,7 @@
 //! what an error in them says.
 
 mod asked;
+mod captured;
 mod check;
 mod engine;
 mod error;

@@ -469,3 +469,38 @@ fn a_change_that_fails_fails_its_step_though_the_script_caught_it() {
         .says("02_second.rhai:1:13")
         .says("the script caught this, but a change that fails fails its step");
 }
+
+#[test]
+fn step_that_changes_a_variable_of_the_plan_is_refused_before_anything_runs() {
+    let place = Place::new(
+        "let port = 80;\nstep::run(\"01\", \"A\", || {\n    port = 9001;\n    file::write(\"@/m/first\", \"x\");\n});\n\
+         step::run(\"02\", \"B\", || file::write(\"@/m/second\", `${port}`));\n",
+    );
+    for words in ["plan.rhai", "check plan.rhai", "plan.rhai --dry-run"] {
+        place.run(words).ends(2).says(
+            "error: cannot change `port`, a variable from outside, in step `01`: a run that skips the completed step would go on with another value\n  ╭─ plan.rhai:3:5",
+        );
+    }
+    assert!(!place.exists("m/first") && !place.exists("state"));
+}
+
+#[test]
+fn resume_reads_from_the_plan_what_a_first_run_reads() {
+    // What `this` becomes is not seen by reading.
+    let place = Place::new(
+        "let ports = [80];\n\
+         step::run(\"01\", \"A\", || { ports.for_each(|| this = 9001); file::write(\"@/m/first\", `${ports[0]}`); });\n\
+         file::write(\"@/m/between\", `${ports[0]}`);\n\
+         step::once(\"k\", || ports.for_each(|| this = 7));\n\
+         step::run(\"02\", \"B\", || {\n\
+             file::write(\"@/m/second\", `${ports[0]}`);\n\
+             cmd::run([\"test\", \"-e\", \"@/m/go\"], #{ always: \"a test\" });\n\
+         });\n",
+    );
+    place.run("plan.rhai").ends(1);
+    let read = || ["m/first", "m/between", "m/second"].map(|name| place.read(name));
+    assert_eq!(read(), ["9001", "80", "80"]);
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(read(), ["9001", "80", "80"]);
+}

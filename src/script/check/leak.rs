@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rhai::{AST, ASTNode, Expr, FnCallExpr, FnPtr, Position, Stmt, Token};
 
+use super::captured::alone;
 use crate::failure::Failure;
 use crate::script::program::Program;
 use crate::script::vocabulary::Vocabulary;
@@ -50,11 +51,6 @@ pub(super) fn problems(vocabulary: &Vocabulary, program: &Program) -> Vec<Failur
         }
     }
     reader.problems.into_values().collect()
-}
-
-/// A script with this function alone.
-fn alone(ast: &AST, name: &str, parameters: usize) -> AST {
-    ast.clone_functions_only_filtered(|_, _, _, known, count| known == name && count == parameters)
 }
 
 struct Reader<'check> {
