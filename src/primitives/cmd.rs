@@ -19,7 +19,7 @@ use crate::machine::account::Account;
 use crate::machine::files::{Digest, PathText};
 use crate::machine::process::{self, Command, Ended, Stdin};
 use crate::script::{
-    Host, Raised, Seconds, Secret, Unpredictable, act, json_of, look, option_names, options_of, unpredictable,
+    Host, OptionSet, Raised, Seconds, Secret, Unpredictable, act, json_of, look, options_of, unpredictable,
 };
 
 /// How long `cmd::run` lets a command run when the script does not say.
@@ -33,12 +33,20 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "run" => Some([option_names::<RunOptions>(), &["unless", "undo", "env", "stdin"]].concat()),
-        "read" | "test" => Some([option_names::<LookOptions>(), &["env", "stdin"]].concat()),
+        "run" => Some(
+            by_hand(OptionSet::of::<RunOptions>())
+                .with("unless", &["array", "closure"])
+                .with("undo", &["array", "closure"]),
+        ),
+        "read" | "test" => Some(by_hand(OptionSet::of::<LookOptions>())),
         _ => None,
     }
+}
+
+fn by_hand(options: OptionSet) -> OptionSet {
+    options.with("env", &["map"]).with("stdin", &["string", "secret"])
 }
 
 /// What `cmd::run` returns. Only looking, it holds nothing, and asking it for something ends the preview.

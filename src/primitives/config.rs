@@ -7,13 +7,13 @@ use rhai::plugin::*;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
-use super::file::{Ownership, absolute};
+use super::file::{Mode, Ownership, absolute};
 use crate::change::{
     Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Found, Lines, entry_target,
 };
 use crate::failure::Failure;
 use crate::machine::files::{self, FileState};
-use crate::script::{Host, Raised, act, look, option_names, options_of};
+use crate::script::{Host, OptionSet, Raised, act, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -21,8 +21,8 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that its functions know.
-pub fn options() -> Vec<&'static str> {
-    option_names::<Options>().to_vec()
+pub fn options() -> OptionSet {
+    OptionSet::of::<Options>()
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -33,7 +33,7 @@ struct Options {
     comment: Option<String>,
     owner: Option<String>,
     group: Option<String>,
-    mode: Option<rhai::Dynamic>,
+    mode: Option<Mode>,
 }
 
 impl Options {
@@ -84,7 +84,7 @@ impl Options {
     }
 
     fn ownership(&self) -> Ownership {
-        Ownership { owner: self.owner.clone(), group: self.group.clone(), mode: self.mode.clone() }
+        Ownership { owner: self.owner.clone(), group: self.group.clone(), mode: self.mode }
     }
 }
 
@@ -180,7 +180,7 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
     let mut options = options.clone();
     if options.mode.is_none() && values.values().any(|value| Host::secret_text(value).is_some()) {
         // The first key makes the file, whichever of them is secret.
-        options.mode = Some(Dynamic::from(i64::from(super::file::NEW_SECRET)));
+        options.mode = Some(Mode(super::file::NEW_SECRET));
     }
     let mut changed = false;
     for (key, value) in values {

@@ -10,13 +10,15 @@ use crate::change::{Change, DesiredFile, FileChange, Found, TreeChange, file_tar
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
-use crate::script::{Host, PlanFile, Raised, Secret, Trace, act, look, option_names, options_of};
+use crate::script::{Host, OptionSet, PlanFile, Raised, Secret, Trace, act, look, options_of};
 
 mod access;
 mod copy;
 mod download;
 mod mode;
 mod render;
+
+pub(super) use mode::Mode;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -29,11 +31,11 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "write" | "make_dir" | "copy" | "mirror" => Some(option_names::<Ownership>().to_vec()),
-        "download" => Some(option_names::<download::Options>().to_vec()),
-        "access" => Some(option_names::<access::Options>().to_vec()),
+        "write" | "make_dir" | "copy" | "mirror" => Some(OptionSet::of::<Ownership>()),
+        "download" => Some(OptionSet::of::<download::Options>()),
+        "access" => Some(OptionSet::of::<access::Options>()),
         _ => None,
     }
 }
@@ -44,7 +46,7 @@ pub fn options(function: &str) -> Option<Vec<&'static str>> {
 pub(super) struct Ownership {
     pub(super) owner: Option<String>,
     pub(super) group: Option<String>,
-    pub(super) mode: Option<rhai::Dynamic>,
+    pub(super) mode: Option<Mode>,
 }
 
 impl Ownership {
@@ -62,28 +64,16 @@ impl Ownership {
         Ok((owner.map(|owner| owner.uid), group))
     }
 
-    /// The permission bits: `0o640`, or the same digits as a text, `"0640"`.
-    pub(super) fn bits(&self) -> Result<Option<u32>> {
-        let Some(mode) = &self.mode else { return Ok(None) };
-        let bits = match mode.as_int() {
-            Ok(number) => u32::try_from(number).ok(),
-            Err(_) => mode.clone().into_string().ok().and_then(|text| u32::from_str_radix(&text, 8).ok()),
-        };
-        match bits.filter(|bits| *bits <= 0o7777) {
-            Some(bits) => Ok(Some(bits)),
-            None => bail!(
-                Failure::new(format!("the mode `{mode}` is not from 0 to 7777 octal"))
-                    .kind("option")
-                    .hint("write it as 0o640 or \"0640\"")
-            ),
-        }
+    /// The permission bits.
+    pub(super) fn bits(&self) -> Option<u32> {
+        self.mode.map(|Mode(bits)| bits)
     }
 
     /// The attributes for something at `path`: as given, else as found, else `mode` and the owner of the
     /// directory.
     pub(super) fn attributes(&self, path: &Path, found: &FileState, mode: u32) -> Result<Attributes> {
         let (owner, group) = self.ids()?;
-        let bits = self.bits()?;
+        let bits = self.bits();
         let (found_owner, found_group) = match found.ownership() {
             Some(ownership) => ownership,
             None => match (owner, group) {

@@ -5,7 +5,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use crate::change::{Change, DesiredGroup, GroupChange, group_target};
-use crate::script::{Host, Raised, act, option_names, options_of};
+use crate::script::{Host, OptionSet, Raised, act, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -13,9 +13,9 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "ensure" => Some(option_names::<Options>().to_vec()),
+        "ensure" => Some(OptionSet::of::<Options>()),
         _ => None,
     }
 }

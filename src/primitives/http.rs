@@ -7,7 +7,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use crate::machine::http::{self, Question};
-use crate::script::{Host, Raised, Seconds, Unpredictable, act, look, option_names, options_of};
+use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -15,9 +15,9 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "get" | "post" => Some(option_names::<Options>().to_vec()),
+        "get" | "post" => Some(OptionSet::of::<Options>()),
         _ => None,
     }
 }

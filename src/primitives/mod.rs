@@ -26,10 +26,10 @@ mod text;
 mod unit;
 mod user;
 
-use crate::script::Registration;
+use crate::script::{OptionSet, Registration};
 
 /// Every namespace, and which options its functions know.
-pub const REGISTRATION: Registration = Registration { register, options };
+pub const REGISTRATION: Registration = Registration { register, options, types };
 
 /// Gives an engine every namespace. The one list of them.
 fn register(engine: &mut rhai::Engine) {
@@ -54,7 +54,7 @@ fn register(engine: &mut rhai::Engine) {
 }
 
 /// The options that the `options` argument of this function knows.
-fn options(namespace: &str, function: &str) -> Option<Vec<&'static str>> {
+fn options(namespace: &str, function: &str) -> Option<OptionSet> {
     match namespace {
         "cmd" => cmd::options(function),
         "config" => Some(config::options()),
@@ -72,6 +72,16 @@ fn options(namespace: &str, function: &str) -> Option<Vec<&'static str>> {
     }
 }
 
+/// What a parameter takes that is of any type to Rhai.
+fn types(namespace: &str, function: &str, parameter: &str) -> &'static [&'static str] {
+    match (namespace, function, parameter) {
+        ("config", "set", "value") => &["string", "char", "int", "float", "bool", "secret"],
+        ("config", "block", "text") => &["string", "char", "int", "float", "bool", "secret"],
+        ("unit", "stable", "seconds") => &["int", "float"],
+        _ => &[],
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -86,7 +96,7 @@ mod tests {
         for function in &functions {
             if function.parameters.iter().any(|(name, _)| OPTION_MAPS.contains(&name.as_str())) {
                 let known = options(&function.namespace, &function.name);
-                assert!(known.is_some_and(|known| !known.is_empty()), "{}", function.signature());
+                assert!(known.is_some_and(|known| !known.names().is_empty()), "{}", function.signature());
             }
         }
     }

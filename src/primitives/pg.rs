@@ -17,7 +17,9 @@ use crate::journal::Class;
 use crate::machine::files::Digest;
 use crate::machine::postgres::{Connection, Parameter, Server, identifier};
 use crate::machine::random;
-use crate::script::{Host, Raised, Secret, Unpredictable, act, look, option_names, options_of, value_of};
+use crate::script::{
+    Host, OptionSet, Raised, Secret, Unpredictable, act, look, option_names, options_of, value_of,
+};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -25,16 +27,18 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
-    let own: &[&[&'static str]] = match function {
-        "query" | "value" | "can_create" => &[],
-        "execute" => &[option_names::<ExecuteOptions>(), &["unless", "undo"]],
-        "ensure_role" => &[option_names::<RoleOptions>()],
-        "ensure_database" => &[option_names::<DatabaseOptions>()],
+pub fn options(function: &str) -> Option<OptionSet> {
+    let own = match function {
+        "query" | "value" | "can_create" => OptionSet::default(),
+        "execute" => OptionSet::of::<ExecuteOptions>()
+            .with("unless", &["string", "closure"])
+            .with("undo", &["string", "array"]),
+        "ensure_role" => OptionSet::of::<RoleOptions>(),
+        "ensure_database" => OptionSet::of::<DatabaseOptions>(),
         _ => return None,
     };
-    let connection = [option_names::<ServerOptions>(), &["password", "connection"]].concat();
-    Some([own.concat(), connection].concat())
+    let connection = OptionSet::of::<ServerOptions>().with("connection", &["map"]);
+    Some(own.and(connection).with("password", &["string", "secret", "int"]))
 }
 
 /// The options that say which server, which database, and as whom.

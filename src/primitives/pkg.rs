@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::change::{Change, DesiredPackages, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, packages};
 use crate::failure::Failure;
-use crate::script::{Host, Raised, Unpredictable, act, look, option_names, options_of};
+use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -16,9 +16,9 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "install" => Some(option_names::<Options>().to_vec()),
+        "install" => Some(OptionSet::of::<Options>()),
         _ => None,
     }
 }

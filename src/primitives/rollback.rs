@@ -5,7 +5,7 @@ use rhai::plugin::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::script::{Raised, act_without_recovery, look, option_names, options_of, value_of};
+use crate::script::{OptionSet, Raised, act_without_recovery, look, options_of, value_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -13,9 +13,9 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "preview" | "apply" => Some(option_names::<Options>().to_vec()),
+        "preview" | "apply" => Some(OptionSet::of::<Options>()),
         _ => None,
     }
 }

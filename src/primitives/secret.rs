@@ -6,7 +6,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::failure::Failure;
-use crate::script::{GENERATED_LENGTH, Host, Raised, Secret, SecretRequest, look, option_names, options_of};
+use crate::script::{GENERATED_LENGTH, Host, OptionSet, Raised, Secret, SecretRequest, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -14,9 +14,9 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "ask" => Some(option_names::<AskOptions>().to_vec()),
+        "ask" => Some(OptionSet::of::<AskOptions>()),
         _ => None,
     }
 }

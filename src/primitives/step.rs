@@ -10,9 +10,7 @@ use serde::Deserialize;
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::journal::{Entry, Handler};
-use crate::script::{
-    Host, Raised, Seconds, StepBody, StepCall, act, look, option_names, options_of, value_of,
-};
+use crate::script::{Host, OptionSet, Raised, Seconds, StepBody, StepCall, act, look, options_of, value_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -20,10 +18,10 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "on_change" => Some(option_names::<HandlerOptions>().to_vec()),
-        "verify" => Some(option_names::<VerifyOptions>().to_vec()),
+        "on_change" => Some(OptionSet::of::<HandlerOptions>()),
+        "verify" => Some(OptionSet::of::<VerifyOptions>()),
         _ => None,
     }
 }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::file::absolute;
 use crate::change::{Change, DesiredUnit, Unit, UnitChange, UnitFacts, verify_file};
 use crate::failure::Failure;
-use crate::script::{Host, Raised, Seconds, Unpredictable, act, look, option_names, options_of};
+use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 
 /// Between two looks at a unit that is to stay as it is.
 const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(250);
@@ -21,8 +21,8 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that its functions know.
-pub fn options() -> Vec<&'static str> {
-    option_names::<Options>().to_vec()
+pub fn options() -> OptionSet {
+    OptionSet::of::<Options>()
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]

@@ -4,12 +4,12 @@ use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use super::file::{Ownership, absolute};
+use super::file::{Mode, absolute};
 use crate::change::{Change, DesiredUser, LingerChange, UserChange, UserState, group_target, user_target};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::PathText;
-use crate::script::{Host, Raised, Unpredictable, act, look, option_names, options_of};
+use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -17,9 +17,9 @@ pub fn module() -> rhai::Module {
 }
 
 /// The options that these functions know.
-pub fn options(function: &str) -> Option<Vec<&'static str>> {
+pub fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "ensure" => Some(option_names::<Options>().to_vec()),
+        "ensure" => Some(OptionSet::of::<Options>()),
         _ => None,
     }
 }
@@ -29,7 +29,7 @@ pub fn options(function: &str) -> Option<Vec<&'static str>> {
 struct Options {
     uid: Option<u32>,
     home: Option<String>,
-    home_mode: Option<rhai::Dynamic>,
+    home_mode: Option<Mode>,
     shell: Option<String>,
     groups: Vec<String>,
     system: bool,
@@ -37,14 +37,13 @@ struct Options {
 
 impl Options {
     fn desired(self) -> Result<DesiredUser> {
-        let mode = Ownership { mode: self.home_mode, ..Ownership::default() };
         let mut groups = self.groups;
         groups.sort();
         groups.dedup();
         Ok(DesiredUser {
             uid: self.uid,
             home: self.home.as_deref().map(absolute).transpose()?.map(PathText::new),
-            home_mode: mode.bits()?.map(|bits| format!("{bits:04o}")),
+            home_mode: self.home_mode.map(|Mode(bits)| format!("{bits:04o}")),
             shell: self.shell.as_deref().map(absolute).transpose()?.map(PathText::new),
             groups,
             system: self.system,

@@ -1,5 +1,6 @@
 //! Reads a script and everything that belongs to it, and finds what is wrong before anything is run.
 
+mod arguments;
 mod calls;
 mod captured;
 mod leak;
@@ -39,7 +40,7 @@ pub fn check(engine: &Engine, key: &str) -> Checked {
         engine: engine.rhai(),
         host: engine.host(),
         graph: engine.host().scripts(),
-        vocabulary: Vocabulary::of(engine.rhai(), engine.known_options()),
+        vocabulary: Vocabulary::of(engine.rhai(), engine.registration()),
         seen: BTreeSet::new(),
         checked: Checked::default(),
     };
@@ -382,6 +383,69 @@ mod tests {
                 "a.rhai:2:27 `file::write` has no option `mod` → did you mean `mode`?",
                 "a.rhai:3:30 `cmd::run` has no option `unles` → did you mean `unless`?",
                 "a.rhai:5:42 `step::verify` has no option `foo` → it knows `within`, `holds`",
+            ]
+        );
+    }
+
+    #[test]
+    fn literal_arguments_are_checked_by_their_type() {
+        assert_eq!(
+            reported(&[(
+                "a.rhai",
+                "file::write(\"/a\", 5);\n\
+                 file::write([\"/a\"], \"b\");\n\
+                 pkg::install(\"tree\");\n\
+                 cmd::test(`ls ${1}`);\n\
+                 step::run(\"01\", \"A\", 1);\n\
+                 config::set(\"/a\", \"k\", [1]);\n\
+                 unit::stable(\"a.service\", \"3\");\n\
+                 file::copy(\"files/none\", \"/b\");\n\
+                 if file::exists(\"files/other\") { file::copy(\"files/other\", \"/b\"); }"
+            )])
+            .iter()
+            .map(|line| line.split(" → ").next().unwrap())
+            .collect::<Vec<_>>(),
+            [
+                "a.rhai:1:19 `file::write`: expected a secret or a string as argument 2, found an integer",
+                "a.rhai:2:13 `file::write`: expected a string as argument 1, found an array",
+                "a.rhai:3:14 `pkg::install`: expected an array as argument 1, found a string",
+                "a.rhai:4:11 `cmd::test`: expected an array as argument 1, found a string",
+                "a.rhai:5:22 `step::run`: expected a closure or a string as argument 3, found an integer",
+                "a.rhai:6:24 `config::set`: expected a boolean, a character, a float, an integer, a secret or a string as argument 3, found an array",
+                "a.rhai:7:27 `unit::stable`: expected a float or an integer as argument 2, found a string",
+                "a.rhai:8:12 `file::copy`: the plan has no `files/none`",
+            ]
+        );
+    }
+
+    #[test]
+    fn literal_options_are_checked_by_type_and_value() {
+        assert_eq!(
+            reported(&[(
+                "a.rhai",
+                "let x = \"06\";\n\
+                 file::write(\"/a\", \"b\", #{ mode: 0600 });\n\
+                 file::write(\"/a\", \"b\", #{ mode: 0o640 });\n\
+                 file::make_dir(\"/a\", #{ mode: \"0900\" });\n\
+                 user::ensure(\"kim\", #{ groups: \"sudo\" });\n\
+                 user::ensure(\"kim\", #{ groups: `s${x}` });\n\
+                 cmd::run([\"a\"], #{ always: true, timeout: \"3\", env: [] });\n\
+                 file::access(\"/a\", #{ mode: \"g+q\" });\n\
+                 file::write(\"/a\", \"b\", #{ mode: `${x}40` } + #{ owner: 0 });\n\
+                 file::access(\"/a\", #{ mode: \"g-w\", owner: x });\n\
+                 cmd::run([\"a\"], #{ unless: || true, timeout: 0.5, ok_codes: [0, 1], stdin: \"x\" });"
+            )]),
+            [
+                "a.rhai:2:33 `file::write`: option `mode`: expected three or four octal digits as a string, such as \"0640\", found integer `600` → write `\"0600\"`",
+                "a.rhai:3:33 `file::write`: option `mode`: expected three or four octal digits as a string, such as \"0640\", found integer `416` → write `\"0640\"`",
+                "a.rhai:4:31 `file::make_dir`: option `mode`: expected three or four octal digits as a string, such as \"0640\", found string \"0900\"",
+                "a.rhai:5:32 `user::ensure`: option `groups`: expected an array, found string \"sudo\" → write `groups: [\"sudo\"]`",
+                "a.rhai:6:32 `user::ensure`: option `groups`: expected an array, found a string",
+                "a.rhai:7:28 `cmd::run`: option `always`: expected a string, found boolean `true`",
+                "a.rhai:7:43 `cmd::run`: option `timeout`: expected a number of seconds, found string \"3\"",
+                "a.rhai:7:53 `cmd::run`: option `env`: expected a map, found an array",
+                "a.rhai:8:29 `file::access`: option `mode`: expected a mode as a string, such as \"0640\" or \"u=rwX,go=rX\", found string \"g+q\"",
+                "a.rhai:9:56 `file::write`: option `owner`: expected a string, found integer `0`",
             ]
         );
     }

@@ -12,14 +12,14 @@ use super::limits::{Memory, plain};
 use super::program::Program;
 use super::resolver::Resolver;
 use super::secret::Secret;
-use super::vocabulary::{KnownOptions, Registration};
+use super::vocabulary::Registration;
 use crate::failure::Failure;
 
 /// Evaluates scripts against one host.
 pub struct Engine {
     inner: rhai::Engine,
     host: Rc<Host>,
-    known_options: KnownOptions,
+    registration: Registration,
 }
 
 impl Engine {
@@ -49,7 +49,7 @@ impl Engine {
         });
         Secret::register(&mut inner);
         (registration.register)(&mut inner);
-        Self { inner, host, known_options: registration.options }
+        Self { inner, host, registration }
     }
 
     /// The engine itself, for reading what is registered.
@@ -57,9 +57,9 @@ impl Engine {
         &self.inner
     }
 
-    /// Which options its primitives know.
-    pub(super) fn known_options(&self) -> KnownOptions {
-        self.known_options
+    /// What gave it its primitives.
+    pub(super) fn registration(&self) -> Registration {
+        self.registration
     }
 
     /// The host behind it.

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rhai::Engine;
 use serde::Serialize;
 
-use super::vocabulary::Registration;
+use super::vocabulary::{Registration, type_name};
 
 /// A function as scripts see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -113,25 +113,6 @@ pub fn functions_of(registration: Registration) -> Vec<Function> {
 pub fn namespaces(functions: &[Function]) -> Vec<&str> {
     let names: BTreeSet<&str> = functions.iter().map(|function| function.namespace.as_str()).collect();
     names.into_iter().collect()
-}
-
-/// A type of Rust under the name that scripts have for it.
-fn type_name(kind: &str) -> String {
-    let kind = kind.trim().trim_start_matches('&').trim_start_matches("mut ").trim();
-    let kind = match kind.strip_prefix("Raised<").or_else(|| kind.strip_prefix("RhaiResultOf<")) {
-        Some(inner) => inner.strip_suffix('>').unwrap_or(inner).trim(),
-        None => kind,
-    };
-    let last = kind.rsplit("::").next().unwrap_or(kind);
-    match last {
-        "()" | "" => String::new(),
-        "str" | "String" | "ImmutableString" => "string".to_owned(),
-        "i64" | "INT" => "int".to_owned(),
-        "f64" | "FLOAT" => "float".to_owned(),
-        "Dynamic" => "any".to_owned(),
-        "FnPtr" => "closure".to_owned(),
-        other => other.to_lowercase(),
-    }
 }
 
 /// The text of doc comments without their slashes.

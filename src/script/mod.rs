@@ -11,6 +11,7 @@ mod graph;
 mod host;
 mod limits;
 pub mod manual;
+mod options;
 mod plan;
 mod program;
 mod requirements;
@@ -34,6 +35,7 @@ pub use host::{
     look, raise, unpredictable,
 };
 pub use limits::{LARGEST_TEXT, STACK_SIZE};
+pub use options::{OptionSet, option_names, options_of};
 pub use plan::{Plan, PlannedStep};
 pub use program::Program;
 pub use requirements::{Requirements, requires_root};
@@ -43,5 +45,5 @@ pub use secret::Secret;
 pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::{FILE as SETTINGS, Settings};
 pub use source::{LIBRARY, PlanFile, Script, Source, built_in, built_in_names, built_in_scripts, read_text};
-pub use value::{Seconds, json_of, option_names, options_of, value_of};
+pub use value::{Seconds, json_of, value_of};
 pub use vocabulary::{OPTION_MAPS, Registration};

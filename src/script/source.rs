@@ -215,6 +215,14 @@ impl Source {
         }
     }
 
+    /// Whether there is a file or directory of the plan at `path`.
+    pub fn has_plan_file(&self, path: &str) -> bool {
+        match self {
+            Self::Directory { root, .. } => root.join(path).symlink_metadata().is_ok(),
+            Self::BuiltIn => SCRIPTS.get_entry(path).is_some(),
+        }
+    }
+
     /// Reads a file or directory of the plan; `path` begins with `files/`.
     pub fn plan_file(&self, path: &str) -> Result<PlanFile> {
         plain_relative(path)?;

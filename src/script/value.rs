@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use rhai::{Dynamic, Map};
-use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use crate::failure::Failure;
@@ -96,95 +95,24 @@ impl serde::de::Visitor<'_> for SecondsVisitor {
         Ok(Seconds(whole as f64))
     }
 
+    #[expect(clippy::cast_precision_loss, reason = "nobody waits for 2^52 seconds")]
+    fn visit_u64<E>(self, whole: u64) -> Result<Seconds, E> {
+        Ok(Seconds(whole as f64))
+    }
+
     fn visit_f64<E: serde::de::Error>(self, number: f64) -> Result<Seconds, E> {
         if number.is_nan() {
-            Err(E::custom("an option is no number of seconds"))
+            Err(E::custom("expected a number of seconds, found none"))
         } else {
             Ok(Seconds(number))
         }
     }
 }
 
-/// Reads an options map into its struct, which denies unknown fields.
-///
-/// # Errors
-/// When an option is unknown, missing or of the wrong type: with its name.
-pub fn options_of<T: DeserializeOwned>(map: Map) -> Result<T> {
-    rhai::serde::from_dynamic::<T>(&Dynamic::from_map(map)).map_err(|error| {
-        let text = match *error {
-            rhai::EvalAltResult::ErrorMismatchDataType(ref wanted, ref found, _) if !found.is_empty() => {
-                format!("an option is of the type {found}, wanted is {wanted}")
-            }
-            rhai::EvalAltResult::ErrorParsing(ref what, _) => what.to_string(),
-            ref other => other.to_string(),
-        };
-        Failure::new(text.replace("Malformed data: ", "").replace("unknown field", "unknown option"))
-            .kind("option")
-            .into()
-    })
-}
-
-/// The names of the options that [`options_of`] reads into `T`: those of its fields.
-pub fn option_names<T: DeserializeOwned>() -> &'static [&'static str] {
-    let mut names: &'static [&'static str] = &[];
-    // The struct tells its fields to whoever is going to deserialize it; this one stops there.
-    let _stopped = T::deserialize(FieldNames { names: &mut names });
-    names
-}
-
-/// Takes down the field names of a struct instead of reading values into it.
-struct FieldNames<'names> {
-    names: &'names mut &'static [&'static str],
-}
-
-impl<'de> serde::Deserializer<'de> for FieldNames<'_> {
-    type Error = serde::de::value::Error;
-
-    fn deserialize_any<V: serde::de::Visitor<'de>>(self, _visitor: V) -> Result<V::Value, Self::Error> {
-        Err(serde::de::Error::custom("no struct"))
-    }
-
-    fn deserialize_struct<V: serde::de::Visitor<'de>>(
-        self,
-        _name: &'static str,
-        fields: &'static [&'static str],
-        _visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        *self.names = fields;
-        Err(serde::de::Error::custom("the names are known"))
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map enum identifier ignored_any
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(serde::Deserialize, Debug)]
-    #[serde(deny_unknown_fields)]
-    struct Options {
-        #[serde(default)]
-        mode: Option<String>,
-    }
-
-    #[test]
-    fn an_unknown_option_is_named() {
-        let mut map = Map::new();
-        map.insert("mood".into(), Dynamic::from("x"));
-        let error = options_of::<Options>(map).unwrap_err().to_string();
-        assert!(error.contains("unknown option `mood`") && error.contains("`mode`"), "{error}");
-        assert!(options_of::<Options>(Map::new()).unwrap().mode.is_none());
-    }
-
-    #[test]
-    fn the_names_of_options_are_those_of_the_fields() {
-        assert_eq!(option_names::<Options>(), ["mode"]);
-        assert_eq!(option_names::<String>(), [""; 0]);
-    }
+    use crate::script::options_of;
 
     #[test]
     fn seconds_are_whole_or_not() {

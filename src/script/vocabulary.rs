@@ -4,8 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 
 use rhai::{FnNamespace, Identifier};
 
+use super::options::OptionSet;
+
 /// The options that a function knows, by its namespace and name; none for one without such an argument.
-pub type KnownOptions = fn(namespace: &str, name: &str) -> Option<Vec<&'static str>>;
+pub type KnownOptions = fn(namespace: &str, name: &str) -> Option<OptionSet>;
+
+/// The types that a parameter takes which is of any type to Rhai, by namespace, name and parameter.
+pub type KnownTypes = fn(namespace: &str, name: &str, parameter: &str) -> &'static [&'static str];
 
 /// Gives an engine the primitives that its scripts can call.
 #[derive(Clone, Copy)]
@@ -14,6 +19,8 @@ pub struct Registration {
     pub register: fn(&mut rhai::Engine),
     /// Which options their last maps know.
     pub options: KnownOptions,
+    /// What their parameters of any type take.
+    pub types: KnownTypes,
 }
 
 /// How the parameters are named that are maps of options.
@@ -50,7 +57,24 @@ struct Overloads {
 pub(super) struct Vocabulary {
     everywhere: HashMap<Identifier, Overloads>,
     namespaces: BTreeMap<Identifier, BTreeMap<Identifier, Overloads>>,
-    known_options: KnownOptions,
+    /// By namespace and name.
+    signatures: HashMap<(Identifier, Identifier), Vec<Vec<Parameter>>>,
+    registration: Registration,
+}
+
+/// A parameter of a function within a namespace.
+#[derive(Clone, Debug)]
+pub(super) struct Parameter {
+    pub(super) name: String,
+    /// The types that it takes, as scripts name them; none for any.
+    pub(super) types: Vec<String>,
+}
+
+impl Parameter {
+    /// Whether it takes values of this type.
+    pub(super) fn takes(&self, kind: &str) -> bool {
+        self.types.is_empty() || self.types.iter().any(|known| known == kind)
+    }
 }
 
 /// How a call fits what is known.
@@ -65,9 +89,13 @@ pub(super) enum Fit {
 }
 
 impl Vocabulary {
-    pub(super) fn of(engine: &rhai::Engine, known_options: KnownOptions) -> Self {
-        let mut vocabulary =
-            Self { everywhere: HashMap::with_capacity(256), namespaces: BTreeMap::new(), known_options };
+    pub(super) fn of(engine: &rhai::Engine, registration: Registration) -> Self {
+        let mut vocabulary = Self {
+            everywhere: HashMap::with_capacity(256),
+            namespaces: BTreeMap::new(),
+            signatures: HashMap::new(),
+            registration,
+        };
         let listed = engine.collect_fn_metadata(
             None,
             |function| {
@@ -83,15 +111,26 @@ impl Vocabulary {
                     overloads.gives_secret = metadata.return_type.contains("Secret");
                 }
                 let global = metadata.namespace == FnNamespace::Global;
-                Some((function.namespace, metadata.name.clone(), overloads, global))
+                let parameters = if function.namespace.is_empty() {
+                    Vec::new()
+                } else {
+                    metadata
+                        .params_info
+                        .iter()
+                        .map(|info| parameter(registration, &function.namespace, &metadata.name, info))
+                        .collect()
+                };
+                Some((function.namespace, metadata.name.clone(), overloads, global, parameters))
             },
             true,
         );
-        for (namespace, name, overloads, global) in listed {
+        for (namespace, name, overloads, global, parameters) in listed {
             if namespace.is_empty() || global {
                 vocabulary.everywhere.entry(name.clone()).or_default().add(overloads);
             }
             if !namespace.is_empty() {
+                let key = (namespace.clone(), name.clone());
+                vocabulary.signatures.entry(key).or_default().push(parameters);
                 vocabulary.namespaces.entry(namespace).or_default().entry(name).or_default().add(overloads);
             }
         }
@@ -131,9 +170,15 @@ impl Vocabulary {
     }
 
     /// The options that this argument knows, if it is a map of options.
-    pub(super) fn options(&self, namespace: &str, name: &str, argument: usize) -> Option<Vec<&'static str>> {
+    pub(super) fn options(&self, namespace: &str, name: &str, argument: usize) -> Option<OptionSet> {
         let known = self.overloads(namespace, name)?;
-        if known.options & bit(argument) == 0 { None } else { (self.known_options)(namespace, name) }
+        if known.options & bit(argument) == 0 { None } else { (self.registration.options)(namespace, name) }
+    }
+
+    /// The parameters of the functions of this name with so many.
+    pub(super) fn signatures(&self, namespace: &str, name: &str, arguments: usize) -> Vec<&[Parameter]> {
+        let known = self.signatures.get(&(namespace.into(), name.into())).into_iter().flatten();
+        known.map(Vec::as_slice).filter(|parameters| parameters.len() == arguments).collect()
     }
 
     /// Whether a function gives a secret.
@@ -155,6 +200,38 @@ impl Overloads {
         self.arities |= other.arities;
         self.options |= other.options;
         self.gives_secret |= other.gives_secret;
+    }
+}
+
+/// What is known of `name: type`.
+fn parameter(registration: Registration, namespace: &str, function: &str, info: &str) -> Parameter {
+    let (name, kind) = info.split_once(':').unwrap_or((info, "any"));
+    let name = name.trim().trim_start_matches('_').to_owned();
+    let types = match type_name(kind).as_str() {
+        "any" | "" => {
+            (registration.types)(namespace, function, &name).iter().map(|kind| (*kind).to_owned()).collect()
+        }
+        kind => vec![kind.to_owned()],
+    };
+    Parameter { name, types }
+}
+
+/// A type of Rust under the name that scripts have for it.
+pub(super) fn type_name(kind: &str) -> String {
+    let kind = kind.trim().trim_start_matches('&').trim_start_matches("mut ").trim();
+    let kind = match kind.strip_prefix("Raised<").or_else(|| kind.strip_prefix("RhaiResultOf<")) {
+        Some(inner) => inner.strip_suffix('>').unwrap_or(inner).trim(),
+        None => kind,
+    };
+    let last = kind.rsplit("::").next().unwrap_or(kind);
+    match last {
+        "()" | "" => String::new(),
+        "str" | "String" | "ImmutableString" => "string".to_owned(),
+        "i64" | "INT" => "int".to_owned(),
+        "f64" | "FLOAT" => "float".to_owned(),
+        "Dynamic" => "any".to_owned(),
+        "FnPtr" => "closure".to_owned(),
+        other => other.to_lowercase(),
     }
 }
 

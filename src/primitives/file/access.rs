@@ -23,7 +23,7 @@ pub(super) fn module() -> rhai::Module {
 pub(super) struct Options {
     owner: Option<String>,
     group: Option<String>,
-    mode: Option<Dynamic>,
+    mode: Option<DesiredMode>,
     recursive: bool,
 }
 
@@ -38,14 +38,7 @@ impl Desired {
     fn of(options: &Options) -> Result<Self> {
         let ownership = Ownership { owner: options.owner.clone(), group: options.group.clone(), mode: None };
         let (owner, group) = ownership.ids()?;
-        let mode = match &options.mode {
-            None => None,
-            Some(mode) if mode.is_string() => Some(DesiredMode::parse(&mode.to_string())?),
-            Some(_) => {
-                let bits = Ownership { mode: options.mode.clone(), ..Ownership::default() }.bits()?;
-                bits.map(DesiredMode::Exact)
-            }
-        };
+        let mode = options.mode.clone();
         if owner.is_none() && group.is_none() && mode.is_none() {
             bail!(Failure::new("file::access wants an `owner`, a `group` or a `mode`").kind("option"));
         }

@@ -152,7 +152,7 @@ fn refuse_what_commands_make(host: &Host, from: &str) -> Result<()> {
 /// as `found` tells it, else the owner of its directory and the mode of the origin.
 fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> Result<Manifest> {
     let (owner, group) = options.ids()?;
-    let bits = options.bits()?;
+    let bits = options.bits();
     let mut wish = Manifest::default();
     for (name, state) in origin.entries() {
         let name = name.as_path();

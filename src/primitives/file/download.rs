@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
-use super::{Ownership, absolute, make};
+use super::{Mode, Ownership, absolute, make};
 use crate::change::{DesiredFile, Found, World, file_target};
 use crate::failure::Failure;
 use crate::machine::download::{Watch, download};
@@ -27,7 +27,7 @@ pub(super) struct Options {
     #[serde(default)]
     group: Option<String>,
     #[serde(default)]
-    mode: Option<Dynamic>,
+    mode: Option<Mode>,
 }
 
 struct Waiting<'host>(&'host World);

@@ -1,8 +1,54 @@
 //! A wish for permission bits as chmod(1) takes it: octal digits, or clauses such as `u=rwX,go=rX`.
 
-use anyhow::{Result, bail};
+use serde::de::{Deserialize, Deserializer, Unexpected, Visitor};
 
-use crate::failure::Failure;
+/// The permission bits of what is made: three or four octal digits as a string, `"0640"`. A number is refused: `0600`
+/// is six hundred to a script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::primitives) struct Mode(pub(in crate::primitives) u32);
+
+impl Mode {
+    fn parse(text: &str) -> Option<Self> {
+        let is_octal = matches!(text.len(), 3 | 4) && text.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+        if is_octal { u32::from_str_radix(text, 8).ok().map(Self) } else { None }
+    }
+}
+
+impl<'de> Deserialize<'de> for Mode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reading {
+            expected: "three or four octal digits as a string, such as \"0640\"",
+            parse: Self::parse,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for DesiredMode {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(Reading {
+            expected: "a mode as a string, such as \"0640\" or \"u=rwX,go=rX\"",
+            parse: Self::parse,
+        })
+    }
+}
+
+/// Reads an option that is a string of a certain form.
+struct Reading<T> {
+    expected: &'static str,
+    parse: fn(&str) -> Option<T>,
+}
+
+impl<T> Visitor<'_> for Reading<T> {
+    type Value = T;
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(self.expected)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<T, E> {
+        (self.parse)(text).ok_or_else(|| E::invalid_value(Unexpected::Str(text), &self))
+    }
+}
 
 /// What shall become of permission bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,19 +86,11 @@ const STICKY: u32 = 0o1000;
 
 impl DesiredMode {
     /// Reads a wish.
-    pub(super) fn parse(text: &str) -> Result<Self> {
-        let desired = if text.starts_with(|first: char| first.is_ascii_digit()) {
-            u32::from_str_radix(text, 8).ok().filter(|bits| *bits <= 0o7777).map(Self::Exact)
+    fn parse(text: &str) -> Option<Self> {
+        if text.starts_with(|first: char| first.is_ascii_digit()) {
+            Mode::parse(text).map(|Mode(bits)| Self::Exact(bits))
         } else {
             text.split(',').map(clauses).collect::<Option<Vec<_>>>().map(|all| Self::Symbolic(all.concat()))
-        };
-        match desired {
-            Some(desired) => Ok(desired),
-            None => bail!(
-                Failure::new(format!("`{text}` is no mode"))
-                    .kind("option")
-                    .hint("write it as \"0640\", or as chmod does: \"g-w\", \"u=rwX,go=rX\"")
-            ),
         }
     }
 
@@ -195,7 +233,7 @@ mod tests {
         let desired = DesiredMode::parse("0640").unwrap();
         assert_eq!((desired.of(0o777, false), desired.of(0o777, true)), (0o640, 0o750));
         for nonsense in ["", "rw", "u", "z+r", "u+q", "9", "77777", "u=rw,,g=r"] {
-            assert!(DesiredMode::parse(nonsense).is_err(), "{nonsense}");
+            assert!(DesiredMode::parse(nonsense).is_none(), "{nonsense}");
         }
     }
 }

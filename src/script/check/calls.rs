@@ -2,9 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use rhai::{ASTNode, Expr, FnCallExpr, Position, Stmt, Token};
+use rhai::{ASTNode, Expr, FnCallExpr, Position, Stmt};
 
-use super::{Checker, Surroundings};
+use super::{Checker, Surroundings, arguments};
 use crate::failure::Failure;
 use crate::script::manual;
 use crate::script::program::Program;
@@ -192,51 +192,18 @@ impl Reader<'_> {
         }
         match vocabulary.fit(namespace, name, arguments) {
             Fit::Known => {
-                for (at, argument) in call.args.iter().enumerate() {
-                    if let Some(options) = vocabulary.options(namespace, name, at) {
-                        self.options(&format!("{namespace}::{name}"), &options, argument);
-                    }
-                }
+                self.problems.extend(arguments::problems(self.checker, self.program, namespace, call))
             }
             Fit::OtherArity => {
                 let message =
                     format!("`{namespace}::{name}` does not take {arguments} argument{}", plural(arguments));
-                let hints = self.signatures(namespace, name);
+                let hints = signatures(self.checker, namespace, name);
                 self.report(position, message, hints);
             }
             Fit::Unknown => {
                 let hint = qualified_suggestion(namespace, name, vocabulary.names(namespace));
                 self.report(position, format!("there is no function `{namespace}::{name}`"), hint);
             }
-        }
-    }
-
-    fn signatures(&self, namespace: &str, name: &str) -> Vec<String> {
-        let functions = manual::functions(self.checker.engine);
-        let named = functions.iter().filter(|known| known.namespace == namespace && known.name == name);
-        named.map(manual::Function::signature).collect()
-    }
-
-    /// The options in a literal map, also where it is added to another.
-    fn options(&mut self, function: &str, known: &[&'static str], argument: &Expr) {
-        match argument {
-            Expr::Map(map, _) => {
-                for (key, _) in &map.0 {
-                    let name = key.name.as_str();
-                    if known.contains(&name) {
-                        continue;
-                    }
-                    let hint = suggestion(name, known.to_vec())
-                        .unwrap_or_else(|| format!("it knows `{}`", known.join("`, `")));
-                    self.report(key.pos, format!("`{function}` has no option `{name}`"), [hint]);
-                }
-            }
-            Expr::FnCall(sum, _) if sum.op_token == Some(Token::Plus) => {
-                for part in &sum.args {
-                    self.options(function, known, part);
-                }
-            }
-            _ => {}
         }
     }
 
@@ -306,11 +273,18 @@ impl Reader<'_> {
     }
 }
 
+/// How the functions of this name are called.
+pub(super) fn signatures(checker: &Checker, namespace: &str, name: &str) -> Vec<String> {
+    let functions = manual::functions(checker.engine);
+    let named = functions.iter().filter(|known| known.namespace == namespace && known.name == name);
+    named.map(manual::Function::signature).collect()
+}
+
 fn names(path: &[rhai::Ident]) -> Vec<&str> {
     path.iter().map(|part| part.name.as_str()).collect()
 }
 
-fn suggestion(name: &str, known: Vec<&str>) -> Option<String> {
+pub(super) fn suggestion(name: &str, known: Vec<&str>) -> Option<String> {
     nearest(name, known).map(|near| format!("did you mean `{near}`?"))
 }
 

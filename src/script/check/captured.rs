@@ -30,7 +30,7 @@ pub(super) fn problems(program: &Program) -> Vec<Failure> {
 
 /// A closure as it stands in a script.
 #[derive(Clone, Debug)]
-struct Closure {
+pub(super) struct Closure {
     /// The name of its function.
     function: String,
     /// The variables that it captures, which are its first parameters.
@@ -378,7 +378,7 @@ fn last_property(expression: &Expr) -> Option<&str> {
 }
 
 /// The closure that an expression is.
-fn closure_in(expression: &Expr) -> Option<Closure> {
+pub(super) fn closure_in(expression: &Expr) -> Option<Closure> {
     match expression {
         Expr::DynamicConstant(value, _) => {
             let function = value.read_lock::<FnPtr>()?.fn_name().to_owned();

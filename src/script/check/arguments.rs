@@ -1,0 +1,173 @@
+//! Finds arguments and options of primitives that these do not take, as far as they are literals.
+
+use std::collections::BTreeSet;
+
+use rhai::{Expr, FnCallExpr, Position, Token};
+
+use super::Checker;
+use super::calls::{signatures, suggestion};
+use crate::failure::Failure;
+use crate::script::json_of;
+use crate::script::options::{OptionSet, one_of, with_article};
+use crate::script::program::Program;
+use crate::script::vocabulary::Parameter;
+
+/// What begins the name of a file of the plan.
+const PLAN_FILES: &str = "files/";
+
+/// What is wrong with the arguments of a call that fits by its number of them.
+pub(super) fn problems(
+    checker: &Checker,
+    program: &Program,
+    namespace: &str,
+    call: &FnCallExpr,
+) -> Vec<Failure> {
+    let mut reader = Reader { checker, program, namespace, call, problems: Vec::new() };
+    reader.types();
+    for (at, argument) in call.args.iter().enumerate() {
+        if let Some(options) = checker.vocabulary.options(namespace, &call.name, at) {
+            reader.options(&options, argument);
+        }
+    }
+    reader.problems
+}
+
+struct Reader<'check> {
+    checker: &'check Checker<'check>,
+    program: &'check Program,
+    namespace: &'check str,
+    call: &'check FnCallExpr,
+    problems: Vec<Failure>,
+}
+
+impl Reader<'_> {
+    fn function(&self) -> String {
+        format!("{}::{}", self.namespace, self.call.name)
+    }
+
+    fn report(&mut self, position: Position, message: String, hints: impl IntoIterator<Item = String>) {
+        let mut failure = self.program.problem(position, message);
+        failure.hints.extend(hints);
+        self.problems.push(failure);
+    }
+
+    /// The types of literal arguments, and the files of the plan that they name.
+    fn types(&mut self) {
+        let call = self.call;
+        let signatures_known =
+            self.checker.vocabulary.signatures(self.namespace, &call.name, call.args.len());
+        let kinds: Vec<Option<&str>> = call.args.iter().map(kind_of).collect();
+        // How many arguments fit, from the left.
+        let fitting = |parameters: &&[Parameter]| {
+            let fits = |(parameter, kind): (&Parameter, &Option<&str>)| {
+                kind.is_none_or(|kind| parameter.takes(kind))
+            };
+            parameters.iter().zip(&kinds).take_while(|pair| fits(*pair)).count()
+        };
+        let Some(most) = signatures_known.iter().map(fitting).max() else { return };
+        let nearest: Vec<&&[Parameter]> =
+            signatures_known.iter().filter(|parameters| fitting(parameters) == most).collect();
+        if let (Some(argument), Some(Some(kind))) = (call.args.get(most), kinds.get(most)) {
+            let wanted = nearest.iter().flat_map(|parameters| &parameters[most].types);
+            let types: BTreeSet<&str> = wanted.map(String::as_str).collect();
+            let message = format!(
+                "`{}`: expected {} as argument {}, found {}",
+                self.function(),
+                one_of(&types.into_iter().collect::<Vec<_>>()),
+                most + 1,
+                with_article(kind)
+            );
+            let hints = signatures(self.checker, self.namespace, &call.name);
+            return self.report(argument.start_position(), message, hints);
+        }
+        let parameters = nearest.first().map(|parameters| parameters.to_vec()).unwrap_or_default();
+        for (parameter, argument) in parameters.iter().zip(&call.args) {
+            self.plan_file(parameter, argument);
+        }
+    }
+
+    /// A file of the plan has to be there, unless the script asks whether it is.
+    fn plan_file(&mut self, parameter: &Parameter, argument: &Expr) {
+        let Expr::StringConstant(path, position) = argument else { return };
+        let reads = matches!(parameter.name.as_str(), "path" | "from") && self.call.name != "exists";
+        let is_asked_for = || self.program.text.contains(&format!("file::exists(\"{path}\")"));
+        let source = self.checker.graph.source();
+        if reads && path.starts_with(PLAN_FILES) && !source.has_plan_file(path) && !is_asked_for() {
+            let message = format!("`{}`: the plan has no `{path}`", self.function());
+            let hint = format!("put it into `{}`", source.describe());
+            self.report(*position, message, [hint]);
+        }
+    }
+
+    /// The options in a literal map, also where it is added to another.
+    fn options(&mut self, known: &OptionSet, argument: &Expr) {
+        match argument {
+            Expr::Map(map, _) => {
+                for (key, value) in &map.0 {
+                    if known.names().contains(&key.name.as_str()) {
+                        self.option(known, &key.name, value);
+                        continue;
+                    }
+                    let names = known.names();
+                    let hint = suggestion(&key.name, names.clone())
+                        .unwrap_or_else(|| format!("it knows `{}`", names.join("`, `")));
+                    let message = format!("`{}` has no option `{}`", self.function(), key.name);
+                    self.report(key.pos, message, [hint]);
+                }
+            }
+            Expr::FnCall(sum, _) if sum.op_token == Some(Token::Plus) => {
+                for part in &sum.args {
+                    self.options(known, part);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn option(&mut self, known: &OptionSet, name: &str, value: &Expr) {
+        let Some(kind) = kind_of(value) else { return };
+        let given = value.get_literal_value(None).and_then(|value| json_of(&value).ok());
+        let Some(why) = known.refused(name, kind, given.as_ref()) else { return };
+        let message = format!("`{}`: option `{name}`: {why}", self.function());
+        let position = value.start_position();
+        let hint = match value {
+            Expr::IntegerConstant(..) if name.ends_with("mode") => mode_at(&self.program.text, position),
+            Expr::StringConstant(text, _) if why.starts_with("expected an array") => {
+                Some(format!("write `{name}: [{text:?}]`"))
+            }
+            _ => None,
+        };
+        self.report(position, message, hint);
+    }
+}
+
+/// The type of a value as far as it can be reported without running anything, as scripts name it.
+fn kind_of(expression: &Expr) -> Option<&'static str> {
+    Some(match expression {
+        Expr::StringConstant(..) | Expr::InterpolatedString(..) => "string",
+        Expr::CharConstant(..) => "char",
+        Expr::IntegerConstant(..) => "int",
+        Expr::FloatConstant(..) => "float",
+        Expr::BoolConstant(..) => "bool",
+        Expr::Array(..) => "array",
+        Expr::Map(..) => "map",
+        Expr::Unit(..) => "()",
+        Expr::DynamicConstant(value, _) if value.is_fnptr() => "closure",
+        Expr::Stmt(_) if super::captured::closure_in(expression).is_some() => "closure",
+        _ => return None,
+    })
+}
+
+/// How a mode is written that stands here as a number.
+fn mode_at(text: &str, position: Position) -> Option<String> {
+    let line = text.lines().nth(position.line()?.checked_sub(1)?)?;
+    let written: String = line
+        .chars()
+        .skip(position.position()?.checked_sub(1)?)
+        .take_while(|letter| letter.is_ascii_alphanumeric())
+        .collect();
+    let digits = written.strip_prefix("0o").unwrap_or(&written);
+    let is_octal =
+        !digits.is_empty() && digits.len() <= 4 && digits.bytes().all(|digit| matches!(digit, b'0'..=b'7'));
+    is_octal.then(|| format!("write `\"{digits:0>4}\"`"))
+}
