@@ -1,18 +1,17 @@
 //! A group: made.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::user::run;
+use super::account::{self, AccountRecord};
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::Undoing;
-use crate::machine::account::{Account, Group};
-use crate::machine::account_files::AccountFiles;
-use crate::machine::account_lines::{AccountEntry, AccountLines};
+use crate::machine::account::{Account, DIRECTORY, Database, Databases, Group, Order, clear_leftover};
 
 /// What a group is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,6 +48,12 @@ pub struct DesiredGroup {
     pub system: bool,
 }
 
+impl DesiredGroup {
+    fn add_to(&self, name: &str, databases: &mut Databases) -> Result<()> {
+        account::add_group(databases, name, self.gid, self.system)
+    }
+}
+
 /// The making of a group.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct GroupChange {
@@ -61,7 +66,7 @@ pub struct GroupChange {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct GroupInverse {
     name: String,
-    databases: AccountFiles,
+    record: AccountRecord,
 }
 
 impl GroupChange {
@@ -87,44 +92,20 @@ impl GroupChange {
         if before != GroupState::Absent {
             return Ok(None);
         }
-        let inverse = GroupInverse { name: name.to_owned(), databases: AccountFiles::observe()? };
+        let record = AccountRecord::of(name, |databases| wish.add_to(name, databases))?;
+        let inverse = GroupInverse { name: name.to_owned(), record };
         Ok(Some(Self { before, after: wish, inverse }))
     }
 
     /// Makes the group.
     pub fn act(&self, world: &World) -> Result<()> {
-        let acted = self.make(world);
-        self.inverse.databases.tidied_after(acted, world.backups()?)
+        let add = |databases: &mut Databases| self.after.add_to(&self.inverse.name, databases);
+        self.inverse.record.write(world, Order::Adding, add)
     }
 
-    fn make(&self, world: &World) -> Result<()> {
-        self.remove_rests()?;
-        if self.observe()? != GroupState::Absent {
-            return self.inverse.databases.complete_group(&self.inverse.name);
-        }
-        let mut argv = vec!["groupadd".to_owned()];
-        if let Some(gid) = self.after.gid {
-            argv.extend(["--gid".to_owned(), gid.to_string()]);
-        }
-        if self.after.system {
-            argv.push("--system".to_owned());
-        }
-        argv.push(self.inverse.name.clone());
-        run(world, &argv)
-    }
-
-    /// What a tool left that died: the half of a group that is no more.
-    fn rests(&self) -> Result<Vec<AccountEntry<'_>>> {
-        let is_gone = self.observe()? == GroupState::Absent;
-        Ok(if is_gone { vec![AccountEntry::Group(&self.inverse.name)] } else { Vec::new() })
-    }
-
-    fn hold_rests(&self) -> Result<bool> {
-        self.inverse.databases.hold_rests(&self.rests()?)
-    }
-
-    fn remove_rests(&self) -> Result<()> {
-        self.inverse.databases.remove_rests(&self.rests()?)
+    /// Makes the lines of the group what they were.
+    fn restore(&self, world: &World, databases: &mut Databases) -> Result<()> {
+        self.inverse.record.restore_lines(world, &self.inverse.name, &Database::OF_GROUPS, databases)
     }
 
     fn observe(&self) -> Result<GroupState> {
@@ -150,18 +131,26 @@ impl Kind for GroupChange {
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
-        self.inverse.databases.save(world.backups()?)
+        self.inverse.record.save(&self.inverse.name, world)
+    }
+
+    fn mend(&self, _world: &World) -> Result<()> {
+        clear_leftover(Path::new(DIRECTORY))
     }
 
     fn position(&self, _world: &World) -> Result<Position> {
-        let name = &self.inverse.name;
-        if self.hold_rests()? || AccountLines::read()?.lacks_group_shadow(name) {
-            return Ok(Position::Neither(format!("only some of the databases know of the group {name}")));
+        let (name, found) = (&self.inverse.name, account::now()?);
+        let mut whole = found.clone();
+        let is_made = self.observe()? != GroupState::Absent;
+        if is_made {
+            self.after.add_to(name, &mut whole)?;
         }
-        Ok(match self.observe()? {
-            GroupState::Absent if self.inverse.databases.have_their_copies()? => Position::Before,
-            GroupState::Absent => Position::Neither(format!("there is no group {name}")),
-            GroupState::Present { .. } => Position::After,
+        Ok(if is_made && whole == found {
+            Position::After
+        } else if found.traces_of(name).lines == self.inverse.record.before.lines {
+            Position::Before
+        } else {
+            Position::Neither(format!("only some of the databases know of the group {name}"))
         })
     }
 
@@ -173,10 +162,14 @@ impl Kind for GroupChange {
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let GroupState::Present { gid, members } = self.observe()? else {
-            let how = if self.hold_rests()? { Undoing::Restored } else { Undoing::Already };
+            let found = account::now()?;
+            let mut restored = found.clone();
+            self.restore(world, &mut restored)?;
+            let how = if restored == found { Undoing::Already } else { Undoing::Restored };
             if !terms.dry_run {
-                self.remove_rests()?;
-                self.inverse.databases.restore_copies(world.backups()?)?;
+                self.inverse
+                    .record
+                    .write(world, Order::Removing, |databases| self.restore(world, databases))?;
             }
             return Ok(Undone::Back(how, self.states(&GroupState::Absent)));
         };
@@ -193,10 +186,7 @@ impl Kind for GroupChange {
             return Ok(Undone::Kept(format!("it is the primary group of {user}")));
         }
         if !terms.dry_run {
-            let removed = run(world, &["groupdel".into(), self.inverse.name.clone()]);
-            self.inverse.databases.tidied_after(removed, world.backups()?)?;
-            self.remove_rests()?;
-            self.inverse.databases.restore_copies(world.backups()?)?;
+            self.inverse.record.write(world, Order::Removing, |databases| self.restore(world, databases))?;
         }
         Ok(Undone::Back(Undoing::Restored, self.states(&GroupState::Absent)))
     }

@@ -5,6 +5,7 @@
 //! by any later kkrun, without the script that wanted it.
 
 mod access;
+mod account;
 mod apt;
 mod aside;
 mod command;

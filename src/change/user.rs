@@ -1,24 +1,23 @@
 //! A user: made, or given another shell, home mode or more groups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::unit::succeeded;
+use super::account::{self, AccountRecord};
 use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, linger, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
-use crate::machine::account::{Account, Group};
-use crate::machine::account_files::AccountFiles;
-use crate::machine::account_lines::{AccountEntry, AccountLines};
+use crate::machine::account::{
+    Account, DIRECTORY, Database, Databases, Group, LoginDefs, NewUser, Order, TAG, clear_leftover,
+    make_home, remove_home,
+};
 use crate::machine::files::{self, Attributes, FileState, PathText};
-use crate::machine::login_defs;
 use crate::machine::mount;
 use crate::machine::process::Command;
-use crate::machine::skeleton;
 use crate::machine::tree_size::TreeSize;
 use crate::machine::user_processes;
 
@@ -140,6 +139,44 @@ impl DesiredUser {
         lacking
     }
 
+    /// Makes the databases hold it of a user; what they lack of a user who `is_new` is added.
+    fn make_of(
+        &self,
+        name: &str,
+        is_new: bool,
+        preferred: Option<u32>,
+        databases: &mut Databases,
+    ) -> Result<()> {
+        if is_new {
+            let user = NewUser {
+                name,
+                uid: self.uid,
+                preferred,
+                group: Group::by_name(name)?.map(|group| group.gid),
+                home: self.home.as_ref().map(PathText::as_path),
+                shell: self.shell.as_ref().map(PathText::as_path),
+                system: self.system,
+            };
+            account::add_user(databases, &user)?;
+        }
+        let there = Account::by_name(name)?;
+        let lacks = |group: &&String| -> Result<bool> {
+            let Some(account) = &there else { return Ok(true) };
+            Ok(Group::by_name(group)?.is_none_or(|group| !account.groups.contains(&group.gid)))
+        };
+        for group in &self.groups {
+            if lacks(&group)? {
+                databases.join(name, std::slice::from_ref(group))?;
+            }
+        }
+        match &self.shell {
+            Some(shell) if there.as_ref().is_some_and(|account| account.shell != shell.as_path()) => {
+                databases.set_shell(name, shell.as_path())
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn groups_lacking<'a>(&'a self, facts: &'a UserFacts) -> impl Iterator<Item = &'a str> {
         self.groups.iter().filter(|group| !facts.groups.contains(group)).map(String::as_str)
     }
@@ -159,26 +196,27 @@ struct UserInverse {
     name: String,
     /// The home as it was; absent when kkrun makes it.
     home: FileState,
-    /// The number of the group of the user's name, if there was one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    group: Option<u32>,
     /// Whether there was mail for a user of that name.
     mail: bool,
-    /// The groups that the user is put into.
-    joined: Vec<String>,
-    databases: AccountFiles,
+    record: AccountRecord,
 }
 
 impl UserChange {
-    /// The change that makes `wish` true of the user; `None` when it is true. What was made or taken back
-    /// `in_part` is made anew.
+    /// The change that makes `wish` true of the user; `None` when it is true. What was made `in_part` is completed, and
+    /// so is a user of kkrun's `making` that an inverse which failed has left.
     ///
     /// # Errors
     /// When the user is there with another number or home: people's files depend on these.
-    pub fn towards(name: &str, mut wish: DesiredUser, in_part: Option<Self>) -> Result<Option<Self>> {
+    pub fn towards(
+        name: &str,
+        mut wish: DesiredUser,
+        in_part: Option<Self>,
+        half_undone: Option<&Self>,
+    ) -> Result<Option<Self>> {
         let before = UserState::observe(name)?;
         let is_new = before == UserState::Absent;
-        let was_new = in_part.as_ref().is_some_and(|change| change.before == UserState::Absent);
+        let was_new =
+            in_part.as_ref().or(half_undone).is_some_and(|change| change.before == UserState::Absent);
         if (is_new || was_new) && wish.home.is_none() && !wish.system {
             wish.home = Some(PathText::new(Path::new("/home").join(name)));
         }
@@ -189,214 +227,48 @@ impl UserChange {
         if let Some(begun) = in_part.filter(|begun| !is_new || begun.before == UserState::Absent) {
             return Ok(Some(Self { after: wish, ..begun }));
         }
-        let joined = match &before {
-            UserState::Absent => wish.groups.clone(),
-            UserState::Present(facts) => {
-                if wish.lacking(facts).is_empty() {
-                    return Ok(None);
-                }
-                wish.groups_lacking(facts).map(str::to_owned).collect()
-            }
-        };
         let home = match (&before, &wish.home) {
-            (UserState::Present(facts), _) => Some(&facts.home),
-            (UserState::Absent, home) => home.as_ref(),
+            (UserState::Present(facts), _) if wish.lacking(facts).is_empty() => return Ok(None),
+            (UserState::Present(facts), _) => FileState::observe(facts.home.as_path())?,
+            (UserState::Absent, Some(home)) => look_at_new_home(home.as_path())?,
+            (UserState::Absent, None) => FileState::Absent,
         };
-        let home = match home {
-            Some(home) if is_new => look_at_new_home(home.as_path())?,
-            Some(home) => FileState::observe(home.as_path())?,
-            None => FileState::Absent,
-        };
-        let inverse = UserInverse {
-            name: name.to_owned(),
-            home,
-            group: Group::by_name(name)?.map(|group| group.gid),
-            mail: mail_of(name).exists(),
-            joined,
-            databases: AccountFiles::observe()?,
-        };
+        let record = AccountRecord::of(name, |databases| wish.make_of(name, is_new, None, databases))?;
+        let inverse = UserInverse { name: name.to_owned(), home, mail: mail_of(name).exists(), record };
         Ok(Some(Self { before, after: wish, inverse }))
-    }
-
-    /// The same change, of a user whom an inverse that failed has removed: what else there is may be somebody's by now.
-    pub fn as_found(mut self) -> Result<Self> {
-        if let Some(home) = &self.after.home {
-            self.inverse.home = look_at_new_home(home.as_path())?;
-        }
-        self.inverse.mail = mail_of(&self.inverse.name).exists();
-        Ok(self)
     }
 
     /// Makes the user, or what the user lacks.
     pub fn act(&self, world: &World) -> Result<()> {
-        let acted = self.make(world);
-        self.inverse.databases.tidied_after(acted, world.backups()?)
-    }
-
-    fn make(&self, world: &World) -> Result<()> {
-        let found = self.observe()?;
-        let half = match &found {
-            UserState::Present(facts) if self.is_half_made(facts)? => Some(facts),
-            _ => None,
+        self.inverse.record.write(world, Order::Adding, |databases| self.make(databases))?;
+        let UserState::Present(facts) = self.observe()? else {
+            return Err(Failure::new(format!("there is no user `{}`", self.inverse.name))
+                .kind("missing")
+                .into());
         };
-        let is_rest = half.is_some() || found == UserState::Absent;
-        let rests = if is_rest { self.rests()? } else { Vec::new() };
-        self.inverse.databases.remove_rests(&rests)?;
-        if self.before == UserState::Absent && is_rest {
-            let group = Group::by_name(&self.inverse.name)?.map(|group| group.gid);
-            run(world, &self.useradd(half.map(|facts| facts.uid), group))?;
-        }
-        self.converge(world)
+        self.converge_home(&facts)
     }
 
-    /// What is to go of a user who is none, in whatever database it stands; a group that is whole is not.
-    fn rests(&self) -> Result<Vec<AccountEntry<'_>>> {
-        let name = &self.inverse.name;
-        let group = Group::by_name(name)?.is_none().then_some(AccountEntry::Group(name));
-        Ok([AccountEntry::User(name)].into_iter().chain(group).collect())
+    fn make(&self, databases: &mut Databases) -> Result<()> {
+        let preferred = self.inverse.record.after.user_and_group().map(|(uid, _)| uid);
+        self.after.make_of(&self.inverse.name, self.before == UserState::Absent, preferred, databases)
     }
 
-    /// Whether a tool died before a user who is being made was one: nobody has given the user a password, or used the
-    /// home, so that nothing is lost when the user is made once more, with the same number.
-    fn is_half_made(&self, facts: &UserFacts) -> Result<bool> {
-        if self.before != UserState::Absent {
-            return Ok(false);
-        }
-        let (name, lines) = (&self.inverse.name, AccountLines::read()?);
-        if !lines.has_shadow(name) {
-            return Ok(true);
-        }
-        let range =
-            login_defs::number("UID_MIN").unwrap_or(1000)..=login_defs::number("UID_MAX").unwrap_or(60000);
-        let is_ordinary = !self.after.system && self.after.uid.is_none_or(|uid| range.contains(&uid));
-        let gets_subordinates = is_ordinary && login_defs::number("SUB_UID_COUNT") != Some(0);
+    fn converge_home(&self, facts: &UserFacts) -> Result<()> {
         let home = facts.home.as_path();
-        Ok(gets_subordinates
-            && !lines.has_subordinates(name, facts.uid)
-            && lines.is_locked(name)
-            && !(self.inverse.home.is_absent() && skeleton::is_used(home, facts.uid)?))
-    }
-
-    /// Whether the databases hold of the user neither what was before nor what shall be, but what a tool left that
-    /// died.
-    fn is_in_part(&self) -> Result<bool> {
-        let name = &self.inverse.name;
-        let databases = &self.inverse.databases;
-        if databases.hold_rests(&[])? || !self.groups_in_part()?.is_empty() {
-            return Ok(true);
-        }
-        match (&self.before, self.observe()?) {
-            (UserState::Absent, UserState::Absent) => databases.hold_rests(&self.rests()?),
-            (UserState::Absent, UserState::Present(facts)) => {
-                let lacks_shadow = AccountLines::read()?.lacks_group_shadow(name);
-                Ok(self.is_half_made(&facts)? || (self.inverse.group.is_none() && lacks_shadow))
-            }
-            _ => Ok(false),
-        }
-    }
-
-    /// The groups that one database puts the user into and the other does not, since kkrun was there.
-    fn groups_in_part(&self) -> Result<Vec<&str>> {
-        if self.after.groups.is_empty() || self.inverse.databases.are_unchanged()? {
-            return Ok(Vec::new());
-        }
-        let lines = AccountLines::read()?;
-        let in_part = |group: &&String| !lines.agree_on_member(&self.inverse.name, group);
-        Ok(self.after.groups.iter().filter(in_part).map(String::as_str).collect())
-    }
-
-    /// Whether the home is kkrun's and in the middle of being made.
-    fn home_is_torn(&self, home: &Path, owner: u32) -> Result<bool> {
-        Ok(self.inverse.home.is_absent() && self.after.home.is_some() && skeleton::is_torn_copy(home, owner)?)
-    }
-
-    /// The command that makes the user, with this number and in this group of the user's name if they are given.
-    fn useradd(&self, number: Option<u32>, group: Option<u32>) -> Vec<String> {
-        let wish = &self.after;
-        let mut argv = vec!["useradd".to_owned()];
-        let mut option = |name: &str, value: String| argv.extend([name.to_owned(), value]);
-        if let Some(uid) = wish.uid.or(number) {
-            option("--uid", uid.to_string());
-        }
-        if let Some(home) = &wish.home {
-            option("--home-dir", home.to_string());
-        }
-        if let Some(mode) = &wish.home_mode {
-            option("--key", format!("HOME_MODE={mode}"));
-        }
-        if let Some(shell) = &wish.shell {
-            option("--shell", shell.to_string());
-        }
-        if !wish.groups.is_empty() {
-            option("--groups", wish.groups.join(","));
-        }
-        if let Some(gid) = group {
-            option("--gid", gid.to_string());
-        } else {
-            argv.push("--user-group".to_owned());
-        }
-        if wish.system {
-            argv.push("--system".to_owned());
-        }
-        let is_made = wish.home.is_some() && self.inverse.home.is_absent();
-        argv.push(if is_made { "--create-home" } else { "--no-create-home" }.to_owned());
-        argv.push(self.inverse.name.clone());
-        argv
-    }
-
-    /// Adds what is lacking, also after a run that died while it made the user.
-    fn converge(&self, world: &World) -> Result<()> {
-        let name = &self.inverse.name;
-        let UserState::Present(facts) = UserState::observe(name)? else {
-            return Err(Failure::new(format!("there is no user `{name}`")).kind("missing").into());
-        };
-        if Group::by_gid(facts.gid)?.is_none() {
-            run(world, &["groupadd".into(), "--gid".into(), facts.gid.to_string(), name.clone()])?;
-        }
-        if self.before == UserState::Absent {
-            self.inverse.databases.complete_group(name)?;
-        }
-        let mut groups: Vec<&str> = self.after.groups_lacking(&facts).collect();
-        groups.extend(self.groups_in_part()?);
-        if !groups.is_empty() {
-            run(
-                world,
-                &["usermod".into(), "--append".into(), "--groups".into(), groups.join(","), name.clone()],
-            )?;
-        }
-        if let Some(shell) = self.after.shell.as_ref().filter(|shell| **shell != facts.shell) {
-            run(world, &["usermod".into(), "--shell".into(), shell.to_string(), name.clone()])?;
-        }
-        self.converge_home(world, &facts)
-    }
-
-    fn converge_home(&self, world: &World, facts: &UserFacts) -> Result<()> {
-        let home = facts.home.as_path();
-        let is_torn = self.home_is_torn(home, facts.uid)?;
-        if is_torn {
-            files::remove_tree(home, files::identity(home)?)?;
-        }
-        let is_desired = self.after.home.is_some() || self.after.home_mode.is_some();
-        let is_made = is_torn || (is_desired && facts.home_mode.is_none());
-        if is_made {
-            let umask = login_defs::value("UMASK").unwrap_or_else(|| "022".to_owned());
-            let skeleton = login_defs::skeleton().display().to_string();
-            run(world, &["mkhomedir_helper".into(), self.inverse.name.clone(), umask, skeleton])?;
+        let mode = self.after.home_mode.as_deref().map(bits).transpose()?;
+        let is_desired = self.after.home.is_some() || mode.is_some();
+        if is_desired && FileState::observe(home)?.is_absent() {
+            return make_home(home, (facts.uid, facts.gid), mode, &LoginDefs::read());
         }
         let FileState::Directory { metadata } = FileState::observe(home)? else { return Ok(()) };
         let mut attributes = Attributes { mtime: None, ..Attributes::from(&metadata) };
-        if let Some(mode) = &self.after.home_mode {
-            attributes.mode = bits(mode)?;
-        } else if let Some(mode) = login_defs::number("HOME_MODE").filter(|_| is_made) {
-            attributes.mode = mode;
-        }
-        // A new user finds a home that nobody owns, or that a dead run made and did not give away.
+        attributes.mode = mode.unwrap_or(attributes.mode);
+        // A new user finds a home that nobody owns.
         if self.after.home.is_some() && is_nobodys(metadata.owner)? {
             (attributes.owner, attributes.group) = (facts.uid, facts.gid);
         }
-        if (attributes.mode, attributes.owner, attributes.group)
-            != (metadata.mode, metadata.owner, metadata.group)
-        {
+        if attributes != (Attributes { mtime: None, ..Attributes::from(&metadata) }) {
             files::set_metadata(home, &attributes, &FileState::Directory { metadata })?;
         }
         Ok(())
@@ -412,112 +284,96 @@ impl UserChange {
 
     /// Takes back the making of a user.
     fn undo_making(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
-        let made = made(terms.recorded);
-        let now = self.observe()?;
-        if let (Some(made), UserState::Present(now)) = (&made, &now)
-            && made.uid != now.uid
+        let name = &self.inverse.name;
+        let (made, now) = (made(terms.recorded), self.observe()?);
+        if let UserState::Present(now) = &now
+            && let Some(difference) = self.is_another(now, made.as_ref())?
         {
-            let name = &self.inverse.name;
-            return Ok(Undone::Conflict(format!(
-                "kkrun made the user {name} with number {}; the one of that name now has {}",
-                made.uid, now.uid
-            )));
+            return Ok(Undone::Conflict(difference));
         }
-        if let (None, UserState::Present(now), Some(home)) = (&made, &now, &self.after.home)
-            && now.home != *home
-        {
-            let name = &self.inverse.name;
-            return Ok(Undone::Conflict(format!(
-                "{name} has the home {}; kkrun was to make {home}",
-                now.home
-            )));
+        let numbers = made.as_ref().map(|made| (made.uid, made.gid));
+        let numbers = numbers.or_else(|| self.inverse.record.after.user_and_group());
+        let home = self.made_home(&now, numbers.map(|(uid, _)| uid))?;
+        // With the account gone, a home that stays would belong to a number that the next user gets.
+        if let Some(home) = &home {
+            mount::refuse_within([files::canonical(home)?])?;
         }
-        let facts = match (&now, &made) {
-            (UserState::Present(facts), _) => Some(facts.clone()),
-            (UserState::Absent, made) => made.clone(),
-        };
-        let left_home = self.made_home(facts.as_ref(), made.is_some())?;
-        let is_gone = now == UserState::Absent && left_home.is_none();
-        if is_gone && self.group_is_as_before(made.as_ref())? && !self.is_in_part()? {
-            if !terms.dry_run {
-                self.inverse.databases.restore_copies(world.backups()?)?;
-            }
+        let found = account::now()?;
+        let mut restored = found.clone();
+        self.restore(world, &mut restored, numbers)?;
+        if now == UserState::Absent && home.is_none() && restored == found {
             return Ok(Undone::Back(Undoing::Already, self.states(&now)));
-        }
-        // With the account gone, a home that stays would belong to a number that the next user gets. A mount at the home
-        // itself hides whose it is.
-        if let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) {
-            mount::refuse_within([files::canonical(home.as_path())?])?;
         }
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        if let UserState::Present(now) = &now {
-            self.remove_user(world, now)?;
+        if let UserState::Present(facts) = &now {
+            self.end_processes(world, facts)?;
+            self.restore_home(facts, true)?;
         }
-        self.restore_group(world, facts.as_ref())?;
-        self.inverse.databases.remove_rests(&self.rests()?)?;
-        self.remove_what_the_user_had(facts.as_ref(), left_home.as_deref())?;
-        self.inverse.databases.restore_copies(world.backups()?)?;
+        if let Some(home) = home {
+            remove_home(&home)?;
+        }
+        let mail = mail_of(name);
+        if !self.inverse.mail && matches!(FileState::observe(&mail)?, FileState::File { .. }) {
+            files::remove(&mail, &FileState::observe(&mail)?, TAG)?;
+        }
+        let restore = |databases: &mut Databases| self.restore(world, databases, numbers);
+        self.inverse.record.write(world, Order::Removing, restore)?;
         Ok(Undone::Back(Undoing::Restored, self.states(&self.observe()?)))
     }
 
-    /// Whether the group of the user's name is as it was; one that is somebody else's is nobody's business.
-    fn group_is_as_before(&self, made: Option<&UserFacts>) -> Result<bool> {
-        let name = &self.inverse.name;
-        let is_whole = || Ok(!AccountLines::read()?.lacks_group_shadow(name));
-        match (self.inverse.group, Group::by_name(name)?) {
-            (Some(_), None) => Ok(false),
-            (Some(_), Some(_)) => is_whole(),
-            (None, Some(group)) => Ok(!self.made_group(&group, made)),
-            (None, None) => Ok(true),
-        }
-    }
-
-    /// Whether kkrun made this group with the user.
-    fn made_group(&self, group: &Group, made: Option<&UserFacts>) -> bool {
-        self.inverse.group.is_none()
-            && made.is_some_and(|made| made.gid == group.gid)
-            && group.members.iter().all(|member| *member == self.inverse.name)
-    }
-
-    /// Brings back the group of the user's name that the tools remove with the user, or removes the one they made.
-    fn restore_group(&self, world: &World, made: Option<&UserFacts>) -> Result<()> {
-        let name = &self.inverse.name;
-        match (self.inverse.group, Group::by_name(name)?) {
-            (Some(gid), None) => {
-                run(world, &["groupadd".into(), "--gid".into(), gid.to_string(), name.clone()])
-            }
-            (Some(_), Some(_)) => self.inverse.databases.complete_group(name),
-            (None, Some(group))
-                if self.made_group(&group, made) && Account::with_primary_group(group.gid)?.is_none() =>
+    /// Why the user is not the one that kkrun made, or was about to make.
+    fn is_another(&self, now: &UserFacts, made: Option<&UserFacts>) -> Result<Option<String>> {
+        let (name, record) = (&self.inverse.name, &self.inverse.record);
+        Ok(match made {
+            Some(made) => (made.uid != now.uid).then(|| {
+                format!(
+                    "kkrun made the user {name} with number {}; the one of that name now has {}",
+                    made.uid, now.uid
+                )
+            }),
+            None if account::now()?.traces_of(name).of(Database::Passwd)
+                != record.after.of(Database::Passwd) =>
             {
-                run(world, &["groupdel".into(), name.clone()])
+                Some(format!(
+                    "{name} is there with number {} and home {}, which is not as kkrun was to make it",
+                    now.uid, now.home
+                ))
             }
-            (None, _) => Ok(()),
-        }
+            None => None,
+        })
     }
 
-    /// The home that kkrun made, if it is still there and still the user's: nobody's, when nothing is known of the
-    /// user any more. Of a user who was not `recorded` it may be in the middle of being made.
-    fn made_home(&self, facts: Option<&UserFacts>, recorded: bool) -> Result<Option<PathBuf>> {
-        use std::os::unix::fs::MetadataExt as _;
+    /// Makes the lines of the user what they were, and takes the user out of every group that did not list it. A group
+    /// of the user's name goes if kkrun made it and nobody else is in it.
+    fn restore(&self, world: &World, databases: &mut Databases, numbers: Option<(u32, u32)>) -> Result<()> {
+        let UserInverse { name, record, .. } = &self.inverse;
+        record.restore_lines(world, name, &Database::OF_USERS, databases)?;
+        databases.remove_from_lists(name, |list| !record.before.lists.contains(list));
+        let now = databases.traces_of(name);
+        let is_made = record.before.of(Database::Group).is_empty()
+            && numbers.is_some_and(|(_, gid)| databases.is_unused_group(name, gid));
+        let is_completed = now.of(Database::Gshadow) == record.after.of(Database::Gshadow);
+        if is_made {
+            record.restore_lines(world, name, &Database::OF_GROUPS, databases)?;
+        } else if is_completed && !record.before.of(Database::Group).is_empty() {
+            record.restore_lines(world, name, &[Database::Gshadow], databases)?;
+        }
+        Ok(())
+    }
+
+    /// The home that kkrun made, if it is still there and the user's, or nobody's when the user has gone.
+    fn made_home(&self, now: &UserState, uid: Option<u32>) -> Result<Option<PathBuf>> {
         let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
             return Ok(None);
         };
-        let home = home.as_path();
-        let Ok(metadata) = std::fs::symlink_metadata(home) else { return Ok(None) };
-        let owner = metadata.uid();
-        let is_the_users = match facts {
-            Some(facts) => owner == facts.uid,
-            None => Account::by_uid(owner)?.is_none(),
-        };
-        let may_be_torn = !recorded && owner == 0;
-        let is_made = is_the_users || (may_be_torn && self.home_is_torn(home, owner)?);
-        Ok((metadata.is_dir() && is_made).then(|| home.to_owned()))
+        let FileState::Directory { metadata } = FileState::observe(home.as_path())? else { return Ok(None) };
+        let is_free = *now != UserState::Absent || Account::by_uid(metadata.owner)?.is_none();
+        Ok((uid == Some(metadata.owner) && is_free).then(|| home.as_path().to_owned()))
     }
 
-    fn remove_user(&self, world: &World, facts: &UserFacts) -> Result<()> {
+    fn end_processes(&self, world: &World, facts: &UserFacts) -> Result<()> {
         let name = &self.inverse.name;
         linger::disable(world, name)?;
         if linger::logind_runs(world)? {
@@ -527,19 +383,7 @@ impl UserChange {
         if facts.uid != 0 && Account::by_uid(facts.uid)?.is_some_and(|account| account.name == *name) {
             user_processes::end(facts.uid, &world.processes)?;
         }
-        run(world, &["userdel".into(), name.clone()])
-    }
-
-    fn remove_what_the_user_had(&self, facts: Option<&UserFacts>, made_home: Option<&Path>) -> Result<()> {
-        let mail = mail_of(&self.inverse.name);
-        if !self.inverse.mail && mail.exists() {
-            files::remove(&mail, &FileState::observe(&mail)?, "accounts")?;
-        }
-        match (made_home, facts) {
-            (Some(home), _) => files::remove_tree(home, files::identity(home)?),
-            (None, Some(facts)) => self.restore_home(facts, true).map(drop),
-            (None, None) => Ok(()),
-        }
+        Ok(())
     }
 
     /// Gives a home that was there the permissions and, for a user who goes, the owner that it had. Says what
@@ -572,22 +416,14 @@ impl UserChange {
 
     /// Takes back what was changed of a user who was there: each part by itself.
     fn undo_parts(&self, world: &World, before: &UserFacts, terms: UndoTerms<'_>) -> Result<Undone> {
-        let name = &self.inverse.name;
+        let UserInverse { name, record, .. } = &self.inverse;
         let UserState::Present(now) = self.observe()? else {
             return Ok(Undone::Back(Undoing::Already, self.states(&UserState::Absent)));
         };
-        let joined: Vec<&String> =
-            self.inverse.joined.iter().filter(|group| now.groups.contains(group)).collect();
-        let members: Vec<AccountEntry<'_>> =
-            self.inverse.joined.iter().map(|group| AccountEntry::Member { user: name, group }).collect();
         let shell = self.after.shell.as_ref().filter(|_| now.shell != before.shell);
         let shell_is_ours = shell.is_some_and(|shell| *shell == now.shell);
         let mode = self.after.home_mode.as_ref().filter(|_| now.home_mode != before.home_mode);
-        let rests = joined.is_empty() && self.inverse.databases.hold_rests(&members)?;
-        if joined.is_empty() && !rests && shell.is_none() && mode.is_none() {
-            if !terms.dry_run {
-                self.inverse.databases.restore_copies(world.backups()?)?;
-            }
+        if shell.is_none() && mode.is_none() && !self.has_joined()? {
             return Ok(Undone::Back(Undoing::Already, self.states(&UserState::Present(now))));
         }
         let mut differences = Vec::new();
@@ -601,20 +437,27 @@ impl UserChange {
                 Undone::Conflict(differences.join("\n"))
             });
         }
-        for group in joined {
-            run(world, &["gpasswd".into(), "--delete".into(), name.clone(), group.clone()])?;
-        }
-        self.inverse.databases.remove_rests(&members)?;
-        if shell.is_some() && (shell_is_ours || terms.force) {
-            run(world, &["usermod".into(), "--shell".into(), before.shell.to_string(), name.clone()])?;
-        }
+        record.write(world, Order::Removing, |databases| {
+            let joined =
+                record.after.lists.difference(&record.before.lists).cloned().collect::<BTreeSet<_>>();
+            databases.remove_from_lists(name, |list| joined.contains(list));
+            match shell.filter(|_| shell_is_ours || terms.force) {
+                Some(_) => databases.set_shell(name, before.shell.as_path()),
+                None => Ok(()),
+            }
+        })?;
         differences.extend(self.restore_home(&now, false)?);
-        self.inverse.databases.restore_copies(world.backups()?)?;
         if differences.is_empty() {
             Ok(Undone::Back(Undoing::Restored, self.states(&self.observe()?)))
         } else {
             Ok(Undone::Conflict(differences.join("\n")))
         }
+    }
+
+    /// Whether a list names the user that it was put into.
+    fn has_joined(&self) -> Result<bool> {
+        let (record, now) = (&self.inverse.record, account::now()?.traces_of(&self.inverse.name));
+        Ok(record.after.lists.difference(&record.before.lists).any(|list| now.lists.contains(list)))
     }
 }
 
@@ -646,33 +489,41 @@ impl Kind for UserChange {
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
-        self.inverse.databases.save(world.backups()?)
+        self.inverse.record.save(&self.inverse.name, world)
+    }
+
+    fn mend(&self, _world: &World) -> Result<()> {
+        if let Some(home) = &self.after.home {
+            files::clear_leftover(home.as_path(), TAG)?;
+        }
+        clear_leftover(Path::new(DIRECTORY))
     }
 
     fn position(&self, _world: &World) -> Result<Position> {
-        let now = self.observe()?;
-        if self.is_in_part()? {
-            let name = &self.inverse.name;
-            return Ok(Position::Neither(format!("only some of the databases know of the user {name}")));
-        }
-        if now == self.before && self.inverse.databases.have_their_copies()? {
+        let (name, now, found) = (&self.inverse.name, self.observe()?, account::now()?);
+        let is_before = match (&self.before, &now) {
+            (UserState::Absent, _) => {
+                now == self.before && found.traces_of(name) == self.inverse.record.before
+            }
+            // Whatever was changed of a user who has gone went too.
+            (UserState::Present(_), UserState::Absent) => true,
+            (UserState::Present(_), _) => now == self.before && !self.has_joined()?,
+        };
+        if is_before {
             return Ok(Position::Before);
         }
         let UserState::Present(facts) = now else {
-            // Whatever was changed of a user who has gone since went too.
-            return Ok(match &self.before {
-                UserState::Present(_) => Position::Before,
-                UserState::Absent => Position::Neither(format!("there is no user {}", self.inverse.name)),
-            });
+            return Ok(Position::Neither(format!("only some of the databases know of the user {name}")));
         };
-        let mut lacking = self.after.lacking(&facts);
-        if self.home_is_torn(facts.home.as_path(), facts.uid)? {
-            lacking.push(format!("{} in part", facts.home));
-        }
-        Ok(if lacking.is_empty() && Group::by_gid(facts.gid)?.is_some() {
-            Position::After
-        } else {
+        let mut whole = found.clone();
+        self.make(&mut whole)?;
+        let lacking = self.after.lacking(&facts);
+        Ok(if !lacking.is_empty() {
             Position::Neither(lacking.join("\n"))
+        } else if whole != found || Group::by_gid(facts.gid)?.is_none() {
+            Position::Neither(format!("only some of the databases know of the user {name}"))
+        } else {
+            Position::After
         })
     }
 
@@ -692,31 +543,38 @@ impl Kind for UserChange {
             return Ok(None);
         }
         let name = &self.inverse.name;
-        let loss = |what| Some(Loss { class: Class::Users, what });
-        match self.observe()? {
-            UserState::Present(facts) => Ok(loss(match self.made_home(Some(&facts), false)? {
-                Some(home) => {
-                    format!("the user {name} with {} ({})", home.display(), TreeSize::of(&home))
-                }
-                None => format!("the user {name}"),
-            })),
-            UserState::Absent => {
-                let left = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent());
-                let left = left.filter(|home| home.as_path().is_dir());
-                Ok(left.and_then(|home| {
-                    loss(format!("{home}, the home of {name} ({})", TreeSize::of(home.as_path())))
-                }))
-            }
-        }
+        let now = self.observe()?;
+        let uid = match &now {
+            UserState::Present(facts) => Some(facts.uid),
+            UserState::Absent => self.inverse.record.after.user_and_group().map(|(uid, _)| uid),
+        };
+        let home =
+            self.made_home(&now, uid)?.map(|home| format!("{} ({})", home.display(), TreeSize::of(&home)));
+        let is_mail =
+            !self.inverse.mail && matches!(FileState::observe(&mail_of(name))?, FileState::File { .. });
+        let mail = is_mail.then(|| mail_of(name).display().to_string());
+        let parts: Vec<String> = home.into_iter().chain(mail).collect();
+        let what = match (&now, parts.is_empty()) {
+            (UserState::Absent, true) => return Ok(None),
+            (UserState::Absent, false) => format!("what the user {name} had: {}", parts.join(" and ")),
+            (UserState::Present(_), true) => format!("the user {name}"),
+            (UserState::Present(_), false) => format!("the user {name} with {}", parts.join(" and ")),
+        };
+        let is_link = |home: &&PathText| home.as_path().is_symlink() && self.inverse.home.is_absent();
+        let stays = self.after.home.as_ref().filter(is_link);
+        let stays = stays
+            .map_or_else(String::new, |home| format!("; {home} was replaced by a symbolic link and stays"));
+        Ok(Some(Loss { class: Class::Users, what: format!("{what}{stays}") }))
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
-        let is_preview = terms.dry_run;
-        let undone = match &self.before {
+        if !terms.dry_run {
+            self.mend(world)?;
+        }
+        match &self.before {
             UserState::Absent => self.undo_making(world, terms),
             UserState::Present(before) => self.undo_parts(world, before, terms),
-        };
-        if is_preview { undone } else { self.inverse.databases.tidied_after(undone, world.backups()?) }
+        }
     }
 }
 
@@ -783,14 +641,6 @@ fn bits(mode: &str) -> Result<u32> {
     u32::from_str_radix(mode, 8).with_context(|| format!("`{mode}` is no octal mode"))
 }
 
-/// Runs one of the tools that change users and groups. It takes a moment and is not stopped half-way.
-pub(super) fn run(world: &World, argv: &[String]) -> Result<()> {
-    let mut command = Command::new(argv);
-    command.outlasts_interrupt = true;
-    let label = shell_words::join(argv);
-    succeeded(&world.run(&command, &label)?, &label)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -848,35 +698,6 @@ mod tests {
         let error = check_fixed("kim", &wish, &facts()).unwrap_err();
         assert_eq!(error.to_string(), "the user `kim` is there and has the number 1001, not 5");
         check_fixed("kim", &super::tests::wish(&["x"]), &facts()).unwrap();
-    }
-
-    #[test]
-    fn a_new_user_is_made_in_one_command() {
-        let change = |home: FileState| UserChange {
-            before: UserState::Absent,
-            after: DesiredUser {
-                home: Some(PathText::new("/home/kim")),
-                home_mode: Some("0750".to_owned()),
-                ..wish(&["video", "audio"])
-            },
-            inverse: UserInverse {
-                name: "kim".to_owned(),
-                home,
-                group: None,
-                mail: false,
-                joined: Vec::new(),
-                databases: AccountFiles::default(),
-            },
-        };
-        assert_eq!(
-            change(FileState::Absent).useradd(None, None).join(" "),
-            "useradd --home-dir /home/kim --key HOME_MODE=0750 --groups video,audio --user-group --create-home kim"
-        );
-        let there = FileState::directory(&Attributes::new(0o755, 0, 0));
-        assert_eq!(
-            change(there).useradd(Some(1007), Some(7)).join(" "),
-            "useradd --uid 1007 --home-dir /home/kim --key HOME_MODE=0750 --groups video,audio --gid 7 --no-create-home kim"
-        );
     }
 
     #[test]

@@ -1,9 +1,6 @@
 //! The outside: files, processes, signals, sockets and the clock, and nothing that knows of steps.
 
 pub mod account;
-pub mod account_files;
-pub mod account_lines;
-pub mod account_lock;
 pub mod backups;
 pub mod clock;
 pub mod clone;
@@ -12,7 +9,6 @@ pub mod files;
 pub mod host_facts;
 pub mod http;
 pub mod lock;
-pub mod login_defs;
 pub mod memory;
 pub mod mount;
 pub mod package_locks;
@@ -23,7 +19,6 @@ pub mod random;
 pub mod root;
 pub mod secret_store;
 pub mod signal;
-pub mod skeleton;
 pub mod stack;
 pub mod terminal;
 pub mod tool;

@@ -8,8 +8,8 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 use serde_json::{Value, json};
 
-use super::decision::{Decision, Selection, staleness};
 use super::Launch;
+use super::decision::{Decision, Selection, staleness};
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};

@@ -155,16 +155,11 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
         }
     }
     let target = user_target(name);
-    let in_part = match doubtful(host, &target)? {
-        Some(Change::User(change)) => Some(change),
-        _ => match half_undone(host, &target)? {
-            Some(Change::User(change)) if UserState::observe(name)? == UserState::Absent => {
-                Some(change.as_found()?)
-            }
-            _ => None,
-        },
+    let user = |change| if let Some(Change::User(change)) = change { Some(change) } else { None };
+    let (in_part, half_undone) = (user(doubtful(host, &target)?), user(half_undone(host, &target)?));
+    let Some(change) = UserChange::towards(name, desired, in_part, half_undone.as_ref())? else {
+        return Ok(false);
     };
-    let Some(change) = UserChange::towards(name, desired, in_part)? else { return Ok(false) };
     host.session().perform(&Change::User(change.clone()), &mut |world| change.act(world))
 }
 

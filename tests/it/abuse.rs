@@ -273,7 +273,8 @@ fn kkrun_with_a_fault() {
     let cli = kkrun::cli::Cli::of(std::iter::once("kkrun").chain(words.split(' ')).map(Into::into)).unwrap();
     let reporter = kkrun::commands::reporter(&cli.options);
     let mut launch = kkrun::config::launch(&cli.options, "kkrun plan.rhai").unwrap();
-    std::rc::Rc::get_mut(&mut launch).unwrap().register = Registration { register, ..kkrun::primitives::REGISTRATION };
+    std::rc::Rc::get_mut(&mut launch).unwrap().register =
+        Registration { register, ..kkrun::primitives::REGISTRATION };
     let outcome = kkrun::plan::run_script(&launch, std::path::Path::new("plan.rhai"), Vec::new(), &reporter);
     let error = reporter.without_secrets_of(outcome.unwrap_err());
     kkrun::ui::show(&error);

@@ -1,4 +1,5 @@
-//! Users and groups that a dead tool left in halves, and what somebody did with them before kkrun came again.
+//! Users and groups: as the tools would make them, half made by a run that was killed, and what others did with them
+//! before kkrun came again.
 //!
 //! They need root, strace, and a mount namespace of their own: the machine's databases, homes and mail are copies there.
 
@@ -15,16 +16,18 @@ mount --bind "$D/mail" /var/mail
 cd "$D/plan"
 kkrun() { "$KKRUN" --state-dir "$D/state" --non-interactive --color never "$@"; }
 plan() { printf '%s\n' "$1" >p.rhai; }
-# Killed before it starts its first tool, or the one of this number, with the intent on record.
+# Killed before it replaces the first of the databases, or the one of this number, with the intent on record.
 dies() {
-    local at=1
+    local at=1 status=0
     case $1 in [0-9]*) at=$1; shift ;; esac
-    strace -qq -o /dev/null -e trace=clone,clone3,vfork -e "inject=clone,clone3,vfork:signal=KILL:when=$at" \
-        "$KKRUN" --state-dir "$D/state" --non-interactive "$@" >/dev/null 2>&1 || [[ $? == 137 ]]
+    strace -qq -o /dev/null -P /etc -e trace=renameat,renameat2 -e "inject=renameat,renameat2:signal=KILL:when=$at" \
+        "$KKRUN" --state-dir "$D/state" --non-interactive "$@" >/dev/null 2>&1 || status=$?
+    is "status of the killed" 137 "$status"
 }
 undo() { kkrun rollback --yes --purge users,homes; }
 field() { getent "$1" "$2" | cut -d: -f"$3"; }
-is() { [[ $2 == "$3" ]] || { echo "$1: wanted «$2», found «$3»" >&2; exit 1; }; }
+is() { [[ $2 == "$3" ]] || { echo "$1: wanted (-), found (+)" >&2; diff -u <(echo "$2") <(echo "$3") >&2; exit 1; }; }
+databases() { for each in passwd shadow group gshadow subuid subgid; do echo "== $each"; cat "/etc/$each"; done; }
 whole() { for each in passwd shadow group gshadow subuid subgid; do is "lines of $1 in $each" 1 "$(grep -c "^$1:" "/etc/$each")"; done; }
 plan 'user::ensure("kim");'
 "#;
@@ -211,6 +214,160 @@ useradd --no-create-home --home-dir /home/kim kim
 kkrun p.rhai
 is "mode" 700 "$(stat -c %a /home/kim)"
 is "owner" kim "$(stat -c %U /home/kim/.profile)"
+"#,
+    );
+}
+
+/// The databases and the home that the tools leave, and those that kkrun leaves, with the same machine before.
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn what_is_made_is_to_the_byte_what_the_tools_would_make() {
+    holds(
+        r#"
+mkdir "$D/first"
+keep() { cp -a /etc/passwd /etc/shadow /etc/group /etc/gshadow /etc/subuid /etc/subgid "$D/first/"; }
+home() {
+    (cd /home && find . -type f -printf '%p %M %u:%g %T@ ' -exec sha256sum '{}' ';' -o -printf '%p %M %u:%g %l\n' | sort)
+}
+same() {
+    keep; "${@:3}" >"$D/said" 2>&1 || { cat "$D/said"; exit 1; }
+    local theirs; theirs=$(databases; home)
+    rm -rf /home/*; cp -a "$D"/first/* /etc/
+    plan "$2"; kkrun p.rhai 2>"$D/said" || { cat "$D/said"; exit 1; }
+    is "$1" "$theirs" "$(databases; home)"
+    undo >"$D/said" 2>&1 || { cat "$D/said"; exit 1; }
+    for each in passwd shadow group gshadow subuid subgid; do cmp "$D/first/$each" "/etc/$each"; done
+    is "homes after the rollback of $1" "" "$(ls /home)"
+}
+mkdir /etc/skel/bin; ln -s .profile /etc/skel/link; chmod 0711 /etc/skel/bin
+same plain 'user::ensure("kim");' useradd --create-home kim
+same options 'user::ensure("kim", #{ shell: "/bin/bash", home_mode: "0750", groups: ["video", "audio"] });' \
+    useradd --create-home --shell /bin/bash --key HOME_MODE=0750 --groups audio,video kim
+same service 'user::ensure("kim", #{ system: true });' useradd --system kim
+same number 'user::ensure("kim", #{ uid: 4242 });' useradd --create-home --uid 4242 kim
+same "number of a service" 'user::ensure("kim", #{ uid: 543 });' useradd --create-home --uid 543 kim
+same group 'group::ensure("kiosk");' groupadd kiosk
+same "group of a service" 'group::ensure("kiosk", #{ system: true });' groupadd --system kiosk
+same "group with a number" 'group::ensure("kiosk", #{ gid: 777 });' groupadd --gid 777 kiosk
+# A machine with more on it.
+useradd robin; useradd --uid 1500 lee; useradd --system service; groupadd --gid 1503 kim; gpasswd -A robin kim
+printf '%s\n' '+::::::' >>/etc/passwd; printf '%s\n' '+:::' >>/etc/group
+printf '%s\n' 'SUB_GID_COUNT 1000' 'PASS_MAX_DAYS 30' 'GID_MIN 1600' 'UMASK 077' >>/etc/login.defs
+printf '%s\n' INACTIVE=12 EXPIRE=2031-02-03 SHELL=/bin/dash HOME=/home >>/etc/default/useradd
+same "own group" 'user::ensure("kim", #{ groups: ["robin", "video"] });' useradd --create-home --gid kim --groups robin,video kim
+same "another group's number" 'user::ensure("sam");' useradd --create-home sam
+same member 'user::ensure("robin", #{ groups: ["kim", "video"], shell: "/bin/bash" });' \
+    usermod --append --groups kim,video --shell /bin/bash robin
+rm /etc/default/useradd; sed -i /^SUB_/d /etc/login.defs; echo SUB_UID_COUNT 0 >>/etc/login.defs
+same "without defaults" 'user::ensure("sam");' useradd --create-home sam
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn rollback_restores_what_named_the_user_before_to_the_byte() {
+    holds(
+        r#"
+useradd robin; groupadd --gid 5000 kim; gpasswd -A robin kim; gpasswd -M robin kim
+sed -i 's/^kim:[^:]*:/kim:$y$hash-of-the-group:/' /etc/gshadow
+sed -i -E 's/^(video:.*)$/\1kim/' /etc/group; sed -i -E 's/^(audio:.*:).*:(.*)$/\1kim:\2kim/' /etc/gshadow
+sed -i '2i kim:$y$hash-of-the-gone:1:0:9:7:::' /etc/shadow; sed -i '1i kim:900000:10' /etc/subuid
+before=$(databases)
+plan 'user::ensure("kim", #{ groups: ["video", "disk"] });'
+kkrun p.rhai
+is "the password" '!' "$(field shadow kim 2)"
+is "hashes in the journal" 0 "$(grep -c 'hash-of' "$D/state/journal" || true)"
+usermod --append --groups floppy kim
+undo
+is "databases" "$before" "$(databases)"
+for at in 1 2 3; do
+    rm -rf "$D/state"
+    dies $at p.rhai
+    undo
+    is "databases after a run killed at $at" "$before" "$(databases)"
+    kkrun p.rhai
+    dies $at rollback --yes --purge users,homes
+    undo
+    is "databases after a rollback killed at $at" "$before" "$(databases)"
+done
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn a_run_killed_between_two_databases_is_completed_with_the_same_number() {
+    holds(
+        r#"
+plan 'group::ensure("kiosk"); user::ensure("kim", #{ groups: ["kiosk", "video"] });'
+for at in 1 2 3 4 5 6 7 8; do
+    rm -rf "$D/state"
+    before=$(databases)
+    dies $at p.rhai
+    # On record once the user's turn has come, after the two lines of the group.
+    number=$(grep -o '"kim:x:[0-9]*:[0-9]*::' "$D/state/journal" | cut -d: -f3 || true)
+    kkrun p.rhai
+    whole kim
+    [[ $at -le 2 ]] || is "number after a kill at $at" "$number" "$(id -u kim)"
+    is "groups" "kim kiosk video" "$(id -Gn kim | tr ' ' '\n' | sort | xargs)"
+    undo
+    is "databases" "$before" "$(databases)"
+done
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn a_mount_in_the_home_is_named_and_nothing_is_taken() {
+    holds(
+        r#"
+kkrun p.rhai
+mkdir /home/kim/share; mount -t tmpfs none /home/kim/share; echo kept >/home/kim/share/file
+before=$(databases)
+undo >said 2>&1 && exit 1 || is "the rollback" 4 $?
+grep -q '/home/kim/share' said || { cat said; exit 1; }
+is "databases" "$before" "$(databases)"
+is "the home" ".bash_logout .bashrc .profile share" "$(ls -A /home/kim | xargs)"
+umount /home/kim/share
+undo
+is "the home" "" "$(ls /home)"
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn mail_and_a_home_replaced_by_a_link_are_mentioned() {
+    holds(
+        r#"
+kkrun p.rhai
+echo letter >/var/mail/kim; chown kim:mail /var/mail/kim
+mv /home/kim /srv/kim; ln -s /srv/kim /home/kim
+kkrun rollback --yes >said 2>&1 || true
+for each in /var/mail/kim '/home/kim was replaced by a symbolic link and stays'; do
+    grep -qF -- "$each" said || { cat said; exit 1; }
+done
+undo
+is "what stays" "/home/kim /srv/kim/.profile" "$(ls -d /home/kim /srv/kim/.profile /var/mail/kim 2>/dev/null | xargs)"
+is "the user" "" "$(getent passwd kim || true)"
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn a_group_of_the_user_that_others_were_put_into_stays() {
+    holds(
+        r#"
+kkrun p.rhai
+number=$(id -g kim)
+usermod --append --groups kim daemon
+undo
+is "the group" "kim:x:$number:daemon" "$(getent group kim)"
+is "the line in gshadow" "kim:!::daemon" "$(grep '^kim:' /etc/gshadow)"
+is "the user" "" "$(getent passwd kim || true)"
 "#,
     );
 }

@@ -1,10 +1,30 @@
-//! The user and group databases of the machine.
+//! The users and groups of the machine: looked up through every source that it has, and changed in its own six
+//! databases.
+//!
+//! A change is one of lines: [`Databases`] are the texts of all six, what is to be added is computed from them as
+//! useradd would ([`NewUser`]), what names an account is reported by its [`Traces`], and [`rewrite`] puts the new texts in
+//! place under the lock that every tool takes. The tools themselves are not run: killed between two of the files, they
+//! leave an account that nobody can tell from one that somebody meant.
+
+mod databases;
+mod home;
+mod lock;
+mod login_defs;
+mod new_account;
+mod transaction;
 
 use std::ffi::CString;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 use nix::unistd;
+
+pub use databases::{Database, Databases, Traces};
+pub use home::{make_home, remove_home};
+pub use lock::PATIENCE;
+pub use login_defs::LoginDefs;
+pub use new_account::{NewUser, Rules};
+pub use transaction::{DIRECTORY, DatabaseFiles, Order, TAG, clear_leftover, rewrite};
 
 use crate::failure::Failure;
 

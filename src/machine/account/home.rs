@@ -1,0 +1,33 @@
+//! A new home: a copy of `/etc/skel`, or of what stands for it. Source: useradd(8).
+
+use std::path::Path;
+
+use anyhow::Result;
+
+use super::login_defs::LoginDefs;
+use super::transaction::TAG;
+use crate::machine::clock;
+use crate::machine::files::{self, Attributes, FileState, Manifest, ModifiedAt, Ownership};
+
+/// Makes the home of a user, whole and at once, where nothing is. `mode` is its mode; without one, the machine's.
+pub fn make_home(home: &Path, (uid, gid): (u32, u32), mode: Option<u32>, defs: &LoginDefs) -> Result<()> {
+    let skeleton = defs.skeleton();
+    let ownership = Ownership { owner: Some(uid), group: Some(gid), ..Ownership::default() };
+    let mut tree = Manifest::observe(&skeleton)?.owned(&ownership);
+    let attributes = Attributes::new(mode.unwrap_or(defs.home_mode()), uid, gid);
+    let root = Attributes { mtime: Some(ModifiedAt::from(clock::now())), ..attributes };
+    tree.set(".", FileState::directory(&root));
+    let mut open = |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
+        Ok(Box::new(std::fs::File::open(skeleton.join(relative))?))
+    };
+    let built = files::build_tree(home, TAG, &tree, &mut open)?;
+    files::exchange_tree(&built, home)
+}
+
+/// Removes a home whole and at once: killed in between, it is there or it is not.
+pub fn remove_home(home: &Path) -> Result<()> {
+    files::clear_leftover(home, TAG)?;
+    let aside = home.with_file_name(format!(".kkrun-{TAG}"));
+    files::exchange_tree(home, &aside)?;
+    files::clear_leftover(home, TAG)
+}

@@ -1,0 +1,58 @@
+//! The lock that everybody takes who writes the user and group databases: the tools of the shadow suite (before the
+//! `*.lock` files that each of them makes), PAM, systemd. Source: lckpwdf(3), and lib/commonio.c of shadow 4.13.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result};
+use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, open};
+use rustix::io::Errno;
+
+use crate::failure::Failure;
+
+/// How long the tools wait for the lock. Source: lckpwdf(3).
+pub const PATIENCE: Duration = Duration::from_secs(15);
+
+/// The lock held; let go when this is dropped.
+#[derive(Debug)]
+pub(super) struct Lock {
+    _file: File,
+}
+
+impl Lock {
+    /// Takes the lock of the databases in a directory, waiting so long; `pause` is called between attempts.
+    ///
+    /// # Errors
+    /// A [`Failure`] of kind `busy` when somebody else keeps it.
+    pub(super) fn acquire(
+        directory: &Path,
+        patience: Duration,
+        pause: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<Self> {
+        let path = directory.join(".pwd.lock");
+        let named = || format!("cannot lock `{}`", path.display());
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let file = File::from(open(&path, flags, Mode::RUSR | Mode::WUSR).with_context(named)?);
+        let begin = Instant::now();
+        loop {
+            match fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Self { _file: file }),
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN | Errno::ACCESS) if begin.elapsed() < patience => pause()?,
+                Err(Errno::AGAIN | Errno::ACCESS) => {
+                    return Err(Failure::new(format!(
+                        "cannot lock `{}`: another program holds it",
+                        path.display()
+                    ))
+                    .kind("busy")
+                    .hint(
+                        "a tool that changes users is at work: wait until it has ended, then run this again",
+                    )
+                    .into());
+                }
+                Err(error) => return Err(error).with_context(named),
+            }
+        }
+    }
+}
