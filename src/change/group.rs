@@ -138,7 +138,8 @@ impl Kind for GroupChange {
         clear_leftover(Path::new(DIRECTORY))
     }
 
-    fn position(&self, _world: &World) -> Result<Position> {
+    fn position(&self, world: &World) -> Result<Position> {
+        self.mend(world)?;
         let (name, found) = (&self.inverse.name, account::now()?);
         let mut whole = found.clone();
         let is_made = self.observe()? != GroupState::Absent;

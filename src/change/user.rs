@@ -8,12 +8,11 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::{self, AccountRecord};
-use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, linger, state_value};
+use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, file, linger, state_value, tree};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::account::{
-    Account, DIRECTORY, Database, Databases, Group, LoginDefs, NewUser, Order, TAG, clear_leftover,
-    make_home, remove_home,
+    Account, DIRECTORY, Database, Databases, Group, NewUser, Order, TAG, clear_leftover, make_home,
 };
 use crate::machine::files::{self, Attributes, FileState, PathText};
 use crate::machine::mount;
@@ -139,7 +138,7 @@ impl DesiredUser {
         lacking
     }
 
-    /// Makes the databases hold it of a user; what they lack of a user who `is_new` is added.
+    /// Makes the databases hold it of a user; of one who `is_new`, they get all that they lack.
     fn make_of(
         &self,
         name: &str,
@@ -147,6 +146,7 @@ impl DesiredUser {
         preferred: Option<u32>,
         databases: &mut Databases,
     ) -> Result<()> {
+        let there = Account::by_name(name)?;
         if is_new {
             let user = NewUser {
                 name,
@@ -159,18 +159,14 @@ impl DesiredUser {
             };
             account::add_user(databases, &user)?;
         }
-        let there = Account::by_name(name)?;
-        let lacks = |group: &&String| -> Result<bool> {
-            let Some(account) = &there else { return Ok(true) };
-            Ok(Group::by_name(group)?.is_none_or(|group| !account.groups.contains(&group.gid)))
-        };
         for group in &self.groups {
-            if lacks(&group)? {
-                databases.join(name, std::slice::from_ref(group))?;
+            let gid = Group::by_name(group)?.map(|group| group.gid);
+            if !there.as_ref().zip(gid).is_some_and(|(there, gid)| there.groups.contains(&gid)) {
+                databases.join(name, group)?;
             }
         }
-        match &self.shell {
-            Some(shell) if there.as_ref().is_some_and(|account| account.shell != shell.as_path()) => {
+        match (&self.shell, there) {
+            (Some(shell), Some(there)) if there.shell != shell.as_path() => {
                 databases.set_shell(name, shell.as_path())
             }
             _ => Ok(()),
@@ -203,7 +199,7 @@ struct UserInverse {
 
 impl UserChange {
     /// The change that makes `wish` true of the user; `None` when it is true. What was made `in_part` is completed, and
-    /// so is a user of kkrun's `making` that an inverse which failed has left.
+    /// so is what was left of a user by an undo that failed.
     ///
     /// # Errors
     /// When the user is there with another number or home: people's files depend on these.
@@ -259,7 +255,7 @@ impl UserChange {
         let mode = self.after.home_mode.as_deref().map(bits).transpose()?;
         let is_desired = self.after.home.is_some() || mode.is_some();
         if is_desired && FileState::observe(home)?.is_absent() {
-            return make_home(home, (facts.uid, facts.gid), mode, &LoginDefs::read());
+            return make_home(home, (facts.uid, facts.gid), mode, &file::tag(home));
         }
         let FileState::Directory { metadata } = FileState::observe(home)? else { return Ok(()) };
         let mut attributes = Attributes { mtime: None, ..Attributes::from(&metadata) };
@@ -312,7 +308,7 @@ impl UserChange {
             self.restore_home(facts, true)?;
         }
         if let Some(home) = home {
-            remove_home(&home)?;
+            tree::remove_at_once(&home)?;
         }
         let mail = mail_of(name);
         if !self.inverse.mail && matches!(FileState::observe(&mail)?, FileState::File { .. }) {
@@ -363,14 +359,15 @@ impl UserChange {
         Ok(())
     }
 
-    /// The home that kkrun made, if it is still there and the user's, or nobody's when the user has gone.
+    /// The home that kkrun made, if it is still there and of the user with this number. Of a user who has gone it must be
+    /// nobody else's by now.
     fn made_home(&self, now: &UserState, uid: Option<u32>) -> Result<Option<PathBuf>> {
         let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
             return Ok(None);
         };
         let FileState::Directory { metadata } = FileState::observe(home.as_path())? else { return Ok(None) };
         let is_free = *now != UserState::Absent || Account::by_uid(metadata.owner)?.is_none();
-        Ok((uid == Some(metadata.owner) && is_free).then(|| home.as_path().to_owned()))
+        Ok((uid.is_none_or(|uid| uid == metadata.owner) && is_free).then(|| home.as_path().to_owned()))
     }
 
     fn end_processes(&self, world: &World, facts: &UserFacts) -> Result<()> {
@@ -494,12 +491,13 @@ impl Kind for UserChange {
 
     fn mend(&self, _world: &World) -> Result<()> {
         if let Some(home) = &self.after.home {
-            files::clear_leftover(home.as_path(), TAG)?;
+            files::clear_leftover(home.as_path(), &file::tag(home.as_path()))?;
         }
         clear_leftover(Path::new(DIRECTORY))
     }
 
-    fn position(&self, _world: &World) -> Result<Position> {
+    fn position(&self, world: &World) -> Result<Position> {
+        self.mend(world)?;
         let (name, now, found) = (&self.inverse.name, self.observe()?, account::now()?);
         let is_before = match (&self.before, &now) {
             (UserState::Absent, _) => {
@@ -544,10 +542,7 @@ impl Kind for UserChange {
         }
         let name = &self.inverse.name;
         let now = self.observe()?;
-        let uid = match &now {
-            UserState::Present(facts) => Some(facts.uid),
-            UserState::Absent => self.inverse.record.after.user_and_group().map(|(uid, _)| uid),
-        };
+        let uid = if let UserState::Present(facts) = &now { Some(facts.uid) } else { None };
         let home =
             self.made_home(&now, uid)?.map(|home| format!("{} ({})", home.display(), TreeSize::of(&home)));
         let is_mail =

@@ -66,17 +66,6 @@ impl Picture {
         Self(self.0.iter().map(|(path, text)| (path.clone(), without(text))).collect())
     }
 
-    /// The same without the times of the user databases, and the copies that the tools keep of what they worked on.
-    pub fn without_copies(&self) -> Self {
-        let is_copy = |path: &Path| path.starts_with("etc") && path.to_string_lossy().ends_with('-');
-        let timeless = self.without_times();
-        let one = |(path, text): (&PathBuf, &String)| {
-            let text = if path.starts_with("etc") { &timeless.0[path] } else { text };
-            (!is_copy(path)).then(|| (path.clone(), text.clone()))
-        };
-        Self(self.0.iter().filter_map(one).collect())
-    }
-
     /// What lies below one of its directories.
     pub fn below(&self, name: &str) -> Self {
         let inside = |(path, _): &(&PathBuf, &String)| path.starts_with(name);

@@ -415,8 +415,6 @@ step::run("02", "Change", || {
             "login.defs",
             "default",
             "skel",
-            "pam.d",
-            "security",
             "ld.so.cache",
             "machine-id",
         ];
@@ -432,7 +430,12 @@ step::run("02", "Change", || {
         append("shadow", "kkrun-robin:!:20000:0:99999:7:::\n");
         append("group", "kkrun-robin:x:4711:\n");
         append("gshadow", "kkrun-robin:!::\n");
-        // The lock that the tools take stays once one of them was used.
+        // What named a user before there was one.
+        append("group", "kkrun-before:x:4712:kkrun-kim\n");
+        append("gshadow", "kkrun-before:$y$hash:kkrun-kim:kkrun-kim\n");
+        append("shadow", "kkrun-kim:$y$gone:1::::::\n");
+        append("subuid", "kkrun-kim:900000:10\n");
+        // The lock that everybody takes stays once it was taken.
         write(tree, "etc/.pwd.lock", "");
         fs::set_permissions(tree.join("etc/.pwd.lock"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::create_dir(tree.join("home/kkrun-robin")).unwrap();

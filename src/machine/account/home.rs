@@ -5,12 +5,13 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::login_defs::LoginDefs;
-use super::transaction::TAG;
 use crate::machine::clock;
 use crate::machine::files::{self, Attributes, FileState, Manifest, ModifiedAt, Ownership};
 
-/// Makes the home of a user, whole and at once, where nothing is. `mode` is its mode; without one, the machine's.
-pub fn make_home(home: &Path, (uid, gid): (u32, u32), mode: Option<u32>, defs: &LoginDefs) -> Result<()> {
+/// Makes the home of a user, whole and at once, where nothing is. `mode` is its mode; without one, the machine's. `tag`
+/// names what is prepared beside it.
+pub fn make_home(home: &Path, (uid, gid): (u32, u32), mode: Option<u32>, tag: &str) -> Result<()> {
+    let defs = LoginDefs::read();
     let skeleton = defs.skeleton();
     let ownership = Ownership { owner: Some(uid), group: Some(gid), ..Ownership::default() };
     let mut tree = Manifest::observe(&skeleton)?.owned(&ownership);
@@ -20,14 +21,6 @@ pub fn make_home(home: &Path, (uid, gid): (u32, u32), mode: Option<u32>, defs: &
     let mut open = |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
         Ok(Box::new(std::fs::File::open(skeleton.join(relative))?))
     };
-    let built = files::build_tree(home, TAG, &tree, &mut open)?;
+    let built = files::build_tree(home, tag, &tree, &mut open)?;
     files::exchange_tree(&built, home)
-}
-
-/// Removes a home whole and at once: killed in between, it is there or it is not.
-pub fn remove_home(home: &Path) -> Result<()> {
-    files::clear_leftover(home, TAG)?;
-    let aside = home.with_file_name(format!(".kkrun-{TAG}"));
-    files::exchange_tree(home, &aside)?;
-    files::clear_leftover(home, TAG)
 }

@@ -96,21 +96,15 @@ impl Databases {
         Ok(())
     }
 
-    /// Puts a user into these groups.
+    /// Puts a user into a group.
     ///
     /// # Errors
-    /// When one of them is kept by another source.
-    pub fn join(&mut self, user: &str, groups: &[String]) -> Result<()> {
-        for group in groups {
-            if self.number_of(Database::Group, group).is_none() {
-                return Err(Failure::new(format!(
-                    "cannot put `{user}` into `{group}`: the group is not in `/etc/group`"
-                ))
-                .kind("missing")
-                .into());
-            }
-            self.add_member(group, user);
+    /// When the group is kept by another source.
+    pub fn join(&mut self, user: &str, group: &str) -> Result<()> {
+        if self.number_of(Database::Group, group).is_none() {
+            return Err(elsewhere(&format!("put `{user}` into the group `{group}`"), "/etc/group"));
         }
+        self.add_member(group, user);
         Ok(())
     }
 
@@ -120,11 +114,7 @@ impl Databases {
     /// When the user is kept by another source.
     pub fn set_shell(&mut self, user: &str, shell: &Path) -> Result<()> {
         if self.entry(Database::Passwd, user).is_none() {
-            return Err(Failure::new(format!(
-                "cannot change the shell of `{user}`: the user is not in `/etc/passwd`"
-            ))
-            .kind("missing")
-            .into());
+            return Err(elsewhere(&format!("change the shell of `{user}`"), "/etc/passwd"));
         }
         self.set_field(Database::Passwd, user, 6, field(shell)?);
         Ok(())
@@ -287,6 +277,10 @@ fn days_of(text: &str) -> Option<i64> {
         date.since(jiff::civil::date(1970, 1, 1)).map(|span| span.get_days().into())
     };
     text.parse().ok().or_else(|| days(date()?).ok())
+}
+
+fn elsewhere(what: &str, file: &str) -> anyhow::Error {
+    Failure::new(format!("cannot {what}: `{file}` does not have it")).kind("missing").into()
 }
 
 fn used(what: &str, name: &str, number: u32) -> anyhow::Error {
