@@ -294,10 +294,10 @@ impl UserChange {
         if let Some(home) = &home {
             mount::refuse_within([files::canonical(home)?])?;
         }
-        let found = account::now()?;
+        let (mail, found) = (self.new_mail()?, account::now()?);
         let mut restored = found.clone();
         self.restore(world, &mut restored, numbers)?;
-        if now == UserState::Absent && home.is_none() && restored == found {
+        if now == UserState::Absent && home.is_none() && mail.is_none() && restored == found {
             return Ok(Undone::Back(Undoing::Already, self.states(&now)));
         }
         if terms.dry_run {
@@ -310,12 +310,19 @@ impl UserChange {
         if let Some(home) = home {
             tree::remove_at_once(&home)?;
         }
-        let mail = mail_of(name);
-        if !self.inverse.mail && matches!(FileState::observe(&mail)?, FileState::File { .. }) {
-            files::remove(&mail, &FileState::observe(&mail)?, TAG)?;
+        if let Some(stays) = self.replaced_home()? {
+            world.reporter.note(stays);
+        }
+        if let Some((mail, state)) = mail {
+            files::remove(&mail, &state, TAG)?;
         }
         let restore = |databases: &mut Databases| self.restore(world, databases, numbers);
         self.inverse.record.write(world, Order::Removing, restore)?;
+        let stays = |group: &Group| numbers.is_some_and(|(_, gid)| gid == group.gid) && self.made_group();
+        if let Some(group) = Group::by_name(name)?.filter(stays) {
+            let others = group.members.join(", ");
+            world.reporter.note(format!("the group {name} stays: others are in it: {others}"));
+        }
         Ok(Undone::Back(Undoing::Restored, self.states(&self.observe()?)))
     }
 
@@ -333,7 +340,7 @@ impl UserChange {
                 != record.after.of(Database::Passwd) =>
             {
                 Some(format!(
-                    "{name} is there with number {} and home {}, which is not as kkrun was to make it",
+                    "the user {name} has number {} and home {}: not what the interrupted change was to make",
                     now.uid, now.home
                 ))
             }
@@ -348,15 +355,38 @@ impl UserChange {
         record.restore_lines(world, name, &Database::OF_USERS, databases)?;
         databases.remove_from_lists(name, |list| !record.before.lists.contains(list));
         let now = databases.traces_of(name);
-        let is_made = record.before.of(Database::Group).is_empty()
-            && numbers.is_some_and(|(_, gid)| databases.is_unused_group(name, gid));
+        let is_made =
+            self.made_group() && numbers.is_some_and(|(_, gid)| databases.is_unused_group(name, gid));
         let is_completed = now.of(Database::Gshadow) == record.after.of(Database::Gshadow);
         if is_made {
             record.restore_lines(world, name, &Database::OF_GROUPS, databases)?;
-        } else if is_completed && !record.before.of(Database::Group).is_empty() {
+        } else if is_completed && !self.made_group() {
             record.restore_lines(world, name, &[Database::Gshadow], databases)?;
         }
         Ok(())
+    }
+
+    /// Whether kkrun made the group of the user's name.
+    fn made_group(&self) -> bool {
+        self.inverse.record.before.of(Database::Group).is_empty()
+    }
+
+    /// The mail of the user, where there was none for that name.
+    fn new_mail(&self) -> Result<Option<(PathBuf, FileState)>> {
+        let path = mail_of(&self.inverse.name);
+        let state = FileState::observe(&path)?;
+        let is_new = !self.inverse.mail && matches!(state, FileState::File { .. });
+        Ok(is_new.then_some((path, state)))
+    }
+
+    /// What somebody put in the place of the home that kkrun made, for people.
+    fn replaced_home(&self) -> Result<Option<String>> {
+        let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
+            return Ok(None);
+        };
+        let state = FileState::observe(home.as_path())?;
+        let is_replaced = !matches!(state, FileState::Absent | FileState::Directory { .. });
+        Ok(is_replaced.then(|| format!("{home} was replaced by {} and stays", state.noun())))
     }
 
     /// The home that kkrun made, if it is still there and of the user with this number. Of a user who has gone it must be
@@ -543,11 +573,9 @@ impl Kind for UserChange {
         let name = &self.inverse.name;
         let now = self.observe()?;
         let uid = if let UserState::Present(facts) = &now { Some(facts.uid) } else { None };
-        let home =
-            self.made_home(&now, uid)?.map(|home| format!("{} ({})", home.display(), TreeSize::of(&home)));
-        let is_mail =
-            !self.inverse.mail && matches!(FileState::observe(&mail_of(name))?, FileState::File { .. });
-        let mail = is_mail.then(|| mail_of(name).display().to_string());
+        let home = self.made_home(&now, uid)?;
+        let home = home.map(|home| format!("{} ({})", home.display(), TreeSize::of(&home)));
+        let mail = self.new_mail()?.map(|(path, _)| path.display().to_string());
         let parts: Vec<String> = home.into_iter().chain(mail).collect();
         let what = match (&now, parts.is_empty()) {
             (UserState::Absent, true) => return Ok(None),
@@ -555,10 +583,7 @@ impl Kind for UserChange {
             (UserState::Present(_), true) => format!("the user {name}"),
             (UserState::Present(_), false) => format!("the user {name} with {}", parts.join(" and ")),
         };
-        let is_link = |home: &&PathText| home.as_path().is_symlink() && self.inverse.home.is_absent();
-        let stays = self.after.home.as_ref().filter(is_link);
-        let stays = stays
-            .map_or_else(String::new, |home| format!("; {home} was replaced by a symbolic link and stays"));
+        let stays = self.replaced_home()?.map_or_else(String::new, |stays| format!("; {stays}"));
         Ok(Some(Loss { class: Class::Users, what: format!("{what}{stays}") }))
     }
 

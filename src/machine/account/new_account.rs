@@ -171,7 +171,7 @@ impl Databases {
             if first.min(end) >= low + count {
                 return Some(low);
             }
-            low = low.max(first + length);
+            low = low.max(first.saturating_add(length));
         }
         (low + count <= end).then_some(low)
     }
@@ -207,7 +207,9 @@ impl Databases {
     }
 
     fn is_used(&self, database: Database, number: u32, rules: &Rules<'_>) -> Result<bool> {
-        Ok(self.numbers(database, 2).contains(&number) || (rules.is_taken)(database, number)?)
+        // The last one means no user at all to the kernel.
+        let is_known = number == u32::MAX || self.numbers(database, 2).contains(&number);
+        Ok(is_known || (rules.is_taken)(database, number)?)
     }
 
     /// A number beyond all that are used, so that nobody gets what somebody who is gone has left: the highest for
@@ -215,19 +217,18 @@ impl Databases {
     fn free_number(&self, database: Database, kind: &str, system: bool, rules: &Rules<'_>) -> Result<u32> {
         let range = rules.defs.range(kind, system);
         let (min, max) = (*range.start(), *range.end());
-        let all = self.numbers(database, 2);
-        let mut used = all.iter().copied().filter(|number| range.contains(number));
+        let mut used = self.numbers(database, 2).into_iter().filter(|number| range.contains(number));
         let candidates: Box<dyn Iterator<Item = u32>> = if system {
             let first = used.next().map_or(max, |lowest| lowest - 1);
             let first = if first < min { max } else { first };
             Box::new((min..=first).rev().chain((first..=max).rev()))
         } else {
-            let first = used.next_back().map_or(min, |highest| highest + 1);
+            let first = used.next_back().map_or(min, |highest| highest.saturating_add(1));
             let first = if first > max { min } else { first };
             Box::new((first..=max).chain(min..first))
         };
-        for number in candidates {
-            if !all.contains(&number) && !(rules.is_taken)(database, number)? {
+        for number in candidates.filter(|number| range.contains(number)) {
+            if !self.is_used(database, number, rules)? {
                 return Ok(number);
             }
         }
