@@ -66,6 +66,14 @@ impl Picture {
         Self(self.0.iter().map(|(path, text)| (path.clone(), without(text))).collect())
     }
 
+    /// The same without the times of the databases of users and groups.
+    pub fn without_times_of_accounts(&self) -> Self {
+        let mut picture = self.clone();
+        let timeless = self.without_times().0;
+        picture.0.extend(timeless.into_iter().filter(|(path, _)| path.starts_with("etc")));
+        picture
+    }
+
     /// What lies below one of its directories.
     pub fn below(&self, name: &str) -> Self {
         let inside = |(path, _): &(&PathBuf, &String)| path.starts_with(name);
