@@ -7,11 +7,10 @@ mod child_records;
 mod environment;
 mod lines;
 mod orphan;
-mod preparation;
 mod program;
 mod running;
-mod shared_memory;
 mod spawn;
+mod start;
 mod table;
 mod tap;
 mod waiting;
@@ -332,7 +331,7 @@ impl Processes {
         let notes = if self.is_noted {
             ChildRecords::create(&self.directory, &self.run)?
         } else {
-            ChildRecords::nowhere()?
+            ChildRecords::nowhere()
         };
         Ok(self.notes.get_or_init(|| notes))
     }

@@ -2,7 +2,7 @@
 
 #![expect(
     unsafe_code,
-    reason = "dispositions and masks of signals have no safe wrapper among the dependencies"
+    reason = "dispositions and masks of signals, and a flag of descriptors, have no safe wrapper among the dependencies"
 )]
 
 use nix::libc;
@@ -31,7 +31,7 @@ const MAY_BE_IGNORED: [i32; 11] = [
     libc::SIGPIPE,
 ];
 
-/// Makes the process independent of who started it, as far as limits, file modes and signals go; and lets no core
+/// Makes the process independent of who started it, as far as limits, file modes, descriptors and signals go; and lets no core
 /// file be written of it, which would hold the secrets in its memory. To be called before there are threads.
 ///
 /// What cannot be set stays as it is: only root can lift a hard limit, and an old kernel is no reason to stop.
@@ -40,6 +40,7 @@ pub fn settle() {
     // A limit of zero does not hold for a core that the kernel hands to a program (core(5)).
     let _kept = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     limit_open_files();
+    close_on_exec();
     umask(Mode::WGRP | Mode::WOTH);
     // SAFETY: only the disposition of one signal and the mask of this thread are set, to their defaults; the set is
     // made valid before it is used.
@@ -52,6 +53,16 @@ pub fn settle() {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&raw mut none);
         libc::pthread_sigmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut());
+    }
+}
+
+/// Marks whatever kkrun was started with, beyond the standard three, to be closed when a program is executed: all that
+/// kkrun opens itself is marked so.
+fn close_on_exec() {
+    const FIRST: libc::c_uint = 3;
+    // SAFETY: only sets a flag on descriptors of this process. By its number: a C library before 2.34 has no wrapper.
+    unsafe {
+        libc::syscall(libc::SYS_close_range, FIRST, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC);
     }
 }
 

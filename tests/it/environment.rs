@@ -59,6 +59,8 @@ fn no_variable_limit_mode_or_descriptor_changes_what_is_done() {
         "{}",
         expected.0
     );
+    // The last line counts the title of the listing, the standard three and the directory that is listed.
+    assert!(expected.0.contains("\n/\n0022\n1024\n0\n5\n"), "{}", expected.0);
     for first in [
         "export BASH_ENV=$PWD/evil ENV=$PWD/evil; echo 'touch \"$OLDPWD/evil-ran\"; exit 7' > $BASH_ENV",
         "mkdir bin; printf '#!/bin/sh\\nexit 7\\n' | tee bin/bash bin/cat bin/id bin/ls > /dev/null; chmod +x bin/*; export PATH=$PWD/bin",

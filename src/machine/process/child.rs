@@ -12,15 +12,7 @@ use rustix::process::{Pid, WaitOptions, waitpid};
 /// A child that was started and not yet waited for.
 #[derive(Debug)]
 pub(super) struct Child {
-    handle: Handle,
     pid: Pid,
-}
-
-/// How the child was started, which is also how it is waited for.
-#[derive(Debug)]
-pub(super) enum Handle {
-    Duct(Box<duct::Handle>),
-    Own(Pid),
 }
 
 /// Children of this process that somebody here waits for: nobody else may reap them.
@@ -32,16 +24,11 @@ pub(super) fn awaited() -> MutexGuard<'static, BTreeSet<u32>> {
 
 impl Child {
     /// The child that `start` starts; nobody can take it for somebody else's, not even for an instant.
-    pub(super) fn awaited(start: impl FnOnce() -> io::Result<Handle>) -> io::Result<Self> {
+    pub(super) fn awaited(start: impl FnOnce() -> io::Result<Pid>) -> io::Result<Self> {
         let mut awaited = awaited();
-        let handle = start()?;
-        let pid = match &handle {
-            Handle::Own(pid) => Some(*pid),
-            Handle::Duct(handle) => handle.pids().first().and_then(|pid| Pid::from_raw(pid.cast_signed())),
-        };
-        let pid = pid.ok_or_else(|| io::Error::other("a command without a process"))?;
+        let pid = start()?;
         awaited.insert(number(pid));
-        Ok(Self { handle, pid })
+        Ok(Self { pid })
     }
 
     pub(super) fn pid(&self) -> Pid {
@@ -50,11 +37,8 @@ impl Child {
 
     /// How it ended, if it has; once it has, its number may be somebody else's.
     pub(super) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
-        let status = match &self.handle {
-            Handle::Duct(handle) => handle.try_wait()?.map(|output| output.status),
-            Handle::Own(pid) => waitpid(Some(*pid), WaitOptions::NOHANG)?
-                .map(|(_, status)| ExitStatus::from_raw(status.as_raw())),
-        };
+        let status = waitpid(Some(self.pid), WaitOptions::NOHANG)?
+            .map(|(_, status)| ExitStatus::from_raw(status.as_raw()));
         if status.is_some() {
             awaited().remove(&number(self.pid));
         }
@@ -63,12 +47,7 @@ impl Child {
 
     /// Waits for its end, however long that takes.
     pub(super) fn reap(&self) {
-        match &self.handle {
-            Handle::Duct(handle) => drop(handle.wait()),
-            Handle::Own(pid) => {
-                while matches!(waitpid(Some(*pid), WaitOptions::empty()), Err(Errno::INTR)) {}
-            }
-        }
+        while matches!(waitpid(Some(self.pid), WaitOptions::empty()), Err(Errno::INTR)) {}
         awaited().remove(&number(self.pid));
     }
 }

@@ -1,7 +1,7 @@
 //! Processes that a killed run left behind: they are found, waited for or ended, before anything is done beside
 //! them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -32,8 +32,8 @@ pub struct Orphan {
 
 /// Every process that runs noted under `notes` left behind when they were killed.
 ///
-/// A process belongs to a run when it was started with that run's `KKRUN_RUN`, when it is the noted child or in
-/// the group that was made for it, or when it descends from one of those. Not among them: what a command that
+/// A process belongs to a run when it was started with that run's `KKRUN_RUN` or noted by it, when it is in a group
+/// that such a one leads, or when it descends from one of those. Not among them: what a command that
 /// ended had left behind on purpose, and what systemd runs as a service of its own. The notes of runs that left
 /// nothing are removed. Whoever asks holds the lock: a run that is alive is passed over.
 pub fn orphans(notes: &Path) -> Result<Vec<Orphan>> {
@@ -60,24 +60,21 @@ pub fn orphans(notes: &Path) -> Result<Vec<Orphan>> {
 fn of(read: &Read, all: &[Process]) -> Vec<Orphan> {
     let by_pid: BTreeMap<u32, &Process> = all.iter().map(|process| (process.pid, process)).collect();
     let variable = super::environment::run_variable(&read.run);
-    // A group outlives its leader, and its number is not given away while anybody is in it; but once all have
-    // ended it may be somebody else's. So a group counts only while its leader is the one that was noted.
-    let own_groups: Vec<u32> = read
-        .commands
-        .iter()
-        .filter(|(pid, start, group)| {
-            group == pid && by_pid.get(pid).is_some_and(|process| process.start == *start)
-        })
-        .map(|(_, _, group)| *group)
-        .collect();
     let is_left = |process: &Process| read.left.contains(&(process.pid, process.start));
-    let is_member = |process: &Process| {
-        read.commands.iter().any(|(pid, start, _)| (process.pid, process.start) == (*pid, *start))
-            || own_groups.contains(&process.group)
-            || process.was_started_with(variable.as_encoded_bytes())
+    let is_own = |process: &&Process| {
+        !is_left(process)
+            && (read.commands.contains(&(process.pid, process.start))
+                || process.was_started_with(variable.as_encoded_bytes()))
     };
-    let members: BTreeMap<u32, bool> =
-        all.iter().map(|process| (process.pid, !is_left(process) && is_member(process))).collect();
+    let own: BTreeSet<u32> = all.iter().filter(is_own).map(|process| process.pid).collect();
+    // A group outlives its leader, and its number is not given away while anybody is in it; but once all have
+    // ended it may be somebody else's. So a group counts only while its leader is there and the run's.
+    let is_in_own_group = |process: &Process| {
+        own.contains(&process.group)
+            && by_pid.get(&process.group).is_some_and(|leader| leader.group == leader.pid)
+    };
+    let is_member =
+        |process: &Process| own.contains(&process.pid) || !is_left(process) && is_in_own_group(process);
     // Whoever started this very process (a shell that the killed run had opened) is no orphan.
     let own_line: Vec<u32> = by_pid
         .get(&std::process::id())
@@ -89,7 +86,7 @@ fn of(read: &Read, all: &[Process]) -> Vec<Orphan> {
         .filter(|process| {
             let line = || ancestry(process, &by_pid);
             let left_session = by_pid.get(&process.session).is_some_and(|leader| is_left(leader));
-            line().any(|ancestor| members[&ancestor.pid])
+            line().any(is_member)
                 && !left_session
                 && !line().any(is_left)
                 && !is_service(process.control_group().as_deref(), read.control_group.as_deref())
@@ -98,8 +95,7 @@ fn of(read: &Read, all: &[Process]) -> Vec<Orphan> {
     chosen
         .iter()
         .map(|process| {
-            let is_led = own_groups.contains(&process.group)
-                || chosen.iter().any(|leader| leader.pid == process.group);
+            let is_led = is_in_own_group(process) || chosen.iter().any(|leader| leader.pid == process.group);
             Orphan {
                 pid: process.pid,
                 name: process.name.clone(),

@@ -19,7 +19,8 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::child::{Child, awaited, number};
 use super::child_records::Slot;
-use super::spawn::{self, Ends};
+use super::spawn;
+use super::start::Ends;
 use super::table::Process;
 use super::tap::{Tap, emit};
 use super::waiting;
@@ -76,14 +77,17 @@ impl<'a> Running<'a> {
         let guard = terminal.is_some().then(terminal::Guard::new).flatten();
         let mut offspring = Offspring::before(processes);
         let (ends, stdin, stdout, stderr) = ends_of(processes, command, terminal.as_ref())?;
-        let child = spawn::spawn(processes, command, slot.pen(), ends)?;
+        let child = spawn::spawn(processes, command, ends)?;
         offspring.command = number(child.pid());
-        let pidfd = match pidfd_open(child.pid(), PidfdFlags::empty()) {
+        let noted = slot.note(number(child.pid())).and_then(|()| {
+            pidfd_open(child.pid(), PidfdFlags::empty()).context("cannot open the process of a command")
+        });
+        let pidfd = match noted {
             Ok(pidfd) => pidfd,
             Err(error) => {
                 let _gone = kill_process(child.pid(), Signal::KILL);
                 child.reap();
-                return Err(error).context("cannot open the process of a command");
+                return Err(error);
             }
         };
         Ok(Self {

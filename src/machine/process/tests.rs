@@ -130,7 +130,7 @@ fn a_script_without_an_interpreter_line_is_run_as_by_a_shell() {
 #[test]
 fn a_zero_byte_is_refused() {
     let error = Bench::new().processes.run(&Command::new(["true", "a\0b"]), &mut |_, _| {}).unwrap_err();
-    assert!(error.to_string().ends_with("a word or variable holds a zero byte"), "{error:#}");
+    assert!(error.to_string().ends_with("an argument or variable holds a zero byte"), "{error:#}");
 }
 
 #[test]
@@ -215,15 +215,6 @@ fn a_child_begins_alone_without_a_terminal_or_core_dumps() {
         echo x 2>/dev/null > /dev/tty || echo "no terminal""#,
     ));
     assert_eq!(lines, ["/ 0022 0", "/dev/null", "alone, terminal 0", "no terminal"].map(str::to_owned));
-}
-
-#[test]
-fn what_kkrun_itself_was_started_with_stays_with_it() {
-    let bench = Bench::new();
-    let inherited = std::fs::File::open("/etc/passwd").unwrap();
-    rustix::io::fcntl_setfd(&inherited, rustix::io::FdFlags::empty()).unwrap();
-    // The fourth is the directory that `ls` has open itself.
-    assert_eq!(bench.run(&Command::new(["ls", "/proc/self/fd"])).1, ["0", "1", "2", "3"].map(str::to_owned));
 }
 
 #[test]
@@ -515,18 +506,61 @@ fn what_a_killed_run_left_is_found_and_ended_and_what_it_left_on_purpose_is_not(
 }
 
 #[test]
+fn child_that_a_killed_run_did_not_come_to_note_is_found_with_its_group() {
+    use std::os::unix::process::CommandExt as _;
+    let directory = tempfile::tempdir().unwrap();
+    let run = directory.path().file_name().unwrap().to_str().unwrap();
+    let boot = crate::machine::clock::boot_id().unwrap();
+    let group = Process::current().unwrap().control_group().unwrap_or_default();
+    let notes = format!("run {run}\nboot {boot}\nrunner 1 1\ncgroup {group}\n");
+    std::fs::write(directory.path().join(run), notes).unwrap();
+    // The second has neither the variable nor a parent that has: it is in the group that the child leads.
+    let script = "(env -i sleep 1004 > /dev/null 2>&1 &); exec sleep 1003";
+    let mut child = std::process::Command::new("bash")
+        .args(["-c", script])
+        .env("KKRUN_RUN", run)
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .process_group(0)
+        .spawn()
+        .unwrap();
+    let names = || -> Vec<String> {
+        orphans(directory.path()).unwrap().into_iter().map(|orphan| orphan.name).collect()
+    };
+    assert!(eventually(|| names() == ["sleep", "sleep"]), "{:?}", names());
+    for orphan in orphans(directory.path()).unwrap() {
+        orphan.end(Duration::from_secs(5)).unwrap();
+    }
+    child.wait().unwrap();
+    assert_eq!(orphans(directory.path()).unwrap(), []);
+}
+
+#[test]
 fn notes_of_another_boot_or_an_ended_process_are_cleared_away() {
     let directory = tempfile::tempdir().unwrap();
     let own = Process::current().unwrap();
+    let start = own.start;
     std::fs::write(
         directory.path().join("a.children"),
-        format!("{} {} {}\nrun a\nboot other\n", own.pid, own.start, own.group),
+        format!(
+            "{} {start}
+run a
+boot other
+",
+            own.pid
+        ),
     )
     .unwrap();
     let boot = crate::machine::clock::boot_id().unwrap();
     std::fs::write(
         directory.path().join("b.children"),
-        format!("{} 1 {}\nrun b\nboot {boot}\n", own.pid, own.pid),
+        format!(
+            "{} 1
+run b
+boot {boot}
+",
+            own.pid
+        ),
     )
     .unwrap();
     assert_eq!(orphans(directory.path()).unwrap(), []);
