@@ -380,7 +380,7 @@ impl Session {
         Ok(true)
     }
 
-    /// ChildRecords that a script asks for a target, whether or not it is as desired.
+    /// Notes that a script asks for a target, whether or not it is as desired.
     pub fn asks_for(&self, target: impl FnOnce() -> String) {
         if self.mode == Mode::DryRun {
             self.asked.borrow_mut().insert(target());

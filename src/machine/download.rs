@@ -3,14 +3,14 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use ureq::{Agent, Error};
 
 use super::files::{Digest, Digester};
 use super::http::{address_of, configuration};
+use super::signal::Signals;
 use crate::failure::Failure;
 
 /// How long a connection may take.
@@ -22,8 +22,6 @@ const RECEIVING: Duration = Duration::from_secs(30 * 60);
 /// How long is waited before each further attempt.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
-/// How often whoever waits looks whether to go on.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 /// How much is read at once, in bytes.
 const PIECE: usize = 128 * 1024;
 
@@ -38,18 +36,6 @@ pub struct Download {
     pub size: u64,
 }
 
-/// What whoever waits for a download does meanwhile.
-pub trait Watch {
-    /// Looks whether the file is still wanted.
-    ///
-    /// # Errors
-    /// When it is not: with that the download ends.
-    fn go_on(&self) -> Result<()>;
-
-    /// An attempt failed for this reason; another one follows after so long, which passes here.
-    fn pause(&self, why: &anyhow::Error, duration: Duration);
-}
-
 /// Why an attempt failed.
 struct Failed {
     error: anyhow::Error,
@@ -61,38 +47,30 @@ struct Failed {
 /// certificates that the environment names. Follows redirections, and tries again when the server or the way to it
 /// fails.
 ///
+/// What passes before another attempt is up to `pause`, which is handed why the last one failed and how long to wait.
+///
 /// # Errors
-/// Of the kinds `unreachable` and `timeout`, `http` with the status as code when the server refuses; whatever
-/// `watch` ends it with.
-pub fn download(url: &str, directory: &Path, watch: &dyn Watch) -> Result<Download> {
+/// Of the kinds `unreachable` and `timeout`, `http` with the status as code when the server refuses; with the
+/// [`Interruption`](super::signal::Interruption) when the run is asked to stop.
+pub fn download(
+    url: &str,
+    directory: &Path,
+    signals: &Signals,
+    mut pause: impl FnMut(&anyhow::Error, Duration),
+) -> Result<Download> {
     let mut pauses = PAUSES.into_iter();
     loop {
-        watch.go_on()?;
-        let failed = match attempt(url, directory, watch)? {
+        let file = tempfile::tempfile_in(directory)
+            .with_context(|| format!("cannot make a file in `{}`", directory.display()))?;
+        let from = url.to_owned();
+        // An attempt that is given up ends by itself, at its timeouts: the library cannot be interrupted.
+        let failed = match signals.interruptibly(move || fetch(&from, file))? {
             Ok(download) => return Ok(download),
             Err(failed) => failed,
         };
         match pauses.next().filter(|_| failed.passes) {
-            Some(pause) => watch.pause(&failed.error, pause),
+            Some(duration) => pause(&failed.error, duration),
             None => return Err(failed.error),
-        }
-    }
-}
-
-fn attempt(url: &str, directory: &Path, watch: &dyn Watch) -> Result<Result<Download, Failed>> {
-    let file = tempfile::tempfile_in(directory)
-        .with_context(|| format!("cannot make a file in `{}`", directory.display()))?;
-    let (sender, receiver) = channel();
-    let url = url.to_owned();
-    // The library cannot be interrupted; an attempt given up ends by itself, at its timeouts.
-    std::thread::spawn(move || {
-        let _given_up = sender.send(fetch(&url, file));
-    });
-    loop {
-        match receiver.recv_timeout(BETWEEN_LOOKS) {
-            Ok(fetched) => return Ok(fetched),
-            Err(RecvTimeoutError::Timeout) => watch.go_on()?,
-            Err(RecvTimeoutError::Disconnected) => bail!("the download was lost"),
         }
     }
 }
@@ -151,30 +129,19 @@ fn failed(url: &str, error: &Error) -> Failed {
 
 #[cfg(test)]
 mod tests {
-    use std::cell::{Cell, RefCell};
     use std::io::Seek as _;
     use std::net::TcpListener;
 
+    use signal_hook::consts::SIGTERM;
+
     use super::*;
+    use crate::machine::signal::Interruption;
 
-    /// ChildRecords the pauses instead of waiting, and goes on until reported otherwise.
-    #[derive(Default)]
-    struct ChildRecords {
-        pauses: RefCell<Vec<u64>>,
-        enough: Cell<bool>,
-    }
-
-    impl Watch for ChildRecords {
-        fn go_on(&self) -> Result<()> {
-            if self.enough.get() {
-                bail!("enough");
-            }
-            Ok(())
-        }
-
-        fn pause(&self, _: &anyhow::Error, duration: Duration) {
-            self.pauses.borrow_mut().push(duration.as_secs());
-        }
+    /// Downloads without waiting, and gives the seconds of each pause too.
+    fn attempted(url: &str, directory: &Path, signals: &Signals) -> (Result<Download>, Vec<u64>) {
+        let mut pauses = Vec::new();
+        let got = download(url, directory, signals, |_, duration| pauses.push(duration.as_secs()));
+        (got, pauses)
     }
 
     /// A server that gives these answers to one connection after the other.
@@ -205,14 +172,14 @@ mod tests {
             "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: close\r\n\r\nwhole",
         ]);
         let directory = tempfile::tempdir().unwrap();
-        let notes = ChildRecords::default();
-        let mut got = download(&url, directory.path(), &notes).unwrap();
+        let (got, pauses) = attempted(&url, directory.path(), &Signals::deaf().unwrap());
+        let mut got = got.unwrap();
         assert_eq!((got.sha256, got.size), (Digest::of(b"whole"), 5));
         let mut text = String::new();
         got.file.rewind().unwrap();
         got.file.read_to_string(&mut text).unwrap();
         assert_eq!(text, "whole");
-        assert_eq!(*notes.pauses.borrow(), [1, 2]);
+        assert_eq!(pauses, [1, 2]);
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
     }
 
@@ -220,22 +187,38 @@ mod tests {
     fn what_does_not_pass_is_said_at_once() {
         let url = server(&["HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"]);
         let directory = tempfile::tempdir().unwrap();
-        let notes = ChildRecords::default();
-        let error = download(&url, directory.path(), &notes).unwrap_err();
+        let (got, pauses) = attempted(&url, directory.path(), &Signals::deaf().unwrap());
+        let error = got.unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert_eq!((failure.kind, failure.code), ("http", Some(404)));
-        assert!(notes.pauses.borrow().is_empty());
+        assert!(pauses.is_empty());
     }
 
     #[test]
     fn a_server_that_is_not_there_is_given_up_after_five_attempts() {
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let directory = tempfile::tempdir().unwrap();
-        let notes = ChildRecords::default();
-        let error = download(&format!("http://{free}/"), directory.path(), &notes).unwrap_err();
-        assert_eq!(error.downcast_ref::<Failure>().unwrap().kind, "unreachable");
-        assert_eq!(*notes.pauses.borrow(), [1, 2, 4, 8]);
-        notes.enough.set(true);
-        assert_eq!(download("http://x", directory.path(), &notes).unwrap_err().to_string(), "enough");
+        let signals = Signals::deaf().unwrap();
+        let (got, pauses) = attempted(&format!("http://{free}/"), directory.path(), &signals);
+        assert_eq!(got.unwrap_err().downcast_ref::<Failure>().unwrap().kind, "unreachable");
+        assert_eq!(pauses, [1, 2, 4, 8]);
+    }
+
+    #[test]
+    fn download_ends_when_the_run_is_asked_to_stop() {
+        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", silent.local_addr().unwrap());
+        let directory = tempfile::tempdir().unwrap();
+        let signals = Signals::deaf().unwrap();
+        let asker = signals.clone();
+        let asks = std::thread::spawn(move || {
+            let asked = silent.accept().unwrap();
+            asker.deliver(SIGTERM);
+            asked
+        });
+        let (got, pauses) = attempted(&url, directory.path(), &signals);
+        assert!(got.unwrap_err().is::<Interruption>());
+        assert!(pauses.is_empty());
+        drop(asks.join());
     }
 }

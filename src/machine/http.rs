@@ -1,7 +1,6 @@
 //! Asks web servers.
 
 use std::collections::BTreeMap;
-use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::Duration;
 
 use anyhow::{Result, bail};
@@ -11,6 +10,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use ureq::typestate::AgentScope;
 use ureq::{Agent, Error};
 
+use super::signal::Signals;
 use crate::failure::Failure;
 
 /// How long an answer may take unless said.
@@ -21,9 +21,6 @@ const REDIRECTIONS: u32 = 10;
 
 /// The longest body that is read, in bytes: the longest text that a script may hold.
 const LONGEST_BODY: u64 = 16 * 1024 * 1024;
-
-/// How often whoever waits for an answer looks whether to go on.
-const BETWEEN_LOOKS: Duration = Duration::from_millis(50);
 
 /// What is asked, and how.
 #[derive(Clone, Debug)]
@@ -57,24 +54,14 @@ impl Question {
         Self { url: url.to_owned(), body: None, headers: BTreeMap::new(), timeout: TIMEOUT, follow: true }
     }
 
-    /// Asks, and looks through `go_on` while it waits whether the answer is still wanted.
+    /// Asks. A question that is given up ends by itself, at its timeout: the library cannot be interrupted.
     ///
     /// # Errors
-    /// Of the kind `unreachable` when nobody answers, `timeout` when the answer takes too long; whatever
-    /// `go_on` fails with. A status of whatever number is an answer.
-    pub fn ask(self, go_on: impl Fn() -> Result<()>) -> Result<Answer> {
-        let (sender, receiver) = channel();
-        // The library cannot be interrupted; a question given up ends by itself, at its timeout.
-        std::thread::spawn(move || {
-            let _given_up = sender.send(self.answer());
-        });
-        loop {
-            match receiver.recv_timeout(BETWEEN_LOOKS) {
-                Ok(answer) => return answer,
-                Err(RecvTimeoutError::Timeout) => go_on()?,
-                Err(RecvTimeoutError::Disconnected) => bail!("the question to the server was lost"),
-            }
-        }
+    /// Of the kind `unreachable` when no server answers, `timeout` when the answer takes too long; with the
+    /// [`Interruption`](super::signal::Interruption) when the run is asked to stop. A status of whatever number is an
+    /// answer.
+    pub fn ask(self, signals: &Signals) -> Result<Answer> {
+        signals.interruptibly(|| self.answer())?
     }
 
     fn answer(self) -> Result<Answer> {
@@ -176,9 +163,8 @@ mod tests {
         (url, asked)
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "whoever waits may fail")]
-    fn going_on() -> Result<()> {
-        Ok(())
+    fn ask(question: Question) -> Result<Answer> {
+        question.ask(&Signals::deaf().unwrap())
     }
 
     #[test]
@@ -188,7 +174,7 @@ mod tests {
         );
         let mut question = Question::get(&format!("{url}/x"));
         question.headers.insert("X-Asked".into(), "yes".into());
-        let answer = question.ask(going_on).unwrap();
+        let answer = ask(question).unwrap();
         assert_eq!((answer.status, answer.body.as_slice()), (404, b"gone".as_slice()));
         assert_eq!(answer.headers["x-kept"], "a, b");
         let asked = asked.join().unwrap().to_lowercase();
@@ -199,7 +185,7 @@ mod tests {
     fn a_body_is_posted() {
         let (url, asked) = server("HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n");
         let question = Question { body: Some(b"{}".to_vec()), ..Question::get(&url) };
-        assert_eq!(question.ask(going_on).unwrap().status, 204);
+        assert_eq!(ask(question).unwrap().status, 204);
         assert!(asked.join().unwrap().starts_with("POST / "));
     }
 
@@ -208,7 +194,7 @@ mod tests {
         let (url, _) = server(
             "HTTP/1.1 302 Found\r\nLocation: /other\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
         );
-        let answer = Question { follow: false, ..Question::get(&url) }.ask(going_on).unwrap();
+        let answer = ask(Question { follow: false, ..Question::get(&url) }).unwrap();
         assert_eq!((answer.status, answer.headers["location"].as_str()), (302, "/other"));
     }
 
@@ -216,22 +202,14 @@ mod tests {
     fn nobody_there_is_unreachable_and_silence_a_timeout() {
         let kind = |error: anyhow::Error| error.downcast_ref::<Failure>().unwrap().kind;
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let error = Question::get(&format!("http://{free}")).ask(going_on).unwrap_err();
+        let error = ask(Question::get(&format!("http://{free}"))).unwrap_err();
         assert!(error.to_string().contains(&free.to_string()), "{error}");
         assert_eq!(kind(error), "unreachable");
 
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}", silent.local_addr().unwrap());
         let question = Question { timeout: Duration::from_millis(50), ..Question::get(&url) };
-        assert_eq!(kind(question.ask(going_on).unwrap_err()), "timeout");
-        assert_eq!(kind(Question::get("ftp://x").ask(going_on).unwrap_err()), "usage");
-    }
-
-    #[test]
-    fn whoever_waits_can_give_up() {
-        let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}", silent.local_addr().unwrap());
-        let error = Question::get(&url).ask(|| bail!("enough")).unwrap_err();
-        assert_eq!(error.to_string(), "enough");
+        assert_eq!(kind(ask(question).unwrap_err()), "timeout");
+        assert_eq!(kind(ask(Question::get("ftp://x")).unwrap_err()), "usage");
     }
 }

@@ -68,34 +68,12 @@ pub enum Urgency {
 /// What this process listens to: signals are the whole process's, and so is who notes them.
 static INSTALLED: OnceLock<Signals> = OnceLock::new();
 
-/// Does what no signal ends, such as reading from a terminal, in a thread of its own. When the run is asked to stop,
-/// that thread is left to itself: it does nothing but wait, and ends with the process.
-///
-/// # Errors
-/// With the [`Interruption`] when the run is asked to stop first.
+/// The same as [`Signals::interruptibly`] for whoever has no signals at hand: those that are installed.
 pub fn interruptibly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    let Some(signals) = INSTALLED.get() else { return Ok(work()) };
-    let (end, begin) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe for a thread")?;
-    let worker = std::thread::Builder::new().spawn(move || {
-        let done = work();
-        drop(begin);
-        done
-    });
-    let worker = worker.context("cannot start a thread")?;
-    loop {
-        if let Some(interruption) = signals.pending() {
-            return Err(interruption.into());
-        }
-        let bell = signals.bell();
-        let mut watched = [PollFd::new(&end, PollFlags::IN), PollFd::new(&bell, PollFlags::IN)];
-        match poll(&mut watched, None) {
-            Ok(_) if !watched[0].revents().is_empty() => break,
-            Ok(_) => signals.hush(),
-            Err(Errno::INTR) => {}
-            Err(error) => return Err(error).context("cannot wait for a thread"),
-        }
+    match INSTALLED.get() {
+        Some(signals) => signals.interruptibly(work),
+        None => Ok(work()),
     }
-    worker.join().map_err(|_| anyhow::anyhow!("a thread that waited for an answer ended badly"))
 }
 
 impl Signals {
@@ -150,6 +128,36 @@ impl Signals {
             .hung_up
             .load(Ordering::SeqCst)
             .then_some(Interruption { signal: SIGHUP, urgency: Urgency::AfterCommand })
+    }
+
+    /// Does what no signal ends, such as reading from a terminal or asking a server, in a thread of its own. When the
+    /// run is asked to stop, that thread is left to itself: it does nothing but wait, and ends with the process if not
+    /// before.
+    ///
+    /// # Errors
+    /// With the [`Interruption`] when the run is asked to stop first.
+    pub fn interruptibly<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let (end, begin) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe for a thread")?;
+        let worker = std::thread::Builder::new().spawn(move || {
+            let done = work();
+            drop(begin);
+            done
+        });
+        let worker = worker.context("cannot start a thread")?;
+        loop {
+            if let Some(interruption) = self.pending() {
+                return Err(interruption.into());
+            }
+            let bell = self.bell();
+            let mut watched = [PollFd::new(&end, PollFlags::IN), PollFd::new(&bell, PollFlags::IN)];
+            match poll(&mut watched, None) {
+                Ok(_) if !watched[0].revents().is_empty() => break,
+                Ok(_) => self.hush(),
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error).context("cannot wait for a thread"),
+            }
+        }
+        worker.join().map_err(|_| anyhow::anyhow!("a thread that waited for an answer ended badly"))
     }
 
     /// A descriptor that becomes readable when a signal arrives.
@@ -233,6 +241,22 @@ mod tests {
         assert!(rings(&signals));
         signals.hush();
         assert!(!rings(&signals));
+    }
+
+    #[test]
+    fn what_no_signal_ends_is_left_to_itself_when_the_run_is_asked_to_stop() {
+        let signals = Signals::deaf().unwrap();
+        assert_eq!(signals.interruptibly(|| 7).unwrap(), 7);
+        let (asks, asked) = std::sync::mpsc::channel::<()>();
+        let asker = signals.clone();
+        let error = signals
+            .interruptibly(move || {
+                asker.deliver(SIGTERM);
+                let _released = asked.recv();
+            })
+            .unwrap_err();
+        assert_eq!(error.downcast_ref::<Interruption>().unwrap().signal, SIGTERM);
+        drop(asks);
     }
 
     #[test]

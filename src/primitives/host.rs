@@ -79,7 +79,7 @@ mod functions {
         })
     }
 
-    /// ChildRecords that the machine must be restarted before all of this takes effect, and why. It is reported at the
+    /// Notes that the machine must be restarted before all of this takes effect, and why. It is reported at the
     /// end, and forgotten once the machine has restarted or what the step changed is undone.
     ///
     /// ```rhai

@@ -44,7 +44,7 @@ fn ask(host: &Host, url: &str, body: Option<&str>, options: Options) -> Result<r
         timeout: options.timeout.duration(),
         follow: options.follow,
     };
-    let answer = question.ask(|| host.seen().check_interruption())?;
+    let answer = question.ask(host.seen().world.processes.signals())?;
     let headers: rhai::Map =
         answer.headers.into_iter().map(|(name, value)| (name.into(), value.into())).collect();
     Ok(rhai::Map::from([

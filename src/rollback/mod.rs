@@ -61,9 +61,9 @@ pub struct Row {
 pub struct Report {
     /// As before now.
     pub undone: Vec<Row>,
-    /// LastKnown alone by choice or need.
+    /// Left alone by choice or need.
     pub kept: Vec<Row>,
-    /// LastKnown alone because of somebody else.
+    /// Left alone because of somebody else.
     pub conflicts: Vec<Row>,
     /// Their inverse failed.
     pub failed: Vec<Row>,

@@ -93,7 +93,7 @@ plan · 3 steps (run 2, @/plan)
     );
 }
 
-/// ChildRecords its begin and end, and waits in between until it is reported to go on.
+/// Notes its begin and end, and waits in between until it is reported to go on.
 const SLOW: &str = r#"
 cmd::run(["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo end >> @/m/log"],
     #{ creates: "@/m/product" });

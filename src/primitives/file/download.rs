@@ -1,15 +1,13 @@
 //! `file::download`: a file from a web server, known by its hash.
 
-use std::time::Duration;
-
 use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::{Mode, Ownership, absolute, make};
-use crate::change::{DesiredFile, Found, World, file_target};
+use crate::change::{DesiredFile, Found, file_target};
 use crate::failure::Failure;
-use crate::machine::download::{Watch, download};
+use crate::machine::download::download;
 use crate::machine::files::{Digest, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
 
@@ -28,19 +26,6 @@ pub(super) struct Options {
     group: Option<String>,
     #[serde(default)]
     mode: Option<Mode>,
-}
-
-struct Waiting<'host>(&'host World);
-
-impl Watch for Waiting<'_> {
-    fn go_on(&self) -> Result<()> {
-        self.0.processes.check_interruption()
-    }
-
-    fn pause(&self, why: &anyhow::Error, duration: Duration) {
-        self.0.reporter.note(format!("{why:#}: once more in {} s", duration.as_secs()));
-        self.0.processes.pause(duration);
-    }
 }
 
 fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
@@ -76,7 +61,11 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     let got = {
         let mut session = host.session();
         session.begin_acting()?;
-        download(url, session.world.state_directory(), &Waiting(&session.world))?
+        let (directory, processes) = (session.world.state_directory(), &session.world.processes);
+        download(url, directory, processes.signals(), |why, duration| {
+            session.world.reporter.note(format!("{why:#}: once more in {} s", duration.as_secs()));
+            processes.pause(duration);
+        })?
     };
     if got.sha256 != wanted {
         bail!(
