@@ -11,9 +11,5 @@ pub fn bytes(count: usize) -> Result<Vec<u8>> {
 
 /// So many random bytes as hexadecimal digits.
 pub fn hex(count: usize) -> Result<String> {
-    use std::fmt::Write;
-    Ok(bytes(count)?.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    }))
+    Ok(hex::encode(bytes(count)?))
 }

@@ -204,7 +204,7 @@ fn keyed_hash(key: &[u8], name: &str, text: &str) -> Result<String> {
     mac.update(name.as_bytes());
     mac.update(&[0]);
     mac.update(text.as_bytes());
-    Ok(files::hex_text(&mac.finalize().into_bytes()))
+    Ok(hex::encode(mac.finalize().into_bytes()))
 }
 
 fn read_if_there(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {

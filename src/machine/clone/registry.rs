@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{cgroup, container, network};
-use crate::machine::mount;
+use crate::machine::{mount, process};
 
 /// What one rehearsal made outside its clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,22 +41,13 @@ pub struct Process {
 impl Process {
     /// The process that has this number now, if one has.
     pub fn of(pid: u32) -> Option<Self> {
-        start_time(pid).map(|start| Self { pid, start })
+        let process = process::Process::by_pid(pid).filter(|process| !process.has_ended())?;
+        Some(Self { pid, start: process.start })
     }
 
     fn lives(self) -> bool {
-        start_time(self.pid) == Some(self.start)
+        process::Process::living(self.pid, self.start).is_some()
     }
-}
-
-/// Field 22 of the process's state; a zombie has ended. Source: proc_pid_stat(5).
-fn start_time(pid: u32) -> Option<u64> {
-    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    let mut fields = state.rsplit_once(')')?.1.split_whitespace();
-    if fields.next()? == "Z" {
-        return None;
-    }
-    fields.nth(18)?.parse().ok()
 }
 
 /// How the names of rehearsals begin; a number follows, and perhaps another. What is named otherwise in the

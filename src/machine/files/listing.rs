@@ -12,7 +12,6 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::failures::failed;
-use super::hex;
 use super::manifest::{ROOT, open_root};
 use super::path_text::PathText;
 use super::place::Walk;

@@ -8,8 +8,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-use super::hex;
-
 /// What a name that is not UTF-8 begins with in the journal. No path can contain a NUL, so that no path
 /// is mistaken for an encoded one.
 const ENCODED: &str = "\0hex:";

@@ -10,7 +10,6 @@ use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
 use super::failures::failed;
-use super::hex;
 
 /// The access control list of a file.
 const ACL: &str = "system.posix_acl_access";
@@ -35,7 +34,7 @@ impl TryFrom<String> for Value {
     type Error = anyhow::Error;
 
     fn try_from(text: String) -> Result<Self> {
-        hex::decode(&text).map(Self)
+        Ok(Self(hex::decode(&text)?))
     }
 }
 
