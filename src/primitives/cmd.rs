@@ -10,6 +10,7 @@ use rhai::{FnPtr, Map};
 use serde::Deserialize;
 
 use super::file::absolute;
+use super::shorter::namespace;
 use crate::change::{
     Change, CommandChange, CommandInverse, CommandState, PlainCommand, Probe, World, product_target,
 };
@@ -29,7 +30,7 @@ const LONGEST_LOOK: f64 = 60.0;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(exported_manifest!(functions), &[("read", 1), ("test", 1)])
 }
 
 /// The options that these functions know.
@@ -624,43 +625,33 @@ mod functions {
 
     /// What a command prints on standard output, trimmed. It only looks, so it runs while only looking too. Any
     /// exit code but 0 is an error.
+    /// Options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, 60 if not said), `stderr: true`
+    /// (standard error behind it).
     ///
     /// ```rhai
     /// assert(cmd::read(["echo", "hello"]) == "hello");
     /// ```
-    #[rhai_fn(name = "read", return_raw, volatile)]
-    pub fn read(context: NativeCallContext, argv: rhai::Array) -> Raised<String> {
-        read_output(&context, argv, Map::new())
-    }
-
-    /// The same with options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, 60 if not said), `stderr: true`
-    /// (standard error behind it).
     ///
     /// ```rhai
     /// assert(cmd::read(["pwd"], #{ cwd: "/etc" }) == "/etc");
     /// ```
-    #[rhai_fn(name = "read", return_raw, volatile)]
-    pub fn read_with(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<String> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn read(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<String> {
         read_output(&context, argv, options)
     }
 
     /// Whether a command succeeds. It only looks. Any exit code but 0 is false; a missing program is an error.
+    /// Options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, 60 if not said).
     ///
     /// ```rhai
     /// assert(cmd::test(["true"]) && !cmd::test(["false"]));
     /// ```
-    #[rhai_fn(name = "test", return_raw, volatile)]
-    pub fn test(context: NativeCallContext, argv: rhai::Array) -> Raised<bool> {
-        succeeds(&context, argv, Map::new())
-    }
-
-    /// The same with options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, 60 if not said).
     ///
     /// ```rhai
     /// assert(cmd::test(["test", "-e", "passwd"], #{ cwd: "/etc" }));
     /// ```
-    #[rhai_fn(name = "test", return_raw, volatile)]
-    pub fn test_with(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn test(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<bool> {
         succeeds(&context, argv, options)
     }
 }

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::file::{Mode, Ownership, absolute};
+use super::shorter::namespace;
 use crate::change::{
     Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Found, Lines, entry_target,
 };
@@ -17,7 +18,10 @@ use crate::script::{Host, OptionSet, Raised, act, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(
+        exported_manifest!(functions),
+        &[("get", 1), ("set", 1), ("comment", 1), ("remove", 1), ("block", 1)],
+    )
 }
 
 /// The options that its functions know.
@@ -219,31 +223,21 @@ mod functions {
 
     /// The value of `key` in the file `path`, as it stands there, quotes and all; `()` when it is not set, only
     /// set in a comment, or the file is missing. In a file with sections, what stands before the first one.
+    /// Options: `section` (of an INI file), `separator` (between key and value; otherwise `=`, `:`,
+    /// or white space where the neighbours have that).
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "#port = 1\nport = 80\n");
     /// assert(config::get("/srv/app.conf", "port") == "80");
     /// assert(config::get("/srv/app.conf", "host") == ());
     /// ```
-    #[rhai_fn(name = "get", return_raw, volatile)]
-    pub fn get(context: NativeCallContext, path: &str, key: &str) -> Raised<Dynamic> {
-        look(&context, |host| get_one(host, path, key, &Options::default()))
-    }
-
-    /// The same with options: `section` (of an INI file), `separator` (between key and value; otherwise `=`, `:`,
-    /// or white space where the neighbours have that).
     ///
     /// ```rhai
     /// file::write("/srv/app.ini", "[one]\nport=1\n[two]\nport=2\n");
     /// assert(config::get("/srv/app.ini", "port", #{ section: "two" }) == "2");
     /// ```
-    #[rhai_fn(name = "get", return_raw, volatile)]
-    pub fn get_with(
-        context: NativeCallContext,
-        path: &str,
-        key: &str,
-        options: rhai::Map,
-    ) -> Raised<Dynamic> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn get(context: NativeCallContext, path: &str, key: &str, options: rhai::Map) -> Raised<Dynamic> {
         look(&context, |host| get_one(host, path, key, &Options::of(options)?))
     }
 
@@ -253,6 +247,9 @@ mod functions {
     /// Every other byte stays. A key that is set twice is an error, and so is a value that would not be read back as it
     /// is, such as one with blanks at its ends. Undone, the line is as it was; the whole
     /// file is, if nobody else changed it.
+    /// Options: `section` (of an INI file, made at the end if it is missing), `separator` (otherwise
+    /// as the neighbours have it, else `=`), `comment` (what begins one, otherwise `#`), and `owner`, `group`,
+    /// `mode` of a file that is made.
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "# ports\n#port = 1\nhost = here\n");
@@ -260,21 +257,13 @@ mod functions {
     /// assert(!config::set("/srv/app.conf", "port", 80));
     /// assert(file::read("/srv/app.conf") == "# ports\n#port = 1\nport = 80\nhost = here\n");
     /// ```
-    #[rhai_fn(name = "set", return_raw, volatile)]
-    pub fn set(context: NativeCallContext, path: &str, key: &str, value: Dynamic) -> Raised<bool> {
-        act(&context, |host| set_one(host, path, key, &value, &Options::default()))
-    }
-
-    /// The same with options: `section` (of an INI file, made at the end if it is missing), `separator` (otherwise
-    /// as the neighbours have it, else `=`), `comment` (what begins one, otherwise `#`), and `owner`, `group`,
-    /// `mode` of a file that is made.
     ///
     /// ```rhai
     /// config::set("/srv/app.ini", "port", 80, #{ section: "web", mode: "0600" });
     /// assert(file::read("/srv/app.ini") == "[web]\nport=80\n");
     /// ```
-    #[rhai_fn(name = "set", return_raw, volatile)]
-    pub fn set_with(
+    #[rhai_fn(return_raw, volatile)]
+    pub fn set(
         context: NativeCallContext,
         path: &str,
         key: &str,
@@ -284,25 +273,19 @@ mod functions {
         act(&context, |host| set_one(host, path, key, &value, &Options::of(options)?))
     }
 
-    /// Sets every key of the map.
+    /// Sets every key of the map. Options: those for one key.
     ///
     /// ```rhai
     /// config::set("/srv/app.env", #{ HOST: "here", PORT: 80 });
     /// assert(file::read("/srv/app.env") == "HOST=here\nPORT=80\n");
     /// ```
-    #[rhai_fn(name = "set", return_raw, volatile)]
-    pub fn set_map(context: NativeCallContext, path: &str, values: rhai::Map) -> Raised<bool> {
-        act(&context, |host| set_all(host, path, &values, &Options::default()))
-    }
-
-    /// The same with the options of `set`.
     ///
     /// ```rhai
     /// config::set("/srv/app.ini", #{ host: "here", port: 80 }, #{ section: "web", separator: " = " });
     /// assert(file::read("/srv/app.ini") == "[web]\nhost = here\nport = 80\n");
     /// ```
     #[rhai_fn(name = "set", return_raw, volatile)]
-    pub fn set_map_with(
+    pub fn set_map(
         context: NativeCallContext,
         path: &str,
         values: rhai::Map,
@@ -312,34 +295,21 @@ mod functions {
     }
 
     /// Makes the line that sets `key` a comment. Undone, it sets it again.
+    /// Options: `section`, `separator`, `comment`.
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "port = 80\n");
     /// assert(config::comment("/srv/app.conf", "port") && !config::comment("/srv/app.conf", "port"));
     /// assert(file::read("/srv/app.conf") == "#port = 80\n");
     /// ```
-    #[rhai_fn(name = "comment", return_raw, volatile)]
-    pub fn comment(context: NativeCallContext, path: &str, key: &str) -> Raised<bool> {
-        act(&context, |host| {
-            let options = Options::default();
-            make(host, path, options.line(key)?, DesiredEntry::Comment, &options)
-        })
-    }
-
-    /// The same with options: `section`, `separator`, `comment`.
     ///
     /// ```rhai
     /// file::write("/srv/app.ini", "[web]\nport=80\n");
     /// config::comment("/srv/app.ini", "port", #{ section: "web", comment: ";" });
     /// assert(file::read("/srv/app.ini") == "[web]\n;port=80\n");
     /// ```
-    #[rhai_fn(name = "comment", return_raw, volatile)]
-    pub fn comment_with(
-        context: NativeCallContext,
-        path: &str,
-        key: &str,
-        options: rhai::Map,
-    ) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn comment(context: NativeCallContext, path: &str, key: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| {
             let options = Options::of(options)?;
             make(host, path, options.line(key)?, DesiredEntry::Comment, &options)
@@ -347,34 +317,21 @@ mod functions {
     }
 
     /// Removes the line that sets `key`. Undone, it is back.
+    /// Options: `section`, `separator`.
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "host = here\nport = 80\n");
     /// assert(config::remove("/srv/app.conf", "host") && !config::remove("/srv/app.conf", "host"));
     /// assert(file::read("/srv/app.conf") == "port = 80\n");
     /// ```
-    #[rhai_fn(name = "remove", return_raw, volatile)]
-    pub fn remove(context: NativeCallContext, path: &str, key: &str) -> Raised<bool> {
-        act(&context, |host| {
-            let options = Options::default();
-            make(host, path, options.line(key)?, DesiredEntry::Absent, &options)
-        })
-    }
-
-    /// The same with options: `section`, `separator`.
     ///
     /// ```rhai
     /// file::write("/srv/app.ini", "port=1\n[web]\nport=80\n");
     /// config::remove("/srv/app.ini", "port", #{ section: "web" });
     /// assert(file::read("/srv/app.ini") == "port=1\n[web]\n");
     /// ```
-    #[rhai_fn(name = "remove", return_raw, volatile)]
-    pub fn remove_with(
-        context: NativeCallContext,
-        path: &str,
-        key: &str,
-        options: rhai::Map,
-    ) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn remove(context: NativeCallContext, path: &str, key: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| {
             let options = Options::of(options)?;
             make(host, path, options.line(key)?, DesiredEntry::Absent, &options)
@@ -383,6 +340,8 @@ mod functions {
 
     /// Puts the lines of `text` between two comments that name the block, at the end of the file, or where they
     /// stand already. Undone, the block is as it was.
+    /// Options: `section` (at its end), `comment`, and `owner`, `group`, `mode` of a file that is
+    /// made.
     ///
     /// ```rhai
     /// file::write("/srv/motd", "Welcome.\n");
@@ -390,20 +349,13 @@ mod functions {
     /// assert(!config::block("/srv/motd", "site", "Serves a site."));
     /// assert(file::read("/srv/motd") == "Welcome.\n# BEGIN kkrun site\nServes a site.\n# END kkrun site\n");
     /// ```
-    #[rhai_fn(name = "block", return_raw, volatile)]
-    pub fn block(context: NativeCallContext, path: &str, name: &str, text: Dynamic) -> Raised<bool> {
-        act(&context, |host| write_block(host, path, name, &text, &Options::default()))
-    }
-
-    /// The same with options: `section` (at its end), `comment`, and `owner`, `group`, `mode` of a file that is
-    /// made.
     ///
     /// ```rhai
     /// config::block("/srv/app.ini", "kiosk", "a=1\nb=2", #{ section: "web", comment: ";" });
     /// assert(file::read("/srv/app.ini") == "[web]\n; BEGIN kkrun kiosk\na=1\nb=2\n; END kkrun kiosk\n");
     /// ```
-    #[rhai_fn(name = "block", return_raw, volatile)]
-    pub fn block_with(
+    #[rhai_fn(return_raw, volatile)]
+    pub fn block(
         context: NativeCallContext,
         path: &str,
         name: &str,

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
+use super::shorter::namespace;
 use crate::change::{Change, DesiredFile, FileChange, Found, TreeChange, file_target};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
@@ -22,7 +23,7 @@ pub(super) use mode::Mode;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    let mut module = rhai::Module::from_manifest(exported_manifest!(functions));
+    let mut module = namespace(exported_manifest!(functions), &[("write", 1), ("make_dir", 1)]);
     module.combine_flatten(access::module());
     module.combine_flatten(copy::module());
     module.combine_flatten(download::module());
@@ -314,52 +315,35 @@ mod functions {
 
     /// Makes the file `path` hold `text`, whole or not at all. A new file has the mode 0644 and belongs to the
     /// owner of its directory; one that was there keeps mode and owner. Undone, the file is as it was.
+    /// Options: `owner`, `group`, `mode`.
     ///
     /// ```rhai
     /// assert(file::write("/srv/greeting", "hello\n"));
     /// assert(!file::write("/srv/greeting", "hello\n"));
     /// ```
-    #[rhai_fn(name = "write", return_raw, volatile)]
-    pub fn write(context: NativeCallContext, path: &str, text: &str) -> Raised<bool> {
-        act(&context, |host| write_text(host, path, text, rhai::Map::new()))
-    }
-
-    /// The same with options: `owner`, `group`, `mode`.
     ///
     /// ```rhai
     /// file::write("/srv/quiet", "hush\n", #{ mode: "0600" });
     /// assert(file::stat("/srv/quiet").mode == "0600");
     /// ```
-    #[rhai_fn(name = "write", return_raw, volatile)]
-    pub fn write_with(
-        context: NativeCallContext,
-        path: &str,
-        text: &str,
-        options: rhai::Map,
-    ) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn write(context: NativeCallContext, path: &str, text: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| write_text(host, path, text, options))
     }
 
     /// The same with a secret as the content: a new file has the mode 0600.
+    /// Options: `owner`, `group`, `mode`.
     ///
     /// ```rhai
     /// file::write("/srv/secret", secret::generate("api_key"));
     /// assert(file::stat("/srv/secret").mode == "0600");
     /// ```
-    #[rhai_fn(name = "write", return_raw, volatile)]
-    pub fn write_secret(context: NativeCallContext, path: &str, secret: Secret) -> Raised<bool> {
-        act(&context, |host| {
-            write_new(host, path, secret.reveal().as_bytes(), &Ownership::default(), NEW_SECRET)
-        })
-    }
-
-    /// The same with a secret and options: `owner`, `group`, `mode`.
     ///
     /// ```rhai
     /// file::write("/srv/secret", secret::generate("api_key"), #{ mode: "0640" });
     /// ```
     #[rhai_fn(name = "write", return_raw, volatile)]
-    pub fn write_secret_with(
+    pub fn write_secret(
         context: NativeCallContext,
         path: &str,
         secret: Secret,
@@ -393,25 +377,20 @@ mod functions {
     /// Makes a directory, and those above it that are missing. A new one has the mode 0755 and belongs to the
     /// owner of the directory it stands in. Undone, it is removed if it is empty; if it gained content, that is
     /// asked for first (`--purge homes`).
+    /// Options: `owner`, `group`, `mode`; they are for the last directory, one that was there
+    /// included.
     ///
     /// ```rhai
     /// file::make_dir("/srv/a/b");
     /// assert(file::stat("/srv/a/b").kind == "directory");
     /// ```
-    #[rhai_fn(name = "make_dir", return_raw, volatile)]
-    pub fn make_dir(context: NativeCallContext, path: &str) -> Raised<bool> {
-        act(&context, |host| make_directories(host, path, &Ownership::default()))
-    }
-
-    /// The same with options: `owner`, `group`, `mode`; they are for the last directory, one that was there
-    /// included.
     ///
     /// ```rhai
     /// file::make_dir("/srv/private", #{ mode: "0700" });
     /// assert(file::stat("/srv/private").mode == "0700");
     /// ```
-    #[rhai_fn(name = "make_dir", return_raw, volatile)]
-    pub fn make_dir_with(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn make_dir(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make_directories(host, path, &options_of(options)?))
     }
 

@@ -4,12 +4,13 @@ use anyhow::Result;
 use rhai::plugin::*;
 use serde::Deserialize;
 
+use super::shorter::namespace;
 use crate::change::{Change, DesiredGroup, GroupChange, group_target};
 use crate::script::{Host, OptionSet, Raised, act, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(exported_manifest!(functions), &[("ensure", 1)])
 }
 
 /// The options that these functions know.
@@ -33,22 +34,17 @@ mod functions {
 
     /// Makes the group `name` unless there is one of exactly that name. Undone, it is removed if kkrun made it and
     /// nobody has been put into it since.
+    /// Options: `gid`, its number, and `system: true` for a number of the range for services.
     ///
     /// ```rhai
     /// assert(group::ensure("kiosk") && !group::ensure("kiosk"));
     /// ```
-    #[rhai_fn(name = "ensure", return_raw, volatile)]
-    pub fn ensure(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default()))
-    }
-
-    /// The same with options: `gid`, its number, and `system: true` for a number of the range for services.
     ///
     /// ```rhai
     /// assert(group::ensure("cameras", #{ system: true }));
     /// ```
-    #[rhai_fn(name = "ensure", return_raw, volatile)]
-    pub fn ensure_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn ensure(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?))
     }
 }

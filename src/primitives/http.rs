@@ -6,12 +6,13 @@ use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
+use super::shorter::namespace;
 use crate::machine::http::{self, Question};
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(exported_manifest!(functions), &[("get", 1), ("post", 1)])
 }
 
 /// The options that these functions know.
@@ -85,54 +86,39 @@ mod functions {
     /// Asks with GET and returns `#{ status, headers, body }`: whatever the status, it is an answer. The names
     /// of headers are in lower case. When nobody answers, it fails with the kind `unreachable`; when the answer
     /// takes too long, with `timeout`.
+    /// Options: `headers` (a map), `timeout` (seconds, 30 unless said), `follow` (redirections,
+    /// true unless said).
     ///
     /// ```rhai
     /// try { http::get("http://127.0.0.1:1/"); } catch (failure) { assert(failure.kind == "unreachable"); }
     /// ```
-    #[rhai_fn(name = "get", return_raw, volatile)]
-    pub fn get_plain(context: NativeCallContext, url: &str) -> Raised<rhai::Map> {
-        get(&context, url, rhai::Map::new())
-    }
-
-    /// The same with options: `headers` (a map), `timeout` (seconds, 30 unless said), `follow` (redirections,
-    /// true unless said).
     ///
     /// ```rhai,booted
     /// unit::start("nginx");
     /// let answer = http::get("http://127.0.0.1/", #{ headers: #{ "Accept": "text/html" }, follow: false });
     /// assert(answer.status < 500);
     /// ```
-    #[rhai_fn(name = "get", return_raw, volatile)]
-    pub fn get_with(context: NativeCallContext, url: &str, options: rhai::Map) -> Raised<rhai::Map> {
-        get(&context, url, options)
+    #[rhai_fn(return_raw, volatile)]
+    pub fn get(context: NativeCallContext, url: &str, options: rhai::Map) -> Raised<rhai::Map> {
+        super::get(&context, url, options)
     }
 
     /// Sends `body` with POST and returns `#{ status, headers, body }`. A POST may change something, so it is
     /// not made while only looking; within `step::verify` it counts as a question and always is.
+    /// Options: those of `get`.
     ///
     /// ```rhai,booted
     /// unit::start("nginx");
     /// assert(http::post("http://127.0.0.1/", "{}").status == 405);
     /// ```
-    #[rhai_fn(name = "post", return_raw, volatile)]
-    pub fn post_plain(context: NativeCallContext, url: &str, body: &str) -> Raised<rhai::Map> {
-        post(&context, url, body, rhai::Map::new())
-    }
-
-    /// The same with the options of `get`.
     ///
     /// ```rhai,booted
     /// unit::start("nginx");
     /// let headers = #{ "Content-Type": "application/json" };
     /// assert(http::post("http://127.0.0.1/", "{}", #{ headers: headers, timeout: 5 }).status >= 400);
     /// ```
-    #[rhai_fn(name = "post", return_raw, volatile)]
-    pub fn post_with(
-        context: NativeCallContext,
-        url: &str,
-        body: &str,
-        options: rhai::Map,
-    ) -> Raised<rhai::Map> {
-        post(&context, url, body, options)
+    #[rhai_fn(return_raw, volatile)]
+    pub fn post(context: NativeCallContext, url: &str, body: &str, options: rhai::Map) -> Raised<rhai::Map> {
+        super::post(&context, url, body, options)
     }
 }

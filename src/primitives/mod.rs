@@ -21,6 +21,7 @@ mod pg;
 mod pkg;
 mod rollback;
 mod secret;
+mod shorter;
 mod step;
 mod text;
 mod unit;
@@ -86,6 +87,31 @@ fn types(namespace: &str, function: &str, parameter: &str) -> &'static [&'static
 mod tests {
     use super::*;
     use crate::script::{OPTION_MAPS, manual};
+
+    #[test]
+    fn parameters_that_can_be_left_out_are_listed_once() {
+        let mut engine = rhai::Engine::new();
+        register(&mut engine);
+        let functions = manual::functions(&engine);
+        let signatures = |path: &str| -> Vec<String> {
+            functions.iter().filter(|known| known.path() == path).map(manual::Function::signature).collect()
+        };
+        assert_eq!(signatures("rollback::preview"), ["rollback::preview([options: map]) -> any"]);
+        assert_eq!(
+            signatures("pg::query"),
+            ["pg::query(sql: string[, params: array[, connection: map]]) -> array"]
+        );
+        assert_eq!(
+            signatures("config::set"),
+            [
+                "config::set(path: string, values: map[, options: map]) -> bool",
+                "config::set(path: string, key: string, value: any[, options: map]) -> bool"
+            ]
+        );
+        // Options that must be given stay so.
+        let download = "file::download(url: string, path: string, options: map) -> bool";
+        assert_eq!(signatures("file::download"), [download]);
+    }
 
     #[test]
     fn what_takes_options_says_which() {

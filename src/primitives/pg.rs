@@ -8,6 +8,7 @@ use rhai::{FnPtr, Map};
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::shorter::namespace;
 use crate::change::{
     Change, DatabaseChange, DesiredDatabase, DesiredRole, Login, RoleChange, Statement, StatementChange,
     StatementInverse, label_of, query_holds, recordable,
@@ -23,7 +24,17 @@ use crate::script::{
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(
+        exported_manifest!(functions),
+        &[
+            ("query", 2),
+            ("value", 2),
+            ("execute", 2),
+            ("ensure_role", 1),
+            ("ensure_database", 1),
+            ("can_create", 1),
+        ],
+    )
 }
 
 /// The options that these functions know.
@@ -549,34 +560,23 @@ mod functions {
     /// Numbers, bools, texts, JSON and arrays of texts and integers are what they are; of any other type ask for the text: `x::text`.
     ///
     /// Every function here connects to the socket of this machine's server as the operating-system user
-    /// `postgres`; the last argument can hold `host`, `port`, `user`, `password`, `dbname`, `os_user`.
+    /// `postgres`; the last argument can hold `host`, `port`, `user`, `password`, `dbname`, `os_user`. The first of
+    /// `params` is `$1` in the query.
     ///
     /// ```rhai,booted
     /// let rows = pg::query("SELECT datname FROM pg_database ORDER BY 1");
     /// assert(rows.some(|row| row.datname == "postgres"));
     /// ```
-    #[rhai_fn(name = "query", return_raw, volatile)]
-    pub fn query(context: NativeCallContext, sql: &str) -> Raised<rhai::Array> {
-        rows(&context, sql, rhai::Array::new(), Map::new())
-    }
-
-    /// The same with parameters: `$1` in the query is the first.
     ///
     /// ```rhai,booted
     /// assert(pg::query("SELECT oid FROM pg_database WHERE datname = $1", ["postgres"]).len() == 1);
     /// ```
-    #[rhai_fn(name = "query", return_raw, volatile)]
-    pub fn query_given(context: NativeCallContext, sql: &str, params: rhai::Array) -> Raised<rhai::Array> {
-        rows(&context, sql, params, Map::new())
-    }
-
-    /// The same with a connection.
     ///
     /// ```rhai,booted
     /// assert(pg::query("SELECT current_database()::text AS name", [], #{ dbname: "template1" })[0].name == "template1");
     /// ```
-    #[rhai_fn(name = "query", return_raw, volatile)]
-    pub fn query_at(
+    #[rhai_fn(return_raw, volatile)]
+    pub fn query(
         context: NativeCallContext,
         sql: &str,
         params: rhai::Array,
@@ -590,28 +590,16 @@ mod functions {
     /// ```rhai,booted
     /// assert(pg::value("SELECT 6 * 7") == 42);
     /// ```
-    #[rhai_fn(name = "value", return_raw, volatile)]
-    pub fn value(context: NativeCallContext, sql: &str) -> Raised<Dynamic> {
-        first_value(&context, sql, rhai::Array::new(), Map::new())
-    }
-
-    /// The same with parameters.
     ///
     /// ```rhai,booted
     /// assert(pg::value("SELECT datname FROM pg_database WHERE datname = $1", ["nowhere"]) == ());
     /// ```
-    #[rhai_fn(name = "value", return_raw, volatile)]
-    pub fn value_given(context: NativeCallContext, sql: &str, params: rhai::Array) -> Raised<Dynamic> {
-        first_value(&context, sql, params, Map::new())
-    }
-
-    /// The same with a connection.
     ///
     /// ```rhai,booted
     /// assert(pg::value("SELECT current_user::text", [], #{ port: 5432 }) == "postgres");
     /// ```
-    #[rhai_fn(name = "value", return_raw, volatile)]
-    pub fn value_at(
+    #[rhai_fn(return_raw, volatile)]
+    pub fn value(
         context: NativeCallContext,
         sql: &str,
         params: rhai::Array,
@@ -620,29 +608,9 @@ mod functions {
         first_value(&context, sql, params, connection)
     }
 
-    /// Runs one statement, once: a later run of the step passes it over unless it was taken back.
-    ///
-    /// ```rhai,booted
-    /// assert(pg::execute("COMMENT ON DATABASE postgres IS 'mine'"));
-    /// assert(!pg::execute("COMMENT ON DATABASE postgres IS 'mine'"));
-    /// ```
-    #[rhai_fn(name = "execute", return_raw, volatile)]
-    pub fn execute(context: NativeCallContext, sql: &str) -> Raised<bool> {
-        act(&context, |host| Execution::of(&context, host, sql, rhai::Array::new(), Map::new())?.execute())
-    }
-
-    /// The same with parameters. Where the server takes none, as in `ALTER` and `SET`, they are written into the
-    /// statement as SQL writes values; what is shown and recorded has `$1`.
-    ///
-    /// ```rhai,booted
-    /// pg::execute("COMMENT ON DATABASE postgres IS $1", ["it's mine"]);
-    /// ```
-    #[rhai_fn(name = "execute", return_raw, volatile)]
-    pub fn execute_given(context: NativeCallContext, sql: &str, params: rhai::Array) -> Raised<bool> {
-        act(&context, |host| Execution::of(&context, host, sql, params, Map::new())?.execute())
-    }
-
-    /// The same with options and connection:
+    /// Runs one statement, once: a later run of the step passes it over unless it was taken back. The first of `params`
+    /// is `$1` in it. Where the server takes none, as in `ALTER` and `SET`, they are written into the statement as SQL
+    /// writes values; what is shown and recorded has `$1`. Options, besides those of a connection:
     ///
     /// * `unless` – a query that gives true, or a closure that does, when there is nothing to do. It decides
     ///   alone, and is looked at again afterwards, as proof.
@@ -651,30 +619,24 @@ mod functions {
     /// * `label` – what it is called.
     ///
     /// ```rhai,booted
+    /// assert(pg::execute("COMMENT ON DATABASE postgres IS 'mine'"));
+    /// assert(!pg::execute("COMMENT ON DATABASE postgres IS 'mine'"));
+    /// ```
+    ///
+    /// ```rhai,booted
+    /// pg::execute("COMMENT ON DATABASE postgres IS $1", ["it's mine"]);
+    /// ```
+    ///
+    /// ```rhai,booted
     /// pg::execute("ALTER SYSTEM SET work_mem = $1", ["8MB"], #{ undo: "ALTER SYSTEM RESET work_mem" });
     /// ```
-    #[rhai_fn(name = "execute", return_raw, volatile)]
-    pub fn execute_with(
-        context: NativeCallContext,
-        sql: &str,
-        params: rhai::Array,
-        options: Map,
-    ) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn execute(context: NativeCallContext, sql: &str, params: rhai::Array, options: Map) -> Raised<bool> {
         act(&context, |host| Execution::of(&context, host, sql, params, options)?.execute())
     }
 
     /// Makes sure that there is a role that can log in.
-    ///
-    /// ```rhai,booted
-    /// pg::ensure_role("reader");
-    /// assert(!pg::ensure_role("reader"));
-    /// ```
-    #[rhai_fn(name = "ensure_role", return_raw, volatile)]
-    pub fn ensure_role(context: NativeCallContext, role: &str) -> Raised<bool> {
-        ensure_role_with(&context, role, Map::new())
-    }
-
-    /// The same with options: `password` (a secret), `login` (true for a new role and where there is a password), `superuser`, `createdb`,
+    /// Options: `password` (a secret), `login` (true for a new role and where there is a password), `superuser`, `createdb`,
     /// `createrole`, `inherit`, `replication`, `bypassrls`, `connection_limit`; what is not said stays. The
     /// server gets no password but a verifier of it (SCRAM-SHA-256), and keeps that out of its log. `host`, `port`,
     /// `user`, `dbname`, `os_user`, or a map `connection` with these and `password`, say where.
@@ -683,39 +645,39 @@ mod functions {
     /// that is agreed to (`--purge databases`) and nothing belongs to it any more.
     ///
     /// ```rhai,booted
+    /// pg::ensure_role("reader");
+    /// assert(!pg::ensure_role("reader"));
+    /// ```
+    ///
+    /// ```rhai,booted
     /// let password = secret::generate("writer_password");
     /// pg::ensure_role("writer", #{ password: password, createdb: true });
     /// let writer = #{ host: "localhost", user: "writer", password: password, dbname: "postgres" };
     /// assert(pg::value("SELECT current_user::text", [], writer) == "writer");
     /// ```
-    #[rhai_fn(name = "ensure_role", return_raw, volatile)]
-    pub fn ensure_role_given(context: NativeCallContext, role: &str, options: Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn ensure_role(context: NativeCallContext, role: &str, options: Map) -> Raised<bool> {
         ensure_role_with(&context, role, options)
     }
 
     /// Makes sure that there is a database.
+    /// Options: `owner`, and for a new one `encoding`, `locale`, `template`; and a connection.
+    ///
+    /// Undone, one that was there has its owner back; one that was made is dropped when that is agreed to
+    /// (`--purge databases`), after a dump among the backups if it has a table.
     ///
     /// ```rhai,booted
     /// pg::ensure_database("shop");
     /// assert(!pg::ensure_database("shop"));
     /// ```
-    #[rhai_fn(name = "ensure_database", return_raw, volatile)]
-    pub fn ensure_database(context: NativeCallContext, name: &str) -> Raised<bool> {
-        ensure_database_with(&context, name, Map::new())
-    }
-
-    /// The same with options: `owner`, and for a new one `encoding`, `locale`, `template`; and a connection.
-    ///
-    /// Undone, one that was there has its owner back; one that was made is dropped when that is agreed to
-    /// (`--purge databases`), after a dump among the backups if it has a table.
     ///
     /// ```rhai,booted
     /// pg::ensure_role("keeper");
     /// pg::ensure_database("shop", #{ owner: "keeper" });
     /// assert(pg::can_create("keeper", "shop"));
     /// ```
-    #[rhai_fn(name = "ensure_database", return_raw, volatile)]
-    pub fn ensure_database_given(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn ensure_database(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
         ensure_database_with(&context, name, options)
     }
 
@@ -725,23 +687,12 @@ mod functions {
     /// ```rhai,booted
     /// assert(pg::can_create("postgres", "postgres"));
     /// ```
-    #[rhai_fn(name = "can_create", return_raw, volatile)]
-    pub fn can_create(context: NativeCallContext, role: &str, dbname: &str) -> Raised<bool> {
-        role_can_create(&context, role, dbname, Map::new())
-    }
-
-    /// The same with a connection.
     ///
     /// ```rhai,booted
     /// assert(pg::can_create("postgres", "postgres", #{ port: 5432 }));
     /// ```
-    #[rhai_fn(name = "can_create", return_raw, volatile)]
-    pub fn can_create_at(
-        context: NativeCallContext,
-        role: &str,
-        dbname: &str,
-        connection: Map,
-    ) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn can_create(context: NativeCallContext, role: &str, dbname: &str, connection: Map) -> Raised<bool> {
         role_can_create(&context, role, dbname, connection)
     }
 

@@ -6,13 +6,14 @@ use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 
+use super::shorter::namespace;
 use crate::change::{Change, DesiredPackages, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, packages};
 use crate::failure::Failure;
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(exported_manifest!(functions), &[("install", 1)])
 }
 
 /// The options that these functions know.
@@ -71,24 +72,19 @@ mod functions {
     ///
     /// Undone, after being asked (`--purge packages`), exactly what came with the transaction is removed, not purged:
     /// unless others need it by now, or a PostgreSQL server would go whose databases stay.
+    /// Options: `recommends: true` for what they recommend as well, `timeout` for the transaction (3600)
+    /// and `lock_timeout` for another apt or dpkg (600), in seconds.
     ///
     /// ```rhai,booted
     /// pkg::install(["jq"]);
     /// assert(pkg::installed("jq") && !pkg::install(["jq"]));
     /// ```
-    #[rhai_fn(name = "install", return_raw, volatile)]
-    pub fn install(context: NativeCallContext, names: rhai::Array) -> Raised<bool> {
-        act(&context, |host| make(host, &names, &Options::default()))
-    }
-
-    /// The same with options: `recommends: true` for what they recommend as well, `timeout` for the transaction (3600)
-    /// and `lock_timeout` for another apt or dpkg (600), in seconds.
     ///
     /// ```rhai,booted
     /// pkg::install(["jq"], #{ lock_timeout: 60, timeout: 600 });
     /// ```
-    #[rhai_fn(name = "install", return_raw, volatile)]
-    pub fn install_with(context: NativeCallContext, names: rhai::Array, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn install(context: NativeCallContext, names: rhai::Array, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, &names, &options_of(options)?))
     }
 }

@@ -5,11 +5,12 @@ use rhai::plugin::*;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::shorter::namespace;
 use crate::script::{OptionSet, Raised, act_without_recovery, look, options_of, value_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(exported_manifest!(functions), &[("preview", 1), ("apply", 1)])
 }
 
 /// The options that these functions know.
@@ -53,42 +54,32 @@ mod functions {
 
     /// What a rollback of everything would do: `{ undone, kept, conflicts, failed }`, each an array of maps
     /// `{ change, step, target, summary, detail, class }`.
+    /// Options: `steps` (these alone), `purge` (classes of data that may be lost).
     ///
     /// ```rhai
     /// assert(rollback::preview().undone.len() == 0);
     /// ```
-    #[rhai_fn(name = "preview", return_raw, volatile)]
-    pub fn preview(context: NativeCallContext) -> Raised<Dynamic> {
-        previewed(&context, None)
-    }
-
-    /// The same with options: `steps` (these alone), `purge` (classes of data that may be lost).
     ///
     /// ```rhai
     /// assert(rollback::preview(#{ purge: ["users"] }).kept.len() == 0);
     /// ```
-    #[rhai_fn(name = "preview", return_raw, volatile)]
-    pub fn preview_with(context: NativeCallContext, options: rhai::Map) -> Raised<Dynamic> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn preview(context: NativeCallContext, options: rhai::Map) -> Raised<Dynamic> {
         previewed(&context, Some(options))
     }
 
     /// Undoes every change of the plan, newest first, and returns what became of them.
+    /// Options: `steps` (these alone), `purge` (classes of data that may be lost).
     ///
     /// ```rhai
     /// assert(rollback::apply().failed.len() == 0);
     /// ```
-    #[rhai_fn(name = "apply", return_raw, volatile)]
-    pub fn apply(context: NativeCallContext) -> Raised<Dynamic> {
-        applied(&context, None)
-    }
-
-    /// The same with options: `steps` (these alone), `purge` (classes of data that may be lost).
     ///
     /// ```rhai
     /// assert(rollback::apply(#{ purge: ["all"] }).failed.len() == 0);
     /// ```
-    #[rhai_fn(name = "apply", return_raw, volatile)]
-    pub fn apply_with(context: NativeCallContext, options: rhai::Map) -> Raised<Dynamic> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn apply(context: NativeCallContext, options: rhai::Map) -> Raised<Dynamic> {
         applied(&context, Some(options))
     }
 }

@@ -5,12 +5,13 @@ use rhai::plugin::*;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use super::shorter::namespace;
 use crate::failure::Failure;
 use crate::script::{GENERATED_LENGTH, Host, OptionSet, Raised, Secret, SecretRequest, look, options_of};
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(exported_manifest!(functions), &[("ask", 1)])
 }
 
 /// The options that these functions know.
@@ -99,30 +100,20 @@ mod functions {
     ///
     /// A secret is shown as `«secret:NAME»` and cannot be compared, added to or taken apart. It goes into the `env`
     /// and `stdin` of a command, the content of a file, a value of `config::set`, and `pg::`.
+    /// Options: `generate: true` makes a strong one when the answer is empty or nobody can be asked;
+    /// `store: false` does not keep it.
     ///
     /// ```rhai
     /// let password = secret::ask("db_password", "Password for the database");
     /// assert(`${password}` == "«secret:db_password»");
     /// ```
-    #[rhai_fn(name = "ask", return_raw, volatile)]
-    pub fn ask(context: NativeCallContext, name: &str, prompt: &str) -> Raised<Secret> {
-        asked(&context, name, prompt, rhai::Map::new())
-    }
-
-    /// The same with options: `generate: true` makes a strong one when the answer is empty or nobody can be asked;
-    /// `store: false` does not keep it.
     ///
     /// ```rhai
     /// let key = secret::ask("signing_key", "Key that signs", #{ generate: true });
     /// assert(`${key}` == "«secret:signing_key»");
     /// ```
-    #[rhai_fn(name = "ask", return_raw, volatile)]
-    pub fn ask_with(
-        context: NativeCallContext,
-        name: &str,
-        prompt: &str,
-        options: rhai::Map,
-    ) -> Raised<Secret> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn ask(context: NativeCallContext, name: &str, prompt: &str, options: rhai::Map) -> Raised<Secret> {
         asked(&context, name, prompt, options)
     }
 
@@ -133,7 +124,7 @@ mod functions {
     /// file::write("/srv/key", secret::generate("api_key"), #{ mode: "0600" });
     /// assert(file::stat("/srv/key").size == 32);
     /// ```
-    #[rhai_fn(name = "generate", return_raw, volatile)]
+    #[rhai_fn(return_raw, volatile)]
     pub fn generate(context: NativeCallContext, name: &str) -> Raised<Secret> {
         generated(&context, name, None)
     }

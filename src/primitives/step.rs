@@ -7,6 +7,7 @@ use rhai::FnPtr;
 use rhai::plugin::*;
 use serde::Deserialize;
 
+use super::shorter::namespace;
 use crate::event::Event;
 use crate::failure::Failure;
 use crate::journal::{Entry, Handler};
@@ -14,7 +15,7 @@ use crate::script::{Host, OptionSet, Raised, Seconds, StepBody, StepCall, act, l
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    exported_module!(functions)
+    namespace(exported_manifest!(functions), &[("verify", 1)])
 }
 
 /// The options that these functions know.
@@ -120,7 +121,7 @@ fn verified(
     })
 }
 
-#[export_module]
+#[export_module(manifest)]
 mod functions {
     use super::*;
 
@@ -222,28 +223,17 @@ mod functions {
 
     /// Fails the step unless the closure returns true. An error inside counts as false. After something that
     /// would have changed while only looking, it says "later".
+    /// Options: `within` (seconds until it must be true), `holds` (seconds for which it must stay true).
     ///
     /// ```rhai
     /// step::verify("there is a root directory", || file::exists("/"));
     /// ```
-    #[rhai_fn(name = "verify", return_raw, volatile)]
-    pub fn verify(context: NativeCallContext, label: &str, closure: FnPtr) -> Raised<()> {
-        verified(&context, label, &closure, &VerifyOptions::default())
-    }
-
-    /// The same with options: `within` (seconds until it must be true), `holds` (seconds for which it must
-    /// stay true).
     ///
     /// ```rhai
     /// step::verify("there is a root directory", || file::exists("/"), #{ within: 1, holds: 0 });
     /// ```
-    #[rhai_fn(name = "verify", return_raw, volatile)]
-    pub fn verify_with(
-        context: NativeCallContext,
-        label: &str,
-        closure: FnPtr,
-        options: rhai::Map,
-    ) -> Raised<()> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn verify(context: NativeCallContext, label: &str, closure: FnPtr, options: rhai::Map) -> Raised<()> {
         let options = look(&context, |_| options_of::<VerifyOptions>(options))?;
         verified(&context, label, &closure, &options)
     }
@@ -277,7 +267,7 @@ mod functions {
     /// step::reset();
     /// assert(!step::is_done("a"));
     /// ```
-    #[rhai_fn(name = "reset", return_raw, volatile)]
+    #[rhai_fn(return_raw, volatile)]
     pub fn reset(context: NativeCallContext) -> Raised<()> {
         act(&context, |host| host.runner()?.reset(host, None))
     }

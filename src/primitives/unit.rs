@@ -8,6 +8,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::file::absolute;
+use super::shorter::namespace;
 use crate::change::{Change, DesiredUnit, Unit, UnitChange, UnitFacts, verify_file};
 use crate::failure::Failure;
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
@@ -17,7 +18,19 @@ const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(250)
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(
+        exported_manifest!(functions),
+        &[
+            ("get", 1),
+            ("check", 1),
+            ("enable", 1),
+            ("disable", 1),
+            ("start", 1),
+            ("stop", 1),
+            ("mask", 1),
+            ("stable", 1),
+        ],
+    )
 }
 
 /// The options that its functions know.
@@ -156,53 +169,44 @@ mod functions {
     /// What systemd knows of a unit: `#{ name, load_state, active_state, sub_state, active, result, enabled, path,
     /// main_pid, restarts, needs_reload }`, or `()` when there is none of this name. `enabled` is what its files say now:
     /// `enabled`, `disabled`, `static`, `masked`, …
+    /// Option `user`: whose service manager is asked.
     ///
     /// ```rhai,booted
     /// let bus = unit::get("dbus.service");
     /// assert(bus.active_state == "active" && bus.main_pid > 0);
     /// assert(unit::get("nothing.service") == ());
     /// ```
-    #[rhai_fn(name = "get", return_raw, volatile)]
-    pub fn get(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
-        look(&context, |host| facts_of(host, name, &Options::default()))
-    }
-
-    /// The same with the option `user`: whose service manager is asked.
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
     /// user::linger("kim");
     /// assert(unit::get("default.target", #{ user: "kim" }).load_state == "loaded");
     /// ```
-    #[rhai_fn(name = "get", return_raw, volatile)]
-    pub fn get_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<Dynamic> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn get(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<Dynamic> {
         look(&context, |host| facts_of(host, name, &options_of(options)?))
     }
 
     /// True when systemd understands the unit file at `path` and finds no fault with it; an error that names every
     /// fault otherwise, a misplaced or unknown key included, which systemd itself passes over.
+    /// Option `user`: whose service manager would read it.
     ///
     /// ```rhai,booted
     /// assert(unit::check("/lib/systemd/system/dbus.service"));
     /// ```
-    #[rhai_fn(name = "check", return_raw, volatile)]
-    pub fn check(context: NativeCallContext, path: &str) -> Raised<bool> {
-        look(&context, |host| checked(host, path, &Options::default()))
-    }
-
-    /// The same with the option `user`: whose service manager would read it.
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
     /// user::linger("kim");
     /// assert(unit::check("/usr/lib/systemd/user/default.target", #{ user: "kim" }));
     /// ```
-    #[rhai_fn(name = "check", return_raw, volatile)]
-    pub fn check_with(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn check(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
         look(&context, |host| checked(host, path, &options_of(options)?))
     }
 
     /// Lets the unit be started as its `[Install]` section says. Undone, it is as it was: disabled, linked, …
+    /// Option `user`: in whose service manager. It need not run.
     ///
     /// ```rhai,booted
     /// file::write("/etc/systemd/system/idle.service",
@@ -210,12 +214,6 @@ mod functions {
     /// assert(unit::enable("idle.service") && !unit::enable("idle.service"));
     /// assert(unit::get("idle.service").enabled == "enabled");
     /// ```
-    #[rhai_fn(name = "enable", return_raw, volatile)]
-    pub fn enable(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Enabled))
-    }
-
-    /// The same with the option `user`: in whose service manager. It need not run.
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
@@ -225,114 +223,89 @@ mod functions {
     /// file::access("/home/kim/.config", #{ owner: "kim", group: "kim", recursive: true });
     /// assert(unit::enable("idle.service", #{ user: "kim" }));
     /// ```
-    #[rhai_fn(name = "enable", return_raw, volatile)]
-    pub fn enable_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn enable(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Enabled))
     }
 
     /// Lets nothing start the unit by itself at boot. It goes on running until it is stopped.
+    /// Option `user`: in whose service manager.
     ///
     /// ```rhai,booted
     /// unit::disable("getty@tty1.service");
     /// assert(unit::get("getty@tty1.service").enabled == "disabled");
     /// ```
-    #[rhai_fn(name = "disable", return_raw, volatile)]
-    pub fn disable(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Disabled))
-    }
-
-    /// The same with the option `user`.
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
     /// assert(!unit::disable("default.target", #{ user: "kim" }));
     /// ```
-    #[rhai_fn(name = "disable", return_raw, volatile)]
-    pub fn disable_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn disable(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Disabled))
     }
 
     /// Starts the unit if it does not run, and waits until it is active; fails with the end of its log otherwise.
     /// Undone, it is stopped if it did not run before.
+    /// Option `user`: in whose service manager, which runs while they are logged in or linger.
     ///
     /// ```rhai,booted
     /// file::write("/etc/systemd/system/idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
     /// assert(unit::start("idle.service") && !unit::start("idle.service"));
     /// ```
-    #[rhai_fn(name = "start", return_raw, volatile)]
-    pub fn start(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Started))
-    }
-
-    /// The same with the option `user`, whose service manager runs while they are logged in or linger.
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
     /// user::linger("kim");
     /// unit::start("sockets.target", #{ user: "kim" });
     /// ```
-    #[rhai_fn(name = "start", return_raw, volatile)]
-    pub fn start_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn start(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Started))
     }
 
     /// Stops the unit if it runs. Undone, it is started if it ran before.
+    /// Option `user`: in whose service manager.
     ///
     /// ```rhai,booted
     /// file::write("/etc/systemd/system/idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
     /// unit::start("idle.service");
     /// assert(unit::stop("idle.service") && !unit::stop("idle.service"));
     /// ```
-    #[rhai_fn(name = "stop", return_raw, volatile)]
-    pub fn stop(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Stopped))
-    }
-
-    /// The same with the option `user`.
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
     /// user::linger("kim");
     /// assert(!unit::stop("nothing.service", #{ user: "kim" }));
     /// ```
-    #[rhai_fn(name = "stop", return_raw, volatile)]
-    pub fn stop_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn stop(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Stopped))
     }
 
     /// Makes it impossible to start the unit, by hand or otherwise. Undone, it is as it was.
+    /// Option `user`: in whose service manager.
     ///
     /// ```rhai,booted
     /// assert(unit::mask("ctrl-alt-del.target") && !unit::mask("ctrl-alt-del.target"));
     /// ```
-    #[rhai_fn(name = "mask", return_raw, volatile)]
-    pub fn mask(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, &Options::default(), DesiredUnit::Masked))
-    }
-
-    /// The same with the option `user`.
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
     /// assert(unit::mask("sockets.target", #{ user: "kim" }));
     /// ```
-    #[rhai_fn(name = "mask", return_raw, volatile)]
-    pub fn mask_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn mask(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Masked))
     }
 
     /// True when the unit is active and stays so for so many seconds, without a restart; an error with the end of
     /// its log otherwise. Only looking, it is looked at once.
+    /// Option `user`: in whose service manager.
     ///
     /// ```rhai,booted
     /// assert(unit::stable("dbus.service", 0.5));
     /// ```
-    #[rhai_fn(name = "stable", return_raw, volatile)]
-    pub fn stable(context: NativeCallContext, name: &str, seconds: Dynamic) -> Raised<bool> {
-        look(&context, |host| stays(host, name, &seconds, &Options::default()))
-    }
-
-    /// The same with the option `user`.
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
@@ -340,8 +313,8 @@ mod functions {
     /// unit::start("sockets.target", #{ user: "kim" });
     /// assert(unit::stable("sockets.target", 0.5, #{ user: "kim" }));
     /// ```
-    #[rhai_fn(name = "stable", return_raw, volatile)]
-    pub fn stable_with(
+    #[rhai_fn(return_raw, volatile)]
+    pub fn stable(
         context: NativeCallContext,
         name: &str,
         seconds: Dynamic,

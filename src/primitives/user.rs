@@ -5,6 +5,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::file::{Mode, absolute};
+use super::shorter::namespace;
 use crate::change::{Change, DesiredUser, LingerChange, UserChange, UserState, group_target, user_target};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
@@ -13,7 +14,7 @@ use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_o
 
 /// The namespace.
 pub fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(exported_manifest!(functions), &[("ensure", 1)])
 }
 
 /// The options that these functions know.
@@ -97,26 +98,21 @@ mod functions {
     /// Makes the user `name` unless there is one, with a home `/home/NAME`, a group of the same name and no
     /// password. Undone, a user that kkrun made is removed with the home that it made, after being asked
     /// (`--purge users`); a user that was there never is.
-    ///
-    /// ```rhai,booted
-    /// assert(user::ensure("robin") && !user::ensure("robin"));
-    /// ```
-    #[rhai_fn(name = "ensure", return_raw, volatile)]
-    pub fn ensure(context: NativeCallContext, name: &str) -> Raised<bool> {
-        act(&context, |host| make(host, name, Options::default()))
-    }
-
-    /// The same with options: `uid`; `home`, `home_mode`; `shell`; `groups`, which the user is in afterwards besides
+    /// Options: `uid`; `home`, `home_mode`; `shell`; `groups`, which the user is in afterwards besides
     /// others; `system: true` for a user of the range for services, with a home only if `home` is given. A user who
     /// is there keeps what no option names; another `uid` or `home` is an error, because files depend on them.
     /// Undone, each part is as before, unless somebody else changed it since.
     ///
     /// ```rhai,booted
+    /// assert(user::ensure("robin") && !user::ensure("robin"));
+    /// ```
+    ///
+    /// ```rhai,booted
     /// user::ensure("kim", #{ home_mode: "0750", shell: "/bin/bash", groups: ["video"] });
     /// assert("video" in user::get("kim").groups);
     /// ```
-    #[rhai_fn(name = "ensure", return_raw, volatile)]
-    pub fn ensure_with(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    #[rhai_fn(return_raw, volatile)]
+    pub fn ensure(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, options_of(options)?))
     }
 

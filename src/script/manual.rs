@@ -1,11 +1,16 @@
 //! The manual of the functions that kkrun gives to scripts, from their doc comments.
 
+use std::any::TypeId;
 use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use rhai::Engine;
 use serde::Serialize;
 
 use super::vocabulary::{Registration, type_name};
+
+/// Stands for the description of what is only a shorter call of another function.
+pub const SHORTER: &str = "a shorter call";
 
 /// A function as scripts see it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +21,8 @@ pub struct Function {
     pub name: String,
     /// The names of its parameters with their types.
     pub parameters: Vec<(String, String)>,
+    /// How many of its last parameters can be left out.
+    pub optional: usize,
     /// The type of what it returns; empty when it returns nothing.
     pub returns: String,
     /// Its doc comment, in Markdown, with the examples.
@@ -37,12 +44,18 @@ impl Function {
         format!("{}::{}", self.namespace, self.name)
     }
 
-    /// How it is called: `http::get(url: string, options: map) -> map`.
+    /// How it is called: `http::get(url: string[, options: map]) -> map`.
     pub fn signature(&self) -> String {
-        let parameters: Vec<String> =
-            self.parameters.iter().map(|(name, kind)| format!("{name}: {kind}")).collect();
+        let required = self.parameters.len() - self.optional;
+        let mut parameters = String::new();
+        for (at, (name, kind)) in self.parameters.iter().enumerate() {
+            let open = if at < required { "" } else { "[" };
+            let comma = if at == 0 { "" } else { ", " };
+            let _ = write!(parameters, "{open}{comma}{name}: {kind}");
+        }
+        parameters.push_str(&"]".repeat(self.optional));
         let returns = if self.returns.is_empty() { String::new() } else { format!(" -> {}", self.returns) };
-        format!("{}({}){returns}", self.path(), parameters.join(", "))
+        format!("{}({parameters}){returns}", self.path())
     }
 
     /// The examples in its doc comment.
@@ -72,6 +85,7 @@ impl Function {
 
 /// Every function of every namespace, sorted by its path; those of one name in the order of their parameters.
 pub fn functions(engine: &Engine) -> Vec<Function> {
+    let mut shorter = Vec::new();
     let mut found = engine.collect_fn_metadata(
         None,
         |function| {
@@ -83,16 +97,33 @@ pub fn functions(engine: &Engine) -> Vec<Function> {
                 let (name, kind) = parameter.split_once(':').unwrap_or((parameter, "any"));
                 (name.trim().trim_start_matches('_').to_owned(), type_name(kind))
             });
-            Some(Function {
+            let listed = Function {
                 namespace: function.namespace.to_string(),
                 name: metadata.name.to_string(),
                 parameters: parameters.collect(),
+                optional: 0,
                 returns: type_name(&metadata.return_type),
                 doc: text_of(metadata.comments.iter().map(rhai::Identifier::as_str)),
-            })
+            };
+            Some((listed, metadata.param_types.to_vec()))
         },
         false,
     );
+    found.retain(|(function, types)| {
+        let is_shorter = function.doc == SHORTER;
+        if is_shorter {
+            shorter.push((function.path(), types.clone()));
+        }
+        !is_shorter
+    });
+    let mut found: Vec<Function> = found
+        .into_iter()
+        .map(|(function, types)| {
+            let is_of_it =
+                |(path, kept): &&(String, Vec<TypeId>)| *path == function.path() && types.starts_with(kept);
+            Function { optional: shorter.iter().filter(is_of_it).count(), ..function }
+        })
+        .collect();
     found.sort_by(|one, other| {
         let key = |function: &Function| {
             (function.namespace.clone(), function.name.clone(), function.parameters.len())

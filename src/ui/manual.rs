@@ -48,6 +48,7 @@ mod tests {
             namespace: "file".into(),
             name: "exists".into(),
             parameters: vec![("path".into(), "string".into())],
+            optional: 0,
             returns: "bool".into(),
             doc: "Whether it is there.\n\n```rhai\nassert(file::exists(\"/\"));\n```".into(),
         };

@@ -15,11 +15,12 @@ use crate::machine::clock;
 use crate::machine::files::{
     self, Attributes, FileState, Manifest, Metadata, ModifiedAt, PathText, TreeFiles,
 };
+use crate::primitives::shorter::namespace;
 use crate::script::{Host, PlanFile, Raised, Unpredictable, act, options_of};
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
-    rhai::Module::from_manifest(exported_manifest!(functions))
+    namespace(exported_manifest!(functions), &[("copy", 1), ("mirror", 1)])
 }
 
 /// What a new entry may be at most, as under the file mode creation mask 022.
@@ -288,6 +289,8 @@ mod functions {
     /// of the machine that of the original without the right to write for others; what was there keeps mode
     /// and owner. Undone, every entry is as it was; entries of others in a directory that the copy made are
     /// asked for first (`--purge homes`).
+    /// Options for all that is copied: `owner`, `group`, `mode`. Directories may be entered by whom
+    /// the mode lets read.
     ///
     /// ```rhai
     /// file::make_dir("/srv/original/inner");
@@ -296,27 +299,22 @@ mod functions {
     /// assert(file::read("/srv/copy/inner/page") == "hello\n");
     /// assert(!file::copy("/srv/original", "/srv/copy"));
     /// ```
-    #[rhai_fn(name = "copy", return_raw, volatile)]
-    pub fn copy_plainly(context: NativeCallContext, from: &str, to: &str) -> Raised<bool> {
-        act(&context, |host| copy(host, from, to, &Ownership::default()))
-    }
-
-    /// The same with options for all that is copied: `owner`, `group`, `mode`. Directories may be entered by whom
-    /// the mode lets read.
     ///
     /// ```rhai
     /// file::copy("/etc/hostname", "/srv/name", #{ mode: "0600" });
     /// assert(file::stat("/srv/name").mode == "0600");
     /// ```
-    #[rhai_fn(name = "copy", return_raw, volatile)]
-    pub fn copy_with(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| copy(host, from, to, &options_of(options)?))
+    #[rhai_fn(return_raw, volatile)]
+    pub fn copy(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| super::copy(host, from, to, &options_of(options)?))
     }
 
     /// Makes the tree at `to` the same as the one at `from`: what is not there goes. It is made beside `to` and
     /// takes its place in one instant, so that nobody ever sees a half. Times are those of `from`; owners that
     /// of the directory `to`, or of the one it stands in; modes those of `from` without the right to write for
     /// others, but `to` itself keeps its own. Undone, the old tree is back.
+    /// Options for all that is in it: `owner`, `group`, `mode`. Directories may be entered by whom
+    /// the mode lets read.
     ///
     /// ```rhai
     /// file::make_dir("/srv/built");
@@ -327,13 +325,6 @@ mod functions {
     /// assert(file::read("/srv/site/index.html") == "new\n" && !file::exists("/srv/site/old.html"));
     /// assert(!file::mirror("/srv/built", "/srv/site"));
     /// ```
-    #[rhai_fn(name = "mirror", return_raw, volatile)]
-    pub fn mirror_plainly(context: NativeCallContext, from: &str, to: &str) -> Raised<bool> {
-        act(&context, |host| mirror(host, from, to, &Ownership::default()))
-    }
-
-    /// The same with options for all that is in it: `owner`, `group`, `mode`. Directories may be entered by whom
-    /// the mode lets read.
     ///
     /// ```rhai
     /// file::make_dir("/srv/built");
@@ -341,8 +332,8 @@ mod functions {
     /// file::mirror("/srv/built", "/srv/pages", #{ mode: "0640" });
     /// assert(file::stat("/srv/pages").mode == "0750" && file::stat("/srv/pages/index.html").mode == "0640");
     /// ```
-    #[rhai_fn(name = "mirror", return_raw, volatile)]
-    pub fn mirror_with(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| mirror(host, from, to, &options_of(options)?))
+    #[rhai_fn(return_raw, volatile)]
+    pub fn mirror(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| super::mirror(host, from, to, &options_of(options)?))
     }
 }
