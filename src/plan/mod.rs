@@ -267,11 +267,13 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
         return Ok(Ready { host, code: None, plan, unchanged: true });
     }
     let engine = Engine::new(Rc::clone(&host), launch.register);
-    let program = engine.program(MAIN)?;
+    let program = engine.program(MAIN);
     if is_everything
-        && let Ok(plan) = Plan::of(&program)
+        && let Ok(program) = &program
+        && let Ok(plan) = Plan::of(program)
         && is_unchanged(&host, &plan)
     {
+        let program = Rc::clone(program);
         tracing::debug!("nothing changed since all steps completed: the steps are not compiled");
         return Ok(Ready { host, code: Some((engine, program)), plan, unchanged: true });
     }
@@ -279,6 +281,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     if let Some(failure) = Failure::all(checked.problems) {
         bail!(failure.hint("nothing was run"));
     }
+    let program = program?;
     Ok(Ready { host, code: Some((engine, program)), plan: checked.plan, unchanged: false })
 }
 

@@ -76,8 +76,9 @@ fn options(namespace: &str, function: &str) -> Option<OptionSet> {
 /// What a parameter takes that is of any type to Rhai.
 fn types(namespace: &str, function: &str, parameter: &str) -> &'static [&'static str] {
     match (namespace, function, parameter) {
-        ("config", "set", "value") => &["string", "char", "int", "float", "bool", "secret"],
-        ("config", "block", "text") => &["string", "char", "int", "float", "bool", "secret"],
+        ("config", "set", "value") | ("config", "block", "text") => {
+            &["string", "char", "int", "float", "bool", "secret"]
+        }
         ("unit", "stable", "seconds") => &["int", "float"],
         _ => &[],
     }

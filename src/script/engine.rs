@@ -36,6 +36,12 @@ impl Engine {
             sleep(&context, f64::from(seconds))
         });
         inner.register_fn("sleep", |context: NativeCallContext, seconds: f64| sleep(&context, seconds));
+        inner.register_fn("assert", |context: NativeCallContext, holds: bool| {
+            assertion(&context, holds, "the assertion does not hold")
+        });
+        inner.register_fn("assert", |context: NativeCallContext, holds: bool, what: &str| {
+            assertion(&context, holds, what)
+        });
         // Rhai's own would end a step half-way as if it were complete.
         inner.register_fn("exit", |context: NativeCallContext| exit(&context));
         inner.register_fn("exit", |context: NativeCallContext, _value: Dynamic| exit(&context));
@@ -99,6 +105,11 @@ fn sleep(context: &NativeCallContext, seconds: f64) -> Raised<()> {
         }
         Ok(())
     })
+}
+
+/// Fails unless something holds.
+fn assertion(context: &NativeCallContext, holds: bool, what: &str) -> Raised<()> {
+    look(context, |_| if holds { Ok(()) } else { Err(Failure::new(what).kind("assert").into()) })
 }
 
 /// Ends the script as failed, whatever it would catch.

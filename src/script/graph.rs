@@ -81,7 +81,8 @@ impl Graph {
         self.texts.borrow_mut().insert(key.to_owned(), Rc::new(script));
     }
 
-    fn text(&self, key: &str) -> Result<Rc<Script>> {
+    /// The text behind `key`.
+    pub(super) fn text(&self, key: &str) -> Result<Rc<Script>> {
         if let Some(known) = self.texts.borrow().get(key) {
             return Ok(Rc::clone(known));
         }
@@ -123,15 +124,12 @@ impl Graph {
     pub(super) fn visit(
         &self,
         engine: &rhai::Engine,
-        key: &str,
+        (key, program): (&str, &Rc<Program>),
         seen: &mut BTreeSet<String>,
         visit: &mut dyn FnMut(Visited),
-    ) -> Result<()> {
-        let program = self.program(engine, key)?;
+    ) {
         seen.insert(key.to_owned());
-        let mut walk = Walk { graph: self, engine, seen, open: Vec::new(), visit };
-        walk.script(key, &program);
-        Ok(())
+        Walk { graph: self, engine, seen, open: Vec::new(), visit }.script(key, program);
     }
 
     /// The keys of a script and of all that it imports, itself first.
@@ -140,11 +138,12 @@ impl Graph {
             return Ok(Rc::clone(known));
         }
         let (mut keys, mut failed) = (Vec::new(), None);
-        self.visit(engine, key, &mut BTreeSet::new(), &mut |visited| match visited {
+        let program = self.program(engine, key)?;
+        self.visit(engine, (key, &program), &mut BTreeSet::new(), &mut |visited| match visited {
             Visited::Script { key, .. } => keys.push(key.to_owned()),
             Visited::Unreadable { error, .. } => failed = failed.take().or(error),
             Visited::Circle { message, .. } => failed = Some(anyhow!(message)),
-        })?;
+        });
         if let Some(error) = failed {
             return Err(error);
         }

@@ -14,6 +14,7 @@ pub mod manual;
 mod options;
 mod plan;
 mod program;
+mod recovery;
 mod requirements;
 mod resolver;
 mod secret;

@@ -58,7 +58,7 @@ impl Program {
                 .exit(ExitCode::USAGE)
                 .into());
         }
-        let mut ast = engine.compile(&script.text).map_err(|error| uncompilable(engine, script, error))?;
+        let ast = engine.compile(&script.text).map_err(|error| uncompilable(engine, script, error))?;
         if ast.statements().is_empty() && !ast.has_functions() {
             return Err(Failure::new(format!(
                 "`{}` holds no statement: there is nothing to run",
@@ -67,8 +67,13 @@ impl Program {
             .exit(ExitCode::USAGE)
             .into());
         }
+        Ok(Self::without_mistakes(script, ast))
+    }
+
+    /// What is left of a script whose mistakes were taken out.
+    pub(super) fn without_mistakes(script: &Script, mut ast: AST) -> Self {
         ast.set_source(script.name.as_str());
-        Ok(Self { name: script.name.clone(), text: script.text.clone(), ast, parts: OnceCell::new() })
+        Self { name: script.name.clone(), text: script.text.clone(), ast, parts: OnceCell::new() }
     }
 
     /// What is wrong at a place in it.
@@ -167,7 +172,7 @@ fn end_of_block(tokens: &[Token], start: usize) -> usize {
 }
 
 /// Why a script does not compile, with the nearest name that is known for one that is not.
-fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::ParseError) -> Failure {
+pub(super) fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::ParseError) -> Failure {
     let known: Vec<String> = match error.err_type() {
         ParseErrorType::ModuleUndefined(_) => manual::functions(engine)
             .into_iter()
@@ -184,11 +189,25 @@ fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::ParseError)
         }
         _ => None,
     };
-    let failure = error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE);
+    let is_unended = matches!(error.err_type(), ParseErrorType::MissingToken(token, _) if token == ";");
+    let before = if is_unended { last_before(&tokens(engine, &script.text), error.position()) } else { None };
+    let mut failure = error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE);
+    if let Some(position) = before {
+        // Rhai names what follows, which mostly stands in the next line.
+        "expected `;` behind this, at the end of the statement".clone_into(&mut failure.message);
+        failure.place = Some(place_in(&script.name, &script.text, position));
+    }
     match near {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),
         None => failure,
     }
+}
+
+/// The last token before a position.
+fn last_before(tokens: &[Lexed], position: Position) -> Option<Position> {
+    let order = |position: Position| (position.line(), position.position());
+    let before = tokens.iter().take_while(|(_, place)| order(*place) < order(position));
+    before.last().map(|(_, place)| *place)
 }
 
 /// The names that a script uses.

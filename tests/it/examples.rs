@@ -7,9 +7,6 @@ use std::process::{Command, Output};
 use kkrun::primitives::REGISTRATION;
 use kkrun::script::manual::{Example, Function, functions_of};
 
-/// What examples may say besides what they show.
-const PRELUDE: &str = "fn assert(holds) { if !holds { throw \"the example does not hold\"; } }\n";
-
 /// Makes everything that an example may write a layer over what is there, in a mount namespace of its own, and runs
 /// the command line in it. /mnt is for the example itself, with a plan beside it; what is above it belongs to root.
 const PLACE: &str = r#"
@@ -53,8 +50,7 @@ fn run_apart(example: &Example) -> Output {
         .stderr(std::process::Stdio::piped())
         .spawn()
         .unwrap();
-    let script = format!("{PRELUDE}{}", example.text);
-    std::io::Write::write_all(&mut child.stdin.take().unwrap(), script.as_bytes()).unwrap();
+    std::io::Write::write_all(&mut child.stdin.take().unwrap(), example.text.as_bytes()).unwrap();
     child.wait_with_output().unwrap()
 }
 
@@ -118,7 +114,7 @@ fn every_example_that_wants_services_holds_on_a_booted_machine() {
             function.path()
         )
         .unwrap();
-        let module = format!("{PRELUDE}fn holds() {{\n    {body}\n}}\n");
+        let module = format!("fn holds() {{\n    {body}\n}}\n");
         std::fs::write(plan.join(format!("{name}.rhai")), module).unwrap();
     }
     steps.push_str(

@@ -112,7 +112,7 @@ fn what_cannot_be_edited_says_why() {
         .with("m/twice", "k=1\na=1\nk=2\n")
         .with("plan/twice.rhai", r#"config::set("@/m/twice", "k", 3);"#)
         .with("plan/line.rhai", r#"config::set("@/m/f", "k", "one\ntwo");"#)
-        .with("plan/type.rhai", r#"config::set("@/m/f", "k", [1]);"#)
+        .with("plan/type.rhai", r#"let list = [1]; config::set("@/m/f", "k", list);"#)
         .with("plan/link.rhai", r#"config::set("@/m/link", "k", 1);"#);
     std::os::unix::fs::symlink(place.path("m/twice"), place.path("m/link")).unwrap();
     place.run("twice.rhai").ends(1).says("`k` is set twice in `@/m/twice`: in lines 1 and 3");

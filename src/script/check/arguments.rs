@@ -21,8 +21,9 @@ pub(super) fn problems(
     program: &Program,
     namespace: &str,
     call: &FnCallExpr,
+    may_fail: bool,
 ) -> Vec<Failure> {
-    let mut reader = Reader { checker, program, namespace, call, problems: Vec::new() };
+    let mut reader = Reader { checker, program, namespace, call, may_fail, problems: Vec::new() };
     reader.types();
     for (at, argument) in call.args.iter().enumerate() {
         if let Some(options) = checker.vocabulary.options(namespace, &call.name, at) {
@@ -37,6 +38,8 @@ struct Reader<'check> {
     program: &'check Program,
     namespace: &'check str,
     call: &'check FnCallExpr,
+    /// The script catches what fails here.
+    may_fail: bool,
     problems: Vec<Failure>,
 }
 
@@ -59,10 +62,9 @@ impl Reader<'_> {
         let kinds: Vec<Option<&str>> = call.args.iter().map(kind_of).collect();
         // How many arguments fit, from the left.
         let fitting = |parameters: &&[Parameter]| {
-            let fits = |(parameter, kind): (&Parameter, &Option<&str>)| {
-                kind.is_none_or(|kind| parameter.takes(kind))
-            };
-            parameters.iter().zip(&kinds).take_while(|pair| fits(*pair)).count()
+            let fits =
+                |(parameter, kind): (&Parameter, Option<&str>)| kind.is_none_or(|kind| parameter.takes(kind));
+            parameters.iter().zip(kinds.iter().copied()).take_while(|pair| fits(*pair)).count()
         };
         let Some(most) = signatures_known.iter().map(fitting).max() else { return };
         let nearest: Vec<&&[Parameter]> =
@@ -86,10 +88,12 @@ impl Reader<'_> {
         }
     }
 
-    /// A file of the plan has to be there, unless the script asks whether it is.
+    /// A file of the plan has to be there, unless the script asks whether it is or catches that it is not.
     fn plan_file(&mut self, parameter: &Parameter, argument: &Expr) {
         let Expr::StringConstant(path, position) = argument else { return };
-        let reads = matches!(parameter.name.as_str(), "path" | "from") && self.call.name != "exists";
+        let reads = !self.may_fail
+            && matches!(parameter.name.as_str(), "path" | "from")
+            && self.call.name != "exists";
         let is_asked_for = || self.program.text.contains(&format!("file::exists(\"{path}\")"));
         let source = self.checker.graph.source();
         if reads && path.starts_with(PLAN_FILES) && !source.has_plan_file(path) && !is_asked_for() {
@@ -164,7 +168,7 @@ fn mode_at(text: &str, position: Position) -> Option<String> {
     let written: String = line
         .chars()
         .skip(position.position()?.checked_sub(1)?)
-        .take_while(|letter| letter.is_ascii_alphanumeric())
+        .take_while(char::is_ascii_alphanumeric)
         .collect();
     let digits = written.strip_prefix("0o").unwrap_or(&written);
     let is_octal =

@@ -20,9 +20,11 @@ pub(super) fn problems(
 ) -> Vec<Failure> {
     let own: Vec<(&str, usize)> =
         program.ast.iter_fn_def().map(|function| (function.name.as_str(), function.params.len())).collect();
-    let mut reader = Reader { checker, program, process_setup, declared, own, problems: Vec::new() };
+    let mut reader =
+        Reader { checker, program, process_setup, declared, own, may_fail: false, problems: Vec::new() };
     reader.shadows();
     program.ast.walk(&mut |path: &[ASTNode]| {
+        reader.may_fail = path.iter().any(|node| matches!(node, ASTNode::Stmt(Stmt::TryCatch(..))));
         match path.last() {
             Some(
                 ASTNode::Stmt(Stmt::FnCall(call, position)) | ASTNode::Expr(Expr::FnCall(call, position)),
@@ -49,6 +51,8 @@ struct Reader<'check> {
     process_setup: &'check Surroundings,
     declared: &'check BTreeSet<(usize, usize)>,
     own: Vec<(&'check str, usize)>,
+    /// What is read stands within `try`.
+    may_fail: bool,
     problems: Vec<Failure>,
 }
 
@@ -192,7 +196,13 @@ impl Reader<'_> {
         }
         match vocabulary.fit(namespace, name, arguments) {
             Fit::Known => {
-                self.problems.extend(arguments::problems(self.checker, self.program, namespace, call))
+                self.problems.extend(arguments::problems(
+                    self.checker,
+                    self.program,
+                    namespace,
+                    call,
+                    self.may_fail,
+                ));
             }
             Fit::OtherArity => {
                 let message =
