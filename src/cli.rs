@@ -130,6 +130,9 @@ impl Options {
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a script on a throwaway clone of this machine
+    ///
+    /// What runs there is root in the clone and nobody on this machine: it cannot change its files, devices, clock or
+    /// kernel, and reaches none of its addresses. What it does in the outside world is done.
     Rehearse(Rehearse),
     /// Read scripts without running anything
     Check {

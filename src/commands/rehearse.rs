@@ -176,6 +176,11 @@ fn emit(reporter: &Reporter, progress: &Progress) {
              be cut off in it"
                 .to_owned()
         }
+        Progress::NotContained => {
+            "root in the clone is root on this machine, because a file system of it cannot map owners: what would \
+             change the kernel's own settings, its clock or its devices is not kept away from this machine"
+                .to_owned()
+        }
         Progress::LeftOut { path, file_system, reason } => {
             format!("`{}` ({file_system}) is not in the clone: {reason}", path.display())
         }

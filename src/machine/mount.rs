@@ -20,6 +20,8 @@ pub struct Mounted {
     pub path: PathBuf,
     /// What kind it is: `ext4`, `tmpfs`.
     pub file_system: String,
+    /// Whether it shows its owners under other numbers.
+    pub mapped: bool,
 }
 
 /// All mounts in the order in which they were made. Source of the format: proc_pid_mountinfo(5).
@@ -65,6 +67,7 @@ fn parse(text: &[u8]) -> Vec<Mounted> {
             Some(Mounted {
                 path: PathBuf::from(OsString::from_vec(unescape(path))),
                 file_system: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
+                mapped: fields.get(5)?.split(|byte| *byte == b',').any(|option| option == b"idmapped"),
             })
         })
         .collect()
@@ -132,7 +135,8 @@ impl Overlay {
     /// Mounts one. `upper` and `work` are empty directories on one file system.
     ///
     /// Unless it is `durable` nothing in it is ever synced (`volatile`): it is thrown away, and a package
-    /// installation is several times faster. Directories of the lower side can be renamed (`redirect_dir`), as on
+    /// installation is several times faster. A device in it is not opened: it would be this machine's. Directories of the
+    /// lower side can be renamed (`redirect_dir`), as on
     /// the machine itself.
     pub fn mount(lower: &Path, upper: &Path, work: &Path, merged: &Path, durable: bool) -> Result<Self> {
         let mut options = if durable { Vec::new() } else { b"volatile,".to_vec() };
@@ -143,7 +147,7 @@ impl Overlay {
         options.extend(b",workdir=");
         escape_option(work, &mut options);
         let options = CString::new(options).context("a path holds a NUL byte")?;
-        rustix::mount::mount("overlay", merged, "overlay", MountFlags::empty(), Some(options.as_c_str()))
+        rustix::mount::mount("overlay", merged, "overlay", MountFlags::NODEV, Some(options.as_c_str()))
             .with_context(|| {
                 format!("cannot mount an overlay of `{}` at `{}`", lower.display(), merged.display())
             })?;
@@ -195,9 +199,10 @@ mod tests {
     #[test]
     fn the_kernels_list_of_mounts_is_read_with_blanks_in_names() {
         let text = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
-                     40 27 8:1 / /mnt/my\\040disk rw shared:1 master:2 - xfs /dev/sda1 rw\n\n";
-        let mount = |path: &str, kind: &str| Mounted { path: path.into(), file_system: kind.into() };
-        assert_eq!(parse(text), [mount("/", "ext4"), mount("/mnt/my disk", "xfs")]);
+                     40 27 8:1 / /mnt/my\\040disk rw,idmapped shared:1 master:2 - xfs /dev/sda1 rw\n\n";
+        let mount =
+            |path: &str, kind: &str, mapped| Mounted { path: path.into(), file_system: kind.into(), mapped };
+        assert_eq!(parse(text), [mount("/", "ext4", false), mount("/mnt/my disk", "xfs", true)]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod runner;
 mod unchanged;
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -491,9 +491,13 @@ pub fn newest_log(state: &Path, step: Option<&str>) -> Result<Option<PathBuf>> {
         if step.is_some_and(|step| of_step != Some(&*in_file_name(step))) {
             continue;
         }
-        let written =
-            File::open(entry.path()).and_then(|file| file.metadata()).and_then(|data| data.modified());
-        let written = written.with_context(|| format!("cannot look at `{}`", entry.path().display()))?;
+        let looked = || format!("cannot look at `{}`", entry.path().display());
+        let found = entry.metadata().with_context(looked)?;
+        // What somebody else put there is no log.
+        if !found.is_file() {
+            continue;
+        }
+        let written = found.modified().with_context(looked)?;
         if newest.as_ref().is_none_or(|(time, _)| written > *time) {
             newest = Some((written, entry.path()));
         }

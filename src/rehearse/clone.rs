@@ -12,7 +12,9 @@ use super::units::{self, CONTROL, REPORT, SERVICE, STARTED, TARGET, UNITS};
 use super::{Base, FILES, Progress, Rehearsal, SHARED, Stop, kept, mounts};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::machine::clone::cgroup::ControlGroup;
 use crate::machine::clone::container::{Bind, Boot, Container, End, Inside};
+use crate::machine::clone::id_range::{IdRange, View};
 use crate::machine::clone::network::{NAME_SERVER, NetworkNamespace};
 use crate::machine::clone::overlay_difference;
 use crate::machine::clone::registry::{Process, Record};
@@ -24,6 +26,7 @@ const LEAST_ROOM: u64 = 512 * 1024 * 1024;
 const BOOT_WITHIN: Duration = Duration::from_secs(120);
 const DOWN_WITHIN: Duration = Duration::from_secs(120);
 const SYSTEM_UNITS: &str = "/etc/systemd/system";
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 const LINGER: &str = "/var/lib/systemd/linger";
 
 /// A clone with all that belongs to it. The order of the fields is that in which they are taken away.
@@ -35,7 +38,6 @@ pub(super) struct LiveClone {
     /// What each run inside is given.
     pub(super) environment: Vec<(OsString, OsString)>,
     with: Vec<String>,
-    binary: PathBuf,
     hostname: String,
     started: BTreeSet<String>,
     restarts: usize,
@@ -59,6 +61,7 @@ impl LiveClone {
             tell(Progress::NotASnapshot);
         }
 
+        record.made.mounts.push(root::mapped_scratch(&scratch));
         let mut root = CloneRoot::new(&scratch, rehearsal.durable);
         mount_layers(&base, &rehearsal.scratch, &mut root, &mut record, tell)?;
         share(rehearsal, &scratch)?;
@@ -82,7 +85,6 @@ impl LiveClone {
             record,
             environment,
             with: rehearsal.with.iter().map(|unit| units::full_name(unit)).collect(),
-            binary: rehearsal.binary.clone(),
             hostname,
             started: BTreeSet::new(),
             restarts: 0,
@@ -95,18 +97,23 @@ impl LiveClone {
         stop.check()?;
         self.write_units()?;
         let scratch = self.record.made.scratch.clone();
+        // Written down before anything starts in it: a kill at any later instant leaves what the next rehearsal finds.
+        let group = ControlGroup::create(&self.record.name)?;
+        self.record.made.control_groups = group.directories().to_vec();
+        self.record.save()?;
         let boot = Boot {
             name: self.record.name.clone(),
             root: self.root.path().to_owned(),
             hostname: self.hostname.clone(),
             network: self.network.path(),
+            users: self.root.users(),
             binds: self.binds(),
             target: TARGET.to_owned(),
             service: SERVICE.to_owned(),
             log: scratch.join("console.log"),
             within: BOOT_WITHIN,
         };
-        let container = match Container::boot(&boot, &|| stop.asked()) {
+        let container = match Container::boot(&boot, group, &|| stop.asked()) {
             Ok(container) => container,
             Err(error) => {
                 stop.check()?;
@@ -114,7 +121,6 @@ impl LiveClone {
             }
         };
         let leader = container.leader();
-        self.record.made.control_groups = container.control_groups().to_vec();
         let processes = [leader, container.supervisor()].into_iter().filter_map(Process::of);
         self.record.made.processes.retain(|process| Some(process.pid) == self.network.link_process());
         self.record.made.processes.splice(0..0, processes);
@@ -168,6 +174,11 @@ impl LiveClone {
         Ok(true)
     }
 
+    /// Fails when the process that holds the clone was killed: the clone would run on, and nobody would end it.
+    pub(super) fn check_held(&mut self) -> Result<()> {
+        self.container.as_mut().map_or(Ok(()), |container| container.ended().map(drop))
+    }
+
     fn goes_down(&mut self) -> Result<bool> {
         let container = self.container.as_mut().context("the clone is switched off")?;
         if container.ended()?.is_some() {
@@ -217,11 +228,10 @@ impl LiveClone {
     }
 
     fn binds(&self) -> Vec<Bind> {
-        let scratch = &self.record.made.scratch;
+        let scratch = self.root.scratch();
         let bind = |from: PathBuf, to: &str, writable| Bind { from, to: to.into(), writable };
         let mut binds = vec![
             bind(scratch.join("shared"), SHARED, false),
-            bind(self.binary.clone(), &format!("{SHARED}/kkrun"), false),
             bind(scratch.join("report"), REPORT, true),
             bind(scratch.join("units"), UNITS, true),
             bind(scratch.join("control"), CONTROL, true),
@@ -231,7 +241,7 @@ impl LiveClone {
                 false,
             ),
         ];
-        binds.push(bind(scratch.join("resolv.conf"), "/etc/resolv.conf", false));
+        binds.push(bind(scratch.join("resolv.conf"), RESOLV_CONF, false));
         binds
     }
 
@@ -336,7 +346,12 @@ fn mount_layers(
         let seen = |path: &PathBuf| mounts::holder(path, &mounted) == mounts::holder(path, &places);
         hidden.extend(root::listening_sockets().into_iter().filter(seen));
     }
-    for at in &places {
+    let views = users_of_its_own(base, &places, root, &scratch)?;
+    if views.is_none() {
+        tell(Progress::NotContained);
+    }
+    let mut views = views.into_iter().flatten();
+    for (number, at) in places.iter().enumerate() {
         let here = |path: &Path| mounts::holder(path, &places) == Some(at.as_path());
         let mut layer = Layer { at: at.clone(), ..Layer::default() };
         layer.hidden = hidden.iter().filter(|path| here(path)).cloned().collect();
@@ -345,11 +360,16 @@ fn mount_layers(
                 layer.emptied.push("/tmp".into());
             }
             layer.written.extend(machine_id(base)?);
+            // What is to be covered by the clone's own must be there.
+            if !root::is_there(&root::below(base, Path::new(RESOLV_CONF))) {
+                layer.written.push((RESOLV_CONF.into(), String::new()));
+            }
         }
         // Written down before: what is not there when a leftover is removed does no harm.
+        record.made.mounts.push(root::mapped_lower(&scratch, number));
         record.made.mounts.push(root::below(root.path(), at));
         record.save()?;
-        match root.add(base, layer, &scratch) {
+        match root.add(number, base, layer, &scratch, views.next()) {
             Ok(()) => {}
             Err(error) if at == Path::new("/") => return Err(error),
             Err(error) => tell(Progress::LeftOut {
@@ -360,6 +380,22 @@ fn mount_layers(
         }
     }
     Ok(())
+}
+
+/// Gives the clone users of its own, if every file system of it can show its owners under other numbers: a view of each.
+fn users_of_its_own(
+    base: &Path,
+    places: &[PathBuf],
+    root: &mut CloneRoot,
+    scratch: &Path,
+) -> Result<Option<Vec<View>>> {
+    let users = IdRange::upper_half()?;
+    let Some(own) = users.view(scratch)? else { return Ok(None) };
+    let views: Result<Option<Vec<View>>> =
+        places.iter().map(|at| users.view(&root::below(base, at))).collect();
+    let Some(views) = views? else { return Ok(None) };
+    root.map(users, own)?;
+    Ok(Some(views))
 }
 
 /// A machine has an identity from its first boot on; a base that has none would go through that boot, which enables
@@ -379,7 +415,8 @@ fn share(rehearsal: &Rehearsal, scratch: &Path) -> Result<()> {
     let shared = scratch.join("shared");
     root::fresh_directory(&shared)?;
     root::fresh_directory(&shared.join("report"))?;
-    root::write_scratch(&shared.join("kkrun"), "", 0o755)?;
+    // A copy: the file itself would be this machine's.
+    root::copy_for_all(&rehearsal.binary, &shared.join("kkrun"), 0o755)?;
     for (number, root) in rehearsal.plans().iter().enumerate() {
         let copy = in_shared(&shared, &super::plan_root(number));
         root::copy_plan(root, &copy)?;
@@ -421,7 +458,7 @@ fn certificates(
         if root::same_text(path, &root::below(clone, path)) {
             variables.push((name.clone(), value.clone()));
         } else {
-            root::copy_for_all(path, &directory.join(name))?;
+            root::copy_for_all(path, &directory.join(name), 0o644)?;
             variables.push((name.clone(), Path::new(SHARED).join("certificates").join(name).into()));
         }
     }

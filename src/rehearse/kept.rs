@@ -11,7 +11,7 @@ pub(super) fn enter(leader: u32) -> String {
         "#!/bin/sh\n\
          # Opens a shell in a kept rehearsal, or runs the given command there.\n\
          [ $# -gt 0 ] || set -- /bin/bash -l\n\
-         exec nsenter --target {leader} --all -- /usr/bin/env -i HOME=/root LANG=C.UTF-8 LOGNAME=root \
+         exec nsenter --target {leader} --all --setuid 0 --setgid 0 -- /usr/bin/env -i HOME=/root LANG=C.UTF-8 LOGNAME=root \
          PATH={SEARCH_PATH} SHELL=/bin/bash TERM=\"${{TERM:-dumb}}\" USER=root \"$@\"\n"
     )
 }
@@ -53,6 +53,7 @@ mod tests {
     #[test]
     fn the_removal_names_everything_in_the_right_order() {
         let made = Made {
+            runner: None,
             scratch: "/var/tmp/my clones/one".into(),
             mounts: vec!["/m/root".into(), "/m/root/home".into()],
             network: Some("kkrun-7".to_owned()),

@@ -193,6 +193,12 @@ fn run(
             if let Some(signal) = stop.to_pass_on() {
                 container::pass_on(&child, signal);
             }
+            if let Err(error) = clone.check_held() {
+                // Not waited for, it would hold on to the clone's process namespace.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
         };
         let code = container::exit_code(status);
         if !clone.restart_if_asked(stop, tell)? || code < 128 {

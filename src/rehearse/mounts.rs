@@ -70,7 +70,9 @@ pub(super) fn below(base: &Path, mounted: &[Mounted]) -> SubMounts {
         if found.left_out.iter().any(|(outer, _, _)| path.starts_with(outer)) {
             continue;
         }
-        if ON_DISK.contains(&kind) {
+        if mount.mapped {
+            found.left_out.push((path, kind.to_owned(), "it shows other owners than those on its disk"));
+        } else if ON_DISK.contains(&kind) {
             found.cloned.push(path);
         } else {
             found.left_out.push((path, kind.to_owned(), why_not(kind)));
@@ -106,7 +108,7 @@ mod tests {
 
     fn mounts(list: &[(&str, &str)]) -> Vec<Mounted> {
         list.iter()
-            .map(|(path, kind)| Mounted { path: path.into(), file_system: (*kind).to_owned() })
+            .map(|(path, kind)| Mounted { path: path.into(), file_system: (*kind).to_owned(), mapped: false })
             .collect()
     }
 
@@ -142,6 +144,13 @@ mod tests {
             mounts(&[("/", "ext4"), ("/srv/base", "xfs"), ("/srv/base/home", "xfs"), ("/home", "xfs")]);
         let found = below(Path::new("/srv/base"), &mounted);
         assert_eq!(found, SubMounts { cloned: vec!["/home".into()], left_out: Vec::new() });
+    }
+
+    #[test]
+    fn what_another_rehearsal_mounted_is_no_part_of_the_machine() {
+        let mut mounted = mounts(&[("/", "ext4"), ("/var/tmp/kkrun-rehearsals/kkrun-1/lower-0", "ext4")]);
+        mounted[1].mapped = true;
+        assert_eq!(below(Path::new("/"), &mounted).cloned, [] as [PathBuf; 0]);
     }
 
     #[test]

@@ -14,6 +14,8 @@ pub enum Progress {
     },
     /// The base is a running machine: what its programs were writing may be cut off in the clone.
     NotASnapshot,
+    /// A file system of the clone cannot show its owners under other numbers: root in the clone is root here.
+    NotContained,
     /// A file system of the base is not in the clone.
     LeftOut {
         /// Where it is mounted.

@@ -400,3 +400,175 @@ fn where_tools_are_missing_they_are_named_with_the_command_that_installs_them() 
     trial.rehearsal.files = vec![(env!("CARGO_BIN_EXE_kkrun").into(), "kkrun".to_owned())];
     assert_eq!(trial.exit_codes(), [0]);
 }
+
+/// Runs scripts that must each fail in a clone, because what they do would change this machine.
+fn is_refused(attempts: &[&str]) {
+    let attempts: Vec<String> = attempts
+        .iter()
+        .enumerate()
+        .map(|(number, attempt)| format!("( {attempt} ) && {{ echo 'not refused: {number}'; failed=1; }}"))
+        .collect();
+    let script = format!("failed=0; mkdir -p /srv/at; {}; exit $failed", attempts.join("\n"));
+    let mut trial = Trial::new(&[&script]);
+    assert_eq!(trial.exit_codes(), [0], "{script}");
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_step_makes_no_device_of_this_machine() {
+    is_refused(&[
+        "mknod /srv/disk b 7 0",
+        "mknod /dev/disk b 7 0",
+        "mount -t tmpfs none /srv/at && mknod /srv/at/disk b 7 0",
+        "systemd-run --quiet --wait mknod /srv/disk b 7 0",
+    ]);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_device_that_lies_in_the_base_cannot_be_opened() {
+    let place = tempfile::Builder::new().prefix("kkrun-test-").tempdir_in("/var/tmp").unwrap();
+    let root = place.path().join("base");
+    let image = place.path().join("image");
+    std::fs::write(&image, [0; 4096]).unwrap();
+    let said = |program: &str, arguments: &[&str]| {
+        let output = std::process::Command::new(program).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    };
+    said("cp", &["-a", pristine().to_str().unwrap(), root.to_str().unwrap()]);
+    let device = said("losetup", &["--find", "--show", image.to_str().unwrap()]);
+    said("cp", &["-a", &device, root.join("srv/disk").to_str().unwrap()]);
+    let mut trial =
+        Trial::new(&["! (echo changed >/srv/disk) && ! (mount -o remount,dev / && echo changed >/srv/disk)"]);
+    trial.rehearsal.base = Base::Directory(root);
+    let codes = trial.run().map(|outcome| outcome.exit_codes);
+    said("losetup", &["--detach", &device]);
+    assert_eq!(codes.unwrap(), [0]);
+    assert_eq!(std::fs::read(&image).unwrap(), [0; 4096]);
+}
+
+fn pristine() -> PathBuf {
+    let bases = std::env::var_os("KKRUN_TEST_BASES").expect("KKRUN_TEST_BASES names the directory of bases");
+    PathBuf::from(bases).join("pristine")
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_step_sets_neither_the_clock_nor_the_kernel_of_this_machine() {
+    let pattern = std::fs::read("/proc/sys/kernel/core_pattern").unwrap();
+    is_refused(&[
+        "date -s 2020-01-01",
+        "systemd-run --quiet --wait date -s 2020-01-01",
+        "dmesg -n 1",
+        "mount -o remount,rw,bind /proc/sys; echo changed >/proc/sys/kernel/core_pattern",
+        "mount -t proc proc /srv/at; echo changed >/srv/at/sys/kernel/core_pattern",
+        "mount -t proc proc /srv/at; echo h >/srv/at/sysrq-trigger",
+        "mount -o remount,rw,bind /sys; mount -t sysfs sysfs /srv/at; \
+         for at in /sys /srv/at; do echo 1 >$at/kernel/mm/ksm/run || echo 0 >$at/kernel/profiling && exit 0; done; false",
+        "systemd-run --quiet --wait bash -c 'mount -t proc proc /srv/at; echo changed >/srv/at/sys/kernel/core_pattern'",
+    ]);
+    assert_eq!(std::fs::read("/proc/sys/kernel/core_pattern").unwrap(), pattern);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_step_reaches_no_control_group_but_the_clones() {
+    is_refused(&[
+        "mount -t cgroup2 cgroup2 /srv/at && [ -e /srv/at/process_api ]",
+        // The root of the hierarchy has no such file: what is seen there is a group below it.
+        "mount -t cgroup2 cgroup2 /srv/at && [ ! -e /srv/at/cgroup.type ]",
+        "mount -t cgroup -o devices cgroup /srv/at && echo a >/srv/at/devices.allow",
+        "mount -t cgroup -o memory cgroup /srv/at && mkdir /srv/at/new",
+    ]);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn kkrun_itself_and_the_plan_are_the_clones_own_copies() {
+    let binary = tempfile::Builder::new().prefix("kkrun-test-").tempfile_in("/var/tmp").unwrap();
+    std::fs::copy("/bin/bash", binary.path()).unwrap();
+    let before = std::fs::read(binary.path()).unwrap();
+    std::fs::set_permissions(binary.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut trial = Trial::new(&["for at in /run/kkrun-rehearsal /run/kkrun-rehearsal/kkrun; do \
+         mount -o remount,rw,bind $at; done; cp /bin/true /run/kkrun-rehearsal/new && \
+         mv -f /run/kkrun-rehearsal/new /run/kkrun-rehearsal/kkrun && exit 1; exit 0"]);
+    trial.rehearsal.binary = binary.path().to_owned();
+    assert_eq!(trial.exit_codes(), [0]);
+    assert_eq!(std::fs::read(binary.path()).unwrap(), before);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn no_address_of_this_machine_is_reached_whatever_the_step_does_to_its_network() {
+    let list = std::process::Command::new("hostname").arg("--all-ip-addresses").output().unwrap();
+    let list = String::from_utf8(list.stdout).unwrap();
+    let addresses: Vec<&str> = list.split_whitespace().filter(|address| address.contains('.')).collect();
+    let address = addresses.first().expect("this machine has an address");
+    let listener = std::net::TcpListener::bind("0.0.0.0:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let reach = format!("timeout 5 bash -c 'exec 3<>/dev/tcp/{address}/{port}'");
+    is_refused(&[
+        &reach,
+        &format!("ip route add {address}/32 via 10.0.2.102; {reach}"),
+        &format!(
+            "ip address add 10.0.2.100/24 dev host0; ip route add {address} via 10.0.2.2 dev host0; {reach}"
+        ),
+    ]);
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_step_may_set_up_the_clones_own_network_users_and_mounts() {
+    let mut trial = Trial::new(&["set -e
+        ip link add dummy0 type dummy || ip link add name bridge0 type bridge
+        ip address add 192.168.77.1/24 dev lo
+        sysctl -qw net.ipv4.ip_forward=1 || echo 1 >/proc/sys/net/ipv4/ip_forward
+        mount -t tmpfs none /mnt; mount --bind /mnt /srv; umount /srv /mnt
+        useradd --uid 70000 far; install -o far -d /srv/far; [ \"$(stat -c %u /srv/far)\" = 70000 ]
+        su far -c 'id -un' | grep -qx far
+        runuser -u far -- sh -c ': >/srv/far/own'
+        systemd-run --quiet --wait -p PrivateTmp=yes -p PrivateDevices=yes -p ProtectSystem=strict \
+            -p NoNewPrivileges=yes -p ProtectKernelTunables=yes -p ProtectControlGroups=yes true"]);
+    let outcome = trial.run().unwrap();
+    assert_eq!(outcome.exit_codes, [0]);
+    let paths: Vec<_> = outcome.difference.entries.iter().map(|entry| entry.path.as_path()).collect();
+    assert!(paths.contains(&Path::new("/srv/far/own")), "{paths:?}");
+    assert!(!paths.contains(&Path::new("/etc/shells")), "{paths:?}");
+    assert!(!trial.reported.contains(&Progress::NotContained));
+    trial.assert_nothing_is_left();
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn what_is_killed_inside_or_around_the_clone_leaves_nothing() {
+    for victim in ["supervisor", "leader"] {
+        let mut trial = Trial::new(&["sleep 60"]);
+        let reported = &mut trial.reported;
+        let mut tell = |progress: Progress| {
+            if let Progress::Booted { leader, .. } = progress {
+                let stat = std::fs::read_to_string(format!("/proc/{leader}/stat")).unwrap();
+                let parent = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
+                let pid = if victim == "leader" { leader } else { parent.parse().unwrap() };
+                kkrun::machine::clone::container::kill(pid);
+            }
+            reported.push(progress);
+        };
+        let _ = rehearse(&trial.rehearsal, &trial.signals, &mut tell);
+        trial.assert_nothing_is_left();
+    }
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_base_that_names_no_name_server_boots_and_resolves() {
+    let mut trial = Trial::new(&["grep -qx 'nameserver 10.0.2.3' /etc/resolv.conf"]);
+    let root = trial.scratch.path().join("base");
+    let copied = std::process::Command::new("cp").arg("-a").args([pristine(), root.clone()]).status();
+    assert!(copied.unwrap().success());
+    std::fs::remove_file(root.join("etc/resolv.conf")).unwrap();
+    trial.rehearsal.base = Base::Directory(root);
+    assert_eq!(trial.exit_codes(), [0]);
+    trial.assert_nothing_is_left();
+}

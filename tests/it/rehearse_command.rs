@@ -97,3 +97,25 @@ fn what_a_killed_rehearsal_leaves_the_next_one_removes() {
     assert_eq!(next.status.code(), Some(0), "{}", String::from_utf8_lossy(&next.stderr));
     assert_nothing_is_left(&name);
 }
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn killed_at_any_moment_of_its_boot_it_leaves_nothing_that_the_next_one_does_not_end() {
+    for wait in [0, 50, 100, 200, 400, 600, 800] {
+        let place = Place::new(WAITS);
+        let mut killed = place.rehearse(&[]).stderr(Stdio::null()).spawn().unwrap();
+        let name = format!("kkrun-{}", killed.id());
+        let log = Path::new("/var/tmp/kkrun-rehearsals").join(&name).join("console.log");
+        while !log.exists() {
+            std::thread::yield_now();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        killed.kill().unwrap();
+        assert_eq!(killed.wait().unwrap().signal(), Some(9));
+        let next = Place::new(WRITES).rehearse(&[]).output().unwrap();
+        assert_eq!(next.status.code(), Some(0), "{wait} ms: {}", String::from_utf8_lossy(&next.stderr));
+        assert_nothing_is_left(&name);
+        let with_name = Command::new("pgrep").args(["--full", &format!("machine={name} ")]).output().unwrap();
+        assert_eq!(String::from_utf8_lossy(&with_name.stdout), "", "{wait} ms");
+    }
+}

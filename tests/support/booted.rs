@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use kkrun::machine::clone::cgroup::ControlGroup;
 use kkrun::machine::clone::container::{Bind, Boot, Container, Inside};
 use kkrun::machine::clone::network::{NAME_SERVER, NetworkNamespace};
 
@@ -13,14 +14,44 @@ use kkrun::machine::clone::network::{NAME_SERVER, NetworkNamespace};
 pub struct Machine {
     container: Container,
     _network: NetworkNamespace,
+    _disk: Disk,
     _scratch: tempfile::TempDir,
+}
+
+/// Its disk, as long as it is mounted.
+struct Disk {
+    at: PathBuf,
+}
+
+impl Disk {
+    fn new(image: &Path, at: PathBuf) -> Self {
+        std::fs::File::create(image).unwrap().set_len(8 << 30).unwrap();
+        succeed(Command::new("mkfs.ext4").arg("-q").arg(image));
+        std::fs::create_dir(&at).unwrap();
+        succeed(Command::new("mount").args(["-o", "loop"]).args([image, &at]));
+        Self { at }
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        let unmounted = || Command::new("umount").arg(&self.at).status().is_ok_and(|status| status.success());
+        // Processes that were killed a moment ago may still hold it.
+        (0..50).any(|_| {
+            unmounted() || {
+                std::thread::sleep(Duration::from_millis(100));
+                false
+            }
+        });
+    }
 }
 
 impl Machine {
     /// Boots a copy of a base with these files in its /opt/test.
     pub fn boot(base: &Path, files: &[PathBuf]) -> Self {
         let scratch = super::clone::scratch();
-        let root = scratch.path().join("root");
+        let disk = Disk::new(&scratch.path().join("image"), scratch.path().join("disk"));
+        let root = disk.at.join("root");
         succeed(Command::new("cp").arg("-a").args([base, &root]));
         let test = root.join("opt/test");
         std::fs::create_dir_all(&test).unwrap();
@@ -34,17 +65,19 @@ impl Machine {
                 hostname: "newcomer".to_owned(),
                 root,
                 network: network.path(),
+                users: None,
                 binds: vec![Bind { from: tun.clone(), to: tun, writable: true }],
                 target: "multi-user.target".to_owned(),
                 service: "none.service".to_owned(),
                 log: scratch.path().join("console.log"),
                 within: Duration::from_secs(60),
-                name,
+                name: name.clone(),
             },
+            ControlGroup::create(&name).unwrap(),
             &|| false,
         )
         .unwrap();
-        Self { container, _network: network, _scratch: scratch }
+        Self { container, _network: network, _disk: disk, _scratch: scratch }
     }
 
     /// Runs a script of /opt/test there; it must end with 0.

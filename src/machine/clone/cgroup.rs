@@ -1,22 +1,35 @@
 //! Control groups for a container: one of its own to start in, and one inside it for those who enter.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
+
+/// The hierarchy named after systemd, where there is one.
+const NAMED: &str = "/sys/fs/cgroup/systemd";
 
 /// A control group in each hierarchy that a service manager works with; removed when dropped.
 #[derive(Debug)]
 pub struct ControlGroup {
     directories: Vec<PathBuf>,
+    scope: Option<String>,
     keep: bool,
 }
 
 impl ControlGroup {
-    /// Makes one of this name below the groups this process is in.
+    /// One of this name: that of a scope where a service manager runs, which makes it when something starts in it;
+    /// else one below the groups this process is in.
     pub fn create(name: &str) -> Result<Self> {
-        let mut group = Self { directories: Vec::new(), keep: false };
+        if Path::new("/run/systemd/system").is_dir() {
+            let scope = format!("{name}.scope");
+            let hierarchies = unified_mount().into_iter().chain([NAMED.into()]);
+            let directories = hierarchies.map(|root| root.join("system.slice").join(&scope)).collect();
+            return Ok(Self { directories, scope: Some(scope), keep: false });
+        }
+        let mut group = Self { directories: Vec::new(), scope: None, keep: false };
         for parent in own_directories()? {
             let directory = parent.join(name);
             std::fs::create_dir(&directory)
@@ -31,6 +44,11 @@ impl ControlGroup {
         &self.directories
     }
 
+    /// The unit whose group it is, if a service manager makes it.
+    pub(super) fn scope(&self) -> Option<&str> {
+        self.scope.as_deref()
+    }
+
     /// Leaves it when dropped.
     pub fn keep(&mut self) {
         self.keep = true;
@@ -38,16 +56,49 @@ impl ControlGroup {
 
     /// What a process writes `0` to, to be in this group.
     pub(super) fn doors(&self) -> Result<Vec<File>> {
-        self.directories.iter().map(|directory| door(directory)).collect()
+        let own = self.directories.iter().filter(|_| self.scope.is_none());
+        own.map(|directory| door(directory)).collect()
     }
 }
 
 impl Drop for ControlGroup {
     fn drop(&mut self) {
         if !self.keep {
+            // What is left in it after this has lost its container, and is ended by the next rehearsal.
+            let _ = end(&self.directories, Duration::from_secs(5));
             self.directories.iter().for_each(|directory| remove(directory));
         }
     }
+}
+
+/// Ends every process in these groups and those below them. An error if some are still there after so long.
+pub fn end(directories: &[PathBuf], within: Duration) -> Result<()> {
+    let deadline = Instant::now() + within;
+    loop {
+        let members: BTreeSet<u32> = directories.iter().flat_map(|directory| members(directory)).collect();
+        if members.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("its processes do not end: {members:?}");
+        }
+        members.into_iter().for_each(super::container::kill);
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// The processes in a group and those below it. None where there is no such group.
+fn members(directory: &Path) -> Vec<u32> {
+    let list = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
+    let mut found: Vec<u32> = list.lines().filter_map(|line| line.parse().ok()).collect();
+    for entry in std::fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(members(&entry.path()));
+        }
+    }
+    // 0 is a process of a namespace that is not seen from here.
+    found.retain(|pid| *pid != 0);
+    found
 }
 
 /// Removes a control group with those below it, as far as they are empty of processes.
@@ -95,13 +146,12 @@ fn unified_mount() -> Option<PathBuf> {
 /// Where this process is in the unified hierarchy and in the one named after systemd. Source: cgroups(7).
 fn own_directories() -> Result<Vec<PathBuf>> {
     let groups = std::fs::read_to_string("/proc/self/cgroup").context("cannot read `/proc/self/cgroup`")?;
-    let named = Path::new("/sys/fs/cgroup/systemd");
     Ok(groups
         .lines()
         .filter_map(|line| {
             let (root, path) = match line.strip_prefix("0::/") {
                 Some(path) => (unified_mount()?, path),
-                None => (named.to_owned(), line.split_once(":name=systemd:/")?.1),
+                None => (NAMED.into(), line.split_once(":name=systemd:/")?.1),
             };
             Some(root.join(path)).filter(|directory| directory.is_dir())
         })

@@ -19,6 +19,8 @@ use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::cgroup::{self, ControlGroup};
+use super::id_range::IdRange;
+use super::network;
 use crate::machine::tool;
 
 /// systemd-nspawn ends with this status when the container asks for a reboot and its unit is kept.
@@ -37,8 +39,10 @@ pub struct Boot {
     pub root: PathBuf,
     /// The name it calls itself.
     pub hostname: String,
-    /// The file of its network namespace.
+    /// The file of the network namespace that its packets pass through.
     pub network: PathBuf,
+    /// The numbers that its users have on this machine. Without, root inside is root: only for what is trusted.
+    pub users: Option<IdRange>,
     /// Directories and files shown inside: from, to, and whether they can be written there.
     pub binds: Vec<Bind>,
     /// The unit it boots to.
@@ -67,9 +71,10 @@ pub struct Bind {
 pub struct Container {
     supervisor: Child,
     leader: u32,
+    users: Option<IdRange>,
     service: String,
     // Dropped last: only an empty group can be removed.
-    group: Option<ControlGroup>,
+    group: ControlGroup,
     keep: bool,
 }
 
@@ -94,9 +99,9 @@ pub struct Inside {
 }
 
 impl Container {
-    /// Boots one and waits until its service manager says that it is up. `stop` is asked now and then whether
-    /// the wait shall end.
-    pub fn boot(boot: &Boot, stop: &dyn Fn() -> bool) -> Result<Self> {
+    /// Boots one in a control group of its own, which ends with it, and waits until its service manager says that it
+    /// is up. `stop` is asked now and then whether the wait shall end.
+    pub fn boot(boot: &Boot, group: ControlGroup, stop: &dyn Fn() -> bool) -> Result<Self> {
         let directory = boot.log.parent().unwrap_or(Path::new("/"));
         let notify_path = directory.join("notify");
         let _ = std::fs::remove_file(&notify_path);
@@ -104,10 +109,11 @@ impl Container {
             .with_context(|| format!("cannot listen at `{}`", notify_path.display()))?;
         notify.set_read_timeout(Some(GLANCE)).context("cannot set a timeout")?;
 
-        let (mut command, group) = supervisor(boot)?;
+        let mut command = supervisor(boot, &group)?;
         command.env("NOTIFY_SOCKET", &notify_path);
         let supervisor = command.spawn().context("cannot start `systemd-nspawn`")?;
-        let mut container = Self { supervisor, leader: 0, service: boot.service.clone(), group, keep: false };
+        let (users, service) = (boot.users, boot.service.clone());
+        let mut container = Self { supervisor, leader: 0, users, service, group, keep: false };
         container.wait_booted(boot, &notify, stop)?;
         Ok(container)
     }
@@ -136,6 +142,8 @@ impl Container {
                         said.lines().find_map(|line| line.strip_prefix("X_NSPAWN_LEADER_PID="))
                     {
                         self.leader = leader.trim().parse().context("cannot read the pid of the clone")?;
+                        network::link_to(&boot.network, self.leader)
+                            .context("cannot give the clone a network")?;
                     }
                     if said.lines().any(|line| line == "READY=1") && self.leader != 0 {
                         return Ok(());
@@ -156,11 +164,6 @@ impl Container {
     /// The process that holds the container, by its number on this machine.
     pub fn supervisor(&self) -> u32 {
         self.supervisor.id()
-    }
-
-    /// The control groups it was started in.
-    pub fn control_groups(&self) -> &[PathBuf] {
-        self.group.as_ref().map_or(&[], |group| group.directories())
     }
 
     /// Whether it has ended, and why.
@@ -210,6 +213,7 @@ impl Container {
         let leader = self.leader_descriptor()?;
         let door = cgroup::door_into(self.leader, &self.service);
         let inner = leader.try_clone().context("cannot hold on to the clone")?;
+        let mapped = self.users.is_some();
         // SAFETY: between fork and exec only system calls are made, on descriptors that were opened before; no
         // memory is allocated and no lock is taken.
         unsafe {
@@ -217,7 +221,7 @@ impl Container {
                 if let Some(door) = &door {
                     cgroup::enter(door)?;
                 }
-                enter_name_spaces(&inner)?;
+                enter_name_spaces(&inner, mapped)?;
                 rustix::process::chdir(directory.as_c_str())?;
                 rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
                 Ok(())
@@ -249,9 +253,7 @@ impl Container {
     /// Leaves it running when dropped.
     pub fn keep(&mut self) {
         self.keep = true;
-        if let Some(group) = &mut self.group {
-            group.keep();
-        }
+        self.group.keep();
     }
 }
 
@@ -260,7 +262,8 @@ impl Drop for Container {
         if self.keep {
             return;
         }
-        // The kernel ends every process inside with the first one.
+        // The kernel ends every process inside with the first one. Its number is its own while the supervisor waits
+        // for it; what a killed supervisor left is in the group, which ends now.
         if self.leader != 0 && matches!(self.supervisor.try_wait(), Ok(None)) {
             kill(self.leader);
             if matches!(self.wait_end(Duration::from_secs(5)), Ok(Some(_)) | Err(_)) {
@@ -312,41 +315,47 @@ fn end(status: ExitStatus) -> Result<End> {
     }
 }
 
-fn enter_name_spaces(leader: &OwnedFd) -> io::Result<()> {
+fn enter_name_spaces(leader: &OwnedFd, mapped: bool) -> io::Result<()> {
     use ThreadNameSpaceType as Kind;
-    let all = Kind::CONTROL_GROUP
+    let mut all = Kind::CONTROL_GROUP
         | Kind::HOST_NAME_AND_NIS_DOMAIN_NAME
         | Kind::INTER_PROCESS_COMMUNICATION
         | Kind::NETWORK
         | Kind::MOUNT;
-    Ok(rustix::thread::move_into_thread_name_spaces(leader.as_fd(), all)?)
+    if mapped {
+        all |= Kind::USER;
+    }
+    rustix::thread::move_into_thread_name_spaces(leader.as_fd(), all)?;
+    if mapped {
+        // Who comes from outside is nobody inside, until he says who he is.
+        rustix::thread::set_thread_groups(&[])?;
+        rustix::thread::set_thread_gid(rustix::thread::Gid::ROOT)?;
+        rustix::thread::set_thread_uid(rustix::thread::Uid::ROOT)?;
+    }
+    Ok(())
 }
 
-/// The supervising process, in a control group of its own: two clones must not share one.
-fn supervisor(boot: &Boot) -> Result<(Command, Option<ControlGroup>)> {
+/// The supervising process, in the control group, and in the namespace that the container's packets pass through.
+fn supervisor(boot: &Boot, group: &ControlGroup) -> Result<Command> {
     let log = File::create(&boot.log).with_context(|| format!("cannot write `{}`", boot.log.display()))?;
     let log_too = log.try_clone().with_context(|| format!("cannot write `{}`", boot.log.display()))?;
-    let managed = Path::new("/run/systemd/system").is_dir();
-    let mut command;
-    let mut group = None;
-    if managed {
-        command = tool::command("systemd-run");
-        command.args(["--scope", "--quiet", "--collect", "--property=Delegate=yes"]);
-        command.arg(format!("--unit={}.scope", boot.name)).args(["--", "systemd-nspawn"]);
-    } else {
-        command = tool::command("systemd-nspawn");
-        let made = ControlGroup::create(&boot.name)?;
-        let doors = made.doors()?;
-        // SAFETY: between fork and exec only a write to descriptors that were opened before is made.
-        unsafe {
-            command.pre_exec(move || doors.iter().try_for_each(cgroup::enter));
-        }
-        group = Some(made);
+    let mut command = tool::command("nsenter");
+    let mut network = OsString::from("--net=");
+    network.push(&boot.network);
+    command.arg(network).arg("--");
+    if let Some(scope) = group.scope() {
+        command.args(["systemd-run", "--scope", "--quiet", "--collect", "--property=Delegate=yes"]);
+        command.arg(format!("--unit={scope}")).arg("--");
     }
-    command.args(arguments(boot));
+    let doors = group.doors()?;
+    // SAFETY: between fork and exec only a write to descriptors that were opened before is made.
+    unsafe {
+        command.pre_exec(move || doors.iter().try_for_each(cgroup::enter));
+    }
+    command.arg("systemd-nspawn").args(arguments(boot));
     command.env("SYSTEMD_NSPAWN_UNIFIED_HIERARCHY", "1").env("SYSTEMD_NSPAWN_TMPFS_TMP", "0");
     command.stdout(Stdio::from(log)).stderr(Stdio::from(log_too)).process_group(0);
-    Ok((command, group))
+    Ok(command)
 }
 
 fn arguments(boot: &Boot) -> Vec<OsString> {
@@ -366,13 +375,21 @@ fn arguments(boot: &Boot) -> Vec<OsString> {
         "--timezone=off",
         "--link-journal=no",
         "--console=read-only",
+        "--private-network",
     ]
     .map(OsString::from)
     .into();
     arguments.push(with("--machine=", OsStr::new(&boot.name)));
     arguments.push(with("--hostname=", OsStr::new(&boot.hostname)));
     arguments.push(with("--directory=", boot.root.as_os_str()));
-    arguments.push(with("--network-namespace-path=", boot.network.as_os_str()));
+    if let Some(IdRange { first, count }) = boot.users {
+        arguments.push(format!("--private-users={first}:{count}").into());
+        // Whoever made the root directory has mapped its owners.
+        arguments.push("--private-users-ownership=off".into());
+        // The directories that systemd-nspawn makes for a bind belong to this machine's root, whom nobody inside is;
+        // the manager must write to this one.
+        arguments.push("--tmpfs=/run/systemd:mode=0755".into());
+    }
     for bind in &boot.binds {
         let mut argument = OsString::from(if bind.writable { "--bind=" } else { "--bind-ro=" });
         argument.push(escape_colons(&bind.from));

@@ -3,6 +3,7 @@
 
 pub mod cgroup;
 pub mod container;
+pub mod id_range;
 pub mod network;
 pub mod overlay_difference;
 pub mod registry;

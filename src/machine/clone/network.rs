@@ -43,6 +43,7 @@ impl NetworkNamespace {
         let mut namespace = Self { name: name.to_owned(), link: None, keep: false };
         tool::run("ip", ["-n", name, "link", "set", "lo", "up"])?;
         namespace.link = Some(connect(&namespace.path(), log, outlive_kkrun)?);
+        let_pass(name).context("cannot keep a network apart from this machine's")?;
         Ok(namespace)
     }
 
@@ -73,6 +74,58 @@ impl Drop for NetworkNamespace {
         }
         remove(&self.name);
     }
+}
+
+/// The two ends of the link between a container and the namespace that its packets pass through, in the network that
+/// slirp4netns makes (10.0.2.0/24, of which it uses the first addresses. Source: slirp4netns(1)).
+const INSIDE: &str = "10.0.2.101";
+const OUTSIDE: &str = "10.0.2.102";
+const MTU: &str = "65520";
+
+/// Links the container whose first process is given, and which has a network of its own, to a namespace. The container
+/// can do with its end what it likes; what passes is decided in the namespace, which it cannot reach.
+pub fn link_to(namespace: &Path, leader: u32) -> Result<()> {
+    let name =
+        namespace.file_name().context("a network namespace has a name")?.to_string_lossy().into_owned();
+    let leader = leader.to_string();
+    // The link of an earlier boot may take a moment to go.
+    let _ = tool::run("ip", ["-n", &name, "link", "delete", "inside"]);
+    let make = ["-n", &name, "link", "add", "inside", "mtu", MTU, "type", "veth"];
+    let peer = ["peer", "name", "host0", "mtu", MTU, "netns", &leader];
+    tool::run("ip", make.iter().chain(&peer))?;
+    tool::run("ip", ["-n", &name, "address", "add", OUTSIDE, "peer", INSIDE, "dev", "inside"])?;
+    tool::run("ip", ["-n", &name, "link", "set", "inside", "up"])?;
+    let inside = format!("--net=/proc/{leader}/ns/net");
+    for words in [
+        ["address", "add", INSIDE, "peer", OUTSIDE, "dev", "host0"].as_slice(),
+        &["link", "set", "host0", "up"],
+        &["route", "add", "default", "via", OUTSIDE],
+    ] {
+        tool::run("nsenter", [inside.as_str(), "--", "ip"].iter().chain(words))?;
+    }
+    Ok(())
+}
+
+/// Lets packets of a link pass to the outside, but for those to an address of this machine.
+fn let_pass(name: &str) -> Result<()> {
+    let settings = "echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv4/conf/tap0/proxy_arp";
+    tool::run("nsenter", [&format!("--net=/run/netns/{name}"), "--", "sh", "-c", settings])?;
+    for address in addresses(&tool::run("ip", ["-4", "-oneline", "address", "show"])?) {
+        tool::run("ip", ["-n", name, "route", "replace", "unreachable", &address])?;
+    }
+    Ok(())
+}
+
+/// The addresses in a list of them, one a line, but for those that mean another machine inside: the loopback's, and
+/// those in the network of the link. Source: ip-address(8).
+fn addresses(list: &str) -> Vec<String> {
+    let after = |line: &str| {
+        let mut words = line.split_whitespace().skip_while(|word| *word != "inet");
+        let address = words.nth(1)?.split('/').next()?;
+        Some(address.to_owned())
+    };
+    let elsewhere = |address: &String| address.starts_with("127.") || address.starts_with("10.0.2.");
+    list.lines().filter_map(after).filter(|address| !elsewhere(address)).collect()
 }
 
 /// Removes the namespace of this name, if there is one.
@@ -122,4 +175,19 @@ fn wait_ready(ready: OwnedFd) -> Result<bool> {
     let mut byte = [0_u8; 1];
     let count = File::from(ready).read(&mut byte).context("cannot read from `slirp4netns`")?;
     Ok(count == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_addresses_of_a_machine_are_those_that_mean_it_inside_too() {
+        let list = "1: lo    inet 127.0.0.1/8 scope host lo\\       valid_lft forever\n\
+                    1: lo    inet 10.9.9.9/32 scope global lo\\       valid_lft forever\n\
+                    4: eth0    inet 192.0.2.2/24 brd 192.0.2.255 scope global eth0\\       valid_lft forever\n\
+                    5: wg0    inet 10.8.0.2 peer 10.8.0.1/32 scope global wg0\\       valid_lft forever\n\
+                    6: vm    inet 10.0.2.15/24 scope global vm\\       valid_lft forever\n";
+        assert_eq!(addresses(list), ["10.9.9.9", "192.0.2.2", "10.8.0.2"]);
+    }
 }

@@ -15,6 +15,9 @@ use crate::machine::{mount, process};
 /// What one rehearsal made outside its clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
+    /// The rehearsal itself.
+    #[serde(default)]
+    pub runner: Option<Process>,
     /// The directory that holds everything of it on disk.
     pub scratch: PathBuf,
     /// What is mounted, in the order in which it was.
@@ -99,7 +102,7 @@ impl Record {
             make_private_directory(&own)?;
             let held = File::open(&own).with_context(|| format!("cannot open `{}`", own.display()))?;
             held.lock().with_context(|| format!("cannot lock `{}`", own.display()))?;
-            let made = Made { scratch: own, ..Made::default() };
+            let made = Made { runner: Process::of(pid), scratch: own, ..Made::default() };
             let mut record = Self { name, made, path, file, _scratch: held };
             record.save()?;
             return Ok(record);
@@ -133,6 +136,9 @@ fn remove_leftovers(records: &Path, scratch: &Path) -> Result<Vec<String>> {
     let mut removed = Vec::new();
     for name in names(records, std::fs::FileType::is_file)? {
         let path = records.join(&name);
+        if is_held_by_the_dead(&path, &scratch.join(&name)) {
+            wait_for_the_lock(&path)?;
+        }
         let Some(mut file) = lock_if_nobody_does(&path)? else { continue };
         let mut text = Vec::new();
         file.read_to_end(&mut text).with_context(|| format!("cannot read `{}`", path.display()))?;
@@ -158,6 +164,21 @@ fn remove_leftovers(records: &Path, scratch: &Path) -> Result<Vec<String>> {
         }
     }
     Ok(removed)
+}
+
+/// Whether a record is of a rehearsal that was killed, whoever holds its lock: a process that it had begun to start has
+/// the lock too, until it executes something.
+fn is_held_by_the_dead(path: &Path, scratch: &Path) -> bool {
+    let made = std::fs::read(path).ok().and_then(|text| Made::last_of(&text, scratch.to_owned()).ok());
+    made.and_then(|made| made.runner).is_some_and(|runner| !runner.lives())
+}
+
+fn wait_for_the_lock(path: &Path) -> Result<()> {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while path.exists() && lock_if_nobody_does(path)?.is_none() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
 }
 
 /// Opens what one rehearsal holds locked as long as it lives; `None` when it lives, or ended a moment ago.
@@ -198,6 +219,7 @@ fn remove(made: &Made) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+    cgroup::end(&made.control_groups, Duration::from_secs(10))?;
     let mounted = mount::mounted()?;
     for path in made.mounts.iter().rev() {
         if mounted.iter().any(|mount| mount.path == *path) {
@@ -394,6 +416,28 @@ mod tests {
         }
         assert_eq!(Made::last_of(&text, scratch).unwrap(), record.made);
         assert!(Made::last_of(b"no record\n", PathBuf::new()).is_err());
+    }
+
+    #[test]
+    fn a_lock_that_a_killed_rehearsal_left_to_a_child_is_waited_for() {
+        let places = Places::new();
+        let (mut record, _) = places.open();
+        let (name, path) = (record.name.clone(), record.path().to_owned());
+        let dead = Made { runner: Some(Process { pid: 1, start: u64::MAX }), ..record.made.clone() };
+        let mut line = serde_json::to_vec(&dead).unwrap();
+        line.push(b'\n');
+        std::fs::write(&path, line).unwrap();
+        // As after a kill: the record is not dropped, and only the child's handle holds the lock.
+        let child = record.file.try_clone().unwrap();
+        record.made.kept = true;
+        drop(record);
+        let held = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(200));
+            drop(child);
+        });
+        let (_second, removed) = places.open();
+        held.join().unwrap();
+        assert_eq!(removed, [name]);
     }
 
     #[test]

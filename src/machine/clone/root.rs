@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::fs::{CWD, FileType, Mode, XattrFlags, mknodat};
 
+use super::id_range::{Attached, IdRange, View};
 use super::overlay_difference::{self, Difference};
 use crate::machine::mount::Overlay;
 use crate::machine::trusted;
@@ -29,14 +30,45 @@ pub struct Layer {
 #[derive(Debug)]
 pub struct CloneRoot {
     overlays: Vec<(Layer, Overlay)>,
+    /// What the layers lie below, with mapped owners. Unmounted after the layers, the last first.
+    views: Vec<Attached>,
+    scratch: PathBuf,
     merged: PathBuf,
     durable: bool,
+    users: Option<IdRange>,
 }
 
 impl CloneRoot {
     /// An empty one in a scratch directory; `durable` if what is synced in it shall reach the disk.
     pub fn new(scratch: &Path, durable: bool) -> Self {
-        Self { overlays: Vec::new(), merged: scratch.join("root"), durable }
+        Self {
+            overlays: Vec::new(),
+            views: Vec::new(),
+            scratch: scratch.to_owned(),
+            merged: scratch.join("root"),
+            durable,
+            users: None,
+        }
+    }
+
+    /// Gives the clone users of its own: it sees the scratch directory through this view.
+    pub fn map(&mut self, users: IdRange, scratch: View) -> Result<()> {
+        let shown = mapped_scratch(&self.scratch);
+        make_directory(&shown)?;
+        self.views.push(scratch.attach(&shown)?);
+        self.scratch = shown;
+        self.users = Some(users);
+        Ok(())
+    }
+
+    /// The numbers that the clone's users have on this machine, if they are others.
+    pub fn users(&self) -> Option<IdRange> {
+        self.users
+    }
+
+    /// The scratch directory with the owners that the clone must see.
+    pub fn scratch(&self) -> &Path {
+        &self.scratch
     }
 
     /// The directory that the clone's root is seen at.
@@ -44,10 +76,16 @@ impl CloneRoot {
         &self.merged
     }
 
-    /// Adds a layer; the first is that of `/`.
-    pub fn add(&mut self, base: &Path, layer: Layer, scratch: &Path) -> Result<()> {
+    /// Adds a layer; number 0 is that of `/`. `view` shows its file system with mapped owners.
+    pub fn add(
+        &mut self,
+        number: usize,
+        base: &Path,
+        layer: Layer,
+        scratch: &Path,
+        view: Option<View>,
+    ) -> Result<()> {
         let lower = below(base, &layer.at);
-        let number = self.overlays.len();
         let [upper, work] = ["upper", "work"].map(|side| scratch.join(format!("{side}-{number}")));
         for directory in [&upper, &work] {
             make_directory(directory)?;
@@ -69,7 +107,17 @@ impl CloneRoot {
         if number == 0 {
             make_directory(&merged)?;
         }
-        self.overlays.push((layer, Overlay::mount(&lower, &upper, &work, &merged, self.durable)?));
+        let (Some(users), Some(view)) = (self.users, view) else {
+            self.overlays.push((layer, Overlay::mount(&lower, &upper, &work, &merged, self.durable)?));
+            return Ok(());
+        };
+        let lower = mapped_lower(scratch, number);
+        make_directory(&lower)?;
+        self.views.push(view.attach(&lower)?);
+        let [upper, work] = ["upper", "work"].map(|side| self.scratch.join(format!("{side}-{number}")));
+        // What an overlay makes itself belongs to whoever mounted it, whom the mapped mounts must know.
+        let mount = || Overlay::mount(&lower, &upper, &work, &merged, self.durable);
+        self.overlays.push((layer, users.as_root_of(mount)?));
         Ok(())
     }
 
@@ -115,6 +163,7 @@ impl CloneRoot {
     /// Leaves it mounted when dropped.
     pub fn keep(&mut self) {
         self.overlays.iter_mut().for_each(|(_, overlay)| overlay.keep());
+        self.views.iter_mut().for_each(Attached::keep);
     }
 }
 
@@ -122,7 +171,18 @@ impl Drop for CloneRoot {
     fn drop(&mut self) {
         // What is mounted inside another comes off first.
         while self.overlays.pop().is_some() {}
+        while self.views.pop().is_some() {}
     }
+}
+
+/// Where a scratch directory is mounted with mapped owners.
+pub fn mapped_scratch(scratch: &Path) -> PathBuf {
+    scratch.join("mapped")
+}
+
+/// Where the file system of a layer is mounted with mapped owners.
+pub fn mapped_lower(scratch: &Path, number: usize) -> PathBuf {
+    scratch.join(format!("lower-{number}"))
 }
 
 /// A path of the base or clone as this machine sees it.
@@ -175,6 +235,11 @@ pub fn is_file(path: &Path) -> bool {
     path.is_file()
 }
 
+/// Whether something, a link to nothing included, is at a path.
+pub fn is_there(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok()
+}
+
 /// Whether a path is a directory, and no link to one.
 pub fn is_directory(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
@@ -190,11 +255,11 @@ pub fn same_text(left: &Path, right: &Path) -> bool {
     matches!((std::fs::read(left), std::fs::read(right)), (Ok(left), Ok(right)) if left == right)
 }
 
-/// Copies a file for a clone, so that everybody in it may read it.
-pub fn copy_for_all(from: &Path, to: &Path) -> Result<()> {
+/// Copies a file for a clone, with a mode that lets everybody in it read it.
+pub fn copy_for_all(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let uncopied = || format!("cannot copy `{}` for the clone", from.display());
     std::fs::copy(from, to).with_context(uncopied)?;
-    std::fs::set_permissions(to, std::fs::Permissions::from_mode(0o644)).with_context(uncopied)
+    std::fs::set_permissions(to, std::fs::Permissions::from_mode(mode)).with_context(uncopied)
 }
 
 fn inside<'path>(path: &'path Path, at: &Path) -> &'path Path {
