@@ -13,6 +13,7 @@ mod command_line;
 mod conflict;
 mod environment;
 mod examples;
+mod files;
 mod fuzz;
 mod handlers;
 mod journal_abuse;

@@ -156,7 +156,7 @@ impl Manifest {
         self.get(ROOT).unwrap_or(&FileState::Absent)
     }
 
-    /// All paths and states, in the order of the paths' bytes.
+    /// All paths and states, sorted as [`PathText`] sorts.
     pub fn entries(&self) -> impl DoubleEndedIterator<Item = (&PathText, &FileState)> {
         self.0.iter()
     }
@@ -330,7 +330,7 @@ mod tests {
         symlink("a", path.join("link")).unwrap();
         let manifest = Manifest::observe(&path).unwrap();
         let paths: Vec<_> = manifest.entries().map(|(path, _)| path.to_string()).collect();
-        assert_eq!(paths, [".", "a", "a-b", "a/deep", "a/deep/\\xff", "link"]);
+        assert_eq!(paths, [".", "a", "a/deep", "a/deep/\\xff", "a-b", "link"]);
         assert_eq!(manifest.get("link"), Some(&FileState::observe(&path.join("link")).unwrap()));
         let text = serde_json::to_string(&manifest).unwrap();
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), manifest);

@@ -15,8 +15,12 @@ const ENCODED: &str = "\0hex:";
 /// A path, a relative path or what a symbolic link holds.
 ///
 /// In JSON it is a string, also as the key of a map: the path itself when it is UTF-8, otherwise
-/// `"\u0000hex:"` and its bytes in hexadecimal digits. Ordered by bytes.
-#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// `"\u0000hex:"` and its bytes in hexadecimal digits.
+///
+/// Ordered component by component, `.` first, so that a directory comes before what is in it and all of that
+/// before anything else: whoever goes through a sorted tree relies on it. Bytes alone would put `a-b` between `a` and
+/// `a/b`, and `+page` before `.`.
+#[derive(Clone, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PathText(PathBuf);
 
@@ -64,7 +68,14 @@ impl PartialOrd for PathText {
 
 impl Ord for PathText {
     fn cmp(&self, other: &Self) -> std::cmp::Ordering {
-        self.0.as_os_str().as_bytes().cmp(other.0.as_os_str().as_bytes())
+        // Paths compare equal that differ in repeated slashes: what a link holds is compared exactly.
+        self.0.cmp(&other.0).then_with(|| self.0.as_os_str().cmp(other.0.as_os_str()))
+    }
+}
+
+impl PartialEq for PathText {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.as_os_str() == other.0.as_os_str()
     }
 }
 
@@ -128,6 +139,16 @@ mod tests {
         let map = BTreeMap::from([(plain, 1), (odd, 2)]);
         let text = serde_json::to_string(&map).unwrap();
         assert_eq!(serde_json::from_str::<BTreeMap<PathText, i32>>(&text).unwrap(), map);
+    }
+
+    #[test]
+    fn a_directory_sorts_right_before_what_is_in_it() {
+        let sorted =
+            [".", "#x#", "$x", "(auth)", "(auth)/+page.svelte", "+page.svelte", "-rf", "a", "a/b", "a-b"];
+        let mut paths: Vec<PathText> = sorted.iter().rev().map(|path| PathText::from(*path)).collect();
+        paths.sort();
+        assert_eq!(paths.iter().map(ToString::to_string).collect::<Vec<_>>(), sorted);
+        assert_ne!(PathText::from("a//b"), PathText::from("a/b"));
     }
 
     #[test]
