@@ -24,7 +24,7 @@ use kkrun::change::{
 use kkrun::event::{Answer, Audience, Event, Question, Reporter};
 use kkrun::failure::Failure;
 use kkrun::journal::{self, ChangeId, ChangeState, Class, Entry, Handler, History, Journal, Writer};
-use kkrun::machine::files::{self, Attributes, FileState, Manifest, PathText};
+use kkrun::machine::files::{self, Attributes, Content, FileState, Manifest, PathText};
 use kkrun::machine::process::{Command, Processes};
 use kkrun::machine::signal::Signals;
 use kkrun::rollback::{Report, Request, apply, preview};
@@ -365,9 +365,7 @@ fn tree(
 ) -> Result<()> {
     let performed = Change::Tree(change.clone());
     let act = &mut |_: &mut World| {
-        let open = &mut |_: &Path| -> Result<Box<dyn std::io::Read + Send>> {
-            Ok(Box::new(std::io::Cursor::new(text.to_owned())))
-        };
+        let open = &mut |_: &Path| -> Result<_> { Ok(Content::Bytes(text.as_bytes().into())) };
         acting(crash, || change.act(wish, open))
     };
     session.perform(&performed, act).map(drop)
@@ -380,7 +378,7 @@ fn edit(
     wish: DesiredEntry<'_>,
     crash: Option<Crash>,
 ) -> Result<()> {
-    let found = Found::at(path)?;
+    let (found, bytes) = Found::text_at(path)?;
     match &found.state {
         FileState::File { .. } => {}
         FileState::Absent if matches!(wish, DesiredEntry::Text(_)) => {}
@@ -389,7 +387,7 @@ fn edit(
     let record = session.file_record(&found);
     let attributes = attributes(&found.state);
     let terms = EditTerms { entry, secret: false, attributes, record };
-    let Some(change) = EditChange::towards(found, wish, terms)? else { return Ok(()) };
+    let Some(change) = EditChange::towards((found, bytes), wish, terms)? else { return Ok(()) };
     let performed = Change::Edit(change.clone());
     session.perform(&performed, &mut |_| acting(crash, || change.act())).map(drop)
 }

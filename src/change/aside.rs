@@ -10,7 +10,7 @@ use super::World;
 use super::file::tag;
 use super::tree::{exchange, is_of_kind};
 use crate::failure::Failure;
-use crate::machine::files::{self, Attributes, Contents, FileState, Manifest, PathText, TreeFiles};
+use crate::machine::files::{self, Attributes, Content, Contents, FileState, Manifest, PathText, TreeFiles};
 use crate::machine::mount;
 
 /// Where such things are, in the state directory: each in a directory of its own, numbered.
@@ -74,9 +74,7 @@ fn copy_and_remove(path: &Path, to: &Path) -> Result<()> {
         FileState::Directory { .. } => {
             let manifest = Manifest::observe(path)?;
             let content = TreeFiles::open(path)?;
-            let mut open = |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
-                Ok(Box::new(content.file(relative)?))
-            };
+            let mut open = |relative: &Path| Ok(Content::File(content.file(relative)?));
             let built =
                 files::build_tree(to, &tag(to), &manifest, &mut open).map_err(|error| stays(path, &error))?;
             files::exchange_tree(&built, to)?;
@@ -84,9 +82,9 @@ fn copy_and_remove(path: &Path, to: &Path) -> Result<()> {
         }
         state @ FileState::File { .. } => {
             let FileState::File { sha256, metadata, .. } = &state else { return Ok(()) };
-            let mut from =
+            let from =
                 std::fs::File::open(path).with_context(|| format!("cannot read `{}`", path.display()))?;
-            let contents = Contents::Reader { from: &mut from, sha256: Some(*sha256) };
+            let contents = Contents::File { from: &from, sha256: Some(*sha256) };
             files::replace(to, contents, &Attributes::from(metadata), &FileState::Absent, &tag(to))?;
             files::remove(path, &state, &tag(path))
         }

@@ -2,14 +2,16 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{ErrorKind, Seek as _};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value};
+use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
 use crate::machine::mount;
@@ -20,23 +22,24 @@ pub struct FileChange {
     before: FileState,
     after: FileState,
     inverse: FileInverse,
-    /// The content from before, on its way to the backups.
-    #[serde(skip)]
-    content: Option<Vec<u8>>,
     /// The content after it, if differences from it are to be shown later.
     #[serde(skip)]
-    desired: Option<Vec<u8>>,
+    shown: Option<Rc<[u8]>>,
 }
 
 /// Up to how many bytes a text's differences are shown.
-const LONGEST_SHOWN: usize = 256 * 1024;
+const LONGEST_SHOWN: u64 = 256 * 1024;
 /// How many lines of them.
 const MOST_LINES: usize = 60;
 
-/// The text whose differences may be shown: a short one, of a file that everybody may read.
+/// Whether differences of a file in this state may be shown, should it be a text: it is short, and everybody may read it.
+fn may_be_shown(state: &FileState) -> bool {
+    matches!(state, FileState::File { size, metadata, .. } if *size <= LONGEST_SHOWN && metadata.mode & 0o004 != 0)
+}
+
+/// The text whose differences may be shown.
 fn showable<'bytes>(state: &FileState, bytes: &'bytes [u8]) -> Option<&'bytes str> {
-    let is_open = state.metadata().is_some_and(|metadata| metadata.mode & 0o004 != 0);
-    let text = (is_open && bytes.len() <= LONGEST_SHOWN).then(|| std::str::from_utf8(bytes).ok())??;
+    let text = may_be_shown(state).then(|| std::str::from_utf8(bytes).ok())??;
     (!text.contains('\0')).then_some(text)
 }
 
@@ -91,15 +94,13 @@ pub enum DesiredFile<'bytes> {
     Absent,
 }
 
-/// What stands at a path now: looked at once, so that content and state belong together.
+/// What stands at a path now. Its content stays where it is.
 #[derive(Clone, Debug)]
 pub struct Found {
     /// The one name of the path.
     pub path: PathBuf,
     /// Its state.
     pub state: FileState,
-    /// Its content, if it is a regular file.
-    pub content: Option<Vec<u8>>,
 }
 
 impl Found {
@@ -107,11 +108,18 @@ impl Found {
     pub fn at(path: &Path) -> Result<Self> {
         let path = files::canonical(path)?;
         let state = FileState::observe(&path)?;
-        if matches!(state, FileState::File { .. }) {
-            let (content, state) = files::read(&path)?;
-            return Ok(Self { path, state, content: Some(content) });
-        }
-        Ok(Self { path, state, content: None })
+        Ok(Self { path, state })
+    }
+
+    /// Looks at a path, and reads the text there: nothing, if it is no regular file. Read once, so that text and state
+    /// belong together.
+    ///
+    /// # Errors
+    /// When it is larger than [`files::LONGEST_TEXT`].
+    pub fn text_at(path: &Path) -> Result<(Self, Vec<u8>)> {
+        let path = files::canonical(path)?;
+        let (bytes, state) = files::read_if_file(&path)?;
+        Ok((Self { path, state }, bytes))
     }
 }
 
@@ -136,11 +144,11 @@ impl FileChange {
             return None;
         }
         let inverse = FileInverse { path: PathText::new(found.path) };
-        let desired = match wish {
-            DesiredFile::File { bytes, .. } => showable(&after, bytes).map(|text| text.as_bytes().to_vec()),
+        let shown = match wish {
+            DesiredFile::File { bytes, .. } => showable(&after, bytes).map(|text| Rc::from(text.as_bytes())),
             _ => None,
         };
-        Some(Self { before: found.state, after, inverse, content: found.content, desired })
+        Some(Self { before: found.state, after, inverse, shown })
     }
 
     /// Makes the wish true.
@@ -148,13 +156,14 @@ impl FileChange {
         let (path, tag) = (self.path(), tag(self.path()));
         match wish {
             DesiredFile::File { bytes, attributes } => {
-                files::replace(path, Contents::Bytes(bytes), attributes, &self.before, &tag)?;
+                let contents = match self.after.sha256() {
+                    Some(digest) => Contents::Hashed(bytes, digest),
+                    None => Contents::Bytes(bytes),
+                };
+                files::replace(path, contents, attributes, &self.before, &tag)?;
             }
             DesiredFile::Copy { of, sha256, attributes, .. } => {
-                let mut from: &File = of;
-                from.rewind()
-                    .with_context(|| format!("cannot read what is to become `{}`", path.display()))?;
-                let contents = Contents::Reader { from: &mut from, sha256: Some(*sha256) };
+                let contents = Contents::File { from: of, sha256: Some(*sha256) };
                 files::replace(path, contents, attributes, &self.before, &tag)?;
             }
             DesiredFile::Link { to, owner, group } => {
@@ -220,8 +229,8 @@ impl FileChange {
                 files::set_metadata(path, &Attributes::from(metadata), now).map(drop)
             }
             FileState::File { sha256, metadata, .. } => {
-                let mut reader = world.backups()?.file(*sha256)?;
-                let contents = Contents::Reader { from: &mut reader, sha256: Some(*sha256) };
+                let backup = world.backups()?.file(*sha256)?;
+                let contents = Contents::File { from: &backup, sha256: Some(*sha256) };
                 files::replace(path, contents, &Attributes::from(metadata), now, &tag)
                     .map(drop)
                     .with_context(|| format!("the backup of `{}` does not bring it back", path.display()))
@@ -283,6 +292,9 @@ impl FileChange {
         if recorded.sha256() == now.sha256() {
             return lines.join("\n");
         }
+        if !may_be_shown(recorded) || !may_be_shown(now) {
+            return lines.join("\n");
+        }
         let old = recorded
             .sha256()
             .and_then(|digest| world.backups().and_then(|backups| backups.read(digest)).ok());
@@ -338,13 +350,16 @@ impl Kind for FileChange {
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
-        if let Some(content) = &self.content
-            && !self.keeps_content()
-        {
-            world.backups()?.save(content)?;
+        if self.before.sha256().is_some() && !self.keeps_content() {
+            let saved = world.backups()?.save_file(self.path())?;
+            if !saved.same_as(&self.before) {
+                let mut failure = Failure::new(format!("`{}` is changing right now", self.path().display()));
+                failure.output = self.before.differences(&saved);
+                return Err(failure.kind("conflict").into());
+            }
         }
-        if let Some(desired) = &self.desired {
-            world.backups()?.save(desired)?;
+        if let Some(shown) = &self.shown {
+            world.backups()?.save(shown)?;
         }
         files::clear_leftover(self.path(), &tag(self.path()))
     }

@@ -11,7 +11,9 @@ use super::file::{keep_copy, tag};
 use super::{Kind, Loss, Position, UndoTerms, Undone, World, shortened, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
-use crate::machine::files::{self, Digest, FileState, Manifest, ModifiedAt, OpenFile, PathText, Times};
+use crate::machine::files::{
+    self, Content, Digest, FileState, Manifest, ModifiedAt, OpenFile, PathText, Times,
+};
 use crate::machine::mount;
 
 /// How many entries that kkrun did not make are named.
@@ -206,10 +208,10 @@ impl TreeChange {
     fn restore(&self, world: &World, now: &Manifest, before: &Manifest) -> Result<()> {
         let path = self.path();
         let backups = world.backups()?;
-        let mut open = |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
+        let mut open = |relative: &Path| -> Result<Content<'_>> {
             let digest = before.get(relative).and_then(FileState::sha256);
             let digest = digest.with_context(|| format!("`{}` was no file before", relative.display()))?;
-            Ok(Box::new(backups.file(digest)?))
+            Ok(Content::File(backups.file(digest)?))
         };
         match self.inverse.scope {
             Scope::Listed => files::converge_tree(path, now, before, Times::Return, &tag(path), &mut open),
@@ -641,8 +643,8 @@ mod tests {
     }
 
     fn act(change: &TreeChange, wish: &(Manifest, BTreeMap<PathBuf, String>)) {
-        let open = &mut |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
-            Ok(Box::new(std::io::Cursor::new(wish.1[relative].clone())))
+        let open = &mut |relative: &Path| -> Result<_> {
+            Ok(Content::Bytes(wish.1[relative].clone().into_bytes().into()))
         };
         change.act(&wish.0, open).unwrap();
     }
@@ -848,9 +850,9 @@ mod tests {
         let wish = wish(&[("page", "new")]);
         let change = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
         change.prepare(&world).unwrap();
-        let open = &mut |_: &Path| -> Result<Box<dyn std::io::Read + Send>> {
+        let open = &mut |_: &Path| -> Result<_> {
             fill(&root, &[("late", "theirs")]);
-            Ok(Box::new(&b"new"[..]))
+            Ok(Content::Bytes(b"new".into()))
         };
         assert!(is_of_kind(&change.act(&wish.0, open).unwrap_err(), "conflict"));
         assert_eq!(std::fs::read_to_string(root.join("late")).unwrap(), "theirs");

@@ -11,17 +11,18 @@ use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, openat, renameat, syncfs
 use rustix::io::Errno;
 
 use crate::failure::Failure;
-use crate::machine::files::{Digest, Digester, FileState, Manifest, PathText, observe_with};
+use crate::machine::files::{
+    Digest, FileState, Manifest, PathText, copy_content, digest_anew, digest_if_known, observe_with,
+};
 
 /// The name of a backup that is being written. There is one writer, for whoever makes backups holds the lock.
 const INCOMING: &str = ".incoming";
-/// How much is read at once, in bytes.
-const PIECE: usize = 128 * 1024;
 
 /// A directory of backups: each a file of mode 0600 whose name is the SHA-256 of its content.
 ///
-/// A backup is durable when it has been saved: written, synced, read again from the file system and compared,
-/// renamed, its directory synced. Saving what is there already only reads it.
+/// A backup is durable when it has been saved: hashed while it was written, synced, renamed, its directory synced. It is
+/// not read again: that would come from memory and show nothing of the disk; who brings it back compares. Saving
+/// what is there already only reads it.
 pub struct Backups {
     directory: OwnedFd,
     path: PathBuf,
@@ -61,25 +62,21 @@ impl Backups {
     }
 
     /// The same when their digest is known, as [`crate::machine::files::read`] gives it.
-    ///
-    /// # Errors
-    /// A [`Failure`] of kind `damaged` when the bytes have another digest.
     pub fn save_known(&self, bytes: &[u8], digest: Digest) -> Result<Digest> {
         if self.holds(digest)? {
             return Ok(digest);
         }
         let mut incoming = self.incoming()?;
-        self.write(&mut incoming, bytes)?;
+        incoming.write_all(bytes).map_err(|error| self.cannot_write(&error))?;
         self.settle(&incoming, digest)?;
         Ok(digest)
     }
 
     /// Saves what `write` makes of the empty file at the path that it is given.
     pub fn save_written(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<Digest> {
-        let mut incoming = self.incoming()?;
+        let incoming = self.incoming()?;
         let saved = write(&self.path.join(INCOMING)).and_then(|()| {
-            let digest = digest_of(&mut incoming, &mut |_| Ok(()))
-                .with_context(|| format!("cannot read a new backup in `{}`", PathText::new(&*self.path)))?;
+            let (digest, _) = digest_anew(&incoming, &self.path.join(INCOMING))?;
             if self.holds(digest)? {
                 self.drop_incoming()?;
             } else {
@@ -96,59 +93,30 @@ impl Backups {
 
     /// Looks at a file and saves its content in one reading. Whatever is no file is only looked at.
     pub fn save_file(&self, path: &Path) -> Result<FileState> {
-        let mut incoming = None;
-        let state = observe_with(path, &mut |piece| {
-            if incoming.is_none() {
-                incoming = Some(self.incoming()?);
+        observe_with(path, &mut |file, shown| {
+            let (incoming, digest, size) = self.take_in(file, shown, &BTreeSet::new())?;
+            if let Some(incoming) = incoming {
+                self.settle(&incoming, digest)?;
             }
-            incoming.as_mut().map_or(Ok(()), |incoming| self.write(incoming, piece))
-        })?;
-        if let Some(digest) = state.sha256() {
-            match incoming {
-                None => {
-                    self.save(b"")?;
-                }
-                Some(_) if self.holds(digest)? => self.drop_incoming()?,
-                Some(incoming) => self.settle(&incoming, digest)?,
-            }
-        }
-        Ok(state)
+            Ok((digest, size))
+        })
     }
 
     /// Looks at a tree and saves the content of all its files, reading each once and syncing all at once.
     pub fn save_tree(&self, root: &Path) -> Result<Manifest> {
-        let mut incoming: Option<File> = None;
         let mut fresh = BTreeSet::new();
-        // Both closures write to the same incoming file, one after the other.
-        let shared = std::cell::RefCell::new((&mut incoming, &mut fresh));
-        let manifest = Manifest::observe_with(
-            root,
-            &mut |piece| {
-                let (incoming, _) = &mut *shared.borrow_mut();
-                if incoming.is_none() {
-                    **incoming = Some(self.incoming()?);
-                }
-                incoming.as_mut().map_or(Ok(()), |incoming| self.write(incoming, piece))
-            },
-            &mut |_, state| {
-                let (incoming, fresh) = &mut *shared.borrow_mut();
-                let Some(digest) = state.sha256() else { return Ok(()) };
-                if incoming.take().is_none() {
-                    drop(self.incoming()?);
-                }
-                if fresh.contains(&digest) || self.holds(digest)? {
-                    return self.drop_incoming();
-                }
+        let manifest = Manifest::observe_with(root, &mut |file, shown| {
+            let (incoming, digest, size) = self.take_in(file, shown, &fresh)?;
+            if incoming.is_some() {
                 // Under a name of its own until all are synced: a backup's name promises its content.
                 self.rename(INCOMING, &unsynced(digest))?;
                 fresh.insert(digest);
-                Ok(())
-            },
-        )?;
+            }
+            Ok((digest, size))
+        })?;
         if !fresh.is_empty() {
             syncfs(&self.directory).map_err(|errno| self.failed("sync", errno))?;
             for digest in fresh {
-                self.verify(&unsynced(digest), digest)?;
                 self.rename(&unsynced(digest), &digest.to_string())?;
             }
             fsync(&self.directory).map_err(|errno| self.failed("sync", errno))?;
@@ -156,18 +124,39 @@ impl Backups {
         Ok(manifest)
     }
 
-    /// The bytes of a backup.
+    /// Copies an open file in, shared where the file system can share it, and says its digest and length. Nothing comes
+    /// in that is here, or among the `fresh` ones.
+    fn take_in(
+        &self,
+        file: &File,
+        shown: &Path,
+        fresh: &BTreeSet<Digest>,
+    ) -> Result<(Option<File>, Digest, u64)> {
+        let is_here = |digest| Ok::<_, anyhow::Error>(fresh.contains(&digest) || self.holds(digest)?);
+        if let Some((digest, size)) = digest_if_known(file)
+            && is_here(digest)?
+        {
+            return Ok((None, digest, size));
+        }
+        let incoming = self.incoming()?;
+        let (digest, size) = copy_content(file, &incoming, shown, &|error| self.cannot_write(error))?;
+        if is_here(digest)? {
+            self.drop_incoming()?;
+            return Ok((None, digest, size));
+        }
+        Ok((Some(incoming), digest, size))
+    }
+
+    /// The bytes of a backup, which is a text or what kkrun itself wrote.
     ///
     /// # Errors
     /// A [`Failure`] of kind `missing` when there is none of this digest, `damaged` when it is not what was
     /// saved.
     pub fn read(&self, digest: Digest) -> Result<Vec<u8>> {
+        let named = || format!("cannot read a backup in `{}`", PathText::new(&*self.path));
         let mut bytes = Vec::new();
-        let read = digest_of(&mut self.file(digest)?, &mut |piece| {
-            bytes.extend_from_slice(piece);
-            Ok(())
-        })?;
-        if read == digest { Ok(bytes) } else { Err(self.damaged(digest)) }
+        self.file(digest)?.read_to_end(&mut bytes).with_context(named)?;
+        if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(self.damaged(digest)) }
     }
 
     /// Opens a backup. Who writes it anywhere must compare the digest then, as
@@ -187,7 +176,7 @@ impl Backups {
     /// Whether there is a sound backup of this digest. A damaged one is as good as none: it is replaced.
     fn holds(&self, digest: Digest) -> Result<bool> {
         match self.open_named(&digest.to_string()) {
-            Ok(file) => Ok(digest_of(&mut File::from(file), &mut |_| Ok(()))? == digest),
+            Ok(file) => Ok(digest_anew(&File::from(file), &self.path(digest))?.0 == digest),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.failed("read", errno)),
         }
@@ -208,28 +197,19 @@ impl Backups {
         }
     }
 
-    fn write(&self, incoming: &mut File, bytes: &[u8]) -> Result<()> {
-        incoming
-            .write_all(bytes)
-            .with_context(|| format!("cannot write a backup in `{}`", PathText::new(&*self.path)))
+    fn cannot_write(&self, error: &std::io::Error) -> anyhow::Error {
+        let shown = PathText::new(&*self.path);
+        match Errno::from_io_error(error) {
+            Some(errno) => self.failed("write", errno),
+            None => anyhow::anyhow!("cannot write a backup in `{shown}`: {error}"),
+        }
     }
 
     /// Makes what was written a backup of this digest.
     fn settle(&self, incoming: &File, digest: Digest) -> Result<()> {
         fsync(incoming).map_err(|errno| self.failed("write", errno))?;
-        self.verify(INCOMING, digest)?;
         self.rename(INCOMING, &digest.to_string())?;
         fsync(&self.directory).map_err(|errno| self.failed("sync", errno))
-    }
-
-    fn verify(&self, name: &str, digest: Digest) -> Result<()> {
-        let file = self.open_named(name).map_err(|errno| self.failed("read", errno))?;
-        let read = digest_of(&mut File::from(file), &mut |_| Ok(()))?;
-        if read == digest {
-            return Ok(());
-        }
-        unlinkat(&self.directory, name, AtFlags::empty()).map_err(|errno| self.failed("remove", errno))?;
-        Err(self.damaged(digest))
     }
 
     fn rename(&self, from: &str, to: &str) -> Result<()> {
@@ -273,22 +253,6 @@ fn unsynced(digest: Digest) -> String {
     format!("{INCOMING}-{digest}")
 }
 
-fn digest_of(from: &mut dyn Read, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<Digest> {
-    let mut digester = Digester::default();
-    let mut piece = vec![0; PIECE];
-    loop {
-        match from.read(&mut piece) {
-            Ok(0) => return Ok(digester.finish().0),
-            Ok(length) => {
-                digester.update(&piece[..length]);
-                take(&piece[..length])?;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).context("cannot read what is to be saved"),
-        }
-    }
-}
-
 /// Whether a directory of backups holds any: then a journal beside it must exist.
 pub fn any_in(path: &Path) -> Result<bool> {
     match std::fs::read_dir(path) {
@@ -305,7 +269,7 @@ mod tests {
     use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 
     use super::*;
-    use crate::machine::files::{build_tree, exchange_tree};
+    use crate::machine::files::{Content, build_tree, exchange_tree};
 
     fn backups() -> (tempfile::TempDir, Backups) {
         let directory = tempfile::tempdir().unwrap();
@@ -340,7 +304,6 @@ mod tests {
         assert_eq!(names(&backups), [digest.to_string()]);
         assert!(any_in(&backups.path).unwrap());
         assert_eq!(kind(backups.read(Digest::of(b"other"))), "missing");
-        assert_eq!(kind(backups.save_known(b"abc", Digest::of(b"other"))), "damaged");
         assert_eq!(names(&backups), [digest.to_string()]);
     }
 
@@ -372,7 +335,7 @@ mod tests {
         let path = directory.path().join("file");
         assert!(backups.save_file(&path).unwrap().is_absent());
         assert_eq!(names(&backups), [""; 0]);
-        for content in [&b"abc"[..], b"", &vec![b'x'; 3 * PIECE + 1]] {
+        for content in [&b"abc"[..], b"", &vec![b'x'; 400_000]] {
             std::fs::write(&path, content).unwrap();
             for _ in 0..2 {
                 let state = backups.save_file(&path).unwrap();
@@ -400,7 +363,7 @@ mod tests {
         std::fs::create_dir(&root).unwrap();
         let built = build_tree(&root, "back", &before, &mut |relative| {
             let digest = before.get(relative).and_then(FileState::sha256).context("no file")?;
-            Ok(Box::new(backups.file(digest)?))
+            Ok(Content::File(backups.file(digest)?))
         })
         .unwrap();
         exchange_tree(&built, &root).unwrap();

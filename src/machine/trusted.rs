@@ -46,17 +46,30 @@ thread_local! {
 /// With [`ExitCode::REFUSED`] and the command that mends it, when root runs kkrun and somebody other than root,
 /// or the user who called sudo, could write the file or a directory above it.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
+    let (path, mut file, length) = judged(path)?;
+    read_all(&mut file, length).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// Opens a file that is going to be trusted: what it holds is what was judged.
+///
+/// # Errors
+/// As [`read`].
+pub fn file(path: &Path) -> Result<File> {
+    Ok(judged(path)?.1)
+}
+
+fn judged(path: &Path) -> Result<(PathBuf, File, u64)> {
     let is_root = rustix::process::geteuid().is_root();
-    let (path, mut file) = open_as(path, is_root)?;
-    let named = || format!("cannot read `{}`", path.display());
-    let stat = fstat(&file).map_err(io::Error::from).with_context(named)?;
+    let (path, file) = open_as(path, is_root)?;
+    let stat =
+        fstat(&file).map_err(io::Error::from).with_context(|| format!("cannot read `{}`", path.display()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE));
     }
     if is_root {
         judge(&path, &Access::from(&stat))?;
     }
-    read_all(&mut file, stat.st_size.try_into().unwrap_or_default()).with_context(named)
+    Ok((path, file, stat.st_size.try_into().unwrap_or_default()))
 }
 
 /// Reads a file that was seen to have this length, in bytes.

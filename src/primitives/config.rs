@@ -140,7 +140,7 @@ fn make_known(
     options: &Options,
     secret: bool,
 ) -> Result<bool> {
-    let found = Found::at(&absolute(path)?)?;
+    let (found, bytes) = Found::text_at(&absolute(path)?)?;
     host.seen().asks_for(|| entry_target(&found.path, &entry));
     let attributes = match &found.state {
         FileState::Absent if !matches!(desired, DesiredEntry::Text(_)) => return Ok(false),
@@ -156,7 +156,7 @@ fn make_known(
     };
     let record = host.seen().file_record(&found);
     let terms = EditTerms { entry, secret, attributes, record };
-    let Some(change) = EditChange::towards(found, desired, terms)? else { return Ok(false) };
+    let Some(change) = EditChange::towards((found, bytes), desired, terms)? else { return Ok(false) };
     let performed = Change::Edit(change.clone());
     host.session().perform(&performed, &mut |_| change.act())
 }

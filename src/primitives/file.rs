@@ -11,7 +11,7 @@ use crate::change::{Change, DesiredFile, FileChange, Found, TreeChange, file_tar
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
-use crate::script::{Host, OptionSet, PlanFile, Raised, Secret, Trace, act, look, options_of};
+use crate::script::{Host, OptionSet, PlanContent, PlanFile, Raised, Secret, Trace, act, look, options_of};
 
 mod access;
 mod copy;
@@ -126,17 +126,31 @@ pub(super) fn absolute(path: &str) -> Result<PathBuf> {
     )
 }
 
-/// The bytes at a path: a plan file, noted as part of the step's fingerprint, or a file of the machine.
+/// The bytes at a path: a plan file, noted as part of the step's fingerprint, or a file of the machine. They are to become
+/// a script's text, so that there is a limit to them.
 pub(super) fn read_bytes(host: &Host, path: &str) -> Result<Vec<u8>> {
     if path.starts_with("files/") {
-        return match read_plan(host, path)? {
-            PlanFile::File(bytes) => Ok(bytes.into_owned()),
-            PlanFile::Tree(_) => bail!(Failure::new(format!("`{path}` is a directory")).kind("directory")),
-        };
+        return Ok(plan_content(host, path)?.read()?.into_owned());
     }
     let path = absolute(path)?;
     host.refuse_unknown(&path)?;
     files::read_following(&path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+fn digest_at(host: &Host, path: &str) -> Result<Digest> {
+    if path.starts_with("files/") {
+        return Ok(plan_content(host, path)?.digest());
+    }
+    let path = absolute(path)?;
+    host.refuse_unknown(&path)?;
+    files::digest_following(&path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+fn plan_content(host: &Host, path: &str) -> Result<PlanContent> {
+    match read_plan(host, path)? {
+        PlanFile::File(content) => Ok(content),
+        PlanFile::Tree(_) => bail!(Failure::new(format!("`{path}` is a directory")).kind("directory")),
+    }
 }
 
 /// A file of the plan, noted as part of the step's fingerprint; that there is none is so, too.
@@ -310,7 +324,7 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub fn sha256(context: NativeCallContext, path: &str) -> Raised<String> {
-        look(&context, |host| Ok(Digest::of(&read_bytes(host, path)?).to_string()))
+        look(&context, |host| Ok(digest_at(host, path)?.to_string()))
     }
 
     /// Makes the file `path` hold `text`, whole or not at all. A new file has the mode 0644 and belongs to the

@@ -45,6 +45,8 @@ pub use rhai::{NativeCallContext, Position};
 pub use secret::Secret;
 pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::{FILE as SETTINGS, Settings};
-pub use source::{LIBRARY, PlanFile, Script, Source, built_in, built_in_names, built_in_scripts, read_text};
+pub use source::{
+    LIBRARY, PlanContent, PlanFile, Script, Source, built_in, built_in_names, built_in_scripts, read_text,
+};
 pub use value::{Seconds, json_of, value_of};
 pub use vocabulary::{OPTION_MAPS, Registration};

@@ -8,7 +8,7 @@ use include_dir::{Dir, include_dir};
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::machine::files::Digest;
+use crate::machine::files::{Content, Digest, digest_known, read_open};
 use crate::machine::trusted;
 
 /// How the names of the standard library's modules begin.
@@ -50,20 +50,83 @@ pub enum Source {
 
 /// A file of the plan.
 pub enum PlanFile {
-    /// A file, with its bytes.
-    File(Cow<'static, [u8]>),
-    /// A directory: the relative paths of the files in it with their bytes, sorted.
-    Tree(Vec<(PathBuf, Cow<'static, [u8]>)>),
+    /// A file.
+    File(PlanContent),
+    /// A directory: the files in it by their paths from it, sorted.
+    Tree(Vec<(PathBuf, PlanContent)>),
+}
+
+/// The content of a file of the plan. It stays where it is until somebody wants it, for it may be more than fits into
+/// memory.
+pub struct PlanContent {
+    digest: Digest,
+    size: u64,
+    place: Place,
+}
+
+enum Place {
+    Binary(&'static [u8]),
+    Disk(PathBuf),
+}
+
+impl PlanContent {
+    fn embedded(bytes: &'static [u8]) -> Self {
+        Self { digest: Digest::of(bytes), size: bytes.len() as u64, place: Place::Binary(bytes) }
+    }
+
+    fn on_disk(path: &Path) -> Result<Self> {
+        let (digest, size) = digest_known(&trusted::file(path)?, path)?;
+        Ok(Self { digest, size, place: Place::Disk(path.to_owned()) })
+    }
+
+    /// The digest of it.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// How long it is, in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Opens it. The file is judged again; who copies it compares the digest.
+    ///
+    /// # Errors
+    /// When it cannot be read, or somebody else could have written it by now.
+    pub fn open(&self) -> Result<Content<'static>> {
+        Ok(match &self.place {
+            Place::Binary(bytes) => Content::Bytes(Cow::Borrowed(bytes)),
+            Place::Disk(path) => Content::File(trusted::file(path)?),
+        })
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// As [`PlanContent::open`]; and when it is too large for a text, or was changed since it was hashed.
+    pub fn read(&self) -> Result<Cow<'static, [u8]>> {
+        let path = match &self.place {
+            Place::Binary(bytes) => return Ok(Cow::Borrowed(bytes)),
+            Place::Disk(path) => path,
+        };
+        let (bytes, digest) = read_open(&trusted::file(path)?, path)?;
+        if digest != self.digest {
+            bail!(
+                Failure::new(format!("`{}` was changed while it was read", path.display())).kind("conflict")
+            );
+        }
+        Ok(Cow::Owned(bytes))
+    }
 }
 
 impl PlanFile {
     /// A hash over the names and bytes.
     pub fn hash(&self) -> String {
         match self {
-            Self::File(bytes) => Digest::of(bytes).to_string(),
+            Self::File(content) => content.digest.to_string(),
             Self::Tree(files) => {
                 let listed =
-                    files.iter().map(|(path, bytes)| format!("{} {}\n", Digest::of(bytes), path.display()));
+                    files.iter().map(|(path, content)| format!("{} {}\n", content.digest, path.display()));
                 Digest::of(listed.collect::<String>().as_bytes()).to_string()
             }
         }
@@ -234,21 +297,21 @@ impl Source {
                 if metadata.is_dir() {
                     let mut files = Vec::new();
                     read_tree(&full, &full, &mut files)?;
-                    files.sort();
+                    files.sort_by(|one, other| one.0.cmp(&other.0));
                     return Ok(PlanFile::Tree(files));
                 }
-                Ok(PlanFile::File(Cow::Owned(trusted::read(&full)?)))
+                Ok(PlanFile::File(PlanContent::on_disk(&full)?))
             }
             Self::BuiltIn => {
                 if let Some(file) = SCRIPTS.get_file(path) {
-                    return Ok(PlanFile::File(Cow::Borrowed(file.contents())));
+                    return Ok(PlanFile::File(PlanContent::embedded(file.contents())));
                 }
                 let Some(directory) = SCRIPTS.get_dir(path) else {
                     bail!("the built-in plan has no `{path}`");
                 };
                 let mut files = Vec::new();
                 embedded_tree(directory, Path::new(path), &mut files);
-                files.sort();
+                files.sort_by(|one, other| one.0.cmp(&other.0));
                 Ok(PlanFile::Tree(files))
             }
         }
@@ -292,21 +355,17 @@ fn embedded(directory: &'static Dir<'static>, name: &str, shown: &str) -> Result
     Ok(Script { name: shown.to_owned(), text: text.to_owned() })
 }
 
-fn embedded_tree(
-    directory: &'static Dir<'static>,
-    base: &Path,
-    files: &mut Vec<(PathBuf, Cow<'static, [u8]>)>,
-) {
+fn embedded_tree(directory: &'static Dir<'static>, base: &Path, files: &mut Vec<(PathBuf, PlanContent)>) {
     for file in directory.files() {
         let relative = file.path().strip_prefix(base).unwrap_or(file.path());
-        files.push((relative.to_owned(), Cow::Borrowed(file.contents())));
+        files.push((relative.to_owned(), PlanContent::embedded(file.contents())));
     }
     for below in directory.dirs() {
         embedded_tree(below, base, files);
     }
 }
 
-fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, Cow<'static, [u8]>)>) -> Result<()> {
+fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, PlanContent)>) -> Result<()> {
     let entries =
         std::fs::read_dir(directory).with_context(|| format!("cannot read `{}`", directory.display()))?;
     for entry in entries {
@@ -320,7 +379,7 @@ fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, Cow<'stati
             }
         } else if kind.is_file() {
             let relative = path.strip_prefix(base).unwrap_or(&path).to_owned();
-            files.push((relative, Cow::Owned(trusted::read(&path)?)));
+            files.push((relative, PlanContent::on_disk(&path)?));
         } else {
             bail!("`{}` is neither a file nor a directory: a plan's files hold nothing else", path.display());
         }

@@ -17,6 +17,7 @@ mod files;
 mod fuzz;
 mod handlers;
 mod journal_abuse;
+mod large_files;
 mod layers;
 mod ledger;
 mod lines;

@@ -38,9 +38,9 @@ pub struct EditChange {
     before: EntryState,
     after: EntryState,
     inverse: EditInverse,
-    /// The file's content from before, on its way to the backups.
+    /// The file's content from before, on its way to the backups: one buffer, shared.
     #[serde(skip)]
-    content: Option<Rc<Vec<u8>>>,
+    content: Rc<Vec<u8>>,
     /// The file's content after.
     #[serde(skip)]
     edited: Rc<Vec<u8>>,
@@ -130,15 +130,18 @@ pub struct EditTerms {
 }
 
 impl EditChange {
-    /// The change that makes `wish` true of a entry of what was found; `None` when it is true.
+    /// The change that makes `wish` true of a entry of what was found, whose text is `bytes`; `None` when it is true.
     ///
     /// # Errors
     /// When the entry is there twice, goes on where it cannot be followed, or the file is no text.
-    pub fn towards(found: Found, desired: DesiredEntry<'_>, terms: EditTerms) -> Result<Option<Self>> {
-        let bytes = found.content.as_deref().unwrap_or_default();
+    pub fn towards(
+        (found, bytes): (Found, Vec<u8>),
+        desired: DesiredEntry<'_>,
+        terms: EditTerms,
+    ) -> Result<Option<Self>> {
         let shown = found.path.display().to_string();
-        let Some(edited) = terms.entry.edited(bytes, desired, &shown)? else { return Ok(None) };
-        let lines = Lines::of(bytes);
+        let Some(edited) = terms.entry.edited(&bytes, desired, &shown)? else { return Ok(None) };
+        let lines = Lines::of(&bytes);
         let before = EntryState::of(edited.before.as_ref().map(|before| lines.bodies(before)));
         let size = edited.bytes.len() as u64;
         let inverse = EditInverse {
@@ -156,7 +159,7 @@ impl EditChange {
             before,
             after: EntryState::of(edited.after.as_deref()),
             inverse,
-            content: found.content.map(Rc::new),
+            content: Rc::new(bytes),
             edited: Rc::new(edited.bytes),
             file_is_ours: terms.record == FileRecord::AsRecorded,
         }))
@@ -166,7 +169,10 @@ impl EditChange {
     pub fn act(&self) -> Result<()> {
         let FileState::File { metadata, .. } = &self.inverse.edited else { return Ok(()) };
         let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
-        let contents = Contents::Bytes(&self.edited);
+        let contents = match self.inverse.edited.sha256() {
+            Some(digest) => Contents::Hashed(&self.edited, digest),
+            None => Contents::Bytes(&self.edited),
+        };
         files::replace(self.path(), contents, &attributes, &self.inverse.file, &tag(self.path()))?;
         Ok(())
     }
@@ -188,8 +194,8 @@ impl EditChange {
 
     /// The entry as it is on the machine, whatever became of the file.
     fn state_now(&self) -> Result<EntryState> {
-        match FileState::observe(self.path())? {
-            FileState::File { .. } => self.state_in(&files::read(self.path())?.0),
+        match files::read_if_file(self.path())? {
+            (bytes, FileState::File { .. }) => self.state_in(&bytes),
             _ => Ok(EntryState::Unset),
         }
     }
@@ -231,8 +237,8 @@ impl EditChange {
         let (path, tag) = (self.path(), tag(self.path()));
         match &self.inverse.file {
             FileState::File { sha256, metadata, .. } => {
-                let mut reader = world.backups()?.file(*sha256)?;
-                let contents = Contents::Reader { from: &mut reader, sha256: Some(*sha256) };
+                let backup = world.backups()?.file(*sha256)?;
+                let contents = Contents::File { from: &backup, sha256: Some(*sha256) };
                 files::replace(path, contents, &Attributes::from(metadata), now, &tag)
                     .map(drop)
                     .with_context(|| format!("the backup of `{}` does not bring it back", path.display()))
@@ -261,10 +267,7 @@ impl EditChange {
 
     /// Takes the entry alone back, in a file that somebody else has changed.
     fn undo_entry(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
-        let (bytes, state) = match FileState::observe(self.path())? {
-            FileState::Absent => (Vec::new(), FileState::Absent),
-            _ => files::read(self.path())?,
-        };
+        let (bytes, state) = files::read_if_file(self.path())?;
         let here = self.state_in(&bytes)?;
         let mut back = BTreeMap::from([(self.target(), state_value(&self.before))]);
         if here == self.before {
@@ -340,8 +343,8 @@ impl Kind for EditChange {
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
-        if let (Some(content), Some(digest)) = (&self.content, self.inverse.file.sha256()) {
-            world.backups()?.save_known(content, digest)?;
+        if let Some(digest) = self.inverse.file.sha256() {
+            world.backups()?.save_known(&self.content, digest)?;
         }
         files::clear_leftover(self.path(), &tag(self.path()))
     }

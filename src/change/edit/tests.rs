@@ -43,7 +43,7 @@ impl Scene {
         let owner = std::fs::metadata(self.directory.path()).unwrap();
         let attributes = Attributes::new(0o640, owner.uid(), owner.gid());
         let terms = EditTerms { entry: entry.clone(), secret: false, attributes, record };
-        EditChange::towards(Found::at(&self.path()).unwrap(), desired, terms).unwrap()
+        EditChange::towards(Found::text_at(&self.path()).unwrap(), desired, terms).unwrap()
     }
 
     fn made(&self, entry: &FileEntry, desired: DesiredEntry<'_>) -> Change {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::login_defs::LoginDefs;
 use crate::machine::clock;
-use crate::machine::files::{self, Attributes, FileState, Manifest, ModifiedAt, Ownership};
+use crate::machine::files::{self, Attributes, Content, FileState, Manifest, ModifiedAt, Ownership};
 
 /// Makes the home of a user, whole and at once, where nothing is. `mode` is its mode; without one, the machine's. `tag`
 /// names what is prepared beside it.
@@ -18,9 +18,7 @@ pub fn make_home(home: &Path, (uid, gid): (u32, u32), mode: Option<u32>, tag: &s
     let attributes = Attributes::new(mode.unwrap_or(defs.home_mode()), uid, gid);
     let root = Attributes { mtime: Some(ModifiedAt::from(clock::now())), ..attributes };
     tree.set(".", FileState::directory(&root));
-    let mut open = |relative: &Path| -> Result<Box<dyn std::io::Read + Send>> {
-        Ok(Box::new(std::fs::File::open(skeleton.join(relative))?))
-    };
+    let mut open = |relative: &Path| Ok(Content::File(std::fs::File::open(skeleton.join(relative))?));
     let built = files::build_tree(home, tag, &tree, &mut open)?;
     files::exchange_tree(&built, home)
 }

@@ -48,7 +48,7 @@ fn a_full_file_system_changes_nothing() {
         tree.insert_directory(".", &mine(0o700));
         tree.insert_file("much", &much, &mine(0o600));
         assert_eq!(
-            kind(build_tree(&path.join("live"), "test", &tree, &mut |_| Ok(Box::new(&*much)))),
+            kind(build_tree(&path.join("live"), "test", &tree, &mut |_| Ok(Content::Bytes((&*much).into())))),
             "space"
         );
         assert_eq!(names(path), ["file"]);
@@ -243,7 +243,7 @@ fn all_of_it_works_on_the_overlay_of_a_rehearsal() {
         tree.insert_directory(".", &mine(0o755));
         tree.insert_file("new", b"abc", &mine(0o644));
         let live = merged.join("live");
-        let built = build_tree(&live, "test", &tree, &mut |_| Ok(Box::new(&b"abc"[..]))).unwrap();
+        let built = build_tree(&live, "test", &tree, &mut |_| Ok(Content::Bytes(b"abc".into()))).unwrap();
         exchange_tree(&built, &live).unwrap();
         remove_tree(&built, None).unwrap();
         assert!(Manifest::observe(&live).unwrap().same_as(&tree));

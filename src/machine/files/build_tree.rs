@@ -2,19 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
-use std::io::Read;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fsync, mkdirat, openat, symlinkat, syncfs};
 
+use super::content::Content;
 use super::failures::{failed, refused};
 use super::file_state::FileState;
+use super::known::Written;
 use super::manifest::Manifest;
 use super::metadata::{Attributes, Metadata};
 use super::place::Place;
-use super::replace::{Contents, adorn, fill};
+use super::replace::{adorn, fill};
 use super::temporary::Temporary;
 use super::tree_walk::open_beneath;
 
@@ -22,7 +23,7 @@ use super::tree_walk::open_beneath;
 const SYNCED_SINGLY: usize = 64;
 
 /// Gives the content of the file at a path from the root of a tree.
-pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Box<dyn Read + Send + 'source>> + 'source;
+pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Content<'source>> + 'source;
 
 /// Builds the tree `desired` durably under `.kkrun-<tag>` beside `live`, and gives back the path of what it
 /// built, for [`super::exchange_tree`]. `open` gives the content of each file, which must have the desired
@@ -52,14 +53,16 @@ pub fn build_tree(live: &Path, tag: &str, desired: &Manifest, open: &mut OpenFil
                 directories.insert(relative, metadata);
             }
             FileState::File { sha256, metadata, .. } => {
-                let flags =
-                    OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+                let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
                 let file = openat(above, name, flags, Mode::from_raw_mode(0o600))
                     .map_err(|errno| failed("create", &shown, errno))?;
-                let mut from = open(relative)?;
-                let contents = Contents::Reader { from: &mut *from, sha256: Some(*sha256) };
-                let (file, ..) = fill(file, contents, &shown)?;
+                let content = open(relative)?;
+                let (file, ..) = fill(file, content.as_contents(*sha256, &shown)?, &shown)?;
                 adorn(&file, &Attributes::from(metadata), &shown)?;
+                // Nobody else can enter the tree yet, and the rename that gives it its name changes no file in it.
+                if let Some(written) = Written::completely(&file) {
+                    written.remember(&file, *sha256);
+                }
                 if singly {
                     fsync(&file).map_err(|errno| failed("write", &shown, errno))?;
                 }
@@ -140,7 +143,7 @@ mod tests {
 
     fn build(live: &Path, from: &Path, desired: &Manifest) -> Result<PathBuf> {
         let files = TreeFiles::open(from)?;
-        build_tree(live, "test", desired, &mut |relative| Ok(Box::new(files.file(relative)?)))
+        build_tree(live, "test", desired, &mut |relative| Ok(Content::File(files.file(relative)?)))
     }
 
     #[test]
@@ -177,7 +180,8 @@ mod tests {
             desired.insert_file(format!("file-{number}"), b"abc", &mine(0o644));
         }
         let built =
-            build_tree(&path.join("live"), "test", &desired, &mut |_| Ok(Box::new(&b"abc"[..]))).unwrap();
+            build_tree(&path.join("live"), "test", &desired, &mut |_| Ok(Content::Bytes(b"abc".into())))
+                .unwrap();
         assert!(Manifest::observe(&built).unwrap().same_as(&desired));
     }
 

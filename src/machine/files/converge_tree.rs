@@ -13,7 +13,7 @@ use super::manifest::Manifest;
 use super::metadata::Attributes;
 use super::remove::remove;
 use super::remove_tree::{identity, remove_tree};
-use super::replace::{Contents, replace};
+use super::replace::replace;
 use super::set_metadata::set_metadata;
 
 /// What happens to the times of entries that exist already.
@@ -73,9 +73,8 @@ pub fn converge_tree(
                 if present.sha256() == Some(*sha256) {
                     set_metadata(&at, &attributes, &present)?;
                 } else {
-                    let mut from = open(relative)?;
-                    let contents = Contents::Reader { from: &mut *from, sha256: Some(*sha256) };
-                    replace(&at, contents, &attributes, &present, tag)?;
+                    let content = open(relative)?;
+                    replace(&at, content.as_contents(*sha256, &at)?, &attributes, &present, tag)?;
                     touched.insert(parent_of(relative));
                 }
             }
@@ -179,6 +178,7 @@ fn parent_of(relative: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::machine::files::Content;
     use crate::machine::files::testing::*;
     use crate::machine::files::{ModifiedAt, PathText};
 
@@ -186,10 +186,10 @@ mod tests {
 
     fn open_of<'source>(
         contents: &'source BTreeMap<&str, &str>,
-    ) -> impl FnMut(&Path) -> Result<Box<dyn std::io::Read + Send + 'source>> + 'source {
+    ) -> impl FnMut(&Path) -> Result<Content<'source>> + 'source {
         move |relative| {
             let content: &'source str = contents[relative.to_str().unwrap()];
-            Ok(Box::new(content.as_bytes()))
+            Ok(Content::Bytes(content.as_bytes().into()))
         }
     }
 

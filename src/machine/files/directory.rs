@@ -22,17 +22,17 @@ pub fn make_directory(path: &Path, to: &Attributes, tag: &str) -> Result<FileSta
         return Err(failed("make the directory", path, rustix::io::Errno::EXIST));
     }
     let absent = Checked { state: FileState::Absent, identity: None };
-    let state = place.acting(
+    let (state, placed) = place.acting(
         |user| may_make(user, to),
         || {
             let (temporary, directory) = Temporary::directory(&place, tag)?;
             adorn(&directory, to, &place.path)?;
             fsync(&directory).map_err(|errno| failed("sync", &place.path, errno))?;
             let state = FileState::Directory { metadata: metadata_of(&directory, &place.path)? };
-            temporary.put_in_place(&absent)?;
-            Ok(state)
+            Ok((state, temporary.put_in_place(&absent)?))
         },
     )?;
+    placed.settle(&place, &absent)?;
     place.sync()?;
     Ok(state)
 }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Read as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt as _;
 use std::path::Path;
@@ -12,15 +11,17 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, fstat, openat, readlinka
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
-use super::digest::{Digest, Digester};
-use super::failures::{failed, failed_io, refused};
+use super::content::{digest_known, read_through};
+use super::digest::Digest;
+use super::failures::{failed, refused};
 use super::metadata::{Attributes, Metadata};
 use super::path_text::PathText;
 use super::place::Walk;
 use super::xattrs;
+use crate::failure::Failure;
 
-/// How much is read at once, in bytes: enough that the calls do not count beside the hashing.
-pub(super) const PIECE: usize = 128 * 1024;
+/// The largest file that is read whole, in bytes, to change a part of it or to give its text to a script.
+pub const LONGEST_TEXT: u64 = 16 * 1024 * 1024;
 
 /// What is at a path. This is the form in which the journal holds it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -80,9 +81,9 @@ pub enum SpecialKind {
 
 impl FileState {
     /// Looks at a path without following a link at its end and without ever waiting: a named pipe or a
-    /// device is not opened. A file is read once.
+    /// device is not opened. A file is read once, and not again while it is known to be unchanged.
     pub fn observe(path: &Path) -> Result<Self> {
-        observe_with(path, &mut |_| Ok(()))
+        observe_with(path, &mut digest_known)
     }
 
     /// A regular file with this content and these attributes, as it will be observed.
@@ -240,44 +241,90 @@ impl FileState {
     }
 }
 
-/// Looks at a path, giving a file's content to `take`, piece by piece.
-pub(crate) fn observe_with(path: &Path, take: &mut dyn FnMut(&[u8]) -> Result<()>) -> Result<FileState> {
+/// Says the digest and length of an open regular file; the path is for messages.
+pub(crate) type ReadFile<'read> = dyn FnMut(&File, &Path) -> Result<(Digest, u64)> + 'read;
+
+/// Looks at a path, and has `read` say what a file holds.
+pub(crate) fn observe_with(path: &Path, read: &mut ReadFile<'_>) -> Result<FileState> {
     let walk = Walk::to(path)?;
     match walk.directory() {
-        Some(directory) => Ok(look(directory, walk.name(), path, take)?.state),
+        Some(directory) => Ok(look(directory, walk.name(), path, read)?.state),
         None => Ok(FileState::Absent),
     }
 }
 
 /// Reads a regular file: its bytes and the state that belongs to them, by one open and one read. The last
-/// component is not followed; anything but a regular file is an error.
+/// component is not followed; anything but a regular file of at most [`LONGEST_TEXT`] bytes is an error.
 pub fn read(path: &Path) -> Result<(Vec<u8>, FileState)> {
-    let walk = Walk::to(path)?;
-    let Some(directory) = walk.directory() else { return Err(failed("read", path, Errno::NOENT)) };
+    match read_if_file(path)? {
+        (bytes, state @ FileState::File { .. }) => Ok((bytes, state)),
+        (_, FileState::Absent) => Err(failed("read", path, Errno::NOENT)),
+        (_, other) => Err(refused(path, &format!("is {}, not a regular file", other.noun()))),
+    }
+}
+
+/// The same, and no bytes of anything else.
+pub fn read_if_file(path: &Path) -> Result<(Vec<u8>, FileState)> {
     let mut bytes = Vec::new();
-    let seen = look(directory, walk.name(), path, &mut |piece| {
+    let state = observe_with(path, &mut |file, shown| {
+        let whole = read_open(file, shown)?;
+        bytes = whole.0;
+        Ok((whole.1, bytes.len() as u64))
+    })?;
+    Ok((bytes, state))
+}
+
+/// All that is in an open file, and its digest.
+pub(crate) fn read_open(file: &File, shown: &Path) -> Result<(Vec<u8>, Digest)> {
+    let length = fstat(file).map_err(|errno| failed("look at", shown, errno))?.st_size;
+    let length = u64::try_from(length).unwrap_or_default();
+    let mut bytes = Vec::with_capacity(usize::try_from(length.min(LONGEST_TEXT)).unwrap_or_default());
+    let mut take = |at: u64, piece: &[u8]| {
+        if at + piece.len() as u64 > LONGEST_TEXT {
+            return Err(too_long(shown));
+        }
+        bytes.resize(usize::try_from(at).unwrap_or_default(), 0);
         bytes.extend_from_slice(piece);
         Ok(())
-    })?;
-    match seen.state {
-        FileState::File { .. } => Ok((bytes, seen.state)),
-        FileState::Absent => Err(failed("read", path, Errno::NOENT)),
-        other => Err(refused(path, &format!("is {}, not a regular file", other.noun()))),
+    };
+    if length > LONGEST_TEXT {
+        return Err(too_long(shown));
     }
+    let (digest, read) = read_through(file, &mut take).map_err(|stopped| stopped.reading(shown))?;
+    if read > LONGEST_TEXT {
+        return Err(too_long(shown));
+    }
+    bytes.resize(usize::try_from(read).unwrap_or_default(), 0);
+    Ok((bytes, digest))
+}
+
+fn too_long(path: &Path) -> anyhow::Error {
+    let (shown, most) = (PathText::new(path), LONGEST_TEXT >> 20);
+    Failure::new(format!("cannot read `{shown}` as a text: it is larger than {most} MiB"))
+        .kind("size")
+        .hint("replace a larger file as a whole: `file::copy`, or a command with an undo")
+        .into()
 }
 
 /// Reads a regular file wherever its links lead, as a person's editor would. For looking only: what it gives
 /// is no ground for a change.
 pub fn read_following(path: &Path) -> Result<Vec<u8>> {
+    Ok(read_open(&open_following(path)?, path)?.0)
+}
+
+/// The digest of a regular file wherever its links lead. For looking only.
+pub fn digest_following(path: &Path) -> Result<Digest> {
+    Ok(digest_known(&open_following(path)?, path)?.0)
+}
+
+fn open_following(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed("read", path, errno))?;
-    let stat = fstat(&file).map_err(|errno| failed("read", path, errno))?;
+    let stat = fstat(&file).map_err(|errno| failed("look at", path, errno))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(refused(path, "is not a regular file"));
     }
-    let mut bytes = Vec::new();
-    File::from(file).read_to_end(&mut bytes).map_err(|error| failed_io("read", path, &error))?;
-    Ok(bytes)
+    Ok(file.into())
 }
 
 /// A state and which file it is of.
@@ -287,12 +334,12 @@ pub(super) struct Seen {
 }
 
 /// Tells a file from any other and from itself after any change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     device: u64,
     inode: u64,
-    size: i64,
-    modified: (i64, i64),
+    pub(super) size: i64,
+    pub(super) modified: (i64, i64),
     changed: (i64, i64),
     /// How many names it has.
     pub(super) links: u64,
@@ -311,18 +358,24 @@ impl Identity {
     }
 }
 
+impl Identity {
+    /// Whether an open file is this one, and at most renamed since.
+    pub(super) fn is_but_renamed(&self, file: &File) -> bool {
+        fstat(file).is_ok_and(|stat| Self { changed: self.changed, ..Self::of(&stat) } == *self)
+    }
+}
+
 /// A field of `stat`, whose width depends on the architecture.
 fn field<N: Default>(field: impl TryInto<N>) -> N {
     field.try_into().unwrap_or_default()
 }
 
-/// Looks at a name in a directory and gives a file's content to `take`, piece by piece. `shown` is the path
-/// for messages.
+/// Looks at a name in a directory, and has `read` say what a file holds. `shown` is the path for messages.
 pub(super) fn look(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     shown: &Path,
-    take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    read: &mut ReadFile<'_>,
 ) -> Result<Seen> {
     // A name that changes its kind between the look and the open is looked at again.
     for _ in 0..8 {
@@ -331,7 +384,7 @@ pub(super) fn look(
             Err(Errno::NOENT) => return Ok(Seen { state: FileState::Absent, identity: None }),
             Err(errno) => return Err(failed("look at", shown, errno)),
         };
-        if let Some(state) = look_once(directory, name, shown, &stat, take)? {
+        if let Some(state) = look_once(directory, name, shown, &stat, read)? {
             return Ok(Seen { state, identity: Some(Identity::of(&stat)) });
         }
     }
@@ -343,7 +396,7 @@ fn look_once(
     name: &OsStr,
     shown: &Path,
     stat: &Stat,
-    take: &mut dyn FnMut(&[u8]) -> Result<()>,
+    read: &mut ReadFile<'_>,
 ) -> Result<Option<FileState>> {
     let special = |what| Ok(Some(FileState::Special { what }));
     match FileType::from_raw_mode(stat.st_mode) {
@@ -352,7 +405,7 @@ fn look_once(
                 return Ok(None);
             };
             let metadata = metadata_of(&file, shown)?;
-            let (sha256, size) = digest_of(File::from(file), stat, shown, take)?;
+            let (sha256, size) = read(&File::from(file), shown)?;
             Ok(Some(FileState::File { sha256, size, metadata }))
         }
         FileType::Directory => {
@@ -401,28 +454,6 @@ pub(super) fn open_same(
 pub(super) fn metadata_of(file: impl AsFd, shown: &Path) -> Result<Metadata> {
     let stat = fstat(file.as_fd()).map_err(|errno| failed("look at", shown, errno))?;
     Ok(Metadata::of(&stat, xattrs::read(file, shown)?))
-}
-
-fn digest_of(
-    mut file: File,
-    stat: &Stat,
-    shown: &Path,
-    take: &mut dyn FnMut(&[u8]) -> Result<()>,
-) -> Result<(Digest, u64)> {
-    let length = usize::try_from(stat.st_size).unwrap_or(PIECE).saturating_add(1).min(PIECE);
-    let mut piece = vec![0; length];
-    let mut digester = Digester::default();
-    loop {
-        match file.read(&mut piece) {
-            Ok(0) => return Ok(digester.finish()),
-            Ok(length) => {
-                digester.update(&piece[..length]);
-                take(&piece[..length])?;
-            }
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(failed_io("read", shown, &error)),
-        }
-    }
 }
 
 #[cfg(test)]
@@ -511,7 +542,7 @@ mod tests {
     #[test]
     fn bytes_and_state_belong_together_for_any_size_and_name() {
         let (_directory, path) = scratch();
-        for (name, size) in [(&b"empty"[..], 0), (b"\xff\n", 1), (b"large", 3 * PIECE + 7)] {
+        for (name, size) in [(&b"empty"[..], 0), (b"\xff\n", 1), (b"large", 300_000)] {
             let path = path.join(OsStr::from_bytes(name));
             let content = vec![b'x'; size];
             std::fs::write(&path, &content).unwrap();

@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use rustix::fs::{AtFlags, Gid, Uid, chownat};
 
+use super::content::digest_known;
 use super::failures::failed;
 use super::file_state::{FileState, look};
 use super::path_text::PathText;
@@ -25,11 +26,11 @@ pub fn link(
 ) -> Result<FileState> {
     let place = Place::open(path)?;
     let checked = Checked::replaceable(&place, expected)?;
-    let state = place.acting(
+    let (state, placed) = place.acting(
         |user| user.uid == owner && user.is_in(group),
         || {
             let temporary = Temporary::link(&place, tag, to.as_path())?;
-            let look = || look(place.directory(), temporary.name(), &place.path, &mut |_| Ok(()));
+            let look = || look(place.directory(), temporary.name(), &place.path, &mut digest_known);
             if look()?.state.ownership() != Some((owner, group)) {
                 let (owner, group) = (Uid::from_raw(owner), Gid::from_raw(group));
                 let flags = AtFlags::SYMLINK_NOFOLLOW;
@@ -37,10 +38,10 @@ pub fn link(
                     .map_err(|errno| failed("change the owner of", &place.path, errno))?;
             }
             let state = look()?.state;
-            temporary.put_in_place(&checked)?;
-            Ok(state)
+            Ok((state, temporary.put_in_place(&checked)?))
         },
     )?;
+    placed.settle(&place, &checked)?;
     place.sync()?;
     Ok(state)
 }

@@ -11,9 +11,10 @@ use rustix::fs::OFlags;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 
+use super::content::digest_known;
 use super::digest::{Digest, Digester};
 use super::failures::{failed, refused};
-use super::file_state::{FileState, SpecialKind, look, metadata_of};
+use super::file_state::{FileState, ReadFile, SpecialKind, look, metadata_of};
 use super::metadata::{Attributes, ModifiedAt};
 use super::path_text::PathText;
 use super::place::Walk;
@@ -54,20 +55,15 @@ pub struct Ownership {
 }
 
 impl Manifest {
-    /// Goes through the tree at `root`, reading every file once. No link is followed; what is mounted inside
+    /// Goes through the tree at `root`, reading every file once that is not known. No link is followed; what is mounted inside
     /// is named but not entered. A root that is absent gives an empty manifest; one that is no directory is
     /// an error.
     pub fn observe(root: &Path) -> Result<Self> {
-        Self::observe_with(root, &mut |_| Ok(()), &mut |_, _| Ok(()))
+        Self::observe_with(root, &mut digest_known)
     }
 
-    /// The same, giving every file's content to `take`, piece by piece, and then its path from the root and
-    /// its state to `end`.
-    pub(crate) fn observe_with(
-        root: &Path,
-        take: &mut dyn FnMut(&[u8]) -> Result<()>,
-        end: &mut dyn FnMut(&Path, &FileState) -> Result<()>,
-    ) -> Result<Self> {
+    /// The same, where `read` says what each file holds.
+    pub(crate) fn observe_with(root: &Path, read: &mut ReadFile<'_>) -> Result<Self> {
         let mut manifest = Self::default();
         let Some(directory) = open_root(root)? else { return Ok(manifest) };
         manifest.insert(ROOT, FileState::Directory { metadata: metadata_of(&directory, root)? });
@@ -75,11 +71,8 @@ impl Manifest {
             let state = if entry.is_mount {
                 FileState::Special { what: SpecialKind::Mount }
             } else {
-                look(entry.directory, entry.name, entry.shown, take)?.state
+                look(entry.directory, entry.name, entry.shown, read)?.state
             };
-            if let FileState::File { .. } = state {
-                end(entry.relative, &state)?;
-            }
             let is_directory = matches!(state, FileState::Directory { .. });
             if !state.is_absent() {
                 manifest.insert(entry.relative, state);
@@ -114,7 +107,7 @@ impl Manifest {
                 _ => None,
             };
             let inner = inner.as_ref().map_or(directory.as_fd(), |inner| inner.as_fd());
-            let state = look(inner, name, &shown, &mut |_| Ok(()))?.state;
+            let state = look(inner, name, &shown, &mut digest_known)?.state;
             if !state.is_absent() {
                 manifest.insert(relative.as_path(), state);
             }

@@ -15,6 +15,7 @@
 //! is ever written in place; when a rename is impossible, that is an error.
 
 mod build_tree;
+mod content;
 mod converge_tree;
 mod credentials;
 mod digest;
@@ -22,6 +23,7 @@ mod directory;
 mod exchange_tree;
 mod failures;
 mod file_state;
+mod known;
 mod link;
 mod listing;
 mod manifest;
@@ -39,14 +41,18 @@ mod tree_walk;
 mod xattrs;
 
 pub use build_tree::{OpenFile, build_tree};
+pub use content::Content;
+pub(crate) use content::{copy_content, digest_anew, digest_if_known, digest_known};
 pub use converge_tree::{Times, converge_tree};
 pub use credentials::{User, as_user};
 pub use digest::Digest;
 pub(crate) use digest::Digester;
 pub use directory::{make_directory, remove_directory};
 pub use exchange_tree::exchange_tree;
-pub(crate) use file_state::observe_with;
-pub use file_state::{FileState, SpecialKind, read, read_following};
+pub use file_state::{
+    FileState, LONGEST_TEXT, SpecialKind, digest_following, read, read_following, read_if_file,
+};
+pub(crate) use file_state::{observe_with, read_open};
 pub use link::link;
 pub use listing::Listing;
 pub use manifest::{Manifest, Ownership, Summary, TreeFiles};

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use rustix::fs::{AtFlags, unlinkat};
 
-use super::failures::{failed, refused};
+use super::failures::refused;
 use super::file_state::FileState;
 use super::place::Place;
-use super::temporary::{Checked, clear_leftover};
+use super::temporary::{Checked, clear_leftover, take_away};
 
 /// Removes the file or link `path` durably, if it is as `expected`. Absent and expected to be so is fine.
 ///
@@ -27,14 +26,7 @@ pub fn remove(path: &Path, expected: &FileState, tag: &str) -> Result<()> {
     if let FileState::Directory { .. } = checked.state {
         return Err(refused(path, "is a directory"));
     }
-    place.acting(
-        |_| true,
-        || {
-            checked.again(&place)?;
-            unlinkat(place.directory(), &place.name, AtFlags::empty())
-                .map_err(|errno| failed("remove", &place.path, errno))
-        },
-    )?;
+    take_away(&place, &checked, tag)?;
     place.sync()
 }
 

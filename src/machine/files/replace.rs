@@ -1,33 +1,35 @@
 //! Replacing or creating a file so that it is always wholly the old or wholly the new one.
 
 use std::fs::File;
-use std::io::{Read, Write as _};
+use std::io::Write as _;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Result;
 use rustix::fs::{Mode, fchmod, fchown, fstat, fsync, futimens};
 
+use super::content::{self, Stopped, other_than};
 use super::credentials::User;
-use super::digest::{Digest, Digester};
+use super::digest::Digest;
 use super::failures::{failed, failed_io};
-use super::file_state::{FileState, PIECE, metadata_of};
+use super::file_state::{FileState, metadata_of};
+use super::known::Written;
 use super::metadata::Attributes;
-use super::path_text::PathText;
 use super::place::Place;
 use super::temporary::{Checked, Temporary};
 use super::xattrs;
-use crate::failure::Failure;
 
-/// The bytes that a file shall hold.
+/// What a file shall hold.
 pub enum Contents<'bytes> {
-    /// These.
+    /// These bytes.
     Bytes(&'bytes [u8]),
-    /// All that this gives, which is read once.
-    Reader {
-        /// Where they come from.
-        from: &'bytes mut (dyn Read + Send),
-        /// What they must be, if that is known: otherwise the file does not take its name.
+    /// These bytes, whose digest is known.
+    Hashed(&'bytes [u8], Digest),
+    /// All that is in this file, from its beginning.
+    File {
+        /// The file.
+        from: &'bytes File,
+        /// What it must hold, if that is known: otherwise the new file does not take its name.
         sha256: Option<Digest>,
     },
 }
@@ -52,7 +54,7 @@ pub fn replace(
 ) -> Result<FileState> {
     let place = Place::open(path)?;
     let checked = Checked::replaceable(&place, expected)?;
-    let state = place.acting(
+    let (state, placed) = place.acting(
         |user| may_make(user, to),
         || {
             let (temporary, file) = Temporary::file(&place, tag)?;
@@ -60,10 +62,15 @@ pub fn replace(
             adorn(&file, to, &place.path)?;
             fsync(&file).map_err(|errno| failed("write", &place.path, errno))?;
             let state = FileState::File { sha256, size, metadata: metadata_of(&file, &place.path)? };
-            temporary.put_in_place(&checked)?;
-            Ok(state)
+            let written = Written::completely(&file);
+            let placed = temporary.put_in_place(&checked)?;
+            if let Some(written) = written {
+                written.remember(&file, sha256);
+            }
+            Ok((state, placed))
         },
     )?;
+    placed.settle(&place, &checked)?;
     place.sync()?;
     Ok(state)
 }
@@ -75,42 +82,26 @@ pub(super) fn may_make(user: &User, attributes: &Attributes) -> bool {
         && !attributes.xattrs.keys().any(|name| xattrs::is_privileged(name))
 }
 
-/// Writes all of the contents to a new file.
+/// Writes all of the contents to a new file, which is open for reading and writing.
 pub(super) fn fill(file: OwnedFd, contents: Contents<'_>, shown: &Path) -> Result<(File, Digest, u64)> {
     let mut file = File::from(file);
-    let mut write = |piece: &[u8]| file.write_all(piece).map_err(|error| failed_io("write", shown, &error));
-    let (digest, size) = match contents {
-        Contents::Bytes(bytes) => {
-            write(bytes)?;
-            (Digest::of(bytes), bytes.len() as u64)
-        }
-        Contents::Reader { from, sha256 } => {
-            let mut piece = vec![0; PIECE];
-            let mut digester = Digester::default();
-            loop {
-                match from.read(&mut piece) {
-                    Ok(0) => break,
-                    Ok(length) => {
-                        digester.update(&piece[..length]);
-                        write(&piece[..length])?;
-                    }
-                    Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(failed_io("read what is to be written to", shown, &error)),
-                }
-            }
-            let (digest, size) = digester.finish();
+    let writing = |error: &std::io::Error| failed_io("write", shown, error);
+    let (bytes, digest) = match contents {
+        Contents::Bytes(bytes) => (bytes, Digest::of(bytes)),
+        Contents::Hashed(bytes, digest) => (bytes, digest),
+        Contents::File { from, sha256 } => {
+            let (digest, size) = content::copy(from, &file, &writing).map_err(|stopped| match stopped {
+                Stopped::Reading(error) => failed_io("read what is to be written to", shown, &error),
+                Stopped::Taking(error) => error,
+            })?;
             if let Some(desired) = sha256.filter(|desired| *desired != digest) {
-                let shown = PathText::new(shown);
-                return Err(Failure::new(format!(
-                    "what was read for `{shown}` has SHA-256 {digest}, not {desired}"
-                ))
-                .kind("damaged")
-                .into());
+                return Err(other_than(shown, digest, desired));
             }
-            (digest, size)
+            return Ok((file, digest, size));
         }
     };
-    Ok((file, digest, size))
+    file.write_all(bytes).map_err(|error| writing(&error))?;
+    Ok((file, digest, bytes.len() as u64))
 }
 
 /// Gives an open file or directory its time, owner, group, attributes and mode, in the order in which none
@@ -148,17 +139,17 @@ mod tests {
         replace(path, Contents::Bytes(bytes), to, expected, "test")
     }
 
-    /// A source that writes to the target while it is read.
-    struct Meddler<'path>(&'path Path, bool);
-    impl Read for Meddler<'_> {
-        fn read(&mut self, piece: &mut [u8]) -> std::io::Result<usize> {
-            if std::mem::replace(&mut self.1, true) {
-                return Ok(0);
-            }
-            std::fs::write(self.0, "three")?;
-            piece[0] = b'x';
-            Ok(1)
-        }
+    /// Replaces `path` with what comes from a pipe, while somebody writes to `target` before it ends.
+    fn write_while_meddling(path: &Path, target: &Path, expected: &FileState) -> Result<FileState> {
+        let (from, mut into) = std::io::pipe().unwrap();
+        let from = File::from(OwnedFd::from(from));
+        std::thread::scope(|scope| {
+            scope.spawn(move || {
+                into.write_all(b"x").unwrap();
+                std::fs::write(target, "three").unwrap();
+            });
+            replace(path, Contents::File { from: &from, sha256: None }, &mine(0o600), expected, "test")
+        })
     }
 
     #[test]
@@ -259,15 +250,9 @@ mod tests {
         assert_eq!(kind(write(&file, b"x", &mine(0o600), &FileState::Absent)), "conflict");
 
         let seen = FileState::observe(&file).unwrap();
-        let mut from = Meddler(&file, false);
-        let contents = Contents::Reader { from: &mut from, sha256: None };
-        assert_eq!(kind(replace(&file, contents, &mine(0o600), &seen, "test")), "conflict");
-        let mut from = Meddler(&path.join("new"), false);
-        let contents = Contents::Reader { from: &mut from, sha256: None };
-        assert_eq!(
-            kind(replace(&path.join("new"), contents, &mine(0o600), &FileState::Absent, "test")),
-            "conflict"
-        );
+        assert_eq!(kind(write_while_meddling(&file, &file, &seen)), "conflict");
+        let new = path.join("new");
+        assert_eq!(kind(write_while_meddling(&new, &new, &FileState::Absent)), "conflict");
         assert_eq!(std::fs::read(&file).unwrap(), b"three");
         assert_eq!(names(&path), ["file", "new"]);
     }
@@ -276,8 +261,10 @@ mod tests {
     fn wrong_bytes_never_take_the_name_and_a_leftover_is_no_hindrance() {
         let (_directory, path) = scratch();
         std::fs::write(path.join(".kkrun-test"), "left").unwrap();
-        let mut from: &[u8] = b"abc";
-        let contents = Contents::Reader { from: &mut from, sha256: Some(Digest::of(b"abd")) };
+        std::fs::write(path.join("from"), "abc").unwrap();
+        let from = File::open(path.join("from")).unwrap();
+        std::fs::remove_file(path.join("from")).unwrap();
+        let contents = Contents::File { from: &from, sha256: Some(Digest::of(b"abd")) };
         let file = path.join("file");
         assert_eq!(kind(replace(&file, contents, &mine(0o600), &FileState::Absent, "test")), "damaged");
         assert_eq!(names(&path), [""; 0]);

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 use rustix::fs::{AtFlags, FileType, Gid, OFlags, Uid, chownat, fstat, fsync, statat};
 
+use super::content::digest_known;
 use super::failures::{conflict, failed, refused};
 use super::file_state::{FileState, look, metadata_of, open_same};
 use super::metadata::{Attributes, Metadata};
@@ -66,7 +67,7 @@ pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Resul
 }
 
 fn set_link_owner(place: &Place, to: &Attributes, expected: &FileState) -> Result<()> {
-    let state = look(place.directory(), &place.name, &place.path, &mut |_| Ok(()))?.state;
+    let state = look(place.directory(), &place.name, &place.path, &mut digest_known)?.state;
     if !expected.same_as(&state) {
         return Err(conflict(&place.path, &expected.differences(&state)));
     }

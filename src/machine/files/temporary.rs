@@ -1,6 +1,7 @@
 //! What a change prepares beside its target, under a name fixed for the change.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -10,8 +11,10 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
+use super::content::digest_known;
 use super::failures::{conflict, failed, refused};
 use super::file_state::{FileState, Identity, Seen, look};
+use super::path_text::PathText;
 use super::place::{Place, Walk};
 use super::remove_tree::remove_at;
 
@@ -109,22 +112,87 @@ impl<'place> Temporary<'place> {
 
     /// Gives it the target's name, if the target is still what `checked` saw: an absent one is never
     /// overwritten, another one not if it was exchanged or changed since.
-    pub(super) fn put_in_place(mut self, checked: &Checked) -> Result<()> {
-        let directory = self.place.directory();
-        let name = &self.place.name;
+    pub(super) fn put_in_place(mut self, checked: &Checked) -> Result<Placed> {
+        let (directory, name) = (self.place.directory(), &self.place.name);
         checked.again(self.place)?;
-        let renamed = match checked.identity {
-            None => match renameat_with(directory, &self.name, directory, name, RenameFlags::NOREPLACE) {
-                // A file system that cannot refuse to replace.
-                Err(Errno::INVAL) => renameat(directory, &self.name, directory, name),
-                other => other,
-            },
-            Some(_) => renameat(directory, &self.name, directory, name),
+        let flags = if checked.identity.is_none() { RenameFlags::NOREPLACE } else { RenameFlags::EXCHANGE };
+        let old = match renameat_with(directory, &self.name, directory, name, flags) {
+            Ok(()) => checked.identity.map(|_| self.name.clone()),
+            // A file system that can neither refuse to replace nor exchange.
+            Err(Errno::INVAL | Errno::NOSYS) => {
+                renameat(directory, &self.name, directory, name)
+                    .map_err(|errno| failed("replace", &self.place.path, errno))?;
+                None
+            }
+            Err(errno) => return Err(failed("replace", &self.place.path, errno)),
         };
-        renamed.map_err(|errno| failed("replace", &self.place.path, errno))?;
         self.in_place = true;
-        Ok(())
+        Ok(Placed { old })
     }
+}
+
+/// Something that has the target's name now.
+#[must_use = "what stood there is still beside it"]
+pub(super) struct Placed {
+    /// The name of what stood there.
+    old: Option<OsString>,
+}
+
+impl Placed {
+    /// Removes what stood there, if it is what `checked` saw: between the last look and the exchange somebody may have
+    /// put something else there, and that is put back.
+    ///
+    /// To be called as root: who owns the place may not read what stood there.
+    pub(super) fn settle(self, place: &Place, checked: &Checked) -> Result<()> {
+        let Some(old) = self.old else { return Ok(()) };
+        let directory = place.directory();
+        if let Err(error) = checked.came_out(place, &old) {
+            let back = || renameat_with(directory, &old, directory, &place.name, RenameFlags::EXCHANGE);
+            return Err(match place.acting(|_| true, || Ok(back()?)) {
+                Ok(()) => {
+                    // What stays is removed by the next change of the same tag.
+                    let _ = place.acting(|_| true, || clear(directory, &old, &place.path));
+                    error
+                }
+                Err(_) => error.context(left_beside(place, &old)),
+            });
+        }
+        remove_old(place, &old)
+    }
+}
+
+/// Removes the target, durably but for the sync of its directory: it is moved aside and looked at, so that nothing goes
+/// that somebody put there at the last moment. To be called as root.
+pub(super) fn take_away(place: &Place, checked: &Checked, tag: &str) -> Result<()> {
+    let (directory, aside) = (place.directory(), name_of(tag)?);
+    let rename = |from: &OsStr, to: &OsStr| {
+        place.acting(|_| true, || Ok(renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE)))
+    };
+    checked.again(place)?;
+    match rename(&place.name, &aside)? {
+        Err(Errno::INVAL | Errno::NOSYS) => return remove_old(place, &place.name),
+        renamed => renamed.map_err(|errno| failed("remove", &place.path, errno))?,
+    }
+    if let Err(error) = checked.came_out(place, &aside) {
+        return Err(match rename(&aside, &place.name)? {
+            Ok(()) => error,
+            Err(_) => error.context(left_beside(place, &aside)),
+        });
+    }
+    remove_old(place, &aside)
+}
+
+fn remove_old(place: &Place, name: &OsStr) -> Result<()> {
+    let unlink = || {
+        unlinkat(place.directory(), name, AtFlags::empty())
+            .map_err(|errno| failed("remove", &place.path, errno))
+    };
+    place.acting(|_| true, unlink)
+}
+
+fn left_beside(place: &Place, name: &OsStr) -> String {
+    let (shown, beside) = (PathText::new(&*place.path), PathText::new(place.beside(name)));
+    format!("what was at `{shown}` is at `{beside}` now: move it before the next run clears it")
 }
 
 impl Drop for Temporary<'_> {
@@ -147,7 +215,7 @@ pub(super) struct Checked {
 impl Checked {
     /// Looks whether the target is as `expected`.
     pub(super) fn target(place: &Place, expected: &FileState) -> Result<Self> {
-        let Seen { state, identity } = look(place.directory(), &place.name, &place.path, &mut |_| Ok(()))?;
+        let Seen { state, identity } = look(place.directory(), &place.name, &place.path, &mut digest_known)?;
         if !expected.same_as(&state) {
             return Err(conflict(&place.path, &expected.differences(&state)));
         }
@@ -157,7 +225,7 @@ impl Checked {
     /// The same for a target that a file or link may replace: absent, a regular file with one name, or a
     /// link that was expected.
     pub(super) fn replaceable(place: &Place, expected: &FileState) -> Result<Self> {
-        let Seen { state, identity } = look(place.directory(), &place.name, &place.path, &mut |_| Ok(()))?;
+        let Seen { state, identity } = look(place.directory(), &place.name, &place.path, &mut digest_known)?;
         match (&state, expected) {
             (FileState::Absent | FileState::File { .. }, _)
             | (FileState::Link { .. }, FileState::Link { .. }) => {}
@@ -177,6 +245,27 @@ impl Checked {
         Ok(Self { state, identity })
     }
 
+    /// Looks at what was moved away under `name`: it must be what was checked. A rename changes nothing of a file but the
+    /// time of its last change.
+    fn came_out(&self, place: &Place, name: &OsStr) -> Result<()> {
+        let known = self.identity.zip(self.state.sha256());
+        let mut read = |file: &File, shown: &Path| match known {
+            Some((identity, digest)) if identity.is_but_renamed(file) => {
+                Ok((digest, u64::try_from(identity.size).unwrap_or_default()))
+            }
+            _ => digest_known(file, shown),
+        };
+        let Seen { state, identity } = look(place.directory(), name, &place.path, &mut read)?;
+        let has_more_names = |now: Identity| self.identity.is_some_and(|then| now.links > then.links);
+        if !self.state.same_as(&state) {
+            return Err(conflict(&place.path, &self.state.differences(&state)));
+        }
+        if identity.is_some_and(has_more_names) {
+            return Err(conflict(&place.path, &["it has another name (a hard link) now".to_owned()]));
+        }
+        Ok(())
+    }
+
     /// Looks again whether it is untouched: the same file, not changed since.
     pub(super) fn again(&self, place: &Place) -> Result<()> {
         let now = match rustix::fs::statat(place.directory(), &place.name, AtFlags::SYMLINK_NOFOLLOW) {
@@ -187,7 +276,7 @@ impl Checked {
         if now == self.identity {
             return Ok(());
         }
-        let state = look(place.directory(), &place.name, &place.path, &mut |_| Ok(()))?.state;
+        let state = look(place.directory(), &place.name, &place.path, &mut digest_known)?.state;
         let mut differences = self.state.differences(&state);
         if differences.is_empty() {
             differences.push("it was written again".to_owned());

@@ -1,22 +1,23 @@
 //! `file::copy` and `file::mirror`: files and trees from elsewhere.
 
-use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use rhai::plugin::*;
 
-use super::{Ownership, absolute, awaits_another, make, owner_of_directory, read_plan, write_bytes};
+use super::{
+    NEW_FILE, Ownership, absolute, awaits_another, make, owner_of_directory, read_plan, write_bytes,
+};
 use crate::change::{Change, DesiredFile, TreeChange, tree_target};
 use crate::failure::Failure;
 use crate::machine::clock;
 use crate::machine::files::{
-    self, Attributes, FileState, Manifest, Metadata, ModifiedAt, PathText, TreeFiles,
+    self, Attributes, Content, Digest, FileState, Manifest, Metadata, ModifiedAt, PathText, TreeFiles,
 };
 use crate::primitives::shorter::namespace;
-use crate::script::{Host, PlanFile, Raised, Unpredictable, act, options_of};
+use crate::script::{Host, PlanContent, PlanFile, Raised, Unpredictable, act, options_of};
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
@@ -31,11 +32,11 @@ const MOST_LINKS: usize = 40;
 /// Where a copy comes from.
 enum Origin {
     /// A file of the plan.
-    Bytes(Cow<'static, [u8]>),
+    PlanFile(PlanContent),
     /// A file of the machine.
     File(PathBuf),
     /// A tree of the plan: its files by their paths from the root.
-    Plan(BTreeMap<PathBuf, Cow<'static, [u8]>>),
+    Plan(BTreeMap<PathBuf, PlanContent>),
     /// A tree of the machine.
     Disk(PathBuf),
 }
@@ -44,7 +45,7 @@ impl Origin {
     fn of(host: &Host, from: &str) -> Result<Self> {
         if from.starts_with("files/") {
             return Ok(match read_plan(host, from)? {
-                PlanFile::File(bytes) => Self::Bytes(bytes),
+                PlanFile::File(content) => Self::PlanFile(content),
                 PlanFile::Tree(files) => Self::Plan(files.into_iter().collect()),
             });
         }
@@ -80,16 +81,16 @@ impl Origin {
     fn manifest(&self, times: Times) -> Result<Manifest> {
         let now = ModifiedAt::from(clock::now());
         match self {
-            Self::Bytes(_) | Self::File(_) => bail!("a file is no tree"),
+            Self::PlanFile(_) | Self::File(_) => bail!("a file is no tree"),
             Self::Plan(files) => {
                 let mut manifest = Manifest::default();
                 let (file, directory) = (Attributes::new(0o644, 0, 0), Attributes::new(0o755, 0, 0));
                 manifest.insert_directory(".", &directory);
-                for (name, bytes) in files {
+                for (name, content) in files {
                     for above in name.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
                         manifest.insert_directory(above, &directory);
                     }
-                    manifest.insert_file(name, bytes, &file);
+                    manifest.insert(&**name, FileState::file(content.digest(), content.size(), &file));
                 }
                 Ok(manifest.dated(now))
             }
@@ -112,14 +113,13 @@ impl Origin {
     /// Makes a change of which this is the origin.
     fn act(&self, change: &TreeChange, wish: &Manifest) -> Result<()> {
         match self {
-            Self::Bytes(_) | Self::File(_) => bail!("a file is no tree"),
+            Self::PlanFile(_) | Self::File(_) => bail!("a file is no tree"),
             Self::Plan(files) => change.act(wish, &mut |relative| {
-                let bytes = files.get(relative).context("the plan does not hold the file any more")?;
-                Ok(Box::new(&**bytes) as Box<dyn Read + Send>)
+                files.get(relative).context("the plan does not hold the file any more")?.open()
             }),
             Self::Disk(path) => {
                 let files = TreeFiles::open(path)?;
-                change.act(wish, &mut |relative| Ok(Box::new(files.file(relative)?)))
+                change.act(wish, &mut |relative| Ok(Content::File(files.file(relative)?)))
             }
         }
     }
@@ -200,7 +200,6 @@ pub(super) fn enterable(mode: u32) -> u32 {
 }
 
 fn copy_file(host: &Host, from: &Path, to: &str, options: &Ownership) -> Result<bool> {
-    let to = absolute(to)?;
     let state = FileState::observe(from)?;
     let FileState::File { sha256, size, metadata } = &state else {
         bail!(Failure::new(format!("`{}` is no file any more", from.display())).kind("missing"))
@@ -209,6 +208,29 @@ fn copy_file(host: &Host, from: &Path, to: &str, options: &Ownership) -> Result<
         bail!("`{}` stands in no directory", from.display())
     };
     let file = TreeFiles::open(directory)?.file(Path::new(name))?;
+    let known = Known { file: &file, sha256: *sha256, size: *size };
+    copy_known(host, &known, to, options, metadata.mode & WIDEST)
+}
+
+fn copy_plan_file(host: &Host, content: &PlanContent, to: &str, options: &Ownership) -> Result<bool> {
+    match content.open()? {
+        Content::Bytes(bytes) => write_bytes(host, to, &bytes, options),
+        Content::File(file) => {
+            let known = Known { file: &file, sha256: content.digest(), size: content.size() };
+            copy_known(host, &known, to, options, NEW_FILE)
+        }
+    }
+}
+
+/// An open file whose content is known.
+struct Known<'file> {
+    file: &'file File,
+    sha256: Digest,
+    size: u64,
+}
+
+fn copy_known(host: &Host, from: &Known<'_>, to: &str, options: &Ownership, mode: u32) -> Result<bool> {
+    let to = absolute(to)?;
     make(host, &to, |found| {
         let there = match &found.state {
             FileState::File { .. } => &found.state,
@@ -217,15 +239,15 @@ fn copy_file(host: &Host, from: &Path, to: &str, options: &Ownership) -> Result<
                 Failure::new(format!("`{}` is {}, not a file", to.display(), other.noun())).kind("directory")
             ),
         };
-        let attributes = options.attributes(&to, there, metadata.mode & WIDEST)?;
-        Ok(DesiredFile::Copy { of: &file, sha256: *sha256, size: *size, attributes })
+        let attributes = options.attributes(&to, there, mode)?;
+        Ok(DesiredFile::Copy { of: from.file, sha256: from.sha256, size: from.size, attributes })
     })
 }
 
 fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> {
     let origin = Origin::of(host, from)?;
     match &origin {
-        Origin::Bytes(bytes) => return write_bytes(host, to, bytes, options),
+        Origin::PlanFile(content) => return copy_plan_file(host, content, to, options),
         Origin::File(path) => return copy_file(host, path, to, options),
         Origin::Plan(_) | Origin::Disk(_) => {}
     }
@@ -248,7 +270,7 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
 
 fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> {
     let origin = Origin::of(host, from)?;
-    if let Origin::Bytes(_) | Origin::File(_) = origin {
+    if let Origin::PlanFile(_) | Origin::File(_) = origin {
         bail!(Failure::new(format!("`{from}` is a file, and only a tree can be mirrored")).kind("usage"))
     }
     let to = tree_root(&origin, to)?;

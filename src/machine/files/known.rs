@@ -1,0 +1,155 @@
+//! The digests of files that were read by this process and have not changed since: a file is looked at many times while a
+//! change is made, and read once.
+//!
+//! A write sets a file's times to the kernel's coarse clock. So a file whose time of modification lay before that
+//! clock's tick when it began to be read shows by its times whether it was written since; one that was written in that
+//! very tick does not, and is read again. What else can be there under the same inode number has another time of change,
+//! which nobody can choose.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Mutex, PoisonError};
+
+use rustix::fs::{fstat, fstatfs};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::digest::Digest;
+use super::file_state::Identity;
+
+/// How many files are remembered: a tree of more is read again rather than kept in memory.
+const MOST: usize = 1 << 15;
+
+/// File systems whose times come from this machine's clock at every write. Source: statfs(2), linux/magic.h.
+const LOCAL: [u64; 8] = [
+    0xef53,      // ext2, ext3, ext4
+    0x5846_5342, // XFS
+    0x9123_683e, // Btrfs
+    0x0102_1994, // tmpfs
+    0x794c_7630, // overlay
+    0xf2f5_2010, // F2FS
+    0x2fc1_2fc1, // ZFS
+    0xca45_1a4e, // bcachefs
+];
+
+static KNOWN: Mutex<Option<HashMap<Identity, Digest>>> = Mutex::new(None);
+
+/// The moment of a look, by the clock that files are dated with.
+#[derive(Clone, Copy)]
+pub(super) struct Moment {
+    seconds: i64,
+    nanoseconds: i64,
+}
+
+impl Moment {
+    pub(super) fn now() -> Self {
+        let now = clock_gettime(ClockId::RealtimeCoarse);
+        Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec }
+    }
+
+    /// Whether a write from this moment on shows in the time of modification.
+    fn is_after(self, (seconds, nanoseconds): (i64, i64)) -> bool {
+        // Some file systems date to the second, or to two.
+        if nanoseconds == 0 {
+            return seconds + 2 < self.seconds;
+        }
+        (seconds, nanoseconds) < (self.seconds, self.nanoseconds)
+    }
+}
+
+/// The digest of an open file, if it is known to be unchanged since it was read.
+pub(super) fn digest(file: &File) -> Option<(Digest, u64)> {
+    let identity = Identity::of(&fstat(file).ok()?);
+    let known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let digest = *known.as_ref()?.get(&identity)?;
+    Some((digest, u64::try_from(identity.size).ok()?))
+}
+
+/// ChildRecords what an open file holds that was `identity` when it was read, which began after `since`.
+pub(super) fn remember(file: &File, identity: &Identity, since: Moment, digest: Digest) {
+    let is_local = || {
+        let magic = fstatfs(file).map(|of| u64::try_from(of.f_type).unwrap_or_default());
+        magic.is_ok_and(|magic| LOCAL.contains(&(magic & 0xffff_ffff)))
+    };
+    if !since.is_after(identity.modified) || !is_local() {
+        return;
+    }
+    let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
+    let known = known.get_or_insert_default();
+    if known.len() >= MOST {
+        known.clear();
+    }
+    known.insert(*identity, digest);
+}
+
+/// A file that this process has written, on its way to its name: a rename is the last that changes its times.
+pub(super) struct Written {
+    since: Moment,
+    modified: (i64, i64),
+}
+
+impl Written {
+    /// All is written, and the file has no name yet that anybody else uses.
+    pub(super) fn completely(file: &File) -> Option<Self> {
+        let modified = Identity::of(&fstat(file).ok()?).modified;
+        Some(Self { since: Moment::now(), modified })
+    }
+
+    /// It has its name: what it holds is known unless somebody wrote to it since.
+    pub(super) fn remember(self, file: &File, digest: Digest) {
+        let Ok(stat) = fstat(file) else { return };
+        let identity = Identity::of(&stat);
+        if identity.modified == self.modified {
+            remember(file, &identity, self.since, digest);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::files::FileState;
+    use crate::machine::files::testing::*;
+
+    fn aged(path: &std::path::Path) {
+        let old = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        File::options().write(true).open(path).unwrap().set_modified(old).unwrap();
+    }
+
+    #[test]
+    fn what_is_unchanged_is_known_and_any_change_is_seen() {
+        let (_directory, path) = scratch();
+        let at = path.join("file");
+        std::fs::write(&at, "one").unwrap();
+        aged(&at);
+        let opened = File::open(&at).unwrap();
+        assert_eq!(digest(&opened), None);
+        FileState::observe(&at).unwrap();
+        assert_eq!(digest(&opened), Some((Digest::of(b"one"), 3)));
+        std::fs::write(&at, "two").unwrap();
+        assert_eq!(digest(&opened), None);
+        aged(&at);
+        assert_eq!(digest(&opened), None, "the time of change tells");
+        assert_eq!(FileState::observe(&at).unwrap().sha256(), Some(Digest::of(b"two")));
+        std::fs::rename(&at, path.join("moved")).unwrap();
+        std::fs::write(&at, "six").unwrap();
+        assert_eq!(FileState::observe(&at).unwrap().sha256(), Some(Digest::of(b"six")));
+    }
+
+    #[test]
+    fn of_quick_writes_none_is_missed() {
+        let (_directory, path) = scratch();
+        let at = path.join("file");
+        for number in 0..2000_u32 {
+            std::fs::write(&at, number.to_le_bytes()).unwrap();
+            let seen = FileState::observe(&at).unwrap().sha256();
+            assert_eq!(seen, Some(Digest::of(&number.to_le_bytes())), "{number}");
+        }
+    }
+
+    #[test]
+    fn a_time_of_whole_seconds_is_trusted_only_when_it_is_old() {
+        let now = Moment { seconds: 100, nanoseconds: 5 };
+        assert!(now.is_after((100, 4)) && !now.is_after((100, 5)) && !now.is_after((101, 1)));
+        assert!(now.is_after((97, 0)) && !now.is_after((98, 0)) && !now.is_after((100, 0)));
+    }
+}
