@@ -6,7 +6,7 @@ mod pending;
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
@@ -23,7 +23,7 @@ use crate::journal::{
     Writer,
 };
 use crate::machine::backups;
-use crate::machine::files::PathText;
+use crate::machine::files::{FileState, PathText};
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
 use last_known::{LastKnown, last_known_at};
@@ -560,6 +560,17 @@ impl Session {
             Ok(Some(LastKnown::State(left))) => FileRecord::of(Some(&left), &found.state),
             Ok(None) | Err(_) => known,
         }
+    }
+
+    /// Whether kkrun left a file or link at a path, whatever stands there now.
+    pub fn left_a_file(&self, path: &Path) -> bool {
+        let target = file_target(path);
+        let is_file = |left: &Value| {
+            let left = serde_json::from_value::<FileState>(left.clone());
+            matches!(left, Ok(FileState::File { .. } | FileState::Link { .. }))
+        };
+        self.history.kept_against.contains_key(&target)
+            || matches!(last_known_at(&self.history, &self.world, &target), Ok(Some(LastKnown::State(left))) if is_file(&left))
     }
 
     /// Decides about a foreign state: true to replace it.

@@ -88,11 +88,13 @@ fn copy_and_remove(path: &Path, to: &Path) -> Result<()> {
             files::replace(to, contents, &Attributes::from(metadata), &FileState::Absent, &tag(to))?;
             files::remove(path, &state, &tag(path))
         }
-        FileState::Link { to: text, owner, group } => {
-            files::link(to, &text, owner, group, &FileState::Absent, &tag(to))?;
-            files::remove(path, &FileState::Link { to: text, owner, group }, &tag(path))
+        FileState::Link { to: text, owner, group, mtime } => {
+            files::link(to, &text, owner, group, mtime, &FileState::Absent, &tag(to))?;
+            files::remove(path, &FileState::Link { to: text, owner, group, mtime }, &tag(path))
         }
-        special @ FileState::Special { .. } => Err(stays(path, &anyhow::anyhow!("it is {}", special.noun()))),
+        special @ (FileState::Special { .. } | FileState::SameFile { .. }) => {
+            Err(stays(path, &anyhow::anyhow!("it is {}", special.noun())))
+        }
     }
 }
 

@@ -10,10 +10,11 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::tree;
 use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
-use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
+use crate::machine::files::{self, Attributes, Contents, Digest, FileState, Manifest, PathText};
 use crate::machine::mount;
 
 /// A change to one path.
@@ -25,6 +26,9 @@ pub struct FileChange {
     /// The content after it, if differences from it are to be shown later.
     #[serde(skip)]
     shown: Option<Rc<[u8]>>,
+    /// What is in the directory that stands there, on its way to the backups.
+    #[serde(skip)]
+    tree: Option<Rc<Manifest>>,
 }
 
 /// Up to how many bytes a text's differences are shown.
@@ -48,6 +52,9 @@ fn showable<'bytes>(state: &FileState, bytes: &'bytes [u8]) -> Option<&'bytes st
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileInverse {
     path: PathText,
+    /// Of the manifest of the directory that stood there, with all in it, under which it is in the backups.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tree: Option<Digest>,
 }
 
 /// What a path shall be.
@@ -143,42 +150,63 @@ impl FileChange {
         if found.state.same_as(&after) {
             return None;
         }
-        let inverse = FileInverse { path: PathText::new(found.path) };
+        let inverse = FileInverse { path: PathText::new(found.path), tree: None };
         let shown = match wish {
             DesiredFile::File { bytes, .. } => showable(&after, bytes).map(|text| Rc::from(text.as_bytes())),
             _ => None,
         };
-        Some(Self { before: found.state, after, inverse, shown })
+        Some(Self { before: found.state, after, inverse, shown, tree: None })
+    }
+
+    /// The same where somebody put a directory in the place of a file or link: it goes with all that is in it, and all
+    /// of that comes back.
+    ///
+    /// # Errors
+    /// When something in it could not be brought back.
+    pub fn in_place_of_directory(found: Found, wish: &DesiredFile<'_>) -> Result<Option<Self>> {
+        let tree = tree::replaceable(&found.path, &Manifest::default())?;
+        let Some(mut change) = Self::towards(found, wish) else { return Ok(None) };
+        change.inverse.tree = Some(tree::digest(&tree)?);
+        change.tree = Some(Rc::new(tree));
+        Ok(Some(change))
     }
 
     /// Makes the wish true.
     pub fn act(&self, wish: &DesiredFile<'_>) -> Result<()> {
         let (path, tag) = (self.path(), tag(self.path()));
+        let before = match &self.tree {
+            // From here to the new file's name there is nothing: see `position`.
+            Some(tree) => {
+                tree::exchange_away(path, tree)?;
+                &FileState::Absent
+            }
+            None => &self.before,
+        };
         match wish {
             DesiredFile::File { bytes, attributes } => {
                 let contents = match self.after.sha256() {
                     Some(digest) => Contents::Hashed(bytes, digest),
                     None => Contents::Bytes(bytes),
                 };
-                files::replace(path, contents, attributes, &self.before, &tag)?;
+                files::replace(path, contents, attributes, before, &tag)?;
             }
             DesiredFile::Copy { of, sha256, attributes, .. } => {
                 let contents = Contents::File { from: of, sha256: Some(*sha256) };
-                files::replace(path, contents, attributes, &self.before, &tag)?;
+                files::replace(path, contents, attributes, before, &tag)?;
             }
             DesiredFile::Link { to, owner, group } => {
-                files::link(path, to, *owner, *group, &self.before, &tag)?;
+                files::link(path, to, *owner, *group, None, before, &tag)?;
             }
             DesiredFile::Directory { attributes } if self.before.is_absent() => {
                 files::make_directory(path, attributes, &tag)?;
             }
             DesiredFile::Directory { attributes } | DesiredFile::Metadata { attributes } => {
-                files::set_metadata(path, attributes, &self.before)?;
+                files::set_metadata(path, attributes, before)?;
             }
             DesiredFile::Absent if matches!(self.before, FileState::Directory { .. }) => {
                 files::remove_directory(path)?;
             }
-            DesiredFile::Absent => files::remove(path, &self.before, &tag)?,
+            DesiredFile::Absent => files::remove(path, before, &tag)?,
         }
         Ok(())
     }
@@ -190,6 +218,11 @@ impl FileChange {
 
     fn path(&self) -> &Path {
         self.inverse.path.as_path()
+    }
+
+    /// The directory is gone, or back, and the file has not its place yet.
+    fn is_halfway(&self, now: &FileState) -> bool {
+        self.inverse.tree.is_some() && now.is_absent()
     }
 
     fn observe(&self) -> Result<FileState> {
@@ -220,6 +253,9 @@ impl FileChange {
 
     fn restore(&self, world: &World, now: &FileState) -> Result<()> {
         let (path, tag) = (self.path(), tag(self.path()));
+        if let Some(digest) = self.inverse.tree {
+            return tree::bring_back(world, path, digest, now);
+        }
         match &self.before {
             FileState::Absent if matches!(now, FileState::Directory { .. }) => files::remove_directory(path),
             FileState::Absent => files::remove(path, now, &tag),
@@ -235,8 +271,8 @@ impl FileChange {
                     .map(drop)
                     .with_context(|| format!("the backup of `{}` does not bring it back", path.display()))
             }
-            FileState::Link { to, owner, group, .. } => {
-                files::link(path, to, *owner, *group, now, &tag).map(drop)
+            FileState::Link { to, owner, group, mtime } => {
+                files::link(path, to, *owner, *group, *mtime, now, &tag).map(drop)
             }
             FileState::Directory { metadata } if now.is_absent() => {
                 files::make_directory(path, &Attributes::from(metadata), &tag).map(drop)
@@ -244,7 +280,7 @@ impl FileChange {
             FileState::Directory { metadata } => {
                 files::set_metadata(path, &Attributes::from(metadata), now).map(drop)
             }
-            FileState::Special { .. } => anyhow::bail!("`{}` was a special file before", path.display()),
+            other => anyhow::bail!("`{}` was {} before", path.display(), other.noun()),
         }
     }
 
@@ -315,6 +351,9 @@ impl FileChange {
 
 /// By word, what somebody else left at a path goes: that is no reason to lose it.
 pub(super) fn keep_copy(world: &World, path: &Path) -> Result<()> {
+    if let FileState::Directory { .. } = FileState::observe(path)? {
+        return tree::save(world, path).map(drop);
+    }
     if let FileState::Link { to, .. } = world.backups()?.save_file(path)? {
         use std::os::unix::ffi::OsStrExt;
         world.backups()?.save(to.as_path().as_os_str().as_bytes())?;
@@ -358,6 +397,9 @@ impl Kind for FileChange {
                 return Err(failure.kind("conflict").into());
             }
         }
+        if let Some(tree) = &self.tree {
+            tree::save_as(world, self.path(), tree)?;
+        }
         if let Some(shown) = &self.shown {
             world.backups()?.save(shown)?;
         }
@@ -384,7 +426,7 @@ impl Kind for FileChange {
             Position::After
         } else if now.same_as(&self.before) {
             Position::Before
-        } else if now.lies_between(&self.before, &self.after) {
+        } else if now.lies_between(&self.before, &self.after) || self.is_halfway(&now) {
             Position::Between
         } else {
             Position::Neither(self.after.differences(&now).join("\n"))
@@ -447,7 +489,8 @@ impl Kind for FileChange {
         }
         // As this change itself left it is as good: another one may have been undone in between. So is what an undoing
         // has left that was stopped half-way.
-        let is_ours = [&recorded, &self.after].into_iter().any(|state| now.lies_between(&self.before, state));
+        let is_ours = [&recorded, &self.after].into_iter().any(|state| now.lies_between(&self.before, state))
+            || self.is_halfway(&now);
         let made_directory = self.before.is_absent() && matches!(self.after, FileState::Directory { .. });
         let goes_whole = made_directory && matches!(now, FileState::Directory { .. });
         if goes_whole {
@@ -465,6 +508,13 @@ impl Kind for FileChange {
         if goes_whole {
             // The loss was agreed to before an undo is asked for.
             files::remove_tree(path, files::identity(path)?)?;
+        } else if let (FileState::Directory { .. }, false) =
+            (&now, matches!(self.before, FileState::Directory { .. }))
+        {
+            // By word, a directory that somebody put there goes with all that is in it.
+            let tree = tree::save(world, path)?;
+            tree::exchange_away(path, &tree)?;
+            self.restore(world, &FileState::Absent)?;
         } else {
             self.restore(world, &now)?;
         }
@@ -659,17 +709,50 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_that_somebody_put_in_place_of_a_file_is_never_emptied() {
+    fn a_directory_that_somebody_put_in_place_of_a_file_goes_by_word_only_and_into_the_backups() {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("page");
+        std::fs::write(&at, "before").unwrap();
+        let before = FileState::observe(&at).unwrap();
         let (change, recorded) = make(&world, &at, &file(b"one", 0o644));
         std::fs::remove_file(&at).unwrap();
         std::fs::create_dir(&at).unwrap();
-        std::fs::write(at.join("theirs"), "").unwrap();
+        std::fs::write(at.join("theirs"), "theirs").unwrap();
         assert!(matches!(undo(&mut world, &change, Some(&recorded), false), Undone::Conflict(_)));
-        let terms = UndoTerms { recorded: Some(&recorded), force: true, ..UndoTerms::default() };
-        assert!(change.kind().undo(&mut world, terms).is_err());
         assert!(at.join("theirs").exists());
+        assert!(is_back(&undo(&mut world, &change, Some(&recorded), true), Undoing::Restored));
+        assert_eq!(FileState::observe(&at).unwrap(), before);
+        assert_eq!(world.backups().unwrap().read(Digest::of(b"theirs")).unwrap(), b"theirs");
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_directory_that_gave_way_to_a_file_comes_back_with_all_that_was_in_it() {
+        let Scene { _directory, path, mut world } = scene();
+        let at = path.join("page");
+        std::fs::create_dir_all(at.join("inner")).unwrap();
+        std::fs::write(at.join("inner/theirs"), "theirs").unwrap();
+        let before = Manifest::observe(&at).unwrap();
+        let wish = file(b"one", 0o644);
+        let change = FileChange::in_place_of_directory(Found::at(&at).unwrap(), &wish).unwrap().unwrap();
+        let known = from_record(&Change::File(change.clone()));
+        change.prepare(&world).unwrap();
+        change.act(&wish).unwrap();
+        assert_eq!(known.kind().position(&world).unwrap(), Position::After);
+        let recorded = known.kind().recorded(&world).unwrap().remove(&known.kind().target()).unwrap();
+        // Killed between the two, it is neither lost nor in doubt.
+        std::fs::remove_file(&at).unwrap();
+        assert_eq!(known.kind().position(&world).unwrap(), Position::Between);
+        assert!(is_back(&undo(&mut world, &known, Some(&recorded), false), Undoing::Restored));
+        assert_eq!(Manifest::observe(&at).unwrap(), before);
+        assert!(is_back(&undo(&mut world, &known, Some(&recorded), false), Undoing::Already));
+
+        let change = FileChange::in_place_of_directory(Found::at(&at).unwrap(), &wish).unwrap().unwrap();
+        change.prepare(&world).unwrap();
+        std::fs::write(at.join("late"), "written since").unwrap();
+        assert!(change.act(&wish).is_err());
+        assert_eq!(std::fs::read_to_string(at.join("late")).unwrap(), "written since");
+        assert_eq!(std::fs::read_to_string(at.join("inner/theirs")).unwrap(), "theirs");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use super::{Kind, Loss, Position, UndoTerms, Undone, World, shortened, state_val
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{
-    self, Content, Digest, FileState, Manifest, ModifiedAt, OpenFile, PathText, Times,
+    self, Content, Digest, FileState, Flags, Manifest, ModifiedAt, OpenFile, PathText, Times,
 };
 use crate::machine::mount;
 
@@ -109,14 +109,7 @@ impl TreeChange {
     /// # Errors
     /// When it holds what could not be brought back, such as a mount point.
     pub fn mirror(path: &Path, wish: &Manifest) -> Result<Option<Self>> {
-        let found = Manifest::observe(path)?;
-        let special = found.entries().find(|(_, state)| matches!(state, FileState::Special { .. }));
-        if let Some((name, state)) = special {
-            let at = PathText::new(path.join(name));
-            return Err(Failure::new(format!("`{at}` is {}: kkrun could not bring it back", state.noun()))
-                .kind("refused")
-                .into());
-        }
+        let found = replaceable(path, wish)?;
         Self::between(path, Scope::Whole, found, wish)
     }
 
@@ -207,17 +200,100 @@ impl TreeChange {
 
     fn restore(&self, world: &World, now: &Manifest, before: &Manifest) -> Result<()> {
         let path = self.path();
-        let backups = world.backups()?;
-        let mut open = |relative: &Path| -> Result<Content<'_>> {
-            let digest = before.get(relative).and_then(FileState::sha256);
-            let digest = digest.with_context(|| format!("`{}` was no file before", relative.display()))?;
-            Ok(Content::File(backups.file(digest)?))
-        };
+        let mut open = open_saved(world, before)?;
         match self.inverse.scope {
             Scope::Listed => files::converge_tree(path, now, before, Times::Return, &tag(path), &mut open),
             Scope::Whole => exchange(path, now, before, &mut open),
         }
     }
+}
+
+/// What is in the tree at `path`, all of which can be brought back should it give way to `wish`.
+///
+/// # Errors
+/// When something in it could not.
+pub(super) fn replaceable(path: &Path, wish: &Manifest) -> Result<Manifest> {
+    let (found, linked) = Manifest::observe_with_names_outside(path)?;
+    let refused = |name: &PathText, what: &str| {
+        let at = PathText::new(path.join(name));
+        Failure::new(format!("cannot replace or remove `{at}`: it {what}")).kind("refused")
+    };
+    for (name, state) in found.entries() {
+        if let FileState::Special { .. } = state {
+            let what = format!("is {}, which kkrun cannot bring back", state.noun());
+            return Err(refused(name, &what).into());
+        }
+        if state.metadata().and_then(|metadata| metadata.flags).is_some_and(Flags::is_fixed) {
+            let hint = "`lsattr -d` shows its `i` or `a`; `chattr -ia` lifts them";
+            return Err(refused(name, "is immutable or can only be appended to").hint(hint).into());
+        }
+    }
+    if let Some(name) = linked.first()
+        && !found.same_as(wish)
+    {
+        let what = "has another name (a hard link) outside of the tree, which kkrun could not give back";
+        let hint = format!("`find / -xdev -samefile {}` finds it", path.join(name).display());
+        return Err(refused(name, what).hint(hint).into());
+    }
+    Ok(found)
+}
+
+/// The name that a manifest has in the backups.
+pub(super) fn digest(manifest: &Manifest) -> Result<Digest> {
+    Ok(Digest::of(&blob(manifest)?))
+}
+
+/// Saves a tree: its manifest and all its contents.
+pub(super) fn save(world: &World, path: &Path) -> Result<Manifest> {
+    let saved = world.backups()?.save_tree(path)?;
+    world.backups()?.save(&blob(&saved)?)?;
+    Ok(saved)
+}
+
+/// The same for a tree that must be as `expected`.
+pub(super) fn save_as(world: &World, path: &Path, expected: &Manifest) -> Result<()> {
+    let saved = save(world, path)?;
+    if saved.same_as(expected) {
+        world.backups()?.save(&blob(expected)?)?;
+        return Ok(());
+    }
+    let mut failure = Failure::new(format!("`{}` is changing right now", path.display()));
+    failure.output = expected.differences(&saved);
+    Err(failure.kind("conflict").into())
+}
+
+/// Removes the tree at `path` in one instant, if it is as `expected`.
+pub(super) fn exchange_away(path: &Path, expected: &Manifest) -> Result<()> {
+    exchange(path, expected, &Manifest::default(), &mut |_| anyhow::bail!("nothing is read for a removal"))
+}
+
+/// Brings a saved tree back to where a file or link is `now`, or nothing.
+pub(super) fn bring_back(world: &World, path: &Path, manifest: Digest, now: &FileState) -> Result<()> {
+    let (before, tag) = (read_manifest(world, manifest)?, tag(path));
+    let built = files::build_tree(path, &tag, &before, &mut open_saved(world, &before)?)?;
+    files::exchange_tree(&built, path)?;
+    let old = FileState::observe(&built)?;
+    if !old.same_as(now) {
+        files::exchange_tree(&built, path)?;
+        files::clear_leftover(path, &tag)?;
+        let mut failure = Failure::new(format!("`{}` is changing right now", path.display()));
+        failure.output = now.differences(&old);
+        return Err(failure.kind("conflict").into());
+    }
+    files::clear_leftover(path, &tag)
+}
+
+/// Opens the files of a saved tree.
+fn open_saved<'a>(
+    world: &'a World,
+    manifest: &'a Manifest,
+) -> Result<impl FnMut(&Path) -> Result<Content<'a>> + 'a> {
+    let backups = world.backups()?;
+    Ok(move |relative: &Path| {
+        let digest = manifest.get(relative).and_then(FileState::sha256);
+        let digest = digest.with_context(|| format!("`{}` was no file before", relative.display()))?;
+        Ok(Content::File(backups.file(digest)?))
+    })
 }
 
 /// Gives `path` the tree `wish` in one instant; an empty one removes it. What was there must be `expected`.
@@ -385,12 +461,7 @@ impl Kind for TreeChange {
         let backups = world.backups()?;
         match self.inverse.scope {
             Scope::Whole if !before.is_empty() => {
-                let saved = backups.save_tree(path)?;
-                if !saved.same_as(&before) {
-                    let mut failure = Failure::new(format!("`{}` is changing right now", path.display()));
-                    failure.output = before.differences(&saved);
-                    return Err(failure.kind("conflict").into());
-                }
+                save_as(world, path, &before)?;
             }
             Scope::Whole => {}
             Scope::Listed => {

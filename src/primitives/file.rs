@@ -88,8 +88,9 @@ impl Ownership {
             owner.unwrap_or(found_owner),
             group.unwrap_or(found_group),
         );
-        if let Some(Metadata { xattrs, .. }) = found_metadata {
+        if let Some(Metadata { xattrs, flags, .. }) = found_metadata {
             attributes.xattrs.clone_from(xattrs);
+            attributes.flags = *flags;
         }
         Ok(attributes)
     }
@@ -182,7 +183,11 @@ pub(super) fn make<'bytes>(
 ) -> Result<bool> {
     let found = Found::at(path)?;
     host.seen().asks_for(|| file_target(&found.path));
-    let desired = match desired(&found) {
+    // What somebody put in the place of a file of kkrun's is asked about like any other change to it.
+    let is_instead =
+        matches!(found.state, FileState::Directory { .. }) && host.seen().left_a_file(&found.path);
+    let instead = Found { state: FileState::Absent, ..found.clone() };
+    let desired = match desired(if is_instead { &instead } else { &found }) {
         Err(error) if found.state.is_absent() && awaits_another(host, &error) => {
             let summary = format!("make {}", found.path.display());
             host.session().note_change(file_target(&found.path), summary);
@@ -190,7 +195,13 @@ pub(super) fn make<'bytes>(
         }
         desired => desired?,
     };
-    let Some(change) = FileChange::towards(found.clone(), &desired) else { return Ok(false) };
+    let change = match desired {
+        DesiredFile::File { .. } | DesiredFile::Copy { .. } | DesiredFile::Link { .. } if is_instead => {
+            FileChange::in_place_of_directory(found, &desired)?
+        }
+        _ => FileChange::towards(found, &desired),
+    };
+    let Some(change) = change else { return Ok(false) };
     let performed = Change::File(change.clone());
     host.session().perform(&performed, &mut |_| change.act(&desired))
 }
@@ -425,10 +436,26 @@ mod functions {
 fn kind_of(state: &FileState) -> &'static str {
     match state {
         FileState::Absent => "absent",
-        FileState::File { .. } => "file",
+        FileState::File { .. } | FileState::SameFile { .. } => "file",
         FileState::Directory { .. } => "directory",
         FileState::Link { .. } => "link",
         FileState::Special { .. } => "special",
+    }
+}
+
+/// One name of a file with several is not removed: undone, it would be a file of its own.
+fn refuse_second_name(path: &Path) -> Result<()> {
+    use std::os::unix::fs::MetadataExt as _;
+    match std::fs::symlink_metadata(path) {
+        Ok(metadata) if metadata.is_file() && metadata.nlink() > 1 => bail!(
+            Failure::new(format!(
+                "cannot remove `{0}`: it has other names (hard links), and kkrun could not make it one of them again",
+                PathText::new(path)
+            ))
+            .kind("refused")
+            .hint(format!("`find / -xdev -samefile {}` finds them", path.display()))
+        ),
+        _ => Ok(()),
     }
 }
 
@@ -440,6 +467,7 @@ fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
             .next()
             .is_some();
     if !is_full {
+        refuse_second_name(&canonical)?;
         return make(host, path, |_| Ok(DesiredFile::Absent));
     }
     if canonical.parent().is_none() {

@@ -82,7 +82,7 @@ impl Search<'_> {
         if let Some(Recorded { state, at }) = ledger.get(&tree_target(above)) {
             let manifest = change::read_recorded_tree(self.world, state)?;
             let relative = relative(above, path);
-            match manifest.get(&relative) {
+            match manifest.get_alone(&relative) {
                 Some(state) => reported.push((*at, Known::State(state.clone()))),
                 None if manifest.is_empty() || self.is_whole(above) => {
                     reported.push((*at, Known::State(FileState::Absent)));

@@ -1,6 +1,29 @@
 //! Files and trees of every name, size and shape.
 
+use std::fs::File;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
+use std::path::Path;
+use std::process::Command;
+
 use crate::support::Place;
+
+/// What `stat` shows of all below `m`, which must be the same when all is undone.
+fn everything(place: &Place) -> String {
+    let script = "find . -printf '%P %y %m %U %G %n %s %b %T@ %l\\n' | sort; lsattr -R . 2>/dev/null | sort; find . -type f -exec sha256sum {} + | sort";
+    let output = Command::new("bash").args(["-c", script]).current_dir(place.path("m")).output();
+    // A directory's time and size are those of what is in it.
+    let text = String::from_utf8(output.unwrap().stdout).unwrap();
+    text.lines().filter(|line| !line.starts_with(" d ")).collect::<Vec<_>>().join("\n")
+}
+
+fn inode(path: &Path) -> u64 {
+    path.symlink_metadata().unwrap().ino()
+}
+
+fn dated(path: &Path, seconds: &str) {
+    let touched = Command::new("touch").args(["-h", "-d", seconds]).arg(path).status();
+    assert!(touched.unwrap().success());
+}
 
 #[test]
 fn names_that_sort_before_a_dot_or_a_slash_are_copied_mirrored_and_removed() {
@@ -30,4 +53,169 @@ step::run("05", "Remove", || { file::remove("@/m/old"); });
     place.run("plan.rhai --verify").ends(0);
     place.run("rollback").ends(0);
     assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn hard_links_inside_a_removed_or_mirrored_tree_stay_together() {
+    for act in [r#"file::remove("@/m/tree")"#, r#"file::mirror("@/from", "@/m/tree")"#] {
+        let place = Place::new(&format!("step::run(\"01\", \"Act\", || {{ {act}; }});"));
+        for name in ["m/tree/a/first", "m/tree/other", "from/one", "from/inner/x"] {
+            place.write(name, name);
+        }
+        for (first, second) in [
+            ("m/tree/a/first", "m/tree/a-second"),
+            ("m/tree/a/first", "m/tree/b/third"),
+            ("from/one", "from/two"),
+        ] {
+            std::fs::create_dir_all(place.path(second).parent().unwrap()).unwrap();
+            std::fs::hard_link(place.path(first), place.path(second)).unwrap();
+        }
+        let before = everything(&place);
+        place.run("plan.rhai").ends(0);
+        if place.exists("m/tree") {
+            assert_eq!(inode(&place.path("m/tree/one")), inode(&place.path("m/tree/two")));
+        }
+        place.run("plan.rhai --verify").ends(0);
+        place.run("rollback").ends(0);
+        assert_eq!(everything(&place), before, "{act}");
+        let first = inode(&place.path("m/tree/a/first"));
+        assert_eq!([first; 2], ["m/tree/a-second", "m/tree/b/third"].map(|name| inode(&place.path(name))));
+    }
+}
+
+#[test]
+fn a_file_with_a_name_elsewhere_is_neither_removed_nor_replaced() {
+    for act in [
+        r#"file::remove("@/m/tree/file")"#,
+        r#"file::remove("@/m/tree")"#,
+        r#"file::mirror("@/from", "@/m/tree")"#,
+        r#"file::write("@/m/tree/file", "new")"#,
+    ] {
+        let place = Place::new(&format!("step::run(\"01\", \"Act\", || {{ {act}; }});"));
+        place.write("from/one", "one");
+        place.write("m/tree/file", "before");
+        std::fs::hard_link(place.path("m/tree/file"), place.path("elsewhere")).unwrap();
+        let before = everything(&place);
+        place.run("plan.rhai").ends(1).says("hard link");
+        assert_eq!(everything(&place), before, "{act}");
+        std::fs::remove_file(place.path("elsewhere")).unwrap();
+        place.run("plan.rhai").ends(0);
+    }
+}
+
+#[test]
+fn sparse_files_stay_sparse_in_copies_backups_and_when_they_come_back() {
+    const LENGTH: u64 = 256 << 20;
+    let place = Place::new(
+        r#"
+step::run("01", "Copy", || { file::copy("@/m/sparse", "@/m/copied"); });
+step::run("02", "Mirror", || { file::mirror("@/m/tree", "@/m/mirrored"); });
+step::run("03", "Replace", || { file::write("@/m/sparse", "new\n"); });
+step::run("04", "Remove", || { file::remove("@/m/tree"); });
+"#,
+    );
+    std::fs::create_dir_all(place.path("m/tree")).unwrap();
+    for name in ["m/sparse", "m/tree/sparse"] {
+        let file = File::create(place.path(name)).unwrap();
+        file.set_len(LENGTH).unwrap();
+        file.write_all_at(name.as_bytes(), LENGTH / 2).unwrap();
+        file.sync_all().unwrap();
+    }
+    let used = |path: &Path| path.metadata().unwrap().blocks() * 512;
+    let before = everything(&place);
+    place.run("plan.rhai").ends(0);
+    for name in ["m/copied", "m/mirrored/sparse"] {
+        assert_eq!(place.path(name).metadata().unwrap().len(), LENGTH);
+        assert!(used(&place.path(name)) < 1 << 20, "{name}");
+    }
+    for backup in std::fs::read_dir(place.path("state/backups")).unwrap() {
+        let backup = backup.unwrap().path();
+        assert!(used(&backup) < 1 << 20, "{}", backup.display());
+    }
+    place.run("rollback").ends(0);
+    assert_eq!(everything(&place), before);
+}
+
+#[test]
+fn links_come_back_with_their_times_and_files_with_their_flags() {
+    let place = Place::new(
+        r#"
+step::run("01", "Relink", || { file::link("new", "@/m/link"); });
+step::run("02", "Remove", || { file::remove("@/m/gone"); file::remove("@/m/tree"); });
+step::run("03", "Write", || { file::write("@/m/flagged", "new\n"); });
+step::run("04", "Mirror", || { file::mirror("@/m/from", "@/m/over"); });
+"#,
+    );
+    for name in ["m/tree/file", "m/flagged", "m/over/file", "m/from/file"] {
+        place.write(name, name);
+    }
+    for name in ["m/link", "m/gone", "m/tree/link", "m/over/link", "m/from/link"] {
+        symlink("old", place.path(name)).unwrap();
+        dated(&place.path(name), "2001-02-03 04:05:06.789");
+    }
+    let flags = ["m/tree/file", "m/flagged", "m/over"].map(|name| place.path(name));
+    let has_flags =
+        Command::new("chattr").arg("+dA").args(&flags).status().is_ok_and(|status| status.success());
+    let before = everything(&place);
+    assert!(!has_flags || before.contains('A'), "{before}");
+    place.run("plan.rhai").ends(0);
+    place.run("plan.rhai --verify").ends(0);
+    place.run("rollback").ends(0);
+    assert_eq!(everything(&place), before);
+}
+
+#[test]
+fn a_directory_in_the_place_of_a_file_is_a_conflict_and_goes_by_word_and_comes_back() {
+    for act in [
+        r#"file::write("@/m/it", "new\n")"#,
+        r#"file::link("elsewhere", "@/m/it")"#,
+        r#"file::copy("@/from", "@/m/it")"#,
+    ] {
+        let place = Place::new(&format!("step::run(\"01\", \"Act\", || {{ {act}; }});"));
+        place.write("from", "from");
+        place.run("plan.rhai").ends(0);
+        let made = everything(&place);
+        place.remove("m/it");
+        place.write("m/it/inner/theirs", "theirs");
+        let theirs = everything(&place);
+        place.run("plan.rhai --redo 01").ends(1).says("a directory").says("--on-conflict overwrite");
+        place.run("rollback").ends(4).says("1 conflict");
+        assert_eq!(everything(&place), theirs, "{act}");
+        place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
+        assert_eq!(place.read("state/journal").matches("\"in_doubt\"").count(), 0);
+        let shape = |text: &str| {
+            text.lines()
+                .filter(|line| line.starts_with("it "))
+                .map(|line| line[..5].to_owned())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(shape(&everything(&place)), shape(&made), "{act}");
+        place.run("rollback").ends(0);
+        assert!(!place.exists("m/it"), "{act}: {}", everything(&place));
+    }
+}
+
+#[test]
+fn a_rollback_by_word_puts_a_file_back_where_somebody_made_a_directory() {
+    let place = Place::new(r#"step::run("01", "Write", || { file::write("@/m/it", "new\n"); });"#);
+    place.write("m/it", "before\n");
+    let before = everything(&place);
+    place.run("plan.rhai").ends(0);
+    place.remove("m/it");
+    place.write("m/it/inner/theirs", "theirs");
+    place.run("rollback").ends(4);
+    place.run("rollback --on-conflict overwrite").ends(0);
+    assert_eq!(everything(&place), before);
+    assert_eq!(place.backups().iter().filter(|backup| *backup == "theirs").count(), 1);
+}
+
+#[test]
+fn a_directory_that_is_kept_in_the_place_of_a_file_is_asked_about_once() {
+    let place = Place::new(r#"step::run("01", "Write", || { file::write("@/m/it", "new\n"); });"#);
+    place.run("plan.rhai").ends(0);
+    place.remove("m/it");
+    place.write("m/it/theirs", "theirs");
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
+    place.run("plan.rhai --redo 01").ends(0);
+    assert!(place.exists("m/it/theirs"));
 }

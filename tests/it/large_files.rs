@@ -62,7 +62,6 @@ fn frugal(place: &Place) {
         ran.ends(status);
         (words, needed.saturating_sub(idle) / 1024)
     });
-    println!("MiB above a run that does nothing ({} MiB): {needed:?}", idle / 1024);
     assert!(
         needed.iter().all(|(_, needed)| *needed <= MOST),
         "MiB more than a run that does nothing: {needed:?}"
@@ -174,15 +173,15 @@ fn read_of(place: &Place, words: &str) -> std::collections::BTreeMap<String, usi
 #[ignore = "needs strace"]
 fn a_target_is_read_at_most_twice_and_its_copy_once() {
     const WHOLE: usize = LARGE << 20;
-    for (act, tree) in [
-        (r#"file::write("@/m/it/file", "small\n")"#, false),
-        (r#"file::remove("@/m/it/file")"#, false),
-        (r#"file::link("elsewhere", "@/m/it/file")"#, false),
-        (r#"file::access("@/m/it/file", #{ mode: "0600" })"#, false),
-        (r#"file::copy("@/from/file", "@/m/it/file")"#, false),
-        (r#"file::copy("@/from", "@/m/it")"#, true),
-        (r#"file::mirror("@/from", "@/m/it")"#, true),
-        (r#"file::remove("@/m/it")"#, true),
+    for act in [
+        r#"file::write("@/m/it/file", "small\n")"#,
+        r#"file::remove("@/m/it/file")"#,
+        r#"file::link("elsewhere", "@/m/it/file")"#,
+        r#"file::access("@/m/it/file", #{ mode: "0600" })"#,
+        r#"file::copy("@/from/file", "@/m/it/file")"#,
+        r#"file::copy("@/from", "@/m/it")"#,
+        r#"file::mirror("@/from", "@/m/it")"#,
+        r#"file::remove("@/m/it")"#,
     ] {
         let place = Place::new(&format!("step::run(\"01\", \"Act\", || {{ {act}; }});"));
         large(&place.path("from/file"), 1);
@@ -197,12 +196,8 @@ fn a_target_is_read_at_most_twice_and_its_copy_once() {
                     .sum::<usize>()
             };
             let (target, origin) = (of("@/m/"), of("@/from/"));
-            println!(
-                "{act}, {words}: {:.1} {:.1}",
-                target as f64 / WHOLE as f64,
-                origin as f64 / WHOLE as f64
-            );
-            assert!(target <= 2 * WHOLE, "{act}, {words}: {read:?}, tree: {tree}");
+            // What was written small just now may be read again.
+            assert!(target <= 2 * WHOLE + 4096, "{act}, {words}: {read:?}");
             assert!(origin <= 2 * WHOLE, "{act}, {words}: {read:?}");
         }
     }

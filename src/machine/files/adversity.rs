@@ -70,7 +70,7 @@ fn a_read_only_file_system_is_named() {
         let absent = FileState::Absent;
         let new = path.join("new");
         assert_eq!(kind(replace(&new, Contents::Bytes(b""), &mine(0o600), &absent, "test")), "readonly");
-        assert_eq!(kind(link(&new, &"x".into(), 0, 0, &absent, "test")), "readonly");
+        assert_eq!(kind(link(&new, &"x".into(), 0, 0, None, &absent, "test")), "readonly");
         assert_eq!(kind(make_directory(&new, &mine(0o700), "test")), "readonly");
         assert_eq!(kind(remove(&path.join("file"), &before, "test")), "readonly");
         assert_eq!(kind(set_metadata(&path.join("file"), &mine(0o600), &before)), "readonly");
@@ -145,7 +145,7 @@ fn changes(parent: &Path) -> usize {
         Ok(())
     };
     let linked = || -> Result<()> {
-        let after = link(&at("link"), &"x".into(), 0, 0, &FileState::Absent, "race")?;
+        let after = link(&at("link"), &"x".into(), 0, 0, None, &FileState::Absent, "race")?;
         remove(&at("link"), &after, "race")
     };
     let made = || -> Result<()> {

@@ -6,12 +6,15 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid, chownat, fsync, mkdirat, openat, symlinkat, syncfs};
+use rustix::fs::{
+    AtFlags, Gid, Mode, OFlags, Uid, chownat, fsync, linkat, mkdirat, openat, symlinkat, syncfs,
+};
 
 use super::content::Content;
 use super::failures::{failed, refused};
 use super::file_state::FileState;
 use super::known::Written;
+use super::link::date_link;
 use super::manifest::Manifest;
 use super::metadata::{Attributes, Metadata};
 use super::place::Place;
@@ -67,12 +70,17 @@ pub fn build_tree(live: &Path, tag: &str, desired: &Manifest, open: &mut OpenFil
                     fsync(&file).map_err(|errno| failed("write", &shown, errno))?;
                 }
             }
-            FileState::Link { to, owner, group } => {
+            FileState::SameFile { of } => {
+                linkat(&top, of.as_path(), above, name, AtFlags::empty())
+                    .map_err(|errno| failed("create the hard link", &shown, errno))?;
+            }
+            FileState::Link { to, owner, group, mtime } => {
                 symlinkat(to.as_path(), above, name)
                     .map_err(|errno| failed("create the link", &shown, errno))?;
                 let (owner, group) = (Uid::from_raw(*owner), Gid::from_raw(*group));
                 chownat(above, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW)
                     .map_err(|errno| failed("change the owner of", &shown, errno))?;
+                date_link(above, name, *mtime, &shown)?;
             }
             FileState::Absent | FileState::Special { .. } => {
                 return Err(refused(&shown, &format!("is {}: kkrun cannot make it", state.noun())));

@@ -78,11 +78,12 @@ pub fn converge_tree(
                     touched.insert(parent_of(relative));
                 }
             }
-            FileState::Link { to, owner, group } => {
-                link(&at, to, *owner, *group, &present, tag)?;
+            FileState::Link { to, owner, group, mtime } => {
+                let mtime = if times == Times::Return { *mtime } else { None };
+                link(&at, to, *owner, *group, mtime, &present, tag)?;
                 touched.insert(parent_of(relative));
             }
-            FileState::Absent | FileState::Special { .. } => {
+            FileState::Absent | FileState::SameFile { .. } | FileState::Special { .. } => {
                 return Err(super::failures::refused(
                     &at,
                     &format!("was to become {}: kkrun cannot make it", desired.noun()),

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::content::{digest_known, read_through};
 use super::digest::Digest;
 use super::failures::{failed, refused};
-use super::metadata::{Attributes, Metadata};
+use super::flags::Flags;
+use super::metadata::{Attributes, Metadata, ModifiedAt};
 use super::path_text::PathText;
 use super::place::Walk;
 use super::xattrs;
@@ -47,6 +48,14 @@ pub enum FileState {
         owner: u32,
         /// The group's id.
         group: u32,
+        /// When it was made. Kept to be restored, never compared.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        mtime: Option<ModifiedAt>,
+    },
+    /// In a tree: another name (a hard link) of a file of that tree.
+    SameFile {
+        /// The first name of the file, from the root of the tree.
+        of: PathText,
     },
     /// A directory, by itself: what is in it is reported by a manifest.
     Directory {
@@ -98,7 +107,7 @@ impl FileState {
 
     /// A symbolic link, as it will be observed.
     pub fn link(to: impl Into<PathText>, owner: u32, group: u32) -> Self {
-        Self::Link { to: to.into(), owner, group }
+        Self::Link { to: to.into(), owner, group, mtime: None }
     }
 
     /// Whether nothing is there.
@@ -110,7 +119,7 @@ impl FileState {
     pub fn metadata(&self) -> Option<&Metadata> {
         match self {
             Self::File { metadata, .. } | Self::Directory { metadata } => Some(metadata),
-            Self::Absent | Self::Link { .. } | Self::Special { .. } => None,
+            Self::Absent | Self::Link { .. } | Self::SameFile { .. } | Self::Special { .. } => None,
         }
     }
 
@@ -129,7 +138,7 @@ impl FileState {
                 Some((metadata.owner, metadata.group))
             }
             Self::Link { owner, group, .. } => Some((*owner, *group)),
-            Self::Absent | Self::Special { .. } => None,
+            Self::Absent | Self::SameFile { .. } | Self::Special { .. } => None,
         }
     }
 
@@ -141,6 +150,10 @@ impl FileState {
                 Self::File { sha256: other_sha256, size: other_size, metadata: other },
             ) => (sha256, size) == (other_sha256, other_size) && metadata.same_as(other),
             (Self::Directory { metadata }, Self::Directory { metadata: other }) => metadata.same_as(other),
+            (
+                Self::Link { to, owner, group, .. },
+                Self::Link { to: other_to, owner: other_owner, group: other_group, .. },
+            ) => (to, owner, group) == (other_to, other_owner, other_group),
             _ => self == other,
         }
     }
@@ -205,8 +218,8 @@ impl FileState {
                 metadata.differences(other)
             }
             (
-                Self::Link { to, owner, group },
-                Self::Link { to: other_to, owner: other_owner, group: other_group },
+                Self::Link { to, owner, group, .. },
+                Self::Link { to: other_to, owner: other_owner, group: other_group, .. },
             ) => {
                 let mut differences = Vec::new();
                 if to != other_to {
@@ -220,6 +233,9 @@ impl FileState {
                 }
                 differences
             }
+            (Self::SameFile { of }, Self::SameFile { of: other_of }) if of != other_of => {
+                vec![format!("another name of `{of}` → another name of `{other_of}`")]
+            }
             _ if self == other => Vec::new(),
             _ => vec![format!("{} → {}", self.noun(), other.noun())],
         }
@@ -231,6 +247,7 @@ impl FileState {
             Self::Absent => "absent",
             Self::File { .. } => "a file",
             Self::Link { .. } => "a symbolic link",
+            Self::SameFile { .. } => "another name of a file (a hard link)",
             Self::Directory { .. } => "a directory",
             Self::Special { what: SpecialKind::Fifo } => "a named pipe",
             Self::Special { what: SpecialKind::Socket } => "a socket",
@@ -337,7 +354,7 @@ pub(super) struct Seen {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     device: u64,
-    inode: u64,
+    pub(super) inode: u64,
     pub(super) size: i64,
     pub(super) modified: (i64, i64),
     changed: (i64, i64),
@@ -417,7 +434,8 @@ fn look_once(
         FileType::Symlink => match readlinkat(directory, name, Vec::new()) {
             Ok(target) => {
                 let to = PathText::new(std::ffi::OsString::from_vec(target.into_bytes()));
-                Ok(Some(FileState::Link { to, owner: stat.st_uid, group: stat.st_gid }))
+                let mtime = Some(ModifiedAt::of(stat));
+                Ok(Some(FileState::Link { to, owner: stat.st_uid, group: stat.st_gid, mtime }))
             }
             Err(Errno::NOENT | Errno::INVAL) => Ok(None),
             Err(errno) => Err(failed("read the link", shown, errno)),
@@ -453,7 +471,8 @@ pub(super) fn open_same(
 /// Mode, owner, group, extended attributes and time of an open file or directory.
 pub(super) fn metadata_of(file: impl AsFd, shown: &Path) -> Result<Metadata> {
     let stat = fstat(file.as_fd()).map_err(|errno| failed("look at", shown, errno))?;
-    Ok(Metadata::of(&stat, xattrs::read(file, shown)?))
+    let flags = Flags::of(file.as_fd());
+    Ok(Metadata::of(&stat, xattrs::read(file, shown)?, flags))
 }
 
 #[cfg(test)]
@@ -464,8 +483,8 @@ mod tests {
     use std::os::unix::net::UnixListener;
 
     use super::*;
+    use crate::machine::files::Value;
     use crate::machine::files::testing::*;
-    use crate::machine::files::{ModifiedAt, Value};
 
     #[test]
     fn only_what_is_overwritten_counts() {
@@ -486,6 +505,7 @@ mod tests {
             owner: 0,
             group: 5,
             xattrs: BTreeMap::new(),
+            flags: Some(Flags::NONE),
             mtime: ModifiedAt { seconds: 1, nanoseconds: 2 },
         };
         let sha256 = Digest::of(b"");
@@ -496,6 +516,7 @@ mod tests {
                 FileState::File { sha256, size: 0, metadata: metadata.clone() },
                 format!(r#"{{"is":"file","sha256":"{sha256}","size":0,{access}}}"#),
             ),
+            (FileState::SameFile { of: "a/b".into() }, r#"{"is":"same_file","of":"a/b"}"#.to_owned()),
             (FileState::Directory { metadata }, format!(r#"{{"is":"directory",{access}}}"#)),
             (FileState::link("a", 1, 2), r#"{"is":"link","to":"a","owner":1,"group":2}"#.to_owned()),
             (

@@ -1,18 +1,22 @@
 //! Making a symbolic link, or exchanging what is there for one.
 
+use std::ffi::OsStr;
+use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use anyhow::Result;
-use rustix::fs::{AtFlags, Gid, Uid, chownat};
+use rustix::fs::{AtFlags, Gid, Uid, chownat, utimensat};
 
 use super::content::digest_known;
 use super::failures::failed;
 use super::file_state::{FileState, look};
+use super::metadata::ModifiedAt;
 use super::path_text::PathText;
 use super::place::Place;
 use super::temporary::{Checked, Temporary};
 
-/// Makes `path` a symbolic link that holds `to`, durably and in one instant, and gives back its state.
+/// Makes `path` a symbolic link that holds `to`, durably and in one instant, and gives back its state. Its time is now
+/// if none is given.
 ///
 /// # Errors
 /// As [`super::replace()`].
@@ -21,6 +25,7 @@ pub fn link(
     to: &PathText,
     owner: u32,
     group: u32,
+    mtime: Option<ModifiedAt>,
     expected: &FileState,
     tag: &str,
 ) -> Result<FileState> {
@@ -37,6 +42,7 @@ pub fn link(
                 chownat(place.directory(), temporary.name(), Some(owner), Some(group), flags)
                     .map_err(|errno| failed("change the owner of", &place.path, errno))?;
             }
+            date_link(place.directory(), temporary.name(), mtime, &place.path)?;
             let state = look()?.state;
             Ok((state, temporary.put_in_place(&checked)?))
         },
@@ -44,6 +50,18 @@ pub fn link(
     placed.settle(&place, &checked)?;
     place.sync()?;
     Ok(state)
+}
+
+/// Gives a symbolic link a time, if there is one.
+pub(super) fn date_link(
+    directory: BorrowedFd<'_>,
+    name: &OsStr,
+    mtime: Option<ModifiedAt>,
+    shown: &Path,
+) -> Result<()> {
+    let Some(mtime) = mtime else { return Ok(()) };
+    utimensat(directory, name, &mtime.timestamps(), AtFlags::SYMLINK_NOFOLLOW)
+        .map_err(|errno| failed("set the time of", shown, errno))
 }
 
 #[cfg(test)]
@@ -59,14 +77,18 @@ mod tests {
         std::fs::write(&at, "abc").unwrap();
         let mut before = FileState::observe(&at).unwrap();
         for to in ["first", "/second"] {
-            let state = link(&at, &to.into(), owner, group, &before, "test").unwrap();
-            assert_eq!(state, FileState::link(to, owner, group));
+            let state = link(&at, &to.into(), owner, group, None, &before, "test").unwrap();
+            assert!(state.same_as(&FileState::link(to, owner, group)));
             assert_eq!(state, FileState::observe(&at).unwrap());
             before = state;
         }
-        assert_eq!(kind(link(&at, &"x".into(), owner, group, &FileState::Absent, "test")), "refused");
+        let old = Some(ModifiedAt { seconds: 1_000_000_000, nanoseconds: 7 });
+        let state = link(&at, &"first".into(), owner, group, old, &before, "test").unwrap();
+        assert!(matches!(state, FileState::Link { mtime, .. } if mtime == old));
+        assert_eq!(state, FileState::observe(&at).unwrap());
+        assert_eq!(kind(link(&at, &"x".into(), owner, group, None, &FileState::Absent, "test")), "refused");
         let new = path.join("new");
-        link(&new, &"x".into(), owner, group, &FileState::Absent, "test").unwrap();
+        link(&new, &"x".into(), owner, group, None, &FileState::Absent, "test").unwrap();
         assert_eq!(names(&path), ["link", "new"]);
     }
 
@@ -76,8 +98,8 @@ mod tests {
         let (_directory, path) = place_of_nobody();
         for owner in [0, NOBODY] {
             let at = path.join(format!("of-{owner}"));
-            let state = link(&at, &"x".into(), owner, owner, &FileState::Absent, "test").unwrap();
-            assert_eq!(state, FileState::link("x", owner, owner));
+            let state = link(&at, &"x".into(), owner, owner, None, &FileState::Absent, "test").unwrap();
+            assert!(state.same_as(&FileState::link("x", owner, owner)));
             assert_eq!(access(&at).1, owner);
         }
     }

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 use super::content::digest_known;
 use super::digest::{Digest, Digester};
 use super::failures::{failed, refused};
-use super::file_state::{FileState, ReadFile, SpecialKind, look, metadata_of};
+use super::file_state::{FileState, ReadFile, Seen, SpecialKind, look, metadata_of};
+use super::flags::Flags;
 use super::metadata::{Attributes, ModifiedAt};
 use super::path_text::PathText;
 use super::place::Walk;
@@ -41,6 +42,14 @@ pub struct Summary {
     pub sha256: Digest,
 }
 
+/// The names that a file has in a tree.
+struct Names {
+    first: PathText,
+    found: u64,
+    /// How many it has anywhere.
+    links: u64,
+}
+
 /// Who shall own what is in a tree, and with which permissions; what is not given stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ownership {
@@ -64,22 +73,47 @@ impl Manifest {
 
     /// The same, where `read` says what each file holds.
     pub(crate) fn observe_with(root: &Path, read: &mut ReadFile<'_>) -> Result<Self> {
+        Ok(Self::observe_names(root, read)?.0)
+    }
+
+    /// The same, and the files that have other names (hard links) outside of the tree.
+    pub fn observe_with_names_outside(root: &Path) -> Result<(Self, Vec<PathText>)> {
+        let (manifest, names) = Self::observe_names(root, &mut digest_known)?;
+        let outside = names.into_values().filter(|names| names.found < names.links);
+        Ok((manifest, outside.map(|names| names.first).collect()))
+    }
+
+    fn observe_names(root: &Path, read: &mut ReadFile<'_>) -> Result<(Self, BTreeMap<u64, Names>)> {
         let mut manifest = Self::default();
-        let Some(directory) = open_root(root)? else { return Ok(manifest) };
+        let mut names: BTreeMap<u64, Names> = BTreeMap::new();
+        let Some(directory) = open_root(root)? else { return Ok((manifest, names)) };
         manifest.insert(ROOT, FileState::Directory { metadata: metadata_of(&directory, root)? });
         walk_tree(directory.as_fd(), root, &mut |entry: &Entry<'_>| {
-            let state = if entry.is_mount {
-                FileState::Special { what: SpecialKind::Mount }
-            } else {
-                look(entry.directory, entry.name, entry.shown, read)?.state
-            };
+            if entry.is_mount {
+                manifest.insert(entry.relative, FileState::Special { what: SpecialKind::Mount });
+                return Ok(Next::Pass);
+            }
+            let Seen { mut state, identity } = look(entry.directory, entry.name, entry.shown, read)?;
+            // All of a tree is on one file system: the inode's number tells its files apart.
+            if let (FileState::File { .. }, Some(identity)) = (&state, identity.filter(|seen| seen.links > 1))
+            {
+                let known = names.entry(identity.inode).or_insert_with(|| Names {
+                    first: PathText::new(entry.relative),
+                    found: 0,
+                    links: identity.links,
+                });
+                known.found += 1;
+                if known.found > 1 {
+                    state = FileState::SameFile { of: known.first.clone() };
+                }
+            }
             let is_directory = matches!(state, FileState::Directory { .. });
             if !state.is_absent() {
                 manifest.insert(entry.relative, state);
             }
             Ok(if is_directory { Next::Enter } else { Next::Pass })
         })?;
-        Ok(manifest)
+        Ok((manifest, names))
     }
 
     /// Looks only at these paths from the root, and at the root. What is absent is left out, and so is what only
@@ -144,6 +178,25 @@ impl Manifest {
         self.0.get(&PathText::new(relative))
     }
 
+    /// What is at a path from the root, by itself: of another name of a file, that file.
+    pub fn get_alone(&self, relative: impl Into<PathBuf>) -> Option<&FileState> {
+        match self.get(relative)? {
+            FileState::SameFile { of } => self.0.get(of),
+            state => Some(state),
+        }
+    }
+
+    /// The same tree with a file of its own for every name.
+    #[must_use]
+    pub fn with_files_apart(&self) -> Self {
+        Self(
+            self.0
+                .keys()
+                .filter_map(|path| Some((path.clone(), self.get_alone(path.as_path())?.clone())))
+                .collect(),
+        )
+    }
+
     /// The root of the tree; absent if there is no tree.
     pub fn root(&self) -> &FileState {
         self.get(ROOT).unwrap_or(&FileState::Absent)
@@ -171,7 +224,14 @@ impl Manifest {
             let rest = path.as_path().strip_prefix(relative).ok()?;
             Some(if rest.as_os_str().is_empty() { PathText::new(ROOT) } else { PathText::new(rest) })
         };
-        Self(self.0.iter().filter_map(|(path, state)| Some((inner(path)?, state.clone()))).collect())
+        let state = |path: &PathText, state: &FileState| match state {
+            FileState::SameFile { of } => match inner(of) {
+                Some(of) => Some(FileState::SameFile { of }),
+                None => self.get_alone(path.as_path()).cloned(),
+            },
+            state => Some(state.clone()),
+        };
+        Self(self.0.iter().filter_map(|(path, old)| Some((inner(path)?, state(path, old)?))).collect())
     }
 
     /// Whether there is no tree.
@@ -179,7 +239,7 @@ impl Manifest {
         self.0.is_empty()
     }
 
-    /// The same tree with another ownership. Extended attributes are left behind, for an access control list
+    /// The same tree with another ownership. Extended attributes and flags are left behind, for an access control list
     /// would speak for the old owner.
     pub fn owned(&self, ownership: &Ownership) -> Self {
         let attributes = |metadata: &super::Metadata, mode: Option<u32>| Attributes {
@@ -187,6 +247,7 @@ impl Manifest {
             owner: ownership.owner.unwrap_or(metadata.owner),
             group: ownership.group.unwrap_or(metadata.group),
             xattrs: BTreeMap::new(),
+            flags: Some(Flags::NONE),
             mtime: Some(metadata.mtime),
         };
         let owned = |state: &FileState| match state {
@@ -196,7 +257,8 @@ impl Manifest {
             FileState::Directory { metadata } => {
                 FileState::directory(&attributes(metadata, ownership.directory_mode))
             }
-            FileState::Link { to, owner, group } => FileState::Link {
+            FileState::Link { to, owner, group, mtime } => FileState::Link {
+                mtime: *mtime,
                 to: to.clone(),
                 owner: ownership.owner.unwrap_or(*owner),
                 group: ownership.group.unwrap_or(*group),
@@ -209,8 +271,12 @@ impl Manifest {
     /// The same tree with every time set to this.
     pub fn dated(mut self, mtime: ModifiedAt) -> Self {
         for state in self.0.values_mut() {
-            if let FileState::File { metadata, .. } | FileState::Directory { metadata } = state {
-                metadata.mtime = mtime;
+            match state {
+                FileState::File { metadata, .. } | FileState::Directory { metadata } => {
+                    metadata.mtime = mtime;
+                }
+                FileState::Link { mtime: own, .. } => *own = Some(mtime),
+                _ => {}
             }
         }
         self
@@ -249,17 +315,13 @@ impl Manifest {
             digester.update(&(field.len() as u64).to_le_bytes());
             digester.update(field);
         };
-        for (path, state) in &self.0 {
-            let mut state = state.clone();
-            if let FileState::File { metadata, .. } | FileState::Directory { metadata } = &mut state {
-                metadata.mtime = ModifiedAt { seconds: 0, nanoseconds: 0 };
-            }
+        for (path, state) in &self.clone().dated(ModifiedAt { seconds: 0, nanoseconds: 0 }).0 {
             if let FileState::File { size, .. } = state {
-                bytes += size;
+                bytes += *size;
             }
             field(path.as_path().as_os_str().as_bytes());
             // A state is plain data with string keys: it has a JSON form.
-            field(&serde_json::to_vec(&state).unwrap_or_default());
+            field(&serde_json::to_vec(state).unwrap_or_default());
         }
         Summary { entries: self.0.len() as u64, bytes, sha256: digester.finish().0 }
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{Gid, Stat, Timespec, Timestamps, Uid};
 use serde::{Deserialize, Serialize};
 
+use super::flags::Flags;
 use super::xattrs::{self, Value};
 
 /// What a file or directory is besides its content.
@@ -24,8 +25,25 @@ pub struct Metadata {
     /// capabilities and what users attached.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub xattrs: BTreeMap<String, Value>,
+    /// The flags that are kept (see [`Flags`]); none while they are whatever a new file gets from its directory.
+    #[serde(default = "no_flags", skip_serializing_if = "are_no_flags")]
+    pub flags: Option<Flags>,
     /// When the content last changed. Kept to be restored, never compared.
     pub mtime: ModifiedAt,
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "serde takes the type of the field")]
+fn no_flags() -> Option<Flags> {
+    Some(Flags::NONE)
+}
+
+#[expect(clippy::ref_option, clippy::trivially_copy_pass_by_ref, reason = "serde passes fields by reference")]
+fn are_no_flags(flags: &Option<Flags>) -> bool {
+    *flags == no_flags()
+}
+
+fn same_flags(one: Option<Flags>, other: Option<Flags>) -> bool {
+    one.zip(other).is_none_or(|(one, other)| one.same_as(other))
 }
 
 impl Metadata {
@@ -33,6 +51,7 @@ impl Metadata {
     pub fn same_as(&self, other: &Self) -> bool {
         (self.mode, self.owner, self.group, &self.xattrs)
             == (other.mode, other.owner, other.group, &other.xattrs)
+            && same_flags(self.flags, other.flags)
     }
 
     /// Whether each part of it is as in `one` or as in `other`. Going from one to the other takes several calls to
@@ -42,6 +61,7 @@ impl Metadata {
         mode_lies_between(self.mode, one.mode, other.mode)
             && [one.owner, other.owner].contains(&self.owner)
             && [one.group, other.group].contains(&self.group)
+            && [one.flags, other.flags].into_iter().any(|flags| same_flags(flags, self.flags))
             && names
                 .all(|name| [one.xattrs.get(name), other.xattrs.get(name)].contains(&self.xattrs.get(name)))
     }
@@ -68,16 +88,22 @@ impl Metadata {
                 _ => {}
             }
         }
+        if let (Some(one), Some(two)) = (self.flags, other.flags)
+            && !one.same_as(two)
+        {
+            differences.push(format!("flags `{one}` → `{two}`"));
+        }
         differences
     }
 
-    /// What the kernel says about an open file, whose extended attributes were read.
-    pub(super) fn of(stat: &Stat, xattrs: BTreeMap<String, Value>) -> Self {
+    /// What the kernel says about an open file, whose extended attributes and flags were read.
+    pub(super) fn of(stat: &Stat, xattrs: BTreeMap<String, Value>, flags: Flags) -> Self {
         Self {
             mode: stat.st_mode & 0o7777,
             owner: stat.st_uid,
             group: stat.st_gid,
             xattrs,
+            flags: Some(flags),
             mtime: ModifiedAt::of(stat),
         }
     }
@@ -103,6 +129,8 @@ pub struct Attributes {
     pub group: u32,
     /// The extended attributes.
     pub xattrs: BTreeMap<String, Value>,
+    /// The flags; those that a new file gets from its directory if not given.
+    pub flags: Option<Flags>,
     /// The time of the last change; now if not given.
     pub mtime: Option<ModifiedAt>,
 }
@@ -110,7 +138,7 @@ pub struct Attributes {
 impl Attributes {
     /// These permission bits, owner and group, and nothing else.
     pub fn new(mode: u32, owner: u32, group: u32) -> Self {
-        Self { mode, owner, group, xattrs: BTreeMap::new(), mtime: None }
+        Self { mode, owner, group, xattrs: BTreeMap::new(), flags: None, mtime: None }
     }
 
     /// The metadata that a file with these attributes will show: an access control list follows the mode,
@@ -121,6 +149,7 @@ impl Attributes {
             owner: self.owner,
             group: self.group,
             xattrs: xattrs::settled(&self.xattrs, self.mode),
+            flags: self.flags,
             mtime: self.mtime.unwrap_or(ModifiedAt { seconds: 0, nanoseconds: 0 }),
         }
     }
@@ -142,6 +171,7 @@ impl From<&Metadata> for Attributes {
             owner: metadata.owner,
             group: metadata.group,
             xattrs: metadata.xattrs.clone(),
+            flags: metadata.flags,
             mtime: Some(metadata.mtime),
         }
     }
@@ -243,6 +273,7 @@ mod tests {
             owner: 0,
             group: 33,
             xattrs: BTreeMap::from([("user.note".to_owned(), Value::from(vec![1, 255]))]),
+            flags: Some(Flags::NONE),
             mtime: ModifiedAt { seconds: -1, nanoseconds: 5 },
         }
     }

@@ -23,6 +23,7 @@ mod directory;
 mod exchange_tree;
 mod failures;
 mod file_state;
+mod flags;
 mod known;
 mod link;
 mod listing;
@@ -53,6 +54,7 @@ pub use file_state::{
     FileState, LONGEST_TEXT, SpecialKind, digest_following, read, read_following, read_if_file,
 };
 pub(crate) use file_state::{observe_with, read_open};
+pub use flags::Flags;
 pub use link::link;
 pub use listing::Listing;
 pub use manifest::{Manifest, Ownership, Summary, TreeFiles};

@@ -20,7 +20,7 @@ const ENCODED: &str = "\0hex:";
 /// Ordered component by component, `.` first, so that a directory comes before what is in it and all of that
 /// before anything else: whoever goes through a sorted tree relies on it. Bytes alone would put `a-b` between `a` and
 /// `a/b`, and `+page` before `.`.
-#[derive(Clone, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PathText(PathBuf);
 
@@ -76,6 +76,12 @@ impl Ord for PathText {
 impl PartialEq for PathText {
     fn eq(&self, other: &Self) -> bool {
         self.0.as_os_str() == other.0.as_os_str()
+    }
+}
+
+impl std::hash::Hash for PathText {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        self.0.as_os_str().hash(state);
     }
 }
 

@@ -20,6 +20,7 @@ use super::temporary::{Checked, Temporary};
 use super::xattrs;
 
 /// What a file shall hold.
+#[derive(Clone, Copy)]
 pub enum Contents<'bytes> {
     /// These bytes.
     Bytes(&'bytes [u8]),
@@ -120,7 +121,10 @@ pub(super) fn adorn(file: impl AsFd, to: &Attributes, shown: &Path) -> Result<()
     xattrs::write(file.as_fd(), &to.xattrs, shown)?;
     fchmod(file.as_fd(), Mode::from_raw_mode(to.mode))
         .map_err(|errno| failed("change the mode of", shown, errno))?;
-    Ok(())
+    match to.flags {
+        Some(flags) => flags.give(file, shown),
+        None => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -133,7 +137,7 @@ mod tests {
     use super::*;
     use crate::machine::files::testing::*;
     use crate::machine::files::xattrs::example_acl;
-    use crate::machine::files::{ModifiedAt, Value};
+    use crate::machine::files::{Flags, ModifiedAt, Value};
 
     fn write(path: &Path, bytes: &[u8], to: &Attributes, expected: &FileState) -> Result<FileState> {
         replace(path, Contents::Bytes(bytes), to, expected, "test")
@@ -181,6 +185,7 @@ mod tests {
             example_acl(0o640, 1234, 6),
         ]);
         to.mtime = Some(ModifiedAt { seconds: 1_000_000_000, nanoseconds: 123_456_789 });
+        to.flags = Some(Flags::NONE);
         let before = write(&file, b"one", &to, &FileState::Absent).unwrap();
         assert_eq!(before, FileState::file(Digest::of(b"one"), 3, &to));
 

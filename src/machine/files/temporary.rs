@@ -112,9 +112,13 @@ impl<'place> Temporary<'place> {
 
     /// Gives it the target's name, if the target is still what `checked` saw: an absent one is never
     /// overwritten, another one not if it was exchanged or changed since.
-    pub(super) fn put_in_place(mut self, checked: &Checked) -> Result<Placed> {
-        let (directory, name) = (self.place.directory(), &self.place.name);
+    pub(super) fn put_in_place(self, checked: &Checked) -> Result<Placed> {
         checked.again(self.place)?;
+        self.exchange(checked)
+    }
+
+    fn exchange(mut self, checked: &Checked) -> Result<Placed> {
+        let (directory, name) = (self.place.directory(), &self.place.name);
         let flags = if checked.identity.is_none() { RenameFlags::NOREPLACE } else { RenameFlags::EXCHANGE };
         let old = match renameat_with(directory, &self.name, directory, name, flags) {
             Ok(()) => checked.identity.map(|_| self.name.clone()),
@@ -164,11 +168,15 @@ impl Placed {
 /// Removes the target, durably but for the sync of its directory: it is moved aside and looked at, so that nothing goes
 /// that somebody put there at the last moment. To be called as root.
 pub(super) fn take_away(place: &Place, checked: &Checked, tag: &str) -> Result<()> {
+    checked.again(place)?;
+    move_away(place, checked, tag)
+}
+
+fn move_away(place: &Place, checked: &Checked, tag: &str) -> Result<()> {
     let (directory, aside) = (place.directory(), name_of(tag)?);
     let rename = |from: &OsStr, to: &OsStr| {
         place.acting(|_| true, || Ok(renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE)))
     };
-    checked.again(place)?;
     match rename(&place.name, &aside)? {
         Err(Errno::INVAL | Errno::NOSYS) => return remove_old(place, &place.name),
         renamed => renamed.map_err(|errno| failed("remove", &place.path, errno))?,
@@ -282,5 +290,98 @@ impl Checked {
             differences.push("it was written again".to_owned());
         }
         Err(conflict(&place.path, &differences))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+    use crate::machine::files::testing::*;
+
+    /// Somebody does `meddle` between the last look at a file and the rename: it must be there afterwards.
+    fn meddled_with(meddle: &dyn Fn(&Path)) -> [(&'static str, Vec<String>, FileState, FileState); 2] {
+        [false, true].map(|removes| {
+            let (_directory, path) = scratch();
+            let at = path.join("file");
+            std::fs::write(&at, "before").unwrap();
+            let place = Place::open(&at).unwrap();
+            let before = FileState::observe(&at).unwrap();
+            let checked = Checked::replaceable(&place, &before).unwrap();
+            checked.again(&place).unwrap();
+            let result = if removes {
+                meddle(&at);
+                let theirs = FileState::observe(&at).unwrap();
+                (move_away(&place, &checked, "test"), theirs)
+            } else {
+                let (temporary, _file) = Temporary::file(&place, "test").unwrap();
+                meddle(&at);
+                let theirs = FileState::observe(&at).unwrap();
+                (temporary.exchange(&checked).unwrap().settle(&place, &checked), theirs)
+            };
+            (kind(result.0), names(&path), result.1, FileState::observe(&at).unwrap())
+        })
+    }
+
+    #[test]
+    fn what_is_put_there_between_the_last_look_and_the_rename_stays() {
+        let written = |at: &Path| std::fs::write(at, "theirs").unwrap();
+        let replaced = |at: &Path| {
+            std::fs::write(at.with_extension("new"), "before").unwrap();
+            std::fs::set_permissions(
+                at.with_extension("new"),
+                std::os::unix::fs::PermissionsExt::from_mode(0o600),
+            )
+            .unwrap();
+            std::fs::rename(at.with_extension("new"), at).unwrap();
+        };
+        let linked = |at: &Path| {
+            std::fs::remove_file(at).unwrap();
+            symlink("elsewhere", at).unwrap();
+        };
+        let given = |at: &Path| {
+            std::fs::set_permissions(at, std::os::unix::fs::PermissionsExt::from_mode(0o640)).unwrap();
+        };
+        let directory = |at: &Path| {
+            std::fs::remove_file(at).unwrap();
+            std::fs::create_dir_all(at.join("inner")).unwrap();
+        };
+        for meddle in [&written as &dyn Fn(&Path), &replaced, &linked, &given, &directory] {
+            for (kind, names, theirs, now) in meddled_with(meddle) {
+                assert_eq!((kind, names), ("conflict", vec!["file".to_owned()]));
+                assert_eq!(now, theirs);
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_a_file_gets_at_the_last_moment_keeps_its_content() {
+        let named = |at: &Path| std::fs::hard_link(at, at.with_extension("second")).unwrap();
+        for (kind, names, theirs, now) in meddled_with(&named) {
+            assert_eq!((kind, names), ("conflict", vec!["file".to_owned(), "file.second".to_owned()]));
+            assert_eq!(now, theirs);
+        }
+    }
+
+    #[test]
+    fn what_is_untouched_gives_way_and_nothing_is_left_beside_it() {
+        for (read_only, removes) in [(false, false), (true, false), (false, true), (true, true)] {
+            let (_directory, path) = scratch();
+            let at = path.join("file");
+            std::fs::write(&at, "before").unwrap();
+            if read_only {
+                std::fs::set_permissions(&at, std::os::unix::fs::PermissionsExt::from_mode(0o400)).unwrap();
+            }
+            let place = Place::open(&at).unwrap();
+            let checked = Checked::replaceable(&place, &FileState::observe(&at).unwrap()).unwrap();
+            if removes {
+                take_away(&place, &checked, "test").unwrap();
+            } else {
+                let (temporary, _file) = Temporary::file(&place, "test").unwrap();
+                temporary.put_in_place(&checked).unwrap().settle(&place, &checked).unwrap();
+            }
+            assert_eq!(names(&path), if removes { vec![] } else { vec!["file".to_owned()] });
+        }
     }
 }

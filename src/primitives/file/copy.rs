@@ -176,6 +176,7 @@ fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> 
             let mode = bits.or(present.map(|present| present.mode)).unwrap_or(metadata.mode & WIDEST);
             let mut attributes = Attributes::new(mode, owner, group);
             attributes.xattrs = present.map(|present| present.xattrs.clone()).unwrap_or_default();
+            attributes.flags = present.and_then(|present| present.flags);
             attributes.mtime = Some(metadata.mtime);
             attributes
         };
@@ -186,7 +187,9 @@ fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> 
             FileState::Directory { metadata } => {
                 FileState::directory(&attributes(metadata, bits.map(enterable)))
             }
-            FileState::Link { to, .. } => FileState::link(to.clone(), owner, group),
+            FileState::Link { to, mtime, .. } => {
+                FileState::Link { to: to.clone(), owner, group, mtime: *mtime }
+            }
             other => other.clone(),
         };
         wish.insert(name, desired);
@@ -253,7 +256,8 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
     }
     let to = tree_root(&origin, to)?;
     host.seen().asks_for(|| tree_target(&to));
-    let listed = origin.manifest(Times::Now)?;
+    // Only what is made as a whole keeps the names of a file together: a copy is added to what is there.
+    let listed = origin.manifest(Times::Now)?.with_files_apart();
     let found = Manifest::observe_listed(&to, listed.entries().map(|(name, _)| name))?;
     let wish = match wish(&listed, &to, &found, options) {
         Err(error) if found.is_empty() && awaits_another(host, &error) => {

@@ -1,0 +1,141 @@
+//! The flags of a file that chattr(1) sets, as far as they can be given to a new file: what `lsattr` shows.
+
+use std::fmt;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use rustix::fs::{IFlags, ioctl_getflags, ioctl_setflags};
+use serde::{Deserialize, Serialize};
+
+use super::failures::failed;
+
+/// The letters of those that are kept. Whether a file is copied on write (`C`) can be said of an empty one only, and the
+/// others tell how the file system stores it.
+const KEPT: [(char, IFlags); 7] = [
+    ('S', IFlags::SYNC),
+    ('D', IFlags::DIRSYNC),
+    ('i', IFlags::IMMUTABLE),
+    ('a', IFlags::APPEND),
+    ('d', IFlags::NODUMP),
+    ('A', IFlags::NOATIME),
+    ('c', IFlags::COMPRESSED),
+];
+
+/// Flags; in JSON their letters.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Flags(IFlags);
+
+impl Flags {
+    /// None of them.
+    pub const NONE: Self = Self(IFlags::empty());
+
+    fn all_kept() -> IFlags {
+        KEPT.iter().fold(IFlags::empty(), |all, (_, flag)| all | *flag)
+    }
+
+    /// Those that forbid any change. They are seen, but neither given nor compared: what has them stays as it is, and what
+    /// comes back never had them.
+    fn fixing() -> IFlags {
+        IFlags::IMMUTABLE | IFlags::APPEND
+    }
+
+    /// Whether the two are the same, as far as they can be given.
+    pub(super) fn same_as(self, other: Self) -> bool {
+        self.0.difference(Self::fixing()) == other.0.difference(Self::fixing())
+    }
+
+    /// Those of an open file or directory. A file system that knows none has none.
+    pub(super) fn of(file: impl AsFd) -> Self {
+        Self(ioctl_getflags(file).unwrap_or(IFlags::empty()) & Self::all_kept())
+    }
+
+    /// Gives an open file or directory these and no others of the kept ones.
+    pub(super) fn give(self, file: impl AsFd, shown: &Path) -> Result<()> {
+        if Self::of(file.as_fd()).same_as(self) {
+            return Ok(());
+        }
+        // The others, such as that of extents, must stay: `difference` leaves even those that it does not know.
+        let (kept, own) = (Self::all_kept().difference(Self::fixing()), self.0.difference(Self::fixing()));
+        let given = ioctl_getflags(file.as_fd())
+            .and_then(|present| ioctl_setflags(file.as_fd(), present.difference(kept) | own));
+        given.map_err(|errno| failed("set the flags of", shown, errno))
+    }
+
+    /// Whether what has them can neither be replaced nor removed.
+    pub fn is_fixed(self) -> bool {
+        self.0.intersects(Self::fixing())
+    }
+}
+
+impl fmt::Display for Flags {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        KEPT.iter()
+            .filter(|(_, flag)| self.0.contains(*flag))
+            .try_for_each(|(letter, _)| write!(formatter, "{letter}"))
+    }
+}
+
+impl fmt::Debug for Flags {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "\"{self}\"")
+    }
+}
+
+impl From<Flags> for String {
+    fn from(flags: Flags) -> Self {
+        flags.to_string()
+    }
+}
+
+impl TryFrom<String> for Flags {
+    type Error = anyhow::Error;
+
+    fn try_from(text: String) -> Result<Self> {
+        let mut flags = IFlags::empty();
+        for letter in text.chars() {
+            let Some((_, flag)) = KEPT.iter().find(|(known, _)| *known == letter) else {
+                bail!("`{letter}` is no flag of a file that kkrun keeps")
+            };
+            flags |= *flag;
+        }
+        Ok(Self(flags))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::machine::files::testing::*;
+    use crate::machine::files::{Attributes, Contents, FileState, replace};
+
+    #[test]
+    fn letters_come_back() {
+        for text in ["", "d", "SDiadAc"] {
+            assert_eq!(Flags::try_from(text.to_owned()).unwrap().to_string(), text);
+        }
+        assert!(Flags::try_from("x".to_owned()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_was_replaced_gets_its_flags_back() {
+        let (_directory, path) = scratch();
+        let at = path.join("file");
+        std::fs::write(&at, "one").unwrap();
+        let nodump = Flags::try_from("dA".to_owned()).unwrap();
+        if nodump.give(std::fs::File::open(&at).unwrap(), &at).is_err() {
+            // A file system without flags has nothing to show.
+            return;
+        }
+        let before = FileState::observe(&at).unwrap();
+        assert_eq!(before.metadata().unwrap().flags, Some(nodump));
+        let mut plain = mine(0o644);
+        plain.flags = Some(Flags::NONE);
+        let after = replace(&at, Contents::Bytes(b"two"), &plain, &before, "test").unwrap();
+        assert_eq!(before.differences(&after).last().unwrap(), "flags `dA` → ``");
+        let to = Attributes::from(before.metadata().unwrap());
+        let back = replace(&at, Contents::Bytes(b"one"), &to, &after, "test").unwrap();
+        assert_eq!(back, before);
+    }
+}
