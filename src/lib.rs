@@ -18,6 +18,7 @@ pub mod rehearse;
 pub mod rollback;
 pub mod script;
 pub mod session;
+pub mod target;
 pub mod text;
 pub mod time;
 pub mod ui;

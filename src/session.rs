@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use crate::change::{
     Change, CommandInverse, FileRecord, Found, Made, OnDoubt, Position, ProductRecord, UndoTerms, Undone,
-    World, file_target, product_target, state_value,
+    World, state_value,
 };
 use crate::event::{Answer, ChangeOutcome, Event, Question, Reporter};
 use crate::failure::{self, Failure};
@@ -26,6 +26,7 @@ use crate::machine::backups;
 use crate::machine::files::{FileState, PathText};
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
+use crate::target::{States, Target};
 use last_known::{LastKnown, last_known_at};
 use pending::Block;
 
@@ -54,7 +55,7 @@ pub enum ConflictPolicy {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WouldChange {
     /// The target.
-    pub target: String,
+    pub target: Target,
     /// One line.
     pub summary: String,
 }
@@ -99,7 +100,7 @@ pub struct Session {
     left_blocks: Vec<Block>,
     would: Vec<WouldChange>,
     /// The targets that were asked for, while only looking.
-    asked: RefCell<BTreeSet<String>>,
+    asked: RefCell<BTreeSet<Target>>,
     changed: usize,
     /// What a dead run left in doubt was looked at.
     settled: bool,
@@ -212,18 +213,18 @@ impl Session {
     }
 
     /// The newest change of this plan to a target of which a dead run did not say whether it was made.
-    pub fn doubtful(&self, target: &str) -> Option<&ChangeRecord> {
+    pub fn doubtful(&self, target: &Target) -> Option<&ChangeRecord> {
         self.newest(target, |state| *state == ChangeState::InDoubt)
     }
 
     /// The newest change of this plan to a target whose inverse failed.
-    pub fn half_undone(&self, target: &str) -> Option<&ChangeRecord> {
+    pub fn half_undone(&self, target: &Target) -> Option<&ChangeRecord> {
         self.newest(target, |state| matches!(state, ChangeState::UndoFailed(_)))
     }
 
-    fn newest(&self, target: &str, is_it: impl Fn(&ChangeState) -> bool) -> Option<&ChangeRecord> {
+    fn newest(&self, target: &Target, is_it: impl Fn(&ChangeState) -> bool) -> Option<&ChangeRecord> {
         let mut changes = self.history.changes.iter().rev();
-        changes.find(|known| known.intent.target == target && known.plan == self.plan && is_it(&known.state))
+        changes.find(|known| known.intent.target == *target && known.plan == self.plan && is_it(&known.state))
     }
 
     /// The plan's name.
@@ -371,17 +372,18 @@ impl Session {
                 }
                 id
             }
-            None => self.record(Entry::Intent(intent))?,
+            None => self.record(Entry::Intent(Box::new(intent)))?,
         };
         let acted = act(&mut self.world);
         self.finish(id, change, acted)?;
         self.changed += 1;
+        let target = target.to_string();
         self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
         Ok(true)
     }
 
     /// Notes that a script asks for a target, whether or not it is as desired.
-    pub fn asks_for(&self, target: impl FnOnce() -> String) {
+    pub fn asks_for(&self, target: impl FnOnce() -> Target) {
         if self.mode == Mode::DryRun {
             self.asked.borrow_mut().insert(target());
         } else if let Some(block) = self.blocks.last() {
@@ -390,16 +392,17 @@ impl Session {
     }
 
     /// The targets that were asked for since this was asked last.
-    pub fn take_asked(&self) -> BTreeSet<String> {
+    pub fn take_asked(&self) -> BTreeSet<Target> {
         self.asked.take()
     }
 
     /// Counts and tells a change that leaves nothing to undo and so is not recorded.
-    pub fn note_change(&mut self, target: String, summary: String) {
+    pub fn note_change(&mut self, target: Target, summary: String) {
         match self.mode {
             Mode::DryRun => self.would_make(target, summary),
             Mode::Act => {
                 self.changed += 1;
+                let target = target.to_string();
                 self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
             }
         }
@@ -408,13 +411,13 @@ impl Session {
     /// Counts a step that would do something which cannot be reported while only looking.
     pub fn count_unknown(&mut self, step: &str) {
         let summary = format!("go on with step {step}");
-        self.would.push(WouldChange { target: format!("step:{step}"), summary });
+        self.would.push(WouldChange { target: Target::Step(step.to_owned()), summary });
     }
 
-    fn would_make(&mut self, target: String, summary: String) {
+    fn would_make(&mut self, target: Target, summary: String) {
         self.world.reporter.emit(&Event::Change {
             outcome: ChangeOutcome::Would,
-            target: target.clone(),
+            target: target.to_string(),
             summary: summary.clone(),
         });
         self.would.push(WouldChange { target, summary });
@@ -460,14 +463,14 @@ impl Session {
     }
 
     /// What is recorded of a target since a change to it was intended.
-    pub fn recorded_since(&self, id: ChangeId, target: &str) -> Option<&Value> {
+    pub fn recorded_since(&self, id: ChangeId, target: &Target) -> Option<&Value> {
         self.history.ledger.get(target).filter(|recorded| recorded.at > id).map(|recorded| &recorded.state)
     }
 
     /// What is known of the products that a command makes and changes.
     pub fn product_record(&self, inverse: &CommandInverse) -> ProductRecord {
         let recorded = |product: &PathText| {
-            let state = self.history.recorded(&product_target(product.as_path()))?;
+            let state = self.history.recorded(&Target::product(product.as_path()))?;
             serde_json::from_value(state.clone()).ok()
         };
         let changed = inverse.changes.as_ref().and_then(recorded);
@@ -476,14 +479,14 @@ impl Session {
         };
         let path = product.as_path();
         let makes = |known: &ChangeRecord| {
-            let target = journal::path_of(&known.intent.target);
+            let target = known.intent.target.path();
             let removes =
                 |change: Change| change.kind().removed_by_undo(&self.world).iter().any(|gone| gone == path);
             known.is_live()
                 && target.is_some_and(|target| path.starts_with(target))
                 && Change::of_intent(&known.intent).is_ok_and(removes)
         };
-        let first = self.doubtful(&product_target(path)).map(|known| Change::of_intent(&known.intent));
+        let first = self.doubtful(&Target::product(path)).map(|known| Change::of_intent(&known.intent));
         ProductRecord {
             recorded: recorded(product),
             own: self.history.changes.iter().any(makes),
@@ -497,7 +500,7 @@ impl Session {
 
     /// The states that are recorded from now on. What somebody else wrote into a file of which only owner and mode were
     /// changed is not among them.
-    fn recorded_of(&self, change: &Change) -> Result<BTreeMap<String, Value>> {
+    fn recorded_of(&self, change: &Change) -> Result<States> {
         let (mut recorded, target) = (change.kind().recorded(&self.world)?, change.kind().target());
         if let Change::File(file) = change
             && file.keeps_content()
@@ -512,13 +515,13 @@ impl Session {
     }
 
     /// The state was kept by word against this very wish, and no other word has come since.
-    fn is_kept(&self, target: &str, found: &Value, desired: &Value) -> bool {
+    fn is_kept(&self, target: &Target, found: &Value, desired: &Value) -> bool {
         self.on_conflict != ConflictPolicy::Overwrite
             && self.history.recorded(target) == Some(found)
             && self.history.kept_against.get(target) == Some(desired)
     }
 
-    fn conflicting_state(&self, change: &Change, target: &str) -> Option<String> {
+    fn conflicting_state(&self, change: &Change, target: &Target) -> Option<String> {
         if self.is_on_the_way(target) {
             return None;
         }
@@ -532,13 +535,13 @@ impl Session {
     }
 
     /// Whether the target is as an act left it that was stopped half-way, or an inverse that failed.
-    fn is_on_the_way(&self, target: &str) -> bool {
+    fn is_on_the_way(&self, target: &Target) -> bool {
         let newest = self
             .history
             .changes
             .iter()
             .rev()
-            .find(|change| change.intent.target == target && change.is_live());
+            .find(|change| change.intent.target == *target && change.is_live());
         let is_open =
             |state: &ChangeState| matches!(state, ChangeState::InDoubt | ChangeState::UndoFailed(_));
         newest.filter(|change| is_open(&change.state)).is_some_and(|stopped| {
@@ -550,7 +553,7 @@ impl Session {
 
     /// What is known of a whole file of which a part is going to be changed.
     pub fn file_record(&self, found: &Found) -> FileRecord {
-        let target = file_target(&found.path);
+        let target = Target::file(&found.path);
         let known = FileRecord::of(self.history.recorded(&target), &found.state);
         if known == FileRecord::AsRecorded {
             return known;
@@ -564,7 +567,7 @@ impl Session {
 
     /// Whether kkrun left a file or link at a path, whatever stands there now.
     pub fn left_a_file(&self, path: &Path) -> bool {
-        let target = file_target(path);
+        let target = Target::file(path);
         let is_file = |left: &Value| {
             let left = serde_json::from_value::<FileState>(left.clone());
             matches!(left, Ok(FileState::File { .. } | FileState::Link { .. }))
@@ -576,7 +579,7 @@ impl Session {
     /// Decides about a foreign state: true to replace it.
     fn may_replace(
         &mut self,
-        target: &str,
+        target: &Target,
         summary: &str,
         difference: &str,
         found: &Value,
@@ -590,16 +593,16 @@ impl Session {
             return Ok(true);
         }
         self.record(Entry::Recorded {
-            target: target.to_owned(),
+            target: target.clone(),
             state: found.clone(),
             against: Some(desired.clone()),
         })?;
-        let (target, summary) = (target.to_owned(), format!("{summary}: kept as somebody else left it"));
+        let (target, summary) = (target.to_string(), format!("{summary}: kept as somebody else left it"));
         self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Kept, target, summary });
         Ok(false)
     }
 
-    fn ask_about_conflict(&self, target: &str, summary: &str, difference: &str) -> Result<ConflictPolicy> {
+    fn ask_about_conflict(&self, target: &Target, summary: &str, difference: &str) -> Result<ConflictPolicy> {
         let text = format!(
             "{target} was changed by somebody else since kkrun left it:\n{difference}\nkeep it, replace it, or stop? (keep/replace/stop)"
         );
@@ -627,7 +630,7 @@ impl Session {
     }
 
     /// The change that a dead run may have half made to the same target, if it is acted on again.
-    fn half_done(&self, change: &Change, target: &str) -> Option<ChangeId> {
+    fn half_done(&self, change: &Change, target: &Target) -> Option<ChangeId> {
         let doubtful = self.doubtful(target)?;
         let is_between = || {
             let known = Change::of_intent(&doubtful.intent);
@@ -676,7 +679,7 @@ impl Session {
             };
             tracing::debug!(
                 change = known.id,
-                target = known.intent.target,
+                target = %known.intent.target,
                 ?position,
                 "probed what was in doubt"
             );
@@ -826,7 +829,7 @@ impl Session {
             let made = other.intent.inverse.get("made").cloned();
             made.and_then(|made| serde_json::from_value(made).ok()).unwrap_or_default()
         };
-        let left = |target: &str| match last_known_at(history, &self.world, target) {
+        let left = |target: &Target| match last_known_at(history, &self.world, target) {
             Ok(Some(LastKnown::State(left))) => Some(left),
             _ => None,
         };
@@ -873,20 +876,20 @@ impl Session {
         self.history.changes.iter().rev().take_while(move |newer| newer.id > id).filter(move |newer| {
             newer.is_live()
                 && newer.intent.class != Class::Irreversible
-                && (journal::share_content(&newer.intent, &intent)
+                && (newer.intent.footprint().shares_content(&intent.footprint())
                     || newer.intent.what == "tree" && self.reaches(&newer.intent, &intent))
         })
     }
 
-    /// Whether undoing `older` alone would take away what `newer` stands on.
-    pub fn stands_on(&self, newer: &Intent, older: &Intent) -> bool {
-        journal::stands_on(newer, older) || self.reaches(newer, older)
+    /// Whether undoing `older` alone would take away what `newer` depends on.
+    pub fn depends_on(&self, newer: &Intent, older: &Intent) -> bool {
+        newer.footprint().depends_on(&older.footprint()) || self.reaches(newer, older)
     }
 
     /// Whether a change of many paths changed the one that another change is about.
     fn reaches(&self, newer: &Intent, older: &Intent) -> bool {
-        let Some(path) = journal::path_of(&older.target) else { return false };
-        let is_above = journal::path_of(&newer.target).is_some_and(|above| path.starts_with(above));
+        let Some(path) = older.target.path() else { return false };
+        let is_above = newer.target.path().is_some_and(|above| path.starts_with(above));
         is_above && Change::of_intent(newer).is_ok_and(|change| change.kind().reaches(path, &self.world))
     }
 
@@ -905,7 +908,7 @@ impl Session {
             return Ok(left_to(standing, kept.contains(&standing.id)));
         }
         let is_hidden = |other: &ChangeRecord| {
-            other.id > id && gone.contains(&other.id) && journal::overlap(&other.intent, &known.intent)
+            other.id > id && gone.contains(&other.id) && other.intent.target.overlaps(&known.intent.target)
         };
         if self.history.changes.iter().any(is_hidden) {
             // Only when those are undone can be reported what is there.

@@ -6,7 +6,7 @@ use std::borrow::Cow;
 /// their kin, in their 7-bit and 8-bit forms), control characters but the tab, and controls of the writing
 /// direction. Source of the grammar: ECMA-48, section 5.
 pub fn printable(text: &str) -> Cow<'_, str> {
-    if text.chars().all(|character| character == '\t' || !obeyed(character)) {
+    if text.chars().all(|character| character == '\t' || !is_obeyed(character)) {
         return Cow::Borrowed(text);
     }
     let mut shown = String::with_capacity(text.len());
@@ -24,7 +24,7 @@ pub fn printable_lines(text: &str) -> String {
 }
 
 /// A character that acts instead of being seen.
-fn obeyed(character: char) -> bool {
+pub fn is_obeyed(character: char) -> bool {
     character.is_control()
         || matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
@@ -80,7 +80,7 @@ impl State {
             '\u{9b}' => Self::Control,
             '\u{90}' | '\u{98}' | '\u{9d}' | '\u{9e}' | '\u{9f}' => Self::Body,
             _ => {
-                if character == '\t' || !obeyed(character) {
+                if character == '\t' || !is_obeyed(character) {
                     shown.push(character);
                 }
                 Self::Text
@@ -165,7 +165,7 @@ mod tests {
         #[test]
         fn nothing_that_acts_is_left(text in "(\\PC|[\u{1b}\u{9b}\u{7}\\[\\]()\\\\0-9;m\t\u{202e}]){0,64}") {
             let shown = printable(&text).into_owned();
-            prop_assert!(shown.chars().all(|character| character == '\t' || !obeyed(character)));
+            prop_assert!(shown.chars().all(|character| character == '\t' || !is_obeyed(character)));
             prop_assert_eq!(printable(&shown), shown.as_str());
         }
     }

@@ -29,6 +29,7 @@ use kkrun::machine::process::{Command, Processes};
 use kkrun::machine::signal::Signals;
 use kkrun::rollback::{Report, Request, apply, preview};
 use kkrun::session::{ConflictPolicy, Opening, Session};
+use kkrun::target::Target;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 
@@ -394,7 +395,7 @@ fn edit(
 
 /// A command that makes a file and is taken back by its removal.
 fn product(session: &mut Session, path: &Path, number: u8, crash: Option<Crash>) -> Result<()> {
-    let target = format!("product:{}", path.display());
+    let target = Target::Product(path.into());
     let half = |change: &journal::ChangeRecord| {
         change.state == ChangeState::InDoubt && change.intent.target == target
     };
@@ -578,7 +579,7 @@ impl Model<'_> {
         crash: Option<Crash>,
     ) -> Result<Option<Report>, TestCaseError> {
         let machine = self.machine;
-        let steps = step.map(|step| vec![step.to_string()]);
+        let steps = step.map(|step| vec![step.to_string().as_str().into()]);
         let request = Request { steps, purge: Vec::new(), force };
         let (before, marks) = (machine.snapshot(), machine.marks());
         let unfinished = machine.history().rollback.is_some();

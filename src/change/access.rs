@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, shortened, state_value};
 use crate::journal::Undoing;
 use crate::machine::files::{self, Access, Digest, PathText};
+use crate::target::{States, Target};
 
 /// Up to how many entries stand in the journal itself.
 const MOST_HERE: usize = 32;
@@ -166,8 +166,8 @@ fn differences(list: &List, now: &List) -> Vec<String> {
 }
 
 impl Kind for AccessChange {
-    fn target(&self) -> String {
-        format!("access:{}", self.path().display())
+    fn target(&self) -> Target {
+        Target::Access(self.path().into())
     }
 
     fn summary(&self) -> String {
@@ -211,7 +211,7 @@ impl Kind for AccessChange {
         })
     }
 
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<States> {
         let (_, after) = self.lists(world)?;
         let differing = differences(&after, &self.observe(&after)?);
         if !differing.is_empty() {

@@ -16,6 +16,7 @@ use crate::machine::mount;
 use crate::machine::process::{self, Command, Stdin};
 use crate::machine::secret_store::SecretStore;
 use crate::machine::tree_size::TreeSize;
+use crate::target::{States, Target};
 
 /// How long a command that looks, or takes back, may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
@@ -326,12 +327,12 @@ impl CommandChange {
         world: &World,
         before: &Listing,
         recorded: &CommandState,
-    ) -> Result<Option<(String, Value)>> {
+    ) -> Result<Option<(Target, Value)>> {
         let (Some(path), Some(left)) = (&self.inverse.changes, recorded.left) else { return Ok(None) };
         let now = Listing::observe(path.as_path())?;
         let left = read_listing(world, left)?.as_changed(before, &now);
         let left = Some(world.backups()?.save(&blob(&left)?)?);
-        Ok(Some((product_target(path.as_path()), state_value(&CommandState { left, ..recorded.clone() }))))
+        Ok(Some((Target::product(path.as_path()), state_value(&CommandState { left, ..recorded.clone() }))))
     }
 
     fn state(&self, world: &World) -> Result<CommandState> {
@@ -433,15 +434,15 @@ fn remove(path: &Path) -> Result<()> {
 }
 
 impl Kind for CommandChange {
-    fn target(&self) -> String {
+    fn target(&self) -> Target {
         match self.product() {
-            Some(product) => product_target(product),
-            None => format!("command:{}", self.inverse.label),
+            Some(product) => Target::product(product),
+            None => Target::Command(self.inverse.label.clone()),
         }
     }
 
-    fn whole(&self) -> Option<String> {
-        self.inverse.changes.as_ref().map(|product| product_target(product.as_path()))
+    fn whole(&self) -> Option<Target> {
+        self.inverse.changes.as_ref().map(|product| Target::product(product.as_path()))
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
@@ -462,7 +463,7 @@ impl Kind for CommandChange {
         }
     }
 
-    fn left_by_failure(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn left_by_failure(&self, world: &World) -> Result<States> {
         let Some(watch) = &self.watch else { return Ok(BTreeMap::new()) };
         let mut states = BTreeMap::new();
         if let Some(left) = self.listed(world, watch)? {
@@ -523,7 +524,7 @@ impl Kind for CommandChange {
         Ok(Position::Neither(format!("`{}` may have been stopped half-way", self.inverse.label)))
     }
 
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<States> {
         let mut now = self.state(world)?;
         if let (Some(product), Some(false)) = (&self.inverse.product, now.product) {
             anyhow::bail!("`{}` did not make `{product}`", self.inverse.label);
@@ -637,11 +638,6 @@ impl Kind for CommandChange {
         }
         Ok(Undone::Back(Undoing::Restored, states))
     }
-}
-
-/// The canonical name of a command's product as a target.
-pub fn product_target(product: &Path) -> String {
-    format!("product:{}", product.display())
 }
 
 #[cfg(test)]

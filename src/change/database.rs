@@ -14,6 +14,7 @@ use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
 use crate::machine::postgres::{Connection, Parameter, identifier, literal, sql_state};
 use crate::machine::process::{Command, Value as Variable};
+use crate::target::{States, Target};
 
 /// A change to one database.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -256,8 +257,15 @@ fn size(bytes: u64) -> String {
 }
 
 impl Kind for DatabaseChange {
-    fn target(&self) -> String {
-        format!("database:{}{}", self.inverse.database, self.inverse.login.server.suffix())
+    fn target(&self) -> Target {
+        self.inverse.login.database(&self.inverse.database)
+    }
+
+    fn needs(&self) -> Vec<Target> {
+        match &self.after {
+            DatabaseState::Present { owner, .. } => vec![self.inverse.login.role(owner)],
+            DatabaseState::Absent => Vec::new(),
+        }
     }
 
     fn removed_by_undo(&self, world: &World) -> Vec<PathBuf> {
@@ -306,7 +314,7 @@ impl Kind for DatabaseChange {
         })
     }
 
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<States> {
         let now = DatabaseState::look(&mut self.inverse.login.open(world)?, &self.inverse.database)?;
         if !now.same_as(&self.after) {
             anyhow::bail!("the database `{}`: {}", self.inverse.database, self.after.difference(&now));

@@ -16,6 +16,7 @@ use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, Manifest, PathText};
 use crate::machine::mount;
+use crate::target::{States, Target};
 
 /// A change to one path.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -369,12 +370,16 @@ pub(super) fn tag(path: &Path) -> String {
 }
 
 impl Kind for FileChange {
-    fn target(&self) -> String {
-        file_target(self.path())
+    fn target(&self) -> Target {
+        Target::file(self.path())
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
         if self.before.is_absent() { vec![self.path().to_owned()] } else { Vec::new() }
+    }
+
+    fn keeps_content(&self) -> bool {
+        Self::keeps_content(self)
     }
 
     fn summary(&self) -> String {
@@ -433,7 +438,7 @@ impl Kind for FileChange {
         })
     }
 
-    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<States> {
         let now = self.observe()?;
         if !now.same_as(&self.after) {
             anyhow::bail!(
@@ -520,11 +525,6 @@ impl Kind for FileChange {
         }
         Ok(back(Undoing::Restored, self.observe()?))
     }
-}
-
-/// The canonical name of a path as a target.
-pub fn file_target(path: &Path) -> String {
-    format!("file:{}", path.display())
 }
 
 #[cfg(test)]

@@ -1,17 +1,16 @@
 //! A group: made.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::account::{self, AccountRecord};
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::Undoing;
 use crate::machine::account::{Account, DIRECTORY, Database, Databases, Group, Order, clear_leftover};
+use crate::target::{States, Target};
 
 /// What a group is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,14 +111,14 @@ impl GroupChange {
         GroupState::observe(&self.inverse.name)
     }
 
-    fn states(&self, state: &GroupState) -> BTreeMap<String, Value> {
+    fn states(&self, state: &GroupState) -> States {
         [(self.target(), state_value(state))].into()
     }
 }
 
 impl Kind for GroupChange {
-    fn target(&self) -> String {
-        group_target(&self.inverse.name)
+    fn target(&self) -> Target {
+        Target::Group(self.inverse.name.clone())
     }
 
     fn summary(&self) -> String {
@@ -155,7 +154,7 @@ impl Kind for GroupChange {
         })
     }
 
-    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<States> {
         let now = self.observe()?;
         anyhow::ensure!(now != GroupState::Absent, "there is no group `{}`", self.inverse.name);
         Ok(self.states(&now))
@@ -191,9 +190,4 @@ impl Kind for GroupChange {
         }
         Ok(Undone::Back(Undoing::Restored, self.states(&GroupState::Absent)))
     }
-}
-
-/// The canonical name of a group as a target.
-pub fn group_target(name: &str) -> String {
-    format!("group:{name}")
 }

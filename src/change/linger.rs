@@ -1,12 +1,10 @@
 //! Whether a user's services run without the user being logged in.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::unit::succeeded;
 use super::{Kind, Position, UndoTerms, Undone, World, state_value};
@@ -14,6 +12,7 @@ use crate::journal::Undoing;
 use crate::machine::account::Account;
 use crate::machine::files::{self, Attributes, Contents, FileState};
 use crate::machine::process::Command;
+use crate::target::{States, Target};
 
 /// Where it is kept: an empty file of the user's name. Source: systemd-logind, and what was observed.
 const DIRECTORY: &str = "/var/lib/systemd/linger";
@@ -62,14 +61,14 @@ impl LingerChange {
         Ok(())
     }
 
-    fn states(&self, lingers: bool) -> BTreeMap<String, Value> {
+    fn states(&self, lingers: bool) -> States {
         [(self.target(), state_value(&lingers))].into()
     }
 }
 
 impl Kind for LingerChange {
-    fn target(&self) -> String {
-        format!("linger:{}", self.inverse.user)
+    fn target(&self) -> Target {
+        Target::Linger(self.inverse.user.clone())
     }
 
     fn summary(&self) -> String {
@@ -80,7 +79,7 @@ impl Kind for LingerChange {
         Ok(if lingers(&self.inverse.user) == self.after { Position::After } else { Position::Before })
     }
 
-    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<States> {
         let lingers = lingers(&self.inverse.user);
         anyhow::ensure!(lingers == self.after, "{} does not linger", self.inverse.user);
         Ok(self.states(lingers))

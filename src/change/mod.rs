@@ -27,7 +27,7 @@ pub mod unit;
 mod user;
 
 use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
@@ -38,29 +38,28 @@ use serde_json::{Map, Value};
 
 pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
-pub use command::{
-    CommandChange, CommandInverse, CommandState, PlainCommand, Probe, ProductRecord, product_target,
-};
+pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe, ProductRecord};
 pub use database::{DatabaseChange, DesiredDatabase};
 pub use edit::{
     DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Lines, Made, entry_target,
 };
-pub use file::{DesiredFile, FileChange, Found, file_target};
-pub use group::{DesiredGroup, GroupChange, group_target};
+pub use file::{DesiredFile, FileChange, Found};
+pub use group::{DesiredGroup, GroupChange};
 pub use linger::LingerChange;
 pub use packages::{DesiredPackages, PackagesChange};
 pub use postgres::Login;
 pub use role::{DesiredRole, RoleChange};
 pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
-pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tree, tree_target};
+pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tree};
 pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, succeeded, verify_file};
-pub use user::{DesiredUser, UserChange, UserFacts, UserState, user_target};
+pub use user::{DesiredUser, UserChange, UserFacts, UserState};
 
 use crate::event::{Event, Reporter};
 use crate::journal::{Class, Intent, Undoing};
 use crate::machine::backups::Backups;
 use crate::machine::files;
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
+use crate::target::{States, Target};
 
 /// How long a package manager that a killed run left is given to finish: ended in the middle, it leaves the
 /// packages half configured.
@@ -224,7 +223,7 @@ pub struct UndoTerms<'a> {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Undone {
     /// The target is as before, as far as this change goes; with what is recorded from now on.
-    Back(Undoing, BTreeMap<String, Value>),
+    Back(Undoing, States),
     /// Somebody else changed the target; with the difference.
     Conflict(String),
     /// It stays, for this reason.
@@ -233,12 +232,22 @@ pub enum Undone {
 
 /// What every kind of change answers.
 pub trait Kind {
-    /// The canonical name of what is changed, such as `file:/etc/hosts`.
-    fn target(&self) -> String;
+    /// What is changed.
+    fn target(&self) -> Target;
 
     /// The target of the whole that it changes a part of, if that is a target of its own.
-    fn whole(&self) -> Option<String> {
+    fn whole(&self) -> Option<Target> {
         None
+    }
+
+    /// Whether owner and mode alone are changed: what is there stays, with what is in it.
+    fn keeps_content(&self) -> bool {
+        false
+    }
+
+    /// Other targets that have to exist for it, such as the role that a database belongs to.
+    fn needs(&self) -> Vec<Target> {
+        Vec::new()
     }
 
     /// Whether it changed what is at this path, which is no target of its own.
@@ -260,8 +269,8 @@ pub trait Kind {
     }
 
     /// The states that are recorded after its act has failed: what a later attempt has to know.
-    fn left_by_failure(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
-        Ok(BTreeMap::new())
+    fn left_by_failure(&self, _world: &World) -> Result<States> {
+        Ok(States::new())
     }
 
     /// Clears what an earlier attempt left, before it is acted again; `recorded` as for [`Kind::loss`]. Gives the recorded
@@ -304,7 +313,7 @@ pub trait Kind {
     ///
     /// # Errors
     /// When the target is not as desired.
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>>;
+    fn recorded(&self, world: &World) -> Result<States>;
 
     /// What would be lost by undoing it now; looked at, not remembered. `recorded` is the recorded state of the target,
     /// if that is from after this change's intent.
@@ -380,6 +389,8 @@ impl Change {
         let intent = Intent {
             step: None,
             target: self.kind().target(),
+            keeps_content: self.kind().keeps_content(),
+            needs: self.kind().needs(),
             class: self.kind().class(),
             loses: None,
             summary: self.kind().summary(),

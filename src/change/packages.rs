@@ -13,6 +13,7 @@ use super::installed::Installed;
 use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
+use crate::target::{States, Target};
 
 /// Where Debian keeps PostgreSQL's clusters and their configuration. Source: postgresql-common.
 const CLUSTERS: &str = "/var/lib/postgresql";
@@ -155,7 +156,7 @@ impl PackagesChange {
         self.inverse.installs.keys().filter_map(version).collect()
     }
 
-    fn states(&self, installed: BTreeMap<String, String>) -> BTreeMap<String, Value> {
+    fn states(&self, installed: BTreeMap<String, String>) -> States {
         [(self.target(), state_value(&PackagesState { installed }))].into()
     }
 
@@ -195,8 +196,8 @@ impl PackagesChange {
 }
 
 impl Kind for PackagesChange {
-    fn target(&self) -> String {
-        packages_target(&self.after.names)
+    fn target(&self) -> Target {
+        Target::packages(&self.after.names)
     }
 
     fn summary(&self) -> String {
@@ -244,7 +245,7 @@ impl Kind for PackagesChange {
         )))
     }
 
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<States> {
         let left = missing(&self.after.names, Apt::new(world))?;
         if !left.is_empty() {
             bail!("not installed: {}", left.join(", "));
@@ -324,21 +325,6 @@ fn mark_those_left(apt: Apt<'_>, names: &[String]) -> Result<()> {
     let known = Installed::look(apt.world)?;
     let left: Vec<&str> = names.iter().map(String::as_str).filter(|name| known.is_there(name)).collect();
     apt.mark("auto", &left)
-}
-
-/// The canonical name of a set of packages as a target.
-pub fn packages_target(names: &[String]) -> String {
-    let joined = names.join(",");
-    match names {
-        [first, _, _, _, _, ..] => {
-            format!(
-                "packages:{first} and {} more ({:08x})",
-                names.len() - 1,
-                crc32c::crc32c(joined.as_bytes())
-            )
-        }
-        _ => format!("packages:{joined}"),
-    }
 }
 
 /// Whether any of the wish is lacking, or dpkg was interrupted.
@@ -466,14 +452,6 @@ mod tests {
 
     fn own(names: &[&str]) -> Vec<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
-    }
-
-    #[test]
-    fn targets_of_different_sets_differ() {
-        assert_eq!(packages_target(&own(&["jq", "curl"])), "packages:jq,curl");
-        let many = packages_target(&own(&["a1", "b1", "c1", "d1", "e1", "f1"]));
-        assert!(many.starts_with("packages:a1 and 5 more ("), "{many}");
-        assert_ne!(many, packages_target(&own(&["a1", "b1", "c1", "d1", "e1", "f2"])));
     }
 
     #[test]

@@ -8,6 +8,7 @@ use super::World;
 use crate::failure::Failure;
 use crate::machine::postgres::{Connection, Server};
 use crate::machine::secret_store::SecretStore;
+use crate::target::{DatabaseServer, Target};
 
 /// A server and how to get in. The journal holds the name of the password alone.
 #[derive(Clone, Serialize, Deserialize)]
@@ -30,6 +31,26 @@ impl Login {
     /// The same, seen from another database.
     pub fn at(&self, dbname: &str) -> Self {
         Self { server: self.server.at(dbname), password: self.password.clone() }
+    }
+
+    fn address(&self) -> Option<DatabaseServer> {
+        self.server.address().map(|(host, port)| DatabaseServer { host: host.to_owned(), port })
+    }
+
+    /// A role of the server.
+    pub fn role(&self, name: &str) -> Target {
+        Target::Role { server: self.address(), name: name.to_owned() }
+    }
+
+    /// A database of the server.
+    pub fn database(&self, name: &str) -> Target {
+        Target::Database { server: self.address(), name: name.to_owned() }
+    }
+
+    /// A statement in this database.
+    pub(super) fn statement(&self, label: &str) -> Target {
+        let (server, database) = (self.address(), self.server.dbname.clone());
+        Target::Statement { server, database, label: label.to_owned() }
     }
 
     /// Connects.

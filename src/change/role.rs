@@ -16,6 +16,7 @@ use crate::machine::files::Digest;
 use crate::machine::postgres::{
     Connection, Parameter, Verifier, fits, identifier, literal, sql_state, verifier,
 };
+use crate::target::{States, Target};
 
 /// A change to one role.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -351,8 +352,8 @@ impl RoleChange {
 }
 
 impl Kind for RoleChange {
-    fn target(&self) -> String {
-        format!("role:{}{}", self.inverse.role, self.inverse.login.server.suffix())
+    fn target(&self) -> Target {
+        self.inverse.login.role(&self.inverse.role)
     }
 
     fn summary(&self) -> String {
@@ -397,7 +398,7 @@ impl Kind for RoleChange {
         })
     }
 
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<States> {
         let now = self.look(world)?;
         if !now.same_as(&self.after) {
             anyhow::bail!("the role `{}`: {}", self.inverse.role, self.after.difference(&now));

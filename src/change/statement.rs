@@ -16,6 +16,7 @@ use crate::journal::Undoing;
 use crate::machine::files::Digest;
 use crate::machine::postgres::{Connection, Parameter, binds, inlined, sql_state};
 use crate::machine::signal::Interruption;
+use crate::target::{States, Target};
 
 /// A change by one statement.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -139,9 +140,8 @@ fn is_lost(error: &anyhow::Error) -> bool {
 }
 
 impl Kind for StatementChange {
-    fn target(&self) -> String {
-        let server = &self.inverse.login.server;
-        format!("statement:{}{}:{}", server.dbname, server.suffix(), self.inverse.label)
+    fn target(&self) -> Target {
+        self.inverse.login.statement(&self.inverse.label)
     }
 
     fn summary(&self) -> String {
@@ -160,7 +160,7 @@ impl Kind for StatementChange {
         })
     }
 
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<States> {
         if self.holds(world)? == Some(false) {
             bail!("`{}` ran, but what `unless` looks for still does not hold", self.inverse.label);
         }

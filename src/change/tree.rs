@@ -15,6 +15,7 @@ use crate::machine::files::{
     self, Content, Digest, FileState, Flags, Manifest, ModifiedAt, OpenFile, PathText, Times,
 };
 use crate::machine::mount;
+use crate::target::{States, Target};
 
 /// How many entries that kkrun did not make are named.
 const MOST_NAMED: usize = 5;
@@ -436,8 +437,8 @@ fn is_between(now: &Manifest, manifests: &Manifests) -> bool {
 }
 
 impl Kind for TreeChange {
-    fn target(&self) -> String {
-        tree_target(self.path())
+    fn target(&self) -> Target {
+        Target::tree(self.path())
     }
 
     fn removed_by_undo(&self, world: &World) -> Vec<PathBuf> {
@@ -539,7 +540,7 @@ impl Kind for TreeChange {
         })
     }
 
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<States> {
         let manifests = self.manifests(world)?;
         let now = self.observe(&manifests)?;
         if !now.same_as(&manifests.after) {
@@ -660,11 +661,6 @@ pub(super) fn others(mut entries: Vec<String>) -> String {
 /// Where an entry of the tree at `root` stands.
 fn entry_path(root: &Path, name: &Path) -> PathBuf {
     if name == Path::new(".") { root.to_owned() } else { root.join(name) }
-}
-
-/// The canonical name of a tree as a target.
-pub fn tree_target(path: &Path) -> String {
-    format!("tree:{}", path.display())
 }
 
 #[cfg(test)]
@@ -836,7 +832,7 @@ mod tests {
             panic!()
         };
         set_mode(0o644);
-        let recorded = recorded.remove(&tree_target(&root)).unwrap();
+        let recorded = recorded.remove(&Target::tree(&root)).unwrap();
         assert!(is_back(&undo(&mut world, &first_change, Some(&recorded), false), Undoing::Restored));
         assert!(!root.exists());
     }

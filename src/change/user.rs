@@ -19,6 +19,7 @@ use crate::machine::mount;
 use crate::machine::process::Command;
 use crate::machine::tree_size::TreeSize;
 use crate::machine::user_processes;
+use crate::target::{States, Target};
 
 /// What a user is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -274,7 +275,7 @@ impl UserChange {
         UserState::observe(&self.inverse.name)
     }
 
-    fn states(&self, state: &UserState) -> BTreeMap<String, Value> {
+    fn states(&self, state: &UserState) -> States {
         [(self.target(), state_value(state))].into()
     }
 
@@ -489,8 +490,8 @@ impl UserChange {
 }
 
 impl Kind for UserChange {
-    fn target(&self) -> String {
-        user_target(&self.inverse.name)
+    fn target(&self) -> Target {
+        Target::User(self.inverse.name.clone())
     }
 
     fn summary(&self) -> String {
@@ -555,7 +556,7 @@ impl Kind for UserChange {
         })
     }
 
-    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<States> {
         let now = self.observe()?;
         match &now {
             UserState::Present(facts) if self.after.lacking(facts).is_empty() => Ok(self.states(&now)),
@@ -596,11 +597,6 @@ impl Kind for UserChange {
             UserState::Present(before) => self.undo_parts(world, before, terms),
         }
     }
-}
-
-/// The canonical name of a user as a target.
-pub fn user_target(name: &str) -> String {
-    format!("user:{name}")
 }
 
 /// The user as kkrun made it, if that was recorded.

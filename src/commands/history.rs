@@ -34,7 +34,7 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
         if options.json {
             let row = serde_json::json!({
                 "change": change.id, "plan": change.plan, "step": change.intent.step, "time": change.time.to_string(),
-                "target": change.intent.target, "summary": change.intent.summary, "state": state, "detail": detail,
+                "target": change.intent.target.to_string(), "summary": change.intent.summary, "state": state, "detail": detail,
                 "class": change.intent.class,
             });
             line_to_stdout(&row.to_string());

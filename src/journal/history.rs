@@ -8,6 +8,7 @@ use serde_json::Value;
 use super::record::{
     BarePlan, ChangeId, Entry, Fingerprint, Handler, Header, Intent, Record, Settling, Undoing,
 };
+use crate::target::{States, Target};
 
 /// Where a change stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -204,9 +205,9 @@ pub struct History {
     /// The changes, oldest first.
     pub changes: Vec<ChangeRecord>,
     /// The newest recorded state of every target.
-    pub ledger: BTreeMap<String, Recorded>,
+    pub ledger: BTreeMap<Target, Recorded>,
     /// The wishes against which somebody else's state was kept by word.
-    pub kept_against: BTreeMap<String, Value>,
+    pub kept_against: BTreeMap<Target, Value>,
     /// The pending handlers.
     pub pending: Vec<PendingHandler>,
     /// How many handlers were ever pending.
@@ -257,7 +258,7 @@ impl History {
     }
 
     /// What is recorded at this target by its own records.
-    pub fn recorded(&self, target: &str) -> Option<&Value> {
+    pub fn recorded(&self, target: &Target) -> Option<&Value> {
         self.ledger.get(target).map(|recorded| &recorded.state)
     }
 
@@ -322,7 +323,7 @@ impl History {
             Entry::Once { key, changes } => {
                 self.once.insert(key, changes);
             }
-            Entry::Intent(intent) => self.intend(header, intent),
+            Entry::Intent(intent) => self.intend(header, *intent),
             Entry::Done { change, recorded } => {
                 self.settle(change, ChangeState::Done, header.seq);
                 self.accept(recorded, header.seq);
@@ -520,7 +521,7 @@ impl History {
         }
     }
 
-    fn accept(&mut self, recorded: BTreeMap<String, Value>, at: u64) {
+    fn accept(&mut self, recorded: States, at: u64) {
         for (target, state) in recorded {
             self.kept_against.remove(&target);
             self.ledger.insert(target, Recorded { state, at });

@@ -8,7 +8,6 @@ mod history;
 mod line;
 mod load;
 mod record;
-mod standing;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -25,8 +24,6 @@ pub use record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Settling,
     Undoing,
 };
-
-pub use standing::{is_asked_for, overlap, path_of, share_content, stands_on};
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;

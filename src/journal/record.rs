@@ -10,6 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::target::{Footprint, States, Target, states_as_list};
+
 /// The identity of a change: the sequence number of its intent.
 pub type ChangeId = u64;
 
@@ -161,8 +163,14 @@ pub struct Intent {
     /// The step that wants it; none for an ad hoc script.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
-    /// The target's canonical name.
-    pub target: String,
+    /// What it is about.
+    pub target: Target,
+    /// Owner and mode alone are changed.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub keeps_content: bool,
+    /// Other targets that have to exist for it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub needs: Vec<Target>,
     /// What undoing it costs.
     pub class: Class,
     /// What is lost by undoing it, or why it cannot be undone, in the script's words.
@@ -309,13 +317,14 @@ pub enum Entry {
         changes: Vec<ChangeId>,
     },
     /// A change is about to be made.
-    Intent(Intent),
+    Intent(Box<Intent>),
     /// It was made.
     Done {
         /// Which.
         change: ChangeId,
         /// What is recorded from now on, by target.
-        recorded: BTreeMap<String, Value>,
+        #[serde(with = "states_as_list")]
+        recorded: States,
     },
     /// It was not made: the target is as before.
     Void {
@@ -327,7 +336,7 @@ pub enum Entry {
     /// Somebody else's state of a target was recorded by word.
     Recorded {
         /// The target.
-        target: String,
+        target: Target,
         /// Its state.
         state: Value,
         /// The wish that it was kept against, so that the same wish is not brought up again.
@@ -386,7 +395,8 @@ pub enum Entry {
         /// How.
         how: Undoing,
         /// What is recorded from now on, by target.
-        recorded: BTreeMap<String, Value>,
+        #[serde(with = "states_as_list")]
+        recorded: States,
     },
     /// It was left as it is because somebody else changed the target.
     Conflict {
@@ -430,6 +440,13 @@ pub enum Entry {
     Confirmed,
     /// Reserved: something made by hand is taken into the record.
     Adopted,
+}
+
+impl Intent {
+    /// What other changes may depend on, or share with it.
+    pub fn footprint(&self) -> Footprint<'_> {
+        Footprint { target: &self.target, keeps_content: self.keeps_content, needs: &self.needs }
+    }
 }
 
 impl Entry {

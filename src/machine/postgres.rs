@@ -77,12 +77,13 @@ impl Server {
         Self { dbname: dbname.to_owned(), ..self.clone() }
     }
 
-    /// What tells this server from the default one behind the name of a target: nothing for the default.
-    pub fn suffix(&self) -> String {
+    /// What tells this server from the machine's first one: host and port, the host empty for the usual directory of
+    /// sockets; nothing for the first one.
+    pub fn address(&self) -> Option<(&str, u16)> {
         match (self.host.as_str(), self.port) {
-            (SOCKETS, PORT) => String::new(),
-            (SOCKETS, port) => format!("@{port}"),
-            (host, port) => format!("@{host}:{port}"),
+            (SOCKETS, PORT) => None,
+            (SOCKETS, port) => Some(("", port)),
+            (host, port) => Some((host, port)),
         }
     }
 
@@ -479,8 +480,8 @@ mod tests {
     #[test]
     fn a_target_names_its_server_unless_it_is_the_usual_one() {
         let usual = Server::default();
-        assert_eq!(usual.suffix(), "");
-        assert_eq!(Server { port: 5433, ..usual.clone() }.suffix(), "@5433");
-        assert_eq!(Server { host: "db".to_owned(), ..usual }.suffix(), "@db:5432");
+        assert_eq!(usual.address(), None);
+        assert_eq!(Server { port: 5433, ..usual.clone() }.address(), Some(("", 5433)));
+        assert_eq!(Server { host: "db".to_owned(), ..usual }.address(), Some(("db", 5432)));
     }
 }

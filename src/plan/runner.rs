@@ -13,7 +13,7 @@ use super::decision::{Decision, Selection, staleness};
 use crate::event::{Answer, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
-use crate::journal::{self, Entry, Fingerprint, Handler, History, StepRecord, StepState};
+use crate::journal::{Entry, Fingerprint, Handler, History, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
 use crate::rollback;
@@ -22,6 +22,7 @@ use crate::script::{
     evaluate,
 };
 use crate::session::Mode;
+use crate::target::Target;
 
 /// What is done with the steps of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +49,7 @@ pub struct StepReport {
     /// Why it is stale or drifted.
     pub reason: Option<String>,
     /// The targets that it asks for, if all of it could be looked at.
-    pub asks: Option<BTreeSet<String>>,
+    pub asks: Option<BTreeSet<Target>>,
 }
 
 /// Examines the steps of the plan of this script and name with a runner of their own.
@@ -724,40 +725,39 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
 fn taken_over_by<'a>(history: &History, plan: &str, id: &str, reports: &'a [StepReport]) -> Option<&'a str> {
     let asks_for_all = |report: &&StepReport| {
         let Some(asks) = &report.asks else { return false };
-        history.live_changes_of(plan, id).all(|change| journal::is_asked_for(asks, &change.intent.target))
+        history.live_changes_of(plan, id).all(|change| change.intent.target.is_asked_for(asks))
     };
     reports.iter().find(asks_for_all).map(|report| report.id.as_str())
 }
 
-/// The nouns of which every primitive says that it asks for one.
-const ASKED_FOR: &[&str] = &[
-    "file", "tree", "line", "block", "access", "product", "command", "user", "group", "linger", "unit",
-    "role", "database",
-];
 /// How many targets that are not asked for any more are named.
 const MOST_NAMED: usize = 3;
 
+/// Whether every primitive that changes such a target says that it asks for it.
+fn is_always_asked_for(target: &Target) -> bool {
+    !matches!(target, Target::Packages(_) | Target::PackageSet { .. } | Target::Statement { .. })
+}
+
 /// Names what complete steps made and do not ask for any more, with the way to undo it.
 fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) {
-    let all: BTreeSet<String> = reports.iter().filter_map(|report| report.asks.clone()).flatten().collect();
+    let all: BTreeSet<Target> = reports.iter().filter_map(|report| report.asks.clone()).flatten().collect();
     for report in reports.iter_mut().filter(|report| report.asks.is_some()) {
-        let targets = history.live_changes_of(plan, &report.id).map(|change| change.intent.target.as_str());
-        let is_left = |target: &&str| {
-            let noun = target.split_once(':').map_or("", |(noun, _)| noun);
-            ASKED_FOR.contains(&noun) && !journal::is_asked_for(&all, target)
-        };
-        let left: BTreeSet<&str> = targets.filter(is_left).collect();
-        let knows_all = report.asks.iter().flatten().all(|asked| !asked.starts_with("once:"));
+        let targets = history.live_changes_of(plan, &report.id).map(|change| &change.intent.target);
+        let is_left = |target: &&Target| is_always_asked_for(target) && !target.is_asked_for(&all);
+        let left: BTreeSet<&Target> = targets.filter(is_left).collect();
+        let knows_all = !report.asks.iter().flatten().any(|asked| matches!(asked, Target::Once(_)));
         if left.is_empty() || !knows_all {
             continue;
         }
-        let named: Vec<&str> = left.iter().copied().take(MOST_NAMED).collect();
+        let left: Vec<String> = left.into_iter().map(Target::to_string).collect();
+        let named = &left[..left.len().min(MOST_NAMED)];
         let more = if left.len() > named.len() {
             format!(" and {} more", left.len() - named.len())
         } else {
             String::new()
         };
-        let undo = shell_words::join(["kkrun", "rollback"].iter().copied().chain(left));
+        let undo =
+            shell_words::join(["kkrun", "rollback"].into_iter().chain(left.iter().map(String::as_str)));
         report.reason = Some(format!("no longer asks for {}{more}; `{undo}` undoes it", named.join(", ")));
     }
 }

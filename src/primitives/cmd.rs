@@ -11,9 +11,7 @@ use serde::Deserialize;
 
 use super::file::absolute;
 use super::shorter::namespace;
-use crate::change::{
-    Change, CommandChange, CommandInverse, CommandState, PlainCommand, Probe, World, product_target,
-};
+use crate::change::{Change, CommandChange, CommandInverse, CommandState, PlainCommand, Probe, World};
 use crate::failure::Failure;
 use crate::journal::{ChangeState, Class};
 use crate::machine::account::Account;
@@ -22,6 +20,7 @@ use crate::machine::process::{self, Command, Ended, Stdin};
 use crate::script::{
     Host, OptionSet, Raised, Seconds, Secret, Unpredictable, act, json_of, look, options_of, unpredictable,
 };
+use crate::target::Target;
 
 /// How long `cmd::run` lets a command run when the script does not say.
 const LONGEST_RUN: f64 = 3600.0;
@@ -337,10 +336,10 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn target(&self, product: Option<&std::path::Path>) -> String {
+    fn target(&self, product: Option<&std::path::Path>) -> Target {
         match product {
-            Some(product) => product_target(product),
-            None => format!("command:{}", self.label),
+            Some(product) => Target::product(product),
+            None => Target::Command(self.label.clone()),
         }
     }
 
@@ -377,10 +376,10 @@ impl Run<'_> {
     }
 
     /// A killed run may have left this half done.
-    fn is_half_done(&self, target: &str) -> bool {
+    fn is_half_done(&self, target: &Target) -> bool {
         let session = self.host.seen();
         let changes = &session.history().changes;
-        changes.iter().any(|change| change.state == ChangeState::InDoubt && change.intent.target == target)
+        changes.iter().any(|change| change.state == ChangeState::InDoubt && change.intent.target == *target)
     }
 
     fn unless_holds(&self, unless: &Dynamic) -> Result<bool> {

@@ -7,11 +7,12 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::shorter::namespace;
-use crate::change::{Change, DesiredFile, FileChange, Found, TreeChange, file_target};
+use crate::change::{Change, DesiredFile, FileChange, Found, TreeChange};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
 use crate::script::{Host, OptionSet, PlanContent, PlanFile, Raised, Secret, Trace, act, look, options_of};
+use crate::target::Target;
 
 mod access;
 mod copy;
@@ -182,7 +183,7 @@ pub(super) fn make<'bytes>(
     desired: impl FnOnce(&Found) -> Result<DesiredFile<'bytes>>,
 ) -> Result<bool> {
     let found = Found::at(path)?;
-    host.seen().asks_for(|| file_target(&found.path));
+    host.seen().asks_for(|| Target::file(&found.path));
     // What somebody put in the place of a file of kkrun's is asked about like any other change to it.
     let is_instead =
         matches!(found.state, FileState::Directory { .. }) && host.seen().left_a_file(&found.path);
@@ -190,7 +191,7 @@ pub(super) fn make<'bytes>(
     let desired = match desired(if is_instead { &instead } else { &found }) {
         Err(error) if found.state.is_absent() && awaits_another(host, &error) => {
             let summary = format!("make {}", found.path.display());
-            host.session().note_change(file_target(&found.path), summary);
+            host.session().note_change(Target::file(&found.path), summary);
             return Ok(true);
         }
         desired => desired?,

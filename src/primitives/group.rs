@@ -5,8 +5,9 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::shorter::namespace;
-use crate::change::{Change, DesiredGroup, GroupChange, group_target};
+use crate::change::{Change, DesiredGroup, GroupChange};
 use crate::script::{Host, OptionSet, Raised, act, options_of};
+use crate::target::Target;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -51,9 +52,9 @@ mod functions {
 
 fn make(host: &Host, name: &str, options: &Options) -> Result<bool> {
     super::user::check_name(name)?;
-    host.seen().asks_for(|| group_target(name));
+    host.seen().asks_for(|| Target::Group(name.to_owned()));
     let desired = DesiredGroup { gid: options.gid, system: options.system };
-    let doubtful = match super::user::doubtful(host, &group_target(name))? {
+    let doubtful = match super::user::doubtful(host, &Target::Group(name.to_owned()))? {
         Some(Change::Group(change)) => Some(change),
         _ => None,
     };

@@ -147,13 +147,8 @@ fn parameters(host: &Host, values: rhai::Array) -> Result<Vec<Parameter>> {
 /// Refuses to tell what is in a server while only looking, if by now something would have been done that may
 /// change it: anything but files.
 fn refuse_unknown(host: &Host) -> Result<()> {
-    const FILES: [&str; 6] = ["file:", "line:", "block:", "tree:", "access:", "product:"];
     let session = host.seen();
-    let touching = session
-        .would_change()
-        .iter()
-        .find(|would| !FILES.iter().any(|prefix| would.target.starts_with(prefix)));
-    match touching {
+    match session.would_change().iter().find(|would| would.target.path().is_none()) {
         Some(would) if host.dry_run() => {
             Err(Unpredictable(format!("what is in the database after {}", would.summary)).into())
         }
@@ -397,7 +392,7 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
             bail!(Failure::new("PostgreSQL takes an empty password for none").kind("option"));
         }
         let login = recorded_login(host, &mut options, false)?;
-        host.seen().asks_for(|| format!("role:{role}{}", login.server.suffix()));
+        host.seen().asks_for(|| login.role(role));
         let options: RoleOptions = options_of(options)?;
         // A password is for logging in with.
         let desired_login = options.login.or(password.is_some().then_some(true));
@@ -452,7 +447,7 @@ struct DatabaseOptions {
 fn ensure_database_with(context: &NativeCallContext, database: &str, mut options: Map) -> Raised<bool> {
     act(context, |host| {
         let login = recorded_login(host, &mut options, true)?;
-        host.seen().asks_for(|| format!("database:{database}{}", login.server.suffix()));
+        host.seen().asks_for(|| login.database(database));
         let options: DatabaseOptions = options_of(options)?;
         let desired = DesiredDatabase {
             owner: options.owner,

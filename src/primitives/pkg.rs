@@ -10,6 +10,7 @@ use super::shorter::namespace;
 use crate::change::{Change, DesiredPackages, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, packages};
 use crate::failure::Failure;
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
+use crate::target::Target;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -106,7 +107,7 @@ fn make(host: &Host, names: &rhai::Array, options: &Options) -> Result<bool> {
         timeout: options.timeout.map_or(PACKAGES_TIMEOUT, Duration::from_secs),
         lock_timeout: options.lock_timeout.map_or(LOCK_TIMEOUT, Duration::from_secs),
     };
-    host.seen().asks_for(|| packages::packages_target(&wish.names));
+    host.seen().asks_for(|| Target::packages(&wish.names));
     if !packages::is_lacking(&wish, &host.seen().world)? {
         return Ok(false);
     }
@@ -139,7 +140,8 @@ fn check_names(names: &[String]) -> Result<()> {
 
 fn refuse_unknown(host: &Host) -> Result<()> {
     let session = host.seen();
-    let packages = session.would_change().iter().find(|would| would.target.starts_with("packages:"));
+    let is_of_packages = |target: &Target| matches!(target, Target::Packages(_) | Target::PackageSet { .. });
+    let packages = session.would_change().iter().find(|would| is_of_packages(&would.target));
     match packages {
         Some(would) if host.dry_run() => {
             Err(Unpredictable(format!("{}, which would have changed by then", would.target)).into())

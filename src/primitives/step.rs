@@ -12,6 +12,7 @@ use crate::event::Event;
 use crate::failure::Failure;
 use crate::journal::{Entry, Handler};
 use crate::script::{Host, OptionSet, Raised, Seconds, StepBody, StepCall, act, look, options_of, value_of};
+use crate::target::Target;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -180,11 +181,11 @@ mod functions {
         act(&context, |host| {
             if host.seen().history().once.contains_key(key) {
                 // What it asked for then is not known any more.
-                host.seen().asks_for(|| format!("once:{key}"));
+                host.seen().asks_for(|| Target::Once(key.to_owned()));
                 return Ok(false);
             }
             if host.dry_run() {
-                host.session().note_change(format!("once:{key}"), format!("{key}, once"));
+                host.session().note_change(Target::Once(key.to_owned()), format!("{key}, once"));
                 return Ok(true);
             }
             let known = host.seen().history().changes.len();

@@ -12,6 +12,7 @@ use super::shorter::namespace;
 use crate::change::{Change, DesiredUnit, Unit, UnitChange, UnitFacts, verify_file};
 use crate::failure::Failure;
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
+use crate::target::Target;
 
 /// Between two looks at a unit that is to stay as it is.
 const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(250);
@@ -64,7 +65,8 @@ fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
         return Ok(());
     }
     let session = host.seen();
-    match session.would_change().iter().find(|would| would.target.contains(&unit.name)) {
+    let concerns_it = |target: &Target| target.configures_unit(unit.user.as_deref(), &unit.name);
+    match session.would_change().iter().find(|would| concerns_it(&would.target)) {
         Some(would) => {
             Err(Unpredictable(format!("{}, which would have changed by then", would.target)).into())
         }
@@ -74,7 +76,7 @@ fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
 
 fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Result<bool> {
     let unit = options.unit(name)?;
-    host.seen().asks_for(|| unit.target());
+    host.seen().asks_for(|| unit.target(desired));
     let change = UnitChange::towards(&host.seen().world, unit, desired)?;
     let Some(change) = change else { return Ok(false) };
     // Only looking, something else may be about to bring it.

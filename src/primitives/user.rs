@@ -6,11 +6,12 @@ use serde::Deserialize;
 
 use super::file::{Mode, absolute};
 use super::shorter::namespace;
-use crate::change::{Change, DesiredUser, LingerChange, UserChange, UserState, group_target, user_target};
+use crate::change::{Change, DesiredUser, LingerChange, UserChange, UserState};
 use crate::failure::Failure;
 use crate::machine::account::{Account, Group};
 use crate::machine::files::PathText;
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
+use crate::target::Target;
 
 /// The namespace.
 pub fn module() -> rhai::Module {
@@ -125,10 +126,10 @@ mod functions {
     #[rhai_fn(return_raw, volatile)]
     pub fn linger(context: NativeCallContext, name: &str) -> Raised<bool> {
         act(&context, |host| {
-            if !would_have_changed(host, &user_target(name)) {
+            if !would_have_changed(host, &Target::User(name.to_owned())) {
                 Account::existing(name)?;
             }
-            host.seen().asks_for(|| format!("linger:{name}"));
+            host.seen().asks_for(|| Target::Linger(name.to_owned()));
             let Some(change) = LingerChange::towards(name) else { return Ok(false) };
             host.session().perform(&Change::Linger(change.clone()), &mut |world| change.act(world))
         })
@@ -137,11 +138,11 @@ mod functions {
 
 fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
     check_name(name)?;
-    host.seen().asks_for(|| user_target(name));
+    host.seen().asks_for(|| Target::User(name.to_owned()));
     let desired = options.desired()?;
     for group in &desired.groups {
-        let is_to_come =
-            would_have_changed(host, &group_target(group)) || would_have_changed(host, &user_target(group));
+        let is_to_come = would_have_changed(host, &Target::Group(group.clone()))
+            || would_have_changed(host, &Target::User(group.clone()));
         if !is_to_come && Group::by_name(group)?.is_none() {
             bail!(
                 Failure::new(format!("there is no group `{group}`"))
@@ -150,7 +151,7 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
             );
         }
     }
-    let target = user_target(name);
+    let target = Target::User(name.to_owned());
     let user = |change| if let Some(Change::User(change)) = change { Some(change) } else { None };
     let (in_part, half_undone) = (user(doubtful(host, &target)?), user(half_undone(host, &target)?));
     let Some(change) = UserChange::towards(name, desired, in_part, half_undone.as_ref())? else {
@@ -160,12 +161,12 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
 }
 
 /// What a dead run may have made in part.
-pub(super) fn doubtful(host: &Host, target: &str) -> Result<Option<Change>> {
+pub(super) fn doubtful(host: &Host, target: &Target) -> Result<Option<Change>> {
     host.seen().doubtful(target).map(|known| Change::of_intent(&known.intent)).transpose()
 }
 
 /// What an inverse that failed may have taken back in part.
-fn half_undone(host: &Host, target: &str) -> Result<Option<Change>> {
+fn half_undone(host: &Host, target: &Target) -> Result<Option<Change>> {
     host.seen().half_undone(target).map(|known| Change::of_intent(&known.intent)).transpose()
 }
 
@@ -185,12 +186,12 @@ pub(super) fn check_name(name: &str) -> Result<()> {
 }
 
 /// Whether the target would have been changed by now, while only looking.
-fn would_have_changed(host: &Host, target: &str) -> bool {
-    host.dry_run() && host.seen().would_change().iter().any(|would| would.target == target)
+fn would_have_changed(host: &Host, target: &Target) -> bool {
+    host.dry_run() && host.seen().would_change().iter().any(|would| would.target == *target)
 }
 
 fn refuse_unknown(host: &Host, name: &str) -> Result<()> {
-    let target = user_target(name);
+    let target = Target::User(name.to_owned());
     if would_have_changed(host, &target) {
         return Err(Unpredictable(format!("{target}, which would have changed by then")).into());
     }

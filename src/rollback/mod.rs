@@ -16,15 +16,37 @@ use crate::journal::{
     UnfinishedRollback,
 };
 use crate::session::Session;
+use crate::target::Target;
 
 /// The words that `--purge` takes.
 pub const CLASSES: &[&str] = &["users", "homes", "databases", "packages", "data"];
+
+/// A step or a target, as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// A target is in its one form.
+    text: String,
+    target: Option<Target>,
+}
+
+impl From<&str> for Asked {
+    fn from(text: &str) -> Self {
+        let target: Option<Target> = text.parse().ok();
+        Self { text: target.as_ref().map_or_else(|| text.to_owned(), Target::to_string), target }
+    }
+}
+
+impl Asked {
+    fn is_for(&self, change: &ChangeRecord) -> bool {
+        change.intent.step.as_ref() == Some(&self.text) || self.target.as_ref() == Some(&change.intent.target)
+    }
+}
 
 /// What shall be rolled back, and what may be lost by it.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
     /// These steps alone, or these targets; none for all.
-    pub steps: Option<Vec<String>>,
+    pub steps: Option<Vec<Asked>>,
     /// The classes that may be lost without asking.
     pub purge: Vec<String>,
     /// Bring before-states back over somebody else's.
@@ -143,7 +165,8 @@ impl Request {
                 .map_err(|error| Failure::new(error.to_string()).kind("option"))?,
         };
         let purge = [options.purge, purge.to_vec()].concat();
-        let steps = (!options.steps.is_empty()).then_some(options.steps);
+        let steps = options.steps.iter().map(|word| word.as_str().into()).collect();
+        let steps = (!options.steps.is_empty()).then_some(steps);
         let request = Self { steps, purge, force };
         request.check_classes()?;
         Ok(request)
@@ -170,8 +193,7 @@ impl Request {
 
     /// Whether a change is among what is asked for.
     fn names(&self, known: &ChangeRecord) -> bool {
-        let Some(words) = &self.steps else { return true };
-        words.iter().any(|word| known.intent.step.as_ref() == Some(word) || known.intent.target == *word)
+        self.steps.as_ref().is_none_or(|asked| asked.iter().any(|asked| asked.is_for(known)))
     }
 
     /// Whether all that an unfinished rollback is for is asked for.
@@ -179,7 +201,7 @@ impl Request {
         match (&unfinished.steps, &self.steps) {
             (_, None) => true,
             (None, Some(_)) => false,
-            (Some(begun), Some(asked)) => begun.iter().all(|word| asked.contains(word)),
+            (Some(begun), Some(asked)) => begun.iter().all(|word| asked.contains(&word.as_str().into())),
         }
     }
 }
@@ -235,7 +257,7 @@ fn preview_one(
     if matches!(undone, Undone::Back(..)) {
         let gone = change.kind().removed_by_undo(&session.world);
         session.world.assumed_gone.borrow_mut().extend(gone);
-        let back = journal::path_of(&known.intent.target).filter(|_| known.intent.what != "command");
+        let back = known.intent.target.path().filter(|_| known.intent.what != "command");
         session.world.assumed_back.borrow_mut().extend(back.map(Path::to_owned));
     }
     Ok(undone)
@@ -261,7 +283,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         return Ok(report);
     }
     session.record(Entry::RollbackStarted {
-        steps: request.steps.clone(),
+        steps: request.steps.as_ref().map(|asked| asked.iter().map(|asked| asked.text.clone()).collect()),
         purge: request.purge.clone(),
         force: request.force,
     })?;
@@ -308,12 +330,12 @@ fn refuse_beside(unfinished: &UnfinishedRollback, plan: &str, request: &Request)
 fn conclude(session: &mut Session, request: &Request, is_undone: impl Fn(&str) -> bool) -> Result<()> {
     let plan = session.plan().to_owned();
     let history = session.history();
-    if let Some(words) = &request.steps {
+    if let Some(asked) = &request.steps {
         let to_hold = |word: &&String| {
             let known = history.step(&plan, word);
             known.is_some_and(|step| step.state != StepState::OnHold) && is_undone(word)
         };
-        for step in words.iter().filter(to_hold).cloned().collect::<Vec<_>>() {
+        for step in asked.iter().map(|asked| &asked.text).filter(to_hold).cloned().collect::<Vec<_>>() {
             session.record(Entry::StepOnHold { step })?;
         }
         return Ok(());
@@ -573,7 +595,7 @@ fn row_of(known: &ChangeRecord) -> Row {
     Row {
         change: known.id,
         step: known.intent.step.clone(),
-        target: known.intent.target.clone(),
+        target: known.intent.target.to_string(),
         summary: known.intent.summary.clone(),
         detail: None,
         class: None,
@@ -601,10 +623,10 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
         }
         return Ok(of_plan.iter().rev().map(|change| change.id).collect());
     };
-    for word in steps {
-        let is_target =
-            history.changes.iter().any(|change| change.plan == plan && change.intent.target == *word);
-        if history.step(plan, word).is_none() && !is_target {
+    for asked in steps {
+        let word = &asked.text;
+        let is_known = history.changes.iter().any(|change| change.plan == plan && asked.is_for(change));
+        if history.step(plan, word).is_none() && !is_known {
             let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
             let noun = if word.contains(':') { "target" } else { "step" };
             let what = if noun == "step" { "was never run" } else { "was never changed" };
@@ -637,7 +659,7 @@ fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Resu
     }
     let alone = match &change.intent.step {
         Some(step) if later.intent.step.as_ref() != Some(step) => format!("step {step}"),
-        _ => change.intent.target.clone(),
+        _ => change.intent.target.to_string(),
     };
     bail!(
         Failure::new(format!(
@@ -654,7 +676,7 @@ fn needed_by<'a>(session: &'a Session, change: &ChangeRecord, request: &Request)
         later.id > change.id
             && later.is_live()
             && !(later.plan == change.plan && request.names(later))
-            && session.stands_on(&later.intent, &change.intent)
+            && session.depends_on(&later.intent, &change.intent)
     })
 }
 

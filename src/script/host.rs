@@ -232,14 +232,7 @@ impl Host {
         if session.mode == Mode::Act {
             return Ok(());
         }
-        let touched = session.would_change().iter().find(|would| {
-            let at = would
-                .target
-                .split_once(":/")
-                .map(|(_, rest)| format!("/{}", rest.split('#').next().unwrap_or(rest)));
-            at.is_some_and(|at| path.starts_with(&at) || std::path::Path::new(&at).starts_with(path))
-        });
-        match touched {
+        match session.would_change().iter().find(|would| would.target.meets(path)) {
             Some(would) => {
                 Err(Unpredictable(format!("{}, which would have changed by then", would.target)).into())
             }

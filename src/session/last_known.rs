@@ -6,11 +6,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::change::{
-    self, Change, CommandState, World, file_target, product_target, state_value, tree_target,
-};
+use crate::change::{self, Change, CommandState, World, state_value};
 use crate::journal::{ChangeRecord, ChangeState, History, Recorded};
 use crate::machine::files::{FileState, Manifest, PathText};
+use crate::target::Target;
 
 /// What kkrun left at a target.
 #[derive(Clone, Debug, PartialEq)]
@@ -28,12 +27,11 @@ enum Known {
 }
 
 /// What kkrun last left at a target by whatever change; none if it never did.
-pub(super) fn last_known_at(history: &History, world: &World, target: &str) -> Result<Option<LastKnown>> {
-    let known = history.ledger.get(target).map(|recorded| LastKnown::State(recorded.state.clone()));
-    Ok(match target.split_once(':') {
-        Some(("file", path)) => Search { history, world }.file(Path::new(path))?,
-        Some(("tree", path)) => Search { history, world }.tree(Path::new(path))?,
-        _ => known,
+pub(super) fn last_known_at(history: &History, world: &World, target: &Target) -> Result<Option<LastKnown>> {
+    Ok(match target {
+        Target::File(path) => Search { history, world }.file(path.as_path())?,
+        Target::Tree(path) => Search { history, world }.tree(path.as_path())?,
+        _ => history.ledger.get(target).map(|recorded| LastKnown::State(recorded.state.clone())),
     })
 }
 
@@ -70,7 +68,7 @@ impl Search<'_> {
     fn known_at(&self, above: &Path, path: &Path) -> Result<Vec<(u64, Known)>> {
         let ledger = &self.history.ledger;
         let mut reported = Vec::new();
-        if let Some(Recorded { state, at }) = ledger.get(&file_target(above))
+        if let Some(Recorded { state, at }) = ledger.get(&Target::file(above))
             && let Ok(state) = serde_json::from_value::<FileState>(state.clone())
         {
             if above == path {
@@ -79,7 +77,7 @@ impl Search<'_> {
                 reported.push((*at, Known::State(FileState::Absent)));
             }
         }
-        if let Some(Recorded { state, at }) = ledger.get(&tree_target(above)) {
+        if let Some(Recorded { state, at }) = ledger.get(&Target::tree(above)) {
             let manifest = change::read_recorded_tree(self.world, state)?;
             let relative = relative(above, path);
             match manifest.get_alone(&relative) {
@@ -90,7 +88,7 @@ impl Search<'_> {
                 None => {}
             }
         }
-        if let Some(Recorded { state, at }) = ledger.get(&product_target(above))
+        if let Some(Recorded { state, at }) = ledger.get(&Target::product(above))
             && let Ok(state) = serde_json::from_value::<CommandState>(state.clone())
         {
             let is_there = state.product == Some(true);
@@ -102,7 +100,9 @@ impl Search<'_> {
     fn tree(&self, root: &Path) -> Result<Option<LastKnown>> {
         let mut base: Option<(u64, Manifest)> = None;
         for above in root.ancestors() {
-            let Some(Recorded { state, at }) = self.history.ledger.get(&tree_target(above)) else { continue };
+            let Some(Recorded { state, at }) = self.history.ledger.get(&Target::tree(above)) else {
+                continue;
+            };
             if base.as_ref().is_none_or(|(newest, _)| at > newest) {
                 let manifest = change::read_recorded_tree(self.world, state)?;
                 let inner =
@@ -134,7 +134,7 @@ impl Search<'_> {
     /// What a copy left says nothing of the entries that it does not name: those are as the changes before it left
     /// them, back to the last one to the whole tree.
     fn add_copied_beside(&self, root: &Path, manifest: &mut Manifest) -> Result<()> {
-        let target = tree_target(root);
+        let target = Target::tree(root);
         let is_made = |change: &&ChangeRecord| {
             change.intent.target == target && change.state == ChangeState::Done && change.settled > 0
         };
@@ -158,14 +158,15 @@ impl Search<'_> {
     fn newer_below(&self, root: &Path, since: u64) -> Result<Vec<PathBuf>> {
         let mut found = vec![root.to_owned()];
         for (target, Recorded { state, at }) in &self.history.ledger {
-            let Some((noun, path)) = target.split_once(':') else { continue };
-            let path = Path::new(path);
-            if *at <= since || !path.starts_with(root) {
+            if *at <= since {
                 continue;
             }
-            match noun {
-                "file" => found.push(path.to_owned()),
-                "tree" if path != root => {
+            match target {
+                Target::File(path) if path.as_path().starts_with(root) => {
+                    found.push(path.as_path().to_owned());
+                }
+                Target::Tree(path) if path.as_path().starts_with(root) && path.as_path() != root => {
+                    let path = path.as_path();
                     let manifest = change::read_recorded_tree(self.world, state)?;
                     found.push(path.to_owned());
                     found.extend(manifest.below().map(|(name, _)| path.join(name)));
@@ -184,9 +185,8 @@ impl Search<'_> {
         put: &mut dyn FnMut(&Path, &crate::machine::files::Access),
     ) -> Result<()> {
         let concerns = |change: &&ChangeRecord| {
-            let root = change.intent.target.strip_prefix("access:").map(Path::new);
-            change.settled > since
-                && root.is_some_and(|root| root.starts_with(path) || path.starts_with(root))
+            let is_access = matches!(change.intent.target, Target::Access(_));
+            change.settled > since && is_access && change.intent.target.meets(path)
         };
         let mut changes: Vec<_> = self.history.changes.iter().filter(concerns).collect();
         changes.sort_by_key(|change| change.settled);
@@ -202,7 +202,7 @@ impl Search<'_> {
 
     /// Whether the newest change to the tree at `root` was about all that is in it.
     fn is_whole(&self, root: &Path) -> bool {
-        let target = tree_target(root);
+        let target = Target::tree(root);
         let newest = self.history.changes.iter().rev().find(|change| change.intent.target == target);
         newest.is_some_and(is_about_all)
     }

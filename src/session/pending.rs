@@ -10,24 +10,23 @@ use crate::change::handler::{self, Command};
 use crate::change::{Change, Position, Unit, UnitChange};
 use crate::event::{ChangeOutcome, Event};
 use crate::failure::Failure;
-use crate::journal::{
-    self, ChangeId, ChangeRecord, Entry, Handler, History, PendingHandler, Settling, StepState,
-};
+use crate::journal::{ChangeId, ChangeRecord, Entry, Handler, History, PendingHandler, Settling, StepState};
+use crate::target::Target;
 
 /// A part of a script whose changes trigger a handler.
 pub(super) struct Block {
     handler: Handler,
     /// The targets that were asked for in it.
-    asked: RefCell<BTreeSet<String>>,
+    asked: RefCell<BTreeSet<Target>>,
 }
 
 impl Block {
-    pub(super) fn asks_for(&self, target: String) {
+    pub(super) fn asks_for(&self, target: Target) {
         self.asked.borrow_mut().insert(target);
     }
 
     fn asked_for(&self, change: &ChangeRecord) -> bool {
-        journal::is_asked_for(&self.asked.borrow(), &change.intent.target)
+        change.intent.target.is_asked_for(&self.asked.borrow())
     }
 }
 
@@ -226,11 +225,11 @@ impl Session {
             let change = Change::Unit(UnitChange::brought_down(unit));
             let mut intent = change.intent()?;
             intent.step.clone_from(&pending.step);
-            let id = self.record(Entry::Intent(intent))?;
+            let id = self.record(Entry::Intent(Box::new(intent)))?;
             let recorded = change.kind().recorded(&self.world)?;
             self.record(Entry::Done { change: id, recorded })?;
             self.changed += 1;
-            let (target, summary) = (change.kind().target(), change.kind().summary());
+            let (target, summary) = (change.kind().target().to_string(), change.kind().summary());
             self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
         }
         Ok(())
@@ -250,7 +249,7 @@ impl Session {
             } else {
                 let mut intent = change.intent()?;
                 intent.step = step.map(str::to_owned);
-                self.record(Entry::Intent(intent))?
+                self.record(Entry::Intent(Box::new(intent)))?
             };
             made.push((id, change));
         }
@@ -265,7 +264,7 @@ impl Session {
                     let recorded = kind.recorded(&self.world)?;
                     self.record(Entry::Done { change: id, recorded })?;
                     self.changed += 1;
-                    let (target, summary) = (kind.target(), kind.summary());
+                    let (target, summary) = (kind.target().to_string(), kind.summary());
                     self.world.reporter.emit(&Event::Change {
                         outcome: ChangeOutcome::Made,
                         target,

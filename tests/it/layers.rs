@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 const LAYERS: &[&[&str]] = &[
     &["event", "exit_code", "failure", "panicking", "redaction", "text", "time"],
     &["machine"],
+    &["target"],
     &["change", "journal"],
     &["session"],
     &["rollback"],

@@ -390,6 +390,17 @@ kiosk · 3 steps (only looking, @/plan)
 }
 
 #[test]
+fn a_dry_run_reads_a_unit_of_which_only_one_with_a_longer_name_would_have_changed() {
+    let plan = |read: &str| {
+        let file = r#"file::write("@/m/systemd/system/my-dbus.service", "[Service]\n");"#;
+        Place::new(&format!("{file}\nunit::get(\"{read}\");\n")).with("m/systemd/system/dbus.socket", "")
+    };
+    let why = "my-dbus.service, which would have changed by then";
+    plan("my-dbus.service").run("plan.rhai --dry-run").ends(6).says(why);
+    plan("dbus.service").run("plan.rhai --dry-run").ends(6).never_says(why);
+}
+
+#[test]
 fn a_dry_run_reads_no_value_that_a_change_before_would_have_made_another() {
     let place = Place::new(
         r#"

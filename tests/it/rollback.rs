@@ -392,3 +392,42 @@ fn the_scripts_that_come_with_kkrun_show_preview_and_take_back() {
     place.run("rollback.rhai --yes --on-conflict overwrite").ends(0);
     assert_eq!(place.listing("m"), before);
 }
+
+#[test]
+fn rollback_of_one_step_is_not_refused_for_a_file_whose_name_begins_with_its_path() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/f", "one\n"));
+step::run("02", "Second", || config::set("@/m/f#a", "key", "1"));
+"#,
+    )
+    .with("m/f#a", "key = 0\n");
+    place.run("plan.rhai").ends(0);
+    place.run("rollback 01").ends(0).says("1 undone");
+    assert!(!place.exists("m/f"));
+    assert_eq!(place.read("m/f#a"), "key = 1\n");
+}
+
+#[test]
+fn targets_of_any_name_are_rolled_back_by_the_form_that_the_history_shows() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    file::write("@/m/a:b", "1\n");
+    file::write("@/m/50%25", "2\n");
+    file::write("@/m/two\nlines", "3\n");
+    config::set("@/m/c#d", "e[f]#g", "4");
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let rows = place.run("history --json").ends(0).json();
+    let targets: Vec<String> =
+        rows.iter().filter_map(|row| row["target"].as_str()).map(str::to_owned).collect();
+    let expected = ["file:@/m/a:b", "file:@/m/50%2525", "file:@/m/two%0alines", "line:@/m/c%23d#e[f]#g"];
+    assert_eq!(targets, expected);
+    for target in targets {
+        place.run_words(&["rollback", &target.replace('@', &place.root())]).ends(0).says("1 undone");
+    }
+    assert!(place.prints_of("m").len() <= 1, "{}", place.listing("m"));
+}

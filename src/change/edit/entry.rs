@@ -95,15 +95,6 @@ impl Made {
 }
 
 impl FileEntry {
-    /// The name of the target within its file.
-    pub fn name(&self) -> String {
-        let section = self.section.as_ref().map_or_else(String::new, |section| format!("[{section}]"));
-        match &self.noun {
-            EntryKind::Line { key, .. } => format!("{section}{key}"),
-            EntryKind::Block { name } => format!("{section}{name}"),
-        }
-    }
-
     /// How people are reported of it.
     pub fn shown(&self) -> String {
         let noun = match &self.noun {

@@ -23,10 +23,11 @@ pub use entry::{DesiredEntry, EntryKind, FileEntry, Made};
 pub use lines::Lines;
 
 use super::file::{keep_copy, tag};
-use super::{Found, Kind, Position, UndoTerms, Undone, World, file_target, state_value};
+use super::{Found, Kind, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::Undoing;
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
+use crate::target::{States, Target};
 use undo::{Then, taken_back};
 
 /// How many lines of a entry are shown to a person.
@@ -248,10 +249,10 @@ impl EditChange {
     }
 
     /// The ledger's entries when the whole file stands as before.
-    fn recorded_before(&self, now: &FileState) -> BTreeMap<String, Value> {
+    fn recorded_before(&self, now: &FileState) -> States {
         let mut recorded = BTreeMap::from([(self.target(), state_value(&self.before))]);
         if self.inverse.accepts_file {
-            recorded.insert(file_target(self.path()), state_value(now));
+            recorded.insert(Target::file(self.path()), state_value(now));
         }
         recorded
     }
@@ -312,19 +313,19 @@ impl EditChange {
         };
         // The whole file stays kkrun's if it was.
         if FileRecord::of(terms.recorded_file, &state) == FileRecord::AsRecorded {
-            back.insert(file_target(self.path()), state_value(&left));
+            back.insert(Target::file(self.path()), state_value(&left));
         }
         Ok(Undone::Back(Undoing::InPart, back))
     }
 }
 
 impl Kind for EditChange {
-    fn target(&self) -> String {
+    fn target(&self) -> Target {
         entry_target(self.path(), &self.inverse.entry)
     }
 
-    fn whole(&self) -> Option<String> {
-        Some(file_target(self.path()))
+    fn whole(&self) -> Option<Target> {
+        Some(Target::file(self.path()))
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<std::path::PathBuf> {
@@ -381,12 +382,12 @@ impl Kind for EditChange {
         })
     }
 
-    fn recorded(&self, _world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, _world: &World) -> Result<States> {
         let now = FileState::observe(self.path())?;
         let mut recorded = BTreeMap::from([(self.target(), state_value(&self.after))]);
         if now.same_as(&self.inverse.edited) {
             if self.inverse.accepts_file {
-                recorded.insert(file_target(self.path()), state_value(&now));
+                recorded.insert(Target::file(self.path()), state_value(&now));
             }
             return Ok(recorded);
         }
@@ -431,13 +432,13 @@ impl Kind for EditChange {
     }
 }
 
-/// The canonical name of a entry as a target.
-pub fn entry_target(path: &Path, entry: &FileEntry) -> String {
-    let kind = match entry.noun {
-        EntryKind::Line { .. } => "line",
-        EntryKind::Block { .. } => "block",
-    };
-    format!("{kind}:{}#{}", path.display(), entry.name())
+/// A entry as a target.
+pub fn entry_target(path: &Path, entry: &FileEntry) -> Target {
+    let (path, section) = (path.into(), entry.section.clone());
+    match &entry.noun {
+        EntryKind::Line { key, .. } => Target::Line { path, section, key: key.clone() },
+        EntryKind::Block { name } => Target::Block { path, section, name: name.clone() },
+    }
 }
 
 #[cfg(test)]

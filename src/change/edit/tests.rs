@@ -90,8 +90,8 @@ fn a_file_nobody_touched_comes_back_whole_with_its_time() {
     let change = scene.made(&line(None, "k"), NEW);
     assert_eq!(scene.text(), "a=1\nk = new");
     let recorded = change.kind().recorded(&scene.world).unwrap();
-    let targets: Vec<_> = recorded.keys().map(|target| target.split_once(':').unwrap().0).collect();
-    assert_eq!(targets, ["file", "line"]);
+    let targets: Vec<_> = recorded.keys().cloned().collect();
+    assert_eq!(targets, [Target::file(&scene.path()), change.kind().target()]);
     assert_eq!(how(&scene.undo(&change)), Some(Undoing::Restored));
     assert_eq!(scene.text(), "a=1\nk = old");
     assert_eq!(std::fs::metadata(scene.path()).unwrap().modified().unwrap(), time);
@@ -170,7 +170,7 @@ fn a_line_is_foreign_when_somebody_edited_it_and_not_when_another_was() {
     let entry = line(None, "k");
     let first = scene.made(&entry, NEW);
     let recorded = first.kind().recorded(&scene.world).unwrap();
-    let (of_file, of_line) = (&recorded[&file_target(&scene.path())], &recorded[&first.kind().target()]);
+    let (of_file, of_line) = (&recorded[&Target::file(&scene.path())], &recorded[&first.kind().target()]);
 
     scene.write("a=2\nk=new\n");
     let other = DesiredEntry::Text(b"newer");

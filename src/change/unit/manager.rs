@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+use super::DesiredUnit;
 use crate::change::World;
 use crate::failure::Failure;
 use crate::machine::account::Account;
 use crate::machine::process::{Command, Ended};
+use crate::target::Target;
 
 /// How long a question may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
@@ -191,12 +193,9 @@ impl Unit {
         Self { name: full_name(name), user: user.map(str::to_owned) }
     }
 
-    /// Its name within that of a target.
-    pub fn target(&self) -> String {
-        match &self.user {
-            Some(user) => format!("unit:~{user}/{}", self.name),
-            None => format!("unit:{}", self.name),
-        }
+    /// The side of it that a wish is about.
+    pub fn target(&self, desired: DesiredUnit) -> Target {
+        Target::Unit { user: self.user.clone(), name: self.name.clone(), aspect: desired.aspect() }
     }
 
     /// How people are reported of it.
@@ -442,7 +441,10 @@ mod tests {
         assert_eq!(full_name("nginx"), "nginx.service");
         assert_eq!(full_name("user@1000"), "user@1000.service");
         assert_eq!(full_name("a.timer"), "a.timer");
-        assert_eq!(Unit::new("x", Some("kim")).target(), "unit:~kim/x.service");
+        assert_eq!(
+            Unit::new("x", Some("kim")).target(DesiredUnit::Started).to_string(),
+            "unit:~kim/x.service/activity"
+        );
     }
 
     #[test]

@@ -18,6 +18,7 @@ pub use manager::{
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::Undoing;
+use crate::target::{Aspect, States, Target};
 
 /// What a unit shall be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,6 +83,14 @@ impl DesiredUnit {
             Self::Masked => enablement("masked"),
             Self::Started => UnitState::Activity { running: true },
             Self::Stopped => UnitState::Activity { running: false },
+        }
+    }
+
+    /// The side of the unit that it is about.
+    pub fn aspect(self) -> Aspect {
+        match self {
+            Self::Enabled | Self::Disabled | Self::Masked => Aspect::Enablement,
+            Self::Started | Self::Stopped => Aspect::Activity,
         }
     }
 
@@ -252,12 +261,8 @@ fn difference(unit: &Unit, recorded: &UnitState, now: &UnitState) -> String {
 }
 
 impl Kind for UnitChange {
-    fn target(&self) -> String {
-        let side = match self.after {
-            UnitState::Enablement { .. } => "enablement",
-            UnitState::Activity { .. } => "activity",
-        };
-        format!("{}/{side}", self.inverse.unit.target())
+    fn target(&self) -> Target {
+        self.inverse.unit.target(self.inverse.wish)
     }
 
     fn summary(&self) -> String {
@@ -292,7 +297,7 @@ impl Kind for UnitChange {
         })
     }
 
-    fn recorded(&self, world: &World) -> Result<BTreeMap<String, Value>> {
+    fn recorded(&self, world: &World) -> Result<States> {
         let now = self.now(world)?;
         let UnitInverse { unit, wish, .. } = &self.inverse;
         if wish.holds(&now) {

@@ -8,10 +8,11 @@ use serde::Deserialize;
 
 use super::mode::DesiredMode;
 use super::{Ownership, absolute, make};
-use crate::change::{AccessChange, Change, DesiredFile, file_target};
+use crate::change::{AccessChange, Change, DesiredFile};
 use crate::failure::Failure;
 use crate::machine::files::{self, Access, Attributes, EntryKind, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
+use crate::target::Target;
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
@@ -62,7 +63,7 @@ fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
     host.refuse_unknown(&path)?;
     let wish = Desired::of(options)?;
     let canonical = files::canonical(&path)?;
-    host.seen().asks_for(|| file_target(&canonical));
+    host.seen().asks_for(|| Target::file(&canonical));
     if options.recursive && matches!(FileState::observe(&canonical)?, FileState::Directory { .. }) {
         let Some(change) = AccessChange::towards(&canonical, &|access| wish.applied(access))? else {
             return Ok(false);

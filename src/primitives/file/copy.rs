@@ -10,7 +10,7 @@ use rhai::plugin::*;
 use super::{
     NEW_FILE, Ownership, absolute, awaits_another, make, owner_of_directory, read_plan, write_bytes,
 };
-use crate::change::{Change, DesiredFile, TreeChange, tree_target};
+use crate::change::{Change, DesiredFile, TreeChange};
 use crate::failure::Failure;
 use crate::machine::clock;
 use crate::machine::files::{
@@ -18,6 +18,7 @@ use crate::machine::files::{
 };
 use crate::primitives::shorter::namespace;
 use crate::script::{Host, PlanContent, PlanFile, Raised, Unpredictable, act, options_of};
+use crate::target::Target;
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
@@ -140,7 +141,7 @@ fn refuse_what_commands_make(host: &Host, from: &str) -> Result<()> {
     if !host.dry_run() {
         return Ok(());
     }
-    match session.would_change().iter().find(|would| would.target.starts_with("command:")) {
+    match session.would_change().iter().find(|would| matches!(would.target, Target::Command(_))) {
         Some(would) => {
             Err(Unpredictable(format!("`{from}` after {}, which would have run by then", would.target))
                 .into())
@@ -255,14 +256,14 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
         Origin::Plan(_) | Origin::Disk(_) => {}
     }
     let to = tree_root(&origin, to)?;
-    host.seen().asks_for(|| tree_target(&to));
+    host.seen().asks_for(|| Target::tree(&to));
     // Only what is made as a whole keeps the names of a file together: a copy is added to what is there.
     let listed = origin.manifest(Times::Now)?.with_files_apart();
     let found = Manifest::observe_listed(&to, listed.entries().map(|(name, _)| name))?;
     let wish = match wish(&listed, &to, &found, options) {
         Err(error) if found.is_empty() && awaits_another(host, &error) => {
             let summary = format!("copy {} entries to {}", listed.entries().count(), to.display());
-            host.session().note_change(tree_target(&to), summary);
+            host.session().note_change(Target::tree(&to), summary);
             return Ok(true);
         }
         wish => wish?,
@@ -278,7 +279,7 @@ fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool
         bail!(Failure::new(format!("`{from}` is a file, and only a tree can be mirrored")).kind("usage"))
     }
     let to = tree_root(&origin, to)?;
-    host.seen().asks_for(|| tree_target(&to));
+    host.seen().asks_for(|| Target::tree(&to));
     let mut found = Manifest::default();
     let root = FileState::observe(&to)?;
     if !root.is_absent() {

@@ -5,11 +5,12 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::{Mode, Ownership, absolute, make};
-use crate::change::{DesiredFile, Found, file_target};
+use crate::change::{DesiredFile, Found};
 use crate::failure::Failure;
 use crate::machine::download::download;
 use crate::machine::files::{Digest, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
+use crate::target::Target;
 
 /// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
@@ -48,14 +49,14 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
         }
     };
     let found = Found::at(&path)?;
-    host.seen().asks_for(|| file_target(&found.path));
+    host.seen().asks_for(|| Target::file(&found.path));
     if found.state.sha256() == Some(wanted) {
         return make(host, &path, |found| Ok(DesiredFile::Metadata { attributes: attributes(found)? }));
     }
     attributes(&found)?;
     if host.dry_run() {
         let summary = format!("download {url} to {}", path.display());
-        host.session().note_change(file_target(&found.path), summary);
+        host.session().note_change(Target::file(&found.path), summary);
         return Ok(true);
     }
     let got = {
