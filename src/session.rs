@@ -283,10 +283,18 @@ impl Session {
         let Recorder::Open { journal, .. } = &mut self.recorder else {
             bail!("nothing is recorded while only looking")
         };
+        // What is written cannot be taken back.
+        if let Err(why) = self.history.check(&entry) {
+            bail!(
+                Failure::new(format!("kkrun itself failed: a record that {why} is not written"))
+                    .kind("panic")
+                    .hint("this is a bug of kkrun; what was done before is recorded")
+            );
+        }
         let mut id = 0;
         for record in journal.append(entry)? {
             id = record.header.seq;
-            self.history.apply(record);
+            self.history.apply(record)?;
         }
         Ok(id)
     }
@@ -302,7 +310,7 @@ impl Session {
     fn begin_recording(&mut self) -> Result<()> {
         let Recorder::Open { journal, .. } = &mut self.recorder else { return Ok(()) };
         for record in journal.begin()? {
-            self.history.apply(record);
+            self.history.apply(record)?;
         }
         Ok(())
     }

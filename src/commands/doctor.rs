@@ -66,7 +66,7 @@ fn explain(error: anyhow::Error, state: &std::path::Path) -> Result<ExitCode> {
         "  1. put `{}` back from a backup of this machine",
         state.join(journal::FILE).display()
     ));
-    line_to_stdout("  2. if a newer kkrun wrote it, use that one");
+    line_to_stdout("  2. if another kkrun wrote it, use that one");
     line_to_stdout(&format!(
         "  3. give up what it recorded: move `{}` aside; the contents from before stay in its backups/, named by their SHA-256",
         state.display()

@@ -2,34 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use anyhow::{Result, bail, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::record::{
-    BarePlan, ChangeId, Entry, Fingerprint, Handler, Header, Intent, Record, Settling, Undoing,
-};
 use crate::target::{States, Target};
 
-/// Where a change stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum ChangeState {
-    /// Its intent is recorded, its outcome is not.
-    InDoubt,
-    /// It was made.
-    Done,
-    /// It was not made.
-    Void,
-    /// Its undoing began and its outcome is not recorded.
-    Undoing,
-    /// It was undone.
-    Undone(Undoing),
-    /// It was left as it is, because somebody else changed the target.
-    Conflict(String),
-    /// It was left as it is, because data would be lost or nothing can be done.
-    Kept(String),
-    /// Its inverse failed.
-    UndoFailed(String),
-}
+use super::record::{BarePlan, ChangeId, Entry, Fingerprint, Handler, Header, Intent, Record, Settling};
+use super::state::ChangeState;
 
 /// A change and what became of it.
 #[derive(Clone, Debug)]
@@ -69,7 +49,7 @@ impl ChangeRecord {
 
     /// Something of it may stand on the machine.
     pub fn is_live(&self) -> bool {
-        !matches!(self.state, ChangeState::Void | ChangeState::Undone(_))
+        self.state.is_live()
     }
 }
 
@@ -262,10 +242,59 @@ impl History {
         self.ledger.get(target).map(|recorded| &recorded.state)
     }
 
+    /// Whether this record may be the next one.
+    ///
+    /// # Errors
+    /// With the reason, when it may not.
+    pub fn check(&self, entry: &Entry) -> Result<()> {
+        self.next_state(entry)?;
+        match entry {
+            Entry::Recorded { target, .. } => {
+                ensure!(
+                    self.ledger.contains_key(target),
+                    "records a state of {target}, which was never changed"
+                );
+            }
+            Entry::Once { changes, .. } => {
+                let unknown = changes.iter().find(|id| self.change(**id).is_none());
+                if let Some(id) = unknown {
+                    bail!("names change {id}, of which no intent is recorded");
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What becomes of the change that this record is about, if it is about one.
+    fn next_state(&self, entry: &Entry) -> Result<Option<(usize, ChangeState)>> {
+        let Some((id, says)) = entry.of_change() else { return Ok(None) };
+        let at = self.changes.binary_search_by_key(&id, |change| change.id);
+        let Ok(at) = at else { bail!("says `{says}` of change {id}, of which no intent is recorded") };
+        let known = &self.changes[at];
+        let next = match known.state.next(entry) {
+            Ok(next) => next,
+            Err(why) => bail!("says `{says}` of change {id}, {why}"),
+        };
+        if let Entry::Done { recorded, .. } | Entry::Undone { recorded, .. } = entry
+            && let Some(other) = recorded.keys().find(|target| !target.overlaps(&known.intent.target))
+        {
+            bail!("says `{says}` of change {id} with a state of {other}, which that change is not about");
+        }
+        Ok(Some((at, next)))
+    }
+
     /// Takes in one more record.
+    ///
+    /// # Errors
+    /// As [`History::check`]; then nothing is taken in.
     #[expect(clippy::too_many_lines, reason = "one arm for every kind of record")]
-    pub fn apply(&mut self, record: Record) {
+    pub fn apply(&mut self, record: Record) -> Result<()> {
         let Record { header, entry } = record;
+        self.check(&entry)?;
+        if let Some((at, state)) = self.next_state(&entry)? {
+            self.changes[at].state = state;
+        }
         let time = header.time;
         match entry {
             Entry::RunStarted { .. } => {
@@ -325,11 +354,10 @@ impl History {
             }
             Entry::Intent(intent) => self.intend(header, *intent),
             Entry::Done { change, recorded } => {
-                self.settle(change, ChangeState::Done, header.seq);
+                self.settled_at(change, header.seq);
                 self.accept(recorded, header.seq);
             }
             Entry::Void { change, .. } => {
-                self.set_state(change, ChangeState::Void);
                 self.forget_pending_of(change);
             }
             Entry::Recorded { target, state, against } => {
@@ -356,18 +384,12 @@ impl History {
             Entry::RollbackStarted { steps, purge, force } => {
                 self.rollback = Some(UnfinishedRollback { plan: header.plan, steps, purge, force });
             }
-            Entry::UndoIntent { change } => self.set_state(change, ChangeState::Undoing),
-            Entry::Undone { change, how, recorded } => {
-                self.settle(change, ChangeState::Undone(how), header.seq);
+            Entry::Undone { change, recorded, .. } => {
+                self.settled_at(change, header.seq);
                 self.accept(recorded, header.seq);
                 self.disown_what_came_back(change);
                 self.once.retain(|_, changes| !changes.contains(&change));
                 self.become_pending(change);
-            }
-            Entry::Conflict { change, why } => self.set_state(change, ChangeState::Conflict(why)),
-            Entry::Kept { change, why } => self.set_state(change, ChangeState::Kept(why)),
-            Entry::UndoFailed { change, error } => {
-                self.set_state(change, ChangeState::UndoFailed(error));
             }
             Entry::RollbackEnded { .. } => {
                 if let Some(UnfinishedRollback { plan, steps, .. }) = self.rollback.take() {
@@ -388,12 +410,17 @@ impl History {
                 }
             }
             Entry::Format { .. }
+            | Entry::UndoIntent { .. }
+            | Entry::Conflict { .. }
+            | Entry::Kept { .. }
+            | Entry::UndoFailed { .. }
             | Entry::Checkpoint
             | Entry::ContinueAfterReboot
             | Entry::Armed
             | Entry::Confirmed
             | Entry::Adopted => {}
         }
+        Ok(())
     }
 
     /// Whether the change was intended by the newest run.
@@ -509,15 +536,9 @@ impl History {
         self.changes.binary_search_by_key(&id, |change| change.id).ok().map(|at| &mut self.changes[at])
     }
 
-    fn set_state(&mut self, id: ChangeId, state: ChangeState) {
+    fn settled_at(&mut self, id: ChangeId, at: u64) {
         if let Some(change) = self.change_mut(id) {
-            change.state = state;
-        }
-    }
-
-    fn settle(&mut self, id: ChangeId, state: ChangeState, at: u64) {
-        if let Some(change) = self.change_mut(id) {
-            (change.state, change.settled) = (state, at);
+            change.settled = at;
         }
     }
 

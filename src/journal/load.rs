@@ -55,6 +55,24 @@ pub struct Torn {
     pub bytes: Vec<u8>,
 }
 
+/// Why a journal is not to be relied on.
+#[derive(Debug)]
+struct Fault {
+    why: String,
+    /// Else it is of another kkrun.
+    is_damage: bool,
+}
+
+impl Fault {
+    fn damage(why: String) -> Self {
+        Self { why, is_damage: true }
+    }
+
+    fn of_another(why: String) -> Self {
+        Self { why, is_damage: false }
+    }
+}
+
 /// One line that could be read, or why it could not.
 enum Line {
     Valid(Box<Record>, String),
@@ -85,8 +103,10 @@ pub fn load(directory: &Path) -> Result<Loaded> {
             return Err(error).with_context(|| format!("cannot read the journal `{}`", path.display()));
         }
     };
-    let loaded = parse(&bytes)
-        .map_err(|why| damaged(format!("the journal `{}` is damaged: {why}", path.display())))?;
+    let loaded = parse(&bytes).map_err(|fault| {
+        let what = if fault.is_damage { "is damaged" } else { "cannot be read by this kkrun" };
+        damaged(format!("the journal `{}` {what}: {}", path.display(), fault.why))
+    })?;
     if loaded.records == 0 && holds_backups(directory)? {
         return Err(damaged(format!(
             "the journal `{}` holds no record, but backups of changed files stand beside it",
@@ -110,7 +130,7 @@ fn holds_backups(directory: &Path) -> Result<bool> {
 }
 
 /// The longest valid prefix of `bytes`, or the damage that is in them.
-fn parse(bytes: &[u8]) -> Result<Loaded, String> {
+fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
     let mut loaded = Loaded { exists: true, last_checksum: first_checksum(), ..Loaded::default() };
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -122,7 +142,8 @@ fn parse(bytes: &[u8]) -> Result<Loaded, String> {
                 if number == 1 {
                     check_version(&record.entry)?;
                 }
-                loaded.history.apply(*record);
+                let applied = loaded.history.apply(*record);
+                applied.map_err(|why| Fault::damage(format!("record {number} {why}")))?;
                 checksum
             }
             Line::Passed(header, checksum) => {
@@ -131,7 +152,8 @@ fn parse(bytes: &[u8]) -> Result<Loaded, String> {
             }
             Line::Bad(why) => {
                 if let Some(valid) = first_valid(&rest[end + 1..]) {
-                    return Err(format!("record {number} {why}, but record {valid} after it is whole"));
+                    let what = format!("record {number} {why}, but record {valid} after it is whole");
+                    return Err(Fault::damage(what));
                 }
                 break;
             }
@@ -143,10 +165,10 @@ fn parse(bytes: &[u8]) -> Result<Loaded, String> {
     loaded.length = (bytes.len() - rest.len()) as u64;
     if !rest.is_empty() {
         if let Some(valid) = first_valid(rest) {
-            return Err(format!(
+            return Err(Fault::damage(format!(
                 "record {} cannot be read, but record {valid} after it is whole",
                 loaded.records + 1
-            ));
+            )));
         }
         loaded.torn = Some(Torn { bytes: rest.to_vec() });
     }
@@ -154,14 +176,15 @@ fn parse(bytes: &[u8]) -> Result<Loaded, String> {
 }
 
 /// Reads one line. A whole line of a kind that this kkrun neither knows nor may pass over is an error.
-fn read_line(line: &[u8], number: u64) -> Result<Line, String> {
+fn read_line(line: &[u8], number: u64) -> Result<Line, Fault> {
     let Some((checksum, json)) = split(line) else {
         return Ok(Line::Bad("is no record".to_owned()));
     };
     if !is_checksum(checksum, json) {
         return Ok(Line::Bad("does not match its checksum".to_owned()));
     }
-    let unreadable = |why: String| format!("record {number} is whole but not understood: {why}");
+    let unreadable =
+        |why: String| Fault::damage(format!("record {number} is whole but not understood: {why}"));
     let json = std::str::from_utf8(json).map_err(|error| unreadable(error.to_string()))?;
     match line::read(json).map_err(|error| unreadable(error.to_string()))? {
         Read::Record(record) => Ok(Line::Valid(record, checksum.to_owned())),
@@ -169,7 +192,8 @@ fn read_line(line: &[u8], number: u64) -> Result<Line, String> {
             Ok(Line::Passed(Box::new(header), checksum.to_owned()))
         }
         Read::Unknown { kind, .. } => {
-            Err(format!("record {number} is of the kind `{kind}`, which a newer kkrun wrote"))
+            let what = format!("record {number} is of the kind `{kind}`, which a newer kkrun wrote");
+            Err(Fault::of_another(what))
         }
     }
 }
@@ -186,29 +210,34 @@ fn is_checksum(text: &str, json: &[u8]) -> bool {
     text.bytes().all(is_digit) && u32::from_str_radix(text, 16) == Ok(crc32c::crc32c(json))
 }
 
-fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), String> {
+fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), Fault> {
     if header.seq != number {
-        return Err(format!("record {number} is missing: record {} stands in its place", header.seq));
+        let what = format!("record {number} is missing: record {} is in its place", header.seq);
+        return Err(Fault::damage(what));
     }
     if header.prev != last_checksum {
-        return Err(format!("record {number} does not follow the record before it"));
+        return Err(Fault::damage(format!("record {number} does not follow the record before it")));
     }
     Ok(())
 }
 
-fn check_version(entry: &Entry) -> Result<(), String> {
+fn check_version(entry: &Entry) -> Result<(), Fault> {
     let Entry::Format { version, kkrun, .. } = entry else {
-        return Err("its first record does not say the format".to_owned());
+        return Err(Fault::damage("its first record does not say the format".to_owned()));
     };
-    if version.major > FormatVersion::CURRENT.major {
-        return Err(format!(
-            "kkrun {kkrun} wrote it in format {}.{}, this kkrun reads up to {}",
-            version.major,
-            version.minor,
-            FormatVersion::CURRENT.major
-        ));
+    if version.major == FormatVersion::CURRENT.major {
+        return Ok(());
     }
-    Ok(())
+    let FormatVersion { major, minor } = version;
+    let own = FormatVersion::CURRENT.major;
+    let way_on = if *major > own {
+        "use that kkrun"
+    } else {
+        "use that kkrun to roll back, or start anew with another state directory"
+    };
+    Err(Fault::of_another(format!(
+        "kkrun {kkrun} wrote it in format {major}.{minor}, and this kkrun reads format {own} only; {way_on}"
+    )))
 }
 
 /// The number of the first whole record that begins anywhere in `bytes`: a line may have lost its start.
@@ -323,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_major_version_and_an_unknown_kind_stop_the_reader_unless_skippable() {
+    fn another_major_version_and_an_unknown_kind_stop_the_reader_unless_skippable() {
         let head =
             r#"{"seq":SEQ,"prev":"PREV","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p","#;
         let record = |seq: u64, prev: &str, rest: &str| {
@@ -335,10 +364,12 @@ mod tests {
             );
             record(1, "00000000", &rest)
         };
-        assert!(parse(format(2).as_bytes()).unwrap_err().contains("format 2.7"));
-        let first = format(1);
+        assert!(parse(format(3).as_bytes()).unwrap_err().why.contains("format 3.7"));
+        let older = parse(format(1).as_bytes()).unwrap_err();
+        assert!(older.why.contains("format 1.7") && older.why.contains("roll back"), "{}", older.why);
+        let first = format(2);
         let unknown = record(2, &first[..8], r#""kind":"telemetry","future":1}"#);
-        assert!(parse((first.clone() + unknown.as_str()).as_bytes()).unwrap_err().contains("telemetry"));
+        assert!(parse((first.clone() + unknown.as_str()).as_bytes()).unwrap_err().why.contains("telemetry"));
         let skippable = record(2, &first[..8], r#""skippable":true,"kind":"telemetry"}"#);
         assert_eq!(parse((first + skippable.as_str()).as_bytes()).unwrap().records, 2);
     }

@@ -8,6 +8,7 @@ mod history;
 mod line;
 mod load;
 mod record;
+mod state;
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -16,14 +17,14 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 pub use history::{
-    ChangeRecord, ChangeState, History, PendingHandler, Reboot, Recorded, StepRecord, StepState,
-    UnfinishedRollback,
+    ChangeRecord, History, PendingHandler, Reboot, Recorded, StepRecord, StepState, UnfinishedRollback,
 };
 pub use load::{Loaded, Torn, load};
 pub use record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Settling,
     Undoing,
 };
+pub use state::ChangeState;
 
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;

@@ -26,7 +26,7 @@ pub struct FormatVersion {
 
 impl FormatVersion {
     /// What this kkrun writes.
-    pub const CURRENT: Self = Self { major: 1, minor: 0 };
+    pub const CURRENT: Self = Self { major: 2, minor: 0 };
 }
 
 /// What stands before every entry.

@@ -245,10 +245,10 @@ fn a_journal_that_a_newer_kkrun_wrote_is_left_to_it_unless_it_may_be_passed_over
     let newer = broken(|bytes| {
         let text = String::from_utf8(bytes).unwrap();
         let mut record: serde_json::Value = serde_json::from_str(&text.lines().next().unwrap()[9..]).unwrap();
-        record["version"]["major"] = 2.into();
+        record["version"]["major"] = 3.into();
         line_of(&record).into()
     });
-    refused(&newer, "wrote it in format 2");
+    refused(&newer, "wrote it in format 3");
 }
 
 #[test]

@@ -93,9 +93,12 @@ fn a_newer_format_and_an_unknown_kind_are_left_to_the_newer_kkrun() {
     let whole = journal(&place);
     let records = lines(&whole);
     let json = |record: &[u8]| String::from_utf8(record[9..record.len() - 1].to_vec()).unwrap();
-    let newer = json(&records[0]).replace("\"major\":1", "\"major\":2");
+    let newer = json(&records[0]).replace("\"major\":2", "\"major\":3");
     fs::write(place.path("state/journal"), [sealed(&newer), records[1..].concat()].concat()).unwrap();
-    is_refused(&place, "format 2.");
+    is_refused(&place, "format 3.");
+    let older = json(&records[0]).replace("\"major\":2", "\"major\":1");
+    fs::write(place.path("state/journal"), sealed(&older)).unwrap();
+    is_refused(&place, "format 1.");
 
     let last = records.last().unwrap();
     let at = records.len() as u64;
@@ -110,6 +113,63 @@ fn a_newer_format_and_an_unknown_kind_are_left_to_the_newer_kkrun() {
     is_refused(&place, "telemetry");
     let skippable = next(r#""skippable":true,"kind":"telemetry""#);
     fs::write(place.path("state/journal"), [&whole[..], &skippable].concat()).unwrap();
+    place.run("rollback").ends(0).says("3 undone");
+    assert_eq!(place.listing("m"), before);
+}
+
+/// The journal with these entries behind it, each a whole record.
+fn continued(whole: &[u8], entries: &[&str]) -> Vec<u8> {
+    let mut bytes = whole.to_vec();
+    for entry in entries {
+        let records = lines(&bytes);
+        let prev = String::from_utf8(records.last().unwrap()[..8].to_vec()).unwrap();
+        let seq = records.len() + 1;
+        bytes.extend(sealed(&format!(
+            r#"{{"seq":{seq},"prev":"{prev}","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"plan",{entry}}}"#
+        )));
+    }
+    bytes
+}
+
+#[test]
+fn a_record_that_must_not_follow_is_damage_and_named_with_the_reason() {
+    let (place, before) = done();
+    let whole = journal(&place);
+    let next = lines(&whole).len() + 1;
+    let ids: Vec<String> =
+        place.run("history --json").ends(0).json()[1..].iter().map(|row| row["change"].to_string()).collect();
+    let id = &ids[0];
+    let entry = |kind: &str, id: &str| match kind {
+        "done" => format!(r#""kind":"done","change":{id},"recorded":[]"#),
+        "void" => format!(r#""kind":"void","change":{id},"why":"as before""#),
+        "undo_intent" => format!(r#""kind":"undo_intent","change":{id}"#),
+        "undone" => format!(r#""kind":"undone","change":{id},"how":"restored","recorded":[]"#),
+        other => panic!("{other}"),
+    };
+    let undone = [entry("undo_intent", id), entry("undone", id)];
+    let after_undone = |kind: &str| [&undone[..], &[entry(kind, id)]].concat();
+    let state = r#""kind":"recorded","target":{"file":"/nowhere"},"state":null"#.to_owned();
+    for (entries, at, why) in [
+        (
+            vec![entry("done", "999")],
+            0,
+            "says `done` of change 999, of which no intent is recorded".to_owned(),
+        ),
+        (vec![entry("done", id)], 0, format!("says `done` of change {id}, which is done")),
+        (vec![entry("void", id)], 0, format!("says `void` of change {id}, which is done")),
+        (vec![entry("undone", id)], 0, format!("says `undone` of change {id}, which is done")),
+        (after_undone("done"), 2, format!("says `done` of change {id}, which is undone")),
+        (after_undone("undo_intent"), 2, format!("says `undo_intent` of change {id}, which is undone")),
+        (vec![state], 0, "records a state of file:/nowhere, which was never changed".to_owned()),
+    ] {
+        let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
+        fs::write(place.path("state/journal"), continued(&whole, &entries)).unwrap();
+        is_refused(&place, &format!("is damaged: record {} {why}", next + at));
+    }
+    let undone: Vec<&str> = undone.iter().map(String::as_str).collect();
+    fs::write(place.path("state/journal"), continued(&whole, &undone)).unwrap();
+    place.run("doctor").ends(0);
+    fs::write(place.path("state/journal"), &whole).unwrap();
     place.run("rollback").ends(0).says("3 undone");
     assert_eq!(place.listing("m"), before);
 }
