@@ -3,8 +3,9 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
+use serde_json::Value;
 
-use super::line::{self, Read};
 use super::record::{Entry, FormatVersion, Header, Record};
 use super::{FILE, History, damaged};
 
@@ -175,6 +176,27 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
     Ok(loaded)
 }
 
+/// A record of which the entry is not understood.
+#[derive(Deserialize)]
+struct Headed {
+    header: Header,
+    entry: Value,
+}
+
+impl Headed {
+    fn kind(&self) -> &str {
+        let key = || self.entry.as_object()?.keys().next().map(String::as_str);
+        self.entry.as_str().or_else(key).unwrap_or_default()
+    }
+}
+
+/// The first record of a journal of format 1, which had no header of its own.
+#[derive(Deserialize)]
+struct FirstOfFormatOne {
+    version: FormatVersion,
+    kkrun: String,
+}
+
 /// Reads one line. A whole line of a kind that this kkrun neither knows nor may pass over is an error.
 fn read_line(line: &[u8], number: u64) -> Result<Line, Fault> {
     let Some((checksum, json)) = split(line) else {
@@ -183,18 +205,23 @@ fn read_line(line: &[u8], number: u64) -> Result<Line, Fault> {
     if !is_checksum(checksum, json) {
         return Ok(Line::Bad("does not match its checksum".to_owned()));
     }
-    let unreadable =
-        |why: String| Fault::damage(format!("record {number} is whole but not understood: {why}"));
-    let json = std::str::from_utf8(json).map_err(|error| unreadable(error.to_string()))?;
-    match line::read(json).map_err(|error| unreadable(error.to_string()))? {
-        Read::Record(record) => Ok(Line::Valid(record, checksum.to_owned())),
-        Read::Unknown { header, .. } if header.skippable => {
-            Ok(Line::Passed(Box::new(header), checksum.to_owned()))
-        }
-        Read::Unknown { kind, .. } => {
-            let what = format!("record {number} is of the kind `{kind}`, which a newer kkrun wrote");
-            Err(Fault::of_another(what))
-        }
+    let checksum = checksum.to_owned();
+    let why = match serde_json::from_slice(json) {
+        Ok(record) => return Ok(Line::Valid(Box::new(record), checksum)),
+        Err(why) => why.to_string(),
+    };
+    // All of the kinds are no help.
+    let why = why.split(", expected one of").next().unwrap_or_default();
+    match serde_json::from_slice::<Headed>(json) {
+        Ok(Headed { header, .. }) if header.skippable => Ok(Line::Passed(Box::new(header), checksum)),
+        Ok(headed) => Err(Fault::of_another(format!(
+            "record {number} of the kind `{}`, which a newer kkrun wrote, is not understood: {why}",
+            headed.kind()
+        ))),
+        Err(_) => Err(match serde_json::from_slice::<FirstOfFormatOne>(json) {
+            Ok(FirstOfFormatOne { version, kkrun }) => of_another_format(&kkrun, version),
+            Err(_) => Fault::damage(format!("record {number} is whole but no record: {why}")),
+        }),
     }
 }
 
@@ -228,16 +255,19 @@ fn check_version(entry: &Entry) -> Result<(), Fault> {
     if version.major == FormatVersion::CURRENT.major {
         return Ok(());
     }
-    let FormatVersion { major, minor } = version;
+    Err(of_another_format(kkrun, *version))
+}
+
+fn of_another_format(kkrun: &str, FormatVersion { major, minor }: FormatVersion) -> Fault {
     let own = FormatVersion::CURRENT.major;
-    let way_on = if *major > own {
+    let way_on = if major > own {
         "use that kkrun"
     } else {
         "use that kkrun to roll back, or start anew with another state directory"
     };
-    Err(Fault::of_another(format!(
+    Fault::of_another(format!(
         "kkrun {kkrun} wrote it in format {major}.{minor}, and this kkrun reads format {own} only; {way_on}"
-    )))
+    ))
 }
 
 /// The number of the first whole record that begins anywhere in `bytes`: a line may have lost its start.
@@ -252,7 +282,7 @@ fn first_valid(bytes: &[u8]) -> Option<u64> {
                 && let Some((checksum, json)) = split(&bytes[at..end])
                 && is_checksum(checksum, json)
             {
-                return serde_json::from_slice::<Header>(json).ok().map(|header| header.seq);
+                return serde_json::from_slice::<Headed>(json).ok().map(|headed| headed.header.seq);
             }
         }
         start = end + 1;
@@ -353,25 +383,42 @@ mod tests {
 
     #[test]
     fn another_major_version_and_an_unknown_kind_stop_the_reader_unless_skippable() {
-        let head =
-            r#"{"seq":SEQ,"prev":"PREV","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p","#;
-        let record = |seq: u64, prev: &str, rest: &str| {
-            line(&(head.replace("SEQ", &seq.to_string()).replace("PREV", prev) + rest))
+        let record = |seq: u64, prev: &str, skippable: bool, entry: &str| {
+            line(&format!(
+                r#"{{"header":{{"seq":{seq},"prev":"{prev}","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p","skippable":{skippable}}},"entry":{entry}}}"#
+            ))
         };
         let format = |major: u32| {
-            let rest = format!(
-                r#""kind":"format","version":{{"major":{major},"minor":7}},"kkrun":"9","machine":"m"}}"#
-            );
-            record(1, "00000000", &rest)
+            let version = format!(r#"{{"major":{major},"minor":7}}"#);
+            let entry = format!(r#"{{"format":{{"version":{version},"kkrun":"9","machine":"m"}}}}"#);
+            record(1, "00000000", false, &entry)
         };
         assert!(parse(format(3).as_bytes()).unwrap_err().why.contains("format 3.7"));
-        let older = parse(format(1).as_bytes()).unwrap_err();
-        assert!(older.why.contains("format 1.7") && older.why.contains("roll back"), "{}", older.why);
+        let older = line(
+            r#"{"seq":1,"prev":"00000000","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p","kind":"format","version":{"major":1,"minor":0},"kkrun":"0.1.0","machine":"m"}"#,
+        );
+        for older in [older, format(1)] {
+            let fault = parse(older.as_bytes()).unwrap_err();
+            assert!(fault.why.starts_with("kkrun ") && !fault.is_damage, "{}", fault.why);
+            assert!(fault.why.contains("format 1.") && fault.why.contains("roll back"), "{}", fault.why);
+        }
         let first = format(2);
-        let unknown = record(2, &first[..8], r#""kind":"telemetry","future":1}"#);
-        assert!(parse((first.clone() + unknown.as_str()).as_bytes()).unwrap_err().why.contains("telemetry"));
-        let skippable = record(2, &first[..8], r#""skippable":true,"kind":"telemetry"}"#);
-        assert_eq!(parse((first + skippable.as_str()).as_bytes()).unwrap().records, 2);
+        for entry in [r#"{"telemetry":{"future":1}}"#, r#""telemetry""#] {
+            let unknown = record(2, &first[..8], false, entry);
+            let why = parse((first.clone() + unknown.as_str()).as_bytes()).unwrap_err().why;
+            assert!(why.starts_with("record 2 of the kind `telemetry`, which a newer kkrun wrote"), "{why}");
+            let skippable = record(2, &first[..8], true, entry);
+            assert_eq!(parse((first.clone() + skippable.as_str()).as_bytes()).unwrap().records, 2);
+        }
+        let more = record(2, &first[..8], false, r#"{"undo_intent":{"change":1,"later":[1]}}"#);
+        let why = parse((first.clone() + more.as_str()).as_bytes()).unwrap_err().why;
+        assert!(
+            why.contains("of which no intent is recorded"),
+            "a field that is not known is passed over: {why}"
+        );
+        let less = record(2, &first[..8], false, r#"{"undo_intent":{}}"#);
+        let why = parse((first + less.as_str()).as_bytes()).unwrap_err().why;
+        assert!(why.contains("missing field `change`"), "{why}");
     }
 
     #[test]

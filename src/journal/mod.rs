@@ -5,7 +5,6 @@
 //! counts once it is synced; what follows the last whole record is a torn write of a run that died.
 
 mod history;
-mod line;
 mod load;
 mod record;
 mod state;

@@ -50,7 +50,7 @@ pub struct Header {
 }
 
 /// A header and what it heads.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
     /// Who wrote it, when.
     pub header: Header,

@@ -226,8 +226,8 @@ fn with_a_record(change: impl FnOnce(&mut serde_json::Value)) -> Place {
         let text = String::from_utf8(bytes).unwrap();
         let last = text.lines().last().unwrap();
         let mut record: serde_json::Value = serde_json::from_str(&last[9..]).unwrap();
-        record["prev"] = last[..8].into();
-        record["seq"] = (record["seq"].as_u64().unwrap() + 1).into();
+        record["header"]["prev"] = last[..8].into();
+        record["header"]["seq"] = (record["header"]["seq"].as_u64().unwrap() + 1).into();
         change(&mut record);
         format!("{text}{}", line_of(&record)).into()
     })
@@ -235,17 +235,17 @@ fn with_a_record(change: impl FnOnce(&mut serde_json::Value)) -> Place {
 
 #[test]
 fn a_journal_that_a_newer_kkrun_wrote_is_left_to_it_unless_it_may_be_passed_over() {
-    refused(&with_a_record(|record| record["kind"] = "teleported".into()), "which a newer kkrun wrote");
+    refused(&with_a_record(|record| record["entry"] = "teleported".into()), "which a newer kkrun wrote");
     let skippable = with_a_record(|record| {
-        record["kind"] = "teleported".into();
-        record["skippable"] = true.into();
+        record["entry"] = "teleported".into();
+        record["header"]["skippable"] = true.into();
     });
     skippable.run("plan.rhai").ends(0);
     skippable.run("rollback").ends(0);
     let newer = broken(|bytes| {
         let text = String::from_utf8(bytes).unwrap();
         let mut record: serde_json::Value = serde_json::from_str(&text.lines().next().unwrap()[9..]).unwrap();
-        record["version"]["major"] = 3.into();
+        record["entry"]["format"]["version"]["major"] = 3.into();
         line_of(&record).into()
     });
     refused(&newer, "wrote it in format 3");

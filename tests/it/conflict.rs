@@ -103,7 +103,7 @@ seen > before
 run plan.rhai
 seen > after
 cp state/journal acted
-for line in $(grep -n '"kind":"intent"' acted | cut -d: -f1); do
+for line in $(grep -n '"entry":{"intent":' acted | cut -d: -f1); do
     head -n "$line" acted > state/journal
     run plan.rhai
     same after "acted again behind record $line"
@@ -113,7 +113,7 @@ run rollback --purge all
 same before "undone"
 cp state/journal undone
 count=0
-for line in $(grep -n '"kind":"undo_intent"' undone | cut -d: -f1); do
+for line in $(grep -n '"entry":{"undo_intent":' undone | cut -d: -f1); do
     head -n "$line" undone > state/journal
     run rollback --purge all
     same before "undone again behind record $line"

@@ -72,12 +72,12 @@ fn damage() -> impl Strategy<Value = Damage> {
     let at = || 0..5_000_usize;
     let json = prop_oneof![
         Just("{}".to_owned()),
-        Just("{\"seq\":1,\"kind\":\"checkpoint\",\"skippable\":true}".to_owned()),
+        Just("{\"header\":{\"seq\":1,\"skippable\":true},\"entry\":\"checkpoint\"}".to_owned()),
         Just("[]".repeat(200)),
         Just("[".repeat(2_000)),
         "\\PC{0,60}",
         (any::<u64>(), any::<i64>(), "[a-z_]{0,12}").prop_map(|(seq, time, kind)| format!(
-            "{{\"seq\":{seq},\"prev\":\"00000000\",\"run\":\"r\",\"boot\":\"b\",\"time\":{time},\"plan\":\"p\",\"kind\":\"{kind}\"}}"
+            "{{\"header\":{{\"seq\":{seq},\"prev\":\"00000000\",\"run\":\"r\",\"boot\":\"b\",\"time\":{time},\"plan\":\"p\"}},\"entry\":\"{kind}\"}}"
         )),
     ];
     prop_oneof![

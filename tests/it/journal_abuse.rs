@@ -96,22 +96,22 @@ fn a_newer_format_and_an_unknown_kind_are_left_to_the_newer_kkrun() {
     let newer = json(&records[0]).replace("\"major\":2", "\"major\":3");
     fs::write(place.path("state/journal"), [sealed(&newer), records[1..].concat()].concat()).unwrap();
     is_refused(&place, "format 3.");
-    let older = json(&records[0]).replace("\"major\":2", "\"major\":1");
-    fs::write(place.path("state/journal"), sealed(&older)).unwrap();
-    is_refused(&place, "format 1.");
+    let older = r#"{"seq":1,"prev":"00000000","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p","kind":"format","version":{"major":1,"minor":0},"kkrun":"0.1.0","machine":"m"}"#;
+    fs::write(place.path("state/journal"), sealed(older)).unwrap();
+    is_refused(&place, "kkrun 0.1.0 wrote it in format 1.0");
 
     let last = records.last().unwrap();
     let at = records.len() as u64;
     let next = |rest: &str| {
         let prev = String::from_utf8(last[..8].to_vec()).unwrap();
         sealed(&format!(
-            r#"{{"seq":{},"prev":"{prev}","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p",{rest}}}"#,
+            r#"{{"header":{{"seq":{},"prev":"{prev}","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p"{rest}}}"#,
             at + 1
         ))
     };
-    fs::write(place.path("state/journal"), [&whole[..], &next(r#""kind":"telemetry""#)].concat()).unwrap();
+    fs::write(place.path("state/journal"), [&whole[..], &next(r#"},"entry":"telemetry""#)].concat()).unwrap();
     is_refused(&place, "telemetry");
-    let skippable = next(r#""skippable":true,"kind":"telemetry""#);
+    let skippable = next(r#","skippable":true},"entry":"telemetry""#);
     fs::write(place.path("state/journal"), [&whole[..], &skippable].concat()).unwrap();
     place.run("rollback").ends(0).says("3 undone");
     assert_eq!(place.listing("m"), before);
@@ -125,7 +125,7 @@ fn continued(whole: &[u8], entries: &[&str]) -> Vec<u8> {
         let prev = String::from_utf8(records.last().unwrap()[..8].to_vec()).unwrap();
         let seq = records.len() + 1;
         bytes.extend(sealed(&format!(
-            r#"{{"seq":{seq},"prev":"{prev}","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"plan",{entry}}}"#
+            r#"{{"header":{{"seq":{seq},"prev":"{prev}","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"plan"}},"entry":{entry}}}"#
         )));
     }
     bytes
@@ -140,15 +140,15 @@ fn a_record_that_must_not_follow_is_damage_and_named_with_the_reason() {
         place.run("history --json").ends(0).json()[1..].iter().map(|row| row["change"].to_string()).collect();
     let id = &ids[0];
     let entry = |kind: &str, id: &str| match kind {
-        "done" => format!(r#""kind":"done","change":{id},"recorded":[]"#),
-        "void" => format!(r#""kind":"void","change":{id},"why":"as before""#),
-        "undo_intent" => format!(r#""kind":"undo_intent","change":{id}"#),
-        "undone" => format!(r#""kind":"undone","change":{id},"how":"restored","recorded":[]"#),
+        "done" => format!(r#"{{"done":{{"change":{id},"recorded":[]}}}}"#),
+        "void" => format!(r#"{{"void":{{"change":{id},"why":"as before"}}}}"#),
+        "undo_intent" => format!(r#"{{"undo_intent":{{"change":{id}}}}}"#),
+        "undone" => format!(r#"{{"undone":{{"change":{id},"how":"restored","recorded":[]}}}}"#),
         other => panic!("{other}"),
     };
     let undone = [entry("undo_intent", id), entry("undone", id)];
     let after_undone = |kind: &str| [&undone[..], &[entry(kind, id)]].concat();
-    let state = r#""kind":"recorded","target":{"file":"/nowhere"},"state":null"#.to_owned();
+    let state = r#"{"recorded":{"target":{"file":"/nowhere"},"state":null}}"#.to_owned();
     for (entries, at, why) in [
         (
             vec![entry("done", "999")],
@@ -213,7 +213,7 @@ fn cut_behind_any_record_a_rollback_is_never_told_that_there_is_nothing() {
     let records = lines(&whole);
     let first_intent = records
         .iter()
-        .position(|line| String::from_utf8_lossy(line).contains("\"kind\":\"intent\""))
+        .position(|line| String::from_utf8_lossy(line).contains("\"entry\":{\"intent\""))
         .unwrap();
     for kept in 1..records.len() {
         let (place, _) = done();

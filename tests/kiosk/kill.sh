@@ -8,7 +8,7 @@ kill_in() {
     "$KKRUN" --non-interactive --yes master.rhai >/tmp/killed.log 2>&1 </dev/null &
     pid=$!
     for _ in $(seq 3000); do
-        if grep -q "\"kind\":\"step_started\",\"step\":\"$step\"" /var/lib/kkrun/journal 2>/dev/null; then break; fi
+        if grep -q "\"step_started\":{\"step\":\"$step\"" /var/lib/kkrun/journal 2>/dev/null; then break; fi
         kill -0 $pid 2>/dev/null || break
         sleep 0.01
     done

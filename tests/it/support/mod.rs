@@ -172,7 +172,8 @@ impl Place {
         // The last may be on its way still.
         let kind = |line: &str| {
             let record: serde_json::Value = serde_json::from_str(line.get(9..)?).ok()?;
-            Some(record["kind"].as_str()?.to_owned())
+            let entry = &record["entry"];
+            Some(entry.as_str().or_else(|| entry.as_object()?.keys().next().map(String::as_str))?.to_owned())
         };
         text.lines().map_while(kind).collect()
     }
