@@ -1,6 +1,7 @@
 //! What happens, as data: reported from below, rendered by `ui`.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::io::Write;
 use std::rc::Rc;
 
@@ -56,6 +57,48 @@ pub enum Level {
     Success,
 }
 
+/// Why a step is skipped. In JSON it is the sentence.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(into = "String")]
+pub enum SkipReason {
+    /// It is complete by its record.
+    Complete,
+    /// It is complete, and was looked at.
+    Examined,
+    /// What it is now is taken as complete.
+    Recorded,
+    /// The options select other steps.
+    NotSelected,
+    /// It was rolled back alone; with its id.
+    Held(String),
+    /// It no longer holds, which is only reported; with what differs.
+    Drifted(String),
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Complete => formatter.write_str("complete"),
+            Self::Examined => formatter.write_str("examined"),
+            Self::Recorded => formatter.write_str("recorded"),
+            Self::NotSelected => formatter.write_str("not selected"),
+            Self::Held(id) => {
+                write!(
+                    formatter,
+                    "on hold, because it was rolled back by itself; `--redo {id}` runs it again"
+                )
+            }
+            Self::Drifted(reason) => write!(formatter, "no longer holds: {reason}"),
+        }
+    }
+}
+
+impl From<SkipReason> for String {
+    fn from(reason: SkipReason) -> Self {
+        reason.to_string()
+    }
+}
+
 /// Something that happened.
 #[derive(Clone, Debug, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -83,8 +126,8 @@ pub enum Event {
         id: String,
         /// Its title.
         title: String,
-        /// Why: `complete`, `held`, `not selected`.
-        why: String,
+        /// Why.
+        why: SkipReason,
         /// When it completed, in seconds since the epoch.
         finished: Option<i64>,
     },
@@ -409,6 +452,7 @@ impl Reporter {
                     *line = redact(line);
                 }
             }
+            Event::StepSkipped { why: SkipReason::Drifted(reason), .. } => *reason = redact(reason),
             Event::StepSkipped { .. }
             | Event::StepCompleted { .. }
             | Event::StepInterrupted { .. }
@@ -433,4 +477,26 @@ fn log_line(event: &Event) -> Option<String> {
         Event::StepInterrupted { signal, .. } => format!("stopped by {signal}"),
         _ => return None,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_to_skip_is_its_sentence_in_json() {
+        for (why, text) in [
+            (SkipReason::Complete, "complete"),
+            (SkipReason::Examined, "examined"),
+            (SkipReason::Recorded, "recorded"),
+            (SkipReason::NotSelected, "not selected"),
+            (
+                SkipReason::Held("07".into()),
+                "on hold, because it was rolled back by itself; `--redo 07` runs it again",
+            ),
+            (SkipReason::Drifted("a differs".into()), "no longer holds: a differs"),
+        ] {
+            assert_eq!(serde_json::to_value(&why).unwrap(), text);
+        }
+    }
 }

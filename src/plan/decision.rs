@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use crate::event::SkipReason;
 use crate::journal::{Fingerprint, StepRecord, StepState};
 
 /// What the operator said about which steps to run.
@@ -25,7 +26,7 @@ pub enum Decision {
     /// Passed over.
     Skip {
         /// Why.
-        why: &'static str,
+        why: SkipReason,
     },
     /// Its present fingerprint is recorded as done.
     Accept,
@@ -73,7 +74,7 @@ impl Selection {
     ) -> Decision {
         let named = |list: &[String]| list.iter().any(|named| named == id);
         if !began || (!self.only.is_empty() && !named(&self.only)) {
-            return Decision::Skip { why: "not selected" };
+            return Decision::Skip { why: SkipReason::NotSelected };
         }
         if named(&self.redo) {
             return Decision::Run { reason: Some("asked for again".to_owned()) };
@@ -83,12 +84,12 @@ impl Selection {
         }
         match record.map_or(StepState::Pending, |record| record.state) {
             StepState::OnHold if !named(&self.only) && self.from.as_deref() != Some(id) => {
-                Decision::Skip { why: "on hold" }
+                Decision::Skip { why: SkipReason::Held(id.to_owned()) }
             }
             StepState::Complete => match stale {
                 Some(reason) => Decision::Run { reason: Some(reason) },
                 None if self.verify => Decision::Examine,
-                None => Decision::Skip { why: "complete" },
+                None => Decision::Skip { why: SkipReason::Complete },
             },
             _ => Decision::Run { reason: None },
         }
@@ -142,14 +143,14 @@ mod tests {
             selection.decide("03", true, Some(&complete), stale.map(str::to_owned))
         };
         let plain = Selection::default();
-        assert_eq!(decide(&plain, None), Decision::Skip { why: "complete" });
+        assert_eq!(decide(&plain, None), Decision::Skip { why: SkipReason::Complete });
         assert_eq!(decide(&plain, Some("x")), Decision::Run { reason: Some("x".to_owned()) });
         let redo = Selection { redo: vec!["03".to_owned()], ..Selection::default() };
         assert!(matches!(decide(&redo, None), Decision::Run { .. }));
         let verify = Selection { verify: true, ..Selection::default() };
         assert_eq!(decide(&verify, None), Decision::Examine);
         let only = Selection { only: vec!["04".to_owned()], ..Selection::default() };
-        assert_eq!(decide(&only, Some("x")), Decision::Skip { why: "not selected" });
+        assert_eq!(decide(&only, Some("x")), Decision::Skip { why: SkipReason::NotSelected });
     }
 
     #[test]
@@ -169,7 +170,10 @@ mod tests {
     fn a_held_step_runs_only_when_it_is_named() {
         let held = record(StepState::OnHold);
         let plain = Selection::default();
-        assert_eq!(plain.decide("03", true, Some(&held), None), Decision::Skip { why: "on hold" });
+        assert_eq!(
+            plain.decide("03", true, Some(&held), None),
+            Decision::Skip { why: SkipReason::Held("03".to_owned()) }
+        );
         let only = Selection { only: vec!["03".to_owned()], ..Selection::default() };
         assert_eq!(only.decide("03", true, Some(&held), None), Decision::Run { reason: None });
     }

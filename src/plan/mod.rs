@@ -23,7 +23,7 @@ pub use runner::{Doing, Runner, StepReport};
 use unchanged::{is_unchanged, remembered, to_remember};
 
 use crate::change::World;
-use crate::event::{Event, Reporter};
+use crate::event::{Event, Reporter, SkipReason};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{self, Entry, History, Loaded, Writer};
@@ -361,10 +361,10 @@ fn ask_secrets(launch: &Launch, host: &Host, plan: &Plan, engine: &Engine) -> Re
         began |= launch.selection.from.as_deref().is_none_or(|from| from == step.id);
         let record = host.seen().history().step(host.seen().plan(), &step.id).cloned();
         let decision = launch.selection.decide(&step.id, began, record.as_ref(), None);
-        let may_run = match decision {
+        let may_run = match &decision {
             Decision::Run { .. } | Decision::Examine => true,
             // It may be stale: then it runs, with secrets that it did not ask for before.
-            Decision::Skip { why } => why == "complete",
+            Decision::Skip { why } => *why == SkipReason::Complete,
             Decision::Accept => false,
         };
         if !may_run {

@@ -6,11 +6,12 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::Launch;
 use super::decision::{Decision, Selection, staleness};
-use crate::event::{Answer, Event, Question};
+use crate::event::{Answer, Event, Question, SkipReason};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, Place};
 use crate::journal::{Entry, Fingerprint, Handler, History, StepRecord, StepState};
@@ -35,6 +36,29 @@ pub enum Doing {
     Examine,
 }
 
+/// Where a step stands, by its record and, where it was examined, by what is there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StepStatus {
+    /// Not begun, forgotten, or undone.
+    #[default]
+    Pending,
+    /// A run is at it.
+    Running,
+    /// Begun, with no end of its own.
+    Interrupted,
+    /// Failed.
+    Failed,
+    /// Rolled back alone; not run until it is named.
+    OnHold,
+    /// Complete.
+    Complete,
+    /// Complete, but its inputs changed.
+    Stale,
+    /// Complete, but its effect no longer holds.
+    Drifted,
+}
+
 /// What an examination or a preview found about a step.
 #[derive(Clone, Debug, Default)]
 pub struct StepReport {
@@ -44,8 +68,8 @@ pub struct StepReport {
     pub title: String,
     /// Its script.
     pub script: String,
-    /// One word of the contract: `pending`, `complete`, …
-    pub status: &'static str,
+    /// Where it stands.
+    pub status: StepStatus,
     /// Why it is stale or drifted.
     pub reason: Option<String>,
     /// The targets that it asks for, if all of it could be looked at.
@@ -127,7 +151,7 @@ impl Runner {
 
     fn pass(host: &Host, id: &str, title: &str) {
         let session = host.seen();
-        skip(host, id, title, "complete", session.history().step(session.plan(), id));
+        skip(host, id, title, SkipReason::Complete, session.history().step(session.plan(), id));
     }
 
     /// Tells the name of the script that was called.
@@ -341,7 +365,7 @@ impl Runner {
             id: call.id.clone(),
             title: call.title.clone(),
             script: script_of(call),
-            status: "pending",
+            status: StepStatus::Pending,
             reason: None,
             asks: None,
         };
@@ -352,7 +376,7 @@ impl Runner {
             return Ok(report);
         }
         if let Some(reason) = stale(context, host, call, &record)? {
-            report.status = "stale";
+            report.status = StepStatus::Stale;
             report.reason = Some(reason);
             return Ok(report);
         }
@@ -360,7 +384,7 @@ impl Runner {
         let drift = drift_of(context, host, call)?;
         let asked = host.seen().take_asked();
         if let Some(reason) = drift {
-            report.status = "drifted";
+            report.status = StepStatus::Drifted;
             report.reason = Some(reason);
         } else {
             report.asks = Some(asked);
@@ -407,7 +431,7 @@ impl Runner {
         Ok(())
     }
 
-    fn skip(host: &Host, call: &StepCall, why: &str, record: Option<&StepRecord>) {
+    fn skip(host: &Host, call: &StepCall, why: SkipReason, record: Option<&StepRecord>) {
         skip(host, &call.id, &call.title, why, record);
     }
 }
@@ -440,20 +464,12 @@ impl StepRunner for Runner {
         let decision = self.selection.decide(&call.id, began, record.as_ref(), stale);
         tracing::debug!(step = call.id, ?decision, "decided");
         match (decision, self.doing) {
-            (Decision::Skip { why: "on hold" }, _) => {
-                let why = format!(
-                    "on hold, because it was rolled back by itself; `--redo {}` runs it again",
-                    call.id
-                );
-                Self::skip(&host, call, &why, record.as_ref());
-                Ok(())
-            }
             (Decision::Skip { why }, _) => {
                 Self::skip(&host, call, why, record.as_ref());
                 Ok(())
             }
             (Decision::Accept, Doing::Preview) => {
-                Self::skip(&host, call, "recorded", record.as_ref());
+                Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
                 Ok(())
             }
             (Decision::Run { reason }, Doing::Preview) => Self::preview(context, &host, call, reason),
@@ -463,18 +479,18 @@ impl StepRunner for Runner {
                 let fingerprint = Self::fingerprint_now(context, &host, call, then.as_ref())?;
                 let (step, title, script) = (call.id.clone(), call.title.clone(), script_of(call));
                 host.session().record(Entry::StepAccepted { step, title, script, fingerprint })?;
-                Self::skip(&host, call, "recorded", record.as_ref());
+                Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
                 Ok(())
             }
             (Decision::Examine, _) => {
                 let drift = looking(&host, || drift_of(context, &host, call))?;
                 match drift {
                     None => {
-                        Self::skip(&host, call, "examined", record.as_ref());
+                        Self::skip(&host, call, SkipReason::Examined, record.as_ref());
                         Ok(())
                     }
                     Some(reason) => {
-                        Self::skip(&host, call, &format!("no longer holds: {reason}"), record.as_ref());
+                        Self::skip(&host, call, SkipReason::Drifted(reason), record.as_ref());
                         self.state.borrow_mut().drifted.push(call.id.clone());
                         Ok(())
                     }
@@ -574,11 +590,11 @@ impl StepRunner for Runner {
     }
 }
 
-fn skip(host: &Host, id: &str, title: &str, why: &str, record: Option<&StepRecord>) {
+fn skip(host: &Host, id: &str, title: &str, why: SkipReason, record: Option<&StepRecord>) {
     host.reporter().emit(&Event::StepSkipped {
         id: id.to_owned(),
         title: title.to_owned(),
-        why: why.to_owned(),
+        why,
         finished: record.and_then(|record| record.finished).map(jiff::Timestamp::as_second),
     });
 }
@@ -690,14 +706,14 @@ fn shown_place(place: &Place) -> String {
 }
 
 /// Where a step stands by its record alone.
-fn by_record(record: &StepRecord, is_running: bool) -> &'static str {
+fn by_record(record: &StepRecord, is_running: bool) -> StepStatus {
     match record.state {
-        StepState::Pending => "pending",
-        StepState::Started if is_running => "running",
-        StepState::Started | StepState::Interrupted => "interrupted",
-        StepState::Failed => "failed",
-        StepState::OnHold => "on_hold",
-        StepState::Complete => "complete",
+        StepState::Pending => StepStatus::Pending,
+        StepState::Started if is_running => StepStatus::Running,
+        StepState::Started | StepState::Interrupted => StepStatus::Interrupted,
+        StepState::Failed => StepStatus::Failed,
+        StepState::OnHold => StepStatus::OnHold,
+        StepState::Complete => StepStatus::Complete,
     }
 }
 

@@ -12,7 +12,7 @@ use jiff::tz::TimeZone;
 use super::Verbosity;
 use super::output::{line_to_stderr, line_to_stdout};
 use super::questions::Questions;
-use crate::event::{Answer, Audience, ChangeOutcome, Event, Level, Question, UndoOutcome};
+use crate::event::{Answer, Audience, ChangeOutcome, Event, Level, Question, SkipReason, UndoOutcome};
 use crate::machine::clock;
 use crate::text::printable_lines;
 use crate::time;
@@ -127,12 +127,12 @@ impl Audience for Console {
             Event::StepSkipped { id, title, why, finished } if normal => {
                 let since = finished.and_then(|at| jiff::Timestamp::from_second(at).ok());
                 let since = since.map(|at| time::when(at, clock::now(), &TimeZone::system()));
-                let text = match (why.as_str(), since) {
-                    ("complete", Some(since)) => format!("done {since}, not re-examined"),
-                    ("examined", Some(since)) => format!("done {since}, still holds"),
-                    (why, _) => why.to_owned(),
+                let text = match (why, since) {
+                    (SkipReason::Complete, Some(since)) => format!("done {since}, not re-examined"),
+                    (SkipReason::Examined, Some(since)) => format!("done {since}, still holds"),
+                    (why, _) => why.to_string(),
                 };
-                let done = matches!(why.as_str(), "complete" | "examined" | "recorded");
+                let done = matches!(why, SkipReason::Complete | SkipReason::Examined | SkipReason::Recorded);
                 let symbol = if done { Emoji("✅", "ok") } else { Emoji("⏭️ ", "--") };
                 self.ended(symbol, id, title, &style(text).for_stderr().dim().to_string());
             }
