@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 
 use super::World;
-use super::file::tag;
+use super::tag;
 use super::tree::{exchange, is_of_kind};
 use crate::failure::Failure;
 use crate::machine::files::{self, Attributes, Content, Contents, FileState, Manifest, PathText, TreeFiles};

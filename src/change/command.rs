@@ -268,7 +268,7 @@ impl CommandChange {
     /// Removes what is left of a product whose removal was interrupted.
     fn clear_leftover(&self) -> Result<()> {
         match self.product() {
-            Some(product) => files::clear_leftover(product, &super::file::tag(product)),
+            Some(product) => files::clear_leftover(product, &super::tag(product)),
             None => Ok(()),
         }
     }
@@ -406,7 +406,7 @@ fn keep_small(world: &World, theirs: &[PathBuf]) -> Result<()> {
         if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
             world.backups()?.save_tree(path)?;
         } else {
-            super::file::keep_copy(world, path)?;
+            super::tree::keep_copy(world, path)?;
         }
     }
     Ok(())
@@ -429,7 +429,7 @@ fn remove(path: &Path) -> Result<()> {
         FileState::Absent => Ok(()),
         // A half of it would be taken for the product.
         FileState::Directory { .. } => super::tree::remove_at_once(path),
-        state => files::remove(path, &state, &super::file::tag(path)),
+        state => files::remove(path, &state, &super::tag(path)),
     }
 }
 
@@ -667,7 +667,7 @@ mod tests {
         undo(&mut world, &change, None, false);
         assert!(!product.exists());
 
-        let left = path.join(format!(".kkrun-{}", super::super::file::tag(&product)));
+        let left = path.join(format!(".kkrun-{}", super::super::tag(&product)));
         std::fs::create_dir_all(left.join("inner")).unwrap();
         assert_eq!(change.kind().position(&world).unwrap(), Position::Before);
         assert!(!left.exists());

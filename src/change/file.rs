@@ -10,8 +10,8 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::tree;
-use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value};
+use super::tree::{self, keep_copy};
+use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value, tag};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, Manifest, PathText};
@@ -348,25 +348,6 @@ impl FileChange {
         }
         lines.join("\n")
     }
-}
-
-/// By word, what somebody else left at a path goes: that is no reason to lose it.
-pub(super) fn keep_copy(world: &World, path: &Path) -> Result<()> {
-    if let FileState::Directory { .. } = FileState::observe(path)? {
-        return tree::save(world, path).map(drop);
-    }
-    if let FileState::Link { to, .. } = world.backups()?.save_file(path)? {
-        use std::os::unix::ffi::OsStrExt;
-        world.backups()?.save(to.as_path().as_os_str().as_bytes())?;
-    }
-    Ok(())
-}
-
-/// The name under which a file is prepared beside its target: the same for every attempt at one path, so that
-/// each finds what the one before left.
-pub(super) fn tag(path: &Path) -> String {
-    use std::os::unix::ffi::OsStrExt;
-    format!("{:08x}", crc32c::crc32c(path.as_os_str().as_bytes()))
 }
 
 impl Kind for FileChange {

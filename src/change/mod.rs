@@ -391,6 +391,7 @@ impl Change {
             target: self.kind().target(),
             keeps_content: self.kind().keeps_content(),
             needs: self.kind().needs(),
+            whole: self.kind().whole().filter(|whole| !whole.overlaps(&self.kind().target())),
             class: self.kind().class(),
             loses: None,
             summary: self.kind().summary(),
@@ -415,6 +416,13 @@ impl Change {
             format!("this kkrun does not understand the recorded change of {}", intent.target)
         })
     }
+}
+
+/// The name under which a file is prepared beside its target: the same for every attempt at one path, so that
+/// each finds what the one before left.
+fn tag(path: &Path) -> String {
+    use std::os::unix::ffi::OsStrExt;
+    format!("{:08x}", crc32c::crc32c(path.as_os_str().as_bytes()))
 }
 
 /// How many differing entries of a tree are shown.

@@ -7,8 +7,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::file::{keep_copy, tag};
-use super::{Kind, Loss, Position, UndoTerms, Undone, World, shortened, state_value};
+use super::{Kind, Loss, Position, UndoTerms, Undone, World, shortened, state_value, tag};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{
@@ -242,6 +241,18 @@ pub(super) fn replaceable(path: &Path, wish: &Manifest) -> Result<Manifest> {
 /// The name that a manifest has in the backups.
 pub(super) fn digest(manifest: &Manifest) -> Result<Digest> {
     Ok(Digest::of(&blob(manifest)?))
+}
+
+/// Saves what is at a path, whatever it is, before it goes: that an operator agreed to that is no reason to lose it.
+pub(super) fn keep_copy(world: &World, path: &Path) -> Result<()> {
+    if let FileState::Directory { .. } = FileState::observe(path)? {
+        return save(world, path).map(drop);
+    }
+    if let FileState::Link { to, .. } = world.backups()?.save_file(path)? {
+        use std::os::unix::ffi::OsStrExt;
+        world.backups()?.save(to.as_path().as_os_str().as_bytes())?;
+    }
+    Ok(())
 }
 
 /// Saves a tree: its manifest and all its contents.

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::{self, AccountRecord};
-use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, file, linger, state_value, tree};
+use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, linger, state_value, tree};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::account::{
@@ -256,7 +256,7 @@ impl UserChange {
         let mode = self.after.home_mode.as_deref().map(bits).transpose()?;
         let is_desired = self.after.home.is_some() || mode.is_some();
         if is_desired && FileState::observe(home)?.is_absent() {
-            return make_home(home, (facts.uid, facts.gid), mode, &file::tag(home));
+            return make_home(home, (facts.uid, facts.gid), mode, &super::tag(home));
         }
         let FileState::Directory { metadata } = FileState::observe(home)? else { return Ok(()) };
         let mut attributes = Attributes { mtime: None, ..Attributes::from(&metadata) };
@@ -522,7 +522,7 @@ impl Kind for UserChange {
 
     fn mend(&self, _world: &World) -> Result<()> {
         if let Some(home) = &self.after.home {
-            files::clear_leftover(home.as_path(), &file::tag(home.as_path()))?;
+            files::clear_leftover(home.as_path(), &super::tag(home.as_path()))?;
         }
         clear_leftover(Path::new(DIRECTORY))
     }

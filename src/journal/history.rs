@@ -277,7 +277,7 @@ impl History {
             Err(why) => bail!("says `{says}` of change {id}, {why}"),
         };
         if let Entry::Done { recorded, .. } | Entry::Undone { recorded, .. } = entry
-            && let Some(other) = recorded.keys().find(|target| !target.overlaps(&known.intent.target))
+            && let Some(other) = recorded.keys().find(|target| !known.intent.is_about(target))
         {
             bail!("says `{says}` of change {id} with a state of {other}, which that change is not about");
         }

@@ -171,6 +171,9 @@ pub struct Intent {
     /// Other targets that have to exist for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<Target>,
+    /// The whole that it changes a part of, if its state is recorded with that of the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub whole: Option<Target>,
     /// What undoing it costs.
     pub class: Class,
     /// What is lost by undoing it, or why it cannot be undone, in the script's words.
@@ -443,6 +446,11 @@ pub enum Entry {
 }
 
 impl Intent {
+    /// Whether its outcome may record a state of this target.
+    pub fn is_about(&self, target: &Target) -> bool {
+        target.overlaps(&self.target) || self.whole.as_ref() == Some(target)
+    }
+
     /// What other changes may depend on, or share with it.
     pub fn footprint(&self) -> Footprint<'_> {
         Footprint { target: &self.target, keeps_content: self.keeps_content, needs: &self.needs }

@@ -196,6 +196,7 @@ mod tests {
                 target,
                 keeps_content: false,
                 needs: Vec::new(),
+                whole: None,
                 class: Class::Safe,
                 loses: None,
                 summary: String::new(),

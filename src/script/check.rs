@@ -132,37 +132,37 @@ impl Checker<'_> {
 
     fn file(&mut self, program: &Program, declared: &BTreeSet<(usize, usize)>) {
         self.checked.scripts.insert(program.name.clone());
-        let process_setup = self.process_setup(program);
-        let mut problems = calls::problems(self, program, &process_setup, declared);
+        let scope = self.scope(program);
+        let mut problems = calls::problems(self, program, &scope, declared);
         problems.extend(leak::problems(&self.vocabulary, program));
         problems.extend(captured::problems(program));
         problems.sort_by_key(|problem| problem.place.as_ref().map(|place| (place.line, place.column)));
         self.checked.problems.extend(problems);
     }
 
-    fn process_setup(&self, program: &Program) -> Surroundings {
-        let mut process_setup = Surroundings::default();
+    fn scope(&self, program: &Program) -> Scope {
+        let mut scope = Scope::default();
         for import in &program.parts(self.engine).imports {
             let module = import.module.as_ref().and_then(|path| self.graph.module(self.engine, path).ok());
-            process_setup.imports.insert(import.alias.clone(), module.map(|module| exports(&module)));
+            scope.imports.insert(import.alias.clone(), module.map(|module| exports(&module)));
         }
         program.ast.walk(&mut |path: &[ASTNode]| {
             match path.last() {
                 Some(ASTNode::Expr(Expr::Map(map, _))) => {
-                    process_setup.properties.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
+                    scope.properties.extend(map.0.iter().map(|(key, _)| key.name.to_string()));
                 }
                 Some(ASTNode::Stmt(Stmt::Assignment(assignment))) => {
                     if let Expr::Dot(dot, ..) = &assignment.1.lhs
                         && let Expr::Property(property, _) = &dot.rhs
                     {
-                        process_setup.properties.insert(property.2.to_string());
+                        scope.properties.insert(property.2.to_string());
                     }
                 }
                 _ => {}
             }
             true
         });
-        process_setup
+        scope
     }
 
     fn unreadable(&mut self, by: &Program, import: &Import, error: Option<anyhow::Error>) {
@@ -203,7 +203,7 @@ impl Checker<'_> {
 
 /// What the calls within a script can reach besides what is registered.
 #[derive(Default)]
-struct Surroundings {
+struct Scope {
     /// By alias; none for a module that cannot be read.
     imports: BTreeMap<String, Option<Exports>>,
     /// The names of properties that are set anywhere: what is called may be a closure in a map.

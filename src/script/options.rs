@@ -223,7 +223,7 @@ mod tests {
     #[derive(serde::Deserialize, Debug)]
     #[serde(rename_all = "lowercase")]
     enum Side {
-        LastKnown,
+        Left,
         Right,
     }
 

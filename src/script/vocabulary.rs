@@ -120,6 +120,8 @@ impl Vocabulary {
                         .map(|info| parameter(registration, &function.namespace, &metadata.name, info))
                         .collect()
                 };
+                let is_shorter = metadata.num_params > metadata.params_info.len();
+                let parameters = (!is_shorter).then_some(parameters);
                 Some((function.namespace, metadata.name.clone(), overloads, global, parameters))
             },
             true,
@@ -130,7 +132,7 @@ impl Vocabulary {
             }
             if !namespace.is_empty() {
                 let key = (namespace.clone(), name.clone());
-                vocabulary.signatures.entry(key).or_default().push(parameters);
+                vocabulary.signatures.entry(key).or_default().extend(parameters);
                 vocabulary.namespaces.entry(namespace).or_default().entry(name).or_default().add(overloads);
             }
         }
@@ -175,10 +177,17 @@ impl Vocabulary {
         if known.options & bit(argument) == 0 { None } else { (self.registration.options)(namespace, name) }
     }
 
-    /// The parameters of the functions of this name with so many.
+    /// The parameters of the functions of this name that can be called with so many arguments. Maps and arrays at the
+    /// end may be left out where a shorter call is registered.
     pub(super) fn signatures(&self, namespace: &str, name: &str, arguments: usize) -> Vec<&[Parameter]> {
         let known = self.signatures.get(&(namespace.into(), name.into())).into_iter().flatten();
-        known.map(Vec::as_slice).filter(|parameters| parameters.len() == arguments).collect()
+        let can_leave_out = |parameter: &Parameter| matches!(parameter.types.as_slice(), [kind] if kind == "map" || kind == "array");
+        known
+            .filter_map(|parameters| {
+                let left_out = parameters.get(arguments..)?;
+                left_out.iter().all(can_leave_out).then_some(&parameters[..arguments])
+            })
+            .collect()
     }
 
     /// Whether a function gives a secret.

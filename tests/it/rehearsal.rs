@@ -551,7 +551,7 @@ fn what_is_killed_inside_or_around_the_clone_leaves_nothing() {
                 let stat = std::fs::read_to_string(format!("/proc/{leader}/stat")).unwrap();
                 let parent = stat.rsplit_once(')').unwrap().1.split_whitespace().nth(1).unwrap().to_owned();
                 let pid = if victim == "leader" { leader } else { parent.parse().unwrap() };
-                kkrun::machine::clone::container::kill(pid);
+                kkrun::machine::clone::cgroup::kill(pid);
             }
             reported.push(progress);
         };

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::thread::{self, sleep};
 use std::time::{Duration, Instant};
 
-use kkrun::machine::clone::container;
+use kkrun::machine::clone::cgroup;
 use kkrun::machine::signal::Signals;
 use kkrun::rehearse::{Progress, Rehearsal, rehearse};
 
@@ -60,7 +60,7 @@ pub fn lose(directory: &Path, kind: &str, at: Duration) -> Survivor {
         let said = std::fs::read_to_string(watched.join("said")).unwrap();
         let ended = watched.join("ended").exists();
         disk.lose_power();
-        container::kill(leader);
+        cgroup::kill(leader);
         // How it ends is of no interest: it has no disk any more.
         let _ = run.join().unwrap();
         let last = said.lines().last().unwrap_or_default().trim().to_owned();

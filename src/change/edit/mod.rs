@@ -22,7 +22,8 @@ use serde_json::Value;
 pub use entry::{DesiredEntry, EntryKind, FileEntry, Made};
 pub use lines::Lines;
 
-use super::file::{keep_copy, tag};
+use super::tag;
+use super::tree::keep_copy;
 use super::{Found, Kind, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::Failure;
 use crate::journal::Undoing;

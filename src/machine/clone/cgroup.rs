@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal};
 
 /// The hierarchy named after systemd, where there is one.
 const NAMED: &str = "/sys/fs/cgroup/systemd";
@@ -82,8 +83,15 @@ pub fn end(directories: &[PathBuf], within: Duration) -> Result<()> {
         if Instant::now() > deadline {
             bail!("its processes do not end: {members:?}");
         }
-        members.into_iter().for_each(super::container::kill);
+        members.into_iter().for_each(kill);
         std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// Sends KILL to a process, if it is still there.
+pub fn kill(process: u32) {
+    if let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) {
+        let _ = rustix::process::kill_process(pid, Signal::KILL);
     }
 }
 

@@ -265,7 +265,7 @@ impl Drop for Container {
         // The kernel ends every process inside with the first one. Its number is its own while the supervisor waits
         // for it; what a killed supervisor left is in the group, which ends now.
         if self.leader != 0 && matches!(self.supervisor.try_wait(), Ok(None)) {
-            kill(self.leader);
+            cgroup::kill(self.leader);
             if matches!(self.wait_end(Duration::from_secs(5)), Ok(Some(_)) | Err(_)) {
                 return;
             }
@@ -284,13 +284,6 @@ pub fn wait_a_moment(child: &mut Child) -> Result<Option<ExitStatus>> {
         let _ = rustix::event::poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&moment));
     }
     child.try_wait().context("cannot wait for a child")
-}
-
-/// Sends KILL to a process, if it is still there.
-pub fn kill(process: u32) {
-    if let Some(pid) = i32::try_from(process).ok().and_then(Pid::from_raw) {
-        let _ = rustix::process::kill_process(pid, Signal::KILL);
-    }
 }
 
 /// Passes a signal on to a child of this process.

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{cgroup, container, network};
+use super::{cgroup, network};
 use crate::machine::{mount, process};
 
 /// What one rehearsal made outside its clone.
@@ -209,7 +209,7 @@ impl Made {
 fn remove(made: &Made) -> Result<()> {
     for process in &made.processes {
         if process.lives() {
-            container::kill(process.pid);
+            cgroup::kill(process.pid);
         }
     }
     let deadline = Instant::now() + Duration::from_secs(10);

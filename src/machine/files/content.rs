@@ -12,10 +12,9 @@ use rustix::io::Errno;
 
 use super::digest::{Digest, Digester};
 use super::failures::failed_io;
-use super::file_state::Identity;
+use super::identity::Identity;
 use super::known::{self, Moment};
 use super::path_text::PathText;
-use super::replace::Contents;
 use crate::failure::Failure;
 
 /// How much is read at once, in bytes: enough that the calls do not count beside the hashing.
@@ -30,6 +29,22 @@ pub enum Content<'bytes> {
     Bytes(Cow<'bytes, [u8]>),
     /// All that is in this file, from its beginning.
     File(File),
+}
+
+/// What a file shall hold.
+#[derive(Clone, Copy)]
+pub enum Contents<'bytes> {
+    /// These bytes.
+    Bytes(&'bytes [u8]),
+    /// These bytes, whose digest is known.
+    Hashed(&'bytes [u8], Digest),
+    /// All that is in this file, from its beginning.
+    File {
+        /// The file.
+        from: &'bytes File,
+        /// What it must hold, if that is known: otherwise the new file does not take its name.
+        sha256: Option<Digest>,
+    },
 }
 
 impl Content<'_> {

@@ -15,6 +15,7 @@ use super::content::{digest_known, read_through};
 use super::digest::Digest;
 use super::failures::{failed, refused};
 use super::flags::Flags;
+use super::identity::Identity;
 use super::metadata::{Attributes, Metadata, ModifiedAt};
 use super::path_text::PathText;
 use super::place::Walk;
@@ -348,43 +349,6 @@ fn open_following(path: &Path) -> Result<File> {
 pub(super) struct Seen {
     pub(super) state: FileState,
     pub(super) identity: Option<Identity>,
-}
-
-/// Tells a file from any other and from itself after any change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Identity {
-    device: u64,
-    pub(super) inode: u64,
-    pub(super) size: i64,
-    pub(super) modified: (i64, i64),
-    changed: (i64, i64),
-    /// How many names it has.
-    pub(super) links: u64,
-}
-
-impl Identity {
-    pub(super) fn of(stat: &Stat) -> Self {
-        Self {
-            device: stat.st_dev,
-            inode: stat.st_ino,
-            size: stat.st_size,
-            modified: (stat.st_mtime, field(stat.st_mtime_nsec)),
-            changed: (stat.st_ctime, field(stat.st_ctime_nsec)),
-            links: field(stat.st_nlink),
-        }
-    }
-}
-
-impl Identity {
-    /// Whether an open file is this one, and at most renamed since.
-    pub(super) fn is_but_renamed(&self, file: &File) -> bool {
-        fstat(file).is_ok_and(|stat| Self { changed: self.changed, ..Self::of(&stat) } == *self)
-    }
-}
-
-/// A field of `stat`, whose width depends on the architecture.
-fn field<N: Default>(field: impl TryInto<N>) -> N {
-    field.try_into().unwrap_or_default()
 }
 
 /// Looks at a name in a directory, and has `read` say what a file holds. `shown` is the path for messages.

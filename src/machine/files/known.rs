@@ -14,7 +14,7 @@ use rustix::fs::{fstat, fstatfs};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::digest::Digest;
-use super::file_state::Identity;
+use super::identity::Identity;
 
 /// How many files are remembered: a tree of more is read again rather than kept in memory.
 const MOST: usize = 1 << 15;

@@ -8,7 +8,7 @@ use std::path::Path;
 use anyhow::Result;
 use rustix::fs::{Mode, fchmod, fchown, fstat, fsync, futimens};
 
-use super::content::{self, Stopped, other_than};
+use super::content::{self, Contents, Stopped, other_than};
 use super::credentials::User;
 use super::digest::Digest;
 use super::failures::{failed, failed_io};
@@ -18,22 +18,6 @@ use super::metadata::Attributes;
 use super::place::Place;
 use super::temporary::{Checked, Temporary};
 use super::xattrs;
-
-/// What a file shall hold.
-#[derive(Clone, Copy)]
-pub enum Contents<'bytes> {
-    /// These bytes.
-    Bytes(&'bytes [u8]),
-    /// These bytes, whose digest is known.
-    Hashed(&'bytes [u8], Digest),
-    /// All that is in this file, from its beginning.
-    File {
-        /// The file.
-        from: &'bytes File,
-        /// What it must hold, if that is known: otherwise the new file does not take its name.
-        sha256: Option<Digest>,
-    },
-}
 
 /// Replaces or creates the file `path` durably and gives back its state.
 ///

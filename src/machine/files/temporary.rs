@@ -13,7 +13,8 @@ use rustix::io::Errno;
 
 use super::content::digest_known;
 use super::failures::{conflict, failed, refused};
-use super::file_state::{FileState, Identity, Seen, look};
+use super::file_state::{FileState, Seen, look};
+use super::identity::Identity;
 use super::path_text::PathText;
 use super::place::{Place, Walk};
 use super::remove_tree::remove_at;

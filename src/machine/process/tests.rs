@@ -513,7 +513,7 @@ fn child_that_a_killed_run_did_not_come_to_note_is_found_with_its_group() {
     let boot = crate::machine::clock::boot_id().unwrap();
     let group = Process::current().unwrap().control_group().unwrap_or_default();
     let notes = format!("run {run}\nboot {boot}\nrunner 1 1\ncgroup {group}\n");
-    std::fs::write(directory.path().join(run), notes).unwrap();
+    std::fs::write(directory.path().join(format!("{run}.children")), notes).unwrap();
     // The second has neither the variable nor a parent that has: it is in the group that the child leads.
     let script = "(env -i sleep 1004 > /dev/null 2>&1 &); exec sleep 1003";
     let mut child = std::process::Command::new("bash")

@@ -5,12 +5,12 @@ use std::collections::BTreeSet;
 use rhai::{Expr, FnCallExpr, Position, Token};
 
 use super::Checker;
-use super::calls::{signatures, suggestion};
 use crate::failure::Failure;
-use crate::script::json_of;
 use crate::script::options::{OptionSet, one_of, with_article};
 use crate::script::program::Program;
 use crate::script::vocabulary::Parameter;
+use crate::script::{json_of, manual};
+use crate::text::nearest;
 
 /// What begins the name of a file of the plan.
 const PLAN_FILES: &str = "files/";
@@ -31,6 +31,17 @@ pub(super) fn problems(
         }
     }
     reader.problems
+}
+
+/// How the functions of this name are called.
+pub(super) fn signatures(checker: &Checker, namespace: &str, name: &str) -> Vec<String> {
+    let functions = manual::functions(checker.engine);
+    let named = functions.iter().filter(|known| known.namespace == namespace && known.name == name);
+    named.map(manual::Function::signature).collect()
+}
+
+pub(super) fn suggestion(name: &str, known: Vec<&str>) -> Option<String> {
+    nearest(name, known).map(|near| format!("did you mean `{near}`?"))
 }
 
 struct Reader<'check> {

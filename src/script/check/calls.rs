@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use rhai::{ASTNode, Expr, FnCallExpr, Position, Stmt};
 
-use super::{Checker, Surroundings, arguments};
+use super::arguments::{self, signatures, suggestion};
+use super::{Checker, Scope};
 use crate::failure::Failure;
-use crate::script::manual;
 use crate::script::program::Program;
 use crate::script::vocabulary::Fit;
 use crate::text::nearest;
@@ -15,13 +15,12 @@ use crate::text::nearest;
 pub(super) fn problems(
     checker: &Checker,
     program: &Program,
-    process_setup: &Surroundings,
+    scope: &Scope,
     declared: &BTreeSet<(usize, usize)>,
 ) -> Vec<Failure> {
     let own: Vec<(&str, usize)> =
         program.ast.iter_fn_def().map(|function| (function.name.as_str(), function.params.len())).collect();
-    let mut reader =
-        Reader { checker, program, process_setup, declared, own, may_fail: false, problems: Vec::new() };
+    let mut reader = Reader { checker, program, scope, declared, own, may_fail: false, problems: Vec::new() };
     reader.shadows();
     program.ast.walk(&mut |path: &[ASTNode]| {
         reader.may_fail = path.iter().any(|node| matches!(node, ASTNode::Stmt(Stmt::TryCatch(..))));
@@ -48,7 +47,7 @@ pub(super) fn problems(
 struct Reader<'check> {
     checker: &'check Checker<'check>,
     program: &'check Program,
-    process_setup: &'check Surroundings,
+    scope: &'check Scope,
     declared: &'check BTreeSet<(usize, usize)>,
     own: Vec<(&'check str, usize)>,
     /// What is read stands within `try`.
@@ -86,7 +85,7 @@ impl Reader<'_> {
         match path.as_slice() {
             [] => self.unqualified(call, position),
             ["global"] => self.within_the_script(call, position),
-            [alias] if self.process_setup.imports.contains_key(*alias) => {
+            [alias] if self.scope.imports.contains_key(*alias) => {
                 self.imported(alias, call, position);
             }
             [namespace] if self.checker.vocabulary.has_namespace(namespace) => {
@@ -154,7 +153,7 @@ impl Reader<'_> {
     }
 
     fn imported(&mut self, alias: &str, call: &FnCallExpr, position: Position) {
-        let Some(Some(exports)) = self.process_setup.imports.get(alias) else { return };
+        let Some(Some(exports)) = self.scope.imports.get(alias) else { return };
         let (name, arguments) = (call.name.as_str(), call.args.len());
         let path = format!("{alias}::{name}");
         let Some(known) = exports.functions.get(name) else {
@@ -218,7 +217,7 @@ impl Reader<'_> {
     }
 
     fn unknown_namespace(&mut self, namespace: &str, position: Position) {
-        let imports = self.process_setup.imports.keys().map(String::as_str);
+        let imports = self.scope.imports.keys().map(String::as_str);
         let known: Vec<&str> = imports.chain(self.checker.vocabulary.namespaces()).collect();
         let hint = suggestion(namespace, known);
         self.report(position, format!("there is no namespace `{namespace}`"), hint);
@@ -228,7 +227,7 @@ impl Reader<'_> {
         let (name, arguments) = (call.name.as_str(), call.args.len());
         let vocabulary = &self.checker.vocabulary;
         let is_own = self.has_own(name, arguments) || self.has_own(name, arguments + 1);
-        if is_own || self.process_setup.properties.contains(name) {
+        if is_own || self.scope.properties.contains(name) {
             return;
         }
         match vocabulary.fit("", name, arguments + 1) {
@@ -263,7 +262,7 @@ impl Reader<'_> {
                     self.report(position, format!("there is no constant `{name}` in this script"), None);
                 }
             }
-            [alias] => match self.process_setup.imports.get(*alias) {
+            [alias] => match self.scope.imports.get(*alias) {
                 Some(Some(exports)) if !exports.constants.contains(name) => {
                     let hint = qualified_suggestion(
                         alias,
@@ -283,19 +282,8 @@ impl Reader<'_> {
     }
 }
 
-/// How the functions of this name are called.
-pub(super) fn signatures(checker: &Checker, namespace: &str, name: &str) -> Vec<String> {
-    let functions = manual::functions(checker.engine);
-    let named = functions.iter().filter(|known| known.namespace == namespace && known.name == name);
-    named.map(manual::Function::signature).collect()
-}
-
 fn names(path: &[rhai::Ident]) -> Vec<&str> {
     path.iter().map(|part| part.name.as_str()).collect()
-}
-
-pub(super) fn suggestion(name: &str, known: Vec<&str>) -> Option<String> {
-    nearest(name, known).map(|near| format!("did you mean `{near}`?"))
 }
 
 fn qualified_suggestion(namespace: &str, name: &str, known: Vec<&str>) -> Option<String> {
