@@ -210,15 +210,15 @@ mod tests {
         let url = format!("http://{}", silent.local_addr().unwrap());
         let directory = tempfile::tempdir().unwrap();
         let signals = Signals::deaf().unwrap();
-        let asker = signals.clone();
-        let asks = std::thread::spawn(move || {
-            let asked = silent.accept().unwrap();
-            asker.deliver(SIGTERM);
-            asked
+        let terminal = signals.clone();
+        let server = std::thread::spawn(move || {
+            let connection = silent.accept().unwrap();
+            terminal.deliver(SIGTERM);
+            connection
         });
         let (got, pauses) = attempted(&url, directory.path(), &signals);
         assert!(got.unwrap_err().is::<Interruption>());
         assert!(pauses.is_empty());
-        drop(asks.join());
+        drop(server.join());
     }
 }

@@ -187,7 +187,8 @@ impl Shared {
     }
 }
 
-fn is_ignored(signal: i32) -> bool {
+/// Whether this process ignores the signal.
+pub(super) fn is_ignored(signal: i32) -> bool {
     // SAFETY: a zeroed `sigaction` is a valid one to be overwritten, and a null new action only asks.
     let (result, present) = unsafe {
         let mut present: libc::sigaction = std::mem::zeroed();
@@ -247,16 +248,16 @@ mod tests {
     fn what_no_signal_ends_is_left_to_itself_when_the_run_is_asked_to_stop() {
         let signals = Signals::deaf().unwrap();
         assert_eq!(signals.interruptibly(|| 7).unwrap(), 7);
-        let (asks, asked) = std::sync::mpsc::channel::<()>();
-        let asker = signals.clone();
+        let (answers, answer) = std::sync::mpsc::channel::<()>();
+        let terminal = signals.clone();
         let error = signals
             .interruptibly(move || {
-                asker.deliver(SIGTERM);
-                let _released = asked.recv();
+                terminal.deliver(SIGTERM);
+                let _released = answer.recv();
             })
             .unwrap_err();
         assert_eq!(error.downcast_ref::<Interruption>().unwrap().signal, SIGTERM);
-        drop(asks);
+        drop(answers);
     }
 
     #[test]

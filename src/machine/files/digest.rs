@@ -52,7 +52,7 @@ impl Digester {
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&hex::encode(&self.0))
+        formatter.write_str(&hex::encode(self.0))
     }
 }
 

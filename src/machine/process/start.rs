@@ -13,6 +13,7 @@ use std::os::fd::{AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use nix::libc;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
@@ -26,6 +27,7 @@ use zeroize::Zeroizing;
 use super::Value;
 use super::child::Child;
 use crate::machine::account::Account;
+use crate::machine::signal::is_ignored;
 
 /// What a child begins with.
 pub(super) struct Start<'a> {
@@ -112,8 +114,7 @@ impl Start<'_> {
         }
         attributes.set_flags(flags)?;
         attributes.set_sigmask(&SigSet::empty())?;
-        // Rust ignores it. Signals that are handled get their default back by executing a program.
-        attributes.set_sigdefault(&SigSet::from(Signal::SIGPIPE))?;
+        attributes.set_sigdefault(not_ignored())?;
         Child::awaited(|| {
             let pid = match posix_spawn(&*program, &actions, &attributes, &argv, &variables) {
                 // As a shell does, and `execvp`: a script without a first line that names its interpreter.
@@ -166,12 +167,28 @@ impl Start<'_> {
 impl Directory {
     /// The directory that this process can enter. Asked beforehand: `posix_spawn` does not say what failed.
     fn entered(&self) -> io::Result<&Path> {
+        if self.path == Path::new("/") {
+            return Ok(&self.path);
+        }
         match accessat(CWD, &self.path, Access::EXEC_OK, AtFlags::EACCESS) {
             Err(error) if self.is_required => Err(Stage::Directory.failed(error)),
             Err(_) => Ok(Path::new("/")),
             Ok(()) => Ok(&self.path),
         }
     }
+}
+
+/// The signals that a child begins with at their defaults: all but those that whoever started kkrun wants ignored.
+/// Named to `posix_spawn`, each costs it one system call instead of two.
+fn not_ignored() -> &'static SigSet {
+    static SIGNALS: OnceLock<SigSet> = OnceLock::new();
+    SIGNALS.get_or_init(|| {
+        let is_left_ignored = |signal: &Signal| *signal != Signal::SIGPIPE && is_ignored(*signal as i32);
+        // The real-time signals have no name here; nothing sends or ignores them.
+        let mut signals = SigSet::all();
+        Signal::iterator().filter(is_left_ignored).for_each(|signal| signals.remove(signal));
+        signals
+    })
 }
 
 fn add_chdir(actions: &mut PosixSpawnFileActions, directory: &CStr) -> io::Result<()> {

@@ -1,7 +1,8 @@
 //! The kernel's table of processes, as /proc shows it.
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
@@ -27,7 +28,11 @@ pub struct Process {
 impl Process {
     /// The process of that number; `None` when there is none.
     pub fn by_pid(pid: u32) -> Option<Self> {
-        Self::parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
+        // One call reads it whole: the line is short, and made anew by the first read of a file.
+        let mut line = [0; 1024];
+        let length =
+            File::open(format!("/proc/{pid}/stat")).and_then(|mut file| file.read(&mut line)).ok()?;
+        Self::parse(&line[..length])
     }
 
     /// The process of that number, if it is the one that started then and has not ended.
