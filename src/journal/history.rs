@@ -250,8 +250,12 @@ impl History {
         self.next_state(entry)?;
         match entry {
             Entry::Recorded { target, .. } => {
+                let is_being_changed = || {
+                    let mut newest_first = self.changes.iter().rev();
+                    newest_first.any(|change| change.is_live() && change.intent.target == *target)
+                };
                 ensure!(
-                    self.ledger.contains_key(target),
+                    self.ledger.contains_key(target) || is_being_changed(),
                     "records a state of {target}, which was never changed"
                 );
             }

@@ -234,7 +234,7 @@ mod tests {
                 done(id, "b"),
                 "says `done` of change 1 with a state of group:b, which that change is not about",
             ),
-            (kept("a"), "records a state of group:a, which was never changed"),
+            (kept("b"), "records a state of group:b, which was never changed"),
             (
                 Entry::Undone { change: id, how: Undoing::Already, recorded: states("a") },
                 "says `undone` of change 1, which is in doubt",
@@ -247,6 +247,8 @@ mod tests {
             let said = journal.append(entry).unwrap_err().to_string();
             assert_eq!(said, why);
         }
+        // What a killed attempt left may be put aside, and that recorded, before its change has an outcome.
+        journal.append(kept("a")).unwrap();
         journal.append(done(id, "a")).unwrap();
         journal.append(kept("a")).unwrap();
         let said = journal.append(done(id, "a")).unwrap_err().to_string();
@@ -287,7 +289,10 @@ mod tests {
                 };
                 let about = entry.of_change();
                 let brings_states = matches!(entry, Entry::Done { .. } | Entry::Undone { .. });
-                let is_recorded = journal.history.ledger.contains_key(&target(name));
+                let is_recorded = journal.history.ledger.contains_key(&target(name))
+                    || journal.history.changes.iter().any(|known| {
+                        known.is_live() && known.intent.target == target(name)
+                    });
                 let is_known = change < 4;
                 let was_taken = journal.append(entry).is_ok();
                 if !was_taken {
