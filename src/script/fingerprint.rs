@@ -23,7 +23,7 @@ pub struct CodeFingerprint {
 /// The fingerprint of the code of a step: a script, or without one the inline step `id` of the plan.
 ///
 /// It is the SHA-256 of the pieces of code that are reached, sorted by module and function. Each is the name of its
-/// function and its tokens in the form of [`token::write`].
+/// function and its tokens in the form of `token::write`.
 pub fn code_fingerprint(
     engine: &rhai::Engine,
     graph: &Graph,

@@ -29,7 +29,7 @@ const SYNCED_SINGLY: usize = 64;
 pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Content<'source>> + 'source;
 
 /// Builds the tree `desired` durably under `.kkrun-<tag>` beside `live`, and gives back the path of what it
-/// built, for [`super::exchange_tree`]. `open` gives the content of each file, which must have the desired
+/// built, for [`exchange_tree`](super::exchange_tree()). `open` gives the content of each file, which must have the desired
 /// digest.
 ///
 /// Root builds, also in a user's place: the tree belongs to root and is closed to everybody else until the

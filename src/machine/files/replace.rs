@@ -27,7 +27,7 @@ use super::xattrs;
 /// the file in preparation is gone; an error in the last sync says so.
 ///
 /// # Errors
-/// A [`Failure`] of kind `foreign` when the target is not as expected; `refused` when it is neither a regular
+/// A failure of kind `conflict` when the target is not as expected; `refused` when it is neither a regular
 /// file with one name, nor absent, nor a link that was expected; `space`, `readonly`, `busy`, `denied`,
 /// `crossdevice`, `missing` and `io` by cause; `damaged` when a reader gave other bytes than it should.
 pub fn replace(
