@@ -291,9 +291,10 @@ impl UserChange {
         let numbers = made.as_ref().map(|made| (made.uid, made.gid));
         let numbers = numbers.or_else(|| self.inverse.record.after.user_and_group());
         let home = self.made_home(&now, numbers.map(|(uid, _)| uid))?;
-        // With the account gone, a home that stays would belong to a number that the next user gets.
-        if let Some(home) = &home {
-            mount::refuse_within([files::canonical(home)?])?;
+        // With the account gone, a home that stays would belong to a number that the next user gets. A mount at the home
+        // itself hides whose it is.
+        if let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) {
+            mount::refuse_within([files::canonical(home.as_path())?])?;
         }
         let (mail, found) = (self.new_mail()?, account::now()?);
         let mut restored = found.clone();
