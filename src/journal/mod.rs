@@ -10,7 +10,7 @@ mod record;
 mod state;
 
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt as _, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -159,6 +159,35 @@ impl Journal {
         Ok(())
     }
 
+    /// The open file must be the one that the next run reads, and end where this run's last record ends: a run whose lock
+    /// was removed may work beside another one, and must not write over its records.
+    ///
+    /// # Errors
+    /// With [`ExitCode::JOURNAL`]; the journal takes no more then.
+    fn check_file(&mut self) -> Result<()> {
+        let Some(file) = &self.file else { bail!("the journal is not open") };
+        let path = self.directory.join(FILE);
+        let what = match (file.metadata(), std::fs::symlink_metadata(&path)) {
+            (Ok(open), Ok(named)) if (open.dev(), open.ino()) != (named.dev(), named.ino()) => "was replaced",
+            (Ok(open), Ok(_)) if open.len() != self.end => "was written by another process",
+            (Ok(_), Ok(_)) => return Ok(()),
+            (_, Err(error)) if error.kind() == std::io::ErrorKind::NotFound => "was removed",
+            (Err(error), _) | (_, Err(error)) => {
+                return Err(error)
+                    .with_context(|| format!("cannot look at the journal `{}`", path.display()));
+            }
+        };
+        self.broken = true;
+        bail!(
+            Failure::new(format!("the journal `{}` {what} while this run was at work", path.display()))
+                .exit(ExitCode::JOURNAL)
+                .kind("journal")
+                .hint(
+                    "nothing more is changed; `kkrun doctor` explains what the journal holds and the way on"
+                )
+        )
+    }
+
     /// Writes these at once: what a crash leaves of them are the first ones, whole.
     fn write(&mut self, entries: Vec<Entry>) -> Result<Vec<Record>> {
         if self.broken {
@@ -167,6 +196,7 @@ impl Journal {
                     .kind("journal")
             );
         }
+        self.check_file()?;
         let (mut records, mut lines, mut prev) = (Vec::new(), Vec::new(), self.prev.clone());
         for (seq, entry) in (self.next..).zip(entries) {
             let header = Header {

@@ -271,3 +271,57 @@ fn a_state_directory_is_shown_by_its_one_name() {
     let said = String::from_utf8(output.stdout).unwrap();
     assert!(said.contains(&format!("`{}`", place.path("state/journal").display())), "{said}");
 }
+
+/// A run that waits in the middle, so that the state directory can be changed under it.
+fn in_the_middle() -> Place {
+    Place::new(
+        r#"
+step::run("01", "First", || {
+    file::write("@/m/one", "one\n");
+    cmd::run(["bash", "-c", "touch @/m/waits; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done"], #{ always: "a test" });
+    file::write("@/m/two", "two\n");
+});
+"#,
+    )
+}
+
+#[test]
+fn a_run_stops_when_its_journal_is_removed_or_replaced() {
+    let changes: [(&str, fn(&Place)); 3] = [
+        ("was removed", |place| fs::remove_dir_all(place.path("state")).unwrap()),
+        ("was replaced", |place| {
+            fs::copy(place.path("state/journal"), place.path("state/copy")).unwrap();
+            fs::rename(place.path("state/copy"), place.path("state/journal")).unwrap();
+        }),
+        ("was written by another process", |place| {
+            let whole = journal(place);
+            fs::write(place.path("state/journal"), &whole[..whole.len() / 2]).unwrap();
+        }),
+    ];
+    for (what, change) in changes {
+        let place = in_the_middle();
+        let started = place.start("plan.rhai");
+        crate::support::until("the command is at work", || place.exists("m/waits"));
+        change(&place);
+        place.write("m/go", "");
+        started.end().ends(5).says(what).says("nothing more is changed");
+        assert!(!place.exists("m/two"), "{what}");
+    }
+}
+
+#[test]
+fn of_two_runs_without_a_lock_only_one_writes_the_journal() {
+    let place = in_the_middle();
+    let started = place.start("plan.rhai");
+    crate::support::until("the command is at work", || place.exists("m/waits"));
+    place.remove("state/lock");
+    place.write("plan/other.rhai", "file::write(\"@/m/other\", \"other\\n\");");
+    place.run("other.rhai").ends(0);
+    place.write("m/go", "");
+    started.end().ends(5).says("was written by another process");
+    assert!(!place.exists("m/two"));
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --plan plan").ends(0);
+    place.run("rollback --plan other").ends(0);
+    assert!(!place.exists("m/one") && !place.exists("m/other"));
+}
