@@ -334,7 +334,7 @@ impl Footprint<'_> {
             },
             (None, Some((of_older, _))) => self.target.runs_by(of_older),
             (None, None) => self.needs.contains(older.target) || self.target.goes_with(older.target),
-            (Some(_), None) => false,
+            (Some(_), None) => self.needs.contains(older.target),
         }
     }
 }

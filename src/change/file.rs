@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tree::{self, keep_copy};
-use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value, tag};
+use super::{Kind, Loss, Position, UndoTerms, Undone, World, accounts_of, state_value, tag};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, Manifest, PathText};
@@ -361,6 +361,10 @@ impl Kind for FileChange {
 
     fn keeps_content(&self) -> bool {
         Self::keeps_content(self)
+    }
+
+    fn needs(&self) -> Vec<Target> {
+        accounts_of(self.after.ownership())
     }
 
     fn summary(&self) -> String {

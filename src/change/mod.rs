@@ -56,6 +56,7 @@ pub use user::{DesiredUser, UserChange, UserFacts, UserState};
 
 use crate::event::{Event, Reporter};
 use crate::journal::{Class, Intent, Undoing};
+use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
 use crate::machine::files;
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
@@ -423,6 +424,18 @@ impl Change {
 fn tag(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
     format!("{:08x}", crc32c::crc32c(path.as_os_str().as_bytes()))
+}
+
+/// The users and groups with these numbers, root's left out: what belongs to them depends on them.
+fn accounts_of(owners: impl IntoIterator<Item = (u32, u32)>) -> Vec<Target> {
+    let owners: BTreeSet<(u32, u32)> = owners.into_iter().collect();
+    let users: BTreeSet<u32> = owners.iter().map(|(user, _)| *user).filter(|user| *user != 0).collect();
+    let groups: BTreeSet<u32> = owners.iter().map(|(_, group)| *group).filter(|group| *group != 0).collect();
+    // A number without an account is no one's to lose.
+    let users = users.into_iter().filter_map(|user| Account::by_uid(user).ok().flatten());
+    let groups = groups.into_iter().filter_map(|group| Group::by_gid(group).ok().flatten());
+    let users = users.map(|user| Target::User(user.name));
+    users.chain(groups.map(|group| Target::Group(group.name))).collect()
 }
 
 /// How many differing entries of a tree are shown.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Kind, Loss, Position, UndoTerms, Undone, World, shortened, state_value, tag};
+use super::{Kind, Loss, Position, UndoTerms, Undone, World, accounts_of, shortened, state_value, tag};
 use crate::failure::Failure;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{
@@ -454,6 +454,11 @@ impl Kind for TreeChange {
 
     fn removed_by_undo(&self, world: &World) -> Vec<PathBuf> {
         self.manifests(world).map_or_else(|_| Vec::new(), |manifests| self.made(&manifests))
+    }
+
+    fn needs(&self) -> Vec<Target> {
+        let desired = self.manifests.iter().flat_map(|manifests| manifests.after.entries());
+        accounts_of(desired.filter_map(|(_, state)| state.ownership()))
     }
 
     fn summary(&self) -> String {

@@ -372,3 +372,22 @@ is "the user" "" "$(getent passwd kim || true)"
 "#,
     );
 }
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn rollback_of_a_step_is_refused_while_a_later_file_belongs_to_its_user() {
+    holds(
+        r#"
+cat >p.rhai <<'P'
+step::run("01", "User", || user::ensure("kim"));
+step::run("02", "File", || file::write("/srv/of-kim", "text\n", #{ owner: "kim" }));
+P
+kkrun p.rhai
+said=$(kkrun rollback 01 --yes --purge users,homes 2>&1) && exit 1
+grep -F 'step 01 cannot be undone alone' <<<"$said"
+is "owner" kim "$(stat -c %U /srv/of-kim)"
+undo
+is "file and user" "" "$(ls /srv; getent passwd kim || true)"
+"#,
+    );
+}

@@ -251,7 +251,7 @@ fn no_race_leads_thousands_of_edits_or_their_rollback_astray() {
             r#"
 let made = 0;
 let refused = 0;
-for round in range(0, 15) {{ for n in range(0, {FILES}) {{
+for round in range(0, 60) {{ if round > 14 && made > 40 {{ break; }} for n in range(0, {FILES}) {{
     let file = `@/home/sub/f${{n}}`;
     for act in [
         || config::set(file, "k", n + round), || file::write(file, `k=new ${{n + round}}\n`), || config::block(file, "b", "x"),
