@@ -58,6 +58,8 @@ pub struct WouldChange {
     pub target: Target,
     /// One line.
     pub summary: String,
+    /// It is made whenever its step runs, so it says nothing about whether the step still holds.
+    pub is_repeated: bool,
 }
 
 /// How a session gets to record.
@@ -353,7 +355,7 @@ impl Session {
             return Ok(false);
         }
         if self.mode == Mode::DryRun {
-            self.would_make(target, summary);
+            self.would_make(target, summary, false);
             return Ok(true);
         }
         self.asks_for(|| target.clone());
@@ -407,7 +409,7 @@ impl Session {
     /// Counts and tells a change that leaves nothing to undo and so is not recorded.
     pub fn note_change(&mut self, target: Target, summary: String) {
         match self.mode {
-            Mode::DryRun => self.would_make(target, summary),
+            Mode::DryRun => self.would_make(target, summary, false),
             Mode::Act => {
                 self.changed += 1;
                 let target = target.to_string();
@@ -416,19 +418,24 @@ impl Session {
         }
     }
 
+    /// Counts, in a dry run, a command that runs whenever its step does.
+    pub fn note_repeated(&mut self, target: Target, summary: String) {
+        self.would_make(target, summary, true);
+    }
+
     /// Counts a step that would do something which cannot be reported while only looking.
     pub fn count_unknown(&mut self, step: &str) {
         let summary = format!("go on with step {step}");
-        self.would.push(WouldChange { target: Target::Step(step.to_owned()), summary });
+        self.would.push(WouldChange { target: Target::Step(step.to_owned()), summary, is_repeated: false });
     }
 
-    fn would_make(&mut self, target: Target, summary: String) {
+    fn would_make(&mut self, target: Target, summary: String, is_repeated: bool) {
         self.world.reporter.emit(&Event::Change {
             outcome: ChangeOutcome::Would,
             target: target.to_string(),
             summary: summary.clone(),
         });
-        self.would.push(WouldChange { target, summary });
+        self.would.push(WouldChange { target, summary, is_repeated });
     }
 
     /// Records the outcome of an act. One that failed is probed like a crash: it may have acted.

@@ -88,7 +88,7 @@ pub struct StepRecord {
     pub finished: Option<Timestamp>,
     /// How long it took, in seconds.
     pub seconds: Option<f64>,
-    /// How often it was begun since it was last complete or forgotten.
+    /// How often it was begun to come to where it is: since it was last complete before that, or forgotten.
     pub attempts: u32,
     /// Why it failed.
     pub error: Option<String>,
@@ -313,6 +313,7 @@ impl History {
             }
             Entry::StepStarted { step, title, script } => {
                 let known = self.step_mut(header, step);
+                known.attempts = if known.state == StepState::Complete { 1 } else { known.attempts + 1 };
                 known.state = StepState::Started;
                 known.title = title;
                 known.script = script;
@@ -320,13 +321,11 @@ impl History {
                 known.finished = None;
                 known.seconds = None;
                 known.error = None;
-                known.attempts += 1;
             }
             Entry::StepCompleted { step, seconds, fingerprint } => {
                 let known = self.step_mut(header, step);
                 known.end(StepState::Complete, time, seconds);
                 known.fingerprint = Some(fingerprint);
-                known.attempts = 0;
                 known.error = None;
             }
             Entry::StepFailed { step, seconds, error, .. } => {

@@ -639,12 +639,16 @@ fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result
     host.session().enter_step(None);
     std::mem::take(&mut *host.trace());
     let _only_looked = host.take_failed_mutation();
-    let first = host.seen().would_change().first().map(|would| would.summary.clone());
+    let (repeated, drifted): (Vec<_>, Vec<_>) =
+        host.seen().would_change().iter().cloned().partition(|would| would.is_repeated);
+    let first = drifted.into_iter().next().map(|would| would.summary);
     host.session().forget_would_change();
     match outcome {
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
         _ if first.is_some() => Ok(first),
         Ok(()) => Ok(None),
+        // What a command prints that runs each time cannot be known without running it: the rest is not examined.
+        Err(Stop::Unpredictable { .. }) if !repeated.is_empty() => Ok(None),
         Err(Stop::Failed(failure)) => Ok(Some(failure.message)),
         Err(Stop::Unpredictable { why, .. }) => Ok(Some(why)),
     }

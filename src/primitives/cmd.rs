@@ -77,7 +77,8 @@ pub fn register_output(engine: &mut rhai::Engine) {
     engine
         .register_type_with_name::<Output>("output")
         .register_get("code", |output: &mut Output| get(output, |known| known.code))
-        .register_get("ok", |output: &mut Output| get(output, |known| known.code == 0))
+        // A code that is neither 0 nor one of `ok_codes` has failed the step.
+        .register_get("ok", |output: &mut Output| get(output, |_| true))
         .register_get("stdout", |output: &mut Output| get(output, |known| known.stdout.clone()))
         .register_get("stderr", |output: &mut Output| get(output, |known| known.stderr.clone()))
         .register_get("seconds", |output: &mut Output| get(output, |known| known.seconds));
@@ -281,7 +282,12 @@ impl Run<'_> {
         }
         if self.host.dry_run() {
             let target = self.target(product.as_deref());
-            self.host.session().note_change(target, format!("run {}", self.label));
+            let summary = format!("run {}", self.label);
+            if self.options.always.is_some() {
+                self.host.session().note_repeated(target, summary);
+            } else {
+                self.host.session().note_change(target, summary);
+            }
             return Ok(Output {
                 known: None,
                 label: self.label.clone(),

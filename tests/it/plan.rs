@@ -541,3 +541,20 @@ fn steps_stand_at_the_top_level_alone() {
         assert!(!place.exists("state"));
     }
 }
+
+#[test]
+fn a_command_that_runs_each_time_is_no_drift() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    let said = cmd::run(["echo", "now"], #{ always: "a test" });
+    file::write("@/m/said", said.stdout);
+});
+"#,
+    )
+    .with("plan/look.rhai", r#"for row in step::list("plan.rhai") { print(row.status); }"#);
+    place.run("plan.rhai").ends(0);
+    place.run("look.rhai").ends(0).prints("complete\n");
+    place.run("plan.rhai --verify").ends(0);
+    place.run("plan.rhai --redo 01 --dry-run").ends(6).says("run echo now");
+}

@@ -504,3 +504,29 @@ fn resume_reads_from_the_plan_what_a_first_run_reads() {
     place.run("plan.rhai").ends(0);
     assert_eq!(read(), ["9001", "80", "80"]);
 }
+
+#[test]
+fn attempts_of_a_step_count_up_to_its_completion() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["test", "-e", "@/m/go"], #{ always: "a test" });
+    let ran = cmd::run(["bash", "-c", "exit 3"], #{ always: "a test", ok_codes: [3] });
+    file::write("@/m/ran", `${ran.ok} ${ran.code}`);
+});
+"#,
+    )
+    .with(
+        "plan/look.rhai",
+        r#"for row in step::list("plan.rhai") { print(`${row.status} ${row.attempts}`); }"#,
+    );
+    place.run("look.rhai").ends(0).prints("pending 0\n");
+    place.run("plan.rhai").ends(1);
+    place.run("look.rhai").ends(0).prints("failed 1\n");
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(0);
+    place.run("look.rhai").ends(0).prints("complete 2\n");
+    place.run("plan.rhai --redo 01").ends(0);
+    place.run("look.rhai").ends(0).prints("complete 1\n");
+    assert_eq!(place.read("m/ran"), "true 3");
+}
