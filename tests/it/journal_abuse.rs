@@ -287,7 +287,8 @@ step::run("01", "First", || {
 
 #[test]
 fn a_run_stops_when_its_journal_is_removed_or_replaced() {
-    let changes: [(&str, fn(&Place)); 3] = [
+    type Change = fn(&Place);
+    let changes: [(&str, Change); 3] = [
         ("was removed", |place| fs::remove_dir_all(place.path("state")).unwrap()),
         ("was replaced", |place| {
             fs::copy(place.path("state/journal"), place.path("state/copy")).unwrap();
