@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How many pairs a ratio is the median of.
+/// The number of pairs of which a ratio is the median.
 const PAIRS: usize = 15;
 
 /// One workload, in the three forms.
@@ -18,7 +18,7 @@ struct Row {
     name: &'static str,
     budget: f64,
     pairs: usize,
-    /// Makes everything as before a measurement.
+    /// Restores the state before a measurement.
     reset: Box<dyn Fn()>,
     kkrun: Vec<String>,
     bash: Vec<String>,
@@ -48,7 +48,7 @@ fn main() {
     println!("{over} of 6 rows over budget");
 }
 
-/// A place that only its owner can write: kkrun trusts no other.
+/// A directory that only its owner can write: kkrun refuses others.
 fn trusted_directory() -> PathBuf {
     if rustix::process::geteuid().is_root() { PathBuf::from("/root") } else { std::env::temp_dir() }
 }
@@ -68,7 +68,7 @@ fn write(path: &Path, content: &str) {
     fs::set_permissions(path, fs::Permissions::from_mode(0o644)).expect("a mode");
 }
 
-/// The master script that kkrun takes the place of, but for where it keeps its markers: its steps follow.
+/// The master script that kkrun replaces, without its steps; only the directory of its markers differs.
 const MASTER: &str = r#"#!/bin/bash
 SCRIPT_DIR="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 STATE_DIR="$SCRIPT_DIR/markers"
@@ -119,7 +119,7 @@ fn plan(at: &Path, steps: usize, bash: &str, rhai: &str) -> (Vec<String>, Vec<St
     (kkrun(&at.join("state"), &at.join("master.rhai")), bash, make)
 }
 
-/// Removes every record of what was done.
+/// Removes all records of completed steps.
 fn forget(at: &Path) {
     drop(fs::remove_dir_all(at.join("state")));
     drop(fs::remove_dir_all(at.join("markers")));

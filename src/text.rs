@@ -125,15 +125,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_shell_takes_the_quotes_off_again() {
-        for text in ["", "plain", "a b", "it's", "it's \"$HOME\" `id` \\n", "a\\'b$"] {
-            let script = format!("printf %s {}", quoted(text));
-            let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), text, "{script}");
-        }
-    }
-
-    #[test]
     fn plain_text_is_not_copied() {
         assert!(matches!(printable("día ✅\tok"), Cow::Borrowed("día ✅\tok")));
     }

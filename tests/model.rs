@@ -1,12 +1,12 @@
-//! Random histories: changes, crashes at any record, edits by somebody else, rollbacks of one step or of all. Whatever
-//! happens, these hold:
+//! Random histories: changes, crashes at any record, edits by the operator, rollbacks of one step or of all. These
+//! invariants hold in all of them:
 //!
-//! * without anybody else, nothing is ever taken for somebody else's, and a rollback brings the first state back;
-//! * what somebody else wrote is never lost but by word, and by word it is in the backups;
-//! * what a preview says is what the rollback then does;
-//! * a rollback that was cut off is finished by the next, and once done there is nothing left to do.
+//! * without an edit by the operator there is no conflict, and a rollback restores the first state;
+//! * what the operator wrote is lost only where overwriting was agreed to, and then it is in the backups;
+//! * a rollback does what its preview says;
+//! * the next rollback finishes one that was cut off, and a finished one leaves nothing to do.
 //!
-//! `PROPTEST_CASES` says how many histories are tried.
+//! `PROPTEST_CASES` sets the number of histories.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
@@ -33,9 +33,9 @@ use kkrun::target::Target;
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
 
-/// The places that things happen at.
+/// The paths that change.
 const PLACES: [&str; 4] = ["a", "b", "d", "d/x"];
-/// How many histories are tried if nothing else is said.
+/// The number of histories by default.
 const CASES: u32 = 2000;
 
 #[derive(Clone, Debug)]
@@ -55,26 +55,26 @@ enum Desired {
     Product(u8),
 }
 
-/// Where a run dies.
+/// Where a run is killed.
 #[derive(Clone, Copy, Debug)]
 enum Crash {
     /// Between the intent and the act.
     BeforeActing,
-    /// The journal takes so many more bytes: at any record, within it, or behind it.
+    /// The journal takes so many more bytes: the cut is before, within or behind any record.
     AtByte(u16),
-    /// The intent to undo is recorded behind the cut, and nothing is undone.
+    /// As above, and the intent of the next undo is recorded behind the cut, without the undo.
     AtByteAndIntended(u16),
 }
 
 #[derive(Clone, Debug)]
 enum Deed {
-    Change { step: u8, place: usize, wish: Desired, triggers: bool, crash: Option<Crash>, replace: bool },
-    Foreign { place: usize, how: Foreign },
+    Change { step: u8, place: usize, desired: Desired, triggers: bool, crash: Option<Crash>, replace: bool },
+    OperatorEdit { place: usize, how: OperatorEdit },
     Rollback { step: Option<u8>, force: bool, crash: Option<Crash> },
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Foreign {
+enum OperatorEdit {
     Append,
     Prepend,
     Rewrite,
@@ -84,9 +84,9 @@ enum Foreign {
     Inside,
 }
 
-struct Nobody;
+struct Unattended;
 
-impl Audience for Nobody {
+impl Audience for Unattended {
     fn hear(&self, _: &Event) {}
 
     fn ask(&self, _: &Question) -> Result<Option<Answer>> {
@@ -94,7 +94,7 @@ impl Audience for Nobody {
     }
 }
 
-/// A machine of its own.
+/// A scratch machine with its own state directory.
 struct Machine {
     directory: tempfile::TempDir,
     runs: Cell<u32>,
@@ -126,7 +126,7 @@ impl Drop for Limit {
 
 impl Machine {
     fn new(start: u8) -> Self {
-        // In memory: what is tried here is what happens between the writes.
+        // In memory, for speed: no write of these tests has to survive a power cut.
         let memory = Path::new("/dev/shm");
         let directory =
             if memory.is_dir() { tempfile::tempdir_in(memory) } else { tempfile::tempdir() }.unwrap();
@@ -156,7 +156,7 @@ impl Machine {
     }
 
     fn world(&self) -> World {
-        let reporter = Reporter::new(Box::new(Nobody));
+        let reporter = Reporter::new(Box::new(Unattended));
         let processes = Processes::new("model", &self.state().join("notes"), SIGNALS.with(Clone::clone));
         World::new(processes, &self.state(), reporter)
     }
@@ -179,7 +179,7 @@ impl Machine {
         Session::acting(self.world(), history, "plan", opening)
     }
 
-    fn looking(&self) -> Session {
+    fn dry_run(&self) -> Session {
         Session::new(self.world(), self.history(), "plan")
     }
 
@@ -193,7 +193,7 @@ impl Machine {
         }
     }
 
-    /// What is there: kind, mode and content of every path.
+    /// The kind, mode and content of every path.
     fn snapshot(&self) -> BTreeMap<String, String> {
         let mut found = BTreeMap::new();
         self.collect(&self.path(""), &mut found);
@@ -217,7 +217,7 @@ impl Machine {
         }
     }
 
-    /// The marks of somebody else, by where they are.
+    /// The marks that the operator's edits left in paths that still exist.
     fn marks(&self) -> BTreeSet<String> {
         let words = |text: &String| {
             let words = text.split(|letter: char| !letter.is_alphanumeric() && letter != '-');
@@ -239,7 +239,7 @@ fn mine(mode: u32) -> Attributes {
     Attributes::new(mode, rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
-/// What a file that is there keeps, as primitives have it.
+/// The attributes that an existing file keeps, as the primitives do it.
 fn attributes(found: &FileState) -> Attributes {
     match found {
         FileState::File { metadata, .. } => Attributes { mtime: None, ..Attributes::from(metadata) },
@@ -247,7 +247,7 @@ fn attributes(found: &FileState) -> Attributes {
     }
 }
 
-/// Dies where a crash in the middle of an act is wanted.
+/// Acts, or dies where the crash is between intent and act.
 fn acting(crash: Option<Crash>, act: impl FnOnce() -> Result<()>) -> Result<()> {
     if matches!(crash, Some(Crash::BeforeActing)) {
         std::panic::resume_unwind(Box::new("killed"));
@@ -255,17 +255,17 @@ fn acting(crash: Option<Crash>, act: impl FnOnce() -> Result<()>) -> Result<()> 
     act()
 }
 
-/// Makes one wish true of one place as the primitives do.
-fn change(session: &mut Session, path: &Path, wish: &Desired, crash: Option<Crash>) -> Result<()> {
-    match wish {
+/// Makes the desired state of one path, as the primitives do.
+fn change(session: &mut Session, path: &Path, desired: &Desired, crash: Option<Crash>) -> Result<()> {
+    match desired {
         Desired::Write(number) => {
             let bytes = format!("k0=written\nwritten-{number}\n");
             let found = Found::at(path)?;
             if matches!(found.state, FileState::Directory { .. }) {
                 return Ok(());
             }
-            let wish = DesiredFile::File { bytes: bytes.as_bytes(), attributes: attributes(&found.state) };
-            one(session, found, &wish, crash)
+            let desired = DesiredFile::File { bytes: bytes.as_bytes(), attributes: attributes(&found.state) };
+            one(session, found, &desired, crash)
         }
         Desired::Link(number) => {
             let found = Found::at(path)?;
@@ -273,8 +273,8 @@ fn change(session: &mut Session, path: &Path, wish: &Desired, crash: Option<Cras
                 return Ok(());
             }
             let to = PathText::new(format!("link-{number}"));
-            let wish = DesiredFile::Link { to, owner: mine(0).owner, group: mine(0).group };
-            one(session, found, &wish, crash)
+            let desired = DesiredFile::Link { to, owner: mine(0).owner, group: mine(0).group };
+            one(session, found, &desired, crash)
         }
         Desired::Directory => {
             let found = Found::at(path)?;
@@ -322,7 +322,7 @@ fn change(session: &mut Session, path: &Path, wish: &Desired, crash: Option<Cras
             let mut manifest = Manifest::default();
             manifest.insert_directory(".", &mine(0o755));
             manifest.insert_file(if number % 2 == 0 { "x" } else { "y" }, text.as_bytes(), &mine(0o644));
-            let change = match wish {
+            let change = match desired {
                 Desired::Mirror(_) => TreeChange::mirror(path, &manifest)?,
                 _ => TreeChange::copy(path, &manifest)?,
             };
@@ -343,31 +343,31 @@ fn change(session: &mut Session, path: &Path, wish: &Desired, crash: Option<Cras
 }
 
 fn line(key: u8) -> FileEntry {
-    let noun = EntryKind::Line { key: format!("k{key}"), separator: Some("=".to_owned()) };
-    FileEntry { section: None, comment: "#".to_owned(), noun }
+    let kind = EntryKind::Line { key: format!("k{key}"), separator: Some("=".to_owned()) };
+    FileEntry { section: None, comment: "#".to_owned(), noun: kind }
 }
 
 fn block() -> FileEntry {
     FileEntry { section: None, comment: "#".to_owned(), noun: EntryKind::Block { name: "it".to_owned() } }
 }
 
-fn one(session: &mut Session, found: Found, wish: &DesiredFile<'_>, crash: Option<Crash>) -> Result<()> {
-    let Some(change) = FileChange::towards(found, wish) else { return Ok(()) };
+fn one(session: &mut Session, found: Found, desired: &DesiredFile<'_>, crash: Option<Crash>) -> Result<()> {
+    let Some(change) = FileChange::towards(found, desired) else { return Ok(()) };
     let performed = Change::File(change.clone());
-    session.perform(&performed, &mut |_| acting(crash, || change.act(wish))).map(drop)
+    session.perform(&performed, &mut |_| acting(crash, || change.act(desired))).map(drop)
 }
 
 fn tree(
     session: &mut Session,
     change: &TreeChange,
-    wish: &Manifest,
+    desired: &Manifest,
     text: &str,
     crash: Option<Crash>,
 ) -> Result<()> {
     let performed = Change::Tree(change.clone());
     let act = &mut |_: &mut World| {
         let open = &mut |_: &Path| -> Result<_> { Ok(Content::Bytes(text.as_bytes().into())) };
-        acting(crash, || change.act(wish, open))
+        acting(crash, || change.act(desired, open))
     };
     session.perform(&performed, act).map(drop)
 }
@@ -376,24 +376,24 @@ fn edit(
     session: &mut Session,
     path: &Path,
     entry: FileEntry,
-    wish: DesiredEntry<'_>,
+    desired: DesiredEntry<'_>,
     crash: Option<Crash>,
 ) -> Result<()> {
     let (found, bytes) = Found::text_at(path)?;
     match &found.state {
         FileState::File { .. } => {}
-        FileState::Absent if matches!(wish, DesiredEntry::Text(_)) => {}
+        FileState::Absent if matches!(desired, DesiredEntry::Text(_)) => {}
         _ => return Ok(()),
     }
     let record = session.file_record(&found);
     let attributes = attributes(&found.state);
     let terms = EditTerms { entry, secret: false, attributes, record };
-    let Some(change) = EditChange::towards((found, bytes), wish, terms)? else { return Ok(()) };
+    let Some(change) = EditChange::towards((found, bytes), desired, terms)? else { return Ok(()) };
     let performed = Change::Edit(change.clone());
     session.perform(&performed, &mut |_| acting(crash, || change.act())).map(drop)
 }
 
-/// A command that makes a file and is taken back by its removal.
+/// A command that makes a file; its undo action removes the file.
 fn product(session: &mut Session, path: &Path, number: u8, crash: Option<Crash>) -> Result<()> {
     let target = Target::Product(path.into());
     let half = |change: &journal::ChangeRecord| {
@@ -432,9 +432,9 @@ struct Model<'machine> {
     machine: &'machine Machine,
     first: BTreeMap<String, String>,
     marks: u32,
-    /// Places where somebody else was.
+    /// The indices of paths that the operator edited.
     touched: BTreeSet<usize>,
-    settled: PathBuf,
+    handled: PathBuf,
 }
 
 macro_rules! hold {
@@ -448,11 +448,11 @@ macro_rules! hold {
 impl Model<'_> {
     fn run(&mut self, deed: &Deed) -> Result<(), TestCaseError> {
         match deed {
-            Deed::Change { step, place, wish, triggers, crash, replace } => {
-                self.change(*step, *place, wish, *triggers, *crash, *replace)
+            Deed::Change { step, place, desired, triggers, crash, replace } => {
+                self.change(*step, *place, desired, *triggers, *crash, *replace)
             }
-            Deed::Foreign { place, how } => {
-                self.meddle(*place, *how);
+            Deed::OperatorEdit { place, how } => {
+                self.edit_as_the_operator(*place, *how);
                 Ok(())
             }
             Deed::Rollback { step, force, crash } => self.roll_back(*step, *force, *crash).map(drop),
@@ -463,7 +463,7 @@ impl Model<'_> {
         &mut self,
         step: u8,
         place: usize,
-        wish: &Desired,
+        desired: &Desired,
         triggers: bool,
         crash: Option<Crash>,
         replace: bool,
@@ -477,14 +477,14 @@ impl Model<'_> {
         let marks = machine.marks();
         let is_known = !machine.history().changes.is_empty();
         let handler = Handler {
-            run: vec![vec!["touch".to_owned(), self.settled.display().to_string()]],
+            run: vec![vec!["touch".to_owned(), self.handled.display().to_string()]],
             ..Handler::default()
         };
         let limit = machine.limit(crash);
         let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| -> Result<()> {
             let mut session = machine.session();
             session.on_conflict = if replace { ConflictPolicy::Overwrite } else { ConflictPolicy::Ask };
-            // What is looked at depends on what is settled of a dead run.
+            // What a change observes depends on what was recovered of a killed run.
             session.recover_before_looking()?;
             let step = step.to_string();
             session.enter_step(Some(&step));
@@ -493,7 +493,7 @@ impl Model<'_> {
             if triggers {
                 session.enter_handler(handler.clone());
             }
-            change(&mut session, &path, wish, crash)?;
+            change(&mut session, &path, desired, crash)?;
             if triggers {
                 session.leave_handler();
                 session.settle(&handler)?;
@@ -510,7 +510,7 @@ impl Model<'_> {
             } else if crash.is_none() {
                 let is_conflicting = kind == "conflict" || kind == "in_doubt";
                 hold!(is_conflicting, "a change failed: {shown}");
-                hold!(!self.touched.is_empty(), "nobody was there, but: {shown}");
+                hold!(!self.touched.is_empty(), "there was no edit by the operator, but: {shown}");
                 hold!(!replace, "replacing was agreed to, but: {shown}");
             }
         } else if crash.is_none() {
@@ -524,7 +524,7 @@ impl Model<'_> {
         self.kept_or_backed_up(&marks)
     }
 
-    /// What somebody else wrote is where it was, or in the backups.
+    /// Every mark of the operator's edits is where it was, or in the backups.
     fn kept_or_backed_up(&self, before: &BTreeSet<String>) -> Result<(), TestCaseError> {
         let after = self.machine.marks();
         for mark in before.difference(&after) {
@@ -539,10 +539,11 @@ impl Model<'_> {
         Ok(())
     }
 
-    fn meddle(&mut self, place: usize, how: Foreign) {
+    fn edit_as_the_operator(&mut self, place: usize, how: OperatorEdit) {
         let path = self.machine.path(PLACES[place]);
-        let Some(parent) = path.parent().filter(|parent| parent.is_dir()) else { return };
-        let _ = parent;
+        if !path.parent().is_some_and(Path::is_dir) {
+            return;
+        }
         self.touched.insert(place);
         self.marks += 1;
         let mark = format!("theirs-{}", self.marks);
@@ -550,17 +551,17 @@ impl Model<'_> {
         let is_directory = path.symlink_metadata().is_ok_and(|metadata| metadata.is_dir());
         let text = fs::read_to_string(&path).unwrap_or_default();
         match how {
-            Foreign::Append if is_file => fs::write(&path, format!("{text}{mark}=1\n")).unwrap(),
-            Foreign::Prepend if is_file => fs::write(&path, format!("{mark}=1\n{text}")).unwrap(),
-            Foreign::Delete if is_directory => {}
-            Foreign::Delete => drop(fs::remove_file(&path)),
-            Foreign::Mode if is_file => {
+            OperatorEdit::Append if is_file => fs::write(&path, format!("{text}{mark}=1\n")).unwrap(),
+            OperatorEdit::Prepend if is_file => fs::write(&path, format!("{mark}=1\n{text}")).unwrap(),
+            OperatorEdit::Delete if is_directory => {}
+            OperatorEdit::Delete => drop(fs::remove_file(&path)),
+            OperatorEdit::Mode if is_file => {
                 fs::set_permissions(&path, PermissionsExt::from_mode(0o604)).unwrap();
             }
-            Foreign::Inside if is_directory => {
+            OperatorEdit::Inside if is_directory => {
                 fs::write(path.join(&mark), &mark).unwrap();
             }
-            Foreign::Link if !is_directory => {
+            OperatorEdit::Link if !is_directory => {
                 let _ = fs::remove_file(&path);
                 symlink(&mark, &path).unwrap();
             }
@@ -588,7 +589,7 @@ impl Model<'_> {
             .changes
             .iter()
             .any(|change| matches!(change.state, ChangeState::InDoubt | ChangeState::Undoing));
-        let previewed = preview(&mut machine.looking(), &request);
+        let previewed = preview(&mut machine.dry_run(), &request);
         hold!(machine.snapshot() == before, "a preview changed something");
         let limit = machine.limit(crash);
         let applied = apply(&mut machine.session(), &request);
@@ -614,7 +615,7 @@ impl Model<'_> {
         if let (Some(report), Ok(previewed)) = (&report, &previewed)
             && !unfinished
             && !is_doubtful
-            // What somebody else left below newer changes is seen only once those are undone.
+            // A conflict below newer changes is found only once those are undone.
             && self.touched.is_empty()
         {
             let ids = |rows: &[kkrun::rollback::Row]| -> BTreeSet<ChangeId> {
@@ -633,7 +634,7 @@ impl Model<'_> {
             if self.touched.is_empty() {
                 hold!(
                     report.conflicts.is_empty() && report.kept.is_empty(),
-                    "nobody was there, but: {report:#?}"
+                    "there was no edit by the operator, but: {report:#?}"
                 );
             }
         }
@@ -641,17 +642,17 @@ impl Model<'_> {
             self.kept_or_backed_up(&marks)?;
         } else {
             let after = machine.marks();
-            // A command's product goes with the command, whatever it has become; a copy is kept.
+            // A command's product is removed with the command, even if it was modified; a copy is kept.
             let has_products =
                 self.machine.history().changes.iter().any(|change| change.intent.what == "command");
             let is_kept = |mark: &&String| !has_products || !self.machine.is_in_backups(mark);
             let lost: Vec<_> = marks.difference(&after).filter(is_kept).collect();
-            hold!(lost.is_empty(), "without a word {lost:?} is lost");
+            hold!(lost.is_empty(), "{lost:?} is lost, and overwriting was not agreed to");
         }
         Ok(report)
     }
 
-    /// The kill that fell between the intent to undo and the undoing.
+    /// Leaves the journal as a kill between the intent of an undo and the undo does.
     fn intend_the_next(&self) {
         let history = self.machine.history();
         if history.rollback.is_none() {
@@ -705,7 +706,7 @@ impl Model<'_> {
     }
 }
 
-fn wish() -> impl Strategy<Value = Desired> {
+fn desired() -> impl Strategy<Value = Desired> {
     prop_oneof![
         4 => (0..3_u8).prop_map(Desired::Write),
         4 => (0..2_u8, 0..3_u8).prop_map(|(key, value)| Desired::Line(key, value)),
@@ -734,46 +735,46 @@ fn crash() -> impl Strategy<Value = Option<Crash>> {
 
 fn deed() -> impl Strategy<Value = Deed> {
     let change =
-        (1..4_u8, 0..PLACES.len(), wish(), prop::bool::weighted(0.1), crash(), prop::bool::weighted(0.2));
-    let change = change.prop_map(|(step, place, wish, triggers, crash, replace)| Deed::Change {
+        (1..4_u8, 0..PLACES.len(), desired(), prop::bool::weighted(0.1), crash(), prop::bool::weighted(0.2));
+    let change = change.prop_map(|(step, place, desired, triggers, crash, replace)| Deed::Change {
         step,
         place,
-        wish,
+        desired,
         triggers,
         crash,
         replace,
     });
-    let foreign = prop::sample::select(vec![
-        Foreign::Append,
-        Foreign::Prepend,
-        Foreign::Rewrite,
-        Foreign::Delete,
-        Foreign::Link,
-        Foreign::Mode,
-        Foreign::Inside,
+    let edit = prop::sample::select(vec![
+        OperatorEdit::Append,
+        OperatorEdit::Prepend,
+        OperatorEdit::Rewrite,
+        OperatorEdit::Delete,
+        OperatorEdit::Link,
+        OperatorEdit::Mode,
+        OperatorEdit::Inside,
     ]);
-    let foreign = (0..PLACES.len(), foreign).prop_map(|(place, how)| Deed::Foreign { place, how });
+    let edit = (0..PLACES.len(), edit).prop_map(|(place, how)| Deed::OperatorEdit { place, how });
     let rollback = (prop::option::weighted(0.7, 1..4_u8), prop::bool::weighted(0.2), crash());
     let rollback = rollback.prop_map(|(step, force, crash)| Deed::Rollback { step, force, crash });
-    prop_oneof![8 => change, 2 => foreign, 2 => rollback]
+    prop_oneof![8 => change, 2 => edit, 2 => rollback]
 }
 
-/// A history in which nobody else takes part, or one in which somebody does.
+/// A history with edits by the operator, or one without.
 fn deeds() -> impl Strategy<Value = Vec<Deed>> {
-    (any::<bool>(), prop::collection::vec(deed(), 1..12)).prop_map(|(alone, mut deeds)| {
-        if alone {
-            deeds.retain(|deed| !matches!(deed, Deed::Foreign { .. }));
+    (any::<bool>(), prop::collection::vec(deed(), 1..12)).prop_map(|(is_alone, mut deeds)| {
+        if is_alone {
+            deeds.retain(|deed| !matches!(deed, Deed::OperatorEdit { .. }));
         }
         deeds
     })
 }
 
 #[test]
-fn whatever_happens_nothing_is_lost_and_all_comes_back() {
-    // A write over the limit is an error then, and not the end of this process.
+fn random_histories_lose_nothing_and_roll_back_to_the_first_state() {
+    // With a handler, a write over the limit is an error and does not end this process.
     signal_hook::flag::register(signal_hook::consts::SIGXFSZ, std::sync::Arc::default()).unwrap();
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(CASES);
-    // The same histories wherever nobody asks for more: what fails there fails again.
+    // With the default number the histories are always the same: a failure can be repeated.
     let rng_seed = if cases == CASES { RngSeed::Fixed(7) } else { RngSeed::Random };
     let failure_persistence = None;
     let config = Config { cases, failure_persistence, max_shrink_iters: 4000, rng_seed, ..Config::default() };
@@ -781,8 +782,8 @@ fn whatever_happens_nothing_is_lost_and_all_comes_back() {
     let outcome = runner.run(&(0..8_u8, deeds()), |(start, deeds)| {
         let machine = Machine::new(start);
         let first = machine.snapshot();
-        let settled = machine.directory.path().join("settled");
-        let mut model = Model { machine: &machine, first, marks: 0, touched: BTreeSet::new(), settled };
+        let handled = machine.directory.path().join("handled");
+        let mut model = Model { machine: &machine, first, marks: 0, touched: BTreeSet::new(), handled };
         for deed in &deeds {
             model.run(deed)?;
         }

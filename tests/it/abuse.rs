@@ -1,5 +1,5 @@
-//! Scripts that never end, nest without bottom, eat the memory or reach for what is not theirs: an error with its line,
-//! and the process goes on to say so. All limits are set, so that debug and release builds do the same.
+//! Scripts that never end, nest without end, exhaust the memory or read outside the plan: kkrun stops them and reports
+//! the line. All limits are set, so that debug and release builds behave alike.
 
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
@@ -8,6 +8,8 @@ use crate::support::{Place, Ran};
 
 /// A guard for the machine, in bytes of address space: what is reserved and not used counts here and not for kkrun.
 const MEMORY: u64 = 6 << 30;
+/// Makes the test of panics run kkrun, with the arguments that it holds.
+const FAULT: &str = "KKRUN_TEST_FAULT";
 
 /// Runs a script with its memory bounded from outside, as a guard for the machine.
 fn run(script: &str, words: &str) -> Ran {
@@ -32,7 +34,7 @@ fn run_in(place: &Place, words: &str) -> Ran {
     }
 }
 
-/// An error of the script, or one that the check finds, with a place in it.
+/// Checks for an error of the script, at run time or from the check, with a line.
 #[track_caller]
 fn is_refused(script: &str) -> Ran {
     let ran = run(script, "plan.rhai");
@@ -43,10 +45,10 @@ fn is_refused(script: &str) -> Ran {
 }
 
 #[test]
-fn what_never_ends_is_ended_at_its_line() {
+fn endless_script_is_stopped_with_its_line() {
     for (script, line) in [
         ("let a = 1;\nloop { a += 1; }", 2),
-        // What cannot be caught has the place of the outermost call.
+        // An error that cannot be caught has the line of the outermost call.
         ("fn f() {\n    loop { let a = 1; }\n}\nf();", 4),
         ("try { loop { } } catch { print(\"caught\"); }", 1),
     ] {
@@ -57,7 +59,7 @@ fn what_never_ends_is_ended_at_its_line() {
 }
 
 #[test]
-fn what_calls_itself_without_end_is_ended_at_its_line() {
+fn endless_recursion_is_stopped_with_its_line() {
     for script in [
         "fn f(n) { f(n + 1) }\nf(0);",
         "fn f(n) { g(n) } fn g(n) { f(n) }\nf(0);",
@@ -71,7 +73,7 @@ fn what_calls_itself_without_end_is_ended_at_its_line() {
 }
 
 #[test]
-fn what_is_nested_without_end_is_refused_before_it_runs() {
+fn endlessly_nested_script_is_refused_before_it_runs() {
     let nested = |open: &str, within: &str, close: &str| {
         format!("print(\"ran\");\nlet a = {}{within}{};", open.repeat(20_000), close.repeat(20_000))
     };
@@ -102,7 +104,7 @@ fn what_is_nested_without_end_is_refused_before_it_runs() {
 }
 
 #[test]
-fn what_eats_the_memory_is_ended_at_its_line() {
+fn script_that_exhausts_the_memory_is_stopped_with_its_line() {
     for script in [
         "let text = \"x\";\nloop { text += text; }",
         "let text = \"x\";\ntext.pad(9_000_000_000, \"y\");",
@@ -112,11 +114,11 @@ fn what_eats_the_memory_is_ended_at_its_line() {
         "let m = #{ a: 1 };\nloop { m = #{ a: m, b: m }; }",
         "let b = blob(9_000_000_000);",
         "let b = blob(10_000);\nloop { b += b; }",
-        // Each within its limit, and many of them.
+        // Many values, each within the limit.
         "let all = [];\nlet text = \"x\"; for n in 0..23 { text += text; }\nfor n in range(0, 90_000) { all.push(text + n); }",
         "fn f(n, text) { let more = text + n; let other = text + more.len(); if n > 0 { f(n - 1, more) } }\nlet text = \"x\";\nfor n in 0..23 { text += text; }\nf(120, text);",
         "let m = #{};\nlet text = \"x\"; for n in 0..23 { text += text; }\nfor n in range(0, 90_000) { m[`k${n}`] = text + n; }",
-        // One call that would make an immense text of two large ones.
+        // One call that would make an immense string of two large ones.
         "let a = \"x\"; for n in 0..23 { a += a; }\nlet b = a + \"\";\na.replace(\"x\", b);\nprint(a.len());",
         "let a = \"x\"; for n in 0..23 { a += a; }\nlet b = a + \"\";\na.replace('x', b);\nprint(a.len());",
         "let a = \"x\"; for n in 0..23 { a += a; }\ntext::replace(a, \"x\", a);",
@@ -128,14 +130,14 @@ fn what_eats_the_memory_is_ended_at_its_line() {
     ] {
         let ran = run(script, "plan.rhai");
         assert_eq!(ran.status, 1, "{script}\n{}", ran.page().chars().take(900).collect::<String>());
-        // Of what a value shared with itself breaks, Rhai tells no line.
+        // For a value that contains itself, Rhai reports no line.
         let place = if ran.stderr.contains("Data race") { "in plan.rhai" } else { "plan.rhai:" };
         assert!(ran.stderr.contains(place), "{script}\n{}", ran.page());
     }
 }
 
 #[test]
-fn what_is_nested_deeply_is_dropped_and_shown_without_an_end_of_the_stack() {
+fn deeply_nested_values_do_not_overflow_the_stack() {
     run("let a = [];\nfor n in range(0, 5_000) { a = [a]; }\nprint(a.len());", "plan.rhai")
         .ends(0)
         .prints("1\n");
@@ -146,7 +148,7 @@ fn what_is_nested_deeply_is_dropped_and_shown_without_an_end_of_the_stack() {
 }
 
 #[test]
-fn settings_cannot_eat_the_machine_either() {
+fn settings_cannot_exhaust_the_machine() {
     for settings in [
         "let a = \"x\"; loop { a += a; }",
         "fn f() { f() } f();",
@@ -204,7 +206,7 @@ fn nothing_is_imported_from_outside_or_in_a_circle() {
 }
 
 #[test]
-fn what_runs_is_what_was_checked() {
+fn script_runs_no_code_that_was_not_checked() {
     for (script, said) in [
         ("let x = 1;\neval(\"print(2)\");", "eval"),
         ("let f = Fn(\"eval\");\nf.call(\"print(2)\");", "eval"),
@@ -223,7 +225,7 @@ fn what_runs_is_what_was_checked() {
 }
 
 #[test]
-fn a_failed_change_fails_its_step_however_the_script_takes_it() {
+fn failed_change_fails_its_step_whatever_the_script_catches() {
     for attempt in [
         "try { FAIL } catch { }",
         "try { FAIL } catch (error) { log::info(error.message); }",
@@ -251,9 +253,8 @@ fn a_failed_change_fails_its_step_however_the_script_takes_it() {
         .prints("missing\n");
 }
 
-/// Not a test of its own: kkrun with a primitive that panics, as a process of its own.
-#[test]
-fn kkrun_with_a_fault() {
+/// Runs kkrun with primitives that panic, in this process: it records its exit status for the parent.
+fn run_with_faulty_primitives(arguments: &str) {
     use kkrun::script::{Raised, Registration, act, look};
     use rhai::NativeCallContext;
     fn register(engine: &mut rhai::Engine) {
@@ -268,9 +269,9 @@ fn kkrun_with_a_fault() {
         module.set_native_fn("bare", |text: &str| -> Raised<i64> { panic!("a fault with {text}") });
         engine.register_static_module("fault", module.into());
     }
-    let Ok(words) = std::env::var("KKRUN_TEST_FAULT") else { return };
     kkrun::panicking::keep_quiet();
-    let cli = kkrun::cli::Cli::of(std::iter::once("kkrun").chain(words.split(' ')).map(Into::into)).unwrap();
+    let arguments = std::iter::once("kkrun").chain(arguments.split(' ')).map(Into::into);
+    let cli = kkrun::cli::Cli::of(arguments).unwrap();
     let reporter = kkrun::commands::reporter(&cli.options);
     let mut launch = kkrun::config::launch(&cli.options, "kkrun plan.rhai").unwrap();
     std::rc::Rc::get_mut(&mut launch).unwrap().register =
@@ -283,7 +284,11 @@ fn kkrun_with_a_fault() {
 }
 
 #[test]
-fn a_panic_within_a_primitive_is_a_failure_at_its_line_without_a_secret() {
+fn panic_in_a_primitive_is_a_failure_at_its_line_without_a_secret() {
+    // The test is its own child, so that no test passes without having been run.
+    if let Ok(arguments) = std::env::var(FAULT) {
+        return run_with_faulty_primitives(&arguments);
+    }
     for call in ["look", "act", "bare"] {
         let canary = "canary-of-the-panic-4711";
         let place = Place::new(&format!(
@@ -291,9 +296,10 @@ fn a_panic_within_a_primitive_is_a_failure_at_its_line_without_a_secret() {
              let text = file::read(\"@/m/a\");\n    try {{ fault::{call}(text); }} catch {{ print(\"caught\"); }}\n}});"
         ));
         let mut command = Command::new(std::env::current_exe().unwrap());
-        command.args(["--exact", "abuse::kkrun_with_a_fault", "--nocapture"]).current_dir(place.path("plan"));
-        let words = format!("--state-dir {} plan.rhai", place.path("state").display());
-        command.env("KKRUN_TEST_FAULT", words).env("KKRUN_TEST_STATUS", place.path("status"));
+        let own_name = "abuse::panic_in_a_primitive_is_a_failure_at_its_line_without_a_secret";
+        command.args(["--exact", own_name, "--nocapture"]).current_dir(place.path("plan"));
+        let arguments = format!("--state-dir {} plan.rhai", place.path("state").display());
+        command.env(FAULT, arguments).env("KKRUN_TEST_STATUS", place.path("status"));
         command.env("KKRUN_SECRET_PIN", canary).env("NO_COLOR", "1").stdin(Stdio::null());
         let output = command.output().unwrap();
         let said =

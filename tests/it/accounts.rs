@@ -1,11 +1,11 @@
-//! Users and groups: as the tools would make them, half made by a run that was killed, and what others did with them
-//! before kkrun came again.
+//! Users and groups: equal to those of the tools, half made by a killed run, and modified by the operator before the
+//! next run.
 //!
 //! They need root, strace, and a mount namespace of their own: the machine's databases, homes and mail are copies there.
 
 use std::process::Command;
 
-/// What the scripts begin with: a machine of their own, and words for what they do.
+/// The head of each script: copies of the machine's directories, and functions.
 const PRELUDE: &str = r#"
 set -eu
 mount -t tmpfs -o mode=0755 none "$D"
@@ -26,7 +26,7 @@ dies() {
 }
 undo() { kkrun rollback --yes --purge users,homes; }
 field() { getent "$1" "$2" | cut -d: -f"$3"; }
-is() { [[ $2 == "$3" ]] || { echo "$1: wanted (-), found (+)" >&2; diff -u <(echo "$2") <(echo "$3") >&2; exit 1; }; }
+is() { [[ $2 == "$3" ]] || { echo "$1: expected (-), found (+)" >&2; diff -u <(echo "$2") <(echo "$3") >&2; exit 1; }; }
 databases() { for each in passwd shadow group gshadow subuid subgid; do echo "== $each"; cat "/etc/$each"; done; }
 whole() { for each in passwd shadow group gshadow subuid subgid; do is "lines of $1 in $each" 1 "$(grep -c "^$1:" "/etc/$each")"; done; }
 plan 'user::ensure("kim");'
@@ -48,7 +48,7 @@ fn holds(script: &str) {
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn who_has_got_a_password_since_is_completed_and_not_made_anew() {
+fn user_who_got_a_password_since_is_completed_and_not_replaced() {
     holds(
         r#"
 dies p.rhai
@@ -64,7 +64,7 @@ is "lines in gshadow" 1 "$(grep -c '^kim:' /etc/gshadow)"
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn a_user_without_a_line_in_shadow_is_made_with_the_same_number() {
+fn user_without_a_shadow_entry_is_completed_with_the_same_number() {
     holds(
         r#"
 dies p.rhai
@@ -81,7 +81,7 @@ is "entries left" "" "$(grep -l '^kim:' /etc/passwd /etc/shadow /etc/group /etc/
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn a_group_that_was_there_before_is_there_after_a_rollback_that_died() {
+fn group_that_existed_before_survives_a_killed_rollback() {
     holds(
         r#"
 groupadd --gid 5000 kim
@@ -97,7 +97,7 @@ is "the user" "" "$(getent passwd kim || true)"
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn somebody_elses_group_of_the_users_name_stays() {
+fn group_of_others_with_the_users_name_is_kept() {
     holds(
         r#"
 kkrun p.rhai
@@ -135,7 +135,7 @@ is "the line in gshadow" "kiosk:!::daemon" "$(grep '^kiosk:' /etc/gshadow)"
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn lines_that_are_no_entries_are_in_nobodys_way() {
+fn invalid_lines_in_the_databases_are_kept() {
     holds(
         r#"
 printf '%s\n' '#old:x:777:kim' '+nis:x:1001:' 'broken' >>/etc/group
@@ -150,7 +150,7 @@ is "lines" 5 "$(cat /etc/group /etc/passwd | grep -cE '^(#old|[+]nis|broken|kim:
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn a_home_that_somebody_gave_the_user_is_not_removed_with_the_one_that_was_made() {
+fn home_that_the_operator_gave_the_user_is_kept() {
     holds(
         r#"
 kkrun p.rhai
@@ -171,7 +171,7 @@ is "the data" data "$(cat /srv/kim/data)"
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn a_home_that_somebody_made_since_the_inverse_failed_is_not_kkruns() {
+fn home_that_the_operator_made_after_a_failed_undo_is_kept() {
     holds(
         r#"
 kkrun p.rhai
@@ -188,7 +188,7 @@ is "the user" "" "$(getent passwd kim || true)"
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn a_user_who_was_being_changed_and_has_gone_is_made() {
+fn user_removed_during_a_change_is_made_again() {
     holds(
         r#"
 useradd --create-home robin
@@ -205,7 +205,7 @@ is "the user" "" "$(getent passwd robin || true)"
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn a_home_made_by_a_later_run_is_as_closed_as_the_tools_make_it() {
+fn home_made_by_a_later_run_has_the_mode_of_useradd() {
     holds(
         r#"
 sed -i '/^UMASK/d' /etc/login.defs; echo 'UMASK 077' >>/etc/login.defs
@@ -221,7 +221,7 @@ is "owner" kim "$(stat -c %U /home/kim/.profile)"
 /// The databases and the home that the tools leave, and those that kkrun leaves, with the same machine before.
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn what_is_made_is_to_the_byte_what_the_tools_would_make() {
+fn databases_and_homes_equal_those_of_the_tools_to_the_byte() {
     holds(
         r#"
 mkdir "$D/first"
@@ -266,7 +266,7 @@ same "without defaults" 'user::ensure("sam");' useradd --create-home sam
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn rollback_restores_what_named_the_user_before_to_the_byte() {
+fn rollback_restores_earlier_entries_of_the_user_to_the_byte() {
     holds(
         r#"
 useradd robin; groupadd --gid 5000 kim; gpasswd -A robin kim; gpasswd -M robin kim
@@ -320,7 +320,7 @@ done
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn a_mount_in_the_home_is_named_and_nothing_is_taken() {
+fn mount_in_the_home_is_named_and_nothing_is_removed() {
     holds(
         r#"
 kkrun p.rhai
@@ -358,7 +358,7 @@ is "the user" "" "$(getent passwd kim || true)"
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn a_group_of_the_user_that_others_were_put_into_stays() {
+fn group_of_the_user_with_other_members_is_kept() {
     holds(
         r#"
 kkrun p.rhai

@@ -1,4 +1,4 @@
-//! What is wrong is said clearly, with the right status, and nothing is lost or touched.
+//! Invalid input: a clear message, the right exit status, and nothing is lost or changed.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -6,7 +6,7 @@ use crate::support::Place;
 
 const GOOD: &str = r#"step::run("01", "First", || file::write("@/m/a", "a\n"));"#;
 
-/// Nothing was touched: no state, nothing set up.
+/// Checks that nothing was changed: there is no state directory and no product.
 #[track_caller]
 fn untouched(place: &Place) {
     assert!(!place.exists("state"), "a state directory appeared");
@@ -38,7 +38,7 @@ fn a_script_that_cannot_be_read_is_wrong_usage() {
 }
 
 #[test]
-fn a_plan_that_does_not_hold_together_touches_nothing() {
+fn inconsistent_plan_changes_nothing() {
     for (plan, said) in [
         (
             "step::run(\"01\", \"First\", || file::write(\"@/m/a\", \"\"));\nstep::run(\"02\", \"Second\", \"none.rhai\");",
@@ -75,7 +75,7 @@ fn a_plan_that_does_not_hold_together_touches_nothing() {
 }
 
 #[test]
-fn settings_that_are_no_map_of_plain_values_are_refused() {
+fn settings_other_than_a_map_of_plain_values_are_refused() {
     for (settings, said) in [
         ("let a = 1;", "does not end in a map of settings"),
         ("#{ a: || 1 }", "the setting `a`"),
@@ -138,7 +138,7 @@ fn a_state_directory_that_cannot_be_written_stops_the_run_before_it_changes_anyt
 }
 
 #[test]
-fn a_journal_that_cannot_be_written_any_more_ends_the_run_and_is_whole() {
+fn journal_that_cannot_be_written_ends_the_run_and_stays_whole() {
     // A limit to the size of files stands in for a full disk.
     let place = Place::new(
         r#"
@@ -234,7 +234,7 @@ fn with_a_record(change: impl FnOnce(&mut serde_json::Value)) -> Place {
 }
 
 #[test]
-fn a_journal_that_a_newer_kkrun_wrote_is_left_to_it_unless_it_may_be_passed_over() {
+fn journal_of_a_newer_kkrun_is_refused_unless_its_records_are_skippable() {
     refused(&with_a_record(|record| record["entry"] = "teleported".into()), "which a newer kkrun wrote");
     let skippable = with_a_record(|record| {
         record["entry"] = "teleported".into();
@@ -276,10 +276,8 @@ fn a_torn_end_is_saved_aside_and_the_run_goes_on() {
 }
 
 #[test]
-fn what_somebody_else_could_write_is_refused_to_root() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+#[ignore = "needs root"]
+fn root_runs_nothing_that_other_users_can_write() {
     let set = |place: &Place, name: &str, mode: u32| {
         std::fs::set_permissions(place.path(name), PermissionsExt::from_mode(mode)).unwrap();
     };
@@ -326,7 +324,7 @@ fn a_script_that_requires_root_is_refused_to_others() {
         command.output()
     };
     let output = run(std::path::Path::new(env!("CARGO_BIN_EXE_kkrun"))).unwrap_or_else(|_| {
-        // It stands where only root may look.
+        // The binary is in a directory that only root can read.
         let copy = directory.path().join("kkrun");
         std::fs::copy(env!("CARGO_BIN_EXE_kkrun"), &copy).unwrap();
         run(&copy).unwrap()
@@ -338,7 +336,7 @@ fn a_script_that_requires_root_is_refused_to_others() {
 }
 
 #[test]
-fn without_anybody_to_ask_a_question_ends_with_its_status() {
+fn question_without_a_terminal_ends_with_its_exit_status() {
     let place = Place::new("if ask::confirm(\"Really?\", false) { file::write(\"@/m/a\", \"\"); }");
     place.run("plan.rhai").ends(78).says("Really?");
     place.run("plan.rhai --non-interactive").ends(78);
@@ -348,7 +346,7 @@ fn without_anybody_to_ask_a_question_ends_with_its_status() {
 }
 
 #[test]
-fn a_wrong_option_of_a_primitive_names_the_place() {
+fn invalid_option_of_a_primitive_is_reported_with_its_line() {
     let place = Place::new(GOOD).with("plan/bad.rhai", "file::write(\"@/m/x\", \"\", #{ mood: \"0644\" });");
     let ran = place.run("bad.rhai");
     assert!(matches!(ran.status, 1 | 2), "{}", ran.page());

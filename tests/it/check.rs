@@ -7,7 +7,7 @@ use crate::support::Place;
 const BROKEN: &str = "file::wriet(\"/x\", settings::nmae);\nfoo();\n";
 
 #[test]
-fn every_problem_is_told_with_its_place_and_nothing_is_run() {
+fn every_problem_is_reported_with_its_line_and_nothing_runs() {
     let plan = "step::run(\"01\", \"First\", || file::write(\"@/m/first\", \"x\"));\n\
                 step::run(\"02\", \"Second\", \"02.rhai\");\n";
     let place = Place::new(plan)
@@ -29,7 +29,7 @@ fn every_problem_is_told_with_its_place_and_nothing_is_run() {
 }
 
 #[test]
-fn what_passes_is_counted_and_a_directory_is_read_whole() {
+fn scripts_without_problems_are_counted_and_directories_are_read_whole() {
     let place = Place::new("import \"lib\" as lib; print(lib::one());")
         .with("plan/lib.rhai", "fn one() { 1 }")
         .with("plan/below/other.rhai", "print(2);");
@@ -56,13 +56,13 @@ fn the_built_in_scripts_pass() {
     assert!(ran.stdout.ends_with(" scripts, no problems\n"), "{}", ran.page());
 }
 
-/// A script that runs the rest of its words as somebody who may do nothing, in a mount namespace whose /var/lib holds
-/// the program and this.
+/// Runs kkrun with these arguments as the user `nobody`, in a mount namespace where /mnt holds the program and /var/lib
+/// what `prepare` makes.
 fn as_nobody(prepare: &str, words: &[&str]) -> (Option<i32>, String) {
     started_as_nobody(prepare, "", words)
 }
 
-/// The same with the words of `start` in front of the program.
+/// The same, started by the command `start`.
 fn started_as_nobody(prepare: &str, start: &str, words: &[&str]) -> (Option<i32>, String) {
     let script = format!(
         "set -eu; program=$1; shift; start=$1; shift; mount -t tmpfs -o mode=0755 none /mnt; cp \"$program\" /mnt/kkrun\n\
@@ -106,7 +106,17 @@ fn a_script_that_requires_root_is_refused_without_it() {
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
-fn beside_root_s_journal_nobody_is_shown_another() {
+fn command_as_another_user_is_refused_without_root() {
+    let prepare = "install -d -o 65534 state\n\
+                   echo 'cmd::run([\"true\"], #{ user: \"root\", always: \"a test\" });' > plan.rhai";
+    let (status, said) = as_nobody(prepare, &["plan.rhai", "--state-dir", "/mnt/state"]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("only root can run a command as user `root`"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn users_are_refused_beside_the_journal_of_root() {
     for words in [["history"], ["doctor"], ["rollback"], ["log"]] {
         let (status, said) = as_nobody("mkdir -m 0700 /var/lib/kkrun", &words);
         assert_eq!(status, Some(77), "{said}");

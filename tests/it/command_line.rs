@@ -8,7 +8,7 @@ step::run("02", "Second", || { if host::args() != [] { print(host::args()); } })
 "#;
 
 #[test]
-fn options_stand_on_both_sides_and_words_behind_two_dashes_are_the_scripts() {
+fn options_are_read_on_both_sides_and_arguments_after_two_dashes_are_the_scripts() {
     let place = Place::new(PLAN);
     place.run("--dry-run plan.rhai").ends(6);
     place.run("plan.rhai --dry-run").ends(6);
@@ -23,7 +23,7 @@ fn options_stand_on_both_sides_and_words_behind_two_dashes_are_the_scripts() {
 }
 
 #[test]
-fn data_goes_to_stdout_and_talk_to_stderr() {
+fn data_goes_to_stdout_and_messages_to_stderr() {
     let place = Place::new(PLAN);
     place.run("plan.rhai").ends(0).prints("data\n").says("careful").says("✅ 01 First");
     let place = Place::new(PLAN);
@@ -34,7 +34,7 @@ fn data_goes_to_stdout_and_talk_to_stderr() {
 }
 
 #[test]
-fn json_is_one_event_a_line_the_first_the_schema_the_last_the_sum() {
+fn json_is_one_event_a_line_from_the_schema_to_the_summary() {
     let place = Place::new(PLAN);
     let events = place.run("--json plan.rhai").ends(0).json();
     assert_eq!(
@@ -72,7 +72,7 @@ fn json_is_one_event_a_line_the_first_the_schema_the_last_the_sum() {
 }
 
 #[test]
-fn json_sums_up_what_never_began_too() {
+fn json_has_a_summary_of_a_run_that_never_began() {
     let place = Place::new(PLAN);
     for (words, status) in
         [("--json none.rhai", 2), ("--json plan.rhai --only 9", 2), ("--json rollback 9", 2)]
@@ -85,7 +85,7 @@ fn json_sums_up_what_never_began_too() {
 }
 
 #[test]
-fn a_closed_pipe_ends_nothing() {
+fn closed_pipe_does_not_stop_the_run() {
     let place = Place::new(PLAN);
     let kkrun = place.command(&["-v", "plan.rhai"]);
     let line = format!(
@@ -102,7 +102,7 @@ fn a_closed_pipe_ends_nothing() {
 }
 
 #[test]
-fn the_last_lines_say_what_is_owed() {
+fn summary_lists_what_is_pending() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -149,7 +149,7 @@ fn completions_are_written_for_a_shell() {
 }
 
 #[test]
-fn data_that_finds_no_room_is_a_failure() {
+fn data_that_cannot_be_written_is_a_failure() {
     for words in [&["api"][..], &["completions", "bash"]] {
         let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
         let mut kkrun = std::process::Command::new(env!("CARGO_BIN_EXE_kkrun"));

@@ -1,11 +1,11 @@
-//! Somebody else was at the machine meanwhile: a user they added, a unit they masked, users of theirs in a group. In a
-//! booted clone of a Debian.
+//! Conflicts in a booted clone of a Debian: the operator adds a user, masks a unit and puts users into a group after
+//! kkrun did its work.
 //!
-//! Needs what tests/rehearsal.rs needs.
+//! Needs what tests/it/rehearsal.rs needs.
 
 use std::process::Command;
 
-const SETTINGS: &str = "#{ plan: \"foreign\" }";
+const SETTINGS: &str = "#{ plan: \"conflict\" }";
 const REQUIRES: &str = "const REQUIRES = #{ root: true };\n";
 const MUST: &str = "fn must(label, ok) { if !ok { throw `FAILED: ${label}`; } }\n";
 const SET_UP: &str = r#"
@@ -16,56 +16,56 @@ unit::disable("nginx");
 group::ensure("kiosks");
 user::ensure("kim", #{ groups: ["kiosks"] });
 "#;
-const MEDDLED: &str = r#"
-cmd::run(["useradd", "--create-home", "--groups", "kiosks", "ada"], #{ always: "an admin", undo: [] });
-cmd::run(["bash", "-c", "echo hers > /home/ada/hers; echo his > /home/kim/his"], #{ always: "an admin", undo: [] });
-cmd::run(["systemctl", "mask", "nginx"], #{ always: "an admin", undo: [] });
+const EDITED_BY_THE_OPERATOR: &str = r#"
+cmd::run(["useradd", "--create-home", "--groups", "kiosks", "ada"], #{ always: "the operator", undo: [] });
+cmd::run(["bash", "-c", "echo hers > /home/ada/hers; echo his > /home/kim/his"], #{ always: "the operator", undo: [] });
+cmd::run(["systemctl", "mask", "nginx"], #{ always: "the operator", undo: [] });
 "#;
-const WITHOUT_A_WORD: &str = r#"
+const WITHOUT_AGREEMENT: &str = r#"
 let done = rollback::apply();
 must("kim is kept", user::exists("kim") && file::read("/home/kim/his") == "his\n");
 must("kept is reported", done.kept.some(|row| row.target == "user:kim" && row.class == "users"));
 must("ada stays", user::exists("ada") && file::read("/home/ada/hers") == "hers\n");
-must("masked by somebody stays", unit::get("nginx").enabled == "masked");
+must("a unit that the operator masked stays masked", unit::get("nginx").enabled == "masked");
 must("and is shown", done.conflicts.some(|row| row.target == "unit:nginx.service/enablement"));
 must("the unit's file is gone", !file::exists("/etc/systemd/system/good.service"));
 "#;
-const BY_WORD: &str = r#"
+const WITH_AGREEMENT: &str = r#"
 let done = rollback::apply(#{ purge: ["all"] });
 must("kim is gone", !user::exists("kim") && !file::exists("/home/kim"));
 must("ada stays, with what is hers", user::exists("ada") && file::read("/home/ada/hers") == "hers\n");
-must("ada can still be reported by name", cmd::read(["id", "-un", "ada"]) == "ada");
+must("ada is still found by name", cmd::read(["id", "-un", "ada"]) == "ada");
 must("none failed", done.failed.is_empty());
 "#;
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn what_an_admin_did_meanwhile_is_never_undone_with_what_kkrun_did() {
+fn rollback_keeps_what_the_operator_did_meanwhile() {
     let base =
         std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
-    let place = tempfile::tempdir_in("/root").expect("a directory that nobody else can write");
+    let place = tempfile::tempdir_in("/root").expect("a directory that only root can write");
     let scripts = [
         ("plan.rhai", SET_UP),
-        ("meddle.rhai", MEDDLED),
-        ("without.rhai", WITHOUT_A_WORD),
-        ("by_word.rhai", BY_WORD),
+        ("edit.rhai", EDITED_BY_THE_OPERATOR),
+        ("without.rhai", WITHOUT_AGREEMENT),
+        ("with.rhai", WITH_AGREEMENT),
     ];
     std::fs::write(place.path().join("settings.rhai"), SETTINGS).expect("settings");
     for (name, text) in scripts {
         std::fs::write(place.path().join(name), format!("{REQUIRES}{text}{MUST}")).expect("a script");
     }
-    // What the admin does belongs to a plan of its own.
+    // What the operator does is not recorded as a change of the plan.
     let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
     command.args(["rehearse", "--yes", "--non-interactive", "--base"]).arg(base);
-    command.args(["plan.rhai", "--then", "meddle.rhai", "--then", "without.rhai", "--then", "by_word.rhai"]);
+    command.args(["plan.rhai", "--then", "edit.rhai", "--then", "without.rhai", "--then", "with.rhai"]);
     let output = command.current_dir(place.path()).env_remove("TMPDIR").output().expect("kkrun");
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(!said.contains("FAILED"), "{said}");
-    assert!(said.contains("by_word.rhai"), "{said}");
+    assert!(said.contains("with.rhai"), "{said}");
 }
 
-/// Every act and every inverse done again, as after a kill between it and its record: the journal is cut behind each
-/// intent in turn.
+/// Repeats every act and every undo, as after a kill between it and the record of its outcome: the journal is cut behind
+/// each intent in turn.
 const TWICE: &str = r#"
 set -eu
 kkrun=$(readlink "/proc/$PPID/exe")
@@ -124,10 +124,10 @@ done
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn every_act_and_every_inverse_done_twice_gives_the_same() {
+fn every_act_and_every_undo_is_idempotent() {
     let base =
         std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
-    let place = tempfile::tempdir_in("/root").expect("a directory that nobody else can write");
+    let place = tempfile::tempdir_in("/root").expect("a directory that only root can write");
     std::fs::write(place.path().join("settings.rhai"), SETTINGS).expect("settings");
     let script = format!(
         "{REQUIRES}let reported = cmd::run([\"bash\", \"-c\", `{TWICE}`], #{{ always: \"a test\", undo: [] }});\n\

@@ -1,4 +1,4 @@
-//! Who starts kkrun, and with what, makes no difference to what is done.
+//! The environment in which kkrun is started makes no difference to what it does.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::process::CommandExt as _;
@@ -20,19 +20,19 @@ print(cmd::read(["id", "-un"]));
 
 fn place() -> Place {
     let place = Place::new(PLAN).with("plan/files/tree/a", "a").with("plan/files/tree/b/c", "c");
-    // The scratch directory itself is the same for everybody.
+    // The listing includes the scratch directory itself.
     std::fs::set_permissions(place.path(""), std::fs::Permissions::from_mode(0o755)).unwrap();
     place
 }
 
-/// What stands there afterwards: modes, owners, contents.
+/// The modes, owners and contents after the run.
 fn done(place: &Place) -> String {
     let script = "find . | sort | while read -r path; do stat -c '%n %A %U %G' \"$path\"; test -f \"$path\" && cat \"$path\"; done; true";
     let output = Command::new("bash").args(["-c", script]).current_dir(place.path("m")).output().unwrap();
     String::from_utf8(output.stdout).unwrap().replace(&place.path("").display().to_string(), "@/")
 }
 
-/// Runs it by a shell that first does this.
+/// Runs kkrun from a shell, after the commands of `first`.
 fn after(place: &Place, first: &str) -> Command {
     let kkrun = place.command(&[]);
     let mut shell = Command::new("bash");
@@ -68,7 +68,7 @@ fn no_variable_limit_mode_or_descriptor_changes_what_is_done() {
         "export IFS=:/ CDPATH=/etc GLOBIGNORE='*' BASHOPTS=nullglob SHELLOPTS=noglob:noexec POSIXLY_CORRECT=1",
         "export LD_LIBRARY_PATH=/nonexistent LD_BIND_NOW=1 GCONV_PATH=/tmp LOCPATH=/tmp NLSPATH=/tmp",
         "export PYTHONPATH=/tmp PERL5LIB=/tmp PERL5OPT=-w RUBYOPT=-w NODE_OPTIONS=--inspect GIT_DIR=/tmp PGHOST=/tmp",
-        "export HOME=/home/somebody USER=somebody LOGNAME=somebody SHELL=/bin/false XDG_RUNTIME_DIR=/tmp XDG_STATE_HOME=/tmp",
+        "export HOME=/home/ada USER=ada LOGNAME=ada SHELL=/bin/false XDG_RUNTIME_DIR=/tmp XDG_STATE_HOME=/tmp",
         "export LANG=tr_TR.UTF-8 LC_ALL=C LANGUAGE=de TZ=Antarctica/Troll COLUMNS=20 TMPDIR=/nonexistent",
         "export SUDO_USER=root SUDO_UID=0 SUDO_GID=0 SUDO_COMMAND=/bin/sh KKRUN_RUN=forged KKRUN_STATE=/tmp",
         "export RUST_BACKTRACE=full RUST_LOG=trace RUST_MIN_STACK=1 MALLOC_PERTURB_=7",
@@ -114,7 +114,7 @@ fn no_variable_limit_mode_or_descriptor_changes_what_is_done() {
 }
 
 #[test]
-fn a_library_that_is_forced_on_kkrun_is_not_forced_on_what_it_runs() {
+fn preloaded_library_is_not_passed_on_to_commands() {
     let place = Place::empty();
     let source = place.path("evil.c");
     std::fs::write(
@@ -141,17 +141,17 @@ fn a_hard_limit_of_sixteen_open_files_changes_nothing_for_root() {
     let place = place();
     let output = after(&place, "ulimit -n 16").output().unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
-    // In a container root may not lift it; what is done is the same.
+    // In a container root cannot raise it; the result is the same.
     assert_eq!(done(&place).replace("\n16\n", "\n1024\n"), expected.0);
 }
 
 #[test]
-fn who_ignores_the_end_of_children_hides_none_from_kkrun() {
+fn ignored_sigchld_hides_no_child_from_kkrun() {
     let place = Place::new(
         "print(cmd::run([\"sh\", \"-c\", \"exit 3\"], #{ always: \"a test\", ok_codes: [3] }).code);",
     );
     let kkrun = place.command(&["plan.rhai"]);
-    // A shell would not hand it on.
+    // A shell would not pass it on.
     let script = "$SIG{CHLD} = 'IGNORE'; exec @ARGV";
     let mut perl = Command::new("perl");
     perl.args(["-e", script]).arg(kkrun.get_program()).args(kkrun.get_args()).current_dir(place.path("plan"));
@@ -160,7 +160,7 @@ fn who_ignores_the_end_of_children_hides_none_from_kkrun() {
 }
 
 #[test]
-fn signals_that_whoever_started_kkrun_holds_back_still_stop_it() {
+fn signals_blocked_by_the_parent_still_stop_kkrun() {
     let place =
         Place::new("cmd::run([\"bash\", \"-c\", \"touch @/m/begun; sleep 600\"], #{ always: \"a test\" });");
     let kkrun = place.command(&["plan.rhai"]);
@@ -176,7 +176,7 @@ fn signals_that_whoever_started_kkrun_holds_back_still_stop_it() {
 }
 
 #[test]
-fn no_core_file_can_be_written_of_kkrun_or_what_it_runs() {
+fn no_core_file_of_kkrun_or_its_commands_is_written() {
     let place = Place::new(
         "cmd::run([\"bash\", \"-c\", \"touch @/m/begun; ulimit -Hc > @/m/limit; sleep 600\"], #{ always: \"a test\" });",
     );

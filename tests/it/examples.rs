@@ -26,7 +26,7 @@ printf '%s\n' 'step::run("01", "Leave a greeting", "01_greet.rhai");' > /mnt/pla
 exec "$@"
 "#;
 
-/// The examples that are marked so, or not at all, with what they belong to.
+/// The examples with this mark, or without any, and the function that each belongs to.
 fn examples(mark: Option<&str>) -> Vec<(Function, Example)> {
     let mut found = Vec::new();
     for function in functions_of(REGISTRATION) {

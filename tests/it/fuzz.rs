@@ -1,7 +1,7 @@
-//! Whatever is in a file, reading it ends, and not in a panic: the journal, lines and env files, settings, scripts.
+//! Reading ends without a panic, whatever is in a file: journals, lines, env files, settings and scripts.
 //!
-//! A few hundred cases by default. `PROPTEST_CASES=1000000 cargo test --test it NAME` tries as many as one likes; what
-//! fails is kept, made small, in `tests/fuzz.proptest-regressions`, and tried first from then on.
+//! A few hundred cases by default; `PROPTEST_CASES=1000000 cargo test --test it NAME` tries more. A case that fails is
+//! minimised, kept in `tests/it/fuzz.proptest-regressions`, and tried first from then on.
 
 use std::time::{Duration, Instant};
 
@@ -23,7 +23,7 @@ fn config(cases: u32) -> Config {
     }
 }
 
-/// Nothing of this size takes so long.
+/// The longest time that a text of this size may take.
 fn in_time<T>(what: &dyn std::fmt::Debug, work: impl FnOnce() -> T) -> T {
     let started = Instant::now();
     let result = work();
@@ -57,7 +57,7 @@ fn scratch(name: &str) -> std::path::PathBuf {
     DIRECTORY.with(|directory| directory.path().join(name))
 }
 
-/// What is done to the bytes of a file.
+/// One modification of a file's bytes.
 #[derive(Clone, Debug)]
 enum Damage {
     Cut(usize),
@@ -87,7 +87,7 @@ fn damage() -> impl Strategy<Value = Damage> {
             .prop_map(|(at, bytes)| Damage::Insert(at, bytes)),
         (at(), 0..500_usize).prop_map(|(at, count)| Damage::Remove(at, count)),
         (at(), 0..500_usize).prop_map(|(at, count)| Damage::Double(at, count)),
-        // With the right checksum, so that what is within is looked at.
+        // With a valid checksum, so that the content is read.
         json.prop_map(Damage::Line),
     ]
 }
@@ -126,7 +126,7 @@ fn damaged(bytes: &[u8], all: &[Damage]) -> Vec<u8> {
     bytes
 }
 
-/// What scripts are made of.
+/// The pieces of which scripts are made.
 fn script() -> impl Strategy<Value = String> {
     let word = prop_oneof![
         Just("let ".to_owned()),
@@ -247,12 +247,12 @@ proptest! {
         if ended {
             bytes.push(b'\n');
         }
-        let noun = if is_block {
+        let kind = if is_block {
             EntryKind::Block { name: key }
         } else {
             EntryKind::Line { key, separator: separator.map(str::to_owned) }
         };
-        let entry = FileEntry { section, comment: "#".to_owned(), noun };
+        let entry = FileEntry { section, comment: "#".to_owned(), noun: kind };
         let desired = [DesiredEntry::Text(text.as_bytes()), DesiredEntry::Comment, DesiredEntry::Absent][desired];
         let edited = in_time(&bytes, || entry.edited(&bytes, desired, "the file"));
         if let Ok(Some(edited)) = edited {

@@ -1,5 +1,5 @@
-//! What changes trigger: tests and commands that are pending until they ran, whose they are, and what becomes of them
-//! when what triggered them is undone.
+//! Handlers: they are pending until they ran, belong to a step of a plan, and follow the undo of the changes that
+//! triggered them.
 
 use crate::support::{Place, Ran};
 
@@ -53,7 +53,7 @@ fn undo_inside_a_run_keeps_data_as_a_rollback_does() {
     assert_eq!(history.matches(" conflict ").count(), 1, "{history}");
     assert_eq!(history.matches(" undone ").count(), 1, "{history}");
 
-    // What stands has not passed its test.
+    // The changes that are in place have not passed the test.
     place.edit("plan/plan.rhai", "        file::write(\"@/m/edited\", \"a\\n\");\n", "");
     place.run("plan.rhai --yes --non-interactive").ends(1).says("ended with exit code 1");
     assert!(place.exists("m/d/letter") && !place.exists("m/plain"));
@@ -62,7 +62,7 @@ fn undo_inside_a_run_keeps_data_as_a_rollback_does() {
 }
 
 #[test]
-fn what_an_undo_inside_a_run_kept_stands_once_the_test_passes() {
+fn data_kept_by_an_undo_inside_a_run_stays_once_the_test_passes() {
     let place = killed_before_its_test();
     place.run("plan.rhai --non-interactive").ends(1);
     place.write("ok", "");
@@ -89,7 +89,7 @@ step::run("01", "First", || {
 }
 
 #[test]
-fn a_handler_whose_words_were_corrected_runs_with_the_new_ones() {
+fn handler_whose_commands_were_corrected_runs_the_new_ones() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -187,7 +187,7 @@ fn pending_handlers_are_listed_and_dropped() {
     place.run("plan.rhai").ends(0);
     assert!(place.run("history").ends(0).stdout.contains(" done "));
 
-    // Numbers are never given again.
+    // Numbers are never used again.
     place.edit("plan/plan.rhai", "\"a\\n\"", "\"b\\n\"");
     place.run("plan.rhai").ends(1);
     assert!(place.run("pending").ends(0).stdout.starts_with("#2 "));
@@ -281,7 +281,7 @@ fn rolled_back(plan: &str) -> (Place, Ran) {
 }
 
 #[test]
-fn a_test_of_what_an_undo_removed_does_not_hold_up_the_rollback() {
+fn handler_test_of_a_removed_file_does_not_block_the_rollback() {
     let (_, ran) = rolled_back(
         r#"
 step::run("01", "First", || {
@@ -322,7 +322,7 @@ step::run("01", "First", || {
 }
 
 #[test]
-fn after_an_undo_there_is_nothing_to_run_by_a_program_that_is_gone() {
+fn handler_of_a_removed_program_is_dropped_after_an_undo() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -403,7 +403,7 @@ step::run("02", "Second", || { file::write("@/m/b", "b\n"); host::reboot_require
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn on_a_booted_machine_units_users_and_data_are_as_a_rollback_owes_them() {
+fn booted_machine_rolls_back_units_users_and_data() {
     let base =
         std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
     let place = tempfile::tempdir_in("/root").unwrap();

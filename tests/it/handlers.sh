@@ -29,7 +29,7 @@ nothing_pending() {
     ends 0 pending
     says 'nothing is pending'
 }
-anew() { rm -rf "$work/state"; }
+forget() { rm -rf "$work/state"; }
 plan() { cat >plan.rhai; }
 
 printf '== a unit that a handler starts\n'
@@ -48,17 +48,17 @@ says 'start nginx.service'
 ends 0 rollback
 is inactive nginx
 nothing_pending
-# One that ran before runs on, with what was there before.
+# A unit that was already active stays active, with the same process.
 systemctl start nginx
 ends 0 plan.rhai
 before=$(systemctl show --value --property=MainPID nginx)
 ends 0 rollback
 is active nginx
-[[ $(systemctl show --value --property=MainPID nginx) == "$before" ]] || fail 'nginx was started anew'
+[[ $(systemctl show --value --property=MainPID nginx) == "$before" ]] || fail 'nginx was restarted'
 nothing_pending
 
 printf '== a unit that a handler brings down\n'
-anew
+forget
 systemctl start nginx
 plan <<'PLAN'
 step::run("01", "Site", || {
@@ -96,7 +96,7 @@ nothing_pending
 ends 0 rollback
 
 printf '== a misspelt unit\n'
-anew
+forget
 plan <<'PLAN'
 step::run("01", "Site", || {
     step::on_change(#{ run: [["systemctl", "reload-or-restart", "ngnix"]] }, || file::write("/srv/site", "1\n"));
@@ -116,7 +116,7 @@ ends 0 rollback
 is inactive nginx
 
 printf '== a unit of its own, restarted and gone\n'
-anew
+forget
 plan <<'PLAN'
 step::run("01", "Unit", || {
     step::on_change(#{ test: ["systemd-analyze", "verify", "/etc/systemd/system/idle.service"], restart: ["idle"] }, || {
@@ -132,7 +132,7 @@ is inactive idle
 nothing_pending
 
 printf '== what a handler stops and starts again\n'
-anew
+forget
 systemctl start nginx
 plan <<'PLAN'
 step::run("01", "Offline", || {
@@ -149,7 +149,7 @@ is active nginx
 [[ $(cat /srv/used) == 0 ]] || fail 'the handler did not run after the undo'
 
 printf '== the manager of a user that does not run\n'
-anew
+forget
 useradd --create-home kim
 plan <<'PLAN'
 step::run("01", "Screen", || {
@@ -174,7 +174,7 @@ sed -i '/user::linger/d' plan.rhai
 ends 0 plan.rhai
 ends 0 rollback
 nothing_pending
-# A manager that runs and cannot: it is said whose.
+# A user manager that runs and cannot reload is reported with its user.
 loginctl enable-linger kim
 until [[ -e /run/user/$(id -u kim)/systemd/private ]]; do sleep 0.2; done
 sed -i 's/restart: \["idle"\]/run: [["systemctl", "--user", "restart", "none"]]/' plan.rhai
@@ -183,7 +183,7 @@ says 'systemctl --user restart none'
 ends 0 rollback
 
 printf '== data in what an undo inside a run meets\n'
-anew
+forget
 systemctl start postgresql
 touch /srv/ok
 plan <<'PLAN'

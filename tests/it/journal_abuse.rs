@@ -1,5 +1,5 @@
-//! The journal is the only truth: damaged, cut, lost or from a newer kkrun, it is never taken for "nothing to undo", and
-//! nothing is changed or repaired in silence.
+//! The journal is the only truth: when it is damaged, cut, lost or from a newer kkrun, kkrun never concludes "nothing to
+//! undo", and changes or repairs nothing silently.
 
 use std::fs;
 
@@ -33,7 +33,7 @@ fn sealed(json: &str) -> Vec<u8> {
     format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).into_bytes()
 }
 
-/// Every command says that the journal is not to be relied on, and leaves everything as it is.
+/// Checks that every command refuses the journal and changes nothing.
 #[track_caller]
 fn is_refused(place: &Place, why: &str) {
     let prints = (place.prints_of("m"), place.prints_of("state"));
@@ -50,7 +50,7 @@ fn is_refused(place: &Place, why: &str) {
 }
 
 #[test]
-fn a_lost_or_emptied_journal_beside_backups_is_damage() {
+fn lost_or_empty_journal_beside_backups_is_damage() {
     let (place, before) = done();
     let whole = journal(&place);
     place.remove("state/journal");
@@ -65,7 +65,7 @@ fn a_lost_or_emptied_journal_beside_backups_is_damage() {
 }
 
 #[test]
-fn a_gap_a_double_an_exchange_and_a_flipped_bit_are_damage() {
+fn missing_repeated_swapped_or_flipped_records_are_damage() {
     let (place, _) = done();
     let whole = journal(&place);
     let records = lines(&whole);
@@ -88,7 +88,7 @@ fn a_gap_a_double_an_exchange_and_a_flipped_bit_are_damage() {
 }
 
 #[test]
-fn a_newer_format_and_an_unknown_kind_are_left_to_the_newer_kkrun() {
+fn newer_format_and_unknown_kind_are_left_to_the_newer_kkrun() {
     let (place, before) = done();
     let whole = journal(&place);
     let records = lines(&whole);
@@ -117,7 +117,7 @@ fn a_newer_format_and_an_unknown_kind_are_left_to_the_newer_kkrun() {
     assert_eq!(place.listing("m"), before);
 }
 
-/// The journal with these entries behind it, each a whole record.
+/// The journal with these entries appended, each as a whole record.
 fn continued(whole: &[u8], entries: &[&str]) -> Vec<u8> {
     let mut bytes = whole.to_vec();
     for entry in entries {
@@ -132,7 +132,7 @@ fn continued(whole: &[u8], entries: &[&str]) -> Vec<u8> {
 }
 
 #[test]
-fn a_record_that_must_not_follow_is_damage_and_named_with_the_reason() {
+fn record_that_contradicts_an_earlier_one_is_damage() {
     let (place, before) = done();
     let whole = journal(&place);
     let next = lines(&whole).len() + 1;
@@ -175,7 +175,7 @@ fn a_record_that_must_not_follow_is_damage_and_named_with_the_reason() {
 }
 
 #[test]
-fn a_torn_end_is_saved_aside_by_the_next_run_and_left_alone_by_who_only_reads() {
+fn torn_end_is_saved_by_the_next_run_and_kept_by_commands_that_only_read() {
     let (place, before) = done();
     let whole = journal(&place);
     let length_of_last = lines(&whole).last().unwrap().len();
@@ -207,7 +207,7 @@ fn a_torn_end_is_saved_aside_by_the_next_run_and_left_alone_by_who_only_reads() 
 }
 
 #[test]
-fn cut_behind_any_record_a_rollback_is_never_told_that_there_is_nothing() {
+fn rollback_after_a_cut_behind_any_record_finds_the_changes() {
     let (place, _) = done();
     let whole = journal(&place);
     let records = lines(&whole);
@@ -231,7 +231,7 @@ fn cut_behind_any_record_a_rollback_is_never_told_that_there_is_nothing() {
 }
 
 #[test]
-fn without_its_backup_or_with_another_one_a_file_is_not_undone_and_all_else_is() {
+fn file_without_its_backup_is_not_undone_and_all_else_is() {
     for altered in [false, true] {
         let (place, before) = done();
         let backup = place.backup_of("old\n");
@@ -263,7 +263,7 @@ fn the_history_as_json_names_its_schema_first() {
 }
 
 #[test]
-fn a_state_directory_is_shown_by_its_one_name() {
+fn state_directory_is_shown_by_its_canonical_path() {
     let (place, _) = done();
     let odd = place.path("plan/../state");
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_kkrun"));

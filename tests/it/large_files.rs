@@ -10,7 +10,7 @@ use crate::support::{Place, Ran};
 
 /// The size of the files, in MiB.
 const LARGE: usize = 200;
-/// How much more than a run that does nothing one with such a file may need, in MiB.
+/// How much more memory a run with such a file may need than one that does nothing, in MiB.
 const MOST: u64 = 64;
 
 /// A file of which no two blocks are equal, so that nothing can share them.
@@ -44,7 +44,7 @@ fn peak(place: &Place, words: &str) -> (Ran, u64) {
     (place.ran(&output), peak)
 }
 
-/// Runs the plan and takes it back, and holds each to the bound.
+/// Runs the plan and rolls it back; each must stay within the bound.
 #[track_caller]
 fn frugal(place: &Place) {
     let idle = Place::new("step::run(\"01\", \"Nothing\", || {});\n");
@@ -136,7 +136,7 @@ fn a_tree_with_a_large_file_is_removed_within_bounds() {
     frugal(&place);
 }
 
-/// What the kernel gave of each file to kkrun, in bytes, by the calls that read.
+/// The bytes that kkrun read of each file.
 fn read_of(place: &Place, words: &str) -> std::collections::BTreeMap<String, usize> {
     let kkrun = place.command(&words.split_whitespace().collect::<Vec<_>>());
     let log = place.path("trace");
@@ -204,7 +204,7 @@ fn a_target_is_read_at_most_twice_and_its_copy_once() {
 }
 
 #[test]
-fn a_large_file_of_somebody_else_is_a_conflict_and_overwritten_within_bounds() {
+fn modified_large_file_is_a_conflict_and_overwritten_within_bounds() {
     let place = Place::new(r#"step::run("01", "Write", || { file::write("@/m/file", "small\n"); });"#);
     place.run("plan.rhai").ends(0);
     large(&place.path("m/file"), 1);
@@ -242,7 +242,7 @@ fn the_largest_text_is_edited_within_bounds() {
 }
 
 #[test]
-fn a_large_file_is_looked_at_within_bounds() {
+fn large_file_is_observed_within_bounds() {
     let place = Place::new(
         r#"step::run("01", "Look", || {
             if file::sha256("@/m/file") != file::stat("@/m/file").sha256 { throw "two digests"; }

@@ -353,7 +353,7 @@ fn only_the_machine_may_be_unsafe_or_start_processes() {
 }
 
 #[test]
-fn nobody_below_the_user_interface_prints() {
+fn only_the_user_interface_prints() {
     let prints = ["println!", "eprintln!", "print!(", "io::stdout()", "io::stderr()"];
     // The build script talks to Cargo.
     assert_eq!(named_elsewhere(&prints, &["ui", "machine", "build"]), Vec::<String>::new());

@@ -1,5 +1,5 @@
-//! What kkrun last left at each target, and what became of it: several steps at one file, somebody else's edits, and
-//! targets that nobody asks for any more.
+//! The recorded state of each target: several steps that edit one file, conflicts, and targets that no step asks for any
+//! more.
 
 use crate::support::Place;
 
@@ -51,12 +51,12 @@ fn steps_that_edit_one_file_are_undone_in_every_order() {
             place.run(&format!("rollback {step}")).ends(0).says("1 undone");
             let left = order.len() - done - 1;
             let text = if place.exists("m/conf") { place.read("m/conf") } else { String::new() };
-            let standing = ["one = 1", "one=1", "two = 2\n", "two=2", "three"];
-            let standing = standing.iter().filter(|line| text.contains(*line)).count();
-            assert_eq!(standing, left, "{order:?} after {step}: {text}");
+            let lines = ["one = 1", "one=1", "two = 2\n", "two=2", "three"];
+            let remaining = lines.iter().filter(|line| text.contains(*line)).count();
+            assert_eq!(remaining, left, "{order:?} after {step}: {text}");
         }
         assert_eq!(place.listing("m"), before, "{order:?}");
-        // All of it is kkrun's own: made again, nothing is taken for somebody else's.
+        // Everything is recorded state: making it again is no conflict.
         place.run("plan.rhai --only 01,02,03").ends(0);
         place.run("rollback").ends(0).says("0 conflicts");
         assert_eq!(place.listing("m"), before, "{order:?}");
@@ -64,7 +64,7 @@ fn steps_that_edit_one_file_are_undone_in_every_order() {
 }
 
 #[test]
-fn an_edit_and_the_file_that_it_is_in_are_one_content() {
+fn edit_depends_on_the_file_that_it_is_in() {
     let place = Place::new(
         r#"
 step::run("01", "First", || file::write("@/m/conf", "a=1\n"));
@@ -85,7 +85,7 @@ step::run("03", "Third", || file::access("@/m/conf", #{ mode: "0600" }));
 }
 
 #[test]
-fn somebody_elses_edit_that_was_replaced_by_word_is_in_the_backups_when_all_is_undone() {
+fn overwritten_conflict_is_in_the_backups_after_rollback() {
     let place = Place::new(r#"step::run("01", "First", || file::write("@/m/page", "ours\n"));"#)
         .with("m/page", "first\n");
     place.run("plan.rhai").ends(0);
@@ -100,7 +100,7 @@ fn somebody_elses_edit_that_was_replaced_by_word_is_in_the_backups_when_all_is_u
 }
 
 #[test]
-fn what_was_kept_by_word_is_accepted_and_still_undone() {
+fn conflict_that_was_kept_becomes_recorded_state_and_is_undone_by_rollback() {
     let place = Place::new(r#"step::run("01", "First", || file::write("@/m/page", "ours\n"));"#)
         .with("m/page", "first\n");
     place.run("plan.rhai").ends(0);
@@ -110,7 +110,7 @@ fn what_was_kept_by_word_is_accepted_and_still_undone() {
     assert_eq!(place.read("m/page"), "theirs\n");
     place.run("rollback").ends(0).says("1 undone");
     assert_eq!(place.read("m/page"), "first\n");
-    assert!(place.backups().contains(&"theirs\n".to_owned()), "by word, and still not lost");
+    assert!(place.backups().contains(&"theirs\n".to_owned()), "overwritten, and still in the backups");
 }
 
 const LOOK: &str =
@@ -178,7 +178,7 @@ step::run("03", "Third", || file::write("@/m/c", "c\n"));
 }
 
 #[test]
-fn drift_is_told_of_the_plan_that_asks() {
+fn drift_is_reported_to_the_plan_that_asks() {
     let place = Place::new(
         r#"
 step::run("01", "First", || file::write("@/m/a", "a\n"));
@@ -191,12 +191,11 @@ print(`drift: ${step::drift("01")}`);
     assert_eq!(said.stdout, "drift: write @/m/a\n");
 }
 
-/// What somebody else does.
+/// An edit by the operator.
 type Deed = fn(&Place);
 
-/// Somebody else was at what a step made; what is left of it after a rollback.
 #[test]
-fn what_somebody_else_did_meanwhile_is_left_alone_but_by_word() {
+fn rollback_keeps_what_the_operator_modified_until_overwrite() {
     let plan = r#"
 step::run("01", "First", || {
     file::write("@/m/page", "ours\n");
@@ -255,11 +254,11 @@ step::run("01", "First", || {
 }
 
 #[test]
-fn what_somebody_wrote_into_a_file_stays_theirs_when_its_mode_is_changed() {
+fn content_that_the_operator_wrote_is_kept_when_kkrun_changes_the_mode() {
     let place = Place::new(r#"step::run("01", "Make", || { file::write("@/m/a", "mine\n"); });"#);
     place.run("plan.rhai").ends(0);
     place.write("m/a", "mine\ntheirs\n");
-    // Nothing of theirs is overwritten: nobody is asked.
+    // The operator's content is not overwritten, so there is no question.
     place.write(
         "plan/plan.rhai",
         r#"step::run("01", "Make", || { file::access("@/m/a", #{ mode: "0600" }); });"#,
@@ -267,7 +266,7 @@ fn what_somebody_wrote_into_a_file_stays_theirs_when_its_mode_is_changed() {
     place.run("plan.rhai").ends(0);
     place.run("rollback").ends(4).says("1 undone · 0 kept · 1 conflict");
     assert_eq!(place.read("m/a"), "mine\ntheirs\n");
-    // Once more, the mode that it has already got back.
+    // Again, with the mode already restored.
     place.run("rollback").ends(4).says("0 undone · 0 kept · 1 conflict");
     assert_eq!(place.read("m/a"), "mine\ntheirs\n");
     place.run("rollback --on-conflict overwrite").ends(0);
@@ -276,7 +275,7 @@ fn what_somebody_wrote_into_a_file_stays_theirs_when_its_mode_is_changed() {
 }
 
 #[test]
-fn what_was_copied_into_a_mirrored_tree_is_kkruns_own_and_so_is_the_rest_of_it() {
+fn copy_into_a_mirrored_tree_is_no_conflict() {
     let place = Place::new(
         r#"
 step::run("01", "First", || file::mirror("files/one", "@/m/tree"));

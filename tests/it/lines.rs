@@ -1,4 +1,4 @@
-//! Lines and blocks of text files, edited and taken back through the binary.
+//! Lines and blocks of text files, edited and rolled back through the binary.
 
 use crate::support::Place;
 
@@ -34,7 +34,7 @@ fn a_dry_run_writes_nothing_and_a_second_run_changes_nothing() {
 }
 
 #[test]
-fn a_rollback_brings_every_byte_and_the_time_back() {
+fn rollback_restores_every_byte_and_the_time() {
     let place = Place::new(PLAN).with("m/f.conf", INI);
     let time = |place: &Place| place.path("m/f.conf").metadata().unwrap().modified().unwrap();
     let before = time(&place);
@@ -48,7 +48,7 @@ fn a_rollback_brings_every_byte_and_the_time_back() {
 }
 
 #[test]
-fn what_others_changed_elsewhere_stays_and_a_line_they_changed_is_a_conflict() {
+fn operators_edit_elsewhere_is_kept_and_an_edited_line_is_a_conflict() {
     let place = edited();
     place.edit("m/f.conf", "# seats", "# all seats");
     place.edit("m/new.env", "PORT=80", "PORT=81");
@@ -77,7 +77,7 @@ fn a_line_that_others_changed_is_asked_about_and_one_beside_it_is_not() {
 }
 
 #[test]
-fn an_edit_whose_end_was_not_recorded_is_settled_and_undone() {
+fn edit_in_doubt_is_recovered_and_undone() {
     for text in ["a=1\nk=new\n", "a=1\nk=old\n"] {
         let place = Place::new(r#"config::set("@/m/f", "k", "new");"#).with("m/f", "a=1\nk=old\n");
         place.run("plan.rhai").ends(0);
@@ -91,7 +91,7 @@ fn an_edit_whose_end_was_not_recorded_is_settled_and_undone() {
 }
 
 #[test]
-fn a_whole_file_written_after_its_lines_is_nobody_elses() {
+fn file_written_after_its_lines_is_no_conflict() {
     let place = Place::new(
         r#"
 file::write("@/m/f", "k=1\n");
@@ -107,7 +107,7 @@ config::set("@/m/f", "k", 4);
 }
 
 #[test]
-fn what_cannot_be_edited_says_why() {
+fn file_that_cannot_be_edited_is_refused_with_the_reason() {
     let place = Place::empty()
         .with("m/twice", "k=1\na=1\nk=2\n")
         .with("plan/twice.rhai", r#"config::set("@/m/twice", "k", 3);"#)
@@ -124,7 +124,7 @@ fn what_cannot_be_edited_says_why() {
 }
 
 #[test]
-fn a_secret_stands_in_its_line_and_nowhere_else() {
+fn secret_is_in_its_line_and_nowhere_else() {
     let secret = "canary-4711-hush";
     let place = Place::new(
         r#"config::set("@/m/.env", "URL", secret::join(["x://", secret::ask("pass", "Pass"), "%h"]), #{ mode: "0600" });"#,

@@ -1,4 +1,4 @@
-//! What a plan means: which steps run, where each stands, what settings are in force, what a dry run says.
+//! Plans: which steps run, the status of each, the settings in force, and what a dry run shows.
 
 use crate::support::Place;
 
@@ -31,7 +31,7 @@ step::run("03", "Third", || file::write("@/m/third", settings::name + "\n"));
 }
 
 #[test]
-fn a_step_is_stale_when_its_meaning_changes_and_not_when_its_comments_do() {
+fn step_is_stale_when_its_fingerprint_changes_and_not_when_its_comments_do() {
     let place = kiosk();
     place.run("status.rhai").ends(0).prints("01 pending\n02 pending\n03 pending\n");
     place.run("plan.rhai").ends(0);
@@ -62,7 +62,7 @@ fn a_step_is_stale_when_its_meaning_changes_and_not_when_its_comments_do() {
     place.run("status.rhai").ends(0).prints("01 drifted (write @/m/first)\n02 complete\n03 complete\n");
 }
 
-/// A plan that is nothing but steps, or has a last line besides.
+/// A plan of steps only, or one with a last line after them.
 fn steps(last: &str) -> Place {
     let plan = format!(
         "const REQUIRES = #{{ root: false }};\nstep::run(\"01\", \"First\", \"01_first.rhai\");\n\
@@ -79,7 +79,7 @@ fn steps(last: &str) -> Place {
         .with("plan/words.rhai", "fn greeting(url) { `see ${url}\n` }\n")
 }
 
-/// What kkrun says of itself when it runs a plan once more.
+/// What kkrun logs about itself when it runs a plan again.
 fn diagnosed(place: &Place) -> String {
     let output = place.command(&["plan.rhai"]).env("KKRUN_LOG", "debug").output().expect("kkrun runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -127,11 +127,11 @@ fn a_complete_plan_is_compiled_again_only_when_something_changed() {
 }
 
 #[test]
-fn whatever_a_step_reaches_counts_wherever_it_is_named() {
+fn fingerprint_covers_everything_that_a_step_reaches() {
     let first = "step::run(\"01\", \"First\", \"01.rhai\");";
     // The plan, its step's script, a module, another one; what is edited: in which of them, what for what.
     for (plan, step, m, n, (edited, from, to)) in [
-        // Behind a text with code in it.
+        // After an interpolated string.
         (first, "import \"m\" as m; m::g();", "fn f(l) { `${l}` } fn g() { \"v1\" }", "", ("m", "v1", "v2")),
         (first, "let a = `${1}`; import \"n\" as n; n::v();", "", "fn v() { 1 }", ("n", "1", "2")),
         (first, "import \"m\" as m; log::info(`a ${1} b`); m::g();", "fn g() { 1 }", "", ("m", "1", "2")),
@@ -143,7 +143,7 @@ fn whatever_a_step_reaches_counts_wherever_it_is_named() {
             "",
             ("settings", "dashboard", "x"),
         ),
-        // What an inline step sees of the plan.
+        // What a closure captures from the plan.
         ("let port = 80; step::run(\"01\", \"First\", || { port + 1 });", "1;", "", "", ("plan", "80", "81")),
         (
             "let name = settings::name; step::run(\"01\", \"First\", || { name + \"\" });",
@@ -159,7 +159,7 @@ fn whatever_a_step_reaches_counts_wherever_it_is_named() {
             "",
             ("plan", "80", "81"),
         ),
-        // A function that is named by a text, a module of a function, a module of a module.
+        // A function that a string names, a module used in a function, a module used in a module.
         (first, "fn g() { \"v1\" } let p = Fn(\"g\"); p.call();", "", "", ("01", "v1", "v2")),
         (
             first,
@@ -187,7 +187,7 @@ fn whatever_a_step_reaches_counts_wherever_it_is_named() {
 }
 
 #[test]
-fn an_accepted_step_is_known_by_its_title_and_script() {
+fn accepted_step_is_known_by_its_title_and_script() {
     let place = Place::new("step::run(\"01\", \"First\", \"a.rhai\");")
         .with("plan/a.rhai", "file::write(\"@/m/a\", \"1\\n\");");
     place.run("plan.rhai --accept 01").ends(0);
@@ -200,7 +200,7 @@ fn an_accepted_step_is_known_by_its_title_and_script() {
 }
 
 #[test]
-fn a_plan_file_that_comes_or_goes_makes_who_asked_for_it_stale() {
+fn plan_file_that_appears_or_disappears_makes_its_readers_stale() {
     for ask in ["file::exists(\"files/extra\");", "try { file::read(\"files/extra\"); } catch { }"] {
         let place = Place::new("step::run(\"01\", \"First\", \"01.rhai\");").with("plan/01.rhai", ask);
         place.run("plan.rhai").ends(0);
@@ -230,7 +230,7 @@ fn a_plan_file_that_changed_makes_its_readers_stale() {
 fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
     let place = kiosk();
     place.run("plan.rhai").ends(0);
-    place.write("m/first", "somebody's\n");
+    place.write("m/first", "theirs\n");
     place.remove("m/second");
     let before = (place.prints_of("m"), place.prints_of("state"));
     place
@@ -414,7 +414,7 @@ if file::read("@/m/a") == "old" { file::write("@/m/wrong", ""); }
 }
 
 #[test]
-fn an_id_given_to_another_script_wants_a_word() {
+fn step_id_given_to_another_script_must_be_confirmed() {
     let place = kiosk();
     place.run("plan.rhai").ends(0);
     place.edit("plan/plan.rhai", "\"01_first.rhai\"", "\"02_second.rhai\"");
@@ -430,7 +430,7 @@ fn an_id_given_to_another_script_wants_a_word() {
 }
 
 #[test]
-fn what_somebody_else_changed_is_asked_about_kept_or_replaced() {
+fn conflict_is_asked_about_kept_or_replaced() {
     let changed = || {
         let place = kiosk();
         place.run("plan.rhai").ends(0);
@@ -461,7 +461,7 @@ fn what_somebody_else_changed_is_asked_about_kept_or_replaced() {
 }
 
 #[test]
-fn a_consequence_runs_once_and_is_owed_over_a_kill() {
+fn handler_runs_once_and_stays_pending_over_a_kill() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -486,13 +486,13 @@ step::run("01", "First", || {
         assert_eq!(place.read("m/log"), "reloaded\n", "{behind}");
         assert!(!place.run("doctor").stdout.contains("pending"));
     }
-    // What its test names is gone with the undo.
+    // The undo removes the file that its test names.
     place.run("rollback").ends(0).says("not run after the undo: bash -c").never_says("pending");
     assert_eq!(place.read("m/log"), "reloaded\n");
 }
 
 #[test]
-fn a_consequence_whose_test_fails_undoes_what_changed_and_fails_the_step() {
+fn handler_whose_test_fails_undoes_the_changes_and_fails_the_step() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -531,7 +531,7 @@ step::run("02", "Second", || step::verify("it reads well", || file::read("@/m/no
 }
 
 #[test]
-fn steps_stand_at_the_top_level_alone() {
+fn steps_are_allowed_at_the_top_level_only() {
     for plan in [
         r#"step::run("01", "First", || step::run("02", "Second", || 1));"#,
         r#"if true { step::run("02", "Second", || 1); }"#,

@@ -1,4 +1,4 @@
-//! Roles, databases and statements on a real PostgreSQL server of each test's own, through the binary.
+//! Roles, databases and statements, through the binary; each test has a PostgreSQL server of its own.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -17,7 +17,7 @@ fn databases(server: &Server) -> String {
         .unwrap()
 }
 
-/// Another session, that does what it is reported until it is dropped.
+/// Another session of the server, which runs one statement and stays open until it is dropped.
 struct Session {
     process: Child,
     _input: std::process::ChildStdin,
@@ -63,8 +63,8 @@ fn files_with(bench: &Bench, start: &[u8]) -> Vec<PathBuf> {
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
-fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_password() {
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn role_and_database_are_made_verified_and_undone_and_no_log_holds_the_password() {
     let server = Server::start();
     let bench = Bench::new(&[]);
     plan(
@@ -79,7 +79,7 @@ fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_passw
             let client = #{{ host: "127.0.0.1", port: {port}, user: "kim", password: password, dbname: "my shop" }};
             step::verify("logs in", || pg::value("SELECT current_user::text", [], client) == "kim");
             step::verify("can create", || pg::can_create("kim", "my shop", at));
-            step::verify("nobody else can", || !pg::can_create("nobody", "my shop", at));
+            step::verify("no one else can", || !pg::can_create("nobody", "my shop", at));
             step::verify("as itself too", || pg::can_create("kim", "my shop", client));
             "#,
             options = server.options(),
@@ -90,7 +90,7 @@ fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_passw
     let given = bench.secrets_file(&format!("db_password={CANARY}\n"), 0o600);
     let first = expect(&bench.run(&["plan.rhai", "--secrets", &given, "-v"]), 0);
     assert!(server.logs_in("kim", CANARY, "my shop"));
-    // Again, by the step itself: nothing to do.
+    // A second run of the step changes nothing.
     let again = expect(&bench.run(&["plan.rhai", "--redo", "01", "--json"]), 0);
     assert!(again.contains("\"changed\":0"), "{again}");
     expect(&bench.run(&["plan.rhai", "--dry-run", "--redo", "01"]), 0);
@@ -102,7 +102,7 @@ fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_passw
     assert_eq!(String::from_utf8(read.unwrap().stdout).unwrap().trim(), "kim");
     server.psql_in("my shop", "CREATE TABLE cats AS SELECT 1 AS id").unwrap();
     server.psql_in("my shop", "ALTER TABLE cats OWNER TO kim").unwrap();
-    // Data goes only when that is said.
+    // Data is removed only where that is agreed to.
     let kept = expect(&bench.run(&["rollback", "--plan", "plan"]), 0);
     assert!(kept.contains("the database my shop (1 table, ") && kept.contains("--purge databases"), "{kept}");
     assert_eq!(databases(&server), "my shop,postgres");
@@ -110,7 +110,7 @@ fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_passw
     let gone = expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "databases"]), 0);
     assert_eq!(databases(&server), "postgres");
     assert_eq!(server.psql("SELECT count(*) FROM pg_roles WHERE rolname = 'kim'").unwrap(), "0");
-    // What was in it is among the backups, whole.
+    // Its whole content is in the backups.
     let dumps = files_with(&bench, b"PGDMP");
     assert_eq!(dumps.len(), 1, "{gone}");
     assert_eq!(std::fs::metadata(&dumps[0]).unwrap().permissions().mode() & 0o7777, 0o600);
@@ -119,7 +119,7 @@ fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_passw
         Command::new(server.binaries.join("pg_restore")).arg("--list").arg(&dumps[0]).output().unwrap();
     assert!(String::from_utf8(listed.stdout).unwrap().contains("TABLE DATA public cats"));
     expect(&bench.run(&["rollback", "--plan", "plan", "--purge", "all"]), 0);
-    // A new run makes it all again.
+    // The next run makes everything again.
     let last = expect(&bench.run(&["plan.rhai"]), 0);
     assert!(server.logs_in("kim", CANARY, "my shop"));
     for place in [server.log(), bench.recorded(), first, again, kept, gone, last] {
@@ -129,8 +129,8 @@ fn role_and_database_are_made_verified_and_taken_back_and_no_log_holds_the_passw
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
-fn a_role_that_was_there_has_its_password_and_attributes_back() {
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn rollback_restores_password_and_attributes_of_an_existing_role() {
     let server = Server::start();
     server.psql("CREATE ROLE kim LOGIN CREATEROLE PASSWORD 'the old one' CONNECTION LIMIT 5 VALID UNTIL '2001-01-01'").unwrap();
     let bench = Bench::new(&[]);
@@ -144,18 +144,18 @@ fn a_role_that_was_there_has_its_password_and_attributes_back() {
     let given = bench.secrets_file(&format!("db_password={CANARY}\n"), 0o600);
     expect(&bench.run(&["plan.rhai", "--secrets", &given]), 0);
     assert!(server.logs_in("kim", CANARY, "postgres"), "one that has expired counts again");
-    // Somebody else changes the password: it is seen, shown and not overwritten without a word.
-    server.psql("ALTER ROLE kim PASSWORD 'by somebody else'").unwrap();
+    // The operator changes the password: a conflict, which is shown and kept.
+    server.psql("ALTER ROLE kim PASSWORD 'of the operator'").unwrap();
     let drift = expect(&bench.run(&["plan.rhai", "--redo", "01", "--dry-run"]), 6);
     assert!(drift.contains("change the database role kim: password"), "{drift}");
-    let foreign = expect(&bench.run(&["plan.rhai", "--redo", "01"]), 1);
-    assert!(foreign.contains("it has another: password"), "{foreign}");
+    let conflict = expect(&bench.run(&["plan.rhai", "--redo", "01"]), 1);
+    assert!(conflict.contains("it has another: password"), "{conflict}");
     let conflict = expect(&bench.run(&["rollback", "--plan", "plan"]), 4);
     assert!(conflict.contains("it has another: password"), "{conflict}");
-    assert!(server.logs_in("kim", "by somebody else", "postgres"));
+    assert!(server.logs_in("kim", "of the operator", "postgres"));
     expect(&bench.run(&["plan.rhai", "--redo", "01", "--on-conflict", "overwrite"]), 0);
     assert!(server.logs_in("kim", CANARY, "postgres"));
-    // Another wish.
+    // Another desired state.
     plan(&bench, &step(", connection_limit: 7"));
     expect(&bench.run(&["plan.rhai"]), 0);
     assert_eq!(server.psql("SELECT rolconnlimit FROM pg_roles WHERE rolname = 'kim'").unwrap(), "7");
@@ -164,9 +164,9 @@ fn a_role_that_was_there_has_its_password_and_attributes_back() {
     assert_eq!(server.psql(attributes).unwrap(), "f|t|5|t");
     server.psql("ALTER ROLE kim VALID UNTIL 'infinity'").unwrap();
     assert!(server.logs_in("kim", "the old one", "postgres"));
-    // What is rolled back over somebody else's password by word is kept.
+    // A rollback with overwrite keeps the operator's password in the backups.
     expect(&bench.run(&["plan.rhai", "--on-conflict", "overwrite"]), 0);
-    server.psql("ALTER ROLE kim PASSWORD 'by somebody else'").unwrap();
+    server.psql("ALTER ROLE kim PASSWORD 'of the operator'").unwrap();
     let theirs = server.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'kim'").unwrap();
     expect(&bench.run(&["rollback", "--plan", "plan"]), 4);
     expect(&bench.run(&["rollback", "--plan", "plan", "--on-conflict", "overwrite"]), 0);
@@ -176,8 +176,8 @@ fn a_role_that_was_there_has_its_password_and_attributes_back() {
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
-fn a_made_role_stays_as_long_as_something_belongs_to_it() {
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn rollback_keeps_a_role_that_owns_something() {
     let server = Server::start();
     let bench = Bench::new(&[]);
     plan(&bench, &format!("pg::ensure_role(\"kim\", #{{ {} }});", server.options()));
@@ -191,8 +191,8 @@ fn a_made_role_stays_as_long_as_something_belongs_to_it() {
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
-fn a_database_is_made_beside_a_busy_template_and_given_back_to_its_owner() {
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn database_is_made_beside_a_busy_template_and_returned_to_its_owner() {
     let server = Server::start();
     server.psql("CREATE ROLE kim").unwrap();
     server.psql("CREATE DATABASE old").unwrap();
@@ -214,7 +214,7 @@ fn a_database_is_made_beside_a_busy_template_and_given_back_to_its_owner() {
             .unwrap()
     };
     assert_eq!((owner("old"), owner("new")), ("kim".to_owned(), "kim".to_owned()));
-    // Somebody else makes another one of that name: it is not kkrun's to remove, whatever is agreed to.
+    // The operator makes another one of that name: kkrun does not remove it, whatever is agreed to.
     server.psql("DROP DATABASE new").unwrap();
     server.psql("CREATE DATABASE new OWNER kim").unwrap();
     let kept = expect(
@@ -226,12 +226,12 @@ fn a_database_is_made_beside_a_busy_template_and_given_back_to_its_owner() {
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+#[ignore = "needs root and the programs of PostgreSQL"]
 fn a_database_that_the_server_made_for_a_killed_run_is_found() {
     let server = Server::start();
     let bench = Bench::new(&[]);
     plan(&bench, &format!("pg::ensure_database(\"shop\", #{{ {} }});", server.options()));
-    // Nobody can enter a database into the catalog while this one stands.
+    // This lock keeps every session from adding a database to the catalog.
     let lock = Session::start(&server, "postgres", "BEGIN; LOCK pg_database IN SHARE MODE");
     let mut killed = Command::new(bench.command(&[]).get_program());
     killed.arg("--state-dir").arg(bench.path("state")).args(["--non-interactive", "plan.rhai"]);
@@ -253,8 +253,8 @@ fn a_database_that_the_server_made_for_a_killed_run_is_found() {
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
-fn statements_run_once_or_until_they_hold_and_are_taken_back() {
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn statements_run_once_or_until_they_hold_and_are_undone() {
     let server = Server::start();
     server.psql("CREATE TABLE cats (name text, age int)").unwrap();
     let bench = Bench::new(&[]);
@@ -289,7 +289,7 @@ fn statements_run_once_or_until_they_hold_and_are_taken_back() {
     assert_eq!(server.psql("SELECT obj_description('cats'::regclass)").unwrap(), "it's \\ mine");
     let again = expect(&bench.run(&["plan.rhai", "--redo", "01", "--json"]), 0);
     assert!(again.contains("\"changed\":0"), "{again}");
-    // What was changed by hand is mended where the script says how to see it.
+    // Drift is repaired where the script has a probe.
     server.psql("COMMENT ON TABLE cats IS 'else'").unwrap();
     let drift = expect(&bench.run(&["plan.rhai", "--redo", "01", "--dry-run"]), 6);
     assert!(drift.contains("COMMENT ON TABLE cats IS $1") && !drift.contains("$1, $2"), "{drift}");
@@ -307,8 +307,8 @@ fn statements_run_once_or_until_they_hold_and_are_taken_back() {
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
-fn what_cannot_go_well_is_refused_with_its_reason() {
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn invalid_databases_and_roles_are_refused_with_the_reason() {
     let server = Server::start();
     server.psql("CREATE TABLE cats (name text UNIQUE)").unwrap();
     server.psql("CREATE ROLE weak LOGIN PASSWORD 'weak weak'; GRANT ALL ON cats TO weak").unwrap();
@@ -381,7 +381,7 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
             said(&output)
         );
     }
-    // A role that cannot keep the server from logging is not given a secret to log.
+    // A role that cannot turn off logging gets no secret, as the server would log it.
     bench.write(
         "s.rhai",
         &format!(
@@ -392,7 +392,7 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
     let given = bench.secrets_file("weak=weak weak\n", 0o600);
     let refused = expect(&bench.run(&["s.rhai", "--secrets", &given]), 1);
     assert!(refused.contains("would write the secret"), "{refused}");
-    // A statement that failed has not happened: the next run is not in doubt.
+    // A statement that failed changed nothing, so nothing is in doubt in the next run.
     bench.write("s.rhai", &format!("pg::execute(\"INSERT INTO nowhere VALUES (1)\", [], #{{ {at} }})"));
     expect(&bench.run(&["s.rhai"]), 1);
     server.psql("CREATE TABLE nowhere (id int)").unwrap();
@@ -401,13 +401,13 @@ fn what_cannot_go_well_is_refused_with_its_reason() {
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+#[ignore = "needs root and the programs of PostgreSQL"]
 fn a_statement_that_fails_leaves_no_secret_in_the_server_s_log() {
     let server = Server::start();
     let bench = Bench::new(&[]);
     let at = server.options();
     server.psql("CREATE TABLE numbers (id int UNIQUE, name text UNIQUE)").unwrap();
-    server.psql("CREATE ROLE nobody LOGIN").unwrap();
+    server.psql("CREATE ROLE \"nobody\" LOGIN").unwrap();
     let asked = "secret::ask(\"canary\", \"Canary\")";
     for call in [
         format!("pg::execute(\"INSERT INTO numbers (id) VALUES ($1)\", [{asked}], #{{ {at} }})"),
@@ -429,7 +429,7 @@ fn a_statement_that_fails_leaves_no_secret_in_the_server_s_log() {
 }
 
 #[test]
-#[ignore = "starts a PostgreSQL server: run with --run-ignored all"]
+#[ignore = "needs root and the programs of PostgreSQL"]
 fn a_running_statement_ends_when_the_run_is_stopped() {
     let server = Server::start();
     let bench = Bench::new(&[]);

@@ -1,4 +1,4 @@
-//! Commands that do what commands should not: the step ends in time, with what became of it, and names what was left.
+//! Commands that misbehave: the step ends in time, reports the outcome, and names the processes that are left.
 
 use std::time::{Duration, Instant};
 
@@ -26,7 +26,7 @@ fn end_of(place: &Place, name: &str) {
 const SOON: Duration = Duration::from_secs(30);
 
 #[test]
-fn what_a_command_leaves_running_is_left_and_named() {
+fn process_that_a_command_leaves_running_is_kept_and_named() {
     for (script, what) in [
         ("setsid sleep 600 < /dev/null > /dev/null 2>&1 & echo $! > $1/pid; exit 0", "a daemon"),
         (
@@ -48,7 +48,7 @@ fn what_a_command_leaves_running_is_left_and_named() {
 }
 
 #[test]
-fn what_never_ends_is_ended_when_its_time_is_up() {
+fn command_that_never_ends_is_ended_after_its_timeout() {
     for (script, what) in [
         ("exec sleep 600", "what sleeps"),
         ("echo $BASHPID > $1/pid; while :; do :; done", "what computes"),
@@ -73,7 +73,7 @@ fn what_never_ends_is_ended_when_its_time_is_up() {
 }
 
 #[test]
-fn nobody_is_waited_for_who_would_type() {
+fn command_without_a_terminal_never_waits_for_input() {
     for script in [
         "read -r line; echo \"got <$line>\"",
         "read -r line < /dev/tty || echo 'got <>'",
@@ -204,14 +204,14 @@ fn a_flood_is_taken_in_bounded_memory_and_the_log_is_whole_up_to_its_limit() {
 }
 
 #[test]
-fn the_first_signal_asks_what_runs_and_the_second_insists() {
+fn first_signal_terminates_the_command_and_the_second_kills_it() {
     let place = Place::new(
         "step::run(\"01\", \"First\", || { cmd::run([\"bash\", \"-c\", \"trap '' TERM; touch @/m/begun; while :; do sleep 0.1; done\"], #{ always: \"a test\" }); });",
     );
     let started = place.start("plan.rhai");
     until("the command is at work", || place.exists("m/begun"));
     started.signal(rustix::process::Signal::INT);
-    // It is asked, and deaf.
+    // It gets SIGTERM and ignores it.
     std::thread::sleep(Duration::from_millis(300));
     started.signal(rustix::process::Signal::INT);
     let ran = started.end().ends(130);
@@ -238,21 +238,19 @@ fn a_hang_up_lets_the_running_command_finish_and_stops_then() {
 }
 
 #[test]
-fn a_full_disk_under_the_log_ends_nothing() {
+#[ignore = "needs root or user namespaces: it mounts"]
+fn full_disk_below_the_logs_does_not_stop_the_run() {
     let place = Place::new(
         "step::run(\"01\", \"First\", || { cmd::run([\"bash\", \"-c\", \"seq 1 5000\"], #{ always: \"a test\" }); file::write(\"@/m/a\", \"\"); });",
     );
     std::fs::create_dir_all(place.path("state/logs")).unwrap();
-    // Whatever is written there fails for want of room.
+    // Every write there fails: no space is left.
     let kkrun = place.command(&["plan.rhai"]);
     let script = "mount -t tmpfs -o size=4k,mode=700 none \"$1\" && head -c 4096 /dev/zero > \"$1/full\"; shift; exec \"$@\"";
     let mut apart = std::process::Command::new("unshare");
     apart.args(["-rm", "bash", "-c", script, "bash"]).arg(place.path("state/logs")).arg(kkrun.get_program());
     let output = apart.args(kkrun.get_args()).current_dir(place.path("plan")).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
-    if said.contains("unshare failed") {
-        return;
-    }
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(place.exists("m/a"));
 }

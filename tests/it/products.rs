@@ -1,5 +1,5 @@
-//! What a command makes (`creates`): only what kkrun's own command made is ever removed, and what was put into it since
-//! is the operator's.
+//! What a command makes (`creates`): kkrun removes only what its own command made; what was put into it since is the
+//! operator's.
 
 use std::fs;
 use std::path::Path;
@@ -74,7 +74,7 @@ step::run("01", "First", || {
 });
 "#;
 
-/// The one thing that was set aside.
+/// The only product that was set aside.
 fn set_aside(place: &Place) -> String {
     let at = place.path("state/aside");
     let mut found: Vec<_> = fs::read_dir(at).unwrap().map(|entry| entry.unwrap().path()).collect();
@@ -94,7 +94,7 @@ fn killed_in_the_middle(plan: &str) -> Place {
 #[test]
 fn rerun_after_kill_sets_aside_what_may_be_the_operators_and_completes() {
     let place = killed_in_the_middle(STUCK);
-    // The orphan is ended by the next run; until then somebody makes the path anew.
+    // The next run ends the orphan; before that, the operator makes the path again.
     place.write("m/data/mine", "mine\n");
     place.write("m/go", "");
     place.edit("plan/plan.rhai", "mkdir @/m/data", "true; mkdir @/m/data");
@@ -184,7 +184,7 @@ step::run("01", "First", || {
     assert_eq!(place.read("m/data/mine"), "mine\n");
 }
 
-/// Makes its product again whenever what it is made from changes.
+/// Makes its product again whenever its source changes.
 const REBUILT: &str = r#"
 step::run("01", "First", || {
     cmd::run(["bash", "-c", "mkdir -p @/m/data; echo V1 > @/m/data/out; ! test -e @/m/fail"],

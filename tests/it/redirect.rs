@@ -1,5 +1,5 @@
-//! Root edits in a place that a hostile user owns: no link, hard link, FIFO or exchanged directory leads it to a file of
-//! root's, on the way there or back.
+//! Root edits in a directory that a hostile user owns: no symbolic link, hard link, FIFO or exchanged directory
+//! redirects an edit, or its rollback, to a file of root's.
 
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
 use std::path::Path;
@@ -18,7 +18,7 @@ fn give(path: &Path) {
     std::os::unix::fs::lchown(path, Some(STRANGER), Some(STRANGER)).unwrap();
 }
 
-/// A home of the stranger's beside a directory of root's, in which nothing may move.
+/// The stranger's home beside a directory of root's, in which nothing may change.
 fn homes() -> Place {
     let place =
         Place::empty().with("root/shadow", "root:$6$hash:19000::::::\n").with("home/.bashrc", "k=old\n");
@@ -34,7 +34,7 @@ fn homes() -> Place {
     place
 }
 
-/// What one step may do there, at `FILE`.
+/// The changes that are tried, of `FILE`.
 const EDITS: [(&str, &str); 12] = [
     ("set", r#"config::set("FILE", "k", "new");"#),
     ("comment", r#"config::comment("FILE", "root:$6$hash:19000::::::");"#),
@@ -50,7 +50,7 @@ const EDITS: [(&str, &str); 12] = [
     ("link", r#"file::link("/nowhere", "FILE");"#),
 ];
 
-/// What the stranger puts in the way.
+/// The traps that the stranger sets.
 const TRAPS: [&str; 7] =
     ["symbolic link", "hard link", "fifo", "link to nothing", "linked parent", "linked home", "directory"];
 
@@ -64,7 +64,7 @@ fn trap(place: &Place, kind: &str) -> &'static str {
             symlink(place.path("root/shadow"), &file).unwrap();
             give(&file);
         }
-        // The kernel may be reported to let everybody make one.
+        // The kernel may be set to let every user make one.
         "hard link" => {
             away();
             std::fs::hard_link(place.path("root/shadow"), &file).unwrap();
@@ -103,7 +103,7 @@ fn trap(place: &Place, kind: &str) -> &'static str {
     "home/sub/.bashrc"
 }
 
-/// What is in root's directory: a line for each entry, and the contents.
+/// The entries of root's directory, a line for each, and their contents.
 fn of_root(place: &Place) -> String {
     use std::os::unix::fs::MetadataExt as _;
     let line = |(path, inode, seconds, nanoseconds, mode): (std::path::PathBuf, u64, i64, i64, u32)| {
@@ -129,7 +129,7 @@ fn run_in_time(place: &Place, what: &str, words: &str) -> crate::support::Ran {
 
 #[test]
 #[ignore = "needs root"]
-fn no_trap_leads_an_edit_astray() {
+fn no_trap_redirects_an_edit() {
     for kind in TRAPS {
         let place = homes();
         let file = trap(&place, kind);
@@ -154,7 +154,7 @@ fn no_trap_leads_an_edit_astray() {
 
 #[test]
 #[ignore = "needs root"]
-fn no_trap_leads_a_rollback_astray() {
+fn no_trap_redirects_a_rollback() {
     for kind in TRAPS {
         for (name, edit) in EDITS {
             let place = homes();
@@ -180,7 +180,7 @@ fn no_trap_leads_a_rollback_astray() {
     }
 }
 
-/// The same names as in the stranger's directory, so that whoever is led astray does harm.
+/// The same names as in the stranger's directory, so that every edit that is redirected does harm.
 fn with_likeness(place: &Place, count: usize) {
     for (directory, owner) in [("home/sub", STRANGER), ("root", STRANGER)] {
         for n in 0..count {
@@ -240,7 +240,7 @@ fn quick(place: &Place, state: &Path, words: &str) -> (Option<i32>, String) {
 
 #[test]
 #[ignore = "needs root"]
-fn no_race_leads_thousands_of_edits_or_their_rollback_astray() {
+fn no_race_redirects_thousands_of_edits_or_their_rollback() {
     const FILES: usize = 100;
     let place = homes();
     with_likeness(&place, FILES);
@@ -272,7 +272,7 @@ print(`${{made}} ${{refused}}`);
     let done = changes(&place, state.path(), "\"state\":\"done\"").len();
     assert!(done > 20, "{done} edits were made: {said}");
 
-    // And back, however often the stranger comes between.
+    // The rollback, with the same race.
     let mut exchanged = 0;
     for _ in 0..3 {
         let ((_, said), count) = while_exchanging(&place, || {
@@ -286,7 +286,7 @@ print(`${{made}} ${{refused}}`);
     assert_eq!(of_root(&place), before, "{said}");
 }
 
-/// The changes in whose line by the journal this stands.
+/// The number of changes whose line in the history contains this.
 fn changes(place: &Place, state: &Path, wanted: &str) -> Vec<String> {
     let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
     command.arg("--state-dir").arg(state).args(["history", "--json"]).current_dir(place.path("plan"));

@@ -1,4 +1,4 @@
-//! Rehearsals on a real clone of a real Debian, with a shell in the place of kkrun.
+//! Rehearsals in a real clone of a real Debian, with a shell instead of kkrun.
 //!
 //! They need root, the tools that `kkrun rehearse` names, and the directory of a Debian 12 root file system with
 //! systemd and dbus in the variable `KKRUN_TEST_BASE`.
@@ -14,7 +14,7 @@ fn base() -> PathBuf {
     std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system").into()
 }
 
-/// A run of the shell that stands in the place of kkrun.
+/// A run of the shell that replaces kkrun.
 fn shell(script: &str) -> Run {
     Run { arguments: vec![OsString::from("-c"), OsString::from(script)], plan: None }
 }
@@ -54,7 +54,7 @@ impl Trial {
         self.run().unwrap().exit_codes
     }
 
-    /// What no rehearsal may leave, whatever happened.
+    /// Checks that no process, mount, scratch directory or namespace is left.
     fn assert_nothing_is_left(&self) {
         let left: Vec<_> = std::fs::read_dir(self.scratch.path().join("clones")).unwrap().collect();
         assert!(left.is_empty(), "{left:?}");
@@ -126,9 +126,9 @@ fn what_was_changed_is_listed_and_the_base_is_untouched() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn a_clone_that_was_put_back_is_unchanged_and_one_that_was_not_is_reported() {
+fn rolled_back_clone_is_unchanged_and_differences_are_reported() {
     let mut trial = Trial::new(&[
-        "systemctl start systemd-timedated; useradd -m somebody",
+        "systemctl start systemd-timedated; useradd -m ada",
         "cp -a /etc/hosts /root/hosts; echo x >>/etc/hosts; cat /root/hosts >/etc/hosts; \
          touch -r /root/hosts /etc/hosts; rm /root/hosts",
     ]);
@@ -176,7 +176,7 @@ fn a_restart_from_inside_starts_what_was_enabled_there_and_the_run_begins_again(
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn a_plan_that_restarts_for_ever_is_given_up() {
+fn plan_that_restarts_the_clone_for_ever_is_stopped() {
     let mut trial = Trial::new(&["systemctl reboot; sleep 60"]);
     let error = trial.run().unwrap_err().to_string();
     assert!(error.contains("restarted the clone"), "{error}");
@@ -224,7 +224,7 @@ fn a_signal_before_the_boot_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn a_unit_that_is_not_there_fails_the_rehearsal_and_leaves_nothing() {
+fn missing_unit_fails_the_rehearsal_and_leaves_nothing() {
     let mut trial = Trial::new(&["true"]);
     trial.rehearsal.with = vec!["no-such-thing".to_owned()];
     let error = trial.run().unwrap_err().to_string();
@@ -234,7 +234,7 @@ fn a_unit_that_is_not_there_fails_the_rehearsal_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn a_directory_that_is_no_system_is_refused() {
+fn directory_without_a_system_is_refused() {
     let mut trial = Trial::new(&["true"]);
     trial.rehearsal.base = Base::Directory(trial.scratch.path().to_owned());
     let error = trial.run().unwrap_err();

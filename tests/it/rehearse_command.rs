@@ -1,6 +1,6 @@
 //! `kkrun rehearse` as operators type it: at a terminal, stopped, killed.
 //!
-//! Needs what tests/rehearsal.rs needs.
+//! Needs what tests/it/rehearsal.rs needs.
 
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::process::ExitStatusExt as _;
@@ -9,9 +9,9 @@ use std::process::{Command, Stdio};
 
 const WRITES: &str = "file::write(\"/srv/rehearsed\", \"text\\n\");\n";
 const WAITS: &str =
-    "log::info(\"waiting\");\nstep::verify(\"that somebody comes\", || false, #{ within: 600 });\n";
+    "log::info(\"waiting\");\nstep::verify(\"that the operator comes\", || false, #{ within: 600 });\n";
 
-/// A directory that nobody else can write, with a script in it.
+/// A script in a directory that only its owner can write.
 struct Place {
     directory: tempfile::TempDir,
 }
@@ -47,7 +47,7 @@ fn assert_nothing_is_left(name: &str) {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn what_changed_is_told_and_a_difference_that_must_not_be_is_data() {
+fn rehearsal_reports_changes_and_lists_differences_as_data() {
     let place = Place::new(WRITES);
     let output = place.rehearse(&["--expect-unchanged", "--then", "history"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -69,7 +69,7 @@ fn a_dry_run_changes_nothing_in_the_clone() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn ctrl_c_at_the_terminal_ends_the_run_inside_and_leaves_nothing() {
+fn ctrl_c_ends_the_run_inside_the_clone_and_leaves_nothing() {
     let place = Place::new(WAITS);
     let mut session = rexpect::session::spawn_command(place.rehearse(&[]), Some(60_000)).unwrap();
     let (_, name) = session.exp_regex("kkrun-[0-9-]+").unwrap();
@@ -83,7 +83,7 @@ fn ctrl_c_at_the_terminal_ends_the_run_inside_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn what_a_killed_rehearsal_leaves_the_next_one_removes() {
+fn next_rehearsal_removes_what_a_killed_one_left() {
     let place = Place::new(WAITS);
     let mut killed = place.rehearse(&[]).stderr(Stdio::piped()).spawn().unwrap();
     let name = format!("kkrun-{}", killed.id());
@@ -100,7 +100,7 @@ fn what_a_killed_rehearsal_leaves_the_next_one_removes() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn killed_at_any_moment_of_its_boot_it_leaves_nothing_that_the_next_one_does_not_end() {
+fn next_rehearsal_ends_what_one_killed_at_any_moment_of_its_boot_left() {
     for wait in [0, 50, 100, 200, 400, 600, 800] {
         let place = Place::new(WAITS);
         let mut killed = place.rehearse(&[]).stderr(Stdio::null()).spawn().unwrap();

@@ -1,4 +1,4 @@
-//! A run that failed, was stopped or was killed goes on where it was.
+//! A run that failed, was interrupted or was killed resumes where it stopped.
 
 use crate::support::{Place, until};
 use rustix::process::Signal;
@@ -93,19 +93,19 @@ plan · 3 steps (run 2, @/plan)
     );
 }
 
-/// Notes its begin and end, and waits in between until it is reported to go on.
+/// Logs its begin and end, and waits in between for the file `go`.
 const SLOW: &str = r#"
 cmd::run(["bash", "-c", "echo begin >> @/m/log; until test -e @/m/go -o ! -e @/m; do sleep 0.01; done; echo end >> @/m/log"],
     #{ creates: "@/m/product" });
 "#;
 
-/// Whether a process runs; one that has ended may still wait for whoever inherited it.
+/// Whether a process runs. A zombie has ended: its new parent has not reaped it yet.
 fn is_alive(pid: &str) -> bool {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     stat.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
 }
 
-/// What two runs side by side would have written.
+/// The log on one line, which shows whether two commands ran at once.
 fn sides(place: &Place) -> String {
     place.read("m/log").replace('\n', " ")
 }
@@ -139,7 +139,7 @@ cmd::run(["bash", "-c", "echo begin $$ >> @/m/log; until test -e @/m/go -o ! -e 
 }
 
 #[test]
-fn while_a_run_is_at_work_another_is_told_its_process_and_status_says_running() {
+fn second_run_names_the_process_of_the_first_and_status_reports_running() {
     let place = three(SLOW).with(
         "plan/look.rhai",
         r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
@@ -199,7 +199,7 @@ fn a_script_that_loops_can_be_interrupted() {
 }
 
 #[test]
-fn a_kill_between_intent_and_act_or_between_act_and_done_leaves_no_doubt() {
+fn kill_around_an_act_leaves_no_change_in_doubt() {
     for made in [false, true] {
         let place = three("throw \"stop\"");
         place.run("plan.rhai").ends(1);
@@ -220,17 +220,17 @@ fn a_kill_between_intent_and_act_or_between_act_and_done_leaves_no_doubt() {
 }
 
 #[test]
-fn a_change_in_doubt_that_is_neither_before_nor_after_is_shown_with_the_ways_on() {
+fn change_in_doubt_that_is_neither_before_nor_after_is_shown_with_the_ways_on() {
     let place = three("throw \"stop\"");
     place.run("plan.rhai").ends(1);
     place.cut_journal_behind("intent");
-    place.write("m/first", "somebody else's\n");
+    place.write("m/first", "theirs\n");
     place.write("plan/02_second.rhai", "file::write(\"@/m/second\", \"2\\n\");");
     let said = place.run("plan.rhai").ends(1).says("stands neither as before nor as desired");
     said.says("--on-conflict keep").says("--on-conflict overwrite").says("kkrun rollback");
-    assert_eq!(place.read("m/first"), "somebody else's\n");
+    assert_eq!(place.read("m/first"), "theirs\n");
     place.run("rollback").ends(4).says("left alone");
-    assert_eq!(place.read("m/first"), "somebody else's\n");
+    assert_eq!(place.read("m/first"), "theirs\n");
     place.run("plan.rhai --on-conflict overwrite").ends(0);
     assert_eq!(place.read("m/first"), "1\n");
 }
@@ -294,7 +294,7 @@ fn what_was_done_once_and_undone_is_done_again() {
 }
 
 #[test]
-fn a_mutation_that_fails_fails_the_step_even_if_it_is_caught_and_a_read_may_fail() {
+fn failed_change_fails_the_step_though_it_is_caught_and_a_read_may_fail() {
     let place = three(
         r#"
 try { file::read("@/m/none"); } catch (error) { log::info(`${error.kind} ${error.code} ${error.message}`); }
@@ -319,7 +319,7 @@ fn a_target_that_vanished_is_made_again_when_its_step_runs() {
 }
 
 #[test]
-fn a_run_that_is_cut_off_anywhere_in_its_records_goes_on_and_can_be_taken_back() {
+fn run_cut_off_at_any_record_resumes_and_rolls_back() {
     let begun = || {
         Place::new(
             r#"
@@ -371,7 +371,7 @@ step::run("02", "Second", || {
 }
 
 #[test]
-fn a_consequence_that_was_killed_is_run_again_and_never_beside_itself() {
+fn killed_handler_runs_again_and_never_twice_at_once() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -418,14 +418,14 @@ fn a_hang_up_lets_the_command_finish_and_a_second_ctrl_c_does_not_wait() {
     place.write("m/go", "");
 }
 
-/// Whether kkrun has taken in the signal: none is pending any more.
+/// Whether kkrun has received the signal: none is pending any more.
 fn started_was_asked(started: &crate::support::Started<'_>) -> bool {
     let status = std::fs::read_to_string(format!("/proc/{}/status", started.child.id())).unwrap_or_default();
     status.lines().any(|line| line.starts_with("ShdPnd:") && line.ends_with("0000000000000000"))
 }
 
 #[test]
-fn what_was_kept_by_word_is_not_lost_by_a_rollback() {
+fn conflict_that_was_kept_is_not_lost_by_a_rollback() {
     let place = three("file::make_dir(\"@/m/second\");").with("m/first", "0\n");
     place.run("plan.rhai").ends(0);
     place.write("m/first", "theirs\n");
@@ -439,7 +439,7 @@ fn what_was_kept_by_word_is_not_lost_by_a_rollback() {
 }
 
 #[test]
-fn what_was_kept_by_word_is_replaced_by_word() {
+fn conflict_that_was_kept_is_replaced_with_overwrite() {
     let place = three("file::make_dir(\"@/m/second\");");
     place.run("plan.rhai").ends(0);
     place.write("m/first", "theirs\n");
@@ -460,7 +460,7 @@ fn a_sleeping_script_is_interrupted() {
 }
 
 #[test]
-fn a_change_that_fails_fails_its_step_though_the_script_caught_it() {
+fn step_fails_when_the_script_catches_a_failed_change() {
     let place = three("try { file::write(\"@/none/x\", \"\"); } catch { log::info(\"going on\"); }");
     place
         .run("plan.rhai")

@@ -1,11 +1,11 @@
-//! What was done is undone: from the journal alone, newest first, nothing of anybody else's.
+//! Rollbacks: from the journal alone, newest first, and nothing that kkrun did not do.
 
 use std::os::unix::fs::PermissionsExt;
 
 use crate::support::{Place, until};
 use rustix::process::Signal;
 
-/// Changes what was there, makes what was not.
+/// Changes what exists and makes what does not.
 const PLAN: &str = r#"
 step::run("01", "First", || {
     file::write("@/m/old", "new\n");
@@ -31,7 +31,7 @@ fn done() -> (Place, String) {
 }
 
 #[test]
-fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
+fn rollback_needs_no_script_and_changes_nothing_when_repeated() {
     let (place, before) = done();
     place.remove("plan/plan.rhai");
     place.run("rollback --dry-run").shows(
@@ -79,7 +79,7 @@ fn everything_comes_back_with_every_script_deleted_and_twice_is_once() {
 }
 
 #[test]
-fn one_step_alone_is_undone_held_and_refused_when_a_later_change_needs_it() {
+fn step_rolled_back_alone_is_on_hold_and_refused_when_a_later_change_needs_it() {
     let (place, _) = done();
     let listed = place.listing("m");
     place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("of step 02");
@@ -105,7 +105,7 @@ fn one_step_alone_is_undone_held_and_refused_when_a_later_change_needs_it() {
 }
 
 #[test]
-fn what_somebody_else_changed_is_left_alone_and_shown_until_it_is_forced() {
+fn rollback_keeps_and_shows_a_conflict_until_overwrite() {
     let (place, before) = done();
     place.write("m/old", "theirs\n");
     place.run("rollback").shows(
@@ -136,7 +136,7 @@ fn what_somebody_else_changed_is_left_alone_and_shown_until_it_is_forced() {
 }
 
 #[test]
-fn a_directory_that_gained_files_is_kept_until_its_loss_is_agreed_to() {
+fn directory_that_gained_files_is_kept_until_its_loss_is_agreed_to() {
     let (place, before) = done();
     place.write("m/dir/photo", "precious");
     let said = place.run("rollback --yes").ends(0).says("6 undone · 1 kept · 0 conflicts · 0 failed");
@@ -159,7 +159,7 @@ step::run("03", "Third", || { file::write("@/m/c", "c\n"); });
 "#;
 
 #[test]
-fn a_rollback_that_was_killed_stops_every_run_until_it_is_finished() {
+fn killed_rollback_blocks_every_run_until_it_is_finished() {
     for by_script in [false, true] {
         let place = Place::new(SLOW_UNDO)
             .with("plan/settings.rhai", r#"#{ plan: "kiosk" }"#)
@@ -189,7 +189,7 @@ fn a_rollback_that_was_killed_stops_every_run_until_it_is_finished() {
 }
 
 #[test]
-fn a_rollback_that_was_killed_behind_its_last_undo_is_finished_and_not_taken_for_another_plans() {
+fn rollback_killed_after_its_last_undo_is_finished_for_its_own_plan() {
     let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "a\n"));"#)
         .with("plan/zoo.rhai", r#"step::run("01", "First", || file::write("@/m/z", "z\n"));"#);
     place.run("plan.rhai").ends(0);
@@ -219,7 +219,7 @@ fn ctrl_c_stops_a_rollback_which_goes_on_later() {
 }
 
 #[test]
-fn an_inverse_that_fails_is_told_the_rest_goes_on_and_it_is_tried_again() {
+fn failed_undo_is_reported_the_rest_goes_on_and_it_is_tried_again() {
     let place = Place::new(
         r#"
 step::run("01", "First", || { file::write("@/m/a", "a\n"); });
@@ -241,7 +241,7 @@ step::run("02", "Second", || {
 }
 
 #[test]
-fn what_the_last_undo_makes_necessary_is_done_though_it_came_late_or_the_rollback_was_killed() {
+fn handler_of_the_last_undo_runs_though_it_came_late_or_the_rollback_was_killed() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -269,7 +269,7 @@ step::run("01", "First", || {
 }
 
 #[test]
-fn several_changes_to_one_target_come_back_to_the_first_before_state() {
+fn rollback_of_several_changes_to_a_target_restores_the_first_state() {
     let place = Place::new(
         r#"
 step::run("01", "First", || file::write("@/m/a", "1\n"));
@@ -317,7 +317,7 @@ step::run("01", "First", || {
 }
 
 #[test]
-fn a_loss_that_the_script_names_wants_agreement() {
+fn data_loss_that_the_script_names_must_be_agreed_to() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -333,7 +333,7 @@ step::run("01", "First", || {
 }
 
 #[test]
-fn a_plan_with_nothing_to_undo_names_whose_changes_there_are() {
+fn rollback_of_an_unknown_plan_names_the_plans_with_changes() {
     let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "1\n"));"#)
         .with("plan/back.rhai", "rollback::apply();");
     place.run("plan.rhai").ends(0);
@@ -342,11 +342,11 @@ fn a_plan_with_nothing_to_undo_names_whose_changes_there_are() {
         .ends(1)
         .says("nothing to undo of the plan `back`")
         .says("plans with changes: plan");
-    place.run("rollback --plan nobody").ends(1).says("plans with changes: plan");
+    place.run("rollback --plan other").ends(1).says("plans with changes: plan");
 }
 
 #[test]
-fn a_rollback_that_is_cut_off_anywhere_in_its_records_is_finished_by_the_next() {
+fn rollback_cut_off_at_any_record_is_finished_by_the_next() {
     let (place, _) = done();
     let written = std::fs::metadata(place.path("state/journal")).unwrap().len();
     let mut cut_off = 0;
@@ -366,7 +366,7 @@ fn a_rollback_that_is_cut_off_anywhere_in_its_records_is_finished_by_the_next() 
 }
 
 #[test]
-fn the_scripts_that_come_with_kkrun_show_preview_and_take_back() {
+fn built_in_scripts_show_preview_and_roll_back() {
     let place = Place::new(PLAN)
         .with("m/old", "old\n")
         .with("m/gone", "gone\n")

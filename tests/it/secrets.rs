@@ -49,7 +49,7 @@ fn sources_come_in_order_and_the_last_one_given_is_kept() {
 }
 
 #[test]
-fn nobody_to_ask_is_told_with_the_three_ways() {
+fn secret_without_a_terminal_is_refused_with_the_three_ways_on() {
     let bench = script_writing(ASKING);
     let output = bench.run(&["s.rhai"]);
     assert_eq!(code(&output), 78);
@@ -60,7 +60,7 @@ fn nobody_to_ask_is_told_with_the_three_ways() {
 }
 
 #[test]
-fn what_is_made_once_is_the_same_in_every_later_run() {
+fn generated_secret_is_the_same_in_every_later_run() {
     let bench = script_writing("secret::ask(\"db_password\", \"Password\", #{ generate: true })");
     assert_eq!(code(&bench.run(&["s.rhai"])), 0);
     let made = written(&bench);
@@ -73,7 +73,7 @@ fn what_is_made_once_is_the_same_in_every_later_run() {
 }
 
 #[test]
-fn what_shall_not_be_kept_is_not() {
+fn secret_that_is_not_to_be_kept_is_not_stored() {
     let bench = script_writing("secret::ask(\"pin_code\", \"Pin\", #{ store: false })");
     let path = bench.secrets_file("pin_code=4711 4711 4711\n", 0o600);
     assert_eq!(code(&bench.run(&["s.rhai", "--secrets", &path])), 0);
@@ -91,7 +91,7 @@ fn a_secrets_file_that_others_can_read_is_refused() {
 }
 
 #[test]
-fn only_looking_neither_asks_nor_keeps_nor_pretends() {
+fn dry_run_neither_asks_for_nor_stores_nor_invents_a_secret() {
     let bench = Bench::new(&[
         ("plan.rhai", "step::run(\"01\", \"Ask\", \"one.rhai\");\n"),
         (
@@ -129,7 +129,7 @@ fn a_plan_asks_for_every_secret_before_its_first_change() {
     assert_eq!(code(&output), 78, "{}", said(&output));
     assert!(said(&output).contains("`deep_secret`"));
     assert!(!out.exists(), "the first step ran before everything was known");
-    // Not what a run leaves out.
+    // Secrets of steps that do not run are not asked for.
     assert_eq!(code(&bench.run(&["plan.rhai", "--only", "01"])), 0);
     assert!(out.exists());
 }
@@ -187,6 +187,15 @@ fn a_secret_is_shown_and_recorded_nowhere() {
 }
 
 #[test]
+fn shell_reads_quoted_text_unchanged() {
+    for text in ["", "plain", "a b", "it's", "it's \"$HOME\" `id` \\n", "a\\'b$"] {
+        let script = format!("printf %s {}", kkrun::text::quoted(text));
+        let output = std::process::Command::new("sh").args(["-c", &script]).output().unwrap();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), text, "{script}");
+    }
+}
+
+#[test]
 fn a_shell_reads_from_an_env_file_the_secret_that_was_typed() {
     let bench = Bench::new(&[]);
     let out = bench.path("env");
@@ -205,7 +214,7 @@ fn a_shell_reads_from_an_env_file_the_secret_that_was_typed() {
 }
 
 #[test]
-fn the_variable_of_a_secret_is_not_to_be_had_as_a_text() {
+fn environment_variable_of_a_secret_is_not_readable_as_a_string() {
     let bench = Bench::new(&[("s.rhai", "print(host::env(\"KKRUN_SECRET_PIN\"))")]);
     let output = bench.command(&["s.rhai"]).env("KKRUN_SECRET_PIN", "4711 4711").output().unwrap();
     assert_eq!(code(&output), 1);
@@ -213,7 +222,7 @@ fn the_variable_of_a_secret_is_not_to_be_had_as_a_text() {
 }
 
 #[test]
-fn a_command_gets_a_secret_in_its_environment_and_input_and_never_as_a_word() {
+fn command_gets_a_secret_in_environment_and_input_and_never_as_an_argument() {
     let bench = Bench::new(&[]);
     let out = bench.path("out");
     let script = format!(
@@ -223,7 +232,7 @@ fn a_command_gets_a_secret_in_its_environment_and_input_and_never_as_a_word() {
             always: "to see", env: #{{ PIN: s }}, stdin: s, label: "see",
         }});
         print(cmd::read(["sh", "-c", "echo $PIN"], #{{ env: #{{ PIN: s }} }}));
-        // What no check can follow is refused when it happens.
+        // What the check cannot see is refused at run time.
         let named = |secret| `${{secret}}`;
         cmd::run(["echo", named.call(s)], #{{ always: "to see" }});
         "#,
@@ -270,10 +279,10 @@ fn a_person_is_asked_once_before_the_first_step_and_not_shown_what_is_typed() {
     assert_eq!(std::fs::read_to_string(bench.path("state/secrets/made")).unwrap().len(), 32);
 }
 
-/// A secret with everything that an encoding changes.
+/// A secret with every character that an encoding changes.
 const CANARY: &str = "Canary-ä 'x\" 50%+\\4711/éÿ";
 
-/// A text as it stands in a URL.
+/// A string as a URL encodes it.
 fn percent_encoded(text: &str) -> String {
     let encoded = |byte: u8| {
         if byte.is_ascii_alphanumeric() { char::from(byte).to_string() } else { format!("%{byte:02X}") }
@@ -281,7 +290,7 @@ fn percent_encoded(text: &str) -> String {
     text.bytes().map(encoded).collect()
 }
 
-/// Every form in which it could get out.
+/// Every encoding in which the secret could leak.
 fn forms() -> Vec<String> {
     let json = serde_json::Value::from(CANARY).to_string();
     vec![
@@ -297,7 +306,7 @@ fn leaks(text: &str) -> Option<String> {
     forms().into_iter().find(|form| text.contains(form.as_str()))
 }
 
-/// A plan that shows a secret wherever it can.
+/// A plan that uses a secret wherever it can.
 fn talkative() -> Bench {
     let bench = Bench::new(&[(
         "plan.rhai",
@@ -369,7 +378,7 @@ fn a_canary_is_found_nowhere_after_full_failing_and_rolled_back_runs() {
         let with = |words: &[&'static str]| [words, mode].concat();
         silent_about_it(&bench, &with(&["plan.rhai", "now"]), 1);
         silent_about_it(&bench, &with(&["plan.rhai"]), 0);
-        // Somebody edits what holds it: the difference is shown.
+        // The operator edits the file that holds it: the difference is shown.
         std::fs::write(bench.path("out"), format!("added\n{CANARY}\n")).unwrap();
         std::fs::write(bench.path("out.env"), format!("PIN={CANARY}\nOTHER={CANARY}\n")).unwrap();
         silent_about_it(&bench, &with(&["plan.rhai", "--redo", "01"]), 1);

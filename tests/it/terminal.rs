@@ -33,7 +33,7 @@ fn edited() -> Place {
 }
 
 #[test]
-fn somebody_elses_edit_is_shown_and_the_answer_decides() {
+fn conflict_is_shown_and_the_answer_decides() {
     for (answer, content, ending) in
         [("keep", "theirs\n", 0), ("replace", "mine too\n", 0), ("stop", "theirs\n", 1), ("", "theirs\n", 1)]
     {
@@ -53,7 +53,7 @@ fn somebody_elses_edit_is_shown_and_the_answer_decides() {
 }
 
 #[test]
-fn a_loss_is_asked_about_by_name_and_the_default_is_no() {
+fn data_loss_is_asked_about_by_name_and_the_default_is_no() {
     for (answer, is_kept) in [("", true), ("n", true), ("y", false)] {
         let place = Place::new(r#"step::run("01", "First", || file::make_dir("@/m/home"));"#);
         place.run("plan.rhai").ends(0);
@@ -90,7 +90,7 @@ step::run("01", "First", || { if ask::confirm("Really?", true) { file::write("@/
 }
 
 #[test]
-fn a_secret_is_asked_for_once_unseen_and_ctrl_c_gives_the_echo_back() {
+fn secret_is_asked_for_once_unseen_and_ctrl_c_restores_the_echo() {
     let place = Place::new(
         r#"
 let password = secret::ask("db_password", "Database password");
@@ -122,7 +122,7 @@ step::run("01", "First", || file::write("@/m/a", "a"));
 }
 
 #[test]
-fn the_built_in_reset_asks_and_then_everything_is_looked_at_again() {
+fn built_in_reset_asks_and_then_every_step_is_checked_again() {
     let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "a"));"#)
         .with("plan/settings.rhai", r#"#{ plan: "kiosk" }"#)
         .with_built_in("reset.rhai");
@@ -191,7 +191,7 @@ fn is_as_before(session: &mut PtySession) {
 }
 
 #[test]
-fn ctrl_z_gives_the_terminal_back_and_the_run_goes_on_afterwards() {
+fn ctrl_z_releases_the_terminal_and_the_run_goes_on_afterwards() {
     let place = Place::new(
         r#"
 let password = secret::ask("db_password", "Database password");
@@ -237,7 +237,7 @@ fn signals_within_a_prompt_leave_the_terminal_as_it_was() {
             session.exp_string(&format!("status {status}")).unwrap();
             is_as_before(&mut session);
             assert!(!place.exists("m/a"), "{signal:?} {prompt}");
-            // An interactive shell does not end when it is asked to, and would be waited for.
+            // An interactive shell ignores SIGTERM, and would be waited for.
             session.send_line("exit").unwrap();
             session.exp_eof().unwrap();
         }
@@ -252,7 +252,7 @@ step::run("01", "First", || { cmd::run(["bash", "-c", "touch @/m/begun; until [ 
 step::run("02", "Second", || file::write("@/m/second", ""));
 "#,
     );
-    // Whoever holds the other end of the terminal dies.
+    // The process at the other end of the terminal is killed.
     let mut holder = std::process::Command::new("script");
     let line = format!(
         "'{}' --state-dir '{}' plan.rhai -v",
@@ -276,7 +276,7 @@ step::run("02", "Second", || file::write("@/m/second", ""));
 }
 
 #[test]
-fn a_reader_that_goes_away_ends_nothing() {
+fn reader_that_goes_away_does_not_stop_the_run() {
     let place = Place::new(
         r#"
 step::run("01", "First", || { for n in range(0, 300) { print(`line ${n}`); log::info(`said ${n}`); } file::write("@/m/a", ""); });

@@ -1,5 +1,5 @@
-//! What somebody else could have written is not run: each part of a plan, written by each kind of stranger, and
-//! swapped while kkrun is at it.
+//! Nothing that others could have written runs: each part of a plan, writable by each kind of stranger, and replaced
+//! while kkrun runs.
 
 use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 use std::path::Path;
@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::support::{Place, Ran};
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-/// Somebody who is not root: a real user and group of every Debian.
+/// A user and group other than root, which every Debian has.
 const STRANGER: u32 = 65_534;
-/// A user with a group of the same name and number, in which nobody else is.
+/// A user with a group of the same name and number and no other members.
 const CALLER: u32 = 1;
 
-/// A plan with one of everything.
+/// A plan with every kind of file that a plan has.
 fn whole() -> Place {
     Place::new("step::run(\"01\", \"First\", \"01.rhai\");")
         .with(
@@ -32,7 +32,7 @@ fn whole() -> Place {
 
 const WORDS: &str = "plan.rhai --settings ../mine.rhai --secrets ../given";
 
-/// All that is read before something runs.
+/// Every file that is read before anything runs.
 const PARTS: [&str; 13] = [
     "plan/plan.rhai",
     "plan/01.rhai",
@@ -62,9 +62,9 @@ fn prepared() -> Place {
     place
 }
 
-/// Refused before anything was evaluated, with a command that mends it; afterwards it runs.
+/// Checks that the plan is refused before anything is evaluated, and runs after the command that the hint names.
 #[track_caller]
-fn refused_until_mended(place: &Place, what: &str) {
+fn refused_until_repaired(place: &Place, what: &str) {
     for words in [WORDS.to_owned(), format!("{WORDS} --dry-run")] {
         let ran = place.run(&words);
         assert_eq!(ran.status, 77, "{what}: {}", ran.page());
@@ -86,21 +86,21 @@ fn refused_until_mended(place: &Place, what: &str) {
 
 #[test]
 #[ignore = "needs root"]
-fn what_others_can_write_or_own_is_refused_until_it_is_mended() {
+fn plan_that_others_can_write_or_own_is_refused_until_it_is_repaired() {
     for part in PARTS {
         let is_dir = part == "."
             || !part.contains('.') && !part.ends_with("/b") && !part.ends_with("/c") && part != "given";
         let (open, group) = if is_dir { (0o777, 0o775) } else { (0o666, 0o664) };
         let place = prepared();
         set_mode(&place, part, open);
-        refused_until_mended(&place, &format!("{part} written by everybody"));
+        refused_until_repaired(&place, &format!("{part} written by everybody"));
         let place = prepared();
         chown(place.path(part), Some(0), Some(STRANGER)).unwrap();
         set_mode(&place, part, group);
-        refused_until_mended(&place, &format!("{part} written by a group"));
+        refused_until_repaired(&place, &format!("{part} written by a group"));
         let place = prepared();
         chown(place.path(part), Some(STRANGER), Some(0)).unwrap();
-        refused_until_mended(&place, &format!("{part} of a stranger"));
+        refused_until_repaired(&place, &format!("{part} of a stranger"));
     }
 }
 
@@ -110,14 +110,14 @@ fn an_access_control_list_and_a_group_of_several_count_as_others() {
     let place = prepared();
     let listed = Command::new("setfacl").args(["-m", "u:65534:rw"]).arg(place.path("plan/01.rhai")).status();
     assert!(listed.unwrap().success());
-    refused_until_mended(&place, "an access control list");
+    refused_until_repaired(&place, "an access control list");
 
     let place = prepared();
     set_mode(&place, "plan/01.rhai", 0o664);
     place.run(WORDS).ends(0);
     place.remove("m");
     std::fs::create_dir(place.path("m")).unwrap();
-    // The same with somebody else in root's group.
+    // The same with another user in root's group.
     let kkrun = place.command(&WORDS.split(' ').collect::<Vec<_>>());
     let script = "sed 's/^root:x:0:.*/root:x:0:nobody/' /etc/group > \"$1/group\" && \
                   mount --bind \"$1/group\" /etc/group && shift && exec \"$@\"";
@@ -132,7 +132,7 @@ fn an_access_control_list_and_a_group_of_several_count_as_others() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_link_is_as_trusted_as_who_made_it_and_where_it_stands() {
+fn link_is_as_trusted_as_its_owner_and_its_directory() {
     let place = prepared();
     symlink("plan/plan.rhai", place.path("file-link")).unwrap();
     symlink("plan", place.path("directory-link")).unwrap();
@@ -154,7 +154,7 @@ fn a_link_is_as_trusted_as_who_made_it_and_where_it_stands() {
     assert_eq!(place.prints_of("m").len(), 1);
     own("directory-link", 0);
     run(&["../directory-link/plan.rhai"]).ends(0);
-    // A script that leads elsewhere is as trusted as where it leads.
+    // A link to a script is as trusted as the file that it points to.
     place.write("elsewhere.rhai", "fn text() { \"elsewhere\" }");
     place.remove("plan/words.rhai");
     symlink("../elsewhere.rhai", place.path("plan/words.rhai")).unwrap();
@@ -164,7 +164,7 @@ fn a_link_is_as_trusted_as_who_made_it_and_where_it_stands() {
 
 #[test]
 #[ignore = "needs root"]
-fn nothing_is_run_from_a_directory_in_which_everybody_can_put_files() {
+fn nothing_runs_from_a_directory_that_everybody_can_write() {
     let directory = tempfile::tempdir_in("/tmp").unwrap();
     std::fs::write(directory.path().join("plan.rhai"), "print(\"ran\");").unwrap();
     let place = Place::empty();
@@ -204,7 +204,7 @@ fn a_checkout_of_the_user_who_called_sudo_is_run_and_that_is_said_once() {
 }
 
 #[test]
-fn what_was_checked_is_what_runs_whatever_stands_there_by_then() {
+fn content_that_was_checked_runs_though_the_file_is_replaced_meanwhile() {
     let place = Place::new(
         "step::run(\"01\", \"First\", \"01.rhai\");\nstep::run(\"02\", \"Second\", \"02.rhai\");\n\
          step::run(\"03\", \"Third\", || print(\"03 checked\"));",
@@ -226,7 +226,7 @@ fn what_was_checked_is_what_runs_whatever_stands_there_by_then() {
 #[ignore = "needs root"]
 fn what_a_stranger_swaps_in_never_runs() {
     let place = Place::new("print(\"of root\");");
-    // All of it belongs to root, but the stranger can exchange the one for the other.
+    // Everything belongs to root, but the stranger can exchange one file for the other.
     std::fs::create_dir_all(place.path("open/trap")).unwrap();
     std::fs::rename(place.path("plan"), place.path("open/plan")).unwrap();
     std::fs::create_dir(place.path("plan")).unwrap();
@@ -266,7 +266,7 @@ fn what_a_stranger_swaps_in_never_runs() {
 }
 
 #[test]
-fn what_is_no_file_is_not_waited_for() {
+fn special_files_are_not_waited_for() {
     let place = Place::new("print(1);");
     for name in ["plan/fifo.rhai", "plan/words.rhai", "mine.rhai", "given"] {
         rustix::fs::mknodat(CWD, place.path(name), rustix::fs::FileType::Fifo, 0o600.into(), 0).unwrap();

@@ -1,9 +1,9 @@
-//! Undoing under trouble: inverses that fail, rollbacks that were interrupted, and what undone changes trigger.
+//! Undo actions that fail, rollbacks that were interrupted, and handlers of undone changes.
 
 use crate::support::Place;
 
 #[test]
-fn an_inverse_that_fails_once_is_tried_again_when_the_rest_is_undone() {
+fn undo_that_fails_once_is_tried_again_after_the_rest() {
     let place = Place::new(
         r#"
 step::run("01", "First", || { file::write("@/m/lock", ""); });
@@ -27,7 +27,7 @@ step::run("02", "Second", || {
 }
 
 #[test]
-fn what_was_in_use_by_what_failed_once_is_removed_in_the_end() {
+fn product_used_by_a_process_that_ends_late_is_removed_in_the_end() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -46,7 +46,7 @@ step::run("01", "First", || {
 }
 
 #[test]
-fn one_that_fails_for_good_is_told_the_rest_is_undone_and_a_later_rollback_finishes() {
+fn undo_that_fails_is_reported_and_a_later_rollback_finishes() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -74,7 +74,7 @@ step::run("02", "Second", || { file::write("@/m/b", "b\n"); });
 "#;
 
 #[test]
-fn a_rollback_of_one_step_that_was_killed_behind_its_last_undo_still_holds_the_step() {
+fn rollback_of_a_step_killed_after_its_last_undo_puts_the_step_on_hold() {
     let place = Place::new(TWO).with(
         "plan/look.rhai",
         r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
@@ -98,7 +98,7 @@ fn a_rollback_of_one_step_that_was_killed_behind_its_last_undo_still_holds_the_s
 }
 
 #[test]
-fn a_whole_rollback_that_was_killed_is_not_passed_over_by_one_of_a_step() {
+fn killed_rollback_of_a_plan_is_finished_before_one_of_a_step() {
     let place = Place::new(TWO);
     place.run("plan.rhai").ends(0);
     place.run("rollback --purge homes").ends(0);
@@ -119,14 +119,14 @@ step::run("02", "Second", || { file::write("@/m/b", "b\n"); });
 "#;
 
 #[test]
-fn what_undone_changes_owe_is_settled_once_behind_the_oldest_of_them() {
+fn handler_of_undone_changes_runs_once_after_the_oldest() {
     let place = Place::new(OWING);
     place.run("plan.rhai").ends(0);
     assert_eq!(place.read("log"), "first\nsettled\n");
     place.run("rollback").ends(0).says("3 undone");
     assert_eq!(place.read("log"), "first\nsettled\nsettled\n");
 
-    // Killed between the last undo and what it triggers.
+    // Killed between the last undo and its handler.
     place.run("plan.rhai").ends(0);
     place.run("rollback").ends(0);
     place.cut_journal_behind("undone");
@@ -138,7 +138,7 @@ fn what_undone_changes_owe_is_settled_once_behind_the_oldest_of_them() {
 }
 
 #[test]
-fn what_could_not_be_settled_after_an_undo_is_settled_first_by_the_next_run() {
+fn handler_that_failed_after_an_undo_runs_first_in_the_next_run() {
     let place = Place::new(OWING);
     place.run("plan.rhai").ends(0);
     place.write("broken", "");
@@ -157,7 +157,7 @@ fn what_could_not_be_settled_after_an_undo_is_settled_first_by_the_next_run() {
 }
 
 #[test]
-fn a_test_that_fails_takes_back_what_changed_also_when_killed_in_between() {
+fn failing_handler_test_undoes_the_changes_also_after_a_kill() {
     let place = Place::new(
         r#"
 step::run("01", "First", || {
@@ -173,7 +173,7 @@ step::run("01", "First", || {
     assert_eq!(place.read("m/conf"), "old\n");
     place.cut_journal_behind("undo_intent");
     place.remove("bad");
-    // It is as before, by kkrun itself: nobody else was there.
+    // kkrun itself restored it, so there is no conflict.
     place.run("plan.rhai").ends(0);
     assert_eq!(place.read("m/conf"), "new\n");
     place.run("rollback").ends(0);
@@ -203,7 +203,7 @@ step::run("01", "First", || {
 }
 
 #[test]
-fn a_step_of_which_nothing_could_be_undone_is_not_held() {
+fn step_of_which_nothing_was_undone_is_not_on_hold() {
     let place = Place::new(TWO).with(
         "plan/look.rhai",
         r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status}`); }"#,
@@ -220,7 +220,7 @@ fn a_step_of_which_nothing_could_be_undone_is_not_held() {
 }
 
 #[test]
-fn an_inverse_after_which_the_command_still_counts_as_done_has_failed() {
+fn undo_after_which_the_command_still_counts_as_done_has_failed() {
     let place = Place::new(
         r#"step::run("01", "First", || cmd::run(["touch", "@/m/x"], #{ unless: ["test", "-e", "@/m/x"], undo: [["bash", "@/m/undo"]] }));"#,
     )

@@ -1,6 +1,6 @@
-//! Units of a real systemd, in a booted clone of a Debian: enabled, started, stopped, masked, and put back.
+//! Units of a real systemd in a booted clone of a Debian: enabled, started, stopped, masked, and rolled back.
 //!
-//! Needs what tests/rehearsal.rs needs, with nginx in the base.
+//! Needs what tests/it/rehearsal.rs needs, with nginx in the base.
 
 #![expect(clippy::print_stdout, reason = "tells its figures")]
 
@@ -19,7 +19,7 @@ unit::enable("good");
 unit::start("good");
 unit::disable("getty@tty1.service");
 unit::mask("ctrl-alt-del.target");
-cmd::run(["systemctl", "start", "nginx"], #{ always: "as if somebody had", undo: [["systemctl", "stop", "nginx"]] });
+cmd::run(["systemctl", "start", "nginx"], #{ always: "as the operator does", undo: [["systemctl", "stop", "nginx"]] });
 unit::stop("nginx");
 unit::mask("nginx");
 
@@ -65,7 +65,7 @@ must("not running", !unit::get("nginx").active);
 struct Place(tempfile::TempDir);
 
 impl Place {
-    /// A directory that nobody else can write, with these scripts in it.
+    /// A directory with these scripts that only root can write.
     fn with(scripts: &[(&str, &str)]) -> Self {
         let place = Self(tempfile::tempdir_in("/root").unwrap());
         std::fs::write(place.0.path().join("settings.rhai"), SETTINGS).unwrap();
@@ -105,7 +105,7 @@ impl Place {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn units_become_what_is_wished_and_then_what_they_were() {
+fn units_reach_their_desired_state_and_rollback_restores_them() {
     let place = Place::with(&[
         ("plan.rhai", SET_UP),
         ("look.rhai", LOOKED_AT),
@@ -119,8 +119,8 @@ fn units_become_what_is_wished_and_then_what_they_were() {
 
 #[test]
 #[ignore = "needs root, systemd-nspawn and strace"]
-fn units_of_a_killed_run_and_of_a_killed_rollback_come_to_where_they_shall() {
-    // Every position, a number of times as many as usual, or few.
+fn units_of_a_killed_run_and_of_a_killed_rollback_reach_their_desired_state() {
+    // `all` positions, or the usual number times the value of the variable.
     let how = std::env::var("KKRUN_SWEEP").unwrap_or_else(|_| "1".to_owned());
     let positions = how.parse().map_or_else(|_| "all".to_owned(), |times: usize| (4 * times).to_string());
     let place = Place::with(&[(
@@ -142,7 +142,7 @@ fn units_of_a_killed_run_and_of_a_killed_rollback_come_to_where_they_shall() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn a_unit_that_does_not_run_says_why() {
+fn unit_that_does_not_run_is_reported_with_the_reason() {
     let place = Place::with(&[
         (
             "crash.rhai",
@@ -177,7 +177,7 @@ fn a_unit_that_does_not_run_says_why() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
-fn a_unit_that_somebody_disabled_is_asked_about_and_not_undone() {
+fn unit_disabled_by_the_operator_is_a_conflict() {
     let enable = "file::write(\"/etc/systemd/system/good.service\",\n\
                   \"[Service]\\nExecStart=/bin/sleep infinity\\n[Install]\\nWantedBy=multi-user.target\\n\");\n\
                   unit::enable(\"good\");\n";
@@ -185,7 +185,7 @@ fn a_unit_that_somebody_disabled_is_asked_about_and_not_undone() {
         ("plan.rhai", enable),
         (
             "disable.rhai",
-            "cmd::run([\"systemctl\", \"disable\", \"good\"], #{ always: \"somebody else\", undo: [] });\n",
+            "cmd::run([\"systemctl\", \"disable\", \"good\"], #{ always: \"the operator\", undo: [] });\n",
         ),
         (
             "rollback.rhai",

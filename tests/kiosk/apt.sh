@@ -8,7 +8,7 @@ cat >/srv/slow/DEBIAN/control <<'END'
 Package: kkrun-slow
 Version: 1
 Architecture: all
-Maintainer: nobody <nobody@localhost>
+Maintainer: kkrun <root@localhost>
 Description: takes its time to be configured
 END
 printf '#!/bin/sh\ntouch /run/slow-began\nsleep 3\ntouch /run/slow-ended\n' >/srv/slow/DEBIAN/postinst

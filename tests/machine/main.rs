@@ -53,7 +53,7 @@ const AFTER_A_ROLLBACK: &[Exception] = &[MACHINE_ID];
 const MACHINE_ID: Exception =
     Exception { what: "/etc/machine-id", reason: "each clone of the base draws its own" };
 
-/// A run that nobody disturbed.
+/// An undisturbed run.
 struct Undisturbed {
     base: Picture,
     done: Picture,
@@ -93,7 +93,7 @@ fn judge(pictures: &Path) -> Vec<String> {
     wrong
 }
 
-/// Tries each instant, tells the figures, and fails if one is bad.
+/// Tries each instant, reports the figures, and fails if one is bad.
 fn all_hold(what: &str, instants: &[Duration], mut attempt: impl FnMut(usize, Duration) -> Vec<String>) {
     let mut bad = Vec::new();
     for (number, instant) in instants.iter().enumerate() {

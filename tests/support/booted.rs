@@ -10,7 +10,7 @@ use kkrun::machine::clone::cgroup::ControlGroup;
 use kkrun::machine::clone::container::{Bind, Boot, Container, Inside};
 use kkrun::machine::clone::network::{NAME_SERVER, NetworkNamespace};
 
-/// What is booted; it ends, and everything of it goes, when it is dropped.
+/// A booted machine. Dropping it ends it and removes everything of it.
 pub struct Machine {
     container: Container,
     _network: NetworkNamespace,

@@ -123,7 +123,7 @@ impl Server {
         self.psql_in("postgres", sql)
     }
 
-    /// Whether the role gets in with this password over TCP.
+    /// Whether the role can log in with this password over TCP.
     pub fn logs_in(&self, role: &str, password: &str, database: &str) -> bool {
         let output = Command::new(self.binaries.join("psql"))
             .args(["--no-psqlrc", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", role])

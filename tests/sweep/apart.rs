@@ -3,10 +3,10 @@
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Stdio};
 
-/// Names which part of the work a process does, as `INDEX/COUNT`.
+/// The part of the work that a process does, as `INDEX/COUNT`.
 const SHARD: &str = "KKRUN_SWEEP_SHARD";
-/// What the lines begin with that a part tells the whole.
-const TOLD: &str = "sweep:";
+/// The prefix of the lines in which a part reports its figures.
+const REPORT: &str = "sweep:";
 
 /// A part of the work.
 #[derive(Clone, Copy)]
@@ -16,17 +16,17 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Whether the piece of this number is this part's.
+    /// Whether this part does the piece of this number.
     pub fn has(self, number: usize) -> bool {
         number % self.count == self.index
     }
 }
 
-/// What came of it.
+/// The figures of a sweep.
 #[derive(Default)]
 pub struct Tally {
     pub positions: usize,
-    /// Positions that were not come to: another thread, or another run, made other calls than the one traced.
+    /// Positions that were not reached: another thread, or another run, made other calls than the traced one.
     pub missed: usize,
     pub bad: Vec<String>,
 }
@@ -36,7 +36,7 @@ impl Tally {
         self.positions += 1;
         if !disturbed {
             self.missed += 1;
-            println!("not come to: {what}");
+            println!("not reached: {what}");
         }
         for problem in problems {
             println!("bad: {what}: {problem}\n");
@@ -52,7 +52,7 @@ pub fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
         // Ends the line that the test runner began.
         println!();
         let tally = work(shard);
-        println!("{TOLD} {} {} {}", tally.positions, tally.missed, tally.bad.len());
+        println!("{REPORT} {} {} {}", tally.positions, tally.missed, tally.bad.len());
         return None;
     }
     require(&["strace", "unshare", "mkfs.xfs", "mkfs.ext4", "xfs_io", "setfacl"]);
@@ -76,7 +76,7 @@ pub fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
                 let mut reported = None;
                 for line in out.lines() {
                     let line = line.unwrap();
-                    match line.strip_prefix(TOLD) {
+                    match line.strip_prefix(REPORT) {
                         Some(numbers) => reported = Some(numbers.to_owned()),
                         None => println!("{line}"),
                     }
@@ -95,7 +95,7 @@ pub fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
     for mut shard in shards {
         assert!(shard.wait().unwrap().success(), "a part of the sweep failed");
     }
-    println!("{test}: {} positions, {} not come to, {} bad", tally.positions, tally.missed, tally.bad.len());
+    println!("{test}: {} positions, {} not reached, {} bad", tally.positions, tally.missed, tally.bad.len());
     Some(tally)
 }
 

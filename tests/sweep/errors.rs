@@ -13,7 +13,7 @@ use super::strace::{self, Ended, Traced};
 /// How many positions of the run and of the rollback of a scenario a sample has.
 const SAMPLED: usize = 6;
 
-/// A call that the kernel interrupts a thousand times and no further: whoever tries it again comes through.
+/// A call that the kernel interrupts a thousand times: a caller that repeats it succeeds.
 const FAULTS: [&str; 8] = [
     "error=EIO:when=K",
     "error=ENOSPC:when=K",
@@ -48,7 +48,7 @@ pub fn sweep(shard: Shard) -> Tally {
                 };
                 let one = [sample.one(&FAULTS, &format!("{name}/{position}"))];
                 for fault in if sample.is_full() { &FAULTS[..] } else { &one } {
-                    // Nothing takes all else and no times: entries are taken back then, which give none, and files not.
+                    // Only times cannot be written: entries, which have none, are undone, and files are not.
                     if position.call == "utimensat" && !fault.ends_with('K') {
                         continue;
                     }
@@ -111,11 +111,11 @@ fn wrong(trial: &Trial, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<Stri
     problems
 }
 
-/// The failed call of kkrun whose file the error does not name.
+/// The failed call of kkrun whose file its error does not name.
 fn unnamed(trial: &Trial, ended: &Ended) -> Option<String> {
     let base = trial.ground.base();
     let is_own = |call: &&Traced| call.program.starts_with("kkrun") || call.program.starts_with("as user");
-    // A command that failed says itself why. What cannot be said cannot name anything.
+    // A command that failed reports the reason itself. A message that cannot be written names nothing.
     let is_said = |call: &Traced| !call.paths().iter().any(|path| path.starts_with(base.join("stderr")));
     if ended.status == Some(0) || !ended.injected().all(|call| is_own(&call) && is_said(call)) {
         return None;

@@ -1,7 +1,7 @@
 //! Nothing is lost, at any position: kkrun is killed, gets an error, or loses power at its K-th call of each system call
 //! that changes what a file system holds. Then the next run must reach the end state that an undisturbed one reaches,
 //! and a rollback the state from before, both compared to the byte with mode, owner, attributes and (after a rollback)
-//! times; nothing in preparation may stay, and what was said to be complete must be so.
+//! times; no prepared file may stay, and what was reported as complete must be complete.
 //!
 //! All positions:
 //!
@@ -9,8 +9,8 @@
 //! KKRUN_SWEEP=full cargo test --test sweep -- --ignored --nocapture --test-threads=1
 //! ```
 //!
-//! Without the variable some positions are tried that lie spread over all, with a number as its value so many times as
-//! many; `KKRUN_SWEEP_SEED` chooses others, `KKRUN_SWEEP_ONLY` names one scenario.
+//! Without the variable a sample of positions, spread over all, is tried; a number as its value multiplies the sample.
+//! `KKRUN_SWEEP_SEED` chooses another sample, `KKRUN_SWEEP_ONLY` names one scenario.
 //! The sweeps need root, strace, mkfs.xfs and loop devices.
 
 #![expect(
@@ -53,32 +53,32 @@ fn holds(test: &str, sweep: fn(Shard) -> Tally) {
 
 #[test]
 #[ignore = "needs root and strace"]
-fn killed_at_any_call_nothing_is_lost() {
-    holds("killed_at_any_call_nothing_is_lost", kill::sweep);
+fn kill_at_any_call_loses_nothing() {
+    holds("kill_at_any_call_loses_nothing", kill::sweep);
 }
 
 #[test]
 #[ignore = "needs root and strace"]
-fn an_error_of_any_call_is_told_and_recovered_from() {
-    holds("an_error_of_any_call_is_told_and_recovered_from", errors::sweep);
+fn error_of_any_call_is_reported_and_recovered_from() {
+    holds("error_of_any_call_is_reported_and_recovered_from", errors::sweep);
 }
 
 #[test]
 #[ignore = "needs root, strace and loop devices"]
-fn power_lost_at_any_call_takes_nothing_that_was_promised() {
-    holds("power_lost_at_any_call_takes_nothing_that_was_promised", power::sweep);
+fn power_loss_at_any_call_loses_nothing_that_was_reported_as_done() {
+    holds("power_loss_at_any_call_loses_nothing_that_was_reported_as_done", power::sweep);
 }
 
 #[test]
 #[ignore = "needs root and strace"]
-fn packages_that_cannot_be_had_again_are_removed_all_the_same() {
-    holds("packages_that_cannot_be_had_again_are_removed_all_the_same", stuck::see);
+fn rollback_removes_packages_that_cannot_be_downloaded_again() {
+    holds("rollback_removes_packages_that_cannot_be_downloaded_again", stuck::see);
 }
 
 #[test]
 #[ignore = "needs root and strace"]
-fn what_the_operator_puts_into_a_product_after_a_kill_is_never_lost() {
-    holds("what_the_operator_puts_into_a_product_after_a_kill_is_never_lost", products::sweep);
+fn entries_that_the_operator_adds_to_a_product_after_a_kill_are_never_lost() {
+    holds("entries_that_the_operator_adds_to_a_product_after_a_kill_are_never_lost", products::sweep);
 }
 
 #[test]

@@ -17,7 +17,7 @@ const PACKAGES: [(&str, &str, &str); 4] = [
     ("kkrun-two", "", "02"),
     ("kkrun-marked", "", "01"),
 ];
-/// The one that is there already, for others only.
+/// A package that is already installed, automatically.
 const MARKED: &str = "kkrun-marked";
 
 /// Makes all of it.
@@ -47,7 +47,7 @@ pub fn make(tree: &Path) {
     let index: String =
         PACKAGES.into_iter().map(|(name, needs, step)| build(tree, name, needs, step)).collect();
     write(tree, "repository/Packages", &index);
-    // dpkg takes a directory away that nobody has anything in.
+    // dpkg removes a directory that is empty.
     for step in ["01", "02"] {
         write(tree, &format!("{step}/kept"), "kept\n");
     }
@@ -80,7 +80,7 @@ fn architecture() -> String {
 fn control(name: &str, needs: &str) -> String {
     let needs = if needs.is_empty() { String::new() } else { format!("Depends: {needs}\n") };
     format!(
-        "Package: {name}\nMaintainer: nobody <nobody@localhost>\nArchitecture: all\nVersion: 1.0\n{needs}\
+        "Package: {name}\nMaintainer: kkrun <root@localhost>\nArchitecture: all\nVersion: 1.0\n{needs}\
          Description: a package of a test\n"
     )
 }

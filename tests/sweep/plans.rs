@@ -42,7 +42,7 @@ pub const BOUND: [Bound; 7] = [
 /// The secret `token`.
 pub const TOKEN: &str = "correct horse battery";
 
-const NOBODY: u32 = 65534;
+const UID_OF_NOBODY: u32 = 65534;
 
 /// Data in a directory that a step made, which an undo inside a run keeps.
 pub const LETTER: &str = "03/data/letter";
@@ -57,7 +57,7 @@ const ALL: &[Scenario] = &[
     LINES,
     COMMANDS,
     PRODUCTS,
-    CONSEQUENCES,
+    HANDLERS,
     OWNED,
     DOWNLOADS,
     ACCOUNTS,
@@ -165,7 +165,7 @@ step::run("03", "Remove", || {
         fs::create_dir(tree.join("01")).unwrap();
         write(tree, "01/there/index", "other\n");
         adorned(&tree.join("01/there/index"));
-        write(tree, "01/there/foreign", "foreign\n");
+        write(tree, "01/there/theirs", "theirs\n");
         write(tree, "02/there/old", "old\n");
         write(tree, "02/there/inner/page", "page\n");
         symlink("old", tree.join("02/there/link")).unwrap();
@@ -278,7 +278,7 @@ step::run("02", "Make again", || {
     talks: false,
 };
 
-const CONSEQUENCES: Scenario = Scenario {
+const HANDLERS: Scenario = Scenario {
     name: "handlers",
     files: &[(
         "plan.rhai",
@@ -355,7 +355,7 @@ step::run("01", "Write", || {
             write(tree, &format!("01/{name}"), text);
         }
         for name in ["", "old", "ini", "gone", "site", "site/old"] {
-            chown(tree.join("01").join(name), Some(NOBODY), Some(NOBODY)).unwrap();
+            chown(tree.join("01").join(name), Some(UID_OF_NOBODY), Some(UID_OF_NOBODY)).unwrap();
         }
     },
     has_server: false,
@@ -430,12 +430,12 @@ step::run("02", "Change", || {
         append("shadow", "kkrun-robin:!:20000:0:99999:7:::\n");
         append("group", "kkrun-robin:x:4711:\n");
         append("gshadow", "kkrun-robin:!::\n");
-        // What named a user before there was one.
+        // Entries that named the user before it existed.
         append("group", "kkrun-before:x:4712:kkrun-kim\n");
         append("gshadow", "kkrun-before:$y$hash:kkrun-kim:kkrun-kim\n");
         append("shadow", "kkrun-kim:$y$gone:1::::::\n");
         append("subuid", "kkrun-kim:900000:10\n");
-        // The lock that everybody takes stays once it was taken.
+        // The lock file of all tools stays after its first use.
         write(tree, "etc/.pwd.lock", "");
         fs::set_permissions(tree.join("etc/.pwd.lock"), fs::Permissions::from_mode(0o600)).unwrap();
         fs::create_dir(tree.join("home/kkrun-robin")).unwrap();
@@ -500,7 +500,7 @@ pub fn write(tree: &Path, name: &str, text: &str) {
 
 /// Everything about a file that a rollback has to bring back: owner, attribute, access control list, mode, time.
 fn adorned(path: &Path) {
-    chown(path, Some(NOBODY), Some(42)).unwrap();
+    chown(path, Some(UID_OF_NOBODY), Some(42)).unwrap();
     fs::set_permissions(path, fs::Permissions::from_mode(0o640)).unwrap();
     succeed(Command::new("setfacl").args(["-m", "u:1234:r"]).arg(path));
     rustix::fs::setxattr(path, "user.note", b"kept", rustix::fs::XattrFlags::empty()).unwrap();

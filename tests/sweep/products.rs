@@ -16,7 +16,7 @@ use super::strace::{self, run};
 const SAMPLED: usize = 12;
 /// Where the operator is.
 const PLACES: [&str; 3] = ["01/made", "01/there", "02/built"];
-/// A rollback that nobody agreed to lose anything by.
+/// A rollback without agreement to any loss.
 const ROLL_BACK: &[&str] = &["rollback", "--yes"];
 
 pub fn sweep(shard: Shard) -> Tally {

@@ -1,5 +1,5 @@
-//! What must be true whatever happened: the next run reaches the end state, a rollback the state from before, both to
-//! the byte, and nothing in preparation stays.
+//! The invariants after every disturbance: the next run reaches the end state, a rollback the state from before, both to
+//! the byte, and no prepared file stays.
 
 use std::cell::Cell;
 use std::io::{Read as _, Write as _};
@@ -17,7 +17,7 @@ pub struct Trial {
     pub finished: Snapshot,
     before: Picture,
     end: Picture,
-    /// Whether an inverse failed in the end. A file that several changes share gets its bytes alone when it was tried
+    /// Whether an undo failed in the end. A file that several changes share gets its bytes alone when it was tried
     /// again, out of order.
     failed: Cell<bool>,
     /// Whether one failed at first: tried again out of order, it leaves the databases of users and groups a text that no
@@ -110,8 +110,7 @@ impl Trial {
         strace::positions(&self.calls(start, doing))
     }
 
-    /// What goes wrong on these ways on from here, after something was disturbed; and whether it claimed more than
-    /// is true.
+    /// The problems on these ways on after a disturbance, and whether kkrun claimed more than is true.
     pub fn recovers(&self, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {
         self.tried_again.set(ended.stderr.contains("failed: "));
         self.failed.set(ended.stderr.contains("failed: ") && !ended.stderr.contains("· 0 failed"));
@@ -141,7 +140,7 @@ impl Trial {
         problems
     }
 
-    /// What a run said is done and is not.
+    /// The steps that a run reported as complete and that are not.
     pub fn false_claims(&self, ended: &Ended) -> Vec<String> {
         let now = self.ground.picture();
         let mut problems = Vec::new();

@@ -106,7 +106,7 @@ impl Ended {
         self.stderr.lines().filter_map(claim).collect()
     }
 
-    /// Whether the call at the position was come to: it was the last, or failed.
+    /// Whether the call at the position was reached: it was the last, or failed.
     pub fn was_disturbed(&self) -> bool {
         let is_last = |call: &Traced| call.line.ends_with("= ?");
         self.calls.iter().any(is_last) || self.injected().next().is_some()

@@ -11,7 +11,7 @@ use super::strace::run;
 /// How dpkg marks them.
 const MARKS: [(&str, &str); 2] = [
     ("kkrun-two", "install reinstreq half-installed"),
-    // What a wish of an administrator's that dpkg knows nothing else of looks like.
+    // An entry that only records the administrator's selection, of a package that dpkg does not know otherwise.
     ("kkrun-needed", "deinstall ok installed"),
 ];
 

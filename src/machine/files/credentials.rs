@@ -79,15 +79,15 @@ pub fn as_user<T: Send>(user: &User, act: impl FnOnce() -> Result<T> + Send) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::files::testing::{NOBODY, root_only};
+    use crate::machine::files::testing::NOBODY;
 
     fn effective() -> (u32, u32) {
         (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn only_the_helper_thread_becomes_the_user() {
-        root_only!();
         let user = User { uid: NOBODY, gid: NOBODY, groups: vec![4242, NOBODY] };
         let groups = |()| -> Vec<u32> {
             rustix::process::getgroups().unwrap().into_iter().map(rustix::process::Gid::as_raw).collect()
@@ -114,8 +114,8 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn the_user_cannot_end_the_process_through_the_thread() {
-        root_only!();
         let user = User { uid: NOBODY, gid: NOBODY, groups: vec![] };
         as_user(&user, || {
             let status = std::fs::read_to_string("/proc/thread-self/status")?;

@@ -119,15 +119,13 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs a file system with file flags, such as ext4 or xfs"]
     fn a_file_that_was_replaced_gets_its_flags_back() {
         let (_directory, path) = scratch();
         let at = path.join("file");
         std::fs::write(&at, "one").unwrap();
         let nodump = Flags::try_from("dA".to_owned()).unwrap();
-        if nodump.give(std::fs::File::open(&at).unwrap(), &at).is_err() {
-            // A file system without flags has nothing to show.
-            return;
-        }
+        nodump.give(std::fs::File::open(&at).unwrap(), &at).unwrap();
         let before = FileState::observe(&at).unwrap();
         assert_eq!(before.metadata().unwrap().flags, Some(nodump));
         let mut plain = mine(0o644);

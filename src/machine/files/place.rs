@@ -311,7 +311,7 @@ mod tests {
 
     #[test]
     fn links_of_root_in_places_of_root_are_resolved() {
-        let Ok(target) = std::fs::read_link("/bin") else { return };
+        let target = std::fs::read_link("/bin").expect("/bin is a link, as on every Debian 12");
         assert_eq!(canonical(Path::new("/bin/../bin/./sh")).unwrap(), Path::new("/").join(target).join("sh"));
         assert_eq!(canonical(Path::new("/bin")).unwrap(), Path::new("/bin"));
         assert_eq!(canonical(Path::new("/")).unwrap(), Path::new("/"));
@@ -340,8 +340,8 @@ mod tests {
     }
 
     #[test]
+    #[ignore = "needs root"]
     fn the_first_owner_who_is_not_root_decides() {
-        root_only!();
         let (_directory, path) = place_of_nobody();
         std::fs::create_dir(path.join("roots")).unwrap();
         assert_eq!(owner_of_place(&path).unwrap(), None);

@@ -8,16 +8,6 @@ use super::*;
 /// The user id of nobody on Debian, who owns nothing.
 pub(super) const NOBODY: u32 = 65534;
 
-/// Ends the test when it does not run as root: it needs a second user.
-macro_rules! root_only {
-    () => {
-        if !rustix::process::geteuid().is_root() {
-            return;
-        }
-    };
-}
-pub(super) use root_only;
-
 /// A new directory, and its path without links.
 pub(super) fn scratch() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! A plan in a directory of its own, and kkrun run on it.
+//! Runs kkrun on a plan in a directory of its own.
 
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
@@ -6,7 +6,7 @@ use std::process::Output;
 
 use assert_cmd::Command;
 
-/// A plan in a directory that nobody else can write, with a state directory of its own.
+/// A plan and its state directory, in a directory that only its owner can write.
 pub struct Bench {
     directory: tempfile::TempDir,
 }

@@ -18,7 +18,7 @@ pub struct Place {
     directory: tempfile::TempDir,
 }
 
-/// What became of one run.
+/// The outcome of one run.
 pub struct Ran {
     pub status: i32,
     pub stdout: String,
@@ -54,7 +54,7 @@ impl Place {
         fs::write(path, text.replace('@', &self.root())).unwrap();
     }
 
-    /// The same with one of the scripts that come with kkrun, for every user.
+    /// The same with a built-in script, without its need for root.
     pub fn with_built_in(self, name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
         let text = fs::read_to_string(path).unwrap().replace("const REQUIRES = #{ root: true };", "");
@@ -169,7 +169,7 @@ impl Place {
     /// The kinds of the journal's records, in order.
     pub fn records(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("state/journal")).unwrap_or_default();
-        // The last may be on its way still.
+        // The last record may be incomplete.
         let kind = |line: &str| {
             let record: serde_json::Value = serde_json::from_str(line.get(9..)?).ok()?;
             let entry = &record["entry"];
@@ -188,7 +188,7 @@ impl Place {
         fs::write(path, kept.concat()).unwrap();
     }
 
-    /// Every path below a directory with what must not move when nothing is changed.
+    /// Every path below a directory, with the metadata that stays the same when nothing is changed.
     pub fn prints_of(&self, name: &str) -> Vec<(PathBuf, u64, i64, i64, u32)> {
         let mut found = Vec::new();
         collect(&self.path(name), &mut found);
