@@ -8,7 +8,6 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::script::{Host, Raised, Unpredictable, look};
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
@@ -18,10 +17,10 @@ fn answer(host: &Host, asked: &str, question: &Question) -> Result<Answer> {
         bail!(Unpredictable(format!("the answer to “{asked}”")));
     }
     host.reporter().ask(question)?.ok_or_else(|| {
-        Failure::new(format!("nobody can be asked: {asked}"))
+        Failure::new(format!("no one can be asked: {asked}"))
             .kind("unanswered")
             .exit(ExitCode::UNANSWERED)
-            .hint("run it at a terminal; `--yes` agrees to whatever loses no data")
+            .hint("run it at a terminal; `--yes` answers every question whose answer loses no data")
             .into()
     })
 }
@@ -30,8 +29,8 @@ fn answer(host: &Host, asked: &str, question: &Question) -> Result<Answer> {
 mod functions {
     use super::*;
 
-    /// Asks for yes or no; `default` is what an empty answer means. `--yes` agrees. With nobody to ask the
-    /// script ends with exit status 78, unless it catches that: the kind is `unanswered`.
+    /// Asks for yes or no; an empty answer means `default`, and `--yes` answers yes. If no one can be asked, the script
+    /// ends with exit status 78 unless it catches the error, whose kind is `unanswered`.
     ///
     /// ```rhai
     /// try { ask::confirm("Go on?", true); } catch (failure) { assert(failure.kind == "unanswered"); }
@@ -44,8 +43,8 @@ mod functions {
         })
     }
 
-    /// Asks for a line of text; `default` is what an empty answer means. With nobody to ask it ends as
-    /// `confirm` does; `--yes` does not answer it. What must not be shown is asked by `secret::ask`.
+    /// Asks for one line of text; an empty answer means `default`. If no one can be asked, it fails as `ask::confirm` does;
+    /// `--yes` does not answer it. Use `secret::ask` for what must not be shown.
     ///
     /// ```rhai
     /// try { ask::text("Name of the site?", "kiosk"); } catch (failure) { assert(failure.kind == "unanswered"); }
@@ -56,7 +55,7 @@ mod functions {
             let asked = Question::Text { text: question.to_owned(), default: default.to_owned() };
             match answer(host, question, &asked)? {
                 Answer::Text(text) => Ok(text.as_str().to_owned()),
-                Answer::Yes | Answer::No => bail!("the answer to “{question}” is no text"),
+                Answer::Yes | Answer::No => bail!("the answer to “{question}” must be a string"),
             }
         })
     }

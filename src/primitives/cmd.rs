@@ -1,4 +1,4 @@
-//! `cmd::` runs commands: arrays of words, never shell strings.
+//! `cmd::` runs commands: arrays of arguments, never shell strings.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -27,12 +27,10 @@ const LONGEST_RUN: f64 = 3600.0;
 /// How long `cmd::read` and `cmd::test` let a command run when the script does not say.
 const LONGEST_LOOK: f64 = 60.0;
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("read", 1), ("test", 1)])
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "run" => Some(
@@ -49,12 +47,12 @@ fn by_hand(options: OptionSet) -> OptionSet {
     options.with("env", &["map"]).with("stdin", &["string", "secret"])
 }
 
-/// What `cmd::run` returns. Only looking, it holds nothing, and asking it for something ends the preview.
+/// What `cmd::run` returns. It is empty in a dry run, and reading a field of it then ends the preview of the step.
 #[derive(Clone, Debug)]
 pub struct Output {
     known: Option<KnownOutput>,
     label: String,
-    /// Where it was run: Rhai does not tell where a field is asked for.
+    /// Where the command was called: Rhai does not report where a field is read.
     position: Position,
 }
 
@@ -125,7 +123,7 @@ struct LookOptions {
     stderr: bool,
 }
 
-/// Closures and secrets are no plain values: they are taken out of the options by hand.
+/// serde cannot read closures and secrets, so they are taken out of the map first.
 impl RunOptions {
     fn of(mut map: Map) -> Result<Self> {
         let (unless, undo) = (map.remove("unless"), map.remove("undo"));
@@ -144,9 +142,8 @@ impl LookOptions {
 fn env_of(options: &mut Map) -> Result<Map> {
     let Some(env) = options.remove("env") else { return Ok(Map::new()) };
     let kind = env.type_name();
-    env.try_cast::<Map>().ok_or_else(|| {
-        Failure::new(format!("`env` is a map of variables, not a {kind}")).kind("option").into()
-    })
+    env.try_cast::<Map>()
+        .ok_or_else(|| Failure::new(format!("`env` must be a map, not a {kind}")).kind("option").into())
 }
 
 /// One entry of `undo`, over what it inherits from the command.
@@ -164,7 +161,7 @@ struct UndoEntry {
 
 fn words(host: &Host, argv: rhai::Array) -> Result<Vec<String>> {
     if argv.is_empty() {
-        bail!(Failure::new("a command needs at least the name of a program").kind("usage"));
+        bail!(Failure::new("invalid command: the array is empty").kind("usage"));
     }
     let word = |word: Dynamic| {
         if word.is_string() || word.is_int() || word.is_char() {
@@ -173,9 +170,9 @@ fn words(host: &Host, argv: rhai::Array) -> Result<Vec<String>> {
             return Ok(text);
         }
         bail!(
-            Failure::new(format!("a command's words are texts, not {}", word.type_name()))
+            Failure::new(format!("invalid command: its arguments must be strings, not {}", word.type_name()))
                 .kind("type")
-                .hint("a secret goes into `stdin` or `env`: arguments can be seen by every user")
+                .hint("pass a secret in `stdin` or `env`: every user can see arguments")
         )
     };
     argv.into_iter().map(word).collect()
@@ -187,8 +184,11 @@ fn variables(host: &Host, env: &Map) -> Result<Vec<(std::ffi::OsString, process:
             Some(secret) => process::Value::Secret(secret.as_bytes().to_vec().into()),
             None if value.is_unit() || value.is_map() || value.is_array() || value.is_fnptr() => {
                 bail!(
-                    Failure::new(format!("the variable `{name}` is a {}, not a text", value.type_name()))
-                        .kind("type")
+                    Failure::new(format!(
+                        "the variable `{name}` must be a string, not a {}",
+                        value.type_name()
+                    ))
+                    .kind("type")
                 )
             }
             None => {
@@ -213,7 +213,7 @@ fn input(host: &Host, stdin: Option<&Dynamic>) -> Result<Stdin> {
             Ok(Stdin::Bytes(text.into_bytes().into()))
         }
         Err(kind) => {
-            bail!(Failure::new(format!("`stdin` is a text or a secret, not a {kind}")).kind("option"))
+            bail!(Failure::new(format!("`stdin` must be a string or a secret, not a {kind}")).kind("option"))
         }
     }
 }
@@ -330,14 +330,14 @@ impl Run<'_> {
         let options = &self.options;
         if options.creates.is_none() && options.unless.is_none() && options.always.is_none() {
             bail!(
-                Failure::new("cmd::run wants one of `creates`, `unless` or `always`")
+                Failure::new("cmd::run needs one of `creates`, `unless` or `always`")
                     .kind("option")
-                    .hint("`creates: path` names its product, `unless: […]` a command that tells it is done")
-                    .hint("`always: \"why\"` runs it each time the step runs")
+                    .hint("`creates: path` names what it makes, `unless: […]` a command that succeeds when it is done")
+                    .hint("`always: \"why\"` runs it every time that the step runs")
             );
         }
         if options.always.is_some() && (options.creates.is_some() || options.unless.is_some()) {
-            bail!(Failure::new("`always` stands alone, without `creates` and `unless`").kind("option"));
+            bail!(Failure::new("`always` must not be combined with `creates` or `unless`").kind("option"));
         }
         Ok(())
     }
@@ -349,7 +349,7 @@ impl Run<'_> {
         }
     }
 
-    /// Whether there is nothing to do. Only looking, what cannot be reported would be done.
+    /// Whether there is nothing to do. In a dry run, what cannot be known counts as not done.
     fn holds(&self, product: Option<&std::path::Path>) -> Result<bool> {
         if self.options.always.is_some() {
             return Ok(false);
@@ -399,14 +399,14 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             };
             return value.as_bool().map_err(|kind| {
-                Failure::new(format!("`unless` gives a {kind}, not true or false")).kind("type").into()
+                Failure::new(format!("`unless` must return true or false, not a {kind}")).kind("type").into()
             });
         }
         let look = self.looking(words(self.host, array_of(unless, "unless")?)?)?;
         Ok(self.host.seen().world.look(&look)?.is_success())
     }
 
-    /// A looking command with the process_setup of this one.
+    /// A command that only reads, with the user, directory and environment of this one.
     fn looking(&self, argv: Vec<String>) -> Result<Command> {
         let mut command = self.command()?;
         command.argv = argv.into_iter().map(Into::into).collect();
@@ -430,7 +430,7 @@ impl Run<'_> {
         Ok(command)
     }
 
-    /// The command as the journal may hold it: without secrets.
+    /// The command as the journal records it: secrets by name.
     fn plain(&self, argv: Vec<String>) -> Result<PlainCommand> {
         let (mut env, mut secrets) = (BTreeMap::new(), BTreeMap::new());
         for (name, value) in &self.options.env {
@@ -502,7 +502,7 @@ impl Run<'_> {
         self.options.loses.clone().map(|what| (Class::Data, what))
     }
 
-    /// Whether there is something to take back, to remember, or pending: a command without any of it is not
+    /// Whether there is something to undo, to remember or to run afterwards: a command without any of it is not
     /// worth a record, and a killed one is simply run again.
     fn leaves_something(&self, undo: &[PlainCommand]) -> bool {
         let options = &self.options;
@@ -515,7 +515,7 @@ impl Run<'_> {
             || self.host.seen().triggers_handlers()
     }
 
-    /// The session is held while a recorded command runs: nothing here may ask the host for it.
+    /// The session is borrowed while a recorded command runs, so nothing here may borrow it from the host.
     fn run_retrying(&self, world: &World, command: &Command) -> Result<Ended> {
         let mut wait = seconds(self.options.backoff, 2.0);
         for attempt in 0.. {
@@ -531,7 +531,7 @@ impl Run<'_> {
                 crate::change::succeeded(&ended, &self.label)?;
             }
             world.reporter.note(format!(
-                "`{}` {}, trying again in {:.0} s",
+                "`{}` {}, retrying in {:.0} s",
                 self.label,
                 ended.status,
                 wait.as_secs_f64()
@@ -539,7 +539,7 @@ impl Run<'_> {
             world.processes.pause(wait);
             wait *= 2;
         }
-        bail!("`{}` was never run", self.label)
+        bail!("cannot run `{}`: no attempt was made", self.label)
     }
 
     fn report_survivors(&self, world: &World, ended: &Ended) {
@@ -551,16 +551,13 @@ impl Run<'_> {
         }
     }
 
-    /// Looks again after acting.
+    /// Checks `unless` again after the command, as proof that it worked.
     fn prove(&self) -> Result<()> {
         let Some(unless) = &self.options.unless else { return Ok(()) };
         if self.unless_holds(unless)? {
             return Ok(());
         }
-        bail!(Failure::new(format!(
-            "`{}` ended well, but what `unless` looks for still does not hold",
-            self.label
-        )))
+        bail!(Failure::new(format!("`{}` succeeded, but `unless` still does not hold", self.label)))
     }
 
     fn nothing_run(&self) -> Output {
@@ -580,37 +577,40 @@ impl Run<'_> {
 }
 
 fn array_of(value: &Dynamic, option: &str) -> Result<rhai::Array> {
-    value
-        .clone()
-        .into_array()
-        .map_err(|kind| Failure::new(format!("`{option}` is an array, not a {kind}")).kind("option").into())
+    value.clone().into_array().map_err(|kind| {
+        Failure::new(format!("`{option}` must be an array, not a {kind}")).kind("option").into()
+    })
 }
 
 #[export_module(manifest)]
 mod functions {
     use super::*;
 
-    /// Runs a command unless it has nothing to do, and returns `{ code, ok, stdout, stderr, seconds }`. One of
-    /// these says when it has nothing to do:
+    /// Runs a command unless there is nothing to do, and returns `{ code, ok, stdout, stderr, seconds }`. One of these
+    /// options must say when there is nothing to do:
     ///
-    /// * `creates: path` – its product is there. Undone, the product is removed if the command made it: what was there
-    ///   before stays, and what was put into it since is asked for. What a failed or killed run left of it is removed
-    ///   before the next attempt, or moved to `aside/` in the state directory if it may not be the command's.
-    /// * `unless: argv` or a closure – that succeeds, or gives true. Looked at again afterwards, as proof. It
-    ///   decides where both stand.
+    /// * `creates: path` – when the path exists. Undo removes what the command made; what was there before stays, and a
+    ///   product that was modified since is a conflict. What a failed or killed run left of it is removed before the next
+    ///   attempt, or moved to `aside/` in the state directory if it may not be the command's.
+    /// * `unless: argv` or a closure – when that command succeeds, or the closure returns true. It is checked again
+    ///   afterwards, as proof. Together with `creates`, it alone decides.
     /// * `always: "why"` – never.
     ///
-    /// What takes it back: `undo`, an array of commands, each an array of words or
-    /// `#{ argv, user, env, cwd, stdin, ok_codes }`, or a closure that gives such an array just before the command
-    /// runs; `[]` when there is nothing to take back. `state: argv` prints what it changes: it tells whether
-    /// somebody else was there since. `loses: "what"` makes undoing it a question, `irreversible: "why"` says
-    /// that there is no way back. `made_from: text` runs it again when the text is another than at its last
-    /// success. `changes: path` names the product of another command that this one changes, as a checkout that it
-    /// updates: what it does there counts as kkrun's.
+    /// Options about undoing and repeating:
     ///
-    /// How: `cwd`, `env` (values may be secrets), `user` (with HOME, groups and XDG_RUNTIME_DIR), `stdin` (a text or
-    /// a secret), `timeout` (seconds, 3600 if not said), `retries`, `backoff` (seconds before the first retry, 2
-    /// if not said, doubled each time), `ok_codes` (besides 0), `label`, `interactive` (it gets the terminal).
+    /// * `undo` – an array of commands, each an array of arguments or `#{ argv, user, env, cwd, stdin, ok_codes }`; or a
+    ///   closure that returns such an array, called just before the command runs; `[]` when there is nothing to undo.
+    /// * `state: argv` – a command that prints what this one changes, so that kkrun notices when something else changed it.
+    /// * `loses: "what"` – undoing it loses this data, so a rollback asks first (`--purge data`).
+    /// * `irreversible: "why"` – it cannot be undone.
+    /// * `made_from: text` – run it again when this string differs from the one at its last success.
+    /// * `changes: path` – the product of another command that this one modifies, such as a checkout that it updates: the
+    ///   modification is then no conflict.
+    ///
+    /// Options about how it runs: `cwd`, `env` (values may be secrets), `user` (with HOME, groups and XDG_RUNTIME_DIR),
+    /// `stdin` (a string or a secret), `timeout` (seconds, default 3600), `retries` (default 0), `backoff` (seconds before
+    /// the first retry, default 2, doubled each time), `ok_codes` (accepted exit codes besides 0), `label` (its name in
+    /// messages), `interactive: true` (it gets the terminal).
     ///
     /// ```rhai
     /// cmd::run(["touch", "/srv/made"], #{ creates: "/srv/made" });
@@ -628,10 +628,10 @@ mod functions {
         })
     }
 
-    /// What a command prints on standard output, trimmed. It only looks, so it runs while only looking too. Any
-    /// exit code but 0 is an error.
-    /// Options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, 60 if not said), `stderr: true`
-    /// (standard error behind it).
+    /// What a command prints on standard output, trimmed. The command must not change anything: it runs in a dry run, too.
+    /// An exit code other than 0 is an error.
+    /// Options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, default 60), `stderr: true`
+    /// (append standard error).
     ///
     /// ```rhai
     /// assert(cmd::read(["echo", "hello"]) == "hello");
@@ -645,8 +645,8 @@ mod functions {
         read_output(&context, argv, options)
     }
 
-    /// Whether a command succeeds. It only looks. Any exit code but 0 is false; a missing program is an error.
-    /// Options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, 60 if not said).
+    /// Whether a command exits with 0. It must not change anything: it runs in a dry run, too. A missing program is an error.
+    /// Options: `cwd`, `env`, `user`, `stdin`, `timeout` (seconds, default 60).
     ///
     /// ```rhai
     /// assert(cmd::test(["true"]) && !cmd::test(["false"]));

@@ -16,7 +16,6 @@ use crate::failure::Failure;
 use crate::machine::files::{self, FileState};
 use crate::script::{Host, OptionSet, Raised, act, look, options_of};
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(
         exported_manifest!(functions),
@@ -24,7 +23,6 @@ pub fn module() -> rhai::Module {
     )
 }
 
-/// The options that its functions know.
 pub fn options() -> OptionSet {
     OptionSet::of::<Options>()
 }
@@ -45,12 +43,15 @@ impl Options {
         options_of(map)
     }
 
-    /// Where a entry is, by these options.
+    /// The entry of this kind that the options point to.
     fn entry(&self, noun: EntryKind) -> Result<FileEntry> {
         let comment = self.comment.as_deref().unwrap_or("#").trim();
         if comment.is_empty() || comment.contains(char::is_alphanumeric) || comment.contains(char::is_control)
         {
-            bail!(Failure::new(format!("`{comment}` begins no comment")).kind("option"));
+            bail!(
+                Failure::new(format!("invalid option `comment`: `{comment}` cannot begin a comment"))
+                    .kind("option")
+            );
         }
         if let Some(section) = &self.section
             && (section.contains(['[', ']'])
@@ -58,7 +59,7 @@ impl Options {
                 || section.trim() != section)
         {
             bail!(
-                Failure::new(format!("`{section}` is no name of a section"))
+                Failure::new(format!("invalid section name `{section}`"))
                     .kind("option")
                     .hint("name it without brackets: \"Seat:*\"")
             );
@@ -66,7 +67,10 @@ impl Options {
         if let Some(separator) = &self.separator
             && (separator.is_empty() || separator.contains(['\n', '\r', '\0']))
         {
-            bail!(Failure::new("the separator is empty or holds a line end").kind("option"));
+            bail!(
+                Failure::new("invalid option `separator`: it is empty or contains a line ending")
+                    .kind("option")
+            );
         }
         let section = self.section.clone().filter(|section| !section.is_empty());
         Ok(FileEntry { section, comment: comment.to_owned(), noun })
@@ -75,14 +79,14 @@ impl Options {
     fn line(&self, key: &str) -> Result<FileEntry> {
         let begins = key.starts_with(['#', ';', '[']);
         if key.is_empty() || key.trim() != key || key.contains(char::is_control) || begins {
-            bail!(Failure::new(format!("`{}` is no key", key.escape_debug())).kind("usage"));
+            bail!(Failure::new(format!("invalid key `{}`", key.escape_debug())).kind("usage"));
         }
         self.entry(EntryKind::Line { key: key.to_owned(), separator: self.separator.clone() })
     }
 
     fn block(&self, name: &str) -> Result<FileEntry> {
         if name.is_empty() || name.trim() != name || name.contains(char::is_control) {
-            bail!(Failure::new(format!("`{}` is no name of a block", name.escape_debug())).kind("usage"));
+            bail!(Failure::new(format!("invalid block name `{}`", name.escape_debug())).kind("usage"));
         }
         self.entry(EntryKind::Block { name: name.to_owned() })
     }
@@ -92,17 +96,17 @@ impl Options {
     }
 }
 
-/// A text that is wiped from memory, and whether it is a secret.
+/// A string that is wiped from memory, and whether it is a secret.
 struct Text {
     bytes: Zeroizing<Vec<u8>>,
     secret: bool,
 }
 
-/// The text of a value: of a secret, or of a text, number or bool as scripts write it.
+/// A value as a string: a secret's own, or a string, number or bool as scripts write it.
 fn text_of(host: &Host, value: &Dynamic, what: &str) -> Result<Text> {
     let text = host.text_or_secret(value, what)?;
     if text.contains('\0') {
-        bail!(Failure::new(format!("{what} holds a zero byte")).kind("usage"));
+        bail!(Failure::new(format!("{what} contains a zero byte")).kind("usage"));
     }
     let bytes = Zeroizing::new(text.as_bytes().to_vec());
     Ok(Text { bytes, secret: Host::secret_text(value).is_some() })
@@ -113,15 +117,15 @@ fn value_of(host: &Host, key: &str, value: &Dynamic) -> Result<Text> {
     let text = text_of(host, value, &format!("the value of `{key}`"))?;
     if text.bytes.contains(&b'\n') || text.bytes.contains(&b'\r') {
         bail!(
-            Failure::new(format!("the value of `{key}` holds a line end"))
+            Failure::new(format!("the value of `{key}` contains a line ending"))
                 .kind("usage")
-                .hint("config::block writes several lines")
+                .hint("use config::block for several lines")
         );
     }
     Ok(text)
 }
 
-/// Makes a wish true of one entry.
+/// Brings one entry to its desired state.
 fn make(
     host: &Host,
     path: &str,
@@ -148,7 +152,7 @@ fn make_known(
             let mode = if secret { super::file::NEW_SECRET } else { super::file::NEW_FILE };
             options.ownership().attributes(&found.path, &found.state, mode)?
         }
-        // The options are a new file's; one that is there keeps what it has.
+        // The options apply to a new file only: an existing one keeps its owner and mode.
         FileState::File { .. } => {
             Ownership::default().attributes(&found.path, &found.state, super::file::NEW_FILE)?
         }
@@ -165,7 +169,7 @@ fn no_file(path: &Path, state: &FileState) -> Failure {
     let failure =
         Failure::new(format!("`{}` is {}, not a file", path.display(), state.noun())).kind("directory");
     match state {
-        FileState::Link { to, .. } => failure.hint(format!("name the file that it leads to: `{to}`")),
+        FileState::Link { to, .. } => failure.hint(format!("name the target of the link: `{to}`")),
         _ => failure,
     }
 }
@@ -176,14 +180,14 @@ fn set_one(host: &Host, path: &str, key: &str, value: &Dynamic, options: &Option
 }
 
 fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Result<bool> {
-    // All are understood before the first is written.
+    // Every value is checked before the first is written.
     for (key, value) in values {
         options.line(key)?;
         value_of(host, key, value)?;
     }
     let mut options = options.clone();
     if options.mode.is_none() && values.values().any(|value| Host::secret_text(value).is_some()) {
-        // The first key makes the file, whichever of them is secret.
+        // The first key creates the file, so any secret among the values decides its mode.
         options.mode = Some(Mode(super::file::NEW_SECRET));
     }
     let mut changed = false;
@@ -221,10 +225,10 @@ fn write_block(host: &Host, path: &str, name: &str, text: &Dynamic, options: &Op
 mod functions {
     use super::*;
 
-    /// The value of `key` in the file `path`, as it stands there, quotes and all; `()` when it is not set, only
-    /// set in a comment, or the file is missing. In a file with sections, what stands before the first one.
-    /// Options: `section` (of an INI file), `separator` (between key and value; otherwise `=`, `:`,
-    /// or white space where the neighbours have that).
+    /// The value of `key` in the file `path`, quotes included; `()` when the key is not set, is only set in a comment, or
+    /// the file is missing. Without `section`, only what precedes the first section is searched.
+    /// Options: `section` (of an INI file), `separator` (between key and value; default: `=`, `:` or whitespace, as the
+    /// other lines have it).
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "#port = 1\nport = 80\n");
@@ -241,15 +245,13 @@ mod functions {
         look(&context, |host| get_one(host, path, key, &Options::of(options)?))
     }
 
-    /// Sets `key` to `value` (a text, number, bool or secret) in the file `path`; a new file that holds a secret has
-    /// the mode 0600. The line that sets it is
-    /// changed where it stands; a new one goes below a comment that shows it, else to the end of its section.
-    /// Every other byte stays. A key that is set twice is an error, and so is a value that would not be read back as it
-    /// is, such as one with blanks at its ends. Undone, the line is as it was; the whole
-    /// file is, if nobody else changed it.
-    /// Options: `section` (of an INI file, made at the end if it is missing), `separator` (otherwise
-    /// as the neighbours have it, else `=`), `comment` (what begins one, otherwise `#`), and `owner`, `group`,
-    /// `mode` of a file that is made.
+    /// Sets `key` to `value` (a string, number, bool or secret) in the file `path`. An existing line of the key is changed
+    /// in place; a new one goes below a comment that shows the key, else to the end of the section. Every other byte stays.
+    /// It is an error if the key is set twice, or if the value could not be read back as it is, such as one with
+    /// whitespace at its ends. Undo restores the line; or the whole file, if it was not modified since.
+    /// Options: `section` (of an INI file; a missing one is added at the end), `separator` (default: as the other lines
+    /// have it, else `=`), `comment` (what begins a comment, default `#`); for a file that is created, `owner`, `group` and
+    /// `mode` (default 0644, with a secret in it 0600).
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "# ports\n#port = 1\nhost = here\n");
@@ -273,7 +275,7 @@ mod functions {
         act(&context, |host| set_one(host, path, key, &value, &Options::of(options)?))
     }
 
-    /// Sets every key of the map. Options: those for one key.
+    /// Sets every key of the map. Options: those of `config::set` for one key.
     ///
     /// ```rhai
     /// config::set("/srv/app.env", #{ HOST: "here", PORT: 80 });
@@ -294,7 +296,7 @@ mod functions {
         act(&context, |host| set_all(host, path, &values, &Options::of(options)?))
     }
 
-    /// Makes the line that sets `key` a comment. Undone, it sets it again.
+    /// Turns the line that sets `key` into a comment. Undo restores the line.
     /// Options: `section`, `separator`, `comment`.
     ///
     /// ```rhai
@@ -316,7 +318,7 @@ mod functions {
         })
     }
 
-    /// Removes the line that sets `key`. Undone, it is back.
+    /// Removes the line that sets `key`. Undo restores the line.
     /// Options: `section`, `separator`.
     ///
     /// ```rhai
@@ -338,10 +340,10 @@ mod functions {
         })
     }
 
-    /// Puts the lines of `text` between two comments that name the block, at the end of the file, or where they
-    /// stand already. Undone, the block is as it was.
-    /// Options: `section` (at its end), `comment`, and `owner`, `group`, `mode` of a file that is
-    /// made.
+    /// Puts the lines of `text` between two comments that name the block: in the place of the block if it exists, else at
+    /// the end. Undo restores the block as it was.
+    /// Options: `section` (at whose end a new block goes), `comment` (what begins a comment, default `#`), and for a file
+    /// that is created `owner`, `group`, `mode`.
     ///
     /// ```rhai
     /// file::write("/srv/motd", "Welcome.\n");

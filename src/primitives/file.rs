@@ -1,4 +1,4 @@
-//! `file::` looks at files, directories and links, and makes them what a script wishes.
+//! `file::` reads files, directories and symlinks, and brings them to their desired state.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,6 @@ mod render;
 
 pub(super) use mode::Mode;
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     let mut module = namespace(exported_manifest!(functions), &[("write", 1), ("make_dir", 1)]);
     module.combine_flatten(access::module());
@@ -32,7 +31,6 @@ pub fn module() -> rhai::Module {
     module
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "write" | "make_dir" | "copy" | "mirror" => Some(OptionSet::of::<Ownership>()),
@@ -42,7 +40,7 @@ pub fn options(function: &str) -> Option<OptionSet> {
     }
 }
 
-/// Who may do what: the options of everything that is made.
+/// The options of everything that is created.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Ownership {
@@ -58,7 +56,7 @@ impl Ownership {
         let group = match &self.group {
             Some(name) => {
                 let group = Group::by_name(name)?;
-                let missing = || Failure::new(format!("there is no group `{name}`")).kind("missing");
+                let missing = || Failure::new(format!("group `{name}` not found")).kind("missing");
                 Some(group.ok_or_else(missing)?.gid)
             }
             None => owner.as_ref().map(|owner| owner.gid),
@@ -97,18 +95,18 @@ impl Ownership {
     }
 }
 
-/// Who owns the directory that `path` stands in: a new file belongs to them.
+/// The owner of the parent directory of `path`, to whom a new file belongs.
 pub(super) fn owner_of_directory(path: &Path) -> Result<(u32, u32)> {
-    // The directory may be reached through links, as /var/run is.
+    // The directory may be reached through symlinks, as /var/run is.
     let canonical = files::canonical(path)?;
     let directory = canonical.parent().unwrap_or(Path::new("/"));
     let state = FileState::observe(directory)?;
     match state.ownership() {
         Some(ownership) if matches!(state, FileState::Directory { .. }) => Ok(ownership),
         _ => bail!(
-            Failure::new(format!("there is no directory `{}`", directory.display()))
+            Failure::new(format!("directory `{}` not found", directory.display()))
                 .kind("missing")
-                .hint("make it first: file::make_dir")
+                .hint("create it first with file::make_dir")
         ),
     }
 }
@@ -122,14 +120,14 @@ pub(super) fn absolute(path: &str) -> Result<PathBuf> {
         return Ok(given.to_owned());
     }
     bail!(
-        Failure::new(format!("`{path}` is no absolute path"))
+        Failure::new(format!("invalid path `{path}`: it must be absolute, without `..`"))
             .kind("usage")
-            .hint("paths are absolute and without `..`; the plan's own files begin with `files/`")
+            .hint("the plan's own files begin with `files/`")
     )
 }
 
-/// The bytes at a path: a plan file, noted as part of the step's fingerprint, or a file of the machine. They are to become
-/// a script's text, so that there is a limit to them.
+/// The bytes at a path: a plan file, noted as part of the step's fingerprint, or a file of the machine. They become
+/// a script's string, so their number is limited.
 pub(super) fn read_bytes(host: &Host, path: &str) -> Result<Vec<u8>> {
     if path.starts_with("files/") {
         return Ok(plan_content(host, path)?.read()?.into_owned());
@@ -155,7 +153,7 @@ fn plan_content(host: &Host, path: &str) -> Result<PlanContent> {
     }
 }
 
-/// A file of the plan, noted as part of the step's fingerprint; that there is none is so, too.
+/// A file of the plan, noted as part of the step's fingerprint. A missing one is noted, too.
 pub(super) fn read_plan(host: &Host, path: &str) -> Result<PlanFile> {
     let file = host.source().plan_file(path);
     let hash = file.as_ref().map_or_else(|_| Trace::MISSING.to_owned(), PlanFile::hash);
@@ -169,14 +167,14 @@ fn read_text(host: &Host, path: &str) -> Result<String> {
         .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind("encoding").into())
 }
 
-/// Whether something is missing, such as a directory or a user, that may have been made by then: what is to be
-/// made with it would be made in any case.
+/// Whether something is missing, such as a directory or a user, that a run may have made by then: what needs it
+/// would be made in any case.
 fn awaits_another(host: &Host, error: &anyhow::Error) -> bool {
     let is_missing = error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == "missing");
     is_missing && host.would_have_changed()
 }
 
-/// Makes a wish true of one path.
+/// Brings one path to its desired state.
 pub(super) fn make<'bytes>(
     host: &Host,
     path: &Path,
@@ -184,7 +182,7 @@ pub(super) fn make<'bytes>(
 ) -> Result<bool> {
     let found = Found::at(path)?;
     host.seen().asks_for(|| Target::file(&found.path));
-    // What somebody put in the place of a file of kkrun's is asked about like any other change to it.
+    // What replaced a file of kkrun's is a conflict like any other modification of it.
     let is_instead =
         matches!(found.state, FileState::Directory { .. }) && host.seen().left_a_file(&found.path);
     let instead = Found { state: FileState::Absent, ..found.clone() };
@@ -239,7 +237,7 @@ fn write_text(host: &Host, path: &str, text: &str, options: rhai::Map) -> Result
 mod functions {
     use super::*;
 
-    /// Whether something stands at `path`: a file, a directory, a link, even a dangling one.
+    /// Whether `path` exists: as a file, a directory or a symlink, even a dangling one.
     ///
     /// ```rhai
     /// assert(file::exists("/etc/passwd") && !file::exists("/nothing/here"));
@@ -262,14 +260,16 @@ mod functions {
                 {
                     Ok(false)
                 }
-                Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+                Err(error) => {
+                    Err(error).with_context(|| format!("cannot read the attributes of `{}`", path.display()))
+                }
             }
         })
     }
 
-    /// What stands at `path`: `#{ kind, size, mode, owner, group, sha256, target }`, or `()` when nothing does.
-    /// `kind` is `file`, `directory`, `link` or `special`; `mode` is a text such as `"0644"`; `owner` and `group`
-    /// are names where there are some.
+    /// What is at `path`: `#{ kind, size, mode, owner, group, sha256, target }`, or `()` when it does not exist.
+    /// `kind` is `file`, `directory`, `link` or `special`; `mode` is a string such as `"0644"`; `owner` and `group`
+    /// are names, or numbers without a name.
     ///
     /// ```rhai
     /// let passwd = file::stat("/etc/passwd");
@@ -309,7 +309,7 @@ mod functions {
         })
     }
 
-    /// The text of a file, of the machine or of the plan (`files/…`).
+    /// The content of a text file of the machine, or of the plan (`files/…`).
     ///
     /// ```rhai
     /// assert(file::read("/etc/passwd").contains("root:"));
@@ -319,7 +319,7 @@ mod functions {
         look(&context, |host| read_text(host, path))
     }
 
-    /// The lines of a file, without their ends.
+    /// The lines of a file, without their line endings.
     ///
     /// ```rhai
     /// assert(file::lines("/etc/passwd").some(|line| line.starts_with("root:")));
@@ -329,7 +329,7 @@ mod functions {
         look(&context, |host| Ok(read_text(host, path)?.lines().map(|line| line.to_owned().into()).collect()))
     }
 
-    /// The SHA-256 of a file's bytes, as hexadecimal digits.
+    /// The SHA-256 of a file, in hexadecimal digits.
     ///
     /// ```rhai
     /// assert(file::sha256("/etc/passwd").len() == 64);
@@ -339,9 +339,9 @@ mod functions {
         look(&context, |host| Ok(digest_at(host, path)?.to_string()))
     }
 
-    /// Makes the file `path` hold `text`, whole or not at all. A new file has the mode 0644 and belongs to the
-    /// owner of its directory; one that was there keeps mode and owner. Undone, the file is as it was.
-    /// Options: `owner`, `group`, `mode`.
+    /// Writes `text` to the file `path`, whole or not at all. A new file belongs to the owner of its directory; an
+    /// existing one keeps its owner and mode. Undo restores the file as it was.
+    /// Options: `owner`, `group`, `mode` (default for a new file: 0644).
     ///
     /// ```rhai
     /// assert(file::write("/srv/greeting", "hello\n"));
@@ -357,8 +357,8 @@ mod functions {
         act(&context, |host| write_text(host, path, text, options))
     }
 
-    /// The same with a secret as the content: a new file has the mode 0600.
-    /// Options: `owner`, `group`, `mode`.
+    /// Writes a secret to the file `path`, as `file::write` writes a string.
+    /// Options: `owner`, `group`, `mode` (default for a new file: 0600).
     ///
     /// ```rhai
     /// file::write("/srv/secret", secret::generate("api_key"));
@@ -380,7 +380,7 @@ mod functions {
         })
     }
 
-    /// Makes `path` a symbolic link that holds `target`. What stood there is brought back when it is undone.
+    /// Makes `path` a symlink to `target`. Undo restores what was there.
     ///
     /// ```rhai
     /// file::link("/etc/hostname", "/srv/name");
@@ -400,11 +400,10 @@ mod functions {
         })
     }
 
-    /// Makes a directory, and those above it that are missing. A new one has the mode 0755 and belongs to the
-    /// owner of the directory it stands in. Undone, it is removed if it is empty; if it gained content, that is
-    /// asked for first (`--purge homes`).
-    /// Options: `owner`, `group`, `mode`; they are for the last directory, one that was there
-    /// included.
+    /// Creates a directory and its missing parents. A new one belongs to the owner of its parent. Undo removes it if it
+    /// is empty; if something else was put into it, a rollback asks first (`--purge homes`).
+    /// Options: `owner`, `group`, `mode` (default for a new directory: 0755). They apply to the last directory, even if it
+    /// exists.
     ///
     /// ```rhai
     /// file::make_dir("/srv/a/b");
@@ -420,8 +419,7 @@ mod functions {
         act(&context, |host| make_directories(host, path, &options_of(options)?))
     }
 
-    /// Removes a file, a link, or a directory with all that is in it. Undone, it is back, content, owners, modes and
-    /// times included.
+    /// Removes a file, a symlink, or a directory with its content. Undo restores it with content, owners, modes and times.
     ///
     /// ```rhai
     /// file::write("/srv/old", "x");
@@ -433,7 +431,6 @@ mod functions {
     }
 }
 
-/// The kind of what is there, as scripts know it.
 fn kind_of(state: &FileState) -> &'static str {
     match state {
         FileState::Absent => "absent",
@@ -444,13 +441,13 @@ fn kind_of(state: &FileState) -> &'static str {
     }
 }
 
-/// One name of a file with several is not removed: undone, it would be a file of its own.
+/// A file with several hard links is not removed: undo could only restore it as a file of its own.
 fn refuse_second_name(path: &Path) -> Result<()> {
     use std::os::unix::fs::MetadataExt as _;
     match std::fs::symlink_metadata(path) {
         Ok(metadata) if metadata.is_file() && metadata.nlink() > 1 => bail!(
             Failure::new(format!(
-                "cannot remove `{0}`: it has other names (hard links), and kkrun could not make it one of them again",
+                "cannot remove `{0}`: it has other hard links, and undo could not restore them",
                 PathText::new(path)
             ))
             .kind("refused")
@@ -472,7 +469,7 @@ fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
         return make(host, path, |_| Ok(DesiredFile::Absent));
     }
     if canonical.parent().is_none() {
-        bail!(Failure::new("the root directory is not to be removed").kind("usage"));
+        bail!(Failure::new("cannot remove `/`").kind("usage"));
     }
     let Some(change) = TreeChange::remove(&canonical)? else { return Ok(false) };
     let performed = Change::Tree(change.clone());
@@ -492,7 +489,7 @@ fn make_directories(host: &Host, path: &str, options: &Ownership) -> Result<bool
         })
         .collect();
     for above in missing.into_iter().rev() {
-        // Only looking, the directory above may be one that would have been made.
+        // In a dry run, the parent directory may be one that would have been created.
         changed |= make_directory(host, above, &Ownership::default())?;
     }
     Ok(changed | make_directory(host, &path, options)?)

@@ -9,12 +9,10 @@ use crate::change::{Change, DesiredGroup, GroupChange};
 use crate::script::{Host, OptionSet, Raised, act, options_of};
 use crate::target::Target;
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("ensure", 1)])
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "ensure" => Some(OptionSet::of::<Options>()),
@@ -33,9 +31,8 @@ struct Options {
 mod functions {
     use super::*;
 
-    /// Makes the group `name` unless there is one of exactly that name. Undone, it is removed if kkrun made it and
-    /// nobody has been put into it since.
-    /// Options: `gid`, its number, and `system: true` for a number of the range for services.
+    /// Creates the group `name` unless it exists. Undo removes it if kkrun created it and no user was added to it since.
+    /// Options: `gid` (its number), `system: true` (a number from the range for services).
     ///
     /// ```rhai
     /// assert(group::ensure("kiosk") && !group::ensure("kiosk"));

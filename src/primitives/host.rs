@@ -1,4 +1,4 @@
-//! `host::` tells of the machine and of the call.
+//! `host::` describes the machine and the call of kkrun.
 
 use anyhow::bail;
 use rhai::plugin::*;
@@ -8,7 +8,6 @@ use crate::journal::Entry;
 use crate::machine::{clock, host_facts};
 use crate::script::{Raised, act, look};
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
@@ -17,7 +16,7 @@ pub fn module() -> rhai::Module {
 mod functions {
     use super::*;
 
-    /// The words behind the script on the command line.
+    /// The arguments after the script on the command line.
     ///
     /// ```rhai
     /// assert(host::args().len() == 0);
@@ -37,7 +36,7 @@ mod functions {
         look(&context, |_| Ok(host_facts::hostname()))
     }
 
-    /// What /etc/os-release says, by its keys in lower case: `id`, `version_id`, `pretty_name`, …
+    /// The fields of /etc/os-release, with keys in lower case: `id`, `version_id`, `pretty_name`, …
     ///
     /// ```rhai
     /// assert(host::os().id != "");
@@ -60,7 +59,7 @@ mod functions {
         look(&context, |_| Ok(host_facts::architecture()))
     }
 
-    /// A variable of kkrun's own environment, or `()`. Commands do not inherit it.
+    /// A variable of kkrun's own environment, or `()` if it is not set. Commands do not inherit it.
     ///
     /// ```rhai
     /// assert(host::env("KKRUN_NO_SUCH_VARIABLE") == ());
@@ -70,17 +69,17 @@ mod functions {
         look(&context, |_| {
             if name.starts_with("KKRUN_SECRET_") {
                 bail!(
-                    Failure::new(format!("`{name}` holds a secret"))
+                    Failure::new(format!("cannot read the variable `{name}`: it contains a secret"))
                         .kind("secret")
-                        .hint("secret::ask gives it")
+                        .hint("read it with secret::ask")
                 );
             }
             Ok(std::env::var(name).map_or(Dynamic::UNIT, Dynamic::from))
         })
     }
 
-    /// Notes that the machine must be restarted before all of this takes effect, and why. It is reported at the
-    /// end, and forgotten once the machine has restarted or what the step changed is undone.
+    /// Notes that the machine must be restarted before the changes take full effect, and why. It is reported at the end of
+    /// the run, and forgotten when the machine was restarted or the changes of the step were undone.
     ///
     /// ```rhai
     /// host::reboot_required("the display manager logs in at boot");
@@ -97,7 +96,7 @@ mod functions {
             if !host.dry_run() && !is_known {
                 host.session().record(Entry::RebootPending { step, why: why.to_owned() })?;
             }
-            host.note_once(&format!("a restart is needed: {why}"));
+            host.note_once(&format!("restart needed: {why}"));
             Ok(())
         })
     }

@@ -1,4 +1,4 @@
-//! `http::` asks web servers.
+//! `http::` sends requests to web servers.
 
 use std::collections::BTreeMap;
 
@@ -10,12 +10,10 @@ use super::shorter::namespace;
 use crate::machine::http::{self, Question};
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("get", 1), ("post", 1)])
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "get" | "post" => Some(OptionSet::of::<Options>()),
@@ -83,11 +81,9 @@ fn post(context: &NativeCallContext, url: &str, body: &str, options: rhai::Map) 
 mod functions {
     use super::*;
 
-    /// Asks with GET and returns `#{ status, headers, body }`: whatever the status, it is an answer. The names
-    /// of headers are in lower case. When nobody answers, it fails with the kind `unreachable`; when the answer
-    /// takes too long, with `timeout`.
-    /// Options: `headers` (a map), `timeout` (seconds, 30 unless said), `follow` (redirections,
-    /// true unless said).
+    /// Sends a GET request and returns `#{ status, headers, body }`, whatever the status. The names of the headers are in
+    /// lower case. Without a connection it fails with the kind `unreachable`, without an answer in time with `timeout`.
+    /// Options: `headers` (a map), `timeout` (seconds, default 30), `follow` (redirects, default true).
     ///
     /// ```rhai
     /// try { http::get("http://127.0.0.1:1/"); } catch (failure) { assert(failure.kind == "unreachable"); }
@@ -103,9 +99,9 @@ mod functions {
         super::get(&context, url, options)
     }
 
-    /// Sends `body` with POST and returns `#{ status, headers, body }`. A POST may change something, so it is
-    /// not made while only looking; within `step::verify` it counts as a question and always is.
-    /// Options: those of `get`.
+    /// Sends `body` in a POST request and returns `#{ status, headers, body }`. A POST may change something, so it is not
+    /// sent in a dry run, except within `step::verify`.
+    /// Options: those of `http::get`.
     ///
     /// ```rhai,booted
     /// unit::start("nginx");

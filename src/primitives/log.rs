@@ -1,11 +1,10 @@
-//! `log::` speaks to people, and gives a script's data to standard output.
+//! `log::` prints messages on standard error, and a script's data on standard output.
 
 use rhai::plugin::*;
 
 use crate::event::{Event, Level};
 use crate::script::{Host, Raised, look};
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
@@ -21,7 +20,7 @@ fn say(context: &NativeCallContext, level: Level, text: &str) -> Raised<()> {
 mod functions {
     use super::*;
 
-    /// Says something to people, on standard error.
+    /// Prints a message on standard error.
     ///
     /// ```rhai
     /// log::info("the dashboard is served on port 80");
@@ -31,7 +30,7 @@ mod functions {
         say(&context, Level::Info, text)
     }
 
-    /// Says something that wants attention, on standard error.
+    /// Prints a warning on standard error.
     ///
     /// ```rhai
     /// log::warn("the clock is five minutes off");
@@ -41,7 +40,7 @@ mod functions {
         say(&context, Level::Warn, text)
     }
 
-    /// Says that something was reached, on standard error; a preview that found something to change does not say so.
+    /// Prints on standard error that something succeeded. A preview that found something to change does not print it.
     ///
     /// ```rhai
     /// log::success("the kiosk is set up");
@@ -54,7 +53,7 @@ mod functions {
         say(&context, Level::Success, text)
     }
 
-    /// Gives a line of data to standard output; `print` does the same.
+    /// Prints a line of data on standard output, as `print` does.
     ///
     /// ```rhai
     /// log::output("42");

@@ -1,4 +1,4 @@
-//! What scripts can call, one namespace a file. Their doc comments are the manual, their examples are tests.
+//! What scripts can call, one namespace per file. Their doc comments are the manual, their examples are tests.
 
 #![cfg_attr(
     not(test),
@@ -32,7 +32,7 @@ use crate::script::{OptionSet, Registration};
 /// Every namespace, and which options its functions know.
 pub const REGISTRATION: Registration = Registration { register, options, types };
 
-/// Gives an engine every namespace. The one list of them.
+/// Registers every namespace: this is the only list of them.
 fn register(engine: &mut rhai::Engine) {
     cmd::register_output(engine);
     engine.register_static_module("ask", ask::module().into());
@@ -73,7 +73,7 @@ fn options(namespace: &str, function: &str) -> Option<OptionSet> {
     }
 }
 
-/// What a parameter takes that is of any type to Rhai.
+/// The types that a parameter takes, where Rhai only knows that it is of any type.
 fn types(namespace: &str, function: &str, parameter: &str) -> &'static [&'static str] {
     match (namespace, function, parameter) {
         ("config", "set", "value") | ("config", "block", "text") => {

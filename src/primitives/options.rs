@@ -1,4 +1,4 @@
-//! `options::` helps functions that take an options map.
+//! `options::` is for functions that take a map of options.
 
 use anyhow::bail;
 use rhai::plugin::*;
@@ -6,7 +6,6 @@ use rhai::plugin::*;
 use crate::failure::Failure;
 use crate::script::{Raised, look};
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
@@ -15,7 +14,7 @@ pub fn module() -> rhai::Module {
 mod functions {
     use super::*;
 
-    /// The given options over the defaults. An option that the defaults do not name is an error.
+    /// The defaults, replaced by the given options. An option without a default is an error.
     ///
     /// ```rhai
     /// let o = options::over(#{ port: 80 }, #{ port: 8080, host: "localhost" });
@@ -28,7 +27,7 @@ mod functions {
             for (name, value) in given {
                 if !merged.contains_key(&name) {
                     let near = crate::text::nearest(&name, merged.keys().map(rhai::Identifier::as_str));
-                    let mut failure = Failure::new(format!("there is no option `{name}`")).kind("option");
+                    let mut failure = Failure::new(format!("unknown option `{name}`")).kind("option");
                     if let Some(near) = near {
                         failure = failure.hint(format!("did you mean `{near}`?"));
                     }

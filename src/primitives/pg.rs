@@ -1,4 +1,4 @@
-//! `pg::` looks into PostgreSQL servers, and makes roles and databases what a script wishes.
+//! `pg::` queries PostgreSQL servers, and brings roles and databases to their desired state.
 
 use std::fmt::Write as _;
 
@@ -22,7 +22,6 @@ use crate::script::{
     Host, OptionSet, Raised, Secret, Unpredictable, act, look, option_names, options_of, value_of,
 };
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(
         exported_manifest!(functions),
@@ -37,7 +36,6 @@ pub fn module() -> rhai::Module {
     )
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     let own = match function {
         "query" | "value" | "can_create" => OptionSet::default(),
@@ -63,7 +61,7 @@ struct ServerOptions {
     os_user: Option<String>,
 }
 
-/// Takes those options out of a map; the password only where it is that of the connection.
+/// Takes those options out of a map; the password only if it belongs to the connection.
 fn login_from(host: &Host, options: &mut Map, with_password: bool) -> Result<Login> {
     let mut given = Map::new();
     for name in option_names::<ServerOptions>() {
@@ -75,7 +73,7 @@ fn login_from(host: &Host, options: &mut Map, with_password: bool) -> Result<Log
     if let Some(connection) = options.remove("connection") {
         let kind = connection.type_name();
         let Some(mut connection) = connection.try_cast::<Map>() else {
-            bail!(Failure::new(format!("`connection` is a map, not a {kind}")).kind("option"));
+            bail!(Failure::new(format!("`connection` must be a map, not a {kind}")).kind("option"));
         };
         password = connection.remove("password").or(password);
         given.extend(connection);
@@ -97,7 +95,7 @@ fn login_from(host: &Host, options: &mut Map, with_password: bool) -> Result<Log
     Ok(Login { server, password })
 }
 
-/// A login that is going to be recorded: its password can be found again.
+/// A login that is going to be recorded, so its password must be stored.
 fn recorded_login(host: &Host, options: &mut Map, with_password: bool) -> Result<Login> {
     let login = login_from(host, options, with_password)?;
     let Some(password) = &login.password else { return Ok(login) };
@@ -107,17 +105,15 @@ fn recorded_login(host: &Host, options: &mut Map, with_password: bool) -> Result
     };
     if !is_stored {
         bail!(
-            Failure::new(
-                "the password of this connection is not stored: it could not be had again for the way back"
-            )
-            .kind("secret")
-            .hint("secret::ask(name, prompt) gives one that is stored")
+            Failure::new("the password of this connection is not stored: a rollback could not log in")
+                .kind("secret")
+                .hint("use secret::ask(name, prompt), which stores it")
         );
     }
     Ok(login)
 }
 
-/// Refuses what stands under no known option.
+/// Refuses unknown options.
 fn no_more(options: &Map) -> Result<()> {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
@@ -144,8 +140,8 @@ fn parameters(host: &Host, values: rhai::Array) -> Result<Vec<Parameter>> {
     values.into_iter().map(parameter).collect()
 }
 
-/// Refuses to tell what is in a server while only looking, if by now something would have been done that may
-/// change it: anything but files.
+/// Refuses, in a dry run, to read a server that a change before this one may have modified:
+/// any change but one of files.
 fn refuse_unknown(host: &Host) -> Result<()> {
     let session = host.seen();
     match session.would_change().iter().find(|would| would.target.path().is_none()) {
@@ -156,7 +152,7 @@ fn refuse_unknown(host: &Host) -> Result<()> {
     }
 }
 
-/// Runs a query that only looks.
+/// Runs a query that changes nothing.
 fn looked<T>(
     host: &Host,
     sql: &str,
@@ -236,7 +232,7 @@ impl<'call> Execution<'call> {
             host.refuse_secret(sql)?;
             if is_secret && sql.contains('$') {
                 bail!(
-                    Failure::new("`undo` and `unless` are recorded, so no parameter of theirs can be used beside a secret")
+                    Failure::new("`undo` and `unless` are recorded, so they cannot use parameters if one of these is a secret")
                         .kind("secret")
                 );
             }
@@ -250,7 +246,7 @@ impl<'call> Execution<'call> {
             Some(query) if query.is_string() => Some(plain(&query.to_string())?),
             Some(closure) if closure.is_fnptr() => None,
             Some(other) => bail!(
-                Failure::new(format!("`unless` is a query or a closure, not a {}", other.type_name()))
+                Failure::new(format!("`unless` must be a query or a closure, not a {}", other.type_name()))
                     .kind("option")
             ),
             None => None,
@@ -290,7 +286,7 @@ impl<'call> Execution<'call> {
         Ok(true)
     }
 
-    /// Whether there is nothing to do. Only looking, what cannot be reported would be done.
+    /// Whether there is nothing to do. In a dry run, what cannot be known counts as not done.
     fn holds(&self, change: &StatementChange) -> Result<bool> {
         if self.unless.is_none() {
             let target = Change::Statement(change.clone()).kind().target();
@@ -322,22 +318,19 @@ impl<'call> Execution<'call> {
             Err(error) => return Err(error),
         };
         value.as_bool().map_err(|kind| {
-            Failure::new(format!("`unless` gives a {kind}, not true or false")).kind("type").into()
+            Failure::new(format!("`unless` must return true or false, not a {kind}")).kind("type").into()
         })
     }
 
-    /// Looks again after acting.
+    /// Checks `unless` again after the statement, as proof that it worked.
     fn prove(&self) -> Result<()> {
         if self.host.dry_run() || self.unless.is_none() || self.unless_holds()? {
             return Ok(());
         }
-        bail!(Failure::new(format!(
-            "`{}` ran, but what `unless` looks for still does not hold",
-            self.inverse.label
-        )))
+        bail!(Failure::new(format!("`{}` succeeded, but `unless` still does not hold", self.inverse.label)))
     }
 
-    /// Whether there is something to take back, to remember, or pending.
+    /// Whether there is something to undo, to remember or to run afterwards.
     fn leaves_something(&self) -> bool {
         self.unless.is_none()
             || !self.inverse.undo.is_empty()
@@ -353,7 +346,7 @@ impl<'call> Execution<'call> {
     }
 }
 
-/// A parameter as a part of what a statement is known by: a secret by its name.
+/// A parameter as part of the identity of a statement: a secret counts by its name.
 fn shown(value: &Dynamic) -> String {
     match value.read_lock::<Secret>() {
         Some(secret) => secret.to_string(),
@@ -361,12 +354,12 @@ fn shown(value: &Dynamic) -> String {
     }
 }
 
-/// One text or an array of them.
+/// One string or an array of strings.
 fn texts(value: Dynamic) -> Result<Vec<String>> {
     let items = if value.is_array() { value.into_array().unwrap_or_default() } else { vec![value] };
     let text = |item: Dynamic| {
         item.into_string()
-            .map_err(|kind| Failure::new(format!("`undo` is SQL, not a {kind}")).kind("option").into())
+            .map_err(|kind| Failure::new(format!("`undo` must be SQL, not a {kind}")).kind("option").into())
     };
     items.into_iter().map(text).collect()
 }
@@ -389,12 +382,15 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
         let password = options.remove("password");
         let password = password.map(|password| host.text_or_secret(&password, "`password`")).transpose()?;
         if password.as_ref().is_some_and(|password| password.is_empty()) {
-            bail!(Failure::new("PostgreSQL takes an empty password for none").kind("option"));
+            bail!(
+                Failure::new("invalid option `password`: PostgreSQL treats an empty password as none")
+                    .kind("option")
+            );
         }
         let login = recorded_login(host, &mut options, false)?;
         host.seen().asks_for(|| login.role(role));
         let options: RoleOptions = options_of(options)?;
-        // A password is for logging in with.
+        // A role with a password is meant to log in.
         let desired_login = options.login.or(password.is_some().then_some(true));
         let desired = DesiredRole {
             password,
@@ -422,8 +418,8 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
     })
 }
 
-/// Logs in as people and programs will. That the server has the password is known by now; what else may stand
-/// in the way is said, and for a script to verify.
+/// Logs in as people and programs will. The server has the password by now; any other obstacle
+/// is reported, and is for a script to verify.
 fn report_refusal(host: &Host, login: &Login, role: &str, password: &Zeroizing<String>) {
     let server = login.server.over_tcp(role, &login.server.dbname);
     let tried = {
@@ -431,7 +427,7 @@ fn report_refusal(host: &Host, login: &Login, role: &str, password: &Zeroizing<S
         Connection::open(&server, Some(password.as_str()), &session.world.processes).map(drop)
     };
     if let Err(error) = tried {
-        host.note_once(&format!("the role {role} has its password, but does not get in over TCP: {error:#}"));
+        host.note_once(&format!("role `{role}` has its password, but cannot log in over TCP: {error:#}"));
     }
 }
 
@@ -497,7 +493,7 @@ fn role_can_create(
     })
 }
 
-/// Letters, digits and `-._~`: what a URL never has to encode.
+/// Letters, digits and `-._~`, which a URL never has to encode.
 /// Source: RFC 3986, section 2.3.
 const PLAIN_IN_URLS: &percent_encoding::AsciiSet =
     &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -530,7 +526,7 @@ fn url_of(host: &Host, mut parts: Map) -> Result<Dynamic> {
         url.push('@');
     }
     let address = parts.host.as_deref().unwrap_or("localhost");
-    // An address of IPv6 has colons of its own.
+    // An IPv6 address contains colons itself.
     if address.contains(':') {
         let _ = write!(url, "[{address}]");
     } else {
@@ -551,12 +547,12 @@ fn url_of(host: &Host, mut parts: Map) -> Result<Dynamic> {
 mod functions {
     use super::*;
 
-    /// The rows that a query gives, each a map of its columns. It runs in a transaction that can change nothing.
-    /// Numbers, bools, texts, JSON and arrays of texts and integers are what they are; of any other type ask for the text: `x::text`.
-    ///
-    /// Every function here connects to the socket of this machine's server as the operating-system user
-    /// `postgres`; the last argument can hold `host`, `port`, `user`, `password`, `dbname`, `os_user`. The first of
+    /// The rows that a query returns, each a map of its columns. It runs in a read-only transaction. Numbers, bools, strings,
+    /// JSON and arrays of strings and integers keep their type; cast any other type to text: `x::text`. The first of
     /// `params` is `$1` in the query.
+    ///
+    /// The functions of `pg::` connect to the socket of this machine's server as the operating-system user `postgres`.
+    /// The map `connection` changes that: `host`, `port`, `user`, `password`, `dbname`, `os_user`.
     ///
     /// ```rhai,booted
     /// let rows = pg::query("SELECT datname FROM pg_database ORDER BY 1");
@@ -580,7 +576,7 @@ mod functions {
         rows(&context, sql, params, connection)
     }
 
-    /// The first value of the first row that a query gives, or `()`.
+    /// The first value of the first row that a query returns, or `()`. Options: the connection, as for `pg::query`.
     ///
     /// ```rhai,booted
     /// assert(pg::value("SELECT 6 * 7") == 42);
@@ -603,15 +599,16 @@ mod functions {
         first_value(&context, sql, params, connection)
     }
 
-    /// Runs one statement, once: a later run of the step passes it over unless it was taken back. The first of `params`
-    /// is `$1` in it. Where the server takes none, as in `ALTER` and `SET`, they are written into the statement as SQL
-    /// writes values; what is shown and recorded has `$1`. Options, besides those of a connection:
+    /// Runs one statement once: later runs of the step skip it unless it was undone. The first of `params` is `$1` in it.
+    /// Where the server allows no parameters, as in `ALTER` and `SET`, they are written into the statement as SQL literals;
+    /// messages and the journal show `$1`. Options, besides those of the connection (see `pg::query`):
     ///
-    /// * `unless` – a query that gives true, or a closure that does, when there is nothing to do. It decides
-    ///   alone, and is looked at again afterwards, as proof.
-    /// * `undo` – a statement that takes it back, or an array of them.
-    /// * `loses: "what"` – undoing it is a question; `irreversible: "why"` – there is no way back.
-    /// * `label` – what it is called.
+    /// * `unless` – a query or a closure that returns true when there is nothing to do. It alone decides, and is checked
+    ///   again afterwards, as proof.
+    /// * `undo` – a statement that undoes this one, or an array of statements.
+    /// * `loses: "what"` – undoing it loses this data, so a rollback asks first (`--purge data`).
+    /// * `irreversible: "why"` – it cannot be undone.
+    /// * `label` – its name in messages.
     ///
     /// ```rhai,booted
     /// assert(pg::execute("COMMENT ON DATABASE postgres IS 'mine'"));
@@ -630,14 +627,12 @@ mod functions {
         act(&context, |host| Execution::of(&context, host, sql, params, options)?.execute())
     }
 
-    /// Makes sure that there is a role that can log in.
-    /// Options: `password` (a secret), `login` (true for a new role and where there is a password), `superuser`, `createdb`,
-    /// `createrole`, `inherit`, `replication`, `bypassrls`, `connection_limit`; what is not said stays. The
-    /// server gets no password but a verifier of it (SCRAM-SHA-256), and keeps that out of its log. `host`, `port`,
-    /// `user`, `dbname`, `os_user`, or a map `connection` with these and `password`, say where.
-    ///
-    /// Undone, a role that was there has its attributes and password back; one that was made is dropped when
-    /// that is agreed to (`--purge databases`) and nothing belongs to it any more.
+    /// Makes sure that a role exists and has the given attributes. The server gets no password but its SCRAM-SHA-256
+    /// verifier, and keeps that out of its log. Undo restores the attributes and the password of a role that existed; one
+    /// that was created is dropped after a rollback asked (`--purge databases`), if nothing belongs to it any more.
+    /// Options: `password` (a secret), `login` (default true for a new role and with a password), `superuser`, `createdb`,
+    /// `createrole`, `inherit`, `replication`, `bypassrls`, `connection_limit`; what is not given stays. The connection:
+    /// `host`, `port`, `user`, `dbname`, `os_user`, or a map `connection` with these and `password`.
     ///
     /// ```rhai,booted
     /// pg::ensure_role("reader");
@@ -655,11 +650,9 @@ mod functions {
         ensure_role_with(&context, role, options)
     }
 
-    /// Makes sure that there is a database.
-    /// Options: `owner`, and for a new one `encoding`, `locale`, `template`; and a connection.
-    ///
-    /// Undone, one that was there has its owner back; one that was made is dropped when that is agreed to
-    /// (`--purge databases`), after a dump among the backups if it has a table.
+    /// Makes sure that a database exists. Undo restores the owner of one that existed; one that was created is dropped after
+    /// a rollback asked (`--purge databases`), and dumped into the backups before that if it has a table.
+    /// Options: `owner`; for a new database `encoding`, `locale`, `template`; the connection, as for `pg::ensure_role`.
     ///
     /// ```rhai,booted
     /// pg::ensure_database("shop");
@@ -676,8 +669,8 @@ mod functions {
         ensure_database_with(&context, name, options)
     }
 
-    /// Whether the role can log in, connect to the database and make a table in its schema `public`. It is tried, in a
-    /// transaction that is taken back; only looking, its privileges tell.
+    /// Whether the role can log in, connect to the database and create a table in its schema `public`. This is tried in a
+    /// transaction that is rolled back; a dry run checks the privileges instead.
     ///
     /// ```rhai,booted
     /// assert(pg::can_create("postgres", "postgres"));
@@ -691,8 +684,8 @@ mod functions {
         role_can_create(&context, role, dbname, connection)
     }
 
-    /// The URL of a database from `user`, `password`, `host` (`localhost` if not said), `port` (5432), `dbname`, each
-    /// percent-encoded. With a secret for the password it is a secret itself.
+    /// The URL of a database, each part percent-encoded. If the password is a secret, so is the URL.
+    /// Parts: `user`, `password`, `host` (default `localhost`), `port` (default 5432), `dbname`.
     ///
     /// ```rhai
     /// let url = pg::url(#{ user: "kim", host: "db", dbname: "my shop" });
@@ -703,7 +696,7 @@ mod functions {
         look(&context, |host| url_of(host, parts))
     }
 
-    /// A name as SQL writes it, in double quotes.
+    /// A name quoted as an SQL identifier, in double quotes.
     ///
     /// ```rhai
     /// assert(pg::ident("odd \"name\"") == "\"odd \"\"name\"\"\"");

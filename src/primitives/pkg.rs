@@ -1,4 +1,4 @@
-//! `pkg::` looks at packages of the distribution and installs them.
+//! `pkg::` queries and installs packages of the distribution.
 
 use std::time::Duration;
 
@@ -12,12 +12,10 @@ use crate::failure::Failure;
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 use crate::target::Target;
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("install", 1)])
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "install" => Some(OptionSet::of::<Options>()),
@@ -37,8 +35,8 @@ struct Options {
 mod functions {
     use super::*;
 
-    /// Whether the package of exactly that name is installed and configured. Of a name that is only provided by
-    /// others, such as `awk`: whether one of those is.
+    /// Whether the package of exactly that name is installed and configured; for a virtual package such as `awk`, whether a
+    /// package that provides it is.
     ///
     /// ```rhai
     /// assert(pkg::installed("apt") && !pkg::installed("ap"));
@@ -52,7 +50,7 @@ mod functions {
         })
     }
 
-    /// The version that would be installed of a package, or `()` when the sources of this machine have none.
+    /// The version of a package that apt would install, or `()` if the package sources have none.
     ///
     /// ```rhai
     /// assert(pkg::candidate("no-package-of-this-name") == ());
@@ -66,15 +64,14 @@ mod functions {
         })
     }
 
-    /// Installs the packages of these names that are missing, without what they only recommend: in one transaction
-    /// that removes nothing. The package lists are fetched first if they are older than some hours or do not know a
-    /// name; a name that has no package then fails the step before anything is installed. Another apt or dpkg is
-    /// waited for. Packages that are there are not upgraded.
+    /// Installs those of the packages that are missing, in one transaction that removes nothing. Installed packages are not
+    /// upgraded. The package lists are fetched first if they are some hours old or do not contain a name; if a name is
+    /// unknown even then, the step fails before anything is installed. If another apt or dpkg is running, it waits.
     ///
-    /// Undone, after being asked (`--purge packages`), exactly what came with the transaction is removed, not purged:
-    /// unless others need it by now, or a PostgreSQL server would go whose databases stay.
-    /// Options: `recommends: true` for what they recommend as well, `timeout` for the transaction (3600)
-    /// and `lock_timeout` for another apt or dpkg (600), in seconds.
+    /// A rollback asks first (`--purge packages`), then removes, without purging, exactly what the transaction installed.
+    /// What other packages need by now stays, and so does a PostgreSQL server whose databases stay.
+    /// Options: `recommends: true` (install recommended packages, too), `timeout` (seconds for the transaction, default
+    /// 3600), `lock_timeout` (seconds to wait for another apt or dpkg, default 600).
     ///
     /// ```rhai,booted
     /// pkg::install(["jq"]);
@@ -94,29 +91,29 @@ fn make(host: &Host, names: &rhai::Array, options: &Options) -> Result<bool> {
     let mut desired: Vec<String> = Vec::with_capacity(names.len());
     for name in names {
         let Ok(name) = name.clone().into_string() else {
-            bail!(Failure::new(format!("`{name}` is no name of a package")).kind("type"))
+            bail!(Failure::new(format!("invalid package name `{name}`: it must be a string")).kind("type"))
         };
         if !desired.contains(&name) {
             desired.push(name);
         }
     }
     check_names(&desired)?;
-    let wish = DesiredPackages {
+    let desired = DesiredPackages {
         names: desired,
         recommends: options.recommends,
         timeout: options.timeout.map_or(PACKAGES_TIMEOUT, Duration::from_secs),
         lock_timeout: options.lock_timeout.map_or(LOCK_TIMEOUT, Duration::from_secs),
     };
-    host.seen().asks_for(|| Target::packages(&wish.names));
-    if !packages::is_lacking(&wish, &host.seen().world)? {
+    host.seen().asks_for(|| Target::packages(&desired.names));
+    if !packages::is_lacking(&desired, &host.seen().world)? {
         return Ok(false);
     }
     let acts = !host.dry_run();
     if acts {
-        // Fetching lists and mending what dpkg left come before the change itself.
+        // Fetching lists and repairing what dpkg left come before the change itself.
         host.session().begin_acting()?;
     }
-    let change = PackagesChange::towards(&wish, &host.seen().world, acts)?;
+    let change = PackagesChange::towards(&desired, &host.seen().world, acts)?;
     let Some(change) = change else { return Ok(false) };
     host.session().perform(&Change::Packages(change.clone()), &mut |world| change.act(world))
 }
@@ -128,11 +125,14 @@ fn check_names(names: &[String]) -> Result<()> {
             |each: char| each.is_ascii_lowercase() || each.is_ascii_digit() || "+-.:".contains(each);
         let begins = name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit());
         if !(begins && name.len() > 1 && name.chars().all(allowed)) {
-            bail!(Failure::new(format!("`{name}` is no name of a package")).kind("usage"));
+            bail!(Failure::new(format!("invalid package name `{name}`: it must be two or more of a–z, 0–9, +, - and ., beginning with a letter or digit")).kind("usage"));
         }
         // apt-get takes a trailing `-` or `+` for "remove" and "install".
         if name.ends_with('-') {
-            bail!(Failure::new(format!("`{name}` would remove a package")).kind("usage"));
+            bail!(
+                Failure::new(format!("invalid package name `{name}`: apt would remove a package"))
+                    .kind("usage")
+            );
         }
     }
     Ok(())

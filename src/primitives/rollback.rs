@@ -1,4 +1,4 @@
-//! `rollback::` undoes what the plan did, from the journal.
+//! `rollback::` undoes the changes of the plan that the journal records.
 
 use anyhow::{Context, Result};
 use rhai::plugin::*;
@@ -8,12 +8,10 @@ use serde_json::Value;
 use super::shorter::namespace;
 use crate::script::{OptionSet, Raised, act_without_recovery, look, options_of, value_of};
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("preview", 1), ("apply", 1)])
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "preview" | "apply" => Some(OptionSet::of::<Options>()),
@@ -30,7 +28,7 @@ struct Options {
 
 impl Options {
     fn of(map: rhai::Map) -> Result<Value> {
-        serde_json::to_value(options_of::<Self>(map)?).context("cannot hand on the options")
+        serde_json::to_value(options_of::<Self>(map)?).context("cannot pass on the options")
     }
 }
 
@@ -52,9 +50,8 @@ fn applied(context: &NativeCallContext, options: Option<rhai::Map>) -> Raised<Dy
 mod functions {
     use super::*;
 
-    /// What a rollback of everything would do: `{ undone, kept, conflicts, failed }`, each an array of maps
-    /// `{ change, step, target, summary, detail, class }`.
-    /// Options: `steps` (these alone), `purge` (classes of data that may be lost).
+    /// What `rollback::apply` would do: `#{ undone, kept, conflicts, failed }`, each an array of maps
+    /// `#{ change, step, target, summary, detail, class }`. Options: those of `rollback::apply`.
     ///
     /// ```rhai
     /// assert(rollback::preview().undone.len() == 0);
@@ -68,8 +65,8 @@ mod functions {
         previewed(&context, Some(options))
     }
 
-    /// Undoes every change of the plan, newest first, and returns what became of them.
-    /// Options: `steps` (these alone), `purge` (classes of data that may be lost).
+    /// Undoes every change of the plan, newest first, and returns what became of each, as `rollback::preview` does.
+    /// Options: `steps` (only these), `purge` (data classes that may be lost).
     ///
     /// ```rhai
     /// assert(rollback::apply().failed.len() == 0);

@@ -1,4 +1,4 @@
-//! `secret::` gets passwords and keys: opaque to scripts, stored by the machine, shown to nobody.
+//! `secret::` gets passwords and keys: opaque to scripts, stored on the machine, never shown.
 
 use anyhow::{Result, bail};
 use rhai::plugin::*;
@@ -9,12 +9,10 @@ use super::shorter::namespace;
 use crate::failure::Failure;
 use crate::script::{GENERATED_LENGTH, Host, OptionSet, Raised, Secret, SecretRequest, look, options_of};
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("ask", 1)])
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "ask" => Some(OptionSet::of::<AskOptions>()),
@@ -54,9 +52,11 @@ fn generated(context: &NativeCallContext, name: &str, length: Option<i64>) -> Ra
             Some(given) => match usize::try_from(given) {
                 Ok(length @ 12..=1024) => length,
                 _ => bail!(
-                    Failure::new(format!("a secret of {given} characters is not made"))
-                        .kind("option")
-                        .hint("from 12 to 1024")
+                    Failure::new(format!(
+                        "invalid length of a secret {given}: expected 12 to 1024 characters"
+                    ))
+                    .kind("option")
+                    .hint("from 12 to 1024")
                 ),
             },
         };
@@ -94,14 +94,13 @@ fn joined(host: &Host, parts: &[Dynamic]) -> Result<Secret> {
 mod functions {
     use super::*;
 
-    /// The secret `name`: from the `--secrets` file, the variable `KKRUN_SECRET_NAME`, the systemd credential `name`, what
-    /// an earlier run stored, or a person who answers `prompt`. It is stored for later runs, readable by root
-    /// alone, so that going on means the same.
+    /// The secret `name`: from the `--secrets` file, the variable `KKRUN_SECRET_NAME`, the systemd credential `name`, an
+    /// earlier run, or a person who answers `prompt`. It is stored for later runs, readable by root only.
     ///
-    /// A secret is shown as `«secret:NAME»` and cannot be compared, added to or taken apart. It goes into the `env`
-    /// and `stdin` of a command, the content of a file, a value of `config::set`, and `pg::`.
-    /// Options: `generate: true` makes a strong one when the answer is empty or nobody can be asked;
-    /// `store: false` does not keep it.
+    /// A secret is shown as `«secret:NAME»`. It cannot be compared, added to or taken apart. It can be used in the `env` and
+    /// `stdin` of a command, as the content of a file, as a value of `config::set`, and in `pg::`.
+    /// Options: `generate: true` (make a strong one if the answer is empty or no one can be asked), `store: false` (do not
+    /// store it).
     ///
     /// ```rhai
     /// let password = secret::ask("db_password", "Password for the database");
@@ -117,8 +116,8 @@ mod functions {
         asked(&context, name, prompt, options)
     }
 
-    /// The secret `name`, made by the machine the first time and stored: 32 letters and digits. Nobody is asked;
-    /// one that is given in the ways of `secret::ask` is taken.
+    /// The secret `name`: 32 letters and digits, generated the first time and stored. No one is asked, but a value that is
+    /// given as for `secret::ask` is used.
     ///
     /// ```rhai
     /// file::write("/srv/key", secret::generate("api_key"), #{ mode: "0600" });
@@ -129,7 +128,7 @@ mod functions {
         generated(&context, name, None)
     }
 
-    /// The same with so many characters, from 12 to 1024.
+    /// The same with the given number of characters, from 12 to 1024.
     ///
     /// ```rhai
     /// file::write("/srv/key", secret::generate("long_key", 64), #{ mode: "0600" });
@@ -140,7 +139,7 @@ mod functions {
         generated(&context, name, Some(length))
     }
 
-    /// The texts and secrets of an array, one after the other, as one secret.
+    /// The strings and secrets of an array joined into one secret.
     ///
     /// ```rhai
     /// let line = secret::join(["password=", secret::generate("pin"), "\n"]);
@@ -152,7 +151,7 @@ mod functions {
         look(&context, |host| joined(host, &parts))
     }
 
-    /// A secret in quotes that systemd, a shell and dotenv take off alike.
+    /// A secret in quotes, as systemd, shells and dotenv read them alike.
     ///
     /// ```rhai
     /// let quoted = secret::quote(secret::generate("pin"));
@@ -167,7 +166,7 @@ mod functions {
         })
     }
 
-    /// A secret percent-encoded, as a part of a URL.
+    /// A secret percent-encoded as a part of a URL.
     ///
     /// ```rhai
     /// let url = secret::join(["http://kim:", secret::url_encode(secret::generate("pin")), "@localhost/"]);

@@ -8,7 +8,7 @@ use rhai::{Array, Dynamic, FuncRegistration, Map, Module, NativeCallContext, Rha
 
 use crate::script::manual::SHORTER;
 
-/// The namespace of a manifest. The functions of these names can also be called without as many of their last
+/// The namespace of a manifest. The functions of these names can also be called without that many of their last
 /// parameters, each a map or an array: an empty one takes the place of what is left out.
 pub(super) fn namespace(manifest: &'static ModuleManifest, can_leave_out: &[(&str, usize)]) -> Module {
     let mut module = Module::from_manifest(manifest);

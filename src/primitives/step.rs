@@ -1,4 +1,4 @@
-//! `step::` runs steps, marks progress, verifies, and says what a change makes necessary.
+//! `step::` runs steps, marks progress, verifies effects and declares handlers.
 
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,10 @@ use crate::journal::{Entry, Handler};
 use crate::script::{Host, OptionSet, Raised, Seconds, StepBody, StepCall, act, look, options_of, value_of};
 use crate::target::Target;
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("verify", 1)])
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "on_change" => Some(OptionSet::of::<HandlerOptions>()),
@@ -44,7 +42,7 @@ struct VerifyOptions {
     holds: Seconds,
 }
 
-/// How long between two looks at something that is not true yet.
+/// The time between two checks of something that is not true yet.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 fn run_step(context: &NativeCallContext, id: &str, title: &str, body: StepBody) -> Raised<()> {
@@ -54,7 +52,7 @@ fn run_step(context: &NativeCallContext, id: &str, title: &str, body: StepBody) 
     })
 }
 
-/// Runs the handler of a block if it is pending; what changed inside is undone when its test fails.
+/// Runs the handler of a block if it is pending. If its test fails, the changes inside the block are undone.
 fn settle(host: &Host, handler: &Handler) -> Result<()> {
     let Err(error) = host.session().settle(handler) else { return Ok(()) };
     host.session().check_interruption()?;
@@ -88,7 +86,7 @@ fn verified(
         if let Some(failure) = host.take_failed_mutation() {
             bail!(failure);
         }
-        // Only looking, nothing is going to change: one look is enough.
+        // In a dry run nothing is going to change, so one check is enough.
         let waited = |option: Seconds| if host.dry_run() { Duration::ZERO } else { option.duration() };
         let deadline = Instant::now() + waited(options.within);
         let holds = waited(options.holds);
@@ -107,7 +105,7 @@ fn verified(
                 }
                 _ if since.is_some() => {
                     bail!(
-                        Failure::new(format!("not verified: {label}: it was true and did not stay so"))
+                        Failure::new(format!("not verified: {label}: it was true, but did not stay true"))
                             .kind("verify")
                     )
                 }
@@ -126,8 +124,8 @@ fn verified(
 mod functions {
     use super::*;
 
-    /// Runs the script `script`, which stands beside the plan, as the step `id`. Id and title are literals at
-    /// the top level of the plan. A step that is complete and still means the same is passed over.
+    /// Runs the script `script`, a file beside the plan, as the step `id`. Id and title must be string literals at the top
+    /// level of the plan. A complete step is skipped unless its script, functions, settings, secrets or plan files changed.
     ///
     /// ```rhai
     /// step::run("01", "Leave a greeting", "01_greet.rhai");
@@ -137,7 +135,7 @@ mod functions {
         run_step(&context, id, title, StepBody::Script(script.to_owned()))
     }
 
-    /// Runs a closure of the plan as the step `id`: a whole plan in one file.
+    /// Runs a closure of the plan as the step `id`, for a whole plan in one file.
     ///
     /// ```rhai
     /// step::run("greet", "Leave a greeting", || file::write("/srv/greeting", "hello\n"));
@@ -158,7 +156,7 @@ mod functions {
         act(&context, |host| host.runner()?.mark(host, id))
     }
 
-    /// Whether `id` was marked, or is a complete step.
+    /// Whether `id` was marked as done, or is a complete step.
     ///
     /// ```rhai
     /// assert(!step::is_done("never marked"));
@@ -168,9 +166,8 @@ mod functions {
         look(&context, |host| host.runner()?.is_done(host, id))
     }
 
-    /// Calls the closure once on this machine for good: neither a reset nor `--redo` forgets it, only a rollback of
-    /// what it changed. For what must never happen twice, such as an import of data. It counts when the closure has
-    /// returned.
+    /// Calls the closure once on this machine, for what must never happen twice, such as an import of data. It counts as
+    /// done when the closure has returned. Neither a reset nor `--redo` forgets it, only a rollback of what it changed.
     ///
     /// ```rhai
     /// step::once("import", || log::info("importing"));
@@ -180,7 +177,7 @@ mod functions {
     pub fn once(context: NativeCallContext, key: &str, closure: FnPtr) -> Raised<bool> {
         act(&context, |host| {
             if host.seen().history().once.contains_key(key) {
-                // What it asked for then is not known any more.
+                // What it asked for at that time is no longer known.
                 host.seen().asks_for(|| Target::Once(key.to_owned()));
                 return Ok(false);
             }
@@ -196,14 +193,14 @@ mod functions {
         })
     }
 
-    /// What changes inside the closure triggers this handler: `test` (a command that must succeed first), `run`
-    /// (an array of commands), `restart` (units that are restarted if they are active), `user` (whose service
-    /// manager and commands). It is pending until it ran once: at the end of the block, or when the step runs again
-    /// after a crash, with the words that the script has then. When the test fails, what changed inside is undone as a
-    /// rollback would do it, and the step fails. A unit that `systemctl` starts, stops or enables here is recorded, and
-    /// put back by a rollback. Undoing what changed inside runs the handler, too: units that do not run are left
-    /// alone, and where the test fails, nothing is run. `kkrun pending` lists and drops what is pending.
+    /// Runs a handler if something changes inside the closure. It is pending until it ran once: at the end of the block, or
+    /// when the step runs again after a crash, then with the present arguments of the script. Undoing a change from inside
+    /// runs the handler, too. `kkrun pending` lists pending handlers and can drop them.
     ///
+    /// The handler is a map of `test` (a command that must succeed first), `run` (an array of commands), `restart` (units
+    /// to restart if they are active) and `user` (whose commands and service manager these are). If `test` fails, the
+    /// changes inside are undone as by a rollback, and the step fails; during a rollback, nothing is run. A unit that
+    /// `systemctl` starts, stops or enables in `run` is recorded, and a rollback restores its state.
     /// ```rhai
     /// step::on_change(#{ test: ["true"], run: [["true"]] }, || file::exists("/etc"));
     /// ```
@@ -222,8 +219,8 @@ mod functions {
         })
     }
 
-    /// Fails the step unless the closure returns true. An error inside counts as false. After something that
-    /// would have changed while only looking, it says "later".
+    /// Fails the step unless the closure returns true. An error inside counts as false. In a dry run, after something that
+    /// would have changed, it is not evaluated but reported as "later".
     /// Options: `within` (seconds until it must be true), `holds` (seconds for which it must stay true).
     ///
     /// ```rhai
@@ -239,8 +236,8 @@ mod functions {
         verified(&context, label, &closure, &options)
     }
 
-    /// The steps of the plan `plan`, evaluated only looking: an array of `{ id, title, script, status, started,
-    /// finished, seconds, attempts, error, changes, reason }`.
+    /// The steps of the plan `plan`, evaluated as in a dry run: an array of `#{ id, title, script, status, started, finished,
+    /// seconds, attempts, error, changes, reason }`.
     ///
     /// ```rhai
     /// for row in step::list("master.rhai") { log::output(`${row.id} ${row.status}`); }
@@ -250,7 +247,7 @@ mod functions {
         look(&context, |host| Ok(value_of(&host.runner()?.list(&context, plan)?)))
     }
 
-    /// What of the complete step `id` no longer holds, or `()`.
+    /// What no longer holds of the complete step `id`, or `()`.
     ///
     /// ```rhai
     /// let reason = step::drift("01");
@@ -261,7 +258,7 @@ mod functions {
         look(&context, |host| Ok(host.runner()?.drift(&context, id)?.map_or(Dynamic::UNIT, Dynamic::from)))
     }
 
-    /// Forgets the progress of the whole plan; what was changed stays recorded and can be undone.
+    /// Forgets the progress of the whole plan. Changes stay recorded and can be undone.
     ///
     /// ```rhai
     /// step::mark("a");
@@ -273,7 +270,7 @@ mod functions {
         act(&context, |host| host.runner()?.reset(host, None))
     }
 
-    /// The same for these steps alone.
+    /// Forgets the progress of the given steps only.
     ///
     /// ```rhai
     /// step::mark("a");

@@ -1,4 +1,4 @@
-//! `text::` compares, replaces, encodes and says texts.
+//! `text::` matches, replaces, encodes and formats strings.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -15,12 +15,11 @@ use crate::machine::clock;
 use crate::script::{LARGEST_TEXT, Raised, json_of, look, value_of};
 use crate::time;
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
-/// What stands for itself in every part of an address. Source: RFC 3986, section 2.3.
+/// The characters that no part of a URL has to encode. Source: RFC 3986, section 2.3.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How many compiled patterns are kept: a loop uses the same few again and again.
@@ -38,7 +37,7 @@ fn pattern(text: &str) -> Result<Regex> {
         let compiled = Regex::new(text).map_err(|error| {
             let reason = error.to_string();
             let last = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            Failure::new(format!("`{text}` is no regular expression: {last}")).kind("usage")
+            Failure::new(format!("invalid regular expression `{text}`: {last}")).kind("usage")
         })?;
         if kept.len() >= KEPT_PATTERNS {
             kept.clear();
@@ -56,7 +55,7 @@ fn replaced(pattern: &Regex, subject: &str, replacement: &str) -> Result<String>
         let Some(whole) = captures.get(0) else { continue };
         text.push_str(&subject[from..whole.start()]);
         if text.len() + replacement.len() + groups.saturating_mul(whole.len()) > LARGEST_TEXT {
-            bail!(Failure::new("the text with its replacements is too large").kind("usage"));
+            bail!(Failure::new("the string with its replacements is too large").kind("usage"));
         }
         captures.expand(replacement, &mut text);
         from = whole.end();
@@ -68,7 +67,7 @@ fn replaced(pattern: &Regex, subject: &str, replacement: &str) -> Result<String>
 fn said_age(timestamp: &str) -> Result<String> {
     let then: Timestamp = timestamp
         .parse()
-        .map_err(|error| Failure::new(format!("`{timestamp}` is no time: {error}")).kind("usage"))?;
+        .map_err(|error| Failure::new(format!("invalid time `{timestamp}`: {error}")).kind("usage"))?;
     Ok(time::when(then, clock::now(), &TimeZone::system()))
 }
 
@@ -76,8 +75,8 @@ fn said_age(timestamp: &str) -> Result<String> {
 mod functions {
     use super::*;
 
-    /// Whether the regular expression `expression` matches anywhere in `subject`: `^` and `$` are the ends of
-    /// the text, `(?m)` in front makes them those of every line. The syntax is that of the Rust crate regex.
+    /// Whether the regular expression `expression` matches anywhere in `subject`. `^` and `$` match the ends of the string;
+    /// after `(?m)` those of each line. The syntax is that of the Rust crate regex.
     ///
     /// ```rhai
     /// assert(text::matches("kiosk-42", "^[a-z]+-[0-9]+$"));
@@ -88,8 +87,8 @@ mod functions {
         look(&context, |_| Ok(pattern(expression)?.is_match(subject)))
     }
 
-    /// `subject` with every match of the regular expression replaced. In `replacement`, `$1` or `${1}` is what
-    /// the first group matched, `$$` is a dollar sign.
+    /// `subject` with every match of the regular expression `expression` replaced. In `replacement`, `$1` or `${1}` is the
+    /// first group, `$$` a dollar sign.
     ///
     /// ```rhai
     /// assert(text::replace("a=1, b=2", "([a-z])=([0-9])", "$2${1}") == "1a, 2b");
@@ -104,7 +103,7 @@ mod functions {
         look(&context, |_| replaced(&pattern(expression)?, subject, replacement))
     }
 
-    /// The value that a JSON text stands for; its `null` is `()`.
+    /// The value of a JSON string; `null` becomes `()`.
     ///
     /// ```rhai
     /// assert(text::json_parse(`{ "ports": [80, 443] }`).ports[1] == 443);
@@ -113,12 +112,12 @@ mod functions {
     pub fn json_parse(context: NativeCallContext, json: &str) -> Raised<Dynamic> {
         look(&context, |_| {
             let value = serde_json::from_str(json)
-                .map_err(|error| Failure::new(format!("this is no JSON: {error}")).kind("usage"))?;
+                .map_err(|error| Failure::new(format!("invalid JSON: {error}")).kind("usage"))?;
             Ok(value_of(&value))
         })
     }
 
-    /// A value as JSON, the keys of maps sorted. Closures and secrets are refused.
+    /// A value as JSON, with the keys of maps sorted. Closures and secrets are refused.
     ///
     /// ```rhai
     /// assert(text::json_text(#{ b: [1, 2.5], a: () }) == `{"a":null,"b":[1,2.5]}`);
@@ -128,7 +127,7 @@ mod functions {
         look(&context, |_| serde_json::to_string(&json_of(&value)?).context("cannot write JSON"))
     }
 
-    /// A text in quotes that systemd, a shell and dotenv take off alike.
+    /// A string in quotes, as systemd, shells and dotenv read them alike.
     ///
     /// ```rhai
     /// assert(text::quote("two words") == "'two words'");
@@ -139,7 +138,7 @@ mod functions {
         look(&context, |_| Ok(crate::text::quoted(subject)))
     }
 
-    /// The text as a part of an address: everything but letters, digits and `-._~` percent-encoded.
+    /// A string as part of a URL: everything except letters, digits and `-._~` is percent-encoded.
     ///
     /// ```rhai
     /// assert(text::url_encode("50% & más") == "50%25%20%26%20m%C3%A1s");
@@ -149,8 +148,8 @@ mod functions {
         look(&context, |_| Ok(utf8_percent_encode(subject, ENCODED).to_string()))
     }
 
-    /// When something was, as people say it: `today 21:14`, `yesterday 21:14`, `2026-05-01 21:14`, by the
-    /// clock of this machine. `timestamp` is one that `step::list` gives, or of the same form (RFC 3339).
+    /// A time as people write it: `today 21:14`, `yesterday 21:14`, `2026-05-01 21:14`, in the time zone of this machine.
+    /// `timestamp` is one of `step::list`, or in the same format (RFC 3339).
     ///
     /// ```rhai
     /// assert(text::matches(text::age("2026-05-01T21:14:00Z"), "^[a-z0-9-]+ [0-9:]{5}$"));
@@ -160,7 +159,7 @@ mod functions {
         look(&context, |_| said_age(timestamp))
     }
 
-    /// For what has not happened yet: `never`.
+    /// The same for a time that has not come: `never`.
     ///
     /// ```rhai
     /// assert(text::age(()) == "never");
@@ -170,7 +169,7 @@ mod functions {
         look(&context, |_| Ok("never".to_owned()))
     }
 
-    /// How long something took, as people say it: `0.3 s`, `38 s`, `3 min 02 s`, `1 h 04 min`.
+    /// A number of seconds as people write it: `0.3 s`, `38 s`, `3 min 02 s`, `1 h 04 min`.
     ///
     /// ```rhai
     /// assert(text::duration(182.4) == "3 min 02 s");
@@ -180,7 +179,7 @@ mod functions {
         look(&context, |_| Ok(time::duration(seconds)))
     }
 
-    /// The same of whole seconds.
+    /// The same for whole seconds.
     ///
     /// ```rhai
     /// assert(text::duration(38) == "38 s");

@@ -1,4 +1,4 @@
-//! `unit::` looks at the units of systemd, enables, starts and stops them.
+//! `unit::` queries systemd units, enables, starts and stops them.
 
 use std::path::Path;
 use std::time::Instant;
@@ -14,10 +14,9 @@ use crate::failure::Failure;
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 use crate::target::Target;
 
-/// Between two looks at a unit that is to stay as it is.
+/// The time between two checks of a unit that must stay as it is.
 const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(250);
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(
         exported_manifest!(functions),
@@ -34,7 +33,6 @@ pub fn module() -> rhai::Module {
     )
 }
 
-/// The options that its functions know.
 pub fn options() -> OptionSet {
     OptionSet::of::<Options>()
 }
@@ -53,13 +51,13 @@ impl Options {
                 letter.is_ascii_alphanumeric() || matches!(letter, ':' | '-' | '_' | '.' | '\\' | '@')
             });
         if !is_plain {
-            bail!(Failure::new(format!("`{}` is no name of a unit", name.escape_debug())).kind("usage"));
+            bail!(Failure::new(format!("invalid unit name `{}`", name.escape_debug())).kind("usage"));
         }
         Ok(Unit::new(name, self.user.as_deref()))
     }
 }
 
-/// Only looking, refuses to tell of a unit that would have been changed by now, or whose file would.
+/// Refuses, in a dry run, to report on a unit that would have been changed by now, or whose file would.
 fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
     if !host.dry_run() {
         return Ok(());
@@ -79,9 +77,9 @@ fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Res
     host.seen().asks_for(|| unit.target(desired));
     let change = UnitChange::towards(&host.seen().world, unit, desired)?;
     let Some(change) = change else { return Ok(false) };
-    // Only looking, something else may be about to bring it.
+    // In a dry run, an earlier change may be about to install it.
     if !host.dry_run() && change.is_about_nothing() {
-        bail!(Failure::new(format!("there is no unit {}", change.unit().shown())).kind("missing"));
+        bail!(Failure::new(format!("unit {} not found", change.unit().shown())).kind("missing"));
     }
     let performed = Change::Unit(change.clone());
     host.session().perform(&performed, &mut |world| change.act(world))
@@ -94,18 +92,18 @@ fn facts_of(host: &Host, name: &str, options: &Options) -> Result<Dynamic> {
     let Some(facts) = unit.facts(&session.world)? else { return Ok(Dynamic::UNIT) };
     let enabled = unit.enablement(&session.world)?;
     let mut map = rhai::Map::new();
-    let mut tell = |name: &str, value: Dynamic| map.insert(name.into(), value);
-    tell("name", unit.name.into());
-    tell("load_state", facts.load_state.clone().into());
-    tell("active_state", facts.active_state.clone().into());
-    tell("sub_state", facts.sub_state.clone().into());
-    tell("active", facts.is_running().into());
-    tell("result", facts.result.into());
-    tell("enabled", enabled.into());
-    tell("path", facts.path.into());
-    tell("main_pid", facts.main_pid.into());
-    tell("restarts", facts.restarts.into());
-    tell("needs_reload", facts.needs_reload.into());
+    let mut enter = |name: &str, value: Dynamic| map.insert(name.into(), value);
+    enter("name", unit.name.into());
+    enter("load_state", facts.load_state.clone().into());
+    enter("active_state", facts.active_state.clone().into());
+    enter("sub_state", facts.sub_state.clone().into());
+    enter("active", facts.is_running().into());
+    enter("result", facts.result.into());
+    enter("enabled", enabled.into());
+    enter("path", facts.path.into());
+    enter("main_pid", facts.main_pid.into());
+    enter("restarts", facts.restarts.into());
+    enter("needs_reload", facts.needs_reload.into());
     Ok(Dynamic::from_map(map))
 }
 
@@ -116,7 +114,7 @@ fn checked(host: &Host, path: &str, options: &Options) -> Result<bool> {
         Ok(()) => Ok(true),
         Err(faults) => {
             let mut failure =
-                Failure::new(format!("systemd finds fault with `{}`: {}", path.display(), faults.join("; ")))
+                Failure::new(format!("systemd rejects `{}`: {}", path.display(), faults.join("; ")))
                     .kind("unit");
             failure.output = faults;
             bail!(failure)
@@ -126,7 +124,7 @@ fn checked(host: &Host, path: &str, options: &Options) -> Result<bool> {
 
 fn seconds_of(value: &Dynamic) -> Result<Seconds> {
     rhai::serde::from_dynamic(value)
-        .map_err(|_| Failure::new(format!("`{value}` is no number of seconds")).kind("type").into())
+        .map_err(|_| Failure::new(format!("invalid number of seconds `{value}`")).kind("type").into())
 }
 
 fn unstable(host: &Host, unit: &Unit, why: &str) -> anyhow::Error {
@@ -146,17 +144,17 @@ fn stays(host: &Host, name: &str, seconds: &Dynamic, options: &Options) -> Resul
     loop {
         host.seen().check_interruption()?;
         let Some(facts) = unit.facts(&host.seen().world)? else {
-            bail!(Failure::new(format!("there is no unit {}", unit.shown())).kind("missing"))
+            bail!(Failure::new(format!("unit {} not found", unit.shown())).kind("missing"))
         };
         if facts.active_state != "active" {
             return Err(unstable(host, &unit, &facts.sentence()));
         }
         let first = first.get_or_insert_with(|| facts.clone());
         if first.restarts != facts.restarts || first.main_pid != facts.main_pid {
-            return Err(unstable(host, &unit, &format!("it did not stay up: {}", facts.sentence())));
+            return Err(unstable(host, &unit, &format!("it did not stay active: {}", facts.sentence())));
         }
         let left = seconds.saturating_sub(began.elapsed());
-        // Only looking, nothing was started: one look is enough.
+        // In a dry run nothing was started, so one check is enough.
         if left.is_zero() || host.dry_run() {
             return Ok(true);
         }
@@ -168,10 +166,10 @@ fn stays(host: &Host, name: &str, seconds: &Dynamic, options: &Options) -> Resul
 mod functions {
     use super::*;
 
-    /// What systemd knows of a unit: `#{ name, load_state, active_state, sub_state, active, result, enabled, path,
-    /// main_pid, restarts, needs_reload }`, or `()` when there is none of this name. `enabled` is what its files say now:
-    /// `enabled`, `disabled`, `static`, `masked`, …
-    /// Option `user`: whose service manager is asked.
+    /// What systemd knows about a unit: `#{ name, load_state, active_state, sub_state, active, result, enabled, path,
+    /// main_pid, restarts, needs_reload }`, or `()` if it is not found. `enabled` is `enabled`, `disabled`, `static`,
+    /// `masked`, …
+    /// Option: `user` (whose service manager is asked; default: the system's).
     ///
     /// ```rhai,booted
     /// let bus = unit::get("dbus.service");
@@ -189,9 +187,9 @@ mod functions {
         look(&context, |host| facts_of(host, name, &options_of(options)?))
     }
 
-    /// True when systemd understands the unit file at `path` and finds no fault with it; an error that names every
-    /// fault otherwise, a misplaced or unknown key included, which systemd itself passes over.
-    /// Option `user`: whose service manager would read it.
+    /// Whether the unit file at `path` is valid: true, or an error that lists every fault, including unknown and misplaced
+    /// keys, which systemd itself ignores.
+    /// Option: `user` (whose service manager would read it; default: the system's).
     ///
     /// ```rhai,booted
     /// assert(unit::check("/lib/systemd/system/dbus.service"));
@@ -207,8 +205,8 @@ mod functions {
         look(&context, |host| checked(host, path, &options_of(options)?))
     }
 
-    /// Lets the unit be started as its `[Install]` section says. Undone, it is as it was: disabled, linked, …
-    /// Option `user`: in whose service manager. It need not run.
+    /// Enables the unit as its `[Install]` section says. Undo restores its state: disabled, linked, …
+    /// Option: `user` (in whose service manager, which need not be running; default: the system's).
     ///
     /// ```rhai,booted
     /// file::write("/etc/systemd/system/idle.service",
@@ -230,8 +228,8 @@ mod functions {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Enabled))
     }
 
-    /// Lets nothing start the unit by itself at boot. It goes on running until it is stopped.
-    /// Option `user`: in whose service manager.
+    /// Disables the unit, so that nothing starts it at boot. It keeps running until it is stopped. Undo restores its state.
+    /// Option: `user` (in whose service manager; default: the system's).
     ///
     /// ```rhai,booted
     /// unit::disable("getty@tty1.service");
@@ -247,9 +245,9 @@ mod functions {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Disabled))
     }
 
-    /// Starts the unit if it does not run, and waits until it is active; fails with the end of its log otherwise.
-    /// Undone, it is stopped if it did not run before.
-    /// Option `user`: in whose service manager, which runs while they are logged in or linger.
+    /// Starts the unit if it is not active, and waits until it is; otherwise fails with the end of its log. Undo stops it if
+    /// it was not active before.
+    /// Option: `user` (in whose service manager, which runs while the user is logged in or lingers; default: the system's).
     ///
     /// ```rhai,booted
     /// file::write("/etc/systemd/system/idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
@@ -266,8 +264,8 @@ mod functions {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Started))
     }
 
-    /// Stops the unit if it runs. Undone, it is started if it ran before.
-    /// Option `user`: in whose service manager.
+    /// Stops the unit if it is active. Undo starts it if it was active before.
+    /// Option: `user` (in whose service manager; default: the system's).
     ///
     /// ```rhai,booted
     /// file::write("/etc/systemd/system/idle.service", "[Service]\nExecStart=/bin/sleep infinity\n");
@@ -285,8 +283,8 @@ mod functions {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Stopped))
     }
 
-    /// Makes it impossible to start the unit, by hand or otherwise. Undone, it is as it was.
-    /// Option `user`: in whose service manager.
+    /// Masks the unit, so that nothing can start it. Undo restores its state.
+    /// Option: `user` (in whose service manager; default: the system's).
     ///
     /// ```rhai,booted
     /// assert(unit::mask("ctrl-alt-del.target") && !unit::mask("ctrl-alt-del.target"));
@@ -301,9 +299,9 @@ mod functions {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Masked))
     }
 
-    /// True when the unit is active and stays so for so many seconds, without a restart; an error with the end of
-    /// its log otherwise. Only looking, it is looked at once.
-    /// Option `user`: in whose service manager.
+    /// True if the unit stays active for that many seconds without a restart, else an error with the end of its log. A dry
+    /// run checks once.
+    /// Option: `user` (in whose service manager; default: the system's).
     ///
     /// ```rhai,booted
     /// assert(unit::stable("dbus.service", 0.5));

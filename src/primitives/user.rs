@@ -1,4 +1,4 @@
-//! `user::` looks at users, makes them, and makes them what a script wishes.
+//! `user::` queries users, and brings them to their desired state.
 
 use anyhow::{Result, bail};
 use rhai::plugin::*;
@@ -13,12 +13,10 @@ use crate::machine::files::PathText;
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 use crate::target::Target;
 
-/// The namespace.
 pub fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("ensure", 1)])
 }
 
-/// The options that these functions know.
 pub fn options(function: &str) -> Option<OptionSet> {
     match function {
         "ensure" => Some(OptionSet::of::<Options>()),
@@ -57,7 +55,7 @@ impl Options {
 mod functions {
     use super::*;
 
-    /// Whether there is a user of exactly that name.
+    /// Whether a user of exactly that name exists.
     ///
     /// ```rhai
     /// assert(user::exists("root") && !user::exists("roo"));
@@ -70,9 +68,9 @@ mod functions {
         })
     }
 
-    /// What the user `name` is: `#{ name, uid, gid, home, home_mode, shell, groups }`, or `()` when there is none.
-    /// `groups` are the names of all groups, the primary one among them; `home_mode` is a text such as `"0750"`,
-    /// or `()` when the home is not there.
+    /// The user `name`: `#{ name, uid, gid, home, home_mode, shell, groups }`, or `()` if it does not exist. `groups` are
+    /// the names of all groups, including the primary one; `home_mode` is a string such as `"0750"`, or `()` if the home
+    /// does not exist.
     ///
     /// ```rhai
     /// let root = user::get("root");
@@ -96,13 +94,12 @@ mod functions {
         })
     }
 
-    /// Makes the user `name` unless there is one, with a home `/home/NAME`, a group of the same name and no
-    /// password. Undone, a user that kkrun made is removed with the home that it made, after being asked
-    /// (`--purge users`); a user that was there never is.
-    /// Options: `uid`; `home`, `home_mode`; `shell`; `groups`, which the user is in afterwards besides
-    /// others; `system: true` for a user of the range for services, with a home only if `home` is given. A user who
-    /// is there keeps what no option names; another `uid` or `home` is an error, because files depend on them.
-    /// Undone, each part is as before, unless somebody else changed it since.
+    /// Creates the user `name` unless it exists, with the home `/home/NAME`, a group of the same name and no password. An
+    /// existing user keeps what no option names. Undo restores each part that was not modified since. A user that kkrun
+    /// created is removed, with the home that kkrun created, after a rollback asked (`--purge users`); any other user stays.
+    /// Options: `uid`, `home` (of an existing user these cannot be changed, because files depend on them), `home_mode`,
+    /// `shell`, `groups` (added to those the user is in), `system: true` (a number from the range for services, and a home
+    /// only if `home` is given).
     ///
     /// ```rhai,booted
     /// assert(user::ensure("robin") && !user::ensure("robin"));
@@ -117,7 +114,7 @@ mod functions {
         act(&context, |host| make(host, name, options_of(options)?))
     }
 
-    /// Lets the services of the user `name` run from the machine's start on, without a login. Undone, it is ended.
+    /// Lets the services of the user `name` run from boot on, without a login. Undo ends that.
     ///
     /// ```rhai,booted
     /// user::ensure("lee");
@@ -145,9 +142,9 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
             || would_have_changed(host, &Target::User(group.clone()));
         if !is_to_come && Group::by_name(group)?.is_none() {
             bail!(
-                Failure::new(format!("there is no group `{group}`"))
+                Failure::new(format!("group `{group}` not found"))
                     .kind("missing")
-                    .hint("make it first: group::ensure")
+                    .hint("create it first with group::ensure")
             );
         }
     }
@@ -160,17 +157,17 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
     host.session().perform(&Change::User(change.clone()), &mut |world| change.act(world))
 }
 
-/// What a dead run may have made in part.
+/// What a killed run may have created in part.
 pub(super) fn doubtful(host: &Host, target: &Target) -> Result<Option<Change>> {
     host.seen().doubtful(target).map(|known| Change::of_intent(&known.intent)).transpose()
 }
 
-/// What an inverse that failed may have taken back in part.
+/// What an undo that failed may have undone in part.
 fn half_undone(host: &Host, target: &Target) -> Result<Option<Change>> {
     host.seen().half_undone(target).map(|known| Change::of_intent(&known.intent)).transpose()
 }
 
-/// A name that the tools of the shadow suite take, and that means the same everywhere. Source: useradd(8).
+/// Checks that the shadow tools accept the name and that it means the same everywhere. Source: useradd(8).
 pub(super) fn check_name(name: &str) -> Result<()> {
     let begins = name.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
     let goes_on =
@@ -179,13 +176,13 @@ pub(super) fn check_name(name: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        Failure::new(format!("`{name}` is no name for a user or group"))
+        Failure::new(format!("invalid name of a user or group `{name}`"))
             .kind("usage")
-            .hint("lower-case letters, digits, `_` and `-`, beginning with a letter, at most 32")
+            .hint("use lower-case letters, digits, `_` and `-`, beginning with a letter, at most 32")
     )
 }
 
-/// Whether the target would have been changed by now, while only looking.
+/// Whether the target would have been changed by now, in a dry run.
 fn would_have_changed(host: &Host, target: &Target) -> bool {
     host.dry_run() && host.seen().would_change().iter().any(|would| would.target == *target)
 }

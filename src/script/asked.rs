@@ -1,4 +1,4 @@
-//! Finds the secrets that scripts ask for, by reading them: so that a person is asked before the first change,
+//! Finds the secrets that scripts ask for by reading the scripts, so that a person is asked before the first change
 //! and not twenty minutes into the run.
 
 use std::collections::BTreeMap;
@@ -11,8 +11,7 @@ use super::program::Program;
 use super::secrets::{LENGTH, SecretRequest};
 use super::settings::Settings;
 
-/// The secrets that a script and what it imports ask for by `secret::ask` with a literal name, in the order in
-/// which they stand there.
+/// The secrets that a script and its imports ask for by `secret::ask` with a literal name, in the order of the source.
 pub fn asked_secrets(
     engine: &rhai::Engine,
     graph: &Graph,
@@ -37,7 +36,7 @@ pub fn asked_secrets(
     Ok(asked)
 }
 
-/// The variables at the top of a script whose text is plain from its words alone.
+/// The variables at the top of a script whose value can be read without running it.
 fn named_texts(settings: &Settings, program: &Program) -> BTreeMap<String, String> {
     let mut texts = Texts { settings, named: BTreeMap::new() };
     for statement in program.ast.statements() {
@@ -64,7 +63,7 @@ impl Texts<'_> {
         let Some(Expr::StringConstant(name, _)) = call.args.first() else { return None };
         let prompt = call.args.get(1).and_then(|prompt| self.text(prompt));
         let options = match call.args.get(2) {
-            // Options that only a run can tell: the run asks.
+            // Options that are known at run time only: then the run asks.
             Some(options) => options.get_literal_value(None)?.try_cast::<rhai::Map>()?,
             None => rhai::Map::new(),
         };
@@ -78,7 +77,7 @@ impl Texts<'_> {
         })
     }
 
-    /// The text of an expression, as far as it can be reported without running anything.
+    /// The text of an expression, as far as it is known without running anything.
     fn text(&self, expression: &Expr) -> Option<String> {
         match expression {
             Expr::InterpolatedString(segments, _) => {

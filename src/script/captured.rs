@@ -1,11 +1,11 @@
-//! Copies what a closure captured, so that it can be called without a trace in the variables around it.
+//! Copies what a closure captured, so that calling it leaves the variables around it unchanged.
 
 use std::collections::HashMap;
 
 use rhai::{Array, Dynamic, FnPtr, ImmutableString, Map};
 
-/// A closure with copies of what this one captured. Variables that are one in several of its captured closures stay
-/// one.
+/// A closure with copies of what this one captured. A variable that several of its captured closures share stays
+/// shared.
 pub(super) fn apart(closure: &FnPtr) -> FnPtr {
     let mut copies = Copies::default();
     let mut copy = closure.clone();
@@ -29,7 +29,7 @@ impl Copies {
         if value.is_shared() {
             copy = copy.into_shared();
         }
-        // Known before what it holds is copied: a closure may capture itself.
+        // Registered before its content is copied: a closure may capture itself.
         if let Some(address) = address {
             self.0.insert(address, copy.clone());
         }
@@ -58,7 +58,7 @@ impl Copies {
     }
 }
 
-/// Where the value of a shared variable is; nothing for a type of which no two closures need to see one variable.
+/// The address of a shared value; none for types that closures never need to share.
 fn address(value: &Dynamic) -> Option<usize> {
     fn of<T: Clone + 'static>(value: &Dynamic) -> Option<usize> {
         value.read_lock::<T>().map(|held| std::ptr::from_ref::<T>(&held).addr())

@@ -31,7 +31,7 @@ pub struct Checked {
     pub requirements: Requirements,
     /// The names of the scripts that were read.
     pub scripts: BTreeSet<String>,
-    /// What is wrong, in the order in which it is read.
+    /// The problems, in the order of reading.
     pub problems: Vec<Failure>,
 }
 
@@ -51,7 +51,7 @@ pub fn check(engine: &Engine, key: &str) -> Checked {
     checker.checked
 }
 
-/// What a module gives to whoever imports it.
+/// What a module gives to the scripts that import it.
 #[derive(Default)]
 struct Exports {
     /// The functions, each with its numbers of parameters and whether they are private.
@@ -86,7 +86,7 @@ impl Checker<'_> {
         self.checked.plan = plan;
     }
 
-    /// The script behind `key`; of one that does not compile, what is left without its mistakes.
+    /// The script behind `key`; if it does not compile, what is left of it without its errors.
     fn read(&mut self, key: &str, asked_at: Option<(&Program, Position)>) -> Option<Rc<Program>> {
         match self.graph.program(self.engine, key) {
             Ok(program) => Some(program),
@@ -94,7 +94,7 @@ impl Checker<'_> {
         }
     }
 
-    /// Tells why the script behind `key` is not read, and gives what is left of it without its mistakes.
+    /// Reports why the script behind `key` cannot be read, and returns what is left of it without its errors.
     fn recovered(
         &mut self,
         key: &str,
@@ -167,7 +167,7 @@ impl Checker<'_> {
 
     fn unreadable(&mut self, by: &Program, import: &Import, error: Option<anyhow::Error>) {
         let (Some(path), Some(error)) = (&import.module, error) else {
-            let message = "an import names its module by a literal text";
+            let message = "an import must name its module by a string literal";
             return self.checked.problems.push(by.problem(import.position, message));
         };
         let known = self.graph.source().modules();
@@ -180,15 +180,15 @@ impl Checker<'_> {
             }
             return;
         }
-        let failure = by.problem(import.position, format!("there is no module `{path}`"));
+        let failure = by.problem(import.position, format!("unknown module `{path}`"));
         self.checked.problems.push(match crate::text::nearest(path, known.iter().map(String::as_str)) {
             Some(near) => failure.hint(format!("did you mean `{near}`?")),
             None if known.is_empty() => failure,
-            None => failure.hint(format!("there are `{}`", known.join("`, `"))),
+            None => failure.hint(format!("known modules: `{}`", known.join("`, `"))),
         });
     }
 
-    /// Takes in why a script cannot be read; without a place of its own it stands where that was asked for.
+    /// Adds the reason why a script cannot be read. A reason without a place gets the place of the import or step.
     fn report(&mut self, error: anyhow::Error, asked_at: Option<(&Program, Position)>) {
         let exit = crate::failure::exit_code(&error);
         let message = format!("{error:#}");
@@ -204,9 +204,9 @@ impl Checker<'_> {
 /// What the calls within a script can reach besides what is registered.
 #[derive(Default)]
 struct Scope {
-    /// By alias; none for a module that cannot be read.
+    /// Modules by alias; none for one that cannot be read.
     imports: BTreeMap<String, Option<Exports>>,
-    /// The names of properties that are set anywhere: what is called may be a closure in a map.
+    /// The names of properties that are set anywhere: a call of such a name may call a closure in a map.
     properties: BTreeSet<String>,
 }
 
@@ -318,15 +318,15 @@ mod tests {
                  fn own(a) { global::NONE }"
             )]),
             [
-                "a.rhai:1:7 there is no function `file::wriet` → did you mean `file::write`?",
-                "a.rhai:2:1 there is no function `fiel` → did you mean `find`?",
-                "a.rhai:3:19 there is no setting `db_nam` → did you mean `settings::db_name`?",
-                "a.rhai:4:3 there is no method `lenn` → did you mean `len`?",
+                "a.rhai:1:7 unknown function `file::wriet` → did you mean `file::write`?",
+                "a.rhai:2:1 unknown function `fiel` → did you mean `find`?",
+                "a.rhai:3:19 unknown setting `db_nam` → did you mean `settings::db_name`?",
+                "a.rhai:4:3 unknown method `lenn` → did you mean `len`?",
                 "a.rhai:5:1 `own` takes 1 argument, not 2",
                 "a.rhai:6:7 `file::read` does not take 0 arguments → file::read(path: string) -> string",
-                "a.rhai:7:1 there is no function `exists` → did you mean `file::exists`?",
+                "a.rhai:7:1 unknown function `exists` → did you mean `file::exists`?",
                 "a.rhai:8:3 the method `len` does not take 2 arguments",
-                "a.rhai:9:21 there is no constant `NONE` in this script",
+                "a.rhai:9:21 unknown constant `NONE` in this script",
             ]
         );
     }
@@ -335,11 +335,11 @@ mod tests {
     fn what_does_not_compile_is_told_in_plain_words() {
         assert_eq!(
             reported(&[("a.rhai", "let name = 1;\nprint(nmae);")]),
-            ["a.rhai:2:7 there is no variable `nmae` → did you mean `name`?"]
+            ["a.rhai:2:7 unknown variable `nmae` → did you mean `name`?"]
         );
         assert_eq!(
             reported(&[("a.rhai", "fille::read(\"/x\");")]),
-            ["a.rhai:1:1 there is no namespace `fille` → did you mean `file`?"]
+            ["a.rhai:1:1 unknown namespace `fille` → did you mean `file`?"]
         );
         assert!(reported(&[("a.rhai", "eval(\"1\");")])[0].starts_with("a.rhai:1:1 `eval` is not allowed"));
         assert_eq!(reported(&[("a.rhai", "let x = ;")]).len(), 1);
@@ -358,18 +358,18 @@ mod tests {
                 ("step", "let a = ;\nfile::read(5);"),
             ])
             .iter()
-            .map(|line| line.split(" → there are").next().unwrap())
+            .map(|line| line.split(" → known modules").next().unwrap())
             .collect::<Vec<_>>(),
             [
-                "a.rhai:3:9 expected `;` behind this, at the end of the statement",
-                "a.rhai:5:7 there is no variable `nmae`",
-                "a.rhai:6:11 not understood: Expecting ')' for a matching ( in this expression",
-                "a.rhai:7:1 there is no namespace `fille` → did you mean `file`?",
-                "mod:1:13 not understood: Unexpected '}'",
-                "mod:2:16 there is no variable `zz`",
-                "a.rhai:2:8 there is no module `nowhere`",
-                "a.rhai:8:7 there is no function `file::wriet` → did you mean `file::write`?",
-                "step:1:9 not understood: Unexpected ';'",
+                "a.rhai:3:9 expected `;` after this, at the end of the statement",
+                "a.rhai:5:7 unknown variable `nmae`",
+                "a.rhai:6:11 syntax error: Expecting ')' for a matching ( in this expression",
+                "a.rhai:7:1 unknown namespace `fille` → did you mean `file`?",
+                "mod:1:13 syntax error: Unexpected '}'",
+                "mod:2:16 unknown variable `zz`",
+                "a.rhai:2:8 unknown module `nowhere`",
+                "a.rhai:8:7 unknown function `file::wriet` → did you mean `file::write`?",
+                "step:1:9 syntax error: Unexpected ';'",
                 "step:2:12 `file::read`: expected a string as argument 1, found an integer → file::read(path: string) -> string",
             ]
         );
@@ -389,18 +389,18 @@ mod tests {
             ]),
             [
                 "mod:1:46 `other::hidden` is private to its module",
-                "mod:1:63 there is no function `other::gone`",
-                "mod:1:71 there is no function `nothing`",
-                "a.rhai:6:1 an import names its module by a literal text",
-                "a.rhai:2:4 there is no function `m::shwon` → did you mean `m::shown`?",
+                "mod:1:63 unknown function `other::gone`",
+                "mod:1:71 unknown function `nothing`",
+                "a.rhai:6:1 an import must name its module by a string literal",
+                "a.rhai:2:4 unknown function `m::shwon` → did you mean `m::shown`?",
                 "a.rhai:3:4 `m::shown` takes 0 arguments, not 1",
-                "a.rhai:4:4 there is no constant `m::X`",
+                "a.rhai:4:4 unknown constant `m::X`",
             ]
         );
     }
 
     #[test]
-    fn an_import_that_is_nowhere_leads_outside_or_in_a_circle_is_refused() {
+    fn an_import_that_is_unknown_outside_the_plan_or_in_a_cycle_is_refused() {
         let mut reported = reported(&[
             (
                 "a.rhai",
@@ -409,22 +409,22 @@ mod tests {
             ("m", "import \"n\" as n;"),
             ("n", "import \"m\" as m;"),
         ]);
-        let circle = reported.pop().unwrap();
-        assert_eq!(circle, "n:1:8 imports form a circle: `m` → `n` → `m`");
+        let cycle = reported.pop().unwrap();
+        assert_eq!(cycle, "n:1:8 imports form a cycle: `m` → `n` → `m`");
         assert!(
-            reported[0].starts_with("a.rhai:1:8 there is no module `std/gti` → did you mean `std/git`?"),
+            reported[0].starts_with("a.rhai:1:8 unknown module `std/gti` → did you mean `std/git`?"),
             "{reported:?}"
         );
         assert!(
-            reported[1].starts_with("a.rhai:2:8 `../x.rhai` leads out of the plan's directory"),
+            reported[1].starts_with("a.rhai:2:8 `../x.rhai` is outside the plan's directory"),
             "{reported:?}"
         );
-        assert!(reported[2].starts_with("a.rhai:3:8 `/etc/x.rhai` leads out of"), "{reported:?}");
+        assert!(reported[2].starts_with("a.rhai:3:8 `/etc/x.rhai` is outside"), "{reported:?}");
         assert_eq!(reported.len(), 3);
     }
 
     #[test]
-    fn unknown_options_in_literal_maps_are_told() {
+    fn unknown_options_in_literal_maps_are_reported() {
         assert_eq!(
             reported(&[(
                 "a.rhai",
@@ -437,7 +437,7 @@ mod tests {
             [
                 "a.rhai:2:27 `file::write` has no option `mod` → did you mean `mode`?",
                 "a.rhai:3:30 `cmd::run` has no option `unles` → did you mean `unless`?",
-                "a.rhai:5:42 `step::verify` has no option `foo` → it knows `within`, `holds`",
+                "a.rhai:5:42 `step::verify` has no option `foo` → known options: `within`, `holds`",
             ]
         );
     }
@@ -469,7 +469,7 @@ mod tests {
                 "a.rhai:5:22 `step::run`: expected a closure or a string as argument 3, found an integer",
                 "a.rhai:6:24 `config::set`: expected a boolean, a character, a float, an integer, a secret or a string as argument 3, found an array",
                 "a.rhai:7:27 `unit::stable`: expected a float or an integer as argument 2, found a string",
-                "a.rhai:8:12 `file::copy`: the plan has no `files/none`",
+                "a.rhai:8:12 `file::copy`: `files/none` not found in the plan",
             ]
         );
     }
@@ -511,7 +511,7 @@ mod tests {
         assert_eq!(
             reported(&[("a.rhai", "let a = 1;\n  private fn push(a, b) {}\nfn push(a, b, c) {}")]),
             [
-                "a.rhai:2:3 the function `push` with 2 parameters would take the place of the built-in one → give it another name"
+                "a.rhai:2:3 the function `push` with 2 parameters would replace the built-in one → give it another name"
             ]
         );
     }
@@ -614,13 +614,16 @@ mod tests {
             ("five.rhai", "step::run(\"07\", \"Seven\", || 1);"),
         ]);
         assert_eq!(reported[0], "plan.rhai:2:7 the step id `01` is used twice, first in line 1");
-        assert_eq!(reported[1], "plan.rhai:4:7 step::run wants its id as a literal text");
+        assert_eq!(reported[1], "plan.rhai:4:7 step::run needs its id as a non-empty string literal");
         assert!(
-            reported[2].starts_with("plan.rhai:5:23 `step::run` stands at the top level of a plan alone"),
+            reported[2].starts_with("plan.rhai:5:23 `step::run` must be called at the top level of a plan"),
             "{reported:?}"
         );
-        assert!(reported[3].starts_with("five.rhai:1:7 `step::run` stands at the top"), "{reported:?}");
-        assert!(reported[4].starts_with("plan.rhai:7:7 there is no script"), "{reported:?}");
+        assert!(
+            reported[3].starts_with("five.rhai:1:7 `step::run` must be called at the top"),
+            "{reported:?}"
+        );
+        assert!(reported[4].starts_with("plan.rhai:7:7 script `"), "{reported:?}");
         assert_eq!(reported.len(), 5, "{reported:?}");
     }
 
@@ -629,8 +632,8 @@ mod tests {
         assert_eq!(
             reported(&[("a.rhai", "const REQUIRES = #{ rot: true, root: 1 };")]),
             [
-                "a.rhai:1:21 `REQUIRES` knows no `rot` → it knows `root`",
-                "a.rhai:1:32 `REQUIRES.root` is true or false"
+                "a.rhai:1:21 unknown key `rot` of `REQUIRES` → known keys: `root`",
+                "a.rhai:1:32 `REQUIRES.root` must be true or false"
             ]
         );
         assert_eq!(reported(&[("a.rhai", "let x = true;\nconst REQUIRES = x;")]).len(), 1);

@@ -30,7 +30,7 @@ impl Engine {
         inner.set_module_resolver(Resolver::new(Rc::clone(&host)));
         inner.register_static_module("settings", host.settings().module().into());
         let watching = Rc::clone(&host);
-        // Rhai's own would hear of no Ctrl-C.
+        // Rhai's own cannot be interrupted.
         inner.register_fn("sleep", |context: NativeCallContext, seconds: i64| {
             let seconds = u32::try_from(seconds.clamp(0, i64::from(u32::MAX))).unwrap_or_default();
             sleep(&context, f64::from(seconds))
@@ -42,7 +42,7 @@ impl Engine {
         inner.register_fn("assert", |context: NativeCallContext, holds: bool, what: &str| {
             assertion(&context, holds, what)
         });
-        // Rhai's own would end a step half-way as if it were complete.
+        // Rhai's own would end a step half-way, and it would count as complete.
         inner.register_fn("exit", |context: NativeCallContext| exit(&context));
         inner.register_fn("exit", |context: NativeCallContext, _value: Dynamic| exit(&context));
         let memory = Memory::default();
@@ -58,7 +58,7 @@ impl Engine {
         Self { inner, host, registration }
     }
 
-    /// The engine itself, for reading what is registered.
+    /// The engine itself, to list what is registered.
     pub fn rhai(&self) -> &rhai::Engine {
         &self.inner
     }
@@ -87,13 +87,13 @@ impl Engine {
     }
 }
 
-/// Waits so many seconds, or until the run is asked to stop. While only looking nothing is to be waited for.
+/// Waits that many seconds, or until the run is interrupted. A dry run does not wait.
 fn sleep(context: &NativeCallContext, seconds: f64) -> Raised<()> {
     look(context, |host| {
         let Some(end) =
             Duration::try_from_secs_f64(seconds).ok().and_then(|time| Instant::now().checked_add(time))
         else {
-            bail!(Failure::new(format!("nobody can wait {seconds} seconds")).kind("usage"));
+            bail!(Failure::new(format!("cannot sleep {seconds} seconds")).kind("usage"));
         };
         while !host.dry_run() {
             host.session().check_interruption()?;
@@ -112,12 +112,12 @@ fn assertion(context: &NativeCallContext, holds: bool, what: &str) -> Raised<()>
     look(context, |_| if holds { Ok(()) } else { Err(Failure::new(what).kind("assert").into()) })
 }
 
-/// Ends the script as failed, whatever it would catch.
+/// Ends the script as failed; it cannot catch that.
 fn exit(context: &NativeCallContext) -> Raised<()> {
     let host = Host::of(context).map_err(|error| error.to_string())?;
     let failure = Failure::new("the script called `exit`")
         .kind("step")
-        .hint("a script ends at its last line; `throw` says why it cannot go on");
+        .hint("a script ends at its last line; use `throw` to fail with a reason");
     Err(raise(&host, failure.into(), context))
 }
 

@@ -1,4 +1,4 @@
-//! Turns Rhai's errors into what people are shown: the true place, the frames that led there, and the
+//! Turns Rhai's errors into messages: with the true place, the frames that led there, and the
 //! failure behind it.
 
 use std::cell::RefCell;
@@ -14,7 +14,7 @@ use crate::machine::signal::Interruption;
 pub enum Stop {
     /// It failed.
     Failed(Failure),
-    /// Only looking, it asked for something that acting alone can tell.
+    /// In a dry run, it asked for something that is unpredictable.
     Unpredictable {
         /// Where.
         place: Place,
@@ -28,7 +28,7 @@ pub enum Stop {
 /// What travels through Rhai in an error that no script can catch.
 #[derive(Clone, Debug)]
 pub(super) enum Termination {
-    /// Only looking: what it depends on.
+    /// In a dry run: what it depends on.
     Unpredictable(String),
     /// Stopped from outside.
     Interrupted(Interruption),
@@ -162,18 +162,18 @@ pub(super) fn plain(error: &EvalAltResult, file: &str, text: &str, exit: ExitCod
 /// Why a script cannot be compiled.
 fn unparsable(kind: &ParseErrorType) -> Failure {
     match kind {
-        ParseErrorType::VariableUndefined(name) => Failure::new(format!("there is no variable `{name}`")),
-        ParseErrorType::ModuleUndefined(name) => Failure::new(format!("there is no namespace `{name}`")),
-        ParseErrorType::BadInput(LexError::ImproperSymbol(word, _)) if word == "eval" => Failure::new(
-            "`eval` is not allowed",
-        )
-        .hint("what runs must be what was checked; a function or a closure does what `eval` is wanted for"),
+        ParseErrorType::VariableUndefined(name) => Failure::new(format!("unknown variable `{name}`")),
+        ParseErrorType::ModuleUndefined(name) => Failure::new(format!("unknown namespace `{name}`")),
+        ParseErrorType::BadInput(LexError::ImproperSymbol(word, _)) if word == "eval" => {
+            Failure::new("`eval` is not allowed")
+                .hint("kkrun runs only code that it has checked: use a function or a closure instead")
+        }
         ParseErrorType::Reserved(word) => Failure::new(format!("`{word}` is a reserved word")),
-        other => Failure::new(format!("not understood: {other}")),
+        other => Failure::new(format!("syntax error: {other}")),
     }
 }
 
-/// Why a script was ended that is not to go on.
+/// Why a script was terminated.
 fn ended(why: &Dynamic) -> String {
     why.clone().into_string().unwrap_or_else(|_| "the script was ended".to_owned())
 }
@@ -181,20 +181,19 @@ fn ended(why: &Dynamic) -> String {
 /// Rhai's own errors in kkrun's words.
 fn described(error: &EvalAltResult) -> Failure {
     match error {
-        EvalAltResult::ErrorVariableNotFound(name, _) => {
-            Failure::new(format!("there is no variable `{name}`"))
-        }
+        EvalAltResult::ErrorVariableNotFound(name, _) => Failure::new(format!("unknown variable `{name}`")),
         EvalAltResult::ErrorFunctionNotFound(signature, _) => {
-            Failure::new(format!("there is no function `{signature}`"))
+            Failure::new(format!("unknown function `{signature}`"))
         }
         EvalAltResult::ErrorParsing(kind, _) => unparsable(kind),
         EvalAltResult::ErrorTerminated(why, _) => Failure::new(ended(why)),
         EvalAltResult::ErrorTooManyOperations(_) => {
             Failure::new("the script ran for too long: more than 50 million operations")
-                .hint("a loop may never end")
+                .hint("check for an endless loop")
         }
-        EvalAltResult::ErrorStackOverflow(_) => Failure::new("the script's calls are nested too deeply")
-            .hint("a function may call itself for ever"),
+        EvalAltResult::ErrorStackOverflow(_) => {
+            Failure::new("the script's calls are nested too deeply").hint("check for endless recursion")
+        }
         other => {
             let mut text = other.to_string();
             // Rhai appends the position, which kkrun shows by itself.

@@ -1,5 +1,5 @@
-//! What a step means by its code: the tokens of its script and of every function that it reaches, and the
-//! settings that those name. Comments and layout mean nothing.
+//! The code part of a step's fingerprint: the tokens of its script and of every function that it reaches, and the
+//! settings that these name. Comments and layout do not count.
 
 use std::collections::BTreeSet;
 use std::rc::Rc;
@@ -11,7 +11,7 @@ use super::graph::{Graph, MAIN};
 use super::token;
 use crate::machine::files::Digest;
 
-/// The part of a step's fingerprint that its code makes up.
+/// The part of a step's fingerprint that depends on its code.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CodeFingerprint {
     /// A hash over the tokens, in hexadecimal digits.
@@ -59,7 +59,7 @@ fn settings_in(tokens: &[Token]) -> impl Iterator<Item = String> + '_ {
     })
 }
 
-/// What stands at the top level besides steps and what is reported to people: inline steps see its variables.
+/// The top level without steps and messages: inline steps see its variables.
 fn besides_steps(tokens: &[Token]) -> Vec<Token> {
     let mut besides = Vec::new();
     let (mut start, mut depth) = (0, 0_usize);

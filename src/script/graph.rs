@@ -26,7 +26,7 @@ pub struct Graph {
     consists_of: RefCell<HashMap<String, Rc<[String]>>>,
 }
 
-/// What a walk along the imports comes to.
+/// What a walk along the imports finds.
 pub(super) enum Visited<'walk> {
     /// A script, after all that it imports.
     Script {
@@ -35,7 +35,7 @@ pub(super) enum Visited<'walk> {
         /// The script.
         program: &'walk Rc<Program>,
     },
-    /// An import that leads nowhere.
+    /// An import that is not found.
     Unreadable {
         /// The script with the import.
         by: &'walk Program,
@@ -44,13 +44,13 @@ pub(super) enum Visited<'walk> {
         /// Why; nothing if it does not name its module by a literal.
         error: Option<anyhow::Error>,
     },
-    /// An import that leads back to a script that is being imported.
+    /// An import of a script that is being imported already.
     Circle {
         /// The script with the import.
         by: &'walk Program,
         /// The import.
         import: &'walk Import,
-        /// The circle, as people are reported of it.
+        /// The cycle, as it is shown.
         message: String,
     },
 }
@@ -76,7 +76,7 @@ impl Graph {
         &self.source
     }
 
-    /// Takes this for the text behind `key`.
+    /// Sets the text behind `key`.
     pub fn keep(&self, key: &str, script: Script) {
         self.texts.borrow_mut().insert(key.to_owned(), Rc::new(script));
     }
@@ -191,11 +191,11 @@ pub(super) fn key_of(path: &str) -> String {
     if path.starts_with(LIBRARY) { path.to_owned() } else { format!("{path}.rhai") }
 }
 
-/// How people are reported of a circle of imports: `open` are being imported, the last of them imports `path`.
-pub(super) fn circle(open: &[String], path: &str) -> Option<String> {
+/// The message about a cycle of imports: `open` are being imported, the last of them imports `path`.
+pub(super) fn cycle(open: &[String], path: &str) -> Option<String> {
     let start = open.iter().position(|module| module == path)?;
     let names: Vec<&str> = open[start..].iter().map(String::as_str).chain([path]).collect();
-    Some(format!("imports form a circle: `{}`", names.join("` → `")))
+    Some(format!("imports form a cycle: `{}`", names.join("` → `")))
 }
 
 /// A walk along the imports, depth first.
@@ -215,7 +215,7 @@ impl Walk<'_> {
                 (self.visit)(Visited::Unreadable { by: program, import, error: None });
                 continue;
             };
-            if let Some(message) = circle(&self.open, path) {
+            if let Some(message) = cycle(&self.open, path) {
                 (self.visit)(Visited::Circle { by: program, import, message });
                 continue;
             }
@@ -246,7 +246,7 @@ struct Search<'search> {
 }
 
 impl Search<'_> {
-    /// Takes in what is reached and queues what that names in turn.
+    /// Adds what is reached and queues what it names in turn.
     fn reach(&mut self, module: &str, function: &str, parts: &Parts, tokens: Rc<[Token]>) {
         let place = (module.to_owned(), function.to_owned());
         if self.reached.contains_key(&place) {
@@ -276,7 +276,7 @@ impl Search<'_> {
 
     fn follow(&mut self, path: &str, names: &[String], module: &Program) {
         let parts = module.parts(self.engine);
-        // The script itself is reached as far as the code says that is looked at.
+        // Of the script itself, only the given code is reached.
         if !path.is_empty() {
             self.reach(path, "", parts, Rc::clone(&parts.top));
         }

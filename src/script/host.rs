@@ -32,7 +32,7 @@ pub type Raised<T> = Result<T, Box<EvalAltResult>>;
 #[derive(Clone)]
 pub(super) struct HostTag(pub(super) Rc<Host>);
 
-/// Only looking, a script asked for something that acting alone can tell.
+/// In a dry run, a script asked for something that is known only after acting.
 #[derive(Debug)]
 pub struct Unpredictable(pub String);
 
@@ -44,7 +44,7 @@ impl std::fmt::Display for Unpredictable {
 
 impl std::error::Error for Unpredictable {}
 
-/// What a step's evaluation has used besides its code: the rest of its fingerprint.
+/// What a step has used besides its code: the rest of its fingerprint.
 #[derive(Clone, Debug, Default)]
 pub struct Trace {
     /// The secrets it asked for, each with a keyed hash.
@@ -56,7 +56,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// Stands for the hash of a file of the plan that there is not.
+    /// The hash of a missing file of the plan.
     pub const MISSING: &str = "missing";
 }
 
@@ -78,7 +78,7 @@ pub struct StepCall {
     pub body: StepBody,
 }
 
-/// What `step::` and `rollback::` ask of whoever runs the plan.
+/// What `step::` and `rollback::` need from the caller that runs the plan.
 pub trait StepRunner {
     /// Runs, skips or examines a step.
     fn run(&self, context: &NativeCallContext, call: &StepCall) -> Result<()>;
@@ -86,15 +86,15 @@ pub trait StepRunner {
     fn mark(&self, host: &Host, id: &str) -> Result<()>;
     /// Whether a step is complete by its record.
     fn is_done(&self, host: &Host, id: &str) -> Result<bool>;
-    /// The steps of a plan with where they stand.
+    /// The steps of a plan with their status.
     fn list(&self, context: &NativeCallContext, plan: &str) -> Result<serde_json::Value>;
-    /// What of a step no longer holds; nothing when all does.
+    /// What no longer holds of a step; none if all holds.
     fn drift(&self, context: &NativeCallContext, id: &str) -> Result<Option<String>>;
     /// Forgets the progress of these steps, or of all.
     fn reset(&self, host: &Host, steps: Option<Vec<String>>) -> Result<()>;
     /// What a rollback would do.
     fn preview_rollback(&self, host: &Host, options: serde_json::Value) -> Result<serde_json::Value>;
-    /// Undoes what the step changed in the block of a handler whose test fails, by the rules of a rollback. Gives what
+    /// Undoes what the step changed in the block of a handler whose test fails, by the rules of a rollback. Returns what
     /// became of it, a line for each fate.
     fn undo_block(&self, host: &Host, handler: &Handler) -> Result<Vec<String>>;
     /// Rolls back.
@@ -125,7 +125,7 @@ pub struct Host {
     verifying: Cell<bool>,
 }
 
-/// A closure's error is on its way through the primitive that called it; the host keeps it meanwhile,
+/// The error of a closure on its way through the primitive that called it. The host keeps it meanwhile,
 /// because Rhai's errors cannot travel in others.
 #[derive(Debug)]
 pub struct Passing;
@@ -168,12 +168,12 @@ impl Host {
         }
     }
 
-    /// The session; not to be held while a script's closure runs.
+    /// The session. It must not be held while a closure of the script runs.
     pub fn session(&self) -> RefMut<'_, Session> {
         self.session.borrow_mut()
     }
 
-    /// The session, to look at.
+    /// The session, read only.
     pub fn seen(&self) -> Ref<'_, Session> {
         self.session.borrow()
     }
@@ -193,7 +193,7 @@ impl Host {
         &self.settings
     }
 
-    /// The script's words.
+    /// The script's arguments.
     pub fn arguments(&self) -> &[String] {
         &self.arguments
     }
@@ -203,12 +203,12 @@ impl Host {
         Rc::clone(&self.secrets.borrow())
     }
 
-    /// Takes these for the secrets of the run.
+    /// Sets the secrets of the run.
     pub fn set_secrets(&self, secrets: Rc<Secrets>) {
         *self.secrets.borrow_mut() = secrets;
     }
 
-    /// Tells what happens.
+    /// Where events and messages go.
     pub fn reporter(&self) -> Rc<Reporter> {
         self.seen().reporter()
     }
@@ -218,14 +218,14 @@ impl Host {
         self.seen().mode == Mode::DryRun
     }
 
-    /// Whether something would have been changed already while only looking: what is read from now on may
+    /// Whether something would have been changed already in a dry run: what is read from now on may
     /// not be what a run would read.
     pub fn would_have_changed(&self) -> bool {
         let session = self.seen();
         session.mode == Mode::DryRun && !session.would_change().is_empty()
     }
 
-    /// Refuses to tell of a path while only looking, if something at it, above it or below it would have been
+    /// Refuses, in a dry run, to report on a path if something at it, above it or below it would have been
     /// changed by now: what is there is not what a run would find.
     pub fn refuse_unknown(&self, path: &std::path::Path) -> Result<()> {
         let session = self.seen();
@@ -240,7 +240,7 @@ impl Host {
         }
     }
 
-    /// Gives a script's text to standard output.
+    /// Prints a script's data on standard output.
     pub fn output(&self, text: &str) {
         self.reporter().emit(&Event::Output { text: text.to_owned() });
     }
@@ -250,12 +250,12 @@ impl Host {
         self.trace.borrow_mut()
     }
 
-    /// Who answers `step::` and `rollback::`.
+    /// What answers `step::` and `rollback::`.
     pub fn set_runner(&self, runner: Rc<dyn StepRunner>) {
         *self.runner.borrow_mut() = Some(runner);
     }
 
-    /// Who answers `step::` and `rollback::`.
+    /// What answers `step::` and `rollback::`.
     pub fn runner(&self) -> Result<Rc<dyn StepRunner>> {
         match &*self.runner.borrow() {
             Some(runner) => Ok(Rc::clone(runner)),
@@ -270,10 +270,10 @@ impl Host {
         if failure.place.is_none() {
             failure.place = Some(self.place_of(&failed.file, failed.position));
         }
-        Some(failure.hint("the script caught this, but a change that fails fails its step"))
+        Some(failure.hint("the script caught this, but a failed change always fails its step"))
     }
 
-    /// Makes a failure known and returns its number, under which it travels through Rhai.
+    /// Keeps a failure and returns its number, which travels through Rhai.
     pub(super) fn keep_failure(&self, error: &anyhow::Error) -> usize {
         let mut failure =
             error.downcast_ref::<Failure>().cloned().unwrap_or_else(|| Failure::new(String::new()));
@@ -305,7 +305,7 @@ impl Host {
 
     /// Why evaluation must end now, as Rhai's progress callback wants it.
     pub(super) fn interruption(&self) -> Option<Dynamic> {
-        // While a primitive holds the session, it watches for itself.
+        // While a primitive borrows the session, it checks for interruptions itself.
         let session = self.session.try_borrow().ok()?;
         let interruption = session.world.processes.interruption()?;
         Some(Dynamic::from(Termination::Interrupted(interruption)))
@@ -319,7 +319,7 @@ impl Host {
         })
     }
 
-    /// The same with copies of what the closure captured: what it changes in them is seen by nothing else. For a closure
+    /// The same with copies of what the closure captured, so its changes to them have no effect outside. For a closure
     /// that a later run does not call again.
     pub fn call_apart(&self, context: &NativeCallContext, closure: &FnPtr) -> Result<Dynamic> {
         self.call(context, &apart(closure))
@@ -342,7 +342,7 @@ impl Host {
         }
     }
 
-    /// What a closure's error says about what cannot be known while only looking; anything final stays an error.
+    /// What is unpredictable, by a closure's error; anything final stays an error.
     pub fn caught_unknown(&self, error: anyhow::Error) -> Result<String> {
         let Some(passing) = self.take_passing(&error) else { return Err(error) };
         match self.stop_of(&passing, "") {
@@ -383,7 +383,7 @@ impl Host {
         Ok(now)
     }
 
-    /// Calls what a verification asks.
+    /// Calls the closure of a verification.
     pub fn verifying<T>(&self, ask: impl FnOnce() -> T) -> T {
         let before = self.verifying.replace(true);
         let answer = ask();
@@ -391,12 +391,12 @@ impl Host {
         answer
     }
 
-    /// Whether a verification is asking: what it does is a question, whatever it looks like.
+    /// Whether a verification is running: everything that it does counts as reading.
     pub fn is_verifying(&self) -> bool {
         self.verifying.get()
     }
 
-    /// Says something once in a run.
+    /// Reports something once in a run.
     pub fn note_once(&self, text: &str) {
         if self.refusals.borrow_mut().insert(text.to_owned()) {
             self.reporter().note(text);
@@ -404,7 +404,7 @@ impl Host {
     }
 }
 
-/// Runs a primitive that only looks. When it fails while only looking, after something would have been
+/// Runs a primitive that only reads. If it fails in a dry run, after something would have been
 /// changed, the preview of the step ends there: in a run it might have succeeded.
 pub fn look<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Result<T>) -> Raised<T> {
     let host = Host::of(context).map_err(|error| error.to_string())?;
@@ -423,7 +423,7 @@ pub fn act<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Resu
     })
 }
 
-/// The same for one that settles for itself what a killed run left: a rollback mends what a run refuses.
+/// The same for one that recovers by itself what a killed run left: a rollback repairs what a run refuses.
 pub fn act_without_recovery<T>(
     context: &NativeCallContext,
     primitive: impl FnOnce(&Host) -> Result<T>,
@@ -451,7 +451,7 @@ fn guarded<T>(primitive: impl FnOnce() -> Result<T>) -> Result<T> {
     panicking::caught(primitive).unwrap_or_else(|failure| Err(failure.into()))
 }
 
-/// Errors that mean the same whether or not something would have changed before.
+/// Whether the error is the same whatever would have changed before.
 fn is_final(error: &anyhow::Error) -> bool {
     error.is::<Unpredictable>()
         || error.is::<Passing>()
@@ -461,7 +461,7 @@ fn is_final(error: &anyhow::Error) -> bool {
             .is_some_and(|failure| matches!(failure.kind, "option" | "type" | "usage" | "panic"))
 }
 
-/// The error that ends a preview where it asks for what only acting can tell.
+/// The error that ends a preview at something unpredictable.
 pub fn unpredictable(why: &str, position: Position) -> Box<EvalAltResult> {
     let token = Termination::Unpredictable(why.to_owned());
     Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), position))
@@ -481,7 +481,7 @@ pub fn raise(host: &Host, error: anyhow::Error, context: &NativeCallContext) -> 
 
 /// The script's error for one that happened at this position.
 #[expect(clippy::unnecessary_box_returns, reason = "Rhai's results hold their errors in boxes")]
-#[expect(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
+#[expect(clippy::needless_pass_by_value, reason = "its type fits `map_err`")]
 pub(super) fn raise_at(host: &Host, error: anyhow::Error, position: Position) -> Box<EvalAltResult> {
     if let Some(passed) = host.take_passing(&error) {
         return passed;

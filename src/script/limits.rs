@@ -40,7 +40,7 @@ pub(super) fn limit(engine: &mut rhai::Engine) {
     engine.set_max_variables(10_000);
     let memory = Memory::default();
     engine.on_progress(move |_| memory.exhausted());
-    // Rhai's own make the new text before they look how large it is: of two texts of the largest size, one of 2^48
+    // Rhai's own create the new string before they check its size: from two strings of the largest size, one of 2^48
     // bytes.
     engine.register_fn("replace", |text: &mut ImmutableString, from: &str, to: &str| replace(text, from, to));
     engine.register_fn("replace", |text: &mut ImmutableString, from: char, to: &str| {
@@ -48,13 +48,13 @@ pub(super) fn limit(engine: &mut rhai::Engine) {
     });
 }
 
-/// The largest text, in bytes.
+/// The largest string, in bytes.
 pub const LARGEST_TEXT: usize = 16 * 1024 * 1024;
 
 /// How much memory the process may use while a script runs, in bytes: many large values are each within their limit.
 const MOST_MEMORY: u64 = 1024 * 1024 * 1024;
 
-/// Looks from time to time how much memory is used.
+/// Checks from time to time how much memory is used.
 pub(super) struct Memory {
     operations: Cell<u32>,
     looked: Cell<Instant>,
@@ -80,7 +80,7 @@ impl Memory {
                 self.is_exhausted.set(memory::resident().is_some_and(|used| used > MOST_MEMORY));
             }
         }
-        // Said at every operation from then on: what turns values into text passes over an error.
+        // Repeated at every operation from then on: Rhai ignores an error while it turns values into strings.
         self.is_exhausted
             .get()
             .then(|| Dynamic::from(format!("the script uses more than {} MiB of memory", MOST_MEMORY >> 20)))

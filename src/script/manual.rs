@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::vocabulary::{Registration, type_name};
 
-/// Stands for the description of what is only a shorter call of another function.
+/// The description of a function that is only a shorter call of another.
 pub const SHORTER: &str = "a shorter call";
 
 /// A function as scripts see it.

@@ -1,5 +1,5 @@
-//! Reads and evaluates Rhai scripts: where they come from, with which settings, within which limits, and
-//! what an error in them says.
+//! Reads and evaluates Rhai scripts: where they come from, their settings, their limits, and the messages about
+//! errors in them.
 
 mod asked;
 mod captured;

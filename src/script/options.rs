@@ -1,5 +1,5 @@
-//! The options of a primitive: the struct that reads them says which there are and what each takes, to a call and to the
-//! check alike.
+//! The options of a primitive. The struct that reads them defines, for calls and for the check alike, which options exist
+//! and what each accepts.
 
 use rhai::{Dynamic, Map};
 use serde::de::{DeserializeOwned, Deserializer, Error as _, IntoDeserializer, MapAccess, Visitor};
@@ -28,7 +28,7 @@ impl OptionSet {
         Self(fields.map(|name| (*name, Takes::Field(judged::<T>))).collect())
     }
 
-    /// These, and one that is read by hand and takes these types, as scripts name them.
+    /// These, and one that is read by hand and accepts these types, as scripts name them.
     #[must_use]
     pub fn with(mut self, name: &'static str, types: &'static [&'static str]) -> Self {
         self.0.push((name, Takes::Types(types)));
@@ -47,7 +47,7 @@ impl OptionSet {
         self.0.iter().map(|(name, _)| *name).collect()
     }
 
-    /// Why an option does not take a value of this type; `value` is nothing where only the type is known.
+    /// Why an option does not accept a value of this type; `value` is none where only the type is known.
     pub(super) fn refused(&self, name: &str, kind: &str, value: Option<&Value>) -> Option<String> {
         let (_, takes) = self.0.iter().find(|(known, _)| *known == name)?;
         match takes {
@@ -106,7 +106,7 @@ pub fn options_of<T: DeserializeOwned>(map: Map) -> anyhow::Result<T> {
     })
 }
 
-/// Why `T` does not take this value for the field of this name, as serde says it.
+/// Why `T` does not accept this value for the field of this name, in serde's words.
 fn judged<T: DeserializeOwned>(name: &str, value: &Value) -> Result<(), String> {
     let mut why = None;
     // Other fields may be missing: only what is said of this one counts.
@@ -135,7 +135,7 @@ fn in_words(error: &str) -> String {
         .replace("found map", "found a map")
 }
 
-/// A map with one entry, which notes what is wrong with its value.
+/// A map with one entry, which records what is wrong with its value.
 struct OneField<'given> {
     name: &'given str,
     value: Option<&'given Value>,
@@ -180,7 +180,7 @@ impl<'de> MapAccess<'de> for OneField<'_> {
 /// The names of the options that [`options_of`] reads into `T`: those of its fields.
 pub fn option_names<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut names: &'static [&'static str] = &[];
-    // The struct tells its fields to whoever is going to deserialize it; this one stops there.
+    // The struct passes its field names to its deserializer; this one stops there.
     let _stopped = T::deserialize(FieldNames { names: &mut names });
     names
 }

@@ -26,7 +26,7 @@ pub struct PlannedStep {
 pub struct Plan {
     /// The steps.
     pub steps: Vec<PlannedStep>,
-    /// It does nothing but run them: with all of them complete there is nothing to evaluate.
+    /// The script only runs them: if all of them are complete, there is nothing to evaluate.
     pub is_bare: bool,
 }
 
@@ -34,7 +34,7 @@ impl Plan {
     /// Reads the declarations of a program.
     ///
     /// # Errors
-    /// With [`ExitCode::USAGE`](crate::exit_code::ExitCode::USAGE) when an id or title is not a literal, or an id stands twice.
+    /// With [`ExitCode::USAGE`] when an id or title is not a literal, or an id is used twice.
     pub fn of(program: &Program) -> Result<Self> {
         let (plan, mut problems) = Self::read(program);
         if problems.is_empty() { Ok(plan) } else { Err(problems.swap_remove(0).into()) }
@@ -96,23 +96,25 @@ fn step_run(statement: &Stmt) -> Option<(&FnCallExpr, Position)> {
 }
 
 fn planned(program: &Program, call: &FnCallExpr, position: Position) -> Result<PlannedStep, Failure> {
-    let literal = |at: usize, what: &str| match call.args.get(at) {
-        Some(Expr::StringConstant(text, _)) if !text.is_empty() => Ok(text.to_string()),
-        _ => Err(program.problem(position, format!("step::run wants its {what} as a literal text"))),
-    };
+    let literal =
+        |at: usize, what: &str| match call.args.get(at) {
+            Some(Expr::StringConstant(text, _)) if !text.is_empty() => Ok(text.to_string()),
+            _ => Err(program
+                .problem(position, format!("step::run needs its {what} as a non-empty string literal"))),
+        };
     let (id, title) = (literal(0, "id")?, literal(1, "title")?);
     let script = match call.args.get(2) {
         Some(Expr::StringConstant(text, _)) => Some(text.to_string()),
         Some(Expr::InterpolatedString(..)) => {
-            return Err(program.problem(position, "step::run wants its script as a literal text"));
+            return Err(program.problem(position, "step::run needs its script as a string literal"));
         }
         Some(_) => None,
-        None => return Err(program.problem(position, "step::run wants a script or a closure")),
+        None => return Err(program.problem(position, "step::run needs a script or a closure")),
     };
     Ok(PlannedStep { id, title, script, position })
 }
 
-/// Whether the statement does nothing but name a literal.
+/// Whether the statement only declares a constant.
 fn is_constant(statement: &Stmt) -> bool {
     matches!(statement, Stmt::Var(named, ..) if named.1.is_constant())
 }

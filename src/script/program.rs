@@ -1,4 +1,4 @@
-//! A compiled script, and what it is cut into: its top level and its functions, each with its tokens, and its imports.
+//! A compiled script and its parts: its top level and its functions, each with its tokens, and its imports.
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -28,11 +28,11 @@ pub struct Program {
 
 /// A script cut into its functions and the rest.
 pub(super) struct Parts {
-    /// What stands outside of functions.
+    /// The tokens outside of functions.
     pub(super) top: Rc<[Token]>,
     /// By name: functions of one name and different arity belong together.
     pub(super) functions: BTreeMap<String, Rc<[Token]>>,
-    /// In the order in which they stand there.
+    /// In the order of the source.
     pub(super) imports: Vec<Import>,
 }
 
@@ -61,7 +61,7 @@ impl Program {
         let ast = engine.compile(&script.text).map_err(|error| uncompilable(engine, script, error))?;
         if ast.statements().is_empty() && !ast.has_functions() {
             return Err(Failure::new(format!(
-                "`{}` holds no statement: there is nothing to run",
+                "`{}` contains no statement: there is nothing to run",
                 script.name
             ))
             .exit(ExitCode::USAGE)
@@ -70,7 +70,7 @@ impl Program {
         Ok(Self::without_mistakes(script, ast))
     }
 
-    /// What is left of a script whose mistakes were taken out.
+    /// What is left of a script without its errors.
     pub(super) fn without_mistakes(script: &Script, mut ast: AST) -> Self {
         ast.set_source(script.name.as_str());
         Self { name: script.name.clone(), text: script.text.clone(), ast, parts: OnceCell::new() }
@@ -81,7 +81,7 @@ impl Program {
         Failure::new(message).exit(ExitCode::USAGE).at(place_in(&self.name, &self.text, position))
     }
 
-    /// What it is cut into, cut once.
+    /// Its parts, found once.
     pub(super) fn parts(&self, engine: &rhai::Engine) -> &Parts {
         self.parts.get_or_init(|| Parts::of(&tokens(engine, &self.text)))
     }
@@ -115,7 +115,7 @@ impl Parts {
     }
 }
 
-/// The name of a function: methods bear the type that they belong to in front of it.
+/// The name of a function; a method has its type in front of it.
 fn name_of(function: &[Token]) -> String {
     let before_parameters =
         function.iter().take_while(|token| !matches!(token, Token::LeftParen | Token::Unit));
@@ -193,8 +193,8 @@ pub(super) fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::
     let before = if is_unended { last_before(&tokens(engine, &script.text), error.position()) } else { None };
     let mut failure = error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE);
     if let Some(position) = before {
-        // Rhai names what follows, which mostly stands in the next line.
-        "expected `;` behind this, at the end of the statement".clone_into(&mut failure.message);
+        // Rhai reports the token that follows, which is mostly in the next line.
+        "expected `;` after this, at the end of the statement".clone_into(&mut failure.message);
         failure.place = Some(place_in(&script.name, &script.text, position));
     }
     match near {

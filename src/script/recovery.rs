@@ -1,4 +1,4 @@
-//! Reads on behind what does not compile, so that all that is wrong with a script is reported at once.
+//! Continues to read after a syntax error, so that all errors of a script are reported at once.
 
 use rhai::{ParseErrorType, Position, Scope, Token};
 
@@ -7,12 +7,12 @@ use super::source::Script;
 use super::token::{Lexed, tokens};
 use crate::failure::Failure;
 
-/// How many mistakes of one script are reported: behind so many, little of it is understood.
+/// How many errors of one script are reported: after that many, little of it is understood.
 const MOST: usize = 20;
 
 /// What is wrong with a script that does not compile, and the script without it, as far as there is one.
 ///
-/// Columns and lines stay: what is taken out is replaced by spaces.
+/// Lines and columns stay: what is removed is replaced by spaces.
 pub(super) fn recovered(engine: &rhai::Engine, script: &Script) -> (Vec<Failure>, Option<Program>) {
     let mut reading = Reading { engine, text: script.text.clone(), scope: Scope::new() };
     let mut problems = Vec::new();
@@ -36,12 +36,12 @@ pub(super) fn recovered(engine: &rhai::Engine, script: &Script) -> (Vec<Failure>
 struct Reading<'engine> {
     engine: &'engine rhai::Engine,
     text: String,
-    /// Names that are taken for known from here on.
+    /// Names that count as known from here on.
     scope: Scope<'static>,
 }
 
 impl Reading<'_> {
-    /// Takes a mistake out; false if that cannot be done.
+    /// Removes an error; false if that is not possible.
     fn mend(&mut self, kind: &ParseErrorType, position: Position) -> bool {
         let tokens = tokens(self.engine, &self.text);
         match kind {
@@ -54,7 +54,7 @@ impl Reading<'_> {
         }
     }
 
-    /// Puts the `;` in that is missing before `position`.
+    /// Inserts the `;` that is missing before `position`.
     fn end_statement(&mut self, position: Position) -> bool {
         let Some(at) = offset(&self.text, position) else { return false };
         if self.text[..at].ends_with(' ') {
@@ -65,7 +65,7 @@ impl Reading<'_> {
         true
     }
 
-    /// Takes the statement of the top level out that stands at `position`, or that ended there.
+    /// Removes the top-level statement at `position`, or that ended there.
     fn blank_statement(&mut self, tokens: &[Lexed], position: Position) -> bool {
         let order =
             |position: Position| (position.line().unwrap_or(usize::MAX), position.position().unwrap_or(0));

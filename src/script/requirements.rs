@@ -30,24 +30,26 @@ impl Requirements {
                 continue;
             }
             let Expr::Map(map, _) = &variable.1 else {
-                let message = format!("`{NAME}` is read before anything runs, so it is a literal map");
+                let message =
+                    format!("`{NAME}` must be a literal map, because it is read before anything runs");
                 let hint = format!("write `const {NAME} = #{{ root: true }};`");
                 problems.push(program.problem(*position, message).hint(hint));
                 continue;
             };
             if !flags.intersects(ASTFlags::CONSTANT) {
-                let message = format!("`{NAME}` is a constant: `const {NAME} = …`");
+                let message = format!("`{NAME}` must be a constant: `const {NAME} = …`");
                 problems.push(program.problem(*position, message));
             }
             for (key, value) in &map.0 {
                 match (key.name.as_str(), value) {
                     ("root", Expr::BoolConstant(root, _)) => found.root = *root,
                     ("root", _) => {
-                        problems.push(program.problem(key.pos, format!("`{NAME}.root` is true or false")));
+                        problems
+                            .push(program.problem(key.pos, format!("`{NAME}.root` must be true or false")));
                     }
                     (other, _) => {
-                        let message = format!("`{NAME}` knows no `{other}`");
-                        problems.push(program.problem(key.pos, message).hint("it knows `root`"));
+                        let message = format!("unknown key `{other}` of `{NAME}`");
+                        problems.push(program.problem(key.pos, message).hint("known keys: `root`"));
                     }
                 }
             }
@@ -58,7 +60,7 @@ impl Requirements {
 
 /// Whether this script, or a step of this plan, requires root; as far as it can be read at all.
 pub fn requires_root(source: &Source, name: &str) -> bool {
-    // What a script calls need not be known to read what it states.
+    // This can be read even if the script calls unknown functions.
     let mut engine = rhai::Engine::new_raw();
     limits::limit(&mut engine);
     engine.set_strict_variables(false);

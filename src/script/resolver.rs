@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use rhai::{EvalAltResult, Module, ModuleResolver, Position, Scope, Shared};
 
-use super::graph::circle;
+use super::graph::cycle;
 use super::host::{Host, Raised, raise_at};
 
 /// Resolves imports from the plan's one root.
@@ -41,8 +41,8 @@ impl ModuleResolver for Resolver {
         if let Some(module) = self.loaded.borrow().get(path) {
             return Ok(Shared::clone(module));
         }
-        // A plan of which nothing changed is not checked again, and what is loaded may load itself without end.
-        if let Some(message) = circle(&self.loading.borrow(), path) {
+        // An unchanged plan is not checked again, so a cycle of imports must be found here, too.
+        if let Some(message) = cycle(&self.loading.borrow(), path) {
             return Err(raise_at(&self.host, anyhow::anyhow!(message), position));
         }
         self.loading.borrow_mut().push(path.to_owned());

@@ -1,4 +1,4 @@
-//! A secret as scripts hold it: something with a name that can be handed on and not looked into.
+//! A secret as scripts hold it: a name that can be passed on, and a value that cannot be read.
 
 #![cfg_attr(
     not(test),
@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 type Refused = Result<Dynamic, Box<EvalAltResult>>;
 
-/// How the name of a secret begins where its value would stand.
+/// How the name of a secret begins where it is shown instead of the value.
 pub const MARK: &str = "«secret:";
 
 /// A secret: shown as `«secret:NAME»`, whatever is done to show it.
@@ -38,17 +38,17 @@ impl Secret {
         &self.name
     }
 
-    /// What it holds: for the places alone that secrets are meant for.
+    /// Its value, only for the places that secrets are meant for.
     pub fn reveal(&self) -> &str {
         &self.text
     }
 
-    /// A copy of what it holds, wiped from memory like it.
+    /// A copy of its value, wiped from memory when dropped.
     pub(super) fn text(&self) -> Zeroizing<String> {
         Zeroizing::new(self.reveal().to_owned())
     }
 
-    /// Makes the type known to scripts, with every operator refused that would tell something of the value or
+    /// Registers the type, and refuses every operator that would reveal something of the value or
     /// pass the name off as it.
     pub(super) fn register(engine: &mut Engine) {
         engine.register_type_with_name::<Self>("secret");
@@ -94,7 +94,7 @@ mod operators {
 
     #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
     pub fn added(_left: Secret, _right: Secret) -> Refused {
-        Refused::Err("a secret cannot be added to: secret::join([…]) makes a longer one".into())
+        Refused::Err("a secret cannot be added to: use secret::join([…])".into())
     }
 
     #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]

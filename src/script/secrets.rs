@@ -22,11 +22,11 @@ const ALPHABET: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz01
 pub struct SecretRequest {
     /// Its name.
     pub name: String,
-    /// What a person is asked; nobody is without.
+    /// The question to a person; without it no one is asked.
     pub prompt: Option<String>,
-    /// The length of the one that is made when nobody gives one, in characters.
+    /// The length of the one that is generated if none is given, in characters.
     pub generate: Option<usize>,
-    /// Keep it for later runs.
+    /// Whether it is stored for later runs.
     pub store: bool,
 }
 
@@ -53,7 +53,7 @@ impl Secrets {
         self.known.borrow().values().cloned().collect()
     }
 
-    /// The secret, if it can be had without asking or making one, and whether it is stored already.
+    /// The secret, if it is known without asking or generating one, and whether it is stored already.
     pub(super) fn available(&self, name: &str) -> Result<Option<(Zeroizing<String>, bool)>> {
         if let Some(known) = self.known(name) {
             return Ok(Some((known.text(), true)));
@@ -82,9 +82,9 @@ impl Secrets {
     }
 }
 
-/// A secret of so many characters that nobody can guess.
+/// A random secret of that many characters.
 pub fn generated(length: usize) -> Result<Zeroizing<String>> {
-    // Bytes beyond the last whole multiple would make some characters likelier than others.
+    // Bytes beyond the last whole multiple would make some characters more likely than others.
     let fair = 256 - 256 % ALPHABET.len();
     let mut text = Zeroizing::new(String::with_capacity(length));
     while text.len() < length {

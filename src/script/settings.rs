@@ -1,4 +1,4 @@
-//! The settings of a plan: a map of plain values, overridden by files and by words on the command line.
+//! The settings of a plan: a map of plain values, overridden by files and on the command line.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use super::value::{json_of, value_of};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
-/// The script that holds them.
+/// The script that defines them.
 pub const FILE: &str = "settings.rhai";
 
 /// The settings in force.
@@ -65,7 +65,7 @@ impl Settings {
         &self.values
     }
 
-    /// The module that scripts know them by.
+    /// The module under which scripts see them.
     pub(super) fn module(&self) -> rhai::Module {
         let mut module = rhai::Module::new();
         for (name, value) in &self.values {
@@ -87,7 +87,7 @@ impl Settings {
     pub fn typed(&self, name: &str, text: &str) -> Result<Value> {
         let Some(known) = self.values.get(name) else { bail!(unknown(&self.values, name, "--set")) };
         let wrong = || {
-            Failure::new(format!("--set {name}: `{text}` is no {}, which this setting is", type_name(known)))
+            Failure::new(format!("--set {name}: expected {}, found `{text}`", type_name(known)))
                 .exit(ExitCode::USAGE)
         };
         let value = match known {
@@ -97,9 +97,7 @@ impl Settings {
             }
             Value::Number(_) => Value::from(text.parse::<f64>().map_err(|_| wrong())?),
             Value::Bool(_) => Value::from(text.parse::<bool>().map_err(|_| wrong())?),
-            _ => {
-                serde_json::from_str(text).map_err(|_| wrong().hint("lists and maps are written as JSON"))?
-            }
+            _ => serde_json::from_str(text).map_err(|_| wrong().hint("write lists and maps as JSON"))?,
         };
         if type_name(&value) != type_name(known) {
             bail!(wrong());
@@ -116,9 +114,9 @@ fn evaluate(script: &Script) -> Result<BTreeMap<String, Value>> {
         .map_err(|error| super::error::plain(&error, &script.name, &script.text, ExitCode::USAGE))?;
     let Some(map) = value.try_cast::<rhai::Map>() else {
         bail!(
-            Failure::new(format!("`{}` does not end in a map of settings", script.name))
+            Failure::new(format!("`{}` must end in a map of settings", script.name))
                 .exit(ExitCode::USAGE)
-                .hint("its last expression is the map: #{ name: value, … }")
+                .hint("make its last expression a map: #{ name: value, … }")
         );
     };
     let mut values = BTreeMap::new();
@@ -143,12 +141,12 @@ fn check_type(name: &str, known: &Value, value: &Value, origin: &str) -> Result<
         return Ok(());
     }
     let (known, given) = (type_name(known), type_name(value));
-    Err(Failure::new(format!("{origin}: the setting `{name}` is a {known}, not a {given}"))
+    Err(Failure::new(format!("{origin}: the setting `{name}` must be a {known}, not a {given}"))
         .exit(ExitCode::USAGE))
 }
 
 fn unknown(values: &BTreeMap<String, Value>, name: &str, origin: &str) -> Failure {
-    let failure = Failure::new(format!("{origin}: there is no setting `{name}`")).exit(ExitCode::USAGE);
+    let failure = Failure::new(format!("{origin}: unknown setting `{name}`")).exit(ExitCode::USAGE);
     match crate::text::nearest(name, values.keys().map(String::as_str)) {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),
         None => failure,
@@ -210,7 +208,7 @@ fn expand_text(values: &BTreeMap<String, Value>, text: &str, path: &mut Vec<Stri
             bail!(unknown(values, name, &format!("the setting `{within}`")));
         };
         if path.iter().any(|seen| seen == name) {
-            bail!(Failure::new(format!("the setting `{name}` is made of itself")).exit(ExitCode::USAGE));
+            bail!(Failure::new(format!("the setting `{name}` refers to itself")).exit(ExitCode::USAGE));
         }
         path.push(name.to_owned());
         match expand_value(values, value, path)? {
@@ -218,7 +216,7 @@ fn expand_text(values: &BTreeMap<String, Value>, text: &str, path: &mut Vec<Stri
             plain @ (Value::Bool(_) | Value::Number(_)) => expanded.push_str(&plain.to_string()),
             _ => bail!(
                 Failure::new(format!(
-                    "the setting `{name}` is a {} and cannot stand in a text",
+                    "the setting `{name}` is a {} and cannot be inserted into a string",
                     type_name(value)
                 ))
                 .exit(ExitCode::USAGE)
@@ -226,7 +224,9 @@ fn expand_text(values: &BTreeMap<String, Value>, text: &str, path: &mut Vec<Stri
         }
         path.pop();
         if expanded.len() > LARGEST_TEXT {
-            bail!(Failure::new(format!("the setting `{name}` makes a text too large")).exit(ExitCode::USAGE));
+            bail!(
+                Failure::new(format!("the setting `{name}` makes a string too large")).exit(ExitCode::USAGE)
+            );
         }
         rest = &behind[name.len() + 1..];
     }
@@ -267,7 +267,9 @@ mod tests {
     fn an_override_is_checked_for_its_name_and_type() {
         let error = settings(&[("prot", "1")]).unwrap_err();
         assert_eq!(error.downcast_ref::<Failure>().unwrap().hints, ["did you mean `port`?"]);
-        assert!(settings(&[("port", "eighty")]).unwrap_err().to_string().contains("`eighty` is no int"));
+        assert!(
+            settings(&[("port", "eighty")]).unwrap_err().to_string().contains("expected int, found `eighty`")
+        );
         assert!(settings(&[("on", "maybe")]).is_err());
     }
 }

@@ -11,7 +11,7 @@ use crate::failure::Failure;
 use crate::machine::files::{Content, Digest, digest_known, read_open};
 use crate::machine::trusted;
 
-/// How the names of the standard library's modules begin.
+/// How the names of standard library modules begin.
 pub const LIBRARY: &str = "std/";
 
 /// Where operators put scripts that are found by their bare name.
@@ -56,7 +56,7 @@ pub enum PlanFile {
     Tree(Vec<(PathBuf, PlanContent)>),
 }
 
-/// The content of a file of the plan. It stays where it is until somebody wants it, for it may be more than fits into
+/// The content of a file of the plan. It is read only when needed, because it may be more than fits into
 /// memory.
 pub struct PlanContent {
     digest: Digest,
@@ -89,10 +89,10 @@ impl PlanContent {
         self.size
     }
 
-    /// Opens it. The file is judged again; who copies it compares the digest.
+    /// Opens it. Whether the file is trusted is checked again; a caller that copies it compares the digest.
     ///
     /// # Errors
-    /// When it cannot be read, or somebody else could have written it by now.
+    /// When it cannot be read, or when users other than root could have written it by now.
     pub fn open(&self) -> Result<Content<'static>> {
         Ok(match &self.place {
             Place::Binary(bytes) => Content::Bytes(Cow::Borrowed(bytes)),
@@ -112,7 +112,7 @@ impl PlanContent {
         let (bytes, digest) = read_open(&trusted::file(path)?, path)?;
         if digest != self.digest {
             bail!(
-                Failure::new(format!("`{}` was changed while it was read", path.display())).kind("conflict")
+                Failure::new(format!("`{}` was modified while it was read", path.display())).kind("conflict")
             );
         }
         Ok(Cow::Owned(bytes))
@@ -138,7 +138,7 @@ impl Source {
     /// directory, in /etc/kkrun/scripts and in the binary. Returns its root and its name there.
     ///
     /// # Errors
-    /// With [`ExitCode::USAGE`] when there is none.
+    /// With [`ExitCode::USAGE`] when it is not found.
     pub fn find(typed: &Path) -> Result<(Self, String)> {
         let given = Self::of_path(typed)?;
         if let Some(found) = given {
@@ -156,7 +156,7 @@ impl Source {
             }
         }
         let mut failure =
-            Failure::new(format!("there is no script `{}`", typed.display())).exit(ExitCode::USAGE);
+            Failure::new(format!("script `{}` not found", typed.display())).exit(ExitCode::USAGE);
         if bare {
             failure = failure.hint(format!(
                 "looked in the working directory, in {INSTALLED} and among the built-in scripts: {}",
@@ -178,7 +178,8 @@ impl Source {
                 return Ok(None);
             }
             Err(error) => {
-                return Err(error).with_context(|| format!("cannot look at `{}`", path.display()));
+                return Err(error)
+                    .with_context(|| format!("cannot read the attributes of `{}`", path.display()));
             }
         };
         if metadata.is_dir() {
@@ -191,20 +192,18 @@ impl Source {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        // By the way that was typed: the links on it are gone from the root's own path.
+        // By the path that was typed: the root's own path has its symlinks resolved.
         trusted::check_directory(directory)?;
         let root = directory
             .canonicalize()
             .with_context(|| format!("cannot resolve the directory `{}`", directory.display()))?;
         let Some(name) = path.file_name().and_then(|name| name.to_str()) else {
-            bail!(
-                Failure::new(format!("`{}` is no name for a script", path.display())).exit(ExitCode::USAGE)
-            );
+            bail!(Failure::new(format!("invalid script name `{}`", path.display())).exit(ExitCode::USAGE));
         };
         Ok(Some((Self::Directory { shown: directory.to_owned(), root }, name.to_owned())))
     }
 
-    /// How the root is named to people and in the journal.
+    /// The name of the root in messages and in the journal.
     pub fn describe(&self) -> String {
         match self {
             Self::Directory { root, .. } => root.display().to_string(),
@@ -232,7 +231,7 @@ impl Source {
         }
     }
 
-    /// Reads a module of the standard library: beside the root if a `stdlib` stands there, else built in.
+    /// Reads a module of the standard library: from a `stdlib` beside the root if there is one, else built in.
     pub fn library(&self, name: &str) -> Result<Script> {
         plain_relative(name)?;
         let file = format!("{name}.rhai");
@@ -269,7 +268,7 @@ impl Source {
         names
     }
 
-    /// Refuses the plan if somebody else could have written any of its files: before it is evaluated, not when a
+    /// Refuses the plan if users other than root could have written any of its files: before it is evaluated, not when a
     /// step comes to them.
     pub fn check_files(&self) -> Result<()> {
         match self {
@@ -292,8 +291,8 @@ impl Source {
         match self {
             Self::Directory { root, .. } => {
                 let full = root.join(path);
-                let metadata =
-                    std::fs::symlink_metadata(&full).with_context(|| format!("the plan has no `{path}`"))?;
+                let metadata = std::fs::symlink_metadata(&full)
+                    .with_context(|| format!("`{path}` not found in the plan"))?;
                 if metadata.is_dir() {
                     let mut files = Vec::new();
                     read_tree(&full, &full, &mut files)?;
@@ -307,7 +306,7 @@ impl Source {
                     return Ok(PlanFile::File(PlanContent::embedded(file.contents())));
                 }
                 let Some(directory) = SCRIPTS.get_dir(path) else {
-                    bail!("the built-in plan has no `{path}`");
+                    bail!("`{path}` not found in the built-in plan");
                 };
                 let mut files = Vec::new();
                 embedded_tree(directory, Path::new(path), &mut files);
@@ -349,7 +348,10 @@ pub fn built_in_names() -> Vec<String> {
 
 fn embedded(directory: &'static Dir<'static>, name: &str, shown: &str) -> Result<Script> {
     let Some(file) = directory.get_file(name) else {
-        bail!(Failure::new(format!("there is no built-in `{shown}`")).exit(ExitCode::USAGE));
+        bail!(
+            Failure::new(format!("`{shown}` not found among the built-in scripts and modules"))
+                .exit(ExitCode::USAGE)
+        );
     };
     let text = file.contents_utf8().with_context(|| format!("the built-in `{shown}` is not UTF-8"))?;
     Ok(Script { name: shown.to_owned(), text: text.to_owned() })
@@ -371,9 +373,11 @@ fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, PlanConten
     for entry in entries {
         let entry = entry.with_context(|| format!("cannot read `{}`", directory.display()))?;
         let path = entry.path();
-        let kind = entry.file_type().with_context(|| format!("cannot look at `{}`", path.display()))?;
+        let kind = entry
+            .file_type()
+            .with_context(|| format!("cannot read the attributes of `{}`", path.display()))?;
         if kind.is_dir() {
-            // What a package manager installed beside the sources is a product, not a part of the plan.
+            // Packages that a package manager installed beside the sources are a product, not part of the plan.
             if entry.file_name() != trusted::INSTALLED {
                 read_tree(base, &path, files)?;
             }
@@ -381,7 +385,7 @@ fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, PlanConten
             let relative = path.strip_prefix(base).unwrap_or(&path).to_owned();
             files.push((relative, PlanContent::on_disk(&path)?));
         } else {
-            bail!("`{}` is neither a file nor a directory: a plan's files hold nothing else", path.display());
+            bail!("`{}` must be a file or a directory, as everything in a plan's `files/`", path.display());
         }
     }
     Ok(())
@@ -390,13 +394,13 @@ fn read_tree(base: &Path, directory: &Path, files: &mut Vec<(PathBuf, PlanConten
 /// Reads a script that is called `shown`.
 ///
 /// # Errors
-/// With [`ExitCode::USAGE`] when there is none or it is no text, with [`ExitCode::REFUSED`] when somebody else could
+/// With [`ExitCode::USAGE`] when it is not found or not text, with [`ExitCode::REFUSED`] when users other than root could
 /// write it.
 pub fn read_text(path: &Path, shown: &str) -> Result<String> {
     let bytes = trusted::read(path).map_err(|error| {
         match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
             Some(std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
-                Failure::new(format!("there is no script `{shown}`")).exit(ExitCode::USAGE).into()
+                Failure::new(format!("script `{shown}` not found")).exit(ExitCode::USAGE).into()
             }
             _ => error,
         }
@@ -410,7 +414,7 @@ pub fn read_text(path: &Path, shown: &str) -> Result<String> {
     })
 }
 
-/// Refuses names that lead out of their directory.
+/// Refuses names that point outside their directory.
 fn plain_relative(name: &str) -> Result<()> {
     let plain = !name.is_empty()
         && Path::new(name).components().all(|component| matches!(component, Component::Normal(_)));
@@ -418,9 +422,9 @@ fn plain_relative(name: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        Failure::new(format!("`{name}` leads out of the plan's directory"))
+        Failure::new(format!("`{name}` is outside the plan's directory"))
             .exit(ExitCode::USAGE)
-            .hint("scripts, imports and files of a plan are named by plain relative paths")
+            .hint("name scripts, imports and files of a plan by relative paths without `..`")
     )
 }
 

@@ -7,8 +7,8 @@ pub(super) type Lexed = (Token, Position);
 
 /// The tokens of a script without its comments; up to the first that cannot be read.
 ///
-/// Where the code within a string ends and the string goes on is known to the parser alone, so it is reported to the lexer
-/// here, too: otherwise what follows a `${…}` would be taken for code, and the code behind the string for text.
+/// Only the parser knows where the code within a string ends and the string continues, so this passes it to the lexer,
+/// too: otherwise the lexer takes what follows a `${…}` for code, and the code after the string for text.
 pub(super) fn tokens(engine: &rhai::Engine, text: &str) -> Vec<Lexed> {
     let texts = [text];
     let (lexer, control) = engine.lex(&texts);

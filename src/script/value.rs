@@ -11,7 +11,7 @@ use crate::failure::Failure;
 /// The plain value behind a Rhai value.
 ///
 /// # Errors
-/// For closures and host objects: as text they would be something else without a word.
+/// For closures and host objects: as strings they would silently become something else.
 pub fn json_of(value: &Dynamic) -> Result<Value> {
     if value.is_unit() {
         return Ok(Value::Null);
@@ -38,7 +38,7 @@ pub fn json_of(value: &Dynamic) -> Result<Value> {
         }
         return Ok(Value::Object(object));
     }
-    bail!(Failure::new(format!("a {} is no plain value", value.type_name())).kind("type"))
+    bail!(Failure::new(format!("expected a plain value, found a {}", value.type_name())).kind("type"))
 }
 
 /// The Rhai value of a plain value.
@@ -66,10 +66,10 @@ pub fn value_of(value: &Value) -> Dynamic {
 pub struct Seconds(pub f64);
 
 impl Seconds {
-    /// The longest that is waited for anything: a year.
+    /// The longest wait for anything: a year.
     const LONGEST: f64 = 365.0 * 86_400.0;
 
-    /// The same as the machine counts it; less than nothing is nothing.
+    /// The same as a duration; a negative value counts as zero.
     pub fn duration(self) -> Duration {
         Duration::from_secs_f64(self.0.clamp(0.0, Self::LONGEST))
     }
@@ -90,12 +90,12 @@ impl serde::de::Visitor<'_> for SecondsVisitor {
         formatter.write_str("a number of seconds")
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "nobody waits for 2^52 seconds")]
+    #[expect(clippy::cast_precision_loss, reason = "no one waits for 2^52 seconds")]
     fn visit_i64<E>(self, whole: i64) -> Result<Seconds, E> {
         Ok(Seconds(whole as f64))
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "nobody waits for 2^52 seconds")]
+    #[expect(clippy::cast_precision_loss, reason = "no one waits for 2^52 seconds")]
     fn visit_u64<E>(self, whole: u64) -> Result<Seconds, E> {
         Ok(Seconds(whole as f64))
     }

@@ -9,7 +9,7 @@ use super::options::OptionSet;
 /// The options that a function knows, by its namespace and name; none for one without such an argument.
 pub type KnownOptions = fn(namespace: &str, name: &str) -> Option<OptionSet>;
 
-/// The types that a parameter takes which is of any type to Rhai, by namespace, name and parameter.
+/// The types that a parameter accepts where Rhai only knows that it is of any type, by namespace, name and parameter.
 pub type KnownTypes = fn(namespace: &str, name: &str, parameter: &str) -> &'static [&'static str];
 
 /// Gives an engine the primitives that its scripts can call.
@@ -17,16 +17,16 @@ pub type KnownTypes = fn(namespace: &str, name: &str, parameter: &str) -> &'stat
 pub struct Registration {
     /// Registers them.
     pub register: fn(&mut rhai::Engine),
-    /// Which options their last maps know.
+    /// Which options their last maps accept.
     pub options: KnownOptions,
-    /// What their parameters of any type take.
+    /// What their parameters of any type accept.
     pub types: KnownTypes,
 }
 
-/// How the parameters are named that are maps of options.
+/// The names of parameters that are maps of options.
 pub const OPTION_MAPS: [&str; 2] = ["options", "connection"];
 
-/// The words of Rhai itself that are called like functions.
+/// Keywords of Rhai that are called like functions.
 const KEYWORDS: [&str; 12] = [
     "print",
     "debug",
@@ -49,7 +49,7 @@ struct Overloads {
     arities: u64,
     /// Bit N: parameter N is a map of options.
     options: u64,
-    /// One of them gives a secret.
+    /// One of them returns a secret.
     gives_secret: bool,
 }
 
@@ -190,7 +190,7 @@ impl Vocabulary {
             .collect()
     }
 
-    /// Whether a function gives a secret.
+    /// Whether a function returns a secret.
     pub(super) fn gives_secret(&self, namespace: &str, name: &str) -> bool {
         self.overloads(namespace, name).is_some_and(|known| known.gives_secret)
     }

@@ -166,7 +166,7 @@ fn settings_cannot_exhaust_the_machine() {
 }
 
 #[test]
-fn nothing_is_imported_from_outside_or_in_a_circle() {
+fn nothing_is_imported_from_outside_or_in_a_cycle() {
     let outside = Place::empty().with("m/outside.rhai", "fn f() { 1 }");
     let absolute = outside.path("m/outside").display().to_string();
     for name in [
@@ -195,8 +195,8 @@ fn nothing_is_imported_from_outside_or_in_a_circle() {
         .with("plan/three.rhai", "import \"one\" as one;\nfn f() { one::f() }");
     let ran = run_in(&place, "plan.rhai");
     assert!([1, 2].contains(&ran.status), "{}", ran.page());
-    ran.says("circle").says(".rhai:1:");
-    run_in(&Place::new("import \"plan\" as me;\nprint(1);"), "plan.rhai").says("circle");
+    ran.says("cycle").says(".rhai:1:");
+    run_in(&Place::new("import \"plan\" as me;\nprint(1);"), "plan.rhai").says("cycle");
     // At run time, with a name that no check can know.
     let place = Place::new("let name = \"../m/outside\";\nimport name as one;")
         .with("m/outside.rhai", "fn f() { 1 }");

@@ -21,11 +21,11 @@ fn a_script_that_cannot_be_read_is_wrong_usage() {
     std::fs::write(place.path("plan/nul.rhai"), "let a = 1;\0").unwrap();
     std::fs::write(place.path("plan/latin.rhai"), b"let a = 1;\nlet b = \"\xe9\";\n").unwrap();
     for (script, said) in [
-        ("none.rhai", "there is no script `none.rhai`"),
-        ("./none.rhai", "there is no script `./none.rhai`"),
+        ("none.rhai", "script `none.rhai` not found"),
+        ("./none.rhai", "script `./none.rhai` not found"),
         ("../m", "is a directory, not a script"),
-        ("empty.rhai", "`empty.rhai` holds no statement"),
-        ("remark.rhai", "`remark.rhai` holds no statement"),
+        ("empty.rhai", "`empty.rhai` contains no statement"),
+        ("remark.rhai", "`remark.rhai` contains no statement"),
         ("junk.rhai", "line 1 is not UTF-8 text"),
         ("nul.rhai", "is binary, not a script"),
         ("latin.rhai", "line 2 is not UTF-8 text"),
@@ -50,11 +50,11 @@ fn inconsistent_plan_changes_nothing() {
         ),
         (
             "step::run(\"01\", \"First\", || file::write(\"@/m/a\", \"\"));\nlet id = \"02\";\nstep::run(id, \"Second\", || 1);",
-            "wants its id as a literal",
+            "needs its id as a non-empty string literal",
         ),
         (
             "step::run(\"01\", \"First\", || file::write(\"@/m/a\", \"\"));\nstep::run(\"02\", \"Second\", \"../m/x.rhai\");",
-            "leads out of the plan's directory",
+            "is outside the plan's directory",
         ),
         ("step::run(\"01\", \"First\", || file::write(\"@/m/a\", \"\"));\nlet x = (1;", "plan.rhai:2:"),
         (
@@ -77,10 +77,10 @@ fn inconsistent_plan_changes_nothing() {
 #[test]
 fn settings_other_than_a_map_of_plain_values_are_refused() {
     for (settings, said) in [
-        ("let a = 1;", "does not end in a map of settings"),
+        ("let a = 1;", "must end in a map of settings"),
         ("#{ a: || 1 }", "the setting `a`"),
-        ("#{ a: \"{b}\" }", "there is no setting `b`"),
-        ("#{ a: \"{b}\", b: \"{a}\" }", "is made of itself"),
+        ("#{ a: \"{b}\" }", "unknown setting `b`"),
+        ("#{ a: \"{b}\", b: \"{a}\" }", "refers to itself"),
         ("#{ a: ", "settings.rhai:1:"),
     ] {
         let place = Place::new(GOOD).with("plan/settings.rhai", settings);
@@ -106,7 +106,7 @@ fn a_script_without_end_or_bottom_is_stopped() {
 }
 
 #[test]
-fn an_import_in_a_circle_or_from_outside_is_refused() {
+fn an_import_in_a_cycle_or_from_outside_is_refused() {
     let place = Place::new("import \"one\" as one;\none::f();")
         .with("plan/one.rhai", "import \"two\" as two;\nfn f() { 1 }")
         .with("plan/two.rhai", "import \"one\" as one;\nfn f() { 1 }")
@@ -114,10 +114,10 @@ fn an_import_in_a_circle_or_from_outside_is_refused() {
         .with("plan/out.rhai", "import \"../m/outside\" as outside;\noutside::f();");
     let ran = place.run("plan.rhai");
     assert!(matches!(ran.status, 1 | 2), "{}", ran.page());
-    ran.says("circle");
+    ran.says("cycle");
     let ran = place.run("out.rhai");
     assert!(matches!(ran.status, 1 | 2), "{}", ran.page());
-    ran.says("leads out of the plan's directory");
+    ran.says("is outside the plan's directory");
 }
 
 #[test]

@@ -18,11 +18,11 @@ fn every_problem_is_reported_with_its_line_and_nothing_runs() {
         place
             .run(words)
             .ends(2)
-            .says("there is no function `hepl`\n  ╭─ helper.rhai:1:13")
-            .says("there is no function `file::wriet`\n  ╭─ 02.rhai:2:7")
+            .says("unknown function `hepl`\n  ╭─ helper.rhai:1:13")
+            .says("unknown function `file::wriet`\n  ╭─ 02.rhai:2:7")
             .says("next: did you mean `file::write`?")
-            .says("there is no setting `nmae`\n  ╭─ 02.rhai:2:29")
-            .says("there is no function `foo`\n  ╭─ 02.rhai:3:1")
+            .says("unknown setting `nmae`\n  ╭─ 02.rhai:2:29")
+            .says("unknown function `foo`\n  ╭─ 02.rhai:3:1")
             .says("error: 4 problems");
     }
     assert!(!place.exists("m/first") && !place.exists("state"));
@@ -46,7 +46,7 @@ fn scripts_without_problems_are_counted_and_directories_are_read_whole() {
     place
         .run_words(&["check", &place.path("nowhere").display().to_string()])
         .ends(2)
-        .says("there is no script");
+        .says("nowhere` not found");
 }
 
 #[test]

@@ -106,7 +106,7 @@ ends 1 plan.rhai
 says 'ngnix'
 says '`kkrun pending --drop 1`'
 ends 0 rollback
-says 'there is no unit ngnix.service'
+says 'unit ngnix.service not found'
 nothing_pending
 ends 1 plan.rhai
 sed -i s/ngnix/nginx/ plan.rhai

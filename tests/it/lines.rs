@@ -116,9 +116,9 @@ fn file_that_cannot_be_edited_is_refused_with_the_reason() {
         .with("plan/link.rhai", r#"config::set("@/m/link", "k", 1);"#);
     std::os::unix::fs::symlink(place.path("m/twice"), place.path("m/link")).unwrap();
     place.run("twice.rhai").ends(1).says("`k` is set twice in `@/m/twice`: in lines 1 and 3");
-    place.run("line.rhai").ends(1).says("the value of `k` holds a line end").says("config::block");
-    place.run("type.rhai").ends(1).says("the value of `k` is a text or a secret, not a array");
-    place.run("link.rhai").ends(1).says("name the file that it leads to: `@/m/twice`");
+    place.run("line.rhai").ends(1).says("the value of `k` contains a line ending").says("config::block");
+    place.run("type.rhai").ends(1).says("the value of `k` must be a string or a secret, not a array");
+    place.run("link.rhai").ends(1).says("name the target of the link: `@/m/twice`");
     assert_eq!(place.read("m/twice"), "k=1\na=1\nk=2\n");
     assert!(!place.exists("m/f"));
 }

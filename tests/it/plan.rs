@@ -319,17 +319,9 @@ fn an_override_of_a_script_without_steps_is_remembered_when_it_changes_something
 #[test]
 fn an_override_is_checked_before_anything_is_touched() {
     let place = kiosk();
-    place.run("plan.rhai --set port=eighty").ends(2).says("--set port: `eighty` is no int");
-    place
-        .run("plan.rhai --set prot=80")
-        .ends(2)
-        .says("there is no setting `prot`")
-        .says("did you mean `port`?");
-    place
-        .run("plan.rhai --unset prot")
-        .ends(2)
-        .says("there is no setting `prot`")
-        .says("did you mean `port`?");
+    place.run("plan.rhai --set port=eighty").ends(2).says("--set port: expected int, found `eighty`");
+    place.run("plan.rhai --set prot=80").ends(2).says("unknown setting `prot`").says("did you mean `port`?");
+    place.run("plan.rhai --unset prot").ends(2).says("unknown setting `prot`").says("did you mean `port`?");
     place.run("plan.rhai --set port").ends(2).says("KEY=VALUE");
     assert!(!place.exists("state") && place.prints_of("m").len() == 1);
 }
@@ -339,7 +331,7 @@ fn a_remembered_override_of_a_setting_that_is_gone_says_how_to_forget_it() {
     let place = kiosk();
     place.run("plan.rhai --set port=8080").ends(0);
     place.write("plan/settings.rhai", r#"#{ plan: "kiosk", name: "dashboard", url: "http://{name}/" }"#);
-    place.run("plan.rhai").ends(2).says("there is no setting `port`").says("--unset port");
+    place.run("plan.rhai").ends(2).says("unknown setting `port`").says("--unset port");
     place.run("plan.rhai --unset port").ends(0);
     place.run("plan.rhai").ends(0);
 }
@@ -350,7 +342,7 @@ fn a_settings_file_overrides_and_is_overridden() {
     place.run("plan.rhai --settings mine.rhai --set port=82").ends(0);
     assert_eq!(place.read("m/second"), "see http://mine:82/\n");
     place.write("plan/mine.rhai", "#{ prot: 81 }");
-    place.run("plan.rhai --settings mine.rhai").ends(2).says("there is no setting `prot`");
+    place.run("plan.rhai --settings mine.rhai").ends(2).says("unknown setting `prot`");
     place.run("plan.rhai --settings none.rhai").ends(2).says("none.rhai");
 }
 
@@ -537,7 +529,7 @@ fn steps_are_allowed_at_the_top_level_only() {
         r#"if true { step::run("02", "Second", || 1); }"#,
     ] {
         let place = Place::new(plan);
-        place.run("plan.rhai").ends(2).says("`step::run` stands at the top level of a plan alone");
+        place.run("plan.rhai").ends(2).says("`step::run` must be called at the top level of a plan");
         assert!(!place.exists("state"));
     }
 }

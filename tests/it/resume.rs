@@ -467,7 +467,7 @@ fn step_fails_when_the_script_catches_a_failed_change() {
         .ends(1)
         .says("going on")
         .says("02_second.rhai:1:13")
-        .says("the script caught this, but a change that fails fails its step");
+        .says("the script caught this, but a failed change always fails its step");
 }
 
 #[test]
@@ -478,7 +478,7 @@ fn step_that_changes_a_variable_of_the_plan_is_refused_before_anything_runs() {
     );
     for words in ["plan.rhai", "check plan.rhai", "plan.rhai --dry-run"] {
         place.run(words).ends(2).says(
-            "error: cannot change `port`, a variable from outside, in step `01`: a run that skips the completed step would go on with another value\n  ╭─ plan.rhai:3:5",
+            "error: cannot change `port`, a variable from outside, in step `01`: a run that skips the completed step would continue with another value\n  ╭─ plan.rhai:3:5",
         );
     }
     assert!(!place.exists("m/first") && !place.exists("state"));

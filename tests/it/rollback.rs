@@ -375,7 +375,7 @@ fn built_in_scripts_show_preview_and_roll_back() {
         .with_built_in("status.rhai")
         .with_built_in("rollback.rhai");
     let before = place.listing("m");
-    place.run("rollback.rhai").ends(0).says("There is nothing of kiosk to take back");
+    place.run("rollback.rhai").ends(0).says("There is nothing to undo of kiosk");
     place.run("master.rhai").ends(0);
     let status = place.run("status.rhai").ends(0).stdout;
     assert!(status.starts_with("kiosk\n  01 First") && status.matches("complete").count() == 3, "{status}");

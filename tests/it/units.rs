@@ -169,7 +169,7 @@ fn unit_that_does_not_run_is_reported_with_the_reason() {
         "not verified: it stays up: loop.service: ",
         "Unknown key 'Bogus' in section [Service]",
         "crash.service is static after `systemctl enable`",
-        "there is no unit nothing.service",
+        "unit nothing.service not found",
     ] {
         assert!(said.contains(text), "`{text}` is not said:\n{said}");
     }

@@ -14,7 +14,6 @@ use crate::machine::files::{self, Access, Attributes, EntryKind, FileState, Path
 use crate::script::{Host, Raised, act, options_of};
 use crate::target::Target;
 
-/// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
@@ -28,7 +27,7 @@ pub(super) struct Options {
     recursive: bool,
 }
 
-/// What is desired of whatever is there.
+/// The desired owner, group and mode; what is not given stays.
 struct Desired {
     owner: Option<u32>,
     group: Option<u32>,
@@ -41,15 +40,15 @@ impl Desired {
         let (owner, group) = ownership.ids()?;
         let mode = options.mode.clone();
         if owner.is_none() && group.is_none() && mode.is_none() {
-            bail!(Failure::new("file::access wants an `owner`, a `group` or a `mode`").kind("option"));
+            bail!(Failure::new("file::access needs an `owner`, a `group` or a `mode`").kind("option"));
         }
         Ok(Self { owner, group, mode })
     }
 
     fn applied(&self, access: &Access) -> Access {
         let mode = match &self.mode {
-            Some(wish) if access.kind != EntryKind::Link => {
-                wish.of(access.mode, access.kind == EntryKind::Directory)
+            Some(mode) if access.kind != EntryKind::Link => {
+                mode.of(access.mode, access.kind == EntryKind::Directory)
             }
             _ => access.mode,
         };
@@ -61,28 +60,27 @@ impl Desired {
 fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
     let path = absolute(path)?;
     host.refuse_unknown(&path)?;
-    let wish = Desired::of(options)?;
+    let desired = Desired::of(options)?;
     let canonical = files::canonical(&path)?;
     host.seen().asks_for(|| Target::file(&canonical));
     if options.recursive && matches!(FileState::observe(&canonical)?, FileState::Directory { .. }) {
-        let Some(change) = AccessChange::towards(&canonical, &|access| wish.applied(access))? else {
+        let Some(change) = AccessChange::towards(&canonical, &|access| desired.applied(access))? else {
             return Ok(false);
         };
         let performed = Change::Access(change.clone());
         return host.session().perform(&performed, &mut |world| change.act(world));
     }
-    set_one(host, &path, &wish)
+    set_one(host, &path, &desired)
 }
 
-fn set_one(host: &Host, path: &Path, wish: &Desired) -> Result<bool> {
+fn set_one(host: &Host, path: &Path, desired: &Desired) -> Result<bool> {
     make(host, path, |found| {
         let Some(metadata) = found.state.metadata() else {
             let shown = PathText::new(path);
             let failure = match &found.state {
-                FileState::Absent => Failure::new(format!("there is no `{shown}`")).kind("missing"),
+                FileState::Absent => Failure::new(format!("`{shown}` not found")).kind("missing"),
                 FileState::Link { to, .. } => {
-                    Failure::new(format!("`{shown}` is a symbolic link to `{to}`: name what it leads to"))
-                        .kind("refused")
+                    Failure::new(format!("`{shown}` is a symlink to `{to}`: name its target")).kind("refused")
                 }
                 other => {
                     let noun = other.noun();
@@ -94,11 +92,11 @@ fn set_one(host: &Host, path: &Path, wish: &Desired) -> Result<bool> {
         let is_directory = matches!(found.state, FileState::Directory { .. });
         let mut attributes = Attributes::from(metadata);
         attributes.mtime = None;
-        attributes.owner = wish.owner.unwrap_or(metadata.owner);
-        attributes.group = wish.group.unwrap_or(metadata.group);
-        attributes.mode = match &wish.mode {
+        attributes.owner = desired.owner.unwrap_or(metadata.owner);
+        attributes.group = desired.group.unwrap_or(metadata.group);
+        attributes.mode = match &desired.mode {
             Some(DesiredMode::Exact(bits)) => *bits,
-            Some(wish) => wish.of(metadata.mode, is_directory),
+            Some(mode) => mode.of(metadata.mode, is_directory),
             None => metadata.mode,
         };
         Ok(DesiredFile::Metadata { attributes })
@@ -109,10 +107,11 @@ fn set_one(host: &Host, path: &Path, wish: &Desired) -> Result<bool> {
 mod functions {
     use super::*;
 
-    /// Gives `path` an owner, a group or a mode: `owner`, `group`, `mode`, at least one; what is not given stays. With
-    /// `recursive: true` also everything below a directory, but for what is mounted there; no link is followed.
-    /// The mode is octal (`"0640"`; of a tree, directories may be entered by whom it lets read) or as chmod
-    /// takes it (`"g-w"`, `"u=rwX,go=rX"`). Undone, each entry that was changed is as before.
+    /// Sets owner, group or mode of `path`, which must exist. Undo restores those of every entry that was changed.
+    /// Options: `owner`, `group`, `mode`, at least one of them; what is not given stays. `recursive: true` applies them to
+    /// everything below a directory, too, except to what is mounted there; symlinks are not followed.
+    /// The mode is octal, such as `"0640"` (directories of a tree can also be entered by those who may read), or
+    /// symbolic as chmod takes it, such as `"g-w"` or `"u=rwX,go=rX"`.
     ///
     /// ```rhai
     /// file::make_dir("/srv/shared/inner");

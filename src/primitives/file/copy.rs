@@ -20,14 +20,13 @@ use crate::primitives::shorter::namespace;
 use crate::script::{Host, PlanContent, PlanFile, Raised, Unpredictable, act, options_of};
 use crate::target::Target;
 
-/// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("copy", 1), ("mirror", 1)])
 }
 
-/// What a new entry may be at most, as under the file mode creation mask 022.
+/// The most permissions that a new entry gets, as under the umask 022.
 const WIDEST: u32 = 0o755;
-/// How many links may lead from one to the next to what is copied.
+/// How many symlinks are followed to find what is copied.
 const MOST_LINKS: usize = 40;
 
 /// Where a copy comes from.
@@ -59,9 +58,9 @@ impl Origin {
                 FileState::File { .. } => return Ok(Self::File(path)),
                 FileState::Directory { .. } => return Ok(Self::Disk(path)),
                 FileState::Absent => {
-                    bail!(Failure::new(format!("there is no `{}`", PathText::new(path))).kind("missing"))
+                    bail!(Failure::new(format!("`{}` not found", PathText::new(path))).kind("missing"))
                 }
-                // Only root's own link leads to what root reads.
+                // root follows only symlinks of root.
                 FileState::Link { to, owner: 0, .. } if files::owner_of_place(&path)?.is_none() => {
                     path = files::canonical(&path.parent().unwrap_or(Path::new("/")).join(to))?;
                 }
@@ -75,14 +74,14 @@ impl Origin {
                 ),
             }
         }
-        bail!(Failure::new(format!("`{from}` leads through too many symbolic links")).kind("refused"))
+        bail!(Failure::new(format!("`{from}` goes through too many symlinks")).kind("refused"))
     }
 
-    /// What is in the tree, with the times that a copy gets.
+    /// The entries of the tree, with the times that a copy gets.
     fn manifest(&self, times: Times) -> Result<Manifest> {
         let now = ModifiedAt::from(clock::now());
         match self {
-            Self::PlanFile(_) | Self::File(_) => bail!("a file is no tree"),
+            Self::PlanFile(_) | Self::File(_) => bail!("expected a directory, found a file"),
             Self::Plan(files) => {
                 let mut manifest = Manifest::default();
                 let (file, directory) = (Attributes::new(0o644, 0, 0), Attributes::new(0o755, 0, 0));
@@ -111,16 +110,16 @@ impl Origin {
         }
     }
 
-    /// Makes a change of which this is the origin.
-    fn act(&self, change: &TreeChange, wish: &Manifest) -> Result<()> {
+    /// Applies a change with the content of this origin.
+    fn act(&self, change: &TreeChange, desired: &Manifest) -> Result<()> {
         match self {
-            Self::PlanFile(_) | Self::File(_) => bail!("a file is no tree"),
-            Self::Plan(files) => change.act(wish, &mut |relative| {
-                files.get(relative).context("the plan does not hold the file any more")?.open()
+            Self::PlanFile(_) | Self::File(_) => bail!("expected a directory, found a file"),
+            Self::Plan(files) => change.act(desired, &mut |relative| {
+                files.get(relative).context("the file is no longer in the plan")?.open()
             }),
             Self::Disk(path) => {
                 let files = TreeFiles::open(path)?;
-                change.act(wish, &mut |relative| Ok(Content::File(files.file(relative)?)))
+                change.act(desired, &mut |relative| Ok(Content::File(files.file(relative)?)))
             }
         }
     }
@@ -135,7 +134,7 @@ enum Times {
     Kept,
 }
 
-/// A command that would have run may make anything, so that nobody can say what there would be to copy.
+/// A command that would have run may create anything, so what there would be to copy is unpredictable.
 fn refuse_what_commands_make(host: &Host, from: &str) -> Result<()> {
     let session = host.seen();
     if !host.dry_run() {
@@ -150,12 +149,12 @@ fn refuse_what_commands_make(host: &Host, from: &str) -> Result<()> {
     }
 }
 
-/// What the tree at `to` shall be. An owner, group or mode that is not given is that of the entry that is there,
-/// as `found` tells it, else the owner of its directory and the mode of the origin.
-fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> Result<Manifest> {
+/// The desired tree at `to`. An owner, group or mode that is not given is that of the entry that exists,
+/// by `found`; else the owner of its directory and the mode of the origin.
+fn desired_tree(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> Result<Manifest> {
     let (owner, group) = options.ids()?;
     let bits = options.bits();
-    let mut wish = Manifest::default();
+    let mut tree = Manifest::default();
     for (name, state) in origin.entries() {
         let name = name.as_path();
         let present = found.get(name).filter(|present| {
@@ -167,8 +166,10 @@ fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> 
             None if name == Path::new(".") => owner_of_directory(to)?,
             None => {
                 let above = name.parent().filter(|above| !above.as_os_str().is_empty());
-                let above = wish.get(above.unwrap_or(Path::new("."))).and_then(FileState::ownership);
-                above.with_context(|| format!("`{}` stands in no directory", name.display()))?
+                let above = tree.get(above.unwrap_or(Path::new("."))).and_then(FileState::ownership);
+                above.with_context(|| {
+                    format!("cannot copy to `{}`: its parent directory does not exist", name.display())
+                })?
             }
         };
         let (owner, group) = (owner.unwrap_or(inherited.0), group.unwrap_or(inherited.1));
@@ -193,12 +194,12 @@ fn wish(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> 
             }
             other => other.clone(),
         };
-        wish.insert(name, desired);
+        tree.insert(name, desired);
     }
-    Ok(wish)
+    Ok(tree)
 }
 
-/// The mode for a directory beside files of this one: who may read may enter.
+/// The mode of a directory whose files have this one: those who can read can also enter.
 pub(super) fn enterable(mode: u32) -> u32 {
     mode | (mode & 0o444) >> 2
 }
@@ -206,10 +207,10 @@ pub(super) fn enterable(mode: u32) -> u32 {
 fn copy_file(host: &Host, from: &Path, to: &str, options: &Ownership) -> Result<bool> {
     let state = FileState::observe(from)?;
     let FileState::File { sha256, size, metadata } = &state else {
-        bail!(Failure::new(format!("`{}` is no file any more", from.display())).kind("missing"))
+        bail!(Failure::new(format!("`{}` is no longer a file", from.display())).kind("missing"))
     };
     let (Some(directory), Some(name)) = (from.parent(), from.file_name()) else {
-        bail!("`{}` stands in no directory", from.display())
+        bail!("cannot copy `{}`: it has no parent directory", from.display())
     };
     let file = TreeFiles::open(directory)?.file(Path::new(name))?;
     let known = Known { file: &file, sha256: *sha256, size: *size };
@@ -257,26 +258,28 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
     }
     let to = tree_root(&origin, to)?;
     host.seen().asks_for(|| Target::tree(&to));
-    // Only what is made as a whole keeps the names of a file together: a copy is added to what is there.
+    // Only a tree that is made as a whole keeps hard links: a copy is added to what exists.
     let listed = origin.manifest(Times::Now)?.with_files_apart();
     let found = Manifest::observe_listed(&to, listed.entries().map(|(name, _)| name))?;
-    let wish = match wish(&listed, &to, &found, options) {
+    let desired = match desired_tree(&listed, &to, &found, options) {
         Err(error) if found.is_empty() && awaits_another(host, &error) => {
             let summary = format!("copy {} entries to {}", listed.entries().count(), to.display());
             host.session().note_change(Target::tree(&to), summary);
             return Ok(true);
         }
-        wish => wish?,
+        desired => desired?,
     };
-    let Some(change) = TreeChange::copy(&to, &wish)? else { return Ok(false) };
+    let Some(change) = TreeChange::copy(&to, &desired)? else { return Ok(false) };
     let performed = Change::Tree(change.clone());
-    host.session().perform(&performed, &mut |_| origin.act(&change, &wish))
+    host.session().perform(&performed, &mut |_| origin.act(&change, &desired))
 }
 
 fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> {
     let origin = Origin::of(host, from)?;
     if let Origin::PlanFile(_) | Origin::File(_) = origin {
-        bail!(Failure::new(format!("`{from}` is a file, and only a tree can be mirrored")).kind("usage"))
+        bail!(
+            Failure::new(format!("cannot mirror `{from}`: expected a directory, found a file")).kind("usage")
+        )
     }
     let to = tree_root(&origin, to)?;
     host.seen().asks_for(|| Target::tree(&to));
@@ -285,23 +288,25 @@ fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool
     if !root.is_absent() {
         found.insert(".", root);
     }
-    let wish = wish(&origin.manifest(Times::Kept)?, &to, &found, options)?;
-    let Some(change) = TreeChange::mirror(&to, &wish)? else { return Ok(false) };
+    let desired = desired_tree(&origin.manifest(Times::Kept)?, &to, &found, options)?;
+    let Some(change) = TreeChange::mirror(&to, &desired)? else { return Ok(false) };
     let performed = Change::Tree(change.clone());
-    host.session().perform(&performed, &mut |_| origin.act(&change, &wish))
+    host.session().perform(&performed, &mut |_| origin.act(&change, &desired))
 }
 
-/// The one name of the tree that is changed, which neither holds its origin nor stands in it.
+/// The canonical path of the tree that is changed. It must not contain its origin or be inside it.
 fn tree_root(origin: &Origin, to: &str) -> Result<PathBuf> {
     let to = files::canonical(&absolute(to)?)?;
     if to.parent().is_none() {
-        bail!(Failure::new("the root directory is no place for a copy").kind("usage"));
+        bail!(Failure::new("cannot copy to `/`").kind("usage"));
     }
     if let Origin::Disk(from) = origin
         && (from.starts_with(&to) || to.starts_with(from))
     {
         let (from, to) = (PathText::new(&**from), PathText::new(to));
-        bail!(Failure::new(format!("`{from}` and `{to}` lie in one another")).kind("usage"));
+        bail!(
+            Failure::new(format!("invalid paths `{from}` and `{to}`: one is inside the other")).kind("usage")
+        );
     }
     Ok(to)
 }
@@ -310,14 +315,13 @@ fn tree_root(origin: &Origin, to: &str) -> Result<PathBuf> {
 mod functions {
     use super::*;
 
-    /// Copies a file or a whole tree, of the plan (`files/…`) or of the machine, to `to`. A tree is added to what
-    /// is there: only its own entries belong to it, and what else stands in `to` stays. New entries belong to
-    /// the owner of the directory they stand in; of the plan they have the mode 0644 and 0755 for directories,
-    /// of the machine that of the original without the right to write for others; what was there keeps mode
-    /// and owner. Undone, every entry is as it was; entries of others in a directory that the copy made are
-    /// asked for first (`--purge homes`).
-    /// Options for all that is copied: `owner`, `group`, `mode`. Directories may be entered by whom
-    /// the mode lets read.
+    /// Copies a file or a whole tree, of the plan (`files/…`) or of the machine, to `to`. A tree is added to what is
+    /// there: other entries of `to` stay. New entries belong to the owner of their parent directory; from the plan they get
+    /// the mode 0644 (directories 0755), from the machine the mode of the original without write permission for group and
+    /// others. Existing entries keep owner and mode. Undo restores every entry; if something else was put into a directory
+    /// that the copy created, a rollback asks first (`--purge homes`).
+    /// Options for all that is copied: `owner`, `group`, `mode`. Directories can also be entered by those whom the mode
+    /// lets read.
     ///
     /// ```rhai
     /// file::make_dir("/srv/original/inner");
@@ -336,12 +340,12 @@ mod functions {
         act(&context, |host| super::copy(host, from, to, &options_of(options)?))
     }
 
-    /// Makes the tree at `to` the same as the one at `from`: what is not there goes. It is made beside `to` and
-    /// takes its place in one instant, so that nobody ever sees a half. Times are those of `from`; owners that
-    /// of the directory `to`, or of the one it stands in; modes those of `from` without the right to write for
-    /// others, but `to` itself keeps its own. Undone, the old tree is back.
-    /// Options for all that is in it: `owner`, `group`, `mode`. Directories may be entered by whom
-    /// the mode lets read.
+    /// Makes the tree at `to` the same as the one at `from`: entries that `from` does not have are removed. The new tree is
+    /// built beside `to` and replaces it at once, so no one sees a half-finished one. It has the times of `from`, the owner
+    /// of `to` or else of its parent directory, and the modes of `from` without write permission for group and others;
+    /// `to` itself keeps its mode. Undo restores the old tree.
+    /// Options for everything in it: `owner`, `group`, `mode`. Directories can also be entered by those whom the mode lets
+    /// read.
     ///
     /// ```rhai
     /// file::make_dir("/srv/built");

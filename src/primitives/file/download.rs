@@ -12,7 +12,6 @@ use crate::machine::files::{Digest, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
 use crate::target::Target;
 
-/// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
@@ -33,9 +32,9 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     host.refuse_secret(url)?;
     let Ok(wanted) = options.sha256.parse::<Digest>() else {
         bail!(
-            Failure::new(format!("`{}` is no SHA-256", options.sha256))
+            Failure::new(format!("invalid SHA-256 `{}`", options.sha256))
                 .kind("option")
-                .hint("it is 64 hexadecimal digits, as `sha256sum` shows them")
+                .hint("write 64 hexadecimal digits, as `sha256sum` prints them")
         );
     };
     let ownership = Ownership { owner: options.owner, group: options.group, mode: options.mode };
@@ -64,15 +63,18 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
         session.begin_acting()?;
         let (directory, processes) = (session.world.state_directory(), &session.world.processes);
         download(url, directory, processes.signals(), |why, duration| {
-            session.world.reporter.note(format!("{why:#}: once more in {} s", duration.as_secs()));
+            session.world.reporter.note(format!("{why:#}, retrying in {} s", duration.as_secs()));
             processes.pause(duration);
         })?
     };
     if got.sha256 != wanted {
         bail!(
-            Failure::new(format!("`{url}` gave a file with the SHA-256 {}, not {wanted}", got.sha256))
-                .kind("damaged")
-                .hint("if the file was meant to change, look at it and state its new hash")
+            Failure::new(format!(
+                "cannot download `{url}`: expected the SHA-256 {wanted}, found {}",
+                got.sha256
+            ))
+            .kind("damaged")
+            .hint("if the change is intended, check the file and put its new hash into the script")
         );
     }
     make(host, &path, |found| {
@@ -85,10 +87,10 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
 mod functions {
     use super::*;
 
-    /// Makes `path` the file that `url` names, if it is the one of the option `sha256`, which must be given; a file
-    /// that has this hash already is not fetched again. Further options: `owner`, `group`, `mode`. Proxies
-    /// and certificates are those of the environment (`https_proxy`, `no_proxy`, `SSL_CERT_FILE`); when the server
-    /// or the way to it fails, it is tried four more times. Undone, the file is as it was.
+    /// Downloads `url` to `path`, if its content has the given hash. A file that already has this hash is not fetched again.
+    /// Proxies and certificates come from the environment (`https_proxy`, `no_proxy`, `SSL_CERT_FILE`). If the server or
+    /// the connection fails, it is tried four more times. Undo restores the file as it was.
+    /// Options: `sha256` (required), `owner`, `group`, `mode`.
     ///
     /// ```rhai
     /// file::write("/srv/key", "hello\n");

@@ -1,8 +1,8 @@
-//! A wish for permission bits as chmod(1) takes it: octal digits, or clauses such as `u=rwX,go=rX`.
+//! Desired permission bits as chmod(1) takes them: octal digits, or clauses such as `u=rwX,go=rX`.
 
 use serde::de::{Deserialize, Deserializer, Unexpected, Visitor};
 
-/// The permission bits of what is made: three or four octal digits as a string, `"0640"`. A number is refused: `0600`
+/// The permission bits of something new: three or four octal digits as a string, `"0640"`. A number is refused: `0600`
 /// is six hundred to a script.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::primitives) struct Mode(pub(in crate::primitives) u32);
@@ -50,10 +50,10 @@ impl<T> Visitor<'_> for Reading<T> {
     }
 }
 
-/// What shall become of permission bits.
+/// The desired permission bits.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum DesiredMode {
-    /// These, whatever they are.
+    /// These, whatever the present ones are.
     Exact(u32),
     /// Clauses, applied one after the other.
     Symbolic(Vec<Clause>),
@@ -67,7 +67,7 @@ pub(super) struct Clause {
     operator: Operator,
     /// The bits for all users, before the selection.
     bits: u32,
-    /// `X`: execution where it is a directory, or anybody may execute it.
+    /// `X`: execution where it is a directory, or anyone may execute it.
     conditional: bool,
     /// Whose present bits are taken: the shift of theirs.
     from: Option<u32>,
@@ -85,7 +85,6 @@ const SET_GROUP: u32 = 0o2000;
 const STICKY: u32 = 0o1000;
 
 impl DesiredMode {
-    /// Reads a wish.
     fn parse(text: &str) -> Option<Self> {
         if text.starts_with(|first: char| first.is_ascii_digit()) {
             Mode::parse(text).map(|Mode(bits)| Self::Exact(bits))
@@ -184,13 +183,13 @@ mod tests {
     use crate::machine::process::{Command, Status};
 
     #[test]
-    fn wishes_mean_what_chmod_makes_of_them() {
+    fn modes_mean_what_chmod_makes_of_them() {
         let directory = tempfile::tempdir().unwrap();
         let world = testing::world(directory.path());
         let (file, inner) = (directory.path().join("file"), directory.path().join("inner"));
         std::fs::write(&file, "").unwrap();
         std::fs::create_dir(&inner).unwrap();
-        let wishes = [
+        let modes = [
             "g-w",
             "u=rwX,go=rX",
             "a+x",
@@ -206,7 +205,7 @@ mod tests {
             "o+t",
             "g=u-w",
         ];
-        for desired in wishes {
+        for desired in modes {
             for mode in [0o644_u32, 0o755, 0o600, 0o4775, 0o1777, 0o000] {
                 for (path, is_directory) in [(&file, false), (&inner, true)] {
                     let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);

@@ -8,15 +8,14 @@ use super::read_bytes;
 use crate::failure::Failure;
 use crate::script::{Host, Raised, Secret, look, value_of};
 
-/// The functions that belong to the namespace.
 pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
-/// The text of a template with the names in it replaced; `value` gives what stands for a name.
+/// The text of a template with its placeholders replaced; `value` gives the value of a name.
 ///
 /// # Errors
-/// With the template and the line, when a name has no value or what stands in the braces is no name.
+/// With the template and the line, when a name has no value or the braces contain something other than a name.
 fn filled(
     template: &str,
     text: &str,
@@ -37,9 +36,9 @@ fn filled(
         let name = inner.map(str::trim).filter(|name| is_name(name));
         let (Some(inner), Some(name)) = (inner, name) else {
             bail!(
-                Failure::new(format!("`{template}` line {line}: behind `{{{{` stands no name with `}}}}`"))
+                Failure::new(format!("`{template}` line {line}: expected a name and `}}}}` after `{{{{`"))
                     .kind("template")
-                    .hint("a placeholder is written {{name}}, and two braces that are none {{{{")
+                    .hint("write a placeholder as {{name}}, and two literal braces as {{{{")
             )
         };
         let value = value(name).with_context(|| format!("`{template}` line {line}"))?;
@@ -68,7 +67,8 @@ fn rendered(host: &Host, path: &str, values: &rhai::Map) -> Result<Dynamic> {
             value_of(setting)
         } else {
             bail!(
-                Failure::new(format!("`{name}` is neither among the values nor a setting")).kind("template")
+                Failure::new(format!("`{name}` not found among the values and the settings"))
+                    .kind("template")
             )
         };
         if let Some(secret) = given.read_lock::<Secret>()
@@ -88,9 +88,9 @@ fn rendered(host: &Host, path: &str, values: &rhai::Map) -> Result<Dynamic> {
 mod functions {
     use super::*;
 
-    /// The text of a template, a file of the plan (`files/…`) or of the machine, with every `{{name}}` in it replaced
-    /// by `values.name`, or else by the setting of that name; two braces that are no placeholder are written
-    /// `{{{{`. A name without a value is an error. With a secret in it the whole text is a secret.
+    /// The text of a template, a file of the plan (`files/…`) or of the machine, in which every `{{name}}` is replaced by
+    /// `values.name`, or else by the setting of that name. Write two literal braces as `{{{{`. A name without a value is an
+    /// error. If a value is a secret, the whole text is a secret.
     ///
     /// ```rhai
     /// file::write("/srv/greeting.template", "Hello {{name}}, {{ name }}!\n");

@@ -1,4 +1,4 @@
-//! Finds arguments and options of primitives that these do not take, as far as they are literals.
+//! Finds literal arguments and options that a primitive does not accept.
 
 use std::collections::BTreeSet;
 
@@ -12,10 +12,10 @@ use crate::script::vocabulary::Parameter;
 use crate::script::{json_of, manual};
 use crate::text::nearest;
 
-/// What begins the name of a file of the plan.
+/// How the path of a file of the plan begins.
 const PLAN_FILES: &str = "files/";
 
-/// What is wrong with the arguments of a call that fits by its number of them.
+/// What is wrong with the arguments of a call with a known number of arguments.
 pub(super) fn problems(
     checker: &Checker,
     program: &Program,
@@ -99,7 +99,7 @@ impl Reader<'_> {
         }
     }
 
-    /// A file of the plan has to be there, unless the script asks whether it is or catches that it is not.
+    /// A file of the plan must exist, unless the script asks whether it does or catches the error.
     fn plan_file(&mut self, parameter: &Parameter, argument: &Expr) {
         let Expr::StringConstant(path, position) = argument else { return };
         let reads = !self.may_fail
@@ -108,8 +108,8 @@ impl Reader<'_> {
         let is_asked_for = || self.program.text.contains(&format!("file::exists(\"{path}\")"));
         let source = self.checker.graph.source();
         if reads && path.starts_with(PLAN_FILES) && !source.has_plan_file(path) && !is_asked_for() {
-            let message = format!("`{}`: the plan has no `{path}`", self.function());
-            let hint = format!("put it into `{}`", source.describe());
+            let message = format!("`{}`: `{path}` not found in the plan", self.function());
+            let hint = format!("add it to `{}`", source.describe());
             self.report(*position, message, [hint]);
         }
     }
@@ -125,7 +125,7 @@ impl Reader<'_> {
                     }
                     let names = known.names();
                     let hint = suggestion(&key.name, names.clone())
-                        .unwrap_or_else(|| format!("it knows `{}`", names.join("`, `")));
+                        .unwrap_or_else(|| format!("known options: `{}`", names.join("`, `")));
                     let message = format!("`{}` has no option `{}`", self.function(), key.name);
                     self.report(key.pos, message, [hint]);
                 }
@@ -156,7 +156,7 @@ impl Reader<'_> {
     }
 }
 
-/// The type of a value as far as it can be reported without running anything, as scripts name it.
+/// The type of a value as scripts name it, as far as it is known without running anything.
 fn kind_of(expression: &Expr) -> Option<&'static str> {
     Some(match expression {
         Expr::StringConstant(..) | Expr::InterpolatedString(..) => "string",
@@ -173,7 +173,7 @@ fn kind_of(expression: &Expr) -> Option<&'static str> {
     })
 }
 
-/// How a mode is written that stands here as a number.
+/// How to write a mode that is given as a number here.
 fn mode_at(text: &str, position: Position) -> Option<String> {
     let line = text.lines().nth(position.line()?.checked_sub(1)?)?;
     let written: String = line

@@ -1,4 +1,4 @@
-//! Finds calls and names that nothing answers to.
+//! Finds calls and names of unknown things.
 
 use std::collections::BTreeSet;
 
@@ -70,7 +70,7 @@ impl Reader<'_> {
                 let position = definition(&self.program.text, name);
                 let s = plural(parameters);
                 let message = format!(
-                    "the function `{name}` with {parameters} parameter{s} would take the place of the built-in one"
+                    "the function `{name}` with {parameters} parameter{s} would replace the built-in one"
                 );
                 self.report(position, message, ["give it another name".to_owned()]);
             }
@@ -92,7 +92,7 @@ impl Reader<'_> {
                 self.registered(namespace, call, position);
             }
             [namespace] => self.unknown_namespace(namespace, position),
-            // A module of a module: what it holds is seen when it is imported itself.
+            // A module of a module is checked where it is imported itself.
             _ => {}
         }
     }
@@ -130,7 +130,7 @@ impl Reader<'_> {
         }
         let known = self.own.iter().map(|(own, _)| *own).filter(|own| !own.starts_with("anon$"));
         let known: Vec<&str> = known.chain(self.checker.vocabulary.names("")).collect();
-        // Somebody may know the function and not its namespace.
+        // The author may know the function and not its namespace.
         let elsewhere = self
             .checker
             .vocabulary
@@ -139,7 +139,7 @@ impl Reader<'_> {
         let hint = elsewhere
             .map(|namespace| format!("did you mean `{namespace}::{name}`?"))
             .or_else(|| suggestion(name, known));
-        self.report(position, format!("there is no function `{name}`"), hint);
+        self.report(position, format!("unknown function `{name}`"), hint);
     }
 
     fn wrong_arity(&mut self, name: &str, arguments: usize, known: &[usize], position: Position) {
@@ -166,7 +166,7 @@ impl Reader<'_> {
                 .map(|(name, _)| name.as_str())
                 .collect();
             let hint = qualified_suggestion(alias, name, names);
-            return self.report(position, format!("there is no function `{path}`"), hint);
+            return self.report(position, format!("unknown function `{path}`"), hint);
         };
         match known.iter().find(|(parameters, _)| *parameters == arguments) {
             Some((_, false)) => {}
@@ -186,10 +186,11 @@ impl Reader<'_> {
             && !self.declared.contains(&(position.line().unwrap_or(0), position.position().unwrap_or(0)))
         {
             let hint =
-                "a plan names its steps one by one, so that each can be reported before it runs".to_owned();
+                "write each step as a call of its own, so that kkrun knows all steps before it runs one"
+                    .to_owned();
             return self.report(
                 position,
-                "`step::run` stands at the top level of a plan alone".to_owned(),
+                "`step::run` must be called at the top level of a plan".to_owned(),
                 [hint],
             );
         }
@@ -211,7 +212,7 @@ impl Reader<'_> {
             }
             Fit::Unknown => {
                 let hint = qualified_suggestion(namespace, name, vocabulary.names(namespace));
-                self.report(position, format!("there is no function `{namespace}::{name}`"), hint);
+                self.report(position, format!("unknown function `{namespace}::{name}`"), hint);
             }
         }
     }
@@ -220,7 +221,7 @@ impl Reader<'_> {
         let imports = self.scope.imports.keys().map(String::as_str);
         let known: Vec<&str> = imports.chain(self.checker.vocabulary.namespaces()).collect();
         let hint = suggestion(namespace, known);
-        self.report(position, format!("there is no namespace `{namespace}`"), hint);
+        self.report(position, format!("unknown namespace `{namespace}`"), hint);
     }
 
     fn method(&mut self, call: &FnCallExpr, position: Position) {
@@ -239,19 +240,19 @@ impl Reader<'_> {
             }
             Fit::Unknown => {
                 let hint = suggestion(name, vocabulary.names(""));
-                self.report(position, format!("there is no method `{name}`"), hint);
+                self.report(position, format!("unknown method `{name}`"), hint);
             }
         }
     }
 
-    /// A name within a namespace that is no call: a setting, or a constant of a module.
+    /// A name within a namespace that is not a call: a setting, or a constant of a module.
     fn name(&mut self, path: &[&str], name: &str, position: Position) {
         match path {
             ["settings"] => {
                 let settings = self.checker.host.settings();
                 if settings.get(name).is_none() {
                     let hint = qualified_suggestion("settings", name, settings.names().collect());
-                    self.report(position, format!("there is no setting `{name}`"), hint);
+                    self.report(position, format!("unknown setting `{name}`"), hint);
                 }
             }
             ["global"] => {
@@ -259,7 +260,7 @@ impl Reader<'_> {
                     matches!(statement, Stmt::Var(variable, ..) if variable.0.name.as_str() == name)
                 });
                 if !is_constant {
-                    self.report(position, format!("there is no constant `{name}` in this script"), None);
+                    self.report(position, format!("unknown constant `{name}` in this script"), None);
                 }
             }
             [alias] => match self.scope.imports.get(*alias) {
@@ -269,11 +270,11 @@ impl Reader<'_> {
                         name,
                         exports.constants.iter().map(String::as_str).collect(),
                     );
-                    self.report(position, format!("there is no constant `{alias}::{name}`"), hint);
+                    self.report(position, format!("unknown constant `{alias}::{name}`"), hint);
                 }
                 Some(_) => {}
                 None if self.checker.vocabulary.has_namespace(alias) => {
-                    self.report(position, format!("there is no constant `{alias}::{name}`"), None);
+                    self.report(position, format!("unknown constant `{alias}::{name}`"), None);
                 }
                 None => self.unknown_namespace(alias, position),
             },

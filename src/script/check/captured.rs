@@ -1,5 +1,5 @@
-//! Finds what a closure changes in a variable around it where a later run does not call that closure again: the body of
-//! a step, of `step::once`, an `undo`. What is read behind it would then depend on which run is looked at.
+//! Finds closures that change a variable around them although a later run does not call them again: the body of a step,
+//! of `step::once`, an `undo`. The value of the variable afterwards would depend on which run looks at it.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -37,7 +37,7 @@ pub(super) struct Closure {
     captured: Vec<String>,
 }
 
-/// What a closure that may not be called again is the body of.
+/// What the closure that may not be called again belongs to.
 #[derive(Clone, Debug, Default)]
 enum Place {
     /// A step.
@@ -111,7 +111,7 @@ impl<'check> Reader<'check> {
         }
     }
 
-    /// Takes in the closures that a variable may hold from here on.
+    /// Adds the closures that a variable may hold from here on.
     fn hold(&mut self, name: &str, value: &Expr) {
         let mut found = Vec::new();
         value.walk(&mut Vec::new(), &mut |path: &[ASTNode]| {
@@ -123,7 +123,7 @@ impl<'check> Reader<'check> {
         self.held.entry(name.to_owned()).or_default().extend(found);
     }
 
-    /// Takes in a closure that can be called as a method.
+    /// Adds a closure that can be called as a method.
     fn method(&mut self, name: &str, value: &Expr) {
         let Some(closure) = closure_in(value) else { return };
         let function = self.program.ast.iter_fn_def().find(|function| function.name == closure.function);
@@ -312,17 +312,17 @@ impl<'check> Reader<'check> {
         let (where_, why, way) = match &self.place {
             Place::Step(id) => (
                 format!("step `{id}`"),
-                "a run that skips the completed step would go on with another value",
+                "a run that skips the completed step would continue with another value",
                 "compute it before the first step, or have the step that needs it read what this one left on the machine",
             ),
             Place::Once => (
                 "`step::once`".to_owned(),
-                "a later run, which does not call the closure, would go on with another value",
+                "a later run, which does not call the closure, would continue with another value",
                 "compute it before `step::once`, or read what the closure left on the machine",
             ),
             Place::Undo => (
                 "`undo`".to_owned(),
-                "it is called only when the command runs, so a later run would go on with another value",
+                "it is called only when the command runs, so a later run would continue with another value",
                 "compute it before the command",
             ),
         };

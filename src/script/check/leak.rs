@@ -1,8 +1,8 @@
-//! Finds secrets where none may be: among the arguments of a command, in a comparison or a sum, and by their
-//! names in a text that a primitive would refuse for that.
+//! Finds secrets where they must not be: among the arguments of a command, in a comparison or a sum, and their names in
+//! a string that a primitive would refuse for it.
 //!
-//! Followed are the simple ways: variables, and maps and arrays that hold a secret, within one function and the
-//! closures in it. What goes further is refused when it happens.
+//! It follows variables, and maps and arrays that contain a secret, within one function and its closures. Everything
+//! else is refused at run time.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use crate::script::vocabulary::Vocabulary;
 enum Taint {
     /// It is one.
     Secret,
-    /// It is a text with the name of one where its value would be wanted.
+    /// It is a string that contains the name of one instead of its value.
     Named,
     /// It holds one: a map under these keys, an array under none.
     Holder(BTreeSet<String>),
@@ -26,10 +26,10 @@ enum Taint {
 
 type Tainted = BTreeMap<String, Taint>;
 
-/// Who may be given the name of a secret in a text: those who say or ask something.
+/// The namespaces that may get the name of a secret in a string: they print or ask something.
 const TALK: [&str; 5] = ["ask", "host", "log", "secret", "step"];
 
-/// The places at which a script has a secret where none may be.
+/// The places at which a script uses a secret where it must not.
 pub(super) fn problems(vocabulary: &Vocabulary, program: &Program) -> Vec<Failure> {
     if !program.text.contains("secret::") {
         return Vec::new();
@@ -144,10 +144,7 @@ impl Reader<'_> {
             }
             match operator {
                 Token::Plus | Token::Minus | Token::Multiply => {
-                    self.report(
-                        position,
-                        "a secret cannot be added to: secret::join([…]) makes a longer one",
-                    );
+                    self.report(position, "a secret cannot be added to: use secret::join([…])");
                 }
                 Token::EqualsTo
                 | Token::NotEqualsTo
@@ -193,7 +190,7 @@ impl Reader<'_> {
         };
         self.report(
             word.unwrap_or(argument).start_position(),
-            "a secret cannot be a word of a command, which everybody on the machine can see: use its `env` or `stdin`",
+            "a secret cannot be an argument of a command, which every user can see: use its `env` or `stdin`",
         );
     }
 
@@ -207,7 +204,7 @@ impl Reader<'_> {
             }
             _ if self.taint(argument, tainted) == Some(Taint::Named) => self.report(
                 argument.start_position(),
-                "this text would hold the name of a secret instead of the secret: secret::join([…]) makes a longer one",
+                "this string would contain the name of the secret instead of the secret: use secret::join([…])",
             ),
             _ => {}
         }

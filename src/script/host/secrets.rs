@@ -1,4 +1,4 @@
-//! What a script's host does with secrets: gets them, keeps them, and refuses a text that would give one away.
+//! The host's handling of secrets: it gets them, keeps them, and refuses strings that would reveal one.
 
 use anyhow::{Result, bail};
 use rhai::Dynamic;
@@ -16,7 +16,7 @@ impl Host {
     /// The secret that a script asks for, as part of the fingerprint of its step.
     ///
     /// # Errors
-    /// With [`ExitCode::UNANSWERED`] when it is neither given nor stored and nobody can be asked; while only looking,
+    /// With [`ExitCode::UNANSWERED`] when it is neither given nor stored and no one can be asked; in a dry run,
     /// as unpredictable.
     pub fn secret(&self, request: &SecretRequest) -> Result<Secret> {
         let secret = self.resolve_secret(request)?;
@@ -37,9 +37,9 @@ impl Host {
         let name = &request.name;
         if !secret_store::is_name(name) {
             bail!(
-                Failure::new(format!("`{name}` is no name of a secret"))
+                Failure::new(format!("invalid name of a secret `{name}`"))
                     .kind("usage")
-                    .hint("it is lower-case letters, digits and `_`, a letter first")
+                    .hint("use lower-case letters, digits and `_`, beginning with a letter")
             );
         }
         if let Some(known) = self.secrets().known(name) {
@@ -60,12 +60,12 @@ impl Host {
     fn new_secret(&self, request: &SecretRequest) -> Result<Zeroizing<String>> {
         if self.dry_run() {
             return Err(
-                Unpredictable(format!("the secret `{}`, which nobody has given yet", request.name)).into()
+                Unpredictable(format!("the secret `{}`, which is not given yet", request.name)).into()
             );
         }
         if let Some(prompt) = &request.prompt {
             let text = match request.generate {
-                Some(_) => format!("{prompt} (nothing: a strong one is made)"),
+                Some(_) => format!("{prompt} (empty: a strong one is generated)"),
                 None => prompt.clone(),
             };
             let question = Question::Secret { text, may_be_empty: request.generate.is_some() };
@@ -85,7 +85,7 @@ impl Host {
         Ok(self.secrets().store.read(name)?.is_some_and(|stored| *stored == text))
     }
 
-    /// A keyed hash of the secret as it is now; `None` when it is not to be had without asking.
+    /// A keyed hash of the secret as it is now; `None` if it cannot be had without asking.
     pub(super) fn present_secret(&self, name: &str) -> Result<Option<String>> {
         match self.secrets().available(name)? {
             Some((text, _)) => self.secrets().store.known_hash(name, &text),
@@ -93,7 +93,7 @@ impl Host {
         }
     }
 
-    /// Looks for every secret that is known by now in what is reported.
+    /// Redacts every secret that is known by now in what is reported.
     pub fn learn_known_secrets(&self) {
         for secret in &self.secrets().all_known() {
             self.reporter().learn_known_secret(secret.name(), secret.reveal());
@@ -105,8 +105,8 @@ impl Host {
         value.read_lock::<Secret>().map(|secret| secret.text())
     }
 
-    /// The text of what goes where secrets may go: a secret's own, or that of a text, number or bool, which must
-    /// not hold a secret. `what` is what it is for, as the begin of a sentence.
+    /// The text of a value that may be a secret: a secret's own, or that of a string, number or bool, which must
+    /// not contain a secret. `what` begins the message: what the value is for.
     pub fn text_or_secret(&self, value: &Dynamic, what: &str) -> Result<Zeroizing<String>> {
         if let Some(text) = Self::secret_text(value) {
             return Ok(text);
@@ -115,7 +115,7 @@ impl Host {
             value.is_string() || value.is_char() || value.is_int() || value.is_float() || value.is_bool();
         if !is_plain {
             bail!(
-                Failure::new(format!("{what} is a text or a secret, not a {}", value.type_name()))
+                Failure::new(format!("{what} must be a string or a secret, not a {}", value.type_name()))
                     .kind("type")
             );
         }
@@ -124,17 +124,13 @@ impl Host {
         Ok(Zeroizing::new(text))
     }
 
-    /// Refuses a text into which a secret was mixed: it would be written as its name, or remembered in clear.
+    /// Refuses a string into which a secret was mixed: it would be written as its name, or recorded in clear.
     pub fn refuse_secret(&self, text: &str) -> Result<()> {
         if text.contains(MARK) || self.reporter().holds_secret(text) {
             bail!(
-                Failure::new(
-                    "the text holds a secret in a form that would be written as its name or in clear"
-                )
-                .kind("secret")
-                .hint(
-                    "secret::join([…]) makes a secret of texts and secrets: it stays one until it is written"
-                )
+                Failure::new("the string contains a secret, which would be written as its name or in clear")
+                    .kind("secret")
+                    .hint("use secret::join([…]) to make one secret of strings and secrets")
             );
         }
         Ok(())
@@ -142,12 +138,10 @@ impl Host {
 }
 
 fn unanswered(name: &str) -> Failure {
-    Failure::new(format!("the secret `{name}` is needed, and nobody can be asked for it"))
+    Failure::new(format!("the secret `{name}` is not given, and no one can be asked for it"))
         .exit(ExitCode::UNANSWERED)
         .kind("unanswered")
-        .hint(format!(
-            "`--secrets FILE` reads it from a line `{name}=…` of a file that is yours alone (mode 0600)"
-        ))
-        .hint(format!("or the variable `{}` holds it", secret_store::variable(name)))
-        .hint(format!("or the systemd credential `{name}` does; or run this on a terminal"))
+        .hint(format!("put a line `{name}=…` into a file of mode 0600 and pass `--secrets FILE`"))
+        .hint(format!("or set the variable `{}`", secret_store::variable(name)))
+        .hint(format!("or pass the systemd credential `{name}`, or run this on a terminal"))
 }
