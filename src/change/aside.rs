@@ -93,7 +93,7 @@ fn copy_and_remove(path: &Path, to: &Path) -> Result<()> {
             files::remove(path, &FileState::Link { to: text, owner, group, mtime }, &tag(path))
         }
         special @ (FileState::Special { .. } | FileState::SameFile { .. }) => {
-            Err(stays(path, &anyhow::anyhow!("it is {}", special.noun())))
+            Err(stays(path, &anyhow::anyhow!("it is {}", special.kind_name())))
         }
     }
 }

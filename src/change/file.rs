@@ -281,7 +281,7 @@ impl FileChange {
             FileState::Directory { metadata } => {
                 files::set_metadata(path, &Attributes::from(metadata), now).map(drop)
             }
-            other => anyhow::bail!("`{}` was {} before", path.display(), other.noun()),
+            other => anyhow::bail!("`{}` was {} before", path.display(), other.kind_name()),
         }
     }
 
@@ -298,7 +298,7 @@ impl FileChange {
         }
         let shown = self.path().display();
         let (FileState::File { metadata: here, .. }, Some(before)) = (now, self.before.metadata()) else {
-            let why = format!("{shown} is {} now, and only its owner and mode were changed", now.noun());
+            let why = format!("{shown} is {} now, and only its owner and mode were changed", now.kind_name());
             if terms.force {
                 return Ok(Undone::Kept(why));
             }

@@ -123,7 +123,7 @@ impl World {
         let ended = self.processes.run(command, &mut |stream, line| {
             let text = crate::text::printable(line).into_owned();
             match stream {
-                Stream::Remark => self.reporter.note(text),
+                Stream::Report => self.reporter.note(text),
                 stream => self.reporter.emit(&Event::CommandLine { error: stream == Stream::Err, text }),
             }
         })?;

@@ -96,9 +96,13 @@ impl TreeChange {
             let is_special = matches!(present, FileState::Special { .. });
             if is_special || (!present.is_absent() && both[0] != both[1]) {
                 let at = PathText::new(path.join(name));
-                return Err(Failure::new(format!("`{at}` is {}, not {}", present.noun(), desired.noun()))
-                    .kind("exists")
-                    .into());
+                return Err(Failure::new(format!(
+                    "`{at}` is {}, not {}",
+                    present.kind_name(),
+                    desired.kind_name()
+                ))
+                .kind("exists")
+                .into());
             }
         }
         Self::between(path, Scope::Listed, found, wish)
@@ -220,7 +224,7 @@ pub(super) fn replaceable(path: &Path, wish: &Manifest) -> Result<Manifest> {
     };
     for (name, state) in found.entries() {
         if let FileState::Special { .. } = state {
-            let what = format!("is {}, which kkrun cannot bring back", state.noun());
+            let what = format!("is {}, which kkrun cannot bring back", state.kind_name());
             return Err(refused(name, &what).into());
         }
         if state.metadata().and_then(|metadata| metadata.flags).is_some_and(Flags::is_fixed) {
@@ -613,7 +617,7 @@ impl Kind for TreeChange {
         let root = FileState::observe(self.path())?;
         if !matches!(root, FileState::Absent | FileState::Directory { .. }) {
             if !terms.force {
-                return Ok(Undone::Conflict(format!("{} is {}", self.path().display(), root.noun())));
+                return Ok(Undone::Conflict(format!("{} is {}", self.path().display(), root.kind_name())));
             }
             if terms.dry_run {
                 return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));

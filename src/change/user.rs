@@ -388,7 +388,7 @@ impl UserChange {
         };
         let state = FileState::observe(home.as_path())?;
         let is_replaced = !matches!(state, FileState::Absent | FileState::Directory { .. });
-        Ok(is_replaced.then(|| format!("{home} was replaced by {} and stays", state.noun())))
+        Ok(is_replaced.then(|| format!("{home} was replaced by {} and stays", state.kind_name())))
     }
 
     /// The home that kkrun made, if it is still there and of the user with this number. Of a user who has gone it must be
@@ -639,9 +639,11 @@ fn look_at_new_home(home: &Path) -> Result<FileState> {
                 .kind("exists")
                 .into())
         }
-        other => Err(Failure::new(format!("`{}` is a {}, not a directory", home.display(), other.noun()))
-            .kind("exists")
-            .into()),
+        other => {
+            Err(Failure::new(format!("`{}` is a {}, not a directory", home.display(), other.kind_name()))
+                .kind("exists")
+                .into())
+        }
     }
 }
 

@@ -12,33 +12,33 @@ use rustix::io::Errno;
 
 use crate::failure::Failure;
 use crate::machine::files::{
-    Digest, FileState, Manifest, PathText, copy_content, digest_anew, digest_if_known, observe_with,
+    Digest, FileState, Manifest, PathText, copy_content, digest_again, digest_if_known, observe_with,
 };
 
-/// The name of a backup that is being written. There is one writer, for whoever makes backups holds the lock.
+/// The name of a backup that is being written. There is one writer: making backups requires the lock.
 const INCOMING: &str = ".incoming";
 
 /// A directory of backups: each a file of mode 0600 whose name is the SHA-256 of its content.
 ///
-/// A backup is durable when it has been saved: hashed while it was written, synced, renamed, its directory synced. It is
-/// not read again: that would come from memory and show nothing of the disk; who brings it back compares. Saving
-/// what is there already only reads it.
+/// A backup is durable once saved: hashed while it is written, synced, renamed, its directory synced. It is not read
+/// again: that read would come from memory and prove nothing about the disk. A restore compares the digest. Saving what
+/// is already there only reads it.
 pub struct Backups {
     directory: OwnedFd,
     path: PathBuf,
 }
 
 impl Backups {
-    /// Opens the directory of backups at `path`, making it (0700) when it is missing.
+    /// Opens the directory of backups at `path`, creating it (0700) if it is missing.
     pub fn open(path: &Path) -> Result<Self> {
         let shown = PathText::new(path);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = match rustix::fs::open(path, flags, Mode::empty()) {
             Err(Errno::NOENT) => {
                 mkdirat(rustix::fs::CWD, path, Mode::from_raw_mode(0o700))
-                    .with_context(|| format!("cannot make the directory of backups `{shown}`"))?;
+                    .with_context(|| format!("cannot create the backup directory `{shown}`"))?;
                 let directory = rustix::fs::open(path, flags, Mode::empty())
-                    .with_context(|| format!("cannot open the directory of backups `{shown}`"))?;
+                    .with_context(|| format!("cannot open the backup directory `{shown}`"))?;
                 if let Some(above) = path.parent() {
                     rustix::fs::open(above, flags, Mode::empty())
                         .and_then(fsync)
@@ -46,7 +46,7 @@ impl Backups {
                 }
                 directory
             }
-            opened => opened.with_context(|| format!("cannot open the directory of backups `{shown}`"))?,
+            opened => opened.with_context(|| format!("cannot open the backup directory `{shown}`"))?,
         };
         Ok(Self { directory, path: path.to_owned() })
     }
@@ -72,11 +72,11 @@ impl Backups {
         Ok(digest)
     }
 
-    /// Saves what `write` makes of the empty file at the path that it is given.
+    /// Saves what `write` writes to the empty file at the path that it is given.
     pub fn save_written(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<Digest> {
         let incoming = self.incoming()?;
         let saved = write(&self.path.join(INCOMING)).and_then(|()| {
-            let (digest, _) = digest_anew(&incoming, &self.path.join(INCOMING))?;
+            let (digest, _) = digest_again(&incoming, &self.path.join(INCOMING))?;
             if self.holds(digest)? {
                 self.drop_incoming()?;
             } else {
@@ -85,13 +85,13 @@ impl Backups {
             Ok(digest)
         });
         if saved.is_err() {
-            // What is left goes when the next one is saved.
+            // A leftover is removed when the next one is saved.
             let _ = self.drop_incoming();
         }
         saved
     }
 
-    /// Looks at a file and saves its content in one reading. Whatever is no file is only looked at.
+    /// Observes a path and saves the content of a file with the same read.
     pub fn save_file(&self, path: &Path) -> Result<FileState> {
         observe_with(path, &mut |file, shown| {
             let (incoming, digest, size) = self.take_in(file, shown, &BTreeSet::new())?;
@@ -102,7 +102,7 @@ impl Backups {
         })
     }
 
-    /// Looks at a tree and saves the content of all its files, reading each once and syncing all at once.
+    /// Observes a tree and saves the content of all its files: each is read once, all are synced together.
     pub fn save_tree(&self, root: &Path) -> Result<Manifest> {
         let mut fresh = BTreeSet::new();
         let manifest = Manifest::observe_with(root, &mut |file, shown| {
@@ -124,8 +124,8 @@ impl Backups {
         Ok(manifest)
     }
 
-    /// Copies an open file in, shared where the file system can share it, and says its digest and length. Nothing comes
-    /// in that is here, or among the `fresh` ones.
+    /// Copies an open file into the directory, sharing its blocks where the file system can, and returns its digest and
+    /// length. Content that is already here, or among the `fresh` ones, is not copied.
     fn take_in(
         &self,
         file: &File,
@@ -150,8 +150,7 @@ impl Backups {
     /// The bytes of a backup, which is a text or what kkrun itself wrote.
     ///
     /// # Errors
-    /// A [`Failure`] of kind `missing` when there is none of this digest, `damaged` when it is not what was
-    /// saved.
+    /// A [`Failure`] of kind `missing` when there is none of this digest, `damaged` when it does not match the digest.
     pub fn read(&self, digest: Digest) -> Result<Vec<u8>> {
         let named = || format!("cannot read a backup in `{}`", PathText::new(&*self.path));
         let mut bytes = Vec::new();
@@ -159,8 +158,8 @@ impl Backups {
         if Digest::of(&bytes) == digest { Ok(bytes) } else { Err(self.damaged(digest)) }
     }
 
-    /// Opens a backup. Who writes it anywhere must compare the digest then, as
-    /// [`crate::machine::files::replace()`] and [`crate::machine::files::build_tree`] do.
+    /// Opens a backup. The caller must compare the digest while copying it, as [`crate::machine::files::replace()`] and
+    /// [`crate::machine::files::build_tree`] do.
     pub fn file(&self, digest: Digest) -> Result<File> {
         match self.open_named(&digest.to_string()) {
             Ok(file) => Ok(file.into()),
@@ -173,10 +172,10 @@ impl Backups {
         }
     }
 
-    /// Whether there is a sound backup of this digest. A damaged one is as good as none: it is replaced.
+    /// Whether there is an intact backup of this digest. A damaged one counts as none: it is replaced.
     fn holds(&self, digest: Digest) -> Result<bool> {
         match self.open_named(&digest.to_string()) {
-            Ok(file) => Ok(digest_anew(&File::from(file), &self.path(digest))?.0 == digest),
+            Ok(file) => Ok(digest_again(&File::from(file), &self.path(digest))?.0 == digest),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(self.failed("read", errno)),
         }
@@ -228,13 +227,15 @@ impl Backups {
 
     fn damaged(&self, digest: Digest) -> anyhow::Error {
         let shown = PathText::new(self.path(digest));
-        Failure::new(format!("the backup `{shown}` does not hold what was saved")).kind("damaged").into()
+        Failure::new(format!("the backup `{shown}` is damaged: its content does not match its name"))
+            .kind("damaged")
+            .into()
     }
 }
 
-/// Removes what a run that was killed had begun to save in the directory `path`. The caller holds the lock.
+/// Removes what a killed run had begun to save in the directory `path`. The caller holds the lock.
 pub fn clear_unfinished(path: &Path) -> Result<()> {
-    let named = || format!("cannot clear `{}` of what was left unfinished", PathText::new(path));
+    let named = || format!("cannot remove unfinished backups from `{}`", PathText::new(path));
     let entries = match std::fs::read_dir(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         entries => entries.with_context(named)?,
@@ -253,7 +254,7 @@ fn unsynced(digest: Digest) -> String {
     format!("{INCOMING}-{digest}")
 }
 
-/// Whether a directory of backups holds any: then a journal beside it must exist.
+/// Whether a backup directory holds any: if so, a journal must exist beside it.
 pub fn any_in(path: &Path) -> Result<bool> {
     match std::fs::read_dir(path) {
         Ok(entries) => Ok(entries
@@ -320,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn damage_is_seen_and_mended_by_saving_again() {
+    fn damage_is_found_and_repaired_by_saving_again() {
         let (_directory, backups) = backups();
         let digest = backups.save(b"abc").unwrap();
         std::fs::write(backups.path(digest), "abd").unwrap();

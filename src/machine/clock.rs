@@ -13,8 +13,8 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// The identifier the kernel drew when it booted: two moments with the same one lie in one boot.
-/// Source: random(4), `/proc/sys/kernel/random/boot_id`.
+/// The identifier the kernel drew when it booted: two moments with the same one belong to one boot. Source: random(4),
+/// `/proc/sys/kernel/random/boot_id`.
 pub fn boot_id() -> Result<String> {
     read_word(Path::new(BOOT_ID))
 }

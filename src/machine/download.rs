@@ -15,17 +15,17 @@ use crate::failure::Failure;
 
 /// How long a connection may take.
 const CONNECTING: Duration = Duration::from_secs(30);
-/// How long the server may think before it answers.
+/// How long the server may take before it answers.
 const ANSWERING: Duration = Duration::from_secs(60);
 /// How long the file may take altogether.
 const RECEIVING: Duration = Duration::from_secs(30 * 60);
-/// How long is waited before each further attempt.
+/// The pause before each further attempt.
 const PAUSES: [Duration; 4] =
     [Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(8)];
 /// How much is read at once, in bytes.
 const PIECE: usize = 128 * 1024;
 
-/// A file that was fetched: it has no name, and goes with its last descriptor.
+/// A downloaded file: it has no name, and disappears with its last descriptor.
 #[derive(Debug)]
 pub struct Download {
     /// The file, open for reading and writing.
@@ -43,11 +43,10 @@ struct Failed {
     passes: bool,
 }
 
-/// Fetches what `url` names into a file of the file system of `directory`, through the proxy and with the
-/// certificates that the environment names. Follows redirections, and tries again when the server or the way to it
-/// fails.
+/// Fetches what `url` names into a file of the file system of `directory`, through the proxy and with the certificates
+/// that the environment names. Follows redirections, and tries again when the server or the connection fails.
 ///
-/// What passes before another attempt is up to `pause`, which is handed why the last one failed and how long to wait.
+/// Before another attempt, `pause` is called with the error of the last one and how long to wait.
 ///
 /// # Errors
 /// Of the kinds `unreachable` and `timeout`, `http` with the status as code when the server refuses; with the
@@ -61,9 +60,9 @@ pub fn download(
     let mut pauses = PAUSES.into_iter();
     loop {
         let file = tempfile::tempfile_in(directory)
-            .with_context(|| format!("cannot make a file in `{}`", directory.display()))?;
+            .with_context(|| format!("cannot create a temporary file in `{}`", directory.display()))?;
         let from = url.to_owned();
-        // An attempt that is given up ends by itself, at its timeouts: the library cannot be interrupted.
+        // An abandoned attempt ends at its timeouts: the library cannot be interrupted.
         let failed = match signals.interruptibly(move || fetch(&from, file))? {
             Ok(download) => return Ok(download),
             Err(failed) => failed,
@@ -87,7 +86,7 @@ fn fetch(url: &str, mut file: File) -> Result<Download, Failed> {
     let status = response.status();
     if status != 200 {
         let mut failure =
-            Failure::new(format!("`{url}` cannot be fetched: the server says {status}")).kind("http");
+            Failure::new(format!("cannot download `{url}`: the server answered {status}")).kind("http");
         failure.code = Some(i32::from(status.as_u16()));
         let passes = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
         return Err(Failed { error: failure.into(), passes });
@@ -103,14 +102,12 @@ fn fetch(url: &str, mut file: File) -> Result<Download, Failed> {
             Err(error) => {
                 let kind =
                     if error.kind() == std::io::ErrorKind::TimedOut { "timeout" } else { "unreachable" };
-                let failure = Failure::new(format!("`{url}` was not fetched whole: {error}")).kind(kind);
+                let failure = Failure::new(format!("cannot download all of `{url}`: {error}")).kind(kind);
                 return Err(Failed { error: failure.into(), passes: true });
             }
         };
         digester.update(&piece[..length]);
-        file.write_all(&piece[..length])
-            .with_context(|| format!("cannot keep what `{url}` gives"))
-            .map_err(for_good)?;
+        file.write_all(&piece[..length]).with_context(|| format!("cannot save `{url}`")).map_err(for_good)?;
     }
     let (sha256, size) = digester.finish();
     Ok(Download { file, sha256, size })
@@ -124,7 +121,7 @@ fn failed(url: &str, error: &Error) -> Failed {
         }
         _ => ("failed", false),
     };
-    Failed { error: Failure::new(format!("`{url}` cannot be fetched: {error}")).kind(kind).into(), passes }
+    Failed { error: Failure::new(format!("cannot download `{url}`: {error}")).kind(kind).into(), passes }
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Asks web servers.
+//! Sends requests to web servers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use ureq::{Agent, Error};
 use super::signal::Signals;
 use crate::failure::Failure;
 
-/// How long an answer may take unless said.
+/// How long an answer may take by default.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How many redirections are followed.
@@ -22,12 +22,12 @@ const REDIRECTIONS: u32 = 10;
 /// The longest body that is read, in bytes: the longest text that a script may hold.
 const LONGEST_BODY: u64 = 16 * 1024 * 1024;
 
-/// What is asked, and how.
+/// A request.
 #[derive(Clone, Debug)]
 pub struct Question {
     /// The address: `http://…` or `https://…`.
     pub url: String,
-    /// What is sent; a question with a body is a POST, one without is a GET.
+    /// What is sent; a request with a body is a POST, one without is a GET.
     pub body: Option<Vec<u8>>,
     /// Further headers.
     pub headers: BTreeMap<String, String>,
@@ -37,7 +37,7 @@ pub struct Question {
     pub follow: bool,
 }
 
-/// What a server said.
+/// The answer of a server.
 #[derive(Clone, Debug)]
 pub struct Answer {
     /// The status, such as 200 or 404.
@@ -54,12 +54,12 @@ impl Question {
         Self { url: url.to_owned(), body: None, headers: BTreeMap::new(), timeout: TIMEOUT, follow: true }
     }
 
-    /// Asks. A question that is given up ends by itself, at its timeout: the library cannot be interrupted.
+    /// Sends the request and waits for the answer. An abandoned request ends at its timeout: the library cannot be
+    /// interrupted.
     ///
     /// # Errors
     /// Of the kind `unreachable` when no server answers, `timeout` when the answer takes too long; with the
-    /// [`Interruption`](super::signal::Interruption) when the run is asked to stop. A status of whatever number is an
-    /// answer.
+    /// [`Interruption`](super::signal::Interruption) when the run is asked to stop. Any status is an answer.
     pub fn ask(self, signals: &Signals) -> Result<Answer> {
         signals.interruptibly(|| self.answer())?
     }
@@ -106,28 +106,31 @@ impl Question {
             Error::BadUri(_) | Error::Http(_) => "usage",
             _ => "failed",
         };
-        Failure::new(format!("`{}` does not answer: {error}", self.url)).kind(kind)
+        Failure::new(format!("no answer from `{}`: {error}", self.url)).kind(kind)
     }
 }
 
-/// The address behind a text.
+/// Parses an address.
 pub(super) fn address_of(url: &str) -> Result<Uri> {
     let address: Uri = match url.parse() {
         Ok(address) => address,
-        Err(error) => bail!(Failure::new(format!("`{url}` is no address: {error}")).kind("usage")),
+        Err(error) => bail!(Failure::new(format!("invalid URL `{url}`: {error}")).kind("usage")),
     };
     if !matches!(address.scheme_str(), Some("http" | "https")) {
-        bail!(Failure::new(format!("`{url}` begins with neither http:// nor https://")).kind("usage"));
+        bail!(
+            Failure::new(format!("invalid URL `{url}`: it must begin with http:// or https://"))
+                .kind("usage")
+        );
     }
     Ok(address)
 }
 
-/// How every server is asked: through the proxy that the environment names, believing the certificates that the
-/// machine believes or that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+/// The configuration for every server: the proxy from the environment, and the certificates that the machine trusts or
+/// that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
 pub(super) fn configuration(address: &Uri) -> ConfigBuilder<AgentScope> {
     let trust = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
     let config = Agent::config_builder().http_status_as_error(false).tls_config(trust);
-    // A proxy would ask itself.
+    // A proxy would connect to itself.
     if is_this_machine(address) { config.proxy(None) } else { config }
 }
 
@@ -199,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_there_is_unreachable_and_silence_a_timeout() {
+    fn no_server_is_unreachable_and_silence_is_a_timeout() {
         let kind = |error: anyhow::Error| error.downcast_ref::<Failure>().unwrap().kind;
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = ask(Question::get(&format!("http://{free}"))).unwrap_err();

@@ -13,25 +13,25 @@ use super::clock;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
-/// A lock held; it is let go when this is dropped or the process ends, however it ends.
+/// A held lock; it is released when this is dropped or the process ends, however it ends.
 ///
-/// The truth is `flock` on the open file. The text in the file only tells others who holds it; it is neither
-/// synced nor believed without the lock.
+/// The truth is `flock` on the open file. The text in the file only names the holder for others; it is neither synced
+/// nor trusted without the lock.
 #[derive(Debug)]
 pub struct Lock {
     file: File,
 }
 
-/// What became of an attempt to take the lock.
+/// The result of an attempt to take the lock.
 #[derive(Debug)]
 pub enum Attempt {
-    /// It is ours.
+    /// This process has it.
     Acquired(Lock),
-    /// Somebody else holds it.
+    /// Another process holds it.
     Held(Holder),
 }
 
-/// Who holds a lock, as far as they have said; they may not have got round to it yet.
+/// The holder of a lock, as far as it has written who it is; it may not have done so yet.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Holder {
     /// The file of the lock.
@@ -45,7 +45,7 @@ pub struct Holder {
 }
 
 impl Lock {
-    /// Takes the lock at `path` if it is free, without waiting; the file is made if there is none.
+    /// Takes the lock at `path` if it is free, without waiting; the file is created if it is missing.
     pub fn acquire(path: &Path) -> Result<Attempt> {
         let named = || format!("cannot lock `{}`", path.display());
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
@@ -58,7 +58,7 @@ impl Lock {
             }
             Err(Errno::WOULDBLOCK) => {
                 let mut text = Vec::new();
-                // What the holder says of itself is a courtesy: not being able to read it hides nothing.
+                // The text about the holder is a courtesy: the lock counts without it.
                 drop(Read::take(&mut file, 16 * 1024).read_to_end(&mut text));
                 Ok(Attempt::Held(Holder::read(path, &String::from_utf8_lossy(&text))))
             }
@@ -77,7 +77,7 @@ impl Lock {
     }
 }
 
-/// Whether somebody holds the lock at `path`, asked without touching it. Source: proc(5), /proc/locks.
+/// Whether a process holds the lock at `path`, checked without touching it. Source: proc(5), /proc/locks.
 pub fn is_held(path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;
     let (Ok(metadata), Ok(locks)) = (std::fs::metadata(path), std::fs::read_to_string("/proc/locks")) else {
@@ -93,7 +93,7 @@ pub fn is_held(path: &Path) -> bool {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // A name left behind in an unlocked file misleads nobody: `flock` decides.
+        // A text left behind in an unlocked file does no harm: `flock` decides.
         drop(self.file.set_len(0));
     }
 }
@@ -114,10 +114,10 @@ impl Holder {
         let who = match (self.pid, &self.command) {
             (Some(pid), Some(command)) => format!("`{command}`, process {pid}"),
             (Some(pid), None) => format!("process {pid}"),
-            (None, _) => format!("whoever has `{}` locked", self.path.display()),
+            (None, _) => format!("the process that holds `{}`", self.path.display()),
         };
         let since = self.since.map(|since| format!(", since {since:.0}")).unwrap_or_default();
-        Failure::new(format!("another run is at work: {who}{since}"))
+        Failure::new(format!("another run is in progress: {who}{since}"))
             .exit(ExitCode::LOCKED)
             .kind("locked")
             .hint("wait until it has ended, then run this again")

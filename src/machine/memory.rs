@@ -1,6 +1,6 @@
 //! How much memory this process uses.
 
-/// The resident memory, in bytes; `None` where /proc does not tell. Source: `proc_pid_statm(5)`.
+/// The resident memory, in bytes; `None` if /proc does not show it. Source: `proc_pid_statm(5)`.
 pub fn resident() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/self/statm").ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;

@@ -1,4 +1,4 @@
-//! The outside: files, processes, signals, sockets and the clock, and nothing that knows of steps.
+//! The outside: files, processes, signals, sockets and the clock, and no knowledge of steps.
 
 pub mod account;
 pub mod backups;

@@ -1,4 +1,4 @@
-//! Mounted file systems: which there are, and overlays that this process mounts and takes away again.
+//! Mounted file systems: a list of them, and overlays that this process mounts and unmounts.
 
 use std::ffi::CString;
 use std::ffi::OsString;
@@ -30,11 +30,12 @@ pub fn mounted() -> Result<Vec<Mounted>> {
     Ok(parse(&text))
 }
 
-/// Refuses to remove these paths when something is mounted at or below one of them: a removal would take from the file
-/// system that is mounted there, or stop half-way. The paths are canonical. Asked before anything is changed.
+/// Refuses to remove these paths when something is mounted at or below one of them: a removal would delete from the
+/// file system that is mounted there, or stop half-way. The paths must be canonical. To be called before anything is
+/// changed.
 ///
 /// # Errors
-/// `busy`, with the mount and how it is taken away.
+/// `busy`, with the mount and the command that unmounts it.
 pub fn refuse_within<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Result<()> {
     let mounts = mounted()?;
     for path in paths {
@@ -51,7 +52,7 @@ pub fn refuse_within<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Resu
         // Innermost first: umount refuses a mount point that has another one below it.
         for mount in within.iter().rev() {
             let shown = mount.path.to_string_lossy();
-            failure = failure.hint(format!("`umount {}`, then try again", shell_words::quote(&shown)));
+            failure = failure.hint(format!("run `umount {}`, then try again", shell_words::quote(&shown)));
         }
         return Err(failure.into());
     }
@@ -73,7 +74,7 @@ fn parse(text: &[u8]) -> Vec<Mounted> {
         .collect()
 }
 
-/// Blanks and backslashes are written as three octal digits in the kernel's list.
+/// The kernel's list has whitespace and backslashes as three octal digits.
 fn unescape(field: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
@@ -93,7 +94,7 @@ fn unescape(field: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// The room and the kind of the file system that a path lies on.
+/// The free space and the kind of the file system of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Room {
     /// Bytes that may still be written.
@@ -104,12 +105,12 @@ pub struct Room {
     pub overlay: bool,
 }
 
-/// What is left where this path lies. Magic numbers from linux/magic.h.
+/// The free space at this path. Magic numbers from linux/magic.h.
 pub fn room(path: &Path) -> Result<Room> {
     const TMPFS: i64 = 0x0102_1994;
     const RAMFS: i64 = 0x8584_58f6;
     const OVERLAY: i64 = 0x794c_7630;
-    let found = rustix::fs::statfs(path).with_context(|| format!("cannot look at `{}`", path.display()))?;
+    let found = rustix::fs::statfs(path).with_context(|| format!("cannot access `{}`", path.display()))?;
     let kind = found.f_type;
     let block = u64::try_from(found.f_bsize).unwrap_or(0);
     Ok(Room {
@@ -119,12 +120,12 @@ pub fn room(path: &Path) -> Result<Room> {
     })
 }
 
-/// A mounted overlay: what is written to it lands in its upper directory. It is unmounted when dropped.
+/// A mounted overlay: what is written to it goes to its upper directory. It is unmounted when dropped.
 #[derive(Debug)]
 pub struct Overlay {
-    /// What it shows the files of.
+    /// Its lower side.
     pub lower: PathBuf,
-    /// Where changes land.
+    /// Where changes go.
     pub upper: PathBuf,
     /// Where it is mounted.
     pub merged: PathBuf,
@@ -146,7 +147,7 @@ impl Overlay {
         escape_option(upper, &mut options);
         options.extend(b",workdir=");
         escape_option(work, &mut options);
-        let options = CString::new(options).context("a path holds a NUL byte")?;
+        let options = CString::new(options).context("a path contains a NUL byte")?;
         rustix::mount::mount("overlay", merged, "overlay", MountFlags::NODEV, Some(options.as_c_str()))
             .with_context(|| {
                 format!("cannot mount an overlay of `{}` at `{}`", lower.display(), merged.display())
@@ -154,7 +155,7 @@ impl Overlay {
         Ok(Self { lower: lower.to_owned(), upper: upper.to_owned(), merged: merged.to_owned(), keep: false })
     }
 
-    /// One that stands for directories as they lie, mounted by nobody.
+    /// One over plain directories, without a mount.
     #[cfg(test)]
     pub(super) fn described(lower: &Path, upper: &Path, merged: &Path) -> Self {
         Self { lower: lower.to_owned(), upper: upper.to_owned(), merged: merged.to_owned(), keep: true }
@@ -174,7 +175,7 @@ impl Drop for Overlay {
     }
 }
 
-/// Takes away what is mounted at a path, at the latest when its last user ends.
+/// Unmounts what is mounted at a path, at the latest when its last user ends.
 pub fn unmount(path: &Path) {
     if rustix::mount::unmount(path, UnmountFlags::empty()).is_err() {
         let _ = rustix::mount::unmount(path, UnmountFlags::DETACH);
@@ -197,7 +198,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_kernels_list_of_mounts_is_read_with_blanks_in_names() {
+    fn the_kernels_list_of_mounts_is_read_with_spaces_in_names() {
         let text = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
                      40 27 8:1 / /mnt/my\\040disk rw,idmapped shared:1 master:2 - xfs /dev/sda1 rw\n\n";
         let mount =

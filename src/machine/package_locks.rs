@@ -1,4 +1,4 @@
-//! Who holds the locks of apt and dpkg.
+//! Finds the holders of the locks of apt and dpkg.
 
 use std::fs::File;
 use std::io::ErrorKind;
@@ -17,7 +17,7 @@ const FILES: [&str; 4] = [
     "/var/cache/apt/archives/lock",
 ];
 
-/// Somebody who holds one of them, as a person would say it: "packagekitd (process 812)".
+/// The holder of one of them, as messages show it: "packagekitd (process 812)".
 pub fn holder() -> Result<Option<String>> {
     for path in FILES {
         if let Some(holder) = holder_of(Path::new(path))? {
@@ -34,7 +34,7 @@ fn holder_of(path: &Path) -> Result<Option<String>> {
         Err(error) => return Err(error).with_context(|| format!("cannot open `{}`", path.display())),
     };
     let lock = fcntl_getlk(&file, &Flock::from(FlockType::WriteLock))
-        .with_context(|| format!("cannot look at the lock of `{}`", path.display()))?;
+        .with_context(|| format!("cannot query the lock of `{}`", path.display()))?;
     let Some(lock) = lock.filter(|lock| lock.typ != FlockType::Unlocked) else { return Ok(None) };
     // A holder in another process namespace has no number here.
     let process = lock.pid.and_then(|pid| Process::by_pid(pid.as_raw_nonzero().get().cast_unsigned()));
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_nobody_locks_or_that_is_not_there_has_no_holder() {
+    fn a_file_that_is_not_locked_or_missing_has_no_holder() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("lock");
         assert_eq!(holder_of(&path).unwrap(), None);

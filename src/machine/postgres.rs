@@ -29,7 +29,7 @@ const SOCKETS: &str = "/var/run/postgresql";
 const PORT: u16 = 5432;
 /// The operating-system user that owns the servers, and the role of the same name that owns all in them.
 const OWNER: &str = "postgres";
-/// The name by which kkrun's own connections can be reported from others.
+/// The name by which kkrun's own connections can be told from others.
 const APPLICATION: &str = "kkrun";
 /// How long a connection may take.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -37,10 +37,10 @@ const CONNECTING: Duration = Duration::from_secs(10);
 const STARTING: Duration = Duration::from_secs(15);
 /// How long between two attempts.
 const BETWEEN_ATTEMPTS: Duration = Duration::from_millis(200);
-/// How often a running statement is looked up from, to see whether the run shall stop.
+/// How often the run is checked for a request to stop while a statement runs.
 const WATCHING: Duration = Duration::from_millis(100);
 
-/// Which server, which database, as whom: plain data, without a password.
+/// A server, a database in it and a role: plain data, without a password.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Server {
     /// The directory of its socket, or the name or address of its host.
@@ -77,8 +77,8 @@ impl Server {
         Self { dbname: dbname.to_owned(), ..self.clone() }
     }
 
-    /// What tells this server from the machine's first one: host and port, the host empty for the usual directory of
-    /// sockets; nothing for the first one.
+    /// What distinguishes this server from the machine's first one: host and port, the host empty for the usual
+    /// directory of sockets; `None` for the first one.
     pub fn address(&self) -> Option<(&str, u16)> {
         match (self.host.as_str(), self.port) {
             (SOCKETS, PORT) => None,
@@ -92,13 +92,13 @@ impl Server {
         self.host.starts_with('/')
     }
 
-    /// The host and port at which it listens for everybody, as far as that can be reported from here.
+    /// The same server over TCP, at the host and port where it listens by default.
     pub fn over_tcp(&self, user: &str, dbname: &str) -> Self {
         let host = if self.is_local_socket() { "127.0.0.1".to_owned() } else { self.host.clone() };
         Self { host, user: user.to_owned(), dbname: dbname.to_owned(), ..self.clone() }
     }
 
-    /// Where it is, for people.
+    /// Its address, for messages.
     fn place(&self) -> String {
         if self.is_local_socket() {
             format!("{}/.s.PGSQL.{}", self.host.trim_end_matches('/'), self.port)
@@ -127,7 +127,7 @@ impl Server {
         if !self.is_local_socket() {
             return Ok(config.connect(NoTls));
         }
-        // The server asks the kernel who connected: that is the thread that does.
+        // The server asks the kernel for the user of the thread that connects.
         let account = Account::existing(&self.os_user)?;
         let user = User { uid: account.uid, gid: account.gid, groups: account.groups };
         as_user(&user, || Ok(config.connect(NoTls)))
@@ -197,19 +197,19 @@ impl<'run> Connection<'run> {
         .map(drop)
     }
 
-    /// Lets `inside` look within a transaction in which nothing can be changed.
+    /// Runs `inside` in a transaction in which nothing can be changed.
     pub fn read_only<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.execute("BEGIN READ ONLY", &[])?;
         self.rolled_back(inside)
     }
 
-    /// Lets `inside` try something within a transaction that is taken back.
+    /// Runs `inside` in a transaction that is rolled back.
     pub fn trying<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.execute("BEGIN", &[])?;
         self.rolled_back(inside)
     }
 
-    /// Lets `inside` change something within one transaction: all of it or nothing.
+    /// Runs `inside` in one transaction: all of its changes are made, or none.
     pub fn together<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         self.execute("BEGIN", &[])?;
         match inside(self) {
@@ -226,21 +226,21 @@ impl<'run> Connection<'run> {
 
     fn rolled_back<T>(&mut self, inside: impl FnOnce(&mut Self) -> Result<T>) -> Result<T> {
         let found = inside(self);
-        // A connection that is broken has taken everything back by itself.
+        // The server rolls back by itself when the connection breaks.
         let ended = self.execute("ROLLBACK", &[]);
         let found = found?;
         ended?;
         Ok(found)
     }
 
-    /// Keeps the server from writing what comes next to its log, in this session; says whether it does.
-    /// Only a superuser may.
+    /// Keeps the server from writing what comes next to its log, in this session; returns whether it does. Only a
+    /// superuser may.
     pub fn hush(&mut self) -> Result<bool> {
         let is_superuser = self.is_true("SELECT current_setting('is_superuser') = 'on'", &[])?;
         if !is_superuser {
             return Ok(false);
         }
-        // A server of another age may not know all of them. Errors too can hold a value that they are about.
+        // A server of another version may not know all of them. Error messages can contain a secret value too.
         let quiet = "SELECT set_config(name, desired, false) FROM (VALUES \
                      ('log_statement', 'none'), ('log_duration', 'off'), ('log_min_duration_statement', '-1'), \
                      ('log_min_duration_sample', '-1'), ('log_transaction_sample_rate', '0'), \
@@ -261,23 +261,23 @@ impl<'run> Connection<'run> {
         )
     }
 
-    /// Keeps a secret in what comes next out of the server's log.
+    /// Keeps a secret in the next statements out of the server's log.
     ///
     /// # Errors
-    /// When that cannot be had: the server logs what this role says, or would if it failed.
+    /// When that is impossible: the server logs the statements of this role, or would log a failed one.
     pub fn hide(&mut self, is_bound: bool) -> Result<()> {
         if self.hush()? || (is_bound && !self.logs_parameters()?) {
             return Ok(());
         }
         bail!(
-            Failure::new("the server would write the secret in this statement to its log")
+            Failure::new("cannot hide the secret in this statement: the server would write it to its log")
                 .kind("secret")
-                .hint("a superuser can keep it from that: leave `user` out")
-                .hint("a role's password is set by pg::ensure_role")
+                .hint("connect as a superuser, who can stop the server from logging it: leave out `user`")
+                .hint("set the password of a role with pg::ensure_role")
         )
     }
 
-    /// Waits until nothing runs any more that a killed kkrun began: the server goes on without it.
+    /// Waits until no statement of a killed run is left: the server finishes them without their client.
     pub fn await_earlier(&mut self) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(120);
         let busy = "SELECT count(*) > 0 FROM pg_stat_activity \
@@ -292,7 +292,8 @@ impl<'run> Connection<'run> {
         Ok(())
     }
 
-    /// Lets the client work while this thread watches whether the run shall stop: then the server is reported.
+    /// Lets the client work while this thread watches for a request to stop the run, and then cancels the statement at
+    /// the server.
     fn watched<T: Send>(
         &mut self,
         work: impl FnOnce(&mut Client) -> Result<T, postgres::Error> + Send,
@@ -329,8 +330,7 @@ impl<'run> Connection<'run> {
     }
 }
 
-/// The server's five characters behind an error, if it came from there.
-/// Source: PostgreSQL manual, appendix A.
+/// The SQLSTATE of an error, if the server sent it. Source: PostgreSQL manual, appendix A.
 pub fn sql_state(error: &anyhow::Error) -> Option<&str> {
     let failure = error.downcast_ref::<Failure>()?;
     let (_, state) = failure.message.rsplit_once(" (SQLSTATE ")?;
@@ -344,7 +344,7 @@ fn failure(error: &postgres::Error) -> Failure {
     }
 }
 
-/// What the server said. Its own log may hold the statement; this never does.
+/// The server's message. Its own log may hold the statement; this never does.
 fn known_at(reported: &DbError) -> Failure {
     let mut message = format!("PostgreSQL: {}", reported.message());
     if let Some(detail) = reported.detail() {
@@ -366,35 +366,36 @@ fn connect_failure(server: &Server, error: &postgres::Error) -> Failure {
                 .kind("unreachable");
         return failure
             .hint("start it first: unit::start(\"postgresql.service\")")
-            .hint("the servers of this machine and their ports: `pg_lsclusters`");
+            .hint("list the servers of this machine and their ports: `pg_lsclusters`");
     };
     let plain = known_at(reported);
     match reported.code() {
         code if *code == SqlState::CANNOT_CONNECT_NOW => {
-            Failure::new(format!("the PostgreSQL server at `{place}` has been starting for too long")).kind("unreachable")
+            Failure::new(format!("the PostgreSQL server at `{place}` is still starting")).kind("unreachable")
         }
         code if *code == SqlState::INVALID_CATALOG_NAME => {
-            Failure::new(format!("there is no database `{dbname}` at `{place}` (SQLSTATE 3D000)")).kind("missing")
+            Failure::new(format!("database `{dbname}` not found at `{place}` (SQLSTATE 3D000)"))
+                .kind("missing")
         }
-        code if *code == SqlState::INVALID_PASSWORD => {
-            Failure::new(format!("the PostgreSQL server at `{place}` does not take this password for the role `{user}` (SQLSTATE 28P01)"))
-                .kind("denied")
-        }
+        code if *code == SqlState::INVALID_PASSWORD => Failure::new(format!(
+            "the PostgreSQL server at `{place}` refused this password for the role `{user}` (SQLSTATE 28P01)"
+        ))
+        .kind("denied"),
         code if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
             let failure = Failure::new(format!("{} (at `{place}`)", plain.message)).kind("denied");
             if server.is_local_socket() {
                 failure.hint(format!(
-                    "kkrun connects as the operating-system user `{os_user}` (option `os_user`) for the role `{user}`: pg_hba.conf and pg_ident.conf say who may"
+                    "let the operating-system user `{os_user}` (option `os_user`) connect as the role `{user}`: pg_hba.conf, pg_ident.conf"
                 ))
             } else {
-                failure.hint("pg_hba.conf says who may connect from where")
+                failure.hint("check in pg_hba.conf who may connect from where")
             }
         }
         _ => Failure { message: format!("cannot connect to `{place}`: {}", plain.message), ..plain },
     }
 }
 
-/// An error with all that caused it: the crate's own text names the activity alone.
+/// An error with all that caused it: the crate's own message names only the activity.
 fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -410,9 +411,9 @@ pub fn identifier(name: &str) -> String {
     postgres_protocol::escape::escape_identifier(name)
 }
 
-/// A text as SQL writes it.
+/// A string as SQL writes it.
 pub fn literal(text: &str) -> String {
-    // A form with backslashes is led in by a blank, which is for hidden concatenations.
+    // The form with backslashes begins with a space, which protects it in concatenations.
     postgres_protocol::escape::escape_literal(text).trim_start().to_owned()
 }
 
@@ -462,7 +463,7 @@ mod tests {
     fn a_server_that_is_starting_is_waited_for_and_no_other() {
         let directory = tempfile::tempdir().unwrap();
         let failure = refused(directory.path(), &["57P03", "57P03", "3D000"]);
-        assert_eq!(failure.message.split(" at ").next(), Some("there is no database `postgres`"));
+        assert_eq!(failure.message.split(" at ").next(), Some("database `postgres` not found"));
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! Runs commands: each in a session of its own, with an environment built from nothing, streamed line by line,
-//! bounded in memory, stopped as a whole, and noted so that a run after a killed one finds it.
+//! Runs commands: each in a session of its own, with an environment built from nothing, streamed line by line, bounded
+//! in memory, stopped as a whole, and recorded, so that the run after a killed one finds it.
 
 mod captured;
 mod child;
@@ -44,20 +44,19 @@ use running::Running;
 pub struct Command {
     /// The program and its arguments.
     pub argv: Vec<OsString>,
-    /// How people are reported of it; errors never show the arguments, which may hold secrets.
+    /// Its name in messages; errors never show the arguments, which may hold secrets.
     pub label: Option<String>,
     /// Variables on top of the environment that every command gets.
     pub env: Vec<(OsString, Value)>,
-    /// Where it runs: `/` when not said, or the home of `user`.
+    /// Where it runs; by default `/`, or the home of `user`.
     pub cwd: Option<PathBuf>,
-    /// Whom it runs as, with all groups: as kkrun when not said.
+    /// The user it runs as, with all groups; by default that of kkrun.
     pub user: Option<Account>,
     /// What it reads.
     pub stdin: Stdin,
     /// After how long it is ended.
     pub timeout: Option<Duration>,
-    /// It talks to the person at the terminal: it gets the terminal, stays in the foreground, and nothing that it
-    /// prints is seen by kkrun.
+    /// It talks to the operator: it gets the terminal, stays in the foreground, and kkrun does not see its output.
     pub interactive: bool,
     /// The first request to stop leaves it alone, because stopping it half-way is worse (apt, dpkg).
     pub outlasts_interrupt: bool,
@@ -69,7 +68,7 @@ impl Command {
         Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
     }
 
-    /// How people are reported of it: its label, or the name of its program.
+    /// Its name in messages: its label, or the name of its program.
     pub fn shown(&self) -> String {
         match (&self.label, self.argv.first()) {
             (Some(label), _) => label.clone(),
@@ -88,7 +87,7 @@ pub enum Stdin {
     /// Nothing.
     #[default]
     Null,
-    /// These bytes, wiped from memory afterwards. A command that does not read them all is not at fault.
+    /// These bytes, wiped from memory afterwards. A command need not read them all.
     Bytes(Zeroizing<Vec<u8>>),
     /// The terminal; its output is still captured.
     Terminal,
@@ -98,7 +97,7 @@ impl fmt::Debug for Stdin {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Null => formatter.write_str("Null"),
-            // What it says may be a password.
+            // The bytes may be a password.
             Self::Bytes(bytes) => write!(formatter, "Bytes({} of them)", bytes.len()),
             Self::Terminal => formatter.write_str("Terminal"),
         }
@@ -112,8 +111,8 @@ pub enum Stream {
     Out,
     /// Standard error.
     Err,
-    /// Neither: what kkrun itself has to say about the command.
-    Remark,
+    /// Neither: what kkrun itself reports about the command.
+    Report,
 }
 
 /// How a command ended.
@@ -123,7 +122,7 @@ pub enum Status {
     Code(i32),
     /// By a signal of this number that kkrun did not send.
     Signal(i32),
-    /// By kkrun, because its time was up.
+    /// By kkrun, because it timed out.
     TimedOut,
     /// By kkrun, because the run was asked to stop by this signal.
     Interrupted {
@@ -148,7 +147,7 @@ impl fmt::Display for Status {
         match self {
             Self::Code(code) => write!(formatter, "ended with exit code {code}"),
             Self::Signal(signal) => write!(formatter, "was ended by {}", super::signal::name(*signal)),
-            Self::TimedOut => formatter.write_str("was ended because its time was up"),
+            Self::TimedOut => formatter.write_str("timed out"),
             Self::Interrupted { signal } => {
                 write!(formatter, "was stopped by {}", super::signal::name(*signal))
             }
@@ -165,7 +164,7 @@ pub struct Survivor {
     pub name: String,
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Clone, Debug)]
 pub struct Ended {
     /// How it ended.
@@ -178,7 +177,7 @@ pub struct Ended {
     pub tail: Vec<String>,
     /// How long it took, what was left of its output included.
     pub seconds: f64,
-    /// Processes that it left behind: still running, and nobody's but ours or holding its output open.
+    /// Processes that it left behind: still running, and children of kkrun or holding its output open.
     pub left_behind: Vec<Survivor>,
 }
 
@@ -192,15 +191,15 @@ impl Ended {
 /// How many of the last lines are kept for an error message.
 pub const TAIL: usize = 40;
 
-/// How long kkrun waits where it would otherwise wait for ever.
+/// Limits for waits that would otherwise last for ever.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
     /// Between SIGTERM and SIGKILL.
     pub grace: Duration,
-    /// For the rest of the output once a command has ended, while somebody holds its pipe open.
+    /// For the rest of the output once a command has ended, while another process holds its pipe open.
     pub drain: Duration,
-    /// For a sign of life, before it says which process of a command waits for what; then again after every ten
-    /// times as long.
+    /// For output, before kkrun reports which process of a command waits for what; then again after every ten times as
+    /// long.
     pub silence: Duration,
 }
 
@@ -219,44 +218,44 @@ impl Default for Patience {
 pub struct Processes {
     run: String,
     directory: PathBuf,
-    is_noted: bool,
+    is_recorded: bool,
     signals: Signals,
     patience: Patience,
-    /// Made when the first command runs: a run without commands writes nothing.
-    notes: OnceLock<ChildRecords>,
+    /// Created when the first command runs: a run without commands writes nothing.
+    records: OnceLock<ChildRecords>,
     current: OnceLock<Account>,
-    /// What a command reads that reads nothing.
+    /// `/dev/null`, for a command without input.
     nothing: OnceLock<File>,
-    /// What commands left behind: number and session. Ours to reap when it ends.
+    /// What commands left behind: number and session. This process reaps them.
     left: Mutex<BTreeMap<u32, u32>>,
 }
 
 impl Processes {
-    /// For the run of that id, which is a valid name of a file: running commands are noted in a file of that name
-    /// in the directory `notes`, which is made when it is needed.
-    pub fn new(run: &str, notes: &Path, signals: Signals) -> Self {
+    /// For the run of that id, which is a valid file name: running commands are recorded in a file of that name in the
+    /// directory `records`, which is created when it is needed.
+    pub fn new(run: &str, records: &Path, signals: Signals) -> Self {
         Self {
             run: run.to_owned(),
-            directory: notes.to_owned(),
-            is_noted: true,
+            directory: records.to_owned(),
+            is_recorded: true,
             signals,
             patience: Patience::default(),
-            notes: OnceLock::new(),
+            records: OnceLock::new(),
             current: OnceLock::new(),
             nothing: OnceLock::new(),
             left: Mutex::new(BTreeMap::new()),
         }
     }
 
-    /// The same with other limits to waiting.
+    /// The same with other limits for waits.
     pub fn with_patience(mut self, patience: Patience) -> Self {
         self.patience = patience;
         self
     }
 
-    /// The same for commands that only look: nothing of them is noted on disk.
+    /// The same for commands that only observe: they are not recorded on disk.
     pub fn without_child_records(mut self) -> Self {
-        self.is_noted = false;
+        self.is_recorded = false;
         self
     }
 
@@ -265,14 +264,14 @@ impl Processes {
         &self.signals
     }
 
-    /// Where running commands are noted.
+    /// Where running commands are recorded.
     pub fn child_records_directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Whether other runs have noted running commands there: dead ones, or one that holds the lock.
+    /// Whether other runs have recorded running commands there: killed ones, or one that holds the lock.
     pub fn has_records_of_others(&self) -> Result<bool> {
-        let own = self.notes.get().and_then(ChildRecords::path);
+        let own = self.records.get().and_then(ChildRecords::path);
         Ok(child_records::files_in(&self.directory)?.iter().any(|path| Some(path.as_path()) != own))
     }
 
@@ -290,22 +289,22 @@ impl Processes {
     pub fn pause(&self, duration: Duration) {
         let bell = self.signals.bell();
         let mut bells = [rustix::event::PollFd::new(&bell, rustix::event::PollFlags::IN)];
-        // Woken early or not at all: whoever pauses looks again anyway.
+        // An early wake-up does no harm: the caller checks again anyway.
         if rustix::event::poll(&mut bells, Some(&timespec(duration))).is_ok_and(|rung| rung > 0) {
             // It would end every pause to come as well.
             self.signals.hush();
         }
     }
 
-    /// Runs a command to its end and hands every line to `sink` as it comes, without its line end and without
-    /// anything a terminal would obey. Of a stream with more than [`MOST_LINES`] lines or [`MOST_BYTES`] bytes, the
-    /// beginning is handed over as it comes, and the end when it ends. When a command is silent for long, or its
-    /// time is up, it is remarked which of its processes waits for what.
+    /// Runs a command to its end and hands every line to `sink` as it comes, without its line ending and without
+    /// terminal control sequences. Of a stream with more than [`MOST_LINES`] lines or [`MOST_BYTES`] bytes, the
+    /// beginning is handed over as it comes, and the end when it ends. When a command is silent for long, or times out,
+    /// kkrun reports which of its processes waits for what.
     ///
     /// # Errors
     ///
-    /// When it could not be started; the message names what was missing, and never an argument. How it ended,
-    /// badly or well, is no error.
+    /// When it could not be started; the message names what was missing, and never an argument. A failed command is not
+    /// an error.
     pub fn run(&self, command: &Command, sink: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
         if let Some(interruption) = self.signals.pending().filter(|asked| asked.urgency == Urgency::Now) {
             return Ok(Ended {
@@ -317,23 +316,23 @@ impl Processes {
                 left_behind: Vec::new(),
             });
         }
-        let slot = self.notes()?.slot()?;
+        let slot = self.records()?.slot()?;
         Running::start(self, command, &slot)?.into_ended(sink)
     }
 
-    fn notes(&self) -> Result<&ChildRecords> {
-        if let Some(notes) = self.notes.get() {
-            return Ok(notes);
+    fn records(&self) -> Result<&ChildRecords> {
+        if let Some(records) = self.records.get() {
+            return Ok(records);
         }
-        // What escapes from its command becomes a child of this process: that is how it is noticed.
+        // A process that outlives its command becomes a child of this process, and so is noticed.
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
             .context("cannot become the reaper of descendants")?;
-        let notes = if self.is_noted {
+        let records = if self.is_recorded {
             ChildRecords::create(&self.directory, &self.run)?
         } else {
             ChildRecords::nowhere()
         };
-        Ok(self.notes.get_or_init(|| notes))
+        Ok(self.records.get_or_init(|| records))
     }
 
     fn nothing(&self) -> Result<OwnedFd> {

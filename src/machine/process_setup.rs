@@ -1,4 +1,4 @@
-//! What a process inherits from whoever started it, made the same every time.
+//! Normalises what a process inherits from its caller.
 
 #![expect(
     unsafe_code,
@@ -11,10 +11,10 @@ use rustix::process::{
     DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit, umask,
 };
 
-/// How many open files kkrun and what it runs may have, whatever whoever started it may: what a login gives.
+/// How many open files kkrun and what it runs may have, independent of the caller: as after a login.
 const OPEN_FILES: u64 = 1024;
 
-/// Signals that whoever starts kkrun may want ignored: `nohup`, a shell's background and job control, a limit to the
+/// Signals that the caller of kkrun may have ignored: `nohup`, a shell's background and job control, a limit to the
 /// size of files that is an error instead of the end. The last is ignored by every Rust program, and the two before it
 /// are handled.
 const MAY_BE_IGNORED: [i32; 11] = [
@@ -31,8 +31,8 @@ const MAY_BE_IGNORED: [i32; 11] = [
     libc::SIGPIPE,
 ];
 
-/// Makes the process independent of who started it, as far as limits, file modes, descriptors and signals go; and lets no core
-/// file be written of it, which would hold the secrets in its memory. To be called before there are threads.
+/// Makes the process independent of its caller: limits, file modes, descriptors and signals. Prevents core files, which
+/// would hold the secrets in its memory. To be called before there are threads.
 ///
 /// What cannot be set stays as it is: only root can lift a hard limit, and an old kernel is no reason to stop.
 pub fn settle() {
@@ -45,8 +45,8 @@ pub fn settle() {
     // SAFETY: only the disposition of one signal and the mask of this thread are set, to their defaults; the set is
     // made valid before it is used.
     unsafe {
-        // Children inherit what is ignored. SIGCHLD ignored would let the kernel reap them before anybody can ask how
-        // they ended.
+        // Children inherit what is ignored. With SIGCHLD ignored, the kernel would reap them before their exit status
+        // can be read.
         for signal in (1..=libc::SIGRTMAX()).filter(|signal| !MAY_BE_IGNORED.contains(signal)) {
             libc::signal(signal, libc::SIG_DFL);
         }
@@ -56,8 +56,8 @@ pub fn settle() {
     }
 }
 
-/// Marks whatever kkrun was started with, beyond the standard three, to be closed when a program is executed: all that
-/// kkrun opens itself is marked so.
+/// Marks the descriptors that kkrun inherited, beyond the standard three, to be closed when a program is executed, like
+/// all that kkrun opens itself.
 fn close_on_exec() {
     const FIRST: libc::c_uint = 3;
     // SAFETY: only sets a flag on descriptors of this process. By its number: a C library before 2.34 has no wrapper.

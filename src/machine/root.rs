@@ -1,4 +1,4 @@
-//! Root: whether kkrun is it, and becoming it through sudo.
+//! Checks whether kkrun is root, and becomes root through sudo.
 
 use std::convert::Infallible;
 use std::os::unix::process::CommandExt as _;
@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use super::process::TAKEN_OVER;
 use super::tool;
 
-/// How the names of variables begin that hold secrets.
+/// The prefix of variables that hold secrets.
 const SECRET: &str = "KKRUN_SECRET_";
 
 /// Whether kkrun may do everything.

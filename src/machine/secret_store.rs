@@ -1,4 +1,4 @@
-//! The secrets that outlive a run, a file each below the state directory, and where others hand theirs over.
+//! The secrets that outlive a run, each in a file below the state directory, and the sources of others.
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
@@ -30,7 +30,7 @@ pub struct SecretStore {
 }
 
 impl SecretStore {
-    /// The store below the state directory `state`. Nothing is made until something is stored.
+    /// The store below the state directory `state`. Nothing is created until a secret is stored.
     pub fn below(state: &Path) -> Self {
         Self { directory: state.join("secrets") }
     }
@@ -42,7 +42,7 @@ impl SecretStore {
         text_of(&bytes).with_context(|| format!("cannot read the secret `{}`", path.display())).map(Some)
     }
 
-    /// Stores a secret durably, in the place of what stood under its name.
+    /// Stores a secret durably, replacing an earlier one of the same name.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
         self.put(name, text.as_bytes())
     }
@@ -66,14 +66,13 @@ impl SecretStore {
         Ok(all)
     }
 
-    /// A hash of a secret that tells only who has this machine's key whether two are the same; `None` when
-    /// there is no key yet.
+    /// A keyed hash of a secret: only with this machine's key can two be compared. `None` when there is no key yet.
     pub fn known_hash(&self, name: &str, text: &str) -> Result<Option<String>> {
         let key = read_if_there(&self.directory.join(KEY))?;
         key.map(|key| keyed_hash(&key, name, text)).transpose()
     }
 
-    /// The same; the key is made if it is the first time.
+    /// The same; the key is created the first time.
     pub fn hash(&self, name: &str, text: &str) -> Result<String> {
         if let Some(hash) = self.known_hash(name, text)? {
             return Ok(hash);
@@ -93,7 +92,7 @@ impl SecretStore {
             .recursive(true)
             .mode(0o700)
             .create(&self.directory)
-            .with_context(|| format!("cannot make `{}`", self.directory.display()))?;
+            .with_context(|| format!("cannot create `{}`", self.directory.display()))?;
         let path = files::canonical(&self.directory.join(name))?;
         let found = FileState::observe(&path)?;
         let (owner, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
@@ -138,12 +137,12 @@ pub fn from_credentials(name: &str) -> Result<Option<Zeroizing<String>>> {
     Ok(Some(text))
 }
 
-/// Reads a file of `KEY=VALUE` lines; empty ones and those that begin with `#` say nothing. A value is all that
-/// follows the first `=`, as it stands.
+/// Reads a file of `KEY=VALUE` lines; empty ones and those that begin with `#` are skipped. A value is everything after
+/// the first `=`, unchanged.
 ///
 /// # Errors
-/// With [`ExitCode::REFUSED`] and the command that mends it when others could read or write the file, with
-/// [`ExitCode::USAGE`] when a line is of another form. No message holds a value.
+/// With [`ExitCode::REFUSED`] and the command that corrects it when others could read or write the file, with
+/// [`ExitCode::USAGE`] when a line is invalid. No message holds a value.
 pub fn from_file(path: &Path) -> Result<BTreeMap<String, Zeroizing<String>>> {
     let named = || format!("cannot read the secrets file `{}`", path.display());
     let (_, mut file) = trusted::open(path).map_err(|error| match error.downcast_ref::<Failure>() {
@@ -155,7 +154,7 @@ pub fn from_file(path: &Path) -> Result<BTreeMap<String, Zeroizing<String>>> {
     })?;
     let metadata = file.metadata().with_context(named)?;
     if !metadata.is_file() {
-        bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE));
+        bail!(Failure::new(format!("`{}` is not a regular file", path.display())).exit(ExitCode::USAGE));
     }
     judge(path, metadata.uid(), metadata.mode())?;
     let mut text = Zeroizing::new(String::new());
@@ -168,12 +167,14 @@ pub fn from_file(path: &Path) -> Result<BTreeMap<String, Zeroizing<String>>> {
         let wrong = |why: &str| {
             Failure::new(format!("`{}`, line {}: {why}", path.display(), at + 1)).exit(ExitCode::USAGE)
         };
-        let Some((name, value)) = line.split_once('=') else { bail!(wrong("there is no `=`")) };
+        let Some((name, value)) = line.split_once('=') else {
+            bail!(wrong("expected NAME=VALUE, found no `=`"))
+        };
         if !is_name(name) {
-            bail!(wrong("what stands before `=` is no name of a secret").hint("a line is db_password=VALUE"));
+            bail!(wrong("invalid name of a secret before `=`").hint("write one secret a line, such as db_password=VALUE: a name has lower-case letters, digits and underscores"));
         }
         if secrets.insert(name.to_owned(), Zeroizing::new(value.to_owned())).is_some() {
-            bail!(wrong(&format!("`{name}` stands there twice")));
+            bail!(wrong(&format!("duplicate secret `{name}`")));
         }
     }
     Ok(secrets)
@@ -184,8 +185,8 @@ fn judge(path: &Path, owner: u32, mode: u32) -> Result<()> {
     let is_ours = owner == rustix::process::geteuid().as_raw()
         || owner == 0
         || Account::sudo_caller()?.is_some_and(|caller| caller.uid == owner);
-    let (why, mend) = if !is_ours {
-        ("belongs to somebody else", format!("chown root {shown}"))
+    let (why, command) = if !is_ours {
+        ("belongs to another user", format!("chown root {shown}"))
     } else if mode & 0o077 != 0 {
         ("can be read by others", format!("chmod 600 {shown}"))
     } else {
@@ -195,12 +196,13 @@ fn judge(path: &Path, owner: u32, mode: u32) -> Result<()> {
         Failure::new(format!("refused: the secrets file `{}` {why}", path.display()))
             .exit(ExitCode::REFUSED)
             .kind("refused")
-            .hint(format!("`{mend}`, and change the secrets if somebody may have read them"))
+            .hint(format!("run `{command}`, and change the secrets if others may have read them"))
     )
 }
 
 fn keyed_hash(key: &[u8], name: &str, text: &str) -> Result<String> {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).context("the key of the secrets has a wrong length")?;
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(key).context("the key of the secrets has an invalid length")?;
     mac.update(name.as_bytes());
     mac.update(&[0]);
     mac.update(text.as_bytes());
@@ -233,7 +235,7 @@ mod tests {
     }
 
     fn secrets_file(text: &str, mode: u32) -> (tempfile::TempDir, PathBuf) {
-        // Root trusts nothing below a directory that others can write.
+        // Root trusts nothing below a directory that others can write to.
         let is_root = rustix::process::geteuid().is_root();
         let directory = if is_root { tempfile::tempdir_in("/var/lib") } else { tempfile::tempdir() };
         let directory = directory.unwrap();
@@ -244,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_stored_is_read_again_by_nobody_else() {
+    fn what_was_stored_is_read_again_by_its_owner_alone() {
         let (_state, store) = store();
         assert_eq!(store.read("db_password").unwrap(), None);
         store.write("db_password", "first").unwrap();
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_secrets_file_that_others_can_read_is_refused_with_what_mends_it() {
+    fn a_secrets_file_that_others_can_read_is_refused_with_the_command_that_corrects_it() {
         for mode in [0o644, 0o640, 0o602] {
             let (_directory, path) = secrets_file("a=b\n", mode);
             let error = from_file(&path).unwrap_err();

@@ -1,4 +1,4 @@
-//! Signals that ask a run to stop, noticed by whoever waits.
+//! Signals that ask a run to stop, noticed by every wait.
 
 #![expect(
     unsafe_code,
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-/// Which signals have asked the run to stop so far; clones share what they know.
+/// Which signals have asked the run to stop so far; clones share the counts.
 ///
 /// The first of INT, TERM or QUIT asks, the second insists. A hang-up asks, but lets the running command finish,
 /// and never insists: a closing terminal sends it more than once. SIGPIPE is ignored by the Rust runtime.
@@ -65,10 +65,10 @@ pub enum Urgency {
     Now,
 }
 
-/// What this process listens to: signals are the whole process's, and so is who notes them.
+/// The signals of this process: they concern the whole process, and so does their record.
 static INSTALLED: OnceLock<Signals> = OnceLock::new();
 
-/// The same as [`Signals::interruptibly`] for whoever has no signals at hand: those that are installed.
+/// The same as [`Signals::interruptibly`] with the installed signals, for a caller that has no others.
 pub fn interruptibly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     match INSTALLED.get() {
         Some(signals) => signals.interruptibly(work),
@@ -77,8 +77,7 @@ pub fn interruptibly<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'stati
 }
 
 impl Signals {
-    /// Listens from now on; once in a process. A signal that whoever started kkrun wants ignored (`nohup`) stays
-    /// ignored.
+    /// Listens from now on; once in a process. A signal that the caller of kkrun has ignored (`nohup`) stays ignored.
     pub fn install() -> Result<Self> {
         if let Some(installed) = INSTALLED.get() {
             return Ok(installed.clone());
@@ -99,8 +98,8 @@ impl Signals {
 
     /// Listens to nothing but [`Self::deliver`].
     pub fn deaf() -> Result<Self> {
-        let (bell_read, bell_write) =
-            pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).context("cannot make a pipe for signals")?;
+        let (bell_read, bell_write) = pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK)
+            .context("cannot create a pipe for signals")?;
         Ok(Self {
             shared: Arc::new(Shared {
                 asked: AtomicU32::new(0),
@@ -117,7 +116,7 @@ impl Signals {
         self.shared.deliver(signal);
     }
 
-    /// What the signals so far amount to. Costs two loads: fit for a loop.
+    /// The interruption that the signals so far ask for. Costs two loads: fit for a loop.
     pub fn pending(&self) -> Option<Interruption> {
         let asked = self.shared.asked.load(Ordering::SeqCst);
         if asked > 0 {
@@ -130,14 +129,14 @@ impl Signals {
             .then_some(Interruption { signal: SIGHUP, urgency: Urgency::AfterCommand })
     }
 
-    /// Does what no signal ends, such as reading from a terminal or asking a server, in a thread of its own. When the
-    /// run is asked to stop, that thread is left to itself: it does nothing but wait, and ends with the process if not
-    /// before.
+    /// Runs work that no signal interrupts, such as reading from a terminal or asking a server, on a separate thread.
+    /// When the run is asked to stop, that thread is abandoned: it does nothing but wait, and ends with the process at
+    /// the latest.
     ///
     /// # Errors
     /// With the [`Interruption`] when the run is asked to stop first.
     pub fn interruptibly<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-        let (end, begin) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe for a thread")?;
+        let (end, begin) = pipe_with(PipeFlags::CLOEXEC).context("cannot create a pipe for a thread")?;
         let worker = std::thread::Builder::new().spawn(move || {
             let done = work();
             drop(begin);
@@ -157,7 +156,7 @@ impl Signals {
                 Err(error) => return Err(error).context("cannot wait for a thread"),
             }
         }
-        worker.join().map_err(|_| anyhow::anyhow!("a thread that waited for an answer ended badly"))
+        worker.join().map_err(|_| anyhow::anyhow!("a helper thread panicked"))
     }
 
     /// A descriptor that becomes readable when a signal arrives.

@@ -1,7 +1,7 @@
 //! A stack of a chosen size for what nests deeply.
 //!
-//! A thread would have one too, and with it an arena of the allocator; a library that switches stacks by itself first reads
-//! the map of the process's memory to learn how much of the present stack is left.
+//! A thread would have one too, but also an arena of the allocator; a library that switches stacks would first read the
+//! map of the process's memory to find out how much of the present stack is left.
 
 #![expect(unsafe_code, reason = "memory is mapped and taken for a stack")]
 
@@ -19,7 +19,7 @@ use rustix::param::page_size;
 pub fn on_stack_of<T>(size: usize, work: impl FnOnce() -> T) -> io::Result<T> {
     let guard = page_size();
     let length = size.next_multiple_of(guard) + guard;
-    // SAFETY: a new private mapping touches no memory that anybody has.
+    // SAFETY: a new private mapping touches no memory in use.
     let lowest = unsafe {
         mmap_anonymous(
             null_mut(),

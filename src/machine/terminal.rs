@@ -1,4 +1,4 @@
-//! The terminal of the person at work: whether there is one, and that it is left as it was found.
+//! The operator's terminal: whether there is one, and that it is restored.
 
 #![expect(
     unsafe_code,
@@ -21,8 +21,8 @@ pub fn open() -> io::Result<File> {
     OpenOptions::new().read(true).write(true).open(CONTROLLING)
 }
 
-/// Whether a person can be shown a question and give the answer: stderr is a terminal, and there is one to read
-/// from, be it stdin or the controlling one.
+/// Whether a person can see a question and answer it: stderr is a terminal, and there is one to read from, be it stdin
+/// or the controlling one.
 pub fn is_interactive() -> bool {
     io::stderr().is_terminal() && (io::stdin().is_terminal() || open().is_ok())
 }
@@ -42,8 +42,8 @@ fn own_group() -> Option<Pid> {
 /// How the terminal was when kkrun was started there.
 static AT_START: OnceLock<(File, Termios)> = OnceLock::new();
 
-/// Lets a Ctrl-Z give the terminal back as it was found: with echo, line editing and the cursor. When the process
-/// goes on, it gets back what it had made of it. Commands that run meanwhile go on.
+/// Restores the terminal on a Ctrl-Z: echo, line editing and the cursor. When the process continues, its own settings
+/// are restored. Commands that run in the meantime go on.
 pub fn survive_stopping() {
     if !io::stderr().is_terminal() {
         return;
@@ -57,7 +57,7 @@ pub fn survive_stopping() {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         let mut before = action;
-        // A shell without job control has it ignored.
+        // A shell without job control ignores it.
         let known = libc::sigaction(libc::SIGTSTP, std::ptr::null(), &raw mut before) == 0;
         if known && before.sa_sigaction != libc::SIG_IGN {
             action.sa_sigaction = on_stop as *const () as libc::sighandler_t;
@@ -67,7 +67,7 @@ pub fn survive_stopping() {
     }
 }
 
-/// Stops the process as the signal would have done by itself, with the terminal put back meanwhile.
+/// Stops the process as the signal itself would have done, with the terminal restored meanwhile.
 extern "C" fn on_stop(signal: libc::c_int) {
     let Some((terminal, at_start)) = AT_START.get() else { return };
     let is_in_front = || tcgetpgrp(terminal).is_ok_and(|group| Some(group) == own_group());
@@ -119,9 +119,9 @@ impl Guard {
         Some(Self { terminal, settings, foreground })
     }
 
-    /// Puts everything back as it was remembered. What cannot be put back (the terminal is gone) is let be.
+    /// Restores the remembered settings. What cannot be restored (the terminal is gone) is ignored.
     pub fn restore(&self) {
-        // Whoever is not in front is stopped by SIGTTOU for any of this, unless the signal is blocked.
+        // A process in the background is stopped by SIGTTOU for any of this, unless the signal is blocked.
         let _unstopped = Unstopped::new();
         if let Some(foreground) = self.foreground {
             let _gone = tcsetpgrp(&self.terminal, foreground);
@@ -180,8 +180,8 @@ mod tests {
 
     fn pseudo_terminal() -> (File, File) {
         let (mut controller, mut terminal) = (-1, -1);
-        // SAFETY: both numbers are written before they are used; the other arguments may be null, and nobody else
-        // owns the new descriptors.
+        // SAFETY: both numbers are written before they are used; the other arguments may be null, and nothing else owns
+        // the new descriptors.
         unsafe {
             let null = std::ptr::null_mut();
             let made = libc::openpty(&raw mut controller, &raw mut terminal, null, null.cast(), null.cast());
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_terminal_is_not_guarded() {
+    fn what_is_not_a_terminal_is_not_guarded() {
         assert!(Guard::of(File::open("/dev/null").unwrap()).is_none());
     }
 }

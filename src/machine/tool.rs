@@ -22,8 +22,8 @@ pub(super) fn command(program: &str) -> Command {
     command
 }
 
-/// Runs a program to its end and gives what it printed on its standard output; an ending other than 0 is an
-/// error with the last lines it said.
+/// Runs a program to its end and gives what it printed on its standard output; an exit status other than 0 is an error
+/// with the last lines of its output.
 pub(super) fn run<I, S>(program: &str, arguments: I) -> Result<String>
 where
     I: IntoIterator<Item = S>,
@@ -38,12 +38,12 @@ where
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// This very program.
+/// The executable of this process.
 pub fn own_binary() -> Result<PathBuf> {
-    std::env::current_exe().context("cannot find the program of this process")
+    std::env::current_exe().context("cannot find the executable of this process")
 }
 
-/// Where the operator wants temporary files, if that was said.
+/// The operator's directory for temporary files, if set.
 pub fn temporary_directory() -> Option<PathBuf> {
     std::env::var_os("TMPDIR").map(PathBuf::from).filter(|path| path.is_absolute() && path.is_dir())
 }

@@ -1,4 +1,4 @@
-//! How much is in a tree, for people who are asked whether it may go.
+//! The size of a tree, for the question whether it may be removed.
 
 use std::fmt;
 use std::path::Path;
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_told_as_people_do() {
+    fn amounts_have_readable_units() {
         let shown = |files, bytes| TreeSize { files, bytes }.to_string();
         assert_eq!(shown(1, 999), "1 file, 999 bytes");
         assert_eq!(shown(214, 37_500_000), "214 files, 38 MB");

@@ -1,8 +1,8 @@
-//! Reads what is going to be run: only if nobody else could have written it.
+//! Reads what is going to be run, if no one else could have written it.
 //!
-//! Every directory on the way and every link is judged on an opened descriptor, then the file is opened in the
-//! last of those directories, and the opened file is judged and read: the bytes that were checked are the bytes
-//! that run. Who can write a directory can exchange what is in it, so a sticky one is not trusted either.
+//! Every directory and every link on the way is judged on an opened descriptor, then the file is opened in the last of
+//! those directories, and the opened file is judged and read: the bytes that were checked are the bytes that run. A
+//! user who can write to a directory can exchange its entries, so a sticky one is not trusted either.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{HashMap, VecDeque};
@@ -21,19 +21,18 @@ use super::account::{Account, is_alone_in};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
-/// How many links one path may lead through, as in the kernel (`MAXSYMLINKS`).
+/// How many links one path may have, as in the kernel (`MAXSYMLINKS`).
 const MOST_LINKS: usize = 40;
 
 /// The attribute that holds an access control list. Source: acl(5).
 const ACCESS_LIST: &str = "system.posix_acl_access";
 
-/// What chown needs to be reported to change a link and not what it leads to.
+/// The option of chown that changes a link and not its target.
 const LINK: &str = "--no-dereference ";
 
 thread_local! {
-    /// Directories under the names that they were given, and where they are. All on the way is trusted: it takes
-    /// root, or the user who called sudo, to change that, so it need not be looked at again for each of a
-    /// thousand scripts.
+    /// Trusted directories by the given names, and their resolved paths. Only root, or the user who called sudo, can
+    /// change anything on the way, so it need not be judged again for each of a thousand scripts.
     static TRUSTED: RefCell<HashMap<PathBuf, PathBuf>> = RefCell::default();
     static CALLER: OnceCell<Option<Account>> = const { OnceCell::new() };
     /// The first thing that was trusted because it belongs to the user who called sudo.
@@ -43,8 +42,8 @@ thread_local! {
 /// Reads a file that is going to be trusted.
 ///
 /// # Errors
-/// With [`ExitCode::REFUSED`] and the command that mends it, when root runs kkrun and somebody other than root,
-/// or the user who called sudo, could write the file or a directory above it.
+/// With [`ExitCode::REFUSED`] and the command that corrects it, when root runs kkrun and a user other than root, and
+/// than the one who called sudo, could write to the file or a directory above it.
 pub fn read(path: &Path) -> Result<Vec<u8>> {
     let (path, mut file, length) = judged(path)?;
     read_all(&mut file, length).with_context(|| format!("cannot read `{}`", path.display()))
@@ -64,7 +63,7 @@ fn judged(path: &Path) -> Result<(PathBuf, File, u64)> {
     let stat =
         fstat(&file).map_err(io::Error::from).with_context(|| format!("cannot read `{}`", path.display()))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE));
+        bail!(Failure::new(format!("`{}` is not a regular file", path.display())).exit(ExitCode::USAGE));
     }
     if is_root {
         judge(&path, &Access::from(&stat))?;
@@ -84,7 +83,7 @@ fn read_all(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
-        // With room left and all of it there, this was the end.
+        // All of it is read, and room is left: this is the end.
         if filled == length {
             break;
         }
@@ -96,7 +95,7 @@ fn read_all(file: &mut File, length: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// Opens a file after judging the way to it, and says where it is. The file itself is not judged.
+/// Opens a file after judging the way to it, and returns its resolved path. The file itself is not judged.
 ///
 /// # Errors
 /// As [`read`], but for the file itself.
@@ -106,7 +105,7 @@ pub fn open(path: &Path) -> Result<(PathBuf, File)> {
 
 fn open_as(path: &Path, is_root: bool) -> Result<(PathBuf, File)> {
     let named = || format!("cannot read `{}`", path.display());
-    // A FIFO that nobody writes would be waited for.
+    // Without this, the open of a FIFO without a writer would block.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     if !is_root {
         let file = open_path(path, flags, Mode::empty()).map_err(io::Error::from).with_context(named)?;
@@ -123,10 +122,10 @@ fn open_as(path: &Path, is_root: bool) -> Result<(PathBuf, File)> {
             Err(error) => return Err(io::Error::from(error)).with_context(named),
         }
     }
-    bail!(Failure::new(format!("`{}` is no regular file", path.display())).exit(ExitCode::USAGE))
+    bail!(Failure::new(format!("`{}` is not a regular file", path.display())).exit(ExitCode::USAGE))
 }
 
-/// Where a link leads that stands in a trusted directory.
+/// The target of a link in a trusted directory.
 fn target_of(link: &Path) -> Result<PathBuf> {
     let opened = open_path(link, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())
         .map_err(io::Error::from)?;
@@ -135,7 +134,7 @@ fn target_of(link: &Path) -> Result<PathBuf> {
     Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
 }
 
-/// The place of a directory, all on the way to it judged.
+/// The resolved path of a directory, with everything on the way judged.
 fn trusted_directory(directory: &Path) -> Result<PathBuf> {
     if let Some(known) = TRUSTED.with_borrow(|trusted| trusted.get(directory).cloned()) {
         return Ok(known);
@@ -148,12 +147,12 @@ fn trusted_directory(directory: &Path) -> Result<PathBuf> {
     Ok(way.path)
 }
 
-/// Refuses state that somebody else could have written: a directory, the files named in it that exist, and where
-/// it stands. Another user can exchange nothing in a sticky directory above. What does not exist yet is judged
-/// by where it is going to be.
+/// Refuses state that others could have written: a directory, those of the named files in it that exist, and the way to
+/// it. Sticky directories on the way are fine: other users can exchange nothing in them. What does not exist yet is
+/// judged by its future parent.
 ///
 /// # Errors
-/// With [`ExitCode::REFUSED`] and the command that mends it, when root runs kkrun.
+/// With [`ExitCode::REFUSED`] and the command that corrects it, when root runs kkrun.
 pub fn check_state(directory: &Path, files: &[&str]) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
@@ -162,7 +161,7 @@ pub fn check_state(directory: &Path, files: &[&str]) -> Result<()> {
     if way.missing {
         return Ok(());
     }
-    let named = |path: &Path| format!("cannot look at `{}`", path.display());
+    let named = |path: &Path| format!("cannot access `{}`", path.display());
     judge(&way.path, &Access::from(&way.path.metadata().with_context(|| named(&way.path))?))?;
     for file in files {
         let path = way.path.join(file);
@@ -176,7 +175,7 @@ pub fn check_state(directory: &Path, files: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a directory that somebody else could have written, exchanged, or led to by a link.
+/// Refuses a directory that others could have written, exchanged, or redirected by a link.
 ///
 /// # Errors
 /// As [`read`].
@@ -187,8 +186,8 @@ pub fn check_directory(directory: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Refuses a tree of files in which somebody else could have written anything; one that is not there is nobody's.
-/// What a package manager installed beside the sources is no part of it.
+/// Refuses a tree of files in which others could have written anything; a missing one is fine. What a package manager
+/// installed beside the sources is not checked.
 ///
 /// # Errors
 /// As [`read`].
@@ -196,7 +195,7 @@ pub fn check_tree(tree: &Path) -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Ok(());
     }
-    let named = |path: &Path| format!("cannot look at `{}`", path.display());
+    let named = |path: &Path| format!("cannot access `{}`", path.display());
     let mut open = vec![tree.to_owned()];
     while let Some(path) = open.pop() {
         let metadata = match path.symlink_metadata() {
@@ -221,12 +220,12 @@ pub fn check_tree(tree: &Path) -> Result<()> {
 /// Where npm puts what it installs.
 pub const INSTALLED: &str = "node_modules";
 
-/// Whether nobody but root, and the user who called sudo, could write what this describes.
+/// Whether only root, and the user who called sudo, could have written the file with this metadata.
 pub fn only_trusted_wrote(metadata: &Metadata) -> bool {
     judge(Path::new(""), &Access::from(metadata)).is_ok()
 }
 
-/// What people are reported when something is trusted only because it belongs to the user who called sudo.
+/// The warning for a path that is trusted only because it belongs to the user who called sudo.
 pub fn trust_in_caller() -> Option<String> {
     let path = OF_CALLER.with_borrow(Clone::clone)?;
     let caller = caller().ok().flatten()?;
@@ -246,11 +245,11 @@ impl Way {
     fn to(path: &Path, through_sticky: bool) -> Result<Self> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let failed = |path: &Path, errno: Errno| {
-            anyhow::Error::new(io::Error::from(errno)).context(format!("cannot look at `{}`", path.display()))
+            anyhow::Error::new(io::Error::from(errno)).context(format!("cannot access `{}`", path.display()))
         };
         let root = || open_path("/", flags, Mode::empty()).map_err(|errno| failed(Path::new("/"), errno));
         let mut ahead: VecDeque<OsString> = names_of(path).collect();
-        // Only the last directory is held open: whoever started kkrun may allow it few open files.
+        // Only the last directory is held open: the caller may have limited the number of open files.
         let (mut directory, mut here) = (root()?, PathBuf::from("/"));
         let mut links = 0;
         loop {
@@ -279,7 +278,7 @@ impl Way {
                             readlinkat(&next, "", Vec::new()).map_err(|errno| failed(&shown, errno))?;
                         again = Some(here.join(OsString::from_vec(target.into_bytes())));
                     }
-                    // Whoever wants to go through it is reported.
+                    // The caller gets an error from walking through it.
                     _ => return Ok(Self { path: here, missing: true }),
                 }
             }
@@ -354,21 +353,22 @@ fn judge_owner(path: &Path, owner: u32, chown_option: &str) -> Result<()> {
 fn judge(path: &Path, access: &Access) -> Result<()> {
     judge_owner(path, access.owner, "")?;
     if access.mode & 0o1002 == 0o1002 {
-        bail!(refusal(path, "is a directory in which everybody can put files").hint(
-            "copy what is to be run to a directory that only root can write, such as /etc/kkrun/scripts"
-        ));
+        bail!(
+            refusal(path, "is a directory in which everyone can create files")
+                .hint("copy the plan to a directory that only root can write to, such as /etc/kkrun/scripts")
+        );
     }
     if access.mode & 0o002 != 0 {
-        bail!(refused(path, "can be written by everybody", &format!("chmod o-w {}", shown(path))));
+        bail!(refused(path, "is writable by everyone", &format!("chmod o-w {}", shown(path))));
     }
     if access.mode & 0o020 != 0 && !is_own_group(path, access.group)? {
-        bail!(refused(path, "can be written by its group", &format!("chmod g-w {}", shown(path))));
+        bail!(refused(path, "is writable by its group", &format!("chmod g-w {}", shown(path))));
     }
     Ok(())
 }
 
-/// Whether that the group may write means nobody new: it is that of root, or of the user who called sudo, nobody
-/// else is in it, and no access control list stands behind it, whose mask shows in its place.
+/// Whether write access for the group adds no one: the group is root's, or that of the user who called sudo, it has no
+/// other member, and the bits are not the mask of an access control list.
 fn is_own_group(path: &Path, group: u32) -> Result<bool> {
     let mut list = [0_u8; 0];
     if lgetxattr(path, ACCESS_LIST, &mut list).is_ok() {
@@ -383,17 +383,14 @@ fn is_own_group(path: &Path, group: u32) -> Result<bool> {
     }
 }
 
-fn refused(path: &Path, why: &str, mend: &str) -> Failure {
-    refusal(path, why).hint(format!("if you trust what is there: `{mend}`"))
+fn refused(path: &Path, why: &str, command: &str) -> Failure {
+    refusal(path, why).hint(format!("if you trust its content, run `{command}`"))
 }
 
 fn refusal(path: &Path, why: &str) -> Failure {
-    Failure::new(format!(
-        "refused: `{}` {why}, so it may hold what somebody else wants root to do",
-        path.display()
-    ))
-    .exit(ExitCode::REFUSED)
-    .kind("refused")
+    Failure::new(format!("refused: `{}` {why}, so others could decide what root does", path.display()))
+        .exit(ExitCode::REFUSED)
+        .kind("refused")
 }
 
 fn name_of(uid: u32) -> String {

@@ -9,7 +9,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use super::process::{Process, Processes};
 use crate::failure::Failure;
 
-/// How long is waited for what a signal brings about, and how often it is looked.
+/// How long to wait for the effect of a signal, and how often to check.
 const GRACE: Duration = Duration::from_secs(5);
 const LOOKING: Duration = Duration::from_millis(50);
 
@@ -33,7 +33,7 @@ pub fn end(uid: u32, processes: &Processes) -> Result<()> {
                 send(&process, signal)?;
             }
         }
-        // Without a signal: what a service manager has been reported to end is on its way.
+        // No signal at first: a service manager may already be ending them.
         let deadline = Instant::now() + if signal.is_some() { GRACE } else { GRACE / 2 };
         while Instant::now() < deadline {
             if of(uid).is_empty() {
@@ -53,7 +53,7 @@ pub fn end(uid: u32, processes: &Processes) -> Result<()> {
     if left.is_empty() {
         return Ok(());
     }
-    Err(Failure::new(format!("processes of user {uid} cannot be ended: {}", left.join(", ")))
+    Err(Failure::new(format!("cannot end the processes of user {uid}: {}", left.join(", ")))
         .kind("busy")
         .hint("stop the services that start them, then try again")
         .into())

@@ -167,7 +167,7 @@ fn make_known(
 
 fn no_file(path: &Path, state: &FileState) -> Failure {
     let failure =
-        Failure::new(format!("`{}` is {}, not a file", path.display(), state.noun())).kind("directory");
+        Failure::new(format!("`{}` is {}, not a file", path.display(), state.kind_name())).kind("directory");
     match state {
         FileState::Link { to, .. } => failure.hint(format!("name the target of the link: `{to}`")),
         _ => failure,

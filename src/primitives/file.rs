@@ -223,7 +223,8 @@ fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, mode: u
             Ok(DesiredFile::File { bytes, attributes: options.attributes(&path, regular, mode)? })
         }
         other => bail!(
-            Failure::new(format!("`{}` is {}, not a file", path.display(), other.noun())).kind("directory")
+            Failure::new(format!("`{}` is {}, not a file", path.display(), other.kind_name()))
+                .kind("directory")
         ),
     })
 }
@@ -501,7 +502,8 @@ fn make_directory(host: &Host, path: &Path, options: &Ownership) -> Result<bool>
             Ok(DesiredFile::Directory { attributes: options.attributes(path, &found.state, 0o755)? })
         }
         other => bail!(
-            Failure::new(format!("`{}` is {}, not a directory", path.display(), other.noun())).kind("exists")
+            Failure::new(format!("`{}` is {}, not a directory", path.display(), other.kind_name()))
+                .kind("exists")
         ),
     })
 }

@@ -34,7 +34,7 @@ impl Plan {
     /// Reads the declarations of a program.
     ///
     /// # Errors
-    /// With [`ExitCode::USAGE`] when an id or title is not a literal, or an id is used twice.
+    /// With [`ExitCode::USAGE`](crate::exit_code::ExitCode::USAGE) when an id or title is not a literal, or an id is used twice.
     pub fn of(program: &Program) -> Result<Self> {
         let (plan, mut problems) = Self::read(program);
         if problems.is_empty() { Ok(plan) } else { Err(problems.swap_remove(0).into()) }

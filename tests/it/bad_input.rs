@@ -29,7 +29,7 @@ fn a_script_that_cannot_be_read_is_wrong_usage() {
         ("junk.rhai", "line 1 is not UTF-8 text"),
         ("nul.rhai", "is binary, not a script"),
         ("latin.rhai", "line 2 is not UTF-8 text"),
-        ("/dev/null", "is no regular file"),
+        ("/dev/null", "is not a regular file"),
     ] {
         place.run(script).ends(2).prints("").says("error: ").says(said);
         place.run(&format!("{script} --dry-run")).ends(2);
@@ -290,8 +290,7 @@ fn root_runs_nothing_that_other_users_can_write() {
     for name in ["plan/plan.rhai", "plan/01.rhai", "plan/settings.rhai", "mine.rhai", "plan"] {
         let mode = if name == "plan" { 0o777 } else { 0o666 };
         set(&place, name, mode);
-        let said =
-            place.run("plan.rhai --settings ../mine.rhai").ends(77).says("can be written by everybody");
+        let said = place.run("plan.rhai --settings ../mine.rhai").ends(77).says("is writable by everyone");
         said.says("chmod o-w");
         untouched(&place);
         set(&place, name, 0o755);

@@ -228,7 +228,7 @@ fn a_file_too_large_to_be_edited_is_refused_within_bounds_and_by_name() {
     let place = Place::new(r#"step::run("01", "Edit", || { config::set("@/m/file", "key", "1"); });"#);
     large(&place.path("m/file"), 1);
     let (ran, needed) = peak(&place, "plan.rhai");
-    ran.ends(1).says("cannot read `@/m/file` as a text: it is larger than 16 MiB");
+    ran.ends(1).says("cannot read `@/m/file` as text: it is larger than 16 MiB");
     assert!(needed / 1024 <= 32 + MOST, "{needed} KiB");
 }
 

@@ -333,9 +333,9 @@ fn invalid_databases_and_roles_are_refused_with_the_reason() {
         (format!("pg::execute(\"INSERT INTO cats VALUES ($2)\", [1], #{{ {at} }})"), "parameter"),
         (
             format!("pg::execute(\"SET work_mem TO $2\", [1], #{{ {at} }})"),
-            "names $2, and 1 parameters are given",
+            "uses $2, but 1 parameters are given",
         ),
-        (format!("pg::query(\"SELECT now()\", [], #{{ {at} }})"), "ask for its text: now::text"),
+        (format!("pg::query(\"SELECT now()\", [], #{{ {at} }})"), "select its text: now::text"),
         (format!("pg::query(\"SELECT 1\", [], #{{ {at}, prot: 1 }})"), "no option `prot`"),
         (format!("pg::ensure_role(\"kim\", #{{ {at}, pasword: {key} }})"), "no option `pasword`"),
         (
@@ -344,7 +344,7 @@ fn invalid_databases_and_roles_are_refused_with_the_reason() {
         ),
         (
             format!("pg::value(\"SELECT 1\", [], #{{ {at}, dbname: \"nowhere\" }})"),
-            "there is no database `nowhere`",
+            "database `nowhere` not found",
         ),
         (
             format!("pg::value(\"SELECT 1\", [], #{{ {at}, user: \"weak\" }})"),
@@ -357,7 +357,7 @@ fn invalid_databases_and_roles_are_refused_with_the_reason() {
         ),
         (
             format!("pg::value(\"SELECT 1\", [], #{{ {} }})", weak.replace("weak weak", "wrong wrong")),
-            "does not take this password for the role `weak`",
+            "refused this password for the role `weak`",
         ),
         (
             format!(

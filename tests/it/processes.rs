@@ -60,7 +60,7 @@ fn command_that_never_ends_is_ended_after_its_timeout() {
         ("yes", "what floods"),
     ] {
         let (place, ran, took) = run(script, ", timeout: 1");
-        let ran = ran.ends(1).says("its time was up");
+        let ran = ran.ends(1).says("timed out");
         assert!(took < SOON, "{what}: {took:?}\n{}", ran.page());
         assert!(place.records().contains(&"step_failed".to_owned()));
         // Nothing of it is left.

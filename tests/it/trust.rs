@@ -127,7 +127,7 @@ fn an_access_control_list_and_a_group_of_several_count_as_others() {
     let output = apart.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(77), "{said}");
-    assert!(said.contains("can be written by its group"), "{said}");
+    assert!(said.contains("is writable by its group"), "{said}");
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn link_is_as_trusted_as_its_owner_and_its_directory() {
     place.remove("plan/words.rhai");
     symlink("../elsewhere.rhai", place.path("plan/words.rhai")).unwrap();
     set_mode(&place, "elsewhere.rhai", 0o666);
-    run(&["plan.rhai"]).ends(77).says("@/elsewhere.rhai` can be written by everybody");
+    run(&["plan.rhai"]).ends(77).says("@/elsewhere.rhai` is writable by everyone");
 }
 
 #[test]
@@ -170,7 +170,7 @@ fn nothing_runs_from_a_directory_that_everybody_can_write() {
     let place = Place::empty();
     let ran = place.run_words(&[directory.path().join("plan.rhai").to_str().unwrap()]).ends(77);
     assert!(!ran.stdout.contains("ran"));
-    ran.says("`/tmp` is a directory in which everybody can put files")
+    ran.says("`/tmp` is a directory in which everyone can create files")
         .says("/etc/kkrun/scripts")
         .never_says("chmod");
 }
@@ -280,7 +280,7 @@ fn special_files_are_not_waited_for() {
         "check fifo.rhai",
     ] {
         let started = std::time::Instant::now();
-        place.run(words).ends(2).says("is no regular file");
+        place.run(words).ends(2).says("is not a regular file");
         assert!(started.elapsed().as_secs() < 10, "{words} waited");
     }
 }

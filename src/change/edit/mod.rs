@@ -428,7 +428,7 @@ impl Kind for EditChange {
                 self.undo_file(world, &now, terms)
             }
             FileState::Absent => Ok(Undone::Conflict(format!("{} is gone", self.path().display()))),
-            other => Ok(Undone::Conflict(format!("{} is {}", self.path().display(), other.noun()))),
+            other => Ok(Undone::Conflict(format!("{} is {}", self.path().display(), other.kind_name()))),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The six databases of users and groups as texts of lines, and every change to them as a function of these texts.
 //!
-//! A line that is no entry (a comment, the mark of another source, whatever is broken) is never touched, and every byte
-//! outside a changed line stays. Source: passwd(5), shadow(5), group(5), gshadow(5), subuid(5).
+//! A line that is not an entry (a comment, the mark of another source, anything invalid) is never touched, and every
+//! byte outside a changed line stays. Source: passwd(5), shadow(5), group(5), gshadow(5), subuid(5).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -45,7 +45,7 @@ impl Database {
         }
     }
 
-    /// The fields of a line; none if a lookup would pass over it.
+    /// The fields of a line; `None` if a lookup would skip it.
     fn fields(self, line: &[u8]) -> Option<Vec<&[u8]>> {
         let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
         let is_number = |at: usize| number::<u32>(&fields, at).is_some();
@@ -92,7 +92,7 @@ pub enum List {
 pub enum Line {
     /// One that holds no password.
     Text(String),
-    /// Any other, by its digest. That tells nothing of the password: its own hash has a salt that nobody can guess.
+    /// Any other, by its digest. It reveals nothing about the password, whose own hash has an unguessable salt.
     Secret(Digest),
 }
 
@@ -132,7 +132,7 @@ impl Traces {
     }
 }
 
-/// The texts of those databases that there are.
+/// The texts of the databases that exist.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Databases(pub(super) BTreeMap<Database, Vec<u8>>);
 
@@ -213,8 +213,8 @@ impl Databases {
         *text = edited;
     }
 
-    /// Makes these the lines of a name: where its first one is, else before the marks of other sources, else at the
-    /// end. A database that is not there stays away.
+    /// Replaces the lines of a name, where the first of them is; without any, puts them before the marks of other
+    /// sources, or at the end. A missing database is not created.
     pub(super) fn set_lines(&mut self, database: Database, name: &str, lines: &[Vec<u8>]) {
         let mut is_set = lines.is_empty();
         self.edit(database, |fields| {
@@ -264,7 +264,7 @@ impl Databases {
         }
     }
 
-    /// Takes a user out of every list for which this holds.
+    /// Removes a user from every list for which this holds.
     pub fn remove_from_lists(&mut self, user: &str, is_left: impl Fn(&(List, String)) -> bool) {
         for database in Database::OF_GROUPS {
             self.edit(database, |fields| {
@@ -280,7 +280,7 @@ impl Databases {
         }
     }
 
-    /// Makes the lines of a name in these databases what they were. `secret` gives the bytes of a digest.
+    /// Restores the lines of a name in these databases. `secret` gives the bytes of a digest.
     pub fn restore_lines(
         &mut self,
         databases: &[Database],
@@ -302,7 +302,7 @@ impl Databases {
         Ok(())
     }
 
-    /// Whether the group of that name, if there is one, has this number, lists nobody and is no user's own.
+    /// Whether the group of that name, if there is one, has this number, has no members and is no user's primary group.
     pub fn is_unused_group(&self, name: &str, gid: u32) -> bool {
         self.number_of(Database::Group, name).is_none_or(|number| number == gid)
             && self.members_of(name).is_empty()
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn a_user_goes_and_nobody_of_a_longer_name() {
+    fn a_user_goes_and_none_of_a_longer_name() {
         let passwd = "root:x:0:0::/:/bin/sh\nkim:x:1:1::/:\nkimono:x:2:2::/:\n";
         assert_eq!(without(Database::Passwd, passwd), "root:x:0:0::/:/bin/sh\nkimono:x:2:2::/:\n");
         assert_eq!(without(Database::Shadow, "kim:!:20000::::::\n"), "");
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_entry_stays_byte_for_byte() {
+    fn a_line_that_is_not_an_entry_stays_byte_for_byte() {
         let odd = "\n:::\nkim\u{ff}:x\n# kim:x:1:kim\n+kim:x:1:kim\n+::\nkim\nno end";
         for database in Database::ALL {
             assert_eq!(without(database, odd), odd, "{database:?}");

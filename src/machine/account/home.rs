@@ -1,4 +1,4 @@
-//! A new home: a copy of `/etc/skel`, or of what stands for it. Source: useradd(8).
+//! A new home: a copy of `/etc/skel`, or of the directory configured in its place. Source: useradd(8).
 
 use std::path::Path;
 
@@ -8,8 +8,8 @@ use super::login_defs::LoginDefs;
 use crate::machine::clock;
 use crate::machine::files::{self, Attributes, Content, FileState, Manifest, ModifiedAt, Ownership};
 
-/// Makes the home of a user, whole and at once, where nothing is. `mode` is its mode; without one, the machine's. `tag`
-/// names what is prepared beside it.
+/// Creates the home of a user in one instant, at a path where nothing exists. `mode` is its mode; by default the
+/// machine's. `tag` names what is prepared beside it.
 pub fn make_home(home: &Path, (uid, gid): (u32, u32), mode: Option<u32>, tag: &str) -> Result<()> {
     let defs = LoginDefs::read();
     let skeleton = defs.skeleton();

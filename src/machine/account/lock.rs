@@ -1,5 +1,5 @@
-//! The lock that everybody takes who writes the user and group databases: the tools of the shadow suite (before the
-//! `*.lock` files that each of them makes), PAM, systemd. Source: lckpwdf(3), and lib/commonio.c of shadow 4.13.
+//! The lock that every writer of the user and group databases takes: the tools of the shadow suite (before the `*.lock`
+//! files that each of them makes), PAM, systemd. Source: lckpwdf(3), and lib/commonio.c of shadow 4.13.
 
 use std::fs::File;
 use std::path::Path;
@@ -14,7 +14,7 @@ use crate::failure::Failure;
 /// How long the tools wait for the lock. Source: lckpwdf(3).
 pub const PATIENCE: Duration = Duration::from_secs(15);
 
-/// The lock held; let go when this is dropped.
+/// The held lock; released when this is dropped.
 #[derive(Debug)]
 pub(super) struct Lock {
     _file: File,
@@ -24,7 +24,7 @@ impl Lock {
     /// Takes the lock of the databases in a directory, waiting so long; `pause` is called between attempts.
     ///
     /// # Errors
-    /// A [`Failure`] of kind `busy` when somebody else keeps it.
+    /// A [`Failure`] of kind `busy` when another program keeps it.
     pub(super) fn acquire(
         directory: &Path,
         patience: Duration,
@@ -46,9 +46,7 @@ impl Lock {
                         path.display()
                     ))
                     .kind("busy")
-                    .hint(
-                        "a tool that changes users is at work: wait until it has ended, then run this again",
-                    )
+                    .hint("wait until the tool that changes users has ended, then run this again")
                     .into());
                 }
                 Err(error) => return Err(error).with_context(named),

@@ -1,4 +1,4 @@
-//! What useradd goes by. Source: login.defs(5), useradd(8), and lib/getdef.c of shadow 4.13.
+//! The settings that useradd follows. Source: login.defs(5), useradd(8), and lib/getdef.c of shadow 4.13.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -13,7 +13,7 @@ pub struct LoginDefs {
 }
 
 impl LoginDefs {
-    /// Reads them; where one is missing, what the tools have built in holds.
+    /// Reads them; a missing one has the default built into the tools.
     pub fn read() -> Self {
         let text = |path: &str| std::fs::read(path).map(|bytes| String::from_utf8_lossy(&bytes).into_owned());
         Self {
@@ -45,7 +45,7 @@ impl LoginDefs {
         self.number(name).and_then(|number| number.try_into().ok()).unwrap_or(otherwise)
     }
 
-    /// From where to where the numbers of new accounts go; `kind` is `UID` or `GID`.
+    /// The range of the numbers of new accounts; `kind` is `UID` or `GID`.
     pub(super) fn range(&self, kind: &str, system: bool) -> RangeInclusive<u32> {
         let min = self.unsigned(&format!("{kind}_MIN"), 1000);
         if !system {

@@ -1,10 +1,10 @@
-//! The users and groups of the machine: looked up through every source that it has, and changed in its own six
+//! The users and groups of the machine: looked up through every configured source, and changed in the six local
 //! databases.
 //!
-//! A change is one of lines: [`Databases`] are the texts of all six, what is to be added is computed from them as
-//! useradd would ([`NewUser`]), what names an account is reported by its [`Traces`], and [`rewrite`] puts the new texts in
-//! place under the lock that every tool takes. The tools themselves are not run: killed between two of the files, they
-//! leave an account that nobody can tell from one that somebody meant.
+//! A change edits lines: [`Databases`] holds the texts of all six, [`NewUser`] computes from them what useradd would
+//! add, [`Traces`] is everything that names an account, and [`rewrite`] writes the new texts under the lock that every
+//! tool takes. The tools themselves are not run: killed between two files, they leave an account that cannot be told
+//! from an intended one.
 
 mod databases;
 mod home;
@@ -65,13 +65,13 @@ impl Account {
         found.map(Self::with_groups).transpose()
     }
 
-    /// The account of that name; a name that nobody has is a failure.
+    /// The account of that name; an unknown name is a failure.
     pub fn existing(name: &str) -> Result<Self> {
         Self::by_name(name)?
-            .ok_or_else(|| Failure::new(format!("there is no user `{name}`")).kind("missing").into())
+            .ok_or_else(|| Failure::new(format!("user `{name}` not found")).kind("missing").into())
     }
 
-    /// The account that kkrun runs as: by its effective user, which may have no entry in a bare container.
+    /// The account that kkrun runs as: the one of its effective user, which may have no entry in a bare container.
     pub fn current() -> Result<Self> {
         let uid = unistd::geteuid().as_raw();
         Ok(Self::by_uid(uid)?.unwrap_or_else(|| {
@@ -96,7 +96,7 @@ impl Account {
         }
         let Some(uid) = std::env::var_os("SUDO_UID") else { return Ok(None) };
         let Some(uid) = uid.to_str().and_then(|uid| uid.parse().ok()) else {
-            bail!("`SUDO_UID` is not the number of a user");
+            bail!("invalid `SUDO_UID`: expected the number of a user");
         };
         Self::by_uid(uid)
     }
@@ -106,7 +106,7 @@ impl Account {
         self.uid == 0
     }
 
-    /// Whether the account's primary group is private: named like the user, with nobody else in it.
+    /// Whether the account's primary group is private: named like the user, with no other member.
     pub fn has_private_group(&self) -> Result<bool> {
         let is_own = Group::by_gid(self.gid)?.is_some_and(|group| group.name == self.name);
         Ok(is_own && is_alone_in(&self.name, self.gid)?)
@@ -122,7 +122,7 @@ impl Account {
     }
 
     fn with_groups(user: unistd::User) -> Result<Self> {
-        let name = CString::new(user.name.as_str()).context("a user name holds a zero byte")?;
+        let name = CString::new(user.name.as_str()).context("a user name contains a NUL byte")?;
         let mut groups: Vec<u32> = unistd::getgrouplist(&name, user.gid)
             .with_context(|| format!("cannot look up the groups of user `{}`", user.name))?
             .into_iter()
@@ -144,8 +144,8 @@ impl Account {
     }
 }
 
-/// Whether nobody but the user of that name is in the group of this number: not listed in it, and with another
-/// primary group.
+/// Whether the user of that name is the only member of the group of this number: no one else is listed in it or has it
+/// as primary group.
 pub fn is_alone_in(name: &str, gid: u32) -> Result<bool> {
     let lists_others = |group: Group| group.members.iter().any(|member| member != name);
     if Group::by_gid(gid)?.is_some_and(lists_others) {
@@ -171,7 +171,7 @@ struct Entry<'text> {
     rest: Vec<&'text str>,
 }
 
-/// The entries of a file. Comments, the marks of other sources and whatever is broken are none, as for the lookup.
+/// The entries of a file. Comments, the marks of other sources and anything invalid are skipped, as the lookup does.
 fn entries(text: &str, fields: usize) -> impl Iterator<Item = Entry<'_>> {
     text.lines().filter_map(move |line| {
         let mut words = line.split(':');
@@ -183,12 +183,12 @@ fn entries(text: &str, fields: usize) -> impl Iterator<Item = Entry<'_>> {
     })
 }
 
-/// The lookup asks one source after the other and passes over one that fails, such as a file that cannot be opened
-/// because too many are open: whoever it does not find must not stand in the file either. Source: nsswitch.conf(5).
+/// The lookup asks one source after the other and skips one that fails, such as a file that cannot be opened because
+/// too many are open: so an account that it does not find must be missing from the file too. Source: nsswitch.conf(5).
 fn check_absence(file: &str, fields: usize, is_it: impl Fn(&Entry<'_>) -> bool) -> Result<()> {
     let text = text_if_any(file)?;
     if let Some(entry) = entries(&text, fields).find(|entry| is_it(entry)) {
-        bail!("cannot look up `{}`: `{file}` has it, and the lookup does not find it", entry.name);
+        bail!("cannot look up `{}`: it is in `{file}`, but the lookup does not find it", entry.name);
     }
     Ok(())
 }
@@ -199,7 +199,7 @@ fn text_of(file: &str) -> Result<String> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// What a file holds; nothing, where there is none, as in a bare container.
+/// What a file holds; empty if it does not exist, as in a bare container.
 fn text_if_any(file: &str) -> Result<String> {
     if Path::new(file).try_exists().with_context(|| format!("cannot read `{file}`"))? {
         text_of(file)
@@ -281,8 +281,8 @@ mod tests {
 
     #[test]
     fn an_unknown_user_is_named() {
-        let error = Account::existing("nobody-of-that-name").unwrap_err();
-        assert_eq!(error.to_string(), "there is no user `nobody-of-that-name`");
+        let error = Account::existing("no-such-user").unwrap_err();
+        assert_eq!(error.to_string(), "user `no-such-user` not found");
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The lines of a new user or group, as useradd and groupadd would write them; what is there of it already is kept, and
-//! what lacks is added. Source: useradd(8), groupadd(8), and their code in shadow 4.13.
+//! The lines of a new user or group, as useradd and groupadd would write them; existing lines are kept, and missing
+//! ones are added. Source: useradd(8), groupadd(8), and their code in shadow 4.13.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -12,14 +12,14 @@ use super::databases::{Database, Databases};
 use super::login_defs::LoginDefs;
 use crate::failure::Failure;
 
-/// What a new user shall be.
+/// The desired properties of a new user.
 #[derive(Clone, Debug, Default)]
 pub struct NewUser<'a> {
     /// The login name.
     pub name: &'a str,
-    /// The number, if it is not to be chosen.
+    /// The number; chosen if not given.
     pub uid: Option<u32>,
-    /// A number that is taken if it is free, such as the one that an earlier attempt chose.
+    /// A number to prefer if it is free, such as the one that an earlier attempt chose.
     pub preferred: Option<u32>,
     /// The number of the group of the user's name, from whatever source.
     pub group: Option<u32>,
@@ -42,7 +42,7 @@ pub struct Rules<'a> {
 }
 
 impl Databases {
-    /// Adds what they lack of a user.
+    /// Adds what is missing of a user.
     ///
     /// # Errors
     /// When the number is another user's, or none is free.
@@ -57,7 +57,7 @@ impl Databases {
         } else {
             self.add_group_lines(name, gid);
         }
-        // Without a line in passwd another one is of a user who is gone.
+        // Without a line in passwd, other lines belong to a removed user.
         let lacks = |all: &Self, database| there.is_none() || all.entry(database, name).is_none();
         if lacks(self, Database::Shadow) {
             let line = shadow_line(user, rules);
@@ -78,7 +78,7 @@ impl Databases {
         Ok(())
     }
 
-    /// Adds what they lack of a group.
+    /// Adds what is missing of a group.
     ///
     /// # Errors
     /// When the number is another group's, or none is free.
@@ -99,7 +99,7 @@ impl Databases {
     /// Puts a user into a group.
     ///
     /// # Errors
-    /// When the group is kept by another source.
+    /// When the group comes from another source.
     pub fn join(&mut self, user: &str, group: &str) -> Result<()> {
         if self.number_of(Database::Group, group).is_none() {
             return Err(elsewhere(&format!("put `{user}` into the group `{group}`"), "/etc/group"));
@@ -111,7 +111,7 @@ impl Databases {
     /// Gives a user another shell.
     ///
     /// # Errors
-    /// When the user is kept by another source.
+    /// When the user comes from another source.
     pub fn set_shell(&mut self, user: &str, shell: &Path) -> Result<()> {
         if self.entry(Database::Passwd, user).is_none() {
             return Err(elsewhere(&format!("change the shell of `{user}`"), "/etc/passwd"));
@@ -121,7 +121,7 @@ impl Databases {
     }
 
     fn add_group_lines(&mut self, name: &str, gid: u32) {
-        // Without a line in group another one is of a group that is gone.
+        // Without a line in group, other lines belong to a removed group.
         self.set_lines(Database::Gshadow, name, &[format!("{name}:!::").into_bytes()]);
         let password = if self.has(Database::Gshadow) { "x" } else { "!" };
         self.set_lines(Database::Group, name, &[format!("{name}:{password}:{gid}:").into_bytes()]);
@@ -212,8 +212,8 @@ impl Databases {
         Ok(is_known || (rules.is_taken)(database, number)?)
     }
 
-    /// A number beyond all that are used, so that nobody gets what somebody who is gone has left: the highest for
-    /// people, the lowest for services. Where there is none beyond, any that is free.
+    /// A number beyond all used ones, so that a new account does not inherit the files of a removed one: above the
+    /// highest for people, below the lowest for services. If the range is exhausted there, any free number.
     fn free_number(&self, database: Database, kind: &str, system: bool, rules: &Rules<'_>) -> Result<u32> {
         let range = rules.defs.range(kind, system);
         let (min, max) = (*range.start(), *range.end());
@@ -262,7 +262,7 @@ fn field(path: &Path) -> Result<&[u8]> {
     let bytes = path.as_os_str().as_bytes();
     if bytes.iter().any(|byte| b":\n".contains(byte)) {
         return Err(Failure::new(format!(
-            "invalid path of a user `{}`: it must not contain `:` or a line end",
+            "invalid path `{}` for a user: it must not contain `:` or a line ending",
             path.display()
         ))
         .kind("usage")
@@ -271,7 +271,7 @@ fn field(path: &Path) -> Result<&[u8]> {
     Ok(bytes)
 }
 
-/// A day as useradd takes it: its date, or the days since 1970.
+/// A day as useradd reads it: its date, or the days since 1970.
 fn days_of(text: &str) -> Option<i64> {
     let date = || text.parse::<jiff::civil::Date>().ok();
     let days = |date: jiff::civil::Date| {
@@ -281,20 +281,20 @@ fn days_of(text: &str) -> Option<i64> {
 }
 
 fn elsewhere(what: &str, file: &str) -> anyhow::Error {
-    Failure::new(format!("cannot {what}: `{file}` does not have it")).kind("missing").into()
+    Failure::new(format!("cannot {what}: not found in `{file}`")).kind("missing").into()
 }
 
 fn used(what: &str, name: &str, number: u32) -> anyhow::Error {
-    Failure::new(format!("cannot make the {what} `{name}`: the number {number} is already in use"))
+    Failure::new(format!("cannot create the {what} `{name}`: the number {number} is already in use"))
         .kind("exists")
         .into()
 }
 
 fn none_free(min: &str, max: &str, range: &RangeInclusive<u32>) -> anyhow::Error {
     let (first, last) = (range.start(), range.end());
-    Failure::new(format!("no number between {first} and {last} is free"))
+    Failure::new(format!("cannot choose a number: none between {first} and {last} is free"))
         .kind("exists")
-        .hint(format!("`/etc/login.defs` says which are taken for new accounts: `{min}` and `{max}`"))
+        .hint(format!("widen the range for new accounts in `/etc/login.defs`: `{min}` and `{max}`"))
         .into()
 }
 
@@ -382,7 +382,7 @@ mod tests {
         assert!(last(&all, Database::Passwd).starts_with("kim:x:1002:1002:"));
         let user = NewUser { uid: Some(1000), ..kim() };
         let error = machine().add_user(&user, &rules).unwrap_err();
-        assert_eq!(error.to_string(), "cannot make the user `kim`: the number 1000 is already in use");
+        assert_eq!(error.to_string(), "cannot create the user `kim`: the number 1000 is already in use");
     }
 
     #[test]
@@ -395,7 +395,7 @@ mod tests {
         }
         assert_eq!(last(&all, Database::Group), "d:!:1002:");
         let error = all.add_group("e", None, false, &rules).unwrap_err();
-        assert_eq!(error.to_string(), "no number between 1000 and 1003 is free");
+        assert_eq!(error.to_string(), "cannot choose a number: none between 1000 and 1003 is free");
     }
 
     #[test]
@@ -424,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn lines_of_somebody_who_is_gone_are_replaced_and_restored_where_they_were() {
+    fn lines_of_a_removed_user_are_replaced_and_restored_in_place() {
         let mut before = machine();
         before.set_lines(Database::Shadow, "kim", &[b"kim:$y$old:1::::::".to_vec()]);
         before.set_lines(Database::Shadow, "last", &[b"last:!:1::::::".to_vec()]);

@@ -11,13 +11,13 @@ use super::databases::{Database, Databases};
 use super::lock::Lock;
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState};
 
-/// What a file in preparation is named by, beside the databases and beside a home.
+/// The tag of files in preparation, beside the databases and beside a home.
 pub const TAG: &str = "accounts";
 
 /// Where the databases are.
 pub const DIRECTORY: &str = "/etc";
 
-/// The files of the databases at some moment, so that one that gets its text back gets its time back too.
+/// The files of the databases at one moment, so that restoring a text restores its time too.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DatabaseFiles(BTreeMap<Database, FileState>);
@@ -25,9 +25,9 @@ pub struct DatabaseFiles(BTreeMap<Database, FileState>);
 /// Which of several databases is written first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Order {
-    /// What makes an account exist is written last.
+    /// The file that makes an account exist is written last.
     Adding,
-    /// What makes it exist is written first.
+    /// The file that makes it exist is written first.
     Removing,
 }
 
@@ -36,7 +36,7 @@ fn path_of(directory: &Path, database: Database) -> PathBuf {
 }
 
 impl Databases {
-    /// Reads those of a directory. Each is whole; what is written to several of them meanwhile may be seen in part.
+    /// Reads those of a directory. Each text is consistent; a concurrent change to several of them may be seen in part.
     pub fn read(directory: &Path) -> Result<(Self, DatabaseFiles)> {
         let (mut texts, mut states) = (Self::default(), DatabaseFiles::default());
         for database in Database::ALL {
@@ -57,8 +57,8 @@ pub fn clear_leftover(directory: &Path) -> Result<()> {
     files::clear_leftover(&path_of(directory, Database::Passwd), TAG)
 }
 
-/// Makes the databases of a directory what `change` makes of them, each durably and at once, under the lock. Says
-/// whether there was anything to write. A run that is killed in between leaves the first of them written.
+/// Writes what `change` makes of the databases of a directory, each durably and in one instant, under the lock. Returns
+/// whether there was anything to write. A run that is killed in between leaves only the first of them written.
 ///
 /// # Errors
 /// When another program keeps the lock so long; when a database cannot be written.
@@ -141,9 +141,9 @@ mod tests {
     }
 
     #[test]
-    fn whoever_holds_the_lock_is_waited_for_and_then_named() {
+    fn the_holder_of_the_lock_is_waited_for_and_then_named() {
         let (_directory, etc) = scratch();
-        // A lock of this process would not be in its own way. 6 and 1 are F_SETLK and F_WRLCK.
+        // A process does not block on its own lock. 6 and 1 are F_SETLK and F_WRLCK.
         let hold = r#"open(F, ">", $ARGV[0]); my $lock = pack("s s x4 q q l x4", 1, 0, 0, 0, 0); fcntl(F, 6, $lock) or die; $| = 1; print "."; sleep 60"#;
         let mut holder = std::process::Command::new("perl")
             .args(["-e", hold])

@@ -1,4 +1,4 @@
-//! Control groups for a container: one of its own to start in, and one inside it for those who enter.
+//! Control groups for a container: its own, in which it starts, and one inside it for processes that enter.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -34,13 +34,13 @@ impl ControlGroup {
         for parent in own_directories()? {
             let directory = parent.join(name);
             std::fs::create_dir(&directory)
-                .with_context(|| format!("cannot make the control group `{}`", directory.display()))?;
+                .with_context(|| format!("cannot create the control group `{}`", directory.display()))?;
             group.directories.push(directory);
         }
         Ok(group)
     }
 
-    /// The directories that stand for it.
+    /// Its directories.
     pub fn directories(&self) -> &[PathBuf] {
         &self.directories
     }
@@ -65,7 +65,7 @@ impl ControlGroup {
 impl Drop for ControlGroup {
     fn drop(&mut self) {
         if !self.keep {
-            // What is left in it after this has lost its container, and is ended by the next rehearsal.
+            // What is still in it is ended by the next rehearsal.
             let _ = end(&self.directories, Duration::from_secs(5));
             self.directories.iter().for_each(|directory| remove(directory));
         }
@@ -81,7 +81,7 @@ pub fn end(directories: &[PathBuf], within: Duration) -> Result<()> {
             return Ok(());
         }
         if Instant::now() > deadline {
-            bail!("its processes do not end: {members:?}");
+            bail!("its processes do not end after SIGKILL: {members:?}");
         }
         members.into_iter().for_each(kill);
         std::thread::sleep(Duration::from_millis(10));
@@ -104,7 +104,7 @@ fn members(directory: &Path) -> Vec<u32> {
             found.extend(members(&entry.path()));
         }
     }
-    // 0 is a process of a namespace that is not seen from here.
+    // 0 is a process of a namespace that is not visible from here.
     found.retain(|pid| *pid != 0);
     found
 }
@@ -127,8 +127,8 @@ pub fn remove(directory: &Path) {
     }
 }
 
-/// The door to the group of a service inside the container whose first process is given, so that whoever enters is
-/// seen by its service manager as one of that service. None where that cannot be.
+/// The file through which a process enters the group of a service inside the container whose first process is given, so
+/// that its service manager counts the process to that service. `None` if there is none.
 pub(super) fn door_into(leader: u32, service: &str) -> Option<File> {
     let groups = std::fs::read_to_string(format!("/proc/{leader}/cgroup")).ok()?;
     let path = groups.lines().find_map(|line| line.strip_prefix("0::/"))?;
@@ -136,7 +136,7 @@ pub(super) fn door_into(leader: u32, service: &str) -> Option<File> {
     door(&root.join("system.slice").join(service)).ok()
 }
 
-/// Puts the calling process into the group behind a door. Fit for the moment between fork and exec.
+/// Puts the calling process into the group of such a file. Fit for the moment between fork and exec.
 pub(super) fn enter(mut door: &File) -> std::io::Result<()> {
     door.write_all(b"0")
 }

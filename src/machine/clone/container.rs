@@ -27,7 +27,7 @@ use crate::machine::tool;
 /// Source: systemd-nspawn(1), `--keep-unit`.
 const ASKED_FOR_REBOOT: i32 = 133;
 
-/// How often a wait looks whether somebody wants it to end.
+/// How often a wait checks whether it has to end.
 const GLANCE: Duration = Duration::from_millis(50);
 
 /// What to boot, and how.
@@ -39,15 +39,16 @@ pub struct Boot {
     pub root: PathBuf,
     /// The name it calls itself.
     pub hostname: String,
-    /// The file of the network namespace that its packets pass through.
+    /// The file of the network namespace that routes its packets.
     pub network: PathBuf,
-    /// The numbers that its users have on this machine. Without, root inside is root: only for what is trusted.
+    /// The numbers that its users have on this machine. Without it, root inside is root outside: only for trusted
+    /// content.
     pub users: Option<IdRange>,
     /// Directories and files shown inside: from, to, and whether they can be written there.
     pub binds: Vec<Bind>,
     /// The unit it boots to.
     pub target: String,
-    /// The service inside that whoever enters becomes part of: its end is their end.
+    /// The service inside that entering processes become part of: they end with it.
     pub service: String,
     /// Where what it prints while booting goes.
     pub log: PathBuf,
@@ -99,8 +100,8 @@ pub struct Inside {
 }
 
 impl Container {
-    /// Boots one in a control group of its own, which ends with it, and waits until its service manager says that it
-    /// is up. `stop` is asked now and then whether the wait shall end.
+    /// Boots one in a control group of its own, which ends with it, and waits until its service manager says that it is
+    /// up. `stop` is asked regularly whether to end the wait.
     pub fn boot(boot: &Boot, group: ControlGroup, stop: &dyn Fn() -> bool) -> Result<Self> {
         let directory = boot.log.parent().unwrap_or(Path::new("/"));
         let notify_path = directory.join("notify");
@@ -122,7 +123,7 @@ impl Container {
         let deadline = Instant::now() + boot.within;
         let failed = |what: String| {
             let last = tool::last_lines(&boot.log, 12).join("\n");
-            anyhow!("{what}; the last it said:\n{last}")
+            anyhow!("{what}; its last output:\n{last}")
         };
         let mut message = vec![0_u8; 4096];
         loop {
@@ -130,7 +131,10 @@ impl Container {
                 bail!("stopped while the clone was booting");
             }
             if Instant::now() > deadline {
-                return Err(failed(format!("the clone was not up after {} s", boot.within.as_secs())));
+                return Err(failed(format!(
+                    "the clone did not finish booting within {} s",
+                    boot.within.as_secs()
+                )));
             }
             if let Some(status) = self.supervisor.try_wait().context("cannot wait for `systemd-nspawn`")? {
                 return Err(failed(format!("the clone did not boot ({status})")));
@@ -143,7 +147,7 @@ impl Container {
                     {
                         self.leader = leader.trim().parse().context("cannot read the pid of the clone")?;
                         network::link_to(&boot.network, self.leader)
-                            .context("cannot give the clone a network")?;
+                            .context("cannot set up the network of the clone")?;
                     }
                     if said.lines().any(|line| line == "READY=1") && self.leader != 0 {
                         return Ok(());
@@ -151,7 +155,9 @@ impl Container {
                 }
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
-                Err(error) => return Err(error).context("cannot hear the clone boot"),
+                Err(error) => {
+                    return Err(error).context("cannot read the notifications of the booting clone");
+                }
             }
         }
     }
@@ -200,7 +206,7 @@ impl Container {
 
     fn start(&self, inside: &Inside, prepare: impl FnOnce(&mut Command)) -> Result<Child> {
         let Some((program, arguments)) = inside.command.split_first() else {
-            bail!("there is no command to run in the clone");
+            bail!("cannot run an empty command in the clone");
         };
         let mut command = Command::new(program);
         command
@@ -209,10 +215,11 @@ impl Container {
             .envs(inside.environment.iter().map(|(name, value)| (name, value)));
         prepare(&mut command);
         let directory = inside.directory.as_deref().unwrap_or(Path::new("/"));
-        let directory = CString::new(directory.as_os_str().as_bytes()).context("a path holds a NUL byte")?;
+        let directory =
+            CString::new(directory.as_os_str().as_bytes()).context("a path contains a NUL byte")?;
         let leader = self.leader_descriptor()?;
         let door = cgroup::door_into(self.leader, &self.service);
-        let inner = leader.try_clone().context("cannot hold on to the clone")?;
+        let inner = leader.try_clone().context("cannot keep the process of the clone open")?;
         let mapped = self.users.is_some();
         // SAFETY: between fork and exec only system calls are made, on descriptors that were opened before; no
         // memory is allocated and no lock is taken.
@@ -227,7 +234,7 @@ impl Container {
                 Ok(())
             });
         }
-        // Only children of the thread that asked land in another process name space: hence a thread for it.
+        // Only children of the calling thread enter another process namespace: hence a thread of its own.
         std::thread::scope(|scope| {
             scope
                 .spawn(move || {
@@ -262,7 +269,7 @@ impl Drop for Container {
         if self.keep {
             return;
         }
-        // The kernel ends every process inside with the first one. Its number is its own while the supervisor waits
+        // The kernel ends every process inside with the first one. Its number is not reused while the supervisor waits
         // for it; what a killed supervisor left is in the group, which ends now.
         if self.leader != 0 && matches!(self.supervisor.try_wait(), Ok(None)) {
             cgroup::kill(self.leader);
@@ -280,7 +287,7 @@ pub fn wait_a_moment(child: &mut Child) -> Result<Option<ExitStatus>> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).context("a child has no pid")?;
     if let Ok(descriptor) = rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         let moment = Timespec { tv_sec: 0, tv_nsec: 50_000_000 };
-        // An interrupted wait is as good as one that ended.
+        // An interrupted wait counts as ended.
         let _ = rustix::event::poll(&mut [PollFd::new(&descriptor, PollFlags::IN)], Some(&moment));
     }
     child.try_wait().context("cannot wait for a child")
@@ -320,7 +327,7 @@ fn enter_name_spaces(leader: &OwnedFd, mapped: bool) -> io::Result<()> {
     }
     rustix::thread::move_into_thread_name_spaces(leader.as_fd(), all)?;
     if mapped {
-        // Who comes from outside is nobody inside, until he says who he is.
+        // A process that enters from outside has no identity inside until it takes one.
         rustix::thread::set_thread_groups(&[])?;
         rustix::thread::set_thread_gid(rustix::thread::Gid::ROOT)?;
         rustix::thread::set_thread_uid(rustix::thread::Uid::ROOT)?;
@@ -328,7 +335,7 @@ fn enter_name_spaces(leader: &OwnedFd, mapped: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The supervising process, in the control group, and in the namespace that the container's packets pass through.
+/// The supervising process, in the control group, and in the namespace that routes the container's packets.
 fn supervisor(boot: &Boot, group: &ControlGroup) -> Result<Command> {
     let log = File::create(&boot.log).with_context(|| format!("cannot write `{}`", boot.log.display()))?;
     let log_too = log.try_clone().with_context(|| format!("cannot write `{}`", boot.log.display()))?;
@@ -377,10 +384,10 @@ fn arguments(boot: &Boot) -> Vec<OsString> {
     arguments.push(with("--directory=", boot.root.as_os_str()));
     if let Some(IdRange { first, count }) = boot.users {
         arguments.push(format!("--private-users={first}:{count}").into());
-        // Whoever made the root directory has mapped its owners.
+        // The caller has mapped the owners of the root directory.
         arguments.push("--private-users-ownership=off".into());
-        // The directories that systemd-nspawn makes for a bind belong to this machine's root, whom nobody inside is;
-        // the manager must write to this one.
+        // The directories that systemd-nspawn creates for a bind belong to this machine's root, who does not exist
+        // inside; the manager must be able to write to this one.
         arguments.push("--tmpfs=/run/systemd:mode=0755".into());
     }
     for bind in &boot.binds {

@@ -1,4 +1,4 @@
-//! Users and groups of a container under other numbers on this machine: root inside is nobody's root outside.
+//! Users and groups of a container under other numbers on this machine: root inside has no rights outside.
 //!
 //! What is on disk keeps its owners: the container sees it through mounts that map the numbers.
 
@@ -27,7 +27,7 @@ const PIECE: u32 = 1 << 16;
 /// The numbers on this machine that a container's users and groups have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdRange {
-    /// What 0 inside is outside.
+    /// The number outside of 0 inside.
     pub first: u32,
     /// How many there are.
     pub count: u32,
@@ -39,14 +39,14 @@ impl IdRange {
     pub fn upper_half() -> Result<Self> {
         let count = |file: &str| {
             let text = std::fs::read_to_string(file).with_context(|| format!("cannot read `{file}`"))?;
-            mapped(&text).with_context(|| format!("cannot understand `{file}`"))
+            mapped(&text).with_context(|| format!("cannot parse `{file}`"))
         };
         let count = count("/proc/self/uid_map")?.min(count("/proc/self/gid_map")?) / 2 / PIECE * PIECE;
         Ok(Self { first: count, count })
     }
 
-    /// A mount of what is at a path, nowhere attached yet, in which the numbers are mapped and devices are files like
-    /// others. None where the file system or the kernel cannot do that.
+    /// A mount of a path, not attached yet, in which the numbers are mapped and devices cannot be opened. `None` if the
+    /// file system or the kernel does not support it.
     pub fn view(self, from: &Path) -> Result<Option<View>> {
         let failed = || format!("cannot map the owners of `{}`", from.display());
         let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
@@ -61,7 +61,7 @@ impl IdRange {
             propagation: 0,
             userns_fd: u64::try_from(names.as_raw_fd()).with_context(failed)?,
         };
-        // SAFETY: the call reads the structure, whose size it is reported, and an empty text; both outlive it, and so do
+        // SAFETY: the call reads the structure, whose size it is given, and an empty string; both outlive it, and so do
         // the two descriptors.
         let status = unsafe {
             libc::syscall(
@@ -85,7 +85,7 @@ impl IdRange {
         }
     }
 
-    /// A user namespace with these numbers. It needs a process to be made, and is there as long as it is held.
+    /// A user namespace with these numbers. Creating it needs a process; it exists as long as it is held.
     fn name_space(self) -> Result<OwnedFd> {
         let mut command = tool::command("unshare");
         command.args(["--user", "--", "cat"]).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -97,9 +97,9 @@ impl IdRange {
     }
 
     fn map(self, process: &mut Child) -> Result<OwnedFd> {
-        let failed = "cannot make a user namespace";
+        let failed = "cannot create a user namespace";
         let (mut to, mut from) = process.stdin.take().zip(process.stdout.take()).context(failed)?;
-        // What comes back has passed through the namespace.
+        // An answer proves that the process runs in the namespace.
         to.write_all(b"\n").and_then(|()| from.read_exact(&mut [0])).context(failed)?;
         let own = PathBuf::from(format!("/proc/{}", process.id()));
         for file in ["uid_map", "gid_map"] {
@@ -120,7 +120,7 @@ impl IdRange {
             sets.effective = sets.permitted;
             set_capabilities(None, sets)
         };
-        // For a thread alone: this process stays who it is.
+        // For this thread alone: the process keeps its identity.
         std::thread::scope(|scope| {
             scope
                 .spawn(|| {

@@ -39,20 +39,20 @@ impl NetworkNamespace {
     /// Makes one of this name, which must be new, and waits until it reaches the outside. With
     /// `outlive_kkrun` the link stays after this process.
     pub fn create(name: &str, log: &Path, outlive_kkrun: bool) -> Result<Self> {
-        tool::run("ip", ["netns", "add", name]).context("cannot make a network namespace")?;
+        tool::run("ip", ["netns", "add", name]).context("cannot create a network namespace")?;
         let mut namespace = Self { name: name.to_owned(), link: None, keep: false };
         tool::run("ip", ["-n", name, "link", "set", "lo", "up"])?;
         namespace.link = Some(connect(&namespace.path(), log, outlive_kkrun)?);
-        let_pass(name).context("cannot keep a network apart from this machine's")?;
+        let_pass(name).context("cannot isolate a network namespace from this machine")?;
         Ok(namespace)
     }
 
-    /// The file that stands for the namespace.
+    /// The file of the namespace.
     pub fn path(&self) -> PathBuf {
         Path::new("/run/netns").join(&self.name)
     }
 
-    /// The process that carries what goes in and out.
+    /// The process that forwards the packets.
     pub fn link_process(&self) -> Option<u32> {
         self.link.as_ref().map(|link| link.process.id())
     }
@@ -83,12 +83,12 @@ const OUTSIDE: &str = "10.0.2.102";
 const MTU: &str = "65520";
 
 /// Links the container whose first process is given, and which has a network of its own, to a namespace. The container
-/// can do with its end what it likes; what passes is decided in the namespace, which it cannot reach.
+/// can do with its end what it likes; the routing is decided in the namespace, which it cannot reach.
 pub fn link_to(namespace: &Path, leader: u32) -> Result<()> {
     let name =
-        namespace.file_name().context("a network namespace has a name")?.to_string_lossy().into_owned();
+        namespace.file_name().context("the network namespace has no name")?.to_string_lossy().into_owned();
     let leader = leader.to_string();
-    // The link of an earlier boot may take a moment to go.
+    // The link of an earlier boot may take a moment to disappear.
     let _ = tool::run("ip", ["-n", &name, "link", "delete", "inside"]);
     let make = ["-n", &name, "link", "add", "inside", "mtu", MTU, "type", "veth"];
     let peer = ["peer", "name", "host0", "mtu", MTU, "netns", &leader];
@@ -106,7 +106,7 @@ pub fn link_to(namespace: &Path, leader: u32) -> Result<()> {
     Ok(())
 }
 
-/// Lets packets of a link pass to the outside, but for those to an address of this machine.
+/// Forwards packets of a link to the outside, except those to an address of this machine.
 fn let_pass(name: &str) -> Result<()> {
     let settings = "echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv4/conf/tap0/proxy_arp";
     tool::run("nsenter", [&format!("--net=/run/netns/{name}"), "--", "sh", "-c", settings])?;
@@ -116,7 +116,7 @@ fn let_pass(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// The addresses in a list of them, one a line, but for those that mean another machine inside: the loopback's, and
+/// The addresses in a list of them, one a line, except those that mean another machine inside: the loopback's, and
 /// those in the network of the link. Source: ip-address(8).
 fn addresses(list: &str) -> Vec<String> {
     let after = |line: &str| {
@@ -134,7 +134,7 @@ pub fn remove(name: &str) {
 }
 
 fn connect(namespace: &Path, log: &Path, outlive_kkrun: bool) -> Result<Link> {
-    let (ready, says_ready) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+    let (ready, says_ready) = pipe_with(PipeFlags::CLOEXEC).context("cannot create a pipe")?;
     // slirp4netns talks on its standard output too, so that it needs one more descriptor for this.
     fcntl_setfd(&says_ready, FdFlags::empty()).context("cannot pass on a pipe")?;
     let said = File::create(log).with_context(|| format!("cannot write `{}`", log.display()))?;
@@ -146,7 +146,7 @@ fn connect(namespace: &Path, log: &Path, outlive_kkrun: bool) -> Result<Link> {
     let exit = if outlive_kkrun {
         None
     } else {
-        let (watched, held) = pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe")?;
+        let (watched, held) = pipe_with(PipeFlags::CLOEXEC).context("cannot create a pipe")?;
         command.arg("--exit-fd=0").stdin(Stdio::from(watched));
         Some(held)
     };
@@ -160,13 +160,13 @@ fn connect(namespace: &Path, log: &Path, outlive_kkrun: bool) -> Result<Link> {
             let _ = process.kill();
             let _ = process.wait();
             outcome?;
-            bail!("`slirp4netns` gave no network: {}", tool::last_lines(log, 4).join("; "));
+            bail!("`slirp4netns` did not set up the network: {}", tool::last_lines(log, 4).join("; "));
         }
     }
 }
 
 fn wait_ready(ready: OwnedFd) -> Result<bool> {
-    let timeout = Timespec::try_from(READY_WITHIN).context("too long")?;
+    let timeout = Timespec::try_from(READY_WITHIN).context("invalid timeout")?;
     let mut watched = [PollFd::new(&ready, PollFlags::IN)];
     rustix::event::poll(&mut watched, Some(&timeout)).context("cannot wait for `slirp4netns`")?;
     if watched[0].revents().is_empty() {

@@ -18,13 +18,13 @@ use crate::machine::mount::Overlay;
 pub enum Kind {
     /// It is new.
     Added,
-    /// It was there and is otherwise now.
+    /// It existed and differs now.
     Changed,
     /// It is gone.
     Deleted,
 }
 
-/// What about a changed path is otherwise.
+/// What differs about a changed path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Aspect {
     /// A file became a directory, a link or the like.
@@ -52,13 +52,13 @@ pub struct Difference {
     pub directory: bool,
     /// Its size in bytes (when deleted: before).
     pub size: u64,
-    /// What is otherwise, when it is changed.
+    /// What differs, when it is changed.
     pub aspects: Vec<Aspect>,
 }
 
-/// Everything in which an overlay's merged view differs from what lies below it, in the order of paths. `at` is
-/// the path under which those inside see the overlay; what lies at or below the paths `apart` is not looked at. A
-/// file that was copied up and is equal is no difference, nor is a directory's time.
+/// Everything in which an overlay's merged view differs from its lower side, in the order of paths. `at` is the path of
+/// the overlay as seen inside; the paths `apart` and everything below them are skipped. A file that was copied up
+/// unchanged is no difference, nor is the time of a directory.
 pub fn differences(overlay: &Overlay, at: &Path, apart: &[PathBuf]) -> Result<Vec<Difference>> {
     let mut walk = Walk { overlay, at, apart, found: Vec::new() };
     walk.upper(Path::new(""))?;
@@ -74,7 +74,7 @@ struct Walk<'overlay> {
 }
 
 impl Walk<'_> {
-    /// Looks at what the upper directory holds below `path`: all that can differ there.
+    /// Compares what the upper directory holds below `path`: nothing else can differ there.
     fn upper(&mut self, path: &Path) -> Result<()> {
         for name in names(&self.overlay.upper.join(path))? {
             let path = path.join(name);
@@ -82,14 +82,15 @@ impl Walk<'_> {
                 continue;
             }
             let upper = self.overlay.upper.join(&path);
-            let held = look(&upper)?.with_context(|| format!("`{}` vanished", upper.display()))?;
+            let held = look(&upper)?
+                .with_context(|| format!("`{}` disappeared while it was compared", upper.display()))?;
             let below = look(&self.overlay.lower.join(&path))?;
             let merges = held.is_dir()
                 && below.as_ref().is_some_and(Metadata::is_dir)
                 && !has_attribute(&upper, "trusted.overlay.opaque")?
                 && !has_attribute(&upper, "trusted.overlay.redirect")?;
             if merges {
-                let below = below.context("a directory vanished")?;
+                let below = below.context("a directory disappeared while it was compared")?;
                 self.compare(&path, &held, &below)?;
                 self.upper(&path)?;
             } else {
@@ -162,7 +163,7 @@ impl Walk<'_> {
     }
 
     fn add(&mut self, path: &Path, kind: Kind, seen: &Metadata, aspects: Vec<Aspect>) {
-        // Sockets live as long as their process: nobody restores one.
+        // A socket lives as long as its process: restoring one would mean nothing.
         if seen.file_type().is_socket() {
             return;
         }
@@ -211,14 +212,14 @@ fn names(directory: &Path) -> Result<Vec<OsString>> {
     Ok(names)
 }
 
-/// What a path is, links not followed; nothing where there is nothing (a deletion's mark among it).
+/// What is at a path, links not followed; `None` if nothing is there, or the mark of a deletion.
 fn look(path: &Path) -> Result<Option<Metadata>> {
     match std::fs::symlink_metadata(path) {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
             Ok(None)
         }
-        Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot access `{}`", path.display())),
     }
 }
 
@@ -262,7 +263,7 @@ fn has_attribute(path: &Path, name: &str) -> Result<bool> {
     }
 }
 
-/// The extended attributes but for the overlay's own.
+/// The extended attributes except the overlay's own.
 pub(super) fn attributes(path: &Path) -> Result<BTreeMap<Vec<u8>, Vec<u8>>> {
     let unreadable = || format!("cannot read the attributes of `{}`", path.display());
     let length = match rustix::fs::llistxattr_query(path) {
@@ -297,8 +298,8 @@ mod tests {
 
     use super::*;
 
-    /// Directories laid out as the kernel lays out an overlay whose upper side adds and changes: `merged` is
-    /// made by hand, so that no root is needed. Deletions are tried on a real mount in tests/rehearsal.rs.
+    /// Directories laid out as the kernel lays out an overlay whose upper side adds and changes: `merged` is a plain
+    /// directory, so that the test does not need root. Deletions are tried on a real mount in tests/rehearsal.rs.
     struct Sides {
         root: tempfile::TempDir,
     }
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_mode_and_time_of_a_file_are_told_apart() {
+    fn bytes_mode_and_time_of_a_file_are_distinguished() {
         let sides = Sides::new();
         sides.put(&["lower"], "etc/hosts", "old", 1000);
         sides.put(&["upper", "merged"], "etc/hosts", "new", 1000);

@@ -1,4 +1,5 @@
-//! The record of what a rehearsal makes on this machine, so that the next one can remove what a killed one left.
+//! The record of what a rehearsal creates on this machine, so that the next one can remove the leftovers of a killed
+//! one.
 
 use std::fs::{File, TryLockError};
 use std::io::{Read as _, Write as _};
@@ -26,13 +27,13 @@ pub struct Made {
     pub network: Option<String>,
     /// The control groups.
     pub control_groups: Vec<PathBuf>,
-    /// The processes: those whose end ends others first.
+    /// The processes; one whose end ends others comes first.
     pub processes: Vec<Process>,
     /// Whether it was asked to stay.
     pub kept: bool,
 }
 
-/// A process that can be reported from a later one of the same number.
+/// A process, distinguishable from a later one with the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Process {
     /// Its number.
@@ -53,11 +54,11 @@ impl Process {
     }
 }
 
-/// How the names of rehearsals begin; a number follows, and perhaps another. What is named otherwise in the
-/// directories of records and of scratch is nobody's but its owner's.
+/// How the names of rehearsals begin; a number follows, and perhaps another. Anything named differently in the
+/// directories of records and of scratch belongs to the operator.
 const NAME: &str = "kkrun-";
 
-/// A record that belongs to a living rehearsal as long as this value lives. The file grows by a line each time that
+/// The record of a rehearsal, which counts as alive as long as this value. The file grows by a line each time that
 /// something is made, so that a kill in the middle of writing loses nothing of what was written before.
 #[derive(Debug)]
 pub struct Record {
@@ -72,14 +73,14 @@ pub struct Record {
 }
 
 impl Record {
-    /// Removes what killed rehearsals left and opens a record with a scratch directory of its own. `scratch` is
-    /// the directory that holds those of all rehearsals. Gives also the names of what it removed.
+    /// Removes what killed rehearsals left and opens a record with a scratch directory of its own. `scratch` is the
+    /// directory that holds those of all rehearsals. Also returns the names of the removed ones.
     pub fn open(records: &Path, scratch: &Path) -> Result<(Self, Vec<String>)> {
         make_private_directory(records)?;
         make_private_directory(scratch)?;
         let directory =
             File::open(records).with_context(|| format!("cannot open `{}`", records.display()))?;
-        // Held while old ones are judged and the new one is not yet locked.
+        // Held while old records are judged, until the new one is locked.
         directory.lock().with_context(|| format!("cannot lock `{}`", records.display()))?;
         let removed = remove_leftovers(records, scratch)?;
         let record = Self::create(records, scratch)?;
@@ -107,17 +108,17 @@ impl Record {
             record.save()?;
             return Ok(record);
         }
-        bail!("there is no free name for a rehearsal in `{}`", records.display());
+        bail!("cannot name the rehearsal: no name is free in `{}`", records.display());
     }
 
     /// Writes down what was made so far.
     pub fn save(&mut self) -> Result<()> {
-        let mut line = serde_json::to_vec(&self.made).context("cannot write down what the rehearsal made")?;
+        let mut line = serde_json::to_vec(&self.made).context("cannot encode the record of the rehearsal")?;
         line.push(b'\n');
         self.file.write_all(&line).with_context(|| format!("cannot write `{}`", self.path.display()))
     }
 
-    /// Where the record lies.
+    /// The path of the record.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -139,11 +140,11 @@ fn remove_leftovers(records: &Path, scratch: &Path) -> Result<Vec<String>> {
         if is_held_by_the_dead(&path, &scratch.join(&name)) {
             wait_for_the_lock(&path)?;
         }
-        let Some(mut file) = lock_if_nobody_does(&path)? else { continue };
+        let Some(mut file) = lock_if_free(&path)? else { continue };
         let mut text = Vec::new();
         file.read_to_end(&mut text).with_context(|| format!("cannot read `{}`", path.display()))?;
         let made = Made::last_of(&text, scratch.join(&name)).with_context(|| {
-            format!("cannot tell from `{}` what the killed rehearsal `{name}` left", path.display())
+            format!("invalid record `{}` of the killed rehearsal `{name}`", path.display())
         })?;
         if made.kept {
             continue;
@@ -152,13 +153,13 @@ fn remove_leftovers(records: &Path, scratch: &Path) -> Result<Vec<String>> {
         std::fs::remove_file(&path).with_context(|| format!("cannot remove `{}`", path.display()))?;
         removed.push(name);
     }
-    // Records are lost when the machine restarts; what lies on disk is not.
+    // A restart of the machine loses the records, but not what is on disk.
     for name in names(scratch, std::fs::FileType::is_dir)? {
         let path = scratch.join(&name);
         if records.join(&name).exists() {
             continue;
         }
-        if let Some(_held) = lock_if_nobody_does(&path)? {
+        if let Some(_held) = lock_if_free(&path)? {
             remove_directory(&path)?;
             removed.push(name);
         }
@@ -166,7 +167,7 @@ fn remove_leftovers(records: &Path, scratch: &Path) -> Result<Vec<String>> {
     Ok(removed)
 }
 
-/// Whether a record is of a rehearsal that was killed, whoever holds its lock: a process that it had begun to start has
+/// Whether the rehearsal of a record was killed, even if its lock is held: a process that it had begun to start holds
 /// the lock too, until it executes something.
 fn is_held_by_the_dead(path: &Path, scratch: &Path) -> bool {
     let made = std::fs::read(path).ok().and_then(|text| Made::last_of(&text, scratch.to_owned()).ok());
@@ -175,14 +176,14 @@ fn is_held_by_the_dead(path: &Path, scratch: &Path) -> bool {
 
 fn wait_for_the_lock(path: &Path) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
-    while path.exists() && lock_if_nobody_does(path)?.is_none() && Instant::now() < deadline {
+    while path.exists() && lock_if_free(path)?.is_none() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(10));
     }
     Ok(())
 }
 
 /// Opens what one rehearsal holds locked as long as it lives; `None` when it lives, or ended a moment ago.
-fn lock_if_nobody_does(path: &Path) -> Result<Option<File>> {
+fn lock_if_free(path: &Path) -> Result<Option<File>> {
     let file = match File::open(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         opened => opened.with_context(|| format!("cannot open `{}`", path.display()))?,
@@ -197,8 +198,8 @@ fn lock_if_nobody_does(path: &Path) -> Result<Option<File>> {
 }
 
 impl Made {
-    /// What the last whole line of a record says. One without any is of a rehearsal that was killed before it made
-    /// more than its scratch directory.
+    /// What the last whole line of a record says. A record without one belongs to a rehearsal that was killed when it
+    /// had only its scratch directory.
     fn last_of(text: &[u8], scratch: PathBuf) -> Result<Self> {
         let end = text.iter().rposition(|byte| *byte == b'\n');
         let last = end.and_then(|end| text[..end].rsplit(|byte| *byte == b'\n').next());
@@ -215,7 +216,7 @@ fn remove(made: &Made) -> Result<()> {
     let deadline = Instant::now() + Duration::from_secs(10);
     while made.processes.iter().any(|process| process.lives()) {
         if Instant::now() > deadline {
-            bail!("its processes do not end");
+            bail!("its processes do not end after SIGKILL");
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -244,7 +245,7 @@ fn remove_directory(path: &Path) -> Result<()> {
     }
 }
 
-/// The rehearsals named by the entries of this kind, as far as they are of this user's own.
+/// The rehearsals named by the entries of this kind, as far as they belong to this user.
 fn names(directory: &Path, is_kind: impl Fn(&std::fs::FileType) -> bool) -> Result<Vec<String>> {
     let unreadable = || format!("cannot read the directory `{}`", directory.display());
     let mut names = Vec::new();
@@ -270,20 +271,20 @@ fn is_name(name: &str) -> bool {
     })
 }
 
-/// Makes a directory that only its owner may enter, or checks that it is one.
+/// Creates a directory that only its owner may enter, or checks that an existing one is such.
 fn make_private_directory(path: &Path) -> Result<()> {
     if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("cannot make `{}`", parent.display()))?;
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot create `{}`", parent.display()))?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        made => return made.with_context(|| format!("cannot make `{}`", path.display())),
+        made => return made.with_context(|| format!("cannot create `{}`", path.display())),
     }
     let found =
-        std::fs::symlink_metadata(path).with_context(|| format!("cannot look at `{}`", path.display()))?;
+        std::fs::symlink_metadata(path).with_context(|| format!("cannot access `{}`", path.display()))?;
     let mine = found.uid() == rustix::process::geteuid().as_raw();
     if !found.is_dir() || !mine || found.permissions().mode() & 0o077 != 0 {
-        bail!("`{}` is there but not a directory that only its owner may enter", path.display());
+        bail!("`{}` already exists and is not a directory that only its owner can enter", path.display());
     }
     Ok(())
 }
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_rehearsals_is_left_alone() {
+    fn what_belongs_to_no_rehearsal_is_left_alone() {
         let places = Places::new();
         drop(places.open());
         for place in ["records", "scratch"] {

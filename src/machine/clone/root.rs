@@ -1,4 +1,4 @@
-//! The root directory of a clone: overlays over the base's file systems, and what of the base is hidden in it.
+//! The root directory of a clone: overlays over the file systems of the base, and which parts of the base it hides.
 
 use std::ffi::CString;
 use std::fs::Metadata;
@@ -30,7 +30,7 @@ pub struct Layer {
 #[derive(Debug)]
 pub struct CloneRoot {
     overlays: Vec<(Layer, Overlay)>,
-    /// What the layers lie below, with mapped owners. Unmounted after the layers, the last first.
+    /// The views below the layers, with mapped owners. Unmounted after the layers, the last one first.
     views: Vec<Attached>,
     scratch: PathBuf,
     merged: PathBuf,
@@ -39,7 +39,7 @@ pub struct CloneRoot {
 }
 
 impl CloneRoot {
-    /// An empty one in a scratch directory; `durable` if what is synced in it shall reach the disk.
+    /// An empty one in a scratch directory; `durable` if a sync in it must reach the disk.
     pub fn new(scratch: &Path, durable: bool) -> Self {
         Self {
             overlays: Vec::new(),
@@ -51,7 +51,7 @@ impl CloneRoot {
         }
     }
 
-    /// Gives the clone users of its own: it sees the scratch directory through this view.
+    /// Gives the clone its own range of users: it sees the scratch directory through this view.
     pub fn map(&mut self, users: IdRange, scratch: View) -> Result<()> {
         let shown = mapped_scratch(&self.scratch);
         make_directory(&shown)?;
@@ -115,14 +115,14 @@ impl CloneRoot {
         make_directory(&lower)?;
         self.views.push(view.attach(&lower)?);
         let [upper, work] = ["upper", "work"].map(|side| self.scratch.join(format!("{side}-{number}")));
-        // What an overlay makes itself belongs to whoever mounted it, whom the mapped mounts must know.
+        // What an overlay itself creates belongs to the user who mounted it, whom the mapped mounts must know.
         let mount = || Overlay::mount(&lower, &upper, &work, &merged, self.durable);
         self.overlays.push((layer, users.as_root_of(mount)?));
         Ok(())
     }
 
-    /// Everything on disk that is otherwise in the clone than in its base, but for what was hidden or given to
-    /// it to begin with.
+    /// Everything on disk that differs between the clone and its base, except what was hidden or written in
+    /// preparation.
     pub fn differences(&self) -> Result<Vec<Difference>> {
         let mut found = Vec::new();
         for (layer, overlay) in &self.overlays {
@@ -169,7 +169,7 @@ impl CloneRoot {
 
 impl Drop for CloneRoot {
     fn drop(&mut self) {
-        // What is mounted inside another comes off first.
+        // Inner mounts are unmounted first.
         while self.overlays.pop().is_some() {}
         while self.views.pop().is_some() {}
     }
@@ -190,14 +190,15 @@ pub fn below(root: &Path, path: &Path) -> PathBuf {
     root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
-/// The links in the directories below one: directory name, link name. Names that are not text are no units.
+/// The links in the directories below one: directory name, link name. Names that are not UTF-8 are skipped: no unit has
+/// such a name.
 pub fn links(directory: &Path) -> Result<Vec<(String, String)>> {
     let text = |name: std::ffi::OsString| name.into_string().ok();
     let found = overlay_difference::links(directory)?;
     Ok(found.into_iter().filter_map(|(outer, inner)| Some((text(outer)?, text(inner)?))).collect())
 }
 
-/// The names of the files in a directory of the base; none where there is no such directory.
+/// The names of the files in a directory of the base; empty if the directory does not exist.
 pub fn file_names(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries.filter_map(|entry| entry.file_name().into_string().ok()).collect();
@@ -205,8 +206,8 @@ pub fn file_names(directory: &Path) -> Vec<String> {
     names
 }
 
-/// The sockets with a path that processes of this machine listen at: whoever connects to one through an overlay
-/// would reach the process. Source: proc_net(5), unix.
+/// The sockets with a path that processes of this machine listen at: connecting to one through an overlay would reach
+/// the process. Source: proc_net(5), unix.
 pub fn listening_sockets() -> Vec<PathBuf> {
     let list = std::fs::read_to_string("/proc/net/unix").unwrap_or_default();
     let mut paths: Vec<PathBuf> = list
@@ -230,7 +231,7 @@ pub fn link_name(root: &Path, path: &Path) -> Option<String> {
     target.file_name().and_then(std::ffi::OsStr::to_str).map(str::to_owned)
 }
 
-/// Whether a path leads to a regular file.
+/// Whether a path is a regular file, links followed.
 pub fn is_file(path: &Path) -> bool {
     path.is_file()
 }
@@ -255,7 +256,7 @@ pub fn same_text(left: &Path, right: &Path) -> bool {
     matches!((std::fs::read(left), std::fs::read(right)), (Ok(left), Ok(right)) if left == right)
 }
 
-/// Copies a file for a clone, with a mode that lets everybody in it read it.
+/// Copies a file for a clone, with a mode that lets every user in it read it.
 pub fn copy_for_all(from: &Path, to: &Path, mode: u32) -> Result<()> {
     let uncopied = || format!("cannot copy `{}` for the clone", from.display());
     std::fs::copy(from, to).with_context(uncopied)?;
@@ -267,10 +268,10 @@ fn inside<'path>(path: &'path Path, at: &Path) -> &'path Path {
 }
 
 fn make_directory(path: &Path) -> Result<()> {
-    std::fs::create_dir(path).with_context(|| format!("cannot make `{}`", path.display()))
+    std::fs::create_dir(path).with_context(|| format!("cannot create `{}`", path.display()))
 }
 
-/// Makes the directories above a path in the upper side, like those below.
+/// Creates the parents of a path in the upper side, with the metadata of those in the lower side.
 fn make_parents(lower: &Path, upper: &Path, path: &Path) -> Result<()> {
     let parents: Vec<&Path> =
         path.ancestors().skip(1).filter(|parent| !parent.as_os_str().is_empty()).collect();
@@ -298,17 +299,17 @@ fn empty(lower: &Path, upper: &Path, path: &Path) -> Result<()> {
     make_directory(&directory)?;
     copy_metadata(&lower.join(path), &directory)?;
     rustix::fs::setxattr(&directory, "trusted.overlay.opaque", b"y", XattrFlags::empty())
-        .with_context(|| format!("cannot mark `{}`", directory.display()))
+        .with_context(|| format!("cannot mark `{}` as empty in the clone", directory.display()))
 }
 
-/// Gives a directory the owner, attributes and mode of another; the mode last, because changing the owner may
-/// take bits away.
+/// Gives a directory the owner, attributes and mode of another; the mode last, because changing the owner may clear
+/// bits.
 fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
-    let found = std::fs::metadata(from).with_context(|| format!("cannot look at `{}`", from.display()))?;
+    let found = std::fs::metadata(from).with_context(|| format!("cannot access `{}`", from.display()))?;
     let unchangeable = || format!("cannot make `{}` like `{}`", to.display(), from.display());
     chown(to, Some(found.uid()), Some(found.gid())).with_context(unchangeable)?;
     for (name, value) in overlay_difference::attributes(from)? {
-        let name = CString::new(name).context("an attribute's name holds a NUL byte")?;
+        let name = CString::new(name).context("the name of an attribute contains a NUL byte")?;
         rustix::fs::setxattr(to, name.as_c_str(), &value, XattrFlags::empty()).with_context(unchangeable)?;
     }
     let mode = std::fs::Permissions::from_mode(found.mode() & 0o7777);
@@ -318,12 +319,12 @@ fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
 /// The most that is copied into a clone of one plan, in bytes.
 const PLAN_LIMIT: u64 = 512 * 1024 * 1024;
 
-/// How deep below a plan's root its scripts may lie.
+/// How deep below a plan's root its scripts may be.
 const PLAN_DEPTH: usize = 4;
 
-/// Copies what a plan's root holds of scripts, and its `files`, for a clone. What only root, or who called sudo,
-/// could have written belongs to root in the copy; anything else keeps its owner and mode, so that it is refused
-/// there as it would be here.
+/// Copies what a plan's root holds of scripts, and its `files`, for a clone. Files that only root, or the user who
+/// called sudo, could have written belong to root in the copy; all others keep owner and mode, so that kkrun refuses
+/// them there as it would here.
 pub fn copy_plan(root: &Path, to: &Path) -> Result<()> {
     let mut left = PLAN_LIMIT;
     copy_scripts(root, to, PLAN_DEPTH, &mut left)
@@ -342,7 +343,7 @@ pub fn copy_file(from: &Path, to: &Path) -> Result<()> {
 
 fn copy_scripts(from: &Path, to: &Path, depth: usize, left: &mut u64) -> Result<()> {
     let unreadable = || format!("cannot read `{}`", from.display());
-    std::fs::create_dir_all(to).with_context(|| format!("cannot make `{}`", to.display()))?;
+    std::fs::create_dir_all(to).with_context(|| format!("cannot create `{}`", to.display()))?;
     give_like(&std::fs::symlink_metadata(from).with_context(unreadable)?, to)?;
     for entry in std::fs::read_dir(from).with_context(unreadable)? {
         let entry = entry.with_context(unreadable)?;
@@ -385,7 +386,7 @@ fn copy_tree(from: &Path, to: &Path, left: &mut u64) -> Result<()> {
     } else if found.is_file() {
         *left = left
             .checked_sub(found.len())
-            .with_context(|| format!("it holds more than {} MiB", PLAN_LIMIT / 1024 / 1024))?;
+            .with_context(|| format!("it is larger than {} MiB", PLAN_LIMIT / 1024 / 1024))?;
         std::fs::copy(from, to).with_context(unreadable)?;
     } else {
         return Ok(());
@@ -414,9 +415,9 @@ pub fn write_scratch(path: &Path, text: &str, mode: u32) -> Result<()> {
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).with_context(unwritable)
 }
 
-/// Makes a directory that everybody may enter, emptied of what an earlier boot put there.
+/// Creates a directory that every user may enter, without what an earlier boot put there.
 pub fn fresh_directory(path: &Path) -> Result<()> {
-    let unwritable = || format!("cannot make `{}`", path.display());
+    let unwritable = || format!("cannot create `{}`", path.display());
     match std::fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             return Err(error).with_context(unwritable);
@@ -429,7 +430,7 @@ pub fn fresh_directory(path: &Path) -> Result<()> {
 
 /// Makes a link in a rehearsal's own scratch directory.
 pub fn link_scratch(target: &str, path: &Path) -> Result<()> {
-    let unwritable = || format!("cannot make the link `{}`", path.display());
+    let unwritable = || format!("cannot create the link `{}`", path.display());
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).with_context(unwritable)?;
     }
@@ -448,9 +449,9 @@ mod tests {
     }
 
     #[test]
-    fn a_socket_that_somebody_listens_at_is_known() {
+    fn a_socket_that_a_process_listens_at_is_known() {
         let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("socket with a blank");
+        let path = directory.path().join("socket with a space");
         let _socket = std::os::unix::net::UnixListener::bind(&path).unwrap();
         assert!(listening_sockets().contains(&path));
     }

@@ -12,7 +12,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 use super::testing::*;
 use super::*;
 
-/// Lets the rest of the test's thread mount what it likes: nobody else sees it, and it goes with the thread.
+/// Gives the thread of the test its own mounts: they are invisible outside it and disappear with it.
 fn mounts_of_its_own() {
     // SAFETY: the flag gives this thread its own mounts and working directory; no descriptor is touched.
     unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
@@ -132,7 +132,7 @@ fn changes(parent: &Path) -> usize {
     };
     let set = || -> Result<()> {
         let before = FileState::observe(&at("same"))?;
-        let after = Attributes { mode: 0o777, ..nobodys(0) };
+        let after = Attributes { mode: 0o777, ..unprivileged(0) };
         set_metadata(&at("same"), &after, &before)?;
         set_metadata(
             &at("same"),
@@ -147,9 +147,10 @@ fn changes(parent: &Path) -> usize {
     };
     let made = || -> Result<()> {
         remove_tree(&at("tree"), None)?;
-        make_directory(&at("tree"), &nobodys(0o777), "race").map(|_| ())
+        make_directory(&at("tree"), &unprivileged(0o777), "race").map(|_| ())
     };
-    let results = [write("file", &nobodys(0o666)), write("of-root", &mine(0o644)), set(), linked(), made()];
+    let results =
+        [write("file", &unprivileged(0o666)), write("of-root", &mine(0o644)), set(), linked(), made()];
     results.iter().filter(|result| result.is_ok()).count()
 }
 
@@ -162,14 +163,14 @@ fn a_user_who_swaps_directories_for_links_never_leads_root_astray() {
     std::fs::write(roots.join("same"), "the same").unwrap();
     std::fs::set_permissions(&roots, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
     let before = Manifest::observe(&roots).unwrap();
-    let (_place, place) = place_of_nobody();
+    let (_place, place) = unprivileged_directory();
     let (parent, trap) = (place.join("parent"), place.join("trap"));
     std::fs::create_dir(&parent).unwrap();
-    std::os::unix::fs::chown(&parent, Some(NOBODY), Some(NOBODY)).unwrap();
+    std::os::unix::fs::chown(&parent, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
     std::fs::write(parent.join("same"), "the same").unwrap();
     std::os::unix::fs::symlink(&roots, &trap).unwrap();
 
-    let user = User { uid: NOBODY, gid: NOBODY, groups: Vec::new() };
+    let user = User { uid: UNPRIVILEGED, gid: UNPRIVILEGED, groups: Vec::new() };
     let done = AtomicBool::new(false);
     let (mut succeeded, mut refused, mut rounds) = (0, 0, 0);
     std::thread::scope(|scope| {
@@ -189,7 +190,7 @@ fn a_user_who_swaps_directories_for_links_never_leads_root_astray() {
             })
             .unwrap();
         });
-        // Until both outcomes were seen: a race that never happened shows nothing.
+        // Until both outcomes were seen: a race that never happened proves nothing.
         while rounds < 2000 || (rounds < 50_000 && (succeeded == 0 || refused == 0)) {
             let successes = changes(&parent);
             succeeded += successes;
@@ -226,12 +227,17 @@ fn all_of_it_works_on_the_overlay_of_a_rehearsal() {
         let below = Manifest::observe(&at("lower")).unwrap();
         let seen = |name: &str| FileState::observe(&at("merged").join(name)).unwrap();
         let merged = at("merged");
-        let written =
-            replace(&merged.join("file"), Contents::Bytes(b"new"), &nobodys(0o640), &seen("file"), "test");
+        let written = replace(
+            &merged.join("file"),
+            Contents::Bytes(b"new"),
+            &unprivileged(0o640),
+            &seen("file"),
+            "test",
+        );
         assert_eq!(written.unwrap(), seen("file"));
-        let metadata = set_metadata(&merged.join("meta"), &nobodys(0o604), &seen("meta")).unwrap();
+        let metadata = set_metadata(&merged.join("meta"), &unprivileged(0o604), &seen("meta")).unwrap();
         assert_eq!(metadata.as_ref(), seen("meta").metadata());
-        assert_eq!(access(&merged.join("meta")), (0o604, NOBODY, NOBODY));
+        assert_eq!(access(&merged.join("meta")), (0o604, UNPRIVILEGED, UNPRIVILEGED));
         remove(&merged.join("gone"), &seen("gone"), "test").unwrap();
         let mut tree = Manifest::default();
         tree.insert_directory(".", &mine(0o755));

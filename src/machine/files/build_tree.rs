@@ -1,4 +1,4 @@
-//! Preparing a whole tree beside the place where it shall live.
+//! Prepares a whole tree beside its target.
 
 use std::collections::BTreeMap;
 use std::ffi::OsStr;
@@ -22,7 +22,7 @@ use super::replace::{adorn, fill};
 use super::temporary::Temporary;
 use super::tree_walk::open_beneath;
 
-/// Up to how many entries are synced one by one. Beyond that one sync of the whole file system is quicker.
+/// Up to how many entries are synced one by one. Beyond that, one sync of the whole file system is faster.
 const SYNCED_SINGLY: usize = 64;
 
 /// Gives the content of the file at a path from the root of a tree.
@@ -32,7 +32,7 @@ pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Content<'source>> + 'sou
 /// built, for [`exchange_tree`](super::exchange_tree()). `open` gives the content of each file, which must have the desired
 /// digest.
 ///
-/// Root builds, also in a user's place: the tree belongs to root and is closed to everybody else until the
+/// Root builds it, even below a directory of a user: the tree belongs to root and is closed to all others until the
 /// last step, when its root directory gets its attributes. After an error nothing is left.
 ///
 /// # Errors
@@ -40,7 +40,7 @@ pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Content<'source>> + 'sou
 pub fn build_tree(live: &Path, tag: &str, desired: &Manifest, open: &mut OpenFile<'_>) -> Result<PathBuf> {
     let place = Place::open(live)?;
     let FileState::Directory { metadata: root } = desired.root() else {
-        return Err(refused(live, "is to become a tree without a root directory"));
+        return Err(refused(live, "cannot become a tree without a root directory"));
     };
     let (temporary, top) = Temporary::directory(&place, tag)?;
     let singly = desired.entries().count() <= SYNCED_SINGLY;
@@ -62,7 +62,7 @@ pub fn build_tree(live: &Path, tag: &str, desired: &Manifest, open: &mut OpenFil
                 let content = open(relative)?;
                 let (file, ..) = fill(file, content.as_contents(*sha256, &shown)?, &shown)?;
                 adorn(&file, &Attributes::from(metadata), &shown)?;
-                // Nobody else can enter the tree yet, and the rename that gives it its name changes no file in it.
+                // No one else can enter the tree yet, and the rename that gives it its name changes no file in it.
                 if let Some(written) = Written::completely(&file) {
                     written.remember(&file, *sha256);
                 }
@@ -83,12 +83,12 @@ pub fn build_tree(live: &Path, tag: &str, desired: &Manifest, open: &mut OpenFil
                 date_link(above, name, *mtime, &shown)?;
             }
             FileState::Absent | FileState::Special { .. } => {
-                return Err(refused(&shown, &format!("is {}: kkrun cannot make it", state.noun())));
+                return Err(refused(&shown, &format!("is {}, which kkrun cannot create", state.kind_name())));
             }
         }
     }
-    // A directory's time changes with every name in it, and its mode may shut its maker out: last, inner
-    // ones first, the root when nothing is left to do.
+    // A directory's time changes with every name in it, and its mode may lock out its creator: so directories come
+    // last, inner ones first, the root at the very end.
     for (relative, metadata) in directories.into_iter().rev() {
         let shown = live.join(relative);
         let directory = open_beneath(top.as_fd(), relative, OFlags::RDONLY | OFlags::DIRECTORY)
@@ -119,7 +119,9 @@ fn above<'path>(
     relative: &'path Path,
     shown: &Path,
 ) -> Result<(Option<OwnedFd>, &'path OsStr)> {
-    let Some(name) = relative.file_name() else { return Err(refused(relative, "names nothing in a tree")) };
+    let Some(name) = relative.file_name() else {
+        return Err(refused(relative, "is not a path inside a tree"));
+    };
     let above = match relative.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => {
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW;
@@ -214,15 +216,15 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn a_tree_in_a_users_place_gets_its_owner() {
-        let (_directory, path) = place_of_nobody();
+        let (_directory, path) = unprivileged_directory();
         let from = source(&path);
         let desired = Manifest::observe(&from).unwrap().owned(&Ownership {
-            owner: Some(NOBODY),
+            owner: Some(UNPRIVILEGED),
             group: Some(42),
             ..Ownership::default()
         });
         let built = build(&path.join("live"), &from, &desired).unwrap();
         assert_eq!(Manifest::observe(&built).unwrap(), desired);
-        assert_eq!(access(&built.join("a/link")).1, NOBODY);
+        assert_eq!(access(&built.join("a/link")).1, UNPRIVILEGED);
     }
 }

@@ -1,4 +1,4 @@
-//! Going through a file's content piece by piece: to hash it, and to copy it on the way.
+//! Reads a file's content piece by piece, to hash and to copy it.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -17,7 +17,7 @@ use super::known::{self, Moment};
 use super::path_text::PathText;
 use crate::failure::Failure;
 
-/// How much is read at once, in bytes: enough that the calls do not count beside the hashing.
+/// How much is read at once, in bytes: enough that the cost of the calls disappears beside the hashing.
 pub(super) const PIECE: usize = 128 * 1024;
 
 /// What a block of `st_blocks` is, in bytes, on every file system. Source: stat(2).
@@ -31,7 +31,7 @@ pub enum Content<'bytes> {
     File(File),
 }
 
-/// What a file shall hold.
+/// The desired content of a file.
 #[derive(Clone, Copy)]
 pub enum Contents<'bytes> {
     /// These bytes.
@@ -42,16 +42,16 @@ pub enum Contents<'bytes> {
     File {
         /// The file.
         from: &'bytes File,
-        /// What it must hold, if that is known: otherwise the new file does not take its name.
+        /// The expected digest, if known: on a mismatch the new file does not take its name.
         sha256: Option<Digest>,
     },
 }
 
 impl Content<'_> {
-    /// The same for the file `shown`, which shall have this digest.
+    /// The same for the file `shown`, which must have this digest.
     ///
     /// # Errors
-    /// When bytes have another one; what is read is hashed on the way.
+    /// When bytes have another one; a file is hashed while it is read.
     pub(super) fn as_contents(&self, sha256: Digest, shown: &Path) -> Result<Contents<'_>> {
         match self {
             Self::Bytes(bytes) => {
@@ -70,7 +70,7 @@ impl Content<'_> {
 /// The failure when what was read for `shown` is not what it must be.
 pub(super) fn other_than(shown: &Path, found: Digest, expected: Digest) -> anyhow::Error {
     let shown = PathText::new(shown);
-    Failure::new(format!("what was read for `{shown}` has SHA-256 {found}, not {expected}"))
+    Failure::new(format!("the content read for `{shown}` has SHA-256 {found}, expected {expected}"))
         .kind("damaged")
         .into()
 }
@@ -96,8 +96,8 @@ impl Stopped {
 /// Takes a piece of a content and where it begins.
 type Take<'take> = dyn FnMut(u64, &[u8]) -> Result<()> + 'take;
 
-/// Goes through a file from its beginning and gives what it holds, but for its holes, to `take`; says its digest
-/// and length. Not a byte more is kept in memory than a piece.
+/// Reads a file from its beginning and passes its content, without the holes, to `take`; returns its digest and length.
+/// Keeps no more than one piece in memory.
 pub(super) fn read_through(file: &File, take: &mut Take<'_>) -> Result<(Digest, u64), Stopped> {
     let since = Moment::now();
     let stat = fstat(file).map_err(|errno| Stopped::Reading(errno.into()))?;
@@ -147,7 +147,7 @@ impl Way<'_, '_> {
         Ok(())
     }
 
-    /// Reads what is there and passes what is not; false if the file system cannot tell the two apart.
+    /// Reads the data and skips the holes; false if the file system cannot distinguish them.
     fn by_data(&mut self) -> Result<bool, Stopped> {
         let stopped = |errno: Errno| Stopped::Reading(errno.into());
         loop {
@@ -167,13 +167,13 @@ impl Way<'_, '_> {
             seek(self.file, SeekFrom::Start(data)).map_err(stopped)?;
             self.to(hole)?;
             if self.at < hole {
-                // It was cut meanwhile.
+                // It was truncated in the meantime.
                 return Ok(true);
             }
         }
     }
 
-    /// Passes a hole, which reads as zeros.
+    /// Skips a hole, which reads as zeros.
     fn hole(&mut self, end: u64) {
         self.piece.fill(0);
         while self.at < end {
@@ -184,7 +184,7 @@ impl Way<'_, '_> {
     }
 }
 
-/// The digest and length of an open file, which is read unless it is known not to have changed since it was.
+/// The digest and length of an open file, which is read unless it is known to be unchanged since the last read.
 pub(super) fn digest_of(file: &File) -> Result<(Digest, u64), Stopped> {
     known::digest(file).map_or_else(|| read_through(file, &mut |_, _| Ok(())), Ok)
 }
@@ -194,8 +194,8 @@ pub(crate) fn digest_known(file: &File, shown: &Path) -> Result<(Digest, u64)> {
     digest_of(file).map_err(|stopped| stopped.reading(shown))
 }
 
-/// The same, read in any case: what is to be relied on may have rotted without a change of its times.
-pub(crate) fn digest_anew(file: &File, shown: &Path) -> Result<(Digest, u64)> {
+/// The same, always read: bytes on a disk can rot without a change of the file's times.
+pub(crate) fn digest_again(file: &File, shown: &Path) -> Result<(Digest, u64)> {
     let begin = seek(file, SeekFrom::Start(0)).map_err(|errno| Stopped::Reading(errno.into()));
     let read = begin.and_then(|_| read_through(file, &mut |_, _| Ok(())));
     read.map_err(|stopped| stopped.reading(shown))
@@ -216,8 +216,8 @@ pub(crate) fn copy_content(
     copy(from, to, write).map_err(|stopped| stopped.reading(shown))
 }
 
-/// Copies the content of a file into an empty one: shared where the file system can share it, else written while it is
-/// hashed. Holes stay holes. `write` makes an error of writing one that people understand.
+/// Copies the content of a file into an empty one: blocks are shared where the file system can, else written while they
+/// are hashed. Holes stay holes. `write` turns a write error into a message.
 pub(super) fn copy(
     from: &File,
     to: &File,
@@ -228,7 +228,7 @@ pub(super) fn copy(
         return read_through(to, &mut |_, _| Ok(()));
     }
     let taking = |error: io::Error| Stopped::Taking(write(&error));
-    // A pipe has no beginning to go back to.
+    // A pipe cannot be rewound.
     if let Err(errno) = seek(from, SeekFrom::Start(0))
         && errno != Errno::SPIPE
     {

@@ -1,4 +1,4 @@
-//! Making listed entries of a tree what they shall be, and leaving everything else in it alone.
+//! Brings listed entries of a tree to their desired state, and leaves everything else in it alone.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -19,21 +19,21 @@ use super::set_metadata::set_metadata;
 /// What happens to the times of entries that exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Times {
-    /// They pass, as for every writer.
+    /// They change, as for every writer.
     Pass,
     /// They become those of the goal.
     Return,
 }
 
-/// Makes the entries of the tree at `root` that `now` or `goal` name what `goal` says; `now` says what they
-/// are. An entry that `goal` does not name goes, a directory with all that is in it; one that neither names
-/// stays. A directory that is missing appears whole, every file is wholly the old or wholly the new one.
-/// Interrupted, it is completed by another one.
+/// Brings the entries of the tree at `root` that `now` or `goal` names from the state in `now` to that in `goal`. An
+/// entry that `goal` does not name is removed, a directory with everything in it; one that neither names stays. A
+/// missing directory appears complete, and every file is either the old or the new one. After an interruption, another
+/// call completes it.
 ///
 /// `open` gives the content of a file by its path from the root; `tag` names what is prepared.
 ///
 /// # Errors
-/// As [`super::replace()`]; `foreign` when an entry is not as `now` says.
+/// As [`super::replace()`]; `conflict` when an entry is not as `now` says.
 pub fn converge_tree(
     root: &Path,
     now: &Manifest,
@@ -86,7 +86,7 @@ pub fn converge_tree(
             FileState::Absent | FileState::SameFile { .. } | FileState::Special { .. } => {
                 return Err(super::failures::refused(
                     &at,
-                    &format!("was to become {}: kkrun cannot make it", desired.noun()),
+                    &format!("cannot become {}: kkrun cannot create that", desired.kind_name()),
                 ));
             }
         }
@@ -94,7 +94,7 @@ pub fn converge_tree(
     settle_directories(root, now, goal, times, &touched)
 }
 
-/// Removes what the goal does not name or has as another kind of thing, and gives what is left of `now`.
+/// Removes what the goal does not name or has as another kind, and returns what is left of `now`.
 fn clear(
     root: &Path,
     now: &Manifest,
@@ -168,7 +168,7 @@ fn is_below(relative: &Path, directory: &Path) -> bool {
     directory == Path::new(".") || relative.starts_with(directory)
 }
 
-/// The directory that an entry stands in, as a path from the root.
+/// The directory of an entry, as a path from the root.
 fn parent_of(relative: &Path) -> PathBuf {
     match relative.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),

@@ -1,4 +1,4 @@
-//! Acting as a user: a thread of its own that may do only what that user may.
+//! Acts as a user, on a thread that may do only what that user may.
 
 use std::panic::resume_unwind;
 
@@ -23,7 +23,7 @@ impl User {
     /// `group`.
     pub fn of(uid: u32, group: u32) -> Result<Self> {
         let entry = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid))
-            .with_context(|| format!("cannot look up the user of id {uid}"))?;
+            .with_context(|| format!("cannot look up user {uid}"))?;
         let Some(entry) = entry else {
             return Ok(Self { uid, gid: group, groups: Vec::new() });
         };
@@ -44,7 +44,7 @@ impl User {
     }
 }
 
-/// Whether this process can act as somebody else at all.
+/// Whether this process can act as another user.
 pub(super) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
@@ -52,8 +52,8 @@ pub(super) fn is_root() -> bool {
 /// Runs `act` as `user`: on a helper thread, which alone gets the user's effective ids and groups and loses
 /// every capability.
 ///
-/// The real and the saved user id stay root's: else the user could send that thread a signal, and with it end
-/// the whole process. Without root, or as root itself, `act` runs as it is.
+/// The real and the saved user id stay root's: otherwise the user could signal that thread, and so end the whole
+/// process. Without root, or as root itself, `act` runs as it is.
 pub fn as_user<T: Send>(user: &User, act: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     if !is_root() || user.uid == 0 {
         return act();
@@ -68,7 +68,7 @@ pub fn as_user<T: Send>(user: &User, act: impl FnOnce() -> Result<T> + Send) -> 
         let helper = std::thread::Builder::new()
             .name(format!("as user {}", user.uid))
             .spawn_scoped(scope, move || {
-                drop_credentials().with_context(|| format!("cannot act as the user of id {}", user.uid))?;
+                drop_credentials().with_context(|| format!("cannot act as user {}", user.uid))?;
                 act()
             })
             .context("cannot start a thread")?;
@@ -79,7 +79,7 @@ pub fn as_user<T: Send>(user: &User, act: impl FnOnce() -> Result<T> + Send) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::machine::files::testing::NOBODY;
+    use crate::machine::files::testing::UNPRIVILEGED;
 
     fn effective() -> (u32, u32) {
         (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
@@ -88,7 +88,7 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn only_the_helper_thread_becomes_the_user() {
-        let user = User { uid: NOBODY, gid: NOBODY, groups: vec![4242, NOBODY] };
+        let user = User { uid: UNPRIVILEGED, gid: UNPRIVILEGED, groups: vec![4242, UNPRIVILEGED] };
         let groups = |()| -> Vec<u32> {
             rustix::process::getgroups().unwrap().into_iter().map(rustix::process::Gid::as_raw).collect()
         };
@@ -109,14 +109,14 @@ mod tests {
             });
             (inside.unwrap(), other.join().unwrap())
         });
-        assert_eq!(inside, ((NOBODY, NOBODY), vec![4242, NOBODY], true));
+        assert_eq!(inside, ((UNPRIVILEGED, UNPRIVILEGED), vec![4242, UNPRIVILEGED], true));
         assert_eq!(outside, ((0, effective().1), mine));
     }
 
     #[test]
     #[ignore = "needs root"]
     fn the_user_cannot_end_the_process_through_the_thread() {
-        let user = User { uid: NOBODY, gid: NOBODY, groups: vec![] };
+        let user = User { uid: UNPRIVILEGED, gid: UNPRIVILEGED, groups: vec![] };
         as_user(&user, || {
             let status = std::fs::read_to_string("/proc/thread-self/status")?;
             let ids = status.lines().find(|line| line.starts_with("Uid:")).unwrap().to_owned();

@@ -66,9 +66,13 @@ impl FromStr for Digest {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        ensure!(text.len() == 64, "a SHA-256 has 64 hexadecimal digits, `{text}` has {}", text.len());
-        let bytes = hex::decode(text).with_context(|| format!("`{text}` is not a SHA-256"))?;
-        Ok(Self(bytes.try_into().map_err(|_| anyhow::anyhow!("`{text}` is not a SHA-256"))?))
+        ensure!(
+            text.len() == 64,
+            "invalid SHA-256 `{text}`: expected 64 hexadecimal digits, found {}",
+            text.len()
+        );
+        let bytes = hex::decode(text).with_context(|| format!("invalid SHA-256 `{text}`"))?;
+        Ok(Self(bytes.try_into().map_err(|_| anyhow::anyhow!("invalid SHA-256 `{text}`"))?))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Making one directory, and removing an empty one.
+//! Creates one directory, and removes an empty one.
 
 use std::path::Path;
 
@@ -12,14 +12,14 @@ use super::place::Place;
 use super::replace::{adorn, may_make};
 use super::temporary::{Checked, Temporary};
 
-/// Makes the directory `path` durably and gives back its state. It appears with all its attributes at once.
+/// Creates the directory `path` durably and returns its state. It appears with all its attributes in one instant.
 ///
 /// # Errors
-/// As [`super::replace()`]; `exists` when anything is there, `missing` when the directory above is not.
+/// As [`super::replace()`]; `exists` when anything is there, `missing` when its parent directory does not exist.
 pub fn make_directory(path: &Path, to: &Attributes, tag: &str) -> Result<FileState> {
     let place = Place::open(path)?;
     if !FileState::observe(path)?.is_absent() {
-        return Err(failed("make the directory", path, rustix::io::Errno::EXIST));
+        return Err(failed("create the directory", path, rustix::io::Errno::EXIST));
     }
     let absent = Checked { state: FileState::Absent, identity: None };
     let (state, placed) = place.acting(
@@ -37,7 +37,7 @@ pub fn make_directory(path: &Path, to: &Attributes, tag: &str) -> Result<FileSta
     Ok(state)
 }
 
-/// Removes the directory `path` durably, if it is empty. Absent is fine.
+/// Removes the directory `path` durably, if it is empty. An absent one is fine.
 ///
 /// # Errors
 /// `notempty` when something is in it; otherwise as [`super::replace()`].
@@ -81,10 +81,10 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn in_a_users_place_it_belongs_to_whom_it_shall() {
-        let (_directory, path) = place_of_nobody();
-        make_directory(&path.join("own"), &nobodys(0o700), "test").unwrap();
+        let (_directory, path) = unprivileged_directory();
+        make_directory(&path.join("own"), &unprivileged(0o700), "test").unwrap();
         make_directory(&path.join("roots"), &mine(0o755), "test").unwrap();
-        assert_eq!(access(&path.join("own")), (0o700, NOBODY, NOBODY));
+        assert_eq!(access(&path.join("own")), (0o700, UNPRIVILEGED, UNPRIVILEGED));
         assert_eq!(access(&path.join("roots")), (0o755, 0, 0));
     }
 }

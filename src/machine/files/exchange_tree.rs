@@ -1,4 +1,4 @@
-//! Putting a prepared tree in place in one instant.
+//! Puts a prepared tree in place in one instant.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use super::failures::failed;
 use super::file_state::FileState;
 use super::place::Place;
 
-/// Gives the tree at `new` the path `live`, durably and in one instant, so that no reader sees half of it.
-/// What lived there is at `new` afterwards; if nothing did, nothing is. Both lie on one file system.
+/// Gives the tree at `new` the path `live`, durably and in one instant, so that no reader sees half of it. What was
+/// there is at `new` afterwards; nothing, if nothing was there. Both must be on one file system.
 ///
 /// # Errors
 /// As [`super::replace()`]; `crossdevice` also for a directory of the lower layer of an overlay file system.

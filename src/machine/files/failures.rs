@@ -1,4 +1,4 @@
-//! What the kernel refused, in a sentence that names the path, the cause and the remedy.
+//! Turns what the kernel refused into an error that names the path, the cause and the remedy.
 
 use std::path::Path;
 
@@ -14,30 +14,28 @@ pub(super) fn failed(doing: &str, path: &Path, errno: Errno) -> anyhow::Error {
         Errno::ACCESS => ("denied", "permission denied".to_owned(), None),
         Errno::PERM => (
             "denied",
-            "not permitted".to_owned(),
+            "operation not permitted".to_owned(),
             Some(
-                "it or its directory may be immutable (`lsattr -d` shows an `i` or `a`; `chattr -i` lifts it)",
+                "check whether it or its directory is immutable: `lsattr -d` shows an `i` or `a`, `chattr -i` removes it",
             ),
         ),
         Errno::BUSY => (
             "busy",
-            "it is in use as a mount point".to_owned(),
-            Some(
-                "a file that is bind-mounted cannot be replaced: unmount it, or change it where it comes from",
-            ),
+            "it is a mount point".to_owned(),
+            Some("unmount it, or change the file that is mounted there"),
         ),
         Errno::XDEV => (
             "crossdevice",
             "it would have to move to another file system".to_owned(),
             Some(
-                "on an overlay file system a directory of the lower layer moves only with `redirect_dir=on`",
+                "mount the overlay with `redirect_dir=on`: without it, a directory of the lower layer cannot be moved",
             ),
         ),
         Errno::ROFS => ("readonly", "the file system is read-only".to_owned(), None),
-        Errno::NOSPC => ("space", "no space is left on the file system".to_owned(), None),
+        Errno::NOSPC => ("space", "no space left on the file system".to_owned(), None),
         Errno::DQUOT => ("space", "the disk quota is used up".to_owned(), None),
-        Errno::NOENT => ("missing", "there is no such file or directory".to_owned(), None),
-        Errno::EXIST => ("exists", "it exists already".to_owned(), None),
+        Errno::NOENT => ("missing", "no such file or directory".to_owned(), None),
+        Errno::EXIST => ("exists", "it already exists".to_owned(), None),
         Errno::NOTDIR => ("refused", "not a directory".to_owned(), None),
         Errno::NOTEMPTY => ("notempty", "the directory is not empty".to_owned(), None),
         Errno::LOOP => ("refused", "a symbolic link is in the way".to_owned(), None),
@@ -61,15 +59,15 @@ pub(super) fn failed_io(doing: &str, path: &Path, error: &std::io::Error) -> any
     }
 }
 
-/// Something is not what a change may touch.
+/// The failure for a target that a change may not touch.
 pub(super) fn refused(path: &Path, why: &str) -> anyhow::Error {
     Failure::new(format!("`{}` {why}", PathText::new(path))).kind("refused").into()
 }
 
-/// Somebody else changed the target between the look and the act.
+/// The failure for a target that was modified between the check and the change.
 pub(super) fn conflict(path: &Path, differences: &[String]) -> anyhow::Error {
     let shown = PathText::new(path);
-    Failure::new(format!("`{shown}` was changed by somebody else meanwhile: {}", differences.join(", ")))
+    Failure::new(format!("`{shown}` was modified outside kkrun in the meantime: {}", differences.join(", ")))
         .kind("conflict")
         .into()
 }

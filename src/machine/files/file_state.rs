@@ -58,20 +58,20 @@ pub enum FileState {
         /// The first name of the file, from the root of the tree.
         of: PathText,
     },
-    /// A directory, by itself: what is in it is reported by a manifest.
+    /// A directory by itself: a manifest describes its content.
     Directory {
         /// Its mode, owner, group, extended attributes and time.
         #[serde(flatten)]
         metadata: Metadata,
     },
-    /// Something that no change makes and none may touch.
+    /// A kind that no change creates and none may touch.
     Special {
         /// What it is.
         what: SpecialKind,
     },
 }
 
-/// What else a path can lead to.
+/// The other kinds of files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SpecialKind {
@@ -90,8 +90,8 @@ pub enum SpecialKind {
 }
 
 impl FileState {
-    /// Looks at a path without following a link at its end and without ever waiting: a named pipe or a
-    /// device is not opened. A file is read once, and not again while it is known to be unchanged.
+    /// Observes a path without following a link at its end and without ever blocking: a named pipe or a device is not
+    /// opened. A file is not read again while it is known to be unchanged.
     pub fn observe(path: &Path) -> Result<Self> {
         observe_with(path, &mut digest_known)
     }
@@ -132,7 +132,7 @@ impl FileState {
         }
     }
 
-    /// The owner and the group, of whatever has them.
+    /// The owner and the group, if the kind has them.
     pub fn ownership(&self) -> Option<(u32, u32)> {
         match self {
             Self::File { metadata, .. } | Self::Directory { metadata } => {
@@ -159,7 +159,7 @@ impl FileState {
         }
     }
 
-    /// Whether it is one of the two, or on the way from one to the other: see [`Metadata::lies_between`].
+    /// Whether it is one of the two, or a state between them: see [`Metadata::lies_between`].
     pub fn lies_between(&self, one: &Self, other: &Self) -> bool {
         match (self, one, other) {
             (
@@ -176,8 +176,8 @@ impl FileState {
         }
     }
 
-    /// Whether a change from this state to `desired` would overwrite something that is not as `recorded`. What it
-    /// leaves as it is, content or metadata, does not count.
+    /// Whether a change from this state to `desired` would overwrite something that is not as `recorded`. A part that
+    /// the change does not modify, content or metadata, does not count.
     pub fn is_overwritten(&self, desired: &Self, recorded: &Self) -> bool {
         let metadata =
             |now: &Metadata, desired: &Metadata, recorded: &Metadata| !now.lies_between(desired, recorded);
@@ -199,7 +199,7 @@ impl FileState {
         }
     }
 
-    /// What a person would say became different on the way from `self` to `other`; empty when the two are the same.
+    /// The differences from `self` to `other`, in words; empty when the two are the same.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         match (self, other) {
             (
@@ -235,34 +235,34 @@ impl FileState {
                 differences
             }
             (Self::SameFile { of }, Self::SameFile { of: other_of }) if of != other_of => {
-                vec![format!("another name of `{of}` → another name of `{other_of}`")]
+                vec![format!("hard link to `{of}` → hard link to `{other_of}`")]
             }
             _ if self == other => Vec::new(),
-            _ => vec![format!("{} → {}", self.noun(), other.noun())],
+            _ => vec![format!("{} → {}", self.kind_name(), other.kind_name())],
         }
     }
 
-    /// What it is, in a word or two.
-    pub fn noun(&self) -> &'static str {
+    /// The kind, in words that fit into a message.
+    pub fn kind_name(&self) -> &'static str {
         match self {
             Self::Absent => "absent",
             Self::File { .. } => "a file",
             Self::Link { .. } => "a symbolic link",
-            Self::SameFile { .. } => "another name of a file (a hard link)",
+            Self::SameFile { .. } => "a hard link",
             Self::Directory { .. } => "a directory",
             Self::Special { what: SpecialKind::Fifo } => "a named pipe",
             Self::Special { what: SpecialKind::Socket } => "a socket",
             Self::Special { what: SpecialKind::CharacterDevice | SpecialKind::BlockDevice } => "a device",
             Self::Special { what: SpecialKind::Mount } => "a mount point",
-            Self::Special { what: SpecialKind::Unknown } => "something unknown",
+            Self::Special { what: SpecialKind::Unknown } => "of an unknown kind",
         }
     }
 }
 
-/// Says the digest and length of an open regular file; the path is for messages.
+/// Returns the digest and length of an open regular file; the path is for messages.
 pub(crate) type ReadFile<'read> = dyn FnMut(&File, &Path) -> Result<(Digest, u64)> + 'read;
 
-/// Looks at a path, and has `read` say what a file holds.
+/// Observes a path; `read` gives the digest of a file.
 pub(crate) fn observe_with(path: &Path, read: &mut ReadFile<'_>) -> Result<FileState> {
     let walk = Walk::to(path)?;
     match walk.directory() {
@@ -277,11 +277,11 @@ pub fn read(path: &Path) -> Result<(Vec<u8>, FileState)> {
     match read_if_file(path)? {
         (bytes, state @ FileState::File { .. }) => Ok((bytes, state)),
         (_, FileState::Absent) => Err(failed("read", path, Errno::NOENT)),
-        (_, other) => Err(refused(path, &format!("is {}, not a regular file", other.noun()))),
+        (_, other) => Err(refused(path, &format!("is {}, not a regular file", other.kind_name()))),
     }
 }
 
-/// The same, and no bytes of anything else.
+/// The same, and no bytes for anything but a file.
 pub fn read_if_file(path: &Path) -> Result<(Vec<u8>, FileState)> {
     let mut bytes = Vec::new();
     let state = observe_with(path, &mut |file, shown| {
@@ -294,7 +294,7 @@ pub fn read_if_file(path: &Path) -> Result<(Vec<u8>, FileState)> {
 
 /// All that is in an open file, and its digest.
 pub(crate) fn read_open(file: &File, shown: &Path) -> Result<(Vec<u8>, Digest)> {
-    let length = fstat(file).map_err(|errno| failed("look at", shown, errno))?.st_size;
+    let length = fstat(file).map_err(|errno| failed("access", shown, errno))?.st_size;
     let length = u64::try_from(length).unwrap_or_default();
     let mut bytes = Vec::with_capacity(usize::try_from(length.min(LONGEST_TEXT)).unwrap_or_default());
     let mut take = |at: u64, piece: &[u8]| {
@@ -318,19 +318,18 @@ pub(crate) fn read_open(file: &File, shown: &Path) -> Result<(Vec<u8>, Digest)> 
 
 fn too_long(path: &Path) -> anyhow::Error {
     let (shown, most) = (PathText::new(path), LONGEST_TEXT >> 20);
-    Failure::new(format!("cannot read `{shown}` as a text: it is larger than {most} MiB"))
+    Failure::new(format!("cannot read `{shown}` as text: it is larger than {most} MiB"))
         .kind("size")
         .hint("replace a larger file as a whole: `file::copy`, or a command with an undo")
         .into()
 }
 
-/// Reads a regular file wherever its links lead, as a person's editor would. For looking only: what it gives
-/// is no ground for a change.
+/// Reads a regular file and follows links, as an editor would. Only for display: a change must not rely on it.
 pub fn read_following(path: &Path) -> Result<Vec<u8>> {
     Ok(read_open(&open_following(path)?, path)?.0)
 }
 
-/// The digest of a regular file wherever its links lead. For looking only.
+/// The digest of a regular file, links followed. Only for display.
 pub fn digest_following(path: &Path) -> Result<Digest> {
     Ok(digest_known(&open_following(path)?, path)?.0)
 }
@@ -338,38 +337,38 @@ pub fn digest_following(path: &Path) -> Result<Digest> {
 fn open_following(path: &Path) -> Result<File> {
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed("read", path, errno))?;
-    let stat = fstat(&file).map_err(|errno| failed("look at", path, errno))?;
+    let stat = fstat(&file).map_err(|errno| failed("access", path, errno))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
         return Err(refused(path, "is not a regular file"));
     }
     Ok(file.into())
 }
 
-/// A state and which file it is of.
+/// A state and the identity of its file.
 pub(super) struct Seen {
     pub(super) state: FileState,
     pub(super) identity: Option<Identity>,
 }
 
-/// Looks at a name in a directory, and has `read` say what a file holds. `shown` is the path for messages.
+/// Observes a name in a directory; `read` gives the digest of a file. `shown` is the path for messages.
 pub(super) fn look(
     directory: BorrowedFd<'_>,
     name: &OsStr,
     shown: &Path,
     read: &mut ReadFile<'_>,
 ) -> Result<Seen> {
-    // A name that changes its kind between the look and the open is looked at again.
+    // A name that changes its kind between the stat and the open is observed again.
     for _ in 0..8 {
         let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(Seen { state: FileState::Absent, identity: None }),
-            Err(errno) => return Err(failed("look at", shown, errno)),
+            Err(errno) => return Err(failed("access", shown, errno)),
         };
         if let Some(state) = look_once(directory, name, shown, &stat, read)? {
             return Ok(Seen { state, identity: Some(Identity::of(&stat)) });
         }
     }
-    Err(refused(shown, "changes faster than it can be looked at"))
+    Err(refused(shown, "changes faster than kkrun can read it"))
 }
 
 fn look_once(
@@ -412,7 +411,7 @@ fn look_once(
     }
 }
 
-/// Opens for reading what `stat` was taken of; none if the name is another's by now.
+/// Opens for reading the file that `stat` describes; `None` if the name belongs to another file by now.
 pub(super) fn open_same(
     directory: BorrowedFd<'_>,
     name: &OsStr,
@@ -424,7 +423,7 @@ pub(super) fn open_same(
         OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | also;
     match openat(directory, name, flags, Mode::empty()) {
         Ok(file) => {
-            let opened = fstat(&file).map_err(|errno| failed("look at", shown, errno))?;
+            let opened = fstat(&file).map_err(|errno| failed("access", shown, errno))?;
             Ok(((opened.st_dev, opened.st_ino) == (stat.st_dev, stat.st_ino)).then_some(file))
         }
         Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(None),
@@ -434,7 +433,7 @@ pub(super) fn open_same(
 
 /// Mode, owner, group, extended attributes and time of an open file or directory.
 pub(super) fn metadata_of(file: impl AsFd, shown: &Path) -> Result<Metadata> {
-    let stat = fstat(file.as_fd()).map_err(|errno| failed("look at", shown, errno))?;
+    let stat = fstat(file.as_fd()).map_err(|errno| failed("access", shown, errno))?;
     let flags = Flags::of(file.as_fd());
     Ok(Metadata::of(&stat, xattrs::read(file, shown)?, flags))
 }
@@ -494,7 +493,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_is_told_without_waiting() {
+    fn every_kind_is_observed_without_blocking() {
         let (_directory, path) = scratch();
         let at = |name: &str| path.join(name);
         std::fs::write(at("file"), "abc").unwrap();
@@ -502,9 +501,10 @@ mod tests {
         symlink("nowhere", at("link")).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, at("fifo"), Mode::from_raw_mode(0o600)).unwrap();
         let _socket = UnixListener::bind(at("socket")).unwrap();
-        let noun = |name: &str| FileState::observe(&at(name)).unwrap().noun();
+        let kind_name = |name: &str| FileState::observe(&at(name)).unwrap().kind_name();
         assert_eq!(
-            ["file", "directory", "link", "fifo", "socket", "none", "none/below", "file/below"].map(noun),
+            ["file", "directory", "link", "fifo", "socket", "none", "none/below", "file/below"]
+                .map(kind_name),
             [
                 "a file",
                 "a directory",
@@ -516,8 +516,8 @@ mod tests {
                 "absent"
             ]
         );
-        assert_eq!(FileState::observe(Path::new("/dev/null")).unwrap().noun(), "a device");
-        assert_eq!(FileState::observe(Path::new("/")).unwrap().noun(), "a directory");
+        assert_eq!(FileState::observe(Path::new("/dev/null")).unwrap().kind_name(), "a device");
+        assert_eq!(FileState::observe(Path::new("/")).unwrap().kind_name(), "a directory");
         assert_eq!(FileState::observe(&at("file")).unwrap().sha256(), Some(Digest::of(b"abc")));
         assert_eq!(kind(read(&at("fifo"))), "refused");
         assert_eq!(kind(read(&at("link"))), "refused");

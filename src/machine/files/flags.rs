@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::failures::failed;
 
-/// The letters of those that are kept. Whether a file is copied on write (`C`) can be said of an empty one only, and the
-/// others tell how the file system stores it.
+/// The letters of those that are kept. Copy on write (`C`) can be set on an empty file only, and the others describe
+/// how the file system stores it.
 const KEPT: [(char, IFlags); 7] = [
     ('S', IFlags::SYNC),
     ('D', IFlags::DIRSYNC),
@@ -35,8 +35,8 @@ impl Flags {
         KEPT.iter().fold(IFlags::empty(), |all, (_, flag)| all | *flag)
     }
 
-    /// Those that forbid any change. They are seen, but neither given nor compared: what has them stays as it is, and what
-    /// comes back never had them.
+    /// Those that forbid any change. They are observed, but neither set nor compared: a file with them cannot be
+    /// changed, and a restored one never had them.
     fn fixing() -> IFlags {
         IFlags::IMMUTABLE | IFlags::APPEND
     }
@@ -46,7 +46,7 @@ impl Flags {
         self.0.difference(Self::fixing()) == other.0.difference(Self::fixing())
     }
 
-    /// Those of an open file or directory. A file system that knows none has none.
+    /// Those of an open file or directory; none if the file system does not support flags.
     pub(super) fn of(file: impl AsFd) -> Self {
         Self(ioctl_getflags(file).unwrap_or(IFlags::empty()) & Self::all_kept())
     }
@@ -96,7 +96,7 @@ impl TryFrom<String> for Flags {
         let mut flags = IFlags::empty();
         for letter in text.chars() {
             let Some((_, flag)) = KEPT.iter().find(|(known, _)| *known == letter) else {
-                bail!("`{letter}` is no flag of a file that kkrun keeps")
+                bail!("unknown file flag `{letter}`")
             };
             flags |= *flag;
         }

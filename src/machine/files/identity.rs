@@ -1,10 +1,10 @@
-//! What tells a file from any other, and from itself after any change.
+//! The identity of a file: differs from any other file's, and changes with every modification.
 
 use std::fs::File;
 
 use rustix::fs::{Stat, fstat};
 
-/// Tells a file from any other and from itself after any change.
+/// Differs from any other file's, and changes with every modification of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     device: u64,

@@ -1,10 +1,10 @@
-//! The digests of files that were read by this process and have not changed since: a file is looked at many times while a
-//! change is made, and read once.
+//! The digests of files that were read by this process and have not changed since: a file is observed many times during
+//! a change, and read once.
 //!
 //! A write sets a file's times to the kernel's coarse clock. So a file whose time of modification lay before that
 //! clock's tick when it began to be read shows by its times whether it was written since; one that was written in that
-//! very tick does not, and is read again. What else can be there under the same inode number has another time of change,
-//! which nobody can choose.
+//! very tick does not, and is read again. What else can be there under the same inode number has another time of
+//! change, which no process can choose.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -33,7 +33,7 @@ const LOCAL: [u64; 8] = [
 
 static KNOWN: Mutex<Option<HashMap<Identity, Digest>>> = Mutex::new(None);
 
-/// The moment of a look, by the clock that files are dated with.
+/// The moment of an observation, by the clock that files are dated with.
 #[derive(Clone, Copy)]
 pub(super) struct Moment {
     seconds: i64,
@@ -64,7 +64,7 @@ pub(super) fn digest(file: &File) -> Option<(Digest, u64)> {
     Some((digest, u64::try_from(identity.size).ok()?))
 }
 
-/// ChildRecords what an open file holds that was `identity` when it was read, which began after `since`.
+/// Remembers the digest of an open file that was `identity` when it was read; the read began after `since`.
 pub(super) fn remember(file: &File, identity: &Identity, since: Moment, digest: Digest) {
     let is_local = || {
         let magic = fstatfs(file).map(|of| u64::try_from(of.f_type).unwrap_or_default());
@@ -81,20 +81,20 @@ pub(super) fn remember(file: &File, identity: &Identity, since: Moment, digest: 
     known.insert(*identity, digest);
 }
 
-/// A file that this process has written, on its way to its name: a rename is the last that changes its times.
+/// A file that this process has written, on its way to its name: a rename is the last call that changes its times.
 pub(super) struct Written {
     since: Moment,
     modified: (i64, i64),
 }
 
 impl Written {
-    /// All is written, and the file has no name yet that anybody else uses.
+    /// Everything is written, and the file has no name yet that others use.
     pub(super) fn completely(file: &File) -> Option<Self> {
         let modified = Identity::of(&fstat(file).ok()?).modified;
         Some(Self { since: Moment::now(), modified })
     }
 
-    /// It has its name: what it holds is known unless somebody wrote to it since.
+    /// It has its name: its content is known unless it was written to since.
     pub(super) fn remember(self, file: &File, digest: Digest) {
         let Ok(stat) = fstat(file) else { return };
         let identity = Identity::of(&stat);

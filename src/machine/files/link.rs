@@ -1,4 +1,4 @@
-//! Making a symbolic link, or exchanging what is there for one.
+//! Creates a symbolic link, or replaces what is there by one.
 
 use std::ffi::OsStr;
 use std::os::fd::BorrowedFd;
@@ -15,8 +15,8 @@ use super::path_text::PathText;
 use super::place::Place;
 use super::temporary::{Checked, Temporary};
 
-/// Makes `path` a symbolic link that holds `to`, durably and in one instant, and gives back its state. Its time is now
-/// if none is given.
+/// Makes `path` a symbolic link to `to`, durably and in one instant, and returns its state. Its time is now if none is
+/// given.
 ///
 /// # Errors
 /// As [`super::replace()`].
@@ -95,8 +95,8 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn in_a_users_place_a_link_may_belong_to_either() {
-        let (_directory, path) = place_of_nobody();
-        for owner in [0, NOBODY] {
+        let (_directory, path) = unprivileged_directory();
+        for owner in [0, UNPRIVILEGED] {
             let at = path.join(format!("of-{owner}"));
             let state = link(&at, &"x".into(), owner, owner, None, &FileState::Absent, "test").unwrap();
             assert!(state.same_as(&FileState::link("x", owner, owner)));

@@ -1,4 +1,4 @@
-//! What is in a tree, by a look at each entry: no file is read.
+//! What is in a tree, by the metadata of each entry: no file is read.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
@@ -19,15 +19,15 @@ use super::tree_walk::{Next, walk_tree};
 
 /// Kind, size and time of change of all that is at a path, by the path from there; what is at the path itself is `.`.
 ///
-/// Two looks at a file give the same as long as nobody writes to it: its time has nanoseconds. A directory is only
-/// there, for its time changes with every name in it; owners and modes do not count. In JSON a map.
+/// Two listings of a file are equal as long as it is not written to: its time has nanoseconds. A directory only exists
+/// or does not, because its time changes with every name in it; owners and modes do not count. In JSON a map.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Listing(BTreeMap<PathText, String>);
 
 impl Listing {
-    /// Goes through the tree at `root`, or looks at the file or link there. No link is followed; what is mounted inside
-    /// is named but not entered. Absent gives an empty listing.
+    /// Lists the tree, file or link at `root`. No link is followed; what is mounted inside is named but not entered. An
+    /// absent one has an empty listing.
     pub fn observe(root: &Path) -> Result<Self> {
         let mut listing = Self::default();
         let walk = Walk::to(root)?;
@@ -53,7 +53,7 @@ impl Listing {
         Ok(listing)
     }
 
-    /// Whether there is nothing.
+    /// Whether it is empty.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -72,13 +72,13 @@ impl Listing {
         found.into_iter().collect()
     }
 
-    /// What is here and not, as it is here, in `other`.
+    /// The entries that `other` lacks, or has differently.
     pub fn without(&self, other: &Self) -> Self {
         let is_new = |(path, seen): &(&PathText, &String)| other.0.get(*path) != Some(*seen);
         Self(self.0.iter().filter(is_new).map(|(path, seen)| (path.clone(), seen.clone())).collect())
     }
 
-    /// The same with what became of it between two looks.
+    /// The same, with what became of each entry.
     pub fn as_changed(&self, before: &Self, after: &Self) -> Self {
         let mut changed = self.0.clone();
         for path in before.0.keys().filter(|path| !after.0.contains_key(*path)) {
@@ -91,12 +91,12 @@ impl Listing {
 
 const DIRECTORY: &str = "directory";
 
-/// An entry in words that are the same as long as it is; none if it is not there.
+/// An entry as a string that is the same as long as the entry is; `None` if it is absent.
 fn look(directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<Option<String>> {
     let stat = match statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => stat,
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(None),
-        Err(errno) => return Err(failed("look at", shown, errno)),
+        Err(errno) => return Err(failed("access", shown, errno)),
     };
     Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => DIRECTORY.to_owned(),
@@ -121,7 +121,7 @@ mod tests {
     use crate::machine::files::testing::*;
 
     #[test]
-    fn what_was_added_or_written_is_told_and_what_vanished_is_not() {
+    fn what_was_added_or_written_is_listed_and_what_was_removed_is_not() {
         let (_directory, path) = scratch();
         let at = |name: &str| path.join(name);
         std::fs::create_dir_all(at("a/b")).unwrap();

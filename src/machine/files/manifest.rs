@@ -31,7 +31,7 @@ pub(super) const ROOT: &str = ".";
 #[serde(transparent)]
 pub struct Manifest(BTreeMap<PathText, FileState>);
 
-/// A manifest in short, for the journal: two trees with equal ones hold the same. Times do not count.
+/// The summary of a manifest, for the journal: trees with equal summaries hold the same. Times do not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// How many files, directories and links, the root included.
@@ -50,7 +50,7 @@ struct Names {
     links: u64,
 }
 
-/// Who shall own what is in a tree, and with which permissions; what is not given stays.
+/// The desired owners and permissions in a tree; what is not given stays.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ownership {
     /// The owner's user id.
@@ -64,9 +64,9 @@ pub struct Ownership {
 }
 
 impl Manifest {
-    /// Goes through the tree at `root`, reading every file once that is not known. No link is followed; what is mounted inside
-    /// is named but not entered. A root that is absent gives an empty manifest; one that is no directory is
-    /// an error.
+    /// Observes the tree at `root`, reading every file whose content is not known. No link is followed; what is mounted
+    /// inside is named but not entered. An absent root gives an empty manifest; a root that is not a directory is an
+    /// error.
     pub fn observe(root: &Path) -> Result<Self> {
         Self::observe_with(root, &mut digest_known)
     }
@@ -94,7 +94,7 @@ impl Manifest {
                 return Ok(Next::Pass);
             }
             let Seen { mut state, identity } = look(entry.directory, entry.name, entry.shown, read)?;
-            // All of a tree is on one file system: the inode's number tells its files apart.
+            // All of a tree is on one file system: the inode number identifies its files.
             if let (FileState::File { .. }, Some(identity)) = (&state, identity.filter(|seen| seen.links > 1))
             {
                 let known = names.entry(identity.inode).or_insert_with(|| Names {
@@ -116,8 +116,8 @@ impl Manifest {
         Ok((manifest, names))
     }
 
-    /// Looks only at these paths from the root, and at the root. What is absent is left out, and so is what only
-    /// a link leads to.
+    /// Observes only these paths from the root, and the root. What is absent is left out, and so is what is only
+    /// reachable through a link.
     pub fn observe_listed<'names>(
         root: &Path,
         names: impl IntoIterator<Item = &'names PathText>,
@@ -128,7 +128,7 @@ impl Manifest {
         for relative in names.into_iter().filter(|name| name.as_path() != Path::new(ROOT)) {
             let shown = root.join(relative);
             let Some(name) = relative.as_path().file_name() else {
-                return Err(refused(relative.as_path(), "names nothing in a tree"));
+                return Err(refused(relative.as_path(), "is not a path inside a tree"));
             };
             let inner = match relative.as_path().parent() {
                 Some(parent) if !parent.as_os_str().is_empty() => {
@@ -215,7 +215,7 @@ impl Manifest {
             .filter(|(path, _)| *path != Path::new(ROOT))
     }
 
-    /// The tree that stands at a path from the root, as one of its own.
+    /// The subtree at a path from the root, as a tree of its own.
     pub fn below_path(&self, relative: &Path) -> Self {
         let inner = |path: &PathText| -> Option<PathText> {
             if relative == Path::new(ROOT) {
@@ -239,8 +239,8 @@ impl Manifest {
         self.0.is_empty()
     }
 
-    /// The same tree with another ownership. Extended attributes and flags are left behind, for an access control list
-    /// would speak for the old owner.
+    /// The same tree with another ownership. Extended attributes and flags are dropped: an access control list would
+    /// apply to the old owner.
     pub fn owned(&self, ownership: &Ownership) -> Self {
         let attributes = |metadata: &super::Metadata, mode: Option<u32>| Attributes {
             mode: mode.unwrap_or(metadata.mode),
@@ -290,7 +290,7 @@ impl Manifest {
             })
     }
 
-    /// What became different on the way from `self` to `other`, a line for each path.
+    /// The differences from `self` to `other`, a line for each path.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let absent = FileState::Absent;
         let mut paths: Vec<&PathText> = self.0.keys().chain(other.0.keys()).collect();
@@ -307,7 +307,7 @@ impl Manifest {
         differences
     }
 
-    /// The manifest in short.
+    /// The summary of the manifest.
     pub fn summary(&self) -> Summary {
         let mut digester = Digester::default();
         let mut bytes = 0;
@@ -348,7 +348,7 @@ impl TreeFiles {
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::NOFOLLOW;
         let file = open_beneath(self.root.as_fd(), relative, flags)
             .map_err(|errno| failed("open", &shown, errno))?;
-        let stat = rustix::fs::fstat(&file).map_err(|errno| failed("look at", &shown, errno))?;
+        let stat = rustix::fs::fstat(&file).map_err(|errno| failed("access", &shown, errno))?;
         match rustix::fs::FileType::from_raw_mode(stat.st_mode) {
             rustix::fs::FileType::RegularFile => Ok(file.into()),
             _ => Err(refused(&shown, "is not a regular file")),
@@ -377,7 +377,7 @@ mod tests {
     use crate::machine::files::testing::*;
 
     #[test]
-    fn a_tree_is_told_whole_and_sorted_and_no_link_is_followed() {
+    fn a_tree_is_observed_whole_and_sorted_and_no_link_is_followed() {
         let (_directory, path) = scratch();
         std::fs::create_dir_all(path.join("a/deep")).unwrap();
         std::fs::write(path.join("a/deep").join(OsStr::from_bytes(b"\xff")), "abc").unwrap();
@@ -419,7 +419,7 @@ mod tests {
 
     #[test]
     fn what_is_mounted_inside_is_named_but_not_entered() {
-        // The kernel's own mounts: /proc lies in the root file system, and the root is not walked below it.
+        // The kernel's own mounts: /proc is in the root file system, and the root is not walked below it.
         let root =
             rustix::fs::open("/", OFlags::RDONLY | OFlags::DIRECTORY, rustix::fs::Mode::empty()).unwrap();
         let mut mounts = Vec::new();

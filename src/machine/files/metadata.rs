@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::flags::Flags;
 use super::xattrs::{self, Value};
 
-/// What a file or directory is besides its content.
+/// Everything about a file or directory except its content.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
     /// The permission bits with set-user-id, set-group-id and sticky; in JSON octal, `"0644"`.
@@ -21,11 +21,11 @@ pub struct Metadata {
     pub owner: u32,
     /// The group's id.
     pub group: u32,
-    /// The extended attributes that kkrun keeps (see [`xattrs::is_kept`]): access control lists, file
-    /// capabilities and what users attached.
+    /// The extended attributes that kkrun keeps (see [`xattrs::is_kept`]): access control lists, file capabilities and
+    /// what users set.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub xattrs: BTreeMap<String, Value>,
-    /// The flags that are kept (see [`Flags`]); none while they are whatever a new file gets from its directory.
+    /// The flags that are kept (see [`Flags`]); `None` while they are those that a new file gets from its directory.
     #[serde(default = "no_flags", skip_serializing_if = "are_no_flags")]
     pub flags: Option<Flags>,
     /// When the content last changed. Kept to be restored, never compared.
@@ -47,18 +47,18 @@ fn same_flags(one: Option<Flags>, other: Option<Flags>) -> bool {
 }
 
 impl Metadata {
-    /// Whether the two grant the same to the same: all but the time.
+    /// Whether the two are equal except for the time.
     pub fn same_as(&self, other: &Self) -> bool {
         (self.mode, self.owner, self.group, &self.xattrs)
             == (other.mode, other.owner, other.group, &other.xattrs)
             && same_flags(self.flags, other.flags)
     }
 
-    /// Whether each part of it is as in `one` or as in `other`. Going from one to the other takes several calls to
-    /// the kernel: this is what is there between them, and nothing of it is anybody else's.
+    /// Whether each part of it is as in `one` or as in `other`. Changing one to the other takes several calls to the
+    /// kernel: this is a state between them, and no part of it comes from outside.
     pub fn lies_between(&self, one: &Self, other: &Self) -> bool {
         let mut names = [self, one, other].into_iter().flat_map(|metadata| metadata.xattrs.keys());
-        mode_lies_between(self.mode, one.mode, other.mode)
+        mode_is_between(self.mode, one.mode, other.mode)
             && [one.owner, other.owner].contains(&self.owner)
             && [one.group, other.group].contains(&self.group)
             && [one.flags, other.flags].into_iter().any(|flags| same_flags(flags, self.flags))
@@ -66,7 +66,7 @@ impl Metadata {
                 .all(|name| [one.xattrs.get(name), other.xattrs.get(name)].contains(&self.xattrs.get(name)))
     }
 
-    /// What a person would say differs, e.g. `mode 0644 → 0600`.
+    /// The differences in words, e.g. `mode 0644 → 0600`.
     pub fn differences(&self, other: &Self) -> Vec<String> {
         let mut differences = Vec::new();
         if self.mode != other.mode {
@@ -82,7 +82,7 @@ impl Metadata {
             self.xattrs.keys().chain(other.xattrs.keys().filter(|name| !self.xattrs.contains_key(*name)))
         {
             match (self.xattrs.get(name), other.xattrs.get(name)) {
-                (Some(_), None) => differences.push(format!("attribute {name} is gone")),
+                (Some(_), None) => differences.push(format!("attribute {name} was removed")),
                 (None, Some(_)) => differences.push(format!("attribute {name} was added")),
                 (one, two) if one != two => differences.push(format!("attribute {name} differs")),
                 _ => {}
@@ -96,7 +96,7 @@ impl Metadata {
         differences
     }
 
-    /// What the kernel says about an open file, whose extended attributes and flags were read.
+    /// The metadata of an open file from the kernel's answer and its extended attributes and flags.
     pub(super) fn of(stat: &Stat, xattrs: BTreeMap<String, Value>, flags: Flags) -> Self {
         Self {
             mode: stat.st_mode & 0o7777,
@@ -109,16 +109,16 @@ impl Metadata {
     }
 }
 
-/// Whether a mode is one or the other, or what the kernel makes of one on the way to the other: a new owner costs
-/// set-user-id and set-group-id, an access control list brings the bits that it is shown as.
-pub(super) fn mode_lies_between(mode: u32, one: u32, other: u32) -> bool {
+/// Whether a mode is one or the other, or what the kernel makes of one on the way to the other: a new owner clears
+/// set-user-id and set-group-id, and an access control list sets the bits that represent it.
+pub(super) fn mode_is_between(mode: u32, one: u32, other: u32) -> bool {
     let is_of = |mask: u32| [one & mask, other & mask].contains(&(mode & mask));
     let lost = [one & 0o1000, other & 0o1000].contains(&(mode & 0o7000));
     is_of(0o777) && (is_of(0o7000) || lost)
 }
 
-/// The metadata that a file or directory shall get, exactly: an extended attribute that is not named here
-/// is not there afterwards.
+/// The desired metadata of a file or directory, exactly: an extended attribute that is not named here is not there
+/// afterwards.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attributes {
     /// The permission bits with set-user-id, set-group-id and sticky.
@@ -163,7 +163,7 @@ impl Attributes {
     }
 }
 
-/// All of it, the time included: to bring back what was.
+/// All of it, the time included, to restore an earlier state.
 impl From<&Metadata> for Attributes {
     fn from(metadata: &Metadata) -> Self {
         Self {
@@ -226,7 +226,7 @@ impl FromStr for ModifiedAt {
             (nanoseconds.len() == 9).then_some(())?;
             Some(Self { seconds: seconds.parse().ok()?, nanoseconds: nanoseconds.parse().ok()? })
         };
-        parse().with_context(|| format!("`{text}` is not a time in seconds with nine decimals"))
+        parse().with_context(|| format!("invalid time `{text}`: expected seconds with nine decimals"))
     }
 }
 
@@ -258,7 +258,7 @@ mod octal {
         let text = String::deserialize(deserializer)?;
         match u32::from_str_radix(&text, 8) {
             Ok(mode) if mode <= 0o7777 => Ok(mode),
-            _ => Err(D::Error::custom(format!("`{text}` is not a mode in octal digits"))),
+            _ => Err(D::Error::custom(format!("invalid mode `{text}`: expected octal digits"))),
         }
     }
 }
@@ -288,22 +288,22 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_between_has_each_part_of_one_or_the_other() {
+    fn a_state_between_has_each_part_of_one_or_the_other() {
         let other = Metadata { mode: 0o644, owner: 7, group: 7, xattrs: BTreeMap::new(), ..some() };
         let half = Metadata { owner: 7, mode: 0o750, ..some() };
         for between in [some(), other.clone(), half.clone(), Metadata { mode: 0o4644, ..half.clone() }] {
             assert!(between.lies_between(&some(), &other) && between.lies_between(&other, &some()));
         }
-        let mut noted = half.clone();
-        noted.xattrs.insert("user.another".to_owned(), Value::from(vec![]));
-        for foreign in [
+        let mut annotated = half.clone();
+        annotated.xattrs.insert("user.another".to_owned(), Value::from(vec![]));
+        for other_state in [
             Metadata { mode: 0o754, ..half.clone() },
             Metadata { mode: 0o2750, ..half.clone() },
             Metadata { owner: 8, ..half.clone() },
             Metadata { group: 8, ..half },
-            noted,
+            annotated,
         ] {
-            assert!(!foreign.lies_between(&some(), &other));
+            assert!(!other_state.lies_between(&some(), &other));
         }
     }
 
@@ -318,7 +318,7 @@ mod tests {
         assert!(!some().same_as(&other));
         assert_eq!(
             some().differences(&other),
-            ["mode 4750 → 0644", "owner 0 → 7", "attribute user.note is gone"]
+            ["mode 4750 → 0644", "owner 0 → 7", "attribute user.note was removed"]
         );
     }
 }

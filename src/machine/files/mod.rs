@@ -1,15 +1,15 @@
 //! The only code that reads and changes the file system on behalf of changes.
 //!
-//! **Where.** Every path is walked from `/` one directory at a time: links that root owns in directories that
-//! only root can write are resolved, any other link on the way is refused, the last component is never
-//! followed. What is then read or changed hangs on the descriptor of its directory, so that nobody can move
-//! the ground away below it.
+//! **Where.** Every path is walked from `/` one directory at a time: links that root owns in directories that only root
+//! can write are resolved, any other link on the way is refused, the last component is never followed. What is then
+//! read or changed is addressed through the descriptor of its directory, so that no one can exchange the path in
+//! between.
 //!
-//! **As whom.** The first directory on the way that does not belong to root decides whose place it is
-//! ([`owner_of_place`]). In a user's place kkrun acts with that user's credentials, on a thread of its own.
-//! What the user could not do alone (give a file to somebody else, set a file capability, write in a directory
-//! that root made there) root does, through the same descriptors: the temporary file then belongs to root from
-//! its first moment until its owner is set, so that the user never holds it open.
+//! **As whom.** The first directory on the way that does not belong to root decides who owns the path
+//! ([`owner_of_place`]). Below a user's directory kkrun acts with that user's credentials, on a separate thread. What
+//! the user may not do alone (give a file to another user, set a file capability, write in a directory that root
+//! created there) is done as root, through the same descriptors: the temporary file then belongs to root from its first
+//! moment until its owner is set, so that the user never holds it open.
 //!
 //! **How.** A file is replaced by a temporary one that is complete and synced before it takes the name. Nothing
 //! is ever written in place; when a rename is impossible, that is an error.
@@ -44,7 +44,7 @@ mod xattrs;
 
 pub use build_tree::{OpenFile, build_tree};
 pub use content::{Content, Contents};
-pub(crate) use content::{copy_content, digest_anew, digest_if_known, digest_known};
+pub(crate) use content::{copy_content, digest_again, digest_if_known, digest_known};
 pub use converge_tree::{Times, converge_tree};
 pub use credentials::{User, as_user};
 pub use digest::Digest;

@@ -1,4 +1,4 @@
-//! A path as it stands in the journal.
+//! A path as the journal holds it.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -17,9 +17,9 @@ const ENCODED: &str = "\0hex:";
 /// In JSON it is a string, also as the key of a map: the path itself when it is UTF-8, otherwise
 /// `"\u0000hex:"` and its bytes in hexadecimal digits.
 ///
-/// Ordered component by component, `.` first, so that a directory comes before what is in it and all of that
-/// before anything else: whoever goes through a sorted tree relies on it. Bytes alone would put `a-b` between `a` and
-/// `a/b`, and `+page` before `.`.
+/// Ordered component by component, `.` first, so that a directory comes before what is in it and all of that before
+/// anything else: walks through a sorted tree rely on it. Bytes alone would put `a-b` between `a` and `a/b`, and
+/// `+page` before `.`.
 #[derive(Clone, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct PathText(PathBuf);

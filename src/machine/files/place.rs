@@ -1,4 +1,4 @@
-//! Where a path leads, whose place that is, and its directory held open.
+//! Resolves a path, finds the user who controls it, and holds its directory open.
 
 use std::collections::VecDeque;
 use std::ffi::{OsStr, OsString};
@@ -15,29 +15,28 @@ use rustix::io::Errno;
 use super::credentials::{User, as_user, is_root};
 use super::failures::{failed, refused};
 
-/// How many links one path may lead through, as in the kernel (`MAXSYMLINKS`).
+/// How many links one path may have, as in the kernel (`MAXSYMLINKS`).
 const MOST_LINKS: usize = 40;
 
-/// The one name of a path: links of root in directories that only root can write are resolved, any other
-/// link on the way is an error that names it. The last component is not followed, and what is missing is
-/// taken as it stands.
+/// The one name of a path: links of root in directories that only root can write are resolved, any other link on the
+/// way is an error that names it. The last component is not followed, and missing components are kept as they are.
 ///
-/// Who runs kkrun without being root counts as root does.
+/// A user who runs kkrun without being root counts as root does.
 pub fn canonical(path: &Path) -> Result<PathBuf> {
     Ok(Walk::to(path)?.canonical())
 }
 
-/// The user in whose place the path lies: the owner of the first directory on the way that is not root's.
-/// None in root's own places.
+/// The user who controls the path: the owner of the first directory on the way that is not root's. `None` where only
+/// root does.
 pub fn owner_of_place(path: &Path) -> Result<Option<u32>> {
     Ok(Walk::to(path)?.last.user.map(|(uid, _)| uid))
 }
 
-/// The directory that a walk has come to.
+/// The directory that a walk has reached.
 struct Step {
     /// Opened with `O_PATH`.
     directory: OwnedFd,
-    /// Whether nobody but root can have put anything here.
+    /// Whether only root can have put anything here.
     trusted: bool,
     /// The first owner on the way who is not root, and the group of that directory.
     user: Option<(u32, u32)>,
@@ -48,20 +47,20 @@ impl Step {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty())
             .map_err(|errno| failed("open", Path::new("/"), errno))?;
-        let stat = fstat(&root).map_err(|errno| failed("look at", Path::new("/"), errno))?;
+        let stat = fstat(&root).map_err(|errno| failed("access", Path::new("/"), errno))?;
         Ok(Self { directory: root, trusted: is_private(&stat), user: None })
     }
 }
 
 /// A path walked to the directory of its last component.
 pub(super) struct Walk {
-    /// Only the last one is held open: whoever started kkrun may allow it few open files.
+    /// Only the last one is held open: the caller may have limited the number of open files.
     last: Step,
     /// The names on the way to it.
     names: Vec<OsString>,
     /// What does not exist, from the first missing directory on.
     missing: Vec<OsString>,
-    /// Whether something that is no directory is where one should be.
+    /// Whether one of the directories on the way is not a directory.
     blocked: bool,
     name: OsString,
 }
@@ -101,14 +100,14 @@ impl Walk {
                 Err(Errno::NOENT) => {
                     self.missing.push(name);
                     if ahead.iter().any(|name| name == "..") {
-                        return Err(failed("look at", &shown, Errno::NOENT));
+                        return Err(failed("access", &shown, Errno::NOENT));
                     }
                     self.missing.extend(ahead);
                     return Ok(());
                 }
-                Err(errno) => return Err(failed("look at", &shown, errno)),
+                Err(errno) => return Err(failed("access", &shown, errno)),
             };
-            let stat = fstat(&next).map_err(|errno| failed("look at", &shown, errno))?;
+            let stat = fstat(&next).map_err(|errno| failed("access", &shown, errno))?;
             match FileType::from_raw_mode(stat.st_mode) {
                 FileType::Directory => {
                     let user = here.user.or((!is_trusted(stat.st_uid)).then_some((stat.st_uid, stat.st_gid)));
@@ -119,12 +118,12 @@ impl Walk {
                 FileType::Symlink => {
                     links += 1;
                     if links > MOST_LINKS {
-                        return Err(refused(&shown, "leads through too many symbolic links"));
+                        return Err(refused(&shown, "has too many symbolic links on the way"));
                     }
                     if !here.trusted || !is_trusted(stat.st_uid) {
                         return Err(refused(
                             &shown,
-                            "is a symbolic link that somebody else than root could have made: name the path it leads to",
+                            "is a symbolic link that other users than root could have created: use the path of its target",
                         ));
                     }
                     let target = readlinkat(&next, "", Vec::new())
@@ -188,14 +187,14 @@ pub(super) struct Place {
     pub(super) path: PathBuf,
     /// Its last component.
     pub(super) name: OsString,
-    /// In whose place it lies, if that user can write in the directory.
+    /// The user who controls it, if that user can write in the directory.
     user: Option<User>,
-    /// Whether nobody but root can put anything there.
+    /// Whether only root can put anything there.
     pub(super) trusted: bool,
 }
 
 impl Place {
-    /// Opens the directory of `path`, with the credentials of the user in whose place it lies.
+    /// Opens the directory of `path`, with the credentials of the user who controls it.
     pub(super) fn open(path: &Path) -> Result<Self> {
         let walk = Walk::to(path)?;
         let (parent, path) = (walk.parent(), walk.canonical());
@@ -205,7 +204,7 @@ impl Place {
         let Some(seen) = walk.directory() else {
             return Err(failed("open the directory", &parent, Errno::NOENT));
         };
-        let seen = fstat(seen).map_err(|errno| failed("look at", &parent, errno))?;
+        let seen = fstat(seen).map_err(|errno| failed("access", &parent, errno))?;
         let user = match walk.last.user {
             Some((uid, group)) if is_root() => Some(User::of(uid, group)?),
             _ => None,
@@ -224,9 +223,9 @@ impl Place {
             let opened = open_directory(&parent);
             (opened.map_err(|errno| failed("open the directory", &parent, errno))?, None)
         };
-        let opened = fstat(&directory).map_err(|errno| failed("look at", &parent, errno))?;
+        let opened = fstat(&directory).map_err(|errno| failed("access", &parent, errno))?;
         if (opened.st_dev, opened.st_ino) != (seen.st_dev, seen.st_ino) {
-            return Err(refused(&parent, "was exchanged while kkrun opened it"));
+            return Err(refused(&parent, "was replaced while kkrun opened it"));
         }
         let trusted = walk.last.trusted;
         Ok(Self { directory, path, name: walk.name, user, trusted })
@@ -242,7 +241,7 @@ impl Place {
         self.path.with_file_name(name)
     }
 
-    /// Runs `act` as the user whose place it is, if `may` says that this user can do it alone, else as root.
+    /// Runs `act` as the user who controls the directory, if `may` says that this user can do it alone, else as root.
     pub(super) fn acting<T: Send>(
         &self,
         may: impl FnOnce(&User) -> bool,
@@ -254,7 +253,7 @@ impl Place {
         }
     }
 
-    /// Makes what happened to the names in the directory survive a power loss.
+    /// Makes changes to the names in the directory survive a power loss.
     pub(super) fn sync(&self) -> Result<()> {
         rustix::fs::fsync(&self.directory).map_err(|errno| failed("sync the directory of", &self.path, errno))
     }
@@ -296,8 +295,7 @@ fn is_trusted(uid: u32) -> bool {
     uid == 0 || uid == rustix::process::geteuid().as_raw()
 }
 
-/// Whether nobody but root can change the names in this directory. An access control list shows in the
-/// group's bits.
+/// Whether only root can change the names in this directory. The group bits include an access control list.
 fn is_private(stat: &Stat) -> bool {
     is_trusted(stat.st_uid) && stat.st_mode & 0o022 == 0
 }
@@ -330,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_taken_as_it_stands() {
+    fn missing_components_are_kept() {
         let (_directory, path) = scratch();
         assert_eq!(canonical(&path.join("a/./b/c")).unwrap(), path.join("a/b/c"));
         assert!(canonical(&path.join("a/../b")).is_err());
@@ -342,10 +340,10 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn the_first_owner_who_is_not_root_decides() {
-        let (_directory, path) = place_of_nobody();
+        let (_directory, path) = unprivileged_directory();
         std::fs::create_dir(path.join("roots")).unwrap();
         assert_eq!(owner_of_place(&path).unwrap(), None);
-        assert_eq!(owner_of_place(&path.join("roots/file")).unwrap(), Some(NOBODY));
+        assert_eq!(owner_of_place(&path.join("roots/file")).unwrap(), Some(UNPRIVILEGED));
         symlink("roots", path.join("link")).unwrap();
         assert!(canonical(&path.join("link/file")).is_err());
     }

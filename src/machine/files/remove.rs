@@ -1,4 +1,4 @@
-//! Removing a file or a link.
+//! Removes a file or a link.
 
 use std::path::Path;
 
@@ -9,10 +9,10 @@ use super::file_state::FileState;
 use super::place::Place;
 use super::temporary::{Checked, clear_leftover, take_away};
 
-/// Removes the file or link `path` durably, if it is as `expected`. Absent and expected to be so is fine.
+/// Removes the file or link `path` durably, if it is as `expected`. Fine if it is absent and expected to be so.
 ///
-/// Of a file with several names (hard links) only this name goes. What an interrupted change of the same
-/// tag left beside it goes too.
+/// Of a file with several names (hard links) only this name is removed. So are leftovers beside it of an interrupted
+/// change with the same tag.
 ///
 /// # Errors
 /// As [`super::replace()`]; `refused` for a directory, which [`super::remove_directory`] removes.
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn in_a_users_place_what_root_left_goes_too() {
-        let (_directory, path) = place_of_nobody();
+        let (_directory, path) = unprivileged_directory();
         std::fs::create_dir(path.join("roots")).unwrap();
         for name in ["file", "roots/file"] {
             std::fs::write(path.join(name), "abc").unwrap();

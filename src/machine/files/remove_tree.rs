@@ -1,4 +1,4 @@
-//! Removing a whole tree.
+//! Removes a whole tree.
 
 use std::ffi::OsStr;
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -14,9 +14,9 @@ use super::place::{Place, Walk};
 use super::tree_walk::{open_beneath, sorted_names};
 use crate::machine::mount;
 
-/// How often a directory is emptied when somebody keeps filling it.
+/// How often a directory is emptied while others keep filling it.
 const MOST_ATTEMPTS: usize = 5;
-/// How many directories may lie inside one another: each of them is held open.
+/// How deep directories may be nested: each of them is held open.
 const DEEPEST: usize = 200;
 
 /// The device and inode of what is at a path; none if absent. A link is not followed.
@@ -26,16 +26,15 @@ pub fn identity(path: &Path) -> Result<Option<(u64, u64)>> {
     match statat(directory, walk.name(), AtFlags::SYMLINK_NOFOLLOW) {
         Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
         Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(failed("look at", path, errno)),
+        Err(errno) => Err(failed("access", path, errno)),
     }
 }
 
-/// Removes the directory `path` and all that is in it, if it is the one of this device and inode. Absent
-/// is fine. No link is followed and no other file system entered; an interrupted removal is completed by
-/// another one.
+/// Removes the directory `path` and all that is in it, if it is the one of this device and inode. Fine if it is absent.
+/// No link is followed and no other file system entered; another call completes an interrupted removal.
 ///
 /// # Errors
-/// `foreign` when another directory is there; `busy` when something is mounted inside, and then nothing is
+/// `conflict` when another directory is there; `busy` when something is mounted inside, and then nothing is
 /// removed; otherwise as [`super::replace()`].
 pub fn remove_tree(path: &Path, expected: Option<(u64, u64)>) -> Result<()> {
     let walk = Walk::to(path)?;
@@ -66,7 +65,7 @@ fn empty(
     depth: usize,
 ) -> Result<()> {
     if depth > DEEPEST {
-        return Err(refused(shown, "lies deeper than kkrun goes"));
+        return Err(refused(shown, "is nested too deeply"));
     }
     for _ in 0..MOST_ATTEMPTS {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
@@ -76,14 +75,14 @@ fn empty(
             Err(Errno::XDEV) => return Err(failed("remove", shown, Errno::BUSY)),
             Err(errno) => return Err(failed("remove the directory", shown, errno)),
         };
-        let stat = fstat(&directory).map_err(|errno| failed("look at", shown, errno))?;
+        let stat = fstat(&directory).map_err(|errno| failed("access", shown, errno))?;
         if expected.is_some_and(|expected| expected != (stat.st_dev, stat.st_ino)) {
-            return Err(conflict(shown, &["another directory is there".to_owned()]));
+            return Err(conflict(shown, &["it is another directory now".to_owned()]));
         }
-        // A directory that its owner may not write: root does not mind, an ordinary user does.
+        // A directory that its owner may not write: no obstacle for root, but for other users.
         if !is_root() && stat.st_mode & 0o300 != 0o300 {
             fchmod(&directory, Mode::from_raw_mode(0o700))
-                .map_err(|errno| failed("open up", shown, errno))?;
+                .map_err(|errno| failed("make writable", shown, errno))?;
         }
         for inner in sorted_names(directory.as_fd(), shown)? {
             let path = shown.join(&inner);

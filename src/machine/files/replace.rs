@@ -1,4 +1,4 @@
-//! Replacing or creating a file so that it is always wholly the old or wholly the new one.
+//! Replaces or creates a file: at every moment it is either the old or the new one.
 
 use std::fs::File;
 use std::io::Write as _;
@@ -19,17 +19,17 @@ use super::place::Place;
 use super::temporary::{Checked, Temporary};
 use super::xattrs;
 
-/// Replaces or creates the file `path` durably and gives back its state.
+/// Replaces or creates the file `path` durably and returns its state.
 ///
-/// The target must be as `expected` before the first byte is written and still untouched when the new file
-/// takes its name. `tag` names the change: the file in preparation is `.kkrun-<tag>` beside the target, and one
-/// that an earlier attempt left is removed first. After an error before the rename nothing has changed and
-/// the file in preparation is gone; an error in the last sync says so.
+/// The target must be as `expected` before the first byte is written, and unchanged when the new file takes its name.
+/// `tag` names the change: the file in preparation is `.kkrun-<tag>` beside the target, and a leftover of an earlier
+/// attempt is removed first. After an error before the rename nothing has changed and the file in preparation is
+/// removed; an error in the last sync says so.
 ///
 /// # Errors
-/// A failure of kind `conflict` when the target is not as expected; `refused` when it is neither a regular
-/// file with one name, nor absent, nor a link that was expected; `space`, `readonly`, `busy`, `denied`,
-/// `crossdevice`, `missing` and `io` by cause; `damaged` when a reader gave other bytes than it should.
+/// A failure of kind `conflict` when the target is not as expected; `refused` when it is neither a regular file
+/// with one name, nor absent, nor a link that was expected; `space`, `readonly`, `busy`, `denied`, `crossdevice`,
+/// `missing` and `io` by cause; `damaged` when a reader gave other bytes than it should.
 pub fn replace(
     path: &Path,
     contents: Contents<'_>,
@@ -60,7 +60,7 @@ pub fn replace(
     Ok(state)
 }
 
-/// Whether this user alone can make something with these attributes.
+/// Whether this user alone can create a file with these attributes.
 pub(super) fn may_make(user: &User, attributes: &Attributes) -> bool {
     user.uid == attributes.owner
         && user.is_in(attributes.group)
@@ -89,15 +89,15 @@ pub(super) fn fill(file: OwnedFd, contents: Contents<'_>, shown: &Path) -> Resul
     Ok((file, digest, bytes.len() as u64))
 }
 
-/// Gives an open file or directory its time, owner, group, attributes and mode, in the order in which none
-/// undoes another: a new owner costs set-user-id bits and capabilities, an access control list is cut
-/// to the mode. The time is first because it is not compared: once all else is as desired, it is too.
+/// Gives an open file or directory its time, owner, group, attributes and mode, in an order in which no call undoes
+/// another: a new owner clears set-user-id bits and capabilities, and the mode limits an access control list. The time
+/// is first because it is not compared: once all else is as desired, it is too.
 pub(super) fn adorn(file: impl AsFd, to: &Attributes, shown: &Path) -> Result<()> {
     if let Some(mtime) = to.mtime {
         futimens(file.as_fd(), &mtime.timestamps())
             .map_err(|errno| failed("set the time of", shown, errno))?;
     }
-    let stat = fstat(file.as_fd()).map_err(|errno| failed("look at", shown, errno))?;
+    let stat = fstat(file.as_fd()).map_err(|errno| failed("access", shown, errno))?;
     if (stat.st_uid, stat.st_gid) != (to.owner, to.group) {
         fchown(file.as_fd(), Some(to.uid()), Some(to.gid()))
             .map_err(|errno| failed("change the owner of", shown, errno))?;
@@ -127,7 +127,7 @@ mod tests {
         replace(path, Contents::Bytes(bytes), to, expected, "test")
     }
 
-    /// Replaces `path` with what comes from a pipe, while somebody writes to `target` before it ends.
+    /// Replaces `path` with what comes from a pipe, while another process writes to `target` before it ends.
     fn write_while_meddling(path: &Path, target: &Path, expected: &FileState) -> Result<FileState> {
         let (from, mut into) = std::io::pipe().unwrap();
         let from = File::from(OwnedFd::from(from));
@@ -194,13 +194,13 @@ mod tests {
     #[ignore = "needs root"]
     fn owner_and_set_user_id_survive() {
         let (_directory, path) = scratch();
-        let to = Attributes::new(0o4755, NOBODY, 42);
+        let to = Attributes::new(0o4755, UNPRIVILEGED, 42);
         write(&path.join("file"), b"x", &to, &FileState::Absent).unwrap();
-        assert_eq!(access(&path.join("file")), (0o4755, NOBODY, 42));
+        assert_eq!(access(&path.join("file")), (0o4755, UNPRIVILEGED, 42));
     }
 
     #[test]
-    fn what_is_no_plain_file_is_refused_and_left_alone() {
+    fn what_is_not_a_plain_file_is_refused_and_left_alone() {
         let (_directory, path) = scratch();
         let at = |name: &str| path.join(name);
         std::fs::write(at("file"), "abc").unwrap();
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn somebody_elses_change_is_never_overwritten() {
+    fn a_change_from_outside_is_never_overwritten() {
         let (_directory, path) = scratch();
         let file = path.join("file");
         let seen = write(&file, b"one", &mine(0o600), &FileState::Absent).unwrap();
@@ -266,13 +266,13 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn in_a_users_place_the_user_acts_and_root_only_gives_away() {
-        let (_directory, path) = place_of_nobody();
-        write(&path.join("own"), b"x", &nobodys(0o600), &FileState::Absent).unwrap();
+        let (_directory, path) = unprivileged_directory();
+        write(&path.join("own"), b"x", &unprivileged(0o600), &FileState::Absent).unwrap();
         write(&path.join("roots"), b"x", &mine(0o4755), &FileState::Absent).unwrap();
-        assert_eq!(access(&path.join("own")), (0o600, NOBODY, NOBODY));
+        assert_eq!(access(&path.join("own")), (0o600, UNPRIVILEGED, UNPRIVILEGED));
         assert_eq!(access(&path.join("roots")), (0o4755, 0, 0));
         std::fs::create_dir(path.join("closed")).unwrap();
-        write(&path.join("closed/own"), b"x", &nobodys(0o600), &FileState::Absent).unwrap();
-        assert_eq!(access(&path.join("closed/own")), (0o600, NOBODY, NOBODY));
+        write(&path.join("closed/own"), b"x", &unprivileged(0o600), &FileState::Absent).unwrap();
+        assert_eq!(access(&path.join("closed/own")), (0o600, UNPRIVILEGED, UNPRIVILEGED));
     }
 }

@@ -1,4 +1,4 @@
-//! Changing mode, owner, group and attributes of what is there.
+//! Changes mode, owner, group and attributes of an existing file or directory.
 
 use std::os::fd::AsFd as _;
 use std::path::Path;
@@ -13,20 +13,19 @@ use super::metadata::{Attributes, Metadata};
 use super::place::Place;
 use super::replace::{adorn, may_make};
 
-/// Gives the file or directory `path` these attributes through its descriptor; of a link only owner and group
-/// change. Gives back the new metadata; none for a link.
+/// Gives the file or directory `path` these attributes through its descriptor; of a link only owner and group change.
+/// Returns the new metadata; `None` for a link.
 ///
-/// What it is and its metadata must be as `expected`; its content is neither read nor touched. This is
-/// several calls to the kernel: after a crash between them some of the attributes are new, and doing it again
-/// completes it.
+/// Its kind and metadata must be as `expected`; its content is neither read nor changed. This takes several calls to
+/// the kernel: after a crash between them some of the attributes are new, and another call completes it.
 ///
 /// # Errors
-/// As [`super::replace()`]; `refused` for anything else, and for a file with several names (hard links) in
-/// a place that others can write, because its other name may lie in a place of root.
+/// As [`super::replace()`]; `refused` for anything else, and for a file with several names (hard links) in a directory
+/// that others can write to, because its other name may be in a directory of root.
 pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Result<Option<Metadata>> {
     let place = Place::open(path)?;
     let stat = statat(place.directory(), &place.name, AtFlags::SYMLINK_NOFOLLOW)
-        .map_err(|errno| failed("look at", &place.path, errno))?;
+        .map_err(|errno| failed("access", &place.path, errno))?;
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => OFlags::empty(),
         FileType::Directory => OFlags::DIRECTORY,
@@ -34,14 +33,14 @@ pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Resul
             set_link_owner(&place, to, expected)?;
             return Ok(None);
         }
-        _ => return Err(refused(&place.path, "is neither a file nor a directory nor a link")),
+        _ => return Err(refused(&place.path, "is not a file, directory or link")),
     };
     let Some(file) = open_same(place.directory(), &place.name, &place.path, &stat, kind)? else {
-        return Err(conflict(&place.path, &["it was exchanged".to_owned()]));
+        return Err(conflict(&place.path, &["it was replaced".to_owned()]));
     };
-    let links = fstat(&file).map_err(|errno| failed("look at", &place.path, errno))?.st_nlink;
+    let links = fstat(&file).map_err(|errno| failed("access", &place.path, errno))?.st_nlink;
     if kind.is_empty() && links > 1 && !place.trusted {
-        return Err(refused(&place.path, "has other names (hard links) in a place that others can write"));
+        return Err(refused(&place.path, "has hard links and is in a directory that others can write to"));
     }
     let now = metadata_of(&file, &place.path)?;
     let state = match expected {
@@ -109,13 +108,13 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn in_a_users_place_a_second_name_is_refused() {
-        let (_directory, path) = place_of_nobody();
+        let (_directory, path) = unprivileged_directory();
         std::fs::write(path.join("file"), "abc").unwrap();
         let before = FileState::observe(&path.join("file")).unwrap();
         std::fs::hard_link(path.join("file"), path.join("second")).unwrap();
-        assert_eq!(kind(set_metadata(&path.join("file"), &nobodys(0o600), &before)), "refused");
+        assert_eq!(kind(set_metadata(&path.join("file"), &unprivileged(0o600), &before)), "refused");
         std::fs::remove_file(path.join("second")).unwrap();
-        set_metadata(&path.join("file"), &nobodys(0o600), &before).unwrap();
-        assert_eq!(access(&path.join("file")), (0o600, NOBODY, NOBODY));
+        set_metadata(&path.join("file"), &unprivileged(0o600), &before).unwrap();
+        assert_eq!(access(&path.join("file")), (0o600, UNPRIVILEGED, UNPRIVILEGED));
     }
 }

@@ -1,4 +1,4 @@
-//! What a change prepares beside its target, under a name fixed for the change.
+//! What a change prepares beside its target, under a fixed name for each change.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
@@ -32,12 +32,12 @@ pub(super) fn name_of(tag: &str) -> Result<OsString> {
     if fits {
         Ok(format!("{PREFIX}{tag}").into())
     } else {
-        Err(refused(Path::new(tag), "is no tag for a change"))
+        Err(refused(Path::new(tag), "is not a valid tag for a change"))
     }
 }
 
-/// Removes what an interrupted change of this tag left beside `path`: a file, a link, or an unfinished
-/// directory. Nothing there is fine.
+/// Removes what an interrupted change of this tag left beside `path`: a file, a link, or an unfinished directory. Fine
+/// if nothing is there.
 pub fn clear_leftover(path: &Path, tag: &str) -> Result<()> {
     let name = name_of(tag)?;
     let walk = Walk::to(path)?;
@@ -59,7 +59,7 @@ fn clear(directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<()> {
     }
 }
 
-/// Something prepared, removed again unless it was put in place.
+/// A prepared file, link or directory; removed on drop unless it was put in place.
 pub(super) struct Temporary<'place> {
     place: &'place Place,
     name: OsString,
@@ -73,7 +73,7 @@ impl<'place> Temporary<'place> {
         Ok(Self { place, name, in_place: false })
     }
 
-    /// An empty file that only its maker can open.
+    /// An empty file that only its creator can open.
     pub(super) fn file(place: &'place Place, tag: &str) -> Result<(Self, OwnedFd)> {
         let temporary = Self::new(place, tag)?;
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -90,7 +90,7 @@ impl<'place> Temporary<'place> {
         Ok(temporary)
     }
 
-    /// An empty directory that only its maker can enter.
+    /// An empty directory that only its creator can enter.
     pub(super) fn directory(place: &'place Place, tag: &str) -> Result<(Self, OwnedFd)> {
         let temporary = Self::new(place, tag)?;
         mkdirat(place.directory(), &temporary.name, Mode::from_raw_mode(0o700))
@@ -111,8 +111,8 @@ impl<'place> Temporary<'place> {
         self.in_place = true;
     }
 
-    /// Gives it the target's name, if the target is still what `checked` saw: an absent one is never
-    /// overwritten, another one not if it was exchanged or changed since.
+    /// Gives it the target's name, if the target is still what `checked` saw: nothing that appeared, was exchanged or
+    /// was changed since is overwritten.
     pub(super) fn put_in_place(self, checked: &Checked) -> Result<Placed> {
         checked.again(self.place)?;
         self.exchange(checked)
@@ -123,7 +123,7 @@ impl<'place> Temporary<'place> {
         let flags = if checked.identity.is_none() { RenameFlags::NOREPLACE } else { RenameFlags::EXCHANGE };
         let old = match renameat_with(directory, &self.name, directory, name, flags) {
             Ok(()) => checked.identity.map(|_| self.name.clone()),
-            // A file system that can neither refuse to replace nor exchange.
+            // This file system supports neither a rename that does not replace nor an exchange.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 renameat(directory, &self.name, directory, name)
                     .map_err(|errno| failed("replace", &self.place.path, errno))?;
@@ -136,18 +136,18 @@ impl<'place> Temporary<'place> {
     }
 }
 
-/// Something that has the target's name now.
-#[must_use = "what stood there is still beside it"]
+/// A prepared file, link or directory that has the target's name now.
+#[must_use = "the replaced target is still beside it"]
 pub(super) struct Placed {
-    /// The name of what stood there.
+    /// The name of the replaced target.
     old: Option<OsString>,
 }
 
 impl Placed {
-    /// Removes what stood there, if it is what `checked` saw: between the last look and the exchange somebody may have
-    /// put something else there, and that is put back.
+    /// Removes the replaced target, if it is what `checked` saw: another file may have appeared between the last check
+    /// and the exchange, and that is put back.
     ///
-    /// To be called as root: who owns the place may not read what stood there.
+    /// To be called as root: the owner of the directory may not be able to read the replaced target.
     pub(super) fn settle(self, place: &Place, checked: &Checked) -> Result<()> {
         let Some(old) = self.old else { return Ok(()) };
         let directory = place.directory();
@@ -166,8 +166,8 @@ impl Placed {
     }
 }
 
-/// Removes the target, durably but for the sync of its directory: it is moved aside and looked at, so that nothing goes
-/// that somebody put there at the last moment. To be called as root.
+/// Removes the target, durably but for the sync of its directory: it is moved aside and checked, so that a file that
+/// others put there at the last moment is not removed. To be called as root.
 pub(super) fn take_away(place: &Place, checked: &Checked, tag: &str) -> Result<()> {
     checked.again(place)?;
     move_away(place, checked, tag)
@@ -201,7 +201,7 @@ fn remove_old(place: &Place, name: &OsStr) -> Result<()> {
 
 fn left_beside(place: &Place, name: &OsStr) -> String {
     let (shown, beside) = (PathText::new(&*place.path), PathText::new(place.beside(name)));
-    format!("what was at `{shown}` is at `{beside}` now: move it before the next run clears it")
+    format!("move `{beside}`, which was `{shown}` before, to another name: the next run removes it")
 }
 
 impl Drop for Temporary<'_> {
@@ -213,16 +213,16 @@ impl Drop for Temporary<'_> {
     }
 }
 
-/// A target that was found to be what it is expected to be.
+/// A target that was checked to be as expected.
 pub(super) struct Checked {
     /// What is there.
     pub(super) state: FileState,
-    /// Which file it is; none if absent.
+    /// The identity of the file; `None` if absent.
     pub(super) identity: Option<Identity>,
 }
 
 impl Checked {
-    /// Looks whether the target is as `expected`.
+    /// Checks that the target is as `expected`.
     pub(super) fn target(place: &Place, expected: &FileState) -> Result<Self> {
         let Seen { state, identity } = look(place.directory(), &place.name, &place.path, &mut digest_known)?;
         if !expected.same_as(&state) {
@@ -239,13 +239,16 @@ impl Checked {
             (FileState::Absent | FileState::File { .. }, _)
             | (FileState::Link { .. }, FileState::Link { .. }) => {}
             (other, _) => {
-                return Err(refused(&place.path, &format!("is {}: kkrun does not replace it", other.noun())));
+                return Err(refused(
+                    &place.path,
+                    &format!("is {}, which kkrun does not replace", other.kind_name()),
+                ));
             }
         }
         if matches!(state, FileState::File { .. }) && identity.is_some_and(|identity| identity.links > 1) {
             return Err(refused(
                 &place.path,
-                "has other names (hard links): kkrun does not replace it, because they would keep the old content",
+                "has hard links: kkrun does not replace it, because its other names would keep the old content",
             ));
         }
         if !expected.same_as(&state) {
@@ -254,8 +257,8 @@ impl Checked {
         Ok(Self { state, identity })
     }
 
-    /// Looks at what was moved away under `name`: it must be what was checked. A rename changes nothing of a file but the
-    /// time of its last change.
+    /// Checks that what was moved to `name` is what was checked before. A rename changes nothing of a file but its time
+    /// of change.
     fn came_out(&self, place: &Place, name: &OsStr) -> Result<()> {
         let known = self.identity.zip(self.state.sha256());
         let mut read = |file: &File, shown: &Path| match known {
@@ -270,17 +273,17 @@ impl Checked {
             return Err(conflict(&place.path, &self.state.differences(&state)));
         }
         if identity.is_some_and(has_more_names) {
-            return Err(conflict(&place.path, &["it has another name (a hard link) now".to_owned()]));
+            return Err(conflict(&place.path, &["it has a hard link now".to_owned()]));
         }
         Ok(())
     }
 
-    /// Looks again whether it is untouched: the same file, not changed since.
+    /// Checks that it is still the same file and unchanged.
     pub(super) fn again(&self, place: &Place) -> Result<()> {
         let now = match rustix::fs::statat(place.directory(), &place.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => Some(Identity::of(&stat)),
             Err(Errno::NOENT) => None,
-            Err(errno) => return Err(failed("look at", &place.path, errno)),
+            Err(errno) => return Err(failed("access", &place.path, errno)),
         };
         if now == self.identity {
             return Ok(());
@@ -301,7 +304,7 @@ mod tests {
     use super::*;
     use crate::machine::files::testing::*;
 
-    /// Somebody does `meddle` between the last look at a file and the rename: it must be there afterwards.
+    /// Runs `meddle` between the last check of a file and the rename: its effect must survive.
     fn meddled_with(meddle: &dyn Fn(&Path)) -> [(&'static str, Vec<String>, FileState, FileState); 2] {
         [false, true].map(|removes| {
             let (_directory, path) = scratch();

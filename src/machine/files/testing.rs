@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use super::*;
 
-/// The user id of nobody on Debian, who owns nothing.
-pub(super) const NOBODY: u32 = 65534;
+/// The user and group id of Debian's unprivileged user, who owns nothing.
+pub(super) const UNPRIVILEGED: u32 = 65534;
 
 /// A new directory, and its path without links.
 pub(super) fn scratch() -> (tempfile::TempDir, PathBuf) {
@@ -15,21 +15,21 @@ pub(super) fn scratch() -> (tempfile::TempDir, PathBuf) {
     (directory, path)
 }
 
-/// A scratch directory that belongs to nobody.
-pub(super) fn place_of_nobody() -> (tempfile::TempDir, PathBuf) {
+/// A scratch directory of the unprivileged user.
+pub(super) fn unprivileged_directory() -> (tempfile::TempDir, PathBuf) {
     let (directory, path) = scratch();
-    std::os::unix::fs::chown(&path, Some(NOBODY), Some(NOBODY)).unwrap();
+    std::os::unix::fs::chown(&path, Some(UNPRIVILEGED), Some(UNPRIVILEGED)).unwrap();
     (directory, path)
 }
 
-/// Attributes of a file of whoever runs the test.
+/// Attributes of a file of the user who runs the test.
 pub(super) fn mine(mode: u32) -> Attributes {
     Attributes::new(mode, rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
 }
 
-/// Attributes of a file of nobody.
-pub(super) fn nobodys(mode: u32) -> Attributes {
-    Attributes::new(mode, NOBODY, NOBODY)
+/// Attributes of a file of the unprivileged user.
+pub(super) fn unprivileged(mode: u32) -> Attributes {
+    Attributes::new(mode, UNPRIVILEGED, UNPRIVILEGED)
 }
 
 /// Mode, owner and group.

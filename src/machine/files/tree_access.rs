@@ -1,4 +1,4 @@
-//! Who may do what with each entry of a tree.
+//! Owner, group and mode of each entry of a tree.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,15 +15,15 @@ use super::credentials::is_root;
 use super::failures::{conflict, failed, refused};
 use super::file_state::{FileState, metadata_of, open_same};
 use super::manifest::{ROOT, open_root};
-use super::metadata::{Attributes, mode_lies_between};
+use super::metadata::{Attributes, mode_is_between};
 use super::path_text::PathText;
 use super::replace::adorn;
 use super::tree_walk::{Next, open_beneath, walk_tree};
 
-/// Up to how many entries are synced one by one. Beyond that one sync of the whole file system is quicker.
+/// Up to how many entries are synced one by one. Beyond that, one sync of the whole file system is faster.
 const SYNCED_SINGLY: usize = 64;
 
-/// Kind, mode, owner and group of an entry; in JSON a text such as `file 0644 0:33`.
+/// Kind, mode, owner and group of an entry; in JSON a string such as `file 0644 0:33`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Access {
@@ -37,7 +37,7 @@ pub struct Access {
     pub group: u32,
 }
 
-/// What an entry with an owner can be.
+/// The kinds of entries that have an owner and a mode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EntryKind {
     /// A regular file.
@@ -49,7 +49,7 @@ pub enum EntryKind {
 }
 
 impl Access {
-    /// None for what kkrun does not touch: pipes, sockets and devices.
+    /// `None` for what kkrun does not touch: pipes, sockets and devices.
     fn of(stat: &Stat) -> Option<Self> {
         let kind = match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => EntryKind::File,
@@ -67,10 +67,10 @@ impl Access {
         [one.kind, other.kind].contains(&self.kind)
             && [one.owner, other.owner].contains(&self.owner)
             && [one.group, other.group].contains(&self.group)
-            && mode_lies_between(self.mode, one.mode, other.mode)
+            && mode_is_between(self.mode, one.mode, other.mode)
     }
 
-    /// Gives this owner, group and mode to a state, if it is of the same kind.
+    /// Sets this owner, group and mode in a state, if it is of the same kind.
     pub fn put_on(&self, state: &mut FileState) {
         match (self.kind, state) {
             (EntryKind::File, FileState::File { metadata, .. })
@@ -113,7 +113,7 @@ impl FromStr for Access {
             let mode = u32::from_str_radix(mode, 8).ok().filter(|mode| *mode <= 0o7777)?;
             Some(Self { kind, mode, owner: owner.parse().ok()?, group: group.parse().ok()? })
         };
-        parse().with_context(|| format!("`{text}` is no kind, mode, owner and group"))
+        parse().with_context(|| format!("invalid access `{text}`: expected kind, mode, owner and group"))
     }
 }
 
@@ -131,12 +131,12 @@ impl From<Access> for String {
     }
 }
 
-/// Looks at every entry of the tree at `root`, the root itself as `.`, without reading any file. No link is
-/// followed and what is mounted inside is left out. No tree gives an empty map.
+/// Observes every entry of the tree at `root`, the root itself as `.`, without reading any file. No link is followed,
+/// and what is mounted inside is left out. An absent tree gives an empty map.
 pub fn observe_access(root: &Path) -> Result<BTreeMap<PathText, Access>> {
     let mut seen = BTreeMap::new();
     let Some(directory) = open_root(root)? else { return Ok(seen) };
-    let stat = fstat(&directory).map_err(|errno| failed("look at", root, errno))?;
+    let stat = fstat(&directory).map_err(|errno| failed("access", root, errno))?;
     seen.extend(Access::of(&stat).map(|access| (PathText::new(ROOT), access)));
     walk_tree(directory.as_fd(), root, &mut |entry| {
         if entry.is_mount {
@@ -145,7 +145,7 @@ pub fn observe_access(root: &Path) -> Result<BTreeMap<PathText, Access>> {
         let stat = match statat(entry.directory, entry.name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => return Ok(Next::Pass),
-            Err(errno) => return Err(failed("look at", entry.shown, errno)),
+            Err(errno) => return Err(failed("access", entry.shown, errno)),
         };
         let Some(access) = Access::of(&stat) else { return Ok(Next::Pass) };
         seen.insert(PathText::new(entry.relative), access);
@@ -154,17 +154,17 @@ pub fn observe_access(root: &Path) -> Result<BTreeMap<PathText, Access>> {
     Ok(seen)
 }
 
-/// Gives entries of the tree at `root` the second access where they have the first, durably; what has the second
-/// already, or is gone, is fine. Access control lists follow the mode, file capabilities stay.
+/// Changes entries of the tree at `root` from the first access to the second, durably; an entry that already has the
+/// second, or is absent, is fine. Access control lists follow the mode, file capabilities stay.
 ///
 /// # Errors
-/// `foreign` when an entry has neither; `refused` for a file with several names (hard links) in a directory
-/// that others than root can write, because its other name may lie in a place of root; otherwise as
+/// `conflict` when an entry has neither; `refused` for a file with several names (hard links) in a directory that other
+/// users than root can write to, because its other name may be in a directory of root; otherwise as
 /// [`super::replace()`].
 pub fn set_access(root: &Path, changes: &BTreeMap<PathText, (Access, Access)>) -> Result<()> {
     let Some(top) = open_root(root)? else { return Ok(()) };
     let singly = changes.len() <= SYNCED_SINGLY;
-    // Inner ones first: who takes the right to enter a directory from himself is done in it.
+    // Inner ones first: a change may take away kkrun's right to enter the outer directory.
     for (relative, (from, to)) in changes.iter().rev() {
         let relative = relative.as_path();
         if relative == Path::new(ROOT) {
@@ -172,7 +172,9 @@ pub fn set_access(root: &Path, changes: &BTreeMap<PathText, (Access, Access)>) -
             continue;
         }
         let shown = root.join(relative);
-        let Some(name) = relative.file_name() else { bail!(refused(relative, "names nothing in a tree")) };
+        let Some(name) = relative.file_name() else {
+            bail!(refused(relative, "is not a path inside a tree"))
+        };
         let above = relative.parent().filter(|above| !above.as_os_str().is_empty());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
         let above = match above.map(|above| open_beneath(top.as_fd(), above, flags)) {
@@ -185,7 +187,7 @@ pub fn set_access(root: &Path, changes: &BTreeMap<PathText, (Access, Access)>) -
         let stat = match statat(above, name, AtFlags::SYMLINK_NOFOLLOW) {
             Ok(stat) => stat,
             Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(failed("look at", &shown, errno)),
+            Err(errno) => return Err(failed("access", &shown, errno)),
         };
         let also = match Access::of(&stat).map(|access| access.kind) {
             Some(EntryKind::Link) => {
@@ -198,7 +200,7 @@ pub fn set_access(root: &Path, changes: &BTreeMap<PathText, (Access, Access)>) -
         };
         match open_same(above, name, &shown, &stat, also)? {
             Some(file) => give(&file, Some(above), &shown, *from, *to, singly)?,
-            None => return Err(conflict(&shown, &["it was exchanged".to_owned()])),
+            None => return Err(conflict(&shown, &["it was replaced".to_owned()])),
         }
     }
     if !singly {
@@ -207,7 +209,7 @@ pub fn set_access(root: &Path, changes: &BTreeMap<PathText, (Access, Access)>) -
     Ok(())
 }
 
-/// Changes an open file or directory, which stands in the directory `above`.
+/// Changes an open file or directory, which is in the directory `above`.
 fn give(
     file: &OwnedFd,
     above: Option<BorrowedFd<'_>>,
@@ -216,7 +218,7 @@ fn give(
     to: Access,
     sync: bool,
 ) -> Result<()> {
-    let stat = fstat(file).map_err(|errno| failed("look at", shown, errno))?;
+    let stat = fstat(file).map_err(|errno| failed("access", shown, errno))?;
     if !is_due(&stat, shown, from, to)? {
         return Ok(());
     }
@@ -226,7 +228,7 @@ fn give(
         && is_root()
         && !is_private(above, shown)?
     {
-        return Err(refused(shown, "has other names (hard links) in a place that others can write"));
+        return Err(refused(shown, "has hard links and is in a directory that others can write to"));
     }
     let mut attributes = Attributes::from(&metadata_of(file, shown)?);
     (attributes.mode, attributes.owner, attributes.group, attributes.mtime) =
@@ -269,7 +271,7 @@ fn is_due(stat: &Stat, shown: &Path, from: Access, to: Access) -> Result<bool> {
 
 /// Whether only root can put names in this directory.
 fn is_private(directory: BorrowedFd<'_>, shown: &Path) -> Result<bool> {
-    let stat = fstat(directory).map_err(|errno| failed("look at the directory of", shown, errno))?;
+    let stat = fstat(directory).map_err(|errno| failed("access the directory of", shown, errno))?;
     Ok(stat.st_uid == 0 && stat.st_mode & 0o022 == 0)
 }
 
@@ -337,14 +339,15 @@ mod tests {
     #[test]
     #[ignore = "needs root"]
     fn a_second_name_in_a_users_directory_is_refused() {
-        let (_directory, path) = place_of_nobody();
+        let (_directory, path) = unprivileged_directory();
         std::fs::write(path.join("file"), "abc").unwrap();
         std::fs::hard_link(path.join("file"), path.join("second")).unwrap();
         let from = observe_access(&path).unwrap()[&PathText::new("file")];
-        let changes = BTreeMap::from([(PathText::new("file"), (from, Access { owner: NOBODY, ..from }))]);
+        let changes =
+            BTreeMap::from([(PathText::new("file"), (from, Access { owner: UNPRIVILEGED, ..from }))]);
         assert_eq!(kind(set_access(&path, &changes)), "refused");
         std::fs::remove_file(path.join("second")).unwrap();
         set_access(&path, &changes).unwrap();
-        assert_eq!(access(&path.join("file")).1, NOBODY);
+        assert_eq!(access(&path.join("file")).1, UNPRIVILEGED);
     }
 }

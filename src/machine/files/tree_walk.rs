@@ -1,4 +1,4 @@
-//! Going through a tree by the descriptors of its directories.
+//! Walks through a tree by the descriptors of its directories.
 
 use std::ffi::{OsStr, OsString};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -11,10 +11,10 @@ use rustix::io::Errno;
 
 use super::failures::{failed, refused};
 
-/// How many directories may lie inside one another: each of them is held open.
+/// How deep directories may be nested: each of them is held open.
 const DEEPEST: usize = 200;
 
-/// What a visitor wants after an entry.
+/// Where a visitor goes after an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Next {
     /// The entries inside it, if it is a directory.
@@ -23,7 +23,7 @@ pub(crate) enum Next {
     Pass,
 }
 
-/// An entry of a tree on the way through it.
+/// A visited entry of a tree.
 pub(crate) struct Entry<'walk> {
     /// Its directory.
     pub(crate) directory: BorrowedFd<'walk>,
@@ -56,7 +56,7 @@ fn walk_below(
 ) -> Result<()> {
     let here = root.join(&*relative);
     if depth > DEEPEST {
-        return Err(refused(&here, "lies deeper than kkrun goes"));
+        return Err(refused(&here, "is nested too deeply"));
     }
     for name in sorted_names(directory, &here)? {
         relative.push(&name);
@@ -64,13 +64,13 @@ fn walk_below(
         let is_mount = match open_beneath(directory, Path::new(&name), OFlags::PATH | OFlags::NOFOLLOW) {
             Err(Errno::XDEV) => true,
             Ok(_) | Err(Errno::NOENT) => false,
-            Err(errno) => return Err(failed("look at", &shown, errno)),
+            Err(errno) => return Err(failed("access", &shown, errno)),
         };
         let entry = Entry { directory, name: &name, relative, shown: &shown, is_mount };
         if visit(&entry)? == Next::Enter && !is_mount {
             match open_beneath(directory, Path::new(&name), OFlags::DIRECTORY | OFlags::NOFOLLOW) {
                 Ok(inner) => walk_below(inner.as_fd(), relative, root, depth + 1, visit)?,
-                // No directory, or none any more.
+                // Not a directory, or not any more.
                 Err(Errno::NOTDIR | Errno::LOOP | Errno::NOENT) => {}
                 Err(errno) => return Err(failed("open the directory", &shown, errno)),
             }

@@ -44,8 +44,8 @@ impl From<Value> for String {
     }
 }
 
-/// Whether kkrun keeps this attribute: `user.*`, the two access control lists, and `security.*` but for
-/// the labels and seals that the kernel's security modules give to every new file by themselves.
+/// Whether kkrun keeps this attribute: `user.*`, the two access control lists, and `security.*` except the labels and
+/// seals that the kernel's security modules set on every new file.
 pub fn is_kept(name: &str) -> bool {
     let by_the_kernel = ["security.selinux", "security.ima", "security.evm", "security.apparmor"];
     name.starts_with("user.")
@@ -61,7 +61,7 @@ pub(super) fn is_privileged(name: &str) -> bool {
     name.starts_with("security.")
 }
 
-/// The kept attributes of an open file. A file system without any has none.
+/// The kept attributes of an open file; none if the file system does not support them.
 pub(super) fn read(file: impl AsFd, shown: &Path) -> Result<BTreeMap<String, Value>> {
     match flistxattr_query(file.as_fd()) {
         Ok(0) | Err(Errno::NOTSUP) => return Ok(BTreeMap::new()),
@@ -90,7 +90,7 @@ pub(super) fn read(file: impl AsFd, shown: &Path) -> Result<BTreeMap<String, Val
     Ok(kept)
 }
 
-/// Gives an open file exactly these of the attributes that are kept. To be followed by setting the mode.
+/// Sets exactly these of the kept attributes on an open file. The mode must be set afterwards.
 pub(super) fn write(file: impl AsFd, desired: &BTreeMap<String, Value>, shown: &Path) -> Result<()> {
     let present = read(file.as_fd(), shown)?;
     for name in present.keys().filter(|name| !desired.contains_key(*name)) {
@@ -119,8 +119,8 @@ pub(super) fn settled(given: &BTreeMap<String, Value>, mode: u32) -> BTreeMap<St
     settled
 }
 
-/// A POSIX access control list (linux/posix_acl_xattr.h: version 2, then tag, permissions and id, little
-/// endian) after chmod. None if it holds nothing but what the mode says.
+/// A POSIX access control list (linux/posix_acl_xattr.h: version 2, then tag, permissions and id, little endian) after
+/// chmod. `None` if it says no more than the mode.
 fn acl_with_mode(acl: &[u8], mode: u32) -> Option<Vec<u8>> {
     const USER_OBJECT: u16 = 0x01;
     const GROUP_OBJECT: u16 = 0x04;

@@ -1,4 +1,4 @@
-//! Passwords as servers keep them: made here, so that none is ever sent in clear.
+//! Passwords as servers keep them: computed here, so that no password is ever sent in clear.
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -7,7 +7,7 @@ use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 use zeroize::Zeroizing;
 
-/// What a server keeps in the place of a password.
+/// What a server stores instead of a password.
 pub type Verifier = Zeroizing<String>;
 
 /// A new verifier of a password, with a salt of its own.
@@ -15,8 +15,8 @@ pub fn verifier(password: &str) -> Verifier {
     Zeroizing::new(postgres_protocol::password::scram_sha_256(password.as_bytes()))
 }
 
-/// Whether this is the verifier of that password. One of the old kind (MD5) never counts: it is to be replaced.
-/// Sources: RFC 5802, section 3; PostgreSQL manual, `pg_authid.rolpassword`.
+/// Whether this is the verifier of that password. An MD5 hash never matches, so that it is replaced. Sources: RFC 5802,
+/// section 3; PostgreSQL manual, `pg_authid.rolpassword`.
 pub fn fits(password: &str, verifier: &str) -> Result<bool> {
     let Some(rest) = verifier.strip_prefix("SCRAM-SHA-256$") else { return Ok(false) };
     let read = || {

@@ -1,4 +1,4 @@
-//! Rows on their way out of answers.
+//! Converts rows of an answer to plain values.
 
 use anyhow::Result;
 use postgres::types::{FromSql, Kind, Type};
@@ -12,7 +12,7 @@ pub type Row = serde_json::Map<String, Value>;
 /// The plain values of a row.
 ///
 /// # Errors
-/// For a type that has no plain value of its own: its text is asked for in the statement.
+/// For a type without a plain value: the statement has to select its text.
 pub fn read(row: &postgres::Row) -> Result<Row> {
     let mut read = Row::new();
     for (at, column) in row.columns().iter().enumerate() {
@@ -21,7 +21,7 @@ pub fn read(row: &postgres::Row) -> Result<Row> {
     Ok(read)
 }
 
-/// A text in any type that the server sends as one.
+/// A string, of any type that the server sends as one.
 struct Text(String);
 
 impl<'a> FromSql<'a> for Text {
@@ -79,10 +79,10 @@ fn value(row: &postgres::Row, at: usize, name: &str, type_: &Type) -> Result<Val
         }
         ref other if is_text(other) => get::<Text>(row, at)?.map(|text| text.0.into()),
         ref other => {
-            let message = format!("the column `{name}` is of the type {other}, which has no plain value");
+            let message = format!("cannot convert the column `{name}`: its type {other} has no plain value");
             return Err(Failure::new(message)
                 .kind("type")
-                .hint(format!("ask for its text: {name}::text"))
+                .hint(format!("select its text: {name}::text"))
                 .into());
         }
     };

@@ -1,4 +1,4 @@
-//! Reads statements just far enough to put parameters into those that take none.
+//! Parses statements just far enough to insert parameters into those that cannot bind them.
 
 use anyhow::{Result, bail};
 use zeroize::Zeroizing;
@@ -6,8 +6,7 @@ use zeroize::Zeroizing;
 use super::value::Parameter;
 use crate::failure::Failure;
 
-/// Whether the server takes bound parameters in this statement: the others, which define and set things, have
-/// no place for them.
+/// Whether the server takes bound parameters in this statement: the others, which define and set things, do not.
 /// Source: PostgreSQL manual, `PREPARE`.
 pub fn binds(sql: &str) -> bool {
     let first = pieces(sql).into_iter().find_map(|piece| match piece {
@@ -23,10 +22,10 @@ pub fn binds(sql: &str) -> bool {
     first.is_some_and(|word| takes.contains(&word.as_str()))
 }
 
-/// The statement with its parameters written into it.
+/// The statement with its parameters inserted.
 ///
 /// # Errors
-/// When it names one that is not given.
+/// When it uses a parameter that is not given.
 pub fn inlined(sql: &str, parameters: &[Parameter]) -> Result<Zeroizing<String>> {
     let mut text = Zeroizing::new(String::with_capacity(sql.len()));
     for piece in pieces(sql) {
@@ -36,7 +35,7 @@ pub fn inlined(sql: &str, parameters: &[Parameter]) -> Result<Zeroizing<String>>
                 let Some(parameter) = number.checked_sub(1).and_then(|at| parameters.get(at)) else {
                     bail!(
                         Failure::new(format!(
-                            "the statement names ${number}, and {} parameters are given",
+                            "the statement uses ${number}, but {} parameters are given",
                             parameters.len()
                         ))
                         .kind("usage")
@@ -52,7 +51,7 @@ pub fn inlined(sql: &str, parameters: &[Parameter]) -> Result<Zeroizing<String>>
 #[derive(Debug, PartialEq)]
 enum Piece<'sql> {
     Plain(&'sql str),
-    /// A text or a name in quotes, the quotes included.
+    /// A string or a name in quotes, the quotes included.
     Quoted(&'sql str),
     Comment(&'sql str),
     Parameter(usize),
@@ -84,7 +83,7 @@ fn pieces<'sql>(sql: &'sql str) -> Vec<Piece<'sql>> {
                 if plain < at {
                     pieces.push(Piece::Plain(&sql[plain..at]));
                 }
-                // A number beyond all is one that is not given.
+                // A number that overflows is of a parameter that is not given.
                 pieces.push(Piece::Parameter(sql[at + 1..end].parse().unwrap_or(usize::MAX)));
                 (plain, at) = (end, end);
                 continue;
@@ -117,7 +116,7 @@ fn is_word(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'$' || !byte.is_ascii()
 }
 
-/// Behind the closing quote; a doubled one closes nothing.
+/// The position after the closing quote; a doubled quote does not close.
 fn end_of_quoted(bytes: &[u8], start: usize, quote: u8, escapes: bool) -> usize {
     let mut at = start + 1;
     while at < bytes.len() {
@@ -131,7 +130,7 @@ fn end_of_quoted(bytes: &[u8], start: usize, quote: u8, escapes: bool) -> usize 
     bytes.len()
 }
 
-/// Behind the comment's end; comments nest.
+/// The position after the comment; comments nest.
 fn end_of_comment(bytes: &[u8], start: usize) -> usize {
     let (mut depth, mut at) = (0_usize, start);
     while at < bytes.len() {
@@ -153,7 +152,7 @@ fn end_of_comment(bytes: &[u8], start: usize) -> usize {
     bytes.len()
 }
 
-/// Behind `$tag$ … $tag$`, if one begins here.
+/// The position after `$tag$ … $tag$`, if one begins here.
 fn end_of_dollar_quoted(sql: &str, start: usize) -> Option<usize> {
     let rest = &sql[start + 1..];
     let length = rest.find('$')?;

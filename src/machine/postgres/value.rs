@@ -1,4 +1,4 @@
-//! Values on their way into statements.
+//! Values that are passed to statements.
 
 use std::error::Error;
 use std::fmt;
@@ -7,7 +7,7 @@ use bytes::BytesMut;
 use postgres::types::{Format, IsNull, ToSql, Type, to_sql_checked};
 use zeroize::Zeroizing;
 
-/// A parameter: the server finds out of which type it is to be, and reads it from its text.
+/// A parameter: the server determines its type, and parses its text.
 #[derive(Clone)]
 pub enum Parameter {
     /// NULL.
@@ -32,7 +32,7 @@ impl Parameter {
             Self::Null => "NULL".to_owned(),
             Self::Bool(true) => "TRUE".to_owned(),
             Self::Bool(false) => "FALSE".to_owned(),
-            // A minus sign behind an operator would be another operator.
+            // A minus sign after an operator would form another operator.
             Self::Number(number) if number.starts_with('-') => format!("({number})"),
             Self::Number(number) => number.clone(),
             Self::Text(text) => super::literal(text),

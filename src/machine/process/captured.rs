@@ -1,4 +1,4 @@
-//! What a stream brought, kept in bounded memory.
+//! The output of a stream, kept in bounded memory.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;

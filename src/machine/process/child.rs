@@ -15,7 +15,7 @@ pub(super) struct Child {
     pid: Pid,
 }
 
-/// Children of this process that somebody here waits for: nobody else may reap them.
+/// Children of this process with a waiter of their own: no other code may reap them.
 static AWAITED: Mutex<BTreeSet<u32>> = Mutex::new(BTreeSet::new());
 
 pub(super) fn awaited() -> MutexGuard<'static, BTreeSet<u32>> {
@@ -23,7 +23,7 @@ pub(super) fn awaited() -> MutexGuard<'static, BTreeSet<u32>> {
 }
 
 impl Child {
-    /// The child that `start` starts; nobody can take it for somebody else's, not even for an instant.
+    /// The child that `start` starts; it is registered before any other code can reap it.
     pub(super) fn awaited(start: impl FnOnce() -> io::Result<Pid>) -> io::Result<Self> {
         let mut awaited = awaited();
         let pid = start()?;
@@ -35,7 +35,7 @@ impl Child {
         self.pid
     }
 
-    /// How it ended, if it has; once it has, its number may be somebody else's.
+    /// How it ended, if it has; once it has, its number may be reused.
     pub(super) fn try_wait(&self) -> io::Result<Option<ExitStatus>> {
         let status = waitpid(Some(self.pid), WaitOptions::NOHANG)?
             .map(|(_, status)| ExitStatus::from_raw(status.as_raw()));

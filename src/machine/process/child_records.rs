@@ -1,9 +1,9 @@
-//! The file in which a run notes the processes it has running, so that the run after a killed one finds them.
+//! The file in which a run records the processes it has running, so that the run after a killed one finds them.
 //!
-//! It is never synced: it only has to survive the death of a process, not of the machine, and it says which boot
-//! it is about. It begins with slots of a fixed size, one for each running command, which is filled in as
-//! soon as the command has a process; lines about the run follow, and one for each process that a command which ended
-//! well left behind. A process that a killed run did not come to note is found by its variable.
+//! It is never synced: it only has to survive the death of a process, not of the machine, and it says which boot it is
+//! about. It begins with slots of a fixed size, one for each running command, which is filled in as soon as the command
+//! has a process; lines about the run follow, and one for each process that a successful command left behind. A process
+//! that a killed run could not record any more is found by its variable.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Write as _};
@@ -18,7 +18,7 @@ use crate::failure::Failure;
 use crate::machine::clock;
 use crate::machine::files::PathText;
 
-/// How the name of such a file ends. What is named otherwise in its directory is not read.
+/// How the name of such a file ends. Other files in its directory are not read.
 const SUFFIX: &str = ".children";
 
 const SLOTS: usize = 16;
@@ -30,7 +30,7 @@ const EMPTY: [u8; SLOT] = {
     slot
 };
 
-/// The note file of a run at work; it goes when the run ends, and stays when the run is killed.
+/// The file of a running run; removed when the run ends, left when it is killed.
 #[derive(Debug)]
 pub(super) struct ChildRecords {
     /// None for a run that leaves no trace.
@@ -38,16 +38,16 @@ pub(super) struct ChildRecords {
     taken: [AtomicBool; SLOTS],
 }
 
-/// One command's place in the file; emptied when dropped.
+/// The slot of one command in the file; emptied when dropped.
 #[derive(Debug)]
 pub(super) struct Slot<'a> {
-    notes: &'a ChildRecords,
+    records: &'a ChildRecords,
     index: usize,
 }
 
 impl ChildRecords {
     pub(super) fn create(directory: &Path, run: &str) -> Result<Self> {
-        let named = || format!("cannot note running processes in `{}`", directory.display());
+        let named = || format!("cannot record running processes in `{}`", directory.display());
         fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).with_context(named)?;
         let (path, mut file) = create_unused(directory, run).with_context(named)?;
         let mut text = EMPTY.repeat(SLOTS);
@@ -76,14 +76,14 @@ impl ChildRecords {
         self.file.as_ref().map(|(path, _)| path.as_path())
     }
 
-    /// A free place for one more command.
+    /// A free slot for one more command.
     pub(super) fn slot(&self) -> Result<Slot<'_>> {
         let free = self.taken.iter().position(|taken| !taken.swap(true, Ordering::AcqRel));
-        let Some(index) = free else { bail!("more than {SLOTS} commands at once") };
-        Ok(Slot { notes: self, index })
+        let Some(index) = free else { bail!("cannot run more than {SLOTS} commands at once") };
+        Ok(Slot { records: self, index })
     }
 
-    /// Notes that these processes were left behind on purpose: they are no orphans, now or later.
+    /// Records that these processes were left behind on purpose: they are not orphans, now or later.
     pub(super) fn leave(&self, process: &Process) -> Result<()> {
         let Some((path, _)) = &self.file else { return Ok(()) };
         let line = format!("left {} {}\n", process.pid, process.start);
@@ -96,7 +96,7 @@ impl ChildRecords {
 
 impl Drop for ChildRecords {
     fn drop(&mut self) {
-        // Left behind, it names a runner that is gone and is cleared away by the next look for orphans.
+        // If it stays, it names a runner that has ended, and the next search for orphans removes it.
         if let Some((path, _)) = &self.file {
             drop(fs::remove_file(path));
         }
@@ -104,10 +104,10 @@ impl Drop for ChildRecords {
 }
 
 impl Slot<'_> {
-    /// Notes the process of the command.
+    /// Records the process of the command.
     pub(super) fn note(&self, pid: u32) -> Result<()> {
-        let Some((path, file)) = &self.notes.file else { return Ok(()) };
-        let named = || format!("cannot note process {pid} in `{}`", path.display());
+        let Some((path, file)) = &self.records.file else { return Ok(()) };
+        let named = || format!("cannot record process {pid} in `{}`", path.display());
         let process = Process::by_pid(pid).with_context(named)?;
         let mut slot = EMPTY;
         write!(&mut slot[..], "{} {}", process.pid, process.start).with_context(named)?;
@@ -121,15 +121,15 @@ impl Slot<'_> {
 
 impl Drop for Slot<'_> {
     fn drop(&mut self) {
-        if let Some((_, file)) = &self.notes.file {
-            // A slot that still names an ended process is reported from a living one by the start time.
+        if let Some((_, file)) = &self.records.file {
+            // The start time distinguishes an ended process in a slot from a living one with its number.
             drop(file.write_all_at(&EMPTY, self.offset()));
         }
-        self.notes.taken[self.index].store(false, Ordering::Release);
+        self.records.taken[self.index].store(false, Ordering::Release);
     }
 }
 
-/// A new file named after the run. What a killed run of the same name left must not be written over.
+/// A new file named after the run. The file of a killed run of the same name must not be overwritten.
 fn create_unused(directory: &Path, run: &str) -> std::io::Result<(PathBuf, File)> {
     let mut path = directory.join(format!("{run}{SUFFIX}"));
     let mut options = OpenOptions::new();
@@ -145,7 +145,7 @@ fn create_unused(directory: &Path, run: &str) -> std::io::Result<(PathBuf, File)
     Err(ErrorKind::AlreadyExists.into())
 }
 
-/// The note files in a directory, as far as their names tell; none where there is no such directory.
+/// The files of runs in a directory, by their names; none if the directory does not exist.
 pub(super) fn files_in(directory: &Path) -> Result<Vec<PathBuf>> {
     let unreadable = || format!("cannot read the directory `{}`", directory.display());
     let entries = match fs::read_dir(directory) {
@@ -169,7 +169,7 @@ fn open_own(path: &Path) -> std::io::Result<Option<File>> {
     let opened = OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path);
     let file = match opened {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        // A link in its place. Source: open(2), O_NOFOLLOW.
+        // It is a link. Source: open(2), O_NOFOLLOW.
         Err(error) if error.raw_os_error() == Some(rustix::io::Errno::LOOP.raw_os_error()) => {
             return Ok(None);
         }
@@ -180,7 +180,7 @@ fn open_own(path: &Path) -> std::io::Result<Option<File>> {
     Ok(is_own.then_some(file))
 }
 
-/// What a note file says.
+/// The content of such a file.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Read {
     pub(super) run: String,
@@ -195,9 +195,9 @@ pub(super) struct Read {
 }
 
 impl Read {
-    /// Reads a note file; `None` when it went away meanwhile, or is not a file of this user's. Lines that make no
-    /// sense are passed over: a file cut short by a kill still tells the rest, and one that says no boot is of a run
-    /// that started nothing.
+    /// Reads such a file; `None` if it was removed in the meantime, or is not a file of this user. Invalid lines are
+    /// skipped: the rest of a file cut short by a kill still counts, and a run without a boot in its file started
+    /// nothing.
     pub(super) fn from_file(path: &Path) -> Result<Option<Self>> {
         let mut text = Vec::new();
         let read = open_own(path).and_then(|file| match file {
@@ -211,7 +211,7 @@ impl Read {
                 let shown = PathText::new(path);
                 Err(Failure::new(format!("cannot read the record of running commands `{shown}`: {error}"))
                     .hint(format!(
-                        "it says what a killed run left running: if nothing of it runs any more, `rm {shown}`"
+                        "make sure that no process of the killed run is left, then run `rm {shown}`"
                     ))
                     .into())
             }
@@ -244,21 +244,21 @@ fn pair(text: &str) -> Option<(u32, u64)> {
 mod tests {
     use super::*;
 
-    fn path(notes: &ChildRecords) -> &Path {
-        &notes.file.as_ref().unwrap().0
+    fn path(records: &ChildRecords) -> &Path {
+        &records.file.as_ref().unwrap().0
     }
 
     #[test]
-    fn what_is_noted_is_read_back_and_goes_with_the_slot_and_the_run() {
+    fn what_is_recorded_is_read_back_and_goes_with_the_slot_and_the_run() {
         let directory = tempfile::tempdir().unwrap();
         let own = Process::current().unwrap();
-        let notes = ChildRecords::create(&directory.path().join("new"), "run-1").unwrap();
-        let first = notes.slot().unwrap();
-        let second = notes.slot().unwrap();
+        let records = ChildRecords::create(&directory.path().join("new"), "run-1").unwrap();
+        let first = records.slot().unwrap();
+        let second = records.slot().unwrap();
         second.note(own.pid).unwrap();
-        notes.leave(&own).unwrap();
+        records.leave(&own).unwrap();
 
-        let read = Read::from_file(path(&notes)).unwrap().unwrap();
+        let read = Read::from_file(path(&records)).unwrap().unwrap();
         assert_eq!(read.commands, [(own.pid, own.start)]);
         assert_eq!(read.left, [(own.pid, own.start)]);
         assert_eq!(read.runner, Some((own.pid, own.start)));
@@ -266,26 +266,26 @@ mod tests {
         assert_eq!(read.control_group, own.control_group());
 
         drop((first, second));
-        assert_eq!(Read::from_file(path(&notes)).unwrap().unwrap().commands, []);
-        assert_eq!(notes.slot().unwrap().index, 0);
-        let file = path(&notes).to_owned();
-        drop(notes);
+        assert_eq!(Read::from_file(path(&records)).unwrap().unwrap().commands, []);
+        assert_eq!(records.slot().unwrap().index, 0);
+        let file = path(&records).to_owned();
+        drop(records);
         assert_eq!(Read::from_file(&file).unwrap(), None);
     }
 
     #[test]
-    fn what_a_run_of_the_same_name_noted_is_not_written_over() {
+    fn the_file_of_a_run_of_the_same_name_is_not_overwritten() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("run-1.children"), "of before").unwrap();
-        let notes = ChildRecords::create(directory.path(), "run-1").unwrap();
-        assert_eq!(path(&notes).to_owned(), directory.path().join("run-1.1.children"));
-        assert_eq!(Read::from_file(path(&notes)).unwrap().unwrap().run, "run-1");
+        let records = ChildRecords::create(directory.path(), "run-1").unwrap();
+        assert_eq!(path(&records).to_owned(), directory.path().join("run-1.1.children"));
+        assert_eq!(Read::from_file(path(&records)).unwrap().unwrap().run, "run-1");
         let first = std::fs::read_to_string(directory.path().join("run-1.children"));
         assert_eq!(first.unwrap(), "of before");
     }
 
     #[test]
-    fn a_file_cut_short_tells_the_rest() {
+    fn the_rest_of_a_file_cut_short_is_read() {
         let whole = format!("{}12 345\nrun r\nboot b\nrunner 7 8\nlef", "   \n");
         let read = Read::parse(&whole);
         assert_eq!((read.commands.as_slice(), read.runner), ([(12, 345)].as_slice(), Some((7, 8))));

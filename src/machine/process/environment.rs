@@ -13,8 +13,8 @@ use crate::machine::account::Account;
 /// Where programs are looked for.
 pub const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
-/// What is taken over from the environment of kkrun when it is set there: how to reach the network, and whom to
-/// trust there.
+/// What is taken over from the environment of kkrun when it is set there: how to reach the network, and which
+/// certificates to trust.
 pub const TAKEN_OVER: [&str; 13] = [
     "http_proxy",
     "HTTP_PROXY",
@@ -37,7 +37,7 @@ pub const RUN: &str = "KKRUN_RUN";
 /// The value of a variable.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Value {
-    /// One that anybody may see.
+    /// One that anyone may see.
     Plain(OsString),
     /// One that is wiped from memory when it is dropped.
     Secret(Zeroizing<Vec<u8>>),
@@ -51,7 +51,7 @@ impl Value {
         }
     }
 
-    /// The value where a crate will have nothing else; it is not wiped there.
+    /// The value for a crate that accepts nothing else; it is not wiped there.
     pub(super) fn into_os_string(self) -> OsString {
         match self {
             Self::Plain(value) => value,
@@ -75,7 +75,7 @@ impl<T: Into<OsString>> From<T> for Value {
     }
 }
 
-/// `KKRUN_RUN=<id>`, as it stands in an environment.
+/// `KKRUN_RUN=<id>`, as an environment holds it.
 pub(super) fn run_variable(run: &str) -> OsString {
     format!("{RUN}={run}").into()
 }

@@ -12,7 +12,7 @@ pub const LONGEST: usize = 16 * 1024;
 #[derive(Debug, Default)]
 pub(super) struct Lines {
     line: Vec<u8>,
-    /// A carriage return was seen: whatever comes next overwrites the line.
+    /// A carriage return was seen: what comes next overwrites the line.
     returned: bool,
     left_out: usize,
 }

@@ -15,7 +15,7 @@ use super::child_records::{self, Read};
 use super::table::Process;
 use crate::machine::clock;
 
-/// A process of a run that is no more.
+/// A process of a killed run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Orphan {
     /// Its number.
@@ -30,17 +30,17 @@ pub struct Orphan {
     group: Option<u32>,
 }
 
-/// Every process that runs noted under `notes` left behind when they were killed.
+/// Every process left behind by the killed runs that have a file in `records`.
 ///
-/// A process belongs to a run when it was started with that run's `KKRUN_RUN` or noted by it, when it is in a group
-/// that such a one leads, or when it descends from one of those. Not among them: what a command that
-/// ended had left behind on purpose, and what systemd runs as a service of its own. The notes of runs that left
-/// nothing are removed. Whoever asks holds the lock: a run that is alive is passed over.
-pub fn orphans(notes: &Path) -> Result<Vec<Orphan>> {
+/// A process belongs to a run when it was started with that run's `KKRUN_RUN` or recorded by it, when it is in a group
+/// that such a process leads, or when it descends from one of those. Exceptions: what a command left behind on purpose,
+/// and what systemd runs as a separate service. The files of runs that left nothing are removed. The caller must hold
+/// the lock; a run that is alive is skipped.
+pub fn orphans(records: &Path) -> Result<Vec<Orphan>> {
     let boot = clock::boot_id()?;
     let mut found = Vec::new();
     let mut all = None;
-    for path in child_records::files_in(notes)? {
+    for path in child_records::files_in(records)? {
         let Some(read) = Read::from_file(&path)? else { continue };
         let mut of_run = Vec::new();
         if read.boot == boot {
@@ -67,15 +67,15 @@ fn of(read: &Read, all: &[Process]) -> Vec<Orphan> {
                 || process.was_started_with(variable.as_encoded_bytes()))
     };
     let own: BTreeSet<u32> = all.iter().filter(is_own).map(|process| process.pid).collect();
-    // A group outlives its leader, and its number is not given away while anybody is in it; but once all have
-    // ended it may be somebody else's. So a group counts only while its leader is there and the run's.
+    // A group outlives its leader, and its number is not reused while it has members; but once all have ended, it may
+    // be. So a group counts only while its leader exists and belongs to the run.
     let is_in_own_group = |process: &Process| {
         own.contains(&process.group)
             && by_pid.get(&process.group).is_some_and(|leader| leader.group == leader.pid)
     };
     let is_member =
         |process: &Process| own.contains(&process.pid) || !is_left(process) && is_in_own_group(process);
-    // Whoever started this very process (a shell that the killed run had opened) is no orphan.
+    // An ancestor of this process (a shell that the killed run had opened) is not an orphan.
     let own_line: Vec<u32> = by_pid
         .get(&std::process::id())
         .map(|own| ancestry(own, &by_pid).map(|ancestor| ancestor.pid).collect())
@@ -112,18 +112,18 @@ fn ancestry<'a>(
     process: &'a Process,
     by_pid: &BTreeMap<u32, &'a Process>,
 ) -> impl Iterator<Item = &'a Process> {
-    // The table is not one moment: a number used again could close a circle.
+    // The table is not a consistent snapshot: a reused number could close a circle.
     std::iter::successors(Some(process), |child| by_pid.get(&child.parent).copied()).take(64)
 }
 
-/// Whether systemd runs it as a service, other than the one the run itself was in. A session's scope is none: that
-/// is where everything is that was not moved elsewhere, and where logins of a command (`runuser -l`) end up.
+/// Whether systemd runs it as a service, other than the one the run itself was in. A session's scope does not count: it
+/// holds everything that was not moved elsewhere, and the logins of a command (`runuser -l`).
 fn is_service(of_process: Option<&str>, of_run: Option<&str>) -> bool {
     of_process.is_some_and(|group| of_process != of_run && group.ends_with(".service"))
 }
 
 impl Orphan {
-    /// Ended in the middle, it leaves the machine's packages half configured, or a user half made.
+    /// Killed in the middle, it leaves packages half configured, or a user half created.
     pub fn is_better_awaited(&self) -> bool {
         matches!(self.name.as_str(), "apt" | "apt-get" | "dpkg" | "dpkg-deb" | "aptd")
             || matches!(
@@ -132,7 +132,7 @@ impl Orphan {
             )
     }
 
-    /// Waits until it has ended or the deadline has passed, and says whether it has ended.
+    /// Waits until it has ended or the deadline has passed, and returns whether it has ended.
     pub fn wait(&self, deadline: Instant) -> Result<bool> {
         let Some(handle) = self.handle()? else { return Ok(true) };
         loop {
@@ -147,14 +147,14 @@ impl Orphan {
         }
     }
 
-    /// Ends it and the group that was made for it: SIGTERM, and SIGKILL for what is left after `grace`.
+    /// Ends it and the group that was created for it: SIGTERM, and SIGKILL for what is left after `grace`.
     pub fn end(&self, grace: Duration) -> Result<()> {
         let Some(handle) = self.handle()? else { return Ok(()) };
         for signal in [Signal::TERM, Signal::KILL] {
-            // The group goes first, and only while its member is there: its number is then still its own.
+            // The group comes first, and only while its member exists: its number cannot be reused then.
             if let Some(group) = self.group
                 && Process::living(self.pid, self.start).is_some()
-                // In a container entered from outside, the own group has no number to ask the kernel for.
+                // In a container entered from outside, the kernel has no number for the own group.
                 && Process::current().is_some_and(|own| own.group != group)
                 && let Some(group) = Pid::from_raw(group.cast_signed())
             {
@@ -165,10 +165,10 @@ impl Orphan {
                 return Ok(());
             }
         }
-        anyhow::bail!("process {} (`{}`) of run {} cannot be ended", self.pid, self.name, self.run)
+        anyhow::bail!("cannot end process {} (`{}`) of run {}", self.pid, self.name, self.run)
     }
 
-    /// A handle on it for good; `None` when it has ended.
+    /// A handle that stays valid; `None` when it has ended.
     fn handle(&self) -> Result<Option<rustix::fd::OwnedFd>> {
         let Some(pid) = Pid::from_raw(self.pid.cast_signed()) else { return Ok(None) };
         match pidfd_open(pid, PidfdFlags::empty()) {
@@ -180,7 +180,7 @@ impl Orphan {
     }
 }
 
-/// That it has ended already is what was wanted.
+/// It is fine if it has already ended.
 fn forgive(result: Result<(), Errno>) -> Result<()> {
     match result {
         Ok(()) | Err(Errno::SRCH) => Ok(()),

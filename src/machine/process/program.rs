@@ -1,4 +1,4 @@
-//! Which file a command executes.
+//! Finds the file that a command executes.
 
 use std::ffi::OsStr;
 use std::io;
@@ -13,7 +13,11 @@ use crate::failure::Failure;
 
 /// The file of the program: found as a shell would, in the command's own PATH if it has one.
 pub(super) fn resolve(command: &Command, directory: &Path) -> Result<PathBuf> {
-    let name = command.argv.first().filter(|name| !name.is_empty()).context("a command without a program")?;
+    let name = command
+        .argv
+        .first()
+        .filter(|name| !name.is_empty())
+        .context("cannot run a command without a program")?;
     let shown = name.to_string_lossy();
     if name.as_bytes().contains(&b'/') {
         let path = directory.join(name);
@@ -26,7 +30,7 @@ pub(super) fn resolve(command: &Command, directory: &Path) -> Result<PathBuf> {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(Failure::new(format!("program `{shown}` does not exist")).kind("missing").into())
             }
-            Err(error) => Err(error).with_context(|| format!("cannot look at program `{shown}`")),
+            Err(error) => Err(error).with_context(|| format!("cannot access program `{shown}`")),
         };
     }
     let path = command.env.iter().rev().find(|(name, _)| name == "PATH").and_then(|(_, value)| match value {
@@ -49,7 +53,7 @@ pub(super) fn resolve(command: &Command, directory: &Path) -> Result<PathBuf> {
         return Err(not_executable(&candidate.to_string_lossy()).into());
     }
     let message = format!("program `{shown}` not found in PATH ({})", path.to_string_lossy());
-    let hint = format!("install the package that brings `{shown}` before this is run");
+    let hint = format!("install the package that provides `{shown}` first");
     Err(Failure::new(message).kind("missing").hint(hint).into())
 }
 

@@ -28,10 +28,10 @@ use super::{Command, Ended, Processes, Status, Stdin, Stream, Survivor, environm
 use crate::machine::signal::Urgency;
 use crate::machine::terminal;
 
-/// How often a long wait is left to reap what escaped: a daemon that ended and is not reaped looks alive to those
-/// who wait for it.
+/// How often a long wait is interrupted to reap processes that outlived their command: a daemon that ended and is not
+/// reaped looks alive to those who wait for it.
 const REAPING: Duration = Duration::from_millis(500);
-/// How often it is looked whether the rest of an ended command is gone.
+/// How often kkrun checks whether the rest of an ended command is gone.
 const LOOKING: Duration = Duration::from_millis(10);
 /// How much later than a command a signal that was typed at the terminal may reach kkrun itself.
 const LATENESS: Duration = Duration::from_millis(500);
@@ -47,10 +47,10 @@ pub(super) struct Running<'a> {
     stderr: Tap,
     tail: VecDeque<String>,
     started: Instant,
-    /// When it last wrote something, and after how much more silence it is said what it waits for.
+    /// When it last wrote something, and after how much more silence kkrun reports what it waits for.
     sign_of_life: Instant,
-    remark_after: Duration,
-    /// How urgently the run was asked to stop when this began: only what comes later is about it.
+    report_after: Duration,
+    /// How urgently the run was asked to stop when this began: only later requests concern the command.
     urgency: Option<Urgency>,
     ending: Option<Ending>,
     ended: Option<(std::process::ExitStatus, Instant)>,
@@ -71,7 +71,7 @@ impl<'a> Running<'a> {
     pub(super) fn start(processes: &'a Processes, command: &'a Command, slot: &Slot<'_>) -> Result<Self> {
         let started = Instant::now();
         let urgency = processes.signals.pending().map(|interruption| interruption.urgency);
-        // Looked up while there are no pipes yet: whoever started kkrun may allow it few open files.
+        // Looked up while there are no pipes yet: the caller may have limited the number of open files.
         processes.current()?;
         let terminal = spawn::terminal_for(command)?;
         let guard = terminal.is_some().then(terminal::Guard::new).flatten();
@@ -101,7 +101,7 @@ impl<'a> Running<'a> {
             tail: VecDeque::new(),
             started,
             sign_of_life: started,
-            remark_after: processes.patience.silence,
+            report_after: processes.patience.silence,
             urgency,
             ending: None,
             ended: None,
@@ -134,7 +134,7 @@ impl<'a> Running<'a> {
         match asked.urgency {
             Urgency::AfterCommand => {}
             Urgency::Soon if self.command.outlasts_interrupt => {}
-            // The terminal has reported an interactive command itself, and what it makes of it is its affair.
+            // The terminal has signalled an interactive command itself, which decides what to do.
             Urgency::Soon if self.command.interactive && asked.signal != SIGTERM => {}
             Urgency::Soon => self.end(status, None),
             Urgency::Now => self.end_now(status),
@@ -146,12 +146,12 @@ impl<'a> Running<'a> {
         match &self.ending {
             None => {
                 let due = self.command.timeout.is_some_and(|timeout| now >= self.started + timeout);
-                let is_silent = now >= self.sign_of_life + self.remark_after;
+                let is_silent = now >= self.sign_of_life + self.report_after;
                 if self.ended.is_some() || self.command.interactive && !due {
                     return;
                 }
                 if due || is_silent {
-                    self.remark_on_silence(due, sink);
+                    self.report_silence(due, sink);
                 }
                 if due {
                     self.end(Status::TimedOut, Some(now + self.processes.patience.grace));
@@ -162,9 +162,9 @@ impl<'a> Running<'a> {
         }
     }
 
-    /// Says which of its processes waits for what. Told to the error as well if it is the end of it.
-    fn remark_on_silence(&mut self, is_over: bool, sink: &mut dyn FnMut(Stream, &str)) {
-        self.remark_after *= 10;
+    /// Reports which of its processes waits for what; also in the error if the command is ended for it.
+    fn report_silence(&mut self, is_over: bool, sink: &mut dyn FnMut(Stream, &str)) {
+        self.report_after *= 10;
         let waiting = waiting::said(number(self.child.pid()));
         if waiting.is_empty() {
             return;
@@ -173,16 +173,16 @@ impl<'a> Running<'a> {
         let silence = format!("silent for {}", crate::time::duration(seconds));
         let text = format!("`{}` is {silence}: {}", self.command.shown(), waiting.join("; "));
         if is_over {
-            emit(Stream::Remark, &text, &mut self.tail, sink);
+            emit(Stream::Report, &text, &mut self.tail, sink);
         } else {
-            sink(Stream::Remark, &text);
+            sink(Stream::Report, &text);
         }
     }
 
     fn end(&mut self, status: Status, kill_at: Option<Instant>) {
         self.ending.get_or_insert(Ending { status, kill_at, killed_at: None });
         self.signal(Signal::TERM);
-        // What has been stopped cannot obey.
+        // A stopped process cannot obey.
         self.signal(Signal::CONT);
     }
 
@@ -192,19 +192,19 @@ impl<'a> Running<'a> {
         self.signal(Signal::KILL);
     }
 
-    /// Signals everything that belongs to the command. A process that has ended already is as desired.
+    /// Signals everything that belongs to the command. It is fine if a process has already ended.
     fn signal(&self, signal: Signal) {
         if self.command.interactive {
-            // It shares the group with kkrun and whatever kkrun is piped to.
+            // It shares the group with kkrun and the programs that kkrun is piped to.
             let _gone = pidfd_send_signal(&self.pidfd, signal);
         } else if self.ended.is_none() {
-            // Not yet reaped, the child keeps the number of the group from being used again.
+            // The child is not reaped yet, so the number of the group cannot be reused.
             let _gone = kill_process_group(self.child.pid(), signal);
         }
         self.offspring.signal(signal);
     }
 
-    /// Whether nothing more is to be waited for, the child having ended.
+    /// Whether nothing more is to be waited for once the child has ended.
     fn is_over(&mut self) -> bool {
         let Some((_, at)) = self.ended else { return false };
         let patience = self.processes.patience;
@@ -220,7 +220,7 @@ impl<'a> Running<'a> {
                 now >= *killed_at + patience.grace
             }
             Some(ending) => {
-                // It obeyed, and some of its own did not: they get no more time than it would have had.
+                // The child obeyed, but some of its children did not: they get no more time than it would have had.
                 ending.kill_at.get_or_insert(at + patience.grace);
                 false
             }
@@ -235,7 +235,7 @@ impl<'a> Running<'a> {
             next = next.min(self.started + timeout);
         }
         if self.ending.is_none() && self.ended.is_none() {
-            next = next.min(self.sign_of_life + self.remark_after);
+            next = next.min(self.sign_of_life + self.report_after);
         }
         if let Some(at) = self.ending.as_ref().and_then(|ending| ending.kill_at) {
             next = next.min(at);
@@ -291,7 +291,7 @@ impl<'a> Running<'a> {
         }
         if stdout || stderr {
             self.sign_of_life = Instant::now();
-            self.remark_after = self.processes.patience.silence;
+            self.report_after = self.processes.patience.silence;
         }
         if stdout {
             self.stdout.read(&mut self.buffer, &mut self.tail, sink)?;
@@ -316,10 +316,10 @@ impl<'a> Running<'a> {
                 process.pid != own && !known.contains(&process.pid) && process.holds_any(&links)
             }));
         }
-        if let Ok(notes) = self.processes.notes() {
+        if let Ok(records) = self.processes.records() {
             for process in &left_behind {
-                // Unnoted it would be taken for an orphan only if this run is killed later on.
-                drop(notes.leave(process));
+                // Without the record it would count as an orphan, and only if this run is killed later on.
+                drop(records.leave(process));
                 self.processes.left().insert(process.pid, process.session);
             }
         }
@@ -346,7 +346,7 @@ impl<'a> Running<'a> {
         let Some(signal) = status.signal() else { return Status::Code(status.code().unwrap_or_default()) };
         let is_typed = [SIGINT, SIGQUIT].contains(&signal);
         if self.command.interactive && is_typed && self.processes.signals.pending().is_none() {
-            // The terminal tells the whole group, and this process may be the last to take it in.
+            // The terminal signals the whole group, and this process may be the last to handle it.
             self.processes.pause(LATENESS);
         }
         // An interactive command died of the Ctrl-C that kkrun got too.
@@ -362,7 +362,7 @@ impl<'a> Running<'a> {
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         if self.ended.is_none() {
-            // Only an error of kkrun's own leads here: the command must not go on unseen.
+            // Only an error of kkrun itself ends here: the command must not go on unseen.
             self.signal(Signal::KILL);
             self.child.reap();
         }
@@ -375,7 +375,7 @@ fn ends_of<'a>(
     command: &'a Command,
     terminal: Option<&std::fs::File>,
 ) -> Result<(Ends, Option<Feed<'a>>, Tap, Tap)> {
-    let pipe = || pipe_with(PipeFlags::CLOEXEC).context("cannot make a pipe for a command");
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).context("cannot create a pipe for a command");
     let terminal_end = |terminal: &std::fs::File| {
         terminal.try_clone().map(OwnedFd::from).context("cannot share the terminal")
     };
@@ -414,7 +414,7 @@ impl<'a> Feed<'a> {
         Ok(Self { pipe, bytes, written: 0 })
     }
 
-    /// Writes what fits, and says whether that was all; a command that reads no more has had all it wants.
+    /// Writes what fits, and returns whether that was all; a command that has closed its input needs no more.
     fn write(&mut self) -> bool {
         while self.written < self.bytes.len() {
             match rustix::io::write(&self.pipe, &self.bytes[self.written..]) {
@@ -428,7 +428,7 @@ impl<'a> Feed<'a> {
     }
 }
 
-/// What a command left to this process, which is the reaper of all that descends from it.
+/// The processes that a command left to this process, the reaper of all its descendants.
 struct Offspring<'a> {
     processes: &'a Processes,
     /// The child that executes the command.
@@ -449,8 +449,8 @@ impl<'a> Offspring<'a> {
         }
     }
 
-    /// Those of this command that have not ended, the child itself left out. Those that have are reaped, and with
-    /// them whatever earlier commands had left behind.
+    /// Those of this command that have not ended, the child itself left out. Those that have are reaped, and with them
+    /// what earlier commands had left behind.
     fn living(&self) -> Vec<Process> {
         if is_childless() {
             return Vec::new();
@@ -475,14 +475,14 @@ impl<'a> Offspring<'a> {
 
     fn is_of_command(&self, process: &Process, left: &BTreeMap<u32, u32>) -> bool {
         let is_in_it = process.group == self.command || process.session == self.command;
-        // A daemon of an earlier command hands its children on to us when it ends.
+        // The children of an earlier command's daemon become ours when it ends.
         let is_of_left = left.values().any(|session| *session == process.session);
         is_in_it || (!is_of_left && process.was_started_with(self.variable.as_encoded_bytes()))
     }
 
     fn signal(&self, signal: Signal) {
         for process in self.living() {
-            // Ours and not reaped: its number is still its own.
+            // It is our child and not reaped: its number cannot be reused.
             if let Some(pid) = Pid::from_raw(process.pid.cast_signed()) {
                 let _gone = kill_process(pid, signal);
             }

@@ -1,4 +1,4 @@
-//! From a command to a child that executes it.
+//! Starts a child that executes a command.
 
 use std::fs::File;
 use std::io;
@@ -21,7 +21,7 @@ pub(super) fn terminal_for(command: &Command) -> Result<Option<File>> {
         return Ok(None);
     }
     terminal::open().map(Some).map_err(|_| {
-        Failure::new(format!("`{}` needs a terminal, and there is none", command.shown()))
+        Failure::new(format!("cannot run `{}`: it needs a terminal, and there is none", command.shown()))
             .kind("unanswered")
             .exit(crate::exit_code::ExitCode::UNANSWERED)
             .into()
@@ -67,7 +67,7 @@ fn directory_of(command: &Command) -> Result<Directory> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => "does not exist".to_owned(),
         Err(error) => error.to_string(),
     };
-    let message = format!("`{}` cannot run in `{}`: it {fault}", command.shown(), directory.display());
+    let message = format!("cannot run `{}` in `{}`: it {fault}", command.shown(), directory.display());
     Err(Failure::new(message).kind("missing").into())
 }
 
@@ -75,14 +75,14 @@ fn explain(error: &io::Error, command: &Command, account: &Account, program: &Pa
     let (stage, error) = Stage::of(error);
     let (shown, user) = (command.shown(), &account.name);
     let message = match (stage, error.raw_os_error()) {
-        (Stage::Session, _) => format!("cannot make a session for `{shown}`: {error}"),
+        (Stage::Session, _) => format!("cannot create a session for `{shown}`: {error}"),
         (Stage::Identity, _) => format!("cannot become user `{user}` for `{shown}`: {error}"),
         (Stage::Directory, _) => {
             let directory = command.cwd.as_deref().unwrap_or(Path::new("/"));
-            format!("`{shown}` cannot run in `{}` as user `{user}`: {error}", directory.display())
+            format!("cannot run `{shown}` in `{}` as user `{user}`: {error}", directory.display())
         }
         (Stage::Execute, Some(libc::ENOENT)) => {
-            format!("the interpreter that `{}` names in its first line does not exist", program.display())
+            format!("the interpreter in the first line of `{}` does not exist", program.display())
         }
         (Stage::Execute, Some(libc::EACCES)) => {
             format!("program `{}` cannot be executed by user `{user}`: {error}", program.display())

@@ -35,8 +35,8 @@ pub(super) struct Start<'a> {
     pub(super) argv: &'a [OsString],
     pub(super) variables: HashMap<OsString, Value>,
     pub(super) directory: Directory,
-    /// More than a process group: in the background of our terminal a child that reads it is stopped for good;
-    /// in a session without one it is reported that there is none.
+    /// More than a process group: in the background of our terminal a child that reads from it is stopped for good; in
+    /// a session without a terminal it gets an error.
     pub(super) own_session: bool,
     pub(super) ends: Ends,
 }
@@ -44,7 +44,7 @@ pub(super) struct Start<'a> {
 /// Where a child runs.
 pub(super) struct Directory {
     pub(super) path: PathBuf,
-    /// It was asked for: not getting there is an error. `/` takes the place of any other.
+    /// It was asked for: failing to enter it is an error. Otherwise, `/` replaces a directory that cannot be entered.
     pub(super) is_required: bool,
 }
 
@@ -76,7 +76,7 @@ impl Stage {
         let stage = usize::try_from(number >> 16).ok().and_then(|at| STAGES.get(at)).copied();
         match stage {
             Some(stage) if number != 0 => (stage, io::Error::from_raw_os_error(number & 0xffff)),
-            // An error made before the child has a text and no number.
+            // An error from before the child has a message and no number.
             _ => (Self::Execute, io::Error::new(error.kind(), error.to_string())),
         }
     }
@@ -85,9 +85,9 @@ impl Stage {
 impl Start<'_> {
     /// Starts it as this process's own user.
     ///
-    /// What kkrun does not set for itself at its beginning (`process_setup`) is set here: the session, the standard
+    /// What kkrun does not set for itself at its start (`process_setup`) is set here: the session, the standard
     /// descriptors, the directory, the signals. The child has the run's lock until it executes the program, and the
-    /// run's variable from then on: one that a killed run did not come to note is found.
+    /// run's variable from then on: so a child that a killed run could not record any more is found.
     pub(super) fn spawn(&self) -> io::Result<Child> {
         let program = c_string(self.program.as_os_str())?;
         let argv: Vec<CString> =
@@ -117,7 +117,7 @@ impl Start<'_> {
         attributes.set_sigdefault(not_ignored())?;
         Child::awaited(|| {
             let pid = match posix_spawn(&*program, &actions, &attributes, &argv, &variables) {
-                // As a shell does, and `execvp`: a script without a first line that names its interpreter.
+                // As a shell does, and `execvp`: for a script whose first line does not name an interpreter.
                 Err(nix::Error::ENOEXEC) => {
                     let argv: Vec<&CStr> =
                         [c"sh", &*program].into_iter().chain(argv.iter().skip(1).copied()).collect();
@@ -129,8 +129,8 @@ impl Start<'_> {
         })
     }
 
-    /// Starts it as another user, with all groups. `posix_spawn` cannot; and neither may a child become the user while
-    /// it shares our memory, nor a thread of ours, which the user could then end with a signal.
+    /// Starts it as another user, with all groups. `posix_spawn` cannot do that. A child must not become the user while
+    /// it shares our memory, nor may a thread of ours, which the user could then end with a signal.
     pub(super) fn fork(self, account: &Account) -> io::Result<Child> {
         let mut command = std::process::Command::new(self.program);
         command.arg0(&self.argv[0]).args(&self.argv[1..]).env_clear();
@@ -178,13 +178,13 @@ impl Directory {
     }
 }
 
-/// The signals that a child begins with at their defaults: all but those that whoever started kkrun wants ignored.
-/// Named to `posix_spawn`, each costs it one system call instead of two.
+/// The signals that a child starts with at their defaults: all but those that the caller of kkrun has ignored. Each one
+/// named to `posix_spawn` saves a system call.
 fn not_ignored() -> &'static SigSet {
     static SIGNALS: OnceLock<SigSet> = OnceLock::new();
     SIGNALS.get_or_init(|| {
         let is_left_ignored = |signal: &Signal| *signal != Signal::SIGPIPE && is_ignored(*signal as i32);
-        // The real-time signals have no name here; nothing sends or ignores them.
+        // The real-time signals have no names; nothing sends or ignores them.
         let mut signals = SigSet::all();
         Signal::iterator().filter(is_left_ignored).for_each(|signal| signals.remove(signal));
         signals
@@ -203,7 +203,7 @@ fn c_string(text: &OsStr) -> io::Result<CString> {
     CString::new(text.as_bytes()).map_err(|_| zero_byte())
 }
 
-/// `NAME=value` and a zero byte, wiped from memory when dropped.
+/// `NAME=value` and a NUL byte, wiped from memory when dropped.
 fn assignment(name: &OsStr, value: &Value) -> Zeroizing<Vec<u8>> {
     let value = value.as_bytes();
     let mut text = Zeroizing::new(Vec::with_capacity(name.len() + value.len() + 2));
@@ -214,5 +214,5 @@ fn assignment(name: &OsStr, value: &Value) -> Zeroizing<Vec<u8>> {
 }
 
 fn zero_byte() -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, "an argument or variable holds a zero byte")
+    io::Error::new(io::ErrorKind::InvalidInput, "an argument or variable contains a NUL byte")
 }

@@ -1,4 +1,4 @@
-//! One stream that a command writes: reported line by line, and of a flood the beginning and the end.
+//! One stream that a command writes: reported line by line; of too much output, only the beginning and the end.
 
 use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
@@ -30,7 +30,7 @@ pub(super) struct Tap {
     rest: Option<Rest>,
 }
 
-/// What comes after as much as is reported as it comes: only its end is kept.
+/// The output beyond the limit: only its end is kept.
 #[derive(Default)]
 struct Rest {
     end: VecDeque<u8>,
@@ -43,7 +43,7 @@ impl Tap {
         Self { stream, pipe, lines, captured, seen_lines: 0, seen_bytes: 0, rest: None }
     }
 
-    /// Reads once: there is something, or the end.
+    /// Reads once, when there is data or the end.
     pub(super) fn read(
         &mut self,
         buffer: &mut [u8],
@@ -75,7 +75,7 @@ impl Tap {
         if self.seen_lines >= MOST_LINES || self.seen_bytes >= MOST_BYTES {
             self.lines.finish(|line| emit(stream, line, tail, sink));
             self.rest = Some(Rest::default());
-            sink(Stream::Remark, "[… a flood: of what follows, only the end is reported …]");
+            sink(Stream::Report, "[… too much output: of what follows, only the end is shown …]");
         }
     }
 
@@ -128,7 +128,7 @@ impl Rest {
     }
 }
 
-/// Hands a line on, and keeps it among the last ones.
+/// Passes a line on, and keeps it among the last ones.
 pub(super) fn emit(
     stream: Stream,
     line: &str,
@@ -158,25 +158,25 @@ mod tests {
     }
 
     #[test]
-    fn a_stream_within_the_bounds_is_told_whole() {
+    fn a_stream_within_the_bounds_is_reported_whole() {
         let chunk = b"line\n".repeat(1000);
         let (lines, _) = reported((0..MOST_LINES / 1000 - 1).map(|_| chunk.clone()));
         assert_eq!(lines.len(), MOST_LINES - 1000);
     }
 
     #[test]
-    fn of_a_flood_of_lines_the_beginning_and_the_end_are_told() {
+    fn of_too_many_lines_the_beginning_and_the_end_are_reported() {
         let chunks = (0..300).map(|n| format!("{n}\n").repeat(1000).into_bytes());
         let (lines, tail) = reported(chunks.chain([b"the end".to_vec()]));
         assert_eq!(lines[MOST_LINES - 1], "99");
-        assert!(lines[MOST_LINES].contains("a flood"), "{}", lines[MOST_LINES]);
+        assert!(lines[MOST_LINES].contains("too much output"), "{}", lines[MOST_LINES]);
         assert_eq!(lines[MOST_LINES + 1], format!("[… {} bytes left out …]", 200 * 1000 * 4 - 999 * 4));
         assert_eq!(lines.len(), MOST_LINES + 2 + END_LINES);
         assert_eq!((lines.last().unwrap().as_str(), tail.back().unwrap().as_str()), ("the end", "the end"));
     }
 
     #[test]
-    fn of_a_flood_of_bytes_no_line_lacks_its_beginning() {
+    fn of_too_many_bytes_no_line_lacks_its_beginning() {
         let chunk = [vec![b'x'; 4095], vec![b'\n']].concat();
         let (lines, _) = reported((0..8192).map(|_| chunk.clone()));
         let whole = "x".repeat(4095);
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_line_is_a_flood_too() {
+    fn an_endless_line_is_too_much_output_too() {
         let (lines, _) = reported((0..2000).map(|_| vec![0_u8; 64 << 10]));
         assert_eq!(lines.len(), 4, "{:?}", lines.iter().map(String::len).collect::<Vec<_>>());
     }

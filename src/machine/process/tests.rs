@@ -15,7 +15,7 @@ struct Bench {
     directory: tempfile::TempDir,
     processes: Processes,
     signals: Signals,
-    /// Remarks are passed over.
+    /// Reports of kkrun itself are skipped when this is set.
     is_deaf: bool,
 }
 
@@ -29,7 +29,7 @@ impl Bench {
             drain: Duration::from_millis(200),
             silence: Duration::from_millis(300),
         };
-        let processes = Processes::new(&run, &directory.path().join("notes"), signals.clone());
+        let processes = Processes::new(&run, &directory.path().join("records"), signals.clone());
         Self { directory, processes: processes.with_patience(patience), signals, is_deaf: true }
     }
 
@@ -42,15 +42,15 @@ impl Bench {
         let ended = self
             .processes
             .run(command, &mut |stream, line| {
-                if stream != Stream::Remark {
+                if stream != Stream::Report {
                     at(line);
                 }
                 let from = match stream {
                     Stream::Out => "",
                     Stream::Err => "2:",
                     // Of a machine under load a test's command may be silent for long.
-                    Stream::Remark if self.is_deaf => return,
-                    Stream::Remark => "remark:",
+                    Stream::Report if self.is_deaf => return,
+                    Stream::Report => "report:",
                 };
                 lines.push(format!("{from}{line}"));
             })
@@ -99,7 +99,7 @@ fn the_exit_code_and_both_streams_come_back() {
 }
 
 #[test]
-fn a_death_by_a_foreign_signal_is_told() {
+fn a_death_by_a_signal_from_outside_is_reported() {
     let (ended, _) = Bench::new().run(&bash("kill -SEGV $$"));
     assert_eq!(ended.status, Status::Signal(11));
 }
@@ -130,7 +130,7 @@ fn a_script_without_an_interpreter_line_is_run_as_by_a_shell() {
 #[test]
 fn a_zero_byte_is_refused() {
     let error = Bench::new().processes.run(&Command::new(["true", "a\0b"]), &mut |_, _| {}).unwrap_err();
-    assert!(error.to_string().ends_with("an argument or variable holds a zero byte"), "{error:#}");
+    assert!(error.to_string().ends_with("an argument or variable contains a NUL byte"), "{error:#}");
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_script_whose_interpreter_is_missing_is_explained() {
     let script = bench.path("script");
     std::fs::write(&script, "#!/no/interpreter\n").unwrap();
     std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).unwrap();
-    let explained = format!("the interpreter that `{script}` names in its first line does not exist");
+    let explained = format!("the interpreter in the first line of `{script}` does not exist");
     assert_eq!(bench.failure(&Command::new([&script])).message, explained);
 }
 
@@ -148,10 +148,10 @@ fn a_directory_that_is_missing_is_named() {
     let mut command = Command::new(["true"]);
     command.cwd = Some("/no/such/directory".into());
     let failure = Bench::new().failure(&command);
-    assert_eq!(failure.message, "`true` cannot run in `/no/such/directory`: it does not exist");
+    assert_eq!(failure.message, "cannot run `true` in `/no/such/directory`: it does not exist");
     command.cwd = Some("/etc/passwd".into());
     let failure = Bench::new().failure(&command);
-    assert_eq!(failure.message, "`true` cannot run in `/etc/passwd`: it is not a directory");
+    assert_eq!(failure.message, "cannot run `true` in `/etc/passwd`: it is not a directory");
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn a_child_that_does_not_read_is_not_at_fault() {
 }
 
 #[test]
-fn a_flood_is_bounded_and_its_end_is_kept() {
+fn too_much_output_is_bounded_and_its_end_is_kept() {
     let mut count = 0_u32;
     let mut last = String::new();
     let ended = Bench::new()
@@ -279,7 +279,7 @@ fn lines_arrive_in_order_while_the_command_runs() {
     let mark = bench.path("mark");
     let wait = |number: u8| format!("until [ -e {mark}{number} ]; do sleep 0.01; done");
     let script = format!("echo out 1; {}; echo err 2 >&2; {}; echo out 3", wait(1), wait(2));
-    // Each line lets the command go on: were they not handed over at once, its time would be up.
+    // Each line lets the command go on: if they were not passed on at once, it would time out.
     let (ended, lines) = bench.run_with(&bash(&script), |line| {
         std::fs::write(format!("{mark}{}", line.chars().last().unwrap()), "").unwrap();
     });
@@ -320,7 +320,7 @@ fn a_holder_of_the_pipe_is_left_and_named() {
     assert!(is_alive(&lines[0]));
     let pid = Pid::from_raw(survivor.pid.cast_signed()).unwrap();
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
-    // A later command reaps it: nobody who waits for it takes it for alive.
+    // A later command reaps it: a process that waits for it does not take it for alive.
     let script = format!("while kill -0 {} 2>/dev/null; do sleep 0.01; done", survivor.pid);
     assert_eq!(bench.run(&bash(&script)).0.status, Status::Code(0));
     assert!(test_kill_process(pid).is_err());
@@ -336,8 +336,8 @@ fn a_daemon_that_closed_its_output_is_named_and_costs_no_time() {
     assert_eq!(ended.left_behind[0].pid.to_string(), lines[0]);
     let (ended, _) = bench.run(&bash("true"));
     assert_eq!(ended.left_behind, [], "it is named once");
-    let notes = bench.directory.path().join("notes");
-    assert_eq!(orphans(&notes).unwrap(), [], "the run is alive");
+    let records = bench.directory.path().join("records");
+    assert_eq!(orphans(&records).unwrap(), [], "the run is alive");
     bench.run(&Command::new(["kill", "-9", &lines[0]]));
 }
 
@@ -387,7 +387,7 @@ fn what_outlasts_an_interrupt_is_left_to_finish_and_so_is_everything_at_a_hang_u
         });
         assert_eq!((ended.status, lines.last().unwrap().as_str()), (Status::Code(0), "finished"));
         assert_eq!(bench.signals.pending().unwrap().signal, signal);
-        // What is started to find out how things stand still runs.
+        // A command that only observes still runs.
         assert_eq!(bench.run(&bash("exit 5")).0.status, Status::Code(5));
     }
 }
@@ -396,46 +396,57 @@ fn what_outlasts_an_interrupt_is_left_to_finish_and_so_is_everything_at_a_hang_u
 #[ignore = "needs root"]
 fn another_user_runs_it_with_its_own_groups_and_home() {
     let bench = Bench::new();
-    let nobody = Account::existing("nobody").unwrap();
+    let account = Account::by_uid(65534).unwrap().unwrap();
     let script =
         "id -u; id -g; id -G; echo $HOME $USER $LOGNAME $XDG_RUNTIME_DIR; pwd; grep CapEff /proc/self/status";
-    let (ended, lines) = bench.run(&Command { user: Some(nobody.clone()), ..bash(script) });
+    let (ended, lines) = bench.run(&Command { user: Some(account.clone()), ..bash(script) });
     assert_eq!(ended.status, Status::Code(0));
-    let groups: BTreeSet<String> = nobody.groups.iter().map(u32::to_string).collect();
-    assert_eq!(lines[..2], [nobody.uid.to_string(), nobody.gid.to_string()]);
+    let groups: BTreeSet<String> = account.groups.iter().map(u32::to_string).collect();
+    assert_eq!(lines[..2], [account.uid.to_string(), account.gid.to_string()]);
     assert_eq!(lines[2].split(' ').map(str::to_owned).collect::<BTreeSet<_>>(), groups);
-    let home = nobody.home.display();
-    assert_eq!(lines[3], format!("{home} nobody nobody /run/user/{}", nobody.uid));
-    assert_eq!(lines[4], if nobody.home.is_dir() { home.to_string() } else { "/".to_owned() });
+    let home = account.home.display();
+    assert_eq!(lines[3], format!("{home} {0} {0} /run/user/{1}", account.name, account.uid));
+    assert_eq!(lines[4], if account.home.is_dir() { home.to_string() } else { "/".to_owned() });
     assert_eq!(lines[5], "CapEff:\t0000000000000000");
 
     std::fs::set_permissions(bench.directory.path(), std::fs::Permissions::from_mode(0o700)).unwrap();
     let directory = bench.directory.path().to_owned();
+    let name = account.name.clone();
     let failure = bench.failure(&Command {
-        user: Some(nobody),
+        user: Some(account),
         cwd: Some(directory.clone()),
         ..Command::new(["true"])
     });
     let wanted =
-        format!("`true` cannot run in `{}` as user `nobody`: Permission denied", directory.display());
+        format!("cannot run `true` in `{}` as user `{name}`: Permission denied", directory.display());
     assert!(failure.message.starts_with(&wanted), "{}", failure.message);
+}
+
+#[test]
+fn only_root_becomes_another_user() {
+    if Account::current().unwrap().is_root() {
+        return;
+    }
+    let root = Account::existing("root").unwrap();
+    let failure = Bench::new().failure(&Command { user: Some(root), ..Command::new(["true"]) });
+    assert_eq!(failure.message, "only root can run a command as user `root`");
 }
 
 #[test]
 fn a_run_without_commands_writes_nothing_and_one_with_clears_up() {
     let bench = Bench::new();
-    let notes = bench.directory.path().join("notes");
-    assert!(!notes.exists());
+    let records = bench.directory.path().join("records");
+    assert!(!records.exists());
     let text_seen = std::cell::RefCell::new(String::new());
     bench.run_with(&bash("echo $$"), |pid| {
-        let file = notes.join(format!("{}.children", bench.processes.run));
+        let file = records.join(format!("{}.children", bench.processes.run));
         let text = std::fs::read_to_string(file).unwrap();
         assert!(text.starts_with(&format!("{pid} ")), "{text}");
         text_seen.replace(text);
     });
     assert!(!text_seen.borrow().is_empty());
     drop(bench.processes);
-    assert_eq!(std::fs::read_dir(notes).unwrap().count(), 0);
+    assert_eq!(std::fs::read_dir(records).unwrap().count(), 0);
 }
 
 /// Starts a child of the test itself. It is registered as awaited, or a run of another test could reap it.
@@ -465,27 +476,27 @@ fn run_that_was_killed_leaves_orphans_which_are_found_and_ended() {
         return run_until_killed(&directory);
     }
     let directory = tempfile::tempdir().unwrap();
-    let notes = directory.path().join("notes");
-    let own_name = "machine::process::tests::run_that_was_killed_leaves_orphans_which_are_found_and_ended";
-    let mut runner = spawned(
-        std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", own_name, "--nocapture"])
-            .env("KKRUN_TEST_KILLED_RUNNER", &notes)
-            .stdout(std::process::Stdio::null()),
-    );
+    let records = directory.path().join("records");
+    let mut runner = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "machine::process::tests::killed_runner", "--nocapture"])
+        .env("KKRUN_TEST_KILLED_RUNNER", &records)
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
     assert!(eventually(|| directory.path().join("ready").exists()), "the runner got nowhere");
-    assert_eq!(orphans(&notes).unwrap(), [], "a run that is alive has no orphans");
+    assert_eq!(orphans(&records).unwrap(), [], "a run that is alive has no orphans");
     runner.kill().unwrap();
     runner.wait().unwrap();
 
     let names = || {
-        let mut names: Vec<String> = orphans(&notes).unwrap().into_iter().map(|orphan| orphan.name).collect();
+        let mut names: Vec<String> =
+            orphans(&records).unwrap().into_iter().map(|orphan| orphan.name).collect();
         names.sort_unstable();
         names
     };
     // Its children are still on the way to becoming what they are.
     assert!(eventually(|| names() == ["bash", "sleep", "sleep"]), "{:?}", names());
-    let found = orphans(&notes).unwrap();
+    let found = orphans(&records).unwrap();
     let run = directory.path().file_name().unwrap().to_str().unwrap();
     assert!(found.iter().all(|orphan| orphan.run == run));
     assert!(!found[0].wait(Instant::now() + Duration::from_millis(1)).unwrap());
@@ -493,8 +504,8 @@ fn run_that_was_killed_leaves_orphans_which_are_found_and_ended() {
         orphan.end(Duration::from_secs(5)).unwrap();
         assert!(orphan.wait(Instant::now()).unwrap());
     }
-    assert_eq!(orphans(&notes).unwrap(), []);
-    assert_eq!(std::fs::read_dir(&notes).unwrap().count(), 0, "its notes are gone with its orphans");
+    assert_eq!(orphans(&records).unwrap(), []);
+    assert_eq!(std::fs::read_dir(&records).unwrap().count(), 0, "its records are gone with its orphans");
 
     let variable = format!("KKRUN_RUN={run}");
     let left: Vec<Process> =
@@ -511,8 +522,8 @@ fn child_that_a_killed_run_did_not_come_to_note_is_found_with_its_group() {
     let run = directory.path().file_name().unwrap().to_str().unwrap();
     let boot = crate::machine::clock::boot_id().unwrap();
     let group = Process::current().unwrap().control_group().unwrap_or_default();
-    let notes = format!("run {run}\nboot {boot}\nrunner 1 1\ncgroup {group}\n");
-    std::fs::write(directory.path().join(format!("{run}.children")), notes).unwrap();
+    let records = format!("run {run}\nboot {boot}\nrunner 1 1\ncgroup {group}\n");
+    std::fs::write(directory.path().join(format!("{run}.children")), records).unwrap();
     // The second has neither the variable nor a parent that has: it is in the group that the child leads.
     let script = "(env -i sleep 1004 > /dev/null 2>&1 &); exec sleep 1003";
     let mut child = spawned(
@@ -568,13 +579,13 @@ boot {boot}
 }
 
 #[test]
-fn what_is_no_record_of_children_is_neither_read_nor_removed() {
+fn other_files_are_neither_read_nor_removed() {
     let directory = tempfile::tempdir().unwrap();
     let at = |name: &str| directory.path().join(name);
     for name in ["rehearsals", "directory.children"] {
         std::fs::create_dir(at(name)).unwrap();
     }
-    std::fs::write(at("notes of the operator"), "12 345 12\nrun a\nboot b\n").unwrap();
+    std::fs::write(at("records of the operator"), "12 345 12\nrun a\nboot b\n").unwrap();
     std::os::unix::fs::symlink("/etc/shadow", at("link.children")).unwrap();
     rustix::fs::mknodat(rustix::fs::CWD, at("pipe.children"), rustix::fs::FileType::Fifo, 0o600.into(), 0)
         .unwrap();
@@ -618,7 +629,7 @@ fn a_signal_ends_one_pause_and_not_the_next() {
 }
 
 #[test]
-fn the_label_is_what_people_are_told() {
+fn messages_show_the_label() {
     let mut command = Command::new(["/usr/bin/true", "secret"]);
     assert_eq!(command.shown(), "true");
     command.label = Some("truth".to_owned());
@@ -655,7 +666,7 @@ fn run_at_the_terminal(script: &str) {
     writeln!(say, "status: {:?}, echo {echoes}, in front {in_front}", ended.status).unwrap();
 }
 
-/// That run, with somebody at the terminal.
+/// That run, with a person at the terminal.
 fn at_a_terminal(script: &str, interactive: bool) -> (rexpect::session::PtySession, tempfile::TempDir) {
     let directory = tempfile::tempdir().unwrap();
     // A shell's background job begins with SIGINT ignored, and so would all that it starts.
@@ -693,7 +704,7 @@ fn an_interactive_command_has_the_terminal_which_is_put_back_afterwards() {
 }
 
 #[test]
-fn ctrl_c_interrupts_what_runs_whoever_has_the_terminal() {
+fn ctrl_c_interrupts_what_runs_no_matter_who_has_the_terminal() {
     // A shell would lose the signal that it gets while it goes on as another program.
     let script = "exec perl -e '$| = 1; print \"ready\\n\"; sleep 1000'";
     for interactive in [true, false] {
@@ -707,8 +718,8 @@ fn ctrl_c_interrupts_what_runs_whoever_has_the_terminal() {
 
 #[test]
 fn a_command_that_is_not_interactive_cannot_wait_for_an_answer() {
-    let (mut person, _directory) = at_a_terminal("read -r x < /dev/tty || echo \"nobody: $?\"", false);
-    person.exp_string("line: nobody: 1").unwrap();
+    let (mut person, _directory) = at_a_terminal("read -r x < /dev/tty || echo \"nothing: $?\"", false);
+    person.exp_string("line: nothing: 1").unwrap();
     person.exp_string("status: Code(0), echo true, in front true").unwrap();
     person.exp_eof().unwrap();
 }
@@ -726,31 +737,31 @@ fn an_interactive_command_without_a_terminal_is_refused() {
         return;
     }
     let failure = Bench::new().failure(&Command { interactive: true, ..Command::new(["true"]) });
-    assert_eq!(failure.message, "`true` needs a terminal, and there is none");
+    assert_eq!(failure.message, "cannot run `true`: it needs a terminal, and there is none");
     assert_eq!(failure.exit, crate::exit_code::ExitCode::UNANSWERED);
 }
 
-/// A command until it is remarked upon, which ends it.
-fn remark_on(command: &Command) -> String {
+/// The report about a silent command, which is ended then.
+fn report_about(command: &Command) -> String {
     let bench = Bench { is_deaf: false, ..Bench::new() };
     let signals = bench.signals.clone();
-    let mut remark = String::new();
+    let mut report = String::new();
     let mut sink = |stream: Stream, line: &str| {
-        if stream == Stream::Remark {
-            line.clone_into(&mut remark);
+        if stream == Stream::Report {
+            line.clone_into(&mut report);
             signals.deliver(SIGTERM);
         }
     };
     bench.processes.run(command, &mut sink).unwrap();
-    remark
+    report
 }
 
 #[test]
 fn a_silent_command_is_named_with_what_it_waits_for() {
-    let said = remark_on(&bash("sleep 600; echo"));
+    let said = report_about(&bash("sleep 600; echo"));
     assert!(said.starts_with("`bash` is silent for ") && said.contains(": sleep (process "), "{said}");
     assert!(said.ends_with(") sleeps") || said.contains("kernel"), "{said}");
-    let said = remark_on(&bash("while :; do :; done"));
+    let said = report_about(&bash("while :; do :; done"));
     assert!(said.contains(": bash (process ") && said.ends_with("is computing"), "{said}");
 }
 
@@ -758,25 +769,25 @@ fn a_silent_command_is_named_with_what_it_waits_for() {
 fn the_holder_of_a_lock_that_a_silent_command_waits_for_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("lock");
-    let Attempt::Acquired(_lock) = Lock::acquire(&path).unwrap() else { panic!("somebody else has it") };
-    let said = remark_on(&Command::new(["flock", path.to_str().unwrap(), "true"]));
+    let Attempt::Acquired(_lock) = Lock::acquire(&path).unwrap() else { panic!("the lock is taken") };
+    let said = report_about(&Command::new(["flock", path.to_str().unwrap(), "true"]));
     let holder = format!("(process {}) holds", std::process::id());
     assert!(said.contains("waits for the lock of `") && said.contains(path.to_str().unwrap()), "{said}");
     assert!(said.contains(&holder), "{said}");
 }
 
 #[test]
-fn a_command_that_waits_for_somebody_to_type_is_named() {
+fn a_command_that_waits_for_terminal_input_is_named() {
     let script = "tty=$(ps -o tty= -p $PPID | tr -d ' '); read -r line < \"/dev/$tty\"";
     let (mut person, _directory) = at_a_terminal(script, false);
-    person.exp_string("waits for somebody to type at the terminal").unwrap();
+    person.exp_string("waits for input from the terminal").unwrap();
     person.send_control('c').unwrap();
     person.exp_string("status: Interrupted").unwrap();
     person.exp_eof().unwrap();
 }
 
 #[test]
-fn what_a_command_waited_for_when_its_time_was_up_is_told_last() {
+fn what_a_timed_out_command_waited_for_is_reported_last() {
     let command = Command { timeout: Some(Duration::from_millis(50)), ..Command::new(["sleep", "600"]) };
     let (ended, _) = Bench::new().run(&command);
     assert_eq!(ended.status, Status::TimedOut);

@@ -1,4 +1,4 @@
-//! What the processes of a silent command wait for, as far as the kernel tells.
+//! What the processes of a silent command wait for, as far as the kernel shows it.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
@@ -8,7 +8,7 @@ use nix::libc;
 
 use super::table::Process;
 
-/// How many processes are reported of: a build may have hundreds.
+/// How many processes are reported: a build may have hundreds.
 const MOST: usize = 3;
 
 /// A sentence for each process that descends from the process `command`, or is in its session, and has no such child
@@ -40,7 +40,7 @@ pub(super) fn said(command: u32) -> Vec<String> {
         .collect()
 }
 
-/// What a process is at, as the end of a sentence.
+/// What a process does, as the end of a sentence.
 fn state_of(process: &Process) -> String {
     let proc = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", process.pid)).unwrap_or_default();
     if let Some(lock) = lock_awaited_by(process.pid, &fs::read_to_string("/proc/locks").unwrap_or_default()) {
@@ -85,7 +85,7 @@ impl Call {
             return Some(self.reading(pid));
         }
         if is(&[libc::SYS_write, libc::SYS_writev, libc::SYS_sendto, libc::SYS_sendmsg]) {
-            return Some(format!("waits until somebody takes what it writes to {}", self.file(pid)));
+            return Some(format!("waits until what it writes to {} is read", self.file(pid)));
         }
         if is(&[libc::SYS_connect, libc::SYS_accept, libc::SYS_accept4]) {
             return Some("waits for a connection".to_owned());
@@ -104,7 +104,7 @@ impl Call {
         }
         let is_event =
             is(&[libc::SYS_ppoll, libc::SYS_pselect6, libc::SYS_epoll_pwait]) || is_old_poll(self.number);
-        is_event.then(|| "waits for something to happen".to_owned())
+        is_event.then(|| "waits for an event".to_owned())
     }
 
     fn reading(self, pid: u32) -> String {
@@ -112,11 +112,11 @@ impl Call {
         let at_terminal =
             ["`/dev/tty", "`/dev/pts/", "`/dev/console"].iter().any(|start| file.starts_with(start));
         if at_terminal {
-            format!("waits for somebody to type at the terminal {file}")
+            format!("waits for input from the terminal {file}")
         } else if file.starts_with("`socket:") {
             "waits for an answer from the network".to_owned()
         } else if file.starts_with("`pipe:") {
-            "waits for something to come through a pipe".to_owned()
+            "waits for input from a pipe".to_owned()
         } else {
             format!("waits to read {file}")
         }
@@ -153,7 +153,7 @@ fn lock_awaited_by(pid: u32, locks: &str) -> Option<String> {
         Some(holder) => {
             format!("waits for the lock of {file}, which {} (process {}) holds", holder.name, holder.pid)
         }
-        None => format!("waits for the lock of {file}, which somebody else holds"),
+        None => format!("waits for the lock of {file}, which another process holds"),
     })
 }
 
@@ -161,7 +161,7 @@ fn is_number(word: Option<&&str>, number: u32) -> bool {
     word.is_some_and(|word| word.parse() == Ok(number))
 }
 
-/// The file that a process has open at this place, `MAJOR:MINOR:INODE`.
+/// The path of the file `MAJOR:MINOR:INODE`, if the process has it open.
 fn file_at(pid: u32, place: &str) -> Option<String> {
     let inode: u64 = place.rsplit(':').next()?.parse().ok()?;
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).ok()?;

@@ -68,7 +68,7 @@ impl Origin {
                     Failure::new(format!(
                         "`{}` is {}: kkrun does not copy it",
                         PathText::new(path),
-                        other.noun()
+                        other.kind_name()
                     ))
                     .kind("refused")
                 ),
@@ -100,7 +100,7 @@ impl Origin {
                     if let FileState::Special { .. } = state {
                         let at = PathText::new(path.join(name));
                         bail!(
-                            Failure::new(format!("`{at}` is {}: kkrun does not copy it", state.noun()))
+                            Failure::new(format!("`{at}` is {}: kkrun does not copy it", state.kind_name()))
                                 .kind("refused")
                         );
                     }
@@ -241,7 +241,8 @@ fn copy_known(host: &Host, from: &Known<'_>, to: &str, options: &Ownership, mode
             FileState::File { .. } => &found.state,
             FileState::Absent | FileState::Link { .. } => &FileState::Absent,
             other => bail!(
-                Failure::new(format!("`{}` is {}, not a file", to.display(), other.noun())).kind("directory")
+                Failure::new(format!("`{}` is {}, not a file", to.display(), other.kind_name()))
+                    .kind("directory")
             ),
         };
         let attributes = options.attributes(&to, there, mode)?;

@@ -44,7 +44,7 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
         FileState::Absent | FileState::Link { .. } => ownership.attributes(&path, &FileState::Absent, 0o644),
         other => {
             let shown = PathText::new(&*path);
-            bail!(Failure::new(format!("`{shown}` is {}, not a file", other.noun())).kind("directory"))
+            bail!(Failure::new(format!("`{shown}` is {}, not a file", other.kind_name())).kind("directory"))
         }
     };
     let found = Found::at(&path)?;
