@@ -673,7 +673,7 @@ impl Session {
                 let look = || {
                     // A rollback mends in its own way.
                     if stop {
-                        change.kind().mend(&self.world)?;
+                        change.kind().repair(&self.world)?;
                     }
                     change.kind().position(&self.world)
                 };
@@ -737,8 +737,9 @@ impl Session {
     fn repair_half_undone(&self) -> Result<()> {
         let is_failed = |change: &&ChangeRecord| matches!(change.state, ChangeState::UndoFailed(_));
         for known in self.history.changes.iter().filter(is_failed) {
-            let mended = Change::of_intent(&known.intent).and_then(|change| change.kind().mend(&self.world));
-            if let Err(error) = mended {
+            let repaired =
+                Change::of_intent(&known.intent).and_then(|change| change.kind().repair(&self.world));
+            if let Err(error) = repaired {
                 self.check_interruption()?;
                 self.world
                     .reporter

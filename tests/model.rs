@@ -344,11 +344,11 @@ fn change(session: &mut Session, path: &Path, desired: &Desired, crash: Option<C
 
 fn line(key: u8) -> FileEntry {
     let kind = EntryKind::Line { key: format!("k{key}"), separator: Some("=".to_owned()) };
-    FileEntry { section: None, comment: "#".to_owned(), noun: kind }
+    FileEntry { section: None, comment: "#".to_owned(), kind }
 }
 
 fn block() -> FileEntry {
-    FileEntry { section: None, comment: "#".to_owned(), noun: EntryKind::Block { name: "it".to_owned() } }
+    FileEntry { section: None, comment: "#".to_owned(), kind: EntryKind::Block { name: "it".to_owned() } }
 }
 
 fn one(session: &mut Session, found: Found, desired: &DesiredFile<'_>, crash: Option<Crash>) -> Result<()> {

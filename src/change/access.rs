@@ -1,4 +1,4 @@
-//! Who may do what with the entries of a tree: owner, group and mode of those that differ from the wish.
+//! Owner, group and mode of the entries of a tree, where they differ from the desired ones.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -11,7 +11,7 @@ use crate::journal::Undoing;
 use crate::machine::files::{self, Access, Digest, PathText};
 use crate::target::{States, Target};
 
-/// Up to how many entries stand in the journal itself.
+/// A list of at most this many entries is in the journal itself, a longer one in the backups.
 const MOST_HERE: usize = 32;
 
 type List = BTreeMap<PathText, Access>;
@@ -42,7 +42,7 @@ pub enum AccessState {
     },
 }
 
-/// What taking it back needs besides the states.
+/// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AccessInverse {
     path: PathText,
@@ -68,7 +68,7 @@ impl AccessState {
         match self {
             Self::Here(list) => Ok(list.clone()),
             Self::Kept { list, .. } => serde_json::from_slice(&world.backups()?.read(*list)?)
-                .with_context(|| format!("the backup {list} is no list of owners and modes")),
+                .with_context(|| format!("backup `{list}` is invalid: expected a list of owners and modes")),
         }
     }
 
@@ -85,16 +85,16 @@ fn blob(list: &List) -> Result<Vec<u8>> {
 }
 
 impl AccessChange {
-    /// The change that gives every entry of the tree at the canonical path `path` what `wish` says of its present
-    /// access; `None` when it has it.
-    pub fn towards(path: &Path, wish: &dyn Fn(&Access) -> Access) -> Result<Option<Self>> {
+    /// The change that gives every entry of the tree at the canonical path `path` the access that `desired` makes of
+    /// its present one; `None` if all have it already.
+    pub fn towards(path: &Path, desired: &dyn Fn(&Access) -> Access) -> Result<Option<Self>> {
         let mut before = List::new();
         let mut after = List::new();
         for (name, access) in files::observe_access(path)? {
-            let desired = wish(&access);
-            if desired != access {
+            let wanted = desired(&access);
+            if wanted != access {
                 before.insert(name.clone(), access);
-                after.insert(name, desired);
+                after.insert(name, wanted);
             }
         }
         if before.is_empty() {
@@ -108,13 +108,13 @@ impl AccessChange {
         }))
     }
 
-    /// Makes the wish true.
+    /// Sets the desired access.
     pub fn act(&self, world: &World) -> Result<()> {
         let (before, after) = self.lists(world)?;
         files::set_access(self.path(), &paired(&before, &after))
     }
 
-    /// What it gave to each path; or, undone, gave back.
+    /// The access that acting set on each path; with `undone`, the one that undoing restored.
     ///
     /// # Errors
     /// When the backups cannot be read.
@@ -141,7 +141,7 @@ impl AccessChange {
 
     /// The listed entries that are still there and of the same kind, as they are now.
     fn observe(&self, listed: &List) -> Result<List> {
-        // Somebody may have put something else in the tree's place.
+        // Something else may be in the tree's place by now.
         if std::fs::symlink_metadata(self.path()).is_ok_and(|root| !root.is_dir()) {
             return Ok(List::new());
         }
@@ -172,8 +172,8 @@ impl Kind for AccessChange {
 
     fn summary(&self) -> String {
         let entries = self.before.len();
-        let noun = if entries == 1 { "entry" } else { "entries" };
-        format!("set owner and mode of {entries} {noun} of {}", self.inverse.path)
+        let counted = if entries == 1 { "entry" } else { "entries" };
+        format!("set owner and mode of {entries} {counted} of {}", self.inverse.path)
     }
 
     fn on_doubt(&self) -> OnDoubt {
@@ -216,7 +216,7 @@ impl Kind for AccessChange {
         let differing = differences(&after, &self.observe(&after)?);
         if !differing.is_empty() {
             let path = &self.inverse.path;
-            anyhow::bail!("`{path}` has not the desired owners and modes: {}", shortened(differing));
+            anyhow::bail!("owners and modes in `{path}` are not as desired: {}", shortened(differing));
         }
         Ok([(self.target(), state_value(&self.after))].into())
     }
@@ -230,7 +230,7 @@ impl Kind for AccessChange {
             .and_then(|state| state.read(world).ok())
             .unwrap_or_default();
         let is_back: BTreeMap<_, _> = [(self.target(), state_value(&self.before))].into();
-        // Entries that are gone have nothing to be given back.
+        // Entries that are gone need nothing.
         if differences(&before, &now).is_empty() {
             return Ok(Undone::Back(Undoing::Already, is_back));
         }
@@ -241,7 +241,7 @@ impl Kind for AccessChange {
             }
         }
         let mut by_others = now.clone();
-        // As this change itself left it is as good: another one may have been undone in between.
+        // What this change itself left counts as well as what is recorded: another change may have been undone since.
         by_others.retain(|name, access| {
             let ends = before.get(name).zip(after.get(name));
             !ends.is_some_and(|(before, after)| access.lies_between(before, after))
@@ -323,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn what_it_gave_and_gives_back_is_told_by_path() {
+    fn access_that_is_set_and_restored_is_reported_by_path() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap();
         let root = path.join("tree");

@@ -15,7 +15,7 @@ use crate::machine::clock;
 use crate::machine::files::Digest;
 use crate::machine::process::Command;
 
-/// How often it is looked whether the lock is free.
+/// How often the lock is tried.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What the databases held of an account before a change, and what the change was to make of that.
@@ -27,7 +27,7 @@ pub(super) struct AccountRecord {
 }
 
 impl AccountRecord {
-    /// Looks at the databases and at what `change` would make of them.
+    /// Reads the databases, and what `change` would make of them.
     pub(super) fn of(name: &str, change: impl FnOnce(&mut Databases) -> Result<()>) -> Result<Self> {
         let (mut databases, files) = Databases::read(Path::new(DIRECTORY))?;
         let before = databases.traces_of(name);
@@ -48,7 +48,7 @@ impl AccountRecord {
         Ok(())
     }
 
-    /// Makes the databases what `change` makes of them.
+    /// Writes the databases as `change` makes them.
     pub(super) fn write(
         &self,
         world: &World,
@@ -67,7 +67,7 @@ impl AccountRecord {
         Ok(())
     }
 
-    /// Makes the lines of a name in these databases what they were.
+    /// Restores the lines of a name in these databases.
     pub(super) fn restore_lines(
         &self,
         world: &World,
@@ -106,7 +106,7 @@ fn by_rules(add: impl FnOnce(&Rules<'_>) -> Result<()>) -> Result<()> {
     add(&Rules { defs: &LoginDefs::read(), is_taken: &is_taken, today })
 }
 
-/// Has the daemons that remember users and groups forget them, as the tools do. One that does not run says so.
+/// Has the daemons that cache users and groups forget them, as the tools do. One that does not run is no error.
 fn flush_caches(world: &World) {
     for command in [
         &["/usr/sbin/nscd", "-i", "passwd"][..],

@@ -23,7 +23,7 @@ const ENVIRONMENT: [(&str, &str); 5] = [
     ("LC_ALL", "C.UTF-8"),
     ("SUDO_FORCE_REMOVE", "yes"),
 ];
-/// Never a pseudo terminal, never a question about a configuration file that somebody changed.
+/// Never a pseudo terminal, never a question about a configuration file that was modified.
 const OPTIONS: [&str; 6] = [
     "--option=Acquire::Retries=5",
     "--option=Dpkg::Use-Pty=0",
@@ -67,7 +67,7 @@ pub struct Simulated {
 }
 
 impl<'a> Apt<'a> {
-    /// With the usual patience.
+    /// With the default timeouts.
     pub fn new(world: &'a World) -> Self {
         Self { world, lock_timeout: LOCK_TIMEOUT, timeout: TIMEOUT }
     }
@@ -133,7 +133,7 @@ impl<'a> Apt<'a> {
         Ok(())
     }
 
-    /// Those of these packages that were installed for others only.
+    /// Those of these packages that are marked as automatically installed.
     pub fn automatic(self, names: &[&str]) -> Result<Vec<String>> {
         if names.is_empty() {
             return Ok(Vec::new());
@@ -144,7 +144,7 @@ impl<'a> Apt<'a> {
         Ok(ended.stdout.text().lines().map(|line| line.trim().to_owned()).collect())
     }
 
-    /// Marks these as installed by wish (`manual`) or for others only (`auto`).
+    /// Marks these as installed manually (`manual`) or automatically (`auto`).
     pub fn mark(self, how: &str, names: &[&str]) -> Result<()> {
         if names.is_empty() {
             return Ok(());
@@ -154,7 +154,7 @@ impl<'a> Apt<'a> {
         super::unit::succeeded(&ended, &format!("apt-mark {how}"))
     }
 
-    /// Waits until nobody holds a lock of apt or dpkg.
+    /// Waits until no process holds a lock of apt or dpkg.
     fn wait_for_locks(self) -> Result<()> {
         let deadline = Instant::now() + self.lock_timeout;
         let mut reported = None;
@@ -195,7 +195,9 @@ impl<'a> Apt<'a> {
             }
             if !is_lock {
                 attempt += 1;
-                self.world.reporter.note(format!("the network failed: again in {} s", backoff.as_secs()));
+                self.world
+                    .reporter
+                    .note(format!("the network failed: trying again in {} s", backoff.as_secs()));
             }
             self.pause(if is_lock { Duration::from_secs(1) } else { backoff })?;
             backoff *= 2;
@@ -214,8 +216,8 @@ impl<'a> Apt<'a> {
         }
     }
 
-    /// Asks apt. It would log how it came to its answer, and keep what it made of its lists for the next time: asked
-    /// only to look, nothing is written.
+    /// Asks apt without writing anything: by default it logs how it comes to its answer, and caches what it makes of
+    /// its lists.
     fn look(self, mut argv: Vec<&str>) -> Result<Ended> {
         argv.insert(1, "--option=Dir::Log::Planner=");
         if !Path::new(CACHE).exists() {
@@ -331,8 +333,8 @@ pub fn has_stale_lists() -> bool {
     !has_lists || age.is_some_and(|age| age > STALE)
 }
 
-/// Whether a database of somebody's own lies in a PostgreSQL cluster at this directory: databases that were there
-/// from its making have small numbers. Those of `gone`, as `base/OID`, do not count.
+/// Whether the PostgreSQL cluster at this directory holds a database besides its initial ones, which have small
+/// numbers. Those of `gone`, as `base/OID`, do not count.
 /// Source: PostgreSQL, FirstNormalObjectId.
 pub fn holds_databases(cluster: &Path, gone: &BTreeSet<PathBuf>) -> bool {
     const FIRST_NORMAL: u32 = 16384;

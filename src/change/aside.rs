@@ -1,5 +1,4 @@
-//! What stands where kkrun has to make or remove something, and may be the operator's: moved to the state directory, never
-//! removed.
+//! Sets aside what is in kkrun's way and may be the operator's: it is moved to the state directory, never removed.
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
@@ -13,7 +12,7 @@ use crate::failure::Failure;
 use crate::machine::files::{self, Attributes, Content, Contents, FileState, Manifest, PathText, TreeFiles};
 use crate::machine::mount;
 
-/// Where such things are, in the state directory: each in a directory of its own, numbered.
+/// The directory for it below the state directory; each thing gets a numbered directory of its own in it.
 const ASIDE: &str = "aside";
 
 /// The directory of what was set aside.
@@ -21,14 +20,14 @@ pub(super) fn directory(world: &World) -> PathBuf {
     world.state_directory().join(ASIDE)
 }
 
-/// Moves what is at the canonical path `path` to a place of its own and gives that. Killed, it is at one of the two, or
-/// whole at both.
+/// Moves what is at the canonical path `path` to a place of its own and gives that. If kkrun is killed
+/// meanwhile, the thing is whole at one of the two paths or at both.
 ///
 /// # Errors
 /// When something is mounted in it, or it cannot be moved to the file system of the state directory.
 pub(super) fn set_aside(world: &World, path: &Path) -> Result<PathBuf> {
     mount::refuse_within([path])?;
-    let name = path.file_name().context("the root directory cannot be set aside")?;
+    let name = path.file_name().context("cannot set aside `/`: it is the root directory")?;
     let place = free_place(&directory(world))?;
     let to = place.join(name);
     let moved = match files::exchange_tree(path, &to) {
@@ -51,7 +50,7 @@ fn free_place(directory: &Path) -> Result<PathBuf> {
             return Ok(place);
         }
     }
-    anyhow::bail!("`{}` is full", directory.display())
+    anyhow::bail!("cannot set anything aside in `{}`: it is full", directory.display())
 }
 
 /// Makes a directory that only its maker may enter; false if something of that name is there.
@@ -67,7 +66,7 @@ fn make(path: &Path) -> Result<bool> {
     Ok(true)
 }
 
-/// To another file system a copy moves, whole and synced before the original goes.
+/// A move to another file system is a copy, whole and synced before the original goes.
 fn copy_and_remove(path: &Path, to: &Path) -> Result<()> {
     match FileState::observe(path)? {
         FileState::Absent => Ok(()),
@@ -102,7 +101,7 @@ fn stays(path: &Path, why: &anyhow::Error) -> anyhow::Error {
     let shown = PathText::new(path);
     Failure::new(format!("cannot copy `{shown}` to the state directory, so it is left where it is: {why:#}"))
         .kind("refused")
-        .hint(format!("move or remove `{shown}` yourself, then try again"))
+        .hint(format!("move or remove `{shown}` yourself, then run kkrun again"))
         .into()
 }
 

@@ -1,4 +1,4 @@
-//! A command that was run, with what takes it back: the removal of its product, or commands given beforehand.
+//! A command that was run, with what undoes it: the removal of its product, or commands given beforehand.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -18,14 +18,14 @@ use crate::machine::secret_store::SecretStore;
 use crate::machine::tree_size::TreeSize;
 use crate::target::{States, Target};
 
-/// How long a command that looks, or takes back, may take.
+/// How long a probe may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(60);
-/// How long a command that takes something back may take.
+/// How long a command that undoes something may take.
 const LONGEST_UNDO: Duration = Duration::from_secs(1800);
 
-/// Up to how many bytes of what is not kkrun's are kept when a product is removed by word.
+/// When the operator agrees to lose what is not kkrun's in a product, up to this many bytes of it are kept,
 const MOST_KEPT: u64 = 16 * 1024 * 1024;
-/// Up to how many files of one entry.
+/// and of one entry up to this many files.
 const MOST_KEPT_FILES: u64 = 1000;
 
 /// A command as the journal holds it: everything that running it needs.
@@ -49,13 +49,13 @@ pub struct PlainCommand {
     /// What it reads.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stdin: Option<String>,
-    /// The exit codes that are no failure, besides 0.
+    /// The exit codes besides 0 that mean success.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ok_codes: Vec<i32>,
 }
 
 impl PlainCommand {
-    /// The command to run. A secret that is not stored any more is left out, and that is reported.
+    /// The command to run. A secret that is no longer stored is left out, and a note says so.
     pub fn command(&self, world: &World, timeout: Duration) -> Result<Command> {
         let mut command = Command::new(&self.argv);
         command.user = self.user.as_deref().map(Account::existing).transpose()?;
@@ -71,7 +71,7 @@ impl PlainCommand {
                     command.env.push((variable.into(), secret));
                 }
                 None => world.reporter.note(format!(
-                    "`{}` runs without {variable}: the secret {name} is not stored",
+                    "`{}` runs without `{variable}`: secret `{name}` is not stored",
                     self.label()
                 )),
             }
@@ -82,24 +82,24 @@ impl PlainCommand {
         Ok(command)
     }
 
-    /// How people are reported of it.
+    /// Its name in messages.
     pub fn label(&self) -> String {
         shell_words::join(&self.argv)
     }
 }
 
-/// How the state that a command changes is reported.
+/// How the state that a command changes is observed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "by", rename_all = "snake_case")]
 pub enum Probe {
-    /// The command is of no further use once this one succeeds.
+    /// By whether this command succeeds: then there is nothing left to do.
     Success {
-        /// The looking command.
+        /// The probing command.
         look: PlainCommand,
     },
-    /// By what this one prints.
+    /// By the output of this command.
     Output {
-        /// The looking command.
+        /// The probing command.
         look: PlainCommand,
     },
 }
@@ -120,23 +120,23 @@ impl Probe {
     }
 }
 
-/// What a command is about: its product, and what its probe tells.
+/// What a command is about: its product, and the result of its probe.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandState {
     /// Whether its product is there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<bool>,
-    /// Of a product that is there: what kkrun's own commands left of it, as a listing in the backups. Of one that was there
-    /// before, and is not kkrun's: all of it.
+    /// Of a product that is there: what kkrun's own commands left of it, as a listing in the backups. Of one that was
+    /// there before and is not kkrun's: all of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub left: Option<Digest>,
-    /// Where what was there is now, because it may not be kkrun's.
+    /// Where what was at the product's path was set aside, because it may not be kkrun's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub aside: Option<PathText>,
     /// Before: the product is one that kkrun made, and an older change removes it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub own: bool,
-    /// What the probe tells.
+    /// The result of the probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probed: Option<String>,
     /// A hash of what it was last made from.
@@ -149,7 +149,7 @@ pub struct CommandState {
 pub struct ProductRecord {
     /// What kkrun last left there.
     pub recorded: Option<CommandState>,
-    /// Whether a live change of kkrun's made what is there.
+    /// Whether a change that is not undone made what is there.
     pub own: bool,
     /// The change that an earlier attempt left half made: what was there before it counts.
     pub first: Option<CommandChange>,
@@ -157,39 +157,39 @@ pub struct ProductRecord {
     pub changed: Option<CommandState>,
 }
 
-/// What takes a command back.
+/// What undoes a command.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CommandInverse {
-    /// What it is called.
+    /// Its label.
     pub label: String,
     /// Its product: removed, if it was not there before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub product: Option<PathText>,
-    /// The product of another command, which this one and what takes it back change.
+    /// The product of another command, which this command and its undo change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub changes: Option<PathText>,
-    /// Commands that take it back, in this order.
+    /// Commands that undo it, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub commands: Vec<PlainCommand>,
-    /// How its state is reported.
+    /// How its state is observed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<Probe>,
     /// What undoing it costs.
     pub class: Class,
 }
 
-/// A command that leaves something to take back, or to remember.
+/// A command that leaves something to undo, or to remember.
 ///
-/// Whose a product is: what was not there at the first attempt is made by the command, up to the moment at which the
-/// command's end was seen. Then it is listed, but for what the operator had put into it before. What is there and was not
-/// listed is the operator's: a rollback asks. What a killed attempt left was listed by nobody; it is not reported from what the
-/// operator made since, and is set aside instead of removed.
+/// Who owns a product: what was not there at the first attempt is the command's, up to the moment at which kkrun saw
+/// the command end. Then kkrun lists it, without what the operator had put into it before. What is there and not in
+/// the list is the operator's: a rollback asks. There is no list of what a killed attempt left; it cannot be told
+/// apart from what the operator made since, so it is set aside instead of removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CommandChange {
     before: CommandState,
     after: CommandState,
     inverse: CommandInverse,
-    /// Held by who runs the command, and by nobody who reads the change from the journal.
+    /// Set where the command is run; a change that was read from the journal has none.
     #[serde(skip)]
     watch: Option<Box<Watch>>,
 }
@@ -205,7 +205,7 @@ struct Watch {
     changed: Option<(Listing, CommandState)>,
 }
 
-/// What removing a product would take.
+/// What is at the path of a product.
 enum Product {
     Absent,
     /// Nothing but what kkrun's commands left, and these entries.
@@ -292,7 +292,8 @@ impl CommandChange {
         Ok(Product::Known(now.beyond(&known).into_iter().map(path).filter(stays).collect()))
     }
 
-    /// Makes way for the command, or brings back that nothing was there. Gives where what may not be kkrun's is now.
+    /// Clears the product's path, for the command or for its undo. Gives where something was set aside that may not be
+    /// kkrun's.
     fn clear_away(product: &Path, world: &World, recorded: Option<&Value>) -> Result<Option<PathBuf>> {
         let found = Self::look_at(product, world, recorded)?;
         let is_whole = matches!(&found, Product::Known(theirs) if theirs.is_empty());
@@ -302,7 +303,7 @@ impl CommandChange {
             Product::Known(_) | Product::Unknown => {
                 let to = aside::set_aside(world, &files::canonical(product)?)?;
                 world.reporter.note(format!(
-                    "`{}` may hold what kkrun did not make: it is at `{}` now",
+                    "`{}` was moved to `{}`: it may hold what kkrun did not make",
                     product.display(),
                     to.display()
                 ));
@@ -321,7 +322,8 @@ impl CommandChange {
         Ok(Some(world.backups()?.save(&blob(&left)?)?))
     }
 
-    /// What is recorded of the product that commands have changed which are over: what differs from `before` is theirs.
+    /// What to record of a product that commands have changed, once these have ended: what differs from `before` is
+    /// theirs.
     fn recorded_of_changed(
         &self,
         world: &World,
@@ -343,7 +345,7 @@ impl CommandChange {
         })
     }
 
-    /// Nothing of it is there any more.
+    /// Whether nothing of it is left.
     fn is_as_before(&self, now: &CommandState) -> bool {
         let product_gone = now.product == Some(false) && self.before.product == Some(false);
         let probed_before = now.probed.is_some() && now.probed == self.before.probed;
@@ -355,7 +357,7 @@ impl CommandChange {
         }
     }
 
-    /// The product was there before, by somebody else: what the command made of it cannot be reported from what it was.
+    /// Keeps a product that was there before and is not kkrun's: what the command changed in it cannot be told apart.
     fn undo_in_what_was_there(&self, world: &World, now: &CommandState) -> Result<Option<Undone>> {
         let Some(product) = self.product() else { return Ok(None) };
         if self.before.product != Some(true) || self.before.own || !self.inverse.commands.is_empty() {
@@ -366,7 +368,7 @@ impl CommandChange {
             return Ok(Some(Undone::Back(Undoing::Already, [(self.target(), state_value(now))].into())));
         }
         Ok(Some(Undone::Kept(format!(
-            "`{}` was there before `{}` was run: what that changed in it is not undone",
+            "`{}` was there before `{}` was run: what the command changed in it cannot be undone",
             product.display(),
             self.inverse.label
         ))))
@@ -391,10 +393,11 @@ fn blob(listing: &Listing) -> Result<Vec<u8>> {
 
 fn read_listing(world: &World, digest: Digest) -> Result<Listing> {
     let bytes = world.backups()?.read(digest)?;
-    serde_json::from_slice(&bytes).with_context(|| format!("the backup {digest} is no listing"))
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("backup `{digest}` is invalid: expected a listing"))
 }
 
-/// By word, what somebody put into a product goes: a little of it is kept in the backups.
+/// Keeps a little of what others put into a product in the backups, when the operator agreed to lose it.
 fn keep_small(world: &World, theirs: &[PathBuf]) -> Result<()> {
     let mut room = MOST_KEPT;
     for path in theirs {
@@ -420,7 +423,7 @@ fn is_there(path: &Path) -> Result<bool> {
         {
             Ok(false)
         }
-        Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
     }
 }
 
@@ -505,12 +508,12 @@ impl Kind for CommandChange {
         self.clear_leftover()
     }
 
-    fn mend(&self, _world: &World) -> Result<()> {
+    fn repair(&self, _world: &World) -> Result<()> {
         self.clear_leftover()
     }
 
     fn position(&self, world: &World) -> Result<Position> {
-        self.mend(world)?;
+        self.repair(world)?;
         let now = self.state(world)?;
         if self.before.product == Some(false)
             && now.product == Some(false)
@@ -576,13 +579,16 @@ impl Kind for CommandChange {
         if let (Some(Probe::Output { look }), Some(recorded)) = (&self.inverse.probe, &recorded)
             && recorded.probed.is_some()
             && recorded.probed != now.probed
-            // What an inverse left that was stopped half-way cannot be reported.
+            // What an undo left that was stopped half-way is unpredictable.
             && !terms.begun
             && !terms.force
         {
-            // A look that failed says nothing of anybody.
+            // A probe that failed is no sign of a conflict.
             looked?;
-            return Ok(Undone::Conflict(format!("what `{}` prints is another since", look.label())));
+            return Ok(Undone::Conflict(format!(
+                "the output of `{}` is not what kkrun recorded",
+                look.label()
+            )));
         }
         if let Some(undone) = self.undo_in_what_was_there(world, &now)? {
             return Ok(undone);
@@ -604,7 +610,7 @@ impl Kind for CommandChange {
             (Some(path), Some(recorded)) => Some((Listing::observe(path.as_path())?, recorded)),
             _ => None,
         };
-        // What the commands below write into the product is kkrun's, and was not asked for.
+        // Before the commands below run: what they write into the product is kkrun's, and no one was asked about it.
         let found = self.made_product().map(|product| Self::look_at(product, world, recorded)).transpose()?;
         for command in &self.inverse.commands {
             let label = command.label();
@@ -630,7 +636,7 @@ impl Kind for CommandChange {
             (&self.inverse.probe, restored.probed.as_deref())
             && !self.inverse.commands.is_empty()
         {
-            anyhow::bail!("after taking `{}` back, `{}` still holds", self.inverse.label, look.label());
+            anyhow::bail!("after the undo of `{}`, `{}` still holds", self.inverse.label, look.label());
         }
         let mut states = BTreeMap::from([(self.target(), state_value(&restored))]);
         if let Some((before, recorded)) = &changed {

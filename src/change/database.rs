@@ -22,12 +22,12 @@ pub struct DatabaseChange {
     before: DatabaseState,
     after: DatabaseState,
     inverse: DatabaseInverse,
-    /// How it is made, if it is.
+    /// How it is made, if it is not there.
     #[serde(skip)]
     making: DesiredDatabase,
 }
 
-/// What bringing the state from before back needs besides that state.
+/// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DatabaseInverse {
     database: String,
@@ -51,10 +51,10 @@ pub enum DatabaseState {
     },
 }
 
-/// What a database shall be.
+/// The desired state of a database.
 #[derive(Clone, Debug, Default)]
 pub struct DesiredDatabase {
-    /// The role it belongs to; the one that makes it if not said.
+    /// The role it belongs to; by default the one that makes it.
     pub owner: Option<String>,
     /// The encoding of a new one.
     pub encoding: Option<String>,
@@ -74,7 +74,7 @@ impl DatabaseState {
         }))
     }
 
-    /// The same, as far as both can tell: a database that was not yet made has no number.
+    /// Whether both are the same, as far as is known: a database that was not yet made has no number.
     fn same_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Absent, Self::Absent) => true,
@@ -85,7 +85,7 @@ impl DatabaseState {
         }
     }
 
-    /// Both are known and not one and the same.
+    /// Whether both have numbers, and different ones.
     fn is_another_than(&self, other: &Self) -> bool {
         matches!(
             (self, other),
@@ -96,9 +96,9 @@ impl DatabaseState {
     fn difference(&self, now: &Self) -> String {
         match (self, now) {
             (_, Self::Absent) => "the database is gone".to_owned(),
-            (Self::Absent, Self::Present { .. }) => "there is a database of that name".to_owned(),
+            (Self::Absent, Self::Present { .. }) => "a database of that name is there".to_owned(),
             _ if self.is_another_than(now) => {
-                "it is another database of the same name, made by somebody else".to_owned()
+                "it is another database of the same name, made outside kkrun".to_owned()
             }
             (Self::Present { owner: was, .. }, Self::Present { owner: is, .. }) => {
                 format!("it belongs to {is}, not to {was}")
@@ -108,7 +108,7 @@ impl DatabaseState {
 }
 
 impl DatabaseChange {
-    /// The change that makes `wish` true of a database; `None` when it is.
+    /// The change that brings a database to `desired`; `None` if it is so already.
     pub fn towards(
         world: &World,
         login: Login,
@@ -132,14 +132,14 @@ impl DatabaseChange {
         Ok(Some(Self { before, after, inverse, making: desired }))
     }
 
-    /// Makes the wish true.
+    /// Brings the database to the desired state.
     pub fn act(&self, world: &World) -> Result<()> {
         let mut connection = self.inverse.login.open(world)?;
         if !self.is_creation() {
             return self.give_to(&mut connection, &self.after);
         }
         match connection.execute(&self.making_sql(self.making.template.as_deref()), &[]) {
-            // Somebody is connected to the usual template; nobody can be to the other one.
+            // A session is connected to the usual template; the other one accepts no connections.
             Err(error) if sql_state(&error) == Some("55006") && self.making.template.is_none() => {
                 connection.execute(&self.making_sql(Some("template0")), &[])
             }
@@ -185,14 +185,15 @@ impl DatabaseChange {
         Ok((number("tables"), number("size")))
     }
 
-    /// Saves all that is in the database among the backups and tells where.
+    /// Dumps the database into the backups and reports where.
     fn dump(&self, world: &World) -> Result<()> {
         let database = &self.inverse.database;
         let backups = world.backups()?;
         let saved = backups.save_written(|incoming| self.write_dump(world, incoming))?;
         let path = backups.path(saved);
         world.reporter.note(format!(
-            "the database {database} was dumped before its removal: `pg_restore --create --dbname postgres {}` brings it back",
+            "database `{database}` was dumped before its removal: restore it with \
+             `pg_restore --create --dbname postgres {}`",
             path.display()
         ));
         Ok(())
@@ -207,7 +208,7 @@ impl DatabaseChange {
             .map(str::to_owned)
             .chain([to.display().to_string()])
             .collect();
-        // The file is root's: the server's owner gets it open.
+        // The file is root's: the server's owner gets it as an open descriptor.
         if server.is_local_socket() && Account::current()?.is_root() {
             argv.extend(["runuser", "-u", &server.os_user, "--"].map(str::to_owned));
         }
@@ -228,7 +229,7 @@ impl DatabaseChange {
         }
         let ended = world.run(&command, &label)?;
         super::succeeded(&ended, &label)
-            .with_context(|| format!("the database `{database}` is not removed without a dump"))
+            .with_context(|| format!("cannot remove database `{database}` without a dump"))
     }
 
     fn drop_it(&self, connection: &mut Connection<'_>) -> Result<()> {
@@ -244,7 +245,7 @@ impl DatabaseChange {
     }
 }
 
-/// A number of bytes as people say it.
+/// A number of bytes, for messages.
 fn size(bytes: u64) -> String {
     let mut amount = bytes;
     for unit in ["bytes", "kB", "MB", "GB"] {
@@ -317,7 +318,11 @@ impl Kind for DatabaseChange {
     fn recorded(&self, world: &World) -> Result<States> {
         let now = DatabaseState::look(&mut self.inverse.login.open(world)?, &self.inverse.database)?;
         if !now.same_as(&self.after) {
-            anyhow::bail!("the database `{}`: {}", self.inverse.database, self.after.difference(&now));
+            anyhow::bail!(
+                "database `{}` is not as desired: {}",
+                self.inverse.database,
+                self.after.difference(&now)
+            );
         }
         Ok([(self.target(), state_value(&now))].into())
     }
@@ -334,8 +339,8 @@ impl Kind for DatabaseChange {
             Ok((0, bytes)) => format!("no tables, {}", size(bytes)),
             Ok((1, bytes)) => format!("1 table, {}", size(bytes)),
             Ok((tables, bytes)) => format!("{tables} tables, {}", size(bytes)),
-            // Not to be seen is not to be lost without a word.
-            Err(_) => "what is in it cannot be seen now".to_owned(),
+            // Content that cannot be read is still a loss.
+            Err(_) => "its content cannot be read now".to_owned(),
         };
         let what = format!("the database {} ({content})", self.inverse.database);
         Ok(Some(Loss { class: Class::Databases, what }))
@@ -361,7 +366,7 @@ impl Kind for DatabaseChange {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         if self.is_creation() {
-            // The loss was agreed to before an undo is asked for.
+            // The operator agreed to the loss before the undo.
             if self.content(world)?.0 > 0 {
                 self.dump(world)?;
             }
@@ -377,7 +382,7 @@ impl Kind for DatabaseChange {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn sizes_are_said_in_the_largest_unit_that_keeps_two_digits() {
+    fn sizes_are_shown_in_the_largest_unit_that_keeps_two_digits() {
         for (bytes, said) in
             [(0, "0 bytes"), (9_999, "9999 bytes"), (7_791_000, "7791 kB"), (12_300_000, "13 MB")]
         {

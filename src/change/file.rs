@@ -27,17 +27,17 @@ pub struct FileChange {
     /// The content after it, if differences from it are to be shown later.
     #[serde(skip)]
     shown: Option<Rc<[u8]>>,
-    /// What is in the directory that stands there, on its way to the backups.
+    /// What is in the directory that is replaced, on its way to the backups.
     #[serde(skip)]
     tree: Option<Rc<Manifest>>,
 }
 
-/// Up to how many bytes a text's differences are shown.
+/// Differences are shown of texts up to this many bytes,
 const LONGEST_SHOWN: u64 = 256 * 1024;
-/// How many lines of them.
+/// and of each at most this many lines.
 const MOST_LINES: usize = 60;
 
-/// Whether differences of a file in this state may be shown, should it be a text: it is short, and everybody may read it.
+/// Whether the differences of a text file in this state may be shown: it is short, and everyone may read it.
 fn may_be_shown(state: &FileState) -> bool {
     matches!(state, FileState::File { size, metadata, .. } if *size <= LONGEST_SHOWN && metadata.mode & 0o004 != 0)
 }
@@ -48,17 +48,16 @@ fn showable<'bytes>(state: &FileState, bytes: &'bytes [u8]) -> Option<&'bytes st
     (!text.contains('\0')).then_some(text)
 }
 
-/// What bringing the state from before back needs besides that state; a content is in the backups under its
-/// hash.
+/// What undoing it needs besides the state before; a content is in the backups under its hash.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileInverse {
     path: PathText,
-    /// Of the manifest of the directory that stood there, with all in it, under which it is in the backups.
+    /// The digest under which the manifest of the replaced directory, with all in it, is in the backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tree: Option<Digest>,
 }
 
-/// What a path shall be.
+/// The desired state of a path.
 #[derive(Clone, Debug)]
 pub enum DesiredFile<'bytes> {
     /// A regular file with this content.
@@ -79,9 +78,9 @@ pub enum DesiredFile<'bytes> {
         /// The metadata of the copy.
         attributes: Attributes,
     },
-    /// A symbolic link that holds this text.
+    /// A symbolic link.
     Link {
-        /// The text.
+        /// Its target, as it is written in the link.
         to: PathText,
         /// Its owner's user id.
         owner: u32,
@@ -93,7 +92,7 @@ pub enum DesiredFile<'bytes> {
         /// Its metadata.
         attributes: Attributes,
     },
-    /// What it is, with other metadata.
+    /// What is there, with other metadata.
     Metadata {
         /// The metadata.
         attributes: Attributes,
@@ -102,10 +101,10 @@ pub enum DesiredFile<'bytes> {
     Absent,
 }
 
-/// What stands at a path now. Its content stays where it is.
+/// What is at a path now; a content is not read.
 #[derive(Clone, Debug)]
 pub struct Found {
-    /// The one name of the path.
+    /// The canonical path.
     pub path: PathBuf,
     /// Its state.
     pub state: FileState,
@@ -119,8 +118,8 @@ impl Found {
         Ok(Self { path, state })
     }
 
-    /// Looks at a path, and reads the text there: nothing, if it is no regular file. Read once, so that text and state
-    /// belong together.
+    /// Looks at a path, and reads the text there, which is empty if there is no regular file. One read gives both, so
+    /// that text and state belong together.
     ///
     /// # Errors
     /// When it is larger than [`files::LONGEST_TEXT`].
@@ -132,9 +131,9 @@ impl Found {
 }
 
 impl FileChange {
-    /// The change that makes `wish` true of what was found; `None` when it is true.
-    pub fn towards(found: Found, wish: &DesiredFile<'_>) -> Option<Self> {
-        let after = match wish {
+    /// The change from what was found to `desired`; `None` if they are the same.
+    pub fn towards(found: Found, desired: &DesiredFile<'_>) -> Option<Self> {
+        let after = match desired {
             DesiredFile::File { bytes, attributes } => {
                 FileState::file(Digest::of(bytes), bytes.len() as u64, attributes)
             }
@@ -152,38 +151,38 @@ impl FileChange {
             return None;
         }
         let inverse = FileInverse { path: PathText::new(found.path), tree: None };
-        let shown = match wish {
+        let shown = match desired {
             DesiredFile::File { bytes, .. } => showable(&after, bytes).map(|text| Rc::from(text.as_bytes())),
             _ => None,
         };
         Some(Self { before: found.state, after, inverse, shown, tree: None })
     }
 
-    /// The same where somebody put a directory in the place of a file or link: it goes with all that is in it, and all
-    /// of that comes back.
+    /// The same where a directory took the place of a file or link: it goes with all that is in it, and an undo
+    /// restores all of that.
     ///
     /// # Errors
-    /// When something in it could not be brought back.
-    pub fn in_place_of_directory(found: Found, wish: &DesiredFile<'_>) -> Result<Option<Self>> {
+    /// When something in it could not be restored.
+    pub fn in_place_of_directory(found: Found, desired: &DesiredFile<'_>) -> Result<Option<Self>> {
         let tree = tree::replaceable(&found.path, &Manifest::default())?;
-        let Some(mut change) = Self::towards(found, wish) else { return Ok(None) };
+        let Some(mut change) = Self::towards(found, desired) else { return Ok(None) };
         change.inverse.tree = Some(tree::digest(&tree)?);
         change.tree = Some(Rc::new(tree));
         Ok(Some(change))
     }
 
-    /// Makes the wish true.
-    pub fn act(&self, wish: &DesiredFile<'_>) -> Result<()> {
+    /// Brings the path to the desired state.
+    pub fn act(&self, desired: &DesiredFile<'_>) -> Result<()> {
         let (path, tag) = (self.path(), tag(self.path()));
         let before = match &self.tree {
-            // From here to the new file's name there is nothing: see `position`.
+            // Until the new file has its name, nothing is at the path: see `position`.
             Some(tree) => {
                 tree::exchange_away(path, tree)?;
                 &FileState::Absent
             }
             None => &self.before,
         };
-        match wish {
+        match desired {
             DesiredFile::File { bytes, attributes } => {
                 let contents = match self.after.sha256() {
                     Some(digest) => Contents::Hashed(bytes, digest),
@@ -221,7 +220,7 @@ impl FileChange {
         self.inverse.path.as_path()
     }
 
-    /// The directory is gone, or back, and the file has not its place yet.
+    /// Whether nothing is at the path because one of directory and file is gone and the other is not there yet.
     fn is_halfway(&self, now: &FileState) -> bool {
         self.inverse.tree.is_some() && now.is_absent()
     }
@@ -230,7 +229,7 @@ impl FileChange {
         FileState::observe(self.path())
     }
 
-    /// Only the metadata differ, or a directory was made: no content has to be brought back.
+    /// Whether only the metadata differ: no content has to be restored.
     pub fn keeps_content(&self) -> bool {
         self.before.sha256().is_some() && self.before.sha256() == self.after.sha256()
             || matches!(
@@ -239,8 +238,8 @@ impl FileChange {
             )
     }
 
-    /// What is recorded of a state that this change led to, or its undoing: what somebody else wrote stays somebody
-    /// else's when only owner and mode are changed. `left` is what kkrun last left there.
+    /// What to record of a state that this change or its undo led to. `left` is what kkrun last left there: where only
+    /// owner and mode change, its content stays recorded, so that a content modified outside kkrun stays a conflict.
     pub fn recorded_beside(&self, left: &FileState, state: FileState) -> FileState {
         match (left, state) {
             (FileState::File { sha256, size, .. }, FileState::File { metadata, .. })
@@ -255,7 +254,7 @@ impl FileChange {
     fn restore(&self, world: &World, now: &FileState) -> Result<()> {
         let (path, tag) = (self.path(), tag(self.path()));
         if let Some(digest) = self.inverse.tree {
-            return tree::bring_back(world, path, digest, now);
+            return tree::restore_saved(world, path, digest, now);
         }
         match &self.before {
             FileState::Absent if matches!(now, FileState::Directory { .. }) => files::remove_directory(path),
@@ -270,7 +269,7 @@ impl FileChange {
                 let contents = Contents::File { from: &backup, sha256: Some(*sha256) };
                 files::replace(path, contents, &Attributes::from(metadata), now, &tag)
                     .map(drop)
-                    .with_context(|| format!("the backup of `{}` does not bring it back", path.display()))
+                    .with_context(|| format!("cannot restore `{}` from its backup", path.display()))
             }
             FileState::Link { to, owner, group, mtime } => {
                 files::link(path, to, *owner, *group, *mtime, now, &tag).map(drop)
@@ -281,24 +280,27 @@ impl FileChange {
             FileState::Directory { metadata } => {
                 files::set_metadata(path, &Attributes::from(metadata), now).map(drop)
             }
-            other => anyhow::bail!("`{}` was {} before", path.display(), other.kind_name()),
+            other => {
+                anyhow::bail!("cannot restore `{}`: it was {} before", path.display(), other.kind_name())
+            }
         }
     }
 
-    /// Only owner and mode were changed, and somebody else changed the content since: that stays.
+    /// Undoes a change of owner and mode alone where the content was modified outside kkrun since: the content stays.
     fn undo_beside_conflicting_content(
         &self,
         now: &FileState,
         recorded: &FileState,
         terms: UndoTerms<'_>,
     ) -> Result<Undone> {
-        // What is gone has nothing to be given back.
+        // What is gone needs nothing.
         if now.is_absent() {
             return Ok(Undone::Back(Undoing::Already, BTreeMap::new()));
         }
         let shown = self.path().display();
         let (FileState::File { metadata: here, .. }, Some(before)) = (now, self.before.metadata()) else {
-            let why = format!("{shown} is {} now, and only its owner and mode were changed", now.kind_name());
+            let why =
+                format!("`{shown}` is now {}, and kkrun changed only its owner and mode", now.kind_name());
             if terms.force {
                 return Ok(Undone::Kept(why));
             }
@@ -323,7 +325,7 @@ impl FileChange {
         Ok(Undone::Back(Undoing::InPart, back))
     }
 
-    /// What differs between the recorded content and the one that is there, for people.
+    /// What differs between the recorded content and the one that is there, for messages.
     fn difference(&self, world: &World, recorded: &FileState, now: &FileState) -> String {
         let mut lines = recorded.differences(now);
         if recorded.sha256() == now.sha256() {
@@ -382,7 +384,10 @@ impl Kind for FileChange {
         if self.before.sha256().is_some() && !self.keeps_content() {
             let saved = world.backups()?.save_file(self.path())?;
             if !saved.same_as(&self.before) {
-                let mut failure = Failure::new(format!("`{}` is changing right now", self.path().display()));
+                let mut failure = Failure::new(format!(
+                    "cannot save `{}`: it changes while it is read",
+                    self.path().display()
+                ));
                 failure.output = self.before.differences(&saved);
                 return Err(failure.kind("conflict").into());
             }
@@ -398,19 +403,19 @@ impl Kind for FileChange {
 
     fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
         let recorded: FileState = serde_json::from_value(recorded.clone()).ok()?;
-        // What vanished is made again, and what was not there before was left so by kkrun itself.
+        // Where nothing is, nothing is overwritten: what vanished is made again.
         if self.before.is_absent() || !self.before.is_overwritten(&self.after, &recorded) {
             return None;
         }
         Some(self.difference(world, &recorded, &self.before))
     }
 
-    fn mend(&self, _world: &World) -> Result<()> {
+    fn repair(&self, _world: &World) -> Result<()> {
         files::clear_leftover(self.path(), &tag(self.path()))
     }
 
     fn position(&self, world: &World) -> Result<Position> {
-        self.mend(world)?;
+        self.repair(world)?;
         let now = self.observe()?;
         Ok(if now.same_as(&self.after) {
             Position::After
@@ -427,7 +432,7 @@ impl Kind for FileChange {
         let now = self.observe()?;
         if !now.same_as(&self.after) {
             anyhow::bail!(
-                "`{}` is not as written: {}",
+                "`{}` is not as desired after the change: {}",
                 self.path().display(),
                 self.after.differences(&now).join(", ")
             );
@@ -445,12 +450,13 @@ impl Kind for FileChange {
                 let gone = world.assumed_gone.borrow();
                 entries.flatten().filter(|entry| !gone.contains(&entry.path())).count()
             }
-            // What stands there instead is a newer change's, or somebody else's.
+            // What is there instead belongs to a newer change or was put there outside kkrun.
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => 0,
             Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
         };
-        let noun = if entries == 1 { "entry" } else { "entries" };
-        let what = format!("the directory {} with {entries} {noun} that kkrun did not make", path.display());
+        let counted = if entries == 1 { "entry" } else { "entries" };
+        let what =
+            format!("the directory {} with {entries} {counted} that kkrun did not make", path.display());
         Ok((entries > 0).then_some(Loss { class: Class::Homes, what }))
     }
 
@@ -477,8 +483,8 @@ impl Kind for FileChange {
         if self.keeps_content() && now.sha256() != self.after.sha256() {
             return self.undo_beside_conflicting_content(&now, &recorded, terms);
         }
-        // As this change itself left it is as good: another one may have been undone in between. So is what an undoing
-        // has left that was stopped half-way.
+        // What this change itself left counts as well as what is recorded: another change may have been undone since.
+        // So does what an undo left that was stopped half-way.
         let is_ours = [&recorded, &self.after].into_iter().any(|state| now.lies_between(&self.before, state))
             || self.is_halfway(&now);
         let made_directory = self.before.is_absent() && matches!(self.after, FileState::Directory { .. });
@@ -496,12 +502,12 @@ impl Kind for FileChange {
             keep_copy(world, path)?;
         }
         if goes_whole {
-            // The loss was agreed to before an undo is asked for.
+            // The operator agreed to the loss before the undo.
             files::remove_tree(path, files::identity(path)?)?;
         } else if let (FileState::Directory { .. }, false) =
             (&now, matches!(self.before, FileState::Directory { .. }))
         {
-            // By word, a directory that somebody put there goes with all that is in it.
+            // When agreed to, a directory that was put there goes with all that is in it; a copy is kept.
             let tree = tree::save(world, path)?;
             tree::exchange_away(path, &tree)?;
             self.restore(world, &FileState::Absent)?;
@@ -544,15 +550,15 @@ mod tests {
         DesiredFile::File { bytes, attributes: mine(mode) }
     }
 
-    /// Makes the wish true as a session does: the change, and what is recorded then.
-    fn make(world: &World, path: &Path, wish: &DesiredFile<'_>) -> (Change, Value) {
-        let change = FileChange::towards(Found::at(path).unwrap(), wish).unwrap();
+    /// Makes the change as a session does; gives it, and what is recorded then.
+    fn make(world: &World, path: &Path, desired: &DesiredFile<'_>) -> (Change, Value) {
+        let change = FileChange::towards(Found::at(path).unwrap(), desired).unwrap();
         let from_record = from_record(&Change::File(change.clone()));
         change.prepare(world).unwrap();
         assert_eq!(from_record.kind().position(world).unwrap(), Position::Before);
-        change.act(wish).unwrap();
+        change.act(desired).unwrap();
         assert_eq!(from_record.kind().position(world).unwrap(), Position::After);
-        assert!(FileChange::towards(Found::at(path).unwrap(), wish).is_none());
+        assert!(FileChange::towards(Found::at(path).unwrap(), desired).is_none());
         let recorded =
             from_record.kind().recorded(world).unwrap().remove(&from_record.kind().target()).unwrap();
         (from_record, recorded)
@@ -585,7 +591,7 @@ mod tests {
             }];
         let link =
             DesiredFile::Link { to: PathText::new("elsewhere"), owner: mine(0).owner, group: mine(0).group };
-        let wishes: [&[DesiredFile<'_>]; 4] = [
+        let desired_files: [&[DesiredFile<'_>]; 4] = [
             &[file(b"new", 0o640), link.clone(), DesiredFile::Directory { attributes: mine(0o755) }],
             &[
                 file(b"new", 0o640),
@@ -601,39 +607,39 @@ mod tests {
                 DesiredFile::Absent,
             ],
         ];
-        for (set_up, wishes) in set_up.iter().zip(wishes) {
-            for wish in wishes {
+        for (set_up, desired_files) in set_up.iter().zip(desired_files) {
+            for desired in desired_files {
                 set_up();
                 let before = FileState::observe(&at).unwrap();
-                let (change, recorded) = make(&world, &at, wish);
+                let (change, recorded) = make(&world, &at, desired);
                 assert!(change.kind().loss(&world, None).unwrap().is_none());
                 let looking = UndoTerms { recorded: Some(&recorded), dry_run: true, ..UndoTerms::default() };
                 let after = FileState::observe(&at).unwrap();
                 assert!(is_back(&change.kind().undo(&mut world, looking).unwrap(), Undoing::Restored));
                 assert_eq!(FileState::observe(&at).unwrap(), after);
                 let undone = undo(&mut world, &change, Some(&recorded), false);
-                assert!(is_back(&undone, Undoing::Restored), "{wish:?}: {undone:?}");
-                assert_eq!(FileState::observe(&at).unwrap(), before, "{wish:?}");
+                assert!(is_back(&undone, Undoing::Restored), "{desired:?}: {undone:?}");
+                assert_eq!(FileState::observe(&at).unwrap(), before, "{desired:?}");
                 let undone = undo(&mut world, &change, Some(&recorded), false);
-                assert!(is_back(&undone, Undoing::Already), "{wish:?}: {undone:?}");
+                assert!(is_back(&undone, Undoing::Already), "{desired:?}: {undone:?}");
                 let _ = std::fs::remove_file(&at);
                 let _ = std::fs::remove_dir(&at);
-                assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "{wish:?}");
+                assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0, "{desired:?}");
             }
         }
     }
 
     #[test]
-    fn an_edit_is_foreign_and_a_conflict_and_its_difference_is_shown() {
+    fn an_edit_outside_kkrun_is_a_conflict_and_its_difference_is_shown() {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("page");
         let before = full(&at);
         let (change, recorded) = make(&world, &at, &file(b"one\ntwo\n", 0o644));
         std::fs::write(&at, "one\nthree\n").unwrap();
         let again = FileChange::towards(Found::at(&at).unwrap(), &file(b"next", 0o644)).unwrap();
-        let foreign = again.conflict(&recorded, &world).unwrap();
+        let in_run = again.conflict(&recorded, &world).unwrap();
         let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
-        for shown in [foreign, why] {
+        for shown in [in_run, why] {
             let expected = "content differs (8 → 10 bytes)\n--- as kkrun left it\n+++ as it is now\n\
                             @@ -1,2 +1,2 @@\n one\n-two\n+three";
             assert_eq!(shown, expected);
@@ -644,21 +650,21 @@ mod tests {
     }
 
     #[test]
-    fn owner_and_mode_that_were_half_set_are_nobody_elses() {
+    fn owner_and_mode_that_were_half_set_are_no_conflict() {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("made");
         let start = Attributes::new(0o755, mine(0).owner, mine(0).group);
         let before = files::make_directory(&at, &start, "start").unwrap();
-        let mut desired = mine(0o711);
-        desired.xattrs.insert("user.note".to_owned(), files::Value::from(b"n".to_vec()));
-        let wish = DesiredFile::Directory { attributes: desired.clone() };
-        let (change, recorded) = make(&world, &at, &wish);
-        let half = Attributes { mode: 0o755, ..desired };
+        let mut attributes = mine(0o711);
+        attributes.xattrs.insert("user.note".to_owned(), files::Value::from(b"n".to_vec()));
+        let desired = DesiredFile::Directory { attributes: attributes.clone() };
+        let (change, recorded) = make(&world, &at, &desired);
+        let half = Attributes { mode: 0o755, ..attributes };
         let half_set = |from: &FileState| files::set_metadata(&at, &half, from).unwrap();
 
         half_set(&FileState::observe(&at).unwrap());
         assert_eq!(change.kind().position(&world).unwrap(), Position::Between);
-        let again = FileChange::towards(Found::at(&at).unwrap(), &wish).unwrap();
+        let again = FileChange::towards(Found::at(&at).unwrap(), &desired).unwrap();
         assert_eq!(again.conflict(&state_value(&before), &world), None);
         assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
         assert!(FileState::observe(&at).unwrap().same_as(&before));
@@ -669,7 +675,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_of_the_mode_alone_is_undone_beside_somebody_elses_content() {
+    fn undo_of_a_mode_keeps_content_modified_outside_kkrun() {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("page");
         std::fs::write(&at, "before\n").unwrap();
@@ -689,12 +695,12 @@ mod tests {
         assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Already));
         symlink("theirs", &at).unwrap();
         let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
-        assert!(why.contains("a symbolic link now"), "{why}");
+        assert!(why.contains("is now a symbolic link"), "{why}");
         assert!(matches!(undo(&mut world, &change, Some(&recorded), true), Undone::Kept(_)));
     }
 
     #[test]
-    fn a_directory_that_somebody_put_in_place_of_a_file_goes_by_word_only_and_into_the_backups() {
+    fn a_directory_put_in_place_of_a_file_goes_only_when_agreed_to_and_into_the_backups() {
         let Scene { _directory, path, mut world } = scene();
         let at = path.join("page");
         std::fs::write(&at, "before").unwrap();
@@ -718,11 +724,11 @@ mod tests {
         std::fs::create_dir_all(at.join("inner")).unwrap();
         std::fs::write(at.join("inner/theirs"), "theirs").unwrap();
         let before = Manifest::observe(&at).unwrap();
-        let wish = file(b"one", 0o644);
-        let change = FileChange::in_place_of_directory(Found::at(&at).unwrap(), &wish).unwrap().unwrap();
+        let desired = file(b"one", 0o644);
+        let change = FileChange::in_place_of_directory(Found::at(&at).unwrap(), &desired).unwrap().unwrap();
         let known = from_record(&Change::File(change.clone()));
         change.prepare(&world).unwrap();
-        change.act(&wish).unwrap();
+        change.act(&desired).unwrap();
         assert_eq!(known.kind().position(&world).unwrap(), Position::After);
         let recorded = known.kind().recorded(&world).unwrap().remove(&known.kind().target()).unwrap();
         // Killed between the two, it is neither lost nor in doubt.
@@ -732,10 +738,10 @@ mod tests {
         assert_eq!(Manifest::observe(&at).unwrap(), before);
         assert!(is_back(&undo(&mut world, &known, Some(&recorded), false), Undoing::Already));
 
-        let change = FileChange::in_place_of_directory(Found::at(&at).unwrap(), &wish).unwrap().unwrap();
+        let change = FileChange::in_place_of_directory(Found::at(&at).unwrap(), &desired).unwrap().unwrap();
         change.prepare(&world).unwrap();
         std::fs::write(at.join("late"), "written since").unwrap();
-        assert!(change.act(&wish).is_err());
+        assert!(change.act(&desired).is_err());
         assert_eq!(std::fs::read_to_string(at.join("late")).unwrap(), "written since");
         assert_eq!(std::fs::read_to_string(at.join("inner/theirs")).unwrap(), "theirs");
     }
@@ -752,7 +758,7 @@ mod tests {
     }
 
     #[test]
-    fn what_vanished_or_was_left_by_another_change_is_not_foreign() {
+    fn what_vanished_or_was_left_by_another_change_is_no_conflict() {
         let Scene { _directory, path, world } = scene();
         let at = path.join("page");
         let (_, recorded) = make(&world, &at, &file(b"one", 0o644));
@@ -780,11 +786,11 @@ mod tests {
         let (from, at) = (path.join("from"), path.join("it"));
         std::fs::write(&from, "content").unwrap();
         let of = File::open(&from).unwrap();
-        let wish = |sha256| DesiredFile::Copy { of: &of, sha256, size: 7, attributes: mine(0o600) };
-        let damaged = wish(Digest::of(b"another"));
+        let desired = |sha256| DesiredFile::Copy { of: &of, sha256, size: 7, attributes: mine(0o600) };
+        let damaged = desired(Digest::of(b"another"));
         let change = FileChange::towards(Found::at(&at).unwrap(), &damaged).unwrap();
         assert!(change.act(&damaged).is_err() && !at.exists());
-        let (change, recorded) = make(&world, &at, &wish(Digest::of(b"content")));
+        let (change, recorded) = make(&world, &at, &desired(Digest::of(b"content")));
         assert_eq!(std::fs::read(&at).unwrap(), b"content");
         assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));
     }

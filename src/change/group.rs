@@ -35,7 +35,7 @@ impl GroupState {
     }
 }
 
-/// What a group shall be.
+/// The desired state of a group.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DesiredGroup {
@@ -61,7 +61,7 @@ pub struct GroupChange {
     inverse: GroupInverse,
 }
 
-/// What taking it back needs besides that.
+/// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct GroupInverse {
     name: String,
@@ -69,31 +69,31 @@ struct GroupInverse {
 }
 
 impl GroupChange {
-    /// The change that makes the group; `None` when it is there. What a dead run may have made in part
-    /// (`begun`) is made whole.
+    /// The change that makes the group; `None` if it is there. `begun`, which a killed run may have made in part, is
+    /// completed.
     ///
     /// # Errors
     /// When it is there with another number.
-    pub fn towards(name: &str, wish: DesiredGroup, begun: Option<Self>) -> Result<Option<Self>> {
+    pub fn towards(name: &str, desired: DesiredGroup, begun: Option<Self>) -> Result<Option<Self>> {
         let before = GroupState::observe(name)?;
         if let GroupState::Present { gid, .. } = before
-            && let Some(desired) = wish.gid.filter(|desired| *desired != gid)
+            && let Some(desired) = desired.gid.filter(|desired| *desired != gid)
         {
             return Err(Failure::new(format!(
-                "the group `{name}` is there and has the number {gid}, not {desired}"
+                "group `{name}` already exists with number {gid}, not {desired}"
             ))
             .kind("exists")
             .into());
         }
         if let Some(begun) = begun {
-            return Ok(Some(Self { after: wish, ..begun }));
+            return Ok(Some(Self { after: desired, ..begun }));
         }
         if before != GroupState::Absent {
             return Ok(None);
         }
-        let record = AccountRecord::of(name, |databases| wish.add_to(name, databases))?;
+        let record = AccountRecord::of(name, |databases| desired.add_to(name, databases))?;
         let inverse = GroupInverse { name: name.to_owned(), record };
-        Ok(Some(Self { before, after: wish, inverse }))
+        Ok(Some(Self { before, after: desired, inverse }))
     }
 
     /// Makes the group.
@@ -102,7 +102,7 @@ impl GroupChange {
         self.inverse.record.write(world, Order::Adding, add)
     }
 
-    /// Makes the lines of the group what they were.
+    /// Restores the lines of the group.
     fn restore(&self, world: &World, databases: &mut Databases) -> Result<()> {
         self.inverse.record.restore_lines(world, &self.inverse.name, &Database::OF_GROUPS, databases)
     }
@@ -133,12 +133,12 @@ impl Kind for GroupChange {
         self.inverse.record.save(&self.inverse.name, world)
     }
 
-    fn mend(&self, _world: &World) -> Result<()> {
+    fn repair(&self, _world: &World) -> Result<()> {
         clear_leftover(Path::new(DIRECTORY))
     }
 
     fn position(&self, world: &World) -> Result<Position> {
-        self.mend(world)?;
+        self.repair(world)?;
         let (name, found) = (&self.inverse.name, account::now()?);
         let mut whole = found.clone();
         let is_made = self.observe()? != GroupState::Absent;
@@ -150,13 +150,13 @@ impl Kind for GroupChange {
         } else if found.traces_of(name).lines == self.inverse.record.before.lines {
             Position::Before
         } else {
-            Position::Neither(format!("only some of the databases know of the group {name}"))
+            Position::Neither(format!("group `{name}` is in only some of the account databases"))
         })
     }
 
     fn recorded(&self, _world: &World) -> Result<States> {
         let now = self.observe()?;
-        anyhow::ensure!(now != GroupState::Absent, "there is no group `{}`", self.inverse.name);
+        anyhow::ensure!(now != GroupState::Absent, "group `{}` not found", self.inverse.name);
         Ok(self.states(&now))
     }
 

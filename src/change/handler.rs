@@ -1,4 +1,4 @@
-//! Carries out handlers: tests, commands, restarts; and tells what of them is left to do once what triggered them is
+//! Runs handlers: tests, commands, restarts; and works out what of them is left to do once what triggered them is
 //! undone.
 
 use std::path::Path;
@@ -18,13 +18,13 @@ pub struct Command {
     job: Option<Job>,
 }
 
-/// What a command asks of a service manager.
+/// What a command does with a service manager.
 #[derive(Debug, PartialEq, Eq)]
 struct Job {
     verb: Verb,
     /// Enablement is changed with activity.
     now: bool,
-    /// As they stand in the command.
+    /// As they are written in the command.
     names: Vec<String>,
     /// The user whose manager is asked; none for the system's.
     user: Option<String>,
@@ -65,7 +65,7 @@ impl Verb {
 }
 
 impl Job {
-    /// The job that these words give to systemd; none of what is not known well enough to foresee it.
+    /// The job that this command gives to systemd; `None` if it is unpredictable.
     fn of(argv: &[String], user: Option<&str>) -> Option<Self> {
         let (program, words) = argv.split_first()?;
         if Path::new(program).file_name()? != "systemctl" {
@@ -84,7 +84,7 @@ impl Job {
                 name => names.push(name.to_owned()),
             }
         }
-        // The manager of a root that logs in is nobody's that kkrun knows.
+        // A service manager of root's own session is none that kkrun uses.
         if of_user && user.is_none() {
             return None;
         }
@@ -96,7 +96,7 @@ impl Job {
         self.names.iter().map(|name| Unit::new(name, self.user.as_deref()))
     }
 
-    fn wishes(&self) -> Vec<DesiredUnit> {
+    fn desired(&self) -> Vec<DesiredUnit> {
         match self.verb {
             Verb::Start | Verb::Restart => vec![DesiredUnit::Started],
             Verb::Stop => vec![DesiredUnit::Stopped],
@@ -114,13 +114,13 @@ impl Job {
 }
 
 impl Command {
-    /// What it makes of units, if a manager runs to be asked.
-    pub fn unit_wishes(&self, world: &World) -> Result<Vec<(Unit, DesiredUnit)>> {
+    /// The states to which it brings units, if their manager runs.
+    pub fn desired_units(&self, world: &World) -> Result<Vec<(Unit, DesiredUnit)>> {
         let Some(job) = &self.job else { return Ok(Vec::new()) };
-        if job.wishes().is_empty() || !unit::manager_runs(world, job.user.as_deref())? {
+        if job.desired().is_empty() || !unit::manager_runs(world, job.user.as_deref())? {
             return Ok(Vec::new());
         }
-        let of_unit = |unit: Unit| job.wishes().into_iter().map(move |desired| (unit.clone(), desired));
+        let of_unit = |unit: Unit| job.desired().into_iter().map(move |desired| (unit.clone(), desired));
         Ok(job.units().flat_map(of_unit).collect())
     }
 
@@ -138,7 +138,7 @@ impl Command {
         }
     }
 
-    /// The same without the units that do not run; nothing of it may be left. `last` tells the last verb for a unit.
+    /// The same without the units that do not run; nothing of it may be left. `last` gives the last verb for a unit.
     fn after_undo(mut self, world: &World, last: impl Fn(&Unit) -> Option<Verb>) -> Result<Option<Self>> {
         let Some(job) = &self.job else { return Ok(Some(self)) };
         if !unit::manager_runs(world, job.user.as_deref())? {
@@ -146,7 +146,7 @@ impl Command {
         }
         match job.verb {
             Verb::ReadFiles => return Ok(Some(self)),
-            // Who changed it has recorded that, and undone it.
+            // The change of enablement is recorded by itself, and undone with that record.
             Verb::Enablement(_) => return Ok(None),
             _ => {}
         }
@@ -155,7 +155,7 @@ impl Command {
             if unit.facts(world)?.is_none() {
                 world
                     .reporter
-                    .note(format!("there is no unit {}: nothing is left to run of it", unit.shown()));
+                    .note(format!("unit {} not found: nothing is left to run for it", unit.shown()));
             }
             let stays = unit.is_running(world)? && last(&unit) != Some(Verb::Stop);
             if !stays {
@@ -237,7 +237,7 @@ impl Due {
         self.commands.is_empty() && self.restart.is_empty()
     }
 
-    /// Runs it. A program that is gone has nothing to say.
+    /// Runs it. A command whose program is gone is skipped with a note.
     pub fn run(&self, world: &World, handler: &Handler) -> Result<()> {
         for command in &self.commands {
             let ran = command.run(world, handler).map_err(anyhow::Error::downcast::<Failure>);
@@ -256,7 +256,7 @@ impl Due {
         self.restart.iter().try_for_each(|name| unit::restart_if_active(world, name, handler.user.as_deref()))
     }
 
-    /// The part that no test guards: a manager knows its files as they are.
+    /// The part that needs no test: a manager has to know its files as they are.
     pub fn read_files(&self, world: &World, handler: &Handler) -> Result<()> {
         if self.read_files { unit::reload(world, handler.user.as_deref()) } else { Ok(()) }
     }
@@ -307,16 +307,16 @@ mod tests {
     }
 
     #[test]
-    fn what_systemctl_is_told_is_understood() {
+    fn commands_of_systemctl_are_understood() {
         let restart = job("/usr/bin/systemctl --quiet reload-or-restart nginx a.socket", None).unwrap();
-        assert_eq!((restart.verb, restart.wishes()), (Verb::Restart, vec![DesiredUnit::Started]));
+        assert_eq!((restart.verb, restart.desired()), (Verb::Restart, vec![DesiredUnit::Started]));
         assert_eq!(restart.names, ["nginx", "a.socket"]);
         assert_eq!(restart.units().next().unwrap(), Unit::new("nginx.service", None));
         assert_eq!(
-            job("systemctl disable --now x", None).unwrap().wishes(),
+            job("systemctl disable --now x", None).unwrap().desired(),
             [DesiredUnit::Disabled, DesiredUnit::Stopped]
         );
-        assert_eq!(job("systemctl try-restart x", None).unwrap().wishes(), []);
+        assert_eq!(job("systemctl try-restart x", None).unwrap().desired(), []);
         assert_eq!(
             job("systemctl --user stop x", Some("kim")).unwrap().units().next(),
             Some(Unit::new("x", Some("kim")))

@@ -8,8 +8,8 @@ use super::World;
 use super::unit::succeeded;
 use crate::machine::process::Command;
 
-/// The format of one line of `dpkg-query`: wish and state, name (with its architecture where that tells it apart),
-/// version, what it provides and what it excludes. Source: dpkg-query(1).
+/// The format of one line of `dpkg-query`: desired and actual state, name (with its architecture where that tells it
+/// apart), version, what it provides and what it conflicts with. Source: dpkg-query(1).
 const FORMAT: &str = "${db:Status-Abbrev}\t${binary:Package}\t${Version}\t${Provides}\t${Conflicts}\n";
 
 /// The packages that dpkg knows.
@@ -23,7 +23,7 @@ pub struct Installed {
 /// One of them, with dpkg's letters. Source: dpkg-query(1), "db:Status-Abbrev".
 #[derive(Clone, Debug)]
 struct Package {
-    /// What shall become of it: `i`nstalled, `r`emoved, `p`urged, …
+    /// Its desired state: `i`nstalled, `r`emoved, `p`urged, …
     desired: char,
     /// What it is: `i`nstalled, `n`ot, its `c`onfiguration alone, `H`alf installed, …
     state: char,
@@ -38,7 +38,10 @@ impl Installed {
         let command = Command::new(["dpkg-query", "--show", &format!("--showformat={FORMAT}")]);
         let ended = world.look(&command)?;
         succeeded(&ended, "dpkg-query --show")?;
-        let output = ended.stdout.whole().context("`dpkg-query` lists more packages than kkrun can take")?;
+        let output = ended
+            .stdout
+            .whole()
+            .context("cannot read the packages that `dpkg-query` lists: there are too many")?;
         Ok(Self::parse(&String::from_utf8_lossy(&output)))
     }
 
@@ -80,7 +83,7 @@ impl Installed {
         self.packages.iter().filter(|(_, package)| package.is_broken).map(|(name, _)| name.as_str())
     }
 
-    /// The packages that shall be there and are so in part that configuring them does not help.
+    /// The packages that are to be there, and of which configuring does not complete what is there.
     pub fn half_installed(&self) -> impl Iterator<Item = &str> {
         let is_half =
             |package: &Package| package.is_broken || (package.desired == 'i' && package.state == 'H');
@@ -94,7 +97,7 @@ impl Installed {
         self.packages.values().any(is_on_the_way)
     }
 
-    /// Whether the package is there and shall not stay: what dpkg notes before it removes one.
+    /// Whether the package is there and is not to stay: dpkg notes that before it removes one.
     pub fn is_going(&self, name: &str) -> bool {
         self.find(name).is_some_and(|package| package.is_there() && matches!(package.desired, 'r' | 'p'))
     }
@@ -109,7 +112,7 @@ impl Installed {
         self.provided.contains(name)
     }
 
-    /// Whether an installed package provides this name and cannot stand beside a package of the name: it takes that
+    /// Whether an installed package provides this name and conflicts with a package of the name: it takes that
     /// one's place. Source: deb-conflicts(7), "Provides" with "Conflicts".
     pub fn is_replaced(&self, name: &str) -> bool {
         self.replaced.contains(name)
@@ -124,7 +127,8 @@ impl Installed {
         self.find(name).map_or('n', |package| package.state)
     }
 
-    /// The name as it stands, else with any architecture: a package that may be there in several is listed so.
+    /// The package of this name, else of this name with any architecture, as a package is listed that may be there in
+    /// several.
     fn find(&self, name: &str) -> Option<&Package> {
         if let Some(found) = self.packages.get(name) {
             return Some(found);

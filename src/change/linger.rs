@@ -27,14 +27,13 @@ pub struct LingerChange {
     inverse: LingerInverse,
 }
 
-/// Whose.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct LingerInverse {
     user: String,
 }
 
 impl LingerChange {
-    /// The change that lets a user linger; `None` when the user does.
+    /// The change that lets a user linger; `None` if the user does already.
     pub fn towards(user: &str) -> Option<Self> {
         let change = Self { before: false, after: true, inverse: LingerInverse { user: user.to_owned() } };
         (!lingers(user)).then_some(change)
@@ -53,7 +52,7 @@ impl LingerChange {
         while !socket.exists() {
             world.processes.check_interruption()?;
             if Instant::now() >= deadline {
-                world.reporter.note(format!("the service manager of {user} does not start"));
+                world.reporter.note(format!("the service manager of `{user}` has not started yet"));
                 break;
             }
             world.processes.pause(Duration::from_millis(50));
@@ -81,7 +80,7 @@ impl Kind for LingerChange {
 
     fn recorded(&self, _world: &World) -> Result<States> {
         let lingers = lingers(&self.inverse.user);
-        anyhow::ensure!(lingers == self.after, "{} does not linger", self.inverse.user);
+        anyhow::ensure!(lingers == self.after, "user `{}` does not linger", self.inverse.user);
         Ok(self.states(lingers))
     }
 
@@ -102,7 +101,7 @@ pub fn lingers(user: &str) -> bool {
     file_of(user).exists()
 }
 
-/// Ends lingering, of a user who is gone too.
+/// Ends lingering, also of a user who is gone.
 pub(super) fn disable(world: &World, user: &str) -> Result<()> {
     if !lingers(user) {
         return Ok(());
@@ -114,7 +113,7 @@ pub(super) fn disable(world: &World, user: &str) -> Result<()> {
     files::remove(&path, &FileState::observe(&path)?, "linger")
 }
 
-/// Whether the manager of logins can be asked.
+/// Whether logind can be asked.
 pub(super) fn logind_runs(world: &World) -> Result<bool> {
     if !Path::new("/run/systemd/system").exists() {
         return Ok(false);

@@ -1,5 +1,5 @@
-//! What can be done to a machine and undone again: one kind of change a file, each with its target, its
-//! states before and after, how it is probed and how it is taken back.
+//! What can be done to a machine and undone again: one kind of change in each file, with its target, its states
+//! before and after, how it is probed and how it is undone.
 //!
 //! A change is plain data. Once its intent is in the journal it can be probed and undone from there alone,
 //! by any later kkrun, without the script that wanted it.
@@ -70,20 +70,20 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1800);
 pub struct World {
     /// Runs commands.
     pub processes: Processes,
-    /// Tells what happens.
+    /// Reports what happens.
     pub reporter: Rc<Reporter>,
     /// What a previewed rollback would have removed by now, as [`Kind::removed_by_undo`] names it.
     pub assumed_gone: RefCell<BTreeSet<PathBuf>>,
-    /// At which paths it would have brought back by now what was there before.
+    /// The paths at which it would have restored by now what was there before.
     pub assumed_back: RefCell<BTreeSet<PathBuf>>,
     state: PathBuf,
     backups: OnceCell<Backups>,
-    /// Something may stand that nobody has synced: what a command wrote, or a run that was killed.
+    /// Something may be unsynced: what a command wrote, or a run that was killed.
     unsynced: Cell<bool>,
 }
 
 impl World {
-    /// A world whose backups stand in the state directory `state`.
+    /// A world whose backups are in the state directory `state`.
     pub fn new(processes: Processes, state: &Path, reporter: Rc<Reporter>) -> Self {
         let (assumed_gone, assumed_back, backups) = (RefCell::default(), RefCell::default(), OnceCell::new());
         let (state, unsynced) = (state.to_owned(), Cell::new(false));
@@ -104,19 +104,19 @@ impl World {
         &self.state
     }
 
-    /// What is found now may have been written by somebody who did not sync it.
+    /// From now on, what is found may be unsynced.
     pub fn doubt_durability(&self) {
         self.unsynced.set(true);
     }
 
-    /// Makes durable what commands wrote, wherever that was: before it is recorded as done.
+    /// Makes durable what commands wrote, wherever that was, before it is recorded as done.
     pub fn make_durable(&self) {
         if self.unsynced.replace(false) {
             files::sync_all();
         }
     }
 
-    /// Runs a command and tells what it prints, line by line.
+    /// Runs a command and reports its output, line by line.
     pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
         self.doubt_durability();
         self.reporter.emit(&Event::CommandStarted { label: label.to_owned() });
@@ -150,7 +150,7 @@ impl World {
         Ok(())
     }
 
-    /// Runs a command that only looks: nothing is reported of it.
+    /// Runs a command that changes nothing: nothing is reported of it.
     pub fn look(&self, command: &Command) -> Result<Ended> {
         let ended = self.processes.run(command, &mut |_, _| {})?;
         self.not_interrupted(ended)
@@ -164,7 +164,7 @@ impl World {
     }
 }
 
-/// Where a target stands, seen from one change to it.
+/// The state of a target, compared with one change to it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Position {
     /// As before the change.
@@ -174,20 +174,20 @@ pub enum Position {
     /// On the way from one to the other, as a change or its undoing leaves it that was stopped half-way: every part is
     /// as before or as after.
     Between,
-    /// Neither; with what differs from after, for people.
+    /// Neither; with what differs from after, for messages.
     Neither(String),
 }
 
 /// What is done when a run finds a target neither as before nor as after a change whose outcome is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnDoubt {
-    /// It cannot be half done, so somebody else was there: stop and ask.
+    /// It cannot be half done, so the target was modified outside kkrun: stop and ask.
     Stop,
     /// It may be half done: act again, under the same change and its first before-state.
     ActAgain,
 }
 
-/// Data that goes away with an undo.
+/// Data that an undo removes.
 #[derive(Clone, Debug)]
 pub struct Loss {
     /// The class that has to be named to agree.
@@ -200,17 +200,17 @@ pub struct Loss {
 #[derive(Clone, Copy, Debug, Default)]
 #[expect(clippy::struct_excessive_bools, reason = "each is a circumstance of its own")]
 pub struct UndoTerms<'a> {
-    /// What kkrun last left at the target, or was reported to keep.
+    /// The recorded state of the target: what kkrun last left there, or was told to keep.
     pub recorded: Option<&'a Value>,
-    /// For a change of a part: what kkrun last left of the whole.
+    /// For a change of a part: the recorded state of the whole.
     pub recorded_file: Option<&'a Value>,
-    /// For a entry: kkrun made the file, for a entry that was taken back meanwhile.
+    /// For an entry: kkrun made the file, for an entry that was undone meanwhile.
     pub file_was_made: bool,
-    /// For a entry: what was made around it for one that was taken back meanwhile, and stayed for its sake.
+    /// For an entry: what was made around it for one that was undone meanwhile, and stayed for its sake.
     pub made: Made,
-    /// Bring the before-state back even over somebody else's.
+    /// Restore the before-state even over a conflict.
     pub force: bool,
-    /// Only say what would be done.
+    /// Change nothing, report what would be done.
     pub dry_run: bool,
     /// It was begun before, and killed or failed: some of it may be undone.
     pub begun: bool,
@@ -225,7 +225,7 @@ pub struct UndoTerms<'a> {
 pub enum Undone {
     /// The target is as before, as far as this change goes; with what is recorded from now on.
     Back(Undoing, States),
-    /// Somebody else changed the target; with the difference.
+    /// The target was modified outside kkrun; with the difference.
     Conflict(String),
     /// It stays, for this reason.
     Kept(String),
@@ -256,15 +256,15 @@ pub trait Kind {
         false
     }
 
-    /// What is gone once it is undone: absolute paths, and a database as `base/OID`. Looked at by previews.
+    /// What is gone once it is undone: absolute paths, and a database as `base/OID`. Previews use it.
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
         Vec::new()
     }
 
-    /// One line for people: what is done to what.
+    /// One line for messages: what is done to what.
     fn summary(&self) -> String;
 
-    /// What undoing it now would do, where the summary does not say it; `recorded` as for [`Kind::loss`].
+    /// What undoing it now would do, where the summary does not show it; `recorded` as for [`Kind::loss`].
     fn undo_takes(&self, _world: &World, _recorded: Option<&Value>) -> Option<String> {
         None
     }
@@ -274,7 +274,7 @@ pub trait Kind {
         Ok(States::new())
     }
 
-    /// Clears what an earlier attempt left, before it is acted again; `recorded` as for [`Kind::loss`]. Gives the recorded
+    /// Clears what an earlier attempt left, before the next one; `recorded` as for [`Kind::loss`]. Gives the recorded
     /// state from then on, if something was cleared.
     fn clear_attempt(&self, _world: &World, _recorded: Option<&Value>) -> Result<Option<Value>> {
         Ok(None)
@@ -295,34 +295,34 @@ pub trait Kind {
         Ok(())
     }
 
-    /// Why the state that was found is not kkrun's to overwrite, given the recorded one; `None` when it is.
-    /// The default knows no foreign states: what is volatile, such as a unit that stopped, is nobody's.
+    /// Why the state that was found is a conflict, given the recorded one; `None` if kkrun may overwrite it. By default
+    /// nothing is: what is volatile, such as a unit that stopped, is no one's decision.
     fn conflict(&self, _recorded: &Value, _world: &World) -> Option<String> {
         None
     }
 
-    /// Completes or clears what an act or an inverse left that was stopped half-way. What it changed may be as desired
-    /// by now and not be looked at again.
-    fn mend(&self, _world: &World) -> Result<()> {
+    /// Completes or clears what an act or an undo left that was stopped half-way: a target that is as desired by now is
+    /// not probed again, so leftovers beside it would stay.
+    fn repair(&self, _world: &World) -> Result<()> {
         Ok(())
     }
 
-    /// Looks where the target stands now.
+    /// Probes the target.
     fn position(&self, world: &World) -> Result<Position>;
 
-    /// Looks again after acting: the states that are recorded from now on, by target.
+    /// Observes the target after acting: the states that are recorded from now on, by target.
     ///
     /// # Errors
     /// When the target is not as desired.
     fn recorded(&self, world: &World) -> Result<States>;
 
-    /// What would be lost by undoing it now; looked at, not remembered. `recorded` is the recorded state of the target,
+    /// What would be lost by undoing it now; observed, not remembered. `recorded` is the recorded state of the target,
     /// if that is from after this change's intent.
     fn loss(&self, _world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
         Ok(self.class().purge_word().map(|_| Loss { class: self.class(), what: self.summary() }))
     }
 
-    /// Brings the before-state back. Doing so twice is the same as once.
+    /// Restores the before-state. Doing so twice is the same as once.
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone>;
 }
 
@@ -414,7 +414,7 @@ impl Change {
         fields.insert("after".to_owned(), intent.after.clone());
         fields.insert("inverse".to_owned(), intent.inverse.clone());
         serde_json::from_value(Value::Object(fields)).with_context(|| {
-            format!("this kkrun does not understand the recorded change of {}", intent.target)
+            format!("cannot read the recorded change of {}: this kkrun does not know its form", intent.target)
         })
     }
 }

@@ -1,4 +1,4 @@
-//! Packages of the distribution: installed in one transaction, whose difference is what is taken back.
+//! Packages of the distribution: installed in one transaction; an undo removes exactly what it added.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::target::{States, Target};
 const CLUSTERS: &str = "/var/lib/postgresql";
 const CLUSTER_CONFIGURATION: &str = "/etc/postgresql";
 
-/// What a script wants of the packages.
+/// The desired state of the packages.
 #[derive(Clone, Debug)]
 pub struct DesiredPackages {
     /// Their names.
@@ -42,15 +42,15 @@ pub struct PackagesChange {
     act: Option<PackagesAct>,
 }
 
-/// What of the wish was not there.
+/// What of the desired packages was not there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct PackagesBefore {
     missing: Vec<String>,
-    /// Those that were there, but for others only.
+    /// Those that were there, marked as automatically installed.
     automatic: Vec<String>,
 }
 
-/// What shall be there.
+/// What is to be there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct PackagesAfter {
     names: Vec<String>,
@@ -79,8 +79,8 @@ struct PackagesState {
 }
 
 impl PackagesChange {
-    /// The change that installs what is missing; `None` when all is there. With `acts` dpkg is repaired and the lists
-    /// are fetched if need be; otherwise nothing is, and what the lists do not tell is left open.
+    /// The change that installs what is missing; `None` if all is there. With `acts`, dpkg is repaired and the lists
+    /// are fetched if need be; without, nothing is changed, and what the lists do not show is left open.
     ///
     /// # Errors
     /// When some have no candidate: with all their names, before anything is installed.
@@ -108,9 +108,13 @@ impl PackagesChange {
         };
         if !simulated.removes.is_empty() {
             bail!(
-                Failure::new(format!("installing would remove {}", simulated.removes.join(", ")))
-                    .kind("packages")
-                    .hint("remove them by hand, or do without what conflicts with them")
+                Failure::new(format!(
+                    "cannot install {}: apt would remove {}",
+                    names.join(", "),
+                    simulated.removes.join(", ")
+                ))
+                .kind("packages")
+                .hint("remove those by hand, or leave out the packages that conflict with them")
             );
         }
         Ok(Some(Self {
@@ -130,14 +134,16 @@ impl PackagesChange {
 
     /// Installs what is missing.
     pub fn act(&self, world: &World) -> Result<()> {
-        let Some(act) = &self.act else { bail!("packages are not installed from the record alone") };
+        let Some(act) = &self.act else {
+            bail!("cannot install packages from a change that was read from the journal")
+        };
         let apt = Apt { world, lock_timeout: act.lock_timeout, timeout: act.timeout };
         if !self.before.missing.is_empty()
             && let Err(error) = apt.install(&borrowed(&self.before.missing), act.recommends)
         {
-            // dpkg still has it on its list that those shall be installed which it never came to.
+            // dpkg still lists packages to be installed that it never came to.
             if let Err(listed) = apt.forget_desired(&self.names()) {
-                tracing::warn!("dpkg still lists what was going to be installed: {listed:#}");
+                tracing::warn!("cannot clear what dpkg still lists to be installed: {listed:#}");
             }
             return Err(error);
         }
@@ -172,7 +178,7 @@ impl PackagesChange {
             )));
         }
         if is_apt_stuck {
-            // dpkg itself refuses to remove what others need.
+            // dpkg itself refuses to remove what other packages need.
             return Ok(None);
         }
         let simulated = apt.simulate_remove(names)?;
@@ -180,7 +186,7 @@ impl PackagesChange {
         if others.is_empty() {
             return Ok(None);
         }
-        Ok(Some(format!("others need them: {} would go too", others.join(", "))))
+        Ok(Some(format!("other packages need them: {} would be removed too", others.join(", "))))
     }
 
     fn is_own(&self, name: &str) -> bool {
@@ -190,7 +196,9 @@ impl PackagesChange {
 
     fn report_upgrades(&self, world: &World) {
         for (name, (old, new)) in &self.inverse.upgrades {
-            world.reporter.note(format!("{name} was upgraded from {old} to {new} on the way: it stays so"));
+            world
+                .reporter
+                .note(format!("`{name}` was upgraded from {old} to {new} by the installation, and stays so"));
         }
     }
 }
@@ -203,7 +211,7 @@ impl Kind for PackagesChange {
     fn summary(&self) -> String {
         let missing = &self.before.missing;
         if missing.is_empty() {
-            return format!("mark as installed by wish: {}", listed(&self.before.automatic));
+            return format!("mark as manually installed: {}", listed(&self.before.automatic));
         }
         let others = self.inverse.installs.len().saturating_sub(missing.len());
         let others = if others > 0 { format!(" and {others} that they need") } else { String::new() };
@@ -218,7 +226,7 @@ impl Kind for PackagesChange {
         OnDoubt::ActAgain
     }
 
-    fn mend(&self, world: &World) -> Result<()> {
+    fn repair(&self, world: &World) -> Result<()> {
         let apt = Apt::new(world);
         apt.keep(&self.names())?;
         apt.complete()
@@ -248,7 +256,7 @@ impl Kind for PackagesChange {
     fn recorded(&self, world: &World) -> Result<States> {
         let left = missing(&self.after.names, Apt::new(world))?;
         if !left.is_empty() {
-            bail!("not installed: {}", left.join(", "));
+            bail!("packages not installed: {}", left.join(", "));
         }
         Ok(self.states(self.present(&Installed::look(world)?)))
     }
@@ -301,7 +309,7 @@ impl Kind for PackagesChange {
             let needed = apt.automatic(&there)?;
             let removed = if is_apt_stuck { apt.remove_without_apt(&there) } else { apt.remove(&there) };
             if let Err(error) = removed {
-                // Before it removes a package apt forgets that it was there for others only.
+                // Before apt removes a package, it forgets that it was automatically installed.
                 if let Err(forgotten) = mark_those_left(apt, &needed) {
                     tracing::warn!(
                         "cannot mark {} as automatically installed: {forgotten:#}",
@@ -314,20 +322,20 @@ impl Kind for PackagesChange {
         apt.mark("auto", &marked)?;
         let left = self.present(&Installed::look(world)?);
         if !left.is_empty() {
-            bail!("still there: {}", left.into_keys().collect::<Vec<_>>().join(", "));
+            bail!("packages not removed: {}", left.into_keys().collect::<Vec<_>>().join(", "));
         }
         Ok(Undone::Back(Undoing::Restored, self.states(left)))
     }
 }
 
-/// Marks those that are still there as installed for others only.
+/// Marks those that are still there as automatically installed.
 fn mark_those_left(apt: Apt<'_>, names: &[String]) -> Result<()> {
     let known = Installed::look(apt.world)?;
     let left: Vec<&str> = names.iter().map(String::as_str).filter(|name| known.is_there(name)).collect();
     apt.mark("auto", &left)
 }
 
-/// Whether any of the wish is lacking, or dpkg was interrupted.
+/// Whether any of the desired packages is missing, or dpkg was interrupted.
 pub fn is_lacking(desired: &DesiredPackages, world: &World) -> Result<bool> {
     let apt = Apt { world, lock_timeout: desired.lock_timeout, timeout: desired.timeout };
     Ok(is_dpkg_interrupted()?
@@ -352,7 +360,7 @@ fn missing(names: &[String], apt: Apt<'_>) -> Result<Vec<String>> {
     let absent: Vec<&String> = names.iter().filter(|name| !known.is_installed(name)).collect();
     let provided: Vec<&str> =
         absent.iter().filter(|name| known.is_provided(name)).map(|name| name.as_str()).collect();
-    // A package of the very name counts before one that provides it, unless that one excludes it.
+    // A package of this very name counts before one that provides it, unless the two conflict.
     let real = if provided.is_empty() { Vec::new() } else { apt.candidates(&provided)? };
     let is_there = |name: &str| {
         let has_own = real.iter().any(|(candidate, _)| candidate == name);
@@ -373,17 +381,22 @@ fn make_installable(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<()
     if unknown.is_empty() {
         if let Err(error) = updated {
             apt.world.processes.check_interruption()?;
-            apt.world.reporter.note(format!("going on with the package lists that are there: {error:#}"));
+            apt.world.reporter.note(format!(
+                "cannot update the package lists, going on with those that are there: {error:#}"
+            ));
         }
         return Ok(());
     }
     updated?;
-    let noun = if unknown.len() == 1 { "package" } else { "packages" };
+    let counted = if unknown.len() == 1 { "package" } else { "packages" };
     let shown: Vec<String> = unknown.iter().map(|name| format!("`{name}`")).collect();
     bail!(
-        Failure::new(format!("no {noun} {} in the sources of this machine", shown.join(", ")))
-            .kind("missing")
-            .hint("look at the names, and at /etc/apt/sources.list for the sources that have them")
+        Failure::new(format!(
+            "{counted} {} not found in the package sources of this machine",
+            shown.join(", ")
+        ))
+        .kind("missing")
+        .hint("check the names, and the package sources in /etc/apt/sources.list")
     )
 }
 

@@ -16,7 +16,7 @@ pub struct Login {
     /// The server.
     #[serde(flatten)]
     pub server: Server,
-    /// The password, as long as the script that gave it runs.
+    /// The password, while the script that gave it runs.
     #[serde(skip)]
     pub password: Option<Zeroizing<String>>,
 }
@@ -59,7 +59,7 @@ impl Login {
         Connection::open(&self.server, password.as_deref().map(String::as_str), &world.processes)
     }
 
-    /// The password: as given, else as stored.
+    /// The password that was given, else the stored one.
     pub(super) fn current_password(&self, world: &World) -> Result<Option<Zeroizing<String>>> {
         if self.password.is_some() {
             return Ok(self.password.clone());
@@ -67,7 +67,8 @@ impl Login {
         let Some(name) = &self.server.secret else { return Ok(None) };
         let stored = SecretStore::below(world.state_directory()).read(name)?;
         let missing = || {
-            Failure::new(format!("the secret `{name}` that opens the server is not stored")).kind("secret")
+            Failure::new(format!("cannot log in to the PostgreSQL server: secret `{name}` is not stored"))
+                .kind("secret")
         };
         stored.with_context(missing).map(Some)
     }

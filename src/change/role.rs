@@ -24,16 +24,15 @@ pub struct RoleChange {
     before: RoleState,
     after: RoleState,
     inverse: RoleInverse,
-    /// What the server keeps of the password from before, on its way to the backups.
+    /// The verifier of the password from before, on its way to the backups.
     #[serde(skip)]
     found: Option<Verifier>,
-    /// What it shall keep.
+    /// The verifier of the desired password.
     #[serde(skip)]
-    desired: Option<Verifier>,
+    new_verifier: Option<Verifier>,
 }
 
-/// What bringing the role from before back needs besides its state; what the server kept of its password is in
-/// the backups under its hash.
+/// What undoing it needs besides the states; the verifier of the password from before is in the backups under its hash.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct RoleInverse {
     role: String,
@@ -51,7 +50,7 @@ pub enum RoleState {
     Present(Role),
 }
 
-/// A role's attributes, by the names that `CREATE ROLE` has for them.
+/// A role's attributes, by their names in `CREATE ROLE`.
 #[expect(clippy::struct_excessive_bools, reason = "these are the server's own attributes")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Role {
@@ -60,7 +59,7 @@ pub struct Role {
     pub oid: Option<u32>,
     /// It can log in.
     pub login: bool,
-    /// Nothing is denied to it.
+    /// It passes every permission check.
     pub superuser: bool,
     /// It can make databases.
     pub createdb: bool,
@@ -77,19 +76,19 @@ pub struct Role {
     /// Until when its password counts; none for ever.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub valid_until: Option<String>,
-    /// The SHA-256 of what the server keeps of its password.
+    /// The SHA-256 of the password's verifier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub password: Option<Digest>,
 }
 
-/// What a role shall be; what is not said stays, or is the server's default.
+/// The desired state of a role; what is `None` stays, or is the server's default.
 #[derive(Clone, Debug, Default)]
 pub struct DesiredRole {
     /// Its password.
     pub password: Option<Zeroizing<String>>,
     /// It can log in.
     pub login: Option<bool>,
-    /// Nothing is denied to it.
+    /// It passes every permission check.
     pub superuser: Option<bool>,
     /// It can make databases.
     pub createdb: Option<bool>,
@@ -120,10 +119,12 @@ impl Found {
                    FROM pg_authid WHERE rolname = $1";
         let rows = connection.query(sql, &[Parameter::text(role)]).map_err(|error| {
             if sql_state(&error) == Some("42501") {
-                return Failure::new("roles are read and made by a superuser of the PostgreSQL server")
-                    .kind("denied")
-                    .hint("leave `user` out: the operating-system user `postgres` is one")
-                    .into();
+                return Failure::new(
+                    "cannot read or make roles: only a superuser of the PostgreSQL server may",
+                )
+                .kind("denied")
+                .hint("leave `user` out: the operating-system user `postgres` is one")
+                .into();
             }
             error
         })?;
@@ -152,7 +153,7 @@ impl Found {
 }
 
 impl Role {
-    /// What `CREATE ROLE` makes when nothing is said.
+    /// What `CREATE ROLE` makes by default.
     /// Source: PostgreSQL manual, `CREATE ROLE`.
     fn new() -> Self {
         Self {
@@ -182,7 +183,7 @@ impl Role {
         ]
     }
 
-    /// What has to be said to make this of `from`; the password apart.
+    /// The SQL words that make this of `from`, without the password.
     fn words(&self, from: &Self) -> String {
         let mut words = String::new();
         for ((name, desired), (_, found)) in self.flags().into_iter().zip(from.flags()) {
@@ -201,7 +202,7 @@ impl Role {
         words
     }
 
-    /// What differs, for people.
+    /// What differs, for messages.
     fn differences(&self, other: &Self) -> Vec<String> {
         let mut found: Vec<String> = self
             .flags()
@@ -224,7 +225,7 @@ impl Role {
 }
 
 impl RoleState {
-    /// The same, as far as both can tell: a role that was not yet made has no number.
+    /// Whether both are the same, as far as is known: a role that was not yet made has no number.
     fn same_as(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Absent, Self::Absent) => true,
@@ -239,13 +240,13 @@ impl RoleState {
     fn difference(&self, now: &Self) -> String {
         match (self, now) {
             (_, Self::Absent) => "the role is gone".to_owned(),
-            (Self::Absent, Self::Present(_)) => "there is a role of that name".to_owned(),
+            (Self::Absent, Self::Present(_)) => "a role of that name is there".to_owned(),
             (Self::Present(one), Self::Present(another)) => {
                 let differences = one.differences(another);
                 if differences.is_empty() {
                     "it is another role of the same name".to_owned()
                 } else {
-                    format!("it has another: {}", differences.join(", "))
+                    format!("its attributes differ: {}", differences.join(", "))
                 }
             }
         }
@@ -253,27 +254,27 @@ impl RoleState {
 }
 
 impl RoleChange {
-    /// The change that makes `wish` true of a role; `None` when it is.
-    pub fn towards(world: &World, login: Login, role: &str, wish: &DesiredRole) -> Result<Option<Self>> {
+    /// The change that brings a role to `desired`; `None` if it is so already.
+    pub fn towards(world: &World, login: Login, role: &str, desired: &DesiredRole) -> Result<Option<Self>> {
         let found = Found::look(&mut login.open(world)?, role)?;
         let mut after = match &found.state {
             RoleState::Present(role) => role.clone(),
             RoleState::Absent => Role { login: true, ..Role::new() },
         };
-        for (desired, attribute) in [
-            (wish.login, &mut after.login),
-            (wish.superuser, &mut after.superuser),
-            (wish.createdb, &mut after.createdb),
-            (wish.createrole, &mut after.createrole),
-            (wish.inherit, &mut after.inherit),
-            (wish.replication, &mut after.replication),
-            (wish.bypassrls, &mut after.bypassrls),
+        for (wanted, attribute) in [
+            (desired.login, &mut after.login),
+            (desired.superuser, &mut after.superuser),
+            (desired.createdb, &mut after.createdb),
+            (desired.createrole, &mut after.createrole),
+            (desired.inherit, &mut after.inherit),
+            (desired.replication, &mut after.replication),
+            (desired.bypassrls, &mut after.bypassrls),
         ] {
-            *attribute = desired.unwrap_or(*attribute);
+            *attribute = wanted.unwrap_or(*attribute);
         }
-        after.connection_limit = wish.connection_limit.unwrap_or(after.connection_limit);
-        let mut desired = None;
-        if let Some(password) = &wish.password {
+        after.connection_limit = desired.connection_limit.unwrap_or(after.connection_limit);
+        let mut new_verifier = None;
+        if let Some(password) = &desired.password {
             let is_there = match &found.verifier {
                 Some(verifier) => fits(password, verifier)?,
                 None => false,
@@ -281,7 +282,7 @@ impl RoleChange {
             if !is_there {
                 let made = verifier(password);
                 after.password = Some(Digest::of(made.as_bytes()));
-                desired = Some(made);
+                new_verifier = Some(made);
             }
             if found.expired {
                 after.valid_until = None;
@@ -292,13 +293,13 @@ impl RoleChange {
             return Ok(None);
         }
         let inverse = RoleInverse { role: role.to_owned(), login };
-        Ok(Some(Self { before: found.state, after, inverse, found: found.verifier, desired }))
+        Ok(Some(Self { before: found.state, after, inverse, found: found.verifier, new_verifier }))
     }
 
-    /// Makes the wish true.
+    /// Brings the role to the desired state.
     pub fn act(&self, world: &World) -> Result<()> {
         let mut connection = self.inverse.login.open(world)?;
-        self.bring(&mut connection, &self.before, &self.after, self.desired.as_ref())
+        self.bring(&mut connection, &self.before, &self.after, self.new_verifier.as_ref())
     }
 
     /// Makes `to` of `from`; `verifier` is that of `to`.
@@ -336,7 +337,7 @@ impl RoleChange {
         self.before == RoleState::Absent
     }
 
-    /// Why the role cannot be dropped: objects that belong to it or name it.
+    /// Why the role cannot be dropped: objects belong to it or refer to it.
     fn still_needed(&self, connection: &mut Connection<'_>, role: &Role) -> Result<Option<String>> {
         let sql = "SELECT DISTINCT coalesce(d.datname, o.datname, 'the whole server')::text \
                    FROM pg_shdepend s LEFT JOIN pg_database d ON d.oid = s.dbid \
@@ -346,7 +347,11 @@ impl RoleChange {
         let rows = connection.query(sql, &[oid])?;
         let places: Vec<&str> = rows.iter().filter_map(|row| row.values().next()?.as_str()).collect();
         Ok((!places.is_empty()).then(|| {
-            format!("objects in {} belong to the role {} or name it", places.join(", "), self.inverse.role)
+            format!(
+                "objects in {} belong to the role {} or refer to it",
+                places.join(", "),
+                self.inverse.role
+            )
         }))
     }
 }
@@ -372,7 +377,7 @@ impl Kind for RoleChange {
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
-        if let (Some(found), Some(_)) = (&self.found, &self.desired) {
+        if let (Some(found), Some(_)) = (&self.found, &self.new_verifier) {
             world.backups()?.save(found.as_bytes())?;
         }
         Ok(())
@@ -401,7 +406,7 @@ impl Kind for RoleChange {
     fn recorded(&self, world: &World) -> Result<States> {
         let now = self.look(world)?;
         if !now.same_as(&self.after) {
-            anyhow::bail!("the role `{}`: {}", self.inverse.role, self.after.difference(&now));
+            anyhow::bail!("role `{}` is not as desired: {}", self.inverse.role, self.after.difference(&now));
         }
         Ok([(self.target(), state_value(&now))].into())
     }
@@ -443,9 +448,9 @@ impl Kind for RoleChange {
         let verifier = verifier
             .map(|bytes| String::from_utf8(bytes).map(Zeroizing::new))
             .transpose()
-            .context("the password that was kept of the role is not text")?;
+            .context("the backup of the role's password is invalid: expected UTF-8")?;
         if let (Some(there), false) = (&there, now.same_as(&recorded)) {
-            // By word, the password that somebody else gave it goes: that is no reason to lose it.
+            // A password that was set outside kkrun goes when agreed to: a copy is kept.
             world.backups()?.save(there.as_bytes())?;
         }
         self.bring(&mut connection, &now, &self.before, verifier.as_ref())?;

@@ -1,4 +1,4 @@
-//! A statement that was run in a database, with those that take it back.
+//! A statement that was run in a database, with those that undo it.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -29,11 +29,11 @@ pub struct StatementChange {
     outcome: Rc<Cell<Option<bool>>>,
 }
 
-/// Where a statement stands.
+/// Whether a statement was run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum StatementState {
-    /// Not run, or taken back.
+    /// Not run, or undone.
     Open,
     /// Run.
     Done {
@@ -42,21 +42,21 @@ pub enum StatementState {
     },
 }
 
-/// What taking a statement back needs: all of it without secrets.
+/// What undoing a statement needs: none of it holds a secret.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StatementInverse {
-    /// What it is called.
+    /// Its label.
     pub label: String,
     /// Where it runs.
     #[serde(flatten)]
     pub login: Login,
-    /// What takes it back, in this order.
+    /// The statements that undo it, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub undo: Vec<String>,
     /// A query that gives true when it holds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub unless: Option<String>,
-    /// The script looks by itself whether it holds: running it again is safe.
+    /// The script checks by itself whether it holds: running it again is safe.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub converges: bool,
 }
@@ -101,21 +101,22 @@ impl StatementChange {
         }
     }
 
-    /// Whether this very statement was run and not taken back, given what the ledger says of its target.
+    /// Whether this very statement was run and not undone, given the recorded state of its target.
     pub fn is_done(&self, recorded: Option<&Value>) -> bool {
         recorded == Some(&state_value(&self.after))
     }
 
     /// Runs it.
     pub fn act(&self, world: &World, statement: &Statement) -> Result<()> {
-        // Nothing has been sent before the connection stands.
+        // Nothing is sent before the connection is open.
         self.outcome.set(Some(false));
         let mut connection = self.inverse.login.open(world)?;
         self.outcome.set(None);
         let ran = statement.run(&mut connection);
         match &ran {
             Ok(()) => self.outcome.set(Some(true)),
-            // What the server answered, a cancellation too, it has taken back; a lost connection says nothing.
+            // When the server answered with an error, a cancellation too, nothing took effect; a lost connection
+            // leaves it open.
             Err(error) if error.is::<Interruption>() || !is_lost(error) => self.outcome.set(Some(false)),
             Err(_) => {}
         }
@@ -134,7 +135,7 @@ impl StatementChange {
     }
 }
 
-/// The failure of a connection, not the answer of a server.
+/// Whether the connection failed, rather than the server answered.
 fn is_lost(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == "sql") && sql_state(error).is_none()
 }
@@ -156,7 +157,7 @@ impl Kind for StatementChange {
         Ok(match self.holds(world)? {
             Some(true) => Position::After,
             Some(false) => Position::Before,
-            None => Position::Neither("whether the statement took effect cannot be reported".to_owned()),
+            None => Position::Neither("whether the statement took effect is not known".to_owned()),
         })
     }
 
@@ -173,7 +174,7 @@ impl Kind for StatementChange {
         }
         let mut connection = match self.inverse.login.open(world) {
             Ok(connection) => connection,
-            // It went with the database that it was run in.
+            // Its effect went with the database.
             Err(error) if sql_state(&error) == Some("3D000") => {
                 return Ok(self.back(Undoing::Already));
             }
@@ -189,7 +190,7 @@ impl Kind for StatementChange {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         match self.inverse.undo.as_slice() {
-            // Alone it may be one that no transaction can hold.
+            // A single statement may be one that cannot run in a transaction.
             [sql] => connection.execute(sql, &[])?,
             several => connection
                 .together(|connection| several.iter().try_for_each(|sql| connection.execute(sql, &[])))?,

@@ -1,4 +1,4 @@
-//! What the tests of kinds share: a world that is heard by nobody.
+//! What the tests of kinds share: a world without an audience.
 
 use std::path::Path;
 
@@ -10,9 +10,9 @@ use crate::event::{Answer, Audience, Event, Question, Reporter};
 use crate::machine::process::Processes;
 use crate::machine::signal::Signals;
 
-struct Nobody;
+struct Silent;
 
-impl Audience for Nobody {
+impl Audience for Silent {
     fn hear(&self, _: &Event) {}
 
     fn ask(&self, _: &Question) -> Result<Option<Answer>> {
@@ -23,7 +23,7 @@ impl Audience for Nobody {
 /// A world whose state directory is `state`, which exists.
 pub(crate) fn world(state: &Path) -> World {
     let processes = Processes::new("test", &state.join("notes"), Signals::deaf().unwrap());
-    World::new(processes, state, Reporter::new(Box::new(Nobody)))
+    World::new(processes, state, Reporter::new(Box::new(Silent)))
 }
 
 /// The change as a later run reads it from the journal.

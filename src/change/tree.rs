@@ -41,7 +41,7 @@ pub struct TreeState {
     manifest: Digest,
 }
 
-/// What bringing a tree back needs besides its state. The contents are in the backups under their hashes.
+/// What undoing it needs besides the states. The contents are in the backups under their hashes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TreeInverse {
     path: PathText,
@@ -83,38 +83,38 @@ fn blob(manifest: &Manifest) -> Result<Vec<u8>> {
 }
 
 impl TreeChange {
-    /// The change that makes the entries that `wish` names so, at the canonical path `path`, and leaves all else
-    /// in that tree alone; `None` when they are so.
+    /// The change that brings the entries that `desired` names to that state, in the tree at the canonical path
+    /// `path`, and leaves every other entry alone; `None` if they are so already.
     ///
     /// # Errors
     /// When a directory would have to become something else, or something else a directory.
-    pub fn copy(path: &Path, wish: &Manifest) -> Result<Option<Self>> {
-        let found = Manifest::observe_listed(path, wish.entries().map(|(name, _)| name))?;
-        for (name, desired) in wish.entries() {
+    pub fn copy(path: &Path, desired: &Manifest) -> Result<Option<Self>> {
+        let found = Manifest::observe_listed(path, desired.entries().map(|(name, _)| name))?;
+        for (name, wanted) in desired.entries() {
             let present = found.get(name.as_path()).unwrap_or(&FileState::Absent);
-            let both = [present, desired].map(|state| matches!(state, FileState::Directory { .. }));
+            let both = [present, wanted].map(|state| matches!(state, FileState::Directory { .. }));
             let is_special = matches!(present, FileState::Special { .. });
             if is_special || (!present.is_absent() && both[0] != both[1]) {
                 let at = PathText::new(path.join(name));
                 return Err(Failure::new(format!(
-                    "`{at}` is {}, not {}",
+                    "cannot copy to `{at}`: it is {}, not {}",
                     present.kind_name(),
-                    desired.kind_name()
+                    wanted.kind_name()
                 ))
                 .kind("exists")
                 .into());
             }
         }
-        Self::between(path, Scope::Listed, found, wish)
+        Self::between(path, Scope::Listed, found, desired)
     }
 
-    /// The change that makes the whole tree at the canonical path `path` so; `None` when it is.
+    /// The change that makes the whole tree at the canonical path `path` as `desired`; `None` if it is so already.
     ///
     /// # Errors
-    /// When it holds what could not be brought back, such as a mount point.
-    pub fn mirror(path: &Path, wish: &Manifest) -> Result<Option<Self>> {
-        let found = replaceable(path, wish)?;
-        Self::between(path, Scope::Whole, found, wish)
+    /// When it holds what could not be restored, such as a mount point.
+    pub fn mirror(path: &Path, desired: &Manifest) -> Result<Option<Self>> {
+        let found = replaceable(path, desired)?;
+        Self::between(path, Scope::Whole, found, desired)
     }
 
     /// The change that removes the tree at the canonical path `path`; `None` when there is none.
@@ -125,29 +125,29 @@ impl TreeChange {
         Self::mirror(path, &Manifest::default())
     }
 
-    fn between(path: &Path, scope: Scope, found: Manifest, wish: &Manifest) -> Result<Option<Self>> {
-        if found.same_as(wish) {
+    fn between(path: &Path, scope: Scope, found: Manifest, desired: &Manifest) -> Result<Option<Self>> {
+        if found.same_as(desired) {
             return Ok(None);
         }
         let inverse = TreeInverse { path: PathText::new(path), scope, before: Digest::of(&blob(&found)?) };
         Ok(Some(Self {
             before: TreeState::of(&found)?,
-            after: TreeState::of(wish)?,
+            after: TreeState::of(desired)?,
             inverse,
-            manifests: Some(Manifests { before: found, after: timeless(wish) }),
+            manifests: Some(Manifests { before: found, after: timeless(desired) }),
         }))
     }
 
-    /// Makes the wish true. `wish` is what the change was made with, with the times that new entries get; `open`
-    /// gives the content of each file by its path from the root.
-    pub fn act(&self, wish: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
+    /// Brings the tree to the desired state. `desired` is what the change was made with, with the times that new
+    /// entries get; `open` gives the content of each file by its path from the root.
+    pub fn act(&self, desired: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
         let path = self.path();
         let Some(Manifests { before, .. }) = &self.manifests else {
-            anyhow::bail!("the change of `{}` was read from the journal: it cannot be made", path.display())
+            anyhow::bail!("cannot make the change of `{}`: it was read from the journal", path.display())
         };
         match self.inverse.scope {
-            Scope::Listed => files::converge_tree(path, before, wish, Times::Pass, &tag(path), open),
-            Scope::Whole => exchange(path, before, wish, open),
+            Scope::Listed => files::converge_tree(path, before, desired, Times::Pass, &tag(path), open),
+            Scope::Whole => exchange(path, before, desired, open),
         }
     }
 
@@ -212,11 +212,11 @@ impl TreeChange {
     }
 }
 
-/// What is in the tree at `path`, all of which can be brought back should it give way to `wish`.
+/// The tree at `path`, all of which can be restored once `desired` has replaced it.
 ///
 /// # Errors
-/// When something in it could not.
-pub(super) fn replaceable(path: &Path, wish: &Manifest) -> Result<Manifest> {
+/// When something in it could not be restored.
+pub(super) fn replaceable(path: &Path, desired: &Manifest) -> Result<Manifest> {
     let (found, linked) = Manifest::observe_with_names_outside(path)?;
     let refused = |name: &PathText, what: &str| {
         let at = PathText::new(path.join(name));
@@ -224,19 +224,19 @@ pub(super) fn replaceable(path: &Path, wish: &Manifest) -> Result<Manifest> {
     };
     for (name, state) in found.entries() {
         if let FileState::Special { .. } = state {
-            let what = format!("is {}, which kkrun cannot bring back", state.kind_name());
+            let what = format!("is {}, which kkrun cannot restore", state.kind_name());
             return Err(refused(name, &what).into());
         }
         if state.metadata().and_then(|metadata| metadata.flags).is_some_and(Flags::is_fixed) {
-            let hint = "`lsattr -d` shows its `i` or `a`; `chattr -ia` lifts them";
+            let hint = "lift the flag with `chattr -ia`; `lsattr -d` shows it";
             return Err(refused(name, "is immutable or can only be appended to").hint(hint).into());
         }
     }
     if let Some(name) = linked.first()
-        && !found.same_as(wish)
+        && !found.same_as(desired)
     {
-        let what = "has another name (a hard link) outside of the tree, which kkrun could not give back";
-        let hint = format!("`find / -xdev -samefile {}` finds it", path.join(name).display());
+        let what = "has another name (a hard link) outside the tree, which kkrun could not restore";
+        let hint = format!("find it with `find / -xdev -samefile {}`", path.join(name).display());
         return Err(refused(name, what).hint(hint).into());
     }
     Ok(found)
@@ -247,7 +247,7 @@ pub(super) fn digest(manifest: &Manifest) -> Result<Digest> {
     Ok(Digest::of(&blob(manifest)?))
 }
 
-/// Saves what is at a path, whatever it is, before it goes: that an operator agreed to that is no reason to lose it.
+/// Saves what is at a path, whatever it is, before it goes: a copy is kept even where the operator agreed to the loss.
 pub(super) fn keep_copy(world: &World, path: &Path) -> Result<()> {
     if let FileState::Directory { .. } = FileState::observe(path)? {
         return save(world, path).map(drop);
@@ -273,7 +273,7 @@ pub(super) fn save_as(world: &World, path: &Path, expected: &Manifest) -> Result
         world.backups()?.save(&blob(expected)?)?;
         return Ok(());
     }
-    let mut failure = Failure::new(format!("`{}` is changing right now", path.display()));
+    let mut failure = Failure::new(format!("cannot save `{}`: it changes while it is read", path.display()));
     failure.output = expected.differences(&saved);
     Err(failure.kind("conflict").into())
 }
@@ -283,8 +283,8 @@ pub(super) fn exchange_away(path: &Path, expected: &Manifest) -> Result<()> {
     exchange(path, expected, &Manifest::default(), &mut |_| anyhow::bail!("nothing is read for a removal"))
 }
 
-/// Brings a saved tree back to where a file or link is `now`, or nothing.
-pub(super) fn bring_back(world: &World, path: &Path, manifest: Digest, now: &FileState) -> Result<()> {
+/// Restores a saved tree where `now` is a file, a link or nothing.
+pub(super) fn restore_saved(world: &World, path: &Path, manifest: Digest, now: &FileState) -> Result<()> {
     let (before, tag) = (read_manifest(world, manifest)?, tag(path));
     let built = files::build_tree(path, &tag, &before, &mut open_saved(world, &before)?)?;
     files::exchange_tree(&built, path)?;
@@ -292,7 +292,8 @@ pub(super) fn bring_back(world: &World, path: &Path, manifest: Digest, now: &Fil
     if !old.same_as(now) {
         files::exchange_tree(&built, path)?;
         files::clear_leftover(path, &tag)?;
-        let mut failure = Failure::new(format!("`{}` is changing right now", path.display()));
+        let mut failure =
+            Failure::new(format!("cannot save `{}`: it changes while it is read", path.display()));
         failure.output = now.differences(&old);
         return Err(failure.kind("conflict").into());
     }
@@ -307,43 +308,45 @@ fn open_saved<'a>(
     let backups = world.backups()?;
     Ok(move |relative: &Path| {
         let digest = manifest.get(relative).and_then(FileState::sha256);
-        let digest = digest.with_context(|| format!("`{}` was no file before", relative.display()))?;
+        let digest = digest
+            .with_context(|| format!("cannot restore `{}`: it was not a file before", relative.display()))?;
         Ok(Content::File(backups.file(digest)?))
     })
 }
 
-/// Gives `path` the tree `wish` in one instant; an empty one removes it. What was there must be `expected`.
+/// Replaces the tree at `path` by `desired` in one instant; an empty one removes it. What was there must be `expected`.
 pub(super) fn exchange(
     path: &Path,
     expected: &Manifest,
-    wish: &Manifest,
+    desired: &Manifest,
     open: &mut OpenFile<'_>,
 ) -> Result<()> {
     mount::refuse_within([path])?;
     let tag = tag(path);
     files::clear_leftover(path, &tag)?;
-    let aside = if wish.is_empty() {
+    let aside = if desired.is_empty() {
         let Some(aside) = move_aside(path, &tag)? else {
             return files::remove_tree(path, files::identity(path)?);
         };
         aside
     } else {
-        let built = files::build_tree(path, &tag, wish, open)?;
+        let built = files::build_tree(path, &tag, desired, open)?;
         if let Err(error) = files::exchange_tree(&built, path) {
             files::clear_leftover(path, &tag)?;
             return Err(error);
         }
         built
     };
-    // What somebody wrote while the new tree was built is not in the backups.
+    // What was written while the new tree was built is not in the backups.
     let old = Manifest::observe(&aside)?;
     if !old.same_as(expected) {
         files::exchange_tree(&aside, path)?;
         files::clear_leftover(path, &tag)?;
         let shown = PathText::new(path);
-        let mut failure =
-            Failure::new(format!("`{shown}` was changed while kkrun replaced it: it is left as it is"))
-                .kind("conflict");
+        let mut failure = Failure::new(format!(
+            "cannot replace `{shown}`: it was modified meanwhile, and is left as it is"
+        ))
+        .kind("conflict");
         failure.output = expected.differences(&old);
         return Err(failure.into());
     }
@@ -361,7 +364,7 @@ pub(super) fn remove_at_once(path: &Path) -> Result<()> {
     }
 }
 
-/// Moves a directory to where what is prepared for it would be; none when its file system cannot.
+/// Moves a directory to its temporary name; `None` if its file system cannot.
 fn move_aside(path: &Path, tag: &str) -> Result<Option<std::path::PathBuf>> {
     let aside = path.with_file_name(format!(".kkrun-{tag}"));
     match files::exchange_tree(path, &aside) {
@@ -384,10 +387,10 @@ fn recorded_manifest(world: &World, recorded: Option<&Value>) -> Option<Manifest
 /// What the recorded state of a tree holds.
 ///
 /// # Errors
-/// When it is no state of a tree, or its manifest is not in the backups any more.
+/// When it is not the state of a tree, or its manifest is no longer in the backups.
 pub fn read_recorded_tree(world: &World, recorded: &Value) -> Result<Manifest> {
-    let state: TreeState =
-        serde_json::from_value(recorded.clone()).context("an recorded state is no state of a tree")?;
+    let state: TreeState = serde_json::from_value(recorded.clone())
+        .context("invalid recorded state: expected that of a tree")?;
     read_manifest(world, state.manifest)
 }
 
@@ -402,7 +405,8 @@ pub fn record_tree(world: &World, manifest: &Manifest) -> Result<Value> {
 
 fn read_manifest(world: &World, digest: Digest) -> Result<Manifest> {
     let bytes = world.backups()?.read(digest)?;
-    serde_json::from_slice(&bytes).with_context(|| format!("the backup {digest} is no manifest"))
+    serde_json::from_slice(&bytes)
+        .with_context(|| format!("backup `{digest}` is invalid: expected a manifest"))
 }
 
 /// The states that one path of a tree can have.
@@ -414,15 +418,15 @@ struct Sight<'a> {
 }
 
 impl Sight<'_> {
-    /// Somebody else left it so. As this change itself left it is as good as what is recorded: another change may
-    /// have been undone in between.
+    /// Whether it was modified outside kkrun. What this change itself left counts as well as what is recorded: another
+    /// change may have been undone since.
     fn is_conflicting(&self) -> bool {
         !self.now.lies_between(self.before, self.recorded) && !self.now.lies_between(self.before, self.after)
     }
 }
 
-/// Every path that any of them names, with its states. `otherwise` says what is recorded of those that `recorded` does
-/// not name.
+/// Every path that any of them names, with its states. `otherwise` has the recorded state of the paths that `recorded`
+/// does not name.
 fn sights<'a>(
     now: &'a Manifest,
     before: &'a Manifest,
@@ -507,13 +511,13 @@ impl Kind for TreeChange {
         }
         let manifests = self.manifests(world).ok()?;
         let Ok(recorded) = read_manifest(world, state.manifest) else {
-            return Some("what kkrun left there is not in the backups any more".to_owned());
+            return Some("what kkrun last left there is no longer in the backups".to_owned());
         };
         let mut lines = Vec::new();
         for (name, found) in manifests.before.entries() {
             let expected = match recorded.get(name.as_path()) {
                 Some(expected) => expected,
-                // What kkrun never left there stays, or is one more to go with the rest of the tree.
+                // What kkrun never left there stays in a copy; a mirror would remove it with the rest.
                 None if self.inverse.scope == Scope::Whole => &FileState::Absent,
                 None => continue,
             };
@@ -525,7 +529,7 @@ impl Kind for TreeChange {
         if lines.is_empty() {
             return None;
         }
-        // Kept, this state is recorded: then it has to be known.
+        // If the operator keeps this state, it becomes the recorded one: its manifest has to be in the backups.
         if let Ok(bytes) = blob(&timeless(&manifests.before)) {
             world.backups().and_then(|backups| backups.save(&bytes)).ok()?;
         }
@@ -541,7 +545,7 @@ impl Kind for TreeChange {
         !before.same_as(after)
     }
 
-    fn mend(&self, world: &World) -> Result<()> {
+    fn repair(&self, world: &World) -> Result<()> {
         self.clear_leftovers(&self.manifests(world)?)
     }
 
@@ -617,7 +621,7 @@ impl Kind for TreeChange {
         let root = FileState::observe(self.path())?;
         if !matches!(root, FileState::Absent | FileState::Directory { .. }) {
             if !terms.force {
-                return Ok(Undone::Conflict(format!("{} is {}", self.path().display(), root.kind_name())));
+                return Ok(Undone::Conflict(format!("`{}` is {}", self.path().display(), root.kind_name())));
             }
             if terms.dry_run {
                 return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
@@ -632,7 +636,7 @@ impl Kind for TreeChange {
         let now = self.observe(&manifests)?;
         let recorded = recorded_manifest(world, terms.recorded).unwrap_or_else(|| manifests.after.clone());
         let listed = Manifest::default();
-        // What another change to listed entries left says nothing about the others of this one.
+        // The record of another change to listed entries may not name every entry of this one.
         let otherwise = if self.inverse.scope == Scope::Listed { &manifests.after } else { &listed };
         let sights = sights(&now, &manifests.before, &recorded, &manifests.after, otherwise);
         if sights.values().all(|sight| sight.now.same_as(sight.before)) {
@@ -642,7 +646,7 @@ impl Kind for TreeChange {
             Scope::Whole => mount::refuse_within([self.path()])?,
             Scope::Listed => mount::refuse_within(self.made(&manifests))?,
         }
-        // An undo that was killed in the middle has left some as before and some as recorded.
+        // An undo that was killed left some entries as before and some as recorded: neither is a conflict.
         let conflicts = sights
             .iter()
             .filter(|(_, sight)| sight.is_conflicting())
@@ -661,24 +665,24 @@ impl Kind for TreeChange {
         let back = self.observe(&manifests)?;
         if !back.same_as(&manifests.before) {
             let differences = shortened(manifests.before.differences(&back));
-            anyhow::bail!("`{}` is not as it was before: {differences}", self.path().display());
+            anyhow::bail!("`{}` is not as before after its undo: {differences}", self.path().display());
         }
         Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&self.before))].into()))
     }
 }
 
-/// How people are reported of entries that somebody else made.
+/// Entries that kkrun did not make, for messages.
 pub(super) fn others(mut entries: Vec<String>) -> String {
     entries.sort();
     let mut named = entries[..entries.len().min(MOST_NAMED)].join(", ");
     if entries.len() > MOST_NAMED {
         named.push_str(", …");
     }
-    let noun = if entries.len() == 1 { "entry" } else { "entries" };
-    format!("{} {noun} that kkrun did not make: {named}", entries.len())
+    let counted = if entries.len() == 1 { "entry" } else { "entries" };
+    format!("{} {counted} that kkrun did not make: {named}", entries.len())
 }
 
-/// Where an entry of the tree at `root` stands.
+/// The path of an entry of the tree at `root`.
 fn entry_path(root: &Path, name: &Path) -> PathBuf {
     if name == Path::new(".") { root.to_owned() } else { root.join(name) }
 }
@@ -717,7 +721,7 @@ mod tests {
     }
 
     /// A tree of these files, and what gives their content.
-    fn wish(files: &[(&str, &str)]) -> (Manifest, BTreeMap<PathBuf, String>) {
+    fn desired(files: &[(&str, &str)]) -> (Manifest, BTreeMap<PathBuf, String>) {
         let mut manifest = Manifest::default();
         manifest.insert_directory(".", &mine(0o755));
         for (name, text) in files {
@@ -729,21 +733,21 @@ mod tests {
         (manifest, files)
     }
 
-    fn act(change: &TreeChange, wish: &(Manifest, BTreeMap<PathBuf, String>)) {
+    fn act(change: &TreeChange, desired: &(Manifest, BTreeMap<PathBuf, String>)) {
         let open = &mut |relative: &Path| -> Result<_> {
-            Ok(Content::Bytes(wish.1[relative].clone().into_bytes().into()))
+            Ok(Content::Bytes(desired.1[relative].clone().into_bytes().into()))
         };
-        change.act(&wish.0, open).unwrap();
+        change.act(&desired.0, open).unwrap();
     }
 
     /// Makes a change as a session does, and gives what is recorded then.
     fn make(
         world: &World,
         change: &TreeChange,
-        wish: &(Manifest, BTreeMap<PathBuf, String>),
+        desired: &(Manifest, BTreeMap<PathBuf, String>),
     ) -> (Change, Value) {
         change.prepare(world).unwrap();
-        act(change, wish);
+        act(change, desired);
         let change = Change::Tree(change.clone());
         assert_eq!(from_record(&change).kind().position(world).unwrap(), Position::After);
         let recorded = from_record(&change).kind().recorded(world).unwrap().remove(&change.kind().target());
@@ -760,10 +764,10 @@ mod tests {
         let root = path.join("tree");
         fill(&root, &[("changed", "old"), ("others/file", "theirs"), ("same", "s")]);
         let before = Manifest::observe(&root).unwrap();
-        let wish = wish(&[("changed", "new"), ("made/deep/file", "f"), ("same", "s")]);
-        let change = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
-        let (change, recorded) = make(&world, &change, &wish);
-        assert!(TreeChange::copy(&root, &wish.0).unwrap().is_none());
+        let desired = desired(&[("changed", "new"), ("made/deep/file", "f"), ("same", "s")]);
+        let change = TreeChange::copy(&root, &desired.0).unwrap().unwrap();
+        let (change, recorded) = make(&world, &change, &desired);
+        assert!(TreeChange::copy(&root, &desired.0).unwrap().is_none());
         assert_eq!(std::fs::read_to_string(root.join("others/file")).unwrap(), "theirs");
         assert!(from_record(&change).kind().loss(&world, None).unwrap().is_none());
 
@@ -776,9 +780,9 @@ mod tests {
     fn what_gained_entries_in_a_copied_tree_is_asked_for_and_an_edit_is_a_conflict() {
         let Scene { _directory, path, mut world } = scene();
         let root = path.join("tree");
-        let wish = wish(&[("a/file", "f"), ("page", "p")]);
-        let change = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
-        let (change, recorded) = make(&world, &change, &wish);
+        let desired = desired(&[("a/file", "f"), ("page", "p")]);
+        let change = TreeChange::copy(&root, &desired.0).unwrap().unwrap();
+        let (change, recorded) = make(&world, &change, &desired);
 
         fill(&root, &[("a/gained", "x"), ("cache/one", "1")]);
         let loss = from_record(&change).kind().loss(&world, None).unwrap().unwrap();
@@ -798,7 +802,7 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_put_in_place_of_a_tree_is_a_conflict_and_by_word_is_kept_in_the_backups() {
+    fn what_was_put_in_place_of_a_tree_is_a_conflict_and_is_kept_in_the_backups_when_overwritten() {
         let Scene { _directory, path, mut world } = scene();
         let root = path.join("tree");
         fill(&root, &[("file", "f")]);
@@ -807,22 +811,22 @@ mod tests {
         let (change, recorded) = make(&world, &change, &(Manifest::default(), BTreeMap::new()));
         std::fs::write(&root, "theirs").unwrap();
         let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
-        assert!(why.ends_with("tree is a file"), "{why}");
+        assert!(why.ends_with("tree` is a file"), "{why}");
         assert!(is_back(&undo(&mut world, &change, Some(&recorded), true), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
         assert_eq!(world.backups().unwrap().read(Digest::of(b"theirs")).unwrap(), b"theirs");
     }
 
     #[test]
-    fn an_edit_of_what_was_copied_is_foreign_and_what_vanished_is_not() {
+    fn an_edit_of_what_was_copied_is_a_conflict_and_what_vanished_is_none() {
         let Scene { _directory, path, world } = scene();
         let root = path.join("tree");
-        let first = wish(&[("page", "p"), ("gone", "g")]);
+        let first = desired(&[("page", "p"), ("gone", "g")]);
         let change = TreeChange::copy(&root, &first.0).unwrap().unwrap();
         let (_, recorded) = make(&world, &change, &first);
         std::fs::remove_file(root.join("gone")).unwrap();
         fill(&root, &[("theirs", "t")]);
-        let next = wish(&[("page", "q"), ("gone", "g"), ("theirs", "now of the plan")]);
+        let next = desired(&[("page", "q"), ("gone", "g"), ("theirs", "now of the plan")]);
         let again = TreeChange::copy(&root, &next.0).unwrap().unwrap();
         assert_eq!(again.conflict(&recorded, &world), None);
         std::fs::write(root.join("page"), "edited").unwrap();
@@ -831,10 +835,10 @@ mod tests {
     }
 
     #[test]
-    fn a_mode_that_the_copy_keeps_is_nobodys_loss_and_a_chain_of_changes_is_undone() {
+    fn a_mode_that_the_copy_keeps_is_no_conflict_and_a_chain_of_changes_is_undone() {
         let Scene { _directory, path, mut world } = scene();
         let root = path.join("tree");
-        let first = wish(&[("page", "p"), ("other", "o")]);
+        let first = desired(&[("page", "p"), ("other", "o")]);
         let change = TreeChange::copy(&root, &first.0).unwrap().unwrap();
         let (first_change, recorded) = make(&world, &change, &first);
         let set_mode = |mode| {
@@ -842,7 +846,7 @@ mod tests {
             std::fs::set_permissions(root.join("page"), permissions).unwrap();
         };
         set_mode(0o600);
-        let mut next = wish(&[("page", "q"), ("other", "o")]);
+        let mut next = desired(&[("page", "q"), ("other", "o")]);
         next.0.insert_file("page", b"q", &mine(0o600));
         let change = TreeChange::copy(&root, &next.0).unwrap().unwrap();
         assert_eq!(change.conflict(&recorded, &world), None);
@@ -864,9 +868,9 @@ mod tests {
         fill(&root, &[("index", "old"), ("assets/old", "o")]);
         fill(&path.join("site"), &[("sibling", "s")]);
         let before = Manifest::observe(&root).unwrap();
-        let wish = wish(&[("index", "new"), ("assets/new", "n")]);
-        let change = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
-        let (change, recorded) = make(&world, &change, &wish);
+        let desired = desired(&[("index", "new"), ("assets/new", "n")]);
+        let change = TreeChange::mirror(&root, &desired.0).unwrap().unwrap();
+        let (change, recorded) = make(&world, &change, &desired);
         let names = |path: &Path| {
             let names = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name());
             names.collect::<BTreeSet<_>>()
@@ -875,7 +879,7 @@ mod tests {
         assert_eq!(names(&root.join("assets")), ["new"].map(Into::into).into());
 
         fill(&root, &[("robots.txt", "theirs")]);
-        let again = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
+        let again = TreeChange::mirror(&root, &desired.0).unwrap().unwrap();
         assert_eq!(again.conflict(&recorded, &world).unwrap(), "robots.txt: absent → a file");
         let undone = undo(&mut world, &change, Some(&recorded), false);
         assert_eq!(undone, Undone::Conflict("robots.txt: absent → a file".to_owned()));
@@ -907,8 +911,8 @@ mod tests {
         let root = path.join("tree");
         fill(&root, &[("one", "old"), ("two", "old")]);
         let before = Manifest::observe(&root).unwrap();
-        let wish = wish(&[("one", "new"), ("two", "new")]);
-        let change = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
+        let desired = desired(&[("one", "new"), ("two", "new")]);
+        let change = TreeChange::copy(&root, &desired.0).unwrap().unwrap();
         change.prepare(&world).unwrap();
         let at = root.join("one");
         let found = FileState::observe(&at).unwrap();
@@ -922,8 +926,8 @@ mod tests {
         assert_eq!(Manifest::observe(&root).unwrap(), before);
 
         files::replace(&at, files::Contents::Bytes(b"new"), &mine(0o644), &found, "killed").unwrap();
-        let again = TreeChange::copy(&root, &wish.0).unwrap().unwrap();
-        make(&world, &again, &wish);
+        let again = TreeChange::copy(&root, &desired.0).unwrap().unwrap();
+        make(&world, &again, &desired);
         assert_eq!(from_record(&first).kind().position(&world).unwrap(), Position::After);
         assert!(is_back(&undo(&mut world, &first, None, false), Undoing::Restored));
         assert_eq!(Manifest::observe(&root).unwrap(), before);
@@ -934,14 +938,14 @@ mod tests {
         let Scene { _directory, path, world } = scene();
         let root = path.join("tree");
         fill(&root, &[("page", "old")]);
-        let wish = wish(&[("page", "new")]);
-        let change = TreeChange::mirror(&root, &wish.0).unwrap().unwrap();
+        let desired = desired(&[("page", "new")]);
+        let change = TreeChange::mirror(&root, &desired.0).unwrap().unwrap();
         change.prepare(&world).unwrap();
         let open = &mut |_: &Path| -> Result<_> {
             fill(&root, &[("late", "theirs")]);
             Ok(Content::Bytes(b"new".into()))
         };
-        assert!(is_of_kind(&change.act(&wish.0, open).unwrap_err(), "conflict"));
+        assert!(is_of_kind(&change.act(&desired.0, open).unwrap_err(), "conflict"));
         assert_eq!(std::fs::read_to_string(root.join("late")).unwrap(), "theirs");
         assert_eq!(std::fs::read_to_string(root.join("page")).unwrap(), "old");
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 2);
@@ -952,6 +956,6 @@ mod tests {
         let Scene { _directory, path, .. } = scene();
         let root = path.join("tree");
         fill(&root, &[("page/inner", "x")]);
-        assert!(is_of_kind(&TreeChange::copy(&root, &wish(&[("page", "p")]).0).unwrap_err(), "exists"));
+        assert!(is_of_kind(&TreeChange::copy(&root, &desired(&[("page", "p")]).0).unwrap_err(), "exists"));
     }
 }

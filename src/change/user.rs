@@ -81,18 +81,18 @@ fn mode_of(path: &Path) -> Result<Option<u32>> {
         {
             Ok(None)
         }
-        Err(error) => Err(error).with_context(|| format!("cannot look at `{}`", path.display())),
+        Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
     }
 }
 
-/// What a user shall be; what is not said may be anything.
+/// The desired state of a user; what is not given may be anything.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DesiredUser {
     /// The user's number.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<u32>,
-    /// The home directory, which shall be there.
+    /// The home directory, which is to exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub home: Option<PathText>,
     /// Its permission bits as four octal digits.
@@ -101,7 +101,7 @@ pub struct DesiredUser {
     /// The login shell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<PathText>,
-    /// Groups that the user shall be in, besides others.
+    /// Groups that the user is to be in, besides others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
     /// A new user gets a number of the range for services.
@@ -110,7 +110,7 @@ pub struct DesiredUser {
 }
 
 impl DesiredUser {
-    /// What a user lacks of it, a few words each.
+    /// What a user lacks of it, in a few words each.
     fn lacking(&self, facts: &UserFacts) -> Vec<String> {
         let mut lacking = Vec::new();
         if let Some(uid) = self.uid.filter(|uid| *uid != facts.uid) {
@@ -139,7 +139,7 @@ impl DesiredUser {
         lacking
     }
 
-    /// Makes the databases hold it of a user; of one who `is_new`, they get all that they lack.
+    /// Writes it into the databases; of a user who `is_new`, they get all that they lack.
     fn make_of(
         &self,
         name: &str,
@@ -187,7 +187,7 @@ pub struct UserChange {
     inverse: UserInverse,
 }
 
-/// What taking it back needs besides that.
+/// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct UserInverse {
     name: String,
@@ -199,14 +199,14 @@ struct UserInverse {
 }
 
 impl UserChange {
-    /// The change that makes `wish` true of the user; `None` when it is true. What was made `in_part` is completed, and
-    /// so is what was left of a user by an undo that failed.
+    /// The change that brings the user to `desired`; `None` if the user is so already. What was made `in_part` is
+    /// completed, and so is what a failed undo left of a user.
     ///
     /// # Errors
-    /// When the user is there with another number or home: people's files depend on these.
+    /// When the user is there with another number or home: the files of users depend on these.
     pub fn towards(
         name: &str,
-        mut wish: DesiredUser,
+        mut desired: DesiredUser,
         in_part: Option<Self>,
         half_undone: Option<&Self>,
     ) -> Result<Option<Self>> {
@@ -214,32 +214,32 @@ impl UserChange {
         let is_new = before == UserState::Absent;
         let was_new =
             in_part.as_ref().or(half_undone).is_some_and(|change| change.before == UserState::Absent);
-        if (is_new || was_new) && wish.home.is_none() && !wish.system {
-            wish.home = Some(PathText::new(Path::new("/home").join(name)));
+        if (is_new || was_new) && desired.home.is_none() && !desired.system {
+            desired.home = Some(PathText::new(Path::new("/home").join(name)));
         }
         if let UserState::Present(facts) = &before {
-            check_fixed(name, &wish, facts)?;
+            check_fixed(name, &desired, facts)?;
         }
-        // What was begun on a user who has gone since is of no more interest.
+        // A change that was begun on a user who has gone since does not count any more.
         if let Some(begun) = in_part.filter(|begun| !is_new || begun.before == UserState::Absent) {
-            return Ok(Some(Self { after: wish, ..begun }));
+            return Ok(Some(Self { after: desired, ..begun }));
         }
-        let home = match (&before, &wish.home) {
-            (UserState::Present(facts), _) if wish.lacking(facts).is_empty() => return Ok(None),
+        let home = match (&before, &desired.home) {
+            (UserState::Present(facts), _) if desired.lacking(facts).is_empty() => return Ok(None),
             (UserState::Present(facts), _) => FileState::observe(facts.home.as_path())?,
             (UserState::Absent, Some(home)) => look_at_new_home(home.as_path())?,
             (UserState::Absent, None) => FileState::Absent,
         };
-        let record = AccountRecord::of(name, |databases| wish.make_of(name, is_new, None, databases))?;
+        let record = AccountRecord::of(name, |databases| desired.make_of(name, is_new, None, databases))?;
         let inverse = UserInverse { name: name.to_owned(), home, mail: mail_of(name).exists(), record };
-        Ok(Some(Self { before, after: wish, inverse }))
+        Ok(Some(Self { before, after: desired, inverse }))
     }
 
     /// Makes the user, or what the user lacks.
     pub fn act(&self, world: &World) -> Result<()> {
         self.inverse.record.write(world, Order::Adding, |databases| self.make(databases))?;
         let UserState::Present(facts) = self.observe()? else {
-            return Err(Failure::new(format!("there is no user `{}`", self.inverse.name))
+            return Err(Failure::new(format!("user `{}` not found", self.inverse.name))
                 .kind("missing")
                 .into());
         };
@@ -261,8 +261,8 @@ impl UserChange {
         let FileState::Directory { metadata } = FileState::observe(home)? else { return Ok(()) };
         let mut attributes = Attributes { mtime: None, ..Attributes::from(&metadata) };
         attributes.mode = mode.unwrap_or(attributes.mode);
-        // A new user finds a home that nobody owns.
-        if self.after.home.is_some() && is_nobodys(metadata.owner)? {
+        // A home without an owner becomes the new user's.
+        if self.after.home.is_some() && is_ownerless(metadata.owner)? {
             (attributes.owner, attributes.group) = (facts.uid, facts.gid);
         }
         if attributes != (Attributes { mtime: None, ..Attributes::from(&metadata) }) {
@@ -279,7 +279,7 @@ impl UserChange {
         [(self.target(), state_value(state))].into()
     }
 
-    /// Takes back the making of a user.
+    /// Undoes the making of a user.
     fn undo_making(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
         let name = &self.inverse.name;
         let (made, now) = (made(terms.recorded), self.observe()?);
@@ -323,7 +323,7 @@ impl UserChange {
         let stays = |group: &Group| numbers.is_some_and(|(_, gid)| gid == group.gid) && self.made_group();
         if let Some(group) = Group::by_name(name)?.filter(stays) {
             let others = group.members.join(", ");
-            world.reporter.note(format!("the group {name} stays: others are in it: {others}"));
+            world.reporter.note(format!("the group `{name}` stays: it has other members: {others}"));
         }
         Ok(Undone::Back(Undoing::Restored, self.states(&self.observe()?)))
     }
@@ -334,7 +334,7 @@ impl UserChange {
         Ok(match made {
             Some(made) => (made.uid != now.uid).then(|| {
                 format!(
-                    "kkrun made the user {name} with number {}; the one of that name now has {}",
+                    "kkrun made the user `{name}` with number {}; the user of that name now has {}",
                     made.uid, now.uid
                 )
             }),
@@ -342,7 +342,7 @@ impl UserChange {
                 != record.after.of(Database::Passwd) =>
             {
                 Some(format!(
-                    "the user {name} has number {} and home {}: not what the interrupted change was to make",
+                    "the user `{name}` has number {} and home {}, which is not what the interrupted change was to make",
                     now.uid, now.home
                 ))
             }
@@ -350,8 +350,8 @@ impl UserChange {
         })
     }
 
-    /// Makes the lines of the user what they were, and takes the user out of every group that did not list it. A group
-    /// of the user's name goes if kkrun made it and nobody else is in it.
+    /// Restores the lines of the user, and removes the user from every group that did not list it. A group of the
+    /// user's name goes if kkrun made it and no other user is in it.
     fn restore(&self, world: &World, databases: &mut Databases, numbers: Option<(u32, u32)>) -> Result<()> {
         let UserInverse { name, record, .. } = &self.inverse;
         record.restore_lines(world, name, &Database::OF_USERS, databases)?;
@@ -381,18 +381,18 @@ impl UserChange {
         Ok(is_new.then_some((path, state)))
     }
 
-    /// What somebody put in the place of the home that kkrun made, for people.
+    /// What took the place of the home that kkrun made, for messages.
     fn replaced_home(&self) -> Result<Option<String>> {
         let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
             return Ok(None);
         };
         let state = FileState::observe(home.as_path())?;
         let is_replaced = !matches!(state, FileState::Absent | FileState::Directory { .. });
-        Ok(is_replaced.then(|| format!("{home} was replaced by {} and stays", state.kind_name())))
+        Ok(is_replaced.then(|| format!("`{home}` was replaced by {} and stays", state.kind_name())))
     }
 
-    /// The home that kkrun made, if it is still there and of the user with this number. Of a user who has gone it must be
-    /// nobody else's by now.
+    /// The home that kkrun made, if it is still there and of the user with this number. Of a user who has gone, it must
+    /// not belong to another user by now.
     fn made_home(&self, now: &UserState, uid: Option<u32>) -> Result<Option<PathBuf>> {
         let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
             return Ok(None);
@@ -415,8 +415,8 @@ impl UserChange {
         Ok(())
     }
 
-    /// Gives a home that was there the permissions and, for a user who goes, the owner that it had. Says what
-    /// somebody else changed.
+    /// Restores the permissions of a home that was there and, for a user who goes, its owner. Gives what was modified
+    /// outside kkrun.
     fn restore_home(&self, facts: &UserFacts, with_owner: bool) -> Result<Option<String>> {
         let FileState::Directory { metadata: before } = &self.inverse.home else { return Ok(None) };
         let home = facts.home.as_path();
@@ -443,7 +443,7 @@ impl UserChange {
         Ok(difference)
     }
 
-    /// Takes back what was changed of a user who was there: each part by itself.
+    /// Undoes what was changed of a user who was there, each part by itself.
     fn undo_parts(&self, world: &World, before: &UserFacts, terms: UndoTerms<'_>) -> Result<Undone> {
         let UserInverse { name, record, .. } = &self.inverse;
         let UserState::Present(now) = self.observe()? else {
@@ -521,7 +521,7 @@ impl Kind for UserChange {
         self.inverse.record.save(&self.inverse.name, world)
     }
 
-    fn mend(&self, _world: &World) -> Result<()> {
+    fn repair(&self, _world: &World) -> Result<()> {
         if let Some(home) = &self.after.home {
             files::clear_leftover(home.as_path(), &super::tag(home.as_path()))?;
         }
@@ -529,13 +529,13 @@ impl Kind for UserChange {
     }
 
     fn position(&self, world: &World) -> Result<Position> {
-        self.mend(world)?;
+        self.repair(world)?;
         let (name, now, found) = (&self.inverse.name, self.observe()?, account::now()?);
         let is_before = match (&self.before, &now) {
             (UserState::Absent, _) => {
                 now == self.before && found.traces_of(name) == self.inverse.record.before
             }
-            // Whatever was changed of a user who has gone went too.
+            // What was changed of a user who has gone went with the user.
             (UserState::Present(_), UserState::Absent) => true,
             (UserState::Present(_), _) => now == self.before && !self.has_joined()?,
         };
@@ -543,7 +543,7 @@ impl Kind for UserChange {
             return Ok(Position::Before);
         }
         let UserState::Present(facts) = now else {
-            return Ok(Position::Neither(format!("only some of the databases know of the user {name}")));
+            return Ok(Position::Neither(format!("user `{name}` is in only some of the account databases")));
         };
         let mut whole = found.clone();
         self.make(&mut whole)?;
@@ -551,7 +551,7 @@ impl Kind for UserChange {
         Ok(if !lacking.is_empty() {
             Position::Neither(lacking.join("\n"))
         } else if whole != found || Group::by_gid(facts.gid)?.is_none() {
-            Position::Neither(format!("only some of the databases know of the user {name}"))
+            Position::Neither(format!("user `{name}` is in only some of the account databases"))
         } else {
             Position::After
         })
@@ -562,9 +562,13 @@ impl Kind for UserChange {
         match &now {
             UserState::Present(facts) if self.after.lacking(facts).is_empty() => Ok(self.states(&now)),
             UserState::Present(facts) => {
-                anyhow::bail!("user `{}`: {}", self.inverse.name, self.after.lacking(facts).join(", "))
+                anyhow::bail!(
+                    "user `{}` is not as desired: {}",
+                    self.inverse.name,
+                    self.after.lacking(facts).join(", ")
+                )
             }
-            UserState::Absent => anyhow::bail!("there is no user `{}`", self.inverse.name),
+            UserState::Absent => anyhow::bail!("user `{}` not found", self.inverse.name),
         }
     }
 
@@ -591,7 +595,7 @@ impl Kind for UserChange {
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         if !terms.dry_run {
-            self.mend(world)?;
+            self.repair(world)?;
         }
         match &self.before {
             UserState::Absent => self.undo_making(world, terms),
@@ -608,47 +612,55 @@ fn made(recorded: Option<&Value>) -> Option<UserFacts> {
     }
 }
 
-fn check_fixed(name: &str, wish: &DesiredUser, facts: &UserFacts) -> Result<()> {
-    let difference = match (wish.uid, &wish.home) {
-        (Some(uid), _) if uid != facts.uid => format!("the number {}, not {uid}", facts.uid),
-        (_, Some(home)) if *home != facts.home => format!("the home {}, not {home}", facts.home),
+fn check_fixed(name: &str, desired: &DesiredUser, facts: &UserFacts) -> Result<()> {
+    let difference = match (desired.uid, &desired.home) {
+        (Some(uid), _) if uid != facts.uid => format!("number {}, not {uid}", facts.uid),
+        (_, Some(home)) if *home != facts.home => format!("home `{}`, not `{home}`", facts.home),
         _ => return Ok(()),
     };
-    Err(Failure::new(format!("the user `{name}` is there and has {difference}"))
+    Err(Failure::new(format!("user `{name}` already exists with {difference}"))
         .kind("exists")
-        .hint("files and processes depend on it: move them by hand, or state what is there")
+        .hint("ask for what is there, or change the user by hand: files and processes depend on it")
         .into())
 }
 
 fn look_at_new_home(home: &Path) -> Result<FileState> {
     let above = home.parent().unwrap_or(Path::new("/"));
     if mode_of(above)?.is_none() {
-        return Err(Failure::new(format!("there is no directory `{}`", above.display()))
-            .kind("missing")
-            .hint("make it first: file::make_dir")
-            .into());
+        return Err(Failure::new(format!(
+            "cannot make the home `{}`: its parent directory does not exist",
+            home.display()
+        ))
+        .kind("missing")
+        .hint("make that directory first with `file::make_dir`")
+        .into());
     }
     let state = FileState::observe(home)?;
     match &state {
         FileState::Absent => Ok(state),
-        FileState::Directory { metadata } if is_nobodys(metadata.owner)? => Ok(state),
+        FileState::Directory { metadata } if is_ownerless(metadata.owner)? => Ok(state),
         FileState::Directory { metadata } => {
             let owner = Account::by_uid(metadata.owner)?;
             let owner = owner.map_or_else(|| metadata.owner.to_string(), |account| account.name);
-            Err(Failure::new(format!("`{}` is there and belongs to {owner}", home.display()))
-                .kind("exists")
-                .into())
+            Err(Failure::new(format!(
+                "cannot use `{}` as the home: it already belongs to {owner}",
+                home.display()
+            ))
+            .kind("exists")
+            .into())
         }
-        other => {
-            Err(Failure::new(format!("`{}` is a {}, not a directory", home.display(), other.kind_name()))
-                .kind("exists")
-                .into())
-        }
+        other => Err(Failure::new(format!(
+            "cannot use `{}` as the home: it is {}, not a directory",
+            home.display(),
+            other.kind_name()
+        ))
+        .kind("exists")
+        .into()),
     }
 }
 
-/// Whether a directory of this owner is root's or nobody's: free to become a new user's home.
-fn is_nobodys(owner: u32) -> Result<bool> {
+/// Whether a directory of this owner is free to become a new user's home: it is root's, or its owner is not known.
+fn is_ownerless(owner: u32) -> Result<bool> {
     Ok(owner == 0 || Account::by_uid(owner)?.is_none())
 }
 
@@ -657,7 +669,7 @@ fn mail_of(name: &str) -> PathBuf {
 }
 
 fn bits(mode: &str) -> Result<u32> {
-    u32::from_str_radix(mode, 8).with_context(|| format!("`{mode}` is no octal mode"))
+    u32::from_str_radix(mode, 8).with_context(|| format!("invalid mode `{mode}`: expected an octal number"))
 }
 
 #[cfg(test)]
@@ -675,7 +687,7 @@ mod tests {
         }
     }
 
-    fn wish(groups: &[&str]) -> DesiredUser {
+    fn desired(groups: &[&str]) -> DesiredUser {
         DesiredUser {
             groups: groups.iter().map(|group| (*group).to_owned()).collect(),
             ..DesiredUser::default()
@@ -683,18 +695,18 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_wish_holds_of_everybody() {
+    fn an_empty_desired_state_holds_for_every_user() {
         assert_eq!(DesiredUser::default().lacking(&facts()), [""; 0]);
     }
 
     #[test]
-    fn every_part_of_a_wish_is_compared() {
+    fn every_part_of_the_desired_state_is_compared() {
         let all = DesiredUser {
             uid: Some(5),
             home: Some(PathText::new("/srv/kim")),
             home_mode: Some("0700".to_owned()),
             shell: Some(PathText::new("/bin/sh")),
-            ..wish(&["vide", "video"])
+            ..desired(&["vide", "video"])
         };
         assert_eq!(
             all.lacking(&facts()),
@@ -707,22 +719,22 @@ mod tests {
             ]
         );
         let homeless = UserFacts { home_mode: None, ..facts() };
-        let wish = DesiredUser { home_mode: Some("0750".to_owned()), ..DesiredUser::default() };
-        assert_eq!(wish.lacking(&homeless), ["no directory /home/kim"]);
+        let desired = DesiredUser { home_mode: Some("0750".to_owned()), ..DesiredUser::default() };
+        assert_eq!(desired.lacking(&homeless), ["no directory /home/kim"]);
     }
 
     #[test]
     fn another_number_or_home_of_a_user_is_refused() {
-        let wish = DesiredUser { uid: Some(5), ..DesiredUser::default() };
-        let error = check_fixed("kim", &wish, &facts()).unwrap_err();
-        assert_eq!(error.to_string(), "the user `kim` is there and has the number 1001, not 5");
-        check_fixed("kim", &super::tests::wish(&["x"]), &facts()).unwrap();
+        let desired = DesiredUser { uid: Some(5), ..DesiredUser::default() };
+        let error = check_fixed("kim", &desired, &facts()).unwrap_err();
+        assert_eq!(error.to_string(), "user `kim` already exists with number 1001, not 5");
+        check_fixed("kim", &super::tests::desired(&["x"]), &facts()).unwrap();
     }
 
     #[test]
     fn root_is_found_with_its_group() {
         let UserState::Present(root) = UserState::observe("root").unwrap() else { panic!("no root") };
         assert!(root.uid == 0 && root.groups.contains(&"root".to_owned()));
-        assert_eq!(UserState::observe("nobody-of-that-name").unwrap(), UserState::Absent);
+        assert_eq!(UserState::observe("no-such-user").unwrap(), UserState::Absent);
     }
 }

@@ -73,7 +73,7 @@ impl Options {
             );
         }
         let section = self.section.clone().filter(|section| !section.is_empty());
-        Ok(FileEntry { section, comment: comment.to_owned(), noun })
+        Ok(FileEntry { section, comment: comment.to_owned(), kind: noun })
     }
 
     fn line(&self, key: &str) -> Result<FileEntry> {

@@ -238,7 +238,7 @@ impl Session {
     /// Runs a command of a handler. What it starts, stops or enables is a change of its own.
     fn run_command(&mut self, command: &Command, handler: &Handler, step: Option<&str>) -> Result<()> {
         let mut changes = Vec::new();
-        for (unit, desired) in command.unit_wishes(&self.world)? {
+        for (unit, desired) in command.desired_units(&self.world)? {
             let change = UnitChange::towards(&self.world, unit, desired)?;
             changes.extend(change.filter(|change| !change.is_about_nothing()).map(Change::Unit));
         }

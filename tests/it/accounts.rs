@@ -365,7 +365,7 @@ kkrun p.rhai
 number=$(id -g kim)
 usermod --append --groups kim daemon
 undo >said 2>&1
-grep -q 'the group kim stays: others are in it: daemon' said || { cat said; exit 1; }
+grep -q 'the group `kim` stays: it has other members: daemon' said || { cat said; exit 1; }
 is "the group" "kim:x:$number:daemon" "$(getent group kim)"
 is "the line in gshadow" "kim:!::daemon" "$(grep '^kim:' /etc/gshadow)"
 is "the user" "" "$(getent passwd kim || true)"

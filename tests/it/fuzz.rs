@@ -252,7 +252,7 @@ proptest! {
         } else {
             EntryKind::Line { key, separator: separator.map(str::to_owned) }
         };
-        let entry = FileEntry { section, comment: "#".to_owned(), noun: kind };
+        let entry = FileEntry { section, comment: "#".to_owned(), kind };
         let desired = [DesiredEntry::Text(text.as_bytes()), DesiredEntry::Comment, DesiredEntry::Absent][desired];
         let edited = in_time(&bytes, || entry.edited(&bytes, desired, "the file"));
         if let Ok(Some(edited)) = edited {

@@ -149,9 +149,9 @@ fn rollback_restores_password_and_attributes_of_an_existing_role() {
     let drift = expect(&bench.run(&["plan.rhai", "--redo", "01", "--dry-run"]), 6);
     assert!(drift.contains("change the database role kim: password"), "{drift}");
     let conflict = expect(&bench.run(&["plan.rhai", "--redo", "01"]), 1);
-    assert!(conflict.contains("it has another: password"), "{conflict}");
+    assert!(conflict.contains("its attributes differ: password"), "{conflict}");
     let conflict = expect(&bench.run(&["rollback", "--plan", "plan"]), 4);
-    assert!(conflict.contains("it has another: password"), "{conflict}");
+    assert!(conflict.contains("its attributes differ: password"), "{conflict}");
     assert!(server.logs_in("kim", "of the operator", "postgres"));
     expect(&bench.run(&["plan.rhai", "--redo", "01", "--on-conflict", "overwrite"]), 0);
     assert!(server.logs_in("kim", CANARY, "postgres"));

@@ -17,10 +17,10 @@ const UPDATES: &str = "/var/lib/dpkg/updates";
 const INFORMATION: &str = "/var/lib/dpkg/info";
 
 impl Apt<'_> {
-    /// Completes what an interrupted dpkg left. Says whether there was anything.
+    /// Completes what an interrupted dpkg left, if it left anything.
     pub fn repair(self) -> Result<bool> {
         if has_unmerged_records()? {
-            // One that is at work has them too.
+            // A dpkg that is at work has them too.
             self.wait_for_locks()?;
         }
         if !self.was_interrupted()? {
@@ -44,28 +44,28 @@ impl Apt<'_> {
         self.select(&going, "install")
     }
 
-    /// Tells dpkg what shall become of these.
-    fn select(self, names: &[&str], wish: &str) -> Result<()> {
+    /// Sets dpkg's selection of these packages.
+    fn select(self, names: &[&str], selection: &str) -> Result<()> {
         if names.is_empty() {
             return Ok(());
         }
         self.wait_for_locks()?;
         let label = "dpkg --set-selections";
         let mut command = self.command(&["dpkg", "--set-selections"], true);
-        let wishes = names.iter().fold(String::new(), |text, name| text + *name + " " + wish + "\n");
-        command.stdin = Stdin::Bytes(wishes.into_bytes().into());
+        let selections = names.iter().fold(String::new(), |text, name| text + *name + " " + selection + "\n");
+        command.stdin = Stdin::Bytes(selections.into_bytes().into());
         let ended = self.world.run(&command, label)?;
         succeeded(&ended, label)
     }
 
-    /// Repairs for whoever wants the packages: what dpkg could not configure for want of others gets those, and what
+    /// Repairs packages that were left in part: what dpkg could not configure for lack of others gets those, and what
     /// neither works nor can be configured is installed again. Nothing is removed.
     pub fn complete(self) -> Result<()> {
         if !self.repair()? {
             return Ok(());
         }
         if Installed::look(self.world)?.has_unfinished() {
-            // What it cannot do either is reported by whoever wants it next.
+            // What this cannot do either is reported by the next use of apt.
             self.run_patiently(&install(&[], false, &[]), true)?;
         }
         let known = Installed::look(self.world)?;
@@ -86,9 +86,9 @@ impl Apt<'_> {
         self.mark("auto", &automatic)
     }
 
-    /// Makes it known to dpkg which files those of these packages have that were interrupted while they were
-    /// unpacked, so that the files go with them: that takes installing them again. Where they cannot be had, it is
-    /// reported that files may stay, and [`Apt::remove_without_apt`] removes them.
+    /// Installs those of these packages again that were interrupted while they were unpacked: dpkg then knows their
+    /// files, and removes them with the packages. Where a package is not available, a note says that files may stay,
+    /// and [`Apt::remove_without_apt`] removes it.
     pub fn complete_to_remove(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
         let is_own = |broken: &&str| names.iter().any(|name| is_same(broken, name));
@@ -100,15 +100,15 @@ impl Apt<'_> {
         if let Err(error) = self.reinstall(&broken) {
             self.world.processes.check_interruption()?;
             self.world.reporter.note(format!(
-                "{shown}: interrupted while it was unpacked, and not to be had again: some of its files may stay \
+                "cannot install {shown} again, which was interrupted while it was unpacked: some of its files may stay \
                  ({error:#})"
             ));
         }
         Ok(())
     }
 
-    /// Removes exactly these by dpkg, which refuses when others need them. For when apt does nothing because it cannot
-    /// have a package again that was interrupted while it was unpacked.
+    /// Removes exactly these by dpkg, which refuses when others need them. For when apt does nothing because a
+    /// package that was interrupted while it was unpacked is no longer available.
     pub fn remove_without_apt(self, names: &[&str]) -> Result<()> {
         self.wait_for_locks()?;
         let argv: Vec<&str> =
@@ -128,7 +128,7 @@ impl Apt<'_> {
         self.forget_removals(names)
     }
 
-    /// Lets dpkg forget that those of these packages shall be installed of which nothing is there.
+    /// Lets dpkg forget that those of these packages are to be installed of which nothing is there.
     pub fn forget_desired(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
         let names: Vec<&str> = names.iter().copied().filter(|name| !known.is_there(name)).collect();
@@ -173,7 +173,7 @@ impl Apt<'_> {
     }
 }
 
-/// Whether a dpkg that runs no more did not come to the end of what it began.
+/// Whether a dpkg that no longer runs did not complete what it began.
 pub fn is_dpkg_interrupted() -> Result<bool> {
     Ok(has_unmerged_records()? && package_locks::holder()?.is_none())
 }

@@ -13,14 +13,14 @@ use crate::failure::Failure;
 /// Which part of which file. All that finding it again needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileEntry {
-    /// The section it is in; none for what stands before the first one.
+    /// The section it is in; none for what is before the first one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub section: Option<String>,
     /// What begins a comment.
     pub comment: String,
-    /// What it is.
+    /// A line or a block.
     #[serde(flatten)]
-    pub noun: EntryKind,
+    pub kind: EntryKind,
 }
 
 /// A line or a block.
@@ -31,7 +31,7 @@ pub enum EntryKind {
     Line {
         /// The key.
         key: String,
-        /// What separates it from its value; none for what the neighbours have.
+        /// What separates it from its value; by default as in the neighbouring lines.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         separator: Option<String>,
     },
@@ -42,7 +42,7 @@ pub enum EntryKind {
     },
 }
 
-/// What a entry shall be.
+/// The desired state of an entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DesiredEntry<'text> {
     /// The key has this value; the block holds this text.
@@ -53,14 +53,14 @@ pub enum DesiredEntry<'text> {
     Absent,
 }
 
-/// A file with another entry.
+/// A file with its edited entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edited {
     /// The whole file.
     pub bytes: Vec<u8>,
     /// The lines of the entry before, if it was there.
     pub before: Option<Range<usize>>,
-    /// The entry now, without its last line end; none if it is not there any more.
+    /// The entry now, without its last line ending; none if it is gone.
     pub after: Option<Vec<u8>>,
     /// The comment that the entry became.
     pub commented: Option<Vec<u8>>,
@@ -68,7 +68,7 @@ pub struct Edited {
     pub made: Made,
 }
 
-/// What was put around a new entry, to be taken away with it.
+/// What was put around a new entry, to be removed with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Made {
     /// The header of its section.
@@ -95,15 +95,15 @@ impl Made {
 }
 
 impl FileEntry {
-    /// How people are reported of it.
+    /// Its name in messages.
     pub fn shown(&self) -> String {
-        let noun = match &self.noun {
+        let kind = match &self.kind {
             EntryKind::Line { key, .. } => key.clone(),
             EntryKind::Block { name } => format!("the block {name}"),
         };
         match &self.section {
-            Some(section) => format!("{noun} in [{section}]"),
-            None => noun,
+            Some(section) => format!("{kind} in [{section}]"),
+            None => kind,
         }
     }
 
@@ -112,7 +112,7 @@ impl FileEntry {
     /// # Errors
     /// When it is there twice, or a block has no end.
     pub fn find(&self, lines: &Lines<'_>, path: &str) -> Result<Option<Range<usize>>> {
-        match &self.noun {
+        match &self.kind {
             EntryKind::Line { key, separator } => {
                 let found = self.find_key(lines, key, separator.as_deref(), path)?;
                 Ok(found.map(|line| line.lines))
@@ -121,7 +121,7 @@ impl FileEntry {
         }
     }
 
-    /// The line of a key, in a file that is only looked at.
+    /// The line of a key, in a file that is not edited.
     pub fn find_key(
         &self,
         lines: &Lines<'_>,
@@ -133,44 +133,51 @@ impl FileEntry {
         Grammar::of(lines, Some(&region), separator).find(lines, &region, key, path)
     }
 
-    /// The file in which the wish is true; `None` when it is.
+    /// The file with the desired entry; `None` if the entry is so already.
     ///
     /// # Errors
-    /// When the entry cannot be found or made for certain, and when whoever looks again would not find the wish
-    /// true.
-    pub fn edited(&self, bytes: &[u8], wish: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
-        let edited = self.edited_once(bytes, wish, path)?;
+    /// When the entry cannot be found or made for certain, and when it would not be read back as desired.
+    pub fn edited(&self, bytes: &[u8], desired: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
+        let edited = self.edited_once(bytes, desired, path)?;
         if let Some(edited) = &edited
-            && !matches!(self.edited_once(&edited.bytes, wish, path), Ok(None))
+            && !matches!(self.edited_once(&edited.bytes, desired, path), Ok(None))
         {
             bail!(
                 Failure::new(format!(
-                    "{} would not be read back from `{path}` as it is desired",
+                    "cannot write {} to `{path}`: it would not be read back as desired",
                     self.shown()
                 ))
                 .kind("refused")
-                .hint("a value with blanks at an end, or one that begins like a separator, wants quotes")
+                .hint("quote a value that begins or ends with whitespace, or begins like a separator")
             );
         }
         Ok(edited)
     }
 
-    fn edited_once(&self, bytes: &[u8], wish: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
+    fn edited_once(&self, bytes: &[u8], desired: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
         if bytes.contains(&0) {
-            bail!(Failure::new(format!("`{path}` is no text file: it holds zero bytes")).kind("encoding"));
+            bail!(
+                Failure::new(format!(
+                    "cannot edit `{path}`: it is not a text file, for it contains zero bytes"
+                ))
+                .kind("encoding")
+            );
         }
         if let Some(section) = &self.section
             && (section.trim() != section || section.is_empty() || section.contains([']', '\n', '\r']))
         {
             // Its header would not be found again.
-            bail!(Failure::new(format!("`[{section}]` is no header of a section")).kind("usage"));
+            bail!(Failure::new(format!(
+                "invalid section `{section}`: it must not be empty, begin or end with whitespace, or contain `]` \
+                 or a line ending"
+            )).kind("usage"));
         }
         let lines = Lines::of(bytes);
-        match (&self.noun, wish) {
-            (EntryKind::Line { key, separator }, wish) => {
+        match (&self.kind, desired) {
+            (EntryKind::Line { key, separator }, desired) => {
                 let separator = separator.as_deref();
                 let found = self.find_key(&lines, key, separator, path)?;
-                match (wish, found) {
+                match (desired, found) {
                     (DesiredEntry::Text(value), None) => {
                         Ok(Some(self.add_line(&lines, key, separator, value)))
                     }
@@ -236,7 +243,7 @@ impl FileEntry {
         Edited { bytes: lines.inserted(at, &whole), before: None, after: Some(text), commented: None, made }
     }
 
-    /// The file with this text behind all else, in a section of its own if the entry has one.
+    /// The file with this text after all else, in a section of its own if the entry has one.
     pub fn added_at_end(&self, lines: &Lines<'_>, text: &[u8]) -> Vec<u8> {
         let region = if self.section.is_some() { None } else { Some(Region::whole(lines)) };
         self.add(lines, region.as_ref(), None, text.to_vec()).bytes
@@ -259,7 +266,7 @@ impl FileEntry {
     }
 
     fn markers(&self) -> (String, String) {
-        let EntryKind::Block { name } = &self.noun else { return (String::new(), String::new()) };
+        let EntryKind::Block { name } = &self.kind else { return (String::new(), String::new()) };
         (format!("{} BEGIN kkrun {name}", self.comment), format!("{} END kkrun {name}", self.comment))
     }
 
@@ -278,12 +285,12 @@ impl FileEntry {
                 let numbers: Vec<_> = numbers.map(|(number, _)| (number + 1).to_string()).collect();
                 bail!(
                     Failure::new(format!(
-                        "the marks of {} in `{path}` are no pair: in line {}",
+                        "expected one pair of marks of {} in `{path}`, found marks in line {}",
                         self.shown(),
                         numbers.join(", ")
                     ))
                     .kind("duplicate")
-                    .hint(format!("leave one `{begin}` and one `{end}` behind it, or none"))
+                    .hint(format!("keep one `{begin}` with one `{end}` after it, or remove them all"))
                 )
             }
         }
@@ -297,7 +304,10 @@ impl FileEntry {
             inside.pop();
         }
         if inside.iter().any(|line| [begin.as_bytes(), end.as_bytes()].contains(&line.trim_ascii())) {
-            bail!(Failure::new(format!("the text of {} holds its own mark", self.shown())).kind("refused"));
+            bail!(
+                Failure::new(format!("cannot write {}: its text contains its own mark", self.shown()))
+                    .kind("refused")
+            );
         }
         let found = self.find_block(lines, path)?;
         let region = match &self.section {
@@ -336,7 +346,7 @@ fn set_line(
     }
     line.refuse_open_quote(lines, path)?;
     let mut text = lines.body(line.lines.start)[..line.value_at].to_vec();
-    if line.value(lines).is_empty() && needs_blank(&text, key) {
+    if line.value(lines).is_empty() && needs_space(&text, key) {
         text.push(b' ');
     }
     text.extend_from_slice(value);
@@ -349,8 +359,8 @@ fn set_line(
     }))
 }
 
-/// Whether a line that ended behind its key or its separator wants a blank before a value.
-fn needs_blank(text: &[u8], key: &str) -> bool {
+/// Whether a line that ends after its key or its separator needs a space before a value.
+fn needs_space(text: &[u8], key: &str) -> bool {
     let written = text.trim_ascii_end();
     let Some((sign, before)) = written.split_last().filter(|_| written.len() == text.len()) else {
         return false;
@@ -373,18 +383,18 @@ mod tests {
     use super::*;
 
     fn line(section: Option<&str>, key: &str) -> FileEntry {
-        let noun = EntryKind::Line { key: key.to_owned(), separator: None };
-        FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), noun }
+        let kind = EntryKind::Line { key: key.to_owned(), separator: None };
+        FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), kind }
     }
 
     fn block(name: &str) -> FileEntry {
-        FileEntry { section: None, comment: "#".to_owned(), noun: EntryKind::Block { name: name.to_owned() } }
+        FileEntry { section: None, comment: "#".to_owned(), kind: EntryKind::Block { name: name.to_owned() } }
     }
 
-    fn edited(entry: &FileEntry, before: &str, wish: DesiredEntry<'_>) -> Option<String> {
-        let edited = entry.edited(before.as_bytes(), wish, "/f").unwrap()?;
-        // Once made, the wish holds.
-        assert_eq!(entry.edited(&edited.bytes, wish, "/f").unwrap(), None, "{before:?}");
+    fn edited(entry: &FileEntry, before: &str, desired: DesiredEntry<'_>) -> Option<String> {
+        let edited = entry.edited(before.as_bytes(), desired, "/f").unwrap()?;
+        // Once made, it is as desired.
+        assert_eq!(entry.edited(&edited.bytes, desired, "/f").unwrap(), None, "{before:?}");
         Some(String::from_utf8(edited.bytes).unwrap())
     }
 
@@ -396,13 +406,13 @@ mod tests {
     fn what_would_not_be_read_back_is_refused() {
         for (separator, value) in [(None, " padded"), (None, "padded "), (Some(" "), "= 1"), (Some(" "), "")]
         {
-            let noun = EntryKind::Line { key: "k".to_owned(), separator: separator.map(str::to_owned) };
-            let entry = FileEntry { section: None, comment: "#".to_owned(), noun };
+            let kind = EntryKind::Line { key: "k".to_owned(), separator: separator.map(str::to_owned) };
+            let entry = FileEntry { section: None, comment: "#".to_owned(), kind };
             for before in ["", "K 1\n", "k = 2\n", "k 2\n"] {
-                let wish = DesiredEntry::Text(value.as_bytes());
-                match entry.edited(before.as_bytes(), wish, "the file") {
+                let desired = DesiredEntry::Text(value.as_bytes());
+                match entry.edited(before.as_bytes(), desired, "the file") {
                     Ok(Some(edited)) => {
-                        assert!(entry.edited(&edited.bytes, wish, "the file").unwrap().is_none());
+                        assert!(entry.edited(&edited.bytes, desired, "the file").unwrap().is_none());
                     }
                     Ok(None) => {}
                     Err(error) => assert!(error.to_string().contains("read back"), "{error:#}"),
@@ -478,8 +488,8 @@ mod tests {
             assert_eq!(edited(&entry, before, DesiredEntry::Comment).as_deref(), Some(commented));
             assert_eq!(edited(&entry, before, DesiredEntry::Absent).as_deref(), Some(removed));
         }
-        for wish in [DesiredEntry::Comment, DesiredEntry::Absent] {
-            assert_eq!(edited(&entry, "#k=1\n", wish), None);
+        for desired in [DesiredEntry::Comment, DesiredEntry::Absent] {
+            assert_eq!(edited(&entry, "#k=1\n", desired), None);
         }
     }
 
@@ -498,8 +508,8 @@ mod tests {
 
     #[test]
     fn what_cannot_be_edited_is_refused() {
-        let kind = |entry: &FileEntry, before: &[u8], wish: DesiredEntry<'_>| {
-            let error = entry.edited(before, wish, "/f").unwrap_err();
+        let kind = |entry: &FileEntry, before: &[u8], desired: DesiredEntry<'_>| {
+            let error = entry.edited(before, desired, "/f").unwrap_err();
             error.downcast_ref::<Failure>().unwrap().kind
         };
         let text = DesiredEntry::Text(b"new");
@@ -520,13 +530,13 @@ mod tests {
         ]);
         let file = prop::collection::vec((word, prop::sample::select(vec!["\n", "\r\n"])), 0..12);
         let section = prop::sample::select(vec![None, Some("s")]);
-        let wishes = prop::sample::select(vec![
+        let entries = prop::sample::select(vec![
             DesiredEntry::Text(b"new"),
             DesiredEntry::Text(b""),
             DesiredEntry::Comment,
             DesiredEntry::Absent,
         ]);
-        proptest!(|(file in file, section in section, wish in wishes, ended: bool, marked: bool)| {
+        proptest!(|(file in file, section in section, desired in entries, ended: bool, marked: bool)| {
             let mut before: String = file.iter().flat_map(|(word, end)| [*word, *end]).collect();
             if !ended {
                 before.truncate(before.trim_end_matches(['\r', '\n']).len());
@@ -535,7 +545,7 @@ mod tests {
                 before.insert(0, '\u{feff}');
             }
             let entry = line(section, "k");
-            let Ok(Some(edited)) = entry.edited(before.as_bytes(), wish, "/f") else { return Ok(()) };
+            let Ok(Some(edited)) = entry.edited(before.as_bytes(), desired, "/f") else { return Ok(()) };
             let before = Lines::of(before.as_bytes());
             let after = Lines::of(&edited.bytes);
             let same = |(one, two): &(usize, usize)| {
@@ -553,7 +563,7 @@ mod tests {
             prop_assert!((0..from_start).zip(0..).all(|pair| same(&pair)));
             let (last, last_after) = (before.count(), after.count());
             prop_assert!((1..=from_end).all(|back| same(&(last - back, last_after - back))));
-            prop_assert_eq!(entry.edited(&edited.bytes, wish, "/f").unwrap(), None);
+            prop_assert_eq!(entry.edited(&edited.bytes, desired, "/f").unwrap(), None);
         });
     }
 }

@@ -9,15 +9,15 @@ use super::lines::Lines;
 use super::section::{Region, header, is_blank};
 use crate::failure::Failure;
 
-/// How many neighbours are asked how they are written.
+/// How many neighbours are read for how they are written.
 const NEIGHBOURS: usize = 500;
 
-/// What stands between a key and its value.
+/// What is between a key and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Separator {
-    /// This, white space around it aside; what is written for a new line is the whole text.
+    /// This, whitespace around it aside; what is written for a new line is the whole text.
     Text(String),
-    /// White space.
+    /// Whitespace.
     Blank(String),
 }
 
@@ -133,7 +133,7 @@ pub struct KeyLine {
 }
 
 impl KeyLine {
-    /// The value as it stands there, quotes and all.
+    /// The value as it is written, quotes included.
     pub fn value<'bytes>(&self, lines: &Lines<'bytes>) -> &'bytes [u8] {
         lines.bodies(&self.lines)[self.value_at..].trim_ascii_end()
     }
@@ -149,10 +149,10 @@ impl KeyLine {
             let number = self.lines.start + 1;
             bail!(
                 Failure::new(format!(
-                    "the value in line {number} of `{path}` goes on over several lines within quotes"
+                    "cannot change the value in line {number} of `{path}`: its quotes close in a later line"
                 ))
                 .kind("refused")
-                .hint("edit it by hand, or write the whole file")
+                .hint("edit it by hand, or write the whole file with `file::write`")
             );
         }
         Ok(())

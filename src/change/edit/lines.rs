@@ -2,13 +2,13 @@
 
 use std::ops::Range;
 
-/// What some editors put before UTF-8 text; it belongs to no line.
+/// Some editors put it before UTF-8 text; it belongs to no line.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// How long a line is, about.
 const USUAL_LENGTH: usize = 32;
 
-/// A file's bytes, cut into lines. Nothing is decoded: bytes that are no UTF-8 pass unharmed.
+/// A file's bytes, cut into lines. Nothing is decoded: bytes that are not UTF-8 are kept.
 pub struct Lines<'bytes> {
     bytes: &'bytes [u8],
     /// Where each line begins, and behind them all the end of the file.

@@ -1,5 +1,5 @@
-//! An edit of one line or block of a text file. Every byte outside it stays, and what somebody else changes
-//! elsewhere in the file is theirs.
+//! An edit of one entry of a text file: a line or a block. Every byte outside it stays, and what is modified elsewhere
+//! in the file is no conflict.
 //!
 //! No text of the file is in the journal, for a line may hold a secret: only names, numbers and hashes. The
 //! whole file from before is in the backups.
@@ -29,9 +29,9 @@ use crate::failure::Failure;
 use crate::journal::Undoing;
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
 use crate::target::{States, Target};
-use undo::{Then, taken_back};
+use undo::{Then, entry_undone};
 
-/// How many lines of a entry are shown to a person.
+/// How many lines of an entry are shown.
 const SHOWN: usize = 20;
 
 /// A change to one entry.
@@ -51,7 +51,7 @@ pub struct EditChange {
     file_is_ours: bool,
 }
 
-/// Where a entry stands. This is the form in which the journal and the ledger hold it.
+/// The state of an entry, in the form that the journal and the ledger hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 pub enum EntryState {
@@ -70,7 +70,7 @@ impl EntryState {
     }
 }
 
-/// What bringing a entry back needs.
+/// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EditInverse {
     path: PathText,
@@ -88,7 +88,7 @@ pub struct EditInverse {
     /// What was made for it.
     #[serde(default)]
     made: Made,
-    /// Its text is shown to nobody.
+    /// Its text is never shown.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     secret: bool,
     /// The whole file was as recorded, so that it is so afterwards, too.
@@ -96,7 +96,7 @@ pub struct EditInverse {
     accepts_file: bool,
 }
 
-/// What the ledger says of the file that an edit is about.
+/// How the file of an edit compares with its recorded state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum FileRecord {
     /// Nothing: kkrun never recorded it as a whole.
@@ -104,7 +104,7 @@ pub enum FileRecord {
     Unknown,
     /// It is as it was recorded.
     AsRecorded,
-    /// Somebody else changed it since.
+    /// It was modified outside kkrun since.
     Conflict,
 }
 
@@ -119,7 +119,7 @@ impl FileRecord {
     }
 }
 
-/// What an edit is to be, besides its wish.
+/// What an edit is about, besides the desired state.
 pub struct EditTerms {
     /// The part of the file.
     pub entry: FileEntry,
@@ -132,10 +132,11 @@ pub struct EditTerms {
 }
 
 impl EditChange {
-    /// The change that makes `wish` true of a entry of what was found, whose text is `bytes`; `None` when it is true.
+    /// The change that brings an entry of what was found, whose text is `bytes`, to `desired`; `None` if it is so
+    /// already.
     ///
     /// # Errors
-    /// When the entry is there twice, goes on where it cannot be followed, or the file is no text.
+    /// When the entry is there twice, goes on where it cannot be followed, or the file is not a text file.
     pub fn towards(
         (found, bytes): (Found, Vec<u8>),
         desired: DesiredEntry<'_>,
@@ -167,7 +168,7 @@ impl EditChange {
         }))
     }
 
-    /// Makes the wish true.
+    /// Writes the desired entry.
     pub fn act(&self) -> Result<()> {
         let FileState::File { metadata, .. } = &self.inverse.edited else { return Ok(()) };
         let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
@@ -214,7 +215,7 @@ impl EditChange {
         }
     }
 
-    /// How the entry is now, for people.
+    /// How the entry is now, for messages.
     fn difference(&self, world: &World) -> String {
         let text = || -> Result<String> {
             let (bytes, _) = files::read(self.path())?;
@@ -224,7 +225,7 @@ impl EditChange {
             };
             let first = found.start + 1;
             if self.inverse.secret {
-                return Ok(format!("line {first} is another one (not shown: it may hold a secret)"));
+                return Ok(format!("line {first} differs (not shown: it may hold a secret)"));
             }
             let text = String::from_utf8_lossy(lines.bodies(&found)).into_owned();
             let numbered = text.lines().take(SHOWN).enumerate();
@@ -243,13 +244,13 @@ impl EditChange {
                 let contents = Contents::File { from: &backup, sha256: Some(*sha256) };
                 files::replace(path, contents, &Attributes::from(metadata), now, &tag)
                     .map(drop)
-                    .with_context(|| format!("the backup of `{}` does not bring it back", path.display()))
+                    .with_context(|| format!("cannot restore `{}` from its backup", path.display()))
             }
             _ => files::remove(path, now, &tag),
         }
     }
 
-    /// The ledger's entries when the whole file stands as before.
+    /// What to record once the whole file is as before.
     fn recorded_before(&self, now: &FileState) -> States {
         let mut recorded = BTreeMap::from([(self.target(), state_value(&self.before))]);
         if self.inverse.accepts_file {
@@ -267,7 +268,7 @@ impl EditChange {
         Ok(Undone::Back(Undoing::Restored, self.recorded_before(&restored)))
     }
 
-    /// Takes the entry alone back, in a file that somebody else has changed.
+    /// Undoes the entry alone, in a file that was modified elsewhere.
     fn undo_entry(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
         let (bytes, state) = files::read_if_file(self.path())?;
         let here = self.state_in(&bytes)?;
@@ -291,8 +292,11 @@ impl EditChange {
         let entry = self.lines_before();
         if entry.as_ref().is_some_and(|lines| lines.end > lines_before.count()) {
             anyhow::bail!(
-                Failure::new(format!("the backup of `{}` has fewer lines than recorded", self.shown_path()))
-                    .kind("damaged")
+                Failure::new(format!(
+                    "backup of `{}` is damaged: it has fewer lines than recorded",
+                    self.shown_path()
+                ))
+                .kind("damaged")
             );
         }
         let then = Then {
@@ -301,7 +305,7 @@ impl EditChange {
             commented: self.inverse.commented,
             made: self.inverse.made.and(terms.made),
         };
-        let text = taken_back(&self.inverse.entry, &Lines::of(&bytes), &then, &self.shown_path())?;
+        let text = entry_undone(&self.inverse.entry, &Lines::of(&bytes), &then, &self.shown_path())?;
         let tag = tag(self.path());
         let left = if text.is_empty() && (self.inverse.file.is_absent() || terms.file_was_made) {
             files::remove(self.path(), &state, &tag)?;
@@ -334,7 +338,7 @@ impl Kind for EditChange {
     }
 
     fn summary(&self) -> String {
-        let verb = match (&self.after, &self.inverse.commented, &self.inverse.entry.noun) {
+        let verb = match (&self.after, &self.inverse.commented, &self.inverse.entry.kind) {
             (EntryState::Unset, Some(_), _) => "comment out",
             (EntryState::Unset, None, _) => "remove",
             (_, _, EntryKind::Line { .. }) => "set",
@@ -353,19 +357,19 @@ impl Kind for EditChange {
 
     fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
         let recorded: EntryState = serde_json::from_value(recorded.clone()).ok()?;
-        // What vanished is made again.
+        // An entry that vanished is made again.
         if self.before == EntryState::Unset || recorded == self.before || self.file_is_ours {
             return None;
         }
         Some(self.difference(world))
     }
 
-    fn mend(&self, _world: &World) -> Result<()> {
+    fn repair(&self, _world: &World) -> Result<()> {
         files::clear_leftover(self.path(), &tag(self.path()))
     }
 
     fn position(&self, world: &World) -> Result<Position> {
-        self.mend(world)?;
+        self.repair(world)?;
         let now = FileState::observe(self.path())?;
         if now.same_as(&self.inverse.edited) {
             return Ok(Position::After);
@@ -393,7 +397,11 @@ impl Kind for EditChange {
             return Ok(recorded);
         }
         if self.state_now()? != self.after {
-            anyhow::bail!("{} of `{}` is not as written", self.inverse.entry.shown(), self.shown_path());
+            anyhow::bail!(
+                "{} in `{}` is not as desired after the change",
+                self.inverse.entry.shown(),
+                self.shown_path()
+            );
         }
         Ok(recorded)
     }
@@ -415,7 +423,7 @@ impl Kind for EditChange {
                 let back = BTreeMap::from([(self.target(), state_value(&self.before))]);
                 Ok(Undone::Back(Undoing::Already, back))
             }
-            // kkrun made the file, and removed it when the last of its other entries was taken back.
+            // kkrun made the file, and removed it when the last of its other entries was undone.
             FileState::Absent
                 if FileRecord::of(terms.recorded_file, &FileState::Absent) == FileRecord::AsRecorded =>
             {
@@ -427,16 +435,16 @@ impl Kind for EditChange {
                 }
                 self.undo_file(world, &now, terms)
             }
-            FileState::Absent => Ok(Undone::Conflict(format!("{} is gone", self.path().display()))),
-            other => Ok(Undone::Conflict(format!("{} is {}", self.path().display(), other.kind_name()))),
+            FileState::Absent => Ok(Undone::Conflict(format!("`{}` is gone", self.path().display()))),
+            other => Ok(Undone::Conflict(format!("`{}` is {}", self.path().display(), other.kind_name()))),
         }
     }
 }
 
-/// A entry as a target.
+/// The target of a change to an entry.
 pub fn entry_target(path: &Path, entry: &FileEntry) -> Target {
     let (path, section) = (path.into(), entry.section.clone());
-    match &entry.noun {
+    match &entry.kind {
         EntryKind::Line { key, .. } => Target::Line { path, section, key: key.clone() },
         EntryKind::Block { name } => Target::Block { path, section, name: name.clone() },
     }

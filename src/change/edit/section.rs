@@ -7,13 +7,13 @@ use super::lines::Lines;
 /// The lines in which a key is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Region {
-    /// Without the headers; a section may stand in several places.
+    /// Without the headers; a section may be in several places.
     pub parts: Vec<Range<usize>>,
 }
 
 impl Region {
-    /// The section of this name. Without a name: what stands before the first section, which is all of a file
-    /// that has none. `None` when there is no such section.
+    /// The section of this name. Without a name: what is before the first section, which is all of a file
+    /// that has none. `None` if there is no such section.
     pub fn find(lines: &Lines<'_>, section: Option<&str>) -> Option<Self> {
         let mut parts = Vec::new();
         let mut start = section.is_none().then_some(0);
@@ -45,7 +45,7 @@ impl Region {
         self.parts.iter().cloned().flatten()
     }
 
-    /// Where a new line goes: behind the last line that is not blank.
+    /// Where a new line goes: after the last line that is not empty.
     pub fn end(&self, lines: &Lines<'_>) -> usize {
         let Some(last) = self.parts.last() else { return lines.count() };
         let behind = last.clone().rev().find(|number| !is_blank(lines.body(*number)));
@@ -62,7 +62,7 @@ pub fn header(body: &[u8]) -> Option<&[u8]> {
     (alone && !name.is_empty()).then_some(name)
 }
 
-/// Whether there is nothing but white space.
+/// Whether there is nothing but whitespace.
 pub fn is_blank(body: &[u8]) -> bool {
     body.trim_ascii_start().is_empty()
 }
@@ -77,7 +77,7 @@ mod tests {
     }
 
     #[test]
-    fn a_section_is_found_wherever_it_stands() {
+    fn a_section_is_found_wherever_it_is() {
         let text = "a\n[one]\nb\n[ two ] # why\nc\n[one]\nd\n";
         assert_eq!(parts(text, None), Some(vec![(0, 1)]));
         assert_eq!(parts(text, Some("one")), Some(vec![(2, 3), (6, 7)]));

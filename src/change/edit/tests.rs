@@ -76,14 +76,14 @@ fn how_twice(undone: &Undone) -> Option<Undoing> {
 }
 
 fn line(section: Option<&str>, key: &str) -> FileEntry {
-    let noun = EntryKind::Line { key: key.to_owned(), separator: None };
-    FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), noun }
+    let kind = EntryKind::Line { key: key.to_owned(), separator: None };
+    FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), kind }
 }
 
 const NEW: DesiredEntry<'static> = DesiredEntry::Text(b"new");
 
 #[test]
-fn a_file_nobody_touched_comes_back_whole_with_its_time() {
+fn undo_restores_an_unmodified_file_whole_with_its_time() {
     let mut scene = Scene::with(Some("a=1\nk = old"));
     let time = std::time::SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(1_000_000_000);
     std::fs::File::options().append(true).open(scene.path()).unwrap().set_modified(time).unwrap();
@@ -108,9 +108,9 @@ fn a_file_that_was_made_is_removed_again() {
 }
 
 #[test]
-fn in_a_file_changed_elsewhere_the_passage_alone_is_taken_back() {
+fn undo_in_a_file_modified_elsewhere_reverts_the_entry_alone() {
     let block =
-        FileEntry { section: None, comment: "#".to_owned(), noun: EntryKind::Block { name: "x".to_owned() } };
+        FileEntry { section: None, comment: "#".to_owned(), kind: EntryKind::Block { name: "x".to_owned() } };
     for (entry, desired, before, edits, after) in [
         (line(None, "k"), NEW, "a=1\nk = old\n", ("a=1", "a=2"), "a=2\nk = old\n"),
         (line(None, "k"), NEW, "a=1\n", ("a=1", "z=0\na=1"), "z=0\na=1\n"),
@@ -148,7 +148,7 @@ fn in_a_file_changed_elsewhere_the_passage_alone_is_taken_back() {
 }
 
 #[test]
-fn a_passage_that_somebody_edited_is_left_alone_unless_forced() {
+fn undo_keeps_an_entry_modified_outside_kkrun_unless_forced() {
     let mut scene = Scene::with(Some("a=1\nk=old\n"));
     let change = scene.made(&line(None, "k"), NEW);
     scene.write("a=1\nk=theirs\n");
@@ -165,7 +165,7 @@ fn a_passage_that_somebody_edited_is_left_alone_unless_forced() {
 }
 
 #[test]
-fn a_line_is_foreign_when_somebody_edited_it_and_not_when_another_was() {
+fn a_line_is_a_conflict_when_it_was_edited_and_not_when_another_was() {
     let scene = Scene::with(Some("a=1\nk=old\n"));
     let entry = line(None, "k");
     let first = scene.made(&entry, NEW);
@@ -179,7 +179,7 @@ fn a_line_is_foreign_when_somebody_edited_it_and_not_when_another_was() {
     let second = scene.towards(&entry, other, record).unwrap();
     assert_eq!(second.conflict(of_line, &scene.world), None);
     second.act().unwrap();
-    // The rest of the file is still somebody else's.
+    // The rest of the file is still a conflict.
     assert_eq!(second.recorded(&scene.world).unwrap().len(), 1);
 
     scene.write("a=2\nk=theirs\n");
@@ -194,7 +194,7 @@ fn a_line_is_foreign_when_somebody_edited_it_and_not_when_another_was() {
 }
 
 #[test]
-fn a_doubtful_edit_is_judged_by_its_passage() {
+fn an_edit_in_doubt_is_probed_by_its_entry() {
     let scene = Scene::with(Some("k=old\n"));
     let change = scene.made(&line(None, "k"), NEW);
     for (text, position) in [("k=new\na=1\n", Position::After), ("a=1\nk=old\n", Position::Before)] {

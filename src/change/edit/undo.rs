@@ -1,4 +1,4 @@
-//! Takes one entry back in a file that somebody else has changed elsewhere.
+//! Undoes one entry in a file that was modified elsewhere since.
 
 use std::ops::Range;
 
@@ -9,7 +9,7 @@ use super::lines::Lines;
 use super::section::{Region, header, is_blank};
 use crate::machine::files::Digest;
 
-/// How far from its old place a entry is put back beside a neighbour.
+/// How far from its old place an entry is put back beside a neighbour.
 const NEIGHBOURS: usize = 50;
 
 /// What the entry was before, in the file that it was in.
@@ -25,7 +25,7 @@ pub struct Then<'then> {
 }
 
 /// The file `now` with the entry as it was then.
-pub fn taken_back(entry: &FileEntry, now: &Lines<'_>, then: &Then<'_>, path: &str) -> Result<Vec<u8>> {
+pub fn entry_undone(entry: &FileEntry, now: &Lines<'_>, then: &Then<'_>, path: &str) -> Result<Vec<u8>> {
     let found = entry.find(now, path)?;
     Ok(match (&then.entry, found) {
         (None, None) => now.bytes().to_vec(),
@@ -41,7 +41,7 @@ pub fn taken_back(entry: &FileEntry, now: &Lines<'_>, then: &Then<'_>, path: &st
     })
 }
 
-/// Removes a entry, and the header that was made for it if nothing else is below it.
+/// Removes an entry, and the header that was made for it if nothing else is below it.
 fn without(entry: &FileEntry, now: &Lines<'_>, found: Range<usize>, made: Made) -> Vec<u8> {
     let mut gone = found;
     let alone = || {
@@ -62,7 +62,7 @@ fn without(entry: &FileEntry, now: &Lines<'_>, found: Range<usize>, made: Made) 
     now.removed(&gone, made.end_above)
 }
 
-/// The comment that a entry of so many lines was turned into.
+/// The comment that an entry of so many lines was turned into.
 fn comment_of(now: &Lines<'_>, digest: Digest, length: usize) -> Option<Range<usize>> {
     (0..(now.count() + 1).saturating_sub(length))
         .map(|number| number..number + length)
@@ -70,7 +70,7 @@ fn comment_of(now: &Lines<'_>, digest: Digest, length: usize) -> Option<Range<us
         .find(|lines| Digest::of(now.bodies(lines)) == digest)
 }
 
-/// Puts a entry that is gone back beside the nearest neighbour that is still there, else at the end of its
+/// Inserts an entry that is gone again beside the nearest neighbour that is still there, else at the end of its
 /// section.
 fn put_back(entry: &FileEntry, now: &Lines<'_>, then: &Lines<'_>, before: &Range<usize>) -> Vec<u8> {
     let text = then.bodies(before);

@@ -1,4 +1,4 @@
-//! What is asked of a service manager, the system's or a user's.
+//! Questions and orders to a service manager, the system's or a user's.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -12,13 +12,13 @@ use crate::machine::account::Account;
 use crate::machine::process::{Command, Ended};
 use crate::target::Target;
 
-/// How long a question may take.
+/// How long an answer may take.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
-/// How long a unit may take to start or stop: systemd's own limit for a unit is 90 s if it does not say.
+/// How long a unit may take to start or stop: systemd's own limit for a unit is 90 s by default.
 const LONGEST_JOB: Duration = Duration::from_secs(600);
 /// How long it may take until a started unit is active, and until a user's manager answers.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
-/// Between two looks.
+/// Between two questions.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// What is asked of a unit.
 const PROPERTIES: &str =
@@ -77,7 +77,7 @@ fn ask(world: &World, words: &[&str], user: Option<&str>) -> Result<()> {
     let Err(error) = succeeded(&world.run(&systemctl(words, user)?, &label)?, &label) else { return Ok(()) };
     match user {
         Some(_) if !manager_runs(world, user)? => Ok(()),
-        Some(user) => Err(error.context(format!("the service manager of {user}"))),
+        Some(user) => Err(error.context(format!("cannot use the service manager of `{user}`"))),
         None => Err(error),
     }
 }
@@ -109,7 +109,7 @@ pub fn succeeded(ended: &Ended, label: &str) -> Result<()> {
     bail!(failure)
 }
 
-/// The full name of a unit: without a kind it is a service.
+/// The full name of a unit: without a suffix it is a service.
 pub fn full_name(unit: &str) -> String {
     const KINDS: [&str; 11] = [
         ".automount",
@@ -137,7 +137,7 @@ pub struct Unit {
     pub user: Option<String>,
 }
 
-/// What a manager says of a unit that it knows.
+/// What a manager reports of a unit that it knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct UnitFacts {
     /// `loaded`, `masked`, `bad-setting`, `error`, …
@@ -174,7 +174,7 @@ impl UnitFacts {
         matches!(self.active_state.as_str(), "active" | "activating" | "reloading" | "refreshing")
     }
 
-    /// One line for people.
+    /// One line for messages.
     pub fn sentence(&self) -> String {
         let mut parts = vec![format!("{} ({})", self.active_state, self.sub_state)];
         if !matches!(self.result.as_str(), "" | "success") {
@@ -188,17 +188,17 @@ impl UnitFacts {
 }
 
 impl Unit {
-    /// The unit of this name, a service if the name does not say.
+    /// The unit of this name, a service if the name has no suffix.
     pub fn new(name: &str, user: Option<&str>) -> Self {
         Self { name: full_name(name), user: user.map(str::to_owned) }
     }
 
-    /// The side of it that a wish is about.
+    /// The target: the side of it that the desired state is about.
     pub fn target(&self, desired: DesiredUnit) -> Target {
         Target::Unit { user: self.user.clone(), name: self.name.clone(), aspect: desired.aspect() }
     }
 
-    /// How people are reported of it.
+    /// Its name in messages.
     pub fn shown(&self) -> String {
         match &self.user {
             Some(user) => format!("{} of {user}", self.name),
@@ -240,9 +240,9 @@ impl Unit {
         while !socket.exists() {
             if !lingers() || Instant::now() >= deadline {
                 bail!(
-                    Failure::new(format!("the service manager of {user} does not run"))
+                    Failure::new(format!("the service manager of `{user}` does not run"))
                         .kind("missing")
-                        .hint("user::linger starts it and keeps it running without a login")
+                        .hint("start it and keep it running without a login with `user::linger`")
                 );
             }
             world.processes.check_interruption()?;
@@ -251,7 +251,7 @@ impl Unit {
         Ok(())
     }
 
-    /// What the manager says of the unit; `None` when there is none of this name.
+    /// What the manager reports of the unit; `None` if there is none of this name.
     pub fn facts(&self, world: &World) -> Result<Option<UnitFacts>> {
         if self.private_socket()?.is_some_and(|socket| !socket.exists()) {
             let is_there = !self.enablement(world)?.is_empty();
@@ -392,7 +392,7 @@ impl Unit {
     /// The last lines of its log.
     pub fn log(&self, world: &World) -> Vec<String> {
         let unit = if self.user.is_some() { "--user-unit" } else { "--unit" };
-        // A user may not be allowed to read the journal: kkrun itself asks.
+        // A user may not be allowed to read the journal: kkrun asks as root.
         let mut command =
             Command::new(["journalctl", "--no-pager", "--quiet", "--output=short", "-n", LOG_LINES]);
         command.argv.extend([format!("{unit}={}", self.name).into()]);
@@ -414,7 +414,7 @@ impl Unit {
     }
 }
 
-/// Judges a unit file by what the manager would say of it; `Err` with everything it finds fault with.
+/// Checks a unit file as the manager would; `Err` with every fault.
 pub fn verify_file(world: &World, path: &Path, user: Option<&str>) -> Result<Result<(), Vec<String>>> {
     let shown = path.display().to_string();
     let words = ["verify", "--man=no", "--recursive-errors=no", &shown];
@@ -423,7 +423,7 @@ pub fn verify_file(world: &World, path: &Path, user: Option<&str>) -> Result<Res
     let ended = world.look(&command)?;
     let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     let text = ended.stderr.text();
-    // What it says of other units is not this one's fault.
+    // Its reports about other units do not count.
     let about: Vec<String> = text.lines().filter(|line| line.contains(&name)).map(str::to_owned).collect();
     Ok(match (ended.is_success(), about.is_empty()) {
         (true, true) => Ok(()),
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn facts_are_told_in_a_sentence() {
+    fn facts_are_shown_in_a_sentence() {
         let facts = UnitFacts {
             active_state: "activating".to_owned(),
             sub_state: "auto-restart".to_owned(),

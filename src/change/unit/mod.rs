@@ -1,7 +1,7 @@
 //! Units of the service manager: whether they are started at boot, and whether they run.
 //!
-//! Enablement is somebody's decision, so that what another changed is theirs. That a unit runs or not is volatile:
-//! it belongs to nobody, and a restart of the machine changes it.
+//! Enablement is a decision: what was modified outside kkrun is a conflict. Whether a unit runs is volatile: a restart
+//! of the machine changes it, so it never is one.
 
 mod manager;
 
@@ -20,13 +20,13 @@ use crate::failure::Failure;
 use crate::journal::Undoing;
 use crate::target::{Aspect, States, Target};
 
-/// What a unit shall be.
+/// The desired state of a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DesiredUnit {
     /// Started at boot, or by what else its file says.
     Enabled,
-    /// Not so.
+    /// Not started at boot.
     Disabled,
     /// Impossible to start.
     Masked,
@@ -36,7 +36,7 @@ pub enum DesiredUnit {
     Stopped,
 }
 
-/// Where one side of a unit stands. This is the form in which the journal and the ledger hold it.
+/// The state of one side of a unit, in the form that the journal and the ledger hold.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "side", rename_all = "snake_case")]
 pub enum UnitState {
@@ -52,12 +52,13 @@ pub enum UnitState {
     },
 }
 
-/// What bringing a unit's state back needs.
+/// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnitInverse {
     unit: Unit,
-    wish: DesiredUnit,
-    /// The file that a link of the administrator leads to, for a unit that was only linked.
+    #[serde(rename = "wish")]
+    desired: DesiredUnit,
+    /// The file that the administrator's link points to, for a unit that was only linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     linked: Option<String>,
 }
@@ -74,7 +75,7 @@ pub struct UnitChange {
 }
 
 impl DesiredUnit {
-    /// The state that is desired for, as it will be found.
+    /// The state that is desired, as it will be observed.
     fn state(self) -> UnitState {
         let enablement = |is: &str| UnitState::Enablement { is: is.to_owned() };
         match self {
@@ -104,7 +105,7 @@ impl DesiredUnit {
         }
     }
 
-    /// Whether the wish holds in this state.
+    /// Whether this state is the desired one.
     fn holds(self, state: &UnitState) -> bool {
         match (self, state) {
             (Self::Enabled, UnitState::Enablement { is }) => matches!(is.as_str(), "enabled" | "alias"),
@@ -117,10 +118,10 @@ impl DesiredUnit {
 }
 
 impl UnitChange {
-    /// The change that makes `wish` true of a unit; `None` when it is.
-    pub fn towards(world: &World, unit: Unit, wish: DesiredUnit) -> Result<Option<Self>> {
-        let before = state_now(world, &unit, &wish.state())?;
-        if wish.holds(&before) {
+    /// The change that brings a unit to `desired`; `None` if it is so already.
+    pub fn towards(world: &World, unit: Unit, desired: DesiredUnit) -> Result<Option<Self>> {
+        let before = state_now(world, &unit, &desired.state())?;
+        if desired.holds(&before) {
             return Ok(None);
         }
         let linked = match &before {
@@ -131,16 +132,16 @@ impl UnitChange {
         };
         // A unit that does not run may have no file at all.
         let about_nothing = match &before {
-            UnitState::Enablement { is } => is.is_empty() && wish == DesiredUnit::Enabled,
+            UnitState::Enablement { is } => is.is_empty() && desired == DesiredUnit::Enabled,
             UnitState::Activity { .. } => unit.facts(world)?.is_none(),
         };
-        let inverse = UnitInverse { unit, wish, linked };
-        Ok(Some(Self { before, after: wish.state(), inverse, about_nothing }))
+        let inverse = UnitInverse { unit, desired, linked };
+        Ok(Some(Self { before, after: desired.state(), inverse, about_nothing }))
     }
 
-    /// That a unit which ran does not run any more.
+    /// The change of a unit that ran and does not run any more.
     pub fn brought_down(unit: Unit) -> Self {
-        let inverse = UnitInverse { unit, wish: DesiredUnit::Stopped, linked: None };
+        let inverse = UnitInverse { unit, desired: DesiredUnit::Stopped, linked: None };
         let (before, after) = (DesiredUnit::Started.state(), DesiredUnit::Stopped.state());
         Self { before, after, inverse, about_nothing: false }
     }
@@ -150,22 +151,22 @@ impl UnitChange {
         &self.inverse.unit
     }
 
-    /// Whether there is no such unit, as far as was looked.
+    /// Whether there is no such unit, as far as is known.
     pub fn is_about_nothing(&self) -> bool {
         self.about_nothing
     }
 
-    /// Makes the wish true.
+    /// Brings the unit to the desired state.
     ///
     /// # Errors
     /// When systemd refuses, and when a started unit does not become active.
     pub fn act(&self, world: &World) -> Result<()> {
-        let UnitInverse { unit, wish, .. } = &self.inverse;
-        match wish {
+        let UnitInverse { unit, desired, .. } = &self.inverse;
+        match desired {
             DesiredUnit::Started => unit.start(world),
             DesiredUnit::Stopped => unit.stop(world),
             DesiredUnit::Enabled | DesiredUnit::Disabled | DesiredUnit::Masked => {
-                unit.edit_files(world, &[wish.verb()], &unit.name).map_err(|error| self.explained(error))
+                unit.edit_files(world, &[desired.verb()], &unit.name).map_err(|error| self.explained(error))
             }
         }
     }
@@ -174,7 +175,7 @@ impl UnitChange {
         let UnitState::Enablement { is } = &self.before else { return error };
         match error.downcast::<Failure>() {
             Ok(failure) if is.starts_with("masked") => {
-                let hint = format!("somebody masked it: `systemctl unmask {}`", self.inverse.unit.name);
+                let hint = format!("unmask it with `systemctl unmask {}`", self.inverse.unit.name);
                 failure.hint(hint).into()
             }
             Ok(failure) => failure.into(),
@@ -186,8 +187,8 @@ impl UnitChange {
         state_now(world, &self.inverse.unit, &self.after)
     }
 
-    /// Brings the state from before back.
-    fn bring_back(&self, world: &World, now: &UnitState) -> Result<()> {
+    /// Restores the state from before.
+    fn restore(&self, world: &World, now: &UnitState) -> Result<()> {
         let unit = &self.inverse.unit;
         let UnitState::Enablement { is: before } = &self.before else {
             return match self.before {
@@ -222,17 +223,17 @@ impl UnitChange {
         }
     }
 
-    /// A unit whose files are gone can still have a link that starts nothing.
+    /// Removes the links of a unit whose files are gone: they start nothing.
     fn remove_dangling_links(&self, world: &World) {
         let is_left = UnitState::Enablement { is: String::new() };
-        if self.inverse.wish == DesiredUnit::Enabled && self.before != is_left {
+        if self.inverse.desired == DesiredUnit::Enabled && self.before != is_left {
             // systemd says that the unit does not exist when there is no link either.
             let _nothing_to_remove = self.inverse.unit.remove_links(world);
         }
     }
 }
 
-/// How the side of `alike` stands.
+/// The state of the side that `alike` is about.
 fn state_now(world: &World, unit: &Unit, alike: &UnitState) -> Result<UnitState> {
     Ok(match alike {
         UnitState::Enablement { .. } => UnitState::Enablement { is: unit.enablement(world)? },
@@ -243,9 +244,9 @@ fn state_now(world: &World, unit: &Unit, alike: &UnitState) -> Result<UnitState>
     })
 }
 
-/// Whether somebody decided that a unit is so now which was left otherwise.
+/// Whether a unit that was left as `left` is as `now` by the decision of an operator.
 fn is_decided(left: &str, now: &str) -> bool {
-    // What vanished is made again; and one that came back is as its file says, or as its package enables it.
+    // A unit that vanished is made again; one that came back is as its file says, or as its package enables it.
     let is_of_its_package = !["masked", "linked"].iter().any(|word| now.starts_with(word));
     !(now.is_empty() || now == left || (left.is_empty() && is_of_its_package))
 }
@@ -262,11 +263,11 @@ fn difference(unit: &Unit, recorded: &UnitState, now: &UnitState) -> String {
 
 impl Kind for UnitChange {
     fn target(&self) -> Target {
-        self.inverse.unit.target(self.inverse.wish)
+        self.inverse.unit.target(self.inverse.desired)
     }
 
     fn summary(&self) -> String {
-        format!("{} {}", self.inverse.wish.verb(), self.inverse.unit.shown())
+        format!("{} {}", self.inverse.desired.verb(), self.inverse.unit.shown())
     }
 
     fn on_doubt(&self) -> OnDoubt {
@@ -288,7 +289,7 @@ impl Kind for UnitChange {
             return Ok(Position::Before);
         }
         let now = self.now(world)?;
-        Ok(if self.inverse.wish.holds(&now) {
+        Ok(if self.inverse.desired.holds(&now) {
             Position::After
         } else if now == self.before {
             Position::Before
@@ -299,14 +300,14 @@ impl Kind for UnitChange {
 
     fn recorded(&self, world: &World) -> Result<States> {
         let now = self.now(world)?;
-        let UnitInverse { unit, wish, .. } = &self.inverse;
-        if wish.holds(&now) {
+        let UnitInverse { unit, desired, .. } = &self.inverse;
+        if desired.holds(&now) {
             return Ok([(self.target(), state_value(&now))].into());
         }
         let failure = match &now {
             UnitState::Enablement { is } => {
                 let failure =
-                    Failure::new(format!("{} is {is} after `systemctl {}`", unit.shown(), wish.verb()));
+                    Failure::new(format!("{} is {is} after `systemctl {}`", unit.shown(), desired.verb()));
                 match is.as_str() {
                     "static" => failure.hint("its file has no [Install] section that says what starts it"),
                     "indirect" => {
@@ -315,10 +316,12 @@ impl Kind for UnitChange {
                     _ => failure,
                 }
             }
-            UnitState::Activity { .. } => {
-                Failure::new(format!("{} did not stay as `systemctl {}` left it", unit.shown(), wish.verb()))
-                    .hint("a service of Type=oneshot needs RemainAfterExit=yes to count as active")
-            }
+            UnitState::Activity { .. } => Failure::new(format!(
+                "{} did not stay as `systemctl {}` left it",
+                unit.shown(),
+                desired.verb()
+            ))
+            .hint("a service of Type=oneshot needs RemainAfterExit=yes to count as active"),
         };
         bail!(failure.kind("unit"))
     }
@@ -355,7 +358,7 @@ impl Kind for UnitChange {
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        self.bring_back(world, &now)?;
+        self.restore(world, &now)?;
         let restored = self.now(world)?;
         if restored != self.before {
             bail!(Failure::new(difference(unit, &self.before, &restored)).kind("unit"));
@@ -369,7 +372,7 @@ mod tests {
     use super::is_decided;
 
     #[test]
-    fn only_what_somebody_can_have_decided_is_somebody_s() {
+    fn only_a_state_that_an_operator_can_have_chosen_is_a_conflict() {
         for (left, now) in [("enabled", "disabled"), ("disabled", "masked"), ("", "masked-runtime")] {
             assert!(is_decided(left, now), "{left} to {now}");
         }
