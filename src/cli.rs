@@ -13,17 +13,17 @@ use crate::ui::ColorChoice;
 /// Sets up a machine from Rhai scripts: interruptible at any instant, resumable, rehearsable, reversible.
 #[derive(Debug, Parser)]
 #[command(name = "kkrun", version, args_conflicts_with_subcommands = false, disable_help_subcommand = true)]
-#[command(override_usage = "kkrun [OPTIONS] SCRIPT.rhai [WORD]...\n       kkrun [OPTIONS] COMMAND")]
+#[command(override_usage = "kkrun [OPTIONS] SCRIPT.rhai [ARGUMENT]...\n       kkrun [OPTIONS] COMMAND")]
 #[command(
-    after_help = "Exit status: 0 done · 1 a step or script failed · 2 wrong usage or script · 3 another run holds the lock\n\
-4 rollback with conflicts or failures · 5 journal damaged, missing or newer · 6 there are changes to make\n\
-77 refused: not trusted, or not root · 78 an answer is needed · 128+N ended by signal N"
+    after_help = "Exit status: 0 success · 1 a step or script failed · 2 invalid usage or script · 3 another run holds the lock\n\
+4 rollback incomplete: conflicts or failures · 5 journal damaged, missing or newer · 6 changes to make\n\
+77 refused: not trusted, or root required · 78 an answer is required · 128+N ended by signal N"
 )]
 pub struct Cli {
     /// The options that every command takes.
     #[command(flatten)]
     pub options: Options,
-    /// What is to be done.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
 }
@@ -32,55 +32,55 @@ pub struct Cli {
 #[derive(Clone, Debug, Default, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "every switch of a command line is one")]
 pub struct Options {
-    /// Only look: say what a run would change
+    /// Change nothing: show what a run would change
     #[arg(long, global = true)]
     pub dry_run: bool,
-    /// Examine complete steps too
+    /// Examine complete steps too: report those whose effect no longer holds
     #[arg(long, global = true)]
     pub verify: bool,
-    /// Pass over the steps before STEP
+    /// Start at STEP: skip the steps before it
     #[arg(long, global = true, value_name = "STEP")]
     pub from: Option<String>,
-    /// Run these steps alone
+    /// Run only these steps
     #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
     pub only: Vec<String>,
-    /// Run these steps again
+    /// Run these steps again, complete or on hold
     #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
     pub redo: Vec<String>,
-    /// Take the present fingerprint of these steps as done
+    /// Record these steps as complete without running them
     #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
     pub accept: Vec<String>,
-    /// Override a setting, now and in later runs
+    /// Override a setting in this run and all later ones
     #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
     pub set: Vec<(String, String)>,
     /// Forget the override of a setting
     #[arg(long, global = true, value_name = "KEY")]
     pub unset: Vec<String>,
-    /// Read further settings
+    /// Read more settings from FILE; may be repeated
     #[arg(long, global = true, value_name = "FILE")]
     pub settings: Vec<PathBuf>,
-    /// Read secrets: lines of KEY=VALUE, mode 0600
+    /// Read secrets from FILE: KEY=VALUE lines, mode 0600
     #[arg(long, global = true, value_name = "FILE")]
     pub secrets: Option<PathBuf>,
-    /// Agree to what loses no data
+    /// Answer yes to every question about something that loses no data
     #[arg(long, short, global = true)]
     pub yes: bool,
-    /// Agree to lose these
+    /// Allow a rollback to delete these classes of data
     #[arg(long, global = true, value_name = "CLASSES", value_delimiter = ',', value_parser = classes())]
     pub purge: Vec<String>,
-    /// What to do about targets that somebody else changed
+    /// What to do about targets modified outside kkrun
     #[arg(long, global = true, value_name = "WHAT", default_value = "ask")]
     pub on_conflict: OnConflict,
     /// Never ask
     #[arg(long, global = true)]
     pub non_interactive: bool,
-    /// Events as JSON, one a line, on standard output
+    /// Write events to standard output as JSON, one per line
     #[arg(long, global = true)]
     pub json: bool,
-    /// Show every change and every line that commands print
+    /// Show every change and all output of commands
     #[arg(long, short, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
-    /// Show failures and questions only
+    /// Show only failures and questions
     #[arg(long, short, global = true)]
     pub quiet: bool,
     /// When to use colours
@@ -91,7 +91,7 @@ pub struct Options {
     pub state_dir: Option<PathBuf>,
 }
 
-/// What to do about foreign targets.
+/// What to do about a conflict.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum OnConflict {
     /// Show the difference and ask
@@ -99,12 +99,12 @@ pub enum OnConflict {
     Ask,
     /// Keep what is there
     Keep,
-    /// Replace it
+    /// Overwrite it; a backup is kept
     Overwrite,
 }
 
 impl Options {
-    /// The option that means nothing to a command which runs no script.
+    /// The first option given that a command without a script does not take.
     fn refused_by(&self, command: &Command) -> Option<&'static str> {
         if matches!(command, Command::Run { .. } | Command::Rehearse(_)) {
             return None;
@@ -126,53 +126,53 @@ impl Options {
     }
 }
 
-/// What is to be done.
+/// The command.
 #[derive(Debug, Subcommand)]
 pub enum Command {
     /// Run a script on a throwaway clone of this machine
     ///
-    /// What runs there is root in the clone and nobody on this machine: it cannot change its files, devices, clock or
-    /// kernel, and reaches none of its addresses. What it does in the outside world is done.
+    /// The script runs as root in the clone and has no privileges on this machine: it cannot change its files,
+    /// devices, clock or kernel, and cannot reach its addresses. What it does on other machines is real.
     Rehearse(Rehearse),
-    /// Read scripts without running anything
+    /// Check scripts without running anything
     Check {
-        /// Scripts or directories; the built-in scripts if none is given
+        /// Scripts or directories [default: the built-in scripts]
         paths: Vec<PathBuf>,
     },
-    /// Undo what was done, from the journal alone
+    /// Undo recorded changes, newest first
     Rollback {
-        /// These steps alone, or these targets, such as `file:/etc/hosts`
+        /// Only these steps or targets, such as `02` or `file:/etc/hosts`
         steps: Vec<String>,
-        /// The plan whose changes are meant
+        /// Undo changes of this plan
         #[arg(long, value_name = "PLAN")]
         plan: Option<String>,
     },
-    /// Show what a step printed
+    /// Show the output of a step
     Log {
-        /// The step; the one that ran last if none is given
+        /// The step [default: the one that ran last]
         step: Option<String>,
     },
-    /// Show every change with its state
+    /// List all changes and their states
     History,
-    /// Show what changes triggered and has not run, or drop it
+    /// List pending handlers, or drop them
     Pending {
-        /// Forget what has these numbers, without running it
+        /// Drop the handlers with these numbers without running them
         #[arg(long, value_name = "N", value_delimiter = ',')]
         drop: Vec<usize>,
     },
-    /// Explain a damaged journal, and the way on
+    /// Examine the journal and explain how to repair it
     Doctor,
-    /// Show the primitives that scripts can call
+    /// Show the manual of the primitives
     Api {
         /// A namespace or primitive
         name: Option<String>,
     },
     /// Write the built-in scripts to a directory
     Export {
-        /// The directory
+        /// The directory to write to
         directory: PathBuf,
     },
-    /// Write completions for a shell
+    /// Print a completion script for a shell
     Completions {
         /// The shell
         shell: clap_complete::Shell,
@@ -182,7 +182,7 @@ pub enum Command {
     Run {
         /// The script
         script: PathBuf,
-        /// Its words
+        /// Arguments of the script
         words: Vec<String>,
     },
 }
@@ -192,26 +192,26 @@ pub enum Command {
 pub struct Rehearse {
     /// The script to run in the clone
     pub script: PathBuf,
-    /// Its words
+    /// Arguments of the script
     pub words: Vec<String>,
     /// Clone the root file system in DIR instead of this machine
     #[arg(long, value_name = "DIR")]
     pub base: Option<PathBuf>,
-    /// Run this script after it; may be given again
+    /// Run this script next; may be repeated
     #[arg(long, value_name = "SCRIPT")]
     pub then: Vec<String>,
     /// Fail unless the clone equals its base after the last script
     #[arg(long)]
     pub expect_unchanged: bool,
-    /// Leave the clone and say how to enter it
+    /// Keep the clone and show how to enter it
     #[arg(long)]
     pub keep: bool,
-    /// Let the clone start this unit of the machine too; may be given again
+    /// Start this unit of the machine in the clone too; may be repeated
     #[arg(long, value_name = "UNIT")]
     pub with: Vec<String>,
 }
 
-/// The commonest command line, which is read without making known what the others take.
+/// The most common command line, parsed without building the other commands.
 #[derive(Parser)]
 #[command(name = "kkrun", disable_help_flag = true)]
 struct Run {
@@ -222,7 +222,7 @@ struct Run {
 }
 
 impl Cli {
-    /// Reads the command line. The first word that is neither an option nor a command is a script to run.
+    /// Reads the command line. The first argument that is neither an option nor a command is a script to run.
     pub fn of(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().collect();
         let mut run = Run::command();
@@ -241,13 +241,13 @@ impl Cli {
             None => Ok(cli),
             Some(option) => Err(Self::command().error(
                 ErrorKind::ArgumentConflict,
-                format!("`{option}` is for running a plan: this command does not take it"),
+                format!("`{option}` applies only to runs and rehearsals; this command does not take it"),
             )),
         }
     }
 }
 
-/// Where the script stands, if the first word that is no option is not a command.
+/// The position of the script, if the first argument that is not an option is not a command.
 fn script_position(command: &clap::Command, arguments: &[OsString]) -> Option<usize> {
     let takes_value = |text: &str| {
         command.get_arguments().any(|known| {
@@ -275,8 +275,7 @@ fn classes() -> impl TypedValueParser<Value = String> {
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {
-    let (key, value) =
-        text.split_once('=').ok_or_else(|| format!("`{text}` is not of the form KEY=VALUE"))?;
+    let (key, value) = text.split_once('=').ok_or_else(|| format!("expected KEY=VALUE, found `{text}`"))?;
     Ok((key.to_owned(), value.to_owned()))
 }
 

@@ -20,7 +20,7 @@ use crate::ui::{Questions, Verbosity, line_to_stderr};
 /// Where root keeps journal, backups, secrets and logs.
 const STATE: &str = "/var/lib/kkrun";
 
-/// Where root notes running children, and nobody anything else: gone after a restart, kept over a kill.
+/// Where root records running children: outlives a kill, but not a restart of the machine.
 const NOTES: &str = "/run/kkrun/children";
 
 /// The state directory that these options mean. No variable changes root's.
@@ -34,18 +34,18 @@ pub fn state_directory(options: &Options) -> Result<PathBuf> {
     }
     if PathBuf::from(STATE).exists() {
         bail!(
-            Failure::new(format!("the journal of this machine, `{STATE}`, is root's"))
+            Failure::new(format!("cannot read the journal `{STATE}`: it belongs to root"))
                 .exit(ExitCode::REFUSED)
                 .kind("refused")
                 .hint(format!("run it as root: `{}`", as_root()))
-                .hint("another journal is shown by `--state-dir DIR` alone")
+                .hint("to use another journal, name it with `--state-dir DIR`")
         );
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
     Ok(state.unwrap_or_else(|| account.home.join(".local/state")).join("kkrun"))
 }
 
-/// The same directory without `..` and links, as far as it exists.
+/// The same directory without `..` and symlinks, as far as it exists.
 fn plain(path: &Path) -> PathBuf {
     let mut missing = PathBuf::new();
     for above in path.ancestors() {
@@ -63,7 +63,7 @@ fn plain(path: &Path) -> PathBuf {
     path.to_owned()
 }
 
-/// Goes on as root, if the script requires it: through sudo with a terminal, else not at all.
+/// Becomes root if the script requires it: through sudo if there is a terminal; otherwise it fails.
 pub fn become_root_for(options: &Options, script: &Path) -> Result<()> {
     if root::is_root() {
         return Ok(());
@@ -81,7 +81,7 @@ pub fn become_root_for(options: &Options, script: &Path) -> Result<()> {
     }
     let kept = root::dropped_by_sudo();
     let with = if kept.is_empty() { String::new() } else { format!(", with {}", kept.join(", ")) };
-    line_to_stderr(&format!("`{}` requires root: going on through sudo{with}", script.display()));
+    line_to_stderr(&format!("`{}` requires root: continuing through sudo{with}", script.display()));
     match root::again_through_sudo(&kept) {
         Ok(never) => match never {},
         Err(error) => bail!(refused.hint(format!("{error:#}"))),
@@ -115,12 +115,12 @@ pub fn verbosity(options: &Options) -> Verbosity {
     }
 }
 
-/// Everything that a run needs to know; `invocation` is what hints tell the operator to type again.
+/// Everything that a run needs to know; `invocation` is the command that hints name.
 pub fn launch(options: &Options, invocation: &str) -> Result<Rc<Launch>> {
     launch_from(options, invocation, state_directory(options)?, child_records_directory(options)?)
 }
 
-/// Everything that reading scripts needs to know: no journal is looked at.
+/// Everything that reading scripts needs to know: no journal is read.
 pub fn launch_to_read(options: &Options) -> Result<Rc<Launch>> {
     launch_from(options, "kkrun check", PathBuf::new(), PathBuf::new())
 }

@@ -15,7 +15,7 @@ use crate::text::printable_lines;
 /// The version of the events' form, as the first line of `--json` names it.
 pub const SCHEMA: &str = "1.0";
 
-/// How a change stands when it is reported of.
+/// The state of a change in a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeOutcome {
@@ -23,11 +23,11 @@ pub enum ChangeOutcome {
     Made,
     /// It would be made.
     Would,
-    /// Somebody else's state was kept by word.
+    /// A conflict was kept, as the operator decided.
     Kept,
 }
 
-/// How an undo stands when it is reported of.
+/// The outcome of an undo in a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UndoOutcome {
@@ -39,7 +39,7 @@ pub enum UndoOutcome {
     Already,
     /// It is kept: data would be lost, or there is no way back.
     Kept,
-    /// Somebody else changed it.
+    /// It was modified outside kkrun.
     Conflict,
     /// The inverse failed.
     Failed,
@@ -51,7 +51,7 @@ pub enum UndoOutcome {
 pub enum Level {
     /// Neutral.
     Info,
-    /// Wants attention.
+    /// Needs attention.
     Warn,
     /// Something was reached.
     Success,
@@ -83,10 +83,7 @@ impl fmt::Display for SkipReason {
             Self::Recorded => formatter.write_str("recorded"),
             Self::NotSelected => formatter.write_str("not selected"),
             Self::Held(id) => {
-                write!(
-                    formatter,
-                    "on hold, because it was rolled back by itself; `--redo {id}` runs it again"
-                )
+                write!(formatter, "on hold: rolled back alone; `--redo {id}` runs it again")
             }
             Self::Drifted(reason) => write!(formatter, "no longer holds: {reason}"),
         }
@@ -109,7 +106,7 @@ pub enum Event {
         plan: String,
         /// How many steps it has.
         steps: usize,
-        /// The how manieth run of it that records something.
+        /// The ordinal of this run among those that recorded something.
         run: usize,
         /// Where its files come from.
         root: String,
@@ -231,6 +228,9 @@ pub enum Event {
         summary: String,
         /// The difference, the reason, the error.
         detail: Option<String>,
+        /// What the undo did, for people, such as `removed /srv/a`.
+        #[serde(skip)]
+        done: String,
     },
     /// A script says something to people.
     Said {
@@ -290,11 +290,11 @@ pub enum Question {
     },
 }
 
-/// Who hears events and answers questions: a terminal, a program, nobody.
+/// What receives events and answers questions: a terminal, a program, or neither.
 pub trait Audience {
     /// Takes in an event. Never fails: a closed terminal ends nothing.
     fn hear(&self, event: &Event);
-    /// Asks; `Ok(None)` when there is nobody to ask.
+    /// Asks; `Ok(None)` when no one can be asked.
     fn ask(&self, question: &Question) -> Result<Option<Answer>>;
 }
 
@@ -308,7 +308,7 @@ pub enum Answer {
     Text(zeroize::Zeroizing<String>),
 }
 
-/// Tells the audience and the log of the step, without secrets.
+/// Reports to the audience and to the log of the step, without secrets.
 pub struct Reporter {
     audience: Box<dyn Audience>,
     redactor: RefCell<Redactor>,
@@ -332,11 +332,11 @@ impl Reporter {
         *self.log.borrow_mut() = log;
     }
 
-    /// Looks for this secret in everything reported from now on; tells when it is too short for that.
+    /// Looks for this secret in everything reported from now on; warns if it is too short for that.
     pub fn learn_secret(&self, name: &str, value: &str) {
         if !self.redactor.borrow_mut().learn(name, value) && !value.is_empty() {
             self.note(format!(
-                "the secret `{name}` is shorter than {} characters: it is not searched for in what is shown",
+                "the secret `{name}` is shorter than {} characters, so it is not redacted in output",
                 crate::redaction::SHORTEST
             ));
         }
@@ -384,7 +384,7 @@ impl Reporter {
         }
     }
 
-    /// Tells of an event.
+    /// Emits an event.
     pub fn emit(&self, event: &Event) {
         let event = self.without_secrets(event);
         self.ended.set(self.ended.get() || matches!(event, Event::RunEnded { .. }));
@@ -402,12 +402,12 @@ impl Reporter {
         self.ended.get()
     }
 
-    /// Tells a sentence about what kkrun does.
+    /// Reports a sentence about what kkrun does.
     pub fn note(&self, text: impl Into<String>) {
         self.emit(&Event::Note { text: text.into() });
     }
 
-    /// Asks; `Ok(None)` when there is nobody to ask.
+    /// Asks; `Ok(None)` when no one can be asked.
     pub fn ask(&self, question: &Question) -> Result<Option<Answer>> {
         let mut question = question.clone();
         match &mut question {
@@ -423,7 +423,7 @@ impl Reporter {
         let redact = |text: &str| printable_lines(&self.redact(text));
         let mut event = event.clone();
         match &mut event {
-            // Data: whoever takes it wants every byte.
+            // Data: a consumer needs every byte.
             Event::Output { text } => *text = self.redact(text),
             Event::CommandLine { text, .. } | Event::Said { text, .. } | Event::Note { text } => {
                 *text = redact(text);
@@ -437,8 +437,9 @@ impl Reporter {
                 *summary = redact(summary);
                 *target = redact(target);
             }
-            Event::Undo { summary, target, detail, .. } => {
+            Event::Undo { summary, target, detail, done, .. } => {
                 *summary = redact(summary);
+                *done = redact(done);
                 *target = redact(target);
                 *detail = detail.as_deref().map(redact);
             }
@@ -490,10 +491,7 @@ mod tests {
             (SkipReason::Examined, "examined"),
             (SkipReason::Recorded, "recorded"),
             (SkipReason::NotSelected, "not selected"),
-            (
-                SkipReason::Held("07".into()),
-                "on hold, because it was rolled back by itself; `--redo 07` runs it again",
-            ),
+            (SkipReason::Held("07".into()), "on hold: rolled back alone; `--redo 07` runs it again"),
             (SkipReason::Drifted("a differs".into()), "no longer holds: a differs"),
         ] {
             assert_eq!(serde_json::to_value(&why).unwrap(), text);

@@ -13,15 +13,15 @@ impl ExitCode {
     pub const USAGE: Self = Self(2);
     /// Another run holds the lock.
     pub const LOCKED: Self = Self(3);
-    /// A rollback ended with conflicts or failed inverses.
+    /// A rollback ended with conflicts or failed undo actions.
     pub const UNDONE_IN_PART: Self = Self(4);
     /// The journal is damaged, missing, or newer than this kkrun.
     pub const JOURNAL: Self = Self(5);
     /// `--dry-run` found changes to make, or `--expect-unchanged` did not hold.
     pub const DIFFERENT: Self = Self(6);
-    /// Somebody else could write a script or the state, or root is needed.
+    /// Another user could write a script or the state, or root is required.
     pub const REFUSED: Self = Self(77);
-    /// An answer is needed and nobody can be asked.
+    /// An answer is required and no one can be asked.
     pub const UNANSWERED: Self = Self(78);
 
     /// Ended by the signal of this number: 128 + N, as shells say it.

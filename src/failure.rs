@@ -6,7 +6,7 @@ use crate::exit_code::ExitCode;
 
 /// An error that carries more than its sentence.
 ///
-/// Travels inside [`anyhow::Error`]; whoever reports it finds it with `downcast_ref`. An error without
+/// Travels inside [`anyhow::Error`]; the caller that reports it finds it with `downcast_ref`. An error without
 /// one exits with [`ExitCode::FAILED`].
 #[derive(Clone, Debug)]
 pub struct Failure {
@@ -58,8 +58,8 @@ impl Failure {
         }
     }
 
-    /// The failure that sums up these problems, if there are any; one alone stands for itself. If somebody
-    /// else could write a script, that decides the exit status.
+    /// The failure that sums up these problems, if there are any; a single one is returned as it is. If another
+    /// user could write a script, that decides the exit status.
     pub fn all(mut problems: Vec<Self>) -> Option<Self> {
         if problems.len() <= 1 {
             return problems.pop();

@@ -40,11 +40,11 @@ pub fn run() -> std::process::ExitCode {
     };
     ui::set_colors(cli.options.color);
     ui::diagnose();
-    // Scripts may nest deeply, and the first stack is as the operator's limits have it.
+    // Scripts may nest deeply, and the size of the first stack depends on the operator's limits.
     let conclude = || match machine::stack::on_stack_of(script::STACK_SIZE, || conclude(cli)) {
         Ok(exit) => exit,
         Err(error) => {
-            ui::show(&anyhow::Error::new(error).context("cannot make room for scripts"));
+            ui::show(&anyhow::Error::new(error).context("cannot allocate the stack for scripts"));
             ExitCode::FAILED
         }
     };
@@ -58,7 +58,7 @@ fn conclude(cli: cli::Cli) -> ExitCode {
         Ok(ExitCode::DONE) if ui::is_truncated() => {
             ui::show(
                 &failure::Failure::new(
-                    "what was printed is cut: there is no room where standard output leads",
+                    "cannot write to standard output: no space left on device; the output is incomplete",
                 )
                 .into(),
             );
@@ -66,7 +66,7 @@ fn conclude(cli: cli::Cli) -> ExitCode {
         }
         Ok(exit) => exit,
         Err(error) => {
-            // That it was stopped is no news to whoever stopped it.
+            // The operator who stopped the run knows that it was stopped.
             if !error.is::<Interruption>() {
                 ui::show(&error);
             }

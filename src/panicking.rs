@@ -22,11 +22,11 @@ pub fn keep_quiet() {
 pub fn caught<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
     catch_unwind(AssertUnwindSafe(body)).map_err(|panic| {
         let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason is known");
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown reason");
         let place = PLACE.with_borrow_mut(Option::take).map(|place| format!(" ({place})"));
-        Failure::new(format!("kkrun itself failed: {text}{}", place.unwrap_or_default()))
+        Failure::new(format!("internal error: {text}{}", place.unwrap_or_default()))
             .kind("panic")
-            .hint("this is a bug of kkrun; what was done is recorded")
+            .hint("this is a bug in kkrun; what was done is recorded")
     })
 }
 
@@ -38,6 +38,6 @@ mod tests {
     fn a_panic_is_a_failure() {
         assert_eq!(caught(|| 7).unwrap(), 7);
         let failure = caught(|| panic!("out of {}", "ideas")).unwrap_err();
-        assert!(failure.message.starts_with("kkrun itself failed: out of ideas"), "{}", failure.message);
+        assert!(failure.message.starts_with("internal error: out of ideas"), "{}", failure.message);
     }
 }

@@ -30,28 +30,28 @@ use crate::target::{States, Target};
 use last_known::{LastKnown, last_known_at};
 use pending::Block;
 
-/// Whether changes are made or only looked at.
+/// Whether changes are made or only shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mode {
     /// Make them.
     Act,
-    /// Say what would be made.
+    /// Show what would be made.
     DryRun,
 }
 
-/// What is done about a target that somebody else changed.
+/// What to do about a target modified outside kkrun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum ConflictPolicy {
     /// Show the difference and ask.
     #[default]
     Ask,
-    /// Keep what is there and take it for recorded.
+    /// Keep what is there and record it.
     Keep,
     /// Replace it; it is backed up like every before-state.
     Overwrite,
 }
 
-/// A change that was only looked at.
+/// A change that would be made.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WouldChange {
     /// The target.
@@ -68,17 +68,17 @@ pub struct Opening {
     pub directory: PathBuf,
     /// Who writes.
     pub writer: Writer,
-    /// What is recorded right before the first record, should there be one.
+    /// What is recorded right before the first record, if there is one.
     pub entries: Vec<Entry>,
-    /// The journal as it was read before the lock was taken; read again only if somebody wrote it since.
+    /// The journal as it was read before the lock was taken; read again only if it was written since.
     pub loaded: Loaded,
 }
 
 /// What a session records with.
 enum Recorder {
-    /// Nothing: it only looks.
+    /// Nothing: a dry run.
     None,
-    /// Nothing yet: it takes the lock when it first acts, so that a script which only looks never does.
+    /// Nothing yet: it takes the lock when it first acts, so that a script which changes nothing never does.
     Closed(Box<Opening>),
     /// The journal, under the lock.
     Open { journal: Journal, _lock: Lock },
@@ -90,7 +90,7 @@ pub struct Session {
     pub world: World,
     /// Whether they are made.
     pub mode: Mode,
-    /// What is done about foreign states.
+    /// What to do about conflicts.
     pub on_conflict: ConflictPolicy,
     history: History,
     recorder: Recorder,
@@ -101,15 +101,15 @@ pub struct Session {
     /// Those of this step that it has left.
     left_blocks: Vec<Block>,
     would: Vec<WouldChange>,
-    /// The targets that were asked for, while only looking.
+    /// The targets that were asked for, in a dry run.
     asked: RefCell<BTreeSet<Target>>,
     changed: usize,
-    /// What a dead run left in doubt was looked at.
+    /// What a killed run left in doubt was probed.
     settled: bool,
 }
 
 impl Session {
-    /// A session that only looks.
+    /// A session for a dry run.
     pub fn new(world: World, history: History, plan: &str) -> Self {
         Self {
             world,
@@ -139,8 +139,8 @@ impl Session {
     ///
     /// # Errors
     /// With [`ExitCode::LOCKED`](crate::exit_code::ExitCode::LOCKED) when another run holds the lock, with [`ExitCode::JOURNAL`](crate::exit_code::ExitCode::JOURNAL) when the journal
-    /// is not to be relied on; when a rollback was interrupted; when somebody else was at what is in doubt. Asked
-    /// again, it fails again.
+    /// is not to be relied on; when a rollback was interrupted; when a target in doubt
+    /// was modified outside kkrun. Called again, it fails again.
     pub fn begin_acting(&mut self) -> Result<()> {
         self.open_journal()?;
         if self.settled || matches!(self.recorder, Recorder::None) {
@@ -148,7 +148,7 @@ impl Session {
         }
         if let Some(unfinished) = &self.history.rollback {
             bail!(
-                Failure::new("a rollback was interrupted and has not been finished")
+                Failure::new("cannot start a run: a rollback was interrupted and is not finished")
                     .hint(format!("finish it with `{}`, then run this again", unfinished.invocation()))
             );
         }
@@ -160,7 +160,7 @@ impl Session {
     /// The same for a rollback: it finishes one that was interrupted, and what is in doubt is undone too.
     ///
     /// # Errors
-    /// As [`Session::begin_acting`], but for what a rollback is there to mend.
+    /// As [`Session::begin_acting`], except what a rollback itself resolves.
     pub fn begin_undoing(&mut self) -> Result<()> {
         self.open_journal()?;
         if !self.settled {
@@ -172,9 +172,9 @@ impl Session {
 
     fn open_journal(&mut self) -> Result<()> {
         let Recorder::Closed(opening) = &mut self.recorder else { return Ok(()) };
-        // What the journal was read from has been judged.
+        // A journal that was read was in a trusted directory.
         if !opening.loaded.exists {
-            // First where it is going to be, then what is there: it may have been made by somebody meanwhile.
+            // First where it is going to be, then what is there: it may have been created meanwhile.
             journal::check_state_directory(&opening.directory)?;
             journal::make_state_directory(&opening.directory)?;
             journal::check_state_directory(&opening.directory)?;
@@ -196,8 +196,8 @@ impl Session {
         self.world.end_orphans()
     }
 
-    /// Begins acting at once if a killed run may have left something running or in doubt: what is looked at
-    /// before that is settled may be otherwise a moment later.
+    /// Begins acting at once if a killed run may have left something running or in doubt: what is observed
+    /// before that is recovered may change a moment later.
     ///
     /// # Errors
     /// As [`Session::begin_acting`].
@@ -214,7 +214,7 @@ impl Session {
         &self.history
     }
 
-    /// The newest change of this plan to a target of which a dead run did not say whether it was made.
+    /// The newest change of this plan to a target that a killed run left in doubt.
     pub fn doubtful(&self, target: &Target) -> Option<&ChangeRecord> {
         self.newest(target, |state| *state == ChangeState::InDoubt)
     }
@@ -234,7 +234,7 @@ impl Session {
         &self.plan
     }
 
-    /// Tells what happens.
+    /// Where events, warnings and questions go.
     pub fn reporter(&self) -> Rc<Reporter> {
         Rc::clone(&self.world.reporter)
     }
@@ -259,7 +259,7 @@ impl Session {
         }
     }
 
-    /// The changes that would be made, as far as was looked.
+    /// The changes that would be made, as far as the dry run went.
     pub fn would_change(&self) -> &[WouldChange] {
         &self.would
     }
@@ -283,14 +283,14 @@ impl Session {
             self.world.make_durable();
         }
         let Recorder::Open { journal, .. } = &mut self.recorder else {
-            bail!("nothing is recorded while only looking")
+            bail!("internal error: a dry run cannot record")
         };
-        // What is written cannot be taken back.
+        // What is written stays written.
         if let Err(why) = self.history.check(&entry) {
             bail!(
-                Failure::new(format!("kkrun itself failed: a record that {why} is not written"))
+                Failure::new(format!("internal error: refused to write a record that {why}"))
                     .kind("panic")
-                    .hint("this is a bug of kkrun; what was done before is recorded")
+                    .hint("this is a bug in kkrun; what was done before is recorded")
             );
         }
         let mut id = 0;
@@ -301,14 +301,14 @@ impl Session {
         Ok(id)
     }
 
-    /// Has these recorded right before the first record, should there be one.
+    /// Records these right before the first record, if there is one.
     pub fn remember(&mut self, entries: Vec<Entry>) {
         if let Recorder::Closed(opening) = &mut self.recorder {
             opening.entries.extend(entries);
         }
     }
 
-    /// Makes the journal's beginning durable, before anything is put beside it.
+    /// Makes the start of the journal durable before anything else is written to the state directory.
     fn begin_recording(&mut self) -> Result<()> {
         let Recorder::Open { journal, .. } = &mut self.recorder else { return Ok(()) };
         for record in journal.begin()? {
@@ -322,17 +322,17 @@ impl Session {
         matches!(&self.recorder, Recorder::Open { journal, .. } if journal.recorded() > 0)
     }
 
-    /// Fails when the run was reported to stop.
+    /// Fails when the run was asked to stop.
     pub fn check_interruption(&self) -> Result<()> {
         self.world.processes.check_interruption()
     }
 
-    /// Makes a change, unless only looking. The caller has looked: `change` is desired for and not there.
-    /// Says whether something was changed, or would be.
+    /// Makes a change, or shows it in a dry run. The caller has observed that the target is not as desired.
+    /// Returns whether something was changed, or would be.
     ///
     /// # Errors
-    /// When the act fails, when afterwards the target is not as desired, when somebody else was there and
-    /// nobody says what to do, and when the journal cannot be written.
+    /// When the act fails, when afterwards the target is not as desired, when there is a conflict and
+    /// no one decides about it, and when the journal cannot be written.
     pub fn perform(
         &mut self,
         change: &Change,
@@ -406,7 +406,7 @@ impl Session {
         self.asked.take()
     }
 
-    /// Counts and tells a change that leaves nothing to undo and so is not recorded.
+    /// Counts and reports a change that leaves nothing to undo and so is not recorded.
     pub fn note_change(&mut self, target: Target, summary: String) {
         match self.mode {
             Mode::DryRun => self.would_make(target, summary, false),
@@ -423,9 +423,9 @@ impl Session {
         self.would_make(target, summary, true);
     }
 
-    /// Counts a step that would do something which cannot be reported while only looking.
+    /// Counts a step whose changes a dry run cannot predict.
     pub fn count_unknown(&mut self, step: &str) {
-        let summary = format!("go on with step {step}");
+        let summary = format!("continue with step {step}");
         self.would.push(WouldChange { target: Target::Step(step.to_owned()), summary, is_repeated: false });
     }
 
@@ -468,7 +468,7 @@ impl Session {
         }
     }
 
-    /// What cannot be looked at stays unknown: then it is not taken for kkrun's.
+    /// What cannot be observed stays unknown and is not recorded as kkrun's.
     fn record_what_failure_left(&mut self, change: &Change) -> Result<()> {
         for (target, state) in change.kind().left_by_failure(&self.world).unwrap_or_default() {
             self.world.doubt_durability();
@@ -513,8 +513,8 @@ impl Session {
         }
     }
 
-    /// The states that are recorded from now on. What somebody else wrote into a file of which only owner and mode were
-    /// changed is not among them.
+    /// The states that are recorded from now on. If a change was only about owner and mode, content that others wrote is
+    /// not among them.
     fn recorded_of(&self, change: &Change) -> Result<States> {
         let (mut recorded, target) = (change.kind().recorded(&self.world)?, change.kind().target());
         if let Change::File(file) = change
@@ -529,7 +529,7 @@ impl Session {
         Ok(recorded)
     }
 
-    /// The state was kept by word against this very wish, and no other word has come since.
+    /// The operator kept this state against the same desired state, and nothing overrides that decision.
     fn is_kept(&self, target: &Target, found: &Value, desired: &Value) -> bool {
         self.on_conflict != ConflictPolicy::Overwrite
             && self.history.recorded(target) == Some(found)
@@ -566,7 +566,7 @@ impl Session {
         })
     }
 
-    /// What is known of a whole file of which a part is going to be changed.
+    /// What is known of a whole file, before a part of it is changed.
     pub fn file_record(&self, found: &Found) -> FileRecord {
         let target = Target::file(&found.path);
         let known = FileRecord::of(self.history.recorded(&target), &found.state);
@@ -580,7 +580,7 @@ impl Session {
         }
     }
 
-    /// Whether kkrun left a file or link at a path, whatever stands there now.
+    /// Whether kkrun left a file or link at a path, whatever is there now.
     pub fn left_a_file(&self, path: &Path) -> bool {
         let target = Target::file(path);
         let is_file = |left: &Value| {
@@ -591,7 +591,7 @@ impl Session {
             || matches!(last_known_at(&self.history, &self.world, &target), Ok(Some(LastKnown::State(left))) if is_file(&left))
     }
 
-    /// Decides about a foreign state: true to replace it.
+    /// Decides about a conflict: true to overwrite it.
     fn may_replace(
         &mut self,
         target: &Target,
@@ -612,34 +612,35 @@ impl Session {
             state: found.clone(),
             against: Some(desired.clone()),
         })?;
-        let (target, summary) = (target.to_string(), format!("{summary}: kept as somebody else left it"));
+        let (target, summary) = (target.to_string(), format!("{summary}: kept as modified outside kkrun"));
         self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Kept, target, summary });
         Ok(false)
     }
 
     fn ask_about_conflict(&self, target: &Target, summary: &str, difference: &str) -> Result<ConflictPolicy> {
         let text = format!(
-            "{target} was changed by somebody else since kkrun left it:\n{difference}\nkeep it, replace it, or stop? (keep/replace/stop)"
+            "{target} was modified outside kkrun:\n{difference}\nkeep it, overwrite it, or stop? (keep/overwrite/stop)"
         );
         let question = Question::Text { text, default: "stop".to_owned() };
         let answer = loop {
             let Some(Answer::Text(answer)) = self.world.reporter.ask(&question)? else { break None };
             match answer.trim().to_lowercase().as_str() {
                 "keep" => return Ok(ConflictPolicy::Keep),
-                "replace" => return Ok(ConflictPolicy::Overwrite),
+                "overwrite" => return Ok(ConflictPolicy::Overwrite),
                 "stop" => break Some(()),
-                // A slip of the fingers is no decision.
+                // A typing error is not a decision.
                 _ => {}
             }
         };
         let mut failure = Failure::new(format!(
-            "{summary}: {target} was changed by somebody else since kkrun left it, so it was left alone"
+            "cannot {summary}: {target} was modified outside kkrun since kkrun last wrote it"
         ))
         .kind("conflict")
-        .hint("`--on-conflict overwrite` replaces it (a backup is kept), `--on-conflict keep` accepts what is there");
+        .hint("`--on-conflict overwrite` replaces it and keeps a backup, `--on-conflict keep` keeps what is there");
         failure.output = difference.lines().map(str::to_owned).collect();
         if answer.is_none() {
-            failure = failure.hint("nobody could be asked");
+            failure =
+                failure.hint("no one can be asked: run it in a terminal, or decide with `--on-conflict`");
         }
         bail!(failure)
     }
@@ -654,8 +655,8 @@ impl Session {
         (change.kind().on_doubt() == OnDoubt::ActAgain || is_between()).then_some(doubtful.id)
     }
 
-    /// Probes every change whose outcome a dead run did not record. With `stop`, one that stands neither as before
-    /// nor as after and cannot be half done is an error: somebody else was there.
+    /// Probes every change whose outcome a dead run did not record. With `stop`, one that is neither as before
+    /// nor as after and cannot be half done is an error: it was modified outside kkrun.
     fn recover_doubts(&mut self, stop: bool) -> Result<()> {
         let doubtful: Vec<_> = self
             .history
@@ -671,24 +672,24 @@ impl Session {
         for known in doubtful {
             let looked = Change::of_intent(&known.intent).and_then(|change| {
                 let look = || {
-                    // A rollback mends in its own way.
+                    // A rollback repairs in its own way.
                     if stop {
                         change.kind().repair(&self.world)?;
                     }
                     change.kind().position(&self.world)
                 };
                 let position = look().with_context(|| {
-                    format!("cannot look at {} to tell what a killed run did", known.intent.target)
+                    format!("cannot determine what a killed run did to {}", known.intent.target)
                 })?;
                 Ok((change, position))
             });
             let (change, position) = match looked {
                 Ok(looked) => looked,
-                // What it stands in may not be there yet, such as a server that a later step starts.
+                // What contains it may not exist yet, such as a server that a later step starts.
                 Err(error) => {
                     self.check_interruption()?;
                     let target = &known.intent.target;
-                    self.world.reporter.note(format!("{target} stays in doubt for now: {error:#}"));
+                    self.world.reporter.note(format!("{target} stays in doubt: {error:#}"));
                     continue;
                 }
             };
@@ -716,7 +717,7 @@ impl Session {
         Ok(())
     }
 
-    /// Changes that were being taken back outside a rollback, because what they led to failed its test, when the
+    /// Changes that were being undone outside a rollback, because the test of their handler failed, when the
     /// run was killed: those that are as before are recorded so.
     fn recover_half_undone(&mut self) -> Result<()> {
         let changes = self.history.changes.iter().filter(|change| change.state == ChangeState::Undoing);
@@ -733,7 +734,7 @@ impl Session {
         Ok(())
     }
 
-    /// Changes whose inverse failed: what it left half-way is completed or cleared, for they count as made.
+    /// Repairs what a failed undo action left half done; its change still counts as made.
     fn repair_half_undone(&self) -> Result<()> {
         let is_failed = |change: &&ChangeRecord| matches!(change.state, ChangeState::UndoFailed(_));
         for known in self.history.changes.iter().filter(is_failed) {
@@ -741,9 +742,7 @@ impl Session {
                 Change::of_intent(&known.intent).and_then(|change| change.kind().repair(&self.world));
             if let Err(error) = repaired {
                 self.check_interruption()?;
-                self.world
-                    .reporter
-                    .note(format!("{} stays half undone for now: {error:#}", known.intent.target));
+                self.world.reporter.note(format!("{} stays half undone: {error:#}", known.intent.target));
             }
         }
         Ok(())
@@ -753,21 +752,21 @@ impl Session {
         let target = change.kind().target();
         match self.on_conflict {
             ConflictPolicy::Keep => {
-                self.append(Entry::Void {
-                    change: id,
-                    why: "somebody else's state was kept by word".to_owned(),
-                })?;
+                self.append(Entry::Void { change: id, why: "the operator kept the state found".to_owned() })?;
             }
             ConflictPolicy::Overwrite => {
-                self.append(Entry::Void { change: id, why: "it is made anew by word".to_owned() })?;
+                self.append(Entry::Void {
+                    change: id,
+                    why: "the operator chose to make it again".to_owned(),
+                })?;
             }
             ConflictPolicy::Ask => {
                 let mut failure = Failure::new(format!(
-                    "a killed run was changing {target}, and it stands neither as before nor as desired"
+                    "cannot continue: a killed run was changing {target}, which is neither as before nor as desired"
                 ))
                 .kind("in_doubt")
-                .hint("`--on-conflict keep` goes on from what is there")
-                .hint("`--on-conflict overwrite` makes the change anew")
+                .hint("`--on-conflict keep` continues from what is there")
+                .hint("`--on-conflict overwrite` makes the change again")
                 .hint("`kkrun rollback` undoes what can be undone and shows the difference");
                 failure.output = difference.lines().map(str::to_owned).collect();
                 bail!(failure);
@@ -779,13 +778,13 @@ impl Session {
     /// Undoes one change. Recorded before and after; killed in between, it is done again.
     ///
     /// # Errors
-    /// When the journal cannot be written, or the run was reported to stop. A failing inverse is no error here:
+    /// When the journal cannot be written, or the run was asked to stop. A failing undo action is no error here:
     /// it is recorded and reported as [`ChangeState::UndoFailed`].
     pub fn undo(&mut self, id: ChangeId, force: bool) -> Result<ChangeState> {
         self.undo_losing(id, force, false)
     }
 
-    /// The same, with whether it was agreed to what would be lost.
+    /// The same; `agreed` allows the loss of data.
     ///
     /// # Errors
     /// As [`Session::undo`].
@@ -822,7 +821,7 @@ impl Session {
     }
 
     fn known(&self, id: ChangeId) -> Result<ChangeRecord> {
-        Ok(self.history.change(id).with_context(|| format!("there is no change {id}"))?.clone())
+        Ok(self.history.change(id).with_context(|| format!("unknown change {id}"))?.clone())
     }
 
     fn undo_now(&mut self, known: &ChangeRecord, asked: UndoTerms<'static>) -> Result<Undone> {
@@ -864,7 +863,7 @@ impl Session {
         if !matches!(undone, Undone::Conflict(_)) {
             return Ok(undone);
         }
-        // What kkrun itself left there under another name is nobody else's.
+        // What kkrun itself left there under another name is no conflict.
         let left = match last_known_at(history, &self.world, target) {
             Ok(Some(LastKnown::State(left))) => Some(left),
             _ => None,
@@ -876,17 +875,17 @@ impl Session {
         change.kind().undo(&mut self.world, terms)
     }
 
-    /// An inverse that was stopped from outside has not failed: it goes on in the next run.
+    /// An undo action that was interrupted has not failed: it continues in the next run.
     fn check_interruption_of(&self, undone: &Result<Undone>) -> Result<()> {
         if undone.is_err() { self.check_interruption() } else { Ok(()) }
     }
 
-    /// Whether a newer change to the same content stands, so that this one is left to it.
+    /// Whether a newer change to the same content is live, so that this one is left to it.
     pub fn is_left_to_another(&self, id: ChangeId) -> bool {
         self.history.change(id).is_some_and(|known| self.newer_changes(known).next().is_some())
     }
 
-    /// The newer changes to the same content of which something may stand: what is there now is theirs.
+    /// The newer live changes to the same content: what is there now is theirs.
     fn newer_changes(&self, known: &ChangeRecord) -> impl Iterator<Item = &ChangeRecord> {
         let (id, intent) = (known.id, known.intent.clone());
         self.history.changes.iter().rev().take_while(move |newer| newer.id > id).filter(move |newer| {
@@ -909,7 +908,7 @@ impl Session {
         is_above && Change::of_intent(newer).is_ok_and(|change| change.kind().reaches(path, &self.world))
     }
 
-    /// What undoing a change would do, only looked at, once the changes `gone` are undone and those of `kept` are
+    /// What undoing a change would do, once the changes `gone` are undone and those of `kept` are
     /// kept.
     pub fn preview_undo(
         &mut self,
@@ -927,7 +926,7 @@ impl Session {
             other.id > id && gone.contains(&other.id) && other.intent.target.overlaps(&known.intent.target)
         };
         if self.history.changes.iter().any(is_hidden) {
-            // Only when those are undone can be reported what is there.
+            // What is there is known only once those are undone.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
         self.undo_now(&known, UndoTerms { force, dry_run: true, ..UndoTerms::default() })

@@ -603,7 +603,7 @@ impl Model<'_> {
                 let shown = format!("{error:#}");
                 if !died {
                     let is_refused = shown.contains("cannot be undone alone")
-                        || shown.contains("was never run")
+                        || shown.contains("has never run")
                         || (unfinished && shown.contains("interrupted"));
                     hold!(is_refused, "a rollback failed: {shown}");
                     hold!(machine.snapshot() == before, "a refused rollback changed something");

@@ -28,7 +28,7 @@ pub fn execute(json: bool, name: Option<&str>) -> Result<ExitCode> {
 }
 
 fn unknown(name: &str, functions: &[Function]) -> Failure {
-    let failure = Failure::new(format!("there is no function or namespace `{name}`")).exit(ExitCode::USAGE);
+    let failure = Failure::new(format!("unknown function or namespace `{name}`")).exit(ExitCode::USAGE);
     let spaces = namespaces(functions);
     let paths: Vec<String> = functions.iter().map(Function::path).collect();
     let names = functions.iter().map(|function| function.name.as_str());

@@ -59,7 +59,7 @@ fn scripts_at(path: &Path) -> Result<Vec<PathBuf>> {
     }
     found.sort();
     if found.is_empty() {
-        bail!(Failure::new(format!("there is no script in `{}`", path.display())).exit(ExitCode::USAGE));
+        bail!(Failure::new(format!("no script found in `{}`", path.display())).exit(ExitCode::USAGE));
     }
     Ok(found)
 }

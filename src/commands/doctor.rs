@@ -1,4 +1,4 @@
-//! `kkrun doctor`: explains the journal's state, and the way on when it is damaged. Changes nothing.
+//! `kkrun doctor`: explains the state of the journal, and what to do when it is damaged. Changes nothing.
 
 use anyhow::Result;
 
@@ -10,7 +10,6 @@ use crate::journal::{self, ChangeRecord, ChangeState};
 use crate::machine::lock;
 use crate::ui::line_to_stdout;
 
-/// Says what is known of the journal.
 pub fn execute(options: &Options) -> Result<ExitCode> {
     let state = config::state_directory(options)?;
     let path = state.join(journal::FILE);
@@ -19,35 +18,32 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
         Err(error) => return explain(error, &state),
     };
     if !loaded.exists {
-        line_to_stdout(&format!(
-            "there is no journal at `{}`: kkrun has changed nothing here",
-            path.display()
-        ));
+        line_to_stdout(&format!("no journal at `{}`: kkrun has changed nothing here", path.display()));
         return Ok(ExitCode::DONE);
     }
     let history = &loaded.history;
-    line_to_stdout(&format!("the journal `{}` is whole: {} records", path.display(), loaded.records));
+    line_to_stdout(&format!("the journal `{}` is intact: {} records", path.display(), loaded.records));
     if let Some(torn) = &loaded.torn {
         line_to_stdout(&format!(
-            "its last {} bytes are a torn write of a run that died; the next run saves them aside and cuts them off",
+            "its last {} bytes are an incomplete write of a killed run; the next run saves them to a file and truncates the journal",
             torn.bytes.len()
         ));
     }
     let is_at_work = lock::is_held(&state.join("lock"));
     if is_at_work {
-        line_to_stdout("a run is at work: what it is doing has no outcome yet");
+        line_to_stdout("a run is in progress: the outcome of its current change is not recorded yet");
     }
     let is_under_way = |change: &&ChangeRecord| is_at_work && history.is_of_newest_run(change);
     let doubtful = history.changes.iter().filter(|change| change.state == ChangeState::InDoubt);
     let doubtful = doubtful.filter(|change| !is_under_way(change));
     for change in doubtful {
         line_to_stdout(&format!(
-            "in doubt: #{} {}: the next run or rollback looks whether it was made",
+            "in doubt: #{} {}: the next run or rollback determines whether it was made",
             change.id, change.intent.summary
         ));
     }
     if let Some(unfinished) = history.rollback.as_ref().filter(|_| !is_at_work) {
-        line_to_stdout(&format!("a rollback was interrupted: `{}` finishes it", unfinished.invocation()));
+        line_to_stdout(&format!("a rollback was interrupted: finish it with `{}`", unfinished.invocation()));
     }
     for pending in &history.pending {
         line_to_stdout(&format!("pending: {}", pending.sentence()));
@@ -61,14 +57,14 @@ fn explain(error: anyhow::Error, state: &std::path::Path) -> Result<ExitCode> {
         return Err(error);
     };
     line_to_stdout(&failure.message);
-    line_to_stdout("kkrun changes nothing while this is so. The ways on:");
+    line_to_stdout("kkrun changes nothing until this is resolved:");
     line_to_stdout(&format!(
-        "  1. put `{}` back from a backup of this machine",
+        "  1. restore `{}` from a backup of this machine",
         state.join(journal::FILE).display()
     ));
-    line_to_stdout("  2. if another kkrun wrote it, use that one");
+    line_to_stdout("  2. if another version of kkrun wrote it, use that version");
     line_to_stdout(&format!(
-        "  3. give up what it recorded: move `{}` aside; the contents from before stay in its backups/, named by their SHA-256",
+        "  3. to abandon what it recorded, rename `{}`; its backups/ holds the earlier contents, named by their SHA-256",
         state.display()
     ));
     Ok(ExitCode::JOURNAL)

@@ -15,12 +15,12 @@ pub fn execute(directory: &Path) -> Result<ExitCode> {
         let target = directory.join(name);
         if target.symlink_metadata().is_ok() {
             bail!(
-                Failure::new(format!("`{}` exists already", target.display()))
+                Failure::new(format!("cannot export to `{}`: it already exists", target.display()))
                     .exit(ExitCode::USAGE)
-                    .hint("export writes to a new directory, so that nobody's scripts are overwritten")
+                    .hint("name a new directory: export overwrites nothing")
             );
         }
-        std::fs::create_dir_all(&target).with_context(|| format!("cannot make `{}`", target.display()))?;
+        std::fs::create_dir_all(&target).with_context(|| format!("cannot create `{}`", target.display()))?;
         embedded.extract(&target).with_context(|| format!("cannot write to `{}`", target.display()))?;
     }
     let version = directory.join("VERSION");

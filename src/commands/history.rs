@@ -18,7 +18,7 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
     let history = journal::load(&directory)?.history;
     let is_at_work = lock::is_held(&directory.join("lock"));
     if history.changes.is_empty() {
-        line_to_stderr("nothing was changed so far");
+        line_to_stderr("no changes are recorded");
     }
     if options.json {
         let first =
@@ -27,7 +27,7 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
     }
     for change in &history.changes {
         let (state, detail) = match change.state {
-            // Of a run that is at work the outcome is yet to come.
+            // A run in progress has not recorded the outcome yet.
             ChangeState::InDoubt if is_at_work && history.is_of_newest_run(change) => ("under way", None),
             _ => state_of(change),
         };
@@ -52,7 +52,7 @@ pub fn execute(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::DONE)
 }
 
-/// The word for a state, and what belongs to it.
+/// The name of a state and its detail.
 fn state_of(change: &ChangeRecord) -> (&'static str, Option<&str>) {
     match &change.state {
         ChangeState::Done | ChangeState::Kept(_) if change.intent.class == Class::Irreversible => {

@@ -13,8 +13,9 @@ use crate::ui::line_to_stdout;
 pub fn execute(options: &Options, step: Option<&str>) -> Result<ExitCode> {
     let state = config::state_directory(options)?;
     let Some(path) = newest_log(&state, step)? else {
-        let what = step.map_or_else(|| "nothing has".to_owned(), |step| format!("step `{step}` has not"));
-        bail!(Failure::new(format!("{what} been run, so there is no log")));
+        let what =
+            step.map_or_else(|| "no step has run".to_owned(), |step| format!("step `{step}` has not run"));
+        bail!(Failure::new(format!("no log found: {what}")));
     };
     let text = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
     for line in String::from_utf8_lossy(&text).lines() {

@@ -24,7 +24,7 @@ use crate::failure;
 use crate::machine::signal::Interruption;
 use crate::ui;
 
-/// Does what the command line says.
+/// Executes the command.
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let options = &cli.options;
     match cli.command {
@@ -42,12 +42,12 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     }
 }
 
-/// Who hears what happens, as the options say.
+/// The reporter that the options ask for.
 pub fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
     ui::reporter(options.json, config::verbosity(options), config::questions(options))
 }
 
-/// Runs a command whose events end with a sum, whatever it fails at.
+/// Runs a command whose events end with a summary, even if it fails.
 fn summed_up(reporter: &Reporter, command: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
     let outcome = command().map_err(|error| reporter.without_secrets_of(error));
     if let Err(error) = &outcome

@@ -86,8 +86,10 @@ fn shortened(summaries: &[&str]) -> String {
 fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
     if options.dry_run {
         bail!(
-            Failure::new("`--drop` changes the record alone: `kkrun pending` shows what it would forget")
-                .exit(ExitCode::USAGE)
+            Failure::new(
+                "`--drop` cannot be combined with `--dry-run`: `kkrun pending` lists what it would drop"
+            )
+            .exit(ExitCode::USAGE)
         );
     }
     let launch = config::launch(options, "kkrun pending --drop")?;
@@ -97,7 +99,7 @@ fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
         numbers.iter().find(|number| !known.iter().any(|pending| pending.number == **number))
     {
         bail!(
-            Failure::new(format!("nothing pending has the number {unknown}"))
+            Failure::new(format!("unknown pending handler {unknown}"))
                 .exit(ExitCode::USAGE)
                 .kind("usage")
                 .hint("`kkrun pending` lists what is pending")

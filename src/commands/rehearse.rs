@@ -43,7 +43,7 @@ pub fn execute(options: &Options, wanted: cli::Rehearse) -> Result<ExitCode> {
     conclude(&reporter, options, &outcome)
 }
 
-/// Installs the tools that are missing, if whoever is asked agrees.
+/// Installs the tools that are missing, if the operator agrees.
 fn provide_tools(reporter: &Reporter) -> Result<()> {
     let missing = missing_tools();
     if missing.is_empty() {
@@ -81,7 +81,7 @@ fn first_run(options: &Options, inside: &[OsString], wanted: &cli::Rehearse) -> 
     Ok(Run { arguments, plan })
 }
 
-/// What `--then` names: a script, or words as they would follow `kkrun`.
+/// What `--then` names: a script, or arguments as they would follow `kkrun`.
 fn later_run(inside: &[OsString], words: &str) -> Result<Run> {
     let typed = shell_words::split(words).with_context(|| format!("cannot read `--then {words}`"))?;
     let mut arguments: Vec<OsString> = typed.iter().map(OsString::from).collect();
@@ -93,9 +93,9 @@ fn later_run(inside: &[OsString], words: &str) -> Result<Run> {
             let (found, name) = plan_of(&script)?;
             plan = found;
             let place = arguments.iter().position(|word| Path::new(word) == script);
-            arguments[place.context("a script vanished from its own command line")?] = name.into();
+            arguments[place.context("the script is missing from its own command line")?] = name.into();
         }
-        Command::Rehearse(_) => bail!(usage("a rehearsal in a rehearsal".to_owned())),
+        Command::Rehearse(_) => bail!(usage("cannot rehearse inside a rehearsal".to_owned())),
         _ => {}
     }
     Ok(Run { arguments: [inside, &arguments].concat(), plan })
@@ -170,7 +170,7 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
 
 fn emit(reporter: &Reporter, progress: &Progress) {
     reporter.note(match progress {
-        Progress::LeftoverRemoved { name } => format!("removed what the killed rehearsal `{name}` had left"),
+        Progress::LeftoverRemoved { name } => format!("removed what the killed rehearsal `{name}` left behind"),
         Progress::NotASnapshot => {
             "the clone shows this machine's files as they are now: what its services are writing at this moment may \
              be cut off in it"
@@ -191,7 +191,7 @@ fn emit(reporter: &Reporter, progress: &Progress) {
             format!("`{variable}` names a proxy on this machine's loopback, which the clone cannot reach")
         }
         Progress::InMemory { place, free } => format!(
-            "what the clone writes is kept in memory, in `{}`: {} free",
+            "the clone writes to memory, in `{}`: {} free",
             place.display(),
             rehearse::difference::size(*free)
         ),
@@ -204,10 +204,10 @@ fn emit(reporter: &Reporter, progress: &Progress) {
             format!("in the clone: kkrun {}", words.join(" "))
         }
         Progress::RunEnded { code, .. } => format!("it ended with exit status {code}"),
-        Progress::Restarting => "the clone restarts, as it was asked to".to_owned(),
-        Progress::Removing => "throwing the clone away".to_owned(),
+        Progress::Restarting => "the clone restarts, as the script asked".to_owned(),
+        Progress::Removing => "removing the clone".to_owned(),
         Progress::Kept { enter, remove, upper } => format!(
-            "the clone stays, and runs on\n  enter it:  {enter}\n  remove it: {remove}\n  what it wrote: {}",
+            "the clone is kept and keeps running\n  enter it:  {enter}\n  remove it: {remove}\n  what it wrote: {}",
             upper.display()
         ),
     });

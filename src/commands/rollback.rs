@@ -41,13 +41,13 @@ pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Res
     })
 }
 
-/// The plan, if anything is recorded of one of that name. Changes of others are reported by whoever finds none of its own.
+/// The plan, if anything is recorded of one of that name. The caller reports changes of other plans when it finds none.
 fn known_plan(history: &History, plan: String) -> Result<String> {
     let known: Vec<&str> = history.runs.keys().map(String::as_str).collect();
     if known.is_empty() || known.contains(&&*plan) || history.changes.iter().any(ChangeRecord::is_live) {
         return Ok(plan);
     }
-    let failure = Failure::new(format!("nothing is recorded of a plan `{plan}`"));
+    let failure = Failure::new(format!("unknown plan `{plan}`: nothing is recorded of it"));
     bail!(failure.hint(format!("recorded: {}", known.join(", "))))
 }
 
@@ -64,9 +64,9 @@ fn only_plan(history: &History) -> Result<String> {
         [] => Ok(history.steps.keys().next().cloned().unwrap_or_default()),
         [plan] => Ok((*plan).to_owned()),
         several => bail!(
-            Failure::new("changes of several plans are recorded")
+            Failure::new("cannot choose a plan to roll back: several have recorded changes")
                 .exit(ExitCode::USAGE)
-                .hint(format!("name one with --plan: {}", several.join(", ")))
+                .hint(format!("name one with `--plan`: {}", several.join(", ")))
         ),
     }
 }

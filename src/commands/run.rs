@@ -1,4 +1,4 @@
-//! `kkrun SCRIPT.rhai [WORD]...`: runs a plan or a single script.
+//! `kkrun SCRIPT.rhai [ARGUMENT]...`: runs a plan or a single script.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::config;
 use crate::exit_code::ExitCode;
 use crate::plan::run_script;
 
-/// Runs `script` with its words.
+/// Runs `script` with its arguments.
 pub fn execute(options: &Options, script: &Path, words: Vec<String>) -> Result<ExitCode> {
     let reporter = super::reporter(options);
     super::summed_up(&reporter, || {

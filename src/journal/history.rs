@@ -24,7 +24,7 @@ pub struct ChangeRecord {
     pub time: Timestamp,
     /// What was intended.
     pub intent: Intent,
-    /// Where it stands.
+    /// Its state.
     pub state: ChangeState,
     /// The record that said last that it was made or undone; 0 before the first.
     pub settled: u64,
@@ -32,7 +32,7 @@ pub struct ChangeRecord {
     was_recorded: bool,
 }
 
-/// An recorded state, as kkrun left it or was reported to keep it.
+/// A recorded state, as kkrun left it or was told to keep it.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     /// The state.
@@ -47,13 +47,13 @@ impl ChangeRecord {
         matches!(self.state, ChangeState::Undoing | ChangeState::UndoFailed(_))
     }
 
-    /// Something of it may stand on the machine.
+    /// Something of it may be on the machine.
     pub fn is_live(&self) -> bool {
         self.state.is_live()
     }
 }
 
-/// Where a step stands by its records alone.
+/// The state of a step by its records alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum StepState {
     /// Not begun, forgotten, or undone.
@@ -67,14 +67,14 @@ pub enum StepState {
     Failed,
     /// Stopped from outside.
     Interrupted,
-    /// Undone by itself; not run until it is named.
+    /// Rolled back alone; skipped until it is named.
     OnHold,
 }
 
 /// A step and what is known of it.
 #[derive(Clone, Debug, Default)]
 pub struct StepRecord {
-    /// Where it stands.
+    /// Its state.
     pub state: StepState,
     /// Its title when it last ran.
     pub title: String,
@@ -99,7 +99,7 @@ pub struct StepRecord {
 /// A handler that was triggered and is pending: of one step of one plan.
 #[derive(Clone, Debug)]
 pub struct PendingHandler {
-    /// Given to it alone, ever.
+    /// Never used for another.
     pub number: usize,
     /// The plan that has it.
     pub plan: String,
@@ -157,7 +157,7 @@ pub struct UnfinishedRollback {
     pub steps: Option<Vec<String>>,
     /// The classes it may lose.
     pub purge: Vec<String>,
-    /// It brings before-states back over somebody else's.
+    /// It overwrites conflicts.
     pub force: bool,
 }
 
@@ -186,7 +186,7 @@ pub struct History {
     pub changes: Vec<ChangeRecord>,
     /// The newest recorded state of every target.
     pub ledger: BTreeMap<Target, Recorded>,
-    /// The wishes against which somebody else's state was kept by word.
+    /// The desired states against which the operator kept a conflict.
     pub kept_against: BTreeMap<Target, Value>,
     /// The pending handlers.
     pub pending: Vec<PendingHandler>,
@@ -552,8 +552,8 @@ impl History {
         }
     }
 
-    /// A change over what kkrun had recorded nothing of brings that back when it is undone. It is not kkrun's by that: an
-    /// older change to the same target, of which the outcome was never known, finds it as it found it before.
+    /// Undoing a change to something unrecorded restores that. The restored state is not kkrun's: an older change to
+    /// the same target, whose outcome was never known, must find it unrecorded, as before.
     fn disown_what_came_back(&mut self, id: ChangeId) {
         let Some(change) = self.change(id) else { return };
         let target = change.intent.target.clone();
@@ -565,8 +565,8 @@ impl History {
         }
     }
 
-    /// A step of which something was undone does not hold any more; and the undoing brings the same
-    /// handlers as the doing did.
+    /// A step with something undone no longer holds, and the undo triggers the same handlers as the change
+    /// did.
     fn become_pending(&mut self, id: ChangeId) {
         let Some(change) = self.change(id) else { return };
         let (plan, intent) = (change.plan.clone(), change.intent.clone());
@@ -583,7 +583,7 @@ impl History {
     }
 }
 
-/// Whether a change stands otherwise than as data that a rollback left.
+/// Whether a change is live and is not data that a rollback kept.
 fn is_left(change: &ChangeRecord) -> bool {
     change.is_live() && !matches!(change.state, ChangeState::Kept(_))
 }

@@ -94,7 +94,7 @@ pub fn load(directory: &Path) -> Result<Loaded> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if holds_backups(directory)? {
                 return Err(damaged(format!(
-                    "the journal `{}` is missing, but backups of changed files stand beside it",
+                    "the journal `{}` is missing, but backups of changed files exist",
                     path.display()
                 )));
             }
@@ -110,7 +110,7 @@ pub fn load(directory: &Path) -> Result<Loaded> {
     })?;
     if loaded.records == 0 && holds_backups(directory)? {
         return Err(damaged(format!(
-            "the journal `{}` holds no record, but backups of changed files stand beside it",
+            "the journal `{}` is empty, but backups of changed files exist",
             path.display()
         )));
     }
@@ -153,7 +153,7 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
             }
             Line::Bad(why) => {
                 if let Some(valid) = first_valid(&rest[end + 1..]) {
-                    let what = format!("record {number} {why}, but record {valid} after it is whole");
+                    let what = format!("record {number} {why}, but record {valid} after it is valid");
                     return Err(Fault::damage(what));
                 }
                 break;
@@ -167,7 +167,7 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
     if !rest.is_empty() {
         if let Some(valid) = first_valid(rest) {
             return Err(Fault::damage(format!(
-                "record {} cannot be read, but record {valid} after it is whole",
+                "record {} cannot be read, but record {valid} after it is valid",
                 loaded.records + 1
             )));
         }
@@ -200,7 +200,7 @@ struct FirstOfFormatOne {
 /// Reads one line. A whole line of a kind that this kkrun neither knows nor may pass over is an error.
 fn read_line(line: &[u8], number: u64) -> Result<Line, Fault> {
     let Some((checksum, json)) = split(line) else {
-        return Ok(Line::Bad("is no record".to_owned()));
+        return Ok(Line::Bad("is not a record".to_owned()));
     };
     if !is_checksum(checksum, json) {
         return Ok(Line::Bad("does not match its checksum".to_owned()));
@@ -215,12 +215,14 @@ fn read_line(line: &[u8], number: u64) -> Result<Line, Fault> {
     match serde_json::from_slice::<Headed>(json) {
         Ok(Headed { header, .. }) if header.skippable => Ok(Line::Passed(Box::new(header), checksum)),
         Ok(headed) => Err(Fault::of_another(format!(
-            "record {number} of the kind `{}`, which a newer kkrun wrote, is not understood: {why}",
+            "unknown record {number} of the kind `{}`, written by a newer kkrun: {why}",
             headed.kind()
         ))),
         Err(_) => Err(match serde_json::from_slice::<FirstOfFormatOne>(json) {
             Ok(FirstOfFormatOne { version, kkrun }) => of_another_format(&kkrun, version),
-            Err(_) => Fault::damage(format!("record {number} is whole but no record: {why}")),
+            Err(_) => {
+                Fault::damage(format!("record {number} has a valid checksum but is not a record: {why}"))
+            }
         }),
     }
 }
@@ -250,7 +252,7 @@ fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), 
 
 fn check_version(entry: &Entry) -> Result<(), Fault> {
     let Entry::Format { version, kkrun, .. } = entry else {
-        return Err(Fault::damage("its first record does not say the format".to_owned()));
+        return Err(Fault::damage("its first record does not name the format".to_owned()));
     };
     if version.major == FormatVersion::CURRENT.major {
         return Ok(());
@@ -263,7 +265,7 @@ fn of_another_format(kkrun: &str, FormatVersion { major, minor }: FormatVersion)
     let way_on = if major > own {
         "use that kkrun"
     } else {
-        "use that kkrun to roll back, or start anew with another state directory"
+        "use that kkrun to roll back, or start again with another state directory"
     };
     Fault::of_another(format!(
         "kkrun {kkrun} wrote it in format {major}.{minor}, and this kkrun reads format {own} only; {way_on}"
@@ -406,7 +408,10 @@ mod tests {
         for entry in [r#"{"telemetry":{"future":1}}"#, r#""telemetry""#] {
             let unknown = record(2, &first[..8], false, entry);
             let why = parse((first.clone() + unknown.as_str()).as_bytes()).unwrap_err().why;
-            assert!(why.starts_with("record 2 of the kind `telemetry`, which a newer kkrun wrote"), "{why}");
+            assert!(
+                why.starts_with("unknown record 2 of the kind `telemetry`, written by a newer kkrun"),
+                "{why}"
+            );
             let skippable = record(2, &first[..8], true, entry);
             assert_eq!(parse((first.clone() + skippable.as_str()).as_bytes()).unwrap().records, 2);
         }

@@ -43,7 +43,7 @@ pub struct Writer {
     pub plan: String,
 }
 
-/// An open journal: its end is known, and whoever holds it holds the lock.
+/// An open journal: its end is known, and its owner holds the lock.
 ///
 /// Nothing is written until there is something to record; then the run's own first record comes before it.
 #[derive(Debug)]
@@ -117,14 +117,14 @@ impl Journal {
         Ok(records)
     }
 
-    /// Makes the journal if there is none, and records that this run has begun; before anything else that
-    /// leaves a trace in the state directory.
+    /// Creates the journal if there is none, and records that this run has begun. Comes before anything else that
+    /// writes to the state directory.
     pub fn begin(&mut self) -> Result<Vec<Record>> {
         let entries = self.first_entries()?;
         if entries.is_empty() { Ok(Vec::new()) } else { self.write(entries) }
     }
 
-    /// What stands before the first record of this run.
+    /// The entries that come before the first record of this run.
     fn first_entries(&mut self) -> Result<Vec<Entry>> {
         if self.file.is_none() {
             self.create()?;
@@ -150,7 +150,7 @@ impl Journal {
             .create_new(true)
             .mode(0o600)
             .open(&path)
-            .with_context(|| format!("cannot make the journal `{}`", path.display()))?;
+            .with_context(|| format!("cannot create the journal `{}`", path.display()))?;
         sync_directory(&self.directory)?;
         if let Some(parent) = self.directory.parent() {
             sync_directory(parent)?;
@@ -192,7 +192,7 @@ impl Journal {
     fn write(&mut self, entries: Vec<Entry>) -> Result<Vec<Record>> {
         if self.broken {
             bail!(
-                Failure::new("the journal could not be written earlier in this run, so nothing more is done")
+                Failure::new("cannot continue: writing the journal failed earlier in this run")
                     .kind("journal")
             );
         }
@@ -224,7 +224,7 @@ impl Journal {
             return Err(anyhow::Error::new(error).context(
                 Failure::new(format!("cannot write the journal `{}`", path.display()))
                     .kind("journal")
-                    .hint("nothing is lost: free some space or mend the disk, then run kkrun again"),
+                    .hint("nothing is lost: free some space or repair the disk, then run kkrun again"),
             ));
         }
         tracing::debug!(seq = self.next, records = records.len(), bytes = lines.len(), "recorded");
@@ -235,7 +235,7 @@ impl Journal {
     }
 }
 
-/// Refuses a state directory that somebody else could have written, now or where it is going to be.
+/// Refuses a state directory that another user could have written, existing or to be created.
 ///
 /// # Errors
 /// With [`ExitCode::REFUSED`], when root runs kkrun.
@@ -249,7 +249,7 @@ pub fn make_state_directory(directory: &Path) -> Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .with_context(|| format!("cannot make the state directory `{}`", directory.display()))
+        .with_context(|| format!("cannot create the state directory `{}`", directory.display()))
 }
 
 /// The line of a record and its checksum.
@@ -273,12 +273,12 @@ fn cut(directory: &Path, journal: &File, loaded: &Loaded, torn: &Torn) -> Result
         .mode(0o600)
         .open(&aside)
         .and_then(|file| file.write_all_at(&torn.bytes, 0).and_then(|()| file.sync_all()));
-    saved.with_context(|| format!("cannot save the journal's torn end as `{}`", aside.display()))?;
+    saved
+        .with_context(|| format!("cannot save the incomplete end of the journal as `{}`", aside.display()))?;
     sync_directory(directory)?;
-    journal
-        .set_len(loaded.length)
-        .and_then(|()| journal.sync_all())
-        .with_context(|| format!("cannot cut the torn end off `{}`", directory.join(FILE).display()))
+    journal.set_len(loaded.length).and_then(|()| journal.sync_all()).with_context(|| {
+        format!("cannot truncate the incomplete end of `{}`", directory.join(FILE).display())
+    })
 }
 
 fn sync_directory(path: &Path) -> Result<()> {
@@ -292,6 +292,6 @@ fn damaged(message: String) -> anyhow::Error {
     Failure::new(message)
         .exit(ExitCode::JOURNAL)
         .kind("journal")
-        .hint("nothing was changed; `kkrun doctor` explains what is damaged and the way on")
+        .hint("nothing was changed; run `kkrun doctor` for what is damaged and what to do")
         .into()
 }

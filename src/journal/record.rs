@@ -29,7 +29,7 @@ impl FormatVersion {
     pub const CURRENT: Self = Self { major: 2, minor: 0 };
 }
 
-/// What stands before every entry.
+/// What precedes every entry.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Header {
     /// One-based, without gaps.
@@ -79,7 +79,7 @@ pub enum Class {
 }
 
 impl Class {
-    /// The word that `--purge` knows it by; `None` where no word is needed or none helps.
+    /// Its name for `--purge`; `None` if it needs no permission or none helps.
     pub fn purge_word(self) -> Option<&'static str> {
         match self {
             Self::Safe | Self::Irreversible => None,
@@ -92,7 +92,7 @@ impl Class {
     }
 }
 
-/// Commands that a change makes necessary: once, after the last of the changes that want them.
+/// Commands that a change triggers: they run once, after the last of the changes that trigger them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Handler {
@@ -160,7 +160,7 @@ pub struct BarePlan {
 /// The intent to change one target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Intent {
-    /// The step that wants it; none for an ad hoc script.
+    /// The step that needs it; none for a script without steps.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub step: Option<String>,
     /// What it is about.
@@ -198,11 +198,11 @@ pub struct Intent {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Undoing {
-    /// The before-state was brought back.
+    /// The before-state was restored.
     Restored,
     /// The before-state was there already.
     Already,
-    /// Only the part that stood as written was taken back.
+    /// Only the part that was as written was undone.
     InPart,
 }
 
@@ -257,7 +257,7 @@ pub enum Entry {
         /// Its script, or the plan's for an inline step.
         script: String,
     },
-    /// A step's wishes all hold.
+    /// All that a step asks for holds.
     StepCompleted {
         /// Its id.
         step: String,
@@ -287,7 +287,7 @@ pub enum Entry {
         /// By what.
         signal: String,
     },
-    /// A step was undone by itself: it is not run again until it is named.
+    /// A step was rolled back alone: it is on hold until it is named.
     StepOnHold {
         /// Its id.
         step: String,
@@ -336,13 +336,13 @@ pub enum Entry {
         /// Why that is known.
         why: String,
     },
-    /// Somebody else's state of a target was recorded by word.
+    /// The state of a conflict was recorded, as the operator decided.
     Recorded {
         /// The target.
         target: Target,
         /// Its state.
         state: Value,
-        /// The wish that it was kept against, so that the same wish is not brought up again.
+        /// The desired state that it was kept against, so that the operator is not asked again.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         against: Option<Value>,
     },
@@ -382,7 +382,7 @@ pub enum Entry {
         steps: Option<Vec<String>>,
         /// The classes of data it may lose.
         purge: Vec<String>,
-        /// Before-states are brought back over somebody else's.
+        /// Conflicts are overwritten.
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         force: bool,
     },
@@ -401,7 +401,7 @@ pub enum Entry {
         #[serde(with = "states_as_list")]
         recorded: States,
     },
-    /// It was left as it is because somebody else changed the target.
+    /// It was left as it is because the target was modified outside kkrun.
     Conflict {
         /// Which.
         change: ChangeId,

@@ -1,4 +1,4 @@
-//! Decides what is done about a step, from its record and the operator's words alone.
+//! Decides what to do about a step, from its record and the options alone.
 
 use std::collections::BTreeSet;
 
@@ -8,31 +8,31 @@ use crate::journal::{Fingerprint, StepRecord, StepState};
 /// What the operator said about which steps to run.
 #[derive(Clone, Debug, Default)]
 pub struct Selection {
-    /// Pass over the steps before this one.
+    /// Skip the steps before this one.
     pub from: Option<String>,
-    /// Run these alone.
+    /// Run only these.
     pub only: Vec<String>,
     /// Run these again.
     pub redo: Vec<String>,
-    /// Take the present fingerprint of these as done.
+    /// Record these as complete without running them.
     pub accept: Vec<String>,
     /// Examine complete steps too.
     pub verify: bool,
 }
 
-/// What is done about a step.
+/// What to do about a step.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// Passed over.
+    /// Skip it.
     Skip {
         /// Why.
         why: SkipReason,
     },
-    /// Its present fingerprint is recorded as done.
+    /// Record its present fingerprint as complete.
     Accept,
-    /// Looked at, and run if something of it no longer holds.
+    /// Examine it, and run it if something of it no longer holds.
     Examine,
-    /// Run.
+    /// Run it.
     Run {
         /// Why it runs again, if it was complete.
         reason: Option<String>,
@@ -46,14 +46,16 @@ impl Selection {
         lists.map(String::as_str).collect()
     }
 
-    /// Why the operator's words cannot all be meant.
+    /// How the options contradict each other, if they do.
     pub fn contradiction(&self) -> Option<String> {
         if let Some(id) = self.redo.iter().find(|id| self.accept.contains(id)) {
-            return Some(format!("`--redo {id}` runs step {id} again, `--accept {id}` takes it as done"));
+            return Some(format!(
+                "conflicting options for step {id}: `--redo {id}` runs it again, `--accept {id}` records it as complete"
+            ));
         }
         let asked = |(option, ids): (&str, &Vec<String>)| {
             let id = ids.iter().find(|id| !self.only.is_empty() && !self.only.contains(id))?;
-            Some(format!("`--only {}` passes over step {id} that `{option} {id}` names", self.only.join(",")))
+            Some(format!("`--only {}` skips step {id}, which `{option} {id}` names", self.only.join(",")))
         };
         [("--redo", &self.redo), ("--accept", &self.accept)].into_iter().find_map(asked)
     }
@@ -77,7 +79,7 @@ impl Selection {
             return Decision::Skip { why: SkipReason::NotSelected };
         }
         if named(&self.redo) {
-            return Decision::Run { reason: Some("asked for again".to_owned()) };
+            return Decision::Run { reason: Some("named with `--redo`".to_owned()) };
         }
         if named(&self.accept) {
             return Decision::Accept;
@@ -160,7 +162,7 @@ mod tests {
             Selection { only: words(only), redo: words(redo), accept: words(accept), ..Selection::default() }
                 .contradiction()
         };
-        assert!(of(&["01"], &["02"], &[]).unwrap().contains("passes over step 02"));
+        assert!(of(&["01"], &["02"], &[]).unwrap().contains("skips step 02"));
         assert!(of(&["01"], &[], &["02"]).is_some());
         assert!(of(&[], &["02"], &["02"]).is_some());
         assert!(of(&["01", "02"], &["02"], &["01"]).is_none() && of(&[], &["02"], &["01"]).is_none());

@@ -23,7 +23,7 @@ impl Audience for Silence {
     }
 }
 
-/// Examines every step of the plan `script`, recorded as `plan`, which stands beside the scripts of `host`.
+/// Examines every step of the plan `script`, recorded as `plan`, which is in the directory of the scripts of `host`.
 pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Result<Vec<StepReport>> {
     let reporter = Reporter::new(Box::new(Silence));
     let history = host.seen().history().clone();

@@ -55,7 +55,7 @@ pub struct Launch {
     pub dry_run: bool,
     /// Which steps.
     pub selection: Selection,
-    /// What is done about foreign states.
+    /// What to do about conflicts.
     pub on_conflict: ConflictPolicy,
     /// The classes that may be lost.
     pub purge: Vec<String>,
@@ -70,10 +70,10 @@ pub struct Launch {
 }
 
 impl Launch {
-    /// What changes are made with, telling `reporter`.
+    /// What changes are made with, reporting to `reporter`.
     pub fn world(&self, reporter: Rc<Reporter>) -> World {
-        // Differences that a rollback shows may hold what an earlier run stored. Who may not read it has
-        // nothing of it to show either.
+        // Differences that a rollback shows may hold what an earlier run stored. A user who cannot read it
+        // cannot show any of it either.
         for (name, text) in SecretStore::below(&self.state).all().unwrap_or_default() {
             reporter.learn_known_secret(&name, &text);
         }
@@ -81,19 +81,19 @@ impl Launch {
         World::new(processes, &self.state, reporter)
     }
 
-    /// The same to look with: of the commands that it runs nothing is noted on disk.
+    /// The same for a dry run: the commands that it runs are not recorded on disk.
     pub fn world_for_dry_run(&self, reporter: Rc<Reporter>) -> World {
         let mut world = self.world(reporter);
         world.processes = world.processes.without_child_records();
         world
     }
 
-    /// Before-states are brought back over somebody else's.
+    /// Conflicts are overwritten.
     pub fn overwrites_conflicts(&self) -> bool {
         self.on_conflict == ConflictPolicy::Overwrite
     }
 
-    /// Whether the run of this identity is at work now.
+    /// Whether the run with this identity is in progress.
     pub fn is_running(&self, run: &str) -> bool {
         lock::is_held(&self.state.join("lock"))
             && self.history().is_ok_and(|history| history.last_run.is_some_and(|(last, _)| last == run))
@@ -104,13 +104,13 @@ impl Launch {
         Ok(self.journal()?.history)
     }
 
-    /// The journal as it stands now.
+    /// The present journal.
     pub fn journal(&self) -> Result<Loaded> {
         journal::check_state_directory(&self.state)?;
         journal::load(&self.state)
     }
 
-    /// A new log for a step, readable by its owner alone; none while only looking.
+    /// A new log for a step, readable only by its owner; none in a dry run.
     pub fn step_log(&self, plan: &str, step: &str) -> Result<Option<Box<dyn Write>>> {
         if self.dry_run {
             return Ok(None);
@@ -120,7 +120,7 @@ impl Launch {
             .recursive(true)
             .mode(0o700)
             .create(&directory)
-            .with_context(|| format!("cannot make `{}`", directory.display()))?;
+            .with_context(|| format!("cannot create `{}`", directory.display()))?;
         let path = directory.join(log_name(plan, step, &self.run));
         let file = OpenOptions::new()
             .append(true)
@@ -138,7 +138,7 @@ impl Launch {
     }
 
     fn opening(&self, plan: &str, script: &str, root: &str, loaded: Loaded) -> Result<Opening> {
-        // What is reported of it from now on is promised.
+        // What is reported from now on must survive a power failure.
         loaded.make_durable(&self.state)?;
         let writer = Writer { run: self.run.clone(), boot: clock::boot_id()?, plan: plan.to_owned() };
         let (script, root) = (script.to_owned(), root.to_owned());
@@ -166,7 +166,7 @@ struct Ready {
     unchanged: bool,
 }
 
-/// Runs a script with its words and returns the exit status.
+/// Runs a script with its arguments and returns the exit status.
 ///
 /// # Errors
 /// With the failure that ended it.
@@ -230,7 +230,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let mut overrides = history.overrides.get(&plan_name).cloned().unwrap_or_default();
     for key in &launch.unset {
         if launch.set.iter().any(|(set, _)| set == key) {
-            let message = format!("`--set {key}=…` and `--unset {key}` cannot both be meant");
+            let message = format!("`--set {key}=…` and `--unset {key}` contradict each other");
             bail!(Failure::new(message).exit(ExitCode::USAGE));
         }
         if overrides.remove(key).is_none() {
@@ -239,7 +239,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     }
     for (key, value) in &overrides {
         plain.check_override(key, Some(value), "--set").map_err(|failure| {
-            failure.hint(format!("an earlier run was given it; `--unset {key}` forgets it"))
+            failure.hint(format!("an earlier run recorded this override; `--unset {key}` removes it"))
         })?;
     }
     for (key, typed) in &launch.set {
@@ -400,7 +400,7 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
     }
 }
 
-/// Records and tells how it ended.
+/// Records and reports how it ended.
 fn finish(
     launch: &Launch,
     host: &Host,
@@ -412,7 +412,7 @@ fn finish(
     let outcome = match (outcome, caught) {
         (Ok(()), Some(failure)) => Err(Stop::Failed(failure)),
         (Ok(()), None) => {
-            // Other scripts that speak of a plan have no steps to be gone.
+            // A script without steps that uses the name of a plan removes none of its steps.
             let is_gone = |step: Option<&str>| match step {
                 Some(id) => !plan.steps.is_empty() && plan.step(id).is_none(),
                 None => true,
@@ -430,7 +430,7 @@ fn finish(
         Err(stop) => runner::exit_of(stop),
     };
     if host.seen().has_recorded() {
-        // A journal that failed has been reported already; its run simply has no end.
+        // A failed journal has been reported already; the run then has no end record.
         let bare = to_remember(host, plan);
         let _ = host.session().record(Entry::RunEnded { exit: exit.0, bare });
     }
@@ -442,7 +442,7 @@ fn finish(
         Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), pending, exit: exit.0 };
     host.reporter().emit(&ended);
     match outcome {
-        // A preview ends where it asks for what only acting can tell: that is no failure.
+        // A dry run ends at what is unpredictable: that is no failure.
         Ok(()) | Err(Stop::Unpredictable { .. }) => Ok(exit),
         Err(Stop::Failed(failure)) => Err(failure.into()),
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
@@ -454,7 +454,7 @@ fn check_selection(selection: &Selection, plan: &Plan) -> Result<()> {
         if plan.step(id).is_none() {
             let known: Vec<&str> = plan.steps.iter().map(|step| step.id.as_str()).collect();
             bail!(
-                Failure::new(format!("there is no step `{id}`"))
+                Failure::new(format!("unknown step `{id}`"))
                     .exit(ExitCode::USAGE)
                     .hint(format!("the steps are {}", known.join(", ")))
             );
@@ -491,9 +491,9 @@ pub fn newest_log(state: &Path, step: Option<&str>) -> Result<Option<PathBuf>> {
         if step.is_some_and(|step| of_step != Some(&*in_file_name(step))) {
             continue;
         }
-        let looked = || format!("cannot look at `{}`", entry.path().display());
+        let looked = || format!("cannot inspect `{}`", entry.path().display());
         let found = entry.metadata().with_context(looked)?;
-        // What somebody else put there is no log.
+        // Only kkrun's own files are logs.
         if !found.is_file() {
             continue;
         }

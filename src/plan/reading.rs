@@ -49,7 +49,7 @@ impl Reading {
         self.scripts.len()
     }
 
-    /// What is wrong; what belongs to several scripts is reported once.
+    /// The problems; one that several scripts share is reported once.
     pub fn into_problems(self) -> Vec<Failure> {
         self.problems
     }

@@ -1,4 +1,4 @@
-//! Runs the steps of a plan: decides about each, acts or looks, and records how it ended.
+//! Runs the steps of a plan: decides about each, runs or examines it, and records how it ended.
 
 use std::cell::RefCell;
 use std::collections::{BTreeSet, HashSet};
@@ -36,7 +36,7 @@ pub enum Doing {
     Examine,
 }
 
-/// Where a step stands, by its record and, where it was examined, by what is there.
+/// The status of a step, by its record and, if it was examined, by the observed state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum StepStatus {
@@ -68,11 +68,11 @@ pub struct StepReport {
     pub title: String,
     /// Its script.
     pub script: String,
-    /// Where it stands.
+    /// Its status.
     pub status: StepStatus,
     /// Why it is stale or drifted.
     pub reason: Option<String>,
-    /// The targets that it asks for, if all of it could be looked at.
+    /// The targets that it asks for, if all of it could be examined.
     pub asks: Option<BTreeSet<Target>>,
 }
 
@@ -178,9 +178,9 @@ impl Runner {
         let (step, hold) = if state.drifted.len() == 1 { ("step", "holds") } else { ("steps", "hold") };
         bail!(
             Failure::new(format!("{step} {} no longer {hold}", state.drifted.join(", "))).kind("step").hint(
-                format!("`{} --redo {}` makes it so again", self.launch.invocation, state.drifted.join(","))
+                format!("to restore it, run `{} --redo {}`", self.launch.invocation, state.drifted.join(","))
             )
-            .hint("what somebody else changed is replaced with `--on-conflict overwrite`, or recorded with `--on-conflict keep`")
+            .hint("`--on-conflict overwrite` replaces what was modified outside kkrun, `--on-conflict keep` keeps it")
         )
     }
 
@@ -188,21 +188,21 @@ impl Runner {
     fn check_call(&self, host: &Host, call: &StepCall) -> Result<()> {
         if let Some(step) = host.seen().step() {
             bail!(
-                Failure::new(format!("step {step} runs the step `{}`", call.id))
-                    .hint("a step runs no steps: share code by `import`, order by the plan")
+                Failure::new(format!("step {step} cannot run the step `{}`: steps do not nest", call.id))
+                    .hint("share code with `import`; the plan decides the order")
             );
         }
         if !self.declared.contains(&call.id) {
             bail!(
                 Failure::new(format!("step `{}` is not declared at the top level of the plan", call.id))
-                    .hint("step::run stands at the top level, with a literal id and title")
+                    .hint("call `step::run` at the top level of the plan, with a literal id and title")
             );
         }
         Ok(())
     }
 
-    /// An id stands for one script. Given to another, what is recorded of the first would be taken for the
-    /// second's.
+    /// An id belongs to one script. If it were given to another, the record of the first would pass for that of the
+    /// second.
     fn confirm_identity(host: &Host, call: &StepCall, record: &StepRecord) -> Result<()> {
         let script = script_of(call);
         let has_past = record.state != StepState::Pending && !record.script.is_empty();
@@ -210,14 +210,14 @@ impl Runner {
             return Ok(());
         }
         let text = format!(
-            "Step {} was the script `{}` and is now `{script}`. Take what is recorded of it as this one's?",
+            "Step {} was the script `{}` and is now `{script}`. Keep the record of the old one?",
             call.id, record.script
         );
         match host.reporter().ask(&Question::Confirm { text, default: false, harmless: true })? {
             Some(Answer::Yes) => Ok(()),
             answer => {
                 let failure = Failure::new(format!(
-                    "the step id `{}` was given to another script: `{}`, before `{}`",
+                    "step id `{}` now belongs to another script: `{}`, formerly `{}`",
                     call.id, script, record.script
                 ));
                 let exit = if answer.is_none() { ExitCode::UNANSWERED } else { ExitCode::FAILED };
@@ -225,8 +225,8 @@ impl Runner {
                     failure
                         .exit(exit)
                         .kind("step")
-                        .hint("give the new step an id of its own, or agree with `--yes`")
-                        .hint(format!("`kkrun rollback {}` undoes what the old one did", call.id))
+                        .hint("give the new step an id of its own, or keep the old record with `--yes`")
+                        .hint(format!("`kkrun rollback {}` undoes what the old script did", call.id))
                 )
             }
         }
@@ -238,7 +238,7 @@ impl Runner {
         state.began
     }
 
-    /// What the step means now; the parts that only a run can tell are those it had when it completed.
+    /// The fingerprint of the step now; the parts known only after a run are those from when it completed.
     fn fingerprint_now(
         context: &NativeCallContext,
         host: &Host,
@@ -315,13 +315,13 @@ impl Runner {
                 host.session().record(entry)?;
                 reporter.emit(&Event::StepInterrupted { id: id.clone(), title, signal });
                 reporter.note(format!(
-                    "run `{}` again: it goes on at step {id}; what is done stays done",
+                    "run `{}` again: it resumes at step {id} and skips what is complete",
                     self.launch.invocation
                 ));
                 Err(interruption.into())
             }
             Err(Stop::Unpredictable { why, .. }) => {
-                bail!("a running step asked for what it cannot know: {why}")
+                bail!("internal error: a running step depends on something unpredictable: {why}")
             }
             Err(Stop::Failed(failure)) => {
                 let place = failure.place.as_ref().map(shown_place);
@@ -344,7 +344,7 @@ impl Runner {
     fn explained(&self, mut failure: Failure, id: &str, host: &Host) -> Failure {
         let changes = host.seen().history().live_changes_of(host.seen().plan(), id).count();
         failure.hints.push(format!(
-            "mend what failed, then run `{}` again: it goes on at step {id}; what is done stays done",
+            "fix the cause, then run `{}` again: it resumes at step {id} and skips what is complete",
             self.launch.invocation
         ));
         if changes > 0 {
@@ -353,7 +353,7 @@ impl Runner {
                 .hints
                 .push(format!("step {id} made {changes} change{s} so far, all recorded and reversible"));
         }
-        failure.hints.push(format!("all that it printed: `kkrun log {id}`"));
+        failure.hints.push(format!("full output: `kkrun log {id}`"));
         if failure.kind != "journal" {
             failure.kind = "step";
         }
@@ -403,7 +403,7 @@ impl Runner {
         reporter.emit(&Event::StepStarted { id: call.id.clone(), title: call.title.clone(), reason });
         host.session().enter_step(Some(&call.id));
         let outcome = evaluate_body(context, host, call);
-        let _only_looked = host.take_failed_mutation();
+        let _discarded = host.take_failed_mutation();
         host.session().enter_step(None);
         let unpredictable = match outcome {
             Ok(()) => None,
@@ -523,7 +523,7 @@ impl StepRunner for Runner {
 
     fn list(&self, context: &NativeCallContext, plan: &str) -> Result<Value> {
         let host = Host::of(context)?;
-        // Without a name among the settings, a plan is called after its script, whoever asks for it.
+        // Without a name in the settings, the plan is named after its script.
         let name = host.settings().text("plan").map_or_else(|| super::stem(plan), str::to_owned);
         let mut reports = self.examined(&host, plan, &name)?;
         let session = host.seen();
@@ -543,7 +543,7 @@ impl StepRunner for Runner {
         match reports.into_iter().find(|report| report.id == id) {
             Some(report) => Ok(report.reason),
             None if self.doing == Doing::Examine => Ok(None),
-            None => bail!(Failure::new(format!("there is no step `{id}`")).kind("usage")),
+            None => bail!(Failure::new(format!("unknown step `{id}`")).kind("usage")),
         }
     }
 
@@ -554,7 +554,7 @@ impl StepRunner for Runner {
             if history.step(plan, step).is_none() {
                 let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
                 bail!(
-                    Failure::new(format!("step `{step}` of {plan} was never run"))
+                    Failure::new(format!("step `{step}` of {plan} has never run"))
                         .exit(ExitCode::USAGE)
                         .kind("usage")
                         .hint(format!("steps with a record: {}", known.join(", ")))
@@ -608,7 +608,7 @@ pub(super) fn traced(then: &Fingerprint) -> Trace {
     }
 }
 
-/// Runs `examination` while the session of `host` only looks.
+/// Runs `examination` as a dry run of the session of `host`.
 fn looking<T>(host: &Host, examination: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = std::mem::replace(&mut host.session().mode, Mode::DryRun);
     let found = examination();
@@ -616,7 +616,7 @@ fn looking<T>(host: &Host, examination: impl FnOnce() -> Result<T>) -> Result<T>
     found
 }
 
-/// Why a complete step means something else now.
+/// Why a complete step is stale.
 fn stale(
     context: &NativeCallContext,
     host: &Host,
@@ -631,14 +631,14 @@ fn stale(
     Ok(staleness(then, &now))
 }
 
-/// What of a step no longer holds, by evaluating it without changing anything. The session looks only.
+/// What of a step no longer holds, by evaluating it without changing anything. The session is in a dry run.
 fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<Option<String>> {
     host.session().forget_would_change();
     host.session().enter_step(Some(&call.id));
     let outcome = evaluate_body(context, host, call);
     host.session().enter_step(None);
     std::mem::take(&mut *host.trace());
-    let _only_looked = host.take_failed_mutation();
+    let _discarded = host.take_failed_mutation();
     let (repeated, drifted): (Vec<_>, Vec<_>) =
         host.seen().would_change().iter().cloned().partition(|would| would.is_repeated);
     let first = drifted.into_iter().next().map(|would| would.summary);
@@ -694,7 +694,7 @@ fn finish_body(host: &Host, id: &str) -> Result<(), Stop> {
 }
 
 /// Why an evaluation stops by this error.
-#[expect(clippy::needless_pass_by_value, reason = "it stands where errors are mapped")]
+#[expect(clippy::needless_pass_by_value, reason = "it is passed to map_err")]
 pub(super) fn failed(error: anyhow::Error) -> Stop {
     if let Some(interruption) = error.downcast_ref::<Interruption>() {
         return Stop::Interrupted(*interruption);
@@ -709,7 +709,7 @@ fn shown_place(place: &Place) -> String {
     format!("{}:{}:{}", place.file, place.line, place.column)
 }
 
-/// Where a step stands by its record alone.
+/// The status of a step by its record alone.
 fn by_record(record: &StepRecord, is_running: bool) -> StepStatus {
     match record.state {
         StepState::Pending => StepStatus::Pending,

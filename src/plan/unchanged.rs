@@ -1,5 +1,5 @@
 //! Whether a plan is, byte for byte, what it was when its steps completed: then its code passed the check and means
-//! the same, and need not be looked at again.
+//! the same, and need not be checked again.
 
 use super::runner::traced;
 use crate::journal::{BarePlan, Fingerprint, StepState};
@@ -38,7 +38,7 @@ pub(super) fn to_remember(host: &Host, plan: &Plan) -> Option<BarePlan> {
 }
 
 /// Whether all steps are complete, and the texts, settings, secrets and files that each consists of are as they were. What
-/// cannot be read is not as it was: whoever reads it next says why.
+/// cannot be read counts as changed: the next reader reports why.
 pub(super) fn is_unchanged(host: &Host, plan: &Plan) -> bool {
     let session = host.seen();
     let is_complete = |id: &str| {

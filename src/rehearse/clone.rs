@@ -131,7 +131,7 @@ impl LiveClone {
     }
 
     pub(super) fn container(&self) -> Result<&Container> {
-        self.container.as_ref().context("the clone is switched off")
+        self.container.as_ref().context("the clone is powered off")
     }
 
     /// Starts a unit that would otherwise wait for a step.
@@ -143,7 +143,7 @@ impl LiveClone {
         }
         let (_, said) =
             self.container()?.output(&self.systemctl(&["status", "--no-pager", "--full", "--", &unit]))?;
-        let mut failure = Failure::new(format!("the clone could not start `{unit}`"));
+        let mut failure = Failure::new(format!("cannot start `{unit}` in the clone"));
         failure.output = said.lines().map(str::to_owned).collect();
         Err(failure.into())
     }
@@ -157,13 +157,13 @@ impl LiveClone {
         if !self.goes_down()? {
             return Ok(false);
         }
-        let container = self.container.as_mut().context("the clone is switched off")?;
+        let container = self.container.as_mut().context("the clone is powered off")?;
         match container.wait_end(DOWN_WITHIN)? {
             Some(End::Reboot) => {}
             Some(End::Off) => {
-                return Err(Failure::new("the clone was switched off by what ran in it").into());
+                return Err(Failure::new("the script powered the clone off").into());
             }
-            None => bail!("the clone did not go down within {} s", DOWN_WITHIN.as_secs()),
+            None => bail!("the clone did not shut down within {} s", DOWN_WITHIN.as_secs()),
         }
         tell(Progress::Restarting);
         self.container = None;
@@ -174,13 +174,13 @@ impl LiveClone {
         Ok(true)
     }
 
-    /// Fails when the process that holds the clone was killed: the clone would run on, and nobody would end it.
+    /// Fails when the process that holds the clone was killed: the clone would run on without an owner to end it.
     pub(super) fn check_held(&mut self) -> Result<()> {
         self.container.as_mut().map_or(Ok(()), |container| container.ended().map(drop))
     }
 
     fn goes_down(&mut self) -> Result<bool> {
-        let container = self.container.as_mut().context("the clone is switched off")?;
+        let container = self.container.as_mut().context("the clone is powered off")?;
         if container.ended()?.is_some() {
             return Ok(true);
         }
@@ -287,7 +287,7 @@ fn base_directory(base: &Base) -> Result<PathBuf> {
     };
     let manager = ["lib/systemd/systemd", "usr/lib/systemd/systemd"];
     if !manager.iter().any(|manager| root::is_file(&directory.join(manager))) {
-        let message = format!("`{}` holds no system that boots with systemd", directory.display());
+        let message = format!("cannot boot a clone of `{}`: no systemd found in it", directory.display());
         return Err(Failure::new(message).exit(ExitCode::USAGE).into());
     }
     Ok(directory)
@@ -298,17 +298,17 @@ fn check_room(scratch: &Path, tell: &mut dyn FnMut(Progress)) -> Result<()> {
     let place = scratch.parent().unwrap_or(scratch).display().to_string();
     if room.overlay {
         return Err(Failure::new(format!(
-            "`{place}` lies on an overlay, which cannot hold another's changes"
+            "cannot keep the clone in `{place}`: it is on an overlay, which cannot hold another overlay's changes"
         ))
-        .hint("set TMPDIR to a directory on a disk, or on a tmpfs if memory is ample")
+        .hint("set TMPDIR to a directory on a disk, or on a tmpfs if there is enough memory")
         .into());
     }
     if room.free < LEAST_ROOM {
         let free = room.free / 1024 / 1024;
         return Err(Failure::new(format!(
-            "`{place}` has only {free} MiB free, a rehearsal needs 512 and more"
+            "not enough space in `{place}`: a rehearsal needs at least 512 MiB, {free} MiB are free"
         ))
-        .hint("set TMPDIR to a directory with more room")
+        .hint("set TMPDIR to a directory with more space")
         .into());
     }
     if room.in_memory {
@@ -341,7 +341,7 @@ fn mount_layers(
         hidden.push(Path::new("/").join(inside));
     }
     if base == Path::new("/") {
-        // Whoever connected to one of these would talk to the living machine.
+        // A connection to one of these would reach the real machine.
         let mounted: Vec<PathBuf> = mounted.into_iter().map(|mount| mount.path).collect();
         let seen = |path: &PathBuf| mounts::holder(path, &mounted) == mounts::holder(path, &places);
         hidden.extend(root::listening_sockets().into_iter().filter(seen));
@@ -407,7 +407,7 @@ fn machine_id(base: &Path) -> Result<Option<(PathBuf, String)>> {
         return Ok(None);
     }
     let mut random = [0_u8; 16];
-    getrandom::fill(&mut random).context("cannot draw a random number")?;
+    getrandom::fill(&mut random).context("cannot get a random number")?;
     Ok(Some((FILE.into(), format!("{:032x}\n", u128::from_ne_bytes(random)))))
 }
 

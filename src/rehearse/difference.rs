@@ -200,7 +200,7 @@ pub(super) mod tests {
     fn only_watched_paths_that_are_not_let_off_are_unexpected() {
         let difference = Difference::new(vec![
             added("/etc/machine-id", 33),
-            added("/etc/machine-id-of-somebody", 33),
+            added("/etc/machine-id-of-others", 33),
             added("/usr/bin/nginx", 1),
             added("/var/lib/kkrun/journal", 1),
             added("/var/log/syslog", 1),
@@ -208,6 +208,6 @@ pub(super) mod tests {
         ]);
         let unexpected = difference.unexpected();
         let paths: Vec<&Path> = unexpected.entries.iter().map(|entry| entry.path.as_path()).collect();
-        assert_eq!(paths, [Path::new("/etc/machine-id-of-somebody"), Path::new("/var/www/page")]);
+        assert_eq!(paths, [Path::new("/etc/machine-id-of-others"), Path::new("/var/www/page")]);
     }
 }

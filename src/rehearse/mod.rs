@@ -205,11 +205,8 @@ fn run(
             return Ok(code);
         }
     }
-    Err(Failure::new(format!(
-        "the plan restarted the clone {} times without coming to its end",
-        RESTARTS + 1
-    ))
-    .into())
+    Err(Failure::new(format!("the plan restarted the clone {} times without completing", RESTARTS + 1))
+        .into())
 }
 
 /// What this process was asked by signals, and how much of it the run inside was reported.

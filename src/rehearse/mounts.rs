@@ -71,7 +71,7 @@ pub(super) fn below(base: &Path, mounted: &[Mounted]) -> SubMounts {
             continue;
         }
         if mount.mapped {
-            found.left_out.push((path, kind.to_owned(), "it shows other owners than those on its disk"));
+            found.left_out.push((path, kind.to_owned(), "its owners are mapped"));
         } else if ON_DISK.contains(&kind) {
             found.cloned.push(path);
         } else {
@@ -92,13 +92,13 @@ fn visible(mounted: &[Mounted]) -> impl Iterator<Item = &Mounted> {
 
 fn why_not(kind: &str) -> &'static str {
     match kind {
-        "tmpfs" => "it lives in memory",
+        "tmpfs" => "it is in memory",
         "overlay" => "it is an overlay itself",
         "9p" | "afs" | "ceph" | "cifs" | "nfs" | "nfs4" | "smb3" | "virtiofs" => {
             "it belongs to another machine"
         }
         _ if kind.starts_with("fuse") => "a program provides it",
-        _ => "an overlay cannot lie over this kind",
+        _ => "an overlay cannot use this file system",
     }
 }
 
@@ -133,7 +133,7 @@ mod tests {
             left_out,
             [
                 ("/mnt/share", "it belongs to another machine"),
-                ("/boot/efi", "an overlay cannot lie over this kind")
+                ("/boot/efi", "an overlay cannot use this file system")
             ]
         );
     }

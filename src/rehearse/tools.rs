@@ -34,9 +34,9 @@ pub fn require() -> Result<()> {
 
 fn check(missing: &[MissingTool], root: bool) -> Result<()> {
     if !root {
-        return Err(Failure::new("a rehearsal needs root: it mounts, and boots a container")
+        return Err(Failure::new("a rehearsal requires root: it mounts file systems and boots a container")
             .exit(ExitCode::REFUSED)
-            .hint("run it with sudo")
+            .hint("run it with `sudo`")
             .into());
     }
     if missing.is_empty() {

@@ -12,13 +12,13 @@ use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
 use crate::failure::{self, Failure};
 use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, PendingHandler, StepState,
-    UnfinishedRollback,
+    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, Intent, PendingHandler,
+    StepState, UnfinishedRollback,
 };
 use crate::session::Session;
 use crate::target::Target;
 
-/// The words that `--purge` takes.
+/// The data classes that `--purge` takes.
 pub const CLASSES: &[&str] = &["users", "homes", "databases", "packages", "data"];
 
 /// A step or a target, as it was typed.
@@ -42,14 +42,14 @@ impl Asked {
     }
 }
 
-/// What shall be rolled back, and what may be lost by it.
+/// What to roll back, and what may be lost.
 #[derive(Clone, Debug, Default)]
 pub struct Request {
-    /// These steps alone, or these targets; none for all.
+    /// Only these steps or targets; `None` for all.
     pub steps: Option<Vec<Asked>>,
     /// The classes that may be lost without asking.
     pub purge: Vec<String>,
-    /// Bring before-states back over somebody else's.
+    /// Overwrite conflicts with the states from before.
     pub force: bool,
 }
 
@@ -76,23 +76,25 @@ pub struct Row {
     pub detail: Option<String>,
     /// The class that has to be named to lose it.
     pub class: Option<&'static str>,
+    /// What the undo did, for people.
+    done: String,
 }
 
 /// What became of all of them.
 #[derive(Clone, Debug, Default)]
 pub struct Report {
-    /// As before now.
+    /// Undone.
     pub undone: Vec<Row>,
-    /// Left alone by choice or need.
+    /// Kept: undoing them would lose data, or they cannot be undone.
     pub kept: Vec<Row>,
-    /// Left alone because of somebody else.
+    /// Left as they are, because of a conflict.
     pub conflicts: Vec<Row>,
-    /// Their inverse failed.
+    /// Their undo action failed.
     pub failed: Vec<Row>,
 }
 
 impl Report {
-    /// The exit status that it stands for.
+    /// The exit status of the rollback.
     pub fn exit(&self) -> ExitCode {
         if self.conflicts.is_empty() && self.failed.is_empty() {
             ExitCode::DONE
@@ -119,10 +121,10 @@ impl Report {
         let undone: Vec<&str> = self.undone.iter().map(|row| row.summary.as_str()).collect();
         let mut lines = Vec::new();
         if !undone.is_empty() {
-            lines.push(format!("because of that undone: {}", undone.join(", ")));
+            lines.push(format!("undone because of that: {}", undone.join(", ")));
         }
         for (fate, rows) in
-            [("kept", &self.kept), ("left alone", &self.conflicts), ("not undone", &self.failed)]
+            [("kept", &self.kept), ("conflict", &self.conflicts), ("not undone", &self.failed)]
         {
             let line = |row: &Row| {
                 let why = row.detail.as_deref().and_then(|detail| detail.lines().next());
@@ -176,7 +178,7 @@ impl Request {
         for class in &self.purge {
             if class != "all" && !CLASSES.contains(&class.as_str()) {
                 bail!(
-                    Failure::new(format!("`{class}` is no class of data"))
+                    Failure::new(format!("unknown data class `{class}`"))
                         .exit(ExitCode::USAGE)
                         .kind("usage")
                         .hint(format!("the classes are {} and `all`", CLASSES.join(", ")))
@@ -266,7 +268,7 @@ fn preview_one(
 /// Rolls back. Killed, it goes on when it is called again.
 ///
 /// # Errors
-/// When nothing can be recorded, when the run is reported to stop, and when a step cannot be undone alone.
+/// When nothing can be recorded, when the run is asked to stop, and when a step cannot be undone alone.
 pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     session.begin_undoing()?;
     let unfinished = session.history().rollback.clone();
@@ -318,15 +320,17 @@ fn refuse_beside(unfinished: &UnfinishedRollback, plan: &str, request: &Request)
     }
     let named = if is_another { format!(" of `{}`", unfinished.plan) } else { String::new() };
     bail!(
-        Failure::new(format!("a rollback{named} was interrupted and has not been finished"))
-            .hint(format!("finish it first with `{}`", unfinished.invocation()))
+        Failure::new(format!(
+            "cannot start this rollback: a rollback{named} was interrupted and is not finished"
+        ))
+        .hint(format!("finish it with `{}`", unfinished.invocation()))
     )
 }
 
-/// What holds of the steps once all is undone that can be: recorded before the rollback's end, so that one that is
-/// killed in between is not taken for finished.
+/// Records the states of the steps after the undo. They are recorded before the end of the rollback, so that a
+/// rollback killed in between does not count as finished.
 ///
-/// A step of which something `is_undone` is held; one that stands as it stood goes on to be run and examined.
+/// A step with something that `is_undone` is put on hold; any other keeps its state.
 fn conclude(session: &mut Session, request: &Request, is_undone: impl Fn(&str) -> bool) -> Result<()> {
     let plan = session.plan().to_owned();
     let history = session.history();
@@ -347,7 +351,7 @@ fn conclude(session: &mut Session, request: &Request, is_undone: impl Fn(&str) -
     Ok(())
 }
 
-/// Undoes one change, or says why not. What was `reported` before is not reported again.
+/// Undoes one change, or reports why not. What was `reported` before is not reported again.
 fn undo_one(
     session: &mut Session,
     request: &Request,
@@ -374,7 +378,7 @@ fn undo_one(
     match loss_of(session, &known, &change) {
         Ok(Some(loss)) => {
             let word = loss.class.purge_word().unwrap_or("all");
-            let why = format!("{}; `--purge {word}` agrees to lose it", loss.what);
+            let why = format!("{}; `--purge {word}` allows it", loss.what);
             let was_reported = reported.get(&id).is_some_and(|detail| detail.as_ref() == Some(&why));
             if was_reported || !agreed(session, request, &loss)? {
                 row.class = loss.class.purge_word();
@@ -392,6 +396,9 @@ fn undo_one(
             } else {
                 UndoOutcome::Undone
             };
+            if how == crate::journal::Undoing::InPart {
+                row.done = format!("undone in part: {}", row.summary);
+            }
             emit(session, reported, &row);
             report.undone.push(row);
         }
@@ -399,7 +406,7 @@ fn undo_one(
             let way_on = if session.is_left_to_another(id) {
                 String::new()
             } else {
-                format!("\nto bring the state from before back over it: `{}`", forcing(session, &row))
+                format!("\nto overwrite it with the state from before, run `{}`", forcing(session, &row))
             };
             row.detail = Some(format!("{why}{way_on}"));
             emit(session, UndoOutcome::Conflict, &row);
@@ -424,7 +431,7 @@ fn undo_one(
     Ok(())
 }
 
-/// The command that brings one target's state from before back over somebody else's.
+/// The command that overwrites the conflict at one target with its state from before.
 fn forcing(session: &Session, row: &Row) -> String {
     let mut words = vec!["kkrun", "rollback", row.target.as_str(), "--on-conflict", "overwrite"];
     if session.history().changes.iter().any(|change| change.is_live() && change.plan != session.plan()) {
@@ -443,7 +450,7 @@ pub fn undo_block(session: &mut Session, request: &Request, handler: &Handler) -
     Ok(undoing.report)
 }
 
-/// Undoing that is at work.
+/// An undo in progress.
 struct Undoing<'a> {
     session: &'a mut Session,
     request: &'a Request,
@@ -454,15 +461,15 @@ struct Undoing<'a> {
     report: Report,
 }
 
-/// Stands for the change in the row of a handler: changes have numbers from 1.
-const OWED: ChangeId = 0;
+/// In the row of a handler, in place of a change: changes have numbers from 1.
+const HANDLER: ChangeId = 0;
 
 impl Undoing<'_> {
     /// Undoes these changes, which come newest first, and runs the handlers of what is undone.
     fn undo(&mut self, changes: &[ChangeId]) -> Result<()> {
         for (at, id) in changes.iter().enumerate() {
             self.one(*id, &BTreeMap::new())?;
-            // What passes is over at once, and older changes find what they left.
+            // A transient failure passes at once; the older changes then find what they left.
             if let Some(failed) = self.report.failed.pop_if(|row| row.change == *id) {
                 self.one(*id, &BTreeMap::from([(failed.change, failed.detail)]))?;
             }
@@ -475,15 +482,15 @@ impl Undoing<'_> {
         undo_one(self.session, self.request, id, reported, &mut self.report)
     }
 
-    /// An inverse may have failed because of something that another one has removed since; then what waited for it is
-    /// tried again, too, and what was still in use.
+    /// An undo action may have failed because of something that a later one removed; it is tried again, and so is what
+    /// waited for it or was still in use.
     fn retry(&mut self) -> Result<()> {
         if self.report.failed.is_empty() {
             return Ok(());
         }
         let report = &mut self.report;
         let (handlers, failed): (Vec<Row>, Vec<Row>) =
-            std::mem::take(&mut report.failed).into_iter().partition(|row| row.change == OWED);
+            std::mem::take(&mut report.failed).into_iter().partition(|row| row.change == HANDLER);
         let waits = |row: &Row| self.session.is_left_to_another(row.change);
         let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
         let history = self.session.history();
@@ -501,7 +508,7 @@ impl Undoing<'_> {
         self.run_complete_handlers(&[])
     }
 
-    /// Runs the handlers of undone changes, as soon as no older change that triggers the same is left. Each is tried
+    /// Runs the handlers of undone changes once no older change that triggers the same handler is left. Each is tried
     /// once.
     fn run_complete_handlers(&mut self, left: &[ChangeId]) -> Result<()> {
         let due: Vec<PendingHandler> =
@@ -518,12 +525,13 @@ impl Undoing<'_> {
                         [&[detail], failure.output.as_slice(), failure.hints.as_slice()].concat().join("\n");
                 }
                 let row = Row {
-                    change: OWED,
+                    change: HANDLER,
                     step: pending.step.clone(),
                     target: "pending".to_owned(),
                     summary: pending.sentence(),
                     detail: Some(detail),
                     class: None,
+                    done: String::new(),
                 };
                 emit(self.session, UndoOutcome::Failed, &row);
                 self.report.failed.push(row);
@@ -543,7 +551,7 @@ impl Undoing<'_> {
         };
         let is_meant = match self.block {
             None => pending.changes.iter().any(is_undone),
-            // What stands around the block goes on.
+            // The surrounding blocks are not affected.
             Some((handler, changes)) => {
                 let is_own = pending.handler == *handler || pending.changes.iter().all(is_undone);
                 is_own && pending.changes.iter().any(|id| changes.contains(id) && is_undone(id))
@@ -599,6 +607,16 @@ fn row_of(known: &ChangeRecord) -> Row {
         summary: known.intent.summary.clone(),
         detail: None,
         class: None,
+        done: done_by_undo(&known.intent),
+    }
+}
+
+/// What undoing a change does, for people: it removes or restores a whole path. Of others it names the change.
+fn done_by_undo(intent: &Intent) -> String {
+    match (&intent.target, intent.before.get("is").and_then(Value::as_str)) {
+        (Target::File(path), Some("absent")) => format!("removed {path}"),
+        (Target::File(path), Some(_)) => format!("restored {path}"),
+        _ => format!("undone: {}", intent.summary),
     }
 }
 
@@ -609,6 +627,7 @@ fn emit(session: &Session, outcome: UndoOutcome, row: &Row) {
         target: row.target.clone(),
         summary: row.summary.clone(),
         detail: row.detail.clone(),
+        done: row.done.clone(),
     });
 }
 
@@ -628,14 +647,14 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
         let is_known = history.changes.iter().any(|change| change.plan == plan && asked.is_for(change));
         if history.step(plan, word).is_none() && !is_known {
             let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
-            let noun = if word.contains(':') { "target" } else { "step" };
-            let what = if noun == "step" { "was never run" } else { "was never changed" };
+            let kind = if word.contains(':') { "target" } else { "step" };
+            let what = if kind == "step" { "has never run" } else { "was never changed" };
             bail!(
-                Failure::new(format!("{noun} `{word}` of {plan} {what}"))
+                Failure::new(format!("{kind} `{word}` of {plan} {what}"))
                     .exit(ExitCode::USAGE)
                     .kind("usage")
                     .hint(format!("steps with a record: {}", known.join(", ")))
-                    .hint("`kkrun history --json` names the targets")
+                    .hint("list the targets with `kkrun history --json`")
             );
         }
     }
@@ -666,7 +685,7 @@ fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Resu
             "{alone} cannot be undone alone: {} of {needing} needs {}",
             later.intent.target, change.intent.target
         ))
-        .hint(format!("undo {needing} as well, or everything"))
+        .hint(format!("roll back {needing} as well, or everything"))
     )
 }
 
@@ -690,9 +709,7 @@ fn refuse_other_plan(history: &History, plan: &str) -> Result<()> {
         return Ok(());
     }
     bail!(
-        Failure::new(format!(
-            "there is nothing to undo of the plan `{plan}`, but there are changes of others"
-        ))
-        .hint(format!("plans with changes: {}", others.join(", ")))
+        Failure::new(format!("nothing to undo for the plan `{plan}`, but other plans have changes"))
+            .hint(format!("plans with changes: {}", others.join(", ")))
     )
 }

@@ -1,5 +1,5 @@
-//! What kkrun last left at a path, where several targets speak for it: a file, the tree that it is in, the access of
-//! that tree, the product of a command. Asked when a state seems to be somebody else's.
+//! What kkrun last left at a path, where several targets cover it: a file, the tree that it is in, the access of
+//! that tree, the product of a command. Asked when a state looks like a conflict.
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +26,7 @@ enum Known {
     Anything,
 }
 
-/// What kkrun last left at a target by whatever change; none if it never did.
+/// What kkrun last left at a target by any change; none if it never did.
 pub(super) fn last_known_at(history: &History, world: &World, target: &Target) -> Result<Option<LastKnown>> {
     Ok(match target {
         Target::File(path) => Search { history, world }.file(path.as_path())?,

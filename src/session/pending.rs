@@ -89,7 +89,7 @@ impl Session {
         Ok(true)
     }
 
-    /// An earlier form of a block may have left a handler with other words: this one takes its place.
+    /// An earlier version of a block may have left a different handler pending: this one replaces it.
     fn take_over(&mut self, handler: &Handler) -> Result<()> {
         let Some(block) = self.left_blocks.iter().rev().find(|block| block.handler == *handler) else {
             return Ok(());
@@ -110,8 +110,8 @@ impl Session {
         Ok(())
     }
 
-    /// Settles what is pending of a step that has run to its end, and that no block of it has settled: what other
-    /// blocks took over is replaced, and what no block speaks for any more is run.
+    /// Runs the handlers still pending after a step has completed. One whose changes another block took over is
+    /// replaced; one that no block declares any more is run.
     ///
     /// # Errors
     /// When a test or a command fails; it stays pending then.
@@ -131,8 +131,8 @@ impl Session {
         Ok(())
     }
 
-    /// Settles what this plan's changes have pending whose step `is_gone` from it, so that no later run is going to. A
-    /// run that did nothing leaves it. What an undo has pending was tried when the run began.
+    /// Runs the pending handlers of steps that are gone from the plan (`is_gone`), because no later run would. A run
+    /// that recorded nothing leaves them. Handlers that undone changes triggered were tried when the run began.
     ///
     /// # Errors
     /// When a test or a command fails; it stays pending then.
@@ -148,8 +148,8 @@ impl Session {
         Ok(())
     }
 
-    /// Settles, before anything else is done, what no step of the plan is going to settle: what undone changes have
-    /// pending, and complete steps. One that fails is reported and stays pending.
+    /// Runs first the pending handlers that no step of the plan will run: those of undone changes and of complete
+    /// steps. One that fails is reported and stays pending.
     pub fn run_handlers_first(&mut self) -> Result<()> {
         if self.mode == Mode::DryRun {
             return Ok(());
@@ -317,8 +317,8 @@ fn stays_pending(pending: &PendingHandler, error: Error) -> Error {
     let number = pending.number;
     match error.downcast::<Failure>() {
         Ok(failure) => failure
-            .hint("it stays pending: the next run of the plan tries it again, as the script has it then")
-            .hint(format!("`kkrun pending --drop {number}` forgets it"))
+            .hint("it stays pending: the next run of the plan tries it again, as the script then defines it")
+            .hint(format!("to drop it, run `kkrun pending --drop {number}`"))
             .into(),
         Err(error) => error,
     }

@@ -99,8 +99,8 @@ fn label(id: &str, title: &str) -> String {
     format!("{} {title}{}", style(id).for_stderr().bold(), " ".repeat(padding))
 }
 
-fn count(number: usize, noun: &str) -> String {
-    if number == 1 { format!("1 {noun}") } else { format!("{number} {noun}s") }
+fn count(number: usize, thing: &str) -> String {
+    if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
 }
 
 fn indented(text: &str) -> String {
@@ -115,8 +115,8 @@ impl Audience for Console {
         match event {
             Event::PlanStarted { plan, steps, run, root, going_on_at, overrides, dry_run } if normal => {
                 let going =
-                    going_on_at.as_ref().map_or_else(String::new, |at| format!(" · going on at {at}"));
-                let how = if *dry_run { "only looking".to_owned() } else { format!("run {run}") };
+                    going_on_at.as_ref().map_or_else(String::new, |at| format!(" · resuming at {at}"));
+                let how = if *dry_run { "dry run".to_owned() } else { format!("run {run}") };
                 let plan = style(plan).for_stderr().bold();
                 self.line(&format!("{plan} · {}{going} ({how}, {root})", count(*steps, "step")));
                 for line in overrides {
@@ -188,19 +188,18 @@ impl Audience for Console {
             Event::Verified { label, now } if verbose => {
                 self.line(&format!("      {} {label}", if *now { "✓" } else { "later:" }));
             }
-            Event::Undo { outcome, summary, detail, .. } => {
+            Event::Undo { outcome, summary, detail, done, .. } => {
                 let (symbol, word, shown) = match outcome {
                     UndoOutcome::Would => (Emoji("↩", "<-"), "would undo: ", normal),
                     UndoOutcome::Undone => (Emoji("↩", "<-"), "", normal),
                     UndoOutcome::Already => (Emoji("↩", "<-"), "already as before: ", verbose),
                     UndoOutcome::Kept => (Emoji("✋", "--"), "kept: ", true),
-                    UndoOutcome::Conflict => {
-                        (Emoji("✋", "!!"), "left alone, somebody else changed it: ", true)
-                    }
+                    UndoOutcome::Conflict => (Emoji("✋", "!!"), "conflict: ", true),
                     UndoOutcome::Failed => (Emoji("❌", "!!"), "failed: ", true),
                 };
                 if shown {
-                    self.line(&format!("  {symbol} {word}{summary}"));
+                    let what = if *outcome == UndoOutcome::Undone { done } else { summary };
+                    self.line(&format!("  {symbol} {word}{what}"));
                     if let Some(detail) = detail {
                         self.line(&style(indented(detail)).for_stderr().dim().to_string());
                     }

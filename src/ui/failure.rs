@@ -48,15 +48,15 @@ fn excerpt(place: &Place) -> Vec<String> {
     let of_name = |letter: char| letter.is_alphanumeric() || "_:".contains(letter);
     let before: String = text.chars().take(place.column.saturating_sub(1)).collect();
     let before = if before.ends_with("::") { before.trim_end_matches(of_name) } else { &before };
-    let mut blank: String = before.chars().map(|letter| if letter == '\t' { '\t' } else { ' ' }).collect();
+    let mut indent: String = before.chars().map(|letter| if letter == '\t' { '\t' } else { ' ' }).collect();
     // Wide letters take two columns.
-    blank.push_str(&" ".repeat(measure_text_width(before).saturating_sub(before.chars().count())));
+    indent.push_str(&" ".repeat(measure_text_width(before).saturating_sub(before.chars().count())));
     let word = text[before.len()..].chars();
     let width = word.take_while(|letter| of_name(*letter)).count().max(1);
     let mut lines = vec![
         format!("{margin} {} {}:{}:{}", dim("╭─"), place.file, place.line, place.column),
         format!("{} {} {text}", dim(&number), dim("│")),
-        format!("{margin} {} {blank}{}", dim("│"), style("^".repeat(width)).for_stderr().red()),
+        format!("{margin} {} {indent}{}", dim("│"), style("^".repeat(width)).for_stderr().red()),
     ];
     lines.extend(place.frames.iter().map(|frame| format!("{margin} {} {frame}", dim("·"))));
     lines

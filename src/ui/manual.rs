@@ -4,7 +4,7 @@ use console::style;
 
 use crate::script::manual::Function;
 
-/// The manual of these functions: what is about one name stands together.
+/// The manual of these functions: functions of one name are shown together.
 pub fn manual_text(functions: &[&Function]) -> String {
     let mut lines = Vec::new();
     let mut open = String::new();

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Data found no room where standard output leads.
+/// Set when standard output could not hold all data.
 static TRUNCATED: AtomicBool = AtomicBool::new(false);
 
 /// Writes a line to standard output: data.
@@ -18,12 +18,12 @@ pub fn line_to_stdout(line: &str) {
     }
 }
 
-/// Whether data was lost for want of room. Who closed a pipe has all that was wanted.
+/// Whether output was lost because there was no space. A closed pipe does not count: its reader has all it needs.
 pub fn is_truncated() -> bool {
     TRUNCATED.load(Ordering::Relaxed)
 }
 
-/// Writes a line to standard error: what is said to a person.
+/// Writes a line to standard error: messages.
 pub fn line_to_stderr(line: &str) {
     let mut err = std::io::stderr().lock();
     let _ = err.write_all(format!("{line}\n").as_bytes());

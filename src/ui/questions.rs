@@ -15,12 +15,12 @@ use crate::machine::terminal;
 pub struct Questions {
     /// Confirmations that lose no data are agreed to.
     pub yes: bool,
-    /// Nobody is asked.
+    /// Never ask.
     pub non_interactive: bool,
 }
 
 impl Questions {
-    /// Asks; `Ok(None)` when nobody can be asked.
+    /// Asks; `Ok(None)` when no one can be asked.
     pub fn ask(&self, question: &Question) -> Result<Option<Answer>> {
         if let (Question::Confirm { harmless: true, .. }, true) = (question, self.yes) {
             return Ok(Some(Answer::Yes));

@@ -304,7 +304,7 @@ fn panic_in_a_primitive_is_a_failure_at_its_line_without_a_secret() {
         let output = command.output().unwrap();
         let said =
             format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(said.contains("kkrun itself failed: a fault with «secret:pin»"), "{call}: {said}");
+        assert!(said.contains("internal error: a fault with «secret:pin»"), "{call}: {said}");
         if call != "bare" {
             assert!(said.contains("plan.rhai:4:"), "{call}: {said}");
         }

@@ -160,7 +160,7 @@ step::run("01", "First", || { for n in range(0, 60) { file::write(`@/m/${n}`, "x
     let made = place.prints_of("m").len() - 1;
     assert!(made > 0 && made < 60);
     let doctor = place.run("doctor").ends(0).stdout;
-    assert!(doctor.contains("is whole"), "{doctor}");
+    assert!(doctor.contains("is intact"), "{doctor}");
     assert_eq!(
         place.records().iter().filter(|kind| *kind == "intent").count(),
         made,
@@ -183,10 +183,10 @@ fn broken(damage: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Place {
 fn refused(place: &Place, said: &str) {
     let before = (place.prints_of("m"), place.prints_of("state"));
     for words in ["plan.rhai", "plan.rhai --dry-run", "rollback", "rollback --dry-run", "history"] {
-        place.run(words).ends(5).says(said).says("nothing was changed; `kkrun doctor` explains");
+        place.run(words).ends(5).says(said).says("nothing was changed; run `kkrun doctor`");
     }
     let doctor = place.run("doctor").ends(5).stdout;
-    assert!(doctor.contains("The ways on") && doctor.contains(said), "{doctor}");
+    assert!(doctor.contains("changes nothing until this is resolved") && doctor.contains(said), "{doctor}");
     assert_eq!((place.prints_of("m"), place.prints_of("state")), before);
 }
 
@@ -206,7 +206,7 @@ fn a_damaged_journal_changes_nothing_and_is_explained() {
     });
     refused(&without_a_line, "is damaged");
     let junk = broken(|_| b"not a journal at all\n".to_vec());
-    refused(&junk, "holds no record, but backups");
+    refused(&junk, "is empty, but backups");
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn with_a_record(change: impl FnOnce(&mut serde_json::Value)) -> Place {
 
 #[test]
 fn journal_of_a_newer_kkrun_is_refused_unless_its_records_are_skippable() {
-    refused(&with_a_record(|record| record["entry"] = "teleported".into()), "which a newer kkrun wrote");
+    refused(&with_a_record(|record| record["entry"] = "teleported".into()), "written by a newer kkrun");
     let skippable = with_a_record(|record| {
         record["entry"] = "teleported".into();
         record["header"]["skippable"] = true.into();
@@ -260,7 +260,10 @@ fn a_torn_end_is_saved_aside_and_the_run_goes_on() {
         });
         let whole = place.prints_of("state");
         let doctor = place.run("doctor").ends(0).stdout;
-        assert!(doctor.contains(&format!("its last {} bytes are a torn write", torn.len())), "{doctor}");
+        assert!(
+            doctor.contains(&format!("its last {} bytes are an incomplete write", torn.len())),
+            "{doctor}"
+        );
         place.run("plan.rhai --dry-run").ends(0);
         assert_eq!(place.prints_of("state"), whole, "who only reads cuts nothing");
         place.run("plan.rhai --redo 01").ends(0);

@@ -135,7 +135,7 @@ fn with_a_terminal_it_goes_on_through_sudo_with_the_secrets_it_was_given() {
     let (status, said) = started_as_nobody(prepare, "/mnt/bin/at-a-terminal", &["plan.rhai", "--dry-run"]);
     assert_eq!(status, Some(5), "{said}");
     assert!(
-        said.contains("`plan.rhai` requires root: going on through sudo, with KKRUN_SECRET_PIN"),
+        said.contains("`plan.rhai` requires root: continuing through sudo, with KKRUN_SECRET_PIN"),
         "{said}"
     );
     let given = "sudo was given: --preserve-env=KKRUN_SECRET_PIN -- /mnt/kkrun plan.rhai --dry-run";

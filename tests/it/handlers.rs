@@ -40,12 +40,12 @@ fn undo_inside_a_run_keeps_data_as_a_rollback_does() {
     let failed = place.run("plan.rhai --yes --non-interactive").ends(1);
     failed
         .says("`bash @/test` ended with exit code 1")
-        .says("undone: make @/m/plain")
+        .says("undone because of that: make @/m/plain")
         .says("kept: make @/m/d")
-        .says("`--purge homes` agrees to lose it")
+        .says("`--purge homes` allows it")
         .says("kept: run touch @/m/book")
-        .says("the visitors' book; `--purge data` agrees to lose it")
-        .says("left alone: make @/m/edited");
+        .says("the visitors' book; `--purge data` allows it")
+        .says("conflict: make @/m/edited");
     assert_eq!((place.read("m/d/letter"), place.read("m/edited")), ("theirs\n".into(), "theirs\n".into()));
     assert!(place.exists("m/book") && !place.exists("m/plain") && !place.exists("ran"));
     let history = place.run("history").ends(0).stdout;
@@ -57,7 +57,10 @@ fn undo_inside_a_run_keeps_data_as_a_rollback_does() {
     place.edit("plan/plan.rhai", "        file::write(\"@/m/edited\", \"a\\n\");\n", "");
     place.run("plan.rhai --yes --non-interactive").ends(1).says("ended with exit code 1");
     assert!(place.exists("m/d/letter") && !place.exists("m/plain"));
-    place.run("plan.rhai --purge all").ends(1).says("undone: make @/m/plain, run touch @/m/book");
+    place
+        .run("plan.rhai --purge all")
+        .ends(1)
+        .says("undone because of that: make @/m/plain, run touch @/m/book");
     assert!(!place.exists("m/book") && !place.exists("m/d"));
 }
 
@@ -82,7 +85,11 @@ step::run("01", "First", || {
 });
 "#,
     );
-    place.run("plan.rhai").ends(1).says("program `nosuchprog` not found").says("undone: make @/m/a");
+    place
+        .run("plan.rhai")
+        .ends(1)
+        .says("program `nosuchprog` not found")
+        .says("undone because of that: make @/m/a");
     assert!(!place.exists("m/a"));
     assert_eq!(pending(&place), Vec::<String>::new());
     place.run("rollback").ends(0);
@@ -181,7 +188,7 @@ fn pending_handlers_are_listed_and_dropped() {
     assert_eq!(row["after_undo"], false);
     assert_eq!(row["changes"].as_array().unwrap().len(), 1);
 
-    place.run("pending --drop 7").ends(2).says("nothing pending has the number 7").says("kkrun pending");
+    place.run("pending --drop 7").ends(2).says("unknown pending handler 7").says("kkrun pending");
     place.run("pending --drop 1").ends(0).says("dropped: systemctl reload ngnix");
     place.run("pending").ends(0).prints("").says("nothing is pending");
     place.run("plan.rhai").ends(0);
@@ -232,7 +239,7 @@ step::run("01", "First", || {
 "#,
     )
     .with("m/inner", "good\n");
-    place.run("plan.rhai").ends(1).says("because of that undone: write @/m/inner");
+    place.run("plan.rhai").ends(1).says("undone because of that: write @/m/inner");
     assert_eq!((place.read("m/outer"), place.read("m/inner")), ("1\n".into(), "good\n".into()));
     assert_eq!(place.read("log"), "inner\n", "on the state from before; what stands around it has not ended");
     assert_eq!(pending(&place).len(), 1);
@@ -376,7 +383,7 @@ step::run("01", "First", || {
     assert!(error.starts_with("`bash -c 'echo '\\''syntax error"), "{error}");
     failed
         .says("     syntax error in conf")
-        .says("undone: write @/m/conf")
+        .says("undone because of that: write @/m/conf")
         .says("it does not run, cannot reload");
     assert_eq!(place.read("m/conf"), "good\n");
 }

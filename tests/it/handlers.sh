@@ -89,7 +89,7 @@ systemctl stop nginx
 sed -i 's/server_tokens off/no_such_word on/; s/reload-or-restart/reload/' plan.rhai
 ends 1 plan.rhai
 says 'unknown directive "no_such_word"'
-says 'because of that undone: make /etc/nginx/conf.d/more.conf'
+says 'undone because of that: make /etc/nginx/conf.d/more.conf'
 never_says 'cannot reload'
 [[ ! -e /etc/nginx/conf.d/more.conf ]] || fail 'the bad file stays'
 nothing_pending
@@ -202,8 +202,8 @@ rm /srv/ok
 printf 'letter\n' | tee /home/kimo/letter /srv/d/letter >/dev/null
 runuser -u postgres -- psql --quiet --dbname shop --command 'CREATE TABLE cats AS SELECT 1 AS id'
 ends 1 plan.rhai --yes
-says 'because of that undone: make /srv/plain'
-for word in users databases packages homes; do says "\`--purge $word\` agrees to lose it"; done
+says 'undone because of that: make /srv/plain'
+for word in users databases packages homes; do says "\`--purge $word\` allows it"; done
 [[ $(cat /home/kimo/letter /srv/d/letter) == $'letter\nletter' ]] || fail 'a letter is lost'
 [[ $(runuser -u postgres -- psql -At --dbname shop --command 'SELECT id FROM cats') == 1 ]] || fail 'a table is lost'
 command -v tree >/dev/null || fail 'the package is gone'

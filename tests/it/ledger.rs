@@ -105,7 +105,7 @@ fn conflict_that_was_kept_becomes_recorded_state_and_is_undone_by_rollback() {
         .with("m/page", "first\n");
     place.run("plan.rhai").ends(0);
     place.write("m/page", "theirs\n");
-    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0).says("kept as somebody else left it");
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0).says("kept as modified outside kkrun");
     place.run("plan.rhai --redo 01").ends(0);
     assert_eq!(place.read("m/page"), "theirs\n");
     place.run("rollback").ends(0).says("1 undone");

@@ -241,7 +241,7 @@ fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
     place.run("plan.rhai").ends(0).says("01 First                  done today");
     let said = place.run("plan.rhai --verify").ends(1).says("no longer holds: write @/m/first");
     said.says("no longer holds: make @/m/second").says("steps 01, 02 no longer hold").says("--redo 01,02");
-    place.run("plan.rhai --redo 02").ends(0).says("asked for again");
+    place.run("plan.rhai --redo 02").ends(0).says("named with `--redo`");
     assert_eq!(place.read("m/second"), "see http://dashboard:80/\n");
     place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
     place.run("plan.rhai --verify").ends(0).says("still holds");
@@ -269,7 +269,7 @@ fn from_and_only_choose_steps() {
     place.run("plan.rhai --only=01,03").ends(0);
     assert!(place.exists("m/first") && !place.exists("m/second") && place.exists("m/third"));
     for option in ["--from", "--only", "--redo", "--accept"] {
-        place.run(&format!("plan.rhai {option} 9")).ends(2).says("there is no step `9`").says("01, 02, 03");
+        place.run(&format!("plan.rhai {option} 9")).ends(2).says("unknown step `9`").says("01, 02, 03");
     }
 }
 
@@ -358,7 +358,7 @@ fn a_dry_run_says_what_would_change_and_writes_nothing() {
         6,
         "",
         "
-kiosk · 3 steps (only looking, @/plan)
+kiosk · 3 steps (dry run, @/plan)
 
   🔄 01 First
       would make @/m/first
@@ -414,7 +414,7 @@ fn step_id_given_to_another_script_must_be_confirmed() {
     let said = place
         .run("plan.rhai")
         .ends(78)
-        .says("`01` was given to another script: `02_second.rhai`, before `01_first.rhai`");
+        .says("step id `01` now belongs to another script: `02_second.rhai`, formerly `01_first.rhai`");
     said.says("--yes").says("kkrun rollback 01");
     place.run("plan.rhai --non-interactive").ends(78);
     assert!(place.records().len() <= records + 4);
@@ -431,15 +431,15 @@ fn conflict_is_asked_about_kept_or_replaced() {
         place
     };
     let place = changed();
-    let said = place.run("plan.rhai").ends(1).says("was changed by somebody else since kkrun left it");
+    let said = place.run("plan.rhai").ends(1).says("was modified outside kkrun");
     said.says("-1\n")
         .says("+theirs")
         .says("--on-conflict overwrite")
         .says("--on-conflict keep")
-        .says("nobody could be asked");
+        .says("no one can be asked");
     assert_eq!(place.read("m/first"), "theirs\n");
 
-    place.run("plan.rhai --on-conflict keep").ends(0).says("kept as somebody else left it");
+    place.run("plan.rhai --on-conflict keep").ends(0).says("kept as modified outside kkrun");
     assert_eq!(place.read("m/first"), "theirs\n");
     place.run("plan.rhai --redo 01").ends(0);
     place.run("status.rhai").ends(0).prints("01 complete\n02 complete\n03 complete\n");
@@ -499,7 +499,7 @@ step::run("01", "First", || {
     .with("m/site", "good\n")
     .with("m/default", "stock\n");
     let failed = place.run("plan.rhai").ends(1).says("grep -q good").says("looks at it");
-    failed.says("because of that undone: remove @/m/default, write @/m/site").says("it goes on at step 01");
+    failed.says("undone because of that: remove @/m/default, write @/m/site").says("it resumes at step 01");
     assert_eq!((place.read("m/site"), place.read("m/default")), ("good\n".into(), "stock\n".into()));
     assert!(place.exists("m/before"));
     assert!(!place.run("doctor").stdout.contains("pending"));

@@ -42,9 +42,9 @@ error: `bash -c 'echo looking; echo no >&2; test -e @/m/go'` ended with exit cod
    last output
      looking
      no
-   next: mend what failed, then run `kkrun plan.rhai` again: it goes on at step 02; what is done stays done
+   next: fix the cause, then run `kkrun plan.rhai` again: it resumes at step 02 and skips what is complete
          step 02 made 1 change so far, all recorded and reversible
-         all that it printed: `kkrun log 02`
+         full output: `kkrun log 02`
 ",
     );
     assert!(place.exists("m/second") && !place.exists("m/third"));
@@ -52,7 +52,7 @@ error: `bash -c 'echo looking; echo no >&2; test -e @/m/go'` ended with exit cod
     assert!(log.contains("looking\nno\n"), "{log}");
 
     let before = place.prints_of("m");
-    place.run("plan.rhai").ends(1).says("going on at 02 (run 2").says("done today");
+    place.run("plan.rhai").ends(1).says("resuming at 02 (run 2").says("done today");
     assert_eq!(place.prints_of("m"), before);
 
     place.write("m/go", "");
@@ -60,7 +60,7 @@ error: `bash -c 'echo looking; echo no >&2; test -e @/m/go'` ended with exit cod
         0,
         "",
         r"
-plan · 3 steps · going on at 02 (run 3, @/plan)
+plan · 3 steps · resuming at 02 (run 3, @/plan)
 
   ✅ 01 First                  done today [..], not re-examined
   🔄 02 Second
@@ -156,7 +156,7 @@ fn second_run_names_the_process_of_the_first_and_status_reports_running() {
             .run("doctor")
             .ends(0)
             .stdout
-            .ends_with("a run is at work: what it is doing has no outcome yet\n")
+            .ends_with("a run is in progress: the outcome of its current change is not recorded yet\n")
     );
     assert_eq!(place.prints_of("state/journal"), journal);
     started.kill();
@@ -184,7 +184,7 @@ fn ctrl_c_interrupts_the_step_and_the_next_run_goes_on() {
         assert_eq!(place.records().last().unwrap(), "run_ended");
         assert!(place.records().contains(&"step_interrupted".to_owned()));
         place.write("plan/02_second.rhai", "file::write(\"@/m/second\", \"2\\n\");");
-        place.run("plan.rhai").ends(0).says("going on at 02");
+        place.run("plan.rhai").ends(0).says("resuming at 02");
     }
 }
 
@@ -226,10 +226,10 @@ fn change_in_doubt_that_is_neither_before_nor_after_is_shown_with_the_ways_on() 
     place.cut_journal_behind("intent");
     place.write("m/first", "theirs\n");
     place.write("plan/02_second.rhai", "file::write(\"@/m/second\", \"2\\n\");");
-    let said = place.run("plan.rhai").ends(1).says("stands neither as before nor as desired");
+    let said = place.run("plan.rhai").ends(1).says("is neither as before nor as desired");
     said.says("--on-conflict keep").says("--on-conflict overwrite").says("kkrun rollback");
     assert_eq!(place.read("m/first"), "theirs\n");
-    place.run("rollback").ends(4).says("left alone");
+    place.run("rollback").ends(4).says("conflict: ");
     assert_eq!(place.read("m/first"), "theirs\n");
     place.run("plan.rhai --on-conflict overwrite").ends(0);
     assert_eq!(place.read("m/first"), "1\n");
@@ -247,9 +247,9 @@ step::run("b", "Second", || {
 });
 "#,
     );
-    place.run("plan.rhai").ends(1).says("error: not yet").says("goes on at step b");
+    place.run("plan.rhai").ends(1).says("error: not yet").says("resumes at step b");
     place.write("m/go", "");
-    place.run("plan.rhai").ends(0).says("going on at b");
+    place.run("plan.rhai").ends(0).says("resuming at b");
     place.run("plan.rhai").ends(0).never_says("change");
     assert_eq!((place.read("m/a"), place.read("m/b")), ("a\n".to_owned(), "b\n".to_owned()));
 }
@@ -302,7 +302,7 @@ try { file::write("@/m/none/below", "x"); } catch (error) { log::info("caught");
 file::write("@/m/second", "2\n");
 "#,
     );
-    place.run("plan.rhai").ends(1).says("@/m/none").says("caught").says("it goes on at step 02");
+    place.run("plan.rhai").ends(1).says("@/m/none").says("caught").says("it resumes at step 02");
     assert!(place.exists("m/second") && !place.exists("m/third"));
 }
 
@@ -314,7 +314,7 @@ fn a_target_that_vanished_is_made_again_when_its_step_runs() {
     place.remove("m/first");
     place.run("plan.rhai").ends(0);
     assert!(!place.exists("m/first"), "a run trusts completion");
-    place.run("plan.rhai --redo 01").ends(0).says("asked for again");
+    place.run("plan.rhai --redo 01").ends(0).says("named with `--redo`");
     assert_eq!(place.read("m/first"), "1\n");
 }
 

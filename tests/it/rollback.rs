@@ -55,13 +55,13 @@ fn rollback_needs_no_script_and_changes_nothing_when_repeated() {
         0,
         "",
         "
-  ↩ run touch @/m/made
-  ↩ run bash -c 'echo made > @/m/product'
-  ↩ remove @/m/gone
-  ↩ link @/m/link
-  ↩ make @/m/dir/file
-  ↩ make @/m/dir
-  ↩ write @/m/old
+  ↩ undone: run touch @/m/made
+  ↩ undone: run bash -c 'echo made > @/m/product'
+  ↩ restored @/m/gone
+  ↩ removed @/m/link
+  ↩ removed @/m/dir/file
+  ↩ removed @/m/dir
+  ↩ restored @/m/old
 7 undone · 0 kept · 0 conflicts · 0 failed
 ",
     );
@@ -100,7 +100,7 @@ fn step_rolled_back_alone_is_on_hold_and_refused_when_a_later_change_needs_it() 
     place.run("plan.rhai --only 01,02").ends(0);
     assert!(place.exists("m/dir/file"));
     place.run("look.rhai").ends(0).prints("01 complete\n02 complete\n03 complete\n");
-    place.run("rollback 9").ends(2).says("step `9` of plan was never run").says("01, 02, 03");
+    place.run("rollback 9").ends(2).says("step `9` of plan has never run").says("01, 02, 03");
     place.run("rollback file:/nowhere").ends(2).says("target `file:/nowhere` of plan was never changed");
 }
 
@@ -112,20 +112,20 @@ fn rollback_keeps_and_shows_a_conflict_until_overwrite() {
         4,
         "",
         "
-  ↩ run touch @/m/made
-  ↩ run bash -c 'echo made > @/m/product'
-  ↩ remove @/m/gone
-  ↩ link @/m/link
-  ↩ make @/m/dir/file
-  ↩ make @/m/dir
-  ✋ left alone, somebody else changed it: write @/m/old
+  ↩ undone: run touch @/m/made
+  ↩ undone: run bash -c 'echo made > @/m/product'
+  ↩ restored @/m/gone
+  ↩ removed @/m/link
+  ↩ removed @/m/dir/file
+  ↩ removed @/m/dir
+  ✋ conflict: write @/m/old
       content differs (4 → 7 bytes)
       --- as kkrun left it
       +++ as it is now
       @@ -1 +1 @@
       -new
       +theirs
-      to bring the state from before back over it: `kkrun rollback file:@/m/old --on-conflict overwrite`
+      to overwrite it with the state from before, run `kkrun rollback file:@/m/old --on-conflict overwrite`
 6 undone · 0 kept · 1 conflict · 0 failed
 ",
     );
@@ -174,8 +174,7 @@ fn killed_rollback_blocks_every_run_until_it_is_finished() {
 
         place.run("doctor").ends(0);
         for refused in ["plan.rhai", "other.rhai"] {
-            let said =
-                place.run(refused).ends(1).says("a rollback was interrupted and has not been finished");
+            let said = place.run(refused).ends(1).says("a rollback was interrupted and is not finished");
             said.says("kkrun rollback --plan kiosk");
         }
         assert!(!place.exists("m/other") && !place.exists("m/c"));
@@ -194,11 +193,15 @@ fn rollback_killed_after_its_last_undo_is_finished_for_its_own_plan() {
         .with("plan/zoo.rhai", r#"step::run("01", "First", || file::write("@/m/z", "z\n"));"#);
     place.run("plan.rhai").ends(0);
     place.run("zoo.rhai").ends(0);
-    place.run("rollback").ends(2).says("changes of several plans are recorded").says("plan, zoo");
+    place
+        .run("rollback")
+        .ends(2)
+        .says("cannot choose a plan to roll back: several have recorded changes")
+        .says("plan, zoo");
     place.run("rollback --plan plan").ends(0).says("1 undone");
     place.cut_journal_behind("undone");
     place.run("zoo.rhai").ends(1).says("finish it with `kkrun rollback --plan plan`");
-    place.run("rollback --plan zoo").ends(1).says("finish it first");
+    place.run("rollback --plan zoo").ends(1).says("finish it with");
     place.run("rollback").ends(0).says("0 undone");
     assert!(place.exists("m/z") && !place.exists("m/a"));
     place.run("zoo.rhai").ends(0);
@@ -340,7 +343,7 @@ fn rollback_of_an_unknown_plan_names_the_plans_with_changes() {
     place
         .run("back.rhai")
         .ends(1)
-        .says("nothing to undo of the plan `back`")
+        .says("nothing to undo for the plan `back`")
         .says("plans with changes: plan");
     place.run("rollback --plan other").ends(1).says("plans with changes: plan");
 }

@@ -182,7 +182,7 @@ fn a_secret_is_shown_and_recorded_nowhere() {
     std::fs::write(bench.path("out"), format!("added\n{PASSWORD}\n")).unwrap();
     let output = bench.run(&["rollback", "--plan", "s"]);
     assert_eq!(code(&output), 4, "{}", said(&output));
-    assert!(said(&output).contains("left alone"), "{}", said(&output));
+    assert!(said(&output).contains("conflict: "), "{}", said(&output));
     assert!(!said(&output).contains("Canary") && !bench.recorded().contains("Canary"));
 }
 

@@ -34,17 +34,20 @@ fn edited() -> Place {
 
 #[test]
 fn conflict_is_shown_and_the_answer_decides() {
-    for (answer, content, ending) in
-        [("keep", "theirs\n", 0), ("replace", "mine too\n", 0), ("stop", "theirs\n", 1), ("", "theirs\n", 1)]
-    {
+    for (answer, content, ending) in [
+        ("keep", "theirs\n", 0),
+        ("overwrite", "mine too\n", 0),
+        ("stop", "theirs\n", 1),
+        ("", "theirs\n", 1),
+    ] {
         let place = edited();
         let mut session = at_terminal(&place, &["plan.rhai"]);
-        session.exp_string("was changed by somebody else since kkrun left it").unwrap();
+        session.exp_string("was modified outside kkrun").unwrap();
         session.exp_string("-mine").unwrap();
         session.exp_string("+theirs").unwrap();
-        session.exp_string("keep it, replace it, or stop?").unwrap();
+        session.exp_string("keep it, overwrite it, or stop?").unwrap();
         session.send_line("kepe").unwrap();
-        session.exp_string("keep it, replace it, or stop?").unwrap();
+        session.exp_string("keep it, overwrite it, or stop?").unwrap();
         session.send_line(answer).unwrap();
         session.exp_eof().unwrap();
         assert_eq!(status(&session), ending, "{answer}");

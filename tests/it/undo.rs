@@ -84,8 +84,8 @@ fn rollback_of_a_step_killed_after_its_last_undo_puts_the_step_on_hold() {
     place.cut_journal_behind("undone");
     let said = place.run("plan.rhai").ends(1).says("a rollback was interrupted");
     said.says("finish it with `kkrun rollback 02 --plan plan`");
-    assert!(place.run("doctor").ends(0).stdout.contains("`kkrun rollback 02 --plan plan` finishes it"));
-    place.run("rollback 01").ends(1).says("finish it first with `kkrun rollback 02 --plan plan`");
+    assert!(place.run("doctor").ends(0).stdout.contains("finish it with `kkrun rollback 02 --plan plan`"));
+    place.run("rollback 01").ends(1).says("finish it with `kkrun rollback 02 --plan plan`");
     assert!(place.exists("m/a"));
     place.run("rollback 02 --plan plan").ends(0);
     place.run("look.rhai").ends(0).prints("01 complete\n02 on_hold\n");
@@ -103,7 +103,7 @@ fn killed_rollback_of_a_plan_is_finished_before_one_of_a_step() {
     place.run("plan.rhai").ends(0);
     place.run("rollback --purge homes").ends(0);
     place.cut_journal_behind("undo_intent");
-    place.run("rollback 01").ends(1).says("finish it first with `kkrun rollback --purge homes --plan plan`");
+    place.run("rollback 01").ends(1).says("finish it with `kkrun rollback --purge homes --plan plan`");
     place.run("rollback").ends(0);
     place.run("plan.rhai").ends(0);
 }
@@ -213,10 +213,7 @@ fn step_of_which_nothing_was_undone_is_not_on_hold() {
     place.run("rollback 02").ends(4).says("0 undone");
     place.run("look.rhai").ends(0).prints("01 complete\n02 drifted\n");
     place.run("rollback 02 --on-conflict overwrite").ends(0);
-    place
-        .run("plan.rhai")
-        .ends(0)
-        .says("on hold, because it was rolled back by itself; `--redo 02` runs it again");
+    place.run("plan.rhai").ends(0).says("on hold: rolled back alone; `--redo 02` runs it again");
 }
 
 #[test]
@@ -231,5 +228,9 @@ fn undo_after_which_the_command_still_counts_as_done_has_failed() {
     place.write("m/undo", "rm @/m/x\n".replace('@', &place.root()).as_str());
     place.run("rollback").ends(0).says("1 undone");
     assert!(!place.exists("m/x"));
-    place.run("rollback --plan nix").ends(1).says("nothing is recorded of a plan `nix`").says("plan");
+    place
+        .run("rollback --plan nix")
+        .ends(1)
+        .says("unknown plan `nix`: nothing is recorded of it")
+        .says("plan");
 }

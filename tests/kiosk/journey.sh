@@ -58,7 +58,7 @@ journey() {
     local number=$1 page=$2 to_do=$3
     say "journey $number: rehearse"
     exits 0 plan rehearse master.rhai
-    [[ $said == *"throwing the clone away"* ]] || die "it was not rehearsed: $said"
+    [[ $said == *"removing the clone"* ]] || die "it was not rehearsed: $said"
     [[ $(cat /srv/site/page 2>/dev/null) == "$before" ]] || die "the rehearsal wrote to the machine"
     no_records
 

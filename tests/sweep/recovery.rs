@@ -208,7 +208,7 @@ impl Trial {
             }
         }
         // A handler whose test fails has what was changed undone, and the next run makes it.
-        if ended.status == Some(1) && ended.stderr.contains("because of that undone") {
+        if ended.status == Some(1) && ended.stderr.contains("undone because of that") {
             if had_letter && !letter.exists() {
                 return vec![format!("data was lost without a word for it: {}", ended.shown())];
             }
