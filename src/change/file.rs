@@ -269,7 +269,7 @@ impl FileChange {
                 let contents = Contents::File { from: &backup, sha256: Some(*sha256) };
                 files::replace(path, contents, &Attributes::from(metadata), now, &tag)
                     .map(drop)
-                    .with_context(|| format!("cannot restore `{}` from its backup", path.display()))
+                    .with_context(|| format!("cannot restore `{}` from the backup", path.display()))
             }
             FileState::Link { to, owner, group, mtime } => {
                 files::link(path, to, *owner, *group, *mtime, now, &tag).map(drop)

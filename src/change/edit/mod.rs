@@ -244,7 +244,7 @@ impl EditChange {
                 let contents = Contents::File { from: &backup, sha256: Some(*sha256) };
                 files::replace(path, contents, &Attributes::from(metadata), now, &tag)
                     .map(drop)
-                    .with_context(|| format!("cannot restore `{}` from its backup", path.display()))
+                    .with_context(|| format!("cannot restore `{}` from the backup", path.display()))
             }
             _ => files::remove(path, now, &tag),
         }
