@@ -44,7 +44,7 @@ impl Options {
     }
 
     /// The entry of this kind that the options point to.
-    fn entry(&self, noun: EntryKind) -> Result<FileEntry> {
+    fn entry(&self, kind: EntryKind) -> Result<FileEntry> {
         let comment = self.comment.as_deref().unwrap_or("#").trim();
         if comment.is_empty() || comment.contains(char::is_alphanumeric) || comment.contains(char::is_control)
         {
@@ -73,7 +73,7 @@ impl Options {
             );
         }
         let section = self.section.clone().filter(|section| !section.is_empty());
-        Ok(FileEntry { section, comment: comment.to_owned(), kind: noun })
+        Ok(FileEntry { section, comment: comment.to_owned(), kind })
     }
 
     fn line(&self, key: &str) -> Result<FileEntry> {

@@ -56,7 +56,6 @@ pub enum UnitState {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnitInverse {
     unit: Unit,
-    #[serde(rename = "wish")]
     desired: DesiredUnit,
     /// The file that the administrator's link points to, for a unit that was only linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]

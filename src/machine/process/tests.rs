@@ -478,7 +478,11 @@ fn run_that_was_killed_leaves_orphans_which_are_found_and_ended() {
     let directory = tempfile::tempdir().unwrap();
     let records = directory.path().join("records");
     let mut runner = std::process::Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "machine::process::tests::killed_runner", "--nocapture"])
+        .args([
+            "--exact",
+            "machine::process::tests::run_that_was_killed_leaves_orphans_which_are_found_and_ended",
+            "--nocapture",
+        ])
         .env("KKRUN_TEST_KILLED_RUNNER", &records)
         .stdout(std::process::Stdio::null())
         .spawn()

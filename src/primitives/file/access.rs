@@ -83,8 +83,8 @@ fn set_one(host: &Host, path: &Path, desired: &Desired) -> Result<bool> {
                     Failure::new(format!("`{shown}` is a symlink to `{to}`: name its target")).kind("refused")
                 }
                 other => {
-                    let noun = other.kind_name();
-                    Failure::new(format!("`{shown}` is {noun}: kkrun does not touch it")).kind("refused")
+                    let kind = other.kind_name();
+                    Failure::new(format!("`{shown}` is {kind}: kkrun does not touch it")).kind("refused")
                 }
             };
             return Err(failure.into());
