@@ -1,0 +1,148 @@
+//! Decides about a target that something other than kkrun modified: ask, keep or overwrite.
+
+use super::Session;
+use super::last_known::{LastKnown, last_known_at};
+use crate::change::{Change, FileRecord, Found, Position};
+use crate::event::{Answer, ChangeOutcome, Event, Question};
+use crate::failure::Failure;
+use crate::journal::{ChangeState, Entry};
+use crate::machine::files::FileState;
+use crate::target::Target;
+use anyhow::{Result, bail};
+use serde_json::Value;
+use std::path::Path;
+
+/// What to do about a target modified outside kkrun.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ConflictPolicy {
+    /// Show the difference and ask.
+    #[default]
+    Ask,
+    /// Keep what is there and record it.
+    Keep,
+    /// Replace it; it is backed up like every before-state.
+    Overwrite,
+}
+
+impl Session {
+    /// The operator kept this state against the same desired state, and nothing overrides that decision.
+    pub(super) fn is_kept(&self, target: &Target, found: &Value, desired: &Value) -> bool {
+        self.on_conflict != ConflictPolicy::Overwrite
+            && self.history.recorded(target) == Some(found)
+            && self.history.kept_against.get(target) == Some(desired)
+    }
+
+    pub(super) fn conflicting_state(&self, change: &Change, target: &Target) -> Option<String> {
+        if self.is_on_the_way(target) {
+            return None;
+        }
+        let difference = change.kind().conflict(self.history.recorded(target)?, &self.world)?;
+        // What kkrun itself left there under another name, as part of a tree say, is its own doing.
+        match last_known_at(&self.history, &self.world, target) {
+            Ok(Some(LastKnown::Anything)) => None,
+            Ok(Some(LastKnown::State(left))) => change.kind().conflict(&left, &self.world),
+            Ok(None) | Err(_) => Some(difference),
+        }
+    }
+
+    /// Whether the target is as an act left it that was stopped half-way, or an inverse that failed.
+    pub(super) fn is_on_the_way(&self, target: &Target) -> bool {
+        let newest = self
+            .history
+            .changes
+            .iter()
+            .rev()
+            .find(|change| change.intent.target == *target && change.is_live());
+        let is_open =
+            |state: &ChangeState| matches!(state, ChangeState::InDoubt | ChangeState::UndoFailed(_));
+        newest.filter(|change| is_open(&change.state)).is_some_and(|stopped| {
+            let position =
+                Change::of_intent(&stopped.intent).and_then(|change| change.kind().position(&self.world));
+            matches!(position, Ok(Position::Before | Position::Between))
+        })
+    }
+
+    /// What is known of a whole file, before a part of it is changed.
+    pub fn file_record(&self, found: &Found) -> FileRecord {
+        let target = Target::file(&found.path);
+        let known = FileRecord::of(self.history.recorded(&target), &found.state);
+        if known == FileRecord::AsRecorded {
+            return known;
+        }
+        match last_known_at(&self.history, &self.world, &target) {
+            Ok(Some(LastKnown::Anything)) => FileRecord::Unknown,
+            Ok(Some(LastKnown::State(left))) => FileRecord::of(Some(&left), &found.state),
+            Ok(None) | Err(_) => known,
+        }
+    }
+
+    /// Whether kkrun left a file or link at a path, whatever is there now.
+    pub fn left_a_file(&self, path: &Path) -> bool {
+        let target = Target::file(path);
+        let is_file = |left: &Value| {
+            let left = serde_json::from_value::<FileState>(left.clone());
+            matches!(left, Ok(FileState::File { .. } | FileState::Link { .. }))
+        };
+        self.history.kept_against.contains_key(&target)
+            || matches!(last_known_at(&self.history, &self.world, &target), Ok(Some(LastKnown::State(left))) if is_file(&left))
+    }
+
+    /// Decides about a conflict: true to overwrite it.
+    pub(super) fn may_replace(
+        &mut self,
+        target: &Target,
+        summary: &str,
+        difference: &str,
+        found: &Value,
+        desired: &Value,
+    ) -> Result<bool> {
+        let policy = match self.on_conflict {
+            ConflictPolicy::Ask => self.ask_about_conflict(target, summary, difference)?,
+            decided => decided,
+        };
+        if policy == ConflictPolicy::Overwrite {
+            return Ok(true);
+        }
+        self.record(Entry::Recorded {
+            target: target.clone(),
+            state: found.clone(),
+            against: Some(desired.clone()),
+        })?;
+        let (target, summary) = (target.to_string(), format!("{summary}: kept as modified outside kkrun"));
+        self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Kept, target, summary });
+        Ok(false)
+    }
+
+    pub(super) fn ask_about_conflict(
+        &self,
+        target: &Target,
+        summary: &str,
+        difference: &str,
+    ) -> Result<ConflictPolicy> {
+        let text = format!(
+            "{target} was modified outside kkrun:\n{difference}\nkeep it, overwrite it, or stop? (keep/overwrite/stop)"
+        );
+        let question = Question::Text { text, default: "stop".to_owned() };
+        let answer = loop {
+            let Some(Answer::Text(answer)) = self.world.reporter.ask(&question)? else { break None };
+            match answer.trim().to_lowercase().as_str() {
+                "keep" => return Ok(ConflictPolicy::Keep),
+                "overwrite" => return Ok(ConflictPolicy::Overwrite),
+                "stop" => break Some(()),
+                // A typing error is not a decision.
+                _ => {}
+            }
+        };
+        let mut failure = Failure::new(format!(
+            "cannot {summary}: {target} was modified outside kkrun since kkrun last wrote it"
+        ))
+        .kind("conflict")
+        .hint("`--on-conflict overwrite` replaces it and keeps a backup, `--on-conflict keep` keeps what is there");
+        failure.output = difference.lines().map(str::to_owned).collect();
+        if answer.is_none() {
+            failure =
+                failure.hint("no one can be asked: run it in a terminal, or decide with `--on-conflict`");
+        }
+        bail!(failure)
+    }
+}

@@ -1,0 +1,176 @@
+//! One run against the machine: what it records, the changes that it makes and undoes, the handlers that they trigger, and
+//! what it recovers first.
+
+mod conflict;
+mod handlers;
+mod last_known;
+mod perform;
+mod recorder;
+mod recovery;
+mod undo;
+
+use std::cell::RefCell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
+
+use anyhow::Result;
+
+use crate::change::World;
+use crate::event::Reporter;
+use crate::journal::{ChangeRecord, ChangeState, History};
+use crate::target::Target;
+use handlers::Block;
+use recorder::Recorder;
+
+pub use conflict::ConflictPolicy;
+pub use recorder::Opening;
+
+/// Whether changes are made or only shown.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mode {
+    /// Make them.
+    Act,
+    /// Show what would be made.
+    DryRun,
+}
+
+/// A change that would be made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WouldChange {
+    /// The target.
+    pub target: Target,
+    /// One line.
+    pub summary: String,
+    /// It is made whenever its step runs, so it says nothing about whether the step still holds.
+    pub is_repeated: bool,
+}
+
+/// One run of kkrun against the machine.
+pub struct Session {
+    /// What changes are made with.
+    pub world: World,
+    /// Whether they are made.
+    pub mode: Mode,
+    /// What to do about conflicts.
+    pub on_conflict: ConflictPolicy,
+    history: History,
+    recorder: Recorder,
+    plan: String,
+    step: Option<String>,
+    /// The blocks of handlers that a script is in, the innermost last.
+    blocks: Vec<Block>,
+    /// Those of this step that it has left.
+    left_blocks: Vec<Block>,
+    would: Vec<WouldChange>,
+    /// The targets that were asked for, in a dry run.
+    asked: RefCell<BTreeSet<Target>>,
+    changed: usize,
+    /// What a killed run left in doubt was probed.
+    settled: bool,
+}
+
+impl Session {
+    /// A session for a dry run.
+    pub fn new(world: World, history: History, plan: &str) -> Self {
+        Self {
+            world,
+            mode: Mode::DryRun,
+            on_conflict: ConflictPolicy::default(),
+            history,
+            recorder: Recorder::None,
+            plan: plan.to_owned(),
+            step: None,
+            blocks: Vec::new(),
+            left_blocks: Vec::new(),
+            would: Vec::new(),
+            asked: RefCell::default(),
+            changed: 0,
+            settled: false,
+        }
+    }
+
+    /// A session that acts, and records what it does.
+    pub fn acting(world: World, history: History, plan: &str, opening: Opening) -> Self {
+        let recorder = Recorder::Closed(Box::new(opening));
+        Self { mode: Mode::Act, recorder, ..Self::new(world, history, plan) }
+    }
+
+    /// What the journal says, this run's own records included.
+    pub fn history(&self) -> &History {
+        &self.history
+    }
+
+    /// The newest change of this plan to a target that a killed run left in doubt.
+    pub fn doubtful(&self, target: &Target) -> Option<&ChangeRecord> {
+        self.newest(target, |state| *state == ChangeState::InDoubt)
+    }
+
+    /// The newest change of this plan to a target whose inverse failed.
+    pub fn half_undone(&self, target: &Target) -> Option<&ChangeRecord> {
+        self.newest(target, |state| matches!(state, ChangeState::UndoFailed(_)))
+    }
+
+    fn newest(&self, target: &Target, is_it: impl Fn(&ChangeState) -> bool) -> Option<&ChangeRecord> {
+        let mut changes = self.history.changes.iter().rev();
+        changes.find(|known| known.intent.target == *target && known.plan == self.plan && is_it(&known.state))
+    }
+
+    /// The plan's name.
+    pub fn plan(&self) -> &str {
+        &self.plan
+    }
+
+    /// Where events, warnings and questions go.
+    pub fn reporter(&self) -> Rc<Reporter> {
+        Rc::clone(&self.world.reporter)
+    }
+
+    /// The step that changes belong to from now on.
+    pub fn enter_step(&mut self, step: Option<&str>) {
+        self.step = step.map(str::to_owned);
+        self.blocks.clear();
+        self.left_blocks.clear();
+    }
+
+    /// The step that changes belong to.
+    pub fn step(&self) -> Option<&str> {
+        self.step.as_deref()
+    }
+
+    /// How many changes were made, or would be.
+    pub fn changed(&self) -> usize {
+        match self.mode {
+            Mode::Act => self.changed,
+            Mode::DryRun => self.would.len(),
+        }
+    }
+
+    /// The changes that would be made, as far as the dry run went.
+    pub fn would_change(&self) -> &[WouldChange] {
+        &self.would
+    }
+
+    /// Forgets the changes that would be made.
+    pub fn forget_would_change(&mut self) {
+        self.would.clear();
+    }
+
+    /// Fails when the run was asked to stop.
+    pub fn check_interruption(&self) -> Result<()> {
+        self.world.processes.check_interruption()
+    }
+
+    /// Notes that a script asks for a target, whether or not it is as desired.
+    pub fn asks_for(&self, target: impl FnOnce() -> Target) {
+        if self.mode == Mode::DryRun {
+            self.asked.borrow_mut().insert(target());
+        } else if let Some(block) = self.blocks.last() {
+            block.asks_for(target());
+        }
+    }
+
+    /// The targets that were asked for since this was asked last.
+    pub fn take_asked(&self) -> BTreeSet<Target> {
+        self.asked.take()
+    }
+}

@@ -1,0 +1,211 @@
+//! Makes one change: look, intent, act, look again, outcome. The only caller of an act.
+
+use super::last_known::{LastKnown, last_known_at};
+use super::{Mode, Session, WouldChange};
+use crate::change::{Change, CommandInverse, OnDoubt, Position, ProductRecord, World, state_value};
+use crate::event::{ChangeOutcome, Event};
+use crate::journal::{ChangeId, ChangeRecord, Class, Entry};
+use crate::machine::files::PathText;
+use crate::target::{States, Target};
+use anyhow::Result;
+use serde_json::Value;
+
+impl Session {
+    /// Makes a change, or shows it in a dry run. The caller has observed that the target is not as desired.
+    /// Returns whether something was changed, or would be.
+    ///
+    /// # Errors
+    /// When the act fails, when afterwards the target is not as desired, when there is a conflict and
+    /// no one decides about it, and when the journal cannot be written.
+    pub fn perform(
+        &mut self,
+        change: &Change,
+        act: &mut dyn FnMut(&mut World) -> Result<()>,
+    ) -> Result<bool> {
+        self.perform_losing(change, None, act)
+    }
+
+    /// The same for a change whose loss on undoing the script names.
+    pub fn perform_losing(
+        &mut self,
+        change: &Change,
+        loses: Option<(Class, String)>,
+        act: &mut dyn FnMut(&mut World) -> Result<()>,
+    ) -> Result<bool> {
+        let kind = change.kind();
+        let (target, summary) = (kind.target(), kind.summary());
+        let mut intent = change.intent()?;
+        if self.is_kept(&target, &intent.before, &intent.after) {
+            return Ok(false);
+        }
+        if self.mode == Mode::DryRun {
+            self.would_make(target, summary, false);
+            return Ok(true);
+        }
+        self.asks_for(|| target.clone());
+        self.check_interruption()?;
+        self.begin_acting()?;
+        if let Some(difference) = self.conflicting_state(change, &target)
+            && !self.may_replace(&target, &summary, &difference, &intent.before, &intent.after)?
+        {
+            return Ok(false);
+        }
+        self.begin_recording()?;
+        kind.prepare(&self.world)?;
+        intent.step.clone_from(&self.step);
+        intent.pending = self.handlers();
+        if let Some((class, text)) = loses {
+            intent.class = class;
+            intent.loses = Some(text);
+        }
+        let id = match self.half_done(change, &target) {
+            Some(id) => {
+                if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target))? {
+                    let target = target.clone();
+                    self.record(Entry::Recorded { target, state, against: None })?;
+                }
+                id
+            }
+            None => self.record(Entry::Intent(Box::new(intent)))?,
+        };
+        let acted = act(&mut self.world);
+        self.finish(id, change, acted)?;
+        self.changed += 1;
+        let target = target.to_string();
+        self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
+        Ok(true)
+    }
+
+    /// Counts and reports a change that leaves nothing to undo and so is not recorded.
+    pub fn note_change(&mut self, target: Target, summary: String) {
+        match self.mode {
+            Mode::DryRun => self.would_make(target, summary, false),
+            Mode::Act => {
+                self.changed += 1;
+                let target = target.to_string();
+                self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
+            }
+        }
+    }
+
+    /// Counts, in a dry run, a command that runs whenever its step does.
+    pub fn note_repeated(&mut self, target: Target, summary: String) {
+        self.would_make(target, summary, true);
+    }
+
+    /// Counts a step whose changes a dry run cannot predict.
+    pub fn count_unknown(&mut self, step: &str) {
+        let summary = format!("continue with step {step}");
+        self.would.push(WouldChange { target: Target::Step(step.to_owned()), summary, is_repeated: false });
+    }
+
+    pub(super) fn would_make(&mut self, target: Target, summary: String, is_repeated: bool) {
+        self.world.reporter.emit(&Event::Change {
+            outcome: ChangeOutcome::Would,
+            target: target.to_string(),
+            summary: summary.clone(),
+        });
+        self.would.push(WouldChange { target, summary, is_repeated });
+    }
+
+    /// Records the outcome of an act. One that failed is probed like a crash: it may have acted.
+    pub(super) fn finish(&mut self, id: ChangeId, change: &Change, acted: Result<()>) -> Result<()> {
+        let looked = match acted {
+            Ok(()) => self.recorded_of(change),
+            Err(error) => {
+                match change.kind().position(&self.world) {
+                    Ok(Position::After) => {
+                        let recorded = self.recorded_of(change)?;
+                        self.world.doubt_durability();
+                        self.record(Entry::Done { change: id, recorded })?;
+                    }
+                    Ok(Position::Before) => {
+                        self.record(Entry::Void { change: id, why: "its act failed".to_owned() })?;
+                    }
+                    Ok(Position::Between | Position::Neither(_)) | Err(_) => {
+                        self.record_what_failure_left(change)?;
+                    }
+                }
+                return Err(error);
+            }
+        };
+        match looked {
+            Ok(recorded) => self.record(Entry::Done { change: id, recorded }).map(drop),
+            Err(error) => {
+                self.record_what_failure_left(change)?;
+                Err(error.context(format!("{}: not as desired afterwards", change.kind().summary())))
+            }
+        }
+    }
+
+    /// What cannot be observed stays unknown and is not recorded as kkrun's.
+    pub(super) fn record_what_failure_left(&mut self, change: &Change) -> Result<()> {
+        for (target, state) in change.kind().left_by_failure(&self.world).unwrap_or_default() {
+            self.world.doubt_durability();
+            self.record(Entry::Recorded { target, state, against: None })?;
+        }
+        Ok(())
+    }
+
+    /// What is recorded of a target since a change to it was intended.
+    pub fn recorded_since(&self, id: ChangeId, target: &Target) -> Option<&Value> {
+        self.history.ledger.get(target).filter(|recorded| recorded.at > id).map(|recorded| &recorded.state)
+    }
+
+    /// What is known of the products that a command makes and changes.
+    pub fn product_record(&self, inverse: &CommandInverse) -> ProductRecord {
+        let recorded = |product: &PathText| {
+            let state = self.history.recorded(&Target::product(product.as_path()))?;
+            serde_json::from_value(state.clone()).ok()
+        };
+        let changed = inverse.changes.as_ref().and_then(recorded);
+        let Some(product) = &inverse.product else {
+            return ProductRecord { changed, ..ProductRecord::default() };
+        };
+        let path = product.as_path();
+        let makes = |known: &ChangeRecord| {
+            let target = known.intent.target.path();
+            let removes =
+                |change: Change| change.kind().removed_by_undo(&self.world).iter().any(|gone| gone == path);
+            known.is_live()
+                && target.is_some_and(|target| path.starts_with(target))
+                && Change::of_intent(&known.intent).is_ok_and(removes)
+        };
+        let first = self.doubtful(&Target::product(path)).map(|known| Change::of_intent(&known.intent));
+        ProductRecord {
+            recorded: recorded(product),
+            own: self.history.changes.iter().any(makes),
+            first: match first {
+                Some(Ok(Change::Command(change))) => Some(change),
+                _ => None,
+            },
+            changed,
+        }
+    }
+
+    /// The states that are recorded from now on. If a change was only about owner and mode, content that others wrote is
+    /// not among them.
+    pub(super) fn recorded_of(&self, change: &Change) -> Result<States> {
+        let (mut recorded, target) = (change.kind().recorded(&self.world)?, change.kind().target());
+        if let Change::File(file) = change
+            && file.keeps_content()
+            && let Some(value) = recorded.get_mut(&target)
+            && let Ok(Some(LastKnown::State(left))) = last_known_at(&self.history, &self.world, &target)
+            && let (Ok(left), Ok(state)) =
+                (serde_json::from_value(left), serde_json::from_value(value.clone()))
+        {
+            *value = state_value(&file.recorded_beside(&left, state));
+        }
+        Ok(recorded)
+    }
+
+    /// The change that a dead run may have half made to the same target, if it is acted on again.
+    pub(super) fn half_done(&self, change: &Change, target: &Target) -> Option<ChangeId> {
+        let doubtful = self.doubtful(target)?;
+        let is_between = || {
+            let known = Change::of_intent(&doubtful.intent);
+            known.and_then(|known| known.kind().position(&self.world)).is_ok_and(|at| at == Position::Between)
+        };
+        (change.kind().on_doubt() == OnDoubt::ActAgain || is_between()).then_some(doubtful.id)
+    }
+}

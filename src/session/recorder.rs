@@ -1,0 +1,113 @@
+//! What a session records with: the lock, the journal, and what the journal says by now. The only writer of the journal.
+
+use super::Session;
+use crate::failure::Failure;
+use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Writer};
+use crate::machine::backups;
+use crate::machine::lock::{Attempt, Lock};
+use crate::machine::secret_store::SecretStore;
+use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+/// How a session gets to record.
+pub struct Opening {
+    /// The state directory.
+    pub directory: PathBuf,
+    /// Who writes.
+    pub writer: Writer,
+    /// What is recorded right before the first record, if there is one.
+    pub entries: Vec<Entry>,
+    /// The journal as it was read before the lock was taken; read again only if it was written since.
+    pub loaded: Loaded,
+}
+
+/// What a session records with.
+pub(super) enum Recorder {
+    /// Nothing: a dry run.
+    None,
+    /// Nothing yet: it takes the lock when it first acts, so that a script which changes nothing never does.
+    Closed(Box<Opening>),
+    /// The journal, under the lock.
+    Open { journal: Journal, _lock: Lock },
+}
+
+impl Session {
+    pub(super) fn open_journal(&mut self) -> Result<()> {
+        let Recorder::Closed(opening) = &mut self.recorder else { return Ok(()) };
+        // A journal that was read was in a trusted directory.
+        if !opening.loaded.exists {
+            // First where it is going to be, then what is there: it may have been created meanwhile.
+            journal::check_state_directory(&opening.directory)?;
+            journal::make_state_directory(&opening.directory)?;
+            journal::check_state_directory(&opening.directory)?;
+        }
+        let lock = match Lock::acquire(&opening.directory.join("lock"))? {
+            Attempt::Acquired(lock) => lock,
+            Attempt::Held(holder) => return Err(holder.failure().into()),
+        };
+        let mut loaded = std::mem::take(&mut opening.loaded);
+        if !loaded.is_current(&opening.directory) {
+            loaded = journal::load(&opening.directory)?;
+            self.history = std::mem::take(&mut loaded.history);
+        }
+        backups::clear_unfinished(&opening.directory.join("backups"))?;
+        SecretStore::below(&opening.directory).clear_unfinished()?;
+        let mut journal = Journal::take_over(&opening.directory, &loaded, opening.writer.clone())?;
+        journal.open_run_with(std::mem::take(&mut opening.entries));
+        self.recorder = Recorder::Open { journal, _lock: lock };
+        self.world.end_orphans()
+    }
+
+    /// Appends to the journal.
+    ///
+    /// # Errors
+    /// When it cannot be made durable; nothing more may be done then.
+    pub fn record(&mut self, entry: Entry) -> Result<ChangeId> {
+        self.begin_acting()?;
+        self.append(entry)
+    }
+
+    pub(super) fn append(&mut self, entry: Entry) -> Result<ChangeId> {
+        if entry.promises() {
+            self.world.make_durable();
+        }
+        let Recorder::Open { journal, .. } = &mut self.recorder else {
+            bail!("internal error: a dry run cannot record")
+        };
+        // What is written stays written.
+        if let Err(why) = self.history.check(&entry) {
+            bail!(
+                Failure::new(format!("internal error: refused to write a record that {why}"))
+                    .kind("panic")
+                    .hint("this is a bug in kkrun; what was done before is recorded")
+            );
+        }
+        let mut id = 0;
+        for record in journal.append(entry)? {
+            id = record.header.seq;
+            self.history.apply(record)?;
+        }
+        Ok(id)
+    }
+
+    /// Records these right before the first record, if there is one.
+    pub fn remember(&mut self, entries: Vec<Entry>) {
+        if let Recorder::Closed(opening) = &mut self.recorder {
+            opening.entries.extend(entries);
+        }
+    }
+
+    /// Makes the start of the journal durable before anything else is written to the state directory.
+    pub(super) fn begin_recording(&mut self) -> Result<()> {
+        let Recorder::Open { journal, .. } = &mut self.recorder else { return Ok(()) };
+        for record in journal.begin()? {
+            self.history.apply(record)?;
+        }
+        Ok(())
+    }
+
+    /// Whether this run has recorded anything.
+    pub fn has_recorded(&self) -> bool {
+        matches!(&self.recorder, Recorder::Open { journal, .. } if journal.recorded() > 0)
+    }
+}

@@ -1,0 +1,184 @@
+//! Recovers what a killed run left in doubt or half undone, before anything else is done.
+
+use super::recorder::Recorder;
+use super::{ConflictPolicy, Session};
+use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone};
+use crate::failure::Failure;
+use crate::journal::{ChangeId, ChangeRecord, ChangeState, Entry, Undoing};
+use anyhow::{Context, Result, bail};
+
+impl Session {
+    /// Takes the machine's lock and the journal, ends or awaits what a killed run left running, and probes
+    /// what it left in doubt. Does nothing the second time.
+    ///
+    /// # Errors
+    /// With [`ExitCode::LOCKED`](crate::exit_code::ExitCode::LOCKED) when another run holds the lock, with [`ExitCode::JOURNAL`](crate::exit_code::ExitCode::JOURNAL) when the journal
+    /// is not to be relied on; when a rollback was interrupted; when a target in doubt
+    /// was modified outside kkrun. Called again, it fails again.
+    pub fn begin_acting(&mut self) -> Result<()> {
+        self.open_journal()?;
+        if self.settled || matches!(self.recorder, Recorder::None) {
+            return Ok(());
+        }
+        if let Some(unfinished) = &self.history.rollback {
+            bail!(
+                Failure::new("cannot start a run: a rollback was interrupted and is not finished")
+                    .hint(format!("finish it with `{}`, then run this again", unfinished.invocation()))
+            );
+        }
+        self.recover_doubts(true)?;
+        self.settled = true;
+        Ok(())
+    }
+
+    /// The same for a rollback: it finishes one that was interrupted, and what is in doubt is undone too.
+    ///
+    /// # Errors
+    /// As [`Session::begin_acting`], except what a rollback itself resolves.
+    pub fn begin_undoing(&mut self) -> Result<()> {
+        self.open_journal()?;
+        if !self.settled {
+            self.recover_doubts(false)?;
+            self.settled = true;
+        }
+        Ok(())
+    }
+
+    /// Begins acting at once if a killed run may have left something running or in doubt: what is observed
+    /// before that is recovered may change a moment later.
+    ///
+    /// # Errors
+    /// As [`Session::begin_acting`].
+    pub fn recover_before_looking(&mut self) -> Result<()> {
+        if !matches!(self.recorder, Recorder::Closed(_)) {
+            return Ok(());
+        }
+        let in_doubt = self.history.changes.iter().any(|change| change.state == ChangeState::InDoubt);
+        if in_doubt || self.world.processes.has_records_of_others()? { self.begin_acting() } else { Ok(()) }
+    }
+
+    /// Probes every change whose outcome a dead run did not record. With `stop`, one that is neither as before
+    /// nor as after and cannot be half done is an error: it was modified outside kkrun.
+    pub(super) fn recover_doubts(&mut self, stop: bool) -> Result<()> {
+        let doubtful: Vec<_> = self
+            .history
+            .changes
+            .iter()
+            .filter(|change| change.state == ChangeState::InDoubt)
+            .cloned()
+            .collect();
+        if stop {
+            self.recover_half_undone()?;
+            self.repair_half_undone()?;
+        }
+        for known in doubtful {
+            let looked = Change::of_intent(&known.intent).and_then(|change| {
+                let look = || {
+                    // A rollback repairs in its own way.
+                    if stop {
+                        change.kind().repair(&self.world)?;
+                    }
+                    change.kind().position(&self.world)
+                };
+                let position = look().with_context(|| {
+                    format!("cannot determine what a killed run did to {}", known.intent.target)
+                })?;
+                Ok((change, position))
+            });
+            let (change, position) = match looked {
+                Ok(looked) => looked,
+                // What contains it may not exist yet, such as a server that a later step starts.
+                Err(error) => {
+                    self.check_interruption()?;
+                    let target = &known.intent.target;
+                    self.world.reporter.note(format!("{target} stays in doubt: {error:#}"));
+                    continue;
+                }
+            };
+            tracing::debug!(
+                change = known.id,
+                target = %known.intent.target,
+                ?position,
+                "probed what was in doubt"
+            );
+            match position {
+                Position::Before => {
+                    self.append(Entry::Void { change: known.id, why: "found as before".to_owned() })?;
+                }
+                Position::After => {
+                    let recorded = self.recorded_of(&change)?;
+                    self.world.doubt_durability();
+                    self.append(Entry::Done { change: known.id, recorded })?;
+                }
+                Position::Neither(difference) if stop && change.kind().on_doubt() == OnDoubt::Stop => {
+                    self.recover_conflicting_doubt(known.id, &change, &difference)?;
+                }
+                Position::Between | Position::Neither(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Changes that were being undone outside a rollback, because the test of their handler failed, when the
+    /// run was killed: those that are as before are recorded so.
+    pub(super) fn recover_half_undone(&mut self) -> Result<()> {
+        let changes = self.history.changes.iter().filter(|change| change.state == ChangeState::Undoing);
+        for known in changes.cloned().collect::<Vec<_>>() {
+            match self.undo_now(&known, UndoTerms { dry_run: true, ..UndoTerms::default() }) {
+                Ok(Undone::Back(how @ Undoing::Already, recorded)) => {
+                    self.world.doubt_durability();
+                    self.append(Entry::Undone { change: known.id, how, recorded })?;
+                }
+                Ok(_) => {}
+                Err(_) => self.check_interruption()?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Repairs what a failed undo action left half done; its change still counts as made.
+    pub(super) fn repair_half_undone(&self) -> Result<()> {
+        let is_failed = |change: &&ChangeRecord| matches!(change.state, ChangeState::UndoFailed(_));
+        for known in self.history.changes.iter().filter(is_failed) {
+            let repaired =
+                Change::of_intent(&known.intent).and_then(|change| change.kind().repair(&self.world));
+            if let Err(error) = repaired {
+                self.check_interruption()?;
+                self.world.reporter.note(format!("{} stays half undone: {error:#}", known.intent.target));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn recover_conflicting_doubt(
+        &mut self,
+        id: ChangeId,
+        change: &Change,
+        difference: &str,
+    ) -> Result<()> {
+        let target = change.kind().target();
+        match self.on_conflict {
+            ConflictPolicy::Keep => {
+                self.append(Entry::Void { change: id, why: "the operator kept the state found".to_owned() })?;
+            }
+            ConflictPolicy::Overwrite => {
+                self.append(Entry::Void {
+                    change: id,
+                    why: "the operator chose to make it again".to_owned(),
+                })?;
+            }
+            ConflictPolicy::Ask => {
+                let mut failure = Failure::new(format!(
+                    "cannot continue: a killed run was changing {target}, which is neither as before nor as desired"
+                ))
+                .kind("in_doubt")
+                .hint("`--on-conflict keep` continues from what is there")
+                .hint("`--on-conflict overwrite` makes the change again")
+                .hint("`kkrun rollback` undoes what can be undone and shows the difference");
+                failure.output = difference.lines().map(str::to_owned).collect();
+                bail!(failure);
+            }
+        }
+        Ok(())
+    }
+}

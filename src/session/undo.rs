@@ -1,0 +1,179 @@
+//! Undoes one change, or previews that.
+
+use super::Session;
+use super::last_known::{LastKnown, last_known_at};
+use crate::change::{Change, Made, UndoTerms, Undone};
+use crate::failure::{self};
+use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, Intent, Undoing};
+use crate::target::Target;
+use anyhow::{Context, Result};
+use std::collections::BTreeMap;
+
+impl Session {
+    /// Undoes one change. Recorded before and after; killed in between, it is done again.
+    ///
+    /// # Errors
+    /// When the journal cannot be written, or the run was asked to stop. A failing undo action is no error here:
+    /// it is recorded and reported as [`ChangeState::UndoFailed`].
+    pub fn undo(&mut self, id: ChangeId, force: bool) -> Result<ChangeState> {
+        self.undo_losing(id, force, false)
+    }
+
+    /// The same; `agreed` allows the loss of data.
+    ///
+    /// # Errors
+    /// As [`Session::undo`].
+    pub fn undo_losing(&mut self, id: ChangeId, force: bool, agreed: bool) -> Result<ChangeState> {
+        self.check_interruption()?;
+        let known = self.known(id)?;
+        let newer = self.newer_changes(&known).next();
+        let left = newer.map(|newer| left_to(newer, matches!(newer.state, ChangeState::Kept(_))));
+        let undone = if let Some(left) = left {
+            Ok(left)
+        } else {
+            self.record(Entry::UndoIntent { change: id })?;
+            self.undo_now(&known, UndoTerms { force, agreed, ..UndoTerms::default() })
+        };
+        self.check_interruption_of(&undone)?;
+        let entry = match undone {
+            Ok(Undone::Back(how, recorded)) => {
+                if how == Undoing::Already {
+                    self.world.doubt_durability();
+                }
+                Entry::Undone { change: id, how, recorded }
+            }
+            Ok(Undone::Conflict(why)) => {
+                Entry::Conflict { change: id, why: self.world.reporter.redact(&why) }
+            }
+            Ok(Undone::Kept(why)) => Entry::Kept { change: id, why: self.world.reporter.redact(&why) },
+            Err(error) => {
+                let error = self.world.reporter.redact(&failure::with_way_on(&error));
+                Entry::UndoFailed { change: id, error }
+            }
+        };
+        self.record(entry)?;
+        Ok(self.known(id)?.state)
+    }
+
+    pub(super) fn known(&self, id: ChangeId) -> Result<ChangeRecord> {
+        Ok(self.history.change(id).with_context(|| format!("unknown change {id}"))?.clone())
+    }
+
+    pub(super) fn undo_now(&mut self, known: &ChangeRecord, asked: UndoTerms<'static>) -> Result<Undone> {
+        let change = Change::of_intent(&known.intent)?;
+        let (history, target, file) = (&self.history, &known.intent.target, change.kind().whole());
+        let (path, is_part) = (known.intent.inverse.get("path"), file.is_some());
+        let was_made = |other: &ChangeRecord| {
+            other.state == ChangeState::Undone(Undoing::InPart)
+                && other.intent.inverse.get("path") == path
+                && other.intent.inverse.pointer("/file/is").is_some_and(|is| is == "absent")
+        };
+        let section = known.intent.inverse.pointer("/entry/section");
+        let stayed_for_it = |other: &&ChangeRecord| {
+            other.state == ChangeState::Undone(Undoing::InPart)
+                && other.settled > known.id
+                && other.intent.inverse.get("path") == path
+                && other.intent.inverse.pointer("/entry/section") == section
+        };
+        let made = |other: &ChangeRecord| {
+            let made = other.intent.inverse.get("made").cloned();
+            made.and_then(|made| serde_json::from_value(made).ok()).unwrap_or_default()
+        };
+        let left = |target: &Target| match last_known_at(history, &self.world, target) {
+            Ok(Some(LastKnown::State(left))) => Some(left),
+            _ => None,
+        };
+        let recorded_file = file.and_then(|file| left(&file));
+        let file_was_made = is_part && history.changes.iter().any(was_made);
+        let mut terms = UndoTerms {
+            recorded: history.recorded(target),
+            recorded_file: recorded_file.as_ref(),
+            file_was_made,
+            made: history.changes.iter().filter(stayed_for_it).map(made).fold(Made::default(), Made::and),
+            begun: known.undoing_began(),
+            recorded_since: self.recorded_since(known.id, target).is_some(),
+            ..asked
+        };
+        let undone = change.kind().undo(&mut self.world, terms)?;
+        if !matches!(undone, Undone::Conflict(_)) {
+            return Ok(undone);
+        }
+        // What kkrun itself left there under another name is no conflict.
+        let left = match last_known_at(history, &self.world, target) {
+            Ok(Some(LastKnown::State(left))) => Some(left),
+            _ => None,
+        };
+        if left.is_none() || left.as_ref() == terms.recorded {
+            return Ok(undone);
+        }
+        terms.recorded = left.as_ref();
+        change.kind().undo(&mut self.world, terms)
+    }
+
+    /// An undo action that was interrupted has not failed: it continues in the next run.
+    pub(super) fn check_interruption_of(&self, undone: &Result<Undone>) -> Result<()> {
+        if undone.is_err() { self.check_interruption() } else { Ok(()) }
+    }
+
+    /// Whether a newer change to the same content is live, so that this one is left to it.
+    pub fn is_left_to_another(&self, id: ChangeId) -> bool {
+        self.history.change(id).is_some_and(|known| self.newer_changes(known).next().is_some())
+    }
+
+    /// The newer live changes to the same content: what is there now is theirs.
+    pub(super) fn newer_changes(&self, known: &ChangeRecord) -> impl Iterator<Item = &ChangeRecord> {
+        let (id, intent) = (known.id, known.intent.clone());
+        self.history.changes.iter().rev().take_while(move |newer| newer.id > id).filter(move |newer| {
+            newer.is_live()
+                && newer.intent.class != Class::Irreversible
+                && (newer.intent.footprint().shares_content(&intent.footprint())
+                    || newer.intent.what == "tree" && self.reaches(&newer.intent, &intent))
+        })
+    }
+
+    /// Whether undoing `older` alone would take away what `newer` depends on.
+    pub fn depends_on(&self, newer: &Intent, older: &Intent) -> bool {
+        newer.footprint().depends_on(&older.footprint()) || self.reaches(newer, older)
+    }
+
+    /// Whether a change of many paths changed the one that another change is about.
+    pub(super) fn reaches(&self, newer: &Intent, older: &Intent) -> bool {
+        let Some(path) = older.target.path() else { return false };
+        let is_above = newer.target.path().is_some_and(|above| path.starts_with(above));
+        is_above && Change::of_intent(newer).is_ok_and(|change| change.kind().reaches(path, &self.world))
+    }
+
+    /// What undoing a change would do, once the changes `gone` are undone and those of `kept` are
+    /// kept.
+    pub fn preview_undo(
+        &mut self,
+        id: ChangeId,
+        force: bool,
+        gone: &[ChangeId],
+        kept: &[ChangeId],
+    ) -> Result<Undone> {
+        let known = self.known(id)?;
+        let newer: Vec<&ChangeRecord> = self.newer_changes(&known).collect();
+        if let Some(standing) = newer.iter().find(|newer| !gone.contains(&newer.id)) {
+            return Ok(left_to(standing, kept.contains(&standing.id)));
+        }
+        let is_hidden = |other: &ChangeRecord| {
+            other.id > id && gone.contains(&other.id) && other.intent.target.overlaps(&known.intent.target)
+        };
+        if self.history.changes.iter().any(is_hidden) {
+            // What is there is known only once those are undone.
+            return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
+        self.undo_now(&known, UndoTerms { force, dry_run: true, ..UndoTerms::default() })
+    }
+}
+
+/// Why a change is not undone before a newer one to the same content.
+fn left_to(newer: &ChangeRecord, is_kept: bool) -> Undone {
+    let step = newer.intent.step.as_ref().map_or_else(String::new, |step| format!(", step {step}"));
+    let why = format!(
+        "changed later by change #{} of the plan `{}`{step}, which is not undone: {}",
+        newer.id, newer.plan, newer.intent.summary
+    );
+    if is_kept { Undone::Kept(why) } else { Undone::Conflict(why) }
+}
