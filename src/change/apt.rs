@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Result, bail};
 
-pub use self::interrupted::is_dpkg_interrupted;
+pub(super) use self::interrupted::is_dpkg_interrupted;
 use super::World;
 use crate::failure::Failure;
 use crate::machine::package_locks;
@@ -46,7 +46,7 @@ const BACKOFF: Duration = Duration::from_secs(3);
 
 /// apt as kkrun runs it.
 #[derive(Clone, Copy)]
-pub struct Apt<'a> {
+pub(super) struct Apt<'a> {
     /// Runs the commands.
     pub world: &'a World,
     /// How long a lock is waited for.
@@ -57,7 +57,7 @@ pub struct Apt<'a> {
 
 /// What a simulated transaction would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Simulated {
+pub(super) struct Simulated {
     /// What would be installed that is not there: name and version.
     pub installs: Vec<(String, String)>,
     /// What would be upgraded: name, version now, version then.
@@ -68,12 +68,12 @@ pub struct Simulated {
 
 impl<'a> Apt<'a> {
     /// With the default timeouts.
-    pub fn new(world: &'a World) -> Self {
+    pub(super) fn new(world: &'a World) -> Self {
         Self { world, lock_timeout: LOCK_TIMEOUT, timeout: TIMEOUT }
     }
 
     /// Fetches the package lists. Where only some could be fetched, those are used.
-    pub fn update(self) -> Result<()> {
+    pub(super) fn update(self) -> Result<()> {
         let argv = ["apt-get", "--option=APT::Update::Error-Mode=any", "--quiet", "update"];
         let ended = self.run_patiently(&argv, false)?;
         if ended.is_success() {
@@ -83,7 +83,7 @@ impl<'a> Apt<'a> {
     }
 
     /// The version that would be installed of each of these, where there is one.
-    pub fn candidates(self, names: &[&str]) -> Result<Vec<(String, String)>> {
+    pub(super) fn candidates(self, names: &[&str]) -> Result<Vec<(String, String)>> {
         let argv: Vec<&str> = ["apt-cache", "policy"].iter().chain(names).copied().collect();
         let ended = self.look(argv)?;
         super::unit::succeeded(&ended, "apt-cache policy")?;
@@ -91,7 +91,7 @@ impl<'a> Apt<'a> {
     }
 
     /// What installing these would do; an error when apt finds no way.
-    pub fn simulate_install(self, names: &[&str], recommends: bool) -> Result<Simulated> {
+    pub(super) fn simulate_install(self, names: &[&str], recommends: bool) -> Result<Simulated> {
         let argv = install(names, recommends, &["--simulate"]);
         let ended = self.look(argv)?;
         if !ended.is_success() {
@@ -101,7 +101,7 @@ impl<'a> Apt<'a> {
     }
 
     /// Installs these in one transaction that removes nothing.
-    pub fn install(self, names: &[&str], recommends: bool) -> Result<()> {
+    pub(super) fn install(self, names: &[&str], recommends: bool) -> Result<()> {
         let label = format!("apt-get install {}", names.join(" "));
         let argv = install(names, recommends, &["--download-only"]);
         let ended = self.run_patiently(&argv, false)?;
@@ -116,7 +116,7 @@ impl<'a> Apt<'a> {
     }
 
     /// What removing these would do.
-    pub fn simulate_remove(self, names: &[&str]) -> Result<Simulated> {
+    pub(super) fn simulate_remove(self, names: &[&str]) -> Result<Simulated> {
         let ended = self.look(remove(names, true))?;
         if !ended.is_success() {
             bail!(failure(&ended, "apt-get --simulate remove", "packages"));
@@ -125,7 +125,7 @@ impl<'a> Apt<'a> {
     }
 
     /// Removes these, and leaves their configuration files.
-    pub fn remove(self, names: &[&str]) -> Result<()> {
+    pub(super) fn remove(self, names: &[&str]) -> Result<()> {
         let ended = self.run_patiently(&remove(names, false), true)?;
         if !ended.is_success() {
             bail!(failure(&ended, &format!("apt-get remove {}", names.join(" ")), "packages"));
@@ -134,7 +134,7 @@ impl<'a> Apt<'a> {
     }
 
     /// Those of these packages that are marked as automatically installed.
-    pub fn automatic(self, names: &[&str]) -> Result<Vec<String>> {
+    pub(super) fn automatic(self, names: &[&str]) -> Result<Vec<String>> {
         if names.is_empty() {
             return Ok(Vec::new());
         }
@@ -145,7 +145,7 @@ impl<'a> Apt<'a> {
     }
 
     /// Marks these as installed manually (`manual`) or automatically (`auto`).
-    pub fn mark(self, how: &str, names: &[&str]) -> Result<()> {
+    pub(super) fn mark(self, how: &str, names: &[&str]) -> Result<()> {
         if names.is_empty() {
             return Ok(());
         }
@@ -322,7 +322,7 @@ impl Simulated {
 }
 
 /// Whether the package lists are missing or old.
-pub fn has_stale_lists() -> bool {
+pub(super) fn has_stale_lists() -> bool {
     let modified = |path: &str| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     // Both move with every update, even one that finds nothing new; the lists have the server's times.
     let newest = modified("/var/lib/apt/lists").max(modified("/var/lib/apt/lists/partial"));
@@ -336,7 +336,7 @@ pub fn has_stale_lists() -> bool {
 /// Whether the PostgreSQL cluster at this directory holds a database besides its initial ones, which have small
 /// numbers. Those of `gone`, as `base/OID`, do not count.
 /// Source: PostgreSQL, FirstNormalObjectId.
-pub fn holds_databases(cluster: &Path, gone: &BTreeSet<PathBuf>) -> bool {
+pub(super) fn holds_databases(cluster: &Path, gone: &BTreeSet<PathBuf>) -> bool {
     const FIRST_NORMAL: u32 = 16384;
     std::fs::read_dir(cluster.join("base")).is_ok_and(|entries| {
         entries.flatten().any(|entry| {

@@ -29,7 +29,7 @@ pub struct DatabaseChange {
 
 /// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DatabaseInverse {
+pub(super) struct DatabaseInverse {
     database: String,
     #[serde(flatten)]
     login: Login,
@@ -38,7 +38,7 @@ pub struct DatabaseInverse {
 /// A database, or none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
-pub enum DatabaseState {
+pub(super) enum DatabaseState {
     /// There is none of that name.
     Absent,
     /// There is one.

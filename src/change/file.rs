@@ -50,7 +50,7 @@ fn showable<'bytes>(state: &FileState, bytes: &'bytes [u8]) -> Option<&'bytes st
 
 /// What undoing it needs besides the state before; a content is in the backups under its hash.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct FileInverse {
+pub(super) struct FileInverse {
     path: PathText,
     /// The digest under which the manifest of the replaced directory, with all in it, is in the backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -15,7 +15,7 @@ use crate::target::{States, Target};
 /// What a group is.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
-pub enum GroupState {
+pub(super) enum GroupState {
     /// There is none of that name.
     Absent,
     /// There is one.
@@ -29,7 +29,7 @@ pub enum GroupState {
 
 impl GroupState {
     /// Looks a group up by its exact name.
-    pub fn observe(name: &str) -> Result<Self> {
+    pub(super) fn observe(name: &str) -> Result<Self> {
         Ok(Group::by_name(name)?
             .map_or(Self::Absent, |group| Self::Present { gid: group.gid, members: group.members }))
     }

@@ -14,7 +14,7 @@ const FORMAT: &str = "${db:Status-Abbrev}\t${binary:Package}\t${Version}\t${Prov
 
 /// The packages that dpkg knows.
 #[derive(Clone, Debug, Default)]
-pub struct Installed {
+pub(super) struct Installed {
     packages: BTreeMap<String, Package>,
     provided: BTreeSet<String>,
     replaced: BTreeSet<String>,
@@ -34,7 +34,7 @@ struct Package {
 
 impl Installed {
     /// Asks dpkg.
-    pub fn look(world: &World) -> Result<Self> {
+    pub(super) fn look(world: &World) -> Result<Self> {
         let command = Command::new(["dpkg-query", "--show", &format!("--showformat={FORMAT}")]);
         let ended = world.look(&command)?;
         succeeded(&ended, "dpkg-query --show")?;
@@ -69,57 +69,57 @@ impl Installed {
     }
 
     /// Whether the package of exactly this name is unpacked and configured.
-    pub fn is_installed(&self, name: &str) -> bool {
+    pub(super) fn is_installed(&self, name: &str) -> bool {
         self.state(name) == 'i'
     }
 
     /// Whether anything of the package is there besides configuration files that a removal left.
-    pub fn is_there(&self, name: &str) -> bool {
+    pub(super) fn is_there(&self, name: &str) -> bool {
         self.find(name).is_some_and(Package::is_there)
     }
 
     /// The packages that were interrupted so badly that apt does nothing before they are installed again.
-    pub fn broken(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn broken(&self) -> impl Iterator<Item = &str> {
         self.packages.iter().filter(|(_, package)| package.is_broken).map(|(name, _)| name.as_str())
     }
 
     /// The packages that are to be there, and of which configuring does not complete what is there.
-    pub fn half_installed(&self) -> impl Iterator<Item = &str> {
+    pub(super) fn half_installed(&self) -> impl Iterator<Item = &str> {
         let is_half =
             |package: &Package| package.is_broken || (package.desired == 'i' && package.state == 'H');
         self.packages.iter().filter(move |(_, package)| is_half(package)).map(|(name, _)| name.as_str())
     }
 
     /// Whether dpkg left any of them on the way to another state.
-    pub fn has_unfinished(&self) -> bool {
+    pub(super) fn has_unfinished(&self) -> bool {
         let is_on_the_way =
             |package: &Package| package.is_broken || !matches!(package.state, 'i' | 'n' | 'c');
         self.packages.values().any(is_on_the_way)
     }
 
     /// Whether the package is there and is not to stay: dpkg notes that before it removes one.
-    pub fn is_going(&self, name: &str) -> bool {
+    pub(super) fn is_going(&self, name: &str) -> bool {
         self.find(name).is_some_and(|package| package.is_there() && matches!(package.desired, 'r' | 'p'))
     }
 
     /// Whether the package is gone but for configuration files, or for dpkg's notes alone.
-    pub fn is_removed(&self, name: &str) -> bool {
+    pub(super) fn is_removed(&self, name: &str) -> bool {
         self.state(name) == 'c'
     }
 
     /// Whether an installed package provides this name.
-    pub fn is_provided(&self, name: &str) -> bool {
+    pub(super) fn is_provided(&self, name: &str) -> bool {
         self.provided.contains(name)
     }
 
     /// Whether an installed package provides this name and conflicts with a package of the name: it takes that
     /// one's place. Source: deb-conflicts(7), "Provides" with "Conflicts".
-    pub fn is_replaced(&self, name: &str) -> bool {
+    pub(super) fn is_replaced(&self, name: &str) -> bool {
         self.replaced.contains(name)
     }
 
     /// The version of what is there.
-    pub fn version(&self, name: &str) -> Option<&str> {
+    pub(super) fn version(&self, name: &str) -> Option<&str> {
         self.find(name).filter(|package| package.is_there()).map(|package| package.version.as_str())
     }
 
@@ -151,7 +151,7 @@ impl Package {
 }
 
 /// Whether two names are those of one package: dpkg adds the architecture where a package may be there in several.
-pub fn is_same(one: &str, other: &str) -> bool {
+pub(super) fn is_same(one: &str, other: &str) -> bool {
     let bare = |name: &str| !name.contains(':');
     let begins = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with(':'));
     one == other || (bare(other) && begins(one, other)) || (bare(one) && begins(other, one))

@@ -97,7 +97,7 @@ impl Kind for LingerChange {
 }
 
 /// Whether the user lingers.
-pub fn lingers(user: &str) -> bool {
+pub(super) fn lingers(user: &str) -> bool {
     file_of(user).exists()
 }
 

@@ -34,7 +34,7 @@ pub struct RoleChange {
 
 /// What undoing it needs besides the states; the verifier of the password from before is in the backups under its hash.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct RoleInverse {
+pub(super) struct RoleInverse {
     role: String,
     #[serde(flatten)]
     login: Login,
@@ -43,7 +43,7 @@ pub struct RoleInverse {
 /// A role, or none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
-pub enum RoleState {
+pub(super) enum RoleState {
     /// There is none of that name.
     Absent,
     /// There is one.
@@ -53,7 +53,7 @@ pub enum RoleState {
 /// A role's attributes, by their names in `CREATE ROLE`.
 #[expect(clippy::struct_excessive_bools, reason = "these are the server's own attributes")]
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Role {
+pub(super) struct Role {
     /// The server's number for it; unknown before it is made.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oid: Option<u32>,

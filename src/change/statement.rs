@@ -32,7 +32,7 @@ pub struct StatementChange {
 /// Whether a statement was run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
-pub enum StatementState {
+pub(super) enum StatementState {
     /// Not run, or undone.
     Open,
     /// Run.

@@ -10,7 +10,7 @@ use crate::text::nearest;
 use crate::ui::{line_to_stdout, manual_text};
 
 /// Shows all of it, a namespace or a function.
-pub fn execute(json: bool, name: Option<&str>) -> Result<ExitCode> {
+pub(super) fn execute(json: bool, name: Option<&str>) -> Result<ExitCode> {
     let functions = functions_of(REGISTRATION);
     let shown: Vec<&Function> = match name.map(|name| name.trim_end_matches("::")) {
         None => functions.iter().collect(),

@@ -13,7 +13,7 @@ use crate::script::{Source, built_in_names};
 use crate::ui::line_to_stdout;
 
 /// Checks these scripts and directories, or the built-in scripts.
-pub fn execute(options: &Options, paths: &[PathBuf]) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options, paths: &[PathBuf]) -> Result<ExitCode> {
     let launch = config::launch_to_read(options)?;
     let reporter = super::reporter(options);
     let mut reading = Reading::default();

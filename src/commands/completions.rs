@@ -7,7 +7,7 @@ use crate::exit_code::ExitCode;
 use crate::ui::line_to_stdout;
 
 /// Writes them.
-pub fn execute(shell: clap_complete::Shell) -> ExitCode {
+pub(super) fn execute(shell: clap_complete::Shell) -> ExitCode {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Cli::command(), "kkrun", &mut script);
     line_to_stdout(String::from_utf8_lossy(&script).trim_end());

@@ -10,7 +10,7 @@ use crate::journal::{self, ChangeRecord, ChangeState};
 use crate::machine::lock;
 use crate::ui::line_to_stdout;
 
-pub fn execute(options: &Options) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options) -> Result<ExitCode> {
     let state = config::state_directory(options)?;
     let path = state.join(journal::FILE);
     let loaded = match journal::load(&state) {

@@ -10,7 +10,7 @@ use crate::script::built_in;
 use crate::ui::line_to_stderr;
 
 /// Writes them below `directory`, which must not hold them yet.
-pub fn execute(directory: &Path) -> Result<ExitCode> {
+pub(super) fn execute(directory: &Path) -> Result<ExitCode> {
     for (name, embedded) in built_in() {
         let target = directory.join(name);
         if target.symlink_metadata().is_ok() {

@@ -13,7 +13,7 @@ use crate::time;
 use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Shows the changes of every plan.
-pub fn execute(options: &Options) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options) -> Result<ExitCode> {
     let directory = config::state_directory(options)?;
     let history = journal::load(&directory)?.history;
     let is_at_work = lock::is_held(&directory.join("lock"));

@@ -10,7 +10,7 @@ use crate::plan::newest_log;
 use crate::ui::line_to_stdout;
 
 /// Shows the newest log of `step`, or the newest of all.
-pub fn execute(options: &Options, step: Option<&str>) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options, step: Option<&str>) -> Result<ExitCode> {
     let state = config::state_directory(options)?;
     let Some(path) = newest_log(&state, step)? else {
         let what =

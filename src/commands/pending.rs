@@ -13,7 +13,7 @@ use crate::plan::pending_session;
 use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Shows what is pending of every plan, or forgets these numbers.
-pub fn execute(options: &Options, drop: &[usize]) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options, drop: &[usize]) -> Result<ExitCode> {
     if drop.is_empty() { list(options) } else { forget(options, drop) }
 }
 

@@ -18,7 +18,7 @@ use crate::script::Source;
 use crate::ui::ColorChoice;
 
 /// Rehearses as the command line says.
-pub fn execute(options: &Options, wanted: cli::Rehearse) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options, wanted: cli::Rehearse) -> Result<ExitCode> {
     let reporter = super::reporter(options);
     let signals = Signals::install()?;
     let (inside, files) = options_inside(options)?;

@@ -12,7 +12,7 @@ use crate::plan::rollback_session;
 use crate::rollback::{Request, apply, preview};
 
 /// Undoes the changes of `plan`, or of the only plan that made some.
-pub fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Result<ExitCode> {
     let reporter = super::reporter(options);
     super::summed_up(&reporter, || {
         let launch = config::launch(options, "kkrun rollback")?;

@@ -10,7 +10,7 @@ use crate::exit_code::ExitCode;
 use crate::plan::run_script;
 
 /// Runs `script` with its arguments.
-pub fn execute(options: &Options, script: &Path, words: Vec<String>) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options, script: &Path, words: Vec<String>) -> Result<ExitCode> {
     let reporter = super::reporter(options);
     super::summed_up(&reporter, || {
         config::become_root_for(options, script)?;

@@ -24,7 +24,7 @@ impl Audience for Silence {
 }
 
 /// Examines every step of the plan `script`, recorded as `plan`, which is in the directory of the scripts of `host`.
-pub fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Result<Vec<StepReport>> {
+pub(super) fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Result<Vec<StepReport>> {
     let reporter = Reporter::new(Box::new(Silence));
     let history = host.seen().history().clone();
     let session = Session::new(launch.world_for_dry_run(reporter), history, plan);

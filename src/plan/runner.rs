@@ -77,7 +77,7 @@ pub struct StepReport {
 }
 
 /// Examines the steps of the plan of this script and name with a runner of their own.
-pub type Examine = fn(&Rc<Launch>, &Host, &str, &str) -> Result<Vec<StepReport>>;
+pub(super) type Examine = fn(&Rc<Launch>, &Host, &str, &str) -> Result<Vec<StepReport>>;
 
 /// Runs the steps of one plan.
 pub struct Runner {
@@ -801,7 +801,7 @@ fn row(history: &History, plan: &str, report: &StepReport) -> Value {
 }
 
 /// The exit status of a failed or interrupted evaluation.
-pub fn exit_of(stop: &Stop) -> ExitCode {
+pub(super) fn exit_of(stop: &Stop) -> ExitCode {
     match stop {
         Stop::Failed(failure) => failure.exit,
         Stop::Unpredictable { .. } => ExitCode::DIFFERENT,

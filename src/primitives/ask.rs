@@ -8,7 +8,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::script::{Host, Raised, Unpredictable, look};
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
@@ -36,7 +36,7 @@ mod functions {
     /// try { ask::confirm("Go on?", true); } catch (failure) { assert(failure.kind == "unanswered"); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn confirm(context: NativeCallContext, question: &str, default: bool) -> Raised<bool> {
+    pub(super) fn confirm(context: NativeCallContext, question: &str, default: bool) -> Raised<bool> {
         look(&context, |host| {
             let asked = Question::Confirm { text: question.to_owned(), default, harmless: true };
             Ok(matches!(answer(host, question, &asked)?, Answer::Yes))
@@ -50,7 +50,7 @@ mod functions {
     /// try { ask::text("Name of the site?", "kiosk"); } catch (failure) { assert(failure.kind == "unanswered"); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn text(context: NativeCallContext, question: &str, default: &str) -> Raised<String> {
+    pub(super) fn text(context: NativeCallContext, question: &str, default: &str) -> Raised<String> {
         look(&context, |host| {
             let asked = Question::Text { text: question.to_owned(), default: default.to_owned() };
             match answer(host, question, &asked)? {

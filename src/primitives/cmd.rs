@@ -27,11 +27,11 @@ const LONGEST_RUN: f64 = 3600.0;
 /// How long `cmd::read` and `cmd::test` let a command run when the script does not say.
 const LONGEST_LOOK: f64 = 60.0;
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("read", 1), ("test", 1)])
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "run" => Some(
             by_hand(OptionSet::of::<RunOptions>())
@@ -49,7 +49,7 @@ fn by_hand(options: OptionSet) -> OptionSet {
 
 /// What `cmd::run` returns. It is empty in a dry run, and reading a field of it then ends the preview of the step.
 #[derive(Clone, Debug)]
-pub struct Output {
+pub(super) struct Output {
     known: Option<KnownOutput>,
     label: String,
     /// Where the command was called: Rhai does not report where a field is read.
@@ -65,7 +65,7 @@ struct KnownOutput {
 }
 
 /// Gives an engine the type and its fields.
-pub fn register_output(engine: &mut rhai::Engine) {
+pub(super) fn register_output(engine: &mut rhai::Engine) {
     fn get<T>(output: &Output, field: impl FnOnce(&KnownOutput) -> T) -> Raised<T> {
         match &output.known {
             Some(known) => Ok(field(known)),
@@ -619,7 +619,7 @@ mod functions {
     /// assert(said.ok && said.stdout == "hello\n");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn run(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<Output> {
+    pub(super) fn run(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<Output> {
         act(&context, |host| {
             let options = RunOptions::of(options)?;
             let argv = words(host, argv)?;
@@ -641,7 +641,7 @@ mod functions {
     /// assert(cmd::read(["pwd"], #{ cwd: "/etc" }) == "/etc");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn read(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<String> {
+    pub(super) fn read(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<String> {
         read_output(&context, argv, options)
     }
 
@@ -656,7 +656,7 @@ mod functions {
     /// assert(cmd::test(["test", "-e", "passwd"], #{ cwd: "/etc" }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn test(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<bool> {
+    pub(super) fn test(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<bool> {
         succeeds(&context, argv, options)
     }
 }

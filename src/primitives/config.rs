@@ -16,14 +16,14 @@ use crate::failure::Failure;
 use crate::machine::files::{self, FileState};
 use crate::script::{Host, OptionSet, Raised, act, look, options_of};
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(
         exported_manifest!(functions),
         &[("get", 1), ("set", 1), ("comment", 1), ("remove", 1), ("block", 1)],
     )
 }
 
-pub fn options() -> OptionSet {
+pub(super) fn options() -> OptionSet {
     OptionSet::of::<Options>()
 }
 
@@ -241,7 +241,12 @@ mod functions {
     /// assert(config::get("/srv/app.ini", "port", #{ section: "two" }) == "2");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn get(context: NativeCallContext, path: &str, key: &str, options: rhai::Map) -> Raised<Dynamic> {
+    pub(super) fn get(
+        context: NativeCallContext,
+        path: &str,
+        key: &str,
+        options: rhai::Map,
+    ) -> Raised<Dynamic> {
         look(&context, |host| get_one(host, path, key, &Options::of(options)?))
     }
 
@@ -265,7 +270,7 @@ mod functions {
     /// assert(file::read("/srv/app.ini") == "[web]\nport=80\n");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn set(
+    pub(super) fn set(
         context: NativeCallContext,
         path: &str,
         key: &str,
@@ -287,7 +292,7 @@ mod functions {
     /// assert(file::read("/srv/app.ini") == "[web]\nhost = here\nport = 80\n");
     /// ```
     #[rhai_fn(name = "set", return_raw, volatile)]
-    pub fn set_map(
+    pub(super) fn set_map(
         context: NativeCallContext,
         path: &str,
         values: rhai::Map,
@@ -311,7 +316,12 @@ mod functions {
     /// assert(file::read("/srv/app.ini") == "[web]\n;port=80\n");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn comment(context: NativeCallContext, path: &str, key: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn comment(
+        context: NativeCallContext,
+        path: &str,
+        key: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
         act(&context, |host| {
             let options = Options::of(options)?;
             make(host, path, options.line(key)?, DesiredEntry::Comment, &options)
@@ -333,7 +343,12 @@ mod functions {
     /// assert(file::read("/srv/app.ini") == "port=1\n[web]\n");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn remove(context: NativeCallContext, path: &str, key: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn remove(
+        context: NativeCallContext,
+        path: &str,
+        key: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
         act(&context, |host| {
             let options = Options::of(options)?;
             make(host, path, options.line(key)?, DesiredEntry::Absent, &options)
@@ -357,7 +372,7 @@ mod functions {
     /// assert(file::read("/srv/app.ini") == "[web]\n; BEGIN kkrun kiosk\na=1\nb=2\n; END kkrun kiosk\n");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn block(
+    pub(super) fn block(
         context: NativeCallContext,
         path: &str,
         name: &str,

@@ -22,7 +22,7 @@ mod render;
 
 pub(super) use mode::Mode;
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     let mut module = namespace(exported_manifest!(functions), &[("write", 1), ("make_dir", 1)]);
     module.combine_flatten(access::module());
     module.combine_flatten(copy::module());
@@ -31,7 +31,7 @@ pub fn module() -> rhai::Module {
     module
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "write" | "make_dir" | "copy" | "mirror" => Some(OptionSet::of::<Ownership>()),
         "download" => Some(OptionSet::of::<download::Options>()),
@@ -244,7 +244,7 @@ mod functions {
     /// assert(file::exists("/etc/passwd") && !file::exists("/nothing/here"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn exists(context: NativeCallContext, path: &str) -> Raised<bool> {
+    pub(super) fn exists(context: NativeCallContext, path: &str) -> Raised<bool> {
         look(&context, |host| {
             if path.starts_with("files/") {
                 return Ok(read_plan(host, path).is_ok());
@@ -277,7 +277,7 @@ mod functions {
     /// assert(passwd.kind == "file" && passwd.owner == "root" && passwd.mode == "0644");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn stat(context: NativeCallContext, path: &str) -> Raised<Dynamic> {
+    pub(super) fn stat(context: NativeCallContext, path: &str) -> Raised<Dynamic> {
         look(&context, |host| {
             let path = absolute(path)?;
             host.refuse_unknown(&path)?;
@@ -316,7 +316,7 @@ mod functions {
     /// assert(file::read("/etc/passwd").contains("root:"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn read(context: NativeCallContext, path: &str) -> Raised<String> {
+    pub(super) fn read(context: NativeCallContext, path: &str) -> Raised<String> {
         look(&context, |host| read_text(host, path))
     }
 
@@ -326,7 +326,7 @@ mod functions {
     /// assert(file::lines("/etc/passwd").some(|line| line.starts_with("root:")));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn lines(context: NativeCallContext, path: &str) -> Raised<rhai::Array> {
+    pub(super) fn lines(context: NativeCallContext, path: &str) -> Raised<rhai::Array> {
         look(&context, |host| Ok(read_text(host, path)?.lines().map(|line| line.to_owned().into()).collect()))
     }
 
@@ -336,7 +336,7 @@ mod functions {
     /// assert(file::sha256("/etc/passwd").len() == 64);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn sha256(context: NativeCallContext, path: &str) -> Raised<String> {
+    pub(super) fn sha256(context: NativeCallContext, path: &str) -> Raised<String> {
         look(&context, |host| Ok(digest_at(host, path)?.to_string()))
     }
 
@@ -354,7 +354,12 @@ mod functions {
     /// assert(file::stat("/srv/quiet").mode == "0600");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn write(context: NativeCallContext, path: &str, text: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn write(
+        context: NativeCallContext,
+        path: &str,
+        text: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
         act(&context, |host| write_text(host, path, text, options))
     }
 
@@ -370,7 +375,7 @@ mod functions {
     /// file::write("/srv/secret", secret::generate("api_key"), #{ mode: "0640" });
     /// ```
     #[rhai_fn(name = "write", return_raw, volatile)]
-    pub fn write_secret(
+    pub(super) fn write_secret(
         context: NativeCallContext,
         path: &str,
         secret: Secret,
@@ -388,7 +393,7 @@ mod functions {
     /// assert(file::stat("/srv/name").target == "/etc/hostname");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn link(context: NativeCallContext, target: &str, path: &str) -> Raised<bool> {
+    pub(super) fn link(context: NativeCallContext, target: &str, path: &str) -> Raised<bool> {
         act(&context, |host| {
             let path = absolute(path)?;
             make(host, &path, |found| {
@@ -416,7 +421,7 @@ mod functions {
     /// assert(file::stat("/srv/private").mode == "0700");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn make_dir(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn make_dir(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make_directories(host, path, &options_of(options)?))
     }
 
@@ -427,7 +432,7 @@ mod functions {
     /// assert(file::remove("/srv/old") && !file::remove("/srv/old"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn remove(context: NativeCallContext, path: &str) -> Raised<bool> {
+    pub(super) fn remove(context: NativeCallContext, path: &str) -> Raised<bool> {
         act(&context, |host| remove_whole(host, &absolute(path)?))
     }
 }

@@ -9,11 +9,11 @@ use crate::change::{Change, DesiredGroup, GroupChange};
 use crate::script::{Host, OptionSet, Raised, act, options_of};
 use crate::target::Target;
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("ensure", 1)])
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "ensure" => Some(OptionSet::of::<Options>()),
         _ => None,
@@ -42,7 +42,7 @@ mod functions {
     /// assert(group::ensure("cameras", #{ system: true }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn ensure(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn ensure(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?))
     }
 }

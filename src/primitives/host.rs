@@ -8,7 +8,7 @@ use crate::journal::Entry;
 use crate::machine::{clock, host_facts};
 use crate::script::{Raised, act, look};
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
@@ -22,7 +22,7 @@ mod functions {
     /// assert(host::args().len() == 0);
     /// ```
     #[rhai_fn(name = "args", return_raw, volatile)]
-    pub fn words(context: NativeCallContext) -> Raised<rhai::Array> {
+    pub(super) fn words(context: NativeCallContext) -> Raised<rhai::Array> {
         look(&context, |host| Ok(host.arguments().iter().map(|word| word.clone().into()).collect()))
     }
 
@@ -32,7 +32,7 @@ mod functions {
     /// assert(host::hostname() != "");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn hostname(context: NativeCallContext) -> Raised<String> {
+    pub(super) fn hostname(context: NativeCallContext) -> Raised<String> {
         look(&context, |_| Ok(host_facts::hostname()))
     }
 
@@ -42,7 +42,7 @@ mod functions {
     /// assert(host::os().id != "");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn os(context: NativeCallContext) -> Raised<rhai::Map> {
+    pub(super) fn os(context: NativeCallContext) -> Raised<rhai::Map> {
         look(&context, |_| {
             let facts = host_facts::os_release()?;
             Ok(facts.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
@@ -55,7 +55,7 @@ mod functions {
     /// assert(host::arch() != "");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn arch(context: NativeCallContext) -> Raised<String> {
+    pub(super) fn arch(context: NativeCallContext) -> Raised<String> {
         look(&context, |_| Ok(host_facts::architecture()))
     }
 
@@ -65,7 +65,7 @@ mod functions {
     /// assert(host::env("KKRUN_NO_SUCH_VARIABLE") == ());
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn env(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
+    pub(super) fn env(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
         look(&context, |_| {
             if name.starts_with("KKRUN_SECRET_") {
                 bail!(
@@ -85,7 +85,7 @@ mod functions {
     /// host::reboot_required("the display manager logs in at boot");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn reboot_required(context: NativeCallContext, why: &str) -> Raised<()> {
+    pub(super) fn reboot_required(context: NativeCallContext, why: &str) -> Raised<()> {
         act(&context, |host| {
             let (boot, step) = (clock::boot_id()?, host.seen().step().map(str::to_owned));
             let is_known = {

@@ -10,11 +10,11 @@ use super::shorter::namespace;
 use crate::machine::http::{self, Question};
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("get", 1), ("post", 1)])
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "get" | "post" => Some(OptionSet::of::<Options>()),
         _ => None,
@@ -95,7 +95,7 @@ mod functions {
     /// assert(answer.status < 500);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn get(context: NativeCallContext, url: &str, options: rhai::Map) -> Raised<rhai::Map> {
+    pub(super) fn get(context: NativeCallContext, url: &str, options: rhai::Map) -> Raised<rhai::Map> {
         super::get(&context, url, options)
     }
 
@@ -114,7 +114,12 @@ mod functions {
     /// assert(http::post("http://127.0.0.1/", "{}", #{ headers: headers, timeout: 5 }).status >= 400);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn post(context: NativeCallContext, url: &str, body: &str, options: rhai::Map) -> Raised<rhai::Map> {
+    pub(super) fn post(
+        context: NativeCallContext,
+        url: &str,
+        body: &str,
+        options: rhai::Map,
+    ) -> Raised<rhai::Map> {
         super::post(&context, url, body, options)
     }
 }

@@ -5,7 +5,7 @@ use rhai::plugin::*;
 use crate::event::{Event, Level};
 use crate::script::{Host, Raised, look};
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
@@ -26,7 +26,7 @@ mod functions {
     /// log::info("the dashboard is served on port 80");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn info(context: NativeCallContext, text: &str) -> Raised<()> {
+    pub(super) fn info(context: NativeCallContext, text: &str) -> Raised<()> {
         say(&context, Level::Info, text)
     }
 
@@ -36,7 +36,7 @@ mod functions {
     /// log::warn("the clock is five minutes off");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn warn(context: NativeCallContext, text: &str) -> Raised<()> {
+    pub(super) fn warn(context: NativeCallContext, text: &str) -> Raised<()> {
         say(&context, Level::Warn, text)
     }
 
@@ -46,7 +46,7 @@ mod functions {
     /// log::success("the kiosk is set up");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn success(context: NativeCallContext, text: &str) -> Raised<()> {
+    pub(super) fn success(context: NativeCallContext, text: &str) -> Raised<()> {
         if Host::of(&context).is_ok_and(|host| host.would_have_changed()) {
             return Ok(());
         }
@@ -59,7 +59,7 @@ mod functions {
     /// log::output("42");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn output(context: NativeCallContext, text: &str) -> Raised<()> {
+    pub(super) fn output(context: NativeCallContext, text: &str) -> Raised<()> {
         look(&context, |host: &Host| {
             host.output(text);
             Ok(())

@@ -6,7 +6,7 @@ use rhai::plugin::*;
 use crate::failure::Failure;
 use crate::script::{Raised, look};
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
@@ -21,7 +21,11 @@ mod functions {
     /// assert(o.port == 80 && o.host == "localhost");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn over(context: NativeCallContext, given: rhai::Map, defaults: rhai::Map) -> Raised<rhai::Map> {
+    pub(super) fn over(
+        context: NativeCallContext,
+        given: rhai::Map,
+        defaults: rhai::Map,
+    ) -> Raised<rhai::Map> {
         look(&context, |_| {
             let mut merged = defaults;
             for (name, value) in given {

@@ -22,7 +22,7 @@ use crate::script::{
     Host, OptionSet, Raised, Secret, Unpredictable, act, look, option_names, options_of, value_of,
 };
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(
         exported_manifest!(functions),
         &[
@@ -36,7 +36,7 @@ pub fn module() -> rhai::Module {
     )
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     let own = match function {
         "query" | "value" | "can_create" => OptionSet::default(),
         "execute" => OptionSet::of::<ExecuteOptions>()
@@ -567,7 +567,7 @@ mod functions {
     /// assert(pg::query("SELECT current_database()::text AS name", [], #{ dbname: "template1" })[0].name == "template1");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn query(
+    pub(super) fn query(
         context: NativeCallContext,
         sql: &str,
         params: rhai::Array,
@@ -590,7 +590,7 @@ mod functions {
     /// assert(pg::value("SELECT current_user::text", [], #{ port: 5432 }) == "postgres");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn value(
+    pub(super) fn value(
         context: NativeCallContext,
         sql: &str,
         params: rhai::Array,
@@ -623,7 +623,12 @@ mod functions {
     /// pg::execute("ALTER SYSTEM SET work_mem = $1", ["8MB"], #{ undo: "ALTER SYSTEM RESET work_mem" });
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn execute(context: NativeCallContext, sql: &str, params: rhai::Array, options: Map) -> Raised<bool> {
+    pub(super) fn execute(
+        context: NativeCallContext,
+        sql: &str,
+        params: rhai::Array,
+        options: Map,
+    ) -> Raised<bool> {
         act(&context, |host| Execution::of(&context, host, sql, params, options)?.execute())
     }
 
@@ -646,7 +651,7 @@ mod functions {
     /// assert(pg::value("SELECT current_user::text", [], writer) == "writer");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn ensure_role(context: NativeCallContext, role: &str, options: Map) -> Raised<bool> {
+    pub(super) fn ensure_role(context: NativeCallContext, role: &str, options: Map) -> Raised<bool> {
         ensure_role_with(&context, role, options)
     }
 
@@ -665,7 +670,7 @@ mod functions {
     /// assert(pg::can_create("keeper", "shop"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn ensure_database(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
+    pub(super) fn ensure_database(context: NativeCallContext, name: &str, options: Map) -> Raised<bool> {
         ensure_database_with(&context, name, options)
     }
 
@@ -680,7 +685,12 @@ mod functions {
     /// assert(pg::can_create("postgres", "postgres", #{ port: 5432 }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn can_create(context: NativeCallContext, role: &str, dbname: &str, connection: Map) -> Raised<bool> {
+    pub(super) fn can_create(
+        context: NativeCallContext,
+        role: &str,
+        dbname: &str,
+        connection: Map,
+    ) -> Raised<bool> {
         role_can_create(&context, role, dbname, connection)
     }
 
@@ -692,7 +702,7 @@ mod functions {
     /// assert(url == "postgresql://kim@db:5432/my%20shop");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn url(context: NativeCallContext, parts: Map) -> Raised<Dynamic> {
+    pub(super) fn url(context: NativeCallContext, parts: Map) -> Raised<Dynamic> {
         look(&context, |host| url_of(host, parts))
     }
 
@@ -702,7 +712,7 @@ mod functions {
     /// assert(pg::ident("odd \"name\"") == "\"odd \"\"name\"\"\"");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn ident(context: NativeCallContext, name: &str) -> Raised<String> {
+    pub(super) fn ident(context: NativeCallContext, name: &str) -> Raised<String> {
         look(&context, |_| Ok(identifier(name)))
     }
 }

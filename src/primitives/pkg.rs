@@ -12,11 +12,11 @@ use crate::failure::Failure;
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 use crate::target::Target;
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("install", 1)])
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "install" => Some(OptionSet::of::<Options>()),
         _ => None,
@@ -42,7 +42,7 @@ mod functions {
     /// assert(pkg::installed("apt") && !pkg::installed("ap"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn installed(context: NativeCallContext, name: &str) -> Raised<bool> {
+    pub(super) fn installed(context: NativeCallContext, name: &str) -> Raised<bool> {
         look(&context, |host| {
             check_names(&[name.to_owned()])?;
             refuse_unknown(host)?;
@@ -56,7 +56,7 @@ mod functions {
     /// assert(pkg::candidate("no-package-of-this-name") == ());
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn candidate(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
+    pub(super) fn candidate(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
         look(&context, |host| {
             check_names(&[name.to_owned()])?;
             let found = packages::candidate(name, &host.seen().world)?;
@@ -82,7 +82,11 @@ mod functions {
     /// pkg::install(["jq"], #{ lock_timeout: 60, timeout: 600 });
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn install(context: NativeCallContext, names: rhai::Array, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn install(
+        context: NativeCallContext,
+        names: rhai::Array,
+        options: rhai::Map,
+    ) -> Raised<bool> {
         act(&context, |host| make(host, &names, &options_of(options)?))
     }
 }

@@ -8,11 +8,11 @@ use serde_json::Value;
 use super::shorter::namespace;
 use crate::script::{OptionSet, Raised, act_without_recovery, look, options_of, value_of};
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("preview", 1), ("apply", 1)])
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "preview" | "apply" => Some(OptionSet::of::<Options>()),
         _ => None,
@@ -61,7 +61,7 @@ mod functions {
     /// assert(rollback::preview(#{ purge: ["users"] }).kept.len() == 0);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn preview(context: NativeCallContext, options: rhai::Map) -> Raised<Dynamic> {
+    pub(super) fn preview(context: NativeCallContext, options: rhai::Map) -> Raised<Dynamic> {
         previewed(&context, Some(options))
     }
 
@@ -76,7 +76,7 @@ mod functions {
     /// assert(rollback::apply(#{ purge: ["all"] }).failed.len() == 0);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn apply(context: NativeCallContext, options: rhai::Map) -> Raised<Dynamic> {
+    pub(super) fn apply(context: NativeCallContext, options: rhai::Map) -> Raised<Dynamic> {
         applied(&context, Some(options))
     }
 }

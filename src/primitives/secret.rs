@@ -9,11 +9,11 @@ use super::shorter::namespace;
 use crate::failure::Failure;
 use crate::script::{GENERATED_LENGTH, Host, OptionSet, Raised, Secret, SecretRequest, look, options_of};
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("ask", 1)])
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "ask" => Some(OptionSet::of::<AskOptions>()),
         _ => None,
@@ -112,7 +112,12 @@ mod functions {
     /// assert(`${key}` == "«secret:signing_key»");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn ask(context: NativeCallContext, name: &str, prompt: &str, options: rhai::Map) -> Raised<Secret> {
+    pub(super) fn ask(
+        context: NativeCallContext,
+        name: &str,
+        prompt: &str,
+        options: rhai::Map,
+    ) -> Raised<Secret> {
         asked(&context, name, prompt, options)
     }
 
@@ -124,7 +129,7 @@ mod functions {
     /// assert(file::stat("/srv/key").size == 32);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn generate(context: NativeCallContext, name: &str) -> Raised<Secret> {
+    pub(super) fn generate(context: NativeCallContext, name: &str) -> Raised<Secret> {
         generated(&context, name, None)
     }
 
@@ -135,7 +140,7 @@ mod functions {
     /// assert(file::stat("/srv/key").size == 64);
     /// ```
     #[rhai_fn(name = "generate", return_raw, volatile)]
-    pub fn generate_long(context: NativeCallContext, name: &str, length: i64) -> Raised<Secret> {
+    pub(super) fn generate_long(context: NativeCallContext, name: &str, length: i64) -> Raised<Secret> {
         generated(&context, name, Some(length))
     }
 
@@ -147,7 +152,7 @@ mod functions {
     /// assert(`${line}` == "«secret:pin»");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn join(context: NativeCallContext, parts: rhai::Array) -> Raised<Secret> {
+    pub(super) fn join(context: NativeCallContext, parts: rhai::Array) -> Raised<Secret> {
         look(&context, |host| joined(host, &parts))
     }
 
@@ -159,7 +164,7 @@ mod functions {
     /// assert(file::stat("/srv/env").size == 39);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn quote(context: NativeCallContext, secret: Secret) -> Raised<Secret> {
+    pub(super) fn quote(context: NativeCallContext, secret: Secret) -> Raised<Secret> {
         look(&context, |_| {
             let quoted = crate::text::quoted(secret.reveal());
             Ok(Secret::new(secret.name(), Zeroizing::new(quoted)))
@@ -172,7 +177,7 @@ mod functions {
     /// let url = secret::join(["http://kim:", secret::url_encode(secret::generate("pin")), "@localhost/"]);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn url_encode(context: NativeCallContext, secret: Secret) -> Raised<Secret> {
+    pub(super) fn url_encode(context: NativeCallContext, secret: Secret) -> Raised<Secret> {
         look(&context, |_| {
             let encoded = crate::text::percent_encoded(secret.reveal());
             Ok(Secret::new(secret.name(), Zeroizing::new(encoded)))

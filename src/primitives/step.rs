@@ -14,11 +14,11 @@ use crate::journal::{Entry, Handler};
 use crate::script::{Host, OptionSet, Raised, Seconds, StepBody, StepCall, act, look, options_of, value_of};
 use crate::target::Target;
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("verify", 1)])
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "on_change" => Some(OptionSet::of::<HandlerOptions>()),
         "verify" => Some(OptionSet::of::<VerifyOptions>()),
@@ -131,7 +131,7 @@ mod functions {
     /// step::run("01", "Leave a greeting", "01_greet.rhai");
     /// ```
     #[rhai_fn(name = "run", return_raw, volatile)]
-    pub fn run_script(context: NativeCallContext, id: &str, title: &str, script: &str) -> Raised<()> {
+    pub(super) fn run_script(context: NativeCallContext, id: &str, title: &str, script: &str) -> Raised<()> {
         run_step(&context, id, title, StepBody::Script(script.to_owned()))
     }
 
@@ -141,7 +141,7 @@ mod functions {
     /// step::run("greet", "Leave a greeting", || file::write("/srv/greeting", "hello\n"));
     /// ```
     #[rhai_fn(name = "run", return_raw, volatile)]
-    pub fn run_closure(context: NativeCallContext, id: &str, title: &str, body: FnPtr) -> Raised<()> {
+    pub(super) fn run_closure(context: NativeCallContext, id: &str, title: &str, body: FnPtr) -> Raised<()> {
         run_step(&context, id, title, StepBody::Closure(body))
     }
 
@@ -152,7 +152,7 @@ mod functions {
     /// assert(step::is_done("downloaded"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn mark(context: NativeCallContext, id: &str) -> Raised<()> {
+    pub(super) fn mark(context: NativeCallContext, id: &str) -> Raised<()> {
         act(&context, |host| host.runner()?.mark(host, id))
     }
 
@@ -162,7 +162,7 @@ mod functions {
     /// assert(!step::is_done("never marked"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn is_done(context: NativeCallContext, id: &str) -> Raised<bool> {
+    pub(super) fn is_done(context: NativeCallContext, id: &str) -> Raised<bool> {
         look(&context, |host| host.runner()?.is_done(host, id))
     }
 
@@ -174,7 +174,7 @@ mod functions {
     /// step::once("import", || throw "never reached");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn once(context: NativeCallContext, key: &str, closure: FnPtr) -> Raised<bool> {
+    pub(super) fn once(context: NativeCallContext, key: &str, closure: FnPtr) -> Raised<bool> {
         act(&context, |host| {
             if host.seen().history().once.contains_key(key) {
                 // What it asked for at that time is no longer known.
@@ -205,7 +205,11 @@ mod functions {
     /// step::on_change(#{ test: ["true"], run: [["true"]] }, || file::exists("/etc"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn on_change(context: NativeCallContext, options: rhai::Map, closure: FnPtr) -> Raised<Dynamic> {
+    pub(super) fn on_change(
+        context: NativeCallContext,
+        options: rhai::Map,
+        closure: FnPtr,
+    ) -> Raised<Dynamic> {
         act(&context, |host| {
             let given: HandlerOptions = options_of(options)?;
             let handler =
@@ -231,7 +235,12 @@ mod functions {
     /// step::verify("there is a root directory", || file::exists("/"), #{ within: 1, holds: 0 });
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn verify(context: NativeCallContext, label: &str, closure: FnPtr, options: rhai::Map) -> Raised<()> {
+    pub(super) fn verify(
+        context: NativeCallContext,
+        label: &str,
+        closure: FnPtr,
+        options: rhai::Map,
+    ) -> Raised<()> {
         let options = look(&context, |_| options_of::<VerifyOptions>(options))?;
         verified(&context, label, &closure, &options)
     }
@@ -243,7 +252,7 @@ mod functions {
     /// for row in step::list("master.rhai") { log::output(`${row.id} ${row.status}`); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn list(context: NativeCallContext, plan: &str) -> Raised<Dynamic> {
+    pub(super) fn list(context: NativeCallContext, plan: &str) -> Raised<Dynamic> {
         look(&context, |host| Ok(value_of(&host.runner()?.list(&context, plan)?)))
     }
 
@@ -254,7 +263,7 @@ mod functions {
     /// if reason != () { log::warn(`step 01 no longer holds: ${reason}`); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn drift(context: NativeCallContext, id: &str) -> Raised<Dynamic> {
+    pub(super) fn drift(context: NativeCallContext, id: &str) -> Raised<Dynamic> {
         look(&context, |host| Ok(host.runner()?.drift(&context, id)?.map_or(Dynamic::UNIT, Dynamic::from)))
     }
 
@@ -266,7 +275,7 @@ mod functions {
     /// assert(!step::is_done("a"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn reset(context: NativeCallContext) -> Raised<()> {
+    pub(super) fn reset(context: NativeCallContext) -> Raised<()> {
         act(&context, |host| host.runner()?.reset(host, None))
     }
 
@@ -279,7 +288,7 @@ mod functions {
     /// assert(!step::is_done("a") && step::is_done("b"));
     /// ```
     #[rhai_fn(name = "reset", return_raw, volatile)]
-    pub fn reset_these(context: NativeCallContext, steps: rhai::Array) -> Raised<()> {
+    pub(super) fn reset_these(context: NativeCallContext, steps: rhai::Array) -> Raised<()> {
         act(&context, |host| {
             let steps = steps.into_iter().map(|step| step.to_string()).collect();
             host.runner()?.reset(host, Some(steps))

@@ -15,7 +15,7 @@ use crate::machine::clock;
 use crate::script::{LARGEST_TEXT, Raised, json_of, look, value_of};
 use crate::time;
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
 
@@ -83,7 +83,7 @@ mod functions {
     /// assert(!text::matches("kiosk", "[0-9]"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn matches(context: NativeCallContext, subject: &str, expression: &str) -> Raised<bool> {
+    pub(super) fn matches(context: NativeCallContext, subject: &str, expression: &str) -> Raised<bool> {
         look(&context, |_| Ok(pattern(expression)?.is_match(subject)))
     }
 
@@ -94,7 +94,7 @@ mod functions {
     /// assert(text::replace("a=1, b=2", "([a-z])=([0-9])", "$2${1}") == "1a, 2b");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn replace(
+    pub(super) fn replace(
         context: NativeCallContext,
         subject: &str,
         expression: &str,
@@ -109,7 +109,7 @@ mod functions {
     /// assert(text::json_parse(`{ "ports": [80, 443] }`).ports[1] == 443);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn json_parse(context: NativeCallContext, json: &str) -> Raised<Dynamic> {
+    pub(super) fn json_parse(context: NativeCallContext, json: &str) -> Raised<Dynamic> {
         look(&context, |_| {
             let value = serde_json::from_str(json)
                 .map_err(|error| Failure::new(format!("invalid JSON: {error}")).kind("usage"))?;
@@ -123,7 +123,7 @@ mod functions {
     /// assert(text::json_text(#{ b: [1, 2.5], a: () }) == `{"a":null,"b":[1,2.5]}`);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn json_text(context: NativeCallContext, value: Dynamic) -> Raised<String> {
+    pub(super) fn json_text(context: NativeCallContext, value: Dynamic) -> Raised<String> {
         look(&context, |_| serde_json::to_string(&json_of(&value)?).context("cannot write JSON"))
     }
 
@@ -134,7 +134,7 @@ mod functions {
     /// assert(text::quote("it's $5") == "\"it's \\$5\"");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn quote(context: NativeCallContext, subject: &str) -> Raised<String> {
+    pub(super) fn quote(context: NativeCallContext, subject: &str) -> Raised<String> {
         look(&context, |_| Ok(crate::text::quoted(subject)))
     }
 
@@ -144,7 +144,7 @@ mod functions {
     /// assert(text::url_encode("50% & más") == "50%25%20%26%20m%C3%A1s");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn url_encode(context: NativeCallContext, subject: &str) -> Raised<String> {
+    pub(super) fn url_encode(context: NativeCallContext, subject: &str) -> Raised<String> {
         look(&context, |_| Ok(utf8_percent_encode(subject, ENCODED).to_string()))
     }
 
@@ -155,7 +155,7 @@ mod functions {
     /// assert(text::matches(text::age("2026-05-01T21:14:00Z"), "^[a-z0-9-]+ [0-9:]{5}$"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn age(context: NativeCallContext, timestamp: &str) -> Raised<String> {
+    pub(super) fn age(context: NativeCallContext, timestamp: &str) -> Raised<String> {
         look(&context, |_| said_age(timestamp))
     }
 
@@ -165,7 +165,7 @@ mod functions {
     /// assert(text::age(()) == "never");
     /// ```
     #[rhai_fn(name = "age", return_raw, volatile)]
-    pub fn age_of_nothing(context: NativeCallContext, _timestamp: ()) -> Raised<String> {
+    pub(super) fn age_of_nothing(context: NativeCallContext, _timestamp: ()) -> Raised<String> {
         look(&context, |_| Ok("never".to_owned()))
     }
 
@@ -175,7 +175,7 @@ mod functions {
     /// assert(text::duration(182.4) == "3 min 02 s");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn duration(context: NativeCallContext, seconds: f64) -> Raised<String> {
+    pub(super) fn duration(context: NativeCallContext, seconds: f64) -> Raised<String> {
         look(&context, |_| Ok(time::duration(seconds)))
     }
 
@@ -185,7 +185,7 @@ mod functions {
     /// assert(text::duration(38) == "38 s");
     /// ```
     #[rhai_fn(name = "duration", return_raw, volatile)]
-    pub fn duration_in_whole(context: NativeCallContext, seconds: i64) -> Raised<String> {
+    pub(super) fn duration_in_whole(context: NativeCallContext, seconds: i64) -> Raised<String> {
         #[expect(clippy::cast_precision_loss, reason = "nothing takes 2^52 seconds")]
         look(&context, |_| Ok(time::duration(seconds as f64)))
     }

@@ -17,7 +17,7 @@ use crate::target::Target;
 /// The time between two checks of a unit that must stay as it is.
 const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(250);
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(
         exported_manifest!(functions),
         &[
@@ -33,7 +33,7 @@ pub fn module() -> rhai::Module {
     )
 }
 
-pub fn options() -> OptionSet {
+pub(super) fn options() -> OptionSet {
     OptionSet::of::<Options>()
 }
 
@@ -183,7 +183,7 @@ mod functions {
     /// assert(unit::get("default.target", #{ user: "kim" }).load_state == "loaded");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn get(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<Dynamic> {
+    pub(super) fn get(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<Dynamic> {
         look(&context, |host| facts_of(host, name, &options_of(options)?))
     }
 
@@ -201,7 +201,7 @@ mod functions {
     /// assert(unit::check("/usr/lib/systemd/user/default.target", #{ user: "kim" }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn check(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn check(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
         look(&context, |host| checked(host, path, &options_of(options)?))
     }
 
@@ -224,7 +224,7 @@ mod functions {
     /// assert(unit::enable("idle.service", #{ user: "kim" }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn enable(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn enable(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Enabled))
     }
 
@@ -241,7 +241,7 @@ mod functions {
     /// assert(!unit::disable("default.target", #{ user: "kim" }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn disable(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn disable(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Disabled))
     }
 
@@ -260,7 +260,7 @@ mod functions {
     /// unit::start("sockets.target", #{ user: "kim" });
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn start(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn start(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Started))
     }
 
@@ -279,7 +279,7 @@ mod functions {
     /// assert(!unit::stop("nothing.service", #{ user: "kim" }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn stop(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn stop(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Stopped))
     }
 
@@ -295,7 +295,7 @@ mod functions {
     /// assert(unit::mask("sockets.target", #{ user: "kim" }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn mask(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn mask(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Masked))
     }
 
@@ -314,7 +314,7 @@ mod functions {
     /// assert(unit::stable("sockets.target", 0.5, #{ user: "kim" }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn stable(
+    pub(super) fn stable(
         context: NativeCallContext,
         name: &str,
         seconds: Dynamic,

@@ -13,11 +13,11 @@ use crate::machine::files::PathText;
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 use crate::target::Target;
 
-pub fn module() -> rhai::Module {
+pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("ensure", 1)])
 }
 
-pub fn options(function: &str) -> Option<OptionSet> {
+pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "ensure" => Some(OptionSet::of::<Options>()),
         _ => None,
@@ -61,7 +61,7 @@ mod functions {
     /// assert(user::exists("root") && !user::exists("roo"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn exists(context: NativeCallContext, name: &str) -> Raised<bool> {
+    pub(super) fn exists(context: NativeCallContext, name: &str) -> Raised<bool> {
         look(&context, |host| {
             refuse_unknown(host, name)?;
             Ok(Account::by_name(name)?.is_some())
@@ -77,7 +77,7 @@ mod functions {
     /// assert(root.uid == 0 && root.home == "/root" && "root" in root.groups);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn get(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
+    pub(super) fn get(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
         look(&context, |host| {
             refuse_unknown(host, name)?;
             let UserState::Present(facts) = UserState::observe(name)? else { return Ok(Dynamic::UNIT) };
@@ -110,7 +110,7 @@ mod functions {
     /// assert("video" in user::get("kim").groups);
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn ensure(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn ensure(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, options_of(options)?))
     }
 
@@ -121,7 +121,7 @@ mod functions {
     /// assert(user::linger("lee") && !user::linger("lee"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn linger(context: NativeCallContext, name: &str) -> Raised<bool> {
+    pub(super) fn linger(context: NativeCallContext, name: &str) -> Raised<bool> {
         act(&context, |host| {
             if !would_have_changed(host, &Target::User(name.to_owned())) {
                 Account::existing(name)?;

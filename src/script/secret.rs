@@ -18,7 +18,7 @@ use zeroize::Zeroizing;
 type Refused = Result<Dynamic, Box<EvalAltResult>>;
 
 /// How the name of a secret begins where it is shown instead of the value.
-pub const MARK: &str = "«secret:";
+pub(super) const MARK: &str = "«secret:";
 
 /// A secret: shown as `«secret:NAME»`, whatever is done to show it.
 #[derive(Clone)]
@@ -62,58 +62,58 @@ mod operators {
     use super::{Refused, Secret};
 
     #[rhai_fn(name = "to_string", name = "to_debug")]
-    pub fn shown(secret: Secret) -> String {
+    pub(super) fn shown(secret: Secret) -> String {
         secret.to_string()
     }
 
     #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
-    pub fn compared(_left: Secret, _right: Secret) -> Refused {
+    pub(super) fn compared(_left: Secret, _right: Secret) -> Refused {
         Refused::Err("a secret cannot be compared".into())
     }
 
     #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
-    pub fn compared_with_anything(left: Secret, _right: Dynamic) -> Refused {
+    pub(super) fn compared_with_anything(left: Secret, _right: Dynamic) -> Refused {
         compared(left.clone(), left)
     }
 
     #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
-    pub fn anything_compared(_left: Dynamic, right: Secret) -> Refused {
+    pub(super) fn anything_compared(_left: Dynamic, right: Secret) -> Refused {
         compared(right.clone(), right)
     }
 
     // The standard library has these for a text and anything at all.
     #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
-    pub fn compared_with_text(left: Secret, _right: ImmutableString) -> Refused {
+    pub(super) fn compared_with_text(left: Secret, _right: ImmutableString) -> Refused {
         compared(left.clone(), left)
     }
 
     #[rhai_fn(name = "==", name = "!=", name = "<", name = "<=", name = ">", name = ">=", return_raw)]
-    pub fn text_compared(_left: ImmutableString, right: Secret) -> Refused {
+    pub(super) fn text_compared(_left: ImmutableString, right: Secret) -> Refused {
         compared(right.clone(), right)
     }
 
     #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
-    pub fn added(_left: Secret, _right: Secret) -> Refused {
+    pub(super) fn added(_left: Secret, _right: Secret) -> Refused {
         Refused::Err("a secret cannot be added to: use secret::join([…])".into())
     }
 
     #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
-    pub fn added_to_anything(left: Secret, _right: Dynamic) -> Refused {
+    pub(super) fn added_to_anything(left: Secret, _right: Dynamic) -> Refused {
         added(left.clone(), left)
     }
 
     #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
-    pub fn anything_added(_left: Dynamic, right: Secret) -> Refused {
+    pub(super) fn anything_added(_left: Dynamic, right: Secret) -> Refused {
         added(right.clone(), right)
     }
 
     #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
-    pub fn added_to_text(left: Secret, _right: ImmutableString) -> Refused {
+    pub(super) fn added_to_text(left: Secret, _right: ImmutableString) -> Refused {
         added(left.clone(), left)
     }
 
     #[rhai_fn(name = "+", name = "-", name = "*", return_raw)]
-    pub fn text_added(_left: ImmutableString, right: Secret) -> Refused {
+    pub(super) fn text_added(_left: ImmutableString, right: Secret) -> Refused {
         added(right.clone(), right)
     }
 }

@@ -83,7 +83,7 @@ impl Secrets {
 }
 
 /// A random secret of that many characters.
-pub fn generated(length: usize) -> Result<Zeroizing<String>> {
+pub(super) fn generated(length: usize) -> Result<Zeroizing<String>> {
     // Bytes beyond the last whole multiple would make some characters more likely than others.
     let fair = 256 - 256 % ALPHABET.len();
     let mut text = Zeroizing::new(String::with_capacity(length));

@@ -7,10 +7,10 @@ use rhai::{FnNamespace, Identifier};
 use super::options::OptionSet;
 
 /// The options that a function knows, by its namespace and name; none for one without such an argument.
-pub type KnownOptions = fn(namespace: &str, name: &str) -> Option<OptionSet>;
+pub(super) type KnownOptions = fn(namespace: &str, name: &str) -> Option<OptionSet>;
 
 /// The types that a parameter accepts where Rhai only knows that it is of any type, by namespace, name and parameter.
-pub type KnownTypes = fn(namespace: &str, name: &str, parameter: &str) -> &'static [&'static str];
+pub(super) type KnownTypes = fn(namespace: &str, name: &str, parameter: &str) -> &'static [&'static str];
 
 /// Gives an engine the primitives that its scripts can call.
 #[derive(Clone, Copy)]

@@ -1,5 +1,10 @@
 //! Decides about a target that something other than kkrun modified: ask, keep or overwrite.
 
+use std::path::Path;
+
+use anyhow::{Result, bail};
+use serde_json::Value;
+
 use super::Session;
 use super::last_known::{LastKnown, last_known_at};
 use crate::change::{Change, FileRecord, Found, Position};
@@ -8,9 +13,6 @@ use crate::failure::Failure;
 use crate::journal::{ChangeState, Entry};
 use crate::machine::files::FileState;
 use crate::target::Target;
-use anyhow::{Result, bail};
-use serde_json::Value;
-use std::path::Path;
 
 /// What to do about a target modified outside kkrun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

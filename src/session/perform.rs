@@ -1,5 +1,8 @@
 //! Makes one change: look, intent, act, look again, outcome. The only caller of an act.
 
+use anyhow::Result;
+use serde_json::Value;
+
 use super::last_known::{LastKnown, last_known_at};
 use super::{Mode, Session, WouldChange};
 use crate::change::{Change, CommandInverse, OnDoubt, Position, ProductRecord, World, state_value};
@@ -7,8 +10,6 @@ use crate::event::{ChangeOutcome, Event};
 use crate::journal::{ChangeId, ChangeRecord, Class, Entry};
 use crate::machine::files::PathText;
 use crate::target::{States, Target};
-use anyhow::Result;
-use serde_json::Value;
 
 impl Session {
     /// Makes a change, or shows it in a dry run. The caller has observed that the target is not as desired.

@@ -1,13 +1,15 @@
 //! What a session records with: the lock, the journal, and what the journal says by now. The only writer of the journal.
 
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+
 use super::Session;
 use crate::failure::Failure;
 use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Writer};
 use crate::machine::backups;
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
-use anyhow::{Result, bail};
-use std::path::PathBuf;
 
 /// How a session gets to record.
 pub struct Opening {

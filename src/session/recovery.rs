@@ -1,11 +1,12 @@
 //! Recovers what a killed run left in doubt or half undone, before anything else is done.
 
+use anyhow::{Context, Result, bail};
+
 use super::recorder::Recorder;
 use super::{ConflictPolicy, Session};
 use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone};
 use crate::failure::Failure;
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Entry, Undoing};
-use anyhow::{Context, Result, bail};
 
 impl Session {
     /// Takes the machine's lock and the journal, ends or awaits what a killed run left running, and probes

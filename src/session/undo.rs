@@ -1,13 +1,15 @@
 //! Undoes one change, or previews that.
 
+use std::collections::BTreeMap;
+
+use anyhow::{Context, Result};
+
 use super::Session;
 use super::last_known::{LastKnown, last_known_at};
 use crate::change::{Change, Made, UndoTerms, Undone};
 use crate::failure::{self};
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, Intent, Undoing};
 use crate::target::Target;
-use anyhow::{Context, Result};
-use std::collections::BTreeMap;
 
 impl Session {
     /// Undoes one change. Recorded before and after; killed in between, it is done again.

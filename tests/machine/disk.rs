@@ -12,7 +12,7 @@ const SIZE: u64 = 8 << 30;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// An image with a file system. Nothing of it stays mounted when it is dropped.
-pub struct Disk {
+pub(crate) struct Disk {
     image: PathBuf,
     at: PathBuf,
     /// Where the machine that survived is shown.
@@ -21,7 +21,7 @@ pub struct Disk {
 
 impl Disk {
     /// Makes one of this kind (`ext4`, `xfs`) in an empty directory.
-    pub fn new(directory: &Path, kind: &str) -> Self {
+    pub(crate) fn new(directory: &Path, kind: &str) -> Self {
         let [image, at, shown] = ["image", "disk", "survived"].map(|name| directory.join(name));
         File::create(&image).unwrap().set_len(SIZE).unwrap();
         succeed(Command::new(format!("mkfs.{kind}")).arg("-q").arg(&image));
@@ -38,24 +38,24 @@ impl Disk {
     }
 
     /// Where it is mounted.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.at
     }
 
     /// From now on nothing reaches it any more, not even what its own log still held. (The ioctl `FS_IOC_SHUTDOWN`
     /// without a flush of the log.)
-    pub fn lose_power(&self) {
+    pub(crate) fn lose_power(&self) {
         succeed(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(&self.at));
     }
 
     /// What is on it after its log was recovered.
-    pub fn power_up(&self) {
+    pub(crate) fn power_up(&self) {
         unmount(&self.at);
         self.mount();
     }
 
     /// Shows, not to be written, what a clone of `base` had become that wrote to `upper`.
-    pub fn show(&self, upper: &Path, base: &Path) -> &Path {
+    pub(crate) fn show(&self, upper: &Path, base: &Path) -> &Path {
         let options = format!("ro,redirect_dir=follow,lowerdir={}:{}", upper.display(), base.display());
         succeed(Command::new("mount").args(["-t", "overlay", "-o", &options, "overlay"]).arg(&self.shown));
         &self.shown

@@ -8,7 +8,7 @@ const HOW: &str = "KKRUN_SWEEP";
 const SEED: &str = "KKRUN_SWEEP_SEED";
 
 /// The instants of a run that takes so long. How to have them again is printed.
-pub fn instants(salt: &str, took: Duration) -> Vec<Duration> {
+pub(crate) fn instants(salt: &str, took: Duration) -> Vec<Duration> {
     let seed: u64 = std::env::var(SEED).map_or_else(|_| now(), |text| text.parse().expect("a number"));
     let how = std::env::var(HOW).unwrap_or_else(|_| "1".to_owned());
     let count: u32 = if how == "full" { 10 } else { how.parse().expect("KKRUN_SWEEP is `full` or a number") };

@@ -7,7 +7,7 @@ use std::path::Path;
 const SHOWN: usize = 3;
 
 /// Something that may be otherwise, and why that is no loss.
-pub struct Exception {
+pub(crate) struct Exception {
     /// What it is, as a regular expression for the whole of it.
     pub what: &'static str,
     /// Why it may; printed after "as".
@@ -15,11 +15,11 @@ pub struct Exception {
 }
 
 /// What each thing is like; a file has two lines, for what it is and for what it holds.
-pub struct Picture(BTreeMap<String, BTreeSet<String>>);
+pub(crate) struct Picture(BTreeMap<String, BTreeSet<String>>);
 
 impl Picture {
     /// As `tests/kiosk/machine.sh` writes it.
-    pub fn read(path: &Path) -> Self {
+    pub(crate) fn read(path: &Path) -> Self {
         let text = std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let mut things: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
         for line in String::from_utf8_lossy(&text).lines() {
@@ -34,7 +34,7 @@ impl Picture {
     }
 
     /// What is otherwise in this one than in `wanted` and not excepted. What is excepted is printed.
-    pub fn unlike(&self, wanted: &Self, exceptions: &[Exception]) -> Vec<String> {
+    pub(crate) fn unlike(&self, wanted: &Self, exceptions: &[Exception]) -> Vec<String> {
         let (mut unexpected, mut excepted) = (Vec::new(), BTreeMap::<&str, Vec<&str>>::new());
         let all: BTreeSet<&String> = self.0.keys().chain(wanted.0.keys()).collect();
         for what in all {

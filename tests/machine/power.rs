@@ -22,7 +22,7 @@ const RECORDS: &str = "/run/kkrun/rehearsals";
 const LIVING: [&str; 2] = ["nginx.service", "postgresql.service"];
 
 /// What is left of a machine that lost power.
-pub struct Survivor {
+pub(crate) struct Survivor {
     base: PathBuf,
     words: String,
     _disk: Disk,
@@ -30,13 +30,13 @@ pub struct Survivor {
 
 impl Survivor {
     /// Boots it and runs the plan again, with all that this makes in a directory.
-    pub fn boots_again(&self, directory: &Path) {
+    pub(crate) fn boots_again(&self, directory: &Path) {
         passes(&self.words, self.base.clone(), directory);
     }
 }
 
 /// Takes the power away at an instant of the run, on a disk of this kind.
-pub fn lose(directory: &Path, kind: &str, at: Duration) -> Survivor {
+pub(crate) fn lose(directory: &Path, kind: &str, at: Duration) -> Survivor {
     let disk = Disk::new(directory, kind);
     let rehearsal = Rehearsal {
         durable: true,

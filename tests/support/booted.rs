@@ -11,7 +11,7 @@ use kkrun::machine::clone::container::{Bind, Boot, Container, Inside};
 use kkrun::machine::clone::network::{NAME_SERVER, NetworkNamespace};
 
 /// A booted machine. Dropping it ends it and removes everything of it.
-pub struct Machine {
+pub(crate) struct Machine {
     container: Container,
     _network: NetworkNamespace,
     _disk: Disk,
@@ -48,7 +48,7 @@ impl Drop for Disk {
 
 impl Machine {
     /// Boots a copy of a base with these files in its /opt/test.
-    pub fn boot(base: &Path, files: &[PathBuf]) -> Self {
+    pub(crate) fn boot(base: &Path, files: &[PathBuf]) -> Self {
         let scratch = super::clone::scratch();
         let disk = Disk::new(&scratch.path().join("image"), scratch.path().join("disk"));
         let root = disk.at.join("root");
@@ -81,7 +81,7 @@ impl Machine {
     }
 
     /// Runs a script of /opt/test there; it must end with 0.
-    pub fn passes(&self, script: &str) {
+    pub(crate) fn passes(&self, script: &str) {
         let environment =
             [("HOME", "/root"), ("PATH", "/usr/sbin:/usr/bin:/sbin:/bin"), ("KKRUN", "/opt/test/kkrun")];
         let inside = Inside {

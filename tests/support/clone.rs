@@ -8,18 +8,18 @@ use kkrun::machine::signal::Signals;
 use kkrun::rehearse::{Base, FILES, Progress, Rehearsal, Run, rehearse};
 
 /// The base of this name.
-pub fn base(name: &str) -> PathBuf {
+pub(crate) fn base(name: &str) -> PathBuf {
     let bases = std::env::var_os("KKRUN_TEST_BASES").expect("KKRUN_TEST_BASES names the directory of bases");
     PathBuf::from(bases).join(name)
 }
 
 /// An empty directory on the disk.
-pub fn scratch() -> tempfile::TempDir {
+pub(crate) fn scratch() -> tempfile::TempDir {
     tempfile::Builder::new().prefix("kkrun-test-").tempdir_in("/var/tmp").unwrap()
 }
 
 /// A rehearsal of a script with its words, in a clone of the root file system in a directory.
-pub fn of_script(words: &str, base: PathBuf, clones: PathBuf) -> Rehearsal {
+pub(crate) fn of_script(words: &str, base: PathBuf, clones: PathBuf) -> Rehearsal {
     let (name, arguments) = words.split_once(' ').unwrap_or((words, ""));
     let script = format!("exec bash {FILES}/{name}.sh {arguments}");
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -45,7 +45,7 @@ pub fn of_script(words: &str, base: PathBuf, clones: PathBuf) -> Rehearsal {
 
 /// Runs it; it must end with 0. What it leaves in /root/pictures comes to a directory of this side, and nothing else
 /// remains.
-pub fn passes(rehearsal: &Rehearsal, pictures: &Path) {
+pub(crate) fn passes(rehearsal: &Rehearsal, pictures: &Path) {
     let mut kept = None;
     let outcome = rehearse(rehearsal, &Signals::deaf().unwrap(), &mut |progress| {
         if let Progress::Kept { remove, upper, .. } = progress {

@@ -18,7 +18,7 @@ use rustix::process::{Pid, Signal, kill_process};
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A running server.
-pub struct Server {
+pub(crate) struct Server {
     /// Its socket, its log, and `data`.
     pub directory: PathBuf,
     pub binaries: PathBuf,
@@ -30,7 +30,7 @@ pub struct Server {
 
 impl Server {
     /// One in a directory of its own, which logs all that it can.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let loudly = [
             "log_statement=all",
@@ -44,7 +44,7 @@ impl Server {
     }
 
     /// One with these settings in a directory that others keep.
-    pub fn start_in(directory: &Path, settings: &[&str]) -> Self {
+    pub(crate) fn start_in(directory: &Path, settings: &[&str]) -> Self {
         let (directory, binaries, (uid, gid)) = (directory.to_owned(), binaries(), postgres());
         chown(&directory, Some(uid), Some(gid)).unwrap();
         fs::set_permissions(&directory, fs::Permissions::from_mode(0o755)).unwrap();
@@ -77,7 +77,7 @@ impl Server {
     }
 
     /// Ends it at once, lets `meanwhile` work on its data, and starts it again.
-    pub fn without(&self, meanwhile: impl FnOnce(&Path)) {
+    pub(crate) fn without(&self, meanwhile: impl FnOnce(&Path)) {
         self.end(Signal::QUIT);
         let data = self.directory.join("data");
         let _ = fs::remove_file(data.join("postmaster.pid"));
@@ -93,15 +93,15 @@ impl Server {
     }
 
     /// The options of a script that connects to it.
-    pub fn options(&self) -> String {
+    pub(crate) fn options(&self) -> String {
         format!("host: \"{}\", port: {}", self.directory.display(), self.port)
     }
 
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         fs::read_to_string(self.directory.join("log")).unwrap()
     }
 
-    pub fn psql_command(&self, database: &str) -> Command {
+    pub(crate) fn psql_command(&self, database: &str) -> Command {
         let (uid, gid) = postgres();
         let mut command = Command::new(self.binaries.join("psql"));
         command.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "-v", "ON_ERROR_STOP=1"]);
@@ -110,7 +110,7 @@ impl Server {
         command
     }
 
-    pub fn psql_in(&self, database: &str, sql: &str) -> Result<String, String> {
+    pub(crate) fn psql_in(&self, database: &str, sql: &str) -> Result<String, String> {
         let output = self.psql_command(database).args(["-c", sql]).output().unwrap();
         if output.status.success() {
             Ok(String::from_utf8(output.stdout).unwrap().trim().to_owned())
@@ -119,12 +119,12 @@ impl Server {
         }
     }
 
-    pub fn psql(&self, sql: &str) -> Result<String, String> {
+    pub(crate) fn psql(&self, sql: &str) -> Result<String, String> {
         self.psql_in("postgres", sql)
     }
 
     /// Whether the role can log in with this password over TCP.
-    pub fn logs_in(&self, role: &str, password: &str, database: &str) -> bool {
+    pub(crate) fn logs_in(&self, role: &str, password: &str, database: &str) -> bool {
         let output = Command::new(self.binaries.join("psql"))
             .args(["--no-psqlrc", "-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", role])
             .args(["-d", database, "-c", "SELECT 1"])

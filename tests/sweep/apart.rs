@@ -10,21 +10,21 @@ const REPORT: &str = "sweep:";
 
 /// A part of the work.
 #[derive(Clone, Copy)]
-pub struct Shard {
+pub(crate) struct Shard {
     index: usize,
     count: usize,
 }
 
 impl Shard {
     /// Whether this part does the piece of this number.
-    pub fn has(self, number: usize) -> bool {
+    pub(crate) fn has(self, number: usize) -> bool {
         number % self.count == self.index
     }
 }
 
 /// The figures of a sweep.
 #[derive(Default)]
-pub struct Tally {
+pub(crate) struct Tally {
     pub positions: usize,
     /// Positions that were not reached: another thread, or another run, made other calls than the traced one.
     pub missed: usize,
@@ -32,7 +32,7 @@ pub struct Tally {
 }
 
 impl Tally {
-    pub fn add(&mut self, what: &str, disturbed: bool, problems: Vec<String>) {
+    pub(crate) fn add(&mut self, what: &str, disturbed: bool, problems: Vec<String>) {
         self.positions += 1;
         if !disturbed {
             self.missed += 1;
@@ -47,7 +47,7 @@ impl Tally {
 
 /// Does the work in as many processes as there are processors, and adds up what they found. They are this program
 /// again, with this test alone.
-pub fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
+pub(crate) fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
     if let Some(shard) = shard() {
         // Ends the line that the test runner began.
         println!();

@@ -9,7 +9,7 @@ use super::server::Server;
 const STEP: &str = "01";
 
 /// What is there before.
-pub fn make(server: &Server) {
+pub(crate) fn make(server: &Server) {
     for sql in [
         "CREATE ROLE robin LOGIN PASSWORD 'the old one' CONNECTION LIMIT 5",
         "CREATE DATABASE attic OWNER robin STRATEGY file_copy",
@@ -20,7 +20,7 @@ pub fn make(server: &Server) {
 }
 
 /// Roles with what they may and which password is theirs, databases with their owners, and what stands in tables.
-pub fn entries(server: &Server) -> Vec<(PathBuf, String)> {
+pub(crate) fn entries(server: &Server) -> Vec<(PathBuf, String)> {
     let one = |what: String| (PathBuf::from(STEP).join(&what), what);
     let lines = |database: &str, sql: &str| -> Vec<String> {
         server.psql_in(database, sql).unwrap().lines().map(str::to_owned).collect()

@@ -31,7 +31,7 @@ const WRITING: [&str; 3] = ["write", "writev", "sendfile"];
 /// The exit statuses of a run and of a rollback that met an error: failed, or undone in part.
 const STATUSES: [i32; 3] = [0, 1, 4];
 
-pub fn sweep(shard: Shard) -> Tally {
+pub(crate) fn sweep(shard: Shard) -> Tally {
     let sample = Sample::reported();
     let (mut tally, mut number) = (Tally::default(), 0);
     for scenario in plans::all() {

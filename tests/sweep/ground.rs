@@ -11,7 +11,7 @@ use super::server::Server;
 
 /// Which file system lies under the tree and the state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Lying {
+pub(crate) enum Lying {
     /// One in memory, which loses nothing.
     Memory,
     /// An image for both.
@@ -20,7 +20,7 @@ pub enum Lying {
     Apart(&'static str),
 }
 
-pub struct Ground {
+pub(crate) struct Ground {
     directory: tempfile::TempDir,
     pub tree: PathBuf,
     pub state: PathBuf,
@@ -32,11 +32,11 @@ pub struct Ground {
 }
 
 /// The state directory, the tree and the server's data as they were at some moment.
-pub struct Snapshot(PathBuf);
+pub(crate) struct Snapshot(PathBuf);
 
 impl Ground {
     /// Mounts what it needs; the caller is in mounts of its own.
-    pub fn new(lying: Lying, port: u16) -> Self {
+    pub(crate) fn new(lying: Lying, port: u16) -> Self {
         // Root runs nothing below a directory that others can write.
         let directory = tempfile::Builder::new().prefix("kkrun-sweep-").tempdir_in("/var/lib").unwrap();
         let base = directory.path().to_owned();
@@ -69,7 +69,7 @@ impl Ground {
         ground
     }
 
-    pub fn base(&self) -> &Path {
+    pub(crate) fn base(&self) -> &Path {
         self.directory.path()
     }
 
@@ -81,7 +81,7 @@ impl Ground {
 
     /// A power cut: whatever has not reached the disk is lost. (The ioctl `FS_IOC_SHUTDOWN` without a flush of the
     /// log.)
-    pub fn lose_power(&mut self) {
+    pub(crate) fn lose_power(&mut self) {
         let bound = self.unbind();
         for (_, at) in &self.images {
             succeed(Command::new("xfs_io").args(["-x", "-c", "shutdown"]).arg(at));
@@ -94,7 +94,7 @@ impl Ground {
     }
 
     /// Makes the plan and the tree of a scenario.
-    pub fn set_up(&mut self, scenario: &Scenario) -> Snapshot {
+    pub(crate) fn set_up(&mut self, scenario: &Scenario) -> Snapshot {
         if scenario.has_server {
             let directory = self.base().join("server");
             fs::create_dir(&directory).unwrap();
@@ -149,7 +149,7 @@ impl Ground {
     }
 
     /// Keeps tree and state as they are now.
-    pub fn snapshot(&self, name: &str) -> Snapshot {
+    pub(crate) fn snapshot(&self, name: &str) -> Snapshot {
         let at = self.base().join("snapshots").join(name);
         remove(&at);
         fs::create_dir_all(&at).unwrap();
@@ -164,7 +164,7 @@ impl Ground {
     }
 
     /// Brings that back, and onto the disk.
-    pub fn restore(&self, snapshot: &Snapshot) {
+    pub(crate) fn restore(&self, snapshot: &Snapshot) {
         if let Some(server) = &self.server {
             server.without(|data| {
                 remove(data);
@@ -182,12 +182,12 @@ impl Ground {
     }
 
     /// As it shall be after a run: times are those of the run.
-    pub fn picture(&self) -> Picture {
+    pub(crate) fn picture(&self) -> Picture {
         self.with_databases(Picture::of(&self.tree))
     }
 
     /// As it shall be after a rollback: files have their times back.
-    pub fn picture_with_times(&self) -> Picture {
+    pub(crate) fn picture_with_times(&self) -> Picture {
         self.with_databases(Picture::with_times(&self.tree))
     }
 
@@ -199,14 +199,14 @@ impl Ground {
     }
 
     /// kkrun with these words, in an environment of its own and without a terminal.
-    pub fn kkrun(&self, words: &[&str]) -> Vec<String> {
+    pub(crate) fn kkrun(&self, words: &[&str]) -> Vec<String> {
         let state = self.state.to_str().unwrap();
         let given = [env!("CARGO_BIN_EXE_kkrun"), "--state-dir", state, "--non-interactive"];
         given.iter().chain(words).map(|word| (*word).to_owned()).collect()
     }
 
     /// What starts these words.
-    pub fn command(&self, words: &[String]) -> Command {
+    pub(crate) fn command(&self, words: &[String]) -> Command {
         let mut command = Command::new(&words[0]);
         command.args(&words[1..]).current_dir(self.base().join("plan")).stdin(Stdio::null());
         command.env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
@@ -244,7 +244,7 @@ fn copy(from: &Path, to: &Path) {
     succeed(Command::new("cp").args(["-aT"]).args([from, to]));
 }
 
-pub fn succeed(command: &mut Command) {
+pub(crate) fn succeed(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
 }

@@ -13,9 +13,9 @@ const SAMPLED: usize = 4;
 const INTERRUPTED: usize = 3;
 
 /// Before the call is made.
-pub const KILL: &str = "signal=SIGKILL:when=K";
+pub(crate) const KILL: &str = "signal=SIGKILL:when=K";
 
-pub fn sweep(shard: Shard) -> Tally {
+pub(crate) fn sweep(shard: Shard) -> Tally {
     let sample = Sample::reported();
     let (mut tally, mut number) = (Tally::default(), 0);
     for scenario in plans::all() {

@@ -21,7 +21,7 @@ const PACKAGES: [(&str, &str, &str); 4] = [
 const MARKED: &str = "kkrun-marked";
 
 /// Makes all of it.
-pub fn make(tree: &Path) {
+pub(crate) fn make(tree: &Path) {
     for name in [
         "dpkg/info",
         "dpkg/updates",

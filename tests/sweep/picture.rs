@@ -35,16 +35,16 @@ const MOST_SHOWN: usize = 6;
 
 /// Type, mode, owner, attributes and content of every path below a root; with the times of files, or without.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Picture(BTreeMap<PathBuf, String>);
+pub(crate) struct Picture(BTreeMap<PathBuf, String>);
 
 impl Picture {
     /// As it shall be after a run: times are those of the run.
-    pub fn of(root: &Path) -> Self {
+    pub(crate) fn of(root: &Path) -> Self {
         Self::taken(root, false)
     }
 
     /// As it shall be after a rollback: files have their times back.
-    pub fn with_times(root: &Path) -> Self {
+    pub(crate) fn with_times(root: &Path) -> Self {
         Self::taken(root, true)
     }
 
@@ -55,19 +55,19 @@ impl Picture {
     }
 
     /// The same with more in it.
-    pub fn and(mut self, entries: impl IntoIterator<Item = (PathBuf, String)>) -> Self {
+    pub(crate) fn and(mut self, entries: impl IntoIterator<Item = (PathBuf, String)>) -> Self {
         self.0.extend(entries);
         self
     }
 
     /// The same without the times of files.
-    pub fn without_times(&self) -> Self {
+    pub(crate) fn without_times(&self) -> Self {
         let without = |text: &String| text.split(TIME).next().unwrap_or_default().to_owned();
         Self(self.0.iter().map(|(path, text)| (path.clone(), without(text))).collect())
     }
 
     /// The same without the times of the databases of users and groups.
-    pub fn without_times_of_accounts(&self) -> Self {
+    pub(crate) fn without_times_of_accounts(&self) -> Self {
         let mut picture = self.clone();
         let timeless = self.without_times().0;
         picture.0.extend(timeless.into_iter().filter(|(path, _)| path.starts_with("etc")));
@@ -75,13 +75,13 @@ impl Picture {
     }
 
     /// What lies below one of its directories.
-    pub fn below(&self, name: &str) -> Self {
+    pub(crate) fn below(&self, name: &str) -> Self {
         let inside = |(path, _): &(&PathBuf, &String)| path.starts_with(name);
         Self(self.0.iter().filter(inside).map(|(path, text)| (path.clone(), text.clone())).collect())
     }
 
     /// The differences to another one, for people; none when they are the same.
-    pub fn differences(&self, other: &Self) -> Option<String> {
+    pub(crate) fn differences(&self, other: &Self) -> Option<String> {
         let mut lines = Vec::new();
         for path in self.0.keys().chain(other.0.keys().filter(|path| !self.0.contains_key(*path))) {
             let (mine, theirs) = (self.0.get(path), other.0.get(path));
@@ -166,7 +166,7 @@ fn attributes(path: &Path) -> String {
     found.concat()
 }
 
-pub fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         write!(text, "{byte:02x}").unwrap();
@@ -175,7 +175,7 @@ pub fn hex(bytes: &[u8]) -> String {
 }
 
 /// What does not belong into a tree or a state directory, whatever happened: things in preparation.
-pub fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
+pub(crate) fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut entries = BTreeMap::new();
     take(tree, Path::new(""), false, &mut entries);

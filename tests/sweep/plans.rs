@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use super::ground::succeed;
 
-pub struct Scenario {
+pub(crate) struct Scenario {
     pub name: &'static str,
     /// What stands in the plan's directory.
     pub files: &'static [(&'static str, &'static str)],
@@ -23,13 +23,13 @@ pub struct Scenario {
 
 /// A directory of a tree that stands where the machine has another: emptied, never removed.
 #[derive(Clone, Copy)]
-pub struct Bound {
+pub(crate) struct Bound {
     pub name: &'static str,
     pub place: &'static str,
 }
 
 /// All that a tree may have.
-pub const BOUND: [Bound; 7] = [
+pub(crate) const BOUND: [Bound; 7] = [
     Bound { name: "etc", place: "/etc" },
     Bound { name: "home", place: "/home" },
     Bound { name: "mail", place: "/var/mail" },
@@ -40,15 +40,15 @@ pub const BOUND: [Bound; 7] = [
 ];
 
 /// The secret `token`.
-pub const TOKEN: &str = "correct horse battery";
+pub(crate) const TOKEN: &str = "correct horse battery";
 
 const UID_OF_NOBODY: u32 = 65534;
 
 /// Data in a directory that a step made, which an undo inside a run keeps.
-pub const LETTER: &str = "03/data/letter";
+pub(crate) const LETTER: &str = "03/data/letter";
 
 /// What `file::download` gets.
-pub const DOWNLOADED: &str = "downloaded\n";
+pub(crate) const DOWNLOADED: &str = "downloaded\n";
 
 const ALL: &[Scenario] = &[
     FILES,
@@ -66,12 +66,12 @@ const ALL: &[Scenario] = &[
 ];
 
 /// All of them, or the one that the variable `KKRUN_SWEEP_ONLY` names.
-pub fn all() -> impl Iterator<Item = &'static Scenario> {
+pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
     let only = std::env::var("KKRUN_SWEEP_ONLY").ok();
     ALL.iter().filter(move |scenario| only.as_ref().is_none_or(|only| scenario.name == only))
 }
 
-pub const FILES: Scenario = Scenario {
+pub(crate) const FILES: Scenario = Scenario {
     name: "files",
     files: &[
         ("files/copied", "copied\n"),
@@ -241,7 +241,7 @@ step::run("02", "Do", || {
     talks: false,
 };
 
-pub const PRODUCTS: Scenario = Scenario {
+pub(crate) const PRODUCTS: Scenario = Scenario {
     name: "products",
     files: &[(
         "plan.rhai",
@@ -474,7 +474,7 @@ step::run("01", "Set up", || {
     talks: true,
 };
 
-pub const PACKAGES: Scenario = Scenario {
+pub(crate) const PACKAGES: Scenario = Scenario {
     name: "packages",
     files: &[(
         "plan.rhai",
@@ -492,7 +492,7 @@ step::run("02", "More", || {
     talks: true,
 };
 
-pub fn write(tree: &Path, name: &str, text: &str) {
+pub(crate) fn write(tree: &Path, name: &str, text: &str) {
     let path = tree.join(name);
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();

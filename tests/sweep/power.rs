@@ -16,7 +16,7 @@ const SAMPLED: usize = 3;
 const GROUNDS: [Lying; 4] =
     [Lying::Together("ext4"), Lying::Apart("xfs"), Lying::Together("xfs"), Lying::Apart("ext4")];
 
-pub fn sweep(shard: Shard) -> Tally {
+pub(crate) fn sweep(shard: Shard) -> Tally {
     let sample = Sample::reported();
     let (mut tally, mut number) = (Tally::default(), 0);
     for (at, scenario) in plans::all().enumerate() {
@@ -76,7 +76,7 @@ enum Faked {
 }
 
 /// The sweep sees what it is there to see: with syncs that do nothing it fails, at the end of a run already.
-pub fn see_mutations(shard: Shard) -> Tally {
+pub(crate) fn see_mutations(shard: Shard) -> Tally {
     let (mut tally, mut number) = (Tally::default(), 0);
     for lying in GROUNDS {
         number += 1;

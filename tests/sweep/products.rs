@@ -19,7 +19,7 @@ const PLACES: [&str; 3] = ["01/made", "01/there", "02/built"];
 /// A rollback without agreement to any loss.
 const ROLL_BACK: &[&str] = &["rollback", "--yes"];
 
-pub fn sweep(shard: Shard) -> Tally {
+pub(crate) fn sweep(shard: Shard) -> Tally {
     let sample = Sample::reported();
     let (mut tally, mut number) = (Tally::default(), 0);
     let trial = Trial::new(&PRODUCTS, Lying::Memory);

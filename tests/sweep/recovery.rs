@@ -11,7 +11,7 @@ use super::plans::{DOWNLOADED, LETTER, Scenario};
 use super::strace::{self, Ended, Position, Traced, run};
 
 /// One scenario on one ground, with what it looks like when nothing disturbs it.
-pub struct Trial {
+pub(crate) struct Trial {
     pub ground: Ground,
     pub pristine: Snapshot,
     pub finished: Snapshot,
@@ -27,17 +27,17 @@ pub struct Trial {
 
 /// What kkrun is made to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Doing {
+pub(crate) enum Doing {
     /// Run the plan.
     Run,
     /// Roll it back.
     RollBack,
 }
 
-pub const BOTH: [Doing; 2] = [Doing::Run, Doing::RollBack];
+pub(crate) const BOTH: [Doing; 2] = [Doing::Run, Doing::RollBack];
 
 impl Doing {
-    pub fn words(self) -> &'static [&'static str] {
+    pub(crate) fn words(self) -> &'static [&'static str] {
         match self {
             Self::Run => &["--secrets", "secrets", "plan.rhai"],
             Self::RollBack => &["rollback", "--yes", "--purge", "all"],
@@ -46,7 +46,7 @@ impl Doing {
 }
 
 /// A server of one file, which goes with the process. Gives its port.
-pub fn serve() -> u16 {
+pub(crate) fn serve() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -65,7 +65,7 @@ pub fn serve() -> u16 {
 
 impl Trial {
     /// Runs and rolls back undisturbed, to know what shall come out.
-    pub fn new(scenario: &Scenario, lying: Lying) -> Self {
+    pub(crate) fn new(scenario: &Scenario, lying: Lying) -> Self {
         let mut ground = Ground::new(lying, serve());
         let pristine = ground.set_up(scenario);
         let before = ground.picture_with_times();
@@ -92,7 +92,7 @@ impl Trial {
     }
 
     /// The state that it is started in: a run on what was there before, a rollback after a run.
-    pub fn start(&self, doing: Doing) -> &Snapshot {
+    pub(crate) fn start(&self, doing: Doing) -> &Snapshot {
         match doing {
             Doing::Run => &self.pristine,
             Doing::RollBack => &self.finished,
@@ -100,18 +100,18 @@ impl Trial {
     }
 
     /// The calls that it makes when nothing disturbs it.
-    pub fn calls(&self, start: &Snapshot, doing: Doing) -> Vec<Traced> {
+    pub(crate) fn calls(&self, start: &Snapshot, doing: Doing) -> Vec<Traced> {
         self.ground.restore(start);
         strace::trace(&self.ground, &self.ground.kkrun(doing.words())).calls
     }
 
     /// Their positions.
-    pub fn positions(&self, start: &Snapshot, doing: Doing) -> Vec<Position> {
+    pub(crate) fn positions(&self, start: &Snapshot, doing: Doing) -> Vec<Position> {
         strace::positions(&self.calls(start, doing))
     }
 
     /// The problems on these ways on after a disturbance, and whether kkrun claimed more than is true.
-    pub fn recovers(&self, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {
+    pub(crate) fn recovers(&self, doing: Doing, ended: &Ended, ways: &[Doing]) -> Vec<String> {
         self.tried_again.set(ended.stderr.contains("failed: "));
         self.failed.set(ended.stderr.contains("failed: ") && !ended.stderr.contains("· 0 failed"));
         let mut problems = match (doing, ended.status) {
@@ -141,7 +141,7 @@ impl Trial {
     }
 
     /// The steps that a run reported as complete and that are not.
-    pub fn false_claims(&self, ended: &Ended) -> Vec<String> {
+    pub(crate) fn false_claims(&self, ended: &Ended) -> Vec<String> {
         let now = self.ground.picture();
         let mut problems = Vec::new();
         for step in ended.claimed_steps() {
@@ -153,7 +153,7 @@ impl Trial {
     }
 
     /// A run that says it did well has done all of it.
-    pub fn ended_well(&self, ended: &Ended) -> Vec<String> {
+    pub(crate) fn ended_well(&self, ended: &Ended) -> Vec<String> {
         let mut problems = Vec::new();
         if ended.status != Some(0) {
             problems.push(format!("the run failed: {}", ended.shown()));
@@ -166,7 +166,7 @@ impl Trial {
     }
 
     /// The same of a rollback.
-    pub fn undone_well(&self, ended: &Ended) -> Vec<String> {
+    pub(crate) fn undone_well(&self, ended: &Ended) -> Vec<String> {
         let mut problems = Vec::new();
         if ended.status != Some(0) {
             problems.push(format!("the rollback failed: {}", ended.shown()));

@@ -8,7 +8,7 @@ const HOW: &str = "KKRUN_SWEEP";
 const SEED: &str = "KKRUN_SWEEP_SEED";
 
 #[derive(Clone, Copy)]
-pub struct Sample {
+pub(crate) struct Sample {
     seed: u64,
     full: bool,
     times: usize,
@@ -16,7 +16,7 @@ pub struct Sample {
 
 impl Sample {
     /// As the variables say; reported, so that what failed can be tried again.
-    pub fn reported() -> Self {
+    pub(crate) fn reported() -> Self {
         let seed = std::env::var(SEED).ok().map_or(20_261_123, |text| text.parse().unwrap());
         let how = std::env::var(HOW).unwrap_or_else(|_| "1".to_owned());
         let full = how == "full";
@@ -29,12 +29,12 @@ impl Sample {
         Self { seed, full, times }
     }
 
-    pub fn is_full(self) -> bool {
+    pub(crate) fn is_full(self) -> bool {
         self.full
     }
 
     /// `some` of these, one from each of as many stretches of the same length; all in a full sweep.
-    pub fn of<T>(self, items: Vec<T>, some: usize, salt: &str) -> Vec<T> {
+    pub(crate) fn of<T>(self, items: Vec<T>, some: usize, salt: &str) -> Vec<T> {
         let (count, some) = (items.len(), some * self.times);
         if self.full || count <= some {
             return items;
@@ -49,17 +49,17 @@ impl Sample {
     }
 
     /// So many of these, one from each of as many stretches, in a full sweep too.
-    pub fn spread<T: Clone>(self, items: &[T], some: usize, salt: &str) -> Vec<T> {
+    pub(crate) fn spread<T: Clone>(self, items: &[T], some: usize, salt: &str) -> Vec<T> {
         Self { full: false, times: 1, ..self }.of(items.to_vec(), some, salt)
     }
 
     /// The ways on that are tried: both, or one of them.
-    pub fn ways(self, salt: &str) -> Vec<Doing> {
+    pub(crate) fn ways(self, salt: &str) -> Vec<Doing> {
         if self.full { BOTH.to_vec() } else { vec![self.one(&BOTH, salt)] }
     }
 
     /// One of these.
-    pub fn one<T: Copy>(self, items: &[T], salt: &str) -> T {
+    pub(crate) fn one<T: Copy>(self, items: &[T], salt: &str) -> T {
         items[self.number(salt) % items.len()]
     }
 

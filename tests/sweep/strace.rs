@@ -61,7 +61,7 @@ const OPENING: &[&str] = &["open", "openat", "openat2", "creat"];
 
 /// The K-th call of a name.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Position {
+pub(crate) struct Position {
     pub call: String,
     pub number: usize,
 }
@@ -74,7 +74,7 @@ impl std::fmt::Display for Position {
 
 /// One call that was made.
 #[derive(Clone, Debug)]
-pub struct Traced {
+pub(crate) struct Traced {
     pub thread: u32,
     /// The name of the thread's program.
     pub program: String,
@@ -85,7 +85,7 @@ pub struct Traced {
 
 /// How a command ended.
 #[derive(Clone, Debug, Default)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The exit status, or the number of the signal below zero; none when it had to be ended.
     pub status: Option<i32>,
     pub stderr: String,
@@ -93,34 +93,34 @@ pub struct Ended {
 }
 
 impl Ended {
-    pub fn shown(&self) -> String {
+    pub(crate) fn shown(&self) -> String {
         let tail: Vec<&str> = self.stderr.lines().rev().take(14).collect();
         let tail: Vec<&str> = tail.into_iter().rev().collect();
         format!("status {:?}\n      {}", self.status, tail.join("\n      "))
     }
 
     /// The steps that it said are complete.
-    pub fn claimed_steps(&self) -> Vec<String> {
+    pub(crate) fn claimed_steps(&self) -> Vec<String> {
         let claim =
             |line: &str| Some(line.trim_start().strip_prefix('✅')?.split_whitespace().next()?.to_owned());
         self.stderr.lines().filter_map(claim).collect()
     }
 
     /// Whether the call at the position was reached: it was the last, or failed.
-    pub fn was_disturbed(&self) -> bool {
+    pub(crate) fn was_disturbed(&self) -> bool {
         let is_last = |call: &Traced| call.line.ends_with("= ?");
         self.calls.iter().any(is_last) || self.injected().next().is_some()
     }
 
     /// The calls that were tampered with.
-    pub fn injected(&self) -> impl Iterator<Item = &Traced> {
+    pub(crate) fn injected(&self) -> impl Iterator<Item = &Traced> {
         self.calls.iter().filter(|call| call.line.ends_with("(INJECTED)"))
     }
 }
 
 impl Traced {
     /// The paths that it is about, as far as its line tells.
-    pub fn paths(&self) -> Vec<PathBuf> {
+    pub(crate) fn paths(&self) -> Vec<PathBuf> {
         let mut paths = Vec::new();
         let mut directory = PathBuf::new();
         let arguments = self.line.split_once('(').map_or("", |(_, rest)| rest);
@@ -146,7 +146,7 @@ impl Traced {
 }
 
 /// Runs a command to its end.
-pub fn run(ground: &Ground, words: &[String]) -> Ended {
+pub(crate) fn run(ground: &Ground, words: &[String]) -> Ended {
     let out = [ground.base().join("stdout"), ground.base().join("stderr")];
     let mut command = ground.command(words);
     command.stdout(File::create(&out[0]).unwrap()).stderr(File::create(&out[1]).unwrap()).process_group(0);
@@ -204,14 +204,14 @@ fn names(calls: &[&str]) -> String {
 }
 
 /// Runs a command and notes its changing calls.
-pub fn trace(ground: &Ground, words: &[String]) -> Ended {
+pub(crate) fn trace(ground: &Ground, words: &[String]) -> Ended {
     let calls = [CHANGING, OPENING].concat();
     traced(ground, &["-e".to_owned(), format!("trace={}", names(&calls))], words)
 }
 
 /// The positions of a trace. strace counts the calls of each thread, and the first to come to K is the one: so
 /// there are as many as the thread has that makes the most.
-pub fn positions(calls: &[Traced]) -> Vec<Position> {
+pub(crate) fn positions(calls: &[Traced]) -> Vec<Position> {
     let mut counts: BTreeMap<(&str, u32), usize> = BTreeMap::new();
     let mut found: Vec<Position> = Vec::new();
     for call in calls {
@@ -228,7 +228,7 @@ pub fn positions(calls: &[Traced]) -> Vec<Position> {
 
 /// Runs a command, and does `what` (as strace takes it, with K for the number and L for a thousand further) with the
 /// calls at a position, among those that are about these paths; among all if none is named.
-pub fn inject(
+pub(crate) fn inject(
     ground: &Ground,
     position: &Position,
     what: &str,
@@ -253,7 +253,7 @@ fn only_about(paths: &[PathBuf]) -> Vec<String> {
 }
 
 /// Runs a command whose syncs do nothing, as far as they are about these paths; all of them if none is named.
-pub fn fake_syncs(ground: &Ground, calls: &[&str], paths: &[PathBuf], words: &[String]) -> Ended {
+pub(crate) fn fake_syncs(ground: &Ground, calls: &[&str], paths: &[PathBuf], words: &[String]) -> Ended {
     let mut options = only_about(paths);
     let calls = calls.join(",");
     options.extend([

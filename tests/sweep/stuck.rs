@@ -16,7 +16,7 @@ const MARKS: [(&str, &str); 2] = [
 ];
 
 /// Marks each, takes the repository away, and rolls back.
-pub fn see(shard: Shard) -> Tally {
+pub(crate) fn see(shard: Shard) -> Tally {
     let mut tally = Tally::default();
     for (at, (name, status)) in MARKS.into_iter().enumerate() {
         if !shard.has(at) {

@@ -18,7 +18,7 @@ const INFORMATION: &str = "/var/lib/dpkg/info";
 
 impl Apt<'_> {
     /// Completes what an interrupted dpkg left, if it left anything.
-    pub fn repair(self) -> Result<bool> {
+    pub(crate) fn repair(self) -> Result<bool> {
         if has_unmerged_records()? {
             // A dpkg that is at work has them too.
             self.wait_for_locks()?;
@@ -38,7 +38,7 @@ impl Apt<'_> {
     }
 
     /// Keeps those of these packages that dpkg was going to remove when it was interrupted.
-    pub fn keep(self, names: &[&str]) -> Result<()> {
+    pub(crate) fn keep(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
         let going: Vec<&str> = names.iter().copied().filter(|name| known.is_going(name)).collect();
         self.select(&going, "install")
@@ -60,7 +60,7 @@ impl Apt<'_> {
 
     /// Repairs packages that were left in part: what dpkg could not configure for lack of others gets those, and what
     /// neither works nor can be configured is installed again. Nothing is removed.
-    pub fn complete(self) -> Result<()> {
+    pub(crate) fn complete(self) -> Result<()> {
         if !self.repair()? {
             return Ok(());
         }
@@ -89,7 +89,7 @@ impl Apt<'_> {
     /// Installs those of these packages again that were interrupted while they were unpacked: dpkg then knows their
     /// files, and removes them with the packages. Where a package is not available, a note says that files may stay,
     /// and [`Apt::remove_without_apt`] removes it.
-    pub fn complete_to_remove(self, names: &[&str]) -> Result<()> {
+    pub(crate) fn complete_to_remove(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
         let is_own = |broken: &&str| names.iter().any(|name| is_same(broken, name));
         let broken: Vec<&str> = known.broken().filter(is_own).collect();
@@ -109,7 +109,7 @@ impl Apt<'_> {
 
     /// Removes exactly these by dpkg, which refuses when others need them. For when apt does nothing because a
     /// package that was interrupted while it was unpacked is no longer available.
-    pub fn remove_without_apt(self, names: &[&str]) -> Result<()> {
+    pub(crate) fn remove_without_apt(self, names: &[&str]) -> Result<()> {
         self.wait_for_locks()?;
         let argv: Vec<&str> =
             ["dpkg", "--force-remove-reinstreq", "--remove"].iter().chain(names).copied().collect();
@@ -123,13 +123,13 @@ impl Apt<'_> {
 
     /// Lets dpkg forget those of these packages of which nothing is there but its own notes, as it does when neither an
     /// installation nor a removal is interrupted.
-    pub fn forget(self, names: &[&str]) -> Result<()> {
+    pub(crate) fn forget(self, names: &[&str]) -> Result<()> {
         self.forget_desired(names)?;
         self.forget_removals(names)
     }
 
     /// Lets dpkg forget that those of these packages are to be installed of which nothing is there.
-    pub fn forget_desired(self, names: &[&str]) -> Result<()> {
+    pub(crate) fn forget_desired(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
         let names: Vec<&str> = names.iter().copied().filter(|name| !known.is_there(name)).collect();
         if names.is_empty() {
@@ -174,7 +174,7 @@ impl Apt<'_> {
 }
 
 /// Whether a dpkg that no longer runs did not complete what it began.
-pub fn is_dpkg_interrupted() -> Result<bool> {
+pub(crate) fn is_dpkg_interrupted() -> Result<bool> {
     Ok(has_unmerged_records()? && package_locks::holder()?.is_none())
 }
 

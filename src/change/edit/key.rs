@@ -14,7 +14,7 @@ const NEIGHBOURS: usize = 500;
 
 /// What is between a key and its value.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Separator {
+pub(super) enum Separator {
     /// This, whitespace around it aside; what is written for a new line is the whole text.
     Text(String),
     /// Whitespace.
@@ -23,12 +23,12 @@ pub enum Separator {
 
 impl Separator {
     /// What a script gave.
-    pub fn of(text: &str) -> Self {
+    pub(super) fn of(text: &str) -> Self {
         if text.trim().is_empty() { Self::Blank(text.to_owned()) } else { Self::Text(text.to_owned()) }
     }
 
     /// As it is written.
-    pub fn text(&self) -> &str {
+    pub(super) fn text(&self) -> &str {
         match self {
             Self::Text(text) | Self::Blank(text) => text,
         }
@@ -37,7 +37,7 @@ impl Separator {
 
 /// How a key is recognised in a file: the separator that was given, or else those that are usual, with the
 /// one that the neighbours have for a new line.
-pub struct Grammar {
+pub(super) struct Grammar {
     given: bool,
     /// For a new line.
     pub separator: Separator,
@@ -45,7 +45,7 @@ pub struct Grammar {
 
 impl Grammar {
     /// The grammar of these lines.
-    pub fn of(lines: &Lines<'_>, region: Option<&Region>, given: Option<&str>) -> Self {
+    pub(super) fn of(lines: &Lines<'_>, region: Option<&Region>, given: Option<&str>) -> Self {
         if let Some(given) = given {
             return Self { given: true, separator: Separator::of(given) };
         }
@@ -77,7 +77,13 @@ impl Grammar {
     ///
     /// # Errors
     /// When there are several: with their numbers.
-    pub fn find(&self, lines: &Lines<'_>, region: &Region, key: &str, path: &str) -> Result<Option<KeyLine>> {
+    pub(super) fn find(
+        &self,
+        lines: &Lines<'_>,
+        region: &Region,
+        key: &str,
+        path: &str,
+    ) -> Result<Option<KeyLine>> {
         let mut found: Option<KeyLine> = None;
         for part in &region.parts {
             let mut number = part.start;
@@ -111,7 +117,13 @@ impl Grammar {
     }
 
     /// The last comment that shows how `key` is set: `#key=value`.
-    pub fn example(&self, lines: &Lines<'_>, region: &Region, key: &str, comment: &str) -> Option<usize> {
+    pub(super) fn example(
+        &self,
+        lines: &Lines<'_>,
+        region: &Region,
+        key: &str,
+        comment: &str,
+    ) -> Option<usize> {
         region.numbers().rev().find(|number| {
             let body = lines.body(*number).trim_ascii_start();
             let inside = body.strip_prefix(comment.as_bytes()).or_else(|| {
@@ -160,12 +172,12 @@ impl KeyLine {
 }
 
 /// Whether a line is a comment.
-pub fn is_comment(body: &[u8]) -> bool {
+pub(super) fn is_comment(body: &[u8]) -> bool {
     matches!(body.trim_ascii_start().first(), Some(b'#' | b';'))
 }
 
 /// The indentation of the last line that sets something.
-pub fn indentation<'bytes>(lines: &Lines<'bytes>, region: &Region) -> &'bytes [u8] {
+pub(super) fn indentation<'bytes>(lines: &Lines<'bytes>, region: &Region) -> &'bytes [u8] {
     let last = region.numbers().rev().map(|number| lines.body(number)).find(|body| sets_something(body));
     last.map_or(b"", |body| &body[..body.len() - body.trim_ascii_start().len()])
 }

@@ -54,7 +54,7 @@ pub struct EditChange {
 /// The state of an entry, in the form that the journal and the ledger hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
-pub enum EntryState {
+pub(super) enum EntryState {
     /// It is there.
     Set {
         /// Of its bytes, without the last line end.
@@ -72,7 +72,7 @@ impl EntryState {
 
 /// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct EditInverse {
+pub(super) struct EditInverse {
     path: PathText,
     entry: FileEntry,
     /// The whole file before; its content is in the backups under its hash.

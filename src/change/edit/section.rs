@@ -6,7 +6,7 @@ use super::lines::Lines;
 
 /// The lines in which a key is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Region {
+pub(super) struct Region {
     /// Without the headers; a section may be in several places.
     pub parts: Vec<Range<usize>>,
 }
@@ -14,7 +14,7 @@ pub struct Region {
 impl Region {
     /// The section of this name. Without a name: what is before the first section, which is all of a file
     /// that has none. `None` if there is no such section.
-    pub fn find(lines: &Lines<'_>, section: Option<&str>) -> Option<Self> {
+    pub(super) fn find(lines: &Lines<'_>, section: Option<&str>) -> Option<Self> {
         let mut parts = Vec::new();
         let mut start = section.is_none().then_some(0);
         for number in 0..lines.count() {
@@ -35,18 +35,18 @@ impl Region {
     }
 
     /// All lines.
-    pub fn whole(lines: &Lines<'_>) -> Self {
+    pub(super) fn whole(lines: &Lines<'_>) -> Self {
         let all = 0..lines.count();
         Self { parts: Vec::from([all]) }
     }
 
     /// The numbers of its lines.
-    pub fn numbers(&self) -> impl DoubleEndedIterator<Item = usize> + '_ {
+    pub(super) fn numbers(&self) -> impl DoubleEndedIterator<Item = usize> + '_ {
         self.parts.iter().cloned().flatten()
     }
 
     /// Where a new line goes: after the last line that is not empty.
-    pub fn end(&self, lines: &Lines<'_>) -> usize {
+    pub(super) fn end(&self, lines: &Lines<'_>) -> usize {
         let Some(last) = self.parts.last() else { return lines.count() };
         let behind = last.clone().rev().find(|number| !is_blank(lines.body(*number)));
         behind.map_or(last.start, |number| number + 1)
@@ -54,7 +54,7 @@ impl Region {
 }
 
 /// The name in a section's header.
-pub fn header(body: &[u8]) -> Option<&[u8]> {
+pub(super) fn header(body: &[u8]) -> Option<&[u8]> {
     let inside = body.trim_ascii_start().strip_prefix(b"[")?;
     let close = inside.iter().rposition(|byte| *byte == b']')?;
     let (name, behind) = (inside[..close].trim_ascii(), inside[close + 1..].trim_ascii_start());
@@ -63,7 +63,7 @@ pub fn header(body: &[u8]) -> Option<&[u8]> {
 }
 
 /// Whether there is nothing but whitespace.
-pub fn is_blank(body: &[u8]) -> bool {
+pub(super) fn is_blank(body: &[u8]) -> bool {
     body.trim_ascii_start().is_empty()
 }
 

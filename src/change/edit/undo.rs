@@ -13,7 +13,7 @@ use crate::machine::files::Digest;
 const NEIGHBOURS: usize = 50;
 
 /// What the entry was before, in the file that it was in.
-pub struct Then<'then> {
+pub(super) struct Then<'then> {
     /// That file.
     pub lines: &'then Lines<'then>,
     /// The entry in it, if it was there.
@@ -25,7 +25,12 @@ pub struct Then<'then> {
 }
 
 /// The file `now` with the entry as it was then.
-pub fn entry_undone(entry: &FileEntry, now: &Lines<'_>, then: &Then<'_>, path: &str) -> Result<Vec<u8>> {
+pub(super) fn entry_undone(
+    entry: &FileEntry,
+    now: &Lines<'_>,
+    then: &Then<'_>,
+    path: &str,
+) -> Result<Vec<u8>> {
     let found = entry.find(now, path)?;
     Ok(match (&then.entry, found) {
         (None, None) => now.bytes().to_vec(),

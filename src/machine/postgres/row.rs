@@ -13,7 +13,7 @@ pub type Row = serde_json::Map<String, Value>;
 ///
 /// # Errors
 /// For a type without a plain value: the statement has to select its text.
-pub fn read(row: &postgres::Row) -> Result<Row> {
+pub(super) fn read(row: &postgres::Row) -> Result<Row> {
     let mut read = Row::new();
     for (at, column) in row.columns().iter().enumerate() {
         read.insert(column.name().to_owned(), value(row, at, column.name(), column.type_())?);

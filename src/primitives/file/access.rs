@@ -121,7 +121,7 @@ mod functions {
     /// assert(!file::access("/srv/shared", #{ mode: "go-w", recursive: true }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn access(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn access(context: NativeCallContext, path: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| set_access(host, path, &options_of(options)?))
     }
 }

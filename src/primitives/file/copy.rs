@@ -337,7 +337,7 @@ mod functions {
     /// assert(file::stat("/srv/name").mode == "0600");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn copy(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn copy(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| super::copy(host, from, to, &options_of(options)?))
     }
 
@@ -365,7 +365,12 @@ mod functions {
     /// assert(file::stat("/srv/pages").mode == "0750" && file::stat("/srv/pages/index.html").mode == "0640");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn mirror(context: NativeCallContext, from: &str, to: &str, options: rhai::Map) -> Raised<bool> {
+    pub(super) fn mirror(
+        context: NativeCallContext,
+        from: &str,
+        to: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
         act(&context, |host| super::mirror(host, from, to, &options_of(options)?))
     }
 }

@@ -98,7 +98,7 @@ mod functions {
     /// assert(!file::download("https://example.org/key", "/srv/key", #{ sha256: sha256 }));
     /// ```
     #[rhai_fn(name = "download", return_raw, volatile)]
-    pub fn download_file(
+    pub(super) fn download_file(
         context: NativeCallContext,
         url: &str,
         path: &str,

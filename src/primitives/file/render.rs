@@ -97,7 +97,7 @@ mod functions {
     /// assert(file::render("/srv/greeting.template", #{ name: "Kim" }) == "Hello Kim, Kim!\n");
     /// ```
     #[rhai_fn(return_raw, volatile)]
-    pub fn render(context: NativeCallContext, path: &str, values: rhai::Map) -> Raised<Dynamic> {
+    pub(super) fn render(context: NativeCallContext, path: &str, values: rhai::Map) -> Raised<Dynamic> {
         look(&context, |host| rendered(host, path, &values))
     }
 }

@@ -7,12 +7,12 @@ use std::process::Output;
 use assert_cmd::Command;
 
 /// A plan and its state directory, in a directory that only its owner can write.
-pub struct Bench {
+pub(crate) struct Bench {
     directory: tempfile::TempDir,
 }
 
 impl Bench {
-    pub fn new(scripts: &[(&str, &str)]) -> Self {
+    pub(crate) fn new(scripts: &[(&str, &str)]) -> Self {
         // Root reads no script below a directory that others can write.
         let is_root = rustix::process::geteuid().is_root();
         let directory = if is_root { "/var/lib" } else { env!("CARGO_TARGET_TMPDIR") };
@@ -24,26 +24,26 @@ impl Bench {
         bench
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    pub fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::cargo_bin("kkrun").unwrap();
         command.current_dir(self.directory.path()).env_remove("CREDENTIALS_DIRECTORY");
         command.arg("--state-dir").arg(self.path("state")).arg("--non-interactive").args(words);
         command
     }
 
-    pub fn run(&self, words: &[&str]) -> Output {
+    pub(crate) fn run(&self, words: &[&str]) -> Output {
         self.command(words).output().unwrap()
     }
 
-    pub fn secrets_file(&self, text: &str, mode: u32) -> String {
+    pub(crate) fn secrets_file(&self, text: &str, mode: u32) -> String {
         let path = self.path("given");
         std::fs::write(&path, text).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
@@ -51,7 +51,7 @@ impl Bench {
     }
 
     /// Every file below the state directory but the stored secrets themselves.
-    pub fn recorded(&self) -> String {
+    pub(crate) fn recorded(&self) -> String {
         let mut text = String::new();
         let mut open = vec![self.path("state")];
         while let Some(directory) = open.pop() {
@@ -70,10 +70,10 @@ impl Bench {
     }
 }
 
-pub fn code(output: &Output) -> i32 {
+pub(crate) fn code(output: &Output) -> i32 {
     output.status.code().unwrap_or(-1)
 }
 
-pub fn said(output: &Output) -> String {
+pub(crate) fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned() + String::from_utf8_lossy(&output.stdout).as_ref()
 }

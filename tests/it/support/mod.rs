@@ -14,12 +14,12 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A scratch directory that kkrun trusts: scripts in `plan/`, what they set up in `m/`, the journal in `state/`.
-pub struct Place {
+pub(crate) struct Place {
     directory: tempfile::TempDir,
 }
 
 /// The outcome of one run.
-pub struct Ran {
+pub(crate) struct Ran {
     pub status: i32,
     pub stdout: String,
     pub stderr: String,
@@ -27,12 +27,12 @@ pub struct Ran {
 
 impl Place {
     /// With this plan.
-    pub fn new(plan: &str) -> Self {
+    pub(crate) fn new(plan: &str) -> Self {
         Self::empty().with("plan/plan.rhai", plan)
     }
 
     /// With no plan.
-    pub fn empty() -> Self {
+    pub(crate) fn empty() -> Self {
         // Root runs nothing below a directory that others can write.
         let is_root = rustix::process::geteuid().is_root();
         let directory = if is_root { tempfile::tempdir_in("/var/lib") } else { tempfile::tempdir() };
@@ -43,59 +43,59 @@ impl Place {
     }
 
     /// The same with one more file.
-    pub fn with(self, name: &str, text: &str) -> Self {
+    pub(crate) fn with(self, name: &str, text: &str) -> Self {
         self.write(name, text);
         self
     }
 
-    pub fn write(&self, name: &str, text: &str) {
+    pub(crate) fn write(&self, name: &str, text: &str) {
         let path = self.path(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text.replace('@', &self.root())).unwrap();
     }
 
     /// The same with a built-in script, without its need for root.
-    pub fn with_built_in(self, name: &str) -> Self {
+    pub(crate) fn with_built_in(self, name: &str) -> Self {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts").join(name);
         let text = fs::read_to_string(path).unwrap().replace("const REQUIRES = #{ root: true };", "");
         self.with(&format!("plan/{name}"), &text)
     }
 
-    pub fn path(&self, name: &str) -> PathBuf {
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
-    pub fn root(&self) -> String {
+    pub(crate) fn root(&self) -> String {
         self.directory.path().display().to_string()
     }
 
-    pub fn exists(&self, name: &str) -> bool {
+    pub(crate) fn exists(&self, name: &str) -> bool {
         self.path(name).symlink_metadata().is_ok()
     }
 
-    pub fn read(&self, name: &str) -> String {
+    pub(crate) fn read(&self, name: &str) -> String {
         fs::read_to_string(self.path(name)).unwrap().replace(&self.root(), "@")
     }
 
     /// Whether there is a file that holds this text by now.
-    pub fn holds(&self, name: &str, text: &str) -> bool {
+    pub(crate) fn holds(&self, name: &str, text: &str) -> bool {
         fs::read_to_string(self.path(name)).is_ok_and(|content| content.contains(text))
     }
 
-    pub fn remove(&self, name: &str) {
+    pub(crate) fn remove(&self, name: &str) {
         let path = self.path(name);
         if path.is_dir() { fs::remove_dir_all(path).unwrap() } else { fs::remove_file(path).unwrap() }
     }
 
     /// Replaces in a file.
-    pub fn edit(&self, name: &str, from: &str, to: &str) {
+    pub(crate) fn edit(&self, name: &str, from: &str, to: &str) {
         let text = self.read(name);
         assert!(text.contains(from), "`{from}` is not in {name}:\n{text}");
         self.write(name, &text.replace(from, to));
     }
 
     /// kkrun with these words, in an environment of its own and without a terminal.
-    pub fn command(&self, words: &[&str]) -> Command {
+    pub(crate) fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
         command.arg("--state-dir").arg(self.path("state"));
         command.args(words).current_dir(self.path("plan"));
@@ -106,17 +106,17 @@ impl Place {
     }
 
     /// Runs kkrun with these words, which are separated by spaces.
-    pub fn run(&self, words: &str) -> Ran {
+    pub(crate) fn run(&self, words: &str) -> Ran {
         self.run_words(&words.split_whitespace().collect::<Vec<_>>())
     }
 
-    pub fn run_words(&self, words: &[&str]) -> Ran {
+    pub(crate) fn run_words(&self, words: &[&str]) -> Ran {
         self.ran(&self.command(words).output().unwrap())
     }
 
     /// Runs kkrun until a file of it grows over so many KiB: the kernel kills it then, in the middle of the write. For
     /// small files that is the journal's, so this is a power cut at any of its bytes.
-    pub fn run_until(&self, kibibytes: u64, words: &str) -> Ran {
+    pub(crate) fn run_until(&self, kibibytes: u64, words: &str) -> Ran {
         let kkrun = self.command(&words.split_whitespace().collect::<Vec<_>>());
         let mut limited = Command::new("bash");
         limited.args(["-c", &format!("ulimit -c 0 -f {kibibytes} && exec \"$@\""), "bash"]);
@@ -127,20 +127,20 @@ impl Place {
     }
 
     /// Every path below a directory with its mode, size and content.
-    pub fn listing(&self, name: &str) -> String {
+    pub(crate) fn listing(&self, name: &str) -> String {
         let script = "find . | sort | while read -r path; do stat -c '%n %A %F' \"$path\"; test -f \"$path\" && cat \"$path\"; done; true";
         let output = Command::new("bash").args(["-c", script]).current_dir(self.path(name)).output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
 
     /// Starts kkrun and does not wait.
-    pub fn start(&self, words: &str) -> Started<'_> {
+    pub(crate) fn start(&self, words: &str) -> Started<'_> {
         let mut command = self.command(&words.split_whitespace().collect::<Vec<_>>());
         let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         Started { place: self, child }
     }
 
-    pub fn ran(&self, output: &Output) -> Ran {
+    pub(crate) fn ran(&self, output: &Output) -> Ran {
         use std::os::unix::process::ExitStatusExt as _;
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).replace(&self.root(), "@");
         Ran {
@@ -151,7 +151,7 @@ impl Place {
     }
 
     /// The contents in the backups.
-    pub fn backups(&self) -> Vec<String> {
+    pub(crate) fn backups(&self) -> Vec<String> {
         let Ok(entries) = fs::read_dir(self.path("state/backups")) else { return Vec::new() };
         entries
             .flatten()
@@ -160,14 +160,14 @@ impl Place {
     }
 
     /// The backup with this content.
-    pub fn backup_of(&self, content: &str) -> PathBuf {
+    pub(crate) fn backup_of(&self, content: &str) -> PathBuf {
         let mut entries =
             fs::read_dir(self.path("state/backups")).unwrap().flatten().map(|entry| entry.path());
         entries.find(|path| fs::read_to_string(path).is_ok_and(|text| text == content)).unwrap()
     }
 
     /// The kinds of the journal's records, in order.
-    pub fn records(&self) -> Vec<String> {
+    pub(crate) fn records(&self) -> Vec<String> {
         let text = fs::read_to_string(self.path("state/journal")).unwrap_or_default();
         // The last record may be incomplete.
         let kind = |line: &str| {
@@ -179,7 +179,7 @@ impl Place {
     }
 
     /// Cuts the journal behind its newest record of this kind, as a run leaves it that was killed right then.
-    pub fn cut_journal_behind(&self, kind: &str) {
+    pub(crate) fn cut_journal_behind(&self, kind: &str) {
         let path = self.path("state/journal");
         let text = fs::read_to_string(&path).unwrap();
         let at = self.records().iter().rposition(|known| known == kind);
@@ -189,7 +189,7 @@ impl Place {
     }
 
     /// Every path below a directory, with the metadata that stays the same when nothing is changed.
-    pub fn prints_of(&self, name: &str) -> Vec<(PathBuf, u64, i64, i64, u32)> {
+    pub(crate) fn prints_of(&self, name: &str) -> Vec<(PathBuf, u64, i64, i64, u32)> {
         let mut found = Vec::new();
         collect(&self.path(name), &mut found);
         found.sort();
@@ -208,24 +208,24 @@ fn collect(path: &Path, found: &mut Vec<(PathBuf, u64, i64, i64, u32)>) {
 }
 
 /// A kkrun that is at work.
-pub struct Started<'place> {
+pub(crate) struct Started<'place> {
     place: &'place Place,
     pub child: Child,
 }
 
 impl Started<'_> {
     /// Waits for its end.
-    pub fn end(self) -> Ran {
+    pub(crate) fn end(self) -> Ran {
         self.place.ran(&self.child.wait_with_output().unwrap())
     }
 
-    pub fn signal(&self, signal: rustix::process::Signal) {
+    pub(crate) fn signal(&self, signal: rustix::process::Signal) {
         let pid = rustix::process::Pid::from_raw(self.child.id().cast_signed()).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
     /// Ends it as a power cut would.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
@@ -233,7 +233,7 @@ impl Started<'_> {
 
 /// Waits until something is true.
 #[track_caller]
-pub fn until(what: &str, is_true: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, is_true: impl Fn() -> bool) {
     let deadline = Instant::now() + PATIENCE;
     while !is_true() {
         assert!(Instant::now() < deadline, "waited in vain until {what}");
@@ -244,7 +244,7 @@ pub fn until(what: &str, is_true: impl Fn() -> bool) {
 impl Ran {
     /// Compares status, standard output and standard error together.
     #[track_caller]
-    pub fn shows(self, status: i32, stdout: &str, stderr: &str) -> Self {
+    pub(crate) fn shows(self, status: i32, stdout: &str, stderr: &str) -> Self {
         let trimmed = |text: &str| text.lines().map(str::trim_end).collect::<Vec<_>>().join("\n");
         let expected =
             page(&status.to_string(), stdout.trim_start_matches('\n'), stderr.trim_start_matches('\n'));
@@ -255,39 +255,39 @@ impl Ran {
 
     /// Compares the status; shows everything when it is another.
     #[track_caller]
-    pub fn ends(self, status: i32) -> Self {
+    pub(crate) fn ends(self, status: i32) -> Self {
         assert_eq!(self.status, status, "{}", self.page());
         self
     }
 
     /// Standard error holds this.
     #[track_caller]
-    pub fn says(self, text: &str) -> Self {
+    pub(crate) fn says(self, text: &str) -> Self {
         assert!(self.stderr.contains(text), "`{text}` is not said:\n{}", self.page());
         self
     }
 
     /// Standard error does not hold this.
     #[track_caller]
-    pub fn never_says(self, text: &str) -> Self {
+    pub(crate) fn never_says(self, text: &str) -> Self {
         assert!(!self.stderr.contains(text), "`{text}` is said:\n{}", self.page());
         self
     }
 
     /// Standard output is this.
     #[track_caller]
-    pub fn prints(self, text: &str) -> Self {
+    pub(crate) fn prints(self, text: &str) -> Self {
         assert_eq!(self.stdout, text, "{}", self.page());
         self
     }
 
     /// Standard output as lines of JSON.
-    pub fn json(&self) -> Vec<serde_json::Value> {
+    pub(crate) fn json(&self) -> Vec<serde_json::Value> {
         let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         self.stdout.lines().map(line).collect()
     }
 
-    pub fn page(&self) -> String {
+    pub(crate) fn page(&self) -> String {
         page(&self.status.to_string(), &self.stdout, &self.stderr)
     }
 }
