@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::Session;
 use super::last_known::{LastKnown, last_known_at};
 use crate::change::{Change, Made, UndoTerms, Undone};
-use crate::failure::{self};
+use crate::failure;
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, Intent, Undoing};
 use crate::target::Target;
 

@@ -246,7 +246,7 @@ fn file_without_its_backup_is_not_undone_and_all_else_is() {
             fs::remove_file(&backup).unwrap();
         }
         let said = place.run("rollback").ends(4).says("failed: write @/m/old").says("2 undone");
-        said.says("1 failed").says("from its backup");
+        said.says("1 failed").says("the backup");
         assert_eq!(place.read("m/old"), "new\n");
         assert!(!place.exists("m/made"));
         assert!(place.run("history").ends(0).stdout.contains(" failed "));
