@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::cli::{OnConflict, Options};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::account::Account;
 use crate::machine::signal::Signals;
 use crate::machine::{clock, random, root, terminal};
@@ -36,7 +36,7 @@ pub fn state_directory(options: &Options) -> Result<PathBuf> {
         bail!(
             Failure::new(format!("cannot read the journal `{STATE}`: it belongs to root"))
                 .exit(ExitCode::REFUSED)
-                .kind("refused")
+                .kind(FailureKind::Refused)
                 .hint(format!("run it as root: `{}`", as_root()))
                 .hint("to use another journal, name it with `--state-dir DIR`")
         );
@@ -74,7 +74,7 @@ pub fn become_root_for(options: &Options, script: &Path) -> Result<()> {
     }
     let refused = Failure::new(format!("`{}` requires root", script.display()))
         .exit(ExitCode::REFUSED)
-        .kind("refused")
+        .kind(FailureKind::Refused)
         .hint(format!("run it as root: `{}`", as_root()));
     if options.non_interactive || !terminal::is_interactive() {
         bail!(refused);

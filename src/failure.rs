@@ -12,8 +12,8 @@ use crate::exit_code::ExitCode;
 pub struct Failure {
     /// The exit status it leads to.
     pub exit: ExitCode,
-    /// What scripts see as `kind` when they catch it: one lower-case word.
-    pub kind: &'static str,
+    /// What scripts see as `kind` when they catch it.
+    pub kind: FailureKind,
     /// One sentence, without a full stop: what failed.
     pub message: String,
     /// The exit code of the command behind it, if there is one.
@@ -43,12 +43,106 @@ pub struct Place {
     pub frames: Vec<String>,
 }
 
+/// The kinds of failures. Scripts see and compare their names, so a name never changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub enum FailureKind {
+    Assert,
+    Busy,
+    Command,
+    Conflict,
+    CrossDevice,
+    Damaged,
+    Denied,
+    Directory,
+    Duplicate,
+    Encoding,
+    Exists,
+    Failed,
+    Http,
+    InDoubt,
+    Interrupted,
+    Io,
+    Journal,
+    Locked,
+    Missing,
+    Network,
+    NotEmpty,
+    Option,
+    Packages,
+    Panic,
+    ReadOnly,
+    Refused,
+    Secret,
+    Size,
+    Space,
+    Sql,
+    Step,
+    Template,
+    Test,
+    Timeout,
+    Type,
+    Unanswered,
+    Unit,
+    Unreachable,
+    Usage,
+    Verify,
+}
+
+impl FailureKind {
+    /// The name that scripts see.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Assert => "assert",
+            Self::Busy => "busy",
+            Self::Command => "command",
+            Self::Conflict => "conflict",
+            Self::CrossDevice => "crossdevice",
+            Self::Damaged => "damaged",
+            Self::Denied => "denied",
+            Self::Directory => "directory",
+            Self::Duplicate => "duplicate",
+            Self::Encoding => "encoding",
+            Self::Exists => "exists",
+            Self::Failed => "failed",
+            Self::Http => "http",
+            Self::InDoubt => "in_doubt",
+            Self::Interrupted => "interrupted",
+            Self::Io => "io",
+            Self::Journal => "journal",
+            Self::Locked => "locked",
+            Self::Missing => "missing",
+            Self::Network => "network",
+            Self::NotEmpty => "notempty",
+            Self::Option => "option",
+            Self::Packages => "packages",
+            Self::Panic => "panic",
+            Self::ReadOnly => "readonly",
+            Self::Refused => "refused",
+            Self::Secret => "secret",
+            Self::Size => "size",
+            Self::Space => "space",
+            Self::Sql => "sql",
+            Self::Step => "step",
+            Self::Template => "template",
+            Self::Test => "test",
+            Self::Timeout => "timeout",
+            Self::Type => "type",
+            Self::Unanswered => "unanswered",
+            Self::Unit => "unit",
+            Self::Unreachable => "unreachable",
+            Self::Usage => "usage",
+            Self::Verify => "verify",
+        }
+    }
+}
+
 impl Failure {
     /// A failure of a step or script.
     pub fn new(message: impl Into<String>) -> Self {
         Self {
             exit: ExitCode::FAILED,
-            kind: "failed",
+            kind: FailureKind::Failed,
             message: message.into(),
             code: None,
             output: Vec::new(),
@@ -79,7 +173,7 @@ impl Failure {
     }
 
     /// The same with another kind, as scripts see it.
-    pub fn kind(mut self, kind: &'static str) -> Self {
+    pub fn kind(mut self, kind: FailureKind) -> Self {
         self.kind = kind;
         self
     }

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, set_hook};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 thread_local! {
     /// Where in kkrun's own code the last one began.
@@ -25,7 +25,7 @@ pub fn caught<T>(body: impl FnOnce() -> T) -> Result<T, Failure> {
         let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("unknown reason");
         let place = PLACE.with_borrow_mut(Option::take).map(|place| format!(" ({place})"));
         Failure::new(format!("internal error: {text}{}", place.unwrap_or_default()))
-            .kind("panic")
+            .kind(FailureKind::Panic)
             .hint("this is a bug in kkrun; what was done is recorded")
     })
 }

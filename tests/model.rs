@@ -503,7 +503,7 @@ impl Model<'_> {
         }));
         drop(limit);
         if let Ok(Err(error)) = outcome {
-            let kind = error.downcast_ref::<Failure>().map_or("", |failure| failure.kind);
+            let kind = error.downcast_ref::<Failure>().map_or("", |failure| failure.kind.as_str());
             let shown = format!("{error:#}");
             if unfinished {
                 hold!(shown.contains("rollback"), "a rollback is unfinished, but: {shown}");

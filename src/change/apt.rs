@@ -10,7 +10,7 @@ use anyhow::{Result, bail};
 
 pub(super) use self::interrupted::is_dpkg_interrupted;
 use super::World;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::package_locks;
 use crate::machine::process::{Command, Ended};
 
@@ -79,7 +79,7 @@ impl<'a> Apt<'a> {
         if ended.is_success() {
             return Ok(());
         }
-        bail!(failure(&ended, "apt-get update", "network"))
+        bail!(failure(&ended, "apt-get update", FailureKind::Network))
     }
 
     /// The version that would be installed of each of these, where there is one.
@@ -95,7 +95,7 @@ impl<'a> Apt<'a> {
         let argv = install(names, recommends, &["--simulate"]);
         let ended = self.look(argv)?;
         if !ended.is_success() {
-            bail!(failure(&ended, "apt-get --simulate install", "packages"));
+            bail!(failure(&ended, "apt-get --simulate install", FailureKind::Packages));
         }
         Ok(Simulated::parse(&ended.stdout.text()))
     }
@@ -106,11 +106,11 @@ impl<'a> Apt<'a> {
         let argv = install(names, recommends, &["--download-only"]);
         let ended = self.run_patiently(&argv, false)?;
         if !ended.is_success() {
-            bail!(failure(&ended, &format!("{label} (fetching)"), "network"));
+            bail!(failure(&ended, &format!("{label} (fetching)"), FailureKind::Network));
         }
         let ended = self.run_patiently(&install(names, recommends, &[]), true)?;
         if !ended.is_success() {
-            bail!(failure(&ended, &label, "packages"));
+            bail!(failure(&ended, &label, FailureKind::Packages));
         }
         Ok(())
     }
@@ -119,7 +119,7 @@ impl<'a> Apt<'a> {
     pub(super) fn simulate_remove(self, names: &[&str]) -> Result<Simulated> {
         let ended = self.look(remove(names, true))?;
         if !ended.is_success() {
-            bail!(failure(&ended, "apt-get --simulate remove", "packages"));
+            bail!(failure(&ended, "apt-get --simulate remove", FailureKind::Packages));
         }
         Ok(Simulated::parse(&ended.stdout.text()))
     }
@@ -128,7 +128,7 @@ impl<'a> Apt<'a> {
     pub(super) fn remove(self, names: &[&str]) -> Result<()> {
         let ended = self.run_patiently(&remove(names, false), true)?;
         if !ended.is_success() {
-            bail!(failure(&ended, &format!("apt-get remove {}", names.join(" ")), "packages"));
+            bail!(failure(&ended, &format!("apt-get remove {}", names.join(" ")), FailureKind::Packages));
         }
         Ok(())
     }
@@ -163,7 +163,7 @@ impl<'a> Apt<'a> {
             if Instant::now() >= deadline {
                 bail!(
                     Failure::new(format!("{holder}, after waiting {} s", self.lock_timeout.as_secs()))
-                        .kind("locked")
+                        .kind(FailureKind::Locked)
                         .hint("let it finish or end it, then run kkrun again")
                 );
             }
@@ -250,7 +250,7 @@ fn remove<'a>(names: &[&'a str], simulate: bool) -> Vec<&'a str> {
     ["apt-get"].iter().chain(&OPTIONS).chain(&fixed).chain(verb).chain(names).copied().collect()
 }
 
-fn failure(ended: &Ended, label: &str, kind: &'static str) -> Failure {
+fn failure(ended: &Ended, label: &str, kind: FailureKind) -> Failure {
     let reason = ended.tail.iter().rev().find_map(|line| line.strip_prefix("E: "));
     let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     let mut failure = Failure::new(format!("`{label}` {}{reason}", ended.status)).kind(kind);

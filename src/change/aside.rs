@@ -8,7 +8,7 @@ use anyhow::{Context, Result};
 use super::World;
 use super::tag;
 use super::tree::{exchange, is_of_kind};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, Attributes, Content, Contents, FileState, Manifest, PathText, TreeFiles};
 use crate::machine::mount;
 
@@ -31,7 +31,7 @@ pub(super) fn set_aside(world: &World, path: &Path) -> Result<PathBuf> {
     let place = free_place(&directory(world))?;
     let to = place.join(name);
     let moved = match files::exchange_tree(path, &to) {
-        Err(error) if is_of_kind(&error, "crossdevice") => copy_and_remove(path, &to),
+        Err(error) if is_of_kind(&error, FailureKind::CrossDevice) => copy_and_remove(path, &to),
         moved => moved,
     };
     if moved.is_err() {
@@ -100,7 +100,7 @@ fn copy_and_remove(path: &Path, to: &Path) -> Result<()> {
 fn stays(path: &Path, why: &anyhow::Error) -> anyhow::Error {
     let shown = PathText::new(path);
     Failure::new(format!("cannot copy `{shown}` to the state directory, so it is left where it is: {why:#}"))
-        .kind("refused")
+        .kind(FailureKind::Refused)
         .hint(format!("move or remove `{shown}` yourself, then run kkrun again"))
         .into()
 }

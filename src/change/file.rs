@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::tree::{self, keep_copy};
 use super::{Kind, Loss, Position, UndoTerms, Undone, World, accounts_of, state_value, tag};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, Manifest, PathText};
 use crate::machine::mount;
@@ -389,7 +389,7 @@ impl Kind for FileChange {
                     self.path().display()
                 ));
                 failure.output = self.before.differences(&saved);
-                return Err(failure.kind("conflict").into());
+                return Err(failure.kind(FailureKind::Conflict).into());
             }
         }
         if let Some(tree) = &self.tree {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::account::{self, AccountRecord};
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::account::{Account, DIRECTORY, Database, Databases, Group, Order, clear_leftover};
 use crate::target::{States, Target};
@@ -82,7 +82,7 @@ impl GroupChange {
             return Err(Failure::new(format!(
                 "group `{name}` already exists with number {gid}, not {desired}"
             ))
-            .kind("exists")
+            .kind(FailureKind::Exists)
             .into());
         }
         if let Some(begun) = begun {

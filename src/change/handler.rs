@@ -7,7 +7,7 @@ use anyhow::Result;
 
 use super::World;
 use super::unit::{self, DesiredUnit, Unit};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::Handler;
 use crate::machine::account::Account;
 use crate::machine::process;
@@ -242,7 +242,7 @@ impl Due {
         for command in &self.commands {
             let ran = command.run(world, handler).map_err(anyhow::Error::downcast::<Failure>);
             match ran {
-                Err(Ok(failure)) if failure.kind == "missing" => world.reporter.note(format!(
+                Err(Ok(failure)) if failure.kind == FailureKind::Missing => world.reporter.note(format!(
                     "not run after the undo: {}, because {}",
                     shell_words::join(&command.argv),
                     failure.message
@@ -272,7 +272,7 @@ pub fn test(world: &World, handler: &Handler) -> Result<()> {
     }
     run_words(world, &handler.test, handler.user.as_deref()).map_err(|error| {
         match error.downcast::<Failure>() {
-            Ok(failure) => failure.kind("test").into(),
+            Ok(failure) => failure.kind(FailureKind::Test).into(),
             Err(error) => error,
         }
     })

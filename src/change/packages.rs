@@ -11,7 +11,7 @@ use serde_json::Value;
 use super::apt::{Apt, Simulated, has_stale_lists, holds_databases, is_dpkg_interrupted};
 use super::installed::Installed;
 use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, state_value};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::target::{States, Target};
 
@@ -113,7 +113,7 @@ impl PackagesChange {
                     names.join(", "),
                     simulated.removes.join(", ")
                 ))
-                .kind("packages")
+                .kind(FailureKind::Packages)
                 .hint("remove those by hand, or leave out the packages that conflict with them")
             );
         }
@@ -395,7 +395,7 @@ fn make_installable(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<()
             "{counted} {} not found in the package sources of this machine",
             shown.join(", ")
         ))
-        .kind("missing")
+        .kind(FailureKind::Missing)
         .hint("check the names, and the package sources in /etc/apt/sources.list")
     )
 }

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::World;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::postgres::{Connection, Server};
 use crate::machine::secret_store::SecretStore;
 use crate::target::{DatabaseServer, Target};
@@ -68,7 +68,7 @@ impl Login {
         let stored = SecretStore::below(world.state_directory()).read(name)?;
         let missing = || {
             Failure::new(format!("cannot log in to the PostgreSQL server: secret `{name}` is not stored"))
-                .kind("secret")
+                .kind(FailureKind::Secret)
         };
         stored.with_context(missing).map(Some)
     }

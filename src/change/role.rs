@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use super::postgres::Login;
 use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::Digest;
 use crate::machine::postgres::{
@@ -122,7 +122,7 @@ impl Found {
                 return Failure::new(
                     "cannot read or make roles: only a superuser of the PostgreSQL server may",
                 )
-                .kind("denied")
+                .kind(FailureKind::Denied)
                 .hint("leave `user` out: the operating-system user `postgres` is one")
                 .into();
             }

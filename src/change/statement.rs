@@ -11,7 +11,7 @@ use zeroize::Zeroizing;
 
 use super::postgres::Login;
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::files::Digest;
 use crate::machine::postgres::{Connection, Parameter, binds, inlined, sql_state};
@@ -137,7 +137,8 @@ impl StatementChange {
 
 /// Whether the connection failed, rather than the server answered.
 fn is_lost(error: &anyhow::Error) -> bool {
-    error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == "sql") && sql_state(error).is_none()
+    error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == FailureKind::Sql)
+        && sql_state(error).is_none()
 }
 
 impl Kind for StatementChange {

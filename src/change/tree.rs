@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Kind, Loss, Position, UndoTerms, Undone, World, accounts_of, shortened, state_value, tag};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{
     self, Content, Digest, FileState, Flags, Manifest, ModifiedAt, OpenFile, PathText, Times,
@@ -101,7 +101,7 @@ impl TreeChange {
                     present.kind_name(),
                     wanted.kind_name()
                 ))
-                .kind("exists")
+                .kind(FailureKind::Exists)
                 .into());
             }
         }
@@ -220,7 +220,7 @@ pub(super) fn replaceable(path: &Path, desired: &Manifest) -> Result<Manifest> {
     let (found, linked) = Manifest::observe_with_names_outside(path)?;
     let refused = |name: &PathText, what: &str| {
         let at = PathText::new(path.join(name));
-        Failure::new(format!("cannot replace or remove `{at}`: it {what}")).kind("refused")
+        Failure::new(format!("cannot replace or remove `{at}`: it {what}")).kind(FailureKind::Refused)
     };
     for (name, state) in found.entries() {
         if let FileState::Special { .. } = state {
@@ -275,7 +275,7 @@ pub(super) fn save_as(world: &World, path: &Path, expected: &Manifest) -> Result
     }
     let mut failure = Failure::new(format!("cannot save `{}`: it changes while it is read", path.display()));
     failure.output = expected.differences(&saved);
-    Err(failure.kind("conflict").into())
+    Err(failure.kind(FailureKind::Conflict).into())
 }
 
 /// Removes the tree at `path` in one instant, if it is as `expected`.
@@ -295,7 +295,7 @@ pub(super) fn restore_saved(world: &World, path: &Path, manifest: Digest, now: &
         let mut failure =
             Failure::new(format!("cannot save `{}`: it changes while it is read", path.display()));
         failure.output = now.differences(&old);
-        return Err(failure.kind("conflict").into());
+        return Err(failure.kind(FailureKind::Conflict).into());
     }
     files::clear_leftover(path, &tag)
 }
@@ -346,7 +346,7 @@ pub(super) fn exchange(
         let mut failure = Failure::new(format!(
             "cannot replace `{shown}`: it was modified meanwhile, and is left as it is"
         ))
-        .kind("conflict");
+        .kind(FailureKind::Conflict);
         failure.output = expected.differences(&old);
         return Err(failure.into());
     }
@@ -369,12 +369,12 @@ fn move_aside(path: &Path, tag: &str) -> Result<Option<std::path::PathBuf>> {
     let aside = path.with_file_name(format!(".kkrun-{tag}"));
     match files::exchange_tree(path, &aside) {
         Ok(()) => Ok(Some(aside)),
-        Err(error) if is_of_kind(&error, "crossdevice") => Ok(None),
+        Err(error) if is_of_kind(&error, FailureKind::CrossDevice) => Ok(None),
         Err(error) => Err(error),
     }
 }
 
-pub(super) fn is_of_kind(error: &anyhow::Error, kind: &str) -> bool {
+pub(super) fn is_of_kind(error: &anyhow::Error, kind: FailureKind) -> bool {
     error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == kind)
 }
 
@@ -945,7 +945,7 @@ mod tests {
             fill(&root, &[("late", "theirs")]);
             Ok(Content::Bytes(b"new".into()))
         };
-        assert!(is_of_kind(&change.act(&desired.0, open).unwrap_err(), "conflict"));
+        assert!(is_of_kind(&change.act(&desired.0, open).unwrap_err(), FailureKind::Conflict));
         assert_eq!(std::fs::read_to_string(root.join("late")).unwrap(), "theirs");
         assert_eq!(std::fs::read_to_string(root.join("page")).unwrap(), "old");
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 2);
@@ -956,6 +956,9 @@ mod tests {
         let Scene { _directory, path, .. } = scene();
         let root = path.join("tree");
         fill(&root, &[("page/inner", "x")]);
-        assert!(is_of_kind(&TreeChange::copy(&root, &desired(&[("page", "p")]).0).unwrap_err(), "exists"));
+        assert!(is_of_kind(
+            &TreeChange::copy(&root, &desired(&[("page", "p")]).0).unwrap_err(),
+            FailureKind::Exists
+        ));
     }
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::account::{self, AccountRecord};
 use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, linger, state_value, tree};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::{
     Account, DIRECTORY, Database, Databases, Group, NewUser, Order, TAG, clear_leftover, make_home,
@@ -240,7 +240,7 @@ impl UserChange {
         self.inverse.record.write(world, Order::Adding, |databases| self.make(databases))?;
         let UserState::Present(facts) = self.observe()? else {
             return Err(Failure::new(format!("user `{}` not found", self.inverse.name))
-                .kind("missing")
+                .kind(FailureKind::Missing)
                 .into());
         };
         self.converge_home(&facts)
@@ -619,7 +619,7 @@ fn check_fixed(name: &str, desired: &DesiredUser, facts: &UserFacts) -> Result<(
         _ => return Ok(()),
     };
     Err(Failure::new(format!("user `{name}` already exists with {difference}"))
-        .kind("exists")
+        .kind(FailureKind::Exists)
         .hint("ask for what is there, or change the user by hand: files and processes depend on it")
         .into())
 }
@@ -631,7 +631,7 @@ fn look_at_new_home(home: &Path) -> Result<FileState> {
             "cannot make the home `{}`: its parent directory does not exist",
             home.display()
         ))
-        .kind("missing")
+        .kind(FailureKind::Missing)
         .hint("make that directory first with `file::make_dir`")
         .into());
     }
@@ -646,7 +646,7 @@ fn look_at_new_home(home: &Path) -> Result<FileState> {
                 "cannot use `{}` as the home: it already belongs to {owner}",
                 home.display()
             ))
-            .kind("exists")
+            .kind(FailureKind::Exists)
             .into())
         }
         other => Err(Failure::new(format!(
@@ -654,7 +654,7 @@ fn look_at_new_home(home: &Path) -> Result<FileState> {
             home.display(),
             other.kind_name()
         ))
-        .kind("exists")
+        .kind(FailureKind::Exists)
         .into()),
     }
 }

@@ -6,7 +6,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::event::SCHEMA;
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, History, PendingHandler};
 use crate::machine::clock;
 use crate::plan::pending_session;
@@ -101,7 +101,7 @@ fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
         bail!(
             Failure::new(format!("unknown pending handler {unknown}"))
                 .exit(ExitCode::USAGE)
-                .kind("usage")
+                .kind(FailureKind::Usage)
                 .hint("`kkrun pending` lists what is pending")
         );
     }

@@ -26,7 +26,7 @@ pub use record::{
 pub use state::ChangeState;
 
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::{clock, trusted};
 
 /// The journal's file within the state directory.
@@ -181,7 +181,7 @@ impl Journal {
         bail!(
             Failure::new(format!("the journal `{}` {what} while this run was at work", path.display()))
                 .exit(ExitCode::JOURNAL)
-                .kind("journal")
+                .kind(FailureKind::Journal)
                 .hint(
                     "nothing more is changed; `kkrun doctor` explains what the journal holds and the way on"
                 )
@@ -193,7 +193,7 @@ impl Journal {
         if self.broken {
             bail!(
                 Failure::new("cannot continue: writing the journal failed earlier in this run")
-                    .kind("journal")
+                    .kind(FailureKind::Journal)
             );
         }
         self.check_file()?;
@@ -223,7 +223,7 @@ impl Journal {
             let path = self.directory.join(FILE);
             return Err(anyhow::Error::new(error).context(
                 Failure::new(format!("cannot write the journal `{}`", path.display()))
-                    .kind("journal")
+                    .kind(FailureKind::Journal)
                     .hint("nothing is lost: free some space or repair the disk, then run kkrun again"),
             ));
         }
@@ -291,7 +291,7 @@ fn sync_directory(path: &Path) -> Result<()> {
 fn damaged(message: String) -> anyhow::Error {
     Failure::new(message)
         .exit(ExitCode::JOURNAL)
-        .kind("journal")
+        .kind(FailureKind::Journal)
         .hint("nothing was changed; run `kkrun doctor` for what is damaged and what to do")
         .into()
 }

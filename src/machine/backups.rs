@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use rustix::fs::{AtFlags, Mode, OFlags, fsync, mkdirat, openat, renameat, syncfs, unlinkat};
 use rustix::io::Errno;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{
     Digest, FileState, Manifest, PathText, copy_content, digest_again, digest_if_known, observe_with,
 };
@@ -165,7 +165,7 @@ impl Backups {
             Ok(file) => Ok(file.into()),
             Err(Errno::NOENT) => {
                 Err(Failure::new(format!("the backup `{}` is missing", PathText::new(self.path(digest))))
-                    .kind("missing")
+                    .kind(FailureKind::Missing)
                     .into())
             }
             Err(errno) => Err(self.failed("read", errno)),
@@ -228,7 +228,7 @@ impl Backups {
     fn damaged(&self, digest: Digest) -> anyhow::Error {
         let shown = PathText::new(self.path(digest));
         Failure::new(format!("the backup `{shown}` is damaged: its content does not match its name"))
-            .kind("damaged")
+            .kind(FailureKind::Damaged)
             .into()
     }
 }
@@ -279,7 +279,7 @@ mod tests {
     }
 
     fn kind<T: std::fmt::Debug>(result: Result<T>) -> &'static str {
-        result.unwrap_err().downcast_ref::<Failure>().unwrap().kind
+        result.unwrap_err().downcast_ref::<Failure>().unwrap().kind.as_str()
     }
 
     fn names(backups: &Backups) -> Vec<String> {

@@ -11,7 +11,7 @@ use ureq::{Agent, Error};
 use super::files::{Digest, Digester};
 use super::http::{address_of, configuration};
 use super::signal::Signals;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// How long a connection may take.
 const CONNECTING: Duration = Duration::from_secs(30);
@@ -85,8 +85,8 @@ fn fetch(url: &str, mut file: File) -> Result<Download, Failed> {
         Agent::new_with_config(config.build()).get(address).call().map_err(|error| failed(url, &error))?;
     let status = response.status();
     if status != 200 {
-        let mut failure =
-            Failure::new(format!("cannot download `{url}`: the server answered {status}")).kind("http");
+        let mut failure = Failure::new(format!("cannot download `{url}`: the server answered {status}"))
+            .kind(FailureKind::Http);
         failure.code = Some(i32::from(status.as_u16()));
         let passes = status.is_server_error() || matches!(status.as_u16(), 408 | 429);
         return Err(Failed { error: failure.into(), passes });
@@ -100,8 +100,11 @@ fn fetch(url: &str, mut file: File) -> Result<Download, Failed> {
             Ok(length) => length,
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => continue,
             Err(error) => {
-                let kind =
-                    if error.kind() == std::io::ErrorKind::TimedOut { "timeout" } else { "unreachable" };
+                let kind = if error.kind() == std::io::ErrorKind::TimedOut {
+                    FailureKind::Timeout
+                } else {
+                    FailureKind::Unreachable
+                };
                 let failure = Failure::new(format!("cannot download all of `{url}`: {error}")).kind(kind);
                 return Err(Failed { error: failure.into(), passes: true });
             }
@@ -115,11 +118,11 @@ fn fetch(url: &str, mut file: File) -> Result<Download, Failed> {
 
 fn failed(url: &str, error: &Error) -> Failed {
     let (kind, passes) = match error {
-        Error::Timeout(_) => ("timeout", true),
+        Error::Timeout(_) => (FailureKind::Timeout, true),
         Error::Io(_) | Error::HostNotFound | Error::ConnectionFailed | Error::Protocol(_) => {
-            ("unreachable", true)
+            (FailureKind::Unreachable, true)
         }
-        _ => ("failed", false),
+        _ => (FailureKind::Failed, false),
     };
     Failed { error: Failure::new(format!("cannot download `{url}`: {error}")).kind(kind).into(), passes }
 }
@@ -187,7 +190,7 @@ mod tests {
         let (got, pauses) = attempted(&url, directory.path(), &Signals::deaf().unwrap());
         let error = got.unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
-        assert_eq!((failure.kind, failure.code), ("http", Some(404)));
+        assert_eq!((failure.kind.as_str(), failure.code), ("http", Some(404)));
         assert!(pauses.is_empty());
     }
 
@@ -197,7 +200,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let signals = Signals::deaf().unwrap();
         let (got, pauses) = attempted(&format!("http://{free}/"), directory.path(), &signals);
-        assert_eq!(got.unwrap_err().downcast_ref::<Failure>().unwrap().kind, "unreachable");
+        assert_eq!(got.unwrap_err().downcast_ref::<Failure>().unwrap().kind.as_str(), "unreachable");
         assert_eq!(pauses, [1, 2, 4, 8]);
     }
 

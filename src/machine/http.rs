@@ -11,7 +11,7 @@ use ureq::typestate::AgentScope;
 use ureq::{Agent, Error};
 
 use super::signal::Signals;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// How long an answer may take by default.
 pub const TIMEOUT: Duration = Duration::from_secs(30);
@@ -101,10 +101,10 @@ impl Question {
 
     fn failure(&self, error: &Error) -> Failure {
         let kind = match error {
-            Error::Timeout(_) => "timeout",
-            Error::Io(_) | Error::HostNotFound | Error::ConnectionFailed => "unreachable",
-            Error::BadUri(_) | Error::Http(_) => "usage",
-            _ => "failed",
+            Error::Timeout(_) => FailureKind::Timeout,
+            Error::Io(_) | Error::HostNotFound | Error::ConnectionFailed => FailureKind::Unreachable,
+            Error::BadUri(_) | Error::Http(_) => FailureKind::Usage,
+            _ => FailureKind::Failed,
         };
         Failure::new(format!("no answer from `{}`: {error}", self.url)).kind(kind)
     }
@@ -114,12 +114,12 @@ impl Question {
 pub(super) fn address_of(url: &str) -> Result<Uri> {
     let address: Uri = match url.parse() {
         Ok(address) => address,
-        Err(error) => bail!(Failure::new(format!("invalid URL `{url}`: {error}")).kind("usage")),
+        Err(error) => bail!(Failure::new(format!("invalid URL `{url}`: {error}")).kind(FailureKind::Usage)),
     };
     if !matches!(address.scheme_str(), Some("http" | "https")) {
         bail!(
             Failure::new(format!("invalid URL `{url}`: it must begin with http:// or https://"))
-                .kind("usage")
+                .kind(FailureKind::Usage)
         );
     }
     Ok(address)
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn no_server_is_unreachable_and_silence_is_a_timeout() {
-        let kind = |error: anyhow::Error| error.downcast_ref::<Failure>().unwrap().kind;
+        let kind = |error: anyhow::Error| error.downcast_ref::<Failure>().unwrap().kind.as_str();
         let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let error = ask(Question::get(&format!("http://{free}"))).unwrap_err();
         assert!(error.to_string().contains(&free.to_string()), "{error}");

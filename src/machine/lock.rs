@@ -11,7 +11,7 @@ use rustix::io::Errno;
 
 use super::clock;
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// A held lock; it is released when this is dropped or the process ends, however it ends.
 ///
@@ -119,7 +119,7 @@ impl Holder {
         let since = self.since.map(|since| format!(", since {since:.0}")).unwrap_or_default();
         Failure::new(format!("another run is in progress: {who}{since}"))
             .exit(ExitCode::LOCKED)
-            .kind("locked")
+            .kind(FailureKind::Locked)
             .hint("wait until it has ended, then run this again")
     }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 use rustix::mount::{MountFlags, UnmountFlags};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// Of this thread: a test has mounts of its own.
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
@@ -48,7 +48,7 @@ pub fn refuse_within<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Resu
             outermost.path.display(),
             outermost.file_system
         ))
-        .kind("busy");
+        .kind(FailureKind::Busy);
         // Innermost first: umount refuses a mount point that has another one below it.
         for mount in within.iter().rev() {
             let shown = mount.path.to_string_lossy();

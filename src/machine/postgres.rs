@@ -21,7 +21,7 @@ pub use self::value::Parameter;
 use super::account::Account;
 use super::files::{User, as_user};
 use super::process::Processes;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// Where Debian's servers have their sockets.
 const SOCKETS: &str = "/var/run/postgresql";
@@ -271,7 +271,7 @@ impl<'run> Connection<'run> {
         }
         bail!(
             Failure::new("cannot hide the secret in this statement: the server would write it to its log")
-                .kind("secret")
+                .kind(FailureKind::Secret)
                 .hint("connect as a superuser, who can stop the server from logging it: leave out `user`")
                 .hint("set the password of a role with pg::ensure_role")
         )
@@ -340,7 +340,7 @@ pub fn sql_state(error: &anyhow::Error) -> Option<&str> {
 fn failure(error: &postgres::Error) -> Failure {
     match error.as_db_error() {
         Some(reported) => known_at(reported),
-        None => Failure::new(format!("PostgreSQL: {}", with_sources(error))).kind("sql"),
+        None => Failure::new(format!("PostgreSQL: {}", with_sources(error))).kind(FailureKind::Sql),
     }
 }
 
@@ -350,7 +350,8 @@ fn known_at(reported: &DbError) -> Failure {
     if let Some(detail) = reported.detail() {
         let _ = write!(message, ": {}", detail.trim_end_matches('.'));
     }
-    let mut failure = Failure::new(format!("{message} (SQLSTATE {})", reported.code().code())).kind("sql");
+    let mut failure =
+        Failure::new(format!("{message} (SQLSTATE {})", reported.code().code())).kind(FailureKind::Sql);
     if let Some(hint) = reported.hint() {
         failure = failure.hint(hint);
     }
@@ -363,7 +364,7 @@ fn connect_failure(server: &Server, error: &postgres::Error) -> Failure {
     let Some(reported) = error.as_db_error() else {
         let failure =
             Failure::new(format!("no PostgreSQL server answers at `{place}`: {}", with_sources(error)))
-                .kind("unreachable");
+                .kind(FailureKind::Unreachable);
         return failure
             .hint("start it first: unit::start(\"postgresql.service\")")
             .hint("list the servers of this machine and their ports: `pg_lsclusters`");
@@ -371,18 +372,19 @@ fn connect_failure(server: &Server, error: &postgres::Error) -> Failure {
     let plain = known_at(reported);
     match reported.code() {
         code if *code == SqlState::CANNOT_CONNECT_NOW => {
-            Failure::new(format!("the PostgreSQL server at `{place}` is still starting")).kind("unreachable")
+            Failure::new(format!("the PostgreSQL server at `{place}` is still starting"))
+                .kind(FailureKind::Unreachable)
         }
         code if *code == SqlState::INVALID_CATALOG_NAME => {
             Failure::new(format!("database `{dbname}` not found at `{place}` (SQLSTATE 3D000)"))
-                .kind("missing")
+                .kind(FailureKind::Missing)
         }
         code if *code == SqlState::INVALID_PASSWORD => Failure::new(format!(
             "the PostgreSQL server at `{place}` refused this password for the role `{user}` (SQLSTATE 28P01)"
         ))
-        .kind("denied"),
+        .kind(FailureKind::Denied),
         code if *code == SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {
-            let failure = Failure::new(format!("{} (at `{place}`)", plain.message)).kind("denied");
+            let failure = Failure::new(format!("{} (at `{place}`)", plain.message)).kind(FailureKind::Denied);
             if server.is_local_socket() {
                 failure.hint(format!(
                     "let the operating-system user `{os_user}` (option `os_user`) connect as the role `{user}`: pg_hba.conf, pg_ident.conf"

@@ -14,7 +14,7 @@ use super::account::Account;
 use super::files::{self, Attributes, Contents, FileState};
 use super::{random, trusted};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// The name of the key's file: no secret can have it.
 const KEY: &str = ".key";
@@ -149,7 +149,7 @@ pub fn from_file(path: &Path) -> Result<BTreeMap<String, Zeroizing<String>>> {
         Some(_) => error,
         None => Failure::new(format!("{}: {}", named(), error.root_cause()))
             .exit(ExitCode::USAGE)
-            .kind("missing")
+            .kind(FailureKind::Missing)
             .into(),
     })?;
     let metadata = file.metadata().with_context(named)?;
@@ -195,7 +195,7 @@ fn judge(path: &Path, owner: u32, mode: u32) -> Result<()> {
     bail!(
         Failure::new(format!("refused: the secrets file `{}` {why}", path.display()))
             .exit(ExitCode::REFUSED)
-            .kind("refused")
+            .kind(FailureKind::Refused)
             .hint(format!("run `{command}`, and change the secrets if others may have read them"))
     )
 }

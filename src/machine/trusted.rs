@@ -19,7 +19,7 @@ use rustix::io::Errno;
 
 use super::account::{Account, is_alone_in};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// How many links one path may have, as in the kernel (`MAXSYMLINKS`).
 const MOST_LINKS: usize = 40;
@@ -390,7 +390,7 @@ fn refused(path: &Path, why: &str, command: &str) -> Failure {
 fn refusal(path: &Path, why: &str) -> Failure {
     Failure::new(format!("refused: `{}` {why}, so others could decide what root does", path.display()))
         .exit(ExitCode::REFUSED)
-        .kind("refused")
+        .kind(FailureKind::Refused)
 }
 
 fn name_of(uid: u32) -> String {

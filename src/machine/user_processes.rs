@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use super::process::{Process, Processes};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// How long to wait for the effect of a signal, and how often to check.
 const GRACE: Duration = Duration::from_secs(5);
@@ -54,7 +54,7 @@ pub fn end(uid: u32, processes: &Processes) -> Result<()> {
         return Ok(());
     }
     Err(Failure::new(format!("cannot end the processes of user {uid}: {}", left.join(", ")))
-        .kind("busy")
+        .kind(FailureKind::Busy)
         .hint("stop the services that start them, then try again")
         .into())
 }

@@ -13,7 +13,7 @@ use super::Launch;
 use super::decision::{Decision, Selection, staleness};
 use crate::event::{Answer, Event, Question, SkipReason};
 use crate::exit_code::ExitCode;
-use crate::failure::{Failure, Place};
+use crate::failure::{Failure, FailureKind, Place};
 use crate::journal::{Entry, Fingerprint, Handler, History, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
@@ -177,7 +177,7 @@ impl Runner {
         }
         let (step, hold) = if state.drifted.len() == 1 { ("step", "holds") } else { ("steps", "hold") };
         bail!(
-            Failure::new(format!("{step} {} no longer {hold}", state.drifted.join(", "))).kind("step").hint(
+            Failure::new(format!("{step} {} no longer {hold}", state.drifted.join(", "))).kind(FailureKind::Step).hint(
                 format!("to restore it, run `{} --redo {}`", self.launch.invocation, state.drifted.join(","))
             )
             .hint("`--on-conflict overwrite` replaces what was modified outside kkrun, `--on-conflict keep` keeps it")
@@ -224,7 +224,7 @@ impl Runner {
                 bail!(
                     failure
                         .exit(exit)
-                        .kind("step")
+                        .kind(FailureKind::Step)
                         .hint("give the new step an id of its own, or keep the old record with `--yes`")
                         .hint(format!("`kkrun rollback {}` undoes what the old script did", call.id))
                 )
@@ -327,7 +327,7 @@ impl Runner {
                 let place = failure.place.as_ref().map(shown_place);
                 let error = reporter.redact(&failure.message);
                 let entry = Entry::StepFailed { step: id.clone(), seconds, error: error.clone(), place };
-                if failure.kind != "journal" {
+                if failure.kind != FailureKind::Journal {
                     host.session().record(entry)?;
                 }
                 self.state.borrow_mut().failed.push(id.clone());
@@ -354,8 +354,8 @@ impl Runner {
                 .push(format!("step {id} made {changes} change{s} so far, all recorded and reversible"));
         }
         failure.hints.push(format!("full output: `kkrun log {id}`"));
-        if failure.kind != "journal" {
-            failure.kind = "step";
+        if failure.kind != FailureKind::Journal {
+            failure.kind = FailureKind::Step;
         }
         failure
     }
@@ -543,7 +543,7 @@ impl StepRunner for Runner {
         match reports.into_iter().find(|report| report.id == id) {
             Some(report) => Ok(report.reason),
             None if self.doing == Doing::Examine => Ok(None),
-            None => bail!(Failure::new(format!("unknown step `{id}`")).kind("usage")),
+            None => bail!(Failure::new(format!("unknown step `{id}`")).kind(FailureKind::Usage)),
         }
     }
 
@@ -556,7 +556,7 @@ impl StepRunner for Runner {
                 bail!(
                     Failure::new(format!("step `{step}` of {plan} has never run"))
                         .exit(ExitCode::USAGE)
-                        .kind("usage")
+                        .kind(FailureKind::Usage)
                         .hint(format!("steps with a record: {}", known.join(", ")))
                 );
             }

@@ -5,7 +5,7 @@ use rhai::plugin::*;
 
 use crate::event::{Answer, Question};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::script::{Host, Raised, Unpredictable, look};
 
 pub(super) fn module() -> rhai::Module {
@@ -18,7 +18,7 @@ fn answer(host: &Host, asked: &str, question: &Question) -> Result<Answer> {
     }
     host.reporter().ask(question)?.ok_or_else(|| {
         Failure::new(format!("no one can be asked: {asked}"))
-            .kind("unanswered")
+            .kind(FailureKind::Unanswered)
             .exit(ExitCode::UNANSWERED)
             .hint("run it at a terminal; `--yes` answers every question whose answer loses no data")
             .into()
@@ -33,7 +33,7 @@ mod functions {
     /// ends with exit status 78 unless it catches the error, whose kind is `unanswered`.
     ///
     /// ```rhai
-    /// try { ask::confirm("Go on?", true); } catch (failure) { assert(failure.kind == "unanswered"); }
+    /// try { ask::confirm("Go on?", true); } catch (failure) { assert(failure.kind == FailureKind::Unanswered); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn confirm(context: NativeCallContext, question: &str, default: bool) -> Raised<bool> {
@@ -47,7 +47,7 @@ mod functions {
     /// `--yes` does not answer it. Use `secret::ask` for what must not be shown.
     ///
     /// ```rhai
-    /// try { ask::text("Name of the site?", "kiosk"); } catch (failure) { assert(failure.kind == "unanswered"); }
+    /// try { ask::text("Name of the site?", "kiosk"); } catch (failure) { assert(failure.kind == FailureKind::Unanswered); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn text(context: NativeCallContext, question: &str, default: &str) -> Raised<String> {

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use super::file::absolute;
 use super::shorter::namespace;
 use crate::change::{Change, CommandChange, CommandInverse, CommandState, PlainCommand, Probe, World};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeState, Class};
 use crate::machine::account::Account;
 use crate::machine::files::{Digest, PathText};
@@ -142,8 +142,9 @@ impl LookOptions {
 fn env_of(options: &mut Map) -> Result<Map> {
     let Some(env) = options.remove("env") else { return Ok(Map::new()) };
     let kind = env.type_name();
-    env.try_cast::<Map>()
-        .ok_or_else(|| Failure::new(format!("`env` must be a map, not a {kind}")).kind("option").into())
+    env.try_cast::<Map>().ok_or_else(|| {
+        Failure::new(format!("`env` must be a map, not a {kind}")).kind(FailureKind::Option).into()
+    })
 }
 
 /// One entry of `undo`, over what it inherits from the command.
@@ -161,7 +162,7 @@ struct UndoEntry {
 
 fn words(host: &Host, argv: rhai::Array) -> Result<Vec<String>> {
     if argv.is_empty() {
-        bail!(Failure::new("invalid command: the array is empty").kind("usage"));
+        bail!(Failure::new("invalid command: the array is empty").kind(FailureKind::Usage));
     }
     let word = |word: Dynamic| {
         if word.is_string() || word.is_int() || word.is_char() {
@@ -171,7 +172,7 @@ fn words(host: &Host, argv: rhai::Array) -> Result<Vec<String>> {
         }
         bail!(
             Failure::new(format!("invalid command: its arguments must be strings, not {}", word.type_name()))
-                .kind("type")
+                .kind(FailureKind::Type)
                 .hint("pass a secret in `stdin` or `env`: every user can see arguments")
         )
     };
@@ -188,7 +189,7 @@ fn variables(host: &Host, env: &Map) -> Result<Vec<(std::ffi::OsString, process:
                         "the variable `{name}` must be a string, not a {}",
                         value.type_name()
                     ))
-                    .kind("type")
+                    .kind(FailureKind::Type)
                 )
             }
             None => {
@@ -213,7 +214,10 @@ fn input(host: &Host, stdin: Option<&Dynamic>) -> Result<Stdin> {
             Ok(Stdin::Bytes(text.into_bytes().into()))
         }
         Err(kind) => {
-            bail!(Failure::new(format!("`stdin` must be a string or a secret, not a {kind}")).kind("option"))
+            bail!(
+                Failure::new(format!("`stdin` must be a string or a secret, not a {kind}"))
+                    .kind(FailureKind::Option)
+            )
         }
     }
 }
@@ -331,13 +335,16 @@ impl Run<'_> {
         if options.creates.is_none() && options.unless.is_none() && options.always.is_none() {
             bail!(
                 Failure::new("cmd::run needs one of `creates`, `unless` or `always`")
-                    .kind("option")
+                    .kind(FailureKind::Option)
                     .hint("`creates: path` names what it makes, `unless: […]` a command that succeeds when it is done")
                     .hint("`always: \"why\"` runs it every time that the step runs")
             );
         }
         if options.always.is_some() && (options.creates.is_some() || options.unless.is_some()) {
-            bail!(Failure::new("`always` must not be combined with `creates` or `unless`").kind("option"));
+            bail!(
+                Failure::new("`always` must not be combined with `creates` or `unless`")
+                    .kind(FailureKind::Option)
+            );
         }
         Ok(())
     }
@@ -399,7 +406,9 @@ impl Run<'_> {
                 Err(error) => return Err(error),
             };
             return value.as_bool().map_err(|kind| {
-                Failure::new(format!("`unless` must return true or false, not a {kind}")).kind("type").into()
+                Failure::new(format!("`unless` must return true or false, not a {kind}"))
+                    .kind(FailureKind::Type)
+                    .into()
             });
         }
         let look = self.looking(words(self.host, array_of(unless, "unless")?)?)?;
@@ -465,7 +474,7 @@ impl Run<'_> {
             return self.plain(words(self.host, array_of(entry, "undo")?)?);
         }
         let given: UndoEntry = serde_json::from_value(json_of(entry).context("`undo`")?)
-            .map_err(|error| Failure::new(format!("`undo`: {error}")).kind("option"))?;
+            .map_err(|error| Failure::new(format!("`undo`: {error}")).kind(FailureKind::Option))?;
         let inherited = self.plain(given.argv)?;
         Ok(PlainCommand {
             user: given.user.or(inherited.user),
@@ -578,7 +587,7 @@ impl Run<'_> {
 
 fn array_of(value: &Dynamic, option: &str) -> Result<rhai::Array> {
     value.clone().into_array().map_err(|kind| {
-        Failure::new(format!("`{option}` must be an array, not a {kind}")).kind("option").into()
+        Failure::new(format!("`{option}` must be an array, not a {kind}")).kind(FailureKind::Option).into()
     })
 }
 

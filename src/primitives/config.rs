@@ -12,7 +12,7 @@ use super::shorter::namespace;
 use crate::change::{
     Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Found, Lines, entry_target,
 };
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, FileState};
 use crate::script::{Host, OptionSet, Raised, act, look, options_of};
 
@@ -50,7 +50,7 @@ impl Options {
         {
             bail!(
                 Failure::new(format!("invalid option `comment`: `{comment}` cannot begin a comment"))
-                    .kind("option")
+                    .kind(FailureKind::Option)
             );
         }
         if let Some(section) = &self.section
@@ -60,7 +60,7 @@ impl Options {
         {
             bail!(
                 Failure::new(format!("invalid section name `{section}`"))
-                    .kind("option")
+                    .kind(FailureKind::Option)
                     .hint("name it without brackets: \"Seat:*\"")
             );
         }
@@ -69,7 +69,7 @@ impl Options {
         {
             bail!(
                 Failure::new("invalid option `separator`: it is empty or contains a line ending")
-                    .kind("option")
+                    .kind(FailureKind::Option)
             );
         }
         let section = self.section.clone().filter(|section| !section.is_empty());
@@ -79,14 +79,17 @@ impl Options {
     fn line(&self, key: &str) -> Result<FileEntry> {
         let begins = key.starts_with(['#', ';', '[']);
         if key.is_empty() || key.trim() != key || key.contains(char::is_control) || begins {
-            bail!(Failure::new(format!("invalid key `{}`", key.escape_debug())).kind("usage"));
+            bail!(Failure::new(format!("invalid key `{}`", key.escape_debug())).kind(FailureKind::Usage));
         }
         self.entry(EntryKind::Line { key: key.to_owned(), separator: self.separator.clone() })
     }
 
     fn block(&self, name: &str) -> Result<FileEntry> {
         if name.is_empty() || name.trim() != name || name.contains(char::is_control) {
-            bail!(Failure::new(format!("invalid block name `{}`", name.escape_debug())).kind("usage"));
+            bail!(
+                Failure::new(format!("invalid block name `{}`", name.escape_debug()))
+                    .kind(FailureKind::Usage)
+            );
         }
         self.entry(EntryKind::Block { name: name.to_owned() })
     }
@@ -106,7 +109,7 @@ struct Text {
 fn text_of(host: &Host, value: &Dynamic, what: &str) -> Result<Text> {
     let text = host.text_or_secret(value, what)?;
     if text.contains('\0') {
-        bail!(Failure::new(format!("{what} contains a zero byte")).kind("usage"));
+        bail!(Failure::new(format!("{what} contains a zero byte")).kind(FailureKind::Usage));
     }
     let bytes = Zeroizing::new(text.as_bytes().to_vec());
     Ok(Text { bytes, secret: Host::secret_text(value).is_some() })
@@ -118,7 +121,7 @@ fn value_of(host: &Host, key: &str, value: &Dynamic) -> Result<Text> {
     if text.bytes.contains(&b'\n') || text.bytes.contains(&b'\r') {
         bail!(
             Failure::new(format!("the value of `{key}` contains a line ending"))
-                .kind("usage")
+                .kind(FailureKind::Usage)
                 .hint("use config::block for several lines")
         );
     }
@@ -166,8 +169,8 @@ fn make_known(
 }
 
 fn no_file(path: &Path, state: &FileState) -> Failure {
-    let failure =
-        Failure::new(format!("`{}` is {}, not a file", path.display(), state.kind_name())).kind("directory");
+    let failure = Failure::new(format!("`{}` is {}, not a file", path.display(), state.kind_name()))
+        .kind(FailureKind::Directory);
     match state {
         FileState::Link { to, .. } => failure.hint(format!("name the target of the link: `{to}`")),
         _ => failure,
@@ -211,7 +214,10 @@ fn get_one(host: &Host, path: &str, key: &str, options: &Options) -> Result<Dyna
     match std::str::from_utf8(line.value(&lines)) {
         Ok(value) => Ok(value.to_owned().into()),
         Err(_) => {
-            bail!(Failure::new(format!("the value of `{key}` in `{shown}` is not UTF-8")).kind("encoding"))
+            bail!(
+                Failure::new(format!("the value of `{key}` in `{shown}` is not UTF-8"))
+                    .kind(FailureKind::Encoding)
+            )
         }
     }
 }

@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::shorter::namespace;
 use crate::change::{Change, DesiredFile, FileChange, Found, TreeChange};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
 use crate::script::{Host, OptionSet, PlanContent, PlanFile, Raised, Secret, Trace, act, look, options_of};
@@ -56,7 +56,7 @@ impl Ownership {
         let group = match &self.group {
             Some(name) => {
                 let group = Group::by_name(name)?;
-                let missing = || Failure::new(format!("group `{name}` not found")).kind("missing");
+                let missing = || Failure::new(format!("group `{name}` not found")).kind(FailureKind::Missing);
                 Some(group.ok_or_else(missing)?.gid)
             }
             None => owner.as_ref().map(|owner| owner.gid),
@@ -105,7 +105,7 @@ pub(super) fn owner_of_directory(path: &Path) -> Result<(u32, u32)> {
         Some(ownership) if matches!(state, FileState::Directory { .. }) => Ok(ownership),
         _ => bail!(
             Failure::new(format!("directory `{}` not found", directory.display()))
-                .kind("missing")
+                .kind(FailureKind::Missing)
                 .hint("create it first with file::make_dir")
         ),
     }
@@ -121,7 +121,7 @@ pub(super) fn absolute(path: &str) -> Result<PathBuf> {
     }
     bail!(
         Failure::new(format!("invalid path `{path}`: it must be absolute, without `..`"))
-            .kind("usage")
+            .kind(FailureKind::Usage)
             .hint("the plan's own files begin with `files/`")
     )
 }
@@ -149,7 +149,9 @@ fn digest_at(host: &Host, path: &str) -> Result<Digest> {
 fn plan_content(host: &Host, path: &str) -> Result<PlanContent> {
     match read_plan(host, path)? {
         PlanFile::File(content) => Ok(content),
-        PlanFile::Tree(_) => bail!(Failure::new(format!("`{path}` is a directory")).kind("directory")),
+        PlanFile::Tree(_) => {
+            bail!(Failure::new(format!("`{path}` is a directory")).kind(FailureKind::Directory))
+        }
     }
 }
 
@@ -164,13 +166,14 @@ pub(super) fn read_plan(host: &Host, path: &str) -> Result<PlanFile> {
 fn read_text(host: &Host, path: &str) -> Result<String> {
     let bytes = read_bytes(host, path)?;
     String::from_utf8(bytes)
-        .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind("encoding").into())
+        .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind(FailureKind::Encoding).into())
 }
 
 /// Whether something is missing, such as a directory or a user, that a run may have made by then: what needs it
 /// would be made in any case.
 fn awaits_another(host: &Host, error: &anyhow::Error) -> bool {
-    let is_missing = error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == "missing");
+    let is_missing =
+        error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == FailureKind::Missing);
     is_missing && host.would_have_changed()
 }
 
@@ -224,7 +227,7 @@ fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, mode: u
         }
         other => bail!(
             Failure::new(format!("`{}` is {}, not a file", path.display(), other.kind_name()))
-                .kind("directory")
+                .kind(FailureKind::Directory)
         ),
     })
 }
@@ -456,7 +459,7 @@ fn refuse_second_name(path: &Path) -> Result<()> {
                 "cannot remove `{0}`: it has other hard links, and undo could not restore them",
                 PathText::new(path)
             ))
-            .kind("refused")
+            .kind(FailureKind::Refused)
             .hint(format!("`find / -xdev -samefile {}` finds them", path.display()))
         ),
         _ => Ok(()),
@@ -475,7 +478,7 @@ fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
         return make(host, path, |_| Ok(DesiredFile::Absent));
     }
     if canonical.parent().is_none() {
-        bail!(Failure::new("cannot remove `/`").kind("usage"));
+        bail!(Failure::new("cannot remove `/`").kind(FailureKind::Usage));
     }
     let Some(change) = TreeChange::remove(&canonical)? else { return Ok(false) };
     let performed = Change::Tree(change.clone());
@@ -508,7 +511,7 @@ fn make_directory(host: &Host, path: &Path, options: &Ownership) -> Result<bool>
         }
         other => bail!(
             Failure::new(format!("`{}` is {}, not a directory", path.display(), other.kind_name()))
-                .kind("exists")
+                .kind(FailureKind::Exists)
         ),
     })
 }

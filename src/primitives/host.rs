@@ -3,7 +3,7 @@
 use anyhow::bail;
 use rhai::plugin::*;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::Entry;
 use crate::machine::{clock, host_facts};
 use crate::script::{Raised, act, look};
@@ -70,7 +70,7 @@ mod functions {
             if name.starts_with("KKRUN_SECRET_") {
                 bail!(
                     Failure::new(format!("cannot read the variable `{name}`: it contains a secret"))
-                        .kind("secret")
+                        .kind(FailureKind::Secret)
                         .hint("read it with secret::ask")
                 );
             }

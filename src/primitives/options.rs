@@ -3,7 +3,7 @@
 use anyhow::bail;
 use rhai::plugin::*;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::script::{Raised, look};
 
 pub(super) fn module() -> rhai::Module {
@@ -31,7 +31,8 @@ mod functions {
             for (name, value) in given {
                 if !merged.contains_key(&name) {
                     let near = crate::text::nearest(&name, merged.keys().map(rhai::Identifier::as_str));
-                    let mut failure = Failure::new(format!("unknown option `{name}`")).kind("option");
+                    let mut failure =
+                        Failure::new(format!("unknown option `{name}`")).kind(FailureKind::Option);
                     if let Some(near) = near {
                         failure = failure.hint(format!("did you mean `{near}`?"));
                     }

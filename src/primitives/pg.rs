@@ -13,7 +13,7 @@ use crate::change::{
     Change, DatabaseChange, DesiredDatabase, DesiredRole, Login, RoleChange, Statement, StatementChange,
     StatementInverse, label_of, query_holds, recordable,
 };
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::Class;
 use crate::machine::files::Digest;
 use crate::machine::postgres::{Connection, Parameter, Server, identifier};
@@ -73,7 +73,9 @@ fn login_from(host: &Host, options: &mut Map, with_password: bool) -> Result<Log
     if let Some(connection) = options.remove("connection") {
         let kind = connection.type_name();
         let Some(mut connection) = connection.try_cast::<Map>() else {
-            bail!(Failure::new(format!("`connection` must be a map, not a {kind}")).kind("option"));
+            bail!(
+                Failure::new(format!("`connection` must be a map, not a {kind}")).kind(FailureKind::Option)
+            );
         };
         password = connection.remove("password").or(password);
         given.extend(connection);
@@ -106,7 +108,7 @@ fn recorded_login(host: &Host, options: &mut Map, with_password: bool) -> Result
     if !is_stored {
         bail!(
             Failure::new("the password of this connection is not stored: a rollback could not log in")
-                .kind("secret")
+                .kind(FailureKind::Secret)
                 .hint("use secret::ask(name, prompt), which stores it")
         );
     }
@@ -233,7 +235,7 @@ impl<'call> Execution<'call> {
             if is_secret && sql.contains('$') {
                 bail!(
                     Failure::new("`undo` and `unless` are recorded, so they cannot use parameters if one of these is a secret")
-                        .kind("secret")
+                        .kind(FailureKind::Secret)
                 );
             }
             recordable(sql, &parameters)
@@ -247,7 +249,7 @@ impl<'call> Execution<'call> {
             Some(closure) if closure.is_fnptr() => None,
             Some(other) => bail!(
                 Failure::new(format!("`unless` must be a query or a closure, not a {}", other.type_name()))
-                    .kind("option")
+                    .kind(FailureKind::Option)
             ),
             None => None,
         };
@@ -318,7 +320,9 @@ impl<'call> Execution<'call> {
             Err(error) => return Err(error),
         };
         value.as_bool().map_err(|kind| {
-            Failure::new(format!("`unless` must return true or false, not a {kind}")).kind("type").into()
+            Failure::new(format!("`unless` must return true or false, not a {kind}"))
+                .kind(FailureKind::Type)
+                .into()
         })
     }
 
@@ -358,8 +362,9 @@ fn shown(value: &Dynamic) -> String {
 fn texts(value: Dynamic) -> Result<Vec<String>> {
     let items = if value.is_array() { value.into_array().unwrap_or_default() } else { vec![value] };
     let text = |item: Dynamic| {
-        item.into_string()
-            .map_err(|kind| Failure::new(format!("`undo` must be SQL, not a {kind}")).kind("option").into())
+        item.into_string().map_err(|kind| {
+            Failure::new(format!("`undo` must be SQL, not a {kind}")).kind(FailureKind::Option).into()
+        })
     };
     items.into_iter().map(text).collect()
 }
@@ -384,7 +389,7 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
         if password.as_ref().is_some_and(|password| password.is_empty()) {
             bail!(
                 Failure::new("invalid option `password`: PostgreSQL treats an empty password as none")
-                    .kind("option")
+                    .kind(FailureKind::Option)
             );
         }
         let login = recorded_login(host, &mut options, false)?;

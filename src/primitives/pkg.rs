@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::shorter::namespace;
 use crate::change::{Change, DesiredPackages, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, packages};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 use crate::target::Target;
 
@@ -95,7 +95,10 @@ fn make(host: &Host, names: &rhai::Array, options: &Options) -> Result<bool> {
     let mut desired: Vec<String> = Vec::with_capacity(names.len());
     for name in names {
         let Ok(name) = name.clone().into_string() else {
-            bail!(Failure::new(format!("invalid package name `{name}`: it must be a string")).kind("type"))
+            bail!(
+                Failure::new(format!("invalid package name `{name}`: it must be a string"))
+                    .kind(FailureKind::Type)
+            )
         };
         if !desired.contains(&name) {
             desired.push(name);
@@ -129,13 +132,13 @@ fn check_names(names: &[String]) -> Result<()> {
             |each: char| each.is_ascii_lowercase() || each.is_ascii_digit() || "+-.:".contains(each);
         let begins = name.starts_with(|first: char| first.is_ascii_lowercase() || first.is_ascii_digit());
         if !(begins && name.len() > 1 && name.chars().all(allowed)) {
-            bail!(Failure::new(format!("invalid package name `{name}`: it must be two or more of a–z, 0–9, +, - and ., beginning with a letter or digit")).kind("usage"));
+            bail!(Failure::new(format!("invalid package name `{name}`: it must be two or more of a–z, 0–9, +, - and ., beginning with a letter or digit")).kind(FailureKind::Usage));
         }
         // apt-get takes a trailing `-` or `+` for "remove" and "install".
         if name.ends_with('-') {
             bail!(
                 Failure::new(format!("invalid package name `{name}`: apt would remove a package"))
-                    .kind("usage")
+                    .kind(FailureKind::Usage)
             );
         }
     }

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::shorter::namespace;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::script::{GENERATED_LENGTH, Host, OptionSet, Raised, Secret, SecretRequest, look, options_of};
 
 pub(super) fn module() -> rhai::Module {
@@ -55,7 +55,7 @@ fn generated(context: &NativeCallContext, name: &str, length: Option<i64>) -> Ra
                     Failure::new(format!(
                         "invalid length of a secret {given}: expected 12 to 1024 characters"
                     ))
-                    .kind("option")
+                    .kind(FailureKind::Option)
                     .hint("from 12 to 1024")
                 ),
             },

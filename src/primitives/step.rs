@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::shorter::namespace;
 use crate::event::Event;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{Entry, Handler};
 use crate::script::{Host, OptionSet, Raised, Seconds, StepBody, StepCall, act, look, options_of, value_of};
 use crate::target::Target;
@@ -57,7 +57,7 @@ fn settle(host: &Host, handler: &Handler) -> Result<()> {
     let Err(error) = host.session().settle(handler) else { return Ok(()) };
     host.session().check_interruption()?;
     let mut failure = match error.downcast::<Failure>() {
-        Ok(failure) if failure.kind == "test" => failure,
+        Ok(failure) if failure.kind == FailureKind::Test => failure,
         Ok(failure) => bail!(failure),
         Err(error) => return Err(error),
     };
@@ -106,12 +106,12 @@ fn verified(
                 _ if since.is_some() => {
                     bail!(
                         Failure::new(format!("not verified: {label}: it was true, but did not stay true"))
-                            .kind("verify")
+                            .kind(FailureKind::Verify)
                     )
                 }
                 _ if now >= deadline => {
                     let why = found.err().map_or_else(String::new, |error| format!(": {error}"));
-                    bail!(Failure::new(format!("not verified: {label}{why}")).kind("verify"))
+                    bail!(Failure::new(format!("not verified: {label}{why}")).kind(FailureKind::Verify))
                 }
                 _ => {}
             }

@@ -10,7 +10,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::Regex;
 use rhai::plugin::*;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::clock;
 use crate::script::{LARGEST_TEXT, Raised, json_of, look, value_of};
 use crate::time;
@@ -37,7 +37,7 @@ fn pattern(text: &str) -> Result<Regex> {
         let compiled = Regex::new(text).map_err(|error| {
             let reason = error.to_string();
             let last = reason.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            Failure::new(format!("invalid regular expression `{text}`: {last}")).kind("usage")
+            Failure::new(format!("invalid regular expression `{text}`: {last}")).kind(FailureKind::Usage)
         })?;
         if kept.len() >= KEPT_PATTERNS {
             kept.clear();
@@ -55,7 +55,7 @@ fn replaced(pattern: &Regex, subject: &str, replacement: &str) -> Result<String>
         let Some(whole) = captures.get(0) else { continue };
         text.push_str(&subject[from..whole.start()]);
         if text.len() + replacement.len() + groups.saturating_mul(whole.len()) > LARGEST_TEXT {
-            bail!(Failure::new("the string with its replacements is too large").kind("usage"));
+            bail!(Failure::new("the string with its replacements is too large").kind(FailureKind::Usage));
         }
         captures.expand(replacement, &mut text);
         from = whole.end();
@@ -65,9 +65,9 @@ fn replaced(pattern: &Regex, subject: &str, replacement: &str) -> Result<String>
 }
 
 fn said_age(timestamp: &str) -> Result<String> {
-    let then: Timestamp = timestamp
-        .parse()
-        .map_err(|error| Failure::new(format!("invalid time `{timestamp}`: {error}")).kind("usage"))?;
+    let then: Timestamp = timestamp.parse().map_err(|error| {
+        Failure::new(format!("invalid time `{timestamp}`: {error}")).kind(FailureKind::Usage)
+    })?;
     Ok(time::when(then, clock::now(), &TimeZone::system()))
 }
 
@@ -112,7 +112,7 @@ mod functions {
     pub(super) fn json_parse(context: NativeCallContext, json: &str) -> Raised<Dynamic> {
         look(&context, |_| {
             let value = serde_json::from_str(json)
-                .map_err(|error| Failure::new(format!("invalid JSON: {error}")).kind("usage"))?;
+                .map_err(|error| Failure::new(format!("invalid JSON: {error}")).kind(FailureKind::Usage))?;
             Ok(value_of(&value))
         })
     }

@@ -10,7 +10,7 @@ use serde::Deserialize;
 use super::file::absolute;
 use super::shorter::namespace;
 use crate::change::{Change, DesiredUnit, Unit, UnitChange, UnitFacts, verify_file};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 use crate::target::Target;
 
@@ -51,7 +51,9 @@ impl Options {
                 letter.is_ascii_alphanumeric() || matches!(letter, ':' | '-' | '_' | '.' | '\\' | '@')
             });
         if !is_plain {
-            bail!(Failure::new(format!("invalid unit name `{}`", name.escape_debug())).kind("usage"));
+            bail!(
+                Failure::new(format!("invalid unit name `{}`", name.escape_debug())).kind(FailureKind::Usage)
+            );
         }
         Ok(Unit::new(name, self.user.as_deref()))
     }
@@ -79,7 +81,7 @@ fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Res
     let Some(change) = change else { return Ok(false) };
     // In a dry run, an earlier change may be about to install it.
     if !host.dry_run() && change.is_about_nothing() {
-        bail!(Failure::new(format!("unit {} not found", change.unit().shown())).kind("missing"));
+        bail!(Failure::new(format!("unit {} not found", change.unit().shown())).kind(FailureKind::Missing));
     }
     let performed = Change::Unit(change.clone());
     host.session().perform(&performed, &mut |world| change.act(world))
@@ -115,7 +117,7 @@ fn checked(host: &Host, path: &str, options: &Options) -> Result<bool> {
         Err(faults) => {
             let mut failure =
                 Failure::new(format!("systemd rejects `{}`: {}", path.display(), faults.join("; ")))
-                    .kind("unit");
+                    .kind(FailureKind::Unit);
             failure.output = faults;
             bail!(failure)
         }
@@ -123,14 +125,15 @@ fn checked(host: &Host, path: &str, options: &Options) -> Result<bool> {
 }
 
 fn seconds_of(value: &Dynamic) -> Result<Seconds> {
-    rhai::serde::from_dynamic(value)
-        .map_err(|_| Failure::new(format!("invalid number of seconds `{value}`")).kind("type").into())
+    rhai::serde::from_dynamic(value).map_err(|_| {
+        Failure::new(format!("invalid number of seconds `{value}`")).kind(FailureKind::Type).into()
+    })
 }
 
 fn unstable(host: &Host, unit: &Unit, why: &str) -> anyhow::Error {
     let log = unit.log(&host.seen().world);
     let last = log.last().map_or_else(String::new, |line| format!(" (last in its log: {line})"));
-    let mut failure = Failure::new(format!("{}: {why}{last}", unit.shown())).kind("unit");
+    let mut failure = Failure::new(format!("{}: {why}{last}", unit.shown())).kind(FailureKind::Unit);
     failure.output = log;
     failure.into()
 }
@@ -144,7 +147,7 @@ fn stays(host: &Host, name: &str, seconds: &Dynamic, options: &Options) -> Resul
     loop {
         host.seen().check_interruption()?;
         let Some(facts) = unit.facts(&host.seen().world)? else {
-            bail!(Failure::new(format!("unit {} not found", unit.shown())).kind("missing"))
+            bail!(Failure::new(format!("unit {} not found", unit.shown())).kind(FailureKind::Missing))
         };
         if facts.active_state != "active" {
             return Err(unstable(host, &unit, &facts.sentence()));

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::file::{Mode, absolute};
 use super::shorter::namespace;
 use crate::change::{Change, DesiredUser, LingerChange, UserChange, UserState};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::account::{Account, Group};
 use crate::machine::files::PathText;
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
@@ -143,7 +143,7 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
         if !is_to_come && Group::by_name(group)?.is_none() {
             bail!(
                 Failure::new(format!("group `{group}` not found"))
-                    .kind("missing")
+                    .kind(FailureKind::Missing)
                     .hint("create it first with group::ensure")
             );
         }
@@ -177,7 +177,7 @@ pub(super) fn check_name(name: &str) -> Result<()> {
     }
     bail!(
         Failure::new(format!("invalid name of a user or group `{name}`"))
-            .kind("usage")
+            .kind(FailureKind::Usage)
             .hint("use lower-case letters, digits, `_` and `-`, beginning with a letter, at most 32")
     )
 }

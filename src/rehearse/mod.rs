@@ -18,7 +18,7 @@ use anyhow::Result;
 use signal_hook::consts::{SIGINT, SIGQUIT};
 
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::clone::container::{self, Inside};
 use crate::machine::signal::{Interruption, Signals, Urgency};
 use crate::machine::terminal;
@@ -240,7 +240,7 @@ impl<'signals> Stop<'signals> {
     fn check(&self) -> Result<()> {
         let Some(Interruption { signal, .. }) = self.signals.pending() else { return Ok(()) };
         let exit = ExitCode::signal(u8::try_from(signal).unwrap_or_default());
-        Err(Failure::new("the rehearsal was stopped").kind("interrupted").exit(exit).into())
+        Err(Failure::new("the rehearsal was stopped").kind(FailureKind::Interrupted).exit(exit).into())
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::change::{Change, Loss, Undone};
 use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
-use crate::failure::{self, Failure};
+use crate::failure::{self, Failure, FailureKind};
 use crate::journal::{
     self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, Intent, PendingHandler,
     StepState, UnfinishedRollback,
@@ -164,7 +164,7 @@ impl Request {
         let options: Options = match options {
             Value::Null => Options::default(),
             given => serde_json::from_value(given.clone())
-                .map_err(|error| Failure::new(error.to_string()).kind("option"))?,
+                .map_err(|error| Failure::new(error.to_string()).kind(FailureKind::Option))?,
         };
         let purge = [options.purge, purge.to_vec()].concat();
         let steps = options.steps.iter().map(|word| word.as_str().into()).collect();
@@ -180,7 +180,7 @@ impl Request {
                 bail!(
                     Failure::new(format!("unknown data class `{class}`"))
                         .exit(ExitCode::USAGE)
-                        .kind("usage")
+                        .kind(FailureKind::Usage)
                         .hint(format!("the classes are {} and `all`", CLASSES.join(", ")))
                 );
             }
@@ -652,7 +652,7 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
             bail!(
                 Failure::new(format!("{kind} `{word}` of {plan} {what}"))
                     .exit(ExitCode::USAGE)
-                    .kind("usage")
+                    .kind(FailureKind::Usage)
                     .hint(format!("steps with a record: {}", known.join(", ")))
                     .hint("list the targets with `kkrun history --json`")
             );

@@ -13,7 +13,7 @@ use super::program::Program;
 use super::resolver::Resolver;
 use super::secret::Secret;
 use super::vocabulary::Registration;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// Evaluates scripts against one host.
 pub struct Engine {
@@ -93,7 +93,7 @@ fn sleep(context: &NativeCallContext, seconds: f64) -> Raised<()> {
         let Some(end) =
             Duration::try_from_secs_f64(seconds).ok().and_then(|time| Instant::now().checked_add(time))
         else {
-            bail!(Failure::new(format!("cannot sleep {seconds} seconds")).kind("usage"));
+            bail!(Failure::new(format!("cannot sleep {seconds} seconds")).kind(FailureKind::Usage));
         };
         while !host.dry_run() {
             host.session().check_interruption()?;
@@ -109,14 +109,14 @@ fn sleep(context: &NativeCallContext, seconds: f64) -> Raised<()> {
 
 /// Fails unless something holds.
 fn assertion(context: &NativeCallContext, holds: bool, what: &str) -> Raised<()> {
-    look(context, |_| if holds { Ok(()) } else { Err(Failure::new(what).kind("assert").into()) })
+    look(context, |_| if holds { Ok(()) } else { Err(Failure::new(what).kind(FailureKind::Assert).into()) })
 }
 
 /// Ends the script as failed; it cannot catch that.
 fn exit(context: &NativeCallContext) -> Raised<()> {
     let host = Host::of(context).map_err(|error| error.to_string())?;
     let failure = Failure::new("the script called `exit`")
-        .kind("step")
+        .kind(FailureKind::Step)
         .hint("a script ends at its last line; use `throw` to fail with a reason");
     Err(raise(&host, failure.into(), context))
 }

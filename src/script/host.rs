@@ -18,7 +18,7 @@ use super::settings::Settings;
 use super::source::Source;
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
-use crate::failure::{Failure, Place};
+use crate::failure::{Failure, FailureKind, Place};
 use crate::journal::Handler;
 use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
@@ -334,7 +334,7 @@ impl Host {
     pub fn caught(&self, error: anyhow::Error) -> Result<String> {
         let Some(passing) = self.take_passing(&error) else { return Err(error) };
         match self.stop_of(&passing, "") {
-            Stop::Failed(failure) if failure.kind != "journal" => Ok(failure.message),
+            Stop::Failed(failure) if failure.kind != FailureKind::Journal => Ok(failure.message),
             _ => {
                 *self.passing.borrow_mut() = Some(passing);
                 Err(error)
@@ -347,7 +347,7 @@ impl Host {
         let Some(passing) = self.take_passing(&error) else { return Err(error) };
         match self.stop_of(&passing, "") {
             Stop::Unpredictable { why, .. } => Ok(why),
-            Stop::Failed(failure) if failure.kind != "journal" => Ok(failure.message),
+            Stop::Failed(failure) if failure.kind != FailureKind::Journal => Ok(failure.message),
             _ => {
                 *self.passing.borrow_mut() = Some(passing);
                 Err(error)
@@ -456,9 +456,12 @@ fn is_final(error: &anyhow::Error) -> bool {
     error.is::<Unpredictable>()
         || error.is::<Passing>()
         || error.is::<Interruption>()
-        || error
-            .downcast_ref::<Failure>()
-            .is_some_and(|failure| matches!(failure.kind, "option" | "type" | "usage" | "panic"))
+        || error.downcast_ref::<Failure>().is_some_and(|failure| {
+            matches!(
+                failure.kind,
+                FailureKind::Option | FailureKind::Type | FailureKind::Usage | FailureKind::Panic
+            )
+        })
 }
 
 /// The error that ends a preview at something unpredictable.
@@ -496,14 +499,14 @@ pub(super) fn raise_at(host: &Host, error: anyhow::Error, position: Position) ->
     }
     let number = host.keep_failure(&error);
     let failure = host.failures.get(number);
-    if matches!(failure.kind, "journal" | "step" | "panic") {
+    if matches!(failure.kind, FailureKind::Journal | FailureKind::Step | FailureKind::Panic) {
         return Box::new(EvalAltResult::ErrorTerminated(
             Dynamic::from(Termination::Failed(number)),
             position,
         ));
     }
     let mut map = Map::new();
-    map.insert("kind".into(), failure.kind.into());
+    map.insert("kind".into(), failure.kind.as_str().into());
     map.insert("code".into(), failure.code.map_or(Dynamic::UNIT, |code| Dynamic::from(i64::from(code))));
     map.insert("message".into(), failure.message.into());
     map.insert("failure".into(), Dynamic::from(i64::try_from(number).unwrap_or(i64::MAX)));

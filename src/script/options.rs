@@ -6,7 +6,7 @@ use serde::de::{DeserializeOwned, Deserializer, Error as _, IntoDeserializer, Ma
 use serde_json::Value;
 
 use super::value::json_of;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// The options that a function knows.
 #[derive(Clone, Debug, Default)]
@@ -102,7 +102,7 @@ pub fn options_of<T: DeserializeOwned>(map: Map) -> anyhow::Result<T> {
             ref other => other.to_string(),
         };
         let text = text.replace("Malformed data: ", "").replace("unknown field", "unknown option");
-        Failure::new(refused.unwrap_or(text)).kind("option").into()
+        Failure::new(refused.unwrap_or(text)).kind(FailureKind::Option).into()
     })
 }
 

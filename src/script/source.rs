@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use include_dir::{Dir, include_dir};
 
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{Content, Digest, digest_known, read_open};
 use crate::machine::trusted;
 
@@ -112,7 +112,8 @@ impl PlanContent {
         let (bytes, digest) = read_open(&trusted::file(path)?, path)?;
         if digest != self.digest {
             bail!(
-                Failure::new(format!("`{}` was modified while it was read", path.display())).kind("conflict")
+                Failure::new(format!("`{}` was modified while it was read", path.display()))
+                    .kind(FailureKind::Conflict)
             );
         }
         Ok(Cow::Owned(bytes))

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use rhai::{Dynamic, Map};
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// The plain value behind a Rhai value.
 ///
@@ -38,7 +38,10 @@ pub fn json_of(value: &Dynamic) -> Result<Value> {
         }
         return Ok(Value::Object(object));
     }
-    bail!(Failure::new(format!("expected a plain value, found a {}", value.type_name())).kind("type"))
+    bail!(
+        Failure::new(format!("expected a plain value, found a {}", value.type_name()))
+            .kind(FailureKind::Type)
+    )
 }
 
 /// The Rhai value of a plain value.

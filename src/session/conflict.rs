@@ -9,7 +9,7 @@ use super::Session;
 use super::last_known::{LastKnown, last_known_at};
 use crate::change::{Change, FileRecord, Found, Position};
 use crate::event::{Answer, ChangeOutcome, Event, Question};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeState, Entry};
 use crate::machine::files::FileState;
 use crate::target::Target;
@@ -138,7 +138,7 @@ impl Session {
         let mut failure = Failure::new(format!(
             "cannot {summary}: {target} was modified outside kkrun since kkrun last wrote it"
         ))
-        .kind("conflict")
+        .kind(FailureKind::Conflict)
         .hint("`--on-conflict overwrite` replaces it and keeps a backup, `--on-conflict keep` keeps what is there");
         failure.output = difference.lines().map(str::to_owned).collect();
         if answer.is_none() {

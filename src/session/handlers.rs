@@ -9,7 +9,7 @@ use super::{Mode, Session};
 use crate::change::handler::{self, Command};
 use crate::change::{Change, Position, Unit, UnitChange};
 use crate::event::{ChangeOutcome, Event};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, ChangeRecord, Entry, Handler, History, PendingHandler, Settling, StepState};
 use crate::target::Target;
 
@@ -296,7 +296,7 @@ impl Session {
         if let Err(error) = handler::test(&self.world, handler) {
             self.check_interruption()?;
             // A test that could not be run says nothing.
-            if error.downcast_ref::<Failure>().is_none_or(|failure| failure.kind != "test") {
+            if error.downcast_ref::<Failure>().is_none_or(|failure| failure.kind != FailureKind::Test) {
                 return Err(stays_pending(pending, error));
             }
             let why = format!("not run after the undo: {}, because {error:#}", pending.sentence());

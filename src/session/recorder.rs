@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 
 use super::Session;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Writer};
 use crate::machine::backups;
 use crate::machine::lock::{Attempt, Lock};
@@ -80,7 +80,7 @@ impl Session {
         if let Err(why) = self.history.check(&entry) {
             bail!(
                 Failure::new(format!("internal error: refused to write a record that {why}"))
-                    .kind("panic")
+                    .kind(FailureKind::Panic)
                     .hint("this is a bug in kkrun; what was done before is recorded")
             );
         }

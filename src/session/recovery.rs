@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use super::recorder::Recorder;
 use super::{ConflictPolicy, Session};
 use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Entry, Undoing};
 
 impl Session {
@@ -172,7 +172,7 @@ impl Session {
                 let mut failure = Failure::new(format!(
                     "cannot continue: a killed run was changing {target}, which is neither as before nor as desired"
                 ))
-                .kind("in_doubt")
+                .kind(FailureKind::InDoubt)
                 .hint("`--on-conflict keep` continues from what is there")
                 .hint("`--on-conflict overwrite` makes the change again")
                 .hint("`kkrun rollback` undoes what can be undone and shows the difference");

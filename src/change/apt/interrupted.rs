@@ -8,6 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{Apt, failure, install};
 use crate::change::installed::{Installed, is_same};
 use crate::change::unit::succeeded;
+use crate::failure::FailureKind;
 use crate::machine::package_locks;
 use crate::machine::process::Stdin;
 
@@ -32,7 +33,7 @@ impl Apt<'_> {
         let argv = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"];
         let ended = self.world.run(&self.command(&argv, true), label)?;
         if has_unmerged_records()? {
-            bail!(failure(&ended, label, "packages"));
+            bail!(failure(&ended, label, FailureKind::Packages));
         }
         Ok(true)
     }
@@ -80,7 +81,7 @@ impl Apt<'_> {
         let label = format!("apt-get install --reinstall {}", names.join(" "));
         let ended = self.run_patiently(&install(names, false, &["--reinstall"]), true)?;
         if !ended.is_success() {
-            bail!(failure(&ended, &label, "packages"));
+            bail!(failure(&ended, &label, FailureKind::Packages));
         }
         let automatic: Vec<&str> = automatic.iter().map(String::as_str).collect();
         self.mark("auto", &automatic)
@@ -116,7 +117,7 @@ impl Apt<'_> {
         let label = format!("dpkg --remove {}", names.join(" "));
         let ended = self.world.run(&self.command(&argv, true), &label)?;
         if !ended.is_success() {
-            bail!(failure(&ended, &label, "packages"));
+            bail!(failure(&ended, &label, FailureKind::Packages));
         }
         Ok(())
     }

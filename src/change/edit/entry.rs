@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::key::{Grammar, KeyLine, indentation};
 use super::lines::Lines;
 use super::section::{Region, is_blank};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// Which part of which file. All that finding it again needs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -147,7 +147,7 @@ impl FileEntry {
                     "cannot write {} to `{path}`: it would not be read back as desired",
                     self.shown()
                 ))
-                .kind("refused")
+                .kind(FailureKind::Refused)
                 .hint("quote a value that begins or ends with whitespace, or begins like a separator")
             );
         }
@@ -160,7 +160,7 @@ impl FileEntry {
                 Failure::new(format!(
                     "cannot edit `{path}`: it is not a text file, for it contains zero bytes"
                 ))
-                .kind("encoding")
+                .kind(FailureKind::Encoding)
             );
         }
         if let Some(section) = &self.section
@@ -170,7 +170,7 @@ impl FileEntry {
             bail!(Failure::new(format!(
                 "invalid section `{section}`: it must not be empty, begin or end with whitespace, or contain `]` \
                  or a line ending"
-            )).kind("usage"));
+            )).kind(FailureKind::Usage));
         }
         let lines = Lines::of(bytes);
         match (&self.kind, desired) {
@@ -289,7 +289,7 @@ impl FileEntry {
                         self.shown(),
                         numbers.join(", ")
                     ))
-                    .kind("duplicate")
+                    .kind(FailureKind::Duplicate)
                     .hint(format!("keep one `{begin}` with one `{end}` after it, or remove them all"))
                 )
             }
@@ -306,7 +306,7 @@ impl FileEntry {
         if inside.iter().any(|line| [begin.as_bytes(), end.as_bytes()].contains(&line.trim_ascii())) {
             bail!(
                 Failure::new(format!("cannot write {}: its text contains its own mark", self.shown()))
-                    .kind("refused")
+                    .kind(FailureKind::Refused)
             );
         }
         let found = self.find_block(lines, path)?;
@@ -510,7 +510,7 @@ mod tests {
     fn what_cannot_be_edited_is_refused() {
         let kind = |entry: &FileEntry, before: &[u8], desired: DesiredEntry<'_>| {
             let error = entry.edited(before, desired, "/f").unwrap_err();
-            error.downcast_ref::<Failure>().unwrap().kind
+            error.downcast_ref::<Failure>().unwrap().kind.as_str()
         };
         let text = DesiredEntry::Text(b"new");
         assert_eq!(kind(&line(None, "k"), b"k=1\nk=2\n", text), "duplicate");

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::lines::Lines;
 use super::section::{Region, header, is_blank};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// How many neighbours are read for how they are written.
 const NEIGHBOURS: usize = 500;
@@ -104,7 +104,7 @@ impl Grammar {
                             Failure::new(format!(
                                 "`{key}` is set twice in `{path}`: in lines {first} and {second}"
                             ))
-                            .kind("duplicate")
+                            .kind(FailureKind::Duplicate)
                             .hint("remove one of them, or name the section")
                         );
                     }
@@ -163,7 +163,7 @@ impl KeyLine {
                 Failure::new(format!(
                     "cannot change the value in line {number} of `{path}`: its quotes close in a later line"
                 ))
-                .kind("refused")
+                .kind(FailureKind::Refused)
                 .hint("edit it by hand, or write the whole file with `file::write`")
             );
         }
@@ -295,7 +295,7 @@ mod tests {
     fn a_duplicate_is_an_error_that_names_both_lines() {
         let error = value("a=1\n#a=2\na = 3\n", "a").unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
-        assert_eq!(failure.kind, "duplicate");
+        assert_eq!(failure.kind, FailureKind::Duplicate);
         assert!(failure.message.contains("lines 1 and 3"), "{}", failure.message);
     }
 }

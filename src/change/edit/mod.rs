@@ -25,7 +25,7 @@ pub use lines::Lines;
 use super::tag;
 use super::tree::keep_copy;
 use super::{Found, Kind, Position, UndoTerms, Undone, World, state_value};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
 use crate::target::{States, Target};
@@ -296,7 +296,7 @@ impl EditChange {
                     "backup of `{}` is damaged: it has fewer lines than recorded",
                     self.shown_path()
                 ))
-                .kind("damaged")
+                .kind(FailureKind::Damaged)
             );
         }
         let then = Then {

@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::DesiredUnit;
 use crate::change::World;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::account::Account;
 use crate::machine::process::{Command, Ended};
 use crate::target::Target;
@@ -103,7 +103,7 @@ pub fn succeeded(ended: &Ended, label: &str) -> Result<()> {
     if ended.is_success() {
         return Ok(());
     }
-    let mut failure = Failure::new(format!("`{label}` {}", ended.status)).kind("command");
+    let mut failure = Failure::new(format!("`{label}` {}", ended.status)).kind(FailureKind::Command);
     failure.code = ended.status.code();
     failure.output.clone_from(&ended.tail);
     bail!(failure)
@@ -241,7 +241,7 @@ impl Unit {
             if !lingers() || Instant::now() >= deadline {
                 bail!(
                     Failure::new(format!("the service manager of `{user}` does not run"))
-                        .kind("missing")
+                        .kind(FailureKind::Missing)
                         .hint("start it and keep it running without a login with `user::linger`")
                 );
             }
@@ -279,7 +279,7 @@ impl Unit {
         if facts.load_state.is_empty() {
             bail!(
                 Failure::new(format!("`{label}` reported nothing: no service manager runs here"))
-                    .kind("missing")
+                    .kind(FailureKind::Missing)
             );
         }
         // What still runs without its file is known, too.
@@ -358,7 +358,7 @@ impl Unit {
                 _ => {
                     let text =
                         format!("{} was started and is not active: {}", self.shown(), facts.sentence());
-                    bail!(self.with_log(world, Failure::new(text).kind("unit")))
+                    bail!(self.with_log(world, Failure::new(text).kind(FailureKind::Unit)))
                 }
             }
         }

@@ -16,7 +16,7 @@ pub use manager::{
 };
 
 use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::target::{Aspect, States, Target};
 
@@ -322,7 +322,7 @@ impl Kind for UnitChange {
             ))
             .hint("a service of Type=oneshot needs RemainAfterExit=yes to count as active"),
         };
-        bail!(failure.kind("unit"))
+        bail!(failure.kind(FailureKind::Unit))
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
@@ -360,7 +360,7 @@ impl Kind for UnitChange {
         self.restore(world, &now)?;
         let restored = self.now(world)?;
         if restored != self.before {
-            bail!(Failure::new(difference(unit, &self.before, &restored)).kind("unit"));
+            bail!(Failure::new(difference(unit, &self.before, &restored)).kind(FailureKind::Unit));
         }
         Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
     }

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use rustix::fs::{FlockOperation, Mode, OFlags, fcntl_lock, open};
 use rustix::io::Errno;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// How long the tools wait for the lock. Source: lckpwdf(3).
 pub const PATIENCE: Duration = Duration::from_secs(15);
@@ -45,7 +45,7 @@ impl Lock {
                         "cannot lock `{}`: another program holds it",
                         path.display()
                     ))
-                    .kind("busy")
+                    .kind(FailureKind::Busy)
                     .hint("wait until the tool that changes users has ended, then run this again")
                     .into());
                 }

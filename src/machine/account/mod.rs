@@ -26,7 +26,7 @@ pub use login_defs::LoginDefs;
 pub use new_account::{NewUser, Rules};
 pub use transaction::{DIRECTORY, DatabaseFiles, Order, TAG, clear_leftover, rewrite};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// One entry of the user database, with the groups it is in.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Account {
     /// The account of that name; an unknown name is a failure.
     pub fn existing(name: &str) -> Result<Self> {
         Self::by_name(name)?
-            .ok_or_else(|| Failure::new(format!("user `{name}` not found")).kind("missing").into())
+            .ok_or_else(|| Failure::new(format!("user `{name}` not found")).kind(FailureKind::Missing).into())
     }
 
     /// The account that kkrun runs as: the one of its effective user, which may have no entry in a bare container.

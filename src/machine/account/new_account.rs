@@ -10,7 +10,7 @@ use anyhow::Result;
 
 use super::databases::{Database, Databases};
 use super::login_defs::LoginDefs;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// The desired properties of a new user.
 #[derive(Clone, Debug, Default)]
@@ -265,7 +265,7 @@ fn field(path: &Path) -> Result<&[u8]> {
             "invalid path `{}` for a user: it must not contain `:` or a line ending",
             path.display()
         ))
-        .kind("usage")
+        .kind(FailureKind::Usage)
         .into());
     }
     Ok(bytes)
@@ -281,19 +281,19 @@ fn days_of(text: &str) -> Option<i64> {
 }
 
 fn elsewhere(what: &str, file: &str) -> anyhow::Error {
-    Failure::new(format!("cannot {what}: not found in `{file}`")).kind("missing").into()
+    Failure::new(format!("cannot {what}: not found in `{file}`")).kind(FailureKind::Missing).into()
 }
 
 fn used(what: &str, name: &str, number: u32) -> anyhow::Error {
     Failure::new(format!("cannot create the {what} `{name}`: the number {number} is already in use"))
-        .kind("exists")
+        .kind(FailureKind::Exists)
         .into()
 }
 
 fn none_free(min: &str, max: &str, range: &RangeInclusive<u32>) -> anyhow::Error {
     let (first, last) = (range.start(), range.end());
     Failure::new(format!("cannot choose a number: none between {first} and {last} is free"))
-        .kind("exists")
+        .kind(FailureKind::Exists)
         .hint(format!("widen the range for new accounts in `/etc/login.defs`: `{min}` and `{max}`"))
         .into()
 }

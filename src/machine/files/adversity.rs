@@ -11,6 +11,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::testing::*;
 use super::*;
+use crate::failure::FailureKind;
 
 /// Gives the thread of the test its own mounts: they are invisible outside it and disappear with it.
 fn mounts_of_its_own() {
@@ -114,7 +115,7 @@ fn an_immutable_file_stays_and_the_error_says_how_to_lift_it() {
     ioctl_setflags(&opened, IFlags::empty()).unwrap();
     let error = result.unwrap_err();
     let failure = error.downcast_ref::<crate::failure::Failure>().unwrap();
-    assert_eq!(failure.kind, "denied");
+    assert_eq!(failure.kind, FailureKind::Denied);
     assert!(failure.message.contains(&*file.to_string_lossy()) && failure.hints[0].contains("chattr -i"));
     assert_eq!(kind(removed), "denied");
     assert_eq!(names(&path), ["file"]);

@@ -15,7 +15,7 @@ use super::failures::failed_io;
 use super::identity::Identity;
 use super::known::{self, Moment};
 use super::path_text::PathText;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// How much is read at once, in bytes: enough that the cost of the calls disappears beside the hashing.
 pub(super) const PIECE: usize = 128 * 1024;
@@ -71,7 +71,7 @@ impl Content<'_> {
 pub(super) fn other_than(shown: &Path, found: Digest, expected: Digest) -> anyhow::Error {
     let shown = PathText::new(shown);
     Failure::new(format!("the content read for `{shown}` has SHA-256 {found}, expected {expected}"))
-        .kind("damaged")
+        .kind(FailureKind::Damaged)
         .into()
 }
 

@@ -9,6 +9,7 @@ use rustix::io::Errno;
 use super::failures::failed;
 use super::file_state::FileState;
 use super::place::Place;
+use crate::failure::FailureKind;
 
 /// Gives the tree at `new` the path `live`, durably and in one instant, so that no reader sees half of it. What was
 /// there is at `new` afterwards; nothing, if nothing was there. Both must be on one file system.
@@ -25,7 +26,7 @@ pub fn exchange_tree(new: &Path, live: &Path) -> Result<()> {
                 "cannot replace `{}`: its file system cannot exchange two directories",
                 live.display()
             ))
-            .kind("io")
+            .kind(FailureKind::Io)
             .into(),
             errno => failed("replace", &to.path, errno),
         },

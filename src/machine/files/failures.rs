@@ -5,43 +5,43 @@ use std::path::Path;
 use rustix::io::Errno;
 
 use super::path_text::PathText;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// The failure of `doing` (e.g. "replace") at `path`.
 pub(super) fn failed(doing: &str, path: &Path, errno: Errno) -> anyhow::Error {
     let shown = PathText::new(path);
     let (kind, cause, hint) = match errno {
-        Errno::ACCESS => ("denied", "permission denied".to_owned(), None),
+        Errno::ACCESS => (FailureKind::Denied, "permission denied".to_owned(), None),
         Errno::PERM => (
-            "denied",
+            FailureKind::Denied,
             "operation not permitted".to_owned(),
             Some(
                 "check whether it or its directory is immutable: `lsattr -d` shows an `i` or `a`, `chattr -i` removes it",
             ),
         ),
         Errno::BUSY => (
-            "busy",
+            FailureKind::Busy,
             "it is a mount point".to_owned(),
             Some("unmount it, or change the file that is mounted there"),
         ),
         Errno::XDEV => (
-            "crossdevice",
+            FailureKind::CrossDevice,
             "it would have to move to another file system".to_owned(),
             Some(
                 "mount the overlay with `redirect_dir=on`: without it, a directory of the lower layer cannot be moved",
             ),
         ),
-        Errno::ROFS => ("readonly", "the file system is read-only".to_owned(), None),
-        Errno::NOSPC => ("space", "no space left on the file system".to_owned(), None),
-        Errno::DQUOT => ("space", "the disk quota is used up".to_owned(), None),
-        Errno::NOENT => ("missing", "no such file or directory".to_owned(), None),
-        Errno::EXIST => ("exists", "it already exists".to_owned(), None),
-        Errno::NOTDIR => ("refused", "not a directory".to_owned(), None),
-        Errno::NOTEMPTY => ("notempty", "the directory is not empty".to_owned(), None),
-        Errno::LOOP => ("refused", "a symbolic link is in the way".to_owned(), None),
+        Errno::ROFS => (FailureKind::ReadOnly, "the file system is read-only".to_owned(), None),
+        Errno::NOSPC => (FailureKind::Space, "no space left on the file system".to_owned(), None),
+        Errno::DQUOT => (FailureKind::Space, "the disk quota is used up".to_owned(), None),
+        Errno::NOENT => (FailureKind::Missing, "no such file or directory".to_owned(), None),
+        Errno::EXIST => (FailureKind::Exists, "it already exists".to_owned(), None),
+        Errno::NOTDIR => (FailureKind::Refused, "not a directory".to_owned(), None),
+        Errno::NOTEMPTY => (FailureKind::NotEmpty, "the directory is not empty".to_owned(), None),
+        Errno::LOOP => (FailureKind::Refused, "a symbolic link is in the way".to_owned(), None),
         other => {
             let text = std::io::Error::from(other).to_string();
-            ("io", text.split(" (os error").next().unwrap_or(&text).to_owned(), None)
+            (FailureKind::Io, text.split(" (os error").next().unwrap_or(&text).to_owned(), None)
         }
     };
     let failure = Failure::new(format!("cannot {doing} `{shown}`: {cause}")).kind(kind);
@@ -55,19 +55,21 @@ pub(super) fn failed(doing: &str, path: &Path, errno: Errno) -> anyhow::Error {
 pub(super) fn failed_io(doing: &str, path: &Path, error: &std::io::Error) -> anyhow::Error {
     match Errno::from_io_error(error) {
         Some(errno) => failed(doing, path, errno),
-        None => Failure::new(format!("cannot {doing} `{}`: {error}", PathText::new(path))).kind("io").into(),
+        None => Failure::new(format!("cannot {doing} `{}`: {error}", PathText::new(path)))
+            .kind(FailureKind::Io)
+            .into(),
     }
 }
 
 /// The failure for a target that a change may not touch.
 pub(super) fn refused(path: &Path, why: &str) -> anyhow::Error {
-    Failure::new(format!("`{}` {why}", PathText::new(path))).kind("refused").into()
+    Failure::new(format!("`{}` {why}", PathText::new(path))).kind(FailureKind::Refused).into()
 }
 
 /// The failure for a target that was modified between the check and the change.
 pub(super) fn conflict(path: &Path, differences: &[String]) -> anyhow::Error {
     let shown = PathText::new(path);
     Failure::new(format!("`{shown}` was modified outside kkrun in the meantime: {}", differences.join(", ")))
-        .kind("conflict")
+        .kind(FailureKind::Conflict)
         .into()
 }

@@ -20,7 +20,7 @@ use super::metadata::{Attributes, Metadata, ModifiedAt};
 use super::path_text::PathText;
 use super::place::Walk;
 use super::xattrs;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// The largest file that is read whole, in bytes, to change a part of it or to give its text to a script.
 pub const LONGEST_TEXT: u64 = 16 * 1024 * 1024;
@@ -319,7 +319,7 @@ pub(crate) fn read_open(file: &File, shown: &Path) -> Result<(Vec<u8>, Digest)> 
 fn too_long(path: &Path) -> anyhow::Error {
     let (shown, most) = (PathText::new(path), LONGEST_TEXT >> 20);
     Failure::new(format!("cannot read `{shown}` as text: it is larger than {most} MiB"))
-        .kind("size")
+        .kind(FailureKind::Size)
         .hint("replace a larger file as a whole: `file::copy`, or a command with an undo")
         .into()
 }

@@ -51,5 +51,5 @@ pub(super) fn names(path: &Path) -> Vec<String> {
 /// The kind of the failure that this error carries.
 pub(super) fn kind<T: std::fmt::Debug>(result: anyhow::Result<T>) -> &'static str {
     let error = result.expect_err("an error was expected");
-    error.downcast_ref::<crate::failure::Failure>().map_or("none", |failure| failure.kind)
+    error.downcast_ref::<crate::failure::Failure>().map_or("none", |failure| failure.kind.as_str())
 }

@@ -4,7 +4,7 @@ use anyhow::Result;
 use postgres::types::{FromSql, Kind, Type};
 use serde_json::Value;
 
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// A row: its columns by name, in their order.
 pub type Row = serde_json::Map<String, Value>;
@@ -81,7 +81,7 @@ fn value(row: &postgres::Row, at: usize, name: &str, type_: &Type) -> Result<Val
         ref other => {
             let message = format!("cannot convert the column `{name}`: its type {other} has no plain value");
             return Err(Failure::new(message)
-                .kind("type")
+                .kind(FailureKind::Type)
                 .hint(format!("select its text: {name}::text"))
                 .into());
         }

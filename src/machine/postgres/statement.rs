@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use zeroize::Zeroizing;
 
 use super::value::Parameter;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// Whether the server takes bound parameters in this statement: the others, which define and set things, do not.
 /// Source: PostgreSQL manual, `PREPARE`.
@@ -38,7 +38,7 @@ pub fn inlined(sql: &str, parameters: &[Parameter]) -> Result<Zeroizing<String>>
                             "the statement uses ${number}, but {} parameters are given",
                             parameters.len()
                         ))
-                        .kind("usage")
+                        .kind(FailureKind::Usage)
                     );
                 };
                 text.push_str(&parameter.literal());

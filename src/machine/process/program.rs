@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use super::{Command, PATH, Value};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 
 /// The file of the program: found as a shell would, in the command's own PATH if it has one.
 pub(super) fn resolve(command: &Command, directory: &Path) -> Result<PathBuf> {
@@ -23,12 +23,16 @@ pub(super) fn resolve(command: &Command, directory: &Path) -> Result<PathBuf> {
         let path = directory.join(name);
         return match std::fs::metadata(&path) {
             Ok(metadata) if metadata.is_dir() => {
-                Err(Failure::new(format!("program `{shown}` is a directory")).kind("denied").into())
+                Err(Failure::new(format!("program `{shown}` is a directory"))
+                    .kind(FailureKind::Denied)
+                    .into())
             }
             Ok(metadata) if metadata.permissions().mode() & 0o111 == 0 => Err(not_executable(&shown).into()),
             Ok(_) => Ok(path),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                Err(Failure::new(format!("program `{shown}` does not exist")).kind("missing").into())
+                Err(Failure::new(format!("program `{shown}` does not exist"))
+                    .kind(FailureKind::Missing)
+                    .into())
             }
             Err(error) => Err(error).with_context(|| format!("cannot access program `{shown}`")),
         };
@@ -54,11 +58,11 @@ pub(super) fn resolve(command: &Command, directory: &Path) -> Result<PathBuf> {
     }
     let message = format!("program `{shown}` not found in PATH ({})", path.to_string_lossy());
     let hint = format!("install the package that provides `{shown}` first");
-    Err(Failure::new(message).kind("missing").hint(hint).into())
+    Err(Failure::new(message).kind(FailureKind::Missing).hint(hint).into())
 }
 
 fn not_executable(shown: &str) -> Failure {
     Failure::new(format!("program `{shown}` is not executable"))
-        .kind("denied")
+        .kind(FailureKind::Denied)
         .hint(format!("make it executable: chmod +x {shown}"))
 }

@@ -11,7 +11,7 @@ use super::child::Child;
 use super::program::resolve;
 use super::start::{Directory, Ends, Stage, Start};
 use super::{Command, Processes, Stdin, environment};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::account::Account;
 use crate::machine::terminal;
 
@@ -22,7 +22,7 @@ pub(super) fn terminal_for(command: &Command) -> Result<Option<File>> {
     }
     terminal::open().map(Some).map_err(|_| {
         Failure::new(format!("cannot run `{}`: it needs a terminal, and there is none", command.shown()))
-            .kind("unanswered")
+            .kind(FailureKind::Unanswered)
             .exit(crate::exit_code::ExitCode::UNANSWERED)
             .into()
     })
@@ -35,7 +35,7 @@ pub(super) fn spawn(processes: &Processes, command: &Command, ends: Ends) -> Res
     let becomes = (account.uid != current.uid).then_some(account);
     if becomes.is_some() && !current.is_root() {
         let message = format!("only root can run a command as user `{}`", account.name);
-        return Err(Failure::new(message).kind("denied").into());
+        return Err(Failure::new(message).kind(FailureKind::Denied).into());
     }
     let directory = directory_of(command)?;
     let program = resolve(command, &directory.path)?;
@@ -68,7 +68,7 @@ fn directory_of(command: &Command) -> Result<Directory> {
         Err(error) => error.to_string(),
     };
     let message = format!("cannot run `{}` in `{}`: it {fault}", command.shown(), directory.display());
-    Err(Failure::new(message).kind("missing").into())
+    Err(Failure::new(message).kind(FailureKind::Missing).into())
 }
 
 fn explain(error: &io::Error, command: &Command, account: &Account, program: &Path) -> anyhow::Error {
@@ -90,9 +90,9 @@ fn explain(error: &io::Error, command: &Command, account: &Account, program: &Pa
         (Stage::Execute, _) => format!("cannot start `{}`: {error}", program.display()),
     };
     let kind = match error.raw_os_error() {
-        Some(libc::ENOENT) => "missing",
-        Some(libc::EACCES | libc::EPERM) => "denied",
-        _ => "failed",
+        Some(libc::ENOENT) => FailureKind::Missing,
+        Some(libc::EACCES | libc::EPERM) => FailureKind::Denied,
+        _ => FailureKind::Failed,
     };
     Failure::new(message).kind(kind).into()
 }

@@ -6,7 +6,7 @@ use rustix::process::{Pid, test_kill_process};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 use super::*;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::terminal;
 
@@ -109,13 +109,16 @@ fn a_program_that_is_missing_is_named_and_its_arguments_are_not() {
     let bench = Bench::new();
     let failure = bench.failure(&Command::new(["no-such-program", "--password=hunter2"]));
     assert_eq!(failure.message, format!("program `no-such-program` not found in PATH ({PATH})"));
-    assert_eq!(failure.kind, "missing");
+    assert_eq!(failure.kind, FailureKind::Missing);
     let failure = bench.failure(&Command::new(["/no/such/program", "hunter2"]));
     assert_eq!(failure.message, "program `/no/such/program` does not exist");
     let plain = bench.path("plain");
     std::fs::write(&plain, "x").unwrap();
     let failure = bench.failure(&Command::new([plain.as_str(), "hunter2"]));
-    assert_eq!((failure.message, failure.kind), (format!("program `{plain}` is not executable"), "denied"));
+    assert_eq!(
+        (failure.message, failure.kind),
+        (format!("program `{plain}` is not executable"), FailureKind::Denied)
+    );
 }
 
 #[test]

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::mode::DesiredMode;
 use super::{Ownership, absolute, make};
 use crate::change::{AccessChange, Change, DesiredFile};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, Access, Attributes, EntryKind, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
 use crate::target::Target;
@@ -40,7 +40,10 @@ impl Desired {
         let (owner, group) = ownership.ids()?;
         let mode = options.mode.clone();
         if owner.is_none() && group.is_none() && mode.is_none() {
-            bail!(Failure::new("file::access needs an `owner`, a `group` or a `mode`").kind("option"));
+            bail!(
+                Failure::new("file::access needs an `owner`, a `group` or a `mode`")
+                    .kind(FailureKind::Option)
+            );
         }
         Ok(Self { owner, group, mode })
     }
@@ -78,13 +81,15 @@ fn set_one(host: &Host, path: &Path, desired: &Desired) -> Result<bool> {
         let Some(metadata) = found.state.metadata() else {
             let shown = PathText::new(path);
             let failure = match &found.state {
-                FileState::Absent => Failure::new(format!("`{shown}` not found")).kind("missing"),
+                FileState::Absent => Failure::new(format!("`{shown}` not found")).kind(FailureKind::Missing),
                 FileState::Link { to, .. } => {
-                    Failure::new(format!("`{shown}` is a symlink to `{to}`: name its target")).kind("refused")
+                    Failure::new(format!("`{shown}` is a symlink to `{to}`: name its target"))
+                        .kind(FailureKind::Refused)
                 }
                 other => {
                     let kind = other.kind_name();
-                    Failure::new(format!("`{shown}` is {kind}: kkrun does not touch it")).kind("refused")
+                    Failure::new(format!("`{shown}` is {kind}: kkrun does not touch it"))
+                        .kind(FailureKind::Refused)
                 }
             };
             return Err(failure.into());

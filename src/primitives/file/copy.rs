@@ -11,7 +11,7 @@ use super::{
     NEW_FILE, Ownership, absolute, awaits_another, make, owner_of_directory, read_plan, write_bytes,
 };
 use crate::change::{Change, DesiredFile, TreeChange};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::clock;
 use crate::machine::files::{
     self, Attributes, Content, Digest, FileState, Manifest, Metadata, ModifiedAt, PathText, TreeFiles,
@@ -58,7 +58,10 @@ impl Origin {
                 FileState::File { .. } => return Ok(Self::File(path)),
                 FileState::Directory { .. } => return Ok(Self::Disk(path)),
                 FileState::Absent => {
-                    bail!(Failure::new(format!("`{}` not found", PathText::new(path))).kind("missing"))
+                    bail!(
+                        Failure::new(format!("`{}` not found", PathText::new(path)))
+                            .kind(FailureKind::Missing)
+                    )
                 }
                 // root follows only symlinks of root.
                 FileState::Link { to, owner: 0, .. } if files::owner_of_place(&path)?.is_none() => {
@@ -70,11 +73,11 @@ impl Origin {
                         PathText::new(path),
                         other.kind_name()
                     ))
-                    .kind("refused")
+                    .kind(FailureKind::Refused)
                 ),
             }
         }
-        bail!(Failure::new(format!("`{from}` goes through too many symlinks")).kind("refused"))
+        bail!(Failure::new(format!("`{from}` goes through too many symlinks")).kind(FailureKind::Refused))
     }
 
     /// The entries of the tree, with the times that a copy gets.
@@ -101,7 +104,7 @@ impl Origin {
                         let at = PathText::new(path.join(name));
                         bail!(
                             Failure::new(format!("`{at}` is {}: kkrun does not copy it", state.kind_name()))
-                                .kind("refused")
+                                .kind(FailureKind::Refused)
                         );
                     }
                 }
@@ -207,7 +210,7 @@ pub(super) fn enterable(mode: u32) -> u32 {
 fn copy_file(host: &Host, from: &Path, to: &str, options: &Ownership) -> Result<bool> {
     let state = FileState::observe(from)?;
     let FileState::File { sha256, size, metadata } = &state else {
-        bail!(Failure::new(format!("`{}` is no longer a file", from.display())).kind("missing"))
+        bail!(Failure::new(format!("`{}` is no longer a file", from.display())).kind(FailureKind::Missing))
     };
     let (Some(directory), Some(name)) = (from.parent(), from.file_name()) else {
         bail!("cannot copy `{}`: it has no parent directory", from.display())
@@ -242,7 +245,7 @@ fn copy_known(host: &Host, from: &Known<'_>, to: &str, options: &Ownership, mode
             FileState::Absent | FileState::Link { .. } => &FileState::Absent,
             other => bail!(
                 Failure::new(format!("`{}` is {}, not a file", to.display(), other.kind_name()))
-                    .kind("directory")
+                    .kind(FailureKind::Directory)
             ),
         };
         let attributes = options.attributes(&to, there, mode)?;
@@ -279,7 +282,8 @@ fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool
     let origin = Origin::of(host, from)?;
     if let Origin::PlanFile(_) | Origin::File(_) = origin {
         bail!(
-            Failure::new(format!("cannot mirror `{from}`: expected a directory, found a file")).kind("usage")
+            Failure::new(format!("cannot mirror `{from}`: expected a directory, found a file"))
+                .kind(FailureKind::Usage)
         )
     }
     let to = tree_root(&origin, to)?;
@@ -299,14 +303,15 @@ fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool
 fn tree_root(origin: &Origin, to: &str) -> Result<PathBuf> {
     let to = files::canonical(&absolute(to)?)?;
     if to.parent().is_none() {
-        bail!(Failure::new("cannot copy to `/`").kind("usage"));
+        bail!(Failure::new("cannot copy to `/`").kind(FailureKind::Usage));
     }
     if let Origin::Disk(from) = origin
         && (from.starts_with(&to) || to.starts_with(from))
     {
         let (from, to) = (PathText::new(&**from), PathText::new(to));
         bail!(
-            Failure::new(format!("invalid paths `{from}` and `{to}`: one is inside the other")).kind("usage")
+            Failure::new(format!("invalid paths `{from}` and `{to}`: one is inside the other"))
+                .kind(FailureKind::Usage)
         );
     }
     Ok(to)

@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Mode, Ownership, absolute, make};
 use crate::change::{DesiredFile, Found};
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::download::download;
 use crate::machine::files::{Digest, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
@@ -33,7 +33,7 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     let Ok(wanted) = options.sha256.parse::<Digest>() else {
         bail!(
             Failure::new(format!("invalid SHA-256 `{}`", options.sha256))
-                .kind("option")
+                .kind(FailureKind::Option)
                 .hint("write 64 hexadecimal digits, as `sha256sum` prints them")
         );
     };
@@ -44,7 +44,10 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
         FileState::Absent | FileState::Link { .. } => ownership.attributes(&path, &FileState::Absent, 0o644),
         other => {
             let shown = PathText::new(&*path);
-            bail!(Failure::new(format!("`{shown}` is {}, not a file", other.kind_name())).kind("directory"))
+            bail!(
+                Failure::new(format!("`{shown}` is {}, not a file", other.kind_name()))
+                    .kind(FailureKind::Directory)
+            )
         }
     };
     let found = Found::at(&path)?;
@@ -73,7 +76,7 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
                 "cannot download `{url}`: expected the SHA-256 {wanted}, found {}",
                 got.sha256
             ))
-            .kind("damaged")
+            .kind(FailureKind::Damaged)
             .hint("if the change is intended, check the file and put its new hash into the script")
         );
     }

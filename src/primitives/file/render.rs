@@ -5,7 +5,7 @@ use rhai::plugin::*;
 use zeroize::Zeroizing;
 
 use super::read_bytes;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::script::{Host, Raised, Secret, look, value_of};
 
 pub(super) fn module() -> rhai::Module {
@@ -37,7 +37,7 @@ fn filled(
         let (Some(inner), Some(name)) = (inner, name) else {
             bail!(
                 Failure::new(format!("`{template}` line {line}: expected a name and `}}}}` after `{{{{`"))
-                    .kind("template")
+                    .kind(FailureKind::Template)
                     .hint("write a placeholder as {{name}}, and two literal braces as {{{{")
             )
         };
@@ -57,7 +57,7 @@ fn is_name(name: &str) -> bool {
 fn rendered(host: &Host, path: &str, values: &rhai::Map) -> Result<Dynamic> {
     let bytes = read_bytes(host, path)?;
     let text = String::from_utf8(bytes)
-        .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind("encoding"))?;
+        .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind(FailureKind::Encoding))?;
     let mut secrets: Vec<String> = Vec::new();
     let filled = filled(path, &text, &mut |name| {
         let given = if let Some(given) = values.get(name) {
@@ -68,7 +68,7 @@ fn rendered(host: &Host, path: &str, values: &rhai::Map) -> Result<Dynamic> {
         } else {
             bail!(
                 Failure::new(format!("`{name}` not found among the values and the settings"))
-                    .kind("template")
+                    .kind(FailureKind::Template)
             )
         };
         if let Some(secret) = given.read_lock::<Secret>()

@@ -7,7 +7,7 @@ use zeroize::Zeroizing;
 use super::{Host, Unpredictable};
 use crate::event::{Answer, Question};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::machine::secret_store;
 use crate::script::secret::{MARK, Secret};
 use crate::script::secrets::{SecretRequest, generated};
@@ -38,7 +38,7 @@ impl Host {
         if !secret_store::is_name(name) {
             bail!(
                 Failure::new(format!("invalid name of a secret `{name}`"))
-                    .kind("usage")
+                    .kind(FailureKind::Usage)
                     .hint("use lower-case letters, digits and `_`, beginning with a letter")
             );
         }
@@ -116,7 +116,7 @@ impl Host {
         if !is_plain {
             bail!(
                 Failure::new(format!("{what} must be a string or a secret, not a {}", value.type_name()))
-                    .kind("type")
+                    .kind(FailureKind::Type)
             );
         }
         let text = value.to_string();
@@ -129,7 +129,7 @@ impl Host {
         if text.contains(MARK) || self.reporter().holds_secret(text) {
             bail!(
                 Failure::new("the string contains a secret, which would be written as its name or in clear")
-                    .kind("secret")
+                    .kind(FailureKind::Secret)
                     .hint("use secret::join([…]) to make one secret of strings and secrets")
             );
         }
@@ -140,7 +140,7 @@ impl Host {
 fn unanswered(name: &str) -> Failure {
     Failure::new(format!("the secret `{name}` is not given, and no one can be asked for it"))
         .exit(ExitCode::UNANSWERED)
-        .kind("unanswered")
+        .kind(FailureKind::Unanswered)
         .hint(format!("put a line `{name}=…` into a file of mode 0600 and pass `--secrets FILE`"))
         .hint(format!("or set the variable `{}`", secret_store::variable(name)))
         .hint(format!("or pass the systemd credential `{name}`, or run this on a terminal"))
