@@ -9,6 +9,7 @@ use super::Session;
 use super::last_known::{LastKnown, last_known_at};
 use crate::change::{Change, FileRecord, Found, Position};
 use crate::event::{Answer, ChangeOutcome, Event, Question};
+use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeState, Entry};
 use crate::machine::files::FileState;
@@ -142,8 +143,9 @@ impl Session {
         .hint("`--on-conflict overwrite` replaces it and keeps a backup, `--on-conflict keep` keeps what is there");
         failure.output = difference.lines().map(str::to_owned).collect();
         if answer.is_none() {
-            failure =
-                failure.hint("no one can be asked: run it in a terminal, or decide with `--on-conflict`");
+            failure = failure
+                .exit(ExitCode::UNANSWERED)
+                .hint("no one can be asked: run it in a terminal, or decide with `--on-conflict`");
         }
         bail!(failure)
     }

@@ -347,7 +347,7 @@ echo letter >/var/mail/kim; chown kim:mail /var/mail/kim
 mv /home/kim /srv/kim; ln -s /srv/kim /home/kim
 kkrun rollback --yes >said 2>&1 && undo >>said 2>&1
 is "the home, when asked and when done" 2 "$(grep -c 'replaced by a symbolic link and stays' said)"
-for each in /var/mail/kim '/home/kim was replaced by a symbolic link and stays'; do
+for each in /var/mail/kim '`/home/kim` was replaced by a symbolic link and stays'; do
     grep -qF -- "$each" said || { cat said; exit 1; }
 done
 is "what stays" "/home/kim /srv/kim/.profile" "$(ls -d /home/kim /srv/kim/.profile /var/mail/kim 2>/dev/null | xargs)"

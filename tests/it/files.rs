@@ -194,7 +194,7 @@ fn directory_in_place_of_a_file_is_a_conflict_replaced_with_overwrite_and_restor
         place.remove("m/it");
         place.write("m/it/inner/theirs", "theirs");
         let theirs = everything(&place);
-        place.run("plan.rhai --redo 01").ends(1).says("a directory").says("--on-conflict overwrite");
+        place.run("plan.rhai --redo 01").ends(78).says("a directory").says("--on-conflict overwrite");
         place.run("rollback").ends(4).says("1 conflict");
         assert_eq!(everything(&place), theirs, "{act}");
         place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);

@@ -211,8 +211,8 @@ fn modified_large_file_is_a_conflict_and_overwritten_within_bounds() {
     let mut needed = Vec::new();
     for (words, status) in [
         ("rollback", 4),
-        ("plan.rhai --verify", 1),
-        ("plan.rhai --redo 01", 1),
+        ("plan.rhai --verify", 78),
+        ("plan.rhai --redo 01", 78),
         ("plan.rhai --redo 01 --on-conflict overwrite", 0),
     ] {
         let (ran, more) = peak(&place, words);

@@ -90,7 +90,7 @@ fn overwritten_conflict_is_in_the_backups_after_rollback() {
         .with("m/page", "first\n");
     place.run("plan.rhai").ends(0);
     place.write("m/page", "theirs\n");
-    place.run("plan.rhai --redo 01").ends(1).says("--on-conflict overwrite");
+    place.run("plan.rhai --redo 01").ends(78).says("--on-conflict overwrite");
     assert_eq!(place.read("m/page"), "theirs\n");
     place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
     assert_eq!(place.read("m/page"), "ours\n");

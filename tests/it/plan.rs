@@ -431,7 +431,7 @@ fn conflict_is_asked_about_kept_or_replaced() {
         place
     };
     let place = changed();
-    let said = place.run("plan.rhai").ends(1).says("was modified outside kkrun");
+    let said = place.run("plan.rhai").ends(78).says("was modified outside kkrun");
     said.says("-1\n")
         .says("+theirs")
         .says("--on-conflict overwrite")

@@ -381,7 +381,7 @@ fn a_canary_is_found_nowhere_after_full_failing_and_rolled_back_runs() {
         // The operator edits the file that holds it: the difference is shown.
         std::fs::write(bench.path("out"), format!("added\n{CANARY}\n")).unwrap();
         std::fs::write(bench.path("out.env"), format!("PIN={CANARY}\nOTHER={CANARY}\n")).unwrap();
-        silent_about_it(&bench, &with(&["plan.rhai", "--redo", "01"]), 1);
+        silent_about_it(&bench, &with(&["plan.rhai", "--redo", "01"]), 78);
         silent_about_it(&bench, &with(&["plan.rhai", "--dry-run", "--redo", "01"]), 6);
         silent_about_it(&bench, &with(&["rollback"]), 4);
         silent_about_it(&bench, &with(&["rollback", "--on-conflict", "overwrite"]), 0);
