@@ -33,7 +33,7 @@ mod functions {
     /// ends with exit status 78 unless it catches the error, whose kind is `unanswered`.
     ///
     /// ```rhai
-    /// try { ask::confirm("Go on?", true); } catch (failure) { assert(failure.kind == FailureKind::Unanswered); }
+    /// try { ask::confirm("Go on?", true); } catch (failure) { assert(failure.kind == "unanswered"); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn confirm(context: NativeCallContext, question: &str, default: bool) -> Raised<bool> {
@@ -47,7 +47,7 @@ mod functions {
     /// `--yes` does not answer it. Use `secret::ask` for what must not be shown.
     ///
     /// ```rhai
-    /// try { ask::text("Name of the site?", "kiosk"); } catch (failure) { assert(failure.kind == FailureKind::Unanswered); }
+    /// try { ask::text("Name of the site?", "kiosk"); } catch (failure) { assert(failure.kind == "unanswered"); }
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn text(context: NativeCallContext, question: &str, default: &str) -> Raised<String> {

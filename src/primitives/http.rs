@@ -86,7 +86,7 @@ mod functions {
     /// Options: `headers` (a map), `timeout` (seconds, default 30), `follow` (redirects, default true).
     ///
     /// ```rhai
-    /// try { http::get("http://127.0.0.1:1/"); } catch (failure) { assert(failure.kind == FailureKind::Unreachable); }
+    /// try { http::get("http://127.0.0.1:1/"); } catch (failure) { assert(failure.kind == "unreachable"); }
     /// ```
     ///
     /// ```rhai,booted
