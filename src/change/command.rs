@@ -572,7 +572,9 @@ impl Kind for CommandChange {
         }
         let looked = self.state(world);
         let now = looked.as_ref().cloned().unwrap_or_default();
-        if self.is_as_before(&now) {
+        // What a probe says of the whole is no proof once one of several commands has failed.
+        let may_be_half_undone = terms.failed && !self.inverse.commands.is_empty();
+        if self.is_as_before(&now) && !may_be_half_undone {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
         let recorded = terms.recorded.and_then(state_of);

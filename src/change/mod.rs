@@ -214,6 +214,8 @@ pub struct UndoTerms<'a> {
     pub dry_run: bool,
     /// It was begun before, and killed or failed: some of it may be undone.
     pub begun: bool,
+    /// It was begun before and failed: not all of its commands have ended well.
+    pub failed: bool,
     /// `recorded` was recorded after this change's intent.
     pub recorded_since: bool,
     /// What would be lost was agreed to.

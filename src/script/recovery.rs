@@ -26,7 +26,7 @@ pub(super) fn recovered(engine: &rhai::Engine, script: &Script) -> (Vec<Failure>
         };
         let (kind, position) = (error.err_type().clone(), error.position());
         problems.push(uncompilable(engine, script, error));
-        if !reading.mend(&kind, position) {
+        if !reading.repair(&kind, position) {
             break;
         }
     }
@@ -42,7 +42,7 @@ struct Reading<'engine> {
 
 impl Reading<'_> {
     /// Removes an error; false if that is not possible.
-    fn mend(&mut self, kind: &ParseErrorType, position: Position) -> bool {
+    fn repair(&mut self, kind: &ParseErrorType, position: Position) -> bool {
         let tokens = tokens(self.engine, &self.text);
         match kind {
             ParseErrorType::VariableUndefined(name) => {

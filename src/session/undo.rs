@@ -93,6 +93,7 @@ impl Session {
             file_was_made,
             made: history.changes.iter().filter(stayed_for_it).map(made).fold(Made::default(), Made::and),
             begun: known.undoing_began(),
+            failed: matches!(known.state, ChangeState::UndoFailed(_)),
             recorded_since: self.recorded_since(known.id, target).is_some(),
             ..asked
         };

@@ -234,3 +234,23 @@ fn undo_after_which_the_command_still_counts_as_done_has_failed() {
         .says("unknown plan `nix`: nothing is recorded of it")
         .says("plan");
 }
+
+#[test]
+fn undo_that_failed_between_its_commands_is_not_taken_for_done() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "echo 1 > @/m/a; echo 2 > @/m/b"], #{
+        unless: ["test", "-e", "@/m/b"],
+        undo: [["rm", "-f", "@/m/b"], ["test", "-e", "@/m/ok"], ["rm", "-f", "@/m/a"]],
+    });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(4).says("1 failed");
+    assert!(place.exists("m/a"));
+    place.write("m/ok", "");
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/a"));
+}
