@@ -15,11 +15,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use kkrun::change::{
-    AccessChange, Change, CommandChange, CommandInverse, DesiredEntry, DesiredFile, EditChange, EditTerms,
-    EntryKind, FileChange, FileEntry, Found, PlainCommand, TreeChange, World,
+    AccessChange, Attempts, Change, CommandChange, CommandInverse, DesiredEntry, DesiredFile, EditChange,
+    EditTerms, EntryKind, FileChange, FileEntry, Found, Payload, PlainCommand, TreeChange, World,
 };
 use kkrun::event::{Answer, Audience, Event, Question, Reporter};
 use kkrun::failure::Failure;
@@ -247,12 +248,12 @@ fn attributes(found: &FileState) -> Attributes {
     }
 }
 
-/// Acts, or dies where the crash is between intent and act.
-fn acting(crash: Option<Crash>, act: impl FnOnce() -> Result<()>) -> Result<()> {
-    if matches!(crash, Some(Crash::BeforeActing)) {
+/// Makes a change, or dies where the crash is between intent and act.
+fn perform(session: &mut Session, change: &Change, payload: Payload<'_>, crash: Option<Crash>) -> Result<()> {
+    if matches!(crash, Some(Crash::BeforeActing)) && session.intend(change, None)?.is_some() {
         std::panic::resume_unwind(Box::new("killed"));
     }
-    act()
+    session.perform(change, payload).map(drop)
 }
 
 /// Makes the desired state of one path, as the primitives do.
@@ -289,7 +290,7 @@ fn change(session: &mut Session, path: &Path, desired: &Desired, crash: Option<C
             let found = Found::at(path)?;
             if let FileState::Directory { .. } = found.state {
                 let Some(change) = TreeChange::remove(path)? else { return Ok(()) };
-                return tree(session, &change, &Manifest::default(), "", crash);
+                return tree(session, change, &Manifest::default(), "", crash);
             }
             one(session, found, &DesiredFile::Absent, crash)
         }
@@ -303,9 +304,7 @@ fn change(session: &mut Session, path: &Path, desired: &Desired, crash: Option<C
                         _ => files::Access { mode: (access.mode & !0o707) | mode, ..*access },
                     };
                     let Some(change) = AccessChange::towards(path, &desired)? else { return Ok(()) };
-                    let performed = Change::Access(change.clone());
-                    let act = &mut |world: &mut World| acting(crash, || change.act(world));
-                    session.perform(&performed, act).map(drop)
+                    perform(session, &Change::Access(change), Payload::Nothing, crash)
                 }
                 FileState::File { metadata, .. } | FileState::Directory { metadata } => {
                     let attributes = Attributes { mode, mtime: None, ..Attributes::from(metadata) };
@@ -327,7 +326,7 @@ fn change(session: &mut Session, path: &Path, desired: &Desired, crash: Option<C
                 _ => TreeChange::copy(path, &manifest)?,
             };
             let Some(change) = change else { return Ok(()) };
-            tree(session, &change, &manifest, &text, crash)
+            tree(session, change, &manifest, &text, crash)
         }
         Desired::Product(number) => product(session, path, *number, crash),
         Desired::Line(key, value) => {
@@ -353,23 +352,18 @@ fn block() -> FileEntry {
 
 fn one(session: &mut Session, found: Found, desired: &DesiredFile<'_>, crash: Option<Crash>) -> Result<()> {
     let Some(change) = FileChange::towards(found, desired) else { return Ok(()) };
-    let performed = Change::File(change.clone());
-    session.perform(&performed, &mut |_| acting(crash, || change.act(desired))).map(drop)
+    perform(session, &Change::File(change), Payload::File(desired), crash)
 }
 
 fn tree(
     session: &mut Session,
-    change: &TreeChange,
+    change: TreeChange,
     desired: &Manifest,
     text: &str,
     crash: Option<Crash>,
 ) -> Result<()> {
-    let performed = Change::Tree(change.clone());
-    let act = &mut |_: &mut World| {
-        let open = &mut |_: &Path| -> Result<_> { Ok(Content::Bytes(text.as_bytes().into())) };
-        acting(crash, || change.act(desired, open))
-    };
-    session.perform(&performed, act).map(drop)
+    let open = &mut |_: &Path| -> Result<_> { Ok(Content::Bytes(text.as_bytes().into())) };
+    perform(session, &Change::Tree(change), Payload::Tree(desired, open), crash)
 }
 
 fn edit(
@@ -389,8 +383,7 @@ fn edit(
     let attributes = attributes(&found.state);
     let terms = EditTerms { entry, secret: false, attributes, record };
     let Some(change) = EditChange::towards((found, bytes), desired, terms)? else { return Ok(()) };
-    let performed = Change::Edit(change.clone());
-    session.perform(&performed, &mut |_| acting(crash, || change.act())).map(drop)
+    perform(session, &Change::Edit(change), Payload::Nothing, crash)
 }
 
 /// A command that makes a file; its undo action removes the file.
@@ -417,14 +410,11 @@ fn product(session: &mut Session, path: &Path, number: u8, crash: Option<Crash>)
     };
     let record = session.product_record(&inverse);
     let change = CommandChange::about_to_run(&session.world, inverse, None, &record)?;
-    let performed = Change::Command(change);
-    let act = &mut |world: &mut World| {
-        acting(crash, || {
-            world.run(&Command::new(&argv), "make")?;
-            Ok(())
-        })
-    };
-    session.perform(&performed, act).map(drop)
+    let mut command = Command::new(&argv);
+    command.label = Some("make".to_owned());
+    let (ok_codes, backoff) = (Vec::new(), Duration::ZERO);
+    let mut attempts = Attempts { command, ok_codes, retries: 0, backoff, ended: None };
+    perform(session, &Change::Command(change), Payload::Command(&mut attempts), crash)
 }
 
 /// One history.

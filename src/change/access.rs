@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
-use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, shortened, state_value};
+use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, shortened, state_value};
 use crate::journal::Undoing;
 use crate::machine::files::{self, Access, Digest, PathText};
 use crate::target::{States, Target};
@@ -108,12 +108,6 @@ impl AccessChange {
         }))
     }
 
-    /// Sets the desired access.
-    pub fn act(&self, world: &World) -> Result<()> {
-        let (before, after) = self.lists(world)?;
-        files::set_access(self.path(), &paired(&before, &after))
-    }
-
     /// The access that acting set on each path; with `undone`, the one that undoing restored.
     ///
     /// # Errors
@@ -189,6 +183,11 @@ impl Kind for AccessChange {
     fn reaches(&self, path: &Path, world: &World) -> bool {
         let Ok((_, after)) = self.lists(world) else { return true };
         after.keys().any(|name| self.entry(name) == path)
+    }
+
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
+        let (before, after) = self.lists(world)?;
+        files::set_access(self.path(), &paired(&before, &after))
     }
 
     fn position(&self, world: &World) -> Result<Position> {
@@ -288,7 +287,7 @@ mod tests {
 
             let change = AccessChange::towards(&root, &closed).unwrap().unwrap();
             change.prepare(&world).unwrap();
-            change.act(&world).unwrap();
+            change.act(&world, Payload::Nothing).unwrap();
             let change = Change::Access(change);
             assert_eq!(
                 change.kind().summary(),
@@ -332,7 +331,7 @@ mod tests {
         let world = world(&path);
         let before = files::observe_access(&root).unwrap();
         let change = AccessChange::towards(&root, &closed).unwrap().unwrap();
-        change.act(&world).unwrap();
+        change.act(&world, Payload::Nothing).unwrap();
         let after = files::observe_access(&root).unwrap();
         for (undone, list) in [(false, after), (true, before)] {
             let given: BTreeMap<_, _> = change.given(&world, undone).unwrap().into_iter().collect();

@@ -8,7 +8,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, aside, state_value, unit};
+use super::{
+    Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, aside, missing, state_value, unit,
+};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
 use crate::machine::files::{self, Digest, FileState, Listing, PathText};
@@ -510,6 +512,11 @@ impl Kind for CommandChange {
 
     fn repair(&self, _world: &World) -> Result<()> {
         self.clear_leftover()
+    }
+
+    fn act(&self, world: &World, payload: Payload<'_>) -> Result<()> {
+        let Payload::Command(attempts) = payload else { return Err(missing()) };
+        attempts.run(world).map(drop)
     }
 
     fn position(&self, world: &World) -> Result<Position> {

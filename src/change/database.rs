@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::postgres::Login;
-use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, World, state_value};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
 use crate::machine::postgres::{Connection, Parameter, identifier, literal, sql_state};
@@ -130,21 +130,6 @@ impl DatabaseChange {
         }
         let inverse = DatabaseInverse { database: database.to_owned(), login };
         Ok(Some(Self { before, after, inverse, making: desired }))
-    }
-
-    /// Brings the database to the desired state.
-    pub fn act(&self, world: &World) -> Result<()> {
-        let mut connection = self.inverse.login.open(world)?;
-        if !self.is_creation() {
-            return self.give_to(&mut connection, &self.after);
-        }
-        match connection.execute(&self.making_sql(self.making.template.as_deref()), &[]) {
-            // A session is connected to the usual template; the other one accepts no connections.
-            Err(error) if sql_state(&error) == Some("55006") && self.making.template.is_none() => {
-                connection.execute(&self.making_sql(Some("template0")), &[])
-            }
-            made => made,
-        }
     }
 
     fn making_sql(&self, template: Option<&str>) -> String {
@@ -299,6 +284,20 @@ impl Kind for DatabaseChange {
         let is_its_own =
             self.is_creation() || recorded == DatabaseState::Absent || recorded.same_as(&self.before);
         (!is_its_own).then(|| recorded.difference(&self.before))
+    }
+
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
+        let mut connection = self.inverse.login.open(world)?;
+        if !self.is_creation() {
+            return self.give_to(&mut connection, &self.after);
+        }
+        match connection.execute(&self.making_sql(self.making.template.as_deref()), &[]) {
+            // A session is connected to the usual template; the other one accepts no connections.
+            Err(error) if sql_state(&error) == Some("55006") && self.making.template.is_none() => {
+                connection.execute(&self.making_sql(Some("template0")), &[])
+            }
+            made => made,
+        }
     }
 
     fn position(&self, world: &World) -> Result<Position> {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tree::{self, keep_copy};
-use super::{Kind, Loss, Position, UndoTerms, Undone, World, accounts_of, state_value, tag};
+use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, state_value, tag};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, Manifest, PathText};
@@ -169,46 +169,6 @@ impl FileChange {
         change.inverse.tree = Some(tree::digest(&tree)?);
         change.tree = Some(Rc::new(tree));
         Ok(Some(change))
-    }
-
-    /// Brings the path to the desired state.
-    pub fn act(&self, desired: &DesiredFile<'_>) -> Result<()> {
-        let (path, tag) = (self.path(), tag(self.path()));
-        let before = match &self.tree {
-            // Until the new file has its name, nothing is at the path: see `position`.
-            Some(tree) => {
-                tree::exchange_away(path, tree)?;
-                &FileState::Absent
-            }
-            None => &self.before,
-        };
-        match desired {
-            DesiredFile::File { bytes, attributes } => {
-                let contents = match self.after.sha256() {
-                    Some(digest) => Contents::Hashed(bytes, digest),
-                    None => Contents::Bytes(bytes),
-                };
-                files::replace(path, contents, attributes, before, &tag)?;
-            }
-            DesiredFile::Copy { of, sha256, attributes, .. } => {
-                let contents = Contents::File { from: of, sha256: Some(*sha256) };
-                files::replace(path, contents, attributes, before, &tag)?;
-            }
-            DesiredFile::Link { to, owner, group } => {
-                files::link(path, to, *owner, *group, None, before, &tag)?;
-            }
-            DesiredFile::Directory { attributes } if self.before.is_absent() => {
-                files::make_directory(path, attributes, &tag)?;
-            }
-            DesiredFile::Directory { attributes } | DesiredFile::Metadata { attributes } => {
-                files::set_metadata(path, attributes, before)?;
-            }
-            DesiredFile::Absent if matches!(self.before, FileState::Directory { .. }) => {
-                files::remove_directory(path)?;
-            }
-            DesiredFile::Absent => files::remove(path, before, &tag)?,
-        }
-        Ok(())
     }
 
     /// Before and after, to compare them.
@@ -414,6 +374,45 @@ impl Kind for FileChange {
         files::clear_leftover(self.path(), &tag(self.path()))
     }
 
+    fn act(&self, _: &World, payload: Payload<'_>) -> Result<()> {
+        let (path, tag) = (self.path(), tag(self.path()));
+        let before = match &self.tree {
+            // Until the new file has its name, nothing is at the path: see `position`.
+            Some(tree) => {
+                tree::exchange_away(path, tree)?;
+                &FileState::Absent
+            }
+            None => &self.before,
+        };
+        match payload.file()? {
+            DesiredFile::File { bytes, attributes } => {
+                let contents = match self.after.sha256() {
+                    Some(digest) => Contents::Hashed(bytes, digest),
+                    None => Contents::Bytes(bytes),
+                };
+                files::replace(path, contents, attributes, before, &tag)?;
+            }
+            DesiredFile::Copy { of, sha256, attributes, .. } => {
+                let contents = Contents::File { from: of, sha256: Some(*sha256) };
+                files::replace(path, contents, attributes, before, &tag)?;
+            }
+            DesiredFile::Link { to, owner, group } => {
+                files::link(path, to, *owner, *group, None, before, &tag)?;
+            }
+            DesiredFile::Directory { attributes } if self.before.is_absent() => {
+                files::make_directory(path, attributes, &tag)?;
+            }
+            DesiredFile::Directory { attributes } | DesiredFile::Metadata { attributes } => {
+                files::set_metadata(path, attributes, before)?;
+            }
+            DesiredFile::Absent if matches!(self.before, FileState::Directory { .. }) => {
+                files::remove_directory(path)?;
+            }
+            DesiredFile::Absent => files::remove(path, before, &tag)?,
+        }
+        Ok(())
+    }
+
     fn position(&self, world: &World) -> Result<Position> {
         self.repair(world)?;
         let now = self.observe()?;
@@ -556,7 +555,7 @@ mod tests {
         let from_record = from_record(&Change::File(change.clone()));
         change.prepare(world).unwrap();
         assert_eq!(from_record.kind().position(world).unwrap(), Position::Before);
-        change.act(desired).unwrap();
+        change.act(world, Payload::File(desired)).unwrap();
         assert_eq!(from_record.kind().position(world).unwrap(), Position::After);
         assert!(FileChange::towards(Found::at(path).unwrap(), desired).is_none());
         let recorded =
@@ -728,7 +727,7 @@ mod tests {
         let change = FileChange::in_place_of_directory(Found::at(&at).unwrap(), &desired).unwrap().unwrap();
         let known = from_record(&Change::File(change.clone()));
         change.prepare(&world).unwrap();
-        change.act(&desired).unwrap();
+        change.act(&world, Payload::File(&desired)).unwrap();
         assert_eq!(known.kind().position(&world).unwrap(), Position::After);
         let recorded = known.kind().recorded(&world).unwrap().remove(&known.kind().target()).unwrap();
         // Killed between the two, it is neither lost nor in doubt.
@@ -741,7 +740,7 @@ mod tests {
         let change = FileChange::in_place_of_directory(Found::at(&at).unwrap(), &desired).unwrap().unwrap();
         change.prepare(&world).unwrap();
         std::fs::write(at.join("late"), "written since").unwrap();
-        assert!(change.act(&desired).is_err());
+        assert!(change.act(&world, Payload::File(&desired)).is_err());
         assert_eq!(std::fs::read_to_string(at.join("late")).unwrap(), "written since");
         assert_eq!(std::fs::read_to_string(at.join("inner/theirs")).unwrap(), "theirs");
     }
@@ -789,7 +788,7 @@ mod tests {
         let desired = |sha256| DesiredFile::Copy { of: &of, sha256, size: 7, attributes: mine(0o600) };
         let damaged = desired(Digest::of(b"another"));
         let change = FileChange::towards(Found::at(&at).unwrap(), &damaged).unwrap();
-        assert!(change.act(&damaged).is_err() && !at.exists());
+        assert!(change.act(&world, Payload::File(&damaged)).is_err() && !at.exists());
         let (change, recorded) = make(&world, &at, &desired(Digest::of(b"content")));
         assert_eq!(std::fs::read(&at).unwrap(), b"content");
         assert!(is_back(&undo(&mut world, &change, Some(&recorded), false), Undoing::Restored));

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::account::{self, AccountRecord};
-use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::account::{Account, DIRECTORY, Database, Databases, Group, Order, clear_leftover};
@@ -96,12 +96,6 @@ impl GroupChange {
         Ok(Some(Self { before, after: desired, inverse }))
     }
 
-    /// Makes the group.
-    pub fn act(&self, world: &World) -> Result<()> {
-        let add = |databases: &mut Databases| self.after.add_to(&self.inverse.name, databases);
-        self.inverse.record.write(world, Order::Adding, add)
-    }
-
     /// Restores the lines of the group.
     fn restore(&self, world: &World, databases: &mut Databases) -> Result<()> {
         self.inverse.record.restore_lines(world, &self.inverse.name, &Database::OF_GROUPS, databases)
@@ -135,6 +129,11 @@ impl Kind for GroupChange {
 
     fn repair(&self, _world: &World) -> Result<()> {
         clear_leftover(Path::new(DIRECTORY))
+    }
+
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
+        let add = |databases: &mut Databases| self.after.add_to(&self.inverse.name, databases);
+        self.inverse.record.write(world, Order::Adding, add)
     }
 
     fn position(&self, world: &World) -> Result<Position> {

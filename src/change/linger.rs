@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
 use super::unit::succeeded;
-use super::{Kind, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, Payload, Position, UndoTerms, Undone, World, state_value};
 use crate::journal::Undoing;
 use crate::machine::account::Account;
 use crate::machine::files::{self, Attributes, Contents, FileState};
@@ -39,8 +39,21 @@ impl LingerChange {
         (!lingers(user)).then_some(change)
     }
 
-    /// Lets the user linger, and waits until the user's service manager answers.
-    pub fn act(&self, world: &World) -> Result<()> {
+    fn states(&self, lingers: bool) -> States {
+        [(self.target(), state_value(&lingers))].into()
+    }
+}
+
+impl Kind for LingerChange {
+    fn target(&self) -> Target {
+        Target::Linger(self.inverse.user.clone())
+    }
+
+    fn summary(&self) -> String {
+        format!("let the services of {} run without a login", self.inverse.user)
+    }
+
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
         let user = &self.inverse.user;
         if !logind_runs(world)? {
             return make_file(user);
@@ -58,20 +71,6 @@ impl LingerChange {
             world.processes.pause(Duration::from_millis(50));
         }
         Ok(())
-    }
-
-    fn states(&self, lingers: bool) -> States {
-        [(self.target(), state_value(&lingers))].into()
-    }
-}
-
-impl Kind for LingerChange {
-    fn target(&self) -> Target {
-        Target::Linger(self.inverse.user.clone())
-    }
-
-    fn summary(&self) -> String {
-        format!("let the services of {} run without a login", self.inverse.user)
     }
 
     fn position(&self, _world: &World) -> Result<Position> {

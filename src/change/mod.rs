@@ -8,6 +8,7 @@ mod access;
 mod account;
 mod apt;
 mod aside;
+mod attempts;
 mod command;
 mod database;
 mod edit;
@@ -38,6 +39,7 @@ use serde_json::{Map, Value};
 
 pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
+pub use attempts::Attempts;
 pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe, ProductRecord};
 pub use database::{DatabaseChange, DesiredDatabase};
 pub use edit::{
@@ -58,7 +60,7 @@ use crate::event::{Event, Reporter};
 use crate::journal::{Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
-use crate::machine::files;
+use crate::machine::files::{self, Manifest, OpenFile};
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
 use crate::target::{States, Target};
 
@@ -233,6 +235,34 @@ pub enum Undone {
     Kept(String),
 }
 
+/// What [`Kind::act`] takes besides the change.
+pub enum Payload<'a> {
+    /// Nothing: the change says it all.
+    Nothing,
+    /// The desired state of a path, with its content.
+    File(&'a DesiredFile<'a>),
+    /// The entries of a tree with the times that new ones get, and what opens the content of each by its path from the
+    /// root.
+    Tree(&'a Manifest, &'a mut OpenFile<'a>),
+    /// The command to run.
+    Command(&'a mut Attempts),
+    /// The statement to run.
+    Statement(&'a Statement),
+}
+
+impl<'a> Payload<'a> {
+    /// What a change to a path takes.
+    fn file(self) -> Result<&'a DesiredFile<'a>> {
+        let Self::File(desired) = self else { return Err(missing()) };
+        Ok(desired)
+    }
+}
+
+/// The error of an act that was not given what it takes.
+fn missing() -> anyhow::Error {
+    anyhow::anyhow!("cannot make the change: what it takes is not in the journal")
+}
+
 /// What every kind of change answers.
 pub trait Kind {
     /// What is changed.
@@ -308,6 +338,14 @@ pub trait Kind {
     fn repair(&self, _world: &World) -> Result<()> {
         Ok(())
     }
+
+    /// Makes the change: brings the target to the desired state. Only [`Session::perform`](crate::session::Session::perform) calls
+    /// it, after the intent is recorded.
+    ///
+    /// # Errors
+    /// When it fails, having done some of it or nothing; and for a change that was read from the journal, where that
+    /// does not hold what the act takes.
+    fn act(&self, world: &World, payload: Payload<'_>) -> Result<()>;
 
     /// Probes the target.
     fn position(&self, world: &World) -> Result<Position>;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::apt::{Apt, Simulated, has_stale_lists, holds_databases, is_dpkg_interrupted};
 use super::installed::Installed;
-use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::target::{States, Target};
@@ -132,24 +132,6 @@ impl PackagesChange {
         }))
     }
 
-    /// Installs what is missing.
-    pub fn act(&self, world: &World) -> Result<()> {
-        let Some(act) = &self.act else {
-            bail!("cannot install packages from a change that was read from the journal")
-        };
-        let apt = Apt { world, lock_timeout: act.lock_timeout, timeout: act.timeout };
-        if !self.before.missing.is_empty()
-            && let Err(error) = apt.install(&borrowed(&self.before.missing), act.recommends)
-        {
-            // dpkg still lists packages to be installed that it never came to.
-            if let Err(listed) = apt.forget_desired(&self.names()) {
-                tracing::warn!("cannot clear what dpkg still lists to be installed: {listed:#}");
-            }
-            return Err(error);
-        }
-        apt.mark("manual", &borrowed(&self.before.automatic))
-    }
-
     /// All that it is about.
     fn names(&self) -> Vec<&str> {
         let added = self.inverse.installs.keys().filter(|name| !self.after.names.contains(name));
@@ -230,6 +212,23 @@ impl Kind for PackagesChange {
         let apt = Apt::new(world);
         apt.keep(&self.names())?;
         apt.complete()
+    }
+
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
+        let Some(act) = &self.act else {
+            bail!("cannot install packages from a change that was read from the journal")
+        };
+        let apt = Apt { world, lock_timeout: act.lock_timeout, timeout: act.timeout };
+        if !self.before.missing.is_empty()
+            && let Err(error) = apt.install(&borrowed(&self.before.missing), act.recommends)
+        {
+            // dpkg still lists packages to be installed that it never came to.
+            if let Err(listed) = apt.forget_desired(&self.names()) {
+                tracing::warn!("cannot clear what dpkg still lists to be installed: {listed:#}");
+            }
+            return Err(error);
+        }
+        apt.mark("manual", &borrowed(&self.before.automatic))
     }
 
     fn position(&self, world: &World) -> Result<Position> {

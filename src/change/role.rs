@@ -9,7 +9,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::postgres::Login;
-use super::{Kind, Loss, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::Digest;
@@ -296,12 +296,6 @@ impl RoleChange {
         Ok(Some(Self { before: found.state, after, inverse, found: found.verifier, new_verifier }))
     }
 
-    /// Brings the role to the desired state.
-    pub fn act(&self, world: &World) -> Result<()> {
-        let mut connection = self.inverse.login.open(world)?;
-        self.bring(&mut connection, &self.before, &self.after, self.new_verifier.as_ref())
-    }
-
     /// Makes `to` of `from`; `verifier` is that of `to`.
     fn bring(
         &self,
@@ -388,6 +382,11 @@ impl Kind for RoleChange {
         let is_its_own =
             self.is_creation() || recorded == RoleState::Absent || recorded.same_as(&self.before);
         (!is_its_own).then(|| recorded.difference(&self.before))
+    }
+
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
+        let mut connection = self.inverse.login.open(world)?;
+        self.bring(&mut connection, &self.before, &self.after, self.new_verifier.as_ref())
     }
 
     fn position(&self, world: &World) -> Result<Position> {

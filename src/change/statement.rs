@@ -10,7 +10,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::postgres::Login;
-use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, missing, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::files::Digest;
@@ -106,23 +106,6 @@ impl StatementChange {
         recorded == Some(&state_value(&self.after))
     }
 
-    /// Runs it.
-    pub fn act(&self, world: &World, statement: &Statement) -> Result<()> {
-        // Nothing is sent before the connection is open.
-        self.outcome.set(Some(false));
-        let mut connection = self.inverse.login.open(world)?;
-        self.outcome.set(None);
-        let ran = statement.run(&mut connection);
-        match &ran {
-            Ok(()) => self.outcome.set(Some(true)),
-            // When the server answered with an error, a cancellation too, nothing took effect; a lost connection
-            // leaves it open.
-            Err(error) if error.is::<Interruption>() || !is_lost(error) => self.outcome.set(Some(false)),
-            Err(_) => {}
-        }
-        ran
-    }
-
     fn holds(&self, world: &World) -> Result<Option<bool>> {
         let Some(unless) = &self.inverse.unless else { return Ok(self.outcome.get()) };
         let mut connection = self.inverse.login.open(world)?;
@@ -152,6 +135,23 @@ impl Kind for StatementChange {
 
     fn on_doubt(&self) -> OnDoubt {
         if self.inverse.converges { OnDoubt::ActAgain } else { OnDoubt::Stop }
+    }
+
+    fn act(&self, world: &World, payload: Payload<'_>) -> Result<()> {
+        let Payload::Statement(statement) = payload else { return Err(missing()) };
+        // Nothing is sent before the connection is open.
+        self.outcome.set(Some(false));
+        let mut connection = self.inverse.login.open(world)?;
+        self.outcome.set(None);
+        let ran = statement.run(&mut connection);
+        match &ran {
+            Ok(()) => self.outcome.set(Some(true)),
+            // When the server answered with an error, a cancellation too, nothing took effect; a lost connection
+            // leaves it open.
+            Err(error) if error.is::<Interruption>() || !is_lost(error) => self.outcome.set(Some(false)),
+            Err(_) => {}
+        }
+        ran
     }
 
     fn position(&self, world: &World) -> Result<Position> {

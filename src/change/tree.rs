@@ -7,7 +7,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{Kind, Loss, Position, UndoTerms, Undone, World, accounts_of, shortened, state_value, tag};
+use super::{
+    Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, shortened, state_value, tag,
+};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{
@@ -136,19 +138,6 @@ impl TreeChange {
             inverse,
             manifests: Some(Manifests { before: found, after: timeless(desired) }),
         }))
-    }
-
-    /// Brings the tree to the desired state. `desired` is what the change was made with, with the times that new
-    /// entries get; `open` gives the content of each file by its path from the root.
-    pub fn act(&self, desired: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
-        let path = self.path();
-        let Some(Manifests { before, .. }) = &self.manifests else {
-            anyhow::bail!("cannot make the change of `{}`: it was read from the journal", path.display())
-        };
-        match self.inverse.scope {
-            Scope::Listed => files::converge_tree(path, before, desired, Times::Pass, &tag(path), open),
-            Scope::Whole => exchange(path, before, desired, open),
-        }
     }
 
     fn path(&self) -> &Path {
@@ -549,6 +538,18 @@ impl Kind for TreeChange {
         self.clear_leftovers(&self.manifests(world)?)
     }
 
+    fn act(&self, _: &World, payload: Payload<'_>) -> Result<()> {
+        let path = self.path();
+        let (Some(Manifests { before, .. }), Payload::Tree(desired, open)) = (&self.manifests, payload)
+        else {
+            anyhow::bail!("cannot make the change of `{}`: it was read from the journal", path.display())
+        };
+        match self.inverse.scope {
+            Scope::Listed => files::converge_tree(path, before, desired, Times::Pass, &tag(path), open),
+            Scope::Whole => exchange(path, before, desired, open),
+        }
+    }
+
     fn position(&self, world: &World) -> Result<Position> {
         let manifests = self.manifests(world)?;
         self.clear_leftovers(&manifests)?;
@@ -733,11 +734,11 @@ mod tests {
         (manifest, files)
     }
 
-    fn act(change: &TreeChange, desired: &(Manifest, BTreeMap<PathBuf, String>)) {
+    fn act(world: &World, change: &TreeChange, desired: &(Manifest, BTreeMap<PathBuf, String>)) {
         let open = &mut |relative: &Path| -> Result<_> {
             Ok(Content::Bytes(desired.1[relative].clone().into_bytes().into()))
         };
-        change.act(&desired.0, open).unwrap();
+        change.act(world, Payload::Tree(&desired.0, open)).unwrap();
     }
 
     /// Makes a change as a session does, and gives what is recorded then.
@@ -747,7 +748,7 @@ mod tests {
         desired: &(Manifest, BTreeMap<PathBuf, String>),
     ) -> (Change, Value) {
         change.prepare(world).unwrap();
-        act(change, desired);
+        act(world, change, desired);
         let change = Change::Tree(change.clone());
         assert_eq!(from_record(&change).kind().position(world).unwrap(), Position::After);
         let recorded = from_record(&change).kind().recorded(world).unwrap().remove(&change.kind().target());
@@ -945,7 +946,10 @@ mod tests {
             fill(&root, &[("late", "theirs")]);
             Ok(Content::Bytes(b"new".into()))
         };
-        assert!(is_of_kind(&change.act(&desired.0, open).unwrap_err(), FailureKind::Conflict));
+        assert!(is_of_kind(
+            &change.act(&world, Payload::Tree(&desired.0, open)).unwrap_err(),
+            FailureKind::Conflict
+        ));
         assert_eq!(std::fs::read_to_string(root.join("late")).unwrap(), "theirs");
         assert_eq!(std::fs::read_to_string(root.join("page")).unwrap(), "old");
         assert_eq!(std::fs::read_dir(&path).unwrap().count(), 2);

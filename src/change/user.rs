@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::{self, AccountRecord};
-use super::{Kind, Loss, OnDoubt, Position, UndoTerms, Undone, World, linger, state_value, tree};
+use super::{Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, linger, state_value, tree};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::{
@@ -233,17 +233,6 @@ impl UserChange {
         let record = AccountRecord::of(name, |databases| desired.make_of(name, is_new, None, databases))?;
         let inverse = UserInverse { name: name.to_owned(), home, mail: mail_of(name).exists(), record };
         Ok(Some(Self { before, after: desired, inverse }))
-    }
-
-    /// Makes the user, or what the user lacks.
-    pub fn act(&self, world: &World) -> Result<()> {
-        self.inverse.record.write(world, Order::Adding, |databases| self.make(databases))?;
-        let UserState::Present(facts) = self.observe()? else {
-            return Err(Failure::new(format!("user `{}` not found", self.inverse.name))
-                .kind(FailureKind::Missing)
-                .into());
-        };
-        self.converge_home(&facts)
     }
 
     fn make(&self, databases: &mut Databases) -> Result<()> {
@@ -526,6 +515,16 @@ impl Kind for UserChange {
             files::clear_leftover(home.as_path(), &super::tag(home.as_path()))?;
         }
         clear_leftover(Path::new(DIRECTORY))
+    }
+
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
+        self.inverse.record.write(world, Order::Adding, |databases| self.make(databases))?;
+        let UserState::Present(facts) = self.observe()? else {
+            return Err(Failure::new(format!("user `{}` not found", self.inverse.name))
+                .kind(FailureKind::Missing)
+                .into());
+        };
+        self.converge_home(&facts)
     }
 
     fn position(&self, world: &World) -> Result<Position> {

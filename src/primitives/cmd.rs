@@ -11,7 +11,9 @@ use serde::Deserialize;
 
 use super::file::absolute;
 use super::shorter::namespace;
-use crate::change::{Change, CommandChange, CommandInverse, CommandState, PlainCommand, Probe, World};
+use crate::change::{
+    Attempts, Change, CommandChange, CommandInverse, CommandState, Payload, PlainCommand, Probe,
+};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeState, Class};
 use crate::machine::account::Account;
@@ -298,13 +300,13 @@ impl Run<'_> {
                 position: self.context.call_position(),
             });
         }
-        let command = self.command()?;
+        let mut attempts = self.attempts()?;
         let undo = self.undo_commands()?;
         if !self.leaves_something(&undo) {
-            let ended = self.run_retrying(&self.host.seen().world, &command)?;
+            let output = self.output(attempts.run(&self.host.seen().world)?);
             self.prove()?;
             self.host.session().note_change(self.target(None), format!("run {}", self.label));
-            return Ok(self.output(&ended));
+            return Ok(output);
         }
         let changes = self.options.changes.as_deref().map(absolute).transpose()?;
         let inverse = CommandInverse {
@@ -320,14 +322,10 @@ impl Run<'_> {
             let record = session.product_record(&inverse);
             CommandChange::about_to_run(&session.world, inverse, self.made_from(), &record)?
         };
-        let mut output = None;
-        let performed = Change::Command(change.clone());
-        self.host.session().perform_losing(&performed, self.loses(), &mut |world| {
-            output = Some(self.run_retrying(world, &command)?);
-            Ok(())
-        })?;
+        let payload = Payload::Command(&mut attempts);
+        self.host.session().perform_losing(&Change::Command(change), self.loses(), payload)?;
         self.prove()?;
-        Ok(output.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
+        Ok(attempts.ended.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
     }
 
     fn check_options(&self) -> Result<()> {
@@ -439,6 +437,12 @@ impl Run<'_> {
         Ok(command)
     }
 
+    fn attempts(&self) -> Result<Attempts> {
+        let (command, options) = (self.command()?, &self.options);
+        let (ok_codes, backoff) = (options.ok_codes.clone(), seconds(options.backoff, 2.0));
+        Ok(Attempts { command, ok_codes, retries: options.retries, backoff, ended: None })
+    }
+
     /// The command as the journal records it: secrets by name.
     fn plain(&self, argv: Vec<String>) -> Result<PlainCommand> {
         let (mut env, mut secrets) = (BTreeMap::new(), BTreeMap::new());
@@ -522,42 +526,6 @@ impl Run<'_> {
             || options.made_from.is_some()
             || options.changes.is_some()
             || self.host.seen().triggers_handlers()
-    }
-
-    /// The session is borrowed while a recorded command runs, so nothing here may borrow it from the host.
-    fn run_retrying(&self, world: &World, command: &Command) -> Result<Ended> {
-        let mut wait = seconds(self.options.backoff, 2.0);
-        for attempt in 0.. {
-            let ended = world.run(command, &self.label)?;
-            let is_ok =
-                ended.status.code().is_some_and(|code| code == 0 || self.options.ok_codes.contains(&code));
-            if is_ok {
-                self.report_survivors(world, &ended);
-                return Ok(ended);
-            }
-            world.processes.check_interruption()?;
-            if attempt >= self.options.retries {
-                crate::change::succeeded(&ended, &self.label)?;
-            }
-            world.reporter.note(format!(
-                "`{}` {}, retrying in {:.0} s",
-                self.label,
-                ended.status,
-                wait.as_secs_f64()
-            ));
-            world.processes.pause(wait);
-            wait *= 2;
-        }
-        bail!("cannot run `{}`: no attempt was made", self.label)
-    }
-
-    fn report_survivors(&self, world: &World, ended: &Ended) {
-        for survivor in &ended.left_behind {
-            world.reporter.note(format!(
-                "`{}` left `{}` (process {}) running",
-                self.label, survivor.name, survivor.pid
-            ));
-        }
     }
 
     /// Checks `unless` again after the command, as proof that it worked.

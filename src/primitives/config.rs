@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::file::{Mode, Ownership, absolute};
 use super::shorter::namespace;
 use crate::change::{
-    Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Found, Lines, entry_target,
+    Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Found, Lines, Payload, entry_target,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, FileState};
@@ -165,7 +165,7 @@ fn make_known(
     let terms = EditTerms { entry, secret, attributes, record };
     let Some(change) = EditChange::towards((found, bytes), desired, terms)? else { return Ok(false) };
     let performed = Change::Edit(change.clone());
-    host.session().perform(&performed, &mut |_| change.act())
+    host.session().perform(&performed, Payload::Nothing)
 }
 
 fn no_file(path: &Path, state: &FileState) -> Failure {

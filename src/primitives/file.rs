@@ -7,7 +7,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::shorter::namespace;
-use crate::change::{Change, DesiredFile, FileChange, Found, TreeChange};
+use crate::change::{Change, DesiredFile, FileChange, Found, Payload, TreeChange};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::account::{Account, Group};
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, Metadata, PathText};
@@ -204,8 +204,7 @@ pub(super) fn make<'bytes>(
         _ => FileChange::towards(found, &desired),
     };
     let Some(change) = change else { return Ok(false) };
-    let performed = Change::File(change.clone());
-    host.session().perform(&performed, &mut |_| change.act(&desired))
+    host.session().perform(&Change::File(change), Payload::File(&desired))
 }
 
 pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Ownership) -> Result<bool> {
@@ -481,10 +480,8 @@ fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
         bail!(Failure::new("cannot remove `/`").kind(FailureKind::Usage));
     }
     let Some(change) = TreeChange::remove(&canonical)? else { return Ok(false) };
-    let performed = Change::Tree(change.clone());
-    host.session().perform(&performed, &mut |_| {
-        change.act(&Manifest::default(), &mut |_| bail!("nothing is read for a removal"))
-    })
+    let nothing = &mut |_: &Path| bail!("nothing is read for a removal");
+    host.session().perform(&Change::Tree(change), Payload::Tree(&Manifest::default(), nothing))
 }
 
 fn make_directories(host: &Host, path: &str, options: &Ownership) -> Result<bool> {

@@ -5,7 +5,7 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::shorter::namespace;
-use crate::change::{Change, DesiredGroup, GroupChange};
+use crate::change::{Change, DesiredGroup, GroupChange, Payload};
 use crate::script::{Host, OptionSet, Raised, act, options_of};
 use crate::target::Target;
 
@@ -56,5 +56,5 @@ fn make(host: &Host, name: &str, options: &Options) -> Result<bool> {
         _ => None,
     };
     let Some(change) = GroupChange::towards(name, desired, doubtful)? else { return Ok(false) };
-    host.session().perform(&Change::Group(change.clone()), &mut |world| change.act(world))
+    host.session().perform(&Change::Group(change), Payload::Nothing)
 }

@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 
 use super::shorter::namespace;
 use crate::change::{
-    Change, DatabaseChange, DesiredDatabase, DesiredRole, Login, RoleChange, Statement, StatementChange,
-    StatementInverse, label_of, query_holds, recordable,
+    Change, DatabaseChange, DesiredDatabase, DesiredRole, Login, Payload, RoleChange, Statement,
+    StatementChange, StatementInverse, label_of, query_holds, recordable,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Class;
@@ -273,15 +273,16 @@ impl<'call> Execution<'call> {
             return Ok(false);
         }
         if self.host.dry_run() || self.leaves_something() {
-            let changed = self
-                .host
-                .session()
-                .perform_losing(&performed, self.loses(), &mut |world| change.act(world, &self.statement))?;
+            let changed = self.host.session().perform_losing(
+                &performed,
+                self.loses(),
+                Payload::Statement(&self.statement),
+            )?;
             self.prove()?;
             return Ok(changed);
         }
         self.host.session().begin_acting()?;
-        change.act(&self.host.seen().world, &self.statement)?;
+        performed.kind().act(&self.host.seen().world, Payload::Statement(&self.statement))?;
         self.prove()?;
         let kind = performed.kind();
         self.host.session().note_change(kind.target(), kind.summary());
@@ -412,7 +413,7 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
             return Ok(false);
         };
         let performed = Change::Role(change.clone());
-        let changed = host.session().perform(&performed, &mut |world| change.act(world))?;
+        let changed = host.session().perform(&performed, Payload::Nothing)?;
         if !host.dry_run()
             && let Some(password) = &desired.password
             && desired.login != Some(false)
@@ -460,7 +461,7 @@ fn ensure_database_with(context: &NativeCallContext, database: &str, mut options
             return Ok(false);
         };
         let performed = Change::Database(change.clone());
-        host.session().perform(&performed, &mut |world| change.act(world))
+        host.session().perform(&performed, Payload::Nothing)
     })
 }
 

@@ -7,7 +7,9 @@ use rhai::plugin::*;
 use serde::Deserialize;
 
 use super::shorter::namespace;
-use crate::change::{Change, DesiredPackages, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, packages};
+use crate::change::{
+    Change, DesiredPackages, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, Payload, packages,
+};
 use crate::failure::{Failure, FailureKind};
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 use crate::target::Target;
@@ -122,7 +124,7 @@ fn make(host: &Host, names: &rhai::Array, options: &Options) -> Result<bool> {
     }
     let change = PackagesChange::towards(&desired, &host.seen().world, acts)?;
     let Some(change) = change else { return Ok(false) };
-    host.session().perform(&Change::Packages(change.clone()), &mut |world| change.act(world))
+    host.session().perform(&Change::Packages(change), Payload::Nothing)
 }
 
 /// Names as Debian allows them, with an architecture where wanted. Source: Debian Policy, 5.6.7.

@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::file::absolute;
 use super::shorter::namespace;
-use crate::change::{Change, DesiredUnit, Unit, UnitChange, UnitFacts, verify_file};
+use crate::change::{Change, DesiredUnit, Payload, Unit, UnitChange, UnitFacts, verify_file};
 use crate::failure::{Failure, FailureKind};
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 use crate::target::Target;
@@ -84,7 +84,7 @@ fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Res
         bail!(Failure::new(format!("unit {} not found", change.unit().shown())).kind(FailureKind::Missing));
     }
     let performed = Change::Unit(change.clone());
-    host.session().perform(&performed, &mut |world| change.act(world))
+    host.session().perform(&performed, Payload::Nothing)
 }
 
 fn facts_of(host: &Host, name: &str, options: &Options) -> Result<Dynamic> {

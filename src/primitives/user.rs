@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::file::{Mode, absolute};
 use super::shorter::namespace;
-use crate::change::{Change, DesiredUser, LingerChange, UserChange, UserState};
+use crate::change::{Change, DesiredUser, LingerChange, Payload, UserChange, UserState};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::account::{Account, Group};
 use crate::machine::files::PathText;
@@ -128,7 +128,7 @@ mod functions {
             }
             host.seen().asks_for(|| Target::Linger(name.to_owned()));
             let Some(change) = LingerChange::towards(name) else { return Ok(false) };
-            host.session().perform(&Change::Linger(change.clone()), &mut |world| change.act(world))
+            host.session().perform(&Change::Linger(change), Payload::Nothing)
         })
     }
 }
@@ -154,7 +154,7 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
     let Some(change) = UserChange::towards(name, desired, in_part, half_undone.as_ref())? else {
         return Ok(false);
     };
-    host.session().perform(&Change::User(change.clone()), &mut |world| change.act(world))
+    host.session().perform(&Change::User(change), Payload::Nothing)
 }
 
 /// What a killed run may have created in part.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::last_known::{LastKnown, last_known_at};
 use super::{Mode, Session, WouldChange};
-use crate::change::{Change, CommandInverse, OnDoubt, Position, ProductRecord, World, state_value};
+use crate::change::{Change, CommandInverse, OnDoubt, Payload, Position, ProductRecord, state_value};
 use crate::event::{ChangeOutcome, Event};
 use crate::journal::{ChangeId, ChangeRecord, Class, Entry};
 use crate::machine::files::PathText;
@@ -18,12 +18,8 @@ impl Session {
     /// # Errors
     /// When the act fails, when afterwards the target is not as desired, when there is a conflict and
     /// no one decides about it, and when the journal cannot be written.
-    pub fn perform(
-        &mut self,
-        change: &Change,
-        act: &mut dyn FnMut(&mut World) -> Result<()>,
-    ) -> Result<bool> {
-        self.perform_losing(change, None, act)
+    pub fn perform(&mut self, change: &Change, payload: Payload<'_>) -> Result<bool> {
+        self.perform_losing(change, None, payload)
     }
 
     /// The same for a change whose loss on undoing the script names.
@@ -31,25 +27,48 @@ impl Session {
         &mut self,
         change: &Change,
         loses: Option<(Class, String)>,
-        act: &mut dyn FnMut(&mut World) -> Result<()>,
+        payload: Payload<'_>,
     ) -> Result<bool> {
-        let kind = change.kind();
-        let (target, summary) = (kind.target(), kind.summary());
-        let mut intent = change.intent()?;
-        if self.is_kept(&target, &intent.before, &intent.after) {
+        if self.mode == Mode::DryRun {
+            return self.preview(change);
+        }
+        let Some(id) = self.intend(change, loses)? else { return Ok(false) };
+        let acted = change.kind().act(&self.world, payload);
+        self.finish(id, change, acted)?;
+        self.changed += 1;
+        let (target, summary) = (change.kind().target().to_string(), change.kind().summary());
+        self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
+        Ok(true)
+    }
+
+    fn preview(&mut self, change: &Change) -> Result<bool> {
+        let intent = change.intent()?;
+        if self.is_kept(&intent.target, &intent.before, &intent.after) {
             return Ok(false);
         }
-        if self.mode == Mode::DryRun {
-            self.would_make(target, summary, false);
-            return Ok(true);
+        self.would_make(intent.target, intent.summary, false);
+        Ok(true)
+    }
+
+    /// The first half of a change: decides about a conflict, prepares the undo and records the intent, so that only the
+    /// act and its outcome are left to do. Gives `None` if the operator keeps what is there.
+    ///
+    /// # Errors
+    /// As [`Session::perform`], except what the act may fail with.
+    pub fn intend(&mut self, change: &Change, loses: Option<(Class, String)>) -> Result<Option<ChangeId>> {
+        let kind = change.kind();
+        let mut intent = change.intent()?;
+        let target = intent.target.clone();
+        if self.is_kept(&target, &intent.before, &intent.after) {
+            return Ok(None);
         }
         self.asks_for(|| target.clone());
         self.check_interruption()?;
         self.begin_acting()?;
         if let Some(difference) = self.conflicting_state(change, &target)
-            && !self.may_replace(&target, &summary, &difference, &intent.before, &intent.after)?
+            && !self.may_replace(&target, &intent.summary, &difference, &intent.before, &intent.after)?
         {
-            return Ok(false);
+            return Ok(None);
         }
         self.begin_recording()?;
         kind.prepare(&self.world)?;
@@ -59,22 +78,13 @@ impl Session {
             intent.class = class;
             intent.loses = Some(text);
         }
-        let id = match self.half_done(change, &target) {
-            Some(id) => {
-                if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target))? {
-                    let target = target.clone();
-                    self.record(Entry::Recorded { target, state, against: None })?;
-                }
-                id
-            }
-            None => self.record(Entry::Intent(Box::new(intent)))?,
+        let Some(id) = self.half_done(change, &target) else {
+            return self.record(Entry::Intent(Box::new(intent))).map(Some);
         };
-        let acted = act(&mut self.world);
-        self.finish(id, change, acted)?;
-        self.changed += 1;
-        let target = target.to_string();
-        self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
-        Ok(true)
+        if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target))? {
+            self.record(Entry::Recorded { target, state, against: None })?;
+        }
+        Ok(Some(id))
     }
 
     /// Counts and reports a change that leaves nothing to undo and so is not recorded.

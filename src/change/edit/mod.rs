@@ -24,7 +24,7 @@ pub use lines::Lines;
 
 use super::tag;
 use super::tree::keep_copy;
-use super::{Found, Kind, Position, UndoTerms, Undone, World, state_value};
+use super::{Found, Kind, Payload, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
@@ -166,18 +166,6 @@ impl EditChange {
             edited: Rc::new(edited.bytes),
             file_is_ours: terms.record == FileRecord::AsRecorded,
         }))
-    }
-
-    /// Writes the desired entry.
-    pub fn act(&self) -> Result<()> {
-        let FileState::File { metadata, .. } = &self.inverse.edited else { return Ok(()) };
-        let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
-        let contents = match self.inverse.edited.sha256() {
-            Some(digest) => Contents::Hashed(&self.edited, digest),
-            None => Contents::Bytes(&self.edited),
-        };
-        files::replace(self.path(), contents, &attributes, &self.inverse.file, &tag(self.path()))?;
-        Ok(())
     }
 
     fn path(&self) -> &Path {
@@ -366,6 +354,17 @@ impl Kind for EditChange {
 
     fn repair(&self, _world: &World) -> Result<()> {
         files::clear_leftover(self.path(), &tag(self.path()))
+    }
+
+    fn act(&self, _: &World, _: Payload<'_>) -> Result<()> {
+        let FileState::File { metadata, .. } = &self.inverse.edited else { return Ok(()) };
+        let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
+        let contents = match self.inverse.edited.sha256() {
+            Some(digest) => Contents::Hashed(&self.edited, digest),
+            None => Contents::Bytes(&self.edited),
+        };
+        files::replace(self.path(), contents, &attributes, &self.inverse.file, &tag(self.path()))?;
+        Ok(())
     }
 
     fn position(&self, world: &World) -> Result<Position> {

@@ -50,7 +50,7 @@ impl Scene {
         let change = self.towards(entry, desired, FileRecord::Unknown).unwrap();
         change.prepare(&self.world).unwrap();
         assert_eq!(change.position(&self.world).unwrap(), Position::Before);
-        change.act().unwrap();
+        change.act(&self.world, Payload::Nothing).unwrap();
         let change = Change::Edit(change);
         assert_eq!(from_record(&change).kind().position(&self.world).unwrap(), Position::After);
         change
@@ -178,7 +178,7 @@ fn a_line_is_a_conflict_when_it_was_edited_and_not_when_another_was() {
     assert_eq!(record, FileRecord::Conflict);
     let second = scene.towards(&entry, other, record).unwrap();
     assert_eq!(second.conflict(of_line, &scene.world), None);
-    second.act().unwrap();
+    second.act(&scene.world, Payload::Nothing).unwrap();
     // The rest of the file is still a conflict.
     assert_eq!(second.recorded(&scene.world).unwrap().len(), 1);
 

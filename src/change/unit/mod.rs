@@ -15,7 +15,7 @@ pub use manager::{
     Unit, UnitFacts, full_name, is_active, manager_runs, reload, restart_if_active, succeeded, verify_file,
 };
 
-use super::{Kind, OnDoubt, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::target::{Aspect, States, Target};
@@ -155,21 +155,6 @@ impl UnitChange {
         self.about_nothing
     }
 
-    /// Brings the unit to the desired state.
-    ///
-    /// # Errors
-    /// When systemd refuses, and when a started unit does not become active.
-    pub fn act(&self, world: &World) -> Result<()> {
-        let UnitInverse { unit, desired, .. } = &self.inverse;
-        match desired {
-            DesiredUnit::Started => unit.start(world),
-            DesiredUnit::Stopped => unit.stop(world),
-            DesiredUnit::Enabled | DesiredUnit::Disabled | DesiredUnit::Masked => {
-                unit.edit_files(world, &[desired.verb()], &unit.name).map_err(|error| self.explained(error))
-            }
-        }
-    }
-
     fn explained(&self, error: anyhow::Error) -> anyhow::Error {
         let UnitState::Enablement { is } = &self.before else { return error };
         match error.downcast::<Failure>() {
@@ -281,6 +266,17 @@ impl Kind for UnitChange {
             return None;
         };
         is_decided(left, now).then(|| difference(&self.inverse.unit, &recorded, &self.before))
+    }
+
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
+        let UnitInverse { unit, desired, .. } = &self.inverse;
+        match desired {
+            DesiredUnit::Started => unit.start(world),
+            DesiredUnit::Stopped => unit.stop(world),
+            DesiredUnit::Enabled | DesiredUnit::Disabled | DesiredUnit::Masked => {
+                unit.edit_files(world, &[desired.verb()], &unit.name).map_err(|error| self.explained(error))
+            }
+        }
     }
 
     fn position(&self, world: &World) -> Result<Position> {

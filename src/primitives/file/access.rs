@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::mode::DesiredMode;
 use super::{Ownership, absolute, make};
-use crate::change::{AccessChange, Change, DesiredFile};
+use crate::change::{AccessChange, Change, DesiredFile, Payload};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, Access, Attributes, EntryKind, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
@@ -70,8 +70,7 @@ fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
         let Some(change) = AccessChange::towards(&canonical, &|access| desired.applied(access))? else {
             return Ok(false);
         };
-        let performed = Change::Access(change.clone());
-        return host.session().perform(&performed, &mut |world| change.act(world));
+        return host.session().perform(&Change::Access(change), Payload::Nothing);
     }
     set_one(host, &path, &desired)
 }

@@ -10,7 +10,7 @@ use rhai::plugin::*;
 use super::{
     NEW_FILE, Ownership, absolute, awaits_another, make, owner_of_directory, read_plan, write_bytes,
 };
-use crate::change::{Change, DesiredFile, TreeChange};
+use crate::change::{Change, DesiredFile, Payload, TreeChange};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::clock;
 use crate::machine::files::{
@@ -113,16 +113,20 @@ impl Origin {
         }
     }
 
-    /// Applies a change with the content of this origin.
-    fn act(&self, change: &TreeChange, desired: &Manifest) -> Result<()> {
+    /// Makes a change with the contents of this origin.
+    fn perform(&self, host: &Host, change: &Change, desired: &Manifest) -> Result<bool> {
         match self {
             Self::PlanFile(_) | Self::File(_) => bail!("expected a directory, found a file"),
-            Self::Plan(files) => change.act(desired, &mut |relative| {
-                files.get(relative).context("the file is no longer in the plan")?.open()
-            }),
+            Self::Plan(files) => {
+                let open = &mut |relative: &Path| {
+                    files.get(relative).context("the file is no longer in the plan")?.open()
+                };
+                host.session().perform(change, Payload::Tree(desired, open))
+            }
             Self::Disk(path) => {
                 let files = TreeFiles::open(path)?;
-                change.act(desired, &mut |relative| Ok(Content::File(files.file(relative)?)))
+                let open = &mut |relative: &Path| Ok(Content::File(files.file(relative)?));
+                host.session().perform(change, Payload::Tree(desired, open))
             }
         }
     }
@@ -274,8 +278,7 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
         desired => desired?,
     };
     let Some(change) = TreeChange::copy(&to, &desired)? else { return Ok(false) };
-    let performed = Change::Tree(change.clone());
-    host.session().perform(&performed, &mut |_| origin.act(&change, &desired))
+    origin.perform(host, &Change::Tree(change), &desired)
 }
 
 fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> {
@@ -295,8 +298,7 @@ fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool
     }
     let desired = desired_tree(&origin.manifest(Times::Kept)?, &to, &found, options)?;
     let Some(change) = TreeChange::mirror(&to, &desired)? else { return Ok(false) };
-    let performed = Change::Tree(change.clone());
-    host.session().perform(&performed, &mut |_| origin.act(&change, &desired))
+    origin.perform(host, &Change::Tree(change), &desired)
 }
 
 /// The canonical path of the tree that is changed. It must not contain its origin or be inside it.
