@@ -57,7 +57,7 @@ pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, succeeded, verify_file}
 pub use user::{DesiredUser, UserChange, UserFacts, UserState};
 
 use crate::event::{Event, Reporter};
-use crate::journal::{Class, Intent, Undoing};
+use crate::journal::{ChangeId, Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
 use crate::machine::files::{self, Manifest, OpenFile};
@@ -206,9 +206,7 @@ pub struct UndoTerms<'a> {
     pub recorded: Option<&'a Value>,
     /// For a change of a part: the recorded state of the whole.
     pub recorded_file: Option<&'a Value>,
-    /// For an entry: kkrun made the file, for an entry that was undone meanwhile.
-    pub file_was_made: bool,
-    /// For an entry: what was made around it for one that was undone meanwhile, and stayed for its sake.
+    /// For an entry: what was made around it for others that were undone meanwhile, and stayed for its sake.
     pub made: Made,
     /// Restore the before-state even over a conflict.
     pub force: bool,
@@ -222,6 +220,17 @@ pub struct UndoTerms<'a> {
     pub recorded_since: bool,
     /// What would be lost was agreed to.
     pub agreed: bool,
+}
+
+/// A change to an entry of the same file that was undone by itself.
+#[derive(Clone, Debug)]
+pub struct UndoneEntry {
+    /// The record of its intent.
+    pub made: ChangeId,
+    /// The record that says that it is undone.
+    pub undone: u64,
+    /// The change.
+    pub change: Change,
 }
 
 /// How an undo ended.
@@ -355,6 +364,12 @@ pub trait Kind {
     /// # Errors
     /// When the target is not as desired.
     fn recorded(&self, world: &World) -> Result<States>;
+
+    /// What was made for these other entries of its file and stayed for its sake, so that it goes with it; `id` is the
+    /// record of its own intent.
+    fn stayed_for(&self, _id: ChangeId, _undone: Vec<UndoneEntry>) -> Made {
+        Made::default()
+    }
 
     /// What would be lost by undoing it now; observed, not remembered. `recorded` is the recorded state of the target,
     /// if that is from after this change's intent.

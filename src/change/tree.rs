@@ -140,6 +140,11 @@ impl TreeChange {
         }))
     }
 
+    /// Whether it is about all that is in the tree, not the listed entries alone.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.inverse.scope, Scope::Whole)
+    }
+
     fn path(&self) -> &Path {
         self.inverse.path.as_path()
     }

@@ -208,8 +208,8 @@ impl Search<'_> {
     }
 }
 
-fn is_about_all(change: &ChangeRecord) -> bool {
-    change.intent.inverse.get("scope").is_some_and(|scope| scope == "whole")
+fn is_about_all(known: &ChangeRecord) -> bool {
+    matches!(Change::of_intent(&known.intent), Ok(Change::Tree(change)) if change.is_whole())
 }
 
 /// A path as a tree's manifest names it.

@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use super::Session;
 use super::last_known::{LastKnown, last_known_at};
-use crate::change::{Change, Made, UndoTerms, Undone};
+use crate::change::{Change, UndoTerms, Undone, UndoneEntry};
 use crate::failure;
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, Intent, Undoing};
 use crate::target::Target;
@@ -64,34 +64,26 @@ impl Session {
     pub(super) fn undo_now(&mut self, known: &ChangeRecord, asked: UndoTerms<'static>) -> Result<Undone> {
         let change = Change::of_intent(&known.intent)?;
         let (history, target, file) = (&self.history, &known.intent.target, change.kind().whole());
-        let (path, is_part) = (known.intent.inverse.get("path"), file.is_some());
-        let was_made = |other: &ChangeRecord| {
-            other.state == ChangeState::Undone(Undoing::InPart)
-                && other.intent.inverse.get("path") == path
-                && other.intent.inverse.pointer("/file/is").is_some_and(|is| is == "absent")
+        let undone_beside = |other: &ChangeRecord| {
+            let is_part = matches!(other.intent.target, Target::Line { .. } | Target::Block { .. });
+            let is_beside = is_part && other.intent.target.path() == target.path();
+            (is_beside && other.state == ChangeState::Undone(Undoing::InPart))
+                .then(|| Change::of_intent(&other.intent))
+                .map(|change| Ok(UndoneEntry { made: other.id, undone: other.settled, change: change? }))
         };
-        let section = known.intent.inverse.pointer("/entry/section");
-        let stayed_for_it = |other: &&ChangeRecord| {
-            other.state == ChangeState::Undone(Undoing::InPart)
-                && other.settled > known.id
-                && other.intent.inverse.get("path") == path
-                && other.intent.inverse.pointer("/entry/section") == section
-        };
-        let made = |other: &ChangeRecord| {
-            let made = other.intent.inverse.get("made").cloned();
-            made.and_then(|made| serde_json::from_value(made).ok()).unwrap_or_default()
+        let undone_beside: Vec<UndoneEntry> = match file {
+            Some(_) => history.changes.iter().filter_map(undone_beside).collect::<Result<_>>()?,
+            None => Vec::new(),
         };
         let left = |target: &Target| match last_known_at(history, &self.world, target) {
             Ok(Some(LastKnown::State(left))) => Some(left),
             _ => None,
         };
         let recorded_file = file.and_then(|file| left(&file));
-        let file_was_made = is_part && history.changes.iter().any(was_made);
         let mut terms = UndoTerms {
             recorded: history.recorded(target),
             recorded_file: recorded_file.as_ref(),
-            file_was_made,
-            made: history.changes.iter().filter(stayed_for_it).map(made).fold(Made::default(), Made::and),
+            made: change.kind().stayed_for(known.id, undone_beside),
             begun: known.undoing_began(),
             failed: matches!(known.state, ChangeState::UndoFailed(_)),
             recorded_since: self.recorded_since(known.id, target).is_some(),

@@ -70,7 +70,11 @@ pub struct Edited {
 
 /// What was put around a new entry, to be removed with it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "each may be made without the others")]
 pub struct Made {
+    /// The file.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub file: bool,
     /// The header of its section.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub header: bool,
@@ -87,6 +91,7 @@ impl Made {
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         Self {
+            file: self.file || other.file,
             header: self.header || other.header,
             blank: self.blank || other.blank,
             end_above: self.end_above || other.end_above,

@@ -24,9 +24,9 @@ pub use lines::Lines;
 
 use super::tag;
 use super::tree::keep_copy;
-use super::{Found, Kind, Payload, Position, UndoTerms, Undone, World, state_value};
+use super::{Change, Found, Kind, Payload, Position, UndoTerms, Undone, UndoneEntry, World, state_value};
 use crate::failure::{Failure, FailureKind};
-use crate::journal::Undoing;
+use crate::journal::{ChangeId, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
 use crate::target::{States, Target};
 use undo::{Then, entry_undone};
@@ -256,6 +256,11 @@ impl EditChange {
         Ok(Undone::Back(Undoing::Restored, self.recorded_before(&restored)))
     }
 
+    /// What was made for the entry, the file too.
+    fn made(&self) -> Made {
+        Made { file: self.inverse.file.is_absent(), ..self.inverse.made }
+    }
+
     /// Undoes the entry alone, in a file that was modified elsewhere.
     fn undo_entry(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
         let (bytes, state) = files::read_if_file(self.path())?;
@@ -291,11 +296,11 @@ impl EditChange {
             lines: &lines_before,
             entry,
             commented: self.inverse.commented,
-            made: self.inverse.made.and(terms.made),
+            made: self.made().and(terms.made),
         };
         let text = entry_undone(&self.inverse.entry, &Lines::of(&bytes), &then, &self.shown_path())?;
         let tag = tag(self.path());
-        let left = if text.is_empty() && (self.inverse.file.is_absent() || terms.file_was_made) {
+        let left = if text.is_empty() && then.made.file {
             files::remove(self.path(), &state, &tag)?;
             FileState::Absent
         } else {
@@ -350,6 +355,25 @@ impl Kind for EditChange {
             return None;
         }
         Some(self.difference(world))
+    }
+
+    fn stayed_for(&self, id: ChangeId, mut undone: Vec<UndoneEntry>) -> Made {
+        undone.sort_by_key(|other| std::cmp::Reverse(other.undone));
+        let mut made = Made::default();
+        // What was made for one is there without a gap as long as one change follows the other before it is undone.
+        let (mut file_since, mut section_since) = (id, id);
+        for UndoneEntry { made: began, undone, change } in undone {
+            let Change::Edit(other) = change else { continue };
+            if undone > file_since && other.path() == self.path() {
+                file_since = file_since.min(began);
+                made.file |= other.made().file;
+                if undone > section_since && other.inverse.entry.section == self.inverse.entry.section {
+                    section_since = section_since.min(began);
+                    made = made.and(other.inverse.made);
+                }
+            }
+        }
+        made
     }
 
     fn repair(&self, _world: &World) -> Result<()> {

@@ -1,7 +1,6 @@
 use std::os::unix::fs::MetadataExt as _;
 
 use super::*;
-use crate::change::Change;
 use crate::change::testing::{from_record, undo, world};
 
 /// A file `f` in a directory, with a world beside it.
@@ -216,4 +215,25 @@ fn no_text_of_the_file_is_recorded() {
         "{intent}"
     );
     assert_eq!(change.kind().summary(), format!("set k in {}", scene.path().display()));
+}
+
+#[test]
+fn what_was_made_for_undone_entries_goes_with_the_last_one_and_only_if_it_was_there_without_a_gap() {
+    let scene = Scene::with(None);
+    let in_section = |key| line(Some("s"), key);
+    let first = scene.made(&in_section("a"), NEW);
+    let second = scene.made(&in_section("b"), NEW);
+    let third = scene.made(&in_section("c"), NEW);
+    let elsewhere = scene.made(&line(Some("t"), "d"), NEW);
+    let undone = |made, undone, change: &Change| UndoneEntry { made, undone, change: change.clone() };
+
+    // The first was undone while only the second was there, and that one while the third was.
+    let chain = vec![undone(1, 3, &first), undone(2, 5, &second)];
+    let made = third.kind().stayed_for(4, chain);
+    assert!(made.file && made.header, "{made:?}");
+    // Another section has the file in common.
+    let made = elsewhere.kind().stayed_for(2, vec![undone(1, 3, &first)]);
+    assert!(made.file && !made.header, "{made:?}");
+    // Nothing was there in between: what is there now was made by the operator.
+    assert_eq!(third.kind().stayed_for(4, vec![undone(1, 3, &first)]), Made::default());
 }
