@@ -28,8 +28,7 @@ pub fn state_directory(options: &Options) -> Result<PathBuf> {
     if let Some(directory) = &options.state_dir {
         return Ok(plain(&std::path::absolute(directory)?));
     }
-    let account = Account::current()?;
-    if account.is_root() {
+    if root::is_root() {
         return Ok(PathBuf::from(STATE));
     }
     if PathBuf::from(STATE).exists() {
@@ -42,7 +41,8 @@ pub fn state_directory(options: &Options) -> Result<PathBuf> {
         );
     }
     let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
-    Ok(state.unwrap_or_else(|| account.home.join(".local/state")).join("kkrun"))
+    let in_home = || Account::current().map(|account| account.home.join(".local/state"));
+    Ok(state.map_or_else(in_home, Ok)?.join("kkrun"))
 }
 
 /// The same directory without `..` and symlinks, as far as it exists.
@@ -95,7 +95,7 @@ fn as_root() -> String {
 }
 
 fn child_records_directory(options: &Options) -> Result<PathBuf> {
-    if options.state_dir.is_none() && Account::current()?.is_root() {
+    if options.state_dir.is_none() && root::is_root() {
         return Ok(PathBuf::from(NOTES));
     }
     Ok(state_directory(options)?.join("running"))

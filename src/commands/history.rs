@@ -1,7 +1,6 @@
 //! `kkrun history`: every change with its state, oldest first.
 
 use anyhow::Result;
-use jiff::tz::TimeZone;
 
 use crate::cli::Options;
 use crate::config;
@@ -40,7 +39,7 @@ pub(super) fn execute(options: &Options) -> Result<ExitCode> {
             line_to_stdout(&row.to_string());
             continue;
         }
-        let when = time::when(change.time, clock::now(), &TimeZone::system());
+        let when = time::when(change.time, clock::now(), &clock::zone());
         let step = change.intent.step.as_deref().unwrap_or("-");
         let detail = detail.and_then(|text| text.lines().next().map(|line| format!(" ({line})")));
         let detail = detail.unwrap_or_default();

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::Regex;
 use rhai::plugin::*;
@@ -68,7 +67,7 @@ fn said_age(timestamp: &str) -> Result<String> {
     let then: Timestamp = timestamp.parse().map_err(|error| {
         Failure::new(format!("invalid time `{timestamp}`: {error}")).kind(FailureKind::Usage)
     })?;
-    Ok(time::when(then, clock::now(), &TimeZone::system()))
+    Ok(time::when(then, clock::now(), &clock::zone()))
 }
 
 #[export_module(manifest)]

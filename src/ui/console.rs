@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::Result;
 use console::{Emoji, style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jiff::tz::TimeZone;
 
 use super::Verbosity;
 use super::output::{line_to_stderr, line_to_stdout};
@@ -126,7 +125,7 @@ impl Audience for Console {
             }
             Event::StepSkipped { id, title, why, finished } if normal => {
                 let since = finished.and_then(|at| jiff::Timestamp::from_second(at).ok());
-                let since = since.map(|at| time::when(at, clock::now(), &TimeZone::system()));
+                let since = since.map(|at| time::when(at, clock::now(), &clock::zone()));
                 let text = match (why, since) {
                     (SkipReason::Complete, Some(since)) => format!("done {since}, not re-examined"),
                     (SkipReason::Examined, Some(since)) => format!("done {since}, still holds"),
