@@ -58,6 +58,7 @@ impl Verb {
             "enable" | "reenable" => Self::Enablement(DesiredUnit::Enabled),
             "disable" => Self::Enablement(DesiredUnit::Disabled),
             "mask" => Self::Enablement(DesiredUnit::Masked),
+            "unmask" => Self::Enablement(DesiredUnit::Unmasked),
             "daemon-reload" | "daemon-reexec" => Self::ReadFiles,
             _ => return None,
         })

@@ -28,6 +28,9 @@ pub(super) fn module() -> rhai::Module {
             ("start", 1),
             ("stop", 1),
             ("mask", 1),
+            ("unmask", 1),
+            ("restart", 1),
+            ("reload", 1),
             ("stable", 1),
         ],
     )
@@ -76,6 +79,11 @@ fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
 
 fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Result<bool> {
     let unit = options.unit(name)?;
+    // A mask is about the very name.
+    let unit = match desired {
+        DesiredUnit::Masked | DesiredUnit::Unmasked => unit,
+        _ => unit.behind_alias(),
+    };
     host.seen().asks_for(|| unit.target(desired));
     let change = UnitChange::towards(&host.seen().world, unit, desired)?;
     let Some(change) = change else { return Ok(false) };
@@ -85,6 +93,24 @@ fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Res
     }
     let performed = Change::Unit(change.clone());
     host.session().perform(&performed, Payload::Nothing)
+}
+
+/// Restarts or reloads a unit that runs; one that does not is started, or is an error.
+fn again(host: &Host, name: &str, options: &Options, verb: &str) -> Result<bool> {
+    let unit = options.unit(name)?.behind_alias();
+    let target = unit.target(DesiredUnit::Started);
+    let summary = format!("{verb} {}", unit.shown());
+    if host.dry_run() {
+        host.session().note_repeated(target, summary);
+        return Ok(true);
+    }
+    if verb == "restart" && !unit.is_running(&host.seen().world)? {
+        return make(host, name, options, DesiredUnit::Started);
+    }
+    host.session().begin_acting()?;
+    unit.run_job(&host.seen().world, verb)?;
+    host.session().note_change(target, summary);
+    Ok(true)
 }
 
 fn facts_of(host: &Host, name: &str, options: &Options) -> Result<Dynamic> {
@@ -138,24 +164,49 @@ fn unstable(host: &Host, unit: &Unit, why: &str) -> anyhow::Error {
     failure.into()
 }
 
-fn stays(host: &Host, name: &str, seconds: &Dynamic, options: &Options) -> Result<bool> {
-    let unit = options.unit(name)?;
-    refuse_unknown(host, &unit)?;
-    let seconds = seconds_of(seconds)?.duration();
-    let began = Instant::now();
-    let mut first: Option<UnitFacts> = None;
-    loop {
+/// What is known of a unit that must stay as it is.
+struct Watched {
+    unit: Unit,
+    first: Option<UnitFacts>,
+}
+
+impl Watched {
+    fn look(&mut self, host: &Host) -> Result<()> {
         host.seen().check_interruption()?;
+        let unit = &self.unit;
         let Some(facts) = unit.facts(&host.seen().world)? else {
             bail!(Failure::new(format!("unit {} not found", unit.shown())).kind(FailureKind::Missing))
         };
         if facts.active_state != "active" {
-            return Err(unstable(host, &unit, &facts.sentence()));
+            return Err(unstable(host, unit, &facts.sentence()));
         }
-        let first = first.get_or_insert_with(|| facts.clone());
+        let first = self.first.get_or_insert_with(|| facts.clone());
         if first.restarts != facts.restarts || first.main_pid != facts.main_pid {
-            return Err(unstable(host, &unit, &format!("it did not stay active: {}", facts.sentence())));
+            return Err(unstable(host, unit, &format!("it did not stay active: {}", facts.sentence())));
         }
+        Ok(())
+    }
+}
+
+fn stay(host: &Host, names: &Dynamic, seconds: &Dynamic, options: &Options) -> Result<bool> {
+    let names: Vec<String> = match names.clone().into_typed_array() {
+        Ok(names) if !names.is_empty() => names,
+        _ if names.is_string() => vec![names.to_string()],
+        _ => bail!(
+            Failure::new("expected the name of a unit or an array of names".to_owned())
+                .kind(FailureKind::Type)
+        ),
+    };
+    let watched = |name: &String| -> Result<Watched> {
+        let unit = options.unit(name)?;
+        refuse_unknown(host, &unit)?;
+        Ok(Watched { unit, first: None })
+    };
+    let mut watched = names.iter().map(watched).collect::<Result<Vec<_>>>()?;
+    let seconds = seconds_of(seconds)?.duration();
+    let began = Instant::now();
+    loop {
+        watched.iter_mut().try_for_each(|unit| unit.look(host))?;
         let left = seconds.saturating_sub(began.elapsed());
         // In a dry run nothing was started, so one check is enough.
         if left.is_zero() || host.dry_run() {
@@ -231,7 +282,8 @@ mod functions {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Enabled))
     }
 
-    /// Disables the unit, so that nothing starts it at boot. It keeps running until it is stopped. Undo restores its state.
+    /// Disables the unit, so that its own links do not start it. It keeps running until it is stopped. One that other units
+    /// start (static, generated) cannot be disabled, only masked: that is an error. Undo restores its state.
     /// Option: `user` (in whose service manager; default: the system's).
     ///
     /// ```rhai,booted
@@ -241,15 +293,16 @@ mod functions {
     ///
     /// ```rhai,booted
     /// user::ensure("kim");
-    /// assert(!unit::disable("default.target", #{ user: "kim" }));
+    /// assert(!unit::disable("nothing.service", #{ user: "kim" }));
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn disable(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Disabled))
     }
 
-    /// Starts the unit if it is not active, and waits until it is; otherwise fails with the end of its log. Undo stops it if
-    /// it was not active before.
+    /// Starts the unit if it is not active, and waits until it is; otherwise fails with the end of its log. A service of
+    /// `Type=oneshot` is as desired, too, when it has succeeded and is inactive again. Undo stops it if it was not active
+    /// before.
     /// Option: `user` (in whose service manager, which runs while the user is logged in or lingers; default: the system's).
     ///
     /// ```rhai,booted
@@ -302,12 +355,77 @@ mod functions {
         act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Masked))
     }
 
-    /// True if the unit stays active for that many seconds without a restart, else an error with the end of its log. A dry
-    /// run checks once.
+    /// Lets a masked unit be started again. Undo masks it.
     /// Option: `user` (in whose service manager; default: the system's).
     ///
     /// ```rhai,booted
-    /// assert(unit::stable("dbus.service", 0.5));
+    /// unit::mask("ctrl-alt-del.target");
+    /// assert(unit::unmask("ctrl-alt-del.target") && !unit::unmask("ctrl-alt-del.target"));
+    /// ```
+    ///
+    /// ```rhai,booted
+    /// user::ensure("kim");
+    /// assert(!unit::unmask("timers.target", #{ user: "kim" }));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn unmask(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| make(host, name, &options_of(options)?, DesiredUnit::Unmasked))
+    }
+
+    /// Restarts the unit each time that the step runs, and waits until it is active; otherwise fails with the end of its
+    /// log. One that does not run is started, as by `unit::start`. What a change has to restart is said with
+    /// `step::on_change`. There is nothing to undo.
+    /// Option: `user` (in whose service manager; default: the system's).
+    ///
+    /// ```rhai,booted
+    /// file::write("/etc/systemd/system/job.service", "[Service]\nExecStart=/bin/sleep infinity\n");
+    /// unit::start("job.service");
+    /// let before = unit::get("job.service").main_pid;
+    /// unit::restart("job.service");
+    /// assert(unit::get("job.service").main_pid != before);
+    /// ```
+    ///
+    /// ```rhai,booted
+    /// user::ensure("kim");
+    /// user::linger("kim");
+    /// unit::restart("timers.target", #{ user: "kim" });
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn restart(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| again(host, name, &options_of(options)?, "restart"))
+    }
+
+    /// Lets the unit read its configuration again, each time that the step runs. One that does not run, or cannot reload,
+    /// is an error. What a change has to reload is said with `step::on_change`. There is nothing to undo.
+    /// Option: `user` (in whose service manager; default: the system's).
+    ///
+    /// ```rhai,booted
+    /// file::write("/etc/systemd/system/job.service",
+    ///     "[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/true\n");
+    /// unit::start("job.service");
+    /// unit::reload("job.service");
+    /// ```
+    ///
+    /// ```rhai,booted
+    /// user::ensure("kim");
+    /// user::linger("kim");
+    /// file::make_dir("/home/kim/.config/systemd/user");
+    /// file::write("/home/kim/.config/systemd/user/job.service",
+    ///     "[Service]\nExecStart=/bin/sleep infinity\nExecReload=/bin/true\n");
+    /// unit::start("job.service", #{ user: "kim" });
+    /// unit::reload("job.service", #{ user: "kim" });
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn reload(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
+        act(&context, |host| again(host, name, &options_of(options)?, "reload"))
+    }
+
+    /// True if the unit, or each unit of an array, stays active for that many seconds without a restart, else an error with
+    /// the end of its log. A dry run checks once.
+    /// Option: `user` (in whose service manager; default: the system's).
+    ///
+    /// ```rhai,booted
+    /// assert(unit::stable(["dbus.service", "dbus.socket"], 0.5));
     /// ```
     ///
     /// ```rhai,booted
@@ -319,10 +437,10 @@ mod functions {
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn stable(
         context: NativeCallContext,
-        name: &str,
+        units: Dynamic,
         seconds: Dynamic,
         options: rhai::Map,
     ) -> Raised<bool> {
-        look(&context, |host| stays(host, name, &seconds, &options_of(options)?))
+        look(&context, |host| stay(host, &units, &seconds, &options_of(options)?))
     }
 }

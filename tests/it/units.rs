@@ -160,8 +160,11 @@ fn unit_that_does_not_run_is_reported_with_the_reason() {
         ("check.rhai", "unit::check(\"/etc/systemd/system/loop.service\");\n"),
         ("static.rhai", "unit::enable(\"crash\");\n"),
         ("none.rhai", "unit::start(\"nothing\");\n"),
+        ("disable.rhai", "unit::disable(\"systemd-journald.service\");\n"),
+        ("masked.rhai", "unit::mask(\"nginx\");\nunit::start(\"nginx\");\n"),
     ]);
-    let scripts = ["crash.rhai", "loop.rhai", "check.rhai", "static.rhai", "none.rhai"];
+    let scripts =
+        ["crash.rhai", "loop.rhai", "check.rhai", "static.rhai", "none.rhai", "disable.rhai", "masked.rhai"];
     let (_, said) = place.rehearse(&[], &scripts);
     for text in [
         "`systemctl start crash.service` ended with exit code 1",
@@ -170,9 +173,50 @@ fn unit_that_does_not_run_is_reported_with_the_reason() {
         "Unknown key 'Bogus' in section [Service]",
         "crash.service is static after `systemctl enable`",
         "unit nothing.service not found",
+        "cannot disable systemd-journald.service: it is static",
+        "`unit::unmask(\"nginx.service\")` lets it be started again",
     ] {
         assert!(said.contains(text), "`{text}` is not said:\n{said}");
     }
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn units_of_every_form_reach_their_desired_state_and_rollback_restores_them() {
+    let set_up = r#"
+const REQUIRES = #{ root: true };
+const DIRECTORY = "/etc/systemd/system";
+file::write(`${DIRECTORY}/once.service`, "[Service]\nType=oneshot\nExecStart=/bin/sh -c 'echo x >> /run/once'\n[Install]\nWantedBy=multi-user.target\n");
+unit::enable("once");
+must("a oneshot runs", unit::start("once") && !unit::start("once"));
+must("it ran once", file::read("/run/once") == "x\n");
+
+file::write(`${DIRECTORY}/tick.service`, "[Service]\nType=oneshot\nExecStart=/bin/true\n");
+file::write(`${DIRECTORY}/tick.timer`, "[Timer]\nOnCalendar=daily\n[Install]\nWantedBy=timers.target\n");
+must("a timer", unit::enable("tick.timer") && unit::start("tick.timer") && unit::stable("tick.timer", 0.3));
+file::write(`${DIRECTORY}/knock.socket`, "[Socket]\nListenStream=/run/knock\n[Install]\nWantedBy=sockets.target\n");
+file::write(`${DIRECTORY}/knock.service`, "[Service]\nExecStart=/bin/sleep infinity\nStandardInput=socket\n");
+must("a socket", unit::enable("knock.socket") && unit::start("knock.socket") && unit::stable(["knock.socket", "tick.timer"], 0.3));
+
+file::write("/opt/linked.service", "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n");
+file::link("/opt/linked.service", `${DIRECTORY}/linked.service`);
+must("a link", unit::enable("linked") && unit::start("linked"));
+
+file::write(`${DIRECTORY}/real.service`, "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\nAlias=other.service\n");
+unit::enable("real");
+must("the alias is there", file::exists(`${DIRECTORY}/other.service`));
+must("an alias means its unit", unit::disable("other.service") && unit::get("real").enabled == "disabled");
+unit::mask("getty@tty1.service");
+must("unmasked", unit::unmask("getty@tty1.service") && unit::get("getty@tty1.service").enabled == "enabled");
+unit::start("real");
+let first = unit::get("real").main_pid;
+unit::restart("real");
+must("restarted", unit::get("real").main_pid != first);
+"#;
+    let undone = format!("{ROLL_BACK}must(\"everything\", done.undone.len() >= 18);\n");
+    let place = Place::with(&[("plan.rhai", set_up), ("rollback.rhai", &undone)]);
+    let (status, said) = place.rehearse(&["--expect-unchanged"], &["plan.rhai", "rollback.rhai"]);
+    assert_eq!(status, Some(0), "{said}");
 }
 
 #[test]

@@ -21,8 +21,15 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Between two questions.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// What is asked of a unit.
-const PROPERTIES: &str =
-    "--property=LoadState,ActiveState,SubState,Result,FragmentPath,MainPID,NRestarts,NeedDaemonReload";
+const PROPERTIES: &str = "--property=LoadState,ActiveState,SubState,Result,FragmentPath,MainPID,NRestarts,NeedDaemonReload,Type,\
+     ExecMainExitTimestampMonotonic";
+/// Where unit files are, the first one wins. Source: systemd.unit(5).
+const UNIT_PATHS: [&str; 4] = [
+    "/etc/systemd/system",
+    "/run/systemd/system",
+    "/usr/local/lib/systemd/system",
+    "/usr/lib/systemd/system",
+];
 /// How many lines of a unit's log are shown.
 const LOG_LINES: &str = "20";
 
@@ -156,6 +163,10 @@ pub struct UnitFacts {
     pub restarts: i64,
     /// Its file is not the one that the manager has read.
     pub needs_reload: bool,
+    /// It is a service that is started to end: `Type=oneshot`.
+    pub is_oneshot: bool,
+    /// Its main process has run and ended since the manager loaded it.
+    pub has_run: bool,
 }
 
 impl UnitFacts {
@@ -172,6 +183,11 @@ impl UnitFacts {
     /// Whether it runs, or is about to.
     pub fn is_running(&self) -> bool {
         matches!(self.active_state.as_str(), "active" | "activating" | "reloading" | "refreshing")
+    }
+
+    /// Whether it was started and did all that it is there for: a oneshot that succeeded is inactive again.
+    pub fn has_succeeded(&self) -> bool {
+        self.is_oneshot && self.has_run && self.active_state == "inactive" && self.result == "success"
     }
 
     /// One line for messages.
@@ -191,6 +207,24 @@ impl Unit {
     /// The unit of this name, a service if the name has no suffix.
     pub fn new(name: &str, user: Option<&str>) -> Self {
         Self { name: full_name(name), user: user.map(str::to_owned) }
+    }
+
+    /// The unit that this name means: another one if it is an alias, which is a link to a unit file of another name.
+    #[must_use]
+    pub fn behind_alias(self) -> Self {
+        if self.user.is_some() {
+            return self;
+        }
+        let linked = UNIT_PATHS.iter().find_map(|place| {
+            let path = Path::new(place).join(&self.name);
+            std::fs::symlink_metadata(&path).ok().map(|_| std::fs::read_link(&path).ok())
+        });
+        let file = linked.flatten().and_then(|to| Some(to.file_name()?.to_str()?.to_owned()));
+        // A mask is a link to `/dev/null`; an instance is not its template.
+        match file {
+            Some(name) if full_name(&name) == name && !name.contains("@.") => Self { name, ..self },
+            _ => self,
+        }
     }
 
     /// The target: the side of it that the desired state is about.
@@ -273,6 +307,8 @@ impl Unit {
                 "MainPID" => facts.main_pid = number(),
                 "NRestarts" => facts.restarts = number(),
                 "NeedDaemonReload" => facts.needs_reload = value == "yes",
+                "Type" => facts.is_oneshot = value == "oneshot",
+                "ExecMainExitTimestampMonotonic" => facts.has_run = !matches!(value, "" | "0"),
                 _ => {}
             }
         }
@@ -330,19 +366,29 @@ impl Unit {
         succeeded(&world.look(&self.command_about_files(&["disable", "--", &self.name])?)?, &label)
     }
 
-    /// Starts it and waits until it is active.
+    /// Starts it and waits until it is active, or has done its work.
     ///
     /// # Errors
     /// When it does not become active: with the last lines of its log.
     pub fn start(&self, world: &World) -> Result<()> {
+        self.run_job(world, "start")
+    }
+
+    /// Starts, restarts or reloads it, as `verb` says, and waits until it is active.
+    ///
+    /// # Errors
+    /// As [`Unit::start`].
+    pub fn run_job(&self, world: &World, verb: &str) -> Result<()> {
         self.wait_for_manager(world)?;
-        if let Some(facts) = self.facts(world)? {
-            if facts.needs_reload {
-                reload(world, self.user.as_deref())?;
-            }
-            self.forget_failure(world, &facts)?;
+        let facts = self.facts(world)?.unwrap_or_default();
+        if facts.needs_reload {
+            reload(world, self.user.as_deref())?;
         }
-        self.job(world, "start").map_err(|error| match error.downcast::<Failure>() {
+        self.forget_failure(world, &facts)?;
+        self.job(world, verb).map_err(|error| match error.downcast::<Failure>() {
+            Ok(failure) if facts.load_state == "masked" => {
+                failure.hint(format!("`unit::unmask(\"{}\")` lets it be started again", self.name)).into()
+            }
             Ok(failure) => self.with_log(world, failure).into(),
             Err(error) => error,
         })?;
@@ -351,13 +397,17 @@ impl Unit {
             let facts = self.facts(world)?.unwrap_or_default();
             match facts.active_state.as_str() {
                 "active" | "reloading" | "refreshing" => return Ok(()),
+                _ if facts.has_succeeded() => return Ok(()),
                 "activating" if Instant::now() < deadline => {
                     world.processes.check_interruption()?;
                     world.processes.pause(BETWEEN_LOOKS);
                 }
                 _ => {
-                    let text =
-                        format!("{} was started and is not active: {}", self.shown(), facts.sentence());
+                    let text = format!(
+                        "{} is not active after `systemctl {verb}`: {}",
+                        self.shown(),
+                        facts.sentence()
+                    );
                     bail!(self.with_log(world, Failure::new(text).kind(FailureKind::Unit)))
                 }
             }

@@ -30,6 +30,8 @@ pub enum DesiredUnit {
     Disabled,
     /// Impossible to start.
     Masked,
+    /// Not masked; whether it is enabled is as its links say.
+    Unmasked,
     /// Running.
     Started,
     /// Not running.
@@ -81,6 +83,7 @@ impl DesiredUnit {
             Self::Enabled => enablement("enabled"),
             Self::Disabled => enablement("disabled"),
             Self::Masked => enablement("masked"),
+            Self::Unmasked => enablement("unmasked"),
             Self::Started => UnitState::Activity { running: true },
             Self::Stopped => UnitState::Activity { running: false },
         }
@@ -89,7 +92,7 @@ impl DesiredUnit {
     /// The side of the unit that it is about.
     pub fn aspect(self) -> Aspect {
         match self {
-            Self::Enabled | Self::Disabled | Self::Masked => Aspect::Enablement,
+            Self::Enabled | Self::Disabled | Self::Masked | Self::Unmasked => Aspect::Enablement,
             Self::Started | Self::Stopped => Aspect::Activity,
         }
     }
@@ -99,6 +102,7 @@ impl DesiredUnit {
             Self::Enabled => "enable",
             Self::Disabled => "disable",
             Self::Masked => "mask",
+            Self::Unmasked => "unmask",
             Self::Started => "start",
             Self::Stopped => "stop",
         }
@@ -111,6 +115,7 @@ impl DesiredUnit {
             (Self::Disabled, UnitState::Enablement { is }) => {
                 !matches!(is.as_str(), "enabled" | "enabled-runtime")
             }
+            (Self::Unmasked, UnitState::Enablement { is }) => !is.starts_with("masked"),
             _ => self.state() == *state,
         }
     }
@@ -120,12 +125,23 @@ impl UnitChange {
     /// The change that brings a unit to `desired`; `None` if it is so already.
     pub fn towards(world: &World, unit: Unit, desired: DesiredUnit) -> Result<Option<Self>> {
         let before = state_now(world, &unit, &desired.state())?;
-        if desired.holds(&before) {
+        if let (DesiredUnit::Disabled, UnitState::Enablement { is }) = (desired, &before)
+            && matches!(is.as_str(), "static" | "generated" | "transient")
+        {
+            let failure = Failure::new(format!("cannot disable {}: it is {is}", unit.shown()));
+            bail!(failure.kind(FailureKind::Unit).hint(format!(
+                "other units start it, not links of its own; `unit::mask(\"{}\")` prevents that",
+                unit.name
+            )));
+        }
+        if desired.holds(&before) || desired == DesiredUnit::Started && has_succeeded(world, &unit)? {
             return Ok(None);
         }
         let linked = match &before {
             UnitState::Enablement { is } if is.starts_with("linked") => {
-                unit.facts(world)?.map(|facts| facts.path).filter(|path| !path.is_empty())
+                let link = unit.facts(world)?.map(|facts| facts.path);
+                link.and_then(|link| std::fs::canonicalize(link).ok())
+                    .map(|file| file.to_string_lossy().into_owned())
             }
             _ => None,
         };
@@ -159,8 +175,14 @@ impl UnitChange {
         let UnitState::Enablement { is } = &self.before else { return error };
         match error.downcast::<Failure>() {
             Ok(failure) if is.starts_with("masked") => {
-                let hint = format!("unmask it with `systemctl unmask {}`", self.inverse.unit.name);
+                let hint = format!("`unit::unmask(\"{}\")` unmasks it", self.inverse.unit.name);
                 failure.hint(hint).into()
+            }
+            Ok(failure) if self.inverse.desired == DesiredUnit::Masked => {
+                let name = &self.inverse.unit.name;
+                failure
+                    .hint(format!("a mask takes the place of `/etc/systemd/system/{name}`: move that away"))
+                    .into()
             }
             Ok(failure) => failure.into(),
             Err(error) => error,
@@ -191,7 +213,10 @@ impl UnitChange {
         if is == *before {
             return Ok(());
         }
-        if matches!(is.as_str(), "enabled" | "enabled-runtime" | "linked" | "linked-runtime" | "alias") {
+        // A mask leaves the links alone: they count again when it goes.
+        let is_linked =
+            matches!(is.as_str(), "enabled" | "enabled-runtime" | "linked" | "linked-runtime" | "alias");
+        if is_linked && self.inverse.desired != DesiredUnit::Unmasked {
             edit(&["disable"])?;
         }
         match before.as_str() {
@@ -226,6 +251,10 @@ fn state_now(world: &World, unit: &Unit, alike: &UnitState) -> Result<UnitState>
             UnitState::Activity { running }
         }
     })
+}
+
+fn has_succeeded(world: &World, unit: &Unit) -> Result<bool> {
+    Ok(unit.facts(world)?.is_some_and(|facts| facts.has_succeeded()))
 }
 
 /// Whether a unit that was left as `left` is as `now` by the decision of an operator.
@@ -273,7 +302,7 @@ impl Kind for UnitChange {
         match desired {
             DesiredUnit::Started => unit.start(world),
             DesiredUnit::Stopped => unit.stop(world),
-            DesiredUnit::Enabled | DesiredUnit::Disabled | DesiredUnit::Masked => {
+            DesiredUnit::Enabled | DesiredUnit::Disabled | DesiredUnit::Masked | DesiredUnit::Unmasked => {
                 unit.edit_files(world, &[desired.verb()], &unit.name).map_err(|error| self.explained(error))
             }
         }
@@ -296,7 +325,7 @@ impl Kind for UnitChange {
     fn recorded(&self, world: &World) -> Result<States> {
         let now = self.now(world)?;
         let UnitInverse { unit, desired, .. } = &self.inverse;
-        if desired.holds(&now) {
+        if desired.holds(&now) || *desired == DesiredUnit::Started && has_succeeded(world, unit)? {
             return Ok([(self.target(), state_value(&now))].into());
         }
         let failure = match &now {
@@ -315,8 +344,7 @@ impl Kind for UnitChange {
                 "{} did not stay as `systemctl {}` left it",
                 unit.shown(),
                 desired.verb()
-            ))
-            .hint("a service of Type=oneshot needs RemainAfterExit=yes to count as active"),
+            )),
         };
         bail!(failure.kind(FailureKind::Unit))
     }
@@ -344,8 +372,12 @@ impl Kind for UnitChange {
             }
             UnitState::Enablement { .. } => {
                 let recorded = terms.recorded.and_then(|value| serde_json::from_value(value.clone()).ok());
+                let is_as_left = match &recorded {
+                    Some(recorded) => now == *recorded,
+                    None => self.inverse.desired.holds(&now),
+                };
                 let recorded = recorded.unwrap_or_else(|| self.after.clone());
-                if now != recorded && !terms.force {
+                if !is_as_left && !terms.force {
                     return Ok(Undone::Conflict(difference(unit, &recorded, &now)));
                 }
             }
