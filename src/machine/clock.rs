@@ -69,7 +69,7 @@ mod tests {
     }
 
     #[test]
-    fn a_zone_is_read_from_its_file_and_a_missing_or_foreign_file_is_none() {
+    fn a_zone_is_read_from_its_file_and_none_from_a_file_of_another_form() {
         let noon: Timestamp = "2026-07-01T12:00:00Z".parse().unwrap();
         let file = tempfile::NamedTempFile::new().unwrap();
         // Twice one type of time without transitions, then the rule for all times: RFC 8536.
