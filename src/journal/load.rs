@@ -24,12 +24,16 @@ pub struct Loaded {
     pub last_checksum: String,
     /// What follows the last valid record.
     pub torn: Option<Torn>,
+    /// The last record is the end of a run or rollback.
+    pub is_closed: bool,
 }
 
 impl Loaded {
-    /// Makes what was read last: a run that was killed at its last sync may have left records in memory alone.
+    /// Makes what was read last: a run that was killed at its last sync may have left records in memory alone. Each
+    /// record is written after the sync of the one before it, so behind the end of a run at most that end is unsynced,
+    /// from which nothing follows.
     pub fn make_durable(&self, directory: &Path) -> Result<()> {
-        if !self.exists {
+        if !self.exists || self.is_closed {
             return Ok(());
         }
         let path = directory.join(FILE);
@@ -143,12 +147,15 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
                 if number == 1 {
                     check_version(&record.entry)?;
                 }
+                loaded.is_closed =
+                    matches!(record.entry, Entry::RunEnded { .. } | Entry::RollbackEnded { .. });
                 let applied = loaded.history.apply(*record);
                 applied.map_err(|why| Fault::damage(format!("record {number} {why}")))?;
                 checksum
             }
             Line::Passed(header, checksum) => {
                 check_chain(&header, number, &loaded.last_checksum)?;
+                loaded.is_closed = false;
                 checksum
             }
             Line::Bad(why) => {

@@ -1,6 +1,7 @@
 //! What time it is, in which boot, on which machine.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use anyhow::{Context as _, Result};
 use jiff::Timestamp;
@@ -40,7 +41,12 @@ fn zone_in(path: &Path) -> Option<TimeZone> {
 /// The identifier the kernel drew when it booted: two moments with the same one belong to one boot. Source: random(4),
 /// `/proc/sys/kernel/random/boot_id`.
 pub fn boot_id() -> Result<String> {
-    read_word(Path::new(BOOT_ID))
+    static READ: OnceLock<String> = OnceLock::new();
+    if let Some(id) = READ.get() {
+        return Ok(id.clone());
+    }
+    let id = read_word(Path::new(BOOT_ID))?;
+    Ok(READ.get_or_init(|| id).clone())
 }
 
 /// The identifier of this installation, or none where there is no such file (a container being built).
