@@ -595,3 +595,69 @@ impl StepRecord {
         self.seconds = Some(seconds);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A history of these records, each of the plan `plan`.
+    fn history(entries: Vec<Entry>) -> History {
+        let mut history = History::default();
+        for (seq, entry) in (1..).zip(entries) {
+            let (run, boot, plan) = ("r".to_owned(), "b".to_owned(), "plan".to_owned());
+            let time = Timestamp::UNIX_EPOCH;
+            let header = Header { seq, prev: String::new(), run, boot, time, plan, skippable: false };
+            history.apply(Record { header, entry }).unwrap();
+        }
+        history
+    }
+
+    fn started() -> Entry {
+        Entry::StepStarted { step: "01".into(), title: "one".into(), script: "inline".into() }
+    }
+
+    fn completed() -> Entry {
+        Entry::StepCompleted { step: "01".into(), seconds: 2.0, fingerprint: Fingerprint::default() }
+    }
+
+    fn failed() -> Entry {
+        Entry::StepFailed { step: "01".into(), seconds: 1.0, error: "no".into(), place: None }
+    }
+
+    #[test]
+    fn attempts_are_counted_from_the_last_time_that_the_step_was_complete() {
+        let attempts = |entries: Vec<Entry>| history(entries).step("plan", "01").unwrap().attempts;
+        assert_eq!(attempts(vec![started(), completed()]), 1);
+        assert_eq!(attempts(vec![started(), failed(), started(), completed()]), 2);
+        assert_eq!(attempts(vec![started(), failed(), started(), completed(), started()]), 1);
+        let reset = Entry::StepsReset { steps: None };
+        assert_eq!(attempts(vec![started(), failed(), reset, started()]), 1);
+    }
+
+    #[test]
+    fn step_is_in_the_state_that_its_last_record_says() {
+        let state = |entries: Vec<Entry>| history(entries).step("plan", "01").unwrap().state;
+        assert_eq!(state(vec![started()]), StepState::Started);
+        assert_eq!(state(vec![started(), failed()]), StepState::Failed);
+        assert_eq!(state(vec![started(), completed()]), StepState::Complete);
+        let on_hold = Entry::StepOnHold { step: "01".into() };
+        assert_eq!(state(vec![started(), completed(), on_hold]), StepState::OnHold);
+        let reset = Entry::StepsReset { steps: Some(vec!["02".into()]) };
+        assert_eq!(state(vec![started(), completed(), reset]), StepState::Complete);
+    }
+
+    #[test]
+    fn rollback_is_unfinished_between_its_two_records() {
+        let begun = || Entry::RollbackStarted { steps: None, purge: Vec::new(), force: false };
+        assert!(history(vec![begun()]).rollback.is_some());
+        let ended = Entry::RollbackEnded { undone: 0, kept: 0, conflicts: 0, failed: 0 };
+        assert!(history(vec![begun(), ended]).rollback.is_none());
+    }
+
+    #[test]
+    fn record_about_an_unknown_change_is_refused_and_changes_nothing() {
+        let history = history(vec![started()]);
+        let error = history.check(&Entry::Done { change: 9, recorded: States::new() }).unwrap_err();
+        assert!(error.to_string().contains("change 9, of which no intent is recorded"), "{error}");
+    }
+}

@@ -713,3 +713,81 @@ fn refuse_other_plan(history: &History, plan: &str) -> Result<()> {
             .hint(format!("plans with changes: {}", others.join(", ")))
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::session::testing::Ground;
+
+    fn of_steps(steps: &[&str]) -> Request {
+        Request { steps: Some(steps.iter().map(|step| (*step).into()).collect()), ..Request::default() }
+    }
+
+    fn targets(rows: &[Row]) -> Vec<&str> {
+        rows.iter().map(|row| row.target.rsplit('/').next().unwrap_or_default()).collect()
+    }
+
+    /// Two steps: `01` writes `a` and `b`, `02` writes `a` again and `c`.
+    fn two_steps() -> Ground {
+        let ground = Ground::new();
+        ground.put("a", "first\n");
+        let mut session = ground.run();
+        for (step, name, text) in
+            [("01", "a", "one\n"), ("01", "b", "b\n"), ("02", "a", "two\n"), ("02", "c", "c\n")]
+        {
+            ground.write(&mut session, step, name, text);
+        }
+        ground
+    }
+
+    #[test]
+    fn changes_are_undone_newest_first_and_as_the_preview_says() {
+        let ground = two_steps();
+        let previewed = preview(&mut ground.dry_run(), &Request::default()).unwrap();
+        let done = apply(&mut ground.run(), &Request::default()).unwrap();
+        assert_eq!(targets(&done.undone), ["c", "a", "b", "a"]);
+        assert_eq!(targets(&previewed.undone), targets(&done.undone));
+        assert_eq!(ground.text("a").as_deref(), Some("first\n"));
+        assert_eq!((ground.text("b"), ground.text("c")), (None, None));
+    }
+
+    #[test]
+    fn step_is_not_undone_below_a_later_change_to_the_same_file() {
+        let ground = two_steps();
+        let refused = apply(&mut ground.run(), &of_steps(&["01"])).unwrap_err();
+        assert!(format!("{refused:#}").contains("cannot be undone alone"), "{refused:#}");
+        assert!(ground.history().rollback.is_none());
+        let done = apply(&mut ground.run(), &of_steps(&["02"])).unwrap();
+        assert_eq!(targets(&done.undone), ["c", "a"]);
+        assert_eq!(ground.text("a").as_deref(), Some("one\n"));
+        apply(&mut ground.run(), &of_steps(&["01"])).unwrap();
+        assert_eq!(ground.text("a").as_deref(), Some("first\n"));
+    }
+
+    #[test]
+    fn conflict_stays_unless_it_is_overwritten_and_the_rest_is_undone() {
+        let ground = two_steps();
+        ground.put("c", "theirs\n");
+        let done = apply(&mut ground.run(), &Request::default()).unwrap();
+        assert_eq!((targets(&done.conflicts), done.exit()), (vec!["c"], ExitCode::UNDONE_IN_PART));
+        assert_eq!(ground.text("c").as_deref(), Some("theirs\n"));
+        assert_eq!(ground.text("a").as_deref(), Some("first\n"));
+        let overwriting = Request { force: true, ..Request::default() };
+        assert_eq!(targets(&apply(&mut ground.run(), &overwriting).unwrap().undone), ["c"]);
+        assert_eq!(ground.text("c"), None);
+    }
+
+    #[test]
+    fn interrupted_rollback_is_finished_by_one_that_covers_it_alone() {
+        let ground = two_steps();
+        let mut session = ground.run();
+        session.begin_undoing().unwrap();
+        let begun = Entry::RollbackStarted { steps: None, purge: Vec::new(), force: false };
+        session.record(begun).unwrap();
+        drop(session);
+        assert!(apply(&mut ground.run(), &of_steps(&["02"])).is_err());
+        let done = apply(&mut ground.run(), &Request::default()).unwrap();
+        assert_eq!(done.undone.len(), 4);
+        assert!(ground.history().rollback.is_none());
+    }
+}

@@ -512,3 +512,66 @@ pub(super) fn raise_at(host: &Host, error: anyhow::Error, position: Position) ->
     map.insert("failure".into(), Dynamic::from(i64::try_from(number).unwrap_or(i64::MAX)));
     Box::new(EvalAltResult::ErrorRuntime(Dynamic::from_map(map), position))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::session::testing::Ground;
+    use crate::target::Target;
+
+    fn host(session: Session) -> Rc<Host> {
+        let source = Source::find(Path::new("master.rhai")).unwrap().0;
+        let settings = Settings::read(&source, &[], &BTreeMap::new()).unwrap();
+        Host::new(session, source, settings, Vec::new())
+    }
+
+    fn raised(host: &Host, error: anyhow::Error) -> EvalAltResult {
+        *raise_at(host, error, Position::NONE)
+    }
+
+    #[test]
+    fn dry_run_does_not_report_on_what_would_have_changed_by_then() {
+        let ground = Ground::new();
+        let (above, path, other) = (ground.path("d"), ground.path("d/f"), ground.path("e"));
+        let host = host(ground.dry_run());
+        assert!(!host.would_have_changed() && host.refuse_unknown(&path).is_ok());
+        host.session().note_change(Target::file(&above), "make d".to_owned());
+        assert!(host.would_have_changed() && host.refuse_unknown(&other).is_ok());
+        assert!(host.refuse_unknown(&path).unwrap_err().is::<Unpredictable>());
+        assert!(host.refuse_unknown(&above).is_err());
+    }
+
+    #[test]
+    fn run_that_acts_reads_whatever_it_changed() {
+        let ground = Ground::new();
+        let host = host(ground.run());
+        ground.write(&mut host.session(), "01", "f", "new\n");
+        assert!(!host.would_have_changed() && host.refuse_unknown(&ground.path("f")).is_ok());
+    }
+
+    #[test]
+    fn script_can_catch_a_failure_by_its_kind_but_not_a_journal_that_cannot_be_written() {
+        let host = host(Ground::new().dry_run());
+        let missing = Failure::new("not found").kind(FailureKind::Missing);
+        let error = anyhow::Error::new(missing).context("cannot copy");
+        let EvalAltResult::ErrorRuntime(value, _) = raised(&host, error) else { panic!("cannot be caught") };
+        let map = value.cast::<Map>();
+        assert_eq!(
+            (map["kind"].to_string(), map["message"].to_string()),
+            ("missing".into(), "cannot copy: not found".into())
+        );
+        for kind in [FailureKind::Journal, FailureKind::Step, FailureKind::Panic] {
+            let error = raised(&host, Failure::new("lost").kind(kind).into());
+            assert!(matches!(error, EvalAltResult::ErrorTerminated(..)), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_unpredictable_ends_the_preview_and_is_no_failure_of_the_script() {
+        let host = host(Ground::new().dry_run());
+        let error = raised(&host, Unpredictable("what a command prints".to_owned()).into());
+        assert!(matches!(host.stop_of(&error, "a.rhai"), Stop::Unpredictable { .. }));
+    }
+}

@@ -7,6 +7,8 @@ mod last_known;
 mod perform;
 mod recorder;
 mod recovery;
+#[cfg(test)]
+pub(crate) mod testing;
 mod undo;
 
 use std::cell::RefCell;

@@ -183,3 +183,96 @@ impl Session {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::Undoing;
+    use crate::session::testing::Ground;
+
+    /// What a run does first, with this answer to conflicts.
+    fn recovered(ground: &Ground, on_conflict: ConflictPolicy) -> Result<Session> {
+        let mut session = ground.run_with(on_conflict);
+        session.begin_acting()?;
+        Ok(session)
+    }
+
+    #[test]
+    fn change_in_doubt_is_void_where_nothing_was_done() {
+        let ground = Ground::new();
+        ground.killed_before_writing("f", "new\n");
+        recovered(&ground, ConflictPolicy::Ask).unwrap();
+        assert_eq!(ground.states(), [ChangeState::Void]);
+    }
+
+    #[test]
+    fn change_in_doubt_is_done_where_it_was_made_and_can_be_undone() {
+        let ground = Ground::new();
+        ground.killed_before_writing("f", "new\n");
+        ground.put("f", "new\n");
+        let mut session = recovered(&ground, ConflictPolicy::Ask).unwrap();
+        assert_eq!(ground.states(), [ChangeState::Done]);
+        let id = session.history().changes[0].id;
+        assert_eq!(session.undo(id, false).unwrap(), ChangeState::Undone(Undoing::Restored));
+        assert_eq!(ground.text("f"), None);
+    }
+
+    #[test]
+    fn run_stops_at_a_target_in_doubt_that_was_modified_outside_kkrun() {
+        let ground = Ground::new();
+        ground.killed_before_writing("f", "new\n");
+        ground.put("f", "theirs\n");
+        let error = recovered(&ground, ConflictPolicy::Ask).err().unwrap();
+        assert_eq!(error.downcast_ref::<Failure>().unwrap().kind, FailureKind::InDoubt);
+        assert_eq!(ground.states(), [ChangeState::InDoubt]);
+        // It stays so until someone decides.
+        assert!(recovered(&ground, ConflictPolicy::Ask).is_err());
+        recovered(&ground, ConflictPolicy::Keep).unwrap();
+        assert_eq!(
+            (ground.states(), ground.text("f").unwrap()),
+            (vec![ChangeState::Void], "theirs\n".into())
+        );
+    }
+
+    #[test]
+    fn target_in_doubt_that_cannot_be_observed_stays_in_doubt_and_stops_nothing() {
+        let ground = Ground::new();
+        std::fs::create_dir(ground.path("d")).unwrap();
+        ground.killed_before_writing("d/f", "new\n");
+        std::fs::remove_dir(ground.path("d")).unwrap();
+        std::os::unix::fs::symlink("d", ground.path("d")).unwrap();
+        recovered(&ground, ConflictPolicy::Ask).unwrap();
+        assert_eq!(ground.states(), [ChangeState::InDoubt]);
+    }
+
+    #[test]
+    fn undo_outside_a_rollback_that_was_killed_is_undone_only_if_all_is_as_before() {
+        for (is_back, state) in [(true, ChangeState::Undone(Undoing::Already)), (false, ChangeState::Undoing)]
+        {
+            let ground = Ground::new();
+            let mut session = ground.run();
+            ground.write(&mut session, "01", "f", "new\n");
+            let change = session.history().changes[0].id;
+            session.record(Entry::UndoIntent { change }).unwrap();
+            drop(session);
+            if is_back {
+                std::fs::remove_file(ground.path("f")).unwrap();
+            }
+            recovered(&ground, ConflictPolicy::Ask).unwrap();
+            assert_eq!(ground.states(), [state]);
+        }
+    }
+
+    #[test]
+    fn run_is_refused_after_an_interrupted_rollback_which_goes_on_itself() {
+        let ground = Ground::new();
+        let mut session = ground.run();
+        ground.write(&mut session, "01", "f", "new\n");
+        session.record(Entry::RollbackStarted { steps: None, purge: Vec::new(), force: false }).unwrap();
+        drop(session);
+        let error = recovered(&ground, ConflictPolicy::Ask).err().unwrap();
+        assert!(format!("{error:#}").contains("a rollback was interrupted"), "{error:#}");
+        let mut session = ground.run();
+        session.begin_undoing().unwrap();
+    }
+}

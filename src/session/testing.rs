@@ -1,0 +1,92 @@
+//! What the tests of this layer and of the rollback share: runs that write files in a directory of their own.
+
+use std::cell::Cell;
+use std::path::PathBuf;
+
+use super::{ConflictPolicy, Opening, Session};
+use crate::change::testing::world;
+use crate::change::{Change, DesiredFile, FileChange, Found, Payload};
+use crate::journal::{self, ChangeState, Entry, History, Writer};
+use crate::machine::files::Attributes;
+
+/// A state directory, and a directory that its runs change.
+pub(crate) struct Ground {
+    directory: tempfile::TempDir,
+    runs: Cell<u32>,
+}
+
+impl Ground {
+    pub(crate) fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("state")).unwrap();
+        Self { directory, runs: Cell::default() }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.directory.path().canonicalize().unwrap().join("state")
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().canonicalize().unwrap().join(name)
+    }
+
+    pub(crate) fn text(&self, name: &str) -> Option<String> {
+        std::fs::read_to_string(self.path(name)).ok()
+    }
+
+    pub(crate) fn put(&self, name: &str, text: &str) {
+        std::fs::write(self.path(name), text).unwrap();
+    }
+
+    pub(crate) fn history(&self) -> History {
+        journal::load(&self.state()).unwrap().history
+    }
+
+    /// The states of all changes, in their order.
+    pub(crate) fn states(&self) -> Vec<ChangeState> {
+        self.history().changes.into_iter().map(|change| change.state).collect()
+    }
+
+    /// A new run of the plan `plan`, which takes the lock with its first record.
+    pub(crate) fn run(&self) -> Session {
+        self.runs.set(self.runs.get() + 1);
+        let mut loaded = journal::load(&self.state()).unwrap();
+        let history = std::mem::take(&mut loaded.history);
+        let writer = Writer { run: self.runs.get().to_string(), boot: "boot".into(), plan: "plan".into() };
+        let entries = vec![Entry::RunStarted { script: "plan".into(), root: "plan".into(), pid: 1 }];
+        let opening = Opening { directory: self.state(), writer, entries, loaded };
+        Session::acting(world(&self.state()), history, "plan", opening)
+    }
+
+    /// The same with an answer to conflicts.
+    pub(crate) fn run_with(&self, on_conflict: ConflictPolicy) -> Session {
+        let mut session = self.run();
+        session.on_conflict = on_conflict;
+        session
+    }
+
+    pub(crate) fn dry_run(&self) -> Session {
+        Session::new(world(&self.state()), self.history(), "plan")
+    }
+
+    fn writing(&self, name: &str, text: &'static str) -> (Change, DesiredFile<'static>) {
+        let owner = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+        let attributes = Attributes::new(0o644, owner.0, owner.1);
+        let desired = DesiredFile::File { bytes: text.as_bytes(), attributes };
+        let found = Found::at(&self.path(name)).unwrap();
+        (Change::File(FileChange::towards(found, &desired).unwrap()), desired)
+    }
+
+    /// Writes a file in a step.
+    pub(crate) fn write(&self, session: &mut Session, step: &str, name: &str, text: &'static str) {
+        session.enter_step(Some(step));
+        let (change, desired) = self.writing(name, text);
+        assert!(session.perform(&change, Payload::File(&desired)).unwrap());
+    }
+
+    /// A run that is killed between the intent to write a file and doing so.
+    pub(crate) fn killed_before_writing(&self, name: &str, text: &'static str) {
+        let mut session = self.run();
+        session.intend(&self.writing(name, text).0, None).unwrap().unwrap();
+    }
+}
