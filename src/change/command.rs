@@ -203,8 +203,33 @@ struct Watch {
     found: Listing,
     /// What of it is not as kkrun left it.
     theirs: Listing,
-    /// The product that the command changes, as it is and as it is recorded.
-    changed: Option<(Listing, CommandState)>,
+    /// The product that the command changes.
+    changed: Option<Watched>,
+}
+
+/// A product right before commands are run that write into it.
+#[derive(Clone, Debug)]
+struct Watched {
+    path: PathText,
+    found: Listing,
+    /// As it is recorded.
+    recorded: CommandState,
+}
+
+impl Watched {
+    fn observe(path: &PathText, recorded: CommandState) -> Result<Self> {
+        Ok(Self { path: path.clone(), found: Listing::observe(path.as_path())?, recorded })
+    }
+
+    /// What to record of it once the commands have ended: what differs is theirs.
+    fn recorded(&self, world: &World) -> Result<Option<(Target, Value)>> {
+        let Some(left) = self.recorded.left else { return Ok(None) };
+        let now = Listing::observe(self.path.as_path())?;
+        let left = read_listing(world, left)?.as_changed(&self.found, &now);
+        let left = Some(world.backups()?.save(&blob(&left)?)?);
+        let state = CommandState { left, ..self.recorded.clone() };
+        Ok(Some((Target::product(self.path.as_path()), state_value(&state))))
+    }
 }
 
 /// What is at the path of a product.
@@ -230,7 +255,7 @@ impl CommandChange {
         let mut before = CommandState::default();
         let mut watch = Watch { found: Listing::default(), theirs: Listing::default(), changed: None };
         if let (Some(path), Some(recorded)) = (&inverse.changes, &record.changed) {
-            watch.changed = Some((Listing::observe(path.as_path())?, recorded.clone()));
+            watch.changed = Some(Watched::observe(path, recorded.clone())?);
         }
         if let Some(product) = &inverse.product {
             watch.found = Listing::observe(product.as_path())?;
@@ -324,19 +349,39 @@ impl CommandChange {
         Ok(Some(world.backups()?.save(&blob(&left)?)?))
     }
 
-    /// What to record of a product that commands have changed, once these have ended: what differs from `before` is
-    /// theirs.
-    fn recorded_of_changed(
-        &self,
-        world: &World,
-        before: &Listing,
-        recorded: &CommandState,
-    ) -> Result<Option<(Target, Value)>> {
-        let (Some(path), Some(left)) = (&self.inverse.changes, recorded.left) else { return Ok(None) };
-        let now = Listing::observe(path.as_path())?;
-        let left = read_listing(world, left)?.as_changed(before, &now);
-        let left = Some(world.backups()?.save(&blob(&left)?)?);
-        Ok(Some((Target::product(path.as_path()), state_value(&CommandState { left, ..recorded.clone() }))))
+    /// The products that its undo commands may write into, and that stay for now.
+    fn watched(&self, terms: UndoTerms<'_>) -> Result<Vec<Watched>> {
+        let is_last = terms.commands_ended + 1 >= self.inverse.commands.len();
+        let mut watched = Vec::new();
+        if let (Some(path), Some(recorded)) = (&self.inverse.changes, terms.recorded_file.and_then(state_of))
+        {
+            watched.push(Watched::observe(path, recorded)?);
+        }
+        if let (Some(path), Some(recorded)) = (&self.inverse.product, terms.recorded.and_then(state_of))
+            && terms.recorded_since
+            && (self.before.own || !is_last)
+        {
+            watched.push(Watched::observe(path, recorded)?);
+        }
+        Ok(watched)
+    }
+
+    /// Runs one of its undo commands.
+    ///
+    /// A single one that a killed undo, or a killed command, may have left nothing to do need not succeed, if the probe
+    /// reads as before. Of several, each must: a probe says nothing of the others.
+    fn run_undo_command(&self, world: &World, command: &PlainCommand, terms: UndoTerms<'_>) -> Result<()> {
+        let label = command.label();
+        let ended = world.run(&command.command(world, LONGEST_UNDO)?, &label)?;
+        if ended.status.code().is_some_and(|code| command.ok_codes.contains(&code)) {
+            return Ok(());
+        }
+        unit::succeeded(&ended, &label).or_else(|error| {
+            let may_be_done = self.inverse.commands.len() == 1 && !terms.failed;
+            let was_killed = terms.begun || !terms.was_made;
+            let is_as_before = || self.state(world).is_ok_and(|now| self.is_as_before(&now));
+            if may_be_done && was_killed && is_as_before() { Ok(()) } else { Err(error) }
+        })
     }
 
     fn state(&self, world: &World) -> Result<CommandState> {
@@ -347,7 +392,7 @@ impl CommandChange {
         })
     }
 
-    /// Whether nothing of it is left.
+    /// Whether its probe and its product read as before.
     fn is_as_before(&self, now: &CommandState) -> bool {
         let product_gone = now.product == Some(false) && self.before.product == Some(false);
         let probed_before = now.probed.is_some() && now.probed == self.before.probed;
@@ -374,14 +419,6 @@ impl CommandChange {
             product.display(),
             self.inverse.label
         ))))
-    }
-
-    /// What is recorded of a product that stays, because an older change made it.
-    fn recorded_of_own(&self, terms: UndoTerms<'_>, mut now: CommandState) -> CommandState {
-        if self.before.own && terms.recorded_since {
-            now.left = terms.recorded.and_then(state_of).and_then(|state| state.left);
-        }
-        now
     }
 }
 
@@ -476,8 +513,8 @@ impl Kind for CommandChange {
             let state = CommandState { product, left: Some(left), ..CommandState::default() };
             states.insert(self.target(), state_value(&state));
         }
-        if let Some((before, recorded)) = &watch.changed {
-            states.extend(self.recorded_of_changed(world, before, recorded)?);
+        if let Some(watched) = &watch.changed {
+            states.extend(watched.recorded(world)?);
         }
         Ok(states)
     }
@@ -548,8 +585,8 @@ impl Kind for CommandChange {
         let mut states = BTreeMap::new();
         if let Some(watch) = &self.watch {
             now.left = self.listed(world, watch)?;
-            if let Some((before, recorded)) = &watch.changed {
-                states.extend(self.recorded_of_changed(world, before, recorded)?);
+            if let Some(watched) = &watch.changed {
+                states.extend(watched.recorded(world)?);
             }
         }
         states.insert(self.target(), state_value(&now));
@@ -579,9 +616,9 @@ impl Kind for CommandChange {
         }
         let looked = self.state(world);
         let now = looked.as_ref().cloned().unwrap_or_default();
-        // What a probe says of the whole is no proof once one of several commands has failed.
-        let may_be_half_undone = terms.failed && !self.inverse.commands.is_empty();
-        if self.is_as_before(&now) && !may_be_half_undone {
+        // A command or an undo that was stopped half-way may have left more than the probe looks at.
+        let is_whole = terms.was_made && !terms.begun && self.inverse.commands.len() == 1;
+        if self.is_as_before(&now) && (is_whole || self.inverse.commands.is_empty()) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
         let recorded = terms.recorded.and_then(state_of);
@@ -615,18 +652,19 @@ impl Kind for CommandChange {
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        let changed = match (&self.inverse.changes, terms.recorded_file.and_then(state_of)) {
-            (Some(path), Some(recorded)) => Some((Listing::observe(path.as_path())?, recorded)),
-            _ => None,
-        };
-        // Before the commands below run: what they write into the product is kkrun's, and no one was asked about it.
+        let watched = self.watched(terms)?;
+        // Before the command below runs: what it writes into the product is kkrun's, and no one was asked about it.
         let found = self.made_product().map(|product| Self::look_at(product, world, recorded)).transpose()?;
-        for command in &self.inverse.commands {
-            let label = command.label();
-            let ended = world.run(&command.command(world, LONGEST_UNDO)?, &label)?;
-            if !ended.status.code().is_some_and(|code| command.ok_codes.contains(&code)) {
-                unit::succeeded(&ended, &label)?;
-            }
+        let commands = self.inverse.commands.get(terms.commands_ended..).unwrap_or_default();
+        if let Some(command) = commands.first() {
+            self.run_undo_command(world, command, terms)?;
+        }
+        let mut states = BTreeMap::new();
+        for watched in &watched {
+            states.extend(watched.recorded(world)?);
+        }
+        if commands.len() > 1 {
+            return Ok(Undone::InProgress(states));
         }
         let mut aside = None;
         match (self.made_product(), found) {
@@ -639,18 +677,19 @@ impl Kind for CommandChange {
             }
             _ => {}
         }
-        let mut restored = self.recorded_of_own(terms, self.state(world).unwrap_or_default());
+        let mut restored = self.state(world).unwrap_or_default();
         restored.aside = aside;
+        if self.before.own {
+            // It stays, because an older change made it.
+            restored.left = states.get(&self.target()).and_then(state_of).and_then(|state| state.left);
+        }
         if let (Some(Probe::Success { look }), Some("true")) =
             (&self.inverse.probe, restored.probed.as_deref())
             && !self.inverse.commands.is_empty()
         {
             anyhow::bail!("after the undo of `{}`, `{}` still holds", self.inverse.label, look.label());
         }
-        let mut states = BTreeMap::from([(self.target(), state_value(&restored))]);
-        if let Some((before, recorded)) = &changed {
-            states.extend(self.recorded_of_changed(world, before, recorded)?);
-        }
+        states.insert(self.target(), state_value(&restored));
         Ok(Undone::Back(Undoing::Restored, states))
     }
 }

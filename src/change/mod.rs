@@ -212,10 +212,14 @@ pub struct UndoTerms<'a> {
     pub force: bool,
     /// Change nothing, report what would be done.
     pub dry_run: bool,
+    /// The change was seen made: what it left is whole.
+    pub was_made: bool,
     /// It was begun before, and killed or failed: some of it may be undone.
     pub begun: bool,
     /// It was begun before and failed: not all of its commands have ended well.
     pub failed: bool,
+    /// How many of its commands have ended well before.
+    pub commands_ended: usize,
     /// `recorded` was recorded after this change's intent.
     pub recorded_since: bool,
     /// What would be lost was agreed to.
@@ -236,6 +240,8 @@ pub struct UndoneEntry {
 /// How an undo ended.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Undone {
+    /// One of its commands ended well and others are left; with what is recorded from now on.
+    InProgress(States),
     /// The target is as before, as far as this change goes; with what is recorded from now on.
     Back(Undoing, States),
     /// The target was modified outside kkrun; with the difference.

@@ -28,6 +28,8 @@ pub struct ChangeRecord {
     pub state: ChangeState,
     /// The record that said last that it was made or undone; 0 before the first.
     pub settled: u64,
+    /// How many of its undo commands have ended well.
+    pub undo_commands: usize,
     /// Whether anything was recorded of its target when it was intended.
     was_recorded: bool,
 }
@@ -280,7 +282,9 @@ impl History {
             Ok(next) => next,
             Err(why) => bail!("says `{says}` of change {id}, {why}"),
         };
-        if let Entry::Done { recorded, .. } | Entry::Undone { recorded, .. } = entry
+        if let Entry::Done { recorded, .. }
+        | Entry::UndoCommand { recorded, .. }
+        | Entry::Undone { recorded, .. } = entry
             && let Some(other) = recorded.keys().find(|target| !known.intent.is_about(target))
         {
             bail!("says `{says}` of change {id} with a state of {other}, which that change is not about");
@@ -387,6 +391,12 @@ impl History {
             Entry::RollbackStarted { steps, purge, force } => {
                 self.rollback = Some(UnfinishedRollback { plan: header.plan, steps, purge, force });
             }
+            Entry::UndoCommand { change, recorded } => {
+                if let Some(change) = self.change_mut(change) {
+                    change.undo_commands += 1;
+                }
+                self.accept(recorded, header.seq);
+            }
             Entry::Undone { change, recorded, .. } => {
                 self.settled_at(change, header.seq);
                 self.accept(recorded, header.seq);
@@ -451,6 +461,7 @@ impl History {
             intent,
             state: ChangeState::InDoubt,
             settled: 0,
+            undo_commands: 0,
             was_recorded,
         });
     }

@@ -391,6 +391,14 @@ pub enum Entry {
         /// Which.
         change: ChangeId,
     },
+    /// One more of its undo commands ended well, and it is not the last one. They run in their order.
+    UndoCommand {
+        /// Which change.
+        change: ChangeId,
+        /// What is recorded from now on, by target.
+        #[serde(with = "states_as_list")]
+        recorded: States,
+    },
     /// It was undone.
     Undone {
         /// Which.
@@ -467,6 +475,7 @@ impl Entry {
                 | Self::Once { .. }
                 | Self::Done { .. }
                 | Self::Settled { .. }
+                | Self::UndoCommand { .. }
                 | Self::Undone { .. }
                 | Self::RollbackEnded { .. }
         )

@@ -9,6 +9,7 @@
 //!                    ├──────────────────┘
 //!                    │
 //!         undo_intent│   ┌─ undo_intent (the undoing was killed, and begins again)
+//!                    │   ├─ undo_command (one undo command ended, and others are left)
 //!                    ▼   ▼
 //!   ┌─────────────► undoing ─────────► undone
 //!   │ undo_intent      │       undone
@@ -56,6 +57,7 @@ impl ChangeState {
         Ok(match (self, entry) {
             (Self::InDoubt, Entry::Done { .. }) => Self::Done,
             (Self::InDoubt, Entry::Void { .. }) => Self::Void,
+            (Self::Undoing, Entry::UndoCommand { .. }) => Self::Undoing,
             (Self::Undoing, Entry::Undone { how, .. }) => Self::Undone(*how),
             (state, Entry::UndoIntent { .. }) if state.is_live() => Self::Undoing,
             (state, Entry::Conflict { why, .. }) if state.is_live() => Self::Conflict(why.clone()),
@@ -91,6 +93,7 @@ impl Entry {
             Self::Done { change, .. } => (*change, "done"),
             Self::Void { change, .. } => (*change, "void"),
             Self::UndoIntent { change } => (*change, "undo_intent"),
+            Self::UndoCommand { change, .. } => (*change, "undo_command"),
             Self::Undone { change, .. } => (*change, "undone"),
             Self::Conflict { change, .. } => (*change, "conflict"),
             Self::Kept { change, .. } => (*change, "kept"),
@@ -108,13 +111,14 @@ mod tests {
     use crate::journal::{Class, Header, History, Intent, Record};
     use crate::target::{States, Target};
 
-    /// The entries about a change, in the order of the letters `D V I U C K F`.
-    fn entries(change: ChangeId, states: &States) -> [Entry; 7] {
+    /// The entries about a change, in the order of the letters `D V I P U C K F`.
+    fn entries(change: ChangeId, states: &States) -> [Entry; 8] {
         let (why, recorded) = (String::new, || states.clone());
         [
             Entry::Done { change, recorded: recorded() },
             Entry::Void { change, why: why() },
             Entry::UndoIntent { change },
+            Entry::UndoCommand { change, recorded: recorded() },
             Entry::Undone { change, how: Undoing::Restored, recorded: recorded() },
             Entry::Conflict { change, why: why() },
             Entry::Kept { change, why: why() },
@@ -122,7 +126,7 @@ mod tests {
         ]
     }
 
-    const LETTERS: [char; 7] = ['D', 'V', 'I', 'U', 'C', 'K', 'F'];
+    const LETTERS: [char; 8] = ['D', 'V', 'I', 'P', 'U', 'C', 'K', 'F'];
 
     /// What the records of a life must be, said in another way than by states.
     fn is_a_life(letters: &str) -> bool {
@@ -132,8 +136,8 @@ mod tests {
         letters.chars().skip(1).all(|letter| !outcome(letter))
             // Nothing follows the end.
             && letters.chars().rev().skip(1).all(|letter| !over(letter))
-            // What was undone was about to be.
-            && letters.match_indices('U').all(|(at, _)| letters[..at].ends_with('I'))
+            // What was undone, or in part, was about to be.
+            && letters.match_indices(['U', 'P']).all(|(at, _)| letters[..at].ends_with(['I', 'P']))
     }
 
     #[test]
@@ -271,7 +275,7 @@ mod tests {
         /// refused leaves no trace, and what is taken keeps every promise of the history.
         #[test]
         fn any_sequence_of_entries_is_a_sound_history_or_refused(
-            all in proptest::collection::vec((0..10_usize, 1..5_u64, any::<bool>()), 0..60)
+            all in proptest::collection::vec((0..11_usize, 1..5_u64, any::<bool>()), 0..60)
         ) {
             let mut journal = Appended::default();
             journal.intend(target("a"));
@@ -283,12 +287,13 @@ mod tests {
                 let name = if of_b { "b" } else { "a" };
                 let before = format!("{:?}", journal.history);
                 let entry = match which {
-                    at @ 0..7 => entries(change, &states(name))[at].clone(),
-                    7 => Entry::Once { key: "k".into(), changes: vec![change] },
+                    at @ 0..8 => entries(change, &states(name))[at].clone(),
+                    8 => Entry::Once { key: "k".into(), changes: vec![change] },
                     _ => kept(name),
                 };
                 let about = entry.of_change();
-                let brings_states = matches!(entry, Entry::Done { .. } | Entry::Undone { .. });
+                let brings_states =
+                    matches!(entry, Entry::Done { .. } | Entry::UndoCommand { .. } | Entry::Undone { .. });
                 let is_recorded = journal.history.ledger.contains_key(&target(name))
                     || journal.history.changes.iter().any(|known| {
                         known.is_live() && known.intent.target == target(name)
@@ -308,7 +313,7 @@ mod tests {
                         }
                         is_legal
                     }
-                    (None, 7) => is_known,
+                    (None, 8) => is_known,
                     (None, _) => is_recorded,
                 };
                 prop_assert_eq!(was_taken, expected);

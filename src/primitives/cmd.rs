@@ -577,6 +577,8 @@ mod functions {
     ///
     /// * `undo` – an array of commands, each an array of arguments or `#{ argv, user, env, cwd, stdin, ok_codes }`; or a
     ///   closure that returns such an array, called just before the command runs; `[]` when there is nothing to undo.
+    ///   They run in this order. After a kill, the first one that has not ended is run again, so it must succeed when there
+    ///   is nothing left to do (`rm -f`). A single one need not, if `unless` or `state` is as before the command.
     /// * `state: argv` – a command that prints what this one changes, so that kkrun notices when something else changed it.
     /// * `loses: "what"` – undoing it loses this data, so a rollback asks first (`--purge data`).
     /// * `irreversible: "why"` – it cannot be undone.

@@ -221,6 +221,7 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
                 let taken = Change::of_intent(&known.intent)?.kind().undo_takes(&session.world, recorded);
                 (UndoOutcome::Would, taken.filter(|_| how != journal::Undoing::Already))
             }
+            Ok(Undone::InProgress(_)) => (UndoOutcome::Would, None),
             Ok(Undone::Conflict(why)) => (UndoOutcome::Conflict, Some(why)),
             Ok(Undone::Kept(why)) => (UndoOutcome::Kept, Some(why)),
             Err(error) => (UndoOutcome::Failed, Some(failure::with_way_on(&error))),

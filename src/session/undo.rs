@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use super::Session;
 use super::last_known::{LastKnown, last_known_at};
@@ -34,10 +34,18 @@ impl Session {
             Ok(left)
         } else {
             self.record(Entry::UndoIntent { change: id })?;
-            self.undo_now(&known, UndoTerms { force, agreed, ..UndoTerms::default() })
+            let terms = UndoTerms { force, agreed, ..UndoTerms::default() };
+            let mut undone = self.undo_now(&known, terms);
+            while let Ok(Undone::InProgress(recorded)) = undone {
+                self.record(Entry::UndoCommand { change: id, recorded })?;
+                self.check_interruption()?;
+                undone = self.undo_now(&self.known(id)?, terms);
+            }
+            undone
         };
         self.check_interruption_of(&undone)?;
         let entry = match undone {
+            Ok(Undone::InProgress(_)) => bail!("internal error: an undo ended in its middle"),
             Ok(Undone::Back(how, recorded)) => {
                 if how == Undoing::Already {
                     self.world.doubt_durability();
@@ -84,8 +92,10 @@ impl Session {
             recorded: history.recorded(target),
             recorded_file: recorded_file.as_ref(),
             made: change.kind().stayed_for(known.id, undone_beside),
+            was_made: known.settled > 0,
             begun: known.undoing_began(),
             failed: matches!(known.state, ChangeState::UndoFailed(_)),
+            commands_ended: known.undo_commands,
             recorded_since: self.recorded_since(known.id, target).is_some(),
             ..asked
         };

@@ -254,3 +254,79 @@ step::run("01", "First", || {
     place.run("rollback").ends(0).says("1 undone");
     assert!(!place.exists("m/a"));
 }
+
+/// Kills kkrun, its parent, unless `m/go` exists.
+const KILL: &str = "test -e @/m/go || { kill -KILL $PPID; exit 1; }";
+
+#[test]
+fn killed_rollback_goes_on_with_the_first_undo_command_that_has_not_ended() {
+    let place = Place::new(
+        &r#"
+step::run("01", "First", || {
+    cmd::run(["touch", "@/m/a", "@/m/b", "@/m/c"], #{
+        unless: ["test", "-e", "@/m/c"],
+        undo: [["rm", "@/m/c"], ["bash", "-c", "KILL; rm @/m/b"], ["rm", "@/m/a"]],
+    });
+});
+"#
+        .replace("KILL", KILL),
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(-9);
+    assert!(!place.exists("m/c") && place.exists("m/b"));
+    place.write("m/go", "");
+    place.run("rollback --dry-run").ends(6).says("1 would be undone");
+    place.run("rollback").ends(0).says("1 undone");
+    assert_eq!(place.listing("m").lines().count(), 2, "{}", place.listing("m"));
+}
+
+#[test]
+fn all_undo_commands_of_a_killed_command_run_whatever_its_probe_reads() {
+    for undo in [r#"["rm", "-f", "@/m/b"], ["rm", "-f", "@/m/a"]"#, r#"["rm", "-f", "@/m/b", "@/m/a"]"#] {
+        let plan = r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "touch @/m/a; KILL; touch @/m/b"], #{ unless: ["test", "-e", "@/m/b"], undo: [UNDO] });
+});
+"#;
+        let place = Place::new(&plan.replace("KILL", KILL).replace("UNDO", undo));
+        place.run("plan.rhai").ends(-9);
+        place.run("rollback").ends(0).says("1 undone");
+        assert!(!place.exists("m/a"), "{undo}");
+    }
+}
+
+#[test]
+fn undo_command_that_was_killed_at_its_end_need_not_succeed_twice() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["touch", "@/m/a"], #{ unless: ["test", "-e", "@/m/a"], undo: [["rm", "@/m/a"]] });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(0);
+    place.cut_journal_behind("undo_intent");
+    place.run("rollback").ends(0).says("1 undone");
+    place.run("plan.rhai").ends(0);
+    place.cut_journal_behind("intent");
+    place.remove("m/a");
+    place.run("rollback").ends(0).says("1 undone");
+}
+
+#[test]
+fn what_an_undo_command_writes_into_the_product_is_no_question() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["mkdir", "@/m/data"], #{
+        creates: "@/m/data",
+        undo: [["touch", "@/m/data/one"], ["touch", "@/m/data/two"], ["touch", "@/m/data/three"]],
+    });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(0).says("1 undone · 0 kept");
+    assert!(!place.exists("m/data"));
+}

@@ -228,6 +228,10 @@ step::run("02", "Do", || {
         undo: [["cp", "-p", "@/02/one", "@/02/current"]],
     });
     cmd::run(["true"], #{ always: "nothing comes of it" });
+    cmd::run(["bash", "-c", "echo a > @/02/a && echo b > @/02/b"], #{
+        unless: ["test", "-e", "@/02/b"],
+        undo: [["rm", "-f", "@/02/b"], ["rm", "-f", "@/02/a"]],
+    });
 });
 "#,
     )],
