@@ -37,8 +37,10 @@ pub enum UndoOutcome {
     Undone,
     /// It was as before already.
     Already,
-    /// It is kept: data would be lost, or there is no way back.
+    /// It is kept: data would be lost.
     Kept,
+    /// It was not undone: there is no way to do it.
+    NotUndone,
     /// It was modified outside kkrun.
     Conflict,
     /// The inverse failed.
@@ -251,8 +253,10 @@ pub enum Event {
     },
     /// The end of everything.
     RunEnded {
-        /// How many changes were made, or would be.
+        /// How many changes were made or undone, or would be.
         changed: usize,
+        /// How many changes a rollback came to that cannot be undone.
+        not_undone: usize,
         /// The steps that failed.
         failed: Vec<String>,
         /// What is still pending.

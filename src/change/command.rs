@@ -180,7 +180,14 @@ pub struct CommandInverse {
     pub class: Class,
 }
 
-/// A command that leaves something to undo, or to remember.
+impl CommandInverse {
+    /// Whether there is anything that a rollback does about it.
+    pub fn has_undo(&self) -> bool {
+        self.product.is_some() || !self.commands.is_empty()
+    }
+}
+
+/// A command that was run.
 ///
 /// Who owns a product: what was not there at the first attempt is the command's, up to the moment at which kkrun saw
 /// the command end. Then kkrun lists it, without what the operator had put into it before. What is there and not in
@@ -533,7 +540,11 @@ impl Kind for CommandChange {
     }
 
     fn class(&self) -> Class {
-        self.inverse.class
+        if self.inverse.has_undo() { self.inverse.class } else { Class::Irreversible }
+    }
+
+    fn may_be_lost(&self) -> bool {
+        !self.inverse.has_undo() && self.inverse.changes.is_none()
     }
 
     fn on_doubt(&self) -> OnDoubt {
@@ -617,8 +628,9 @@ impl Kind for CommandChange {
         let looked = self.state(world);
         let now = looked.as_ref().cloned().unwrap_or_default();
         // A command or an undo that was stopped half-way may have left more than the probe looks at.
-        let is_whole = terms.was_made && !terms.begun && self.inverse.commands.len() == 1;
-        if self.is_as_before(&now) && (is_whole || self.inverse.commands.is_empty()) {
+        let is_whole = terms.was_made && !terms.begun && self.inverse.commands.len() < 2;
+        let is_product = self.product().is_some() && self.inverse.commands.is_empty();
+        if self.is_as_before(&now) && (is_whole || is_product) {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
         let recorded = terms.recorded.and_then(state_of);
@@ -635,6 +647,9 @@ impl Kind for CommandChange {
                 "the output of `{}` is not what kkrun recorded",
                 look.label()
             )));
+        }
+        if !self.inverse.has_undo() {
+            return Ok(Undone::Kept("its script names no undo action".to_owned()));
         }
         if let Some(undone) = self.undo_in_what_was_there(world, &now)? {
             return Ok(undone);

@@ -332,6 +332,11 @@ pub trait Kind {
         Class::Safe
     }
 
+    /// Whether nothing depends on its record: nothing of it can be undone, and making it again is safe.
+    fn may_be_lost(&self) -> bool {
+        false
+    }
+
     /// What is done when it may be half done.
     fn on_doubt(&self) -> OnDoubt {
         OnDoubt::Stop

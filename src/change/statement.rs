@@ -12,7 +12,7 @@ use zeroize::Zeroizing;
 use super::postgres::Login;
 use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, missing, state_value};
 use crate::failure::{Failure, FailureKind};
-use crate::journal::Undoing;
+use crate::journal::{Class, Undoing};
 use crate::machine::files::Digest;
 use crate::machine::postgres::{Connection, Parameter, binds, inlined, sql_state};
 use crate::machine::signal::Interruption;
@@ -133,6 +133,14 @@ impl Kind for StatementChange {
         format!("run in the database {}: {}", self.inverse.login.server.dbname, self.inverse.label)
     }
 
+    fn class(&self) -> Class {
+        if self.inverse.undo.is_empty() { Class::Irreversible } else { Class::Safe }
+    }
+
+    fn may_be_lost(&self) -> bool {
+        self.inverse.undo.is_empty() && self.inverse.converges
+    }
+
     fn on_doubt(&self) -> OnDoubt {
         if self.inverse.converges { OnDoubt::ActAgain } else { OnDoubt::Stop }
     }
@@ -170,9 +178,6 @@ impl Kind for StatementChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
-        if self.inverse.undo.is_empty() {
-            return Ok(self.back(Undoing::Already));
-        }
         let mut connection = match self.inverse.login.open(world) {
             Ok(connection) => connection,
             // Its effect went with the database.
@@ -186,6 +191,9 @@ impl Kind for StatementChange {
             && !query_holds(&mut connection, unless)?
         {
             return Ok(self.back(Undoing::Already));
+        }
+        if self.inverse.undo.is_empty() {
+            return Ok(Undone::Kept("its script names no undo action".to_owned()));
         }
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));

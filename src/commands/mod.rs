@@ -54,7 +54,13 @@ fn summed_up(reporter: &Reporter, command: impl FnOnce() -> Result<ExitCode>) ->
         && !reporter.has_ended()
     {
         let exit = exit_of(error).0;
-        reporter.emit(&Event::RunEnded { changed: 0, failed: Vec::new(), pending: Vec::new(), exit });
+        reporter.emit(&Event::RunEnded {
+            changed: 0,
+            not_undone: 0,
+            failed: Vec::new(),
+            pending: Vec::new(),
+            exit,
+        });
     }
     outcome
 }

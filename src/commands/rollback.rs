@@ -35,8 +35,8 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<String>)
             crate::ui::line_to_stderr(&report.sentence(options.dry_run));
         }
         let pending = session.pending_lines();
-        let changed = report.undone.len();
-        reporter.emit(&Event::RunEnded { changed, failed: Vec::new(), pending, exit: exit.0 });
+        let (changed, not_undone) = (report.undone.len(), report.not_undone.len());
+        reporter.emit(&Event::RunEnded { changed, not_undone, failed: Vec::new(), pending, exit: exit.0 });
         Ok(exit)
     })
 }
@@ -56,8 +56,12 @@ fn only_plan(history: &History) -> Result<String> {
     if let Some(unfinished) = &history.rollback {
         return Ok(unfinished.plan.clone());
     }
-    let mut plans: Vec<&str> =
-        history.changes.iter().filter(|change| change.is_live()).map(|change| change.plan.as_str()).collect();
+    let mut plans: Vec<&str> = history
+        .changes
+        .iter()
+        .filter(|change| change.awaits_rollback())
+        .map(|change| change.plan.as_str())
+        .collect();
     plans.sort_unstable();
     plans.dedup();
     match plans.as_slice() {

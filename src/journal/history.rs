@@ -8,7 +8,9 @@ use serde_json::Value;
 
 use crate::target::{States, Target};
 
-use super::record::{BarePlan, ChangeId, Entry, Fingerprint, Handler, Header, Intent, Record, Settling};
+use super::record::{
+    BarePlan, ChangeId, Class, Entry, Fingerprint, Handler, Header, Intent, Record, Settling,
+};
 use super::state::ChangeState;
 
 /// A change and what became of it.
@@ -52,6 +54,16 @@ impl ChangeRecord {
     /// Something of it may be on the machine.
     pub fn is_live(&self) -> bool {
         self.state.is_live()
+    }
+
+    /// There is no way to undo it.
+    pub fn is_irreversible(&self) -> bool {
+        self.intent.class == Class::Irreversible
+    }
+
+    /// A rollback undoes it, or has not said yet that it cannot.
+    pub fn awaits_rollback(&self) -> bool {
+        self.is_live() && !(self.is_irreversible() && matches!(self.state, ChangeState::Kept(_)))
     }
 }
 
@@ -617,7 +629,8 @@ mod tests {
         for (seq, entry) in (1..).zip(entries) {
             let (run, boot, plan) = ("r".to_owned(), "b".to_owned(), "plan".to_owned());
             let time = Timestamp::UNIX_EPOCH;
-            let header = Header { seq, prev: String::new(), run, boot, time, plan, skippable: false };
+            let header =
+                Header { seq, prev: String::new(), run, boot, time, plan, unsynced: 0, skippable: false };
             history.apply(Record { header, entry }).unwrap();
         }
         history

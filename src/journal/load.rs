@@ -159,8 +159,8 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
                 checksum
             }
             Line::Bad(why) => {
-                if let Some(valid) = first_valid(&rest[end + 1..]) {
-                    let what = format!("record {number} {why}, but record {valid} after it is valid");
+                if let Some(later) = later_record(&rest[end + 1..], number) {
+                    let what = format!("record {number} {why}, but record {later} after it is valid");
                     return Err(Fault::damage(what));
                 }
                 break;
@@ -172,10 +172,10 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
     }
     loaded.length = (bytes.len() - rest.len()) as u64;
     if !rest.is_empty() {
-        if let Some(valid) = first_valid(rest) {
+        let number = loaded.records + 1;
+        if let Some(later) = later_record(rest, number) {
             return Err(Fault::damage(format!(
-                "record {} cannot be read, but record {valid} after it is valid",
-                loaded.records + 1
+                "record {number} cannot be read, but record {later} after it is valid"
             )));
         }
         loaded.torn = Some(Torn { bytes: rest.to_vec() });
@@ -279,8 +279,9 @@ fn of_another_format(kkrun: &str, FormatVersion { major, minor }: FormatVersion)
     ))
 }
 
-/// The number of the first whole record that begins anywhere in `bytes`: a line may have lost its start.
-fn first_valid(bytes: &[u8]) -> Option<u64> {
+/// The number of the first whole record that begins anywhere in `bytes` (a line may have lost its start) and was written
+/// when record `number` was synced. If there is none, a power failure may have taken that record and left later ones.
+fn later_record(bytes: &[u8], number: u64) -> Option<u64> {
     let mut start = 0;
     while start < bytes.len() {
         let end = bytes[start..].iter().position(|byte| *byte == b'\n').map(|at| start + at)?;
@@ -290,8 +291,10 @@ fn first_valid(bytes: &[u8]) -> Option<u64> {
             if bytes[at..end].get(8..10) == Some(b" {")
                 && let Some((checksum, json)) = split(&bytes[at..end])
                 && is_checksum(checksum, json)
+                && let Ok(Headed { header, .. }) = serde_json::from_slice(json)
+                && number < header.seq.saturating_sub(header.unsynced)
             {
-                return serde_json::from_slice::<Headed>(json).ok().map(|headed| headed.header.seq);
+                return Some(header.seq);
             }
         }
         start = end + 1;
@@ -358,6 +361,37 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_power_failure_that_takes_any_unsynced_records_leaves_a_torn_end_and_no_synced_record_is_lost() {
+        let directory = tempfile::tempdir().unwrap();
+        let once = |key: &str| Entry::Once { key: key.to_owned(), changes: Vec::new() };
+        let synced = journal_of(directory.path(), &["a"]);
+        let writer = Writer { run: "r2".into(), boot: "b1".into(), plan: "test".into() };
+        let mut journal =
+            Journal::take_over(directory.path(), &load(directory.path()).unwrap(), writer).unwrap();
+        for key in ["b", "c", "d"] {
+            journal.note(once(key)).unwrap();
+        }
+        let noted = std::fs::read(directory.path().join(FILE)).unwrap();
+        journal.append(once("e")).unwrap();
+        let after = std::fs::read(directory.path().join(FILE)).unwrap();
+        // Whatever stretch of them is lost, however far the others were written.
+        for from in (synced.len()..noted.len()).step_by(7) {
+            for to in (from + 1..=noted.len()).step_by(11) {
+                let mut lost = noted.clone();
+                lost[from..to].fill(0);
+                let loaded = parse(&lost).unwrap();
+                assert!(loaded.records >= 2 && loaded.length <= from as u64, "{from} to {to}");
+                assert!(loaded.torn.is_some());
+            }
+            // Once a synced record follows, each of them counts.
+            let mut lost = after.clone();
+            lost[from] ^= 1;
+            assert!(parse(&lost).is_err(), "byte {from}");
+        }
+        assert_eq!(keys(&parse(&after).unwrap()), ["a", "b", "c", "d", "e"]);
     }
 
     #[test]

@@ -57,6 +57,8 @@ pub struct Journal {
     opening: Vec<Entry>,
     broken: bool,
     recorded: usize,
+    /// How many of the last records are not synced.
+    unsynced: u64,
 }
 
 impl Journal {
@@ -86,6 +88,7 @@ impl Journal {
             opening: Vec::new(),
             broken: false,
             recorded: 0,
+            unsynced: 0,
         })
     }
 
@@ -112,7 +115,25 @@ impl Journal {
     pub fn append(&mut self, entry: Entry) -> Result<Vec<Record>> {
         let mut entries = self.first_entries()?;
         entries.push(entry);
+        if self.unsynced > 0 {
+            // What is not synced must not be lost before a record that counts.
+            self.write(Vec::new())?;
+        }
         let records = self.write(entries)?;
+        self.recorded += 1;
+        Ok(records)
+    }
+
+    /// Appends one record that a killed run leaves, and a power failure may take. The next [`Journal::append`] makes it
+    /// durable. [`Journal::begin`] comes before.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn note(&mut self, entry: Entry) -> Result<Vec<Record>> {
+        let (lines, records, prev) = self.lines(vec![entry])?;
+        self.put(&lines, |_| Ok(()))?;
+        self.took(&lines, &records, prev);
+        self.unsynced += records.len() as u64;
         self.recorded += 1;
         Ok(records)
     }
@@ -188,15 +209,17 @@ impl Journal {
         )
     }
 
-    /// Writes these at once: what a crash leaves of them are the first ones, whole.
+    /// Writes these at once and syncs: what a crash leaves of them are the first ones, whole.
     fn write(&mut self, entries: Vec<Entry>) -> Result<Vec<Record>> {
-        if self.broken {
-            bail!(
-                Failure::new("cannot continue: writing the journal failed earlier in this run")
-                    .kind(FailureKind::Journal)
-            );
-        }
-        self.check_file()?;
+        let (lines, records, prev) = self.lines(entries)?;
+        self.put(&lines, File::sync_data)?;
+        self.took(&lines, &records, prev);
+        self.unsynced = 0;
+        Ok(records)
+    }
+
+    /// These entries as the next records, their lines, and the checksum of the last one.
+    fn lines(&self, entries: Vec<Entry>) -> Result<(Vec<u8>, Vec<Record>, String)> {
         let (mut records, mut lines, mut prev) = (Vec::new(), Vec::new(), self.prev.clone());
         for (seq, entry) in (self.next..).zip(entries) {
             let header = Header {
@@ -206,6 +229,7 @@ impl Journal {
                 boot: self.writer.boot.clone(),
                 time: clock::now(),
                 plan: self.writer.plan.clone(),
+                unsynced: self.unsynced,
                 skippable: false,
             };
             let record = Record { header, entry };
@@ -214,8 +238,19 @@ impl Journal {
             prev = checksum;
             records.push(record);
         }
+        Ok((lines, records, prev))
+    }
+
+    fn put(&mut self, lines: &[u8], sync: impl FnOnce(&File) -> std::io::Result<()>) -> Result<()> {
+        if self.broken {
+            bail!(
+                Failure::new("cannot continue: writing the journal failed earlier in this run")
+                    .kind(FailureKind::Journal)
+            );
+        }
+        self.check_file()?;
         let Some(file) = &self.file else { bail!("the journal is not open") };
-        let written = file.write_all_at(&lines, self.end).and_then(|()| file.sync_data());
+        let written = file.write_all_at(lines, self.end).and_then(|()| sync(file));
         if let Err(error) = written {
             self.broken = true;
             // Best effort: a reader takes the rest of a broken write for a torn tail anyway.
@@ -227,11 +262,14 @@ impl Journal {
                     .hint("nothing is lost: free some space or repair the disk, then run kkrun again"),
             ));
         }
+        Ok(())
+    }
+
+    fn took(&mut self, lines: &[u8], records: &[Record], prev: String) {
         tracing::debug!(seq = self.next, records = records.len(), bytes = lines.len(), "recorded");
         self.end += lines.len() as u64;
         self.next += records.len() as u64;
         self.prev = prev;
-        Ok(records)
     }
 }
 

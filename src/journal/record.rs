@@ -44,9 +44,17 @@ pub struct Header {
     pub time: Timestamp,
     /// The plan it belongs to.
     pub plan: String,
+    /// How many records before it were not synced when it was written: a power failure may lose those and leave it.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub unsynced: u64,
     /// Readers that do not know the kind may pass over this record.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub skippable: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// A header and what it heads.

@@ -187,6 +187,7 @@ mod tests {
                 boot: "b".into(),
                 time: jiff::Timestamp::UNIX_EPOCH,
                 plan: "p".into(),
+                unsynced: 0,
                 skippable: false,
             };
             self.history.apply(Record { header, entry })?;

@@ -438,8 +438,8 @@ fn finish(
     if let Err(Stop::Unpredictable { place, why }) = &outcome {
         host.reporter().note(format!("not predictable from line {} on: depends on {why}", place.line));
     }
-    let ended =
-        Event::RunEnded { changed: host.seen().changed(), failed: runner.failed(), pending, exit: exit.0 };
+    let (changed, not_undone) = (host.seen().changed(), host.seen().not_undone());
+    let ended = Event::RunEnded { changed, not_undone, failed: runner.failed(), pending, exit: exit.0 };
     host.reporter().emit(&ended);
     match outcome {
         // A dry run ends at what is unpredictable: that is no failure.

@@ -14,7 +14,9 @@ use super::decision::{Decision, Selection, staleness};
 use crate::event::{Answer, Event, Question, SkipReason};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind, Place};
-use crate::journal::{Entry, Fingerprint, Handler, History, StepRecord, StepState};
+use crate::journal::{
+    ChangeRecord, ChangeState, Entry, Fingerprint, Handler, History, StepRecord, StepState,
+};
 use crate::machine::signal::Interruption;
 use crate::panicking;
 use crate::rollback;
@@ -342,16 +344,28 @@ impl Runner {
 
     /// The failure of a step with what the operator can rely on and do next.
     fn explained(&self, mut failure: Failure, id: &str, host: &Host) -> Failure {
-        let changes = host.seen().history().live_changes_of(host.seen().plan(), id).count();
+        let session = host.seen();
+        let live = session.history().live_changes_of(session.plan(), id);
+        let (open, made): (Vec<_>, Vec<_>) =
+            live.partition(|change| change.state == ChangeState::InDoubt && change.is_irreversible());
+        let lasting = made.iter().filter(|change| change.is_irreversible()).count();
         failure.hints.push(format!(
             "fix the cause, then run `{}` again: it resumes at step {id} and skips what is complete",
             self.launch.invocation
         ));
-        if changes > 0 {
-            let s = if changes == 1 { "" } else { "s" };
-            failure
-                .hints
-                .push(format!("step {id} made {changes} change{s} so far, all recorded and reversible"));
+        let count = match made.len() {
+            0 => "no change".to_owned(),
+            1 => "1 change".to_owned(),
+            changes => format!("{changes} changes"),
+        };
+        let reversible = match lasting {
+            _ if made.is_empty() => String::new(),
+            0 => ", all recorded and reversible".to_owned(),
+            lasting => format!(", all recorded; {lasting} of them cannot be undone"),
+        };
+        let more = if open.is_empty() { "" } else { "; the command that failed may have made more" };
+        if !made.is_empty() || !open.is_empty() {
+            failure.hints.push(format!("step {id} made {count} so far{reversible}{more}"));
         }
         failure.hints.push(format!("full output: `kkrun log {id}`"));
         if failure.kind != FailureKind::Journal {
@@ -581,10 +595,13 @@ impl StepRunner for Runner {
     fn apply_rollback(&self, host: &Host, options: Value) -> Result<Value> {
         let request = self.rollback_request(&options)?;
         let report = if host.dry_run() {
-            rollback::preview(&mut host.session(), &request)?
+            let report = rollback::preview(&mut host.session(), &request)?;
+            host.session().count_undone(report.undone.len());
+            report
         } else {
             rollback::apply(&mut host.session(), &request)?
         };
+        host.session().count_not_undone(report.not_undone.len());
         host.end_with(report.exit());
         Ok(report.to_json())
     }
@@ -724,7 +741,8 @@ fn by_record(record: &StepRecord, is_running: bool) -> StepStatus {
 /// Steps with live changes that the plan does not have any more.
 fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<StepReport> {
     let is_gone = |id: &str| {
-        !reports.iter().any(|report| report.id == id) && history.live_changes_of(plan, id).next().is_some()
+        let is_left = history.live_changes_of(plan, id).any(ChangeRecord::awaits_rollback);
+        is_left && !reports.iter().any(|report| report.id == id)
     };
     let recorded = history.steps_of(plan).filter(|(id, _)| is_gone(id));
     let report = |(id, record): (&String, &StepRecord)| StepReport {
@@ -745,7 +763,8 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
 fn taken_over_by<'a>(history: &History, plan: &str, id: &str, reports: &'a [StepReport]) -> Option<&'a str> {
     let asks_for_all = |report: &&StepReport| {
         let Some(asks) = &report.asks else { return false };
-        history.live_changes_of(plan, id).all(|change| change.intent.target.is_asked_for(asks))
+        let mut left = history.live_changes_of(plan, id).filter(|change| !change.is_irreversible());
+        left.all(|change| change.intent.target.is_asked_for(asks))
     };
     reports.iter().find(asks_for_all).map(|report| report.id.as_str())
 }
@@ -762,7 +781,8 @@ fn is_always_asked_for(target: &Target) -> bool {
 fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) {
     let all: BTreeSet<Target> = reports.iter().filter_map(|report| report.asks.clone()).flatten().collect();
     for report in reports.iter_mut().filter(|report| report.asks.is_some()) {
-        let targets = history.live_changes_of(plan, &report.id).map(|change| &change.intent.target);
+        let changes = history.live_changes_of(plan, &report.id).filter(|change| !change.is_irreversible());
+        let targets = changes.map(|change| &change.intent.target);
         let is_left = |target: &&Target| is_always_asked_for(target) && !target.is_asked_for(&all);
         let left: BTreeSet<&Target> = targets.filter(is_left).collect();
         let knows_all = !report.asks.iter().flatten().any(|asked| matches!(asked, Target::Once(_)));

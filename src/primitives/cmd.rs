@@ -302,12 +302,6 @@ impl Run<'_> {
         }
         let mut attempts = self.attempts()?;
         let undo = self.undo_commands()?;
-        if !self.leaves_something(&undo) {
-            let output = self.output(attempts.run(&self.host.seen().world)?);
-            self.prove()?;
-            self.host.session().note_change(self.target(None), format!("run {}", self.label));
-            return Ok(output);
-        }
         let changes = self.options.changes.as_deref().map(absolute).transpose()?;
         let inverse = CommandInverse {
             label: self.label.clone(),
@@ -317,13 +311,14 @@ impl Run<'_> {
             probe: self.probe()?,
             class: if self.options.irreversible.is_some() { Class::Irreversible } else { Class::Safe },
         };
+        let loses = self.loses(&inverse);
         let change = {
             let session = self.host.seen();
             let record = session.product_record(&inverse);
             CommandChange::about_to_run(&session.world, inverse, self.made_from(), &record)?
         };
         let payload = Payload::Command(&mut attempts);
-        self.host.session().perform_losing(&Change::Command(change), self.loses(), payload)?;
+        self.host.session().perform_losing(&Change::Command(change), loses, payload)?;
         self.prove()?;
         Ok(attempts.ended.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
     }
@@ -508,24 +503,16 @@ impl Run<'_> {
         self.options.made_from.as_ref().map(|text| Digest::of(text.as_bytes()).to_string())
     }
 
-    fn loses(&self) -> Option<(Class, String)> {
+    fn loses(&self, inverse: &CommandInverse) -> Option<(Class, String)> {
         if let Some(why) = &self.options.irreversible {
             return Some((Class::Irreversible, why.clone()));
         }
+        if !inverse.has_undo() {
+            let is_said = self.options.undo.is_some();
+            return is_said
+                .then(|| (Class::Irreversible, "its script says that there is nothing to undo".to_owned()));
+        }
         self.options.loses.clone().map(|what| (Class::Data, what))
-    }
-
-    /// Whether there is something to undo, to remember or to run afterwards: a command without any of it is not
-    /// worth a record, and a killed one is simply run again.
-    fn leaves_something(&self, undo: &[PlainCommand]) -> bool {
-        let options = &self.options;
-        options.creates.is_some()
-            || !undo.is_empty()
-            || options.loses.is_some()
-            || options.irreversible.is_some()
-            || options.made_from.is_some()
-            || options.changes.is_some()
-            || self.host.seen().triggers_handlers()
     }
 
     /// Checks `unless` again after the command, as proof that it worked.
@@ -576,7 +563,8 @@ mod functions {
     /// Options about undoing and repeating:
     ///
     /// * `undo` – an array of commands, each an array of arguments or `#{ argv, user, env, cwd, stdin, ok_codes }`; or a
-    ///   closure that returns such an array, called just before the command runs; `[]` when there is nothing to undo.
+    ///   closure that returns such an array, called just before the command runs; `[]` when there is nothing to undo. A
+    ///   rollback lists a command without an undo action and without `creates` as not undone.
     ///   They run in this order. After a kill, the first one that has not ended is run again, so it must succeed when there
     ///   is nothing left to do (`rm -f`). A single one need not, if `unless` or `state` is as before the command.
     /// * `state: argv` – a command that prints what this one changes, so that kkrun notices when something else changed it.

@@ -272,21 +272,13 @@ impl<'call> Execution<'call> {
         if self.holds(&change)? {
             return Ok(false);
         }
-        if self.host.dry_run() || self.leaves_something() {
-            let changed = self.host.session().perform_losing(
-                &performed,
-                self.loses(),
-                Payload::Statement(&self.statement),
-            )?;
-            self.prove()?;
-            return Ok(changed);
-        }
-        self.host.session().begin_acting()?;
-        performed.kind().act(&self.host.seen().world, Payload::Statement(&self.statement))?;
+        let changed = self.host.session().perform_losing(
+            &performed,
+            self.loses(),
+            Payload::Statement(&self.statement),
+        )?;
         self.prove()?;
-        let kind = performed.kind();
-        self.host.session().note_change(kind.target(), kind.summary());
-        Ok(true)
+        Ok(changed)
     }
 
     /// Whether there is nothing to do. In a dry run, what cannot be known counts as not done.
@@ -335,19 +327,12 @@ impl<'call> Execution<'call> {
         bail!(Failure::new(format!("`{}` succeeded, but `unless` still does not hold", self.inverse.label)))
     }
 
-    /// Whether there is something to undo, to remember or to run afterwards.
-    fn leaves_something(&self) -> bool {
-        self.unless.is_none()
-            || !self.inverse.undo.is_empty()
-            || self.loses().is_some()
-            || self.host.seen().triggers_handlers()
-    }
-
     fn loses(&self) -> Option<(Class, String)> {
         if let Some(why) = &self.options.irreversible {
             return Some((Class::Irreversible, why.clone()));
         }
-        self.options.loses.clone().map(|what| (Class::Data, what))
+        let loses = self.options.loses.clone().filter(|_| !self.inverse.undo.is_empty());
+        loses.map(|what| (Class::Data, what))
     }
 }
 
@@ -611,7 +596,7 @@ mod functions {
     ///
     /// * `unless` – a query or a closure that returns true when there is nothing to do. It alone decides, and is checked
     ///   again afterwards, as proof.
-    /// * `undo` – a statement that undoes this one, or an array of statements.
+    /// * `undo` – a statement that undoes this one, or an array of statements. Without one, a rollback lists it as not undone.
     /// * `loses: "what"` – undoing it loses this data, so a rollback asks first (`--purge data`).
     /// * `irreversible: "why"` – it cannot be undone.
     /// * `label` – its name in messages.

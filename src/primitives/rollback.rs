@@ -50,7 +50,7 @@ fn applied(context: &NativeCallContext, options: Option<rhai::Map>) -> Raised<Dy
 mod functions {
     use super::*;
 
-    /// What `rollback::apply` would do: `#{ undone, kept, conflicts, failed }`, each an array of maps
+    /// What `rollback::apply` would do: `#{ undone, kept, not_undone, conflicts, failed }`, each an array of maps
     /// `#{ change, step, target, summary, detail, class }`. Options: those of `rollback::apply`.
     ///
     /// ```rhai

@@ -85,8 +85,10 @@ pub struct Row {
 pub struct Report {
     /// Undone.
     pub undone: Vec<Row>,
-    /// Kept: undoing them would lose data, or they cannot be undone.
+    /// Kept: undoing them would lose data.
     pub kept: Vec<Row>,
+    /// Not undone: there is no way to undo them.
+    pub not_undone: Vec<Row>,
     /// Left as they are, because of a conflict.
     pub conflicts: Vec<Row>,
     /// Their undo action failed.
@@ -107,13 +109,17 @@ impl Report {
     pub fn sentence(&self, dry_run: bool) -> String {
         let conflicts = if self.conflicts.len() == 1 { "conflict" } else { "conflicts" };
         let would_be = if dry_run { "would be " } else { "" };
-        format!(
+        let sentence = format!(
             "{} {would_be}undone · {} kept · {} {conflicts} · {} failed",
             self.undone.len(),
             self.kept.len(),
             self.conflicts.len(),
             self.failed.len()
-        )
+        );
+        match self.not_undone.len() {
+            0 => sentence,
+            left => format!("{sentence} · {left} not undone"),
+        }
     }
 
     /// What became of the changes, a line for each fate.
@@ -123,9 +129,12 @@ impl Report {
         if !undone.is_empty() {
             lines.push(format!("undone because of that: {}", undone.join(", ")));
         }
-        for (fate, rows) in
-            [("kept", &self.kept), ("conflict", &self.conflicts), ("not undone", &self.failed)]
-        {
+        for (fate, rows) in [
+            ("kept", &self.kept),
+            ("not undone", &self.not_undone),
+            ("conflict", &self.conflicts),
+            ("not undone", &self.failed),
+        ] {
             let line = |row: &Row| {
                 let why = row.detail.as_deref().and_then(|detail| detail.lines().next());
                 why.map_or_else(
@@ -152,6 +161,7 @@ impl Report {
         json!({
             "undone": rows(&self.undone),
             "kept": rows(&self.kept),
+            "not_undone": rows(&self.not_undone),
             "conflicts": rows(&self.conflicts),
             "failed": rows(&self.failed),
         })
@@ -210,7 +220,7 @@ impl Request {
 
 /// What a rollback would do.
 pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
-    let candidates = candidates(session, request)?;
+    let (irreversible, candidates) = apart(session, &candidates(session, request)?);
     let mut report = Report::default();
     for id in candidates {
         let Some(known) = session.history().change(id).cloned() else { continue };
@@ -235,6 +245,9 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
             _ => report.undone.push(row),
         }
     }
+    report.not_undone =
+        irreversible.iter().filter_map(|id| Some(unable(session.history().change(*id)?))).collect();
+    emit_not_undone(session, &report.not_undone);
     session.world.assumed_gone.borrow_mut().clear();
     session.world.assumed_back.borrow_mut().clear();
     Ok(report)
@@ -247,9 +260,6 @@ fn preview_one(
     report: &Report,
     row: &mut Row,
 ) -> Result<Undone> {
-    if let Some(why) = irreversible(known) {
-        return Ok(Undone::Kept(why));
-    }
     let change = Change::of_intent(&known.intent)?;
     if let Some(loss) = loss_of(session, known, &change)?.filter(|loss| !request.grants(loss.class)) {
         row.class = loss.class.purge_word();
@@ -362,9 +372,6 @@ fn undo_one(
 ) -> Result<()> {
     let Some(known) = session.history().change(id).cloned() else { return Ok(()) };
     let mut row = row_of(&known);
-    if let Some(why) = irreversible(&known) {
-        return keep(session, row, why, false, report);
-    }
     let change = match Change::of_intent(&known.intent) {
         Ok(change) => change,
         Err(error) => {
@@ -468,6 +475,7 @@ const HANDLER: ChangeId = 0;
 impl Undoing<'_> {
     /// Undoes these changes, which come newest first, and runs the handlers of what is undone.
     fn undo(&mut self, changes: &[ChangeId]) -> Result<()> {
+        let (irreversible, changes) = apart(self.session, changes);
         for (at, id) in changes.iter().enumerate() {
             self.one(*id, &BTreeMap::new())?;
             // A transient failure passes at once; the older changes then find what they left.
@@ -476,7 +484,26 @@ impl Undoing<'_> {
             }
             self.run_complete_handlers(&changes[at + 1..])?;
         }
-        self.retry()
+        self.retry()?;
+        self.leave(&irreversible)
+    }
+
+    /// Says of changes that they cannot be undone, unless nothing is left of them by now.
+    fn leave(&mut self, irreversible: &[ChangeId]) -> Result<()> {
+        let first = self.report.not_undone.len();
+        for id in irreversible {
+            let Some(known) = self.session.history().change(*id).cloned() else { continue };
+            if self.session.is_gone(*id) {
+                self.one(*id, &BTreeMap::new())?;
+                continue;
+            }
+            let row = unable(&known);
+            let why = row.detail.clone().unwrap_or_default();
+            self.session.note(Entry::Kept { change: *id, why })?;
+            self.report.not_undone.push(row);
+        }
+        emit_not_undone(self.session, &self.report.not_undone[first..]);
+        self.run_complete_handlers(&[])
     }
 
     fn one(&mut self, id: ChangeId, reported: &BTreeMap<ChangeId, Option<String>>) -> Result<()> {
@@ -494,11 +521,8 @@ impl Undoing<'_> {
             std::mem::take(&mut report.failed).into_iter().partition(|row| row.change == HANDLER);
         let waits = |row: &Row| self.session.is_left_to_another(row.change);
         let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
-        let history = self.session.history();
-        let in_use =
-            |row: &Row| history.change(row.change).is_some_and(|known| irreversible(known).is_none());
-        let (in_use, kept) = std::mem::take(&mut report.kept).into_iter().partition(in_use);
-        (report.conflicts, report.kept, report.failed) = (conflicts, kept, handlers);
+        let in_use = std::mem::take(&mut report.kept);
+        (report.conflicts, report.failed) = (conflicts, handlers);
         let reported = failed.iter().chain(&in_use).map(|row| (row.change, row.detail.clone())).collect();
         let again: [Vec<Row>; 3] = [failed, waiting, in_use];
         let mut again: Vec<ChangeId> = again.into_iter().flatten().map(|row| row.change).collect();
@@ -586,9 +610,38 @@ fn loss_of(session: &Session, known: &ChangeRecord, change: &Change) -> Result<O
     }
 }
 
-fn irreversible(known: &ChangeRecord) -> Option<String> {
-    let why = known.intent.loses.clone().unwrap_or_else(|| "it cannot be undone".to_owned());
-    (known.intent.class == Class::Irreversible).then_some(why)
+/// The changes of which nothing can be undone, and the others.
+fn apart(session: &Session, changes: &[ChangeId]) -> (Vec<ChangeId>, Vec<ChangeId>) {
+    let is_irreversible =
+        |id: &ChangeId| session.history().change(*id).is_some_and(ChangeRecord::is_irreversible);
+    changes.iter().copied().partition(is_irreversible)
+}
+
+/// The row of a change that cannot be undone, with the reason.
+fn unable(known: &ChangeRecord) -> Row {
+    let mut why = known.intent.loses.clone().unwrap_or_else(|| "its script names no undo action".to_owned());
+    if known.state == ChangeState::InDoubt {
+        why.push_str("; it may have been stopped half-way");
+    }
+    Row { detail: Some(why), ..row_of(known) }
+}
+
+/// Reports changes that cannot be undone: those that did the same in the same step as one.
+fn emit_not_undone(session: &Session, rows: &[Row]) {
+    let same = |left: &Row, right: &Row| {
+        (&left.step, &left.summary, &left.detail) == (&right.step, &right.summary, &right.detail)
+    };
+    for (at, row) in rows.iter().enumerate() {
+        if rows[..at].iter().any(|earlier| same(earlier, row)) {
+            continue;
+        }
+        let mut shown = row.clone();
+        let times = rows[at..].iter().filter(|later| same(later, row)).count();
+        if times > 1 {
+            shown.detail = shown.detail.map(|why| format!("{why} ({times} times)"));
+        }
+        emit(session, UndoOutcome::NotUndone, &shown);
+    }
 }
 
 fn agreed(session: &Session, request: &Request, loss: &Loss) -> Result<bool> {
@@ -636,7 +689,7 @@ fn emit(session: &Session, outcome: UndoOutcome, row: &Row) {
 fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
     let (history, plan) = (session.history(), session.plan());
     let of_plan: Vec<&ChangeRecord> =
-        history.changes.iter().filter(|change| change.plan == plan && change.is_live()).collect();
+        history.changes.iter().filter(|change| change.plan == plan && change.awaits_rollback()).collect();
     let Some(steps) = &request.steps else {
         if of_plan.is_empty() && history.rollback.is_none() {
             refuse_other_plan(history, plan)?;
@@ -702,8 +755,12 @@ fn needed_by<'a>(session: &'a Session, change: &ChangeRecord, request: &Request)
 
 /// Nothing of this plan, but changes of others: not "nothing to undo".
 fn refuse_other_plan(history: &History, plan: &str) -> Result<()> {
-    let mut others: Vec<&str> =
-        history.changes.iter().filter(|change| change.is_live()).map(|change| change.plan.as_str()).collect();
+    let mut others: Vec<&str> = history
+        .changes
+        .iter()
+        .filter(|change| change.awaits_rollback())
+        .map(|change| change.plan.as_str())
+        .collect();
     others.sort_unstable();
     others.dedup();
     if others.is_empty() {

@@ -67,6 +67,7 @@ pub struct Session {
     /// The targets that were asked for, in a dry run.
     asked: RefCell<BTreeSet<Target>>,
     changed: usize,
+    not_undone: usize,
     /// What a killed run left in doubt was probed.
     settled: bool,
 }
@@ -87,6 +88,7 @@ impl Session {
             would: Vec::new(),
             asked: RefCell::default(),
             changed: 0,
+            not_undone: 0,
             settled: false,
         }
     }
@@ -139,12 +141,27 @@ impl Session {
         self.step.as_deref()
     }
 
-    /// How many changes were made, or would be.
+    /// How many changes were made or undone, or would be.
     pub fn changed(&self) -> usize {
         match self.mode {
             Mode::Act => self.changed,
-            Mode::DryRun => self.would.len(),
+            Mode::DryRun => self.changed + self.would.len(),
         }
+    }
+
+    /// How many changes a rollback came to that cannot be undone.
+    pub fn not_undone(&self) -> usize {
+        self.not_undone
+    }
+
+    /// Counts what a rollback would undo.
+    pub fn count_undone(&mut self, changes: usize) {
+        self.changed += changes;
+    }
+
+    /// Counts what a rollback cannot undo.
+    pub fn count_not_undone(&mut self, changes: usize) {
+        self.not_undone += changes;
     }
 
     /// The changes that would be made, as far as the dry run went.

@@ -79,7 +79,8 @@ impl Session {
             intent.loses = Some(text);
         }
         let Some(id) = self.half_done(change, &target) else {
-            return self.record(Entry::Intent(Box::new(intent))).map(Some);
+            let entry = Entry::Intent(Box::new(intent));
+            return if self.is_only_noted(change) { self.note(entry) } else { self.record(entry) }.map(Some);
         };
         if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target))? {
             self.record(Entry::Recorded { target, state, against: None })?;
@@ -87,16 +88,20 @@ impl Session {
         Ok(Some(id))
     }
 
-    /// Counts and reports a change that leaves nothing to undo and so is not recorded.
+    /// Whether the records of a change are written without a sync.
+    ///
+    /// A sync before a change promises that a power failure leaves what undoing it needs. A change of which nothing can
+    /// be undone, and that triggers nothing, needs no such promise: a rollback names it and does nothing, and its step,
+    /// which is not complete without a synced record, makes it again. That it was begun is still in the journal when
+    /// kkrun is killed, because the kernel has what was written; and the next record that is synced, the end of the step
+    /// at the latest, makes it durable.
+    fn is_only_noted(&self, change: &Change) -> bool {
+        change.kind().may_be_lost() && !self.triggers_handlers()
+    }
+
+    /// Counts and reports a change in a dry run, of which more is not known than this.
     pub fn note_change(&mut self, target: Target, summary: String) {
-        match self.mode {
-            Mode::DryRun => self.would_make(target, summary, false),
-            Mode::Act => {
-                self.changed += 1;
-                let target = target.to_string();
-                self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
-            }
-        }
+        self.would_make(target, summary, false);
     }
 
     /// Counts, in a dry run, a command that runs whenever its step does.
@@ -141,7 +146,10 @@ impl Session {
             }
         };
         match looked {
-            Ok(recorded) => self.record(Entry::Done { change: id, recorded }).map(drop),
+            Ok(recorded) => {
+                let entry = Entry::Done { change: id, recorded };
+                if self.is_only_noted(change) { self.note(entry) } else { self.record(entry) }.map(drop)
+            }
             Err(error) => {
                 self.record_what_failure_left(change)?;
                 Err(error.context(format!("{}: not as desired afterwards", change.kind().summary())))

@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 
 use super::Session;
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Writer};
+use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Record, Writer};
 use crate::machine::backups;
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
@@ -50,6 +50,7 @@ impl Session {
         let mut loaded = std::mem::take(&mut opening.loaded);
         if !loaded.is_current(&opening.directory) {
             loaded = journal::load(&opening.directory)?;
+            loaded.make_durable(&opening.directory)?;
             self.history = std::mem::take(&mut loaded.history);
         }
         backups::clear_unfinished(&opening.directory.join("backups"))?;
@@ -69,10 +70,28 @@ impl Session {
         self.append(entry)
     }
 
+    /// Appends what a killed run must leave and a power failure may take, without a sync. [`Session::begin_recording`]
+    /// comes before.
+    ///
+    /// # Errors
+    /// When it cannot be written; nothing more may be done then.
+    pub fn note(&mut self, entry: Entry) -> Result<ChangeId> {
+        self.begin_acting()?;
+        self.write(entry, Journal::note)
+    }
+
     pub(super) fn append(&mut self, entry: Entry) -> Result<ChangeId> {
         if entry.promises() {
             self.world.make_durable();
         }
+        self.write(entry, Journal::append)
+    }
+
+    fn write(
+        &mut self,
+        entry: Entry,
+        write: impl FnOnce(&mut Journal, Entry) -> Result<Vec<Record>>,
+    ) -> Result<ChangeId> {
         let Recorder::Open { journal, .. } = &mut self.recorder else {
             bail!("internal error: a dry run cannot record")
         };
@@ -85,7 +104,7 @@ impl Session {
             );
         }
         let mut id = 0;
-        for record in journal.append(entry)? {
+        for record in write(journal, entry)? {
             id = record.header.seq;
             self.history.apply(record)?;
         }

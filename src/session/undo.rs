@@ -61,6 +61,7 @@ impl Session {
                 Entry::UndoFailed { change: id, error }
             }
         };
+        self.changed += usize::from(matches!(entry, Entry::Undone { .. }));
         self.record(entry)?;
         Ok(self.known(id)?.state)
     }
@@ -118,6 +119,13 @@ impl Session {
     /// An undo action that was interrupted has not failed: it continues in the next run.
     pub(super) fn check_interruption_of(&self, undone: &Result<Undone>) -> Result<()> {
         if undone.is_err() { self.check_interruption() } else { Ok(()) }
+    }
+
+    /// Whether nothing is left of a change that cannot be undone: it went with others.
+    pub fn is_gone(&mut self, id: ChangeId) -> bool {
+        let terms = UndoTerms { dry_run: true, ..UndoTerms::default() };
+        let looked = self.known(id).and_then(|known| self.undo_now(&known, terms));
+        matches!(looked, Ok(Undone::Back(Undoing::Already, _)))
     }
 
     /// Whether a newer change to the same content is live, so that this one is left to it.

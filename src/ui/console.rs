@@ -193,6 +193,7 @@ impl Audience for Console {
                     UndoOutcome::Undone => (Emoji("↩", "<-"), "", normal),
                     UndoOutcome::Already => (Emoji("↩", "<-"), "already as before: ", verbose),
                     UndoOutcome::Kept => (Emoji("✋", "--"), "kept: ", true),
+                    UndoOutcome::NotUndone => (Emoji("✋", "--"), "not undone: ", true),
                     UndoOutcome::Conflict => (Emoji("✋", "!!"), "conflict: ", true),
                     UndoOutcome::Failed => (Emoji("❌", "!!"), "failed: ", true),
                 };

@@ -60,7 +60,7 @@ fn json_is_one_event_a_line_from_the_schema_to_the_summary() {
     let last = |words: &str, status: i32| place.run(words).ends(status).json().pop().unwrap();
     assert_eq!(
         *events.last().unwrap(),
-        serde_json::json!({ "event": "run_ended", "changed": 1, "failed": [], "pending": [], "exit": 0 })
+        serde_json::json!({ "event": "run_ended", "changed": 1, "not_undone": 0, "failed": [], "pending": [], "exit": 0 })
     );
     assert_eq!(last("--json plan.rhai", 0)["changed"], 0);
     assert_eq!(last("--json plan.rhai --dry-run --redo 01", 0)["exit"], 0);

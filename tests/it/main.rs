@@ -10,6 +10,7 @@ mod bad_input;
 mod bench;
 mod check;
 mod command_line;
+mod commands;
 mod conflict;
 mod environment;
 mod examples;

@@ -43,7 +43,7 @@ error: `bash -c 'echo looking; echo no >&2; test -e @/m/go'` ended with exit cod
      looking
      no
    next: fix the cause, then run `kkrun plan.rhai` again: it resumes at step 02 and skips what is complete
-         step 02 made 1 change so far, all recorded and reversible
+         step 02 made 1 change so far, all recorded and reversible; the command that failed may have made more
          full output: `kkrun log 02`
 ",
     );

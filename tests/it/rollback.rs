@@ -316,7 +316,12 @@ step::run("01", "First", || {
     let history = place.run("history").ends(0).stdout;
     assert!(history.contains("irreversible") && history.contains("(a letter was sent)"), "{history}");
     place.run("rollback --dry-run").ends(0).says("a letter was sent");
-    place.run("rollback").ends(0).says("kept: run touch").says("a letter was sent").says("1 kept");
+    place
+        .run("rollback")
+        .ends(0)
+        .says("not undone: run touch")
+        .says("a letter was sent")
+        .says("1 not undone");
 }
 
 #[test]
