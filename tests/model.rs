@@ -19,8 +19,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use kkrun::change::{
-    AccessChange, Attempts, Change, CommandChange, CommandInverse, DesiredEntry, DesiredFile, EditChange,
-    EditTerms, EntryKind, FileChange, FileEntry, Found, Payload, PlainCommand, TreeChange, World,
+    AccessChange, Attempts, Change, CommandChange, CommandInverse, CommandSource, DesiredEntry, DesiredFile,
+    EditChange, EditTerms, EntryKind, FileChange, FileEntry, Found, Payload, PlainCommand, TreeChange, World,
 };
 use kkrun::event::{Answer, Audience, Event, Question, Reporter};
 use kkrun::failure::Failure;
@@ -409,7 +409,7 @@ fn product(session: &mut Session, path: &Path, number: u8, crash: Option<Crash>)
         class: Class::Safe,
     };
     let record = session.product_record(&inverse);
-    let change = CommandChange::about_to_run(&session.world, inverse, None, &record)?;
+    let change = CommandChange::about_to_run(&session.world, inverse, CommandSource::default(), &record)?;
     let mut command = Command::new(&argv);
     command.label = Some("make".to_owned());
     let (ok_codes, backoff) = (Vec::new(), Duration::ZERO);

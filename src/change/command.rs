@@ -141,9 +141,20 @@ pub struct CommandState {
     /// The result of the probe.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probed: Option<String>,
-    /// A hash of what it was last made from.
+    /// What its product was last made from, and by.
+    #[serde(flatten)]
+    pub source: CommandSource,
+}
+
+/// What a product is made from, and by.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandSource {
+    /// A hash of what the script names as its source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_from: Option<String>,
+    /// A hash of the command: arguments, variables, user, directory and input.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
 }
 
 /// What is known of a command's product before the command is run.
@@ -256,7 +267,7 @@ impl CommandChange {
     pub fn about_to_run(
         world: &World,
         inverse: CommandInverse,
-        made_from: Option<String>,
+        source: CommandSource,
         record: &ProductRecord,
     ) -> Result<Self> {
         let mut before = CommandState::default();
@@ -285,8 +296,7 @@ impl CommandChange {
             }
         }
         before.probed = inverse.probe.as_ref().map(|probe| probe.state(world)).transpose()?;
-        let after =
-            CommandState { product: before.product.map(|_| true), made_from, ..CommandState::default() };
+        let after = CommandState { product: before.product.map(|_| true), source, ..CommandState::default() };
         Ok(Self { before, after, inverse, watch: Some(Box::new(watch)) })
     }
 
@@ -592,7 +602,7 @@ impl Kind for CommandChange {
         {
             anyhow::bail!("after `{}`, `{}` still fails", self.inverse.label, look.label());
         }
-        now.made_from.clone_from(&self.after.made_from);
+        now.source.clone_from(&self.after.source);
         let mut states = BTreeMap::new();
         if let Some(watch) = &self.watch {
             now.left = self.listed(world, watch)?;
@@ -730,7 +740,8 @@ mod tests {
             class: Class::Safe,
         };
         let change = Change::Command(
-            CommandChange::about_to_run(&world, inverse, None, &ProductRecord::default()).unwrap(),
+            CommandChange::about_to_run(&world, inverse, CommandSource::default(), &ProductRecord::default())
+                .unwrap(),
         );
         std::fs::create_dir_all(product.join("inner")).unwrap();
         undo(&mut world, &change, None, false);

@@ -40,7 +40,9 @@ use serde_json::{Map, Value};
 pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
 pub use attempts::Attempts;
-pub use command::{CommandChange, CommandInverse, CommandState, PlainCommand, Probe, ProductRecord};
+pub use command::{
+    CommandChange, CommandInverse, CommandSource, CommandState, PlainCommand, Probe, ProductRecord,
+};
 pub use database::{DatabaseChange, DesiredDatabase};
 pub use edit::{
     DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Lines, Made, entry_target,

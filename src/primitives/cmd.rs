@@ -12,7 +12,8 @@ use serde::Deserialize;
 use super::file::absolute;
 use super::shorter::namespace;
 use crate::change::{
-    Attempts, Change, CommandChange, CommandInverse, CommandState, Payload, PlainCommand, Probe,
+    Attempts, Change, CommandChange, CommandInverse, CommandSource, CommandState, Payload, PlainCommand,
+    Probe,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeState, Class};
@@ -315,7 +316,7 @@ impl Run<'_> {
         let change = {
             let session = self.host.seen();
             let record = session.product_record(&inverse);
-            CommandChange::about_to_run(&session.world, inverse, self.made_from(), &record)?
+            CommandChange::about_to_run(&session.world, inverse, self.source()?, &record)?
         };
         let payload = Payload::Command(&mut attempts);
         self.host.session().perform_losing(&Change::Command(change), loses, payload)?;
@@ -374,11 +375,15 @@ impl Run<'_> {
         if self.is_half_done(&target) {
             return Ok(self.options.unless.is_some());
         }
-        let Some(wanted) = self.made_from() else { return Ok(true) };
+        let wanted = self.source()?;
         let session = self.host.seen();
         let known = session.history().recorded(&target).cloned();
         let known = known.and_then(|value| serde_json::from_value::<CommandState>(value).ok());
-        Ok(known.and_then(|state| state.made_from) == Some(wanted))
+        let CommandSource { made_from, made_by } = known.unwrap_or_default().source;
+        let is_same_source = wanted.made_from.is_none() || wanted.made_from == made_from;
+        // Of what was there before kkrun, no command is known.
+        let is_same_command = wanted.made_by.is_none() || made_by.is_none() || wanted.made_by == made_by;
+        Ok(is_same_source && is_same_command)
     }
 
     /// A killed run may have left this half done.
@@ -499,8 +504,24 @@ impl Run<'_> {
         }
     }
 
-    fn made_from(&self) -> Option<String> {
-        self.options.made_from.as_ref().map(|text| Digest::of(text.as_bytes()).to_string())
+    /// Whether a product has to be made again depends on this. `unless` alone decides about the command.
+    fn source(&self) -> Result<CommandSource> {
+        let options = &self.options;
+        let made_from = options.made_from.as_ref().map(|text| Digest::of(text.as_bytes()).to_string());
+        if options.unless.is_some() && made_from.is_none() || options.always.is_some() {
+            return Ok(CommandSource { made_from, made_by: None });
+        }
+        let plain = self.plain(self.argv.clone())?;
+        let stdin = options.stdin.as_ref().filter(|stdin| stdin.is_string()).map(Dynamic::to_string);
+        let given = options.env.values().chain(&options.stdin);
+        let secrets = given.filter_map(|value| {
+            let secret = value.read_lock::<Secret>()?;
+            Some(self.host.hash_of_secret(&secret))
+        });
+        let secrets = secrets.collect::<Result<Vec<_>>>()?;
+        let command =
+            serde_json::to_vec(&(plain, stdin, secrets)).context("cannot write a command as JSON")?;
+        Ok(CommandSource { made_from, made_by: Some(Digest::of(&command).to_string()) })
     }
 
     fn loses(&self, inverse: &CommandInverse) -> Option<(Class, String)> {
@@ -553,7 +574,8 @@ mod functions {
     /// Runs a command unless there is nothing to do, and returns `{ code, ok, stdout, stderr, seconds }`. One of these
     /// options must say when there is nothing to do:
     ///
-    /// * `creates: path` – when the path exists. Undo removes what the command made; what was there before stays, and a
+    /// * `creates: path` – when the path exists, and is not what kkrun made with other arguments, variables, user, directory or
+    ///   `stdin`: then the changed command is run, with the product in place. Undo removes what the command made; what was there before stays, and a
     ///   product that was modified since is a conflict. What a failed or killed run left of it is removed before the next
     ///   attempt, or moved to `aside/` in the state directory if it may not be the command's.
     /// * `unless: argv` or a closure – when that command succeeds, or the closure returns true. It is checked again
@@ -570,7 +592,7 @@ mod functions {
     /// * `state: argv` – a command that prints what this one changes, so that kkrun notices when something else changed it.
     /// * `loses: "what"` – undoing it loses this data, so a rollback asks first (`--purge data`).
     /// * `irreversible: "why"` – it cannot be undone.
-    /// * `made_from: text` – run it again when this string differs from the one at its last success.
+    /// * `made_from: text` – run it again when this string, or the command itself, differs from that of its last success.
     /// * `changes: path` – the product of another command that this one modifies, such as a checkout that it updates: the
     ///   modification is then no conflict.
     ///

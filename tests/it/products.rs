@@ -231,6 +231,64 @@ step::run("01", "First", || {
     assert!(!place.exists("m/data"));
 }
 
+#[test]
+fn changed_command_makes_its_product_again() {
+    let call = r#"cmd::run(["bash", "-c", "mkdir -p @/m/data; echo $0 $A $(pwd) $(cat) > @/m/data/out", "one"],
+        #{ creates: "@/m/data", env: #{ A: "a" }, cwd: "/usr", stdin: "in", timeout: 60 });"#;
+    for (from, to) in [
+        (r#""one""#, r#""two""#),
+        (r#"A: "a""#, r#"A: "b""#),
+        (r#""/usr""#, r#""/etc""#),
+        (r#""in""#, r#""out""#),
+    ] {
+        let place = Place::new(&format!("step::run(\"01\", \"First\", || {{ {call} }});"));
+        place.run("plan.rhai").ends(0);
+        assert_eq!(place.read("m/data/out"), "one a /usr in\n");
+        place.edit("plan/plan.rhai", "timeout: 60", "timeout: 70");
+        place.run("plan.rhai --redo 01").ends(0).says("0 changes");
+        place.edit("plan/plan.rhai", from, to);
+        place.run("plan.rhai --dry-run").ends(6).says("would");
+        place.run("plan.rhai").ends(0).says("1 change");
+        assert_ne!(place.read("m/data/out"), "one a /usr in\n", "{to}");
+        place.run("plan.rhai --redo 01").ends(0).says("0 changes");
+        place.run("rollback").ends(0).says("2 undone · 0 kept");
+        assert!(!place.exists("m/data"));
+    }
+}
+
+#[test]
+fn command_whose_secret_was_rotated_makes_its_product_again() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    let token = secret::ask("token", "Token");
+    cmd::run(["bash", "-c", "echo ${#TOKEN} > @/m/data"], #{ creates: "@/m/data", env: #{ TOKEN: token } });
+});
+"#,
+    );
+    for (token, length) in
+        [("first-secret", "12\n"), ("the-second-secret", "17\n"), ("the-second-secret", "17\n")]
+    {
+        place.write("given", &format!("token={token}\n"));
+        fs::set_permissions(place.path("given"), std::os::unix::fs::PermissionsExt::from_mode(0o600))
+            .unwrap();
+        place.run("plan.rhai --secrets ../given").ends(0);
+        assert_eq!(place.read("m/data"), length);
+    }
+    assert_eq!(place.records().iter().filter(|kind| *kind == "intent").count(), 2);
+}
+
+#[test]
+fn changed_command_leaves_alone_what_was_there_before_kkrun() {
+    let place =
+        Place::new(r#"step::run("01", "First", || cmd::run(["touch", "@/m/a"], #{ creates: "@/m/a" }));"#)
+            .with("m/a", "mine\n");
+    place.run("plan.rhai").ends(0).says("0 changes");
+    place.edit("plan/plan.rhai", "\"touch\"", "\"rm\"");
+    place.run("plan.rhai").ends(0).says("0 changes");
+    assert_eq!(place.read("m/a"), "mine\n");
+}
+
 const CHECKOUT: &str = r#"
 import "std/git" as git;
 step::run("01", "Clone", || git::checkout("file://@/origin", "main", "@/m/app", USER));
@@ -299,6 +357,38 @@ fn checkout_leaves_alone_what_is_called_new_beside_it() {
     place.run("plan.rhai").ends(0);
     assert_eq!(place.read("m/app.new/mine"), "mine\n");
     assert_eq!(fs::read_dir(place.path("m")).unwrap().count(), 2);
+}
+
+#[test]
+fn checkout_of_another_url_or_branch_is_brought_there_and_back() {
+    let place = checkout();
+    let origin = place.path("origin");
+    git(&origin, &["branch", "other"]);
+    git(&origin, &["checkout", "--quiet", "other"]);
+    place.write("origin/b", "b\n");
+    git(&origin, &["add", "b"]);
+    git(&origin, &["commit", "--quiet", "-m", "other"]);
+    git(&origin, &["checkout", "--quiet", "main"]);
+    place.run("plan.rhai").ends(0).says("1 change");
+
+    place.edit("plan/plan.rhai", "\"main\"", "\"other\"");
+    place.run("plan.rhai").ends(0).says("1 change");
+    assert_eq!(place.read("m/app/b"), "b\n");
+    place.run("plan.rhai --redo 01").ends(0).says("0 changes");
+
+    fs::rename(&origin, place.path("moved")).unwrap();
+    place.edit("plan/plan.rhai", "@/origin", "@/moved");
+    place.run("plan.rhai").ends(0).says("1 change");
+    let config = place.read("m/app/.git/config");
+    assert!(config.contains("@/moved") && !config.contains("@/origin"), "{config}");
+    place.run("plan.rhai --redo 01").ends(0).says("0 changes");
+    place.run("rollback").ends(0).says("3 undone · 0 kept");
+    assert!(!place.exists("m/app"));
+
+    git(&place.path("moved"), &["tag", "v1", "main"]);
+    place.edit("plan/plan.rhai", "\"other\"", "\"v1\"");
+    place.run("plan.rhai").ends(0).says("1 change");
+    place.run("plan.rhai --redo 01").ends(0).says("0 changes");
 }
 
 /// Runs kkrun where a file system is mounted in `m/`, which is gone afterwards.

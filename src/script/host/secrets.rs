@@ -85,6 +85,11 @@ impl Host {
         Ok(self.secrets().store.read(name)?.is_some_and(|stored| *stored == text))
     }
 
+    /// A keyed hash of a secret; `None` if no secret of this machine was ever hashed.
+    pub fn hash_of_secret(&self, secret: &Secret) -> Result<Option<String>> {
+        self.secrets().store.known_hash(secret.name(), secret.reveal())
+    }
+
     /// A keyed hash of the secret as it is now; `None` if it cannot be had without asking.
     pub(super) fn present_secret(&self, name: &str) -> Result<Option<String>> {
         match self.secrets().available(name)? {
