@@ -2,6 +2,7 @@
 
 use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use anyhow::{Context, Result};
 
@@ -18,6 +19,29 @@ const ASIDE: &str = "aside";
 /// The directory of what was set aside.
 pub(super) fn directory(world: &World) -> PathBuf {
     world.state_directory().join(ASIDE)
+}
+
+/// What was set aside below the state directory `state` and is still there, each with the time of the move.
+pub fn things_set_aside(state: &Path) -> Result<Vec<(PathBuf, SystemTime)>> {
+    let aside = state.join(ASIDE);
+    let mut things = Vec::new();
+    for place in entries(&aside)? {
+        // It changed last when the thing was moved into it.
+        let moved = std::fs::metadata(&place).and_then(|place| place.modified());
+        let moved = moved.with_context(|| format!("cannot read `{}`", place.display()))?;
+        things.extend(entries(&place)?.into_iter().map(|thing| (thing, moved)));
+    }
+    things.sort();
+    Ok(things)
+}
+
+fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+    let named = || format!("cannot read `{}`", directory.display());
+    match std::fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| Ok(entry.with_context(named)?.path())).collect(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error).with_context(named),
+    }
 }
 
 /// Moves what is at the canonical path `path` to a place of its own and gives that. If kkrun is killed

@@ -39,6 +39,7 @@ use serde_json::{Map, Value};
 
 pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
+pub use aside::things_set_aside;
 pub use attempts::Attempts;
 pub use command::{
     CommandChange, CommandInverse, CommandSource, CommandState, PlainCommand, Probe, ProductRecord,

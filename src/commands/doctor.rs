@@ -1,13 +1,18 @@
 //! `kkrun doctor`: explains the state of the journal, and what to do when it is damaged. Changes nothing.
 
 use anyhow::Result;
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
 
+use crate::change::things_set_aside;
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{self, ChangeRecord, ChangeState};
-use crate::machine::lock;
+use crate::machine::tree_size::TreeSize;
+use crate::machine::{clock, lock};
+use crate::time;
 use crate::ui::line_to_stdout;
 
 pub(super) fn execute(options: &Options) -> Result<ExitCode> {
@@ -44,6 +49,16 @@ pub(super) fn execute(options: &Options) -> Result<ExitCode> {
     }
     if let Some(unfinished) = history.rollback.as_ref().filter(|_| !is_at_work) {
         line_to_stdout(&format!("a rollback was interrupted: finish it with `{}`", unfinished.invocation()));
+    }
+    for (thing, moved) in things_set_aside(&state)? {
+        let moved = Timestamp::try_from(moved).unwrap_or(Timestamp::UNIX_EPOCH);
+        let (when, size) = (time::when(moved, clock::now(), &TimeZone::system()), TreeSize::at(&thing));
+        let place = thing.parent().unwrap_or(&thing).display().to_string();
+        let remove = shell_words::join(["rm", "-r", "--", &place]);
+        line_to_stdout(&format!(
+            "set aside {when}: `{}` ({size}), which may not be kkrun's; kkrun never removes it, `{remove}` does",
+            thing.display()
+        ));
     }
     for pending in &history.pending {
         line_to_stdout(&format!("pending: {}", pending.sentence()));

@@ -6,7 +6,7 @@ mod reading;
 mod runner;
 mod unchanged;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -198,6 +198,9 @@ pub fn run_script(
         if !unchanged && let Some((engine, _)) = code {
             ask_secrets(launch, host, plan, engine)?;
         }
+    }
+    if is_plan && doing == Doing::Preview {
+        host.seen().refuse_unfinished_rollback()?;
     }
     if is_plan {
         reporter.emit(&plan_started(launch, host, plan));
@@ -473,6 +476,13 @@ fn read_outside(path: &Path) -> Result<Script> {
 
 fn stem(name: &str) -> String {
     Path::new(name).file_stem().and_then(|stem| stem.to_str()).unwrap_or(name).to_owned()
+}
+
+/// The steps that have a log.
+pub fn steps_with_logs(state: &Path) -> BTreeSet<String> {
+    let entries = std::fs::read_dir(state.join("logs")).into_iter().flatten().flatten();
+    let step = |name: std::ffi::OsString| Some(name.to_str()?.split('.').nth(1)?.to_owned());
+    entries.filter_map(|entry| step(entry.file_name())).collect()
 }
 
 /// The newest log of a step, or of the step that logged last.

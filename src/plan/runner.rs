@@ -384,8 +384,8 @@ impl Runner {
             asks: None,
         };
         let record = host.seen().history().step(host.seen().plan(), &call.id).cloned().unwrap_or_default();
-        report.status =
-            by_record(&record, record.state == StepState::Started && self.launch.is_running(&record.run));
+        let (record, is_running) = self.settled_record(host, call, record)?;
+        report.status = by_record(&record, is_running);
         if record.state != StepState::Complete {
             return Ok(report);
         }
@@ -404,6 +404,28 @@ impl Runner {
             report.asks = Some(asked);
         }
         Ok(report)
+    }
+
+    /// The record of a step, and whether its run is at work. One that had begun when the journal was read may have ended
+    /// since: only a run that is gone, and whose records were read after that, was interrupted.
+    fn settled_record(
+        &self,
+        host: &Host,
+        call: &StepCall,
+        mut record: StepRecord,
+    ) -> Result<(StepRecord, bool)> {
+        while record.state == StepState::Started {
+            if self.launch.is_running(&record.run) {
+                return Ok((record, true));
+            }
+            let history = self.launch.history()?;
+            let now = history.step(host.seen().plan(), &call.id).cloned().unwrap_or_default();
+            if now.state == StepState::Started && now.run == record.run {
+                break;
+            }
+            record = now;
+        }
+        Ok((record, false))
     }
 
     fn preview(
@@ -541,10 +563,14 @@ impl StepRunner for Runner {
         let name = host.settings().text("plan").map_or_else(|| super::stem(plan), str::to_owned);
         let mut reports = self.examined(&host, plan, &name)?;
         let session = host.seen();
-        let removed = removed_steps(session.history(), &name, &reports);
-        name_left_targets(session.history(), &name, &mut reports);
+        let is_begun = session.history().steps_of(&name).any(|(_, step)| step.state == StepState::Started);
+        // What had begun may have ended since.
+        let reread = if is_begun { Some(self.launch.history()?) } else { None };
+        let history = reread.as_ref().unwrap_or_else(|| session.history());
+        let removed = removed_steps(history, &name, &reports);
+        name_left_targets(history, &name, &mut reports);
         reports.extend(removed);
-        let rows = reports.iter().map(|report| row(session.history(), &name, report));
+        let rows = reports.iter().map(|report| row(history, &name, report));
         Ok(Value::Array(rows.collect()))
     }
 

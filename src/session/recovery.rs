@@ -21,14 +21,23 @@ impl Session {
         if self.settled || matches!(self.recorder, Recorder::None) {
             return Ok(());
         }
+        self.refuse_unfinished_rollback()?;
+        self.recover_doubts(true)?;
+        self.settled = true;
+        Ok(())
+    }
+
+    /// A run begins after the end of a rollback only.
+    ///
+    /// # Errors
+    /// When a rollback was interrupted.
+    pub fn refuse_unfinished_rollback(&self) -> Result<()> {
         if let Some(unfinished) = &self.history.rollback {
             bail!(
                 Failure::new("cannot start a run: a rollback was interrupted and is not finished")
                     .hint(format!("finish it with `{}`, then run this again", unfinished.invocation()))
             );
         }
-        self.recover_doubts(true)?;
-        self.settled = true;
         Ok(())
     }
 

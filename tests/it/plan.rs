@@ -550,3 +550,37 @@ step::run("01", "First", || {
     place.run("plan.rhai --verify").ends(0);
     place.run("plan.rhai --redo 01 --dry-run").ends(6).says("run echo now");
 }
+
+#[test]
+fn status_of_a_step_that_ends_meanwhile_is_complete() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { cmd::run(["bash", "-c", "touch @/m/begun; until test -e @/m/go; do sleep 0.01; done"], #{ always: "a test" }); });
+"#,
+    )
+    .with(
+        "plan/look.rhai",
+        r#"
+cmd::read(["bash", "-c", "touch @/m/looks; until test -e @/m/ended; do sleep 0.01; done"]);
+for row in step::list("plan.rhai") { print(`${row.id} ${row.status} ${row.finished != ()}`); }
+"#,
+    );
+    let run = place.start("plan.rhai");
+    crate::support::until("the step begins", || place.exists("m/begun"));
+    let look = place.start("look.rhai");
+    crate::support::until("the status is asked for", || place.exists("m/looks"));
+    place.write("m/go", "");
+    run.end().ends(0);
+    place.write("m/ended", "");
+    look.end().ends(0).prints("01 complete true\n");
+}
+
+#[test]
+fn log_of_a_step_that_never_ran_names_those_that_did() {
+    let place =
+        Place::new(r#"step::run("01", "First", || { print("here"); }); step::run("02", "Second", || {});"#);
+    place.run("log 01").ends(1).says("no log found: no step has run yet");
+    place.run("plan.rhai --only 01").ends(0);
+    place.run("log 02").ends(1).says("no log found: step `02` has not run").says("steps with a log: 01");
+    place.run("log 01").ends(0).prints("here\n");
+}

@@ -120,6 +120,19 @@ fn rollback_after_kill_sets_aside_what_may_be_the_operators() {
     assert_eq!(place.read("state/aside/1/data/mine"), "mine\n");
 }
 
+#[test]
+fn doctor_lists_what_was_moved_aside() {
+    let place = killed_in_the_middle(STUCK);
+    place.remove("m/data");
+    place.write("m/data/mine", "mine\n");
+    assert!(!place.run("doctor").ends(0).stdout.contains("aside"));
+    place.run("rollback").ends(0);
+    let said = place.run("doctor").ends(0).stdout;
+    assert!(said.contains("set aside today "), "{said}");
+    assert!(said.contains(": `@/state/aside/1/data` (1 file, 5 bytes)"), "{said}");
+    assert!(said.contains("`rm -r -- @/state/aside/1` does"), "{said}");
+}
+
 const MAKES: &str = r#"
 step::run("01", "First", || {
     cmd::run(["bash", "-c", "mkdir -p @/m/data/sub; echo one > @/m/data/one; echo two > @/m/data/sub/two; test -e @/m/well"],

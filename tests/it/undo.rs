@@ -330,3 +330,18 @@ step::run("01", "First", || {
     place.run("rollback").ends(0).says("1 undone · 0 kept");
     assert!(!place.exists("m/data"));
 }
+
+#[test]
+fn dry_run_after_a_killed_rollback_says_that_a_run_is_refused() {
+    let place = Place::new(TWO);
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(0);
+    place.cut_journal_behind("undo_intent");
+    let refused = "cannot start a run: a rollback was interrupted and is not finished";
+    place
+        .run("plan.rhai --dry-run")
+        .ends(1)
+        .says(refused)
+        .says("finish it with `kkrun rollback --plan plan`");
+    place.run("plan.rhai").ends(1).says(refused);
+}
