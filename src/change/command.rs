@@ -421,6 +421,19 @@ impl CommandChange {
         }
     }
 
+    /// Leaves a product that an older change made as it is: what it was before is not kept.
+    fn undo_in_own(&self, now: CommandState, terms: UndoTerms<'_>) -> Option<Undone> {
+        if !self.before.own || !self.inverse.commands.is_empty() {
+            return None;
+        }
+        let how = if now.product == Some(false) { Undoing::Already } else { Undoing::InPart };
+        let recorded = terms.recorded.filter(|_| terms.recorded_since).and_then(state_of);
+        // No command is known to have made it as it is, so the next run makes it again.
+        let source = CommandSource { made_from: None, made_by: Some(String::new()) };
+        let left = CommandState { left: recorded.and_then(|state| state.left), source, ..now };
+        Some(Undone::Back(how, [(self.target(), state_value(&left))].into()))
+    }
+
     /// Keeps a product that was there before and is not kkrun's: what the command changed in it cannot be told apart.
     fn undo_in_what_was_there(&self, world: &World, now: &CommandState) -> Result<Option<Undone>> {
         let Some(product) = self.product() else { return Ok(None) };
@@ -662,6 +675,9 @@ impl Kind for CommandChange {
             return Ok(Undone::Kept("its script names no undo action".to_owned()));
         }
         if let Some(undone) = self.undo_in_what_was_there(world, &now)? {
+            return Ok(undone);
+        }
+        if let Some(undone) = self.undo_in_own(now, terms) {
             return Ok(undone);
         }
         let recorded = terms.recorded.filter(|_| terms.recorded_since);

@@ -124,8 +124,10 @@ impl Report {
 
     /// What became of the changes, a line for each fate.
     pub fn lines(&self) -> Vec<String> {
-        let undone: Vec<&str> = self.undone.iter().map(|row| row.summary.as_str()).collect();
-        let mut lines = Vec::new();
+        let (in_part, undone): (Vec<&Row>, Vec<&Row>) =
+            self.undone.iter().partition(|row| row.detail.is_some());
+        let undone: Vec<&str> = undone.into_iter().map(|row| row.summary.as_str()).collect();
+        let mut lines: Vec<String> = in_part.into_iter().filter_map(|row| row.detail.clone()).collect();
         if !undone.is_empty() {
             lines.push(format!("undone because of that: {}", undone.join(", ")));
         }
@@ -222,14 +224,22 @@ impl Request {
 pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
     let (irreversible, candidates) = apart(session, &candidates(session, request)?);
     let mut report = Report::default();
+    // What would be recorded by then.
+    let mut assumed = BTreeMap::new();
     for id in candidates {
         let Some(known) = session.history().change(id).cloned() else { continue };
         let mut row = row_of(&known);
-        let (reported, detail) = match preview_one(session, request, &known, &report, &mut row) {
-            Ok(Undone::Back(how, _)) => {
-                let recorded = session.recorded_since(id, &known.intent.target);
+        let target = &known.intent.target;
+        let recorded = assumed.get(target).or_else(|| session.recorded_since(id, target)).cloned();
+        let recorded = recorded.as_ref();
+        let (reported, detail) = match preview_one(session, request, &known, recorded, &report, &mut row) {
+            Ok(Undone::Back(how, states)) => {
                 let taken = Change::of_intent(&known.intent)?.kind().undo_takes(&session.world, recorded);
-                (UndoOutcome::Would, taken.filter(|_| how != journal::Undoing::Already))
+                assumed.extend(states);
+                (
+                    UndoOutcome::Would,
+                    taken.filter(|_| how != journal::Undoing::Already).or_else(|| left_by(&known, how)),
+                )
             }
             Ok(Undone::InProgress(_)) => (UndoOutcome::Would, None),
             Ok(Undone::Conflict(why)) => (UndoOutcome::Conflict, Some(why)),
@@ -257,11 +267,13 @@ fn preview_one(
     session: &mut Session,
     request: &Request,
     known: &ChangeRecord,
+    recorded: Option<&Value>,
     report: &Report,
     row: &mut Row,
 ) -> Result<Undone> {
     let change = Change::of_intent(&known.intent)?;
-    if let Some(loss) = loss_of(session, known, &change)?.filter(|loss| !request.grants(loss.class)) {
+    if let Some(loss) = loss_of(session, known, &change, recorded)?.filter(|loss| !request.grants(loss.class))
+    {
         row.class = loss.class.purge_word();
         return Ok(Undone::Kept(format!("kept unless agreed to: {}", loss.what)));
     }
@@ -383,7 +395,7 @@ fn undo_one(
         }
     };
     let mut is_agreed = false;
-    match loss_of(session, &known, &change) {
+    match loss_of(session, &known, &change, session.recorded_since(id, &known.intent.target)) {
         Ok(Some(loss)) => {
             let word = loss.class.purge_word().unwrap_or("all");
             let why = format!("{}; `--purge {word}` allows it", loss.what);
@@ -399,13 +411,11 @@ fn undo_one(
     }
     match session.undo_losing(id, request.force, is_agreed)? {
         ChangeState::Undone(how) => {
-            let reported = if how == crate::journal::Undoing::Already {
-                UndoOutcome::Already
-            } else {
-                UndoOutcome::Undone
-            };
-            if how == crate::journal::Undoing::InPart {
+            let reported =
+                if how == journal::Undoing::Already { UndoOutcome::Already } else { UndoOutcome::Undone };
+            if how == journal::Undoing::InPart {
                 row.done = format!("undone in part: {}", row.summary);
+                row.detail = left_by(&known, how);
             }
             emit(session, reported, &row);
             report.undone.push(row);
@@ -603,11 +613,24 @@ fn keep(
 }
 
 /// What would be lost: as the script named it, else as the kind sees it now.
-fn loss_of(session: &Session, known: &ChangeRecord, change: &Change) -> Result<Option<Loss>> {
+fn loss_of(
+    session: &Session,
+    known: &ChangeRecord,
+    change: &Change,
+    recorded: Option<&Value>,
+) -> Result<Option<Loss>> {
     match &known.intent.loses {
         Some(what) => Ok(Some(Loss { class: known.intent.class, what: what.clone() })),
-        None => change.kind().loss(&session.world, session.recorded_since(known.id, &known.intent.target)),
+        None => change.kind().loss(&session.world, recorded),
     }
+}
+
+/// What a change leaves that is undone in part.
+fn left_by(known: &ChangeRecord, how: journal::Undoing) -> Option<String> {
+    let Target::Product(path) = &known.intent.target else { return None };
+    (how == journal::Undoing::InPart).then(|| {
+        format!("`{path}` stays as the command left it, until the change that made it first is undone")
+    })
 }
 
 /// The changes of which nothing can be undone, and the others.

@@ -230,6 +230,49 @@ fn rebuilt_product_is_removed_whole_and_what_was_put_in_between_is_asked_for() {
 }
 
 #[test]
+fn dry_run_of_a_rollback_after_a_killed_rebuild_says_what_the_rollback_does() {
+    for is_theirs in [false, true] {
+        let place = Place::new(REBUILT);
+        place.run("plan.rhai").ends(0);
+        place.edit("plan/plan.rhai", "V1", "V2");
+        place.edit("plan/plan.rhai", "! test -e @/m/fail", "kill -KILL $PPID; exit 1");
+        place.run("plan.rhai").ends(-9);
+        if is_theirs {
+            place.write("m/data/mine", "mine\n");
+        }
+        let size = if is_theirs { "2 files, 8 bytes" } else { "1 file, 3 bytes" };
+        let ran = place.run("rollback --dry-run").ends(6);
+        ran.says("2 would be undone · 0 kept").says(&format!("move `@/m/data` ({size}) to `@/state/aside`"));
+        place.run("rollback").ends(0).says("2 undone · 0 kept").says("@/state/aside/1/data");
+        assert_eq!(place.exists("state/aside/1/data/mine"), is_theirs);
+    }
+}
+
+#[test]
+fn failing_test_of_a_handler_around_a_rebuilt_product_says_that_the_product_stays() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    step::on_change(#{ test: ["grep", "-q", "V1", "@/m/data"] }, || {
+        cmd::run(["bash", "-c", "echo V1 > @/m/data"], #{ creates: "@/m/data" });
+    });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.edit("plan/plan.rhai", "echo V1", "echo V2");
+    let ran = place.run("plan.rhai").ends(1);
+    ran.says("`@/m/data` stays as the command left it").never_says("undone because of that");
+    assert_eq!(place.read("m/data"), "V2\n");
+    // It is not taken for done.
+    place.edit("plan/plan.rhai", "echo V2", "echo V1");
+    place.run("plan.rhai").ends(0).says("1 change");
+    assert_eq!(place.read("m/data"), "V1\n");
+    place.run("rollback").ends(0).says("0 kept");
+    assert!(!place.exists("m/data"));
+}
+
+#[test]
 fn product_below_a_directory_of_kkruns_own_goes_with_it() {
     let place = Place::new(
         r#"
@@ -349,6 +392,41 @@ fn checkout_that_kkrun_pulled_is_removed_without_a_question() {
     assert_eq!(place.read("m/app/a"), "changed\n");
     place.run("rollback").ends(0).says("2 undone · 0 kept");
     assert!(!place.exists("m/app") && !place.exists("state/aside"));
+}
+
+#[test]
+fn looking_at_a_checkout_with_git_is_no_question() {
+    let place = checkout();
+    place.run("plan.rhai").ends(0);
+    let index = place.path("m/app/.git/index");
+    let before = fs::read(&index).unwrap();
+    // The times of the files are no longer those in the index, so git writes it again.
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    git(&place.path("m/app"), &["update-index", "--force-write-index"]);
+    fs::File::open(&index).unwrap().set_modified(std::time::SystemTime::now()).unwrap();
+    assert_eq!(fs::read(&index).unwrap().len(), before.len());
+    place.run("rollback").ends(0).says("1 undone · 0 kept");
+}
+
+#[test]
+fn what_the_operator_stages_in_a_checkout_is_kept() {
+    let place = checkout();
+    place.run("plan.rhai").ends(0);
+    place.write("m/app/b", "b\n");
+    git(&place.path("m/app"), &["add", "b"]);
+    place.remove("m/app/b");
+    place.run("rollback").ends(0).says("0 undone · 1 kept");
+}
+
+#[test]
+fn product_of_which_a_file_got_another_mode_or_owner_is_kept_until_agreed() {
+    let place = Place::new(
+        r#"step::run("01", "First", || cmd::run(["bash", "-c", "mkdir @/m/data; touch @/m/data/a"], #{ creates: "@/m/data" }));"#,
+    );
+    place.run("plan.rhai").ends(0);
+    fs::set_permissions(place.path("m/data/a"), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+    place.run("rollback").ends(0).says("1 entry that kkrun did not make: a").says("1 kept");
+    place.run("rollback --purge data").ends(0).says("1 undone");
 }
 
 #[test]

@@ -17,10 +17,13 @@ use super::path_text::PathText;
 use super::place::Walk;
 use super::tree_walk::{Next, walk_tree};
 
-/// Kind, size and time of change of all that is at a path, by the path from there; what is at the path itself is `.`.
+/// Kind, size, mode, owner and time of all that is at a path, by the path from there; what is at the path itself is `.`.
 ///
-/// Two listings of a file are equal as long as it is not written to: its time has nanoseconds. A directory only exists
-/// or does not, because its time changes with every name in it; owners and modes do not count. In JSON a map.
+/// Two listings of a file are equal as long as it is not written to: its time has nanoseconds. Who puts that time back
+/// is not seen: the time of the inode would show it, but a file that kkrun restored has another one, too. A directory
+/// only exists or does not, because its time changes with every name in it. So does the index of a git checkout: git
+/// writes it again when someone only looks (`git status`), and what it alone knows is which objects are staged, while
+/// a staged content is an entry of its own below `objects`. In JSON a map.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Listing(BTreeMap<PathText, String>);
@@ -43,6 +46,7 @@ impl Listing {
                 Some("mount".to_owned())
             } else {
                 look(entry.directory, entry.name, entry.shown)?
+                    .map(|seen| if entry.relative.ends_with(GIT_INDEX) { "index".to_owned() } else { seen })
             };
             let is_directory = seen.as_deref() == Some(DIRECTORY);
             if let Some(seen) = seen {
@@ -90,6 +94,7 @@ impl Listing {
 }
 
 const DIRECTORY: &str = "directory";
+const GIT_INDEX: &str = ".git/index";
 
 /// An entry as a string that is the same as long as the entry is; `None` if it is absent.
 fn look(directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<Option<String>> {
@@ -100,7 +105,15 @@ fn look(directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<Option<
     };
     Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
         FileType::Directory => DIRECTORY.to_owned(),
-        FileType::RegularFile => format!("file {} {}.{:09}", stat.st_size, stat.st_mtime, stat.st_mtime_nsec),
+        FileType::RegularFile => format!(
+            "file {} {:04o} {}:{} {}.{:09}",
+            stat.st_size,
+            stat.st_mode & 0o7777,
+            stat.st_uid,
+            stat.st_gid,
+            stat.st_mtime,
+            stat.st_mtime_nsec
+        ),
         FileType::Symlink => {
             let to = readlinkat(directory, name, Vec::new())
                 .map_err(|errno| failed("read the link", shown, errno))?;
