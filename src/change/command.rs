@@ -168,6 +168,8 @@ pub struct ProductRecord {
     pub first: Option<CommandChange>,
     /// What kkrun last left of the product that the command changes.
     pub changed: Option<CommandState>,
+    /// The user whose files alone the command can make; none if that is root, who can make any.
+    pub user: Option<u32>,
 }
 
 /// What undoes a command.
@@ -201,8 +203,10 @@ impl CommandInverse {
 /// A command that was run.
 ///
 /// Who owns a product: what was not there at the first attempt is the command's, up to the moment at which kkrun saw
-/// the command end. Then kkrun lists it, without what the operator had put into it before. What is there and not in
-/// the list is the operator's: a rollback asks. There is no list of what a killed attempt left; it cannot be told
+/// the command end. Then kkrun lists it, without what the operator had put into it before, and without the files of
+/// another user than the command's, if that is not root. That is all that can be known: what the operator adds as the
+/// command's own user while it runs, or at all while root's command runs, counts as the command's. What is there and not
+/// in the list is the operator's: a rollback asks. There is no list of what a killed attempt left; it cannot be told
 /// apart from what the operator made since, so it is set aside instead of removed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CommandChange {
@@ -223,6 +227,8 @@ struct Watch {
     theirs: Listing,
     /// The product that the command changes.
     changed: Option<Watched>,
+    /// As in [`ProductRecord`].
+    user: Option<u32>,
 }
 
 /// A product right before commands are run that write into it.
@@ -240,10 +246,10 @@ impl Watched {
     }
 
     /// What to record of it once the commands have ended: what differs is theirs.
-    fn recorded(&self, world: &World) -> Result<Option<(Target, Value)>> {
+    fn recorded(&self, world: &World, user: Option<u32>) -> Result<Option<(Target, Value)>> {
         let Some(left) = self.recorded.left else { return Ok(None) };
         let now = Listing::observe(self.path.as_path())?;
-        let left = read_listing(world, left)?.as_changed(&self.found, &now);
+        let left = read_listing(world, left)?.as_changed(&self.found, &now, user);
         let left = Some(world.backups()?.save(&blob(&left)?)?);
         let state = CommandState { left, ..self.recorded.clone() };
         Ok(Some((Target::product(self.path.as_path()), state_value(&state))))
@@ -271,7 +277,8 @@ impl CommandChange {
         record: &ProductRecord,
     ) -> Result<Self> {
         let mut before = CommandState::default();
-        let mut watch = Watch { found: Listing::default(), theirs: Listing::default(), changed: None };
+        let mut watch =
+            Watch { found: Listing::default(), theirs: Listing::default(), changed: None, user: record.user };
         if let (Some(path), Some(recorded)) = (&inverse.changes, &record.changed) {
             watch.changed = Some(Watched::observe(path, recorded.clone())?);
         }
@@ -363,6 +370,10 @@ impl CommandChange {
             return Ok(None);
         };
         let left = Listing::observe(product)?.without(&watch.theirs);
+        let left = match watch.user {
+            Some(user) => left.of_user(user),
+            None => left,
+        };
         Ok(Some(world.backups()?.save(&blob(&left)?)?))
     }
 
@@ -544,7 +555,7 @@ impl Kind for CommandChange {
             states.insert(self.target(), state_value(&state));
         }
         if let Some(watched) = &watch.changed {
-            states.extend(watched.recorded(world)?);
+            states.extend(watched.recorded(world, watch.user)?);
         }
         Ok(states)
     }
@@ -620,7 +631,7 @@ impl Kind for CommandChange {
         if let Some(watch) = &self.watch {
             now.left = self.listed(world, watch)?;
             if let Some(watched) = &watch.changed {
-                states.extend(watched.recorded(world)?);
+                states.extend(watched.recorded(world, watch.user)?);
             }
         }
         states.insert(self.target(), state_value(&now));
@@ -702,7 +713,7 @@ impl Kind for CommandChange {
         }
         let mut states = BTreeMap::new();
         for watched in &watched {
-            states.extend(watched.recorded(world)?);
+            states.extend(watched.recorded(world, None)?);
         }
         if commands.len() > 1 {
             return Ok(Undone::InProgress(states));

@@ -13,7 +13,7 @@ use super::file::absolute;
 use super::shorter::namespace;
 use crate::change::{
     Attempts, Change, CommandChange, CommandInverse, CommandSource, CommandState, Payload, PlainCommand,
-    Probe,
+    Probe, ProductRecord,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeState, Class};
@@ -315,7 +315,10 @@ impl Run<'_> {
         let loses = self.loses(&inverse);
         let change = {
             let session = self.host.seen();
+            let me = rustix::process::geteuid().as_raw();
+            let user = attempts.command.user.as_ref().map_or(me, |user| user.uid);
             let record = session.product_record(&inverse);
+            let record = ProductRecord { user: (user != 0).then_some(user), ..record };
             CommandChange::about_to_run(&session.world, inverse, self.source()?, &record)?
         };
         let payload = Payload::Command(&mut attempts);
@@ -575,9 +578,11 @@ mod functions {
     /// options must say when there is nothing to do:
     ///
     /// * `creates: path` – when the path exists, and is not what kkrun made with other arguments, variables, user, directory or
-    ///   `stdin`: then the changed command is run, with the product in place. Undo removes what the command made; what was there before stays, and a
-    ///   product that was modified since is a conflict. What a failed or killed run left of it is removed before the next
-    ///   attempt, or moved to `aside/` in the state directory if it may not be the command's.
+    ///   `stdin`: then the changed command is run, with the product in place. Undo removes what the command made; what was
+    ///   there before stays. A rollback asks for what was added or modified since the command ended. What is added while it
+    ///   runs counts as its own, except files of other users, if it does not run as root. What a failed or killed run left
+    ///   of it is removed before the next attempt, or moved to `aside/` in the state directory if it may not be the
+    ///   command's.
     /// * `unless: argv` or a closure – when that command succeeds, or the closure returns true. It is checked again
     ///   afterwards, as proof. Together with `creates`, it alone decides.
     /// * `always: "why"` – never.

@@ -199,6 +199,7 @@ impl Session {
                 _ => None,
             },
             changed,
+            user: None,
         }
     }
 

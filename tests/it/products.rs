@@ -197,6 +197,36 @@ step::run("01", "First", || {
     assert_eq!(place.read("m/data/mine"), "mine\n");
 }
 
+#[test]
+#[ignore = "needs root: a command runs as another user"]
+fn what_another_user_adds_while_a_command_runs_is_kept_until_agreed() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    let wait = "until test -e @/m/go; do sleep 0.01; done";
+    cmd::run(["bash", "-c", `mkdir @/m/data; touch @/m/data/a; ${wait}`], #{ creates: "@/m/data", user: "nobody" });
+    cmd::run(["bash", "-c", `touch @/m/data/b; until test -e @/m/on; do sleep 0.01; done`],
+        #{ unless: ["test", "-e", "@/m/data/b"], undo: [["rm", "-f", "@/m/data/b"]], changes: "@/m/data", user: "nobody" });
+});
+"#,
+    );
+    for open in [".", "m"] {
+        fs::set_permissions(place.path(open), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    }
+    std::os::unix::fs::chown(place.path("m"), Some(65534), None).unwrap();
+    let run = place.start("plan.rhai");
+    crate::support::until("the product is there", || place.exists("m/data/a"));
+    place.write("m/data/mine", "mine\n");
+    place.write("m/go", "");
+    crate::support::until("it is changed", || place.exists("m/data/b"));
+    place.write("m/data/too", "mine, too\n");
+    place.write("m/on", "");
+    run.end().ends(0);
+    place.run("rollback").ends(0).says("2 entries that kkrun did not make: mine, too").says("1 kept");
+    assert!(place.exists("m/data/mine") && !place.exists("m/data/b"));
+    place.run("rollback --purge data").ends(0).says("1 undone");
+}
+
 /// Makes its product again whenever its source changes.
 const REBUILT: &str = r#"
 step::run("01", "First", || {

@@ -82,15 +82,31 @@ impl Listing {
         Self(self.0.iter().filter(is_new).map(|(path, seen)| (path.clone(), seen.clone())).collect())
     }
 
-    /// The same, with what became of each entry.
-    pub fn as_changed(&self, before: &Self, after: &Self) -> Self {
+    /// The same without the files of other users than `uid`.
+    pub fn of_user(mut self, uid: u32) -> Self {
+        self.0.retain(|_, seen| owner_of(seen).is_none_or(|owner| owner == uid));
+        self
+    }
+
+    /// The same, with what became of each entry, at the hands of `uid` if that is given.
+    pub fn as_changed(&self, before: &Self, after: &Self, uid: Option<u32>) -> Self {
         let mut changed = self.0.clone();
         for path in before.0.keys().filter(|path| !after.0.contains_key(*path)) {
             changed.remove(path);
         }
-        changed.extend(after.without(before).0);
+        let new = after.without(before);
+        changed.extend(match uid {
+            Some(uid) => new.of_user(uid).0,
+            None => new.0,
+        });
         Self(changed)
     }
+}
+
+/// The owner, where it is listed: of files.
+fn owner_of(seen: &str) -> Option<u32> {
+    let owners = seen.strip_prefix("file ")?.split(' ').nth(2)?;
+    owners.split(':').next()?.parse().ok()
 }
 
 const DIRECTORY: &str = "directory";
@@ -155,9 +171,12 @@ mod tests {
         let now = Listing::observe(&path).unwrap();
         let beyond = ["a/one", "link", "new"].map(Path::new);
         assert_eq!(now.beyond(&known), beyond);
-        assert!(now.beyond(&known.as_changed(&known, &now)).is_empty());
-        assert_eq!(known.as_changed(&known, &now), now);
+        assert!(now.beyond(&known.as_changed(&known, &now, None)).is_empty());
+        assert_eq!(known.as_changed(&known, &now, None), now);
         assert_eq!(now.beyond(&Listing::default()), [Path::new(".")]);
+        let uid = rustix::process::geteuid().as_raw();
+        assert_eq!(now.clone().of_user(uid), now);
+        assert_eq!(now.beyond(&now.clone().of_user(uid + 1)), ["a/b/two", "a/one"].map(Path::new));
         assert_eq!(Listing::observe(&at("a/one")).unwrap().0.len(), 1);
         assert!(Listing::observe(&at("none/below")).unwrap().is_empty());
     }
