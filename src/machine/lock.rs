@@ -96,7 +96,7 @@ impl Drop for Lock {
         // A text left behind in an unlocked file does no harm: `flock` decides.
         drop(self.file.set_len(0));
         // Closing alone would leave it to a child that another thread has forked and that has not yet executed.
-        drop(flock(&self.file, FlockOperation::Unlock));
+        let _released = flock(&self.file, FlockOperation::Unlock);
     }
 }
 
