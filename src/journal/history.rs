@@ -36,7 +36,7 @@ pub struct ChangeRecord {
     was_recorded: bool,
 }
 
-/// A recorded state, as kkrun left it or was told to keep it.
+/// A recorded state, as kkrun left it.
 #[derive(Clone, Debug)]
 pub struct Recorded {
     /// The state.
@@ -200,7 +200,8 @@ pub struct History {
     pub changes: Vec<ChangeRecord>,
     /// The newest recorded state of every target.
     pub ledger: BTreeMap<Target, Recorded>,
-    /// The desired states against which the operator kept a conflict.
+    /// The targets of which the operator kept a conflict, with the desired state that it was kept against. What is
+    /// there is the operator's: the ledger still says what kkrun left.
     pub kept_against: BTreeMap<Target, Value>,
     /// The pending handlers.
     pub pending: Vec<PendingHandler>,
@@ -263,13 +264,15 @@ impl History {
     pub fn check(&self, entry: &Entry) -> Result<()> {
         self.next_state(entry)?;
         match entry {
-            Entry::Recorded { target, .. } => {
+            Entry::Recorded { target, .. } | Entry::ConflictKept { target, .. } => {
                 let is_being_changed = || {
                     let mut newest_first = self.changes.iter().rev();
                     newest_first.any(|change| change.is_live() && change.intent.target == *target)
                 };
                 ensure!(
-                    self.ledger.contains_key(target) || is_being_changed(),
+                    self.ledger.contains_key(target)
+                        || self.kept_against.contains_key(target)
+                        || is_being_changed(),
                     "records a state of {target}, which was never changed"
                 );
             }
@@ -374,17 +377,17 @@ impl History {
             Entry::Intent(intent) => self.intend(header, *intent),
             Entry::Done { change, recorded } => {
                 self.settled_at(change, header.seq);
-                self.accept(recorded, header.seq);
+                self.accept(change, recorded, header.seq);
             }
             Entry::Void { change, .. } => {
                 self.forget_pending_of(change);
             }
-            Entry::Recorded { target, state, against } => {
-                match against {
-                    Some(desired) => self.kept_against.insert(target.clone(), desired),
-                    None => self.kept_against.remove(&target),
-                };
+            Entry::Recorded { target, state } => {
+                self.kept_against.remove(&target);
                 self.ledger.insert(target, Recorded { state, at: header.seq });
+            }
+            Entry::ConflictKept { target, against } => {
+                self.kept_against.insert(target, against);
             }
             Entry::Triggered { step, handler, changes } => {
                 for id in changes {
@@ -407,11 +410,11 @@ impl History {
                 if let Some(change) = self.change_mut(change) {
                     change.undo_commands += 1;
                 }
-                self.accept(recorded, header.seq);
+                self.accept(change, recorded, header.seq);
             }
             Entry::Undone { change, recorded, .. } => {
                 self.settled_at(change, header.seq);
-                self.accept(recorded, header.seq);
+                self.accept(change, recorded, header.seq);
                 self.disown_what_came_back(change);
                 self.once.retain(|_, changes| !changes.contains(&change));
                 self.become_pending(change);
@@ -568,9 +571,12 @@ impl History {
         }
     }
 
-    fn accept(&mut self, recorded: States, at: u64) {
+    fn accept(&mut self, change: ChangeId, recorded: States, at: u64) {
+        let keeps_content = self.change(change).is_some_and(|change| change.intent.keeps_content);
         for (target, state) in recorded {
-            self.kept_against.remove(&target);
+            if !keeps_content {
+                self.kept_against.remove(&target);
+            }
             self.ledger.insert(target, Recorded { state, at });
         }
     }

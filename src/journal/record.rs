@@ -344,15 +344,19 @@ pub enum Entry {
         /// Why that is known.
         why: String,
     },
-    /// The state of a conflict was recorded, as the operator decided.
+    /// A state was recorded without a change: what a failed or killed act left.
     Recorded {
         /// The target.
         target: Target,
         /// Its state.
         state: Value,
-        /// The desired state that it was kept against, so that the operator is not asked again.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        against: Option<Value>,
+    },
+    /// The operator kept a conflict: what is there is the operator's, until kkrun is told to overwrite it.
+    ConflictKept {
+        /// The target.
+        target: Target,
+        /// The desired state that it was kept against: the operator is not asked about the same one again.
+        against: Value,
     },
     /// A handler is pending because of changes that were made before it was in its script.
     Triggered {

@@ -225,7 +225,7 @@ mod tests {
     }
 
     fn kept(name: &str) -> Entry {
-        Entry::Recorded { target: target(name), state: 2.into(), against: None }
+        Entry::Recorded { target: target(name), state: 2.into() }
     }
 
     #[test]

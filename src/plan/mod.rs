@@ -296,12 +296,14 @@ pub fn rollback_session(
     reporter: &Rc<Reporter>,
 ) -> Result<Session> {
     let history = std::mem::take(&mut loaded.history);
-    if launch.dry_run {
-        return Ok(Session::new(launch.world_for_dry_run(Rc::clone(reporter)), history, plan));
-    }
-    let world = launch.world(Rc::clone(reporter));
-    let opening = launch.opening(plan, "rollback", "the journal", loaded)?;
-    Ok(Session::acting(world, history, plan, opening))
+    let mut session = if launch.dry_run {
+        Session::new(launch.world_for_dry_run(Rc::clone(reporter)), history, plan)
+    } else {
+        let opening = launch.opening(plan, "rollback", "the journal", loaded)?;
+        Session::acting(launch.world(Rc::clone(reporter)), history, plan, opening)
+    };
+    session.on_conflict = launch.on_conflict;
+    Ok(session)
 }
 
 /// A session that drops what is pending of `plan`.

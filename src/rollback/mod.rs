@@ -424,7 +424,12 @@ fn undo_one(
             let way_on = if session.is_left_to_another(id) {
                 String::new()
             } else {
-                format!("\nto overwrite it with the state from before, run `{}`", forcing(session, &row))
+                let deciding = |policy| deciding(session, &row, policy);
+                format!(
+                    "\nto overwrite it with the state from before, run `{}`\nto keep it, run `{}`",
+                    deciding("overwrite"),
+                    deciding("keep")
+                )
             };
             row.detail = Some(format!("{why}{way_on}"));
             emit(session, UndoOutcome::Conflict, &row);
@@ -449,9 +454,9 @@ fn undo_one(
     Ok(())
 }
 
-/// The command that overwrites the conflict at one target with its state from before.
-fn forcing(session: &Session, row: &Row) -> String {
-    let mut words = vec!["kkrun", "rollback", row.target.as_str(), "--on-conflict", "overwrite"];
+/// The command that decides about the conflict at one target.
+fn deciding(session: &Session, row: &Row, policy: &str) -> String {
+    let mut words = vec!["kkrun", "rollback", row.target.as_str(), "--on-conflict", policy];
     if session.history().changes.iter().any(|change| change.is_live() && change.plan != session.plan()) {
         words.extend(["--plan", session.plan()]);
     }

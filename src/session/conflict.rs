@@ -21,25 +21,34 @@ pub enum ConflictPolicy {
     /// Show the difference and ask.
     #[default]
     Ask,
-    /// Keep what is there and record it.
+    /// Keep what is there, as the operator's.
     Keep,
     /// Replace it; it is backed up like every before-state.
     Overwrite,
 }
 
 impl Session {
-    /// The operator kept this state against the same desired state, and nothing overrides that decision.
-    pub(super) fn is_kept(&self, target: &Target, found: &Value, desired: &Value) -> bool {
+    /// The operator kept what is there against the same desired state, and nothing overrides that decision.
+    pub(super) fn is_kept(&self, target: &Target, desired: &Value) -> bool {
         self.on_conflict != ConflictPolicy::Overwrite
-            && self.history.recorded(target) == Some(found)
             && self.history.kept_against.get(target) == Some(desired)
+    }
+
+    /// Whether a rollback leaves a conflict at this target to the operator, and it is settled by that.
+    pub(super) fn leaves_conflict(&self, target: &Target) -> bool {
+        self.on_conflict == ConflictPolicy::Keep
+            || self.on_conflict != ConflictPolicy::Overwrite && self.history.kept_against.contains_key(target)
     }
 
     pub(super) fn conflicting_state(&self, change: &Change, target: &Target) -> Option<String> {
         if self.is_on_the_way(target) {
             return None;
         }
-        let difference = change.kind().conflict(self.history.recorded(target)?, &self.world)?;
+        let Some(recorded) = self.history.recorded(target) else {
+            let is_kept = self.history.kept_against.contains_key(target);
+            return is_kept.then(|| "it was kept before, when a killed run was changing it".to_owned());
+        };
+        let difference = change.kind().conflict(recorded, &self.world)?;
         // What kkrun itself left there under another name, as part of a tree say, is its own doing.
         match last_known_at(&self.history, &self.world, target) {
             Ok(Some(LastKnown::Anything)) => None,
@@ -96,7 +105,6 @@ impl Session {
         target: &Target,
         summary: &str,
         difference: &str,
-        found: &Value,
         desired: &Value,
     ) -> Result<bool> {
         let policy = match self.on_conflict {
@@ -106,11 +114,7 @@ impl Session {
         if policy == ConflictPolicy::Overwrite {
             return Ok(true);
         }
-        self.record(Entry::Recorded {
-            target: target.clone(),
-            state: found.clone(),
-            against: Some(desired.clone()),
-        })?;
+        self.record(Entry::ConflictKept { target: target.clone(), against: desired.clone() })?;
         let (target, summary) = (target.to_string(), format!("{summary}: kept as modified outside kkrun"));
         self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Kept, target, summary });
         Ok(false)

@@ -43,7 +43,7 @@ impl Session {
 
     fn preview(&mut self, change: &Change) -> Result<bool> {
         let intent = change.intent()?;
-        if self.is_kept(&intent.target, &intent.before, &intent.after) {
+        if self.is_kept(&intent.target, &intent.after) {
             return Ok(false);
         }
         self.would_make(intent.target, intent.summary, false);
@@ -59,14 +59,14 @@ impl Session {
         let kind = change.kind();
         let mut intent = change.intent()?;
         let target = intent.target.clone();
-        if self.is_kept(&target, &intent.before, &intent.after) {
+        if self.is_kept(&target, &intent.after) {
             return Ok(None);
         }
         self.asks_for(|| target.clone());
         self.check_interruption()?;
         self.begin_acting()?;
         if let Some(difference) = self.conflicting_state(change, &target)
-            && !self.may_replace(&target, &intent.summary, &difference, &intent.before, &intent.after)?
+            && !self.may_replace(&target, &intent.summary, &difference, &intent.after)?
         {
             return Ok(None);
         }
@@ -83,7 +83,7 @@ impl Session {
             return if self.is_only_noted(change) { self.note(entry) } else { self.record(entry) }.map(Some);
         };
         if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target))? {
-            self.record(Entry::Recorded { target, state, against: None })?;
+            self.record(Entry::Recorded { target, state })?;
         }
         Ok(Some(id))
     }
@@ -161,7 +161,7 @@ impl Session {
     pub(super) fn record_what_failure_left(&mut self, change: &Change) -> Result<()> {
         for (target, state) in change.kind().left_by_failure(&self.world).unwrap_or_default() {
             self.world.doubt_durability();
-            self.record(Entry::Recorded { target, state, against: None })?;
+            self.record(Entry::Recorded { target, state })?;
         }
         Ok(())
     }

@@ -169,6 +169,8 @@ impl Session {
         let target = change.kind().target();
         match self.on_conflict {
             ConflictPolicy::Keep => {
+                let against = change.intent()?.after;
+                self.append(Entry::ConflictKept { target, against })?;
                 self.append(Entry::Void { change: id, why: "the operator kept the state found".to_owned() })?;
             }
             ConflictPolicy::Overwrite => {

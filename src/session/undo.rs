@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail};
 
-use super::Session;
 use super::last_known::{LastKnown, last_known_at};
+use super::{ConflictPolicy, Session};
 use crate::change::{Change, UndoTerms, Undone, UndoneEntry};
 use crate::failure;
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, Intent, Undoing};
@@ -41,9 +41,13 @@ impl Session {
                 self.check_interruption()?;
                 undone = self.undo_now(&self.known(id)?, terms);
             }
-            undone
+            self.check_interruption_of(&undone)?;
+            if matches!(undone, Ok(Undone::Conflict(_))) && self.on_conflict == ConflictPolicy::Keep {
+                let (target, against) = (known.intent.target.clone(), known.intent.after.clone());
+                self.record(Entry::ConflictKept { target, against })?;
+            }
+            undone.map(|undone| self.settled_conflict(&known.intent.target, undone))
         };
-        self.check_interruption_of(&undone)?;
         let entry = match undone {
             Ok(Undone::InProgress(_)) => bail!("internal error: an undo ended in its middle"),
             Ok(Undone::Back(how, recorded)) => {
@@ -177,9 +181,23 @@ impl Session {
             // What is there is known only once those are undone.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        self.undo_now(&known, UndoTerms { force, dry_run: true, ..UndoTerms::default() })
+        let undone = self.undo_now(&known, UndoTerms { force, dry_run: true, ..UndoTerms::default() })?;
+        Ok(self.settled_conflict(&known.intent.target, undone))
+    }
+
+    /// A conflict that the operator keeps is none any more: what is there stays.
+    fn settled_conflict(&self, target: &Target, undone: Undone) -> Undone {
+        match undone {
+            Undone::Conflict(why) if self.leaves_conflict(target) => {
+                Undone::Kept(format!("{KEPT_BY_OPERATOR}\n{why}"))
+            }
+            undone => undone,
+        }
     }
 }
+
+/// Why a conflict that the operator keeps is left alone.
+const KEPT_BY_OPERATOR: &str = "modified outside kkrun, and kept by the operator";
 
 /// Why a change is not undone before a newer one to the same content.
 fn left_to(newer: &ChangeRecord, is_kept: bool) -> Undone {

@@ -99,18 +99,80 @@ fn overwritten_conflict_is_in_the_backups_after_rollback() {
     assert!(place.backups().contains(&"theirs\n".to_owned()));
 }
 
-#[test]
-fn conflict_that_was_kept_becomes_recorded_state_and_is_undone_by_rollback() {
-    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/page", "ours\n"));"#)
-        .with("m/page", "first\n");
+/// A plan that writes `port` to the page, which is edited by the operator then.
+fn edited_page() -> Place {
+    let place = Place::new(
+        r#"step::run("01", "First", || file::write("@/m/page", "port " + settings::port + "\n"));"#,
+    )
+    .with("plan/settings.rhai", "#{ plan: \"plan\", port: 80 }")
+    .with("m/page", "first\n");
     place.run("plan.rhai").ends(0);
-    place.write("m/page", "theirs\n");
+    place.write("m/page", "port 80\ntls\n");
+    place
+}
+
+#[test]
+fn kept_conflict_is_asked_about_again_when_the_desired_state_changes() {
+    let place = edited_page();
     place.run("plan.rhai --redo 01 --on-conflict keep").ends(0).says("kept as modified outside kkrun");
     place.run("plan.rhai --redo 01").ends(0);
-    assert_eq!(place.read("m/page"), "theirs\n");
-    place.run("rollback").ends(0).says("1 undone");
+    place.run("plan.rhai --set port=81").ends(78).says("+tls").says("--on-conflict overwrite");
+    assert_eq!(place.read("m/page"), "port 80\ntls\n");
+    place.run("plan.rhai --on-conflict keep").ends(0);
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/page"), "port 80\ntls\n");
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
+    assert_eq!(place.read("m/page"), "port 81\n");
+    place.run("rollback").ends(0).says("2 undone · 0 kept");
     assert_eq!(place.read("m/page"), "first\n");
-    assert!(place.backups().contains(&"theirs\n".to_owned()), "overwritten, and still in the backups");
+}
+
+#[test]
+fn rollback_leaves_what_was_kept_and_says_so() {
+    let place = edited_page();
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
+    for _ in 0..2 {
+        place.run("rollback --dry-run").ends(0).says("0 would be undone · 1 kept · 0 conflicts");
+        place.run("rollback").ends(0).says("kept: write @/m/page").says("0 undone · 1 kept · 0 conflicts");
+        assert_eq!(place.read("m/page"), "port 80\ntls\n");
+    }
+    // What is the operator's is not asked for again.
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/page"), "port 80\ntls\n");
+    place.run("rollback --on-conflict overwrite").ends(0).says("1 undone");
+    assert_eq!(place.read("m/page"), "first\n");
+    assert!(place.backups().contains(&"port 80\ntls\n".to_owned()));
+}
+
+#[test]
+fn rollback_with_keep_settles_the_conflict() {
+    let place = edited_page();
+    place.run("rollback").ends(4).says("1 conflict").says("--on-conflict keep");
+    place.run("rollback --dry-run --on-conflict keep").ends(0).says("1 kept · 0 conflicts");
+    place.run("rollback").ends(4);
+    place
+        .run("rollback --on-conflict keep")
+        .ends(0)
+        .says("kept: write @/m/page")
+        .says("1 kept · 0 conflicts");
+    place.run("rollback").ends(0).says("1 kept · 0 conflicts");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/page"), "port 80\ntls\n");
+}
+
+#[test]
+fn line_set_in_a_kept_file_is_merged_into_it() {
+    let place = edited_page();
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
+    place.write(
+        "plan/plan.rhai",
+        r#"step::run("01", "First", || file::write("@/m/page", "port " + settings::port + "\n"));
+step::run("02", "Second", || config::set("@/m/page", "key", "1"));"#,
+    );
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/page"), "port 80\ntls\nkey 1\n");
+    place.run("rollback").ends(0).says("1 undone · 1 kept · 0 conflicts");
+    assert_eq!(place.read("m/page"), "port 80\ntls\n");
 }
 
 const LOOK: &str =

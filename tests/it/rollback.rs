@@ -126,6 +126,7 @@ fn rollback_keeps_and_shows_a_conflict_until_overwrite() {
       -new
       +theirs
       to overwrite it with the state from before, run `kkrun rollback file:@/m/old --on-conflict overwrite`
+      to keep it, run `kkrun rollback file:@/m/old --on-conflict keep`
 6 undone · 0 kept · 1 conflict · 0 failed
 ",
     );
