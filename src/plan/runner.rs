@@ -100,6 +100,8 @@ struct State {
     reports: Vec<StepReport>,
     failed: Vec<String>,
     drifted: Vec<String>,
+    /// A step that the plan came to is not complete, or would be changed.
+    is_unmet: bool,
 }
 
 impl Runner {
@@ -496,11 +498,13 @@ impl StepRunner for Runner {
             Some(record) if record.state == StepState::Complete => stale(context, &host, call, record)?,
             _ => None,
         };
-        let began = self.began(&call.id);
+        let (began, is_stale) = (self.began(&call.id), stale.is_some());
         let decision = self.selection.decide(&call.id, began, record.as_ref(), stale);
         tracing::debug!(step = call.id, ?decision, "decided");
         match (decision, self.doing) {
             (Decision::Skip { why }, _) => {
+                let is_complete = record.as_ref().is_some_and(|record| record.state == StepState::Complete);
+                self.state.borrow_mut().is_unmet |= !is_complete || is_stale;
                 Self::skip(&host, call, why, record.as_ref());
                 Ok(())
             }
@@ -508,8 +512,10 @@ impl StepRunner for Runner {
                 Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
                 Ok(())
             }
-            (Decision::Run { reason }, Doing::Preview) => Self::preview(context, &host, call, reason),
-            (_, Doing::Preview) => Self::preview(context, &host, call, None),
+            (Decision::Run { reason }, Doing::Preview) => {
+                self.refuse_drift()?;
+                Self::preview(context, &host, call, reason)
+            }
             (Decision::Accept, _) => {
                 let then = record.as_ref().and_then(|record| record.fingerprint.clone());
                 let fingerprint = Self::fingerprint_now(context, &host, call, then.as_ref())?;
@@ -527,7 +533,9 @@ impl StepRunner for Runner {
                     }
                     Some(reason) => {
                         Self::skip(&host, call, SkipReason::Drifted(reason), record.as_ref());
-                        self.state.borrow_mut().drifted.push(call.id.clone());
+                        let mut found = self.state.borrow_mut();
+                        found.drifted.push(call.id.clone());
+                        found.is_unmet = true;
                         Ok(())
                     }
                 }
@@ -585,6 +593,10 @@ impl StepRunner for Runner {
             None if self.doing == Doing::Examine => Ok(None),
             None => bail!(Failure::new(format!("unknown step `{id}`")).kind(FailureKind::Usage)),
         }
+    }
+
+    fn all_hold(&self) -> bool {
+        !self.state.borrow().is_unmet
     }
 
     fn reset(&self, host: &Host, steps: Option<Vec<String>>) -> Result<()> {
@@ -676,16 +688,15 @@ fn stale(
 
 /// What of a step no longer holds, by evaluating it without changing anything. The session is in a dry run.
 fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<Option<String>> {
-    host.session().forget_would_change();
+    let before = host.seen().would_change().len();
     host.session().enter_step(Some(&call.id));
     let outcome = evaluate_body(context, host, call);
     host.session().enter_step(None);
     std::mem::take(&mut *host.trace());
     let _discarded = host.take_failed_mutation();
     let (repeated, drifted): (Vec<_>, Vec<_>) =
-        host.seen().would_change().iter().cloned().partition(|would| would.is_repeated);
+        host.session().forget_would_change_since(before).into_iter().partition(|would| would.is_repeated);
     let first = drifted.into_iter().next().map(|would| would.summary);
-    host.session().forget_would_change();
     match outcome {
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
         _ if first.is_some() => Ok(first),

@@ -40,14 +40,20 @@ mod functions {
         say(&context, Level::Warn, text)
     }
 
-    /// Prints on standard error that something succeeded. A preview that found something to change does not print it.
+    /// Prints on standard error that something succeeded. A dry run that found something to change does not print it.
+    /// Outside of steps it is printed only if every step that the plan came to is complete, and holds as far as it was
+    /// examined.
     ///
     /// ```rhai
     /// log::success("the kiosk is set up");
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn success(context: NativeCallContext, text: &str) -> Raised<()> {
-        if Host::of(&context).is_ok_and(|host| host.would_have_changed()) {
+        let has_failed_to = |host: &Host| {
+            let is_closing = host.seen().step().is_none();
+            host.would_have_changed() || is_closing && host.runner().is_ok_and(|runner| !runner.all_hold())
+        };
+        if Host::of(&context).is_ok_and(|host| has_failed_to(&host)) {
             return Ok(());
         }
         say(&context, Level::Success, text)

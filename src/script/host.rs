@@ -90,6 +90,8 @@ pub trait StepRunner {
     fn list(&self, context: &NativeCallContext, plan: &str) -> Result<serde_json::Value>;
     /// What no longer holds of a step; none if all holds.
     fn drift(&self, context: &NativeCallContext, id: &str) -> Result<Option<String>>;
+    /// Whether every step that the plan came to is complete and, as far as it was looked at, holds.
+    fn all_hold(&self) -> bool;
     /// Forgets the progress of these steps, or of all.
     fn reset(&self, host: &Host, steps: Option<Vec<String>>) -> Result<()>;
     /// What a rollback would do.

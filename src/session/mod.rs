@@ -169,9 +169,9 @@ impl Session {
         &self.would
     }
 
-    /// Forgets the changes that would be made.
-    pub fn forget_would_change(&mut self) {
-        self.would.clear();
+    /// Forgets the changes that would be made, but for the first so many, and gives them.
+    pub fn forget_would_change_since(&mut self, first: usize) -> Vec<WouldChange> {
+        self.would.split_off(first)
     }
 
     /// Fails when the run was asked to stop.

@@ -1,6 +1,6 @@
 //! Plans: which steps run, the status of each, the settings in force, and what a dry run shows.
 
-use crate::support::Place;
+use crate::support::{Place, Ran};
 
 const SETTINGS: &str = r#"#{ plan: "kiosk", port: 80, name: "dashboard", url: "http://{name}:{port}/" }"#;
 
@@ -246,6 +246,61 @@ fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
     place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
     place.run("plan.rhai --verify").ends(0).says("still holds");
     assert_eq!(place.read("m/first"), "1\n");
+}
+
+/// Two steps and a closing line.
+fn closing() -> Place {
+    Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/first", "1\n"));
+step::run("02", "Second", || file::write("@/m/second", "2\n"));
+log::success("all of it is set up");
+"#,
+    )
+}
+
+#[test]
+fn closing_line_is_printed_only_when_every_step_is_complete_and_holds() {
+    let closes = |ran: Ran, does: bool| {
+        assert_eq!(ran.stderr.contains("all of it is set up"), does, "{}", ran.stderr);
+    };
+    let place = closing();
+    closes(place.run("plan.rhai --dry-run").ends(6), false);
+    closes(place.run("plan.rhai --only 01").ends(0), false);
+    closes(place.run("plan.rhai").ends(0), true);
+    closes(place.run("plan.rhai").ends(0), true);
+    closes(place.run("plan.rhai --dry-run").ends(0), true);
+    closes(place.run("plan.rhai --verify").ends(0), true);
+    place.write("m/first", "theirs\n");
+    closes(place.run("plan.rhai --verify").ends(1), false);
+    closes(place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0), true);
+    place.run("rollback 02").ends(0);
+    closes(place.run("plan.rhai").ends(0).says("on hold"), false);
+    closes(place.run("plan.rhai --dry-run").ends(0).says("on hold"), false);
+    place.edit("plan/plan.rhai", "2\\n", "two\\n");
+    closes(place.run("plan.rhai --redo 02").ends(0), true);
+    // Stale, and not selected.
+    place.edit("plan/plan.rhai", "1\\n", "one\\n");
+    closes(place.run("plan.rhai --only 02").ends(0), false);
+}
+
+#[test]
+fn dry_run_of_verify_predicts_what_verify_does() {
+    let place = closing();
+    place.run("plan.rhai").ends(0);
+    place.run("plan.rhai --verify --dry-run").ends(0).says("still holds").never_says("would");
+    place.write("m/first", "theirs\n");
+    let sentences = |ran: Ran| -> Vec<String> {
+        ran.stderr.lines().skip(1).map(|line| line.replace(" --dry-run", "")).collect()
+    };
+    let predicted = sentences(place.run("plan.rhai --verify --dry-run").ends(1));
+    assert_eq!(predicted, sentences(place.run("plan.rhai --verify").ends(1)));
+    assert_eq!(place.read("m/first"), "theirs\n");
+    // A step that is not complete is neither run nor predicted behind one that does not hold.
+    place.run("rollback 02").ends(0);
+    let words = "plan.rhai --verify --only 01,02";
+    let predicted = sentences(place.run(&format!("{words} --dry-run")).ends(1).says("no longer holds"));
+    assert_eq!(predicted, sentences(place.run(words).ends(1)));
 }
 
 #[test]
