@@ -80,6 +80,9 @@ pub struct Options {
     /// Show every change and all output of commands
     #[arg(long, short, global = true, conflicts_with = "quiet")]
     pub verbose: bool,
+    /// Show what changes in each target
+    #[arg(long, global = true, hide = true)]
+    pub show_differences: bool,
     /// Show only failures and questions
     #[arg(long, short, global = true)]
     pub quiet: bool,

@@ -23,6 +23,8 @@ pub enum ChangeOutcome {
     Made,
     /// It would be made.
     Would,
+    /// It would be asked about, because of a conflict.
+    WouldAsk,
     /// A conflict was kept, as the operator decided.
     Kept,
 }
@@ -210,6 +212,18 @@ pub enum Event {
         target: String,
         /// One line.
         summary: String,
+        /// What changes in it, line by line.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        difference: Option<String>,
+    },
+    /// A target was modified outside kkrun.
+    Conflict {
+        /// The target.
+        target: String,
+        /// The change that finds it so, in one line.
+        summary: String,
+        /// What differs from the recorded state, line by line.
+        difference: String,
     },
     /// Something that must be true was looked at.
     Verified {
@@ -230,6 +244,8 @@ pub enum Event {
         summary: String,
         /// The difference, the reason, the error.
         detail: Option<String>,
+        /// What the operator can do about it, a line each.
+        hints: Vec<String>,
         /// What the undo did, for people, such as `removed /srv/a`.
         #[serde(skip)]
         done: String,
@@ -298,6 +314,10 @@ pub enum Question {
 pub trait Audience {
     /// Takes in an event. Never fails: a closed terminal ends nothing.
     fn hear(&self, event: &Event);
+    /// Whether it shows what changes in a target, line by line, of changes with this outcome.
+    fn shows_differences(&self, _outcome: ChangeOutcome) -> bool {
+        false
+    }
     /// Asks; `Ok(None)` when no one can be asked.
     fn ask(&self, question: &Question) -> Result<Option<Answer>>;
 }
@@ -401,6 +421,11 @@ impl Reporter {
         self.audience.hear(&event);
     }
 
+    /// Whether what changes in a target is shown, of changes with this outcome.
+    pub fn shows_differences(&self, outcome: ChangeOutcome) -> bool {
+        self.audience.shows_differences(outcome)
+    }
+
     /// Whether the end was reported.
     pub fn has_ended(&self) -> bool {
         self.ended.get()
@@ -437,11 +462,20 @@ impl Reporter {
             | Event::Verified { label, .. } => {
                 *label = redact(label);
             }
-            Event::Change { summary, target, .. } => {
+            Event::Change { summary, target, difference, .. } => {
                 *summary = redact(summary);
                 *target = redact(target);
+                *difference = difference.as_deref().map(redact);
             }
-            Event::Undo { summary, target, detail, done, .. } => {
+            Event::Conflict { summary, target, difference } => {
+                *summary = redact(summary);
+                *target = redact(target);
+                *difference = redact(difference);
+            }
+            Event::Undo { summary, target, detail, hints, done, .. } => {
+                for hint in hints {
+                    *hint = redact(hint);
+                }
                 *summary = redact(summary);
                 *done = redact(done);
                 *target = redact(target);
@@ -475,6 +509,9 @@ fn log_line(event: &Event) -> Option<String> {
             format!("  `{label}` {status} after {seconds:.1} s")
         }
         Event::Change { summary, .. } => format!("* {summary}"),
+        Event::Conflict { target, difference, .. } => {
+            format!("{target} was modified outside kkrun:\n{difference}")
+        }
         Event::Verified { label, now } => format!("{} {label}", if *now { "✓" } else { "later:" }),
         Event::Output { text } => printable_lines(text),
         Event::CommandLine { text, .. } | Event::Said { text, .. } | Event::Note { text } => text.clone(),

@@ -170,6 +170,11 @@ impl Kind for AccessChange {
         format!("set owner and mode of {entries} {counted} of {}", self.inverse.path)
     }
 
+    fn difference(&self, world: &World) -> Option<String> {
+        let (before, after) = self.lists(world).ok()?;
+        Some(differences(&before, &after).join("\n"))
+    }
+
     fn on_doubt(&self) -> OnDoubt {
         OnDoubt::ActAgain
     }

@@ -11,7 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::tree::{self, keep_copy};
-use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, state_value, tag};
+use super::{
+    Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, state_value, tag, unified_diff,
+};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, Manifest, PathText};
@@ -32,18 +34,17 @@ pub struct FileChange {
     tree: Option<Rc<Manifest>>,
 }
 
-/// Differences are shown of texts up to this many bytes,
+/// Differences are shown of texts up to this many bytes.
 const LONGEST_SHOWN: u64 = 256 * 1024;
-/// and of each at most this many lines.
-const MOST_LINES: usize = 60;
 
 /// Whether the differences of a text file in this state may be shown: it is short, and everyone may read it.
-fn may_be_shown(state: &FileState) -> bool {
-    matches!(state, FileState::File { size, metadata, .. } if *size <= LONGEST_SHOWN && metadata.mode & 0o004 != 0)
+pub(super) fn may_be_shown(state: &FileState) -> bool {
+    state.is_absent()
+        || matches!(state, FileState::File { size, metadata, .. } if *size <= LONGEST_SHOWN && metadata.mode & 0o004 != 0)
 }
 
 /// The text whose differences may be shown.
-fn showable<'bytes>(state: &FileState, bytes: &'bytes [u8]) -> Option<&'bytes str> {
+pub(super) fn showable<'bytes>(state: &FileState, bytes: &'bytes [u8]) -> Option<&'bytes str> {
     let text = may_be_shown(state).then(|| std::str::from_utf8(bytes).ok())??;
     (!text.contains('\0')).then_some(text)
 }
@@ -150,11 +151,15 @@ impl FileChange {
         if found.state.same_as(&after) {
             return None;
         }
-        let inverse = FileInverse { path: PathText::new(found.path), tree: None };
         let shown = match desired {
             DesiredFile::File { bytes, .. } => showable(&after, bytes).map(|text| Rc::from(text.as_bytes())),
+            DesiredFile::Copy { of, .. } if may_be_shown(&after) => {
+                let read = files::read_open(of, &found.path).ok();
+                read.map(|(bytes, _)| bytes).filter(|bytes| showable(&after, bytes).is_some()).map(Rc::from)
+            }
             _ => None,
         };
+        let inverse = FileInverse { path: PathText::new(found.path), tree: None };
         Some(Self { before: found.state, after, inverse, shown, tree: None })
     }
 
@@ -286,7 +291,7 @@ impl FileChange {
     }
 
     /// What differs between the recorded content and the one that is there, for messages.
-    fn difference(&self, world: &World, recorded: &FileState, now: &FileState) -> String {
+    fn difference_from_recorded(&self, world: &World, recorded: &FileState, now: &FileState) -> String {
         let mut lines = recorded.differences(now);
         if recorded.sha256() == now.sha256() {
             return lines.join("\n");
@@ -300,13 +305,8 @@ impl FileChange {
         if let (Some(old), Ok((new, now))) = (old, files::read(self.path()))
             && let (Some(old), Some(new)) = (showable(recorded, &old), showable(&now, &new))
         {
-            let difference = similar::TextDiff::from_lines(old, new);
-            let text = difference.unified_diff().header("as kkrun left it", "as it is now").to_string();
-            let left = text.lines().count().saturating_sub(MOST_LINES);
-            lines.extend(text.lines().take(MOST_LINES).map(str::to_owned));
-            if left > 0 {
-                lines.push(format!("… and {left} more lines"));
-            }
+            let text = unified_diff(old, new, Some(("as kkrun left it", "as it is now")));
+            lines.extend(text.lines().map(str::to_owned));
         }
         lines.join("\n")
     }
@@ -340,6 +340,32 @@ impl Kind for FileChange {
         format!("{verb} {}", self.path().display())
     }
 
+    fn difference(&self, _world: &World) -> Option<String> {
+        let as_text = || {
+            let old = if self.before.is_absent() { Vec::new() } else { files::read(self.path()).ok()?.0 };
+            let new = if self.after.is_absent() { &[][..] } else { self.shown.as_deref()? };
+            Some(unified_diff(showable(&self.before, &old)?, showable(&self.after, new)?, None))
+        };
+        let mut lines = Vec::new();
+        if !self.before.is_absent() && !self.after.is_absent() {
+            lines = self.before.differences(&self.after);
+        }
+        let has_content = self.before.sha256() != self.after.sha256() && self.tree.is_none();
+        match as_text().filter(|_| has_content) {
+            // What differs in size is seen.
+            Some(text) => {
+                lines.retain(|line| !line.starts_with("content differs"));
+                lines.extend(text.lines().map(str::to_owned));
+            }
+            None if lines.is_empty() => {
+                let state = if self.after.is_absent() { &self.before } else { &self.after };
+                lines.extend(state.size().map(|size| format!("a file of {size} bytes")));
+            }
+            None => {}
+        }
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
     fn prepare(&self, world: &World) -> Result<()> {
         if self.before.sha256().is_some() && !self.keeps_content() {
             let saved = world.backups()?.save_file(self.path())?;
@@ -367,7 +393,7 @@ impl Kind for FileChange {
         if self.before.is_absent() || !self.before.is_overwritten(&self.after, &recorded) {
             return None;
         }
-        Some(self.difference(world, &recorded, &self.before))
+        Some(self.difference_from_recorded(world, &recorded, &self.before))
     }
 
     fn repair(&self, _world: &World) -> Result<()> {
@@ -492,7 +518,7 @@ impl Kind for FileChange {
             mount::refuse_within([path])?;
         }
         if !is_ours && !terms.force {
-            return Ok(Undone::Conflict(self.difference(world, &recorded, &now)));
+            return Ok(Undone::Conflict(self.difference_from_recorded(world, &recorded, &now)));
         }
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));

@@ -314,6 +314,12 @@ pub trait Kind {
     /// One line for messages: what is done to what.
     fn summary(&self) -> String;
 
+    /// What it changes in its target, line by line: a unified diff of a short text that everyone may read, names and
+    /// sizes of other files. None where the summary says it all.
+    fn difference(&self, _world: &World) -> Option<String> {
+        None
+    }
+
     /// What undoing it now would do, where the summary does not show it; `recorded` as for [`Kind::loss`].
     fn undo_takes(&self, _world: &World, _recorded: Option<&Value>) -> Option<String> {
         None
@@ -505,6 +511,16 @@ fn accounts_of(owners: impl IntoIterator<Item = (u32, u32)>) -> Vec<Target> {
     let groups = groups.into_iter().filter_map(|group| Group::by_gid(group).ok().flatten());
     let users = users.map(|user| Target::User(user.name));
     users.chain(groups.map(|group| Target::Group(group.name))).collect()
+}
+
+/// The unified diff of two texts.
+fn unified_diff(old: &str, new: &str, header: Option<(&str, &str)>) -> String {
+    let difference = similar::TextDiff::from_lines(old, new);
+    let mut unified = difference.unified_diff();
+    if let Some((old, new)) = header {
+        unified.header(old, new);
+    }
+    unified.to_string()
 }
 
 /// How many differing entries of a tree are shown.

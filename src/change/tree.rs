@@ -472,6 +472,29 @@ impl Kind for TreeChange {
         }
     }
 
+    fn difference(&self, world: &World) -> Option<String> {
+        let Manifests { before, after } = self.manifests(world).ok()?;
+        let names: BTreeSet<&PathText> =
+            before.entries().chain(after.entries()).map(|(name, _)| name).collect();
+        let what = |state: &FileState| match state.size() {
+            Some(size) => format!("a file of {size} bytes"),
+            None => state.kind_name().to_owned(),
+        };
+        let line = |name: &PathText| {
+            let [old, new] = [&before, &after].map(|manifest| manifest.get(name.as_path()));
+            Some(match (old, new) {
+                (Some(old), Some(new)) if old.same_as(new) => return None,
+                (Some(old), Some(new)) => format!("{name}: {}", old.differences(new).join(", ")),
+                (Some(old), None) if self.inverse.scope == Scope::Whole => {
+                    format!("{name}: {} → absent", what(old))
+                }
+                (Some(_) | None, None) => return None,
+                (None, Some(new)) => format!("{name}: {}", what(new)),
+            })
+        };
+        Some(names.into_iter().filter_map(line).collect::<Vec<_>>().join("\n"))
+    }
+
     fn prepare(&self, world: &World) -> Result<()> {
         let path = self.path();
         let manifests = self.manifests(world)?;

@@ -44,7 +44,12 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
 
 /// The reporter that the options ask for.
 pub fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
-    ui::reporter(options.json, config::verbosity(options), config::questions(options))
+    ui::reporter(
+        options.json,
+        config::verbosity(options),
+        options.show_differences,
+        config::questions(options),
+    )
 }
 
 /// Runs a command whose events end with a summary, even if it fails.

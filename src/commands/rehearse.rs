@@ -131,6 +131,7 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
         ("--json", options.json),
         ("--verbose", options.verbose),
         ("--quiet", options.quiet),
+        ("--show-differences", true),
     ];
     arguments.extend(flags.iter().filter(|(_, on)| *on).map(|(flag, _)| OsString::from(flag)));
     arguments.extend(options.set.iter().map(|(key, value)| format!("--set={key}={value}").into()));
@@ -263,6 +264,7 @@ mod tests {
         let expected = [
             "--yes",
             "--verbose",
+            "--show-differences",
             "--set=a=b",
             "--settings=/run/kkrun-rehearsal/files/settings-0.rhai",
             "--secrets=/run/kkrun-rehearsal/files/secrets",
@@ -304,6 +306,6 @@ mod tests {
         };
         let run = first_run(&chosen, &[], &wanted).unwrap();
         assert_eq!(run.arguments, ["--only=01,02", "--from=01", "master.rhai", "--", "--word"]);
-        assert_eq!(options_inside(&chosen).unwrap().0, Vec::<OsString>::new());
+        assert_eq!(options_inside(&chosen).unwrap().0, ["--show-differences"]);
     }
 }

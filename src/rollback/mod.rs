@@ -74,6 +74,8 @@ pub struct Row {
     pub summary: String,
     /// The difference, the reason, the error.
     pub detail: Option<String>,
+    /// What the operator can do about it, a line each.
+    pub hints: Vec<String>,
     /// The class that has to be named to lose it.
     pub class: Option<&'static str>,
     /// What the undo did, for people.
@@ -155,7 +157,7 @@ impl Report {
             let row = |row: &Row| {
                 json!({
                     "change": row.change, "step": row.step, "target": row.target, "summary": row.summary,
-                    "detail": row.detail, "class": row.class,
+                    "detail": row.detail, "hints": row.hints, "class": row.class,
                 })
             };
             rows.iter().map(row).collect()
@@ -421,17 +423,14 @@ fn undo_one(
             report.undone.push(row);
         }
         ChangeState::Conflict(why) => {
-            let way_on = if session.is_left_to_another(id) {
-                String::new()
-            } else {
+            if !session.is_left_to_another(id) {
                 let deciding = |policy| deciding(session, &row, policy);
-                format!(
-                    "\nto overwrite it with the state from before, run `{}`\nto keep it, run `{}`",
-                    deciding("overwrite"),
-                    deciding("keep")
-                )
-            };
-            row.detail = Some(format!("{why}{way_on}"));
+                row.hints = vec![
+                    format!("to overwrite it with the state from before, run `{}`", deciding("overwrite")),
+                    format!("to keep it, run `{}`", deciding("keep")),
+                ];
+            }
+            row.detail = Some(why);
             emit(session, UndoOutcome::Conflict, &row);
             report.conflicts.push(row);
         }
@@ -570,6 +569,7 @@ impl Undoing<'_> {
                     target: "pending".to_owned(),
                     summary: pending.sentence(),
                     detail: Some(detail),
+                    hints: Vec::new(),
                     class: None,
                     done: String::new(),
                 };
@@ -688,6 +688,7 @@ fn row_of(known: &ChangeRecord) -> Row {
         target: known.intent.target.to_string(),
         summary: known.intent.summary.clone(),
         detail: None,
+        hints: Vec::new(),
         class: None,
         done: done_by_undo(&known.intent),
     }
@@ -709,6 +710,7 @@ fn emit(session: &Session, outcome: UndoOutcome, row: &Row) {
         target: row.target.clone(),
         summary: row.summary.clone(),
         detail: row.detail.clone(),
+        hints: row.hints.clone(),
         done: row.done.clone(),
     });
 }

@@ -5,13 +5,13 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::Session;
 use super::last_known::{LastKnown, last_known_at};
+use super::{Mode, Session};
 use crate::change::{Change, FileRecord, Found, Position};
 use crate::event::{Answer, ChangeOutcome, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{ChangeState, Entry};
+use crate::journal::{ChangeRecord, ChangeState, Entry};
 use crate::machine::files::FileState;
 use crate::target::Target;
 
@@ -41,7 +41,11 @@ impl Session {
     }
 
     pub(super) fn conflicting_state(&self, change: &Change, target: &Target) -> Option<String> {
-        if self.is_on_the_way(target) {
+        // A dry run repairs nothing that a killed act left, so it cannot look at that.
+        let is_open = |change: &ChangeRecord| change.intent.target == *target && is_open(&change.state);
+        if self.mode == Mode::DryRun && self.history.changes.iter().any(is_open)
+            || self.mode == Mode::Act && self.is_on_the_way(target)
+        {
             return None;
         }
         let Some(recorded) = self.history.recorded(target) else {
@@ -65,8 +69,6 @@ impl Session {
             .iter()
             .rev()
             .find(|change| change.intent.target == *target && change.is_live());
-        let is_open =
-            |state: &ChangeState| matches!(state, ChangeState::InDoubt | ChangeState::UndoFailed(_));
         newest.filter(|change| is_open(&change.state)).is_some_and(|stopped| {
             let position =
                 Change::of_intent(&stopped.intent).and_then(|change| change.kind().position(&self.world));
@@ -107,28 +109,32 @@ impl Session {
         difference: &str,
         desired: &Value,
     ) -> Result<bool> {
+        self.report_conflict(target, summary, difference);
         let policy = match self.on_conflict {
-            ConflictPolicy::Ask => self.ask_about_conflict(target, summary, difference)?,
+            ConflictPolicy::Ask => self.ask_about_conflict(target, summary)?,
             decided => decided,
         };
         if policy == ConflictPolicy::Overwrite {
             return Ok(true);
         }
         self.record(Entry::ConflictKept { target: target.clone(), against: desired.clone() })?;
-        let (target, summary) = (target.to_string(), format!("{summary}: kept as modified outside kkrun"));
-        self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Kept, target, summary });
+        self.report_kept(target, summary);
         Ok(false)
     }
 
-    pub(super) fn ask_about_conflict(
-        &self,
-        target: &Target,
-        summary: &str,
-        difference: &str,
-    ) -> Result<ConflictPolicy> {
-        let text = format!(
-            "{target} was modified outside kkrun:\n{difference}\nkeep it, overwrite it, or stop? (keep/overwrite/stop)"
-        );
+    pub(super) fn report_kept(&self, target: &Target, summary: &str) {
+        let summary = format!("{summary}: kept as modified outside kkrun");
+        self.report(ChangeOutcome::Kept, target, &summary, None);
+    }
+
+    pub(super) fn report_conflict(&self, target: &Target, summary: &str, difference: &str) {
+        let (target, summary) = (target.to_string(), summary.to_owned());
+        let difference = difference.to_owned();
+        self.world.reporter.emit(&Event::Conflict { target, summary, difference });
+    }
+
+    pub(super) fn ask_about_conflict(&self, target: &Target, summary: &str) -> Result<ConflictPolicy> {
+        let text = format!("{target}: keep it, overwrite it, or stop? (keep/overwrite/stop)");
         let question = Question::Text { text, default: "stop".to_owned() };
         let answer = loop {
             let Some(Answer::Text(answer)) = self.world.reporter.ask(&question)? else { break None };
@@ -145,7 +151,6 @@ impl Session {
         ))
         .kind(FailureKind::Conflict)
         .hint("`--on-conflict overwrite` replaces it and keeps a backup, `--on-conflict keep` keeps what is there");
-        failure.output = difference.lines().map(str::to_owned).collect();
         if answer.is_none() {
             failure = failure
                 .exit(ExitCode::UNANSWERED)
@@ -153,4 +158,9 @@ impl Session {
         }
         bail!(failure)
     }
+}
+
+/// Whether an act or an undo of a change may have stopped half-way.
+fn is_open(state: &ChangeState) -> bool {
+    matches!(state, ChangeState::InDoubt | ChangeState::UndoFailed(_))
 }

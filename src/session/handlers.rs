@@ -8,7 +8,7 @@ use anyhow::{Error, Result};
 use super::{Mode, Session};
 use crate::change::handler::{self, Command};
 use crate::change::{Change, Position, Unit, UnitChange};
-use crate::event::{ChangeOutcome, Event};
+use crate::event::ChangeOutcome;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, ChangeRecord, Entry, Handler, History, PendingHandler, Settling, StepState};
 use crate::target::Target;
@@ -229,8 +229,8 @@ impl Session {
             let recorded = change.kind().recorded(&self.world)?;
             self.record(Entry::Done { change: id, recorded })?;
             self.changed += 1;
-            let (target, summary) = (change.kind().target().to_string(), change.kind().summary());
-            self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
+            let (target, summary) = (change.kind().target(), change.kind().summary());
+            self.report(ChangeOutcome::Made, &target, &summary, None);
         }
         Ok(())
     }
@@ -264,12 +264,7 @@ impl Session {
                     let recorded = kind.recorded(&self.world)?;
                     self.record(Entry::Done { change: id, recorded })?;
                     self.changed += 1;
-                    let (target, summary) = (kind.target().to_string(), kind.summary());
-                    self.world.reporter.emit(&Event::Change {
-                        outcome: ChangeOutcome::Made,
-                        target,
-                        summary,
-                    });
+                    self.report(ChangeOutcome::Made, &kind.target(), &kind.summary(), None);
                 }
                 Ok(Position::Before) => {
                     let why = "the handler left it as it was".to_owned();

@@ -4,10 +4,10 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::last_known::{LastKnown, last_known_at};
-use super::{Mode, Session, WouldChange};
+use super::{ConflictPolicy, Mode, Session, WouldChange};
 use crate::change::{Change, CommandInverse, OnDoubt, Payload, Position, ProductRecord, state_value};
 use crate::event::{ChangeOutcome, Event};
-use crate::journal::{ChangeId, ChangeRecord, Class, Entry};
+use crate::journal::{ChangeId, ChangeRecord, Class, Entry, Intent};
 use crate::machine::files::PathText;
 use crate::target::{States, Target};
 
@@ -33,20 +33,33 @@ impl Session {
             return self.preview(change);
         }
         let Some(id) = self.intend(change, loses)? else { return Ok(false) };
+        let difference = self.difference(change, ChangeOutcome::Made);
         let acted = change.kind().act(&self.world, payload);
         self.finish(id, change, acted)?;
         self.changed += 1;
-        let (target, summary) = (change.kind().target().to_string(), change.kind().summary());
-        self.world.reporter.emit(&Event::Change { outcome: ChangeOutcome::Made, target, summary });
+        self.report(ChangeOutcome::Made, &change.kind().target(), &change.kind().summary(), difference);
         Ok(true)
     }
 
+    /// Shows a change in a dry run. Returns whether it would be made.
     fn preview(&mut self, change: &Change) -> Result<bool> {
-        let intent = change.intent()?;
-        if self.is_kept(&intent.target, &intent.after) {
+        let Intent { target, summary, after, .. } = change.intent()?;
+        if self.is_kept(&target, &after) {
             return Ok(false);
         }
-        self.would_make(intent.target, intent.summary, false);
+        let conflict = self.conflicting_state(change, &target);
+        if let Some(difference) = &conflict {
+            self.report_conflict(&target, &summary, difference);
+            if self.on_conflict == ConflictPolicy::Keep {
+                self.report_kept(&target, &summary);
+                return Ok(false);
+            }
+        }
+        let asks = conflict.is_some() && self.on_conflict == ConflictPolicy::Ask;
+        let outcome = if asks { ChangeOutcome::WouldAsk } else { ChangeOutcome::Would };
+        let difference = self.difference(change, outcome);
+        self.report(outcome, &target, &summary, difference);
+        self.would.push(WouldChange { target, summary, is_repeated: false });
         Ok(true)
     }
 
@@ -88,6 +101,22 @@ impl Session {
         Ok(Some(id))
     }
 
+    fn difference(&self, change: &Change, outcome: ChangeOutcome) -> Option<String> {
+        let is_shown = self.world.reporter.shows_differences(outcome);
+        is_shown.then(|| change.kind().difference(&self.world)).flatten()
+    }
+
+    pub(super) fn report(
+        &self,
+        outcome: ChangeOutcome,
+        target: &Target,
+        summary: &str,
+        difference: Option<String>,
+    ) {
+        let (target, summary) = (target.to_string(), summary.to_owned());
+        self.world.reporter.emit(&Event::Change { outcome, target, summary, difference });
+    }
+
     /// Whether the records of a change are written without a sync.
     ///
     /// A sync before a change promises that a power failure leaves what undoing it needs. A change of which nothing can
@@ -116,11 +145,7 @@ impl Session {
     }
 
     pub(super) fn would_make(&mut self, target: Target, summary: String, is_repeated: bool) {
-        self.world.reporter.emit(&Event::Change {
-            outcome: ChangeOutcome::Would,
-            target: target.to_string(),
-            summary: summary.clone(),
-        });
+        self.report(ChangeOutcome::Would, &target, &summary, None);
         self.would.push(WouldChange { target, summary, is_repeated });
     }
 

@@ -167,6 +167,7 @@ impl Session {
         difference: &str,
     ) -> Result<()> {
         let target = change.kind().target();
+        self.report_conflict(&target, &change.kind().summary(), difference);
         match self.on_conflict {
             ConflictPolicy::Keep => {
                 let against = change.intent()?.after;
@@ -180,14 +181,13 @@ impl Session {
                 })?;
             }
             ConflictPolicy::Ask => {
-                let mut failure = Failure::new(format!(
+                let failure = Failure::new(format!(
                     "cannot continue: a killed run was changing {target}, which is neither as before nor as desired"
                 ))
                 .kind(FailureKind::InDoubt)
                 .hint("`--on-conflict keep` continues from what is there")
                 .hint("`--on-conflict overwrite` makes the change again")
                 .hint("`kkrun rollback` undoes what can be undone and shows the difference");
-                failure.output = difference.lines().map(str::to_owned).collect();
                 bail!(failure);
             }
         }

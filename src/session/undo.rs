@@ -48,6 +48,13 @@ impl Session {
             }
             undone.map(|undone| self.settled_conflict(&known.intent.target, undone))
         };
+        let recorded_as = |why: &str| head(&self.world.reporter.redact(why));
+        // The journal holds the head of a difference; what is reported is all of it.
+        let reported = match &undone {
+            Ok(Undone::Conflict(why)) => Some(ChangeState::Conflict(why.clone())),
+            Ok(Undone::Kept(why)) => Some(ChangeState::Kept(why.clone())),
+            _ => None,
+        };
         let entry = match undone {
             Ok(Undone::InProgress(_)) => bail!("internal error: an undo ended in its middle"),
             Ok(Undone::Back(how, recorded)) => {
@@ -56,10 +63,8 @@ impl Session {
                 }
                 Entry::Undone { change: id, how, recorded }
             }
-            Ok(Undone::Conflict(why)) => {
-                Entry::Conflict { change: id, why: self.world.reporter.redact(&why) }
-            }
-            Ok(Undone::Kept(why)) => Entry::Kept { change: id, why: self.world.reporter.redact(&why) },
+            Ok(Undone::Conflict(why)) => Entry::Conflict { change: id, why: recorded_as(&why) },
+            Ok(Undone::Kept(why)) => Entry::Kept { change: id, why: recorded_as(&why) },
             Err(error) => {
                 let error = self.world.reporter.redact(&failure::with_way_on(&error));
                 Entry::UndoFailed { change: id, error }
@@ -67,7 +72,10 @@ impl Session {
         };
         self.changed += usize::from(matches!(entry, Entry::Undone { .. }));
         self.record(entry)?;
-        Ok(self.known(id)?.state)
+        match reported {
+            Some(state) => Ok(state),
+            None => Ok(self.known(id)?.state),
+        }
     }
 
     pub(super) fn known(&self, id: ChangeId) -> Result<ChangeRecord> {
@@ -198,6 +206,19 @@ impl Session {
 
 /// Why a conflict that the operator keeps is left alone.
 const KEPT_BY_OPERATOR: &str = "modified outside kkrun, and kept by the operator";
+
+/// How many lines of a reason the journal holds.
+const MOST_RECORDED: usize = 60;
+
+/// The first lines of a text, and how many more there are.
+fn head(text: &str) -> String {
+    let mut lines: Vec<&str> = text.lines().collect();
+    let left = lines.len().saturating_sub(MOST_RECORDED);
+    lines.truncate(MOST_RECORDED);
+    let more = format!("… and {left} more lines");
+    lines.extend((left > 0).then_some(more.as_str()));
+    lines.join("\n")
+}
 
 /// Why a change is not undone before a newer one to the same content.
 fn left_to(newer: &ChangeRecord, is_kept: bool) -> Undone {

@@ -19,9 +19,14 @@ use crate::time;
 /// The width of a title's column.
 const TITLE: usize = 22;
 
+/// How many lines of a difference are shown unless all are asked for.
+const HEAD: usize = 40;
+
 /// The audience at a terminal.
 pub struct Console {
     verbosity: Verbosity,
+    /// What changes in a target is shown of changes that are made, too.
+    shows_made: bool,
     questions: Questions,
     live: RefCell<Option<Live>>,
 }
@@ -41,8 +46,20 @@ pub(super) fn set_colors(on: bool) {
 
 impl Console {
     /// Shows as much as `verbosity` says.
-    pub fn new(verbosity: Verbosity, questions: Questions) -> Self {
-        Self { verbosity, questions, live: RefCell::new(None) }
+    pub fn new(verbosity: Verbosity, shows_made: bool, questions: Questions) -> Self {
+        Self { verbosity, shows_made, questions, live: RefCell::new(None) }
+    }
+
+    /// Writes the lines of a difference: the first ones, and how many there are more, unless all are asked for.
+    fn difference(&self, text: &str, margin: &str) {
+        let lines: Vec<&str> = text.lines().collect();
+        let shown = if self.verbosity >= Verbosity::Verbose { lines.len() } else { HEAD.min(lines.len()) };
+        let left = lines.len() - shown;
+        let mut text: Vec<String> = lines[..shown].iter().map(|line| format!("{margin}{line}")).collect();
+        if left > 0 {
+            text.push(format!("{margin}… and {left} more lines, shown with `-v`"));
+        }
+        self.line(&style(text.join("\n")).for_stderr().dim().to_string());
     }
 
     /// Writes a line above the live one.
@@ -100,10 +117,6 @@ fn label(id: &str, title: &str) -> String {
 
 fn count(number: usize, thing: &str) -> String {
     if number == 1 { format!("1 {thing}") } else { format!("{number} {thing}s") }
-}
-
-fn indented(text: &str) -> String {
-    text.lines().map(|line| format!("      {line}")).collect::<Vec<_>>().join("\n")
 }
 
 impl Audience for Console {
@@ -178,16 +191,29 @@ impl Audience for Console {
                     self.line(&format!("        {text}"));
                 }
             }
-            Event::Change { outcome, summary, .. } => match outcome {
-                ChangeOutcome::Would if normal => self.line(&format!("      would {summary}")),
-                ChangeOutcome::Kept if normal => self.line(&format!("  {} {summary}", Emoji("✋", "--"))),
-                ChangeOutcome::Made if verbose => self.line(&format!("      {summary}")),
-                _ => {}
-            },
+            Event::Change { outcome, summary, difference, .. } => {
+                let (head, shown) = match outcome {
+                    ChangeOutcome::Would => ("      would ".to_owned(), normal),
+                    ChangeOutcome::WouldAsk => ("      would ask whether to ".to_owned(), normal),
+                    ChangeOutcome::Kept => (format!("  {} ", Emoji("✋", "--")), normal),
+                    ChangeOutcome::Made => ("      ".to_owned(), verbose || self.shows_made && normal),
+                };
+                if shown {
+                    self.line(&format!("{head}{summary}"));
+                    if let Some(difference) = difference {
+                        self.difference(difference, "        ");
+                    }
+                }
+            }
+            // In quiet mode, too: a question or a failure follows, or it is overwritten.
+            Event::Conflict { target, difference, .. } => {
+                self.line(&format!("  {} {target} was modified outside kkrun:", Emoji("✋", "!!")));
+                self.difference(difference, "      ");
+            }
             Event::Verified { label, now } if verbose => {
                 self.line(&format!("      {} {label}", if *now { "✓" } else { "later:" }));
             }
-            Event::Undo { outcome, summary, detail, done, .. } => {
+            Event::Undo { outcome, summary, detail, hints, done, .. } => {
                 let (symbol, word, shown) = match outcome {
                     UndoOutcome::Would => (Emoji("↩", "<-"), "would undo: ", normal),
                     UndoOutcome::Undone => (Emoji("↩", "<-"), "", normal),
@@ -200,8 +226,8 @@ impl Audience for Console {
                 if shown {
                     let what = if *outcome == UndoOutcome::Undone { done } else { summary };
                     self.line(&format!("  {symbol} {word}{what}"));
-                    if let Some(detail) = detail {
-                        self.line(&style(indented(detail)).for_stderr().dim().to_string());
+                    for text in detail.iter().chain(hints) {
+                        self.difference(text, "      ");
                     }
                 }
             }
@@ -229,6 +255,14 @@ impl Audience for Console {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn shows_differences(&self, outcome: ChangeOutcome) -> bool {
+        match outcome {
+            ChangeOutcome::Would | ChangeOutcome::WouldAsk => self.verbosity >= Verbosity::Normal,
+            ChangeOutcome::Made => self.verbosity >= Verbosity::Verbose || self.shows_made,
+            ChangeOutcome::Kept => false,
         }
     }
 

@@ -25,8 +25,12 @@ fn text(message: &str, failure: &Failure) -> String {
         lines.extend(excerpt(place));
     }
     if !failure.output.is_empty() {
-        lines.push(format!("   {}", style("last output").for_stderr().dim()));
         let left_out = failure.output.len().saturating_sub(TAIL);
+        let head = match left_out {
+            0 => "last output".to_owned(),
+            _ => format!("last output ({left_out} lines before it are left out)"),
+        };
+        lines.push(format!("   {}", style(head).for_stderr().dim()));
         lines.extend(failure.output[left_out..].iter().map(|line| format!("     {line}")));
     }
     for (at, hint) in failure.hints.iter().enumerate() {

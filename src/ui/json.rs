@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::output::line_to_stdout;
 use super::questions::Questions;
-use crate::event::{Answer, Audience, Event, Question, SCHEMA};
+use crate::event::{Answer, Audience, ChangeOutcome, Event, Question, SCHEMA};
 
 /// The audience of `--json`.
 pub struct JsonLines {
@@ -31,6 +31,10 @@ impl Audience for JsonLines {
         if let Ok(line) = serde_json::to_string(event) {
             line_to_stdout(&line);
         }
+    }
+
+    fn shows_differences(&self, outcome: ChangeOutcome) -> bool {
+        matches!(outcome, ChangeOutcome::Would | ChangeOutcome::WouldAsk)
     }
 
     fn ask(&self, question: &Question) -> Result<Option<Answer>> {

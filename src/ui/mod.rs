@@ -67,11 +67,12 @@ pub fn diagnose() {
     }
 }
 
-/// The reporter that the command line asks for.
-pub fn reporter(json: bool, verbosity: Verbosity, questions: Questions) -> Rc<Reporter> {
+/// The reporter that the command line asks for; with `shows_made` it shows what changes in a target whenever one is
+/// changed.
+pub fn reporter(json: bool, verbosity: Verbosity, shows_made: bool, questions: Questions) -> Rc<Reporter> {
     if json {
         Reporter::new(Box::new(JsonLines::new(questions)))
     } else {
-        Reporter::new(Box::new(Console::new(verbosity, questions)))
+        Reporter::new(Box::new(Console::new(verbosity, shows_made, questions)))
     }
 }

@@ -248,6 +248,88 @@ fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
     assert_eq!(place.read("m/first"), "1\n");
 }
 
+#[test]
+fn dry_run_shows_unified_diffs_of_texts_and_sizes_of_other_files() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    file::write("@/m/page", "one\ntwo\n3\nfour\n");
+    file::write("@/m/new", "hello\n");
+    file::write("@/m/private", "never shown\n", #{ mode: "0600" });
+    config::set("@/m/app.conf", "port", 81, #{ separator: "=" });
+    file::copy("files/binary", "@/m/binary");
+    file::mirror("files/tree", "@/m/tree");
+});"#,
+    )
+    .with("m/page", "one\ntwo\nthree\nfour\n")
+    .with("m/app.conf", "# app\nport=80\n")
+    .with("m/tree/old", "old")
+    .with("plan/files/tree/leaf", "leaf\n")
+    .with("plan/files/binary", "\0\u{1}");
+    place
+        .run("plan.rhai --dry-run")
+        .ends(6)
+        .says("would write @/m/page\n        @@ -1,4 +1,4 @@\n         one\n         two\n        -three\n        +3\n         four\n")
+        .says("would make @/m/new\n        @@ -0,0 +1 @@\n        +hello\n")
+        .says("would make @/m/private\n        a file of 12 bytes\n")
+        .says("would set port in @/m/app.conf\n        @@ -1,2 +1,2 @@\n         # app\n        -port=80\n        +port=81\n")
+        .says("would make @/m/binary\n        a file of 2 bytes\n")
+        .says("leaf: a file of 5 bytes\n")
+        .says("old: a file of 3 bytes → absent\n")
+        .never_says("never shown");
+    assert!(!place.exists("state"));
+    let changes = place.run("plan.rhai --dry-run --json").json();
+    let page =
+        changes.iter().find(|event| event["summary"].as_str().is_some_and(|text| text.ends_with("/page")));
+    assert!(page.unwrap()["difference"].as_str().unwrap().contains("-three\n+3\n"), "{changes:?}");
+    // A run shows them with `-v`.
+    place.run("plan.rhai").ends(0).never_says("+hello");
+    place.write("m/new", "changed\n");
+    place.run("plan.rhai -v --redo 01 --on-conflict overwrite").ends(0).says("-changed\n        +hello\n");
+}
+
+#[test]
+fn long_differences_show_their_head_and_verbose_shows_all() {
+    let lines = |word: &str| -> String {
+        let lines: Vec<String> = (0..100).map(|number| format!("{word} {number}\n")).collect();
+        lines.concat()
+    };
+    let place = Place::new(r#"step::run("01", "First", || file::copy("files/long", "@/m/long"));"#)
+        .with("plan/files/long", &lines("new"));
+    place
+        .run("plan.rhai --dry-run")
+        .ends(6)
+        .says("+new 0\n")
+        .never_says("+new 99")
+        .says("… and 61 more lines, shown with `-v`");
+    place.run("plan.rhai --dry-run -v").ends(6).says("+new 99\n").never_says("more lines");
+    place.run("plan.rhai").ends(0);
+    place.write("m/long", &lines("theirs"));
+    for words in ["plan.rhai --redo 01", "rollback"] {
+        let said = place.run(words);
+        assert!(matches!(said.status, 78 | 4), "{}", said.stderr);
+        said.says("-new 0\n").never_says("+theirs 99").says("more lines, shown with `-v`");
+        place.run(&format!("{words} -v")).says("-new 0\n").says("+theirs 99\n").never_says("more lines");
+    }
+    assert!(place.read("state/journal").len() < 30_000, "the journal holds the head alone");
+}
+
+#[test]
+fn dry_run_differs_by_what_is_done_about_a_conflict() {
+    let place = closing();
+    place.run("plan.rhai").ends(0);
+    place.write("m/first", "theirs\n");
+    place.edit("plan/plan.rhai", "1\\n", "one\\n");
+    let before = place.prints_of("state");
+    let words = |policy: &str| format!("plan.rhai --dry-run --on-conflict {policy}");
+    let asks = place.run(&words("ask")).ends(6).says("would ask whether to write @/m/first").says("+theirs");
+    asks.never_says("would write");
+    place.run(&words("overwrite")).ends(6).says("would write @/m/first").says("-theirs\n        +one\n");
+    place.run(&words("keep")).ends(0).says("write @/m/first: kept as modified outside kkrun");
+    assert_eq!(place.prints_of("state"), before);
+    place.run("plan.rhai --on-conflict keep").ends(0);
+    place.run("plan.rhai --redo 01 --dry-run").ends(0).never_says("would");
+}
+
 /// Two steps and a closing line.
 fn closing() -> Place {
     Place::new(
@@ -417,12 +499,16 @@ kiosk · 3 steps (dry run, @/plan)
 
   🔄 01 First
       would make @/m/first
+        @@ -0,0 +1 @@
+        +1
   👀 01 First                  1 change
   🔄 02 Second
       would run bash -c 'echo 5'
   👀 02 Second                 1 change, then not predictable from line 3 on: depends on the output of `bash -c 'echo 5'`
   🔄 03 Third
       would make @/m/third
+        @@ -0,0 +1 @@
+        +dashboard
   👀 03 Third                  1 change
 ",
     );

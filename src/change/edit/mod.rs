@@ -22,9 +22,12 @@ use serde_json::Value;
 pub use entry::{DesiredEntry, EntryKind, FileEntry, Made};
 pub use lines::Lines;
 
-use super::tag;
+use super::file::showable;
 use super::tree::keep_copy;
-use super::{Change, Found, Kind, Payload, Position, UndoTerms, Undone, UndoneEntry, World, state_value};
+use super::{
+    Change, Found, Kind, Payload, Position, UndoTerms, Undone, UndoneEntry, World, state_value, tag,
+    unified_diff,
+};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
@@ -204,7 +207,7 @@ impl EditChange {
     }
 
     /// How the entry is now, for messages.
-    fn difference(&self, world: &World) -> String {
+    fn entry_now(&self, world: &World) -> String {
         let text = || -> Result<String> {
             let (bytes, _) = files::read(self.path())?;
             let lines = Lines::of(&bytes);
@@ -272,7 +275,7 @@ impl EditChange {
         let recorded = terms.recorded.and_then(|value| serde_json::from_value(value.clone()).ok());
         let is_conflicting = here != recorded.unwrap_or(self.after);
         if is_conflicting && !terms.force {
-            return Ok(Undone::Conflict(self.difference(world)));
+            return Ok(Undone::Conflict(self.entry_now(world)));
         }
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::InPart, BTreeMap::new()));
@@ -341,6 +344,14 @@ impl Kind for EditChange {
         format!("{verb} {} {preposition} {}", self.inverse.entry.shown(), self.path().display())
     }
 
+    fn difference(&self, _world: &World) -> Option<String> {
+        if self.inverse.secret {
+            return None;
+        }
+        let old = showable(&self.inverse.file, &self.content)?;
+        Some(unified_diff(old, showable(&self.inverse.edited, &self.edited)?, None))
+    }
+
     fn prepare(&self, world: &World) -> Result<()> {
         if let Some(digest) = self.inverse.file.sha256() {
             world.backups()?.save_known(&self.content, digest)?;
@@ -354,7 +365,7 @@ impl Kind for EditChange {
         if self.before == EntryState::Unset || recorded == self.before || self.file_is_ours {
             return None;
         }
-        Some(self.difference(world))
+        Some(self.entry_now(world))
     }
 
     fn stayed_for(&self, id: ChangeId, mut undone: Vec<UndoneEntry>) -> Made {

@@ -242,6 +242,14 @@ impl FileState {
         }
     }
 
+    /// The length of a regular file in bytes.
+    pub fn size(&self) -> Option<u64> {
+        match self {
+            Self::File { size, .. } => Some(*size),
+            _ => None,
+        }
+    }
+
     /// The kind, in words that fit into a message.
     pub fn kind_name(&self) -> &'static str {
         match self {
