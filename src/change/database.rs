@@ -281,8 +281,7 @@ impl Kind for DatabaseChange {
 
     fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
         let recorded: DatabaseState = serde_json::from_value(recorded.clone()).ok()?;
-        let is_its_own =
-            self.is_creation() || recorded == DatabaseState::Absent || recorded.same_as(&self.before);
+        let is_its_own = recorded == DatabaseState::Absent || recorded.same_as(&self.before);
         (!is_its_own).then(|| recorded.difference(&self.before))
     }
 

@@ -12,7 +12,8 @@ use serde_json::Value;
 
 use super::tree::{self, keep_copy};
 use super::{
-    Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, state_value, tag, unified_diff,
+    Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, is_volatile, state_value, tag,
+    unified_diff,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
@@ -389,7 +390,9 @@ impl Kind for FileChange {
 
     fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
         let recorded: FileState = serde_json::from_value(recorded.clone()).ok()?;
-        // Where nothing is, nothing is overwritten: what vanished is made again.
+        if self.before.is_absent() && !recorded.is_absent() {
+            return (!is_volatile(self.path())).then(|| format!("`{}` was removed", self.path().display()));
+        }
         if self.before.is_absent() || !self.before.is_overwritten(&self.after, &recorded) {
             return None;
         }

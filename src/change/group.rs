@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::account::{self, AccountRecord};
 use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, state_value};
@@ -117,6 +118,12 @@ impl Kind for GroupChange {
 
     fn summary(&self) -> String {
         format!("make the group {}", self.inverse.name)
+    }
+
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+        let recorded: GroupState = serde_json::from_value(recorded.clone()).ok()?;
+        let was_removed = recorded != GroupState::Absent && self.before == GroupState::Absent;
+        was_removed.then(|| format!("the group `{}` was removed", self.inverse.name))
     }
 
     fn on_doubt(&self) -> OnDoubt {

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::unit::succeeded;
 use super::{Kind, Payload, Position, UndoTerms, Undone, World, state_value};
@@ -71,6 +72,12 @@ impl Kind for LingerChange {
             world.processes.pause(Duration::from_millis(50));
         }
         Ok(())
+    }
+
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+        let was_ended = recorded.as_bool() == Some(self.after) && self.before != self.after;
+        was_ended
+            .then(|| format!("the services of {} do not run without a login any more", self.inverse.user))
     }
 
     fn position(&self, _world: &World) -> Result<Position> {

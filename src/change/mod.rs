@@ -513,6 +513,11 @@ fn accounts_of(owners: impl IntoIterator<Item = (u32, u32)>) -> Vec<Target> {
     users.chain(groups.map(|group| Target::Group(group.name))).collect()
 }
 
+/// Whether what is at a path vanishes by itself: at a restart of the machine, or by age.
+fn is_volatile(path: &Path) -> bool {
+    ["/run", "/tmp", "/var/tmp", "/dev/shm"].iter().any(|root| path.starts_with(root))
+}
+
 /// The unified diff of two texts.
 fn unified_diff(old: &str, new: &str, header: Option<(&str, &str)>) -> String {
     let difference = similar::TextDiff::from_lines(old, new);

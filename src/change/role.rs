@@ -379,8 +379,7 @@ impl Kind for RoleChange {
 
     fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
         let recorded: RoleState = serde_json::from_value(recorded.clone()).ok()?;
-        let is_its_own =
-            self.is_creation() || recorded == RoleState::Absent || recorded.same_as(&self.before);
+        let is_its_own = recorded == RoleState::Absent || recorded.same_as(&self.before);
         (!is_its_own).then(|| recorded.difference(&self.before))
     }
 

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, shortened, state_value, tag,
+    Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, is_volatile, shortened,
+    state_value, tag,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
@@ -523,8 +524,12 @@ impl Kind for TreeChange {
 
     fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
         let state: TreeState = serde_json::from_value(recorded.clone()).ok()?;
-        if state == self.before || self.before.entries == 0 {
+        if state == self.before || state.entries == 0 {
             return None;
+        }
+        if self.before.entries == 0 {
+            let path = self.path();
+            return (!is_volatile(path)).then(|| format!("`{}` was removed", path.display()));
         }
         let manifests = self.manifests(world).ok()?;
         let Ok(recorded) = read_manifest(world, state.manifest) else {

@@ -502,6 +502,31 @@ impl Kind for UserChange {
         if self.before == UserState::Absent { Class::Users } else { Class::Safe }
     }
 
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+        let name = &self.inverse.name;
+        let UserState::Present(recorded) = serde_json::from_value(recorded.clone()).ok()? else {
+            return None;
+        };
+        let UserState::Present(now) = &self.before else {
+            return Some(format!("the user `{name}` was removed"));
+        };
+        let mut lines = Vec::new();
+        // What kkrun never left so is nothing that was modified.
+        if self.after.shell.as_ref().is_some_and(|shell| *shell != now.shell) && recorded.shell != now.shell {
+            lines.push(format!("shell {} → {}", recorded.shell, now.shell));
+        }
+        let mode = |facts: &UserFacts| facts.home_mode.clone().unwrap_or_else(|| "none".to_owned());
+        let sets_mode = self.after.home_mode.is_some() && self.after.home_mode != now.home_mode;
+        let sets_home = self.after.home.is_some() && now.home_mode.is_none();
+        if (sets_mode || sets_home) && recorded.home_mode != now.home_mode {
+            lines.push(format!("home mode {} → {}", mode(&recorded), mode(now)));
+        }
+        let left =
+            self.after.groups_lacking(now).filter(|group| recorded.groups.iter().any(|had| had == group));
+        lines.extend(left.map(|group| format!("not in the group {group} any more")));
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
     fn on_doubt(&self) -> OnDoubt {
         OnDoubt::ActAgain
     }

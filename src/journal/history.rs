@@ -220,9 +220,18 @@ pub struct History {
     /// A rollback that has begun and not ended.
     pub rollback: Option<UnfinishedRollback>,
     reboots: Vec<Reboot>,
+    /// The newest boot of which there are records, and the first of them.
+    newest_boot: Option<(String, u64)>,
 }
 
 impl History {
+    /// Whether what is recorded at this target was recorded in this boot.
+    pub fn is_recorded_in(&self, boot: &str, target: &Target) -> bool {
+        let since = self.newest_boot.as_ref().filter(|(newest, _)| newest == boot).map(|(_, since)| *since);
+        let recorded = self.ledger.get(target).map(|recorded| recorded.at);
+        recorded.zip(since).is_some_and(|(at, since)| at >= since)
+    }
+
     /// The change of this identity.
     pub fn change(&self, id: ChangeId) -> Option<&ChangeRecord> {
         self.changes.binary_search_by_key(&id, |change| change.id).ok().map(|at| &self.changes[at])
@@ -317,6 +326,9 @@ impl History {
         self.check(&entry)?;
         if let Some((at, state)) = self.next_state(&entry)? {
             self.changes[at].state = state;
+        }
+        if self.newest_boot.as_ref().is_none_or(|(boot, _)| *boot != header.boot) {
+            self.newest_boot = Some((header.boot.clone(), header.seq));
         }
         let time = header.time;
         match entry {

@@ -12,8 +12,9 @@ use crate::event::{Answer, ChangeOutcome, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, ChangeState, Entry};
+use crate::machine::clock;
 use crate::machine::files::FileState;
-use crate::target::Target;
+use crate::target::{Aspect, Target};
 
 /// What to do about a target modified outside kkrun.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,6 +53,11 @@ impl Session {
             let is_kept = self.history.kept_against.contains_key(target);
             return is_kept.then(|| "it was kept before, when a killed run was changing it".to_owned());
         };
+        // A restart of the machine stops every unit, and that is no one's decision.
+        let is_running = matches!(target, Target::Unit { aspect: Aspect::Activity, .. });
+        if is_running && !clock::boot_id().is_ok_and(|boot| self.history.is_recorded_in(&boot, target)) {
+            return None;
+        }
         let difference = change.kind().conflict(recorded, &self.world)?;
         // What kkrun itself left there under another name, as part of a tree say, is its own doing.
         match last_known_at(&self.history, &self.world, target) {

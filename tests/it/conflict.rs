@@ -140,3 +140,78 @@ fn every_act_and_every_undo_is_idempotent() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("· TWICE "), "{said}");
 }
+
+/// Each decision of the operator's is asked about, kept, and overwritten; what is volatile is neither.
+const DECISIONS: &str = r#"
+set -eu
+kkrun=$(readlink "/proc/$PPID/exe")
+mkdir -p /root/decisions && cd /root/decisions && chmod 0700 .
+run() {
+    status=0
+    "$kkrun" --state-dir /root/decisions/state --non-interactive "$@" > last 2>&1 || status=$?
+}
+ends() {
+    wanted=$1
+    shift
+    run "$@"
+    [ "$status" = "$wanted" ] || { cat last; echo "FAILED: $what: $* ended with $status, not $wanted"; exit 1; }
+}
+count=0
+decided() {
+    what=$1 undone=$3
+    printf '%s\n' "$2" > plan.rhai
+    rm -rf state
+    ends 0 plan.rhai
+    bash -euc "$undone"
+    ends 78 plan.rhai
+    ends 6 plan.rhai --dry-run
+    grep -q 'would ask' last || { cat last; echo "FAILED: $what: not asked"; exit 1; }
+    ends 0 plan.rhai --on-conflict keep
+    ends 0 plan.rhai
+    ! bash -euc "$4" || { echo "FAILED: $what: it is not kept"; exit 1; }
+    ends 0 plan.rhai --on-conflict overwrite
+    bash -euc "$4" || { echo "FAILED: $what: it is not overwritten"; exit 1; }
+    ends 0 rollback --plan plan --purge all
+    count=$((count + 1))
+}
+decided "home mode" 'user::ensure("kim", #{ home_mode: "0750" });' \
+    'chmod 0700 /home/kim' '[ "$(stat -c %a /home/kim)" = 750 ]'
+decided "shell" 'user::ensure("kim", #{ shell: "/bin/bash" });' \
+    'usermod --shell /bin/sh kim' 'getent passwd kim | grep -q :/bin/bash$'
+decided "membership" 'user::ensure("kim", #{ groups: ["video"] });' \
+    'gpasswd --delete kim video' 'id -nG kim | grep -qw video'
+decided "user" 'user::ensure("kim");' 'userdel --remove kim 2>/dev/null' 'id kim'
+decided "group" 'group::ensure("kiosks");' 'groupdel kiosks' 'getent group kiosks'
+decided "lingering" 'user::ensure("kim"); user::linger("kim");' \
+    'loginctl disable-linger kim' 'test -e /var/lib/systemd/linger/kim'
+printf '[Service]\nExecStart=/bin/sleep infinity\n' > /etc/systemd/system/good.service
+systemctl daemon-reload
+decided "stopped unit" 'unit::start("good");' 'systemctl stop good' 'systemctl is-active good'
+what="crashed unit"
+rm -rf state
+ends 0 plan.rhai
+systemctl kill --signal=KILL good
+while systemctl is-active --quiet good; do sleep 0.1; done
+ends 0 plan.rhai
+systemctl is-active good
+echo "DECIDED $count"
+"#;
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn decisions_about_users_groups_and_units_are_conflicts_and_a_crash_is_none() {
+    let base =
+        std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
+    let place = tempfile::tempdir_in("/root").expect("a directory that only root can write");
+    std::fs::write(place.path().join("settings.rhai"), SETTINGS).expect("settings");
+    let script = format!(
+        "{REQUIRES}let reported = cmd::run([\"bash\", \"-c\", `{DECISIONS}`], #{{ always: \"a test\", undo: [] }});\n\
+         log::info(reported.stdout);\n"
+    );
+    std::fs::write(place.path().join("decisions.rhai"), script.replace("${", "$\\{")).expect("a script");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+    command.args(["rehearse", "--yes", "--non-interactive", "--base"]).arg(base).arg("decisions.rhai");
+    let output = command.current_dir(place.path()).env_remove("TMPDIR").output().expect("kkrun");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("DECIDED 7"), "{said}");
+}

@@ -99,6 +99,39 @@ fn overwritten_conflict_is_in_the_backups_after_rollback() {
     assert!(place.backups().contains(&"theirs\n".to_owned()));
 }
 
+#[test]
+fn what_the_operator_removed_is_asked_about_kept_or_made_again() {
+    for (act, removed) in [
+        (r#"file::write("@/m/it", "new\n")"#, "`@/m/it` was removed"),
+        (r#"file::link("elsewhere", "@/m/it")"#, "`@/m/it` was removed"),
+        (r#"file::make_dir("@/m/it")"#, "`@/m/it` was removed"),
+        (r#"file::copy("files/tree", "@/m/it")"#, "`@/m/it` was removed"),
+        (r#"config::set("@/m/app.conf", "key", "1")"#, "key is gone from `@/m/app.conf`"),
+    ] {
+        let place = Place::new(&format!("step::run(\"01\", \"Act\", || {{ {act}; }});"))
+            .with("plan/files/tree/leaf", "leaf\n")
+            .with("m/app.conf", "# app\n");
+        place.run("plan.rhai").ends(0);
+        let made = place.listing("m");
+        if act.starts_with("config") {
+            place.write("m/app.conf", "# app\n");
+        } else {
+            place.remove("m/it");
+        }
+        let left = place.listing("m");
+        place.run("plan.rhai --redo 01").ends(78).says(removed);
+        place.run("plan.rhai --redo 01 --dry-run").ends(6).says("would ask").says(removed);
+        assert_eq!(place.listing("m"), left, "{act}");
+        place.run("plan.rhai --redo 01 --on-conflict keep").ends(0).says("kept as modified outside kkrun");
+        place.run("plan.rhai --redo 01").ends(0);
+        assert_eq!(place.listing("m"), left, "{act}");
+        place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
+        assert_eq!(place.listing("m"), made, "{act}");
+        place.run("rollback").ends(0);
+        assert_eq!(place.listing("m").lines().filter(|line| line.contains("it")).count(), 0, "{act}");
+    }
+}
+
 /// A plan that writes `port` to the page, which is edited by the operator then.
 fn edited_page() -> Place {
     let place = Place::new(

@@ -241,7 +241,8 @@ fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
     place.run("plan.rhai").ends(0).says("01 First                  done today");
     let said = place.run("plan.rhai --verify").ends(1).says("no longer holds: write @/m/first");
     said.says("no longer holds: make @/m/second").says("steps 01, 02 no longer hold").says("--redo 01,02");
-    place.run("plan.rhai --redo 02").ends(0).says("named with `--redo`");
+    place.run("plan.rhai --redo 02").ends(78).says("`@/m/second` was removed");
+    place.run("plan.rhai --redo 02 --on-conflict overwrite").ends(0).says("named with `--redo`");
     assert_eq!(place.read("m/second"), "see http://dashboard:80/\n");
     place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
     place.run("plan.rhai --verify").ends(0).says("still holds");

@@ -323,14 +323,15 @@ file::write("@/m/second", "2\n");
 }
 
 #[test]
-fn a_target_that_vanished_is_made_again_when_its_step_runs() {
+fn a_target_that_was_removed_is_made_again_with_overwrite() {
     let place = three("");
     place.edit("plan/02_second.rhai", "", "file::make_dir(\"@/m/d\");");
     place.run("plan.rhai").ends(0);
     place.remove("m/first");
     place.run("plan.rhai").ends(0);
     assert!(!place.exists("m/first"), "a run trusts completion");
-    place.run("plan.rhai --redo 01").ends(0).says("named with `--redo`");
+    place.run("plan.rhai --redo 01").ends(78).says("`@/m/first` was removed");
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0).says("named with `--redo`");
     assert_eq!(place.read("m/first"), "1\n");
 }
 

@@ -66,7 +66,7 @@ fn generated_secret_is_the_same_in_every_later_run() {
     let made = written(&bench);
     assert_eq!(made.len(), 32);
     std::fs::remove_file(bench.path("out")).unwrap();
-    assert_eq!(code(&bench.run(&["s.rhai"])), 0);
+    assert_eq!(code(&bench.run(&["s.rhai", "--on-conflict", "overwrite"])), 0);
     assert_eq!(written(&bench), made);
     let stored = bench.path("state/secrets/db_password");
     assert_eq!(std::fs::metadata(stored).unwrap().permissions().mode() & 0o7777, 0o600);

@@ -361,9 +361,11 @@ impl Kind for EditChange {
 
     fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
         let recorded: EntryState = serde_json::from_value(recorded.clone()).ok()?;
-        // An entry that vanished is made again.
-        if self.before == EntryState::Unset || recorded == self.before || self.file_is_ours {
+        if recorded == self.before || self.file_is_ours {
             return None;
+        }
+        if self.before == EntryState::Unset {
+            return Some(format!("{} is gone from `{}`", self.inverse.entry.shown(), self.shown_path()));
         }
         Some(self.entry_now(world))
     }

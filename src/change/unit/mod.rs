@@ -1,7 +1,8 @@
 //! Units of the service manager: whether they are started at boot, and whether they run.
 //!
-//! Enablement is a decision: what was modified outside kkrun is a conflict. Whether a unit runs is volatile: a restart
-//! of the machine changes it, so it never is one.
+//! Enablement is a decision: what was modified outside kkrun is a conflict. Whether a unit runs is volatile: a restart of
+//! the machine and a crash change it, and many things start a unit. Only a unit that ran in this boot and ended
+//! without a failure was stopped by a decision.
 
 mod manager;
 
@@ -287,14 +288,19 @@ impl Kind for UnitChange {
         OnDoubt::ActAgain
     }
 
-    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
         let recorded: UnitState = serde_json::from_value(recorded.clone()).ok()?;
-        let (UnitState::Enablement { is: now }, UnitState::Enablement { is: left }) =
-            (&self.before, &recorded)
-        else {
-            return None;
-        };
-        is_decided(left, now).then(|| difference(&self.inverse.unit, &recorded, &self.before))
+        let unit = &self.inverse.unit;
+        match (&self.before, &recorded) {
+            (UnitState::Enablement { is: now }, UnitState::Enablement { is: left }) => {
+                is_decided(left, now).then(|| difference(unit, &recorded, &self.before))
+            }
+            (UnitState::Activity { running: false }, UnitState::Activity { running: true }) => {
+                let facts = unit.facts(world).ok().flatten()?;
+                (facts.active_state != "failed").then(|| format!("{} was stopped", unit.shown()))
+            }
+            _ => None,
+        }
     }
 
     fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
