@@ -25,6 +25,8 @@ pub enum ChangeOutcome {
     Would,
     /// It would be asked about, because of a conflict.
     WouldAsk,
+    /// It would be made unless a change before it makes it so already.
+    Might,
     /// A conflict was kept, as the operator decided.
     Kept,
 }

@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::tree::{self, keep_copy};
 use super::{
-    Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, is_volatile, state_value, tag,
-    unified_diff,
+    Kind, Loss, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, is_volatile,
+    state_value, tag, unified_diff,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
@@ -365,6 +365,10 @@ impl Kind for FileChange {
             None => {}
         }
         (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
+    fn predict(&self, _world: &World, predicted: &mut Predicted) {
+        predicted.set_path(self.path(), &self.before, &self.after, self.shown.clone());
     }
 
     fn prepare(&self, world: &World) -> Result<()> {

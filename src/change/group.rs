@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::{self, AccountRecord};
-use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::account::{Account, DIRECTORY, Database, Databases, Group, Order, clear_leftover};
@@ -124,6 +124,12 @@ impl Kind for GroupChange {
         let recorded: GroupState = serde_json::from_value(recorded.clone()).ok()?;
         let was_removed = recorded != GroupState::Absent && self.before == GroupState::Absent;
         was_removed.then(|| format!("the group `{}` was removed", self.inverse.name))
+    }
+
+    fn predict(&self, _world: &World, predicted: &mut Predicted) {
+        if let Some(gid) = self.inverse.record.after.group() {
+            predicted.set_group(&self.inverse.name, gid);
+        }
     }
 
     fn on_doubt(&self) -> OnDoubt {

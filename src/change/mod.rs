@@ -19,6 +19,7 @@ mod installed;
 mod linger;
 pub mod packages;
 mod postgres;
+mod predicted;
 mod role;
 mod statement;
 #[cfg(test)]
@@ -53,6 +54,7 @@ pub use group::{DesiredGroup, GroupChange};
 pub use linger::LingerChange;
 pub use packages::{DesiredPackages, PackagesChange};
 pub use postgres::Login;
+pub use predicted::{Predicted, PredictedPath};
 pub use role::{DesiredRole, RoleChange};
 pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
 pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tree};
@@ -81,6 +83,8 @@ pub struct World {
     pub assumed_gone: RefCell<BTreeSet<PathBuf>>,
     /// The paths at which it would have restored by now what was there before.
     pub assumed_back: RefCell<BTreeSet<PathBuf>>,
+    /// What a dry run predicted so far.
+    pub predicted: RefCell<Predicted>,
     state: PathBuf,
     backups: OnceCell<Backups>,
     /// Something may be unsynced: what a command wrote, or a run that was killed.
@@ -92,7 +96,8 @@ impl World {
     pub fn new(processes: Processes, state: &Path, reporter: Rc<Reporter>) -> Self {
         let (assumed_gone, assumed_back, backups) = (RefCell::default(), RefCell::default(), OnceCell::new());
         let (state, unsynced) = (state.to_owned(), Cell::new(false));
-        Self { processes, reporter, assumed_gone, assumed_back, state, backups, unsynced }
+        let predicted = RefCell::default();
+        Self { processes, reporter, assumed_gone, assumed_back, predicted, state, backups, unsynced }
     }
 
     /// The contents from before; their directory is made when the first is asked for.
@@ -319,6 +324,9 @@ pub trait Kind {
     fn difference(&self, _world: &World) -> Option<String> {
         None
     }
+
+    /// Notes what a run would find once it is made.
+    fn predict(&self, _world: &World, _predicted: &mut Predicted) {}
 
     /// What undoing it now would do, where the summary does not show it; `recorded` as for [`Kind::loss`].
     fn undo_takes(&self, _world: &World, _recorded: Option<&Value>) -> Option<String> {

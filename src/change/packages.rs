@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::apt::{Apt, Simulated, has_stale_lists, holds_databases, is_dpkg_interrupted};
 use super::installed::Installed;
-use super::{Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::target::{States, Target};
@@ -188,6 +188,11 @@ impl PackagesChange {
 impl Kind for PackagesChange {
     fn target(&self) -> Target {
         Target::packages(&self.after.names)
+    }
+
+    fn predict(&self, _world: &World, predicted: &mut Predicted) {
+        let bare = |name: &String| name.split(':').next().unwrap_or(name).to_owned();
+        predicted.add_packages(self.inverse.installs.keys().chain(&self.after.names).map(bare));
     }
 
     fn summary(&self) -> String {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Kind, Loss, Payload, Position, UndoTerms, Undone, World, accounts_of, is_volatile, shortened,
+    Kind, Loss, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, is_volatile, shortened,
     state_value, tag,
 };
 use crate::failure::{Failure, FailureKind};
@@ -494,6 +494,12 @@ impl Kind for TreeChange {
             })
         };
         Some(names.into_iter().filter_map(line).collect::<Vec<_>>().join("\n"))
+    }
+
+    fn predict(&self, world: &World, predicted: &mut Predicted) {
+        if let Ok(Manifests { before, after }) = self.manifests(world) {
+            predicted.set_tree(self.path(), &before, &after, self.inverse.scope == Scope::Whole);
+        }
     }
 
     fn prepare(&self, world: &World) -> Result<()> {

@@ -8,13 +8,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::{self, AccountRecord};
-use super::{Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, linger, state_value, tree};
+use super::{
+    Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, linger, state_value, tree,
+};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::{
-    Account, DIRECTORY, Database, Databases, Group, NewUser, Order, TAG, clear_leftover, make_home,
+    Account, DIRECTORY, Database, Databases, Group, NewUser, Order, TAG, clear_leftover, make_home, new_home,
 };
-use crate::machine::files::{self, Attributes, FileState, PathText};
+use crate::machine::files::{self, Attributes, FileState, Manifest, PathText};
 use crate::machine::mount;
 use crate::machine::process::Command;
 use crate::machine::tree_size::TreeSize;
@@ -525,6 +527,23 @@ impl Kind for UserChange {
             self.after.groups_lacking(now).filter(|group| recorded.groups.iter().any(|had| had == group));
         lines.extend(left.map(|group| format!("not in the group {group} any more")));
         (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
+    fn predict(&self, _world: &World, predicted: &mut Predicted) {
+        let Some(numbers) = self.inverse.record.after.user_and_group() else { return };
+        let name = &self.inverse.name;
+        if self.before == UserState::Absent {
+            predicted.set_user(name, numbers);
+            if self.made_group() {
+                predicted.set_group(name, numbers.1);
+            }
+        }
+        let mode = self.after.home_mode.as_deref().and_then(|mode| bits(mode).ok());
+        if let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent())
+            && let Ok(tree) = new_home(numbers, mode)
+        {
+            predicted.set_tree(home.as_path(), &Manifest::default(), &tree, true);
+        }
     }
 
     fn on_doubt(&self) -> OnDoubt {

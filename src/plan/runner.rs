@@ -689,9 +689,11 @@ fn stale(
 /// What of a step no longer holds, by evaluating it without changing anything. The session is in a dry run.
 fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<Option<String>> {
     let before = host.seen().would_change().len();
+    let predicted = host.seen().world.predicted.borrow().clone();
     host.session().enter_step(Some(&call.id));
     let outcome = evaluate_body(context, host, call);
     host.session().enter_step(None);
+    host.seen().world.predicted.replace(predicted);
     std::mem::take(&mut *host.trace());
     let _discarded = host.take_failed_mutation();
     let (repeated, drifted): (Vec<_>, Vec<_>) =

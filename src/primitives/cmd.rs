@@ -39,7 +39,8 @@ pub(super) fn options(function: &str) -> Option<OptionSet> {
         "run" => Some(
             by_hand(OptionSet::of::<RunOptions>())
                 .with("unless", &["array", "closure"])
-                .with("undo", &["array", "closure"]),
+                .with("undo", &["array", "closure"])
+                .with("made_from", &["string", "closure"]),
         ),
         "read" | "test" => Some(by_hand(OptionSet::of::<LookOptions>())),
         _ => None,
@@ -97,7 +98,8 @@ struct RunOptions {
     state: Option<Vec<String>>,
     loses: Option<String>,
     irreversible: Option<String>,
-    made_from: Option<String>,
+    #[serde(skip)]
+    made_from: Option<Dynamic>,
     changes: Option<String>,
     cwd: Option<String>,
     #[serde(skip)]
@@ -129,9 +131,9 @@ struct LookOptions {
 /// serde cannot read closures and secrets, so they are taken out of the map first.
 impl RunOptions {
     fn of(mut map: Map) -> Result<Self> {
-        let (unless, undo) = (map.remove("unless"), map.remove("undo"));
+        let (unless, undo, made_from) = (map.remove("unless"), map.remove("undo"), map.remove("made_from"));
         let (env, stdin) = (env_of(&mut map)?, map.remove("stdin"));
-        Ok(Self { unless, undo, env, stdin, ..options_of(map)? })
+        Ok(Self { unless, undo, made_from, env, stdin, ..options_of(map)? })
     }
 }
 
@@ -277,6 +279,8 @@ struct Run<'call> {
     argv: Vec<String>,
     label: String,
     options: RunOptions,
+    /// In a dry run: whether there is something to do is known only by then.
+    is_unsure: std::cell::Cell<bool>,
 }
 
 impl Run<'_> {
@@ -292,6 +296,8 @@ impl Run<'_> {
             let summary = format!("run {}", self.label);
             if self.options.always.is_some() {
                 self.host.session().note_repeated(target, summary);
+            } else if self.is_unsure.get() {
+                self.host.session().might_make(target, summary);
             } else {
                 self.host.session().note_change(target, summary);
             }
@@ -312,14 +318,14 @@ impl Run<'_> {
             probe: self.probe()?,
             class: if self.options.irreversible.is_some() { Class::Irreversible } else { Class::Safe },
         };
-        let loses = self.loses(&inverse);
+        let (loses, source) = (self.loses(&inverse), self.source()?);
         let change = {
             let session = self.host.seen();
             let me = rustix::process::geteuid().as_raw();
             let user = attempts.command.user.as_ref().map_or(me, |user| user.uid);
             let record = session.product_record(&inverse);
             let record = ProductRecord { user: (user != 0).then_some(user), ..record };
-            CommandChange::about_to_run(&session.world, inverse, self.source()?, &record)?
+            CommandChange::about_to_run(&session.world, inverse, source, &record)?
         };
         let payload = Payload::Command(&mut attempts);
         self.host.session().perform_losing(&Change::Command(change), loses, payload)?;
@@ -367,8 +373,10 @@ impl Run<'_> {
         };
         let holds = match reported {
             Ok(holds) => holds,
-            Err(error) if error.is::<Unpredictable>() => return Ok(false),
-            Err(_) if self.host.would_have_changed() => return Ok(false),
+            Err(error) if error.is::<Unpredictable>() || self.host.would_have_changed() => {
+                self.is_unsure.set(self.options.unless.is_some());
+                return Ok(false);
+            }
             Err(error) => return Err(error),
         };
         if !holds {
@@ -378,7 +386,13 @@ impl Run<'_> {
         if self.is_half_done(&target) {
             return Ok(self.options.unless.is_some());
         }
-        let wanted = self.source()?;
+        let wanted = match self.source() {
+            Err(error) if error.is::<Unpredictable>() => {
+                self.is_unsure.set(true);
+                return Ok(false);
+            }
+            source => source?,
+        };
         let session = self.host.seen();
         let known = session.history().recorded(&target).cloned();
         let known = known.and_then(|value| serde_json::from_value::<CommandState>(value).ok());
@@ -510,7 +524,7 @@ impl Run<'_> {
     /// Whether a product has to be made again depends on this. `unless` alone decides about the command.
     fn source(&self) -> Result<CommandSource> {
         let options = &self.options;
-        let made_from = options.made_from.as_ref().map(|text| Digest::of(text.as_bytes()).to_string());
+        let made_from = self.made_from()?;
         if options.unless.is_some() && made_from.is_none() || options.always.is_some() {
             return Ok(CommandSource { made_from, made_by: None });
         }
@@ -525,6 +539,24 @@ impl Run<'_> {
         let command =
             serde_json::to_vec(&(plain, stdin, secrets)).context("cannot write a command as JSON")?;
         Ok(CommandSource { made_from, made_by: Some(Digest::of(&command).to_string()) })
+    }
+
+    /// The digest of the string that it is made from.
+    fn made_from(&self) -> Result<Option<String>> {
+        let Some(given) = &self.options.made_from else { return Ok(None) };
+        let text = match given.clone().try_cast::<FnPtr>() {
+            Some(closure) => match self.host.call(self.context, &closure) {
+                Err(error) if self.host.dry_run() => {
+                    return Err(Unpredictable(self.host.caught_unknown(error)?).into());
+                }
+                text => text?,
+            },
+            None => given.clone(),
+        };
+        let text = text.into_string().map_err(|kind| {
+            Failure::new(format!("`made_from` must be a string, not a {kind}")).kind(FailureKind::Option)
+        })?;
+        Ok(Some(Digest::of(text.as_bytes()).to_string()))
     }
 
     fn loses(&self, inverse: &CommandInverse) -> Option<(Class, String)> {
@@ -597,7 +629,8 @@ mod functions {
     /// * `state: argv` – a command that prints what this one changes, so that kkrun notices when something else changed it.
     /// * `loses: "what"` – undoing it loses this data, so a rollback asks first (`--purge data`).
     /// * `irreversible: "why"` – it cannot be undone.
-    /// * `made_from: text` – run it again when this string, or the command itself, differs from that of its last success.
+    /// * `made_from: text` or a closure that returns it – run it again when this string, or the command itself, differs
+    ///   from that of its last success.
     /// * `changes: path` – the product of another command that this one modifies, such as a checkout that it updates: the
     ///   modification is then no conflict.
     ///
@@ -618,7 +651,7 @@ mod functions {
             let options = RunOptions::of(options)?;
             let argv = words(host, argv)?;
             let label = options.label.clone().unwrap_or_else(|| shell_words::join(&argv));
-            Run { context: &context, host, argv, label, options }.execute()
+            Run { context: &context, host, argv, label, options, is_unsure: false.into() }.execute()
         })
     }
 

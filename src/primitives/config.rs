@@ -14,7 +14,7 @@ use crate::change::{
 };
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, FileState};
-use crate::script::{Host, OptionSet, Raised, act, look, options_of};
+use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 
 pub(super) fn module() -> rhai::Module {
     namespace(
@@ -147,17 +147,36 @@ fn make_known(
     options: &Options,
     secret: bool,
 ) -> Result<bool> {
-    let (found, bytes) = Found::text_at(&absolute(path)?)?;
+    let path = absolute(path)?;
+    let canonical = files::canonical(&path)?;
+    if host.may_be_packaged(&canonical) {
+        let target = entry_target(&canonical, &entry);
+        let verb = if matches!(desired, DesiredEntry::Text(_)) { "set" } else { "remove" };
+        let summary = format!("{verb} {} in {}", entry.shown(), canonical.display());
+        host.session().might_make(target, summary);
+        return Ok(true);
+    }
+    let (found, bytes) = match host.predicted(&path)? {
+        None => Found::text_at(&path)?,
+        Some(known) => {
+            let unknown = || Unpredictable(format!("the content of `{}` by then", path.display()));
+            let bytes = match (&known.state, known.content) {
+                (FileState::File { .. }, content) => content.ok_or_else(unknown)?.to_vec(),
+                _ => Vec::new(),
+            };
+            (Found { path: canonical, state: known.state }, bytes)
+        }
+    };
     host.seen().asks_for(|| entry_target(&found.path, &entry));
     let attributes = match &found.state {
         FileState::Absent if !matches!(desired, DesiredEntry::Text(_)) => return Ok(false),
         FileState::Absent => {
             let mode = if secret { super::file::NEW_SECRET } else { super::file::NEW_FILE };
-            options.ownership().attributes(&found.path, &found.state, mode)?
+            options.ownership().attributes(host, &found.path, &found.state, mode)?
         }
         // The options apply to a new file only: an existing one keeps its owner and mode.
         FileState::File { .. } => {
-            Ownership::default().attributes(&found.path, &found.state, super::file::NEW_FILE)?
+            Ownership::default().attributes(host, &found.path, &found.state, super::file::NEW_FILE)?
         }
         other => return Err(no_file(&found.path, other).into()),
     };

@@ -51,17 +51,13 @@ pub(super) struct Ownership {
 
 impl Ownership {
     /// The numbers behind the names.
-    pub(super) fn ids(&self) -> Result<(Option<u32>, Option<u32>)> {
-        let owner = self.owner.as_deref().map(Account::existing).transpose()?;
+    pub(super) fn ids(&self, host: &Host) -> Result<(Option<u32>, Option<u32>)> {
+        let owner = self.owner.as_deref().map(|name| host.user_ids(name)).transpose()?;
         let group = match &self.group {
-            Some(name) => {
-                let group = Group::by_name(name)?;
-                let missing = || Failure::new(format!("group `{name}` not found")).kind(FailureKind::Missing);
-                Some(group.ok_or_else(missing)?.gid)
-            }
-            None => owner.as_ref().map(|owner| owner.gid),
+            Some(name) => Some(host.group_id(name)?),
+            None => owner.map(|(_, gid)| gid),
         };
-        Ok((owner.map(|owner| owner.uid), group))
+        Ok((owner.map(|(uid, _)| uid), group))
     }
 
     /// The permission bits.
@@ -71,14 +67,20 @@ impl Ownership {
 
     /// The attributes for something at `path`: as given, else as found, else `mode` and the owner of the
     /// directory.
-    pub(super) fn attributes(&self, path: &Path, found: &FileState, mode: u32) -> Result<Attributes> {
-        let (owner, group) = self.ids()?;
+    pub(super) fn attributes(
+        &self,
+        host: &Host,
+        path: &Path,
+        found: &FileState,
+        mode: u32,
+    ) -> Result<Attributes> {
+        let (owner, group) = self.ids(host)?;
         let bits = self.bits();
         let (found_owner, found_group) = match found.ownership() {
             Some(ownership) => ownership,
             None => match (owner, group) {
                 (Some(owner), Some(group)) => (owner, group),
-                _ => owner_of_directory(path)?,
+                _ => owner_of_directory(host, path)?,
             },
         };
         let found_metadata = found.metadata();
@@ -96,11 +98,11 @@ impl Ownership {
 }
 
 /// The owner of the parent directory of `path`, to whom a new file belongs.
-pub(super) fn owner_of_directory(path: &Path) -> Result<(u32, u32)> {
+pub(super) fn owner_of_directory(host: &Host, path: &Path) -> Result<(u32, u32)> {
     // The directory may be reached through symlinks, as /var/run is.
     let canonical = files::canonical(path)?;
     let directory = canonical.parent().unwrap_or(Path::new("/"));
-    let state = FileState::observe(directory)?;
+    let state = host.found(directory)?.state;
     match state.ownership() {
         Some(ownership) if matches!(state, FileState::Directory { .. }) => Ok(ownership),
         _ => bail!(
@@ -133,8 +135,29 @@ pub(super) fn read_bytes(host: &Host, path: &str) -> Result<Vec<u8>> {
         return Ok(plan_content(host, path)?.read()?.into_owned());
     }
     let path = absolute(path)?;
+    if let Some(content) = host.predicted(&path)?.and_then(|known| known.content) {
+        return Ok(content.to_vec());
+    }
     host.refuse_unknown(&path)?;
     files::read_following(&path).with_context(|| format!("cannot read `{}`", path.display()))
+}
+
+/// The names of what is in a directory.
+fn names_in(host: &Host, path: &Path) -> Result<Vec<String>> {
+    let canonical = files::canonical(path)?;
+    if host.predicted(path)?.is_some()
+        && let Some(names) = host.seen().world.predicted.borrow().names_in(&canonical)
+    {
+        return Ok(names);
+    }
+    host.refuse_unknown(path)?;
+    let failed = || format!("cannot read the directory `{}`", path.display());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(failed)? {
+        names.push(entry.with_context(failed)?.file_name().to_string_lossy().into_owned());
+    }
+    names.sort();
+    Ok(names)
 }
 
 fn digest_at(host: &Host, path: &str) -> Result<Digest> {
@@ -183,7 +206,7 @@ pub(super) fn make<'bytes>(
     path: &Path,
     desired: impl FnOnce(&Found) -> Result<DesiredFile<'bytes>>,
 ) -> Result<bool> {
-    let found = Found::at(path)?;
+    let found = host.found(path)?;
     host.seen().asks_for(|| Target::file(&found.path));
     // What replaced a file of kkrun's is a conflict like any other modification of it.
     let is_instead =
@@ -222,7 +245,7 @@ fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, mode: u
         FileState::Absent | FileState::File { .. } | FileState::Link { .. } => {
             let regular =
                 if matches!(found.state, FileState::File { .. }) { &found.state } else { &FileState::Absent };
-            Ok(DesiredFile::File { bytes, attributes: options.attributes(&path, regular, mode)? })
+            Ok(DesiredFile::File { bytes, attributes: options.attributes(host, &path, regular, mode)? })
         }
         other => bail!(
             Failure::new(format!("`{}` is {}, not a file", path.display(), other.kind_name()))
@@ -252,6 +275,9 @@ mod functions {
                 return Ok(read_plan(host, path).is_ok());
             }
             let path = absolute(path)?;
+            if let Some(known) = host.predicted(&path)? {
+                return Ok(!known.state.is_absent());
+            }
             host.refuse_unknown(&path)?;
             match std::fs::symlink_metadata(&path) {
                 Ok(_) => Ok(true),
@@ -309,6 +335,21 @@ mod functions {
                 _ => {}
             }
             Ok(Dynamic::from_map(map))
+        })
+    }
+
+    /// The names of what is in the directory `path`, sorted.
+    ///
+    /// ```rhai
+    /// file::make_dir("/srv/pages");
+    /// file::write("/srv/pages/index.html", "hello\n");
+    /// assert(file::list("/srv/pages") == ["index.html"]);
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn list(context: NativeCallContext, path: &str) -> Raised<rhai::Array> {
+        look(&context, |host| {
+            let names = names_in(host, &absolute(path)?)?;
+            Ok(names.into_iter().map(Dynamic::from).collect())
         })
     }
 
@@ -401,7 +442,7 @@ mod functions {
             make(host, &path, |found| {
                 let (owner, group) = match found.state.ownership() {
                     Some(ownership) if matches!(found.state, FileState::Link { .. }) => ownership,
-                    _ => owner_of_directory(&path)?,
+                    _ => owner_of_directory(host, &path)?,
                 };
                 Ok(DesiredFile::Link { to: PathText::new(target), owner, group })
             })
@@ -467,6 +508,11 @@ fn refuse_second_name(path: &Path) -> Result<()> {
 
 fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
     let canonical = files::canonical(path)?;
+    if host.may_be_packaged(&canonical) {
+        let summary = format!("remove {}", canonical.display());
+        host.session().might_make(Target::file(&canonical), summary);
+        return Ok(true);
+    }
     let is_full = matches!(FileState::observe(&canonical)?, FileState::Directory { .. })
         && std::fs::read_dir(&canonical)
             .with_context(|| format!("cannot read `{}`", canonical.display()))?
@@ -487,14 +533,21 @@ fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
 fn make_directories(host: &Host, path: &str, options: &Ownership) -> Result<bool> {
     let path = absolute(path)?;
     let mut changed = false;
-    let missing: Vec<&Path> = path
-        .ancestors()
-        .skip(1)
-        .take_while(|above| {
-            std::fs::symlink_metadata(above).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
-        })
-        .collect();
+    let is_missing = |above: &&Path| {
+        std::fs::symlink_metadata(above).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound)
+            && host.predicted(above).is_ok_and(|known| known.is_none_or(|known| known.state.is_absent()))
+    };
+    let missing: Vec<&Path> = path.ancestors().skip(1).take_while(is_missing).collect();
     for above in missing.into_iter().rev() {
+        if host.may_be_packaged(above) {
+            let summary = format!("make {}", above.display());
+            host.session().might_make(Target::file(above), summary);
+            let attributes = Ownership::default().attributes(host, above, &FileState::Absent, 0o755)?;
+            let session = host.seen();
+            session.world.predicted.borrow_mut().set_directory(above, &attributes);
+            changed = true;
+            continue;
+        }
         // In a dry run, the parent directory may be one that would have been created.
         changed |= make_directory(host, above, &Ownership::default())?;
     }
@@ -504,7 +557,7 @@ fn make_directories(host: &Host, path: &str, options: &Ownership) -> Result<bool
 fn make_directory(host: &Host, path: &Path, options: &Ownership) -> Result<bool> {
     make(host, path, |found| match &found.state {
         FileState::Absent | FileState::Directory { .. } => {
-            Ok(DesiredFile::Directory { attributes: options.attributes(path, &found.state, 0o755)? })
+            Ok(DesiredFile::Directory { attributes: options.attributes(host, path, &found.state, 0o755)? })
         }
         other => bail!(
             Failure::new(format!("`{}` is {}, not a directory", path.display(), other.kind_name()))

@@ -154,6 +154,11 @@ fn refuse_unknown(host: &Host) -> Result<()> {
     }
 }
 
+/// Whether a dry run predicted the packages of a server that this machine has not got: what is made in it is new.
+fn awaits_server(host: &Host) -> bool {
+    host.installs_packages() && !std::path::Path::new("/usr/share/postgresql-common/pg_wrapper").exists()
+}
+
 /// Runs a query that changes nothing.
 fn looked<T>(
     host: &Host,
@@ -394,7 +399,15 @@ fn ensure_role_with(context: &NativeCallContext, role: &str, mut options: Map) -
             bypassrls: options.bypassrls,
             connection_limit: options.connection_limit,
         };
-        let Some(change) = RoleChange::towards(&host.seen().world, login.clone(), role, &desired)? else {
+        let found = RoleChange::towards(&host.seen().world, login.clone(), role, &desired);
+        let Some(change) = (match found {
+            Err(_) if awaits_server(host) => {
+                let summary = format!("make the database role {role}");
+                host.session().note_change(login.role(role), summary);
+                return Ok(true);
+            }
+            found => found?,
+        }) else {
             return Ok(false);
         };
         let performed = Change::Role(change.clone());
@@ -442,7 +455,15 @@ fn ensure_database_with(context: &NativeCallContext, database: &str, mut options
             locale: options.locale,
             template: options.template,
         };
-        let Some(change) = DatabaseChange::towards(&host.seen().world, login, database, desired)? else {
+        let target = login.database(database);
+        let found = DatabaseChange::towards(&host.seen().world, login, database, desired);
+        let Some(change) = (match found {
+            Err(_) if awaits_server(host) => {
+                host.session().note_change(target, format!("make the database {database}"));
+                return Ok(true);
+            }
+            found => found?,
+        }) else {
             return Ok(false);
         };
         let performed = Change::Database(change.clone());

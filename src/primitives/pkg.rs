@@ -11,7 +11,7 @@ use crate::change::{
     Change, DesiredPackages, LOCK_TIMEOUT, PACKAGES_TIMEOUT, PackagesChange, Payload, packages,
 };
 use crate::failure::{Failure, FailureKind};
-use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
+use crate::script::{Host, OptionSet, Raised, act, look, options_of};
 use crate::target::Target;
 
 pub(super) fn module() -> rhai::Module {
@@ -47,8 +47,9 @@ mod functions {
     pub(super) fn installed(context: NativeCallContext, name: &str) -> Raised<bool> {
         look(&context, |host| {
             check_names(&[name.to_owned()])?;
-            refuse_unknown(host)?;
-            packages::is_installed(name, &host.seen().world)
+            let session = host.seen();
+            let is_to_be = session.world.predicted.borrow().has_package(name);
+            Ok(is_to_be || packages::is_installed(name, &session.world)?)
         })
     }
 
@@ -145,18 +146,6 @@ fn check_names(names: &[String]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn refuse_unknown(host: &Host) -> Result<()> {
-    let session = host.seen();
-    let is_of_packages = |target: &Target| matches!(target, Target::Packages(_) | Target::PackageSet { .. });
-    let packages = session.would_change().iter().find(|would| is_of_packages(&would.target));
-    match packages {
-        Some(would) if host.dry_run() => {
-            Err(Unpredictable(format!("{}, which would have changed by then", would.target)).into())
-        }
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

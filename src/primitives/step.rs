@@ -223,6 +223,28 @@ mod functions {
         })
     }
 
+    /// Calls the closure. If it depends on what only a run can know, a dry run reports it under its label as something that
+    /// might be done, and goes on behind it. What the closure returns is not given, for it may be unknown.
+    ///
+    /// ```rhai
+    /// step::part("a greeting", || file::write("/srv/greeting", "hello\n"));
+    /// assert(file::exists("/srv/greeting"));
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn part(context: NativeCallContext, label: &str, closure: FnPtr) -> Raised<()> {
+        act(&context, |host| match host.call(&context, &closure) {
+            Ok(_) => Ok(()),
+            Err(error) if host.dry_run() => {
+                let why = host.caught_unknown(error)?;
+                let step = host.seen().step().unwrap_or_default().to_owned();
+                let summary = format!("change more for {label}, which is not predictable: depends on {why}");
+                host.session().might_make(Target::Step(step), summary);
+                Ok(())
+            }
+            Err(error) => Err(error),
+        })
+    }
+
     /// Fails the step unless the closure returns true. An error inside counts as false. In a dry run, after something that
     /// would have changed, it is not evaluated but reported as "later".
     /// Options: `within` (seconds until it must be true), `holds` (seconds for which it must stay true).

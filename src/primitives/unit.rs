@@ -77,6 +77,15 @@ fn refuse_unknown(host: &Host, unit: &Unit) -> Result<()> {
     }
 }
 
+/// Whether a dry run predicted a file of the unit.
+fn is_predicted(host: &Host, unit: &Unit) -> bool {
+    let session = host.seen();
+    let is_file = |target: &Target| {
+        matches!(target, Target::File(_)) && target.configures_unit(unit.user.as_deref(), &unit.name)
+    };
+    session.would_change().iter().any(|would| is_file(&would.target))
+}
+
 fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Result<bool> {
     let unit = options.unit(name)?;
     // A mask is about the very name.
@@ -85,8 +94,22 @@ fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Res
         _ => unit.behind_alias(),
     };
     host.seen().asks_for(|| unit.target(desired));
+    if let Some(user) = &unit.user
+        && host.seen().world.predicted.borrow().user(user).is_some()
+    {
+        // The user's manager starts with the user.
+        let (target, summary) = (unit.target(desired), format!("{} {}", desired.verb(), unit.shown()));
+        host.session().note_change(target, summary);
+        return Ok(true);
+    }
     let change = UnitChange::towards(&host.seen().world, unit, desired)?;
     let Some(change) = change else { return Ok(false) };
+    if change.is_about_nothing() && host.installs_packages() && !is_predicted(host, change.unit()) {
+        // Packages enable and start what they bring.
+        let kind = Change::Unit(change);
+        host.session().might_make(kind.kind().target(), kind.kind().summary());
+        return Ok(true);
+    }
     // In a dry run, an earlier change may be about to install it.
     if !host.dry_run() && change.is_about_nothing() {
         bail!(Failure::new(format!("unit {} not found", change.unit().shown())).kind(FailureKind::Missing));

@@ -16,14 +16,18 @@ use super::graph::Graph;
 use super::secrets::Secrets;
 use super::settings::Settings;
 use super::source::Source;
+use crate::change::{Found, PredictedPath};
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind, Place};
 use crate::journal::Handler;
+use crate::machine::account::{Account, Group};
+use crate::machine::files;
 use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
 use crate::panicking;
 use crate::session::{Mode, Session};
+use crate::target::Target;
 
 /// What a primitive returns to Rhai.
 pub type Raised<T> = Result<T, Box<EvalAltResult>>;
@@ -227,6 +231,59 @@ impl Host {
         session.mode == Mode::DryRun && !session.would_change().is_empty()
     }
 
+    /// What a run would find at a path: in a dry run, what was predicted for it.
+    pub fn found(&self, path: &std::path::Path) -> Result<Found> {
+        let found = Found::at(path)?;
+        let predicted = self.seen().world.predicted.borrow().at(&found.path);
+        Ok(match predicted {
+            Some(PredictedPath { state, .. }) => Found { state, ..found },
+            None => found,
+        })
+    }
+
+    /// What a dry run predicted for a path, unless a command may make something else of it.
+    pub fn predicted(&self, path: &std::path::Path) -> Result<Option<PredictedPath>> {
+        let (path, session) = (files::canonical(path)?, self.seen());
+        let is_product = |target: &Target| matches!(target, Target::Product(_)) && target.meets(&path);
+        if session.would_change().iter().any(|would| is_product(&would.target)) {
+            return Ok(None);
+        }
+        let predicted = session.world.predicted.borrow();
+        Ok(predicted.at(&path))
+    }
+
+    /// Whether a dry run predicted that packages are installed: what belongs to them is unknown by then.
+    pub fn installs_packages(&self) -> bool {
+        let is_of_packages =
+            |target: &Target| matches!(target, Target::Packages(_) | Target::PackageSet { .. });
+        self.dry_run() && self.seen().would_change().iter().any(|would| is_of_packages(&would.target))
+    }
+
+    /// Whether nothing is at a path now, and packages that a dry run predicted may bring something.
+    pub fn may_be_packaged(&self, path: &std::path::Path) -> bool {
+        let theirs = ["/etc", "/usr", "/var", "/opt", "/lib", "/bin", "/sbin"];
+        let is_theirs = theirs.iter().any(|root| path.starts_with(root)) && !path.starts_with("/usr/local");
+        let is_predicted = || self.predicted(path).is_ok_and(|known| known.is_some());
+        is_theirs && std::fs::symlink_metadata(path).is_err() && self.installs_packages() && !is_predicted()
+    }
+
+    /// The numbers of a user and of the user's group, by name.
+    pub fn user_ids(&self, name: &str) -> Result<(u32, u32)> {
+        if let Some(numbers) = self.seen().world.predicted.borrow().user(name) {
+            return Ok(numbers);
+        }
+        Account::existing(name).map(|account| (account.uid, account.gid))
+    }
+
+    /// The number of a group, by name.
+    pub fn group_id(&self, name: &str) -> Result<u32> {
+        if let Some(gid) = self.seen().world.predicted.borrow().group(name) {
+            return Ok(gid);
+        }
+        let missing = || Failure::new(format!("group `{name}` not found")).kind(FailureKind::Missing);
+        Ok(Group::by_name(name)?.ok_or_else(missing)?.gid)
+    }
+
     /// Refuses, in a dry run, to report on a path if something at it, above it or below it would have been
     /// changed by now: what is there is not what a run would find.
     pub fn refuse_unknown(&self, path: &std::path::Path) -> Result<()> {
@@ -237,6 +294,10 @@ impl Host {
         match session.would_change().iter().find(|would| would.target.meets(path)) {
             Some(would) => {
                 Err(Unpredictable(format!("{}, which would have changed by then", would.target)).into())
+            }
+            None if self.may_be_packaged(path) => {
+                let path = path.display();
+                Err(Unpredictable(format!("`{path}`, which packages may bring by then")).into())
             }
             None => Ok(()),
         }

@@ -35,12 +35,14 @@ pub struct Secrets {
     pub(super) store: SecretStore,
     given: BTreeMap<String, Zeroizing<String>>,
     known: RefCell<BTreeMap<String, Secret>>,
+    /// What stands for secrets in a dry run that a run would generate.
+    in_place: RefCell<BTreeMap<String, Secret>>,
 }
 
 impl Secrets {
     /// Those below a state directory, and those that the operator gives for this run.
     pub fn new(store: SecretStore, given: BTreeMap<String, Zeroizing<String>>) -> Self {
-        Self { store, given, known: RefCell::default() }
+        Self { store, given, known: RefCell::default(), in_place: RefCell::default() }
     }
 
     /// The secret, if the run knows it by now.
@@ -73,6 +75,16 @@ impl Secrets {
             }
             None => stored.map(|text| (text, true)),
         })
+    }
+
+    /// What stands in a dry run for a secret that a run would generate: no run ever gets it.
+    pub(super) fn in_place_of(&self, name: &str, length: usize) -> Result<Secret> {
+        if let Some(known) = self.in_place.borrow().get(name) {
+            return Ok(known.clone());
+        }
+        let secret = Secret::new(name, generated(length)?);
+        self.in_place.borrow_mut().insert(name.to_owned(), secret.clone());
+        Ok(secret)
     }
 
     pub(super) fn keep(&self, name: &str, text: Zeroizing<String>) -> Secret {

@@ -60,6 +60,7 @@ impl Session {
         let difference = self.difference(change, outcome);
         self.report(outcome, &target, &summary, difference);
         self.would.push(WouldChange { target, summary, is_repeated: false });
+        change.kind().predict(&self.world, &mut self.world.predicted.borrow_mut());
         Ok(true)
     }
 
@@ -131,6 +132,12 @@ impl Session {
     /// Counts and reports a change in a dry run, of which more is not known than this.
     pub fn note_change(&mut self, target: Target, summary: String) {
         self.would_make(target, summary, false);
+    }
+
+    /// Counts, in a dry run, a change that one before it may make unnecessary.
+    pub fn might_make(&mut self, target: Target, summary: String) {
+        self.report(ChangeOutcome::Might, &target, &summary, None);
+        self.would.push(WouldChange { target, summary, is_repeated: false });
     }
 
     /// Counts, in a dry run, a command that runs whenever its step does.

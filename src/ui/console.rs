@@ -195,6 +195,7 @@ impl Audience for Console {
                 let (head, shown) = match outcome {
                     ChangeOutcome::Would => ("      would ".to_owned(), normal),
                     ChangeOutcome::WouldAsk => ("      would ask whether to ".to_owned(), normal),
+                    ChangeOutcome::Might => ("      might ".to_owned(), normal),
                     ChangeOutcome::Kept => (format!("  {} ", Emoji("✋", "--")), normal),
                     ChangeOutcome::Made => ("      ".to_owned(), verbose || self.shows_made && normal),
                 };
@@ -262,7 +263,7 @@ impl Audience for Console {
         match outcome {
             ChangeOutcome::Would | ChangeOutcome::WouldAsk => self.verbosity >= Verbosity::Normal,
             ChangeOutcome::Made => self.verbosity >= Verbosity::Verbose || self.shows_made,
-            ChangeOutcome::Kept => false,
+            ChangeOutcome::Kept | ChangeOutcome::Might => false,
         }
     }
 

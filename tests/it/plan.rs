@@ -250,6 +250,59 @@ fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
 }
 
 #[test]
+fn dry_run_knows_what_it_predicted_itself() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    let secret = secret::ask("key", "Key", #{ generate: true });
+    user::ensure("kkrun-kim", #{ home: "@/m/home", home_mode: "0750" });
+    file::make_dir("@/m/home/a/b", #{ owner: "kkrun-kim" });
+    file::make_dir("@/m/home/a/c", #{ owner: "kkrun-kim" });
+    file::write("@/m/home/a/b/page", "port=80\n", #{ owner: "kkrun-kim" });
+    file::write("@/m/home/a/b/page", "port=80\n");
+    config::set("@/m/home/a/b/page", #{ port: 81, key: secret }, #{ separator: "=" });
+    file::copy("files/tree", "@/m/home/tree", #{ owner: "kkrun-kim", group: "kkrun-kim" });
+    file::access("@/m/home/tree", #{ owner: "kkrun-kim", recursive: true });
+    if !file::exists("@/m/home/a/b/page") || file::exists("@/m/home/a/none") { throw "wrong"; }
+    if file::read("@/m/home/tree/leaf") != "leaf\n" || file::list("@/m/home/tree") != ["leaf"] { throw "wrong"; }
+    file::remove("@/m/old");
+    if file::exists("@/m/old") { throw "wrong"; }
+    cmd::run(["make", "all"], #{ creates: "@/m/home/built", user: "kkrun-kim", cwd: "@/m/home/a" });
+    file::mirror("@/m/home/built", "@/m/home/site");
+    step::part("the rest", || if file::exists("@/m/home/built/x") { throw "wrong"; });
+    file::write("@/m/last", "1\n");
+});"#,
+    )
+    .with("plan/files/tree/leaf", "leaf\n")
+    .with("m/old", "");
+    let ran = place.run("plan.rhai --dry-run").ends(6);
+    let mut changes: Vec<&str> = Vec::new();
+    changes.extend(
+        ran.stderr
+            .lines()
+            .filter_map(|line| line.strip_prefix("      "))
+            .filter(|line| line.starts_with("would ") || line.starts_with("might ")),
+    );
+    let expected = [
+        "would make the user kkrun-kim with @/m/home",
+        "would make @/m/home/a",
+        "would make @/m/home/a/b",
+        "would make @/m/home/a/c",
+        "would make @/m/home/a/b/page",
+        "would set key in @/m/home/a/b/page",
+        "would set port in @/m/home/a/b/page",
+        "would copy 2 entries to @/m/home/tree",
+        "would remove @/m/old",
+        "would run make all",
+        "would mirror @/m/home/built to @/m/home/site",
+        "might change more for the rest, which is not predictable: depends on product:@/m/home/built, which would have changed by then",
+        "would make @/m/last",
+    ];
+    assert_eq!(changes, expected, "{}", ran.stderr);
+    ran.says("01 First                  13 changes\n");
+    assert!(!place.exists("state") && place.exists("m/old"));
+}
+
+#[test]
 fn dry_run_shows_unified_diffs_of_texts_and_sizes_of_other_files() {
     let place = Place::new(
         r#"step::run("01", "First", || {
@@ -540,10 +593,14 @@ fn a_dry_run_reads_no_value_that_a_change_before_would_have_made_another() {
         r#"
 file::write("@/m/a", "new");
 if file::read("@/m/a") == "old" { file::write("@/m/wrong", ""); }
+if file::read("@/m/a") == "new" { file::write("@/m/right", ""); }
+cmd::run(["make"], #{ creates: "@/m/made" });
+if !file::exists("@/m/made/it") { file::write("@/m/wrong", ""); }
 "#,
     )
     .with("m/a", "old");
-    place.run("plan.rhai --dry-run").ends(6).never_says("wrong").says("line 3");
+    let ran = place.run("plan.rhai --dry-run").ends(6).says("would make @/m/right");
+    ran.never_says("wrong").says("not predictable from line 6 on");
     assert!(!place.exists("state"));
 }
 

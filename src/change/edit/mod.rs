@@ -25,8 +25,8 @@ pub use lines::Lines;
 use super::file::showable;
 use super::tree::keep_copy;
 use super::{
-    Change, Found, Kind, Payload, Position, UndoTerms, Undone, UndoneEntry, World, state_value, tag,
-    unified_diff,
+    Change, Found, Kind, Payload, Position, Predicted, UndoTerms, Undone, UndoneEntry, World, state_value,
+    tag, unified_diff,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, Undoing};
@@ -350,6 +350,11 @@ impl Kind for EditChange {
         }
         let old = showable(&self.inverse.file, &self.content)?;
         Some(unified_diff(old, showable(&self.inverse.edited, &self.edited)?, None))
+    }
+
+    fn predict(&self, _world: &World, predicted: &mut Predicted) {
+        let content = Rc::from(self.edited.as_slice());
+        predicted.set_path(self.path(), &self.inverse.file, &self.inverse.edited, Some(content));
     }
 
     fn prepare(&self, world: &World) -> Result<()> {

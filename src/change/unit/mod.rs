@@ -98,7 +98,8 @@ impl DesiredUnit {
         }
     }
 
-    fn verb(self) -> &'static str {
+    /// What `systemctl` calls the way there.
+    pub fn verb(self) -> &'static str {
         match self {
             Self::Enabled => "enable",
             Self::Disabled => "disable",

@@ -130,6 +130,12 @@ impl Traces {
         let fields = Database::Passwd.fields(line.as_bytes())?;
         number(&fields, 2).zip(number(&fields, 3))
     }
+
+    /// The number of the group.
+    pub fn group(&self) -> Option<u32> {
+        let Line::Text(line) = self.of(Database::Group).first()? else { return None };
+        number(&Database::Group.fields(line.as_bytes())?, 2)
+    }
 }
 
 /// The texts of the databases that exist.

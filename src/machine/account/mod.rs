@@ -20,7 +20,7 @@ use anyhow::{Context as _, Result, bail};
 use nix::unistd;
 
 pub use databases::{Database, Databases, Traces};
-pub use home::make_home;
+pub use home::{make_home, new_home};
 pub use lock::PATIENCE;
 pub use login_defs::LoginDefs;
 pub use new_account::{NewUser, Rules};

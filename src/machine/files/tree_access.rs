@@ -62,6 +62,19 @@ impl Access {
 }
 
 impl Access {
+    /// Those of a state; `None` for what kkrun does not touch.
+    pub fn of_state(state: &FileState) -> Option<Self> {
+        let (owner, group) = state.ownership()?;
+        let kind = match state {
+            FileState::File { .. } => EntryKind::File,
+            FileState::Directory { .. } => EntryKind::Directory,
+            FileState::Link { .. } => EntryKind::Link,
+            _ => return None,
+        };
+        let mode = state.metadata().map_or(0, |metadata| metadata.mode);
+        Some(Self { kind, mode, owner, group })
+    }
+
     /// Whether each part of it is as in one or the other: see [`super::Metadata::lies_between`].
     pub fn lies_between(&self, one: &Self, other: &Self) -> bool {
         [one.kind, other.kind].contains(&self.kind)

@@ -11,7 +11,7 @@ use super::{Ownership, absolute, make};
 use crate::change::{AccessChange, Change, DesiredFile, Payload};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, Access, Attributes, EntryKind, FileState, PathText};
-use crate::script::{Host, Raised, act, options_of};
+use crate::script::{Host, Raised, Unpredictable, act, options_of};
 use crate::target::Target;
 
 pub(super) fn module() -> rhai::Module {
@@ -35,9 +35,9 @@ struct Desired {
 }
 
 impl Desired {
-    fn of(options: &Options) -> Result<Self> {
+    fn of(host: &Host, options: &Options) -> Result<Self> {
         let ownership = Ownership { owner: options.owner.clone(), group: options.group.clone(), mode: None };
-        let (owner, group) = ownership.ids()?;
+        let (owner, group) = ownership.ids(host)?;
         let mode = options.mode.clone();
         if owner.is_none() && group.is_none() && mode.is_none() {
             bail!(
@@ -62,10 +62,13 @@ impl Desired {
 
 fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
     let path = absolute(path)?;
-    host.refuse_unknown(&path)?;
-    let desired = Desired::of(options)?;
+    let desired = Desired::of(host, options)?;
     let canonical = files::canonical(&path)?;
     host.seen().asks_for(|| Target::file(&canonical));
+    if host.predicted(&path)?.is_some() {
+        return would_set(host, &path, &canonical, options, &desired);
+    }
+    host.refuse_unknown(&path)?;
     if options.recursive && matches!(FileState::observe(&canonical)?, FileState::Directory { .. }) {
         let Some(change) = AccessChange::towards(&canonical, &|access| desired.applied(access))? else {
             return Ok(false);
@@ -73,6 +76,34 @@ fn set_access(host: &Host, path: &str, options: &Options) -> Result<bool> {
         return host.session().perform(&Change::Access(change), Payload::Nothing);
     }
     set_one(host, &path, &desired)
+}
+
+/// The same for a path that a dry run predicted.
+fn would_set(
+    host: &Host,
+    path: &Path,
+    canonical: &Path,
+    options: &Options,
+    desired: &Desired,
+) -> Result<bool> {
+    if !options.recursive {
+        return set_one(host, path, desired);
+    }
+    let differs = {
+        let session = host.seen();
+        let predicted = session.world.predicted.borrow();
+        let Some(mut tree) = predicted.tree(canonical) else {
+            drop(predicted);
+            drop(session);
+            return Err(Unpredictable(format!("what is in `{}` by then", PathText::new(canonical))).into());
+        };
+        tree.any(|state| Access::of_state(state).is_some_and(|access| desired.applied(&access) != access))
+    };
+    if differs {
+        let summary = format!("set owner and mode of entries of {}", PathText::new(canonical));
+        host.session().note_change(Target::Access(canonical.into()), summary);
+    }
+    Ok(differs)
 }
 
 fn set_one(host: &Host, path: &Path, desired: &Desired) -> Result<bool> {

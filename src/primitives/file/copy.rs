@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::{Context, Result, bail};
 use rhai::plugin::*;
@@ -158,8 +159,14 @@ fn refuse_what_commands_make(host: &Host, from: &str) -> Result<()> {
 
 /// The desired tree at `to`. An owner, group or mode that is not given is that of the entry that exists,
 /// by `found`; else the owner of its directory and the mode of the origin.
-fn desired_tree(origin: &Manifest, to: &Path, found: &Manifest, options: &Ownership) -> Result<Manifest> {
-    let (owner, group) = options.ids()?;
+fn desired_tree(
+    host: &Host,
+    origin: &Manifest,
+    to: &Path,
+    found: &Manifest,
+    options: &Ownership,
+) -> Result<Manifest> {
+    let (owner, group) = options.ids(host)?;
     let bits = options.bits();
     let mut tree = Manifest::default();
     for (name, state) in origin.entries() {
@@ -170,7 +177,7 @@ fn desired_tree(origin: &Manifest, to: &Path, found: &Manifest, options: &Owners
         });
         let inherited = match present.and_then(FileState::ownership) {
             Some(ownership) => ownership,
-            None if name == Path::new(".") => owner_of_directory(to)?,
+            None if name == Path::new(".") => owner_of_directory(host, to)?,
             None => {
                 let above = name.parent().filter(|above| !above.as_os_str().is_empty());
                 let above = tree.get(above.unwrap_or(Path::new("."))).and_then(FileState::ownership);
@@ -252,7 +259,7 @@ fn copy_known(host: &Host, from: &Known<'_>, to: &str, options: &Ownership, mode
                     .kind(FailureKind::Directory)
             ),
         };
-        let attributes = options.attributes(&to, there, mode)?;
+        let attributes = options.attributes(host, &to, there, mode)?;
         Ok(DesiredFile::Copy { of: from.file, sha256: from.sha256, size: from.size, attributes })
     })
 }
@@ -269,7 +276,7 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
     // Only a tree that is made as a whole keeps hard links: a copy is added to what exists.
     let listed = origin.manifest(Times::Now)?.with_files_apart();
     let found = Manifest::observe_listed(&to, listed.entries().map(|(name, _)| name))?;
-    let desired = match desired_tree(&listed, &to, &found, options) {
+    let desired = match desired_tree(host, &listed, &to, &found, options) {
         Err(error) if found.is_empty() && awaits_another(host, &error) => {
             let summary = format!("copy {} entries to {}", listed.entries().count(), to.display());
             host.session().note_change(Target::tree(&to), summary);
@@ -278,10 +285,44 @@ fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> 
         desired => desired?,
     };
     let Some(change) = TreeChange::copy(&to, &desired)? else { return Ok(false) };
-    origin.perform(host, &Change::Tree(change), &desired)
+    let changed = origin.perform(host, &Change::Tree(change), &desired)?;
+    if let (true, Origin::Plan(files)) = (host.dry_run(), &origin) {
+        for (name, content) in files.iter().filter(|(_, content)| content.size() <= MOST_FORESEEN) {
+            let bytes = content.read()?;
+            host.seen().world.predicted.borrow_mut().set_content(&to.join(name), Rc::from(&*bytes));
+        }
+    }
+    Ok(changed)
+}
+
+/// The content of a copied file is known to a dry run up to this many bytes.
+const MOST_FORESEEN: u64 = 256 * 1024;
+
+/// A dry run predicted that a command makes the tree at `from`: what is in it is unknown, and that it is mirrored is not.
+fn is_to_be_made(host: &Host, from: &str) -> Result<bool> {
+    if from.starts_with("files/") || !host.dry_run() {
+        return Ok(false);
+    }
+    let from = files::canonical(&absolute(from)?)?;
+    let session = host.seen();
+    let makes = |target: &Target| matches!(target, Target::Product(_)) && target.meets(&from);
+    Ok(session.would_change().iter().any(|would| makes(&would.target)))
 }
 
 fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> {
+    if is_to_be_made(host, from)? {
+        let to = files::canonical(&absolute(to)?)?;
+        host.seen().asks_for(|| Target::tree(&to));
+        let (target, summary) = (Target::tree(&to), format!("mirror {from} to {}", to.display()));
+        let is_new = host.predicted(&to)?.is_some() || FileState::observe(&to)?.is_absent();
+        let mut session = host.session();
+        if is_new {
+            session.note_change(target, summary);
+        } else {
+            session.might_make(target, summary);
+        }
+        return Ok(true);
+    }
     let origin = Origin::of(host, from)?;
     if let Origin::PlanFile(_) | Origin::File(_) = origin {
         bail!(
@@ -296,7 +337,7 @@ fn mirror(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool
     if !root.is_absent() {
         found.insert(".", root);
     }
-    let desired = desired_tree(&origin.manifest(Times::Kept)?, &to, &found, options)?;
+    let desired = desired_tree(host, &origin.manifest(Times::Kept)?, &to, &found, options)?;
     let Some(change) = TreeChange::mirror(&to, &desired)? else { return Ok(false) };
     origin.perform(host, &Change::Tree(change), &desired)
 }

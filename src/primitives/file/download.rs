@@ -40,8 +40,10 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     let ownership = Ownership { owner: options.owner, group: options.group, mode: options.mode };
     let path = absolute(path)?;
     let attributes = |found: &Found| match &found.state {
-        FileState::File { .. } => ownership.attributes(&path, &found.state, 0o644),
-        FileState::Absent | FileState::Link { .. } => ownership.attributes(&path, &FileState::Absent, 0o644),
+        FileState::File { .. } => ownership.attributes(host, &path, &found.state, 0o644),
+        FileState::Absent | FileState::Link { .. } => {
+            ownership.attributes(host, &path, &FileState::Absent, 0o644)
+        }
         other => {
             let shown = PathText::new(&*path);
             bail!(

@@ -45,9 +45,15 @@ impl Host {
         if let Some(known) = self.secrets().known(name) {
             return Ok(known);
         }
-        let (text, is_stored) = match self.secrets().available(name)? {
-            Some(available) => available,
-            None => (self.new_secret(request)?, false),
+        let (text, is_stored) = match (self.secrets().available(name)?, request.generate) {
+            (Some(available), _) => available,
+            // Whatever it will be, it is none that is in use by now.
+            (None, Some(length)) if self.dry_run() => {
+                let secret = self.secrets().in_place_of(name, length)?;
+                self.reporter().learn_known_secret(name, &secret.text());
+                return Ok(secret);
+            }
+            (None, _) => (self.new_secret(request)?, false),
         };
         self.reporter().learn_secret(name, &text);
         if request.store && !is_stored && !self.dry_run() {
