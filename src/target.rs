@@ -253,7 +253,7 @@ impl Target {
     }
 
     /// Whether the unit file at `path` is the one of this unit.
-    fn runs_by(&self, path: &Path) -> bool {
+    pub fn runs_by(&self, path: &Path) -> bool {
         let Self::Unit { name, .. } = self else { return false };
         let is_unit_file = path.components().any(|part| part.as_os_str() == "systemd");
         is_unit_file && path.file_name().is_some_and(|file| is_unit_file_name(file.as_bytes(), name))

@@ -164,6 +164,13 @@ impl Kind for AccessChange {
         Target::Access(self.path().into())
     }
 
+    fn needs(&self) -> Result<Vec<Target>> {
+        let Some((before, after)) = &self.lists else { return Ok(Vec::new()) };
+        let is_given = |(name, access): &(&PathText, &Access)| before.get(*name) != Some(*access);
+        let given = after.iter().filter(is_given);
+        super::accounts_of(given.map(|(_, access)| (access.owner, access.group)))
+    }
+
     fn summary(&self) -> String {
         let entries = self.before.len();
         let counted = if entries == 1 { "entry" } else { "entries" };

@@ -528,6 +528,11 @@ impl Kind for CommandChange {
         self.inverse.changes.as_ref().map(|product| Target::product(product.as_path()))
     }
 
+    fn needs(&self) -> Result<Vec<Target>> {
+        let users = self.inverse.commands.iter().filter_map(|command| command.user.clone());
+        Ok(users.map(Target::User).collect())
+    }
+
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
         self.made_product().map(Path::to_owned).into_iter().collect()
     }

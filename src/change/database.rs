@@ -247,11 +247,15 @@ impl Kind for DatabaseChange {
         self.inverse.login.database(&self.inverse.database)
     }
 
-    fn needs(&self) -> Vec<Target> {
-        match &self.after {
+    fn needs(&self) -> Result<Vec<Target>> {
+        Ok(match &self.after {
             DatabaseState::Present { owner, .. } => vec![self.inverse.login.role(owner)],
             DatabaseState::Absent => Vec::new(),
-        }
+        })
+    }
+
+    fn relied_on<'t>(&self, later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {
+        self.inverse.login.used_by(later, |login| login.database == self.inverse.database)
     }
 
     fn removed_by_undo(&self, world: &World) -> Vec<PathBuf> {

@@ -326,7 +326,7 @@ impl Kind for FileChange {
         Self::keeps_content(self)
     }
 
-    fn needs(&self) -> Vec<Target> {
+    fn needs(&self) -> Result<Vec<Target>> {
         accounts_of(self.after.ownership())
     }
 

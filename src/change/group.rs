@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::{self, AccountRecord};
+use super::reliance::relying_on_account;
 use super::{Kind, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
@@ -114,6 +115,10 @@ impl GroupChange {
 impl Kind for GroupChange {
     fn target(&self) -> Target {
         Target::Group(self.inverse.name.clone())
+    }
+
+    fn relied_on<'t>(&self, later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {
+        relying_on_account(&self.inverse.name, later)
     }
 
     fn summary(&self) -> String {

@@ -20,6 +20,7 @@ mod linger;
 pub mod packages;
 mod postgres;
 mod predicted;
+mod reliance;
 mod role;
 mod statement;
 #[cfg(test)]
@@ -302,8 +303,19 @@ pub trait Kind {
     }
 
     /// Other targets that have to exist for it, such as the role that a database belongs to.
-    fn needs(&self) -> Vec<Target> {
-        Vec::new()
+    ///
+    /// # Errors
+    /// When the accounts cannot be looked up: what is needed and not known would be undone first.
+    fn needs(&self) -> Result<Vec<Target>> {
+        Ok(Vec::new())
+    }
+
+    /// Those of these targets of later changes that rely on it, as far as only the machine tells that.
+    ///
+    /// # Errors
+    /// When it cannot be determined.
+    fn relied_on<'t>(&self, _later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {
+        Ok(Vec::new())
     }
 
     /// Whether it changed what is at this path, which is no target of its own.
@@ -474,7 +486,7 @@ impl Change {
             step: None,
             target: self.kind().target(),
             keeps_content: self.kind().keeps_content(),
-            needs: self.kind().needs(),
+            needs: self.kind().needs()?,
             whole: self.kind().whole().filter(|whole| !whole.overlaps(&self.kind().target())),
             class: self.kind().class(),
             loses: None,
@@ -510,15 +522,14 @@ fn tag(path: &Path) -> String {
 }
 
 /// The users and groups with these numbers, root's left out: what belongs to them depends on them.
-fn accounts_of(owners: impl IntoIterator<Item = (u32, u32)>) -> Vec<Target> {
-    let owners: BTreeSet<(u32, u32)> = owners.into_iter().collect();
-    let users: BTreeSet<u32> = owners.iter().map(|(user, _)| *user).filter(|user| *user != 0).collect();
-    let groups: BTreeSet<u32> = owners.iter().map(|(_, group)| *group).filter(|group| *group != 0).collect();
+fn accounts_of(owners: impl IntoIterator<Item = (u32, u32)>) -> Result<Vec<Target>> {
+    let (users, groups): (BTreeSet<u32>, BTreeSet<u32>) = owners.into_iter().unzip();
     // A number without an account is no one's to lose.
-    let users = users.into_iter().filter_map(|user| Account::by_uid(user).ok().flatten());
-    let groups = groups.into_iter().filter_map(|group| Group::by_gid(group).ok().flatten());
-    let users = users.map(|user| Target::User(user.name));
-    users.chain(groups.map(|group| Target::Group(group.name))).collect()
+    let user = |uid| Ok(Account::by_uid(uid)?.map(|user| Target::User(user.name)));
+    let group = |gid| Ok(Group::by_gid(gid)?.map(|group| Target::Group(group.name)));
+    let users = users.into_iter().filter(|uid| *uid != 0).map(user);
+    let groups = groups.into_iter().filter(|gid| *gid != 0).map(group);
+    users.chain(groups).filter_map(Result::transpose).collect()
 }
 
 /// Whether what is at a path vanishes by itself: at a restart of the machine, or by age.

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::apt::{Apt, Simulated, has_stale_lists, holds_databases, is_dpkg_interrupted};
 use super::installed::Installed;
+use super::reliance::{PACKAGE_LISTS, relying_on_packages};
 use super::{Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
@@ -263,6 +264,11 @@ impl Kind for PackagesChange {
             bail!("packages not installed: {}", left.join(", "));
         }
         Ok(self.states(self.present(&Installed::look(world)?)))
+    }
+
+    fn relied_on<'t>(&self, later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {
+        let names = self.inverse.installs.keys().map(String::as_str);
+        relying_on_packages(names, later, Path::new(PACKAGE_LISTS))
     }
 
     fn loss(&self, world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::World;
+use super::reliance::{LoginInUrl, logins_of};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::postgres::{Connection, Server};
 use crate::machine::secret_store::SecretStore;
@@ -51,6 +52,22 @@ impl Login {
     pub(super) fn statement(&self, label: &str) -> Target {
         let (server, database) = (self.address(), self.server.dbname.clone());
         Target::Statement { server, database, label: label.to_owned() }
+    }
+
+    /// Those of the targets that are a text with a URL for this server of which `is_it` holds.
+    pub(super) fn used_by<'t>(
+        &self,
+        later: &[&'t Target],
+        is_it: impl Fn(&LoginInUrl) -> bool,
+    ) -> Result<Vec<&'t Target>> {
+        let server = self.server.address().map(|(host, _)| host);
+        let mut using = Vec::new();
+        for target in later {
+            if logins_of(target)?.iter().any(|login| login.is_at(server) && is_it(login)) {
+                using.push(*target);
+            }
+        }
+        Ok(using)
     }
 
     /// Connects.

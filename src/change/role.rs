@@ -355,6 +355,10 @@ impl Kind for RoleChange {
         self.inverse.login.role(&self.inverse.role)
     }
 
+    fn relied_on<'t>(&self, later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {
+        self.inverse.login.used_by(later, |login| login.role == self.inverse.role)
+    }
+
     fn summary(&self) -> String {
         let role = &self.inverse.role;
         match (&self.before, &self.after) {

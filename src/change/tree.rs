@@ -459,7 +459,7 @@ impl Kind for TreeChange {
         self.manifests(world).map_or_else(|_| Vec::new(), |manifests| self.made(&manifests))
     }
 
-    fn needs(&self) -> Vec<Target> {
+    fn needs(&self) -> Result<Vec<Target>> {
         let desired = self.manifests.iter().flat_map(|manifests| manifests.after.entries());
         accounts_of(desired.filter_map(|(_, state)| state.ownership()))
     }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::account::{self, AccountRecord};
+use super::reliance::relying_on_account;
 use super::{
     Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, linger, state_value, tree,
 };
@@ -484,6 +485,22 @@ impl UserChange {
 impl Kind for UserChange {
     fn target(&self) -> Target {
         Target::User(self.inverse.name.clone())
+    }
+
+    fn needs(&self) -> Result<Vec<Target>> {
+        let (groups, own) = (self.after.groups.iter(), &self.inverse.name);
+        Ok(groups.filter(|group| *group != own).cloned().map(Target::Group).collect())
+    }
+
+    fn relied_on<'t>(&self, later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {
+        let mut relying = relying_on_account(&self.inverse.name, later)?;
+        let home = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent());
+        if let Some(home) = home {
+            let is_in_home =
+                |target: &Target| target.path().is_some_and(|path| path.starts_with(home.as_path()));
+            relying.extend(later.iter().filter(|target| is_in_home(target)));
+        }
+        Ok(relying)
     }
 
     fn summary(&self) -> String {

@@ -744,22 +744,51 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
     }
     let mut ids = Vec::new();
     for change in of_plan.iter().rev().filter(|change| request.names(change)) {
-        if let Some(later) = needed_by(session, change, request) {
+        if let Some(later) = needed_by(session, change, request)? {
             refuse_alone(change, later, plan)?;
         }
         ids.push(change.id);
     }
+    name_unknown_reliance(session, &ids);
     Ok(ids)
 }
 
-fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Result<()> {
-    let mut needing = match &later.intent.step {
+/// How many later commands are named that may rely on what is undone.
+const MOST_NAMED: usize = 5;
+
+/// Names the later changes that stay and of which kkrun does not know what they rely on: what a command or a statement
+/// reads is not recorded.
+fn name_unknown_reliance(session: &Session, undone: &[ChangeId]) {
+    let Some(oldest) = undone.iter().min() else { return };
+    let is_opaque = |change: &&ChangeRecord| {
+        change.id > *oldest
+            && change.is_live()
+            && matches!(change.intent.what.as_str(), "command" | "statement")
+            && !undone.contains(&change.id)
+    };
+    let later: Vec<&ChangeRecord> = session.history().changes.iter().filter(is_opaque).collect();
+    for change in later.iter().take(MOST_NAMED) {
+        let (summary, whose) = (&change.intent.summary, whose(change, session.plan()));
+        session
+            .reporter()
+            .note(format!("cannot determine whether this relies on what is undone: {summary} ({whose})"));
+    }
+    if later.len() > MOST_NAMED {
+        session.reporter().note(format!("… and {} more", later.len() - MOST_NAMED));
+    }
+}
+
+/// The step and, if it is another one, the plan of a change.
+fn whose(change: &ChangeRecord, plan: &str) -> String {
+    let step = match &change.intent.step {
         Some(step) => format!("step {step}"),
         None => "a script without steps".to_owned(),
     };
-    if later.plan != plan {
-        needing = format!("{needing} of the plan `{}`", later.plan);
-    }
+    if change.plan == plan { step } else { format!("{step} of the plan `{}`", change.plan) }
+}
+
+fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Result<()> {
+    let needing = whose(later, plan);
     let alone = match &change.intent.step {
         Some(step) if later.intent.step.as_ref() != Some(step) => format!("step {step}"),
         _ => change.intent.target.to_string(),
@@ -774,13 +803,16 @@ fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Resu
 }
 
 /// A later live change, not asked for too, that needs what this one did.
-fn needed_by<'a>(session: &'a Session, change: &ChangeRecord, request: &Request) -> Option<&'a ChangeRecord> {
-    session.history().changes.iter().find(|later| {
-        later.id > change.id
-            && later.is_live()
-            && !(later.plan == change.plan && request.names(later))
-            && session.depends_on(&later.intent, &change.intent)
-    })
+fn needed_by<'a>(
+    session: &'a Session,
+    change: &ChangeRecord,
+    request: &Request,
+) -> Result<Option<&'a ChangeRecord>> {
+    let is_left = |later: &&ChangeRecord| {
+        later.id > change.id && later.is_live() && !(later.plan == change.plan && request.names(later))
+    };
+    let later: Vec<&ChangeRecord> = session.history().changes.iter().filter(is_left).collect();
+    session.first_relying(&change.intent, &later)
 }
 
 /// Nothing of this plan, but changes of others: not "nothing to undo".

@@ -156,9 +156,26 @@ impl Session {
         })
     }
 
-    /// Whether undoing `older` alone would take away what `newer` depends on.
-    pub fn depends_on(&self, newer: &Intent, older: &Intent) -> bool {
-        newer.footprint().depends_on(&older.footprint()) || self.reaches(newer, older)
+    /// The first of the `later` changes from which undoing `older` alone would take away what it depends on.
+    ///
+    /// # Errors
+    /// When that cannot be determined.
+    pub fn first_relying<'later>(
+        &self,
+        older: &Intent,
+        later: &[&'later ChangeRecord],
+    ) -> Result<Option<&'later ChangeRecord>> {
+        if later.is_empty() {
+            return Ok(None);
+        }
+        let targets: Vec<&Target> = later.iter().map(|change| &change.intent.target).collect();
+        let relying = Change::of_intent(older)?.kind().relied_on(&targets, &self.world)?;
+        let relies = |later: &&&ChangeRecord| {
+            later.intent.footprint().depends_on(&older.footprint())
+                || self.reaches(&later.intent, older)
+                || relying.contains(&&later.intent.target)
+        };
+        Ok(later.iter().find(relies).copied())
     }
 
     /// Whether a change of many paths changed the one that another change is about.

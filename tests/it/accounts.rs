@@ -391,3 +391,36 @@ is "file and user" "" "$(ls /srv; getent passwd kim || true)"
 "#,
     );
 }
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn rollback_of_a_step_is_refused_while_a_later_step_relies_on_its_account() {
+    holds(
+        r#"
+mkdir -p /srv/there /etc/systemd/system/b.service.d
+n=0
+while read -r first later; do
+    n=$((n + 1))
+    cat >"p$n.rhai" <<P
+step::run("01", "Account", || $first);
+step::run("02", "Later", || $later);
+P
+    kkrun "p$n.rhai"
+    said=$(kkrun rollback 01 --plan "p$n" --yes --purge all 2>&1) && { echo "not refused: $later"; exit 1; }
+    grep -F 'step 01 cannot be undone alone' <<<"$said"
+    kkrun rollback --plan "p$n" --yes --purge all
+    is "accounts after $later" "" "$(getent passwd kim; getent group crew; true)"
+done <<'CASES'
+user::ensure("kim") config::set("/srv/conf", "key", "value", #{ owner: "kim" })
+user::ensure("kim") file::access("/srv/there", #{ owner: "kim" })
+user::ensure("kim") file::write("/etc/systemd/system/a.service", "[Service]\nExecStart=true\nUser = kim\n")
+user::ensure("kim") file::write("/etc/systemd/system/a.service", "[Service]\nExecStart=true\nUser=\"kim\"\n")
+user::ensure("kim") config::set("/etc/systemd/system/b.service.d/user.conf", "User", "kim", #{ section: "Service" })
+user::ensure("kim") cmd::run(["true"], #{ always: "it says so", undo: [#{ argv: ["true"], user: "kim" }] })
+user::ensure("kim") cmd::run(["touch", "/home/kim/made"], #{ creates: "/home/kim/made" })
+group::ensure("crew") user::ensure("kim", #{ groups: ["crew"] })
+group::ensure("crew") file::write("/etc/systemd/system/a.service", "[Service]\nExecStart=true\nSupplementaryGroups=audio crew\n")
+CASES
+"#,
+    );
+}

@@ -440,3 +440,20 @@ step::run("01", "First", || {
     }
     assert!(place.prints_of("m").len() <= 1, "{}", place.listing("m"));
 }
+
+#[test]
+fn later_command_that_may_rely_on_what_is_undone_is_named() {
+    let place = Place::new(
+        r#"
+step::run("01", "Before", || cmd::run(["touch", "@/m/one"], #{ creates: "@/m/one" }));
+step::run("02", "File", || file::write("@/m/conf", "1\n"));
+step::run("03", "Command", || cmd::run(["cp", "@/m/conf", "@/m/copy"], #{ creates: "@/m/copy" }));
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let named = "cannot determine whether this relies on what is undone: run cp @/m/conf @/m/copy (step 03)";
+    for words in ["rollback 02 --dry-run", "rollback 02"] {
+        place.run(words).says(named).never_says("run touch");
+    }
+    place.run("rollback").ends(0).never_says("cannot determine");
+}

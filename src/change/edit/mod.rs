@@ -25,8 +25,8 @@ pub use lines::Lines;
 use super::file::showable;
 use super::tree::keep_copy;
 use super::{
-    Change, Found, Kind, Payload, Position, Predicted, UndoTerms, Undone, UndoneEntry, World, state_value,
-    tag, unified_diff,
+    Change, Found, Kind, Payload, Position, Predicted, UndoTerms, Undone, UndoneEntry, World, accounts_of,
+    state_value, tag, unified_diff,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, Undoing};
@@ -327,6 +327,11 @@ impl Kind for EditChange {
 
     fn whole(&self) -> Option<Target> {
         Some(Target::file(self.path()))
+    }
+
+    fn needs(&self) -> Result<Vec<Target>> {
+        let makes_file = self.inverse.file.is_absent();
+        accounts_of(self.inverse.edited.ownership().filter(|_| makes_file))
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<std::path::PathBuf> {
