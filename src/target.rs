@@ -294,7 +294,12 @@ fn is_file_or_drop_in(component: &[u8], unit: &str) -> bool {
             .is_some_and(|rest| rest.starts_with(b"-"))
 }
 
-impl Footprint<'_> {
+impl<'a> Footprint<'a> {
+    /// That of a target as a whole, with no needs.
+    pub fn of(target: &'a Target) -> Self {
+        Self { target, keeps_content: false, needs: &[] }
+    }
+
     fn extent(&self) -> Option<(&Path, Extent)> {
         let (path, extent) = self.target.extent()?;
         Some((path, if self.keeps_content { Extent::Mode } else { extent }))
@@ -629,7 +634,7 @@ mod tests {
     }
 
     fn footprint(target: &Target) -> Footprint<'_> {
-        Footprint { target, keeps_content: false, needs: &[] }
+        Footprint::of(target)
     }
 
     fn depends(newer: &str, older: &str) -> bool {

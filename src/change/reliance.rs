@@ -145,9 +145,10 @@ pub(super) fn relying_on_packages<'n, 't>(
             }
         }
     }
-    let relies = |target: &&&Target| match target.path() {
-        Some(path) => path.ancestors().any(|above| carrying.contains(above)),
-        None => own.iter().any(|path| target.runs_by(path)),
+    let relies = |target: &&&Target| match (target, target.path()) {
+        (Target::Packages(asked), _) => asked.iter().any(|name| names.contains(&bare(name))),
+        (_, Some(path)) => path.ancestors().any(|above| carrying.contains(above)),
+        (_, None) => own.iter().any(|path| target.runs_by(path)),
     };
     Ok(later.iter().filter(relies).copied().collect())
 }
@@ -232,11 +233,14 @@ mod tests {
             "file:/var/www/index.html",
             "unit:nginx.service/activity",
             "user:kim",
+            "packages:jq",
         ]);
-        let later: Vec<&Target> = later.iter().collect();
+        let asked: Target = "packages:lighttpd".parse().unwrap();
+        let later: Vec<&Target> = std::iter::once(&asked).chain(&later).collect();
         let relying = relying_on_packages(["lighttpd"].into_iter(), &later, info.path()).unwrap();
-        assert_eq!(relying, later[..5]);
+        assert_eq!(relying, later[..6]);
         assert!(relying_on_packages(["nginx"].into_iter(), &later, info.path()).unwrap().is_empty());
+        assert_eq!(relying_on_packages(["jq"].into_iter(), &later, info.path()).unwrap(), later[10..]);
         assert!(relying_on_packages(["x"].into_iter(), &later, Path::new("/nowhere")).unwrap().is_empty());
     }
 

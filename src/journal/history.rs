@@ -1,12 +1,12 @@
 //! Replays the journal: what is known of steps, changes, targets and what is pending.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Result, bail, ensure};
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::target::{States, Target};
+use crate::target::{Footprint, States, Target};
 
 use super::record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, Handler, Header, Intent, Record, Settling,
@@ -34,6 +34,16 @@ pub struct ChangeRecord {
     pub undo_commands: usize,
     /// Whether anything was recorded of its target when it was intended.
     was_recorded: bool,
+}
+
+/// What a complete step asks for and found as desired when it ran. While the step counts as complete, what brought
+/// that state is not undone without it.
+#[derive(Clone, Debug)]
+pub struct Claims {
+    /// The record that says so: older changes are meant.
+    pub at: u64,
+    /// The targets.
+    pub targets: Vec<Target>,
 }
 
 /// A recorded state, as kkrun left it.
@@ -196,6 +206,8 @@ impl UnfinishedRollback {
 pub struct History {
     /// The steps, by id, of each plan.
     pub steps: BTreeMap<String, BTreeMap<String, StepRecord>>,
+    /// The claims of the steps, by plan and id.
+    pub claims: BTreeMap<(String, String), Claims>,
     /// The changes, oldest first.
     pub changes: Vec<ChangeRecord>,
     /// The newest recorded state of every target.
@@ -261,6 +273,33 @@ impl History {
         })
     }
 
+    /// What of `asked` this step claims: another step, or its own plan's none, may have brought it since the step itself
+    /// changed it last.
+    pub fn claimed_by(&self, plan: &str, step: &str, asked: BTreeSet<Target>) -> Vec<Target> {
+        let is_own =
+            |change: &ChangeRecord| change.plan == plan && change.intent.step.as_deref() == Some(step);
+        let live = || self.changes.iter().rev().filter(|change| change.is_live());
+        let may_rely = |target: &Target, change: &ChangeRecord| {
+            // What relies on one of these is known only when it is looked at.
+            let is_of_machine = matches!(
+                change.intent.target,
+                Target::Packages(_)
+                    | Target::PackageSet { .. }
+                    | Target::User(_)
+                    | Target::Group(_)
+                    | Target::Role { .. }
+                    | Target::Database { .. }
+            );
+            is_of_machine || Footprint::of(target).depends_on(&change.intent.footprint())
+        };
+        let is_claim = |target: &Target| {
+            live()
+                .take_while(|change| !(is_own(change) && change.intent.target == *target))
+                .any(|change| !is_own(change) && may_rely(target, change))
+        };
+        asked.into_iter().filter(is_claim).collect()
+    }
+
     /// What is recorded at this target by its own records.
     pub fn recorded(&self, target: &Target) -> Option<&Value> {
         self.ledger.get(target).map(|recorded| &recorded.state)
@@ -284,6 +323,10 @@ impl History {
                         || is_being_changed(),
                     "records a state of {target}, which was never changed"
                 );
+            }
+            Entry::LeftTo { change, .. } => {
+                let is_live = self.change(*change).is_some_and(ChangeRecord::is_live);
+                ensure!(is_live, "leaves change {change}, which is not live, to another step");
             }
             Entry::Once { changes, .. } => {
                 let unknown = changes.iter().find(|id| self.change(**id).is_none());
@@ -353,7 +396,13 @@ impl History {
                 known.seconds = None;
                 known.error = None;
             }
-            Entry::StepCompleted { step, seconds, fingerprint } => {
+            Entry::StepCompleted { step, seconds, fingerprint, claims } => {
+                let key = (header.plan.clone(), step.clone());
+                if claims.is_empty() {
+                    self.claims.remove(&key);
+                } else {
+                    self.claims.insert(key, Claims { at: header.seq, targets: claims });
+                }
                 let known = self.step_mut(header, step);
                 known.end(StepState::Complete, time, seconds);
                 known.fingerprint = Some(fingerprint);
@@ -369,7 +418,10 @@ impl History {
                 known.end(StepState::Interrupted, time, seconds);
                 known.error = Some(format!("stopped by {signal}"));
             }
-            Entry::StepOnHold { step } => self.step_mut(header, step).state = StepState::OnHold,
+            Entry::StepOnHold { step } => {
+                self.claims.remove(&(header.plan.clone(), step.clone()));
+                self.step_mut(header, step).state = StepState::OnHold;
+            }
             Entry::StepAccepted { step, title, script, fingerprint } => {
                 let known = self.step_mut(header, step);
                 (known.title, known.script) = (title, script);
@@ -377,6 +429,9 @@ impl History {
                 known.fingerprint = Some(fingerprint);
             }
             Entry::StepsReset { steps } => {
+                self.claims.retain(|(plan, step), _| {
+                    *plan != header.plan || steps.as_ref().is_some_and(|named| !named.contains(step))
+                });
                 for (id, known) in self.steps.get_mut(&header.plan).into_iter().flatten() {
                     if steps.as_ref().is_none_or(|named| named.contains(id)) {
                         *known = StepRecord { title: known.title.clone(), ..StepRecord::default() };
@@ -430,6 +485,12 @@ impl History {
                 self.disown_what_came_back(change);
                 self.once.retain(|_, changes| !changes.contains(&change));
                 self.become_pending(change);
+            }
+            Entry::LeftTo { change, plan, step, .. } => {
+                if let Some(change) = self.change_mut(change) {
+                    change.plan = plan;
+                    change.intent.step = step;
+                }
             }
             Entry::RollbackEnded { .. } => {
                 if let Some(UnfinishedRollback { plan, steps, .. }) = self.rollback.take() {
@@ -659,7 +720,8 @@ mod tests {
     }
 
     fn completed() -> Entry {
-        Entry::StepCompleted { step: "01".into(), seconds: 2.0, fingerprint: Fingerprint::default() }
+        let (step, fingerprint, claims) = ("01".into(), Fingerprint::default(), Vec::new());
+        Entry::StepCompleted { step, seconds: 2.0, fingerprint, claims }
     }
 
     fn failed() -> Entry {

@@ -16,7 +16,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail};
 
 pub use history::{
-    ChangeRecord, History, PendingHandler, Reboot, Recorded, StepRecord, StepState, UnfinishedRollback,
+    ChangeRecord, Claims, History, PendingHandler, Reboot, Recorded, StepRecord, StepState,
+    UnfinishedRollback,
 };
 pub use load::{Loaded, Torn, load};
 pub use record::{

@@ -273,6 +273,9 @@ pub enum Entry {
         seconds: f64,
         /// What it meant.
         fingerprint: Fingerprint,
+        /// What it asks for and found as desired, where that may be by a change of another step.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        claims: Vec<Target>,
     },
     /// A step failed.
     StepFailed {
@@ -441,6 +444,18 @@ pub enum Entry {
         change: ChangeId,
         /// What failed.
         error: String,
+    },
+    /// It was left to another step, which relies on it and is not rolled back: it belongs to that step from now on.
+    LeftTo {
+        /// Which.
+        change: ChangeId,
+        /// The plan of that step.
+        plan: String,
+        /// The step; none for a script without steps.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        step: Option<String>,
+        /// What relies on it.
+        why: String,
     },
     /// A rollback came to its end: what is left is final until asked for again.
     RollbackEnded {

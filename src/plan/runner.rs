@@ -299,6 +299,7 @@ impl Runner {
         reporter.emit(&Event::StepStarted { id: id.clone(), title: title.clone(), reason });
         let before = host.seen().changed();
         host.session().enter_step(Some(&id));
+        host.seen().take_asked();
         host.session().record(Entry::StepStarted { step: id.clone(), title: title.clone(), script })?;
         let begun = Instant::now();
         let outcome = evaluate_body(context, host, call);
@@ -308,7 +309,9 @@ impl Runner {
         let result = match outcome {
             Ok(()) => {
                 let fingerprint = Self::fingerprint_of(context, host, call, trace)?;
-                host.session().record(Entry::StepCompleted { step: id.clone(), seconds, fingerprint })?;
+                let claims = host.seen().claims_of(&id);
+                let step = id.clone();
+                host.session().record(Entry::StepCompleted { step, seconds, fingerprint, claims })?;
                 let changes = host.seen().changed() - before;
                 reporter.emit(&Event::StepCompleted { id, title, seconds, changes });
                 Ok(())
@@ -555,7 +558,8 @@ impl StepRunner for Runner {
             return Ok(());
         }
         let fingerprint = Fingerprint { code: String::new(), ..Fingerprint::default() };
-        host.session().record(Entry::StepCompleted { step: id.to_owned(), seconds: 0.0, fingerprint })?;
+        let (step, claims) = (id.to_owned(), Vec::new());
+        host.session().record(Entry::StepCompleted { step, seconds: 0.0, fingerprint, claims })?;
         Ok(())
     }
 

@@ -115,6 +115,10 @@ fn make(host: &Host, names: &rhai::Array, options: &Options) -> Result<bool> {
         lock_timeout: options.lock_timeout.map_or(LOCK_TIMEOUT, Duration::from_secs),
     };
     host.seen().asks_for(|| Target::packages(&desired.names));
+    for name in &desired.names {
+        // Other steps may have installed it with other packages.
+        host.seen().asks_for(|| Target::Packages(vec![name.clone()]));
+    }
     if !packages::is_lacking(&desired, &host.seen().world)? {
         return Ok(false);
     }

@@ -12,10 +12,10 @@ use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
 use crate::failure::{self, Failure, FailureKind};
 use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Class, Entry, Handler, History, Intent, PendingHandler,
-    StepState, UnfinishedRollback,
+    self, ChangeId, ChangeRecord, ChangeState, Claims, Class, Entry, Handler, History, Intent,
+    PendingHandler, StepState, UnfinishedRollback,
 };
-use crate::session::Session;
+use crate::session::{Later, Session};
 use crate::target::Target;
 
 /// The data classes that `--purge` takes.
@@ -80,6 +80,8 @@ pub struct Row {
     pub class: Option<&'static str>,
     /// What the undo did, for people.
     done: String,
+    /// It belongs to another step from now on.
+    is_left: bool,
 }
 
 /// What became of all of them.
@@ -212,6 +214,11 @@ impl Request {
         self.steps.as_ref().is_none_or(|asked| asked.iter().any(|asked| asked.is_for(known)))
     }
 
+    /// Whether a step of its plan is among what is asked for.
+    fn names_step(&self, step: &str) -> bool {
+        self.steps.as_ref().is_none_or(|asked| asked.iter().any(|asked| asked.text == step))
+    }
+
     /// Whether all that an unfinished rollback is for is asked for.
     fn covers(&self, unfinished: &UnfinishedRollback) -> bool {
         match (&unfinished.steps, &self.steps) {
@@ -225,12 +232,19 @@ impl Request {
 /// What a rollback would do.
 pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
     let (irreversible, candidates) = apart(session, &candidates(session, request)?);
+    let mut left = left_to_others(session, request, &candidates)?;
     let mut report = Report::default();
     // What would be recorded by then.
     let mut assumed = BTreeMap::new();
     for id in candidates {
         let Some(known) = session.history().change(id).cloned() else { continue };
         let mut row = row_of(&known);
+        if let Some(left) = left.remove(&id) {
+            row.detail = Some(left.why);
+            emit(session, UndoOutcome::Kept, &row);
+            report.kept.push(row);
+            continue;
+        }
         let target = &known.intent.target;
         let recorded = assumed.get(target).or_else(|| session.recorded_since(id, target)).cloned();
         let recorded = recorded.as_ref();
@@ -314,14 +328,17 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         purge: request.purge.clone(),
         force: request.force,
     })?;
+    let left = left_to_others(session, request, &candidates)?;
     let mut undoing = Undoing { session, request, block: None, tried: BTreeSet::new(), report };
     // One that was killed may have left what its last undone changes triggered.
     undoing.run_complete_handlers(&candidates)?;
-    undoing.undo(&candidates)?;
+    undoing.undo(&candidates, left)?;
     let report = undoing.report;
     let is_of = |row: &Row, word: &str| row.step.as_deref() == Some(word);
     let is_undone = |word: &str| {
-        let left = report.conflicts.iter().chain(&report.kept).chain(&report.failed);
+        let is_still_of_step = |row: &&Row| !row.is_left;
+        let kept = report.kept.iter().filter(is_still_of_step);
+        let left = report.conflicts.iter().chain(kept).chain(&report.failed);
         // What was undone before a rollback was killed is not in its report.
         unfinished.is_some()
             || report.undone.iter().any(|row| is_of(row, word))
@@ -467,8 +484,9 @@ fn deciding(session: &Session, row: &Row, policy: &str) -> String {
 pub fn undo_block(session: &mut Session, request: &Request, handler: &Handler) -> Result<Report> {
     let changes = session.changes_triggering(handler);
     let (block, report) = (Some((handler, changes.as_slice())), Report::default());
+    let left = left_to_others(session, request, &changes)?;
     let mut undoing = Undoing { session, request, block, tried: BTreeSet::new(), report };
-    undoing.undo(&changes)?;
+    undoing.undo(&changes, left)?;
     Ok(undoing.report)
 }
 
@@ -488,9 +506,13 @@ const HANDLER: ChangeId = 0;
 
 impl Undoing<'_> {
     /// Undoes these changes, which come newest first, and runs the handlers of what is undone.
-    fn undo(&mut self, changes: &[ChangeId]) -> Result<()> {
+    fn undo(&mut self, changes: &[ChangeId], mut left: BTreeMap<ChangeId, LeftToAnother>) -> Result<()> {
         let (irreversible, changes) = apart(self.session, changes);
         for (at, id) in changes.iter().enumerate() {
+            if let Some(left) = left.remove(id) {
+                self.leave_to_another(*id, left)?;
+                continue;
+            }
             self.one(*id, &BTreeMap::new())?;
             // A transient failure passes at once; the older changes then find what they left.
             if let Some(failed) = self.report.failed.pop_if(|row| row.change == *id) {
@@ -520,6 +542,19 @@ impl Undoing<'_> {
         self.run_complete_handlers(&[])
     }
 
+    fn leave_to_another(
+        &mut self,
+        id: ChangeId,
+        LeftToAnother { plan, step, why }: LeftToAnother,
+    ) -> Result<()> {
+        let Some(mut row) = self.session.history().change(id).map(row_of) else { return Ok(()) };
+        self.session.record(Entry::LeftTo { change: id, plan, step, why: why.clone() })?;
+        (row.detail, row.is_left) = (Some(why), true);
+        emit(self.session, UndoOutcome::Kept, &row);
+        self.report.kept.push(row);
+        Ok(())
+    }
+
     fn one(&mut self, id: ChangeId, reported: &BTreeMap<ChangeId, Option<String>>) -> Result<()> {
         undo_one(self.session, self.request, id, reported, &mut self.report)
     }
@@ -535,8 +570,8 @@ impl Undoing<'_> {
             std::mem::take(&mut report.failed).into_iter().partition(|row| row.change == HANDLER);
         let waits = |row: &Row| self.session.is_left_to_another(row.change);
         let (waiting, conflicts) = std::mem::take(&mut report.conflicts).into_iter().partition(waits);
-        let in_use = std::mem::take(&mut report.kept);
-        (report.conflicts, report.failed) = (conflicts, handlers);
+        let (kept, in_use) = std::mem::take(&mut report.kept).into_iter().partition(|row| row.is_left);
+        (report.conflicts, report.kept, report.failed) = (conflicts, kept, handlers);
         let reported = failed.iter().chain(&in_use).map(|row| (row.change, row.detail.clone())).collect();
         let again: [Vec<Row>; 3] = [failed, waiting, in_use];
         let mut again: Vec<ChangeId> = again.into_iter().flatten().map(|row| row.change).collect();
@@ -572,6 +607,7 @@ impl Undoing<'_> {
                     hints: Vec::new(),
                     class: None,
                     done: String::new(),
+                    is_left: false,
                 };
                 emit(self.session, UndoOutcome::Failed, &row);
                 self.report.failed.push(row);
@@ -691,6 +727,7 @@ fn row_of(known: &ChangeRecord) -> Row {
         hints: Vec::new(),
         class: None,
         done: done_by_undo(&known.intent),
+        is_left: false,
     }
 }
 
@@ -721,7 +758,8 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
     let of_plan: Vec<&ChangeRecord> =
         history.changes.iter().filter(|change| change.plan == plan && change.awaits_rollback()).collect();
     let Some(steps) = &request.steps else {
-        if of_plan.is_empty() && history.rollback.is_none() {
+        let has_claims = history.claims.keys().any(|(of, _)| of == plan);
+        if of_plan.is_empty() && !has_claims && history.rollback.is_none() {
             refuse_other_plan(history, plan)?;
         }
         return Ok(of_plan.iter().rev().map(|change| change.id).collect());
@@ -768,7 +806,8 @@ fn name_unknown_reliance(session: &Session, undone: &[ChangeId]) {
     };
     let later: Vec<&ChangeRecord> = session.history().changes.iter().filter(is_opaque).collect();
     for change in later.iter().take(MOST_NAMED) {
-        let (summary, whose) = (&change.intent.summary, whose(change, session.plan()));
+        let (summary, whose) =
+            (&change.intent.summary, whose(&change.plan, change.intent.step.as_deref(), session.plan()));
         session
             .reporter()
             .note(format!("cannot determine whether this relies on what is undone: {summary} ({whose})"));
@@ -778,17 +817,14 @@ fn name_unknown_reliance(session: &Session, undone: &[ChangeId]) {
     }
 }
 
-/// The step and, if it is another one, the plan of a change.
-fn whose(change: &ChangeRecord, plan: &str) -> String {
-    let step = match &change.intent.step {
-        Some(step) => format!("step {step}"),
-        None => "a script without steps".to_owned(),
-    };
-    if change.plan == plan { step } else { format!("{step} of the plan `{}`", change.plan) }
+/// The step and, if it is not `plan`, its plan.
+fn whose(of: &str, step: Option<&str>, plan: &str) -> String {
+    let step = step.map_or_else(|| "a script without steps".to_owned(), |step| format!("step {step}"));
+    if of == plan { step } else { format!("{step} of the plan `{of}`") }
 }
 
 fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Result<()> {
-    let needing = whose(later, plan);
+    let needing = whose(&later.plan, later.intent.step.as_deref(), plan);
     let alone = match &change.intent.step {
         Some(step) if later.intent.step.as_ref() != Some(step) => format!("step {step}"),
         _ => change.intent.target.to_string(),
@@ -811,8 +847,74 @@ fn needed_by<'a>(
     let is_left = |later: &&ChangeRecord| {
         later.id > change.id && later.is_live() && !(later.plan == change.plan && request.names(later))
     };
-    let later: Vec<&ChangeRecord> = session.history().changes.iter().filter(is_left).collect();
-    session.first_relying(&change.intent, &later)
+    let later = session.history().changes.iter().filter(is_left).map(Later::Change).collect();
+    Ok(session.first_relying(&change.intent, later)?.and_then(|later| match later {
+        Later::Change(change) => Some(change),
+        Later::Claim { .. } => None,
+    }))
+}
+
+/// To which step a change is left that is not undone, and why.
+struct LeftToAnother {
+    plan: String,
+    step: Option<String>,
+    why: String,
+}
+
+/// Those of the `candidates`, newest first, on which something relies that is not rolled back: a claim, a change of
+/// another plan, or another candidate that is left. A change that only has newer content is no such thing: what it
+/// replaced comes back once it is undone.
+fn left_to_others(
+    session: &Session,
+    request: &Request,
+    candidates: &[ChangeId],
+) -> Result<BTreeMap<ChangeId, LeftToAnother>> {
+    let (history, plan) = (session.history(), session.plan());
+    let mut left: BTreeMap<ChangeId, LeftToAnother> = BTreeMap::new();
+    for id in candidates {
+        let Some(known) = history.change(*id).filter(|known| known.intent.class != Class::Irreversible)
+        else {
+            continue;
+        };
+        if known.undoing_began() {
+            continue;
+        }
+        let newer: Vec<ChangeId> = session.newer_changes(known).map(|newer| newer.id).collect();
+        let stays = |later: &&ChangeRecord| {
+            let is_of_another = later.is_live() && later.plan != plan && !newer.contains(&later.id);
+            later.id > *id && (is_of_another || left.contains_key(&later.id))
+        };
+        let is_claim = |((of, step), claims): &(&(String, String), &Claims)| {
+            let owner = (of.as_str(), Some(step.as_str()));
+            let is_rolled_back = of == plan && request.names_step(step);
+            claims.at > *id && !is_rolled_back && owner != (&*known.plan, known.intent.step.as_deref())
+        };
+        let mut claiming: Vec<_> = history.claims.iter().filter(is_claim).collect();
+        claiming.sort_by_key(|(_, claims)| claims.at);
+        let claims = claiming.into_iter().flat_map(|((plan, step), claims)| {
+            claims.targets.iter().map(|target| Later::Claim { plan, step, target })
+        });
+        let changes = history.changes.iter().filter(stays).map(Later::Change);
+        let Some(relying) = session.first_relying(&known.intent, claims.chain(changes).collect())? else {
+            continue;
+        };
+        // What is left itself belongs to the step that it is left to.
+        let (of, step) = match relying {
+            Later::Change(change) => match left.get(&change.id) {
+                Some(left) => (left.plan.clone(), left.step.clone()),
+                None => (change.plan.clone(), change.intent.step.clone()),
+            },
+            Later::Claim { plan, step, .. } => (plan.to_owned(), Some(step.to_owned())),
+        };
+        let (target, whose) = (relying.target(), whose(&of, step.as_deref(), plan));
+        let why = if *target == known.intent.target && matches!(relying, Later::Claim { .. }) {
+            format!("asked for by {whose}, too: left to it")
+        } else {
+            format!("{target} of {whose} needs it: left to it")
+        };
+        left.insert(*id, LeftToAnother { plan: of, step, why });
+    }
+    Ok(left)
 }
 
 /// Nothing of this plan, but changes of others: not "nothing to undo".

@@ -26,6 +26,7 @@ use recorder::Recorder;
 
 pub use conflict::ConflictPolicy;
 pub use recorder::Opening;
+pub use undo::Later;
 
 /// Whether changes are made or only shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,7 +65,7 @@ pub struct Session {
     /// Those of this step that it has left.
     left_blocks: Vec<Block>,
     would: Vec<WouldChange>,
-    /// The targets that were asked for, in a dry run.
+    /// The targets that were asked for since this was taken last.
     asked: RefCell<BTreeSet<Target>>,
     changed: usize,
     not_undone: usize,
@@ -181,11 +182,18 @@ impl Session {
 
     /// Notes that a script asks for a target, whether or not it is as desired.
     pub fn asks_for(&self, target: impl FnOnce() -> Target) {
-        if self.mode == Mode::DryRun {
-            self.asked.borrow_mut().insert(target());
-        } else if let Some(block) = self.blocks.last() {
-            block.asks_for(target());
+        let target = target();
+        if self.mode == Mode::Act
+            && let Some(block) = self.blocks.last()
+        {
+            block.asks_for(target.clone());
         }
+        self.asked.borrow_mut().insert(target);
+    }
+
+    /// What this step of the plan asked for and found as desired, as its claims are recorded.
+    pub fn claims_of(&self, step: &str) -> Vec<Target> {
+        self.history.claimed_by(&self.plan, step, self.take_asked())
     }
 
     /// The targets that were asked for since this was asked last.

@@ -9,7 +9,33 @@ use super::{ConflictPolicy, Session};
 use crate::change::{Change, UndoTerms, Undone, UndoneEntry};
 use crate::failure;
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, Intent, Undoing};
-use crate::target::Target;
+use crate::target::{Footprint, Target};
+
+/// What may rely on an older change.
+#[derive(Clone, Copy, Debug)]
+pub enum Later<'a> {
+    /// A later change.
+    Change(&'a ChangeRecord),
+    /// What a step found as desired.
+    Claim {
+        /// The step's plan.
+        plan: &'a str,
+        /// Its id.
+        step: &'a str,
+        /// What it asks for.
+        target: &'a Target,
+    },
+}
+
+impl<'a> Later<'a> {
+    /// What it is about.
+    pub fn target(&self) -> &'a Target {
+        match self {
+            Self::Change(change) => &change.intent.target,
+            Self::Claim { target, .. } => target,
+        }
+    }
+}
 
 impl Session {
     /// Undoes one change. Recorded before and after; killed in between, it is done again.
@@ -146,7 +172,7 @@ impl Session {
     }
 
     /// The newer live changes to the same content: what is there now is theirs.
-    pub(super) fn newer_changes(&self, known: &ChangeRecord) -> impl Iterator<Item = &ChangeRecord> {
+    pub fn newer_changes(&self, known: &ChangeRecord) -> impl Iterator<Item = &ChangeRecord> {
         let (id, intent) = (known.id, known.intent.clone());
         self.history.changes.iter().rev().take_while(move |newer| newer.id > id).filter(move |newer| {
             newer.is_live()
@@ -156,26 +182,31 @@ impl Session {
         })
     }
 
-    /// The first of the `later` changes from which undoing `older` alone would take away what it depends on.
+    /// The first of these from which undoing `older` alone would take away what it relies on.
     ///
     /// # Errors
     /// When that cannot be determined.
     pub fn first_relying<'later>(
         &self,
         older: &Intent,
-        later: &[&'later ChangeRecord],
-    ) -> Result<Option<&'later ChangeRecord>> {
+        later: Vec<Later<'later>>,
+    ) -> Result<Option<Later<'later>>> {
         if later.is_empty() {
             return Ok(None);
         }
-        let targets: Vec<&Target> = later.iter().map(|change| &change.intent.target).collect();
+        let targets: Vec<&Target> = later.iter().map(Later::target).collect();
         let relying = Change::of_intent(older)?.kind().relied_on(&targets, &self.world)?;
-        let relies = |later: &&&ChangeRecord| {
-            later.intent.footprint().depends_on(&older.footprint())
-                || self.reaches(&later.intent, older)
-                || relying.contains(&&later.intent.target)
+        let relies = |later: &Later<'_>| {
+            let depends = match later {
+                Later::Change(change) => {
+                    change.intent.footprint().depends_on(&older.footprint())
+                        || self.reaches(&change.intent, older)
+                }
+                Later::Claim { target, .. } => Footprint::of(target).depends_on(&older.footprint()),
+            };
+            depends || relying.contains(&later.target())
         };
-        Ok(later.iter().find(relies).copied())
+        Ok(later.into_iter().find(relies))
     }
 
     /// Whether a change of many paths changed the one that another change is about.

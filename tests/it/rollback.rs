@@ -457,3 +457,126 @@ step::run("03", "Command", || cmd::run(["cp", "@/m/conf", "@/m/copy"], #{ create
     }
     place.run("rollback").ends(0).never_says("cannot determine");
 }
+
+/// A plan of this name whose only step asks for all of these.
+fn asking(asks: &str) -> String {
+    format!("step::run(\"01\", \"All\", || {{ {asks} }});")
+}
+
+#[test]
+fn rollback_leaves_what_another_plan_asks_for_until_the_last_one_is_rolled_back() {
+    let asks = r#"file::make_dir("@/m/d"); file::write("@/m/d/f", "1\n"); config::set("@/m/conf", "key", 1); file::link("@/m/d", "@/m/link");"#;
+    let own = r#"file::write("@/m/own", "1\n");"#;
+    let place = Place::new(&asking(&format!("{asks}{own}")))
+        .with("plan/zoo.rhai", &asking(asks))
+        .with("plan/ant.rhai", &asking(asks))
+        .with("m/conf", "#key=0\n");
+    let before = place.listing("m");
+    place.run("plan.rhai").ends(0);
+    let whole = place.listing("m");
+    for plan in ["zoo", "ant"] {
+        place.run(&format!("{plan}.rhai")).ends(0).says("0 changes");
+    }
+    let kept = "asked for by step 01 of the plan `zoo`, too: left to it";
+    place.run("rollback --plan plan --dry-run").ends(6).says("1 would be undone · 4 kept").says(kept);
+    assert_eq!(place.listing("m"), whole);
+    place.run("rollback --plan plan").ends(0).says("1 undone · 4 kept · 0 conflicts · 0 failed").says(kept);
+    assert!(!place.exists("m/own") && place.exists("m/d/f") && place.exists("m/link"));
+    assert_eq!(place.read("m/conf"), "#key=0\nkey=1\n");
+    // Nothing of it is this plan's any more.
+    place.run("rollback --plan plan").ends(1).says("other plans have changes");
+    place.run("zoo.rhai --verify").ends(0);
+
+    place.run("rollback --plan zoo").ends(0).says("0 undone · 4 kept").says("plan `ant`");
+    place.run("ant.rhai --verify").ends(0);
+    place.run("rollback --plan ant").ends(0).says("4 undone · 0 kept");
+    assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn rollback_of_a_step_leaves_what_another_step_asks_for_and_puts_the_step_on_hold() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { file::write("@/m/both", "1\n"); file::write("@/m/own", "1\n"); });
+step::run("02", "Second", || { file::write("@/m/both", "1\n"); });
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback 01").ends(0).says("1 undone · 1 kept").says("asked for by step 02, too");
+    assert!(place.exists("m/both") && !place.exists("m/own"));
+    place.run("plan.rhai").ends(0).says("01 First                  on hold");
+    place.run("plan.rhai --redo 01").ends(0);
+    place.run("rollback 02").ends(0).says("0 undone · 1 kept").says("asked for by step 01, too");
+    place.run("rollback").ends(0).says("2 undone");
+    assert!(!place.exists("m/both") && !place.exists("m/own"));
+}
+
+#[test]
+fn a_claim_ends_with_the_step_that_made_it_and_with_its_record() {
+    for end in ["rollback --plan zoo", "rollback 01 --plan zoo", "reset.rhai", "zoo.rhai --redo 01"] {
+        let place = Place::new(&asking(r#"file::write("@/m/f", "1\n");"#))
+            .with("plan/zoo.rhai", &asking(r#"file::write("@/m/f", "1\n");"#))
+            .with("plan/reset.rhai", "step::reset();")
+            .with("plan/settings.rhai", "#{}");
+        place.run("plan.rhai").ends(0);
+        place.run("zoo.rhai").ends(0);
+        match end {
+            "reset.rhai" => place.write("plan/settings.rhai", "#{ plan: \"zoo\" }"),
+            // It asks for something else by now.
+            "zoo.rhai --redo 01" => place.write("plan/zoo.rhai", &asking(r#"file::write("@/m/g", "1\n");"#)),
+            _ => {}
+        }
+        place.run(end).ends(0);
+        assert!(place.exists("m/f"));
+        place.run("rollback --plan plan").ends(0).says("1 undone · 0 kept");
+        assert!(!place.exists("m/f"), "{end}");
+    }
+}
+
+#[test]
+fn rollback_of_a_plan_leaves_what_a_later_change_of_another_plan_relies_on() {
+    let place = Place::new(&asking(r#"file::make_dir("@/m/d"); file::write("@/m/own", "1\n");"#))
+        .with("plan/zoo.rhai", &asking(r#"file::write("@/m/d/f", "1\n");"#));
+    let before = place.listing("m");
+    place.run("plan.rhai").ends(0);
+    place.run("zoo.rhai").ends(0);
+    place
+        .run("rollback --plan plan --purge all")
+        .ends(0)
+        .says("1 undone · 1 kept")
+        .says("file:@/m/d/f of step 01 of the plan `zoo` needs it: left to it");
+    assert!(place.exists("m/d/f") && !place.exists("m/own"));
+    place.run("rollback --plan zoo").ends(0).says("2 undone");
+    assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn rollback_that_left_changes_to_another_plan_and_is_killed_goes_on() {
+    let place = Place::new(&asking(r#"file::write("@/m/f", "1\n"); file::write("@/m/own", "1\n");"#))
+        .with("plan/zoo.rhai", &asking(r#"file::write("@/m/f", "1\n");"#));
+    place.run("plan.rhai").ends(0);
+    place.run("zoo.rhai").ends(0);
+    place.run("rollback --plan plan").ends(0).says("1 undone · 1 kept");
+    place.cut_journal_behind("left_to");
+    place.run("rollback --plan plan").ends(0).says("0 undone · 0 kept");
+    assert!(place.exists("m/f"));
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/f"));
+}
+
+#[test]
+fn a_run_that_changes_nothing_records_no_claims() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { file::write("@/m/a", "1\n"); file::write("@/m/a", "1\n"); });
+step::run("02", "Second", || { file::write("@/m/a", "1\n"); file::write("@/m/a", "1\n"); file::write("@/m/b", "1\n"); });
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let journal = place.read("state/journal");
+    let claims: Vec<&str> = journal.lines().filter(|line| line.contains("\"claims\"")).collect();
+    assert_eq!(claims.len(), 1, "{journal}");
+    assert!(claims[0].contains(r#""claims":[{"file":"@/m/a"}]"#), "{}", claims[0]);
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("state/journal"), journal);
+}
