@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::postgres::Login;
-use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, Unit, World, state_value};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
 use crate::machine::postgres::{Connection, Parameter, identifier, literal, sql_state};
@@ -252,6 +252,10 @@ impl Kind for DatabaseChange {
             DatabaseState::Present { owner, .. } => vec![self.inverse.login.role(owner)],
             DatabaseState::Absent => Vec::new(),
         })
+    }
+
+    fn undone_by(&self) -> Result<Option<Unit>> {
+        self.inverse.login.unit()
     }
 
     fn relied_on<'t>(&self, later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {

@@ -310,6 +310,11 @@ pub trait Kind {
         Ok(Vec::new())
     }
 
+    /// The unit that has to run while it is undone.
+    fn undone_by(&self) -> Result<Option<Unit>> {
+        Ok(None)
+    }
+
     /// Those of these targets of later changes that rely on it, as far as only the machine tells that.
     ///
     /// # Errors

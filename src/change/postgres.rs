@@ -1,15 +1,27 @@
 //! What the changes within a PostgreSQL server share: how they get to it.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::World;
-use super::reliance::{LoginInUrl, logins_of};
+use super::reliance::{self, LoginInUrl, logins_of};
+use super::{Lines, Unit, World};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::postgres::{Connection, Server};
 use crate::machine::secret_store::SecretStore;
 use crate::target::{DatabaseServer, Target};
+
+/// Where Debian has the configuration of the clusters, `VERSION/NAME`.
+const CLUSTERS: &str = "/etc/postgresql";
+
+/// The port in a line of a server's configuration, if it is that of the port.
+fn port_in(line: &[u8]) -> Option<u16> {
+    let line = std::str::from_utf8(line).ok()?.split('#').next()?;
+    let value = line.trim().strip_prefix("port")?.trim_start().trim_start_matches('=');
+    value.trim().trim_matches('\'').parse().ok()
+}
 
 /// A server and how to get in. The journal holds the name of the password alone.
 #[derive(Clone, Serialize, Deserialize)]
@@ -54,6 +66,28 @@ impl Login {
         Target::Statement { server, database, label: label.to_owned() }
     }
 
+    /// The unit of this machine's server with the usual socket, by the configuration of its cluster. Source:
+    /// postgresql-common, `postgresql@VERSION-CLUSTER.service`.
+    pub(super) fn unit(&self) -> Result<Option<Unit>> {
+        if self.address().is_some_and(|address| !address.host.is_empty()) {
+            return Ok(None);
+        }
+        for version in reliance::entries(Path::new(CLUSTERS))? {
+            for cluster in reliance::entries(&version)? {
+                let text = reliance::text_at(&cluster.join("postgresql.conf"))?;
+                let lines = Lines::of(&text);
+                let port = (0..lines.count()).rev().find_map(|number| port_in(lines.body(number)));
+                if port == Some(self.server.port)
+                    && let (Some(version), Some(name)) = (version.file_name(), cluster.file_name())
+                {
+                    let name = format!("postgresql@{}-{}.service", version.display(), name.display());
+                    return Ok(Some(Unit::new(&name, None)));
+                }
+            }
+        }
+        Ok(None)
+    }
+
     /// Those of the targets that are a text with a URL for this server of which `is_it` holds.
     pub(super) fn used_by<'t>(
         &self,
@@ -88,5 +122,20 @@ impl Login {
                 .kind(FailureKind::Secret)
         };
         stored.with_context(missing).map(Some)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::port_in;
+
+    #[test]
+    fn only_a_line_that_sets_the_port_has_one() {
+        for line in ["port = 5432\t\t\t# (change requires restart)", "port=5432", " port '5432'"] {
+            assert_eq!(port_in(line.as_bytes()), Some(5432), "{line}");
+        }
+        for line in ["#port = 5432", "ports = 5432", "port = ", "listen_addresses = 'port 5432'", ""] {
+            assert_eq!(port_in(line.as_bytes()), None, "{line}");
+        }
     }
 }

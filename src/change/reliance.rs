@@ -167,7 +167,7 @@ fn listed(list: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// What is in a directory; nothing where there is none.
-fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
+pub(super) fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
     let named = || format!("cannot read `{}`", directory.display());
     match std::fs::read_dir(directory) {
         Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
@@ -179,7 +179,7 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
 }
 
 /// The bytes of a file of a size that is searched; empty when there is none.
-fn text_at(path: &Path) -> Result<Vec<u8>> {
+pub(super) fn text_at(path: &Path) -> Result<Vec<u8>> {
     match std::fs::metadata(path) {
         Ok(metadata) if metadata.is_file() && metadata.len() <= MOST_READ => files::read_following(path),
         Ok(_) => Ok(Vec::new()),

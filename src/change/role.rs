@@ -9,7 +9,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::postgres::Login;
-use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, World, state_value};
+use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, Unit, World, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::Digest;
@@ -353,6 +353,10 @@ impl RoleChange {
 impl Kind for RoleChange {
     fn target(&self) -> Target {
         self.inverse.login.role(&self.inverse.role)
+    }
+
+    fn undone_by(&self) -> Result<Option<Unit>> {
+        self.inverse.login.unit()
     }
 
     fn relied_on<'t>(&self, later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {

@@ -10,7 +10,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::postgres::Login;
-use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, missing, state_value};
+use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, Unit, World, missing, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::Digest;
@@ -127,6 +127,10 @@ fn is_lost(error: &anyhow::Error) -> bool {
 impl Kind for StatementChange {
     fn target(&self) -> Target {
         self.inverse.login.statement(&self.inverse.label)
+    }
+
+    fn undone_by(&self) -> Result<Option<Unit>> {
+        self.inverse.login.unit()
     }
 
     fn summary(&self) -> String {

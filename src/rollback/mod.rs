@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::change::{Change, Loss, Undone};
+use crate::change::{Change, DesiredUnit, Loss, Payload, Undone, Unit, UnitChange};
 use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
 use crate::failure::{self, Failure, FailureKind};
@@ -251,6 +251,7 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
         let (reported, detail) = match preview_one(session, request, &known, recorded, &report, &mut row) {
             Ok(Undone::Back(how, states)) => {
                 let taken = Change::of_intent(&known.intent)?.kind().undo_takes(&session.world, recorded);
+                let taken = row.detail.take().or(taken);
                 assumed.extend(states);
                 (
                     UndoOutcome::Would,
@@ -288,6 +289,11 @@ fn preview_one(
     row: &mut Row,
 ) -> Result<Undone> {
     let change = Change::of_intent(&known.intent)?;
+    if let Some(unit) = stopped_unit_needed(session, &change) {
+        row.detail =
+            Some(format!("not examined: {} is stopped; the rollback starts it for this", unit.shown()));
+        return Ok(Undone::Back(journal::Undoing::Restored, BTreeMap::new()));
+    }
     if let Some(loss) = loss_of(session, known, &change, recorded)?.filter(|loss| !request.grants(loss.class))
     {
         row.class = loss.class.purge_word();
@@ -317,7 +323,8 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     let candidates = candidates(session, request)?;
     let report = Report::default();
     if candidates.is_empty() && unfinished.is_none() {
-        let mut undoing = Undoing { session, request, block: None, tried: BTreeSet::new(), report };
+        let mut undoing =
+            Undoing { session, request, block: None, tried: BTreeSet::new(), started: Vec::new(), report };
         undoing.run_complete_handlers(&[])?;
         let report = undoing.report;
         conclude(session, request, |_| true)?;
@@ -329,7 +336,8 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         force: request.force,
     })?;
     let left = left_to_others(session, request, &candidates)?;
-    let mut undoing = Undoing { session, request, block: None, tried: BTreeSet::new(), report };
+    let mut undoing =
+        Undoing { session, request, block: None, tried: BTreeSet::new(), started: Vec::new(), report };
     // One that was killed may have left what its last undone changes triggered.
     undoing.run_complete_handlers(&candidates)?;
     undoing.undo(&candidates, left)?;
@@ -485,7 +493,8 @@ pub fn undo_block(session: &mut Session, request: &Request, handler: &Handler) -
     let changes = session.changes_triggering(handler);
     let (block, report) = (Some((handler, changes.as_slice())), Report::default());
     let left = left_to_others(session, request, &changes)?;
-    let mut undoing = Undoing { session, request, block, tried: BTreeSet::new(), report };
+    let mut undoing =
+        Undoing { session, request, block, tried: BTreeSet::new(), started: Vec::new(), report };
     undoing.undo(&changes, left)?;
     Ok(undoing.report)
 }
@@ -498,6 +507,8 @@ struct Undoing<'a> {
     block: Option<(&'a Handler, &'a [ChangeId])>,
     /// The numbers of the pending handlers that were tried.
     tried: BTreeSet<usize>,
+    /// The changes that started what an undo needed to run.
+    started: Vec<ChangeId>,
     report: Report,
 }
 
@@ -521,7 +532,37 @@ impl Undoing<'_> {
             self.run_complete_handlers(&changes[at + 1..])?;
         }
         self.retry()?;
+        for id in std::mem::take(&mut self.started).into_iter().rev() {
+            if let ChangeState::UndoFailed(error) = self.session.undo(id, false)? {
+                self.session.reporter().note(error);
+            }
+        }
         self.leave(&irreversible)
+    }
+
+    /// Starts what has to run while this change is undone. That is a change of its own, of the same step: a rollback
+    /// that follows a killed one undoes it.
+    fn start_what_is_needed(&mut self, id: ChangeId) -> Result<()> {
+        let Some(known) = self.session.history().change(id).cloned() else { return Ok(()) };
+        let Ok(change) = Change::of_intent(&known.intent) else { return Ok(()) };
+        let Some(unit) = stopped_unit_needed(self.session, &change) else { return Ok(()) };
+        let start = UnitChange::towards(&self.session.world, unit, DesiredUnit::Started)?;
+        let Some(start) = start.map(Change::Unit) else { return Ok(()) };
+        if self.block.is_none() {
+            self.session.enter_step(known.intent.step.as_deref());
+        }
+        // Why it does not run is said here; that the undo fails without it is said with the undo.
+        if let Err(error) = self.session.perform(&start, Payload::Nothing) {
+            self.session.check_interruption()?;
+            self.session.reporter().note(format!("{error:#}"));
+        }
+        let newest = self.session.history().changes.last().filter(|newest| newest.is_live());
+        self.started.extend(
+            newest
+                .filter(|newest| newest.id > id && newest.intent.target == start.kind().target())
+                .map(|newest| newest.id),
+        );
+        Ok(())
     }
 
     /// Says of changes that they cannot be undone, unless nothing is left of them by now.
@@ -556,6 +597,7 @@ impl Undoing<'_> {
     }
 
     fn one(&mut self, id: ChangeId, reported: &BTreeMap<ChangeId, Option<String>>) -> Result<()> {
+        self.start_what_is_needed(id)?;
         undo_one(self.session, self.request, id, reported, &mut self.report)
     }
 
@@ -752,7 +794,16 @@ fn emit(session: &Session, outcome: UndoOutcome, row: &Row) {
     });
 }
 
-/// The live changes that a rollback is about, newest first.
+/// The unit that has to run while a change is undone, if it is known and stopped.
+fn stopped_unit_needed(session: &Session, change: &Change) -> Option<Unit> {
+    let unit = change.kind().undone_by().ok().flatten()?;
+    // Where no service manager runs, the undo itself says what it lacks.
+    let facts = unit.facts(&session.world).ok().flatten()?;
+    (!facts.is_running()).then_some(unit)
+}
+
+/// The live changes that a rollback is about, newest first; only a start that follows a start of the same unit comes
+/// right before that one: the unit ran while the changes between were made, and something else stopped it.
 fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
     let (history, plan) = (session.history(), session.plan());
     let of_plan: Vec<&ChangeRecord> =
@@ -762,7 +813,9 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
         if of_plan.is_empty() && !has_claims && history.rollback.is_none() {
             refuse_other_plan(history, plan)?;
         }
-        return Ok(of_plan.iter().rev().map(|change| change.id).collect());
+        let ids = in_undo_order(of_plan);
+        name_unknown_reliance(session, &ids);
+        return Ok(ids);
     };
     for asked in steps {
         let word = &asked.text;
@@ -780,15 +833,28 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
             );
         }
     }
-    let mut ids = Vec::new();
-    for change in of_plan.iter().rev().filter(|change| request.names(change)) {
+    let asked: Vec<&ChangeRecord> = of_plan.into_iter().filter(|change| request.names(change)).collect();
+    for change in asked.iter().rev() {
         if let Some(later) = needed_by(session, change, request)? {
             refuse_alone(change, later, plan)?;
         }
-        ids.push(change.id);
     }
+    let ids = in_undo_order(asked);
     name_unknown_reliance(session, &ids);
     Ok(ids)
+}
+
+fn in_undo_order(mut changes: Vec<&ChangeRecord>) -> Vec<ChangeId> {
+    let starts = |change: &ChangeRecord| change.intent.after.get("running") == Some(&Value::Bool(true));
+    for at in 1..changes.len() {
+        let later = changes[at];
+        let mut before = changes[..at].iter();
+        let older = before.rposition(|change| change.intent.target == later.intent.target);
+        if let Some(older) = older.filter(|older| starts(later) && starts(changes[*older])) {
+            changes[older + 1..=at].rotate_right(1);
+        }
+    }
+    changes.iter().rev().map(|change| change.id).collect()
 }
 
 /// How many later commands are named that may rely on what is undone.
