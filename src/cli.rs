@@ -164,7 +164,11 @@ pub enum Command {
         drop: Vec<usize>,
     },
     /// Examine the journal and explain how to repair it
-    Doctor,
+    Doctor {
+        /// Continue with a journal that is older than the state directory or of another machine
+        #[arg(long)]
+        accept_journal: bool,
+    },
     /// Show the manual of the primitives
     Api {
         /// A namespace or primitive

@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use crate::cli::{OnConflict, Options};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
+use crate::journal;
 use crate::machine::account::Account;
 use crate::machine::signal::Signals;
 use crate::machine::{clock, random, root, terminal};
@@ -31,7 +32,9 @@ pub fn state_directory(options: &Options) -> Result<PathBuf> {
     if root::is_root() {
         return Ok(PathBuf::from(STATE));
     }
-    if PathBuf::from(STATE).exists() {
+    // A directory that cannot be searched has a journal: see `journal::make_state_directory`.
+    let found = Path::new(STATE).join(journal::FILE).symlink_metadata();
+    if !found.is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         bail!(
             Failure::new(format!("cannot read the journal `{STATE}`: it belongs to root"))
                 .exit(ExitCode::REFUSED)

@@ -164,6 +164,14 @@ impl Kind for AccessChange {
         Target::Access(self.path().into())
     }
 
+    fn backups(&self, _world: &World) -> Vec<Digest> {
+        let of = |state: &AccessState| match state {
+            AccessState::Here(_) => None,
+            AccessState::Kept { list, .. } => Some(*list),
+        };
+        [&self.before, &self.after].into_iter().filter_map(of).collect()
+    }
+
     fn needs(&self) -> Result<Vec<Target>> {
         let Some((before, after)) = &self.lists else { return Ok(Vec::new()) };
         let is_given = |(name, access): &(&PathText, &Access)| before.get(*name) != Some(*access);

@@ -371,6 +371,10 @@ impl Kind for FileChange {
         predicted.set_path(self.path(), &self.before, &self.after, self.shown.clone());
     }
 
+    fn backups(&self, _world: &World) -> Vec<Digest> {
+        self.before.sha256().filter(|_| !self.keeps_content()).into_iter().collect()
+    }
+
     fn prepare(&self, world: &World) -> Result<()> {
         if self.before.sha256().is_some() && !self.keeps_content() {
             let saved = world.backups()?.save_file(self.path())?;

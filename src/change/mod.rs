@@ -66,7 +66,7 @@ use crate::event::{Event, Reporter};
 use crate::journal::{ChangeId, Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
-use crate::machine::files::{self, Manifest, OpenFile};
+use crate::machine::files::{self, Digest, Manifest, OpenFile};
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
 use crate::target::{States, Target};
 
@@ -308,6 +308,11 @@ pub trait Kind {
     /// When the accounts cannot be looked up: what is needed and not known would be undone first.
     fn needs(&self) -> Result<Vec<Target>> {
         Ok(Vec::new())
+    }
+
+    /// The backups that undoing it restores from, as far as it cannot do without them.
+    fn backups(&self, _world: &World) -> Vec<Digest> {
+        Vec::new()
     }
 
     /// The unit that has to run while it is undone.

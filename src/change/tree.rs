@@ -459,6 +459,19 @@ impl Kind for TreeChange {
         self.manifests(world).map_or_else(|_| Vec::new(), |manifests| self.made(&manifests))
     }
 
+    fn backups(&self, world: &World) -> Vec<Digest> {
+        let mut needed = vec![self.inverse.before, self.after.manifest];
+        // A manifest that is missing is among them.
+        if let Ok(Manifests { before, after }) = self.manifests(world) {
+            let is_replaced = |name: &PathText, state: &FileState| {
+                after.get(name.as_path()).is_none_or(|after| after.sha256() != state.sha256())
+            };
+            let replaced = before.entries().filter(|(name, state)| is_replaced(name, state));
+            needed.extend(replaced.filter_map(|(_, state)| state.sha256()));
+        }
+        needed
+    }
+
     fn needs(&self) -> Result<Vec<Target>> {
         let desired = self.manifests.iter().flat_map(|manifests| manifests.after.entries());
         accounts_of(desired.filter_map(|(_, state)| state.ownership()))

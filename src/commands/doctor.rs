@@ -1,4 +1,7 @@
-//! `kkrun doctor`: explains the state of the journal, and what to do when it is damaged. Changes nothing.
+//! `kkrun doctor`: explains the state of the journal, and what to do when it is damaged. Changes nothing, but for
+//! `--accept-journal`, which records that a journal in doubt is this machine's.
+
+use std::path::Path;
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -9,19 +12,27 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{self, ChangeRecord, ChangeState};
+use crate::journal::{self, ChangeRecord, ChangeState, Entry, Journal, Writer};
+use crate::machine::clock;
+use crate::machine::lock::{self, Attempt, Lock};
 use crate::machine::tree_size::TreeSize;
-use crate::machine::{clock, lock};
 use crate::time;
 use crate::ui::line_to_stdout;
 
-pub(super) fn execute(options: &Options) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
     let state = config::state_directory(options)?;
     let path = state.join(journal::FILE);
-    let loaded = match journal::load(&state) {
+    if accept {
+        accept_journal(options, &state)?;
+    }
+    let loaded = match journal::read(&state) {
         Ok(loaded) => loaded,
         Err(error) => return explain(error, &state),
     };
+    if let Some(doubt) = &loaded.doubt {
+        explain_doubt(doubt, &state);
+        return Ok(ExitCode::JOURNAL);
+    }
     if !loaded.exists {
         line_to_stdout(&format!("no journal at `{}`: kkrun has changed nothing here", path.display()));
         return Ok(ExitCode::DONE);
@@ -64,6 +75,39 @@ pub(super) fn execute(options: &Options) -> Result<ExitCode> {
         line_to_stdout(&format!("pending: {}", pending.sentence()));
     }
     Ok(ExitCode::DONE)
+}
+
+/// Records that the journal goes on, if it is in doubt.
+fn accept_journal(options: &Options, state: &Path) -> Result<()> {
+    journal::check_state_directory(state)?;
+    if journal::read(state)?.doubt.is_none() {
+        return Ok(());
+    }
+    let _lock = match Lock::acquire(&state.join("lock"))? {
+        Attempt::Acquired(lock) => lock,
+        Attempt::Held(holder) => return Err(holder.failure().into()),
+    };
+    let launch = config::launch(options, "kkrun doctor")?;
+    let writer = Writer { run: launch.run.clone(), boot: clock::boot_id()?, plan: String::new() };
+    let mut journal = Journal::take_over(state, &journal::read(state)?, writer)?;
+    journal.append(Entry::JournalAccepted { machine: clock::machine_id()?.unwrap_or_default() })?;
+    Ok(())
+}
+
+fn explain_doubt(doubt: &str, state: &Path) {
+    line_to_stdout(doubt);
+    line_to_stdout("kkrun changes nothing until this is resolved:");
+    line_to_stdout(&format!(
+        "  1. restore the journal that belongs to `{}` on this machine",
+        state.display()
+    ));
+    line_to_stdout(&format!(
+        "  2. to start without it, rename `{}`; its backups/ holds the earlier contents, named by their SHA-256",
+        state.display()
+    ));
+    line_to_stdout(
+        "  3. to continue with this journal, run `kkrun doctor --accept-journal`. What it does not have is not undone by any rollback; `--verify` finds steps that do not hold here",
+    );
 }
 
 fn explain(error: anyhow::Error, state: &std::path::Path) -> Result<ExitCode> {

@@ -33,7 +33,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Log { step } => log::execute(options, step.as_deref()),
         Command::History => history::execute(options),
         Command::Pending { drop } => pending::execute(options, &drop),
-        Command::Doctor => doctor::execute(options),
+        Command::Doctor { accept_journal } => doctor::execute(options, accept_journal),
         Command::Export { directory } => export::execute(&directory),
         Command::Completions { shell } => Ok(completions::execute(shell)),
         Command::Rehearse(wanted) => rehearse::execute(options, wanted),

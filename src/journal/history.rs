@@ -231,6 +231,8 @@ pub struct History {
     pub last_run: Option<(String, Timestamp)>,
     /// A rollback that has begun and not ended.
     pub rollback: Option<UnfinishedRollback>,
+    /// The identity of the machine that the journal is of; empty if it had none.
+    pub machine: String,
     reboots: Vec<Reboot>,
     /// The newest boot of which there are records, and the first of them.
     newest_boot: Option<(String, u64)>,
@@ -375,6 +377,7 @@ impl History {
         }
         let time = header.time;
         match entry {
+            Entry::Format { machine, .. } | Entry::JournalAccepted { machine } => self.machine = machine,
             Entry::RunStarted { .. } => {
                 *self.runs.entry(header.plan).or_default() += 1;
                 self.last_run = Some((header.run, time));
@@ -510,8 +513,7 @@ impl History {
                     self.bare_plans.insert(header.plan, bare);
                 }
             }
-            Entry::Format { .. }
-            | Entry::UndoIntent { .. }
+            Entry::UndoIntent { .. }
             | Entry::Conflict { .. }
             | Entry::Kept { .. }
             | Entry::UndoFailed { .. }

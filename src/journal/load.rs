@@ -7,7 +7,8 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::record::{Entry, FormatVersion, Header, Record};
-use super::{FILE, History, damaged};
+use super::{FILE, History, MARK, damaged};
+use crate::machine::clock;
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -26,6 +27,8 @@ pub struct Loaded {
     pub torn: Option<Torn>,
     /// The last record is the end of a run or rollback.
     pub is_closed: bool,
+    /// Why it may not be the journal of this machine's present state.
+    pub doubt: Option<String>,
 }
 
 impl Loaded {
@@ -85,13 +88,27 @@ enum Line {
     Bad(String),
 }
 
-/// Reads the journal of a state directory. A directory without one is an empty history, unless backups
-/// stand there: then the journal was lost.
+/// Reads the journal of a state directory, and refuses one in doubt. A directory without one is an empty history,
+/// unless something in it says that there was one: then the journal was lost.
 ///
 /// # Errors
-/// With [`ExitCode::JOURNAL`](crate::exit_code::ExitCode::JOURNAL) when the journal is damaged, missing or
-/// newer than this kkrun.
+/// With [`ExitCode::JOURNAL`](crate::exit_code::ExitCode::JOURNAL) when the journal is damaged, missing, newer than
+/// this kkrun, older than the state directory, or of another machine.
 pub fn load(directory: &Path) -> Result<Loaded> {
+    let loaded = read(directory)?;
+    match loaded.doubt {
+        Some(doubt) => Err(damaged(doubt)),
+        None => Ok(loaded),
+    }
+}
+
+/// The same, with a doubt as part of what is found.
+///
+/// # Errors
+/// As [`load`], but for a journal that is older than the state directory or of another machine.
+pub fn read(directory: &Path) -> Result<Loaded> {
+    // A run may append meanwhile: the journal is at least as new as a mark that was read before it.
+    let mark = Mark::read(directory)?;
     let path = directory.join(FILE);
     let bytes = match std::fs::read(&path) {
         Ok(bytes) => bytes,
@@ -102,13 +119,19 @@ pub fn load(directory: &Path) -> Result<Loaded> {
                     path.display()
                 )));
             }
+            if let Some(Mark { seq, .. }) = mark {
+                return Err(damaged(format!(
+                    "the journal `{}` is missing: it had {seq} records",
+                    path.display()
+                )));
+            }
             return Ok(Loaded { last_checksum: first_checksum(), ..Loaded::default() });
         }
         Err(error) => {
             return Err(error).with_context(|| format!("cannot read the journal `{}`", path.display()));
         }
     };
-    let loaded = parse(&bytes).map_err(|fault| {
+    let mut loaded = parse(&bytes).map_err(|fault| {
         let what = if fault.is_damage { "is damaged" } else { "cannot be read by this kkrun" };
         damaged(format!("the journal `{}` {what}: {}", path.display(), fault.why))
     })?;
@@ -118,7 +141,61 @@ pub fn load(directory: &Path) -> Result<Loaded> {
             path.display()
         )));
     }
+    let shown = path.display();
+    let written_on = loaded.history.machine.as_str();
+    let here = clock::machine_id()?.filter(|here| !written_on.is_empty() && here != written_on);
+    loaded.doubt = match (here, mark) {
+        (Some(here), _) => Some(format!(
+            "the journal `{shown}` was written on another machine: its `/etc/machine-id` is {written_on}, and this one's {here}"
+        )),
+        (None, Some(mark)) if mark.seq > loaded.records => Some(format!(
+            "the journal `{shown}` is older than the state directory: it has {} records, and kkrun wrote {}",
+            loaded.records, mark.seq
+        )),
+        (None, Some(mark)) if !mark.is_in(&bytes) => Some(format!(
+            "the journal `{shown}` is not the one that kkrun wrote last: its record {} is another one",
+            mark.seq
+        )),
+        _ => None,
+    };
     Ok(loaded)
+}
+
+/// What the newest record was, in a file of its own beside the journal: a journal without it is an older one that was
+/// put back. It is written after each record is synced, and not synced itself: it may be behind, never ahead.
+#[derive(Clone, Debug)]
+pub(super) struct Mark {
+    pub seq: u64,
+    pub checksum: String,
+}
+
+impl Mark {
+    /// As many bytes for each, so that one write replaces it.
+    pub(super) fn line(&self) -> String {
+        format!("{:>20} {}\n", self.seq, self.checksum)
+    }
+
+    /// The mark of a state directory; what a loss of power left of it is none.
+    fn read(directory: &Path) -> Result<Option<Self>> {
+        let path = directory.join(MARK);
+        let text = match std::fs::read(&path) {
+            Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+        };
+        let parts = text.trim().split_once(' ').filter(|_| text.ends_with('\n'));
+        Ok(parts.and_then(|(seq, checksum)| {
+            let (seq, checksum) = (seq.parse().ok()?, checksum.to_owned());
+            (seq > 0).then_some(Self { seq, checksum })
+        }))
+    }
+
+    /// Whether these records have it at its place.
+    fn is_in(&self, journal: &[u8]) -> bool {
+        let Ok(before) = usize::try_from(self.seq - 1) else { return false };
+        let line = journal.split(|byte| *byte == b'\n').nth(before);
+        line.is_some_and(|line| line.starts_with(self.checksum.as_bytes()))
+    }
 }
 
 fn first_checksum() -> String {

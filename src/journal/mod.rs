@@ -9,8 +9,8 @@ mod load;
 mod record;
 mod state;
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt as _, OpenOptionsExt};
+use std::fs::{File, OpenOptions, Permissions};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt as _, OpenOptionsExt, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +19,8 @@ pub use history::{
     ChangeRecord, Claims, History, PendingHandler, Reboot, Recorded, StepRecord, StepState,
     UnfinishedRollback,
 };
-pub use load::{Loaded, Torn, load};
+use load::Mark;
+pub use load::{Loaded, Torn, load, read};
 pub use record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Settling,
     Undoing,
@@ -32,6 +33,9 @@ use crate::machine::{clock, trusted};
 
 /// The journal's file within the state directory.
 pub const FILE: &str = "journal";
+
+/// The file beside it that says what its newest record is.
+const MARK: &str = "journal.end";
 
 /// Who writes: goes into every record's header.
 #[derive(Clone, Debug)]
@@ -51,6 +55,7 @@ pub struct Writer {
 pub struct Journal {
     directory: PathBuf,
     file: Option<File>,
+    mark: Option<File>,
     end: u64,
     next: u64,
     prev: String,
@@ -82,6 +87,7 @@ impl Journal {
         Ok(Self {
             directory: directory.to_owned(),
             file,
+            mark: None,
             end: loaded.length,
             next: loaded.records + 1,
             prev: loaded.last_checksum.clone(),
@@ -165,6 +171,9 @@ impl Journal {
 
     fn create(&mut self) -> Result<()> {
         make_state_directory(&self.directory)?;
+        // From now on, what is in it is its owner's business.
+        std::fs::set_permissions(&self.directory, Permissions::from_mode(0o700))
+            .with_context(|| format!("cannot set the mode of `{}`", self.directory.display()))?;
         let path = self.directory.join(FILE);
         let file = OpenOptions::new()
             .read(true)
@@ -210,12 +219,31 @@ impl Journal {
         )
     }
 
+    /// Says beside the journal what its newest record is. Without that nothing is lost but a later doubt.
+    fn mark(&mut self) {
+        let mark = Mark { seq: self.next - 1, checksum: self.prev.clone() };
+        let opened = || {
+            let mut options = OpenOptions::new();
+            options.write(true).create(true).truncate(false).mode(0o600);
+            options.open(self.directory.join(MARK))
+        };
+        let file = match self.mark.take() {
+            Some(file) => Ok(file),
+            None => opened(),
+        };
+        match file.and_then(|file| file.write_all_at(mark.line().as_bytes(), 0).map(|()| file)) {
+            Ok(file) => self.mark = Some(file),
+            Err(error) => tracing::warn!("cannot write `{}`: {error}", self.directory.join(MARK).display()),
+        }
+    }
+
     /// Writes these at once and syncs: what a crash leaves of them are the first ones, whole.
     fn write(&mut self, entries: Vec<Entry>) -> Result<Vec<Record>> {
         let (lines, records, prev) = self.lines(entries)?;
         self.put(&lines, File::sync_data)?;
         self.took(&lines, &records, prev);
         self.unsynced = 0;
+        self.mark();
         Ok(records)
     }
 
@@ -282,11 +310,12 @@ pub fn check_state_directory(directory: &Path) -> Result<()> {
     trusted::check_state(directory, &[FILE, "lock", "backups", "secrets", "logs"])
 }
 
-/// Makes the state directory, readable by its owner alone.
+/// Makes the state directory, readable by its owner alone. Until there is a journal, other users may see that there is
+/// none: they are not to be refused for a directory that holds a lock alone.
 pub fn make_state_directory(directory: &Path) -> Result<()> {
     std::fs::DirBuilder::new()
         .recursive(true)
-        .mode(0o700)
+        .mode(0o711)
         .create(directory)
         .with_context(|| format!("cannot create the state directory `{}`", directory.display()))
 }

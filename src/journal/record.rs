@@ -227,6 +227,11 @@ pub enum Entry {
         /// The machine's identity.
         machine: String,
     },
+    /// The operator accepted a journal that was in doubt: it is of this machine, and goes on from here.
+    JournalAccepted {
+        /// The machine's identity.
+        machine: String,
+    },
     /// A run has something to record.
     RunStarted {
         /// The script as it was called.

@@ -54,7 +54,10 @@ pub fn boot_id() -> Result<String> {
 pub fn machine_id() -> Result<Option<String>> {
     match std::fs::symlink_metadata(MACHINE_ID) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        _ => read_word(Path::new(MACHINE_ID)).map(|word| Some(word).filter(|word| !word.is_empty())),
+        _ => read_word(Path::new(MACHINE_ID)).map(|word| {
+            // systemd writes `uninitialized` until the first boot is complete.
+            Some(word).filter(|word| !word.is_empty() && word != "uninitialized")
+        }),
     }
 }
 

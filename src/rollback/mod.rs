@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::change::{Change, DesiredUnit, Loss, Payload, Undone, Unit, UnitChange};
+use crate::change::{Change, DesiredUnit, Loss, Payload, Position, Undone, Unit, UnitChange};
 use crate::event::{Answer, Event, Question, UndoOutcome};
 use crate::exit_code::ExitCode;
 use crate::failure::{self, Failure, FailureKind};
@@ -299,6 +299,9 @@ fn preview_one(
         row.class = loss.class.purge_word();
         return Ok(Undone::Kept(format!("kept unless agreed to: {}", loss.what)));
     }
+    if let Some(missing) = missing_backup(session, &change) {
+        return Err(missing);
+    }
     let ids = |rows: &[Row]| -> Vec<ChangeId> { rows.iter().map(|row| row.change).collect() };
     let undone = session.preview_undo(known.id, request.force, &ids(&report.undone), &ids(&report.kept))?;
     if matches!(undone, Undone::Back(..)) {
@@ -330,6 +333,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         conclude(session, request, |_| true)?;
         return Ok(report);
     }
+    name_missing_backups(session, &candidates);
     session.record(Entry::RollbackStarted {
         steps: request.steps.as_ref().map(|asked| asked.iter().map(|asked| asked.text.clone()).collect()),
         purge: request.purge.clone(),
@@ -360,6 +364,29 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         failed: report.failed.len(),
     })?;
     Ok(report)
+}
+
+/// Why a change cannot be undone now: something that it is restored from is gone, and it is not as before anyway.
+fn missing_backup(session: &Session, change: &Change) -> Option<anyhow::Error> {
+    let world = &session.world;
+    let missing = change
+        .kind()
+        .backups(world)
+        .into_iter()
+        .find_map(|digest| world.backups().and_then(|backups| backups.file(digest)).err())?;
+    let is_as_before = matches!(change.kind().position(world), Ok(Position::Before));
+    (!is_as_before).then_some(missing)
+}
+
+/// Says which changes cannot be undone before any is: the rest is undone, and the exit status says that not all is.
+fn name_missing_backups(session: &Session, candidates: &[ChangeId]) {
+    for known in candidates.iter().filter_map(|id| session.history().change(*id)) {
+        let missing =
+            Change::of_intent(&known.intent).ok().and_then(|change| missing_backup(session, &change));
+        if let Some(missing) = missing {
+            session.reporter().note(format!("cannot restore {}: {missing:#}", known.intent.target));
+        }
+    }
 }
 
 /// Another rollback was interrupted: this one may go on with it, but not pass it over.

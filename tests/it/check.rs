@@ -116,6 +116,25 @@ fn command_as_another_user_is_refused_without_root() {
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
+fn directory_without_a_journal_locks_no_user_out() {
+    // What a run of root's leaves that was killed before it changed anything.
+    let prepare = "echo 'step::run(\"01\", \"First\", || ());' > /mnt/empty.rhai\n\
+                   strace -qq -o /dev/null -e inject=flock:signal=KILL /mnt/kkrun /mnt/empty.rhai > /dev/null 2>&1 || true\n\
+                   test -e /var/lib/kkrun/lock && ! test -e /var/lib/kkrun/journal\n\
+                   install -d -o 65534 state; echo 'print(1);' > plan.rhai";
+    let (status, said) = as_nobody(prepare, &["history"]);
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("no changes are recorded"), "{said}");
+    let with_journal = format!(
+        "{prepare}\n/mnt/kkrun /mnt/empty.rhai; test -e /var/lib/kkrun/journal\n\
+                                stat -c %a /var/lib/kkrun | grep -qx 700"
+    );
+    let (status, said) = as_nobody(&with_journal, &["history"]);
+    assert_eq!(status, Some(77), "{said}");
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
 fn users_are_refused_beside_the_journal_of_root() {
     for words in [["history"], ["doctor"], ["rollback"], ["log"]] {
         let (status, said) = as_nobody("mkdir -m 0700 /var/lib/kkrun", &words);

@@ -104,17 +104,17 @@ run plan.rhai
 seen > after
 cp state/journal acted
 for line in $(grep -n '"entry":{"intent":' acted | cut -d: -f1); do
-    head -n "$line" acted > state/journal
+    head -n "$line" acted > state/journal; rm state/journal.end
     run plan.rhai
     same after "acted again behind record $line"
 done
-cp acted state/journal
+cp acted state/journal; rm state/journal.end
 run rollback --purge all
 same before "undone"
 cp state/journal undone
 count=0
 for line in $(grep -n '"entry":{"undo_intent":' undone | cut -d: -f1); do
-    head -n "$line" undone > state/journal
+    head -n "$line" undone > state/journal; rm state/journal.end
     run rollback --purge all
     same before "undone again behind record $line"
     count=$((count + 1))

@@ -33,6 +33,14 @@ fn sealed(json: &str) -> Vec<u8> {
     format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).into_bytes()
 }
 
+/// Gives the state directory this journal, as a kkrun leaves it whose last record that is.
+fn put_journal(place: &Place, bytes: impl AsRef<[u8]>) {
+    fs::write(place.path("state/journal"), bytes).unwrap();
+    if place.exists("state/journal.end") {
+        place.remove("state/journal.end");
+    }
+}
+
 /// Checks that every command refuses the journal and changes nothing.
 #[track_caller]
 fn is_refused(place: &Place, why: &str) {
@@ -59,10 +67,10 @@ fn lost_or_empty_journal_beside_backups_is_damage() {
     place.remove("state/journal");
     is_refused(&place, "is missing, but backups");
     for length in [0, 5] {
-        fs::write(place.path("state/journal"), &whole[..length]).unwrap();
+        put_journal(&place, &whole[..length]);
         is_refused(&place, "is empty, but backups");
     }
-    fs::write(place.path("state/journal"), &whole).unwrap();
+    put_journal(&place, &whole);
     place.run("rollback").ends(0).says("3 undone");
     assert_eq!(place.listing("m"), before);
 }
@@ -85,7 +93,7 @@ fn missing_repeated_swapped_or_flipped_records_are_damage() {
     // A power cut leaves zeros; with whole records behind them it was none.
     abuses.push([&records[..3].concat()[..], &[0; 512], &records[3..].concat()].concat());
     for abused in abuses {
-        fs::write(place.path("state/journal"), abused).unwrap();
+        put_journal(&place, abused);
         is_refused(&place, "is damaged");
     }
 }
@@ -97,10 +105,10 @@ fn newer_format_and_unknown_kind_are_left_to_the_newer_kkrun() {
     let records = lines(&whole);
     let json = |record: &[u8]| String::from_utf8(record[9..record.len() - 1].to_vec()).unwrap();
     let newer = json(&records[0]).replace("\"major\":2", "\"major\":3");
-    fs::write(place.path("state/journal"), [sealed(&newer), records[1..].concat()].concat()).unwrap();
+    put_journal(&place, [sealed(&newer), records[1..].concat()].concat());
     is_refused(&place, "format 3.");
     let older = r#"{"seq":1,"prev":"00000000","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p","kind":"format","version":{"major":1,"minor":0},"kkrun":"0.1.0","machine":"m"}"#;
-    fs::write(place.path("state/journal"), sealed(older)).unwrap();
+    put_journal(&place, sealed(older));
     is_refused(&place, "kkrun 0.1.0 wrote it in format 1.0");
 
     let last = records.last().unwrap();
@@ -112,10 +120,10 @@ fn newer_format_and_unknown_kind_are_left_to_the_newer_kkrun() {
             at + 1
         ))
     };
-    fs::write(place.path("state/journal"), [&whole[..], &next(r#"},"entry":"telemetry""#)].concat()).unwrap();
+    put_journal(&place, [&whole[..], &next(r#"},"entry":"telemetry""#)].concat());
     is_refused(&place, "telemetry");
     let skippable = next(r#","skippable":true},"entry":"telemetry""#);
-    fs::write(place.path("state/journal"), [&whole[..], &skippable].concat()).unwrap();
+    put_journal(&place, [&whole[..], &skippable].concat());
     place.run("rollback").ends(0).says("3 undone");
     assert_eq!(place.listing("m"), before);
 }
@@ -166,13 +174,13 @@ fn record_that_contradicts_an_earlier_one_is_damage() {
         (vec![state], 0, "records a state of file:/nowhere, which was never changed".to_owned()),
     ] {
         let entries: Vec<&str> = entries.iter().map(String::as_str).collect();
-        fs::write(place.path("state/journal"), continued(&whole, &entries)).unwrap();
+        put_journal(&place, continued(&whole, &entries));
         is_refused(&place, &format!("is damaged: record {} {why}", next + at));
     }
     let undone: Vec<&str> = undone.iter().map(String::as_str).collect();
-    fs::write(place.path("state/journal"), continued(&whole, &undone)).unwrap();
+    put_journal(&place, continued(&whole, &undone));
     place.run("doctor").ends(0);
-    fs::write(place.path("state/journal"), &whole).unwrap();
+    put_journal(&place, &whole);
     place.run("rollback").ends(0).says("3 undone");
     assert_eq!(place.listing("m"), before);
 }
@@ -184,14 +192,14 @@ fn torn_end_is_saved_by_the_next_run_and_kept_by_commands_that_only_read() {
     let length_of_last = lines(&whole).last().unwrap().len();
     for cut in (1..length_of_last).step_by(23) {
         let torn = &whole[..whole.len() - cut];
-        fs::write(place.path("state/journal"), torn).unwrap();
+        put_journal(&place, torn);
         place.run("history").ends(0);
         place.run("plan.rhai --dry-run").ends(0);
         assert!(place.run("doctor").ends(0).stdout.contains("incomplete write of a killed run"));
         assert_eq!(journal(&place), torn, "a reader cuts nothing");
     }
     for tail in [&[0_u8; 4096][..], b"garbage\nand more", b"\n"] {
-        fs::write(place.path("state/journal"), [&whole[..], tail].concat()).unwrap();
+        put_journal(&place, [&whole[..], tail].concat());
         place.run("history").ends(0);
         place.run("rollback --dry-run").ends(6).says("3 would be undone");
         place.run("rollback").ends(0).says("3 undone");
@@ -201,7 +209,7 @@ fn torn_end_is_saved_by_the_next_run_and_kept_by_commands_that_only_read() {
         assert_eq!(place.listing("m"), before);
         place.run("plan.rhai").ends(0);
         place.run("rollback").ends(0);
-        fs::write(place.path("state/journal"), &whole).unwrap();
+        put_journal(&place, &whole);
         // The machine as the journal has it.
         place.write("m/old", "new\n");
         place.write("m/made", "made\n");
@@ -220,7 +228,7 @@ fn rollback_after_a_cut_behind_any_record_finds_the_changes() {
         .unwrap();
     for kept in 1..records.len() {
         let (place, _) = done();
-        fs::write(place.path("state/journal"), lines(&journal(&place))[..kept].concat()).unwrap();
+        put_journal(&place, lines(&journal(&place))[..kept].concat());
         let ran = place.run("rollback").ends(0);
         // What is not in the journal is not undone; all that is in it is.
         let intents = records[..kept]
@@ -328,4 +336,90 @@ fn of_two_runs_without_a_lock_only_one_writes_the_journal() {
     place.run("rollback --plan plan").ends(0);
     place.run("rollback --plan other").ends(0);
     assert!(!place.exists("m/one") && !place.exists("m/other"));
+}
+
+/// The journal as another machine wrote it.
+fn of_another_machine(bytes: &[u8]) -> Vec<u8> {
+    let (mut all, mut prev) = (Vec::new(), "00000000".to_owned());
+    for line in lines(bytes) {
+        let mut record: serde_json::Value = serde_json::from_slice(&line[9..]).unwrap();
+        record["header"]["prev"] = prev.into();
+        if let Some(format) = record["entry"].get_mut("format") {
+            format["machine"] = "0123456789abcdef0123456789abcdef".into();
+        }
+        let line = sealed(&record.to_string());
+        prev = String::from_utf8(line[..8].to_vec()).unwrap();
+        all.extend(line);
+    }
+    all
+}
+
+#[test]
+fn journal_of_another_machine_is_refused_until_it_is_accepted() {
+    let (place, before) = done();
+    put_journal(&place, of_another_machine(&journal(&place)));
+    is_refused(&place, "was written on another machine");
+    let said = place.run("doctor").ends(5).stdout;
+    assert!(said.contains("kkrun doctor --accept-journal"), "{said}");
+    place.run("doctor --accept-journal").ends(0);
+    assert!(place.run("doctor").ends(0).stdout.contains("is intact"));
+    place.run("plan.rhai").ends(0).says("not re-examined");
+    place.run("rollback").ends(0).says("3 undone");
+    assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn journal_older_than_the_state_is_refused_until_it_is_accepted() {
+    type Later = fn(&Place);
+    let later: [Later; 3] = [
+        |place| drop(place.run("rollback").ends(0)),
+        |place| drop(place.run("plan.rhai --redo 01").ends(0)),
+        |place| {
+            place.write("plan/other.rhai", "file::write(\"@/m/other\", \"other\\n\");");
+            place.run("other.rhai").ends(0);
+        },
+    ];
+    for later in later {
+        let (place, _) = done();
+        let older = journal(&place);
+        later(&place);
+        fs::write(place.path("state/journal"), older).unwrap();
+        is_refused(&place, "is older than the state directory");
+        place.run("doctor --accept-journal").ends(0);
+        place.run("plan.rhai --dry-run").ends(0);
+    }
+}
+
+#[test]
+fn an_older_journal_that_is_accepted_goes_on_and_cannot_be_exchanged_again() {
+    let (place, _) = done();
+    let older = journal(&place);
+    place.run("plan.rhai --redo 01").ends(0);
+    let newer = journal(&place);
+    fs::write(place.path("state/journal"), &older).unwrap();
+    place.run("doctor --accept-journal").ends(0);
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --dry-run").ends(6).says("3 would be undone");
+    // The one that it replaced is now the one that is not this machine's.
+    fs::write(place.path("state/journal"), newer).unwrap();
+    is_refused(&place, "is not the one that kkrun wrote last");
+    let (place, _) = done();
+    place.remove("state/backups");
+    place.remove("state/journal");
+    is_refused(&place, "is missing");
+}
+
+#[test]
+fn missing_backups_are_named_before_a_rollback_begins() {
+    let (place, _) = done();
+    fs::remove_file(place.backup_of("old\n")).unwrap();
+    place.run("rollback --dry-run").ends(6).says("failed: write @/m/old").says("2 would be undone");
+    let said = place.run("rollback").ends(4).stderr;
+    let named = said.find("cannot restore file:@/m/old: the backup").expect(&said);
+    assert!(named < said.find("undone: set key").expect(&said), "{said}");
+    // What is as before needs none.
+    let (place, _) = done();
+    fs::remove_file(place.backup_of("old\n")).unwrap();
+    place.write("m/old", "old\n");
+    place.run("rollback").ends(0).never_says("cannot restore");
 }

@@ -188,7 +188,10 @@ pub(crate) fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
         let shown = path.display().to_string();
         let parts: Vec<&str> = shown.split('/').collect();
         let belongs = match parts.as_slice() {
-            ["" | "journal" | "lock" | "backups" | "logs" | "secrets" | "running" | "aside"] => true,
+            [
+                "" | "journal" | "journal.end" | "lock" | "backups" | "logs" | "secrets" | "running"
+                | "aside",
+            ] => true,
             // The end that a power cut tore off is kept for people.
             [torn] => torn.starts_with("journal.torn-at-"),
             ["backups", name] => {

@@ -329,6 +329,11 @@ impl Kind for EditChange {
         Some(Target::file(self.path()))
     }
 
+    fn backups(&self, _world: &World) -> Vec<Digest> {
+        // What was not set before is removed, which takes no content.
+        self.inverse.file.sha256().filter(|_| self.before != EntryState::Unset).into_iter().collect()
+    }
+
     fn needs(&self) -> Result<Vec<Target>> {
         let makes_file = self.inverse.file.is_absent();
         accounts_of(self.inverse.edited.ownership().filter(|_| makes_file))

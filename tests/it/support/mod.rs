@@ -186,6 +186,7 @@ impl Place {
         let kept = at.unwrap_or_else(|| panic!("no record of the kind `{kind}`")) + 1;
         let kept: Vec<&str> = text.split_inclusive('\n').take(kept).collect();
         fs::write(path, kept.concat()).unwrap();
+        self.remove("state/journal.end");
     }
 
     /// Every path below a directory, with the metadata that stays the same when nothing is changed.
