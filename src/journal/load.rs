@@ -152,7 +152,7 @@ pub fn read(directory: &Path) -> Result<Loaded> {
             "the journal `{shown}` is older than the state directory: it has {} records, and kkrun wrote {}",
             loaded.records, mark.seq
         )),
-        (None, Some(mark)) if !mark.is_in(&bytes) => Some(format!(
+        (None, Some(mark)) if !mark.is_in(&bytes, &loaded) => Some(format!(
             "the journal `{shown}` is not the one that kkrun wrote last: its record {} is another one",
             mark.seq
         )),
@@ -191,7 +191,10 @@ impl Mark {
     }
 
     /// Whether these records have it at its place.
-    fn is_in(&self, journal: &[u8]) -> bool {
+    fn is_in(&self, journal: &[u8], loaded: &Loaded) -> bool {
+        if self.seq == loaded.records {
+            return self.checksum == loaded.last_checksum;
+        }
         let Ok(before) = usize::try_from(self.seq - 1) else { return false };
         let line = journal.split(|byte| *byte == b'\n').nth(before);
         line.is_some_and(|line| line.starts_with(self.checksum.as_bytes()))

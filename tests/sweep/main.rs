@@ -21,6 +21,7 @@
 )]
 
 mod apart;
+mod claims;
 mod databases;
 mod errors;
 mod ground;
@@ -79,6 +80,12 @@ fn rollback_removes_packages_that_cannot_be_downloaded_again() {
 #[ignore = "needs root and strace"]
 fn entries_that_the_operator_adds_to_a_product_after_a_kill_are_never_lost() {
     holds("entries_that_the_operator_adds_to_a_product_after_a_kill_are_never_lost", products::sweep);
+}
+
+#[test]
+#[ignore = "needs root and strace"]
+fn what_another_plan_asks_for_survives_a_kill_at_any_call() {
+    holds("what_another_plan_asks_for_survives_a_kill_at_any_call", claims::sweep);
 }
 
 #[test]
