@@ -94,10 +94,9 @@ impl Login {
         later: &[&'t Target],
         is_it: impl Fn(&LoginInUrl) -> bool,
     ) -> Result<Vec<&'t Target>> {
-        let server = self.server.address().map(|(host, _)| host);
         let mut using = Vec::new();
         for target in later {
-            if logins_of(target)?.iter().any(|login| login.is_at(server) && is_it(login)) {
+            if logins_of(target)?.iter().any(|login| login.is_at(&self.server) && is_it(login)) {
                 using.push(*target);
             }
         }

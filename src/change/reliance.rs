@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result};
 
 use crate::machine::files;
+use crate::machine::postgres::Server;
 use crate::target::Target;
 
 /// Where unit files are, the administrator's first. Source: systemd.unit(5).
@@ -76,19 +77,21 @@ fn accounts_in(path: &Path) -> Result<BTreeSet<String>> {
 }
 
 /// Who logs in where by a URL of PostgreSQL.
-#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct LoginInUrl {
-    /// Empty for the machine's own server.
-    pub(super) host: String,
+    /// Empty for a socket of this machine.
+    host: String,
+    port: u16,
     pub(super) role: String,
     pub(super) database: String,
 }
 
 impl LoginInUrl {
-    /// Whether it leads to the server at this address; none for the machine's own.
-    pub(super) fn is_at(&self, server: Option<&str>) -> bool {
-        let is_own = matches!(self.host.as_str(), "" | "localhost" | "127.0.0.1" | "[::1]");
-        server.map_or(is_own, |host| self.host.trim_matches(['[', ']']) == host)
+    /// Whether it leads to this server.
+    pub(super) fn is_at(&self, server: &Server) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        let is_own = matches!(host, "" | "localhost" | "127.0.0.1" | "::1");
+        self.port == server.port && if server.is_local_socket() { is_own } else { host == server.host }
     }
 }
 
@@ -113,10 +116,13 @@ fn login_in(rest: &[u8]) -> Option<LoginInUrl> {
     let at = authority.iter().rposition(|byte| *byte == b'@')?;
     let (login, host) = (&authority[..at], &authority[at + 1..]);
     let role = login.split(|byte| *byte == b':').next()?;
-    let port = host.iter().rposition(|byte| *byte == b':').filter(|at| !host[*at..].contains(&b']'));
+    let colon = host.iter().rposition(|byte| *byte == b':').filter(|at| !host[*at..].contains(&b']'));
+    let (host, port) = host.split_at(colon.unwrap_or(host.len()));
+    let port = port.strip_prefix(b":").and_then(|port| std::str::from_utf8(port).ok()?.parse().ok());
     let plain = |bytes: &[u8]| percent_encoding::percent_decode(bytes).decode_utf8_lossy().into_owned();
     let (role, database) = (plain(role), plain(path.strip_prefix(b"/").unwrap_or(path)));
-    Some(LoginInUrl { host: plain(&host[..port.unwrap_or(host.len())]), role, database })
+    let port = port.unwrap_or_else(|| Server::default().port);
+    Some(LoginInUrl { host: plain(host), port, role, database })
 }
 
 /// Those of the targets that are in the files of the packages with these names, in a directory that only these packages
@@ -248,6 +254,7 @@ mod tests {
     fn a_url_tells_who_logs_in_where() {
         let login = |host: &str, role: &str, database: &str| LoginInUrl {
             host: host.to_owned(),
+            port: if host == "db.example" { 5433 } else { 5432 },
             role: role.to_owned(),
             database: database.to_owned(),
         };
@@ -255,7 +262,7 @@ mod tests {
             ("DATABASE_URL=postgres://kim:s3@localhost:5432/site\n", login("localhost", "kim", "site")),
             ("\"postgresql://k%2Fm@/site?host=/run/x\"", login("", "k/m", "site")),
             ("postgres://kim:a@[::1]:5432/site", login("[::1]", "kim", "site")),
-            ("x postgres://kim@db.example", login("db.example", "kim", "")),
+            ("x postgres://kim@db.example:5433", login("db.example", "kim", "")),
         ] {
             let directory = tempfile::tempdir().unwrap();
             let path = directory.path().join("env");
@@ -263,7 +270,15 @@ mod tests {
             assert_eq!(logins_of(&Target::file(&path)).unwrap(), [expected], "{text}");
         }
         assert_eq!(logins_of(&of(&["file:/nowhere/env"])[0]).unwrap(), []);
-        assert!(login("[::1]", "", "").is_at(None) && !login("db.example", "", "").is_at(None));
-        assert!(login("db.example", "", "").is_at(Some("db.example")));
+        let (own, other) =
+            (Server::default(), Server { host: "db.example".into(), port: 5433, ..Server::default() });
+        for (login, is_own, is_other) in [
+            (login("[::1]", "", ""), true, false),
+            (login("", "", ""), true, false),
+            (login("db.example", "", ""), false, true),
+            (LoginInUrl { port: 5433, ..login("localhost", "", "") }, false, false),
+        ] {
+            assert_eq!((login.is_at(&own), login.is_at(&other)), (is_own, is_other), "{login:?}");
+        }
     }
 }

@@ -453,3 +453,40 @@ fn a_running_statement_ends_when_the_run_is_stopped() {
     let history = expect(&bench.run(&["history"]), 0);
     assert!(!history.contains("doubt"), "{history}");
 }
+
+#[test]
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn role_and_database_in_a_url_of_another_plan_are_left_to_it() {
+    let server = Server::start();
+    let bench = Bench::new(&[]);
+    let (options, port, path) = (server.options(), server.port, bench.path("env"));
+    let made = format!(
+        "let at = #{{ {options} }}; pg::ensure_role(\"kim\", at); pg::ensure_database(\"shop\", at + #{{ owner: \"kim\" }});"
+    );
+    let url = format!(
+        "config::set(\"{}\", \"DATABASE_URL\", \"postgres://kim:x@localhost:{port}/shop\");",
+        path.display()
+    );
+    // In one plan the rollback of the first step is refused.
+    bench.write(
+        "plan.rhai",
+        &format!(
+            "step::run(\"01\", \"Make\", || {{ {made} }}); step::run(\"02\", \"Use\", || {{ {url} }});\n"
+        ),
+    );
+    expect(&bench.run(&["plan.rhai"]), 0);
+    let refused = expect(&bench.run(&["rollback", "01", "--purge", "all"]), 1);
+    assert!(refused.contains("step 01 cannot be undone alone"), "{refused}");
+    expect(&bench.run(&["rollback", "--purge", "all"]), 0);
+    assert_eq!(databases(&server), "postgres");
+    // Another plan gets them.
+    bench.write("make.rhai", &format!("step::run(\"01\", \"Make\", || {{ {made} }});\n"));
+    bench.write("use.rhai", &format!("step::run(\"01\", \"Use\", || {{ {url} }});\n"));
+    expect(&bench.run(&["make.rhai"]), 0);
+    expect(&bench.run(&["use.rhai"]), 0);
+    let left = expect(&bench.run(&["rollback", "--plan", "make", "--purge", "all"]), 0);
+    assert!(left.contains("0 undone · 2 kept") && left.contains("step 01 of the plan `use`"), "{left}");
+    assert_eq!(databases(&server), "postgres,shop");
+    expect(&bench.run(&["rollback", "--plan", "use", "--purge", "all"]), 0);
+    assert_eq!(databases(&server), "postgres");
+}
