@@ -212,6 +212,11 @@ impl Target {
         Some((self.path()?, extent))
     }
 
+    /// Whether it is a part of a file.
+    pub fn is_part(&self) -> bool {
+        matches!(self.extent(), Some((_, Extent::Part)))
+    }
+
     /// Whether it is at `path`, above it or below it.
     pub fn meets(&self, path: &Path) -> bool {
         self.path().is_some_and(|own| own.starts_with(path) || path.starts_with(own))

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::tree::{self, keep_copy};
 use super::{
-    Kind, Loss, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, is_volatile,
+    Kind, Loss, NOT_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, is_volatile,
     state_value, tag, unified_diff,
 };
 use crate::failure::{Failure, FailureKind};
@@ -57,6 +57,9 @@ pub(super) struct FileInverse {
     /// The digest under which the manifest of the replaced directory, with all in it, is in the backups.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tree: Option<Digest>,
+    /// Its content holds a secret, so it is never shown.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    secret: bool,
 }
 
 /// The desired state of a path.
@@ -160,7 +163,7 @@ impl FileChange {
             }
             _ => None,
         };
-        let inverse = FileInverse { path: PathText::new(found.path), tree: None };
+        let inverse = FileInverse { path: PathText::new(found.path), tree: None, secret: false };
         Some(Self { before: found.state, after, inverse, shown, tree: None })
     }
 
@@ -175,6 +178,14 @@ impl FileChange {
         change.inverse.tree = Some(tree::digest(&tree)?);
         change.tree = Some(Rc::new(tree));
         Ok(Some(change))
+    }
+
+    /// The same with content that holds a secret.
+    #[must_use]
+    pub fn with_secret(mut self) -> Self {
+        self.inverse.secret = true;
+        self.shown = None;
+        self
     }
 
     /// Before and after, to compare them.
@@ -297,6 +308,10 @@ impl FileChange {
         if recorded.sha256() == now.sha256() {
             return lines.join("\n");
         }
+        if self.inverse.secret || world.content_is_secret.get() {
+            lines.push(NOT_SHOWN.to_owned());
+            return lines.join("\n");
+        }
         if !may_be_shown(recorded) || !may_be_shown(now) {
             return lines.join("\n");
         }
@@ -306,7 +321,9 @@ impl FileChange {
         if let (Some(old), Ok((new, now))) = (old, files::read(self.path()))
             && let (Some(old), Some(new)) = (showable(recorded, &old), showable(&now, &new))
         {
-            let text = unified_diff(old, new, Some(("as kkrun left it", "as it is now")));
+            // Before the lines get their signs: a secret of many lines would not be found behind those.
+            let (old, new) = (world.reporter.redact(old), world.reporter.redact(new));
+            let text = unified_diff(&old, &new, Some(("as kkrun left it", "as it is now")));
             lines.extend(text.lines().map(str::to_owned));
         }
         lines.join("\n")
@@ -341,18 +358,20 @@ impl Kind for FileChange {
         format!("{verb} {}", self.path().display())
     }
 
-    fn difference(&self, _world: &World) -> Option<String> {
+    fn difference(&self, world: &World) -> Option<String> {
         let as_text = || {
             let old = if self.before.is_absent() { Vec::new() } else { files::read(self.path()).ok()?.0 };
             let new = if self.after.is_absent() { &[][..] } else { self.shown.as_deref()? };
-            Some(unified_diff(showable(&self.before, &old)?, showable(&self.after, new)?, None))
+            let (old, new) = (showable(&self.before, &old)?, showable(&self.after, new)?);
+            Some(unified_diff(&world.reporter.redact(old), &world.reporter.redact(new), None))
         };
         let mut lines = Vec::new();
         if !self.before.is_absent() && !self.after.is_absent() {
             lines = self.before.differences(&self.after);
         }
         let has_content = self.before.sha256() != self.after.sha256() && self.tree.is_none();
-        match as_text().filter(|_| has_content) {
+        let is_secret = self.inverse.secret || world.content_is_secret.get();
+        match (has_content && !is_secret).then(as_text).flatten() {
             // What differs in size is seen.
             Some(text) => {
                 lines.retain(|line| !line.starts_with("content differs"));

@@ -86,6 +86,9 @@ pub struct World {
     pub assumed_back: RefCell<BTreeSet<PathBuf>>,
     /// What a dry run predicted so far.
     pub predicted: RefCell<Predicted>,
+    /// The target that is being compared was recorded as holding a secret: its content is not shown, for the value may not
+    /// be known any more.
+    pub content_is_secret: Cell<bool>,
     state: PathBuf,
     backups: OnceCell<Backups>,
     /// Something may be unsynced: what a command wrote, or a run that was killed.
@@ -97,8 +100,18 @@ impl World {
     pub fn new(processes: Processes, state: &Path, reporter: Rc<Reporter>) -> Self {
         let (assumed_gone, assumed_back, backups) = (RefCell::default(), RefCell::default(), OnceCell::new());
         let (state, unsynced) = (state.to_owned(), Cell::new(false));
-        let predicted = RefCell::default();
-        Self { processes, reporter, assumed_gone, assumed_back, predicted, state, backups, unsynced }
+        let (predicted, content_is_secret) = (RefCell::default(), Cell::default());
+        Self {
+            processes,
+            reporter,
+            assumed_gone,
+            assumed_back,
+            predicted,
+            content_is_secret,
+            state,
+            backups,
+            unsynced,
+        }
     }
 
     /// The contents from before; their directory is made when the first is asked for.
@@ -556,6 +569,9 @@ fn unified_diff(old: &str, new: &str, header: Option<(&str, &str)>) -> String {
     }
     unified.to_string()
 }
+
+/// What is shown instead of a content that holds a secret.
+const NOT_SHOWN: &str = "(not shown: it may hold a secret)";
 
 /// How many differing entries of a tree are shown.
 const MOST_SHOWN: usize = 40;

@@ -210,6 +210,8 @@ pub struct History {
     pub claims: BTreeMap<(String, String), Claims>,
     /// The changes, oldest first.
     pub changes: Vec<ChangeRecord>,
+    /// The targets into which a secret was ever written.
+    pub secret_targets: BTreeSet<Target>,
     /// The newest recorded state of every target.
     pub ledger: BTreeMap<Target, Recorded>,
     /// The targets of which the operator kept a conflict, with the desired state that it was kept against. What is
@@ -305,6 +307,12 @@ impl History {
     /// What is recorded at this target by its own records.
     pub fn recorded(&self, target: &Target) -> Option<&Value> {
         self.ledger.get(target).map(|recorded| &recorded.state)
+    }
+
+    /// Whether a secret was ever written to this target, to a part of it or to the whole that it is a part of.
+    pub fn held_secret(&self, target: &Target) -> bool {
+        let is_another_part = |held: &Target| held != target && held.is_part() && target.is_part();
+        self.secret_targets.iter().any(|held| held.overlaps(target) && !is_another_part(held))
     }
 
     /// Whether this record may be the next one.
@@ -541,6 +549,9 @@ impl History {
         let Header { seq: id, plan, run, time, .. } = header;
         for handler in &intent.pending {
             self.trigger(&plan, intent.step.as_deref(), handler, id);
+        }
+        if intent.inverse.get("secret").is_some_and(|secret| secret == true) {
+            self.secret_targets.insert(intent.target.clone());
         }
         let was_recorded = self.ledger.contains_key(&intent.target);
         self.changes.push(ChangeRecord {

@@ -206,6 +206,16 @@ pub(super) fn make<'bytes>(
     path: &Path,
     desired: impl FnOnce(&Found) -> Result<DesiredFile<'bytes>>,
 ) -> Result<bool> {
+    make_holding(host, path, false, desired)
+}
+
+/// The same; `secret` says that the content holds a secret.
+fn make_holding<'bytes>(
+    host: &Host,
+    path: &Path,
+    secret: bool,
+    desired: impl FnOnce(&Found) -> Result<DesiredFile<'bytes>>,
+) -> Result<bool> {
     let found = host.found(path)?;
     host.seen().asks_for(|| Target::file(&found.path));
     // What replaced a file of kkrun's is a conflict like any other modification of it.
@@ -226,22 +236,26 @@ pub(super) fn make<'bytes>(
         }
         _ => FileChange::towards(found, &desired),
     };
-    let Some(change) = change else { return Ok(false) };
+    let Some(mut change) = change else { return Ok(false) };
+    if secret {
+        change = change.with_secret();
+    }
     host.session().perform(&Change::File(change), Payload::File(&desired))
 }
 
 pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Ownership) -> Result<bool> {
-    write_new(host, path, bytes, options, NEW_FILE)
+    write_new(host, path, bytes, options, false)
 }
 
 /// The mode of a new file, and of one that holds a secret.
 pub(super) const NEW_FILE: u32 = 0o644;
 pub(super) const NEW_SECRET: u32 = 0o600;
 
-/// The same for a new file of this mode, if the options name none.
-fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, mode: u32) -> Result<bool> {
+/// The same; `secret` says that the bytes hold a secret.
+fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, secret: bool) -> Result<bool> {
     let path = absolute(path)?;
-    make(host, &path, |found| match &found.state {
+    let mode = if secret { NEW_SECRET } else { NEW_FILE };
+    make_holding(host, &path, secret, |found| match &found.state {
         FileState::Absent | FileState::File { .. } | FileState::Link { .. } => {
             let regular =
                 if matches!(found.state, FileState::File { .. }) { &found.state } else { &FileState::Absent };
@@ -424,9 +438,7 @@ mod functions {
         secret: Secret,
         options: rhai::Map,
     ) -> Raised<bool> {
-        act(&context, |host| {
-            write_new(host, path, secret.reveal().as_bytes(), &options_of(options)?, NEW_SECRET)
-        })
+        act(&context, |host| write_new(host, path, secret.reveal().as_bytes(), &options_of(options)?, true))
     }
 
     /// Makes `path` a symlink to `target`. Undo restores what was there.

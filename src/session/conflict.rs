@@ -58,6 +58,7 @@ impl Session {
         if is_running && !clock::boot_id().is_ok_and(|boot| self.history.is_recorded_in(&boot, target)) {
             return None;
         }
+        self.world.content_is_secret.set(self.history.held_secret(target));
         let difference = change.kind().conflict(recorded, &self.world)?;
         // What kkrun itself left there under another name, as part of a tree say, is its own doing.
         match last_known_at(&self.history, &self.world, target) {

@@ -104,7 +104,11 @@ impl Session {
 
     fn difference(&self, change: &Change, outcome: ChangeOutcome) -> Option<String> {
         let is_shown = self.world.reporter.shows_differences(outcome);
-        is_shown.then(|| change.kind().difference(&self.world)).flatten()
+        if !is_shown {
+            return None;
+        }
+        self.world.content_is_secret.set(self.history.held_secret(&change.kind().target()));
+        change.kind().difference(&self.world)
     }
 
     pub(super) fn report(

@@ -138,6 +138,7 @@ impl Session {
             recorded_since: self.recorded_since(known.id, target).is_some(),
             ..asked
         };
+        self.world.content_is_secret.set(history.held_secret(target));
         let undone = change.kind().undo(&mut self.world, terms)?;
         if !matches!(undone, Undone::Conflict(_)) {
             return Ok(undone);

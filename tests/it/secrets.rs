@@ -411,3 +411,46 @@ fn a_canary_is_on_no_command_line_and_survives_no_crash() {
     std::fs::write(bench.path("begun.go"), "").unwrap();
     silent_about_it(&bench, &["plan.rhai", "-v"], 0);
 }
+
+/// A script that writes a line with a secret which is not stored to `out`, a file that everyone may read.
+fn writing_unstored() -> Bench {
+    let bench = Bench::new(&[]);
+    let script = format!(
+        "let s = secret::ask(\"tok\", \"T\", #{{ store: false }});\nfile::write(\"{}\", secret::join([\"token=\", s, \"\\n\"]), #{{ mode: \"0644\" }});\n",
+        bench.path("out").display()
+    );
+    bench.write("s.rhai", &script);
+    bench
+}
+
+fn with_secret(bench: &Bench, name: &str, value: &str, words: &[&str]) -> String {
+    let output = bench.command(words).env(format!("KKRUN_SECRET_{name}"), value).output().unwrap();
+    assert_eq!(code(&output), 0, "{}", said(&output));
+    said(&output)
+}
+
+#[test]
+fn rollback_shows_no_content_of_a_file_that_holds_a_secret() {
+    let bench = writing_unstored();
+    with_secret(&bench, "TOK", "hunter2-hunter2", &["s.rhai"]);
+    let edited = written(&bench) + "by hand\n";
+    std::fs::write(bench.path("out"), edited).unwrap();
+    let output = bench.run(&["rollback"]);
+    assert_eq!(code(&output), 4);
+    for place in [said(&output), bench.recorded()] {
+        assert!(!place.contains("hunter2") && !place.contains("by hand"), "{place}");
+    }
+    assert!(said(&output).contains("not shown: it may hold a secret"), "{}", said(&output));
+}
+
+#[test]
+fn content_that_replaced_a_secret_is_not_shown_with_it() {
+    let bench = writing_unstored();
+    with_secret(&bench, "TOK", "hunter2-hunter2", &["s.rhai"]);
+    let script = format!("file::write(\"{}\", \"plain\\n\");\n", bench.path("out").display());
+    bench.write("s.rhai", &script);
+    std::fs::write(bench.path("out"), "token=hunter2-hunter2 # by hand\n").unwrap();
+    let output = bench.run(&["s.rhai"]);
+    assert_eq!(code(&output), 78, "{}", said(&output));
+    assert!(!said(&output).contains("hunter2"), "{}", said(&output));
+}

@@ -25,8 +25,8 @@ pub use lines::Lines;
 use super::file::showable;
 use super::tree::keep_copy;
 use super::{
-    Change, Found, Kind, Payload, Position, Predicted, UndoTerms, Undone, UndoneEntry, World, accounts_of,
-    state_value, tag, unified_diff,
+    Change, Found, Kind, NOT_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, UndoneEntry, World,
+    accounts_of, state_value, tag, unified_diff,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, Undoing};
@@ -215,16 +215,15 @@ impl EditChange {
                 return Ok(format!("{} is gone", self.inverse.entry.shown()));
             };
             let first = found.start + 1;
-            if self.inverse.secret {
-                return Ok(format!("line {first} differs (not shown: it may hold a secret)"));
+            if self.inverse.secret || world.content_is_secret.get() {
+                return Ok(format!("line {first} differs {NOT_SHOWN}"));
             }
-            let text = String::from_utf8_lossy(lines.bodies(&found)).into_owned();
+            let text = world.reporter.redact(&String::from_utf8_lossy(lines.bodies(&found)));
             let numbered = text.lines().take(SHOWN).enumerate();
             let numbered = numbered.map(|(index, line)| format!("{}: {}", first + index, line));
             Ok(numbered.collect::<Vec<_>>().join("\n"))
         };
-        let text = text().unwrap_or_else(|error| format!("{error:#}"));
-        world.reporter.redact(&text)
+        text().unwrap_or_else(|error| format!("{error:#}"))
     }
 
     fn restore_file(&self, world: &World, now: &FileState) -> Result<()> {
@@ -354,12 +353,13 @@ impl Kind for EditChange {
         format!("{verb} {} {preposition} {}", self.inverse.entry.shown(), self.path().display())
     }
 
-    fn difference(&self, _world: &World) -> Option<String> {
-        if self.inverse.secret {
+    fn difference(&self, world: &World) -> Option<String> {
+        if self.inverse.secret || world.content_is_secret.get() {
             return None;
         }
         let old = showable(&self.inverse.file, &self.content)?;
-        Some(unified_diff(old, showable(&self.inverse.edited, &self.edited)?, None))
+        let new = showable(&self.inverse.edited, &self.edited)?;
+        Some(unified_diff(&world.reporter.redact(old), &world.reporter.redact(new), None))
     }
 
     fn predict(&self, _world: &World, predicted: &mut Predicted) {
