@@ -11,7 +11,9 @@ use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
 use super::{cgroup, network};
-use crate::machine::{mount, process};
+use crate::exit_code::ExitCode;
+use crate::failure::{Failure, FailureKind};
+use crate::machine::{mount, process, trusted};
 
 /// What one rehearsal made outside its clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -272,19 +274,29 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Creates a directory that only its owner may enter, or checks that an existing one is such.
+/// Makes a directory that only its owner can enter, in a place where no one else can exchange it: the secrets of a
+/// rehearsal are in it.
 fn make_private_directory(path: &Path) -> Result<()> {
+    trusted::check_state(path, &[])?;
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent).with_context(|| format!("cannot create `{}`", parent.display()))?;
     }
     match std::fs::DirBuilder::new().mode(0o700).create(path) {
         Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-        made => return made.with_context(|| format!("cannot create `{}`", path.display())),
+        made => {
+            made.with_context(|| format!("cannot create `{}`", path.display()))?;
+            return trusted::check_state(path, &[]);
+        }
     }
     let found =
         std::fs::symlink_metadata(path).with_context(|| format!("cannot access `{}`", path.display()))?;
     let mine = found.uid() == rustix::process::geteuid().as_raw();
     if !found.is_dir() || !mine || found.permissions().mode() & 0o077 != 0 {
-        bail!("`{}` already exists and is not a directory that only its owner can enter", path.display());
+        let message = format!(
+            "`{}` already exists and is not a directory that only its owner can enter",
+            path.display()
+        );
+        bail!(Failure::new(message).exit(ExitCode::REFUSED).kind(FailureKind::Refused));
     }
     Ok(())
 }
@@ -316,6 +328,25 @@ mod tests {
         std::fs::write(scratch.join("file"), "text").unwrap();
         drop(record);
         assert_eq!((path.exists(), scratch.exists()), (false, false));
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_scratch_directory_that_another_user_could_exchange_is_refused() {
+        let places = Places::new();
+        let of_another = places.root.path().join("tmp");
+        std::fs::create_dir(&of_another).unwrap();
+        std::os::unix::fs::chown(&of_another, Some(1), Some(1)).unwrap();
+        let refused = |scratch: &Path| {
+            let error = Record::open(&places.root.path().join("records"), scratch).unwrap_err();
+            assert_eq!(error.downcast_ref::<Failure>().unwrap().exit, ExitCode::REFUSED, "{error:#}");
+        };
+        refused(&of_another.join("scratch"));
+        assert!(!of_another.join("scratch").exists(), "nothing is made there");
+        refused(&of_another);
+        std::os::unix::fs::symlink(&of_another, places.root.path().join("link")).unwrap();
+        std::os::unix::fs::lchown(places.root.path().join("link"), Some(1), Some(1)).unwrap();
+        refused(&places.root.path().join("link/scratch"));
     }
 
     #[test]
