@@ -11,7 +11,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::journal;
 use crate::machine::account::Account;
 use crate::machine::signal::Signals;
-use crate::machine::{clock, random, root, terminal};
+use crate::machine::{clock, random, root, state_key, terminal};
 use crate::plan::{Launch, Selection};
 use crate::primitives;
 use crate::script::{Source, requires_root};
@@ -129,6 +129,9 @@ pub fn launch_to_read(options: &Options) -> Result<Rc<Launch>> {
 }
 
 fn launch_from(options: &Options, invocation: &str, state: PathBuf, notes: PathBuf) -> Result<Rc<Launch>> {
+    if !state.as_os_str().is_empty() {
+        state_key::take(&state)?;
+    }
     let stamp = clock::now().strftime("%Y%m%dT%H%M%S");
     Ok(Rc::new(Launch {
         invocation: invocation.to_owned(),

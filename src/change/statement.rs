@@ -220,7 +220,7 @@ pub fn label_of(sql: &str) -> String {
         return line;
     }
     let start: String = line.chars().take(57).collect();
-    format!("{}… #{}", start.trim_end(), &Digest::of(line.as_bytes()).to_string()[..8])
+    format!("{}… #{}", start.trim_end(), &Digest::of(line.as_bytes()).sha256().unwrap_or_default()[..8])
 }
 
 /// Statements as texts that the journal may hold, with plain parameters written into them.

@@ -13,9 +13,9 @@ use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{self, ChangeRecord, ChangeState, Entry, Journal, Writer};
-use crate::machine::clock;
 use crate::machine::lock::{self, Attempt, Lock};
 use crate::machine::tree_size::TreeSize;
+use crate::machine::{clock, state_key};
 use crate::time;
 use crate::ui::line_to_stdout;
 
@@ -118,12 +118,13 @@ fn explain(error: anyhow::Error, state: &std::path::Path) -> Result<ExitCode> {
     line_to_stdout(&failure.message);
     line_to_stdout("kkrun changes nothing until this is resolved:");
     line_to_stdout(&format!(
-        "  1. restore `{}` from a backup of this machine",
-        state.join(journal::FILE).display()
+        "  1. restore `{}` and `{}` from a backup of this machine",
+        state.join(journal::FILE).display(),
+        state.join(state_key::FILE).display()
     ));
     line_to_stdout("  2. if another version of kkrun wrote it, use that version");
     line_to_stdout(&format!(
-        "  3. to abandon what it recorded, rename `{}`; its backups/ holds the earlier contents, named by their SHA-256",
+        "  3. to abandon what it recorded, rename `{}`; its backups/ holds the earlier contents",
         state.display()
     ));
     Ok(ExitCode::JOURNAL)

@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::record::{Entry, FormatVersion, Header, Record};
 use super::{FILE, History, MARK, damaged};
 use crate::machine::clock;
+use crate::machine::state_key::{self, StateKey};
 
 /// What a journal holds.
 #[derive(Debug, Default)]
@@ -29,6 +30,8 @@ pub struct Loaded {
     pub is_closed: bool,
     /// Why it may not be the journal of this machine's present state.
     pub doubt: Option<String>,
+    /// By which the key is recognised that it was written with.
+    key: Option<String>,
 }
 
 impl Loaded {
@@ -141,6 +144,9 @@ pub fn read(directory: &Path) -> Result<Loaded> {
             path.display()
         )));
     }
+    if loaded.records > 0 {
+        check_key(directory, loaded.key.as_deref())?;
+    }
     let shown = path.display();
     let written_on = loaded.history.machine.as_str();
     let here = clock::machine_id()?.filter(|here| !written_on.is_empty() && here != written_on);
@@ -201,6 +207,33 @@ impl Mark {
     }
 }
 
+/// Under another key nothing that is recorded would be as it is on the machine: everything would be a conflict.
+fn check_key(directory: &Path, name: Option<&str>) -> Result<()> {
+    let there = StateKey::read(directory)?;
+    let own = state_key::own().map(StateKey::name);
+    let (journal, key) = (directory.join(FILE), directory.join(state_key::FILE));
+    let (journal, key) = (journal.display(), key.display());
+    if there.as_ref().map(StateKey::name).as_deref() == name {
+        return match (own, name) {
+            (None, _) => Ok(()),
+            (Some(own), Some(name)) if own == name => Ok(()),
+            // It was taken before that run made this one.
+            (Some(_), Some(_)) => Err(state_key::begun_by_another(directory)),
+            (Some(_), None) => Err(damaged(format!(
+                "the journal `{journal}` was written without a key, by another kkrun: use that kkrun to roll back, or start again with another state directory"
+            ))),
+        };
+    }
+    Err(damaged(match there {
+        None => format!(
+            "the key `{key}` of the journal `{journal}` is missing: without it nothing recorded can be compared; restore it from a backup of this machine"
+        ),
+        Some(_) => format!(
+            "the key `{key}` is not the one with which the journal `{journal}` was written: restore that from a backup of this machine"
+        ),
+    }))
+}
+
 fn first_checksum() -> String {
     "00000000".to_owned()
 }
@@ -225,7 +258,7 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
             Line::Valid(record, checksum) => {
                 check_chain(&record.header, number, &loaded.last_checksum)?;
                 if number == 1 {
-                    check_version(&record.entry)?;
+                    loaded.key = checked_format(&record.entry)?;
                 }
                 loaded.is_closed =
                     matches!(record.entry, Entry::RunEnded { .. } | Entry::RollbackEnded { .. });
@@ -337,12 +370,13 @@ fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), 
     Ok(())
 }
 
-fn check_version(entry: &Entry) -> Result<(), Fault> {
-    let Entry::Format { version, kkrun, .. } = entry else {
+/// The key's name that the first record gives.
+fn checked_format(entry: &Entry) -> Result<Option<String>, Fault> {
+    let Entry::Format { version, kkrun, key, .. } = entry else {
         return Err(Fault::damage("its first record does not name the format".to_owned()));
     };
     if version.major == FormatVersion::CURRENT.major {
-        return Ok(());
+        return Ok(key.clone());
     }
     Err(of_another_format(kkrun, *version))
 }

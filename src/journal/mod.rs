@@ -29,6 +29,7 @@ pub use state::ChangeState;
 
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
+use crate::machine::state_key::{self, StateKey};
 use crate::machine::{clock, trusted};
 
 /// The journal's file within the state directory.
@@ -159,10 +160,12 @@ impl Journal {
         }
         let mut entries = Vec::new();
         if self.next == 1 {
+            state_key::keep(&self.directory)?;
             entries.push(Entry::Format {
                 version: FormatVersion::CURRENT,
                 kkrun: env!("CARGO_PKG_VERSION").to_owned(),
                 machine: clock::machine_id()?.unwrap_or_default(),
+                key: state_key::own().map(StateKey::name),
             });
         }
         entries.append(&mut self.opening);
@@ -307,7 +310,7 @@ impl Journal {
 /// # Errors
 /// With [`ExitCode::REFUSED`], when root runs kkrun.
 pub fn check_state_directory(directory: &Path) -> Result<()> {
-    trusted::check_state(directory, &[FILE, "lock", "backups", "secrets", "logs"])
+    trusted::check_state(directory, &[FILE, state_key::FILE, "lock", "backups", "secrets", "logs"])
 }
 
 /// Makes the state directory, readable by its owner alone. Until there is a journal, other users may see that there is

@@ -226,6 +226,9 @@ pub enum Entry {
         kkrun: String,
         /// The machine's identity.
         machine: String,
+        /// By which the key is recognised under which everything is hashed.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        key: Option<String>,
     },
     /// The operator accepted a journal that was in doubt: it is of this machine, and goes on from here.
     JournalAccepted {

@@ -18,7 +18,7 @@ use crate::machine::files::{
 /// The name of a backup that is being written. There is one writer: making backups requires the lock.
 const INCOMING: &str = ".incoming";
 
-/// A directory of backups: each a file of mode 0600 whose name is the SHA-256 of its content.
+/// A directory of backups: each a file of mode 0600 whose name is the digest of its content.
 ///
 /// A backup is durable once saved: hashed while it is written, synced, renamed, its directory synced. It is not read
 /// again: that read would come from memory and prove nothing about the disk. A restore compares the digest. Saving what

@@ -20,6 +20,7 @@ pub mod root;
 pub mod secret_store;
 pub mod signal;
 pub mod stack;
+pub mod state_key;
 pub mod terminal;
 pub mod tool;
 pub mod tree_size;

@@ -6,22 +6,16 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use hmac::{Hmac, KeyInit as _, Mac as _};
-use sha2::Sha256;
 use zeroize::Zeroizing;
 
 use super::account::Account;
 use super::files::{self, Attributes, Contents, FileState};
-use super::{random, trusted};
+use super::{state_key, trusted};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 
-/// The name of the key's file: no secret can have it.
-const KEY: &str = ".key";
 /// The tag of what is being stored.
 const PREPARED: &str = "secret";
-/// The length of the key, in bytes: that of the hash.
-const KEY_LENGTH: usize = 32;
 
 /// The directory of secrets: 0700, its files 0600.
 #[derive(Clone, Debug)]
@@ -66,25 +60,18 @@ impl SecretStore {
         Ok(all)
     }
 
-    /// A keyed hash of a secret: only with this machine's key can two be compared. `None` when there is no key yet.
-    pub fn known_hash(&self, name: &str, text: &str) -> Result<Option<String>> {
-        let key = read_if_there(&self.directory.join(KEY))?;
-        key.map(|key| keyed_hash(&key, name, text)).transpose()
-    }
-
-    /// The same; the key is created the first time.
-    pub fn hash(&self, name: &str, text: &str) -> Result<String> {
-        if let Some(hash) = self.known_hash(name, text)? {
-            return Ok(hash);
-        }
-        let key = Zeroizing::new(random::bytes(KEY_LENGTH)?);
-        self.put(KEY, &key)?;
-        keyed_hash(&key, name, text)
+    /// A keyed hash of a secret: only with this machine's key can two be compared.
+    ///
+    /// # Errors
+    /// When no key was taken: unkeyed, it could be guessed from.
+    pub fn hash(name: &str, text: &str) -> Result<String> {
+        let key = state_key::own().context("internal error: no key was taken")?;
+        Ok(hex::encode(key.hash(&[name.as_bytes(), &[0], text.as_bytes()])))
     }
 
     /// Removes what a run that was killed had begun to store. The caller holds the lock.
     pub fn clear_unfinished(&self) -> Result<()> {
-        files::clear_leftover(&self.directory.join(KEY), PREPARED)
+        files::clear_leftover(&self.directory.join("any"), PREPARED)
     }
 
     fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
@@ -200,15 +187,6 @@ fn judge(path: &Path, owner: u32, mode: u32) -> Result<()> {
     )
 }
 
-fn keyed_hash(key: &[u8], name: &str, text: &str) -> Result<String> {
-    let mut mac =
-        Hmac::<Sha256>::new_from_slice(key).context("the key of the secrets has an invalid length")?;
-    mac.update(name.as_bytes());
-    mac.update(&[0]);
-    mac.update(text.as_bytes());
-    Ok(hex::encode(mac.finalize().into_bytes()))
-}
-
 fn read_if_there(path: &Path) -> Result<Option<Zeroizing<Vec<u8>>>> {
     match std::fs::read(path) {
         Ok(bytes) => Ok(Some(Zeroizing::new(bytes))),
@@ -267,19 +245,6 @@ mod tests {
         std::fs::write(&prepared, "half").unwrap();
         store.clear_unfinished().unwrap();
         assert!(!prepared.exists() && store.read("db_password").unwrap().is_some());
-    }
-
-    #[test]
-    fn a_hash_is_the_same_for_the_same_secret_on_the_same_machine_alone() {
-        let (_state, here) = store();
-        let (_other_state, elsewhere) = store();
-        assert_eq!(here.known_hash("name", "text").unwrap(), None);
-        let hash = here.hash("name", "text").unwrap();
-        assert_eq!(here.known_hash("name", "text").unwrap().as_ref(), Some(&hash));
-        assert_ne!(here.hash("name", "other").unwrap(), hash);
-        assert_ne!(here.hash("other", "text").unwrap(), hash);
-        assert_ne!(elsewhere.hash("name", "text").unwrap(), hash);
-        assert!(here.all().unwrap().is_empty(), "the key is no secret of a script");
     }
 
     #[test]

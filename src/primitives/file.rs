@@ -340,7 +340,7 @@ mod functions {
             }
             match &state {
                 FileState::File { sha256, size, .. } => {
-                    map.insert("sha256".into(), sha256.to_string().into());
+                    map.insert("sha256".into(), sha256.sha256().unwrap_or_default().into());
                     map.insert("size".into(), Dynamic::from(i64::try_from(*size).unwrap_or(i64::MAX)));
                 }
                 FileState::Link { to, .. } => {
@@ -394,7 +394,7 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn sha256(context: NativeCallContext, path: &str) -> Raised<String> {
-        look(&context, |host| Ok(digest_at(host, path)?.to_string()))
+        look(&context, |host| digest_at(host, path)?.sha256().context("a file without a SHA-256"))
     }
 
     /// Writes `text` to the file `path`, whole or not at all. A new file belongs to the owner of its directory; an

@@ -33,14 +33,20 @@ fn in_time<T>(what: &dyn std::fmt::Debug, work: impl FnOnce() -> T) -> T {
 
 /// A journal as kkrun writes it.
 fn journal() -> &'static [u8] {
-    static JOURNAL: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
-    JOURNAL.get_or_init(|| {
+    &journal_and_key().0
+}
+
+/// The same with its key.
+fn journal_and_key() -> &'static (Vec<u8>, Vec<u8>) {
+    static BOTH: std::sync::OnceLock<(Vec<u8>, Vec<u8>)> = std::sync::OnceLock::new();
+    BOTH.get_or_init(|| {
         let place = crate::support::Place::new(
             "step::run(\"01\", \"First\", || { file::write(\"@/m/a\", \"a\"); config::set(\"@/m/c\", \"k\", 1); });",
         );
         place.run("plan.rhai").ends(0);
         place.run("rollback").ends(0);
-        std::fs::read(place.path("state/journal")).unwrap()
+        let read = |name: &str| std::fs::read(place.path(name)).unwrap();
+        (read("state/journal"), read("state/key"))
     })
 }
 
@@ -216,6 +222,7 @@ proptest! {
         let state = scratch("state");
         std::fs::create_dir_all(&state).unwrap();
         std::fs::write(state.join("journal"), &bytes).unwrap();
+        std::fs::write(state.join("key"), &journal_and_key().1).unwrap();
         let first = in_time(&all, || kkrun::journal::load(&state).map(|loaded| loaded.history.changes.len()).map_err(|error| error.to_string()));
         // Reading changes nothing.
         prop_assert_eq!(&std::fs::read(state.join("journal")).unwrap(), &bytes);
@@ -335,6 +342,7 @@ fn what_the_fuzzers_read_is_understood_when_it_is_whole() {
     let state = scratch("whole");
     std::fs::create_dir_all(&state).unwrap();
     std::fs::write(state.join("journal"), journal()).unwrap();
+    std::fs::write(state.join("key"), &journal_and_key().1).unwrap();
     assert_eq!(kkrun::journal::load(&state).unwrap().history.changes.len(), 2);
     assert_ne!(Digest::of(journal()), Digest::of(b""));
 }

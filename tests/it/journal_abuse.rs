@@ -2,6 +2,7 @@
 //! undo", and changes or repairs nothing silently.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 
 use crate::support::Place;
 
@@ -58,6 +59,38 @@ fn is_refused(place: &Place, why: &str) {
         "{explained}"
     );
     assert_eq!((place.prints_of("m"), place.prints_of("state")), prints, "nothing is changed");
+}
+
+#[test]
+fn lost_or_exchanged_key_is_damage() {
+    let (place, before) = done();
+    let key = place.path("state/key");
+    assert_eq!(fs::metadata(&key).unwrap().permissions().mode() & 0o7777, 0o600);
+    let whole = fs::read(&key).unwrap();
+    place.remove("state/key");
+    is_refused(&place, "is missing: without it nothing recorded can be compared");
+    fs::write(&key, [7; 32]).unwrap();
+    is_refused(&place, "is not the one with which the journal");
+    fs::write(&key, "short").unwrap();
+    is_refused(&place, "is damaged: it has another length");
+    fs::write(&key, whole).unwrap();
+    place.run("rollback").ends(0);
+    assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn key_of_a_run_that_died_before_its_first_record_is_used() {
+    let place = Place::new(PLAN).with("m/old", "old\n").with("m/conf", "other = 2\n");
+    place.run("plan.rhai --dry-run").ends(6);
+    assert!(!place.path("state/key").exists(), "a dry run writes nothing");
+    place.run("plan.rhai").ends(0);
+    let key = fs::read(place.path("state/key")).unwrap();
+    put_journal(&place, "");
+    fs::remove_dir_all(place.path("state/backups")).unwrap();
+    place.write("m/old", "old\n");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(fs::read(place.path("state/key")).unwrap(), key);
+    place.run("rollback").ends(0);
 }
 
 #[test]

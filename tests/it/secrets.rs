@@ -3,6 +3,8 @@
 
 use std::os::unix::fs::PermissionsExt as _;
 
+use sha2::Digest as _;
+
 use crate::bench::{Bench, code, said};
 
 const PASSWORD: &str = "Canary 'quoted\" @/#$&%\\ 4711";
@@ -453,4 +455,29 @@ fn content_that_replaced_a_secret_is_not_shown_with_it() {
     let output = bench.run(&["s.rhai"]);
     assert_eq!(code(&output), 78, "{}", said(&output));
     assert!(!said(&output).contains("hunter2"), "{}", said(&output));
+}
+
+#[test]
+fn a_pin_cannot_be_guessed_from_a_hash_in_the_state_directory() {
+    let bench = Bench::new(&[("plan.rhai", "step::run(\"01\", \"Pin\", \"one.rhai\");\n")]);
+    let (out, conf) = (bench.path("out"), bench.path("conf"));
+    let one = format!(
+        "let s = secret::ask(\"pin\", \"P\", #{{ store: false }});\nfile::write(\"{0}\", s);\nfile::write(\"{0}\", \"gone\");\nconfig::set(\"{1}\", \"PIN\", s);\nconfig::remove(\"{1}\", \"PIN\");\n",
+        out.display(),
+        conf.display()
+    );
+    bench.write("one.rhai", &one);
+    with_secret(&bench, "PIN", "4711", &["plan.rhai"]);
+    let mut names = String::new();
+    for entry in std::fs::read_dir(bench.path("state/backups")).unwrap() {
+        names.push_str(entry.unwrap().file_name().to_str().unwrap());
+    }
+    assert!(names.len() >= 64, "the content that was replaced is in the backups: {names}");
+    let journal = std::fs::read_to_string(bench.path("state/journal")).unwrap();
+    for guess in ["4711", "PIN=4711", "PIN=4711\n", "PIN 4711", "PIN = 4711", "PIN = 4711\n"] {
+        let hash = hex::encode(sha2::Sha256::digest(guess));
+        assert!(!journal.contains(&hash) && !names.contains(&hash), "{guess} can be guessed");
+    }
+    assert_eq!(code(&bench.run(&["rollback"])), 0);
+    assert!(!out.exists() && !conf.exists());
 }

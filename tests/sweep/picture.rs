@@ -6,6 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
+use hmac::{Hmac, KeyInit as _, Mac as _};
 use sha2::{Digest as _, Sha256};
 
 /// Stands before a time; no shown text holds it.
@@ -189,16 +190,15 @@ pub(crate) fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
         let parts: Vec<&str> = shown.split('/').collect();
         let belongs = match parts.as_slice() {
             [
-                "" | "journal" | "journal.end" | "lock" | "backups" | "logs" | "secrets" | "running"
+                "" | "journal" | "journal.end" | "key" | "lock" | "backups" | "logs" | "secrets" | "running"
                 | "aside",
             ] => true,
             // The end that a power cut tore off is kept for people.
             [torn] => torn.starts_with("journal.torn-at-"),
             ["backups", name] => {
-                fs::read(state.join(path)).is_ok_and(|bytes| hex(&Sha256::digest(bytes)) == *name)
+                fs::read(state.join(path)).is_ok_and(|bytes| backup_name(state, &bytes) == *name)
             }
-            ["logs", name] => !name.starts_with('.'),
-            ["secrets", name] => *name == ".key" || !name.starts_with('.'),
+            ["logs" | "secrets", name] => !name.starts_with('.'),
             // What a disturbed command left half made, and may be the operator's.
             ["aside", number, ..] => number.parse::<u32>().is_ok(),
             _ => false,
@@ -208,4 +208,12 @@ pub(crate) fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
         }
     }
     found
+}
+
+/// The name of the backup with this content: its SHA-256, hashed under the key of the state directory.
+fn backup_name(state: &Path, bytes: &[u8]) -> String {
+    let key = fs::read(state.join("key")).unwrap_or_default();
+    let mut name = Hmac::<Sha256>::new_from_slice(&key).expect("a key of any length");
+    name.update(&Sha256::digest(bytes));
+    hex(&name.finalize().into_bytes())
 }

@@ -70,7 +70,7 @@ impl Content<'_> {
 /// The failure when what was read for `shown` is not what it must be.
 pub(super) fn other_than(shown: &Path, found: Digest, expected: Digest) -> anyhow::Error {
     let shown = PathText::new(shown);
-    Failure::new(format!("the content read for `{shown}` has SHA-256 {found}, expected {expected}"))
+    Failure::new(format!("the content read for `{shown}` has the hash {found}, expected {expected}"))
         .kind(FailureKind::Damaged)
         .into()
 }

@@ -1,21 +1,35 @@
-//! The SHA-256 of some bytes, as the journal and the names of backups write it.
+//! The digest of some bytes: in the journal and the names of backups it is keyed, to scripts it is the SHA-256.
 
+use std::cmp::Ordering;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::str::FromStr;
 
 use anyhow::{Context, Result, ensure};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-/// A SHA-256, in text 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+use crate::machine::state_key;
+
+/// A digest, in text 64 lower-case hexadecimal digits: the hash of the SHA-256 under the key of the state directory, so
+/// that no content can be guessed from it. Two are compared by that, whether observed or recorded.
+#[derive(Clone, Copy, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
-pub struct Digest([u8; 32]);
+pub struct Digest {
+    keyed: [u8; 32],
+    /// The SHA-256 itself, unless this one was recorded.
+    plain: Option<[u8; 32]>,
+}
 
 impl Digest {
     /// The digest of these bytes.
     pub fn of(bytes: &[u8]) -> Self {
-        Self(Sha256::digest(bytes).into())
+        Self::of_plain(Sha256::digest(bytes).into())
+    }
+
+    fn of_plain(plain: [u8; 32]) -> Self {
+        let keyed = state_key::own().map_or(plain, |key| key.hash(&[&plain]));
+        Self { keyed, plain: Some(plain) }
     }
 
     /// The digest of these named digests, one after the other.
@@ -24,9 +38,40 @@ impl Digest {
         for (name, digest) in named {
             hash.update(name);
             hash.update([0]);
-            hash.update(digest.0);
+            hash.update(digest.keyed);
         }
-        Self(hash.finalize().into())
+        Self::of_plain(hash.finalize().into())
+    }
+
+    /// The SHA-256 of the bytes, as `sha256sum` prints it; `None` if only the keyed hash is known.
+    pub fn sha256(&self) -> Option<String> {
+        self.plain.map(hex::encode)
+    }
+}
+
+impl PartialEq for Digest {
+    fn eq(&self, other: &Self) -> bool {
+        self.keyed == other.keyed
+    }
+}
+
+impl Eq for Digest {}
+
+impl PartialOrd for Digest {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Digest {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.keyed.cmp(&other.keyed)
+    }
+}
+
+impl Hash for Digest {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.keyed.hash(state);
     }
 }
 
@@ -46,13 +91,13 @@ impl Digester {
 
     /// The digest of all pieces, and how many bytes they were.
     pub(crate) fn finish(self) -> (Digest, u64) {
-        (Digest(self.hash.finalize().into()), self.length)
+        (Digest::of_plain(self.hash.finalize().into()), self.length)
     }
 }
 
 impl fmt::Display for Digest {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&hex::encode(self.0))
+        formatter.write_str(&hex::encode(self.keyed))
     }
 }
 
@@ -68,11 +113,12 @@ impl FromStr for Digest {
     fn from_str(text: &str) -> Result<Self> {
         ensure!(
             text.len() == 64,
-            "invalid SHA-256 `{text}`: expected 64 hexadecimal digits, found {}",
+            "invalid digest `{text}`: expected 64 hexadecimal digits, found {}",
             text.len()
         );
-        let bytes = hex::decode(text).with_context(|| format!("invalid SHA-256 `{text}`"))?;
-        Ok(Self(bytes.try_into().map_err(|_| anyhow::anyhow!("invalid SHA-256 `{text}`"))?))
+        let bytes = hex::decode(text).with_context(|| format!("invalid digest `{text}`"))?;
+        let keyed = bytes.try_into().map_err(|_| anyhow::anyhow!("invalid digest `{text}`"))?;
+        Ok(Self { keyed, plain: None })
     }
 }
 
@@ -99,6 +145,8 @@ mod tests {
     #[test]
     fn is_written_and_read_as_hexadecimal_digits() {
         assert_eq!(Digest::of(b"abc").to_string(), OF_ABC);
+        assert_eq!(Digest::of(b"abc").sha256().as_deref(), Some(OF_ABC));
+        assert_eq!(OF_ABC.parse::<Digest>().unwrap().sha256(), None);
         assert_eq!(OF_ABC.parse::<Digest>().unwrap(), Digest::of(b"abc"));
         assert!("ba78".parse::<Digest>().is_err());
         assert!("zz".repeat(32).parse::<Digest>().is_err());

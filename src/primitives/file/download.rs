@@ -30,13 +30,14 @@ pub(super) struct Options {
 
 fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     host.refuse_secret(url)?;
-    let Ok(wanted) = options.sha256.parse::<Digest>() else {
+    let wanted = options.sha256.to_ascii_lowercase();
+    if wanted.parse::<Digest>().is_err() {
         bail!(
             Failure::new(format!("invalid SHA-256 `{}`", options.sha256))
                 .kind(FailureKind::Option)
                 .hint("write 64 hexadecimal digits, as `sha256sum` prints them")
         );
-    };
+    }
     let ownership = Ownership { owner: options.owner, group: options.group, mode: options.mode };
     let path = absolute(path)?;
     let attributes = |found: &Found| match &found.state {
@@ -54,7 +55,7 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
     };
     let found = Found::at(&path)?;
     host.seen().asks_for(|| Target::file(&found.path));
-    if found.state.sha256() == Some(wanted) {
+    if found.state.sha256().and_then(|digest| digest.sha256()).as_ref() == Some(&wanted) {
         return make(host, &path, |found| Ok(DesiredFile::Metadata { attributes: attributes(found)? }));
     }
     attributes(&found)?;
@@ -72,14 +73,12 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
             processes.pause(duration);
         })?
     };
-    if got.sha256 != wanted {
+    let sha256 = got.sha256.sha256().unwrap_or_default();
+    if sha256 != wanted {
         bail!(
-            Failure::new(format!(
-                "cannot download `{url}`: expected the SHA-256 {wanted}, found {}",
-                got.sha256
-            ))
-            .kind(FailureKind::Damaged)
-            .hint("if the change is intended, check the file and put its new hash into the script")
+            Failure::new(format!("cannot download `{url}`: expected the SHA-256 {wanted}, found {sha256}"))
+                .kind(FailureKind::Damaged)
+                .hint("if the change is intended, check the file and put its new hash into the script")
         );
     }
     make(host, &path, |found| {

@@ -8,7 +8,7 @@ use super::{Host, Unpredictable};
 use crate::event::{Answer, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
-use crate::machine::secret_store;
+use crate::machine::secret_store::{self, SecretStore};
 use crate::script::secret::{MARK, Secret};
 use crate::script::secrets::{SecretRequest, generated};
 
@@ -20,15 +20,8 @@ impl Host {
     /// as unpredictable.
     pub fn secret(&self, request: &SecretRequest) -> Result<Secret> {
         let secret = self.resolve_secret(request)?;
-        let store = &self.secrets().store;
-        let mut hash = store.known_hash(secret.name(), secret.reveal())?;
-        if hash.is_none() && !self.dry_run() {
-            self.session().begin_acting()?;
-            hash = Some(store.hash(secret.name(), secret.reveal())?);
-        }
-        if let Some(hash) = hash {
-            self.trace().secrets.insert(secret.name().to_owned(), hash);
-        }
+        let hash = SecretStore::hash(secret.name(), secret.reveal())?;
+        self.trace().secrets.insert(secret.name().to_owned(), hash);
         Ok(secret)
     }
 
@@ -91,15 +84,15 @@ impl Host {
         Ok(self.secrets().store.read(name)?.is_some_and(|stored| *stored == text))
     }
 
-    /// A keyed hash of a secret; `None` if no secret of this machine was ever hashed.
+    /// A keyed hash of a secret.
     pub fn hash_of_secret(&self, secret: &Secret) -> Result<Option<String>> {
-        self.secrets().store.known_hash(secret.name(), secret.reveal())
+        SecretStore::hash(secret.name(), secret.reveal()).map(Some)
     }
 
     /// A keyed hash of the secret as it is now; `None` if it cannot be had without asking.
     pub(super) fn present_secret(&self, name: &str) -> Result<Option<String>> {
         match self.secrets().available(name)? {
-            Some((text, _)) => self.secrets().store.known_hash(name, &text),
+            Some((text, _)) => SecretStore::hash(name, &text).map(Some),
             None => Ok(None),
         }
     }
