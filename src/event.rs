@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 use crate::redaction::Redactor;
-use crate::text::printable_lines;
+use crate::text::{on_screen, printable, printable_lines};
 
 /// The version of the events' form, as the first line of `--json` names it.
 pub const SCHEMA: &str = "1.0";
@@ -334,10 +334,17 @@ pub enum Answer {
     Text(zeroize::Zeroizing<String>),
 }
 
+/// Teaches the redactor what earlier runs knew.
+type EarlierSecrets = Box<dyn FnOnce(&mut Redactor) -> Result<()>>;
+
 /// Reports to the audience and to the log of the step, without secrets.
 pub struct Reporter {
     audience: Box<dyn Audience>,
     redactor: RefCell<Redactor>,
+    /// Until something is to be shown or recorded.
+    earlier: RefCell<Option<EarlierSecrets>>,
+    /// Lines at the end of which a secret may begin: shown when it is known how they go on.
+    held: RefCell<Vec<Event>>,
     log: RefCell<Option<Box<dyn Write>>>,
     ended: Cell<bool>,
 }
@@ -348,6 +355,8 @@ impl Reporter {
         Rc::new(Self {
             audience,
             redactor: RefCell::default(),
+            earlier: RefCell::default(),
+            held: RefCell::default(),
             log: RefCell::default(),
             ended: Cell::new(false),
         })
@@ -355,6 +364,7 @@ impl Reporter {
 
     /// Keeps what is reported from now on in `log` too, or in none.
     pub fn log_to(&self, log: Option<Box<dyn Write>>) {
+        self.release(self.held.take());
         *self.log.borrow_mut() = log;
     }
 
@@ -373,21 +383,42 @@ impl Reporter {
         self.redactor.borrow_mut().learn(name, value);
     }
 
+    /// Looks for what earlier runs knew, too. It is read when the first text is to be shown or recorded.
+    pub fn learn_earlier_secrets(&self, teach: impl FnOnce(&mut Redactor) -> Result<()> + 'static) {
+        *self.earlier.borrow_mut() = Some(Box::new(teach));
+    }
+
+    fn redactor(&self) -> std::cell::Ref<'_, Redactor> {
+        if let Some(teach) = self.earlier.take() {
+            let taught = teach(&mut self.redactor.borrow_mut());
+            if let Err(error) = taught {
+                let text = format!("secrets of earlier runs are not recognised in what is shown: {error:#}");
+                self.audience.hear(&Event::Note { text });
+            }
+        }
+        self.redactor.borrow()
+    }
+
     /// The text without secrets.
     pub fn redact(&self, text: &str) -> String {
-        self.redactor.borrow().redact(text)
+        self.redactor().redact(text)
     }
 
     /// Whether the text holds a known secret.
     pub fn holds_secret(&self, text: &str) -> bool {
-        self.redactor.borrow().holds_secret(text)
+        self.redactor().holds_secret(text)
     }
 
     /// The failure without secrets in anything that is shown of it.
     pub fn without_secrets_in(&self, mut failure: Failure) -> Failure {
         let redact = |text: &mut String| *text = printable_lines(&self.redact(text));
         redact(&mut failure.message);
-        failure.output.iter_mut().chain(&mut failure.hints).for_each(redact);
+        failure.hints.iter_mut().for_each(redact);
+        // A secret may be split by the ends of lines.
+        if !failure.output.is_empty() {
+            let output = self.redact(&failure.output.join("\n"));
+            failure.output = output.split('\n').map(|line| printable(on_screen(line)).into_owned()).collect();
+        }
         if let Some(place) = &mut failure.place {
             redact(&mut place.text);
             place.frames.iter_mut().for_each(redact);
@@ -410,17 +441,51 @@ impl Reporter {
         }
     }
 
-    /// Emits an event.
+    /// Emits an event. A line at the end of which a secret may begin waits for what follows.
     pub fn emit(&self, event: &Event) {
-        let event = self.without_secrets(event);
+        let mut held = self.held.take();
+        let Some(text) = line_of(event).filter(|text| !text.contains(JOINT)) else {
+            self.release(held);
+            return self.show(&self.without_secrets(event));
+        };
+        let texts = held.iter().filter_map(line_of).chain([text]);
+        let together = texts.collect::<Vec<_>>().join(JOINT);
+        let may_go_on = together.len() < MOST_HELD && self.redactor().may_go_on(&together);
+        held.push(event.clone());
+        if may_go_on {
+            *self.held.borrow_mut() = held;
+        } else {
+            self.release(held);
+        }
+    }
+
+    /// Shows lines that were held: a secret that is split by their ends is in none of them.
+    fn release(&self, mut held: Vec<Event>) {
+        if held.len() > 1 {
+            let together = held.iter().filter_map(line_of).collect::<Vec<_>>().join(JOINT);
+            let shown = self.redact(&together);
+            let texts: Vec<&str> = shown.split(JOINT).collect();
+            held.truncate(texts.len());
+            for (event, shown) in held.iter_mut().zip(texts) {
+                if let Some(text) = line_of_mut(event) {
+                    shown.clone_into(text);
+                }
+            }
+        }
+        for event in &held {
+            self.show(&self.without_secrets(event));
+        }
+    }
+
+    fn show(&self, event: &Event) {
         self.ended.set(self.ended.get() || matches!(event, Event::RunEnded { .. }));
         if let Some(log) = self.log.borrow_mut().as_mut()
-            && let Some(line) = log_line(&event)
+            && let Some(line) = log_line(event)
         {
             // The log is a convenience: a full disk shows where it matters, at the journal.
             let _ = writeln!(log, "{line}");
         }
-        self.audience.hear(&event);
+        self.audience.hear(event);
     }
 
     /// Whether what changes in a target is shown, of changes with this outcome.
@@ -440,6 +505,7 @@ impl Reporter {
 
     /// Asks; `Ok(None)` when no one can be asked.
     pub fn ask(&self, question: &Question) -> Result<Option<Answer>> {
+        self.release(self.held.take());
         let mut question = question.clone();
         match &mut question {
             Question::Confirm { text, .. } | Question::Text { text, .. } | Question::Secret { text, .. } => {
@@ -456,7 +522,8 @@ impl Reporter {
         match &mut event {
             // Data: a consumer needs every byte.
             Event::Output { text } => *text = self.redact(text),
-            Event::CommandLine { text, .. } | Event::Said { text, .. } | Event::Note { text } => {
+            Event::CommandLine { text, .. } => *text = printable(on_screen(&self.redact(text))).into_owned(),
+            Event::Said { text, .. } | Event::Note { text } => {
                 *text = redact(text);
             }
             Event::CommandStarted { label }
@@ -500,6 +567,27 @@ impl Reporter {
             | Event::RunEnded { .. } => {}
         }
         event
+    }
+}
+
+/// Joins lines that are shown one after the other. It is not seen, and in no line that was made printable.
+const JOINT: &str = "\0";
+
+/// So many bytes are held at most.
+const MOST_HELD: usize = 8192;
+
+/// The text of an event that is one of a stream of lines.
+fn line_of(event: &Event) -> Option<&str> {
+    match event {
+        Event::CommandLine { text, .. } | Event::Output { text } | Event::Said { text, .. } => Some(text),
+        _ => None,
+    }
+}
+
+fn line_of_mut(event: &mut Event) -> Option<&mut String> {
+    match event {
+        Event::CommandLine { text, .. } | Event::Output { text } | Event::Said { text, .. } => Some(text),
+        _ => None,
     }
 }
 

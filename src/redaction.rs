@@ -1,5 +1,16 @@
 //! Takes secrets out of everything that is shown or logged.
 
+mod remembered;
+
+use std::ops::Range;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+
+use crate::text;
+use remembered::Recalled;
+pub use remembered::{Keyed, Remembered};
+
 /// Values under this length, in characters, are not searched for: they would hit innocent text.
 pub const SHORTEST: usize = 8;
 
@@ -11,6 +22,8 @@ const GAP: &str = "[…";
 pub struct Redactor {
     /// Longest first, so that a secret that contains another is replaced whole.
     known: Vec<Known>,
+    /// Those of which only hashes are left.
+    recalled: Recalled,
 }
 
 /// A text that is looked for, and what is shown in its place.
@@ -25,46 +38,126 @@ impl Drop for Known {
     }
 }
 
+fn is_long(text: &str) -> bool {
+    text.chars().count() >= SHORTEST
+}
+
+fn mark(name: &str) -> String {
+    format!("«secret:{name}»")
+}
+
+/// The texts by which a value is recognised: as it is, percent-encoded, as JSON, base64 and hexadecimal digits write it,
+/// and each of its lines by itself.
+fn texts_of(value: &str) -> Vec<String> {
+    // What is shown line by line never shows the whole of a key of many lines, and is without its controls.
+    let lines = value.lines().map(str::trim).filter(|line| *line != value);
+    let seen = text::visible(value).map(|(seen, _)| seen);
+    // What is encoded already may be encoded once more.
+    let (percent, json) = (text::percent_encoded(value), serde_json::Value::from(value).to_string());
+    let plain = [value, &*text::printable(value), &percent, &json[1..json.len() - 1]];
+    let mut texts: Vec<String> = plain.into_iter().chain(lines).map(str::to_owned).chain(seen).collect();
+    // A character of base64 is six bits: the neighbours of the value decide about the first and the last one as well. Where
+    // it has none, it is recognised with the last one, too.
+    for shift in 0..3 {
+        let shifted = [&[0; 2][..shift], value.as_bytes()].concat();
+        let (from, to) = ((shift * 8).div_ceil(6), shifted.len() * 8 / 6);
+        for encoded in [STANDARD_NO_PAD, URL_SAFE_NO_PAD].map(|engine| engine.encode(&shifted)) {
+            texts.extend([&encoded[from..to], &encoded[from..]].map(str::to_owned));
+        }
+    }
+    texts.extend([hex::encode(value), hex::encode_upper(value)]);
+    texts.retain(|text| is_long(text));
+    texts.sort_unstable();
+    texts.dedup();
+    texts
+}
+
 impl Redactor {
-    /// Looks for this secret from now on: as it is, percent-encoded, as JSON and as a shell's quotes write it, each of
-    /// its lines by itself as well. Says whether it is long enough to be looked for.
+    /// Looks for this secret from now on, in every form. Says whether it is long enough to be looked for.
     pub fn learn(&mut self, name: &str, value: &str) -> bool {
-        let is_long = |text: &str| text.chars().count() >= SHORTEST;
         if !is_long(value) {
             return false;
         }
-        let mark = format!("«secret:{name}»");
-        // What is shown line by line never shows the whole of a key of many lines, and is without its controls.
-        let lines = value.lines().map(str::trim).filter(|line| *line != value && is_long(line));
-        let printable = crate::text::printable(value);
-        // What is encoded already may be encoded once more.
-        let (percent, json) =
-            (crate::text::percent_encoded(value), serde_json::Value::from(value).to_string());
-        let encoded = [percent.as_str(), &json[1..json.len() - 1]];
-        for text in [value, &printable].into_iter().chain(lines).chain(encoded) {
-            if is_long(text) && !self.known.iter().any(|known| known.text == text) {
-                self.known.push(Known { text: text.to_owned(), mark: mark.clone() });
+        for text in texts_of(value) {
+            if !self.known.iter().any(|known| known.text == text) {
+                self.known.push(Known { text, mark: mark(name) });
             }
         }
         self.known.sort_by_key(|known| std::cmp::Reverse(known.text.len()));
         true
     }
 
-    /// The text with every secret replaced by its name, one that is cut off at the end of the text too.
+    /// Looks for secrets of which only hashes are left, too.
+    pub fn recall(&mut self, remembered: &[Remembered], key: Box<Keyed>) {
+        self.recalled = Recalled::of(remembered, key);
+    }
+
+    /// The text with every secret replaced by its name, one that is cut off at the end of the text too, and one that is
+    /// split by line ends or by what is not seen.
     pub fn redact(&self, text: &str) -> String {
         let mut text = text.to_owned();
         for known in &self.known {
-            text = known.replaced(text);
+            if let Some(replaced) = replaced(&text, &known.spans(&text)) {
+                text = replaced;
+            }
+        }
+        let mut visible = text::visible(&text);
+        for known in &self.known {
+            let Some((seen, places)) = &visible else { break };
+            if let Some(replaced) = replaced(&text, &behind(&text, places, known.spans(seen))) {
+                text = replaced;
+                visible = text::visible(&text);
+            }
+        }
+        if let Some(replaced) = replaced(&text, &self.recalled.spans(&text)) {
+            text = replaced;
+        }
+        if let Some((seen, places)) = text::visible(&text)
+            && let Some(replaced) = replaced(&text, &behind(&text, &places, self.recalled.spans(&seen)))
+        {
+            text = replaced;
         }
         text
     }
 
-    /// Whether the text holds a secret.
+    /// Whether the text holds a secret of which the value is known.
     pub fn holds_secret(&self, text: &str) -> bool {
-        self.known.iter().any(|known| {
-            known.candidates(text).any(|at| matches!(known.found(text, at), Some(Found::Whole(_))))
+        let seen = text::visible(text).map(|(seen, _)| seen);
+        [Some(text), seen.as_deref()].into_iter().flatten().any(|text| {
+            self.known.iter().any(|known| {
+                known.candidates(text).any(|at| matches!(known.found(text, at), Some(Found::Whole(_))))
+            })
         })
     }
+
+    /// Whether what follows the text could show that its end is the beginning of a secret.
+    pub fn may_go_on(&self, text: &str) -> bool {
+        let seen = text::visible(text);
+        let text = seen.as_ref().map_or(text, |(seen, _)| seen);
+        self.known.iter().any(|known| known.begins_at_end_of(text)) || self.recalled.may_begin_at_end_of(text)
+    }
+}
+
+/// Where a secret is, and what is shown instead.
+type Spans<'marks> = Vec<(Range<usize>, &'marks str)>;
+
+/// The text with something else at these places, which are in order; `None` if there are none.
+fn replaced(text: &str, spans: &[(Range<usize>, &str)]) -> Option<String> {
+    let mut shown = String::new();
+    let mut from = 0;
+    for (span, mark) in spans {
+        shown.push_str(&text[from..span.start]);
+        shown.push_str(mark);
+        from = span.end;
+    }
+    (from > 0).then(|| shown + &text[from..])
+}
+
+/// The same places in the text of which something is not seen.
+fn behind<'marks>(text: &str, places: &[usize], spans: Spans<'marks>) -> Spans<'marks> {
+    let at = |seen: usize| places.get(seen).copied().unwrap_or(text.len());
+    let whole = |last: usize| last + text[last..].chars().next().map_or(0, char::len_utf8);
+    spans.into_iter().map(|(span, mark)| (at(span.start)..whole(at(span.end - 1)), mark)).collect()
 }
 
 /// What stands at a place of a text; each with where it ends.
@@ -75,24 +168,33 @@ enum Found {
 }
 
 impl Known {
-    fn replaced(&self, text: String) -> String {
-        let mut shown = String::new();
-        let mut from = 0;
-        for at in self.candidates(&text) {
-            if at < from {
-                continue;
-            }
-            if let Some(Found::Whole(end) | Found::Beginning(end)) = self.found(&text, at) {
-                shown.push_str(&text[from..at]);
-                shown.push_str(&self.mark);
+    fn spans(&self, text: &str) -> Spans<'_> {
+        let (mut spans, mut from) = (Spans::new(), 0);
+        for at in self.candidates(text) {
+            if at >= from
+                && let Some(Found::Whole(end) | Found::Beginning(end)) = self.found(text, at)
+            {
+                spans.push((at..end, &*self.mark));
                 from = end;
             }
         }
-        if from == 0 {
-            return text;
-        }
-        shown.push_str(&text[from..]);
-        shown
+        spans
+    }
+
+    fn begins_at_end_of(&self, text: &str) -> bool {
+        // No form of a letter is longer.
+        let from = text.len().saturating_sub(12 * self.text.len());
+        let end = &text[(from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())..];
+        self.candidates(end).any(|at| {
+            let mut ends = vec![at];
+            for (count, letter) in self.text.chars().enumerate() {
+                if ends.contains(&end.len()) {
+                    return count > 0;
+                }
+                ends = after(end, &ends, letter);
+            }
+            false
+        })
     }
 
     /// Where it could begin: at its first letter, or at an encoded one.
@@ -112,21 +214,26 @@ impl Known {
             {
                 return Some(Found::Beginning(*end));
             }
-            let mut next = Vec::new();
-            for end in ends {
-                forms(&text[end..], letter, |length| {
-                    if !next.contains(&(end + length)) {
-                        next.push(end + length);
-                    }
-                });
-            }
-            if next.is_empty() {
+            ends = after(text, &ends, letter);
+            if ends.is_empty() {
                 return None;
             }
-            ends = next;
         }
         ends.into_iter().max().map(Found::Whole)
     }
+}
+
+/// Where a letter ends, in any of its forms, that begins at one of these places.
+fn after(text: &str, begins: &[usize], letter: char) -> Vec<usize> {
+    let mut ends = Vec::new();
+    for begin in begins {
+        forms(&text[*begin..], letter, |length| {
+            if !ends.contains(&(begin + length)) {
+                ends.push(begin + length);
+            }
+        });
+    }
+    ends
 }
 
 /// Whether what is shown ends here.
@@ -249,6 +356,88 @@ mod tests {
         assert_eq!(redactor.redact("  BgkqhkiG9w0B"), format!("  {MARK}"));
         assert_eq!(redactor.redact("short"), "short");
         assert_eq!(redactor.redact("-----BEGIN-----MIIEvQIBADAN\tBgkqhkiG9w0Bshort"), MARK);
+    }
+
+    #[test]
+    fn base64_and_hexadecimal_digits_of_a_secret_are_replaced_wherever_they_begin() {
+        let secret = "hünter2>>??-correct";
+        let redactor = knowing(secret);
+        for before in ["", "a", "ab", "abc"] {
+            let text = format!("{before}{secret}, and more");
+            for encoded in [
+                base64::engine::general_purpose::STANDARD.encode(&text),
+                base64::engine::general_purpose::URL_SAFE.encode(&text),
+                hex::encode(&text),
+                hex::encode_upper(&text),
+            ] {
+                let shown = redactor.redact(&encoded);
+                assert!(shown.contains(MARK) && shown.len() < encoded.len(), "{shown}");
+                assert!(redactor.redact(&format!("{}\n{}", &encoded[..20], &encoded[20..])).contains(MARK));
+            }
+        }
+        let other = STANDARD_NO_PAD.encode("the house of another");
+        assert_eq!(redactor.redact(&other), other);
+    }
+
+    #[test]
+    fn a_secret_that_is_split_by_what_is_not_seen_is_replaced() {
+        let redactor = knowing("correct-horse");
+        for split in
+            ["\n", "\r\n", "\r", "\u{200b}", "\u{ad}", "\u{feff}", "\u{1b}[1m", "\0", "\n\u{1b}[0m\u{200d}"]
+        {
+            for at in [1, 4, 8, 12] {
+                let (one, two) = "correct-horse".split_at(at);
+                let shown = redactor.redact(&format!("it is {one}{split}{two}."));
+                assert_eq!(shown, format!("it is {MARK}."), "{split:?}");
+            }
+        }
+        assert_eq!(redactor.redact("correct\nhorse"), "correct\nhorse");
+        assert!(knowing("zero\u{200b}width").redact("zerowidth").contains(MARK));
+    }
+
+    #[test]
+    fn what_may_go_on_is_the_beginning_of_a_secret() {
+        let redactor = knowing("correct-horse");
+        for text in ["c", "it is c", "it is co", "correct-hors", "corr\nect", "%63o", "Y29ycm", "636f72"] {
+            assert!(redactor.may_go_on(text), "{text}");
+        }
+        for text in ["", "co ", "correct-horse", "correct-house"] {
+            assert!(!redactor.may_go_on(text), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_secret_of_which_a_hash_is_left_is_replaced_in_every_form() {
+        let key = |parts: &[&[u8]]| {
+            use sha2::Digest as _;
+            sha2::Sha256::digest([b"key", &*parts.concat()].concat()).into()
+        };
+        let secret = "it's \"$HOME\" 4711";
+        let remembered = Remembered::of("p", "db_password", secret, &key);
+        let line = serde_json::to_string(&remembered).unwrap();
+        assert!(!line.contains("4711"));
+        let short = serde_json::to_value(Remembered::of("p", "pin", "4711", &key)).unwrap();
+        assert_eq!(short, serde_json::json!({ "plan": "p", "name": "pin", "texts": [] }));
+        let mut redactor = Redactor::default();
+        redactor.recall(&[serde_json::from_str(&line).unwrap()], Box::new(key));
+        let json = serde_json::Value::from(secret).to_string();
+        for form in [
+            secret,
+            &crate::text::percent_encoded(secret),
+            &json[1..json.len() - 1],
+            &STANDARD_NO_PAD.encode(secret),
+            &hex::encode(secret),
+            &format!("{}\n{}", &secret[..5], &secret[5..]),
+            &format!("{}\u{ad}{}", &secret[..9], &secret[9..]),
+        ] {
+            assert_eq!(
+                redactor.redact(&format!("a {form} b {form}")),
+                format!("a {MARK} b {MARK}"),
+                "{form}"
+            );
+        }
+        assert_eq!(redactor.redact("it's \"$HOME\" 4712"), "it's \"$HOME\" 4712");
+        assert!(redactor.may_go_on("it's \"$HOME\" 47") && !redactor.may_go_on(secret));
     }
 
     #[test]

@@ -17,10 +17,45 @@ pub fn printable(text: &str) -> Cow<'_, str> {
     Cow::Owned(shown)
 }
 
-/// The same for a text of several lines, each by itself.
+/// The same, but carriage returns stay: what stands between them overwrites each other.
+pub fn printable_but_returns(line: &str) -> String {
+    let parts: Vec<Cow<'_, str>> = line.split('\r').map(printable).collect();
+    parts.join("\r")
+}
+
+/// What is seen in the end of a line in which carriage returns stayed.
+pub fn on_screen(line: &str) -> &str {
+    line.rsplit('\r').next().unwrap_or_default()
+}
+
+/// A text of several lines without anything that a terminal would obey, each by itself.
 pub fn printable_lines(text: &str) -> String {
     let lines: Vec<Cow<'_, str>> = text.split('\n').map(printable).collect();
     lines.join("\n")
+}
+
+/// What is seen of a text, line ends left out, and where each byte of it is in the text; `None` if all of it is seen.
+pub fn visible(text: &str) -> Option<(String, Vec<usize>)> {
+    let is_hidden = |character: char| is_invisible(character) || character != '\t' && is_obeyed(character);
+    if !text.chars().any(is_hidden) {
+        return None;
+    }
+    let (mut seen, mut places, mut state) = (String::new(), Vec::new(), State::Text);
+    for (at, character) in text.char_indices() {
+        if is_invisible(character) {
+            continue;
+        }
+        state = if character == '\n' { State::Text } else { state.after(character, &mut seen) };
+        places.resize(seen.len(), at);
+    }
+    Some((seen, places))
+}
+
+/// A character that takes no place. Source: Unicode, `Default_Ignorable_Code_Point`, those without a meaning of their own.
+fn is_invisible(character: char) -> bool {
+    matches!(character,
+        '\u{ad}' | '\u{34f}' | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2065}'
+        | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{e0000}'..='\u{e0fff}')
 }
 
 /// A character that acts instead of being seen.

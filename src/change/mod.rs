@@ -145,7 +145,7 @@ impl World {
         self.doubt_durability();
         self.reporter.emit(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
-            let text = crate::text::printable(line).into_owned();
+            let text = crate::text::printable_but_returns(line);
             match stream {
                 Stream::Report => self.reporter.note(text),
                 stream => self.reporter.emit(&Event::CommandLine { error: stream == Stream::Err, text }),

@@ -38,6 +38,7 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
         return Ok(ExitCode::DONE);
     }
     let history = &loaded.history;
+    let redactor = super::redactor(&state)?;
     line_to_stdout(&format!("the journal `{}` is intact: {} records", path.display(), loaded.records));
     if let Some(torn) = &loaded.torn {
         line_to_stdout(&format!(
@@ -53,10 +54,10 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
     let doubtful = history.changes.iter().filter(|change| change.state == ChangeState::InDoubt);
     let doubtful = doubtful.filter(|change| !is_under_way(change));
     for change in doubtful {
-        line_to_stdout(&format!(
+        line_to_stdout(&redactor.redact(&format!(
             "in doubt: #{} {}: the next run or rollback determines whether it was made",
             change.id, change.intent.summary
-        ));
+        )));
     }
     if let Some(unfinished) = history.rollback.as_ref().filter(|_| !is_at_work) {
         line_to_stdout(&format!("a rollback was interrupted: finish it with `{}`", unfinished.invocation()));
@@ -72,7 +73,7 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
         ));
     }
     for pending in &history.pending {
-        line_to_stdout(&format!("pending: {}", pending.sentence()));
+        line_to_stdout(&redactor.redact(&format!("pending: {}", pending.sentence())));
     }
     Ok(ExitCode::DONE)
 }

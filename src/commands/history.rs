@@ -15,6 +15,7 @@ use crate::ui::{line_to_stderr, line_to_stdout};
 pub(super) fn execute(options: &Options) -> Result<ExitCode> {
     let directory = config::state_directory(options)?;
     let history = journal::load(&directory)?.history;
+    let redactor = super::redactor(&directory)?;
     let is_at_work = lock::is_held(&directory.join("lock"));
     if history.changes.is_empty() {
         line_to_stderr("no changes are recorded");
@@ -36,17 +37,17 @@ pub(super) fn execute(options: &Options) -> Result<ExitCode> {
                 "target": change.intent.target.to_string(), "summary": change.intent.summary, "state": state, "detail": detail,
                 "class": change.intent.class,
             });
-            line_to_stdout(&row.to_string());
+            line_to_stdout(&redactor.redact(&row.to_string()));
             continue;
         }
         let when = time::when(change.time, clock::now(), &clock::zone());
         let step = change.intent.step.as_deref().unwrap_or("-");
         let detail = detail.and_then(|text| text.lines().next().map(|line| format!(" ({line})")));
         let detail = detail.unwrap_or_default();
-        line_to_stdout(&format!(
+        line_to_stdout(&redactor.redact(&format!(
             "#{:<5} {when:<16} {:<14} {step:<4} {state:<11} {}{detail}",
             change.id, change.plan, change.intent.summary
-        ));
+        )));
     }
     Ok(ExitCode::DONE)
 }

@@ -23,7 +23,7 @@ pub(super) fn execute(options: &Options, step: Option<&str>) -> Result<ExitCode>
         }
     };
     let text = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
-    for line in String::from_utf8_lossy(&text).lines() {
+    for line in super::redactor(&state)?.redact(&String::from_utf8_lossy(&text)).lines() {
         line_to_stdout(&crate::text::printable(line));
     }
     Ok(ExitCode::DONE)

@@ -21,7 +21,9 @@ use crate::config;
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure;
+use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
+use crate::redaction::Redactor;
 use crate::ui;
 
 /// Executes the command.
@@ -50,6 +52,13 @@ pub fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
         options.show_differences,
         config::questions(options),
     )
+}
+
+/// What takes secrets out of what is shown of a state directory: earlier records may hold what is a secret by now.
+fn redactor(state: &std::path::Path) -> Result<Redactor> {
+    let mut redactor = Redactor::default();
+    SecretStore::below(state).teach(&mut redactor)?;
+    Ok(redactor)
 }
 
 /// Runs a command whose events end with a summary, even if it fails.

@@ -9,7 +9,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, History, PendingHandler};
 use crate::machine::clock;
-use crate::plan::pending_session;
+use crate::plan::journal_session;
 use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Shows what is pending of every plan, or forgets these numbers.
@@ -18,7 +18,13 @@ pub(super) fn execute(options: &Options, drop: &[usize]) -> Result<ExitCode> {
 }
 
 fn list(options: &Options) -> Result<ExitCode> {
-    let history = config::launch(options, "kkrun pending")?.history()?;
+    let launch = config::launch(options, "kkrun pending")?;
+    let history = launch.history()?;
+    let redactor = super::redactor(&launch.state)?;
+    let line_to_stdout = |line: &str| line_to_stdout(&redactor.redact(line));
+    let row = |number: &str, plan: &str, step: Option<&str>, what: &str, why: &str| {
+        line_to_stdout(&format!("{number:<4} {plan:<14} {:<4} {what} ({why})", step.unwrap_or("-")));
+    };
     let boot = clock::boot_id()?;
     begin_json(options);
     for pending in &history.pending {
@@ -68,10 +74,6 @@ fn begin_json(options: &Options) {
     }
 }
 
-fn row(number: &str, plan: &str, step: Option<&str>, what: &str, why: &str) {
-    line_to_stdout(&format!("{number:<4} {plan:<14} {:<4} {what} ({why})", step.unwrap_or("-")));
-}
-
 fn changes<'a>(history: &'a History, pending: &'a PendingHandler) -> impl Iterator<Item = &'a ChangeRecord> {
     pending.changes.iter().filter_map(|id| history.change(*id))
 }
@@ -107,7 +109,7 @@ fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
     }
     begin_json(options);
     for pending in known.iter().filter(|pending| numbers.contains(&pending.number)) {
-        let mut session = pending_session(&launch, &pending.plan, &reporter)?;
+        let mut session = journal_session(&launch, &pending.plan, "pending", &reporter)?;
         session.begin_undoing()?;
         session.drop_pending(pending)?;
         if options.json {

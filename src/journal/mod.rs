@@ -310,7 +310,10 @@ impl Journal {
 /// # Errors
 /// With [`ExitCode::REFUSED`], when root runs kkrun.
 pub fn check_state_directory(directory: &Path) -> Result<()> {
-    trusted::check_state(directory, &[FILE, state_key::FILE, "lock", "backups", "secrets", "logs"])
+    trusted::check_state(
+        directory,
+        &[FILE, state_key::FILE, "remembered", "lock", "backups", "secrets", "logs"],
+    )
 }
 
 /// Makes the state directory, readable by its owner alone. Until there is a journal, other users may see that there is

@@ -202,6 +202,27 @@ pub struct Intent {
     pub inverse: Value,
 }
 
+impl Entry {
+    /// The same without secrets in what is written for people.
+    #[must_use]
+    pub fn redacted(mut self, redact: &dyn Fn(&str) -> String) -> Self {
+        match &mut self {
+            Self::Intent(intent) => {
+                intent.summary = redact(&intent.summary);
+                intent.loses = intent.loses.as_deref().map(redact);
+            }
+            Self::Void { why: text, .. }
+            | Self::RebootPending { why: text, .. }
+            | Self::Conflict { why: text, .. }
+            | Self::Kept { why: text, .. }
+            | Self::UndoFailed { error: text, .. }
+            | Self::StepFailed { error: text, .. } => *text = redact(text),
+            _ => {}
+        }
+        self
+    }
+}
+
 /// How an undo ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -10,23 +10,30 @@ use zeroize::Zeroizing;
 
 use super::account::Account;
 use super::files::{self, Attributes, Contents, FileState};
-use super::{state_key, trusted};
+use super::state_key::{self, StateKey};
+use super::trusted;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
+use crate::redaction::{Redactor, Remembered};
 
 /// The tag of what is being stored.
 const PREPARED: &str = "secret";
 
+/// What is remembered, beside the directory of secrets, of every secret that was ever given: see [`Remembered`]. A line of
+/// JSON each.
+const REMEMBERED: &str = "remembered";
+
 /// The directory of secrets: 0700, its files 0600.
 #[derive(Clone, Debug)]
 pub struct SecretStore {
+    state: PathBuf,
     directory: PathBuf,
 }
 
 impl SecretStore {
     /// The store below the state directory `state`. Nothing is created until a secret is stored.
     pub fn below(state: &Path) -> Self {
-        Self { directory: state.join("secrets") }
+        Self { state: state.to_owned(), directory: state.join("secrets") }
     }
 
     /// The stored secret of this name.
@@ -38,26 +45,106 @@ impl SecretStore {
 
     /// Stores a secret durably, replacing an earlier one of the same name.
     pub fn write(&self, name: &str, text: &str) -> Result<()> {
-        self.put(name, text.as_bytes())
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.directory)
+            .with_context(|| format!("cannot create `{}`", self.directory.display()))?;
+        put(&self.directory.join(name), text.as_bytes())
     }
 
-    /// All that is stored.
-    pub fn all(&self) -> Result<Vec<(String, Zeroizing<String>)>> {
+    /// What is remembered of the secrets that were ever given.
+    pub fn remembered(&self) -> Result<Vec<Remembered>> {
+        let path = self.state.join(REMEMBERED);
+        let Some(bytes) = read_if_there(&path)? else { return Ok(Vec::new()) };
+        let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let read = lines.map(serde_json::from_slice).collect::<Result<_, _>>();
+        read.with_context(|| format!("cannot read `{}`", path.display()))
+    }
+
+    /// Remembers a secret that a plan was given, by keyed hashes, so that later runs find it in what they show, whatever
+    /// became of its value. `begin` takes the lock.
+    pub fn remember(
+        &self,
+        plan: &str,
+        name: &str,
+        text: &str,
+        begin: impl FnOnce() -> Result<()>,
+    ) -> Result<()> {
+        let Some(key) = state_key::own() else { return Ok(()) };
+        let new = Remembered::of(plan, name, text, &|parts| key.hash(parts));
+        if self.remembered()?.contains(&new) {
+            return Ok(());
+        }
+        begin()?;
+        state_key::keep(&self.state)?;
+        let mut all = self.remembered()?;
+        all.push(new);
+        self.put_remembered(&all)
+    }
+
+    fn put_remembered(&self, all: &[Remembered]) -> Result<()> {
+        let mut lines = Vec::new();
+        for one in all {
+            serde_json::to_writer(&mut lines, one).context("cannot write what is remembered as JSON")?;
+            lines.push(b'\n');
+        }
+        put(&self.state.join(REMEMBERED), &lines)
+    }
+
+    /// Teaches what is known here: the stored secrets, and what is remembered of all others.
+    pub fn teach(&self, redactor: &mut Redactor) -> Result<()> {
+        // Scripts that are only checked have no state.
+        if self.state.as_os_str().is_empty() {
+            return Ok(());
+        }
+        for (name, text) in self.all()? {
+            redactor.learn(&name, &text);
+        }
+        let remembered = self.remembered()?;
+        if !remembered.is_empty()
+            && let Some(key) = StateKey::read(&self.state)?
+        {
+            redactor.recall(&remembered, Box::new(move |parts| key.hash(parts)));
+        }
+        Ok(())
+    }
+
+    /// The names of all that is stored.
+    pub fn names(&self) -> Result<Vec<String>> {
         let named = || format!("cannot read `{}`", self.directory.display());
         let entries = match std::fs::read_dir(&self.directory) {
             Ok(entries) => entries,
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(error) => return Err(error).with_context(named),
         };
-        let mut all = Vec::new();
+        let mut found = Vec::new();
         for entry in entries {
             let name = entry.with_context(named)?.file_name();
-            let Some(name) = name.to_str().filter(|name| is_name(name)) else { continue };
-            if let Some(text) = self.read(name)? {
-                all.push((name.to_owned(), text));
+            found.extend(name.to_str().filter(|name| is_name(name)).map(str::to_owned));
+        }
+        Ok(found)
+    }
+
+    /// All that is stored.
+    pub fn all(&self) -> Result<Vec<(String, Zeroizing<String>)>> {
+        let mut all = Vec::new();
+        for name in self.names()? {
+            if let Some(text) = self.read(&name)? {
+                all.push((name, text));
             }
         }
         Ok(all)
+    }
+
+    /// Removes a stored secret durably; one that is not there is removed.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let path = self.directory.join(name);
+        let removed = match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+            removed => removed.and_then(|()| std::fs::File::open(&self.directory)?.sync_all()),
+        };
+        removed.with_context(|| format!("cannot remove the secret `{}`", path.display()))
     }
 
     /// A keyed hash of a secret: only with this machine's key can two be compared.
@@ -71,21 +158,18 @@ impl SecretStore {
 
     /// Removes what a run that was killed had begun to store. The caller holds the lock.
     pub fn clear_unfinished(&self) -> Result<()> {
-        files::clear_leftover(&self.directory.join("any"), PREPARED)
+        files::clear_leftover(&self.directory.join("any"), PREPARED)?;
+        files::clear_leftover(&self.state.join(REMEMBERED), PREPARED)
     }
+}
 
-    fn put(&self, name: &str, bytes: &[u8]) -> Result<()> {
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&self.directory)
-            .with_context(|| format!("cannot create `{}`", self.directory.display()))?;
-        let path = files::canonical(&self.directory.join(name))?;
-        let found = FileState::observe(&path)?;
-        let (owner, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
-        let attributes = Attributes::new(0o600, owner, group);
-        files::replace(&path, Contents::Bytes(bytes), &attributes, &found, PREPARED).map(drop)
-    }
+/// Writes a file of mode 0600 durably.
+fn put(path: &Path, bytes: &[u8]) -> Result<()> {
+    let path = files::canonical(path)?;
+    let found = FileState::observe(&path)?;
+    let (owner, group) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let attributes = Attributes::new(0o600, owner, group);
+    files::replace(&path, Contents::Bytes(bytes), &attributes, &found, PREPARED).map(drop)
 }
 
 /// Whether a secret may have this name: lower-case letters, digits and underscores, a letter first.
@@ -93,6 +177,16 @@ pub fn is_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     bytes.next().is_some_and(|first| first.is_ascii_lowercase())
         && bytes.all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
+/// All that the environment hands over, by name; what is no text is left to [`from_environment`].
+pub fn all_from_environment() -> BTreeMap<String, Zeroizing<String>> {
+    let start = variable("");
+    let variables = std::env::vars_os().filter_map(|(name, value)| {
+        let name = name.to_str()?.strip_prefix(&start)?.to_ascii_lowercase();
+        Some((name, Zeroizing::new(value.into_string().ok()?)))
+    });
+    variables.collect()
 }
 
 /// The variable that hands over the secret of this name.

@@ -25,7 +25,7 @@ use unchanged::{is_unchanged, remembered, to_remember};
 use crate::change::World;
 use crate::event::{Event, Reporter, SkipReason};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{self, Entry, History, Loaded, Writer};
 use crate::machine::process::Processes;
 use crate::machine::secret_store::{self, SecretStore};
@@ -72,11 +72,8 @@ pub struct Launch {
 impl Launch {
     /// What changes are made with, reporting to `reporter`.
     pub fn world(&self, reporter: Rc<Reporter>) -> World {
-        // Differences that a rollback shows may hold what an earlier run stored. A user who cannot read it
-        // cannot show any of it either.
-        for (name, text) in SecretStore::below(&self.state).all().unwrap_or_default() {
-            reporter.learn_known_secret(&name, &text);
-        }
+        let store = SecretStore::below(&self.state);
+        reporter.learn_earlier_secrets(move |redactor| store.teach(redactor));
         let processes = Processes::new(&self.run, &self.notes, self.signals.clone());
         World::new(processes, &self.state, reporter)
     }
@@ -132,9 +129,14 @@ impl Launch {
     }
 
     /// The secrets of a run: what is stored, and what the `--secrets` file gives.
-    fn secrets(&self) -> Result<Rc<Secrets>> {
-        let given = self.secrets_file.as_deref().map(secret_store::from_file).transpose()?;
-        Ok(Rc::new(Secrets::new(SecretStore::below(&self.state), given.unwrap_or_default())))
+    fn secrets(&self, reporter: &Reporter) -> Result<Rc<Secrets>> {
+        let given =
+            self.secrets_file.as_deref().map(secret_store::from_file).transpose()?.unwrap_or_default();
+        // What is given may be shown before a script asks for it, or if none does.
+        for (name, text) in given.iter().chain(&secret_store::all_from_environment()) {
+            reporter.learn_known_secret(name, text);
+        }
+        Ok(Rc::new(Secrets::new(SecretStore::below(&self.state), given)))
     }
 
     fn opening(&self, plan: &str, script: &str, root: &str, loaded: Loaded) -> Result<Opening> {
@@ -150,6 +152,11 @@ impl Launch {
 /// The file name of a step's log in one run. Sorted by name, those of one step stand in the order of time.
 pub fn log_name(plan: &str, step: &str, run: &str) -> String {
     format!("{}.{}.{run}.log", in_file_name(plan), in_file_name(step))
+}
+
+/// Whether a log of this name is of a step of this plan.
+pub fn is_log_of(plan: &str, name: &str) -> bool {
+    name.strip_prefix(&in_file_name(plan)).is_some_and(|rest| rest.starts_with('.'))
 }
 
 fn in_file_name(text: &str) -> String {
@@ -259,7 +266,7 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     };
     session.on_conflict = launch.on_conflict;
     let host = Host::new(session, source, settings, words);
-    host.set_secrets(launch.secrets()?);
+    host.set_secrets(launch.secrets(reporter)?);
     host.scripts().keep(MAIN, text);
     let is_everything = launch.selection.is_everything();
     if is_everything
@@ -306,11 +313,16 @@ pub fn rollback_session(
     Ok(session)
 }
 
-/// A session that drops what is pending of `plan`.
-pub fn pending_session(launch: &Launch, plan: &str, reporter: &Rc<Reporter>) -> Result<Session> {
+/// A session of a command that needs no script, to record something of `plan`; `command` is what the record calls it.
+pub fn journal_session(
+    launch: &Launch,
+    plan: &str,
+    command: &str,
+    reporter: &Rc<Reporter>,
+) -> Result<Session> {
     let mut loaded = launch.journal()?;
     let history = std::mem::take(&mut loaded.history);
-    let opening = launch.opening(plan, "pending", "the journal", loaded)?;
+    let opening = launch.opening(plan, command, "the journal", loaded)?;
     Ok(Session::acting(launch.world(Rc::clone(reporter)), history, plan, opening))
 }
 
@@ -336,6 +348,16 @@ fn override_entries(launch: &Launch, host: &Host) -> Result<Vec<Entry>> {
     }
     for (key, typed) in &launch.set {
         let value = host.settings().typed(key, typed)?;
+        if session.world.reporter.redact(typed) != *typed {
+            bail!(
+                Failure::new(format!(
+                    "`--set {key}` contains a secret: a setting is recorded and shown in clear"
+                ))
+                .exit(ExitCode::USAGE)
+                .kind(FailureKind::Secret)
+                .hint("ask for it in the script with `secret::ask`, and give it with `--secrets FILE`")
+            );
+        }
         if remembered.get(key) != Some(&value) {
             entries.push(Entry::OverrideSet { key: key.clone(), value });
         }

@@ -332,7 +332,7 @@ impl Runner {
             }
             Err(Stop::Failed(failure)) => {
                 let place = failure.place.as_ref().map(shown_place);
-                let error = reporter.redact(&failure.message);
+                let error = failure.message.clone();
                 let entry = Entry::StepFailed { step: id.clone(), seconds, error: error.clone(), place };
                 if failure.kind != FailureKind::Journal {
                     host.session().record(entry)?;

@@ -97,7 +97,8 @@ mod functions {
     /// The secret `name`: from the `--secrets` file, the variable `KKRUN_SECRET_NAME`, the systemd credential `name`, an
     /// earlier run, or a person who answers `prompt`. It is stored for later runs, readable by root only.
     ///
-    /// A secret is shown as `«secret:NAME»`. It cannot be compared, added to or taken apart. It can be used in the `env` and
+    /// A secret is shown as `«secret:NAME»`, by this and all later runs, even if it is not stored; values under 8 characters
+    /// are not recognised in other texts. It cannot be compared, added to or taken apart. It can be used in the `env` and
     /// `stdin` of a command, as the content of a file, as a value of `config::set`, and in `pg::`.
     /// Options: `generate: true` (make a strong one if the answer is empty or no one can be asked), `store: false` (do not
     /// store it).

@@ -92,6 +92,7 @@ impl Session {
         entry: Entry,
         write: impl FnOnce(&mut Journal, Entry) -> Result<Vec<Record>>,
     ) -> Result<ChangeId> {
+        let entry = entry.redacted(&|text| self.world.reporter.redact(text));
         let Recorder::Open { journal, .. } = &mut self.recorder else {
             bail!("internal error: a dry run cannot record")
         };

@@ -91,10 +91,7 @@ impl Session {
             }
             Ok(Undone::Conflict(why)) => Entry::Conflict { change: id, why: recorded_as(&why) },
             Ok(Undone::Kept(why)) => Entry::Kept { change: id, why: recorded_as(&why) },
-            Err(error) => {
-                let error = self.world.reporter.redact(&failure::with_way_on(&error));
-                Entry::UndoFailed { change: id, error }
-            }
+            Err(error) => Entry::UndoFailed { change: id, error: failure::with_way_on(&error) },
         };
         self.changed += usize::from(matches!(entry, Entry::Undone { .. }));
         self.record(entry)?;

@@ -481,3 +481,137 @@ fn a_pin_cannot_be_guessed_from_a_hash_in_the_state_directory() {
     assert_eq!(code(&bench.run(&["rollback"])), 0);
     assert!(!out.exists() && !conf.exists());
 }
+
+const TOKEN: &str = "hunter2-hunter2-hunter2";
+
+/// A script that shows the file `shown` in every way, and asks for no secret.
+fn showing(bench: &Bench) {
+    let shown = bench.path("shown").display().to_string();
+    bench.write(
+        "show.rhai",
+        &format!(
+            r#"step::run("01", "Show", || {{
+                print(file::read("{shown}"));
+                log::warn(file::read("{shown}"));
+                for line in file::lines("{shown}") {{ print(line); }}
+                cmd::run(["cat", "{shown}"], #{{ always: "to see" }});
+                cmd::run(["sh", "-c", "cat {shown} >&2; exit 3"], #{{ always: "to see" }});
+            }});"#
+        ),
+    );
+}
+
+/// What a script shows that reads this text from a file, and what is recorded of it.
+#[track_caller]
+fn shown_of(bench: &Bench, text: &str) -> String {
+    std::fs::write(bench.path("shown"), text).unwrap();
+    let mut all = String::new();
+    for mode in ["-v", "--json"] {
+        let output = bench.run(&["show.rhai", mode]);
+        assert_eq!(code(&output), 1, "{}", said(&output));
+        all.push_str(&said(&output));
+    }
+    for words in [&["log"][..], &["history"], &["doctor"], &["pending"], &["status.rhai"]] {
+        all.push_str(&said(&bench.run(words)));
+    }
+    all + bench.recorded().as_str()
+}
+
+#[test]
+fn every_value_that_was_ever_given_is_masked() {
+    let bench = writing_unstored();
+    showing(&bench);
+    let rotated = "rotated-rotated";
+    with_secret(&bench, "TOK", TOKEN, &["s.rhai"]);
+    with_secret(&bench, "TOK", rotated, &["s.rhai"]);
+    let stored = format!("file::write(\"{}\", secret::generate(\"made\"));", bench.path("made").display());
+    bench.write("made.rhai", &stored);
+    assert_eq!(code(&bench.run(&["made.rhai"])), 0);
+    let made = std::fs::read_to_string(bench.path("made")).unwrap();
+    std::fs::remove_dir_all(bench.path("state/secrets")).unwrap();
+    std::fs::remove_dir_all(bench.path("state/backups")).unwrap();
+    let all = shown_of(&bench, &format!("1 {TOKEN} 2 {rotated} 3 {made}\n"));
+    for value in [TOKEN, rotated, &made] {
+        assert!(!all.contains(value), "{value}: {all}");
+    }
+    assert!(all.contains("1 «secret:tok» 2 «secret:tok» 3 «secret:made»"), "{all}");
+    let remembered = bench.path("state/remembered");
+    assert_eq!(std::fs::metadata(&remembered).unwrap().permissions().mode() & 0o7777, 0o600);
+    std::fs::write(&remembered, "damaged").unwrap();
+    let output = bench.run(&["show.rhai"]);
+    assert!(said(&output).contains("secrets of earlier runs are not recognised"), "{}", said(&output));
+}
+
+#[test]
+fn encoded_and_split_values_are_masked_in_output() {
+    let bench = writing_unstored();
+    showing(&bench);
+    with_secret(&bench, "TOK", TOKEN, &["s.rhai"]);
+    let output = std::process::Command::new("sh")
+        .args(["-c", "for p in '' x xx; do printf %s \"$p$1\" | base64; printf %s \"$p$1\" | base64 -w 9; done; printf %s \"$1\" | od -An -v -tx1 | tr -d ' \\n'", "sh", TOKEN])
+        .output()
+        .unwrap();
+    let mut text = String::from_utf8(output.stdout).unwrap();
+    text.push('\n');
+    for split in ["\n", "\r", "\u{200b}", "\u{ad}", "\u{1b}[0m"] {
+        text = format!("{text}it is {}{split}{}\n", &TOKEN[..11], &TOKEN[11..]);
+    }
+    let all = shown_of(&bench, &text);
+    let mut forms = vec![hex::encode(TOKEN)];
+    forms.extend(["hunter2-hun", "ter2-hunter2"].map(str::to_owned));
+    for line in text.lines().filter(|line| line.len() >= 9 && !line.contains("it is")) {
+        // The first and the last characters of base64 tell next to nothing.
+        forms.push(line.trim_matches('=')[2..line.trim_matches('=').len() - 1].to_owned());
+    }
+    for form in forms.iter().filter(|form| form.len() >= 6) {
+        assert!(!all.contains(form.as_str()), "{form}: {all}");
+    }
+}
+
+#[test]
+fn the_run_that_is_given_a_secret_masks_it_split_in_any_place() {
+    let bench = Bench::new(&[]);
+    bench.write(
+        "s.rhai",
+        r#"
+        let s = secret::ask("tok", "T", #{ store: false });
+        for width in [1, 2, 3, 5, 7, 11] {
+            cmd::run(["sh", "-c", `printf %s "$T" | fold -w ${width}; echo; printf %s "$T" | base64 -w ${width}; echo done`], #{ always: "to see", env: #{ T: s } });
+        }
+        print(cmd::read(["sh", "-c", "printf %s $T | fold -w 6"], #{ env: #{ T: s } }));
+        "#,
+    );
+    let all = with_secret(&bench, "TOK", "Zq7-Xw9vKj2!mB4#Lp8$Tn6%", &["s.rhai", "-v"]);
+    for piece in ["Zq7", "Xw9", "Kj2", "mB4", "Lp8", "Tn6", "q7-", "j2!", "WnE3", "enE3", "jJ", "THA4"] {
+        assert!(!all.contains(piece), "{piece}: {all}");
+    }
+    assert_eq!(all.matches("        done\n").count(), 6, "{all}");
+}
+
+#[test]
+fn a_secret_that_no_script_asks_for_is_masked_and_no_setting() {
+    let bench = Bench::new(&[("settings.rhai", "#{ name: \"a\" }"), ("s.rhai", "print(host::args()[0]);")]);
+    let path = bench.secrets_file(&format!("a={TOKEN}\n"), 0o600);
+    let output = bench.run(&["s.rhai", TOKEN, "--secrets", &path]);
+    assert!(!said(&output).contains("hunter2"), "{}", said(&output));
+    let all = with_secret(&bench, "A", TOKEN, &["s.rhai", TOKEN]);
+    assert!(!all.contains("hunter2"), "{all}");
+    let set = format!("name={TOKEN}");
+    let output = bench.run(&["s.rhai", "x", "--secrets", &path, "--set", &set]);
+    assert_eq!(code(&output), 2, "{}", said(&output));
+    assert!(!said(&output).contains("hunter2") && said(&output).contains("secret::ask"), "{}", said(&output));
+}
+
+#[test]
+fn a_run_that_shows_nothing_reads_nothing_of_earlier_secrets() {
+    let bench = Bench::new(&[("plan.rhai", "step::run(\"01\", \"Ask\", \"one.rhai\");\n")]);
+    bench.write(
+        "one.rhai",
+        &format!("file::write(\"{}\", secret::generate(\"key\"));", bench.path("out").display()),
+    );
+    assert_eq!(code(&bench.run(&["plan.rhai"])), 0);
+    std::fs::write(bench.path("state/remembered"), "damaged").unwrap();
+    let output = bench.run(&["plan.rhai"]);
+    assert_eq!(code(&output), 0);
+    assert!(!said(&output).contains("not recognised"), "{}", said(&output));
+}

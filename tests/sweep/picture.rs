@@ -190,8 +190,8 @@ pub(crate) fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
         let parts: Vec<&str> = shown.split('/').collect();
         let belongs = match parts.as_slice() {
             [
-                "" | "journal" | "journal.end" | "key" | "lock" | "backups" | "logs" | "secrets" | "running"
-                | "aside",
+                "" | "journal" | "journal.end" | "key" | "remembered" | "lock" | "backups" | "logs"
+                | "secrets" | "running" | "aside",
             ] => true,
             // The end that a power cut tore off is kept for people.
             [torn] => torn.starts_with("journal.torn-at-"),

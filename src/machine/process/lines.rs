@@ -1,16 +1,21 @@
 //! Bytes as they arrive, cut into lines fit to be shown.
 
-use crate::text::printable;
+use crate::text::{printable, printable_but_returns};
 
 /// How many bytes of one line are kept; the rest of it is left out.
 pub const LONGEST: usize = 16 * 1024;
 
+/// How many bytes are kept of what overwrote each other in one line.
+const OVERWRITTEN: usize = 4 * 1024;
+
 /// Collects bytes until a line is complete.
 ///
-/// Of a line that was overwritten by carriage returns (a progress bar) only its last text is a line, as on the
-/// screen.
+/// A line that was overwritten by carriage returns (a progress bar) is passed on with the end of what was overwritten, so
+/// that a secret is recognised that is split by one; [`text::on_screen`](crate::text::on_screen) is what is shown of it.
 #[derive(Debug, Default)]
 pub(super) struct Lines {
+    /// What the line overwrote, each with its carriage return.
+    overwritten: Vec<u8>,
     line: Vec<u8>,
     /// A carriage return was seen: what comes next overwrites the line.
     returned: bool,
@@ -43,7 +48,10 @@ impl Lines {
             return;
         }
         if std::mem::take(&mut self.returned) {
-            self.line.clear();
+            self.overwritten.append(&mut self.line);
+            self.overwritten.push(b'\r');
+            let above = self.overwritten.len().saturating_sub(OVERWRITTEN);
+            self.overwritten.drain(..above);
             self.left_out = 0;
         }
         let kept = bytes.len().min(LONGEST - self.line.len());
@@ -52,12 +60,13 @@ impl Lines {
     }
 
     fn flush(&mut self, sink: &mut impl FnMut(&str)) {
-        let text = String::from_utf8_lossy(&self.line);
-        if self.left_out == 0 {
-            sink(&printable(&text));
-        } else {
-            sink(&format!("{} [… {} bytes left out …]", printable(&text), self.left_out));
+        let mut text = printable_but_returns(&String::from_utf8_lossy(&self.overwritten));
+        text.push_str(&printable(&String::from_utf8_lossy(&self.line)));
+        if self.left_out > 0 {
+            text = format!("{text} [… {} bytes left out …]", self.left_out);
         }
+        sink(&text);
+        self.overwritten.clear();
         self.line.clear();
         self.returned = false;
         self.left_out = 0;
@@ -69,13 +78,14 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::text::on_screen;
 
     fn lines_of(chunks: &[&[u8]]) -> Vec<String> {
         let (mut lines, mut seen) = (Lines::default(), Vec::new());
         for chunk in chunks {
-            lines.push(chunk, |line| seen.push(line.to_owned()));
+            lines.push(chunk, |line| seen.push(on_screen(line).to_owned()));
         }
-        lines.finish(|line| seen.push(line.to_owned()));
+        lines.finish(|line| seen.push(on_screen(line).to_owned()));
         seen
     }
 
@@ -90,6 +100,14 @@ mod tests {
     fn a_progress_bar_is_its_last_state() {
         assert_eq!(lines_of(&[b"10 %\r50", b" %\r100 %\r", b"\nnext"]), ["100 %", "next"]);
         assert_eq!(lines_of(&[b"1\r2\r3\r"]), ["3"]);
+    }
+
+    #[test]
+    fn what_was_overwritten_is_passed_on_up_to_a_limit() {
+        let mut lines = Lines::default();
+        lines.push(b"one\r\x1b[1mtwo\rthree\r\n", |line| assert_eq!(line, "one\rtwo\rthree"));
+        lines.push(&b"10 %\r".repeat(100_000), |_| panic!("no line yet"));
+        lines.finish(|line| assert_eq!(line.len(), OVERWRITTEN + 4));
     }
 
     #[test]

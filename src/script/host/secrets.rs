@@ -49,6 +49,10 @@ impl Host {
             (None, _) => (self.new_secret(request)?, false),
         };
         self.reporter().learn_secret(name, &text);
+        if !self.dry_run() {
+            let plan = self.seen().plan().to_owned();
+            self.secrets().store.remember(&plan, name, &text, || self.session().begin_acting())?;
+        }
         if request.store && !is_stored && !self.dry_run() {
             self.session().begin_acting()?;
             self.secrets().store.write(name, &text)?;
