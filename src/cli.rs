@@ -163,6 +163,17 @@ pub enum Command {
         #[arg(long, value_name = "N", value_delimiter = ',')]
         drop: Vec<usize>,
     },
+    /// Remove the stored secrets, backups and logs of a plan
+    ///
+    /// Shows first which changes cannot be undone afterwards, and asks; `--yes` agrees. What was recorded of the changes
+    /// stays, without contents. Refused during a run and while a rollback is not finished.
+    Forget {
+        /// The plan
+        plan: Option<String>,
+        /// Everything, of all plans
+        #[arg(long, conflicts_with = "plan")]
+        all: bool,
+    },
     /// Examine the journal and explain how to repair it
     Doctor {
         /// Continue with a journal that is older than the state directory or of another machine

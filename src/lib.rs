@@ -31,17 +31,9 @@ pub fn run() -> std::process::ExitCode {
     machine::process_setup::settle();
     machine::terminal::survive_stopping();
     panicking::keep_quiet();
-    let cli = match cli::Cli::of(std::env::args_os()) {
-        Ok(cli) => cli,
-        Err(error) => {
-            let _ = error.print();
-            return if error.use_stderr() { ExitCode::USAGE } else { ExitCode::DONE }.into();
-        }
-    };
-    ui::set_colors(cli.options.color);
-    ui::diagnose();
-    // Scripts may nest deeply, and the size of the first stack depends on the operator's limits.
-    let conclude = || match machine::stack::on_stack_of(script::STACK_SIZE, || conclude(cli)) {
+    // Scripts may nest deeply, the description of the command line is large, and the size of the first stack depends on the
+    // operator's limits.
+    let conclude = || match machine::stack::on_stack_of(script::STACK_SIZE, read_and_conclude) {
         Ok(exit) => exit,
         Err(error) => {
             ui::show(&anyhow::Error::new(error).context("cannot allocate the stack for scripts"));
@@ -49,6 +41,21 @@ pub fn run() -> std::process::ExitCode {
         }
     };
     panicking::caught(conclude).unwrap_or(ExitCode::FAILED).into()
+}
+
+/// Reads the command line, and runs the command.
+fn read_and_conclude() -> ExitCode {
+    match cli::Cli::of(std::env::args_os()) {
+        Ok(cli) => {
+            ui::set_colors(cli.options.color);
+            ui::diagnose();
+            conclude(cli)
+        }
+        Err(error) => {
+            let _ = error.print();
+            if error.use_stderr() { ExitCode::USAGE } else { ExitCode::DONE }
+        }
+    }
 }
 
 /// Runs the command, shows what failed, and decides the exit status.

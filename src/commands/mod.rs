@@ -5,6 +5,7 @@ mod check;
 mod completions;
 mod doctor;
 mod export;
+mod forget;
 mod history;
 mod log;
 mod pending;
@@ -35,6 +36,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Log { step } => log::execute(options, step.as_deref()),
         Command::History => history::execute(options),
         Command::Pending { drop } => pending::execute(options, &drop),
+        Command::Forget { plan, all } => forget::execute(options, plan.as_deref(), all),
         Command::Doctor { accept_journal } => doctor::execute(options, accept_journal),
         Command::Export { directory } => export::execute(&directory),
         Command::Completions { shell } => Ok(completions::execute(shell)),

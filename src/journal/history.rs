@@ -32,6 +32,8 @@ pub struct ChangeRecord {
     pub settled: u64,
     /// How many of its undo commands have ended well.
     pub undo_commands: usize,
+    /// What undoing it needs was removed.
+    pub is_forgotten: bool,
     /// Whether anything was recorded of its target when it was intended.
     was_recorded: bool,
 }
@@ -74,6 +76,14 @@ impl ChangeRecord {
     /// A rollback undoes it, or has not said yet that it cannot.
     pub fn awaits_rollback(&self) -> bool {
         self.is_live() && !(self.is_irreversible() && matches!(self.state, ChangeState::Kept(_)))
+    }
+
+    /// What undoing it needs is removed: from now on it is one of those that cannot be undone.
+    fn forget(&mut self, time: Timestamp) {
+        self.is_forgotten = true;
+        self.intent.class = Class::Irreversible;
+        let day = time.strftime("%Y-%m-%d");
+        self.intent.loses = Some(format!("forgotten on {day}: `kkrun forget` removed what undoing it needs"));
     }
 }
 
@@ -338,7 +348,7 @@ impl History {
                 let is_live = self.change(*change).is_some_and(ChangeRecord::is_live);
                 ensure!(is_live, "leaves change {change}, which is not live, to another step");
             }
-            Entry::Once { changes, .. } => {
+            Entry::Once { changes, .. } | Entry::Forgotten { changes } => {
                 let unknown = changes.iter().find(|id| self.change(**id).is_none());
                 if let Some(id) = unknown {
                     bail!("names change {id}, of which no intent is recorded");
@@ -452,6 +462,13 @@ impl History {
             Entry::Once { key, changes } => {
                 self.once.insert(key, changes);
             }
+            Entry::Forgotten { changes } => {
+                for id in changes {
+                    if let Some(change) = self.change_mut(id) {
+                        change.forget(time);
+                    }
+                }
+            }
             Entry::Intent(intent) => self.intend(header, *intent),
             Entry::Done { change, recorded } => {
                 self.settled_at(change, header.seq);
@@ -563,6 +580,7 @@ impl History {
             state: ChangeState::InDoubt,
             settled: 0,
             undo_commands: 0,
+            is_forgotten: false,
             was_recorded,
         });
     }

@@ -430,6 +430,11 @@ pub enum Entry {
         #[serde(default, skip_serializing_if = "std::ops::Not::not")]
         force: bool,
     },
+    /// What is needed to undo these changes is removed, as the operator asked for: they cannot be undone any more.
+    Forgotten {
+        /// Which.
+        changes: Vec<ChangeId>,
+    },
     /// A change is about to be undone.
     UndoIntent {
         /// Which.

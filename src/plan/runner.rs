@@ -859,6 +859,7 @@ fn row(history: &History, plan: &str, report: &StepReport) -> Value {
         "attempts": record.attempts,
         "error": record.error,
         "changes": history.live_changes_of(plan, &report.id).count(),
+        "forgotten": history.live_changes_of(plan, &report.id).filter(|change| change.is_forgotten).count(),
         "reason": report.reason,
     })
 }

@@ -15,6 +15,7 @@ mod conflict;
 mod environment;
 mod examples;
 mod files;
+mod forget;
 mod fuzz;
 mod handlers;
 mod journal_abuse;
