@@ -433,11 +433,10 @@ impl Reporter {
         let message = format!("{error:#}");
         match error.downcast::<Failure>() {
             Ok(failure) => self.without_secrets_in(Failure { message, ..failure }).into(),
-            Err(error) if self.holds_secret(&message) => {
-                drop(error);
-                Failure::new(self.redact(&message)).into()
+            Err(error) => {
+                let shown = self.redact(&message);
+                if shown == message { error } else { Failure::new(shown).into() }
             }
-            Err(error) => error,
         }
     }
 

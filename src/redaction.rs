@@ -54,7 +54,8 @@ fn texts_of(value: &str) -> Vec<String> {
     let seen = text::visible(value).map(|(seen, _)| seen);
     // What is encoded already may be encoded once more.
     let (percent, json) = (text::percent_encoded(value), serde_json::Value::from(value).to_string());
-    let plain = [value, &*text::printable(value), &percent, &json[1..json.len() - 1]];
+    let quoted = text::quoted(value);
+    let plain = [value, &*text::printable(value), &percent, inner(&json), inner(&quoted)];
     let mut texts: Vec<String> = plain.into_iter().chain(lines).map(str::to_owned).chain(seen).collect();
     // A character of base64 is six bits: the neighbours of the value decide about the first and the last one as well. Where
     // it has none, it is recognised with the last one, too.
@@ -70,6 +71,11 @@ fn texts_of(value: &str) -> Vec<String> {
     texts.sort_unstable();
     texts.dedup();
     texts
+}
+
+/// What is in the quotes.
+fn inner(quoted: &str) -> &str {
+    &quoted[1..quoted.len() - 1]
 }
 
 impl Redactor {
@@ -425,6 +431,7 @@ mod tests {
             secret,
             &crate::text::percent_encoded(secret),
             &json[1..json.len() - 1],
+            crate::text::quoted(secret).trim_matches('"'),
             &STANDARD_NO_PAD.encode(secret),
             &hex::encode(secret),
             &format!("{}\n{}", &secret[..5], &secret[5..]),

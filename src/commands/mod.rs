@@ -24,6 +24,7 @@ use crate::exit_code::ExitCode;
 use crate::failure;
 use crate::machine::secret_store::SecretStore;
 use crate::machine::signal::Interruption;
+use crate::panicking;
 use crate::redaction::Redactor;
 use crate::ui;
 
@@ -65,7 +66,9 @@ fn redactor(state: &std::path::Path) -> Result<Redactor> {
 
 /// Runs a command whose events end with a summary, even if it fails.
 fn summed_up(reporter: &Reporter, command: impl FnOnce() -> Result<ExitCode>) -> Result<ExitCode> {
-    let outcome = command().map_err(|error| reporter.without_secrets_of(error));
+    // The text of a panic may hold what was being worked with.
+    let outcome = panicking::caught(command).unwrap_or_else(|failure| Err(failure.into()));
+    let outcome = outcome.map_err(|error| reporter.without_secrets_of(error));
     if let Err(error) = &outcome
         && !reporter.has_ended()
     {
