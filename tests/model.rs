@@ -20,7 +20,8 @@ use std::time::Duration;
 use anyhow::Result;
 use kkrun::change::{
     AccessChange, Attempts, Change, CommandChange, CommandInverse, CommandSource, DesiredEntry, DesiredFile,
-    EditChange, EditTerms, EntryKind, FileChange, FileEntry, Found, Payload, PlainCommand, TreeChange, World,
+    EditChange, EditTerms, EntryKind, FileChange, FileEntry, Format, Found, Payload, PlainCommand,
+    TreeChange, World,
 };
 use kkrun::event::{Answer, Audience, Event, Question, Reporter};
 use kkrun::failure::Failure;
@@ -343,11 +344,16 @@ fn change(session: &mut Session, path: &Path, desired: &Desired, crash: Option<C
 
 fn line(key: u8) -> FileEntry {
     let kind = EntryKind::Line { key: format!("k{key}"), separator: Some("=".to_owned()) };
-    FileEntry { section: None, comment: "#".to_owned(), kind }
+    FileEntry { section: None, comment: "#".to_owned(), format: Format::Ini, kind }
 }
 
 fn block() -> FileEntry {
-    FileEntry { section: None, comment: "#".to_owned(), kind: EntryKind::Block { name: "it".to_owned() } }
+    FileEntry {
+        section: None,
+        comment: "#".to_owned(),
+        format: Format::Ini,
+        kind: EntryKind::Block { name: "it".to_owned() },
+    }
 }
 
 fn one(session: &mut Session, found: Found, desired: &DesiredFile<'_>, crash: Option<Crash>) -> Result<()> {

@@ -48,7 +48,8 @@ pub use command::{
 };
 pub use database::{DatabaseChange, DesiredDatabase};
 pub use edit::{
-    DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Lines, Made, entry_target,
+    Asked, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Format, Lines, Made,
+    entry_target, recognise,
 };
 pub use file::{DesiredFile, FileChange, Found};
 pub use group::{DesiredGroup, GroupChange};

@@ -10,7 +10,8 @@ use zeroize::Zeroizing;
 use super::file::{Mode, Ownership, absolute};
 use super::shorter::namespace;
 use crate::change::{
-    Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Found, Lines, Payload, entry_target,
+    Asked, Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Format, Found, Payload,
+    entry_target, recognise,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, FileState};
@@ -32,6 +33,7 @@ pub(super) fn options() -> OptionSet {
 struct Options {
     section: Option<String>,
     separator: Option<String>,
+    format: Option<Format>,
     comment: Option<String>,
     owner: Option<String>,
     group: Option<String>,
@@ -53,17 +55,6 @@ impl Options {
                     .kind(FailureKind::Option)
             );
         }
-        if let Some(section) = &self.section
-            && (section.contains(['[', ']'])
-                || section.contains(char::is_control)
-                || section.trim() != section)
-        {
-            bail!(
-                Failure::new(format!("invalid section name `{section}`"))
-                    .kind(FailureKind::Option)
-                    .hint("name it without brackets: \"Seat:*\"")
-            );
-        }
         if let Some(separator) = &self.separator
             && (separator.is_empty() || separator.contains(['\n', '\r', '\0']))
         {
@@ -73,7 +64,7 @@ impl Options {
             );
         }
         let section = self.section.clone().filter(|section| !section.is_empty());
-        Ok(FileEntry { section, comment: comment.to_owned(), kind })
+        Ok(FileEntry { section, comment: comment.to_owned(), format: Format::default(), kind })
     }
 
     fn line(&self, key: &str) -> Result<FileEntry> {
@@ -92,6 +83,15 @@ impl Options {
             );
         }
         self.entry(EntryKind::Block { name: name.to_owned() })
+    }
+
+    /// What the script says about the format.
+    fn asked(&self, entry: &FileEntry) -> Asked {
+        Asked {
+            format: self.format,
+            is_described: self.separator.is_some() || entry.section.is_some(),
+            is_block: matches!(entry.kind, EntryKind::Block { .. }),
+        }
     }
 
     fn ownership(&self) -> Ownership {
@@ -142,7 +142,7 @@ fn make(
 fn make_known(
     host: &Host,
     path: &str,
-    entry: FileEntry,
+    mut entry: FileEntry,
     desired: DesiredEntry<'_>,
     options: &Options,
     secret: bool,
@@ -167,6 +167,7 @@ fn make_known(
             (Found { path: canonical, state: known.state }, bytes)
         }
     };
+    entry.format = recognise(&found.path, &bytes, options.asked(&entry))?;
     host.seen().asks_for(|| entry_target(&found.path, &entry));
     let attributes = match &found.state {
         FileState::Absent if !matches!(desired, DesiredEntry::Text(_)) => return Ok(false),
@@ -222,16 +223,15 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
 fn get_one(host: &Host, path: &str, key: &str, options: &Options) -> Result<Dynamic> {
     let path = absolute(path)?;
     host.refuse_unknown(&path)?;
-    let entry = options.line(key)?;
+    let mut entry = options.line(key)?;
     if std::fs::metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         return Ok(Dynamic::UNIT);
     }
-    let bytes = files::read_following(&path)?;
-    let (lines, shown) = (Lines::of(&bytes), path.display().to_string());
-    let found = entry.find_key(&lines, key, options.separator.as_deref(), &shown)?;
-    let Some(line) = found else { return Ok(Dynamic::UNIT) };
-    match std::str::from_utf8(line.value(&lines)) {
-        Ok(value) => Ok(value.to_owned().into()),
+    let (bytes, shown) = (files::read_following(&path)?, path.display().to_string());
+    entry.format = recognise(&path, &bytes, options.asked(&entry))?;
+    let Some(value) = entry.value(&bytes, &shown)? else { return Ok(Dynamic::UNIT) };
+    match String::from_utf8(value) {
+        Ok(value) => Ok(value.into()),
         Err(_) => {
             bail!(
                 Failure::new(format!("the value of `{key}` in `{shown}` is not UTF-8"))
@@ -250,10 +250,12 @@ fn write_block(host: &Host, path: &str, name: &str, text: &Dynamic, options: &Op
 mod functions {
     use super::*;
 
-    /// The value of `key` in the file `path`, quotes included; `()` when the key is not set, is only set in a comment, or
-    /// the file is missing. Without `section`, only what precedes the first section is searched.
-    /// Options: `section` (of an INI file), `separator` (between key and value; default: `=`, `:` or whitespace, as the
-    /// other lines have it).
+    /// The value of `key` in the file `path`, quotes included and continued lines joined; `()` when the key is not set, is
+    /// only set in a comment, or the file is missing. Without `section`, only what precedes the first section is searched.
+    /// The format is known from the path: see docs/config-formats.md. Any other file must be plainly `key = value`.
+    /// Options: `section` (of an INI file or unit; of ssh a block, such as `Match User backup`), `format` (`sshd`, `ssh`,
+    /// `postfix`, `environment`, `dotenv`, `shell`, `systemd`, `networkd`, `fstab`, `words` or `ini`; default: by the path),
+    /// `separator` (between key and value, where the format leaves it open).
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "#port = 1\nport = 80\n");
@@ -277,17 +279,26 @@ mod functions {
 
     /// Sets `key` to `value` (a string, number, bool or secret) in the file `path`. An existing line of the key is changed
     /// in place; a new one goes below a comment that shows the key, else to the end of the section. Every other byte stays.
-    /// It is an error if the key is set twice, or if the value could not be read back as it is, such as one with
-    /// whitespace at its ends. Undo restores the line; or the whole file, if it was not modified since.
-    /// Options: `section` (of an INI file; a missing one is added at the end), `separator` (default: as the other lines
-    /// have it, else `=`), `comment` (what begins a comment, default `#`); for a file that is created, `owner`, `group` and
-    /// `mode` (default 0644, with a secret in it 0600).
+    /// It is an error if the format is unknown and the file not plainly `key = value`, if the key is set twice, or if the
+    /// value could not be read back as it is, such as one with whitespace at its ends. The line of an fstab is named by its
+    /// mount point or source, and the value is the whole line. Undo restores the line; or the whole file, if it was not
+    /// modified since.
+    /// Options: `section` (a missing one is added at the end), `format` and `separator` as for `config::get`, `comment`
+    /// (what begins a comment, default `#`); for a file that is created, `owner`, `group` and `mode` (default 0644, with a
+    /// secret in it 0600).
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "# ports\n#port = 1\nhost = here\n");
     /// assert(config::set("/srv/app.conf", "port", 80));
     /// assert(!config::set("/srv/app.conf", "port", 80));
     /// assert(file::read("/srv/app.conf") == "# ports\n#port = 1\nport = 80\nhost = here\n");
+    /// ```
+    ///
+    /// ```rhai
+    /// file::write("/srv/sshd_config", "permitrootlogin yes\nMatch User backup\n    X11Forwarding no\n");
+    /// config::set("/srv/sshd_config", "PermitRootLogin", "no");
+    /// config::set("/srv/sshd_config", "AllowUsers", "kim backup");
+    /// assert(file::read("/srv/sshd_config").starts_with("permitrootlogin no\nAllowUsers kim backup\nMatch User backup\n"));
     /// ```
     ///
     /// ```rhai
@@ -327,7 +338,7 @@ mod functions {
     }
 
     /// Turns the line that sets `key` into a comment. Undo restores the line.
-    /// Options: `section`, `separator`, `comment`.
+    /// Options: `section`, `format`, `separator`, `comment`.
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "port = 80\n");
@@ -354,7 +365,7 @@ mod functions {
     }
 
     /// Removes the line that sets `key`. Undo restores the line.
-    /// Options: `section`, `separator`.
+    /// Options: `section`, `format`, `separator`.
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "host = here\nport = 80\n");
@@ -382,7 +393,7 @@ mod functions {
 
     /// Puts the lines of `text` between two comments that name the block: in the place of the block if it exists, else at
     /// the end. Undo restores the block as it was.
-    /// Options: `section` (at whose end a new block goes), `comment` (what begins a comment, default `#`), and for a file
+    /// Options: `format` (which says what a section is), `section` (at whose end a new block goes), `comment` (what begins a comment, default `#`), and for a file
     /// that is created `owner`, `group`, `mode`.
     ///
     /// ```rhai

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use kkrun::change::{DesiredEntry, EntryKind, FileEntry};
+use kkrun::change::{DesiredEntry, EntryKind, FileEntry, Format};
 use kkrun::cli::Cli;
 use kkrun::machine::files::Digest;
 use kkrun::plan::Reading;
@@ -211,6 +211,20 @@ fn script() -> impl Strategy<Value = String> {
     proptest::collection::vec(word, 0..60).prop_map(|words| words.concat())
 }
 
+const FORMATS: &[Format] = &[
+    Format::Ini,
+    Format::Systemd,
+    Format::Networkd,
+    Format::Sshd,
+    Format::Ssh,
+    Format::Postfix,
+    Format::Environment,
+    Format::Dotenv,
+    Format::Shell,
+    Format::Fstab,
+    Format::Words,
+];
+
 proptest! {
     #![proptest_config(config(300))]
 
@@ -238,14 +252,16 @@ proptest! {
                 prop_oneof![
                     Just("[s]"), Just("[S]"), Just("k=1"), Just("k = 2"), Just("k: 3"), Just("#k=4"), Just("; k"), Just("k"),
                     Just("export k='5'"), Just("# BEGIN kkrun k"), Just("# END kkrun k"), Just(""), Just("  "), Just("k=\""),
-                    Just("k='a\nb'"), Just("\r"), Just("\u{feff}k=6"), Just("kk=7"), Just("[s"), Just("= 8"),
+                    Just("k='a\nb'"), Just("\r"), Just("  k=9 \\"), Just("if k"), Just("fi"), Just("K 1 # why"), Just("k none swap sw"),
+                    Just("Match all"), Just("Host k"), Just("cat << k"), Just("  more"), Just("k=1; k=2"), Just("\u{feff}k=6"), Just("kk=7"), Just("[s"), Just("= 8"),
                 ], 0..12
             ).prop_map(|lines| lines.join("\n").into_bytes()),
         ],
         crlf in any::<bool>(), ended in any::<bool>(),
-        section in proptest::option::of("[sS\\] ]{1,2}"), key in prop_oneof![Just("k".to_owned()), "[a-zA-Z_.-]{1,4}"],
+        section in proptest::option::of(prop_oneof!["[sS\\] ]{1,2}", Just("Match all".to_owned()), Just("host k".to_owned())]), key in prop_oneof![Just("k".to_owned()), "[a-zA-Z_.-]{1,4}"],
         separator in proptest::option::of(prop_oneof![Just("="), Just(" = "), Just(": "), Just(" ")]),
         is_block in any::<bool>(), desired in 0..3_usize, text in "\\PC{0,12}",
+        format in proptest::sample::select(FORMATS),
     ) {
         let mut bytes = file;
         if crlf {
@@ -259,7 +275,7 @@ proptest! {
         } else {
             EntryKind::Line { key, separator: separator.map(str::to_owned) }
         };
-        let entry = FileEntry { section, comment: "#".to_owned(), kind };
+        let entry = FileEntry { section, comment: "#".to_owned(), format, kind };
         let desired = [DesiredEntry::Text(text.as_bytes()), DesiredEntry::Comment, DesiredEntry::Absent][desired];
         let edited = in_time(&bytes, || entry.edited(&bytes, desired, "the file"));
         if let Ok(Some(edited)) = edited {

@@ -106,7 +106,7 @@ fn what_the_operator_removed_is_asked_about_kept_or_made_again() {
         (r#"file::link("elsewhere", "@/m/it")"#, "`@/m/it` was removed"),
         (r#"file::make_dir("@/m/it")"#, "`@/m/it` was removed"),
         (r#"file::copy("files/tree", "@/m/it")"#, "`@/m/it` was removed"),
-        (r#"config::set("@/m/app.conf", "key", "1")"#, "key is gone from `@/m/app.conf`"),
+        (r#"config::set("@/m/app.conf", "key", "1", #{ separator: "=" })"#, "key is gone from `@/m/app.conf`"),
     ] {
         let place = Place::new(&format!("step::run(\"01\", \"Act\", || {{ {act}; }});"))
             .with("plan/files/tree/leaf", "leaf\n")
@@ -200,7 +200,7 @@ fn line_set_in_a_kept_file_is_merged_into_it() {
     place.write(
         "plan/plan.rhai",
         r#"step::run("01", "First", || file::write("@/m/page", "port " + settings::port + "\n"));
-step::run("02", "Second", || config::set("@/m/page", "key", "1"));"#,
+step::run("02", "Second", || config::set("@/m/page", "key", "1", #{ separator: " " }));"#,
     );
     place.run("plan.rhai").ends(0);
     assert_eq!(place.read("m/page"), "port 80\ntls\nkey 1\n");

@@ -16,6 +16,7 @@ mod environment;
 mod examples;
 mod files;
 mod forget;
+mod formats;
 mod fuzz;
 mod handlers;
 mod journal_abuse;

@@ -5,7 +5,8 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::key::{Grammar, KeyLine, indentation};
+use super::format::{Format, Key, KeyLine};
+use super::key::{behind_example, find, indentation, refuse_open_quote};
 use super::lines::Lines;
 use super::section::{Region, is_blank};
 use crate::failure::{Failure, FailureKind};
@@ -18,6 +19,9 @@ pub struct FileEntry {
     pub section: Option<String>,
     /// What begins a comment.
     pub comment: String,
+    /// The format of the file.
+    #[serde(default)]
+    pub format: Format,
     /// A line or a block.
     #[serde(flatten)]
     pub kind: EntryKind,
@@ -31,7 +35,7 @@ pub enum EntryKind {
     Line {
         /// The key.
         key: String,
-        /// What separates it from its value; by default as in the neighbouring lines.
+        /// What separates it from its value; by default what the format says.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         separator: Option<String>,
     },
@@ -119,23 +123,80 @@ impl FileEntry {
     pub fn find(&self, lines: &Lines<'_>, path: &str) -> Result<Option<Range<usize>>> {
         match &self.kind {
             EntryKind::Line { key, separator } => {
-                let found = self.find_key(lines, key, separator.as_deref(), path)?;
-                Ok(found.map(|line| line.lines))
+                let key = Key { name: key, separator: separator.as_deref() };
+                Ok(self.find_key(lines, key, path)?.map(|line| line.lines))
             }
             EntryKind::Block { .. } => self.find_block(lines, path),
         }
     }
 
-    /// The line of a key, in a file that is not edited.
-    pub fn find_key(
-        &self,
-        lines: &Lines<'_>,
-        key: &str,
-        separator: Option<&str>,
-        path: &str,
-    ) -> Result<Option<KeyLine>> {
-        let Some(region) = Region::find(lines, self.section.as_deref()) else { return Ok(None) };
-        Grammar::of(lines, Some(&region), separator).find(lines, &region, key, path)
+    fn find_key(&self, lines: &Lines<'_>, key: Key<'_>, path: &str) -> Result<Option<KeyLine>> {
+        let Some(region) = self.region(lines, path)? else { return Ok(None) };
+        find(self.format.syntax(), lines, &region, key, path)
+    }
+
+    /// The lines in which a key is looked for.
+    fn region(&self, lines: &Lines<'_>, path: &str) -> Result<Option<Region>> {
+        Region::find(lines, self.format, self.section.as_deref(), path)
+    }
+
+    /// The value of the key as it is in the file, quotes included, and continued lines joined.
+    ///
+    /// # Errors
+    /// When it is set twice, or the file cannot be read for certain.
+    pub fn value(&self, bytes: &[u8], path: &str) -> Result<Option<Vec<u8>>> {
+        let EntryKind::Line { key, separator } = &self.kind else { return Ok(None) };
+        let (lines, syntax) = (Lines::of(bytes), self.format.syntax());
+        self.check(&lines, path)?;
+        let found = self.find_key(&lines, Key { name: key, separator: separator.as_deref() }, path)?;
+        Ok(found.map(|line| {
+            let text = lines.bodies(&line.lines);
+            syntax.meaning(&text[syntax.value(text, line.value_at)]).into_owned()
+        }))
+    }
+
+    /// Refuses a section that the format has not, and a file that cannot be edited for certain.
+    fn check(&self, lines: &Lines<'_>, path: &str) -> Result<()> {
+        let syntax = self.format.syntax();
+        let refused = |message: String| Failure::new(message).kind(FailureKind::Refused);
+        match (&self.section, syntax.sections()) {
+            (Some(section), None) => {
+                bail!(refused(format!("cannot edit `{section}` in `{path}`: this format has no sections")));
+            }
+            (Some(section), Some(sections)) => {
+                let header = sections.written(section);
+                let is_header = |header| sections.is(header, section);
+                if section.contains(char::is_control)
+                    || section.trim() != section
+                    || !sections.header(header.as_bytes()).is_some_and(is_header)
+                {
+                    // Its header would not be found again.
+                    bail!(
+                        Failure::new(format!("invalid section `{}`", section.escape_debug()))
+                            .kind(FailureKind::Usage)
+                            .hint(match self.format {
+                                Format::Sshd => "name it as its line in the file: \"Match User backup\"",
+                                Format::Ssh => "name it as its line in the file: \"Host example.org\"",
+                                _ => "name it without brackets: \"Seat:*\"",
+                            })
+                    );
+                }
+            }
+            (None, Some(sections)) if sections.only() && matches!(self.kind, EntryKind::Line { .. }) => {
+                bail!(
+                    refused(format!("cannot edit {} in `{path}`: every key is in a section", self.shown()))
+                        .hint("name the section with the option `section`")
+                );
+            }
+            _ => {}
+        }
+        if let (EntryKind::Line { .. }, Some((number, why))) = (&self.kind, syntax.refuse(lines)) {
+            bail!(
+                refused(format!("cannot edit {} in `{path}`: line {}: {why}", self.shown(), number + 1))
+                    .hint("use `config::line` for a whole line, or `config::block` for several")
+            );
+        }
+        Ok(())
     }
 
     /// The file with the desired entry; `None` if the entry is so already.
@@ -147,14 +208,20 @@ impl FileEntry {
         if let Some(edited) = &edited
             && !matches!(self.edited_once(&edited.bytes, desired, path), Ok(None))
         {
-            bail!(
-                Failure::new(format!(
+            bail!(match desired {
+                DesiredEntry::Comment | DesiredEntry::Absent => Failure::new(format!(
+                    "cannot take {} out of `{path}`: it is set more than once",
+                    self.shown()
+                ))
+                .kind(FailureKind::Duplicate)
+                .hint("use `config::remove_line` with `matching` for one of the lines"),
+                DesiredEntry::Text(_) => Failure::new(format!(
                     "cannot write {} to `{path}`: it would not be read back as desired",
                     self.shown()
                 ))
                 .kind(FailureKind::Refused)
-                .hint("quote a value that begins or ends with whitespace, or begins like a separator")
-            );
+                .hint("quote the value if it has whitespace or a `#` in it, or begins like a separator"),
+            });
         }
         Ok(edited)
     }
@@ -168,32 +235,29 @@ impl FileEntry {
                 .kind(FailureKind::Encoding)
             );
         }
-        if let Some(section) = &self.section
-            && (section.trim() != section || section.is_empty() || section.contains([']', '\n', '\r']))
-        {
-            // Its header would not be found again.
-            bail!(Failure::new(format!(
-                "invalid section `{section}`: it must not be empty, begin or end with whitespace, or contain `]` \
-                 or a line ending"
-            )).kind(FailureKind::Usage));
-        }
         let lines = Lines::of(bytes);
+        self.check(&lines, path)?;
         match (&self.kind, desired) {
             (EntryKind::Line { key, separator }, desired) => {
-                let separator = separator.as_deref();
-                let found = self.find_key(&lines, key, separator, path)?;
+                let key = Key { name: key, separator: separator.as_deref() };
+                let found = self.find_key(&lines, key, path)?;
                 match (desired, found) {
-                    (DesiredEntry::Text(value), None) => {
-                        Ok(Some(self.add_line(&lines, key, separator, value)))
+                    (DesiredEntry::Text(value), found) => {
+                        if let Some(why) = self.format.syntax().refuse_value(key.name, value) {
+                            bail!(Failure::new(why).kind(FailureKind::Usage));
+                        }
+                        match found {
+                            Some(line) => self.set_line(&lines, line, key, value, path),
+                            None => self.add_line(&lines, key, value, path).map(Some),
+                        }
                     }
-                    (DesiredEntry::Text(value), Some(line)) => set_line(&lines, &line, key, value, path),
                     (_, None) => Ok(None),
                     (DesiredEntry::Comment, Some(line)) => {
-                        line.refuse_open_quote(&lines, path)?;
+                        self.refuse_company(&lines, &line, key, path)?;
                         Ok(Some(self.comment_out(&lines, line.lines)))
                     }
                     (DesiredEntry::Absent, Some(line)) => {
-                        line.refuse_open_quote(&lines, path)?;
+                        self.refuse_company(&lines, &line, key, path)?;
                         Ok(Some(remove(&lines, line.lines)))
                     }
                 }
@@ -205,31 +269,87 @@ impl FileEntry {
         }
     }
 
-    fn add_line(&self, lines: &Lines<'_>, key: &str, separator: Option<&str>, value: &[u8]) -> Edited {
-        let region = Region::find(lines, self.section.as_deref());
-        let grammar = Grammar::of(lines, region.as_ref(), separator);
-        let mut text = Vec::new();
-        let mut at = None;
-        if let Some(region) = &region {
-            at = grammar.example(lines, region, key, &self.comment).map(|number| number + 1);
-            if self.section.is_some() {
-                text.extend_from_slice(indentation(lines, region));
-            }
+    /// Refuses to take away a line in which something else is as well.
+    fn refuse_company(&self, lines: &Lines<'_>, line: &KeyLine, key: Key<'_>, path: &str) -> Result<()> {
+        let text = lines.bodies(&line.lines);
+        let value = self.format.syntax().value(text, line.value_at);
+        self.refuse_open(&text[value.clone()], line, path)?;
+        if matches!(text[value.end..].trim_ascii_start().first(), None | Some(b'#')) {
+            return Ok(());
         }
-        text.extend_from_slice(key.as_bytes());
-        let separator = grammar.separator.text();
-        let separator = if value.is_empty() { separator.trim_end() } else { separator };
-        text.extend_from_slice(separator.as_bytes());
-        text.extend_from_slice(value);
-        self.add(lines, region.as_ref(), at, text)
+        bail!(
+            Failure::new(format!(
+                "cannot take {} out of `{path}`: line {} has more in it",
+                key.name,
+                line.lines.start + 1
+            ))
+            .kind(FailureKind::Refused)
+            .hint("use `config::line` to change the whole line")
+        )
+    }
+
+    fn refuse_open(&self, value: &[u8], line: &KeyLine, path: &str) -> Result<()> {
+        match self.format {
+            Format::Ini => refuse_open_quote(value, line.lines.start, path),
+            _ => Ok(()),
+        }
+    }
+
+    fn set_line(
+        &self,
+        lines: &Lines<'_>,
+        line: KeyLine,
+        key: Key<'_>,
+        value: &[u8],
+        path: &str,
+    ) -> Result<Option<Edited>> {
+        let (syntax, text) = (self.format.syntax(), lines.bodies(&line.lines));
+        let old = syntax.value(text, line.value_at);
+        if syntax.meaning(&text[old.clone()]) == syntax.meaning(value) {
+            return Ok(None);
+        }
+        self.refuse_open(&text[old.clone()], &line, path)?;
+        let (mut new, behind) = (text[..old.start].to_vec(), &text[old.end..]);
+        if old.is_empty() && needs_space(&new, key.name) {
+            new.push(b' ');
+        }
+        new.extend_from_slice(value);
+        if !is_blank(behind) {
+            new.extend_from_slice(behind);
+        }
+        Ok(Some(Edited {
+            bytes: lines.replaced(&line.lines, &new),
+            before: Some(line.lines),
+            after: Some(new),
+            commented: None,
+            made: Made::default(),
+        }))
+    }
+
+    fn add_line(&self, lines: &Lines<'_>, key: Key<'_>, value: &[u8], path: &str) -> Result<Edited> {
+        let (syntax, region) = (self.format.syntax(), self.region(lines, path)?);
+        let mut at = None;
+        let mut near = None;
+        if let Some(region) = &region {
+            at = behind_example(syntax, lines, region, key, &self.comment);
+            near = indentation(syntax, lines, region);
+        }
+        let mut text = Vec::new();
+        if let (Some(_), Some(sections)) = (&self.section, syntax.sections()) {
+            text.extend_from_slice(near.unwrap_or(sections.indentation().as_bytes()));
+        }
+        let parts = region.as_ref().map(|region| &*region.parts);
+        let separator = key.separator.map_or_else(|| syntax.separator(lines, parts), str::to_owned);
+        text.extend_from_slice(&syntax.written(key.name, &separator, value));
+        Ok(self.add(lines, region.as_ref(), at, text))
     }
 
     /// Puts new lines at `at`, else at the end of the region, which is made if it is missing.
     fn add(&self, lines: &Lines<'_>, region: Option<&Region>, at: Option<usize>, text: Vec<u8>) -> Edited {
         let at = match (at, region) {
             (Some(at), _) => at,
-            (None, Some(region)) => region.end(lines),
-            (None, None) => lines.count(),
+            (None, Some(region)) => region.end(lines, self.format),
+            (None, None) => self.place_for_section(lines),
         };
         let end_above = at == lines.count() && lines.is_unterminated();
         let mut made = Made { end_above, ..Made::default() };
@@ -241,11 +361,18 @@ impl FileEntry {
             if made.blank {
                 whole.extend_from_slice(end);
             }
-            whole.extend_from_slice(format!("[{section}]").as_bytes());
+            let header = self.format.syntax().sections().map(|sections| sections.written(section));
+            whole.extend_from_slice(header.unwrap_or_default().as_bytes());
             whole.extend_from_slice(end);
         }
         whole.extend_from_slice(&text);
         Edited { bytes: lines.inserted(at, &whole), before: None, after: Some(text), commented: None, made }
+    }
+
+    /// Before which line a new section goes.
+    fn place_for_section(&self, lines: &Lines<'_>) -> usize {
+        let place = || self.format.syntax().sections()?.place(lines, self.section.as_deref()?);
+        place().unwrap_or(lines.count())
     }
 
     /// The file with this text after all else, in a section of its own if the entry has one.
@@ -317,7 +444,7 @@ impl FileEntry {
         let found = self.find_block(lines, path)?;
         let region = match &self.section {
             None => Some(Region::whole(lines)),
-            Some(section) => Region::find(lines, Some(section)),
+            Some(_) => self.region(lines, path)?,
         };
         let at = match &found {
             Some(found) => Some(found.start + 1),
@@ -339,38 +466,16 @@ impl FileEntry {
     }
 }
 
-fn set_line(
-    lines: &Lines<'_>,
-    line: &KeyLine,
-    key: &str,
-    value: &[u8],
-    path: &str,
-) -> Result<Option<Edited>> {
-    if line.value(lines) == value {
-        return Ok(None);
-    }
-    line.refuse_open_quote(lines, path)?;
-    let mut text = lines.body(line.lines.start)[..line.value_at].to_vec();
-    if line.value(lines).is_empty() && needs_space(&text, key) {
-        text.push(b' ');
-    }
-    text.extend_from_slice(value);
-    Ok(Some(Edited {
-        bytes: lines.replaced(&line.lines, &text),
-        before: Some(line.lines.clone()),
-        after: Some(text),
-        commented: None,
-        made: Made::default(),
-    }))
-}
-
 /// Whether a line that ends after its key or its separator needs a space before a value.
 fn needs_space(text: &[u8], key: &str) -> bool {
     let written = text.trim_ascii_end();
     let Some((sign, before)) = written.split_last().filter(|_| written.len() == text.len()) else {
         return false;
     };
-    *sign == b':' || before.last().is_some_and(u8::is_ascii_whitespace) || written.ends_with(key.as_bytes())
+    *sign == b':' || before.last().is_some_and(u8::is_ascii_whitespace) || {
+        let from = written.len().saturating_sub(key.len());
+        written[from..].eq_ignore_ascii_case(key.as_bytes())
+    }
 }
 
 fn remove(lines: &Lines<'_>, found: Range<usize>) -> Edited {
@@ -389,11 +494,16 @@ mod tests {
 
     fn line(section: Option<&str>, key: &str) -> FileEntry {
         let kind = EntryKind::Line { key: key.to_owned(), separator: None };
-        FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), kind }
+        FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), format: Format::Ini, kind }
     }
 
     fn block(name: &str) -> FileEntry {
-        FileEntry { section: None, comment: "#".to_owned(), kind: EntryKind::Block { name: name.to_owned() } }
+        FileEntry {
+            section: None,
+            comment: "#".to_owned(),
+            format: Format::Ini,
+            kind: EntryKind::Block { name: name.to_owned() },
+        }
     }
 
     fn edited(entry: &FileEntry, before: &str, desired: DesiredEntry<'_>) -> Option<String> {
@@ -409,10 +519,9 @@ mod tests {
 
     #[test]
     fn what_would_not_be_read_back_is_refused() {
-        for (separator, value) in [(None, " padded"), (None, "padded "), (Some(" "), "= 1"), (Some(" "), "")]
-        {
+        for (separator, value) in [(None, " padded"), (None, "padded "), (Some(" "), " 1"), (Some(" "), "")] {
             let kind = EntryKind::Line { key: "k".to_owned(), separator: separator.map(str::to_owned) };
-            let entry = FileEntry { section: None, comment: "#".to_owned(), kind };
+            let entry = FileEntry { section: None, comment: "#".to_owned(), format: Format::Ini, kind };
             for before in ["", "K 1\n", "k = 2\n", "k 2\n"] {
                 let desired = DesiredEntry::Text(value.as_bytes());
                 match entry.edited(before.as_bytes(), desired, "the file") {
@@ -434,11 +543,9 @@ mod tests {
             ("a=1\nk=old\nb=2\n", "a=1\nk=new\nb=2\n"),
             ("\tk  =  old \nb=2\n", "\tk  =  new\nb=2\n"),
             ("k: old\r\nb: 1\r\n", "k: new\r\nb: 1\r\n"),
-            ("K 1\nk old", "K 1\nk new"),
             ("a = 1\nk =\n", "a = 1\nk = new\n"),
             ("a=1\nk=\n", "a=1\nk=new\n"),
             ("a: 1\nk:\n", "a: 1\nk: new\n"),
-            ("K 1\nk\n", "K 1\nk new\n"),
             ("k=a \\\n  b\nc=1\n", "k=new\nc=1\n"),
             ("k=\"old\"\n#k=x\n", "k=new\n#k=x\n"),
         ] {
@@ -456,7 +563,6 @@ mod tests {
             ("a=1", "a=1\nk=new"),
             ("a=1\r\nb=2", "a=1\r\nb=2\r\nk=new"),
             ("a=1\n#k=old\n# k = older\nb=2\n", "a=1\n#k=old\n# k = older\nk=new\nb=2\n"),
-            ("Port 22\n#k yes\nX no\n", "Port 22\n#k yes\nk new\nX no\n"),
             ("a=1\n\n", "a=1\nk=new\n\n"),
             ("a=1\n\n[s]\nk=2\n", "a=1\nk=new\n\n[s]\nk=2\n"),
         ] {
@@ -472,7 +578,6 @@ mod tests {
             ("[t]\nk=2\n[s]\n", "[t]\nk=2\n[s]\nk=new\n"),
             ("[s]\n#k=1\na=1\n[t]\n", "[s]\n#k=1\nk=new\na=1\n[t]\n"),
             ("[s]\n\ta = 1\n[t]\n\tb = 1\n", "[s]\n\ta = 1\n\tk = new\n[t]\n\tb = 1\n"),
-            ("[s]\na=1\n[t]\n[s]\nb=1\n", "[s]\na=1\n[t]\n[s]\nb=1\nk=new\n"),
             ("", "[s]\nk=new\n"),
             ("[t]\na = 1\n", "[t]\na = 1\n\n[s]\nk = new\n"),
             ("[t]\n\n", "[t]\n\n[s]\nk=new\n"),

@@ -5,6 +5,7 @@
 //! whole file from before is in the backups.
 
 mod entry;
+mod format;
 mod key;
 mod lines;
 mod section;
@@ -20,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use entry::{DesiredEntry, EntryKind, FileEntry, Made};
+pub use format::{Asked, Format, recognise};
 pub use lines::Lines;
 
 use super::file::showable;

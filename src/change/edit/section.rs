@@ -1,8 +1,12 @@
-//! Finds the sections of an INI file: the lines behind a `[name]`.
+//! Finds the sections of a file: the lines behind a header, such as `[name]`.
 
 use std::ops::Range;
 
+use anyhow::{Result, bail};
+
+use super::format::{Format, Is, logical};
 use super::lines::Lines;
+use crate::failure::{Failure, FailureKind};
 
 /// The lines in which a key is looked for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -13,25 +17,52 @@ pub(super) struct Region {
 
 impl Region {
     /// The section of this name. Without a name: what is before the first section, which is all of a file
-    /// that has none. `None` if there is no such section.
-    pub(super) fn find(lines: &Lines<'_>, section: Option<&str>) -> Option<Self> {
-        let mut parts = Vec::new();
+    /// that has none. `None` if there is no such section. `path` is for messages.
+    ///
+    /// # Errors
+    /// When there are two of that name, which the format does not take for one.
+    pub(super) fn find(
+        lines: &Lines<'_>,
+        format: Format,
+        section: Option<&str>,
+        path: &str,
+    ) -> Result<Option<Self>> {
+        let syntax = format.syntax();
+        let Some(sections) = syntax.sections() else {
+            return Ok(section.is_none().then(|| Self::whole(lines)));
+        };
+        let mut parts: Vec<Range<usize>> = Vec::new();
         let mut start = section.is_none().then_some(0);
-        for number in 0..lines.count() {
-            let Some(name) = header(lines.body(number)) else { continue };
+        let texts = logical(syntax, lines, 0..lines.count()).filter(|line| line.is == Is::Text);
+        for number in texts.map(|line| line.lines.start) {
+            let Some(name) = sections.header(lines.body(number)) else { continue };
             if let Some(start) = start.take() {
                 parts.push(start..number);
             }
             match section {
                 None => break,
-                Some(section) if section.as_bytes() == name => start = Some(number + 1),
+                Some(section) if sections.is(name, section) => {
+                    if let Some(first) = parts.first().filter(|_| !sections.merges()) {
+                        bail!(
+                            Failure::new(format!(
+                                "`{}` is there twice in `{path}`: in lines {} and {}",
+                                sections.written(section),
+                                first.start,
+                                number + 1
+                            ))
+                            .kind(FailureKind::Duplicate)
+                            .hint("use `config::line` with `matching` to change a line of one of them")
+                        );
+                    }
+                    start = Some(number + 1);
+                }
                 Some(_) => {}
             }
         }
         if let Some(start) = start {
             parts.push(start..lines.count());
         }
-        (!parts.is_empty()).then_some(Self { parts })
+        Ok((!parts.is_empty()).then_some(Self { parts }))
     }
 
     /// All lines.
@@ -45,21 +76,24 @@ impl Region {
         self.parts.iter().cloned().flatten()
     }
 
-    /// Where a new line goes: after the last line that is not empty.
-    pub(super) fn end(&self, lines: &Lines<'_>) -> usize {
+    /// Where a new line goes: behind the last that is not blank. Comments that are directly above the next header and
+    /// set off from what is above them are about that.
+    pub(super) fn end(&self, lines: &Lines<'_>, format: Format) -> usize {
         let Some(last) = self.parts.last() else { return lines.count() };
-        let behind = last.clone().rev().find(|number| !is_blank(lines.body(*number)));
-        behind.map_or(last.start, |number| number + 1)
+        let (mut end, mut before_comments, mut above) = (last.start, None, Is::Blank);
+        for line in logical(format.syntax(), lines, last.clone()) {
+            before_comments = match line.is {
+                Is::Comment if above == Is::Blank => Some(end),
+                Is::Comment => before_comments,
+                Is::Blank | Is::Text => None,
+            };
+            if line.is != Is::Blank {
+                end = line.lines.end;
+            }
+            above = line.is;
+        }
+        before_comments.filter(|at| last.end < lines.count() && *at > last.start).unwrap_or(end)
     }
-}
-
-/// The name in a section's header.
-pub(super) fn header(body: &[u8]) -> Option<&[u8]> {
-    let inside = body.trim_ascii_start().strip_prefix(b"[")?;
-    let close = inside.iter().rposition(|byte| *byte == b']')?;
-    let (name, behind) = (inside[..close].trim_ascii(), inside[close + 1..].trim_ascii_start());
-    let alone = behind.is_empty() || behind.starts_with(b"#") || behind.starts_with(b";");
-    (alone && !name.is_empty()).then_some(name)
 }
 
 /// Whether there is nothing but whitespace.
@@ -72,15 +106,15 @@ mod tests {
     use super::*;
 
     fn parts(text: &str, section: Option<&str>) -> Option<Vec<(usize, usize)>> {
-        let region = Region::find(&Lines::of(text.as_bytes()), section)?;
+        let region = Region::find(&Lines::of(text.as_bytes()), Format::Ini, section, "/f").unwrap()?;
         Some(region.parts.iter().map(|part| (part.start, part.end)).collect())
     }
 
     #[test]
     fn a_section_is_found_wherever_it_is() {
-        let text = "a\n[one]\nb\n[ two ] # why\nc\n[one]\nd\n";
+        let text = "a\n[one]\nb\n[ two ] # why\nc\n";
         assert_eq!(parts(text, None), Some(vec![(0, 1)]));
-        assert_eq!(parts(text, Some("one")), Some(vec![(2, 3), (6, 7)]));
+        assert_eq!(parts(text, Some("one")), Some(vec![(2, 3)]));
         assert_eq!(parts(text, Some("two")), Some(vec![(4, 5)]));
         assert_eq!(parts(text, Some("three")), None);
         assert_eq!(parts("a\nb\n", None), Some(vec![(0, 2)]));
@@ -89,7 +123,22 @@ mod tests {
     }
 
     #[test]
+    fn two_sections_of_one_name_are_one_for_systemd_and_refused_elsewhere() {
+        let text = "[Peer]\na=1\n[t]\n[Peer]\nb=1\n";
+        let lines = Lines::of(text.as_bytes());
+        let find = |format| Region::find(&lines, format, Some("Peer"), "/f");
+        assert_eq!(find(Format::Systemd).unwrap().unwrap().parts, [1..2, 4..5]);
+        for format in [Format::Ini, Format::Networkd] {
+            let error = find(format).unwrap_err();
+            let failure = error.downcast_ref::<Failure>().unwrap();
+            assert_eq!(failure.kind, FailureKind::Duplicate);
+            assert!(failure.message.contains("in lines 1 and 4"), "{}", failure.message);
+        }
+    }
+
+    #[test]
     fn a_test_of_the_shell_is_no_header() {
+        let header = |body| Format::Ini.syntax().sections().unwrap().header(body);
         assert_eq!(header(b"[ -f x ] && . x"), None);
         assert_eq!(header(b"  [Seat:*]\t; seats"), Some(&b"Seat:*"[..]));
         assert_eq!(header(b"#[Seat:*]"), None);
@@ -98,7 +147,24 @@ mod tests {
     #[test]
     fn a_new_line_goes_before_the_blank_lines_at_the_end() {
         let lines = Lines::of(b"[one]\na\n\n\n[two]\n\n");
-        let end = |name| Region::find(&lines, Some(name)).unwrap().end(&lines);
+        let end = |name| {
+            Region::find(&lines, Format::Ini, Some(name), "/f").unwrap().unwrap().end(&lines, Format::Ini)
+        };
         assert_eq!((end("one"), end("two")), (2, 5));
+    }
+
+    #[test]
+    fn a_new_line_does_not_come_between_a_header_and_its_comment() {
+        for (text, at) in [
+            ("[one]\na\n\n# about two\n[two]\n", 2),
+            ("[one]\n#b=1\n[two]\n", 2),
+            ("[one]\na\n#b=1\n[two]\n", 3),
+            ("[one]\na\n\n#b=1\n\n[two]\n", 4),
+            ("[one]\na\n\n# the end\n", 4),
+        ] {
+            let lines = Lines::of(text.as_bytes());
+            let region = Region::find(&lines, Format::Ini, Some("one"), "/f").unwrap().unwrap();
+            assert_eq!(region.end(&lines, Format::Ini), at, "{text:?}");
+        }
     }
 }

@@ -76,7 +76,7 @@ fn how_twice(undone: &Undone) -> Option<Undoing> {
 
 fn line(section: Option<&str>, key: &str) -> FileEntry {
     let kind = EntryKind::Line { key: key.to_owned(), separator: None };
-    FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), kind }
+    FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), format: Format::Ini, kind }
 }
 
 const NEW: DesiredEntry<'static> = DesiredEntry::Text(b"new");
@@ -108,8 +108,12 @@ fn a_file_that_was_made_is_removed_again() {
 
 #[test]
 fn undo_in_a_file_modified_elsewhere_reverts_the_entry_alone() {
-    let block =
-        FileEntry { section: None, comment: "#".to_owned(), kind: EntryKind::Block { name: "x".to_owned() } };
+    let block = FileEntry {
+        section: None,
+        comment: "#".to_owned(),
+        format: Format::Ini,
+        kind: EntryKind::Block { name: "x".to_owned() },
+    };
     for (entry, desired, before, edits, after) in [
         (line(None, "k"), NEW, "a=1\nk = old\n", ("a=1", "a=2"), "a=2\nk = old\n"),
         (line(None, "k"), NEW, "a=1\n", ("a=1", "z=0\na=1"), "z=0\na=1\n"),

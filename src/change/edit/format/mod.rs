@@ -1,0 +1,265 @@
+//! The formats of configuration files: how a text is cut into logical lines, which of them sets a key, and how a new one
+//! is written. A format is known from the file's path or from the script, never from the lines around.
+
+mod assignments;
+mod fstab;
+mod ini;
+mod known;
+mod postfix;
+mod shell;
+mod ssh;
+mod systemd;
+mod words;
+
+use std::borrow::Cow;
+use std::ops::Range;
+
+use serde::{Deserialize, Serialize};
+
+use super::lines::Lines;
+pub use known::{Asked, recognise};
+
+/// A format that kkrun knows. Its name in scripts and in the journal is that of the variant.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// `key = value` or `key: value`, in sections or not.
+    #[default]
+    Ini,
+    /// The units of systemd and the configuration of its daemons.
+    Systemd,
+    /// The same where each section of a name is an object of its own: networks, devices and links.
+    Networkd,
+    /// The server of OpenSSH: the first line of a key wins, `Match` begins a block.
+    Sshd,
+    /// The client of OpenSSH: the same with `Host`.
+    Ssh,
+    /// Postfix: an indented line continues the one above.
+    Postfix,
+    /// `/etc/environment`: `KEY=value`, and what follows a `#` is a comment.
+    Environment,
+    /// `KEY=value` as dotenv and systemd's `EnvironmentFile=` read it.
+    Dotenv,
+    /// Assignments of a POSIX shell.
+    Shell,
+    /// The table of file systems: an entry is a line, named by its mount point or its source.
+    Fstab,
+    /// A key, whitespace, a value.
+    Words,
+}
+
+impl Format {
+    pub(super) fn syntax(self) -> &'static dyn Syntax {
+        match self {
+            Self::Ini => &ini::Ini,
+            Self::Systemd => &systemd::Systemd { merges: true },
+            Self::Networkd => &systemd::Systemd { merges: false },
+            Self::Sshd => &ssh::Ssh { blocks: &["match"], many: ssh::MANY_OF_SERVER },
+            Self::Ssh => &ssh::Ssh { blocks: &["host", "match"], many: ssh::MANY_OF_CLIENT },
+            Self::Postfix => &postfix::Postfix,
+            Self::Environment => &assignments::Environment,
+            Self::Dotenv => &assignments::Dotenv,
+            Self::Shell => &shell::Shell,
+            Self::Fstab => &fstab::Fstab,
+            Self::Words => &words::Words,
+        }
+    }
+}
+
+/// A key, with the separator that the script gave.
+#[derive(Clone, Copy)]
+pub(super) struct Key<'a> {
+    pub(super) name: &'a str,
+    pub(super) separator: Option<&'a str>,
+}
+
+/// A logical line that sets a key.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct KeyLine {
+    /// The lines of the file that it has.
+    pub(super) lines: Range<usize>,
+    /// Where the value begins in their bytes.
+    pub(super) value_at: usize,
+}
+
+/// What a format says about its files. A text is the bytes of a logical line without the last line ending.
+pub(super) trait Syntax {
+    /// The line behind the logical line that begins at `number`, which is neither blank nor a comment.
+    fn end_of(&self, _lines: &Lines<'_>, number: usize) -> usize {
+        number + 1
+    }
+
+    /// What begins a comment.
+    fn comments(&self) -> &'static [u8] {
+        b"#"
+    }
+
+    /// Where the value begins in a text, if this sets the key.
+    fn value_at(&self, text: &[u8], key: Key<'_>) -> Option<usize>;
+
+    /// Where the value of a text is that begins at `at`: without whitespace around it, and without what follows and does
+    /// not belong to it.
+    fn value(&self, text: &[u8], at: usize) -> Range<usize> {
+        at..at.max(text.trim_ascii_end().len())
+    }
+
+    /// What a value means, however it is written.
+    fn meaning<'v>(&self, value: &'v [u8]) -> Cow<'v, [u8]> {
+        Cow::Borrowed(value)
+    }
+
+    /// Whether a text may set the key in a way that is not an entry, so that a new line has to go below it.
+    fn may_set(&self, _text: &[u8], _key: &str) -> bool {
+        false
+    }
+
+    /// What is between the key and the value of a new line.
+    fn separator(&self, lines: &Lines<'_>, region: Option<&[Range<usize>]>) -> String;
+
+    /// A new line.
+    fn written(&self, key: &str, separator: &str, value: &[u8]) -> Vec<u8> {
+        let separator = if value.is_empty() { separator.trim_end() } else { separator };
+        [key.as_bytes(), separator.as_bytes(), value].concat()
+    }
+
+    /// Why this cannot be the value of this key.
+    fn refuse_value(&self, _key: &str, _value: &[u8]) -> Option<String> {
+        None
+    }
+
+    /// The first line of a file that cannot be edited for certain, and why.
+    fn refuse(&self, _lines: &Lines<'_>) -> Option<(usize, &'static str)> {
+        None
+    }
+
+    /// The one of several lines of a key that counts, else the lines of two that contradict each other.
+    fn choose(
+        &self,
+        lines: &Lines<'_>,
+        key: &str,
+        found: Vec<KeyLine>,
+    ) -> Result<Option<KeyLine>, [usize; 2]> {
+        one(lines, key, found)
+    }
+
+    /// The sections, if the format has any.
+    fn sections(&self) -> Option<&dyn Sections> {
+        None
+    }
+}
+
+/// The default of [`Syntax::choose`]: a key is set once.
+fn one(_lines: &Lines<'_>, _key: &str, found: Vec<KeyLine>) -> Result<Option<KeyLine>, [usize; 2]> {
+    match &*found {
+        [first, second, ..] => Err([first.lines.start, second.lines.start]),
+        _ => Ok(found.into_iter().next()),
+    }
+}
+
+/// The parts of a file that begin with a header each.
+pub(super) trait Sections {
+    /// The name in a header.
+    fn header<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]>;
+
+    /// Whether this header is the one of the section.
+    fn is(&self, header: &[u8], section: &str) -> bool {
+        header == section.as_bytes()
+    }
+
+    /// The header of the section.
+    fn written(&self, section: &str) -> String {
+        format!("[{section}]")
+    }
+
+    /// Whether several sections of one name are one.
+    fn merges(&self) -> bool {
+        false
+    }
+
+    /// Whether nothing is set outside of a section.
+    fn only(&self) -> bool {
+        false
+    }
+
+    /// Before which line a new section goes, if not at the end.
+    fn place(&self, _lines: &Lines<'_>, _section: &str) -> Option<usize> {
+        None
+    }
+
+    /// The indentation of the first line in a new section.
+    fn indentation(&self) -> &'static str {
+        ""
+    }
+}
+
+/// A logical line of a file.
+pub(super) struct Logical {
+    /// The lines that it has.
+    pub(super) lines: Range<usize>,
+    /// What it is.
+    pub(super) is: Is,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Is {
+    Blank,
+    Comment,
+    Text,
+}
+
+/// The logical lines that begin in `within`.
+pub(super) fn logical<'a>(
+    syntax: &'a dyn Syntax,
+    lines: &'a Lines<'_>,
+    within: Range<usize>,
+) -> impl Iterator<Item = Logical> + 'a {
+    let mut number = within.start;
+    std::iter::from_fn(move || {
+        if number >= within.end {
+            return None;
+        }
+        let is = match lines.body(number).trim_ascii_start().first() {
+            None => Is::Blank,
+            Some(first) if syntax.comments().contains(first) => Is::Comment,
+            Some(_) => Is::Text,
+        };
+        let end = if is == Is::Text { syntax.end_of(lines, number) } else { number + 1 };
+        let logical = Logical { lines: number..end, is };
+        number = end;
+        Some(logical)
+    })
+}
+
+/// The line behind those that an odd number of backslashes at the end continues.
+fn continued(lines: &Lines<'_>, number: usize) -> usize {
+    let mut last = number;
+    while last + 1 < lines.count() && ends_in_backslash(lines.body(last)) {
+        last += 1;
+    }
+    last + 1
+}
+
+fn ends_in_backslash(body: &[u8]) -> bool {
+    body.iter().rev().take_while(|byte| **byte == b'\\').count() % 2 == 1
+}
+
+/// Where what follows the whitespace at `at` begins.
+fn skip_blank(text: &[u8], at: usize) -> usize {
+    text.len() - text[at..].trim_ascii_start().len()
+}
+
+/// Where what follows the key begins, in a text that begins with it; whitespace before it aside.
+fn behind_key(text: &[u8], key: &str) -> Option<usize> {
+    let at = skip_blank(text, 0);
+    text[at..].starts_with(key.as_bytes()).then_some(at + key.len())
+}
+
+/// Where the value begins in `key = value`.
+fn behind_sign(text: &[u8], at: usize, signs: &[&[u8]]) -> Option<usize> {
+    let sign = skip_blank(text, at);
+    let found = signs.iter().find(|known| text[sign..].starts_with(known))?;
+    Some(skip_blank(text, sign + found.len()))
+}
+
+#[cfg(test)]
+mod tests;

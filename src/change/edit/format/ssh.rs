@@ -1,0 +1,138 @@
+//! The configuration of OpenSSH. Sources: sshd_config(5), ssh_config(5).
+
+use std::ops::Range;
+
+use super::super::lines::Lines;
+use super::{Is, Key, KeyLine, Sections, Syntax, logical, one, skip_blank};
+
+/// Every line of these keys counts; of all others the first does.
+pub(super) const MANY_OF_SERVER: &[&str] = &[
+    "acceptenv",
+    "allowgroups",
+    "allowusers",
+    "denygroups",
+    "denyusers",
+    "hostcertificate",
+    "hostkey",
+    "include",
+    "listenaddress",
+    "logverbose",
+    "port",
+    "subsystem",
+];
+pub(super) const MANY_OF_CLIENT: &[&str] = &[
+    "certificatefile",
+    "dynamicforward",
+    "identityfile",
+    "include",
+    "localforward",
+    "remoteforward",
+    "sendenv",
+];
+
+pub(super) struct Ssh {
+    /// The keywords that begin a block, in lower case.
+    pub(super) blocks: &'static [&'static str],
+    /// The keys that add up, in lower case.
+    pub(super) many: &'static [&'static str],
+}
+
+/// Where the arguments begin behind a keyword: after whitespace, one `=`, or both.
+fn behind_keyword(text: &[u8], at: usize) -> Option<usize> {
+    let mut value = skip_blank(text, at);
+    if text.get(value) == Some(&b'=') {
+        value = skip_blank(text, value + 1);
+    } else if value == at && at < text.len() {
+        return None;
+    }
+    Some(value)
+}
+
+/// The words of a header: what begins the block in lower case, then its conditions as they are.
+fn header_words(header: &[u8]) -> Vec<Vec<u8>> {
+    let end =
+        header.iter().position(|byte| byte.is_ascii_whitespace() || *byte == b'=').unwrap_or(header.len());
+    let (keyword, rest) = header.split_at(end);
+    let rest = rest.trim_ascii_start();
+    let rest = rest.strip_prefix(b"=").unwrap_or(rest);
+    let rest = rest.split(u8::is_ascii_whitespace).filter(|word| !word.is_empty()).map(<[u8]>::to_vec);
+    std::iter::once(keyword.to_ascii_lowercase()).chain(rest).collect()
+}
+
+/// Where a comment begins behind arguments: a `#` at the start of one, outside of quotes.
+fn comment_at(text: &[u8], from: usize) -> usize {
+    let mut quoted = false;
+    for at in from..text.len() {
+        match text[at] {
+            b'"' => quoted = !quoted,
+            b'#' if !quoted && (at == from || text[at - 1].is_ascii_whitespace()) => return at,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+impl Syntax for Ssh {
+    fn value_at(&self, text: &[u8], key: Key<'_>) -> Option<usize> {
+        let (at, name) = (skip_blank(text, 0), key.name.as_bytes());
+        let written = text.get(at..at + name.len())?;
+        written.eq_ignore_ascii_case(name).then(|| behind_keyword(text, at + name.len()))?
+    }
+
+    fn value(&self, text: &[u8], at: usize) -> Range<usize> {
+        at..at.max(text[..comment_at(text, at)].trim_ascii_end().len())
+    }
+
+    fn separator(&self, _lines: &Lines<'_>, _region: Option<&[Range<usize>]>) -> String {
+        " ".to_owned()
+    }
+
+    fn choose(
+        &self,
+        lines: &Lines<'_>,
+        key: &str,
+        found: Vec<KeyLine>,
+    ) -> Result<Option<KeyLine>, [usize; 2]> {
+        if self.many.contains(&key.to_ascii_lowercase().as_str()) {
+            return one(lines, key, found);
+        }
+        Ok(found.into_iter().next())
+    }
+
+    fn sections(&self) -> Option<&dyn Sections> {
+        Some(self)
+    }
+}
+
+impl Sections for Ssh {
+    fn header<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
+        let text = body[..comment_at(body, 0)].trim_ascii();
+        let words = header_words(text);
+        let begins = self.blocks.iter().any(|block| block.as_bytes() == words[0].as_slice());
+        (begins && words.len() > 1).then_some(text)
+    }
+
+    fn is(&self, header: &[u8], section: &str) -> bool {
+        header_words(header) == header_words(section.as_bytes())
+    }
+
+    fn written(&self, section: &str) -> String {
+        section.to_owned()
+    }
+
+    /// The first line that matches wins, so a new block goes before the one that is for all.
+    fn place(&self, lines: &Lines<'_>, section: &str) -> Option<usize> {
+        let is_for_all = |header: &[u8]| self.is(header, "Host *") || self.is(header, "Match all");
+        if is_for_all(section.as_bytes()) {
+            return None;
+        }
+        logical(self, lines, 0..lines.count())
+            .filter(|line| line.is == Is::Text)
+            .map(|line| line.lines.start)
+            .find(|number| self.header(lines.body(*number)).is_some_and(is_for_all))
+    }
+
+    fn indentation(&self) -> &'static str {
+        "    "
+    }
+}

@@ -1,0 +1,264 @@
+//! Each format by what becomes of its files.
+
+use super::super::{DesiredEntry, EntryKind, FileEntry};
+use super::*;
+use crate::failure::Failure;
+
+fn entry(format: Format, section: Option<&str>, key: &str) -> FileEntry {
+    let kind = EntryKind::Line { key: key.to_owned(), separator: None };
+    FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), format, kind }
+}
+
+/// What the file is after the edit; none if it stays.
+fn edited(entry: &FileEntry, before: &str, desired: DesiredEntry<'_>) -> Result<Option<String>, String> {
+    let edited = entry.edited(before.as_bytes(), desired, "/f").map_err(|error| error.to_string())?;
+    Ok(edited.map(|edited| String::from_utf8(edited.bytes).unwrap()))
+}
+
+/// Each file before, and after `key` is set to `value`.
+fn sets(format: Format, section: Option<&str>, (key, value): (&str, &str), files: &[(&str, &str)]) {
+    let entry = entry(format, section, key);
+    for (before, after) in files {
+        let desired = DesiredEntry::Text(value.as_bytes());
+        assert_eq!(edited(&entry, before, desired).unwrap().as_deref(), Some(*after), "{before}");
+        assert_eq!(
+            entry.value(after.as_bytes(), "/f").unwrap().as_deref(),
+            Some(value.as_bytes()),
+            "{after}"
+        );
+        assert_eq!(edited(&entry, after, desired), Ok(None), "{after}");
+    }
+}
+
+fn value(format: Format, section: Option<&str>, key: &str, text: &str) -> Option<String> {
+    let value = entry(format, section, key).value(text.as_bytes(), "/f").unwrap()?;
+    Some(String::from_utf8(value).unwrap())
+}
+
+fn refused(entry: &FileEntry, before: &str, desired: DesiredEntry<'_>) -> String {
+    let error = entry.edited(before.as_bytes(), desired, "/f").unwrap_err();
+    let failure = error.downcast_ref::<Failure>().unwrap();
+    format!("{} {}", failure.message, failure.hints.join(" "))
+}
+
+#[test]
+fn words_are_separated_by_whitespace() {
+    sets(
+        Format::Words,
+        None,
+        ("k", "new"),
+        &[
+            ("K 1\nk old", "K 1\nk new"),
+            ("k\t\told\n", "k\t\tnew\n"),
+            ("K 1\nk\n", "K 1\nk new\n"),
+            ("Port 22\n# k yes\nX no\n", "Port 22\n# k yes\nk new\nX no\n"),
+            ("# only words\n", "# only words\nk new\n"),
+            ("kk=1\n", "kk=1\nk new\n"),
+        ],
+    );
+}
+
+#[test]
+fn a_key_of_sshd_has_no_case_and_goes_before_the_first_match() {
+    sets(
+        Format::Sshd,
+        None,
+        ("PermitRootLogin", "no"),
+        &[
+            ("permitrootlogin yes\n", "permitrootlogin no\n"),
+            ("PermitRootLogin=yes\n", "PermitRootLogin=no\n"),
+            ("PermitRootLogin yes # for now\n", "PermitRootLogin no # for now\n"),
+            (
+                "Port 22\n\nMatch User a\n    PermitRootLogin yes\n",
+                "Port 22\nPermitRootLogin no\n\nMatch User a\n    PermitRootLogin yes\n",
+            ),
+            (
+                "Port 22\n\n# the backup\nmatch user a\n  X no\n",
+                "Port 22\nPermitRootLogin no\n\n# the backup\nmatch user a\n  X no\n",
+            ),
+            // The first wins.
+            ("PermitRootLogin yes\nPermitRootLogin no\n", "PermitRootLogin no\nPermitRootLogin no\n"),
+        ],
+    );
+    sets(
+        Format::Sshd,
+        Some("Match User a"),
+        ("X", "1"),
+        &[
+            ("Match  user b\n X 2\nmatch User a\n\tx 2\n", "Match  user b\n X 2\nmatch User a\n\tx 1\n"),
+            ("Port 1\nMatch all\n  X 2\n", "Port 1\n\nMatch User a\n    X 1\nMatch all\n  X 2\n"),
+            ("Port 1\n", "Port 1\n\nMatch User a\n    X 1\n"),
+        ],
+    );
+    sets(
+        Format::Ssh,
+        Some("Host a b"),
+        ("X", "1"),
+        &[
+            ("Host *\n    X 2\n", "Host a b\n    X 1\nHost *\n    X 2\n"),
+            ("Host a\n X 2\nhost=a b\n  Y 1\n", "Host a\n X 2\nhost=a b\n  Y 1\n  X 1\n"),
+        ],
+    );
+    sets(
+        Format::Ssh,
+        None,
+        ("X", "1"),
+        &[("# ours\n\nHost *\n    X 2\n", "# ours\nX 1\n\nHost *\n    X 2\n")],
+    );
+    let keys = entry(Format::Sshd, None, "AllowUsers");
+    assert!(
+        refused(&keys, "AllowUsers a\nallowusers b\n", DesiredEntry::Text(b"c")).contains("lines 1 and 2")
+    );
+    // What is below would count then.
+    let login = entry(Format::Sshd, None, "PermitRootLogin");
+    let twice = "PermitRootLogin yes\npermitrootlogin no\n";
+    assert!(refused(&login, twice, DesiredEntry::Absent).contains("more than once"));
+    let section = entry(Format::Sshd, Some("User a"), "X");
+    assert!(refused(&section, "", DesiredEntry::Text(b"1")).contains("Match User backup"));
+}
+
+#[test]
+fn a_line_of_postfix_goes_on_in_the_indented_lines_below() {
+    let text = "a = 1,\n    2\n# about\n\n\t3\nb=2\n";
+    assert_eq!(value(Format::Postfix, None, "a", text).as_deref(), Some("1, 2 3"));
+    sets(
+        Format::Postfix,
+        None,
+        ("a", "new"),
+        &[
+            (text, "a = new\nb=2\n"),
+            ("b = 1,\n# a = old\n  2\n", "b = 1,\n# a = old\n  2\na = new\n"),
+            ("b = 1\n  a = 2\n", "b = 1\n  a = 2\na = new\n"),
+        ],
+    );
+    let a = entry(Format::Postfix, None, "a");
+    assert_eq!(edited(&a, text, DesiredEntry::Absent), Ok(Some("b=2\n".to_owned())));
+    let commented = "#a = 1,\n#    2\n## about\n#\n#\t3\nb=2\n".to_owned();
+    assert_eq!(edited(&a, text, DesiredEntry::Comment), Ok(Some(commented)));
+    assert_eq!(edited(&a, text, DesiredEntry::Text(b"1, 2 3")), Ok(None));
+}
+
+#[test]
+fn an_assignment_keeps_its_export_and_what_follows() {
+    for format in [Format::Environment, Format::Shell, Format::Dotenv] {
+        sets(
+            format,
+            None,
+            ("A", "/new"),
+            &[
+                ("export A=/old\n", "export A=/new\n"),
+                ("B=1\n", "B=1\nA=/new\n"),
+                ("# A=/old\nB=1\n", "# A=/old\nA=/new\nB=1\n"),
+            ],
+        );
+    }
+    for format in [Format::Environment, Format::Shell] {
+        sets(format, None, ("A", "/new"), &[("A=/old # why\n", "A=/new # why\n")]);
+        let a = entry(format, None, "A");
+        assert!(refused(&a, "", DesiredEntry::Text(b"a # b")).contains("read back"));
+    }
+    sets(
+        Format::Dotenv,
+        None,
+        ("A", "new"),
+        &[
+            ("A='one\nA=2\n'\nA2=1\n", "A=new\nA2=1\n"),
+            ("B=\"1\\\"\nA=2\"\nC=it's\n", "B=\"1\\\"\nA=2\"\nC=it's\nA=new\n"),
+        ],
+    );
+    let a = entry(Format::Dotenv, None, "A");
+    assert!(refused(&a, "B=\"1\nA=2\n", DesiredEntry::Text(b"1")).contains("line 1: its quotes never close"));
+}
+
+#[test]
+fn a_shell_assigns_outside_of_its_commands() {
+    sets(
+        Format::Shell,
+        None,
+        ("A", "new"),
+        &[
+            ("A=old; export A\n", "A=new; export A\n"),
+            ("A=\"one\ntwo\" # why\n", "A=new # why\n"),
+            ("if true; then\n    A=1\nfi\n", "if true; then\n    A=1\nfi\nA=new\n"),
+            ("if true; then A=1; fi\nB=1\n", "if true; then A=1; fi\nB=1\nA=new\n"),
+            ("#A=1\nif x; then\n    A=1\nfi\n", "#A=1\nif x; then\n    A=1\nfi\nA=new\n"),
+            ("f() {\nA=1\n}\n", "f() {\nA=1\n}\nA=new\n"),
+            (
+                "case $x in\n(a) A=1 ;;\nb) A=2 ;;\nesac\nA=3\n",
+                "case $x in\n(a) A=1 ;;\nb) A=2 ;;\nesac\nA=new\n",
+            ),
+            ("for x in a fi; do\n A=1\ndone < f\n", "for x in a fi; do\n A=1\ndone < f\nA=new\n"),
+            ("B='\nA=1\n'\n", "B='\nA=1\n'\nA=new\n"),
+            ("A=1 run\n", "A=1 run\nA=new\n"),
+            ("A=$(echo \"a b\" | tr -d x)\n", "A=new\n"),
+            ("B=it\\'s\nA=1\n", "B=it\\'s\nA=new\n"),
+            ("[ -f x ] && A=1\n", "[ -f x ] && A=1\nA=new\n"),
+            ("export A=1 B=2\n", "export A=new B=2\n"),
+        ],
+    );
+    let a = entry(Format::Shell, None, "A");
+    assert!(refused(&a, "export A=1 B=2\n", DesiredEntry::Absent).contains("line 1 has more in it"));
+    assert!(refused(&a, "", DesiredEntry::Text(b"a b")).contains("read back"));
+    assert!(
+        refused(&a, "cat << X\nA=1\nX\n", DesiredEntry::Text(b"1"))
+            .contains("line 1: it has a here-document")
+    );
+    assert!(refused(&a, "if x; then\n", DesiredEntry::Text(b"1")).contains("line 1: it never ends"));
+    assert!(refused(&a, "B=1\nC='\n", DesiredEntry::Text(b"1")).contains("line 2: its quotes"));
+}
+
+#[test]
+fn a_table_of_file_systems_has_lines_named_by_their_fields() {
+    let line = "/swapfile2 none swap sw 0 0";
+    sets(
+        Format::Fstab,
+        None,
+        ("/swapfile2", line),
+        &[
+            ("UUID=1 / ext4 defaults 0 1\n", "UUID=1 / ext4 defaults 0 1\n/swapfile2 none swap sw 0 0\n"),
+            ("/swapfile2 none swap defaults 0 0\n", "/swapfile2 none swap sw 0 0\n"),
+        ],
+    );
+    let data = entry(Format::Fstab, None, "/data");
+    let text = "/dev/sdb1\t/data\text4\tdefaults\t0\t2\n";
+    assert_eq!(edited(&data, text, DesiredEntry::Text(b"/dev/sdb1 /data ext4 defaults 0 2")), Ok(None));
+    assert_eq!(edited(&data, text, DesiredEntry::Comment), Ok(Some(format!("#{text}"))));
+    let swap = entry(Format::Fstab, None, "/swapfile2");
+    assert!(refused(&swap, "", DesiredEntry::Text(b"none swap sw 0 0")).contains("must be its whole line"));
+    assert_eq!(value(Format::Fstab, None, "none", "/swapfile2 none swap sw 0 0\n"), None);
+}
+
+#[test]
+fn a_unit_has_lists_that_an_empty_value_resets() {
+    let service = Some("Service");
+    sets(
+        Format::Systemd,
+        service,
+        ("ExecStart", "/bin/b"),
+        &[
+            (
+                "[Service]\nExecStart=/bin/a \\\n# why\n  --x\nUser=a\n",
+                "[Service]\nExecStart=/bin/b\nUser=a\n",
+            ),
+            ("[Service]\nExecStart=\nExecStart=/bin/a\n", "[Service]\nExecStart=\nExecStart=/bin/b\n"),
+            (
+                "[Service]\nExecStart=/bin/c\nExecStart =\nUser=a\nExecStart= /bin/a\n",
+                "[Service]\nExecStart=/bin/c\nExecStart =\nUser=a\nExecStart= /bin/b\n",
+            ),
+            (
+                "[Unit]\nA=1\n[Service]\nX=1\n[Service]\nY=2\n",
+                "[Unit]\nA=1\n[Service]\nX=1\n[Service]\nY=2\nExecStart=/bin/b\n",
+            ),
+        ],
+    );
+    let text = "[Service]\nExecStart=/bin/a \\\n; why\n  --x\n";
+    assert_eq!(value(Format::Systemd, service, "ExecStart", text).as_deref(), Some("/bin/a    --x"));
+    let start = entry(Format::Systemd, service, "ExecStart");
+    let reset = "[Service]\nExecStart=\nExecStart=/bin/a\n";
+    assert_eq!(edited(&start, reset, DesiredEntry::Absent), Ok(Some("[Service]\n".to_owned())));
+    let environment = entry(Format::Systemd, service, "Environment");
+    let many = "[Service]\nEnvironment=A=1\nEnvironment=B=2\n";
+    assert!(refused(&environment, many, DesiredEntry::Text(b"C=3")).contains("lines 2 and 3"));
+    let outside = entry(Format::Systemd, None, "ExecStart");
+    assert!(refused(&outside, "", DesiredEntry::Text(b"x")).contains("every key is in a section"));
+}

@@ -1,0 +1,287 @@
+//! Configuration files of formats that kkrun knows, edited through the binary and read by the programs they are for.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::Place;
+
+/// What a program prints about a file: standard output, and where it fails standard error.
+fn asked(program: &str, arguments: &[&str]) -> String {
+    let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+    let output = Command::new(program).args(arguments).env("PATH", path).output();
+    let output = output.unwrap_or_else(|error| panic!("{program}: {error}"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{program} {arguments:?}: {said}");
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn shown(path: &Path) -> &str {
+    path.to_str().expect("a path of a test")
+}
+
+/// Runs the plan twice, asks in between, and sees the files come back.
+fn edits(place: &Place, files: &[&str], ask: impl Fn(&Place)) {
+    let before: Vec<String> = files.iter().map(|file| place.read(file)).collect();
+    place.run("plan.rhai").ends(0);
+    ask(place);
+    let after: Vec<String> = files.iter().map(|file| place.read(file)).collect();
+    place.run("plan.rhai --redo 01").ends(0).says("0 changes");
+    assert_eq!(files.iter().map(|file| place.read(file)).collect::<Vec<_>>(), after);
+    place.run("rollback").ends(0);
+    assert_eq!(files.iter().map(|file| place.read(file)).collect::<Vec<_>>(), before);
+}
+
+#[test]
+#[ignore = "needs OpenSSH's server and root"]
+fn sshd_reads_what_was_set_before_the_first_match() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    let file = "@/m/sshd_config";
+    config::set(file, "PasswordAuthentication", "no");
+    config::set(file, "AllowUsers", "kim backup");
+    config::set(file, "PermitRootLogin", "no");
+    config::set(file, "X11Forwarding", "yes", #{ section: "Match User backup" });
+    config::set(file, "AllowTcpForwarding", "no", #{ section: "Match User guest" });
+    config::comment(file, "PrintMotd");
+});"#,
+    );
+    let key = place.path("key");
+    asked("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", shown(&key)]);
+    let text = format!(
+        "HostKey {}\n#PasswordAuthentication yes\npermitrootlogin yes # for now\nPrintMotd no\n\n\
+         # The backup comes with a key.\nMatch User backup\n    PasswordAuthentication yes\n    AllowTcpForwarding yes\n",
+        key.display()
+    );
+    place.write("m/sshd_config", &text);
+    edits(&place, &["m/sshd_config"], |place| {
+        let file = place.path("m/sshd_config");
+        let of = |user: &str| {
+            let user = format!("user={user},host=h,addr=10.0.0.1");
+            asked("sshd", &["-T", "-f", shown(&file), "-C", &user])
+        };
+        let has = |text: &str, lines: &[&str]| {
+            for line in lines {
+                assert!(text.lines().any(|other| other == *line), "no `{line}` in {text}");
+            }
+        };
+        has(
+            &of("kim"),
+            &[
+                "passwordauthentication no",
+                "permitrootlogin no",
+                "allowusers kim",
+                "allowusers backup",
+                "printmotd yes",
+                "x11forwarding no",
+            ],
+        );
+        has(&of("backup"), &["passwordauthentication yes", "x11forwarding yes", "allowtcpforwarding yes"]);
+        has(&of("guest"), &["passwordauthentication no", "allowtcpforwarding no"]);
+    });
+}
+
+#[test]
+#[ignore = "needs OpenSSH's client"]
+fn ssh_reads_what_was_set_outside_and_inside_of_hosts() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    let file = "@/m/ssh_config";
+    config::set(file, "ForwardAgent", "no");
+    config::set(file, "Port", 2222, #{ section: "Host git" });
+    config::set(file, "User", "kim", #{ section: "Host new" });
+    config::set(file, "HashKnownHosts", "no", #{ section: "Host *" });
+});"#,
+    )
+    .with(
+        "m/ssh_config",
+        "Host git\n\tport=22\n\nHost *\n    User all\n    ForwardAgent yes\n    hashknownhosts yes\n",
+    );
+    edits(&place, &["m/ssh_config"], |place| {
+        let file = place.path("m/ssh_config");
+        for (host, lines) in [
+            ("git", &["port 2222", "user all", "forwardagent no", "hashknownhosts no"]),
+            ("new", &["port 22", "user kim", "forwardagent no", "hashknownhosts no"]),
+        ] {
+            let text = asked("ssh", &["-G", "-F", shown(&file), host]);
+            for line in lines {
+                assert!(text.lines().any(|other| other == *line), "{host}: no `{line}` in {text}");
+            }
+        }
+    });
+}
+
+#[test]
+#[ignore = "needs Postfix"]
+fn postfix_reads_a_value_that_had_several_lines() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    let file = "@/m/main.cf";
+    let old = config::get(file, "mynetworks");
+    if old != () && old != "127.0.0.0/8, [::1]/128" { throw old; }
+    config::set(file, "mydestination", "localhost");
+    config::set(file, "relayhost", "mail.example.org");
+    config::set(file, "inet_interfaces", "loopback-only");
+    config::remove(file, "smtpd_banner");
+    config::comment(file, "mynetworks");
+});"#,
+    )
+    .with(
+        "m/main.cf",
+        "compatibility_level = 3.6\nmydestination = a.example.org,\n    b.example.org,\n# the old name\n\n\tc.example.org\n\
+         smtpd_banner =\n  hello\n  world\nmynetworks = 127.0.0.0/8,\n#relayhost = x\n  [::1]/128\nmyorigin = localhost\n",
+    )
+    .with("m/master.cf", "");
+    edits(&place, &["m/main.cf"], |place| {
+        let set = asked("postconf", &["-c", shown(&place.path("m")), "-n"]);
+        let set: Vec<&str> = set.lines().filter(|line| !line.starts_with("config_directory")).collect();
+        assert_eq!(
+            set,
+            [
+                "compatibility_level = 3.6",
+                "inet_interfaces = loopback-only",
+                "mydestination = localhost",
+                "myorigin = localhost",
+                "relayhost = mail.example.org",
+            ]
+        );
+    });
+}
+
+#[test]
+#[ignore = "needs systemd"]
+fn systemd_takes_a_unit_whose_lists_were_changed() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    let file = "@/m/kiosk.service";
+    config::set(file, "ExecStart", "/bin/sleep 2", #{ section: "Service" });
+    config::set(file, "Restart", "always", #{ section: "Service" });
+    config::set(file, "RestartSec", 3, #{ section: "Service" });
+    config::remove(file, "ExecStartPre", #{ section: "Service" });
+});"#,
+    )
+    .with(
+        "m/kiosk.service",
+        "[Unit]\nDescription=A kiosk\n[Service]\nType=oneshot\nExecStart=/bin/false\nExecStart=\nExecStart=/bin/sleep \\\n# long\n  1\n\
+         ExecStartPre=/nowhere \\\n  x\n[Service]\nRestart=on-failure\nType=simple\n",
+    );
+    edits(&place, &["m/kiosk.service"], |place| {
+        // It says what it does not understand on standard error, and ends with 0.
+        let file = place.path("m/kiosk.service");
+        let output =
+            Command::new("systemd-analyze").args(["verify", "--man=no", shown(&file)]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success() && !said.contains("kiosk.service"), "{said}");
+        assert!(
+            place
+                .read("m/kiosk.service")
+                .contains("ExecStart=\nExecStart=/bin/sleep 2\n[Service]\nRestart=always\n")
+        );
+    });
+}
+
+#[test]
+#[ignore = "needs util-linux's findmnt"]
+fn findmnt_reads_a_table_whose_lines_were_set() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    let file = "@/m/fstab";
+    config::set(file, "/tmp", "tmpfs /tmp tmpfs size=1g 0 0");
+    config::set(file, "/swapfile2", "/swapfile2 none swap sw 0 0");
+    config::comment(file, "/mnt");
+});"#,
+    )
+    .with("m/fstab", "# <file system> <mount point> <type> <options>\nproc\t/proc\tproc defaults 0 0\ntmpfs /tmp tmpfs defaults 0 0\n/dev/nowhere /mnt ext4 defaults 0 2\n");
+    edits(&place, &["m/fstab"], |place| {
+        let file = place.path("m/fstab");
+        let list = asked(
+            "findmnt",
+            &["--tab-file", shown(&file), "--raw", "--noheadings", "-o", "SOURCE,TARGET,FSTYPE,OPTIONS"],
+        );
+        assert_eq!(list, "proc /proc proc defaults\ntmpfs /tmp tmpfs size=1g\n/swapfile2 none swap sw\n");
+        // That the swap file is not there is a warning.
+        let output = Command::new("findmnt").args(["--verify", "--tab-file", shown(&file)]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && !said.contains("[E]"), "{said}");
+    });
+}
+
+#[test]
+fn a_shell_reads_what_was_assigned() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    let file = "@/m/java.sh";
+    config::set(file, "JAVA_HOME", "/opt/new");
+    config::set(file, "GREETING", text::quote("it's a \"day\""));
+    config::set(file, "MODE", "fast");
+});"#,
+    )
+    .with(
+        "m/java.sh",
+        "# MODE=slow\nTEXT='\nMODE=no\n'\nif [ -z \"$JAVA_HOME\" ]; then\n    MODE=slow\nfi\nexport JAVA_HOME=/opt/old # the old one\nPATH=$JAVA_HOME/bin:$PATH\n",
+    );
+    edits(&place, &["m/java.sh"], |place| {
+        let script = format!(
+            ". {} && echo \"$MODE|$GREETING|$(env | grep ^JAVA_HOME)\"",
+            place.path("m/java.sh").display()
+        );
+        let said = asked("sh", &["-c", &script]);
+        assert_eq!(said, "fast|it's a \"day\"|JAVA_HOME=/opt/new\n");
+    });
+}
+
+#[test]
+fn environment_keeps_its_export_and_locales_are_written_as_locale_gen_reads_them() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    config::set("@/m/environment", "JAVA_HOME", "/opt/new", #{ format: "environment" });
+    config::set("@/m/locale.gen", "de_DE.UTF-8", "UTF-8");
+});"#,
+    )
+    .with("m/environment", "PATH=\"/usr/bin\"\nexport JAVA_HOME=/old\n")
+    .with(
+        "m/locale.gen",
+        "# This file lists locales.\n# de_DE ISO-8859-1\n# de_DE.UTF-8 UTF-8\nen_US.UTF-8 UTF-8\n",
+    );
+    edits(&place, &["m/environment", "m/locale.gen"], |place| {
+        assert_eq!(place.read("m/environment"), "PATH=\"/usr/bin\"\nexport JAVA_HOME=/opt/new\n");
+        let read = format!(
+            "while read -r locale charset; do case $locale in \\#*) ;; *) echo \"$locale/$charset\" ;; esac; done < {}",
+            place.path("m/locale.gen").display()
+        );
+        assert_eq!(asked("sh", &["-c", &read]), "de_DE.UTF-8/UTF-8\nen_US.UTF-8/UTF-8\n");
+    });
+}
+
+#[test]
+fn a_file_that_is_not_understood_is_refused_with_the_way_on() {
+    let place = Place::empty()
+        .with("m/a.json", "{\n  \"port\": 1\n}\n")
+        .with("m/a.conf", "127.0.0.1 localhost\n")
+        .with("m/peers.conf", "[Peer]\nPublicKey=a\n[Peer]\nPublicKey=b\n")
+        .with("plan/json.rhai", r#"config::set("@/m/a.json", "port", 2);"#)
+        .with("plan/yaml.rhai", r#"config::set("@/m/new.yaml", "port", 2);"#)
+        .with("plan/table.rhai", r#"config::set("@/m/a.conf", "10.0.0.1", "kiosk");"#)
+        .with("plan/comment.rhai", r#"config::comment("@/m/a.conf", "127.0.0.1");"#)
+        .with("plan/peers.rhai", r#"config::set("@/m/peers.conf", "Endpoint", "x", #{ section: "Peer" });"#)
+        .with("plan/unit.rhai", r#"config::set("@/m/a.service", "User", "kim");"#)
+        .with("plan/sections.rhai", r#"config::set("@/m/a.env", "A", 1, #{ section: "s" });"#)
+        .with(
+            "plan/format.rhai",
+            r#"let format = "nonsense"; config::set("@/m/a.conf", "a", 1, #{ format: format });"#,
+        );
+    let before = place.prints_of("m");
+    place.run("json.rhai").ends(1).says("cannot edit a key in `@/m/a.json`: it is JSON").says("file::write");
+    place.run("yaml.rhai").ends(1).says("it is YAML").says("file::write");
+    place
+        .run("table.rhai")
+        .ends(1)
+        .says("its format is unknown, and line 1 is not `key = value`")
+        .says("`format`")
+        .says("config::line");
+    place.run("comment.rhai").ends(1).says("its format is unknown");
+    place.run("peers.rhai").ends(1).says("`[Peer]` is there twice in `@/m/peers.conf`: in lines 1 and 3");
+    place.run("unit.rhai").ends(1).says("every key is in a section").says("option `section`");
+    place.run("sections.rhai").ends(1).says("this format has no sections");
+    place.run("format.rhai").ends(1).says("`nonsense`").says("`sshd`");
+    assert_eq!(place.prints_of("m"), before);
+}
