@@ -51,6 +51,13 @@ pub enum Target {
         /// Its name.
         name: String,
     },
+    /// A whole line of a text file.
+    WholeLine {
+        /// The file.
+        path: PathText,
+        /// The line, or the regular expression that finds it.
+        text: String,
+    },
     /// What a command does, by the command's label.
     Command(String),
     /// A user.
@@ -197,7 +204,8 @@ impl Target {
             | Self::Access(path)
             | Self::Product(path)
             | Self::Line { path, .. }
-            | Self::Block { path, .. } => Some(path.as_path()),
+            | Self::Block { path, .. }
+            | Self::WholeLine { path, .. } => Some(path.as_path()),
             _ => None,
         }
     }
@@ -205,7 +213,7 @@ impl Target {
     fn extent(&self) -> Option<(&Path, Extent)> {
         let extent = match self {
             Self::File(_) | Self::Tree(_) | Self::Product(_) => Extent::Whole,
-            Self::Line { .. } | Self::Block { .. } => Extent::Part,
+            Self::Line { .. } | Self::Block { .. } | Self::WholeLine { .. } => Extent::Part,
             Self::Access(_) => Extent::Access,
             _ => return None,
         };
@@ -426,6 +434,9 @@ impl fmt::Display for Target {
             Self::Block { path, section, name } => {
                 write!(out, "block:{}", Part { path, section: section.as_ref(), name })
             }
+            Self::WholeLine { path, text } => {
+                write!(out, "whole_line:{}", Part { path, section: None, name: text })
+            }
             Self::Command(label) => write!(out, "command:{}", whole(label)),
             Self::User(name) => write!(out, "user:{}", whole(name)),
             Self::Group(name) => write!(out, "group:{}", whole(name)),
@@ -589,6 +600,13 @@ impl FromStr for Target {
                 let (path, section, name) = part_of(rest)?;
                 Self::Block { path, section, name }
             }
+            "whole_line" => {
+                let (path, section, text) = part_of(rest)?;
+                if section.is_some() {
+                    bail!("a whole line is in no section");
+                }
+                Self::WholeLine { path, text }
+            }
             "command" => Self::Command(text_of(rest)?),
             "user" => Self::User(text_of(rest)?),
             "group" => Self::Group(text_of(rest)?),
@@ -661,6 +679,7 @@ mod tests {
             ("line:/srv/a#one", "line:/srv/a#two", false, false),
             ("line:/srv/a#one", "line:/srv/a#one", true, true),
             ("block:/srv/a#one", "line:/srv/a#two", false, false),
+            ("whole_line:/srv/a#one", "file:/srv/a", true, true),
             ("file:/srv/ab", "file:/srv/a", false, false),
             ("file:/srv/a", "file:/srv/a/b", false, false),
             ("access:/srv/a", "file:/srv/a", true, false),
@@ -794,6 +813,10 @@ mod tests {
                 Target::Line { path: path(), section: None, key: "[k]".into() },
                 "line:/srv/größe 1%23a:b#%5bk]",
             ),
+            (
+                Target::WholeLine { path: path(), text: "[::1] a".into() },
+                "whole_line:/srv/größe 1%23a:b#%5b::1] a",
+            ),
             (Target::Role { server: None, name: "a@b".into() }, "role:a%40b"),
             (
                 Target::Statement {
@@ -876,6 +899,7 @@ mod tests {
                 section,
                 name
             }),
+            (any_path(), any_text()).prop_map(|(path, text)| Target::WholeLine { path, text }),
             any_text().prop_map(Target::Command),
             any_text().prop_map(Target::User),
             any_text().prop_map(Target::Group),

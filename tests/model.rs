@@ -387,7 +387,7 @@ fn edit(
     }
     let record = session.file_record(&found);
     let attributes = attributes(&found.state);
-    let terms = EditTerms { entry, secret: false, attributes, record };
+    let terms = EditTerms { entry, secret: false, in_place: false, attributes, record };
     let Some(change) = EditChange::towards((found, bytes), desired, terms)? else { return Ok(()) };
     perform(session, &Change::Edit(change), Payload::Nothing, crash)
 }

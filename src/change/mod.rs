@@ -48,8 +48,8 @@ pub use command::{
 };
 pub use database::{DatabaseChange, DesiredDatabase};
 pub use edit::{
-    Asked, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Format, Lines, Made,
-    entry_target, recognise,
+    Asked, Beside, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Format, Lines,
+    Made, entry_target, matching_lines, recognise,
 };
 pub use file::{DesiredFile, FileChange, Found};
 pub use group::{DesiredGroup, GroupChange};

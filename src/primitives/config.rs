@@ -1,4 +1,4 @@
-//! `config::` edits one line or block of a text file and leaves every other byte alone.
+//! `config::` edits a key, a line or a block of a text file and leaves every other byte alone.
 
 use std::path::Path;
 
@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 use super::file::{Mode, Ownership, absolute};
 use super::shorter::namespace;
 use crate::change::{
-    Asked, Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Format, Found, Payload,
-    entry_target, recognise,
+    Asked, Beside, Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Format, Found, Lines,
+    Payload, entry_target, matching_lines, recognise,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, FileState};
@@ -20,12 +20,24 @@ use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_o
 pub(super) fn module() -> rhai::Module {
     namespace(
         exported_manifest!(functions),
-        &[("get", 1), ("set", 1), ("comment", 1), ("remove", 1), ("block", 1)],
+        &[
+            ("get", 1),
+            ("set", 1),
+            ("comment", 1),
+            ("remove", 1),
+            ("block", 1),
+            ("line", 1),
+            ("remove_line", 1),
+        ],
     )
 }
 
-pub(super) fn options() -> OptionSet {
-    OptionSet::of::<Options>()
+pub(super) fn options(function: &str) -> OptionSet {
+    match function {
+        "line" => OptionSet::of::<LineOptions>(),
+        "remove_line" => OptionSet::of::<RemoveLineOptions>(),
+        _ => OptionSet::of::<Options>(),
+    }
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -35,6 +47,7 @@ struct Options {
     separator: Option<String>,
     format: Option<Format>,
     comment: Option<String>,
+    in_place: bool,
     owner: Option<String>,
     group: Option<String>,
     mode: Option<Mode>,
@@ -99,6 +112,60 @@ impl Options {
     }
 }
 
+/// Of `config::remove_line`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct RemoveLineOptions {
+    matching: Option<String>,
+    in_place: bool,
+}
+
+/// Of `config::line`.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct LineOptions {
+    after: Option<String>,
+    before: Option<String>,
+    in_place: bool,
+    matching: Option<String>,
+    owner: Option<String>,
+    group: Option<String>,
+    mode: Option<Mode>,
+}
+
+impl LineOptions {
+    fn entry(&self, line: &str) -> Result<FileEntry> {
+        let invalid = |message: String| Failure::new(message).kind(FailureKind::Usage);
+        if line.trim().is_empty() || line.contains(['\n', '\r', '\0']) {
+            bail!(
+                invalid(format!("invalid line `{}`: it is empty or not a single line", line.escape_debug()))
+                    .hint("use config::block for several lines")
+            );
+        }
+        if let Some(pattern) = &self.matching
+            && matching_lines(&Lines::of(line.as_bytes()), pattern)?.is_empty()
+        {
+            bail!(invalid(format!(
+                "invalid option `matching`: `{pattern}` does not match `{line}`, which would not be found again"
+            ))
+            .kind(FailureKind::Option));
+        }
+        let kind = EntryKind::WholeLine { line: line.to_owned(), matching: self.matching.clone() };
+        Ok(FileEntry { section: None, comment: "#".to_owned(), format: Format::default(), kind })
+    }
+
+    fn beside(&self) -> Result<Beside<'_>> {
+        Ok(match (self.after.as_deref(), self.before.as_deref()) {
+            (None, None) => Beside::Nothing,
+            (Some(after), None) => Beside::After(after),
+            (None, Some(before)) => Beside::Before(before),
+            (Some(_), Some(_)) => bail!(
+                Failure::new("options `after` and `before` exclude each other").kind(FailureKind::Option)
+            ),
+        })
+    }
+}
+
 /// A string that is wiped from memory, and whether it is a secret.
 struct Text {
     bytes: Zeroizing<Vec<u8>>,
@@ -147,33 +214,72 @@ fn make_known(
     options: &Options,
     secret: bool,
 ) -> Result<bool> {
+    let Some((found, bytes)) = text_at(host, path, &entry, &desired)? else { return Ok(true) };
+    entry.format = recognise(&found.path, &bytes, options.asked(&entry))?;
+    let how = How { ownership: options.ownership(), secret, in_place: options.in_place };
+    edit(host, (found, bytes), entry, desired, &how)
+}
+
+fn write_line(host: &Host, path: &str, line: &str, is_desired: bool, options: &LineOptions) -> Result<bool> {
+    let (entry, beside) = (options.entry(line)?, options.beside()?);
+    let desired = if is_desired { DesiredEntry::Line(beside) } else { DesiredEntry::Absent };
+    let ownership =
+        Ownership { owner: options.owner.clone(), group: options.group.clone(), mode: options.mode };
+    let how = How { ownership, secret: false, in_place: options.in_place };
+    let Some(found) = text_at(host, path, &entry, &desired)? else { return Ok(true) };
+    edit(host, found, entry, desired, &how)
+}
+
+/// The file and its text, in a dry run as they would be by then; `None` if a package that would have been installed may
+/// bring the file, so that the edit might be made.
+fn text_at(
+    host: &Host,
+    path: &str,
+    entry: &FileEntry,
+    desired: &DesiredEntry<'_>,
+) -> Result<Option<(Found, Vec<u8>)>> {
     let path = absolute(path)?;
     let canonical = files::canonical(&path)?;
     if host.may_be_packaged(&canonical) {
-        let target = entry_target(&canonical, &entry);
-        let verb = if matches!(desired, DesiredEntry::Text(_)) { "set" } else { "remove" };
+        let target = entry_target(&canonical, entry);
+        let is_set = matches!(desired, DesiredEntry::Text(_) | DesiredEntry::Line(_));
+        let verb = if is_set { "set" } else { "remove" };
         let summary = format!("{verb} {} in {}", entry.shown(), canonical.display());
         host.session().might_make(target, summary);
-        return Ok(true);
+        return Ok(None);
     }
-    let (found, bytes) = match host.predicted(&path)? {
-        None => Found::text_at(&path)?,
-        Some(known) => {
-            let unknown = || Unpredictable(format!("the content of `{}` by then", path.display()));
-            let bytes = match (&known.state, known.content) {
-                (FileState::File { .. }, content) => content.ok_or_else(unknown)?.to_vec(),
-                _ => Vec::new(),
-            };
-            (Found { path: canonical, state: known.state }, bytes)
-        }
+    let Some(known) = host.predicted(&path)? else { return Found::text_at(&path).map(Some) };
+    let unknown = || Unpredictable(format!("the content of `{}` by then", path.display()));
+    let bytes = match (&known.state, known.content) {
+        (FileState::File { .. }, content) => content.ok_or_else(unknown)?.to_vec(),
+        _ => Vec::new(),
     };
-    entry.format = recognise(&found.path, &bytes, options.asked(&entry))?;
+    Ok(Some((Found { path: canonical, state: known.state }, bytes)))
+}
+
+/// How a file is written.
+struct How {
+    /// Of a new file.
+    ownership: Ownership,
+    secret: bool,
+    in_place: bool,
+}
+
+fn edit(
+    host: &Host,
+    (found, bytes): (Found, Vec<u8>),
+    entry: FileEntry,
+    desired: DesiredEntry<'_>,
+    how: &How,
+) -> Result<bool> {
     host.seen().asks_for(|| entry_target(&found.path, &entry));
     let attributes = match &found.state {
-        FileState::Absent if !matches!(desired, DesiredEntry::Text(_)) => return Ok(false),
+        FileState::Absent if matches!(desired, DesiredEntry::Comment | DesiredEntry::Absent) => {
+            return Ok(false);
+        }
         FileState::Absent => {
-            let mode = if secret { super::file::NEW_SECRET } else { super::file::NEW_FILE };
-            options.ownership().attributes(host, &found.path, &found.state, mode)?
+            let mode = if how.secret { super::file::NEW_SECRET } else { super::file::NEW_FILE };
+            how.ownership.attributes(host, &found.path, &found.state, mode)?
         }
         // The options apply to a new file only: an existing one keeps its owner and mode.
         FileState::File { .. } => {
@@ -182,8 +288,16 @@ fn make_known(
         other => return Err(no_file(&found.path, other).into()),
     };
     let record = host.seen().file_record(&found);
-    let terms = EditTerms { entry, secret, attributes, record };
+    let path = found.path.clone();
+    let terms = EditTerms { entry, secret: how.secret, in_place: how.in_place, attributes, record };
     let Some(change) = EditChange::towards((found, bytes), desired, terms)? else { return Ok(false) };
+    if !how.in_place && files::is_mounted_upon(&path)? {
+        bail!(
+            Failure::new(format!("cannot replace `{}`: something is mounted at it", path.display()))
+                .kind(FailureKind::Busy)
+                .hint("give the option `in_place: true` to write into the file that is mounted there")
+        );
+    }
     let performed = Change::Edit(change.clone());
     host.session().perform(&performed, Payload::Nothing)
 }
@@ -284,8 +398,9 @@ mod functions {
     /// mount point or source, and the value is the whole line. Undo restores the line; or the whole file, if it was not
     /// modified since.
     /// Options: `section` (a missing one is added at the end), `format` and `separator` as for `config::get`, `comment`
-    /// (what begins a comment, default `#`); for a file that is created, `owner`, `group` and `mode` (default 0644, with a
-    /// secret in it 0600).
+    /// (what begins a comment, default `#`), `in_place` (`true` to write into the file instead of replacing it: for a file
+    /// that something is mounted at, as `/etc/hosts` in a container; others may see it half written); for a file that is
+    /// created, `owner`, `group` and `mode` (default 0644, with a secret in it 0600).
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "# ports\n#port = 1\nhost = here\n");
@@ -338,7 +453,7 @@ mod functions {
     }
 
     /// Turns the line that sets `key` into a comment. Undo restores the line.
-    /// Options: `section`, `format`, `separator`, `comment`.
+    /// Options: `section`, `format`, `separator`, `comment`, `in_place`.
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "port = 80\n");
@@ -365,7 +480,7 @@ mod functions {
     }
 
     /// Removes the line that sets `key`. Undo restores the line.
-    /// Options: `section`, `format`, `separator`.
+    /// Options: `section`, `format`, `separator`, `in_place`.
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "host = here\nport = 80\n");
@@ -393,8 +508,8 @@ mod functions {
 
     /// Puts the lines of `text` between two comments that name the block: in the place of the block if it exists, else at
     /// the end. Undo restores the block as it was.
-    /// Options: `format` (which says what a section is), `section` (at whose end a new block goes), `comment` (what begins a comment, default `#`), and for a file
-    /// that is created `owner`, `group`, `mode`.
+    /// Options: `format` (which says what a section is), `section` (at whose end a new block goes), `comment` (what begins a comment, default `#`),
+    /// `in_place` as for `config::set`, and for a file that is created `owner`, `group`, `mode`.
     ///
     /// ```rhai
     /// file::write("/srv/motd", "Welcome.\n");
@@ -416,5 +531,53 @@ mod functions {
         options: rhai::Map,
     ) -> Raised<bool> {
         act(&context, |host| write_block(host, path, name, &text, &Options::of(options)?))
+    }
+
+    /// Sees to it that the file `path` has this line. With `matching`, a regular expression that matches the line: the one
+    /// line that it matches, if there is one, is replaced, and it is an error if it matches several. A new line goes to the
+    /// end, or where `after` or `before` say; a line that is there already stays where it is. The line itself is in the
+    /// journal, so it cannot hold a secret. Undo removes the line or restores the one from before.
+    /// Options: `matching`; `after` or `before` (a regular expression: the new line goes below the last line or above the
+    /// first line that it matches); `in_place` as for `config::set`; for a file that is created, `owner`, `group` and `mode` (default 0644).
+    ///
+    /// ```rhai
+    /// file::write("/srv/hosts", "127.0.0.1 localhost\n127.0.1.1 old\n");
+    /// assert(config::line("/srv/hosts", "127.0.1.1 kiosk", #{ matching: "^127\\.0\\.1\\.1\\s" }));
+    /// assert(!config::line("/srv/hosts", "127.0.1.1 kiosk", #{ matching: "^127\\.0\\.1\\.1\\s" }));
+    /// assert(config::line("/srv/hosts", "::1 localhost", #{ after: "^127" }));
+    /// assert(file::read("/srv/hosts") == "127.0.0.1 localhost\n127.0.1.1 kiosk\n::1 localhost\n");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn line(
+        context: NativeCallContext,
+        path: &str,
+        line: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| write_line(host, path, line, true, &options_of(options)?))
+    }
+
+    /// Sees to it that the file `path` does not have this line, or with `matching` the one that this regular expression
+    /// matches. Undo restores the line.
+    /// Options: `matching` (it must match the line), `in_place`.
+    ///
+    /// ```rhai
+    /// file::write("/srv/hosts", "127.0.0.1 localhost\n127.0.1.1 old\n");
+    /// assert(config::remove_line("/srv/hosts", "127.0.1.1 old") && !config::remove_line("/srv/hosts", "127.0.1.1 old"));
+    /// assert(config::remove_line("/srv/hosts", "127.0.0.1", #{ matching: "^127" }));
+    /// assert(file::read("/srv/hosts") == "");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn remove_line(
+        context: NativeCallContext,
+        path: &str,
+        line: &str,
+        options: rhai::Map,
+    ) -> Raised<bool> {
+        act(&context, |host| {
+            let RemoveLineOptions { matching, in_place } = options_of(options)?;
+            let options = LineOptions { in_place, matching, ..LineOptions::default() };
+            write_line(host, path, line, false, &options)
+        })
     }
 }

@@ -58,7 +58,7 @@ fn register(engine: &mut rhai::Engine) {
 fn options(namespace: &str, function: &str) -> Option<OptionSet> {
     match namespace {
         "cmd" => cmd::options(function),
-        "config" => Some(config::options()),
+        "config" => Some(config::options(function)),
         "file" => file::options(function),
         "group" => group::options(function),
         "http" => http::options(function),

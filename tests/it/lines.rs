@@ -141,3 +141,124 @@ fn secret_is_in_its_line_and_nowhere_else() {
         assert!(!text.contains("canary"), "{text}");
     }
 }
+
+const HOSTS: &str = "127.0.0.1 localhost\n127.0.1.1 old\n# end\n";
+
+fn whole_lines() -> Place {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    config::line("@/m/hosts", "127.0.1.1 kiosk", #{ matching: "^127\\.0\\.1\\.1\\s" });
+    config::line("@/m/hosts", "10.0.0.1 server", #{ before: "^# end" });
+    config::line("@/m/hosts", "::1 localhost", #{ after: "localhost$" });
+    config::line("@/m/hosts", "127.0.0.1 localhost");
+    config::line("@/m/new", "first", #{ mode: "0600" });
+    config::remove_line("@/m/modules", "floppy");
+});"#,
+    )
+    .with("m/hosts", HOSTS)
+    .with("m/modules", "loop\nfloppy\nfuse");
+    place.run("plan.rhai").ends(0);
+    place
+}
+
+#[test]
+fn whole_line_is_added_replaced_or_removed_once_and_undone() {
+    let place = whole_lines();
+    let after = "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 kiosk\n10.0.0.1 server\n# end\n";
+    assert_eq!(place.read("m/hosts"), after);
+    assert_eq!(
+        (place.read("m/new"), place.read("m/modules")),
+        ("first\n".to_owned(), "loop\nfuse".to_owned())
+    );
+    place.run("plan.rhai --redo 01").ends(0).says("0 changes");
+    place.run("rollback").ends(0);
+    assert_eq!(
+        (place.read("m/hosts"), place.read("m/modules")),
+        (HOSTS.to_owned(), "loop\nfloppy\nfuse".to_owned())
+    );
+    assert!(!place.exists("m/new"));
+}
+
+#[test]
+fn whole_line_is_undone_alone_where_the_file_was_modified_elsewhere() {
+    let place = whole_lines();
+    place.edit("m/hosts", "# end", "10.0.0.2 other\n# end");
+    place.edit("m/modules", "loop", "nbd");
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("m/hosts"), HOSTS.replace("# end", "10.0.0.2 other\n# end"));
+    assert_eq!(place.read("m/modules"), "nbd\nfloppy\nfuse");
+    // A line that is another now is none of kkrun's, but where the expression still finds it.
+    let place = whole_lines();
+    place.edit("m/hosts", "10.0.0.1 server", "10.0.0.1 their-server");
+    place.edit("m/hosts", "127.0.1.1 kiosk", "127.0.1.1 theirs");
+    place.run("rollback").ends(4).says("2: 127.0.1.1 theirs");
+    assert_eq!(
+        place.read("m/hosts"),
+        "127.0.0.1 localhost\n127.0.1.1 theirs\n10.0.0.1 their-server\n# end\n"
+    );
+}
+
+#[test]
+fn whole_line_that_others_changed_is_asked_about() {
+    let place = whole_lines();
+    place.edit("m/hosts", "127.0.1.1 kiosk", "127.0.1.1 theirs");
+    place.run("plan.rhai --redo 01").ends(78).says("3: 127.0.1.1 theirs");
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
+    assert!(place.read("m/hosts").contains("127.0.1.1 kiosk\n"));
+    let target = format!(r"whole_line:{}#^127\.0\.1\.1\s", place.path("m/hosts").display());
+    place.run_words(&["rollback", &target]).ends(0);
+    assert!(place.read("m/hosts").contains("127.0.1.1 old\n10.0.0.1 server\n"));
+}
+
+#[test]
+fn whole_line_that_is_not_certain_is_refused() {
+    let place = Place::empty()
+        .with("m/f", "a=1\na=2\nb\nb\n")
+        .with("plan/many.rhai", r#"config::line("@/m/f", "a=3", #{ matching: "^a=" });"#)
+        .with("plan/twice.rhai", r#"config::remove_line("@/m/f", "b");"#)
+        .with("plan/other.rhai", r#"config::line("@/m/f", "a=3", #{ matching: "^b" });"#)
+        .with("plan/none.rhai", r#"config::line("@/m/f", "a=3", #{ after: "^c" });"#)
+        .with("plan/pattern.rhai", r#"config::line("@/m/f", "a=3", #{ before: "(" });"#)
+        .with("plan/both.rhai", r#"config::line("@/m/f", "a=3", #{ after: "a", before: "b" });"#)
+        .with("plan/two.rhai", r#"config::line("@/m/f", "a\nb");"#);
+    let before = place.prints_of("m");
+    place.run("many.rhai").ends(1).says("several lines of `@/m/f` match `^a=`: lines 1 and 2");
+    place.run("twice.rhai").ends(1).says("it is there more than once");
+    place.run("other.rhai").ends(1).says("`^b` does not match `a=3`");
+    place.run("none.rhai").ends(1).says("no line matches `after`: `^c`");
+    place.run("pattern.rhai").ends(1).says("invalid regular expression `(`");
+    place.run("both.rhai").ends(1).says("`after` and `before` exclude each other");
+    place.run("two.rhai").ends(1).says("config::block");
+    assert_eq!(place.prints_of("m"), before);
+}
+
+/// Runs these commands in a mount namespace of its own where `m/hosts` is mounted over by `m/mounted`; `$1` and so on
+/// are kkrun with its options.
+fn with_a_mounted_file(place: &Place, commands: &str) -> std::process::Output {
+    let kkrun = place.command(&["--yes", "--non-interactive"]);
+    let mut apart = std::process::Command::new("unshare");
+    let script = format!("set -e; mount --bind ../m/mounted ../m/hosts; {commands}");
+    apart.args(["--mount", "sh", "-c", &script, "sh"]).arg(kkrun.get_program()).args(kkrun.get_args());
+    apart.env_clear().envs(kkrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    apart.current_dir(place.path("plan")).output().unwrap()
+}
+
+#[test]
+#[ignore = "needs root"]
+fn file_that_something_is_mounted_at_is_written_in_place_and_only_if_the_script_says_so() {
+    let place = Place::empty()
+        .with("m/hosts", "below\n")
+        .with("m/mounted", HOSTS)
+        .with("plan/replace.rhai", r#"config::line("@/m/hosts", "10.0.0.1 server");"#)
+        .with("plan/plan.rhai", r#"config::line("@/m/hosts", "10.0.0.1 server", #{ in_place: true });"#);
+    for words in ["replace.rhai", "replace.rhai --dry-run"] {
+        let ran = place.ran(&with_a_mounted_file(&place, &format!("\"$@\" {words}")));
+        ran.ends(1).says("cannot replace `@/m/hosts`: something is mounted at it").says("`in_place: true`");
+    }
+    let ran = place.ran(&with_a_mounted_file(&place, "\"$@\" plan.rhai"));
+    ran.ends(0).says("wrote into `@/m/hosts` in place");
+    assert_eq!(place.read("m/mounted"), format!("{HOSTS}10.0.0.1 server\n"));
+    let ran = place.ran(&with_a_mounted_file(&place, "\"$@\" rollback --plan plan"));
+    ran.ends(0);
+    assert_eq!((place.read("m/mounted"), place.read("m/hosts")), (HOSTS.to_owned(), "below\n".to_owned()));
+}

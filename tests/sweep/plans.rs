@@ -189,6 +189,7 @@ step::run("01", "Set", || {
     config::remove("@/01/ini", "host", #{ section: "web" });
     config::set("@/01/new", "key", "value", #{ mode: "0600", owner: "nobody" });
     config::block("@/01/text", "site", "one\ntwo");
+    config::line("@/01/text", "a whole line");
 });
 step::run("02", "Secrets", || {
     let token = secret::ask("token", "The token");

@@ -1,4 +1,4 @@
-//! The part of a text file that an edit is about: the line of a key, or a named block.
+//! The part of a text file that an edit is about: the line of a key, a named block, or a whole line.
 
 use std::ops::Range;
 
@@ -22,12 +22,12 @@ pub struct FileEntry {
     /// The format of the file.
     #[serde(default)]
     pub format: Format,
-    /// A line or a block.
+    /// Which part it is.
     #[serde(flatten)]
     pub kind: EntryKind,
 }
 
-/// A line or a block.
+/// A kind of entry.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum EntryKind {
@@ -44,6 +44,25 @@ pub enum EntryKind {
         /// The name.
         name: String,
     },
+    /// A line with all that is in it.
+    WholeLine {
+        /// The line.
+        line: String,
+        /// The regular expression by which it is found, however it differs.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        matching: Option<String>,
+    },
+}
+
+/// Where a new line goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Beside<'text> {
+    /// Below the last line that this regular expression matches.
+    After(&'text str),
+    /// Above the first one.
+    Before(&'text str),
+    /// At the end.
+    Nothing,
 }
 
 /// The desired state of an entry.
@@ -51,6 +70,8 @@ pub enum EntryKind {
 pub enum DesiredEntry<'text> {
     /// The key has this value; the block holds this text.
     Text(&'text [u8]),
+    /// The whole line is there; a new one goes here.
+    Line(Beside<'text>),
     /// The line is a comment.
     Comment,
     /// It is not there.
@@ -109,6 +130,7 @@ impl FileEntry {
         let kind = match &self.kind {
             EntryKind::Line { key, .. } => key.clone(),
             EntryKind::Block { name } => format!("the block {name}"),
+            EntryKind::WholeLine { line, .. } => format!("the line `{line}`"),
         };
         match &self.section {
             Some(section) => format!("{kind} in [{section}]"),
@@ -127,6 +149,9 @@ impl FileEntry {
                 Ok(self.find_key(lines, key, path)?.map(|line| line.lines))
             }
             EntryKind::Block { .. } => self.find_block(lines, path),
+            EntryKind::WholeLine { line, matching } => {
+                find_whole_line(lines, line, matching.as_deref(), path)
+            }
         }
     }
 
@@ -210,12 +235,12 @@ impl FileEntry {
         {
             bail!(match desired {
                 DesiredEntry::Comment | DesiredEntry::Absent => Failure::new(format!(
-                    "cannot take {} out of `{path}`: it is set more than once",
+                    "cannot take {} out of `{path}`: it is there more than once",
                     self.shown()
                 ))
                 .kind(FailureKind::Duplicate)
                 .hint("use `config::remove_line` with `matching` for one of the lines"),
-                DesiredEntry::Text(_) => Failure::new(format!(
+                DesiredEntry::Text(_) | DesiredEntry::Line(_) => Failure::new(format!(
                     "cannot write {} to `{path}`: it would not be read back as desired",
                     self.shown()
                 ))
@@ -251,7 +276,7 @@ impl FileEntry {
                             None => self.add_line(&lines, key, value, path).map(Some),
                         }
                     }
-                    (_, None) => Ok(None),
+                    (DesiredEntry::Line(_), _) | (_, None) => Ok(None),
                     (DesiredEntry::Comment, Some(line)) => {
                         self.refuse_company(&lines, &line, key, path)?;
                         Ok(Some(self.comment_out(&lines, line.lines)))
@@ -263,10 +288,50 @@ impl FileEntry {
                 }
             }
             (EntryKind::Block { .. }, DesiredEntry::Text(text)) => self.set_block(&lines, text, path),
-            (EntryKind::Block { .. }, _) => {
-                Ok(self.find_block(&lines, path)?.map(|found| remove(&lines, found)))
+            (EntryKind::WholeLine { line, .. }, DesiredEntry::Line(beside)) => {
+                self.set_whole_line(&lines, line, beside, path)
+            }
+            (EntryKind::Block { .. } | EntryKind::WholeLine { .. }, _) => {
+                Ok(self.find(&lines, path)?.map(|found| remove(&lines, found)))
             }
         }
+    }
+
+    fn set_whole_line(
+        &self,
+        lines: &Lines<'_>,
+        line: &str,
+        beside: Beside<'_>,
+        path: &str,
+    ) -> Result<Option<Edited>> {
+        let text = line.as_bytes();
+        if let Some(found) = self.find(lines, path)? {
+            return Ok((lines.bodies(&found) != text).then(|| Edited {
+                bytes: lines.replaced(&found, text),
+                before: Some(found),
+                after: Some(text.to_vec()),
+                commented: None,
+                made: Made::default(),
+            }));
+        }
+        let (option, text_of_it, found) = match beside {
+            Beside::Nothing => return Ok(Some(self.add(lines, None, Some(lines.count()), text.to_vec()))),
+            Beside::After(after) => {
+                ("after", after, matching_lines(lines, after)?.last().map(|line| line + 1))
+            }
+            Beside::Before(before) => ("before", before, matching_lines(lines, before)?.first().copied()),
+        };
+        let Some(at) = found else {
+            bail!(
+                Failure::new(format!(
+                    "cannot write {} to `{path}`: no line matches `{option}`: `{text_of_it}`",
+                    self.shown()
+                ))
+                .kind(FailureKind::Missing)
+                .hint(format!("leave `{option}` out, and the line goes to the end"))
+            );
+        };
+        Ok(Some(self.add(lines, None, Some(at), text.to_vec())))
     }
 
     /// Refuses to take away a line in which something else is as well.
@@ -476,6 +541,43 @@ fn needs_space(text: &[u8], key: &str) -> bool {
         let from = written.len().saturating_sub(key.len());
         written[from..].eq_ignore_ascii_case(key.as_bytes())
     }
+}
+
+/// The lines that a regular expression matches.
+///
+/// # Errors
+/// When it is invalid.
+pub fn matching_lines(lines: &Lines<'_>, pattern: &str) -> Result<Vec<usize>> {
+    let pattern = regex::bytes::Regex::new(pattern).map_err(|error| {
+        Failure::new(format!("invalid regular expression `{pattern}`: {error}")).kind(FailureKind::Option)
+    })?;
+    Ok((0..lines.count()).filter(|number| pattern.is_match(lines.body(*number))).collect())
+}
+
+/// The line that `matching` finds, else one that is equal.
+fn find_whole_line(
+    lines: &Lines<'_>,
+    line: &str,
+    matching: Option<&str>,
+    path: &str,
+) -> Result<Option<Range<usize>>> {
+    let found = match matching {
+        None => (0..lines.count()).find(|number| lines.body(*number) == line.as_bytes()),
+        Some(pattern) => match *matching_lines(lines, pattern)? {
+            [first, second, ..] => bail!(
+                Failure::new(format!(
+                    "several lines of `{path}` match `{pattern}`: lines {} and {}",
+                    first + 1,
+                    second + 1
+                ))
+                .kind(FailureKind::Duplicate)
+                .hint("let `matching` say more of the line that is meant")
+            ),
+            [one] => Some(one),
+            [] => None,
+        },
+    };
+    Ok(found.map(|number| number..number + 1))
 }
 
 fn remove(lines: &Lines<'_>, found: Range<usize>) -> Edited {

@@ -1,8 +1,8 @@
-//! An edit of one entry of a text file: a line or a block. Every byte outside it stays, and what is modified elsewhere
+//! An edit of one entry of a text file: the line of a key, a block or a whole line. Every byte outside it stays, and what is modified elsewhere
 //! in the file is no conflict.
 //!
-//! No text of the file is in the journal, for a line may hold a secret: only names, numbers and hashes. The
-//! whole file from before is in the backups.
+//! No text of the file is in the journal, for a line may hold a secret: only names, numbers and hashes. A whole line is
+//! its own name, and so cannot hold one. The whole file from before is in the backups.
 
 mod entry;
 mod format;
@@ -20,7 +20,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use entry::{DesiredEntry, EntryKind, FileEntry, Made};
+pub use entry::{Beside, DesiredEntry, EntryKind, FileEntry, Made, matching_lines};
 pub use format::{Asked, Format, recognise};
 pub use lines::Lines;
 
@@ -93,6 +93,9 @@ pub(super) struct EditInverse {
     /// What was made for it.
     #[serde(default)]
     made: Made,
+    /// The file is written in place: it cannot be replaced.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    in_place: bool,
     /// Its text is never shown.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     secret: bool,
@@ -130,6 +133,8 @@ pub struct EditTerms {
     pub entry: FileEntry,
     /// The text holds a secret.
     pub secret: bool,
+    /// A file that exists is written in place.
+    pub in_place: bool,
     /// The metadata of the file afterwards.
     pub attributes: Attributes,
     /// What is known of the whole file.
@@ -155,6 +160,7 @@ impl EditChange {
         let inverse = EditInverse {
             path: PathText::new(found.path),
             entry: terms.entry,
+            in_place: terms.in_place && !found.state.is_absent(),
             edited: FileState::file(Digest::of(&edited.bytes), size, &terms.attributes),
             file: found.state,
             lines: edited.before.map(|lines| (lines.start + 1, lines.end)),
@@ -179,6 +185,11 @@ impl EditChange {
 
     fn shown_path(&self) -> String {
         self.path().display().to_string()
+    }
+
+    /// Whether this file is written in place.
+    fn writes_into(&self, now: &FileState) -> bool {
+        self.inverse.in_place && matches!(now, FileState::File { .. })
     }
 
     /// The entry in these bytes.
@@ -228,9 +239,25 @@ impl EditChange {
         text().unwrap_or_else(|error| format!("{error:#}"))
     }
 
+    /// Completes or clears what a killed process left half written.
+    fn tidy(&self, world: &World) -> Result<()> {
+        let tag = tag(self.path());
+        if self.inverse.in_place {
+            // What is there may be the operator's since.
+            files::finish_rewrite(self.path(), &tag, || keep_copy(world, self.path()))?;
+        }
+        files::clear_leftover(self.path(), &tag)
+    }
+
     fn restore_file(&self, world: &World, now: &FileState) -> Result<()> {
         let (path, tag) = (self.path(), tag(self.path()));
         match &self.inverse.file {
+            FileState::File { sha256, metadata, .. } if self.writes_into(now) => {
+                let bytes = world.backups()?.read(*sha256)?;
+                files::rewrite(path, &bytes, &Attributes::from(metadata), now, &tag)
+                    .map(drop)
+                    .with_context(|| format!("cannot restore `{}` from the backup", path.display()))
+            }
             FileState::File { sha256, metadata, .. } => {
                 let backup = world.backups()?.file(*sha256)?;
                 let contents = Contents::File { from: &backup, sha256: Some(*sha256) };
@@ -311,7 +338,11 @@ impl EditChange {
             let metadata = state.metadata().or(self.inverse.file.metadata());
             let metadata = metadata.context("a file without metadata")?;
             let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
-            files::replace(self.path(), Contents::Bytes(&text), &attributes, &state, &tag)?
+            if self.writes_into(&state) {
+                files::rewrite(self.path(), &text, &attributes, &state, &tag)?
+            } else {
+                files::replace(self.path(), Contents::Bytes(&text), &attributes, &state, &tag)?
+            }
         };
         // The whole file stays kkrun's if it was.
         if FileRecord::of(terms.recorded_file, &state) == FileRecord::AsRecorded {
@@ -349,10 +380,11 @@ impl Kind for EditChange {
             (EntryState::Unset, Some(_), _) => "comment out",
             (EntryState::Unset, None, _) => "remove",
             (_, _, EntryKind::Line { .. }) => "set",
-            (_, _, EntryKind::Block { .. }) => "write",
+            (_, _, EntryKind::Block { .. } | EntryKind::WholeLine { .. }) => "write",
         };
         let preposition = if self.inverse.entry.section.is_some() { "of" } else { "in" };
-        format!("{verb} {} {preposition} {}", self.inverse.entry.shown(), self.path().display())
+        let how = if self.inverse.in_place { ", in place" } else { "" };
+        format!("{verb} {} {preposition} {}{how}", self.inverse.entry.shown(), self.path().display())
     }
 
     fn difference(&self, world: &World) -> Option<String> {
@@ -373,7 +405,7 @@ impl Kind for EditChange {
         if let Some(digest) = self.inverse.file.sha256() {
             world.backups()?.save_known(&self.content, digest)?;
         }
-        files::clear_leftover(self.path(), &tag(self.path()))
+        self.tidy(world)
     }
 
     fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
@@ -406,13 +438,22 @@ impl Kind for EditChange {
         made
     }
 
-    fn repair(&self, _world: &World) -> Result<()> {
-        files::clear_leftover(self.path(), &tag(self.path()))
+    fn repair(&self, world: &World) -> Result<()> {
+        self.tidy(world)
     }
 
-    fn act(&self, _: &World, _: Payload<'_>) -> Result<()> {
+    fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
         let FileState::File { metadata, .. } = &self.inverse.edited else { return Ok(()) };
         let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
+        if self.inverse.in_place {
+            let tag = tag(self.path());
+            files::rewrite(self.path(), &self.edited, &attributes, &self.inverse.file, &tag)?;
+            let shown = self.shown_path();
+            world
+                .reporter
+                .note(format!("wrote into `{shown}` in place: a reader may have seen a part of it"));
+            return Ok(());
+        }
         let contents = match self.inverse.edited.sha256() {
             Some(digest) => Contents::Hashed(&self.edited, digest),
             None => Contents::Bytes(&self.edited),
@@ -461,7 +502,7 @@ impl Kind for EditChange {
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         if !terms.dry_run {
-            files::clear_leftover(self.path(), &tag(self.path()))?;
+            self.tidy(world)?;
         }
         let now = FileState::observe(self.path())?;
         if now.same_as(&self.inverse.file) {
@@ -500,6 +541,9 @@ pub fn entry_target(path: &Path, entry: &FileEntry) -> Target {
     match &entry.kind {
         EntryKind::Line { key, .. } => Target::Line { path, section, key: key.clone() },
         EntryKind::Block { name } => Target::Block { path, section, name: name.clone() },
+        EntryKind::WholeLine { line, matching } => {
+            Target::WholeLine { path, text: matching.as_ref().unwrap_or(line).clone() }
+        }
     }
 }
 

@@ -7,6 +7,7 @@ use crate::change::testing::{from_record, undo, world};
 struct Scene {
     directory: tempfile::TempDir,
     world: World,
+    in_place: bool,
 }
 
 impl Scene {
@@ -14,7 +15,7 @@ impl Scene {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("state");
         std::fs::create_dir(&state).unwrap();
-        let scene = Self { world: world(&state), directory };
+        let scene = Self { world: world(&state), directory, in_place: false };
         if let Some(text) = text {
             scene.write(text);
         }
@@ -41,7 +42,8 @@ impl Scene {
     ) -> Option<EditChange> {
         let owner = std::fs::metadata(self.directory.path()).unwrap();
         let attributes = Attributes::new(0o640, owner.uid(), owner.gid());
-        let terms = EditTerms { entry: entry.clone(), secret: false, attributes, record };
+        let terms =
+            EditTerms { entry: entry.clone(), secret: false, in_place: self.in_place, attributes, record };
         EditChange::towards(Found::text_at(&self.path()).unwrap(), desired, terms).unwrap()
     }
 
@@ -240,4 +242,39 @@ fn what_was_made_for_undone_entries_goes_with_the_last_one_and_only_if_it_was_th
     assert!(made.file && !made.header, "{made:?}");
     // Nothing was there in between: what is there now was made by the operator.
     assert_eq!(third.kind().stayed_for(4, vec![undone(1, 3, &first)]), Made::default());
+}
+
+#[test]
+fn a_file_that_is_written_in_place_stays_the_same_file_through_undo() {
+    for theirs in ["", "z=0\n"] {
+        let mut scene = Scene::with(Some("a=1\nk=older\n"));
+        scene.in_place = true;
+        let inode = std::fs::metadata(scene.path()).unwrap().ino();
+        let change = scene.made(&line(None, "k"), NEW);
+        assert!(change.kind().summary().ends_with(", in place"));
+        assert!(serde_json::to_string(&change.intent().unwrap()).unwrap().contains("\"in_place\":true"));
+        let text = scene.text();
+        assert_eq!(text, "a=1\nk=new\n");
+        scene.write(&format!("{theirs}{text}"));
+        assert!(how(&scene.undo(&change)).is_some());
+        assert_eq!(scene.text(), format!("{theirs}a=1\nk=older\n"));
+        assert_eq!(std::fs::metadata(scene.path()).unwrap().ino(), inode);
+    }
+}
+
+#[test]
+fn an_edit_in_place_that_was_killed_while_it_wrote_is_completed() {
+    let mut scene = Scene::with(Some("a=1\nk=older\n"));
+    scene.in_place = true;
+    let change = scene.made(&line(None, "k"), NEW);
+    let ready = scene.path().with_file_name(format!(".kkrun-{}.ready", tag(&scene.path())));
+    scene.write("a=1\nk=newer\n");
+    std::fs::write(&ready, "a=1\nk=new\n").unwrap();
+    assert_eq!(from_record(&change).kind().position(&scene.world).unwrap(), Position::After);
+    assert_eq!((scene.text(), ready.exists()), ("a=1\nk=new\n".to_owned(), false));
+    // And an undo.
+    scene.write("a=1\nk=old");
+    std::fs::write(&ready, "a=1\nk=older\n").unwrap();
+    assert_eq!(how(&scene.undo(&change)), Some(Undoing::Already));
+    assert_eq!((scene.text(), ready.exists()), ("a=1\nk=older\n".to_owned(), false));
 }
