@@ -507,7 +507,7 @@ mod functions {
     }
 
     /// Puts the lines of `text` between two comments that name the block: in the place of the block if it exists, else at
-    /// the end. Undo restores the block as it was.
+    /// the end, in the files of ssh before the first `Match` or `Host`. Undo restores the block as it was.
     /// Options: `format` (which says what a section is), `section` (at whose end a new block goes), `comment` (what begins a comment, default `#`),
     /// `in_place` as for `config::set`, and for a file that is created `owner`, `group`, `mode`.
     ///

@@ -43,6 +43,9 @@ fn sshd_reads_what_was_set_before_the_first_match() {
     config::set(file, "X11Forwarding", "yes", #{ section: "Match User backup" });
     config::set(file, "AllowTcpForwarding", "no", #{ section: "Match User guest" });
     config::comment(file, "PrintMotd");
+    config::block(file, "tries", "MaxAuthTries 3");
+    config::block(file, "late", "Match User late\n    MaxAuthTries 2");
+    config::set(file, "MaxSessions", 4);
 });"#,
     );
     let key = place.path("key");
@@ -76,7 +79,7 @@ fn sshd_reads_what_was_set_before_the_first_match() {
             ],
         );
         has(&of("backup"), &["passwordauthentication yes", "x11forwarding yes", "allowtcpforwarding yes"]);
-        has(&of("guest"), &["passwordauthentication no", "allowtcpforwarding no"]);
+        has(&of("guest"), &["passwordauthentication no", "allowtcpforwarding no", "maxauthtries 3"]);
     });
 }
 

@@ -396,7 +396,8 @@ impl FileEntry {
         let mut at = None;
         let mut near = None;
         if let Some(region) = &region {
-            at = behind_example(syntax, lines, region, key, &self.comment);
+            let example = behind_example(syntax, lines, region, key, &self.comment);
+            at = example.map(|at| above_block(lines, region, at));
             near = indentation(syntax, lines, region);
         }
         let mut text = Vec::new();
@@ -413,7 +414,7 @@ impl FileEntry {
     fn add(&self, lines: &Lines<'_>, region: Option<&Region>, at: Option<usize>, text: Vec<u8>) -> Edited {
         let at = match (at, region) {
             (Some(at), _) => at,
-            (None, Some(region)) => region.end(lines, self.format),
+            (None, Some(region)) => above_block(lines, region, region.end(lines, self.format)),
             (None, None) => self.place_for_section(lines),
         };
         let end_above = at == lines.count() && lines.is_unterminated();
@@ -511,9 +512,15 @@ impl FileEntry {
             None => Some(Region::whole(lines)),
             Some(_) => self.region(lines, path)?,
         };
-        let at = match &found {
-            Some(found) => Some(found.start + 1),
-            None => self.section.is_none().then(|| lines.count()),
+        let at = match (&found, &self.section, self.format) {
+            (Some(found), ..) => Some(found.start + 1),
+            // At the end it would be in the last block, for one host or user only.
+            (None, None, Format::Sshd | Format::Ssh) => {
+                let region = self.region(lines, path)?;
+                region.map(|region| above_block(lines, &region, region.end(lines, self.format)))
+            }
+            (None, None, _) => Some(lines.count()),
+            (None, Some(_), _) => None,
         };
         let line_end = lines.end_at(at.unwrap_or(lines.count()));
         let all = [&[begin.as_bytes()], &*inside, &[end.as_bytes()]].concat().join(line_end);
@@ -529,6 +536,15 @@ impl FileEntry {
             None => Ok(Some(self.add(lines, region.as_ref(), at, all))),
         }
     }
+}
+
+/// This place, or the one above the block that it is in: what is between the marks of a block is the block's.
+fn above_block(lines: &Lines<'_>, region: &Region, at: usize) -> usize {
+    let has = |number: usize, mark: &[u8]| memchr::memmem::find(lines.body(number), mark).is_some();
+    let part = region.parts.iter().find(|part| part.start <= at && at <= part.end);
+    let above = part.map_or(at..at, |part| part.start..at);
+    let last_mark = above.rev().find(|number| has(*number, b" BEGIN kkrun ") || has(*number, b" END kkrun "));
+    last_mark.filter(|number| has(*number, b" BEGIN kkrun ")).unwrap_or(at)
 }
 
 /// Whether a line that ends after its key or its separator needs a space before a value.
@@ -716,6 +732,27 @@ mod tests {
         assert_eq!(second, "top\r\n# BEGIN kkrun x\r\nthree\r\n# END kkrun x\r\nbelow\r\n");
         assert_eq!(edited(&block("x"), &second, DesiredEntry::Absent).unwrap(), "top\r\nbelow\r\n");
         assert_eq!(write("", ""), "# BEGIN kkrun x\n# END kkrun x\n");
+    }
+
+    #[test]
+    fn a_new_line_goes_into_no_block() {
+        let text = "# BEGIN kkrun x\n#k=1\n[s]\na=1\n# END kkrun x\n";
+        assert_eq!(set(None, "k", text).as_deref(), Some(&*format!("k=new\n{text}")));
+        let text = "a=1\n# BEGIN kkrun x\nb=1\n# END kkrun x\n";
+        assert_eq!(set(None, "k", text).as_deref(), Some(&*format!("{text}k=new\n")));
+    }
+
+    #[test]
+    fn a_block_of_ssh_goes_before_the_blocks_for_a_host_or_user() {
+        let mut entry = block("x");
+        entry.format = Format::Sshd;
+        let text = DesiredEntry::Text(b"A 1");
+        let marked = "# BEGIN kkrun x\nA 1\n# END kkrun x\n";
+        assert_eq!(
+            edited(&entry, "B 1\n\nMatch User a\n  B 2\n", text).as_deref(),
+            Some(&*format!("B 1\n{marked}\nMatch User a\n  B 2\n"))
+        );
+        assert_eq!(edited(&entry, "B 1\n", text).as_deref(), Some(&*format!("B 1\n{marked}")));
     }
 
     #[test]
