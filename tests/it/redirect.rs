@@ -35,11 +35,12 @@ fn homes() -> Place {
 }
 
 /// The changes that are tried, of `FILE`.
-const EDITS: [(&str, &str); 13] = [
+const EDITS: [(&str, &str); 14] = [
     ("set", r#"config::set("FILE", "k", "new");"#),
     ("comment", r#"config::comment("FILE", "root:$6$hash:19000::::::");"#),
     ("remove-line", r#"config::remove("FILE", "k");"#),
     ("line", r#"config::line("FILE", "k=new", #{ matching: "^k=" });"#),
+    ("in-place", r#"config::set("FILE", "k", "new", #{ in_place: true });"#),
     ("block", r#"config::block("FILE", "mine", "one\ntwo");"#),
     ("write", r#"file::write("FILE", "k=new\n");"#),
     ("write-open", r#"file::write("FILE", "k=new\n", #{ mode: "0666", owner: "nobody" });"#),

@@ -190,6 +190,7 @@ step::run("01", "Set", || {
     config::set("@/01/new", "key", "value", #{ mode: "0600", owner: "nobody" });
     config::block("@/01/text", "site", "one\ntwo");
     config::line("@/01/text", "a whole line");
+    config::set("@/01/mounted", "key", "a new value", #{ in_place: true });
 });
 step::run("02", "Secrets", || {
     let token = secret::ask("token", "The token");
@@ -204,6 +205,7 @@ step::run("02", "Secrets", || {
         write(tree, "01/ini", "port = 1\r\n[web]\nkey = old\nhost = here\n# end");
         adorned(&tree.join("01/ini"));
         write(tree, "01/text", "text without an end");
+        write(tree, "01/mounted", "key=old\nother=1\n");
         write(tree, "02/env", "NAME=x\nTOKEN=old\n");
         write(tree, "shared/file", "a = 1\nb = 1\n");
     },
