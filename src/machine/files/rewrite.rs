@@ -9,14 +9,16 @@ use std::io::Write as _;
 use std::path::Path;
 
 use anyhow::Result;
-use rustix::fs::{Mode, OFlags, RenameFlags, fstat, fsync, ftruncate, openat, renameat_with, unlinkat};
+use rustix::fs::{
+    Mode, OFlags, RenameFlags, fstat, fsync, ftruncate, futimens, openat, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::content::Contents;
 use super::failures::{conflict, failed, failed_io, refused};
 use super::file_state::{FileState, look, read_open};
-use super::identity::Identity;
-use super::metadata::Attributes;
+use super::identity::{Identity, field};
+use super::metadata::{Attributes, ModifiedAt};
 use super::place::{Place, Walk};
 use super::replace::{adorn, fill};
 use super::temporary::{Checked, Temporary, name_of};
@@ -50,6 +52,9 @@ pub fn rewrite(
         || {
             let (temporary, file) = Temporary::file(&place, tag)?;
             let (file, ..) = fill(file, Contents::Bytes(bytes), &place.path)?;
+            if let Some(mtime) = to.mtime {
+                set_time(&file, mtime, &place)?;
+            }
             fsync(&file).map_err(|errno| failed("write", &place.path, errno))?;
             checked.again(&place)?;
             let directory = place.directory();
@@ -96,10 +101,16 @@ pub fn finish_rewrite(path: &Path, tag: &str, before_it: impl FnOnce() -> Result
     }
     before_it()?;
     let (bytes, _) = read_open(&left, &place.beside(&ready))?;
+    let stat = fstat(&left).map_err(|errno| failed("access", &place.beside(&ready), errno))?;
+    let mtime = ModifiedAt { seconds: stat.st_mtime, nanoseconds: field(stat.st_mtime_nsec) };
     place.acting(
         |_| true,
         || {
-            write_all(open(&place)?, &bytes, None, &place)?;
+            let file = open(&place)?;
+            write_all(file.try_clone()?, &bytes, None, &place)?;
+            // It has the time that the file was to have.
+            set_time(&file, mtime, &place)?;
+            fsync(&file).map_err(|errno| failed("write", &place.path, errno))?;
             remove_ready(&place, &ready)
         },
     )?;
@@ -131,6 +142,10 @@ fn write_all(mut file: File, bytes: &[u8], to: Option<&Attributes>, place: &Plac
         adorn(&file, to, &place.path)?;
     }
     fsync(&file).map_err(|errno| failed("write", &place.path, errno))
+}
+
+fn set_time(file: &File, mtime: ModifiedAt, place: &Place) -> Result<()> {
+    futimens(file, &mtime.timestamps()).map_err(|errno| failed("set the time of", &place.path, errno))
 }
 
 fn remove_ready(place: &Place, ready: &std::ffi::OsStr) -> Result<()> {
