@@ -56,7 +56,6 @@ pub struct Writer {
 pub struct Journal {
     directory: PathBuf,
     file: Option<File>,
-    mark: Option<File>,
     end: u64,
     next: u64,
     prev: String,
@@ -88,7 +87,6 @@ impl Journal {
         Ok(Self {
             directory: directory.to_owned(),
             file,
-            mark: None,
             end: loaded.length,
             next: loaded.records + 1,
             prev: loaded.last_checksum.clone(),
@@ -223,20 +221,14 @@ impl Journal {
     }
 
     /// Says beside the journal what its newest record is. Without that nothing is lost but a later doubt.
-    fn mark(&mut self) {
+    fn mark(&self) {
         let mark = Mark { seq: self.next - 1, checksum: self.prev.clone() };
-        let opened = || {
-            let mut options = OpenOptions::new();
-            options.write(true).create(true).truncate(false).mode(0o600);
-            options.open(self.directory.join(MARK))
-        };
-        let file = match self.mark.take() {
-            Some(file) => Ok(file),
-            None => opened(),
-        };
-        match file.and_then(|file| file.write_all_at(mark.line().as_bytes(), 0).map(|()| file)) {
-            Ok(file) => self.mark = Some(file),
-            Err(error) => tracing::warn!("cannot write `{}`: {error}", self.directory.join(MARK).display()),
+        let path = self.directory.join(MARK);
+        let mut options = OpenOptions::new();
+        options.write(true).create(true).truncate(false).mode(0o600);
+        let written = options.open(&path).and_then(|file| file.write_all_at(mark.line().as_bytes(), 0));
+        if let Err(error) = written {
+            tracing::warn!("cannot write `{}`: {error}", path.display());
         }
     }
 
