@@ -54,8 +54,9 @@ impl Session {
             return is_kept.then(|| "it was kept before, when a killed run was changing it".to_owned());
         };
         // A restart of the machine stops every unit, and that is no one's decision.
-        let is_running = matches!(target, Target::Unit { aspect: Aspect::Activity, .. });
-        if is_running && !clock::boot_id().is_ok_and(|boot| self.history.is_recorded_in(&boot, target)) {
+        if is_activity(target)
+            && !clock::boot_id().is_ok_and(|boot| self.history.is_recorded_in(&boot, target))
+        {
             return None;
         }
         self.world.content_is_secret.set(self.history.held_secret(target));
@@ -153,6 +154,11 @@ impl Session {
                 _ => {}
             }
         };
+        // A unit that was stopped loses nothing by being started.
+        if answer.is_none() && is_activity(target) {
+            self.world.reporter.note(format!("no one can be asked about {target}: {summary}"));
+            return Ok(ConflictPolicy::Overwrite);
+        }
         let mut failure = Failure::new(format!(
             "cannot {summary}: {target} was modified outside kkrun since kkrun last wrote it"
         ))
@@ -165,6 +171,11 @@ impl Session {
         }
         bail!(failure)
     }
+}
+
+/// Whether it is about whether a unit runs.
+fn is_activity(target: &Target) -> bool {
+    matches!(target, Target::Unit { aspect: Aspect::Activity, .. })
 }
 
 /// Whether an act or an undo of a change may have stopped half-way.

@@ -161,7 +161,8 @@ step::run("01", "Screen", || {
 PLAN
 ends 0 plan.rhai
 loginctl disable-linger kim
-ends 0 plan.rhai --redo 01
+ends 78 plan.rhai --redo 01
+ends 0 plan.rhai --redo 01 --on-conflict overwrite
 ends 0 rollback 01
 never_says 'daemon-reload'
 nothing_pending

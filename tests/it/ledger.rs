@@ -106,7 +106,10 @@ fn what_the_operator_removed_is_asked_about_kept_or_made_again() {
         (r#"file::link("elsewhere", "@/m/it")"#, "`@/m/it` was removed"),
         (r#"file::make_dir("@/m/it")"#, "`@/m/it` was removed"),
         (r#"file::copy("files/tree", "@/m/it")"#, "`@/m/it` was removed"),
-        (r#"config::set("@/m/app.conf", "key", "1", #{ separator: "=" })"#, "key is gone from `@/m/app.conf`"),
+        (
+            r#"config::set("@/m/app.conf", "key", "1", #{ separator: "=" })"#,
+            "key is gone from `@/m/app.conf`",
+        ),
     ] {
         let place = Place::new(&format!("step::run(\"01\", \"Act\", || {{ {act}; }});"))
             .with("plan/files/tree/leaf", "leaf\n")
