@@ -247,7 +247,18 @@ fn remove<'a>(names: &[&'a str], simulate: bool) -> Vec<&'a str> {
     // What was interrupted while it was unpacked goes too.
     let fixed =
         ["--option=APT::Get::AutomaticRemove=false", "--option=Dpkg::Options::=--force-remove-reinstreq"];
-    ["apt-get"].iter().chain(&OPTIONS).chain(&fixed).chain(verb).chain(names).copied().collect()
+    // apt takes what libc6 needs for essential in every architecture. The machine lives without another one's.
+    let has_another = names.iter().any(|name| name.contains(':'));
+    let allowed: &[&str] = if has_another { &["--allow-remove-essential"] } else { &[] };
+    ["apt-get"]
+        .iter()
+        .chain(&OPTIONS)
+        .chain(&fixed)
+        .chain(allowed)
+        .chain(verb)
+        .chain(names)
+        .copied()
+        .collect()
 }
 
 fn failure(ended: &Ended, label: &str, kind: FailureKind) -> Failure {

@@ -8,14 +8,18 @@ use super::World;
 use super::unit::succeeded;
 use crate::machine::process::Command;
 
-/// The format of one line of `dpkg-query`: desired and actual state, name (with its architecture where that tells it
-/// apart), version, what it provides and what it conflicts with. Source: dpkg-query(1).
-const FORMAT: &str = "${db:Status-Abbrev}\t${binary:Package}\t${Version}\t${Provides}\t${Conflicts}\n";
+/// The format of one line of `dpkg-query`: desired and actual state, name, architecture, version, what it provides and
+/// what it conflicts with. Source: dpkg-query(1).
+const FORMAT: &str =
+    "${db:Status-Abbrev}\t${Package}\t${Architecture}\t${Version}\t${Provides}\t${Conflicts}\n";
 
-/// The packages that dpkg knows.
+/// The packages that dpkg knows, by name. As for apt, a bare name is that of a package of the machine's own architecture,
+/// or of all; others have theirs behind a colon.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Installed {
     packages: BTreeMap<String, Package>,
+    /// The architecture of dpkg itself.
+    own: String,
     provided: BTreeSet<String>,
     replaced: BTreeSet<String>,
 }
@@ -46,13 +50,20 @@ impl Installed {
     }
 
     fn parse(listing: &str) -> Self {
-        let mut known = Self::default();
+        let fields = |line: &'_ str| -> Option<[String; 4]> {
+            let mut fields = line.splitn(5, '\t').map(str::to_owned);
+            Some([fields.next()?, fields.next()?, fields.next()?, fields.next()?])
+        };
+        let dpkg = listing.lines().filter_map(fields).find(|[_, name, ..]| name == "dpkg");
+        let mut known = Self { own: dpkg.map(|[_, _, own, _]| own).unwrap_or_default(), ..Self::default() };
         for line in listing.lines() {
             let mut fields = line.split('\t');
-            let (Some(state), Some(name), Some(version)) = (fields.next(), fields.next(), fields.next())
+            let (Some(state), Some(name), Some(architecture), Some(version)) =
+                (fields.next(), fields.next(), fields.next(), fields.next())
             else {
                 continue;
             };
+            let name = known.named(&format!("{name}:{architecture}")).to_owned();
             let mut letters = state.chars();
             let (Some(desired), Some(state)) = (letters.next(), letters.next()) else { continue };
             if state == 'i' {
@@ -63,9 +74,17 @@ impl Installed {
             }
             let is_broken = letters.next() == Some('R');
             let package = Package { desired, state, is_broken, version: version.to_owned() };
-            known.packages.insert(name.to_owned(), package);
+            known.packages.insert(name, package);
         }
         known
+    }
+
+    /// The name of a package without an architecture that goes without saying.
+    pub(super) fn named<'name>(&self, name: &'name str) -> &'name str {
+        match name.split_once(':') {
+            Some((bare, architecture)) if architecture == self.own || architecture == "all" => bare,
+            _ => name,
+        }
     }
 
     /// Whether the package of exactly this name is unpacked and configured.
@@ -127,20 +146,8 @@ impl Installed {
         self.find(name).map_or('n', |package| package.state)
     }
 
-    /// The package of this name, else of this name with any architecture, as a package is listed that may be there in
-    /// several.
     fn find(&self, name: &str) -> Option<&Package> {
-        if let Some(found) = self.packages.get(name) {
-            return Some(found);
-        }
-        let qualified = format!("{name}:");
-        let mut all = self
-            .packages
-            .range(qualified.clone()..)
-            .take_while(|(known, _)| known.starts_with(&qualified))
-            .map(|(_, found)| found);
-        let first = all.next();
-        all.find(|package| package.state == 'i').or(first)
+        self.packages.get(self.named(name))
     }
 }
 
@@ -148,13 +155,6 @@ impl Package {
     fn is_there(&self) -> bool {
         !matches!(self.state, 'n' | 'c')
     }
-}
-
-/// Whether two names are those of one package: dpkg adds the architecture where a package may be there in several.
-pub(super) fn is_same(one: &str, other: &str) -> bool {
-    let bare = |name: &str| !name.contains(':');
-    let begins = |long: &str, short: &str| long.strip_prefix(short).is_some_and(|rest| rest.starts_with(':'));
-    one == other || (bare(other) && begins(one, other)) || (bare(one) && begins(other, one))
 }
 
 /// The names in a list of relations such as `a (= 1), b`.
@@ -166,25 +166,27 @@ fn names_in(relations: &str) -> BTreeSet<String> {
 mod tests {
     use super::*;
 
-    const LISTING: &str = "ii \tapt\t2.6.1\tapt-transport-https (= 2.6.1)\n\
-                           rc \tnano\t7.2\teditor\n\
-                           iU \tnginx\t1.22\thttpd, httpd-cgi\n\
-                           iHR\trsync\t3.2\t\n\
-                           ri \tjq\t1.6\t\n\
-                           pc \ttree\t2.1\t\n\
-                           hi \tcurl\t7.88\t\n\
-                           ii \tlibc6:amd64\t2.36\tlibc6-2.36\n\
-                           ii \tnodejs\t20\tnodejs-dev, npm\tnodejs-legacy, npm (<< 9)\n\
-                           ii \tpostgresql-15\t15.3\tpostgresql-contrib-15\n";
+    const LISTING: &str = "ii \tapt\tamd64\t2.6.1\tapt-transport-https (= 2.6.1)\n\
+                           rc \tnano\tamd64\t7.2\teditor\n\
+                           iU \tnginx\tall\t1.22\thttpd, httpd-cgi\n\
+                           iHR\trsync\tamd64\t3.2\t\n\
+                           ii \tdpkg\tamd64\t1.21\t\n\
+                           ri \tjq\tamd64\t1.6\t\n\
+                           pc \ttree\tamd64\t2.1\t\n\
+                           hi \tcurl\tamd64\t7.88\t\n\
+                           ii \tlibc6\tamd64\t2.36\tlibc6-2.36\n\
+                           ii \tlibmad0\ti386\t0.15\t\n\
+                           ii \tnodejs\tamd64\t20\tnodejs-dev, npm\tnodejs-legacy, npm (<< 9)\n\
+                           ii \tpostgresql-15\tamd64\t15.3\tpostgresql-contrib-15\n";
 
     #[test]
     fn installed_is_what_is_unpacked_and_configured_under_exactly_that_name() {
         let known = Installed::parse(LISTING);
-        for name in ["apt", "curl", "libc6", "libc6:amd64"] {
+        for name in ["apt", "curl", "libc6", "libc6:amd64", "jq:amd64", "libmad0:i386"] {
             assert!(known.is_installed(name), "{name}");
         }
         for name in
-            ["ap", "apt-", "nano", "nginx", "libc", "libc6:i386", "postgresql", "postgresql-contrib-15"]
+            ["ap", "nano", "nginx", "libc", "libc6:i386", "libmad0", "postgresql", "postgresql-contrib-15"]
         {
             assert!(!known.is_installed(name), "{name}");
         }
@@ -202,16 +204,8 @@ mod tests {
         let known = Installed::parse(LISTING);
         assert_eq!(known.broken().collect::<Vec<_>>(), ["rsync"]);
         assert_eq!(known.half_installed().collect::<Vec<_>>(), ["rsync"]);
-        assert!(known.has_unfinished() && !Installed::parse("ii \tapt\t2.6.1\t\t\n").has_unfinished());
+        assert!(known.has_unfinished() && !Installed::parse("ii \tapt\tamd64\t2.6.1\t\t\n").has_unfinished());
         assert!(known.is_there("rsync") && !known.is_installed("rsync"));
-    }
-
-    #[test]
-    fn a_name_and_the_same_with_its_architecture_are_one_package() {
-        assert!(
-            is_same("libc6:amd64", "libc6") && is_same("libc6", "libc6:amd64") && is_same("curl", "curl")
-        );
-        assert!(!is_same("libc6:amd64", "libc6:i386") && !is_same("libc6", "libc"));
     }
 
     #[test]

@@ -90,9 +90,9 @@ impl PackagesChange {
         if acts && is_dpkg_interrupted()? {
             apt.repair()?;
         }
-        let missing = missing(&desired.names, apt)?;
+        let (all, missing) = named_and_missing(&desired.names, apt)?;
         let there: Vec<&str> =
-            desired.names.iter().filter(|name| !missing.contains(name)).map(String::as_str).collect();
+            all.iter().filter(|name| !missing.contains(name)).map(String::as_str).collect();
         let automatic = apt.automatic(&there)?;
         if missing.is_empty() && automatic.is_empty() {
             return Ok(None);
@@ -105,6 +105,7 @@ impl PackagesChange {
             make_installable(apt, &names, desired.recommends)?;
             apt.simulate_install(&names, desired.recommends)?
         } else {
+            note_unknown(apt, &names, desired.recommends)?;
             apt.simulate_install(&names, desired.recommends).unwrap_or_default()
         };
         if !simulated.removes.is_empty() {
@@ -120,7 +121,7 @@ impl PackagesChange {
         }
         Ok(Some(Self {
             before: PackagesBefore { missing, automatic },
-            after: PackagesAfter { names: desired.names.clone() },
+            after: PackagesAfter { names: all },
             inverse: PackagesInverse {
                 installs: simulated.installs.into_iter().collect(),
                 upgrades: simulated.upgrades.into_iter().map(|(name, old, new)| (name, (old, new))).collect(),
@@ -245,7 +246,7 @@ impl Kind for PackagesChange {
         let there = self.inverse.installs.keys().filter(|name| known.is_there(name)).count();
         let complete = self.inverse.installs.keys().filter(|name| known.is_installed(name)).count();
         let automatic = Apt::new(world).automatic(&borrowed(&self.before.automatic))?;
-        if missing(&self.after.names, Apt::new(world))?.is_empty() && automatic.is_empty() {
+        if missing_of(&self.after.names, Apt::new(world))?.is_empty() && automatic.is_empty() {
             return Ok(Position::After);
         }
         if there == 0 && automatic.len() == self.before.automatic.len() {
@@ -259,7 +260,7 @@ impl Kind for PackagesChange {
     }
 
     fn recorded(&self, world: &World) -> Result<States> {
-        let left = missing(&self.after.names, Apt::new(world))?;
+        let left = missing_of(&self.after.names, Apt::new(world))?;
         if !left.is_empty() {
             bail!("packages not installed: {}", left.join(", "));
         }
@@ -349,14 +350,14 @@ fn mark_those_left(apt: Apt<'_>, names: &[String]) -> Result<()> {
 pub fn is_lacking(desired: &DesiredPackages, world: &World) -> Result<bool> {
     let apt = Apt { world, lock_timeout: desired.lock_timeout, timeout: desired.timeout };
     Ok(is_dpkg_interrupted()?
-        || !missing(&desired.names, apt)?.is_empty()
+        || !missing_of(&desired.names, apt)?.is_empty()
         || !apt.automatic(&borrowed(&desired.names))?.is_empty())
 }
 
 /// Whether a package is installed under exactly this name, or, where there is no package of the name, something that
 /// provides it.
 pub fn is_installed(name: &str, world: &World) -> Result<bool> {
-    Ok(missing(&[name.to_owned()], Apt::new(world))?.is_empty())
+    Ok(missing_of(&[name.to_owned()], Apt::new(world))?.is_empty())
 }
 
 /// The version that would be installed of it.
@@ -365,8 +366,14 @@ pub fn candidate(name: &str, world: &World) -> Result<Option<String>> {
     Ok(found.into_iter().find(|(known, _)| known == name).map(|(_, version)| version))
 }
 
-fn missing(names: &[String], apt: Apt<'_>) -> Result<Vec<String>> {
+fn missing_of(names: &[String], apt: Apt<'_>) -> Result<Vec<String>> {
+    named_and_missing(names, apt).map(|(_, missing)| missing)
+}
+
+/// The names as dpkg and apt list them, and those of what is not there.
+fn named_and_missing(names: &[String], apt: Apt<'_>) -> Result<(Vec<String>, Vec<String>)> {
     let known = Installed::look(apt.world)?;
+    let names: Vec<String> = names.iter().map(|name| known.named(name).to_owned()).collect();
     let absent: Vec<&String> = names.iter().filter(|name| !known.is_installed(name)).collect();
     let provided: Vec<&str> =
         absent.iter().filter(|name| known.is_provided(name)).map(|name| name.as_str()).collect();
@@ -376,7 +383,17 @@ fn missing(names: &[String], apt: Apt<'_>) -> Result<Vec<String>> {
         let has_own = real.iter().any(|(candidate, _)| candidate == name);
         provided.contains(&name) && (!has_own || known.is_replaced(name))
     };
-    Ok(absent.into_iter().filter(|name| !is_there(name)).cloned().collect())
+    let missing = absent.into_iter().filter(|name| !is_there(name)).cloned().collect();
+    Ok((names, missing))
+}
+
+/// Says in a dry run which of these no list knows. A run fetches the lists again before it fails.
+fn note_unknown(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<()> {
+    let unknown = if has_stale_lists() { Vec::new() } else { without_candidate(apt, names, recommends)? };
+    if !unknown.is_empty() {
+        apt.world.reporter.note(format!("no package list knows {}: a run would fail", unknown.join(", ")));
+    }
+    Ok(())
 }
 
 /// Fetches the lists if they are old or do not know one of these, and fails when they still do not.

@@ -37,11 +37,14 @@ struct Options {
 mod functions {
     use super::*;
 
-    /// Whether the package of exactly that name is installed and configured; for a virtual package such as `awk`, whether a
+    /// Whether the package of exactly that name (of the own architecture, unless it names another one, as `libc6:i386` does) is
+    /// installed and configured; for a virtual package such as `awk`, whether a
     /// package that provides it is.
     ///
     /// ```rhai
     /// assert(pkg::installed("apt") && !pkg::installed("ap"));
+    /// let own = cmd::read(["dpkg", "--print-architecture"]);
+    /// assert(pkg::installed(`dpkg:${own}`));
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn installed(context: NativeCallContext, name: &str) -> Raised<bool> {

@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context as _, Result, bail};
 
 use super::{Apt, failure, install};
-use crate::change::installed::{Installed, is_same};
+use crate::change::installed::Installed;
 use crate::change::unit::succeeded;
 use crate::failure::FailureKind;
 use crate::machine::package_locks;
@@ -92,7 +92,7 @@ impl Apt<'_> {
     /// and [`Apt::remove_without_apt`] removes it.
     pub(crate) fn complete_to_remove(self, names: &[&str]) -> Result<()> {
         let known = Installed::look(self.world)?;
-        let is_own = |broken: &&str| names.iter().any(|name| is_same(broken, name));
+        let is_own = |broken: &&str| names.iter().any(|name| known.named(name) == *broken);
         let broken: Vec<&str> = known.broken().filter(is_own).collect();
         if broken.is_empty() {
             return Ok(());
