@@ -120,7 +120,12 @@ pub fn keep(directory: &Path) -> Result<()> {
         std::fs::rename(&incoming, &path)?;
         File::open(directory)?.sync_all()
     };
-    written().with_context(|| format!("cannot write the key of the journal `{}`", path.display()))
+    written().map_err(|error| {
+        // The next attempt begins with a new one; killed, it is written over.
+        drop(std::fs::remove_file(&incoming));
+        anyhow::Error::new(error)
+            .context(format!("cannot write the key of the journal `{}`", incoming.display()))
+    })
 }
 
 /// The failure when another run began a journal, and made its key, since this one took its own.
