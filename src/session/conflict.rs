@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::last_known::{LastKnown, last_known_at};
 use super::{Mode, Session};
-use crate::change::{Change, FileRecord, Found, Position};
+use crate::change::{Change, FileRecord, Found, OnDoubt, Position};
 use crate::event::{Answer, ChangeOutcome, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
@@ -78,9 +78,15 @@ impl Session {
             .rev()
             .find(|change| change.intent.target == *target && change.is_live());
         newest.filter(|change| is_open(&change.state)).is_some_and(|stopped| {
-            let position =
-                Change::of_intent(&stopped.intent).and_then(|change| change.kind().position(&self.world));
-            matches!(position, Ok(Position::Before | Position::Between))
+            Change::of_intent(&stopped.intent).is_ok_and(|change| {
+                let kind = change.kind();
+                match kind.position(&self.world) {
+                    Ok(Position::Before | Position::Between) => true,
+                    // Some of its parts are as before, and others as after.
+                    Ok(Position::Neither(_)) => kind.on_doubt() == OnDoubt::ActAgain,
+                    Ok(Position::After) | Err(_) => false,
+                }
+            })
         })
     }
 
