@@ -2,6 +2,8 @@
 
 use std::borrow::Cow;
 
+use zeroize::Zeroizing;
+
 /// The line without anything that a terminal would obey instead of show: escape sequences (CSI, OSC, DCS and
 /// their kin, in their 7-bit and 8-bit forms), control characters but the tab, and controls of the writing
 /// direction. Source of the grammar: ECMA-48, section 5.
@@ -141,6 +143,34 @@ pub fn quoted(text: &str) -> String {
     quoted
 }
 
+/// The text in quotes; or `written`, if that reads as the text already.
+pub fn quoted_as(text: &str, written: &str) -> String {
+    let is_equal = unquoted(written).is_some_and(|value| *value == text);
+    if is_equal { written.to_owned() } else { quoted(text) }
+}
+
+/// The value that systemd, a shell and dotenv read alike from what is written after `KEY=`; `None` where they differ.
+pub fn unquoted(written: &str) -> Option<Zeroizing<String>> {
+    let inside = |quote: char| written.strip_prefix(quote)?.strip_suffix(quote);
+    if let Some(text) = inside('\'') {
+        return (!text.contains('\'')).then(|| Zeroizing::new(text.to_owned()));
+    }
+    let Some(text) = inside('"') else {
+        let is_plain = |letter: char| letter.is_alphanumeric() || "_@%+=:,./-".contains(letter);
+        return written.chars().all(is_plain).then(|| Zeroizing::new(written.to_owned()));
+    };
+    let mut value = Zeroizing::new(String::with_capacity(text.len()));
+    let mut letters = text.chars();
+    while let Some(letter) = letters.next() {
+        match letter {
+            '"' | '$' | '`' => return None,
+            '\\' => value.push(letters.next().filter(|escaped| matches!(escaped, '"' | '\\' | '$' | '`'))?),
+            _ => value.push(letter),
+        }
+    }
+    Some(value)
+}
+
 /// The text percent-encoded, so that it can be any part of a URL: all but letters and digits.
 pub fn percent_encoded(text: &str) -> String {
     percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
@@ -187,7 +217,32 @@ mod tests {
         }
     }
 
+    #[test]
+    fn what_readers_take_differently_is_not_unquoted() {
+        for (written, value) in [
+            ("v", Some("v")),
+            ("'v w'", Some("v w")),
+            ("\"v\"", Some("v")),
+            ("''", Some("")),
+            ("", Some("")),
+            ("a b", None),
+            ("v # w", None),
+            ("$v", None),
+            ("\"$v\"", None),
+            ("\"\\n\"", None),
+            ("'a'b'", None),
+            ("'", None),
+        ] {
+            assert_eq!(unquoted(written).as_deref().map(String::as_str), value, "{written}");
+        }
+    }
+
     proptest! {
+        #[test]
+        fn what_is_quoted_is_unquoted_again(text in "\\PC{0,32}") {
+            prop_assert_eq!(&*unquoted(&quoted(&text)).unwrap(), &text);
+        }
+
         #[test]
         fn nothing_that_acts_is_left(text in "(\\PC|[\u{1b}\u{9b}\u{7}\\[\\]()\\\\0-9;m\t\u{202e}]){0,64}") {
             let shown = printable(&text).into_owned();

@@ -7,7 +7,9 @@ use zeroize::Zeroizing;
 
 use super::shorter::namespace;
 use crate::failure::{Failure, FailureKind};
-use crate::script::{GENERATED_LENGTH, Host, OptionSet, Raised, Secret, SecretRequest, look, options_of};
+use crate::script::{
+    Existing, GENERATED_LENGTH, Host, OptionSet, Raised, Secret, SecretRequest, look, options_of,
+};
 
 pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("ask", 1)])
@@ -25,11 +27,12 @@ pub(super) fn options(function: &str) -> Option<OptionSet> {
 struct AskOptions {
     generate: bool,
     store: bool,
+    existing: Option<Existing>,
 }
 
 impl Default for AskOptions {
     fn default() -> Self {
-        Self { generate: false, store: true }
+        Self { generate: false, store: true, existing: None }
     }
 }
 
@@ -41,6 +44,7 @@ fn asked(context: &NativeCallContext, name: &str, prompt: &str, options: rhai::M
             prompt: Some(prompt.to_owned()),
             generate: options.generate.then_some(GENERATED_LENGTH),
             store: options.store,
+            existing: options.existing,
         })
     })
 }
@@ -65,6 +69,7 @@ fn generated(context: &NativeCallContext, name: &str, length: Option<i64>) -> Ra
             prompt: None,
             generate: Some(length),
             store: true,
+            existing: None,
         })
     })
 }
@@ -101,7 +106,8 @@ mod functions {
     /// are not recognised in other texts. It cannot be compared, added to or taken apart. It can be used in the `env` and
     /// `stdin` of a command, as the content of a file, as a value of `config::set`, and in `pg::`.
     /// Options: `generate: true` (make a strong one if the answer is empty or no one can be asked), `store: false` (do not
-    /// store it).
+    /// store it), `existing: #{ file, key }` (the value of `key` in a file of `KEY=value` lines is taken over if the secret is
+    /// neither given nor stored; with `url_user`, the password in a URL of this user).
     ///
     /// ```rhai
     /// let password = secret::ask("db_password", "Password for the database");
@@ -111,6 +117,13 @@ mod functions {
     /// ```rhai
     /// let key = secret::ask("signing_key", "Key that signs", #{ generate: true });
     /// assert(`${key}` == "«secret:signing_key»");
+    /// ```
+    ///
+    /// ```rhai
+    /// file::write("/srv/.env", "URL=postgresql://kim:sesame@localhost/cats\n");
+    /// let password = secret::ask("password", "Password", #{ existing: #{ file: "/srv/.env", key: "URL", url_user: "kim" } });
+    /// file::write("/srv/password", password);
+    /// assert(file::read("/srv/password") == "sesame");
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn ask(
@@ -169,6 +182,21 @@ mod functions {
         look(&context, |_| {
             let quoted = crate::text::quoted(secret.reveal());
             Ok(Secret::new(secret.name(), Zeroizing::new(quoted)))
+        })
+    }
+
+    /// The same, but `written`, if that is this secret already in other quotes or none.
+    ///
+    /// ```rhai
+    /// let quoted = secret::quote(secret::generate("pin"), "'other'");
+    /// file::write("/srv/env", secret::join(["PIN=", quoted, "\n"]), #{ mode: "0600" });
+    /// assert(file::stat("/srv/env").size == 39);
+    /// ```
+    #[rhai_fn(name = "quote", return_raw, volatile)]
+    pub(super) fn quote_as(context: NativeCallContext, secret: Secret, written: &str) -> Raised<Secret> {
+        look(&context, |_| {
+            let text = crate::text::quoted_as(secret.reveal(), written);
+            Ok(Secret::new(secret.name(), Zeroizing::new(text)))
         })
     }
 

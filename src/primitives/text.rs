@@ -137,6 +137,30 @@ mod functions {
         look(&context, |_| Ok(crate::text::quoted(subject)))
     }
 
+    /// The same, but `written`, if that is this string already in other quotes or none.
+    ///
+    /// ```rhai
+    /// assert(text::quote("two words", "\"two words\"") == "\"two words\"");
+    /// assert(text::quote("two words", "'three words'") == "'two words'");
+    /// ```
+    #[rhai_fn(name = "quote", return_raw, volatile)]
+    pub(super) fn quote_as(context: NativeCallContext, subject: &str, written: &str) -> Raised<String> {
+        look(&context, |_| Ok(crate::text::quoted_as(subject, written)))
+    }
+
+    /// The string inside quotes, as systemd, shells and dotenv read it alike; `()` if they do not.
+    ///
+    /// ```rhai
+    /// assert(text::unquote("'two words'") == "two words");
+    /// assert(text::unquote("\"$HOME\"") == ());
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn unquote(context: NativeCallContext, written: &str) -> Raised<Dynamic> {
+        look(&context, |_| {
+            Ok(crate::text::unquoted(written).map_or(Dynamic::UNIT, |text| text.to_string().into()))
+        })
+    }
+
     /// A string as part of a URL: everything except letters, digits and `-._~` is percent-encoded.
     ///
     /// ```rhai

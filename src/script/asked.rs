@@ -8,7 +8,7 @@ use rhai::{ASTNode, Dynamic, Expr, FnCallExpr, Stmt};
 
 use super::graph::Graph;
 use super::program::Program;
-use super::secrets::{LENGTH, SecretRequest};
+use super::secrets::{Existing, LENGTH, SecretRequest};
 use super::settings::Settings;
 
 /// The secrets that a script and its imports ask for by `secret::ask` with a literal name, in the order of the source.
@@ -64,7 +64,7 @@ impl Texts<'_> {
         let prompt = call.args.get(1).and_then(|prompt| self.text(prompt));
         let options = match call.args.get(2) {
             // Options that are known at run time only: then the run asks.
-            Some(options) => options.get_literal_value(None)?.try_cast::<rhai::Map>()?,
+            Some(options) => self.value(options)?.try_cast::<rhai::Map>()?,
             None => rhai::Map::new(),
         };
         let flag =
@@ -74,7 +74,20 @@ impl Texts<'_> {
             prompt: Some(prompt.unwrap_or_else(|| format!("Secret `{name}`"))),
             generate: flag("generate", false)?.then_some(LENGTH),
             store: flag("store", true)?,
+            existing: match options.get("existing") {
+                Some(existing) => Some(rhai::serde::from_dynamic::<Existing>(existing).ok()?),
+                None => None,
+            },
         })
+    }
+
+    /// The value of an expression, as far as it is known without running anything.
+    fn value(&self, expression: &Expr) -> Option<Dynamic> {
+        let Expr::Map(map, _) = expression else {
+            return expression.get_literal_value(None).or_else(|| Some(self.text(expression)?.into()));
+        };
+        let known = map.0.iter().map(|(name, value)| Some((name.name.clone().into(), self.value(value)?)));
+        known.collect::<Option<rhai::Map>>().map(Dynamic::from_map)
     }
 
     /// The text of an expression, as far as it is known without running anything.

@@ -43,7 +43,7 @@ pub use requirements::{Requirements, requires_root};
 /// The call of a primitive, which those who run its script hand on.
 pub use rhai::{NativeCallContext, Position};
 pub use secret::Secret;
-pub use secrets::{LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
+pub use secrets::{Existing, LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::{FILE as SETTINGS, Settings};
 pub use source::{
     LIBRARY, PlanContent, PlanFile, Script, Source, built_in, built_in_names, built_in_scripts, read_text,

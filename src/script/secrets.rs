@@ -2,13 +2,18 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use super::secret::Secret;
+use crate::failure::{Failure, FailureKind};
+use crate::machine::files;
 use crate::machine::random;
 use crate::machine::secret_store::{self, SecretStore};
+use crate::text::unquoted;
 
 /// How long a secret is that kkrun makes, in characters.
 pub const LENGTH: usize = 32;
@@ -28,6 +33,76 @@ pub struct SecretRequest {
     pub generate: Option<usize>,
     /// Whether it is stored for later runs.
     pub store: bool,
+    /// Where a machine that had a life before may have it already.
+    pub existing: Option<Existing>,
+}
+
+/// A key of a settings file whose value is taken over as a secret.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Existing {
+    /// The file of `KEY=value` lines.
+    file: String,
+    /// The key.
+    key: String,
+    /// The value is a URL, and the secret is its password, if this is its user.
+    #[serde(default)]
+    url_user: Option<String>,
+}
+
+impl Existing {
+    /// The secret that is there, if there is one.
+    ///
+    /// # Errors
+    /// When the value cannot be read: it is not replaced then.
+    pub(super) fn read(&self) -> Result<Option<Zeroizing<String>>> {
+        let unreadable = |why: &str| {
+            Failure::new(format!("cannot take over `{}` of `{}` as a secret: {why}", self.key, self.file))
+                .kind(FailureKind::Secret)
+                .hint("correct the line, remove it, or give the secret with `--secrets FILE`")
+        };
+        let path = Path::new(&self.file);
+        match std::fs::metadata(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Ok(metadata) if !metadata.is_file() => bail!(unreadable("it is not a file")),
+            _ => {}
+        }
+        let bytes = Zeroizing::new(files::read_following(path)?);
+        let Ok(text) = std::str::from_utf8(&bytes) else { bail!(unreadable("it is not UTF-8")) };
+        let mut values = text.lines().filter_map(|line| {
+            let line = line.trim();
+            let (key, value) = line.strip_prefix("export ").unwrap_or(line).split_once('=')?;
+            (key.trim() == self.key).then_some(value.trim())
+        });
+        // Every reader lets the last one count.
+        let Some(written) = values.next_back() else { return Ok(None) };
+        let Some(value) = unquoted(written) else {
+            bail!(unreadable("its quoting has more than one meaning"))
+        };
+        let value = match &self.url_user {
+            None => value,
+            Some(user) => match password_in(&value, user) {
+                Some(password) => password,
+                None => return Ok(None),
+            },
+        };
+        Ok((!value.is_empty()).then_some(value))
+    }
+}
+
+impl std::fmt::Display for Existing {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "`{}` of `{}`", self.key, self.file)
+    }
+}
+
+/// The password in a URL of this user.
+fn password_in(url: &str, user: &str) -> Option<Zeroizing<String>> {
+    let (_, rest) = url.split_once("://")?;
+    let (login, _) = rest.split(['/', '?', '#']).next()?.rsplit_once('@')?;
+    let (name, password) = login.split_once(':')?;
+    let decoded = |part| percent_encoding::percent_decode_str(part).decode_utf8().ok();
+    (decoded(name)? == user).then(|| decoded(password).map(|text| Zeroizing::new(text.into_owned())))?
 }
 
 /// The secrets of a run, shared by every host that evaluates its scripts.
@@ -112,6 +187,26 @@ pub(super) fn generated(length: usize) -> Result<Zeroizing<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn existing_value_is_taken_over_as_every_reader_reads_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(".env");
+        let read = |text: &str, url_user: Option<&str>| {
+            std::fs::write(&path, text).unwrap();
+            let file = path.display().to_string();
+            let existing = Existing { file, key: "KEY".to_owned(), url_user: url_user.map(str::to_owned) };
+            existing.read().map(|found| found.map(|text| text.to_string())).map_err(|error| error.to_string())
+        };
+        let found = |text: &str| Ok(Some(text.to_owned()));
+        assert_eq!(read("KEY=plain\n", None), found("plain"));
+        assert_eq!(read("MY_KEY=x\n#KEY=x\nKEY='one'\nexport KEY=\"it's \\$5\"\n", None), found("it's $5"));
+        assert_eq!(read("OTHER=x\n", None), Ok(None));
+        assert_eq!(read("KEY=\n", None), Ok(None));
+        assert_eq!(read("KEY='postgresql://kim:p%40ss@h/d'\n", Some("kim")), found("p@ss"));
+        assert_eq!(read("KEY=postgresql://other:pass@h/d\n", Some("kim")), Ok(None));
+        assert!(read("KEY='a'b\n", None).unwrap_err().starts_with("cannot take over `KEY`"));
+    }
 
     #[test]
     fn a_generated_secret_is_long_plain_and_never_the_same() {

@@ -48,6 +48,12 @@ fn apt_is_left_to_finish_when_the_run_is_stopped() {
 
 #[test]
 #[ignore = "needs root and the prepared base"]
+fn working_secrets_and_equal_settings_are_taken_over() {
+    passes("lived secrets", "prepared");
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
 fn a_real_session_shows_the_dashboard() {
     passes("session", "prepared");
 }

@@ -38,7 +38,11 @@ impl Host {
         if let Some(known) = self.secrets().known(name) {
             return Ok(known);
         }
-        let (text, is_stored) = match (self.secrets().available(name)?, request.generate) {
+        let available = match self.secrets().available(name)? {
+            None => self.taken_over(request)?.map(|text| (text, false)),
+            available => available,
+        };
+        let (text, is_stored) = match (available, request.generate) {
             (Some(available), _) => available,
             // Whatever it will be, it is none that is in use by now.
             (None, Some(length)) if self.dry_run() => {
@@ -58,6 +62,16 @@ impl Host {
             self.secrets().store.write(name, &text)?;
         }
         Ok(self.secrets().keep(name, text))
+    }
+
+    /// What the machine has already, if the script names where.
+    fn taken_over(&self, request: &SecretRequest) -> Result<Option<Zeroizing<String>>> {
+        let Some(existing) = &request.existing else { return Ok(None) };
+        let text = existing.read()?;
+        if text.is_some() {
+            self.reporter().note(format!("the secret `{}` is taken over from {existing}", request.name));
+        }
+        Ok(text)
     }
 
     fn new_secret(&self, request: &SecretRequest) -> Result<Zeroizing<String>> {
