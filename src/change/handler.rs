@@ -254,7 +254,7 @@ impl Due {
             }
         }
         self.read_files(world, handler)?;
-        self.restart.iter().try_for_each(|name| unit::restart_if_active(world, name, handler.user.as_deref()))
+        unit::restart_active(world, &self.restart, handler.user.as_deref())
     }
 
     /// The part that needs no test: a manager has to know its files as they are.
@@ -286,7 +286,7 @@ pub fn restart(world: &World, handler: &Handler) -> Result<()> {
         return Ok(());
     }
     unit::reload(world, user)?;
-    handler.restart.iter().try_for_each(|name| unit::restart_if_active(world, name, user))
+    unit::restart_active(world, &handler.restart, user)
 }
 
 fn run_words(world: &World, argv: &[String], user: Option<&str>) -> Result<()> {

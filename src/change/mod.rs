@@ -60,7 +60,7 @@ pub use predicted::{Predicted, PredictedPath};
 pub use role::{DesiredRole, RoleChange};
 pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
 pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tree};
-pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, succeeded, verify_file};
+pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, stay_active, succeeded, verify_file};
 pub use user::{DesiredUser, UserChange, UserFacts, UserState};
 
 use crate::event::{Event, Reporter};

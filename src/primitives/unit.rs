@@ -1,7 +1,7 @@
 //! `unit::` queries systemd units, enables, starts and stops them.
 
 use std::path::Path;
-use std::time::Instant;
+use std::time::Duration;
 
 use anyhow::{Result, bail};
 use rhai::plugin::*;
@@ -9,13 +9,10 @@ use serde::Deserialize;
 
 use super::file::absolute;
 use super::shorter::namespace;
-use crate::change::{Change, DesiredUnit, Payload, Unit, UnitChange, UnitFacts, verify_file};
+use crate::change::{Change, DesiredUnit, Payload, Unit, UnitChange, stay_active, verify_file};
 use crate::failure::{Failure, FailureKind};
 use crate::script::{Host, OptionSet, Raised, Seconds, Unpredictable, act, look, options_of};
 use crate::target::Target;
-
-/// The time between two checks of a unit that must stay as it is.
-const BETWEEN_LOOKS: std::time::Duration = std::time::Duration::from_millis(250);
 
 pub(super) fn module() -> rhai::Module {
     namespace(
@@ -179,38 +176,6 @@ fn seconds_of(value: &Dynamic) -> Result<Seconds> {
     })
 }
 
-fn unstable(host: &Host, unit: &Unit, why: &str) -> anyhow::Error {
-    let log = unit.log(&host.seen().world);
-    let last = log.last().map_or_else(String::new, |line| format!(" (last in its log: {line})"));
-    let mut failure = Failure::new(format!("{}: {why}{last}", unit.shown())).kind(FailureKind::Unit);
-    failure.output = log;
-    failure.into()
-}
-
-/// What is known of a unit that must stay as it is.
-struct Watched {
-    unit: Unit,
-    first: Option<UnitFacts>,
-}
-
-impl Watched {
-    fn look(&mut self, host: &Host) -> Result<()> {
-        host.seen().check_interruption()?;
-        let unit = &self.unit;
-        let Some(facts) = unit.facts(&host.seen().world)? else {
-            bail!(Failure::new(format!("unit {} not found", unit.shown())).kind(FailureKind::Missing))
-        };
-        if facts.active_state != "active" {
-            return Err(unstable(host, unit, &facts.sentence()));
-        }
-        let first = self.first.get_or_insert_with(|| facts.clone());
-        if first.restarts != facts.restarts || first.main_pid != facts.main_pid {
-            return Err(unstable(host, unit, &format!("it did not stay active: {}", facts.sentence())));
-        }
-        Ok(())
-    }
-}
-
 fn stay(host: &Host, names: &Dynamic, seconds: &Dynamic, options: &Options) -> Result<bool> {
     let names: Vec<String> = match names.clone().into_typed_array() {
         Ok(names) if !names.is_empty() => names,
@@ -220,23 +185,16 @@ fn stay(host: &Host, names: &Dynamic, seconds: &Dynamic, options: &Options) -> R
                 .kind(FailureKind::Type)
         ),
     };
-    let watched = |name: &String| -> Result<Watched> {
+    let unit_of = |name: &String| -> Result<Unit> {
         let unit = options.unit(name)?;
         refuse_unknown(host, &unit)?;
-        Ok(Watched { unit, first: None })
+        Ok(unit)
     };
-    let mut watched = names.iter().map(watched).collect::<Result<Vec<_>>>()?;
+    let units = names.iter().map(unit_of).collect::<Result<Vec<_>>>()?;
     let seconds = seconds_of(seconds)?.duration();
-    let began = Instant::now();
-    loop {
-        watched.iter_mut().try_for_each(|unit| unit.look(host))?;
-        let left = seconds.saturating_sub(began.elapsed());
-        // In a dry run nothing was started, so one check is enough.
-        if left.is_zero() || host.dry_run() {
-            return Ok(true);
-        }
-        host.seen().world.processes.pause(left.min(BETWEEN_LOOKS));
-    }
+    // In a dry run nothing was started, so one check is enough.
+    stay_active(&host.seen().world, &units, if host.dry_run() { Duration::ZERO } else { seconds })?;
+    Ok(true)
 }
 
 #[export_module(manifest)]

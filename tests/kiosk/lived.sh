@@ -41,5 +41,19 @@ END
     facts
 }
 
+# What kkrun restarts stays up, or the step fails: each time, with the program's own words.
+restarts() {
+    exits 0 plan master.rhai
+    local _
+    for _ in 1 2; do
+        exits 1 plan master.rhai ${1---set webhook_debounce_seconds=99999999}
+        [[ $said == *03*"failed after"*kimonokittens-webhook.service*"last in its log"*receiver.rb* ]] ||
+            die "it does not say what crashed, and why: $said"
+        set -- ''
+    done
+    exits 0 plan master.rhai --unset webhook_debounce_seconds
+    CRASHED=yes facts
+}
+
 "$1"
 say "done"

@@ -54,6 +54,12 @@ fn working_secrets_and_equal_settings_are_taken_over() {
 
 #[test]
 #[ignore = "needs root and the prepared base"]
+fn restarted_unit_that_does_not_stay_up_fails_its_step() {
+    passes("lived restarts", "prepared");
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
 fn a_real_session_shows_the_dashboard() {
     passes("session", "prepared");
 }

@@ -1,9 +1,13 @@
 //! Questions and orders to a service manager, the system's or a user's.
 
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+use rustix::fs::{Mode, OFlags};
 
 use super::DesiredUnit;
 use crate::change::World;
@@ -20,6 +24,8 @@ const LONGEST_JOB: Duration = Duration::from_secs(600);
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Between two questions.
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// How long a unit that was restarted has to stay active.
+const TRIAL: Duration = Duration::from_secs(5);
 /// What is asked of a unit.
 const PROPERTIES: &str = "--property=LoadState,ActiveState,SubState,Result,FragmentPath,MainPID,NRestarts,NeedDaemonReload,Type,\
      ExecMainExitTimestampMonotonic";
@@ -31,7 +37,9 @@ const UNIT_PATHS: [&str; 4] = [
     "/usr/lib/systemd/system",
 ];
 /// How many lines of a unit's log are shown.
-const LOG_LINES: &str = "20";
+const LOG_LINES: usize = 20;
+/// How much of a file is read for them.
+const LOG_BYTES: u64 = 16 << 10;
 
 /// `systemctl` with these words, for the system's manager or that of `user`.
 pub(crate) fn systemctl(words: &[&str], user: Option<&str>) -> Result<Command> {
@@ -100,9 +108,59 @@ pub fn is_active(world: &World, unit: &str, user: Option<&str>) -> Result<bool> 
     Ok(matches!(state.stdout.text().trim(), "active" | "activating" | "reloading" | "deactivating"))
 }
 
-/// Restarts a unit if it is loaded and active; one that is gone or does not run is left alone.
-pub fn restart_if_active(world: &World, unit: &str, user: Option<&str>) -> Result<()> {
-    if is_active(world, unit, user)? { ask(world, &["restart", unit], user) } else { Ok(()) }
+/// Restarts those of the units that are loaded and active, and waits until they have stayed so; one that is gone or does
+/// not run is left alone.
+///
+/// # Errors
+/// When one does not stay active: a service counts as started before its program has read its settings.
+pub fn restart_active(world: &World, units: &[String], user: Option<&str>) -> Result<()> {
+    let mut restarted = Vec::new();
+    for name in units {
+        if is_active(world, name, user)? {
+            ask(world, &["restart", name], user)?;
+            restarted.push(Unit::new(name, user));
+        }
+    }
+    if user.is_some() && !manager_runs(world, user)? {
+        return Ok(());
+    }
+    let mut lasting = Vec::new();
+    for unit in restarted {
+        // A oneshot is there to end, and may be asked for by its timer only.
+        if unit.facts(world)?.is_some_and(|facts| !facts.is_oneshot) {
+            lasting.push(unit);
+        }
+    }
+    if lasting.is_empty() { Ok(()) } else { stay_active(world, &lasting, TRIAL) }
+}
+
+/// Watches units for this time: each must stay active as it is.
+///
+/// # Errors
+/// When one does not: with the last lines of its log.
+pub fn stay_active(world: &World, units: &[Unit], time: Duration) -> Result<()> {
+    let mut first: Vec<Option<UnitFacts>> = vec![None; units.len()];
+    let began = Instant::now();
+    loop {
+        for (unit, first) in units.iter().zip(&mut first) {
+            world.processes.check_interruption()?;
+            let Some(facts) = unit.facts(world)? else {
+                bail!(Failure::new(format!("unit {} not found", unit.shown())).kind(FailureKind::Missing))
+            };
+            if facts.active_state != "active" {
+                return Err(unit.unstable(world, &facts.sentence()));
+            }
+            let first = first.get_or_insert_with(|| facts.clone());
+            if first.restarts != facts.restarts || first.main_pid != facts.main_pid {
+                return Err(unit.unstable(world, &format!("it did not stay active: {}", facts.sentence())));
+            }
+        }
+        let left = time.saturating_sub(began.elapsed());
+        if left.is_zero() {
+            return Ok(());
+        }
+        world.processes.pause(left.min(BETWEEN_LOOKS));
+    }
 }
 
 /// Fails with a command's last output when it did not end with 0.
@@ -439,12 +497,54 @@ impl Unit {
         succeeded(&world.run(&command, &label)?, &label)
     }
 
-    /// The last lines of its log.
+    /// The failure of a unit that does not stay active, with its last words.
+    fn unstable(&self, world: &World, why: &str) -> anyhow::Error {
+        let log = self.log(world);
+        let own = log.iter().rev().find(|line| !line.contains(" systemd["));
+        let last = own.or(log.last()).map_or_else(String::new, |line| format!(" (last in its log: {line})"));
+        let mut failure = Failure::new(format!("{}: {why}{last}", self.shown())).kind(FailureKind::Unit);
+        failure.output = log;
+        failure.into()
+    }
+
+    /// The last lines of its log, and of the files to which its output goes.
     pub fn log(&self, world: &World) -> Vec<String> {
+        let mut lines = self.journal(world);
+        for path in self.output_files(world) {
+            match last_lines(&path) {
+                Ok(last) => lines.extend(last),
+                Err(error) => lines.push(format!("cannot read `{}`: {error:#}", path.display())),
+            }
+        }
+        lines
+    }
+
+    /// The files that its standard output and error are written to. `systemctl show` does not name them.
+    fn output_files(&self, world: &World) -> BTreeSet<PathBuf> {
+        let Ok(command) = self.command(&["cat", "--", &self.name]) else { return BTreeSet::new() };
+        let Ok(ended) = world.look(&command) else { return BTreeSet::new() };
+        let text = ended.stdout.text();
+        let assigned = |name: &str| {
+            let mut values = text.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('='));
+            let value = values.next_back()?.trim();
+            let path = ["append:", "file:", "truncate:"].iter().find_map(|kind| value.strip_prefix(kind))?;
+            // One with a specifier is known to systemd alone.
+            (!path.contains('%')).then(|| PathBuf::from(path))
+        };
+        ["StandardOutput", "StandardError"].into_iter().filter_map(assigned).collect()
+    }
+
+    fn journal(&self, world: &World) -> Vec<String> {
         let unit = if self.user.is_some() { "--user-unit" } else { "--unit" };
         // A user may not be allowed to read the journal: kkrun asks as root.
-        let mut command =
-            Command::new(["journalctl", "--no-pager", "--quiet", "--output=short", "-n", LOG_LINES]);
+        let mut command = Command::new([
+            "journalctl",
+            "--no-pager",
+            "--quiet",
+            "--output=short",
+            "-n",
+            &LOG_LINES.to_string(),
+        ]);
         command.argv.extend([format!("{unit}={}", self.name).into()]);
         if let Some(Ok(Some(account))) = self.user.as_deref().map(Account::by_name) {
             command.argv.push(format!("_UID={}", account.uid).into());
@@ -462,6 +562,23 @@ impl Unit {
         let user = if self.user.is_some() { "--user-unit" } else { "--unit" };
         failure.hint(format!("`journalctl {user} {}` shows all of its log", self.name))
     }
+}
+
+/// The last lines of a file. The service may own its directory, so a link in its place is not followed.
+fn last_lines(path: &Path) -> Result<Vec<String>> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let mut file = File::from(rustix::fs::open(path, flags, Mode::empty())?);
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        bail!("it is not a file");
+    }
+    file.seek(SeekFrom::Start(metadata.len().saturating_sub(LOG_BYTES)))?;
+    let mut bytes = Vec::new();
+    file.take(LOG_BYTES).read_to_end(&mut bytes)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let lines: Vec<&str> = text.lines().collect();
+    let last = &lines[lines.len().saturating_sub(LOG_LINES)..];
+    Ok(last.iter().map(|line| (*line).to_owned()).collect())
 }
 
 /// Checks a unit file as the manager would; `Err` with every fault.
