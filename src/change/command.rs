@@ -146,6 +146,15 @@ pub struct CommandState {
     pub source: CommandSource,
 }
 
+impl CommandState {
+    /// Whether all that kkrun's commands left of the product is there unchanged, by the metadata of its entries. Of a
+    /// product that was there before, nothing is known.
+    pub fn is_whole(&self, world: &World, product: &Path) -> Result<bool> {
+        let Some(left) = self.left else { return Ok(true) };
+        Ok(read_listing(world, left)?.without(&Listing::observe(product)?).is_empty())
+    }
+}
+
 /// What a product is made from, and by.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CommandSource {

@@ -100,6 +100,7 @@ struct RunOptions {
     irreversible: Option<String>,
     #[serde(skip)]
     made_from: Option<Dynamic>,
+    whole: bool,
     changes: Option<String>,
     cwd: Option<String>,
     #[serde(skip)]
@@ -396,7 +397,14 @@ impl Run<'_> {
         let session = self.host.seen();
         let known = session.history().recorded(&target).cloned();
         let known = known.and_then(|value| serde_json::from_value::<CommandState>(value).ok());
-        let CommandSource { made_from, made_by } = known.unwrap_or_default().source;
+        let known = known.unwrap_or_default();
+        if self.options.whole
+            && let Some(product) = product
+            && !known.is_whole(&session.world, product)?
+        {
+            return Ok(false);
+        }
+        let CommandSource { made_from, made_by } = known.source;
         let is_same_source = wanted.made_from.is_none() || wanted.made_from == made_from;
         // Of what was there before kkrun, no command is known.
         let is_same_command = wanted.made_by.is_none() || made_by.is_none() || wanted.made_by == made_by;
@@ -631,6 +639,8 @@ mod functions {
     /// * `irreversible: "why"` – it cannot be undone.
     /// * `made_from: text` or a closure that returns it – run it again when this string, or the command itself, differs
     ///   from that of its last success.
+    /// * `whole: true` – run it again, too, when something that it made at `creates` is missing or changed: its size, time,
+    ///   mode or owner.
     /// * `changes: path` – the product of another command that this one modifies, such as a checkout that it updates: the
     ///   modification is then no conflict.
     ///
@@ -644,6 +654,15 @@ mod functions {
     /// assert(file::exists("/srv/made"));
     /// let said = cmd::run(["echo", "hello"], #{ always: "to greet" });
     /// assert(said.ok && said.stdout == "hello\n");
+    /// ```
+    ///
+    /// ```rhai
+    /// let pair = || cmd::run(["sh", "-c", "mkdir -p /srv/pair; touch /srv/pair/a /srv/pair/b"],
+    ///     #{ creates: "/srv/pair", whole: true });
+    /// pair.call();
+    /// file::remove("/srv/pair/b");
+    /// pair.call();
+    /// assert(file::exists("/srv/pair/b"));
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn run(context: NativeCallContext, argv: rhai::Array, options: Map) -> Raised<Output> {

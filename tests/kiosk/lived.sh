@@ -55,5 +55,52 @@ restarts() {
     CRASHED=yes facts
 }
 
+# A damaged product is made again, and a bad one never published.
+site() {
+    local app=$home/Projects/kimonokittens asset
+    exits 0 plan master.rhai
+    asset=$(cd $site/dashboard && ls assets/*.js)
+
+    say "damaged products"
+    rm $app/frontend/dist/assets/*.js
+    exits 0 plan master.rhai --redo 05 --on-conflict overwrite
+    check "the script" test -s "$site/dashboard/$asset"
+    check "the built script" test -s "$app/frontend/dist/$asset"
+    rm -r $app/node_modules/vite $app/node_modules/.bin
+    step_states | grep -q "05.*drifted" || die "not seen: $(step_states)"
+    exits 0 plan master.rhai --redo 05 --on-conflict overwrite
+    check "vite" as_user test -x $app/node_modules/.bin/vite
+    facts_site
+
+    say "a changed command"
+    cp -a $site/dashboard /tmp/site
+    exits 0 plan master.rhai --set 'npm_build=["npx", "vite", "build", "--minify", "false"]'
+    ! cmp -s /tmp/site/$asset $site/dashboard/assets/*.js || die "the assets are the old ones"
+    exits 0 plan master.rhai --unset npm_build
+    check "the assets" diff -r /tmp/site $site/dashboard
+
+    say "builds that succeed and are not good"
+    exits 1 plan master.rhai --set 'npm_build=["sh", "-c", "rm -rf dist; mkdir dist"]'
+    check "the old site stays" diff -r /tmp/site $site/dashboard
+    exits 1 plan master.rhai --set 'npm_build=["sh", "-c", "npx vite build && rm dist/assets/*.js"]'
+    check "the old site stays" diff -r /tmp/site $site/dashboard
+    say "what is not installed is not downloaded"
+    exits 1 plan master.rhai --set 'npm_build=["npx", "cowsay", "build"]'
+    [[ -z $(find $home/.npm/_npx -name cowsay 2>/dev/null) ]] || die "npx downloaded something: $said"
+    exits 0 plan master.rhai --unset npm_build
+    check "the site" diff -r /tmp/site $site/dashboard
+
+    say "a publication that fails"
+    printf '\n' >>$app/frontend/src/style.css
+    printf 'body { color: red }\n' >>$app/frontend/src/style.css
+    chmod 0700 $site
+    exits 1 plan master.rhai --redo 05
+    chmod 0755 $site
+    check "the old site is back" diff -r /tmp/site $site/dashboard
+    exits 0 plan master.rhai
+    ! diff -rq /tmp/site $site/dashboard >/dev/null || die "the new site is not published"
+    facts_site
+}
+
 "$1"
 say "done"
