@@ -102,5 +102,27 @@ site() {
     facts_site
 }
 
+# A port in use is refused before anything is started, with who uses it.
+ports() {
+    exits 1 plan master.rhai --set webhook_port=3001
+    [[ $said == *"backend_port and webhook_port are both port 3001"* ]] || die "the clash is not named: $said"
+    exits 0 plan master.rhai --unset webhook_port --only 03
+    exits 0 plan master.rhai --only 04
+    exits 0 plan master.rhai --only 05
+    local port
+    for port in 80 3001 9001; do
+        [[ $port != 80 ]] || systemctl stop nginx
+        systemd-run --quiet --unit=squatter.service python3 -m http.server $port 2>/dev/null ||
+            systemd-run --quiet --unit=squatter.service ruby -rsocket -e "TCPServer.new($port); sleep"
+        for _ in $(seq 50); do [[ -z $(ss -Hlt "sport = :$port") ]] || break; sleep 0.1; done
+        exits 1 plan master.rhai
+        [[ $said == *"port $port is in use by "*squatter.service* ]] || die "who uses port $port is not named: $said"
+        [[ ! -e /etc/systemd/system/kimonokittens-dashboard.service ]] || die "the unit was installed"
+        systemctl stop squatter
+    done
+    exits 0 plan master.rhai
+    facts
+}
+
 "$1"
 say "done"

@@ -66,6 +66,12 @@ fn damaged_product_is_made_again_and_a_bad_one_not_published() {
 
 #[test]
 #[ignore = "needs root and the prepared base"]
+fn port_in_use_is_refused_with_who_uses_it() {
+    passes("lived ports", "prepared");
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
 fn a_real_session_shows_the_dashboard() {
     passes("session", "prepared");
 }
