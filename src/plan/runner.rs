@@ -702,10 +702,10 @@ fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result
     let _discarded = host.take_failed_mutation();
     let (repeated, drifted): (Vec<_>, Vec<_>) =
         host.session().forget_would_change_since(before).into_iter().partition(|would| would.is_repeated);
-    let first = drifted.into_iter().next().map(|would| would.summary);
+    let drifted: Vec<String> = drifted.into_iter().map(|would| would.summary).collect();
     match outcome {
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
-        _ if first.is_some() => Ok(first),
+        _ if !drifted.is_empty() => Ok(Some(drifted.join("; "))),
         Ok(()) => Ok(None),
         // What a command prints that runs each time cannot be known without running it: the rest is not examined.
         Err(Stop::Unpredictable { .. }) if !repeated.is_empty() => Ok(None),

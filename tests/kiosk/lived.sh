@@ -124,5 +124,27 @@ ports() {
     facts
 }
 
+# Owners that others changed are seen, each is named, and put right.
+owners() {
+    local files=(/etc/systemd/system/kimonokittens-dashboard.service /etc/nginx/sites-available/kimonokittens.conf
+        /etc/logrotate.d/kimonokittens) path states
+    local screen=(/usr/local/bin/kimonokittens-session /usr/share/xsessions/kimonokittens.desktop)
+    exits 0 plan master.rhai
+    chown www-data:www-data "${files[@]}" "${screen[@]}"
+    systemctl --quiet disable kimonokittens-webhook
+    states=$(step_states)
+    for path in "${files[@]}" kimonokittens-webhook; do
+        grep "06.*drifted" <<<"$states" | grep -qF $path || die "$path is not named: $states"
+    done
+    for path in "${screen[@]}"; do
+        grep "07.*drifted" <<<"$states" | grep -qF $path || die "$path is not named: $states"
+    done
+    exits 0 plan master.rhai --redo 06,07 --on-conflict overwrite
+    for path in "${files[@]}" "${screen[@]}"; do
+        same "owner of $path" root:root "$(stat -c %U:%G $path)"
+    done
+    facts
+}
+
 "$1"
 say "done"

@@ -72,6 +72,12 @@ fn port_in_use_is_refused_with_who_uses_it() {
 
 #[test]
 #[ignore = "needs root and the prepared base"]
+fn changed_owners_are_all_named_and_put_right() {
+    passes("lived owners", "prepared");
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
 fn a_real_session_shows_the_dashboard() {
     passes("session", "prepared");
 }
