@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::unit::succeeded;
+use super::unit::{manager_runs, succeeded};
 use super::{Kind, Payload, Position, UndoTerms, Undone, World, state_value};
 use crate::journal::Undoing;
 use crate::machine::account::Account;
@@ -34,10 +34,13 @@ struct LingerInverse {
 }
 
 impl LingerChange {
-    /// The change that lets a user linger; `None` if the user does already.
-    pub fn towards(user: &str) -> Option<Self> {
-        let change = Self { before: false, after: true, inverse: LingerInverse { user: user.to_owned() } };
-        (!lingers(user)).then_some(change)
+    /// The change that lets a user linger, with a service manager that runs; `None` if that is so already.
+    pub fn towards(world: &World, user: &str) -> Result<Option<Self>> {
+        let before = lingers(user);
+        if before && (!logind_runs(world)? || manager_runs(world, Some(user))?) {
+            return Ok(None);
+        }
+        Ok(Some(Self { before, after: true, inverse: LingerInverse { user: user.to_owned() } }))
     }
 
     fn states(&self, lingers: bool) -> States {
@@ -51,7 +54,11 @@ impl Kind for LingerChange {
     }
 
     fn summary(&self) -> String {
-        format!("let the services of {} run without a login", self.inverse.user)
+        let user = &self.inverse.user;
+        if self.before {
+            return format!("start the service manager of {user}");
+        }
+        format!("let the services of {user} run without a login")
     }
 
     fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
@@ -61,6 +68,10 @@ impl Kind for LingerChange {
         }
         loginctl(world, "enable-linger", user)?;
         let account = Account::existing(user)?;
+        // logind does not start a manager that it is just stopping.
+        let unit = format!("user@{}.service", account.uid);
+        let label = format!("systemctl start {unit}");
+        succeeded(&world.run(&Command::new(["systemctl", "start", &unit]), &label)?, &label)?;
         let socket = PathBuf::from(format!("/run/user/{}/systemd/private", account.uid));
         let deadline = Instant::now() + START;
         while !socket.exists() {

@@ -114,7 +114,8 @@ mod functions {
         act(&context, |host| make(host, name, options_of(options)?))
     }
 
-    /// Lets the services of the user `name` run from boot on, without a login. Undo ends that.
+    /// Lets the services of the user `name` run from boot on, without a login, and starts the user's service manager if it does
+    /// not run. Undo ends the lingering.
     ///
     /// ```rhai,booted
     /// user::ensure("lee");
@@ -127,7 +128,7 @@ mod functions {
                 Account::existing(name)?;
             }
             host.seen().asks_for(|| Target::Linger(name.to_owned()));
-            let Some(change) = LingerChange::towards(name) else { return Ok(false) };
+            let Some(change) = LingerChange::towards(&host.seen().world, name)? else { return Ok(false) };
             host.session().perform(&Change::Linger(change), Payload::Nothing)
         })
     }

@@ -146,5 +146,38 @@ owners() {
     facts
 }
 
+# The kiosk's screen: the user's service manager, its units, and who is logged in.
+screen() {
+    exits 0 plan master.rhai
+    local id number
+    id=$(id -u $user)
+    say "the service manager, again and again"
+    for number in $(seq 10); do
+        exits 0 plan rollback 07 --purge all
+        exits 0 plan master.rhai --redo 07
+        same "the manager in round $number" active "$(systemctl is-active user@$id)"
+    done
+    systemctl stop user@$id
+    step_states | grep -q "07.*drifted.*service manager" || die "not seen: $(step_states)"
+    exits 0 plan master.rhai --redo 07
+    same "the manager" active "$(systemctl is-active user@$id)"
+    facts
+
+    say "a key that systemd ignores"
+    sed -i 's/^\[Service\]/[Service]\nStartLimitIntervalSec=5/' $home/.config/systemd/user/kimonokittens-session.target \
+        $home/.config/systemd/user/kimonokittens-kiosk.service
+    exits 1 plan master.rhai --redo 07 --on-conflict keep
+    [[ $said == *StartLimitIntervalSec* ]] || die "it is not named: $said"
+    exits 0 plan master.rhai --redo 07 --on-conflict overwrite
+
+    say "another user at the seat"
+    printf '[Seat:seat0]\nautologin-user=other\n' >>/etc/lightdm/lightdm.conf
+    step_states | grep -q "07.*drifted.*autologin-user is other in \[Seat:seat0\]" || die "not seen: $(step_states)"
+    exits 1 plan master.rhai --redo 07 --on-conflict overwrite
+    sed -i '/^\[Seat:seat0\]/,$d' /etc/lightdm/lightdm.conf
+    exits 0 plan master.rhai --redo 07
+    facts
+}
+
 "$1"
 say "done"

@@ -78,6 +78,12 @@ fn changed_owners_are_all_named_and_put_right() {
 
 #[test]
 #[ignore = "needs root and the prepared base"]
+fn stopped_user_manager_and_other_autologin_are_seen() {
+    passes("lived screen", "prepared");
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
 fn a_real_session_shows_the_dashboard() {
     passes("session", "prepared");
 }
