@@ -179,5 +179,37 @@ screen() {
     facts
 }
 
+# PostgreSQL's clusters, a schema of another role, and an rbenv that another user left half made.
+clusters() {
+    local conf=/etc/postgresql/15/main/start.conf
+    say "a cluster that is started by hand, and an older one on its port"
+    pg_createcluster 15 early >/dev/null
+    sed -i 's/^port = .*/port = 5432/' /etc/postgresql/15/early/postgresql.conf
+    sed -i 's/^auto/manual/' $conf /etc/postgresql/15/early/start.conf
+    exits 1 plan master.rhai
+    [[ $said == *"2 PostgreSQL clusters are set to port 5432"* ]] || die "the clash is not named: $said"
+    pg_ctlcluster 15 main start
+    mkdir -p /root/half/versions/x && touch /root/half/versions/x/made
+    cp -r /root/half $home/.rbenv
+    exits 0 plan master.rhai
+    same "root's in the user's rbenv" "" "$(find $home/.rbenv ! -user $user)"
+    same "the cluster at boot" auto "$(grep '^[a-z]' $conf)"
+    systemctl daemon-reload
+    systemctl list-dependencies --plain postgresql.service | grep -q postgresql@15-main || die "it is not started at boot"
+    same "the other one" down "$(pg_lsclusters --no-header | awk '$2 == "early" { print $4 }')"
+
+    say "a schema of another role"
+    sql "CREATE ROLE other"
+    sql "ALTER SCHEMA public OWNER TO other" kimonokittens_production
+    step_states | grep -q "03.*drifted.*belongs to other" || die "not seen: $(step_states)"
+    sql "ALTER SCHEMA public OWNER TO pg_database_owner" kimonokittens_production
+
+    say "a Ruby that is unknown"
+    exits 1 plan master.rhai --set ruby_version=9.9.9
+    [[ $said == *"set ruby_definition"* ]] || die "no way on: $said"
+    exits 0 plan master.rhai --unset ruby_version
+    facts
+}
+
 "$1"
 say "done"

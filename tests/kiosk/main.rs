@@ -84,6 +84,12 @@ fn stopped_user_manager_and_other_autologin_are_seen() {
 
 #[test]
 #[ignore = "needs root and the prepared base"]
+fn clusters_schemas_and_half_clones_of_others_are_put_right_or_named() {
+    passes("lived clusters", "prepared");
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
 fn a_real_session_shows_the_dashboard() {
     passes("session", "prepared");
 }
