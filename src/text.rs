@@ -126,7 +126,7 @@ impl State {
     }
 }
 
-/// The text in quotes that systemd, a shell and dotenv take off alike: in single ones; where it holds such itself, in
+/// The text in quotes that systemd and a shell take off alike: in single ones; where it holds such itself, in
 /// double ones with a backslash before `"`, `\\`, `$` and a back-tick. Source: systemd.exec(5), `EnvironmentFile=`.
 pub fn quoted(text: &str) -> String {
     if !text.contains('\'') {
@@ -149,7 +149,7 @@ pub fn quoted_as(text: &str, written: &str) -> String {
     if is_equal { written.to_owned() } else { quoted(text) }
 }
 
-/// The value that systemd, a shell and dotenv read alike from what is written after `KEY=`; `None` where they differ.
+/// The value that systemd and a shell read alike from what is written after `KEY=`; `None` where they differ.
 pub fn unquoted(written: &str) -> Option<Zeroizing<String>> {
     let inside = |quote: char| written.strip_prefix(quote)?.strip_suffix(quote);
     if let Some(text) = inside('\'') {

@@ -254,7 +254,8 @@ impl Due {
             }
         }
         self.read_files(world, handler)?;
-        unit::restart_active(world, &self.restart, handler.user.as_deref())
+        // Whether a unit stays active on the state from before is not for an undo to decide.
+        unit::restart_active(world, &self.restart, handler.user.as_deref()).map(drop)
     }
 
     /// The part that needs no test: a manager has to know its files as they are.
@@ -279,14 +280,14 @@ pub fn test(world: &World, handler: &Handler) -> Result<()> {
     })
 }
 
-/// Restarts the units of a handler that run. Where the manager of its user does not run, there are none.
+/// Restarts the units of a handler that run, which have to stay active. Where the manager of its user does not run, there are none.
 pub fn restart(world: &World, handler: &Handler) -> Result<()> {
     let user = handler.user.as_deref();
     if handler.restart.is_empty() || (user.is_some() && !unit::manager_runs(world, user)?) {
         return Ok(());
     }
     unit::reload(world, user)?;
-    unit::restart_active(world, &handler.restart, user)
+    unit::prove_active(world, unit::restart_active(world, &handler.restart, user)?)
 }
 
 fn run_words(world: &World, argv: &[String], user: Option<&str>) -> Result<()> {

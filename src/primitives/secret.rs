@@ -170,7 +170,7 @@ mod functions {
         look(&context, |host| joined(host, &parts))
     }
 
-    /// A secret in quotes, as systemd, shells and dotenv read them alike.
+    /// A secret in quotes, as systemd and shells read them alike, and dotenv as far as `text::quote` says.
     ///
     /// ```rhai
     /// let quoted = secret::quote(secret::generate("pin"));

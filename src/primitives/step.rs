@@ -198,7 +198,7 @@ mod functions {
     /// runs the handler, too. `kkrun pending` lists pending handlers and can drop them.
     ///
     /// The handler is a map of `test` (a command that must succeed first), `run` (an array of commands), `restart` (units
-    /// to restart if they are active) and `user` (whose commands and service manager these are). If `test` fails, the
+    /// to restart if they are active, and then to stay so) and `user` (whose commands and service manager these are). If `test` fails, the
     /// changes inside are undone as by a rollback, and the step fails; during a rollback, nothing is run. A unit that
     /// `systemctl` starts, stops or enables in `run` is recorded, and a rollback restores its state.
     /// ```rhai

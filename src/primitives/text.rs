@@ -126,7 +126,8 @@ mod functions {
         look(&context, |_| serde_json::to_string(&json_of(&value)?).context("cannot write JSON"))
     }
 
-    /// A string in quotes, as systemd, shells and dotenv read them alike.
+    /// A string in quotes, as systemd and shells read them alike. The dotenv of npm, Python and Ruby reads it, too, unless the
+    /// string has a backslash or `${`, or a `'` together with `"`, `$` or a back-tick.
     ///
     /// ```rhai
     /// assert(text::quote("two words") == "'two words'");
@@ -148,7 +149,7 @@ mod functions {
         look(&context, |_| Ok(crate::text::quoted_as(subject, written)))
     }
 
-    /// The string inside quotes, as systemd, shells and dotenv read it alike; `()` if they do not.
+    /// The string inside quotes, as systemd and shells read it alike; `()` if they do not.
     ///
     /// ```rhai
     /// assert(text::unquote("'two words'") == "two words");

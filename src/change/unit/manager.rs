@@ -108,12 +108,9 @@ pub fn is_active(world: &World, unit: &str, user: Option<&str>) -> Result<bool> 
     Ok(matches!(state.stdout.text().trim(), "active" | "activating" | "reloading" | "deactivating"))
 }
 
-/// Restarts those of the units that are loaded and active, and waits until they have stayed so; one that is gone or does
-/// not run is left alone.
-///
-/// # Errors
-/// When one does not stay active: a service counts as started before its program has read its settings.
-pub fn restart_active(world: &World, units: &[String], user: Option<&str>) -> Result<()> {
+/// Restarts those of the units that are loaded and active, and returns them; one that is gone or does not run is left
+/// alone.
+pub fn restart_active(world: &World, units: &[String], user: Option<&str>) -> Result<Vec<Unit>> {
     let mut restarted = Vec::new();
     for name in units {
         if is_active(world, name, user)? {
@@ -121,13 +118,21 @@ pub fn restart_active(world: &World, units: &[String], user: Option<&str>) -> Re
             restarted.push(Unit::new(name, user));
         }
     }
-    if user.is_some() && !manager_runs(world, user)? {
-        return Ok(());
-    }
+    Ok(restarted)
+}
+
+/// Waits until units that were just restarted have stayed active: a service counts as started before its program has read
+/// its settings.
+///
+/// # Errors
+/// When one does not stay active.
+pub fn prove_active(world: &World, restarted: Vec<Unit>) -> Result<()> {
     let mut lasting = Vec::new();
     for unit in restarted {
-        // A oneshot is there to end, and may be asked for by its timer only.
-        if unit.facts(world)?.is_some_and(|facts| !facts.is_oneshot) {
+        // A manager that ended meanwhile has none. A oneshot is there to end.
+        if manager_runs(world, unit.user.as_deref())?
+            && unit.facts(world)?.is_some_and(|facts| !facts.is_oneshot)
+        {
             lasting.push(unit);
         }
     }

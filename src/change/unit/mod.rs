@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 pub use manager::{
-    Unit, UnitFacts, full_name, is_active, manager_runs, reload, restart_active, stay_active, succeeded,
-    verify_file,
+    Unit, UnitFacts, full_name, is_active, manager_runs, prove_active, reload, restart_active, stay_active,
+    succeeded, verify_file,
 };
 
 use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, state_value};
