@@ -220,6 +220,19 @@ impl Target {
         Some((self.path()?, extent))
     }
 
+    /// Whether only the machine tells what relies on it.
+    pub fn is_of_machine(&self) -> bool {
+        matches!(
+            self,
+            Self::Packages(_)
+                | Self::PackageSet { .. }
+                | Self::User(_)
+                | Self::Group(_)
+                | Self::Role { .. }
+                | Self::Database { .. }
+        )
+    }
+
     /// Whether it is a part of a file.
     pub fn is_part(&self) -> bool {
         matches!(self.extent(), Some((_, Extent::Part)))

@@ -12,7 +12,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{self, ChangeRecord, ChangeState, Entry, Journal, Writer};
+use crate::journal::{self, ChangeRecord, Entry, Journal, Writer};
 use crate::machine::lock::{self, Attempt, Lock};
 use crate::machine::tree_size::TreeSize;
 use crate::machine::{clock, state_key};
@@ -51,7 +51,7 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
         line_to_stdout("a run is in progress: the outcome of its current change is not recorded yet");
     }
     let is_under_way = |change: &&ChangeRecord| is_at_work && history.is_of_newest_run(change);
-    let doubtful = history.changes.iter().filter(|change| change.state == ChangeState::InDoubt);
+    let doubtful = history.in_doubt();
     let doubtful = doubtful.filter(|change| !is_under_way(change));
     for change in doubtful {
         line_to_stdout(&redactor.redact(&format!(

@@ -1,6 +1,8 @@
 //! Replays the journal: what is known of steps, changes, targets and what is pending.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Deref;
+use std::path::Path;
 
 use anyhow::{Result, bail, ensure};
 use jiff::Timestamp;
@@ -8,6 +10,7 @@ use serde_json::Value;
 
 use crate::target::{Footprint, States, Target};
 
+use super::index::Index;
 use super::record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, Handler, Header, Intent, Record, Settling,
 };
@@ -211,6 +214,68 @@ impl UnfinishedRollback {
     }
 }
 
+/// Changes, oldest first. To go through them is work for all of them: what is asked of one is found by its identity, or
+/// in an [`Index`].
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Vec<ChangeRecord>);
+
+impl Changes {
+    fn position(&self, id: ChangeId) -> Option<usize> {
+        work::add(1);
+        self.0.binary_search_by_key(&id, |change| change.id).ok()
+    }
+
+    /// The newest one.
+    pub fn last(&self) -> Option<&ChangeRecord> {
+        work::add(1);
+        self.0.last()
+    }
+}
+
+impl Deref for Changes {
+    type Target = [ChangeRecord];
+
+    fn deref(&self) -> &[ChangeRecord] {
+        work::add(self.0.len());
+        &self.0
+    }
+}
+
+impl<'a> IntoIterator for &'a Changes {
+    type Item = &'a ChangeRecord;
+    type IntoIter = std::slice::Iter<'a, ChangeRecord>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.iter()
+    }
+}
+
+/// How many changes are looked at, for the tests of growth: those count work, and measure no time.
+#[cfg(test)]
+pub(crate) mod work {
+    use std::cell::Cell;
+
+    thread_local! {
+        static DONE: Cell<usize> = const { Cell::new(0) };
+    }
+
+    pub(super) fn add(changes: usize) {
+        DONE.set(DONE.get() + changes);
+    }
+
+    /// How many changes this thread looks at meanwhile.
+    pub(crate) fn of(action: impl FnOnce()) -> usize {
+        let before = DONE.get();
+        action();
+        DONE.get() - before
+    }
+}
+
+#[cfg(not(test))]
+mod work {
+    pub(super) fn add(_: usize) {}
+}
+
 /// All that the journal says, in the form that decisions need.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -219,7 +284,7 @@ pub struct History {
     /// The claims of the steps, by plan and id.
     pub claims: BTreeMap<(String, String), Claims>,
     /// The changes, oldest first.
-    pub changes: Vec<ChangeRecord>,
+    pub changes: Changes,
     /// The targets into which a secret was ever written.
     pub secret_targets: BTreeSet<Target>,
     /// The newest recorded state of every target.
@@ -248,6 +313,17 @@ pub struct History {
     reboots: Vec<Reboot>,
     /// The newest boot of which there are records, and the first of them.
     newest_boot: Option<(String, u64)>,
+    /// The live changes.
+    live: Index,
+    /// Those that are void or undone.
+    over: Index,
+    /// Those of owners and modes of trees, live or not.
+    access: Index,
+    /// The live changes by plan and step.
+    live_by_step: BTreeMap<String, BTreeMap<Option<String>, BTreeSet<ChangeId>>>,
+    in_doubt: BTreeSet<ChangeId>,
+    /// The live ones to targets of which only the machine tells what relies on them.
+    live_of_machine: BTreeSet<ChangeId>,
 }
 
 impl History {
@@ -260,7 +336,7 @@ impl History {
 
     /// The change of this identity.
     pub fn change(&self, id: ChangeId) -> Option<&ChangeRecord> {
-        self.changes.binary_search_by_key(&id, |change| change.id).ok().map(|at| &self.changes[at])
+        self.changes.position(id).map(|at| &self.changes.0[at])
     }
 
     /// The step of this plan and id.
@@ -282,9 +358,63 @@ impl History {
         plan: &'a str,
         step: &'a str,
     ) -> impl Iterator<Item = &'a ChangeRecord> {
-        self.changes.iter().filter(move |change| {
-            change.plan == plan && change.intent.step.as_deref() == Some(step) && change.is_live()
-        })
+        self.live_of(plan, Some(step))
+    }
+
+    fn live_of(&self, plan: &str, step: Option<&str>) -> impl Iterator<Item = &ChangeRecord> {
+        let ids = self.live_by_step.get(plan).and_then(|steps| steps.get(&step.map(str::to_owned)));
+        ids.into_iter().flatten().filter_map(|id| self.change(*id))
+    }
+
+    /// Whether changes of another plan are live.
+    pub fn has_live_changes_beside(&self, plan: &str) -> bool {
+        self.live_by_step.iter().any(|(of, steps)| of != plan && steps.values().any(|ids| !ids.is_empty()))
+    }
+
+    /// The live changes of other plans.
+    pub fn live_beside(&self, plan: &str) -> BTreeSet<ChangeId> {
+        let beside = self.live_by_step.iter().filter(|(of, _)| *of != plan);
+        beside.flat_map(|(_, steps)| steps.values().flatten().copied()).collect()
+    }
+
+    /// The changes that are in doubt, oldest first.
+    pub fn in_doubt(&self) -> impl Iterator<Item = &ChangeRecord> {
+        self.in_doubt.iter().filter_map(|id| self.change(*id))
+    }
+
+    /// The live changes by target and path.
+    pub fn live(&self) -> &Index {
+        &self.live
+    }
+
+    /// The changes of these identities, in their order.
+    pub fn changes_of<'a>(
+        &'a self,
+        ids: &'a [ChangeId],
+    ) -> impl DoubleEndedIterator<Item = &'a ChangeRecord> {
+        ids.iter().filter_map(|id| self.change(*id))
+    }
+
+    /// The live changes to a target, oldest first.
+    pub fn live_at<'a>(&'a self, target: &Target) -> impl DoubleEndedIterator<Item = &'a ChangeRecord> {
+        self.changes_of(self.live.at(target))
+    }
+
+    /// The newest change to a target, live or not.
+    pub fn newest_at(&self, target: &Target) -> Option<&ChangeRecord> {
+        let newest = [&self.live, &self.over].map(|index| index.at(target).last().copied());
+        self.change(newest.into_iter().flatten().max()?)
+    }
+
+    /// The changes to parts of the text at a path that are void or undone.
+    pub fn parts_over_at(&self, path: &Path) -> impl Iterator<Item = &ChangeRecord> {
+        self.changes_of(self.over.parts_at(path))
+    }
+
+    /// The changes of owners and modes at a path, above it and below it, live or not.
+    pub fn access_meeting<'a>(&'a self, path: &'a Path) -> impl Iterator<Item = &'a ChangeRecord> {
+        let ids = self.access.above(path).chain(self.access.below(path));
+        ids.flat_map(|ids| self.changes_of(ids))
     }
 
     /// What of `asked` this step claims: another step, or its own plan's none, may have brought it since the step itself
@@ -292,24 +422,26 @@ impl History {
     pub fn claimed_by(&self, plan: &str, step: &str, asked: BTreeSet<Target>) -> Vec<Target> {
         let is_own =
             |change: &ChangeRecord| change.plan == plan && change.intent.step.as_deref() == Some(step);
-        let live = || self.changes.iter().rev().filter(|change| change.is_live());
-        let may_rely = |target: &Target, change: &ChangeRecord| {
-            // What relies on one of these is known only when it is looked at.
-            let is_of_machine = matches!(
-                change.intent.target,
-                Target::Packages(_)
-                    | Target::PackageSet { .. }
-                    | Target::User(_)
-                    | Target::Group(_)
-                    | Target::Role { .. }
-                    | Target::Database { .. }
-            );
-            is_of_machine || Footprint::of(target).depends_on(&change.intent.footprint())
-        };
+        let is_of_others = |change: &&ChangeRecord| change.is_live() && !is_own(change);
+        let mut of_machine = self.live_of_machine.iter().rev().filter_map(|id| self.change(*id));
+        let of_machine = of_machine.find(is_of_others).map(|change| change.id);
         let is_claim = |target: &Target| {
-            live()
-                .take_while(|change| !(is_own(change) && change.intent.target == *target))
-                .any(|change| !is_own(change) && may_rely(target, change))
+            let own = self.live_at(target).rev().find(|change| is_own(change)).map_or(0, |change| change.id);
+            let may_rely = |change: &ChangeRecord| {
+                change.id > own
+                    && is_of_others(&change)
+                    && Footprint::of(target).depends_on(&change.intent.footprint())
+            };
+            of_machine.is_some_and(|id| id > own)
+                || if let Target::Unit { .. } = target {
+                    // A unit runs by a file, which is found by its name alone.
+                    self.changes.iter().any(may_rely)
+                } else {
+                    let sharing = self.live.sharing(target).flat_map(|ids| self.changes_of(ids));
+                    let path = target.path().filter(|_| matches!(target, Target::Access(_)));
+                    let access = path.into_iter().flat_map(|path| self.access_meeting(path));
+                    sharing.chain(access).any(may_rely)
+                }
         };
         asked.into_iter().filter(is_claim).collect()
     }
@@ -333,14 +465,11 @@ impl History {
         self.next_state(entry)?;
         match entry {
             Entry::Recorded { target, .. } | Entry::ConflictKept { target, .. } => {
-                let is_being_changed = || {
-                    let mut newest_first = self.changes.iter().rev();
-                    newest_first.any(|change| change.is_live() && change.intent.target == *target)
-                };
+                let is_being_changed = !self.live.at(target).is_empty();
                 ensure!(
                     self.ledger.contains_key(target)
                         || self.kept_against.contains_key(target)
-                        || is_being_changed(),
+                        || is_being_changed,
                     "records a state of {target}, which was never changed"
                 );
             }
@@ -362,9 +491,10 @@ impl History {
     /// What becomes of the change that this record is about, if it is about one.
     fn next_state(&self, entry: &Entry) -> Result<Option<(usize, ChangeState)>> {
         let Some((id, says)) = entry.of_change() else { return Ok(None) };
-        let at = self.changes.binary_search_by_key(&id, |change| change.id);
-        let Ok(at) = at else { bail!("says `{says}` of change {id}, of which no intent is recorded") };
-        let known = &self.changes[at];
+        let Some(at) = self.changes.position(id) else {
+            bail!("says `{says}` of change {id}, of which no intent is recorded")
+        };
+        let known = &self.changes.0[at];
         let next = match known.state.next(entry) {
             Ok(next) => next,
             Err(why) => bail!("says `{says}` of change {id}, {why}"),
@@ -388,7 +518,7 @@ impl History {
         let Record { header, entry } = record;
         self.check(&entry)?;
         if let Some((at, state)) = self.next_state(&entry)? {
-            self.changes[at].state = state;
+            self.enter_state(at, state);
         }
         if self.newest_boot.as_ref().is_none_or(|(boot, _)| *boot != header.boot) {
             self.newest_boot = Some((header.boot.clone(), header.seq));
@@ -515,9 +645,12 @@ impl History {
                 self.become_pending(change);
             }
             Entry::LeftTo { change, plan, step, .. } => {
-                if let Some(change) = self.change_mut(change) {
-                    change.plan = plan;
-                    change.intent.step = step;
+                if let Some(known) = self.change_mut(change) {
+                    let of = std::mem::replace(&mut known.plan, plan.clone());
+                    let of_step = std::mem::replace(&mut known.intent.step, step.clone());
+                    if self.live_of_step_mut(of, of_step).remove(&change) {
+                        self.live_of_step_mut(plan, step).insert(change);
+                    }
                 }
             }
             Entry::RollbackEnded { .. } => {
@@ -556,6 +689,23 @@ impl History {
         self.last_run.as_ref().is_some_and(|(newest, _)| *newest == change.run)
     }
 
+    fn enter_state(&mut self, at: usize, state: ChangeState) {
+        let change = &mut self.changes.0[at];
+        change.state = state;
+        self.in_doubt.remove(&change.id);
+        if !change.is_live() {
+            self.live.remove(&change.intent.target, change.id);
+            self.live_of_machine.remove(&change.id);
+            self.over.insert(&change.intent.target, change.id);
+            let (id, plan, step) = (change.id, change.plan.clone(), change.intent.step.clone());
+            self.live_of_step_mut(plan, step).remove(&id);
+        }
+    }
+
+    fn live_of_step_mut(&mut self, plan: String, step: Option<String>) -> &mut BTreeSet<ChangeId> {
+        self.live_by_step.entry(plan).or_default().entry(step).or_default()
+    }
+
     fn step_mut(&mut self, header: Header, step: String) -> &mut StepRecord {
         let known = self.steps.entry(header.plan).or_default().entry(step).or_default();
         known.run = header.run;
@@ -571,7 +721,16 @@ impl History {
             self.secret_targets.insert(intent.target.clone());
         }
         let was_recorded = self.ledger.contains_key(&intent.target);
-        self.changes.push(ChangeRecord {
+        self.live.insert(&intent.target, id);
+        if matches!(intent.target, Target::Access(_)) {
+            self.access.insert(&intent.target, id);
+        }
+        self.live_of_step_mut(plan.clone(), intent.step.clone()).insert(id);
+        self.in_doubt.insert(id);
+        if intent.target.is_of_machine() {
+            self.live_of_machine.insert(id);
+        }
+        self.changes.0.push(ChangeRecord {
             id,
             plan,
             run,
@@ -638,14 +797,8 @@ impl History {
 
     fn need_reboot(&mut self, header: Header, step: Option<String>, why: String) {
         let Header { plan, boot, .. } = header;
-        let is_of_step = |change: &&ChangeRecord| change.plan == plan && change.intent.step == step;
-        let changes: Vec<ChangeId> = self
-            .changes
-            .iter()
-            .filter(is_of_step)
-            .filter(|change| is_left(change))
-            .map(|change| change.id)
-            .collect();
+        let is_left = |change: &&ChangeRecord| is_left(change);
+        let changes = self.live_of(&plan, step.as_deref()).filter(is_left).map(|change| change.id).collect();
         self.reboots.retain(|known| !(known.plan == plan && known.step == step && known.why == why));
         self.reboots.push(Reboot { plan, step, why, boot, changes });
     }
@@ -666,7 +819,7 @@ impl History {
     }
 
     fn change_mut(&mut self, id: ChangeId) -> Option<&mut ChangeRecord> {
-        self.changes.binary_search_by_key(&id, |change| change.id).ok().map(|at| &mut self.changes[at])
+        self.changes.position(id).map(|at| &mut self.changes.0[at])
     }
 
     fn settled_at(&mut self, id: ChangeId, at: u64) {
@@ -690,10 +843,9 @@ impl History {
     fn disown_what_came_back(&mut self, id: ChangeId) {
         let Some(change) = self.change(id) else { return };
         let target = change.intent.target.clone();
-        let is_older =
-            |older: &ChangeRecord| older.id < id && older.is_live() && older.intent.target == target;
+        let has_older = self.live.at(&target).first().is_some_and(|oldest| *oldest < id);
         let is_content = matches!(change.intent.what.as_str(), "file" | "tree" | "edit");
-        if is_content && !change.was_recorded && self.changes.iter().any(is_older) {
+        if is_content && !change.was_recorded && has_older {
             self.ledger.remove(&target);
         }
     }

@@ -5,6 +5,7 @@
 //! counts once it is synced; what follows the last whole record is a torn write of a run that died.
 
 mod history;
+mod index;
 mod load;
 mod record;
 mod state;
@@ -15,10 +16,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+#[cfg(test)]
+pub(crate) use history::work;
 pub use history::{
-    ChangeRecord, Claims, History, PendingHandler, Reboot, Recorded, StepRecord, StepState,
+    ChangeRecord, Changes, Claims, History, PendingHandler, Reboot, Recorded, StepRecord, StepState,
     UnfinishedRollback,
 };
+pub use index::Index;
 use load::Mark;
 pub use load::{Loaded, Torn, load, read};
 pub use record::{

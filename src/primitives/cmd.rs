@@ -414,8 +414,7 @@ impl Run<'_> {
     /// A killed run may have left this half done.
     fn is_half_done(&self, target: &Target) -> bool {
         let session = self.host.seen();
-        let changes = &session.history().changes;
-        changes.iter().any(|change| change.state == ChangeState::InDoubt && change.intent.target == *target)
+        session.history().live_at(target).any(|change| change.state == ChangeState::InDoubt)
     }
 
     fn unless_holds(&self, unless: &Dynamic) -> Result<bool> {

@@ -1,6 +1,7 @@
 //! Rolls back: every live change of the plan, newest first, from the journal alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -15,7 +16,7 @@ use crate::journal::{
     self, ChangeId, ChangeRecord, ChangeState, Claims, Class, Entry, Handler, History, Intent,
     PendingHandler, StepState, UnfinishedRollback,
 };
-use crate::session::{Later, Session};
+use crate::session::{Assumed, Later, Session};
 use crate::target::Target;
 
 /// The data classes that `--purge` takes.
@@ -234,25 +235,27 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
     let (irreversible, candidates) = apart(session, &candidates(session, request)?);
     let mut left = left_to_others(session, request, &candidates)?;
     let mut report = Report::default();
+    let mut assumed = Assumed::of(session.history());
     // What would be recorded by then.
-    let mut assumed = BTreeMap::new();
+    let mut states = BTreeMap::new();
     for id in candidates {
         let Some(known) = session.history().change(id).cloned() else { continue };
         let mut row = row_of(&known);
         if let Some(left) = left.remove(&id) {
             row.detail = Some(left.why);
             emit(session, UndoOutcome::Kept, &row);
+            assumed.keep(&known);
             report.kept.push(row);
             continue;
         }
         let target = &known.intent.target;
-        let recorded = assumed.get(target).or_else(|| session.recorded_since(id, target)).cloned();
+        let recorded = states.get(target).or_else(|| session.recorded_since(id, target)).cloned();
         let recorded = recorded.as_ref();
-        let (reported, detail) = match preview_one(session, request, &known, recorded, &report, &mut row) {
-            Ok(Undone::Back(how, states)) => {
+        let (reported, detail) = match preview_one(session, request, &known, recorded, &assumed, &mut row) {
+            Ok(Undone::Back(how, left)) => {
                 let taken = Change::of_intent(&known.intent)?.kind().undo_takes(&session.world, recorded);
                 let taken = row.detail.take().or(taken);
-                assumed.extend(states);
+                states.extend(left);
                 (
                     UndoOutcome::Would,
                     taken.filter(|_| how != journal::Undoing::Already).or_else(|| left_by(&known, how)),
@@ -267,9 +270,15 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
         emit(session, reported, &row);
         match reported {
             UndoOutcome::Conflict => report.conflicts.push(row),
-            UndoOutcome::Kept => report.kept.push(row),
+            UndoOutcome::Kept => {
+                assumed.keep(&known);
+                report.kept.push(row);
+            }
             UndoOutcome::Failed => report.failed.push(row),
-            _ => report.undone.push(row),
+            _ => {
+                assumed.undo(&known);
+                report.undone.push(row);
+            }
         }
     }
     report.not_undone =
@@ -285,7 +294,7 @@ fn preview_one(
     request: &Request,
     known: &ChangeRecord,
     recorded: Option<&Value>,
-    report: &Report,
+    assumed: &Assumed,
     row: &mut Row,
 ) -> Result<Undone> {
     let change = Change::of_intent(&known.intent)?;
@@ -302,8 +311,7 @@ fn preview_one(
     if let Some(missing) = missing_backup(session, &change) {
         return Err(missing);
     }
-    let ids = |rows: &[Row]| -> Vec<ChangeId> { rows.iter().map(|row| row.change).collect() };
-    let undone = session.preview_undo(known.id, request.force, &ids(&report.undone), &ids(&report.kept))?;
+    let undone = session.preview_undo(known, request.force, assumed)?;
     if matches!(undone, Undone::Back(..)) {
         let gone = change.kind().removed_by_undo(&session.world);
         session.world.assumed_gone.borrow_mut().extend(gone);
@@ -508,7 +516,7 @@ fn undo_one(
 /// The command that decides about the conflict at one target.
 fn deciding(session: &Session, row: &Row, policy: &str) -> String {
     let mut words = vec!["kkrun", "rollback", row.target.as_str(), "--on-conflict", policy];
-    if session.history().changes.iter().any(|change| change.is_live() && change.plan != session.plan()) {
+    if session.history().has_live_changes_beside(session.plan()) {
         words.extend(["--plan", session.plan()]);
     }
     shell_words::join(words)
@@ -761,15 +769,16 @@ fn unable(known: &ChangeRecord) -> Row {
 
 /// Reports changes that cannot be undone: those that did the same in the same step as one.
 fn emit_not_undone(session: &Session, rows: &[Row]) {
-    let same = |left: &Row, right: &Row| {
-        (&left.step, &left.summary, &left.detail) == (&right.step, &right.summary, &right.detail)
-    };
-    for (at, row) in rows.iter().enumerate() {
-        if rows[..at].iter().any(|earlier| same(earlier, row)) {
-            continue;
-        }
+    fn did(row: &Row) -> (&Option<String>, &String, &Option<String>) {
+        (&row.step, &row.summary, &row.detail)
+    }
+    let mut times = BTreeMap::new();
+    for row in rows {
+        *times.entry(did(row)).or_insert(0_usize) += 1;
+    }
+    for row in rows {
+        let Some(times) = times.remove(&did(row)) else { continue };
         let mut shown = row.clone();
-        let times = rows[at..].iter().filter(|later| same(later, row)).count();
         if times > 1 {
             shown.detail = shown.detail.map(|why| format!("{why} ({times} times)"));
         }
@@ -875,9 +884,12 @@ fn in_undo_order(mut changes: Vec<&ChangeRecord>) -> Vec<ChangeId> {
     let starts = |change: &ChangeRecord| change.intent.after.get("running") == Some(&Value::Bool(true));
     for at in 1..changes.len() {
         let later = changes[at];
+        if !starts(later) {
+            continue;
+        }
         let mut before = changes[..at].iter();
         let older = before.rposition(|change| change.intent.target == later.intent.target);
-        if let Some(older) = older.filter(|older| starts(later) && starts(changes[*older])) {
+        if let Some(older) = older.filter(|older| starts(changes[*older])) {
             changes[older + 1..=at].rotate_right(1);
         }
     }
@@ -890,7 +902,8 @@ const MOST_NAMED: usize = 5;
 /// Names the later changes that stay and of which kkrun does not know what they rely on: what a command or a statement
 /// reads is not recorded.
 fn name_unknown_reliance(session: &Session, undone: &[ChangeId]) {
-    let Some(oldest) = undone.iter().min() else { return };
+    let undone: BTreeSet<ChangeId> = undone.iter().copied().collect();
+    let Some(oldest) = undone.first() else { return };
     let is_opaque = |change: &&ChangeRecord| {
         change.id > *oldest
             && change.is_live()
@@ -964,6 +977,10 @@ fn left_to_others(
 ) -> Result<BTreeMap<ChangeId, LeftToAnother>> {
     let (history, plan) = (session.history(), session.plan());
     let mut left: BTreeMap<ChangeId, LeftToAnother> = BTreeMap::new();
+    let of_others = history.live_beside(plan);
+    let is_left = |((of, step), _): &(&(String, String), &Claims)| !(of == plan && request.names_step(step));
+    let mut claims_left: Vec<_> = history.claims.iter().filter(is_left).collect();
+    claims_left.sort_by_key(|(_, claims)| claims.at);
     for id in candidates {
         let Some(known) = history.change(*id).filter(|known| known.intent.class != Class::Irreversible)
         else {
@@ -972,22 +989,20 @@ fn left_to_others(
         if known.undoing_began() {
             continue;
         }
-        let newer: Vec<ChangeId> = session.newer_changes(known).map(|newer| newer.id).collect();
-        let stays = |later: &&ChangeRecord| {
-            let is_of_another = later.is_live() && later.plan != plan && !newer.contains(&later.id);
-            later.id > *id && (is_of_another || left.contains_key(&later.id))
-        };
-        let is_claim = |((of, step), claims): &(&(String, String), &Claims)| {
+        let claims = claims_left.iter().filter(|((of, step), claims)| {
             let owner = (of.as_str(), Some(step.as_str()));
-            let is_rolled_back = of == plan && request.names_step(step);
-            claims.at > *id && !is_rolled_back && owner != (&*known.plan, known.intent.step.as_deref())
-        };
-        let mut claiming: Vec<_> = history.claims.iter().filter(is_claim).collect();
-        claiming.sort_by_key(|(_, claims)| claims.at);
-        let claims = claiming.into_iter().flat_map(|((plan, step), claims)| {
+            claims.at > *id && owner != (&*known.plan, known.intent.step.as_deref())
+        });
+        let claims = claims.flat_map(|((plan, step), claims)| {
             claims.targets.iter().map(|target| Later::Claim { plan, step, target })
         });
-        let changes = history.changes.iter().filter(stays).map(Later::Change);
+        let newer = |id: &ChangeId| (Bound::Excluded(*id), Bound::Unbounded);
+        let is_content = |later: &ChangeRecord| session.holds_content_of(later, known);
+        let of_others = of_others.range(newer(id)).filter_map(|id| history.change(*id));
+        let staying = left.range(newer(id)).filter_map(|(id, _)| history.change(*id));
+        let mut changes: Vec<_> = of_others.filter(|later| !is_content(later)).chain(staying).collect();
+        changes.sort_unstable_by_key(|later| later.id);
+        let changes = changes.into_iter().map(Later::Change);
         let Some(relying) = session.first_relying(&known.intent, claims.chain(changes).collect())? else {
             continue;
         };
@@ -1032,6 +1047,7 @@ fn refuse_other_plan(history: &History, plan: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::work;
     use crate::session::testing::Ground;
 
     fn of_steps(steps: &[&str]) -> Request {
@@ -1090,6 +1106,29 @@ mod tests {
         let overwriting = Request { force: true, ..Request::default() };
         assert_eq!(targets(&apply(&mut ground.run(), &overwriting).unwrap().undone), ["c"]);
         assert_eq!(ground.text("c"), None);
+    }
+
+    /// How many changes are looked at when so many files are written, by a preview of their rollback, and by the rollback.
+    fn work_with(files: usize) -> [usize; 3] {
+        let ground = Ground::new();
+        let writing = work::of(|| {
+            let mut session = ground.run();
+            (0..files).for_each(|number| ground.write(&mut session, "01", &format!("f{number}"), "x\n"));
+        });
+        let rolling_back =
+            |session: &mut Session, roll_back: fn(&mut Session, &Request) -> Result<Report>| {
+                work::of(|| assert_eq!(roll_back(session, &Request::default()).unwrap().undone.len(), files))
+            };
+        [writing, rolling_back(&mut ground.dry_run(), preview), rolling_back(&mut ground.run(), apply)]
+    }
+
+    #[test]
+    fn work_grows_with_the_number_of_changes_and_not_with_its_square() {
+        let (few, many) = (work_with(20), work_with(80));
+        for (what, (few, many)) in ["writing", "preview", "rollback"].iter().zip(few.into_iter().zip(many)) {
+            assert!(few >= 20, "{what} looks at {few} changes of 20: they are not counted");
+            assert!(many <= 5 * few, "{what} looks at {few} changes of 20, and at {many} of 80");
+        }
     }
 
     #[test]

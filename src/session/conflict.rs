@@ -43,8 +43,8 @@ impl Session {
 
     pub(super) fn conflicting_state(&self, change: &Change, target: &Target) -> Option<String> {
         // A dry run repairs nothing that a killed act left, so it cannot look at that.
-        let is_open = |change: &ChangeRecord| change.intent.target == *target && is_open(&change.state);
-        if self.mode == Mode::DryRun && self.history.changes.iter().any(is_open)
+        let is_open = |change: &ChangeRecord| is_open(&change.state);
+        if self.mode == Mode::DryRun && self.history.live_at(target).any(is_open)
             || self.mode == Mode::Act && self.is_on_the_way(target)
         {
             return None;
@@ -71,12 +71,7 @@ impl Session {
 
     /// Whether the target is as an act left it that was stopped half-way, or an inverse that failed.
     pub(super) fn is_on_the_way(&self, target: &Target) -> bool {
-        let newest = self
-            .history
-            .changes
-            .iter()
-            .rev()
-            .find(|change| change.intent.target == *target && change.is_live());
+        let newest = self.history.live_at(target).next_back();
         newest.filter(|change| is_open(&change.state)).is_some_and(|stopped| {
             Change::of_intent(&stopped.intent).is_ok_and(|change| {
                 let kind = change.kind();

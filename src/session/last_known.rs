@@ -135,10 +135,8 @@ impl Search<'_> {
     /// them, back to the last one to the whole tree.
     fn add_copied_beside(&self, root: &Path, manifest: &mut Manifest) -> Result<()> {
         let target = Target::tree(root);
-        let is_made = |change: &&ChangeRecord| {
-            change.intent.target == target && change.state == ChangeState::Done && change.settled > 0
-        };
-        let mut made: Vec<&ChangeRecord> = self.history.changes.iter().filter(is_made).collect();
+        let is_made = |change: &&ChangeRecord| change.state == ChangeState::Done && change.settled > 0;
+        let mut made: Vec<&ChangeRecord> = self.history.live_at(&target).filter(is_made).collect();
         made.sort_by_key(|change| std::cmp::Reverse(change.settled));
         for change in made {
             let left = change::read_recorded_tree(self.world, &change.intent.after)?;
@@ -157,21 +155,24 @@ impl Search<'_> {
     /// The paths at and below `root` of which other targets have reported since.
     fn newer_below(&self, root: &Path, since: u64) -> Result<Vec<PathBuf>> {
         let mut found = vec![root.to_owned()];
-        for (target, Recorded { state, at }) in &self.history.ledger {
-            if *at <= since {
-                continue;
-            }
-            match target {
-                Target::File(path) if path.as_path().starts_with(root) => {
-                    found.push(path.as_path().to_owned());
-                }
-                Target::Tree(path) if path.as_path().starts_with(root) && path.as_path() != root => {
-                    let path = path.as_path();
-                    let manifest = change::read_recorded_tree(self.world, state)?;
-                    found.push(path.to_owned());
-                    found.extend(manifest.below().map(|(name, _)| path.join(name)));
-                }
-                _ => {}
+        // Targets of a kind are ordered by their paths: those below `root` follow it.
+        let ledger = &self.history.ledger;
+        let is_newer = |recorded: &Recorded| recorded.at > since;
+        let inside = |path: Option<&Path>| path.filter(|path| path.starts_with(root)).map(Path::to_owned);
+        for (target, recorded) in ledger.range(Target::file(root)..) {
+            let Some(path) = inside(target.path()).filter(|_| matches!(target, Target::File(_))) else {
+                break;
+            };
+            found.extend(is_newer(recorded).then_some(path));
+        }
+        for (target, recorded) in ledger.range(Target::tree(root)..) {
+            let Some(path) = inside(target.path()).filter(|_| matches!(target, Target::Tree(_))) else {
+                break;
+            };
+            if is_newer(recorded) && path != root {
+                let manifest = change::read_recorded_tree(self.world, &recorded.state)?;
+                found.extend(manifest.below().map(|(name, _)| path.join(name)));
+                found.push(path);
             }
         }
         Ok(found)
@@ -184,11 +185,8 @@ impl Search<'_> {
         path: &Path,
         put: &mut dyn FnMut(&Path, &crate::machine::files::Access),
     ) -> Result<()> {
-        let concerns = |change: &&ChangeRecord| {
-            let is_access = matches!(change.intent.target, Target::Access(_));
-            change.settled > since && is_access && change.intent.target.meets(path)
-        };
-        let mut changes: Vec<_> = self.history.changes.iter().filter(concerns).collect();
+        let meeting = self.history.access_meeting(path);
+        let mut changes: Vec<_> = meeting.filter(|change| change.settled > since).collect();
         changes.sort_by_key(|change| change.settled);
         for known in changes {
             let Change::Access(change) = Change::of_intent(&known.intent)? else { continue };
@@ -202,9 +200,7 @@ impl Search<'_> {
 
     /// Whether the newest change to the tree at `root` was about all that is in it.
     fn is_whole(&self, root: &Path) -> bool {
-        let target = Target::tree(root);
-        let newest = self.history.changes.iter().rev().find(|change| change.intent.target == target);
-        newest.is_some_and(is_about_all)
+        self.history.newest_at(&Target::tree(root)).is_some_and(is_about_all)
     }
 }
 

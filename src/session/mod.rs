@@ -26,7 +26,7 @@ use recorder::Recorder;
 
 pub use conflict::ConflictPolicy;
 pub use recorder::Opening;
-pub use undo::Later;
+pub use undo::{Assumed, Later};
 
 /// Whether changes are made or only shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -116,8 +116,8 @@ impl Session {
     }
 
     fn newest(&self, target: &Target, is_it: impl Fn(&ChangeState) -> bool) -> Option<&ChangeRecord> {
-        let mut changes = self.history.changes.iter().rev();
-        changes.find(|known| known.intent.target == *target && known.plan == self.plan && is_it(&known.state))
+        let mut changes = self.history.live_at(target).rev();
+        changes.find(|known| known.plan == self.plan && is_it(&known.state))
     }
 
     /// The plan's name.

@@ -219,17 +219,14 @@ impl Session {
         };
         let path = product.as_path();
         let makes = |known: &ChangeRecord| {
-            let target = known.intent.target.path();
             let removes =
                 |change: Change| change.kind().removed_by_undo(&self.world).iter().any(|gone| gone == path);
-            known.is_live()
-                && target.is_some_and(|target| path.starts_with(target))
-                && Change::of_intent(&known.intent).is_ok_and(removes)
+            Change::of_intent(&known.intent).is_ok_and(removes)
         };
         let first = self.doubtful(&Target::product(path)).map(|known| Change::of_intent(&known.intent));
         ProductRecord {
             recorded: recorded(product),
-            own: self.history.changes.iter().any(makes),
+            own: self.history.live().above(path).flat_map(|ids| self.history.changes_of(ids)).any(makes),
             first: match first {
                 Some(Ok(Change::Command(change))) => Some(change),
                 _ => None,

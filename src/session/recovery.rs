@@ -63,20 +63,14 @@ impl Session {
         if !matches!(self.recorder, Recorder::Closed(_)) {
             return Ok(());
         }
-        let in_doubt = self.history.changes.iter().any(|change| change.state == ChangeState::InDoubt);
+        let in_doubt = self.history.in_doubt().next().is_some();
         if in_doubt || self.world.processes.has_records_of_others()? { self.begin_acting() } else { Ok(()) }
     }
 
     /// Probes every change whose outcome a dead run did not record. With `stop`, one that is neither as before
     /// nor as after and cannot be half done is an error: it was modified outside kkrun.
     pub(super) fn recover_doubts(&mut self, stop: bool) -> Result<()> {
-        let doubtful: Vec<_> = self
-            .history
-            .changes
-            .iter()
-            .filter(|change| change.state == ChangeState::InDoubt)
-            .cloned()
-            .collect();
+        let doubtful: Vec<_> = self.history.in_doubt().cloned().collect();
         if stop {
             self.recover_half_undone()?;
             self.repair_half_undone()?;

@@ -44,7 +44,7 @@ impl Ground {
 
     /// The states of all changes, in their order.
     pub(crate) fn states(&self) -> Vec<ChangeState> {
-        self.history().changes.into_iter().map(|change| change.state).collect()
+        self.history().changes.iter().map(|change| change.state.clone()).collect()
     }
 
     /// A new run of the plan `plan`, which takes the lock with its first record.

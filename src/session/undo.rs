@@ -1,6 +1,8 @@
 //! Undoes one change, or previews that.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -8,7 +10,7 @@ use super::last_known::{LastKnown, last_known_at};
 use super::{ConflictPolicy, Session};
 use crate::change::{Change, UndoTerms, Undone, UndoneEntry};
 use crate::failure;
-use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, Intent, Undoing};
+use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, History, Index, Intent, Undoing};
 use crate::target::{Footprint, Target};
 
 /// What may rely on an older change.
@@ -54,7 +56,7 @@ impl Session {
     pub fn undo_losing(&mut self, id: ChangeId, force: bool, agreed: bool) -> Result<ChangeState> {
         self.check_interruption()?;
         let known = self.known(id)?;
-        let newer = self.newer_changes(&known).next();
+        let newer = self.newer_change(&known, self.history.live());
         let left = newer.map(|newer| left_to(newer, matches!(newer.state, ChangeState::Kept(_))));
         let undone = if let Some(left) = left {
             Ok(left)
@@ -109,14 +111,12 @@ impl Session {
         let change = Change::of_intent(&known.intent)?;
         let (history, target, file) = (&self.history, &known.intent.target, change.kind().whole());
         let undone_beside = |other: &ChangeRecord| {
-            let is_part = matches!(other.intent.target, Target::Line { .. } | Target::Block { .. });
-            let is_beside = is_part && other.intent.target.path() == target.path();
-            (is_beside && other.state == ChangeState::Undone(Undoing::InPart))
+            (other.state == ChangeState::Undone(Undoing::InPart))
                 .then(|| Change::of_intent(&other.intent))
                 .map(|change| Ok(UndoneEntry { made: other.id, undone: other.settled, change: change? }))
         };
-        let undone_beside: Vec<UndoneEntry> = match file {
-            Some(_) => history.changes.iter().filter_map(undone_beside).collect::<Result<_>>()?,
+        let undone_beside: Vec<UndoneEntry> = match file.as_ref().and_then(|_| target.path()) {
+            Some(path) => history.parts_over_at(path).filter_map(undone_beside).collect::<Result<_>>()?,
             None => Vec::new(),
         };
         let left = |target: &Target| match last_known_at(history, &self.world, target) {
@@ -166,18 +166,27 @@ impl Session {
 
     /// Whether a newer change to the same content is live, so that this one is left to it.
     pub fn is_left_to_another(&self, id: ChangeId) -> bool {
-        self.history.change(id).is_some_and(|known| self.newer_changes(known).next().is_some())
+        self.history.change(id).is_some_and(|known| self.newer_change(known, self.history.live()).is_some())
     }
 
-    /// The newer live changes to the same content: what is there now is theirs.
-    pub fn newer_changes(&self, known: &ChangeRecord) -> impl Iterator<Item = &ChangeRecord> {
-        let (id, intent) = (known.id, known.intent.clone());
-        self.history.changes.iter().rev().take_while(move |newer| newer.id > id).filter(move |newer| {
-            newer.is_live()
-                && newer.intent.class != Class::Irreversible
-                && (newer.intent.footprint().shares_content(&intent.footprint())
-                    || newer.intent.what == "tree" && self.reaches(&newer.intent, &intent))
-        })
+    /// Whether a newer change is live and to the same content: what is there now is its own.
+    pub fn holds_content_of(&self, newer: &ChangeRecord, known: &ChangeRecord) -> bool {
+        newer.id > known.id
+            && newer.is_live()
+            && newer.intent.class != Class::Irreversible
+            && (newer.intent.footprint().shares_content(&known.intent.footprint())
+                || newer.intent.what == "tree" && self.reaches(&newer.intent, &known.intent))
+    }
+
+    /// The newest of these changes that holds the content of this one.
+    fn newer_change<'a>(&'a self, known: &ChangeRecord, among: &Index) -> Option<&'a ChangeRecord> {
+        let newest = |ids: &[ChangeId]| {
+            let newer = ids.iter().rev().take_while(|newer| **newer > known.id);
+            let mut newer = newer.filter_map(|newer| self.history.change(*newer));
+            newer.find(|newer| self.holds_content_of(newer, known))
+        };
+        let newest = among.sharing(&known.intent.target).filter_map(newest);
+        newest.max_by_key(|newer| newer.id)
     }
 
     /// The first of these from which undoing `older` alone would take away what it relies on.
@@ -214,28 +223,16 @@ impl Session {
         is_above && Change::of_intent(newer).is_ok_and(|change| change.kind().reaches(path, &self.world))
     }
 
-    /// What undoing a change would do, once the changes `gone` are undone and those of `kept` are
-    /// kept.
-    pub fn preview_undo(
-        &mut self,
-        id: ChangeId,
-        force: bool,
-        gone: &[ChangeId],
-        kept: &[ChangeId],
-    ) -> Result<Undone> {
-        let known = self.known(id)?;
-        let newer: Vec<&ChangeRecord> = self.newer_changes(&known).collect();
-        if let Some(standing) = newer.iter().find(|newer| !gone.contains(&newer.id)) {
-            return Ok(left_to(standing, kept.contains(&standing.id)));
+    /// What undoing a change would do, given what became of the newer ones.
+    pub fn preview_undo(&mut self, known: &ChangeRecord, force: bool, assumed: &Assumed) -> Result<Undone> {
+        if let Some(standing) = self.newer_change(known, &assumed.standing) {
+            return Ok(left_to(standing, assumed.kept.contains(&standing.id)));
         }
-        let is_hidden = |other: &ChangeRecord| {
-            other.id > id && gone.contains(&other.id) && other.intent.target.overlaps(&known.intent.target)
-        };
-        if self.history.changes.iter().any(is_hidden) {
+        if assumed.hides(known) {
             // What is there is known only once those are undone.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
-        let undone = self.undo_now(&known, UndoTerms { force, dry_run: true, ..UndoTerms::default() })?;
+        let undone = self.undo_now(known, UndoTerms { force, dry_run: true, ..UndoTerms::default() })?;
         Ok(self.settled_conflict(&known.intent.target, undone))
     }
 
@@ -264,6 +261,55 @@ fn head(text: &str) -> String {
     let more = format!("… and {left} more lines");
     lines.extend((left > 0).then_some(more.as_str()));
     lines.join("\n")
+}
+
+/// What became of the changes that a preview has come to, newest first.
+pub struct Assumed {
+    /// The live changes that it has not come to, or would not undo.
+    standing: Index,
+    /// The targets of those that it would undo, with the newest of each.
+    gone: BTreeMap<Target, ChangeId>,
+    /// The paths of these, likewise.
+    gone_paths: BTreeMap<PathBuf, ChangeId>,
+    /// Those that it would keep.
+    kept: BTreeSet<ChangeId>,
+}
+
+impl Assumed {
+    /// It has come to none yet.
+    pub fn of(history: &History) -> Self {
+        let standing = history.live().clone();
+        Self { standing, gone: BTreeMap::new(), gone_paths: BTreeMap::new(), kept: BTreeSet::new() }
+    }
+
+    /// It would undo this one.
+    pub fn undo(&mut self, known: &ChangeRecord) {
+        let target = &known.intent.target;
+        self.standing.remove(target, known.id);
+        let newest = self.gone.entry(target.clone()).or_default();
+        *newest = known.id.max(*newest);
+        if let Some(path) = target.path() {
+            let newest = self.gone_paths.entry(path.to_owned()).or_default();
+            *newest = known.id.max(*newest);
+        }
+    }
+
+    /// It would keep this one.
+    pub fn keep(&mut self, known: &ChangeRecord) {
+        self.kept.insert(known.id);
+    }
+
+    /// Whether what a change left is seen only once newer ones are undone that it would undo.
+    fn hides(&self, known: &ChangeRecord) -> bool {
+        let is_newer = |newest: &ChangeId| *newest > known.id;
+        let Some(path) = known.intent.target.path() else {
+            return self.gone.get(&known.intent.target).is_some_and(is_newer);
+        };
+        // Paths are ordered by their components: what is below a path follows it.
+        let from = self.gone_paths.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
+        from.take_while(|(below, _)| below.starts_with(path)).any(|(_, newest)| is_newer(newest))
+            || path.ancestors().filter_map(|above| self.gone_paths.get(above)).any(is_newer)
+    }
 }
 
 /// Why a change is not undone before a newer one to the same content.
