@@ -1,5 +1,7 @@
 //! Reads a journal: its longest valid prefix, and whether what follows is a torn write or damage.
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -32,6 +34,8 @@ pub struct Loaded {
     pub doubt: Option<String>,
     /// By which the key is recognised that it was written with.
     key: Option<String>,
+    /// The checksum of the record that was to be looked out for.
+    marked: Option<String>,
 }
 
 impl Loaded {
@@ -68,19 +72,16 @@ pub struct Torn {
 
 /// Why a journal is not to be relied on.
 #[derive(Debug)]
-struct Fault {
-    why: String,
-    /// Else it is of another kkrun.
-    is_damage: bool,
+enum Fault {
+    Damage(String),
+    /// It is of another kkrun.
+    OfAnother(String),
+    Unreadable(std::io::Error),
 }
 
-impl Fault {
-    fn damage(why: String) -> Self {
-        Self { why, is_damage: true }
-    }
-
-    fn of_another(why: String) -> Self {
-        Self { why, is_damage: false }
+impl From<std::io::Error> for Fault {
+    fn from(error: std::io::Error) -> Self {
+        Self::Unreadable(error)
     }
 }
 
@@ -113,8 +114,8 @@ pub fn read(directory: &Path) -> Result<Loaded> {
     // A run may append meanwhile: the journal is at least as new as a mark that was read before it.
     let mark = Mark::read(directory)?;
     let path = directory.join(FILE);
-    let bytes = match std::fs::read(&path) {
-        Ok(bytes) => bytes,
+    let file = match File::open(&path) {
+        Ok(file) => file,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
             if holds_backups(directory)? {
                 return Err(damaged(format!(
@@ -134,20 +135,24 @@ pub fn read(directory: &Path) -> Result<Loaded> {
             return Err(error).with_context(|| format!("cannot read the journal `{}`", path.display()));
         }
     };
-    let mut loaded = parse(&bytes).map_err(|fault| {
-        let what = if fault.is_damage { "is damaged" } else { "cannot be read by this kkrun" };
-        damaged(format!("the journal `{}` {what}: {}", path.display(), fault.why))
-    })?;
+    let shown = path.display();
+    let marked = mark.as_ref().map(|mark| mark.seq);
+    let mut loaded = match parse(BufReader::with_capacity(1 << 16, file), marked) {
+        Ok(loaded) => loaded,
+        Err(Fault::Damage(why)) => return Err(damaged(format!("the journal `{shown}` is damaged: {why}"))),
+        Err(Fault::OfAnother(why)) => {
+            return Err(damaged(format!("the journal `{shown}` cannot be read by this kkrun: {why}")));
+        }
+        Err(Fault::Unreadable(error)) => {
+            return Err(error).with_context(|| format!("cannot read the journal `{shown}`"));
+        }
+    };
     if loaded.records == 0 && holds_backups(directory)? {
-        return Err(damaged(format!(
-            "the journal `{}` is empty, but backups of changed files exist",
-            path.display()
-        )));
+        return Err(damaged(format!("the journal `{shown}` is empty, but backups of changed files exist")));
     }
     if loaded.records > 0 {
         check_key(directory, loaded.key.as_deref())?;
     }
-    let shown = path.display();
     let written_on = loaded.history.machine.as_str();
     let here = clock::machine_id()?.filter(|here| !written_on.is_empty() && here != written_on);
     loaded.doubt = match (here, mark) {
@@ -158,7 +163,7 @@ pub fn read(directory: &Path) -> Result<Loaded> {
             "the journal `{shown}` is older than the state directory: it has {} records, and kkrun wrote {}",
             loaded.records, mark.seq
         )),
-        (None, Some(mark)) if !mark.is_in(&bytes, &loaded) => Some(format!(
+        (None, Some(mark)) if loaded.marked.as_ref() != Some(&mark.checksum) => Some(format!(
             "the journal `{shown}` is not the one that kkrun wrote last: its record {} is another one",
             mark.seq
         )),
@@ -194,16 +199,6 @@ impl Mark {
             let (seq, checksum) = (seq.parse().ok()?, checksum.to_owned());
             (seq > 0).then_some(Self { seq, checksum })
         }))
-    }
-
-    /// Whether these records have it at its place.
-    fn is_in(&self, journal: &[u8], loaded: &Loaded) -> bool {
-        if self.seq == loaded.records {
-            return self.checksum == loaded.last_checksum;
-        }
-        let Ok(before) = usize::try_from(self.seq - 1) else { return false };
-        let line = journal.split(|byte| *byte == b'\n').nth(before);
-        line.is_some_and(|line| line.starts_with(self.checksum.as_bytes()))
     }
 }
 
@@ -247,14 +242,17 @@ fn holds_backups(directory: &Path) -> Result<bool> {
     }
 }
 
-/// The longest valid prefix of `bytes`, or the damage that is in them.
-fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
+/// The longest valid prefix, or the damage that is in it. One line is in memory at a time, and what follows the last
+/// valid one. The checksum of the record `marked` is kept.
+fn parse(mut journal: impl BufRead, marked: Option<u64>) -> Result<Loaded, Fault> {
     let mut loaded = Loaded { exists: true, last_checksum: first_checksum(), ..Loaded::default() };
-    let mut rest = bytes;
-    while !rest.is_empty() {
-        let Some(end) = memchr::memchr(b'\n', rest) else { break };
+    let mut rest = Vec::new();
+    loop {
+        rest.clear();
+        journal.read_until(b'\n', &mut rest)?;
+        let Some((b'\n', line)) = rest.split_last() else { break };
         let number = loaded.records + 1;
-        let checksum = match read_line(&rest[..end], number)? {
+        let checksum = match read_line(line, number)? {
             Line::Valid(record, checksum) => {
                 check_chain(&record.header, number, &loaded.last_checksum)?;
                 if number == 1 {
@@ -263,7 +261,7 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
                 loaded.is_closed =
                     matches!(record.entry, Entry::RunEnded { .. } | Entry::RollbackEnded { .. });
                 let applied = loaded.history.apply(*record);
-                applied.map_err(|why| Fault::damage(format!("record {number} {why}")))?;
+                applied.map_err(|why| Fault::Damage(format!("record {number} {why}")))?;
                 checksum
             }
             Line::Passed(header, checksum) => {
@@ -272,26 +270,30 @@ fn parse(bytes: &[u8]) -> Result<Loaded, Fault> {
                 checksum
             }
             Line::Bad(why) => {
-                if let Some(later) = later_record(&rest[end + 1..], number) {
+                let end = rest.len();
+                journal.read_to_end(&mut rest)?;
+                if let Some(later) = later_record(&rest[end..], number) {
                     let what = format!("record {number} {why}, but record {later} after it is valid");
-                    return Err(Fault::damage(what));
+                    return Err(Fault::Damage(what));
                 }
                 break;
             }
         };
         loaded.records = number;
+        loaded.length += rest.len() as u64;
+        if marked == Some(number) {
+            loaded.marked = Some(checksum.clone());
+        }
         loaded.last_checksum = checksum;
-        rest = &rest[end + 1..];
     }
-    loaded.length = (bytes.len() - rest.len()) as u64;
     if !rest.is_empty() {
         let number = loaded.records + 1;
-        if let Some(later) = later_record(rest, number) {
-            return Err(Fault::damage(format!(
+        if let Some(later) = later_record(&rest, number) {
+            return Err(Fault::Damage(format!(
                 "record {number} cannot be read, but record {later} after it is valid"
             )));
         }
-        loaded.torn = Some(Torn { bytes: rest.to_vec() });
+        loaded.torn = Some(Torn { bytes: rest });
     }
     Ok(loaded)
 }
@@ -334,14 +336,14 @@ fn read_line(line: &[u8], number: u64) -> Result<Line, Fault> {
     let why = why.split(", expected one of").next().unwrap_or_default();
     match serde_json::from_slice::<Headed>(json) {
         Ok(Headed { header, .. }) if header.skippable => Ok(Line::Passed(Box::new(header), checksum)),
-        Ok(headed) => Err(Fault::of_another(format!(
+        Ok(headed) => Err(Fault::OfAnother(format!(
             "unknown record {number} of the kind `{}`, written by a newer kkrun: {why}",
             headed.kind()
         ))),
         Err(_) => Err(match serde_json::from_slice::<FirstOfFormatOne>(json) {
             Ok(FirstOfFormatOne { version, kkrun }) => of_another_format(&kkrun, version),
             Err(_) => {
-                Fault::damage(format!("record {number} has a valid checksum but is not a record: {why}"))
+                Fault::Damage(format!("record {number} has a valid checksum but is not a record: {why}"))
             }
         }),
     }
@@ -362,10 +364,10 @@ fn is_checksum(text: &str, json: &[u8]) -> bool {
 fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), Fault> {
     if header.seq != number {
         let what = format!("record {number} is missing: record {} is in its place", header.seq);
-        return Err(Fault::damage(what));
+        return Err(Fault::Damage(what));
     }
     if header.prev != last_checksum {
-        return Err(Fault::damage(format!("record {number} does not follow the record before it")));
+        return Err(Fault::Damage(format!("record {number} does not follow the record before it")));
     }
     Ok(())
 }
@@ -373,7 +375,7 @@ fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), 
 /// The key's name that the first record gives.
 fn checked_format(entry: &Entry) -> Result<Option<String>, Fault> {
     let Entry::Format { version, kkrun, key, .. } = entry else {
-        return Err(Fault::damage("its first record does not name the format".to_owned()));
+        return Err(Fault::Damage("its first record does not name the format".to_owned()));
     };
     if version.major == FormatVersion::CURRENT.major {
         return Ok(key.clone());
@@ -388,7 +390,7 @@ fn of_another_format(kkrun: &str, FormatVersion { major, minor }: FormatVersion)
     } else {
         "use that kkrun to roll back, or start again with another state directory"
     };
-    Fault::of_another(format!(
+    Fault::OfAnother(format!(
         "kkrun {kkrun} wrote it in format {major}.{minor}, and this kkrun reads format {own} only; {way_on}"
     ))
 }
@@ -433,6 +435,17 @@ mod tests {
         std::fs::read(directory.join(FILE)).unwrap()
     }
 
+    fn parse_bytes(bytes: &[u8]) -> Result<Loaded, Fault> {
+        parse(bytes, None)
+    }
+
+    fn why_refused(bytes: &[u8]) -> String {
+        match parse_bytes(bytes) {
+            Err(Fault::OfAnother(why) | Fault::Damage(why)) => why,
+            parsed => panic!("{parsed:?}"),
+        }
+    }
+
     fn keys(loaded: &Loaded) -> Vec<&str> {
         loaded.history.once.keys().map(String::as_str).collect()
     }
@@ -450,7 +463,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let bytes = journal_of(directory.path(), &["a", "b", "c"]);
         for length in 0..bytes.len() {
-            let loaded = parse(&bytes[..length]).unwrap();
+            let loaded = parse_bytes(&bytes[..length]).unwrap();
             let whole = bytes[..length].split(|byte| *byte == b'\n').count() - 1;
             assert_eq!(loaded.records, whole as u64, "cut at {length}");
             assert_eq!(loaded.torn.is_some(), bytes[..length].last().is_some_and(|byte| *byte != b'\n'));
@@ -466,7 +479,7 @@ mod tests {
             for bit in 0..8 {
                 let mut flipped = bytes.clone();
                 flipped[position] ^= 1 << bit;
-                match parse(&flipped) {
+                match parse_bytes(&flipped) {
                     Err(_) => assert!(position < last, "byte {position} bit {bit}"),
                     Ok(loaded) => {
                         assert!(position >= last, "byte {position} bit {bit}");
@@ -496,16 +509,16 @@ mod tests {
             for to in (from + 1..=noted.len()).step_by(11) {
                 let mut lost = noted.clone();
                 lost[from..to].fill(0);
-                let loaded = parse(&lost).unwrap();
+                let loaded = parse_bytes(&lost).unwrap();
                 assert!(loaded.records >= 2 && loaded.length <= from as u64, "{from} to {to}");
                 assert!(loaded.torn.is_some());
             }
             // Once a synced record follows, each of them counts.
             let mut lost = after.clone();
             lost[from] ^= 1;
-            assert!(parse(&lost).is_err(), "byte {from}");
+            assert!(parse_bytes(&lost).is_err(), "byte {from}");
         }
-        assert_eq!(keys(&parse(&after).unwrap()), ["a", "b", "c", "d", "e"]);
+        assert_eq!(keys(&parse_bytes(&after).unwrap()), ["a", "b", "c", "d", "e"]);
     }
 
     #[test]
@@ -550,34 +563,35 @@ mod tests {
             let entry = format!(r#"{{"format":{{"version":{version},"kkrun":"9","machine":"m"}}}}"#);
             record(1, "00000000", false, &entry)
         };
-        assert!(parse(format(3).as_bytes()).unwrap_err().why.contains("format 3.7"));
+        assert!(why_refused(format(3).as_bytes()).contains("format 3.7"));
         let older = line(
             r#"{"seq":1,"prev":"00000000","run":"r","boot":"b","time":"2026-01-01T00:00:00Z","plan":"p","kind":"format","version":{"major":1,"minor":0},"kkrun":"0.1.0","machine":"m"}"#,
         );
         for older in [older, format(1)] {
-            let fault = parse(older.as_bytes()).unwrap_err();
-            assert!(fault.why.starts_with("kkrun ") && !fault.is_damage, "{}", fault.why);
-            assert!(fault.why.contains("format 1.") && fault.why.contains("roll back"), "{}", fault.why);
+            assert!(matches!(parse_bytes(older.as_bytes()), Err(Fault::OfAnother(_))));
+            let why = why_refused(older.as_bytes());
+            assert!(why.starts_with("kkrun "), "{why}");
+            assert!(why.contains("format 1.") && why.contains("roll back"), "{why}");
         }
         let first = format(2);
         for entry in [r#"{"telemetry":{"future":1}}"#, r#""telemetry""#] {
             let unknown = record(2, &first[..8], false, entry);
-            let why = parse((first.clone() + unknown.as_str()).as_bytes()).unwrap_err().why;
+            let why = why_refused((first.clone() + unknown.as_str()).as_bytes());
             assert!(
                 why.starts_with("unknown record 2 of the kind `telemetry`, written by a newer kkrun"),
                 "{why}"
             );
             let skippable = record(2, &first[..8], true, entry);
-            assert_eq!(parse((first.clone() + skippable.as_str()).as_bytes()).unwrap().records, 2);
+            assert_eq!(parse_bytes((first.clone() + skippable.as_str()).as_bytes()).unwrap().records, 2);
         }
         let more = record(2, &first[..8], false, r#"{"undo_intent":{"change":1,"later":[1]}}"#);
-        let why = parse((first.clone() + more.as_str()).as_bytes()).unwrap_err().why;
+        let why = why_refused((first.clone() + more.as_str()).as_bytes());
         assert!(
             why.contains("of which no intent is recorded"),
             "a field that is not known is passed over: {why}"
         );
         let less = record(2, &first[..8], false, r#"{"undo_intent":{}}"#);
-        let why = parse((first + less.as_str()).as_bytes()).unwrap_err().why;
+        let why = why_refused((first + less.as_str()).as_bytes());
         assert!(why.contains("missing field `change`"), "{why}");
     }
 

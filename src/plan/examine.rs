@@ -26,7 +26,7 @@ impl Audience for Silence {
 /// Examines every step of the plan `script`, recorded as `plan`, which is in the directory of the scripts of `host`.
 pub(super) fn steps(launch: &Rc<Launch>, host: &Host, script: &str, plan: &str) -> Result<Vec<StepReport>> {
     let reporter = Reporter::new(Box::new(Silence));
-    let history = host.seen().history().clone();
+    let history = host.seen().shared_history();
     let session = Session::new(launch.world_for_dry_run(reporter), history, plan);
     let looking = Host::new(session, host.source().clone(), host.settings().clone(), Vec::new());
     looking.set_secrets(host.secrets());

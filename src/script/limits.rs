@@ -51,7 +51,8 @@ pub(super) fn limit(engine: &mut rhai::Engine) {
 /// The largest string, in bytes.
 pub const LARGEST_TEXT: usize = 16 * 1024 * 1024;
 
-/// How much memory the process may use while a script runs, in bytes: many large values are each within their limit.
+/// How much memory a script may use, in bytes: many large values are each within their limit. What the process has before
+/// it, the journal above all, is not the script's.
 const MOST_MEMORY: u64 = 1024 * 1024 * 1024;
 
 /// Checks from time to time how much memory is used.
@@ -59,11 +60,19 @@ pub(super) struct Memory {
     operations: Cell<u32>,
     looked: Cell<Instant>,
     is_exhausted: Cell<bool>,
+    /// How much the process may use.
+    most: u64,
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Self { operations: Cell::default(), looked: Cell::new(Instant::now()), is_exhausted: Cell::default() }
+        let most = memory::resident().unwrap_or(0) + MOST_MEMORY;
+        Self {
+            operations: Cell::default(),
+            looked: Cell::new(Instant::now()),
+            is_exhausted: Cell::default(),
+            most,
+        }
     }
 }
 
@@ -77,7 +86,7 @@ impl Memory {
             let now = Instant::now();
             if now >= self.looked.get() + Duration::from_millis(2) {
                 self.looked.set(now);
-                self.is_exhausted.set(memory::resident().is_some_and(|used| used > MOST_MEMORY));
+                self.is_exhausted.set(memory::resident().is_some_and(|used| used > self.most));
             }
         }
         // Repeated at every operation from then on: Rhai ignores an error while it turns values into strings.
@@ -95,4 +104,22 @@ fn replace(text: &mut ImmutableString, from: &str, to: &str) -> Result<(), Box<E
     }
     *text = text.replace(from, to).into();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_that_was_used_before_the_script_does_not_count() {
+        let is_exhausted_after = |memory: &Memory| {
+            std::thread::sleep(Duration::from_millis(3));
+            (0..16).any(|_| memory.exhausted().is_some())
+        };
+        let used = memory::resident().unwrap();
+        let memory = Memory::default();
+        assert!(memory.most >= MOST_MEMORY + used / 2, "{} with {used} used", memory.most);
+        assert!(!is_exhausted_after(&memory));
+        assert!(is_exhausted_after(&Memory { most: used / 2, ..memory }));
+    }
 }

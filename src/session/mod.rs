@@ -56,7 +56,8 @@ pub struct Session {
     pub mode: Mode,
     /// What to do about conflicts.
     pub on_conflict: ConflictPolicy,
-    history: History,
+    /// Shared with a session that only examines, and written by none but this one.
+    history: Rc<History>,
     recorder: Recorder,
     plan: String,
     step: Option<String>,
@@ -75,12 +76,12 @@ pub struct Session {
 
 impl Session {
     /// A session for a dry run.
-    pub fn new(world: World, history: History, plan: &str) -> Self {
+    pub fn new(world: World, history: impl Into<Rc<History>>, plan: &str) -> Self {
         Self {
             world,
             mode: Mode::DryRun,
             on_conflict: ConflictPolicy::default(),
-            history,
+            history: history.into(),
             recorder: Recorder::None,
             plan: plan.to_owned(),
             step: None,
@@ -103,6 +104,11 @@ impl Session {
     /// What the journal says, this run's own records included.
     pub fn history(&self) -> &History {
         &self.history
+    }
+
+    /// The same for another session.
+    pub fn shared_history(&self) -> Rc<History> {
+        Rc::clone(&self.history)
     }
 
     /// The newest change of this plan to a target that a killed run left in doubt.

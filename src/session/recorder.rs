@@ -1,6 +1,7 @@
 //! What a session records with: the lock, the journal, and what the journal says by now. The only writer of the journal.
 
 use std::path::PathBuf;
+use std::rc::Rc;
 
 use anyhow::{Result, bail};
 
@@ -51,7 +52,7 @@ impl Session {
         if !loaded.is_current(&opening.directory) {
             loaded = journal::load(&opening.directory)?;
             loaded.make_durable(&opening.directory)?;
-            self.history = std::mem::take(&mut loaded.history);
+            self.history = Rc::new(std::mem::take(&mut loaded.history));
         }
         backups::clear_unfinished(&opening.directory.join("backups"))?;
         SecretStore::below(&opening.directory).clear_unfinished()?;
@@ -107,7 +108,7 @@ impl Session {
         let mut id = 0;
         for record in write(journal, entry)? {
             id = record.header.seq;
-            self.history.apply(record)?;
+            Rc::make_mut(&mut self.history).apply(record)?;
         }
         Ok(id)
     }
@@ -123,7 +124,7 @@ impl Session {
     pub(super) fn begin_recording(&mut self) -> Result<()> {
         let Recorder::Open { journal, .. } = &mut self.recorder else { return Ok(()) };
         for record in journal.begin()? {
-            self.history.apply(record)?;
+            Rc::make_mut(&mut self.history).apply(record)?;
         }
         Ok(())
     }
