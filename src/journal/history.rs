@@ -321,7 +321,8 @@ pub struct History {
     access: Index,
     /// The live changes by plan and step.
     live_by_step: BTreeMap<String, BTreeMap<Option<String>, BTreeSet<ChangeId>>>,
-    in_doubt: BTreeSet<ChangeId>,
+    /// Those whose making or undoing has begun, and not come to its end.
+    open: BTreeSet<ChangeId>,
     /// The live ones to targets of which only the machine tells what relies on them.
     live_of_machine: BTreeSet<ChangeId>,
 }
@@ -378,8 +379,13 @@ impl History {
     }
 
     /// The changes that are in doubt, oldest first.
-    pub fn in_doubt(&self) -> impl Iterator<Item = &ChangeRecord> {
-        self.in_doubt.iter().filter_map(|id| self.change(*id))
+    pub fn in_doubt(&self) -> impl DoubleEndedIterator<Item = &ChangeRecord> {
+        self.open().filter(|change| change.state == ChangeState::InDoubt)
+    }
+
+    /// The changes whose making or undoing has begun and not come to its end, oldest first.
+    pub fn open(&self) -> impl DoubleEndedIterator<Item = &ChangeRecord> {
+        self.open.iter().filter_map(|id| self.change(*id))
     }
 
     /// The live changes by target and path.
@@ -692,7 +698,11 @@ impl History {
     fn enter_state(&mut self, at: usize, state: ChangeState) {
         let change = &mut self.changes.0[at];
         change.state = state;
-        self.in_doubt.remove(&change.id);
+        if change.state == ChangeState::InDoubt || change.undoing_began() {
+            self.open.insert(change.id);
+        } else {
+            self.open.remove(&change.id);
+        }
         if !change.is_live() {
             self.live.remove(&change.intent.target, change.id);
             self.live_of_machine.remove(&change.id);
@@ -726,7 +736,7 @@ impl History {
             self.access.insert(&intent.target, id);
         }
         self.live_of_step_mut(plan.clone(), intent.step.clone()).insert(id);
-        self.in_doubt.insert(id);
+        self.open.insert(id);
         if intent.target.is_of_machine() {
             self.live_of_machine.insert(id);
         }

@@ -16,7 +16,7 @@ use crate::change::{
     Probe, ProductRecord,
 };
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{ChangeState, Class};
+use crate::journal::Class;
 use crate::machine::account::Account;
 use crate::machine::files::{Digest, PathText};
 use crate::machine::process::{self, Command, Ended, Stdin};
@@ -414,7 +414,7 @@ impl Run<'_> {
     /// A killed run may have left this half done.
     fn is_half_done(&self, target: &Target) -> bool {
         let session = self.host.seen();
-        session.history().live_at(target).any(|change| change.state == ChangeState::InDoubt)
+        session.history().in_doubt().any(|change| change.intent.target == *target)
     }
 
     fn unless_holds(&self, unless: &Dynamic) -> Result<bool> {

@@ -1108,26 +1108,34 @@ mod tests {
         assert_eq!(ground.text("c"), None);
     }
 
-    /// How many changes are looked at when so many files are written, by a preview of their rollback, and by the rollback.
-    fn work_with(files: usize) -> [usize; 3] {
+    /// How many changes are looked at when so many are made, by a preview of their rollback, and by the rollback.
+    fn work_with(changes: usize, name: fn(usize) -> String) -> [usize; 3] {
         let ground = Ground::new();
-        let writing = work::of(|| {
+        let making = work::of(|| {
             let mut session = ground.run();
-            (0..files).for_each(|number| ground.write(&mut session, "01", &format!("f{number}"), "x\n"));
+            for number in 0..changes {
+                ground.write(&mut session, "01", &name(number), ["x\n", "y\n"][number % 2]);
+            }
         });
         let rolling_back =
             |session: &mut Session, roll_back: fn(&mut Session, &Request) -> Result<Report>| {
-                work::of(|| assert_eq!(roll_back(session, &Request::default()).unwrap().undone.len(), files))
+                work::of(|| {
+                    assert_eq!(roll_back(session, &Request::default()).unwrap().undone.len(), changes);
+                })
             };
-        [writing, rolling_back(&mut ground.dry_run(), preview), rolling_back(&mut ground.run(), apply)]
+        [making, rolling_back(&mut ground.dry_run(), preview), rolling_back(&mut ground.run(), apply)]
     }
 
     #[test]
     fn work_grows_with_the_number_of_changes_and_not_with_its_square() {
-        let (few, many) = (work_with(20), work_with(80));
-        for (what, (few, many)) in ["writing", "preview", "rollback"].iter().zip(few.into_iter().zip(many)) {
-            assert!(few >= 20, "{what} looks at {few} changes of 20: they are not counted");
-            assert!(many <= 5 * few, "{what} looks at {few} changes of 20, and at {many} of 80");
+        let many_files: fn(usize) -> String = |number| format!("f{number}");
+        for (where_, name) in [("in many files", many_files), ("in one file", |_| "f".to_owned())] {
+            let (few, many) = (work_with(20, name), work_with(80, name));
+            for (what, (few, many)) in ["making", "preview", "rollback"].iter().zip(few.into_iter().zip(many))
+            {
+                assert!(few >= 20, "{what} {where_} looks at {few} changes of 20: they are not counted");
+                assert!(many <= 5 * few, "{what} {where_} looks at {few} changes of 20, and at {many} of 80");
+            }
         }
     }
 

@@ -43,8 +43,8 @@ impl Session {
 
     pub(super) fn conflicting_state(&self, change: &Change, target: &Target) -> Option<String> {
         // A dry run repairs nothing that a killed act left, so it cannot look at that.
-        let is_open = |change: &ChangeRecord| is_open(&change.state);
-        if self.mode == Mode::DryRun && self.history.live_at(target).any(is_open)
+        let is_open = |change: &ChangeRecord| change.intent.target == *target && is_open(&change.state);
+        if self.mode == Mode::DryRun && self.history.open().any(is_open)
             || self.mode == Mode::Act && self.is_on_the_way(target)
         {
             return None;

@@ -122,8 +122,8 @@ impl Session {
     }
 
     fn newest(&self, target: &Target, is_it: impl Fn(&ChangeState) -> bool) -> Option<&ChangeRecord> {
-        let mut changes = self.history.live_at(target).rev();
-        changes.find(|known| known.plan == self.plan && is_it(&known.state))
+        let mut open = self.history.open().rev();
+        open.find(|known| known.intent.target == *target && known.plan == self.plan && is_it(&known.state))
     }
 
     /// The plan's name.

@@ -126,7 +126,7 @@ impl Session {
     /// Changes that were being undone outside a rollback, because the test of their handler failed, when the
     /// run was killed: those that are as before are recorded so.
     pub(super) fn recover_half_undone(&mut self) -> Result<()> {
-        let changes = self.history.changes.iter().filter(|change| change.state == ChangeState::Undoing);
+        let changes = self.history.open().filter(|change| change.state == ChangeState::Undoing);
         for known in changes.cloned().collect::<Vec<_>>() {
             match self.undo_now(&known, UndoTerms { dry_run: true, ..UndoTerms::default() }) {
                 Ok(Undone::Back(how @ Undoing::Already, recorded)) => {
@@ -143,7 +143,7 @@ impl Session {
     /// Repairs what a failed undo action left half done; its change still counts as made.
     pub(super) fn repair_half_undone(&self) -> Result<()> {
         let is_failed = |change: &&ChangeRecord| matches!(change.state, ChangeState::UndoFailed(_));
-        for known in self.history.changes.iter().filter(is_failed) {
+        for known in self.history.open().filter(is_failed) {
             let repaired =
                 Change::of_intent(&known.intent).and_then(|change| change.kind().repair(&self.world));
             if let Err(error) = repaired {
