@@ -870,8 +870,10 @@ fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
         }
     }
     let asked: Vec<&ChangeRecord> = of_plan.into_iter().filter(|change| request.names(change)).collect();
+    let stays = |change: &&ChangeRecord| change.is_live() && !(change.plan == plan && request.names(change));
+    let staying: Vec<&ChangeRecord> = history.changes.iter().filter(stays).collect();
     for change in asked.iter().rev() {
-        if let Some(later) = needed_by(session, change, request)? {
+        if let Some(later) = needed_by(session, change, &staying)? {
             refuse_alone(change, later, plan)?;
         }
     }
@@ -944,16 +946,14 @@ fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Resu
     )
 }
 
-/// A later live change, not asked for too, that needs what this one did.
+/// The first of the changes that stay, oldest first, that is later and needs what this one did.
 fn needed_by<'a>(
-    session: &'a Session,
+    session: &Session,
     change: &ChangeRecord,
-    request: &Request,
+    staying: &[&'a ChangeRecord],
 ) -> Result<Option<&'a ChangeRecord>> {
-    let is_left = |later: &&ChangeRecord| {
-        later.id > change.id && later.is_live() && !(later.plan == change.plan && request.names(later))
-    };
-    let later = session.history().changes.iter().filter(is_left).map(Later::Change).collect();
+    let later = &staying[staying.partition_point(|staying| staying.id <= change.id)..];
+    let later = later.iter().copied().map(Later::Change).collect();
     Ok(session.first_relying(&change.intent, later)?.and_then(|later| match later {
         Later::Change(change) => Some(change),
         Later::Claim { .. } => None,
@@ -1108,8 +1108,11 @@ mod tests {
         assert_eq!(ground.text("c"), None);
     }
 
-    /// How many changes are looked at when so many are made, by a preview of their rollback, and by the rollback.
-    fn work_with(changes: usize, name: fn(usize) -> String) -> [usize; 3] {
+    type RollBack = fn(&mut Session, &Request) -> Result<Report>;
+
+    /// How many changes are looked at when so many are made, by a preview of the rollback of their step, and by that of
+    /// all.
+    fn work_with(changes: usize, name: fn(usize) -> String) -> [usize; 4] {
         let ground = Ground::new();
         let making = work::of(|| {
             let mut session = ground.run();
@@ -1117,13 +1120,18 @@ mod tests {
                 ground.write(&mut session, "01", &name(number), ["x\n", "y\n"][number % 2]);
             }
         });
-        let rolling_back =
-            |session: &mut Session, roll_back: fn(&mut Session, &Request) -> Result<Report>| {
-                work::of(|| {
-                    assert_eq!(roll_back(session, &Request::default()).unwrap().undone.len(), changes);
-                })
-            };
-        [making, rolling_back(&mut ground.dry_run(), preview), rolling_back(&mut ground.run(), apply)]
+        let rolling_back = |session: &mut Session, what: &Request, roll_back: RollBack| {
+            work::of(|| {
+                assert_eq!(roll_back(session, what).unwrap().undone.len(), changes);
+            })
+        };
+        let all = Request::default();
+        [
+            making,
+            rolling_back(&mut ground.dry_run(), &of_steps(&["01"]), preview),
+            rolling_back(&mut ground.dry_run(), &all, preview),
+            rolling_back(&mut ground.run(), &all, apply),
+        ]
     }
 
     #[test]
@@ -1131,8 +1139,8 @@ mod tests {
         let many_files: fn(usize) -> String = |number| format!("f{number}");
         for (where_, name) in [("in many files", many_files), ("in one file", |_| "f".to_owned())] {
             let (few, many) = (work_with(20, name), work_with(80, name));
-            for (what, (few, many)) in ["making", "preview", "rollback"].iter().zip(few.into_iter().zip(many))
-            {
+            let parts = ["making", "preview of a step", "preview", "rollback"];
+            for (what, (few, many)) in parts.iter().zip(few.into_iter().zip(many)) {
                 assert!(few >= 20, "{what} {where_} looks at {few} changes of 20: they are not counted");
                 assert!(many <= 5 * few, "{what} {where_} looks at {few} changes of 20, and at {many} of 80");
             }
