@@ -31,8 +31,9 @@ pub enum ConflictPolicy {
 impl Session {
     /// The operator kept what is there against the same desired state, and nothing overrides that decision.
     pub(super) fn is_kept(&self, target: &Target, desired: &Value) -> bool {
+        let is_same = |against: &Value| asked_for(against) == asked_for(desired);
         self.on_conflict != ConflictPolicy::Overwrite
-            && self.history.kept_against.get(target) == Some(desired)
+            && self.history.kept_against.get(target).is_some_and(is_same)
     }
 
     /// Whether a rollback leaves a conflict at this target to the operator, and it is settled by that.
@@ -177,6 +178,16 @@ impl Session {
 /// Whether it is about whether a unit runs.
 fn is_activity(target: &Target) -> bool {
     matches!(target, Target::Unit { aspect: Aspect::Activity, .. })
+}
+
+/// A desired state without the flags that a new file gets from its directory: the script asks for none, whether
+/// something is there or not.
+fn asked_for(desired: &Value) -> Value {
+    let mut asked = desired.clone();
+    if let Some(fields) = asked.as_object_mut() {
+        fields.retain(|name, value| name != "flags" || !value.is_null());
+    }
+    asked
 }
 
 /// Whether an act or an undo of a change may have stopped half-way.

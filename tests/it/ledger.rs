@@ -1,6 +1,9 @@
 //! The recorded state of each target: several steps that edit one file, conflicts, and targets that no step asks for any
 //! more.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use crate::support::Place;
 
 const THREE_EDITS: &str = r#"
@@ -389,4 +392,20 @@ step::run("02", "Second", || file::copy("files/two", "@/m/tree"));
     assert!(place.read("m/tree/page") == "3\n" && !place.exists("m/tree/other"));
     place.run("rollback").ends(0).says("3 undone");
     assert_eq!(place.listing("m"), before);
+}
+
+#[test]
+fn kept_conflict_is_not_asked_about_again_whatever_is_there() {
+    let place = Place::new(
+        r#"step::run("01", "Act", || { file::make_dir("@/m/kept", #{ mode: "0750" }); file::write("@/m/page", "new\n"); });"#,
+    )
+    .with("m/page", "first\n");
+    place.run("plan.rhai").ends(0);
+    fs::set_permissions(place.path("m/kept"), fs::Permissions::from_mode(0o711)).unwrap();
+    place.write("m/page", "theirs\n");
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
+    place.remove("m/page");
+    place.run("plan.rhai --redo 01").ends(0).says("0 changes");
+    place.run("plan.rhai --verify").ends(0).says("still holds");
+    assert!(!place.exists("m/page") && place.listing("m").contains("drwx--x--x"), "{}", place.listing("m"));
 }
