@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -80,6 +80,14 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
 
 /// Records that the journal goes on, if it is in doubt.
 fn accept_journal(options: &Options, state: &Path) -> Result<()> {
+    if options.dry_run {
+        bail!(
+            Failure::new(
+                "`--accept-journal` cannot be combined with `--dry-run`: `kkrun doctor` explains what it would accept"
+            )
+            .exit(ExitCode::USAGE)
+        );
+    }
     journal::check_state_directory(state)?;
     if journal::read(state)?.doubt.is_none() {
         return Ok(());
@@ -103,7 +111,7 @@ fn explain_doubt(doubt: &str, state: &Path) {
         state.display()
     ));
     line_to_stdout(&format!(
-        "  2. to start without it, rename `{}`; its backups/ holds the earlier contents, named by their SHA-256",
+        "  2. to start without it, rename `{}`; its backups/ holds the earlier contents",
         state.display()
     ));
     line_to_stdout(

@@ -394,6 +394,8 @@ fn journal_of_another_machine_is_refused_until_it_is_accepted() {
     is_refused(&place, "was written on another machine");
     let said = place.run("doctor").ends(5).stdout;
     assert!(said.contains("kkrun doctor --accept-journal"), "{said}");
+    place.run("doctor --accept-journal --dry-run").ends(2);
+    is_refused(&place, "was written on another machine");
     place.run("doctor --accept-journal").ends(0);
     assert!(place.run("doctor").ends(0).stdout.contains("is intact"));
     place.run("plan.rhai").ends(0).says("not re-examined");
