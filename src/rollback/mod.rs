@@ -341,7 +341,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
         conclude(session, request, |_| true)?;
         return Ok(report);
     }
-    name_missing_backups(session, &candidates);
+    name_missing_backups(session, &apart(session, &candidates).1);
     session.record(Entry::RollbackStarted {
         steps: request.steps.as_ref().map(|asked| asked.iter().map(|asked| asked.text.clone()).collect()),
         purge: request.purge.clone(),

@@ -175,3 +175,13 @@ fn lists_of_trees_stay_and_the_contents_of_trees_go() {
     place.run("rollback").ends(0).says("forgotten on ");
     assert_eq!(place.read("m/tree/a"), "new a\n");
 }
+
+#[test]
+fn rollback_does_not_miss_a_backup_that_was_forgotten() {
+    let place = Place::new(r#"step::run("01", "One", || file::write("@/m/page", "new\n"));"#);
+    place.write("m/page", "first\n");
+    place.run("plan.rhai").ends(0);
+    place.run("forget plan --yes").ends(0).says("1 change cannot be undone afterwards");
+    let said = place.run("rollback").ends(0).says("forgotten on ").page();
+    assert!(!said.contains("is missing"), "{said}");
+}
