@@ -212,6 +212,9 @@ mod functions {
     ) -> Raised<Dynamic> {
         act(&context, |host| {
             let given: HandlerOptions = options_of(options)?;
+            for argument in given.run.iter().flatten().chain(&given.test) {
+                host.refuse_secret(argument)?;
+            }
             let handler =
                 Handler { test: given.test, run: given.run, restart: given.restart, user: given.user };
             host.session().enter_handler(handler.clone());

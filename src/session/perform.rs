@@ -1,12 +1,13 @@
 //! Makes one change: look, intent, act, look again, outcome. The only caller of an act.
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::last_known::{LastKnown, last_known_at};
 use super::{ConflictPolicy, Mode, Session, WouldChange};
 use crate::change::{Change, CommandInverse, OnDoubt, Payload, Position, ProductRecord, state_value};
 use crate::event::{ChangeOutcome, Event};
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, ChangeRecord, Class, Entry, Intent};
 use crate::machine::files::PathText;
 use crate::target::{States, Target};
@@ -43,7 +44,9 @@ impl Session {
 
     /// Shows a change in a dry run. Returns whether it would be made.
     fn preview(&mut self, change: &Change) -> Result<bool> {
-        let Intent { target, summary, after, .. } = change.intent()?;
+        let intent = change.intent()?;
+        self.refuse_secret_in(&intent)?;
+        let Intent { target, summary, after, .. } = intent;
         if self.is_kept(&target, &after) {
             return Ok(false);
         }
@@ -72,6 +75,7 @@ impl Session {
     pub fn intend(&mut self, change: &Change, loses: Option<(Class, String)>) -> Result<Option<ChangeId>> {
         let kind = change.kind();
         let mut intent = change.intent()?;
+        self.refuse_secret_in(&intent)?;
         let target = intent.target.clone();
         if self.is_kept(&target, &intent.after) {
             return Ok(None);
@@ -100,6 +104,19 @@ impl Session {
             self.record(Entry::Recorded { target, state })?;
         }
         Ok(Some(id))
+    }
+
+    /// Refuses a change of which a path, a name or an argument contains a secret: that is recorded as it is.
+    fn refuse_secret_in(&self, intent: &Intent) -> Result<()> {
+        let recorded = serde_json::to_string(&(&intent.target, &intent.after, &intent.inverse))?;
+        if !self.world.reporter.holds_secret(&recorded) {
+            return Ok(());
+        }
+        bail!(
+            Failure::new(format!("cannot {}: a name in it contains a secret, which would be recorded", intent.summary))
+                .kind(FailureKind::Secret)
+                .hint("use a secret as the content of a file, a value of `config::set`, or in `env` or `stdin` of a command")
+        )
     }
 
     fn difference(&self, change: &Change, outcome: ChangeOutcome) -> Option<String> {

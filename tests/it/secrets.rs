@@ -432,6 +432,30 @@ fn with_secret(bench: &Bench, name: &str, value: &str, words: &[&str]) -> String
 }
 
 #[test]
+fn a_name_that_contains_a_secret_is_refused_before_it_is_recorded() {
+    for act in [
+        "config::line(\"@/h\", v)",
+        "config::block(\"@/h\", v, \"text\")",
+        "config::set(\"@/a.ini\", \"key\", 1, #{ section: v })",
+        "file::link(\"/srv/\" + v, \"@/link\")",
+        "file::make_dir(\"@/\" + v)",
+        "cmd::run([\"true\"], #{ always: \"test\", label: v })",
+        "step::on_change(#{ run: [[\"true\", v]] }, || file::write(\"@/f\", \"x\"))",
+        "step::on_change(#{ test: [\"true\", `${s}`] }, || file::write(\"@/f\", \"x\"))",
+    ] {
+        let bench = Bench::new(&[]);
+        let begin = "let s = secret::ask(\"tok\", \"T\", #{ store: false });\nfile::write(\"@/out\", s);\n";
+        let script = format!("{begin}let v = file::read(\"@/out\");\n{act};\n");
+        bench.write("s.rhai", &script.replace('@', bench.path("").to_str().unwrap().trim_end_matches('/')));
+        let output = bench.command(&["s.rhai"]).env("KKRUN_SECRET_TOK", "hunter2-hunter2").output().unwrap();
+        assert_eq!(code(&output), 1, "{act}: {}", said(&output));
+        assert!(said(&output).contains("contains a secret"), "{}", said(&output));
+        let journal = std::fs::read_to_string(bench.path("state/journal")).unwrap();
+        assert!(!journal.contains("hunter2"), "{act}: {journal}");
+    }
+}
+
+#[test]
 fn rollback_shows_no_content_of_a_file_that_holds_a_secret() {
     let bench = writing_unstored();
     with_secret(&bench, "TOK", "hunter2-hunter2", &["s.rhai"]);
