@@ -71,7 +71,7 @@ impl Session {
         self.append(entry)
     }
 
-    /// Appends what a killed run must leave and a power failure may take, without a sync. [`Session::begin_recording`]
+    /// Appends what a killed run must leave and a power failure may take, without a sync. `begin_recording`
     /// comes before.
     ///
     /// # Errors
