@@ -1,19 +1,19 @@
 //! Decides about a target that something other than kkrun modified: ask, keep or overwrite.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde_json::Value;
 
-use super::last_known::{LastKnown, last_known_at};
+use super::last_known::{LastKnown, last_access_at, last_known_at};
 use super::{Mode, Session};
-use crate::change::{Change, FileRecord, Found, OnDoubt, Position};
+use crate::change::{AccessChange, Change, FileRecord, Found, OnDoubt, Position};
 use crate::event::{Answer, ChangeOutcome, Event, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, ChangeState, Entry};
 use crate::machine::clock;
-use crate::machine::files::FileState;
+use crate::machine::files::{Access, FileState};
 use crate::target::{Aspect, Target};
 
 /// What to do about a target modified outside kkrun.
@@ -60,6 +60,9 @@ impl Session {
         {
             return None;
         }
+        if let Change::Access(change) = change {
+            return self.modified_access(change);
+        }
         self.world.content_is_secret.set(self.history.held_secret(target));
         let difference = change.kind().conflict(recorded, &self.world)?;
         // What kkrun itself left there under another name, as part of a tree say, is its own doing.
@@ -68,6 +71,17 @@ impl Session {
             Ok(Some(LastKnown::State(left))) => change.kind().conflict(&left, &self.world),
             Ok(None) | Err(_) => Some(difference),
         }
+    }
+
+    /// The entries whose owner or mode is not as kkrun last left it, by this change's target or by another.
+    fn modified_access(&self, change: &AccessChange) -> Option<String> {
+        let found = change.given(&self.world, true).ok()?;
+        let modified = |(path, now): &(PathBuf, Access)| {
+            let left = last_access_at(&self.history, &self.world, path).ok()??;
+            (left.kind == now.kind && left != *now).then(|| format!("{}: {left} → {now}", path.display()))
+        };
+        let lines: Vec<String> = found.iter().filter_map(modified).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     /// Whether the target is as an act left it that was stopped half-way, or an inverse that failed.

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::change::{self, Change, CommandState, World, state_value};
 use crate::journal::{ChangeRecord, ChangeState, History, Recorded};
-use crate::machine::files::{FileState, Manifest, PathText};
+use crate::machine::files::{Access, FileState, Manifest, PathText};
 use crate::target::Target;
 
 /// What kkrun left at a target.
@@ -33,6 +33,26 @@ pub(super) fn last_known_at(history: &History, world: &World, target: &Target) -
         Target::Tree(path) => Search { history, world }.tree(path.as_path())?,
         _ => history.ledger.get(target).map(|recorded| LastKnown::State(recorded.state.clone())),
     })
+}
+
+/// The access that kkrun last left at a path; none if it never did, or left that to a command.
+pub(super) fn last_access_at(history: &History, world: &World, path: &Path) -> Result<Option<Access>> {
+    let search = Search { history, world };
+    match search.file(path)? {
+        Some(LastKnown::State(state)) => {
+            Ok(serde_json::from_value::<FileState>(state).ok().as_ref().and_then(Access::of_state))
+        }
+        Some(LastKnown::Anything) => Ok(None),
+        None => {
+            let mut newest = None;
+            search.give_access(0, path, &mut |at, access| {
+                if at == path {
+                    newest = Some(*access);
+                }
+            })?;
+            Ok(newest)
+        }
+    }
 }
 
 struct Search<'a> {
@@ -179,12 +199,7 @@ impl Search<'_> {
     }
 
     /// Gives `put` what changes of access have given to paths since a record, in the order of the records.
-    fn give_access(
-        &self,
-        since: u64,
-        path: &Path,
-        put: &mut dyn FnMut(&Path, &crate::machine::files::Access),
-    ) -> Result<()> {
+    fn give_access(&self, since: u64, path: &Path, put: &mut dyn FnMut(&Path, &Access)) -> Result<()> {
         let meeting = self.history.access_meeting(path);
         let mut changes: Vec<_> = meeting.filter(|change| change.settled > since).collect();
         changes.sort_by_key(|change| change.settled);

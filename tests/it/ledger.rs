@@ -200,6 +200,33 @@ fn rollback_with_keep_settles_the_conflict() {
 }
 
 #[test]
+fn owner_or_mode_of_an_entry_that_the_operator_changed_is_a_conflict_and_what_kkrun_changed_is_none() {
+    let place = Place::new(
+        r#"step::run("01", "First", || { file::access("@/m/d", #{ mode: "0750", recursive: true }); });"#,
+    )
+    .with("m/d/x", "x\n")
+    .with("m/d/y", "y\n");
+    let mode = |name: &str| fs::metadata(place.path(name)).unwrap().permissions().mode() & 0o7777;
+    place.run("plan.rhai").ends(0);
+    fs::set_permissions(place.path("m/d/x"), fs::Permissions::from_mode(0o711)).unwrap();
+    place.run("plan.rhai --redo 01").ends(78).says("711");
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
+    assert_eq!(mode("m/d/x"), 0o711);
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
+    assert_eq!(mode("m/d/x"), 0o750);
+    // Another step of kkrun's own is no one else.
+    place.write(
+        "plan/plan.rhai",
+        r#"step::run("01", "First", || { file::access("@/m/d", #{ mode: "0750", recursive: true }); });
+step::run("02", "Second", || { file::write("@/m/d/y", "new\n", #{ mode: "0640" }); });"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(mode("m/d/y"), 0o750);
+    place.run("rollback").ends(0);
+}
+
+#[test]
 fn line_set_in_a_kept_file_is_merged_into_it() {
     let place = edited_page();
     place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
