@@ -60,6 +60,8 @@ impl Session {
         let left = newer.map(|newer| left_to(newer, matches!(newer.state, ChangeState::Kept(_))));
         let undone = if let Some(left) = left {
             Ok(left)
+        } else if !force && self.would_take_what_is_kept(&known) {
+            Ok(Undone::Kept(KEPT_BY_OPERATOR.to_owned()))
         } else {
             self.record(Entry::UndoIntent { change: id })?;
             let terms = UndoTerms { force, agreed, ..UndoTerms::default() };
@@ -232,8 +234,23 @@ impl Session {
             // What is there is known only once those are undone.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
+        if !force && self.would_take_what_is_kept(known) {
+            return Ok(Undone::Kept(KEPT_BY_OPERATOR.to_owned()));
+        }
         let undone = self.undo_now(known, UndoTerms { force, dry_run: true, ..UndoTerms::default() })?;
         Ok(self.settled_conflict(&known.intent.target, undone))
+    }
+
+    /// Whether the operator kept a conflict at the target of a change, and undoing it would find none: what is kept of a
+    /// user goes with the user.
+    fn would_take_what_is_kept(&mut self, known: &ChangeRecord) -> bool {
+        let is_kept = self.on_conflict != ConflictPolicy::Overwrite
+            && self.history.kept_against.contains_key(&known.intent.target);
+        is_kept
+            && matches!(
+                self.undo_now(known, UndoTerms { dry_run: true, ..UndoTerms::default() }),
+                Ok(Undone::Back(how, _)) if how != Undoing::Already
+            )
     }
 
     /// A conflict that the operator keeps is none any more: what is there stays.
