@@ -1,234 +1,27 @@
 //! Rolls back: every live change of the plan, newest first, from the journal alone.
 
+mod order;
+mod report;
+mod request;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::path::Path;
 
 use anyhow::{Result, bail};
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::change::{Change, DesiredUnit, Loss, Payload, Position, Undone, Unit, UnitChange};
 use crate::event::{Answer, Event, Question, UndoOutcome};
-use crate::exit_code::ExitCode;
-use crate::failure::{self, Failure, FailureKind};
+use crate::failure::{self, Failure};
 use crate::journal::{
-    self, ChangeId, ChangeRecord, ChangeState, Claims, Class, Entry, Handler, History, Intent,
-    PendingHandler, StepState, UnfinishedRollback,
+    self, ChangeId, ChangeRecord, ChangeState, Entry, Handler, PendingHandler, StepState, UnfinishedRollback,
 };
-use crate::session::{Assumed, Later, Session};
+use crate::session::{Assumed, Session};
 use crate::target::Target;
-
-/// The data classes that `--purge` takes.
-pub const CLASSES: &[&str] = &["users", "homes", "databases", "packages", "data"];
-
-/// A step or a target, as it was typed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Asked {
-    /// A target is in its one form.
-    text: String,
-    target: Option<Target>,
-}
-
-impl From<&str> for Asked {
-    fn from(text: &str) -> Self {
-        let target: Option<Target> = text.parse().ok();
-        Self { text: target.as_ref().map_or_else(|| text.to_owned(), Target::to_string), target }
-    }
-}
-
-impl Asked {
-    fn is_for(&self, change: &ChangeRecord) -> bool {
-        change.intent.step.as_ref() == Some(&self.text) || self.target.as_ref() == Some(&change.intent.target)
-    }
-}
-
-/// What to roll back, and what may be lost.
-#[derive(Clone, Debug, Default)]
-pub struct Request {
-    /// Only these steps or targets; `None` for all.
-    pub steps: Option<Vec<Asked>>,
-    /// The classes that may be lost without asking.
-    pub purge: Vec<String>,
-    /// Overwrite conflicts with the states from before.
-    pub force: bool,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[derive(Default)]
-struct Options {
-    steps: Vec<String>,
-    purge: Vec<String>,
-}
-
-/// One change and what became of it, or would.
-#[derive(Clone, Debug)]
-pub struct Row {
-    /// The change.
-    pub change: ChangeId,
-    /// Its step.
-    pub step: Option<String>,
-    /// Its target.
-    pub target: String,
-    /// One line.
-    pub summary: String,
-    /// The difference, the reason, the error.
-    pub detail: Option<String>,
-    /// What the operator can do about it, a line each.
-    pub hints: Vec<String>,
-    /// The class that has to be named to lose it.
-    pub class: Option<&'static str>,
-    /// What the undo did, for people.
-    done: String,
-    /// It belongs to another step from now on.
-    is_left: bool,
-}
-
-/// What became of all of them.
-#[derive(Clone, Debug, Default)]
-pub struct Report {
-    /// Undone.
-    pub undone: Vec<Row>,
-    /// Kept: undoing them would lose data.
-    pub kept: Vec<Row>,
-    /// Not undone: there is no way to undo them.
-    pub not_undone: Vec<Row>,
-    /// Left as they are, because of a conflict.
-    pub conflicts: Vec<Row>,
-    /// Their undo action failed.
-    pub failed: Vec<Row>,
-}
-
-impl Report {
-    /// The exit status of the rollback.
-    pub fn exit(&self) -> ExitCode {
-        if self.conflicts.is_empty() && self.failed.is_empty() {
-            ExitCode::DONE
-        } else {
-            ExitCode::UNDONE_IN_PART
-        }
-    }
-
-    /// One line that sums it up; of a preview, `dry_run`, what would be.
-    pub fn sentence(&self, dry_run: bool) -> String {
-        let conflicts = if self.conflicts.len() == 1 { "conflict" } else { "conflicts" };
-        let would_be = if dry_run { "would be " } else { "" };
-        let sentence = format!(
-            "{} {would_be}undone · {} kept · {} {conflicts} · {} failed",
-            self.undone.len(),
-            self.kept.len(),
-            self.conflicts.len(),
-            self.failed.len()
-        );
-        match self.not_undone.len() {
-            0 => sentence,
-            left => format!("{sentence} · {left} not undone"),
-        }
-    }
-
-    /// What became of the changes, a line for each fate.
-    pub fn lines(&self) -> Vec<String> {
-        let (in_part, undone): (Vec<&Row>, Vec<&Row>) =
-            self.undone.iter().partition(|row| row.detail.is_some());
-        let undone: Vec<&str> = undone.into_iter().map(|row| row.summary.as_str()).collect();
-        let mut lines: Vec<String> = in_part.into_iter().filter_map(|row| row.detail.clone()).collect();
-        if !undone.is_empty() {
-            lines.push(format!("undone because of that: {}", undone.join(", ")));
-        }
-        for (fate, rows) in [
-            ("kept", &self.kept),
-            ("not undone", &self.not_undone),
-            ("conflict", &self.conflicts),
-            ("not undone", &self.failed),
-        ] {
-            let line = |row: &Row| {
-                let why = row.detail.as_deref().and_then(|detail| detail.lines().next());
-                why.map_or_else(
-                    || format!("{fate}: {}", row.summary),
-                    |why| format!("{fate}: {}: {why}", row.summary),
-                )
-            };
-            lines.extend(rows.iter().map(line));
-        }
-        lines
-    }
-
-    /// The form that scripts get.
-    pub fn to_json(&self) -> Value {
-        let rows = |rows: &[Row]| -> Vec<Value> {
-            let row = |row: &Row| {
-                json!({
-                    "change": row.change, "step": row.step, "target": row.target, "summary": row.summary,
-                    "detail": row.detail, "hints": row.hints, "class": row.class,
-                })
-            };
-            rows.iter().map(row).collect()
-        };
-        json!({
-            "undone": rows(&self.undone),
-            "kept": rows(&self.kept),
-            "not_undone": rows(&self.not_undone),
-            "conflicts": rows(&self.conflicts),
-            "failed": rows(&self.failed),
-        })
-    }
-}
-
-impl Request {
-    /// The request that a script's options and the command line make together.
-    pub fn of(options: &Value, purge: &[String], force: bool) -> Result<Self> {
-        let options: Options = match options {
-            Value::Null => Options::default(),
-            given => serde_json::from_value(given.clone())
-                .map_err(|error| Failure::new(error.to_string()).kind(FailureKind::Option))?,
-        };
-        let purge = [options.purge, purge.to_vec()].concat();
-        let steps = options.steps.iter().map(|word| word.as_str().into()).collect();
-        let steps = (!options.steps.is_empty()).then_some(steps);
-        let request = Self { steps, purge, force };
-        request.check_classes()?;
-        Ok(request)
-    }
-
-    fn check_classes(&self) -> Result<()> {
-        for class in &self.purge {
-            if class != "all" && !CLASSES.contains(&class.as_str()) {
-                bail!(
-                    Failure::new(format!("unknown data class `{class}`"))
-                        .exit(ExitCode::USAGE)
-                        .kind(FailureKind::Usage)
-                        .hint(format!("the classes are {} and `all`", CLASSES.join(", ")))
-                );
-            }
-        }
-        Ok(())
-    }
-
-    fn grants(&self, class: Class) -> bool {
-        let Some(word) = class.purge_word() else { return true };
-        self.purge.iter().any(|granted| granted == "all" || granted == word)
-    }
-
-    /// Whether a change is among what is asked for.
-    fn names(&self, known: &ChangeRecord) -> bool {
-        self.steps.as_ref().is_none_or(|asked| asked.iter().any(|asked| asked.is_for(known)))
-    }
-
-    /// Whether a step of its plan is among what is asked for.
-    fn names_step(&self, step: &str) -> bool {
-        self.steps.as_ref().is_none_or(|asked| asked.iter().any(|asked| asked.text == step))
-    }
-
-    /// Whether all that an unfinished rollback is for is asked for.
-    fn covers(&self, unfinished: &UnfinishedRollback) -> bool {
-        match (&unfinished.steps, &self.steps) {
-            (_, None) => true,
-            (None, Some(_)) => false,
-            (Some(begun), Some(asked)) => begun.iter().all(|word| asked.contains(&word.as_str().into())),
-        }
-    }
-}
+use order::{LeftToAnother, candidates, left_to_others};
+use report::row_of;
+pub use report::{Report, Row};
+pub use request::{Asked, CLASSES, Request};
 
 /// What a rollback would do.
 pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
@@ -795,29 +588,6 @@ fn agreed(session: &Session, request: &Request, loss: &Loss) -> Result<bool> {
     Ok(matches!(session.world.reporter.ask(&question)?, Some(Answer::Yes)))
 }
 
-fn row_of(known: &ChangeRecord) -> Row {
-    Row {
-        change: known.id,
-        step: known.intent.step.clone(),
-        target: known.intent.target.to_string(),
-        summary: known.intent.summary.clone(),
-        detail: None,
-        hints: Vec::new(),
-        class: None,
-        done: done_by_undo(&known.intent),
-        is_left: false,
-    }
-}
-
-/// What undoing a change does, for people: it removes or restores a whole path. Of others it names the change.
-fn done_by_undo(intent: &Intent) -> String {
-    match (&intent.target, intent.before.get("is").and_then(Value::as_str)) {
-        (Target::File(path), Some("absent")) => format!("removed {path}"),
-        (Target::File(path), Some(_)) => format!("restored {path}"),
-        _ => format!("undone: {}", intent.summary),
-    }
-}
-
 fn emit(session: &Session, outcome: UndoOutcome, row: &Row) {
     session.world.reporter.emit(&Event::Undo {
         outcome,
@@ -836,212 +606,6 @@ fn stopped_unit_needed(session: &Session, change: &Change) -> Option<Unit> {
     // Where no service manager runs, the undo itself says what it lacks.
     let facts = unit.facts(&session.world).ok().flatten()?;
     (!facts.is_running()).then_some(unit)
-}
-
-/// The live changes that a rollback is about, newest first; only a start that follows a start of the same unit comes
-/// right before that one: the unit ran while the changes between were made, and something else stopped it.
-fn candidates(session: &Session, request: &Request) -> Result<Vec<ChangeId>> {
-    let (history, plan) = (session.history(), session.plan());
-    let of_plan: Vec<&ChangeRecord> =
-        history.changes.iter().filter(|change| change.plan == plan && change.awaits_rollback()).collect();
-    let Some(steps) = &request.steps else {
-        let has_claims = history.claims.keys().any(|(of, _)| of == plan);
-        if of_plan.is_empty() && !has_claims && history.rollback.is_none() {
-            refuse_other_plan(history, plan)?;
-        }
-        let ids = in_undo_order(of_plan);
-        name_unknown_reliance(session, &ids);
-        return Ok(ids);
-    };
-    for asked in steps {
-        let word = &asked.text;
-        let is_known = history.changes.iter().any(|change| change.plan == plan && asked.is_for(change));
-        if history.step(plan, word).is_none() && !is_known {
-            let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
-            let kind = if word.contains(':') { "target" } else { "step" };
-            let what = if kind == "step" { "has never run" } else { "was never changed" };
-            bail!(
-                Failure::new(format!("{kind} `{word}` of {plan} {what}"))
-                    .exit(ExitCode::USAGE)
-                    .kind(FailureKind::Usage)
-                    .hint(format!("steps with a record: {}", known.join(", ")))
-                    .hint("list the targets with `kkrun history --json`")
-            );
-        }
-    }
-    let asked: Vec<&ChangeRecord> = of_plan.into_iter().filter(|change| request.names(change)).collect();
-    let stays = |change: &&ChangeRecord| change.is_live() && !(change.plan == plan && request.names(change));
-    let staying: Vec<&ChangeRecord> = history.changes.iter().filter(stays).collect();
-    for change in asked.iter().rev() {
-        if let Some(later) = needed_by(session, change, &staying)? {
-            refuse_alone(change, later, plan)?;
-        }
-    }
-    let ids = in_undo_order(asked);
-    name_unknown_reliance(session, &ids);
-    Ok(ids)
-}
-
-fn in_undo_order(mut changes: Vec<&ChangeRecord>) -> Vec<ChangeId> {
-    let starts = |change: &ChangeRecord| change.intent.after.get("running") == Some(&Value::Bool(true));
-    for at in 1..changes.len() {
-        let later = changes[at];
-        if !starts(later) {
-            continue;
-        }
-        let mut before = changes[..at].iter();
-        let older = before.rposition(|change| change.intent.target == later.intent.target);
-        if let Some(older) = older.filter(|older| starts(changes[*older])) {
-            changes[older + 1..=at].rotate_right(1);
-        }
-    }
-    changes.iter().rev().map(|change| change.id).collect()
-}
-
-/// How many later commands are named that may rely on what is undone.
-const MOST_NAMED: usize = 5;
-
-/// Names the later changes that stay and of which kkrun does not know what they rely on: what a command or a statement
-/// reads is not recorded.
-fn name_unknown_reliance(session: &Session, undone: &[ChangeId]) {
-    let undone: BTreeSet<ChangeId> = undone.iter().copied().collect();
-    let Some(oldest) = undone.first() else { return };
-    let is_opaque = |change: &&ChangeRecord| {
-        change.id > *oldest
-            && change.is_live()
-            && matches!(change.intent.what.as_str(), "command" | "statement")
-            && !undone.contains(&change.id)
-    };
-    let later: Vec<&ChangeRecord> = session.history().changes.iter().filter(is_opaque).collect();
-    for change in later.iter().take(MOST_NAMED) {
-        let (summary, whose) =
-            (&change.intent.summary, whose(&change.plan, change.intent.step.as_deref(), session.plan()));
-        session
-            .reporter()
-            .note(format!("cannot determine whether this relies on what is undone: {summary} ({whose})"));
-    }
-    if later.len() > MOST_NAMED {
-        session.reporter().note(format!("… and {} more", later.len() - MOST_NAMED));
-    }
-}
-
-/// The step and, if it is not `plan`, its plan.
-fn whose(of: &str, step: Option<&str>, plan: &str) -> String {
-    let step = step.map_or_else(|| "a script without steps".to_owned(), |step| format!("step {step}"));
-    if of == plan { step } else { format!("{step} of the plan `{of}`") }
-}
-
-fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Result<()> {
-    let needing = whose(&later.plan, later.intent.step.as_deref(), plan);
-    let alone = match &change.intent.step {
-        Some(step) if later.intent.step.as_ref() != Some(step) => format!("step {step}"),
-        _ => change.intent.target.to_string(),
-    };
-    bail!(
-        Failure::new(format!(
-            "{alone} cannot be undone alone: {} of {needing} needs {}",
-            later.intent.target, change.intent.target
-        ))
-        .hint(format!("roll back {needing} as well, or everything"))
-    )
-}
-
-/// The first of the changes that stay, oldest first, that is later and needs what this one did.
-fn needed_by<'a>(
-    session: &Session,
-    change: &ChangeRecord,
-    staying: &[&'a ChangeRecord],
-) -> Result<Option<&'a ChangeRecord>> {
-    let later = &staying[staying.partition_point(|staying| staying.id <= change.id)..];
-    let later = later.iter().copied().map(Later::Change).collect();
-    Ok(session.first_relying(&change.intent, later)?.and_then(|later| match later {
-        Later::Change(change) => Some(change),
-        Later::Claim { .. } => None,
-    }))
-}
-
-/// To which step a change is left that is not undone, and why.
-struct LeftToAnother {
-    plan: String,
-    step: Option<String>,
-    why: String,
-}
-
-/// Those of the `candidates`, newest first, on which something relies that is not rolled back: a claim, a change of
-/// another plan, or another candidate that is left. A change that only has newer content is no such thing: what it
-/// replaced comes back once it is undone.
-fn left_to_others(
-    session: &Session,
-    request: &Request,
-    candidates: &[ChangeId],
-) -> Result<BTreeMap<ChangeId, LeftToAnother>> {
-    let (history, plan) = (session.history(), session.plan());
-    let mut left: BTreeMap<ChangeId, LeftToAnother> = BTreeMap::new();
-    let of_others = history.live_beside(plan);
-    let is_left = |((of, step), _): &(&(String, String), &Claims)| !(of == plan && request.names_step(step));
-    let mut claims_left: Vec<_> = history.claims.iter().filter(is_left).collect();
-    claims_left.sort_by_key(|(_, claims)| claims.at);
-    for id in candidates {
-        let Some(known) = history.change(*id).filter(|known| known.intent.class != Class::Irreversible)
-        else {
-            continue;
-        };
-        if known.undoing_began() {
-            continue;
-        }
-        let claims = claims_left.iter().filter(|((of, step), claims)| {
-            let owner = (of.as_str(), Some(step.as_str()));
-            claims.at > *id && owner != (&*known.plan, known.intent.step.as_deref())
-        });
-        let claims = claims.flat_map(|((plan, step), claims)| {
-            claims.targets.iter().map(|target| Later::Claim { plan, step, target })
-        });
-        let newer = |id: &ChangeId| (Bound::Excluded(*id), Bound::Unbounded);
-        let is_content = |later: &ChangeRecord| session.holds_content_of(later, known);
-        let of_others = of_others.range(newer(id)).filter_map(|id| history.change(*id));
-        let staying = left.range(newer(id)).filter_map(|(id, _)| history.change(*id));
-        let mut changes: Vec<_> = of_others.filter(|later| !is_content(later)).chain(staying).collect();
-        changes.sort_unstable_by_key(|later| later.id);
-        let changes = changes.into_iter().map(Later::Change);
-        let Some(relying) = session.first_relying(&known.intent, claims.chain(changes).collect())? else {
-            continue;
-        };
-        // What is left itself belongs to the step that it is left to.
-        let (of, step) = match relying {
-            Later::Change(change) => match left.get(&change.id) {
-                Some(left) => (left.plan.clone(), left.step.clone()),
-                None => (change.plan.clone(), change.intent.step.clone()),
-            },
-            Later::Claim { plan, step, .. } => (plan.to_owned(), Some(step.to_owned())),
-        };
-        let (target, whose) = (relying.target(), whose(&of, step.as_deref(), plan));
-        let why = if *target == known.intent.target && matches!(relying, Later::Claim { .. }) {
-            format!("asked for by {whose}, too: left to it")
-        } else {
-            format!("{target} of {whose} needs it: left to it")
-        };
-        left.insert(*id, LeftToAnother { plan: of, step, why });
-    }
-    Ok(left)
-}
-
-/// Nothing of this plan, but changes of others: not "nothing to undo".
-fn refuse_other_plan(history: &History, plan: &str) -> Result<()> {
-    let mut others: Vec<&str> = history
-        .changes
-        .iter()
-        .filter(|change| change.awaits_rollback())
-        .map(|change| change.plan.as_str())
-        .collect();
-    others.sort_unstable();
-    others.dedup();
-    if others.is_empty() {
-        return Ok(());
-    }
-    bail!(
-        Failure::new(format!("nothing to undo for the plan `{plan}`, but other plans have changes"))
-            .hint(format!("plans with changes: {}", others.join(", ")))
-    )
 }
 
 #[cfg(test)]
@@ -1100,7 +664,10 @@ mod tests {
         let ground = two_steps();
         ground.put("c", "theirs\n");
         let done = apply(&mut ground.run(), &Request::default()).unwrap();
-        assert_eq!((targets(&done.conflicts), done.exit()), (vec!["c"], ExitCode::UNDONE_IN_PART));
+        assert_eq!(
+            (targets(&done.conflicts), done.exit()),
+            (vec!["c"], crate::exit_code::ExitCode::UNDONE_IN_PART)
+        );
         assert_eq!(ground.text("c").as_deref(), Some("theirs\n"));
         assert_eq!(ground.text("a").as_deref(), Some("first\n"));
         let overwriting = Request { force: true, ..Request::default() };

@@ -1,0 +1,108 @@
+//! What is to be rolled back, and what may be lost.
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::exit_code::ExitCode;
+use crate::failure::{Failure, FailureKind};
+use crate::journal::{ChangeRecord, Class, UnfinishedRollback};
+use crate::target::Target;
+
+/// The data classes that `--purge` takes.
+pub const CLASSES: &[&str] = &["users", "homes", "databases", "packages", "data"];
+
+/// A step or a target, as it was typed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// A target is in its one form.
+    pub(super) text: String,
+    target: Option<Target>,
+}
+
+impl From<&str> for Asked {
+    fn from(text: &str) -> Self {
+        let target: Option<Target> = text.parse().ok();
+        Self { text: target.as_ref().map_or_else(|| text.to_owned(), Target::to_string), target }
+    }
+}
+
+impl Asked {
+    pub(super) fn is_for(&self, change: &ChangeRecord) -> bool {
+        change.intent.step.as_ref() == Some(&self.text) || self.target.as_ref() == Some(&change.intent.target)
+    }
+}
+
+/// What to roll back, and what may be lost.
+#[derive(Clone, Debug, Default)]
+pub struct Request {
+    /// Only these steps or targets; `None` for all.
+    pub steps: Option<Vec<Asked>>,
+    /// The classes that may be lost without asking.
+    pub purge: Vec<String>,
+    /// Overwrite conflicts with the states from before.
+    pub force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[derive(Default)]
+struct Options {
+    steps: Vec<String>,
+    purge: Vec<String>,
+}
+
+impl Request {
+    /// The request that a script's options and the command line make together.
+    pub fn of(options: &Value, purge: &[String], force: bool) -> Result<Self> {
+        let options: Options = match options {
+            Value::Null => Options::default(),
+            given => serde_json::from_value(given.clone())
+                .map_err(|error| Failure::new(error.to_string()).kind(FailureKind::Option))?,
+        };
+        let purge = [options.purge, purge.to_vec()].concat();
+        let steps = options.steps.iter().map(|word| word.as_str().into()).collect();
+        let steps = (!options.steps.is_empty()).then_some(steps);
+        let request = Self { steps, purge, force };
+        request.check_classes()?;
+        Ok(request)
+    }
+
+    pub(super) fn check_classes(&self) -> Result<()> {
+        for class in &self.purge {
+            if class != "all" && !CLASSES.contains(&class.as_str()) {
+                bail!(
+                    Failure::new(format!("unknown data class `{class}`"))
+                        .exit(ExitCode::USAGE)
+                        .kind(FailureKind::Usage)
+                        .hint(format!("the classes are {} and `all`", CLASSES.join(", ")))
+                );
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn grants(&self, class: Class) -> bool {
+        let Some(word) = class.purge_word() else { return true };
+        self.purge.iter().any(|granted| granted == "all" || granted == word)
+    }
+
+    /// Whether a change is among what is asked for.
+    pub(super) fn names(&self, known: &ChangeRecord) -> bool {
+        self.steps.as_ref().is_none_or(|asked| asked.iter().any(|asked| asked.is_for(known)))
+    }
+
+    /// Whether a step of its plan is among what is asked for.
+    pub(super) fn names_step(&self, step: &str) -> bool {
+        self.steps.as_ref().is_none_or(|asked| asked.iter().any(|asked| asked.text == step))
+    }
+
+    /// Whether all that an unfinished rollback is for is asked for.
+    pub(super) fn covers(&self, unfinished: &UnfinishedRollback) -> bool {
+        match (&unfinished.steps, &self.steps) {
+            (_, None) => true,
+            (None, Some(_)) => false,
+            (Some(begun), Some(asked)) => begun.iter().all(|word| asked.contains(&word.as_str().into())),
+        }
+    }
+}
