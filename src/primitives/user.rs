@@ -1,5 +1,7 @@
 //! `user::` queries users, and brings them to their desired state.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
@@ -98,7 +100,7 @@ mod functions {
     /// existing user keeps what no option names. Undo restores each part that was not modified since. A user that kkrun
     /// created is removed, with the home that kkrun created, after a rollback asked (`--purge users`); any other user stays.
     /// Options: `uid`, `home` (of an existing user these cannot be changed, because files depend on them), `home_mode`,
-    /// `shell`, `groups` (added to those the user is in), `system: true` (a number from the range for services, and a home
+    /// `shell` (a program that is there), `groups` (added to those the user is in), `system: true` (a number from the range for services, and a home
     /// only if `home` is given).
     ///
     /// ```rhai,booted
@@ -135,9 +137,15 @@ mod functions {
 }
 
 fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
-    check_name(name)?;
+    // Tools with other rules have made names such as `first.last`.
+    if Account::by_name(name)?.is_none() {
+        check_name(name)?;
+    }
     host.seen().asks_for(|| Target::User(name.to_owned()));
     let desired = options.desired()?;
+    if let Some(shell) = &desired.shell {
+        check_shell(host, name, shell.as_path())?;
+    }
     for group in &desired.groups {
         let is_to_come = would_have_changed(host, &Target::Group(group.clone()))
             || would_have_changed(host, &Target::User(group.clone()));
@@ -156,6 +164,27 @@ fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
         return Ok(false);
     };
     host.session().perform(&Change::User(change), Payload::Nothing)
+}
+
+/// Refuses a login shell with which no one could log in.
+fn check_shell(host: &Host, name: &str, shell: &Path) -> Result<()> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let is_program = std::fs::metadata(shell)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.permissions().mode() & 0o111 != 0);
+    if is_program || host.may_be_packaged(shell) || host.predicted(shell)?.is_some() {
+        return Ok(());
+    }
+    if matches!(UserState::observe(name)?, UserState::Present(facts) if facts.shell.as_path() == shell) {
+        return Ok(());
+    }
+    bail!(
+        Failure::new(format!(
+            "cannot give user `{name}` the shell `{}`: there is no such program",
+            shell.display()
+        ))
+        .kind(FailureKind::Missing)
+        .hint("install it first, or name one of those that `/etc/shells` lists")
+    )
 }
 
 /// What a killed run may have created in part.

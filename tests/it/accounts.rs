@@ -394,6 +394,25 @@ is "file and user" "" "$(ls /srv; getent passwd kim || true)"
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
+fn login_shell_must_be_there_and_names_that_other_tools_made_are_taken() {
+    holds(
+        r#"
+plan 'user::ensure("kim", #{ shell: "/bin/none" });'
+if kkrun p.rhai 2>"$D/said"; then echo "a shell that is not there was set"; exit 1; fi
+grep -q 'there is no such program' "$D/said"
+! id kim
+useradd first.last
+plan 'user::ensure("first.last", #{ groups: ["video"] });'
+kkrun p.rhai
+id -nG first.last | grep -qw video
+undo
+! id -nG first.last | grep -qw video
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
 fn rollback_of_a_step_is_refused_while_a_later_step_relies_on_its_account() {
     holds(
         r#"
