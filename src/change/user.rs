@@ -546,6 +546,14 @@ impl Kind for UserChange {
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
+    fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
+        let made = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent());
+        made.filter(|_| self.before == UserState::Absent)
+            .map(|home| home.as_path().to_owned())
+            .into_iter()
+            .collect()
+    }
+
     fn predict(&self, _world: &World, predicted: &mut Predicted) {
         let Some(numbers) = self.inverse.record.after.user_and_group() else { return };
         let name = &self.inverse.name;

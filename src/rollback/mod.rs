@@ -5,7 +5,7 @@ mod report;
 mod request;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde_json::Value;
@@ -44,7 +44,11 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
         let target = &known.intent.target;
         let recorded = states.get(target).or_else(|| session.recorded_since(id, target)).cloned();
         let recorded = recorded.as_ref();
-        let (reported, detail) = match preview_one(session, request, &known, recorded, &assumed, &mut row) {
+        let previewed = match holds_what_stays(session, request, &known, &report) {
+            Some(why) => Ok(Undone::Kept(why)),
+            None => preview_one(session, request, &known, recorded, &assumed, &mut row),
+        };
+        let (reported, detail) = match previewed {
             Ok(Undone::Back(how, left)) => {
                 let taken = Change::of_intent(&known.intent)?.kind().undo_takes(&session.world, recorded);
                 let taken = row.detail.take().or(taken);
@@ -249,6 +253,10 @@ fn undo_one(
             return Ok(());
         }
     };
+    if let Some(why) = holds_what_stays(session, request, &known, report) {
+        let was_reported = reported.get(&id).is_some_and(|detail| detail.as_ref() == Some(&why));
+        return keep(session, row, why, was_reported, report);
+    }
     let mut is_agreed = false;
     match loss_of(session, &known, &change, session.recorded_since(id, &known.intent.target)) {
         Ok(Some(loss)) => {
@@ -521,6 +529,31 @@ fn keep(
     }
     report.kept.push(row);
     Ok(())
+}
+
+/// Why a directory is kept that undoing a change would remove: something in it is kept, or is a conflict.
+fn holds_what_stays(
+    session: &Session,
+    request: &Request,
+    known: &ChangeRecord,
+    report: &Report,
+) -> Option<String> {
+    let is_directory =
+        |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
+    let removed = Change::of_intent(&known.intent).ok()?.kind().removed_by_undo(&session.world);
+    let removed: Vec<PathBuf> = removed.into_iter().filter(is_directory).collect();
+    if removed.is_empty() {
+        return None;
+    }
+    let history = session.history();
+    let reported = report.kept.iter().chain(&report.conflicts);
+    let reported = reported.filter_map(|row| history.change(row.change)?.intent.target.path());
+    let kept = history.kept_against.keys().filter(|_| !request.force).filter_map(Target::path);
+    let is_in_it = |path: &&Path| {
+        removed.iter().any(|root| path.starts_with(root) && *path != root)
+            && std::fs::symlink_metadata(path).is_ok()
+    };
+    reported.chain(kept).find(is_in_it).map(|path| format!("`{}` in it stays", path.display()))
 }
 
 /// What would be lost: as the script named it, else as the kind sees it now.

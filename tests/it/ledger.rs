@@ -227,6 +227,24 @@ step::run("02", "Second", || { file::write("@/m/d/y", "new\n", #{ mode: "0640" }
 }
 
 #[test]
+fn directory_with_something_in_it_that_stays_is_not_removed_whatever_is_purged() {
+    let place = Place::new(
+        r#"step::run("01", "First", || { file::make_dir("@/m/d"); file::write("@/m/d/f", "ours\n"); });"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.write("m/d/f", "theirs\n");
+    place.run("rollback --purge all --dry-run").ends(4).says("`@/m/d/f` in it stays");
+    place.run("rollback --purge all").ends(4).says("`@/m/d/f` in it stays");
+    assert_eq!(place.read("m/d/f"), "theirs\n");
+    place.run("rollback --on-conflict keep").ends(0);
+    place.run("rollback --purge all").ends(0);
+    assert_eq!(place.read("m/d/f"), "theirs\n");
+    place.run("rollback --purge all --on-conflict overwrite").ends(0);
+    assert!(!place.exists("m/d"));
+    assert!(place.backups().contains(&"theirs\n".to_owned()));
+}
+
+#[test]
 fn line_set_in_a_kept_file_is_merged_into_it() {
     let place = edited_page();
     place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
