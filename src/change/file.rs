@@ -347,6 +347,10 @@ impl Kind for FileChange {
         accounts_of(self.after.ownership())
     }
 
+    fn holds_secret(&self) -> bool {
+        self.inverse.secret
+    }
+
     fn summary(&self) -> String {
         let verb = match (&self.before, &self.after) {
             (_, FileState::Absent) => "remove",

@@ -316,6 +316,11 @@ pub trait Kind {
         false
     }
 
+    /// Whether it writes a secret to its target.
+    fn holds_secret(&self) -> bool {
+        false
+    }
+
     /// Other targets that have to exist for it, such as the role that a database belongs to.
     ///
     /// # Errors
@@ -510,6 +515,7 @@ impl Change {
             step: None,
             target: self.kind().target(),
             keeps_content: self.kind().keeps_content(),
+            holds_secret: self.kind().holds_secret(),
             needs: self.kind().needs()?,
             whole: self.kind().whole().filter(|whole| !whole.overlaps(&self.kind().target())),
             class: self.kind().class(),

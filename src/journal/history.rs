@@ -727,7 +727,7 @@ impl History {
         for handler in &intent.pending {
             self.trigger(&plan, intent.step.as_deref(), handler, id);
         }
-        if intent.inverse.get("secret").is_some_and(|secret| secret == true) {
+        if intent.holds_secret {
             self.secret_targets.insert(intent.target.clone());
         }
         let was_recorded = self.ledger.contains_key(&intent.target);

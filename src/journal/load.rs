@@ -459,6 +459,20 @@ mod tests {
     }
 
     #[test]
+    fn journal_is_closed_only_behind_the_end_of_a_run_or_rollback() {
+        let directory = tempfile::tempdir().unwrap();
+        journal_of(directory.path(), &["a"]);
+        assert!(!load(directory.path()).unwrap().is_closed);
+        let writer = || Writer { run: "r2".into(), boot: "b1".into(), plan: "test".into() };
+        let take =
+            || Journal::take_over(directory.path(), &load(directory.path()).unwrap(), writer()).unwrap();
+        take().append(Entry::RunEnded { exit: 0, bare: None }).unwrap();
+        assert!(load(directory.path()).unwrap().is_closed);
+        take().append(Entry::Once { key: "b".to_owned(), changes: Vec::new() }).unwrap();
+        assert!(!load(directory.path()).unwrap().is_closed);
+    }
+
+    #[test]
     fn cut_at_any_byte_the_whole_records_before_remain() {
         let directory = tempfile::tempdir().unwrap();
         let bytes = journal_of(directory.path(), &["a", "b", "c"]);

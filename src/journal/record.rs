@@ -176,6 +176,9 @@ pub struct Intent {
     /// Owner and mode alone are changed.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub keeps_content: bool,
+    /// A secret is written to the target: its content is not shown from then on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub holds_secret: bool,
     /// Other targets that have to exist for it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub needs: Vec<Target>,

@@ -200,6 +200,7 @@ mod tests {
                 step: None,
                 target,
                 keeps_content: false,
+                holds_secret: false,
                 needs: Vec::new(),
                 whole: None,
                 class: Class::Safe,

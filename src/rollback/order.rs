@@ -4,13 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use anyhow::{Result, bail};
-use serde_json::Value;
 
 use super::request::Request;
+use crate::change::Change;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeId, ChangeRecord, Claims, Class, History};
 use crate::session::{Later, Session};
+use crate::target::{Aspect, Target};
 
 /// The live changes that a rollback is about, newest first; only a start that follows a start of the same unit comes
 /// right before that one: the unit ran while the changes between were made, and something else stopped it.
@@ -57,7 +58,10 @@ pub(super) fn candidates(session: &Session, request: &Request) -> Result<Vec<Cha
 }
 
 fn in_undo_order(mut changes: Vec<&ChangeRecord>) -> Vec<ChangeId> {
-    let starts = |change: &ChangeRecord| change.intent.after.get("running") == Some(&Value::Bool(true));
+    let starts = |change: &ChangeRecord| {
+        matches!(change.intent.target, Target::Unit { aspect: Aspect::Activity, .. })
+            && matches!(Change::of_intent(&change.intent), Ok(Change::Unit(change)) if change.is_start())
+    };
     for at in 1..changes.len() {
         let later = changes[at];
         if !starts(later) {

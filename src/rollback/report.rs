@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::change::Change;
 use crate::exit_code::ExitCode;
 use crate::journal::{ChangeId, ChangeRecord, Intent};
 use crate::target::Target;
@@ -135,9 +136,11 @@ pub(super) fn row_of(known: &ChangeRecord) -> Row {
 
 /// What undoing a change does, for people: it removes or restores a whole path. Of others it names the change.
 fn done_by_undo(intent: &Intent) -> String {
-    match (&intent.target, intent.before.get("is").and_then(Value::as_str)) {
-        (Target::File(path), Some("absent")) => format!("removed {path}"),
-        (Target::File(path), Some(_)) => format!("restored {path}"),
+    match (&intent.target, Change::of_intent(intent)) {
+        (Target::File(path), Ok(Change::File(change))) if change.states().0.is_absent() => {
+            format!("removed {path}")
+        }
+        (Target::File(path), Ok(Change::File(_))) => format!("restored {path}"),
         _ => format!("undone: {}", intent.summary),
     }
 }

@@ -375,6 +375,10 @@ impl Kind for EditChange {
         if self.inverse.file.is_absent() { vec![self.path().to_owned()] } else { Vec::new() }
     }
 
+    fn holds_secret(&self) -> bool {
+        self.inverse.secret
+    }
+
     fn summary(&self) -> String {
         let verb = match (&self.after, &self.inverse.commented, &self.inverse.entry.kind) {
             (EntryState::Unset, Some(_), _) => "comment out",

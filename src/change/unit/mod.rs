@@ -169,6 +169,11 @@ impl UnitChange {
         &self.inverse.unit
     }
 
+    /// Whether it started the unit.
+    pub fn is_start(&self) -> bool {
+        self.inverse.desired == DesiredUnit::Started
+    }
+
     /// Whether there is no such unit, as far as is known.
     pub fn is_about_nothing(&self) -> bool {
         self.about_nothing

@@ -273,9 +273,8 @@ fn is_name(name: &str) -> bool {
     })
 }
 
-/// Creates a directory that only its owner may enter, or checks that an existing one is such.
-/// Makes a directory that only its owner can enter, in a place where no one else can exchange it: the secrets of a
-/// rehearsal are in it.
+/// Makes a directory that only its owner can enter, or checks that an existing one is such, in a place where no one else
+/// can exchange it: the secrets of a rehearsal are in it.
 fn make_private_directory(path: &Path) -> Result<()> {
     trusted::check_state(path, &[])?;
     if let Some(parent) = path.parent() {
