@@ -298,7 +298,7 @@ impl<'a> Payload<'a> {
 
 /// The error of an act that was not given what it takes.
 fn missing() -> anyhow::Error {
-    anyhow::anyhow!("cannot make the change: what it takes is not in the journal")
+    anyhow::anyhow!("internal error: a change was made without what it takes, which is not in the journal")
 }
 
 /// What every kind of change answers.

@@ -100,8 +100,8 @@ mod functions {
     /// existing user keeps what no option names. Undo restores each part that was not modified since. A user that kkrun
     /// created is removed, with the home that kkrun created, after a rollback asked (`--purge users`); any other user stays.
     /// Options: `uid`, `home` (of an existing user these cannot be changed, because files depend on them), `home_mode`,
-    /// `shell` (a program that is there), `groups` (added to those the user is in), `system: true` (a number from the range for services, and a home
-    /// only if `home` is given).
+    /// `shell` (a program that is there), `groups` (added to those the user is in), `system: true` (a number from the range for
+    /// services, and a home only if `home` is given).
     ///
     /// ```rhai,booted
     /// assert(user::ensure("robin") && !user::ensure("robin"));

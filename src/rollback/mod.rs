@@ -553,7 +553,10 @@ fn holds_what_stays(
         removed.iter().any(|root| path.starts_with(root) && *path != root)
             && std::fs::symlink_metadata(path).is_ok()
     };
-    reported.chain(kept).find(is_in_it).map(|path| format!("`{}` in it stays", path.display()))
+    reported
+        .chain(kept)
+        .find(is_in_it)
+        .map(|path| format!("`{}` in it stays: it is kept, or is a conflict", path.display()))
 }
 
 /// What would be lost: as the script named it, else as the kind sees it now.

@@ -172,7 +172,7 @@ impl Session {
         };
         // A unit that was stopped loses nothing by being started.
         if answer.is_none() && is_activity(target) {
-            self.world.reporter.note(format!("no one can be asked about {target}: {summary}"));
+            self.world.reporter.note(format!("no one can be asked, and nothing is lost by it: {summary}"));
             return Ok(ConflictPolicy::Overwrite);
         }
         let mut failure = Failure::new(format!(
