@@ -530,7 +530,6 @@ fn child_that_a_killed_run_did_not_come_to_note_is_found_with_its_group() {
     let boot = crate::machine::clock::boot_id().unwrap();
     let group = Process::current().unwrap().control_group().unwrap_or_default();
     let records = format!("run {run}\nboot {boot}\nrunner 1 1\ncgroup {group}\n");
-    std::fs::write(directory.path().join(format!("{run}.children")), records).unwrap();
     // The second has neither the variable nor a parent that has: it is in the group that the child leads.
     let script = "(env -i sleep 1004 > /dev/null 2>&1 &); exec sleep 1003";
     let mut child = spawned(
@@ -542,6 +541,9 @@ fn child_that_a_killed_run_did_not_come_to_note_is_found_with_its_group() {
             .process_group(0),
     );
     let names = || -> Vec<String> {
+        // Records of a run of which nothing is found are removed, and a child that has not executed its program is not
+        // found: a killed run's child has the lock until then, so that no one looks.
+        std::fs::write(directory.path().join(format!("{run}.children")), &records).unwrap();
         orphans(directory.path()).unwrap().into_iter().map(|orphan| orphan.name).collect()
     };
     assert!(eventually(|| names() == ["sleep", "sleep"]), "{:?}", names());
