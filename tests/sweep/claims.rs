@@ -88,8 +88,7 @@ pub(crate) fn sweep(shard: Shard) -> Tally {
             if !shard.has(number) {
                 continue;
             }
-            ground.restore(start);
-            let ended = strace::inject(&ground, &position, KILL, &[], &ground.kkrun(words));
+            let ended = strace::inject(&ground, start, &position, KILL, &[], &ground.kkrun(words));
             let mut problems = Vec::new();
             if words == RUN_OTHER {
                 problems.extend(expect(&ground, RUN_OTHER, &[0]));

@@ -55,9 +55,8 @@ pub(crate) fn sweep(shard: Shard) -> Tally {
                     number += 1;
                     if shard.has(number) {
                         let what = format!("{name}, {position} with {fault}");
-                        trial.ground.restore(trial.start(doing));
-                        let words = trial.ground.kkrun(doing.words());
-                        let ended = strace::inject(&trial.ground, &position, fault, &about, &words);
+                        let (start, words) = (trial.start(doing), trial.ground.kkrun(doing.words()));
+                        let ended = strace::inject(&trial.ground, start, &position, fault, &about, &words);
                         let problems = wrong(&trial, doing, &ended, &sample.ways(&what));
                         tally.add(&what, ended.was_disturbed(), problems);
                     }

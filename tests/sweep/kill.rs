@@ -25,8 +25,8 @@ pub(crate) fn sweep(shard: Shard) -> Tally {
             let all = trial.positions(trial.start(doing), doing);
             let mut phases = vec![(name.clone(), None, all.clone())];
             for first in sample.spread(&all, if sample.is_full() { INTERRUPTED } else { 1 }, &name) {
-                trial.ground.restore(trial.start(doing));
-                strace::inject(&trial.ground, &first, KILL, &[], &trial.ground.kkrun(doing.words()));
+                let words = trial.ground.kkrun(doing.words());
+                strace::inject(&trial.ground, trial.start(doing), &first, KILL, &[], &words);
                 let name = format!("{name} killed at {first}, again");
                 let start = trial.ground.snapshot(&format!("killed at {first}"));
                 let all = trial.positions(&start, doing);
@@ -38,9 +38,8 @@ pub(crate) fn sweep(shard: Shard) -> Tally {
                     number += 1;
                     if shard.has(number) {
                         let what = format!("{name}, killed at {position}");
-                        trial.ground.restore(start);
                         let words = trial.ground.kkrun(doing.words());
-                        let ended = strace::inject(&trial.ground, &position, KILL, &[], &words);
+                        let ended = strace::inject(&trial.ground, start, &position, KILL, &[], &words);
                         let problems = trial.recovers(doing, &ended, &sample.ways(&what));
                         tally.add(&what, ended.was_disturbed(), problems);
                     }

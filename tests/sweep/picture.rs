@@ -193,6 +193,8 @@ pub(crate) fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
                 "" | "journal" | "journal.end" | "key" | "remembered" | "lock" | "backups" | "logs"
                 | "secrets" | "running" | "aside",
             ] => true,
+            // Killed before its first record, a run leaves nothing for a rollback to do: the next run writes over it.
+            [".key"] => !state.join("journal").exists(),
             // The end that a power cut tore off is kept for people.
             [torn] => torn.starts_with("journal.torn-at-"),
             ["backups", name] => {

@@ -33,15 +33,15 @@ pub(crate) fn sweep(shard: Shard) -> Tally {
                     }
                     let words = trial.ground.kkrun(doing.words());
                     let what = format!("{name}, power lost at {position}");
-                    trial.ground.restore(trial.start(doing));
-                    let ended = strace::inject(&trial.ground, &position, KILL, &[], &words);
+                    let start = trial.start(doing);
+                    let ended = strace::inject(&trial.ground, start, &position, KILL, &[], &words);
                     let problems = lose_power(&mut trial, doing, &ended, &sample.ways(&what));
                     tally.add(&what, ended.was_disturbed(), problems);
 
                     // What a killed run left unsynced is promised by the one that goes on.
                     let what = format!("{name}, killed at {position}, power lost at the end of the next");
-                    trial.ground.restore(trial.start(doing));
-                    let killed = strace::inject(&trial.ground, &position, KILL, &[], &words);
+                    let start = trial.start(doing);
+                    let killed = strace::inject(&trial.ground, start, &position, KILL, &[], &words);
                     let disturbed = killed.was_disturbed();
                     let mut ended = strace::run(&trial.ground, &words);
                     ended.stderr.insert_str(0, &killed.stderr);

@@ -31,9 +31,8 @@ pub(crate) fn sweep(shard: Shard) -> Tally {
                 continue;
             }
             let what = format!("{name}, killed at {position}, and then the operator");
-            trial.ground.restore(trial.start(doing));
-            let ended =
-                strace::inject(&trial.ground, &position, KILL, &[], &trial.ground.kkrun(doing.words()));
+            let (start, words) = (trial.start(doing), trial.ground.kkrun(doing.words()));
+            let ended = strace::inject(&trial.ground, start, &position, KILL, &[], &words);
             let here = trial.ground.snapshot("killed");
             let mut problems = Vec::new();
             for way in sample.ways(&what) {

@@ -6,7 +6,7 @@ use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::ground::Ground;
+use super::ground::{Ground, Snapshot};
 
 /// How long anything may take.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -226,26 +226,42 @@ pub(crate) fn positions(calls: &[Traced]) -> Vec<Position> {
     found
 }
 
-/// Runs a command, and does `what` (as strace takes it, with K for the number and L for a thousand further) with the
-/// calls at a position, among those that are about these paths; among all if none is named.
+/// How often a position is tried before the one before it is. Threads share the calls between them as they are
+/// scheduled, and a wait makes more of them or fewer: the K-th of one of them may not be made in the next run.
+const ATTEMPTS: usize = 3;
+/// How many positions before one may stand for it.
+const NEARBY: usize = 10;
+
+/// Runs a command from this state until it reaches the position, and does `what` (as strace takes it, with K for the
+/// number and L for a thousand further) with the calls there, among those that are about these paths; among all if none
+/// is named.
 pub(crate) fn inject(
     ground: &Ground,
+    start: &Snapshot,
     position: &Position,
     what: &str,
     about: &[PathBuf],
     words: &[String],
 ) -> Ended {
-    let Position { call, number } = position;
-    let (from, to) = (number.to_string(), (number + 1000).to_string());
-    let inject = what.replace("when=K", &format!("when={from}")).replace("..L", &format!("..{to}"));
-    let mut options = only_about(about);
-    options.extend([
-        "-e".to_owned(),
-        format!("trace={call}"),
-        "-e".to_owned(),
-        format!("inject={call}:{inject}"),
-    ]);
-    traced(ground, &options, words)
+    let mut ended = Ended::default();
+    for number in (1..=position.number).rev().flat_map(|number| [number; ATTEMPTS]).take(NEARBY * ATTEMPTS) {
+        let call = &position.call;
+        let (from, to) = (number.to_string(), (number + 1000).to_string());
+        let inject = what.replace("when=K", &format!("when={from}")).replace("..L", &format!("..{to}"));
+        let mut options = only_about(about);
+        options.extend([
+            "-e".to_owned(),
+            format!("trace={call}"),
+            "-e".to_owned(),
+            format!("inject={call}:{inject}"),
+        ]);
+        ground.restore(start);
+        ended = traced(ground, &options, words);
+        if ended.was_disturbed() {
+            break;
+        }
+    }
+    ended
 }
 
 fn only_about(paths: &[PathBuf]) -> Vec<String> {
