@@ -33,7 +33,6 @@ exits() {
 
 plan() { "$KKRUN" --non-interactive --yes "$@"; }
 as_user() { runuser -u "$user" -- env -C / "$@"; }
-of_user() { systemctl --user --machine="$user@" "$@"; }
 database_url() { sed -n "s/^DATABASE_URL=//p" "$home/.env" | tr -d "'\""; }
 sql() { runuser -u postgres -- psql -XAtqc "$1" "${2:-postgres}"; }
 journal_records() { wc -l </var/lib/kkrun/journal; }
