@@ -31,9 +31,13 @@ pub(super) fn remove(made: &Made, record: &Path) -> String {
         "    lives \"$@\" && kill -KILL \"$1\"".to_owned(),
         "    while lives \"$@\"; do sleep 0.05; done".to_owned(),
         "}".to_owned(),
+        // Some went with the processes whose namespace they were in.
+        "release() {".to_owned(),
+        "    ! mountpoint -q \"$1\" || umount \"$1\" || umount -l \"$1\"".to_owned(),
+        "}".to_owned(),
     ];
     lines.extend(made.processes.iter().map(|process| format!("end {} {}", process.pid, process.start)));
-    lines.extend(made.mounts.iter().rev().map(|path| format!("umount {0} || umount -l {0}", quote(path))));
+    lines.extend(made.mounts.iter().rev().map(|path| format!("release {}", quote(path))));
     lines.extend(made.network.iter().map(|name| format!("ip netns delete {name}")));
     lines.extend(
         made.control_groups
@@ -62,13 +66,13 @@ mod tests {
             kept: true,
         };
         let script = remove(&made, Path::new("/run/kkrun/rehearsals/kkrun-7"));
-        let tail: Vec<&str> = script.lines().skip(10).collect();
+        let tail: Vec<&str> = script.lines().skip(13).collect();
         assert_eq!(
             tail,
             [
                 "end 8 80",
-                "umount /m/root/home || umount -l /m/root/home",
-                "umount /m/root || umount -l /m/root",
+                "release /m/root/home",
+                "release /m/root",
                 "ip netns delete kkrun-7",
                 "find /sys/fs/cgroup/kkrun-7 -depth -type d -exec rmdir {} +",
                 "rm -rf --one-file-system '/var/tmp/my clones/one'",
