@@ -419,7 +419,7 @@ fn product(session: &mut Session, path: &Path, number: u8, crash: Option<Crash>)
     let mut command = Command::new(&argv);
     command.label = Some("make".to_owned());
     let (ok_codes, backoff) = (Vec::new(), Duration::ZERO);
-    let mut attempts = Attempts { command, ok_codes, retries: 0, backoff, ended: None };
+    let mut attempts = Attempts { command, ok_codes, retries: 0, retry_on: None, backoff, ended: None };
     perform(session, &Change::Command(change), Payload::Command(&mut attempts), crash)
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use regex::Regex;
 
 use super::{World, succeeded};
 use crate::machine::process::{Command, Ended};
@@ -16,6 +17,8 @@ pub struct Attempts {
     pub ok_codes: Vec<i32>,
     /// How often it is run again.
     pub retries: u32,
+    /// What its last lines must match for that; none: anything.
+    pub retry_on: Option<Regex>,
     /// How long is waited before the first retry; doubled each time.
     pub backoff: Duration,
     /// How the last attempt ended.
@@ -41,7 +44,8 @@ impl Attempts {
                 return Ok(self.ended.insert(ended));
             }
             world.processes.check_interruption()?;
-            if left == 0 {
+            let is_retried = |pattern: &Regex| pattern.is_match(&ended.tail.join("\n"));
+            if left == 0 || !self.retry_on.as_ref().is_none_or(is_retried) {
                 succeeded(&ended, &label)?;
             }
             left = left.saturating_sub(1);

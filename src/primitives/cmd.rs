@@ -5,9 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use regex::Regex;
 use rhai::plugin::*;
 use rhai::{FnPtr, Map};
-use serde::Deserialize;
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer};
 
 use super::file::absolute;
 use super::shorter::namespace;
@@ -110,6 +112,8 @@ struct RunOptions {
     stdin: Option<Dynamic>,
     timeout: Option<Seconds>,
     retries: u32,
+    #[serde(deserialize_with = "pattern")]
+    retry_on: Option<Regex>,
     backoff: Option<Seconds>,
     ok_codes: Vec<i32>,
     label: Option<String>,
@@ -127,6 +131,10 @@ struct LookOptions {
     stdin: Option<Dynamic>,
     timeout: Option<Seconds>,
     stderr: bool,
+}
+
+fn pattern<'de, D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Option<Regex>, D::Error> {
+    Regex::new(&String::deserialize(deserializer)?).map(Some).map_err(D::Error::custom)
 }
 
 /// serde cannot read closures and secrets, so they are taken out of the map first.
@@ -463,8 +471,14 @@ impl Run<'_> {
 
     fn attempts(&self) -> Result<Attempts> {
         let (command, options) = (self.command()?, &self.options);
-        let (ok_codes, backoff) = (options.ok_codes.clone(), seconds(options.backoff, 2.0));
-        Ok(Attempts { command, ok_codes, retries: options.retries, backoff, ended: None })
+        Ok(Attempts {
+            command,
+            ok_codes: options.ok_codes.clone(),
+            retries: options.retries,
+            retry_on: options.retry_on.clone(),
+            backoff: seconds(options.backoff, 2.0),
+            ended: None,
+        })
     }
 
     /// The command as the journal records it: secrets by name.
@@ -644,8 +658,9 @@ mod functions {
     ///   modification is then no conflict.
     ///
     /// Options about how it runs: `cwd`, `env` (values may be secrets), `user` (with HOME, groups and XDG_RUNTIME_DIR),
-    /// `stdin` (a string or a secret), `timeout` (seconds, default 3600), `retries` (default 0), `backoff` (seconds before
-    /// the first retry, default 2, doubled each time), `ok_codes` (accepted exit codes besides 0), `label` (its name in
+    /// `stdin` (a string or a secret), `timeout` (seconds, default 3600), `retries` (default 0), `retry_on` (a
+    /// regular expression: a failed command is only retried when it matches the last 40 lines of output, such as
+    /// `"timed out|ECONNRESET"`), `backoff` (seconds before the first retry, default 2, doubled each time), `ok_codes` (accepted exit codes besides 0), `label` (its name in
     /// messages), `interactive: true` (it gets the terminal).
     ///
     /// ```rhai

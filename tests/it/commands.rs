@@ -124,3 +124,31 @@ fn second_plan_is_rolled_back_by_name_only_while_the_first_has_something_to_undo
     place.run("rollback --plan plan").ends(0);
     place.run("rollback").ends(0).says("1 undone");
 }
+
+#[test]
+fn command_is_retried_only_when_its_output_matches_retry_on() {
+    let script = |message: &str| {
+        format!(
+            r#"
+step::run("01", "First", || {{
+    cmd::run(["bash", "-c", "echo . >> @/m/tries; echo 'npm error code {message}' >&2; test $(wc -l < @/m/tries) = 3"],
+        #{{ always: "a test", retries: 5, backoff: 0.01, retry_on: "ECONNRESET|ETIMEDOUT" }});
+}});
+"#
+        )
+    };
+    let place = Place::new(&script("ETIMEDOUT"));
+    place.run("plan.rhai").ends(0).says("retrying");
+    assert_eq!(place.read("m/tries"), ".\n.\n.\n");
+    let place = Place::new(&script("ERESOLVE"));
+    place.run("plan.rhai").ends(1).never_says("retrying");
+    assert_eq!(place.read("m/tries"), ".\n");
+}
+
+#[test]
+fn invalid_retry_on_is_reported_before_the_first_step() {
+    let place = Place::new(
+        r#"step::run("01", "First", || cmd::run(["true"], #{ always: "a test", retry_on: "(" }));"#,
+    );
+    place.run("check plan.rhai").ends(2).says("option `retry_on`").says("unclosed group");
+}

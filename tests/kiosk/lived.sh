@@ -79,6 +79,13 @@ site() {
     exits 0 plan master.rhai --unset npm_build
     check "the assets" diff -r /tmp/site $site/dashboard
 
+    say "another Node.js"
+    exits 0 plan master.rhai --set node_version=20.19.0 --set npm_version=11.6.2
+    same "its version" v20.19.0 "$(as_user $home/.node/20.19.0/bin/node --version)"
+    same "npm's version" 11.6.2 "$(as_user env PATH=$home/.node/20.19.0/bin:/usr/bin:/bin npm --version)"
+    check "the site" diff -r /tmp/site $site/dashboard
+    exits 0 plan master.rhai --unset node_version --unset npm_version
+
     say "builds that succeed and are not good"
     exits 1 plan master.rhai --set 'npm_build=["sh", "-c", "rm -rf dist; mkdir dist"]'
     check "the old site stays" diff -r /tmp/site $site/dashboard
