@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::error::ErrorKind;
+use clap::parser::ValueSource;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::rollback::CLASSES;
@@ -20,7 +21,7 @@ use crate::ui::ColorChoice;
 77 refused: not trusted, or root required · 78 an answer is required · 128+N ended by signal N"
 )]
 pub struct Cli {
-    /// The options that every command takes.
+    /// The options that were given.
     #[command(flatten)]
     pub options: Options,
     /// The command.
@@ -28,69 +29,72 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The options that every command takes.
+/// The options of runs. [`options_of`] says which of them other commands take.
 #[derive(Clone, Debug, Default, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "every switch of a command line is one")]
 pub struct Options {
-    /// Change nothing: show what a run would change
-    #[arg(long, global = true)]
+    /// Change nothing: show what would be changed
+    #[arg(long)]
     pub dry_run: bool,
-    /// Examine complete steps too: report those whose effect no longer holds
-    #[arg(long, global = true)]
+    /// Examine complete steps too, and fail at those whose effect no longer holds
+    #[arg(long)]
     pub verify: bool,
+    /// Examine complete steps too, and run those whose effect no longer holds
+    #[arg(long)]
+    pub repair: bool,
     /// Start at STEP: skip the steps before it
-    #[arg(long, global = true, value_name = "STEP")]
+    #[arg(long, value_name = "STEP")]
     pub from: Option<String>,
     /// Run only these steps
-    #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
+    #[arg(long, value_name = "STEPS", value_delimiter = ',')]
     pub only: Vec<String>,
     /// Run these steps again, complete or on hold
-    #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
+    #[arg(long, value_name = "STEPS", value_delimiter = ',')]
     pub redo: Vec<String>,
     /// Record these steps as complete without running them
-    #[arg(long, global = true, value_name = "STEPS", value_delimiter = ',')]
+    #[arg(long, value_name = "STEPS", value_delimiter = ',')]
     pub accept: Vec<String>,
     /// Override a setting in this run and all later ones
-    #[arg(long, global = true, value_name = "KEY=VALUE", value_parser = key_value)]
+    #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub set: Vec<(String, String)>,
     /// Forget the override of a setting
-    #[arg(long, global = true, value_name = "KEY")]
+    #[arg(long, value_name = "KEY")]
     pub unset: Vec<String>,
     /// Read more settings from FILE; may be repeated
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub settings: Vec<PathBuf>,
     /// Read secrets from FILE: KEY=VALUE lines, mode 0600
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub secrets: Option<PathBuf>,
     /// Answer yes to every question about something that loses no data
-    #[arg(long, short, global = true)]
+    #[arg(long, short)]
     pub yes: bool,
     /// Allow a rollback to delete these classes of data
-    #[arg(long, global = true, value_name = "CLASSES", value_delimiter = ',', value_parser = classes())]
+    #[arg(long, value_name = "CLASSES", value_delimiter = ',', value_parser = classes())]
     pub purge: Vec<String>,
     /// What to do about targets modified outside kkrun
-    #[arg(long, global = true, value_name = "WHAT", default_value = "ask")]
+    #[arg(long, value_name = "WHAT", default_value = "ask")]
     pub on_conflict: OnConflict,
     /// Never ask
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub non_interactive: bool,
     /// Write events to standard output as JSON, one per line
-    #[arg(long, global = true)]
+    #[arg(long)]
     pub json: bool,
     /// Show every change and all output of commands
-    #[arg(long, short, global = true, conflicts_with = "quiet")]
+    #[arg(long, short, conflicts_with = "quiet")]
     pub verbose: bool,
     /// Show what changes in each target
-    #[arg(long, global = true, hide = true)]
+    #[arg(long, hide = true)]
     pub show_differences: bool,
     /// Show only failures and questions
-    #[arg(long, short, global = true)]
+    #[arg(long, short)]
     pub quiet: bool,
     /// When to use colours
-    #[arg(long, global = true, value_name = "WHEN", default_value = "auto")]
+    #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: ColorChoice,
     /// Keep journal and backups in DIR
-    #[arg(long, global = true, value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }
 
@@ -106,27 +110,30 @@ pub enum OnConflict {
     Overwrite,
 }
 
-impl Options {
-    /// The first option given that a command without a script does not take.
-    fn refused_by(&self, command: &Command) -> Option<&'static str> {
-        if matches!(command, Command::Run { .. } | Command::Rehearse(_)) {
-            return None;
-        }
-        let is_read = matches!(command, Command::Check { .. });
-        [
-            ("--verify", self.verify),
-            ("--from", self.from.is_some()),
-            ("--only", !self.only.is_empty()),
-            ("--redo", !self.redo.is_empty()),
-            ("--accept", !self.accept.is_empty()),
-            ("--set", !self.set.is_empty() && !is_read),
-            ("--unset", !self.unset.is_empty() && !is_read),
-            ("--settings", !self.settings.is_empty() && !is_read),
-            ("--secrets", self.secrets.is_some() && !is_read),
-        ]
-        .into_iter()
-        .find_map(|(option, given)| given.then_some(option))
-    }
+/// The options that a command takes besides its own, by their names in [`Options`]; none of a run or a rehearsal, which
+/// take all.
+fn options_of(command: &str) -> Option<&'static [&'static str]> {
+    Some(match command {
+        "run" | "rehearse" => return None,
+        "check" => &["set", "unset", "settings", "secrets", "json", "color"],
+        "rollback" => &[
+            "dry_run",
+            "yes",
+            "purge",
+            "on_conflict",
+            "non_interactive",
+            "json",
+            "verbose",
+            "quiet",
+            "color",
+            "state_dir",
+        ],
+        "reset" | "forget" => &["dry_run", "yes", "non_interactive", "json", "quiet", "color", "state_dir"],
+        "pending" | "doctor" => &["non_interactive", "json", "quiet", "color", "state_dir"],
+        "status" | "history" | "show" | "log" => &["json", "color", "state_dir"],
+        "api" => &["json", "color"],
+        _ => &["color"],
+    })
 }
 
 /// The command.
@@ -149,14 +156,48 @@ pub enum Command {
         /// Undo changes of this plan
         #[arg(long, value_name = "PLAN")]
         plan: Option<String>,
+        /// Undo the changes of the last run whose changes are not undone
+        #[arg(long, conflicts_with = "steps")]
+        last: bool,
+    },
+    /// Show the state of the plans of this machine, or of one with its steps
+    ///
+    /// With a plan, its complete steps are examined, and nothing is changed.
+    Status {
+        /// The plan: its name, or its script [default: all]
+        plan: Option<String>,
+    },
+    /// Forget the progress of a plan: the next run checks everything again
+    ///
+    /// All changes stay, and can still be rolled back.
+    Reset {
+        /// The plan: its name, or its script [default: the only one]
+        plan: Option<String>,
+        /// Only these steps
+        #[arg(long, value_name = "STEPS", value_delimiter = ',')]
+        steps: Vec<String>,
     },
     /// Show the output of a step
     Log {
         /// The step [default: the one that ran last]
         step: Option<String>,
+        /// A step of this plan
+        #[arg(long, value_name = "PLAN")]
+        plan: Option<String>,
     },
-    /// List all changes and their states
-    History,
+    /// List changes and their states
+    History {
+        /// Only these steps or targets, such as `02` or `file:/etc/hosts`
+        steps: Vec<String>,
+        /// Only changes of this plan
+        #[arg(long, value_name = "PLAN")]
+        plan: Option<String>,
+    },
+    /// Show one change with what it changed
+    Show {
+        /// The number of the change, as `kkrun history` lists it
+        change: u64,
+    },
     /// List pending handlers, or drop them
     Pending {
         /// Drop the handlers with these numbers without running them
@@ -240,11 +281,16 @@ struct Run {
 }
 
 impl Cli {
-    /// Reads the command line. The first argument that is neither an option nor a command is a script to run.
+    /// Reads the command line. The first argument that is neither an option nor a command is a script to run. Options can
+    /// be before the command or behind it.
     pub fn of(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
         let mut arguments: Vec<OsString> = arguments.into_iter().collect();
         let mut run = Run::command();
-        if let Some(at) = script_position(&run, &arguments) {
+        let Some(at) = command_position(&run, &arguments) else {
+            return Self::try_parse_from(arguments);
+        };
+        let typed = arguments[at].to_str().unwrap_or_default();
+        if !Command::has_subcommand(typed) {
             let read = run.try_get_matches_from_mut(&arguments);
             // What is wrong is reported by the whole command line.
             if let Ok(Run { options, script, words }) =
@@ -254,19 +300,46 @@ impl Cli {
             }
             arguments.insert(at, OsString::from("run"));
         }
-        let cli = Self::try_parse_from(arguments)?;
-        match cli.options.refused_by(&cli.command) {
-            None => Ok(cli),
-            Some(option) => Err(Self::command().error(
-                ErrorKind::ArgumentConflict,
-                format!("`{option}` applies only to runs and rehearsals; this command does not take it"),
-            )),
+        arguments[1..=at].rotate_right(1);
+        let mut known = command_line();
+        let matches = known.try_get_matches_from_mut(arguments)?;
+        let Some((name, given)) = matches.subcommand() else { return Self::from_arg_matches(&matches) };
+        if let Some(taken) = options_of(name) {
+            let typed = |option: &&clap::Arg| {
+                let source = given.value_source(option.get_id().as_str());
+                source == Some(ValueSource::CommandLine)
+                    && !taken.contains(&option.get_id().as_str())
+                    // An alias of the shell may give it to every command.
+                    && option.get_id() != "state_dir"
+            };
+            if let Some(option) = Options::augment_args(clap::Command::new("")).get_arguments().find(typed) {
+                let message =
+                    format!("`kkrun {name}` does not take `--{}`", option.get_long().unwrap_or_default());
+                return Err(known.error(ErrorKind::UnknownArgument, message));
+            }
         }
+        Ok(Self { options: Options::from_arg_matches(given)?, command: Command::from_arg_matches(&matches)? })
     }
 }
 
-/// The position of the script, if the first argument that is not an option is not a command.
-fn script_position(command: &clap::Command, arguments: &[OsString]) -> Option<usize> {
+/// The whole command line: each command with the options that it takes.
+pub fn command_line() -> clap::Command {
+    let mut known = Cli::command();
+    let options = Options::augment_args(clap::Command::new(""));
+    for command in known.get_subcommands_mut() {
+        let taken = options_of(command.get_name());
+        let option = |option: &clap::Arg| {
+            let is_taken = taken.is_none_or(|taken| taken.contains(&option.get_id().as_str()));
+            if is_taken { option.clone() } else { option.clone().hide(true) }
+        };
+        let all: Vec<clap::Arg> = options.get_arguments().map(option).collect();
+        *command = std::mem::take(command).args(all);
+    }
+    known
+}
+
+/// The position of the first argument that is not an option: a command or a script.
+fn command_position(command: &clap::Command, arguments: &[OsString]) -> Option<usize> {
     let takes_value = |text: &str| {
         command.get_arguments().any(|known| {
             let named = text.strip_prefix("--").is_some_and(|name| known.get_long() == Some(name));
@@ -283,7 +356,7 @@ fn script_position(command: &clap::Command, arguments: &[OsString]) -> Option<us
             at += if takes_value(text) { 2 } else { 1 };
             continue;
         }
-        return (!Command::has_subcommand(text)).then_some(at);
+        return Some(at);
     }
     None
 }
@@ -344,6 +417,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        Cli::command().debug_assert();
+        command_line().debug_assert();
     }
 }

@@ -146,7 +146,9 @@ fn launch_from(options: &Options, invocation: &str, state: PathBuf, notes: PathB
             only: options.only.clone(),
             redo: options.redo.clone(),
             accept: options.accept.clone(),
+            examine: options.verify || options.repair || options.dry_run,
             verify: options.verify,
+            repair: options.repair,
         },
         on_conflict: match options.on_conflict {
             OnConflict::Ask => ConflictPolicy::Ask,

@@ -79,6 +79,10 @@ pub enum SkipReason {
     Held(String),
     /// It no longer holds, which is only reported; with what differs.
     Drifted(String),
+    /// It no longer holds, and `--repair` would run it; with what differs. For a dry run.
+    NeedsRepair(String),
+    /// It no longer holds, and would be run; with what differs. For a dry run of `--repair`.
+    WouldRepair(String),
 }
 
 impl fmt::Display for SkipReason {
@@ -92,6 +96,10 @@ impl fmt::Display for SkipReason {
                 write!(formatter, "on hold: rolled back alone; `--redo {id}` runs it again")
             }
             Self::Drifted(reason) => write!(formatter, "no longer holds: {reason}"),
+            Self::NeedsRepair(reason) => {
+                write!(formatter, "no longer holds: {reason}; `--repair` runs it again")
+            }
+            Self::WouldRepair(reason) => write!(formatter, "no longer holds: {reason}; it would run again"),
         }
     }
 }
@@ -559,7 +567,13 @@ impl Reporter {
                     *line = redact(line);
                 }
             }
-            Event::StepSkipped { why: SkipReason::Drifted(reason), .. } => *reason = redact(reason),
+            Event::StepSkipped {
+                why:
+                    SkipReason::Drifted(reason)
+                    | SkipReason::NeedsRepair(reason)
+                    | SkipReason::WouldRepair(reason),
+                ..
+            } => *reason = redact(reason),
             Event::StepSkipped { .. }
             | Event::StepCompleted { .. }
             | Event::StepInterrupted { .. }

@@ -330,6 +330,25 @@ impl FileChange {
     }
 }
 
+/// The difference between two contents of a file of which it had the states, if both are kept and may be shown.
+pub(super) fn recorded_diff(
+    world: &World,
+    path: &Path,
+    before: &FileState,
+    after: &FileState,
+) -> Option<String> {
+    let content = |state: &FileState| match state.sha256() {
+        None => Some(Vec::new()),
+        Some(digest) => world.backups().and_then(|backups| backups.read(digest)).ok().or_else(|| {
+            let (bytes, now) = files::read(path).ok()?;
+            (now.sha256() == Some(digest)).then_some(bytes)
+        }),
+    };
+    let (old, new) = (content(before)?, content(after)?);
+    let (old, new) = (showable(before, &old)?, showable(after, &new)?);
+    Some(unified_diff(&world.reporter.redact(old), &world.reporter.redact(new), None))
+}
+
 impl Kind for FileChange {
     fn target(&self) -> Target {
         Target::file(self.path())
@@ -386,6 +405,20 @@ impl Kind for FileChange {
                 lines.extend(state.size().map(|size| format!("a file of {size} bytes")));
             }
             None => {}
+        }
+        (!lines.is_empty()).then(|| lines.join("\n"))
+    }
+
+    fn recorded_difference(&self, world: &World) -> Option<String> {
+        let as_text = || recorded_diff(world, self.path(), &self.before, &self.after);
+        let mut lines = Vec::new();
+        if !self.before.is_absent() && !self.after.is_absent() {
+            lines = self.before.differences(&self.after);
+        }
+        let has_content = self.before.sha256() != self.after.sha256() && self.tree.is_none();
+        if let Some(text) = (has_content && !self.inverse.secret).then(as_text).flatten() {
+            lines.retain(|line| !line.starts_with("content differs"));
+            lines.extend(text.lines().map(str::to_owned));
         }
         (!lines.is_empty()).then(|| lines.join("\n"))
     }

@@ -366,6 +366,11 @@ pub trait Kind {
         None
     }
 
+    /// What it changed in its target, as far as the contents from before and after are kept.
+    fn recorded_difference(&self, _world: &World) -> Option<String> {
+        None
+    }
+
     /// Notes what a run would find once it is made.
     fn predict(&self, _world: &World, _predicted: &mut Predicted) {}
 

@@ -3,7 +3,7 @@
 
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
@@ -80,14 +80,6 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
 
 /// Records that the journal goes on, if it is in doubt.
 fn accept_journal(options: &Options, state: &Path) -> Result<()> {
-    if options.dry_run {
-        bail!(
-            Failure::new(
-                "`--accept-journal` cannot be combined with `--dry-run`: `kkrun doctor` explains what it would accept"
-            )
-            .exit(ExitCode::USAGE)
-        );
-    }
     journal::check_state_directory(state)?;
     if journal::read(state)?.doubt.is_none() {
         return Ok(());
@@ -115,7 +107,7 @@ fn explain_doubt(doubt: &str, state: &Path) {
         state.display()
     ));
     line_to_stdout(
-        "  3. to continue with this journal, run `kkrun doctor --accept-journal`. What it does not have is not undone by any rollback; `--verify` finds steps that do not hold here",
+        "  3. to continue with this journal, run `kkrun doctor --accept-journal`. What it does not have is not undone by any rollback; `kkrun status PLAN` finds steps that do not hold here",
     );
 }
 

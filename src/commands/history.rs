@@ -1,18 +1,19 @@
-//! `kkrun history`: every change with its state, oldest first.
+//! `kkrun history [STEP|TARGET]...`: changes with their states, oldest first.
 
 use anyhow::Result;
 
+use super::chosen_plan;
 use crate::cli::Options;
 use crate::config;
-use crate::event::SCHEMA;
 use crate::exit_code::ExitCode;
 use crate::journal::{self, ChangeRecord, ChangeState, Class};
 use crate::machine::{clock, lock};
+use crate::rollback::Asked;
 use crate::time;
 use crate::ui::{line_to_stderr, line_to_stdout};
 
-/// Shows the changes of every plan.
-pub(super) fn execute(options: &Options) -> Result<ExitCode> {
+/// Shows the changes of every plan, or of one; all, or those of these steps and to these targets.
+pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -> Result<ExitCode> {
     let directory = config::state_directory(options)?;
     let history = journal::load(&directory)?.history;
     let redactor = super::redactor(&directory)?;
@@ -20,12 +21,19 @@ pub(super) fn execute(options: &Options) -> Result<ExitCode> {
     if history.changes.is_empty() {
         line_to_stderr("no changes are recorded");
     }
-    if options.json {
-        let first =
-            serde_json::json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
-        line_to_stdout(&first.to_string());
+    let plan = plan.map(|typed| chosen_plan::named(&history, typed)).transpose()?;
+    let asked: Vec<Asked> = steps.iter().map(|word| word.as_str().into()).collect();
+    let is_asked = |change: &&ChangeRecord| {
+        plan.as_ref().is_none_or(|plan| change.plan == *plan)
+            && (asked.is_empty() || asked.iter().any(|asked| asked.is_for(change)))
+    };
+    if !history.changes.is_empty() && !history.changes.iter().any(|change| is_asked(&change)) {
+        line_to_stderr("no such changes are recorded");
     }
-    for change in &history.changes {
+    if options.json {
+        super::begin_json();
+    }
+    for change in history.changes.iter().filter(is_asked) {
         let (state, detail) = match change.state {
             // A run in progress has not recorded the outcome yet.
             ChangeState::InDoubt if is_at_work && history.is_of_newest_run(change) => ("under way", None),
@@ -33,7 +41,7 @@ pub(super) fn execute(options: &Options) -> Result<ExitCode> {
         };
         if options.json {
             let row = serde_json::json!({
-                "change": change.id, "plan": change.plan, "step": change.intent.step, "time": change.time.to_string(),
+                "change": change.id, "plan": change.plan, "step": change.intent.step, "run": change.run, "time": change.time.to_string(),
                 "target": change.intent.target.to_string(), "summary": change.intent.summary, "state": state, "detail": detail,
                 "class": change.intent.class,
             });
@@ -53,7 +61,7 @@ pub(super) fn execute(options: &Options) -> Result<ExitCode> {
 }
 
 /// The name of a state and its detail.
-fn state_of(change: &ChangeRecord) -> (&'static str, Option<&str>) {
+pub(super) fn state_of(change: &ChangeRecord) -> (&'static str, Option<&str>) {
     match &change.state {
         ChangeState::Done | ChangeState::Kept(_) if change.intent.class == Class::Irreversible => {
             ("irreversible", change.intent.loses.as_deref())

@@ -10,9 +10,9 @@ use crate::plan::{newest_log, steps_with_logs};
 use crate::ui::line_to_stdout;
 
 /// Shows the newest log of `step`, or the newest of all.
-pub(super) fn execute(options: &Options, step: Option<&str>) -> Result<ExitCode> {
+pub(super) fn execute(options: &Options, step: Option<&str>, plan: Option<&str>) -> Result<ExitCode> {
     let state = config::state_directory(options)?;
-    let Some(path) = newest_log(&state, step)? else {
+    let Some(path) = newest_log(&state, plan, step)? else {
         let known = Vec::from_iter(steps_with_logs(&state));
         match step {
             Some(step) if !known.is_empty() => bail!(

@@ -2,6 +2,7 @@
 
 mod api;
 mod check;
+mod chosen_plan;
 mod completions;
 mod doctor;
 mod export;
@@ -10,8 +11,11 @@ mod history;
 mod log;
 mod pending;
 mod rehearse;
+mod reset;
 mod rollback;
 mod run;
+mod show;
+mod status;
 
 use std::rc::Rc;
 
@@ -19,7 +23,7 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command};
 use crate::config;
-use crate::event::{Event, Reporter};
+use crate::event::{Event, Reporter, SCHEMA};
 use crate::exit_code::ExitCode;
 use crate::failure;
 use crate::machine::secret_store::SecretStore;
@@ -33,9 +37,12 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let options = &cli.options;
     match cli.command {
         Command::Run { script, words } => run::execute(options, &script, words),
-        Command::Rollback { steps, plan } => rollback::execute(options, &steps, plan),
-        Command::Log { step } => log::execute(options, step.as_deref()),
-        Command::History => history::execute(options),
+        Command::Rollback { steps, plan, last } => rollback::execute(options, &steps, plan, last),
+        Command::Status { plan } => status::execute(options, plan.as_deref()),
+        Command::Reset { plan, steps } => reset::execute(options, plan.as_deref(), &steps),
+        Command::Log { step, plan } => log::execute(options, step.as_deref(), plan.as_deref()),
+        Command::History { steps, plan } => history::execute(options, &steps, plan.as_deref()),
+        Command::Show { change } => show::execute(options, change),
         Command::Pending { drop } => pending::execute(options, &drop),
         Command::Forget { plan, all } => forget::execute(options, plan.as_deref(), all),
         Command::Doctor { accept_journal } => doctor::execute(options, accept_journal),
@@ -55,6 +62,13 @@ pub fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
         options.show_differences,
         config::questions(options),
     )
+}
+
+/// Begins data as JSON, one object a line.
+fn begin_json() {
+    let first =
+        serde_json::json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
+    ui::line_to_stdout(&first.to_string());
 }
 
 /// What takes secrets out of what is shown of a state directory: earlier records may hold what is a secret by now.

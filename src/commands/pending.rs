@@ -4,7 +4,6 @@ use anyhow::{Result, bail};
 
 use crate::cli::Options;
 use crate::config;
-use crate::event::SCHEMA;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, History, PendingHandler};
@@ -26,7 +25,9 @@ fn list(options: &Options) -> Result<ExitCode> {
         line_to_stdout(&format!("{number:<4} {plan:<14} {:<4} {what} ({why})", step.unwrap_or("-")));
     };
     let boot = clock::boot_id()?;
-    begin_json(options);
+    if options.json {
+        super::begin_json();
+    }
     for pending in &history.pending {
         let after_undo = !changes(&history, pending).any(ChangeRecord::is_live);
         if options.json {
@@ -66,14 +67,6 @@ fn list(options: &Options) -> Result<ExitCode> {
     Ok(ExitCode::DONE)
 }
 
-fn begin_json(options: &Options) {
-    if options.json {
-        let first =
-            serde_json::json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
-        line_to_stdout(&first.to_string());
-    }
-}
-
 fn changes<'a>(history: &'a History, pending: &'a PendingHandler) -> impl Iterator<Item = &'a ChangeRecord> {
     pending.changes.iter().filter_map(|id| history.change(*id))
 }
@@ -86,14 +79,6 @@ fn shortened(summaries: &[&str]) -> String {
 }
 
 fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
-    if options.dry_run {
-        bail!(
-            Failure::new(
-                "`--drop` cannot be combined with `--dry-run`: `kkrun pending` lists what it would drop"
-            )
-            .exit(ExitCode::USAGE)
-        );
-    }
     let launch = config::launch(options, "kkrun pending --drop")?;
     let reporter = super::reporter(options);
     let known = launch.history()?.pending;
@@ -107,7 +92,9 @@ fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
                 .hint("`kkrun pending` lists what is pending")
         );
     }
-    begin_json(options);
+    if options.json {
+        super::begin_json();
+    }
     for pending in known.iter().filter(|pending| numbers.contains(&pending.number)) {
         let mut session = journal_session(&launch, &pending.plan, "pending", &reporter)?;
         session.begin_undoing()?;

@@ -126,6 +126,7 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
     let flags = [
         ("--dry-run", options.dry_run),
         ("--verify", options.verify),
+        ("--repair", options.repair),
         ("--yes", options.yes),
         ("--non-interactive", options.non_interactive),
         ("--json", options.json),

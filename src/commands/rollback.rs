@@ -9,17 +9,29 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal::{ChangeRecord, History};
 use crate::plan::rollback_session;
-use crate::rollback::{Request, apply, preview};
+use crate::rollback::{Request, apply, preview, run_word};
 
-/// Undoes the changes of `plan`, or of the only plan that made some.
-pub(super) fn execute(options: &Options, steps: &[String], plan: Option<String>) -> Result<ExitCode> {
+/// Undoes the changes of `plan`, or of the only plan that made some; with `last` those of the last run.
+pub(super) fn execute(
+    options: &Options,
+    steps: &[String],
+    plan: Option<String>,
+    last: bool,
+) -> Result<ExitCode> {
     let reporter = super::reporter(options);
     super::summed_up(&reporter, || {
         let launch = config::launch(options, "kkrun rollback")?;
         let loaded = launch.journal()?;
-        let plan = match plan {
-            Some(plan) => known_plan(&loaded.history, plan)?,
-            None => only_plan(&loaded.history)?,
+        let mut steps = steps.to_vec();
+        let plan = if last {
+            let (plan, run) = last_run(&loaded.history, plan.as_deref())?;
+            steps = vec![run_word(&run)];
+            plan
+        } else {
+            match plan {
+                Some(plan) => known_plan(&loaded.history, plan)?,
+                None => only_plan(&loaded.history)?,
+            }
         };
         let mut session = rollback_session(&launch, loaded, &plan, &reporter)?;
         let request = Request::of(
@@ -39,6 +51,16 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<String>)
         reporter.emit(&Event::RunEnded { changed, not_undone, failed: Vec::new(), pending, exit: exit.0 });
         Ok(exit)
     })
+}
+
+/// The newest run of which a rollback undoes something, with its plan; of this plan, or of any.
+fn last_run(history: &History, plan: Option<&str>) -> Result<(String, String)> {
+    let is_of_plan = |change: &&ChangeRecord| plan.is_none_or(|plan| change.plan == plan);
+    let mut newest = history.changes.iter().rev().filter(is_of_plan);
+    match newest.find(|change| change.awaits_rollback()) {
+        Some(change) => Ok((change.plan.clone(), change.run.clone())),
+        None => bail!(Failure::new("no run has changes that can be undone").exit(ExitCode::USAGE)),
+    }
 }
 
 /// The plan, if anything is recorded of one of that name. The caller reports changes of other plans when it finds none.

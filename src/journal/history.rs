@@ -276,6 +276,21 @@ mod work {
     pub(super) fn add(_: usize) {}
 }
 
+/// A run that recorded something.
+#[derive(Clone, Debug)]
+pub struct RunRecord {
+    /// Its identity.
+    pub run: String,
+    /// The script as it was called, or the command.
+    pub script: String,
+    /// Where its plan comes from: a directory, or `built in`.
+    pub root: String,
+    /// When it recorded first.
+    pub started: Timestamp,
+    /// When it ended, with its exit status; none if it runs or was killed.
+    pub ended: Option<(Timestamp, u8)>,
+}
+
 /// All that the journal says, in the form that decisions need.
 #[derive(Clone, Debug, Default)]
 pub struct History {
@@ -306,6 +321,10 @@ pub struct History {
     pub runs: BTreeMap<String, usize>,
     /// The newest run that recorded something: its identity and when.
     pub last_run: Option<(String, Timestamp)>,
+    /// The newest run that recorded something, by plan.
+    pub last_runs: BTreeMap<String, RunRecord>,
+    /// The newest run that began a step, by plan: how the plan is called.
+    pub last_calls: BTreeMap<String, RunRecord>,
     /// A rollback that has begun and not ended.
     pub rollback: Option<UnfinishedRollback>,
     /// The identity of the machine that the journal is of; empty if it had none.
@@ -532,9 +551,11 @@ impl History {
         let time = header.time;
         match entry {
             Entry::Format { machine, .. } | Entry::JournalAccepted { machine } => self.machine = machine,
-            Entry::RunStarted { .. } => {
-                *self.runs.entry(header.plan).or_default() += 1;
-                self.last_run = Some((header.run, time));
+            Entry::RunStarted { script, root, .. } => {
+                *self.runs.entry(header.plan.clone()).or_default() += 1;
+                self.last_run = Some((header.run.clone(), time));
+                let begun = RunRecord { run: header.run, script, root, started: time, ended: None };
+                self.last_runs.insert(header.plan, begun);
             }
             Entry::OverrideSet { key, value } => {
                 self.overrides.entry(header.plan).or_default().insert(key, value);
@@ -543,6 +564,11 @@ impl History {
                 self.overrides.entry(header.plan).or_default().remove(&key);
             }
             Entry::StepStarted { step, title, script } => {
+                if let Some(begun) = self.last_runs.get(&header.plan).filter(|begun| begun.run == header.run)
+                    && self.last_calls.get(&header.plan).is_none_or(|known| known.run != begun.run)
+                {
+                    self.last_calls.insert(header.plan.clone(), begun.clone());
+                }
                 let known = self.step_mut(header, step);
                 known.attempts = if known.state == StepState::Complete { 1 } else { known.attempts + 1 };
                 known.state = StepState::Started;
@@ -672,7 +698,12 @@ impl History {
                     self.reboots.retain(|reboot| !goes(reboot));
                 }
             }
-            Entry::RunEnded { bare, .. } => {
+            Entry::RunEnded { exit, bare } => {
+                if let Some(begun) =
+                    self.last_runs.get_mut(&header.plan).filter(|begun| begun.run == header.run)
+                {
+                    begun.ended = Some((time, exit));
+                }
                 if let Some(bare) = bare {
                     self.bare_plans.insert(header.plan, bare);
                 }

@@ -19,8 +19,8 @@ use anyhow::{Context, Result, bail};
 #[cfg(test)]
 pub(crate) use history::work;
 pub use history::{
-    ChangeRecord, Changes, Claims, History, PendingHandler, Reboot, Recorded, StepRecord, StepState,
-    UnfinishedRollback,
+    ChangeRecord, Changes, Claims, History, PendingHandler, Reboot, Recorded, RunRecord, StepRecord,
+    StepState, UnfinishedRollback,
 };
 pub use index::Index;
 use load::Mark;

@@ -17,7 +17,11 @@ pub struct Selection {
     /// Record these as complete without running them.
     pub accept: Vec<String>,
     /// Examine complete steps too.
+    pub examine: bool,
+    /// Run nothing behind a step that was examined and no longer holds: end with a failure.
     pub verify: bool,
+    /// Run the steps that were examined and no longer hold.
+    pub repair: bool,
 }
 
 /// What to do about a step.
@@ -53,6 +57,9 @@ impl Selection {
                 "conflicting options for step {id}: `--redo {id}` runs it again, `--accept {id}` records it as complete"
             ));
         }
+        if self.verify && self.repair {
+            return Some("`--verify` and `--repair` contradict each other: one stops at a step that no longer holds, the other runs it".to_owned());
+        }
         let asked = |(option, ids): (&str, &Vec<String>)| {
             let id = ids.iter().find(|id| !self.only.is_empty() && !self.only.contains(id))?;
             Some(format!("`--only {}` skips step {id}, which `{option} {id}` names", self.only.join(",")))
@@ -62,7 +69,7 @@ impl Selection {
 
     /// Whether the operator named no steps: all of them are to be run unless they are complete.
     pub fn is_everything(&self) -> bool {
-        self.named().is_empty() && !self.verify
+        self.named().is_empty() && !self.examine
     }
 
     /// Decides about the step `id`; `began` says whether `--from` was reached, `stale` why its fingerprint is
@@ -90,7 +97,7 @@ impl Selection {
             }
             StepState::Complete => match stale {
                 Some(reason) => Decision::Run { reason: Some(reason) },
-                None if self.verify => Decision::Examine,
+                None if self.examine => Decision::Examine,
                 None => Decision::Skip { why: SkipReason::Complete },
             },
             _ => Decision::Run { reason: None },
@@ -149,7 +156,7 @@ mod tests {
         assert_eq!(decide(&plain, Some("x")), Decision::Run { reason: Some("x".to_owned()) });
         let redo = Selection { redo: vec!["03".to_owned()], ..Selection::default() };
         assert!(matches!(decide(&redo, None), Decision::Run { .. }));
-        let verify = Selection { verify: true, ..Selection::default() };
+        let verify = Selection { examine: true, ..Selection::default() };
         assert_eq!(decide(&verify, None), Decision::Examine);
         let only = Selection { only: vec!["04".to_owned()], ..Selection::default() };
         assert_eq!(decide(&only, Some("x")), Decision::Skip { why: SkipReason::NotSelected });

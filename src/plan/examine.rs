@@ -6,7 +6,8 @@ use anyhow::Result;
 
 use super::Launch;
 use super::decision::Selection;
-use super::runner::{Doing, Runner, StepReport};
+use super::runner::{Doing, Runner};
+use super::status::StepReport;
 use crate::event::{Answer, Audience, Event, Question, Reporter};
 use crate::failure::Failure;
 use crate::script::{Engine, Host, MAIN, Plan, Stop};

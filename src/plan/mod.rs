@@ -4,6 +4,7 @@ pub mod decision;
 mod examine;
 mod reading;
 mod runner;
+mod status;
 mod unchanged;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -19,7 +20,8 @@ use serde_json::Value;
 use decision::Decision;
 pub use decision::Selection;
 pub use reading::Reading;
-pub use runner::{Doing, Runner, StepReport};
+pub use runner::{Doing, Runner};
+pub use status::{StepReport, StepRow, StepStatus, recorded_rows};
 use unchanged::{is_unchanged, remembered, to_remember};
 
 use crate::change::World;
@@ -200,6 +202,9 @@ pub fn run_script(
         runner.set_main(name);
     }
     host.set_runner(Rc::<Runner>::clone(&runner));
+    if !is_plan {
+        name_plan_of_built_in(script, host)?;
+    }
     if is_plan && doing == Doing::Act {
         begin_plan(launch, host)?;
         if !unchanged && let Some((engine, _)) = code {
@@ -225,6 +230,49 @@ pub fn run_script(
         Ok(())
     };
     finish(launch, host, plan, &runner, outcome)
+}
+
+/// Says which plan a built-in script is about that was called by its bare name, where another one may be meant: the one
+/// that ran last here, or the one in the working directory.
+///
+/// # Errors
+/// When nothing is recorded of the built-in plan, so that it is not meant.
+fn name_plan_of_built_in(script: &Path, host: &Host) -> Result<()> {
+    if !matches!(host.source(), Source::BuiltIn) {
+        return Ok(());
+    }
+    let session = host.seen();
+    let (history, plan) = (session.history(), session.plan());
+    let mut runs: Vec<_> = history.last_calls.iter().collect();
+    runs.sort_by_key(|(_, call)| call.started);
+    let last = runs.last().map(|(plan, _)| plan.as_str()).filter(|last| *last != plan);
+    let is_in_directory = Path::new("master.rhai").is_file();
+    let other = match last {
+        Some(last) => format!("`{last}`, which ran last on this machine"),
+        None if is_in_directory => "the one in the working directory".to_owned(),
+        None => return Ok(()),
+    };
+    let (shown, verb) = (script.display(), script.file_stem().unwrap_or_default().to_string_lossy());
+    let named = last.map_or_else(|| "./master.rhai".into(), shell_words::quote);
+    let way = match (&*verb, last) {
+        ("rollback", Some(last)) => format!("kkrun rollback --plan {}", shell_words::quote(last)),
+        ("rollback", None) => "kkrun rollback".to_owned(),
+        ("status" | "reset", _) => format!("kkrun {verb} {named}"),
+        _ => return Ok(()),
+    };
+    let means =
+        format!("`{shown}` is the built-in script, about the built-in plan `{plan}`, not about {other}");
+    let is_recorded = history.runs.contains_key(plan);
+    if !is_recorded {
+        bail!(
+            Failure::new(format!("{means}; nothing is recorded of `{plan}`"))
+                .exit(ExitCode::USAGE)
+                .kind(FailureKind::Usage)
+                .hint(format!("for the other one, run `{way}`"))
+        );
+    }
+    host.reporter().note(format!("{means}; for that one, run `{way}`"));
+    Ok(())
 }
 
 /// Reads a script and all that belongs to it, without running any of it.
@@ -293,6 +341,25 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     }
     let program = program?;
     Ok(Ready { host, code: Some((engine, program)), plan: checked.plan, unchanged: false })
+}
+
+/// Examines the plan of this script, and gives its name and its steps. The launch is that of a dry run: nothing is changed
+/// or asked.
+///
+/// # Errors
+/// When the plan cannot be read, does not pass the check or cannot be examined.
+pub fn examined(
+    launch: &Rc<Launch>,
+    script: &Path,
+    reporter: &Rc<Reporter>,
+) -> Result<(String, Vec<StepRow>)> {
+    let Ready { host, .. } = read(launch, script, Vec::new(), reporter)?;
+    let (_, name) = Source::find(script)?;
+    let plan = host.seen().plan().to_owned();
+    let reports = examine::steps(launch, &host, &name, &plan)?;
+    // What had begun may have ended meanwhile.
+    let rows = status::rows(&launch.history()?, &plan, reports);
+    Ok((plan, rows))
 }
 
 /// A session that undoes changes of `plan` without any script.
@@ -509,8 +576,13 @@ pub fn steps_with_logs(state: &Path) -> BTreeSet<String> {
     entries.filter_map(|entry| step(entry.file_name())).collect()
 }
 
-/// The newest log of a step, or of the step that logged last.
-pub fn newest_log(state: &Path, step: Option<&str>) -> Result<Option<PathBuf>> {
+/// The newest log of a step of a plan.
+pub fn log_of(state: &Path, plan: &str, step: &str) -> Result<Option<PathBuf>> {
+    newest_log(state, Some(plan), Some(step))
+}
+
+/// The newest log of a step, or of the step that logged last; of this plan, or of any.
+pub fn newest_log(state: &Path, plan: Option<&str>, step: Option<&str>) -> Result<Option<PathBuf>> {
     let directory = state.join("logs");
     let entries = match std::fs::read_dir(&directory) {
         Ok(entries) => entries,
@@ -522,7 +594,8 @@ pub fn newest_log(state: &Path, step: Option<&str>) -> Result<Option<PathBuf>> {
         let entry = entry.with_context(|| format!("cannot read `{}`", directory.display()))?;
         let name = entry.file_name();
         let of_step = name.to_str().and_then(|name| name.split('.').nth(1));
-        if step.is_some_and(|step| of_step != Some(&*in_file_name(step))) {
+        let is_of_plan = plan.is_none_or(|plan| name.to_str().is_some_and(|name| is_log_of(plan, name)));
+        if !is_of_plan || step.is_some_and(|step| of_step != Some(&*in_file_name(step))) {
             continue;
         }
         let looked = || format!("cannot inspect `{}`", entry.path().display());

@@ -6,17 +6,15 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use anyhow::{Result, bail};
-use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Launch;
 use super::decision::{Decision, Selection, staleness};
+use super::status::{StepReport, StepStatus, by_record, rows};
 use crate::event::{Answer, Event, Question, SkipReason};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind, Place};
-use crate::journal::{
-    ChangeRecord, ChangeState, Entry, Fingerprint, Handler, History, StepRecord, StepState,
-};
+use crate::journal::{ChangeState, Entry, Fingerprint, Handler, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
 use crate::rollback;
@@ -24,8 +22,7 @@ use crate::script::{
     Host, MAIN, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_fingerprint,
     evaluate,
 };
-use crate::session::Mode;
-use crate::target::Target;
+use crate::session::{Mode, WouldChange};
 
 /// What is done with the steps of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,46 +33,6 @@ pub enum Doing {
     Preview,
     /// Tell which no longer hold.
     Examine,
-}
-
-/// The status of a step, by its record and, if it was examined, by the observed state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StepStatus {
-    /// Not begun, forgotten, or undone.
-    #[default]
-    Pending,
-    /// A run is at it.
-    Running,
-    /// Begun, with no end of its own.
-    Interrupted,
-    /// Failed.
-    Failed,
-    /// Rolled back alone; not run until it is named.
-    OnHold,
-    /// Complete.
-    Complete,
-    /// Complete, but its inputs changed.
-    Stale,
-    /// Complete, but its effect no longer holds.
-    Drifted,
-}
-
-/// What an examination or a preview found about a step.
-#[derive(Clone, Debug, Default)]
-pub struct StepReport {
-    /// The step's id.
-    pub id: String,
-    /// Its title.
-    pub title: String,
-    /// Its script.
-    pub script: String,
-    /// Its status.
-    pub status: StepStatus,
-    /// Why it is stale or drifted.
-    pub reason: Option<String>,
-    /// The targets that it asks for, if all of it could be examined.
-    pub asks: Option<BTreeSet<Target>>,
 }
 
 /// Examines the steps of the plan of this script and name with a runner of their own.
@@ -402,7 +359,7 @@ impl Runner {
         host.seen().take_asked();
         let drift = drift_of(context, host, call)?;
         let asked = host.seen().take_asked();
-        if let Some(reason) = drift {
+        if let Some(Drift { reason, .. }) = drift {
             report.status = StepStatus::Drifted;
             report.reason = Some(reason);
         } else {
@@ -472,6 +429,24 @@ impl Runner {
         Ok(())
     }
 
+    /// Reports, in a dry run, what `--repair` would do about a step that no longer holds.
+    fn preview_repair(&self, host: &Host, call: &StepCall, drift: Drift) {
+        let changes = drift.changes.len();
+        let mut session = host.session();
+        if changes == 0 {
+            session.count_unknown(&call.id);
+        } else {
+            session.count_would_change(drift.changes);
+        }
+        drop(session);
+        let why = if self.selection.repair {
+            SkipReason::WouldRepair(drift.reason)
+        } else {
+            SkipReason::NeedsRepair(drift.reason)
+        };
+        Self::skip(host, call, why, None);
+    }
+
     fn skip(host: &Host, call: &StepCall, why: SkipReason, record: Option<&StepRecord>) {
         skip(host, &call.id, &call.title, why, record);
     }
@@ -529,19 +504,26 @@ impl StepRunner for Runner {
             }
             (Decision::Examine, _) => {
                 let drift = looking(&host, || drift_of(context, &host, call))?;
-                match drift {
-                    None => {
-                        Self::skip(&host, call, SkipReason::Examined, record.as_ref());
-                        Ok(())
-                    }
-                    Some(reason) => {
-                        Self::skip(&host, call, SkipReason::Drifted(reason), record.as_ref());
-                        let mut found = self.state.borrow_mut();
-                        found.drifted.push(call.id.clone());
-                        found.is_unmet = true;
-                        Ok(())
-                    }
+                let Some(drift) = drift else {
+                    Self::skip(&host, call, SkipReason::Examined, record.as_ref());
+                    return Ok(());
+                };
+                if self.selection.repair && self.doing == Doing::Act {
+                    return self.run_now(
+                        context,
+                        &host,
+                        call,
+                        Some(format!("no longer holds: {}", drift.reason)),
+                    );
                 }
+                self.state.borrow_mut().is_unmet = true;
+                if self.selection.verify {
+                    Self::skip(&host, call, SkipReason::Drifted(drift.reason), record.as_ref());
+                    self.state.borrow_mut().drifted.push(call.id.clone());
+                    return Ok(());
+                }
+                self.preview_repair(&host, call, drift);
+                Ok(())
             }
             (Decision::Run { reason }, _) => {
                 self.refuse_drift()?;
@@ -573,17 +555,13 @@ impl StepRunner for Runner {
         let host = Host::of(context)?;
         // Without a name in the settings, the plan is named after its script.
         let name = host.settings().text("plan").map_or_else(|| super::stem(plan), str::to_owned);
-        let mut reports = self.examined(&host, plan, &name)?;
+        let reports = self.examined(&host, plan, &name)?;
         let session = host.seen();
         let is_begun = session.history().steps_of(&name).any(|(_, step)| step.state == StepState::Started);
         // What had begun may have ended since.
         let reread = if is_begun { Some(self.launch.history()?) } else { None };
         let history = reread.as_ref().unwrap_or_else(|| session.history());
-        let removed = removed_steps(history, &name, &reports);
-        name_left_targets(history, &name, &mut reports);
-        reports.extend(removed);
-        let rows = reports.iter().map(|report| row(history, &name, report));
-        Ok(Value::Array(rows.collect()))
+        Ok(serde_json::to_value(rows(history, &name, reports))?)
     }
 
     fn drift(&self, context: &NativeCallContext, id: &str) -> Result<Option<String>> {
@@ -690,8 +668,16 @@ fn stale(
     Ok(staleness(then, &now))
 }
 
+/// That a complete step no longer holds.
+struct Drift {
+    /// What no longer holds.
+    reason: String,
+    /// What would make it hold again, as far as that can be predicted.
+    changes: Vec<WouldChange>,
+}
+
 /// What of a step no longer holds, by evaluating it without changing anything. The session is in a dry run.
-fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<Option<String>> {
+fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<Option<Drift>> {
     let before = host.seen().would_change().len();
     let predicted = host.seen().world.predicted.borrow().clone();
     host.session().enter_step(Some(&call.id));
@@ -702,16 +688,18 @@ fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result
     let _discarded = host.take_failed_mutation();
     let (repeated, drifted): (Vec<_>, Vec<_>) =
         host.session().forget_would_change_since(before).into_iter().partition(|would| would.is_repeated);
-    let drifted: Vec<String> = drifted.into_iter().map(|would| would.summary).collect();
-    match outcome {
-        Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
-        _ if !drifted.is_empty() => Ok(Some(drifted.join("; "))),
-        Ok(()) => Ok(None),
+    let reason = match outcome {
+        Err(Stop::Interrupted(interruption)) => return Err(interruption.into()),
+        _ if !drifted.is_empty() => {
+            drifted.iter().map(|would| would.summary.as_str()).collect::<Vec<_>>().join("; ")
+        }
+        Ok(()) => return Ok(None),
         // What a command prints that runs each time cannot be known without running it: the rest is not examined.
-        Err(Stop::Unpredictable { .. }) if !repeated.is_empty() => Ok(None),
-        Err(Stop::Failed(failure)) => Ok(Some(failure.message)),
-        Err(Stop::Unpredictable { why, .. }) => Ok(Some(why)),
-    }
+        Err(Stop::Unpredictable { .. }) if !repeated.is_empty() => return Ok(None),
+        Err(Stop::Failed(failure)) => failure.message,
+        Err(Stop::Unpredictable { why, .. }) => why,
+    };
+    Ok(Some(Drift { reason, changes: drifted }))
 }
 
 /// Evaluates a step's script or closure.
@@ -767,101 +755,6 @@ pub(super) fn failed(error: anyhow::Error) -> Stop {
 
 fn shown_place(place: &Place) -> String {
     format!("{}:{}:{}", place.file, place.line, place.column)
-}
-
-/// The status of a step by its record alone.
-fn by_record(record: &StepRecord, is_running: bool) -> StepStatus {
-    match record.state {
-        StepState::Pending => StepStatus::Pending,
-        StepState::Started if is_running => StepStatus::Running,
-        StepState::Started | StepState::Interrupted => StepStatus::Interrupted,
-        StepState::Failed => StepStatus::Failed,
-        StepState::OnHold => StepStatus::OnHold,
-        StepState::Complete => StepStatus::Complete,
-    }
-}
-
-/// Steps with live changes that the plan does not have any more.
-fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<StepReport> {
-    let is_gone = |id: &str| {
-        let is_left = history.live_changes_of(plan, id).any(ChangeRecord::awaits_rollback);
-        is_left && !reports.iter().any(|report| report.id == id)
-    };
-    let recorded = history.steps_of(plan).filter(|(id, _)| is_gone(id));
-    let report = |(id, record): (&String, &StepRecord)| StepReport {
-        id: id.clone(),
-        title: record.title.clone(),
-        script: record.script.clone(),
-        status: by_record(record, false),
-        reason: Some(match taken_over_by(history, plan, id, reports) {
-            Some(by) => format!("no longer in the plan; what it made is asked for by step {by}"),
-            None => format!("no longer in the plan; `kkrun rollback {id}` undoes it"),
-        }),
-        asks: None,
-    };
-    recorded.map(report).collect()
-}
-
-/// The step that asks for all that a removed one made: it was given another id.
-fn taken_over_by<'a>(history: &History, plan: &str, id: &str, reports: &'a [StepReport]) -> Option<&'a str> {
-    let asks_for_all = |report: &&StepReport| {
-        let Some(asks) = &report.asks else { return false };
-        let mut left = history.live_changes_of(plan, id).filter(|change| !change.is_irreversible());
-        left.all(|change| change.intent.target.is_asked_for(asks))
-    };
-    reports.iter().find(asks_for_all).map(|report| report.id.as_str())
-}
-
-/// How many targets that are not asked for any more are named.
-const MOST_NAMED: usize = 3;
-
-/// Whether every primitive that changes such a target says that it asks for it.
-fn is_always_asked_for(target: &Target) -> bool {
-    !matches!(target, Target::Packages(_) | Target::PackageSet { .. } | Target::Statement { .. })
-}
-
-/// Names what complete steps made and do not ask for any more, with the way to undo it.
-fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) {
-    let all: BTreeSet<Target> = reports.iter().filter_map(|report| report.asks.clone()).flatten().collect();
-    for report in reports.iter_mut().filter(|report| report.asks.is_some()) {
-        let changes = history.live_changes_of(plan, &report.id).filter(|change| !change.is_irreversible());
-        let targets = changes.map(|change| &change.intent.target);
-        let is_left = |target: &&Target| is_always_asked_for(target) && !target.is_asked_for(&all);
-        let left: BTreeSet<&Target> = targets.filter(is_left).collect();
-        let knows_all = !report.asks.iter().flatten().any(|asked| matches!(asked, Target::Once(_)));
-        if left.is_empty() || !knows_all {
-            continue;
-        }
-        let left: Vec<String> = left.into_iter().map(Target::to_string).collect();
-        let named = &left[..left.len().min(MOST_NAMED)];
-        let more = if left.len() > named.len() {
-            format!(" and {} more", left.len() - named.len())
-        } else {
-            String::new()
-        };
-        let undo =
-            shell_words::join(["kkrun", "rollback"].into_iter().chain(left.iter().map(String::as_str)));
-        report.reason = Some(format!("no longer asks for {}{more}; `{undo}` undoes it", named.join(", ")));
-    }
-}
-
-fn row(history: &History, plan: &str, report: &StepReport) -> Value {
-    let record = history.step(plan, &report.id).cloned().unwrap_or_default();
-    let stamp = |time: Option<jiff::Timestamp>| time.map(|time| time.to_string());
-    json!({
-        "id": report.id,
-        "title": report.title,
-        "script": report.script,
-        "status": report.status,
-        "started": stamp(record.started),
-        "finished": stamp(record.finished),
-        "seconds": record.seconds,
-        "attempts": record.attempts,
-        "error": record.error,
-        "changes": history.live_changes_of(plan, &report.id).count(),
-        "forgotten": history.live_changes_of(plan, &report.id).filter(|change| change.is_forgotten).count(),
-        "reason": report.reason,
-    })
 }
 
 /// The exit status of a failed or interrupted evaluation.

@@ -21,7 +21,7 @@ use crate::target::Target;
 use order::{LeftToAnother, candidates, left_to_others};
 use report::row_of;
 pub use report::{Report, Row};
-pub use request::{Asked, CLASSES, Request};
+pub use request::{Asked, CLASSES, Request, run_word};
 
 /// What a rollback would do.
 pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
@@ -221,7 +221,14 @@ fn conclude(session: &mut Session, request: &Request, is_undone: impl Fn(&str) -
             let known = history.step(&plan, word);
             known.is_some_and(|step| step.state != StepState::OnHold) && is_undone(word)
         };
-        for step in asked.iter().map(|asked| &asked.text).filter(to_hold).cloned().collect::<Vec<_>>() {
+        // The steps of a run are those that changed something in it.
+        let is_of_run = |change: &&ChangeRecord| {
+            change.plan == plan && asked.iter().any(|asked| asked.is_for_run(&change.run))
+        };
+        let of_run =
+            history.changes.iter().filter(is_of_run).filter_map(|change| change.intent.step.as_ref());
+        let named: BTreeSet<&String> = asked.iter().map(|asked| &asked.text).chain(of_run).collect();
+        for step in named.into_iter().filter(|step| to_hold(step)).cloned().collect::<Vec<_>>() {
             session.record(Entry::StepOnHold { step })?;
         }
         return Ok(());

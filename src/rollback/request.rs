@@ -12,7 +12,7 @@ use crate::target::Target;
 /// The data classes that `--purge` takes.
 pub const CLASSES: &[&str] = &["users", "homes", "databases", "packages", "data"];
 
-/// A step or a target, as it was typed.
+/// A step, a target or a run, as it was typed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Asked {
     /// A target is in its one form.
@@ -27,9 +27,25 @@ impl From<&str> for Asked {
     }
 }
 
+/// How a run is named among steps and targets.
+const RUN: &str = "run:";
+
+/// The word that names all changes of a run.
+pub fn run_word(run: &str) -> String {
+    format!("{RUN}{run}")
+}
+
 impl Asked {
-    pub(super) fn is_for(&self, change: &ChangeRecord) -> bool {
-        change.intent.step.as_ref() == Some(&self.text) || self.target.as_ref() == Some(&change.intent.target)
+    /// Whether all changes of this run are meant.
+    pub(super) fn is_for_run(&self, run: &str) -> bool {
+        self.text.strip_prefix(RUN) == Some(run)
+    }
+
+    /// Whether a change is meant: it is of that step, to that target or of that run.
+    pub fn is_for(&self, change: &ChangeRecord) -> bool {
+        self.is_for_run(&change.run)
+            || change.intent.step.as_ref() == Some(&self.text)
+            || self.target.as_ref() == Some(&change.intent.target)
     }
 }
 

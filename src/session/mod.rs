@@ -176,6 +176,11 @@ impl Session {
         &self.would
     }
 
+    /// Counts changes that would be made.
+    pub fn count_would_change(&mut self, changes: Vec<WouldChange>) {
+        self.would.extend(changes);
+    }
+
     /// Forgets the changes that would be made, but for the first so many, and gives them.
     pub fn forget_would_change_since(&mut self, first: usize) -> Vec<WouldChange> {
         self.would.split_off(first)

@@ -421,7 +421,9 @@ fn journal_older_than_the_state_is_refused_until_it_is_accepted() {
         fs::write(place.path("state/journal"), older).unwrap();
         is_refused(&place, "is older than the state directory");
         place.run("doctor --accept-journal").ends(0);
-        place.run("plan.rhai --dry-run").ends(0);
+        // What the journal does not have may be missing on the machine.
+        let ran = place.run("plan.rhai --dry-run");
+        assert!([0, 6].contains(&ran.status), "{}", ran.page());
     }
 }
 

@@ -36,6 +36,7 @@ mod rollback;
 mod secrets;
 #[path = "../support/server.rs"]
 mod server;
+mod status;
 mod support;
 mod terminal;
 mod trust;

@@ -285,7 +285,7 @@ fn reader_that_goes_away_does_not_stop_the_run() {
 step::run("01", "First", || { for n in range(0, 300) { print(`line ${n}`); log::info(`said ${n}`); } file::write("@/m/a", ""); });
 "#,
     );
-    for words in ["plan.rhai", "plan.rhai --json", "plan.rhai -v", "history", "log 01", "status.rhai", "api"]
+    for words in ["plan.rhai", "plan.rhai --json", "plan.rhai -v", "history", "log 01", "status plan", "api"]
     {
         let script = format!(
             "\"$KK\" --state-dir \"$STATE\" {words} 2>&1 | head -n 1 > /dev/null; echo \"${{PIPESTATUS[0]}}\""

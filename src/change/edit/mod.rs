@@ -24,7 +24,7 @@ pub use entry::{Beside, DesiredEntry, EntryKind, FileEntry, Made, matching_lines
 pub use format::{Asked, Format, recognise};
 pub use lines::Lines;
 
-use super::file::showable;
+use super::file::{recorded_diff, showable};
 use super::tree::keep_copy;
 use super::{
     Change, Found, Kind, NOT_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, UndoneEntry, World,
@@ -398,6 +398,13 @@ impl Kind for EditChange {
         let old = showable(&self.inverse.file, &self.content)?;
         let new = showable(&self.inverse.edited, &self.edited)?;
         Some(unified_diff(&world.reporter.redact(old), &world.reporter.redact(new), None))
+    }
+
+    fn recorded_difference(&self, world: &World) -> Option<String> {
+        if self.inverse.secret {
+            return None;
+        }
+        recorded_diff(world, self.path(), &self.inverse.file, &self.inverse.edited)
     }
 
     fn predict(&self, _world: &World, predicted: &mut Predicted) {

@@ -1,0 +1,79 @@
+//! `kkrun show N`: one change, with what it changed as far as that is kept.
+
+use anyhow::{Result, bail};
+
+use super::history::state_of;
+use crate::change::Change;
+use crate::cli::Options;
+use crate::config;
+use crate::exit_code::ExitCode;
+use crate::failure::{Failure, FailureKind};
+use crate::machine::clock;
+use crate::text::printable_lines;
+use crate::time;
+use crate::ui::line_to_stdout;
+
+/// Shows the change of this number.
+pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
+    let options = &Options { dry_run: true, ..options.clone() };
+    let launch = config::launch(options, "kkrun show")?;
+    let history = launch.history()?;
+    let redactor = super::redactor(&launch.state)?;
+    let Some(change) = history.change(id) else {
+        bail!(
+            Failure::new(format!("unknown change {id}"))
+                .exit(ExitCode::USAGE)
+                .kind(FailureKind::Usage)
+                .hint("`kkrun history` lists the changes with their numbers")
+        )
+    };
+    let intent = &change.intent;
+    let (state, detail) = state_of(change);
+    let difference = if intent.holds_secret || history.held_secret(&intent.target) {
+        Some("its content is not shown: it holds a secret".to_owned())
+    } else {
+        let world = launch.world_for_dry_run(super::reporter(options));
+        Change::of_intent(intent)?.kind().recorded_difference(&world)
+    };
+    if options.json {
+        super::begin_json();
+        let row = serde_json::json!({
+            "change": change.id, "plan": change.plan, "step": intent.step, "run": change.run,
+            "time": change.time.to_string(), "what": intent.what, "target": intent.target.to_string(),
+            "summary": intent.summary, "state": state, "detail": detail, "class": intent.class,
+            "difference": difference,
+        });
+        line_to_stdout(&redactor.redact(&row.to_string()));
+        return Ok(ExitCode::DONE);
+    }
+    let show = |text: &str| line_to_stdout(&printable_lines(&redactor.redact(text)));
+    let field = |name: &str, text: &str| show(&format!("{name:>9}: {text}"));
+    show(&format!("#{} {}", change.id, intent.summary));
+    field("plan", &change.plan);
+    if let Some(step) = &intent.step {
+        field("step", step);
+    }
+    field("run", &format!("{}, {}", change.run, time::when(change.time, clock::now(), &clock::zone())));
+    field("target", &intent.target.to_string());
+    field("state", &detail.map_or_else(|| state.to_owned(), |detail| format!("{state} ({detail})")));
+    for handler in &intent.pending {
+        field("triggers", &handler.sentence());
+    }
+    if let Some(difference) = difference {
+        show("");
+        for line in difference.lines() {
+            show(&format!("  {line}"));
+        }
+    }
+    if change.awaits_rollback() && !change.is_irreversible() {
+        let plan = if history.has_live_changes_beside(&change.plan) {
+            format!(" --plan {}", shell_words::quote(&change.plan))
+        } else {
+            String::new()
+        };
+        show("");
+        let target = intent.target.to_string();
+        field("undo", &format!("`kkrun rollback {}{plan}`", shell_words::quote(&target)));
+    }
+    Ok(ExitCode::DONE)
+}

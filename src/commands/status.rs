@@ -1,0 +1,338 @@
+//! `kkrun status [PLAN]`: the state of every plan of the machine by the journal, or of one plan with its steps, which are
+//! examined. Nothing is changed.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use console::{Emoji, style};
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::chosen_plan;
+use crate::cli::Options;
+use crate::config;
+use crate::exit_code::ExitCode;
+use crate::journal::{ChangeRecord, History, PendingHandler, RunRecord};
+use crate::machine::{clock, lock};
+use crate::plan::{Launch, StepRow, StepStatus, examined, log_of, recorded_rows};
+use crate::redaction::Redactor;
+use crate::text::printable;
+use crate::time;
+use crate::ui::line_to_stdout;
+
+/// How many of the last lines of a step that failed are shown.
+const LAST_LINES: usize = 8;
+
+/// The state of a plan.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum PlanState {
+    Running,
+    Failed,
+    Interrupted,
+    Drifted,
+    Stale,
+    OnHold,
+    Pending,
+    Complete,
+}
+
+/// What is shown of a plan.
+#[derive(Debug, Serialize)]
+struct PlanStatus {
+    plan: String,
+    state: PlanState,
+    /// Since when it is so, by the newest record about it.
+    since: Option<Timestamp>,
+    /// Its steps were examined; otherwise all is by the journal alone.
+    examined: bool,
+    /// Why it could not be examined.
+    not_examined: Option<String>,
+    script: Option<String>,
+    last_run: Option<LastRun>,
+    /// How many of its changes are live.
+    changes: usize,
+    /// How many of these cannot be undone.
+    not_undoable: usize,
+    pending: Vec<String>,
+    overrides: Vec<String>,
+    steps: Vec<StepRow>,
+    /// The last lines of the newest step that failed or was interrupted.
+    last_lines: Vec<String>,
+    next: Vec<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastRun {
+    run: String,
+    script: String,
+    started: Timestamp,
+    ended: Option<Timestamp>,
+    exit: Option<u8>,
+}
+
+impl From<&RunRecord> for LastRun {
+    fn from(record: &RunRecord) -> Self {
+        let (ended, exit) = record.ended.unzip();
+        Self { run: record.run.clone(), script: record.script.clone(), started: record.started, ended, exit }
+    }
+}
+
+/// Shows all plans, or this one with its steps.
+pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode> {
+    let options = Options { dry_run: true, ..options.clone() };
+    let launch = config::launch(&options, "kkrun status")?;
+    let history = launch.history()?;
+    let redactor = super::redactor(&launch.state)?;
+    let known: Vec<String> = chosen_plan::known_plans(&history).into_iter().map(str::to_owned).collect();
+    let found = match typed {
+        Some(typed) => {
+            let plan = chosen_plan::named(&history, typed)?;
+            let given = chosen_plan::is_script(typed).then(|| PathBuf::from(typed));
+            let script = given.or_else(|| chosen_plan::script_of(&history, &plan));
+            let examination = script.map(|script| {
+                config::become_root_for(&options, &script)?;
+                let reporter = super::reporter(&options);
+                examined(&launch, &script, &reporter).map(|(_, rows)| rows)
+            });
+            vec![status_of(&launch, &history, &plan, examination)?]
+        }
+        None => {
+            known.iter().map(|plan| status_of(&launch, &history, plan, None)).collect::<Result<Vec<_>>>()?
+        }
+    };
+    if options.json {
+        super::begin_json();
+        for status in &found {
+            line_to_stdout(&redactor.redact(&serde_json::to_string(status)?));
+        }
+        return Ok(ExitCode::DONE);
+    }
+    if found.is_empty() {
+        line_to_stdout("no plan has recorded anything here yet");
+    }
+    for (at, status) in found.iter().enumerate() {
+        if at > 0 {
+            line_to_stdout("");
+        }
+        show(status, typed.is_some(), &redactor);
+    }
+    Ok(ExitCode::DONE)
+}
+
+fn status_of(
+    launch: &Launch,
+    history: &History,
+    plan: &str,
+    examination: Option<Result<Vec<StepRow>>>,
+) -> Result<PlanStatus> {
+    let last = history.last_runs.get(plan);
+    let is_running = lock::is_held(&launch.state.join("lock"))
+        && last.is_some_and(|last| history.last_run.as_ref().is_some_and(|(run, _)| *run == last.run));
+    let recorded = || recorded_rows(history, plan, is_running);
+    let (steps, is_examined, not_examined) = match examination {
+        None => (recorded(), false, None),
+        Some(Ok(rows)) => (rows, true, None),
+        Some(Err(error)) => (recorded(), false, Some(format!("{error:#}"))),
+    };
+    let state = state_of(&steps, is_running);
+    let newest = steps.iter().rev().find(|step| is_broken(step.status));
+    let last_lines = match newest {
+        Some(step) => last_lines(launch, plan, &step.id)?,
+        None => Vec::new(),
+    };
+    let live: Vec<&ChangeRecord> =
+        history.changes.iter().filter(|change| change.plan == plan && change.is_live()).collect();
+    let boot = clock::boot_id()?;
+    let handlers = history.pending.iter().filter(|pending| pending.plan == plan);
+    let reboots = history.reboots(&boot).filter(|reboot| reboot.plan == plan);
+    let pending = handlers
+        .map(PendingHandler::sentence)
+        .chain(reboots.map(|reboot| format!("a restart of the machine: {}", reboot.why)))
+        .collect();
+    let overrides = history.overrides.get(plan).into_iter().flatten();
+    let script = chosen_plan::script_of(history, plan).map(|script| script.display().to_string());
+    let since = steps.iter().filter_map(|step| step.finished.max(step.started)).max();
+    let mut status = PlanStatus {
+        plan: plan.to_owned(),
+        state,
+        since: since.or(last.map(|last| last.started)),
+        examined: is_examined,
+        not_examined,
+        script,
+        last_run: last.map(LastRun::from),
+        changes: live.len(),
+        not_undoable: live.iter().filter(|change| change.is_irreversible()).count(),
+        pending,
+        overrides: overrides.map(|(key, value)| format!("{key} = {value}")).collect(),
+        steps,
+        last_lines,
+        next: Vec::new(),
+    };
+    status.next = next(&status, history);
+    Ok(status)
+}
+
+fn is_broken(status: StepStatus) -> bool {
+    matches!(status, StepStatus::Failed | StepStatus::Interrupted)
+}
+
+/// The state of a plan is that of the step which needs attention most.
+fn state_of(steps: &[StepRow], is_running: bool) -> PlanState {
+    let has = |status: StepStatus| steps.iter().any(|step| step.status == status);
+    if is_running || has(StepStatus::Running) {
+        return PlanState::Running;
+    }
+    [
+        (StepStatus::Failed, PlanState::Failed),
+        (StepStatus::Interrupted, PlanState::Interrupted),
+        (StepStatus::Drifted, PlanState::Drifted),
+        (StepStatus::Stale, PlanState::Stale),
+        (StepStatus::OnHold, PlanState::OnHold),
+        (StepStatus::Pending, PlanState::Pending),
+    ]
+    .into_iter()
+    .find_map(|(status, state)| has(status).then_some(state))
+    .unwrap_or(if steps.is_empty() { PlanState::Pending } else { PlanState::Complete })
+}
+
+fn last_lines(launch: &Launch, plan: &str, step: &str) -> Result<Vec<String>> {
+    let Some(path) = log_of(&launch.state, plan, step)? else { return Ok(Vec::new()) };
+    let text = std::fs::read(path).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    let lines: Vec<&str> = text.lines().collect();
+    Ok(lines[lines.len().saturating_sub(LAST_LINES)..]
+        .iter()
+        .map(|line| printable(line).into_owned())
+        .collect())
+}
+
+/// The commands that lead on, a sentence each.
+fn next(status: &PlanStatus, history: &History) -> Vec<String> {
+    let named = shell_words::quote(&status.plan);
+    if let Some(unfinished) = history.rollback.as_ref().filter(|unfinished| unfinished.plan == status.plan) {
+        return vec![format!("a rollback was interrupted: finish it with `{}`", unfinished.invocation())];
+    }
+    let Some(script) = &status.script else { return Vec::new() };
+    let call = format!("kkrun {}", shell_words::quote(script));
+    let on_hold: Vec<&str> = status
+        .steps
+        .iter()
+        .filter(|step| step.status == StepStatus::OnHold)
+        .map(|step| step.id.as_str())
+        .collect();
+    match status.state {
+        PlanState::Running => vec![],
+        PlanState::Failed => vec![format!("fix the cause, then `{call}` resumes where it stopped")],
+        PlanState::Interrupted => vec![format!("`{call}` resumes where it stopped")],
+        PlanState::Drifted => vec![format!("`{call} --repair` runs what no longer holds")],
+        PlanState::Stale => vec![format!("`{call}` runs the steps whose inputs changed")],
+        PlanState::OnHold => vec![format!("`{call} --redo {}` runs what is on hold", on_hold.join(","))],
+        PlanState::Pending => vec![format!("`{call}` runs what is pending")],
+        PlanState::Complete if status.examined => vec![],
+        PlanState::Complete => vec![format!("not examined: `kkrun status {named}` examines it")],
+    }
+}
+
+fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
+    let line = |text: &str| line_to_stdout(&redactor.redact(text));
+    let now = clock::now();
+    let when = |then: Timestamp| time::when(then, now, &clock::zone());
+    let done = status.steps.iter().filter(|step| step.status == StepStatus::Complete).count();
+    let since = status.since.map(|then| format!(" since {}", when(then))).unwrap_or_default();
+    let state = label(&status.state);
+    let state = match status.state {
+        PlanState::Complete => style(state).green(),
+        PlanState::Failed => style(state).red(),
+        PlanState::Running | PlanState::Pending => style(state),
+        _ => style(state).yellow(),
+    };
+    let counted = if status.examined { "" } else { " by the journal" };
+    line(&format!(
+        "{} {} · {state}{since} · {done} of {} steps complete{counted}",
+        Emoji("●", "*"),
+        style(&status.plan).bold(),
+        status.steps.len()
+    ));
+    let field = |name: &str, text: &str| line(&format!("{name:>12}: {text}"));
+    if let Some(script) = &status.script {
+        field("script", script);
+    }
+    if let Some(run) = &status.last_run {
+        let how = match (run.exit, run.ended) {
+            (Some(exit), Some(ended)) => format!("ended {} with exit status {exit}", when(ended)),
+            _ if status.state == PlanState::Running => "in progress".to_owned(),
+            _ => "without an end: it was killed".to_owned(),
+        };
+        field("last run", &format!("`{}`, begun {}, {how}", run.script, when(run.started)));
+    }
+    if status.changes > 0 {
+        let left = match status.not_undoable {
+            0 => String::new(),
+            left => format!(", {left} of them cannot be undone"),
+        };
+        field("changes", &format!("{}{left}", status.changes));
+    }
+    for text in &status.overrides {
+        field("override", text);
+    }
+    for text in &status.pending {
+        field("pending", text);
+    }
+    if let Some(why) = &status.not_examined {
+        field("not examined", why);
+    }
+    if with_steps {
+        line("");
+        let width =
+            status.steps.iter().map(|step| console::measure_text_width(&step.title)).max().unwrap_or(0);
+        for step in &status.steps {
+            line(&step_line(step, width.min(40), &when));
+        }
+    }
+    if let Some(step) = status.steps.iter().rev().find(|step| is_broken(step.status))
+        && !status.last_lines.is_empty()
+    {
+        line("");
+        line(&format!("last lines of step {} (`kkrun log {} --plan {}`)", step.id, step.id, status.plan));
+        for text in &status.last_lines {
+            line(&format!("  {}", style(text).dim()));
+        }
+    }
+    for text in &status.next {
+        line(&format!("{:>12}: {text}", "next"));
+    }
+}
+
+fn step_line(step: &StepRow, width: usize, when: &dyn Fn(Timestamp) -> String) -> String {
+    let symbol = match step.status {
+        StepStatus::Pending => Emoji("⏳", ".."),
+        StepStatus::Running => Emoji("🔄", ">>"),
+        StepStatus::Interrupted => Emoji("⏸️ ", "!!"),
+        StepStatus::Failed => Emoji("❌", "!!"),
+        StepStatus::OnHold => Emoji("✋", "--"),
+        StepStatus::Complete => Emoji("✅", "ok"),
+        StepStatus::Stale => Emoji("♻️ ", "<>"),
+        StepStatus::Drifted => Emoji("⚠️ ", "!!"),
+    };
+    let mut parts = vec![label(&step.status)];
+    parts.extend(step.finished.or(step.started).map(when));
+    parts.extend(step.seconds.map(time::duration));
+    match step.changes {
+        0 => {}
+        1 => parts.push("1 change".to_owned()),
+        changes => parts.push(format!("{changes} changes")),
+    }
+    if step.forgotten > 0 {
+        parts.push(format!("{} of them forgotten: they cannot be undone", step.forgotten));
+    }
+    parts.extend([&step.error, &step.reason].into_iter().flatten().filter(|text| !text.is_empty()).cloned());
+    let padding = width.saturating_sub(console::measure_text_width(&step.title));
+    format!("  {symbol} {} {}{} {}", step.id, step.title, " ".repeat(padding), parts.join(" · "))
+}
+
+/// The word for a state, as it is in JSON.
+fn label(state: &impl Serialize) -> String {
+    let word = serde_json::to_value(state).ok().and_then(|value| Some(value.as_str()?.replace('_', " ")));
+    word.unwrap_or_default()
+}

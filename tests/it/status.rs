@@ -1,0 +1,201 @@
+//! What is known of the plans of a machine: their status, one change, the changes of a step, and which plan is meant.
+
+use crate::support::Place;
+
+/// Two plans: one that is complete, and one of which the second step fails.
+fn two_plans() -> Place {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/a", "one\n"));
+step::run("02", "Second", || file::make_dir("@/m/b"));
+"#,
+    )
+    .with(
+        "plan/zoo.rhai",
+        r#"
+step::run("01", "Cages", || file::write("@/m/cage", "shut\n"));
+step::run("02", "Animals", || cmd::run(["bash", "-c", "echo looking for the lion; exit 3"], #{ always: "a test" }));
+step::run("03", "Visitors", || file::write("@/m/gate", "open\n"));
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("zoo.rhai").ends(1);
+    place
+}
+
+#[test]
+fn status_shows_every_plan_by_the_journal_alone() {
+    let place = two_plans();
+    let before = (place.prints_of("m"), place.prints_of("state"));
+    place.run("status").shows(
+        0,
+        "
+● plan · complete since today [..] · 2 of 2 steps complete by the journal
+      script: @/plan/plan.rhai
+    last run: `plan.rhai`, begun today [..], ended today [..] with exit status 0
+     changes: 2
+        next: not examined: `kkrun status plan` examines it
+
+● zoo · failed since today [..] · 1 of 2 steps complete by the journal
+      script: @/plan/zoo.rhai
+    last run: `zoo.rhai`, begun today [..], ended today [..] with exit status 1
+     changes: 2, 1 of them cannot be undone
+
+last lines of step 02 (`kkrun log 02 --plan zoo`)
+  $ bash -c 'echo looking for the lion; exit 3'
+  looking for the lion
+    `bash -c 'echo looking for the lion; exit 3'` ended with exit code 3 after [..] s
+  failed: `bash -c 'echo looking for the lion; exit 3'` ended with exit code 3
+        next: fix the cause, then `kkrun @/plan/zoo.rhai` resumes where it stopped
+",
+        "",
+    );
+    assert_eq!((place.prints_of("m"), place.prints_of("state")), before, "status changes nothing");
+    let rows = place.run("status --json").ends(0).json();
+    let states: Vec<&str> = rows[1..].iter().map(|row| row["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["complete", "failed"]);
+}
+
+#[test]
+fn status_of_a_plan_examines_it_whether_its_name_or_its_script_is_given() {
+    let place = two_plans();
+    for plan in ["zoo", "zoo.rhai"] {
+        let ran = place.run(&format!("status {plan}")).ends(0);
+        for shown in [
+            "1 of 3 steps complete\n",
+            "✅ 01 Cages    complete · today",
+            "❌ 02 Animals  failed",
+            "⏳ 03 Visitors pending\n",
+        ] {
+            assert!(ran.stdout.contains(shown), "{shown}:\n{}", ran.stdout);
+        }
+    }
+    place.write("m/a", "two\n");
+    let ran = place.run("status plan").ends(0);
+    assert!(ran.stdout.contains("plan · drifted"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("plan.rhai --repair` runs what no longer holds"), "{}", ran.stdout);
+    let row = place.run("--json status plan").ends(0).json().pop().unwrap();
+    assert_eq!((&row["examined"], &row["steps"][0]["status"]), (&true.into(), &"drifted".into()));
+    // Without its script it is known by its record.
+    place.remove("plan/plan.rhai");
+    let ran = place.run("status plan").ends(0);
+    assert!(ran.stdout.contains("not examined: script `@/plan/plan.rhai` not found"), "{}", ran.stdout);
+    place.run("status plam").ends(2).says("unknown plan `plam`").says("did you mean `plan`?");
+    Place::empty().run("status").ends(0).prints("no plan has recorded anything here yet\n");
+}
+
+#[test]
+fn repair_runs_what_no_longer_holds_and_a_dry_run_shows_it() {
+    let place = two_plans();
+    place.remove("m/b");
+    let skipped = place.run("plan.rhai").ends(0).never_says("no longer holds");
+    skipped.says("not re-examined");
+    let ran = place.run("plan.rhai --dry-run").ends(6);
+    ran.says("would ask whether to make @/m/b").says("no longer holds: make @/m/b; `--repair` runs it again");
+    assert!(!place.exists("m/b"));
+    place.run("plan.rhai --dry-run --repair").ends(6).says("it would run again");
+    place
+        .run("plan.rhai --repair --on-conflict overwrite")
+        .ends(0)
+        .says("01 First                  done today");
+    assert!(place.exists("m/b"));
+    place.run("plan.rhai --dry-run").ends(0).says("still holds").never_says("would");
+    place.run("plan.rhai --repair --verify").ends(2).says("contradict each other");
+}
+
+#[test]
+fn reset_forgets_the_progress_of_the_plan_that_is_named() {
+    let place = two_plans();
+    place.run("reset").ends(2).says("several have recorded something").says("PLAN is plan, zoo");
+    place.run("reset plan").ends(78).says("`--yes` agrees to it");
+    place.run("reset plan --steps 7 --yes").ends(2).says("step `7` of plan has never run");
+    place.run("reset plan --dry-run").ends(6);
+    place.run("reset plan --steps 02 --yes").ends(0).says("the progress of step 02 of plan is forgotten");
+    place
+        .run("plan.rhai")
+        .ends(0)
+        .says("01 First                  done")
+        .says("02 Second                 0.0 s");
+    place.run("rollback --plan plan").ends(0).says("2 undone");
+}
+
+#[test]
+fn rollback_of_the_last_run_leaves_what_runs_before_it_made() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "one\n"));"#);
+    place.run("plan.rhai").ends(0);
+    place.edit(
+        "plan/plan.rhai",
+        "));",
+        "));\nstep::run(\"02\", \"Second\", || { file::write(\"@/m/b\", \"\"); file::write(\"@/m/c\", \"\"); });",
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --last --dry-run").ends(6).says("2 would be undone");
+    place.run("rollback --last").ends(0).says("2 undone");
+    assert!(place.exists("m/a") && !place.exists("m/b") && !place.exists("m/c"));
+    place.run("plan.rhai").ends(0).says("02 Second                 on hold");
+    place.run("rollback --last").ends(0).says("1 undone");
+    assert!(!place.exists("m/a"));
+    place.run("rollback --last").ends(2).says("no run has changes that can be undone");
+}
+
+#[test]
+fn one_change_is_shown_with_its_difference_and_the_way_to_undo_it() {
+    let place =
+        Place::new(r#"step::run("01", "First", || file::write("@/m/a", "new\n"));"#).with("m/a", "old\n");
+    place.run("plan.rhai").ends(0);
+    let id = place.run("history --json").json()[1]["change"].to_string();
+    let ran = place.run(&format!("show {id}")).ends(0);
+    for shown in ["write @/m/a", "step: 01", "-old\n", "+new\n", "undo: `kkrun rollback file:@/m/a`"] {
+        assert!(ran.stdout.contains(shown), "{shown}:\n{}", ran.stdout);
+    }
+    let row = place.run(&format!("show {id} --json")).ends(0).json().pop().unwrap();
+    assert!(row["difference"].as_str().unwrap().contains("+new"), "{row}");
+    place.run("show 9999").ends(2).says("unknown change 9999");
+}
+
+#[test]
+fn history_is_that_of_a_plan_a_step_or_a_target() {
+    let place = two_plans();
+    let lines = |words: &str| place.run(words).ends(0).stdout.lines().count();
+    assert_eq!((lines("history"), lines("history --plan plan"), lines("history 01")), (4, 2, 2));
+    let target = format!("history file:{}", place.path("m/cage").display());
+    assert_eq!((lines(&target), lines("history 02 --plan zoo")), (1, 1));
+    place.run("history 99").ends(0).prints("").says("no such changes are recorded");
+}
+
+#[test]
+fn a_built_in_script_says_which_plan_it_is_about() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", ""));"#);
+    let is_root = rustix::process::geteuid().is_root();
+    place.run("plan.rhai").ends(0);
+    for script in ["status.rhai", "rollback.rhai", "reset.rhai"] {
+        let ran = place.run(&format!("{script} --yes"));
+        if is_root {
+            ran.ends(2).says(
+                "about the built-in plan `kimonokittens`, not about `plan`, which ran last on this machine",
+            );
+        } else {
+            ran.ends(77);
+        }
+    }
+    assert!(place.exists("m/a"));
+}
+
+#[test]
+fn a_command_takes_the_options_that_it_understands_and_helps_with_those() {
+    let place = two_plans();
+    for (words, option) in [
+        ("history --redo 01", "--redo"),
+        ("--only 02 rollback", "--only"),
+        ("export --json x", "--json"),
+        ("status --purge all", "--purge"),
+        ("pending --dry-run", "--dry-run"),
+    ] {
+        place.run(words).ends(2).says(&format!("does not take `{option}`"));
+    }
+    let help = place.run("history --help").ends(0).stdout;
+    assert!(help.contains("--json") && !help.contains("--redo") && !help.contains("--secrets"), "{help}");
+    let help = place.run("rollback --help").ends(0).stdout;
+    assert!(help.contains("--purge") && !help.contains("--accept"), "{help}");
+    assert!(place.run("--help").ends(0).stdout.contains("--repair"));
+}
