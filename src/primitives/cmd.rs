@@ -42,7 +42,8 @@ pub(super) fn options(function: &str) -> Option<OptionSet> {
             by_hand(OptionSet::of::<RunOptions>())
                 .with("unless", &["array", "closure"])
                 .with("undo", &["array", "closure"])
-                .with("made_from", &["string", "closure"]),
+                .with("made_from", &["string", "closure"])
+                .needing_one_of(&["creates", "unless", "always"]),
         ),
         "read" | "test" => Some(by_hand(OptionSet::of::<LookOptions>())),
         _ => None,

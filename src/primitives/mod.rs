@@ -30,7 +30,7 @@ mod user;
 use crate::script::{OptionSet, Registration};
 
 /// Every namespace, and which options its functions know.
-pub const REGISTRATION: Registration = Registration { register, options, types };
+pub const REGISTRATION: Registration = Registration { register, options, types, elements };
 
 /// Registers every namespace: this is the only list of them.
 fn register(engine: &mut rhai::Engine) {
@@ -79,7 +79,17 @@ fn types(namespace: &str, function: &str, parameter: &str) -> &'static [&'static
         ("config", "set", "value") | ("config", "block", "text") => {
             &["string", "char", "int", "float", "bool", "secret"]
         }
+        ("pkg", "preseed", "value") => &["string", "int", "bool", "secret"],
         ("unit", "stable", "seconds") => &["int", "float"],
+        _ => &[],
+    }
+}
+
+/// The types of the elements of a parameter's array; none for any.
+fn elements(namespace: &str, function: &str, parameter: &str) -> &'static [&'static str] {
+    match (namespace, function, parameter) {
+        ("cmd", _, "argv") => &["string", "int", "char"],
+        ("pkg", _, "names") | ("step", "reset", "steps") | ("unit", "stable", "units") => &["string"],
         _ => &[],
     }
 }

@@ -4,6 +4,7 @@ mod arguments;
 mod calls;
 mod captured;
 mod leak;
+mod passed;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
@@ -57,6 +58,8 @@ struct Exports {
     /// The functions, each with its numbers of parameters and whether they are private.
     functions: BTreeMap<String, Vec<(usize, bool)>>,
     constants: BTreeSet<String>,
+    /// What their parameters take.
+    taken: passed::Functions,
 }
 
 struct Checker<'engine> {
@@ -144,7 +147,9 @@ impl Checker<'_> {
         let mut scope = Scope::default();
         for import in &program.parts(self.engine).imports {
             let module = import.module.as_ref().and_then(|path| self.graph.module(self.engine, path).ok());
-            scope.imports.insert(import.alias.clone(), module.map(|module| exports(&module)));
+            scope
+                .imports
+                .insert(import.alias.clone(), module.map(|module| exports(&self.vocabulary, &module)));
         }
         program.ast.walk(&mut |path: &[ASTNode]| {
             match path.last() {
@@ -210,8 +215,8 @@ struct Scope {
     properties: BTreeSet<String>,
 }
 
-fn exports(program: &Program) -> Exports {
-    let mut exports = Exports::default();
+fn exports(vocabulary: &Vocabulary, program: &Program) -> Exports {
+    let mut exports = Exports { taken: passed::functions(vocabulary, program), ..Exports::default() };
     for function in program.ast.iter_fn_def() {
         let private = function.access == FnAccess::Private;
         exports
@@ -438,6 +443,63 @@ mod tests {
                 "a.rhai:2:27 `file::write` has no option `mod` → did you mean `mode`?",
                 "a.rhai:3:30 `cmd::run` has no option `unles` → did you mean `unless`?",
                 "a.rhai:5:42 `step::verify` has no option `foo` → known options: `within`, `holds`",
+            ]
+        );
+    }
+
+    #[test]
+    fn elements_of_literal_arrays_and_options_that_must_be_given_are_checked() {
+        assert_eq!(
+            reported(&[(
+                "a.rhai",
+                "pkg::install([\"tree\", 5]);\n\
+                 cmd::read([\"ls\", [\"-l\"], 5, 'c']);\n\
+                 cmd::run([\"true\"], #{ label: \"x\" } + #{ user: \"kim\" });\n\
+                 let more = #{};\n\
+                 cmd::run([\"true\"], more + #{ user: \"kim\" });\n\
+                 file::download(\"http://x\", \"/a\", #{ mode: \"0644\" });"
+            )]),
+            [
+                "a.rhai:1:23 `pkg::install`: expected a string in the array of argument 1, found an integer",
+                "a.rhai:2:18 `cmd::read`: expected a string, an integer or a character in the array of argument 1, found an array",
+                "a.rhai:3:20 `cmd::run` needs one of the options `creates`, `unless`, `always`",
+                "a.rhai:6:34 `file::download` needs the option `sha256`",
+            ]
+        );
+    }
+
+    #[test]
+    fn arguments_of_functions_are_checked_by_what_they_are_passed_on_to() {
+        let module = "fn place(path, entry) { file::write(path, entry.text); deeper(path); }\n\
+             fn deeper(path) { file::exists(path) }\n\
+             fn any(one, two) { if type_of(one) == \"string\" { file::read(one); } two.len() }\n\
+             fn some(entry) { if \"a\" in entry { return entry.a; } entry.b }\n\
+             fn later(path) { [1].map(|x| file::read(path)); file::exists(path) }";
+        assert_eq!(
+            reported(&[
+                (
+                    "a.rhai",
+                    "import \"mod\" as m;\n\
+                     m::place(5, #{ text: \"x\" });\n\
+                     m::place(\"/a\", #{ txt: \"x\" });\n\
+                     m::place(\"/a\", \"x\");\n\
+                     m::deeper([]);\n\
+                     m::any(5, \"x\");\n\
+                     m::some(#{});\n\
+                     m::later(5);\n\
+                     own(`${1}`, true);\n\
+                     own(1, ());\n\
+                     fn own(number, path) { file::read(path); number + 1 }"
+                ),
+                ("mod", module),
+            ]),
+            [
+                "a.rhai:2:10 `m::place`: expected a string as argument 1 (`path`), found an integer",
+                "a.rhai:3:16 `m::place`: the map `entry` lacks the key `text`",
+                "a.rhai:4:16 `m::place`: expected a map as argument 2 (`entry`), found a string",
+                "a.rhai:5:11 `m::deeper`: expected a string as argument 1 (`path`), found an array",
+                "a.rhai:8:10 `m::later`: expected a string as argument 1 (`path`), found an integer",
+                "a.rhai:9:13 `own`: expected a string as argument 2 (`path`), found a boolean",
             ]
         );
     }

@@ -10,7 +10,11 @@ use crate::failure::{Failure, FailureKind};
 
 /// The options that a function knows.
 #[derive(Clone, Debug, Default)]
-pub struct OptionSet(Vec<(&'static str, Takes)>);
+pub struct OptionSet {
+    known: Vec<(&'static str, Takes)>,
+    /// Of each of these groups, one must be given.
+    required: Vec<Vec<&'static str>>,
+}
 
 /// What an option takes.
 #[derive(Clone, Copy, Debug)]
@@ -24,32 +28,51 @@ enum Takes {
 impl OptionSet {
     /// Those that [`options_of`] reads into `T`: its fields.
     pub fn of<T: DeserializeOwned>() -> Self {
-        let fields = option_names::<T>().iter();
-        Self(fields.map(|name| (*name, Takes::Field(judged::<T>))).collect())
+        let names = option_names::<T>();
+        let known = names.iter().map(|name| (*name, Takes::Field(judged::<T>))).collect();
+        let nothing =
+            T::deserialize(Value::Object(serde_json::Map::new())).err().map(|error| error.to_string());
+        let is_missing =
+            |name: &&&str| nothing.as_ref().is_some_and(|why| *why == format!("missing field `{name}`"));
+        let required = names.iter().filter(is_missing).map(|name| vec![*name]).collect();
+        Self { known, required }
     }
 
     /// These, and one that is read by hand and accepts these types, as scripts name them.
     #[must_use]
     pub fn with(mut self, name: &'static str, types: &'static [&'static str]) -> Self {
-        self.0.push((name, Takes::Types(types)));
+        self.known.push((name, Takes::Types(types)));
+        self
+    }
+
+    /// These, one of which must be given.
+    #[must_use]
+    pub fn needing_one_of(mut self, names: &[&'static str]) -> Self {
+        self.required.push(names.to_vec());
         self
     }
 
     /// These, and those of another.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
+        self.known.extend(other.known);
+        self.required.extend(other.required);
         self
     }
 
     /// Their names.
     pub fn names(&self) -> Vec<&'static str> {
-        self.0.iter().map(|(name, _)| *name).collect()
+        self.known.iter().map(|(name, _)| *name).collect()
+    }
+
+    /// The groups of which one must be given.
+    pub(super) fn required(&self) -> &[Vec<&'static str>] {
+        &self.required
     }
 
     /// Why an option does not accept a value of this type; `value` is none where only the type is known.
     pub(super) fn refused(&self, name: &str, kind: &str, value: Option<&Value>) -> Option<String> {
-        let (_, takes) = self.0.iter().find(|(known, _)| *known == name)?;
+        let (_, takes) = self.known.iter().find(|(known, _)| *known == name)?;
         match takes {
             Takes::Types(types) if types.contains(&kind) => None,
             Takes::Types(types) => Some(format!("expected {}, found {}", one_of(types), with_article(kind))),

@@ -21,6 +21,8 @@ pub struct Registration {
     pub options: KnownOptions,
     /// What their parameters of any type accept.
     pub types: KnownTypes,
+    /// What the elements of their arrays are; none for anything.
+    pub elements: KnownTypes,
 }
 
 /// The names of parameters that are maps of options.
@@ -68,6 +70,8 @@ pub(super) struct Parameter {
     pub(super) name: String,
     /// The types that it takes, as scripts name them; none for any.
     pub(super) types: Vec<String>,
+    /// What the elements of an array are; none for anything.
+    pub(super) elements: &'static [&'static str],
 }
 
 impl Parameter {
@@ -222,7 +226,8 @@ fn parameter(registration: Registration, namespace: &str, function: &str, info: 
         }
         kind => vec![kind.to_owned()],
     };
-    Parameter { name, types }
+    let elements = (registration.elements)(namespace, function, &name);
+    Parameter { name, types, elements }
 }
 
 /// A type of Rust under the name that scripts have for it.

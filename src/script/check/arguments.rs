@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rhai::{Expr, FnCallExpr, Position, Token};
 
 use super::Checker;
+use super::passed::Taken;
 use crate::failure::Failure;
 use crate::script::options::{OptionSet, one_of, with_article};
 use crate::script::program::Program;
@@ -28,9 +29,44 @@ pub(super) fn problems(
     for (at, argument) in call.args.iter().enumerate() {
         if let Some(options) = checker.vocabulary.options(namespace, &call.name, at) {
             reader.options(&options, argument);
+            reader.required(&options, argument);
         }
     }
     reader.problems
+}
+
+/// What is wrong with the arguments of a call of a script's own function, or of one of a module.
+pub(super) fn passed_on(
+    program: &Program,
+    function: &str,
+    call: &FnCallExpr,
+    taken: &[Taken],
+) -> Vec<Failure> {
+    let mut problems = Vec::new();
+    for (at, (argument, taken)) in call.args.iter().zip(taken).enumerate() {
+        if let Some(kind) = kind_of(argument)
+            && kind != "()"
+            && !taken.types.is_empty()
+            && !taken.types.contains(kind)
+        {
+            let types: Vec<&str> = taken.types.iter().map(String::as_str).collect();
+            let message = format!(
+                "`{function}`: expected {} as argument {} (`{}`), found {}",
+                one_of(&types),
+                at + 1,
+                taken.name,
+                with_article(kind)
+            );
+            problems.push(program.problem(argument.start_position(), message));
+        } else if let Expr::Map(map, position) = argument {
+            let given: BTreeSet<&str> = map.0.iter().map(|(key, _)| key.name.as_str()).collect();
+            for key in taken.keys.iter().filter(|key| !given.contains(key.as_str())) {
+                let message = format!("`{function}`: the map `{}` lacks the key `{key}`", taken.name);
+                problems.push(program.problem(*position, message));
+            }
+        }
+    }
+    problems
 }
 
 /// How the functions of this name are called.
@@ -94,8 +130,29 @@ impl Reader<'_> {
             return self.report(argument.start_position(), message, hints);
         }
         let parameters = nearest.first().map(|parameters| parameters.to_vec()).unwrap_or_default();
-        for (parameter, argument) in parameters.iter().zip(&call.args) {
+        for (at, (parameter, argument)) in parameters.iter().zip(&call.args).enumerate() {
             self.plan_file(parameter, argument);
+            self.elements(parameter, argument, at);
+        }
+    }
+
+    /// The types of the elements of a literal array.
+    fn elements(&mut self, parameter: &Parameter, argument: &Expr, at: usize) {
+        let Expr::Array(elements, _) = argument else { return };
+        let known = parameter.elements;
+        let wrong = |element: &&Expr| kind_of(element).is_some_and(|kind| !known.contains(&kind));
+        if known.is_empty() {
+            return;
+        }
+        for element in elements.iter().filter(wrong) {
+            let message = format!(
+                "`{}`: expected {} in the array of argument {}, found {}",
+                self.function(),
+                one_of(known),
+                at + 1,
+                with_article(kind_of(element).unwrap_or_default())
+            );
+            self.report(element.start_position(), message, None);
         }
     }
 
@@ -139,6 +196,22 @@ impl Reader<'_> {
         }
     }
 
+    /// The options that must be there, where all of the map is literal.
+    fn required(&mut self, known: &OptionSet, argument: &Expr) {
+        let Some(given) = literal_keys(argument) else { return };
+        for group in known.required() {
+            if group.iter().any(|name| given.contains(name)) {
+                continue;
+            }
+            let names = format!("`{}`", group.join("`, `"));
+            let message = match group.as_slice() {
+                [_] => format!("`{}` needs the option {names}", self.function()),
+                _ => format!("`{}` needs one of the options {names}", self.function()),
+            };
+            self.report(first_position(argument), message, None);
+        }
+    }
+
     fn option(&mut self, known: &OptionSet, name: &str, value: &Expr) {
         let Some(kind) = kind_of(value) else { return };
         let given = value.get_literal_value(None).and_then(|value| json_of(&value).ok());
@@ -153,6 +226,28 @@ impl Reader<'_> {
             _ => None,
         };
         self.report(position, message, hint);
+    }
+}
+
+/// Where a sum begins, or anything else.
+fn first_position(argument: &Expr) -> Position {
+    match argument {
+        Expr::FnCall(sum, _) if sum.op_token == Some(Token::Plus) && !sum.args.is_empty() => {
+            first_position(&sum.args[0])
+        }
+        other => other.start_position(),
+    }
+}
+
+/// The keys of a map, if all of them are literal.
+fn literal_keys(argument: &Expr) -> Option<BTreeSet<&str>> {
+    match argument {
+        Expr::Map(map, _) => Some(map.0.iter().map(|(key, _)| key.name.as_str()).collect()),
+        Expr::FnCall(sum, _) if sum.op_token == Some(Token::Plus) => {
+            let parts: Option<Vec<BTreeSet<&str>>> = sum.args.iter().map(literal_keys).collect();
+            Some(parts?.into_iter().flatten().collect())
+        }
+        _ => None,
     }
 }
 

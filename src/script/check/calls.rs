@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use rhai::{ASTNode, Expr, FnCallExpr, Position, Stmt};
 
 use super::arguments::{self, signatures, suggestion};
+use super::passed;
 use super::{Checker, Scope};
 use crate::failure::Failure;
 use crate::script::program::Program;
@@ -20,7 +21,9 @@ pub(super) fn problems(
 ) -> Vec<Failure> {
     let own: Vec<(&str, usize)> =
         program.ast.iter_fn_def().map(|function| (function.name.as_str(), function.params.len())).collect();
-    let mut reader = Reader { checker, program, scope, declared, own, may_fail: false, problems: Vec::new() };
+    let taken = passed::functions(&checker.vocabulary, program);
+    let (may_fail, problems) = (false, Vec::new());
+    let mut reader = Reader { checker, program, scope, declared, own, taken, may_fail, problems };
     reader.shadows();
     program.ast.walk(&mut |path: &[ASTNode]| {
         reader.may_fail = path.iter().any(|node| matches!(node, ASTNode::Stmt(Stmt::TryCatch(..))));
@@ -50,6 +53,8 @@ struct Reader<'check> {
     scope: &'check Scope,
     declared: &'check BTreeSet<(usize, usize)>,
     own: Vec<(&'check str, usize)>,
+    /// What their parameters take.
+    taken: passed::Functions,
     /// What is read stands within `try`.
     may_fail: bool,
     problems: Vec<Failure>,
@@ -103,19 +108,27 @@ impl Reader<'_> {
 
     fn unqualified(&mut self, call: &FnCallExpr, position: Position) {
         let (name, arguments) = (call.name.as_str(), call.args.len());
-        if self.has_own(name, arguments)
-            || self.checker.vocabulary.fit("", name, arguments) == Fit::Known
-            || name.starts_with("anon$")
-        {
+        if self.has_own(name, arguments) {
+            return self.own_arguments(call);
+        }
+        if self.checker.vocabulary.fit("", name, arguments) == Fit::Known || name.starts_with("anon$") {
             return;
         }
         self.unknown_function(name, arguments, position);
     }
 
     fn within_the_script(&mut self, call: &FnCallExpr, position: Position) {
-        if !self.has_own(&call.name, call.args.len()) {
+        if self.has_own(&call.name, call.args.len()) {
+            self.own_arguments(call);
+        } else {
             self.unknown_function(&call.name, call.args.len(), position);
         }
+    }
+
+    fn own_arguments(&mut self, call: &FnCallExpr) {
+        let taken = self.taken.get(&(call.name.to_string(), call.args.len()));
+        let found = taken.map(|taken| arguments::passed_on(self.program, &call.name, call, taken));
+        self.problems.extend(found.unwrap_or_default());
     }
 
     fn unknown_function(&mut self, name: &str, arguments: usize, position: Position) {
@@ -169,7 +182,11 @@ impl Reader<'_> {
             return self.report(position, format!("unknown function `{path}`"), hint);
         };
         match known.iter().find(|(parameters, _)| *parameters == arguments) {
-            Some((_, false)) => {}
+            Some((_, false)) => {
+                let taken = exports.taken.get(&(name.to_owned(), arguments));
+                let found = taken.map(|taken| arguments::passed_on(self.program, &path, call, taken));
+                self.problems.extend(found.unwrap_or_default());
+            }
             Some((_, true)) => self.report(position, format!("`{path}` is private to its module"), None),
             None => {
                 let arities: Vec<usize> = known.iter().map(|(parameters, _)| *parameters).collect();
