@@ -77,6 +77,15 @@ pub enum Target {
         /// A checksum over all names.
         checksum: u32,
     },
+    /// Whether a package stays in its version.
+    Hold(String),
+    /// The answer to a question of a package.
+    Debconf {
+        /// The package that asks.
+        package: String,
+        /// The question.
+        question: String,
+    },
     /// One side of a unit.
     Unit {
         /// The user whose service manager is meant; none for the system's.
@@ -466,6 +475,10 @@ impl fmt::Display for Target {
                 let first = Name(first.as_bytes(), b", ");
                 write!(out, "packages:{first} and {others} more ({checksum:08x})")
             }
+            Self::Hold(name) => write!(out, "hold:{}", whole(name)),
+            Self::Debconf { package, question } => {
+                write!(out, "debconf:{}:{}", Name(package.as_bytes(), b":"), whole(question))
+            }
             Self::Unit { user, name, aspect } => {
                 out.write_str("unit:")?;
                 if let Some(user) = user {
@@ -625,6 +638,11 @@ impl FromStr for Target {
             "group" => Self::Group(text_of(rest)?),
             "linger" => Self::Linger(text_of(rest)?),
             "packages" => packages_of(rest)?,
+            "hold" => Self::Hold(text_of(rest)?),
+            "debconf" => {
+                let (package, question) = rest.split_once(':').context("expected `PACKAGE:QUESTION`")?;
+                Self::Debconf { package: text_of(package)?, question: text_of(question)? }
+            }
             "unit" => unit_of(rest)?,
             "role" => {
                 let (server, name) = name_at_server(rest)?;
@@ -920,6 +938,8 @@ mod tests {
             // A package has a name.
             prop::collection::vec(any_text().prop_map(|name| format!("a{name}")), 0..8)
                 .prop_map(|names| Target::packages(&names)),
+            any_text().prop_map(Target::Hold),
+            (any_text(), any_text()).prop_map(|(package, question)| Target::Debconf { package, question }),
             (section(), any_text(), aspect).prop_map(|(user, name, aspect)| Target::Unit {
                 user,
                 name,

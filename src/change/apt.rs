@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 pub(super) use self::interrupted::is_dpkg_interrupted;
 use super::World;
@@ -34,12 +34,14 @@ const OPTIONS: [&str; 6] = [
 ];
 /// What apt made of its lists. Source: apt.conf(5), `Dir::Cache`.
 const CACHE: &str = "/var/cache/apt/pkgcache.bin";
+/// Where apt keeps the archives that it fetched.
+const ARCHIVES: &str = "/var/cache/apt/archives";
 /// How long a lock is waited for unless the script says otherwise.
 pub const LOCK_TIMEOUT: Duration = Duration::from_secs(600);
 /// How long one transaction may take unless the script says otherwise.
 pub const TIMEOUT: Duration = Duration::from_secs(3600);
 /// Package lists older than this may name versions that are gone.
-const STALE: Duration = Duration::from_secs(6 * 3600);
+pub const LIST_AGE: Duration = Duration::from_secs(6 * 3600);
 /// How often the network is tried, and how long is waited before the second time; twice as long each time after.
 const ATTEMPTS: u32 = 4;
 const BACKOFF: Duration = Duration::from_secs(3);
@@ -55,12 +57,28 @@ pub(super) struct Apt<'a> {
     pub timeout: Duration,
 }
 
+/// How packages are brought to a version.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Versions {
+    /// With what they recommend.
+    pub recommends: bool,
+    /// Packages on hold may be changed, too.
+    pub may_change_held: bool,
+}
+
+impl Versions {
+    fn and<'a>(self, also: &[&'a str]) -> Vec<&'a str> {
+        let held: &[&str] = if self.may_change_held { &["--allow-change-held-packages"] } else { &[] };
+        ["--allow-downgrades"].iter().chain(held).chain(also).copied().collect()
+    }
+}
+
 /// What a simulated transaction would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Simulated {
     /// What would be installed that is not there: name and version.
     pub installs: Vec<(String, String)>,
-    /// What would be upgraded: name, version now, version then.
+    /// What would be brought to another version: name, version now, version then.
     pub upgrades: Vec<(String, String, String)>,
     /// What would be removed.
     pub removes: Vec<String>,
@@ -102,17 +120,85 @@ impl<'a> Apt<'a> {
 
     /// Installs these in one transaction that removes nothing.
     pub(super) fn install(self, names: &[&str], recommends: bool) -> Result<()> {
+        self.install_with(names, recommends, &[])
+    }
+
+    fn install_with(self, names: &[&str], recommends: bool, also: &[&str]) -> Result<()> {
         let label = format!("apt-get install {}", names.join(" "));
-        let argv = install(names, recommends, &["--download-only"]);
+        let fetching: Vec<&str> = also.iter().copied().chain(["--download-only"]).collect();
+        let argv = install(names, recommends, &fetching);
         let ended = self.run_patiently(&argv, false)?;
         if !ended.is_success() {
             bail!(failure(&ended, &format!("{label} (fetching)"), FailureKind::Network));
         }
-        let ended = self.run_patiently(&install(names, recommends, &[]), true)?;
+        let ended = self.run_patiently(&install(names, recommends, also), true)?;
         if !ended.is_success() {
             bail!(failure(&ended, &label, FailureKind::Packages));
         }
         Ok(())
+    }
+
+    /// The versions that the package sources have of a package, the newest first.
+    pub(super) fn versions(self, name: &str) -> Result<Vec<String>> {
+        let ended = self.look(vec!["apt-cache", "madison", name])?;
+        super::unit::succeeded(&ended, "apt-cache madison")?;
+        let text = ended.stdout.text();
+        let mut versions: Vec<String> = Vec::new();
+        // ` NAME | VERSION | SOURCE`. Source: apt-cache(8).
+        for version in text.lines().filter_map(|line| line.split('|').nth(1)).map(str::trim) {
+            if !versions.iter().any(|known| known == version) {
+                versions.push(version.to_owned());
+            }
+        }
+        Ok(versions)
+    }
+
+    /// What bringing packages to these versions would do: each is `NAME`, `NAME=VERSION` or the path of an archive.
+    pub(super) fn simulate_versions(self, specs: &[&str], how: Versions) -> Result<Simulated> {
+        let ended = self.look(install(specs, how.recommends, &how.and(&["--simulate"])))?;
+        if !ended.is_success() {
+            bail!(failure(&ended, "apt-get --simulate install", FailureKind::Packages));
+        }
+        Ok(Simulated::parse(&ended.stdout.text()))
+    }
+
+    /// Brings packages to these versions in one transaction that removes nothing.
+    pub(super) fn install_versions(self, specs: &[&str], how: Versions) -> Result<()> {
+        self.install_with(specs, how.recommends, &how.and(&[]))
+    }
+
+    /// Puts the archive of this version of a package into a directory: from apt's cache or from a package source. Gives
+    /// none where neither has it.
+    pub(super) fn fetch_archive(self, name: &str, version: &str, into: &Path) -> Result<Option<PathBuf>> {
+        let wanted = format!("{name}={version}");
+        let mut command =
+            self.command(&["apt-get", "--option=Acquire::Retries=3", "--quiet", "download", &wanted], false);
+        command.cwd = Some(into.to_owned());
+        let cached = cached_archive(name, version);
+        if let Some(cached) = cached {
+            return Ok(Some(cached));
+        }
+        let ended = self.world.look(&command)?;
+        if !ended.is_success() {
+            tracing::debug!("cannot fetch {wanted}: {:?}", ended.tail);
+            return Ok(None);
+        }
+        let bare = name.split(':').next().unwrap_or(name);
+        let mut archives = std::fs::read_dir(into)
+            .with_context(|| format!("cannot read `{}`", into.display()))?
+            .flatten()
+            .map(|entry| entry.path());
+        Ok(archives.find(|path| {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let rest = name.strip_prefix(bare).and_then(|rest| rest.strip_suffix(".deb"));
+            rest.is_some_and(|rest| rest.starts_with('_'))
+        }))
+    }
+
+    /// Whether the archive of this version is to be had, without fetching it.
+    pub(super) fn has_archive(self, name: &str, version: &str) -> Result<bool> {
+        Ok(cached_archive(name, version).is_some()
+            || self.versions(name)?.iter().any(|known| known == version))
     }
 
     /// What removing these would do.
@@ -226,6 +312,11 @@ impl<'a> Apt<'a> {
         self.world.look(&self.command(&argv, false))
     }
 
+    /// A command with the environment in which packages ask nothing.
+    pub(super) fn plain(self, argv: &[&str]) -> Command {
+        self.command(argv, true)
+    }
+
     fn command(self, argv: &[&str], outlasts_interrupt: bool) -> Command {
         let mut command = Command::new(argv);
         command.env = ENVIRONMENT.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
@@ -233,6 +324,21 @@ impl<'a> Apt<'a> {
         command.outlasts_interrupt = outlasts_interrupt;
         command
     }
+}
+
+/// The archive of this version in apt's cache. Source: apt.conf(5), `Dir::Cache::archives`; a colon is escaped there.
+fn cached_archive(name: &str, version: &str) -> Option<PathBuf> {
+    let (bare, architecture) = match name.split_once(':') {
+        Some((bare, architecture)) => (bare, Some(architecture)),
+        None => (name, None),
+    };
+    let begin = format!("{bare}_{}_", version.replace(':', "%3a"));
+    let is_it = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let rest = name.strip_prefix(&begin).and_then(|rest| rest.strip_suffix(".deb"));
+        rest.is_some_and(|known| architecture.is_none_or(|wanted| known == wanted || known == "all"))
+    };
+    std::fs::read_dir(ARCHIVES).ok()?.flatten().map(|entry| entry.path()).find(is_it)
 }
 
 fn install<'a>(names: &[&'a str], recommends: bool, also: &[&'a str]) -> Vec<&'a str> {
@@ -332,8 +438,8 @@ impl Simulated {
     }
 }
 
-/// Whether the package lists are missing or old.
-pub(super) fn has_stale_lists() -> bool {
+/// Whether the package lists are missing or older than this.
+pub(super) fn has_stale_lists(most: Duration) -> bool {
     let modified = |path: &str| std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok();
     // Both move with every update, even one that finds nothing new; the lists have the server's times.
     let newest = modified("/var/lib/apt/lists").max(modified("/var/lib/apt/lists/partial"));
@@ -341,7 +447,7 @@ pub(super) fn has_stale_lists() -> bool {
         entries.flatten().any(|entry| entry.file_name().to_string_lossy().contains("_Packages"))
     });
     let age = newest.and_then(|newest| SystemTime::now().duration_since(newest).ok());
-    !has_lists || age.is_some_and(|age| age > STALE)
+    !has_lists || age.is_some_and(|age| age > most)
 }
 
 /// Whether the PostgreSQL cluster at this directory holds a database besides its initial ones, which have small

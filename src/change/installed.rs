@@ -126,6 +126,11 @@ impl Installed {
         self.state(name) == 'c'
     }
 
+    /// Whether the administrator put the package on hold.
+    pub(super) fn is_held(&self, name: &str) -> bool {
+        self.find(name).is_some_and(|package| package.desired == 'h')
+    }
+
     /// Whether an installed package provides this name.
     pub(super) fn is_provided(&self, name: &str) -> bool {
         self.provided.contains(name)

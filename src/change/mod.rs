@@ -11,12 +11,15 @@ mod aside;
 mod attempts;
 mod command;
 mod database;
+mod debconf;
 mod edit;
 mod file;
 mod group;
 pub mod handler;
+mod hold;
 mod installed;
 mod linger;
+mod package_versions;
 pub mod packages;
 mod postgres;
 mod predicted;
@@ -40,20 +43,23 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use access::{AccessChange, AccessInverse, AccessState};
-pub use apt::{LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
+pub use apt::{LIST_AGE, LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
 pub use aside::things_set_aside;
 pub use attempts::Attempts;
 pub use command::{
     CommandChange, CommandInverse, CommandSource, CommandState, PlainCommand, Probe, ProductRecord,
 };
 pub use database::{DatabaseChange, DesiredDatabase};
+pub use debconf::{DebconfChange, DesiredAnswer};
 pub use edit::{
     Asked, Beside, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Format, Lines,
     Made, entry_target, matching_lines, recognise,
 };
 pub use file::{DesiredFile, FileChange, Found};
 pub use group::{DesiredGroup, GroupChange};
+pub use hold::{HoldChange, is_held};
 pub use linger::LingerChange;
+pub use package_versions::{DesiredVersion, DesiredVersions, PackageArchive, PackageVersionsChange};
 pub use packages::{DesiredPackages, PackagesChange};
 pub use postgres::Login;
 pub use predicted::{Predicted, PredictedPath};
@@ -481,6 +487,12 @@ pub enum Change {
     Group(GroupChange),
     /// Whether a user's services run without a login.
     Linger(LingerChange),
+    /// The answer to a question of a package.
+    Debconf(DebconfChange),
+    /// Whether a package stays in its version.
+    Hold(HoldChange),
+    /// Versions of packages.
+    PackageVersions(PackageVersionsChange),
     /// Packages of the distribution.
     Packages(PackagesChange),
     /// A user.
@@ -503,6 +515,9 @@ impl Change {
             Self::Tree(change) => change,
             Self::Group(change) => change,
             Self::Linger(change) => change,
+            Self::Debconf(change) => change,
+            Self::Hold(change) => change,
+            Self::PackageVersions(change) => change,
             Self::Packages(change) => change,
             Self::User(change) => change,
             Self::Unit(change) => change,

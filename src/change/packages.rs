@@ -31,6 +31,8 @@ pub struct DesiredPackages {
     pub timeout: Duration,
     /// How long the locks of apt and dpkg are waited for.
     pub lock_timeout: Duration,
+    /// Package lists older than this are fetched before anything is installed.
+    pub list_age: Duration,
 }
 
 /// One transaction.
@@ -102,10 +104,10 @@ impl PackagesChange {
             Simulated::default()
         } else if acts {
             apt.complete()?;
-            make_installable(apt, &names, desired.recommends)?;
+            make_installable(apt, desired.list_age, &|| without_candidate(apt, &names, desired.recommends))?;
             apt.simulate_install(&names, desired.recommends)?
         } else {
-            note_unknown(apt, &names, desired.recommends)?;
+            note_unknown(apt, desired.list_age, &|| without_candidate(apt, &names, desired.recommends))?;
             apt.simulate_install(&names, desired.recommends).unwrap_or_default()
         };
         if !simulated.removes.is_empty() {
@@ -150,29 +152,6 @@ impl PackagesChange {
         [(self.target(), state_value(&PackagesState { installed }))].into()
     }
 
-    /// Why these must stay, if they must.
-    fn reason_to_keep(&self, names: &[&str], apt: Apt<'_>, is_apt_stuck: bool) -> Result<Option<String>> {
-        let mut clusters = clusters_of(names, Path::new(CLUSTERS), Path::new(CLUSTER_CONFIGURATION));
-        clusters.retain(|cluster| holds_databases(cluster, &apt.world.assumed_gone.borrow()));
-        if !clusters.is_empty() {
-            let shown: Vec<String> = clusters.iter().map(|path| path.display().to_string()).collect();
-            return Ok(Some(format!(
-                "PostgreSQL holds databases that kkrun did not make, or that were kept, in {}",
-                shown.join(", ")
-            )));
-        }
-        if is_apt_stuck {
-            // dpkg itself refuses to remove what other packages need.
-            return Ok(None);
-        }
-        let simulated = apt.simulate_remove(names)?;
-        let others: Vec<String> = simulated.removes.into_iter().filter(|name| !self.is_own(name)).collect();
-        if others.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(format!("other packages need them: {} would be removed too", others.join(", "))))
-    }
-
     fn is_own(&self, name: &str) -> bool {
         let bare = name.split(':').next().unwrap_or(name);
         self.inverse.installs.contains_key(name) || self.inverse.installs.contains_key(bare)
@@ -194,7 +173,7 @@ impl Kind for PackagesChange {
 
     fn predict(&self, _world: &World, predicted: &mut Predicted) {
         let bare = |name: &String| name.split(':').next().unwrap_or(name).to_owned();
-        predicted.add_packages(self.inverse.installs.keys().chain(&self.after.names).map(bare));
+        predicted.set_packages(self.inverse.installs.keys().chain(&self.after.names).map(bare), true);
     }
 
     fn summary(&self) -> String {
@@ -308,7 +287,7 @@ impl Kind for PackagesChange {
             return Ok(Undone::Back(Undoing::Already, self.states(BTreeMap::new())));
         }
         if !there.is_empty()
-            && let Some(why) = self.reason_to_keep(&there, apt, is_apt_stuck)?
+            && let Some(why) = reason_to_keep(&there, &|name| self.is_own(name), apt, is_apt_stuck)?
         {
             return Ok(Undone::Kept(why));
         }
@@ -317,18 +296,7 @@ impl Kind for PackagesChange {
         }
         self.report_upgrades(world);
         if !there.is_empty() {
-            let needed = apt.automatic(&there)?;
-            let removed = if is_apt_stuck { apt.remove_without_apt(&there) } else { apt.remove(&there) };
-            if let Err(error) = removed {
-                // Before apt removes a package, it forgets that it was automatically installed.
-                if let Err(forgotten) = mark_those_left(apt, &needed) {
-                    tracing::warn!(
-                        "cannot mark {} as automatically installed: {forgotten:#}",
-                        needed.join(", ")
-                    );
-                }
-                return Err(error);
-            }
+            remove_added(apt, &there, is_apt_stuck)?;
         }
         apt.mark("auto", &marked)?;
         let left = self.present(&Installed::look(world)?);
@@ -337,6 +305,48 @@ impl Kind for PackagesChange {
         }
         Ok(Undone::Back(Undoing::Restored, self.states(left)))
     }
+}
+
+/// Why these must stay, if they must; `is_own` tells what may go with them.
+pub(super) fn reason_to_keep(
+    names: &[&str],
+    is_own: &dyn Fn(&str) -> bool,
+    apt: Apt<'_>,
+    is_apt_stuck: bool,
+) -> Result<Option<String>> {
+    let mut clusters = clusters_of(names, Path::new(CLUSTERS), Path::new(CLUSTER_CONFIGURATION));
+    clusters.retain(|cluster| holds_databases(cluster, &apt.world.assumed_gone.borrow()));
+    if !clusters.is_empty() {
+        let shown: Vec<String> = clusters.iter().map(|path| path.display().to_string()).collect();
+        return Ok(Some(format!(
+            "PostgreSQL holds databases that kkrun did not make, or that were kept, in {}",
+            shown.join(", ")
+        )));
+    }
+    if is_apt_stuck {
+        // dpkg itself refuses to remove what other packages need.
+        return Ok(None);
+    }
+    let simulated = apt.simulate_remove(names)?;
+    let others: Vec<String> = simulated.removes.into_iter().filter(|name| !is_own(name)).collect();
+    if others.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some(format!("other packages need them: {} would be removed too", others.join(", "))))
+}
+
+/// Removes packages that an undo takes away, and keeps the marks of those that stay for a failure.
+pub(super) fn remove_added(apt: Apt<'_>, names: &[&str], is_apt_stuck: bool) -> Result<()> {
+    let needed = apt.automatic(names)?;
+    let removed = if is_apt_stuck { apt.remove_without_apt(names) } else { apt.remove(names) };
+    if let Err(error) = removed {
+        // Before apt removes a package, it forgets that it was automatically installed.
+        if let Err(forgotten) = mark_those_left(apt, &needed) {
+            tracing::warn!("cannot mark {} as automatically installed: {forgotten:#}", needed.join(", "));
+        }
+        return Err(error);
+    }
+    Ok(())
 }
 
 /// Marks those that are still there as automatically installed.
@@ -358,6 +368,12 @@ pub fn is_lacking(desired: &DesiredPackages, world: &World) -> Result<bool> {
 /// provides it.
 pub fn is_installed(name: &str, world: &World) -> Result<bool> {
     Ok(missing_of(&[name.to_owned()], Apt::new(world))?.is_empty())
+}
+
+/// The version in which it is there.
+pub fn version(name: &str, world: &World) -> Result<Option<String>> {
+    let known = Installed::look(world)?;
+    Ok(known.version(name).filter(|_| known.is_installed(name)).map(str::to_owned))
 }
 
 /// The version that would be installed of it.
@@ -387,32 +403,34 @@ fn named_and_missing(names: &[String], apt: Apt<'_>) -> Result<(Vec<String>, Vec
     Ok((names, missing))
 }
 
-/// Says in a dry run which of these no list knows. A run fetches the lists again before it fails.
-fn note_unknown(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<()> {
-    let unknown = if has_stale_lists() { Vec::new() } else { without_candidate(apt, names, recommends)? };
+/// Says in a dry run what no list knows. A run fetches the lists again before it fails.
+pub(super) fn note_unknown(
+    apt: Apt<'_>,
+    list_age: Duration,
+    unknown: &dyn Fn() -> Result<Vec<String>>,
+) -> Result<()> {
+    let unknown = if has_stale_lists(list_age) { Vec::new() } else { unknown()? };
     if !unknown.is_empty() {
         apt.world.reporter.note(format!("no package list knows {}: a run would fail", unknown.join(", ")));
     }
     Ok(())
 }
 
-/// Fetches the lists if they are old or do not know one of these, and fails when they still do not.
-fn make_installable(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<()> {
-    let are_stale = has_stale_lists();
-    let mut unknown = if are_stale { Vec::new() } else { without_candidate(apt, names, recommends)? };
+/// Fetches the lists if they are older than `list_age` or something is unknown, and fails when it still is.
+pub(super) fn make_installable(
+    apt: Apt<'_>,
+    list_age: Duration,
+    unknown_now: &dyn Fn() -> Result<Vec<String>>,
+) -> Result<()> {
+    let are_stale = has_stale_lists(list_age);
+    let mut unknown = if are_stale { Vec::new() } else { unknown_now()? };
     if !are_stale && unknown.is_empty() {
         return Ok(());
     }
     let updated = apt.update();
-    unknown = without_candidate(apt, names, recommends)?;
+    unknown = unknown_now()?;
     if unknown.is_empty() {
-        if let Err(error) = updated {
-            apt.world.processes.check_interruption()?;
-            apt.world.reporter.note(format!(
-                "cannot update the package lists, going on with those that are there: {error:#}"
-            ));
-        }
-        return Ok(());
+        return updated.or_else(|error| note_old_lists(apt, &error));
     }
     updated?;
     let counted = if unknown.len() == 1 { "package" } else { "packages" };
@@ -427,14 +445,23 @@ fn make_installable(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<()
     )
 }
 
-fn without_candidate<'n>(apt: Apt<'_>, names: &[&'n str], recommends: bool) -> Result<Vec<&'n str>> {
+/// Says that the lists could not be fetched where those that are there do.
+pub(super) fn note_old_lists(apt: Apt<'_>, error: &anyhow::Error) -> Result<()> {
+    apt.world.processes.check_interruption()?;
+    apt.world
+        .reporter
+        .note(format!("cannot update the package lists, going on with those that are there: {error:#}"));
+    Ok(())
+}
+
+fn without_candidate(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<Vec<String>> {
     let found = apt.candidates(names)?;
     let mut unknown = Vec::new();
     for name in names {
         // A name that one package alone provides has no candidate and can be installed.
         if !found.iter().any(|(known, _)| known == name) && apt.simulate_install(&[name], recommends).is_err()
         {
-            unknown.push(*name);
+            unknown.push((*name).to_owned());
         }
     }
     Ok(unknown)
@@ -472,12 +499,12 @@ fn data_directory(text: &str) -> Option<PathBuf> {
     Some(PathBuf::from(value))
 }
 
-fn borrowed(names: &[String]) -> Vec<&str> {
+pub(super) fn borrowed(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).collect()
 }
 
 /// The first few of them, and how many more.
-fn listed(names: &[String]) -> String {
+pub(super) fn listed(names: &[String]) -> String {
     match names {
         [first, second, third, _, _, rest @ ..] => {
             format!("{first}, {second}, {third} and {} more", rest.len() + 2)

@@ -1,6 +1,6 @@
 //! What a dry run predicted so far. Where it comes to the same thing again, that is what a run would find.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -13,7 +13,8 @@ pub struct Predicted {
     /// By name, the numbers of the user and of its group.
     users: BTreeMap<String, (u32, u32)>,
     groups: BTreeMap<String, u32>,
-    packages: BTreeSet<String>,
+    /// By name, whether it will be installed.
+    packages: BTreeMap<String, bool>,
 }
 
 /// What will be at a path.
@@ -65,13 +66,13 @@ impl Predicted {
         is_new.then(|| below.map(|name| name.to_string_lossy().into_owned()).collect())
     }
 
-    /// Whether a package will be installed.
-    pub fn has_package(&self, name: &str) -> bool {
-        self.packages.contains(name)
+    /// Whether a package will be installed; none if it is as it is now.
+    pub fn has_package(&self, name: &str) -> Option<bool> {
+        self.packages.get(name).copied()
     }
 
-    pub(super) fn add_packages(&mut self, names: impl Iterator<Item = String>) {
-        self.packages.extend(names);
+    pub(super) fn set_packages(&mut self, names: impl Iterator<Item = String>, are_there: bool) {
+        self.packages.extend(names.map(|name| (name, are_there)));
     }
 
     /// The content of a file is known.

@@ -24,6 +24,7 @@ mod large_files;
 mod layers;
 mod ledger;
 mod lines;
+mod packages;
 mod plan;
 mod postgres;
 mod processes;

@@ -63,6 +63,7 @@ const ALL: &[Scenario] = &[
     ACCOUNTS,
     DATABASES,
     PACKAGES,
+    PACKAGE_VERSIONS,
 ];
 
 /// All of them, or the one that the variable `KKRUN_SWEEP_ONLY` names.
@@ -495,6 +496,25 @@ step::run("02", "More", || {
 "#,
     )],
     make: super::packages::make,
+    has_server: false,
+    talks: true,
+};
+
+const PACKAGE_VERSIONS: Scenario = Scenario {
+    name: "package versions",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Bring to a version", || {
+    pkg::install(["kkrun-versioned=2.0", "kkrun-one"]);
+    pkg::hold(["kkrun-versioned"]);
+});
+step::run("02", "Remove", || {
+    pkg::remove(["kkrun-removed"]);
+});
+"#,
+    )],
+    make: super::packages::make_versions,
     has_server: false,
     talks: true,
 };
