@@ -144,6 +144,12 @@ pub enum Command {
     /// The script runs as root in the clone and has no privileges on this machine: it cannot change its files,
     /// devices, clock or kernel, and cannot reach its addresses. What it does on other machines is real.
     Rehearse(Rehearse),
+    /// Turn an old script into a plan
+    ///
+    /// The script, of any language, runs as root on a throwaway clone of this machine; what it did there is read back and
+    /// written as a plan. The plan then runs on a clone of its own, which is compared with the first one, runs again, and is
+    /// rolled back. What it does not reproduce is listed in REPORT.md. This machine is not changed.
+    Adopt(Adopt),
     /// Check scripts without running anything
     Check {
         /// Scripts or directories [default: the built-in scripts]
@@ -278,6 +284,24 @@ struct Run {
     options: Options,
     script: PathBuf,
     words: Vec<String>,
+}
+
+/// What to adopt.
+#[derive(Clone, Debug, Args)]
+pub struct Adopt {
+    /// The script to run in the clone
+    pub script: PathBuf,
+    /// Arguments of the script
+    pub words: Vec<String>,
+    /// Clone the root file system in DIR instead of this machine
+    #[arg(long, value_name = "DIR")]
+    pub base: Option<PathBuf>,
+    /// Give FILE to the script as its standard input
+    #[arg(long, value_name = "FILE")]
+    pub answers: Option<PathBuf>,
+    /// Write the plan to DIR, a new or empty directory [default: the name of the script without its extension]
+    #[arg(long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
 }
 
 impl Cli {

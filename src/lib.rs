@@ -1,6 +1,7 @@
 //! kkrun runs setup scripts written in Rhai and makes the setup of a machine interruptible, resumable,
 //! previewable, rehearsable and reversible. ARCHITECTURE.md says where what lives.
 
+pub mod adopt;
 pub mod change;
 pub mod cli;
 pub mod commands;

@@ -1,5 +1,6 @@
 //! One command, one file.
 
+mod adopt;
 mod api;
 mod check;
 mod chosen_plan;
@@ -48,6 +49,7 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Doctor { accept_journal } => doctor::execute(options, accept_journal),
         Command::Export { directory } => export::execute(&directory),
         Command::Completions { shell } => Ok(completions::execute(shell)),
+        Command::Adopt(wanted) => adopt::execute(options, wanted),
         Command::Rehearse(wanted) => rehearse::execute(options, wanted),
         Command::Check { paths } => check::execute(options, &paths),
         Command::Api { name } => api::execute(options.json, name.as_deref()),

@@ -44,7 +44,7 @@ pub(super) fn execute(options: &Options, wanted: cli::Rehearse) -> Result<ExitCo
 }
 
 /// Installs the tools that are missing, if the operator agrees.
-fn provide_tools(reporter: &Reporter) -> Result<()> {
+pub(super) fn provide_tools(reporter: &Reporter) -> Result<()> {
     let missing = missing_tools();
     if missing.is_empty() {
         return Ok(());
@@ -170,7 +170,8 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
     Ok((arguments, files))
 }
 
-fn emit(reporter: &Reporter, progress: &Progress) {
+/// Reports what goes on with a clone.
+pub(super) fn emit(reporter: &Reporter, progress: &Progress) {
     reporter.note(match progress {
         Progress::LeftoverRemoved { name } => format!("removed what the killed rehearsal `{name}` left behind"),
         Progress::NotASnapshot => {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -9,16 +10,17 @@ use anyhow::{Context as _, Result, bail};
 
 use super::environment::{self, CERTIFICATE_FILES};
 use super::units::{self, CONTROL, REPORT, SERVICE, STARTED, TARGET, UNITS};
-use super::{Base, FILES, Progress, Rehearsal, SHARED, Stop, kept, mounts};
+use super::{Base, FILES, Progress, RECORDS, Rehearsal, SHARED, Stop, kept, mounts};
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::machine::clone::cgroup::ControlGroup;
-use crate::machine::clone::container::{Bind, Boot, Container, End, Inside};
+use crate::machine::clone::container::{self, Bind, Boot, Container, End, Inside};
 use crate::machine::clone::id_range::{IdRange, View};
 use crate::machine::clone::network::{NAME_SERVER, NetworkNamespace};
 use crate::machine::clone::overlay_difference;
 use crate::machine::clone::registry::{Process, Record};
 use crate::machine::clone::root::{self, CloneRoot, Layer};
+use crate::machine::clone::root_files::RootFiles;
 use crate::machine::mount;
 
 /// Below this a plan cannot do much; a whole kiosk writes about 2.5 GB.
@@ -30,13 +32,13 @@ const RESOLV_CONF: &str = "/etc/resolv.conf";
 const LINGER: &str = "/var/lib/systemd/linger";
 
 /// A clone with all that belongs to it. The order of the fields is that in which they are taken away.
-pub(super) struct LiveClone {
+pub struct LiveClone {
     container: Option<Container>,
     network: NetworkNamespace,
     root: CloneRoot,
     record: Record,
     /// What each run inside is given.
-    pub(super) environment: Vec<(OsString, OsString)>,
+    pub environment: Vec<(OsString, OsString)>,
     with: Vec<String>,
     hostname: String,
     started: BTreeSet<String>,
@@ -45,13 +47,9 @@ pub(super) struct LiveClone {
 
 impl LiveClone {
     /// Mounts it and gives it a network.
-    pub(super) fn make(
-        rehearsal: &Rehearsal,
-        records: &Path,
-        tell: &mut dyn FnMut(Progress),
-    ) -> Result<Self> {
+    pub fn make(rehearsal: &Rehearsal, tell: &mut dyn FnMut(Progress)) -> Result<Self> {
         let base = base_directory(&rehearsal.base)?;
-        let (mut record, removed) = Record::open(records, &rehearsal.scratch)?;
+        let (mut record, removed) = Record::open(Path::new(RECORDS), &rehearsal.scratch)?;
         for name in removed {
             tell(Progress::LeftoverRemoved { name });
         }
@@ -92,7 +90,7 @@ impl LiveClone {
     }
 
     /// Boots it, for the first time or again.
-    pub(super) fn boot(&mut self, stop: &Stop<'_>, tell: &mut dyn FnMut(Progress)) -> Result<()> {
+    pub fn boot(&mut self, stop: &Stop<'_>, tell: &mut dyn FnMut(Progress)) -> Result<()> {
         let begin = Instant::now();
         stop.check()?;
         self.write_units()?;
@@ -134,6 +132,46 @@ impl LiveClone {
         self.container.as_ref().context("the clone is powered off")
     }
 
+    /// Runs a command inside to its end, with this process's terminal unless it is given an input. The signals that this
+    /// process gets are passed on to it. Returns its exit status as shells say it.
+    pub fn run(&mut self, inside: &Inside, input: Option<File>, stop: &Stop<'_>) -> Result<u8> {
+        let mut child = self.container()?.spawn(inside, input)?;
+        let status = loop {
+            if let Some(status) = container::wait_a_moment(&mut child)? {
+                break status;
+            }
+            if let Some(signal) = stop.to_pass_on() {
+                container::pass_on(&child, signal);
+            }
+            if let Err(error) = self.check_held() {
+                // Not waited for, it would hold on to the clone's process namespace.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(error);
+            }
+        };
+        Ok(container::exit_code(status))
+    }
+
+    /// Runs a command inside that reads nothing: its exit status as shells say it, and what it printed.
+    pub fn output(&self, inside: &Inside) -> Result<(u8, String)> {
+        let (status, printed) = self.container()?.output(inside)?;
+        Ok((container::exit_code(status), printed))
+    }
+
+    /// What a command inside that reads nothing prints; `None` if it fails.
+    pub fn printed(&self, command: &[&str]) -> Result<Option<String>> {
+        let command = command.iter().map(OsString::from).collect();
+        let inside = Inside { command, environment: self.environment.clone(), directory: None };
+        let (code, printed) = self.output(&inside)?;
+        Ok((code == 0).then_some(printed))
+    }
+
+    /// The files that those inside see.
+    pub fn files(&self) -> RootFiles {
+        RootFiles::new(self.root.path(), self.root.users())
+    }
+
     /// Starts a unit that would otherwise wait for a step.
     pub(super) fn start_unit(&self, unit: &str) -> Result<()> {
         let unit = units::full_name(unit);
@@ -149,11 +187,7 @@ impl LiveClone {
     }
 
     /// Boots it again if a command inside asked for a restart. An error if it was switched off.
-    pub(super) fn restart_if_asked(
-        &mut self,
-        stop: &Stop<'_>,
-        tell: &mut dyn FnMut(Progress),
-    ) -> Result<bool> {
+    pub fn restart_if_asked(&mut self, stop: &Stop<'_>, tell: &mut dyn FnMut(Progress)) -> Result<bool> {
         if !self.goes_down()? {
             return Ok(false);
         }
@@ -175,7 +209,7 @@ impl LiveClone {
     }
 
     /// Fails when the process that holds the clone was killed: the clone would run on without an owner to end it.
-    pub(super) fn check_held(&mut self) -> Result<()> {
+    fn check_held(&mut self) -> Result<()> {
         self.container.as_mut().map_or(Ok(()), |container| container.ended().map(drop))
     }
 
@@ -196,12 +230,12 @@ impl LiveClone {
     }
 
     /// Ends every process in it at once: what it would write while going down in order is no change of the plan.
-    pub(super) fn switch_off(&mut self) {
+    pub fn switch_off(&mut self) {
         self.container = None;
     }
 
     /// Everything on disk that is otherwise than in the base.
-    pub(super) fn differences(&self) -> Result<Vec<overlay_difference::Difference>> {
+    pub fn differences(&self) -> Result<Vec<overlay_difference::Difference>> {
         self.root.differences()
     }
 

@@ -19,16 +19,15 @@ use signal_hook::consts::{SIGINT, SIGQUIT};
 
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
-use crate::machine::clone::container::{self, Inside};
+use crate::machine::clone::container::Inside;
 use crate::machine::signal::{Interruption, Signals, Urgency};
 use crate::machine::terminal;
 
+pub use clone::LiveClone;
 pub use difference::Difference;
 pub use exception::{EXCEPTIONS, Exception, WATCHED};
 pub use progress::Progress;
 pub use tools::{MissingTool, missing_tools, require as require_tools};
-
-use clone::LiveClone;
 
 /// What the clone sees of the machine that made it: kkrun itself, the plan, files named on the command line.
 pub const SHARED: &str = "/run/kkrun-rehearsal";
@@ -104,7 +103,7 @@ impl Rehearsal {
 }
 
 /// Where the clone finds a plan that came from disk; its stdlib lies beside it.
-fn plan_root(number: usize) -> PathBuf {
+pub fn plan_root(number: usize) -> PathBuf {
     Path::new(SHARED).join(format!("plan-{number}")).join("scripts")
 }
 
@@ -141,7 +140,7 @@ pub fn rehearse(rehearsal: &Rehearsal, signals: &Signals, tell: &mut dyn FnMut(P
     let stop = Stop::new(signals);
     // A run that is killed cannot put the terminal back itself.
     let _terminal = terminal::Guard::new();
-    let mut clone = LiveClone::make(rehearsal, Path::new(RECORDS), tell)?;
+    let mut clone = LiveClone::make(rehearsal, tell)?;
     clone.boot(&stop, tell)?;
     for unit in &rehearsal.with {
         clone.start_unit(unit)?;
@@ -185,22 +184,7 @@ fn run(
     command.extend_from_slice(&run.arguments);
     let inside = Inside { command, environment: clone.environment.clone(), directory: Some(directory) };
     for _ in 0..=RESTARTS {
-        let mut child = clone.container()?.spawn(&inside)?;
-        let status = loop {
-            if let Some(status) = container::wait_a_moment(&mut child)? {
-                break status;
-            }
-            if let Some(signal) = stop.to_pass_on() {
-                container::pass_on(&child, signal);
-            }
-            if let Err(error) = clone.check_held() {
-                // Not waited for, it would hold on to the clone's process namespace.
-                let _ = child.kill();
-                let _ = child.wait();
-                return Err(error);
-            }
-        };
-        let code = container::exit_code(status);
+        let code = clone.run(&inside, None, stop)?;
         if !clone.restart_if_asked(stop, tell)? || code < 128 {
             return Ok(code);
         }
@@ -210,13 +194,14 @@ fn run(
 }
 
 /// What this process was asked by signals, and how much of it the run inside was reported.
-struct Stop<'signals> {
+pub struct Stop<'signals> {
     signals: &'signals Signals,
     passed_on: Cell<Option<Urgency>>,
 }
 
 impl<'signals> Stop<'signals> {
-    fn new(signals: &'signals Signals) -> Self {
+    /// Of a process that was asked nothing yet.
+    pub fn new(signals: &'signals Signals) -> Self {
         Self { signals, passed_on: Cell::new(None) }
     }
 
@@ -237,7 +222,7 @@ impl<'signals> Stop<'signals> {
     }
 
     /// An error with the right exit status if any signal came so far.
-    fn check(&self) -> Result<()> {
+    pub fn check(&self) -> Result<()> {
         let Some(Interruption { signal, .. }) = self.signals.pending() else { return Ok(()) };
         let exit = ExitCode::signal(u8::try_from(signal).unwrap_or_default());
         Err(Failure::new("the rehearsal was stopped").kind(FailureKind::Interrupted).exit(exit).into())

@@ -14,6 +14,7 @@ const LAYERS: &[&[&str]] = &[
     &["script"],
     &["primitives"],
     &["plan", "rehearse"],
+    &["adopt"],
     &["ui"],
     &["cli", "commands", "config"],
     &["build", "lib", "main"],

@@ -6,6 +6,7 @@
 
 mod abuse;
 mod accounts;
+mod adopt;
 mod bad_input;
 mod bench;
 mod check;

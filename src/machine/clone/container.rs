@@ -190,9 +190,13 @@ impl Container {
         }
     }
 
-    /// Starts a command inside, with this process's terminal and as its child.
-    pub fn spawn(&self, inside: &Inside) -> Result<Child> {
-        self.start(inside, |_| {})
+    /// Starts a command inside, as this process's child and with its terminal, or with this input.
+    pub fn spawn(&self, inside: &Inside, input: Option<File>) -> Result<Child> {
+        self.start(inside, |command| {
+            if let Some(input) = input {
+                command.stdin(input);
+            }
+        })
     }
 
     /// Runs a command inside that reads nothing, and gives its exit status and what it printed.

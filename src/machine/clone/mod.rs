@@ -8,3 +8,4 @@ pub mod network;
 pub mod overlay_difference;
 pub mod registry;
 pub mod root;
+pub mod root_files;

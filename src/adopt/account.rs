@@ -1,0 +1,256 @@
+//! Users and groups: what a machine has, and what brings another one to the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::action::{Action, Place};
+use super::literal;
+use super::trace::Trace;
+use crate::machine::clone::root_files::RootFiles;
+
+/// A user, without its numbers: another machine may give others.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct User {
+    comment: String,
+    pub(super) home: String,
+    shell: String,
+    system: bool,
+    /// The name of its primary group.
+    group: String,
+    /// The other groups that it is in.
+    groups: BTreeSet<String>,
+    /// The hash of its password, if it can be used to log in.
+    password: Option<String>,
+}
+
+/// The users and groups of a machine. Source: passwd(5), group(5), shadow(5).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Accounts {
+    pub(super) users: BTreeMap<String, User>,
+    groups: BTreeMap<String, bool>,
+    user_names: BTreeMap<u32, String>,
+    group_names: BTreeMap<u32, String>,
+}
+
+impl Accounts {
+    /// Those of a root directory.
+    pub(super) fn of(files: &RootFiles) -> Self {
+        Self::read(&files.text("/etc/passwd"), &files.text("/etc/group"), &files.text("/etc/shadow"))
+    }
+
+    /// Those of the three databases.
+    pub(super) fn read(passwd: &str, group: &str, shadow: &str) -> Self {
+        let mut accounts = Self::default();
+        let mut members: BTreeMap<&str, BTreeSet<String>> = BTreeMap::new();
+        for fields in fields(group) {
+            let (Some(name), Some(number)) =
+                (fields.first(), fields.get(2).and_then(|number| number.parse().ok()))
+            else {
+                continue;
+            };
+            accounts.group_names.insert(number, (*name).to_owned());
+            accounts.groups.insert((*name).to_owned(), is_system(number));
+            for member in
+                fields.get(3).into_iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty())
+            {
+                members.entry(member).or_default().insert((*name).to_owned());
+            }
+        }
+        let passwords: BTreeMap<&str, &str> =
+            fields(shadow).filter_map(|fields| Some((*fields.first()?, *fields.get(1)?))).collect();
+        for fields in fields(passwd) {
+            let [name, _, number, group, comment, home, shell] = fields[..] else { continue };
+            let (Ok(number), Ok(group)) = (number.parse(), group.parse::<u32>()) else { continue };
+            accounts.user_names.insert(number, name.to_owned());
+            let password =
+                passwords.get(name).filter(|hash| !hash.starts_with(['!', '*']) && !hash.is_empty());
+            let user = User {
+                comment: comment.trim_end_matches(',').to_owned(),
+                home: home.to_owned(),
+                shell: shell.to_owned(),
+                system: is_system(number),
+                group: accounts.group_name(group),
+                groups: members.get(name).cloned().unwrap_or_default(),
+                password: password.map(|hash| (*hash).to_owned()),
+            };
+            accounts.users.insert(name.to_owned(), user);
+        }
+        accounts
+    }
+
+    /// The name of a user, or its number.
+    pub(super) fn user_name(&self, number: u32) -> String {
+        self.user_names.get(&number).cloned().unwrap_or_else(|| number.to_string())
+    }
+
+    /// The name of a group, or its number.
+    pub(super) fn group_name(&self, number: u32) -> String {
+        self.group_names.get(&number).cloned().unwrap_or_else(|| number.to_string())
+    }
+
+    /// Each user and group, with all that is known of it, as one line each.
+    pub(super) fn lines(&self) -> BTreeMap<String, String> {
+        let users = self.users.iter().map(|(name, user)| (format!("user {name}"), format!("{user:?}")));
+        let groups = self.groups.iter().map(|(name, system)| (format!("group {name}"), format!("{system}")));
+        users.chain(groups).collect()
+    }
+
+    /// What brings a machine with these accounts to those, and what cannot be expressed.
+    pub(super) fn towards(&self, desired: &Self, trace: &Trace) -> (Vec<Action>, Vec<String>) {
+        let mut actions = Vec::new();
+        let mut unexpressed = Vec::new();
+        let new_users: BTreeMap<_, _> =
+            desired.users.iter().filter(|(name, _)| !self.users.contains_key(*name)).collect();
+        let own_group = |name: &String| new_users.get(name).is_some_and(|user| user.group == *name);
+        for (name, system) in desired.groups.iter().filter(|(name, _)| !self.groups.contains_key(*name)) {
+            if own_group(name) {
+                continue;
+            }
+            let made = trace.naming(&["groupadd", "addgroup"], name);
+            let system = if *system { vec![("system", "true".to_owned())] } else { Vec::new() };
+            let code = format!("group::ensure({}{});", literal::string(name), literal::options(&system));
+            // Users of before it belong to it from the beginning.
+            let first = desired.users.iter().filter(|(_, user)| user.groups.contains(name));
+            let first =
+                first.filter_map(|(user, _)| trace.naming(MAKERS, user)).map(|command| command.when).min();
+            let mut action = Action::new(Place::Accounts, code).by(made);
+            action.when = action.when.map(|when| first.map_or(when, |first| when.min(first - 1)));
+            actions.push(action);
+        }
+        for (name, user) in &desired.users {
+            let Some(before) = self.users.get(name) else {
+                actions.push(new_user(name, user, trace));
+                if user.group != *name {
+                    unexpressed.push(format!("user {name}: its primary group is {}", user.group));
+                }
+                if !user.comment.is_empty() {
+                    unexpressed.push(format!("user {name}: its comment is `{}`", user.comment));
+                }
+                if user.password.is_some() {
+                    unexpressed.push(format!("user {name}: it has a password"));
+                }
+                continue;
+            };
+            let mut options = Vec::new();
+            let groups: Vec<&String> = user.groups.difference(&before.groups).collect();
+            if !groups.is_empty() {
+                options.push(("groups", literal::array(groups)));
+            }
+            if user.shell != before.shell {
+                options.push(("shell", literal::string(&user.shell)));
+            }
+            if !options.is_empty() {
+                let code = format!("user::ensure({}{});", literal::string(name), literal::options(&options));
+                actions.push(
+                    Action::new(Place::Accounts, code)
+                        .by(trace.naming(&["usermod", "adduser", "gpasswd", "chsh"], name)),
+                );
+            }
+            let rest = User {
+                groups: before.groups.union(&user.groups).cloned().collect(),
+                shell: user.shell.clone(),
+                ..before.clone()
+            };
+            if rest != *user {
+                unexpressed.push(format!(
+                    "user {name}: its home, comment, password or primary group changed, or it left a group"
+                ));
+            }
+        }
+        let gone = |kind: &str, name: &String| format!("{kind} {name}: it was removed");
+        unexpressed.extend(
+            self.users
+                .keys()
+                .filter(|name| !desired.users.contains_key(*name))
+                .map(|name| gone("user", name)),
+        );
+        unexpressed.extend(
+            self.groups
+                .keys()
+                .filter(|name| !desired.groups.contains_key(*name))
+                .map(|name| gone("group", name)),
+        );
+        (actions, unexpressed)
+    }
+}
+
+/// The programs that make a user.
+const MAKERS: &[&str] = &["useradd", "adduser"];
+
+fn new_user(name: &str, user: &User, trace: &Trace) -> Action {
+    let mut options = Vec::new();
+    if user.system {
+        options.push(("system", "true".to_owned()));
+    }
+    if user.home != format!("/home/{name}") || user.system {
+        options.push(("home", literal::string(&user.home)));
+    }
+    options.push(("shell", literal::string(&user.shell)));
+    if !user.groups.is_empty() {
+        options.push(("groups", literal::array(&user.groups)));
+    }
+    let code = format!("user::ensure({}{});", literal::string(name), literal::options(&options));
+    Action::new(Place::Accounts, code).by(trace.naming(MAKERS, name))
+}
+
+/// Source: login.defs(5), `UID_MIN`, as Debian has it.
+fn is_system(number: u32) -> bool {
+    number < 1000
+}
+
+fn fields(database: &str) -> impl Iterator<Item = Vec<&str>> {
+    database.lines().map(|line| line.split(':').collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PASSWD: &str = "root:x:0:0:root:/root:/bin/bash\n";
+    const GROUP: &str = "root:x:0:\nvideo:x:44:\n";
+    const SHADOW: &str = "root:*:1:::::\n";
+
+    fn code(actions: &[Action]) -> Vec<&str> {
+        actions.iter().map(|action| action.code.as_str()).collect()
+    }
+
+    #[test]
+    fn a_new_user_with_its_groups_is_one_call_and_its_own_group_none() {
+        let base = Accounts::read(PASSWD, GROUP, SHADOW);
+        let after = Accounts::read(
+            &format!("{PASSWD}kim:x:1000:1000::/home/kim:/bin/bash\ndaemon1:x:999:999::/opt/d:/bin/false\n"),
+            "root:x:0:\nvideo:x:44:kim\nkim:x:1000:\ndaemon1:x:999:\nsshusers:x:1001:kim\n",
+            &format!("{SHADOW}kim:!:1:\n"),
+        );
+        let (actions, unexpressed) = base.towards(&after, &Trace::default());
+        assert_eq!(
+            code(&actions),
+            [
+                "group::ensure(\"sshusers\");",
+                "user::ensure(\"daemon1\", #{ system: true, home: \"/opt/d\", shell: \"/bin/false\" });",
+                "user::ensure(\"kim\", #{ shell: \"/bin/bash\", groups: [\"sshusers\", \"video\"] });",
+            ]
+        );
+        assert_eq!(unexpressed, [""; 0]);
+    }
+
+    #[test]
+    fn what_a_user_gained_is_added_and_what_it_lost_is_named() {
+        let base = Accounts::read(PASSWD, "root:x:0:\nvideo:x:44:root\naudio:x:29:\n", SHADOW);
+        let after = Accounts::read(
+            &PASSWD.replace("/bin/bash", "/bin/sh"),
+            "root:x:0:\nvideo:x:44:\naudio:x:29:root\n",
+            SHADOW,
+        );
+        let (actions, unexpressed) = base.towards(&after, &Trace::default());
+        assert_eq!(code(&actions), ["user::ensure(\"root\", #{ groups: [\"audio\"], shell: \"/bin/sh\" });"]);
+        assert_eq!(unexpressed.len(), 1);
+    }
+
+    #[test]
+    fn a_locked_password_is_none_and_numbers_do_not_count() {
+        let one = Accounts::read("kim:x:1000:1000::/home/kim:/bin/sh\n", "kim:x:1000:\n", "kim:!$6$x:1:\n");
+        let other = Accounts::read("kim:x:1007:1009::/home/kim:/bin/sh\n", "kim:x:1009:\n", "kim:*:2:\n");
+        assert_eq!(one.lines(), other.lines());
+        assert_eq!((one.user_name(1000), one.group_name(7)), ("kim".to_owned(), "7".to_owned()));
+    }
+}

@@ -1,0 +1,56 @@
+//! One thing that a plan does, as it stands in a step.
+
+use super::trace::Command;
+
+/// What an action is about: where a plan without sections puts it, and in which order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Place {
+    /// Packages and their sources.
+    Packages,
+    /// Users and groups.
+    Accounts,
+    /// Files, directories and links.
+    Files,
+    /// What runs.
+    Units,
+}
+
+impl Place {
+    /// The title of a step of nothing else.
+    pub(super) fn title(self) -> &'static str {
+        match self {
+            Self::Packages => "Packages",
+            Self::Accounts => "Users and groups",
+            Self::Files => "Files",
+            Self::Units => "Services",
+        }
+    }
+}
+
+/// One call of a primitive.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Action {
+    pub(super) place: Place,
+    /// When the script did it, in nanoseconds since 1970, if that is known.
+    pub(super) when: Option<i128>,
+    /// The line of the script.
+    pub(super) line: Option<usize>,
+    /// The call, as one or more lines without indentation.
+    pub(super) code: String,
+    /// Whether a unit that reads it has to be restarted.
+    pub(super) is_file: bool,
+}
+
+impl Action {
+    /// An action that is not known to be any command's.
+    pub(super) fn new(place: Place, code: String) -> Self {
+        Self { place, when: None, line: None, code, is_file: false }
+    }
+
+    /// The same, made by a command of the script.
+    pub(super) fn by(mut self, command: Option<&Command>) -> Self {
+        self.when = command.map(|command| command.when);
+        self.line = command.map(|command| command.line);
+        self
+    }
+}

@@ -1,0 +1,287 @@
+//! Files, directories and links: the calls that bring one machine's to another's.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::action::{Action, Place};
+use super::output::Output;
+use super::side::Side;
+use super::trace::Trace;
+use super::unit::{UnitLink, enables};
+use super::{edit, literal};
+use crate::machine::clone::root_files::{Seen, SeenKind};
+
+/// A larger file is not put into a plan, in bytes.
+const LARGEST: u64 = 32 * 1024 * 1024;
+/// A longer text is a file of the plan, in bytes.
+const LONGEST_IN_LINE: usize = 160;
+
+/// From which machine to which, and what is known of the way.
+pub(super) struct Towards<'sides> {
+    pub(super) from: &'sides Side,
+    pub(super) to: &'sides Side,
+    pub(super) trace: &'sides Trace,
+    /// When the script began and ended, in nanoseconds since 1970.
+    pub(super) during: (i128, i128),
+}
+
+/// What was found at the paths that differ.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) actions: Vec<Action>,
+    /// What cannot be expressed, with the reason.
+    pub(super) unexpressed: Vec<(PathBuf, String)>,
+}
+
+impl Towards<'_> {
+    /// The calls for these paths, which are in order. The contents that they need are put into the plan's directory.
+    pub(super) fn of(&self, paths: &[PathBuf], output: &mut Output) -> Result<Found> {
+        let mut found = Found::default();
+        let mut seen: BTreeMap<&Path, (Option<Seen>, Option<Seen>)> = BTreeMap::new();
+        for path in paths {
+            seen.insert(path, (self.from.files.look(path)?, self.to.files.look(path)?));
+        }
+        // A directory that is made for one below it needs no call of its own.
+        let implied: BTreeSet<&Path> = seen
+            .iter()
+            .filter(|(_, (before, after))| {
+                before.is_none() && after.as_ref().is_some_and(|seen| seen.kind == SeenKind::Directory)
+            })
+            .filter_map(|(path, _)| path.parent())
+            .collect();
+        let gone: BTreeSet<&Path> =
+            seen.iter().filter(|(_, (_, after))| after.is_none()).map(|(path, _)| *path).collect();
+        for (path, (before, after)) in &seen {
+            match (before, after) {
+                (None, None) => {}
+                (Some(before), None) => {
+                    if path.ancestors().skip(1).any(|above| gone.contains(above)) {
+                        continue;
+                    }
+                    found.actions.push(self.removal(path, before));
+                }
+                (before, Some(after)) => {
+                    if before.is_none() && self.comes_with_user(path, after)? {
+                        continue;
+                    }
+                    match self.there(path, before.as_ref(), after, implied.contains(path), output)? {
+                        Ok(actions) => found.actions.extend(actions),
+                        Err(why) => found.unexpressed.push(((*path).to_owned(), why)),
+                    }
+                }
+            }
+        }
+        let mut known = BTreeSet::new();
+        found.actions.retain(|action| known.insert(action.code.clone()));
+        Ok(found)
+    }
+
+    fn removal(&self, path: &Path, before: &Seen) -> Action {
+        if let SeenKind::Link(target) = &before.kind
+            && let Some(link) = UnitLink::of(path, target)
+        {
+            return link.action(false).by(self.naming(&["systemctl"], path));
+        }
+        let code = format!("file::remove({});", quoted(path));
+        let mut action =
+            Action::new(Place::Files, code).by(self.naming(&["rm", "unlink", "mv", "find"], path));
+        action.is_file = true;
+        action
+    }
+
+    /// The first command of these programs that names the path, or its last part.
+    fn naming(&self, programs: &[&str], path: &Path) -> Option<&super::trace::Command> {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let named = self.trace.naming(programs, &path.to_string_lossy());
+        named
+            .or_else(|| self.trace.naming(programs, &name))
+            .or_else(|| self.trace.naming(programs, name.trim_end_matches(".service")))
+    }
+
+    /// Whether making a user makes this, too: the home, and what it begins with.
+    fn comes_with_user(&self, path: &Path, seen: &Seen) -> Result<bool> {
+        let made =
+            self.to.accounts.users.iter().filter(|(name, _)| !self.from.accounts.users.contains_key(*name));
+        for (name, user) in made {
+            let Ok(inside) = path.strip_prefix(&user.home) else { continue };
+            if self.to.owners(seen).0 != *name {
+                return Ok(false);
+            }
+            if inside.as_os_str().is_empty() {
+                return Ok(true);
+            }
+            let model = Path::new("/etc/skel").join(inside);
+            return Ok(match self.to.files.look(&model)? {
+                Some(model_seen) if model_seen.kind == SeenKind::File => {
+                    model_seen.mode == seen.mode
+                        && self.to.files.bytes(&model)? == self.to.files.bytes(path)?
+                }
+                _ => false,
+            });
+        }
+        Ok(false)
+    }
+
+    /// The calls for what is at a path, or why there are none.
+    fn there(
+        &self,
+        path: &Path,
+        before: Option<&Seen>,
+        after: &Seen,
+        is_implied: bool,
+        output: &mut Output,
+    ) -> Result<Result<Vec<Action>, String>> {
+        let same_kind = before
+            .filter(|before| std::mem::discriminant(&before.kind) == std::mem::discriminant(&after.kind));
+        let mut actions = Vec::new();
+        match &after.kind {
+            SeenKind::Special => return Ok(Err("it is a device, a pipe or a socket".to_owned())),
+            SeenKind::Link(target) => {
+                if same_kind.is_some_and(|before| before.kind == after.kind) {
+                    return Ok(Ok(Vec::new()));
+                }
+                if let Some(link) = UnitLink::of(path, target) {
+                    actions.push(link.action(true).by(self.maker(path, after)));
+                    return Ok(Ok(actions));
+                }
+                let code = format!("file::link({}, {});", quoted(target), quoted(path));
+                actions.push(self.made(path, after, code));
+            }
+            SeenKind::Directory => {
+                if is_of_units(path) {
+                    return Ok(Ok(Vec::new()));
+                }
+                let options = self.attributes(path, same_kind, after, 0o755);
+                if same_kind.is_none() {
+                    if !(options.is_empty() && is_implied) {
+                        let code = format!("file::make_dir({}{});", quoted(path), literal::options(&options));
+                        actions.push(self.made(path, after, code));
+                    }
+                } else if !options.is_empty() {
+                    actions.push(self.access(path, &options));
+                }
+            }
+            SeenKind::File => {
+                let options = self.attributes(path, same_kind, after, 0o644);
+                let same = same_kind.is_some() && self.from.files.has_same_bytes(path, &self.to.files)?;
+                if same {
+                    if !options.is_empty() {
+                        actions.push(self.access(path, &options));
+                    }
+                    return Ok(Ok(actions));
+                }
+                if after.size > LARGEST {
+                    return Ok(Err(format!("it has {}", crate::rehearse::difference::size(after.size))));
+                }
+                let Some(bytes) = self.to.files.bytes(path)? else {
+                    return Ok(Err("it cannot be read".to_owned()));
+                };
+                let earlier = if same_kind.is_some() { self.from.files.bytes(path)? } else { None };
+                if let (Some(earlier), Ok(text)) = (&earlier, std::str::from_utf8(&bytes))
+                    && let Ok(earlier) = std::str::from_utf8(earlier)
+                    && let Some(calls) = edit::edits(&path.to_string_lossy(), earlier, text)
+                {
+                    actions.extend(calls.into_iter().map(|code| self.made(path, after, code)));
+                    if !options.is_empty() {
+                        actions.push(self.access(path, &options));
+                    }
+                    return Ok(Ok(actions));
+                }
+                let code = match std::str::from_utf8(&bytes) {
+                    Ok(text)
+                        if text.len() <= LONGEST_IN_LINE
+                            && text.lines().count() < 3
+                            && !text.contains('\0') =>
+                    {
+                        format!(
+                            "file::write({}, {}{});",
+                            quoted(path),
+                            literal::string(text),
+                            literal::options(&options)
+                        )
+                    }
+                    _ => {
+                        let kept = output.keep(path, &bytes)?;
+                        format!(
+                            "file::copy({}, {}{});",
+                            literal::string(&kept),
+                            quoted(path),
+                            literal::options(&options)
+                        )
+                    }
+                };
+                actions.push(self.made(path, after, code));
+            }
+        }
+        Ok(Ok(actions))
+    }
+
+    /// Owner, group and mode that must be said: those that differ from what is there, or from what something new gets.
+    fn attributes(
+        &self,
+        path: &Path,
+        before: Option<&Seen>,
+        after: &Seen,
+        mode: u32,
+    ) -> Vec<(&'static str, String)> {
+        let (owner, group) = self.to.owners(after);
+        let usual = if let Some(before) = before {
+            (self.from.owners(before), before.mode)
+        } else {
+            let above = path.parent().and_then(|above| self.to.files.look(above).ok().flatten());
+            (above.map(|above| self.to.owners(&above)).unwrap_or_default(), mode)
+        };
+        let mut options = Vec::new();
+        if owner != usual.0.0 {
+            options.push(("owner", literal::string(&owner)));
+        }
+        if group != usual.0.1 {
+            options.push(("group", literal::string(&group)));
+        }
+        if after.mode != usual.1 {
+            options.push(("mode", literal::string(&format!("{:04o}", after.mode))));
+        }
+        options
+    }
+
+    fn access(&self, path: &Path, options: &[(&'static str, String)]) -> Action {
+        let code = format!("file::access({}{});", quoted(path), literal::options(options));
+        let mut action =
+            Action::new(Place::Files, code).by(self.naming(&["chmod", "chown", "chgrp", "install"], path));
+        action.is_file = true;
+        action
+    }
+
+    fn made(&self, path: &Path, seen: &Seen, code: String) -> Action {
+        let mut action = Action::new(Place::Files, code);
+        action.when = self.stamp(seen);
+        action.line = self.maker(path, seen).map(|command| command.line);
+        action.is_file = true;
+        action
+    }
+
+    /// When something was made during the script: the time of its content, or else of its birth.
+    fn stamp(&self, seen: &Seen) -> Option<i128> {
+        let content = (seen.kind == SeenKind::File).then_some(seen.modified);
+        let (begin, end) = self.during;
+        content.into_iter().chain(seen.born).find(|when| (begin..=end).contains(when))
+    }
+
+    fn maker(&self, path: &Path, seen: &Seen) -> Option<&super::trace::Command> {
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.trace.at(self.stamp(seen)?, &name)
+    }
+}
+
+/// A path as a plan writes it.
+fn quoted(path: &Path) -> String {
+    literal::string(&path.to_string_lossy())
+}
+
+/// The directories that systemctl makes for its links.
+fn is_of_units(path: &Path) -> bool {
+    let is_of = |above: &Path| above.ends_with("systemd/system") || above.ends_with("systemd/user");
+    enables(path) && path.parent().is_some_and(is_of)
+}

@@ -1,0 +1,514 @@
+//! An old script turned into a plan: it runs on a clone of a machine, what it did is read back and written as calls of
+//! primitives, and the plan proves itself on a clone of its own.
+
+mod account;
+mod action;
+mod edit;
+mod files;
+mod literal;
+mod noise;
+mod output;
+mod package;
+mod proof;
+mod side;
+mod trace;
+mod unit;
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt::Write as _;
+use std::fs::File;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+use crate::machine::clock;
+use crate::machine::clone::container::Inside;
+use crate::machine::clone::root_files::RootFiles;
+use crate::machine::signal::Signals;
+use crate::rehearse::{
+    Base, Difference, FILES, LiveClone, Progress, Rehearsal, Run, SHARED, Stop, plan_root, require_tools,
+};
+use action::{Action, Place};
+use files::Towards;
+use output::{Output, Written};
+use side::Side;
+use trace::{Section, Trace};
+
+pub use proof::Comparison;
+
+/// Where the trace of the script's shell is written in the clone: with kkrun's own files, which are not compared.
+const TRACE: &str = "/var/lib/kkrun/adopted-trace";
+/// The name in the clone of what the script's shell reads first.
+const PRELUDE: &str = "adopt-prelude";
+
+/// What to adopt, and on what.
+#[derive(Clone, Debug)]
+pub struct Adoption {
+    /// The script.
+    pub script: PathBuf,
+    /// Its arguments.
+    pub arguments: Vec<String>,
+    /// Its environment, besides what a login of root has.
+    pub environment: Vec<(OsString, OsString)>,
+    /// What it reads on standard input; else this process's own.
+    pub answers: Option<PathBuf>,
+    /// What is cloned.
+    pub base: Base,
+    /// The directory of the plan: a new or empty one.
+    pub output: PathBuf,
+    /// The directory that holds what clones write.
+    pub scratch: PathBuf,
+    /// This very kkrun.
+    pub binary: PathBuf,
+}
+
+/// What goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// About a clone.
+    Clone(Progress),
+    /// The script begins.
+    ScriptStarted,
+    /// The script ended with this exit status.
+    ScriptEnded(u8),
+    /// The packages that it asked for are installed in a clone of their own, to know what is theirs.
+    Packages(usize),
+    /// The plan is written.
+    Written(PathBuf),
+    /// The plan runs in a clone of its own.
+    Proving,
+}
+
+/// How it ended.
+#[derive(Clone, Debug)]
+pub struct Adopted {
+    /// The exit status of the script, and where it stopped if that is not 0.
+    pub script: (u8, Option<String>),
+    /// The plan's exit status in its first run.
+    pub run: u8,
+    /// What the plan reproduces.
+    pub comparison: Comparison,
+    /// What cannot be expressed, with the reason.
+    pub unexpressed: Vec<String>,
+    /// What a second run changed; nothing if it did not end.
+    pub second_run: Option<u64>,
+    /// The exit status of a rollback.
+    pub rollback: u8,
+    /// The paths that were not as in the base afterwards.
+    pub left: Vec<PathBuf>,
+    /// How many of those there were that packages leave when they are removed.
+    pub left_by_packages: usize,
+    /// The directory of the plan.
+    pub output: PathBuf,
+}
+
+impl Adopted {
+    /// Whether the script ended well, the plan reproduces all of it, a second run changes nothing and a rollback leaves
+    /// the base.
+    pub fn holds(&self) -> bool {
+        self.script.0 == 0
+            && self.run == 0
+            && self.comparison.remaining.is_empty()
+            && self.second_run == Some(0)
+            && self.rollback == 0
+            && self.left.is_empty()
+    }
+}
+
+/// A machine after something ran on it.
+struct After {
+    /// Its files are there as long as it is.
+    _clone: LiveClone,
+    side: Side,
+    changed: BTreeSet<PathBuf>,
+}
+
+/// Runs the script on a clone, writes the plan and proves it.
+pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)) -> Result<Adopted> {
+    require_tools()?;
+    let stop = Stop::new(signals);
+    let source = std::fs::read(&adoption.script)
+        .with_context(|| format!("cannot read `{}`", adoption.script.display()))?;
+    let source = String::from_utf8_lossy(&source).into_owned();
+    let script =
+        adoption.script.file_name().and_then(|name| name.to_str()).context("the script has no name")?;
+    let mut output = Output::create(&adoption.output)?;
+    let base_directory = match &adoption.base {
+        Base::RunningMachine => PathBuf::from("/"),
+        Base::Directory(directory) => directory.clone(),
+    };
+
+    let observed = run_script(adoption, script, &source, &stop, tell)?;
+    let base = Side::of(RootFiles::new(&base_directory, None), observed.active_before.clone());
+    let after = &observed.after.side;
+    let trace = Trace::read(&after.files.text(TRACE), &source);
+    let sections = trace.sections();
+    let restarts = unit::restarts(&trace, &after.active);
+    let name = Path::new(script)
+        .file_stem()
+        .map_or_else(|| script.to_owned(), |stem| stem.to_string_lossy().into_owned());
+
+    let mut unexpressed = Vec::new();
+    let packages = package_actions(&base, &observed, &trace, &mut output, &mut unexpressed)?;
+    let write = |actions: Vec<Action>, sections: &[Section], output: &mut Output| {
+        output.write_plan(Written { script, name: &name, actions, sections, restarts: &restarts })
+    };
+    let reference = if packages.is_empty() {
+        None
+    } else {
+        write(packages.clone(), &sections, &mut output)?;
+        tell(Stage::Packages(after.packages.asked_beyond(&base.packages).len()));
+        let (code, alone) = run_plan_alone(adoption, output.directory(), &stop, tell)?;
+        if code != 0 {
+            unexpressed
+                .push(format!("packages: they cannot be installed without the script (exit status {code})"));
+        }
+        Some(alone)
+    };
+    let from = reference.as_ref().map_or(&base, |alone| &alone.side);
+
+    let mut paths = observed.after.changed.clone();
+    paths.extend(reference.iter().flat_map(|alone| alone.changed.iter().cloned()));
+    let mut differing = Vec::new();
+    for path in paths {
+        if from.difference(&path, after, false)?.is_some() {
+            differing.push(path);
+        }
+    }
+    let towards = Towards { from, to: after, trace: &trace, during: observed.during };
+    let found = towards.of(&differing, &mut output)?;
+    let (accounts, unexpressed_accounts) = from.accounts.towards(&after.accounts, &trace);
+    unexpressed.extend(unexpressed_accounts);
+    unexpressed.extend(found.unexpressed.into_iter().map(|(path, why)| format!("{}: {why}", path.display())));
+    let units = unit::towards(&from.active, &after.active, &trace);
+    let actions = packages.into_iter().chain(accounts).chain(found.actions).chain(units).collect();
+    write(actions, &sections, &mut output)?;
+    tell(Stage::Written(output.directory().to_owned()));
+
+    tell(Stage::Proving);
+    let of_packages = reference.as_ref().map(|alone| &alone.changed);
+    let adopted = prove(adoption, &output, &observed, (from, &base, of_packages), &stop, tell)?;
+    let stopped = (observed.exit != 0).then(|| trace.commands.last()).flatten();
+    let stopped = stopped.map(|command| format!("{script}:{}: {}", command.line, command.text));
+    let adopted = Adopted { script: (observed.exit, stopped), unexpressed, ..adopted };
+    output.write(Path::new("REPORT.md"), report(script, &adopted).as_bytes())?;
+    Ok(adopted)
+}
+
+/// What the script did.
+struct Observed {
+    exit: u8,
+    active_before: BTreeSet<String>,
+    after: After,
+    during: (i128, i128),
+}
+
+fn run_script(
+    adoption: &Adoption,
+    script: &str,
+    source: &str,
+    stop: &Stop<'_>,
+    tell: &mut dyn FnMut(Stage),
+) -> Result<Observed> {
+    let mut prelude = tempfile::NamedTempFile::new().context("cannot create a temporary file")?;
+    prelude.write_all(trace::prelude(TRACE).as_bytes()).context("cannot write a temporary file")?;
+    let mut files = vec![(adoption.script.clone(), script.to_owned())];
+    files.push((prelude.path().to_owned(), PRELUDE.to_owned()));
+    let rehearsal = rehearsal(adoption, files, None);
+    let mut clone = LiveClone::make(&rehearsal, &mut |progress| tell(Stage::Clone(progress)))?;
+    clone.boot(stop, &mut |progress| tell(Stage::Clone(progress)))?;
+    clone.printed(&["/bin/mkdir", "-p", "/var/lib/kkrun"])?;
+    let active_before = active(&clone)?;
+    let booted = Difference::new(clone.differences()?);
+    let mut command = interpreter(source);
+    let is_bash = command.first().is_some_and(|program| program.to_string_lossy().ends_with("bash"));
+    command.push(format!("{FILES}/{script}").into());
+    command.extend(adoption.arguments.iter().map(OsString::from));
+    let mut environment = clone.environment.clone();
+    let given =
+        adoption.environment.iter().filter(|(name, _)| !environment.iter().any(|(known, _)| known == name));
+    let given: Vec<_> = given.cloned().collect();
+    environment.extend(given);
+    if is_bash {
+        environment.push(("BASH_ENV".into(), format!("{FILES}/{PRELUDE}").into()));
+    }
+    let answers = adoption.answers.as_ref().map(|path| {
+        File::open(path).with_context(|| format!("cannot open the answers `{}`", path.display()))
+    });
+    let inside = Inside { command, environment, directory: Some("/root".into()) };
+    tell(Stage::ScriptStarted);
+    let begin = now();
+    let exit = clone.run(&inside, answers.transpose()?, stop)?;
+    let end = now();
+    tell(Stage::ScriptEnded(exit));
+    stop.check()?;
+    clone.restart_if_asked(stop, &mut |progress| tell(Stage::Clone(progress)))?;
+    let after = look_at(clone, &booted)?;
+    Ok(Observed { exit, active_before, after, during: (begin, end) })
+}
+
+/// Looks at a machine, and ends what runs on it.
+fn look_at(mut clone: LiveClone, booted: &Difference) -> Result<After> {
+    let active = active(&clone)?;
+    clone.switch_off();
+    let changed = proof::paths(&Difference::new(clone.differences()?).without(booted).entries);
+    let side = Side::of(clone.files(), active);
+    Ok(After { _clone: clone, side, changed })
+}
+
+fn active(clone: &LiveClone) -> Result<BTreeSet<String>> {
+    let list = ["/bin/systemctl", "list-units", "--state=active", "--full", "--plain", "--no-legend"];
+    Ok(unit::active(&clone.printed(&list)?.unwrap_or_default()))
+}
+
+/// The program of a script's first line, with its arguments.
+fn interpreter(source: &str) -> Vec<OsString> {
+    let first = source.lines().next().unwrap_or_default();
+    let words: Vec<&str> =
+        first.strip_prefix("#!").map_or_else(Vec::new, |line| line.split_whitespace().collect());
+    if words.is_empty() { vec!["/bin/sh".into()] } else { words.into_iter().map(OsString::from).collect() }
+}
+
+fn now() -> i128 {
+    clock::now().as_nanosecond()
+}
+
+fn rehearsal(adoption: &Adoption, files: Vec<(PathBuf, String)>, plan: Option<&Path>) -> Rehearsal {
+    let run = plan.map(|plan| Run { arguments: Vec::new(), plan: Some(plan.to_owned()) });
+    Rehearsal {
+        base: adoption.base.clone(),
+        with: Vec::new(),
+        keep: false,
+        expect_unchanged: false,
+        durable: false,
+        runs: run.into_iter().collect(),
+        scratch: adoption.scratch.clone(),
+        binary: adoption.binary.clone(),
+        files,
+    }
+}
+
+/// What installs the packages: their sources, what was asked for, what is on hold.
+fn package_actions(
+    base: &Side,
+    observed: &Observed,
+    trace: &Trace,
+    output: &mut Output,
+    unexpressed: &mut Vec<String>,
+) -> Result<Vec<Action>> {
+    const SOURCES: [&str; 5] = [
+        "/etc/apt/auth.conf.d",
+        "/etc/apt/keyrings",
+        "/etc/apt/preferences.d",
+        "/etc/apt/sources.list.d",
+        "/etc/apt/trusted.gpg.d",
+    ];
+    let after = &observed.after.side;
+    let is_source = |path: &&PathBuf| {
+        path.as_path() == Path::new("/etc/apt/sources.list")
+            || SOURCES.iter().any(|source| path.starts_with(source))
+    };
+    let sources: Vec<PathBuf> = observed.after.changed.iter().filter(is_source).cloned().collect();
+    let towards = Towards { from: base, to: after, trace, during: observed.during };
+    let mut actions = towards.of(&sources, output)?.actions;
+    if !actions.is_empty() {
+        let calls: Vec<String> = actions.iter().map(|action| format!("    {}", action.code)).collect();
+        let code = format!(
+            "step::on_change(#{{ run: [[\"apt-get\", \"update\"]] }}, || {{\n{}\n}});",
+            calls.join("\n")
+        );
+        actions = vec![Action { code, place: Place::Packages, is_file: false, ..actions.swap_remove(0) }];
+    }
+    let asked = after.packages.asked_beyond(&base.packages);
+    if !asked.is_empty() {
+        let mut options = Vec::new();
+        if after.packages.has_recommended_beyond(&base.packages) {
+            options.push(("recommends", "true".to_owned()));
+        }
+        let code = format!("pkg::install({}{});", literal::array(&asked), literal::options(&options));
+        let made = asked.iter().find_map(|name| trace.naming(&["apt-get", "apt", "aptitude", "dpkg"], name));
+        let mut action = Action::new(Place::Packages, code).by(made);
+        // Sources come first, whenever they were written last.
+        action.when = action.when.into_iter().chain(actions.iter().filter_map(|action| action.when)).max();
+        actions.push(action);
+    }
+    for (name, package) in &after.packages.0 {
+        let before = base.packages.0.get(name);
+        if package.held && !before.is_some_and(|before| before.held) {
+            let quoted = literal::string(name);
+            let code = format!(
+                "cmd::run([\"apt-mark\", \"hold\", {quoted}], #{{\n    unless: || cmd::read([\"apt-mark\", \"showhold\"]).split(\"\\n\").contains({quoted}),\n    undo: [[\"apt-mark\", \"unhold\", {quoted}]],\n}});"
+            );
+            actions.push(Action::new(Place::Packages, code).by(trace.naming(&["apt-mark"], name)));
+        }
+        if before.is_some_and(|before| before.version != package.version) {
+            unexpressed.push(format!("package {name}: it was upgraded to {}", package.version));
+        }
+    }
+    let removed = base.packages.0.keys().filter(|name| !after.packages.0.contains_key(*name));
+    unexpressed.extend(removed.map(|name| format!("package {name}: it was removed")));
+    Ok(actions)
+}
+
+/// Runs the plan in a clone that serves nothing else.
+fn run_plan_alone(
+    adoption: &Adoption,
+    plan: &Path,
+    stop: &Stop<'_>,
+    tell: &mut dyn FnMut(Stage),
+) -> Result<(u8, After)> {
+    let (mut clone, booted) = clone_with_plan(adoption, plan, stop, tell)?;
+    let code = clone.run(&kkrun(&clone, &["--yes", "--non-interactive", "master.rhai"]), None, stop)?;
+    stop.check()?;
+    Ok((code, look_at(clone, &booted)?))
+}
+
+fn clone_with_plan(
+    adoption: &Adoption,
+    plan: &Path,
+    stop: &Stop<'_>,
+    tell: &mut dyn FnMut(Stage),
+) -> Result<(LiveClone, Difference)> {
+    let rehearsal = rehearsal(adoption, Vec::new(), Some(plan));
+    let mut clone = LiveClone::make(&rehearsal, &mut |progress| tell(Stage::Clone(progress)))?;
+    clone.boot(stop, &mut |progress| tell(Stage::Clone(progress)))?;
+    let booted = Difference::new(clone.differences()?);
+    Ok((clone, booted))
+}
+
+/// A run of kkrun in the plan's directory.
+fn kkrun(clone: &LiveClone, arguments: &[&str]) -> Inside {
+    let mut command = vec![OsString::from(format!("{SHARED}/kkrun"))];
+    command.extend(arguments.iter().map(OsString::from));
+    Inside { command, environment: clone.environment.clone(), directory: Some(plan_root(0)) }
+}
+
+/// Runs the plan, compares, runs it again, rolls it back and compares with the base.
+fn prove(
+    adoption: &Adoption,
+    output: &Output,
+    observed: &Observed,
+    (from, base, alone): (&Side, &Side, Option<&BTreeSet<PathBuf>>),
+    stop: &Stop<'_>,
+    tell: &mut dyn FnMut(Stage),
+) -> Result<Adopted> {
+    let (mut clone, booted) = clone_with_plan(adoption, output.directory(), stop, tell)?;
+    let run = clone.run(&kkrun(&clone, &["--yes", "--non-interactive", "master.rhai"]), None, stop)?;
+    stop.check()?;
+    let side = Side::of(clone.files(), active(&clone)?);
+    let planned = proof::paths(&Difference::new(clone.differences()?).without(&booted).entries);
+    let after = &observed.after;
+    let comparison = proof::compare(from, base, &after.side, &side, (&after.changed, &planned))?;
+
+    let redo = format!("--redo={}", output.ids.join(","));
+    let again = clone.output(&kkrun(&clone, &["--json", "--non-interactive", &redo, "master.rhai"]))?;
+    let second_run =
+        if output.ids.is_empty() { Some(0) } else { changed_in(&again.1).filter(|_| again.0 == 0) };
+    let arguments = ["--yes", "--non-interactive", "--purge=all", "rollback"];
+    let code = if output.ids.is_empty() { 0 } else { clone.run(&kkrun(&clone, &arguments), None, stop)? };
+    stop.check()?;
+    clone.switch_off();
+    let left = Difference::new(clone.differences()?).without(&booted).unexpected();
+    let left = left.entries.into_iter().map(|entry| entry.path);
+    // Packages are removed, not purged: their records and settings stay.
+    let is_of_packages = |path: &PathBuf| {
+        alone.is_some_and(|alone| {
+            path.starts_with("/var/lib/dpkg") || path.starts_with("/var/lib/apt") || alone.contains(path)
+        })
+    };
+    let (of_packages, left): (Vec<PathBuf>, Vec<PathBuf>) = left.partition(is_of_packages);
+    Ok(Adopted {
+        script: (0, None),
+        run,
+        comparison,
+        unexpressed: Vec::new(),
+        second_run,
+        rollback: code,
+        left,
+        left_by_packages: of_packages.len(),
+        output: output.directory().to_owned(),
+    })
+}
+
+/// How many changes a run reported, by its events.
+fn changed_in(events: &str) -> Option<u64> {
+    events.lines().rev().find_map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).ok()?;
+        event.get("exit")?;
+        event.get("changed")?.as_u64()
+    })
+}
+
+/// The report for people.
+fn report(script: &str, adopted: &Adopted) -> String {
+    let mut text = format!("# `{script}` as a plan\n\n");
+    if let (code @ 1.., stopped) = &adopted.script {
+        let place = stopped.as_deref().map(|stopped| format!(" at `{stopped}`")).unwrap_or_default();
+        let _ = write!(
+            text,
+            "The script stopped with exit status {code}{place}. The plan does what it did until then.\n\n"
+        );
+    }
+    let comparison = &adopted.comparison;
+    let _ = write!(
+        text,
+        "The plan reproduces {} of {} differences.\n\n",
+        comparison.reproduced(),
+        comparison.differences
+    );
+    let mut list = |title: &str, lines: Vec<String>| {
+        if !lines.is_empty() {
+            let _ = write!(text, "## {title}\n\n");
+            for line in lines {
+                let _ = writeln!(text, "* {line}");
+            }
+            text.push('\n');
+        }
+    };
+    list("Not reproduced", comparison.remaining.clone());
+    list("Not expressed", adopted.unexpressed.clone());
+    list(
+        "Not as in the base after a rollback",
+        adopted.left.iter().map(|path| path.display().to_string()).collect(),
+    );
+    text
+}
+
+/// The exit status of an adoption.
+pub fn exit_code(adopted: &Adopted) -> ExitCode {
+    if adopted.holds() { ExitCode::DONE } else { ExitCode::FAILED }
+}
+
+/// An error if the script cannot be adopted at all.
+pub fn check(script: &Path) -> Result<()> {
+    if !script.is_file() {
+        let message = format!("cannot read the script `{}`: it is not a file", script.display());
+        bail!(Failure::new(message).exit(ExitCode::USAGE));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_script_is_run_by_the_program_of_its_first_line() {
+        assert_eq!(interpreter("#!/usr/bin/env bash\n"), ["/usr/bin/env", "bash"]);
+        assert_eq!(interpreter("#!/bin/bash -e\n"), ["/bin/bash", "-e"]);
+        assert_eq!(interpreter("echo\n"), ["/bin/sh"]);
+    }
+
+    #[test]
+    fn the_changes_of_a_run_are_those_of_its_last_event() {
+        assert_eq!(
+            changed_in("{\"event\":\"x\"}\n{\"event\":\"run_ended\",\"changed\":3,\"exit\":0}\n"),
+            Some(3)
+        );
+        assert_eq!(changed_in(""), None);
+    }
+}

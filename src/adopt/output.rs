@@ -1,0 +1,246 @@
+//! The directory of a plan: its steps, its settings and the files that it installs.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+use super::action::{Action, Place};
+use super::literal;
+use super::trace::Section;
+use crate::exit_code::ExitCode;
+use crate::failure::Failure;
+
+/// A plan's directory, and what was put into it.
+pub(super) struct Output {
+    directory: PathBuf,
+    steps: Vec<PathBuf>,
+    /// The ids of the steps.
+    pub(super) ids: Vec<String>,
+}
+
+/// What a plan is written from.
+pub(super) struct Written<'plan> {
+    /// The file name of the script.
+    pub(super) script: &'plan str,
+    pub(super) name: &'plan str,
+    pub(super) actions: Vec<Action>,
+    pub(super) sections: &'plan [Section],
+    /// Which units the script let read their files again, and when.
+    pub(super) restarts: &'plan [(i128, Vec<String>)],
+}
+
+struct Step {
+    title: String,
+    actions: Vec<Action>,
+}
+
+impl Output {
+    /// A new directory, or an empty one.
+    pub(super) fn create(directory: &Path) -> Result<Self> {
+        std::fs::create_dir_all(directory)
+            .with_context(|| format!("cannot create `{}`", directory.display()))?;
+        let directory = std::fs::canonicalize(directory)
+            .with_context(|| format!("cannot find `{}`", directory.display()))?;
+        let mut inside = std::fs::read_dir(&directory)
+            .with_context(|| format!("cannot read the directory `{}`", directory.display()))?;
+        if inside.next().is_some() {
+            let message =
+                format!("cannot write the plan to `{}`: the directory is not empty", directory.display());
+            bail!(Failure::new(message).exit(ExitCode::USAGE).hint("name another one with `--output DIR`"));
+        }
+        Ok(Self { directory, steps: Vec::new(), ids: Vec::new() })
+    }
+
+    /// The plan's directory.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Keeps the content of a file of the machine; its name for scripts.
+    pub(super) fn keep(&mut self, path: &Path, bytes: &[u8]) -> Result<String> {
+        let name = Path::new("files").join(path.strip_prefix("/").unwrap_or(path));
+        self.write(&name, bytes)?;
+        Ok(name.to_string_lossy().into_owned())
+    }
+
+    /// Writes a file below the directory.
+    pub(super) fn write(&self, name: &Path, bytes: &[u8]) -> Result<()> {
+        let path = self.directory.join(name);
+        let unwritten = || format!("cannot write `{}`", path.display());
+        if let Some(above) = path.parent() {
+            std::fs::create_dir_all(above).with_context(unwritten)?;
+        }
+        std::fs::write(&path, bytes).with_context(unwritten)
+    }
+
+    /// Writes master.rhai, settings.rhai and the steps, in the place of those from before.
+    pub(super) fn write_plan(&mut self, written: Written<'_>) -> Result<()> {
+        for step in self.steps.drain(..) {
+            std::fs::remove_file(&step).with_context(|| format!("cannot remove `{}`", step.display()))?;
+        }
+        self.ids.clear();
+        let (script, name) = (written.script, written.name);
+        let mut master =
+            format!("//! What `{script}` did, as a plan.\n\nconst REQUIRES = #{{ root: true }};\n\n");
+        for (number, step) in steps(written.actions, written.sections).into_iter().enumerate() {
+            let id = format!("{:02}", number + 1);
+            let file = format!("{id}_{}.rhai", slug(&step.title));
+            let _ = writeln!(
+                master,
+                "step::run({}, {}, {});",
+                literal::string(&id),
+                literal::string(&step.title),
+                literal::string(&file)
+            );
+            self.write(Path::new(&file), text(&step, script, written.restarts).as_bytes())?;
+            self.steps.push(self.directory.join(file));
+            self.ids.push(id);
+        }
+        self.write(Path::new("master.rhai"), master.as_bytes())?;
+        let settings =
+            format!("//! The settings of the plan.\n\n#{{\n    plan: {},\n}}\n", literal::string(name));
+        self.write(Path::new("settings.rhai"), settings.as_bytes())
+    }
+}
+
+/// The steps: packages first, then one a section, or one a place if the script has no sections.
+fn steps(mut actions: Vec<Action>, sections: &[Section]) -> Vec<Step> {
+    // What is not known to be any command's comes last in its place.
+    actions.sort_by_key(|action| (action.when.is_none(), action.when, action.place));
+    let mut steps: Vec<(usize, Step)> = Vec::new();
+    for action in actions {
+        let section = action.line.and_then(|line| sections.iter().rposition(|section| section.line <= line));
+        let (order, title) = match (action.place, section) {
+            (Place::Packages, _) => (0, Place::Packages.title().to_owned()),
+            (_, Some(section)) => (1 + section, capitalised(&sections[section].title)),
+            (place, None) if sections.is_empty() || action.line.is_none() => {
+                (1 + sections.len() + place as usize, place.title().to_owned())
+            }
+            // Above the first section.
+            (_, None) => (1, capitalised(&sections[0].title)),
+        };
+        match steps.iter_mut().find(|(known, _)| *known == order) {
+            Some((_, step)) => step.actions.push(action),
+            None => steps.push((order, Step { title, actions: vec![action] })),
+        }
+    }
+    steps.sort_by_key(|(order, _)| *order);
+    steps.into_iter().map(|(_, step)| step).collect()
+}
+
+/// The script of a step.
+fn text(step: &Step, script: &str, restarts: &[(i128, Vec<String>)]) -> String {
+    let mut text = format!("//! {}.\n\nconst REQUIRES = #{{ root: true }};\n\n", step.title);
+    let mut line = None;
+    let mut at = 0;
+    while at < step.actions.len() {
+        let (count, units) = restarted(&step.actions[at..], restarts);
+        let group = &step.actions[at..at + count.max(1)];
+        if !units.is_empty() {
+            let _ = writeln!(text, "step::on_change(#{{ restart: {} }}, || {{", literal::array(units));
+        }
+        let indentation = if units.is_empty() { "" } else { "    " };
+        for action in group {
+            if action.line.is_some() && action.line != line {
+                let _ = writeln!(text, "{indentation}// {script}:{}", action.line.unwrap_or_default());
+                line = action.line;
+            }
+            for code in action.code.lines() {
+                let _ = writeln!(text, "{indentation}{code}");
+            }
+        }
+        if !units.is_empty() {
+            text.push_str("});\n");
+        }
+        at += count.max(1);
+    }
+    text
+}
+
+/// How many of these actions, from the first on, come before a restart of units, if they write files; and the units.
+fn restarted<'restarts>(
+    actions: &[Action],
+    restarts: &'restarts [(i128, Vec<String>)],
+) -> (usize, &'restarts [String]) {
+    let Some(first) = actions.first().filter(|action| action.is_file).and_then(|action| action.when) else {
+        return (1, &[]);
+    };
+    let Some((when, units)) = restarts.iter().find(|(when, _)| *when > first) else { return (1, &[]) };
+    let last_of_them =
+        restarts.iter().rev().find(|(_, others)| others == units).map_or(*when, |(when, _)| *when);
+    let is_before =
+        |action: &&Action| action.is_file && action.when.is_some_and(|moment| moment < last_of_them);
+    (actions.iter().take_while(is_before).count(), units)
+}
+
+fn capitalised(title: &str) -> String {
+    let mut letters = title.chars();
+    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
+}
+
+fn slug(title: &str) -> String {
+    let plain: String = title
+        .to_lowercase()
+        .chars()
+        .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' })
+        .collect();
+    let words: Vec<&str> = plain.split('_').filter(|word| !word.is_empty()).take(5).collect();
+    if words.is_empty() { "step".to_owned() } else { words.join("_") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn action(place: Place, when: i128, line: Option<usize>, code: &str) -> Action {
+        let is_file = place == Place::Files;
+        Action { place, when: Some(when), line, code: code.to_owned(), is_file }
+    }
+
+    #[test]
+    fn packages_come_first_and_the_rest_by_section() {
+        let sections = [
+            Section { line: 3, title: "users".to_owned() },
+            Section { line: 9, title: "web & TLS".to_owned() },
+        ];
+        let steps = steps(
+            vec![
+                action(Place::Files, 9, Some(10), "b();"),
+                action(Place::Accounts, 4, Some(4), "a();"),
+                action(Place::Packages, 8, Some(9), "p();"),
+                Action::new(Place::Files, "z();".to_owned()),
+            ],
+            &sections,
+        );
+        let titles: Vec<&str> = steps.iter().map(|step| step.title.as_str()).collect();
+        assert_eq!(titles, ["Packages", "Users", "Web & TLS", "Files"]);
+        assert_eq!(slug(titles[2]), "web_tls");
+    }
+
+    #[test]
+    fn files_before_a_restart_trigger_it() {
+        let step = Step {
+            title: "Web".to_owned(),
+            actions: vec![
+                action(Place::Files, 1, Some(4), "a();"),
+                action(Place::Files, 2, Some(4), "b();"),
+                action(Place::Units, 3, Some(6), "u();"),
+                action(Place::Files, 9, Some(7), "c();"),
+            ],
+        };
+        assert_eq!(
+            text(&step, "x.sh", &[(5, vec!["nginx.service".to_owned()])]),
+            "//! Web.\n\nconst REQUIRES = #{ root: true };\n\n\
+             step::on_change(#{ restart: [\"nginx.service\"] }, || {\n    // x.sh:4\n    a();\n    b();\n});\n\
+             // x.sh:6\nu();\n// x.sh:7\nc();\n"
+        );
+    }
+
+    #[test]
+    fn a_directory_in_use_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("mine"), "").unwrap();
+        assert!(Output::create(directory.path()).is_err());
+    }
+}

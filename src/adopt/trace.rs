@@ -1,0 +1,230 @@
+//! What the script did when: the trace of its shell, and the sections of its text.
+
+use std::path::PathBuf;
+
+use regex::Regex;
+
+/// Begins a command in the trace, once more for each subshell; it occurs in no text.
+const BEGIN: char = '\u{1}';
+/// Ends what is said about a command.
+const END: char = '\u{2}';
+/// The clock by which files are stamped ticks this often, in nanoseconds: a stamp is at most so much too early.
+const TICK: i128 = 5_000_000;
+
+/// What the shell of the script reads first, so that it writes a trace to the file: the time, the lines of the calls, the
+/// line and the directory of each command. Source: bash(1), `BASH_ENV`, `BASH_XTRACEFD`; root's `PS4` is not inherited.
+pub(super) fn prelude(file: &str) -> String {
+    format!(
+        "unset BASH_ENV\nexec {{BASH_XTRACEFD}}>>{file}\n\
+         PS4=$'\\x01''${{EPOCHREALTIME}} ${{BASH_LINENO[*]}} ${{LINENO}} ${{PWD}}'$'\\x02'\nset -x\n"
+    )
+}
+
+/// A command that the shell ran.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Command {
+    /// When it began, in nanoseconds since 1970.
+    pub(super) when: i128,
+    /// The line of the script that led to it, outside of functions.
+    pub(super) line: usize,
+    /// The directory that it ran in.
+    pub(super) directory: PathBuf,
+    /// It, as the shell read it when all was expanded.
+    pub(super) text: String,
+}
+
+impl Command {
+    /// Its arguments, if it is written without the shell's own kind of quoting.
+    pub(super) fn words(&self) -> Vec<String> {
+        if self.text.contains("$'") { Vec::new() } else { shell_words::split(&self.text).unwrap_or_default() }
+    }
+}
+
+/// Where a part of the script begins, and its title.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Section {
+    /// Its first line.
+    pub(super) line: usize,
+    /// What the script calls it.
+    pub(super) title: String,
+}
+
+/// The commands of a script in their order, and its text.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Trace {
+    pub(super) commands: Vec<Command>,
+    source: Vec<String>,
+}
+
+impl Trace {
+    /// Reads what the shell wrote about the script whose text this is.
+    pub(super) fn read(trace: &str, source: &str) -> Self {
+        let commands = trace.split(BEGIN).filter_map(command).collect();
+        Self { commands, source: source.lines().map(str::to_owned).collect() }
+    }
+
+    /// The command that was running at this instant.
+    pub(super) fn at(&self, when: i128, name: &str) -> Option<&Command> {
+        let end = self.commands.partition_point(|command| command.when <= when + TICK);
+        let begin = self.commands.partition_point(|command| command.when <= when - TICK).saturating_sub(1);
+        let near = &self.commands[begin.min(end)..end];
+        let names = |command: &&Command| {
+            let line = self.source.get(command.line.wrapping_sub(1));
+            !name.is_empty() && (command.text.contains(name) || line.is_some_and(|line| line.contains(name)))
+        };
+        near.iter().rev().find(names).or_else(|| {
+            let end = self.commands.partition_point(|command| command.when <= when);
+            self.commands.get(end.checked_sub(1)?)
+        })
+    }
+
+    /// The first command that is one of these programs and names this word.
+    pub(super) fn naming(&self, programs: &[&str], word: &str) -> Option<&Command> {
+        self.commands.iter().find(|command| {
+            let words = command.words();
+            let is_named = || words.iter().any(|named| named.split([',', ':']).any(|part| part == word));
+            words.iter().any(|named| programs.contains(&named.rsplit('/').next().unwrap_or_default()))
+                && is_named()
+        })
+    }
+
+    /// The sections of the script: what it says before each part, else comments that stand out, else those above a
+    /// paragraph.
+    pub(super) fn sections(&self) -> Vec<Section> {
+        let functions: Vec<String> =
+            self.matches(r"^(?:function\s+)?([A-Za-z_]\w*)\s*\(\)").map(|(_, name)| name).collect();
+        let said = self.matches(r#"^(?:echo|printf)\s+["'](?:\\n)*[=#*>-]{2,}\s*([^"'=#*>\\-][^"'\\]*)"#);
+        let called = self.source.iter().enumerate().filter_map(|(at, line)| {
+            let (name, title) = line.split_once(' ')?;
+            let title = title.trim().trim_matches(['"', '\'']);
+            let is_title = !title.is_empty() && !title.contains(['$', '`', '|', '>', ';', '"', '\'']);
+            let is_heading = [
+                "say",
+                "part",
+                "step",
+                "section",
+                "info",
+                "log",
+                "msg",
+                "header",
+                "heading",
+                "title",
+                "banner",
+                "log_step",
+                "print_step",
+            ]
+            .contains(&name);
+            (is_heading && is_title && functions.iter().any(|function| function == name))
+                .then(|| (at + 1, title.to_owned()))
+        });
+        let mut said: Vec<(usize, String)> = said.chain(called).collect();
+        said.sort();
+        let outstanding = self.matches(r"^#+ ?[=#*-]{2,}\s*([^=#*\s-].*?)\s*[=#*-]*$").collect();
+        let paragraphs = self
+            .matches(r"^# ([^\s!].*)$")
+            .filter(|(line, _)| {
+                *line > 2
+                    && self.source[line - 2].is_empty()
+                    && !self.source.get(*line).is_none_or(|next| next.is_empty() || next.starts_with('#'))
+            })
+            .collect();
+        let is_end = |title: &str| {
+            ["done", "ready", "finished", "complete"].iter().any(|end| title.to_lowercase().starts_with(end))
+        };
+        for found in [said, outstanding, paragraphs] {
+            if found.len() > 1 {
+                let sections = found.into_iter().filter(|(_, title)| !is_end(title));
+                return sections
+                    .map(|(line, title)| Section { line, title: title.trim().to_owned() })
+                    .collect();
+            }
+        }
+        Vec::new()
+    }
+
+    /// The lines that match, from one, each with the first group.
+    fn matches<'trace>(&'trace self, pattern: &str) -> impl Iterator<Item = (usize, String)> + use<'trace> {
+        let pattern = Regex::new(pattern).ok();
+        self.source.iter().enumerate().filter_map(move |(at, line)| {
+            Some((at + 1, pattern.as_ref()?.captures(line)?.get(1)?.as_str().to_owned()))
+        })
+    }
+}
+
+fn command(entry: &str) -> Option<Command> {
+    let (about, text) = entry.split_once(END)?;
+    let mut about = about.splitn(2, ' ');
+    let (seconds, rest) = about.next()?.split_once(['.', ','])?;
+    let when = seconds.parse::<i128>().ok()? * 1_000_000_000 + rest.parse::<i128>().ok()? * 1000;
+    // The lines of the calls, the outermost last, which is no call; then the line; then the directory.
+    let words: Vec<&str> = about.next()?.split(' ').collect();
+    let count = words.iter().take_while(|word| word.bytes().all(|digit| digit.is_ascii_digit())).count();
+    let directory = PathBuf::from(words[count..].join(" "));
+    let numbers: Vec<usize> = words[..count].iter().filter_map(|number| number.parse().ok()).collect();
+    let (line, calls) = numbers.split_last()?;
+    let line = calls.len().checked_sub(2).map_or(*line, |outermost| calls[outermost]);
+    Some(Command { when, line, directory, text: text.trim_end_matches('\n').to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn trace(entries: &[(&str, &str)], source: &str) -> Trace {
+        let entries: Vec<String> =
+            entries.iter().map(|(about, text)| format!("\u{1}{about}\u{2}{text}\n")).collect();
+        Trace::read(&entries.concat(), source)
+    }
+
+    #[test]
+    fn a_command_has_the_line_outside_of_functions_and_its_directory() {
+        let trace =
+            trace(&[("100.000001 0 2 /tmp", "echo 'multi\nline'"), ("100.5 11 0 5 /srv/a b", "cat")], "");
+        let line = |command: &Command| (command.when, command.line, command.directory.clone());
+        assert_eq!(line(&trace.commands[0]), (100_000_001_000, 2, "/tmp".into()));
+        assert_eq!(trace.commands[0].words(), ["echo", "multi\nline"]);
+        assert_eq!(trace.commands[1].line, 11);
+        assert_eq!(trace.commands[1].directory, PathBuf::from("/srv/a b"));
+    }
+
+    #[test]
+    fn a_stamp_belongs_to_the_command_before_it_or_to_one_of_the_same_tick_that_names_the_file() {
+        let entries =
+            [("100.000100 0 1 /", "true"), ("100.003000 0 2 /", "cat"), ("101.000000 0 3 /", "true")];
+        let trace = trace(&entries, "true\ncat > /etc/motd\ntrue\n");
+        let line = |when, name| trace.at(when, name).map(|command| command.line);
+        assert_eq!(line(100_000_000_000, "motd"), Some(2));
+        assert_eq!(line(100_500_000_000, "other"), Some(2));
+        assert_eq!(line(105_000_000_000, ""), Some(3));
+        assert_eq!(line(99_000_000_000, ""), None);
+    }
+
+    #[test]
+    fn sections_are_what_the_script_says_else_its_comments() {
+        let titles = |source: &str| -> Vec<String> {
+            Trace::read("", source).sections().into_iter().map(|section| section.title).collect()
+        };
+        assert_eq!(
+            titles("echo \"==> packages\"\nx\necho \"==> users\"\necho \"==> done\"\n"),
+            ["packages", "users"]
+        );
+        assert_eq!(
+            titles("say() { echo; }\nsay \"one thing\"\nx\nsay 'two'\nsay \"$x\"\n"),
+            ["one thing", "two"]
+        );
+        assert_eq!(titles("# --- users, folders\nx\n# --- TLS\n"), ["users, folders", "TLS"]);
+        assert_eq!(titles("#!/bin/sh\n# about\n\n# first\nx\n\n# second\ny\n"), ["first", "second"]);
+        assert_eq!(titles("x\n"), [""; 0]);
+    }
+
+    #[test]
+    fn a_command_is_found_by_what_it_names() {
+        let trace = trace(
+            &[("1.0 0 1 /", "usermod -aG video,audio kim"), ("2.0 0 2 /", "/usr/sbin/useradd -m kim")],
+            "",
+        );
+        assert_eq!(trace.naming(&["useradd"], "kim").map(|command| command.line), Some(2));
+        assert_eq!(trace.naming(&["usermod"], "audio").map(|command| command.line), Some(1));
+        assert_eq!(trace.naming(&["useradd"], "lee"), None);
+    }
+}

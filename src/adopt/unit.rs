@@ -1,0 +1,191 @@
+//! Units: what is enabled by links, and what runs.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use super::action::{Action, Place};
+use super::literal;
+use super::trace::{Command, Trace};
+
+/// How the names end of the directories whose links enable units. Source: systemd.unit(5).
+const UNIT_DIRECTORIES: [&str; 3] = [".wants", ".requires", ".upholds"];
+
+/// Whether a directory holds links that enable units.
+pub(super) fn enables(directory: &Path) -> bool {
+    UNIT_DIRECTORIES.iter().any(|kind| directory.to_string_lossy().ends_with(kind))
+}
+
+/// What a link of systemd says about a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct UnitLink {
+    /// The function that makes it, and the one that removes it.
+    calls: (&'static str, &'static str),
+    unit: String,
+    /// In whose service manager.
+    user: Option<String>,
+}
+
+impl UnitLink {
+    /// What a link at this path means; `None` if it is no link of that kind.
+    pub(super) fn of(path: &Path, target: &Path) -> Option<Self> {
+        let name = path.file_name()?.to_str()?.to_owned();
+        let directory = path.parent()?;
+        let above = enables(directory);
+        let units = if above { directory.parent()? } else { directory };
+        let user = match units.to_str()? {
+            "/etc/systemd/system" => None,
+            units => {
+                let home = units.strip_suffix("/.config/systemd/user")?;
+                Some(home.rsplit('/').next()?.to_owned())
+            }
+        };
+        let enable = ("unit::enable", "unit::disable");
+        if above {
+            return Some(Self { calls: enable, unit: name, user });
+        }
+        if target == Path::new("/dev/null") {
+            return Some(Self { calls: ("unit::mask", "unit::unmask"), unit: name, user });
+        }
+        // `default.target` is chosen by a link, which is a file like others.
+        let aliased = target.file_name()?.to_str()?;
+        let is_alias = name != "default.target" && aliased != name && is_unit(aliased);
+        is_alias.then(|| Self { calls: enable, unit: aliased.to_owned(), user })
+    }
+
+    /// The call for a link that is there now, or is gone.
+    pub(super) fn action(&self, is_there: bool) -> Action {
+        let call = if is_there { self.calls.0 } else { self.calls.1 };
+        let user: Vec<_> = self.user.iter().map(|user| ("user", literal::string(user))).collect();
+        Action::new(
+            Place::Units,
+            format!("{call}({}{});", literal::string(&self.unit), literal::options(&user)),
+        )
+    }
+}
+
+fn is_unit(name: &str) -> bool {
+    [".service", ".socket", ".timer", ".path", ".target"].iter().any(|kind| name.ends_with(kind))
+}
+
+/// The units of `systemctl list-units --plain` that a script may have started: services, sockets, timers and paths, but for
+/// those that come and go by themselves.
+pub(super) fn active(list: &str) -> BTreeSet<String> {
+    const THEIR_OWN: [&str; 16] = [
+        "apt-daily",
+        "autovt@",
+        "console-getty",
+        "container-getty",
+        "dbus",
+        "dpkg-db-backup",
+        "e2scrub",
+        "fstrim",
+        "getty",
+        "kkrun-",
+        "modprobe@",
+        "polkit",
+        "run-",
+        "systemd-",
+        "user-",
+        "user@",
+    ];
+    let names = list.lines().filter_map(|line| line.split_whitespace().next());
+    let kinds = [".service", ".socket", ".timer", ".path"];
+    names
+        .filter(|name| {
+            kinds.iter().any(|kind| name.ends_with(kind))
+                && !THEIR_OWN.iter().any(|own| name.starts_with(own))
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// What starts and stops the units that run on one machine only.
+pub(super) fn towards(from: &BTreeSet<String>, to: &BTreeSet<String>, trace: &Trace) -> Vec<Action> {
+    let last = |unit: &String| {
+        let short = unit.trim_end_matches(".service");
+        let names = |command: &&Command| {
+            let words = command.words();
+            words.iter().any(|word| word == "systemctl" || word == "service")
+                && words.iter().any(|word| word == unit || word == short)
+        };
+        trace.commands.iter().rev().find(names)
+    };
+    let action = |call: &str, unit: &String| {
+        Action::new(Place::Units, format!("{call}({});", literal::string(unit))).by(last(unit))
+    };
+    let started = to.difference(from).map(|unit| action("unit::start", unit));
+    started.chain(from.difference(to).map(|unit| action("unit::stop", unit))).collect()
+}
+
+/// Which units the script let read their files again, and when.
+pub(super) fn restarts(trace: &Trace, active: &BTreeSet<String>) -> Vec<(i128, Vec<String>)> {
+    const VERBS: [&str; 5] = ["restart", "reload", "reload-or-restart", "try-restart", "force-reload"];
+    let restarted = |command: &Command| {
+        let words = command.words();
+        let verb = words.iter().position(|word| VERBS.contains(&word.as_str()))?;
+        if !words[..verb].iter().any(|word| word == "systemctl" || word == "service")
+            || words.iter().any(|word| word == "--user")
+        {
+            return None;
+        }
+        let full = |word: &String| if is_unit(word) { word.clone() } else { format!("{word}.service") };
+        let units: Vec<String> = words[1..].iter().map(full).filter(|unit| active.contains(unit)).collect();
+        (!units.is_empty()).then_some((command.when, units))
+    };
+    trace.commands.iter().filter_map(restarted).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn code(path: &str, target: &str, is_there: bool) -> Option<String> {
+        UnitLink::of(Path::new(path), Path::new(target)).map(|link| link.action(is_there).code)
+    }
+
+    #[test]
+    fn links_of_systemd_are_what_makes_them() {
+        for (path, target, expected) in [
+            (
+                "/etc/systemd/system/multi-user.target.wants/a.service",
+                "/etc/systemd/system/a.service",
+                Some("unit::enable(\"a.service\");"),
+            ),
+            (
+                "/etc/systemd/system/sshd.service",
+                "/lib/systemd/system/ssh.service",
+                Some("unit::enable(\"ssh.service\");"),
+            ),
+            ("/etc/systemd/system/b.timer", "/dev/null", Some("unit::mask(\"b.timer\");")),
+            (
+                "/home/kim/.config/systemd/user/default.target.wants/k.service",
+                "../k.service",
+                Some("unit::enable(\"k.service\", #{ user: \"kim\" });"),
+            ),
+            ("/etc/systemd/system/default.target", "/lib/systemd/system/graphical.target", None),
+            ("/srv/x.wants/y", "z", None),
+        ] {
+            assert_eq!(code(path, target, true).as_deref(), expected, "{path}");
+        }
+        assert_eq!(
+            code("/etc/systemd/system/x.target.wants/a.service", "a", false).as_deref(),
+            Some("unit::disable(\"a.service\");")
+        );
+    }
+
+    #[test]
+    fn what_comes_and_goes_by_itself_is_not_running() {
+        let list = "nginx.service loaded active running web\nuser@0.service loaded active\nx.mount loaded active\nb.timer loaded active\n";
+        assert_eq!(active(list), BTreeSet::from(["b.timer".to_owned(), "nginx.service".to_owned()]));
+    }
+
+    #[test]
+    fn a_restart_names_the_units_that_run() {
+        let trace = Trace::read(
+            "\u{1}5.0 0 1 /\u{2}systemctl restart nginx other\n\u{1}6.0 0 2 /\u{2}systemctl start x\n",
+            "",
+        );
+        let active = BTreeSet::from(["nginx.service".to_owned()]);
+        assert_eq!(restarts(&trace, &active), [(5_000_000_000, vec!["nginx.service".to_owned()])]);
+    }
+}

@@ -1,0 +1,98 @@
+//! `kkrun adopt SCRIPT`: turns an old script into a plan, by what it does to a throwaway clone.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::rehearse::{emit, provide_tools};
+use crate::adopt::{self, Adopted, Adoption, Stage};
+use crate::cli::{self, Options};
+use crate::event::Reporter;
+use crate::exit_code::ExitCode;
+use crate::machine::signal::Signals;
+use crate::machine::tool;
+use crate::rehearse::{Base, SCRATCH};
+
+/// Variables of the operator's own session, which say nothing about the script.
+const OF_THE_SESSION: [&str; 12] = [
+    "BASH_ENV", "ENV", "HOME", "LANG", "LOGNAME", "OLDPWD", "PATH", "PWD", "SHELL", "SHLVL", "TMPDIR", "USER",
+];
+const OF_SESSIONS: [&str; 7] = ["DBUS_", "KKRUN_", "LC_", "LD_", "SSH_", "SUDO_", "XDG_"];
+
+/// Adopts as the command line says.
+pub(super) fn execute(options: &Options, wanted: cli::Adopt) -> Result<ExitCode> {
+    let reporter = super::reporter(options);
+    let signals = Signals::install()?;
+    adopt::check(&wanted.script)?;
+    provide_tools(&reporter)?;
+    let output = wanted.output.unwrap_or_else(|| {
+        PathBuf::from(wanted.script.file_stem().map_or_else(|| OsString::from("adopted"), OsString::from))
+    });
+    let adoption = Adoption {
+        script: wanted.script,
+        arguments: wanted.words,
+        environment: std::env::vars_os().filter(|(name, _)| is_passed(&name.to_string_lossy())).collect(),
+        answers: wanted.answers,
+        base: wanted.base.map_or(Base::RunningMachine, Base::Directory),
+        output,
+        scratch: tool::temporary_directory()
+            .map_or_else(|| SCRATCH.into(), |place| place.join("kkrun-rehearsals")),
+        binary: tool::own_binary()?,
+    };
+    let adopted = adopt::adopt(&adoption, &signals, &mut |stage| say(&reporter, stage))?;
+    conclude(&reporter, &adopted);
+    Ok(adopt::exit_code(&adopted))
+}
+
+fn is_passed(name: &str) -> bool {
+    !OF_THE_SESSION.contains(&name) && !OF_SESSIONS.iter().any(|prefix| name.starts_with(prefix))
+}
+
+fn say(reporter: &Reporter, stage: Stage) {
+    reporter.note(match stage {
+        Stage::Clone(progress) => return emit(reporter, &progress),
+        Stage::ScriptStarted => "the script runs in the clone".to_owned(),
+        Stage::ScriptEnded(code) => format!("the script ended with exit status {code}"),
+        Stage::Packages(count) => {
+            format!("installing the {count} packages in another clone, to know what is theirs")
+        }
+        Stage::Written(directory) => format!("the plan is in `{}`", directory.display()),
+        Stage::Proving => "the plan runs in a clone of its own".to_owned(),
+    });
+}
+
+fn conclude(reporter: &Reporter, adopted: &Adopted) {
+    if let (code @ 1.., place) = &adopted.script {
+        let place = place.as_deref().map(|place| format!(" at `{place}`")).unwrap_or_default();
+        reporter.note(format!(
+            "the script stopped with exit status {code}{place}; the plan does what it did until then"
+        ));
+    }
+    if adopted.run != 0 {
+        reporter.note(format!("the plan itself ended with exit status {}", adopted.run));
+    }
+    let comparison = &adopted.comparison;
+    let rest = comparison.remaining.len();
+    let listed = if rest == 0 { String::new() } else { format!("; {rest} are listed in REPORT.md") };
+    let second = match adopted.second_run {
+        Some(0) => "a second run changes nothing".to_owned(),
+        Some(count) => format!("a second run changes {count} things"),
+        None => "a second run fails".to_owned(),
+    };
+    let packages = match adopted.left_by_packages {
+        0 => String::new(),
+        count => format!(", but for {count} paths that removed packages leave"),
+    };
+    let rollback = match (adopted.rollback, adopted.left.len()) {
+        (0, 0) => format!("a rollback leaves the base{packages}"),
+        (0, count) => format!("a rollback leaves {count} paths that are not as in the base{packages}"),
+        (code, _) => format!("a rollback ends with exit status {code}"),
+    };
+    reporter.note(format!("{second}, and {rollback}"));
+    reporter.note(format!(
+        "the plan reproduces {} of {} differences{listed}",
+        comparison.reproduced(),
+        comparison.differences
+    ));
+}

@@ -1,0 +1,115 @@
+//! `kkrun adopt`: an old script becomes a plan that proves itself.
+//!
+//! Needs what tests/it/rehearsal.rs needs.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// A script of tests/adopt that is adopted on the pristine base.
+struct Adopting {
+    directory: tempfile::TempDir,
+}
+
+impl Adopting {
+    fn new() -> Self {
+        Self { directory: tempfile::tempdir_in("/root").unwrap() }
+    }
+
+    fn plan(&self) -> PathBuf {
+        self.directory.path().join("plan")
+    }
+
+    fn adopt(&self, script: &Path, arguments: &[&str]) -> Output {
+        let bases =
+            std::env::var_os("KKRUN_TEST_BASES").expect("KKRUN_TEST_BASES names the directory of the bases");
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+        command.arg("adopt").arg("--base").arg(Path::new(&bases).join("pristine"));
+        command.arg("--output").arg(self.plan()).arg(script).args(arguments).env_remove("TMPDIR");
+        command.output().unwrap()
+    }
+
+    fn written(&self, text: &str) -> PathBuf {
+        let script = self.directory.path().join("script.sh");
+        std::fs::write(&script, text).unwrap();
+        script
+    }
+
+    fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.plan().join(name)).unwrap()
+    }
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn script(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/adopt").join(name)
+}
+
+#[test]
+#[ignore = "needs root and the pristine base"]
+fn a_script_becomes_a_plan_that_reproduces_it_changes_nothing_again_and_rolls_back() {
+    let place = Adopting::new();
+    let output = place.adopt(&script("greeter.sh"), &[]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("the plan reproduces 18 of 18 differences"), "{said}");
+    assert!(said.contains("a second run changes nothing, and a rollback leaves the base"), "{said}");
+    assert_eq!(place.read("01_packages.rhai").lines().last(), Some("pkg::install([\"jq\"]);"));
+    let user = place.read("02_user.rhai");
+    assert!(
+        user.contains(
+            "// greeter.sh:13\nuser::ensure(\"greeter\", #{ shell: \"/bin/bash\", groups: [\"video\"] });\n"
+        ),
+        "{user}"
+    );
+    assert!(
+        place.read("03_settings.rhai").contains("config::set(\"/etc/login.defs\", \"UMASK\", \"027\");\n")
+    );
+    assert!(
+        place
+            .read("04_service.rhai")
+            .ends_with("unit::enable(\"greeter.service\");\nunit::start(\"greeter.service\");\n")
+    );
+}
+
+#[test]
+#[ignore = "needs root and the pristine base"]
+fn a_script_that_stops_gives_the_plan_of_what_it_did_and_says_where() {
+    let place = Adopting::new();
+    let script =
+        place.written("#!/bin/bash\nset -e\necho one > /etc/one\nls /nothing-here\necho two > /etc/two\n");
+    let output = place.adopt(&script, &[]);
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(
+        said.contains("the script stopped with exit status 2 at `script.sh:4: ls /nothing-here`"),
+        "{said}"
+    );
+    assert!(said.contains("the plan reproduces 1 of 1 differences"), "{said}");
+    assert!(place.read("REPORT.md").contains("exit status 2"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root and the pristine base"]
+fn arguments_environment_and_answers_reach_a_script_of_any_language() {
+    let place = Adopting::new();
+    let script = place.written("read answer\necho \"$1 $GREETING $answer\" > /etc/greeting\n");
+    let answers = place.directory.path().join("answers");
+    std::fs::write(&answers, "yes\n").unwrap();
+    let bases = std::env::var_os("KKRUN_TEST_BASES").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kkrun"));
+    command.arg("adopt").arg("--base").arg(Path::new(&bases).join("pristine")).arg("--answers").arg(answers);
+    command
+        .arg("--output")
+        .arg(place.plan())
+        .arg(script)
+        .arg("one")
+        .env("GREETING", "hello")
+        .env_remove("TMPDIR");
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", said(&output));
+    let step = place.read("01_files.rhai");
+    assert!(step.contains("file::write(\"/etc/greeting\", \"one hello yes\\n\");"), "{step}");
+}
