@@ -103,6 +103,10 @@ impl Piece<'_> {
 fn candidates(path: &str, current: &str, expected: &str, piece: &Piece<'_>) -> Vec<Edit> {
     let mut found = Vec::new();
     let body = |line: &str| line.trim_end_matches(['\n', '\r']).to_owned();
+    // An empty line is none that a call could name.
+    if piece.added.or(piece.removed).is_none_or(|line| line.trim().is_empty()) {
+        return found;
+    }
     if let Some(line) = piece.added.map(body) {
         let section = section(expected, piece.at);
         for separator in [None, Some(" = "), Some("="), Some(" "), Some(": ")] {
@@ -161,6 +165,10 @@ fn keyed(
     let asked =
         Asked { format: None, is_described: separator.is_some() || section.is_some(), is_block: false };
     let format = recognise(path.as_ref(), current.as_bytes(), asked).ok()?;
+    // A format that is known says itself what separates.
+    if separator.is_some() && format != Format::Ini {
+        return None;
+    }
     let kind = EntryKind::Line { key: key.to_owned(), separator: separator.map(str::to_owned) };
     let entry = FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), format, kind };
     let mut options = Vec::new();

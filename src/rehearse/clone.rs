@@ -135,7 +135,11 @@ impl LiveClone {
     /// Runs a command inside to its end, with this process's terminal unless it is given an input. The signals that this
     /// process gets are passed on to it. Returns its exit status as shells say it.
     pub fn run(&mut self, inside: &Inside, input: Option<File>, stop: &Stop<'_>) -> Result<u8> {
-        let mut child = self.container()?.spawn(inside, input)?;
+        let container = self.container()?;
+        let mut child = match input {
+            Some(input) => container.spawn_reading(inside, input)?,
+            None => container.spawn(inside)?,
+        };
         let status = loop {
             if let Some(status) = container::wait_a_moment(&mut child)? {
                 break status;

@@ -190,12 +190,15 @@ impl Container {
         }
     }
 
-    /// Starts a command inside, as this process's child and with its terminal, or with this input.
-    pub fn spawn(&self, inside: &Inside, input: Option<File>) -> Result<Child> {
+    /// Starts a command inside, with this process's terminal and as its child.
+    pub fn spawn(&self, inside: &Inside) -> Result<Child> {
+        self.start(inside, |_| {})
+    }
+
+    /// The same, with a file as its standard input.
+    pub fn spawn_reading(&self, inside: &Inside, input: File) -> Result<Child> {
         self.start(inside, |command| {
-            if let Some(input) = input {
-                command.stdin(input);
-            }
+            command.stdin(input);
         })
     }
 

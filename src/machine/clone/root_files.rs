@@ -215,9 +215,13 @@ mod tests {
     #[test]
     fn files_are_compared_by_their_bytes() {
         let [one, other] = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
-        for (directory, text) in [(&one, "ab"), (&other, "ac")] {
-            std::fs::write(directory.path().join("same"), "ab").unwrap();
-            std::fs::write(directory.path().join("differs"), text).unwrap();
+        for (directory, text, seconds) in [(&one, "ab", 1000), (&other, "ac", 2000)] {
+            for (name, text) in [("same", "ab"), ("differs", text)] {
+                let path = directory.path().join(name);
+                std::fs::write(&path, text).unwrap();
+                let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
+                File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
+            }
         }
         let [one, other] = [&one, &other].map(|directory| RootFiles::new(directory.path(), None));
         assert!(one.has_same_bytes(Path::new("/same"), &other).unwrap());
