@@ -23,6 +23,7 @@
 mod apart;
 mod claims;
 mod databases;
+mod dropped;
 mod errors;
 mod ground;
 mod kill;
@@ -90,4 +91,10 @@ fn what_another_plan_asks_for_survives_a_kill_at_any_call() {
 #[ignore = "needs root, strace and loop devices"]
 fn without_syncs_a_loss_of_power_is_seen() {
     holds("without_syncs_a_loss_of_power_is_seen", power::see_mutations);
+}
+
+#[test]
+#[ignore = "needs root, strace and loop devices"]
+fn each_promise_needs_its_sync() {
+    holds("each_promise_needs_its_sync", dropped::sweep);
 }

@@ -214,7 +214,7 @@ step::run("02", "Secrets", || {
     talks: false,
 };
 
-const COMMANDS: Scenario = Scenario {
+pub(crate) const COMMANDS: Scenario = Scenario {
     name: "commands",
     files: &[(
         "plan.rhai",
@@ -245,6 +245,24 @@ step::run("02", "Do", || {
         write(tree, "02/two", "two\n");
         succeed(Command::new("cp").arg("-p").args([tree.join("02/one"), tree.join("02/current")]));
     },
+    has_server: false,
+    talks: false,
+};
+
+/// What a loss of power takes of this product has a size and a time as if it were there.
+pub(crate) const HALF_DONE: Scenario = Scenario {
+    name: "half done",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Make", || {
+    cmd::run(["bash", "-c", "truncate -s 6 @/01/out && echo whole | dd of=@/01/out conv=notrunc status=none"],
+        #{ creates: "@/01/out" });
+    file::write("@/01/after", "after\n");
+});
+"#,
+    )],
+    make: |tree| fs::create_dir(tree.join("01")).unwrap(),
     has_server: false,
     talks: false,
 };

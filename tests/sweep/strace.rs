@@ -264,6 +264,17 @@ pub(crate) fn inject(
     ended
 }
 
+/// Runs a command, and does something of the kind with the call at each of these positions, which have different names.
+pub(crate) fn inject_each(ground: &Ground, injections: &[(Position, &str)], words: &[String]) -> Ended {
+    let all = [CHANGING, OPENING].concat();
+    let mut options = vec!["-e".to_owned(), format!("trace={}", names(&all))];
+    for (Position { call, number }, what) in injections {
+        let what = what.replace("when=K", &format!("when={number}"));
+        options.extend(["-e".to_owned(), format!("inject={call}:{what}")]);
+    }
+    traced(ground, &options, words)
+}
+
 fn only_about(paths: &[PathBuf]) -> Vec<String> {
     paths.iter().flat_map(|path| ["-P".to_owned(), path.display().to_string()]).collect()
 }
