@@ -370,6 +370,10 @@ impl Kind for FileChange {
         self.inverse.secret
     }
 
+    fn is_found_again(&self) -> bool {
+        true
+    }
+
     fn summary(&self) -> String {
         let verb = match (&self.before, &self.after) {
             (_, FileState::Absent) => "remove",

@@ -98,15 +98,17 @@ pub struct World {
     pub content_is_secret: Cell<bool>,
     state: PathBuf,
     backups: OnceCell<Backups>,
-    /// Something may be unsynced: what a command wrote, or a run that was killed.
-    unsynced: Cell<bool>,
+    /// What commands wrote may be unsynced.
+    wrote: Cell<bool>,
+    /// What was found done may be unsynced: a run that was killed, or an act that failed, may have left it.
+    found: Cell<bool>,
 }
 
 impl World {
     /// A world whose backups are in the state directory `state`.
     pub fn new(processes: Processes, state: &Path, reporter: Rc<Reporter>) -> Self {
         let (assumed_gone, assumed_back, backups) = (RefCell::default(), RefCell::default(), OnceCell::new());
-        let (state, unsynced) = (state.to_owned(), Cell::new(false));
+        let (state, wrote, found) = (state.to_owned(), Cell::new(false), Cell::new(false));
         let (predicted, content_is_secret) = (RefCell::default(), Cell::default());
         Self {
             processes,
@@ -117,7 +119,8 @@ impl World {
             content_is_secret,
             state,
             backups,
-            unsynced,
+            wrote,
+            found,
         }
     }
 
@@ -137,19 +140,24 @@ impl World {
 
     /// From now on, what is found may be unsynced.
     pub fn doubt_durability(&self) {
-        self.unsynced.set(true);
+        self.found.set(true);
     }
 
-    /// Makes durable what commands wrote, wherever that was, before it is recorded as done.
+    /// Whether what was found may be unsynced.
+    pub fn doubts_durability(&self) -> bool {
+        self.found.get()
+    }
+
+    /// Makes durable what commands wrote, and what was found, wherever that is, before it is recorded as done.
     pub fn make_durable(&self) {
-        if self.unsynced.replace(false) {
+        if self.wrote.replace(false) | self.found.replace(false) {
             files::sync_all();
         }
     }
 
     /// Runs a command and reports its output, line by line.
     pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
-        self.doubt_durability();
+        self.wrote.set(true);
         self.reporter.emit(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
             let text = crate::text::printable_but_returns(line);
@@ -406,6 +414,21 @@ pub trait Kind {
         false
     }
 
+    /// Whether its act, and its undoing, sync all that they do before they return, and its position tells exactly whether
+    /// they did: then neither outcome needs a record that is synced.
+    fn is_found_again(&self) -> bool {
+        false
+    }
+
+    /// Makes durable what a record that it was made promises, if that is less than all that commands wrote so far: the
+    /// rest is made durable before a record says that the step is complete. Returns whether it did.
+    ///
+    /// # Errors
+    /// When the disk refuses to take it.
+    fn make_durable(&self) -> Result<bool> {
+        Ok(false)
+    }
+
     /// What is done when it may be half done.
     fn on_doubt(&self) -> OnDoubt {
         OnDoubt::Stop
@@ -627,10 +650,10 @@ mod tests {
         let state = tempfile::tempdir().unwrap();
         let world = testing::world(state.path());
         world.look(&Command::new(["true"])).unwrap();
-        assert!(!world.unsynced.get());
+        assert!(!world.wrote.get());
         world.run(&Command::new(["true"]), "true").unwrap();
-        assert!(world.unsynced.get());
+        assert!(world.wrote.get());
         world.make_durable();
-        assert!(!world.unsynced.get());
+        assert!(!world.wrote.get());
     }
 }

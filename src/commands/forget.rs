@@ -62,7 +62,7 @@ pub(super) fn execute(options: &Options, plan: Option<&str>, all: bool) -> Resul
         }
         let removed = forgetting.remove(&launch.state)?;
         if session.has_recorded() {
-            session.record(Entry::RunEnded { exit: ExitCode::DONE.0, bare: None })?;
+            session.record_end(Entry::RunEnded { exit: ExitCode::DONE.0, bare: None })?;
         }
         reporter.note(format!("forgotten: {}", forgetting.sentence()));
         Ok(ended(&reporter, removed, ExitCode::DONE))

@@ -39,9 +39,8 @@ pub struct Loaded {
 }
 
 impl Loaded {
-    /// Makes what was read last: a run that was killed at its last sync may have left records in memory alone. Each
-    /// record is written after the sync of the one before it, so behind the end of a run at most that end is unsynced,
-    /// from which nothing follows.
+    /// Makes what was read last: a run that was killed may have left records in memory alone. Where a run came to its end,
+    /// at most that end is unsynced, from which nothing follows.
     pub fn make_durable(&self, directory: &Path) -> Result<()> {
         if !self.exists || self.is_closed {
             return Ok(());
@@ -527,12 +526,58 @@ mod tests {
                 assert!(loaded.records >= 2 && loaded.length <= from as u64, "{from} to {to}");
                 assert!(loaded.torn.is_some());
             }
-            // Once a synced record follows, each of them counts.
+            // Once a synced record follows, each of them counts: what is not read then is missed.
             let mut lost = after.clone();
             lost[from] ^= 1;
-            assert!(parse_bytes(&lost).is_err(), "byte {from}");
+            std::fs::write(directory.path().join(FILE), &lost).unwrap();
+            assert_eq!(exit_code(&load(directory.path()).unwrap_err()), ExitCode::JOURNAL, "byte {from}");
         }
         assert_eq!(keys(&parse_bytes(&after).unwrap()), ["a", "b", "c", "d", "e"]);
+    }
+
+    #[test]
+    fn the_end_of_a_run_may_be_lost_alone_and_with_what_the_next_run_was_writing() {
+        let directory = tempfile::tempdir().unwrap();
+        let once = |key: &str| Entry::Once { key: key.to_owned(), changes: Vec::new() };
+        let take = || {
+            let writer = Writer { run: "r".into(), boot: "b1".into(), plan: "test".into() };
+            Journal::take_over(directory.path(), &load(directory.path()).unwrap(), writer).unwrap()
+        };
+        let mut first = take();
+        first.append(once("a")).unwrap();
+        first.close(Entry::RunEnded { exit: 0, bare: None }).unwrap();
+        let ended = std::fs::read(directory.path().join(FILE)).unwrap();
+        take().append(once("b")).unwrap();
+        let whole = std::fs::read(directory.path().join(FILE)).unwrap();
+        let end = ended[..ended.len() - 1].iter().rposition(|byte| *byte == b'\n').unwrap() + 1;
+        for at in end..ended.len() {
+            let mut lost = whole.clone();
+            lost[at] ^= 1;
+            let loaded = parse_bytes(&lost).unwrap();
+            assert_eq!((loaded.length, loaded.torn.is_some()), (end as u64, true), "byte {at}");
+        }
+        // The record behind it was synced with it: from then on it is missed.
+        take().append(once("c")).unwrap();
+        let mut lost = std::fs::read(directory.path().join(FILE)).unwrap();
+        lost[end] ^= 1;
+        assert!(parse_bytes(&lost).is_err());
+    }
+
+    #[test]
+    fn records_of_one_write_may_be_lost_in_any_order() {
+        let directory = tempfile::tempdir().unwrap();
+        let once = |key: &str| Entry::Once { key: key.to_owned(), changes: Vec::new() };
+        let writer = Writer { run: "r".into(), boot: "b1".into(), plan: "test".into() };
+        let mut journal =
+            Journal::take_over(directory.path(), &load(directory.path()).unwrap(), writer).unwrap();
+        journal.open_run_with(vec![once("a"), once("b")]);
+        journal.append(once("c")).unwrap();
+        let bytes = std::fs::read(directory.path().join(FILE)).unwrap();
+        for at in 0..bytes.len() {
+            let mut lost = bytes.clone();
+            lost[at] ^= 1;
+            assert!(parse_bytes(&lost).unwrap().torn.is_some(), "byte {at}");
+        }
     }
 
     #[test]

@@ -67,7 +67,7 @@ pub struct Journal {
     opening: Vec<Entry>,
     broken: bool,
     recorded: usize,
-    /// How many of the last records are not synced.
+    /// How many of the last records are not synced, or may not be.
     unsynced: u64,
 }
 
@@ -98,7 +98,8 @@ impl Journal {
             opening: Vec::new(),
             broken: false,
             recorded: 0,
-            unsynced: 0,
+            // See [`Journal::close`]. What a run left that did not come to its end was synced when it was read.
+            unsynced: u64::from(loaded.is_closed),
         })
     }
 
@@ -125,22 +126,20 @@ impl Journal {
     pub fn append(&mut self, entry: Entry) -> Result<Vec<Record>> {
         let mut entries = self.first_entries()?;
         entries.push(entry);
-        if self.unsynced > 0 {
-            // What is not synced must not be lost before a record that counts.
-            self.write(Vec::new())?;
-        }
         let records = self.write(entries)?;
         self.recorded += 1;
         Ok(records)
     }
 
     /// Appends one record that a killed run leaves, and a power failure may take. The next [`Journal::append`] makes it
-    /// durable. [`Journal::begin`] comes before.
+    /// durable with its own sync.
     ///
     /// # Errors
     /// When it cannot be written.
     pub fn note(&mut self, entry: Entry) -> Result<Vec<Record>> {
-        let (lines, records, prev) = self.lines(vec![entry])?;
+        let mut entries = self.first_entries()?;
+        entries.push(entry);
+        let (lines, records, prev) = self.lines(entries)?;
         self.put(&lines, |_| Ok(()))?;
         self.took(&lines, &records, prev);
         self.unsynced += records.len() as u64;
@@ -148,11 +147,26 @@ impl Journal {
         Ok(records)
     }
 
-    /// Creates the journal if there is none, and records that this run has begun. Comes before anything else that
-    /// writes to the state directory.
+    /// Appends the end of the run. From it nothing follows that the records before it do not say, so that it is not synced
+    /// by itself: a power failure may take it.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn close(&mut self, entry: Entry) -> Result<Vec<Record>> {
+        if self.unsynced > 0 { self.append(entry) } else { self.note(entry) }
+    }
+
+    /// Makes the journal and its first record durable, if they are not. Comes before anything else that is written to the
+    /// state directory: backups without a journal are those of one that was lost.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
     pub fn begin(&mut self) -> Result<Vec<Record>> {
+        if self.next - 1 > self.unsynced {
+            return Ok(Vec::new());
+        }
         let entries = self.first_entries()?;
-        if entries.is_empty() { Ok(Vec::new()) } else { self.write(entries) }
+        self.write(entries)
     }
 
     /// The entries that come before the first record of this run.
@@ -162,7 +176,13 @@ impl Journal {
         }
         let mut entries = Vec::new();
         if self.next == 1 {
-            state_key::keep(&self.directory)?;
+            // The names of the key and of the journal become durable by one sync, before the first record.
+            if !state_key::keep(&self.directory)? {
+                sync_directory(&self.directory)?;
+            }
+            if let Some(parent) = self.directory.parent() {
+                sync_directory(parent)?;
+            }
             entries.push(Entry::Format {
                 version: FormatVersion::CURRENT,
                 kkrun: env!("CARGO_PKG_VERSION").to_owned(),
@@ -187,10 +207,6 @@ impl Journal {
             .mode(0o600)
             .open(&path)
             .with_context(|| format!("cannot create the journal `{}`", path.display()))?;
-        sync_directory(&self.directory)?;
-        if let Some(parent) = self.directory.parent() {
-            sync_directory(parent)?;
-        }
         self.file = Some(file);
         Ok(())
     }
@@ -249,7 +265,7 @@ impl Journal {
     /// These entries as the next records, their lines, and the checksum of the last one.
     fn lines(&self, entries: Vec<Entry>) -> Result<(Vec<u8>, Vec<Record>, String)> {
         let (mut records, mut lines, mut prev) = (Vec::new(), Vec::new(), self.prev.clone());
-        for (seq, entry) in (self.next..).zip(entries) {
+        for ((seq, unsynced), entry) in (self.next..).zip(self.unsynced..).zip(entries) {
             let header = Header {
                 seq,
                 prev,
@@ -257,7 +273,7 @@ impl Journal {
                 boot: self.writer.boot.clone(),
                 time: clock::now(),
                 plan: self.writer.plan.clone(),
-                unsynced: self.unsynced,
+                unsynced,
                 skippable: false,
             };
             let record = Record { header, entry };

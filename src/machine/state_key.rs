@@ -101,14 +101,15 @@ pub fn own() -> Option<&'static StateKey> {
     OWN.get()
 }
 
-/// Makes the key that was taken durable, before anything hashed under it. The caller holds the lock.
+/// Makes the key that was taken durable, before anything hashed under it. The caller holds the lock. Returns whether the
+/// directory was synced with it.
 ///
 /// # Errors
 /// When the directory has got another one meanwhile.
-pub fn keep(directory: &Path) -> Result<()> {
-    let Some(own) = own() else { return Ok(()) };
+pub fn keep(directory: &Path) -> Result<bool> {
+    let Some(own) = own() else { return Ok(false) };
     if let Some(there) = StateKey::read(directory)? {
-        return if there.bytes == own.bytes { Ok(()) } else { Err(begun_by_another(directory)) };
+        return if there.bytes == own.bytes { Ok(false) } else { Err(begun_by_another(directory)) };
     }
     let (path, incoming) = (directory.join(FILE), directory.join(INCOMING));
     let written = || {
@@ -120,7 +121,7 @@ pub fn keep(directory: &Path) -> Result<()> {
         std::fs::rename(&incoming, &path)?;
         File::open(directory)?.sync_all()
     };
-    written().map_err(|error| {
+    written().map(|()| true).map_err(|error| {
         // The next attempt begins with a new one; killed, it is written over.
         drop(std::fs::remove_file(&incoming));
         anyhow::Error::new(error)

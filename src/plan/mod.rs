@@ -526,7 +526,7 @@ fn finish(
     if host.seen().has_recorded() {
         // A failed journal has been reported already; the run then has no end record.
         let bare = to_remember(host, plan);
-        let _ = host.session().record(Entry::RunEnded { exit: exit.0, bare });
+        let _ = host.session().record_end(Entry::RunEnded { exit: exit.0, bare });
     }
     let pending = host.seen().pending_lines();
     if let Err(Stop::Unpredictable { place, why }) = &outcome {

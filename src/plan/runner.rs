@@ -257,7 +257,8 @@ impl Runner {
         let before = host.seen().changed();
         host.session().enter_step(Some(&id));
         host.seen().take_asked();
-        host.session().record(Entry::StepStarted { step: id.clone(), title: title.clone(), script })?;
+        // Without it a step that did nothing yet is pending instead of interrupted: its first change makes it durable.
+        host.session().note(Entry::StepStarted { step: id.clone(), title: title.clone(), script })?;
         let begun = Instant::now();
         let outcome = evaluate_body(context, host, call);
         let trace = std::mem::take(&mut *host.trace());

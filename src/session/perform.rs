@@ -139,6 +139,21 @@ impl Session {
         self.world.reporter.emit(&Event::Change { outcome, target, summary, difference });
     }
 
+    /// Records that a change was made. It was synced by its act; of one that is found again by observing its target the
+    /// record is not synced by itself: a power failure that takes it leaves the change in doubt, and the next run finds it
+    /// made. The next record that is synced, the end of the step at the latest, makes it durable.
+    fn record_done(&mut self, change: &Change, done: Entry) -> Result<()> {
+        let kind = change.kind();
+        if self.is_only_noted(change) || kind.is_found_again() {
+            self.note(done)
+        } else if !self.world.doubts_durability() && kind.make_durable()? {
+            self.record_durable(done)
+        } else {
+            self.record(done)
+        }
+        .map(drop)
+    }
+
     /// Whether the records of a change are written without a sync.
     ///
     /// A sync before a change promises that a power failure leaves what undoing it needs. A change of which nothing can
@@ -199,10 +214,7 @@ impl Session {
             }
         };
         match looked {
-            Ok(recorded) => {
-                let entry = Entry::Done { change: id, recorded };
-                if self.is_only_noted(change) { self.note(entry) } else { self.record(entry) }.map(drop)
-            }
+            Ok(recorded) => self.record_done(change, Entry::Done { change: id, recorded }),
             Err(error) => {
                 self.record_what_failure_left(change)?;
                 Err(error.context(format!("{}: not as desired afterwards", change.kind().summary())))

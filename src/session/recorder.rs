@@ -71,14 +71,29 @@ impl Session {
         self.append(entry)
     }
 
-    /// Appends what a killed run must leave and a power failure may take, without a sync. `begin_recording`
-    /// comes before.
+    /// Appends what a killed run must leave and a power failure may take, without a sync: the next record that is synced
+    /// makes it durable.
     ///
     /// # Errors
     /// When it cannot be written; nothing more may be done then.
     pub fn note(&mut self, entry: Entry) -> Result<ChangeId> {
         self.begin_acting()?;
         self.write(entry, Journal::note)
+    }
+
+    /// Records how the run ended.
+    ///
+    /// # Errors
+    /// As [`Session::record`].
+    pub fn record_end(&mut self, entry: Entry) -> Result<ChangeId> {
+        self.begin_acting()?;
+        self.write(entry, Journal::close)
+    }
+
+    /// The same for an entry that promises nothing but what is durable already.
+    pub(super) fn record_durable(&mut self, entry: Entry) -> Result<ChangeId> {
+        self.begin_acting()?;
+        self.write(entry, Journal::append)
     }
 
     pub(super) fn append(&mut self, entry: Entry) -> Result<ChangeId> {
@@ -120,7 +135,7 @@ impl Session {
         }
     }
 
-    /// Makes the start of the journal durable before anything else is written to the state directory.
+    /// Makes a new journal durable before anything else is written to the state directory.
     pub(super) fn begin_recording(&mut self) -> Result<()> {
         let Recorder::Open { journal, .. } = &mut self.recorder else { return Ok(()) };
         for record in journal.begin()? {

@@ -98,7 +98,10 @@ impl Session {
             Err(error) => Entry::UndoFailed { change: id, error: failure::with_way_on(&error) },
         };
         self.changed += usize::from(matches!(entry, Entry::Undone { .. }));
-        self.record(entry)?;
+        // As for a change that was made; what is found as before may have been left by a killed run.
+        let is_noted = matches!(entry, Entry::Undone { how: Undoing::Restored | Undoing::InPart, .. })
+            && Change::of_intent(&known.intent).is_ok_and(|change| change.kind().is_found_again());
+        if is_noted { self.note(entry) } else { self.record(entry) }?;
         match reported {
             Some(state) => Ok(state),
             None => Ok(self.known(id)?.state),

@@ -379,6 +379,10 @@ impl Kind for EditChange {
         self.inverse.secret
     }
 
+    fn is_found_again(&self) -> bool {
+        true
+    }
+
     fn summary(&self) -> String {
         let verb = match (&self.after, &self.inverse.commented, &self.inverse.entry.kind) {
             (EntryState::Unset, Some(_), _) => "comment out",
