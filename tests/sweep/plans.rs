@@ -44,8 +44,8 @@ pub(crate) const TOKEN: &str = "correct horse battery";
 
 const UID_OF_NOBODY: u32 = 65534;
 
-/// Data in a directory that a step made, which an undo inside a run keeps.
-pub(crate) const LETTER: &str = "03/data/letter";
+/// Data in a directory and in a product that steps made, which an undo inside a run keeps.
+pub(crate) const LETTERS: [&str; 2] = ["01/data/letter", "02/made/letter"];
 
 /// What `file::download` gets.
 pub(crate) const DOWNLOADED: &str = "downloaded\n";
@@ -58,6 +58,7 @@ const ALL: &[Scenario] = &[
     COMMANDS,
     PRODUCTS,
     HANDLERS,
+    DATA,
     OWNED,
     DOWNLOADS,
     ACCOUNTS,
@@ -324,24 +325,9 @@ step::run("02", "Two", || {
     });
     step::verify("both run", || file::read("@/02/a-running") == "x = 2\n" && file::read("@/02/b-running") == "y = 2\n");
 });
-// Its test passes in the run that has changed all of it: killed before the handler has run, the next one undoes, and
-// what the handler has put into the directory is data by then.
-step::run("03", "Data", || {
-    step::on_change(#{
-        test: ["bash", "-c", "test ! -e @/03/run || test $KKRUN_RUN = $(cat @/03/run)"],
-        run: [["bash", "-c", "test ! -d @/03/data || cp @/03/conf @/03/data/letter"]],
-    }, || {
-        file::make_dir("@/03/data");
-        cmd::run(["bash", "-c", "echo $KKRUN_RUN > @/03/run"], #{ creates: "@/03/run" });
-        file::write("@/03/conf", "new\n");
-    });
-    step::verify("it is served", || file::read("@/03/data/letter") == "new\n");
-    file::remove("@/03/run");
-});
 "#,
     )],
     make: |tree| {
-        write(tree, "03/conf", "old\n");
         for (name, text) in
             [("01/conf", "old\n"), ("02/a", "x = 1\n"), ("02/b", "y = 1\n"), ("01/default", "default\n")]
         {
@@ -349,6 +335,48 @@ step::run("03", "Data", || {
         }
         for (from, to) in [("01/conf", "01/running"), ("02/a", "02/a-running"), ("02/b", "02/b-running")] {
             succeed(Command::new("cp").arg("-p").args([tree.join(from), tree.join(to)]));
+        }
+    },
+    has_server: false,
+    talks: false,
+};
+
+/// Each test passes in the run that has changed all of its block: killed before the handler has run, the next one undoes,
+/// and what the handler has put into the directory or the product is data by then.
+const DATA: Scenario = Scenario {
+    name: "handlers with data classes",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Directory", || {
+    step::on_change(#{
+        test: ["bash", "-c", "test ! -e @/01/run || test $KKRUN_RUN = $(cat @/01/run)"],
+        run: [["bash", "-c", "test ! -d @/01/data || cp @/01/conf @/01/data/letter"]],
+    }, || {
+        file::make_dir("@/01/data");
+        cmd::run(["bash", "-c", "echo $KKRUN_RUN > @/01/run"], #{ creates: "@/01/run" });
+        file::write("@/01/conf", "new\n");
+    });
+    step::verify("it is served", || file::read("@/01/data/letter") == "new\n");
+    file::remove("@/01/run");
+});
+step::run("02", "Product", || {
+    step::on_change(#{
+        test: ["bash", "-c", "test ! -e @/02/run || test $KKRUN_RUN = $(cat @/02/run)"],
+        run: [["bash", "-c", "test ! -d @/02/made || cp @/02/conf @/02/made/letter"]],
+    }, || {
+        cmd::run(["mkdir", "@/02/made"], #{ creates: "@/02/made" });
+        cmd::run(["bash", "-c", "echo $KKRUN_RUN > @/02/run"], #{ creates: "@/02/run" });
+        file::write("@/02/conf", "new\n");
+    });
+    step::verify("it is served", || file::read("@/02/made/letter") == "new\n");
+    file::remove("@/02/run");
+});
+"#,
+    )],
+    make: |tree| {
+        for name in ["01/conf", "02/conf"] {
+            write(tree, name, "old\n");
         }
     },
     has_server: false,

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 
 use super::ground::{Ground, Lying, Snapshot};
 use super::picture::{Picture, leftovers};
-use super::plans::{DOWNLOADED, LETTER, Scenario};
+use super::plans::{DOWNLOADED, LETTERS, Scenario};
 use super::strace::{self, Ended, Position, Traced, run};
 
 /// One scenario on one ground, with what it looks like when nothing disturbs it.
@@ -191,8 +191,8 @@ impl Trial {
     }
 
     fn runs(&self, before: &Ended) -> Vec<String> {
-        let letter = self.ground.tree.join(LETTER);
-        let had_letter = letter.exists();
+        let mut letters = LETTERS.map(|name| self.ground.tree.join(name)).to_vec();
+        letters.retain(|letter| letter.exists());
         let mut ended = run(&self.ground, &self.ground.kkrun(Doing::Run.words()));
         if ended.status == Some(1) && ended.stderr.contains("a rollback was interrupted") {
             let back = self.rolled_back();
@@ -209,7 +209,7 @@ impl Trial {
         }
         // A handler whose test fails has what was changed undone, and the next run makes it.
         if ended.status == Some(1) && ended.stderr.contains("undone because of that") {
-            if had_letter && !letter.exists() {
+            if letters.iter().any(|letter| !letter.exists()) {
                 return vec![format!("data was lost without a word for it: {}", ended.shown())];
             }
             ended = run(&self.ground, &self.ground.kkrun(Doing::Run.words()));
