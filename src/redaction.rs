@@ -47,7 +47,7 @@ fn mark(name: &str) -> String {
 }
 
 /// The texts by which a value is recognised: as it is, percent-encoded, as JSON, base64 and hexadecimal digits write it,
-/// and each of its lines by itself.
+/// these also byte by byte, and each of its lines by itself.
 fn texts_of(value: &str) -> Vec<String> {
     // What is shown line by line never shows the whole of a key of many lines, and is without its controls.
     let lines = value.lines().map(str::trim).filter(|line| *line != value);
@@ -66,7 +66,14 @@ fn texts_of(value: &str) -> Vec<String> {
             texts.extend([&encoded[from..to], &encoded[from..]].map(str::to_owned));
         }
     }
-    texts.extend([hex::encode(value), hex::encode_upper(value)]);
+    let bytes = value.as_bytes();
+    for digits in [hex::encode(value), hex::encode_upper(value)] {
+        let pairs: Vec<&str> = (0..bytes.len()).map(|at| &digits[2 * at..2 * at + 2]).collect();
+        texts.extend([pairs.join(":"), pairs.join(" "), pairs.join("-")]);
+        // Every byte, also those that need it not.
+        texts.extend([format!("%{}", pairs.join("%")), format!("\\x{}", pairs.join("\\x"))]);
+        texts.push(digits);
+    }
     texts.retain(|text| is_long(text));
     texts.sort_unstable();
     texts.dedup();

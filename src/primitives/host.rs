@@ -87,6 +87,7 @@ mod functions {
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn reboot_required(context: NativeCallContext, why: &str) -> Raised<()> {
         act(&context, |host| {
+            host.refuse_secret(why)?;
             let (boot, step) = (clock::boot_id()?, host.seen().step().map(str::to_owned));
             let is_known = {
                 let session = host.seen();

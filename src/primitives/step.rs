@@ -47,6 +47,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 fn run_step(context: &NativeCallContext, id: &str, title: &str, body: StepBody) -> Raised<()> {
     look(context, |host| {
+        host.refuse_secret(id)?;
+        host.refuse_secret(title)?;
         let call = StepCall { id: id.to_owned(), title: title.to_owned(), body };
         host.runner()?.run(context, &call)
     })
@@ -153,7 +155,10 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn mark(context: NativeCallContext, id: &str) -> Raised<()> {
-        act(&context, |host| host.runner()?.mark(host, id))
+        act(&context, |host| {
+            host.refuse_secret(id)?;
+            host.runner()?.mark(host, id)
+        })
     }
 
     /// Whether `id` was marked as done, or is a complete step.
@@ -167,7 +172,9 @@ mod functions {
     }
 
     /// Calls the closure once on this machine, for what must never happen twice, such as an import of data. It counts as
-    /// done when the closure has returned. Neither a reset nor `--redo` forgets it, only a rollback of what it changed.
+    /// done when the closure has returned. Neither a reset nor `--redo` forgets it, only a rollback of what it changed. From
+    /// then on nothing is known of what it asks for: unlike any other part of a step, it does not keep another step or
+    /// plan from undoing what it found as desired.
     ///
     /// ```rhai
     /// step::once("import", || log::info("importing"));
@@ -176,6 +183,7 @@ mod functions {
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn once(context: NativeCallContext, key: &str, closure: FnPtr) -> Raised<bool> {
         act(&context, |host| {
+            host.refuse_secret(key)?;
             if host.seen().history().once.contains_key(key) {
                 // What it asked for at that time is no longer known.
                 host.seen().asks_for(|| Target::Once(key.to_owned()));

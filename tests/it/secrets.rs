@@ -579,11 +579,22 @@ fn encoded_and_split_values_are_masked_in_output() {
         .unwrap();
     let mut text = String::from_utf8(output.stdout).unwrap();
     text.push('\n');
+    let pairs: Vec<String> = TOKEN.bytes().map(|byte| format!("{byte:02x}")).collect();
+    let byte_by_byte = [
+        pairs.join(":"),
+        pairs.join(" "),
+        format!("%{}", pairs.join("%")),
+        format!("\\x{}", pairs.join("\\x")),
+    ];
+    for form in &byte_by_byte {
+        text = format!("{text}it is {form}\n");
+    }
     for split in ["\n", "\r", "\u{200b}", "\u{ad}", "\u{1b}[0m"] {
         text = format!("{text}it is {}{split}{}\n", &TOKEN[..11], &TOKEN[11..]);
     }
     let all = shown_of(&bench, &text);
     let mut forms = vec![hex::encode(TOKEN)];
+    forms.extend(byte_by_byte);
     forms.extend(["hunter2-hun", "ter2-hunter2"].map(str::to_owned));
     for line in text.lines().filter(|line| line.len() >= 9 && !line.contains("it is")) {
         // The first and the last characters of base64 tell next to nothing.
@@ -640,4 +651,20 @@ fn a_run_that_shows_nothing_reads_nothing_of_earlier_secrets() {
     let output = bench.run(&["plan.rhai"]);
     assert_eq!(code(&output), 0);
     assert!(!said(&output).contains("not recognised"), "{}", said(&output));
+}
+
+#[test]
+fn an_id_that_contains_a_secret_is_refused_before_it_is_recorded() {
+    for call in ["step::mark(t)", "step::once(t, || {})", "host::reboot_required(t)"] {
+        let bench = Bench::new(&[(
+            "s.rhai",
+            &format!(
+                r#"let s = secret::ask("tok", "T", #{{ store: false }}); let t = host::args()[0]; {call};"#
+            ),
+        )]);
+        let output = bench.command(&["s.rhai", TOKEN]).env("KKRUN_SECRET_TOK", TOKEN).output().unwrap();
+        assert_eq!(code(&output), 1, "{call}: {}", said(&output));
+        assert!(said(&output).contains("contains a secret") && !said(&output).contains(TOKEN), "{call}");
+        assert!(!bench.recorded().contains(TOKEN), "{call}");
+    }
 }
