@@ -124,11 +124,11 @@ fn is_agreed(reporter: &Reporter, options: &Options, forgetting: &Forgetting) ->
     if let Some(answer) = reporter.ask(&Question::Confirm { text, default: false, harmless: false })? {
         return Ok(matches!(answer, Answer::Yes));
     }
-    let mut failure = Failure::new("cannot forget without an answer: no one can be asked")
+    forgetting.report(reporter);
+    let failure = Failure::new("cannot forget without an answer: no one can be asked")
         .exit(ExitCode::UNANSWERED)
         .kind(FailureKind::Unanswered)
         .hint("`--yes` agrees to it; `--dry-run` shows what would be removed");
-    failure.output = lines;
     bail!(failure)
 }
 
@@ -183,7 +183,10 @@ impl Forgetting {
             for change in &history.changes {
                 saved.all_of(change, &mut known)?;
             }
-            let copies = saved.names.difference(&known).filter(|name| !needed.contains(*name)).count();
+            let mut copies = 0;
+            for name in saved.names.difference(&known).filter(|name| !needed.contains(*name)) {
+                copies += usize::from(!saved.is_list_of_tree(name)?);
+            }
             if copies > 0 {
                 stays.push(format!(
                     "{} of what conflicts overwrote, of which no plan is recorded: `kkrun forget --all` removes them",
@@ -389,6 +392,11 @@ impl Saved {
             }
         }
         Ok(())
+    }
+
+    /// Whether it is what kkrun itself wrote of a tree or product: names, and no content of anyone's.
+    fn is_list_of_tree(&self, name: &str) -> Result<bool> {
+        Ok(self.list(name)?.is_some_and(|list| list.get(".").is_some()))
     }
 
     fn list(&self, name: &str) -> Result<Option<Value>> {

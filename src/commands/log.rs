@@ -6,6 +6,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
+use crate::journal;
 use crate::plan::{newest_log, steps_with_logs};
 use crate::ui::line_to_stdout;
 
@@ -14,7 +15,23 @@ pub(super) fn execute(options: &Options, step: Option<&str>, plan: Option<&str>)
     let state = config::state_directory(options)?;
     let Some(path) = newest_log(&state, plan, step)? else {
         let known = Vec::from_iter(steps_with_logs(&state));
+        let has_run = |id: &str| step.is_none_or(|step| step == id);
+        let is_removed = journal::read(&state).is_ok_and(|loaded| {
+            loaded
+                .history
+                .steps
+                .values()
+                .flatten()
+                .any(|(id, record)| has_run(id) && record.started.is_some())
+        });
         match step {
+            _ if is_removed => bail!(
+                Failure::new(match step {
+                    Some(step) => format!("no log found: that of step `{step}` was removed"),
+                    None => "no log found: those of the steps that ran were removed".to_owned(),
+                })
+                .hint("`kkrun forget` removes logs; `kkrun history` lists the changes")
+            ),
             Some(step) if !known.is_empty() => bail!(
                 Failure::new(format!("no log found: step `{step}` has not run"))
                     .hint(format!("steps with a log: {}", known.join(", ")))

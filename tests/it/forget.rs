@@ -185,3 +185,16 @@ fn rollback_does_not_miss_a_backup_that_was_forgotten() {
     let said = place.run("rollback").ends(0).says("forgotten on ").page();
     assert!(!said.contains("is missing"), "{said}");
 }
+
+#[test]
+fn forget_takes_no_list_of_a_product_for_a_copy_of_a_conflict() {
+    let place = Place::new(
+        r#"step::run("01", "All", || { cmd::run(["mkdir", "@/m/d"], #{ creates: "@/m/d" }); file::write("@/m/f", "1\n"); });"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.edit("plan/plan.rhai", r#""mkdir""#, r#""mkdir", "-p""#);
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(0);
+    let shown = place.run("forget plan").ends(78);
+    shown.never_says("of what conflicts overwrote").never_says("last output");
+}
