@@ -1,6 +1,7 @@
 //! What happens, as data: reported from below, rendered by `ui`.
 
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::rc::Rc;
@@ -328,6 +329,10 @@ pub trait Audience {
     fn shows_differences(&self, _outcome: ChangeOutcome) -> bool {
         false
     }
+    /// Whether questions are answered with yes without being shown.
+    fn agrees_unasked(&self) -> bool {
+        false
+    }
     /// Asks; `Ok(None)` when no one can be asked.
     fn ask(&self, question: &Question) -> Result<Option<Answer>>;
 }
@@ -353,6 +358,8 @@ pub struct Reporter {
     earlier: RefCell<Option<EarlierSecrets>>,
     /// Lines at the end of which a secret may begin: shown when it is known how they go on.
     held: RefCell<Vec<Event>>,
+    /// The sentences that are not reported twice.
+    noted: RefCell<BTreeSet<String>>,
     log: RefCell<Option<Box<dyn Write>>>,
     ended: Cell<bool>,
 }
@@ -365,6 +372,7 @@ impl Reporter {
             redactor: RefCell::default(),
             earlier: RefCell::default(),
             held: RefCell::default(),
+            noted: RefCell::default(),
             log: RefCell::default(),
             ended: Cell::new(false),
         })
@@ -500,6 +508,11 @@ impl Reporter {
         self.audience.shows_differences(outcome)
     }
 
+    /// Whether questions are answered with yes without being shown.
+    pub fn agrees_unasked(&self) -> bool {
+        self.audience.agrees_unasked()
+    }
+
     /// Whether the end was reported.
     pub fn has_ended(&self) -> bool {
         self.ended.get()
@@ -508,6 +521,13 @@ impl Reporter {
     /// Reports a sentence about what kkrun does.
     pub fn note(&self, text: impl Into<String>) {
         self.emit(&Event::Note { text: text.into() });
+    }
+
+    /// Reports a sentence that is true of the whole run, once.
+    pub fn note_once(&self, text: String) {
+        if self.noted.borrow_mut().insert(text.clone()) {
+            self.note(text);
+        }
     }
 
     /// Asks; `Ok(None)` when no one can be asked.

@@ -178,6 +178,11 @@ impl Target {
     /// How many packages are named one by one.
     const MOST_NAMED: usize = 4;
 
+    /// Whether it is a path, or a part of a text or its access, that kkrun changes itself: not what a command makes.
+    pub fn is_in_the_file_system(&self) -> bool {
+        self.path().is_some() && !matches!(self, Self::Product(_))
+    }
+
     /// What is at `path`.
     pub fn file(path: &Path) -> Self {
         Self::File(path.into())

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, shortened, state_value};
 use crate::journal::Undoing;
@@ -164,7 +165,7 @@ impl Kind for AccessChange {
         Target::Access(self.path().into())
     }
 
-    fn backups(&self, _world: &World) -> Vec<Digest> {
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
         let of = |state: &AccessState| match state {
             AccessState::Here(_) => None,
             AccessState::Kept { list, .. } => Some(*list),

@@ -48,6 +48,12 @@ impl AccountRecord {
         Ok(())
     }
 
+    /// The backups of lines that are recorded by their digest only, and that undoing the change writes again.
+    pub(super) fn backups(&self) -> Vec<Digest> {
+        let replaced = Database::ALL.into_iter().filter(|of| self.before.of(*of) != self.after.of(*of));
+        replaced.flat_map(|of| self.before.of(of).iter().filter_map(account::Line::digest)).collect()
+    }
+
     /// Writes the databases as `change` makes them.
     pub(super) fn write(
         &self,

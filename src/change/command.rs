@@ -1,6 +1,6 @@
 //! A command that was run, with what undoes it: the removal of its product, or commands given beforehand.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ const LONGEST_UNDO: Duration = Duration::from_secs(1800);
 const MOST_KEPT: u64 = 16 * 1024 * 1024;
 /// and of one entry up to this many files.
 const MOST_KEPT_FILES: u64 = 1000;
+
+/// Of what was modified in a product, so many entries are named.
+const MOST_NAMED: usize = 5;
 
 /// A command as the journal holds it: everything that running it needs.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -179,6 +182,10 @@ pub struct ProductRecord {
     pub changed: Option<CommandState>,
     /// The user whose files alone the command can make; none if that is root, who can make any.
     pub user: Option<u32>,
+    /// The name of the user as whom the command runs, if its script names one.
+    pub runs_as: Option<String>,
+    /// The paths at, in and above the product that kkrun itself changed otherwise.
+    pub touched: Vec<PathBuf>,
 }
 
 /// What undoes a command.
@@ -238,6 +245,10 @@ struct Watch {
     changed: Option<Watched>,
     /// As in [`ProductRecord`].
     user: Option<u32>,
+    /// As in [`ProductRecord`].
+    runs_as: Option<String>,
+    /// What kkrun's commands left of the product and something else modified or removed, by its path from there.
+    modified: Vec<PathBuf>,
 }
 
 /// A product right before commands are run that write into it.
@@ -286,8 +297,14 @@ impl CommandChange {
         record: &ProductRecord,
     ) -> Result<Self> {
         let mut before = CommandState::default();
-        let mut watch =
-            Watch { found: Listing::default(), theirs: Listing::default(), changed: None, user: record.user };
+        let mut watch = Watch {
+            found: Listing::default(),
+            theirs: Listing::default(),
+            changed: None,
+            user: record.user,
+            runs_as: record.runs_as.clone(),
+            modified: Vec::new(),
+        };
         if let (Some(path), Some(recorded)) = (&inverse.changes, &record.changed) {
             watch.changed = Some(Watched::observe(path, recorded.clone())?);
         }
@@ -296,6 +313,13 @@ impl CommandChange {
             let known = record.recorded.as_ref().and_then(|state| state.left);
             let known = known.map_or_else(|| Ok(Listing::default()), |left| read_listing(world, left))?;
             watch.theirs = watch.found.without(&known);
+            let by_kkrun = |path: &Path| {
+                let at = product.as_path().join(path);
+                let at = if path == Path::new(".") { product.as_path() } else { &at };
+                record.touched.iter().any(|touched| at.starts_with(touched) || touched.starts_with(at))
+            };
+            let modified = known.without(&watch.found);
+            watch.modified = modified.paths().filter(|path| !by_kkrun(path)).map(Path::to_owned).collect();
             before.product = Some(!watch.found.is_empty());
             before.own = !watch.found.is_empty() && record.own;
             if !watch.found.is_empty() && !before.own {
@@ -314,6 +338,11 @@ impl CommandChange {
         before.probed = inverse.probe.as_ref().map(|probe| probe.state(world)).transpose()?;
         let after = CommandState { product: before.product.map(|_| true), source, ..CommandState::default() };
         Ok(Self { before, after, inverse, watch: Some(Box::new(watch)) })
+    }
+
+    /// What undoes it.
+    pub fn inverse(&self) -> &CommandInverse {
+        &self.inverse
     }
 
     fn product(&self) -> Option<&Path> {
@@ -537,9 +566,19 @@ impl Kind for CommandChange {
         self.inverse.changes.as_ref().map(|product| Target::product(product.as_path()))
     }
 
+    fn backups(&self, _world: &World, recorded: Option<&Value>) -> Vec<Digest> {
+        let found = self.before.left.filter(|_| self.inverse.commands.is_empty());
+        let left = recorded.and_then(state_of).and_then(|state| state.left);
+        left.filter(|_| self.made_product().is_some()).into_iter().chain(found).collect()
+    }
+
     fn needs(&self) -> Result<Vec<Target>> {
         let users = self.inverse.commands.iter().filter_map(|command| command.user.clone());
-        Ok(users.map(Target::User).collect())
+        // What it made as a user belongs to that user.
+        let runs_as = self.watch.as_ref().filter(|_| self.inverse.has_undo());
+        let runs_as = runs_as.and_then(|watch| watch.runs_as.clone());
+        let users: BTreeSet<String> = users.chain(runs_as).collect();
+        Ok(users.into_iter().map(Target::User).collect())
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
@@ -610,7 +649,36 @@ impl Kind for CommandChange {
         OnDoubt::ActAgain
     }
 
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+        let (recorded, watch) = (state_of(recorded)?, self.watch.as_ref()?);
+        if let (Some(Probe::Output { look }), Some(known)) = (&self.inverse.probe, &recorded.probed)
+            && self.before.probed.as_ref() != Some(known)
+        {
+            return Some(format!("the output of `{}` is not what kkrun recorded", look.label()));
+        }
+        let product = self.product()?;
+        if watch.modified.iter().any(|path| path == Path::new(".")) && watch.found.is_empty() {
+            return Some(format!("`{}` was removed", product.display()));
+        }
+        let name = |path: &PathBuf| match path.to_str() {
+            Some(".") => product.display().to_string(),
+            _ => PathText::new(path).to_string(),
+        };
+        let names: Vec<String> = watch.modified.iter().map(name).collect();
+        let (first, others) = names.split_at(names.len().min(MOST_NAMED));
+        let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+        (!names.is_empty()).then(|| format!("modified or removed: {}{more}", first.join(", ")))
+    }
+
     fn prepare(&self, world: &World) -> Result<()> {
+        if let (Some(watch), Some(product)) = (&self.watch, self.product()) {
+            // The operator agreed to have it overwritten.
+            let path =
+                |path: &PathBuf| if path == Path::new(".") { product.to_owned() } else { product.join(path) };
+            let modified: Vec<PathBuf> = watch.modified.iter().map(path).collect();
+            let is_file = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir());
+            keep_small(world, &modified.into_iter().filter(is_file).collect::<Vec<_>>())?;
+        }
         if let (Some(watch), Some(_)) = (&self.watch, self.before.left) {
             world.backups()?.save(&blob(&watch.found)?)?;
         }

@@ -199,7 +199,13 @@ impl FileChange {
 
     /// Whether nothing is at the path because one of directory and file is gone and the other is not there yet.
     fn is_halfway(&self, now: &FileState) -> bool {
-        self.inverse.tree.is_some() && now.is_absent()
+        (self.inverse.tree.is_some() || self.makes_directory_of_file()) && now.is_absent()
+    }
+
+    /// Whether a directory takes the place of a file or link.
+    fn makes_directory_of_file(&self) -> bool {
+        matches!(self.before, FileState::File { .. } | FileState::Link { .. })
+            && matches!(self.after, FileState::Directory { .. })
     }
 
     fn observe(&self) -> Result<FileState> {
@@ -431,7 +437,7 @@ impl Kind for FileChange {
         predicted.set_path(self.path(), &self.before, &self.after, self.shown.clone());
     }
 
-    fn backups(&self, _world: &World) -> Vec<Digest> {
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
         self.before.sha256().filter(|_| !self.keeps_content()).into_iter().collect()
     }
 
@@ -496,6 +502,12 @@ impl Kind for FileChange {
             DesiredFile::Link { to, owner, group } => {
                 files::link(path, to, *owner, *group, None, before, &tag)?;
             }
+            DesiredFile::Directory { attributes } if self.makes_directory_of_file() => {
+                if !self.observe()?.is_absent() {
+                    files::remove(path, before, &tag)?;
+                }
+                files::make_directory(path, attributes, &tag)?;
+            }
             DesiredFile::Directory { attributes } if self.before.is_absent() => {
                 files::make_directory(path, attributes, &tag)?;
             }
@@ -537,7 +549,8 @@ impl Kind for FileChange {
     }
 
     fn loss(&self, world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
-        if !(self.before.is_absent() && matches!(self.after, FileState::Directory { .. })) {
+        let makes_directory = self.before.is_absent() || self.makes_directory_of_file();
+        if !(makes_directory && matches!(self.after, FileState::Directory { .. })) {
             return Ok(None);
         }
         let path = self.path();

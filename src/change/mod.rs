@@ -343,8 +343,9 @@ pub trait Kind {
         Ok(Vec::new())
     }
 
-    /// The backups that undoing it restores from, as far as it cannot do without them.
-    fn backups(&self, _world: &World) -> Vec<Digest> {
+    /// The backups that undoing it restores from or compares with, as far as it cannot do without them; `recorded` as for
+    /// [`Kind::loss`].
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
         Vec::new()
     }
 

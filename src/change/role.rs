@@ -374,6 +374,15 @@ impl Kind for RoleChange {
         }
     }
 
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
+        match (&self.before, &self.after) {
+            (RoleState::Present(before), RoleState::Present(after)) if before.password != after.password => {
+                before.password.into_iter().collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
     fn class(&self) -> Class {
         if self.is_creation() { Class::Databases } else { Class::Safe }
     }

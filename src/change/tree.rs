@@ -459,7 +459,7 @@ impl Kind for TreeChange {
         self.manifests(world).map_or_else(|_| Vec::new(), |manifests| self.made(&manifests))
     }
 
-    fn backups(&self, world: &World) -> Vec<Digest> {
+    fn backups(&self, world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
         let mut needed = vec![self.inverse.before, self.after.manifest];
         // A manifest that is missing is among them.
         if let Ok(Manifests { before, after }) = self.manifests(world) {

@@ -17,7 +17,7 @@ use crate::journal::{Class, Undoing};
 use crate::machine::account::{
     Account, DIRECTORY, Database, Databases, Group, NewUser, Order, TAG, clear_leftover, make_home, new_home,
 };
-use crate::machine::files::{self, Attributes, FileState, Manifest, PathText};
+use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, PathText};
 use crate::machine::mount;
 use crate::machine::process::Command;
 use crate::machine::tree_size::TreeSize;
@@ -515,6 +515,10 @@ impl Kind for UserChange {
                 format!("change the user {name} ({lacking})")
             }
         }
+    }
+
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
+        self.inverse.record.backups()
     }
 
     fn class(&self) -> Class {

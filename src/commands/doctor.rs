@@ -40,6 +40,10 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
     let history = &loaded.history;
     let redactor = super::redactor(&state)?;
     line_to_stdout(&format!("the journal `{}` is intact: {} records", path.display(), loaded.records));
+    if let Some(put_back) = &loaded.put_back {
+        line_to_stdout(&put_back.sentence());
+        line_to_stdout("`--verify` finds steps that do not hold here; nothing else shows what is missing");
+    }
     if let Some(torn) = &loaded.torn {
         line_to_stdout(&format!(
             "its last {} bytes are an incomplete write of a killed run; the next run saves them to a file and truncates the journal",

@@ -22,6 +22,9 @@ pub(super) fn execute(
     super::summed_up(&reporter, || {
         let launch = config::launch(options, "kkrun rollback")?;
         let loaded = launch.journal()?;
+        if let Some(put_back) = &loaded.put_back {
+            reporter.note(put_back.sentence());
+        }
         let mut steps = steps.to_vec();
         let plan = if last {
             let (plan, run) = last_run(&loaded.history, plan.as_deref())?;
@@ -39,8 +42,16 @@ pub(super) fn execute(
             &launch.purge,
             launch.overwrites_conflicts(),
         )?;
-        let report =
-            if options.dry_run { preview(&mut session, &request)? } else { apply(&mut session, &request)? };
+        let outcome = if options.dry_run {
+            preview(&mut session, &request, true)
+        } else {
+            apply(&mut session, &request)
+        };
+        let report = outcome.inspect_err(|error| {
+            let (changed, pending) = (session.changed(), session.pending_lines());
+            let exit = super::exit_of(error).0;
+            reporter.emit(&Event::RunEnded { changed, not_undone: 0, failed: Vec::new(), pending, exit });
+        })?;
         let would_undo = options.dry_run && !report.undone.is_empty();
         let exit = if would_undo { ExitCode::DIFFERENT } else { report.exit() };
         if !options.quiet && !options.json {

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use jiff::Timestamp;
@@ -81,6 +81,11 @@ impl ChangeRecord {
         self.is_live() && !(self.is_irreversible() && matches!(self.state, ChangeState::Kept(_)))
     }
 
+    /// The step that it belongs to and, if it is not `plan`, its plan.
+    pub fn whose(&self, plan: &str) -> String {
+        whose(&self.plan, self.intent.step.as_deref(), plan)
+    }
+
     /// What undoing it needs is removed: from now on it is one of those that cannot be undone.
     fn forget(&mut self, time: Timestamp) {
         self.is_forgotten = true;
@@ -131,6 +136,8 @@ pub struct StepRecord {
     pub error: Option<String>,
     /// What it meant when it completed.
     pub fingerprint: Option<Fingerprint>,
+    /// The record that says so; 0 if it never was complete.
+    completed: u64,
 }
 
 /// A handler that was triggered and is pending: of one step of one plan.
@@ -386,6 +393,40 @@ impl History {
         ids.into_iter().flatten().filter_map(|id| self.change(*id))
     }
 
+    /// The changes that were made before this step completed, are undone since, and were not made again. Those of a step
+    /// that completed after the undo are not among them: the plan does not ask for them any more.
+    pub fn undone_behind(&self, plan: &str, step: &str) -> Vec<&ChangeRecord> {
+        let completed = |plan: &str, step: &str| {
+            let known = self.step(plan, step).filter(|known| known.state == StepState::Complete);
+            known.map_or(0, |known| known.completed)
+        };
+        let since = completed(plan, step);
+        let is_behind = |change: &&ChangeRecord| {
+            matches!(change.state, ChangeState::Undone(_))
+                && change.id < since
+                && change.settled > since
+                && change.intent.step.as_deref().map_or(0, |step| completed(&change.plan, step))
+                    < change.settled
+                && self
+                    .live_at(&change.intent.target)
+                    .next_back()
+                    .is_none_or(|newer| newer.id < change.settled)
+        };
+        self.changes.iter().filter(is_behind).collect()
+    }
+
+    /// The paths at which changes to other targets than this product, made or undone since it is recorded, may have
+    /// changed what is in it. A path above it stands for all of it.
+    pub fn touched_beside(&self, product: &Target) -> Vec<PathBuf> {
+        let (Some(root), Some(recorded)) = (product.path(), self.ledger.get(product)) else {
+            return Vec::new();
+        };
+        let is_since = |change: &&ChangeRecord| change.id.max(change.settled) > recorded.at;
+        let others = self.changes.iter().filter(|change| change.intent.target != *product).filter(is_since);
+        let paths = others.filter_map(|change| change.intent.target.path());
+        paths.filter(|path| path.starts_with(root) || root.starts_with(path)).map(Path::to_owned).collect()
+    }
+
     /// Whether changes of another plan are live.
     pub fn has_live_changes_beside(&self, plan: &str) -> bool {
         self.live_by_step.iter().any(|(of, steps)| of != plan && steps.values().any(|ids| !ids.is_empty()))
@@ -580,7 +621,7 @@ impl History {
                 known.error = None;
             }
             Entry::StepCompleted { step, seconds, fingerprint, claims } => {
-                let key = (header.plan.clone(), step.clone());
+                let (key, seq) = ((header.plan.clone(), step.clone()), header.seq);
                 if claims.is_empty() {
                     self.claims.remove(&key);
                 } else {
@@ -589,6 +630,7 @@ impl History {
                 let known = self.step_mut(header, step);
                 known.end(StepState::Complete, time, seconds);
                 known.fingerprint = Some(fingerprint);
+                known.completed = seq;
                 known.error = None;
             }
             Entry::StepFailed { step, seconds, error, .. } => {
@@ -606,10 +648,12 @@ impl History {
                 self.step_mut(header, step).state = StepState::OnHold;
             }
             Entry::StepAccepted { step, title, script, fingerprint } => {
+                let seq = header.seq;
                 let known = self.step_mut(header, step);
                 (known.title, known.script) = (title, script);
                 known.end(StepState::Complete, time, 0.0);
                 known.fingerprint = Some(fingerprint);
+                known.completed = seq;
             }
             Entry::StepsReset { steps } => {
                 self.claims.retain(|(plan, step), _| {
@@ -909,12 +953,23 @@ impl History {
     }
 }
 
+/// A step, or none, of a plan and, if that is not `plan`, its plan.
+pub fn whose(of: &str, step: Option<&str>, plan: &str) -> String {
+    let step = step.map_or_else(|| "a script without steps".to_owned(), |step| format!("step {step}"));
+    if of == plan { step } else { format!("{step} of the plan `{of}`") }
+}
+
 /// Whether a change is live and is not data that a rollback kept.
 fn is_left(change: &ChangeRecord) -> bool {
     change.is_live() && !matches!(change.state, ChangeState::Kept(_))
 }
 
 impl StepRecord {
+    /// The record that says that it was last complete; 0 if it never was.
+    pub fn completed_at(&self) -> u64 {
+        self.completed
+    }
+
     fn end(&mut self, state: StepState, time: Timestamp, seconds: f64) {
         self.state = state;
         self.finished = Some(time);

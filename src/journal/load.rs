@@ -2,9 +2,11 @@
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -32,6 +34,10 @@ pub struct Loaded {
     pub is_closed: bool,
     /// Why it may not be the journal of this machine's present state.
     pub doubt: Option<String>,
+    /// When the journal's file was put into place, if that was after its newest record: it was copied here.
+    pub put_back: Option<PutBack>,
+    /// When the newest record was written.
+    newest: Option<Timestamp>,
     /// By which the key is recognised that it was written with.
     key: Option<String>,
     /// The checksum of the record that was to be looked out for.
@@ -61,6 +67,37 @@ impl Loaded {
         }
     }
 }
+
+/// A journal whose file came to its place without being written: with all of the state directory, from a backup perhaps.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PutBack {
+    /// When its newest record was written.
+    pub written: Timestamp,
+    /// When the file came to its place.
+    pub placed: Timestamp,
+}
+
+impl PutBack {
+    /// Of a journal with this file. The time of the inode cannot be set: writing the file sets it, and so does copying it
+    /// here, which leaves the time of its content behind.
+    fn of(written: Option<Timestamp>, file: &std::fs::Metadata) -> Option<Self> {
+        let written = written?;
+        let placed = Timestamp::new(file.ctime(), 0).ok()?;
+        (placed.as_second() - written.as_second() > LATEST_WRITE).then_some(Self { written, placed })
+    }
+
+    /// What follows from it.
+    pub fn sentence(&self) -> String {
+        format!(
+            "the journal was put into its place {}, and its newest record is from {}: if the state directory was restored from a backup, what kkrun did after that is not recorded, and no rollback undoes it",
+            self.placed.strftime("%Y-%m-%d %H:%M:%SZ"),
+            self.written.strftime("%Y-%m-%d %H:%M:%SZ")
+        )
+    }
+}
+
+/// A record is written at most so many seconds after the time in it: a slow disk is no backup.
+const LATEST_WRITE: i64 = 120;
 
 /// The bytes behind the last valid record: the write that a dying run or machine did not finish.
 #[derive(Debug)]
@@ -134,6 +171,7 @@ pub fn read(directory: &Path) -> Result<Loaded> {
             return Err(error).with_context(|| format!("cannot read the journal `{}`", path.display()));
         }
     };
+    let placed = file.metadata().with_context(|| format!("cannot read the journal `{}`", path.display()))?;
     let shown = path.display();
     let marked = mark.as_ref().map(|mark| mark.seq);
     let mut loaded = match parse(BufReader::with_capacity(1 << 16, file), marked) {
@@ -152,6 +190,7 @@ pub fn read(directory: &Path) -> Result<Loaded> {
     if loaded.records > 0 {
         check_key(directory, loaded.key.as_deref())?;
     }
+    loaded.put_back = PutBack::of(loaded.newest.filter(|_| loaded.torn.is_none()), &placed);
     let written_on = loaded.history.machine.as_str();
     let here = clock::machine_id()?.filter(|here| !written_on.is_empty() && here != written_on);
     loaded.doubt = match (here, mark) {
@@ -259,6 +298,7 @@ fn parse(mut journal: impl BufRead, marked: Option<u64>) -> Result<Loaded, Fault
                 }
                 loaded.is_closed =
                     matches!(record.entry, Entry::RunEnded { .. } | Entry::RollbackEnded { .. });
+                loaded.newest = Some(record.header.time);
                 let applied = loaded.history.apply(*record);
                 applied.map_err(|why| Fault::Damage(format!("record {number} {why}")))?;
                 checksum

@@ -20,7 +20,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) use history::work;
 pub use history::{
     ChangeRecord, Changes, Claims, History, PendingHandler, Reboot, Recorded, RunRecord, StepRecord,
-    StepState, UnfinishedRollback,
+    StepState, UnfinishedRollback, whose,
 };
 pub use index::Index;
 use load::Mark;

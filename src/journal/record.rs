@@ -523,6 +523,11 @@ impl Intent {
         target.overlaps(&self.target) || self.whole.as_ref() == Some(target)
     }
 
+    /// Whether it is not recorded what it reads and relies on.
+    pub fn is_opaque(&self) -> bool {
+        matches!(self.what.as_str(), "command" | "statement")
+    }
+
     /// What other changes may depend on, or share with it.
     pub fn footprint(&self) -> Footprint<'_> {
         Footprint { target: &self.target, keeps_content: self.keeps_content, needs: &self.needs }

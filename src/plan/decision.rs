@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use crate::event::SkipReason;
-use crate::journal::{Fingerprint, StepRecord, StepState};
+use crate::journal::{ChangeRecord, Fingerprint, History, StepRecord, StepState};
 
 /// What the operator said about which steps to run.
 #[derive(Clone, Debug, Default)]
@@ -128,6 +128,20 @@ pub fn staleness(then: &Fingerprint, now: &Fingerprint) -> Option<String> {
         }
     }
     None
+}
+
+/// What a complete step may rely on that was undone since, if it ran something of which kkrun does not know what it
+/// relies on. Of what it does know, such a change is not undone alone, or an examination shows it.
+pub fn unknown_reliance(history: &History, plan: &str, step: &str) -> Option<String> {
+    let undone = history.undone_behind(plan, step);
+    let [first, others @ ..] = undone.as_slice() else { return None };
+    let is_later = |change: &ChangeRecord| change.id > first.id && change.intent.is_opaque();
+    if !history.live_changes_of(plan, step).any(is_later) {
+        return None;
+    }
+    let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+    let (target, whose) = (&first.intent.target, first.whose(plan));
+    Some(format!("what it ran may rely on what was undone since: {target} of {whose}{more}"))
 }
 
 fn plain(value: &serde_json::Value) -> String {

@@ -216,6 +216,9 @@ pub fn run_script(
     }
     if is_plan {
         reporter.emit(&plan_started(launch, host, plan));
+        if doing == Doing::Preview {
+            host.session().run_handlers_first()?;
+        }
     } else {
         for line in overrides_shown(launch, host) {
             reporter.note(format!("with {line}"));
@@ -282,6 +285,9 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     source.check_files()?;
     let files = launch.settings_files.iter().map(|path| read_outside(path)).collect::<Result<Vec<_>>>()?;
     let mut loaded = launch.journal()?;
+    if let Some(put_back) = &loaded.put_back {
+        reporter.note(put_back.sentence());
+    }
     let history = std::mem::take(&mut loaded.history);
     let plain = Settings::read(&source, &files, &BTreeMap::new())?;
     let plan_name = plain.text("plan").map_or_else(|| stem(&name), str::to_owned);

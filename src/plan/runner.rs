@@ -9,7 +9,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::Launch;
-use super::decision::{Decision, Selection, staleness};
+use super::decision::{Decision, Selection, staleness, unknown_reliance};
 use super::status::{StepReport, StepStatus, by_record, rows};
 use crate::event::{Answer, Event, Question, SkipReason};
 use crate::exit_code::ExitCode;
@@ -308,7 +308,9 @@ impl Runner {
     /// The failure of a step with what the operator can rely on and do next.
     fn explained(&self, mut failure: Failure, id: &str, host: &Host) -> Failure {
         let session = host.seen();
+        let complete = session.history().step(session.plan(), id).map_or(0, StepRecord::completed_at);
         let live = session.history().live_changes_of(session.plan(), id);
+        let live = live.filter(|change| change.id > complete);
         let (open, made): (Vec<_>, Vec<_>) =
             live.partition(|change| change.state == ChangeState::InDoubt && change.is_irreversible());
         let lasting = made.iter().filter(|change| change.is_irreversible()).count();
@@ -365,6 +367,7 @@ impl Runner {
             report.reason = Some(reason);
         } else {
             report.asks = Some(asked);
+            report.reason = unknown_reliance(host.seen().history(), host.seen().plan(), &call.id);
         }
         Ok(report)
     }
@@ -448,6 +451,29 @@ impl Runner {
         Self::skip(host, call, why, None);
     }
 
+    /// Skips a complete step behind which something was undone. What that left of it is only said: it was undone because
+    /// the operator wanted it so, and to run the step would not bring it back.
+    fn skip_behind_undone(
+        &self,
+        context: &NativeCallContext,
+        host: &Host,
+        call: &StepCall,
+        record: Option<&StepRecord>,
+    ) -> Result<()> {
+        let drift = looking(host, || drift_of(context, host, call))?;
+        if let Some(drift) = drift {
+            self.state.borrow_mut().is_unmet = true;
+            Self::skip(host, call, SkipReason::Drifted(drift.reason), record);
+            return Ok(());
+        }
+        Self::skip(host, call, SkipReason::Examined, record);
+        let reliance = unknown_reliance(host.seen().history(), host.seen().plan(), &call.id);
+        if let Some(reliance) = reliance {
+            host.reporter().note(format!("step {}: {reliance}", call.id));
+        }
+        Ok(())
+    }
+
     fn skip(host: &Host, call: &StepCall, why: SkipReason, record: Option<&StepRecord>) {
         skip(host, &call.id, &call.title, why, record);
     }
@@ -481,6 +507,9 @@ impl StepRunner for Runner {
         let decision = self.selection.decide(&call.id, began, record.as_ref(), stale);
         tracing::debug!(step = call.id, ?decision, "decided");
         match (decision, self.doing) {
+            (Decision::Skip { why: SkipReason::Complete }, _) if has_undone_behind(&host, &call.id) => {
+                self.skip_behind_undone(context, &host, call, record.as_ref())
+            }
             (Decision::Skip { why }, _) => {
                 let is_complete = record.as_ref().is_some_and(|record| record.state == StepState::Complete);
                 self.state.borrow_mut().is_unmet |= !is_complete || is_stale;
@@ -604,7 +633,9 @@ impl StepRunner for Runner {
 
     fn preview_rollback(&self, host: &Host, options: Value) -> Result<Value> {
         let request = self.rollback_request(&options)?;
-        Ok(rollback::preview(&mut host.session(), &request)?.to_json())
+        // Unless a question follows, what is undone is shown when it is.
+        let is_shown = host.dry_run() || !host.reporter().agrees_unasked();
+        Ok(rollback::preview(&mut host.session(), &request, is_shown)?.to_json())
     }
 
     fn undo_block(&self, host: &Host, handler: &Handler) -> Result<Vec<String>> {
@@ -616,7 +647,7 @@ impl StepRunner for Runner {
     fn apply_rollback(&self, host: &Host, options: Value) -> Result<Value> {
         let request = self.rollback_request(&options)?;
         let report = if host.dry_run() {
-            let report = rollback::preview(&mut host.session(), &request)?;
+            let report = rollback::preview(&mut host.session(), &request, true)?;
             host.session().count_undone(report.undone.len());
             report
         } else {
@@ -635,6 +666,16 @@ fn skip(host: &Host, id: &str, title: &str, why: SkipReason, record: Option<&Ste
         why,
         finished: record.and_then(|record| record.finished).map(jiff::Timestamp::as_second),
     });
+}
+
+/// Whether something that was made before the step completed was undone since, and what it left can be seen: a preview
+/// in which earlier steps make it again does not see it.
+fn has_undone_behind(host: &Host, id: &str) -> bool {
+    if host.would_have_changed() {
+        return false;
+    }
+    let session = host.seen();
+    !session.history().undone_behind(session.plan(), id).is_empty()
 }
 
 /// What a step was seen to use when it completed.

@@ -42,7 +42,7 @@ pub struct StepReport {
     pub script: String,
     /// Its status.
     pub status: StepStatus,
-    /// Why it is stale or drifted.
+    /// Why it is stale or drifted, or what is to be known of it though it is complete.
     pub reason: Option<String>,
     /// The targets that it asks for, if all of it could be examined.
     pub asks: Option<BTreeSet<Target>>,
@@ -191,6 +191,8 @@ fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) 
         };
         let undo =
             shell_words::join(["kkrun", "rollback"].into_iter().chain(left.iter().map(String::as_str)));
-        report.reason = Some(format!("no longer asks for {}{more}; `{undo}` undoes it", named.join(", ")));
+        let left = format!("no longer asks for {}{more}; `{undo}` undoes it", named.join(", "));
+        report.reason =
+            Some(report.reason.take().map_or_else(|| left.clone(), |known| format!("{known}; {left}")));
     }
 }

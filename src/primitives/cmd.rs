@@ -1,7 +1,7 @@
 //! `cmd::` runs commands: arrays of arguments, never shell strings.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -308,6 +308,8 @@ impl Run<'_> {
                 self.host.session().note_repeated(target, summary);
             } else if self.is_unsure.get() {
                 self.host.session().might_make(target, summary);
+            } else if let Ok(change) = self.change(product.as_deref(), Vec::new()) {
+                self.host.session().foresee(&Change::Command(change))?;
             } else {
                 self.host.session().note_change(target, summary);
             }
@@ -319,35 +321,43 @@ impl Run<'_> {
         }
         let mut attempts = self.attempts()?;
         let undo = self.undo_commands()?;
+        let change = self.change(product.as_deref(), undo)?;
+        let loses = self.loses(change.inverse());
+        let payload = Payload::Command(&mut attempts);
+        if !self.host.session().perform_losing(&Change::Command(change), loses, payload)? {
+            // The operator keeps what is there.
+            return Ok(self.nothing_run());
+        }
+        self.prove()?;
+        Ok(attempts.ended.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
+    }
+
+    /// The change by the command, which is about to be run.
+    fn change(&self, product: Option<&Path>, commands: Vec<PlainCommand>) -> Result<CommandChange> {
         let changes = self.options.changes.as_deref().map(absolute).transpose()?;
         let inverse = CommandInverse {
             label: self.label.clone(),
-            product: product.as_deref().map(PathText::new),
+            product: product.map(PathText::new),
             changes: changes.as_deref().map(PathText::new),
-            commands: undo,
+            commands,
             probe: self.probe()?,
             class: if self.options.irreversible.is_some() { Class::Irreversible } else { Class::Safe },
         };
-        let (loses, source) = (self.loses(&inverse), self.source()?);
-        let change = {
-            let session = self.host.seen();
-            let me = rustix::process::geteuid().as_raw();
-            let user = attempts.command.user.as_ref().map_or(me, |user| user.uid);
-            let record = session.product_record(&inverse);
-            let record = ProductRecord { user: (user != 0).then_some(user), ..record };
-            CommandChange::about_to_run(&session.world, inverse, source, &record)?
-        };
-        let payload = Payload::Command(&mut attempts);
-        self.host.session().perform_losing(&Change::Command(change), loses, payload)?;
-        self.prove()?;
-        Ok(attempts.ended.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
+        let (source, user) = (self.source()?, self.options.user.as_deref());
+        let session = self.host.seen();
+        let me = rustix::process::geteuid().as_raw();
+        let uid = user.map(Account::existing).transpose()?.map_or(me, |user| user.uid);
+        let record = session.product_record(&inverse);
+        let runs_as = user.map(str::to_owned);
+        let record = ProductRecord { user: (uid != 0).then_some(uid), runs_as, ..record };
+        CommandChange::about_to_run(&session.world, inverse, source, &record)
     }
 
     fn check_options(&self) -> Result<()> {
         let options = &self.options;
         if options.creates.is_none() && options.unless.is_none() && options.always.is_none() {
             bail!(
-                Failure::new("cmd::run needs one of `creates`, `unless` or `always`")
+                Failure::new("`cmd::run` needs one of `creates`, `unless` or `always`")
                     .kind(FailureKind::Option)
                     .hint("`creates: path` names what it makes, `unless: […]` a command that succeeds when it is done")
                     .hint("`always: \"why\"` runs it every time that the step runs")
@@ -362,7 +372,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn target(&self, product: Option<&std::path::Path>) -> Target {
+    fn target(&self, product: Option<&Path>) -> Target {
         match product {
             Some(product) => Target::product(product),
             None => Target::Command(self.label.clone()),
@@ -370,7 +380,7 @@ impl Run<'_> {
     }
 
     /// Whether there is nothing to do. In a dry run, what cannot be known counts as not done.
-    fn holds(&self, product: Option<&std::path::Path>) -> Result<bool> {
+    fn holds(&self, product: Option<&Path>) -> Result<bool> {
         if self.options.always.is_some() {
             return Ok(false);
         }
@@ -633,7 +643,8 @@ mod functions {
     ///
     /// * `creates: path` – when the path exists, and is not what kkrun made with other arguments, variables, user, directory or
     ///   `stdin`: then the changed command is run, with the product in place. Undo removes what the command made; what was
-    ///   there before stays. A rollback asks for what was added or modified since the command ended. What is added while it
+    ///   there before stays. A rollback asks for what was added or modified since the command ended. So does a run, with
+    ///   `--on-conflict`, before the command runs again where what it had made was modified or removed. What is added while it
     ///   runs counts as its own, except files of other users, if it does not run as root. What a failed or killed run left
     ///   of it is removed before the next attempt, or moved to `aside/` in the state directory if it may not be the
     ///   command's.
@@ -648,7 +659,9 @@ mod functions {
     ///   rollback lists a command without an undo action and without `creates` as not undone.
     ///   They run in this order. After a kill, the first one that has not ended is run again, so it must succeed when there
     ///   is nothing left to do (`rm -f`). A single one need not, if `unless` or `state` is as before the command.
-    /// * `state: argv` – a command that prints what this one changes, so that kkrun notices when something else changed it.
+    ///   With `creates`, they run first; what they leave of a product that was not there before is then removed.
+    /// * `state: argv` – a command that prints what this one changes, so that kkrun notices when something else changed it:
+    ///   `--on-conflict` then decides, in a run as in a rollback.
     /// * `loses: "what"` – undoing it loses this data, so a rollback asks first (`--purge data`).
     /// * `irreversible: "why"` – it cannot be undone.
     /// * `made_from: text` or a closure that returns it – run it again when this string, or the command itself, differs

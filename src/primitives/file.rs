@@ -35,7 +35,7 @@ pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "write" | "make_dir" | "copy" | "mirror" => Some(OptionSet::of::<Ownership>()),
         "download" => Some(OptionSet::of::<download::Options>()),
-        "access" => Some(OptionSet::of::<access::Options>()),
+        "access" => Some(OptionSet::of::<access::Options>().needing_one_of(&["owner", "group", "mode"])),
         _ => None,
     }
 }
@@ -192,12 +192,12 @@ fn read_text(host: &Host, path: &str) -> Result<String> {
         .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind(FailureKind::Encoding).into())
 }
 
-/// Whether something is missing, such as a directory or a user, that a run may have made by then: what needs it
-/// would be made in any case.
+/// Whether something is missing, such as a directory or a user, that a command, a package or an account may have brought
+/// by then: what needs it would be made in any case. What files a run will have made by then is predicted.
 fn awaits_another(host: &Host, error: &anyhow::Error) -> bool {
     let is_missing =
         error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == FailureKind::Missing);
-    is_missing && host.would_have_changed()
+    is_missing && host.seen().would_change().iter().any(|would| !would.target.is_in_the_file_system())
 }
 
 /// Brings one path to its desired state.
@@ -218,9 +218,12 @@ fn make_holding<'bytes>(
 ) -> Result<bool> {
     let found = host.found(path)?;
     host.seen().asks_for(|| Target::file(&found.path));
-    // What replaced a file of kkrun's is a conflict like any other modification of it.
-    let is_instead =
-        matches!(found.state, FileState::Directory { .. }) && host.seen().left_a_file(&found.path);
+    // What replaced a file or a directory of kkrun's is a conflict like any other modification of it.
+    let is_instead = match &found.state {
+        FileState::Directory { .. } => host.seen().left_a_file(&found.path),
+        FileState::File { .. } | FileState::Link { .. } => host.seen().left_a_directory(&found.path),
+        _ => false,
+    };
     let instead = Found { state: FileState::Absent, ..found.clone() };
     let desired = match desired(if is_instead { &instead } else { &found }) {
         Err(error) if found.state.is_absent() && awaits_another(host, &error) => {
@@ -231,7 +234,9 @@ fn make_holding<'bytes>(
         desired => desired?,
     };
     let change = match desired {
-        DesiredFile::File { .. } | DesiredFile::Copy { .. } | DesiredFile::Link { .. } if is_instead => {
+        DesiredFile::File { .. } | DesiredFile::Copy { .. } | DesiredFile::Link { .. }
+            if is_instead && matches!(found.state, FileState::Directory { .. }) =>
+        {
             FileChange::in_place_of_directory(found, &desired)?
         }
         _ => FileChange::towards(found, &desired),

@@ -23,8 +23,13 @@ use report::row_of;
 pub use report::{Report, Row};
 pub use request::{Asked, CLASSES, Request, run_word};
 
-/// What a rollback would do.
-pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
+/// What a rollback would do; with an event for each change, if that `is_shown`.
+pub fn preview(session: &mut Session, request: &Request, is_shown: bool) -> Result<Report> {
+    let emit = |session: &Session, outcome: UndoOutcome, row: &Row| {
+        if is_shown {
+            emit(session, outcome, row);
+        }
+    };
     let (irreversible, candidates) = apart(session, &candidates(session, request)?);
     let mut left = left_to_others(session, request, &candidates)?;
     let mut report = Report::default();
@@ -78,9 +83,19 @@ pub fn preview(session: &mut Session, request: &Request) -> Result<Report> {
             }
         }
     }
-    report.not_undone =
-        irreversible.iter().filter_map(|id| Some(unable(session.history().change(*id)?))).collect();
-    emit_not_undone(session, &report.not_undone);
+    for id in irreversible {
+        let Some(known) = session.history().change(id).cloned() else { continue };
+        if goes_with_others(session, &known) {
+            let row = row_of(&known);
+            emit(session, UndoOutcome::Already, &row);
+            report.undone.push(row);
+        } else {
+            report.not_undone.push(unable(&known));
+        }
+    }
+    if is_shown {
+        emit_not_undone(session, &report.not_undone);
+    }
     session.world.assumed_gone.borrow_mut().clear();
     session.world.assumed_back.borrow_mut().clear();
     Ok(report)
@@ -105,7 +120,7 @@ fn preview_one(
         row.class = loss.class.purge_word();
         return Ok(Undone::Kept(format!("kept unless agreed to: {}", loss.what)));
     }
-    if let Some(missing) = missing_backup(session, &change) {
+    if let Some(missing) = missing_backup(session, known, &change) {
         return Err(missing);
     }
     let undone = session.preview_undo(known, request.force, assumed)?;
@@ -172,11 +187,12 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
 }
 
 /// Why a change cannot be undone now: something that it is restored from is gone, and it is not as before anyway.
-fn missing_backup(session: &Session, change: &Change) -> Option<anyhow::Error> {
+fn missing_backup(session: &Session, known: &ChangeRecord, change: &Change) -> Option<anyhow::Error> {
     let world = &session.world;
+    let recorded = session.recorded_since(known.id, &known.intent.target);
     let missing = change
         .kind()
-        .backups(world)
+        .backups(world, recorded)
         .into_iter()
         .find_map(|digest| world.backups().and_then(|backups| backups.file(digest)).err())?;
     let is_as_before = matches!(change.kind().position(world), Ok(Position::Before));
@@ -187,7 +203,7 @@ fn missing_backup(session: &Session, change: &Change) -> Option<anyhow::Error> {
 fn name_missing_backups(session: &Session, candidates: &[ChangeId]) {
     for known in candidates.iter().filter_map(|id| session.history().change(*id)) {
         let missing =
-            Change::of_intent(&known.intent).ok().and_then(|change| missing_backup(session, &change));
+            Change::of_intent(&known.intent).ok().and_then(|change| missing_backup(session, known, &change));
         if let Some(missing) = missing {
             session.reporter().note(format!("cannot restore {}: {missing:#}", known.intent.target));
         }
@@ -587,6 +603,14 @@ fn left_by(known: &ChangeRecord, how: journal::Undoing) -> Option<String> {
     })
 }
 
+/// Whether nothing will be left of a change that cannot be undone, as far as the preview knows: what it changed goes.
+fn goes_with_others(session: &mut Session, known: &ChangeRecord) -> bool {
+    let changed = known.intent.whole.as_ref().unwrap_or(&known.intent.target).path().map(Path::to_owned);
+    let gone =
+        |path: &Path| path.ancestors().any(|above| session.world.assumed_gone.borrow().contains(above));
+    changed.is_some_and(|path| gone(&path)) || session.is_gone(known.id)
+}
+
 /// The changes of which nothing can be undone, and the others.
 fn apart(session: &Session, changes: &[ChangeId]) -> (Vec<ChangeId>, Vec<ChangeId>) {
     let is_irreversible =
@@ -681,7 +705,7 @@ mod tests {
     #[test]
     fn changes_are_undone_newest_first_and_as_the_preview_says() {
         let ground = two_steps();
-        let previewed = preview(&mut ground.dry_run(), &Request::default()).unwrap();
+        let previewed = preview(&mut ground.dry_run(), &Request::default(), true).unwrap();
         let done = apply(&mut ground.run(), &Request::default()).unwrap();
         assert_eq!(targets(&done.undone), ["c", "a", "b", "a"]);
         assert_eq!(targets(&previewed.undone), targets(&done.undone));
@@ -720,6 +744,10 @@ mod tests {
 
     type RollBack = fn(&mut Session, &Request) -> Result<Report>;
 
+    fn previewed(session: &mut Session, request: &Request) -> Result<Report> {
+        preview(session, request, true)
+    }
+
     /// How many changes are looked at when so many are made, by a preview of the rollback of their step, and by that of
     /// all.
     fn work_with(changes: usize, name: fn(usize) -> String) -> [usize; 4] {
@@ -738,8 +766,8 @@ mod tests {
         let all = Request::default();
         [
             making,
-            rolling_back(&mut ground.dry_run(), &of_steps(&["01"]), preview),
-            rolling_back(&mut ground.dry_run(), &all, preview),
+            rolling_back(&mut ground.dry_run(), &of_steps(&["01"]), previewed),
+            rolling_back(&mut ground.dry_run(), &all, previewed),
             rolling_back(&mut ground.run(), &all, apply),
         ]
     }

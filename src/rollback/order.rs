@@ -9,7 +9,7 @@ use super::request::Request;
 use crate::change::Change;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{ChangeId, ChangeRecord, Claims, Class, History};
+use crate::journal::{self, ChangeId, ChangeRecord, Claims, Class, History};
 use crate::session::{Later, Session};
 use crate::target::{Aspect, Target};
 
@@ -85,32 +85,22 @@ fn name_unknown_reliance(session: &Session, undone: &[ChangeId]) {
     let undone: BTreeSet<ChangeId> = undone.iter().copied().collect();
     let Some(oldest) = undone.first() else { return };
     let is_opaque = |change: &&ChangeRecord| {
-        change.id > *oldest
-            && change.is_live()
-            && matches!(change.intent.what.as_str(), "command" | "statement")
-            && !undone.contains(&change.id)
+        change.id > *oldest && change.is_live() && change.intent.is_opaque() && !undone.contains(&change.id)
     };
     let later: Vec<&ChangeRecord> = session.history().changes.iter().filter(is_opaque).collect();
     for change in later.iter().take(MOST_NAMED) {
-        let (summary, whose) =
-            (&change.intent.summary, whose(&change.plan, change.intent.step.as_deref(), session.plan()));
-        session
-            .reporter()
-            .note(format!("cannot determine whether this relies on what is undone: {summary} ({whose})"));
+        let (summary, whose) = (&change.intent.summary, change.whose(session.plan()));
+        session.reporter().note_once(format!(
+            "cannot determine whether this relies on what is undone: {summary} ({whose})"
+        ));
     }
     if later.len() > MOST_NAMED {
-        session.reporter().note(format!("… and {} more", later.len() - MOST_NAMED));
+        session.reporter().note_once(format!("… and {} more", later.len() - MOST_NAMED));
     }
-}
-
-/// The step and, if it is not `plan`, its plan.
-fn whose(of: &str, step: Option<&str>, plan: &str) -> String {
-    let step = step.map_or_else(|| "a script without steps".to_owned(), |step| format!("step {step}"));
-    if of == plan { step } else { format!("{step} of the plan `{of}`") }
 }
 
 fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Result<()> {
-    let needing = whose(&later.plan, later.intent.step.as_deref(), plan);
+    let needing = later.whose(plan);
     let alone = match &change.intent.step {
         Some(step) if later.intent.step.as_ref() != Some(step) => format!("step {step}"),
         _ => change.intent.target.to_string(),
@@ -192,7 +182,7 @@ pub(super) fn left_to_others(
             },
             Later::Claim { plan, step, .. } => (plan.to_owned(), Some(step.to_owned())),
         };
-        let (target, whose) = (relying.target(), whose(&of, step.as_deref(), plan));
+        let (target, whose) = (relying.target(), journal::whose(&of, step.as_deref(), plan));
         let why = if *target == known.intent.target && matches!(relying, Later::Claim { .. }) {
             format!("asked for by {whose}, too: left to it")
         } else {

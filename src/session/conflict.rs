@@ -116,13 +116,23 @@ impl Session {
 
     /// Whether kkrun left a file or link at a path, whatever is there now.
     pub fn left_a_file(&self, path: &Path) -> bool {
+        self.left(path, |left| matches!(left, FileState::File { .. } | FileState::Link { .. }))
+    }
+
+    /// Whether kkrun left a directory at a path, whatever is there now.
+    pub fn left_a_directory(&self, path: &Path) -> bool {
+        self.left(path, |left| matches!(left, FileState::Directory { .. }))
+    }
+
+    fn left(&self, path: &Path, is_meant: impl Fn(&FileState) -> bool) -> bool {
         let target = Target::file(path);
-        let is_file = |left: &Value| {
-            let left = serde_json::from_value::<FileState>(left.clone());
-            matches!(left, Ok(FileState::File { .. } | FileState::Link { .. }))
+        if self.history.kept_against.contains_key(&target) {
+            return true;
+        }
+        let Ok(Some(LastKnown::State(left))) = last_known_at(&self.history, &self.world, &target) else {
+            return false;
         };
-        self.history.kept_against.contains_key(&target)
-            || matches!(last_known_at(&self.history, &self.world, &target), Ok(Some(LastKnown::State(left))) if is_file(&left))
+        serde_json::from_value::<FileState>(left).is_ok_and(|left| is_meant(&left))
     }
 
     /// Decides about a conflict: true to overwrite it.

@@ -81,6 +81,9 @@ impl Session {
     /// When the test or a command fails; it stays pending then.
     pub fn settle(&mut self, handler: &Handler) -> Result<bool> {
         if self.mode == Mode::DryRun {
+            if let Some(pending) = self.pending_of(handler).cloned() {
+                self.foresee_pending(&pending);
+            }
             return Ok(false);
         }
         self.take_over(handler)?;
@@ -148,12 +151,15 @@ impl Session {
         Ok(())
     }
 
+    /// Says in a dry run that a pending handler would run. It is nothing of which a step does not hold.
+    fn foresee_pending(&mut self, pending: &PendingHandler) {
+        let target = Target::Step(pending.step.clone().unwrap_or_default());
+        self.note_repeated(target, format!("run what is pending: {}", pending.sentence()));
+    }
+
     /// Runs first the pending handlers that no step of the plan will run: those of undone changes and of complete
-    /// steps. One that fails is reported and stays pending.
+    /// steps. One that fails is reported and stays pending. A dry run names them.
     pub fn run_handlers_first(&mut self) -> Result<()> {
-        if self.mode == Mode::DryRun {
-            return Ok(());
-        }
         let is_over = |history: &History, change: &ChangeRecord| {
             let step = change.intent.step.as_ref();
             let record = step.and_then(|step| history.step(&change.plan, step));
@@ -164,7 +170,9 @@ impl Session {
             changes.all(|change| is_over(history, change))
         });
         for pending in due {
-            if let Err(error) = self.settle_pending(&pending) {
+            if self.mode == Mode::DryRun {
+                self.foresee_pending(&pending);
+            } else if let Err(error) = self.settle_pending(&pending) {
                 self.check_interruption()?;
                 self.world.reporter.note(format!("{} stays pending: {error:#}", pending.sentence()));
             }
@@ -202,7 +210,7 @@ impl Session {
     /// Tests and runs what changes have triggered that stand.
     fn settle_made(&mut self, pending: &PendingHandler) -> Result<()> {
         let handler = &pending.handler;
-        handler::test(&self.world, handler)?;
+        handler::test(&self.world, handler).map_err(named_as_test)?;
         let at_stake = handler::at_stake(&self.world, handler)?;
         let mut run = || -> Result<()> {
             for command in handler::commands(handler) {
@@ -310,6 +318,18 @@ impl Session {
 /// Whether a change that triggered it is not undone.
 fn stands(history: &History, pending: &PendingHandler) -> bool {
     pending.changes.iter().filter_map(|id| history.change(*id)).any(ChangeRecord::is_live)
+}
+
+/// A failed test as the failure of the step that has it.
+fn named_as_test(error: Error) -> Error {
+    match error.downcast::<Failure>() {
+        Ok(mut failure) if failure.kind == FailureKind::Test => {
+            failure.message = format!("the test of a handler failed: {}", failure.message);
+            failure.into()
+        }
+        Ok(failure) => failure.into(),
+        Err(error) => error,
+    }
 }
 
 fn stays_pending(pending: &PendingHandler, error: Error) -> Error {

@@ -42,6 +42,11 @@ impl Session {
         Ok(true)
     }
 
+    /// Shows, in a dry run, a change of which not all that an act needs is known.
+    pub fn foresee(&mut self, change: &Change) -> Result<()> {
+        self.preview(change).map(drop)
+    }
+
     /// Shows a change in a dry run. Returns whether it would be made.
     fn preview(&mut self, change: &Change) -> Result<bool> {
         let intent = change.intent()?;
@@ -262,6 +267,8 @@ impl Session {
             },
             changed,
             user: None,
+            runs_as: None,
+            touched: self.history.touched_beside(&Target::product(path)),
         }
     }
 

@@ -267,6 +267,10 @@ impl Audience for Console {
         }
     }
 
+    fn agrees_unasked(&self) -> bool {
+        self.questions.yes
+    }
+
     fn ask(&self, question: &Question) -> Result<Option<Answer>> {
         match &*self.live.borrow() {
             Some(live) => live.bar.suspend(|| self.questions.ask(question)),

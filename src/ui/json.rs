@@ -37,6 +37,10 @@ impl Audience for JsonLines {
         matches!(outcome, ChangeOutcome::Would | ChangeOutcome::WouldAsk)
     }
 
+    fn agrees_unasked(&self) -> bool {
+        self.questions.yes
+    }
+
     fn ask(&self, question: &Question) -> Result<Option<Answer>> {
         self.questions.ask(question)
     }

@@ -416,7 +416,8 @@ undo
 fn rollback_of_a_step_is_refused_while_a_later_step_relies_on_its_account() {
     holds(
         r#"
-mkdir -p /srv/there /etc/systemd/system/b.service.d
+mkdir -p -m 1777 /srv/there
+mkdir -p /etc/systemd/system/b.service.d
 n=0
 while read -r first later; do
     n=$((n + 1))
@@ -437,6 +438,7 @@ user::ensure("kim") file::write("/etc/systemd/system/a.service", "[Service]\nExe
 user::ensure("kim") config::set("/etc/systemd/system/b.service.d/user.conf", "User", "kim", #{ section: "Service" })
 user::ensure("kim") cmd::run(["true"], #{ always: "it says so", undo: [#{ argv: ["true"], user: "kim" }] })
 user::ensure("kim") cmd::run(["touch", "/home/kim/made"], #{ creates: "/home/kim/made" })
+user::ensure("kim") cmd::run(["touch", "/srv/there/made"], #{ creates: "/srv/there/made", user: "kim" })
 group::ensure("crew") user::ensure("kim", #{ groups: ["crew"] })
 group::ensure("crew") file::write("/etc/systemd/system/a.service", "[Service]\nExecStart=true\nSupplementaryGroups=audio crew\n")
 CASES

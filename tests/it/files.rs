@@ -235,3 +235,24 @@ fn directory_kept_in_place_of_a_file_is_asked_about_once() {
     place.run("plan.rhai --redo 01").ends(0);
     assert!(place.exists("m/it/theirs"));
 }
+
+#[test]
+fn directory_that_a_file_took_the_place_of_is_made_again_if_the_operator_says_so() {
+    let place = Place::new(r#"step::run("01", "Make", || file::make_dir("@/m/d"));"#);
+    place.run("plan.rhai").ends(0);
+    place.remove("m/d");
+    place.write("m/d", "theirs\n");
+    place.run("plan.rhai --redo 01 --non-interactive").ends(78).says("a directory → a file");
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
+    assert_eq!(place.read("m/d"), "theirs\n");
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
+    assert!(place.path("m/d").is_dir());
+    place.write("m/d/own", "mine\n");
+    place.run("rollback").ends(0).says("kept");
+    place.remove("m/d/own");
+    place.run("rollback").ends(0).says("2 undone");
+    assert!(!place.exists("m/d"));
+    // What is nothing of kkrun's is refused as before.
+    let place = Place::new(r#"step::run("01", "Make", || file::make_dir("@/m/d"));"#).with("m/d", "theirs\n");
+    place.run("plan.rhai --on-conflict overwrite").ends(1).says("`@/m/d` is a file, not a directory");
+}

@@ -380,7 +380,7 @@ step::run("01", "First", || {
     .with("m/conf", "good\n");
     let failed = place.run("plan.rhai").ends(1);
     let error = failed.stderr.split("error: ").nth(1).unwrap().to_owned();
-    assert!(error.starts_with("`bash -c 'echo '\\''syntax error"), "{error}");
+    assert!(error.starts_with("the test of a handler failed: `bash -c 'echo '\\''syntax error"), "{error}");
     failed
         .says("     syntax error in conf")
         .says("undone because of that: write @/m/conf")
@@ -408,20 +408,19 @@ step::run("02", "Second", || { file::write("@/m/b", "b\n"); host::reboot_require
     assert_eq!(pending(&place), Vec::<String>::new());
 }
 
-#[test]
-#[ignore = "needs root and a Debian base"]
-fn booted_machine_rolls_back_units_users_and_data() {
+/// Runs a shell script in a booted clone, and holds that it ends well.
+fn holds_on_a_booted_machine(script: &str) {
     let base =
         std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
     let place = tempfile::tempdir_in("/root").unwrap();
     let write = |name: &str, text: &str| std::fs::write(place.path().join(name), text).unwrap();
     write(
         "plan.rhai",
-        "file::copy(\"files/handlers.sh\", \"/root/handlers.sh\");\n\
-         cmd::run([\"bash\", \"/root/handlers.sh\"], #{ always: \"a test\", timeout: 900 });\n",
+        "file::copy(\"files/script.sh\", \"/root/script.sh\");\n\
+         cmd::run([\"bash\", \"/root/script.sh\"], #{ always: \"a test\", timeout: 900 });\n",
     );
     std::fs::create_dir(place.path().join("files")).unwrap();
-    write("files/handlers.sh", include_str!("handlers.sh"));
+    write("files/script.sh", script);
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_kkrun"))
         .args(["rehearse", "--yes", "--non-interactive", "-v", "--base"])
         .arg(base)
@@ -432,4 +431,16 @@ fn booted_machine_rolls_back_units_users_and_data() {
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success() && said.contains("all of it holds"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn booted_machine_rolls_back_units_users_and_data() {
+    holds_on_a_booted_machine(include_str!("handlers.sh"));
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn booted_machine_keeps_what_two_plans_ask_for_until_the_last_is_rolled_back() {
+    holds_on_a_booted_machine(include_str!("claims.sh"));
 }

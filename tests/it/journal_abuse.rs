@@ -460,3 +460,41 @@ fn missing_backups_are_named_before_a_rollback_begins() {
     place.write("m/old", "old\n");
     place.run("rollback").ends(0).never_says("cannot restore");
 }
+
+#[test]
+fn state_directory_that_was_put_back_as_a_whole_is_noticed() {
+    let (place, _) = done();
+    place.run("plan.rhai").ends(0).never_says("put into its place");
+    let newest = fs::metadata(place.path("state/journal")).unwrap();
+    // As long ago as a backup is: the time of the inode, which nothing can set, is now.
+    let journal = fs::read_to_string(place.path("state/journal")).unwrap();
+    let year = journal.split("\"time\":\"").nth(1).unwrap()[..4].to_owned();
+    let older = (year.parse::<u32>().unwrap() - 1).to_string();
+    place.write_journal(&journal.replace(&format!("\"time\":\"{year}"), &format!("\"time\":\"{older}")));
+    assert!(fs::metadata(place.path("state/journal")).unwrap().len() == newest.len());
+    let noticed = "if the state directory was restored from a backup";
+    place.run("plan.rhai").ends(0).says(noticed);
+    let doctor = place.run("doctor").ends(0);
+    assert!(
+        doctor.stdout.contains(noticed) && doctor.stdout.contains("`--verify` finds"),
+        "{}",
+        doctor.page()
+    );
+    place.run("rollback --dry-run").ends(6).says(noticed);
+    place.run("rollback").ends(0).says(noticed);
+    // What was written since is known.
+    place.run("plan.rhai").ends(0).never_says(noticed);
+}
+
+#[test]
+fn missing_list_of_a_product_is_named_before_a_rollback_begins() {
+    let plan = r#"step::run("01", "All", || { cmd::run(["mkdir", "@/m/d"], #{ creates: "@/m/d" }); file::write("@/m/f", "1\n"); });"#;
+    let place = Place::new(plan);
+    place.run("plan.rhai").ends(0);
+    fs::remove_file(place.backup_of(r#"{".":"directory"}"#)).unwrap();
+    place.run("rollback --dry-run").ends(6).says("failed: run mkdir @/m/d").says("1 would be undone");
+    let said = place.run("rollback").ends(4).stderr;
+    let named = said.find("cannot restore product:@/m/d: the backup").expect(&said);
+    assert!(named < said.find("removed @/m/f").expect(&said), "{said}");
+    assert!(place.exists("m/d"));
+}

@@ -783,3 +783,67 @@ fn log_of_a_step_that_never_ran_names_those_that_did() {
     place.run("log 02").ends(1).says("no log found: step `02` has not run").says("steps with a log: 01");
     place.run("log 01").ends(0).prints("here\n");
 }
+
+#[test]
+fn dry_run_says_that_a_pending_handler_would_run() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { step::on_change(#{ run: [["test", "-e", "@/m/ok"]] }, || file::write("@/m/f", "1\n")); });
+"#,
+    );
+    place.run("plan.rhai").ends(1);
+    let would = "would run what is pending: test -e @/m/ok";
+    place.run("plan.rhai --dry-run").ends(6).says(would).never_says("nothing to change");
+    place.write("m/ok", "");
+    place.run("plan.rhai").ends(0);
+    place.run("plan.rhai --dry-run").ends(0).never_says(would);
+}
+
+#[test]
+fn failed_test_of_a_handler_is_named_as_such() {
+    let place = Place::new(
+        r#"step::run("01", "First", || { step::on_change(#{ test: ["false"] }, || file::write("@/m/f", "1\n")); });"#,
+    );
+    place
+        .run("plan.rhai")
+        .ends(1)
+        .says("error: the test of a handler failed: `false` ended with exit code 1");
+}
+
+#[test]
+fn failed_step_counts_what_it_made_since_it_was_last_complete() {
+    let place = Place::new(r#"step::run("01", "First", || { file::write("@/m/f", "1\n"); });"#);
+    place.run("plan.rhai").ends(0);
+    place.write(
+        "plan/plan.rhai",
+        r#"step::run("01", "First", || { file::write("@/m/g", "1\n"); throw "no"; });"#,
+    );
+    place.run("plan.rhai").ends(1).says("step 01 made 1 change so far");
+    place.run("plan.rhai").ends(1).says("step 01 made 1 change so far");
+}
+
+#[test]
+fn dry_run_knows_a_copy_of_what_it_predicted_and_a_directory_that_nothing_makes() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { file::make_dir("@/m/d"); file::write("@/m/d/f", "1\n"); file::copy("@/m/d/f", "@/m/d/g"); file::write("@/m/d/h", "1\n"); });
+step::run("02", "Second", || file::write("@/m/none/h", "1\n"));
+"#,
+    );
+    let said = place
+        .run("plan.rhai --dry-run")
+        .ends(6)
+        .says("01 First                  4 changes")
+        .says("would make @/m/d/g");
+    said.never_says("would make @/m/none").says("directory `@/m/none` not found");
+}
+
+#[test]
+fn logs_that_were_forgotten_are_said_to_be_removed() {
+    let place =
+        Place::new(r#"step::run("01", "First", || { print("here"); file::write("@/m/f", "1\n"); });"#);
+    place.run("plan.rhai").ends(0);
+    place.run("forget plan --yes").ends(0);
+    place.run("log").ends(1).says("no log found: those of the steps that ran were removed");
+    place.run("log 01").ends(1).says("no log found: that of step `01` was removed");
+}

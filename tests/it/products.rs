@@ -665,3 +665,61 @@ fn user_stays_whole_while_something_is_mounted_in_the_home() {
         ran.says(&format!("`{mount}` is mounted (tmpfs)")).says(&format!("`umount {mount}`"));
     }
 }
+
+/// A plan whose step runs a command that makes `@/m/p`, and one that keeps a value.
+const COMMANDS: &str = r#"
+step::run("01", "Product", || cmd::run(["sh", "-c", "mkdir -p @/m/p; echo v1 > @/m/p/made; echo v1 > @/m/p/other"], #{ creates: "@/m/p" }));
+step::run("02", "Value", || cmd::run(["sh", "-c", "echo one > @/m/v"], #{ unless: ["grep", "-q", "one", "@/m/v"], state: ["cat", "@/m/v"], undo: [["rm", "-f", "@/m/v"]] }));
+"#;
+
+#[test]
+fn command_obeys_the_policy_about_what_was_modified_outside_kkrun() {
+    let place = Place::new(COMMANDS).with("m/v", "zero\n");
+    place.run("plan.rhai").ends(0);
+    place.write("m/p/made", "edited by hand\n");
+    place.write("m/v", "edited\n");
+    place.edit("plan/plan.rhai", "echo v1 > @/m/p/other", "echo v2 > @/m/p/other");
+    let modified = "product:@/m/p was modified outside kkrun:\n      modified or removed: made\n";
+    place.run("plan.rhai --dry-run").ends(6).says(modified);
+    place.run("plan.rhai --non-interactive").ends(78).says(modified);
+    assert_eq!(place.read("m/p/made"), "edited by hand\n");
+    place.run("plan.rhai --on-conflict keep").ends(0);
+    assert_eq!((place.read("m/p/made"), place.read("m/p/other")), ("edited by hand\n".into(), "v1\n".into()));
+    place.run("plan.rhai --verify").ends(1).says("no longer hold").never_says("01 no longer");
+
+    let said = place.run("plan.rhai --redo 02 --non-interactive").ends(78);
+    said.says("the output of `cat @/m/v` is not what kkrun recorded");
+    assert_eq!(place.read("m/v"), "edited\n");
+    place.run("plan.rhai --redo 01,02 --on-conflict overwrite").ends(0);
+    assert_eq!((place.read("m/p/made"), place.read("m/p/other")), ("v1\n".into(), "v2\n".into()));
+    assert_eq!(place.read("m/v"), "one\n");
+    place.backup_of("edited by hand\n");
+}
+
+#[test]
+fn product_that_was_removed_is_made_again_only_if_the_operator_says_so() {
+    let place = Place::new(COMMANDS).with("m/v", "one\n");
+    place.run("plan.rhai").ends(0);
+    place.remove("m/p");
+    place.run("plan.rhai --redo 01 --non-interactive").ends(78).says("`@/m/p` was removed");
+    place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
+    assert!(!place.exists("m/p"));
+    place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
+    assert!(place.exists("m/p/made"));
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/p"));
+}
+
+#[test]
+fn what_kkrun_itself_changed_in_a_product_is_no_conflict() {
+    let place = Place::new(
+        r#"
+step::run("01", "Product", || cmd::run(["sh", "-c", "mkdir -p @/m/p; echo key=0 > @/m/p/conf; echo v1 > @/m/p/other"], #{ creates: "@/m/p" }));
+step::run("02", "Line", || { config::set("@/m/p/conf", "key", 1); file::remove("@/m/p/other"); });
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.edit("plan/plan.rhai", "echo v1", "echo v2");
+    place.run("plan.rhai --only 01 --non-interactive").ends(0).never_says("modified outside");
+    assert_eq!(place.read("m/p/other"), "v2\n");
+}

@@ -394,7 +394,7 @@ fn built_in_scripts_show_preview_and_roll_back() {
     place.run("rollback.rhai 03 --dry-run --yes").ends(6).says("would undo: run touch @/m/made");
     assert_eq!((place.prints_of("m"), place.prints_of("state/journal")), done);
     place.run("rollback.rhai 03 --yes").ends(0).prints("2 undone · 0 kept · 0 conflicts · 0 failed\n");
-    assert!(place.run("status.rhai").ends(0).stdout.contains("on_hold"));
+    assert!(place.run("status.rhai").ends(0).stdout.contains("on hold"));
 
     place.write("m/old", "theirs\n");
     place.run("rollback.rhai --yes").ends(4).prints("4 undone · 0 kept · 1 conflicts · 0 failed\n");
@@ -456,6 +456,55 @@ step::run("03", "Command", || cmd::run(["cp", "@/m/conf", "@/m/copy"], #{ create
         place.run(words).says(named).never_says("run touch");
     }
     place.run("rollback").ends(0).never_says("cannot determine");
+}
+
+#[test]
+fn step_that_stood_on_what_was_rolled_back_is_not_said_to_be_complete() {
+    let place = Place::new(
+        r#"
+step::run("01", "File", || { file::write("@/m/conf", "1\n"); file::write("@/m/more", "1\n"); });
+step::run("02", "Reads", || file::write("@/m/read", file::read("@/m/conf")));
+step::run("03", "Command", || cmd::run(["cp", "@/m/conf", "@/m/copy"], #{ creates: "@/m/copy" }));
+step::run("04", "Unrelated", || file::write("@/m/own", "1\n"));
+"#,
+    )
+    .with(
+        "plan/status.rhai",
+        r#"for row in step::list("plan.rhai") { print(`${row.id} ${row.status} ${row.reason}`); }"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback 01").ends(0);
+    let unknown = "what it ran may rely on what was undone since: file:@/m/conf of step 01 and 1 more";
+    let status = place.run("status.rhai").ends(0).stdout;
+    assert!(status.contains("01 on_hold"), "{status}");
+    assert!(status.contains("02 drifted cannot read `@/m/conf`"), "{status}");
+    assert!(
+        status.contains(&format!("03 complete {unknown}\n")) && status.contains("04 complete \n"),
+        "{status}"
+    );
+    for words in ["plan.rhai", "plan.rhai --dry-run"] {
+        let run = place.run(words).says("02 Reads                  no longer holds: cannot read `@/m/conf`");
+        run.says("03 Command                done")
+            .says(&format!("step 03: {unknown}"))
+            .says("04 Unrelated              done");
+    }
+    // Once it is there again, nothing is said.
+    place.run("plan.rhai --redo 01").ends(0).never_says("no longer").never_says(unknown);
+    assert!(place.run("status.rhai").ends(0).stdout.contains("03 complete \n"));
+}
+
+#[test]
+fn step_that_accepts_what_was_rolled_back_is_complete() {
+    let place = Place::new(
+        r#"
+step::run("01", "File", || file::write("@/m/conf", "1\n"));
+step::run("02", "Command", || cmd::run(["cp", "@/m/conf", "@/m/copy"], #{ creates: "@/m/copy" }));
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback 01").ends(0);
+    place.run("plan.rhai --accept 02").ends(0);
+    place.run("plan.rhai").ends(0).never_says("may rely");
 }
 
 /// A plan of this name whose only step asks for all of these.
@@ -579,4 +628,56 @@ step::run("02", "Second", || { file::write("@/m/a", "1\n"); file::write("@/m/a",
     assert!(claims[0].contains(r#""claims":[{"file":"@/m/a"}]"#), "{}", claims[0]);
     place.run("plan.rhai").ends(0);
     assert_eq!(place.read("state/journal"), journal);
+}
+
+#[test]
+fn dry_run_counts_what_goes_with_the_product_that_it_changed() {
+    let place = Place::new(
+        r#"
+step::run("01", "All", || {
+    cmd::run(["mkdir", "@/m/d"], #{ creates: "@/m/d" });
+    cmd::run(["touch", "@/m/d/x"], #{ changes: "@/m/d", unless: ["test", "-e", "@/m/d/x"], undo: [] });
+    cmd::run(["touch", "@/m/y"], #{ unless: ["test", "-e", "@/m/y"], undo: [] });
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let counts = "0 kept · 0 conflicts · 0 failed · 1 not undone";
+    place.run("rollback --dry-run").ends(6).says(&format!("2 would be undone · {counts}"));
+    place.run("rollback").ends(0).says(&format!("2 undone · {counts}"));
+}
+
+#[test]
+fn rollback_script_shows_each_line_once() {
+    let place = Place::new(
+        r#"
+step::run("01", "File", || file::write("@/m/conf", "1\n"));
+step::run("02", "Command", || cmd::run(["cp", "@/m/conf", "@/m/copy"], #{ creates: "@/m/copy" }));
+"#,
+    )
+    .with("plan/settings.rhai", r#"#{ plan: "plan" }"#)
+    .with_built_in("rollback.rhai");
+    place.run("plan.rhai").ends(0);
+    for words in ["rollback.rhai 01 --yes --dry-run", "rollback.rhai 01 --yes"] {
+        let said = place.run(words).stderr;
+        assert_eq!(said.matches("cannot determine whether").count(), 1, "{said}");
+        let shown = said.matches("make @/m/conf").count() + said.matches("removed @/m/conf").count();
+        assert_eq!(shown, 1, "{said}");
+    }
+}
+
+#[test]
+fn summary_of_a_rollback_that_ends_with_an_error_counts_what_it_undid() {
+    let place = Place::new(
+        r#"
+step::run("01", "All", || {
+    cmd::run(["touch", "@/m/y"], #{ unless: ["test", "-e", "@/m/y"], undo: [["sh", "-c", "kill -INT $PPID; sleep 20"]] });
+    file::write("@/m/conf", "1\n");
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let ended = place.run("rollback --json").ends(130);
+    let last = ended.json().pop().unwrap();
+    assert_eq!((&last["event"], &last["changed"]), (&"run_ended".into(), &1.into()), "{last}");
 }

@@ -361,7 +361,7 @@ impl Kind for EditChange {
         Some(Target::file(self.path()))
     }
 
-    fn backups(&self, _world: &World) -> Vec<Digest> {
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
         // What was not set before is removed, which takes no content.
         self.inverse.file.sha256().filter(|_| self.before != EntryState::Unset).into_iter().collect()
     }

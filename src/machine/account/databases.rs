@@ -97,6 +97,14 @@ pub enum Line {
 }
 
 impl Line {
+    /// The digest of a line that holds a password.
+    pub fn digest(&self) -> Option<Digest> {
+        match self {
+            Self::Text(_) => None,
+            Self::Secret(digest) => Some(*digest),
+        }
+    }
+
     fn of(database: Database, line: &[u8]) -> Self {
         let password = line.split(|byte| *byte == b':').nth(1).unwrap_or_default();
         let has_password = !matches!(database, Database::Subuid | Database::Subgid)

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use nix::unistd;
 
-pub use databases::{Database, Databases, Traces};
+pub use databases::{Database, Databases, Line, Traces};
 pub use home::{make_home, new_home};
 pub use lock::PATIENCE;
 pub use login_defs::LoginDefs;

@@ -62,6 +62,11 @@ impl Listing {
         self.0.is_empty()
     }
 
+    /// The paths of its entries, from the root.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.keys().map(PathText::as_path)
+    }
+
     /// The entries that are not as in `known`, the outermost ones of those that are not in it at all.
     pub fn beyond<'listing>(&'listing self, known: &Self) -> Vec<&'listing Path> {
         let mut found: BTreeSet<&Path> = BTreeSet::new();

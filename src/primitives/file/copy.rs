@@ -248,23 +248,45 @@ struct Known<'file> {
     size: u64,
 }
 
+/// What is at the path of a copy, as far as the copy takes over from it.
+fn regular_or_absent<'found>(to: &Path, found: &'found FileState) -> Result<&'found FileState> {
+    match found {
+        FileState::File { .. } => Ok(found),
+        FileState::Absent | FileState::Link { .. } => Ok(&FileState::Absent),
+        other => bail!(
+            Failure::new(format!("`{}` is {}, not a file", to.display(), other.kind_name()))
+                .kind(FailureKind::Directory)
+        ),
+    }
+}
+
 fn copy_known(host: &Host, from: &Known<'_>, to: &str, options: &Ownership, mode: u32) -> Result<bool> {
     let to = absolute(to)?;
     make(host, &to, |found| {
-        let there = match &found.state {
-            FileState::File { .. } => &found.state,
-            FileState::Absent | FileState::Link { .. } => &FileState::Absent,
-            other => bail!(
-                Failure::new(format!("`{}` is {}, not a file", to.display(), other.kind_name()))
-                    .kind(FailureKind::Directory)
-            ),
-        };
+        let there = regular_or_absent(&to, &found.state)?;
         let attributes = options.attributes(host, &to, there, mode)?;
         Ok(DesiredFile::Copy { of: from.file, sha256: from.sha256, size: from.size, attributes })
     })
 }
 
+/// The mode and the content of a file that a dry run predicted.
+fn predicted_file(host: &Host, from: &str) -> Result<Option<(u32, Rc<[u8]>)>> {
+    if from.starts_with("files/") || !host.dry_run() {
+        return Ok(None);
+    }
+    let known = host.predicted(&absolute(from)?)?;
+    Ok(known.and_then(|known| Some((known.state.metadata()?.mode, known.content?))))
+}
+
 fn copy(host: &Host, from: &str, to: &str, options: &Ownership) -> Result<bool> {
+    if let Some((mode, bytes)) = predicted_file(host, from)? {
+        let to = absolute(to)?;
+        return make(host, &to, |found| {
+            let there = regular_or_absent(&to, &found.state)?;
+            let attributes = options.attributes(host, &to, there, mode & WIDEST)?;
+            Ok(DesiredFile::File { bytes: &bytes, attributes })
+        });
+    }
     let origin = Origin::of(host, from)?;
     match &origin {
         Origin::PlanFile(content) => return copy_plan_file(host, content, to, options),
