@@ -585,7 +585,7 @@ impl Model<'_> {
             .changes
             .iter()
             .any(|change| matches!(change.state, ChangeState::InDoubt | ChangeState::Undoing));
-        let previewed = preview(&mut machine.dry_run(), &request);
+        let previewed = preview(&mut machine.dry_run(), &request, true);
         hold!(machine.snapshot() == before, "a preview changed something");
         let limit = machine.limit(crash);
         let applied = apply(&mut machine.session(), &request);

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{
-    Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, aside, missing, state_value, unit,
+    Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, aside, is_volatile, missing,
+    state_value, unit,
 };
 use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
@@ -658,7 +659,7 @@ impl Kind for CommandChange {
         }
         let product = self.product()?;
         if watch.modified.iter().any(|path| path == Path::new(".")) && watch.found.is_empty() {
-            return Some(format!("`{}` was removed", product.display()));
+            return (!is_volatile(product)).then(|| format!("`{}` was removed", product.display()));
         }
         let name = |path: &PathBuf| match path.to_str() {
             Some(".") => product.display().to_string(),

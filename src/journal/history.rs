@@ -137,7 +137,7 @@ pub struct StepRecord {
     /// What it meant when it completed.
     pub fingerprint: Option<Fingerprint>,
     /// The record that says so; 0 if it never was complete.
-    completed: u64,
+    pub completed: u64,
 }
 
 /// A handler that was triggered and is pending: of one step of one plan.
@@ -965,11 +965,6 @@ fn is_left(change: &ChangeRecord) -> bool {
 }
 
 impl StepRecord {
-    /// The record that says that it was last complete; 0 if it never was.
-    pub fn completed_at(&self) -> u64 {
-        self.completed
-    }
-
     fn end(&mut self, state: StepState, time: Timestamp, seconds: f64) {
         self.state = state;
         self.finished = Some(time);

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -82,8 +82,8 @@ impl PutBack {
     /// here, which leaves the time of its content behind.
     fn of(written: Option<Timestamp>, file: &std::fs::Metadata) -> Option<Self> {
         let written = written?;
-        let placed = Timestamp::new(file.ctime(), 0).ok()?;
-        (placed.as_second() - written.as_second() > LATEST_WRITE).then_some(Self { written, placed })
+        let placed = Timestamp::new(file.ctime(), i32::try_from(file.ctime_nsec()).ok()?).ok()?;
+        (placed.duration_since(written) > LATEST_WRITE).then_some(Self { written, placed })
     }
 
     /// What follows from it.
@@ -96,8 +96,9 @@ impl PutBack {
     }
 }
 
-/// A record is written at most so many seconds after the time in it: a slow disk is no backup.
-const LATEST_WRITE: i64 = 120;
+/// A record is written at most so long after the time in it: the kernel takes the time of the inode before it waits for a
+/// disk.
+const LATEST_WRITE: SignedDuration = SignedDuration::from_secs(2);
 
 /// The bytes behind the last valid record: the write that a dying run or machine did not finish.
 #[derive(Debug)]

@@ -308,7 +308,7 @@ impl Runner {
     /// The failure of a step with what the operator can rely on and do next.
     fn explained(&self, mut failure: Failure, id: &str, host: &Host) -> Failure {
         let session = host.seen();
-        let complete = session.history().step(session.plan(), id).map_or(0, StepRecord::completed_at);
+        let complete = session.history().step(session.plan(), id).map_or(0, |step| step.completed);
         let live = session.history().live_changes_of(session.plan(), id);
         let live = live.filter(|change| change.id > complete);
         let (open, made): (Vec<_>, Vec<_>) =

@@ -293,7 +293,7 @@ fn undo_one(
             is_agreed = true;
         }
         Ok(None) => {}
-        Err(error) => session.reporter().note(format!("{}: {error:#}", known.intent.target)),
+        Err(error) => session.reporter().note_once(format!("{}: {error:#}", known.intent.target)),
     }
     match session.undo_losing(id, request.force, is_agreed)? {
         ChangeState::Undone(how) => {

@@ -77,3 +77,4 @@ for first in one two; do
     [[ -z $(there) ]] || fail "in the end there is $(there)"
     printf '%s, then %s: left to the last\n' $first $last
 done
+printf 'all of it holds\n'
