@@ -319,8 +319,12 @@ impl CommandChange {
                 let at = if path == Path::new(".") { product.as_path() } else { &at };
                 record.touched.iter().any(|touched| at.starts_with(touched) || touched.starts_with(at))
             };
-            let modified = known.without(&watch.found);
-            watch.modified = modified.paths().filter(|path| !by_kkrun(path)).map(Path::to_owned).collect();
+            // What a killed attempt left of it is on the way.
+            if record.first.is_none() {
+                let modified = known.without(&watch.found);
+                watch.modified =
+                    modified.paths().filter(|path| !by_kkrun(path)).map(Path::to_owned).collect();
+            }
             before.product = Some(!watch.found.is_empty());
             before.own = !watch.found.is_empty() && record.own;
             if !watch.found.is_empty() && !before.own {
@@ -674,11 +678,12 @@ impl Kind for CommandChange {
     fn prepare(&self, world: &World) -> Result<()> {
         if let (Some(watch), Some(product)) = (&self.watch, self.product()) {
             // The operator agreed to have it overwritten.
-            let path =
-                |path: &PathBuf| if path == Path::new(".") { product.to_owned() } else { product.join(path) };
-            let modified: Vec<PathBuf> = watch.modified.iter().map(path).collect();
-            let is_file = |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|found| !found.is_dir());
-            keep_small(world, &modified.into_iter().filter(is_file).collect::<Vec<_>>())?;
+            for path in &watch.modified {
+                let path = if path == Path::new(".") { product.to_owned() } else { product.join(path) };
+                if is_there(&path)? {
+                    super::tree::keep_copy(world, &path)?;
+                }
+            }
         }
         if let (Some(watch), Some(_)) = (&self.watch, self.before.left) {
             world.backups()?.save(&blob(&watch.found)?)?;

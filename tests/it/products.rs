@@ -697,6 +697,23 @@ fn command_obeys_the_policy_about_what_was_modified_outside_kkrun() {
 }
 
 #[test]
+fn whatever_is_overwritten_in_a_product_is_in_the_backups() {
+    let place = Place::new(
+        r#"step::run("01", "Make", || cmd::run(["sh", "-c", "rm -rf @/m/p; mkdir @/m/p; for f in a b; do echo v1 > @/m/p/$f; done"], #{ creates: "@/m/p" }));"#,
+    );
+    place.run("plan.rhai").ends(0);
+    let large = "large\n".repeat(3 << 20);
+    std::fs::write(place.path("m/p/a"), &large).unwrap();
+    place.remove("m/p/b");
+    place.write("m/p/b/inner", "inner\n");
+    place.edit("plan/plan.rhai", "v1", "v2");
+    place.run("plan.rhai --on-conflict overwrite").ends(0).says("modified or removed: a, b");
+    assert_eq!(place.read("m/p/b"), "v2\n");
+    place.backup_of(&large);
+    place.backup_of("inner\n");
+}
+
+#[test]
 fn product_that_was_removed_is_made_again_only_if_the_operator_says_so() {
     let place = Place::new(COMMANDS).with("m/v", "one\n");
     place.run("plan.rhai").ends(0);
