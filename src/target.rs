@@ -60,6 +60,8 @@ pub enum Target {
     },
     /// What a command does, by the command's label.
     Command(String),
+    /// The files that a captured command changes, by the command's label.
+    Captured(String),
     /// A user.
     User(String),
     /// A group.
@@ -465,6 +467,7 @@ impl fmt::Display for Target {
                 write!(out, "whole_line:{}", Part { path, section: None, name: text })
             }
             Self::Command(label) => write!(out, "command:{}", whole(label)),
+            Self::Captured(label) => write!(out, "captured:{}", whole(label)),
             Self::User(name) => write!(out, "user:{}", whole(name)),
             Self::Group(name) => write!(out, "group:{}", whole(name)),
             Self::Linger(user) => write!(out, "linger:{}", whole(user)),
@@ -639,6 +642,7 @@ impl FromStr for Target {
                 Self::WholeLine { path, text }
             }
             "command" => Self::Command(text_of(rest)?),
+            "captured" => Self::Captured(text_of(rest)?),
             "user" => Self::User(text_of(rest)?),
             "group" => Self::Group(text_of(rest)?),
             "linger" => Self::Linger(text_of(rest)?),
@@ -937,6 +941,7 @@ mod tests {
             }),
             (any_path(), any_text()).prop_map(|(path, text)| Target::WholeLine { path, text }),
             any_text().prop_map(Target::Command),
+            any_text().prop_map(Target::Captured),
             any_text().prop_map(Target::User),
             any_text().prop_map(Target::Group),
             any_text().prop_map(Target::Linger),

@@ -137,7 +137,7 @@ impl Kind for DebconfChange {
         Ok(())
     }
 
-    fn backups(&self, _world: &World) -> Vec<Digest> {
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
         match self.before {
             AnswerState::Answered { digest, .. } => vec![digest],
             AnswerState::Unknown => Vec::new(),

@@ -9,6 +9,7 @@ mod account;
 mod apt;
 mod aside;
 mod attempts;
+mod captured;
 mod command;
 mod database;
 mod debconf;
@@ -46,6 +47,7 @@ pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LIST_AGE, LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
 pub use aside::things_set_aside;
 pub use attempts::Attempts;
+pub use captured::{CapturedChange, CapturedState};
 pub use command::{
     CommandChange, CommandInverse, CommandSource, CommandState, PlainCommand, Probe, ProductRecord,
 };
@@ -157,7 +159,10 @@ impl World {
 
     /// Runs a command and reports its output, line by line.
     pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
-        self.wrote.set(true);
+        // What a captured command writes is nowhere until it is applied.
+        if command.mounts.is_none() {
+            self.wrote.set(true);
+        }
         self.reporter.emit(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
             let text = crate::text::printable_but_returns(line);
@@ -367,6 +372,11 @@ pub trait Kind {
         false
     }
 
+    /// The paths that it changed, where these are no targets of their own and not all below one that is.
+    fn touches(&self, _world: &World) -> Vec<PathBuf> {
+        Vec::new()
+    }
+
     /// What is gone once it is undone: absolute paths, and a database as `base/OID`. Previews use it.
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
         Vec::new()
@@ -452,6 +462,15 @@ pub trait Kind {
         Ok(())
     }
 
+    /// Takes back what an act did that failed or was killed, for a kind that is made at once or not at all; a path that was
+    /// modified outside kkrun since stays. Doing so twice is the same as once.
+    ///
+    /// # Errors
+    /// When something cannot be restored: the target is then on the way, and stays in doubt.
+    fn withdraw(&self, _world: &World) -> Result<()> {
+        Ok(())
+    }
+
     /// Makes the change: brings the target to the desired state. Only [`Session::perform`](crate::session::Session::perform) calls
     /// it, after the intent is recorded.
     ///
@@ -493,6 +512,8 @@ pub trait Kind {
 pub enum Change {
     /// Owner and mode of entries of a tree.
     Access(AccessChange),
+    /// What a captured command changed.
+    Captured(CapturedChange),
     /// A command that was run.
     Command(CommandChange),
     /// A line or block of a text file.
@@ -530,6 +551,7 @@ impl Change {
     pub fn kind(&self) -> &dyn Kind {
         match self {
             Self::Access(change) => change,
+            Self::Captured(change) => change,
             Self::Command(change) => change,
             Self::Edit(change) => change,
             Self::File(change) => change,

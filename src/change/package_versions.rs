@@ -565,7 +565,7 @@ impl Kind for PackageVersionsChange {
         relying_on_packages(self.added(), later, Path::new(PACKAGE_LISTS))
     }
 
-    fn backups(&self, _world: &World) -> Vec<Digest> {
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
         self.inverse.archives.values().copied().collect()
     }
 

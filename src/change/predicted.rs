@@ -112,6 +112,11 @@ impl Predicted {
             let before = if is_whole { &absent } else { before.get(name.as_path()).unwrap_or(&absent) };
             self.set_path(&path, before, state, None);
         }
+        if !is_whole {
+            for (name, state) in before.entries().filter(|(name, _)| after.get(name.as_path()).is_none()) {
+                self.set_path(&root.join(name), state, &FileState::Absent, None);
+            }
+        }
         if after.is_empty() {
             self.set_path(root, &FileState::Absent, &FileState::Absent, None);
         }

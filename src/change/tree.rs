@@ -81,7 +81,7 @@ fn timeless(manifest: &Manifest) -> Manifest {
     manifest.clone().dated(ModifiedAt { seconds: 0, nanoseconds: 0 })
 }
 
-fn blob(manifest: &Manifest) -> Result<Vec<u8>> {
+pub(super) fn blob(manifest: &Manifest) -> Result<Vec<u8>> {
     serde_json::to_vec(manifest).context("cannot write a manifest as JSON")
 }
 
@@ -398,7 +398,7 @@ pub fn record_tree(world: &World, manifest: &Manifest) -> Result<Value> {
     Ok(state_value(&TreeState::of(manifest)?))
 }
 
-fn read_manifest(world: &World, digest: Digest) -> Result<Manifest> {
+pub(super) fn read_manifest(world: &World, digest: Digest) -> Result<Manifest> {
     let bytes = world.backups()?.read(digest)?;
     serde_json::from_slice(&bytes)
         .with_context(|| format!("backup `{digest}` is invalid: expected a manifest"))
@@ -736,7 +736,7 @@ pub(super) fn others(mut entries: Vec<String>) -> String {
 }
 
 /// The path of an entry of the tree at `root`.
-fn entry_path(root: &Path, name: &Path) -> PathBuf {
+pub(super) fn entry_path(root: &Path, name: &Path) -> PathBuf {
     if name == Path::new(".") { root.to_owned() } else { root.join(name) }
 }
 

@@ -12,6 +12,8 @@ use crate::target::Target;
 pub struct Index {
     by_target: BTreeMap<Target, Vec<ChangeId>>,
     by_path: BTreeMap<PathBuf, AtPath>,
+    /// Those of captured commands: each is to many paths, which are no targets of their own.
+    captured: Vec<ChangeId>,
 }
 
 /// The changes to what is at one path.
@@ -32,6 +34,9 @@ impl AtPath {
 impl Index {
     pub(super) fn insert(&mut self, target: &Target, id: ChangeId) {
         insert(self.by_target.entry(target.clone()).or_default(), id);
+        if let Target::Captured(_) = target {
+            insert(&mut self.captured, id);
+        }
         if let Some(path) = target.path() {
             insert(self.by_path.entry(path.to_owned()).or_default().list_of(target), id);
         }
@@ -39,6 +44,9 @@ impl Index {
 
     /// Takes a change out: rollbacks come to the newest first, which is at the end of its lists.
     pub fn remove(&mut self, target: &Target, id: ChangeId) {
+        if let Target::Captured(_) = target {
+            remove(&mut self.captured, id);
+        }
         if let Some(ids) = self.by_target.get_mut(target) {
             remove(ids, id);
             if ids.is_empty() {
@@ -57,6 +65,11 @@ impl Index {
     /// The changes to a target.
     pub fn at(&self, target: &Target) -> &[ChangeId] {
         self.by_target.get(target).map_or(&[], Vec::as_slice)
+    }
+
+    /// The changes of captured commands.
+    pub fn captured(&self) -> &[ChangeId] {
+        &self.captured
     }
 
     /// The changes to parts of the text at a path.
@@ -79,13 +92,15 @@ impl Index {
     }
 
     /// The changes that may hold the same content as one to this target, or contain it: those to the target itself, to
-    /// its path and to the directories above it; to parts of its text only if it is the whole text.
+    /// its path and to the directories above it; to parts of its text only if it is the whole text; and those of captured
+    /// commands.
     pub fn sharing<'a>(&'a self, target: &'a Target) -> impl Iterator<Item = &'a [ChangeId]> {
         let path = target.path();
         let whole = path.into_iter().flat_map(Path::ancestors).filter_map(|above| self.by_path.get(above));
         let parts = path.filter(|_| !target.is_part()).map(|path| self.parts_at(path));
         let whole = whole.map(|at| at.whole.as_slice());
-        std::iter::once(self.at(target)).chain(parts).chain(whole)
+        let captured = path.is_some().then_some(self.captured.as_slice());
+        std::iter::once(self.at(target)).chain(parts).chain(whole).chain(captured)
     }
 }
 

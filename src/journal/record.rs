@@ -525,7 +525,7 @@ impl Intent {
 
     /// Whether it is not recorded what it reads and relies on.
     pub fn is_opaque(&self) -> bool {
-        matches!(self.what.as_str(), "command" | "statement")
+        matches!(self.what.as_str(), "captured" | "command" | "statement")
     }
 
     /// What other changes may depend on, or share with it.

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{
-    Digest, FileState, Manifest, PathText, copy_content, digest_again, digest_if_known, observe_with,
+    Digest, FileState, Manifest, PathText, ReadFile, copy_content, digest_again, digest_if_known, observe_with,
 };
 
 /// The name of a backup that is being written. There is one writer: making backups requires the lock.
@@ -104,8 +104,17 @@ impl Backups {
 
     /// Observes a tree and saves the content of all its files: each is read once, all are synced together.
     pub fn save_tree(&self, root: &Path) -> Result<Manifest> {
+        self.save_together(|read| Manifest::observe_with(root, read))
+    }
+
+    /// Observes paths and saves the content of those that are files, likewise.
+    pub fn save_files<'a>(&self, paths: impl IntoIterator<Item = &'a Path>) -> Result<Vec<FileState>> {
+        self.save_together(|read| paths.into_iter().map(|path| observe_with(path, read)).collect())
+    }
+
+    fn save_together<T>(&self, observe: impl FnOnce(&mut ReadFile<'_>) -> Result<T>) -> Result<T> {
         let mut fresh = BTreeSet::new();
-        let manifest = Manifest::observe_with(root, &mut |file, shown| {
+        let observed = observe(&mut |file, shown| {
             let (incoming, digest, size) = self.take_in(file, shown, &fresh)?;
             if incoming.is_some() {
                 // Under a name of its own until all are synced: a backup's name promises its content.
@@ -121,7 +130,7 @@ impl Backups {
             }
             fsync(&self.directory).map_err(|errno| self.failed("sync", errno))?;
         }
-        Ok(manifest)
+        Ok(observed)
     }
 
     /// Copies an open file into the directory, sharing its blocks where the file system can, and returns its digest and

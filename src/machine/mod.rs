@@ -2,6 +2,7 @@
 
 pub mod account;
 pub mod backups;
+pub mod capture;
 pub mod clock;
 pub mod clone;
 pub mod download;

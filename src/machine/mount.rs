@@ -14,7 +14,7 @@ use crate::failure::{Failure, FailureKind};
 const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// A mounted file system as this process sees it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Mounted {
     /// Where it is mounted.
     pub path: PathBuf,
@@ -22,6 +22,78 @@ pub struct Mounted {
     pub file_system: String,
     /// Whether it shows its owners under other numbers.
     pub mapped: bool,
+    /// Whether nothing can be written there.
+    pub read_only: bool,
+    /// Whether set-user-id bits and file capabilities mean nothing there.
+    pub no_suid: bool,
+    /// Whether no program there can be executed.
+    pub no_exec: bool,
+}
+
+/// Where what a file system holds is kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeping {
+    /// On a disk of this machine.
+    OnDisk,
+    /// In this machine's memory.
+    InMemory,
+    /// In the directories of an overlay.
+    InOverlay,
+    /// Nowhere: the kernel shows something as files.
+    Virtual,
+    /// In another machine, by a program, or in a way that no overlay can be mounted over.
+    Elsewhere,
+}
+
+/// File systems on disks of this machine that an overlay can be mounted over.
+const ON_DISK: [&str; 10] =
+    ["bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "jfs", "xfs", "zfs"];
+
+/// File systems that hold no data.
+const VIRTUAL: [&str; 22] = [
+    "autofs",
+    "binfmt_misc",
+    "bpf",
+    "cgroup",
+    "cgroup2",
+    "configfs",
+    "debugfs",
+    "devpts",
+    "devtmpfs",
+    "efivarfs",
+    "fusectl",
+    "fuse.portal",
+    "hugetlbfs",
+    "mqueue",
+    "nsfs",
+    "proc",
+    "pstore",
+    "ramfs",
+    "rpc_pipefs",
+    "securityfs",
+    "sysfs",
+    "tracefs",
+];
+
+impl Mounted {
+    /// Where it keeps what it holds.
+    pub fn keeping(&self) -> Keeping {
+        match self.file_system.as_str() {
+            kind if ON_DISK.contains(&kind) => Keeping::OnDisk,
+            kind if VIRTUAL.contains(&kind) => Keeping::Virtual,
+            "tmpfs" => Keeping::InMemory,
+            "overlay" => Keeping::InOverlay,
+            _ => Keeping::Elsewhere,
+        }
+    }
+}
+
+/// Those of these mounts that are seen: what is mounted later at the same path covers what was there.
+pub fn visible(mounted: &[Mounted]) -> impl Iterator<Item = &Mounted> {
+    mounted.iter().enumerate().filter_map(|(index, mount)| {
+        let covered = mounted[index + 1..].iter().any(|later| later.path == mount.path);
+        (!covered).then_some(mount)
+    })
 }
 
 /// All mounts in the order in which they were made. Source of the format: proc_pid_mountinfo(5).
@@ -65,10 +137,15 @@ fn parse(text: &[u8]) -> Vec<Mounted> {
             let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
             let path = fields.get(4)?;
             let dash = fields.iter().position(|field| *field == b"-")?;
+            let has = |field: &[u8], wanted: &[u8]| field.split(|byte| *byte == b',').any(|option| option == wanted);
+            let options = fields.get(5)?;
             Some(Mounted {
                 path: PathBuf::from(OsString::from_vec(unescape(path))),
                 file_system: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
-                mapped: fields.get(5)?.split(|byte| *byte == b',').any(|option| option == b"idmapped"),
+                mapped: has(options, b"idmapped"),
+                read_only: has(options, b"ro") || fields.get(dash + 3).is_some_and(|of_all| has(of_all, b"ro")),
+                no_suid: has(options, b"nosuid"),
+                no_exec: has(options, b"noexec"),
             })
         })
         .collect()
@@ -132,6 +209,29 @@ pub struct Overlay {
     keep: bool,
 }
 
+/// The directories of an overlay; `upper` and `work` are empty and on one file system.
+pub struct Sides<'a> {
+    /// What is seen where nothing was changed.
+    pub lower: &'a Path,
+    /// Where changes go.
+    pub upper: &'a Path,
+    /// What the kernel needs for that.
+    pub work: &'a Path,
+}
+
+/// Mounts an overlay at `merged` until it is unmounted. `options` are those of overlayfs.rst but for the directories.
+pub fn mount_overlay(sides: &Sides<'_>, merged: &Path, options: &str, flags: MountFlags) -> Result<()> {
+    let mut data = options.as_bytes().to_vec();
+    for (name, path) in [("lowerdir", sides.lower), ("upperdir", sides.upper), ("workdir", sides.work)] {
+        data.extend(format!(",{name}=").as_bytes());
+        escape_option(path, &mut data);
+    }
+    let data = CString::new(data).context("a path contains a NUL byte")?;
+    rustix::mount::mount("overlay", merged, "overlay", flags, Some(data.as_c_str())).with_context(|| {
+        format!("cannot mount an overlay of `{}` at `{}`", sides.lower.display(), merged.display())
+    })
+}
+
 impl Overlay {
     /// Mounts one. `upper` and `work` are empty directories on one file system.
     ///
@@ -140,18 +240,10 @@ impl Overlay {
     /// lower side can be renamed (`redirect_dir`), as on
     /// the machine itself.
     pub fn mount(lower: &Path, upper: &Path, work: &Path, merged: &Path, durable: bool) -> Result<Self> {
-        let mut options = if durable { Vec::new() } else { b"volatile,".to_vec() };
-        options.extend(b"redirect_dir=on,index=off,metacopy=off,lowerdir=");
-        escape_option(lower, &mut options);
-        options.extend(b",upperdir=");
-        escape_option(upper, &mut options);
-        options.extend(b",workdir=");
-        escape_option(work, &mut options);
-        let options = CString::new(options).context("a path contains a NUL byte")?;
-        rustix::mount::mount("overlay", merged, "overlay", MountFlags::NODEV, Some(options.as_c_str()))
-            .with_context(|| {
-                format!("cannot mount an overlay of `{}` at `{}`", lower.display(), merged.display())
-            })?;
+        let volatile = if durable { "" } else { "volatile," };
+        let options = format!("{volatile}redirect_dir=on,index=off,metacopy=off");
+        let sides = Sides { lower, upper, work };
+        mount_overlay(&sides, merged, &options, MountFlags::NODEV)?;
         Ok(Self { lower: lower.to_owned(), upper: upper.to_owned(), merged: merged.to_owned(), keep: false })
     }
 
@@ -201,9 +293,16 @@ mod tests {
     fn the_kernels_list_of_mounts_is_read_with_spaces_in_names() {
         let text = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
                      40 27 8:1 / /mnt/my\\040disk rw,idmapped shared:1 master:2 - xfs /dev/sda1 rw\n\n";
-        let mount =
-            |path: &str, kind: &str, mapped| Mounted { path: path.into(), file_system: kind.into(), mapped };
+        let mount = |path: &str, kind: &str, mapped| Mounted {
+            path: path.into(),
+            file_system: kind.into(),
+            mapped,
+            ..Mounted::default()
+        };
         assert_eq!(parse(text), [mount("/", "ext4", false), mount("/mnt/my disk", "xfs", true)]);
+        let limited = parse(b"9 1 0:4 / /a ro,nosuid,noexec - tmpfs none rw\n9 1 0:4 / /b rw - tmpfs none ro\n");
+        assert!(limited[0].read_only && limited[0].no_suid && limited[0].no_exec);
+        assert!(limited[1].read_only && !limited[1].no_suid);
     }
 
     #[test]

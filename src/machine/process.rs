@@ -21,7 +21,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -60,6 +60,8 @@ pub struct Command {
     pub interactive: bool,
     /// The first request to stop leaves it alone, because stopping it half-way is worse (apt, dpkg).
     pub outlasts_interrupt: bool,
+    /// The mounts that it sees; by default those of kkrun.
+    pub mounts: Option<Arc<OwnedFd>>,
 }
 
 impl Command {

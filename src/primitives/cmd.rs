@@ -1,5 +1,7 @@
 //! `cmd::` runs commands: arrays of arguments, never shell strings.
 
+mod capture;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use rhai::{FnPtr, Map};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
 
+use self::capture::CaptureOptions;
 use super::file::absolute;
 use super::shorter::namespace;
 use crate::change::{
@@ -41,9 +44,10 @@ pub(super) fn options(function: &str) -> Option<OptionSet> {
         "run" => Some(
             by_hand(OptionSet::of::<RunOptions>())
                 .with("unless", &["array", "closure"])
+                .with("capture", &["map"])
                 .with("undo", &["array", "closure"])
                 .with("made_from", &["string", "closure"])
-                .needing_one_of(&["creates", "unless", "always"]),
+                .needing_one_of(&["creates", "unless", "always", "capture"]),
         ),
         "read" | "test" => Some(by_hand(OptionSet::of::<LookOptions>())),
         _ => None,
@@ -102,6 +106,8 @@ struct RunOptions {
     loses: Option<String>,
     irreversible: Option<String>,
     #[serde(skip)]
+    capture: Option<CaptureOptions>,
+    #[serde(skip)]
     made_from: Option<Dynamic>,
     whole: bool,
     changes: Option<String>,
@@ -143,7 +149,15 @@ impl RunOptions {
     fn of(mut map: Map) -> Result<Self> {
         let (unless, undo, made_from) = (map.remove("unless"), map.remove("undo"), map.remove("made_from"));
         let (env, stdin) = (env_of(&mut map)?, map.remove("stdin"));
-        Ok(Self { unless, undo, made_from, env, stdin, ..options_of(map)? })
+        let capture = map.remove("capture").map(|given| {
+            let kind = given.type_name();
+            let map = given.try_cast::<Map>().ok_or_else(|| {
+                Failure::new(format!("`capture` must be a map, not a {kind}")).kind(FailureKind::Option)
+            })?;
+            options_of(map).context("`capture`")
+        });
+        let capture = capture.transpose()?;
+        Ok(Self { unless, undo, capture, made_from, env, stdin, ..options_of(map)? })
     }
 }
 
@@ -301,6 +315,14 @@ impl Run<'_> {
         if self.holds(product.as_deref())? {
             return Ok(self.nothing_run());
         }
+        if let Some(capture) = &self.options.capture {
+            let ended = self.execute_captured(capture)?;
+            let Some(ended) = ended else { return Ok(self.unknown_output()) };
+            if !self.host.dry_run() {
+                self.prove()?;
+            }
+            return Ok(self.output(&ended));
+        }
         if self.host.dry_run() {
             let target = self.target(product.as_deref());
             let summary = format!("run {}", self.label);
@@ -313,11 +335,7 @@ impl Run<'_> {
             } else {
                 self.host.session().note_change(target, summary);
             }
-            return Ok(Output {
-                known: None,
-                label: self.label.clone(),
-                position: self.context.call_position(),
-            });
+            return Ok(self.unknown_output());
         }
         let mut attempts = self.attempts()?;
         let undo = self.undo_commands()?;
@@ -355,11 +373,14 @@ impl Run<'_> {
 
     fn check_options(&self) -> Result<()> {
         let options = &self.options;
-        if options.creates.is_none() && options.unless.is_none() && options.always.is_none() {
+        if options.capture.is_some() {
+            self.refuse_beside_capture()?;
+        } else if !self.has_guard() {
             bail!(
-                Failure::new("`cmd::run` needs one of `creates`, `unless` or `always`")
+                Failure::new("`cmd::run` needs one of `creates`, `unless`, `always` or `capture`")
                     .kind(FailureKind::Option)
                     .hint("`creates: path` names what it makes, `unless: […]` a command that succeeds when it is done")
+                    .hint("`capture: #{}` runs it apart and finds out whether it changes anything")
                     .hint("`always: \"why\"` runs it every time that the step runs")
             );
         }
@@ -372,7 +393,35 @@ impl Run<'_> {
         Ok(())
     }
 
+    fn has_guard(&self) -> bool {
+        let options = &self.options;
+        options.creates.is_some() || options.unless.is_some() || options.always.is_some()
+    }
+
+    /// What undoes a captured command, and whether it is as before, needs no words of the script.
+    fn refuse_beside_capture(&self) -> Result<()> {
+        let options = &self.options;
+        let beside = [
+            ("undo", options.undo.is_some()),
+            ("state", options.state.is_some()),
+            ("loses", options.loses.is_some()),
+            ("irreversible", options.irreversible.is_some()),
+            ("whole", options.whole),
+            ("changes", options.changes.is_some()),
+            ("retries", options.retries > 0),
+        ];
+        let Some((name, _)) = beside.iter().find(|(_, is_given)| *is_given) else { return Ok(()) };
+        bail!(
+            Failure::new(format!("`capture` must not be combined with `{name}`"))
+                .kind(FailureKind::Option)
+                .hint("what a captured command changes is undone path by path")
+        )
+    }
+
     fn target(&self, product: Option<&Path>) -> Target {
+        if self.options.capture.is_some() {
+            return Target::Captured(self.label.clone());
+        }
         match product {
             Some(product) => Target::product(product),
             None => Target::Command(self.label.clone()),
@@ -612,6 +661,10 @@ impl Run<'_> {
         bail!(Failure::new(format!("`{}` succeeded, but `unless` still does not hold", self.label)))
     }
 
+    fn unknown_output(&self) -> Output {
+        Output { known: None, label: self.label.clone(), position: self.context.call_position() }
+    }
+
     fn nothing_run(&self) -> Output {
         let known = KnownOutput { code: 0, stdout: String::new(), stderr: String::new(), seconds: 0.0 };
         Output { known: Some(known), label: self.label.clone(), position: self.context.call_position() }
@@ -639,7 +692,7 @@ mod functions {
     use super::*;
 
     /// Runs a command unless there is nothing to do, and returns `{ code, ok, stdout, stderr, seconds }`. One of these
-    /// options must say when there is nothing to do:
+    /// options, or `capture`, must say when there is nothing to do:
     ///
     /// * `creates: path` – when the path exists, and is not what kkrun made with other arguments, variables, user, directory or
     ///   `stdin`: then the changed command is run, with the product in place. Undo removes what the command made; what was
@@ -671,6 +724,36 @@ mod functions {
     /// * `changes: path` – the product of another command that this one modifies, such as a checkout that it updates: the
     ///   modification is then no conflict.
     ///
+    /// `capture: #{}` runs the command apart and makes what it changed a change of kkrun's own. It sees this machine through
+    /// an overlay over every local file system. When it has ended well, all that differs is applied at once: a command
+    /// that fails or is killed changes nothing, and one after which nothing differs is not recorded. A rollback restores
+    /// every path with content, owner, mode, attributes, time and names (hard links). What was modified outside kkrun,
+    /// while the command ran or since, is a conflict of that path alone. Needs root. Options in it:
+    ///
+    /// * `paths: [path, …]` – what may change, with all below. Anything else is an error, and nothing is applied.
+    /// * `ignore: [path or name, …]` – what is thrown away: a path with all below it, or a name wherever it occurs, such as
+    ///   `__pycache__`.
+    /// * `allow: [service, …]` – services that it can reach, by the name of their socket, of a directory on its way, or by its
+    ///   path: `systemd`, `dbus`, `postgresql`, `docker`. What the command asks a service to do is not captured.
+    /// * `preview: true` – a dry run runs it, shows what differs and throws that away. Without it, a dry run only names the
+    ///   command.
+    ///
+    /// | what the command does | captured |
+    /// |---|---|
+    /// | changes files, directories and links on local disks, in `/tmp` and other `tmpfs` | yes |
+    /// | changes something in `/run`, `/dev`, `/proc`, `/sys`: a kernel parameter, a firewall, a mount | no: it happens at once |
+    /// | changes files on network file systems and others without an overlay | refused: they are read-only |
+    /// | asks a service through a socket with a path: `systemctl`, `psql`, `docker`, D-Bus | refused, unless in `allow`: then no |
+    /// | asks names of users and hosts, writes to the system's log | not captured, always possible |
+    /// | uses the network, abstract sockets, signals | no: it happens at once |
+    /// | leaves a process running | the process is ended |
+    /// | makes sockets | they are left out |
+    /// | makes named pipes or devices, or makes files immutable | refused: kkrun cannot restore these |
+    /// | changes a file that has another name (hard link) elsewhere | refused: kkrun could not restore the name |
+    ///
+    /// A file with several names in one directory is parted from the others when it is written. The state directory looks
+    /// empty to the command. What it writes is below the state directory until it is applied.
+    ///
     /// Options about how it runs: `cwd`, `env` (values may be secrets), `user` (with HOME, groups and XDG_RUNTIME_DIR),
     /// `stdin` (a string or a secret), `timeout` (seconds, default 3600), `retries` (default 0), `retry_on` (a
     /// regular expression: a failed command is only retried when it matches the last 40 lines of output, such as
@@ -682,6 +765,12 @@ mod functions {
     /// assert(file::exists("/srv/made"));
     /// let said = cmd::run(["echo", "hello"], #{ always: "to greet" });
     /// assert(said.ok && said.stdout == "hello\n");
+    /// ```
+    ///
+    /// ```rhai
+    /// let install = ["sh", "-c", "mkdir -p /srv/app; echo 1.0 > /srv/app/version; echo '/srv/app' >> /srv/list"];
+    /// cmd::run(install, #{ capture: #{ paths: ["/srv"], ignore: [".cache"], preview: true } });
+    /// assert(file::read("/srv/app/version") == "1.0\n");
     /// ```
     ///
     /// ```rhai

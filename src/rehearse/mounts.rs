@@ -2,37 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use crate::machine::mount::Mounted;
-
-/// File systems on disks of this machine: an overlay over them can be thrown away.
-const ON_DISK: [&str; 10] =
-    ["bcachefs", "btrfs", "erofs", "ext2", "ext3", "ext4", "f2fs", "jfs", "xfs", "zfs"];
-
-/// File systems that hold no data: the clone has its own or needs none.
-const VIRTUAL: [&str; 22] = [
-    "autofs",
-    "binfmt_misc",
-    "bpf",
-    "cgroup",
-    "cgroup2",
-    "configfs",
-    "debugfs",
-    "devpts",
-    "devtmpfs",
-    "efivarfs",
-    "fusectl",
-    "fuse.portal",
-    "hugetlbfs",
-    "mqueue",
-    "nsfs",
-    "proc",
-    "pstore",
-    "ramfs",
-    "rpc_pipefs",
-    "securityfs",
-    "sysfs",
-    "tracefs",
-];
+use crate::machine::mount::{Keeping, Mounted, visible};
 
 /// Where the clone has file systems of its own.
 const OWN: [&str; 5] = ["/dev", "/proc", "/run", "/sys", "/tmp"];
@@ -64,7 +34,7 @@ pub(super) fn below(base: &Path, mounted: &[Mounted]) -> SubMounts {
         let Ok(inside) = mount.path.strip_prefix(base) else { continue };
         let path = Path::new("/").join(inside);
         let kind = mount.file_system.as_str();
-        if inside.as_os_str().is_empty() || own(&path) || VIRTUAL.contains(&kind) {
+        if inside.as_os_str().is_empty() || own(&path) || mount.keeping() == Keeping::Virtual {
             continue;
         }
         if found.left_out.iter().any(|(outer, _, _)| path.starts_with(outer)) {
@@ -72,7 +42,7 @@ pub(super) fn below(base: &Path, mounted: &[Mounted]) -> SubMounts {
         }
         if mount.mapped {
             found.left_out.push((path, kind.to_owned(), "its owners are mapped"));
-        } else if ON_DISK.contains(&kind) {
+        } else if mount.keeping() == Keeping::OnDisk {
             found.cloned.push(path);
         } else {
             found.left_out.push((path, kind.to_owned(), why_not(kind)));
@@ -80,14 +50,6 @@ pub(super) fn below(base: &Path, mounted: &[Mounted]) -> SubMounts {
     }
     found.cloned.sort();
     found
-}
-
-/// What is mounted later at the same path covers what was there.
-fn visible(mounted: &[Mounted]) -> impl Iterator<Item = &Mounted> {
-    mounted.iter().enumerate().filter_map(|(index, mount)| {
-        let covered = mounted[index + 1..].iter().any(|later| later.path == mount.path);
-        (!covered).then_some(mount)
-    })
 }
 
 fn why_not(kind: &str) -> &'static str {
@@ -108,7 +70,11 @@ mod tests {
 
     fn mounts(list: &[(&str, &str)]) -> Vec<Mounted> {
         list.iter()
-            .map(|(path, kind)| Mounted { path: path.into(), file_system: (*kind).to_owned(), mapped: false })
+            .map(|(path, kind)| Mounted {
+                path: path.into(),
+                file_system: (*kind).to_owned(),
+                ..Mounted::default()
+            })
             .collect()
     }
 

@@ -78,7 +78,8 @@ pub fn preview(session: &mut Session, request: &Request, is_shown: bool) -> Resu
             }
             UndoOutcome::Failed => report.failed.push(row),
             _ => {
-                assumed.undo(&known);
+                let touched = Change::of_intent(&known.intent)?.kind().touches(&session.world);
+                assumed.undo(&known, touched);
                 report.undone.push(row);
             }
         }
@@ -128,7 +129,9 @@ fn preview_one(
         let gone = change.kind().removed_by_undo(&session.world);
         session.world.assumed_gone.borrow_mut().extend(gone);
         let back = known.intent.target.path().filter(|_| known.intent.what != "command");
-        session.world.assumed_back.borrow_mut().extend(back.map(Path::to_owned));
+        let mut all_back = session.world.assumed_back.borrow_mut();
+        all_back.extend(back.map(Path::to_owned));
+        all_back.extend(change.kind().touches(&session.world));
     }
     Ok(undone)
 }

@@ -145,7 +145,7 @@ impl Session {
     ) -> Result<bool> {
         self.report_conflict(target, summary, difference);
         let policy = match self.on_conflict {
-            ConflictPolicy::Ask => self.ask_about_conflict(target, summary)?,
+            ConflictPolicy::Ask => self.ask_about_conflict(target, summary, "since kkrun last wrote it")?,
             decided => decided,
         };
         if policy == ConflictPolicy::Overwrite {
@@ -154,6 +154,24 @@ impl Session {
         self.record(Entry::ConflictKept { target: target.clone(), against: desired.clone() })?;
         self.report_kept(target, summary);
         Ok(false)
+    }
+
+    /// Decides about a path that was modified while a captured command ran that changed it, too: true to keep what is
+    /// there. A dry run shows it and goes on.
+    ///
+    /// # Errors
+    /// When the operator stops, and when no one can be asked.
+    pub fn keeps_modified_meanwhile(&self, target: &Target, summary: &str, difference: &str) -> Result<bool> {
+        self.report_conflict(target, summary, difference);
+        let policy = match self.on_conflict {
+            ConflictPolicy::Ask if self.mode == Mode::DryRun => ConflictPolicy::Overwrite,
+            ConflictPolicy::Ask => self.ask_about_conflict(target, summary, "while the command ran")?,
+            decided => decided,
+        };
+        if policy == ConflictPolicy::Keep {
+            self.report_kept(target, summary);
+        }
+        Ok(policy == ConflictPolicy::Keep)
     }
 
     pub(super) fn report_kept(&self, target: &Target, summary: &str) {
@@ -167,7 +185,12 @@ impl Session {
         self.world.reporter.emit(&Event::Conflict { target, summary, difference });
     }
 
-    pub(super) fn ask_about_conflict(&self, target: &Target, summary: &str) -> Result<ConflictPolicy> {
+    pub(super) fn ask_about_conflict(
+        &self,
+        target: &Target,
+        summary: &str,
+        when: &str,
+    ) -> Result<ConflictPolicy> {
         let text = format!("{target}: keep it, overwrite it, or stop? (keep/overwrite/stop)");
         let question = Question::Text { text, default: "stop".to_owned() };
         let answer = loop {
@@ -186,7 +209,7 @@ impl Session {
             return Ok(ConflictPolicy::Overwrite);
         }
         let mut failure = Failure::new(format!(
-            "cannot {summary}: {target} was modified outside kkrun since kkrun last wrote it"
+            "cannot {summary}: {target} was modified outside kkrun {when}"
         ))
         .kind(FailureKind::Conflict)
         .hint("`--on-conflict overwrite` replaces it and keeps a backup, `--on-conflict keep` keeps what is there");

@@ -70,6 +70,15 @@ impl Search<'_> {
                 }
             }
         }
+        for change in self.history.changes_of(self.history.live().captured()) {
+            if change.state == ChangeState::Done
+                && newest.as_ref().is_none_or(|(newest, _)| change.settled > *newest)
+                && let Change::Captured(captured) = Change::of_intent(&change.intent)?
+                && let Some(state) = captured.left_at(self.world, path)?
+            {
+                newest = Some((change.settled, Known::State(state)));
+            }
+        }
         Ok(match newest {
             Some((at, Known::State(mut state))) => {
                 self.give_access(at, path, &mut |below, access| {

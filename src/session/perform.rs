@@ -202,6 +202,10 @@ impl Session {
         let looked = match acted {
             Ok(()) => self.recorded_of(change),
             Err(error) => {
+                if let Err(left) = change.kind().withdraw(&self.world) {
+                    let target = change.kind().target();
+                    self.world.reporter.note(format!("{target} stays half made: {left:#}"));
+                }
                 match change.kind().position(&self.world) {
                     Ok(Position::After) => {
                         let recorded = self.recorded_of(change)?;

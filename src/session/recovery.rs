@@ -81,6 +81,7 @@ impl Session {
                     // A rollback repairs in its own way.
                     if stop {
                         change.kind().repair(&self.world)?;
+                        change.kind().withdraw(&self.world)?;
                     }
                     change.kind().position(&self.world)
                 };

@@ -180,7 +180,8 @@ impl Session {
             && newer.is_live()
             && newer.intent.class != Class::Irreversible
             && (newer.intent.footprint().shares_content(&known.intent.footprint())
-                || newer.intent.what == "tree" && self.reaches(&newer.intent, &known.intent))
+                || matches!(newer.intent.what.as_str(), "tree" | "captured")
+                    && self.reaches(&newer.intent, &known.intent))
     }
 
     /// The newest of these changes that holds the content of this one.
@@ -224,8 +225,11 @@ impl Session {
     /// Whether a change of many paths changed the one that another change is about.
     pub(super) fn reaches(&self, newer: &Intent, older: &Intent) -> bool {
         let Some(path) = older.target.path() else { return false };
-        let is_above = newer.target.path().is_some_and(|above| path.starts_with(above));
-        is_above && Change::of_intent(newer).is_ok_and(|change| change.kind().reaches(path, &self.world))
+        let may_reach = match newer.target.path() {
+            Some(above) => path.starts_with(above),
+            None => newer.what == "captured",
+        };
+        may_reach && Change::of_intent(newer).is_ok_and(|change| change.kind().reaches(path, &self.world))
     }
 
     /// What undoing a change would do, given what became of the newer ones.
@@ -233,7 +237,8 @@ impl Session {
         if let Some(standing) = self.newer_change(known, &assumed.standing) {
             return Ok(left_to(standing, assumed.kept.contains(&standing.id)));
         }
-        if assumed.hides(known) {
+        let touched = Change::of_intent(&known.intent)?.kind().touches(&self.world);
+        if assumed.hides(known, &touched) {
             // What is there is known only once those are undone.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
@@ -302,14 +307,14 @@ impl Assumed {
         Self { standing, gone: BTreeMap::new(), gone_paths: BTreeMap::new(), kept: BTreeSet::new() }
     }
 
-    /// It would undo this one.
-    pub fn undo(&mut self, known: &ChangeRecord) {
+    /// It would undo this one, which touched these paths besides its target.
+    pub fn undo(&mut self, known: &ChangeRecord, touched: Vec<PathBuf>) {
         let target = &known.intent.target;
         self.standing.remove(target, known.id);
         let newest = self.gone.entry(target.clone()).or_default();
         *newest = known.id.max(*newest);
-        if let Some(path) = target.path() {
-            let newest = self.gone_paths.entry(path.to_owned()).or_default();
+        for path in target.path().map(Path::to_owned).into_iter().chain(touched) {
+            let newest = self.gone_paths.entry(path).or_default();
             *newest = known.id.max(*newest);
         }
     }
@@ -320,11 +325,17 @@ impl Assumed {
     }
 
     /// Whether what a change left is seen only once newer ones are undone that it would undo.
-    fn hides(&self, known: &ChangeRecord) -> bool {
+    fn hides(&self, known: &ChangeRecord, touched: &[PathBuf]) -> bool {
         let is_newer = |newest: &ChangeId| *newest > known.id;
         let Some(path) = known.intent.target.path() else {
-            return self.gone.get(&known.intent.target).is_some_and(is_newer);
+            return self.gone.get(&known.intent.target).is_some_and(is_newer)
+                || touched.iter().any(|path| self.hides_path(path, known.id));
         };
+        self.hides_path(path, known.id)
+    }
+
+    fn hides_path(&self, path: &Path, id: ChangeId) -> bool {
+        let is_newer = |newest: &ChangeId| *newest > id;
         // Paths are ordered by their components: what is below a path follows it.
         let from = self.gone_paths.range::<Path, _>((Bound::Included(path), Bound::Unbounded));
         from.take_while(|(below, _)| below.starts_with(path)).any(|(_, newest)| is_newer(newest))

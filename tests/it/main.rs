@@ -9,6 +9,7 @@ mod accounts;
 mod adopt;
 mod bad_input;
 mod bench;
+mod captured;
 mod check;
 mod command_line;
 mod commands;

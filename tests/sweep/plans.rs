@@ -57,6 +57,7 @@ const ALL: &[Scenario] = &[
     LINES,
     COMMANDS,
     PRODUCTS,
+    CAPTURED,
     HANDLERS,
     DATA,
     OWNED,
@@ -300,6 +301,39 @@ step::run("02", "Make again", || {
     make: |tree| {
         write(tree, "01/there/before", "before\n");
         fs::create_dir(tree.join("02")).unwrap();
+    },
+    has_server: false,
+    talks: false,
+};
+
+const CAPTURED: Scenario = Scenario {
+    name: "captured",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Make", || {
+    cmd::run(["bash", "-ec", "cd @/01; echo new > made; echo new > old; rm -f gone; mkdir -p dir/deep; echo a > dir/deep/a; ln -f dir/deep/a b; ln -sfn made link; chmod 0600 access"],
+        #{ label: "make", capture: #{} });
+});
+step::run("02", "Replace", || {
+    file::write("@/02/shared", "first\n");
+    cmd::run(["bash", "-ec", "cd @/02; if test -d tree; then mv tree renamed; echo file > tree; fi; echo second > shared; if test -f kind; then rm kind; mkdir kind; echo x > kind/x; fi; echo parted > one"],
+        #{ label: "replace", capture: #{} });
+});
+"#,
+    )],
+    make: |tree| {
+        write(tree, "01/old", "old\n");
+        adorned(&tree.join("01/old"));
+        write(tree, "01/gone", "gone\n");
+        write(tree, "01/access", "same\n");
+        symlink("elsewhere", tree.join("01/link")).unwrap();
+        write(tree, "02/shared", "before\n");
+        write(tree, "02/tree/one", "1\n");
+        write(tree, "02/tree/deep/two", "2\n");
+        write(tree, "02/kind", "file\n");
+        write(tree, "02/one", "together\n");
+        fs::hard_link(tree.join("02/one"), tree.join("02/two")).unwrap();
     },
     has_server: false,
     talks: false,

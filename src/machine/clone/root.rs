@@ -304,7 +304,7 @@ fn empty(lower: &Path, upper: &Path, path: &Path) -> Result<()> {
 
 /// Gives a directory the owner, attributes and mode of another; the mode last, because changing the owner may clear
 /// bits.
-fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
+pub fn copy_metadata(from: &Path, to: &Path) -> Result<()> {
     let found = std::fs::metadata(from).with_context(|| format!("cannot access `{}`", from.display()))?;
     let unchangeable = || format!("cannot make `{}` like `{}`", to.display(), from.display());
     chown(to, Some(found.uid()), Some(found.gid())).with_context(unchangeable)?;

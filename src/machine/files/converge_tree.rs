@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::build_tree::{OpenFile, build_tree};
 use super::exchange_tree::exchange_tree;
 use super::file_state::FileState;
+use super::hard_link::{hard_link, identity_of};
 use super::link::link;
 use super::manifest::Manifest;
 use super::metadata::Attributes;
@@ -23,12 +24,14 @@ pub enum Times {
     Pass,
     /// They become those of the goal.
     Return,
+    /// The same, also where nothing but the time of a file differs.
+    Follow,
 }
 
 /// Brings the entries of the tree at `root` that `now` or `goal` names from the state in `now` to that in `goal`. An
 /// entry that `goal` does not name is removed, a directory with everything in it; one that neither names stays. A
-/// missing directory appears complete, and every file is either the old or the new one. After an interruption, another
-/// call completes it.
+/// missing directory appears complete, and every file is either the old or the new one; only a file with several names
+/// is missing for a moment. After an interruption, another call completes it.
 ///
 /// `open` gives the content of a file by its path from the root; `tag` names what is prepared.
 ///
@@ -42,19 +45,32 @@ pub fn converge_tree(
     tag: &str,
     open: &mut OpenFile<'_>,
 ) -> Result<()> {
+    let shared = shared_names(now);
+    let apart = if shared.is_empty() { now.clone() } else { now.with_files_apart() };
     let mut touched = BTreeSet::new();
-    let mut remaining = clear(root, now, goal, tag, &mut touched)?;
+    let mut remaining = clear(root, &apart, goal, tag, &mut touched)?;
     let mut whole: Option<PathBuf> = None;
     for (relative, desired) in goal.entries() {
         let relative = relative.as_path();
         if whole.as_ref().is_some_and(|whole| is_below(relative, whole)) {
             continue;
         }
-        let present = remaining.remove(relative).unwrap_or(FileState::Absent);
+        let mut present = remaining.remove(relative).unwrap_or(FileState::Absent);
+        let at = place_of(root, relative);
         if present.same_as(desired) {
+            if let (Times::Follow, FileState::File { metadata, .. }) = (times, desired)
+                && present.metadata().is_some_and(|present| present.mtime != metadata.mtime)
+            {
+                set_metadata(&at, &Attributes::from(metadata), &present)?;
+            }
             continue;
         }
-        let at = place_of(root, relative);
+        // Its other names keep what it is now.
+        let is_new_file = matches!(desired, FileState::File { .. } | FileState::Link { .. });
+        if is_new_file && shared.contains(relative) && !present.is_absent() {
+            remove(&at, &present, tag)?;
+            present = FileState::Absent;
+        }
         match desired {
             FileState::Directory { .. } if present.is_absent() => {
                 let inner = goal.below_path(relative);
@@ -79,11 +95,13 @@ pub fn converge_tree(
                 }
             }
             FileState::Link { to, owner, group, mtime } => {
-                let mtime = if times == Times::Return { *mtime } else { None };
+                let mtime = if times == Times::Pass { None } else { *mtime };
                 link(&at, to, *owner, *group, mtime, &present, tag)?;
                 touched.insert(parent_of(relative));
             }
-            FileState::Absent | FileState::SameFile { .. } | FileState::Special { .. } => {
+            // After the file that it is a name of.
+            FileState::SameFile { .. } => {}
+            FileState::Absent | FileState::Special { .. } => {
                 return Err(super::failures::refused(
                     &at,
                     &format!("cannot become {}: kkrun cannot create that", desired.kind_name()),
@@ -91,7 +109,35 @@ pub fn converge_tree(
             }
         }
     }
-    settle_directories(root, now, goal, times, &touched)
+    let linked = share_names(root, goal, tag)?;
+    settle_directories(root, now, goal, times, &touched, &linked)
+}
+
+/// The paths in a manifest at which a file has another name in it.
+fn shared_names(manifest: &Manifest) -> BTreeSet<PathBuf> {
+    let mut shared = BTreeSet::new();
+    for (path, state) in manifest.entries() {
+        if let FileState::SameFile { of } = state {
+            shared.insert(of.as_path().to_owned());
+            shared.insert(path.as_path().to_owned());
+        }
+    }
+    shared
+}
+
+/// Makes the names of one file that, where they are not yet. Gives the directories in which it made one.
+fn share_names(root: &Path, goal: &Manifest, tag: &str) -> Result<BTreeSet<PathBuf>> {
+    let mut linked = BTreeSet::new();
+    for (relative, desired) in goal.entries() {
+        let FileState::SameFile { of } = desired else { continue };
+        let (at, of) = (place_of(root, relative.as_path()), place_of(root, of.as_path()));
+        if identity_of(&at)? == identity_of(&of)? {
+            continue;
+        }
+        hard_link(&of, &at, tag)?;
+        linked.insert(parent_of(relative.as_path()));
+    }
+    Ok(linked)
 }
 
 /// Removes what the goal does not name or has as another kind, and returns what is left of `now`.
@@ -135,14 +181,20 @@ fn settle_directories(
     goal: &Manifest,
     times: Times,
     touched: &BTreeSet<PathBuf>,
+    linked: &BTreeSet<PathBuf>,
 ) -> Result<()> {
     for (relative, desired) in goal.entries().rev() {
-        let (Some(present), FileState::Directory { metadata }) = (now.get(relative.as_path()), desired)
-        else {
-            continue;
+        let FileState::Directory { metadata } = desired else { continue };
+        let is_linked = linked.contains(relative.as_path());
+        let present = match now.get(relative.as_path()) {
+            Some(present @ FileState::Directory { .. }) => present,
+            // It was built as desired, and has one more name since.
+            _ if is_linked => desired,
+            _ => continue,
         };
-        let trigger_time = times == Times::Return && touched.contains(relative.as_path());
-        if !matches!(present, FileState::Directory { .. }) || (present.same_as(desired) && !trigger_time) {
+        let is_touched = is_linked || touched.contains(relative.as_path());
+        let trigger_time = times != Times::Pass && is_touched;
+        if present.same_as(desired) && !trigger_time {
             continue;
         }
         let mut attributes = Attributes::from(metadata);
@@ -240,6 +292,44 @@ mod tests {
             .unwrap();
         assert_eq!(back, before);
         assert_eq!(std::fs::read_to_string(root.join("others")).unwrap(), "o");
+    }
+
+    #[test]
+    fn names_of_one_file_are_parted_and_come_together_again() {
+        let (_directory, path) = scratch();
+        let root = path.join("tree");
+        std::fs::create_dir_all(root.join("old")).unwrap();
+        std::fs::write(root.join("a"), "one").unwrap();
+        for name in ["b", "old/c"] {
+            std::fs::hard_link(root.join("a"), root.join(name)).unwrap();
+        }
+        let before = Manifest::observe(&root).unwrap();
+        let mut goal = before.clone();
+        goal.insert_file("a", b"two", &mine(0o600));
+        goal.insert("b", before.get("a").unwrap().clone());
+        goal.insert("old/c", FileState::SameFile { of: PathText::new("b") });
+        goal.insert_directory("new", &mine(0o755));
+        goal.insert("new/d", FileState::SameFile { of: PathText::new("a") });
+        let contents = BTreeMap::from([("a", "two"), ("b", "one"), ("new/d", "two")]);
+        let pass = |now: &Manifest, goal: &Manifest, contents: &BTreeMap<&str, &str>| {
+            converge_tree(&root, now, goal, Times::Follow, "test", &mut open_of(contents)).unwrap();
+            Manifest::observe(&root).unwrap()
+        };
+        let made = pass(&before, &goal, &contents);
+        assert!(made.same_as(&goal), "{:?}", goal.differences(&made));
+        assert_eq!(pass(&made, &before, &BTreeMap::from([("a", "one")])), before);
+    }
+
+    #[test]
+    fn a_time_alone_is_followed() {
+        let (_directory, path) = scratch();
+        std::fs::write(path.join("file"), "same").unwrap();
+        let now = Manifest::observe(&path).unwrap();
+        let goal = now.clone().dated(LONG_AGO);
+        converge_tree(&path, &now, &goal, Times::Return, "test", &mut open_of(&BTreeMap::new())).unwrap();
+        assert_eq!(Manifest::observe(&path).unwrap(), now);
+        converge_tree(&path, &now, &goal, Times::Follow, "test", &mut open_of(&BTreeMap::new())).unwrap();
+        assert_eq!(Manifest::observe(&path).unwrap().get("file"), goal.get("file"));
     }
 
     #[test]

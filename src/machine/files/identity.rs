@@ -11,7 +11,7 @@ pub(super) struct Identity {
     pub(super) inode: u64,
     pub(super) size: i64,
     pub(super) modified: (i64, i64),
-    changed: (i64, i64),
+    pub(super) changed: (i64, i64),
     /// How many names it has.
     pub(super) links: u64,
 }

@@ -1,8 +1,8 @@
 //! What is in a tree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +48,17 @@ struct Names {
     found: u64,
     /// How many it has anywhere.
     links: u64,
+}
+
+/// Several entries of a tree with the names (hard links) that they share.
+#[derive(Clone, Debug, Default)]
+pub struct Several {
+    /// What is at each of them that is there, and the root.
+    pub manifest: Manifest,
+    /// Those of which other names are not among them: the first name, and the number of the inode.
+    pub named_elsewhere: Vec<(PathText, u64)>,
+    /// When each of them was changed last in any way, in seconds and nanoseconds (`st_ctime`).
+    pub changed: BTreeMap<PathText, (i64, i64)>,
 }
 
 /// The desired owners and permissions in a tree; what is not given stays.
@@ -149,6 +160,80 @@ impl Manifest {
         Ok(manifest)
     }
 
+    /// Observes these paths from the root, all that is in those of them that are in `whole` and directories, and the
+    /// root: a name of a file that has an earlier one among them is [`FileState::SameFile`]. What is absent is left out,
+    /// and so is what is only reachable through a link or in another file system.
+    pub fn observe_several(
+        root: &Path,
+        names: &BTreeSet<PathText>,
+        whole: &BTreeSet<PathText>,
+    ) -> Result<Several> {
+        let mut several = Several::default();
+        let Some(directory) = open_root(root)? else { return Ok(several) };
+        let mut seen: BTreeMap<PathText, Seen> = BTreeMap::new();
+        // The paths are sorted: those in one directory follow each other.
+        let mut opened: Option<(PathBuf, Option<OwnedFd>)> = None;
+        for relative in names.iter().filter(|name| name.as_path() != Path::new(ROOT)) {
+            let shown = root.join(relative);
+            let Some(name) = relative.as_path().file_name() else {
+                return Err(refused(relative.as_path(), "is not a path inside a tree"));
+            };
+            let parent = relative.as_path().parent().unwrap_or(Path::new(""));
+            if opened.as_ref().is_none_or(|(path, _)| path != parent) {
+                opened = Some((parent.to_owned(), open_inner(directory.as_fd(), parent, &shown)?));
+            }
+            let Some((_, Some(inner))) = &opened else { continue };
+            let found = look(inner.as_fd(), name, &shown, &mut digest_known)?;
+            let is_whole = whole.contains(relative) && matches!(found.state, FileState::Directory { .. });
+            seen.insert(relative.clone(), found);
+            if !is_whole {
+                continue;
+            }
+            if let Some(below) = open_inner(directory.as_fd(), relative.as_path(), &shown)? {
+                walk_tree(below.as_fd(), &shown, &mut |entry: &Entry<'_>| {
+                    let inner = PathText::new(relative.as_path().join(entry.relative));
+                    if entry.is_mount {
+                        let state = FileState::Special { what: SpecialKind::Mount };
+                        seen.insert(inner, Seen { state, identity: None });
+                        return Ok(Next::Pass);
+                    }
+                    let found = look(entry.directory, entry.name, entry.shown, &mut digest_known)?;
+                    let next = match found.state {
+                        FileState::Directory { .. } => Next::Enter,
+                        _ => Next::Pass,
+                    };
+                    seen.insert(inner, found);
+                    Ok(next)
+                })?;
+            }
+        }
+        several.manifest.insert(ROOT, FileState::Directory { metadata: metadata_of(&directory, root)? });
+        let mut shared: BTreeMap<u64, Names> = BTreeMap::new();
+        for (path, Seen { mut state, identity }) in seen {
+            if state.is_absent() {
+                continue;
+            }
+            if let Some(identity) = identity {
+                several.changed.insert(path.clone(), identity.changed);
+                if matches!(state, FileState::File { .. }) && identity.links > 1 {
+                    let known = shared.entry(identity.inode).or_insert_with(|| Names {
+                        first: path.clone(),
+                        found: 0,
+                        links: identity.links,
+                    });
+                    known.found += 1;
+                    if known.found > 1 {
+                        state = FileState::SameFile { of: known.first.clone() };
+                    }
+                }
+            }
+            several.manifest.insert(path.as_path(), state);
+        }
+        let elsewhere = shared.into_iter().filter(|(_, names)| names.found < names.links);
+        several.named_elsewhere = elsewhere.map(|(inode, names)| (names.first, inode)).collect();
+        Ok(several)
+    }
+
     /// Adds what is at a path from the root.
     pub fn insert(&mut self, relative: impl Into<PathBuf>, state: FileState) {
         self.0.insert(PathText::new(relative), state);
@@ -161,6 +246,11 @@ impl Manifest {
             FileState::Absent => drop(self.0.remove(&path)),
             state => drop(self.0.insert(path, state)),
         }
+    }
+
+    /// Keeps the paths that `keep` says.
+    pub fn retain(&mut self, mut keep: impl FnMut(&PathText) -> bool) {
+        self.0.retain(|path, _| keep(path));
     }
 
     /// Adds a file with these bytes and attributes.
@@ -324,6 +414,17 @@ impl Manifest {
             field(&serde_json::to_vec(state).unwrap_or_default());
         }
         Summary { entries: self.0.len() as u64, bytes, sha256: digester.finish().0 }
+    }
+}
+
+/// A directory of a tree, by its path from the root; none if it is not there, or in another file system.
+fn open_inner(root: BorrowedFd<'_>, relative: &Path, shown: &Path) -> Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    let relative = if relative.as_os_str().is_empty() { Path::new(ROOT) } else { relative };
+    match open_beneath(root, relative, flags) {
+        Ok(inner) => Ok(Some(inner)),
+        Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::XDEV) => Ok(None),
+        Err(errno) => Err(failed("open the directory of", shown, errno)),
     }
 }
 

@@ -24,6 +24,7 @@ mod exchange_tree;
 mod failures;
 mod file_state;
 mod flags;
+mod hard_link;
 mod identity;
 mod known;
 mod link;
@@ -55,11 +56,11 @@ pub use exchange_tree::exchange_tree;
 pub use file_state::{
     FileState, LONGEST_TEXT, SpecialKind, digest_following, read, read_following, read_if_file,
 };
-pub(crate) use file_state::{observe_with, read_open};
+pub(crate) use file_state::{ReadFile, observe_with, read_open};
 pub use flags::Flags;
 pub use link::link;
 pub use listing::Listing;
-pub use manifest::{Manifest, Ownership, Summary, TreeFiles};
+pub use manifest::{Manifest, Ownership, Several, Summary, TreeFiles};
 pub use metadata::{Attributes, Metadata, ModifiedAt};
 pub use path_text::PathText;
 pub use place::{canonical, owner_of_place};

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
 use super::child_records::{self, Read};
+use super::Survivor;
 use super::table::Process;
 use crate::machine::clock;
 
@@ -177,6 +178,15 @@ impl Orphan {
             Err(Errno::SRCH) => Ok(None),
             Err(error) => Err(error).with_context(|| format!("cannot open process {}", self.pid)),
         }
+    }
+}
+
+impl Survivor {
+    /// Ends it: SIGTERM, and SIGKILL if it is left after `grace`.
+    pub fn end(&self, grace: Duration) -> Result<()> {
+        let Some(process) = Process::by_pid(self.pid) else { return Ok(()) };
+        let run = "this one".to_owned();
+        Orphan { pid: self.pid, name: self.name.clone(), run, start: process.start, group: None }.end(grace)
     }
 }
 

@@ -47,9 +47,9 @@ pub(super) fn spawn(processes: &Processes, command: &Command, ends: Ends) -> Res
         own_session: !command.interactive,
         ends,
     };
-    let started = match becomes {
-        None => start.spawn(),
-        Some(account) => start.fork(account),
+    let started = match (becomes, &command.mounts) {
+        (None, None) => start.spawn(),
+        (account, mounts) => start.fork(account, mounts.clone()),
     };
     started.map_err(|error| explain(&error, command, account, &program))
 }
@@ -77,6 +77,7 @@ fn explain(error: &io::Error, command: &Command, account: &Account, program: &Pa
     let message = match (stage, error.raw_os_error()) {
         (Stage::Session, _) => format!("cannot create a session for `{shown}`: {error}"),
         (Stage::Identity, _) => format!("cannot become user `{user}` for `{shown}`: {error}"),
+        (Stage::Mounts, _) => format!("cannot give `{shown}` mounts of its own: {error}"),
         (Stage::Directory, _) => {
             let directory = command.cwd.as_deref().unwrap_or(Path::new("/"));
             format!("cannot run `{shown}` in `{}` as user `{user}`: {error}", directory.display())

@@ -1,19 +1,19 @@
 //! Starts a program: by `posix_spawn`, which copies none of this process's memory, or forked for a command that
-//! becomes another user.
+//! becomes another user or sees other mounts.
 
 #![expect(
     unsafe_code,
-    reason = "a working directory for posix_spawn, and becoming a user between fork and exec"
+    reason = "a working directory for posix_spawn, and what it cannot do between fork and exec"
 )]
 
 use std::collections::HashMap;
 use std::ffi::{CStr, CString, OsStr, OsString};
 use std::io;
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use nix::libc;
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
@@ -21,7 +21,9 @@ use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, Uid, chdir, setsid};
-use rustix::thread::{set_thread_groups, set_thread_res_gid, set_thread_res_uid};
+use rustix::thread::{
+    LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+};
 use zeroize::Zeroizing;
 
 use super::Value;
@@ -62,9 +64,11 @@ pub(super) enum Stage {
     Session = 1,
     Identity = 2,
     Directory = 3,
+    Mounts = 4,
 }
 
-const STAGES: [Stage; 4] = [Stage::Execute, Stage::Session, Stage::Identity, Stage::Directory];
+const STAGES: [Stage; 5] =
+    [Stage::Execute, Stage::Session, Stage::Identity, Stage::Directory, Stage::Mounts];
 
 impl Stage {
     fn failed(self, error: Errno) -> io::Error {
@@ -129,26 +133,36 @@ impl Start<'_> {
         })
     }
 
-    /// Starts it as another user, with all groups. `posix_spawn` cannot do that. A child must not become the user while
-    /// it shares our memory, nor may a thread of ours, which the user could then end with a signal.
-    pub(super) fn fork(self, account: &Account) -> io::Result<Child> {
+    /// Starts it as another user, with all groups, or where other mounts are seen. `posix_spawn` can do neither. A child
+    /// must not become the user while it shares our memory, nor may a thread of ours, which the user could then end
+    /// with a signal.
+    pub(super) fn fork(self, account: Option<&Account>, mounts: Option<Arc<OwnedFd>>) -> io::Result<Child> {
         let mut command = std::process::Command::new(self.program);
         command.arg0(&self.argv[0]).args(&self.argv[1..]).env_clear();
         command.envs(self.variables.into_iter().map(|(name, value)| (name, value.into_os_string())));
         command.stdin(self.ends.stdin).stdout(self.ends.stdout).stderr(self.ends.stderr);
         let own_session = self.own_session;
-        let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
-        let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
+        let identity = account.map(|account| {
+            let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
+            (groups, Uid::from_raw(account.uid), Gid::from_raw(account.gid))
+        });
         let directory = c_string(self.directory.path.as_os_str())?;
         let is_required = self.directory.is_required;
-        let become_user = move || {
+        let prepare = move || {
             if own_session {
                 setsid().map_err(|error| Stage::Session.failed(error))?;
             }
-            set_thread_groups(&groups)
-                .and_then(|()| set_thread_res_gid(gid, gid, gid))
-                .and_then(|()| set_thread_res_uid(uid, uid, uid))
-                .map_err(|error| Stage::Identity.failed(error))?;
+            if let Some(mounts) = &mounts {
+                move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
+                    .map_err(|error| Stage::Mounts.failed(error))?;
+            }
+            if let Some((groups, uid, gid)) = &identity {
+                let (uid, gid) = (*uid, *gid);
+                set_thread_groups(groups)
+                    .and_then(|()| set_thread_res_gid(gid, gid, gid))
+                    .and_then(|()| set_thread_res_uid(uid, uid, uid))
+                    .map_err(|error| Stage::Identity.failed(error))?;
+            }
             match chdir(&*directory) {
                 Err(error) if is_required => Err(Stage::Directory.failed(error)),
                 Err(_) => chdir(c"/").map_err(|error| Stage::Directory.failed(error)),
@@ -156,7 +170,7 @@ impl Start<'_> {
             }
         };
         // SAFETY: the closure makes raw system calls only, on values made before; it neither allocates, frees nor locks.
-        unsafe { command.pre_exec(become_user) };
+        unsafe { command.pre_exec(prepare) };
         Child::awaited(|| {
             let pid = command.spawn()?.id();
             Pid::from_raw(pid.cast_signed()).ok_or_else(|| io::Error::other("a command without a process"))

@@ -1,0 +1,682 @@
+//! What a captured command changed: files, links and directories anywhere on the machine, made at once or not at all.
+//!
+//! The command has ended well before this change is intended: it ran in a view of the machine
+//! ([`Capture`](crate::machine::capture::Capture)). The act applies what it left there. One that fails or is killed is
+//! withdrawn, so that the command finds the machine as before when its step runs it again. The undo goes path by path: what
+//! was modified outside kkrun since stays, and everything else is restored.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+
+use anyhow::{Context, Result};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::command::CommandSource;
+use super::file::{may_be_shown, showable};
+use super::tree::{blob, entry_path, keep_copy, read_manifest};
+use super::{
+    Kind, MOST_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, missing, shortened,
+    state_value, tag, unified_diff,
+};
+use crate::failure::{Failure, FailureKind};
+use crate::journal::Undoing;
+use crate::machine::capture::Difference;
+use crate::machine::files::{self, Content, Digest, FileState, Manifest, PathText, Times, TreeFiles};
+use crate::machine::mount;
+use crate::target::{States, Target};
+
+/// What a captured command changed.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct CapturedChange {
+    before: CapturedState,
+    after: CapturedState,
+    inverse: CapturedInverse,
+    /// Set where the command was run; a change that was read from the journal has none.
+    #[serde(skip)]
+    source: Option<Rc<Source>>,
+}
+
+/// What is at the changed paths, in short.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapturedState {
+    /// How many paths differ between before and after.
+    #[serde(default)]
+    paths: u64,
+    /// Of each file system the manifest of the changed paths and of the directories above them, under which it is in the
+    /// backups.
+    #[serde(default)]
+    manifests: Vec<Digest>,
+    /// What the command was run with.
+    #[serde(flatten)]
+    source: CommandSource,
+}
+
+/// What undoing it needs besides the states. The contents are in the backups under their hashes.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct CapturedInverse {
+    label: String,
+    /// Where the file systems are mounted that the manifests are of.
+    roots: Vec<PathText>,
+}
+
+/// The changed paths of one file system, by their paths from where it is mounted.
+#[derive(Clone, Debug)]
+struct Part {
+    root: PathBuf,
+    before: Manifest,
+    after: Manifest,
+    changed: BTreeSet<PathText>,
+}
+
+#[derive(Debug)]
+struct Source {
+    parts: Vec<Part>,
+    /// Where what the command left is, for each part.
+    uppers: Vec<PathBuf>,
+    modified_meanwhile: BTreeSet<PathBuf>,
+}
+
+impl CapturedChange {
+    /// The change that these differences are; `None` if there are none.
+    ///
+    /// # Errors
+    /// When a manifest cannot be written as JSON.
+    pub fn of(label: &str, source: CommandSource, differences: Vec<Difference>) -> Result<Option<Self>> {
+        let (mut parts, mut uppers, mut modified_meanwhile) = (Vec::new(), Vec::new(), BTreeSet::new());
+        for Difference { at, upper, before, after, modified_meanwhile: modified } in differences {
+            modified_meanwhile.extend(modified.iter().map(|name| entry_path(&at, name.as_path())));
+            parts.push(Part::new(at, before, after));
+            uppers.push(upper);
+        }
+        Self::of_parts(label, source, Source { parts, uppers, modified_meanwhile })
+    }
+
+    fn of_parts(label: &str, source: CommandSource, from: Source) -> Result<Option<Self>> {
+        let paths = from.parts.iter().map(|part| part.changed.len() as u64).sum();
+        if paths == 0 {
+            return Ok(None);
+        }
+        let digests = |side: fn(&Part) -> &Manifest| {
+            from.parts.iter().map(|part| Ok(Digest::of(&blob(side(part))?))).collect::<Result<Vec<_>>>()
+        };
+        let before = CapturedState { paths, manifests: digests(|part| &part.before)?, ..CapturedState::default() };
+        let after = CapturedState { paths, manifests: digests(|part| &part.after)?, source };
+        let roots = from.parts.iter().map(|part| PathText::new(&*part.root)).collect();
+        let inverse = CapturedInverse { label: label.to_owned(), roots };
+        Ok(Some(Self { before, after, inverse, source: Some(Rc::new(from)) }))
+    }
+
+    /// The paths that differ.
+    pub fn paths(&self) -> Vec<PathBuf> {
+        let parts = self.source.iter().flat_map(|source| &source.parts);
+        parts.flat_map(Part::paths).collect()
+    }
+
+    /// The paths among them that something else modified while the command ran.
+    pub fn modified_meanwhile(&self) -> Vec<PathBuf> {
+        self.source.iter().flat_map(|source| source.modified_meanwhile.iter().cloned()).collect()
+    }
+
+    /// The same change without these paths and what is below them; `None` if nothing is left.
+    ///
+    /// # Errors
+    /// When a manifest cannot be written as JSON.
+    pub fn without(&self, paths: &[PathBuf]) -> Result<Option<Self>> {
+        let Some(source) = &self.source else { return Err(missing()) };
+        let parts = source.parts.iter().map(|part| part.without(paths)).collect();
+        let source = Source { parts, uppers: source.uppers.clone(), modified_meanwhile: BTreeSet::new() };
+        Self::of_parts(&self.inverse.label, self.after.source.clone(), source)
+    }
+
+    /// What it left at a path; none if it did not change that.
+    ///
+    /// # Errors
+    /// When its manifests are not in the backups.
+    pub fn left_at(&self, world: &World, path: &Path) -> Result<Option<FileState>> {
+        for part in self.parts(world)?.iter() {
+            if let Some(name) = part.name_of(path)
+                && let Some(changed) = part.change_at(&name)
+            {
+                let is_below = *changed != name;
+                let state = if is_below { None } else { part.after.get_alone(name.as_path()) };
+                return Ok(Some(state.cloned().unwrap_or(FileState::Absent)));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The changed paths of each file system.
+    fn parts(&self, world: &World) -> Result<Parts> {
+        if let Some(source) = &self.source {
+            return Ok(Parts::Made(source.clone()));
+        }
+        let sides = self.inverse.roots.iter().zip(&self.before.manifests).zip(&self.after.manifests);
+        let part = |((root, before), after): ((&PathText, &Digest), &Digest)| {
+            let (before, after) = (read_manifest(world, *before)?, read_manifest(world, *after)?);
+            Ok(Part::new(root.as_path().to_owned(), before, after))
+        };
+        sides.map(part).collect::<Result<Vec<_>>>().map(Parts::Read)
+    }
+
+    fn tag(&self) -> String {
+        tag(Path::new(&self.inverse.label))
+    }
+
+    fn clear_leftovers(&self, parts: &[Part]) -> Result<()> {
+        for part in parts {
+            let directories: BTreeSet<&Path> =
+                part.changed.iter().filter_map(|name| name.as_path().parent()).collect();
+            for directory in directories {
+                files::clear_leftover(&part.root.join(directory).join("entry"), &self.tag())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Restores every path but those in conflict, which it gives with what differs. With `force` there are none: what
+    /// is there is saved first.
+    fn restore(&self, world: &World, force: bool, dry_run: bool) -> Result<Restored> {
+        let parts = self.parts(world)?;
+        let mut restored = Restored { was_before: true, conflicts: Vec::new() };
+        let mut planned = Vec::new();
+        for part in parts.iter() {
+            let now = part.observe()?;
+            restored.was_before &= part.is_as(&now, &part.before);
+            let conflicts = part.conflicts(&now)?;
+            planned.push((part, now, conflicts));
+        }
+        if restored.was_before {
+            return Ok(restored);
+        }
+        for (part, now, mut conflicts) in planned {
+            if force {
+                if !dry_run {
+                    for name in conflicts.keys() {
+                        keep_copy(world, &entry_path(&part.root, name.as_path()))?;
+                    }
+                }
+                conflicts.clear();
+            }
+            let goal = part.goal(&now, &conflicts.keys().cloned().collect());
+            let path = |name: &Path| entry_path(&part.root, name);
+            let lines = conflicts.iter().map(|(name, why)| format!("{}: {why}", path(name.as_path()).display()));
+            restored.conflicts.extend(lines);
+            mount::refuse_within(removed(&now, &goal).map(|name| path(name.as_path())))?;
+            if dry_run {
+                continue;
+            }
+            let backups = world.backups()?;
+            let mut open = |relative: &Path| {
+                let digest = part.before.get_alone(relative).and_then(FileState::sha256).with_context(|| {
+                    format!("cannot restore `{}`: it was not a file before", path(relative).display())
+                })?;
+                Ok(Content::File(backups.file(digest)?))
+            };
+            files::converge_tree(&part.root, &now, &goal, Times::Follow, &self.tag(), &mut open)?;
+            let back = part.observe()?;
+            let is_back = part.changed.iter().all(|name| {
+                let of = |manifest: &Manifest| manifest.get(name.as_path()).cloned().unwrap_or(FileState::Absent);
+                of(&back).same_as(&of(&goal)) || conflicts.contains_key(name)
+            });
+            if !is_back {
+                let differences = shortened(goal.differences(&back));
+                anyhow::bail!("what `{}` changed is not as before after its undo: {differences}", self.inverse.label);
+            }
+        }
+        Ok(restored)
+    }
+}
+
+/// How far a change was restored.
+struct Restored {
+    was_before: bool,
+    conflicts: Vec<String>,
+}
+
+enum Parts {
+    Made(Rc<Source>),
+    Read(Vec<Part>),
+}
+
+impl std::ops::Deref for Parts {
+    type Target = [Part];
+
+    fn deref(&self) -> &[Part] {
+        match self {
+            Self::Made(source) => &source.parts,
+            Self::Read(parts) => parts,
+        }
+    }
+}
+
+/// The directories and files that one manifest names and the other does not have in this way.
+fn removed<'a>(now: &'a Manifest, goal: &'a Manifest) -> impl Iterator<Item = &'a PathText> {
+    let is_removed = |(name, state): &(&PathText, &FileState)| {
+        let is_directory = |state: &FileState| matches!(state, FileState::Directory { .. });
+        is_directory(state) && !goal.get(name.as_path()).is_some_and(is_directory)
+    };
+    now.entries().filter(is_removed).map(|(name, _)| name)
+}
+
+impl Part {
+    fn new(root: PathBuf, before: Manifest, after: Manifest) -> Self {
+        let changed = crate::machine::capture::changed(&before, &after);
+        Self { root, before, after, changed }
+    }
+
+    fn paths(&self) -> impl Iterator<Item = PathBuf> {
+        self.changed.iter().map(|name| entry_path(&self.root, name.as_path()))
+    }
+
+    fn without(&self, paths: &[PathBuf]) -> Self {
+        let is_left = |name: &PathText| {
+            let path = entry_path(&self.root, name.as_path());
+            paths.iter().any(|left| path.starts_with(left))
+        };
+        let mut after = self.after.clone();
+        after.retain(|name| !is_left(name));
+        for (name, state) in self.before.entries().filter(|(name, _)| is_left(name)) {
+            after.insert(name.as_path(), state.clone());
+        }
+        Self::new(self.root.clone(), self.before.clone(), after)
+    }
+
+    /// The name of a path in the manifests.
+    fn name_of(&self, path: &Path) -> Option<PathText> {
+        let relative = path.strip_prefix(&self.root).ok()?;
+        Some(PathText::new(if relative.as_os_str().is_empty() { Path::new(".") } else { relative }))
+    }
+
+    /// The changed name that this is, or that something took the place of with all that was below it.
+    fn change_at(&self, name: &PathText) -> Option<&PathText> {
+        if let Some(own) = self.changed.get(name) {
+            return Some(own);
+        }
+        let above = name.as_path().ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
+        let mut above = above.filter_map(|above| self.changed.get(&PathText::new(above)));
+        above.find(|above| !matches!(self.after.get(above.as_path()), Some(FileState::Directory { .. })))
+    }
+
+    fn names(&self) -> BTreeSet<PathText> {
+        self.before.entries().chain(self.after.entries()).map(|(name, _)| name.clone()).collect()
+    }
+
+    fn observe(&self) -> Result<Manifest> {
+        Ok(Manifest::observe_several(&self.root, &self.names(), &BTreeSet::new())?.manifest)
+    }
+
+    /// Whether what is there now is as one side has it, at the changed paths.
+    fn is_as(&self, now: &Manifest, side: &Manifest) -> bool {
+        self.changed.iter().all(|name| match (now.get(name.as_path()), side.get(name.as_path())) {
+            (Some(now), Some(side)) => now.same_as(side),
+            (None, None) => true,
+            _ => false,
+        })
+    }
+
+    /// The changed paths that are neither as before nor as after, nor on the way between the two, and the directories
+    /// that were made and hold something else by now; with what differs.
+    fn conflicts(&self, now: &Manifest) -> Result<BTreeMap<PathText, String>> {
+        let absent = &FileState::Absent;
+        let shared = self.shared();
+        let mut conflicts = BTreeMap::new();
+        for name in &self.changed {
+            let of = |manifest: &Manifest| manifest.get_alone(name.as_path()).cloned().unwrap_or(absent.clone());
+            let (now, before, after) = (of(now), of(&self.before), of(&self.after));
+            let is_directory = |state: &FileState| matches!(state, FileState::Directory { .. });
+            // One of the two is gone, and the other is not there yet.
+            let is_halfway = now.is_absent()
+                && (is_directory(&before) != is_directory(&after) || shared.contains(name));
+            if !is_halfway && !now.lies_between(&before, &after) {
+                conflicts.insert(name.clone(), after.differences(&now).join(", "));
+            } else if is_directory(&now) && is_directory(&after) && !is_directory(&before) {
+                let others = self.others_in(name)?;
+                if !others.is_empty() {
+                    conflicts.insert(name.clone(), format!("it holds {}", super::tree::others(others)));
+                }
+            }
+        }
+        Ok(conflicts)
+    }
+
+    /// The paths at which a file has, before or after, another name among them.
+    fn shared(&self) -> BTreeSet<&PathText> {
+        let mut shared = BTreeSet::new();
+        for (name, state) in self.before.entries().chain(self.after.entries()) {
+            if let FileState::SameFile { of } = state {
+                shared.extend([name, of]);
+            }
+        }
+        shared
+    }
+
+    /// The names in a directory that the command did not make.
+    fn others_in(&self, name: &PathText) -> Result<Vec<String>> {
+        let directory = entry_path(&self.root, name.as_path());
+        let unreadable = || format!("cannot read the directory `{}`", directory.display());
+        let mut others = Vec::new();
+        for entry in std::fs::read_dir(&directory).with_context(unreadable)? {
+            let other = entry.with_context(unreadable)?.file_name();
+            let inner = name.as_path().join(&other);
+            if self.after.get(&inner).is_none() && self.before.get(&inner).is_none() {
+                others.push(PathText::new(other).to_string());
+            }
+        }
+        Ok(others)
+    }
+
+    /// What is to be there once everything but the conflicts is restored. The time of a directory is restored if no one
+    /// else changed what is in it.
+    fn goal(&self, now: &Manifest, conflicts: &BTreeSet<PathText>) -> Manifest {
+        let stays = |name: &PathText| {
+            let mut at_or_above = name.as_path().ancestors().filter(|above| !above.as_os_str().is_empty());
+            at_or_above.any(|above| {
+                let above = PathText::new(above);
+                // What was made in a directory that stays goes; what cannot be made in a file that stays is left.
+                let is_directory = matches!(now.get(above.as_path()), Some(FileState::Directory { .. }));
+                conflicts.contains(&above) && (above == *name || !is_directory)
+            })
+        };
+        let mut goal = Manifest::default();
+        let mut kept = BTreeSet::new();
+        for name in self.names() {
+            let present = now.get(name.as_path());
+            let state = if stays(&name) {
+                kept.insert(name.clone());
+                present.cloned()
+            } else if self.changed.contains(&name) {
+                self.before.get(name.as_path()).cloned()
+            } else {
+                let mut state = present.cloned();
+                if let Some(FileState::Directory { metadata }) = &mut state
+                    && let Some(after) = self.after.get(name.as_path()).and_then(FileState::metadata)
+                    && let Some(before) = self.before.get(name.as_path()).and_then(FileState::metadata)
+                    && metadata.mtime == after.mtime
+                {
+                    metadata.mtime = before.mtime;
+                }
+                state
+            };
+            if let Some(state) = state {
+                goal.insert(name.as_path(), state);
+            }
+        }
+        // What stays needs the directories above it.
+        for name in kept.iter().filter(|name| now.get(name.as_path()).is_some()) {
+            for above in name.as_path().ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+                if let Some(present @ FileState::Directory { .. }) = now.get(above)
+                    && !matches!(goal.get(above), Some(FileState::Directory { .. }))
+                {
+                    goal.insert(above, present.clone());
+                }
+            }
+        }
+        self.part_from_kept(&mut goal, &kept);
+        goal
+    }
+
+    /// A name of a file that stays as it is becomes a file of its own.
+    fn part_from_kept(&self, goal: &mut Manifest, kept: &BTreeSet<PathText>) {
+        let is_of_kept = |state: &FileState| matches!(state, FileState::SameFile { of } if kept.contains(of));
+        let names: Vec<PathText> = self
+            .changed
+            .iter()
+            .filter(|name| !kept.contains(*name) && goal.get(name.as_path()).is_some_and(is_of_kept))
+            .cloned()
+            .collect();
+        for name in names {
+            if let Some(alone) = self.before.get_alone(name.as_path()) {
+                goal.insert(name.as_path(), alone.clone());
+            }
+        }
+    }
+
+    /// The changed files whose content is lost by the act.
+    fn replaced(&self) -> impl Iterator<Item = (&PathText, &FileState)> {
+        let shared = self.shared();
+        let is_replaced = move |name: &PathText| {
+            let [before, after] = [&self.before, &self.after].map(|side| side.get(name.as_path()));
+            shared.contains(name) || before.and_then(FileState::sha256) != after.and_then(FileState::sha256)
+        };
+        let files = self.changed.iter().filter_map(|name| Some((name, self.before.get_alone(name.as_path())?)));
+        files.filter(move |(name, state)| state.sha256().is_some() && is_replaced(name))
+    }
+
+    /// What a path is by now, as a line and, for a short text that everyone may read, a difference.
+    fn difference(&self, name: &PathText, upper: &Path, world: &World) -> String {
+        let path = entry_path(&self.root, name.as_path());
+        let absent = FileState::Absent;
+        let of = |side: &Manifest| side.get(name.as_path()).cloned().unwrap_or(absent.clone());
+        let (before, after) = (of(&self.before), of(&self.after));
+        let what = |state: &FileState| match state {
+            FileState::File { size, .. } => format!("a file of {size} bytes"),
+            FileState::Link { to, .. } => format!("a symbolic link to `{to}`"),
+            state => state.kind_name().to_owned(),
+        };
+        let mut text = match (&before, &after) {
+            (FileState::Absent, made) => format!("{}: {}", path.display(), what(made)),
+            (gone, FileState::Absent) => format!("{}: {} → absent", path.display(), what(gone)),
+            (before, after) => {
+                let mut differences = before.differences(after);
+                if differences.is_empty() {
+                    differences.push("its time".to_owned());
+                }
+                format!("{}: {}", path.display(), differences.join(", "))
+            }
+        };
+        if before.sha256() != after.sha256()
+            && (before.is_absent() || before.sha256().is_some())
+            && after.sha256().is_some()
+            && may_be_shown(&before)
+            && may_be_shown(&after)
+        {
+            let read = |path: &Path, is_there: bool| {
+                if is_there { files::read(path).ok().map(|(bytes, _)| bytes) } else { Some(Vec::new()) }
+            };
+            if let Some(old) = read(&path, !before.is_absent())
+                && let Some(new) = read(&upper.join(name), true)
+                && let (Some(old), Some(new)) = (showable(&before, &old), showable(&after, &new))
+            {
+                // Before the lines get their signs: a secret of many lines would not be found behind those.
+                let (old, new) = (world.reporter.redact(old), world.reporter.redact(new));
+                text.push('\n');
+                text.push_str(unified_diff(&old, &new, None).trim_end());
+            }
+        }
+        text
+    }
+}
+
+impl Kind for CapturedChange {
+    fn target(&self) -> Target {
+        Target::Captured(self.inverse.label.clone())
+    }
+
+    fn needs(&self) -> Result<Vec<Target>> {
+        let parts = self.source.iter().flat_map(|source| &source.parts);
+        let changed = parts.flat_map(|part| part.changed.iter().filter_map(|name| part.after.get(name.as_path())));
+        accounts_of(changed.filter_map(FileState::ownership))
+    }
+
+    fn backups(&self, world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
+        let mut needed: Vec<Digest> =
+            self.before.manifests.iter().chain(&self.after.manifests).copied().collect();
+        // A manifest that is missing is among them.
+        if let Ok(parts) = self.parts(world) {
+            needed.extend(parts.iter().flat_map(Part::replaced).filter_map(|(_, state)| state.sha256()));
+        }
+        needed
+    }
+
+    fn relied_on<'t>(&self, later: &[&'t Target], world: &World) -> Result<Vec<&'t Target>> {
+        let parts = self.parts(world)?;
+        let relies = |target: &&&Target| {
+            let is_met = |part: &Part| match target.path() {
+                Some(path) => part.name_of(path).is_some_and(|name| {
+                    let mut at_or_above =
+                        name.as_path().ancestors().filter(|above| !above.as_os_str().is_empty());
+                    at_or_above.any(|above| {
+                        let above = PathText::new(above);
+                        let was_directory =
+                            matches!(part.before.get(above.as_path()), Some(FileState::Directory { .. }));
+                        part.changed.contains(&above) && (above == name || !was_directory)
+                    })
+                }),
+                None => part.paths().any(|path| target.runs_by(&path)),
+            };
+            parts.iter().any(is_met)
+        };
+        Ok(later.iter().filter(relies).copied().collect())
+    }
+
+    fn reaches(&self, path: &Path, world: &World) -> bool {
+        let Ok(parts) = self.parts(world) else { return true };
+        parts.iter().any(|part| part.name_of(path).is_some_and(|name| part.change_at(&name).is_some()))
+    }
+
+    fn touches(&self, world: &World) -> Vec<PathBuf> {
+        self.parts(world).map_or_else(|_| Vec::new(), |parts| parts.iter().flat_map(Part::paths).collect())
+    }
+
+    fn removed_by_undo(&self, world: &World) -> Vec<PathBuf> {
+        let Ok(parts) = self.parts(world) else { return Vec::new() };
+        let made = |part: &Part| {
+            let made = part.changed.iter().filter(|name| part.before.get(name.as_path()).is_none());
+            made.map(|name| entry_path(&part.root, name.as_path())).collect::<Vec<_>>()
+        };
+        parts.iter().flat_map(made).collect()
+    }
+
+    fn summary(&self) -> String {
+        let paths = if self.after.paths == 1 { "path" } else { "paths" };
+        format!("run {}: {} {paths} changed", self.inverse.label, self.after.paths)
+    }
+
+    fn difference(&self, world: &World) -> Option<String> {
+        let source = self.source.as_ref()?;
+        let parts = source.parts.iter().zip(&source.uppers);
+        let all = parts.flat_map(|(part, upper)| part.changed.iter().map(move |name| (part, upper, name)));
+        let mut lines: Vec<String> =
+            all.take(MOST_SHOWN).map(|(part, upper, name)| part.difference(name, upper, world)).collect();
+        let more = self.after.paths.saturating_sub(MOST_SHOWN as u64);
+        if more > 0 {
+            lines.push(format!("… and {more} more"));
+        }
+        Some(lines.join("\n"))
+    }
+
+    fn predict(&self, world: &World, predicted: &mut Predicted) {
+        if let Ok(parts) = self.parts(world) {
+            for part in parts.iter() {
+                predicted.set_tree(&part.root, &part.before, &part.after, false);
+            }
+        }
+    }
+
+    fn prepare(&self, world: &World) -> Result<()> {
+        let parts = self.parts(world)?;
+        self.clear_leftovers(&parts)?;
+        let backups = world.backups()?;
+        for part in parts.iter() {
+            let gone = removed(&part.before, &part.after);
+            mount::refuse_within(gone.map(|name| entry_path(&part.root, name.as_path())))?;
+            let replaced: Vec<(PathBuf, &FileState)> = part
+                .replaced()
+                .map(|(name, state)| (entry_path(&part.root, name.as_path()), state))
+                .collect();
+            let saved = backups.save_files(replaced.iter().map(|(path, _)| path.as_path()))?;
+            for ((path, expected), saved) in replaced.iter().zip(&saved) {
+                if !saved.same_as(expected) {
+                    let mut failure = Failure::new(format!(
+                        "cannot change `{}`: it was modified meanwhile",
+                        path.display()
+                    ));
+                    failure.output = expected.differences(saved);
+                    return Err(failure.kind(FailureKind::Conflict).into());
+                }
+            }
+            for manifest in [&part.before, &part.after] {
+                backups.save(&blob(manifest)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn repair(&self, world: &World) -> Result<()> {
+        self.clear_leftovers(&self.parts(world)?)
+    }
+
+    fn withdraw(&self, world: &World) -> Result<()> {
+        self.clear_leftovers(&self.parts(world)?)?;
+        self.restore(world, false, false).map(drop)
+    }
+
+    fn act(&self, _: &World, _: Payload<'_>) -> Result<()> {
+        let Some(source) = &self.source else { return Err(missing()) };
+        for (part, upper) in source.parts.iter().zip(&source.uppers) {
+            let left = TreeFiles::open(upper)?;
+            let mut open = |relative: &Path| Ok(Content::File(left.file(relative)?));
+            let tag = self.tag();
+            files::converge_tree(&part.root, &part.before, &part.after, Times::Follow, &tag, &mut open)?;
+        }
+        self.recorded_as_desired(&source.parts)
+    }
+
+    fn position(&self, world: &World) -> Result<Position> {
+        let parts = self.parts(world)?;
+        self.clear_leftovers(&parts)?;
+        let (mut is_before, mut is_after, mut conflicts) = (true, true, Vec::new());
+        for part in parts.iter() {
+            let now = part.observe()?;
+            is_before &= part.is_as(&now, &part.before);
+            is_after &= part.is_as(&now, &part.after);
+            let path = |name: &PathText| entry_path(&part.root, name.as_path());
+            let found = part.conflicts(&now)?;
+            conflicts.extend(found.iter().map(|(name, why)| format!("{}: {why}", path(name).display())));
+        }
+        Ok(if is_after {
+            Position::After
+        } else if is_before {
+            Position::Before
+        } else if conflicts.is_empty() {
+            Position::Between
+        } else {
+            Position::Neither(shortened(conflicts))
+        })
+    }
+
+    fn recorded(&self, world: &World) -> Result<States> {
+        self.recorded_as_desired(&self.parts(world)?)?;
+        Ok([(self.target(), state_value(&self.after))].into())
+    }
+
+    fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        if !terms.dry_run {
+            self.clear_leftovers(&self.parts(world)?)?;
+        }
+        let restored = self.restore(world, terms.force, terms.dry_run)?;
+        let back = [(self.target(), state_value(&self.before))].into();
+        Ok(if restored.was_before {
+            Undone::Back(Undoing::Already, back)
+        } else if restored.conflicts.is_empty() {
+            Undone::Back(Undoing::Restored, back)
+        } else {
+            Undone::Conflict(shortened(restored.conflicts))
+        })
+    }
+}
+
+impl CapturedChange {
+    fn recorded_as_desired(&self, parts: &[Part]) -> Result<()> {
+        for part in parts {
+            let now = part.observe()?;
+            if !part.is_as(&now, &part.after) {
+                let differences = shortened(part.after.differences(&now));
+                anyhow::bail!("what `{}` changed is not as desired: {differences}", self.inverse.label);
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,95 @@
+//! A view of this machine in which a command changes nothing but directories of its own: an overlay over each local file
+//! system, in mounts that only the command sees.
+//!
+//! The overlays have no redirected directories and no files of which only the metadata is in the upper side
+//! (`redirect_dir`, `metacopy`): what the command changed is all there, under its own name. A renamed directory of the
+//! lower side is an error to the command (`EXDEV`), which then copies it, as between two file systems. They have no
+//! index: a file with several names gets a content of its own when one of them is written.
+
+mod difference;
+mod scratch;
+mod sockets;
+mod view;
+
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Result;
+
+use super::mount;
+use crate::failure::{Failure, FailureKind};
+use scratch::Scratch;
+
+pub use difference::{Difference, NotTaken};
+pub(crate) use difference::changed;
+pub use scratch::clear_leftovers;
+
+/// A view that is mounted. Its directories are removed when it is dropped.
+pub struct Capture {
+    layers: Vec<Layer>,
+    mounts: Arc<OwnedFd>,
+    closed: Vec<PathBuf>,
+    scratch: Scratch,
+}
+
+/// A file system that the command sees through an overlay.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Layer {
+    /// Where it is mounted.
+    at: PathBuf,
+    /// Where changes go.
+    upper: PathBuf,
+    /// What else is mounted below it.
+    inner: Vec<PathBuf>,
+}
+
+impl Capture {
+    /// Mounts a view. What is changed goes below the state directory, which the command finds empty; `allow` names the
+    /// services whose sockets it can reach.
+    ///
+    /// # Errors
+    /// When kkrun is not root, when the state directory is where no upper side can be, and when the kernel refuses.
+    pub fn prepare(state: &Path, allow: &[String]) -> Result<Self> {
+        if !rustix::process::geteuid().is_root() {
+            return Err(Failure::new("cannot capture a command: only root can mount an overlay")
+                .kind(FailureKind::Denied)
+                .hint("run kkrun as root, or run the command without `capture`")
+                .into());
+        }
+        let scratch = Scratch::make(state)?;
+        let room = mount::room(scratch.path())?;
+        if room.overlay {
+            return Err(Failure::new(format!(
+                "cannot capture a command: `{}` is in an overlay, which cannot hold the upper directory of another",
+                state.display()
+            ))
+            .kind(FailureKind::Refused)
+            .hint("name a state directory on a disk with `--state-dir`")
+            .into());
+        }
+        let sockets = sockets::closed(allow);
+        let (layers, mounts) = view::mount(scratch.path(), state, &sockets)?;
+        Ok(Self { layers, mounts: Arc::new(mounts), closed: sockets, scratch })
+    }
+
+    /// The mounts that a command has to be started with.
+    pub fn mounts(&self) -> Arc<OwnedFd> {
+        self.mounts.clone()
+    }
+
+    /// The sockets that the command could not reach.
+    pub fn closed_sockets(&self) -> &[PathBuf] {
+        &self.closed
+    }
+
+    /// What the command changed, for each file system in which something differs. The command must have ended, with all
+    /// that it started.
+    ///
+    /// # Errors
+    /// When something was made that kkrun could not make, or changed what it could not restore.
+    pub fn differences(&self, is_taken: NotTaken<'_>) -> Result<Vec<Difference>> {
+        let differences = self.layers.iter().map(|layer| difference::of(layer, self.scratch.began(), is_taken));
+        Ok(differences.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+}

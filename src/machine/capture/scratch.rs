@@ -1,0 +1,125 @@
+//! The directory of one captured command below the state directory.
+
+use std::fs::{File, TryLockError};
+use std::io::ErrorKind;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, bail};
+
+/// The directory in the state directory that holds those of all captured commands.
+const NAME: &str = "captures";
+
+/// A directory for the layers of one command. It is locked as long as it is in use, and removed when dropped.
+#[derive(Debug)]
+pub(super) struct Scratch {
+    path: PathBuf,
+    began: (i64, i64),
+    _lock: File,
+    /// Directories that were made for it, outer ones first: what a preview makes, it removes.
+    made: Vec<PathBuf>,
+}
+
+impl Scratch {
+    /// Makes one, and removes what killed runs left.
+    pub(super) fn make(state: &Path) -> Result<Self> {
+        let all = state.join(NAME);
+        let mut made = Vec::new();
+        for directory in [state, &all] {
+            if make_private(directory)? {
+                made.push(directory.to_owned());
+            }
+        }
+        clear_leftovers(state)?;
+        let pid = std::process::id();
+        for number in 1..1000 {
+            let path = all.join(format!("{pid}-{number}"));
+            if !make_private(&path)? {
+                continue;
+            }
+            let named = || format!("cannot open `{}`", path.display());
+            let lock = File::open(&path).with_context(named)?;
+            lock.lock().with_context(named)?;
+            let metadata = lock.metadata().with_context(named)?;
+            let began = (metadata.ctime(), metadata.ctime_nsec());
+            return Ok(Self { path, began, _lock: lock, made });
+        }
+        bail!("cannot name a directory for a captured command: no name is free in `{}`", all.display())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// When it was made, by the clock of the file systems: seconds and nanoseconds.
+    pub(super) fn began(&self) -> (i64, i64) {
+        self.began
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        // What stays is removed by the next one.
+        let _ = std::fs::remove_dir_all(&self.path);
+        for directory in self.made.iter().rev() {
+            let _ = std::fs::remove_dir(directory);
+        }
+    }
+}
+
+/// Removes what the captured commands of killed runs left in a state directory.
+pub fn clear_leftovers(state: &Path) -> Result<()> {
+    let all = state.join(NAME);
+    let named = || format!("cannot remove what killed runs left in `{}`", all.display());
+    let entries = match std::fs::read_dir(&all) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(named)?,
+    };
+    for entry in entries {
+        let path = entry.with_context(named)?.path();
+        let Ok(directory) = File::open(&path) else { continue };
+        match directory.try_lock() {
+            Ok(()) => std::fs::remove_dir_all(&path).with_context(named)?,
+            Err(TryLockError::WouldBlock) => {}
+            Err(TryLockError::Error(error)) => return Err(error).with_context(named),
+        }
+    }
+    Ok(())
+}
+
+/// Makes a directory that only root enters; false if it is there.
+fn make_private(path: &Path) -> Result<bool> {
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot create `{}`", path.display())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_killed_run_left_is_removed_and_what_is_in_use_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let left = directory.path().join(NAME).join("1-1");
+        std::fs::create_dir_all(left.join("upper-0/deep")).unwrap();
+        let one = Scratch::make(directory.path()).unwrap();
+        assert!(!left.exists());
+        std::fs::write(one.path().join("used"), "").unwrap();
+        let other = Scratch::make(directory.path()).unwrap();
+        assert!(one.path().join("used").exists() && one.path() != other.path());
+        drop(other);
+        drop(one);
+        assert_eq!(std::fs::read_dir(directory.path().join(NAME)).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn nothing_is_left_of_a_state_directory_that_was_made_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = directory.path().join("state");
+        drop(Scratch::make(&state).unwrap());
+        assert!(!state.exists());
+    }
+}

@@ -1,0 +1,122 @@
+//! Mounts the view of one captured command, in a mount namespace that is entered through its descriptor.
+
+#![expect(unsafe_code, reason = "a mount namespace for the thread that mounts the view")]
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result, anyhow};
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, UnmountFlags, mount as mount_new, mount_bind, mount_bind_recursive,
+    mount_change, mount_remount, unmount,
+};
+use rustix::process::{chdir, pivot_root};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
+
+use super::Layer;
+use crate::machine::clone::root::{below, copy_metadata};
+use crate::machine::mount::{self, Keeping, Mounted, Sides};
+
+/// What the command sees as it is: the kernel's own, and what is gone after a restart.
+const AS_IT_IS: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
+
+/// Whatever its changes are for, nothing of them is synced before they are applied.
+const OPTIONS: &str = "volatile,redirect_dir=off,index=off,metacopy=off";
+
+/// Mounts it below `scratch`. The command finds `state` empty, and something that does not listen at `closed`.
+pub(super) fn mount(scratch: &Path, state: &Path, closed: &[PathBuf]) -> Result<(Vec<Layer>, OwnedFd)> {
+    let mounted = mount::mounted()?;
+    // The mounts of a thread are its own; they last as long as the descriptor.
+    std::thread::scope(|scope| {
+        let mounting = scope.spawn(|| View { scratch, state, closed, mounted: &mounted }.mount());
+        mounting.join().map_err(|_| anyhow!("the thread that mounts a view ended early"))?
+    })
+    .context("cannot give a captured command a view of this machine")
+}
+
+struct View<'a> {
+    scratch: &'a Path,
+    state: &'a Path,
+    closed: &'a [PathBuf],
+    mounted: &'a [Mounted],
+}
+
+impl View<'_> {
+    fn mount(&self) -> Result<(Vec<Layer>, OwnedFd)> {
+        // SAFETY: the flags give this thread its own mounts, root and working directory; no descriptor is touched.
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.context("cannot separate mounts")?;
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+            .context("cannot separate mounts")?;
+        let root = self.scratch.join("root");
+        std::fs::create_dir(&root).with_context(|| format!("cannot create `{}`", root.display()))?;
+        let mut layers = vec![self.overlay(0, Path::new("/"), &root, MountFlags::NODEV)?];
+        for at in AS_IT_IS {
+            if std::fs::symlink_metadata(at).is_ok_and(|found| found.is_dir()) {
+                mount_bind_recursive(at, below(&root, Path::new(at)))
+                    .with_context(|| format!("cannot show `{at}`"))?;
+            }
+        }
+        let is_shown = |path: &Path| AS_IT_IS.iter().any(|at| path.starts_with(at)) || path == Path::new("/");
+        let mut others: Vec<&Mounted> =
+            mount::visible(self.mounted).filter(|mount| !is_shown(&mount.path)).collect();
+        others.sort_by(|one, other| one.path.cmp(&other.path));
+        for found in &others {
+            layers.extend(self.show(found, layers.len(), &below(&root, &found.path))?);
+        }
+        for layer in &mut layers {
+            let inner = others.iter().map(|mount| &mount.path).filter(|path| path.starts_with(&layer.at));
+            layer.inner = inner.filter(|path| **path != layer.at).cloned().collect();
+        }
+        let mounts = File::open("/proc/thread-self/ns/mnt").context("cannot open the mounts of a thread")?;
+        enter(&root)?;
+        mount_new("none", self.state, "tmpfs", MountFlags::RDONLY, c"mode=0700,size=4k")
+            .with_context(|| format!("cannot hide `{}`", self.state.display()))?;
+        for socket in self.closed {
+            // What is gone meanwhile is closed, too. To connect to a device is refused as if no one listened.
+            let _ = mount_bind("/dev/null", socket);
+        }
+        Ok((layers, mounts.into()))
+    }
+
+    /// Shows a file system other than that of the root: through an overlay if it is a local one that can be written.
+    fn show(&self, found: &Mounted, number: usize, at: &Path) -> Result<Option<Layer>> {
+        let named = || format!("cannot show `{}`", found.path.display());
+        let is_local = matches!(found.keeping(), Keeping::OnDisk | Keeping::InMemory | Keeping::InOverlay);
+        let Ok(directory) = std::fs::metadata(&found.path) else { return Ok(None) };
+        if is_local && !found.read_only && !found.mapped && directory.is_dir() {
+            let mut flags = MountFlags::NODEV;
+            flags.set(MountFlags::NOSUID, found.no_suid);
+            flags.set(MountFlags::NOEXEC, found.no_exec);
+            return self.overlay(number, &found.path, at, flags).map(Some);
+        }
+        mount_bind(&found.path, at).with_context(named)?;
+        if found.keeping() != Keeping::Virtual && !found.read_only {
+            let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+            flags.set(MountFlags::NOSUID, found.no_suid);
+            flags.set(MountFlags::NOEXEC, found.no_exec);
+            mount_remount(at, flags, c"").with_context(named)?;
+        }
+        Ok(None)
+    }
+
+    fn overlay(&self, number: usize, lower: &Path, at: &Path, flags: MountFlags) -> Result<Layer> {
+        let [upper, work] = ["upper", "work"].map(|side| self.scratch.join(format!("{side}-{number}")));
+        for directory in [&upper, &work] {
+            std::fs::create_dir(directory)
+                .with_context(|| format!("cannot create `{}`", directory.display()))?;
+        }
+        copy_metadata(lower, &upper)?;
+        mount::mount_overlay(&Sides { lower, upper: &upper, work: &work }, at, OPTIONS, flags)?;
+        Ok(Layer { at: lower.to_owned(), upper, inner: Vec::new() })
+    }
+}
+
+/// Makes a mounted directory the root of this thread's mounts, and takes the old one away. Source: pivot_root(2).
+fn enter(root: &Path) -> Result<()> {
+    let entered = chdir(root)
+        .and_then(|()| pivot_root(c".", c"."))
+        .and_then(|()| unmount(c".", UnmountFlags::DETACH))
+        .and_then(|()| chdir(c"/"));
+    entered.context("cannot enter the view")
+}

@@ -1,0 +1,38 @@
+//! Gives a file another name.
+
+use std::path::Path;
+
+use anyhow::Result;
+use rustix::fs::{AtFlags, linkat, statat};
+use rustix::io::Errno;
+
+use super::failures::failed;
+use super::file_state::FileState;
+use super::place::{Place, Walk};
+use super::remove::remove;
+
+/// Makes `path` a name of the file `of`, durably. A file or link that is there is removed first.
+///
+/// # Errors
+/// As [`super::replace()`]; `crossdevice` when the two are in different file systems.
+pub(super) fn hard_link(of: &Path, path: &Path, tag: &str) -> Result<()> {
+    remove(path, &FileState::observe(path)?, tag)?;
+    let (from, to) = (Place::open(of)?, Place::open(path)?);
+    // The owner of the directory need not own the file.
+    to.acting(|_| false, || {
+        linkat(from.directory(), &from.name, to.directory(), &to.name, AtFlags::empty())
+            .map_err(|errno| failed("create the hard link", &to.path, errno))
+    })?;
+    to.sync()
+}
+
+/// Device and inode of what is at a path, no link followed; none if nothing is.
+pub(super) fn identity_of(path: &Path) -> Result<Option<(u64, u64)>> {
+    let walk = Walk::to(path)?;
+    let Some(directory) = walk.directory() else { return Ok(None) };
+    match statat(directory, walk.name(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
+        Err(Errno::NOENT) => Ok(None),
+        Err(errno) => Err(failed("access", path, errno)),
+    }
+}

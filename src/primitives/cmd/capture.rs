@@ -1,0 +1,197 @@
+//! Runs a command captured: what it changes is a change of kkrun's own.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use serde::Deserialize;
+
+use super::Run;
+use crate::change::{Attempts, CapturedChange, Change, CommandSource, Payload, World};
+use crate::failure::{Failure, FailureKind};
+use crate::machine::capture::Capture;
+use crate::machine::process::Ended;
+use crate::primitives::file::absolute;
+use crate::target::Target;
+
+/// How long a process that a command left running has to end by itself once it is asked to.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How many paths or sockets are named.
+const MOST_NAMED: usize = 10;
+
+/// How a command is captured.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct CaptureOptions {
+    paths: Vec<String>,
+    ignore: Vec<String>,
+    allow: Vec<String>,
+    preview: bool,
+}
+
+/// The same, with paths that were looked at.
+struct Limits {
+    /// What may be changed; everything if none are named.
+    paths: Option<Vec<PathBuf>>,
+    /// What is thrown away: paths with all below them, and names wherever they occur.
+    ignored_paths: Vec<PathBuf>,
+    ignored_names: Vec<String>,
+}
+
+impl Limits {
+    fn of(options: &CaptureOptions) -> Result<Self> {
+        let (paths, names): (Vec<&String>, Vec<&String>) =
+            options.ignore.iter().partition(|ignored| ignored.contains('/'));
+        let named = options.paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
+        Ok(Self {
+            paths: (!named.is_empty()).then_some(named),
+            ignored_paths: paths.into_iter().map(|path| absolute(path)).collect::<Result<_>>()?,
+            ignored_names: names.into_iter().cloned().collect(),
+        })
+    }
+
+    fn ignores(&self, path: &Path) -> bool {
+        let has_name = |name: &String| path.components().any(|part| part.as_os_str() == name.as_str());
+        self.ignored_paths.iter().any(|ignored| path.starts_with(ignored))
+            || self.ignored_names.iter().any(has_name)
+    }
+
+    /// Refuses a change of what is not named.
+    fn refuse_others(&self, change: &CapturedChange, label: &str) -> Result<()> {
+        let Some(allowed) = &self.paths else { return Ok(()) };
+        let is_other = |path: &PathBuf| !allowed.iter().any(|allowed| path.starts_with(allowed));
+        let others: Vec<PathBuf> = change.paths().into_iter().filter(is_other).collect();
+        let Some(first) = others.first() else { return Ok(()) };
+        let count = others.len();
+        let more = if count > 1 { format!(" and {} more", count - 1) } else { String::new() };
+        let mut failure = Failure::new(format!(
+            "cannot apply what `{label}` changed: `{}`{more} is not in `paths`",
+            first.display()
+        ))
+        .kind(FailureKind::Refused)
+        .hint("nothing was changed: add what may change to `paths`, or what need not stay to `ignore`");
+        failure.output = others.iter().take(MOST_NAMED).map(|path| path.display().to_string()).collect();
+        if count > MOST_NAMED {
+            failure.output.push(format!("… and {} more", count - MOST_NAMED));
+        }
+        bail!(failure)
+    }
+}
+
+impl Run<'_> {
+    /// Runs it captured; what it changed is applied, or shown in a dry run. Gives how it ended; none if a dry run cannot
+    /// know.
+    pub(super) fn execute_captured(&self, options: &CaptureOptions) -> Result<Option<Ended>> {
+        let limits = Limits::of(options)?;
+        let target = Target::Captured(self.label.clone());
+        let dry_run = self.host.dry_run();
+        if dry_run && !options.preview {
+            self.note_captured(target);
+            return Ok(None);
+        }
+        let source = self.source()?;
+        if !dry_run {
+            self.host.session().begin_acting()?;
+            self.host.session().check_interruption()?;
+            self.refuse_half_made(&target)?;
+        }
+        let (change, ended, _capture) = match self.run_captured(options, &limits, source) {
+            // What earlier changes would bring may be missing.
+            Err(error) if dry_run && self.host.would_have_changed() => {
+                let reason = format!("{error:#}");
+                self.host.reporter().note(format!("cannot preview `{}` yet: {reason}", self.label));
+                self.note_captured(target);
+                return Ok(None);
+            }
+            ran => ran?,
+        };
+        let Some(change) = change else { return Ok(Some(ended)) };
+        limits.refuse_others(&change, &self.label)?;
+        let Some(change) = self.without_what_is_kept(change)? else { return Ok(Some(ended)) };
+        self.host.session().perform(&Change::Captured(change), Payload::Nothing)?;
+        Ok(Some(ended))
+    }
+
+    fn note_captured(&self, target: Target) {
+        let summary = format!("run {}", self.label);
+        let mut session = self.host.session();
+        if self.options.always.is_some() || !self.has_guard() {
+            session.note_repeated(target, summary);
+        } else {
+            session.note_change(target, summary);
+        }
+    }
+
+    /// A change that is neither made nor withdrawn is no ground to run its command on.
+    fn refuse_half_made(&self, target: &Target) -> Result<()> {
+        if self.host.seen().doubtful(target).is_none() {
+            return Ok(());
+        }
+        bail!(
+            Failure::new(format!(
+                "cannot run `{}`: what a killed run applied of its changes could not be taken back",
+                self.label
+            ))
+            .kind(FailureKind::InDoubt)
+            .hint("`kkrun rollback` undoes what can be undone and shows the difference")
+        )
+    }
+
+    fn run_captured(
+        &self,
+        options: &CaptureOptions,
+        limits: &Limits,
+        source: CommandSource,
+    ) -> Result<(Option<CapturedChange>, Ended, Capture)> {
+        let session = self.host.seen();
+        let world = &session.world;
+        let capture = Capture::prepare(world.state_directory(), &options.allow)?;
+        let mut attempts = self.attempts()?;
+        attempts.command.mounts = Some(capture.mounts());
+        let ended = run(&mut attempts, world, capture.closed_sockets())?;
+        drop(attempts);
+        for survivor in &ended.left_behind {
+            let (name, pid) = (&survivor.name, survivor.pid);
+            world.reporter.note(format!("ending `{name}` (process {pid}): what it changes is not captured"));
+            survivor.end(GRACE)?;
+        }
+        let differences = capture.differences(&|path| limits.ignores(path))?;
+        let change = CapturedChange::of(&self.label, source, differences)?;
+        Ok((change, ended, capture))
+    }
+
+    /// What is left once the operator has decided about the paths that were modified while the command ran.
+    fn without_what_is_kept(&self, change: CapturedChange) -> Result<Option<CapturedChange>> {
+        let mut kept = Vec::new();
+        for path in change.modified_meanwhile() {
+            let difference = format!("{}: modified while `{}` ran", path.display(), self.label);
+            let summary = format!("run {}", self.label);
+            if self.host.session().keeps_modified_meanwhile(&Target::file(&path), &summary, &difference)? {
+                kept.push(path);
+            }
+        }
+        if kept.is_empty() { Ok(Some(change)) } else { change.without(&kept) }
+    }
+}
+
+/// Runs the command. One that failed may have missed a service.
+fn run(attempts: &mut Attempts, world: &World, closed: &[PathBuf]) -> Result<Ended> {
+    attempts.run(world).cloned().map_err(|error| match error.downcast::<Failure>() {
+        Ok(failure) if failure.kind != FailureKind::Command => failure.into(),
+        Ok(failure) if closed.is_empty() => failure.hint("nothing was changed").into(),
+        Ok(failure) => {
+            let mut services: Vec<String> =
+                closed.iter().take(MOST_NAMED).map(|at| at.display().to_string()).collect();
+            if closed.len() > MOST_NAMED {
+                services.push("…".to_owned());
+            }
+            let hint = format!(
+                "a captured command cannot reach the services at {}: name those that it needs in `allow`, such as `allow: [\"systemd\"]`",
+                services.join(", ")
+            );
+            failure.hint("nothing was changed").hint(hint).into()
+        }
+        Err(error) => error,
+    })
+}

@@ -1,0 +1,396 @@
+//! Captured commands: what they change is applied at once or not at all, shown before, and undone byte for byte.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{Place, until};
+
+/// A plan of one captured command, run by bash.
+fn plan(script: &str, options: &str) -> String {
+    format!(
+        "step::run(\"01\", \"First\", || cmd::run([\"bash\", \"-ec\", `{script}`], #{{ label: \"it\", {options} }}));\n"
+    )
+}
+
+fn captured(script: &str) -> Place {
+    Place::new(&plan(script, "capture: #{}"))
+}
+
+/// What is at every path below `m`: kind, mode, owner, time, number of names and content, and the extended attributes.
+fn picture(place: &Place) -> BTreeMap<PathBuf, String> {
+    fn add(path: &Path, into: &mut BTreeMap<PathBuf, String>) {
+        let metadata = path.symlink_metadata().unwrap();
+        let content = if metadata.is_symlink() {
+            fs::read_link(path).unwrap().display().to_string()
+        } else if metadata.is_file() {
+            // A sparse file of a gibibyte is its first bytes and its size.
+            use std::io::Read as _;
+            let mut bytes = Vec::new();
+            fs::File::open(path).unwrap().take(1 << 20).read_to_end(&mut bytes).unwrap();
+            String::from_utf8_lossy(&bytes).into_owned()
+        } else {
+            String::new()
+        };
+        let xattrs = xattrs(path);
+        let links = if metadata.is_dir() { 0 } else { metadata.nlink() };
+        let size = if metadata.is_dir() { 0 } else { metadata.len() };
+        let time = if metadata.is_symlink() { (0, 0) } else { (metadata.mtime(), metadata.mtime_nsec()) };
+        let (mode, uid, gid) = (metadata.mode(), metadata.uid(), metadata.gid());
+        into.insert(
+            path.to_owned(),
+            format!("{mode:o} {uid}:{gid} {time:?} {links} {size} {xattrs:?} {content}"),
+        );
+        if metadata.is_dir() {
+            for entry in fs::read_dir(path).unwrap() {
+                add(&entry.unwrap().path(), into);
+            }
+        }
+    }
+    let mut all = BTreeMap::new();
+    add(&place.path("m"), &mut all);
+    all
+}
+
+fn xattrs(path: &Path) -> Vec<String> {
+    let mut list = vec![0; 4096];
+    let length = rustix::fs::llistxattr(path, &mut list[..]).unwrap_or(0);
+    let names = list[..length].split(|byte| *byte == 0).filter(|name| !name.is_empty());
+    let mut found: Vec<String> = names
+        .map(|name| {
+            let mut value = vec![0; 4096];
+            let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap_or(0);
+            format!("{}={}", String::from_utf8_lossy(name), hex_of(&value[..length]))
+        })
+        .collect();
+    found.sort();
+    found
+}
+
+fn hex_of(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The names and contents of two pictures alone, for a comparison of what a command makes by itself.
+fn without_times(picture: &BTreeMap<PathBuf, String>) -> BTreeMap<PathBuf, String> {
+    let rest = |text: &String| {
+        let (mode, rest) = text.split_once(" (").unwrap();
+        format!("{mode} {}", rest.split_once(") ").unwrap().1)
+    };
+    picture.iter().map(|(path, text)| (path.clone(), rest(text))).collect()
+}
+
+#[track_caller]
+fn same(one: &BTreeMap<PathBuf, String>, other: &BTreeMap<PathBuf, String>) {
+    let paths: std::collections::BTreeSet<_> = one.keys().chain(other.keys()).collect();
+    let differing: Vec<String> = paths
+        .into_iter()
+        .filter(|path| one.get(*path) != other.get(*path))
+        .map(|path| format!("{}\n  {:?}\n  {:?}", path.display(), one.get(path), other.get(path)))
+        .collect();
+    assert!(differing.is_empty(), "{}", differing.join("\n"));
+}
+
+/// The command makes of `m` what it makes there by itself, and an undo restores `m` byte for byte.
+fn is_applied_and_undone(make: impl Fn(&Place), script: &str) -> Place {
+    let plain = Place::empty();
+    make(&plain);
+    let by_itself = script.replace('@', &plain.root());
+    let status = Command::new("bash").args(["-ec", &by_itself]).env("HOME", "/root").status().unwrap();
+    assert!(status.success());
+    let expected: BTreeMap<PathBuf, String> = without_times(&picture(&plain))
+        .into_iter()
+        .map(|(path, text)| (path.strip_prefix(plain.path("m")).unwrap().to_owned(), text.replace(&plain.root(), "@")))
+        .collect();
+
+    let place = captured(script);
+    make(&place);
+    let before = picture(&place);
+    let ran = place.run("plan.rhai").ends(0);
+    let made: BTreeMap<PathBuf, String> = without_times(&picture(&place))
+        .into_iter()
+        .map(|(path, text)| (path.strip_prefix(place.path("m")).unwrap().to_owned(), text.replace(&place.root(), "@")))
+        .collect();
+    same(&expected, &made);
+    ran.never_says("ending");
+    place.run("rollback --dry-run").ends(6);
+    place.run("rollback").ends(0).says("1 undone");
+    same(&before, &picture(&place));
+    assert!(!place.exists("state/captures"));
+    place
+}
+
+#[test]
+#[ignore = "needs root"]
+fn files_directories_and_links_are_applied_and_undone() {
+    let make = |place: &Place| {
+        place.write("m/kept", "kept\n");
+        place.write("m/changed", "old\n");
+        place.write("m/gone", "gone\n");
+        place.write("m/tree/a", "a\n");
+        place.write("m/tree/deep/b", "b\n");
+        place.write("m/file-to-be-directory", "file\n");
+        place.write("m/directory-to-be-file/inner", "inner\n");
+        std::os::unix::fs::symlink("kept", place.path("m/link")).unwrap();
+        std::os::unix::fs::symlink("kept", place.path("m/turned")).unwrap();
+    };
+    is_applied_and_undone(
+        make,
+        "cd @/m; echo new > made; echo new > changed; rm gone; chmod 0600 kept; chown nobody kept; \
+         mv tree renamed; mkdir -p dir/deep; echo x > dir/deep/x; ln -s x dir/link; rm link; ln -sfn other turned; \
+         rm file-to-be-directory; mkdir file-to-be-directory; echo y > file-to-be-directory/y; \
+         rm -r directory-to-be-file; echo z > directory-to-be-file; chmod 0700 .",
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn names_of_one_file_attributes_and_holes_are_applied_and_undone() {
+    let make = |place: &Place| {
+        place.write("m/one", "one\n");
+        fs::hard_link(place.path("m/one"), place.path("m/two")).unwrap();
+        place.write("m/three", "three\n");
+        fs::hard_link(place.path("m/three"), place.path("m/four")).unwrap();
+        place.write("m/attributes", "x\n");
+        let path = place.path("m/attributes");
+        rustix::fs::setxattr(&path, "user.old", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    let place = is_applied_and_undone(
+        make,
+        "cd @/m; mkdir d; echo a > d/a; ln d/a d/b; ln d/a c; rm two; rm four; ln one five; \
+         truncate -s 1G sparse; echo end >> sparse; cp /bin/true suid; chmod 4755 suid; \
+         python3 -c 'import os; os.setxattr(\"attributes\", \"user.new\", b\"2\"); os.removexattr(\"attributes\", \"user.old\")'",
+    );
+    assert_eq!(fs::metadata(place.path("m/one")).unwrap().nlink(), 2);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_name_that_is_written_is_parted_from_the_others_and_comes_back() {
+    let place = captured("echo new > @/m/one");
+    place.write("m/one", "old\n");
+    fs::hard_link(place.path("m/one"), place.path("m/two")).unwrap();
+    let before = picture(&place);
+    place.run("plan.rhai").ends(0);
+    assert_eq!((place.read("m/one"), place.read("m/two")), ("new\n".to_owned(), "old\n".to_owned()));
+    place.run("rollback").ends(0);
+    same(&before, &picture(&place));
+    let [one, two] = ["m/one", "m/two"].map(|name| fs::metadata(place.path(name)).unwrap().ino());
+    assert_eq!(one, two);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_file_with_a_name_elsewhere_is_refused() {
+    let place = captured("echo new > @/m/a/one");
+    place.write("m/a/one", "old\n");
+    fs::create_dir(place.path("m/b")).unwrap();
+    fs::hard_link(place.path("m/a/one"), place.path("m/b/two")).unwrap();
+    place.run("plan.rhai").ends(1).says("has another name (a hard link) elsewhere").says("-samefile @/m/a/one");
+    assert_eq!(place.read("m/a/one"), "old\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_failed_command_changes_nothing() {
+    let place = captured("echo half > @/m/half; rm @/m/old; exit 3");
+    place.write("m/old", "old\n");
+    let before = picture(&place);
+    place.run("plan.rhai").ends(1).says("nothing was changed");
+    same(&before, &picture(&place));
+    place.run("rollback").ends(0).says("0 undone");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_killed_command_changes_nothing_and_leaves_nothing() {
+    let place = captured("echo half > @/m/half; touch /run/kkrun-test-@NAME; sleep 60");
+    let mark = PathBuf::from(format!("/run/kkrun-test-{}", std::process::id()));
+    place.edit("plan/plan.rhai", "/run/kkrun-test-@NAME", &mark.display().to_string());
+    let started = place.start("plan.rhai");
+    until("the command is at work", || mark.exists());
+    started.kill();
+    fs::remove_file(&mark).unwrap();
+    assert!(!place.exists("m/half"));
+    place.edit("plan/plan.rhai", "; sleep 60", "");
+    place.run("plan.rhai").ends(0).says("ending `");
+    let _ = fs::remove_file(&mark);
+    assert_eq!(place.read("m/half"), "half\n");
+    assert!(!place.exists("state/captures"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_command_that_changes_nothing_is_not_recorded() {
+    let place = captured("cat @/m/file > /dev/null; echo same > @/m/made; rm @/m/made; : >> @/m/file");
+    place.write("m/file", "text\n");
+    let before = picture(&place);
+    place.run("plan.rhai").ends(0);
+    same(&before, &picture(&place));
+    assert!(!place.records().contains(&"intent".to_owned()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_killed_run_applied_is_taken_back_and_the_command_finds_the_machine_as_before() {
+    // As a run leaves it that was killed in the middle of applying: the intent, and one of the two files.
+    let place = captured("echo more >> @/m/one; echo more >> @/m/two");
+    place.write("m/one", "1\n");
+    place.write("m/two", "2\n");
+    place.run("plan.rhai").ends(0);
+    place.cut_journal_behind("intent");
+    place.write("m/two", "2\n");
+    place.run("plan.rhai").ends(0);
+    assert_eq!((place.read("m/one"), place.read("m/two")), ("1\nmore\n".to_owned(), "2\nmore\n".to_owned()));
+    place.run("rollback").ends(0);
+    assert_eq!((place.read("m/one"), place.read("m/two")), ("1\n".to_owned(), "2\n".to_owned()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_conflict_before_a_rollback_is_one_of_that_path_alone() {
+    let place = captured("echo new > @/m/one; echo new > @/m/two; mkdir @/m/made; echo x > @/m/made/x");
+    place.write("m/one", "1\n");
+    place.run("plan.rhai").ends(0);
+    place.write("m/one", "theirs\n");
+    place.write("m/made/mine", "mine\n");
+    place.run("rollback --dry-run").says("@/m/one: content differs");
+    place.run("rollback").ends(4).says("@/m/one: content differs").says("it holds 1 entry that kkrun did not make: mine").never_says("m/two");
+    assert_eq!(place.read("m/one"), "theirs\n");
+    assert_eq!(place.read("m/made/mine"), "mine\n");
+    assert!(!place.exists("m/two") && !place.exists("m/made/x"));
+    place.run("rollback --on-conflict overwrite").ends(0).says("1 undone");
+    assert_eq!(place.read("m/one"), "1\n");
+    assert!(!place.exists("m/made"));
+    assert!(place.backups().contains(&"theirs\n".to_owned()) && place.backups().contains(&"mine\n".to_owned()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_modified_while_the_command_runs_is_a_conflict_of_that_path_alone() {
+    let script = "echo new > @/m/one; echo new > @/m/two; touch @/mark; until test -e /run/kkrun-go-@PID; do sleep 0.01; done";
+    let go = PathBuf::from(format!("/run/kkrun-go-{}", std::process::id()));
+    for (policy, status, one, two) in
+        [("keep", 0, "theirs\n", "new\n"), ("overwrite", 0, "new\n", "new\n"), ("ask", 78, "theirs\n", "2\n")]
+    {
+        let place = captured(&script.replace("@PID", &std::process::id().to_string()).replace("touch @/mark; ", "touch /run/kkrun-up; "));
+        place.write("m/one", "1\n");
+        place.write("m/two", "2\n");
+        let _ = fs::remove_file("/run/kkrun-up");
+        let started = place.start(&format!("plan.rhai --on-conflict {policy}"));
+        until("the command is at work", || Path::new("/run/kkrun-up").exists());
+        place.write("m/one", "theirs\n");
+        fs::write(&go, "").unwrap();
+        let ran = started.end();
+        fs::remove_file(&go).unwrap();
+        ran.ends(status).says("modified while `it` ran");
+        assert_eq!((place.read("m/one").as_str(), place.read("m/two").as_str()), (one, two), "{policy}");
+        if status == 0 {
+            place.run("rollback").ends(0);
+            assert_eq!((place.read("m/one").as_str(), place.read("m/two").as_str()), ("theirs\n", "2\n"), "{policy}");
+        }
+    }
+    fs::remove_file("/run/kkrun-up").unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_preview_shows_the_difference_and_leaves_nothing() {
+    let place = Place::new(&plan("echo new > @/m/one; rm @/m/two", "capture: #{ preview: true }"));
+    place.write("m/one", "old\n");
+    place.write("m/two", "2\n");
+    let before = picture(&place);
+    place
+        .run("--dry-run plan.rhai")
+        .ends(6)
+        .says("2 paths changed")
+        .says("-old")
+        .says("+new")
+        .says("@/m/two: a file of 2 bytes → absent");
+    same(&before, &picture(&place));
+    assert!(!place.exists("state"));
+    let place = captured("touch @/m/made");
+    place.run("--dry-run plan.rhai").ends(6).says("run it");
+    assert!(!place.exists("m/made"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn paths_restrict_and_ignored_ones_are_dropped() {
+    let script = "mkdir @/m/app @/m/cache; echo x > @/m/app/x; echo y > @/m/cache/y; echo z > @/m/app/junk";
+    let place = Place::new(&plan(script, "capture: #{ paths: [\"@/m/app\"] }"));
+    place
+        .run("plan.rhai")
+        .ends(1)
+        .says("`@/m/cache` and 1 more is not in `paths`")
+        .says("@/m/cache/y")
+        .says("nothing was changed");
+    assert!(!place.exists("m/app"));
+    let options = "capture: #{ paths: [\"@/m/app\"], ignore: [\"@/m/cache\", \"junk\"] }";
+    let place = Place::new(&plan(script, options));
+    place.run("plan.rhai").ends(0);
+    assert!(place.exists("m/app/x") && !place.exists("m/cache") && !place.exists("m/app/junk"));
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/app"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn services_are_out_of_reach_unless_they_are_allowed() {
+    let directory = tempfile::tempdir_in("/run").unwrap();
+    let socket = directory.path().join("service.sock");
+    let _listening = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let connect = format!(
+        "python3 -c 'import socket; socket.socket(socket.AF_UNIX).connect(\"{}\")'; touch @/m/reached",
+        socket.display()
+    );
+    let place = captured(&connect);
+    place.run("plan.rhai").ends(1).says("Connection refused").says("allow: [\"systemd\"]");
+    assert!(!place.exists("m/reached"));
+    let place = Place::new(&plan(&connect, "capture: #{ allow: [\"service\"] }"));
+    place.run("plan.rhai").ends(0);
+    assert!(place.exists("m/reached"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn kkruns_own_state_is_hidden_and_a_process_that_is_left_is_ended() {
+    let place = captured("ls @/state > @/m/list; rm -rf @/state/* || true; sleep 600 & disown; touch @/m/made");
+    place.run("plan.rhai").ends(0).says("ending `sleep`");
+    assert_eq!(place.read("m/list"), "");
+    assert!(place.exists("state/journal") && place.exists("m/made"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn other_changes_to_the_same_paths_fit_together() {
+    let place = Place::new(
+        r#"
+step::run("01", "Write", || file::write("@/m/shared", "one\n"));
+step::run("02", "Captured", || cmd::run(["bash", "-ec", "echo two >> @/m/shared; echo x > @/m/made"], #{ label: "it", capture: #{} }));
+step::run("03", "Write again", || { file::write("@/m/shared", "three\n"); file::write("@/m/made", "y\n"); });
+"#,
+    );
+    place.run("plan.rhai").ends(0).never_says("outside kkrun");
+    place.run("rollback 02").ends(1).says("needs");
+    place.run("rollback --dry-run").ends(6).says("4 would be undone").never_says("differs");
+    place.run("rollback 03").ends(0);
+    assert_eq!((place.read("m/shared"), place.read("m/made")), ("one\ntwo\n".to_owned(), "x\n".to_owned()));
+    place.run("rollback 02").ends(0);
+    assert_eq!(place.read("m/shared"), "one\n");
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/shared"));
+}
+
+#[test]
+fn options_that_say_how_to_undo_are_refused_beside_capture() {
+    for option in ["undo: []", "state: [\"true\"]", "retries: 1", "whole: true"] {
+        let place = Place::new(&plan("true", &format!("capture: #{{}}, {option}")));
+        let name = option.split_once(':').unwrap().0;
+        place.run("plan.rhai").ends(1).says(&format!("`capture` must not be combined with `{name}`"));
+    }
+    let place = Place::new(&plan("true", "capture: #{ path: [] }"));
+    place.run("plan.rhai").ends(1).says("unknown option `path`");
+}
