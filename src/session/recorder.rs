@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use super::Session;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Record, Writer};
-use crate::machine::backups;
+use crate::machine::{backups, capture};
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
 
@@ -59,7 +59,8 @@ impl Session {
         let mut journal = Journal::take_over(&opening.directory, &loaded, opening.writer.clone())?;
         journal.open_run_with(std::mem::take(&mut opening.entries));
         self.recorder = Recorder::Open { journal, _lock: lock };
-        self.world.end_orphans()
+        self.world.end_orphans()?;
+        capture::clear_leftovers(self.world.state_directory())
     }
 
     /// Appends to the journal.

@@ -10,6 +10,7 @@ mod adopt;
 mod bad_input;
 mod bench;
 mod captured;
+mod captured_commands;
 mod check;
 mod command_line;
 mod commands;
