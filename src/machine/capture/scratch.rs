@@ -16,24 +16,21 @@ pub(super) struct Scratch {
     path: PathBuf,
     began: (i64, i64),
     _lock: File,
-    /// Directories that were made for it, outer ones first: what a preview makes, it removes.
-    made: Vec<PathBuf>,
+    /// The state directory, if it was made for this: what a preview makes, it removes.
+    made_state: Option<PathBuf>,
 }
 
 impl Scratch {
     /// Makes one, and removes what killed runs left.
     pub(super) fn make(state: &Path) -> Result<Self> {
         let all = state.join(NAME);
-        let mut made = Vec::new();
-        for directory in [state, &all] {
-            if make_private(directory)? {
-                made.push(directory.to_owned());
-            }
-        }
+        let made_state = make_private(state)?.then(|| state.to_owned());
         clear_leftovers(state)?;
         let pid = std::process::id();
         for number in 1..1000 {
             let path = all.join(format!("{pid}-{number}"));
+            // Another preview that ended just now removed it.
+            make_private(&all)?;
             if !make_private(&path)? {
                 continue;
             }
@@ -42,7 +39,7 @@ impl Scratch {
             lock.lock().with_context(named)?;
             let metadata = lock.metadata().with_context(named)?;
             let began = (metadata.ctime(), metadata.ctime_nsec());
-            return Ok(Self { path, began, _lock: lock, made });
+            return Ok(Self { path, began, _lock: lock, made_state });
         }
         bail!("cannot name a directory for a captured command: no name is free in `{}`", all.display())
     }
@@ -61,7 +58,7 @@ impl Drop for Scratch {
     fn drop(&mut self) {
         // What stays is removed by the next one.
         let _ = std::fs::remove_dir_all(&self.path);
-        for directory in self.made.iter().rev() {
+        for directory in self.path.parent().into_iter().chain(self.made_state.as_deref()) {
             let _ = std::fs::remove_dir(directory);
         }
     }
@@ -84,6 +81,8 @@ pub fn clear_leftovers(state: &Path) -> Result<()> {
             Err(TryLockError::Error(error)) => return Err(error).with_context(named),
         }
     }
+    // It stays while another command is captured.
+    let _ = std::fs::remove_dir(&all);
     Ok(())
 }
 
@@ -112,7 +111,7 @@ mod tests {
         assert!(one.path().join("used").exists() && one.path() != other.path());
         drop(other);
         drop(one);
-        assert_eq!(std::fs::read_dir(directory.path().join(NAME)).unwrap().count(), 0);
+        assert!(!directory.path().join(NAME).exists());
     }
 
     #[test]
