@@ -17,8 +17,8 @@ use super::command::CommandSource;
 use super::file::{may_be_shown, showable};
 use super::tree::{blob, entry_path, keep_copy, read_manifest};
 use super::{
-    Kind, MOST_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, missing, shortened,
-    state_value, tag, unified_diff,
+    Kind, MOST_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, missing,
+    shortened, state_value, tag, unified_diff,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
@@ -101,7 +101,8 @@ impl CapturedChange {
         let digests = |side: fn(&Part) -> &Manifest| {
             from.parts.iter().map(|part| Ok(Digest::of(&blob(side(part))?))).collect::<Result<Vec<_>>>()
         };
-        let before = CapturedState { paths, manifests: digests(|part| &part.before)?, ..CapturedState::default() };
+        let before =
+            CapturedState { paths, manifests: digests(|part| &part.before)?, ..CapturedState::default() };
         let after = CapturedState { paths, manifests: digests(|part| &part.after)?, source };
         let roots = from.parts.iter().map(|part| PathText::new(&*part.root)).collect();
         let inverse = CapturedInverse { label: label.to_owned(), roots };
@@ -201,7 +202,8 @@ impl CapturedChange {
             }
             let goal = part.goal(&now, &conflicts.keys().cloned().collect());
             let path = |name: &Path| entry_path(&part.root, name);
-            let lines = conflicts.iter().map(|(name, why)| format!("{}: {why}", path(name.as_path()).display()));
+            let lines =
+                conflicts.iter().map(|(name, why)| format!("{}: {why}", path(name.as_path()).display()));
             restored.conflicts.extend(lines);
             mount::refuse_within(removed(&now, &goal).map(|name| path(name.as_path())))?;
             if dry_run {
@@ -209,20 +211,25 @@ impl CapturedChange {
             }
             let backups = world.backups()?;
             let mut open = |relative: &Path| {
-                let digest = part.before.get_alone(relative).and_then(FileState::sha256).with_context(|| {
-                    format!("cannot restore `{}`: it was not a file before", path(relative).display())
-                })?;
+                let digest =
+                    part.before.get_alone(relative).and_then(FileState::sha256).with_context(|| {
+                        format!("cannot restore `{}`: it was not a file before", path(relative).display())
+                    })?;
                 Ok(Content::File(backups.file(digest)?))
             };
             files::converge_tree(&part.root, &now, &goal, Times::Follow, &self.tag(), &mut open)?;
             let back = part.observe()?;
             let is_back = part.changed.iter().all(|name| {
-                let of = |manifest: &Manifest| manifest.get(name.as_path()).cloned().unwrap_or(FileState::Absent);
+                let of =
+                    |manifest: &Manifest| manifest.get(name.as_path()).cloned().unwrap_or(FileState::Absent);
                 of(&back).same_as(&of(&goal)) || conflicts.contains_key(name)
             });
             if !is_back {
                 let differences = shortened(goal.differences(&back));
-                anyhow::bail!("what `{}` changed is not as before after its undo: {differences}", self.inverse.label);
+                anyhow::bail!(
+                    "what `{}` changed is not as before after its undo: {differences}",
+                    self.inverse.label
+                );
             }
         }
         Ok(restored)
@@ -323,12 +330,13 @@ impl Part {
         let shared = self.shared();
         let mut conflicts = BTreeMap::new();
         for name in &self.changed {
-            let of = |manifest: &Manifest| manifest.get_alone(name.as_path()).cloned().unwrap_or(absent.clone());
+            let of =
+                |manifest: &Manifest| manifest.get_alone(name.as_path()).cloned().unwrap_or(absent.clone());
             let (now, before, after) = (of(now), of(&self.before), of(&self.after));
             let is_directory = |state: &FileState| matches!(state, FileState::Directory { .. });
             // One of the two is gone, and the other is not there yet.
-            let is_halfway = now.is_absent()
-                && (is_directory(&before) != is_directory(&after) || shared.contains(name));
+            let is_halfway =
+                now.is_absent() && (is_directory(&before) != is_directory(&after) || shared.contains(name));
             if !is_halfway && !now.lies_between(&before, &after) {
                 conflicts.insert(name.clone(), after.differences(&now).join(", "));
             } else if is_directory(&now) && is_directory(&after) && !is_directory(&before) {
@@ -440,7 +448,8 @@ impl Part {
             let [before, after] = [&self.before, &self.after].map(|side| side.get(name.as_path()));
             shared.contains(name) || before.and_then(FileState::sha256) != after.and_then(FileState::sha256)
         };
-        let files = self.changed.iter().filter_map(|name| Some((name, self.before.get_alone(name.as_path())?)));
+        let files =
+            self.changed.iter().filter_map(|name| Some((name, self.before.get_alone(name.as_path())?)));
         files.filter(move |(name, state)| state.sha256().is_some() && is_replaced(name))
     }
 
@@ -496,7 +505,8 @@ impl Kind for CapturedChange {
 
     fn needs(&self) -> Result<Vec<Target>> {
         let parts = self.source.iter().flat_map(|source| &source.parts);
-        let changed = parts.flat_map(|part| part.changed.iter().filter_map(|name| part.after.get(name.as_path())));
+        let changed =
+            parts.flat_map(|part| part.changed.iter().filter_map(|name| part.after.get(name.as_path())));
         accounts_of(changed.filter_map(FileState::ownership))
     }
 

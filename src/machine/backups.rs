@@ -12,7 +12,8 @@ use rustix::io::Errno;
 
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{
-    Digest, FileState, Manifest, PathText, ReadFile, copy_content, digest_again, digest_if_known, observe_with,
+    Digest, FileState, Manifest, PathText, ReadFile, copy_content, digest_again, digest_if_known,
+    observe_with,
 };
 
 /// The name of a backup that is being written. There is one writer: making backups requires the lock.

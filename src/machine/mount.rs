@@ -137,13 +137,16 @@ fn parse(text: &[u8]) -> Vec<Mounted> {
             let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
             let path = fields.get(4)?;
             let dash = fields.iter().position(|field| *field == b"-")?;
-            let has = |field: &[u8], wanted: &[u8]| field.split(|byte| *byte == b',').any(|option| option == wanted);
+            let has = |field: &[u8], wanted: &[u8]| {
+                field.split(|byte| *byte == b',').any(|option| option == wanted)
+            };
             let options = fields.get(5)?;
             Some(Mounted {
                 path: PathBuf::from(OsString::from_vec(unescape(path))),
                 file_system: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
                 mapped: has(options, b"idmapped"),
-                read_only: has(options, b"ro") || fields.get(dash + 3).is_some_and(|of_all| has(of_all, b"ro")),
+                read_only: has(options, b"ro")
+                    || fields.get(dash + 3).is_some_and(|of_all| has(of_all, b"ro")),
                 no_suid: has(options, b"nosuid"),
                 no_exec: has(options, b"noexec"),
             })
@@ -300,7 +303,8 @@ mod tests {
             ..Mounted::default()
         };
         assert_eq!(parse(text), [mount("/", "ext4", false), mount("/mnt/my disk", "xfs", true)]);
-        let limited = parse(b"9 1 0:4 / /a ro,nosuid,noexec - tmpfs none rw\n9 1 0:4 / /b rw - tmpfs none ro\n");
+        let limited =
+            parse(b"9 1 0:4 / /a ro,nosuid,noexec - tmpfs none rw\n9 1 0:4 / /b rw - tmpfs none ro\n");
         assert!(limited[0].read_only && limited[0].no_suid && limited[0].no_exec);
         assert!(limited[1].read_only && !limited[1].no_suid);
     }

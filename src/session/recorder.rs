@@ -8,9 +8,9 @@ use anyhow::{Result, bail};
 use super::Session;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Record, Writer};
-use crate::machine::{backups, capture};
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
+use crate::machine::{backups, capture};
 
 /// How a session gets to record.
 pub struct Opening {

@@ -102,7 +102,9 @@ fn is_applied_and_undone(make: impl Fn(&Place), script: &str) -> Place {
     assert!(status.success());
     let expected: BTreeMap<PathBuf, String> = without_times(&picture(&plain))
         .into_iter()
-        .map(|(path, text)| (path.strip_prefix(plain.path("m")).unwrap().to_owned(), text.replace(&plain.root(), "@")))
+        .map(|(path, text)| {
+            (path.strip_prefix(plain.path("m")).unwrap().to_owned(), text.replace(&plain.root(), "@"))
+        })
         .collect();
 
     let place = captured(script);
@@ -111,7 +113,9 @@ fn is_applied_and_undone(make: impl Fn(&Place), script: &str) -> Place {
     let ran = place.run("plan.rhai").ends(0);
     let made: BTreeMap<PathBuf, String> = without_times(&picture(&place))
         .into_iter()
-        .map(|(path, text)| (path.strip_prefix(place.path("m")).unwrap().to_owned(), text.replace(&place.root(), "@")))
+        .map(|(path, text)| {
+            (path.strip_prefix(place.path("m")).unwrap().to_owned(), text.replace(&place.root(), "@"))
+        })
         .collect();
     same(&expected, &made);
     ran.never_says("ending");
@@ -188,7 +192,11 @@ fn a_file_with_a_name_elsewhere_is_refused() {
     place.write("m/a/one", "old\n");
     fs::create_dir(place.path("m/b")).unwrap();
     fs::hard_link(place.path("m/a/one"), place.path("m/b/two")).unwrap();
-    place.run("plan.rhai").ends(1).says("has another name (a hard link) elsewhere").says("-samefile @/m/a/one");
+    place
+        .run("plan.rhai")
+        .ends(1)
+        .says("has another name (a hard link) elsewhere")
+        .says("-samefile @/m/a/one");
     assert_eq!(place.read("m/a/one"), "old\n");
 }
 
@@ -257,14 +265,21 @@ fn a_conflict_before_a_rollback_is_one_of_that_path_alone() {
     place.write("m/one", "theirs\n");
     place.write("m/made/mine", "mine\n");
     place.run("rollback --dry-run").says("@/m/one: content differs");
-    place.run("rollback").ends(4).says("@/m/one: content differs").says("it holds 1 entry that kkrun did not make: mine").never_says("m/two");
+    place
+        .run("rollback")
+        .ends(4)
+        .says("@/m/one: content differs")
+        .says("it holds 1 entry that kkrun did not make: mine")
+        .never_says("m/two");
     assert_eq!(place.read("m/one"), "theirs\n");
     assert_eq!(place.read("m/made/mine"), "mine\n");
     assert!(!place.exists("m/two") && !place.exists("m/made/x"));
     place.run("rollback --on-conflict overwrite").ends(0).says("1 undone");
     assert_eq!(place.read("m/one"), "1\n");
     assert!(!place.exists("m/made"));
-    assert!(place.backups().contains(&"theirs\n".to_owned()) && place.backups().contains(&"mine\n".to_owned()));
+    assert!(
+        place.backups().contains(&"theirs\n".to_owned()) && place.backups().contains(&"mine\n".to_owned())
+    );
 }
 
 #[test]
@@ -275,7 +290,11 @@ fn what_is_modified_while_the_command_runs_is_a_conflict_of_that_path_alone() {
     for (policy, status, one, two) in
         [("keep", 0, "theirs\n", "new\n"), ("overwrite", 0, "new\n", "new\n"), ("ask", 78, "theirs\n", "2\n")]
     {
-        let place = captured(&script.replace("@PID", &std::process::id().to_string()).replace("touch @/mark; ", "touch /run/kkrun-up; "));
+        let place = captured(
+            &script
+                .replace("@PID", &std::process::id().to_string())
+                .replace("touch @/mark; ", "touch /run/kkrun-up; "),
+        );
         place.write("m/one", "1\n");
         place.write("m/two", "2\n");
         let _ = fs::remove_file("/run/kkrun-up");
@@ -289,7 +308,11 @@ fn what_is_modified_while_the_command_runs_is_a_conflict_of_that_path_alone() {
         assert_eq!((place.read("m/one").as_str(), place.read("m/two").as_str()), (one, two), "{policy}");
         if status == 0 {
             place.run("rollback").ends(0);
-            assert_eq!((place.read("m/one").as_str(), place.read("m/two").as_str()), ("theirs\n", "2\n"), "{policy}");
+            assert_eq!(
+                (place.read("m/one").as_str(), place.read("m/two").as_str()),
+                ("theirs\n", "2\n"),
+                "{policy}"
+            );
         }
     }
     fs::remove_file("/run/kkrun-up").unwrap();
@@ -357,7 +380,8 @@ fn services_are_out_of_reach_unless_they_are_allowed() {
 #[test]
 #[ignore = "needs root"]
 fn kkruns_own_state_is_hidden_and_a_process_that_is_left_is_ended() {
-    let place = captured("ls @/state > @/m/list; rm -rf @/state/* || true; sleep 600 & disown; touch @/m/made");
+    let place =
+        captured("ls @/state > @/m/list; rm -rf @/state/* || true; sleep 600 & disown; touch @/m/made");
     place.run("plan.rhai").ends(0).says("ending `sleep`");
     assert_eq!(place.read("m/list"), "");
     assert!(place.exists("state/journal") && place.exists("m/made"));

@@ -66,7 +66,13 @@ pub(super) fn of(layer: &Layer, began: (i64, i64), is_left_out: NotTaken<'_>) ->
         !is_directory && found.changed.get(*path).is_some_and(|at| *at > began)
     };
     let modified_meanwhile = changed.iter().filter(is_later).cloned().collect();
-    Ok(Some(Difference { at: layer.at.clone(), upper: layer.upper.clone(), before, after, modified_meanwhile }))
+    Ok(Some(Difference {
+        at: layer.at.clone(),
+        upper: layer.upper.clone(),
+        before,
+        after,
+        modified_meanwhile,
+    }))
 }
 
 /// What the command left in the upper side.
@@ -150,7 +156,9 @@ fn is_deletion(path: &Path) -> Result<bool> {
 fn is_directory(path: &Path) -> Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(found) => Ok(found.is_dir()),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+        Err(error)
+            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
+        {
             Ok(false)
         }
         Err(error) => Err(error).with_context(|| format!("cannot access `{}`", path.display())),
@@ -179,7 +187,8 @@ fn settle_flags(after: &mut Manifest, before: &Manifest) {
             if metadata.flags != Some(Flags::NONE) {
                 return None;
             }
-            metadata.flags = before.get_alone(path.as_path()).and_then(FileState::metadata).and_then(|found| found.flags);
+            metadata.flags =
+                before.get_alone(path.as_path()).and_then(FileState::metadata).and_then(|found| found.flags);
             Some((path.clone(), state))
         })
         .collect();
@@ -204,7 +213,9 @@ pub(crate) fn changed(before: &Manifest, after: &Manifest) -> BTreeSet<PathText>
 
 fn is_unchanged(old: &FileState, new: &FileState) -> bool {
     let is_same_time = match (old, new) {
-        (FileState::File { metadata: old, .. }, FileState::File { metadata: new, .. }) => old.mtime == new.mtime,
+        (FileState::File { metadata: old, .. }, FileState::File { metadata: new, .. }) => {
+            old.mtime == new.mtime
+        }
         _ => true,
     };
     is_same_time && old.same_as(new)
@@ -262,7 +273,8 @@ fn names_of<'a>(manifest: &'a Manifest, first: &'a PathText) -> Vec<&'a PathText
 /// The overlay shows the names of a file of the lower side as files of their own once one of them was written. Those that
 /// were not written stay names of one file, and what is in the lower side alone stays.
 fn keep_names_together(before: &Manifest, after: &mut Manifest, whole: &BTreeSet<PathText>) {
-    let is_hidden = |path: &PathText| path.as_path().ancestors().any(|above| whole.contains(&PathText::new(above)));
+    let is_hidden =
+        |path: &PathText| path.as_path().ancestors().any(|above| whole.contains(&PathText::new(above)));
     let mut firsts: BTreeMap<PathText, PathText> = BTreeMap::new();
     let linked: BTreeSet<&PathText> = before
         .entries()
@@ -322,7 +334,11 @@ fn kept(before: &Manifest, after: &Manifest, changed: &BTreeSet<PathText>) -> BT
 }
 
 /// Refuses to let go what could not be made again.
-fn refuse_what_cannot_be_restored(layer: &Layer, before: &Manifest, changed: &BTreeSet<PathText>) -> Result<()> {
+fn refuse_what_cannot_be_restored(
+    layer: &Layer,
+    before: &Manifest,
+    changed: &BTreeSet<PathText>,
+) -> Result<()> {
     for path in changed {
         if let Some(state @ FileState::Special { .. }) = before.get(path.as_path()) {
             let at = PathText::new(layer.at.join(path.as_path()));

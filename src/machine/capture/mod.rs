@@ -21,8 +21,8 @@ use super::mount;
 use crate::failure::{Failure, FailureKind};
 use scratch::Scratch;
 
-pub use difference::{Difference, NotTaken};
 pub(crate) use difference::changed;
+pub use difference::{Difference, NotTaken};
 pub use scratch::clear_leftovers;
 
 /// A view that is mounted. Its directories are removed when it is dropped.
@@ -89,7 +89,8 @@ impl Capture {
     /// # Errors
     /// When something was made that kkrun could not make, or changed what it could not restore.
     pub fn differences(&self, is_taken: NotTaken<'_>) -> Result<Vec<Difference>> {
-        let differences = self.layers.iter().map(|layer| difference::of(layer, self.scratch.began(), is_taken));
+        let differences =
+            self.layers.iter().map(|layer| difference::of(layer, self.scratch.began(), is_taken));
         Ok(differences.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }

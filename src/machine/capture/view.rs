@@ -45,7 +45,8 @@ struct View<'a> {
 impl View<'_> {
     fn mount(&self) -> Result<(Vec<Layer>, OwnedFd)> {
         // SAFETY: the flags give this thread its own mounts, root and working directory; no descriptor is touched.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.context("cannot separate mounts")?;
+        unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }
+            .context("cannot separate mounts")?;
         mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
             .context("cannot separate mounts")?;
         let root = self.scratch.join("root");

@@ -19,10 +19,13 @@ pub(super) fn hard_link(of: &Path, path: &Path, tag: &str) -> Result<()> {
     remove(path, &FileState::observe(path)?, tag)?;
     let (from, to) = (Place::open(of)?, Place::open(path)?);
     // The owner of the directory need not own the file.
-    to.acting(|_| false, || {
-        linkat(from.directory(), &from.name, to.directory(), &to.name, AtFlags::empty())
-            .map_err(|errno| failed("create the hard link", &to.path, errno))
-    })?;
+    to.acting(
+        |_| false,
+        || {
+            linkat(from.directory(), &from.name, to.directory(), &to.name, AtFlags::empty())
+                .map_err(|errno| failed("create the hard link", &to.path, errno))
+        },
+    )?;
     to.sync()
 }
 

@@ -11,8 +11,8 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open, pidfd_send_signal};
 
-use super::child_records::{self, Read};
 use super::Survivor;
+use super::child_records::{self, Read};
 use super::table::Process;
 use crate::machine::clock;
 

@@ -67,8 +67,7 @@ pub(super) enum Stage {
     Mounts = 4,
 }
 
-const STAGES: [Stage; 5] =
-    [Stage::Execute, Stage::Session, Stage::Identity, Stage::Directory, Stage::Mounts];
+const STAGES: [Stage; 5] = [Stage::Execute, Stage::Session, Stage::Identity, Stage::Directory, Stage::Mounts];
 
 impl Stage {
     fn failed(self, error: Errno) -> io::Error {
