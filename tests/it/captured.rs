@@ -142,7 +142,7 @@ fn files_directories_and_links_are_applied_and_undone() {
     };
     is_applied_and_undone(
         make,
-        "cd @/m; echo new > made; echo new > changed; rm gone; chmod 0600 kept; chown nobody kept; \
+        "cd @/m; echo new > made; echo new > changed; rm gone; chmod 0600 kept; chown daemon kept; \
          mv tree renamed; mkdir -p dir/deep; echo x > dir/deep/x; ln -s x dir/link; rm link; ln -sfn other turned; \
          rm file-to-be-directory; mkdir file-to-be-directory; echo y > file-to-be-directory/y; \
          rm -r directory-to-be-file; echo z > directory-to-be-file; chmod 0700 .",

@@ -131,12 +131,12 @@ echo x > /srv/replaced/inner/file
 situation directory-becomes-file 'rm -r /srv/replaced && echo file > /srv/replaced' 'test -f /srv/replaced'
 
 echo x > /srv/limits
-situation attributes 'setfacl -m u:nobody:r /srv/limits; cp /usr/bin/true /srv/capable; setcap cap_net_bind_service=ep /srv/capable' \
-    'getcap /srv/capable | grep -q cap_net_bind_service && getfacl -p /srv/limits | grep -q nobody'
+situation attributes 'setfacl -m u:daemon:r /srv/limits; cp /usr/bin/true /srv/capable; setcap cap_net_bind_service=ep /srv/capable' \
+    'getcap /srv/capable | grep -q cap_net_bind_service && getfacl -p /srv/limits | grep -q daemon'
 
 mkdir -m 0777 /srv/shared
-situation as-user 'id -un > /srv/shared/who' 'test "$(cat /srv/shared/who)" = nobody && test "$(stat -c %U /srv/shared/who)" = nobody' \
-    ', user: "nobody"'
+situation as-user 'id -un > /srv/shared/who' 'test "$(cat /srv/shared/who)" = daemon && test "$(stat -c %U /srv/shared/who)" = daemon' \
+    ', user: "daemon"'
 
 if [ "$wanted" = many ]; then
     mkdir -p /srv/many

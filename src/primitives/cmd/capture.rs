@@ -43,9 +43,9 @@ impl Limits {
     fn of(options: &CaptureOptions) -> Result<Self> {
         let (paths, names): (Vec<&String>, Vec<&String>) =
             options.ignore.iter().partition(|ignored| ignored.contains('/'));
-        let named = options.paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
+        let only = options.paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
         Ok(Self {
-            paths: (!named.is_empty()).then_some(named),
+            paths: (!only.is_empty()).then_some(only),
             ignored_paths: paths.into_iter().map(|path| absolute(path)).collect::<Result<_>>()?,
             ignored_names: names.into_iter().cloned().collect(),
         })
@@ -130,7 +130,7 @@ impl Run<'_> {
         }
         bail!(
             Failure::new(format!(
-                "cannot run `{}`: what a killed run applied of its changes could not be taken back",
+                "cannot run `{}`: what a killed run applied of its changes could not be undone",
                 self.label
             ))
             .kind(FailureKind::InDoubt)
