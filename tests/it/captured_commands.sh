@@ -23,7 +23,7 @@ picture() {
     find /etc /opt /srv /usr/local /usr/lib/locale /var/lib/dpkg/alternatives -type f -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum
     getcap -r /srv /usr/local 2> /dev/null || true
-    getfacl -Rp /srv 2> /dev/null || true
+    find /srv -maxdepth 1 -print0 | LC_ALL=C sort -z | xargs -0 getfacl -p 2> /dev/null || true
 }
 
 fail() { echo "$name: $1" >&2; shift; "$@" >&2; exit 1; }
@@ -37,13 +37,13 @@ situation() {
         "$2" "$name" "${4-}" > /mnt/plan/plan.rhai
     picture > /mnt/before
     run --dry-run 6
-    picture | cmp -s - /mnt/before || fail "its preview changed something" diff /mnt/before <(picture)
+    picture | cmp -s - /mnt/before || fail "its preview changed something" eval 'diff /mnt/before <(picture) | head -40'
     run "" 0
     bash -ec "$3" || fail "not made" cat /mnt/said
     began=$(date +%s%N)
     "$kkrun" --state-dir /mnt/state rollback > /mnt/said 2>&1 || fail "not rolled back" cat /mnt/said
     echo "$name: rolled back in $((($(date +%s%N) - began) / 1000000)) ms"
-    picture | cmp -s - /mnt/before || fail "not as before" diff /mnt/before <(picture)
+    picture | cmp -s - /mnt/before || fail "not as before" eval 'diff /mnt/before <(picture) | head -40'
 }
 
 run() {
