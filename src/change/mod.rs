@@ -462,8 +462,8 @@ pub trait Kind {
         Ok(())
     }
 
-    /// Takes back what an act did that failed or was killed, for a kind that is made at once or not at all; a path that was
-    /// modified outside kkrun since stays. Doing so twice is the same as once.
+    /// Undoes what an act did that failed or was killed, and completes an undo that failed, for a kind that is made at once
+    /// or not at all; a path that was modified outside kkrun since stays. Doing so twice is the same as once.
     ///
     /// # Errors
     /// When something cannot be restored: the target is then on the way, and stays in doubt.

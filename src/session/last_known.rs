@@ -71,12 +71,14 @@ impl Search<'_> {
             }
         }
         for change in self.history.changes_of(self.history.live().captured()) {
-            if change.state == ChangeState::Done
+            if change.settled > 0
                 && newest.as_ref().is_none_or(|(newest, _)| change.settled > *newest)
                 && let Change::Captured(captured) = Change::of_intent(&change.intent)?
                 && let Some(state) = captured.left_at(self.world, path)?
             {
-                newest = Some((change.settled, Known::State(state)));
+                // An undo that failed, or met a conflict, restored some of its paths.
+                let is_whole = change.state == ChangeState::Done;
+                newest = Some((change.settled, if is_whole { Known::State(state) } else { Known::Anything }));
             }
         }
         Ok(match newest {

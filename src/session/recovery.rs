@@ -141,12 +141,15 @@ impl Session {
         Ok(())
     }
 
-    /// Repairs what a failed undo action left half done; its change still counts as made.
+    /// Repairs what a failed undo action left half done; its change still counts as made. One that is made at once or not
+    /// at all is withdrawn: its command must not find half of it.
     pub(super) fn repair_half_undone(&self) -> Result<()> {
         let is_failed = |change: &&ChangeRecord| matches!(change.state, ChangeState::UndoFailed(_));
         for known in self.history.open().filter(is_failed) {
-            let repaired =
-                Change::of_intent(&known.intent).and_then(|change| change.kind().repair(&self.world));
+            let repaired = Change::of_intent(&known.intent).and_then(|change| {
+                change.kind().repair(&self.world)?;
+                change.kind().withdraw(&self.world)
+            });
             if let Err(error) = repaired {
                 self.check_interruption()?;
                 self.world.reporter.note(format!("{} stays half undone: {error:#}", known.intent.target));

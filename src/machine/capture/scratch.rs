@@ -57,7 +57,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What stays is removed by the next one.
-        let _ = std::fs::remove_dir_all(&self.path);
+        let _ = std::fs::remove_dir_all(&self.path).or_else(|_| std::fs::remove_dir_all(&self.path));
         for directory in self.path.parent().into_iter().chain(self.made_state.as_deref()) {
             let _ = std::fs::remove_dir(directory);
         }
