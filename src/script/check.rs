@@ -462,8 +462,8 @@ mod tests {
             [
                 "a.rhai:1:23 `pkg::install`: expected a string in the array of argument 1, found an integer",
                 "a.rhai:2:18 `cmd::read`: expected a string, an integer or a character in the array of argument 1, found an array",
-                "a.rhai:3:20 `cmd::run` needs one of the options `creates`, `unless`, `always`",
-                "a.rhai:6:34 `file::download` needs the option `sha256`",
+                "a.rhai:3:20 `cmd::run` needs one of `creates`, `unless`, `always` or `capture`",
+                "a.rhai:6:34 `file::download` needs `sha256`",
             ]
         );
     }

@@ -163,3 +163,23 @@ fn with_a_terminal_it_goes_on_through_sudo_with_the_secrets_it_was_given() {
         started_as_nobody(prepare, "/mnt/bin/at-a-terminal", &["plan.rhai", "--non-interactive"]);
     assert_eq!(status, Some(77), "{said}");
 }
+
+#[test]
+fn option_that_a_function_needs_is_missed_before_anything_runs() {
+    for (call, lacks) in [
+        (r#"cmd::run(["true"], #{})"#, "`cmd::run` needs one of `creates`, `unless`, `always` or `capture`"),
+        (r#"cmd::run(["true"], #{ label: "x" })"#, "`cmd::run` needs one of"),
+        (
+            r#"file::access("/etc", #{ recursive: true })"#,
+            "`file::access` needs one of `owner`, `group` or `mode`",
+        ),
+        (r#"file::download("https://a/b", "/srv/b", #{ })"#, "`file::download` needs `sha256`"),
+    ] {
+        let place = Place::new(&format!(r#"step::run("01", "First", || {{ {call}; }});"#));
+        place.run("check plan.rhai").ends(2).says(lacks);
+    }
+    let place = Place::new(
+        r#"step::run("01", "First", || { let o = #{}; cmd::run(["true"], o + #{ always: "x" }); });"#,
+    );
+    place.run("check plan.rhai").ends(0);
+}

@@ -41,7 +41,7 @@ impl Desired {
         let mode = options.mode.clone();
         if owner.is_none() && group.is_none() && mode.is_none() {
             bail!(
-                Failure::new("file::access needs an `owner`, a `group` or a `mode`")
+                Failure::new("`file::access` needs one of `owner`, `group` or `mode`")
                     .kind(FailureKind::Option)
             );
         }

@@ -196,19 +196,17 @@ impl Reader<'_> {
         }
     }
 
-    /// The options that must be there, where all of the map is literal.
+    /// The options that must be there, where all of the map is literal, unless the script catches the error.
     fn required(&mut self, known: &OptionSet, argument: &Expr) {
-        let Some(given) = literal_keys(argument) else { return };
-        for group in known.required() {
-            if group.iter().any(|name| given.contains(name)) {
-                continue;
-            }
-            let names = format!("`{}`", group.join("`, `"));
-            let message = match group.as_slice() {
-                [_] => format!("`{}` needs the option {names}", self.function()),
-                _ => format!("`{}` needs one of the options {names}", self.function()),
+        let Some(given) = literal_keys(argument).filter(|_| !self.may_fail) else { return };
+        for group in known.required().iter().filter(|group| !group.iter().any(|name| given.contains(name))) {
+            let needs = match group.as_slice() {
+                [others @ .., last] if !others.is_empty() => {
+                    format!("one of `{}` or `{last}`", others.join("`, `"))
+                }
+                names => format!("`{}`", names.concat()),
             };
-            self.report(first_position(argument), message, None);
+            self.report(first_position(argument), format!("`{}` needs {needs}", self.function()), None);
         }
     }
 
