@@ -403,7 +403,8 @@ mod functions {
     }
 
     /// Writes `text` to the file `path`, whole or not at all. A new file belongs to the owner of its directory; an
-    /// existing one keeps its owner and mode. Undo restores the file as it was.
+    /// existing one keeps its owner and mode. Undo restores the file as it was. Nothing is written through a symlink at
+    /// `path`: what makes a whole file replaces the symlink, and `config::`, which changes a part of one, refuses it.
     /// Options: `owner`, `group`, `mode` (default for a new file: 0644).
     ///
     /// ```rhai

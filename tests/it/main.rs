@@ -12,6 +12,7 @@ mod bench;
 mod captured;
 mod captured_commands;
 mod check;
+mod checkouts;
 mod command_line;
 mod commands;
 mod conflict;

@@ -380,7 +380,7 @@ import "std/git" as git;
 step::run("01", "Clone", || git::checkout("file://@/origin", "main", "@/m/app", USER));
 "#;
 
-fn git(at: &Path, words: &[&str]) {
+pub(crate) fn git(at: &Path, words: &[&str]) {
     let identity =
         ["-c", "user.name=kim", "-c", "user.email=kim@example.org", "-c", "init.defaultBranch=main"];
     let output = Command::new("git").args(identity).args(words).current_dir(at).output().unwrap();

@@ -71,6 +71,9 @@ fn a_read_only_file_system_is_named() {
         let absent = FileState::Absent;
         let new = path.join("new");
         assert_eq!(kind(replace(&new, Contents::Bytes(b""), &mine(0o600), &absent, "test")), "readonly");
+        let error =
+            replace(&new, Contents::Bytes(b""), &mine(0o600), &absent, "test").unwrap_err().to_string();
+        assert!(error.contains(&format!("beside `{}`", new.display())), "{error}");
         assert_eq!(kind(link(&new, &"x".into(), 0, 0, None, &absent, "test")), "readonly");
         assert_eq!(kind(make_directory(&new, &mine(0o700), "test")), "readonly");
         assert_eq!(kind(remove(&path.join("file"), &before, "test")), "readonly");

@@ -42,7 +42,7 @@ pub fn clear_leftover(path: &Path, tag: &str) -> Result<()> {
     let name = name_of(tag)?;
     let walk = Walk::to(path)?;
     let Some(directory) = walk.directory() else { return Ok(()) };
-    if matches!(rustix::fs::statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT)) {
+    if is_absent(directory, &name) {
         return Ok(());
     }
     let place = Place::open(path)?;
@@ -54,9 +54,15 @@ pub fn clear_leftover(path: &Path, tag: &str) -> Result<()> {
 fn clear(directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<()> {
     match unlinkat(directory, name, AtFlags::empty()) {
         Ok(()) | Err(Errno::NOENT) => Ok(()),
+        // It says so before it looks whether there is anything; what is done next names the target.
+        Err(Errno::ROFS) if is_absent(directory, name) => Ok(()),
         Err(Errno::ISDIR) => remove_at(directory, name, shown, None),
         Err(errno) => Err(failed("remove", shown, errno)),
     }
+}
+
+fn is_absent(directory: BorrowedFd<'_>, name: &OsStr) -> bool {
+    matches!(rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW), Err(Errno::NOENT))
 }
 
 /// A prepared file, link or directory; removed on drop unless it was put in place.
