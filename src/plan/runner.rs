@@ -466,12 +466,17 @@ impl Runner {
             Self::skip(host, call, SkipReason::Drifted(drift.reason), record);
             return Ok(());
         }
+        Self::skip_examined(host, call, record);
+        Ok(())
+    }
+
+    /// Skips a complete step that holds, as far as that can be known.
+    fn skip_examined(host: &Host, call: &StepCall, record: Option<&StepRecord>) {
         Self::skip(host, call, SkipReason::Examined, record);
         let reliance = unknown_reliance(host.seen().history(), host.seen().plan(), &call.id);
         if let Some(reliance) = reliance {
             host.reporter().note(format!("step {}: {reliance}", call.id));
         }
-        Ok(())
     }
 
     fn skip(host: &Host, call: &StepCall, why: SkipReason, record: Option<&StepRecord>) {
@@ -535,7 +540,7 @@ impl StepRunner for Runner {
             (Decision::Examine, _) => {
                 let drift = looking(&host, || drift_of(context, &host, call))?;
                 let Some(drift) = drift else {
-                    Self::skip(&host, call, SkipReason::Examined, record.as_ref());
+                    Self::skip_examined(&host, call, record.as_ref());
                     return Ok(());
                 };
                 if self.selection.repair && self.doing == Doing::Act {
