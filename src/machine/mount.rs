@@ -15,6 +15,10 @@ const MOUNTS: &str = "/proc/thread-self/mountinfo";
 
 /// A mounted file system as this process sees it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "the kernel's flags of a mount do not depend on each other"
+)]
 pub struct Mounted {
     /// Where it is mounted.
     pub path: PathBuf,

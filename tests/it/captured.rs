@@ -62,15 +62,11 @@ fn xattrs(path: &Path) -> Vec<String> {
         .map(|name| {
             let mut value = vec![0; 4096];
             let length = rustix::fs::lgetxattr(path, name, &mut value[..]).unwrap_or(0);
-            format!("{}={}", String::from_utf8_lossy(name), hex_of(&value[..length]))
+            format!("{}={}", String::from_utf8_lossy(name), hex::encode(&value[..length]))
         })
         .collect();
     found.sort();
     found
-}
-
-fn hex_of(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The names and contents of two pictures alone, for a comparison of what a command makes by itself.
@@ -111,13 +107,13 @@ fn is_applied_and_undone(make: impl Fn(&Place), script: &str) -> Place {
     make(&place);
     let before = picture(&place);
     let ran = place.run("plan.rhai").ends(0);
-    let made: BTreeMap<PathBuf, String> = without_times(&picture(&place))
+    let actual: BTreeMap<PathBuf, String> = without_times(&picture(&place))
         .into_iter()
         .map(|(path, text)| {
             (path.strip_prefix(place.path("m")).unwrap().to_owned(), text.replace(&place.root(), "@"))
         })
         .collect();
-    same(&expected, &made);
+    same(&expected, &actual);
     ran.never_says("ending");
     place.run("rollback --dry-run").ends(6);
     place.run("rollback").ends(0).says("1 undone");

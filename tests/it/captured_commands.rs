@@ -12,7 +12,6 @@ fn hold(which: &str) {
         .output()
         .unwrap();
     let (said, failed) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    println!("{said}");
     assert!(output.status.success(), "{said}{failed}");
 }
 

@@ -295,12 +295,11 @@ fn keep_names_together(before: &Manifest, after: &mut Manifest, whole: &BTreeSet
         if !is_same {
             continue;
         }
-        let state = match firsts.get(group) {
-            Some(first) => FileState::SameFile { of: first.clone() },
-            None => {
-                firsts.insert(group.clone(), path.clone());
-                old.clone()
-            }
+        let state = if let Some(first) = firsts.get(group) {
+            FileState::SameFile { of: first.clone() }
+        } else {
+            firsts.insert(group.clone(), path.clone());
+            old.clone()
         };
         after.insert(path.as_path(), state);
     }

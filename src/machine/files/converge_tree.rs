@@ -79,8 +79,8 @@ pub fn converge_tree(
                 whole = Some(relative.to_owned());
                 touched.insert(parent_of(relative));
             }
-            // Last, because its time changes with every name in it.
-            FileState::Directory { .. } => {}
+            // Last, because the time of a directory changes with every name in it, and a name comes after its file.
+            FileState::Directory { .. } | FileState::SameFile { .. } => {}
             FileState::File { sha256, metadata, .. } => {
                 let mut attributes = Attributes::from(metadata);
                 if times == Times::Pass {
@@ -99,8 +99,6 @@ pub fn converge_tree(
                 link(&at, to, *owner, *group, mtime, &present, tag)?;
                 touched.insert(parent_of(relative));
             }
-            // After the file that it is a name of.
-            FileState::SameFile { .. } => {}
             FileState::Absent | FileState::Special { .. } => {
                 return Err(super::failures::refused(
                     &at,
