@@ -7,6 +7,7 @@ use std::io::Write;
 use std::rc::Rc;
 
 use anyhow::Result;
+use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::failure::Failure;
@@ -14,7 +15,7 @@ use crate::redaction::Redactor;
 use crate::text::{on_screen, printable, printable_lines};
 
 /// The version of the events' form, as the first line of `--json` names it.
-pub const SCHEMA: &str = "1.0";
+pub const SCHEMA: &str = "2.0";
 
 /// The state of a change in a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -64,9 +65,9 @@ pub enum Level {
     Success,
 }
 
-/// Why a step is skipped. In JSON it is the sentence.
+/// Why a step is skipped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-#[serde(into = "String")]
+#[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
 pub enum SkipReason {
     /// It is complete by its record.
     Complete,
@@ -77,6 +78,7 @@ pub enum SkipReason {
     /// The options select other steps.
     NotSelected,
     /// It was rolled back alone; with its id.
+    #[serde(rename = "on_hold")]
     Held(String),
     /// It no longer holds, which is only reported; with what differs.
     Drifted(String),
@@ -105,10 +107,50 @@ impl fmt::Display for SkipReason {
     }
 }
 
-impl From<SkipReason> for String {
-    fn from(reason: SkipReason) -> Self {
-        reason.to_string()
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum CommandOutcome {
+    /// By itself.
+    Exited {
+        /// Its exit code.
+        code: i32,
+    },
+    /// By a signal that kkrun did not send.
+    Signalled {
+        /// Its name, such as `SIGKILL`.
+        signal: String,
+    },
+    /// By kkrun, because it timed out.
+    TimedOut,
+    /// By kkrun, because the run was asked to stop.
+    Interrupted {
+        /// The name of the signal that kkrun got.
+        signal: String,
+    },
+}
+
+/// As the end of a sentence about the command: "ended with exit code 2".
+impl fmt::Display for CommandOutcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exited { code } => write!(formatter, "ended with exit code {code}"),
+            Self::Signalled { signal } => write!(formatter, "was ended by {signal}"),
+            Self::TimedOut => formatter.write_str("timed out"),
+            Self::Interrupted { signal } => write!(formatter, "was stopped by {signal}"),
+        }
     }
+}
+
+/// A place in a script.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ScriptPlace {
+    /// The script's name as the operator knows it.
+    pub file: String,
+    /// One-based line.
+    pub line: usize,
+    /// One-based column, counted in characters.
+    pub column: usize,
 }
 
 /// Something that happened.
@@ -131,6 +173,8 @@ pub enum Event {
         overrides: Vec<String>,
         /// Nothing will be changed.
         dry_run: bool,
+        /// The command that runs it again.
+        invocation: String,
     },
     /// A step is passed over by its record.
     StepSkipped {
@@ -140,8 +184,8 @@ pub enum Event {
         title: String,
         /// Why.
         why: SkipReason,
-        /// When it completed, in seconds since the epoch.
-        finished: Option<i64>,
+        /// When it completed.
+        finished: Option<Timestamp>,
     },
     /// A step begins.
     StepStarted {
@@ -151,6 +195,8 @@ pub enum Event {
         title: String,
         /// Why it runs again, if it was complete.
         reason: Option<String>,
+        /// How long it took when it last completed, in seconds.
+        usual_seconds: Option<f64>,
     },
     /// A step is complete.
     StepCompleted {
@@ -211,9 +257,25 @@ pub enum Event {
         /// What it is called.
         label: String,
         /// How.
-        status: String,
+        status: CommandOutcome,
         /// How long it took.
         seconds: f64,
+    },
+    /// What a command does now, by its own report.
+    Activity {
+        /// In words, such as `installing chromium`.
+        text: String,
+        /// How much of it is done.
+        done: Option<usize>,
+        /// How much there is to do.
+        total: Option<usize>,
+    },
+    /// The run was asked to stop while a command runs.
+    Stopping {
+        /// The command.
+        command: String,
+        /// It is finished first: ended half-way it leaves more to repair. Otherwise it was asked to end.
+        finishes: bool,
     },
     /// A target is changed.
     Change {
@@ -249,6 +311,8 @@ pub enum Event {
         outcome: UndoOutcome,
         /// The change.
         change: u64,
+        /// The step that made it.
+        step: Option<String>,
         /// The target.
         target: String,
         /// One line.
@@ -278,6 +342,21 @@ pub enum Event {
         /// What.
         text: String,
     },
+    /// Why a run or a command failed.
+    Error {
+        /// What kind of failure, as scripts see it.
+        kind: &'static str,
+        /// What failed, in one sentence.
+        message: String,
+        /// What the operator can do, a sentence each.
+        hints: Vec<String>,
+        /// Where in which script.
+        place: Option<ScriptPlace>,
+        /// The last lines that the command behind it printed.
+        output: Vec<String>,
+        /// The exit status that it leads to.
+        exit: u8,
+    },
     /// The end of everything.
     RunEnded {
         /// How many changes were made or undone, or would be.
@@ -291,6 +370,38 @@ pub enum Event {
         /// The exit status.
         exit: u8,
     },
+}
+
+impl Event {
+    /// The event of an error.
+    pub fn of_error(error: &anyhow::Error) -> Self {
+        let message = format!("{error:#}");
+        let Some(failure) = error.downcast_ref::<Failure>() else {
+            return Self::of_failure(&Failure::new(message));
+        };
+        Self::of_failure(&Failure { message, ..failure.clone() })
+    }
+
+    /// The event of a failure; of one that sums up several problems, their messages are its output.
+    pub fn of_failure(failure: &Failure) -> Self {
+        let place = failure.place.as_ref();
+        let problems = failure.problems.iter().map(|problem| match &problem.place {
+            Some(place) => format!("{}:{}:{}: {}", place.file, place.line, place.column, problem.message),
+            None => problem.message.clone(),
+        });
+        Self::Error {
+            kind: failure.kind.as_str(),
+            message: failure.message.clone(),
+            hints: failure.hints.clone(),
+            place: place.map(|place| ScriptPlace {
+                file: place.file.clone(),
+                line: place.line,
+                column: place.column,
+            }),
+            output: failure.output.iter().cloned().chain(problems).collect(),
+            exit: failure.exit.0,
+        }
+    }
 }
 
 /// A question to a person.
@@ -578,6 +689,11 @@ impl Reporter {
                 *detail = detail.as_deref().map(redact);
             }
             Event::StepFailed { error, .. } => *error = redact(error),
+            Event::Activity { text, .. } | Event::Stopping { command: text, .. } => *text = redact(text),
+            Event::Error { message, hints, output, .. } => {
+                *message = redact(message);
+                hints.iter_mut().chain(output).for_each(|text| *text = redact(text));
+            }
             Event::StepPreviewed { unpredictable, .. } => {
                 *unpredictable = unpredictable.as_deref().map(redact);
             }
@@ -649,16 +765,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reason_to_skip_is_its_sentence_in_json() {
-        for (why, text) in [
-            (SkipReason::Complete, "complete"),
-            (SkipReason::Examined, "examined"),
-            (SkipReason::Recorded, "recorded"),
-            (SkipReason::NotSelected, "not selected"),
-            (SkipReason::Held("07".into()), "on hold: rolled back alone; `--redo 07` runs it again"),
-            (SkipReason::Drifted("a differs".into()), "no longer holds: a differs"),
-        ] {
-            assert_eq!(serde_json::to_value(&why).unwrap(), text);
-        }
+    fn a_reason_to_skip_has_a_kind_in_json() {
+        let json = |why: SkipReason| serde_json::to_value(why).unwrap();
+        assert_eq!(json(SkipReason::NotSelected), serde_json::json!({ "kind": "not_selected" }));
+        let held = serde_json::json!({ "kind": "on_hold", "detail": "07" });
+        assert_eq!(json(SkipReason::Held("07".into())), held);
     }
 }

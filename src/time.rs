@@ -3,6 +3,11 @@
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
 
+/// How long something has taken so far: without the tenths, which would only flicker.
+pub fn whole_seconds(seconds: f64) -> String {
+    if seconds < 10.0 { format!("{:.0} s", seconds.floor()) } else { duration(seconds) }
+}
+
 /// How long something took, such as `0.3 s`, `38 s`, `3 min 02 s`, `1 h 04 min`.
 pub fn duration(seconds: f64) -> String {
     if seconds < 10.0 {

@@ -1,6 +1,7 @@
 //! Runs apt-get and dpkg: alone, without questions, again where the network or a lock was at fault.
 
 mod interrupted;
+mod progress;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 
 pub(super) use self::interrupted::is_dpkg_interrupted;
+use self::progress::Progress;
 use super::World;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::package_locks;
@@ -269,8 +271,15 @@ impl<'a> Apt<'a> {
         let mut attempt = 1;
         loop {
             self.wait_for_locks()?;
-            let command = self.command(argv, outlasts_interrupt);
-            let ended = self.world.run(&command, &shell_words::join(argv))?;
+            let mut argv = argv.to_vec();
+            let mut progress = Progress::default();
+            if argv[0] == "apt-get" {
+                argv.insert(1, "--option=APT::Status-Fd=1");
+            }
+            let mut command = self.command(&argv, outlasts_interrupt);
+            command.is_progress = Some(progress::is_report);
+            let ended =
+                self.world.run_watched(&command, &label_of(&argv), &mut |_, line| progress.event_of(line))?;
             let fault = fault_of(&ended.tail);
             if ended.is_success() || fault.is_none() {
                 return Ok(ended);
@@ -374,6 +383,19 @@ fn failure(ended: &Ended, label: &str, kind: FailureKind) -> Failure {
     failure.code = ended.status.code();
     failure.output.clone_from(&ended.tail);
     failure
+}
+
+/// How many names a label has at most.
+const MOST_NAMED: usize = 4;
+
+/// A command as it is shown: without the options, and with the first few of its packages.
+fn label_of(argv: &[&str]) -> String {
+    let words: Vec<&str> = argv.iter().copied().filter(|word| !word.starts_with("--")).collect();
+    let shown = words.len().min(2 + MOST_NAMED);
+    let more = words.len() - shown;
+    let label = shell_words::join(&words[..shown]);
+    let label = if more > 0 { format!("{label} and {more} more") } else { label };
+    if argv.contains(&"--download-only") { format!("{label} (fetching)") } else { label }
 }
 
 /// What is worth another attempt.

@@ -71,12 +71,13 @@ pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tr
 pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, stay_active, succeeded, verify_file};
 pub use user::{DesiredUser, UserChange, UserFacts, UserState};
 
-use crate::event::{Event, Reporter};
+use crate::event::{CommandOutcome, Event, Reporter};
 use crate::journal::{ChangeId, Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
 use crate::machine::files::{self, Digest, Manifest, OpenFile};
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
+use crate::machine::signal;
 use crate::target::{States, Target};
 
 /// How long a package manager that a killed run left is given to finish: ended in the middle, it leaves the
@@ -159,19 +160,36 @@ impl World {
 
     /// Runs a command and reports its output, line by line.
     pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
+        self.run_watched(command, label, &mut |_, _| None)
+    }
+
+    /// The same for a command of which lines say what it does: `watch` makes events of them.
+    pub fn run_watched(
+        &self,
+        command: &Command,
+        label: &str,
+        watch: &mut dyn FnMut(Stream, &str) -> Option<Event>,
+    ) -> Result<Ended> {
         // What a captured command writes is nowhere until it is applied.
         if command.mounts.is_none() {
             self.wrote.set(true);
         }
         self.reporter.emit(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
+            if let Some(event) = watch(stream, line) {
+                self.reporter.emit(&event);
+            }
             let text = crate::text::printable_but_returns(line);
             match stream {
                 Stream::Report => self.reporter.note(text),
+                Stream::Progress => {}
+                Stream::Stopping { finishes } => {
+                    self.reporter.emit(&Event::Stopping { command: label.to_owned(), finishes });
+                }
                 stream => self.reporter.emit(&Event::CommandLine { error: stream == Stream::Err, text }),
             }
         })?;
-        let (status, seconds) = (ended.status.to_string(), ended.seconds);
+        let (status, seconds) = (outcome_of(ended.status), ended.seconds);
         self.reporter.emit(&Event::CommandEnded { label: label.to_owned(), status, seconds });
         self.not_interrupted(ended)
     }
@@ -205,6 +223,16 @@ impl World {
             self.processes.check_interruption()?;
         }
         Ok(ended)
+    }
+}
+
+/// How a command ended, as it is reported.
+fn outcome_of(status: Status) -> CommandOutcome {
+    match status {
+        Status::Code(code) => CommandOutcome::Exited { code },
+        Status::Signal(signal) => CommandOutcome::Signalled { signal: signal::name(signal) },
+        Status::TimedOut => CommandOutcome::TimedOut,
+        Status::Interrupted { signal } => CommandOutcome::Interrupted { signal: signal::name(signal) },
     }
 }
 

@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::cli::Options;
 use crate::config;
+use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::plan::Reading;
@@ -31,6 +32,19 @@ pub(super) fn execute(options: &Options, paths: &[PathBuf]) -> Result<ExitCode> 
         }
     }
     let scripts = reading.scripts();
+    if options.json {
+        let problems = reading.into_problems();
+        super::begin_json();
+        for problem in &problems {
+            line_to_stdout(&serde_json::to_string(&Event::of_failure(problem))?);
+        }
+        let row = serde_json::json!({ "event": "checked", "scripts": scripts, "problems": problems.len() });
+        line_to_stdout(&row.to_string());
+        return match Failure::all(problems) {
+            Some(failure) => Err(failure.into()),
+            None => Ok(ExitCode::DONE),
+        };
+    }
     if let Some(failure) = Failure::all(reading.into_problems()) {
         bail!(failure);
     }

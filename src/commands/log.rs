@@ -40,6 +40,17 @@ pub(super) fn execute(options: &Options, step: Option<&str>, plan: Option<&str>)
         }
     };
     let text = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;
+    if options.json {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let mut parts = name.split('.').map(str::to_owned);
+        let text = super::redactor(&state)?.redact(&String::from_utf8_lossy(&text));
+        let lines: Vec<String> = text.lines().map(|line| crate::text::printable(line).into_owned()).collect();
+        super::begin_json();
+        let (plan, step, run) = (parts.next(), parts.next(), parts.next());
+        let row = serde_json::json!({ "plan": plan, "step": step, "run": run, "lines": lines });
+        line_to_stdout(&row.to_string());
+        return Ok(ExitCode::DONE);
+    }
     for line in super::redactor(&state)?.redact(&String::from_utf8_lossy(&text)).lines() {
         line_to_stdout(&crate::text::printable(line));
     }

@@ -89,6 +89,9 @@ fn summed_up(reporter: &Reporter, command: impl FnOnce() -> Result<ExitCode>) ->
         && !reporter.has_ended()
     {
         let exit = exit_of(error).0;
+        if !error.is::<Interruption>() {
+            reporter.emit(&Event::of_error(error));
+        }
         reporter.emit(&Event::RunEnded {
             changed: 0,
             not_undone: 0,

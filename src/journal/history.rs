@@ -130,6 +130,8 @@ pub struct StepRecord {
     pub finished: Option<Timestamp>,
     /// How long it took, in seconds.
     pub seconds: Option<f64>,
+    /// How long it took when it last completed, in seconds.
+    pub usual_seconds: Option<f64>,
     /// How often it was begun to come to where it is: since it was last complete before that, or forgotten.
     pub attempts: u32,
     /// Why it failed.
@@ -629,6 +631,7 @@ impl History {
                 }
                 let known = self.step_mut(header, step);
                 known.end(StepState::Complete, time, seconds);
+                known.usual_seconds = Some(seconds);
                 known.fingerprint = Some(fingerprint);
                 known.completed = seq;
                 known.error = None;
@@ -661,7 +664,8 @@ impl History {
                 });
                 for (id, known) in self.steps.get_mut(&header.plan).into_iter().flatten() {
                     if steps.as_ref().is_none_or(|named| named.contains(id)) {
-                        *known = StepRecord { title: known.title.clone(), ..StepRecord::default() };
+                        let (title, usual_seconds) = (known.title.clone(), known.usual_seconds);
+                        *known = StepRecord { title, usual_seconds, ..StepRecord::default() };
                     }
                 }
             }

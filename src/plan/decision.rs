@@ -113,7 +113,7 @@ pub fn staleness(then: &Fingerprint, now: &Fingerprint) -> Option<String> {
     for (name, value) in &now.settings {
         match then.settings.get(name) {
             Some(old) if old == value => {}
-            Some(old) => return Some(format!("settings::{name} {} → {}", plain(old), plain(value))),
+            Some(old) => return Some(format!("settings::{name} {}", difference(old, value))),
             None => return Some(format!("settings::{name} is new")),
         }
     }
@@ -142,6 +142,19 @@ pub fn unknown_reliance(history: &History, plan: &str, step: &str) -> Option<Str
     let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
     let (target, whose) = (&first.intent.target, first.whose(plan));
     Some(format!("what it ran may rely on what was undone since: {target} of {whose}{more}"))
+}
+
+/// How a value differs from an old one; of an array, what was added and removed.
+fn difference(old: &serde_json::Value, new: &serde_json::Value) -> String {
+    if let (Some(before), Some(after)) = (old.as_array(), new.as_array()) {
+        let only = |sign: &str, these: &[serde_json::Value], those: &[serde_json::Value]| -> Vec<String> {
+            let missing = these.iter().filter(|value| !those.contains(value));
+            missing.map(|value| format!("{sign}{}", plain(value))).collect()
+        };
+        let parts = [only("+", after, before), only("-", before, after)].concat();
+        return if parts.is_empty() { "in another order".to_owned() } else { parts.join(" ") };
+    }
+    format!("{} → {}", plain(old), plain(new))
 }
 
 fn plain(value: &serde_json::Value) -> String {
@@ -199,6 +212,13 @@ mod tests {
         );
         let only = Selection { only: vec!["03".to_owned()], ..Selection::default() };
         assert_eq!(only.decide("03", true, Some(&held), None), Decision::Run { reason: None });
+    }
+
+    #[test]
+    fn a_list_that_changed_is_told_by_what_was_added_and_removed() {
+        let list = |names: &[&str]| serde_json::json!(names);
+        assert_eq!(difference(&list(&["jq", "git"]), &list(&["git", "curl"])), "+curl -jq");
+        assert_eq!(difference(&list(&["jq", "git"]), &list(&["git", "jq"])), "in another order");
     }
 
     #[test]

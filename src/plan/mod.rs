@@ -497,6 +497,7 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
         going_on_at: first_open.filter(|_| began).map(|step| step.id.clone()),
         overrides: overrides_shown(launch, host),
         dry_run: launch.dry_run,
+        invocation: launch.invocation.clone(),
     }
 }
 
@@ -537,6 +538,9 @@ fn finish(
     let pending = host.seen().pending_lines();
     if let Err(Stop::Unpredictable { place, why }) = &outcome {
         host.reporter().note(format!("not predictable from line {} on: depends on {why}", place.line));
+    }
+    if let Err(Stop::Failed(failure)) = &outcome {
+        host.reporter().emit(&Event::of_failure(failure));
     }
     let (changed, not_undone) = (host.seen().changed(), host.seen().not_undone());
     let ended = Event::RunEnded { changed, not_undone, failed: runner.failed(), pending, exit: exit.0 };

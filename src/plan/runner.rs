@@ -253,7 +253,8 @@ impl Runner {
         let reporter = host.reporter();
         let (id, title) = (call.id.clone(), call.title.clone());
         reporter.log_to(self.launch.step_log(host.seen().plan(), &id)?);
-        reporter.emit(&Event::StepStarted { id: id.clone(), title: title.clone(), reason });
+        let usual_seconds = usual_seconds(host, &id);
+        reporter.emit(&Event::StepStarted { id: id.clone(), title: title.clone(), reason, usual_seconds });
         let before = host.seen().changed();
         host.session().enter_step(Some(&id));
         host.seen().take_asked();
@@ -402,7 +403,8 @@ impl Runner {
     ) -> Result<()> {
         let before = host.seen().would_change().len();
         let reporter = host.reporter();
-        reporter.emit(&Event::StepStarted { id: call.id.clone(), title: call.title.clone(), reason });
+        let (id, title) = (call.id.clone(), call.title.clone());
+        reporter.emit(&Event::StepStarted { id, title, reason, usual_seconds: None });
         host.session().enter_step(Some(&call.id));
         let outcome = evaluate_body(context, host, call);
         let _discarded = host.take_failed_mutation();
@@ -669,7 +671,7 @@ fn skip(host: &Host, id: &str, title: &str, why: SkipReason, record: Option<&Ste
         id: id.to_owned(),
         title: title.to_owned(),
         why,
-        finished: record.and_then(|record| record.finished).map(jiff::Timestamp::as_second),
+        finished: record.and_then(|record| record.finished),
     });
 }
 
@@ -681,6 +683,12 @@ fn has_undone_behind(host: &Host, id: &str) -> bool {
     }
     let session = host.seen();
     !session.history().undone_behind(session.plan(), id).is_empty()
+}
+
+/// How long a step took when it last completed.
+fn usual_seconds(host: &Host, id: &str) -> Option<f64> {
+    let session = host.seen();
+    session.history().step(session.plan(), id)?.usual_seconds
 }
 
 /// What a step was seen to use when it completed.

@@ -662,6 +662,7 @@ fn emit(session: &Session, outcome: UndoOutcome, row: &Row) {
     session.world.reporter.emit(&Event::Undo {
         outcome,
         change: row.change,
+        step: row.step.clone(),
         target: row.target.clone(),
         summary: row.summary.clone(),
         detail: row.detail.clone(),

@@ -2,15 +2,17 @@
 
 use std::cell::RefCell;
 use std::io::IsTerminal as _;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use console::{Emoji, style};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 
 use super::Verbosity;
 use super::output::{line_to_stderr, line_to_stdout};
 use super::questions::Questions;
+use super::summary::Summary;
+use super::wrap::{width, wrapped};
 use crate::event::{Answer, Audience, ChangeOutcome, Event, Level, Question, SkipReason, UndoOutcome};
 use crate::machine::clock;
 use crate::text::printable_lines;
@@ -29,13 +31,43 @@ pub struct Console {
     shows_made: bool,
     questions: Questions,
     live: RefCell<Option<Live>>,
+    /// What was seen of the run so far; none outside of plans.
+    summary: RefCell<Option<Summary>>,
+    /// A directory that would be made, and how many above it: not shown yet, because one in it may follow.
+    directory: RefCell<Option<(String, usize)>>,
 }
 
 /// The step that runs now.
 struct Live {
     bar: ProgressBar,
-    head: String,
-    command: String,
+    begun: Instant,
+    /// How long it took when it last completed, in seconds.
+    usual_seconds: Option<f64>,
+    /// What it does now.
+    doing: String,
+    /// What was printed last.
+    printed: String,
+}
+
+impl Live {
+    fn show(&self) {
+        let doing = if self.doing.is_empty() { String::new() } else { format!(" · {}", self.doing) };
+        let printed = if self.printed.is_empty() {
+            String::new()
+        } else {
+            style(format!(" · {}", self.printed)).for_stderr().dim().to_string()
+        };
+        self.bar.set_message(format!("{doing}{printed}"));
+    }
+
+    /// How long such a step usually takes, as the end of a sentence.
+    fn usual(&self) -> String {
+        let so_far = time::duration(self.begun.elapsed().as_secs_f64());
+        match self.usual_seconds {
+            Some(usual) => format!("the step took {} the last time, {so_far} so far", time::duration(usual)),
+            None => format!("the step has taken {so_far} so far"),
+        }
+    }
 }
 
 /// Turns colours on or off for both streams.
@@ -47,7 +79,14 @@ pub(super) fn set_colors(on: bool) {
 impl Console {
     /// Shows as much as `verbosity` says.
     pub fn new(verbosity: Verbosity, shows_made: bool, questions: Questions) -> Self {
-        Self { verbosity, shows_made, questions, live: RefCell::new(None) }
+        Self {
+            verbosity,
+            shows_made,
+            questions,
+            live: RefCell::default(),
+            summary: RefCell::default(),
+            directory: RefCell::default(),
+        }
     }
 
     /// Writes the lines of a difference: the first ones, and how many there are more, unless all are asked for.
@@ -59,30 +98,46 @@ impl Console {
         if left > 0 {
             text.push(format!("{margin}… and {left} more lines, shown with `-v`"));
         }
-        self.line(&style(text.join("\n")).for_stderr().dim().to_string());
+        self.lines(&style(text.join("\n")).for_stderr().dim().to_string());
     }
 
-    /// Writes a line above the live one.
+    /// Writes a message above the live line, wrapped at words.
     fn line(&self, text: &str) {
+        self.lines(&wrapped(text));
+    }
+
+    /// Writes lines above the live one.
+    fn lines(&self, text: &str) {
         match &*self.live.borrow() {
             Some(live) if !live.bar.is_hidden() => live.bar.suspend(|| line_to_stderr(text)),
             _ => line_to_stderr(text),
         }
     }
 
-    fn begin(&self, id: &str, title: &str) {
+    fn begin(&self, id: &str, title: &str, usual_seconds: Option<f64>) {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
-        let template = ProgressStyle::with_template("  {spinner} {wide_msg}");
-        bar.set_style(template.unwrap_or_else(|_| ProgressStyle::default_spinner()));
-        let head = label(id, title);
-        bar.set_message(head.clone());
+        let of_usual = usual_seconds.map(|usual| format!(" of about {}", time::duration(usual)));
+        let of_usual = of_usual.unwrap_or_default();
+        let took = move |state: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let seconds = state.elapsed().as_secs_f64();
+            let _ = write!(out, "{}{of_usual}", time::whole_seconds(seconds));
+        };
+        let template = ProgressStyle::with_template("  {spinner} {prefix} · {took}{wide_msg}");
+        let template = template.unwrap_or_else(|_| ProgressStyle::default_spinner());
+        bar.set_style(template.with_key("took", took));
+        let summary = self.summary.borrow();
+        let place = summary.as_ref().map(|summary| format!("{}/{} ", summary.seen, summary.steps));
+        let room = width().map_or(usize::MAX, |width| width / 3);
+        let title = console::truncate_str(title, room, "…");
+        bar.set_prefix(format!("{}{} {title}", place.unwrap_or_default(), style(id).for_stderr().bold()));
         if bar.is_hidden() && self.verbosity >= Verbosity::Normal {
-            line_to_stderr(format!("  {} {head}", Emoji("🔄", "..")).trim_end());
+            line_to_stderr(format!("  {} {}", Emoji("🔄", ".."), label(id, &title)).trim_end());
         }
         if !bar.is_hidden() {
             bar.enable_steady_tick(Duration::from_millis(120));
         }
-        *self.live.borrow_mut() = Some(Live { bar, head, command: String::new() });
+        let (doing, printed) = (String::new(), String::new());
+        *self.live.borrow_mut() = Some(Live { bar, begun: Instant::now(), usual_seconds, doing, printed });
     }
 
     fn end(&self) {
@@ -91,21 +146,72 @@ impl Console {
         }
     }
 
-    fn progress(&self, command: Option<&str>, text: &str) {
+    fn does(&self, doing: &str) {
         if let Some(live) = &mut *self.live.borrow_mut() {
-            if let Some(command) = command {
-                command.clone_into(&mut live.command);
-            }
-            let detail =
-                if text.is_empty() { live.command.clone() } else { format!("{} · {text}", live.command) };
-            live.bar.set_message(format!("{} {detail}", live.head));
+            doing.clone_into(&mut live.doing);
+            live.printed.clear();
+            live.show();
         }
+    }
+
+    fn printed(&self, text: &str) {
+        if let Some(live) = &mut *self.live.borrow_mut() {
+            text.trim().clone_into(&mut live.printed);
+            live.show();
+        }
+    }
+
+    /// Answers a request to stop at once: what is finished first, how long that may take, what a second one does.
+    fn stopping(&self, command: &str, finishes: bool) {
+        let usual = self.live.borrow().as_ref().map(|live| format!("; {}", live.usual())).unwrap_or_default();
+        let symbol = Emoji("✋", "!!");
+        self.line(&if finishes {
+            format!(
+                "  {symbol} stopping: `{command}` is finished first, because ended half-way it leaves more to repair{usual}. \
+                 A second Ctrl-C ends it at once; the next run repairs what it leaves"
+            )
+        } else {
+            format!("  {symbol} stopping: `{command}` was asked to end; a second Ctrl-C kills it")
+        });
+        self.does("stopping");
+    }
+
+    /// Shows a directory that was held back.
+    fn release_directory(&self) {
+        if let Some((summary, above)) = self.directory.take() {
+            let above = match above {
+                0 => String::new(),
+                1 => " and the directory above it".to_owned(),
+                above => format!(" and {above} directories above it"),
+            };
+            self.line(&format!("      would {summary}{above}"));
+        }
+    }
+
+    /// Holds back a directory that would be made, if the next one may be in it; false if it is none.
+    fn hold_directory(&self, outcome: ChangeOutcome, summary: &str, has_difference: bool) -> bool {
+        let Some(path) = summary.strip_prefix("make /").filter(|_| outcome == ChangeOutcome::Would) else {
+            self.release_directory();
+            return false;
+        };
+        let held = self.directory.borrow().as_ref().and_then(|(held, above)| {
+            let held = held.strip_prefix("make /")?;
+            path.strip_prefix(held)?.starts_with('/').then_some(above + 1)
+        });
+        if held.is_none() {
+            self.release_directory();
+        }
+        self.directory.replace(Some((summary.to_owned(), held.unwrap_or(0))));
+        if has_difference {
+            self.release_directory();
+        }
+        true
     }
 
     fn ended(&self, symbol: Emoji<'_, '_>, id: &str, title: &str, text: &str) {
         self.end();
         if self.verbosity >= Verbosity::Normal {
-            line_to_stderr(&format!("  {symbol} {} {text}", label(id, title)));
+            line_to_stderr(&wrapped(&format!("  {symbol} {} {text}", label(id, title))));
         }
     }
 }
@@ -124,8 +230,17 @@ impl Audience for Console {
     fn hear(&self, event: &Event) {
         let normal = self.verbosity >= Verbosity::Normal;
         let verbose = self.verbosity >= Verbosity::Verbose;
+        if let Some(summary) = &mut *self.summary.borrow_mut() {
+            summary.hear(event);
+        }
+        if !matches!(event, Event::Change { .. }) {
+            self.release_directory();
+        }
         match event {
-            Event::PlanStarted { plan, steps, run, root, going_on_at, overrides, dry_run } if normal => {
+            Event::PlanStarted { plan, steps, run, root, going_on_at, overrides, dry_run, invocation }
+                if normal =>
+            {
+                self.summary.replace(Some(Summary::of_plan(*steps, invocation, *dry_run)));
                 let going =
                     going_on_at.as_ref().map_or_else(String::new, |at| format!(" · resuming at {at}"));
                 let how = if *dry_run { "dry run".to_owned() } else { format!("run {run}") };
@@ -137,8 +252,7 @@ impl Audience for Console {
                 self.line("");
             }
             Event::StepSkipped { id, title, why, finished } if normal => {
-                let since = finished.and_then(|at| jiff::Timestamp::from_second(at).ok());
-                let since = since.map(|at| time::when(at, clock::now(), &clock::zone()));
+                let since = finished.map(|at| time::when(at, clock::now(), &clock::zone()));
                 let text = match (why, since) {
                     (SkipReason::Complete, Some(since)) => format!("done {since}, not re-examined"),
                     (SkipReason::Examined, Some(since)) => format!("done {since}, still holds"),
@@ -148,8 +262,8 @@ impl Audience for Console {
                 let symbol = if done { Emoji("✅", "ok") } else { Emoji("⏭️ ", "--") };
                 self.ended(symbol, id, title, &style(text).for_stderr().dim().to_string());
             }
-            Event::StepStarted { id, title, reason } => {
-                self.begin(id, title);
+            Event::StepStarted { id, title, reason, usual_seconds } => {
+                self.begin(id, title, *usual_seconds);
                 if let Some(reason) = reason.as_ref().filter(|_| normal) {
                     self.line(&format!("  {} {} {reason}", Emoji("♻️ ", ">>"), label(id, title)));
                 }
@@ -180,17 +294,22 @@ impl Audience for Console {
                 self.ended(Emoji("👀", "?"), id, title, &text);
             }
             Event::CommandStarted { label } => {
-                self.progress(Some(label), "");
+                self.does(label);
                 if verbose {
                     self.line(&format!("      $ {label}"));
                 }
             }
             Event::CommandLine { text, .. } => {
-                self.progress(None, text);
+                self.printed(text);
                 if verbose {
                     self.line(&format!("        {text}"));
                 }
             }
+            Event::Activity { text, done, total } => match done.zip(*total) {
+                Some((done, total)) => self.does(&format!("{text} ({done}/{total})")),
+                None => self.does(text),
+            },
+            Event::Stopping { command, finishes } => self.stopping(command, *finishes),
             Event::Change { outcome, summary, difference, .. } => {
                 let (head, shown) = match outcome {
                     ChangeOutcome::Would => ("      would ".to_owned(), normal),
@@ -200,7 +319,9 @@ impl Audience for Console {
                     ChangeOutcome::Made => ("      ".to_owned(), verbose || self.shows_made && normal),
                 };
                 if shown {
-                    self.line(&format!("{head}{summary}"));
+                    if !self.hold_directory(*outcome, summary, difference.is_some()) {
+                        self.line(&format!("{head}{summary}"));
+                    }
                     if let Some(difference) = difference {
                         self.difference(difference, "        ");
                     }
@@ -249,10 +370,18 @@ impl Audience for Console {
                 }
             }
             Event::Note { text } if normal => self.line(&format!("  {}", style(text).for_stderr().dim())),
-            Event::RunEnded { pending, .. } => {
+            Event::RunEnded { pending, exit, .. } => {
                 self.end();
                 for line in pending {
-                    line_to_stderr(&format!("  {} still pending: {line}", Emoji("⚠️ ", "!")));
+                    line_to_stderr(&wrapped(&format!("  {} still pending: {line}", Emoji("⚠️ ", "!"))));
+                }
+                let summary = self.summary.take().filter(|_| normal);
+                let lines = summary.map(|summary| summary.lines(*exit)).unwrap_or_default();
+                if !lines.is_empty() {
+                    line_to_stderr("");
+                }
+                for line in lines {
+                    line_to_stderr(&wrapped(&format!("  {line}")));
                 }
             }
             _ => {}

@@ -3,6 +3,7 @@
 use console::{measure_text_width, style};
 
 use super::output::line_to_stderr;
+use super::wrap::wrapped;
 use crate::failure::{Failure, Place};
 
 /// How many of a command's last lines are shown.
@@ -12,7 +13,7 @@ const TAIL: usize = 15;
 pub fn show(error: &anyhow::Error) {
     let shown = match error.downcast_ref::<Failure>() {
         Some(failure) => text(&format!("{error:#}"), failure),
-        None => format!("{}: {error:#}", style("error").for_stderr().red().bold()),
+        None => wrapped(&format!("{}: {error:#}", style("error").for_stderr().red().bold())),
     };
     line_to_stderr(&shown);
 }
@@ -20,7 +21,8 @@ pub fn show(error: &anyhow::Error) {
 fn text(message: &str, failure: &Failure) -> String {
     let mut lines: Vec<String> =
         failure.problems.iter().map(|problem| text(&problem.message, problem)).collect();
-    lines.extend([String::new(), format!("{}: {message}", style("error").for_stderr().red().bold())]);
+    let head = format!("{}: {message}", style("error").for_stderr().red().bold());
+    lines.extend([String::new(), wrapped(&head)]);
     if let Some(place) = &failure.place {
         lines.extend(excerpt(place));
     }
@@ -35,7 +37,7 @@ fn text(message: &str, failure: &Failure) -> String {
     }
     for (at, hint) in failure.hints.iter().enumerate() {
         let head = if at == 0 { "next:" } else { "     " };
-        lines.push(format!("   {} {hint}", style(head).for_stderr().cyan()));
+        lines.push(wrapped(&format!("   {} {hint}", style(head).for_stderr().cyan())));
     }
     lines.join("\n")
 }

@@ -6,6 +6,8 @@ mod json;
 mod manual;
 mod output;
 mod questions;
+mod summary;
+mod wrap;
 
 use std::rc::Rc;
 

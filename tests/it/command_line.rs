@@ -39,7 +39,7 @@ fn json_is_one_event_a_line_from_the_schema_to_the_summary() {
     let events = place.run("--json plan.rhai").ends(0).json();
     assert_eq!(
         events[0],
-        serde_json::json!({ "event": "schema", "version": "1.0", "kkrun": env!("CARGO_PKG_VERSION") })
+        serde_json::json!({ "event": "schema", "version": "2.0", "kkrun": env!("CARGO_PKG_VERSION") })
     );
     let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(
@@ -58,10 +58,14 @@ fn json_is_one_event_a_line_from_the_schema_to_the_summary() {
         ]
     );
     let last = |words: &str, status: i32| place.run(words).ends(status).json().pop().unwrap();
+    let mut ended = events.last().unwrap().clone();
+    let time = ended.as_object_mut().unwrap().remove("time").unwrap();
+    assert!(time.as_str().unwrap().ends_with('Z'), "{time}");
     assert_eq!(
-        *events.last().unwrap(),
-        serde_json::json!({ "event": "run_ended", "changed": 1, "not_undone": 0, "failed": [], "pending": [], "exit": 0 })
+        ended,
+        serde_json::json!({ "event": "run_ended", "changed": 1, "not_undone": 0, "failed": [], "pending": [], "exit": 0, "step": null })
     );
+    assert!(events[2..7].iter().all(|event| event["step"] == "01"), "{events:?}");
     assert_eq!(last("--json plan.rhai", 0)["changed"], 0);
     assert_eq!(last("--json plan.rhai --dry-run --redo 01", 0)["exit"], 0);
     assert_eq!(last("--json rollback --dry-run", 6)["changed"], 1);

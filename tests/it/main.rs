@@ -17,6 +17,7 @@ mod command_line;
 mod commands;
 mod conflict;
 mod environment;
+mod events;
 mod examples;
 mod files;
 mod forget;

@@ -284,8 +284,7 @@ fn dry_run_knows_what_it_predicted_itself() {
     );
     let expected = [
         "would make the user kkrun-kim with @/m/home",
-        "would make @/m/home/a",
-        "would make @/m/home/a/b",
+        "would make @/m/home/a/b and the directory above it",
         "would make @/m/home/a/c",
         "would make @/m/home/a/b/page",
         "would set key in @/m/home/a/b/page",

@@ -67,6 +67,9 @@ plan · 3 steps · resuming at 02 (run 3, @/plan)
   ✅ 02 Second                 [..] s · 1 change
   🔄 03 Third
   ✅ 03 Third                  [..] s · 1 change
+
+  changed 1 command and 1 file or directory in [..] s
+  undo: `kkrun rollback --last` · log: `kkrun log 03`
 ",
     );
 }
@@ -85,6 +88,8 @@ plan · 3 steps (run 2, @/plan)
   ✅ 01 First                  done today [..], not re-examined
   ✅ 02 Second                 done today [..], not re-examined
   ✅ 03 Third                  done today [..], not re-examined
+
+  complete, not re-examined: `kkrun plan.rhai --repair` examines it and runs what no longer holds
 ",
     );
     assert_eq!(

@@ -88,7 +88,7 @@ fn status_of_a_plan_examines_it_whether_its_name_or_its_script_is_given() {
 fn repair_runs_what_no_longer_holds_and_a_dry_run_shows_it() {
     let place = two_plans();
     place.remove("m/b");
-    let skipped = place.run("plan.rhai").ends(0).never_says("no longer holds");
+    let skipped = place.run("plan.rhai").ends(0).never_says("no longer holds:");
     skipped.says("not re-examined");
     let ran = place.run("plan.rhai --dry-run").ends(6);
     ran.says("would ask whether to make @/m/b").says("no longer holds: make @/m/b; `--repair` runs it again");
@@ -198,4 +198,31 @@ fn a_command_takes_the_options_that_it_understands_and_helps_with_those() {
     let help = place.run("rollback --help").ends(0).stdout;
     assert!(help.contains("--purge") && !help.contains("--accept"), "{help}");
     assert!(place.run("--help").ends(0).stdout.contains("--repair"));
+}
+
+#[test]
+fn a_run_ends_with_what_it_changed_and_the_way_back_and_an_idle_one_offers_to_examine() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { file::write("@/m/a", "one\n"); file::make_dir("@/m/b"); });
+step::run("02", "Second", || ());
+"#,
+    );
+    let ran = place.run("plan.rhai").ends(0).says("changed 2 files or directories in 0.");
+    ran.says("undo: `kkrun rollback --last` · log: `kkrun log 02`");
+    let offer =
+        "complete, not re-examined: `kkrun plan.rhai --repair` examines it and runs what no longer holds";
+    place.run("plan.rhai").ends(0).says(offer).never_says("changed");
+    place.run("plan.rhai --repair").ends(0).never_says(offer);
+    place.run("rollback 02").ends(0);
+    place.run("plan.rhai").ends(0).says("1 of 2 steps are complete").never_says(offer);
+}
+
+#[test]
+fn a_dry_run_shows_directories_that_lead_to_one_another_once() {
+    let place = Place::new(
+        r#"step::run("01", "First", || { file::make_dir("@/m/a/b/c"); file::make_dir("@/m/d"); });"#,
+    );
+    let ran = place.run("plan.rhai --dry-run").ends(6);
+    ran.says("would make @/m/a/b/c and 2 directories above it\n      would make @/m/d\n");
 }

@@ -165,6 +165,21 @@ fn a_running_command_is_stopped_by_ctrl_c_and_the_cursor_is_shown_again() {
     assert!(hidden.is_none() || shown.rfind("\u{1b}[?25h") > hidden, "{shown:?}");
 }
 
+#[test]
+fn the_first_ctrl_c_is_answered_at_once_with_what_a_second_one_does() {
+    let place = Place::new(
+        r#"step::run("01", "First", || { cmd::run(["bash", "-c", "trap 'touch @/m/asked' TERM; touch @/m/begun; while :; do sleep 0.02; done"], #{ always: "a test", label: "the loop" }); });"#,
+    );
+    let mut session = at_terminal(&place, &["plan.rhai"]);
+    crate::support::until("the command is at work", || place.exists("m/begun"));
+    session.send_control('c').unwrap();
+    session.exp_string("stopping: `the loop` was asked to end").unwrap();
+    crate::support::until("the command was asked to end", || place.exists("m/asked"));
+    session.send_control('c').unwrap();
+    session.exp_eof().unwrap();
+    assert_eq!(status(&session), 130);
+}
+
 /// A shell with job control at a terminal, and kkrun started in it.
 fn at_shell(place: &Place) -> PtySession {
     let mut shell = std::process::Command::new("bash");

@@ -113,7 +113,7 @@ impl<'a> Running<'a> {
 
     pub(super) fn into_ended(mut self, sink: &mut dyn FnMut(Stream, &str)) -> Result<Ended> {
         loop {
-            self.obey_signals();
+            self.obey_signals(sink);
             self.obey_deadlines(sink);
             if let Some((status, _)) = self.ended
                 && self.is_over()
@@ -124,7 +124,7 @@ impl<'a> Running<'a> {
         }
     }
 
-    fn obey_signals(&mut self) {
+    fn obey_signals(&mut self, sink: &mut dyn FnMut(Stream, &str)) {
         let Some(asked) = self.processes.signals.pending() else { return };
         if self.urgency.is_some_and(|before| before >= asked.urgency) {
             return;
@@ -133,10 +133,15 @@ impl<'a> Running<'a> {
         let status = Status::Interrupted { signal: asked.signal };
         match asked.urgency {
             Urgency::AfterCommand => {}
-            Urgency::Soon if self.command.outlasts_interrupt => {}
+            Urgency::Soon if self.command.outlasts_interrupt => {
+                sink(Stream::Stopping { finishes: true }, "");
+            }
             // The terminal has signalled an interactive command itself, which decides what to do.
             Urgency::Soon if self.command.interactive && asked.signal != SIGTERM => {}
-            Urgency::Soon => self.end(status, None),
+            Urgency::Soon => {
+                sink(Stream::Stopping { finishes: false }, "");
+                self.end(status, None);
+            }
             Urgency::Now => self.end_now(status),
         }
     }
@@ -398,7 +403,8 @@ fn ends_of<'a>(
     let (out_read, stdout) = pipe()?;
     let (err_read, stderr) = pipe()?;
     let ends = Ends { stdin, stdout, stderr };
-    Ok((ends, feed, Tap::new(Stream::Out, Some(out_read)), Tap::new(Stream::Err, Some(err_read))))
+    let stdout = Tap::new(Stream::Out, Some(out_read)).without(command.is_progress);
+    Ok((ends, feed, stdout, Tap::new(Stream::Err, Some(err_read))))
 }
 
 /// What is still to be written to a command.

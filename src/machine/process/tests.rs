@@ -42,7 +42,7 @@ impl Bench {
         let ended = self
             .processes
             .run(command, &mut |stream, line| {
-                if stream != Stream::Report {
+                if matches!(stream, Stream::Out | Stream::Err) {
                     at(line);
                 }
                 let from = match stream {
@@ -51,6 +51,7 @@ impl Bench {
                     // Of a machine under load a test's command may be silent for long.
                     Stream::Report if self.is_deaf => return,
                     Stream::Report => "report:",
+                    Stream::Progress | Stream::Stopping { .. } => return,
                 };
                 lines.push(format!("{from}{line}"));
             })

@@ -1,0 +1,123 @@
+//! The events of `--json`: each is documented with all of its fields, and names its step.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::support::Place;
+
+/// The fields of every event as docs/events.md lists them, and those that may be missing.
+fn documented() -> BTreeMap<String, (BTreeSet<String>, BTreeSet<String>)> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/events.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let runs = text.split("## Runs").nth(1).unwrap().split("## Data").next().unwrap();
+    let rows =
+        runs.lines().filter_map(|line| line.strip_prefix("| `")?.strip_suffix(" |")?.split_once("` | "));
+    let mut known = BTreeMap::new();
+    for (event, fields) in rows {
+        // What is in brackets describes a field.
+        let (mut depth, mut plain) = (0, String::new());
+        for letter in fields.chars() {
+            depth += i32::from(letter == '(');
+            if depth == 0 {
+                plain.push(letter);
+            }
+            depth -= i32::from(letter == ')');
+        }
+        let plain = plain.split(':').next().unwrap();
+        let words: Vec<&str> = plain.split('`').collect();
+        let (mut all, mut optional) = (BTreeSet::new(), BTreeSet::new());
+        for pair in words[1..].chunks(2) {
+            all.insert(pair[0].to_owned());
+            if pair.get(1).is_some_and(|behind| behind.starts_with('?')) {
+                optional.insert(pair[0].to_owned());
+            }
+        }
+        known.insert(event.to_owned(), (all, optional));
+    }
+    known
+}
+
+#[track_caller]
+fn are_documented(events: &[Value], seen: &mut BTreeSet<String>) {
+    let known = documented();
+    let common = ["event", "step", "time"].map(str::to_owned);
+    for event in &events[1..] {
+        let name = event["event"].as_str().unwrap();
+        let (all, optional) =
+            known.get(name).unwrap_or_else(|| panic!("`{name}` is not documented: {event}"));
+        let fields: BTreeSet<String> = event.as_object().unwrap().keys().cloned().collect();
+        let expected: BTreeSet<String> = all.iter().chain(&common).cloned().collect();
+        let missing: Vec<_> =
+            expected.difference(&fields).filter(|field| !optional.contains(*field)).collect();
+        let unknown: Vec<_> = fields.difference(&expected).collect();
+        assert!(
+            missing.is_empty() && unknown.is_empty(),
+            "missing {missing:?}, unknown {unknown:?}: {event}"
+        );
+        let time = event["time"].as_str().unwrap();
+        assert!(
+            time.len() >= 20 && time.as_bytes()[10] == b'T' && time.ends_with('Z'),
+            "RFC 3339 in UTC: {event}"
+        );
+        seen.insert(name.to_owned());
+    }
+}
+
+#[test]
+fn every_event_is_documented_with_all_of_its_fields() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    file::write("@/m/a", "a\n");
+    cmd::run(["bash", "-c", "echo out; echo err >&2"], #{ always: "a test" });
+    step::verify("it is there", || file::exists("@/m/a"));
+    log::warn("careful");
+    print("data");
+});
+step::run("02", "Second", || { if host::args() != [] { cmd::run(["bash", "-c", "echo no; exit 3"], #{ always: "a test" }); } });
+"#,
+    );
+    let mut seen = BTreeSet::new();
+    are_documented(&place.run("plan.rhai --json --dry-run").ends(6).json(), &mut seen);
+    let failed = place.run("plan.rhai --json now").ends(1).json();
+    are_documented(&failed, &mut seen);
+    let error = failed.iter().find(|event| event["event"] == "error").unwrap();
+    assert_eq!((&error["kind"], &error["step"]), (&"step".into(), &"02".into()));
+    assert_eq!((&error["place"]["file"], &error["place"]["line"]), (&"plan.rhai".into(), &9.into()));
+    assert_eq!(error["output"], serde_json::json!(["no"]));
+    assert!(error["hints"].as_array().is_some_and(|hints| !hints.is_empty()), "{error}");
+    let ended: Vec<&Value> = failed.iter().filter(|event| event["event"] == "command_ended").collect();
+    assert_eq!(ended.last().unwrap()["status"], serde_json::json!({ "kind": "exited", "code": 3 }));
+    are_documented(&place.run("plan.rhai --json").ends(0).json(), &mut seen);
+    let again = place.run("plan.rhai --json").ends(0).json();
+    are_documented(&again, &mut seen);
+    assert_eq!(again[2]["why"], serde_json::json!({ "kind": "complete" }));
+    place.write("m/a", "theirs\n");
+    place.edit("plan/plan.rhai", "a\\n", "b\\n");
+    are_documented(&place.run("plan.rhai --json --dry-run").ends(6).json(), &mut seen);
+    are_documented(&place.run("rollback --json").ends(4).json(), &mut seen);
+    are_documented(&place.run("rollback 9 --json").ends(2).json(), &mut seen);
+    are_documented(&place.run("reset --json --yes").ends(0).json(), &mut seen);
+    let not_seen: Vec<String> = documented().into_keys().filter(|name| !seen.contains(name)).collect();
+    assert_eq!(
+        not_seen,
+        ["activity", "step_interrupted", "stopping"],
+        "the rest is shown by tests of signals and packages"
+    );
+}
+
+#[test]
+fn logs_and_checks_are_data_too() {
+    let place =
+        Place::new(r#"step::run("01", "First", || { cmd::run(["echo", "hi"], #{ always: "a test" }); });"#);
+    place.run("plan.rhai").ends(0);
+    let row = place.run("log --json").ends(0).json().pop().unwrap();
+    assert_eq!((&row["plan"], &row["step"], &row["lines"][1]), (&"plan".into(), &"01".into(), &"hi".into()));
+    assert_eq!(place.run("check --json plan.rhai").ends(0).json()[1]["problems"], 0);
+    place.write("plan/plan.rhai", "file::wirte(\"/a\", \"b\");\n");
+    let rows = place.run("check --json plan.rhai").ends(2).json();
+    assert_eq!((&rows[1]["event"], &rows[1]["place"]["line"]), (&"error".into(), &1.into()));
+    assert_eq!(rows[2]["problems"], 1);
+}
