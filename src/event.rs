@@ -261,15 +261,6 @@ pub enum Event {
         /// How long it took.
         seconds: f64,
     },
-    /// What a command does now, by its own report.
-    Activity {
-        /// In words, such as `installing chromium`.
-        text: String,
-        /// How much of it is done.
-        done: Option<usize>,
-        /// How much there is to do.
-        total: Option<usize>,
-    },
     /// The run was asked to stop while a command runs.
     Stopping {
         /// The command.
@@ -689,7 +680,7 @@ impl Reporter {
                 *detail = detail.as_deref().map(redact);
             }
             Event::StepFailed { error, .. } => *error = redact(error),
-            Event::Activity { text, .. } | Event::Stopping { command: text, .. } => *text = redact(text),
+            Event::Stopping { command, .. } => *command = redact(command),
             Event::Error { message, hints, output, .. } => {
                 *message = redact(message);
                 hints.iter_mut().chain(output).for_each(|text| *text = redact(text));

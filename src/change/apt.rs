@@ -1,7 +1,6 @@
 //! Runs apt-get and dpkg: alone, without questions, again where the network or a lock was at fault.
 
 mod interrupted;
-mod progress;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,7 +9,6 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 
 pub(super) use self::interrupted::is_dpkg_interrupted;
-use self::progress::Progress;
 use super::World;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::package_locks;
@@ -271,15 +269,8 @@ impl<'a> Apt<'a> {
         let mut attempt = 1;
         loop {
             self.wait_for_locks()?;
-            let mut argv = argv.to_vec();
-            let mut progress = Progress::default();
-            if argv[0] == "apt-get" {
-                argv.insert(1, "--option=APT::Status-Fd=1");
-            }
-            let mut command = self.command(&argv, outlasts_interrupt);
-            command.is_progress = Some(progress::is_report);
-            let ended =
-                self.world.run_watched(&command, &label_of(&argv), &mut |_, line| progress.event_of(line))?;
+            let command = self.command(argv, outlasts_interrupt);
+            let ended = self.world.run(&command, &label_of(argv))?;
             let fault = fault_of(&ended.tail);
             if ended.is_success() || fault.is_none() {
                 return Ok(ended);

@@ -160,29 +160,15 @@ impl World {
 
     /// Runs a command and reports its output, line by line.
     pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
-        self.run_watched(command, label, &mut |_, _| None)
-    }
-
-    /// The same for a command of which lines say what it does: `watch` makes events of them.
-    pub fn run_watched(
-        &self,
-        command: &Command,
-        label: &str,
-        watch: &mut dyn FnMut(Stream, &str) -> Option<Event>,
-    ) -> Result<Ended> {
         // What a captured command writes is nowhere until it is applied.
         if command.mounts.is_none() {
             self.wrote.set(true);
         }
         self.reporter.emit(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
-            if let Some(event) = watch(stream, line) {
-                self.reporter.emit(&event);
-            }
             let text = crate::text::printable_but_returns(line);
             match stream {
                 Stream::Report => self.reporter.note(text),
-                Stream::Progress => {}
                 Stream::Stopping { finishes } => {
                     self.reporter.emit(&Event::Stopping { command: label.to_owned(), finishes });
                 }

@@ -62,8 +62,6 @@ pub struct Command {
     pub outlasts_interrupt: bool,
     /// The mounts that it sees; by default those of kkrun.
     pub mounts: Option<Arc<OwnedFd>>,
-    /// Which lines of its standard output are reports of what it does, and no output.
-    pub is_progress: Option<fn(&str) -> bool>,
 }
 
 impl Command {
@@ -117,8 +115,6 @@ pub enum Stream {
     Err,
     /// Neither: what kkrun itself reports about the command.
     Report,
-    /// A line by which the command reports what it does: no part of its output.
-    Progress,
     /// No line: the run was asked to stop.
     Stopping {
         /// The command is finished first; otherwise it was asked to end.

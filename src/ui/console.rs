@@ -305,10 +305,6 @@ impl Audience for Console {
                     self.line(&format!("        {text}"));
                 }
             }
-            Event::Activity { text, done, total } => match done.zip(*total) {
-                Some((done, total)) => self.does(&format!("{text} ({done}/{total})")),
-                None => self.does(text),
-            },
             Event::Stopping { command, finishes } => self.stopping(command, *finishes),
             Event::Change { outcome, summary, difference, .. } => {
                 let (head, shown) = match outcome {

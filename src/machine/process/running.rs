@@ -403,8 +403,7 @@ fn ends_of<'a>(
     let (out_read, stdout) = pipe()?;
     let (err_read, stderr) = pipe()?;
     let ends = Ends { stdin, stdout, stderr };
-    let stdout = Tap::new(Stream::Out, Some(out_read)).without(command.is_progress);
-    Ok((ends, feed, stdout, Tap::new(Stream::Err, Some(err_read))))
+    Ok((ends, feed, Tap::new(Stream::Out, Some(out_read)), Tap::new(Stream::Err, Some(err_read))))
 }
 
 /// What is still to be written to a command.

@@ -28,7 +28,6 @@ pub(super) struct Tap {
     seen_lines: usize,
     seen_bytes: u64,
     rest: Option<Rest>,
-    is_progress: Option<fn(&str) -> bool>,
 }
 
 /// The output beyond the limit: only its end is kept.
@@ -41,12 +40,7 @@ struct Rest {
 impl Tap {
     pub(super) fn new(stream: Stream, pipe: Option<OwnedFd>) -> Self {
         let (lines, captured) = (Lines::default(), Captured::default());
-        Self { stream, pipe, lines, captured, seen_lines: 0, seen_bytes: 0, rest: None, is_progress: None }
-    }
-
-    /// The same, but these lines are reports of what the command does.
-    pub(super) fn without(self, is_progress: Option<fn(&str) -> bool>) -> Self {
-        Self { is_progress, ..self }
+        Self { stream, pipe, lines, captured, seen_lines: 0, seen_bytes: 0, rest: None }
     }
 
     /// Reads once, when there is data or the end.
@@ -72,14 +66,10 @@ impl Tap {
             rest.push(bytes);
             return;
         }
-        let (stream, reported, is_progress) = (self.stream, &mut self.seen_lines, self.is_progress);
+        let (stream, reported) = (self.stream, &mut self.seen_lines);
         self.lines.push(bytes, |line| {
             *reported += 1;
-            if is_progress.is_some_and(|is_progress| is_progress(line)) {
-                sink(Stream::Progress, line);
-            } else {
-                emit(stream, line, tail, sink);
-            }
+            emit(stream, line, tail, sink);
         });
         self.seen_bytes += bytes.len() as u64;
         if self.seen_lines >= MOST_LINES || self.seen_bytes >= MOST_BYTES {

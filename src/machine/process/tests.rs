@@ -51,7 +51,7 @@ impl Bench {
                     // Of a machine under load a test's command may be silent for long.
                     Stream::Report if self.is_deaf => return,
                     Stream::Report => "report:",
-                    Stream::Progress | Stream::Stopping { .. } => return,
+                    Stream::Stopping { .. } => return,
                 };
                 lines.push(format!("{from}{line}"));
             })
