@@ -338,8 +338,8 @@ impl Cli {
                 let source = given.value_source(option.get_id().as_str());
                 source == Some(ValueSource::CommandLine)
                     && !taken.contains(&option.get_id().as_str())
-                    // An alias of the shell may give it to every command.
-                    && option.get_id() != "state_dir"
+                    // An alias of the shell, or a script, may give these to every command.
+                    && !["state_dir", "non_interactive"].contains(&option.get_id().as_str())
             };
             if let Some(option) = Options::augment_args(clap::Command::new("")).get_arguments().find(typed) {
                 let message =

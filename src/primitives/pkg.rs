@@ -202,6 +202,7 @@ mod functions {
     /// ```rhai,booted
     /// pkg::install(["jq"]);
     /// assert(pkg::hold(["jq"]) && pkg::held("jq") && !pkg::hold(["jq"]));
+    /// pkg::unhold(["jq"]);
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn hold(context: NativeCallContext, names: rhai::Array) -> Raised<bool> {
