@@ -94,7 +94,7 @@ pub struct Options {
     #[arg(long, value_name = "WHEN", default_value = "auto")]
     pub color: ColorChoice,
     /// Keep journal and backups in DIR
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", overrides_with = "state_dir")]
     pub state_dir: Option<PathBuf>,
 }
 
@@ -338,8 +338,8 @@ impl Cli {
                 let source = given.value_source(option.get_id().as_str());
                 source == Some(ValueSource::CommandLine)
                     && !taken.contains(&option.get_id().as_str())
-                    // An alias of the shell, or a script, may give these to every command.
-                    && !["state_dir", "non_interactive"].contains(&option.get_id().as_str())
+                    // An alias, a script or a rehearsal may give these to every command.
+                    && !["state_dir", "non_interactive", "show_differences"].contains(&option.get_id().as_str())
             };
             if let Some(option) = Options::augment_args(clap::Command::new("")).get_arguments().find(typed) {
                 let message =
