@@ -1,6 +1,7 @@
 //! Users and groups: what a machine has, and what brings another one to the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 
 use super::action::{Action, Place};
 use super::literal;
@@ -20,6 +21,26 @@ pub(super) struct User {
     groups: BTreeSet<String>,
     /// The hash of its password, if it can be used to log in.
     password: Option<String>,
+    /// The permission bits of its home, if that is there.
+    home_mode: Option<u32>,
+}
+
+/// Without the hash of its password, which is another one each time.
+impl std::fmt::Display for User {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let password = if self.password.is_some() { "a password" } else { "no password" };
+        let kind = if self.system { "system, " } else { "" };
+        let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
+        write!(
+            formatter,
+            "{kind}home {}, shell {}, comment `{}`, group {}, groups {}, {password}",
+            self.home,
+            self.shell,
+            self.comment,
+            self.group,
+            groups.join(" ")
+        )
+    }
 }
 
 /// The users and groups of a machine. Source: passwd(5), group(5), shadow(5).
@@ -29,12 +50,21 @@ pub(super) struct Accounts {
     groups: BTreeMap<String, bool>,
     user_names: BTreeMap<u32, String>,
     group_names: BTreeMap<u32, String>,
+    /// The users whose services run without a login. Source: loginctl(1), `enable-linger`.
+    lingering: BTreeSet<String>,
 }
 
 impl Accounts {
     /// Those of a root directory.
     pub(super) fn of(files: &RootFiles) -> Self {
-        Self::read(&files.text("/etc/passwd"), &files.text("/etc/group"), &files.text("/etc/shadow"))
+        let lingering = files.names("/var/lib/systemd/linger").into_iter().collect();
+        let accounts =
+            Self::read(&files.text("/etc/passwd"), &files.text("/etc/group"), &files.text("/etc/shadow"));
+        let mut accounts = Self { lingering, ..accounts };
+        for user in accounts.users.values_mut() {
+            user.home_mode = files.look(Path::new(&user.home)).ok().flatten().map(|seen| seen.mode);
+        }
+        accounts
     }
 
     /// Those of the three databases.
@@ -71,6 +101,7 @@ impl Accounts {
                 group: accounts.group_name(group),
                 groups: members.get(name).cloned().unwrap_or_default(),
                 password: password.map(|hash| (*hash).to_owned()),
+                home_mode: None,
             };
             accounts.users.insert(name.to_owned(), user);
         }
@@ -89,9 +120,10 @@ impl Accounts {
 
     /// Each user and group, with all that is known of it, as one line each.
     pub(super) fn lines(&self) -> BTreeMap<String, String> {
-        let users = self.users.iter().map(|(name, user)| (format!("user {name}"), format!("{user:?}")));
+        let users = self.users.iter().map(|(name, user)| (format!("user {name}"), user.to_string()));
         let groups = self.groups.iter().map(|(name, system)| (format!("group {name}"), format!("{system}")));
-        users.chain(groups).collect()
+        let lingering = self.lingering.iter().map(|name| (format!("lingering {name}"), String::new()));
+        users.chain(groups).chain(lingering).collect()
     }
 
     /// What brings a machine with these accounts to those, and what cannot be expressed.
@@ -148,6 +180,7 @@ impl Accounts {
             let rest = User {
                 groups: before.groups.union(&user.groups).cloned().collect(),
                 shell: user.shell.clone(),
+                home_mode: user.home_mode,
                 ..before.clone()
             };
             if rest != *user {
@@ -155,6 +188,10 @@ impl Accounts {
                     "user {name}: its home, comment, password or primary group changed, or it left a group"
                 ));
             }
+        }
+        for name in desired.lingering.difference(&self.lingering) {
+            let code = format!("user::linger({});", literal::string(name));
+            actions.push(Action::new(Place::Accounts, code).by(trace.naming(&["loginctl"], name)));
         }
         let gone = |kind: &str, name: &String| format!("{kind} {name}: it was removed");
         unexpressed.extend(
@@ -176,6 +213,9 @@ impl Accounts {
 /// The programs that make a user.
 const MAKERS: &[&str] = &["useradd", "adduser"];
 
+/// The permission bits of a new home. Source: useradd(8), `HOME_MODE`, as Debian has it.
+const USUAL_HOME: u32 = 0o700;
+
 fn new_user(name: &str, user: &User, trace: &Trace) -> Action {
     let mut options = Vec::new();
     if user.system {
@@ -185,6 +225,9 @@ fn new_user(name: &str, user: &User, trace: &Trace) -> Action {
         options.push(("home", literal::string(&user.home)));
     }
     options.push(("shell", literal::string(&user.shell)));
+    if let Some(mode) = user.home_mode.filter(|mode| *mode != USUAL_HOME) {
+        options.push(("home_mode", literal::string(&format!("{mode:04o}"))));
+    }
     if !user.groups.is_empty() {
         options.push(("groups", literal::array(&user.groups)));
     }

@@ -11,6 +11,8 @@ pub(super) enum Place {
     Accounts,
     /// Files, directories and links.
     Files,
+    /// Roles, databases and what is in them.
+    Databases,
     /// What runs.
     Units,
 }
@@ -22,6 +24,7 @@ impl Place {
             Self::Packages => "Packages",
             Self::Accounts => "Users and groups",
             Self::Files => "Files",
+            Self::Databases => "Databases",
             Self::Units => "Services",
         }
     }
@@ -39,12 +42,14 @@ pub(super) struct Action {
     pub(super) code: String,
     /// Whether a unit that reads it has to be restarted.
     pub(super) is_file: bool,
+    /// The names of the secrets in it.
+    pub(super) secrets: Vec<String>,
 }
 
 impl Action {
     /// An action that is not known to be any command's.
     pub(super) fn new(place: Place, code: String) -> Self {
-        Self { place, when: None, line: None, code, is_file: false }
+        Self { place, when: None, line: None, code, is_file: false, secrets: Vec::new() }
     }
 
     /// The same, made by a command of the script.

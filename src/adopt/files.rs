@@ -7,8 +7,9 @@ use anyhow::Result;
 
 use super::action::{Action, Place};
 use super::output::Output;
+use super::secret::Secrets;
 use super::side::Side;
-use super::trace::Trace;
+use super::trace::{Command, Trace};
 use super::unit::{UnitLink, enables};
 use super::{edit, literal};
 use crate::machine::clone::root_files::{Seen, SeenKind};
@@ -25,6 +26,9 @@ pub(super) struct Towards<'sides> {
     pub(super) trace: &'sides Trace,
     /// When the script began and ended, in nanoseconds since 1970.
     pub(super) during: (i128, i128),
+    pub(super) secrets: &'sides Secrets,
+    /// What the packages alone changed.
+    pub(super) packaged: Option<&'sides BTreeSet<PathBuf>>,
 }
 
 /// What was found at the paths that differ.
@@ -33,6 +37,14 @@ pub(super) struct Found {
     pub(super) actions: Vec<Action>,
     /// What cannot be expressed, with the reason.
     pub(super) unexpressed: Vec<(PathBuf, String)>,
+    /// Products of commands, in which only the command decides what there is.
+    pub(super) apart: BTreeSet<PathBuf>,
+}
+
+/// What a command of the script makes again.
+struct Product<'trace> {
+    root: PathBuf,
+    command: &'trace Command,
 }
 
 impl Towards<'_> {
@@ -43,17 +55,28 @@ impl Towards<'_> {
         for path in paths {
             seen.insert(path, (self.from.files.look(path)?, self.to.files.look(path)?));
         }
-        // A directory that is made for one below it needs no call of its own.
-        let implied: BTreeSet<&Path> = seen
-            .iter()
-            .filter(|(_, (before, after))| {
-                before.is_none() && after.as_ref().is_some_and(|seen| seen.kind == SeenKind::Directory)
-            })
-            .filter_map(|(path, _)| path.parent())
-            .collect();
+        // A directory in which only directories are made needs no call of its own.
+        let new = seen.iter().filter(|(_, (before, _))| before.is_none());
+        let (directories, others): (Vec<_>, Vec<_>) = new
+            .filter_map(|(path, (_, after))| Some((path.parent()?, after.as_ref()?)))
+            .partition(|(_, after)| after.kind == SeenKind::Directory);
+        let others: BTreeSet<&Path> = others.into_iter().map(|(above, _)| above).collect();
+        let implied: BTreeSet<&Path> =
+            directories.into_iter().map(|(above, _)| above).filter(|above| !others.contains(above)).collect();
         let gone: BTreeSet<&Path> =
             seen.iter().filter(|(_, (_, after))| after.is_none()).map(|(path, _)| *path).collect();
+        let products = self.products(&seen);
         for (path, (before, after)) in &seen {
+            if after.as_ref().is_some_and(|after| before.is_none() && self.is_of(&products, path, after)) {
+                continue;
+            }
+            if *path == Path::new(LOCALES) || self.is_made_by_packages(path, after.as_ref()) {
+                found.apart.insert((*path).to_owned());
+                continue;
+            }
+            if self.is_swap(path) {
+                found.apart.insert((*path).to_owned());
+            }
             match (before, after) {
                 (None, None) => {}
                 (Some(before), None) => {
@@ -73,9 +96,75 @@ impl Towards<'_> {
                 }
             }
         }
+        for product in &products {
+            match self.product(product) {
+                Some(action) => found.actions.push(action),
+                None => {
+                    found.unexpressed.push((product.root.clone(), "its command holds a secret".to_owned()));
+                }
+            }
+            found.apart.insert(product.root.clone());
+        }
         let mut known = BTreeSet::new();
         found.actions.retain(|action| known.insert(action.code.clone()));
         Ok(found)
+    }
+
+    /// The trees that a command of the script made from a list or a repository.
+    fn products(&self, seen: &BTreeMap<&Path, (Option<Seen>, Option<Seen>)>) -> Vec<Product<'_>> {
+        let mut products: Vec<Product<'_>> = Vec::new();
+        for (path, (before, after)) in seen {
+            let (None, Some(after)) = (before, after) else { continue };
+            let is_in = |product: &Product<'_>| path.starts_with(&product.root);
+            if after.kind != SeenKind::Directory || products.iter().any(is_in) {
+                continue;
+            }
+            let is_product =
+                path.ends_with("node_modules") || seen.contains_key(path.join("pyvenv.cfg").as_path());
+            if let Some(command) = self.maker(path, after).filter(|_| is_product) {
+                products.push(Product { root: (*path).to_owned(), command });
+            }
+        }
+        products
+    }
+
+    /// Whether something is in a product, or was made by the same command.
+    fn is_of(&self, products: &[Product<'_>], path: &Path, seen: &Seen) -> bool {
+        let maker = self.maker(path, seen);
+        products.iter().any(|product| path.starts_with(&product.root) || maker == Some(product.command))
+    }
+
+    /// Whether a path is a swap file. Source: fstab(5).
+    fn is_swap(&self, path: &Path) -> bool {
+        let fstab = self.to.files.text("/etc/fstab");
+        let mut lines = fstab.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+        lines.any(|fields| fields.get(2) == Some(&"swap") && Path::new(fields[0]) == path)
+    }
+
+    /// Whether both machines got this from the packages that were installed, with other bytes: a key, an identity.
+    fn is_made_by_packages(&self, path: &Path, after: Option<&Seen>) -> bool {
+        let Some(command) = after.and_then(|after| self.maker(path, after)) else { return false };
+        let words = command.words();
+        let installs =
+            words.iter().any(|word| ["apt", "apt-get", "aptitude", "dpkg"].contains(&word.as_str()));
+        installs
+            && words.iter().any(|word| word == "install")
+            && self.packaged.is_some_and(|packaged| packaged.contains(path))
+    }
+
+    fn product(&self, product: &Product<'_>) -> Option<Action> {
+        let mut words = product.command.words();
+        if words.is_empty() {
+            words = vec!["bash".to_owned(), "-c".to_owned(), product.command.text.clone()];
+        }
+        let mut options = vec![("creates", quoted(&product.root))];
+        if product.command.directory != Path::new("/") {
+            options.push(("cwd", quoted(&product.command.directory)));
+        }
+        options.push(("timeout", "1800".to_owned()));
+        let code = format!("cmd::run({}{});", literal::array(words), literal::options(&options));
+        let code = self.secrets.named(&code)?;
+        Some(Action::new(Place::Files, code).by(Some(product.command)))
     }
 
     fn removal(&self, path: &Path, before: &Seen) -> Action {
@@ -92,7 +181,7 @@ impl Towards<'_> {
     }
 
     /// The first command of these programs that names the path, or its last part.
-    fn naming(&self, programs: &[&str], path: &Path) -> Option<&super::trace::Command> {
+    fn naming(&self, programs: &[&str], path: &Path) -> Option<&Command> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let named = self.trace.naming(programs, &path.to_string_lossy());
         named
@@ -163,59 +252,114 @@ impl Towards<'_> {
                     actions.push(self.access(path, &options));
                 }
             }
-            SeenKind::File => {
-                let options = self.attributes(path, same_kind, after, 0o644);
-                let same = same_kind.is_some() && self.from.files.has_same_bytes(path, &self.to.files)?;
-                if same {
-                    if !options.is_empty() {
-                        actions.push(self.access(path, &options));
-                    }
-                    return Ok(Ok(actions));
-                }
-                if after.size > LARGEST {
-                    return Ok(Err(format!("it has {}", crate::rehearse::difference::size(after.size))));
-                }
-                let Some(bytes) = self.to.files.bytes(path)? else {
-                    return Ok(Err("it cannot be read".to_owned()));
-                };
-                let earlier = if same_kind.is_some() { self.from.files.bytes(path)? } else { None };
-                if let (Some(earlier), Ok(text)) = (&earlier, std::str::from_utf8(&bytes))
-                    && let Ok(earlier) = std::str::from_utf8(earlier)
-                    && let Some(calls) = edit::edits(&path.to_string_lossy(), earlier, text)
-                {
-                    actions.extend(calls.into_iter().map(|code| self.made(path, after, code)));
-                    if !options.is_empty() {
-                        actions.push(self.access(path, &options));
-                    }
-                    return Ok(Ok(actions));
-                }
-                let code = match std::str::from_utf8(&bytes) {
-                    Ok(text)
-                        if text.len() <= LONGEST_IN_LINE
-                            && text.lines().count() < 3
-                            && !text.contains('\0') =>
-                    {
-                        format!(
-                            "file::write({}, {}{});",
-                            quoted(path),
-                            literal::string(text),
-                            literal::options(&options)
-                        )
-                    }
-                    _ => {
-                        let kept = output.keep(path, &bytes)?;
-                        format!(
-                            "file::copy({}, {}{});",
-                            literal::string(&kept),
-                            quoted(path),
-                            literal::options(&options)
-                        )
-                    }
-                };
-                actions.push(self.made(path, after, code));
-            }
+            SeenKind::File => return self.file(path, same_kind, after, output),
         }
         Ok(Ok(actions))
+    }
+
+    /// The calls for a file, or why there are none.
+    fn file(
+        &self,
+        path: &Path,
+        same_kind: Option<&Seen>,
+        after: &Seen,
+        output: &mut Output,
+    ) -> Result<Result<Vec<Action>, String>> {
+        let mut actions = Vec::new();
+        let options = self.attributes(path, same_kind, after, 0o644);
+        let same = same_kind.is_some() && self.from.files.has_same_bytes(path, &self.to.files)?;
+        if same {
+            if !options.is_empty() {
+                actions.push(self.access(path, &options));
+            }
+            return Ok(Ok(actions));
+        }
+        if self.is_swap(path) {
+            let count = after.size / 1024 / 1024;
+            let make = format!(
+                "umask 077; dd if=/dev/zero of=\"$1\" bs=1M count={count} status=none; mkswap --quiet \"$1\""
+            );
+            let command = literal::array(["sh", "-ec", &make, "swap", &path.to_string_lossy()]);
+            let code = format!("cmd::run({command}, #{{ creates: {} }});", quoted(path));
+            return Ok(Ok(vec![self.made(path, after, code)]));
+        }
+        if after.size > LARGEST {
+            return Ok(Err(format!("it has {}", crate::rehearse::difference::size(after.size))));
+        }
+        let Some(bytes) = self.to.files.bytes(path)? else {
+            return Ok(Err("it cannot be read".to_owned()));
+        };
+        let earlier = if same_kind.is_some() { self.from.files.bytes(path)? } else { None };
+        let secrets = std::str::from_utf8(&bytes).map(|text| self.secrets.within(text)).unwrap_or_default();
+        if let (Some(earlier), Ok(text)) = (&earlier, std::str::from_utf8(&bytes))
+            && let Ok(earlier) = std::str::from_utf8(earlier)
+            && let Some(calls) = edit::edits(&path.to_string_lossy(), earlier, text)
+            && let Some(calls) = self.without_secrets(&calls)
+        {
+            let calls = if path == Path::new("/etc/locale.gen") { vec![generating(&calls)] } else { calls };
+            actions.extend(calls.into_iter().map(|code| {
+                let mut action = self.made(path, after, code);
+                action.secrets.clone_from(&secrets);
+                action
+            }));
+            if !options.is_empty() {
+                actions.push(self.access(path, &options));
+            }
+            return Ok(Ok(actions));
+        }
+        let code = self.whole(path, &bytes, (&secrets, &options), (same_kind, after), output)?;
+        let mut action = self.made(path, after, code);
+        action.secrets = secrets;
+        actions.push(action);
+        Ok(Ok(actions))
+    }
+
+    /// The call that writes a whole file.
+    fn whole(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        (secrets, options): (&[String], &[(&'static str, String)]),
+        (same_kind, after): (Option<&Seen>, &Seen),
+        output: &mut Output,
+    ) -> Result<String> {
+        Ok(match std::str::from_utf8(bytes) {
+            Ok(text) if !secrets.is_empty() => {
+                let options = &self.attributes(path, same_kind, after, 0o600);
+                let kept = output.keep(path, self.secrets.template(text).as_bytes())?;
+                let values: Vec<String> = secrets.iter().map(|name| format!("{name}: {name}")).collect();
+                let render =
+                    format!("file::render({}, #{{ {} }})", literal::string(&kept), values.join(", "));
+                format!("file::write({}, {render}{});", quoted(path), literal::options(options))
+            }
+            Ok(text) if text.len() <= LONGEST_IN_LINE && text.lines().count() < 3 && !text.contains('\0') => {
+                format!(
+                    "file::write({}, {}{});",
+                    quoted(path),
+                    literal::string(text),
+                    literal::options(options)
+                )
+            }
+            _ => {
+                let kept = output.keep(path, bytes)?;
+                format!(
+                    "file::copy({}, {}{});",
+                    literal::string(&kept),
+                    quoted(path),
+                    literal::options(options)
+                )
+            }
+        })
+    }
+
+    /// The calls with the names of secrets instead of their values; `None` if a secret is a part of a value, or of a line,
+    /// which is recorded.
+    fn without_secrets(&self, calls: &[String]) -> Option<Vec<String>> {
+        let named = |code: &String| {
+            let named = self.secrets.named(code)?;
+            (named == *code || code.starts_with("config::set(")).then_some(named)
+        };
+        calls.iter().map(named).collect()
     }
 
     /// Owner, group and mode that must be said: those that differ from what is there, or from what something new gets.
@@ -269,10 +413,18 @@ impl Towards<'_> {
         content.into_iter().chain(seen.born).find(|when| (begin..=end).contains(when))
     }
 
-    fn maker(&self, path: &Path, seen: &Seen) -> Option<&super::trace::Command> {
+    fn maker(&self, path: &Path, seen: &Seen) -> Option<&Command> {
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         self.trace.at(self.stamp(seen)?, &name)
     }
+}
+
+/// What locale-gen makes.
+const LOCALES: &str = "/usr/lib/locale/locale-archive";
+
+/// The calls that choose locales, with the program that makes them.
+fn generating(calls: &[String]) -> String {
+    format!("step::on_change(#{{ run: [[\"locale-gen\"]] }}, || {{\n    {}\n}});", calls.join("\n    "))
 }
 
 /// A path as a plan writes it.

@@ -3,6 +3,7 @@
 
 mod account;
 mod action;
+mod database;
 mod edit;
 mod files;
 mod literal;
@@ -10,6 +11,7 @@ mod noise;
 mod output;
 mod package;
 mod proof;
+mod secret;
 mod side;
 mod trace;
 mod unit;
@@ -33,10 +35,12 @@ use crate::rehearse::{
     Base, Difference, FILES, LiveClone, Progress, Rehearsal, Run, SHARED, Stop, plan_root, require_tools,
 };
 use action::{Action, Place};
+use database::Cluster;
 use files::Towards;
 use output::{Output, Written};
+use secret::Secrets;
 use side::Side;
-use trace::{Section, Trace};
+use trace::Trace;
 
 pub use proof::Comparison;
 
@@ -143,26 +147,35 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     };
 
     let observed = run_script(adoption, script, &source, &stop, tell)?;
-    let base = Side::of(RootFiles::new(&base_directory, None), observed.active_before.clone());
+    let base =
+        Side::of(RootFiles::new(&base_directory, None), observed.active_before.clone(), Cluster::default());
     let after = &observed.after.side;
     let trace = Trace::read(&after.files.text(TRACE), &source);
     let sections = trace.sections();
+    let mut secrets = Secrets::of(&trace, &source, &adoption.environment, &adoption.arguments);
     let restarts = unit::restarts(&trace, &after.active);
     let name = Path::new(script)
         .file_stem()
         .map_or_else(|| script.to_owned(), |stem| stem.to_string_lossy().into_owned());
 
     let mut unexpressed = Vec::new();
-    let packages = package_actions(&base, &observed, &trace, &mut output, &mut unexpressed)?;
-    let write = |actions: Vec<Action>, sections: &[Section], output: &mut Output| {
-        output.write_plan(Written { script, name: &name, actions, sections, restarts: &restarts })
+    let packages = package_actions(&base, &observed, (&trace, &secrets), &mut output, &mut unexpressed)?;
+    let write = |actions: Vec<Action>, secrets: &Secrets, output: &mut Output| {
+        output.write_plan(Written {
+            script,
+            name: &name,
+            actions,
+            sections: &sections,
+            restarts: &restarts,
+            secrets,
+        })
     };
     let reference = if packages.is_empty() {
         None
     } else {
-        write(packages.clone(), &sections, &mut output)?;
+        write(packages.clone(), &secrets, &mut output)?;
         tell(Stage::Packages(after.packages.asked_beyond(&base.packages).len()));
-        let (code, alone) = run_plan_alone(adoption, output.directory(), &stop, tell)?;
+        let (code, alone) = run_plan_alone(adoption, (output.directory(), &secrets), &stop, tell)?;
         if code != 0 {
             unexpressed
                 .push(format!("packages: they cannot be installed without the script (exit status {code})"));
@@ -179,24 +192,56 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
             differing.push(path);
         }
     }
-    let towards = Towards { from, to: after, trace: &trace, during: observed.during };
+    for path in &differing {
+        learn(&mut secrets, from, after, path)?;
+    }
+    let during = observed.during;
+    let of_packages = reference.as_ref().map(|alone| &alone.changed);
+    let towards =
+        Towards { from, to: after, trace: &trace, during, secrets: &secrets, packaged: of_packages };
     let found = towards.of(&differing, &mut output)?;
     let (accounts, unexpressed_accounts) = from.accounts.towards(&after.accounts, &trace);
     unexpressed.extend(unexpressed_accounts);
     unexpressed.extend(found.unexpressed.into_iter().map(|(path, why)| format!("{}: {why}", path.display())));
+    let (databases, unexpressed_databases) =
+        from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
+    unexpressed.extend(unexpressed_databases);
     let units = unit::towards(&from.active, &after.active, &trace);
-    let actions = packages.into_iter().chain(accounts).chain(found.actions).chain(units).collect();
-    write(actions, &sections, &mut output)?;
+    let actions = packages.into_iter().chain(accounts).chain(found.actions).chain(databases).chain(units);
+    let actions = actions.collect();
+    write(actions, &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));
 
     tell(Stage::Proving);
-    let of_packages = reference.as_ref().map(|alone| &alone.changed);
-    let adopted = prove(adoption, &output, &observed, (from, &base, of_packages), &stop, tell)?;
+    let adopted = prove(
+        adoption,
+        (&output, &secrets),
+        &observed,
+        (from, &base, of_packages, &found.apart),
+        &stop,
+        tell,
+    )?;
     let stopped = (observed.exit != 0).then(|| trace.commands.last()).flatten();
-    let stopped = stopped.map(|command| format!("{script}:{}: {}", command.line, command.text));
+    let stopped =
+        stopped.map(|command| format!("{script}:{}: {}", command.line, secrets.hidden(&command.text)));
     let adopted = Adopted { script: (observed.exit, stopped), unexpressed, ..adopted };
     output.write(Path::new("REPORT.md"), report(script, &adopted).as_bytes())?;
     Ok(adopted)
+}
+
+/// Notes the secrets in what a file has beyond the one before.
+fn learn(secrets: &mut Secrets, from: &Side, to: &Side, path: &Path) -> Result<()> {
+    const LONGEST: u64 = 64 * 1024;
+    if to.files.look(path)?.is_none_or(|seen| seen.size > LONGEST) {
+        return Ok(());
+    }
+    let text = to.files.text(&path.to_string_lossy());
+    let earlier = from.files.text(&path.to_string_lossy());
+    let earlier: BTreeSet<&str> = earlier.lines().collect();
+    let new: Vec<&str> = text.lines().filter(|line| !earlier.contains(line)).collect();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    secrets.learn(&name, &new.join("\n"));
+    Ok(())
 }
 
 /// What the script did.
@@ -253,10 +298,10 @@ fn run_script(
 
 /// Looks at a machine, and ends what runs on it.
 fn look_at(mut clone: LiveClone, booted: &Difference) -> Result<After> {
-    let active = active(&clone)?;
+    let (active, cluster) = (active(&clone)?, Cluster::of(&clone)?);
     clone.switch_off();
     let changed = proof::paths(&Difference::new(clone.differences()?).without(booted).entries);
-    let side = Side::of(clone.files(), active);
+    let side = Side::of(clone.files(), active, cluster);
     Ok(After { _clone: clone, side, changed })
 }
 
@@ -296,7 +341,7 @@ fn rehearsal(adoption: &Adoption, files: Vec<(PathBuf, String)>, plan: Option<&P
 fn package_actions(
     base: &Side,
     observed: &Observed,
-    trace: &Trace,
+    (trace, secrets): (&Trace, &Secrets),
     output: &mut Output,
     unexpressed: &mut Vec<String>,
 ) -> Result<Vec<Action>> {
@@ -313,7 +358,7 @@ fn package_actions(
             || SOURCES.iter().any(|source| path.starts_with(source))
     };
     let sources: Vec<PathBuf> = observed.after.changed.iter().filter(is_source).cloned().collect();
-    let towards = Towards { from: base, to: after, trace, during: observed.during };
+    let towards = Towards { from: base, to: after, trace, during: observed.during, secrets, packaged: None };
     let mut actions = towards.of(&sources, output)?.actions;
     if !actions.is_empty() {
         let calls: Vec<String> = actions.iter().map(|action| format!("    {}", action.code)).collect();
@@ -357,11 +402,11 @@ fn package_actions(
 /// Runs the plan in a clone that serves nothing else.
 fn run_plan_alone(
     adoption: &Adoption,
-    plan: &Path,
+    (plan, secrets): (&Path, &Secrets),
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Stage),
 ) -> Result<(u8, After)> {
-    let (mut clone, booted) = clone_with_plan(adoption, plan, stop, tell)?;
+    let (mut clone, booted) = clone_with_plan(adoption, (plan, secrets), stop, tell)?;
     let code = clone.run(&kkrun(&clone, &["--yes", "--non-interactive", "master.rhai"]), None, stop)?;
     stop.check()?;
     Ok((code, look_at(clone, &booted)?))
@@ -369,12 +414,13 @@ fn run_plan_alone(
 
 fn clone_with_plan(
     adoption: &Adoption,
-    plan: &Path,
+    (plan, secrets): (&Path, &Secrets),
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Stage),
 ) -> Result<(LiveClone, Difference)> {
     let rehearsal = rehearsal(adoption, Vec::new(), Some(plan));
     let mut clone = LiveClone::make(&rehearsal, &mut |progress| tell(Stage::Clone(progress)))?;
+    clone.environment.extend(secrets.environment());
     clone.boot(stop, &mut |progress| tell(Stage::Clone(progress)))?;
     let booted = Difference::new(clone.differences()?);
     Ok((clone, booted))
@@ -390,19 +436,19 @@ fn kkrun(clone: &LiveClone, arguments: &[&str]) -> Inside {
 /// Runs the plan, compares, runs it again, rolls it back and compares with the base.
 fn prove(
     adoption: &Adoption,
-    output: &Output,
+    (output, secrets): (&Output, &Secrets),
     observed: &Observed,
-    (from, base, alone): (&Side, &Side, Option<&BTreeSet<PathBuf>>),
+    (from, base, alone, apart): (&Side, &Side, Option<&BTreeSet<PathBuf>>, &BTreeSet<PathBuf>),
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Adopted> {
-    let (mut clone, booted) = clone_with_plan(adoption, output.directory(), stop, tell)?;
+    let (mut clone, booted) = clone_with_plan(adoption, (output.directory(), secrets), stop, tell)?;
     let run = clone.run(&kkrun(&clone, &["--yes", "--non-interactive", "master.rhai"]), None, stop)?;
     stop.check()?;
-    let side = Side::of(clone.files(), active(&clone)?);
+    let side = Side::of(clone.files(), active(&clone)?, Cluster::of(&clone)?);
     let planned = proof::paths(&Difference::new(clone.differences()?).without(&booted).entries);
     let after = &observed.after;
-    let comparison = proof::compare(from, base, &after.side, &side, (&after.changed, &planned))?;
+    let comparison = proof::compare(from, base, &after.side, &side, (&after.changed, &planned), apart)?;
 
     let redo = format!("--redo={}", output.ids.join(","));
     let again = clone.output(&kkrun(&clone, &["--json", "--non-interactive", &redo, "master.rhai"]))?;

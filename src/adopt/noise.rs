@@ -50,6 +50,7 @@ const NOISE: &[Noise] = &[
     tree("/var/lib/dbus"),
     tree("/var/lib/dhcp"),
     tree("/var/lib/dpkg"),
+    tree("/var/lib/fail2ban"),
     tree("/var/lib/kkrun"),
     tree("/var/lib/lightdm"),
     tree("/var/lib/lightdm-data"),

@@ -1,13 +1,18 @@
 //! The directory of a plan: its steps, its settings and the files that it installs.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::fs::DirBuilder;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
 use super::action::{Action, Place};
 use super::literal;
+use super::secret::Secrets;
 use super::trace::Section;
+use super::unit::Restart;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
@@ -27,18 +32,25 @@ pub(super) struct Written<'plan> {
     pub(super) actions: Vec<Action>,
     pub(super) sections: &'plan [Section],
     /// Which units the script let read their files again, and when.
-    pub(super) restarts: &'plan [(i128, Vec<String>)],
+    pub(super) restarts: &'plan [Restart],
+    pub(super) secrets: &'plan Secrets,
 }
 
 struct Step {
     title: String,
+    /// The section of the script that it is, if it is one.
+    section: Option<usize>,
     actions: Vec<Action>,
 }
 
 impl Output {
     /// A new directory, or an empty one.
     pub(super) fn create(directory: &Path) -> Result<Self> {
-        std::fs::create_dir_all(directory)
+        // What a script wrote may be for no one else to read.
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(directory)
             .with_context(|| format!("cannot create `{}`", directory.display()))?;
         let directory = std::fs::canonicalize(directory)
             .with_context(|| format!("cannot find `{}`", directory.display()))?;
@@ -93,7 +105,12 @@ impl Output {
                 literal::string(&step.title),
                 literal::string(&file)
             );
-            self.write(Path::new(&file), text(&step, script, written.restarts).as_bytes())?;
+            let restarts: Vec<&Restart> = written
+                .restarts
+                .iter()
+                .filter(|restart| section_of(written.sections, restart.line) == step.section)
+                .collect();
+            self.write(Path::new(&file), text(&step, script, &restarts, written.secrets).as_bytes())?;
             self.steps.push(self.directory.join(file));
             self.ids.push(id);
         }
@@ -110,7 +127,7 @@ fn steps(mut actions: Vec<Action>, sections: &[Section]) -> Vec<Step> {
     actions.sort_by_key(|action| (action.when.is_none(), action.when, action.place));
     let mut steps: Vec<(usize, Step)> = Vec::new();
     for action in actions {
-        let section = action.line.and_then(|line| sections.iter().rposition(|section| section.line <= line));
+        let section = action.line.and_then(|line| section_of(sections, line));
         let (order, title) = match (action.place, section) {
             (Place::Packages, _) => (0, Place::Packages.title().to_owned()),
             (_, Some(section)) => (1 + section, capitalised(&sections[section].title)),
@@ -122,16 +139,28 @@ fn steps(mut actions: Vec<Action>, sections: &[Section]) -> Vec<Step> {
         };
         match steps.iter_mut().find(|(known, _)| *known == order) {
             Some((_, step)) => step.actions.push(action),
-            None => steps.push((order, Step { title, actions: vec![action] })),
+            None => steps.push((order, Step { title, section, actions: vec![action] })),
         }
     }
     steps.sort_by_key(|(order, _)| *order);
     steps.into_iter().map(|(_, step)| step).collect()
 }
 
+/// The section that a line is in.
+fn section_of(sections: &[Section], line: usize) -> Option<usize> {
+    sections.iter().rposition(|section| section.line <= line)
+}
+
 /// The script of a step.
-fn text(step: &Step, script: &str, restarts: &[(i128, Vec<String>)]) -> String {
+fn text(step: &Step, script: &str, restarts: &[&Restart], secrets: &Secrets) -> String {
     let mut text = format!("//! {}.\n\nconst REQUIRES = #{{ root: true }};\n\n", step.title);
+    let names: BTreeSet<&String> = step.actions.iter().flat_map(|action| &action.secrets).collect();
+    for name in &names {
+        let _ = writeln!(text, "{}", secrets.declaration(name));
+    }
+    if !names.is_empty() {
+        text.push('\n');
+    }
     let mut line = None;
     let mut at = 0;
     while at < step.actions.len() {
@@ -159,19 +188,15 @@ fn text(step: &Step, script: &str, restarts: &[(i128, Vec<String>)]) -> String {
 }
 
 /// How many of these actions, from the first on, come before a restart of units, if they write files; and the units.
-fn restarted<'restarts>(
-    actions: &[Action],
-    restarts: &'restarts [(i128, Vec<String>)],
-) -> (usize, &'restarts [String]) {
+fn restarted<'restarts>(actions: &[Action], restarts: &[&'restarts Restart]) -> (usize, &'restarts [String]) {
     let Some(first) = actions.first().filter(|action| action.is_file).and_then(|action| action.when) else {
         return (1, &[]);
     };
-    let Some((when, units)) = restarts.iter().find(|(when, _)| *when > first) else { return (1, &[]) };
-    let last_of_them =
-        restarts.iter().rev().find(|(_, others)| others == units).map_or(*when, |(when, _)| *when);
-    let is_before =
-        |action: &&Action| action.is_file && action.when.is_some_and(|moment| moment < last_of_them);
-    (actions.iter().take_while(is_before).count(), units)
+    let Some(restart) = restarts.iter().find(|restart| restart.when > first) else { return (1, &[]) };
+    let of_them = restarts.iter().rev().find(|other| other.units == restart.units);
+    let last = of_them.map_or(restart.when, |restart| restart.when);
+    let is_before = |action: &&Action| action.is_file && action.when.is_some_and(|moment| moment < last);
+    (actions.iter().take_while(is_before).count(), &restart.units)
 }
 
 fn capitalised(title: &str) -> String {
@@ -195,7 +220,7 @@ mod tests {
 
     fn action(place: Place, when: i128, line: Option<usize>, code: &str) -> Action {
         let is_file = place == Place::Files;
-        Action { place, when: Some(when), line, code: code.to_owned(), is_file }
+        Action { when: Some(when), line, is_file, ..Action::new(place, code.to_owned()) }
     }
 
     #[test]
@@ -222,6 +247,7 @@ mod tests {
     fn files_before_a_restart_trigger_it() {
         let step = Step {
             title: "Web".to_owned(),
+            section: None,
             actions: vec![
                 action(Place::Files, 1, Some(4), "a();"),
                 action(Place::Files, 2, Some(4), "b();"),
@@ -229,8 +255,9 @@ mod tests {
                 action(Place::Files, 9, Some(7), "c();"),
             ],
         };
+        let restart = Restart { when: 5, line: 5, units: vec!["nginx.service".to_owned()] };
         assert_eq!(
-            text(&step, "x.sh", &[(5, vec!["nginx.service".to_owned()])]),
+            text(&step, "x.sh", &[&restart], &Secrets::default()),
             "//! Web.\n\nconst REQUIRES = #{ root: true };\n\n\
              step::on_change(#{ restart: [\"nginx.service\"] }, || {\n    // x.sh:4\n    a();\n    b();\n});\n\
              // x.sh:6\nu();\n// x.sh:7\nc();\n"

@@ -42,10 +42,15 @@ pub(super) fn compare(
     script: &Side,
     plan: &Side,
     (changed, planned): (&BTreeSet<PathBuf>, &BTreeSet<PathBuf>),
+    apart: &BTreeSet<PathBuf>,
 ) -> Result<Comparison> {
     let mut comparison = Comparison::default();
     for path in changed.union(planned) {
-        let differs = script.difference(path, plan, false)?;
+        // A product is compared as one: what is in it its command decides.
+        if path.ancestors().skip(1).any(|above| apart.contains(above)) {
+            continue;
+        }
+        let differs = script.difference(path, plan, apart.contains(path))?;
         // What comes with a package is the package's.
         let is_own =
             differs.is_some() || (changed.contains(path) && script.difference(path, from, false)?.is_some());
@@ -58,7 +63,7 @@ pub(super) fn compare(
             (format!("package {name}"), format!("{}{held}", package.version))
         });
         let active = side.active.iter().map(|unit| (format!("active {unit}"), String::new()));
-        side.accounts.lines().into_iter().chain(packages).chain(active).collect()
+        side.accounts.lines().into_iter().chain(packages).chain(active).chain(side.cluster.lines()).collect()
     };
     let (before, made, planned) = (all(from, base), all(script, script), all(plan, plan));
     let names: BTreeSet<&String> = before.keys().chain(made.keys()).chain(planned.keys()).collect();
@@ -68,7 +73,10 @@ pub(super) fn compare(
             let what = match (desired, got) {
                 (Some(_), None) => "missing".to_owned(),
                 (None, _) => "additional".to_owned(),
-                (Some(desired), Some(got)) => format!("{got} instead of {desired}"),
+                (Some(desired), Some(got)) if desired.lines().count() < 2 => {
+                    format!("{got} instead of {desired}")
+                }
+                (Some(_), Some(_)) => "content".to_owned(),
             };
             comparison.remaining.push(format!("{name}: {what}"));
         }

@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::account::Accounts;
+use super::database::Cluster;
 use super::package::Packages;
 use crate::machine::clone::root_files::{RootFiles, Seen, SeenKind};
 
@@ -16,12 +17,13 @@ pub(super) struct Side {
     pub(super) packages: Packages,
     /// The units that were active when it was looked at.
     pub(super) active: BTreeSet<String>,
+    pub(super) cluster: Cluster,
 }
 
 impl Side {
-    pub(super) fn of(files: RootFiles, active: BTreeSet<String>) -> Self {
+    pub(super) fn of(files: RootFiles, active: BTreeSet<String>, cluster: Cluster) -> Self {
         let (accounts, packages) = (Accounts::of(&files), Packages::of(&files));
-        Self { files, accounts, packages, active }
+        Self { files, accounts, packages, active, cluster }
     }
 
     /// Owner and group, by name.

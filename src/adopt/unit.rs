@@ -101,24 +101,40 @@ pub(super) fn active(list: &str) -> BTreeSet<String> {
 
 /// What starts and stops the units that run on one machine only.
 pub(super) fn towards(from: &BTreeSet<String>, to: &BTreeSet<String>, trace: &Trace) -> Vec<Action> {
-    let last = |unit: &String| {
+    let maker = |unit: &String, verbs: &[&str]| {
         let short = unit.trim_end_matches(".service");
-        let names = |command: &&Command| {
-            let words = command.words();
-            words.iter().any(|word| word == "systemctl" || word == "service")
-                && words.iter().any(|word| word == unit || word == short)
+        // An instance that the script does not name runs because of its template's unit.
+        let template = unit.split('@').next().unwrap_or_default();
+        let of = |named: &str| {
+            let is_named = |word: &String| word == unit || word == named;
+            let names = |command: &&Command| {
+                let words = command.words();
+                let manages = words.iter().any(|word| word == "systemctl" || word == "service");
+                manages && words.iter().any(is_named)
+            };
+            let does = |command: &&Command| command.words().iter().any(|word| verbs.contains(&word.as_str()));
+            let mut commands = trace.commands.iter().filter(names);
+            commands.clone().find(does).or_else(|| commands.next_back())
         };
-        trace.commands.iter().rev().find(names)
+        of(short).or_else(|| of(template))
     };
-    let action = |call: &str, unit: &String| {
-        Action::new(Place::Units, format!("{call}({});", literal::string(unit))).by(last(unit))
+    let action = |call: &str, unit: &String, verbs: &[&str]| {
+        Action::new(Place::Units, format!("{call}({});", literal::string(unit))).by(maker(unit, verbs))
     };
-    let started = to.difference(from).map(|unit| action("unit::start", unit));
-    started.chain(from.difference(to).map(|unit| action("unit::stop", unit))).collect()
+    let started = to.difference(from).map(|unit| action("unit::start", unit, &["start", "restart", "--now"]));
+    started.chain(from.difference(to).map(|unit| action("unit::stop", unit, &["stop", "--now"]))).collect()
+}
+
+/// Units that the script let read their files again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Restart {
+    pub(super) when: i128,
+    pub(super) line: usize,
+    pub(super) units: Vec<String>,
 }
 
 /// Which units the script let read their files again, and when.
-pub(super) fn restarts(trace: &Trace, active: &BTreeSet<String>) -> Vec<(i128, Vec<String>)> {
+pub(super) fn restarts(trace: &Trace, active: &BTreeSet<String>) -> Vec<Restart> {
     const VERBS: [&str; 5] = ["restart", "reload", "reload-or-restart", "try-restart", "force-reload"];
     let restarted = |command: &Command| {
         let words = command.words();
@@ -130,7 +146,7 @@ pub(super) fn restarts(trace: &Trace, active: &BTreeSet<String>) -> Vec<(i128, V
         }
         let full = |word: &String| if is_unit(word) { word.clone() } else { format!("{word}.service") };
         let units: Vec<String> = words[1..].iter().map(full).filter(|unit| active.contains(unit)).collect();
-        (!units.is_empty()).then_some((command.when, units))
+        (!units.is_empty()).then_some(Restart { when: command.when, line: command.line, units })
     };
     trace.commands.iter().filter_map(restarted).collect()
 }
@@ -186,6 +202,7 @@ mod tests {
             "",
         );
         let active = BTreeSet::from(["nginx.service".to_owned()]);
-        assert_eq!(restarts(&trace, &active), [(5_000_000_000, vec!["nginx.service".to_owned()])]);
+        let restart = Restart { when: 5_000_000_000, line: 1, units: vec!["nginx.service".to_owned()] };
+        assert_eq!(restarts(&trace, &active), [restart]);
     }
 }

@@ -1,0 +1,279 @@
+//! PostgreSQL: roles, databases, extensions and what is in the databases.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::Result;
+use regex::Regex;
+
+use super::action::{Action, Place};
+use super::literal;
+use super::output::Output;
+use super::secret::Secrets;
+use super::trace::Trace;
+use crate::machine::postgres::fits;
+use crate::rehearse::LiveClone;
+
+/// A role, with the columns of `pg_authid`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Role {
+    /// Its attributes, as `pg::ensure_role` takes them.
+    attributes: Vec<(&'static str, String)>,
+    verifier: String,
+    /// Settings of its own, which no primitive has.
+    settings: String,
+}
+
+/// A database.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Database {
+    owner: String,
+    encoding: String,
+    privileges: String,
+    extensions: BTreeSet<String>,
+    /// What `pg_dump` prints of it, without comments.
+    contents: String,
+}
+
+/// What a script may have made in the server, without what every server has.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cluster {
+    roles: BTreeMap<String, Role>,
+    databases: BTreeMap<String, Database>,
+}
+
+/// The first number of what users make. Source: src/include/access/transam.h, `FirstNormalObjectId`.
+const FIRST: u32 = 16384;
+
+impl Cluster {
+    /// What the server of a clone has; nothing if none runs.
+    pub(super) fn of(clone: &LiveClone) -> Result<Self> {
+        let query = |database: &str, sql: &str| -> Result<Vec<Vec<String>>> {
+            let psql = [
+                "/sbin/runuser",
+                "-u",
+                "postgres",
+                "--",
+                "psql",
+                "-XAt",
+                "-F",
+                "\t",
+                "-d",
+                database,
+                "-c",
+                sql,
+            ];
+            let printed = clone.printed(&psql).ok().flatten().unwrap_or_default();
+            Ok(printed.lines().map(|line| line.split('\t').map(str::to_owned).collect()).collect())
+        };
+        let mut cluster = Self::default();
+        let roles = format!(
+            "SELECT a.rolname, a.rolcanlogin, a.rolsuper, a.rolcreatedb, a.rolcreaterole, a.rolreplication, a.rolconnlimit, \
+             coalesce(a.rolpassword, ''), coalesce(array_to_string(r.rolconfig, ', '), '') \
+             FROM pg_authid a JOIN pg_roles r ON r.oid = a.oid WHERE a.oid >= {FIRST}"
+        );
+        for row in query("postgres", &roles)? {
+            let [name, login, superuser, createdb, createrole, replication, limit, verifier, settings] =
+                &row[..]
+            else {
+                continue;
+            };
+            let mut attributes = vec![("login", (login == "t").to_string())];
+            let given = [
+                ("superuser", superuser),
+                ("createdb", createdb),
+                ("createrole", createrole),
+                ("replication", replication),
+            ];
+            attributes.extend(
+                given.iter().filter(|(_, value)| *value == "t").map(|(name, _)| (*name, "true".to_owned())),
+            );
+            if limit != "-1" {
+                attributes.push(("connection_limit", limit.clone()));
+            }
+            let role = Role { attributes, verifier: verifier.clone(), settings: settings.clone() };
+            cluster.roles.insert(name.clone(), role);
+        }
+        let databases = format!(
+            "SELECT datname, pg_get_userbyid(datdba), pg_encoding_to_char(encoding), coalesce(array_to_string(datacl, ', '), '') \
+             FROM pg_database WHERE oid >= {FIRST}"
+        );
+        for row in query("postgres", &databases)? {
+            let [name, owner, encoding, privileges] = &row[..] else { continue };
+            let extensions = query(name, &format!("SELECT extname FROM pg_extension WHERE oid >= {FIRST}"))?;
+            let dump = ["/sbin/runuser", "-u", "postgres", "--", "pg_dump", "--inserts", "-d", name];
+            let contents = clone.printed(&dump)?.unwrap_or_default();
+            let database = Database {
+                owner: owner.clone(),
+                encoding: encoding.clone(),
+                privileges: privileges.clone(),
+                extensions: extensions.into_iter().flatten().filter(|name| name != "plpgsql").collect(),
+                contents: plain(&contents),
+            };
+            cluster.databases.insert(name.clone(), database);
+        }
+        Ok(cluster)
+    }
+
+    /// Each role and database, with all that is known of it. The server keeps another verifier of the same password.
+    pub(super) fn lines(&self) -> BTreeMap<String, String> {
+        let mut lines = BTreeMap::new();
+        for (name, role) in &self.roles {
+            let password = if role.verifier.is_empty() { "no password" } else { "a password" };
+            lines.insert(
+                format!("role {name}"),
+                format!("{:?}, {password}, {}", role.attributes, role.settings),
+            );
+        }
+        for (name, database) in &self.databases {
+            let about = format!("{} {} {}", database.owner, database.encoding, database.privileges);
+            lines.insert(format!("database {name}"), about);
+            for extension in &database.extensions {
+                lines.insert(format!("extension {extension} of {name}"), String::new());
+            }
+            if !tables(&database.contents).is_empty() {
+                lines.insert(format!("contents of the database {name}"), database.contents.clone());
+            }
+        }
+        lines
+    }
+
+    /// The calls that make what the other one has beyond this one, and what no call makes.
+    pub(super) fn towards(
+        &self,
+        desired: &Self,
+        trace: &Trace,
+        secrets: &Secrets,
+        output: &mut Output,
+    ) -> Result<(Vec<Action>, Vec<String>)> {
+        let (mut actions, mut unexpressed) = (Vec::new(), Vec::new());
+        let is_client =
+            |text: &str| ["psql", "createdb", "createuser"].iter().any(|client| text.contains(client));
+        let maker = |name: &str| {
+            let named =
+                trace.commands.iter().find(|command| is_client(&command.text) && command.text.contains(name));
+            named.or_else(|| trace.commands.iter().rev().find(|command| is_client(&command.text)))
+        };
+        for (name, role) in desired.roles.iter().filter(|(name, role)| self.roles.get(*name) != Some(role)) {
+            let mut options = role.attributes.clone();
+            if !role.verifier.is_empty() {
+                match secrets.fitting(|value| fits(value, &role.verifier).unwrap_or(false)) {
+                    Some(secret) => options.insert(0, ("password", secret.to_owned())),
+                    None => unexpressed.push(format!("role {name}: its password is not known")),
+                }
+            }
+            let code = format!("pg::ensure_role({}{});", literal::string(name), literal::options(&options));
+            actions.push(Action::new(Place::Databases, code).by(maker(name)));
+            if !role.settings.is_empty() {
+                unexpressed.push(format!("role {name}: it has the settings {}", role.settings));
+            }
+        }
+        for (name, database) in
+            desired.databases.iter().filter(|(name, database)| self.databases.get(*name) != Some(database))
+        {
+            let quoted = literal::string(name);
+            let mut options = vec![("owner", literal::string(&database.owner))];
+            options.push(("encoding", literal::string(&database.encoding)));
+            options.push(("template", literal::string("template0")));
+            let code = format!("pg::ensure_database({quoted}{});", literal::options(&options));
+            let made = maker(name);
+            actions.push(Action::new(Place::Databases, code).by(made));
+            for extension in &database.extensions {
+                let identifier = format!("\"{extension}\"");
+                let code = format!(
+                    "pg::execute({}, [], #{{\n    unless: || pg::value(\"SELECT 1 FROM pg_extension WHERE extname = $1\", [{}], #{{ dbname: {quoted} }}) != (),\n    undo: {},\n    dbname: {quoted},\n}});",
+                    literal::string(&format!("CREATE EXTENSION {identifier}")),
+                    literal::string(extension),
+                    literal::string(&format!("DROP EXTENSION {identifier}")),
+                );
+                actions.push(Action::new(Place::Databases, code).by(made));
+            }
+            if let Some(table) = tables(&database.contents).first() {
+                let kept = format!("files/{name}.sql");
+                output.write(Path::new(&kept), database.contents.as_bytes())?;
+                // It goes with the database.
+                let code = format!(
+                    "cmd::run([\"psql\", \"--no-psqlrc\", \"--quiet\", \"--single-transaction\", \"--set\", \"ON_ERROR_STOP=1\", \"--dbname\", {quoted}], #{{\n    unless: || pg::value(\"SELECT to_regclass($1)::text\", [{}], #{{ dbname: {quoted} }}) != (),\n    user: \"postgres\",\n    stdin: file::read({}),\n    undo: [],\n    label: {},\n}});",
+                    literal::string(table),
+                    literal::string(&kept),
+                    literal::string(&format!("contents of {name}")),
+                );
+                actions.push(Action::new(Place::Databases, code).by(made));
+            }
+            if !database.privileges.is_empty() {
+                unexpressed.push(format!("database {name}: it has the privileges {}", database.privileges));
+            }
+        }
+        // In the order in which they depend on each other, wherever the script made them.
+        let first = actions.iter().filter_map(|action| action.when).min();
+        for action in &mut actions {
+            action.when = first;
+        }
+        Ok((actions, unexpressed))
+    }
+}
+
+/// The statements of a dump, without what is another in each.
+fn plain(dump: &str) -> String {
+    let is_statement = |line: &&str| {
+        !line.starts_with("--") && !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict")
+    };
+    let mut text = String::new();
+    let mut is_blank = true;
+    for line in dump.lines().filter(is_statement) {
+        if line.is_empty() && is_blank {
+            continue;
+        }
+        is_blank = line.is_empty();
+        text.push_str(line);
+        text.push('\n');
+    }
+    text
+}
+
+/// The tables that a dump makes.
+fn tables(dump: &str) -> Vec<String> {
+    let Ok(pattern) = Regex::new(r"(?m)^CREATE TABLE (\S+) \($") else { return Vec::new() };
+    pattern.captures_iter(dump).map(|captures| captures[1].to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DUMP: &str = "--\n-- PostgreSQL database dump\n--\n\n\\restrict abc\n\nSET x = 0;\n\n\n\nCREATE TABLE public.notes (\n    id integer\n);\n";
+
+    #[test]
+    fn a_dump_is_compared_by_its_statements() {
+        assert_eq!(plain(DUMP), "SET x = 0;\n\nCREATE TABLE public.notes (\n    id integer\n);\n");
+        assert_eq!(tables(DUMP), ["public.notes"]);
+    }
+
+    #[test]
+    fn roles_databases_and_their_contents_are_calls_in_the_order_of_their_needs() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut output = Output::create(directory.path()).unwrap();
+        let role = Role { attributes: vec![("login", "true".to_owned())], ..Role::default() };
+        let database = Database {
+            owner: "kim".to_owned(),
+            encoding: "UTF8".to_owned(),
+            extensions: BTreeSet::from(["pg_trgm".to_owned()]),
+            contents: plain(DUMP),
+            ..Database::default()
+        };
+        let desired = Cluster {
+            roles: BTreeMap::from([("kim".to_owned(), role)]),
+            databases: BTreeMap::from([("cats".to_owned(), database)]),
+        };
+        let (actions, unexpressed) = Cluster::default()
+            .towards(&desired, &Trace::default(), &Secrets::default(), &mut output)
+            .unwrap();
+        let begins: Vec<&str> =
+            actions.iter().map(|action| action.code.split(['(', '\n']).next().unwrap()).collect();
+        assert_eq!(begins, ["pg::ensure_role", "pg::ensure_database", "pg::execute", "cmd::run"]);
+        assert_eq!(actions[0].code, "pg::ensure_role(\"kim\", #{ login: true });");
+        assert_eq!(unexpressed, [""; 0]);
+        assert_eq!(std::fs::read_to_string(directory.path().join("files/cats.sql")).unwrap(), plain(DUMP));
+        assert_eq!(desired.lines().len(), 4);
+    }
+}
