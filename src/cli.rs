@@ -29,7 +29,7 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// The options of runs. [`options_of`] says which of them other commands take.
+/// The options of runs. `options_of` says which of them other commands take.
 #[derive(Clone, Debug, Default, Args)]
 #[expect(clippy::struct_excessive_bools, reason = "every switch of a command line is one")]
 pub struct Options {
