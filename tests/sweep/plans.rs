@@ -57,14 +57,14 @@ const ALL: &[Scenario] = &[
     LINES,
     COMMANDS,
     PRODUCTS,
-    CAPTURED,
     HANDLERS,
-    DATA,
     OWNED,
     DOWNLOADS,
     ACCOUNTS,
     DATABASES,
     PACKAGES,
+    CAPTURED,
+    DATA,
 ];
 
 /// Those that are tried only by name: some of their positions are still bad.
