@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::build_tree::{OpenFile, build_tree};
 use super::exchange_tree::exchange_tree;
 use super::file_state::FileState;
-use super::hard_link::{hard_link, identity_of};
+use super::hard_link::hard_link;
 use super::link::link;
 use super::manifest::Manifest;
 use super::metadata::Attributes;
@@ -129,7 +129,7 @@ fn share_names(root: &Path, goal: &Manifest, tag: &str) -> Result<BTreeSet<PathB
     for (relative, desired) in goal.entries() {
         let FileState::SameFile { of } = desired else { continue };
         let (at, of) = (place_of(root, relative.as_path()), place_of(root, of.as_path()));
-        if identity_of(&at)? == identity_of(&of)? {
+        if identity(&at)? == identity(&of)? {
             continue;
         }
         hard_link(&of, &at, tag)?;

@@ -3,12 +3,11 @@
 use std::path::Path;
 
 use anyhow::Result;
-use rustix::fs::{AtFlags, linkat, statat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, linkat};
 
 use super::failures::failed;
 use super::file_state::FileState;
-use super::place::{Place, Walk};
+use super::place::Place;
 use super::remove::remove;
 
 /// Makes `path` a name of the file `of`, durably. A file or link that is there is removed first.
@@ -27,15 +26,4 @@ pub(super) fn hard_link(of: &Path, path: &Path, tag: &str) -> Result<()> {
         },
     )?;
     to.sync()
-}
-
-/// Device and inode of what is at a path, no link followed; none if nothing is.
-pub(super) fn identity_of(path: &Path) -> Result<Option<(u64, u64)>> {
-    let walk = Walk::to(path)?;
-    let Some(directory) = walk.directory() else { return Ok(None) };
-    match statat(directory, walk.name(), AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => Ok(Some((stat.st_dev, stat.st_ino))),
-        Err(Errno::NOENT) => Ok(None),
-        Err(errno) => Err(failed("access", path, errno)),
-    }
 }
