@@ -45,9 +45,18 @@ impl Tally {
     }
 }
 
-/// Does the work in as many processes as there are processors, and adds up what they found. They are this program
-/// again, with this test alone.
-pub(crate) fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
+/// Into how many processes the work is divided.
+#[derive(Clone, Copy)]
+pub(crate) enum Divided {
+    /// As many as there are processors.
+    All,
+    /// One: a sync of the whole machine by another would make up for a sync that is dropped here.
+    One,
+}
+
+/// Does the work in processes of their own, and adds up what they found. They are this program again, with this test
+/// alone.
+pub(crate) fn in_shards(test: &str, divided: Divided, work: fn(Shard) -> Tally) -> Option<Tally> {
     if let Some(shard) = shard() {
         // Ends the line that the test runner began.
         println!();
@@ -56,7 +65,10 @@ pub(crate) fn in_shards(test: &str, work: fn(Shard) -> Tally) -> Option<Tally> {
         return None;
     }
     require(&["strace", "unshare", "mkfs.xfs", "mkfs.ext4", "xfs_io", "setfacl"]);
-    let count = std::thread::available_parallelism().unwrap().get();
+    let count = match divided {
+        Divided::All => std::thread::available_parallelism().unwrap().get(),
+        Divided::One => 1,
+    };
     let start = |index| {
         Command::new("unshare")
             .args(["--mount", "--propagation", "private", "--"])

@@ -39,10 +39,10 @@ mod server;
 mod strace;
 mod stuck;
 
-use apart::{Shard, Tally, in_shards};
+use apart::{Divided, Shard, Tally, in_shards};
 
-fn holds(test: &str, sweep: fn(Shard) -> Tally) {
-    if let Some(tally) = in_shards(test, sweep) {
+fn holds(test: &str, divided: Divided, sweep: fn(Shard) -> Tally) {
+    if let Some(tally) = in_shards(test, divided, sweep) {
         // A scenario that was named is not part of every sweep.
         let is_named = std::env::var_os("KKRUN_SWEEP_ONLY").is_some();
         assert!(is_named || tally.positions > 0, "no position was reached");
@@ -54,47 +54,51 @@ fn holds(test: &str, sweep: fn(Shard) -> Tally) {
 #[test]
 #[ignore = "needs root and strace"]
 fn kill_at_any_call_loses_nothing() {
-    holds("kill_at_any_call_loses_nothing", kill::sweep);
+    holds("kill_at_any_call_loses_nothing", Divided::All, kill::sweep);
 }
 
 #[test]
 #[ignore = "needs root and strace"]
 fn error_of_any_call_is_reported_and_recovered_from() {
-    holds("error_of_any_call_is_reported_and_recovered_from", errors::sweep);
+    holds("error_of_any_call_is_reported_and_recovered_from", Divided::All, errors::sweep);
 }
 
 #[test]
 #[ignore = "needs root, strace and loop devices"]
 fn power_loss_at_any_call_loses_nothing_that_was_reported_as_done() {
-    holds("power_loss_at_any_call_loses_nothing_that_was_reported_as_done", power::sweep);
+    holds("power_loss_at_any_call_loses_nothing_that_was_reported_as_done", Divided::All, power::sweep);
 }
 
 #[test]
 #[ignore = "needs root and strace"]
 fn rollback_removes_packages_that_cannot_be_downloaded_again() {
-    holds("rollback_removes_packages_that_cannot_be_downloaded_again", stuck::see);
+    holds("rollback_removes_packages_that_cannot_be_downloaded_again", Divided::All, stuck::see);
 }
 
 #[test]
 #[ignore = "needs root and strace"]
 fn entries_that_the_operator_adds_to_a_product_after_a_kill_are_never_lost() {
-    holds("entries_that_the_operator_adds_to_a_product_after_a_kill_are_never_lost", products::sweep);
+    holds(
+        "entries_that_the_operator_adds_to_a_product_after_a_kill_are_never_lost",
+        Divided::All,
+        products::sweep,
+    );
 }
 
 #[test]
 #[ignore = "needs root and strace"]
 fn what_another_plan_asks_for_survives_a_kill_at_any_call() {
-    holds("what_another_plan_asks_for_survives_a_kill_at_any_call", claims::sweep);
+    holds("what_another_plan_asks_for_survives_a_kill_at_any_call", Divided::All, claims::sweep);
 }
 
 #[test]
 #[ignore = "needs root, strace and loop devices"]
 fn without_syncs_a_loss_of_power_is_seen() {
-    holds("without_syncs_a_loss_of_power_is_seen", power::see_mutations);
+    holds("without_syncs_a_loss_of_power_is_seen", Divided::One, power::see_mutations);
 }
 
 #[test]
 #[ignore = "needs root, strace and loop devices"]
 fn each_promise_needs_its_sync() {
-    holds("each_promise_needs_its_sync", dropped::sweep);
+    holds("each_promise_needs_its_sync", Divided::One, dropped::sweep);
 }
