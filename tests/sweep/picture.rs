@@ -194,7 +194,7 @@ pub(crate) fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
                 | "secrets" | "running" | "aside",
             ] => true,
             // Killed before its first record, a run leaves nothing for a rollback to do: the next run writes over it.
-            [".key"] => !state.join("journal").exists(),
+            [".key"] => fs::metadata(state.join("journal")).map_or(0, |journal| journal.len()) == 0,
             // The end that a power cut tore off is kept for people.
             [torn] => torn.starts_with("journal.torn-at-"),
             ["backups", name] => {
