@@ -4,6 +4,9 @@
 //! ([`Capture`](crate::machine::capture::Capture)). The act applies what it left there. One that fails or is killed is
 //! withdrawn, so that the command finds the machine as before when its step runs it again. The undo goes path by path: what
 //! was modified outside kkrun since stays, and everything else is restored.
+//!
+//! A command that has to run on the machine itself can name the paths that it touches ([`touched`](super::touched)). What it
+//! makes of these is known once it has ended; from then on the change is like any other of this kind.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -30,12 +33,15 @@ use crate::target::{States, Target};
 /// What a captured command changed.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CapturedChange {
-    before: CapturedState,
-    after: CapturedState,
-    inverse: CapturedInverse,
+    pub(super) before: CapturedState,
+    pub(super) after: CapturedState,
+    pub(super) inverse: CapturedInverse,
     /// Set where the command was run; a change that was read from the journal has none.
     #[serde(skip)]
-    source: Option<Rc<Source>>,
+    pub(super) source: Option<Rc<Source>>,
+    /// Of named paths: what was there right before the command, likewise.
+    #[serde(skip)]
+    pub(super) found: Option<Rc<Vec<Manifest>>>,
 }
 
 /// What is at the changed paths, in short.
@@ -43,35 +49,38 @@ pub struct CapturedChange {
 pub struct CapturedState {
     /// How many paths differ between before and after.
     #[serde(default)]
-    paths: u64,
+    pub(super) paths: u64,
     /// Of each file system the manifest of the changed paths and of the directories above them, under which it is in the
-    /// backups.
+    /// backups. None after a command that named its paths and has not been seen to end.
     #[serde(default)]
-    manifests: Vec<Digest>,
+    pub(super) manifests: Vec<Digest>,
     /// What the command was run with.
     #[serde(flatten)]
-    source: CommandSource,
+    pub(super) source: CommandSource,
 }
 
 /// What undoing it needs besides the states. The contents are in the backups under their hashes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-struct CapturedInverse {
-    label: String,
-    /// Where the file systems are mounted that the manifests are of.
-    roots: Vec<PathText>,
+pub(super) struct CapturedInverse {
+    pub(super) label: String,
+    /// Where the file systems are mounted that the manifests are of; of named paths, the directories that they are in.
+    pub(super) roots: Vec<PathText>,
+    /// The named paths, if the command ran on the machine itself.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) touches: Vec<PathText>,
 }
 
 /// The changed paths of one file system, by their paths from where it is mounted.
 #[derive(Clone, Debug)]
-struct Part {
-    root: PathBuf,
-    before: Manifest,
-    after: Manifest,
-    changed: BTreeSet<PathText>,
+pub(super) struct Part {
+    pub(super) root: PathBuf,
+    pub(super) before: Manifest,
+    pub(super) after: Manifest,
+    pub(super) changed: BTreeSet<PathText>,
 }
 
 #[derive(Debug)]
-struct Source {
+pub(super) struct Source {
     parts: Vec<Part>,
     /// Where what the command left is, for each part.
     uppers: Vec<PathBuf>,
@@ -105,8 +114,8 @@ impl CapturedChange {
             CapturedState { paths, manifests: digests(|part| &part.before)?, ..CapturedState::default() };
         let after = CapturedState { paths, manifests: digests(|part| &part.after)?, source };
         let roots = from.parts.iter().map(|part| PathText::new(&*part.root)).collect();
-        let inverse = CapturedInverse { label: label.to_owned(), roots };
-        Ok(Some(Self { before, after, inverse, source: Some(Rc::new(from)) }))
+        let inverse = CapturedInverse { label: label.to_owned(), roots, touches: Vec::new() };
+        Ok(Some(Self { before, after, inverse, source: Some(Rc::new(from)), found: None }))
     }
 
     /// The paths that differ.
@@ -149,9 +158,12 @@ impl CapturedChange {
     }
 
     /// The changed paths of each file system.
-    fn parts(&self, world: &World) -> Result<Parts> {
+    pub(super) fn parts(&self, world: &World) -> Result<Parts> {
         if let Some(source) = &self.source {
             return Ok(Parts::Made(source.clone()));
+        }
+        if self.is_touching() {
+            return self.touched_parts(world).map(Parts::Read);
         }
         let sides = self.inverse.roots.iter().zip(&self.before.manifests).zip(&self.after.manifests);
         let part = |((root, before), after): ((&PathText, &Digest), &Digest)| {
@@ -191,6 +203,12 @@ impl CapturedChange {
         if restored.was_before {
             return Ok(restored);
         }
+        if self.is_unseen() && !dry_run {
+            for (part, now, _) in &mut planned {
+                self.keep_what_may_be_others(world, part)?;
+                *now = part.observe()?;
+            }
+        }
         for (part, now, mut conflicts) in planned {
             if force {
                 if !dry_run {
@@ -218,6 +236,7 @@ impl CapturedChange {
                 Ok(Content::File(backups.file(digest)?))
             };
             files::converge_tree(&part.root, &now, &goal, Times::Follow, &self.tag(), &mut open)?;
+            self.remove_empty_directories(part);
             let back = part.observe()?;
             let is_back = part.changed.iter().all(|name| {
                 let of =
@@ -242,7 +261,7 @@ struct Restored {
     conflicts: Vec<String>,
 }
 
-enum Parts {
+pub(super) enum Parts {
     Made(Rc<Source>),
     Read(Vec<Part>),
 }
@@ -268,12 +287,12 @@ fn removed<'a>(now: &'a Manifest, goal: &'a Manifest) -> impl Iterator<Item = &'
 }
 
 impl Part {
-    fn new(root: PathBuf, before: Manifest, after: Manifest) -> Self {
+    pub(super) fn new(root: PathBuf, before: Manifest, after: Manifest) -> Self {
         let changed = crate::machine::capture::changed(&before, &after);
         Self { root, before, after, changed }
     }
 
-    fn paths(&self) -> impl Iterator<Item = PathBuf> {
+    pub(super) fn paths(&self) -> impl Iterator<Item = PathBuf> {
         self.changed.iter().map(|name| entry_path(&self.root, name.as_path()))
     }
 
@@ -315,7 +334,7 @@ impl Part {
     }
 
     /// Whether what is there now is as one side has it, at the changed paths.
-    fn is_as(&self, now: &Manifest, side: &Manifest) -> bool {
+    pub(super) fn is_as(&self, now: &Manifest, side: &Manifest) -> bool {
         self.changed.iter().all(|name| match (now.get(name.as_path()), side.get(name.as_path())) {
             (Some(now), Some(side)) => now.same_as(side),
             (None, None) => true,
@@ -504,6 +523,10 @@ impl Kind for CapturedChange {
     }
 
     fn needs(&self) -> Result<Vec<Target>> {
+        let found = self.found.iter().flat_map(|found| found.iter().flat_map(Manifest::entries));
+        if self.is_touching() {
+            return accounts_of(found.filter_map(|(_, state)| state.ownership()));
+        }
         let parts = self.source.iter().flat_map(|source| &source.parts);
         let changed =
             parts.flat_map(|part| part.changed.iter().filter_map(|name| part.after.get(name.as_path())));
@@ -560,6 +583,9 @@ impl Kind for CapturedChange {
     }
 
     fn summary(&self) -> String {
+        if self.is_touching() {
+            return format!("run {}", self.inverse.label);
+        }
         let paths = if self.after.paths == 1 { "path" } else { "paths" };
         format!("run {}: {} {paths} changed", self.inverse.label, self.after.paths)
     }
@@ -586,6 +612,9 @@ impl Kind for CapturedChange {
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
+        if self.is_touching() {
+            return self.save_found(world);
+        }
         let parts = self.parts(world)?;
         self.clear_leftovers(&parts)?;
         let backups = world.backups()?;
@@ -623,7 +652,10 @@ impl Kind for CapturedChange {
         self.restore(world, false, false).map(drop)
     }
 
-    fn act(&self, _: &World, _: Payload<'_>) -> Result<()> {
+    fn act(&self, world: &World, payload: Payload<'_>) -> Result<()> {
+        if let (Payload::Command(attempts), true) = (payload, self.is_touching()) {
+            return attempts.run(world).map(drop);
+        }
         let Some(source) = &self.source else { return Err(missing()) };
         for (part, upper) in source.parts.iter().zip(&source.uppers) {
             let left = TreeFiles::open(upper)?;
@@ -646,7 +678,7 @@ impl Kind for CapturedChange {
             let found = part.conflicts(&now)?;
             conflicts.extend(found.iter().map(|(name, why)| format!("{}: {why}", path(name).display())));
         }
-        Ok(if is_after {
+        Ok(if is_after && !self.is_unseen() {
             Position::After
         } else if is_before {
             Position::Before
@@ -658,6 +690,9 @@ impl Kind for CapturedChange {
     }
 
     fn recorded(&self, world: &World) -> Result<States> {
+        if self.is_unseen() {
+            return Ok([(self.target(), state_value(&self.seen(world)?))].into());
+        }
         self.recorded_as_desired(&self.parts(world)?)?;
         Ok([(self.target(), state_value(&self.after))].into())
     }

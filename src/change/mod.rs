@@ -29,6 +29,7 @@ mod role;
 mod statement;
 #[cfg(test)]
 pub(crate) mod testing;
+mod touched;
 mod tree;
 pub mod unit;
 mod user;

@@ -681,6 +681,13 @@ impl History {
             }
             Entry::Intent(intent) => self.intend(header, *intent),
             Entry::Done { change, recorded } => {
+                // What a command makes of the paths that it names is known only now.
+                if let Some(known) = self.change_mut(change)
+                    && known.intent.what == "captured"
+                    && let Some(state) = recorded.get(&known.intent.target)
+                {
+                    known.intent.after = state.clone();
+                }
                 self.settled_at(change, header.seq);
                 self.accept(change, recorded, header.seq);
             }

@@ -1,6 +1,7 @@
 //! `cmd::` runs commands: arrays of arguments, never shell strings.
 
 mod capture;
+mod touch;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -111,6 +112,7 @@ struct RunOptions {
     made_from: Option<Dynamic>,
     whole: bool,
     changes: Option<String>,
+    touches: Vec<String>,
     cwd: Option<String>,
     #[serde(skip)]
     env: Map,
@@ -323,6 +325,9 @@ impl Run<'_> {
             }
             return Ok(self.output(&ended));
         }
+        if !self.options.touches.is_empty() {
+            return self.execute_touching();
+        }
         if self.host.dry_run() {
             let target = self.target(product.as_deref());
             let summary = format!("run {}", self.label);
@@ -374,8 +379,11 @@ impl Run<'_> {
     fn check_options(&self) -> Result<()> {
         let options = &self.options;
         if options.capture.is_some() {
-            self.refuse_beside_capture()?;
-        } else if !self.has_guard() {
+            self.refuse_beside("capture")?;
+        } else if !options.touches.is_empty() {
+            self.refuse_beside("touches")?;
+        }
+        if options.capture.is_none() && !self.has_guard() {
             bail!(
                 Failure::new("`cmd::run` needs one of `creates`, `unless`, `always` or `capture`")
                     .kind(FailureKind::Option)
@@ -398,9 +406,10 @@ impl Run<'_> {
         options.creates.is_some() || options.unless.is_some() || options.always.is_some()
     }
 
-    /// What undoes a captured command, and whether it is as before, needs no words of the script.
-    fn refuse_beside_capture(&self) -> Result<()> {
+    /// What undoes a command whose paths are recorded, and whether it is as before, needs no words of the script.
+    fn refuse_beside(&self, option: &str) -> Result<()> {
         let options = &self.options;
+        let is_captured = options.capture.is_some();
         let beside = [
             ("undo", options.undo.is_some()),
             ("state", options.state.is_some()),
@@ -408,18 +417,21 @@ impl Run<'_> {
             ("irreversible", options.irreversible.is_some()),
             ("whole", options.whole),
             ("changes", options.changes.is_some()),
-            ("retries", options.retries > 0),
+            ("retries", is_captured && options.retries > 0),
+            ("touches", is_captured && !options.touches.is_empty()),
         ];
         let Some((name, _)) = beside.iter().find(|(_, is_given)| *is_given) else { return Ok(()) };
+        let whose =
+            if is_captured { "a captured command changes" } else { "the command changes at these paths" };
         bail!(
-            Failure::new(format!("`capture` must not be combined with `{name}`"))
+            Failure::new(format!("`{option}` must not be combined with `{name}`"))
                 .kind(FailureKind::Option)
-                .hint("what a captured command changes is undone path by path")
+                .hint(format!("what {whose} is undone path by path"))
         )
     }
 
     fn target(&self, product: Option<&Path>) -> Target {
-        if self.options.capture.is_some() {
+        if self.options.capture.is_some() || !self.options.touches.is_empty() {
             return Target::Captured(self.label.clone());
         }
         match product {
@@ -723,6 +735,14 @@ mod functions {
     ///   mode or owner.
     /// * `changes: path` – the product of another command that this one modifies, such as a checkout that it updates: the
     ///   modification is then no conflict.
+    /// * `touches: [path, …]` – for a command that must run on the machine itself, because it talks to services: files and
+    ///   directories that it changes, whether they are there or not. They are recorded before, with all below them (at
+    ///   most 50,000 files or 1 GiB; sockets, pipes, devices and what is mounted inside are left out), and after. A
+    ///   rollback restores every path with content, owner, mode, attributes and time; what was modified outside kkrun
+    ///   since is a conflict of that path alone. If the command fails, they are restored at once. If kkrun is killed,
+    ///   the next run or rollback restores them: what it finds modified is kept in the backups, and what is new is moved
+    ///   to `aside/` in the state directory, because it may not be the command's. All else that the command does stays, such
+    ///   as what it asked of a service, and other names (hard links) of a file outside of these paths.
     ///
     /// `capture: #{}` runs the command apart and makes what it changed a change of kkrun's own. It sees this machine through
     /// an overlay over every local file system. When it has ended well, all that differs is applied at once: a command
@@ -735,8 +755,8 @@ mod functions {
     ///   `__pycache__`.
     /// * `allow: [service, …]` – services that it can reach, by the name of their socket, of a directory on its way, or by its
     ///   path: `systemd`, `dbus`, `postgresql`, `docker`. What the command asks a service to do is not captured.
-    /// * `preview: true` – a dry run runs it, shows what differs and throws that away. Without it, a dry run only names the
-    ///   command.
+    /// * `preview: true` – a dry run runs it, shows what differs and throws that away. It does not see what changes before it
+    ///   would bring, and says so. Without `preview`, a dry run only names the command.
     ///
     /// | what the command does | captured |
     /// |---|---|
@@ -752,7 +772,8 @@ mod functions {
     /// | changes a file that has another name (hard link) elsewhere | refused: kkrun could not restore the name |
     ///
     /// A file with several names in one directory is parted from the others when it is written. The state directory looks
-    /// empty to the command. What it writes is below the state directory until it is applied.
+    /// empty to the command. What it writes is below the state directory until it is applied; in memory, if that is on an
+    /// overlay. In a rehearsal, no new entry of `/` itself can be made.
     ///
     /// Options about how it runs: `cwd`, `env` (values may be secrets), `user` (with HOME, groups and XDG_RUNTIME_DIR),
     /// `stdin` (a string or a secret), `timeout` (seconds, default 3600), `retries` (default 0), `retry_on` (a
@@ -771,6 +792,12 @@ mod functions {
     /// let install = ["sh", "-c", "mkdir -p /srv/app; echo 1.0 > /srv/app/version; echo '/srv/app' >> /srv/list"];
     /// cmd::run(install, #{ capture: #{ paths: ["/srv"], ignore: [".cache"], preview: true } });
     /// assert(file::read("/srv/app/version") == "1.0\n");
+    /// ```
+    ///
+    /// ```rhai
+    /// let prepare = ["sh", "-c", "mkdir -p /srv/shop; echo on > /srv/shop/mode; echo shop >> /srv/shops"];
+    /// cmd::run(prepare, #{ touches: ["/srv/shop", "/srv/shops"], unless: ["test", "-e", "/srv/shop/mode"] });
+    /// assert(file::read("/srv/shops") == "shop\n");
     /// ```
     ///
     /// ```rhai

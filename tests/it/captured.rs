@@ -227,6 +227,20 @@ fn a_killed_command_changes_nothing_and_leaves_nothing() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_preview_says_that_it_does_not_see_the_changes_before_it() {
+    let place = Place::new(
+        "step::run(\"01\", \"First\", || {\n    file::write(\"@/m/one\", \"1\\n\");\n    \
+         cmd::run([\"touch\", \"@/m/two\"], #{ label: \"it\", capture: #{ preview: true } });\n});\n",
+    );
+    place.write("m/there", "");
+    let note = "`it` was previewed without what the changes before it would bring";
+    place.run("plan.rhai --dry-run").ends(6).says("@/m/two: a file of 0 bytes").says(note);
+    place.run("plan.rhai").ends(0);
+    place.run("plan.rhai --dry-run").never_says(note);
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_command_that_changes_nothing_is_not_recorded() {
     let place = captured("cat @/m/file > /dev/null; echo same > @/m/made; rm @/m/made; : >> @/m/file");
     place.write("m/file", "text\n");

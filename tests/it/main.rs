@@ -45,6 +45,7 @@ mod server;
 mod status;
 mod support;
 mod terminal;
+mod touched;
 mod trust;
 mod undo;
 mod units;

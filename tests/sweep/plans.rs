@@ -65,6 +65,7 @@ const ALL: &[Scenario] = &[
     PACKAGES,
     CAPTURED,
     DATA,
+    TOUCHED,
 ];
 
 /// Those that are tried only by name: some of their positions are still bad.
@@ -601,6 +602,36 @@ step::run("02", "Remove", || {
     make: super::packages::make_versions,
     has_server: false,
     talks: true,
+};
+
+const TOUCHED: Scenario = Scenario {
+    name: "touched",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Make", || {
+    cmd::run(["bash", "-ec", "cd @/01; echo more >> old; echo new > made; rm -f gone; mkdir -p dir/deep; echo a > dir/deep/a; ln -sfn made link; chmod 0600 access"],
+        #{ label: "make", always: "a sweep", touches: ["@/01/old", "@/01/made", "@/01/gone", "@/01/dir", "@/01/link", "@/01/access"] });
+});
+step::run("02", "Replace", || {
+    file::write("@/02/shared", "first\n");
+    cmd::run(["bash", "-ec", "cd @/02; echo second >> shared; rm -rf tree; echo file > tree"],
+        #{ label: "replace", always: "a sweep", touches: ["@/02/shared", "@/02/tree"] });
+});
+"#,
+    )],
+    make: |tree| {
+        write(tree, "01/old", "old\n");
+        adorned(&tree.join("01/old"));
+        write(tree, "01/gone", "gone\n");
+        write(tree, "01/access", "same\n");
+        symlink("elsewhere", tree.join("01/link")).unwrap();
+        write(tree, "02/shared", "before\n");
+        write(tree, "02/tree/one", "1\n");
+        write(tree, "02/tree/deep/two", "2\n");
+    },
+    has_server: false,
+    talks: false,
 };
 
 pub(crate) fn write(tree: &Path, name: &str, text: &str) {

@@ -106,6 +106,12 @@ impl Run<'_> {
             }
             ran => ran?,
         };
+        if dry_run && self.host.would_have_changed() {
+            let label = &self.label;
+            self.host
+                .reporter()
+                .note(format!("`{label}` was previewed without what the changes before it would bring"));
+        }
         let Some(change) = change else { return Ok(Some(ended)) };
         limits.refuse_others(&change, &self.label)?;
         let Some(change) = self.without_what_is_kept(change)? else { return Ok(Some(ended)) };
@@ -113,7 +119,7 @@ impl Run<'_> {
         Ok(Some(ended))
     }
 
-    fn note_captured(&self, target: Target) {
+    pub(super) fn note_captured(&self, target: Target) {
         let summary = format!("run {}", self.label);
         let mut session = self.host.session();
         if self.options.always.is_some() || !self.has_guard() {
@@ -124,7 +130,7 @@ impl Run<'_> {
     }
 
     /// A change that is neither made nor withdrawn is no ground to run its command on.
-    fn refuse_half_made(&self, target: &Target) -> Result<()> {
+    pub(super) fn refuse_half_made(&self, target: &Target) -> Result<()> {
         if self.host.seen().doubtful(target).is_none() {
             return Ok(());
         }

@@ -1,0 +1,32 @@
+//! Runs a command on the machine itself whose script names the paths that it touches.
+
+use anyhow::Result;
+
+use super::{Output, Run};
+use crate::change::{CapturedChange, Change, Payload};
+use crate::primitives::file::absolute;
+use crate::target::Target;
+
+impl Run<'_> {
+    /// Runs it; what differs at the named paths afterwards is a change of kkrun's own.
+    pub(super) fn execute_touching(&self) -> Result<Output> {
+        let target = Target::Captured(self.label.clone());
+        let paths = self.options.touches.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
+        if self.host.dry_run() {
+            self.note_captured(target);
+            return Ok(self.unknown_output());
+        }
+        let source = self.source()?;
+        // What a killed run left at these paths is restored before they are recorded.
+        self.host.session().begin_acting()?;
+        self.host.session().check_interruption()?;
+        self.refuse_half_made(&target)?;
+        let change = Change::Captured(CapturedChange::about_to_touch(&self.label, source, &paths)?);
+        let mut attempts = self.attempts()?;
+        if !self.host.session().perform(&change, Payload::Command(&mut attempts))? {
+            return Ok(self.nothing_run());
+        }
+        self.prove()?;
+        Ok(attempts.ended.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
+    }
+}
