@@ -268,7 +268,7 @@ impl LiveClone {
     fn binds(&self) -> Vec<Bind> {
         let scratch = self.root.scratch();
         let bind = |from: PathBuf, to: &str, writable| Bind { from, to: to.into(), writable };
-        let mut binds = vec![
+        vec![
             bind(scratch.join("shared"), SHARED, false),
             bind(scratch.join("report"), REPORT, true),
             bind(scratch.join("units"), UNITS, true),
@@ -278,9 +278,7 @@ impl LiveClone {
                 "/run/systemd/journald.conf.d/zz-kkrun-rehearsal.conf",
                 false,
             ),
-        ];
-        binds.push(bind(scratch.join("resolv.conf"), RESOLV_CONF, false));
-        binds
+        ]
     }
 
     fn write_units(&self) -> Result<()> {
@@ -398,10 +396,7 @@ fn mount_layers(
                 layer.emptied.push("/tmp".into());
             }
             layer.written.extend(machine_id(base)?);
-            // What is to be covered by the clone's own must be there.
-            if !root::is_there(&root::below(base, Path::new(RESOLV_CONF))) {
-                layer.written.push((RESOLV_CONF.into(), String::new()));
-            }
+            layer.written.push((RESOLV_CONF.into(), format!("nameserver {NAME_SERVER}\n")));
         }
         // Written down before: what is not there when a leftover is removed does no harm.
         record.made.mounts.push(root::mapped_lower(&scratch, number));
@@ -467,7 +462,6 @@ fn share(rehearsal: &Rehearsal, scratch: &Path) -> Result<()> {
     for (from, name) in &rehearsal.files {
         root::copy_file(from, &in_shared(&shared, Path::new(FILES)).join(name))?;
     }
-    root::write_scratch(&scratch.join("resolv.conf"), &format!("nameserver {NAME_SERVER}\n"), 0o644)?;
     // Journals of the base would be copied as soon as they are opened.
     root::write_scratch(&scratch.join("journald.conf"), "[Journal]\nStorage=volatile\n", 0o644)
 }

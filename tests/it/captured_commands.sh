@@ -83,6 +83,11 @@ else
     situation venv 'python3 -m venv --without-pip /srv/venv' 'test -x /srv/venv/bin/python3'
 fi
 
+if python3 -c 'import pip, setuptools, wheel' 2> /dev/null; then
+    situation pip-system 'cd /srv/package && python3 -m pip install -q --break-system-packages --root-user-action=ignore --no-cache-dir --no-index --no-build-isolation .' \
+        'cd / && test "$(python3 -c "import there; print(there.VALUE)")" = 1'
+fi
+
 if command -v npm > /dev/null; then
     mkdir /srv/npm
     echo '{"name":"there","version":"1.0.0","bin":{"there":"there.js"}}' > /srv/npm/package.json

@@ -119,3 +119,22 @@ fn next_rehearsal_ends_what_one_killed_at_any_moment_of_its_boot_left() {
         assert_eq!(String::from_utf8_lossy(&with_name.stdout), "", "{wait} ms");
     }
 }
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn a_captured_command_is_rehearsed_with_its_undo() {
+    let script = r#"
+step::run("01", "Install", || {
+    let install = "echo more >> /etc/motd; rm -r /etc/apt/sources.list.d; rm /etc/issue; mkdir -p /etc/cron.d /srv/app; rm -rf /etc/cron.d; mkdir /etc/cron.d; echo x > /etc/cron.d/app; echo y > /srv/app/y; chown 1000:1000 /srv/app/y; setcap cap_net_raw+ep /usr/bin/true; ln -s y /srv/app/z; touch /tmp/t";
+    cmd::run(["bash", "-ec", install], #{ label: "install", creates: "/srv/app", capture: #{} });
+    step::verify("it is applied", || file::read("/srv/app/z") == "y\n" && !file::exists("/etc/issue")
+        && cmd::read(["ls", "/etc/cron.d"]) == "app" && cmd::read(["getcap", "/usr/bin/true"]) != "");
+});
+"#;
+    let place = Place::new(script);
+    let then = ["--expect-unchanged", "--then", "rollback --yes --non-interactive"];
+    let output = place.rehearse(&then).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(said.contains("paths changed") && said.contains("1 undone"), "{said}");
+}

@@ -29,10 +29,11 @@ pub struct Difference {
     pub modified_meanwhile: BTreeSet<PathText>,
 }
 
-/// The mark of a directory below which nothing of the lower side is seen. Source: overlayfs.rst.
-const OPAQUE: &str = "trusted.overlay.opaque";
-/// The flags of an immutable or append-only file. Source: fs/overlayfs/overlayfs.h.
-const PROTECTED: &str = "trusted.overlay.protattr";
+/// The mark of a directory below which nothing of the lower side is seen; in a user namespace it has the other name.
+/// Source: overlayfs.rst.
+const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
+/// The flags of an immutable or append-only file, likewise. Source: fs/overlayfs/overlayfs.h.
+const PROTECTED: [&str; 2] = ["trusted.overlay.protattr", "user.overlay.protattr"];
 
 /// What differs in a layer; none if nothing does. A file that was only opened for writing, and a directory in which
 /// something came and went, are no difference.
@@ -165,14 +166,19 @@ fn is_directory(path: &Path) -> Result<bool> {
     }
 }
 
-fn has_attribute(path: &Path, name: &str) -> Result<bool> {
-    match rustix::fs::lgetxattr_query(path, name) {
-        Ok(length) => Ok(length > 0),
-        Err(Errno::NODATA | Errno::NOTSUP) => Ok(false),
-        Err(error) => {
-            Err(error).with_context(|| format!("cannot read the attributes of `{}`", path.display()))
+fn has_attribute(path: &Path, names: [&str; 2]) -> Result<bool> {
+    for name in names {
+        match rustix::fs::lgetxattr_query(path, name) {
+            Ok(1..) => return Ok(true),
+            // A symlink has none of a user.
+            Ok(0) | Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => {}
+            Err(error) => {
+                let unread = || format!("cannot read the attributes of `{}`", path.display());
+                return Err(error).with_context(unread);
+            }
         }
     }
+    Ok(false)
 }
 
 /// The upper side does not have the flags of the lower one; what is new has those of its directory.

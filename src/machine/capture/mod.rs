@@ -57,16 +57,10 @@ impl Capture {
                 .hint("run kkrun as root, or run the command without `capture`")
                 .into());
         }
-        let scratch = Scratch::make(state)?;
-        let room = mount::room(scratch.path())?;
-        if room.overlay {
-            return Err(Failure::new(format!(
-                "cannot capture a command: `{}` is in an overlay, which cannot hold the upper directory of another",
-                state.display()
-            ))
-            .kind(FailureKind::Refused)
-            .hint("name a state directory on a disk with `--state-dir`")
-            .into());
+        let mut scratch = Scratch::make(state)?;
+        // An overlay cannot hold the upper directory of another; memory can. So it is in a rehearsal.
+        if mount::room(scratch.path())?.overlay {
+            scratch.move_to_memory()?;
         }
         let sockets = sockets::closed(allow);
         let (layers, mounts) = view::mount(scratch.path(), state, &sockets)?;

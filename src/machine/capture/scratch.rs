@@ -6,14 +6,19 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, bail};
+use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
 /// The directory in the state directory that holds those of all captured commands.
 const NAME: &str = "captures";
+/// The name of what is mounted in one of them.
+const MEMORY: &str = "memory";
 
 /// A directory for the layers of one command. It is locked as long as it is in use, and removed when dropped.
 #[derive(Debug)]
 pub(super) struct Scratch {
     path: PathBuf,
+    /// Where it is in memory.
+    memory: Option<PathBuf>,
     began: (i64, i64),
     _lock: File,
     /// The state directory, if it was made for this: what a preview makes, it removes.
@@ -39,13 +44,24 @@ impl Scratch {
             lock.lock().with_context(named)?;
             let metadata = lock.metadata().with_context(named)?;
             let began = (metadata.ctime(), metadata.ctime_nsec());
-            return Ok(Self { path, began, _lock: lock, made_state });
+            return Ok(Self { path, memory: None, began, _lock: lock, made_state });
         }
         bail!("cannot name a directory for a captured command: no name is free in `{}`", all.display())
     }
 
+    /// Where the layers go.
     pub(super) fn path(&self) -> &Path {
-        &self.path
+        self.memory.as_deref().unwrap_or(&self.path)
+    }
+
+    /// Has the layers go to memory, which is mounted until this is dropped.
+    pub(super) fn move_to_memory(&mut self) -> Result<()> {
+        let at = self.path.join(MEMORY);
+        make_private(&at)?;
+        rustix::mount::mount("none", &at, "tmpfs", MountFlags::NODEV, c"mode=0700")
+            .with_context(|| format!("cannot mount a tmpfs at `{}`", at.display()))?;
+        self.memory = Some(at);
+        Ok(())
     }
 
     /// When it was made, by the clock of the file systems: seconds and nanoseconds.
@@ -57,6 +73,9 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         // What stays is removed by the next one.
+        if let Some(memory) = &self.memory {
+            let _ = unmount(memory, UnmountFlags::DETACH);
+        }
         let _ = std::fs::remove_dir_all(&self.path).or_else(|_| std::fs::remove_dir_all(&self.path));
         for directory in self.path.parent().into_iter().chain(self.made_state.as_deref()) {
             let _ = std::fs::remove_dir(directory);
@@ -76,7 +95,11 @@ pub fn clear_leftovers(state: &Path) -> Result<()> {
         let path = entry.with_context(named)?.path();
         let Ok(directory) = File::open(&path) else { continue };
         match directory.try_lock() {
-            Ok(()) => std::fs::remove_dir_all(&path).with_context(named)?,
+            Ok(()) => {
+                // Nothing is mounted there unless it was on an overlay.
+                let _ = unmount(&path.join(MEMORY), UnmountFlags::DETACH);
+                std::fs::remove_dir_all(&path).with_context(named)?;
+            }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error).with_context(named),
         }

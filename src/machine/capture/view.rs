@@ -23,13 +23,17 @@ const AS_IT_IS: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
 
 /// Whatever its changes are for, nothing of them is synced before they are applied.
 const OPTIONS: &str = "volatile,redirect_dir=off,index=off,metacopy=off";
+/// The same in a user namespace, where an overlay has neither. Source: overlayfs.rst.
+const OPTIONS_OF_USERS: &str = "volatile,userxattr";
 
 /// Mounts it below `scratch`. The command finds `state` empty, and something that does not listen at `closed`.
 pub(super) fn mount(scratch: &Path, state: &Path, closed: &[PathBuf]) -> Result<(Vec<Layer>, OwnedFd)> {
     let mounted = mount::mounted()?;
     // The mounts of a thread are its own; they last as long as the descriptor.
+    let is_of_users = is_in_user_namespace()?;
     std::thread::scope(|scope| {
-        let mounting = scope.spawn(|| View { scratch, state, closed, mounted: &mounted }.mount());
+        let view = View { scratch, state, closed, mounted: &mounted, is_of_users };
+        let mounting = scope.spawn(move || view.mount());
         mounting.join().map_err(|_| anyhow!("the thread that mounts a view ended early"))?
     })
     .context("cannot give a captured command a view of this machine")
@@ -40,6 +44,8 @@ struct View<'a> {
     state: &'a Path,
     closed: &'a [PathBuf],
     mounted: &'a [Mounted],
+    /// In a user namespace, such as a rehearsal's.
+    is_of_users: bool,
 }
 
 impl View<'_> {
@@ -51,16 +57,11 @@ impl View<'_> {
             .context("cannot separate mounts")?;
         let root = self.scratch.join("root");
         std::fs::create_dir(&root).with_context(|| format!("cannot create `{}`", root.display()))?;
-        let mut layers = vec![self.overlay(0, Path::new("/"), &root, MountFlags::NODEV)?];
-        for at in AS_IT_IS {
-            if std::fs::symlink_metadata(at).is_ok_and(|found| found.is_dir()) {
-                mount_bind_recursive(at, below(&root, Path::new(at)))
-                    .with_context(|| format!("cannot show `{at}`"))?;
-            }
-        }
+        let mut layers = if self.is_of_users { self.directories(&root)? } else { self.all(&root)? };
         let is_shown = |path: &Path| AS_IT_IS.iter().any(|at| path.starts_with(at)) || path == Path::new("/");
-        let mut others: Vec<&Mounted> =
-            mount::visible(self.mounted).filter(|mount| !is_shown(&mount.path)).collect();
+        let mut others: Vec<&Mounted> = mount::visible(self.mounted)
+            .filter(|mount| !is_shown(&mount.path) && !mount.path.starts_with(self.state))
+            .collect();
         others.sort_by(|one, other| one.path.cmp(&other.path));
         for found in &others {
             layers.extend(self.show(found, layers.len(), &below(&root, &found.path))?);
@@ -78,6 +79,36 @@ impl View<'_> {
             let _ = mount_bind("/dev/null", socket);
         }
         Ok((layers, mounts.into()))
+    }
+
+    /// Shows the file system of the root through one overlay.
+    fn all(&self, root: &Path) -> Result<Vec<Layer>> {
+        let layer = self.overlay(0, Path::new("/"), root, MountFlags::NODEV)?;
+        for at in AS_IT_IS {
+            if is_directory(Path::new(at)) {
+                mount_bind_recursive(at, below(root, Path::new(at)))
+                    .with_context(|| format!("cannot show `{at}`"))?;
+            }
+        }
+        Ok(vec![layer])
+    }
+
+    /// Shows each directory of the root through an overlay of its own, and the root itself read-only: mounts that came
+    /// from outside a user namespace cannot be taken off in it, and no overlay can be mounted over what they cover.
+    fn directories(&self, root: &Path) -> Result<Vec<Layer>> {
+        mount_bind_recursive("/", root).context("cannot show `/`")?;
+        let mut layers = Vec::new();
+        for entry in std::fs::read_dir("/").context("cannot read the directory `/`")? {
+            let path = entry.context("cannot read the directory `/`")?.path();
+            let is_apart = AS_IT_IS.iter().any(|at| path == Path::new(at))
+                || self.mounted.iter().any(|mount| mount.path == path);
+            if is_directory(&path) && !is_apart {
+                layers.push(self.overlay(layers.len(), &path, &below(root, &path), MountFlags::NODEV)?);
+            }
+        }
+        let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV;
+        mount_remount(root, flags, c"").context("cannot show `/`")?;
+        Ok(layers)
     }
 
     /// Shows a file system other than that of the root: through an overlay if it is a local one that can be written.
@@ -108,9 +139,21 @@ impl View<'_> {
                 .with_context(|| format!("cannot create `{}`", directory.display()))?;
         }
         copy_metadata(lower, &upper)?;
-        mount::mount_overlay(&Sides { lower, upper: &upper, work: &work }, at, OPTIONS, flags)?;
+        let options = if self.is_of_users { OPTIONS_OF_USERS } else { OPTIONS };
+        mount::mount_overlay(&Sides { lower, upper: &upper, work: &work }, at, options, flags)?;
         Ok(Layer { at: lower.to_owned(), upper, inner: Vec::new() })
     }
+}
+
+fn is_directory(path: &Path) -> bool {
+    std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())
+}
+
+/// Whether the numbers of users are not the machine's own. Source: user_namespaces(7).
+fn is_in_user_namespace() -> Result<bool> {
+    const MAP: &str = "/proc/self/uid_map";
+    let map = std::fs::read_to_string(MAP).with_context(|| format!("cannot read `{MAP}`"))?;
+    Ok(map.split_whitespace().collect::<Vec<_>>() != ["0", "0", "4294967295"])
 }
 
 /// Makes a mounted directory the root of this thread's mounts, and takes the old one away. Source: pivot_root(2).

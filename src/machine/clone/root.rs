@@ -236,11 +236,6 @@ pub fn is_file(path: &Path) -> bool {
     path.is_file()
 }
 
-/// Whether something, a link to nothing included, is at a path.
-pub fn is_there(path: &Path) -> bool {
-    std::fs::symlink_metadata(path).is_ok()
-}
-
 /// Whether a path is a directory, and no link to one.
 pub fn is_directory(path: &Path) -> bool {
     std::fs::symlink_metadata(path).is_ok_and(|found| found.is_dir())

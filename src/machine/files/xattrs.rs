@@ -44,11 +44,11 @@ impl From<Value> for String {
     }
 }
 
-/// Whether kkrun keeps this attribute: `user.*`, the two access control lists, and `security.*` except the labels and
-/// seals that the kernel's security modules set on every new file.
+/// Whether kkrun keeps this attribute: `user.*` except an overlay's own, the two access control lists, and `security.*`
+/// except the labels and seals that the kernel's security modules set on every new file.
 pub fn is_kept(name: &str) -> bool {
     let by_the_kernel = ["security.selinux", "security.ima", "security.evm", "security.apparmor"];
-    name.starts_with("user.")
+    name.starts_with("user.") && !name.starts_with("user.overlay.")
         || name == ACL
         || name == DEFAULT_ACL
         || (name.starts_with("security.")
