@@ -213,9 +213,6 @@ impl Accounts {
 /// The programs that make a user.
 const MAKERS: &[&str] = &["useradd", "adduser"];
 
-/// The permission bits of a new home. Source: useradd(8), `HOME_MODE`, as Debian has it.
-const USUAL_HOME: u32 = 0o700;
-
 fn new_user(name: &str, user: &User, trace: &Trace) -> Action {
     let mut options = Vec::new();
     if user.system {
@@ -225,7 +222,7 @@ fn new_user(name: &str, user: &User, trace: &Trace) -> Action {
         options.push(("home", literal::string(&user.home)));
     }
     options.push(("shell", literal::string(&user.shell)));
-    if let Some(mode) = user.home_mode.filter(|mode| *mode != USUAL_HOME) {
+    if let Some(mode) = user.home_mode {
         options.push(("home_mode", literal::string(&format!("{mode:04o}"))));
     }
     if !user.groups.is_empty() {

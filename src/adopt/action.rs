@@ -1,5 +1,7 @@
 //! One thing that a plan does, as it stands in a step.
 
+use std::path::PathBuf;
+
 use super::trace::Command;
 
 /// What an action is about: where a plan without sections puts it, and in which order.
@@ -44,12 +46,14 @@ pub(super) struct Action {
     pub(super) is_file: bool,
     /// The names of the secrets in it.
     pub(super) secrets: Vec<String>,
+    /// The path that it is about, if it is a file, a directory or a link.
+    pub(super) path: Option<PathBuf>,
 }
 
 impl Action {
     /// An action that is not known to be any command's.
     pub(super) fn new(place: Place, code: String) -> Self {
-        Self { place, when: None, line: None, code, is_file: false, secrets: Vec::new() }
+        Self { place, when: None, line: None, code, is_file: false, secrets: Vec::new(), path: None }
     }
 
     /// The same, made by a command of the script.

@@ -156,14 +156,19 @@ impl Cluster {
         };
         for (name, role) in desired.roles.iter().filter(|(name, role)| self.roles.get(*name) != Some(role)) {
             let mut options = role.attributes.clone();
+            let mut of_it = Vec::new();
             if !role.verifier.is_empty() {
                 match secrets.fitting(|value| fits(value, &role.verifier).unwrap_or(false)) {
-                    Some(secret) => options.insert(0, ("password", secret.to_owned())),
+                    Some(secret) => {
+                        options.insert(0, ("password", secret.to_owned()));
+                        of_it.push(secret.to_owned());
+                    }
                     None => unexpressed.push(format!("role {name}: its password is not known")),
                 }
             }
             let code = format!("pg::ensure_role({}{});", literal::string(name), literal::options(&options));
-            actions.push(Action::new(Place::Databases, code).by(maker(name)));
+            let action = Action::new(Place::Databases, code).by(maker(name));
+            actions.push(Action { secrets: of_it, ..action });
             if !role.settings.is_empty() {
                 unexpressed.push(format!("role {name}: it has the settings {}", role.settings));
             }

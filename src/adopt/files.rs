@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::action::{Action, Place};
 use super::output::Output;
+use super::product::{self, Product};
 use super::secret::Secrets;
 use super::side::Side;
 use super::trace::{Command, Trace};
@@ -41,12 +42,6 @@ pub(super) struct Found {
     pub(super) apart: BTreeSet<PathBuf>,
 }
 
-/// What a command of the script makes again.
-struct Product<'trace> {
-    root: PathBuf,
-    command: &'trace Command,
-}
-
 impl Towards<'_> {
     /// The calls for these paths, which are in order. The contents that they need are put into the plan's directory.
     pub(super) fn of(&self, paths: &[PathBuf], output: &mut Output) -> Result<Found> {
@@ -66,8 +61,30 @@ impl Towards<'_> {
         let gone: BTreeSet<&Path> =
             seen.iter().filter(|(_, (_, after))| after.is_none()).map(|(path, _)| *path).collect();
         let products = self.products(&seen);
+        let is_made_again = |path: &Path, seen: &Seen| {
+            products.iter().any(|product| {
+                product.roots.iter().any(|root| path == root)
+                    || product.roots.iter().any(|root| path.starts_with(root))
+                        && self.maker(path, seen).is_none_or(product::is_maker)
+            })
+        };
+        let new: BTreeMap<PathBuf, Seen> = seen
+            .iter()
+            .filter(|(_, (before, _))| before.is_none())
+            .filter_map(|(path, (_, after))| Some(((*path).to_owned(), after.clone()?)))
+            .collect();
+        let trees = self.trees(&new, &|path| {
+            products.iter().any(|product| product.roots.iter().any(|root| path.starts_with(root)))
+        })?;
+        for tree in &trees {
+            if let Some(directory) = new.get(tree.root()) {
+                found.actions.extend(self.tree(tree, directory, output)?);
+            }
+        }
         for (path, (before, after)) in &seen {
-            if after.as_ref().is_some_and(|after| before.is_none() && self.is_of(&products, path, after)) {
+            if Self::is_in(&trees, path)
+                || after.as_ref().is_some_and(|after| before.is_none() && is_made_again(path, after))
+            {
                 continue;
             }
             if *path == Path::new(LOCALES) || self.is_made_by_packages(path, after.as_ref()) {
@@ -98,40 +115,37 @@ impl Towards<'_> {
         }
         for product in &products {
             match self.product(product) {
-                Some(action) => found.actions.push(action),
+                Some(actions) => found.actions.extend(actions),
                 None => {
-                    found.unexpressed.push((product.root.clone(), "its command holds a secret".to_owned()));
+                    let why = "its command cannot be written as one of a plan: it holds a secret".to_owned();
+                    found.unexpressed.extend(product.roots.first().map(|root| (root.clone(), why)));
                 }
             }
-            found.apart.insert(product.root.clone());
+            found.apart.extend(product.roots.iter().cloned());
         }
         let mut known = BTreeSet::new();
         found.actions.retain(|action| known.insert(action.code.clone()));
         Ok(found)
     }
 
-    /// The trees that a command of the script made from a list or a repository.
+    /// What commands of the script made that only they know how to make.
     fn products(&self, seen: &BTreeMap<&Path, (Option<Seen>, Option<Seen>)>) -> Vec<Product<'_>> {
         let mut products: Vec<Product<'_>> = Vec::new();
         for (path, (before, after)) in seen {
             let (None, Some(after)) = (before, after) else { continue };
-            let is_in = |product: &Product<'_>| path.starts_with(&product.root);
-            if after.kind != SeenKind::Directory || products.iter().any(is_in) {
+            let Some(command) = self.maker(path, after).filter(|command| product::is_maker(command)) else {
                 continue;
+            };
+            let at = products.iter().position(|product| product.command == command).unwrap_or(products.len());
+            if at == products.len() {
+                products.push(Product { command, roots: Vec::new() });
             }
-            let is_product =
-                path.ends_with("node_modules") || seen.contains_key(path.join("pyvenv.cfg").as_path());
-            if let Some(command) = self.maker(path, after).filter(|_| is_product) {
-                products.push(Product { root: (*path).to_owned(), command });
+            let roots = &mut products[at].roots;
+            if !roots.iter().any(|root| path.starts_with(root)) {
+                roots.push((*path).to_owned());
             }
         }
         products
-    }
-
-    /// Whether something is in a product, or was made by the same command.
-    fn is_of(&self, products: &[Product<'_>], path: &Path, seen: &Seen) -> bool {
-        let maker = self.maker(path, seen);
-        products.iter().any(|product| path.starts_with(&product.root) || maker == Some(product.command))
     }
 
     /// Whether a path is a swap file. Source: fstab(5).
@@ -152,19 +166,31 @@ impl Towards<'_> {
             && self.packaged.is_some_and(|packaged| packaged.contains(path))
     }
 
-    fn product(&self, product: &Product<'_>) -> Option<Action> {
-        let mut words = product.command.words();
-        if words.is_empty() {
-            words = vec!["bash".to_owned(), "-c".to_owned(), product.command.text.clone()];
+    /// The calls that run the command of a product again, and give its user what it made, if the script did.
+    fn product(&self, product: &Product<'_>) -> Option<Vec<Action>> {
+        let plain = product.code()?;
+        let secrets = self.secrets.within(&plain);
+        let code = self.secrets.named(&plain)?;
+        let made = Action::new(Place::Files, code).by(Some(product.command));
+        let first = product.roots.first().cloned();
+        let mut actions = vec![Action { secrets, path: first, ..made }];
+        let (user, _) = product::as_user(product.command.words());
+        let maker = user.unwrap_or_else(|| "root".to_owned());
+        for root in &product.roots {
+            let Some(seen) = self.to.files.look(root).ok().flatten() else { continue };
+            let (owner, group) = self.to.owners(&seen);
+            if owner != maker && seen.kind != SeenKind::Special && !matches!(seen.kind, SeenKind::Link(_)) {
+                let mut options =
+                    vec![("owner", literal::string(&owner)), ("group", literal::string(&group))];
+                if seen.kind == SeenKind::Directory {
+                    options.push(("recursive", "true".to_owned()));
+                }
+                let mut action = self.access(root, &options);
+                action.when = action.when.max(Some(product.command.when + 1));
+                actions.push(action);
+            }
         }
-        let mut options = vec![("creates", quoted(&product.root))];
-        if product.command.directory != Path::new("/") {
-            options.push(("cwd", quoted(&product.command.directory)));
-        }
-        options.push(("timeout", "1800".to_owned()));
-        let code = format!("cmd::run({}{});", literal::array(words), literal::options(&options));
-        let code = self.secrets.named(&code)?;
-        Some(Action::new(Place::Files, code).by(Some(product.command)))
+        Some(actions)
     }
 
     fn removal(&self, path: &Path, before: &Seen) -> Action {
@@ -177,6 +203,7 @@ impl Towards<'_> {
         let mut action =
             Action::new(Place::Files, code).by(self.naming(&["rm", "unlink", "mv", "find"], path));
         action.is_file = true;
+        action.path = Some(path.to_owned());
         action
     }
 
@@ -398,8 +425,9 @@ impl Towards<'_> {
         action
     }
 
-    fn made(&self, path: &Path, seen: &Seen, code: String) -> Action {
+    pub(super) fn made(&self, path: &Path, seen: &Seen, code: String) -> Action {
         let mut action = Action::new(Place::Files, code);
+        action.path = Some(path.to_owned());
         action.when = self.stamp(seen);
         action.line = self.maker(path, seen).map(|command| command.line);
         action.is_file = true;
@@ -407,7 +435,7 @@ impl Towards<'_> {
     }
 
     /// When something was made during the script: the time of its content, or else of its birth.
-    fn stamp(&self, seen: &Seen) -> Option<i128> {
+    pub(super) fn stamp(&self, seen: &Seen) -> Option<i128> {
         let content = (seen.kind == SeenKind::File).then_some(seen.modified);
         let (begin, end) = self.during;
         content.into_iter().chain(seen.born).find(|when| (begin..=end).contains(when))
@@ -428,7 +456,7 @@ fn generating(calls: &[String]) -> String {
 }
 
 /// A path as a plan writes it.
-fn quoted(path: &Path) -> String {
+pub(super) fn quoted(path: &Path) -> String {
     literal::string(&path.to_string_lossy())
 }
 

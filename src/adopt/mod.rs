@@ -4,16 +4,20 @@
 mod account;
 mod action;
 mod database;
+mod debconf;
 mod edit;
 mod files;
 mod literal;
 mod noise;
 mod output;
 mod package;
+mod product;
 mod proof;
 mod secret;
+mod setting;
 mod side;
 mod trace;
+mod tree;
 mod unit;
 
 use std::collections::BTreeSet;
@@ -102,8 +106,8 @@ pub struct Adopted {
     pub second_run: Option<u64>,
     /// The exit status of a rollback.
     pub rollback: u8,
-    /// The paths that were not as in the base afterwards.
-    pub left: Vec<PathBuf>,
+    /// The paths and accounts that were not as in the base afterwards.
+    pub left: Vec<String>,
     /// How many of those there were that packages leave when they are removed.
     pub left_by_packages: usize,
     /// The directory of the plan.
@@ -154,12 +158,13 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let sections = trace.sections();
     let mut secrets = Secrets::of(&trace, &source, &adoption.environment, &adoption.arguments);
     let restarts = unit::restarts(&trace, &after.active);
+    let settings = setting::candidates(&trace, &secrets);
     let name = Path::new(script)
         .file_stem()
         .map_or_else(|| script.to_owned(), |stem| stem.to_string_lossy().into_owned());
 
     let mut unexpressed = Vec::new();
-    let packages = package_actions(&base, &observed, (&trace, &secrets), &mut output, &mut unexpressed)?;
+    let packages = package_actions(&base, &observed, (&trace, &secrets), &mut output)?;
     let write = |actions: Vec<Action>, secrets: &Secrets, output: &mut Output| {
         output.write_plan(Written {
             script,
@@ -168,6 +173,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
             sections: &sections,
             restarts: &restarts,
             secrets,
+            settings: &settings,
         })
     };
     let reference = if packages.is_empty() {
@@ -207,7 +213,19 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
     unexpressed.extend(unexpressed_databases);
     let units = unit::towards(&from.active, &after.active, &trace);
-    let actions = packages.into_iter().chain(accounts).chain(found.actions).chain(databases).chain(units);
+    let mut answers = from.answers.towards(&after.answers, &trace);
+    // A package asks when it is installed.
+    let first = packages.iter().filter_map(|action| action.when).min();
+    for answer in &mut answers {
+        answer.when = first.or(answer.when).map(|when| when - 1);
+    }
+    let actions = answers
+        .into_iter()
+        .chain(packages)
+        .chain(accounts)
+        .chain(found.actions)
+        .chain(databases)
+        .chain(units);
     let actions = actions.collect();
     write(actions, &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));
@@ -343,7 +361,6 @@ fn package_actions(
     observed: &Observed,
     (trace, secrets): (&Trace, &Secrets),
     output: &mut Output,
-    unexpressed: &mut Vec<String>,
 ) -> Result<Vec<Action>> {
     const SOURCES: [&str; 5] = [
         "/etc/apt/auth.conf.d",
@@ -357,46 +374,78 @@ fn package_actions(
         path.as_path() == Path::new("/etc/apt/sources.list")
             || SOURCES.iter().any(|source| path.starts_with(source))
     };
-    let sources: Vec<PathBuf> = observed.after.changed.iter().filter(is_source).cloned().collect();
+    let mut sources: BTreeSet<PathBuf> = observed.after.changed.iter().filter(is_source).cloned().collect();
+    // A repository of the machine's own has to be there first.
+    let texts: Vec<String> = sources.iter().map(|path| after.files.text(&path.to_string_lossy())).collect();
+    let own: BTreeSet<PathBuf> = texts.iter().flat_map(|text| local_repositories(text)).collect();
+    let changed = observed.after.changed.iter();
+    sources.extend(changed.filter(|path| own.iter().any(|root| path.starts_with(root))).cloned());
+    let sources: Vec<PathBuf> = sources.into_iter().collect();
     let towards = Towards { from: base, to: after, trace, during: observed.during, secrets, packaged: None };
     let mut actions = towards.of(&sources, output)?.actions;
+    output::parents_first(&mut actions);
+    actions.sort_by(|one, other| (one.when, &one.path).cmp(&(other.when, &other.path)));
     if !actions.is_empty() {
-        let calls: Vec<String> = actions.iter().map(|action| format!("    {}", action.code)).collect();
+        let lines = actions.iter().flat_map(|action| action.code.lines());
+        let calls: Vec<String> = lines.map(|line| format!("    {line}")).collect();
         let code = format!(
             "step::on_change(#{{ run: [[\"apt-get\", \"update\"]] }}, || {{\n{}\n}});",
             calls.join("\n")
         );
-        actions = vec![Action { code, place: Place::Packages, is_file: false, ..actions.swap_remove(0) }];
+        let secrets = actions.iter().flat_map(|action| action.secrets.clone()).collect();
+        let first = actions.swap_remove(0);
+        actions = vec![Action { code, secrets, place: Place::Packages, is_file: false, path: None, ..first }];
     }
+    let add = |code: String, made: Option<&trace::Command>, actions: &mut Vec<Action>| {
+        let mut action = Action::new(Place::Packages, code).by(made);
+        // Sources come first, whenever they were written last.
+        action.when = action.when.into_iter().chain(actions.iter().filter_map(|action| action.when)).max();
+        actions.push(action);
+    };
     let asked = after.packages.asked_beyond(&base.packages);
     if !asked.is_empty() {
         let mut options = Vec::new();
         if after.packages.has_recommended_beyond(&base.packages) {
             options.push(("recommends", "true".to_owned()));
         }
-        let code = format!("pkg::install({}{});", literal::array(&asked), literal::options(&options));
-        let made = asked.iter().find_map(|name| trace.naming(&["apt-get", "apt", "aptitude", "dpkg"], name));
-        let mut action = Action::new(Place::Packages, code).by(made);
-        // Sources come first, whenever they were written last.
-        action.when = action.when.into_iter().chain(actions.iter().filter_map(|action| action.when)).max();
-        actions.push(action);
+        let versioned = asked.iter().map(|name| trace.versioned(name).unwrap_or_else(|| name.clone()));
+        let code = format!("pkg::install({}{});", literal::array(versioned), literal::options(&options));
+        let made = asked.iter().find_map(|name| trace.naming(INSTALLERS, name));
+        add(code, made, &mut actions);
     }
-    for (name, package) in &after.packages.0 {
-        let before = base.packages.0.get(name);
-        if package.held && !before.is_some_and(|before| before.held) {
-            let quoted = literal::string(name);
-            let code = format!(
-                "cmd::run([\"apt-mark\", \"hold\", {quoted}], #{{\n    unless: || cmd::read([\"apt-mark\", \"showhold\"]).split(\"\\n\").contains({quoted}),\n    undo: [[\"apt-mark\", \"unhold\", {quoted}]],\n}});"
-            );
-            actions.push(Action::new(Place::Packages, code).by(trace.naming(&["apt-mark"], name)));
-        }
-        if before.is_some_and(|before| before.version != package.version) {
-            unexpressed.push(format!("package {name}: it was upgraded to {}", package.version));
-        }
+    let irreversible =
+        [("irreversible", literal::string("no package source may have the version from before"))];
+    let upgraded = after.packages.upgraded_beyond(&base.packages);
+    if !upgraded.is_empty() {
+        let code = format!("pkg::upgrade({}{});", literal::array(&upgraded), literal::options(&irreversible));
+        let made = trace.commands.iter().find(|command| {
+            let words = command.words();
+            words.iter().any(|word| ["upgrade", "dist-upgrade", "full-upgrade"].contains(&word.as_str()))
+        });
+        add(code, made.or_else(|| trace.naming(INSTALLERS, upgraded[0])), &mut actions);
     }
-    let removed = base.packages.0.keys().filter(|name| !after.packages.0.contains_key(*name));
-    unexpressed.extend(removed.map(|name| format!("package {name}: it was removed")));
+    let removed: Vec<&String> =
+        base.packages.0.keys().filter(|name| !after.packages.0.contains_key(*name)).collect();
+    if let Some(first) = removed.first() {
+        let code = format!("pkg::remove({}{});", literal::array(&removed), literal::options(&irreversible));
+        add(code, trace.naming(INSTALLERS, first), &mut actions);
+    }
+    let held = after.packages.held_beyond(&base.packages);
+    if let Some(first) = held.first() {
+        let code = format!("pkg::hold({});", literal::array(&held));
+        add(code, trace.naming(&["apt-mark", "dpkg"], first), &mut actions);
+    }
     Ok(actions)
+}
+
+/// The programs that install and remove packages.
+const INSTALLERS: &[&str] = &["apt-get", "apt", "aptitude", "dpkg"];
+
+/// The directories of this machine that a package source names. Source: sources.list(5).
+fn local_repositories(source: &str) -> Vec<PathBuf> {
+    let words = source.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace);
+    let local = words.filter_map(|word| word.strip_prefix("file:").or_else(|| word.strip_prefix("copy:")));
+    local.map(|path| Path::new("/").join(path.trim_start_matches('/'))).collect()
 }
 
 /// Runs the plan in a clone that serves nothing else.
@@ -459,14 +508,18 @@ fn prove(
     stop.check()?;
     clone.switch_off();
     let left = Difference::new(clone.differences()?).without(&booted).unexpected();
-    let left = left.entries.into_iter().map(|entry| entry.path);
-    // Packages are removed, not purged: their records and settings stay.
-    let is_of_packages = |path: &PathBuf| {
-        alone.is_some_and(|alone| {
-            path.starts_with("/var/lib/dpkg") || path.starts_with("/var/lib/apt") || alone.contains(path)
-        })
-    };
-    let (of_packages, left): (Vec<PathBuf>, Vec<PathBuf>) = left.partition(is_of_packages);
+    let left = left.entries.into_iter().filter(|entry| !noise::is_noise(&entry.path, entry.directory));
+    // Packages are removed, not purged: their records, settings and accounts stay.
+    let is_of_packages = |path: &PathBuf| alone.is_some_and(|alone| alone.contains(path));
+    let (of_packages, left): (Vec<PathBuf>, Vec<PathBuf>) =
+        left.map(|entry| entry.path).partition(is_of_packages);
+    let (now, before) = (account::Accounts::of(&clone.files()).lines(), base.accounts.lines());
+    let with_packages = from.accounts.lines();
+    let is_left =
+        |name: &&String| now.get(*name) != before.get(*name) && now.get(*name) != with_packages.get(*name);
+    let accounts: BTreeSet<&String> = now.keys().chain(before.keys()).filter(is_left).collect();
+    let left: Vec<String> =
+        left.iter().map(|path| path.display().to_string()).chain(accounts.into_iter().cloned()).collect();
     Ok(Adopted {
         script: (0, None),
         run,
@@ -517,10 +570,7 @@ fn report(script: &str, adopted: &Adopted) -> String {
     };
     list("Not reproduced", comparison.remaining.clone());
     list("Not expressed", adopted.unexpressed.clone());
-    list(
-        "Not as in the base after a rollback",
-        adopted.left.iter().map(|path| path.display().to_string()).collect(),
-    );
+    list("Not as in the base after a rollback", adopted.left.clone());
     text
 }
 

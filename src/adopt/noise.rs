@@ -61,7 +61,20 @@ const NOISE: &[Noise] = &[
     tree("/var/lib/postgresql"),
     tree("/var/lib/private"),
     tree("/var/lib/sudo"),
-    tree("/var/lib/systemd"),
+    tree("/var/lib/systemd/backlight"),
+    tree("/var/lib/systemd/catalog"),
+    tree("/var/lib/systemd/coredump"),
+    tree("/var/lib/systemd/deb-systemd-helper-enabled"),
+    tree("/var/lib/systemd/deb-systemd-helper-masked"),
+    tree("/var/lib/systemd/deb-systemd-user-helper-enabled"),
+    tree("/var/lib/systemd/deb-systemd-user-helper-masked"),
+    tree("/var/lib/systemd/ephemeral-trees"),
+    tree("/var/lib/systemd/linger"),
+    tree("/var/lib/systemd/pstore"),
+    tree("/var/lib/systemd/random-seed"),
+    tree("/var/lib/systemd/rfkill"),
+    tree("/var/lib/systemd/timers"),
+    tree("/var/lib/systemd/timesync"),
     tree("/var/lib/ucf"),
     tree("/var/lib/upower"),
     tree("/var/log/journal"),
@@ -123,7 +136,13 @@ mod tests {
         ] {
             assert!(is_noise(Path::new(path), false), "{path}");
         }
-        for path in ["/etc/motd", "/var/lib/app", "/var/spool/cron/crontabs/kim", "/var/backups/x.dump"] {
+        for path in [
+            "/etc/motd",
+            "/var/lib/app",
+            "/var/lib/systemd/network/10.link",
+            "/var/spool/cron/crontabs/kim",
+            "/var/backups/x.dump",
+        ] {
             assert!(!is_noise(Path::new(path), false), "{path}");
         }
         assert!(!is_noise(Path::new("/var/log/app"), true));

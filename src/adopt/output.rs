@@ -1,6 +1,6 @@
 //! The directory of a plan: its steps, its settings and the files that it installs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs::DirBuilder;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use super::action::{Action, Place};
 use super::literal;
 use super::secret::Secrets;
+use super::setting::{self, Setting};
 use super::trace::Section;
 use super::unit::Restart;
 use crate::exit_code::ExitCode;
@@ -20,6 +21,8 @@ use crate::failure::Failure;
 pub(super) struct Output {
     directory: PathBuf,
     steps: Vec<PathBuf>,
+    /// The texts of the files that it installs.
+    kept: Vec<String>,
     /// The ids of the steps.
     pub(super) ids: Vec<String>,
 }
@@ -34,6 +37,8 @@ pub(super) struct Written<'plan> {
     /// Which units the script let read their files again, and when.
     pub(super) restarts: &'plan [Restart],
     pub(super) secrets: &'plan Secrets,
+    /// What may be its settings.
+    pub(super) settings: &'plan [Setting],
 }
 
 struct Step {
@@ -61,7 +66,7 @@ impl Output {
                 format!("cannot write the plan to `{}`: the directory is not empty", directory.display());
             bail!(Failure::new(message).exit(ExitCode::USAGE).hint("name another one with `--output DIR`"));
         }
-        Ok(Self { directory, steps: Vec::new(), ids: Vec::new() })
+        Ok(Self { directory, steps: Vec::new(), kept: Vec::new(), ids: Vec::new() })
     }
 
     /// The plan's directory.
@@ -73,6 +78,7 @@ impl Output {
     pub(super) fn keep(&mut self, path: &Path, bytes: &[u8]) -> Result<String> {
         let name = Path::new("files").join(path.strip_prefix("/").unwrap_or(path));
         self.write(&name, bytes)?;
+        self.kept.extend(std::str::from_utf8(bytes).ok().map(str::to_owned));
         Ok(name.to_string_lossy().into_owned())
     }
 
@@ -95,7 +101,9 @@ impl Output {
         let (script, name) = (written.script, written.name);
         let mut master =
             format!("//! What `{script}` did, as a plan.\n\nconst REQUIRES = #{{ root: true }};\n\n");
-        for (number, step) in steps(written.actions, written.sections).into_iter().enumerate() {
+        let mut actions = written.actions;
+        let settings = setting::put(&mut actions, written.settings, &self.kept);
+        for (number, step) in steps(actions, written.sections).into_iter().enumerate() {
             let id = format!("{:02}", number + 1);
             let file = format!("{id}_{}.rhai", slug(&step.title));
             let _ = writeln!(
@@ -115,16 +123,18 @@ impl Output {
             self.ids.push(id);
         }
         self.write(Path::new("master.rhai"), master.as_bytes())?;
-        let settings =
-            format!("//! The settings of the plan.\n\n#{{\n    plan: {},\n}}\n", literal::string(name));
-        self.write(Path::new("settings.rhai"), settings.as_bytes())
+        self.write(Path::new("settings.rhai"), setting::text(name, &settings).as_bytes())
     }
 }
 
 /// The steps: packages first, then one a section, or one a place if the script has no sections.
 fn steps(mut actions: Vec<Action>, sections: &[Section]) -> Vec<Step> {
+    parents_first(&mut actions);
     // What is not known to be any command's comes last in its place.
-    actions.sort_by_key(|action| (action.when.is_none(), action.when, action.place));
+    actions.sort_by(|one, other| {
+        let key = |action: &Action| (action.when.is_none(), action.when, action.place);
+        key(one).cmp(&key(other)).then_with(|| one.path.cmp(&other.path))
+    });
     let mut steps: Vec<(usize, Step)> = Vec::new();
     for action in actions {
         let section = action.line.and_then(|line| section_of(sections, line));
@@ -144,6 +154,28 @@ fn steps(mut actions: Vec<Action>, sections: &[Section]) -> Vec<Step> {
     }
     steps.sort_by_key(|(order, _)| *order);
     steps.into_iter().map(|(_, step)| step).collect()
+}
+
+/// What is in a directory is made after it, though the script wrote to the directory last, or moved it there.
+pub(super) fn parents_first(actions: &mut [Action]) {
+    let mut first: BTreeMap<PathBuf, (i128, Option<usize>)> = BTreeMap::new();
+    for action in actions.iter() {
+        let (Some(path), Some(when)) = (&action.path, action.when) else { continue };
+        for above in path.ancestors().skip(1) {
+            let known = first.entry(above.to_owned()).or_insert((when, action.line));
+            if when < known.0 {
+                *known = (when, action.line);
+            }
+        }
+    }
+    for action in actions {
+        if let Some((when, line)) = action.path.as_ref().and_then(|path| first.get(path))
+            && action.when.is_none_or(|own| own > *when)
+        {
+            action.when = Some(*when);
+            action.line = line.or(action.line);
+        }
+    }
 }
 
 /// The section that a line is in.
@@ -241,6 +273,18 @@ mod tests {
         let titles: Vec<&str> = steps.iter().map(|step| step.title.as_str()).collect();
         assert_eq!(titles, ["Packages", "Users", "Web & TLS", "Files"]);
         assert_eq!(slug(titles[2]), "web_tls");
+    }
+
+    #[test]
+    fn a_directory_comes_before_what_is_in_it() {
+        let at = |path: &str, when, code: &str| Action {
+            path: Some(path.into()),
+            ..action(Place::Files, when, Some(1), code)
+        };
+        let made =
+            steps(vec![at("/srv/a/b", 5, "b();"), at("/srv/a", 9, "a();"), at("/srv", 5, "s();")], &[]);
+        let codes: Vec<&str> = made[0].actions.iter().map(|action| action.code.as_str()).collect();
+        assert_eq!(codes, ["s();", "a();", "b();"]);
     }
 
     #[test]

@@ -62,6 +62,19 @@ impl Packages {
         new.map(|(name, _)| name.clone()).collect()
     }
 
+    /// The packages of `base` that are there in another version.
+    pub(super) fn upgraded_beyond(&self, base: &Self) -> Vec<&String> {
+        let is_other =
+            |name: &&String| base.0.get(*name).is_some_and(|before| before.version != self.0[*name].version);
+        self.0.keys().filter(is_other).collect()
+    }
+
+    /// The packages that were put on hold.
+    pub(super) fn held_beyond(&self, base: &Self) -> Vec<&String> {
+        let held = self.0.iter().filter(|(_, package)| package.held).map(|(name, _)| name);
+        held.filter(|name| !base.0.get(*name).is_some_and(|before| before.held)).collect()
+    }
+
     /// Whether something that is not in `base` is there only because a package recommends it.
     pub(super) fn has_recommended_beyond(&self, base: &Self) -> bool {
         let mut reached: BTreeSet<&String> = self
@@ -85,7 +98,7 @@ impl Packages {
 }
 
 /// The paragraphs of a file of `Field: value` lines; continued lines are left out, for no field that is read has any.
-fn paragraphs(text: &str) -> impl Iterator<Item = BTreeMap<&str, &str>> {
+pub(super) fn paragraphs(text: &str) -> impl Iterator<Item = BTreeMap<&str, &str>> {
     text.split("\n\n").map(|paragraph| {
         let fields = paragraph.lines().filter(|line| !line.starts_with([' ', '\t']));
         fields.filter_map(|line| line.split_once(':')).map(|(name, value)| (name, value.trim())).collect()

@@ -63,7 +63,8 @@ pub(super) fn compare(
             (format!("package {name}"), format!("{}{held}", package.version))
         });
         let active = side.active.iter().map(|unit| (format!("active {unit}"), String::new()));
-        side.accounts.lines().into_iter().chain(packages).chain(active).chain(side.cluster.lines()).collect()
+        let of_files = side.accounts.lines().into_iter().chain(packages).chain(side.answers.lines());
+        of_files.chain(active).chain(side.cluster.lines()).collect()
     };
     let (before, made, planned) = (all(from, base), all(script, script), all(plan, plan));
     let names: BTreeSet<&String> = before.keys().chain(made.keys()).chain(planned.keys()).collect();

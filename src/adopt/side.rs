@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::account::Accounts;
 use super::database::Cluster;
+use super::debconf::Answers;
 use super::package::Packages;
 use crate::machine::clone::root_files::{RootFiles, Seen, SeenKind};
 
@@ -15,6 +16,8 @@ pub(super) struct Side {
     pub(super) files: RootFiles,
     pub(super) accounts: Accounts,
     pub(super) packages: Packages,
+    /// The answers to the questions of packages.
+    pub(super) answers: Answers,
     /// The units that were active when it was looked at.
     pub(super) active: BTreeSet<String>,
     pub(super) cluster: Cluster,
@@ -22,8 +25,8 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn of(files: RootFiles, active: BTreeSet<String>, cluster: Cluster) -> Self {
-        let (accounts, packages) = (Accounts::of(&files), Packages::of(&files));
-        Self { files, accounts, packages, active, cluster }
+        let (accounts, packages, answers) = (Accounts::of(&files), Packages::of(&files), Answers::of(&files));
+        Self { files, accounts, packages, answers, active, cluster }
     }
 
     /// Owner and group, by name.

@@ -88,6 +88,21 @@ impl Trace {
         })
     }
 
+    /// A package with the version in which a command asks for it.
+    pub(super) fn versioned(&self, name: &str) -> Option<String> {
+        let is_it = |word: &String| {
+            let rest = word.strip_prefix(name).and_then(|rest| rest.strip_prefix('='));
+            rest.is_some_and(|version| {
+                version.starts_with(|first: char| first.is_ascii_digit()) && !version.contains('*')
+            })
+        };
+        let installs =
+            self.commands.iter().map(Command::words).filter(|words| {
+                words.iter().any(|word| ["apt-get", "apt", "aptitude"].contains(&word.as_str()))
+            });
+        installs.flatten().find(is_it)
+    }
+
     /// The sections of the script: what it says before each part, else comments that stand out, else those above a
     /// paragraph.
     pub(super) fn sections(&self) -> Vec<Section> {

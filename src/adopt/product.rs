@@ -1,0 +1,175 @@
+//! What a command of the script makes that no call says better: the packages of a language, what a build installs. The plan
+//! runs that command again, captured, so that all it changes can be undone.
+
+use std::path::PathBuf;
+
+use super::literal;
+use super::trace::Command;
+
+/// Programs that install or build, and the arguments of which one must be there; none is any.
+const MAKERS: [(&str, &[&str]); 21] = [
+    ("bundle", &["install"]),
+    ("bundler", &["install"]),
+    ("cargo", &["build", "install"]),
+    ("cmake", &["--install", "--build"]),
+    ("composer", &["create-project", "install", "require"]),
+    ("corepack", &["enable", "prepare"]),
+    ("gem", &["install"]),
+    ("go", &["build", "get", "install"]),
+    ("make", &[]),
+    ("meson", &["install"]),
+    ("ninja", &[]),
+    ("npm", &["add", "build", "ci", "i", "install", "run"]),
+    ("pip", &["install"]),
+    ("pip3", &["install"]),
+    ("pipx", &["install"]),
+    ("pnpm", &["add", "build", "i", "install", "run"]),
+    ("poetry", &["install"]),
+    ("rbenv", &["install"]),
+    ("uv", &["pip", "sync", "tool", "venv"]),
+    ("virtualenv", &[]),
+    ("yarn", &["add", "build", "install", "run"]),
+];
+
+/// A command, and the outermost of the new paths that are its doing.
+pub(super) struct Product<'trace> {
+    pub(super) command: &'trace Command,
+    pub(super) roots: Vec<PathBuf>,
+}
+
+impl Product<'_> {
+    /// The call that runs the command again; it may contain secrets.
+    pub(super) fn code(&self) -> Option<String> {
+        let (user, words) = as_user(self.command.words());
+        if words.is_empty() {
+            return None;
+        }
+        let mut options = Vec::new();
+        options.extend(self.roots.first().map(|root| ("creates", literal::string(&root.to_string_lossy()))));
+        options.push(("capture", "#{}".to_owned()));
+        if self.command.directory != std::path::Path::new("/") {
+            options.push(("cwd", literal::string(&self.command.directory.to_string_lossy())));
+        }
+        options.extend(user.map(|user| ("user", literal::string(&user))));
+        options.push(("timeout", "1800".to_owned()));
+        Some(format!("cmd::run({}{});", literal::array(words), literal::options(&options)))
+    }
+}
+
+/// Whether a command makes things that only it knows how to make.
+pub(super) fn is_maker(command: &Command) -> bool {
+    let (_, words) = as_user(command.words());
+    // Arguments of python's own modules are as those of programs.
+    let words = match words.iter().position(|word| word == "-m") {
+        Some(at) if name_of(&words[0]).starts_with("python") => {
+            if words.get(at + 1).is_some_and(|module| module == "venv") {
+                return true;
+            }
+            words[at + 1..].to_vec()
+        }
+        _ => words,
+    };
+    let Some((program, arguments)) = words.split_first() else { return false };
+    let known = MAKERS.iter().find(|(name, _)| *name == name_of(program));
+    known.is_some_and(|(_, verbs)| {
+        verbs.is_empty() || arguments.iter().any(|argument| verbs.contains(&argument.as_str()))
+    })
+}
+
+fn name_of(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}
+
+/// As whom a command runs, if it says so, and the command without that. Source: sudo(8), runuser(1), su(1).
+pub(super) fn as_user(words: Vec<String>) -> (Option<String>, Vec<String>) {
+    let program = words.first().map(|program| name_of(program).to_owned()).unwrap_or_default();
+    let mut user = None;
+    let mut at = 1;
+    match program.as_str() {
+        "sudo" | "runuser" => {
+            while let Some(word) = words.get(at).filter(|word| word.starts_with('-')) {
+                at += 1;
+                if word == "--" {
+                    break;
+                }
+                // Letters can stand together; the last one can have an argument.
+                if !word.starts_with("--") && word.ends_with('u') || word == "--user" {
+                    user = words.get(at).cloned();
+                    at += 1;
+                } else if let Some(name) = word.strip_prefix("--user=") {
+                    user = Some(name.to_owned());
+                }
+            }
+            // `runuser NAME -c` and `sudo NAME=value` are other forms.
+            match words.get(at) {
+                Some(next) if user.is_some() && !next.contains('=') && !next.starts_with('-') => {
+                    (user, words[at..].to_vec())
+                }
+                _ => (None, words),
+            }
+        }
+        "su" => {
+            let command =
+                words.iter().position(|word| word == "-c").and_then(|at| words.get(at + 1)).cloned();
+            let name = words[1..].iter().find(|word| !word.starts_with('-')).cloned();
+            match (name, command) {
+                (Some(name), Some(command)) if name != command => {
+                    (Some(name), vec!["bash".to_owned(), "-lc".to_owned(), command])
+                }
+                _ => (None, words),
+            }
+        }
+        _ => (None, words),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn command(text: &str) -> Command {
+        Command { when: 0, line: 1, directory: PathBuf::from("/srv"), text: text.to_owned() }
+    }
+
+    #[test]
+    fn programs_that_install_are_known_by_what_they_are_asked_to() {
+        for text in [
+            "npm install -g prettier@3",
+            "sudo -Hu anna -- pip install -q --user yq",
+            "/opt/app/venv/bin/pip install -r list",
+            "python3 -m venv /opt/app/venv",
+            "python3 -m pip install x",
+            "make -s install",
+        ] {
+            assert!(is_maker(&command(text)), "{text}");
+        }
+        for text in ["npm config set x y", "pip completion --bash", "cat", "apt-get install npm", "sudo -l"] {
+            assert!(!is_maker(&command(text)), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_product_is_a_captured_command_of_its_user_in_its_directory() {
+        let command = command("sudo -Hu anna -- pip install yq");
+        let product = Product { command: &command, roots: vec!["/home/anna/.local".into()] };
+        assert_eq!(
+            product.code().unwrap(),
+            "cmd::run([\"pip\", \"install\", \"yq\"], #{ creates: \"/home/anna/.local\", capture: #{}, cwd: \"/srv\", user: \"anna\", timeout: 1800 });"
+        );
+    }
+
+    #[test]
+    fn the_user_of_a_command_is_taken_from_what_runs_it() {
+        let of = |text: &str| as_user(shell_words::split(text).unwrap());
+        assert_eq!(
+            of("su - kim -c 'make all'"),
+            (Some("kim".into()), ["bash", "-lc", "make all"].map(String::from).to_vec())
+        );
+        assert_eq!(
+            of("runuser -u kim -- ls -l"),
+            (Some("kim".into()), ["ls", "-l"].map(String::from).to_vec())
+        );
+        assert_eq!(of("sudo ls").0, None);
+        assert_eq!(of("ls -u kim").0, None);
+    }
+}
