@@ -65,7 +65,7 @@ impl Towards<'_> {
             products.iter().any(|product| {
                 product.roots.iter().any(|root| path == root)
                     || product.roots.iter().any(|root| path.starts_with(root))
-                        && self.maker(path, seen).is_none_or(product::is_maker)
+                        && self.running(seen).is_none_or(product::is_maker)
             })
         };
         let new: BTreeMap<PathBuf, Seen> = seen
@@ -133,7 +133,7 @@ impl Towards<'_> {
         let mut products: Vec<Product<'_>> = Vec::new();
         for (path, (before, after)) in seen {
             let (None, Some(after)) = (before, after) else { continue };
-            let Some(command) = self.maker(path, after).filter(|command| product::is_maker(command)) else {
+            let Some(command) = self.running(after).filter(|command| product::is_maker(command)) else {
                 continue;
             };
             let at = products.iter().position(|product| product.command == command).unwrap_or(products.len());
@@ -439,6 +439,11 @@ impl Towards<'_> {
         let content = (seen.kind == SeenKind::File).then_some(seen.modified);
         let (begin, end) = self.during;
         content.into_iter().chain(seen.born).find(|when| (begin..=end).contains(when))
+    }
+
+    /// The command that had begun when something was made, whatever it names: what reads a list is not what wrote it.
+    fn running(&self, seen: &Seen) -> Option<&Command> {
+        self.trace.at(self.stamp(seen)?, "")
     }
 
     fn maker(&self, path: &Path, seen: &Seen) -> Option<&Command> {

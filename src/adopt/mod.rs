@@ -288,7 +288,8 @@ fn run_script(
     let active_before = active(&clone)?;
     let booted = Difference::new(clone.differences()?);
     let mut command = interpreter(source);
-    let is_bash = command.first().is_some_and(|program| program.to_string_lossy().ends_with("bash"));
+    // `env` is another program's way to be found.
+    let is_bash = command.iter().take(2).any(|word| word.to_string_lossy().ends_with("bash"));
     command.push(format!("{FILES}/{script}").into());
     command.extend(adoption.arguments.iter().map(OsString::from));
     let mut environment = clone.environment.clone();

@@ -60,6 +60,7 @@ const NOISE: &[Noise] = &[
     tree("/var/lib/plocate"),
     tree("/var/lib/postgresql"),
     tree("/var/lib/private"),
+    tree("/var/lib/redis"),
     tree("/var/lib/sudo"),
     tree("/var/lib/systemd/backlight"),
     tree("/var/lib/systemd/catalog"),

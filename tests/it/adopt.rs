@@ -146,7 +146,7 @@ fn arguments_environment_and_answers_reach_a_script_of_any_language() {
 fn what_only_a_command_makes_is_run_again_captured_and_a_new_tree_is_copied_whole() {
     let place = Adopting::new();
     let script = place.written(
-        "#!/bin/bash\nset -e\nAPP=/srv/shelf\nmkdir -p $APP/pages\nfor page in $(seq 20); do echo \"page $page\" > $APP/pages/$page.txt; done\n\
+        "#!/usr/bin/env bash\nset -e\nAPP=/srv/shelf\nmkdir -p $APP/pages\nfor page in $(seq 20); do echo \"page $page\" > $APP/pages/$page.txt; done\n\
          chmod 750 $APP/pages/7.txt\nln -s 1.txt $APP/pages/first\nmkdir $APP/pages/empty\nnpm install -g --no-audit --no-fund semver@7.5.4\n\
          echo \"$APP\" > /etc/shelf\necho \"see $APP\" > /etc/motd\n",
     );
@@ -157,6 +157,6 @@ fn what_only_a_command_makes_is_run_again_captured_and_a_new_tree_is_copied_whol
     let step = place.read("01_files.rhai");
     assert!(step.contains("cmd::run([\"npm\", \"install\", \"-g\", "), "{step}");
     assert!(step.contains("capture: #{}"), "{step}");
-    assert!(step.contains("file::copy(\"files/srv/shelf/pages\", `${settings::app}/pages`);"), "{step}");
+    assert!(step.contains("file::copy(\"files/srv/shelf\", settings::app);"), "{step}");
     assert!(place.read("settings.rhai").contains("app: \"/srv/shelf\""), "{step}");
 }

@@ -60,7 +60,7 @@ fn a_path_that_was_modified_since_is_a_conflict_and_the_others_are_undone() {
 fn a_failed_command_leaves_the_paths_that_it_names_as_they_were() {
     let place = touching("echo more >> @/m/one; echo x > @/m/made; exit 3", &["one", "made"], ALWAYS);
     place.write("m/one", "1\n");
-    place.run("plan.rhai").ends(1).says("exit status 3");
+    place.run("plan.rhai").ends(1).says("exit code 3");
     assert_eq!(place.read("m/one"), "1\n");
     assert!(!place.exists("m/made") && !place.exists("state/aside"));
     place.edit("plan/plan.rhai", "; exit 3", "");
