@@ -130,7 +130,7 @@ fn options_of(command: &str) -> Option<&'static [&'static str]> {
         ],
         "reset" | "forget" => &["dry_run", "yes", "non_interactive", "json", "quiet", "color", "state_dir"],
         "pending" => &["non_interactive", "json", "quiet", "color", "state_dir"],
-        "doctor" => &["non_interactive", "quiet", "color", "state_dir"],
+        "doctor" => &["non_interactive", "json", "quiet", "color", "state_dir"],
         "status" | "history" | "show" | "log" => &["json", "color", "state_dir"],
         "api" => &["json", "color"],
         _ => &["color"],

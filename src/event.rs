@@ -14,11 +14,26 @@ use crate::failure::Failure;
 use crate::redaction::Redactor;
 use crate::text::{on_screen, printable, printable_lines};
 
-/// The version of the events' form, as the first line of `--json` names it.
-pub const SCHEMA: &str = "2.0";
+/// The first line of `--json`, which names the form of those behind it.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "event", rename = "schema")]
+pub struct FirstLine {
+    /// The version of the form: the major one is raised when a reader has to change.
+    version: &'static str,
+    /// The version of kkrun.
+    kkrun: &'static str,
+}
+
+impl Default for FirstLine {
+    fn default() -> Self {
+        Self { version: "2.1", kkrun: env!("CARGO_PKG_VERSION") }
+    }
+}
 
 /// The state of a change in a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum ChangeOutcome {
     /// It was made.
@@ -35,6 +50,7 @@ pub enum ChangeOutcome {
 
 /// The outcome of an undo in a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum UndoOutcome {
     /// It would be undone.
@@ -55,6 +71,7 @@ pub enum UndoOutcome {
 
 /// Where a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Level {
     /// Neutral.
@@ -67,6 +84,7 @@ pub enum Level {
 
 /// Why a step is skipped.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", content = "detail", rename_all = "snake_case")]
 pub enum SkipReason {
     /// It is complete by its record.
@@ -109,6 +127,7 @@ impl fmt::Display for SkipReason {
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum CommandOutcome {
     /// By itself.
@@ -144,6 +163,7 @@ impl fmt::Display for CommandOutcome {
 
 /// A place in a script.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct ScriptPlace {
     /// The script's name as the operator knows it.
     pub file: String,
@@ -155,6 +175,7 @@ pub struct ScriptPlace {
 
 /// Something that happened.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// A plan or script begins.
@@ -303,6 +324,7 @@ pub enum Event {
         /// The change.
         change: u64,
         /// The step that made it.
+        #[serde(skip)]
         step: Option<String>,
         /// The target.
         target: String,
@@ -364,6 +386,20 @@ pub enum Event {
 }
 
 impl Event {
+    /// The step that it names.
+    pub fn step(&self) -> Option<&str> {
+        match self {
+            Self::StepSkipped { id, .. }
+            | Self::StepStarted { id, .. }
+            | Self::StepCompleted { id, .. }
+            | Self::StepFailed { id, .. }
+            | Self::StepInterrupted { id, .. }
+            | Self::StepPreviewed { id, .. } => Some(id),
+            Self::Undo { step, .. } => step.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The event of an error.
     pub fn of_error(error: &anyhow::Error) -> Self {
         let message = format!("{error:#}");

@@ -24,8 +24,19 @@ pub struct Failure {
     pub hints: Vec<String>,
     /// Where in which script, once that is known.
     pub place: Option<Place>,
+    /// The step that failed with it.
+    pub step: Option<FailedStep>,
     /// What it sums up, each with its own place: the problems that a check found.
     pub problems: Vec<Failure>,
+}
+
+/// A step that failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedStep {
+    /// Its plan.
+    pub plan: String,
+    /// Its id.
+    pub id: String,
 }
 
 /// A place in a script, with the frames that led there.
@@ -148,6 +159,7 @@ impl Failure {
             output: Vec::new(),
             hints: Vec::new(),
             place: None,
+            step: None,
             problems: Vec::new(),
         }
     }

@@ -4,14 +4,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use super::data::Row;
 use crate::cli::Options;
 use crate::config;
 use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::plan::Reading;
+use crate::redaction::Redactor;
 use crate::script::{Source, built_in_names};
-use crate::ui::line_to_stdout;
+use crate::ui::{EventLine, begin_json, line_to_stdout};
 
 /// Checks these scripts and directories, or the built-in scripts.
 pub(super) fn execute(options: &Options, paths: &[PathBuf]) -> Result<ExitCode> {
@@ -34,12 +36,11 @@ pub(super) fn execute(options: &Options, paths: &[PathBuf]) -> Result<ExitCode> 
     let scripts = reading.scripts();
     if options.json {
         let problems = reading.into_problems();
-        super::begin_json();
+        begin_json();
         for problem in &problems {
-            line_to_stdout(&serde_json::to_string(&Event::of_failure(problem))?);
+            EventLine::now(Event::of_failure(problem), None).write();
         }
-        let row = serde_json::json!({ "event": "checked", "scripts": scripts, "problems": problems.len() });
-        line_to_stdout(&row.to_string());
+        Row::Checked { scripts, problems: problems.len() }.write(&Redactor::default())?;
         return match Failure::all(problems) {
             Some(failure) => Err(failure.into()),
             None => Ok(ExitCode::DONE),

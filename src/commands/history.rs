@@ -3,6 +3,7 @@
 use anyhow::Result;
 
 use super::chosen_plan;
+use super::data::{RecordedChange, Row};
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
@@ -10,7 +11,7 @@ use crate::journal::{self, ChangeRecord, ChangeState, Class};
 use crate::machine::{clock, lock};
 use crate::rollback::Asked;
 use crate::time;
-use crate::ui::{line_to_stderr, line_to_stdout};
+use crate::ui::{begin_json, line_to_stderr, line_to_stdout};
 
 /// Shows the changes of every plan, or of one; all, or those of these steps and to these targets.
 pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -> Result<ExitCode> {
@@ -31,7 +32,7 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
         line_to_stderr("no such changes are recorded");
     }
     if options.json {
-        super::begin_json();
+        begin_json();
     }
     for change in history.changes.iter().filter(is_asked) {
         let (state, detail) = match change.state {
@@ -40,12 +41,7 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
             _ => state_of(change),
         };
         if options.json {
-            let row = serde_json::json!({
-                "change": change.id, "plan": change.plan, "step": change.intent.step, "run": change.run, "time": change.time.to_string(),
-                "target": change.intent.target.to_string(), "summary": change.intent.summary, "state": state, "detail": detail,
-                "class": change.intent.class,
-            });
-            line_to_stdout(&redactor.redact(&row.to_string()));
+            Row::History(RecordedChange::new(change, (state, detail))).write(&redactor)?;
             continue;
         }
         let when = time::when(change.time, clock::now(), &clock::zone());

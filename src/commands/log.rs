@@ -2,13 +2,15 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::data::Row;
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::journal;
 use crate::plan::{newest_log, steps_with_logs};
-use crate::ui::line_to_stdout;
+use crate::redaction::Redactor;
+use crate::ui::{begin_json, line_to_stdout};
 
 /// Shows the newest log of `step`, or the newest of all.
 pub(super) fn execute(options: &Options, step: Option<&str>, plan: Option<&str>) -> Result<ExitCode> {
@@ -45,10 +47,9 @@ pub(super) fn execute(options: &Options, step: Option<&str>, plan: Option<&str>)
         let mut parts = name.split('.').map(str::to_owned);
         let text = super::redactor(&state)?.redact(&String::from_utf8_lossy(&text));
         let lines: Vec<String> = text.lines().map(|line| crate::text::printable(line).into_owned()).collect();
-        super::begin_json();
+        begin_json();
         let (plan, step, run) = (parts.next(), parts.next(), parts.next());
-        let row = serde_json::json!({ "plan": plan, "step": step, "run": run, "lines": lines });
-        line_to_stdout(&row.to_string());
+        Row::Log { plan, step, run, lines }.write(&Redactor::default())?;
         return Ok(ExitCode::DONE);
     }
     for line in super::redactor(&state)?.redact(&String::from_utf8_lossy(&text)).lines() {

@@ -1,10 +1,12 @@
 //! One command, one file.
 
 mod adopt;
+mod after_failure;
 mod api;
 mod check;
 mod chosen_plan;
 mod completions;
+mod data;
 mod doctor;
 mod export;
 mod forget;
@@ -24,7 +26,7 @@ use anyhow::Result;
 
 use crate::cli::{Cli, Command};
 use crate::config;
-use crate::event::{Event, Reporter, SCHEMA};
+use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
 use crate::failure;
 use crate::machine::secret_store::SecretStore;
@@ -37,7 +39,7 @@ use crate::ui;
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
     let options = &cli.options;
     match cli.command {
-        Command::Run { script, words } => run::execute(options, &script, words),
+        Command::Run { script, words } => run::execute(options, &script, &words),
         Command::Rollback { steps, plan, last } => rollback::execute(options, &steps, plan, last),
         Command::Status { plan } => status::execute(options, plan.as_deref()),
         Command::Reset { plan, steps } => reset::execute(options, plan.as_deref(), &steps),
@@ -64,13 +66,6 @@ pub fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
         options.show_differences,
         config::questions(options),
     )
-}
-
-/// Begins data as JSON, one object a line.
-fn begin_json() {
-    let first =
-        serde_json::json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
-    ui::line_to_stdout(&first.to_string());
 }
 
 /// What takes secrets out of what is shown of a state directory: earlier records may hold what is a secret by now.

@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use super::data::Row;
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
@@ -9,7 +10,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, History, PendingHandler};
 use crate::machine::clock;
 use crate::plan::journal_session;
-use crate::ui::{line_to_stderr, line_to_stdout};
+use crate::ui::{begin_json, line_to_stderr, line_to_stdout};
 
 /// Shows what is pending of every plan, or forgets these numbers.
 pub(super) fn execute(options: &Options, drop: &[usize]) -> Result<ExitCode> {
@@ -26,16 +27,22 @@ fn list(options: &Options) -> Result<ExitCode> {
     };
     let boot = clock::boot_id()?;
     if options.json {
-        super::begin_json();
+        begin_json();
     }
     for pending in &history.pending {
         let after_undo = !changes(&history, pending).any(ChangeRecord::is_live);
         if options.json {
-            let row = serde_json::json!({
-                "pending": pending.number, "plan": pending.plan, "step": pending.step, "handler": pending.handler,
-                "summary": pending.sentence(), "changes": pending.changes, "after_undo": after_undo,
-            });
-            line_to_stdout(&row.to_string());
+            let row = Row::Pending {
+                pending: Some(pending.number),
+                plan: pending.plan.clone(),
+                step: pending.step.clone(),
+                summary: pending.sentence(),
+                handler: Some(pending.handler.clone()),
+                changes: pending.changes.clone(),
+                after_undo,
+                why: None,
+            };
+            row.write(&redactor)?;
             continue;
         }
         let triggers: Vec<&str> =
@@ -52,11 +59,17 @@ fn list(options: &Options) -> Result<ExitCode> {
     }
     for reboot in history.reboots(&boot) {
         if options.json {
-            let row = serde_json::json!({
-                "pending": null, "plan": reboot.plan, "step": reboot.step, "summary": "a restart of the machine",
-                "why": reboot.why,
-            });
-            line_to_stdout(&row.to_string());
+            let row = Row::Pending {
+                pending: None,
+                plan: reboot.plan.clone(),
+                step: reboot.step.clone(),
+                summary: "a restart of the machine".to_owned(),
+                handler: None,
+                changes: Vec::new(),
+                after_undo: false,
+                why: Some(reboot.why.clone()),
+            };
+            row.write(&redactor)?;
         } else {
             row("-", &reboot.plan, reboot.step.as_deref(), "a restart of the machine", &reboot.why);
         }
@@ -81,6 +94,7 @@ fn shortened(summaries: &[&str]) -> String {
 fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
     let launch = config::launch(options, "kkrun pending --drop")?;
     let reporter = super::reporter(options);
+    let redactor = super::redactor(&launch.state)?;
     let known = launch.history()?.pending;
     if let Some(unknown) =
         numbers.iter().find(|number| !known.iter().any(|pending| pending.number == **number))
@@ -93,15 +107,15 @@ fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
         );
     }
     if options.json {
-        super::begin_json();
+        begin_json();
     }
     for pending in known.iter().filter(|pending| numbers.contains(&pending.number)) {
         let mut session = journal_session(&launch, &pending.plan, "pending", &reporter)?;
         session.begin_undoing()?;
         session.drop_pending(pending)?;
         if options.json {
-            let row = serde_json::json!({ "dropped": pending.number, "plan": pending.plan, "summary": pending.sentence() });
-            line_to_stdout(&row.to_string());
+            let (dropped, plan, summary) = (pending.number, pending.plan.clone(), pending.sentence());
+            Row::Dropped { dropped, plan, summary }.write(&redactor)?;
         } else {
             line_to_stderr(&format!("dropped: {}", pending.sentence()));
         }

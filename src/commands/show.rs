@@ -2,6 +2,7 @@
 
 use anyhow::{Result, bail};
 
+use super::data::{RecordedChange, Row};
 use super::history::state_of;
 use crate::change::Change;
 use crate::cli::Options;
@@ -11,7 +12,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::machine::clock;
 use crate::text::printable_lines;
 use crate::time;
-use crate::ui::line_to_stdout;
+use crate::ui::{begin_json, line_to_stdout};
 
 /// Shows the change of this number.
 pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
@@ -36,14 +37,9 @@ pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
         Change::of_intent(intent)?.kind().recorded_difference(&world)
     };
     if options.json {
-        super::begin_json();
-        let row = serde_json::json!({
-            "change": change.id, "plan": change.plan, "step": intent.step, "run": change.run,
-            "time": change.time.to_string(), "what": intent.what, "target": intent.target.to_string(),
-            "summary": intent.summary, "state": state, "detail": detail, "class": intent.class,
-            "difference": difference,
-        });
-        line_to_stdout(&redactor.redact(&row.to_string()));
+        begin_json();
+        let recorded = RecordedChange::new(change, (state, detail));
+        Row::Show { change: recorded, what: intent.what.clone(), difference }.write(&redactor)?;
         return Ok(ExitCode::DONE);
     }
     let show = |text: &str| line_to_stdout(&printable_lines(&redactor.redact(text)));

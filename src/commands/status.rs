@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::chosen_plan;
+use super::data::Row;
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
@@ -18,13 +19,14 @@ use crate::plan::{Launch, StepRow, StepStatus, examined, log_of, recorded_rows};
 use crate::redaction::Redactor;
 use crate::text::printable;
 use crate::time;
-use crate::ui::line_to_stdout;
+use crate::ui::{begin_json, line_to_stdout};
 
 /// How many of the last lines of a step that failed are shown.
 const LAST_LINES: usize = 8;
 
 /// The state of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 enum PlanState {
     Running,
@@ -39,7 +41,8 @@ enum PlanState {
 
 /// What is shown of a plan.
 #[derive(Debug, Serialize)]
-struct PlanStatus {
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub(super) struct PlanStatus {
     plan: String,
     state: PlanState,
     /// Since when it is so, by the newest record about it.
@@ -63,6 +66,7 @@ struct PlanStatus {
 }
 
 #[derive(Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 struct LastRun {
     run: String,
     script: String,
@@ -102,9 +106,9 @@ pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode
         }
     };
     if options.json {
-        super::begin_json();
-        for status in &found {
-            line_to_stdout(&redactor.redact(&serde_json::to_string(status)?));
+        begin_json();
+        for status in found {
+            Row::Status(status).write(&redactor)?;
         }
         return Ok(ExitCode::DONE);
     }

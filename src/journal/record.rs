@@ -68,6 +68,7 @@ pub struct Record {
 
 /// What undoing a change costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum Class {
     /// Undone without asking.
@@ -102,6 +103,7 @@ impl Class {
 
 /// Commands that a change triggers: they run once, after the last of the changes that trigger them.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(default)]
 pub struct Handler {
     /// Must succeed before anything is run; empty for none.

@@ -7,6 +7,7 @@ pub mod clock;
 pub mod clone;
 pub mod download;
 pub mod files;
+pub mod foreground;
 pub mod host_facts;
 pub mod http;
 pub mod lock;

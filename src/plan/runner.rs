@@ -13,7 +13,7 @@ use super::decision::{Decision, Selection, staleness, unknown_reliance};
 use super::status::{StepReport, StepStatus, by_record, rows};
 use crate::event::{Answer, Event, Question, SkipReason};
 use crate::exit_code::ExitCode;
-use crate::failure::{Failure, FailureKind, Place};
+use crate::failure::{FailedStep, Failure, FailureKind, Place};
 use crate::journal::{ChangeState, Entry, Fingerprint, Handler, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
@@ -334,6 +334,10 @@ impl Runner {
             failure.hints.push(format!("step {id} made {count} so far{reversible}{more}"));
         }
         failure.hints.push(format!("full output: `kkrun log {id}`"));
+        // At a conflict the operator chose already.
+        if failure.kind != FailureKind::Conflict {
+            failure.step = Some(FailedStep { plan: session.plan().to_owned(), id: id.to_owned() });
+        }
         if failure.kind != FailureKind::Journal {
             failure.kind = FailureKind::Step;
         }

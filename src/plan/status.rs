@@ -10,6 +10,7 @@ use crate::target::Target;
 
 /// The status of a step, by its record and, if it was examined, by the observed state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
 pub enum StepStatus {
     /// Not begun, forgotten, or undone.
@@ -50,6 +51,7 @@ pub struct StepReport {
 
 /// A step in a report of a plan's status.
 #[derive(Clone, Debug, Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
 pub struct StepRow {
     /// Its id.
     pub id: String,

@@ -3,11 +3,12 @@
 use std::cell::{Cell, RefCell};
 
 use anyhow::Result;
-use serde_json::json;
+use jiff::Timestamp;
+use serde::Serialize;
 
 use super::output::line_to_stdout;
 use super::questions::Questions;
-use crate::event::{Answer, Audience, ChangeOutcome, Event, Question, SCHEMA};
+use crate::event::{Answer, Audience, ChangeOutcome, Event, FirstLine, Question};
 use crate::machine::clock;
 
 /// The audience of `--json`.
@@ -25,22 +26,52 @@ impl JsonLines {
     }
 }
 
+/// A line about something that happens.
+#[derive(Serialize)]
+#[cfg_attr(test, derive(schemars::JsonSchema))]
+pub struct EventLine {
+    #[serde(flatten)]
+    event: Event,
+    /// The step that it belongs to.
+    step: Option<String>,
+    /// When it was written.
+    time: Timestamp,
+}
+
+impl EventLine {
+    /// An event that happens now.
+    pub fn now(event: Event, step: Option<String>) -> Self {
+        Self { event, step, time: clock::now() }
+    }
+
+    /// Writes it to standard output.
+    pub fn write(&self) {
+        write(self);
+    }
+}
+
+/// Writes the first line to standard output.
+pub fn begin_json() {
+    write(&FirstLine::default());
+}
+
+fn write(line: &impl Serialize) {
+    match serde_json::to_string(line) {
+        Ok(line) => line_to_stdout(&line),
+        Err(error) => tracing::error!("cannot write an event: {error}"),
+    }
+}
+
 impl Audience for JsonLines {
     fn hear(&self, event: &Event) {
         if !self.begun.replace(true) {
-            let first = json!({ "event": "schema", "version": SCHEMA, "kkrun": env!("CARGO_PKG_VERSION") });
-            line_to_stdout(&first.to_string());
+            begin_json();
         }
         if let Event::StepStarted { id, .. } = event {
             self.step.replace(Some(id.clone()));
         }
-        if let Ok(serde_json::Value::Object(mut line)) = serde_json::to_value(event) {
-            let step = || line.get("id").cloned().or_else(|| self.step.borrow().clone().map(Into::into));
-            let step = line.get("step").cloned().or_else(step).unwrap_or_default();
-            line.insert("step".to_owned(), step);
-            line.insert("time".to_owned(), clock::now().to_string().into());
-            line_to_stdout(&serde_json::Value::Object(line).to_string());
-        }
+        let step = event.step().map(str::to_owned).or_else(|| self.step.borrow().clone());
+        EventLine::now(event.clone(), step).write();
         let has_ended = matches!(
             event,
             Event::StepCompleted { .. } | Event::StepInterrupted { .. } | Event::StepPreviewed { .. }

@@ -15,7 +15,7 @@ use clap::ValueEnum;
 
 pub use console::Console;
 pub use failure::show;
-pub use json::JsonLines;
+pub use json::{EventLine, JsonLines, begin_json};
 pub use manual::manual_text;
 pub use output::{is_truncated, line_to_stderr, line_to_stdout};
 pub use questions::Questions;

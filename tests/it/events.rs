@@ -121,3 +121,19 @@ fn logs_and_checks_are_data_too() {
     assert_eq!((&rows[1]["event"], &rows[1]["place"]["line"]), (&"error".into(), &1.into()));
     assert_eq!(rows[2]["problems"], 1);
 }
+
+#[test]
+fn state_of_the_journal_is_data() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "a\n"));"#);
+    let diagnosis = |exit: i32| place.run("doctor --json").ends(exit).json().pop().unwrap();
+    assert_eq!(diagnosis(0)["state"], "missing");
+    place.run("plan.rhai").ends(0);
+    let intact = diagnosis(0);
+    assert_eq!((&intact["event"], &intact["state"]), (&"doctor".into(), &"intact".into()));
+    assert_eq!(intact["journal"], "@/state/journal");
+    let journal = place.read("state/journal");
+    place.write("state/journal", &journal.replacen("First", "Worst", 1));
+    let damaged = diagnosis(5);
+    assert_eq!(damaged["state"], "damaged");
+    assert!(damaged["why"].is_string() && damaged["ways_on"].as_array().unwrap().len() == 3, "{damaged}");
+}

@@ -313,3 +313,86 @@ step::run("01", "First", || { for n in range(0, 300) { print(`line ${n}`); log::
         assert!(place.exists("m/a"));
     }
 }
+
+/// A plan whose second step fails until `m/b` is there.
+fn failing() -> Place {
+    Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/a", "a\n"));
+step::run("02", "Second", || {
+    file::write("@/m/c", "c\n");
+    cmd::run(["test", "-e", "@/m/b"], #{ always: "a test" });
+});
+"#,
+    )
+}
+
+const WHAT_NEXT: &str = "step 02 failed; what next? (retry/edit/shell/accept/rollback/stop) [stop]";
+
+#[test]
+fn failed_step_is_retried_where_it_failed() {
+    let place = failing();
+    let mut session = at_terminal(&place, &["--redo", "01", "plan.rhai"]);
+    session.exp_string("next:").unwrap();
+    session.exp_string(WHAT_NEXT).unwrap();
+    session.send_line("no idea").unwrap();
+    session.exp_string(WHAT_NEXT).unwrap();
+    place.write("m/b", "");
+    session.send_line("ret").unwrap();
+    session.exp_string("Second").unwrap();
+    session.exp_eof().unwrap();
+    assert_eq!(status(&session), 0);
+    let history = place.run("history 01").ends(0).stdout;
+    assert_eq!(history.lines().count(), 1, "step 01 is not run again: {history}");
+}
+
+#[test]
+fn failed_step_is_accepted_or_rolled_back_or_left() {
+    for (answer, ending, is_kept) in [("accept", 0, true), ("rollback", 1, false), ("", 1, true)] {
+        let place = failing();
+        let mut session = at_terminal(&place, &["plan.rhai"]);
+        session.exp_string(WHAT_NEXT).unwrap();
+        session.send_line(answer).unwrap();
+        let shown = session.exp_eof().unwrap();
+        assert_eq!(status(&session), ending, "{answer}: {shown}");
+        assert_eq!(place.exists("m/c"), is_kept, "{answer}: {shown}");
+        assert!(place.exists("m/a"), "{answer}");
+        assert_eq!(shown.matches("error:").count(), 0, "the failure is told once: {shown}");
+    }
+}
+
+#[test]
+fn script_is_edited_at_the_line_that_failed_and_a_shell_opened_beside_it() {
+    let place = failing();
+    place.write(
+        "editor",
+        "#!/bin/sh\nprintf '%s\\n' \"$1\" \"$2\" >@/m/edited\nexec sed -i 's/-e/-n/' \"$2\"\n",
+    );
+    place.write("shell", "#!/bin/sh\npwd >@/m/shell\n");
+    let mut command = place.command(&["plan.rhai"]);
+    command.env("TERM", "xterm").env("SHELL", place.path("shell")).env("EDITOR", place.path("editor"));
+    for script in ["editor", "shell"] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(place.path(script), mode).unwrap();
+    }
+    let mut session = spawn_command(command, Some(20_000)).unwrap();
+    for answer in ["shell", "edit", "retry"] {
+        session.exp_string(WHAT_NEXT).unwrap();
+        session.send_line(answer).unwrap();
+    }
+    session.exp_eof().unwrap();
+    assert_eq!(status(&session), 0);
+    assert_eq!(place.read("m/shell"), "@/plan\n");
+    assert_eq!(place.read("m/edited"), "+5\nplan.rhai\n");
+}
+
+#[test]
+fn no_one_is_asked_who_wants_no_questions() {
+    for option in ["--yes", "--non-interactive"] {
+        let place = failing();
+        let mut session = at_terminal(&place, &[option, "plan.rhai"]);
+        let shown = session.exp_eof().unwrap();
+        assert_eq!(status(&session), 1);
+        assert!(!shown.contains("what next?"), "{shown}");
+    }
+}

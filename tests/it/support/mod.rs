@@ -8,6 +8,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 /// How long something may take that a test waits for.
@@ -297,9 +298,18 @@ impl Ran {
         self
     }
 
-    /// Standard output as lines of JSON.
+    /// Standard output as lines of JSON, each as the schema in docs/ says.
     pub(crate) fn json(&self) -> Vec<serde_json::Value> {
-        let line = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        static SCHEMA: LazyLock<jsonschema::Validator> = LazyLock::new(|| {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/events.schema.json");
+            let schema = serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap();
+            jsonschema::validator_for(&schema).unwrap()
+        });
+        let line = |line| {
+            let value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+            SCHEMA.validate(&value).unwrap_or_else(|error| panic!("{error}: {line}"));
+            value
+        };
         self.stdout.lines().map(line).collect()
     }
 
