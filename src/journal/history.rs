@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail, ensure};
 use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::target::{Footprint, States, Target};
@@ -96,7 +97,8 @@ impl ChangeRecord {
 }
 
 /// The state of a step by its records alone.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum StepState {
     /// Not begun, forgotten, or undone.
     #[default]
@@ -114,7 +116,7 @@ pub enum StepState {
 }
 
 /// A step and what is known of it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct StepRecord {
     /// Its state.
     pub state: StepState,
@@ -226,18 +228,24 @@ impl UnfinishedRollback {
 /// Changes, oldest first. To go through them is work for all of them: what is asked of one is found by its identity, or
 /// in an [`Index`].
 #[derive(Clone, Debug, Default)]
-pub struct Changes(Vec<ChangeRecord>);
+pub struct Changes {
+    list: Vec<ChangeRecord>,
+    /// They were left out: see [`Brief`].
+    is_left_out: bool,
+}
 
 impl Changes {
     fn position(&self, id: ChangeId) -> Option<usize> {
         work::add(1);
-        self.0.binary_search_by_key(&id, |change| change.id).ok()
+        debug_assert!(!self.is_left_out, "a run that does nothing asks for no change");
+        self.list.binary_search_by_key(&id, |change| change.id).ok()
     }
 
     /// The newest one.
     pub fn last(&self) -> Option<&ChangeRecord> {
         work::add(1);
-        self.0.last()
+        debug_assert!(!self.is_left_out, "a run that does nothing asks for no change");
+        self.list.last()
     }
 }
 
@@ -245,8 +253,9 @@ impl Deref for Changes {
     type Target = [ChangeRecord];
 
     fn deref(&self) -> &[ChangeRecord] {
-        work::add(self.0.len());
-        &self.0
+        work::add(self.list.len());
+        debug_assert!(!self.is_left_out, "a run that does nothing asks for no change");
+        &self.list
     }
 }
 
@@ -286,7 +295,7 @@ mod work {
 }
 
 /// A run that recorded something.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunRecord {
     /// Its identity.
     pub run: String,
@@ -298,6 +307,19 @@ pub struct RunRecord {
     pub started: Timestamp,
     /// When it ended, with its exit status; none if it runs or was killed.
     pub ended: Option<(Timestamp, u8)>,
+}
+
+/// What of the history a run needs that finds nothing to do: all about steps, and nothing about changes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Brief {
+    steps: BTreeMap<String, BTreeMap<String, StepRecord>>,
+    overrides: BTreeMap<String, BTreeMap<String, Value>>,
+    bare_plans: BTreeMap<String, BarePlan>,
+    runs: BTreeMap<String, usize>,
+    last_run: Option<(String, Timestamp)>,
+    last_runs: BTreeMap<String, RunRecord>,
+    last_calls: BTreeMap<String, RunRecord>,
+    pub(super) machine: String,
 }
 
 /// All that the journal says, in the form that decisions need.
@@ -356,6 +378,52 @@ pub struct History {
 }
 
 impl History {
+    /// What a run needs that finds nothing to do; nothing if something is left to do whatever the plan says.
+    pub(super) fn brief(&self) -> Option<Brief> {
+        let is_settled = self.open.is_empty()
+            && self.pending.is_empty()
+            && self.reboots.is_empty()
+            && self.rollback.is_none()
+            && !self.bare_plans.is_empty();
+        (is_settled && !self.is_brief()).then(|| self.about_steps())
+    }
+
+    pub(super) fn about_steps(&self) -> Brief {
+        Brief {
+            steps: self.steps.clone(),
+            overrides: self.overrides.clone(),
+            bare_plans: self.bare_plans.clone(),
+            runs: self.runs.clone(),
+            last_run: self.last_run.clone(),
+            last_runs: self.last_runs.clone(),
+            last_calls: self.last_calls.clone(),
+            machine: self.machine.clone(),
+        }
+    }
+
+    /// The history without its changes, of which none may be asked for.
+    pub(super) fn of_brief(brief: Brief) -> Self {
+        let Brief { steps, overrides, bare_plans, runs, last_run, last_runs, last_calls, machine } = brief;
+        let changes = Changes { list: Vec::new(), is_left_out: true };
+        Self {
+            steps,
+            changes,
+            overrides,
+            bare_plans,
+            runs,
+            last_run,
+            last_runs,
+            last_calls,
+            machine,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the changes were left out: then nothing may be recorded on the strength of it.
+    pub fn is_brief(&self) -> bool {
+        self.changes.is_left_out
+    }
+
     /// Whether what is recorded at this target was recorded in this boot.
     pub fn is_recorded_in(&self, boot: &str, target: &Target) -> bool {
         let since = self.newest_boot.as_ref().filter(|(newest, _)| newest == boot).map(|(_, since)| *since);
@@ -365,7 +433,7 @@ impl History {
 
     /// The change of this identity.
     pub fn change(&self, id: ChangeId) -> Option<&ChangeRecord> {
-        self.changes.position(id).map(|at| &self.changes.0[at])
+        self.changes.position(id).map(|at| &self.changes.list[at])
     }
 
     /// The step of this plan and id.
@@ -562,7 +630,7 @@ impl History {
         let Some(at) = self.changes.position(id) else {
             bail!("says `{says}` of change {id}, of which no intent is recorded")
         };
-        let known = &self.changes.0[at];
+        let known = &self.changes.list[at];
         let next = match known.state.next(entry) {
             Ok(next) => next,
             Err(why) => bail!("says `{says}` of change {id}, {why}"),
@@ -782,7 +850,7 @@ impl History {
     }
 
     fn enter_state(&mut self, at: usize, state: ChangeState) {
-        let change = &mut self.changes.0[at];
+        let change = &mut self.changes.list[at];
         change.state = state;
         if change.state == ChangeState::InDoubt || change.undoing_began() {
             self.open.insert(change.id);
@@ -826,7 +894,7 @@ impl History {
         if intent.target.is_of_machine() {
             self.live_of_machine.insert(id);
         }
-        self.changes.0.push(ChangeRecord {
+        self.changes.list.push(ChangeRecord {
             id,
             plan,
             run,
@@ -915,7 +983,7 @@ impl History {
     }
 
     fn change_mut(&mut self, id: ChangeId) -> Option<&mut ChangeRecord> {
-        self.changes.position(id).map(|at| &mut self.changes.0[at])
+        self.changes.position(id).map(|at| &mut self.changes.list[at])
     }
 
     fn settled_at(&mut self, id: ChangeId, at: u64) {

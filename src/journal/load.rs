@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::record::{Entry, FormatVersion, Header, Record};
-use super::{FILE, History, MARK, damaged};
+use super::{BACKUPS, FILE, History, MARK, damaged};
 use crate::machine::clock;
 use crate::machine::state_key::{self, StateKey};
 
@@ -37,11 +37,11 @@ pub struct Loaded {
     /// When the journal's file was put into place, if that was after its newest record: it was copied here.
     pub put_back: Option<PutBack>,
     /// When the newest record was written.
-    newest: Option<Timestamp>,
+    pub(super) newest: Option<Timestamp>,
     /// By which the key is recognised that it was written with.
-    key: Option<String>,
+    pub(super) key: Option<String>,
     /// The checksum of the record that was to be looked out for.
-    marked: Option<String>,
+    pub(super) marked: Option<String>,
 }
 
 impl Loaded {
@@ -80,7 +80,7 @@ pub struct PutBack {
 impl PutBack {
     /// Of a journal with this file. The time of the inode cannot be set: writing the file sets it, and so does copying it
     /// here, which leaves the time of its content behind.
-    fn of(written: Option<Timestamp>, file: &std::fs::Metadata) -> Option<Self> {
+    pub(super) fn of(written: Option<Timestamp>, file: &std::fs::Metadata) -> Option<Self> {
         let written = written?;
         let placed = Timestamp::new(file.ctime(), i32::try_from(file.ctime_nsec()).ok()?).ok()?;
         (placed.duration_since(written) > LATEST_WRITE).then_some(Self { written, placed })
@@ -226,7 +226,7 @@ impl Mark {
     }
 
     /// The mark of a state directory; what a loss of power left of it is none.
-    fn read(directory: &Path) -> Result<Option<Self>> {
+    pub(super) fn read(directory: &Path) -> Result<Option<Self>> {
         let path = directory.join(MARK);
         let text = match std::fs::read(&path) {
             Ok(bytes) => String::from_utf8(bytes).unwrap_or_default(),
@@ -242,7 +242,7 @@ impl Mark {
 }
 
 /// Under another key nothing that is recorded would be as it is on the machine: everything would be a conflict.
-fn check_key(directory: &Path, name: Option<&str>) -> Result<()> {
+pub(super) fn check_key(directory: &Path, name: Option<&str>) -> Result<()> {
     let there = StateKey::read(directory)?;
     let own = state_key::own().map(StateKey::name);
     let (journal, key) = (directory.join(FILE), directory.join(state_key::FILE));
@@ -273,7 +273,7 @@ fn first_checksum() -> String {
 }
 
 fn holds_backups(directory: &Path) -> Result<bool> {
-    let backups = directory.join("backups");
+    let backups = directory.join(BACKUPS);
     match std::fs::read_dir(&backups) {
         Ok(mut entries) => Ok(entries.next().is_some()),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
@@ -393,6 +393,12 @@ fn split(line: &[u8]) -> Option<(&str, &[u8])> {
     let (checksum, rest) = line.split_at_checked(8)?;
     let json = rest.strip_prefix(b" ")?;
     Some((std::str::from_utf8(checksum).ok()?, json))
+}
+
+/// What is in a line behind its checksum, if that matches.
+pub(super) fn checked(line: &[u8]) -> Option<&[u8]> {
+    let (checksum, json) = split(line)?;
+    is_checksum(checksum, json).then_some(json)
 }
 
 /// Whether this is the checksum, in its eight lower-case digits.

@@ -4,6 +4,7 @@
 //! record holds the checksum of the line before, so that a lost, doubled or exchanged line shows. A record
 //! counts once it is synced; what follows the last whole record is a torn write of a run that died.
 
+mod checkpoint;
 mod history;
 mod index;
 mod load;
@@ -15,7 +16,10 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt as _, OpenOptionsExt
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use jiff::Timestamp;
+use serde::Serialize;
 
+pub use checkpoint::{ScriptDigests, load_brief};
 #[cfg(test)]
 pub(crate) use history::work;
 pub use history::{
@@ -38,6 +42,9 @@ use crate::machine::{clock, trusted};
 
 /// The journal's file within the state directory.
 pub const FILE: &str = "journal";
+
+/// The directory of backups beside it.
+const BACKUPS: &str = "backups";
 
 /// The file beside it that says what its newest record is.
 const MARK: &str = "journal.end";
@@ -69,6 +76,10 @@ pub struct Journal {
     recorded: usize,
     /// How many of the last records are not synced, or may not be.
     unsynced: u64,
+    /// When the newest record was written.
+    newest: Option<Timestamp>,
+    /// By which the key is recognised that it is written with.
+    key: Option<String>,
 }
 
 impl Journal {
@@ -77,6 +88,7 @@ impl Journal {
     pub fn take_over(directory: &Path, loaded: &Loaded, writer: Writer) -> Result<Self> {
         let path = directory.join(FILE);
         let mut file = None;
+        checkpoint::clear_unfinished(directory);
         if loaded.exists {
             let opened = OpenOptions::new()
                 .read(true)
@@ -100,6 +112,8 @@ impl Journal {
             recorded: 0,
             // See [`Journal::close`]. What a run left that did not come to its end was synced when it was read.
             unsynced: u64::from(loaded.is_closed),
+            newest: loaded.newest,
+            key: loaded.key.clone(),
         })
     }
 
@@ -124,10 +138,18 @@ impl Journal {
     /// When it cannot be written or synced. The journal is then cut back to its last durable record and
     /// takes no more: a failed sync is never tried again, because the kernel may have dropped the pages.
     pub fn append(&mut self, entry: Entry) -> Result<Vec<Record>> {
-        let mut entries = self.first_entries()?;
-        entries.push(entry);
+        self.append_all(vec![entry])
+    }
+
+    /// The same for several records, with one write and one sync.
+    ///
+    /// # Errors
+    /// As [`Journal::append`].
+    pub fn append_all(&mut self, more: Vec<Entry>) -> Result<Vec<Record>> {
+        let (mut entries, appended) = (self.first_entries()?, more.len());
+        entries.extend(more);
         let records = self.write(entries)?;
-        self.recorded += 1;
+        self.recorded += appended;
         Ok(records)
     }
 
@@ -176,18 +198,21 @@ impl Journal {
         }
         let mut entries = Vec::new();
         if self.next == 1 {
-            // The names of the key and of the journal become durable by one sync, before the first record.
+            // The names of the key, of the journal and of the directory for backups become durable by one sync, before the
+            // first record. A directory that cannot be made is reported by the first backup.
+            let _ = std::fs::DirBuilder::new().mode(0o700).create(self.directory.join(BACKUPS));
             if !state_key::keep(&self.directory)? {
                 sync_directory(&self.directory)?;
             }
             if let Some(parent) = self.directory.parent() {
                 sync_directory(parent)?;
             }
+            self.key = state_key::own().map(StateKey::name);
             entries.push(Entry::Format {
                 version: FormatVersion::CURRENT,
                 kkrun: env!("CARGO_PKG_VERSION").to_owned(),
                 machine: clock::machine_id()?.unwrap_or_default(),
-                key: state_key::own().map(StateKey::name),
+                key: self.key.clone(),
             });
         }
         entries.append(&mut self.opening);
@@ -314,6 +339,7 @@ impl Journal {
         self.end += lines.len() as u64;
         self.next += records.len() as u64;
         self.prev = prev;
+        self.newest = records.last().map(|record| record.header.time).or(self.newest);
     }
 }
 
@@ -324,7 +350,7 @@ impl Journal {
 pub fn check_state_directory(directory: &Path) -> Result<()> {
     trusted::check_state(
         directory,
-        &[FILE, state_key::FILE, "remembered", "lock", "backups", "secrets", "logs"],
+        &[FILE, checkpoint::CHECKPOINT, state_key::FILE, "remembered", "lock", "backups", "secrets", "logs"],
     )
 }
 
@@ -338,8 +364,8 @@ pub fn make_state_directory(directory: &Path) -> Result<()> {
         .with_context(|| format!("cannot create the state directory `{}`", directory.display()))
 }
 
-/// The line of a record and its checksum.
-fn encode(record: &Record) -> Result<(Vec<u8>, String)> {
+/// The line of a record, or of what is written like one, and its checksum.
+fn encode(record: &impl Serialize) -> Result<(Vec<u8>, String)> {
     let json = serde_json::to_vec(record).context("cannot write a record as JSON")?;
     let checksum = format!("{:08x}", crc32c::crc32c(&json));
     let mut line = Vec::with_capacity(json.len() + 10);

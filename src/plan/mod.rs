@@ -28,7 +28,7 @@ use crate::change::World;
 use crate::event::{Event, Reporter, SkipReason};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{self, Entry, History, Loaded, Writer};
+use crate::journal::{self, Entry, History, Loaded, ScriptDigests, Writer};
 use crate::machine::process::Processes;
 use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
@@ -101,6 +101,12 @@ impl Launch {
     /// What the journal says now.
     pub fn history(&self) -> Result<History> {
         Ok(self.journal()?.history)
+    }
+
+    /// The journal as its checkpoint describes it, without its changes; none if there is no checkpoint of it.
+    fn brief_journal(&self) -> Result<Option<(Loaded, ScriptDigests)>> {
+        journal::check_state_directory(&self.state)?;
+        journal::load_brief(&self.state)
     }
 
     /// The present journal.
@@ -284,45 +290,31 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     let text = source.script(&name)?;
     source.check_files()?;
     let files = launch.settings_files.iter().map(|path| read_outside(path)).collect::<Result<Vec<_>>>()?;
-    let mut loaded = launch.journal()?;
+    let secrets = launch.secrets(reporter)?;
+    let given = Given { script, source: &source, files: &files, words, secrets: &secrets };
+    let prepared = |loaded: Loaded| prepared(launch, &given, &name, &text, loaded, reporter);
+    let is_everything = launch.selection.is_everything();
+    // What finds nothing to do needs no more of the journal than its checkpoint holds.
+    if is_everything
+        && !launch.dry_run
+        && launch.set.is_empty()
+        && launch.unset.is_empty()
+        && let Some((loaded, digests)) = launch.brief_journal()?
+    {
+        let host = prepared(loaded)?;
+        host.scripts().recall(digests);
+        if let Some(plan) = remembered(&host)
+            && is_unchanged(&host, &plan)
+        {
+            tracing::debug!("nothing changed since all steps completed: the journal is not even replayed");
+            return Ok(Ready { host, code: None, plan, unchanged: true });
+        }
+    }
+    let loaded = launch.journal()?;
     if let Some(put_back) = &loaded.put_back {
         reporter.note(put_back.sentence());
     }
-    let history = std::mem::take(&mut loaded.history);
-    let plain = Settings::read(&source, &files, &BTreeMap::new())?;
-    let plan_name = plain.text("plan").map_or_else(|| stem(&name), str::to_owned);
-    let mut overrides = history.overrides.get(&plan_name).cloned().unwrap_or_default();
-    for key in &launch.unset {
-        if launch.set.iter().any(|(set, _)| set == key) {
-            let message = format!("`--set {key}=…` and `--unset {key}` contradict each other");
-            bail!(Failure::new(message).exit(ExitCode::USAGE));
-        }
-        if overrides.remove(key).is_none() {
-            plain.check_override(key, None, "--unset")?;
-        }
-    }
-    for (key, value) in &overrides {
-        plain.check_override(key, Some(value), "--set").map_err(|failure| {
-            failure.hint(format!("an earlier run recorded this override; `--unset {key}` removes it"))
-        })?;
-    }
-    for (key, typed) in &launch.set {
-        overrides.insert(key.clone(), plain.typed(key, typed)?);
-    }
-    let settings = Settings::read(&source, &files, &overrides)?;
-    let mut session = if launch.dry_run {
-        Session::new(launch.world_for_dry_run(Rc::clone(reporter)), history, &plan_name)
-    } else {
-        let world = launch.world(Rc::clone(reporter));
-        let opening =
-            launch.opening(&plan_name, &script.display().to_string(), &source.describe(), loaded)?;
-        Session::acting(world, history, &plan_name, opening)
-    };
-    session.on_conflict = launch.on_conflict;
-    let host = Host::new(session, source, settings, words);
-    host.set_secrets(launch.secrets(reporter)?);
-    host.scripts().keep(MAIN, text);
-    let is_everything = launch.selection.is_everything();
+    let host = prepared(loaded)?;
     if is_everything
         && let Some(plan) = remembered(&host)
         && is_unchanged(&host, &plan)
@@ -347,6 +339,65 @@ fn read(launch: &Rc<Launch>, script: &Path, words: Vec<String>, reporter: &Rc<Re
     }
     let program = program?;
     Ok(Ready { host, code: Some((engine, program)), plan: checked.plan, unchanged: false })
+}
+
+/// What a script is called with.
+struct Given<'given> {
+    script: &'given Path,
+    source: &'given Source,
+    files: &'given [Script],
+    words: Vec<String>,
+    secrets: &'given Rc<Secrets>,
+}
+
+/// The host of a script, with what the journal says.
+fn prepared(
+    launch: &Launch,
+    given: &Given<'_>,
+    name: &str,
+    text: &Script,
+    mut loaded: Loaded,
+    reporter: &Rc<Reporter>,
+) -> Result<Rc<Host>> {
+    let history = std::mem::take(&mut loaded.history);
+    let plain = Settings::read(given.source, given.files, &BTreeMap::new())?;
+    let plan_name = plain.text("plan").map_or_else(|| stem(name), str::to_owned);
+    let mut overrides = history.overrides.get(&plan_name).cloned().unwrap_or_default();
+    for key in &launch.unset {
+        if launch.set.iter().any(|(set, _)| set == key) {
+            let message = format!("`--set {key}=…` and `--unset {key}` contradict each other");
+            bail!(Failure::new(message).exit(ExitCode::USAGE));
+        }
+        if overrides.remove(key).is_none() {
+            plain.check_override(key, None, "--unset")?;
+        }
+    }
+    for (key, value) in &overrides {
+        plain.check_override(key, Some(value), "--set").map_err(|failure| {
+            failure.hint(format!("an earlier run recorded this override; `--unset {key}` removes it"))
+        })?;
+    }
+    for (key, typed) in &launch.set {
+        overrides.insert(key.clone(), plain.typed(key, typed)?);
+    }
+    let settings = Settings::read(given.source, given.files, &overrides)?;
+    let mut session = if launch.dry_run {
+        Session::new(launch.world_for_dry_run(Rc::clone(reporter)), history, &plan_name)
+    } else {
+        let world = launch.world(Rc::clone(reporter));
+        let opening = launch.opening(
+            &plan_name,
+            &given.script.display().to_string(),
+            &given.source.describe(),
+            loaded,
+        )?;
+        Session::acting(world, history, &plan_name, opening)
+    };
+    session.on_conflict = launch.on_conflict;
+    let host = Host::new(session, given.source.clone(), settings, given.words.clone());
+    host.set_secrets(Rc::clone(given.secrets));
+    host.scripts().keep(MAIN, text.clone());
+    Ok(host)
 }
 
 /// Examines the plan of this script, and gives its name and its steps. The launch is that of a dry run: nothing is changed
@@ -534,6 +585,9 @@ fn finish(
         // A failed journal has been reported already; the run then has no end record.
         let bare = to_remember(host, plan);
         let _ = host.session().record_end(Entry::RunEnded { exit: exit.0, bare });
+    }
+    if exit == ExitCode::DONE && !plan.steps.is_empty() {
+        host.session().write_checkpoint(|| host.scripts().settled_digests());
     }
     let pending = host.seen().pending_lines();
     if let Err(Stop::Unpredictable { place, why }) = &outcome {

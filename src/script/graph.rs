@@ -5,6 +5,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::PathBuf;
 use std::rc::Rc;
 
 use anyhow::{Result, anyhow};
@@ -12,7 +14,9 @@ use rhai::Token;
 
 use super::program::{Import, Parts, Program};
 use super::source::{LIBRARY, Script, Source};
-use crate::machine::files::Digest;
+use crate::journal::ScriptDigests;
+use crate::machine::files::{Digest, Identity, digest_again};
+use crate::machine::trusted;
 
 /// The key of the script that was called, whatever its file is named.
 pub const MAIN: &str = "\0main";
@@ -23,6 +27,8 @@ pub struct Graph {
     texts: RefCell<HashMap<String, Rc<Script>>>,
     programs: RefCell<HashMap<String, Rc<Program>>>,
     digests: RefCell<HashMap<String, Digest>>,
+    /// What an earlier run found, each for as long as its file is unmodified.
+    earlier: RefCell<ScriptDigests>,
     consists_of: RefCell<HashMap<String, Rc<[String]>>>,
 }
 
@@ -67,6 +73,7 @@ impl Graph {
             texts: RefCell::default(),
             programs: RefCell::default(),
             digests: RefCell::default(),
+            earlier: RefCell::default(),
             consists_of: RefCell::default(),
         }
     }
@@ -177,12 +184,51 @@ impl Graph {
             let known = self.digests.borrow().get(key).copied();
             let digest = match known {
                 Some(digest) => digest,
-                None => Digest::of(self.text(key)?.text.as_bytes()),
+                None => match self.unmodified(key) {
+                    Some(digest) => digest,
+                    None => Digest::of(self.text(key)?.text.as_bytes()),
+                },
             };
             self.digests.borrow_mut().insert(key.to_owned(), digest);
             all.push((key, digest));
         }
         Ok(Digest::of_all(all).to_string())
+    }
+
+    /// Takes over digests that an earlier run found: a script whose file is unmodified since need not be read to know its
+    /// own.
+    pub fn recall(&self, earlier: ScriptDigests) {
+        self.earlier.replace(earlier);
+    }
+
+    fn unmodified(&self, key: &str) -> Option<Digest> {
+        let earlier = self.earlier.borrow();
+        let (identity, digest) = earlier.get(key)?;
+        identity.is_at(&self.path_beside(key)?).then_some(*digest)
+    }
+
+    /// The digests of the scripts that were read, for [`Graph::recall`]: of those whose files are still as they were read,
+    /// and that whoever may call this kkrun would trust. Scripts below other directories are not among them, because their
+    /// directories are judged when they are read.
+    pub fn settled_digests(&self) -> ScriptDigests {
+        let caller = rustix::process::geteuid().as_raw();
+        let settled = |(key, digest): (&String, &Digest)| {
+            let path = self.path_beside(key)?;
+            let file = trusted::file(&path).ok()?;
+            let identity = Identity::settled(&file).filter(|identity| identity.is_at(&path))?;
+            let is_own = file.metadata().is_ok_and(|metadata| metadata.uid() == caller);
+            let (found, _) = digest_again(&file, &path).ok()?;
+            (is_own && found == *digest).then(|| (key.clone(), (identity, *digest)))
+        };
+        self.digests.borrow().iter().filter_map(settled).collect()
+    }
+
+    /// The file of a script that is directly in the directory of the plan.
+    fn path_beside(&self, key: &str) -> Option<PathBuf> {
+        match &self.source {
+            Source::Directory { root, .. } if !key.contains('/') && key != MAIN => Some(root.join(key)),
+            _ => None,
+        }
     }
 }
 

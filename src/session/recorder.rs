@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use super::Session;
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Record, Writer};
+use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Record, ScriptDigests, Writer};
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
 use crate::machine::{backups, capture};
@@ -31,7 +31,7 @@ pub(super) enum Recorder {
     /// Nothing yet: it takes the lock when it first acts, so that a script which changes nothing never does.
     Closed(Box<Opening>),
     /// The journal, under the lock.
-    Open { journal: Journal, _lock: Lock },
+    Open { journal: Box<Journal>, _lock: Lock },
 }
 
 impl Session {
@@ -58,7 +58,7 @@ impl Session {
         SecretStore::below(&opening.directory).clear_unfinished()?;
         let mut journal = Journal::take_over(&opening.directory, &loaded, opening.writer.clone())?;
         journal.open_run_with(std::mem::take(&mut opening.entries));
-        self.recorder = Recorder::Open { journal, _lock: lock };
+        self.recorder = Recorder::Open { journal: Box::new(journal), _lock: lock };
         self.world.end_orphans()?;
         capture::clear_leftovers(self.world.state_directory())
     }
@@ -104,35 +104,71 @@ impl Session {
         self.write(entry, Journal::append)
     }
 
+    /// Appends several entries with one write and one sync.
+    pub(super) fn record_all(&mut self, entries: Vec<Entry>) -> Result<Vec<ChangeId>> {
+        self.begin_acting()?;
+        self.write_all(entries, Journal::append_all)
+    }
+
     fn write(
         &mut self,
         entry: Entry,
         write: impl FnOnce(&mut Journal, Entry) -> Result<Vec<Record>>,
     ) -> Result<ChangeId> {
-        let entry = entry.redacted(&|text| self.world.reporter.redact(text));
+        let ids = self.write_all(vec![entry], |journal, mut entries| match entries.pop() {
+            Some(entry) => write(journal, entry),
+            None => Ok(Vec::new()),
+        })?;
+        Ok(ids.last().copied().unwrap_or_default())
+    }
+
+    fn write_all(
+        &mut self,
+        entries: Vec<Entry>,
+        write: impl FnOnce(&mut Journal, Vec<Entry>) -> Result<Vec<Record>>,
+    ) -> Result<Vec<ChangeId>> {
+        let redact = |text: &str| self.world.reporter.redact(text);
+        let entries: Vec<Entry> = entries.into_iter().map(|entry| entry.redacted(&redact)).collect();
         let Recorder::Open { journal, .. } = &mut self.recorder else {
             bail!("internal error: a dry run cannot record")
         };
-        // What is written stays written.
-        if let Err(why) = self.history.check(&entry) {
-            bail!(
-                Failure::new(format!("internal error: refused to write a record that {why}"))
-                    .kind(FailureKind::Panic)
-                    .hint("this is a bug in kkrun; what was done before is recorded")
-            );
+        if self.history.is_brief() {
+            bail!("internal error: refused to write a record without the changes before it")
         }
-        let mut id = 0;
-        for record in write(journal, entry)? {
-            id = record.header.seq;
+        // What is written stays written.
+        for entry in &entries {
+            if let Err(why) = self.history.check(entry) {
+                bail!(
+                    Failure::new(format!("internal error: refused to write a record that {why}"))
+                        .kind(FailureKind::Panic)
+                        .hint("this is a bug in kkrun; what was done before is recorded")
+                );
+            }
+        }
+        let written = entries.len();
+        let mut ids = Vec::new();
+        for record in write(journal, entries)? {
+            ids.push(record.header.seq);
             Rc::make_mut(&mut self.history).apply(record)?;
         }
-        Ok(id)
+        // The records that open a run come before them.
+        Ok(ids.split_off(ids.len().saturating_sub(written)))
     }
 
     /// Records these right before the first record, if there is one.
     pub fn remember(&mut self, entries: Vec<Entry>) {
         if let Recorder::Closed(opening) = &mut self.recorder {
             opening.entries.extend(entries);
+        }
+    }
+
+    /// Writes a checkpoint of the journal, if that pays. Without it the next run replays the journal: a failure is not
+    /// one of this run.
+    pub fn write_checkpoint(&mut self, scripts: impl FnOnce() -> ScriptDigests) {
+        if let Recorder::Open { journal, .. } = &mut self.recorder
+            && let Err(error) = journal.write_checkpoint(&self.history, scripts)
+        {
+            tracing::warn!("cannot write the checkpoint of the journal: {error:#}");
         }
     }
 

@@ -13,6 +13,7 @@ mod captured;
 mod captured_commands;
 mod check;
 mod checkouts;
+mod checkpoint;
 mod command_line;
 mod commands;
 mod conflict;

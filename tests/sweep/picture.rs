@@ -190,8 +190,8 @@ pub(crate) fn leftovers(tree: &Path, state: &Path) -> Vec<String> {
         let parts: Vec<&str> = shown.split('/').collect();
         let belongs = match parts.as_slice() {
             [
-                "" | "journal" | "journal.end" | "key" | "remembered" | "lock" | "backups" | "logs"
-                | "secrets" | "running" | "aside",
+                "" | "journal" | "journal.end" | "journal.checkpoint" | "key" | "remembered" | "lock"
+                | "backups" | "logs" | "secrets" | "running" | "aside",
             ] => true,
             // Killed before its first record, a run leaves nothing for a rollback to do: the next run writes over it.
             [".key"] => fs::metadata(state.join("journal")).map_or(0, |journal| journal.len()) == 0,

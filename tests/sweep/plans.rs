@@ -66,6 +66,7 @@ const ALL: &[Scenario] = &[
     CAPTURED,
     DATA,
     TOUCHED,
+    LONG,
 ];
 
 /// Those that are tried only by name: some of their positions are still bad.
@@ -217,6 +218,36 @@ step::run("02", "Secrets", || {
         write(tree, "02/env", "NAME=x\nTOKEN=old\n");
         write(tree, "shared/file", "a = 1\nb = 1\n");
     },
+    has_server: false,
+    talks: false,
+};
+
+macro_rules! ten_times {
+    ($text:expr) => {
+        concat!($text, $text, $text, $text, $text, $text, $text, $text, $text, $text)
+    };
+}
+
+macro_rules! step {
+    ($id:literal) => {
+        concat!(
+            "step::run(\"",
+            $id,
+            "\", \"",
+            ten_times!(ten_times!(ten_times!(ten_times!("long ")))),
+            "\", \"write.rhai\");\n"
+        )
+    };
+}
+
+/// A journal that is long enough to have a checkpoint: the titles are in it.
+const LONG: Scenario = Scenario {
+    name: "long",
+    files: &[
+        ("plan.rhai", concat!(step!("01"), step!("02"), step!("03"), step!("04"), step!("05"), step!("06"))),
+        ("write.rhai", "file::write(\"@/01/old\", \"written\\n\");\n"),
+    ],
+    make: |tree| write(tree, "01/old", "old\n"),
     has_server: false,
     talks: false,
 };

@@ -2,11 +2,16 @@
 
 use std::fs::File;
 
-use rustix::fs::{Stat, fstat};
+use std::path::Path;
+
+use rustix::fs::{FileType, Stat, fstat, lstat};
+use serde::{Deserialize, Serialize};
+
+use super::known::{self, Moment};
 
 /// Differs from any other file's, and changes with every modification of the file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Identity {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Identity {
     device: u64,
     pub(super) inode: u64,
     pub(super) size: i64,
@@ -26,6 +31,22 @@ impl Identity {
             changed: (stat.st_ctime, field(stat.st_ctime_nsec)),
             links: field(stat.st_nlink),
         }
+    }
+
+    /// That of an open file, if every later modification of it shows there: not while it may be modified in the very tick
+    /// of the clock that it is dated with, nor on a file system that dates by another clock.
+    pub fn settled(file: &File) -> Option<Self> {
+        let identity = Self::of(&fstat(file).ok()?);
+        let now = Moment::now();
+        let is_past = now.is_after(identity.modified) && now.is_after(identity.changed);
+        (is_past && known::is_local(file)).then_some(identity)
+    }
+
+    /// Whether the regular file at a path is this one, unmodified: content, owner and mode.
+    pub fn is_at(&self, path: &Path) -> bool {
+        lstat(path).is_ok_and(|stat| {
+            FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile && Self::of(&stat) == *self
+        })
     }
 
     /// Whether an open file is this one, and at most renamed since.

@@ -47,7 +47,7 @@ impl Moment {
     }
 
     /// Whether a write from this moment on shows in the time of modification.
-    fn is_after(self, (seconds, nanoseconds): (i64, i64)) -> bool {
+    pub(super) fn is_after(self, (seconds, nanoseconds): (i64, i64)) -> bool {
         // Some file systems date to the second, or to two.
         if nanoseconds == 0 {
             return seconds + 2 < self.seconds;
@@ -66,11 +66,7 @@ pub(super) fn digest(file: &File) -> Option<(Digest, u64)> {
 
 /// Remembers the digest of an open file that was `identity` when it was read; the read began after `since`.
 pub(super) fn remember(file: &File, identity: &Identity, since: Moment, digest: Digest) {
-    let is_local = || {
-        let magic = fstatfs(file).map(|of| u64::try_from(of.f_type).unwrap_or_default());
-        magic.is_ok_and(|magic| LOCAL.contains(&(magic & 0xffff_ffff)))
-    };
-    if !since.is_after(identity.modified) || !is_local() {
+    if !since.is_after(identity.modified) || !is_local(file) {
         return;
     }
     let mut known = KNOWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -79,6 +75,12 @@ pub(super) fn remember(file: &File, identity: &Identity, since: Moment, digest: 
         known.clear();
     }
     known.insert(*identity, digest);
+}
+
+/// Whether an open file is on a file system whose times come from this machine's clock.
+pub(super) fn is_local(file: &File) -> bool {
+    let magic = fstatfs(file).map(|of| u64::try_from(of.f_type).unwrap_or_default());
+    magic.is_ok_and(|magic| LOCAL.contains(&(magic & 0xffff_ffff)))
 }
 
 /// A file that this process has written, on its way to its name: a rename is the last call that changes its times.

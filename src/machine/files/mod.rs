@@ -58,6 +58,7 @@ pub use file_state::{
 };
 pub(crate) use file_state::{ReadFile, observe_with, read_open};
 pub use flags::Flags;
+pub use identity::Identity;
 pub use link::link;
 pub use listing::Listing;
 pub use manifest::{Manifest, Ownership, Several, Summary, TreeFiles};
