@@ -343,6 +343,18 @@ pub(super) fn recorded_diff(
     before: &FileState,
     after: &FileState,
 ) -> Option<String> {
+    let (old, new) = recorded_contents(world, path, before, after)?;
+    let (old, new) = (showable(before, &old)?, showable(after, &new)?);
+    Some(unified_diff(&world.reporter.redact(old), &world.reporter.redact(new), None))
+}
+
+/// The contents of a file before and after a change, as far as the backups have them or the file still has the new one.
+pub(super) fn recorded_contents(
+    world: &World,
+    path: &Path,
+    before: &FileState,
+    after: &FileState,
+) -> Option<(Vec<u8>, Vec<u8>)> {
     let content = |state: &FileState| match state.sha256() {
         None => Some(Vec::new()),
         Some(digest) => world.backups().and_then(|backups| backups.read(digest)).ok().or_else(|| {
@@ -350,9 +362,7 @@ pub(super) fn recorded_diff(
             (now.sha256() == Some(digest)).then_some(bytes)
         }),
     };
-    let (old, new) = (content(before)?, content(after)?);
-    let (old, new) = (showable(before, &old)?, showable(after, &new)?);
-    Some(unified_diff(&world.reporter.redact(old), &world.reporter.redact(new), None))
+    Some((content(before)?, content(after)?))
 }
 
 impl Kind for FileChange {

@@ -55,8 +55,8 @@ pub use command::{
 pub use database::{DatabaseChange, DesiredDatabase};
 pub use debconf::{DebconfChange, DesiredAnswer};
 pub use edit::{
-    Asked, Beside, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, FileRecord, Format, Lines,
-    Made, entry_target, matching_lines, recognise,
+    Asked, Beside, DesiredEntry, DesiredLine, EditChange, EditTerms, EntryKind, FileEntry, FileRecord,
+    Format, Lines, Made, TogetherTerms, entry_target, matching_lines, recognise,
 };
 pub use file::{DesiredFile, FileChange, Found};
 pub use group::{DesiredGroup, GroupChange};

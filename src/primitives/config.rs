@@ -1,5 +1,6 @@
 //! `config::` edits a key, a line or a block of a text file and leaves every other byte alone.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::{Result, bail};
@@ -10,12 +11,13 @@ use zeroize::Zeroizing;
 use super::file::{Mode, Ownership, absolute};
 use super::shorter::namespace;
 use crate::change::{
-    Asked, Beside, Change, DesiredEntry, EditChange, EditTerms, EntryKind, FileEntry, Format, Found, Lines,
-    Payload, entry_target, matching_lines, recognise,
+    Asked, Beside, Change, DesiredEntry, DesiredLine, EditChange, EditTerms, EntryKind, FileEntry, Format,
+    Found, Lines, Payload, TogetherTerms, entry_target, matching_lines, recognise,
 };
 use crate::failure::{Failure, FailureKind};
-use crate::machine::files::{self, FileState};
+use crate::machine::files::{self, Attributes, FileState};
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
+use crate::target::Target;
 
 pub(super) fn module() -> rhai::Module {
     namespace(
@@ -273,33 +275,42 @@ fn edit(
     how: &How,
 ) -> Result<bool> {
     host.seen().asks_for(|| entry_target(&found.path, &entry));
-    let attributes = match &found.state {
-        FileState::Absent if matches!(desired, DesiredEntry::Comment | DesiredEntry::Absent) => {
-            return Ok(false);
-        }
-        FileState::Absent => {
-            let mode = if how.secret { super::file::NEW_SECRET } else { super::file::NEW_FILE };
-            how.ownership.attributes(host, &found.path, &found.state, mode)?
-        }
-        // The options apply to a new file only: an existing one keeps its owner and mode.
-        FileState::File { .. } => {
-            Ownership::default().attributes(host, &found.path, &found.state, super::file::NEW_FILE)?
-        }
-        other => return Err(no_file(&found.path, other).into()),
-    };
+    if found.state.is_absent() && matches!(desired, DesiredEntry::Comment | DesiredEntry::Absent) {
+        return Ok(false);
+    }
+    let attributes = attributes(host, &found, how)?;
     let record = host.seen().file_record(&found);
     let path = found.path.clone();
     let terms = EditTerms { entry, secret: how.secret, in_place: how.in_place, attributes, record };
     let Some(change) = EditChange::towards((found, bytes), desired, terms)? else { return Ok(false) };
-    if !how.in_place && files::is_mounted_upon(&path)? {
+    refuse_mounted(&path, how)?;
+    host.session().perform(&Change::Edit(change), Payload::Nothing)
+}
+
+/// The metadata of the file once it is edited.
+fn attributes(host: &Host, found: &Found, how: &How) -> Result<Attributes> {
+    match &found.state {
+        FileState::Absent => {
+            let mode = if how.secret { super::file::NEW_SECRET } else { super::file::NEW_FILE };
+            how.ownership.attributes(host, &found.path, &found.state, mode)
+        }
+        // The options apply to a new file only: an existing one keeps its owner and mode.
+        FileState::File { .. } => {
+            Ownership::default().attributes(host, &found.path, &found.state, super::file::NEW_FILE)
+        }
+        other => Err(no_file(&found.path, other).into()),
+    }
+}
+
+fn refuse_mounted(path: &Path, how: &How) -> Result<()> {
+    if !how.in_place && files::is_mounted_upon(path)? {
         bail!(
             Failure::new(format!("cannot replace `{}`: something is mounted at it", path.display()))
                 .kind(FailureKind::Busy)
                 .hint("give the option `in_place: true` to write into the file that is mounted there")
         );
     }
-    let performed = Change::Edit(change.clone());
-    host.session().perform(&performed, Payload::Nothing)
+    Ok(())
 }
 
 fn no_file(path: &Path, state: &FileState) -> Failure {
@@ -327,11 +338,69 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
         // The first key creates the file, so any secret among the values decides its mode.
         options.mode = Some(Mode(super::file::NEW_SECRET));
     }
+    if let Some(changed) = set_together(host, path, values, &options)? {
+        return Ok(changed);
+    }
     let mut changed = false;
     for (key, value) in values {
         changed |= set_one(host, path, key, value, &options)?;
     }
     Ok(changed)
+}
+
+/// Sets all of the values by one write of the file; `None` if each is to be set by itself: a single one, in a dry run,
+/// which writes nothing and shows the difference of each, and after a run that was killed before it settled one of them.
+fn set_together(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Result<Option<bool>> {
+    if host.dry_run() || values.len() < 2 {
+        return Ok(None);
+    }
+    let (found, bytes) = Found::text_at(&absolute(path)?)?;
+    let mut texts = Vec::new();
+    let mut format = None;
+    for (key, value) in values {
+        let mut entry = options.line(key)?;
+        entry.format = match format {
+            Some(format) => format,
+            None => *format.insert(recognise(&found.path, &bytes, options.asked(&entry))?),
+        };
+        host.seen().asks_for(|| entry_target(&found.path, &entry));
+        texts.push((entry, value_of(host, key, value)?));
+    }
+    let secret = texts.iter().any(|(_, text)| text.secret);
+    let how = How { ownership: options.ownership(), secret, in_place: options.in_place };
+    let terms = TogetherTerms {
+        in_place: how.in_place,
+        attributes: attributes(host, &found, &how)?,
+        record: host.seen().file_record(&found),
+    };
+    let changes_but = |kept: &BTreeSet<Target>| {
+        let is_meant = |(entry, _): &&(FileEntry, Text)| !kept.contains(&entry_target(&found.path, entry));
+        let lines: Vec<DesiredLine<'_>> = texts
+            .iter()
+            .filter(is_meant)
+            .map(|(entry, text)| DesiredLine {
+                entry: entry.clone(),
+                value: &text.bytes,
+                secret: text.secret,
+            })
+            .collect();
+        let changes = EditChange::towards_all((&found, &bytes), &lines, &terms)?;
+        Ok::<Vec<Change>, anyhow::Error>(changes.into_iter().map(Change::Edit).collect())
+    };
+    let mut changes = changes_but(&BTreeSet::new())?;
+    if changes.is_empty() {
+        return Ok(Some(false));
+    }
+    refuse_mounted(&found.path, &how)?;
+    let kept = host.session().kept_among(&changes)?;
+    if host.seen().is_any_doubtful(&changes) {
+        return Ok(None);
+    }
+    if !kept.is_empty() {
+        changes = changes_but(&kept)?;
+    }
+    host.session().perform_together(&changes)?;
+    Ok(Some(!changes.is_empty()))
 }
 
 fn get_one(host: &Host, path: &str, key: &str, options: &Options) -> Result<Dynamic> {
@@ -431,7 +500,8 @@ mod functions {
         act(&context, |host| set_one(host, path, key, &value, &Options::of(options)?))
     }
 
-    /// Sets every key of the map. Options: those of `config::set` for one key.
+    /// Sets every key of the map by one write of the file, so that no one sees some of the values without the others. Each
+    /// key can be rolled back by itself. Options: those of `config::set` for one key.
     ///
     /// ```rhai
     /// config::set("/srv/app.env", #{ HOST: "here", PORT: 80 });

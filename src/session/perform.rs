@@ -1,5 +1,7 @@
 //! Makes one change: look, intent, act, look again, outcome. The only caller of an act.
 
+use std::collections::BTreeSet;
+
 use anyhow::{Result, bail};
 use serde_json::Value;
 
@@ -109,6 +111,82 @@ impl Session {
             self.record(Entry::Recorded { target, state })?;
         }
         Ok(Some(id))
+    }
+
+    /// The targets among these that the operator keeps as they are. A change to any other of them may be made.
+    ///
+    /// # Errors
+    /// When there is a conflict and no one decides about it, and when the journal cannot be written.
+    pub fn kept_among(&mut self, changes: &[Change]) -> Result<BTreeSet<Target>> {
+        self.begin_acting()?;
+        let mut kept = BTreeSet::new();
+        for change in changes {
+            let Intent { target, summary, after, .. } = change.intent()?;
+            if self.is_kept(&target, &after) {
+                kept.insert(target);
+            } else if let Some(difference) = self.conflicting_state(change, &target)
+                && !self.may_replace(&target, &summary, &difference, &after)?
+            {
+                kept.insert(target);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Whether a killed run left a change to one of these targets half made: it is made again by itself.
+    pub fn is_any_doubtful(&self, changes: &[Change]) -> bool {
+        changes.iter().any(|change| self.doubtful(&change.kind().target()).is_some())
+    }
+
+    /// Makes several changes by the act of the first one, which makes all of them at once or none: entries of one file,
+    /// by one write of it. What is in the way of any of them was decided about by [`Session::kept_among`].
+    ///
+    /// Each is intended and settled by records of its own, as if it were made alone. The intents are written together and
+    /// share one sync, which is enough: it comes after the one backup that all of them need, and before the act. What a
+    /// crash leaves of them are the first ones, and each is probed by itself: without the act it is found as before.
+    ///
+    /// # Errors
+    /// As [`Session::perform`]. The outcome of each is recorded then, too.
+    pub fn perform_together(&mut self, changes: &[Change]) -> Result<()> {
+        let Some(first) = changes.first() else { return Ok(()) };
+        self.check_interruption()?;
+        self.begin_acting()?;
+        let mut intents = Vec::with_capacity(changes.len());
+        for change in changes {
+            let mut intent = change.intent()?;
+            self.refuse_secret_in(&intent)?;
+            self.asks_for(|| intent.target.clone());
+            intent.step.clone_from(&self.step);
+            intent.pending = self.handlers();
+            intents.push(Entry::Intent(Box::new(intent)));
+        }
+        self.begin_recording()?;
+        first.kind().prepare(&self.world)?;
+        let ids = self.record_all(intents)?;
+        let differences: Vec<_> =
+            changes.iter().map(|change| self.difference(change, ChangeOutcome::Made)).collect();
+        let acted = first.kind().act(&self.world, Payload::Nothing);
+        let failure = acted.as_ref().err().map(|error| format!("{error:#}"));
+        let mut first_error = None;
+        let mut acted = Some(acted);
+        for (id, change) in ids.into_iter().zip(changes) {
+            let own = acted.take().unwrap_or_else(|| match &failure {
+                None => Ok(()),
+                Some(why) => Err(anyhow::anyhow!("{why}")),
+            });
+            if let Err(error) = self.finish(id, change, own) {
+                first_error.get_or_insert(error);
+            }
+        }
+        if let Some(error) = first_error {
+            return Err(error);
+        }
+        for (change, difference) in changes.iter().zip(differences) {
+            self.changed += 1;
+            let kind = change.kind();
+            self.report(ChangeOutcome::Made, &kind.target(), &kind.summary(), difference);
+        }
+        Ok(())
     }
 
     /// Refuses a change of which a path, a name or an argument contains a secret: that is recorded as it is.

@@ -204,6 +204,29 @@ fn a_target_is_read_at_most_twice_and_its_copy_once() {
 }
 
 #[test]
+#[ignore = "needs strace"]
+fn an_edited_file_is_read_once_and_its_two_copies_are_not_read_again() {
+    let text = "another = a value of usual length\n".repeat((8 << 20) / 34);
+    for act in [
+        r#"config::set("@/m/file", "key", "1")"#,
+        r#"config::set("@/m/file", #{ one: 1, two: 2, another_one: 3 })"#,
+        r#"config::line("@/m/file", "a line")"#,
+    ] {
+        let place = Place::new(&format!("step::run(\"01\", \"Edit\", || {{ {act}; }});"));
+        place.write("m/file", &text);
+        // What is written in the tick in which it is read is read again.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let read = read_of(&place, "plan.rhai");
+        let of = |name: &str| -> usize {
+            read.iter().filter(|(path, _)| path.starts_with(name)).map(|(_, length)| length).sum()
+        };
+        let (target, backups) = (of("@/m/"), of("@/state/backups/"));
+        assert!(target <= text.len() + 4096, "{act}: {read:?}");
+        assert_eq!(backups, 0, "{act}: {read:?}");
+    }
+}
+
+#[test]
 fn modified_large_file_is_a_conflict_and_overwritten_within_bounds() {
     let place = Place::new(r#"step::run("01", "Write", || { file::write("@/m/file", "small\n"); });"#);
     place.run("plan.rhai").ends(0);

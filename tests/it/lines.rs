@@ -262,3 +262,62 @@ fn file_that_something_is_mounted_at_is_written_in_place_and_only_if_the_script_
     ran.ends(0);
     assert_eq!((place.read("m/mounted"), place.read("m/hosts")), (HOSTS.to_owned(), "below\n".to_owned()));
 }
+
+const SEVERAL: &str = r#"
+step::run("01", "Several", || {
+    config::set("@/m/app.conf", #{ host: "new", port: 81, zone: "z", user: "kim" });
+});
+"#;
+
+#[test]
+fn several_keys_are_set_by_one_write_with_one_backup_and_undone_one_by_one() {
+    let before = "# app\nport = 80\nhost = old\nother = 1\n";
+    let place = Place::new(SEVERAL).with("m/app.conf", before);
+    place.run("plan.rhai").ends(0).says("set port in @/m/app.conf").says("set zone in @/m/app.conf");
+    let after = place.read("m/app.conf");
+    assert!(after.contains("port = 81\nhost = new\nother = 1\n"), "{after}");
+    assert_eq!(place.backups(), [before]);
+    let count = |kind: &str| place.records().iter().filter(|known| *known == kind).count();
+    assert_eq!((count("intent"), count("done")), (4, 4));
+    place.run("plan.rhai --verify").ends(0);
+
+    // One of them alone, in a file that was modified elsewhere.
+    place.edit("m/app.conf", "other = 1", "other = 2");
+    place.run("rollback line:@/m/app.conf#port").ends(0);
+    let text = place.read("m/app.conf");
+    assert!(text.contains("port = 80\nhost = new\nother = 2\n") && text.contains("zone = z\n"), "{text}");
+
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("m/app.conf"), before.replace("other = 1", "other = 2"));
+}
+
+#[test]
+fn several_keys_are_rolled_back_to_the_byte_and_a_new_file_is_removed() {
+    let before = "port = 80\nhost = old";
+    let place = Place::new(SEVERAL).with("m/app.conf", before);
+    let modified = |place: &Place| std::fs::metadata(place.path("m/app.conf")).unwrap().modified().unwrap();
+    let time = modified(&place);
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --dry-run").ends(6);
+    place.run("rollback").ends(0).says("4 undone");
+    assert_eq!((place.read("m/app.conf"), modified(&place)), (before.to_owned(), time));
+
+    let place = Place::new(SEVERAL);
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/app.conf"), "host = new\nport = 81\nuser = kim\nzone = z\n");
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/app.conf"));
+}
+
+#[test]
+fn of_several_keys_a_modified_one_is_a_conflict_and_the_others_are_set() {
+    let place = Place::new(SEVERAL).with("m/app.conf", "port = 80\nhost = old\n");
+    place.run("plan.rhai").ends(0);
+    place.edit("m/app.conf", "port = 81", "port = 9");
+    place.edit("plan/plan.rhai", "port: 81", "port: 82");
+    place.edit("plan/plan.rhai", "zone: \"z\"", "zone: \"y\"");
+    place.run("plan.rhai").ends(78);
+    place.run("plan.rhai --on-conflict keep").ends(0);
+    let text = place.read("m/app.conf");
+    assert!(text.contains("port = 9\n") && text.contains("zone = y\n"), "{text}");
+}

@@ -85,6 +85,8 @@ pub struct Edited {
     pub bytes: Vec<u8>,
     /// The lines of the entry before, if it was there.
     pub before: Option<Range<usize>>,
+    /// The entry before, without its last line ending.
+    pub before_text: Option<Vec<u8>>,
     /// The entry now, without its last line ending; none if it is gone.
     pub after: Option<Vec<u8>>,
     /// The comment that the entry became.
@@ -231,6 +233,7 @@ impl FileEntry {
     pub fn edited(&self, bytes: &[u8], desired: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
         let edited = self.edited_once(bytes, desired, path)?;
         if let Some(edited) = &edited
+            && !self.is_one_line_set(edited, desired)
             && !matches!(self.edited_once(&edited.bytes, desired, path), Ok(None))
         {
             bail!(match desired {
@@ -251,6 +254,21 @@ impl FileEntry {
         Ok(edited)
     }
 
+    /// Whether one line took the place of another, and sets the key as desired whatever is around it: then nothing else in
+    /// the file is read in another way than before, and all of it need not be read again.
+    fn is_one_line_set(&self, edited: &Edited, desired: DesiredEntry<'_>) -> bool {
+        let (EntryKind::Line { key, separator }, DesiredEntry::Text(value)) = (&self.kind, desired) else {
+            return false;
+        };
+        let (syntax, key) = (self.format.syntax(), Key { name: key, separator: separator.as_deref() });
+        let is_set = |text: &Vec<u8>| {
+            let at = syntax.value_at(text, key);
+            at.is_some_and(|at| syntax.meaning(&text[syntax.value(text, at)]) == syntax.meaning(value))
+        };
+        edited.before.as_ref().is_some_and(|before| before.len() == 1)
+            && edited.after.as_ref().is_some_and(|text| syntax.is_one_line(text) && is_set(text))
+    }
+
     fn edited_once(&self, bytes: &[u8], desired: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
         if bytes.contains(&0) {
             bail!(
@@ -262,37 +280,45 @@ impl FileEntry {
         }
         let lines = Lines::of(bytes);
         self.check(&lines, path)?;
+        let edited = self.edited_in(&lines, desired, path)?;
+        Ok(edited.map(|edited| {
+            let before_text = edited.before.as_ref().map(|before| lines.bodies(before).to_vec());
+            Edited { before_text, ..edited }
+        }))
+    }
+
+    fn edited_in(&self, lines: &Lines<'_>, desired: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
         match (&self.kind, desired) {
             (EntryKind::Line { key, separator }, desired) => {
                 let key = Key { name: key, separator: separator.as_deref() };
-                let found = self.find_key(&lines, key, path)?;
+                let found = self.find_key(lines, key, path)?;
                 match (desired, found) {
                     (DesiredEntry::Text(value), found) => {
                         if let Some(why) = self.format.syntax().refuse_value(key.name, value) {
                             bail!(Failure::new(why).kind(FailureKind::Usage));
                         }
                         match found {
-                            Some(line) => self.set_line(&lines, line, key, value, path),
-                            None => self.add_line(&lines, key, value, path).map(Some),
+                            Some(line) => self.set_line(lines, line, key, value, path),
+                            None => self.add_line(lines, key, value, path).map(Some),
                         }
                     }
                     (DesiredEntry::Line(_), _) | (_, None) => Ok(None),
                     (DesiredEntry::Comment, Some(line)) => {
-                        self.refuse_company(&lines, &line, key, path)?;
-                        Ok(Some(self.comment_out(&lines, line.lines)))
+                        self.refuse_company(lines, &line, key, path)?;
+                        Ok(Some(self.comment_out(lines, line.lines)))
                     }
                     (DesiredEntry::Absent, Some(line)) => {
-                        self.refuse_company(&lines, &line, key, path)?;
-                        Ok(Some(remove(&lines, line.lines)))
+                        self.refuse_company(lines, &line, key, path)?;
+                        Ok(Some(remove(lines, line.lines)))
                     }
                 }
             }
-            (EntryKind::Block { .. }, DesiredEntry::Text(text)) => self.set_block(&lines, text, path),
+            (EntryKind::Block { .. }, DesiredEntry::Text(text)) => self.set_block(lines, text, path),
             (EntryKind::WholeLine { line, .. }, DesiredEntry::Line(beside)) => {
-                self.set_whole_line(&lines, line, beside, path)
+                self.set_whole_line(lines, line, beside, path)
             }
             (EntryKind::Block { .. } | EntryKind::WholeLine { .. }, _) => {
-                Ok(self.find(&lines, path)?.map(|found| remove(&lines, found)))
+                Ok(self.find(lines, path)?.map(|found| remove(lines, found)))
             }
         }
     }
@@ -309,6 +335,7 @@ impl FileEntry {
             return Ok((lines.bodies(&found) != text).then(|| Edited {
                 bytes: lines.replaced(&found, text),
                 before: Some(found),
+                before_text: None,
                 after: Some(text.to_vec()),
                 commented: None,
                 made: Made::default(),
@@ -385,6 +412,7 @@ impl FileEntry {
         Ok(Some(Edited {
             bytes: lines.replaced(&line.lines, &new),
             before: Some(line.lines),
+            before_text: None,
             after: Some(new),
             commented: None,
             made: Made::default(),
@@ -432,7 +460,14 @@ impl FileEntry {
             whole.extend_from_slice(end);
         }
         whole.extend_from_slice(&text);
-        Edited { bytes: lines.inserted(at, &whole), before: None, after: Some(text), commented: None, made }
+        Edited {
+            bytes: lines.inserted(at, &whole),
+            before: None,
+            before_text: None,
+            after: Some(text),
+            commented: None,
+            made,
+        }
     }
 
     /// Before which line a new section goes.
@@ -457,6 +492,7 @@ impl FileEntry {
         Edited {
             bytes: lines.replaced(&found, &text),
             before: Some(found),
+            before_text: None,
             after: None,
             commented: Some(text),
             made: Made::default(),
@@ -529,6 +565,7 @@ impl FileEntry {
             Some(found) => Ok(Some(Edited {
                 bytes: lines.replaced(&found, &all),
                 before: Some(found),
+                before_text: None,
                 after: Some(all),
                 commented: None,
                 made: Made::default(),
@@ -600,6 +637,7 @@ fn remove(lines: &Lines<'_>, found: Range<usize>) -> Edited {
     Edited {
         bytes: lines.removed(&found, false),
         before: Some(found),
+        before_text: None,
         after: None,
         commented: None,
         made: Made::default(),

@@ -24,7 +24,7 @@ pub use entry::{Beside, DesiredEntry, EntryKind, FileEntry, Made, matching_lines
 pub use format::{Asked, Format, recognise};
 pub use lines::Lines;
 
-use super::file::{recorded_diff, showable};
+use super::file::{recorded_contents, recorded_diff, showable};
 use super::tree::keep_copy;
 use super::{
     Change, Found, Kind, NOT_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, UndoneEntry, World,
@@ -54,6 +54,9 @@ pub struct EditChange {
     /// The whole file is as kkrun left it, whatever the record of this entry says.
     #[serde(skip)]
     file_is_ours: bool,
+    /// The entry before and after, where the file differs by other entries too.
+    #[serde(skip)]
+    alone: Option<Rc<[Vec<u8>; 2]>>,
 }
 
 /// The state of an entry, in the form that the journal and the ledger hold.
@@ -102,6 +105,9 @@ pub(super) struct EditInverse {
     /// The whole file was as recorded, so that it is so afterwards, too.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     accepts_file: bool,
+    /// Which of the entries it is that one write of the file changed: both states of the file differ by all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    together: Option<usize>,
 }
 
 /// How the file of an edit compares with its recorded state.
@@ -141,7 +147,84 @@ pub struct EditTerms {
     pub record: FileRecord,
 }
 
+/// One of the values that are set by one write of a file.
+pub struct DesiredLine<'text> {
+    /// The line.
+    pub entry: FileEntry,
+    /// The value.
+    pub value: &'text [u8],
+    /// It holds a secret.
+    pub secret: bool,
+}
+
+/// What is the same for all values that are set by one write of a file.
+pub struct TogetherTerms {
+    /// A file that exists is written in place.
+    pub in_place: bool,
+    /// The metadata of the file afterwards.
+    pub attributes: Attributes,
+    /// What is known of the whole file.
+    pub record: FileRecord,
+}
+
 impl EditChange {
+    /// The changes that set several values of what was found, one for each that is not as desired. Each is a change of
+    /// its own to record and to undo; the act of any of them makes all of them, by one write.
+    ///
+    /// # Errors
+    /// As [`EditChange::towards`], for any of them.
+    pub fn towards_all(
+        (found, bytes): (&Found, &[u8]),
+        desired: &[DesiredLine<'_>],
+        terms: &TogetherTerms,
+    ) -> Result<Vec<Self>> {
+        let shown = found.path.display().to_string();
+        let original = Lines::of(bytes);
+        let mut text: Option<Vec<u8>> = None;
+        let mut parts = Vec::new();
+        for DesiredLine { entry, value, secret } in desired {
+            let now = text.as_deref().unwrap_or(bytes);
+            let Some(edited) = entry.edited(now, DesiredEntry::Text(value), &shown)? else { continue };
+            // Its lines in the file from before: those of another one may be there by now.
+            let lines = if edited.before.is_some() { entry.find(&original, &shown)? } else { None };
+            parts.push((entry, *secret, lines, edited.after, edited.made));
+            text = Some(edited.bytes);
+        }
+        let Some(text) = text else { return Ok(Vec::new()) };
+        let after = FileState::file(Digest::of(&text), text.len() as u64, &terms.attributes);
+        let (content, edited) = (Rc::new(bytes.to_vec()), Rc::new(text));
+        let is_several = parts.len() > 1;
+        let change = |(number, (entry, secret, lines, after_text, made))| {
+            let (entry, lines, after_text): (&FileEntry, Option<Range<usize>>, Option<Vec<u8>>) =
+                (entry, lines, after_text);
+            let before_text = lines.as_ref().map(|lines| original.bodies(lines));
+            let inverse = EditInverse {
+                path: PathText::new(&*found.path),
+                entry: entry.clone(),
+                file: found.state.clone(),
+                edited: after.clone(),
+                lines: lines.as_ref().map(|lines| (lines.start + 1, lines.end)),
+                commented: None,
+                made,
+                in_place: terms.in_place && !found.state.is_absent(),
+                secret,
+                accepts_file: terms.record != FileRecord::Conflict,
+                together: is_several.then_some(number),
+            };
+            let alone = is_several.then(|| Rc::new([as_lines(before_text), as_lines(after_text.as_deref())]));
+            Self {
+                before: EntryState::of(before_text),
+                after: EntryState::of(after_text.as_deref()),
+                inverse,
+                content: Rc::clone(&content),
+                edited: Rc::clone(&edited),
+                file_is_ours: terms.record == FileRecord::AsRecorded,
+                alone,
+            }
+        };
+        Ok(parts.into_iter().enumerate().map(change).collect())
+    }
+
     /// The change that brings an entry of what was found, whose text is `bytes`, to `desired`; `None` if it is so
     /// already.
     ///
@@ -154,8 +237,7 @@ impl EditChange {
     ) -> Result<Option<Self>> {
         let shown = found.path.display().to_string();
         let Some(edited) = terms.entry.edited(&bytes, desired, &shown)? else { return Ok(None) };
-        let lines = Lines::of(&bytes);
-        let before = EntryState::of(edited.before.as_ref().map(|before| lines.bodies(before)));
+        let before = EntryState::of(edited.before_text.as_deref());
         let size = edited.bytes.len() as u64;
         let inverse = EditInverse {
             path: PathText::new(found.path),
@@ -168,6 +250,7 @@ impl EditChange {
             made: edited.made,
             secret: terms.secret,
             accepts_file: terms.record != FileRecord::Conflict,
+            together: None,
         };
         Ok(Some(Self {
             before,
@@ -176,6 +259,7 @@ impl EditChange {
             content: Rc::new(bytes),
             edited: Rc::new(edited.bytes),
             file_is_ours: terms.record == FileRecord::AsRecorded,
+            alone: None,
         }))
     }
 
@@ -305,8 +389,12 @@ impl EditChange {
         if is_conflicting && !terms.force {
             return Ok(Undone::Conflict(self.entry_now(world)));
         }
+        let file_is_ours = FileRecord::of(terms.recorded_file, &state) == FileRecord::AsRecorded;
+        // Those that were made together are undone one by one; a file that nothing else has modified is whole again.
+        let is_whole = self.inverse.together.is_some() && file_is_ours && !is_conflicting;
+        let how = if is_whole { Undoing::Restored } else { Undoing::InPart };
         if terms.dry_run {
-            return Ok(Undone::Back(Undoing::InPart, BTreeMap::new()));
+            return Ok(Undone::Back(how, BTreeMap::new()));
         }
         if is_conflicting {
             keep_copy(world, self.path())?;
@@ -337,18 +425,22 @@ impl EditChange {
         } else {
             let metadata = state.metadata().or(self.inverse.file.metadata());
             let metadata = metadata.context("a file without metadata")?;
-            let attributes = Attributes { mtime: None, ..Attributes::from(metadata) };
+            let digest = Digest::of(&text);
+            // The last of those that were made together leaves the file as it was before, its time included.
+            let before = self.inverse.file.metadata().filter(|_| self.inverse.file.sha256() == Some(digest));
+            let mtime = before.and_then(|before| Attributes::from(before).mtime);
+            let attributes = Attributes { mtime, ..Attributes::from(metadata) };
             if self.writes_into(&state) {
                 files::rewrite(self.path(), &text, &attributes, &state, &tag)?
             } else {
-                files::replace(self.path(), Contents::Bytes(&text), &attributes, &state, &tag)?
+                files::replace(self.path(), Contents::Hashed(&text, digest), &attributes, &state, &tag)?
             }
         };
         // The whole file stays kkrun's if it was.
-        if FileRecord::of(terms.recorded_file, &state) == FileRecord::AsRecorded {
+        if file_is_ours {
             back.insert(Target::file(self.path()), state_value(&left));
         }
-        Ok(Undone::Back(Undoing::InPart, back))
+        Ok(Undone::Back(how, back))
     }
 }
 
@@ -372,7 +464,9 @@ impl Kind for EditChange {
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<std::path::PathBuf> {
-        if self.inverse.file.is_absent() { vec![self.path().to_owned()] } else { Vec::new() }
+        // Undoing the first of those that were made together is what removes the file.
+        let removes = self.inverse.file.is_absent() && self.inverse.together.unwrap_or_default() == 0;
+        if removes { vec![self.path().to_owned()] } else { Vec::new() }
     }
 
     fn holds_secret(&self) -> bool {
@@ -399,6 +493,10 @@ impl Kind for EditChange {
         if self.inverse.secret || world.content_is_secret.get() {
             return None;
         }
+        if let Some(alone) = &self.alone {
+            let [old, new] = alone.each_ref().map(|text| String::from_utf8_lossy(text));
+            return Some(unified_diff(&world.reporter.redact(&old), &world.reporter.redact(&new), None));
+        }
         let old = showable(&self.inverse.file, &self.content)?;
         let new = showable(&self.inverse.edited, &self.edited)?;
         Some(unified_diff(&world.reporter.redact(old), &world.reporter.redact(new), None))
@@ -408,7 +506,20 @@ impl Kind for EditChange {
         if self.inverse.secret {
             return None;
         }
-        recorded_diff(world, self.path(), &self.inverse.file, &self.inverse.edited)
+        let (before, after) = (&self.inverse.file, &self.inverse.edited);
+        if self.inverse.together.is_none() {
+            return recorded_diff(world, self.path(), before, after);
+        }
+        // The file differs by the others, too: the entry alone is shown.
+        let (old, new) = recorded_contents(world, self.path(), before, after)?;
+        let (old, new) =
+            (Lines::of(showable(before, &old)?.as_bytes()), Lines::of(showable(after, &new)?.as_bytes()));
+        let now = self.inverse.entry.find(&new, &self.shown_path()).ok()?;
+        let then = self.lines_before().filter(|lines| lines.end <= old.count());
+        let [old, new] =
+            [(old, then), (new, now)].map(|(lines, entry)| as_lines(entry.map(|entry| lines.bodies(&entry))));
+        let text = |bytes: &[u8]| world.reporter.redact(&String::from_utf8_lossy(bytes));
+        Some(unified_diff(&text(&old), &text(&new), None))
     }
 
     fn predict(&self, _world: &World, predicted: &mut Predicted) {
@@ -523,7 +634,7 @@ impl Kind for EditChange {
         if now.same_as(&self.inverse.file) {
             return Ok(Undone::Back(Undoing::Already, self.recorded_before(&now)));
         }
-        if now.same_as(&self.inverse.edited) {
+        if now.same_as(&self.inverse.edited) && self.inverse.together.is_none() {
             return self.undo_file(world, &now, terms);
         }
         match &now {
@@ -548,6 +659,11 @@ impl Kind for EditChange {
             other => Ok(Undone::Conflict(format!("`{}` is {}", self.path().display(), other.kind_name()))),
         }
     }
+}
+
+/// An entry as lines of their own, to be compared; none if it is not there.
+fn as_lines(entry: Option<&[u8]>) -> Vec<u8> {
+    entry.map_or_else(Vec::new, |text| [text, b"\n"].concat())
 }
 
 /// The target of a change to an entry.

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use super::super::lines::Lines;
-use super::{Is, Key, Sections, Syntax, behind_key, behind_sign, continued, logical, skip_blank};
+use super::{
+    Is, Key, Sections, Syntax, behind_key, behind_sign, continued, ends_in_backslash, logical, skip_blank,
+};
 
 /// How many neighbours are read for whether they have whitespace around the sign.
 const NEIGHBOURS: usize = 500;
@@ -24,6 +26,10 @@ pub(super) fn header(body: &[u8]) -> Option<&[u8]> {
 impl Syntax for Ini {
     fn end_of(&self, lines: &Lines<'_>, number: usize) -> usize {
         continued(lines, number)
+    }
+
+    fn is_one_line(&self, text: &[u8]) -> bool {
+        !text.contains(&b'\n') && !ends_in_backslash(text)
     }
 
     fn comments(&self) -> &'static [u8] {

@@ -89,6 +89,11 @@ pub(super) trait Syntax {
         number + 1
     }
 
+    /// Whether a text that is neither blank nor a comment is one line, whatever lines are around it.
+    fn is_one_line(&self, _text: &[u8]) -> bool {
+        false
+    }
+
     /// What begins a comment.
     fn comments(&self) -> &'static [u8] {
         b"#"
