@@ -349,7 +349,7 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
 }
 
 /// Sets all of the values by one write of the file; `None` if each is to be set by itself: a single one, in a dry run,
-/// which writes nothing and shows the difference of each, and after a run that was killed before it settled one of them.
+/// which writes nothing and shows the difference of each, and after a run that was killed before it recorded an outcome.
 fn set_together(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Result<Option<bool>> {
     if host.dry_run() || values.len() < 2 {
         return Ok(None);

@@ -208,7 +208,7 @@ impl Graph {
     }
 
     /// The digests of the scripts that were read, for [`Graph::recall`]: of those whose files are still as they were read,
-    /// and that whoever may call this kkrun would trust. Scripts below other directories are not among them, because their
+    /// and that kkrun trusts for every caller. Scripts below other directories are not among them, because their
     /// directories are judged when they are read.
     pub fn settled_digests(&self) -> ScriptDigests {
         let caller = rustix::process::geteuid().as_raw();

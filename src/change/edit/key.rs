@@ -1,5 +1,7 @@
 //! Finds the line that sets a key.
 
+use std::ops::Range;
+
 use anyhow::{Result, bail};
 
 use super::format::{Is, Key, KeyLine, Syntax, logical};
@@ -18,12 +20,15 @@ pub(super) fn find(
     key: Key<'_>,
     path: &str,
 ) -> Result<Option<KeyLine>> {
-    let texts = region.parts.iter().flat_map(|part| logical(syntax, lines, part.clone()));
-    let found = texts.filter(|line| line.is == Is::Text).filter_map(|line| {
-        let value_at = syntax.value_at(lines.bodies(&line.lines), key)?;
-        Some(KeyLine { lines: line.lines, value_at })
-    });
-    syntax.choose(lines, key.name, found.collect()).map_err(|[first, second]| {
+    let is_inside = |number: &usize| region.parts.iter().any(|part| part.contains(number));
+    let found = match syntax.lines_with(lines, key.name) {
+        Some(numbers) => {
+            let numbers = numbers.into_iter().filter(is_inside);
+            that_set(syntax, lines, numbers.map(|number| number..number + 1), key)
+        }
+        None => that_set(syntax, lines, region.parts.iter().cloned(), key),
+    };
+    syntax.choose(lines, key.name, found).map_err(|[first, second]| {
         Failure::new(format!(
             "`{}` is set twice in `{path}`: in lines {} and {}",
             key.name,
@@ -34,6 +39,21 @@ pub(super) fn find(
         .hint("remove one of them, or use `config::line` with `matching`")
         .into()
     })
+}
+
+/// The logical lines among these that set `key`.
+fn that_set(
+    syntax: &dyn Syntax,
+    lines: &Lines<'_>,
+    parts: impl Iterator<Item = Range<usize>>,
+    key: Key<'_>,
+) -> Vec<KeyLine> {
+    let texts = parts.flat_map(|part| logical(syntax, lines, part)).filter(|line| line.is == Is::Text);
+    let found = texts.filter_map(|line| {
+        let value_at = syntax.value_at(lines.bodies(&line.lines), key)?;
+        Some(KeyLine { lines: line.lines, value_at })
+    });
+    found.collect()
 }
 
 /// The line behind the last comment that shows how `key` is set: `#key=value`.
@@ -88,4 +108,30 @@ pub(super) fn refuse_open_quote(value: &[u8], number: usize, path: &str) -> Resu
         );
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::change::edit::Format;
+
+    proptest! {
+        /// Whether the lines that may set a key are looked up or all are looked at, the same are found.
+        #[test]
+        fn a_key_is_found_alike_with_and_without_looking_at_every_line(
+            lines in proptest::collection::vec("[ ]?[#;]?(key|ke|a key|keys|k)[ ]?[=:]?(key|v)?(\\\\)?\r?", 0..12)
+        ) {
+            let text = lines.join("\n");
+            let lines = Lines::of(text.as_bytes());
+            let (syntax, key) = (Format::Ini.syntax(), Key { name: "key", separator: None });
+            let all = 0..lines.count();
+            let every = that_set(syntax, &lines, std::iter::once(all), key);
+            if let Some(numbers) = syntax.lines_with(&lines, key.name) {
+                let some = numbers.into_iter().map(|number| number..number + 1);
+                prop_assert_eq!(that_set(syntax, &lines, some, key), every);
+            }
+        }
+    }
 }

@@ -31,6 +31,9 @@ impl Region {
         let Some(sections) = syntax.sections() else {
             return Ok(section.is_none().then(|| Self::whole(lines)));
         };
+        if sections.mark().is_some_and(|mark| memchr::memchr(mark, lines.bytes()).is_none()) {
+            return Ok(section.is_none().then(|| Self::whole(lines)));
+        }
         let mut parts: Vec<Range<usize>> = Vec::new();
         let mut start = section.is_none().then_some(0);
         let texts = logical(syntax, lines, 0..lines.count()).filter(|line| line.is == Is::Text);

@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use memchr::memmem;
+
 use super::super::lines::Lines;
 use super::{
     Is, Key, Sections, Syntax, behind_key, behind_sign, continued, ends_in_backslash, logical, skip_blank,
@@ -30,6 +32,18 @@ impl Syntax for Ini {
 
     fn is_one_line(&self, text: &[u8]) -> bool {
         !text.contains(&b'\n') && !ends_in_backslash(text)
+    }
+
+    fn lines_with(&self, lines: &Lines<'_>, key: &str) -> Option<Vec<usize>> {
+        let bytes = lines.bytes();
+        let has = |text: &[u8]| memmem::find(bytes, text).is_some();
+        if has(b"\\\n") || has(b"\\\r\n") {
+            return None;
+        }
+        let mut numbers: Vec<usize> =
+            memmem::find_iter(bytes, key.as_bytes()).map(|at| lines.number_at(at)).collect();
+        numbers.dedup();
+        Some(numbers)
     }
 
     fn comments(&self) -> &'static [u8] {
@@ -61,6 +75,10 @@ impl Syntax for Ini {
 }
 
 impl Sections for Ini {
+    fn mark(&self) -> Option<u8> {
+        Some(b'[')
+    }
+
     fn header<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]> {
         header(body)
     }

@@ -94,6 +94,11 @@ pub(super) trait Syntax {
         false
     }
 
+    /// The lines that may set the key, where each line is a logical one: found without looking at the others.
+    fn lines_with(&self, _lines: &Lines<'_>, _key: &str) -> Option<Vec<usize>> {
+        None
+    }
+
     /// What begins a comment.
     fn comments(&self) -> &'static [u8] {
         b"#"
@@ -165,6 +170,11 @@ fn one(_lines: &Lines<'_>, _key: &str, found: Vec<KeyLine>) -> Result<Option<Key
 pub(super) trait Sections {
     /// The name in a header.
     fn header<'b>(&self, body: &'b [u8]) -> Option<&'b [u8]>;
+
+    /// A byte that every header has.
+    fn mark(&self) -> Option<u8> {
+        None
+    }
 
     /// Whether this header is the one of the section.
     fn is(&self, header: &[u8], section: &str) -> bool {
