@@ -54,6 +54,29 @@ impl AccountRecord {
         replaced.flat_map(|of| self.before.of(of).iter().filter_map(account::Line::digest)).collect()
     }
 
+    /// Makes the line of a user's password durable, whatever the change was first to replace.
+    pub(super) fn save_password(name: &str, world: &World) -> Result<()> {
+        for secret in now()?.secrets_of(Database::Shadow, name) {
+            world.backups()?.save(&secret)?;
+        }
+        Ok(())
+    }
+
+    /// The backup of that line.
+    pub(super) fn password_backup(&self) -> impl Iterator<Item = Digest> + '_ {
+        self.before.of(Database::Shadow).iter().filter_map(account::Line::digest)
+    }
+
+    /// Restores the password in these databases.
+    pub(super) fn restore_password(
+        &self,
+        world: &World,
+        name: &str,
+        databases: &mut Databases,
+    ) -> Result<()> {
+        databases.restore_password(name, &self.before, &|digest| world.backups()?.read(digest))
+    }
+
     /// Writes the databases as `change` makes them.
     pub(super) fn write(
         &self,
@@ -99,6 +122,11 @@ pub(super) fn add_user(databases: &mut Databases, user: &NewUser<'_>) -> Result<
 /// Adds what the databases lack of a group.
 pub(super) fn add_group(databases: &mut Databases, name: &str, gid: Option<u32>, system: bool) -> Result<()> {
     by_rules(|rules| databases.add_group(name, gid, system, rules))
+}
+
+/// Gives a user the password that has this hash.
+pub(super) fn set_password(databases: &mut Databases, name: &str, hash: &str) -> Result<()> {
+    by_rules(|rules| databases.set_password(name, hash, rules))
 }
 
 fn by_rules(add: impl FnOnce(&Rules<'_>) -> Result<()>) -> Result<()> {

@@ -20,6 +20,7 @@ pub mod handler;
 mod hold;
 mod installed;
 mod linger;
+pub mod login_password;
 mod package_versions;
 pub mod packages;
 mod postgres;
@@ -70,7 +71,7 @@ pub use role::{DesiredRole, RoleChange};
 pub use statement::{Statement, StatementChange, StatementInverse, label_of, query_holds, recordable};
 pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tree};
 pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, stay_active, succeeded, verify_file};
-pub use user::{DesiredUser, UserChange, UserFacts, UserState};
+pub use user::{DesiredUser, UserChange, UserFacts, UserState, password_of};
 
 use crate::event::{CommandOutcome, Event, Reporter};
 use crate::journal::{ChangeId, Class, Intent, Undoing};

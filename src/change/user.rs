@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use zeroize::Zeroizing;
 
 use super::account::{self, AccountRecord};
 use super::reliance::relying_on_account;
@@ -50,6 +51,9 @@ pub struct UserFacts {
     pub shell: PathText,
     /// The names of all groups, the primary one among them.
     pub groups: Vec<String>,
+    /// The digest of the password's hash, where it can be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password: Option<Digest>,
 }
 
 impl UserState {
@@ -69,8 +73,14 @@ impl UserState {
             home_mode,
             shell: PathText::new(account.shell),
             groups,
+            password: password_of(name).map(|hash| Digest::of(&hash)),
         }))
     }
+}
+
+/// The hash of a user's password; none where the databases have none or it cannot be read.
+pub fn password_of(name: &str) -> Option<Zeroizing<Vec<u8>>> {
+    account::now().ok()?.password_of(name).map(Zeroizing::new)
 }
 
 /// The permission bits of a directory; `None` where there is none.
@@ -107,6 +117,15 @@ pub struct DesiredUser {
     /// Groups that the user is to be in, besides others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
+    /// Groups that the user is not to be in.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub not_in_groups: Vec<String>,
+    /// The digest of the password's hash.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub password: Option<Digest>,
+    /// That hash. The journal must not hold it.
+    #[serde(skip)]
+    pub hash: Option<Zeroizing<String>>,
     /// A new user gets a number of the range for services.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub system: bool,
@@ -139,6 +158,13 @@ impl DesiredUser {
         if !groups.is_empty() {
             lacking.push(format!("not in {}", groups.join(", ")));
         }
+        let left: Vec<&str> = self.groups_to_leave(facts).collect();
+        if !left.is_empty() {
+            lacking.push(format!("still in {}", left.join(", ")));
+        }
+        if self.password.is_some() && self.password != facts.password {
+            lacking.push("another password".to_owned());
+        }
         lacking
     }
 
@@ -169,6 +195,14 @@ impl DesiredUser {
                 databases.join(name, group)?;
             }
         }
+        for group in &self.not_in_groups {
+            if databases.members_of(group).iter().any(|member| member == name) {
+                databases.leave(name, group)?;
+            }
+        }
+        if let Some(hash) = &self.hash {
+            account::set_password(databases, name, hash)?;
+        }
         match (&self.shell, there) {
             (Some(shell), Some(there)) if there.shell != shell.as_path() => {
                 databases.set_shell(name, shell.as_path())
@@ -179,6 +213,10 @@ impl DesiredUser {
 
     fn groups_lacking<'a>(&'a self, facts: &'a UserFacts) -> impl Iterator<Item = &'a str> {
         self.groups.iter().filter(|group| !facts.groups.contains(group)).map(String::as_str)
+    }
+
+    fn groups_to_leave<'a>(&'a self, facts: &'a UserFacts) -> impl Iterator<Item = &'a str> {
+        self.not_in_groups.iter().filter(|group| facts.groups.contains(group)).map(String::as_str)
     }
 }
 
@@ -199,6 +237,33 @@ struct UserInverse {
     /// Whether there was mail for a user of that name.
     mail: bool,
     record: AccountRecord,
+    /// The lists of members of the groups that the user leaves.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    left: BTreeMap<String, LeftLists>,
+}
+
+/// The lists of a group before a user left it, and afterwards.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+struct LeftLists {
+    before: BTreeMap<Database, String>,
+    after: BTreeMap<Database, String>,
+}
+
+impl LeftLists {
+    /// Of the groups that the user leaves when the databases are changed so.
+    fn of(
+        name: &str,
+        groups: &[String],
+        found: &Databases,
+        changed: &Databases,
+    ) -> BTreeMap<String, LeftLists> {
+        let is_in = |group: &&String| found.members_of(group).iter().any(|member| member == name);
+        let lists = |group: &String| {
+            let (before, after) = (found.lists_of(group), changed.lists_of(group));
+            (group.clone(), LeftLists { before, after })
+        };
+        groups.iter().filter(is_in).map(lists).collect()
+    }
 }
 
 impl UserChange {
@@ -224,7 +289,11 @@ impl UserChange {
             check_fixed(name, &desired, facts)?;
         }
         // A change that was begun on a user who has gone since does not count any more.
-        if let Some(begun) = in_part.filter(|begun| !is_new || begun.before == UserState::Absent) {
+        if let Some(mut begun) = in_part.filter(|begun| !is_new || begun.before == UserState::Absent) {
+            // What was left in the part that was made is known from then.
+            let mut left = Self::leaving(name, &desired, is_new)?;
+            left.append(&mut begun.inverse.left);
+            begun.inverse.left = left;
             return Ok(Some(Self { after: desired, ..begun }));
         }
         let home = match (&before, &desired.home) {
@@ -234,8 +303,35 @@ impl UserChange {
             (UserState::Absent, None) => FileState::Absent,
         };
         let record = AccountRecord::of(name, |databases| desired.make_of(name, is_new, None, databases))?;
-        let inverse = UserInverse { name: name.to_owned(), home, mail: mail_of(name).exists(), record };
+        let left = Self::leaving(name, &desired, is_new)?;
+        let inverse = UserInverse { name: name.to_owned(), home, mail: mail_of(name).exists(), record, left };
         Ok(Some(Self { before, after: desired, inverse }))
+    }
+
+    /// The lists that the user would leave.
+    fn leaving(name: &str, desired: &DesiredUser, is_new: bool) -> Result<BTreeMap<String, LeftLists>> {
+        if desired.not_in_groups.is_empty() {
+            return Ok(BTreeMap::new());
+        }
+        let found = account::now()?;
+        let mut changed = found.clone();
+        desired.make_of(name, is_new, None, &mut changed)?;
+        Ok(LeftLists::of(name, &desired.not_in_groups, &found, &changed))
+    }
+
+    /// Puts the user back into the lists that it left.
+    fn rejoin(&self, databases: &mut Databases) {
+        for (group, LeftLists { before, after }) in &self.inverse.left {
+            databases.rejoin(&self.inverse.name, group, (before, after));
+        }
+    }
+
+    /// Whether a list that the user left does not name it.
+    fn is_away(&self) -> Result<bool> {
+        let found = account::now()?;
+        let mut rejoined = found.clone();
+        self.rejoin(&mut rejoined);
+        Ok(rejoined != found)
     }
 
     fn make(&self, databases: &mut Databases) -> Result<()> {
@@ -348,6 +444,7 @@ impl UserChange {
         let UserInverse { name, record, .. } = &self.inverse;
         record.restore_lines(world, name, &Database::OF_USERS, databases)?;
         databases.remove_from_lists(name, |list| !record.before.lists.contains(list));
+        self.rejoin(databases);
         let now = databases.traces_of(name);
         let is_made =
             self.made_group() && numbers.is_some_and(|(_, gid)| databases.is_unused_group(name, gid));
@@ -444,12 +541,22 @@ impl UserChange {
         let shell = self.after.shell.as_ref().filter(|_| now.shell != before.shell);
         let shell_is_ours = shell.is_some_and(|shell| *shell == now.shell);
         let mode = self.after.home_mode.as_ref().filter(|_| now.home_mode != before.home_mode);
-        if shell.is_none() && mode.is_none() && !self.has_joined()? {
+        let password = self.after.password.filter(|_| now.password != before.password);
+        let password_is_ours = password.is_some() && password == now.password;
+        if shell.is_none()
+            && mode.is_none()
+            && password.is_none()
+            && !self.has_joined()?
+            && !self.is_away()?
+        {
             return Ok(Undone::Back(Undoing::Already, self.states(&UserState::Present(now))));
         }
         let mut differences = Vec::new();
         if let Some(shell) = shell.filter(|_| !shell_is_ours && !terms.force) {
             differences.push(format!("shell {}, neither {shell} nor {} as before", now.shell, before.shell));
+        }
+        if password.is_some() && !password_is_ours && !terms.force {
+            differences.push("the password was changed".to_owned());
         }
         if terms.dry_run {
             return Ok(if differences.is_empty() {
@@ -462,6 +569,10 @@ impl UserChange {
             let joined =
                 record.after.lists.difference(&record.before.lists).cloned().collect::<BTreeSet<_>>();
             databases.remove_from_lists(name, |list| joined.contains(list));
+            self.rejoin(databases);
+            if password_is_ours || password.is_some() && terms.force {
+                record.restore_password(world, name, databases)?;
+            }
             match shell.filter(|_| shell_is_ours || terms.force) {
                 Some(_) => databases.set_shell(name, before.shell.as_path()),
                 None => Ok(()),
@@ -518,7 +629,11 @@ impl Kind for UserChange {
     }
 
     fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
-        self.inverse.record.backups()
+        let record = &self.inverse.record;
+        let password = self.after.password.iter().flat_map(|_| record.password_backup());
+        let mut backups: Vec<Digest> = record.backups().into_iter().chain(password).collect();
+        backups.dedup();
+        backups
     }
 
     fn class(&self) -> Class {
@@ -547,6 +662,13 @@ impl Kind for UserChange {
         let left =
             self.after.groups_lacking(now).filter(|group| recorded.groups.iter().any(|had| had == group));
         lines.extend(left.map(|group| format!("not in the group {group} any more")));
+        let joined = self.after.groups_to_leave(now);
+        let joined = joined.filter(|group| !recorded.groups.iter().any(|had| had == group));
+        lines.extend(joined.map(|group| format!("in the group {group} again")));
+        let is_other = self.after.password.is_some() && self.after.password != now.password;
+        if is_other && recorded.password.is_some() && recorded.password != now.password {
+            lines.push("another password".to_owned());
+        }
         (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
@@ -580,6 +702,9 @@ impl Kind for UserChange {
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
+        if self.after.password.is_some() && self.before != UserState::Absent {
+            AccountRecord::save_password(&self.inverse.name, world)?;
+        }
         self.inverse.record.save(&self.inverse.name, world)
     }
 
@@ -688,12 +813,26 @@ fn check_fixed(name: &str, desired: &DesiredUser, facts: &UserFacts) -> Result<(
     let difference = match (desired.uid, &desired.home) {
         (Some(uid), _) if uid != facts.uid => format!("number {}, not {uid}", facts.uid),
         (_, Some(home)) if *home != facts.home => format!("home `{}`, not `{home}`", facts.home),
-        _ => return Ok(()),
+        _ => return check_primary(name, desired, facts),
     };
     Err(Failure::new(format!("user `{name}` already exists with {difference}"))
         .kind(FailureKind::Exists)
         .hint("ask for what is there, or change the user by hand: files and processes depend on it")
         .into())
+}
+
+/// Refuses to take a user out of the primary group, which is no member's list but the user's own line.
+fn check_primary(name: &str, desired: &DesiredUser, facts: &UserFacts) -> Result<()> {
+    let primary = Group::by_gid(facts.gid)?.map(|group| group.name);
+    match primary.filter(|primary| desired.not_in_groups.contains(primary)) {
+        None => Ok(()),
+        Some(primary) => Err(Failure::new(format!(
+            "cannot take the user `{name}` out of the group `{primary}`: it is the user's primary group"
+        ))
+        .kind(FailureKind::Refused)
+        .hint(format!("give the user another one by hand: usermod --gid GROUP {name}"))
+        .into()),
+    }
 }
 
 fn look_at_new_home(home: &Path) -> Result<FileState> {
@@ -756,6 +895,7 @@ mod tests {
             home_mode: Some("0750".to_owned()),
             shell: PathText::new("/bin/bash"),
             groups: vec!["kim".to_owned(), "video".to_owned()],
+            password: Some(Digest::of(b"!")),
         }
     }
 
@@ -778,6 +918,8 @@ mod tests {
             home: Some(PathText::new("/srv/kim")),
             home_mode: Some("0700".to_owned()),
             shell: Some(PathText::new("/bin/sh")),
+            not_in_groups: vec!["video".to_owned(), "audio".to_owned()],
+            password: Some(Digest::of(b"$y$other")),
             ..desired(&["vide", "video"])
         };
         assert_eq!(
@@ -788,6 +930,8 @@ mod tests {
                 "home mode 0750 instead of 0700",
                 "shell /bin/bash instead of /bin/sh",
                 "not in vide",
+                "still in video",
+                "another password",
             ]
         );
         let homeless = UserFacts { home_mode: None, ..facts() };

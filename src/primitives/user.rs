@@ -5,13 +5,16 @@ use std::path::Path;
 use anyhow::{Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
+use zeroize::Zeroizing;
 
 use super::file::{Mode, absolute};
 use super::shorter::namespace;
-use crate::change::{Change, DesiredUser, LingerChange, Payload, UserChange, UserState};
+use crate::change::{
+    Change, DesiredUser, LingerChange, Payload, UserChange, UserState, login_password, password_of,
+};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::account::{Account, Group};
-use crate::machine::files::PathText;
+use crate::machine::files::{Digest, PathText};
 use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
 use crate::target::Target;
 
@@ -21,7 +24,10 @@ pub(super) fn module() -> rhai::Module {
 
 pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
-        "ensure" => Some(OptionSet::of::<Options>()),
+        "ensure" => {
+            let own = OptionSet::of::<Options>();
+            Some(own.with("password", &["secret"]).with("password_hash", &["string", "secret"]))
+        }
         _ => None,
     }
 }
@@ -34,6 +40,7 @@ struct Options {
     home_mode: Option<Mode>,
     shell: Option<String>,
     groups: Vec<String>,
+    not_in_groups: Vec<String>,
     system: bool,
 }
 
@@ -42,13 +49,24 @@ impl Options {
         let mut groups = self.groups;
         groups.sort();
         groups.dedup();
+        let mut not_in_groups = self.not_in_groups;
+        not_in_groups.sort();
+        not_in_groups.dedup();
+        if let Some(both) = groups.iter().find(|group| not_in_groups.contains(group)) {
+            bail!(
+                Failure::new(format!("the group `{both}` is in both options `groups` and `not_in_groups`"))
+                    .kind(FailureKind::Option)
+            );
+        }
         Ok(DesiredUser {
             uid: self.uid,
             home: self.home.as_deref().map(absolute).transpose()?.map(PathText::new),
             home_mode: self.home_mode.map(|Mode(bits)| format!("{bits:04o}")),
             shell: self.shell.as_deref().map(absolute).transpose()?.map(PathText::new),
             groups,
+            not_in_groups,
             system: self.system,
+            ..DesiredUser::default()
         })
     }
 }
@@ -100,8 +118,10 @@ mod functions {
     /// existing user keeps what no option names. Undo restores each part that was not modified since. A user that kkrun
     /// created is removed, with the home that kkrun created, after a rollback asked (`--purge users`); any other user stays.
     /// Options: `uid`, `home` (of an existing user these cannot be changed, because files depend on them), `home_mode`,
-    /// `shell` (a program that is there), `groups` (added to those the user is in), `system: true` (a number from the range for
-    /// services, and a home only if `home` is given).
+    /// `shell` (a program that is there), `groups` (added to those the user is in), `not_in_groups` (those the user is taken
+    /// out of), `password` (a secret) or `password_hash` (as `mkpasswd` prints it, or `"!"` for no login by password; a string
+    /// or a secret), `system: true` (a number from the range for services, and a home only if `home` is given). A password is
+    /// hashed as crypt(5) says; of it and its hash, the journal holds only a digest of the hash.
     ///
     /// ```rhai,booted
     /// assert(user::ensure("robin") && !user::ensure("robin"));
@@ -111,9 +131,19 @@ mod functions {
     /// user::ensure("kim", #{ home_mode: "0750", shell: "/bin/bash", groups: ["video"] });
     /// assert("video" in user::get("kim").groups);
     /// ```
+    ///
+    /// ```rhai,booted
+    /// user::ensure("ann", #{ password: secret::generate("login of ann"), groups: ["video", "audio"] });
+    /// assert(user::ensure("ann", #{ not_in_groups: ["audio"] }));
+    /// assert(!("audio" in user::get("ann").groups));
+    /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn ensure(context: NativeCallContext, name: &str, options: rhai::Map) -> Raised<bool> {
-        act(&context, |host| make(host, name, options_of(options)?))
+        act(&context, |host| {
+            let mut options = options;
+            let password = asked_password(host, &mut options)?;
+            make(host, name, options_of(options)?, password.as_ref())
+        })
     }
 
     /// Lets the services of the user `name` run from boot on, without a login, and starts the user's service manager if it does
@@ -136,13 +166,81 @@ mod functions {
     }
 }
 
-fn make(host: &Host, name: &str, options: Options) -> Result<bool> {
+/// A password that a script asks for.
+enum AskedPassword {
+    /// The password itself.
+    Plain(Zeroizing<String>),
+    /// Its hash, or what says that there is none.
+    Hash(Zeroizing<String>),
+}
+
+/// Takes the options about the password out of a map.
+fn asked_password(host: &Host, options: &mut rhai::Map) -> Result<Option<AskedPassword>> {
+    let invalid = |why: &str| Failure::new(why).kind(FailureKind::Option);
+    let (password, hash) = (options.remove("password"), options.remove("password_hash"));
+    match (password, hash) {
+        (None, None) => Ok(None),
+        (Some(_), Some(_)) => {
+            bail!(invalid("options `password` and `password_hash` exclude each other"))
+        }
+        (Some(password), None) => {
+            if Host::secret_text(&password).is_none() {
+                bail!(
+                    invalid("option `password`: expected a secret, so that it is never shown")
+                        .hint("ask for it: secret::ask(\"login\", \"The password\")")
+                        .hint("or give its hash with the option `password_hash`")
+                );
+            }
+            let text = host.text_or_secret(&password, "`password`")?;
+            if text.is_empty() || text.contains(['\0', '\n', '\r']) {
+                bail!(invalid("option `password`: it is empty or has a line ending or a zero byte in it"));
+            }
+            Ok(Some(AskedPassword::Plain(text)))
+        }
+        (None, Some(hash)) => {
+            let text = host.text_or_secret(&hash, "`password_hash`")?;
+            let is_hash = text.starts_with('$') && text.matches('$').count() >= 3;
+            let is_none = ["!", "*", "!*", "!!"].contains(&text.as_str());
+            let is_field = text.chars().all(|letter| letter.is_ascii_graphic() && letter != ':');
+            if !is_field || !(is_hash || is_none) {
+                bail!(
+                    invalid("option `password_hash`: it is not the hash of a password as crypt(5) has it")
+                        .hint(
+                            "print one with `mkpasswd`, or give the password itself as a secret: `password`"
+                        )
+                );
+            }
+            Ok(Some(AskedPassword::Hash(text)))
+        }
+    }
+}
+
+/// The hash that the user is to have: the one that is there if it is of this password.
+fn hash_of(host: &Host, name: &str, asked: &AskedPassword) -> Result<Zeroizing<String>> {
+    let password = match asked {
+        AskedPassword::Hash(hash) => return Ok(hash.clone()),
+        AskedPassword::Plain(password) => password,
+    };
+    let known = password_of(name).and_then(|hash| String::from_utf8(hash.to_vec()).ok()).map(Zeroizing::new);
+    let world = &host.seen().world;
+    match known {
+        Some(known) if known.starts_with('$') && login_password::is_of(world, password, &known)? => Ok(known),
+        _ => login_password::hashed(world, password),
+    }
+}
+
+fn make(host: &Host, name: &str, options: Options, password: Option<&AskedPassword>) -> Result<bool> {
     // Tools with other rules have made names such as `first.last`.
     if Account::by_name(name)?.is_none() {
         check_name(name)?;
     }
     host.seen().asks_for(|| Target::User(name.to_owned()));
-    let desired = options.desired()?;
+    let mut desired = options.desired()?;
+    if let Some(password) = password {
+        let hash = hash_of(host, name, password)?;
+        desired.password = Some(Digest::of(hash.as_bytes()));
+        desired.hash = Some(hash);
+    }
     if let Some(shell) = &desired.shell {
         check_shell(host, name, shell.as_path())?;
     }

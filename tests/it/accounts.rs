@@ -445,3 +445,93 @@ CASES
 "#,
     );
 }
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn a_login_password_is_given_once_never_recorded_and_undone() {
+    holds(
+        r#"
+useradd --create-home kim && echo kim:old-word | chpasswd
+before=$(databases)
+printf 'login=it is $5\n' >secrets
+chmod 600 secrets
+plan 'user::ensure("kim", #{ password: secret::ask("login", "The password"), shell: "/bin/bash" });'
+kkrun --secrets secrets --dry-run p.rhai && exit 1
+is "preview" "$before" "$(databases)"
+kkrun --secrets secrets p.rhai
+hash=$(field shadow kim 2)
+is "who logs in" kim "$(printf 'it is $5\n' | setpriv --reuid=65534 --regid=65534 --clear-groups su kim -c 'id -un' 2>/dev/null)"
+kkrun --secrets secrets p.rhai
+is "the hash after a second run" "$hash" "$(field shadow kim 2)"
+is "what holds the hash or the password" "" "$(grep -rlaF -e "$hash" -e 'it is $5' "$D/state/journal" "$D/state/logs" 2>/dev/null || true)"
+undo
+is "databases after the rollback" "$before" "$(databases)"
+# One that was changed since is kept.
+kkrun --secrets secrets p.rhai
+echo kim:third | chpasswd
+third=$(getent shadow kim)
+kkrun rollback --yes --purge all >"$D/said" 2>&1 && exit 1
+grep -q 'the password was changed' "$D/said"
+is "a password that was changed since" "$third" "$(getent shadow kim)"
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn a_new_user_gets_the_hash_that_is_given_and_a_killed_run_is_completed() {
+    holds(
+        r#"
+before=$(databases)
+plan 'user::ensure("kim", #{ password_hash: "$6$saltsalt$vtI8mzsSoFjIuFYHBMWuOfJBXhfGnqTSY3gQdnSZh5a2PrxIYdwCXsbGHXkkPXwnrtFL2Eqm3WtCMvrvNGPGY." });'
+for at in 1 2 3; do
+    dies $at p.rhai
+    kkrun p.rhai
+    is "hash" '$6$saltsalt$vtI8mzsSoFjIuFYHBMWuOfJBXhfGnqTSY3gQdnSZh5a2PrxIYdwCXsbGHXkkPXwnrtFL2Eqm3WtCMvrvNGPGY.' "$(field shadow kim 2)"
+    whole kim
+    undo
+    is "databases after the rollback" "$before" "$(databases)"
+done
+plan 'user::ensure("kim", #{ password_hash: "plain" });'
+if kkrun p.rhai 2>"$D/said"; then echo "a password was taken for a hash"; exit 1; fi
+grep -q 'mkpasswd' "$D/said"
+plan 'user::ensure("kim", #{ password: "plain" });'
+if kkrun p.rhai 2>"$D/said"; then echo "a string was taken for a password"; exit 1; fi
+grep -q 'expected a secret' "$D/said"
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn a_user_is_taken_out_of_groups_and_put_back_where_it_was() {
+    holds(
+        r#"
+groupadd crew
+for each in ann kim lee; do useradd "$each"; usermod --append --groups crew "$each"; done
+before=$(databases)
+plan 'user::ensure("kim", #{ not_in_groups: ["crew", "audio"] });'
+kkrun p.rhai
+is "members" ann,lee "$(field group crew 4)"
+kkrun p.rhai 2>&1 | grep -q 'crew' && exit 1
+undo
+is "databases after the rollback" "$before" "$(databases)"
+kkrun p.rhai
+useradd --groups crew max
+undo
+is "members with another one" ann,lee,max,kim "$(field group crew 4)"
+# The primary group is no list.
+useradd --no-user-group --gid users robin
+plan 'user::ensure("robin", #{ not_in_groups: ["users"] });'
+if kkrun p.rhai 2>"$D/said"; then echo "taken out of the primary group"; exit 1; fi
+grep -q "it is the user's primary group" "$D/said"
+plan 'user::ensure("robin", #{ groups: ["users", "video"], shell: "/bin/bash", not_in_groups: ["audio"] });'
+before=$(databases)
+kkrun p.rhai
+is "groups of a user of the group users" "users video" "$(id -nG robin)"
+kkrun p.rhai
+undo
+is "databases after that" "$before" "$(databases)"
+"#,
+    );
+}

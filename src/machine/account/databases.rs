@@ -253,8 +253,10 @@ impl Databases {
 
     pub(super) fn set_field(&mut self, database: Database, name: &str, at: usize, value: &[u8]) {
         self.edit(database, |fields| {
-            if fields[0] == name.as_bytes() {
-                fields[at] = value.to_vec();
+            if fields[0] == name.as_bytes()
+                && let Some(field) = fields.get_mut(at)
+            {
+                *field = value.to_vec();
             }
             Keep::Yes
         });
@@ -276,6 +278,60 @@ impl Databases {
                 Keep::Yes
             });
         }
+    }
+
+    /// The lists of members of a group as their lines have them.
+    pub fn lists_of(&self, group: &str) -> BTreeMap<Database, String> {
+        let list = |database: Database| {
+            let fields = self.entry(database, group)?;
+            Some((database, String::from_utf8_lossy(fields[3]).into_owned()))
+        };
+        Database::OF_GROUPS.into_iter().filter_map(list).collect()
+    }
+
+    /// Puts a user back into the lists of a group that it left: exactly as they were `before` where they are as they were
+    /// left, else at the end.
+    pub fn rejoin(
+        &mut self,
+        user: &str,
+        group: &str,
+        (before, left): (&BTreeMap<Database, String>, &BTreeMap<Database, String>),
+    ) {
+        let now = self.lists_of(group);
+        for (database, was) in before.iter().filter(|(_, was)| names(was.as_bytes(), user)) {
+            let Some(list) = now.get(database).filter(|list| !names(list.as_bytes(), user)) else { continue };
+            let list = match left.get(database) {
+                Some(left) if left == list => was.clone(),
+                _ if list.is_empty() => user.to_owned(),
+                _ => format!("{list},{user}"),
+            };
+            self.set_field(*database, group, 3, list.as_bytes());
+        }
+    }
+
+    /// Restores the password of a user, and since when it holds, as the line had them before. `secret` gives the bytes of
+    /// a digest.
+    pub fn restore_password(
+        &mut self,
+        name: &str,
+        before: &Traces,
+        secret: &dyn Fn(Digest) -> Result<Vec<u8>>,
+    ) -> Result<()> {
+        let Some(line) = before.of(Database::Shadow).first() else { return Ok(()) };
+        let line = match line {
+            Line::Text(text) => text.clone().into_bytes(),
+            Line::Secret(digest) => secret(*digest)?,
+        };
+        let fields: Vec<&[u8]> = line.split(|byte| *byte == b':').collect();
+        for (at, field) in fields.iter().enumerate().take(3).skip(1) {
+            self.set_field(Database::Shadow, name, at, field);
+        }
+        Ok(())
+    }
+
+    /// The hash of a user's password: a field of `shadow`, which may also say that there is none.
+    pub fn password_of(&self, name: &str) -> Option<Vec<u8>> {
+        Some(self.entry(Database::Shadow, name)?[1].to_vec())
     }
 
     /// Removes a user from every list for which this holds.

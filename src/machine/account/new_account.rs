@@ -8,7 +8,7 @@ use std::path::Path;
 
 use anyhow::Result;
 
-use super::databases::{Database, Databases};
+use super::databases::{Database, Databases, List};
 use super::login_defs::LoginDefs;
 use crate::failure::{Failure, FailureKind};
 
@@ -106,6 +106,34 @@ impl Databases {
         }
         self.add_member(group, user);
         Ok(())
+    }
+
+    /// Takes a user out of a group.
+    ///
+    /// # Errors
+    /// When the group comes from another source.
+    pub fn leave(&mut self, user: &str, group: &str) -> Result<()> {
+        if self.number_of(Database::Group, group).is_none() {
+            return Err(elsewhere(&format!("take `{user}` out of the group `{group}`"), "/etc/group"));
+        }
+        self.remove_from_lists(user, |(list, of)| *list != List::Administrators && of == group);
+        Ok(())
+    }
+
+    /// Gives a user the password that has this hash.
+    ///
+    /// # Errors
+    /// When the password comes from another source.
+    pub fn set_password(&mut self, user: &str, hash: &str, rules: &Rules<'_>) -> Result<()> {
+        match self.password_of(user) {
+            None => Err(elsewhere(&format!("give `{user}` a password"), "/etc/shadow")),
+            Some(known) if known == hash.as_bytes() => Ok(()),
+            Some(_) => {
+                self.set_field(Database::Shadow, user, 1, hash.as_bytes());
+                self.set_field(Database::Shadow, user, 2, rules.today.to_string().as_bytes());
+                Ok(())
+            }
+        }
     }
 
     /// Gives a user another shell.
