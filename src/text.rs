@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use serde::Deserialize;
 use zeroize::Zeroizing;
 
 /// The line without anything that a terminal would obey instead of show: escape sequences (CSI, OSC, DCS and
@@ -143,6 +144,56 @@ pub fn quoted(text: &str) -> String {
     quoted
 }
 
+/// Who reads what is quoted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Quoting {
+    /// The dotenv of npm, Python and Ruby. systemd and shells read the same.
+    Dotenv,
+    /// systemd's `EnvironmentFile=`.
+    Systemd,
+    /// A POSIX shell.
+    Shell,
+}
+
+impl Quoting {
+    /// The text in quotes that all of these readers take off alike.
+    ///
+    /// # Errors
+    /// When there are none for this text: why.
+    pub fn quoted(self, text: &str) -> Result<String, &'static str> {
+        let has = |letters: &[char]| text.contains(letters);
+        if has(&['\0']) {
+            return Err("it has a zero byte in it");
+        }
+        match self {
+            Self::Shell => {}
+            // Source: `env_value_is_valid` of systemd.
+            Self::Systemd if text.contains(|letter: char| is_control(letter)) => {
+                return Err("systemd takes no control characters but tabs and line endings");
+            }
+            Self::Systemd => {}
+            // Python decodes `\\` in every quotes and npm in none; Python replaces `${…}` even in single ones.
+            Self::Dotenv if has(&['\\']) => return Err("the readers of dotenv files differ in backslashes"),
+            Self::Dotenv if text.contains("${") => return Err("Python's dotenv replaces `${…}`"),
+            Self::Dotenv if text.contains(|letter: char| is_control(letter) || letter == '\n') => {
+                return Err("a value of a dotenv file is one line without control characters");
+            }
+            Self::Dotenv if has(&['\'']) && has(&['"', '$', '`']) => {
+                return Err(
+                    "the readers of dotenv files differ in a `'` together with `\"`, `$` or a back-tick",
+                );
+            }
+            Self::Dotenv => {}
+        }
+        Ok(quoted(text))
+    }
+}
+
+fn is_control(letter: char) -> bool {
+    letter.is_control() && letter != '\t' && letter != '\n'
+}
+
 /// The text in quotes; or `written`, if that reads as the text already.
 pub fn quoted_as(text: &str, written: &str) -> String {
     let is_equal = unquoted(written).is_some_and(|value| *value == text);
@@ -214,6 +265,25 @@ mod tests {
             ("\u{1b}éaccent", "éaccent"),
         ] {
             assert_eq!(printable(given), shown, "{given:?}");
+        }
+    }
+
+    #[test]
+    fn what_not_all_readers_of_a_format_take_alike_is_not_quoted() {
+        for (text, dotenv, systemd, shell) in [
+            ("two words", true, true, true),
+            ("it's", true, true, true),
+            ("it's $5", false, true, true),
+            ("say \"it's\"", false, true, true),
+            ("a\\b", false, true, true),
+            ("${HOME}", false, true, true),
+            ("two\nlines", false, true, true),
+            ("\u{7}", false, false, true),
+            ("\0", false, false, false),
+        ] {
+            let is_quoted =
+                [Quoting::Dotenv, Quoting::Systemd, Quoting::Shell].map(|of| of.quoted(text).is_ok());
+            assert_eq!(is_quoted, [dotenv, systemd, shell], "{text:?}");
         }
     }
 

@@ -67,6 +67,7 @@ fn options(namespace: &str, function: &str) -> Option<OptionSet> {
         "rollback" => rollback::options(function),
         "secret" => secret::options(function),
         "step" => step::options(function),
+        "text" => text::options(function),
         "unit" => Some(unit::options()),
         "user" => user::options(function),
         _ => None,

@@ -18,6 +18,7 @@ pub(super) fn module() -> rhai::Module {
 pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "ask" => Some(OptionSet::of::<AskOptions>()),
+        "quote" => super::text::options(function),
         _ => None,
     }
 }
@@ -196,6 +197,27 @@ mod functions {
     pub(super) fn quote_as(context: NativeCallContext, secret: Secret, written: &str) -> Raised<Secret> {
         look(&context, |_| {
             let text = crate::text::quoted_as(secret.reveal(), written);
+            Ok(Secret::new(secret.name(), Zeroizing::new(text)))
+        })
+    }
+
+    /// The secret in the quotes of one format, as `text::quote` has them. Options: `format` (`"dotenv"`, `"systemd"` or
+    /// `"shell"`).
+    ///
+    /// ```rhai
+    /// let quoted = secret::quote(secret::generate("pin"), #{ format: "dotenv" });
+    /// file::write("/srv/env", secret::join(["PIN=", quoted, "\n"]), #{ mode: "0600" });
+    /// assert(file::stat("/srv/env").size == 39);
+    /// ```
+    #[rhai_fn(name = "quote", return_raw, volatile)]
+    pub(super) fn quote_for(
+        context: NativeCallContext,
+        secret: Secret,
+        options: rhai::Map,
+    ) -> Raised<Secret> {
+        look(&context, |_| {
+            let shown = format!("«secret:{}»", secret.name());
+            let text = super::super::text::quoted_for(secret.reveal(), options, &shown)?;
             Ok(Secret::new(secret.name(), Zeroizing::new(text)))
         })
     }

@@ -8,10 +8,12 @@ use jiff::Timestamp;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::Regex;
 use rhai::plugin::*;
+use serde::Deserialize;
 
 use crate::failure::{Failure, FailureKind};
 use crate::machine::clock;
-use crate::script::{LARGEST_TEXT, Raised, json_of, look, value_of};
+use crate::script::{LARGEST_TEXT, OptionSet, Raised, json_of, look, options_of, value_of};
+use crate::text::Quoting;
 use crate::time;
 
 pub(super) fn module() -> rhai::Module {
@@ -26,6 +28,35 @@ const KEPT_PATTERNS: usize = 64;
 
 thread_local! {
     static PATTERNS: RefCell<HashMap<String, Regex>> = RefCell::default();
+}
+
+pub(super) fn options(function: &str) -> Option<OptionSet> {
+    match function {
+        "quote" => Some(OptionSet::of::<QuoteOptions>()),
+        _ => None,
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct QuoteOptions {
+    format: Quoting,
+}
+
+/// A text in the quotes of the format that the options name; `shown` is its name in messages.
+pub(super) fn quoted_for(text: &str, options: rhai::Map, shown: &str) -> Result<String> {
+    let QuoteOptions { format } = options_of(options)?;
+    format.quoted(text).map_err(|why| {
+        let named = match format {
+            Quoting::Dotenv => "dotenv",
+            Quoting::Systemd => "systemd",
+            Quoting::Shell => "shell",
+        };
+        Failure::new(format!("cannot write `{}` for {named}: {why}", shown.escape_debug()))
+            .kind(FailureKind::Usage)
+            .hint("choose a value without it, or the format of the only program that reads it")
+            .into()
+    })
 }
 
 fn pattern(text: &str) -> Result<Regex> {
@@ -147,6 +178,25 @@ mod functions {
     #[rhai_fn(name = "quote", return_raw, volatile)]
     pub(super) fn quote_as(context: NativeCallContext, subject: &str, written: &str) -> Raised<String> {
         look(&context, |_| Ok(crate::text::quoted_as(subject, written)))
+    }
+
+    /// The string in the quotes of one format. Options: `format` (who reads it: `"dotenv"`, the dotenv of npm, Python and Ruby,
+    /// with systemd and shells; `"systemd"`, its `EnvironmentFile=`; `"shell"`). What its readers do not all read back as it is
+    /// is refused.
+    ///
+    /// ```rhai
+    /// assert(text::quote("it's", #{ format: "dotenv" }) == "\"it's\"");
+    /// assert(text::quote("it's $5", #{ format: "systemd" }) == "\"it's \\$5\"");
+    /// ```
+    ///
+    /// ```rhai
+    /// let refused = "";
+    /// try { text::quote("it's $5", #{ format: "dotenv" }); } catch (error) { refused = `${error}`; }
+    /// assert(text::matches(refused, "cannot write"));
+    /// ```
+    #[rhai_fn(name = "quote", return_raw, volatile)]
+    pub(super) fn quote_for(context: NativeCallContext, subject: &str, options: rhai::Map) -> Raised<String> {
+        look(&context, |_| quoted_for(subject, options, subject))
     }
 
     /// The string inside quotes, as systemd and shells read it alike; `()` if they do not.

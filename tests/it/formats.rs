@@ -288,3 +288,60 @@ fn a_file_that_is_not_understood_is_refused_with_the_way_on() {
     place.run("format.rhai").ends(1).says("`nonsense`").says("`sshd`");
     assert_eq!(place.prints_of("m"), before);
 }
+
+#[test]
+#[ignore = "needs a base that boots, and root"]
+fn systemd_and_bash_read_back_what_was_quoted_for_them() {
+    crate::handlers::holds_on_a_booted_machine(include_str!("quotes.sh"));
+}
+
+/// All strings of up to three of these letters.
+fn strings(letters: &[&str]) -> Vec<String> {
+    let mut all = vec![String::new()];
+    let mut longest = all.clone();
+    for _ in 0..3 {
+        longest = longest
+            .iter()
+            .flat_map(|text| letters.iter().map(move |letter| format!("{text}{letter}")))
+            .collect();
+        all.extend(longest.iter().cloned());
+    }
+    all
+}
+
+#[test]
+#[ignore = "needs npm, pip and a network"]
+fn every_dotenv_reads_back_what_was_quoted_for_it() {
+    let place = Place::new(
+        r#"let lines = "";
+let refused = 0;
+for (value, at) in text::json_parse(file::read("@/values")) {
+    try { lines += `K${at}=${text::quote(value, #{ format: "dotenv" })}\n`; } catch { refused += 1; }
+}
+file::write("@/m/env", lines);
+print(refused);
+"#,
+    );
+    let letters = ["'", "\"", "$", "`", "\\", "#", " ", "a", "{", "}", "=", "é", "\t", "(", "!"];
+    let values = strings(&letters);
+    place.write("values", &serde_json::to_string(&values).expect("strings are JSON"));
+    place.run("plan.rhai").ends(0);
+    let (env, readers) = (place.path("m/env"), place.path("readers"));
+    let (env, readers) = (shown(&env), shown(&readers));
+    asked("npm", &["install", "--silent", "--no-fund", "--no-audit", "--prefix", readers, "dotenv@16.6.1"]);
+    let python = format!("{readers}/python");
+    asked("python3", &["-m", "pip", "install", "--quiet", "--target", &python, "python-dotenv==1.2.1"]);
+    let by_npm = "console.log(JSON.stringify(require(process.argv[1]).parse(require('fs').readFileSync(process.argv[2]))))";
+    let module = format!("{readers}/node_modules/dotenv");
+    let by_python = "import sys; sys.path.insert(0, sys.argv[1]); import dotenv, json; print(json.dumps(dotenv.dotenv_values(sys.argv[2])))";
+    for read in
+        [asked("node", &["-e", by_npm, &module, env]), asked("python3", &["-c", by_python, &python, env])]
+    {
+        let read: std::collections::BTreeMap<String, String> = serde_json::from_str(&read).expect("a map");
+        assert!(read.len() > values.len() / 2, "{} of {}", read.len(), values.len());
+        for (key, value) in read {
+            let at: usize = key[1..].parse().expect("a number");
+            assert_eq!(value, values[at], "{key}");
+        }
+    }
+}

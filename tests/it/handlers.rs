@@ -409,7 +409,7 @@ step::run("02", "Second", || { file::write("@/m/b", "b\n"); host::reboot_require
 }
 
 /// Runs a shell script in a booted clone, and holds that it ends well.
-fn holds_on_a_booted_machine(script: &str) {
+pub(crate) fn holds_on_a_booted_machine(script: &str) {
     let base =
         std::env::var_os("KKRUN_TEST_BASE").expect("KKRUN_TEST_BASE names a Debian 12 root file system");
     let place = tempfile::tempdir_in("/root").unwrap();
