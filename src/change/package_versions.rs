@@ -408,6 +408,22 @@ impl PackageVersionsChange {
         )
     }
 
+    /// Unpacks the versions from before over packages that were interrupted while they were unpacked: until then apt does
+    /// nothing, and it takes no archive for one that no package source has.
+    fn unpack_interrupted(&self, apt: Apt<'_>, known: &Installed) -> Result<()> {
+        let is_broken = |name: &str| known.broken().any(|broken| broken == known.named(name));
+        let saved = |(name, version)| Some((name, version, *self.inverse.archives.get(name)?));
+        let interrupted: Vec<_> =
+            self.replaced().filter(|(name, _)| is_broken(name)).filter_map(saved).collect();
+        if interrupted.is_empty() {
+            return Ok(());
+        }
+        let workshop = Workshop::open()?;
+        let put = |(name, version, digest)| workshop.put(apt.world, name, version, digest);
+        let archives = interrupted.into_iter().map(put).collect::<Result<Vec<String>>>()?;
+        apt.unpack(&borrowed(&archives))
+    }
+
     /// Brings back the versions from before, as far as their archives are there.
     fn restore(&self, apt: Apt<'_>, known: &Installed) -> Result<()> {
         let workshop = Workshop::open()?;
@@ -582,9 +598,12 @@ impl Kind for PackageVersionsChange {
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
         let apt = Apt::new(world);
         let added: Vec<&str> = self.added().collect();
+        let known = Installed::look(world)?;
+        let held: Vec<String> = self.before.keys().filter(|name| known.is_held(name)).cloned().collect();
         if !terms.dry_run {
             Workshop::clear();
             apt.repair()?;
+            self.unpack_interrupted(apt, &Installed::look(world)?)?;
             apt.complete_to_remove(&added)?;
             apt.forget(&added)?;
         }
@@ -616,7 +635,6 @@ impl Kind for PackageVersionsChange {
         if !there.is_empty() {
             remove_added(apt, &there, is_apt_stuck)?;
         }
-        let held: Vec<String> = self.before.keys().filter(|name| known.is_held(name)).cloned().collect();
         self.restore(apt, &known)?;
         Self::hold_again(apt, &held)?;
         let known = Installed::look(world)?;

@@ -12,11 +12,17 @@ use sha2::{Digest as _, Sha256};
 /// Stands before a time; no shown text holds it.
 const TIME: &str = " modified at\u{1f}";
 /// What others write and write back, who do not ask what time it was.
-const UNTIMED: [&str; 3] = ["02/current", "dpkg", "apt"];
-/// What apt and dpkg keep for themselves: what they fetched, noted, locked, or had before.
-const UNCOMPARED: [&str; 11] = [
+const UNTIMED: [&str; 4] = ["02/current", "dpkg", "apt", "debconf"];
+/// What apt, dpkg and debconf keep for themselves: what they fetched, noted, locked, or had before.
+const UNCOMPARED: [&str; 17] = [
     "cache",
     "log",
+    "debconf/config.dat-new",
+    "debconf/config.dat-old",
+    "debconf/passwords.dat-new",
+    "debconf/passwords.dat-old",
+    "debconf/templates.dat-new",
+    "debconf/templates.dat-old",
     "apt/lists",
     "apt/periodic",
     "dpkg/lock",

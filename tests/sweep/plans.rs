@@ -29,7 +29,7 @@ pub(crate) struct Bound {
 }
 
 /// All that a tree may have.
-pub(crate) const BOUND: [Bound; 7] = [
+pub(crate) const BOUND: [Bound; 8] = [
     Bound { name: "etc", place: "/etc" },
     Bound { name: "home", place: "/home" },
     Bound { name: "mail", place: "/var/mail" },
@@ -37,10 +37,14 @@ pub(crate) const BOUND: [Bound; 7] = [
     Bound { name: "apt", place: "/var/lib/apt" },
     Bound { name: "cache", place: "/var/cache/apt" },
     Bound { name: "log", place: "/var/log" },
+    Bound { name: "debconf", place: DEBCONF },
 ];
 
 /// The secret `token`.
 pub(crate) const TOKEN: &str = "correct horse battery";
+
+/// Where debconf keeps its answers.
+const DEBCONF: &str = "/var/cache/debconf";
 
 const UID_OF_NOBODY: u32 = 65534;
 
@@ -67,17 +71,15 @@ const ALL: &[Scenario] = &[
     DATA,
     TOUCHED,
     LONG,
+    PACKAGE_VERSIONS,
+    PRESEED,
 ];
-
-/// Those that are tried only by name: some of their positions are still bad.
-const BY_NAME: &[Scenario] = &[PACKAGE_VERSIONS];
 
 /// All of them, or the one that the variable `KKRUN_SWEEP_ONLY` names.
 pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
     let only = std::env::var("KKRUN_SWEEP_ONLY").ok();
-    let by_name = BY_NAME.iter().filter(|_| std::env::var_os("KKRUN_SWEEP_ONLY").is_some());
     let is_chosen = move |scenario: &&Scenario| only.as_ref().is_none_or(|only| scenario.name == only);
-    ALL.iter().chain(by_name).filter(is_chosen)
+    ALL.iter().filter(is_chosen)
 }
 
 pub(crate) const FILES: Scenario = Scenario {
@@ -516,7 +518,7 @@ step::run("01", "Make", || {
     user::ensure("kkrun-kim", #{ home_mode: "0750", shell: "/bin/bash", groups: ["video", "kkrun-sweep"] });
 });
 step::run("02", "Change", || {
-    user::ensure("kkrun-robin", #{ shell: "/bin/bash", groups: ["audio"] });
+    user::ensure("kkrun-robin", #{ shell: "/bin/bash", groups: ["audio"], not_in_groups: ["kkrun-crew"], password_hash: "$6$sa$hash" });
 });
 "#,
     )],
@@ -551,7 +553,9 @@ step::run("02", "Change", || {
             fs::write(path, text + line).unwrap();
         };
         append("passwd", "kkrun-robin:x:4711:4711::/home/kkrun-robin:/bin/sh\n");
-        append("shadow", "kkrun-robin:!:20000:0:99999:7:::\n");
+        append("shadow", "kkrun-robin:$y$before:20000:0:99999:7:::\n");
+        append("group", "kkrun-crew:x:4713:daemon,kkrun-robin,bin\n");
+        append("gshadow", "kkrun-crew:!:kkrun-robin:daemon,kkrun-robin,bin\n");
         append("group", "kkrun-robin:x:4711:\n");
         append("gshadow", "kkrun-robin:!::\n");
         // Entries that named the user before it existed.
@@ -663,6 +667,36 @@ step::run("02", "Replace", || {
     },
     has_server: false,
     talks: false,
+};
+
+const PRESEED: Scenario = Scenario {
+    name: "debconf answers",
+    files: &[(
+        "plan.rhai",
+        r#"
+step::run("01", "Answer", || {
+    pkg::preseed("kkrun-new", "kkrun-new/name", "string", "new");
+    pkg::preseed("kkrun-known", "kkrun-known/name", "string", "new");
+});
+step::run("02", "Answer with a secret", || {
+    pkg::preseed("kkrun-new", "kkrun-new/password", "password", secret::ask("token", "The token"));
+});
+"#,
+    )],
+    make: |tree| {
+        let directory = tree.join("debconf");
+        fs::create_dir(&directory).unwrap();
+        let known = "echo kkrun-known kkrun-known/name string old | debconf-set-selections";
+        succeed(
+            Command::new("unshare")
+                .args(["--mount", "--propagation", "private", "sh", "-ec"])
+                .arg(format!("mount --bind \"$1\" {DEBCONF}; {known}"))
+                .arg("sh")
+                .arg(&directory),
+        );
+    },
+    has_server: false,
+    talks: true,
 };
 
 pub(crate) fn write(tree: &Path, name: &str, text: &str) {

@@ -108,6 +108,23 @@ impl Apt<'_> {
         Ok(())
     }
 
+    /// Unpacks these archives by dpkg. For when apt does nothing because a package that was interrupted while it was
+    /// unpacked is no longer available.
+    pub(crate) fn unpack(self, archives: &[&str]) -> Result<()> {
+        self.wait_for_locks()?;
+        let argv: Vec<&str> = ["dpkg", "--force-confdef", "--force-confold", "--unpack"]
+            .iter()
+            .chain(archives)
+            .copied()
+            .collect();
+        let label = format!("dpkg --unpack {}", archives.join(" "));
+        let ended = self.world.run(&self.command(&argv, true), &label)?;
+        if !ended.is_success() {
+            bail!(failure(&ended, &label, FailureKind::Packages));
+        }
+        Ok(())
+    }
+
     /// Removes exactly these by dpkg, which refuses when others need them. For when apt does nothing because a
     /// package that was interrupted while it was unpacked is no longer available.
     pub(crate) fn remove_without_apt(self, names: &[&str]) -> Result<()> {
