@@ -141,6 +141,9 @@ pub enum Settling {
 pub struct Fingerprint {
     /// A hash over the tokens of the step and of every function it reaches.
     pub code: String,
+    /// A short hash over the tokens of each function of a module that it reaches, so that the one that changed can be named.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub functions: BTreeMap<String, String>,
     /// The scripts and modules that it consists of, besides the plan's own.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub scripts: Vec<String>,
@@ -156,6 +159,10 @@ pub struct Fingerprint {
     /// The plan's files that it read, each with its hash.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub files: BTreeMap<String, String>,
+    /// The variables of kkrun's environment that it read, each with a keyed hash. With others it means the same, but may
+    /// ask for something else.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub environment: BTreeMap<String, String>,
 }
 
 /// A plan that does nothing but run its steps. While its text is the same, it need not be read to know them.

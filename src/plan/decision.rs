@@ -108,7 +108,10 @@ impl Selection {
 /// Why a step means something else now than when it completed; nothing if it means the same.
 pub fn staleness(then: &Fingerprint, now: &Fingerprint) -> Option<String> {
     if then.code != now.code {
-        return Some("its script changed".to_owned());
+        return Some(match changed_function(then, now) {
+            Some(function) => format!("`{function}` changed"),
+            None => "its script changed".to_owned(),
+        });
     }
     for (name, value) in &now.settings {
         match then.settings.get(name) {
@@ -128,6 +131,13 @@ pub fn staleness(then: &Fingerprint, now: &Fingerprint) -> Option<String> {
         }
     }
     None
+}
+
+/// The first function of a module that is another now.
+fn changed_function<'now>(then: &Fingerprint, now: &'now Fingerprint) -> Option<&'now str> {
+    let is_another =
+        |(name, hash): &(&String, &String)| then.functions.get(*name).is_some_and(|old| old != *hash);
+    now.functions.iter().find(is_another).map(|(name, _)| name.as_str())
 }
 
 /// What a complete step may rely on that was undone since, if it ran something of which kkrun does not know what it
@@ -236,6 +246,13 @@ mod tests {
         assert_eq!(staleness(&then, &now).unwrap(), "settings::port 9001 → 49123");
         now = Fingerprint { code: "b".into(), ..then.clone() };
         assert_eq!(staleness(&then, &now).unwrap(), "its script changed");
+        let with = |hash: &str, code: &str| Fingerprint {
+            code: code.into(),
+            functions: [("std/git::checkout".to_owned(), hash.to_owned())].into(),
+            ..then.clone()
+        };
+        assert_eq!(staleness(&with("1", "a"), &with("2", "b")).unwrap(), "`std/git::checkout` changed");
+        assert_eq!(staleness(&with("1", "a"), &with("1", "b")).unwrap(), "its script changed");
         now = then.clone();
         now.files.insert("files/a".into(), "2".into());
         assert!(staleness(&then, &now).unwrap().contains("files/a"));

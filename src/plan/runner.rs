@@ -1,7 +1,7 @@
 //! Runs the steps of a plan: decides about each, runs or examines it, and records how it ended.
 
 use std::cell::RefCell;
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::rc::Rc;
 use std::time::Instant;
 
@@ -234,11 +234,13 @@ impl Runner {
             .filter_map(|name| Some((name.clone(), host.settings().get(name)?.clone())));
         Ok(Fingerprint {
             code: code.hash,
+            functions: code.functions,
             scripts: scripts.into_iter().filter(|name| name != MAIN).collect(),
             bytes,
             settings: values.collect(),
             secrets: trace.secrets,
             files: trace.files,
+            environment: trace.environment,
         })
     }
 
@@ -352,6 +354,7 @@ impl Runner {
             status: StepStatus::Pending,
             reason: None,
             asks: None,
+            is_as_asked: true,
         };
         let record = host.seen().history().step(host.seen().plan(), &call.id).cloned().unwrap_or_default();
         let (record, is_running) = self.settled_record(host, call, record)?;
@@ -365,8 +368,9 @@ impl Runner {
             return Ok(report);
         }
         host.seen().take_asked();
-        let drift = drift_of(context, host, call)?;
+        let (drift, environment) = examined(context, host, call)?;
         let asked = host.seen().take_asked();
+        report.is_as_asked = record.fingerprint.as_ref().is_none_or(|then| then.environment == environment);
         if let Some(Drift { reason, .. }) = drift {
             report.status = StepStatus::Drifted;
             report.reason = Some(reason);
@@ -701,6 +705,7 @@ pub(super) fn traced(then: &Fingerprint) -> Trace {
         secrets: then.secrets.clone(),
         files: then.files.clone(),
         settings: then.settings.keys().cloned().collect(),
+        environment: then.environment.clone(),
     }
 }
 
@@ -737,13 +742,22 @@ struct Drift {
 
 /// What of a step no longer holds, by evaluating it without changing anything. The session is in a dry run.
 fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result<Option<Drift>> {
+    examined(context, host, call).map(|(drift, _)| drift)
+}
+
+/// The same, with the variables of the environment that the step reads now.
+fn examined(
+    context: &NativeCallContext,
+    host: &Host,
+    call: &StepCall,
+) -> Result<(Option<Drift>, BTreeMap<String, String>)> {
     let before = host.seen().would_change().len();
     let predicted = host.seen().world.predicted.borrow().clone();
     host.session().enter_step(Some(&call.id));
     let outcome = evaluate_body(context, host, call);
     host.session().enter_step(None);
     host.seen().world.predicted.replace(predicted);
-    std::mem::take(&mut *host.trace());
+    let environment = std::mem::take(&mut *host.trace()).environment;
     let _discarded = host.take_failed_mutation();
     let (repeated, drifted): (Vec<_>, Vec<_>) =
         host.session().forget_would_change_since(before).into_iter().partition(|would| would.is_repeated);
@@ -752,13 +766,13 @@ fn drift_of(context: &NativeCallContext, host: &Host, call: &StepCall) -> Result
         _ if !drifted.is_empty() => {
             drifted.iter().map(|would| would.summary.as_str()).collect::<Vec<_>>().join("; ")
         }
-        Ok(()) => return Ok(None),
+        Ok(()) => return Ok((None, environment)),
         // What a command prints that runs each time cannot be known without running it: the rest is not examined.
-        Err(Stop::Unpredictable { .. }) if !repeated.is_empty() => return Ok(None),
+        Err(Stop::Unpredictable { .. }) if !repeated.is_empty() => return Ok((None, environment)),
         Err(Stop::Failed(failure)) => failure.message,
         Err(Stop::Unpredictable { why, .. }) => why,
     };
-    Ok(Some(Drift { reason, changes: drifted }))
+    Ok((Some(Drift { reason, changes: drifted }), environment))
 }
 
 /// Evaluates a step's script or closure.

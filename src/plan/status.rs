@@ -47,6 +47,9 @@ pub struct StepReport {
     pub reason: Option<String>,
     /// The targets that it asks for, if all of it could be examined.
     pub asks: Option<BTreeSet<Target>>,
+    /// The variables of the environment that it reads are what they were when it completed: with others it may ask for
+    /// something else, as one that asks for the user who called sudo.
+    pub is_as_asked: bool,
 }
 
 /// A step in a report of a plan's status.
@@ -97,6 +100,7 @@ pub fn recorded_rows(history: &History, plan: &str, is_running: bool) -> Vec<Ste
         status: by_record(record, is_running),
         reason: None,
         asks: None,
+        is_as_asked: true,
     };
     history.steps_of(plan).map(report).map(|report| row(history, plan, report)).collect()
 }
@@ -150,6 +154,7 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
             None => format!("no longer in the plan; `kkrun rollback {id}` undoes it"),
         }),
         asks: None,
+        is_as_asked: true,
     };
     recorded.map(report).collect()
 }
@@ -181,7 +186,7 @@ fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) 
         let is_left = |target: &&Target| is_always_asked_for(target) && !target.is_asked_for(&all);
         let left: BTreeSet<&Target> = targets.filter(is_left).collect();
         let knows_all = !report.asks.iter().flatten().any(|asked| matches!(asked, Target::Once(_)));
-        if left.is_empty() || !knows_all {
+        if left.is_empty() || !knows_all || !report.is_as_asked {
             continue;
         }
         let left: Vec<String> = left.into_iter().map(Target::to_string).collect();

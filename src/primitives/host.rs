@@ -5,8 +5,9 @@ use rhai::plugin::*;
 
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Entry;
+use crate::machine::secret_store::SecretStore;
 use crate::machine::{clock, host_facts};
-use crate::script::{Raised, act, look};
+use crate::script::{Raised, Trace, act, look};
 
 pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
@@ -66,7 +67,7 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn env(context: NativeCallContext, name: &str) -> Raised<Dynamic> {
-        look(&context, |_| {
+        look(&context, |host| {
             if name.starts_with("KKRUN_SECRET_") {
                 bail!(
                     Failure::new(format!("cannot read the variable `{name}`: it contains a secret"))
@@ -74,7 +75,14 @@ mod functions {
                         .hint("read it with secret::ask")
                 );
             }
-            Ok(std::env::var(name).map_or(Dynamic::UNIT, Dynamic::from))
+            let value = std::env::var(name).ok();
+            // Where there is no key yet, nothing is compared either.
+            let hash = match &value {
+                Some(value) => SecretStore::hash(name, value).unwrap_or_default(),
+                None => Trace::MISSING.to_owned(),
+            };
+            host.trace().environment.insert(name.to_owned(), hash);
+            Ok(value.map_or(Dynamic::UNIT, Dynamic::from))
         })
     }
 

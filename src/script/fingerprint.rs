@@ -1,7 +1,7 @@
 //! The code part of a step's fingerprint: the tokens of its script and of every function that it reaches, and the
 //! settings that these name. Comments and layout do not count.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use anyhow::Result;
@@ -16,9 +16,14 @@ use crate::machine::files::Digest;
 pub struct CodeFingerprint {
     /// A hash over the tokens, in hexadecimal digits.
     pub hash: String,
+    /// A short hash over the tokens of each function of a module that is reached, as `std/git::checkout`.
+    pub functions: BTreeMap<String, String>,
     /// The settings that are named, sorted.
     pub settings: BTreeSet<String>,
 }
+
+/// How many digits a short hash has: it tells two versions of one function apart.
+const SHORT: usize = 8;
 
 /// The fingerprint of the code of a step: a script, or without one the inline step `id` of the plan.
 ///
@@ -36,15 +41,22 @@ pub fn code_fingerprint(
         Some(_) => Rc::clone(top),
         None => [besides_steps(top), step_call(top, id).to_vec()].concat().into(),
     };
-    let (mut bytes, mut settings) = (Vec::new(), BTreeSet::new());
-    for ((_, function), tokens) in graph.reached(engine, &program, code)? {
-        token::write(&Token::Identifier(Box::new(function.into())), &mut bytes);
+    let (mut bytes, mut functions, mut settings) = (Vec::new(), BTreeMap::new(), BTreeSet::new());
+    for ((module, function), tokens) in graph.reached(engine, &program, code)? {
+        let start = bytes.len();
+        token::write(&Token::Identifier(Box::new(function.as_str().into())), &mut bytes);
         for token in tokens.iter() {
             token::write(token, &mut bytes);
         }
+        if !module.is_empty() {
+            let name = if function.is_empty() { module } else { format!("{module}::{function}") };
+            let mut hash = Digest::of(&bytes[start..]).to_string();
+            hash.truncate(SHORT);
+            functions.insert(name, hash);
+        }
         settings.extend(settings_in(&tokens));
     }
-    Ok(CodeFingerprint { hash: Digest::of(&bytes).to_string(), settings })
+    Ok(CodeFingerprint { hash: Digest::of(&bytes).to_string(), functions, settings })
 }
 
 /// The settings that are named: `settings::NAME`.

@@ -57,6 +57,8 @@ pub struct Trace {
     pub files: BTreeMap<String, String>,
     /// The settings that it used without naming them in its code, as templates do.
     pub settings: BTreeSet<String>,
+    /// The variables of kkrun's environment that it read, each with a keyed hash.
+    pub environment: BTreeMap<String, String>,
 }
 
 impl Trace {
@@ -430,7 +432,8 @@ impl Host {
 
     /// The present hashes of the secrets and plan files that a step used when it completed.
     pub fn present(&self, then: &Trace) -> Result<Trace> {
-        let mut now = Trace { settings: then.settings.clone(), ..Trace::default() };
+        let (settings, environment) = (then.settings.clone(), then.environment.clone());
+        let mut now = Trace { settings, environment, ..Trace::default() };
         for name in then.files.keys() {
             let hash = match self.source().plan_file(name) {
                 Ok(file) => file.hash(),

@@ -226,3 +226,24 @@ fn a_dry_run_shows_directories_that_lead_to_one_another_once() {
     let ran = place.run("plan.rhai --dry-run").ends(6);
     ran.says("would make @/m/a/b/c and 2 directories above it\n      would make @/m/d\n");
 }
+
+#[test]
+fn a_variable_that_is_not_set_now_is_no_reason_to_say_that_a_step_no_longer_asks() {
+    let plan = r#"step::run("01", "Files", || {
+    if host::env("ASKING") != () { file::write("@/m/asked", "x"); }
+    if file::exists("@/more") { file::write("@/m/more", "x"); }
+});"#;
+    let place = Place::new(plan).with("more", "");
+    let output = place.command(&["plan.rhai"]).env("ASKING", "yes").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let status = |set: bool| {
+        let mut command = place.command(&["status", "plan.rhai"]);
+        if set {
+            command.env("ASKING", "yes");
+        }
+        String::from_utf8_lossy(&command.output().unwrap().stdout).into_owned()
+    };
+    assert!(!status(false).contains("no longer asks"), "{}", status(false));
+    place.remove("more");
+    assert!(status(true).contains("no longer asks for"), "{}", status(true));
+}
