@@ -183,6 +183,25 @@ ends 1 plan.rhai
 says 'systemctl --user restart none'
 ends 0 rollback
 
+printf '== a unit of a user that a login starts\n'
+forget
+useradd --create-home lou
+runuser -u lou -- mkdir -p /home/lou/.config/systemd/user
+loginctl enable-linger lou
+until [[ -e /run/user/$(id -u lou)/systemd/private ]]; do sleep 0.2; done
+plan <<'PLAN'
+step::run("01", "Screen", || {
+    file::write("/home/lou/.config/systemd/user/screen.service", "[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=default.target\n");
+    unit::enable("screen.service", #{ user: "lou" });
+});
+PLAN
+ends 0 plan.rhai
+runuser -u lou -- env "XDG_RUNTIME_DIR=/run/user/$(id -u lou)" systemctl --user start screen.service
+pgrep -u lou -x sleep >/dev/null || fail 'it does not run'
+ends 0 rollback
+! pgrep -u lou -x sleep >/dev/null || fail 'it still runs'
+nothing_pending
+
 printf '== data in what an undo inside a run meets\n'
 forget
 systemctl start postgresql

@@ -64,6 +64,9 @@ pub struct UnitInverse {
     /// The file that the administrator's link points to, for a unit that was only linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     linked: Option<String>,
+    /// It is a user's, and did not run when it was enabled.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    idle: bool,
 }
 
 /// A change to one side of a unit.
@@ -153,13 +156,17 @@ impl UnitChange {
             UnitState::Enablement { is } => is.is_empty() && desired == DesiredUnit::Enabled,
             UnitState::Activity { .. } => unit.facts(world)?.is_none(),
         };
-        let inverse = UnitInverse { unit, desired, linked };
+        // A login starts units of a user only. Where no manager answers, nothing is known.
+        let idle = desired == DesiredUnit::Enabled
+            && unit.user.is_some()
+            && is_running(world, &unit).is_ok_and(|is_running| !is_running);
+        let inverse = UnitInverse { unit, desired, linked, idle };
         Ok(Some(Self { before, after: desired.state(), inverse, about_nothing }))
     }
 
     /// The change of a unit that ran and does not run any more.
     pub fn brought_down(unit: Unit) -> Self {
-        let inverse = UnitInverse { unit, desired: DesiredUnit::Stopped, linked: None };
+        let inverse = UnitInverse { unit, desired: DesiredUnit::Stopped, linked: None, idle: false };
         let (before, after) = (DesiredUnit::Started.state(), DesiredUnit::Stopped.state());
         Self { before, after, inverse, about_nothing: false }
     }
@@ -254,11 +261,12 @@ impl UnitChange {
 fn state_now(world: &World, unit: &Unit, alike: &UnitState) -> Result<UnitState> {
     Ok(match alike {
         UnitState::Enablement { .. } => UnitState::Enablement { is: unit.enablement(world)? },
-        UnitState::Activity { .. } => {
-            let running = unit.facts(world)?.is_some_and(|facts| facts.is_running());
-            UnitState::Activity { running }
-        }
+        UnitState::Activity { .. } => UnitState::Activity { running: is_running(world, unit)? },
     })
+}
+
+fn is_running(world: &World, unit: &Unit) -> Result<bool> {
+    Ok(unit.facts(world)?.is_some_and(|facts| facts.is_running()))
 }
 
 fn has_succeeded(world: &World, unit: &Unit) -> Result<bool> {
@@ -397,6 +405,10 @@ impl Kind for UnitChange {
         }
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
+        }
+        // A login started it because it was enabled. First: killed in between, the next rollback still finds it enabled.
+        if self.inverse.idle && is_running(world, unit)? {
+            unit.stop(world)?;
         }
         self.restore(world, &now)?;
         let restored = self.now(world)?;
