@@ -321,3 +321,32 @@ fn of_several_keys_a_modified_one_is_a_conflict_and_the_others_are_set() {
     let text = place.read("m/app.conf");
     assert!(text.contains("port = 9\n") && text.contains("zone = y\n"), "{text}");
 }
+
+#[test]
+fn a_whole_file_replaces_a_symlink_and_an_edit_refuses_it() {
+    let plan = r#"step::run("01", "Write", || { file::write("@/m/link", "new\n"); file::copy("files/f", "@/m/other"); });"#;
+    let place = Place::new(plan).with("m/target", "a = 1\n").with("plan/files/f", "copied\n");
+    for link in ["m/link", "m/other", "m/edited"] {
+        std::os::unix::fs::symlink("target", place.path(link)).unwrap();
+    }
+    place.run("plan.rhai").ends(0);
+    assert_eq!((place.read("m/link"), place.read("m/other")), ("new\n".to_owned(), "copied\n".to_owned()));
+    assert_eq!(place.read("m/target"), "a = 1\n");
+    place.run("rollback").ends(0);
+    for link in ["m/link", "m/other"] {
+        assert_eq!(std::fs::read_link(place.path(link)).unwrap(), std::path::Path::new("target"));
+    }
+    for edit in [
+        r#"config::set("@/m/edited", "a", 2)"#,
+        r#"config::line("@/m/edited", "b")"#,
+        r#"config::block("@/m/edited", "b", "c")"#,
+    ] {
+        place.write("plan/edit.rhai", &format!("{edit};\n"));
+        place
+            .run("edit.rhai")
+            .ends(1)
+            .says("is a symbolic link, not a file")
+            .says("name the target of the link: `target`");
+    }
+    assert_eq!(place.read("m/target"), "a = 1\n");
+}

@@ -43,7 +43,7 @@ impl Syntax for Fstab {
         (!is_line).then(|| {
             format!(
                 "the value of `{key}` must be its whole line, with `{key}` as its source or mount point: \
-                 source, mount point, type, options, and two numbers if needed"
+                 source, mount point, type, options, and two numbers if needed; a space in one of them is written `\\040`"
             )
         })
     }
