@@ -63,7 +63,7 @@ pub struct Options {
     /// Read more settings from FILE; may be repeated
     #[arg(long, value_name = "FILE")]
     pub settings: Vec<PathBuf>,
-    /// Read secrets from FILE: KEY=VALUE lines, mode 0600
+    /// Read secrets from FILE: KEY=VALUE lines, mode 0600; `-` is standard input
     #[arg(long, value_name = "FILE")]
     pub secrets: Option<PathBuf>,
     /// Answer yes to every question about something that loses no data

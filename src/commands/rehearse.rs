@@ -11,6 +11,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 use crate::machine::signal::Signals;
 use crate::machine::tool;
+use crate::plan::STANDARD_INPUT;
 use crate::rehearse::{
     self, Base, Difference, FILES, Outcome, Progress, Rehearsal, Run, SCRATCH, missing_tools,
 };
@@ -147,6 +148,15 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
         arguments.push(share("--settings", path, format!("settings-{number}.rhai"))?);
     }
     if let Some(path) = &options.secrets {
+        if path == Path::new(STANDARD_INPUT) {
+            bail!(
+                Failure::new(
+                    "a rehearsal cannot read secrets from standard input: its scripts read them in the clone"
+                )
+                .exit(ExitCode::USAGE)
+                .hint("give them in a file: `--secrets FILE`")
+            );
+        }
         arguments.push(share("--secrets", path, "secrets".to_owned())?);
     }
     if !options.purge.is_empty() {
@@ -281,6 +291,12 @@ mod tests {
                 (PathBuf::from("/root/s"), "secrets".to_owned())
             ]
         );
+    }
+
+    #[test]
+    fn secrets_on_standard_input_are_refused() {
+        let error = options_inside(&options("--secrets -")).unwrap_err();
+        assert_eq!(crate::failure::exit_code(&error), ExitCode::USAGE);
     }
 
     #[test]

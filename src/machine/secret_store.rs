@@ -240,14 +240,30 @@ pub fn from_file(path: &Path) -> Result<BTreeMap<String, Zeroizing<String>>> {
     judge(path, metadata.uid(), metadata.mode())?;
     let mut text = Zeroizing::new(String::new());
     file.read_to_string(&mut text).with_context(named)?;
+    from_lines(&format!("`{}`", path.display()), &text)
+}
+
+/// Reads the same lines from standard input, up to its end: what another program hands over needs no file.
+///
+/// # Errors
+/// With [`ExitCode::USAGE`] when a line is invalid, or when standard input cannot be read. No message holds a value.
+pub fn from_standard_input() -> Result<BTreeMap<String, Zeroizing<String>>> {
+    let mut text = Zeroizing::new(String::new());
+    std::io::stdin().read_to_string(&mut text).map_err(|error| {
+        Failure::new(format!("cannot read secrets from standard input: {error}")).exit(ExitCode::USAGE)
+    })?;
+    from_lines("standard input", &text)
+}
+
+/// Reads secrets from a text that messages call `shown`.
+fn from_lines(shown: &str, text: &str) -> Result<BTreeMap<String, Zeroizing<String>>> {
     let mut secrets = BTreeMap::new();
     for (at, line) in text.lines().enumerate() {
         if line.trim().is_empty() || line.starts_with('#') {
             continue;
         }
-        let wrong = |why: &str| {
-            Failure::new(format!("`{}`, line {}: {why}", path.display(), at + 1)).exit(ExitCode::USAGE)
-        };
+        let wrong =
+            |why: &str| Failure::new(format!("{shown}, line {}: {why}", at + 1)).exit(ExitCode::USAGE);
         let Some((name, value)) = line.split_once('=') else {
             bail!(wrong("expected NAME=VALUE, found no `=`"))
         };

@@ -39,6 +39,9 @@ use crate::script::{
 };
 use crate::session::{ConflictPolicy, Opening, Session};
 
+/// What `--secrets` calls standard input.
+pub const STANDARD_INPUT: &str = "-";
+
 /// Everything that was decided before anything is run.
 pub struct Launch {
     /// What the operator typed, for hints.
@@ -67,7 +70,7 @@ pub struct Launch {
     pub unset: Vec<String>,
     /// `--settings` files.
     pub settings_files: Vec<PathBuf>,
-    /// The `--secrets` file.
+    /// The `--secrets` file, or [`STANDARD_INPUT`].
     pub secrets_file: Option<PathBuf>,
 }
 
@@ -136,10 +139,13 @@ impl Launch {
         Ok(Some(Box::new(std::io::LineWriter::new(file))))
     }
 
-    /// The secrets of a run: what is stored, and what the `--secrets` file gives.
+    /// The secrets of a run: what is stored, and what `--secrets` gives.
     fn secrets(&self, reporter: &Reporter) -> Result<Rc<Secrets>> {
-        let given =
-            self.secrets_file.as_deref().map(secret_store::from_file).transpose()?.unwrap_or_default();
+        let given = match self.secrets_file.as_deref() {
+            None => BTreeMap::new(),
+            Some(path) if path == Path::new(STANDARD_INPUT) => secret_store::from_standard_input()?,
+            Some(path) => secret_store::from_file(path)?,
+        };
         // What is given may be shown before a script asks for it, or if none does.
         for (name, text) in given.iter().chain(&secret_store::all_from_environment()) {
             reporter.learn_known_secret(name, text);

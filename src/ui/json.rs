@@ -13,6 +13,8 @@ use crate::machine::clock;
 
 /// The audience of `--json`.
 pub struct JsonLines {
+    /// Every change is shown line by line, and not only what a dry run predicts.
+    shows_made: bool,
     questions: Questions,
     begun: Cell<bool>,
     /// The step that is under way.
@@ -21,8 +23,8 @@ pub struct JsonLines {
 
 impl JsonLines {
     /// Nothing is written before the first event.
-    pub fn new(questions: Questions) -> Self {
-        Self { questions, begun: Cell::new(false), step: RefCell::default() }
+    pub fn new(shows_made: bool, questions: Questions) -> Self {
+        Self { shows_made, questions, begun: Cell::new(false), step: RefCell::default() }
     }
 }
 
@@ -83,7 +85,7 @@ impl Audience for JsonLines {
     }
 
     fn shows_differences(&self, outcome: ChangeOutcome) -> bool {
-        matches!(outcome, ChangeOutcome::Would | ChangeOutcome::WouldAsk)
+        self.shows_made || matches!(outcome, ChangeOutcome::Would | ChangeOutcome::WouldAsk)
     }
 
     fn agrees_unasked(&self) -> bool {

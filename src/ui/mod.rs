@@ -73,7 +73,7 @@ pub fn diagnose() {
 /// changed.
 pub fn reporter(json: bool, verbosity: Verbosity, shows_made: bool, questions: Questions) -> Rc<Reporter> {
     if json {
-        Reporter::new(Box::new(JsonLines::new(questions)))
+        Reporter::new(Box::new(JsonLines::new(shows_made, questions)))
     } else {
         Reporter::new(Box::new(Console::new(verbosity, shows_made, questions)))
     }

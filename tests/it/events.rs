@@ -109,6 +109,22 @@ step::run("02", "Second", || { if host::args() != [] { cmd::run(["bash", "-c", "
 }
 
 #[test]
+fn differences_of_made_changes_are_data_if_asked_for() {
+    let differences = |words: &str| -> Vec<Value> {
+        let place = Place::new(r#"step::run("01", "First", || { file::write("@/m/a", "new\n"); });"#);
+        let events = place.run(words).ends(0).json();
+        events
+            .into_iter()
+            .filter(|event| event["event"] == "change")
+            .map(|event| event["difference"].clone())
+            .collect()
+    };
+    let shown = differences("plan.rhai --json --show-differences");
+    assert!(matches!(&*shown, [Value::String(text)] if text.contains("+new")), "{shown:?}");
+    assert_eq!(differences("plan.rhai --json"), [Value::Null]);
+}
+
+#[test]
 fn logs_and_checks_are_data_too() {
     let place =
         Place::new(r#"step::run("01", "First", || { cmd::run(["echo", "hi"], #{ always: "a test" }); });"#);

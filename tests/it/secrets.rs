@@ -51,6 +51,20 @@ fn sources_come_in_order_and_the_last_one_given_is_kept() {
 }
 
 #[test]
+fn secrets_are_read_from_standard_input() {
+    let given = |text: String| {
+        let bench = script_writing(ASKING);
+        let output = bench.command(&["s.rhai", "--secrets", "-"]).write_stdin(text).output().unwrap();
+        (code(&output), said(&output), std::fs::read_to_string(bench.path("out")).unwrap_or_default())
+    };
+    let (status, output, found) = given(format!("# of a test\ndb_password={PASSWORD}\n"));
+    assert_eq!((status, found.as_str()), (0, PASSWORD), "{output}");
+    let (status, output, _) = given(format!("{PASSWORD}\n"));
+    assert_eq!(status, 2, "{output}");
+    assert!(output.contains("standard input, line 1: ") && !output.contains("4711"), "{output}");
+}
+
+#[test]
 fn secret_without_a_terminal_is_refused_with_the_three_ways_on() {
     let bench = script_writing(ASKING);
     let output = bench.run(&["s.rhai"]);
