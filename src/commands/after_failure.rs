@@ -90,7 +90,7 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
                 foreground::edit(file, *line)?;
             }
             Choice::Shell => {
-                ui::line_to_stderr("`exit` leads back from the shell");
+                ui::line_to_stderr("`exit` ends the shell and returns to this question");
                 let directory = script.parent().filter(|parent| !parent.as_os_str().is_empty());
                 foreground::shell(directory.unwrap_or(Path::new(".")))?;
             }

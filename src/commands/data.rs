@@ -149,7 +149,7 @@ mod tests {
             .into_generator()
             .into_root_schema_for::<Line>();
         let schema = serde_json::to_string_pretty(&schema).unwrap() + "\n";
-        // `SNAPSHOTS=overwrite` writes the file anew.
+        // `SNAPSHOTS=overwrite` writes the file.
         snapbox::assert_data_eq!(schema, snapbox::file!["../../docs/events.schema.json"].raw());
     }
 }

@@ -18,7 +18,7 @@ pub fn edit(file: &Path, line: usize) -> Result<()> {
     let named = named.unwrap_or_else(|| "editor".to_owned());
     let words =
         shell_words::split(&named).with_context(|| format!("cannot read the editor's command `{named}`"))?;
-    let (program, arguments) = words.split_first().context("cannot find an editor: `EDITOR` is blank")?;
+    let (program, arguments) = words.split_first().context("cannot find an editor: `EDITOR` is empty")?;
     run(Command::new(program).args(arguments).arg(format!("+{line}")).arg(file))
 }
 
