@@ -12,6 +12,7 @@ use crate::journal;
 use crate::machine::account::Account;
 use crate::machine::signal::Signals;
 use crate::machine::{clock, random, root, state_key, terminal};
+use crate::pasteable::name_state_directory;
 use crate::plan::{Launch, Selection};
 use crate::primitives;
 use crate::script::{Source, requires_root};
@@ -27,7 +28,9 @@ const NOTES: &str = "/run/kkrun/children";
 /// The state directory that these options mean. No variable changes root's.
 pub fn state_directory(options: &Options) -> Result<PathBuf> {
     if let Some(directory) = &options.state_dir {
-        return Ok(plain(&std::path::absolute(directory)?));
+        let directory = plain(&std::path::absolute(directory)?);
+        name_state_directory(&directory);
+        return Ok(directory);
     }
     if root::is_root() {
         return Ok(PathBuf::from(STATE));
@@ -54,7 +57,12 @@ fn plain(path: &Path) -> PathBuf {
     for above in path.ancestors() {
         if let Ok(there) = above.canonicalize() {
             let has_up = missing.components().any(|part| part == std::path::Component::ParentDir);
-            return if has_up { path.to_owned() } else { there.join(missing) };
+            let is_there = missing.as_os_str().is_empty();
+            return match (has_up, is_there) {
+                (true, _) => path.to_owned(),
+                (false, true) => there,
+                (false, false) => there.join(missing),
+            };
         }
         let Some(name) = above.components().next_back() else { break };
         missing = if missing.as_os_str().is_empty() {
@@ -116,6 +124,18 @@ pub fn verbosity(options: &Options) -> Verbosity {
         (_, true) => Verbosity::Verbose,
         _ => Verbosity::Normal,
     }
+}
+
+/// The command that runs a script with these arguments again: what else was typed counts only for the run it was typed for.
+pub fn invocation_of(options: &Options, script: &Path, words: &[String]) -> String {
+    let mut typed = vec!["kkrun".to_owned()];
+    let files = options.settings.iter().map(|file| ("--settings", file));
+    for (option, file) in files.chain(options.secrets.iter().map(|file| ("--secrets", file))) {
+        typed.extend([option.to_owned(), file.display().to_string()]);
+    }
+    typed.push(script.display().to_string());
+    typed.extend_from_slice(words);
+    shell_words::join(typed)
 }
 
 /// Everything that a run needs to know; `invocation` is the command that hints name.

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::failure::Failure;
+use crate::pasteable::pasteable;
 use crate::redaction::Redactor;
 use crate::text::{on_screen, printable, printable_lines};
 
@@ -184,8 +185,8 @@ pub enum Event {
         plan: String,
         /// How many steps it has.
         steps: usize,
-        /// The ordinal of this run among those that recorded something.
-        run: usize,
+        /// The ordinal of this run among those that recorded something; none as long as it is not known that it will.
+        run: Option<usize>,
         /// Where its files come from.
         root: String,
         /// The first step that is not complete, if any is.
@@ -558,9 +559,14 @@ impl Reporter {
         self.redactor().redact(text)
     }
 
-    /// Whether the text holds a known secret.
+    /// Whether the text holds a secret, also one of which only hashes are left.
     pub fn holds_secret(&self, text: &str) -> bool {
         self.redactor().holds_secret(text)
+    }
+
+    /// Whether a text contains a secret of which the value is known.
+    pub fn holds_known_secret(&self, text: &str) -> bool {
+        self.redactor().holds_known_secret(text)
     }
 
     /// The failure without secrets in anything that is shown of it.
@@ -603,13 +609,30 @@ impl Reporter {
         };
         let texts = held.iter().filter_map(line_of).chain([text]);
         let together = texts.collect::<Vec<_>>().join(JOINT);
-        let may_go_on = together.len() < MOST_HELD && self.redactor().may_go_on(&together);
+        let is_short = together.len() < MOST_HELD;
+        let from = if is_short { self.redactor().may_go_on_from(&together) } else { None };
         held.push(event.clone());
-        if may_go_on {
-            *self.held.borrow_mut() = held;
-        } else {
-            self.release(held);
+        let from = from.unwrap_or(together.len());
+        let mut end = 0;
+        let is_before = |event: &&Event| {
+            end += line_of(event).map_or(0, str::len) + JOINT.len();
+            end - JOINT.len() <= from
+        };
+        let mut decided = held.iter().take_while(is_before).count();
+        while decided > 0 && decided < held.len() && !self.is_apart(&held[..decided], &held[decided..]) {
+            decided -= 1;
         }
+        let waiting = held.split_off(decided);
+        self.release(held);
+        *self.held.borrow_mut() = waiting;
+    }
+
+    /// Whether no secret begins in these lines and goes on in those behind them.
+    fn is_apart(&self, lines: &[Event], behind: &[Event]) -> bool {
+        let text = |lines: &[Event]| lines.iter().filter_map(line_of).collect::<Vec<_>>().join(JOINT);
+        let (lines, behind) = (text(lines), text(behind));
+        let together = self.redact(&[lines.as_str(), behind.as_str()].join(JOINT));
+        together == [self.redact(&lines), self.redact(&behind)].join(JOINT)
     }
 
     /// Shows lines that were held: a secret that is split by their ends is in none of them.
@@ -688,9 +711,8 @@ impl Reporter {
             // Data: a consumer needs every byte.
             Event::Output { text } => *text = self.redact(text),
             Event::CommandLine { text, .. } => *text = printable(on_screen(&self.redact(text))).into_owned(),
-            Event::Said { text, .. } | Event::Note { text } => {
-                *text = redact(text);
-            }
+            Event::Said { text, .. } => *text = redact(text),
+            Event::Note { text } => *text = pasteable(&redact(text)),
             Event::CommandStarted { label }
             | Event::CommandEnded { label, .. }
             | Event::Verified { label, .. } => {
@@ -708,18 +730,19 @@ impl Reporter {
             }
             Event::Undo { summary, target, detail, hints, done, .. } => {
                 for hint in hints {
-                    *hint = redact(hint);
+                    *hint = pasteable(&redact(hint));
                 }
                 *summary = redact(summary);
                 *done = redact(done);
                 *target = redact(target);
-                *detail = detail.as_deref().map(redact);
+                *detail = detail.as_deref().map(|detail| pasteable(&redact(detail)));
             }
             Event::StepFailed { error, .. } => *error = redact(error),
             Event::Stopping { command, .. } => *command = redact(command),
             Event::Error { message, hints, output, .. } => {
                 *message = redact(message);
-                hints.iter_mut().chain(output).for_each(|text| *text = redact(text));
+                output.iter_mut().for_each(|text| *text = redact(text));
+                hints.iter_mut().for_each(|hint| *hint = pasteable(&redact(hint)));
             }
             Event::StepPreviewed { unpredictable, .. } => {
                 *unpredictable = unpredictable.as_deref().map(redact);

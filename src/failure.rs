@@ -59,6 +59,7 @@ pub struct Place {
 #[expect(missing_docs, reason = "the names say it")]
 pub enum FailureKind {
     Assert,
+    Backup,
     Busy,
     Command,
     Conflict,
@@ -105,6 +106,7 @@ impl FailureKind {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Assert => "assert",
+            Self::Backup => "backup",
             Self::Busy => "busy",
             Self::Command => "command",
             Self::Conflict => "conflict",

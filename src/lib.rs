@@ -12,6 +12,7 @@ pub mod failure;
 pub mod journal;
 pub mod machine;
 pub mod panicking;
+pub mod pasteable;
 pub mod plan;
 pub mod primitives;
 pub mod redaction;

@@ -122,19 +122,34 @@ impl Redactor {
                 visible = text::visible(&text);
             }
         }
-        if let Some(replaced) = replaced(&text, &self.recalled.spans(&text)) {
+        if let Some(replaced) = replaced(&text, &self.recalled.spans(text.as_bytes())) {
             text = replaced;
         }
         if let Some((seen, places)) = text::visible(&text)
-            && let Some(replaced) = replaced(&text, &behind(&text, &places, self.recalled.spans(&seen)))
+            && let Some(replaced) =
+                replaced(&text, &behind(&text, &places, self.recalled.spans(seen.as_bytes())))
         {
             text = replaced;
+        }
+        for written in Written::ALL.into_iter().filter(|_| self.recalled.knows_any()) {
+            if let Some((bytes, places)) = written.read(&text)
+                && let Some(replaced) = replaced(&text, &read_at(&text, &places, self.recalled.spans(&bytes)))
+            {
+                text = replaced;
+            }
         }
         text
     }
 
-    /// Whether the text holds a secret of which the value is known.
+    /// Whether the text holds a secret, also one of which only hashes are left.
     pub fn holds_secret(&self, text: &str) -> bool {
+        let seen = text::visible(text).map(|(seen, _)| seen);
+        let mut texts = [Some(text), seen.as_deref()].into_iter().flatten();
+        self.holds_known_secret(text) || texts.any(|text| !self.recalled.spans(text.as_bytes()).is_empty())
+    }
+
+    /// Whether the text holds a secret of which the value is known.
+    pub fn holds_known_secret(&self, text: &str) -> bool {
         let seen = text::visible(text).map(|(seen, _)| seen);
         [Some(text), seen.as_deref()].into_iter().flatten().any(|text| {
             self.known.iter().any(|known| {
@@ -143,11 +158,14 @@ impl Redactor {
         })
     }
 
-    /// Whether what follows the text could show that its end is the beginning of a secret.
-    pub fn may_go_on(&self, text: &str) -> bool {
+    /// From where on the text may be the beginning of a secret, which what follows it could show.
+    pub fn may_go_on_from(&self, text: &str) -> Option<usize> {
         let seen = text::visible(text);
-        let text = seen.as_ref().map_or(text, |(seen, _)| seen);
-        self.known.iter().any(|known| known.begins_at_end_of(text)) || self.recalled.may_begin_at_end_of(text)
+        let (seen, places) =
+            seen.as_ref().map_or((text, None), |(seen, places)| (seen.as_str(), Some(places)));
+        let known = self.known.iter().filter_map(|known| known.begins_at_end_of(seen)).min();
+        let from = known.into_iter().chain(self.recalled.may_begin_at_end_of(seen.as_bytes())).min()?;
+        places.map_or(Some(from), |places| places.get(from).copied())
     }
 }
 
@@ -173,6 +191,82 @@ fn behind<'marks>(text: &str, places: &[usize], spans: Spans<'marks>) -> Spans<'
     spans.into_iter().map(|(span, mark)| (at(span.start)..whole(at(span.end - 1)), mark)).collect()
 }
 
+/// The same places in the text that was read from another: each byte is read at one place, and up to the next.
+fn read_at<'marks>(text: &str, places: &[usize], spans: Spans<'marks>) -> Spans<'marks> {
+    let at = |read: usize| places.get(read).copied().unwrap_or(text.len());
+    spans.into_iter().map(|(span, mark)| (at(span.start)..at(span.end), mark)).collect()
+}
+
+/// How characters are written that cannot be written as they are. Of a secret of which only hashes are left, no letter is
+/// known: the text is read back instead.
+#[derive(Clone, Copy)]
+enum Written {
+    /// `%20`.
+    Percent,
+    /// The same, with `+` for a blank.
+    Form,
+    /// `\"` and `\u00fc`, as JSON and others write it.
+    Backslash,
+}
+
+impl Written {
+    const ALL: [Self; 3] = [Self::Percent, Self::Form, Self::Backslash];
+
+    /// What is written, and where each byte of it is; `None` if nothing is written so.
+    fn read(self, text: &str) -> Option<(Vec<u8>, Vec<usize>)> {
+        let begins = match self {
+            Self::Percent => text.contains('%'),
+            Self::Form => text.contains('+'),
+            Self::Backslash => text.contains('\\'),
+        };
+        if !begins {
+            return None;
+        }
+        let (mut bytes, mut places, mut at) = (Vec::new(), Vec::new(), 0);
+        while let Some(letter) = text[at..].chars().next() {
+            let (length, read) = match self.letter(&text[at..]) {
+                Some(read) => read,
+                None => (letter.len_utf8(), letter.to_string().into_bytes()),
+            };
+            bytes.extend(read);
+            places.resize(bytes.len(), at);
+            at += length;
+        }
+        Some((bytes, places))
+    }
+
+    /// The length and the meaning of what the text begins with.
+    fn letter(self, text: &str) -> Option<(usize, Vec<u8>)> {
+        let hex = |digits: Option<&str>| u32::from_str_radix(digits?, 16).ok();
+        let utf8 = |letter: char| letter.to_string().into_bytes();
+        match (self, text.as_bytes().first()?) {
+            (Self::Percent | Self::Form, b'%') => Some((3, vec![u8::try_from(hex(text.get(1..3))?).ok()?])),
+            (Self::Form, b'+') => Some((1, b" ".to_vec())),
+            (Self::Backslash, b'\\') => match text[1..].chars().next()? {
+                'u' => {
+                    let unit = hex(text.get(2..6))?;
+                    if let Some(letter) = char::from_u32(unit) {
+                        return Some((6, utf8(letter)));
+                    }
+                    let low = hex(text.get(6..)?.strip_prefix("\\u")?.get(..4))?;
+                    let pair = [u16::try_from(unit).ok()?, u16::try_from(low).ok()?];
+                    let letter = char::decode_utf16(pair).next()?.ok()?;
+                    Some((12, utf8(letter)))
+                }
+                'x' => Some((4, vec![u8::try_from(hex(text.get(2..4))?).ok()?])),
+                'b' => Some((2, vec![8])),
+                'f' => Some((2, vec![12])),
+                'n' => Some((2, vec![b'\n'])),
+                'r' => Some((2, vec![b'\r'])),
+                't' => Some((2, vec![b'\t'])),
+                other if other.is_ascii_punctuation() => Some((2, utf8(other))),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
 /// What stands at a place of a text; each with where it ends.
 enum Found {
     Whole(usize),
@@ -194,11 +288,13 @@ impl Known {
         spans
     }
 
-    fn begins_at_end_of(&self, text: &str) -> bool {
+    fn begins_at_end_of(&self, text: &str) -> Option<usize> {
         // No form of a letter is longer.
         let from = text.len().saturating_sub(12 * self.text.len());
-        let end = &text[(from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len())..];
-        self.candidates(end).any(|at| {
+        let from = (from..=text.len()).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+        let end = &text[from..];
+        let mut begins = self.candidates(end).filter(|at| {
+            let at = *at;
             let mut ends = vec![at];
             for (count, letter) in self.text.chars().enumerate() {
                 if ends.contains(&end.len()) {
@@ -207,7 +303,8 @@ impl Known {
                 ends = after(end, &ends, letter);
             }
             false
-        })
+        });
+        begins.next().map(|at| from + at)
     }
 
     /// Where it could begin: at its first letter, or at an encoded one.
@@ -412,11 +509,12 @@ mod tests {
     fn what_may_go_on_is_the_beginning_of_a_secret() {
         let redactor = knowing("correct-horse");
         for text in ["c", "it is c", "it is co", "correct-hors", "corr\nect", "%63o", "Y29ycm", "636f72"] {
-            assert!(redactor.may_go_on(text), "{text}");
+            assert!(redactor.may_go_on_from(text).is_some(), "{text}");
         }
         for text in ["", "co ", "correct-horse", "correct-house"] {
-            assert!(!redactor.may_go_on(text), "{text}");
+            assert_eq!(redactor.may_go_on_from(text), None, "{text}");
         }
+        assert_eq!(redactor.may_go_on_from("it is \u{200b}corr\n"), Some(9));
     }
 
     #[test]
@@ -443,6 +541,10 @@ mod tests {
             &hex::encode(secret),
             &format!("{}\n{}", &secret[..5], &secret[5..]),
             &format!("{}\u{ad}{}", &secret[..9], &secret[9..]),
+            "it%27s+%22%24HOME%22+4711",
+            "it's%20%22$HOME%22%204711",
+            "it\\u0027s \\u0022$HOME\\u0022 4711",
+            r#"it\'s \"\$HOME\" 4711"#,
         ] {
             assert_eq!(
                 redactor.redact(&format!("a {form} b {form}")),
@@ -451,7 +553,14 @@ mod tests {
             );
         }
         assert_eq!(redactor.redact("it's \"$HOME\" 4712"), "it's \"$HOME\" 4712");
-        assert!(redactor.may_go_on("it's \"$HOME\" 47") && !redactor.may_go_on(secret));
+        // Of its first seven bytes nothing is known, so they may be at the end of any text.
+        for (text, from) in
+            [("a", 0), ("see it's", 1), ("see it's \"$HOME\" 47", 4), ("see something else", 11)]
+        {
+            assert_eq!(redactor.may_go_on_from(text), Some(from), "{text}");
+        }
+        assert_eq!(redactor.may_go_on_from(secret), None);
+        assert_eq!(Redactor::default().may_go_on_from("a"), None);
     }
 
     #[test]

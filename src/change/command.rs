@@ -8,10 +8,12 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::tree::is_of_kind;
 use super::{
     Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, aside, is_volatile, missing,
     state_value, unit,
 };
+use crate::failure::FailureKind;
 use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
 use crate::machine::files::{self, Digest, FileState, Listing, PathText};
@@ -111,17 +113,33 @@ pub enum Probe {
 }
 
 impl Probe {
-    /// The state now: `true` or `false`, or a hash of the output.
-    pub fn state(&self, world: &World) -> Result<String> {
-        match self {
-            Self::Success { look } => {
-                Ok(world.look(&look.command(world, LONGEST_LOOK)?)?.is_success().to_string())
-            }
-            Self::Output { look } => {
-                let ended = world.look(&look.command(world, LONGEST_LOOK)?)?;
-                unit::succeeded(&ended, &look.label())?;
-                Ok(Digest::of(ended.stdout.text().trim_end().as_bytes()).to_string())
-            }
+    /// The state now: `true` or `false`, or a hash of the output; none if the command that prints it fails, as it does
+    /// where there is nothing to print yet or any more.
+    ///
+    /// # Errors
+    /// When it cannot be run.
+    pub fn state(&self, world: &World) -> Result<Option<String>> {
+        let (Self::Success { look } | Self::Output { look }) = self;
+        let ended = world.look(&look.command(world, LONGEST_LOOK)?)?;
+        Ok(match self {
+            Self::Success { .. } => Some(ended.is_success().to_string()),
+            Self::Output { .. } if !ended.is_success() => None,
+            Self::Output { .. } => Some(Digest::of(ended.stdout.text().trim_end().as_bytes()).to_string()),
+        })
+    }
+
+    /// Why the state is unknown.
+    fn failure(&self, world: &World) -> Result<()> {
+        let Self::Output { look } = self else { return Ok(()) };
+        unit::succeeded(&world.look(&look.command(world, LONGEST_LOOK)?)?, &look.label())
+    }
+
+    /// How the state differs from the recorded one.
+    fn difference(&self, world: &World) -> String {
+        let (Self::Success { look } | Self::Output { look }) = self;
+        match self.failure(world) {
+            Ok(()) => format!("the output of `{}` is not what kkrun recorded", look.label()),
+            Err(error) => format!("{error:#}, and kkrun recorded its output"),
         }
     }
 }
@@ -151,11 +169,12 @@ pub struct CommandState {
 }
 
 impl CommandState {
-    /// Whether all that kkrun's commands left of the product is there unchanged, by the metadata of its entries. Of a
-    /// product that was there before, nothing is known.
+    /// Whether all that kkrun's commands left of the product is there unchanged. Of a product that was there before, or
+    /// whose listing is gone, nothing is known.
     pub fn is_whole(&self, world: &World, product: &Path) -> Result<bool> {
         let Some(left) = self.left else { return Ok(true) };
-        Ok(read_listing(world, left)?.without(&Listing::observe(product)?).is_empty())
+        let Some(known) = read_listing(world, left)? else { return Ok(true) };
+        Ok(known.without(&Listing::observe_beside(product, &known)?).is_empty())
     }
 }
 
@@ -250,6 +269,33 @@ struct Watch {
     runs_as: Option<String>,
     /// What kkrun's commands left of the product and something else modified or removed, by its path from there.
     modified: Vec<PathBuf>,
+    /// What kkrun did not make in the product.
+    added: Vec<Added>,
+}
+
+/// Something in a product that kkrun did not make, and that the command may remove.
+#[derive(Clone, Debug)]
+struct Added {
+    path: PathBuf,
+    /// From the product.
+    name: String,
+    size: TreeSize,
+    /// What is in a directory `.cache`, or in one with a `CACHEDIR.TAG` (<https://bford.info/cachedir/>), can be made again
+    /// by definition.
+    is_cache: bool,
+}
+
+impl Added {
+    fn look(product: &Path, name: &Path) -> Self {
+        let path = if name == Path::new(".") { product.to_owned() } else { product.join(name) };
+        let is_cache = name.ends_with(".cache") || is_there(&path.join("CACHEDIR.TAG")).unwrap_or(false);
+        let name = PathText::new(name).to_string();
+        Self { size: if is_cache { TreeSize::default() } else { TreeSize::at(&path) }, path, name, is_cache }
+    }
+
+    fn is_kept(&self) -> bool {
+        !self.is_cache && is_small(self.size)
+    }
 }
 
 /// A product right before commands are run that write into it.
@@ -270,7 +316,8 @@ impl Watched {
     fn recorded(&self, world: &World, user: Option<u32>) -> Result<Option<(Target, Value)>> {
         let Some(left) = self.recorded.left else { return Ok(None) };
         let now = Listing::observe(self.path.as_path())?;
-        let left = read_listing(world, left)?.as_changed(&self.found, &now, user);
+        let Some(left) = read_listing(world, left)? else { return Ok(None) };
+        let left = left.as_changed(&self.found, &now, user).with_contents(self.path.as_path())?;
         let left = Some(world.backups()?.save(&blob(&left)?)?);
         let state = CommandState { left, ..self.recorded.clone() };
         Ok(Some((Target::product(self.path.as_path()), state_value(&state))))
@@ -282,7 +329,7 @@ enum Product {
     Absent,
     /// Nothing but what kkrun's commands left, and these entries.
     Known(Vec<PathBuf>),
-    /// It was never listed.
+    /// It was never listed, or the listing is gone.
     Unknown,
 }
 
@@ -305,14 +352,16 @@ impl CommandChange {
             user: record.user,
             runs_as: record.runs_as.clone(),
             modified: Vec::new(),
+            added: Vec::new(),
         };
         if let (Some(path), Some(recorded)) = (&inverse.changes, &record.changed) {
             watch.changed = Some(Watched::observe(path, recorded.clone())?);
         }
         if let Some(product) = &inverse.product {
-            watch.found = Listing::observe(product.as_path())?;
             let known = record.recorded.as_ref().and_then(|state| state.left);
-            let known = known.map_or_else(|| Ok(Listing::default()), |left| read_listing(world, left))?;
+            let known =
+                known.map(|left| read_listing(world, left)).transpose()?.flatten().unwrap_or_default();
+            watch.found = Listing::observe_beside(product.as_path(), &known)?;
             watch.theirs = watch.found.without(&known);
             let by_kkrun = |path: &Path| {
                 let at = product.as_path().join(path);
@@ -320,6 +369,12 @@ impl CommandChange {
                 record.touched.iter().any(|touched| at.starts_with(touched) || touched.starts_with(at))
             };
             // What a killed attempt left of it is on the way.
+            let added = watch.theirs.beyond(&known);
+            watch.added = added
+                .into_iter()
+                .filter(|path| !known.has(path) && !by_kkrun(path))
+                .map(|path| Added::look(product.as_path(), path))
+                .collect();
             if record.first.is_none() {
                 let modified = known.without(&watch.found);
                 watch.modified =
@@ -328,6 +383,8 @@ impl CommandChange {
             before.product = Some(!watch.found.is_empty());
             before.own = !watch.found.is_empty() && record.own;
             if !watch.found.is_empty() && !before.own {
+                watch.found = watch.found.with_contents(product.as_path())?;
+                watch.theirs = watch.found.without(&known);
                 before.left = Some(Digest::of(&blob(&watch.found)?));
             }
         }
@@ -338,9 +395,10 @@ impl CommandChange {
             if before.product == Some(false) {
                 // It is cleared away before the command is run.
                 watch.theirs = Listing::default();
+                watch.added = Vec::new();
             }
         }
-        before.probed = inverse.probe.as_ref().map(|probe| probe.state(world)).transpose()?;
+        before.probed = inverse.probe.as_ref().map(|probe| probe.state(world)).transpose()?.flatten();
         let after = CommandState { product: before.product.map(|_| true), source, ..CommandState::default() };
         Ok(Self { before, after, inverse, watch: Some(Box::new(watch)) })
     }
@@ -369,14 +427,14 @@ impl CommandChange {
 
     /// What is at the product's path, given what was recorded since the command was about to be run.
     fn look_at(product: &Path, world: &World, recorded: Option<&Value>) -> Result<Product> {
-        let now = Listing::observe(product)?;
-        if now.is_empty() {
+        if !is_there(product)? {
             return Ok(Product::Absent);
         }
-        let Some(left) = recorded.and_then(state_of).and_then(|state| state.left) else {
+        let left = recorded.and_then(state_of).and_then(|state| state.left);
+        let Some(known) = left.map(|left| read_listing(world, left)).transpose()?.flatten() else {
             return Ok(Product::Unknown);
         };
-        let known = read_listing(world, left)?;
+        let now = Listing::observe_beside(product, &known)?;
         let (gone, back) = (world.assumed_gone.borrow(), world.assumed_back.borrow());
         let path = |relative: &Path| {
             if relative == Path::new(".") { product.to_owned() } else { product.join(relative) }
@@ -406,18 +464,54 @@ impl CommandChange {
         }
     }
 
+    /// What the command may remove of what kkrun did not make, if it is too much to be kept.
+    fn too_much_added(&self, watch: &Watch) -> Option<String> {
+        if !self.before.own {
+            return None;
+        }
+        let mut size = TreeSize::default();
+        for added in &watch.added {
+            size.files += added.size.files;
+            size.bytes += added.size.bytes;
+        }
+        let names = watch.added.iter().filter(|added| !added.is_cache).map(|added| added.name.clone());
+        let names = super::tree::others(names.collect());
+        (!is_small(size))
+            .then(|| format!("the command may remove {names} ({size}), which is too much to be kept"))
+    }
+
+    /// Says what of that the command, which has ended, removed, and where it is kept.
+    fn name_removed(&self, world: &World, watch: &Watch) {
+        let Some(product) = self.product() else { return };
+        let is_gone = |added: &&Added| !added.is_cache && !is_there(&added.path).unwrap_or(true);
+        let (kept, lost): (Vec<_>, Vec<_>) =
+            watch.added.iter().filter(is_gone).partition(|added| added.is_kept());
+        let backups =
+            format!("the contents are kept in `{}`", world.state_directory().join("backups").display());
+        for (gone, what) in [(kept, backups.as_str()), (lost, "they were too large to be kept")] {
+            if !gone.is_empty() {
+                world.reporter.note(format!(
+                    "`{}` removed {} in `{}`; {what}",
+                    self.inverse.label,
+                    super::tree::others(gone.into_iter().map(|added| added.name.clone()).collect()),
+                    product.display(),
+                ));
+            }
+        }
+    }
+
     /// Saves what the command, which has ended, left of its product.
     fn listed(&self, world: &World, watch: &Watch) -> Result<Option<Digest>> {
         let Some(product) = self.product().filter(|_| self.before.product == Some(false) || self.before.own)
         else {
             return Ok(None);
         };
-        let left = Listing::observe(product)?.without(&watch.theirs);
+        let left = Listing::observe_beside(product, &watch.theirs)?.without(&watch.theirs);
         let left = match watch.user {
             Some(user) => left.of_user(user),
             None => left,
         };
-        Ok(Some(world.backups()?.save(&blob(&left)?)?))
+        Ok(Some(world.backups()?.save(&blob(&left.with_contents(product)?)?)?))
     }
 
     /// The products that its undo commands may write into, and that stay for now.
@@ -458,7 +552,7 @@ impl CommandChange {
     fn state(&self, world: &World) -> Result<CommandState> {
         Ok(CommandState {
             product: self.product().map(is_there).transpose()?,
-            probed: self.inverse.probe.as_ref().map(|probe| probe.state(world)).transpose()?,
+            probed: self.inverse.probe.as_ref().map(|probe| probe.state(world)).transpose()?.flatten(),
             ..CommandState::default()
         })
     }
@@ -494,8 +588,8 @@ impl CommandChange {
         if self.before.product != Some(true) || self.before.own || !self.inverse.commands.is_empty() {
             return Ok(None);
         }
-        let found = self.before.left.map(|left| read_listing(world, left)).transpose()?;
-        if found.is_some_and(|found| Listing::observe(product).is_ok_and(|now| now == found)) {
+        let found = self.before.left.map(|left| read_listing(world, left)).transpose()?.flatten();
+        if found.is_some_and(|found| Listing::observe_beside(product, &found).is_ok_and(|now| now == found)) {
             return Ok(Some(Undone::Back(Undoing::Already, [(self.target(), state_value(now))].into())));
         }
         Ok(Some(Undone::Kept(format!(
@@ -514,10 +608,29 @@ fn blob(listing: &Listing) -> Result<Vec<u8>> {
     serde_json::to_vec(listing).context("cannot write a listing as JSON")
 }
 
-fn read_listing(world: &World, digest: Digest) -> Result<Listing> {
-    let bytes = world.backups()?.read(digest)?;
+/// The listing, if it is still there: without it, no one can say what is the command's.
+fn read_listing(world: &World, digest: Digest) -> Result<Option<Listing>> {
+    let bytes = match world.backups()?.read(digest) {
+        Err(error) if is_of_kind(&error, FailureKind::Backup) => return Ok(None),
+        read => read?,
+    };
     serde_json::from_slice(&bytes)
+        .map(Some)
         .with_context(|| format!("backup `{digest}` is invalid: expected a listing"))
+}
+
+/// Whether so much is kept without a question.
+fn is_small(size: TreeSize) -> bool {
+    size.bytes <= MOST_KEPT && size.files <= MOST_KEPT_FILES
+}
+
+/// Keeps what the command may remove. What cannot be kept is named: that is no reason not to run it.
+fn keep_before_run(world: &World, added: &[Added]) {
+    for added in added.iter().filter(|added| added.is_kept()) {
+        if let Err(error) = keep_small(world, std::slice::from_ref(&added.path)) {
+            world.reporter.note(format!("cannot keep a copy of `{}`: {error:#}", added.path.display()));
+        }
+    }
 }
 
 /// Keeps a little of what others put into a product in the backups, when the operator agreed to lose it.
@@ -571,10 +684,9 @@ impl Kind for CommandChange {
         self.inverse.changes.as_ref().map(|product| Target::product(product.as_path()))
     }
 
-    fn backups(&self, _world: &World, recorded: Option<&Value>) -> Vec<Digest> {
-        let found = self.before.left.filter(|_| self.inverse.commands.is_empty());
-        let left = recorded.and_then(state_of).and_then(|state| state.left);
-        left.filter(|_| self.made_product().is_some()).into_iter().chain(found).collect()
+    fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {
+        // Without its listing, what it made is set aside.
+        self.before.left.filter(|_| self.inverse.commands.is_empty()).into_iter().collect()
     }
 
     fn needs(&self) -> Result<Vec<Target>> {
@@ -607,6 +719,7 @@ impl Kind for CommandChange {
     fn left_by_failure(&self, world: &World) -> Result<States> {
         let Some(watch) = &self.watch else { return Ok(BTreeMap::new()) };
         let mut states = BTreeMap::new();
+        self.name_removed(world, watch);
         if let Some(left) = self.listed(world, watch)? {
             let product = self.product().map(is_there).transpose()?;
             let state = CommandState { product, left: Some(left), ..CommandState::default() };
@@ -654,12 +767,12 @@ impl Kind for CommandChange {
         OnDoubt::ActAgain
     }
 
-    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
         let (recorded, watch) = (state_of(recorded)?, self.watch.as_ref()?);
-        if let (Some(Probe::Output { look }), Some(known)) = (&self.inverse.probe, &recorded.probed)
+        if let (Some(probe @ Probe::Output { .. }), Some(known)) = (&self.inverse.probe, &recorded.probed)
             && self.before.probed.as_ref() != Some(known)
         {
-            return Some(format!("the output of `{}` is not what kkrun recorded", look.label()));
+            return Some(probe.difference(world));
         }
         let product = self.product()?;
         if watch.modified.iter().any(|path| path == Path::new(".")) && watch.found.is_empty() {
@@ -672,11 +785,16 @@ impl Kind for CommandChange {
         let names: Vec<String> = watch.modified.iter().map(name).collect();
         let (first, others) = names.split_at(names.len().min(MOST_NAMED));
         let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
-        (!names.is_empty()).then(|| format!("modified or removed: {}{more}", first.join(", ")))
+        if names.is_empty() {
+            self.too_much_added(watch)
+        } else {
+            Some(format!("modified or removed: {}{more}", first.join(", ")))
+        }
     }
 
     fn prepare(&self, world: &World) -> Result<()> {
         if let (Some(watch), Some(product)) = (&self.watch, self.product()) {
+            keep_before_run(world, &watch.added);
             // The operator agreed to have it overwritten.
             for path in &watch.modified {
                 let path = if path == Path::new(".") { product.to_owned() } else { product.join(path) };
@@ -725,9 +843,13 @@ impl Kind for CommandChange {
         {
             anyhow::bail!("after `{}`, `{}` still fails", self.inverse.label, look.label());
         }
+        if let (Some(probe @ Probe::Output { .. }), None) = (&self.inverse.probe, &now.probed) {
+            probe.failure(world).with_context(|| format!("after `{}`", self.inverse.label))?;
+        }
         now.source.clone_from(&self.after.source);
         let mut states = BTreeMap::new();
         if let Some(watch) = &self.watch {
+            self.name_removed(world, watch);
             now.left = self.listed(world, watch)?;
             if let Some(watched) = &watch.changed {
                 states.extend(watched.recorded(world, watch.user)?);
@@ -767,19 +889,17 @@ impl Kind for CommandChange {
             return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&now))].into()));
         }
         let recorded = terms.recorded.and_then(state_of);
-        if let (Some(Probe::Output { look }), Some(recorded)) = (&self.inverse.probe, &recorded)
+        if let (Some(probe @ Probe::Output { .. }), Some(recorded)) = (&self.inverse.probe, &recorded)
             && recorded.probed.is_some()
             && recorded.probed != now.probed
             // What an undo left that was stopped half-way is unpredictable.
             && !terms.begun
             && !terms.force
         {
-            // A probe that failed is no sign of a conflict.
-            looked?;
-            return Ok(Undone::Conflict(format!(
-                "the output of `{}` is not what kkrun recorded",
-                look.label()
-            )));
+            return Ok(Undone::Conflict(match looked {
+                Ok(_) => probe.difference(world),
+                Err(error) => format!("{error:#}, and kkrun recorded its output"),
+            }));
         }
         if !self.inverse.has_undo() {
             return Ok(Undone::Kept("its script names no undo action".to_owned()));

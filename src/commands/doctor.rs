@@ -17,6 +17,7 @@ use crate::journal::{self, ChangeId, ChangeRecord, Entry, Journal, Loaded, Write
 use crate::machine::lock::{self, Attempt, Lock};
 use crate::machine::tree_size::TreeSize;
 use crate::machine::{clock, state_key};
+use crate::pasteable::pasteable;
 use crate::redaction::Redactor;
 use crate::time;
 use crate::ui::{begin_json, line_to_stdout};
@@ -98,11 +99,11 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
     if options.json {
         begin_json();
         let exit = diagnosis.exit();
-        Row::Doctor(diagnosis).write(&redactor)?;
+        Row::Doctor(diagnosis.pasteable()).write(&redactor)?;
         return Ok(exit);
     }
     for line in diagnosis.lines() {
-        line_to_stdout(&redactor.redact(&line));
+        line_to_stdout(&pasteable(&redactor.redact(&line)));
     }
     Ok(diagnosis.exit())
 }
@@ -197,6 +198,14 @@ impl Diagnosis {
             pending: Vec::new(),
             ways_on: Vec::new(),
         }
+    }
+
+    /// The same with commands that work when they are pasted.
+    fn pasteable(mut self) -> Self {
+        for text in self.ways_on.iter_mut().chain(&mut self.unfinished_rollback).chain(&mut self.why) {
+            *text = pasteable(text);
+        }
+        self
     }
 
     fn exit(&self) -> ExitCode {

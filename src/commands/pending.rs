@@ -7,7 +7,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{ChangeRecord, History, PendingHandler};
+use crate::journal::{ChangeRecord, Entry, History, PendingHandler};
 use crate::machine::clock;
 use crate::plan::journal_session;
 use crate::ui::{begin_json, line_to_stderr, line_to_stdout};
@@ -113,6 +113,7 @@ fn forget(options: &Options, numbers: &[usize]) -> Result<ExitCode> {
         let mut session = journal_session(&launch, &pending.plan, "pending", &reporter)?;
         session.begin_undoing()?;
         session.drop_pending(pending)?;
+        session.record_end(Entry::RunEnded { exit: ExitCode::DONE.0, bare: None })?;
         if options.json {
             let (dropped, plan, summary) = (pending.number, pending.plan.clone(), pending.sentence());
             Row::Dropped { dropped, plan, summary }.write(&redactor)?;

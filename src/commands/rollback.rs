@@ -7,9 +7,9 @@ use crate::config;
 use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{ChangeRecord, History};
+use crate::journal::{ChangeRecord, Entry, History};
 use crate::plan::rollback_session;
-use crate::rollback::{Request, apply, preview, run_word};
+use crate::rollback::{Report, Request, apply, preview, run_word};
 
 /// Undoes the changes of `plan`, or of the only plan that made some; with `last` those of the last run.
 pub(super) fn execute(
@@ -47,6 +47,11 @@ pub(super) fn execute(
         } else {
             apply(&mut session, &request)
         };
+        if session.has_recorded() {
+            let exit = outcome.as_ref().map_or_else(super::exit_of, Report::exit).0;
+            // A failed journal has been reported already; the run then has no end record.
+            let _ = session.record_end(Entry::RunEnded { exit, bare: None });
+        }
         let report = outcome.inspect_err(|error| {
             let (changed, pending) = (session.changed(), session.pending_lines());
             let exit = super::exit_of(error).0;

@@ -28,7 +28,7 @@ fn run_once(options: &Options, script: &Path, words: Vec<String>) -> Result<Exit
     let reporter = super::reporter(options);
     super::summed_up(&reporter, || {
         config::become_root_for(options, script)?;
-        let launch = config::launch(options, &format!("kkrun {}", script.display()))?;
+        let launch = config::launch(options, &config::invocation_of(options, script, &words))?;
         run_script(&launch, script, words, &reporter)
     })
 }

@@ -10,6 +10,7 @@ use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::clock;
+use crate::pasteable::pasteable;
 use crate::text::printable_lines;
 use crate::time;
 use crate::ui::{begin_json, line_to_stdout};
@@ -69,7 +70,7 @@ pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
         };
         show("");
         let target = intent.target.to_string();
-        field("undo", &format!("`kkrun rollback {}{plan}`", shell_words::quote(&target)));
+        field("undo", &pasteable(&format!("`kkrun rollback {}{plan}`", shell_words::quote(&target))));
     }
     Ok(ExitCode::DONE)
 }

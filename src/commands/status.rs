@@ -15,6 +15,7 @@ use crate::config;
 use crate::exit_code::ExitCode;
 use crate::journal::{ChangeRecord, History, PendingHandler, RunRecord};
 use crate::machine::{clock, lock};
+use crate::pasteable::pasteable;
 use crate::plan::{Launch, StepRow, StepStatus, examined, log_of, recorded_rows};
 use crate::redaction::Redactor;
 use crate::text::printable;
@@ -173,7 +174,7 @@ fn status_of(
         last_lines,
         next: Vec::new(),
     };
-    status.next = next(&status, history);
+    status.next = next(&status, history).iter().map(|text| pasteable(text)).collect();
     Ok(status)
 }
 
@@ -298,7 +299,9 @@ fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
         && !status.last_lines.is_empty()
     {
         line("");
-        line(&format!("last lines of step {} (`kkrun log {} --plan {}`)", step.id, step.id, status.plan));
+        let (id, plan) = (shell_words::quote(&step.id), shell_words::quote(&status.plan));
+        let head = format!("last lines of step {} (`kkrun log {id} --plan {plan}`)", step.id);
+        line(&pasteable(&head));
         for text in &status.last_lines {
             line(&format!("  {}", style(text).dim()));
         }

@@ -160,7 +160,7 @@ impl Backups {
     /// The bytes of a backup, which is a text or what kkrun itself wrote.
     ///
     /// # Errors
-    /// A [`Failure`] of kind `missing` when there is none of this digest, `damaged` when it does not match the digest.
+    /// A [`Failure`] of kind `backup` when there is none of this digest, or it does not match the digest.
     pub fn read(&self, digest: Digest) -> Result<Vec<u8>> {
         let named = || format!("cannot read a backup in `{}`", PathText::new(&*self.path));
         let mut bytes = Vec::new();
@@ -175,7 +175,8 @@ impl Backups {
             Ok(file) => Ok(file.into()),
             Err(Errno::NOENT) => {
                 Err(Failure::new(format!("the backup `{}` is missing", PathText::new(self.path(digest))))
-                    .kind(FailureKind::Missing)
+                    .kind(FailureKind::Backup)
+                    .hint("restore it from a backup of this machine, then try again")
                     .into())
             }
             Err(errno) => Err(self.failed("read", errno)),
@@ -238,7 +239,8 @@ impl Backups {
     fn damaged(&self, digest: Digest) -> anyhow::Error {
         let shown = PathText::new(self.path(digest));
         Failure::new(format!("the backup `{shown}` is damaged: its content does not match its name"))
-            .kind(FailureKind::Damaged)
+            .kind(FailureKind::Backup)
+            .hint("restore it from a backup of this machine, then try again")
             .into()
     }
 }

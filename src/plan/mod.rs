@@ -548,14 +548,30 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
     Event::PlanStarted {
         plan: name.to_owned(),
         steps: plan.steps.len(),
-        // Overrides that were just recorded have counted this run already.
-        run: history.runs.get(name).copied().unwrap_or_default() + usize::from(!session.has_recorded()),
+        run: number_of_run(launch, &session, plan),
         root: host.source().describe(),
         going_on_at: first_open.filter(|_| began).map(|step| step.id.clone()),
         overrides: overrides_shown(launch, host),
         dry_run: launch.dry_run,
         invocation: launch.invocation.clone(),
     }
+}
+
+/// The number of this run, which counts those that recorded something; none as long as it is not known that it will.
+fn number_of_run(launch: &Launch, session: &Session, plan: &Plan) -> Option<usize> {
+    let (history, name) = (session.history(), session.plan());
+    let before = history.runs.get(name).copied().unwrap_or_default();
+    if session.has_recorded() {
+        // Overrides that were just recorded have counted it already.
+        return Some(before);
+    }
+    let mut began = launch.selection.from.is_none();
+    let is_run = plan.steps.iter().any(|step| {
+        began |= launch.selection.from.as_ref() == Some(&step.id);
+        let decision = launch.selection.decide(&step.id, began, history.step(name, &step.id), None);
+        matches!(decision, Decision::Run { .. } | Decision::Accept)
+    });
+    (is_run && !launch.dry_run).then_some(before + 1)
 }
 
 /// Records and reports how it ended.

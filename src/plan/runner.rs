@@ -332,17 +332,19 @@ impl Runner {
             lasting => format!(", all recorded; {lasting} of them cannot be undone"),
         };
         let more = if open.is_empty() { "" } else { "; the command that failed may have made more" };
+        // What was recorded may be lost with the journal.
+        if failure.kind == FailureKind::Journal {
+            return failure;
+        }
         if !made.is_empty() || !open.is_empty() {
             failure.hints.push(format!("step {id} made {count} so far{reversible}{more}"));
         }
-        failure.hints.push(format!("full output: `kkrun log {id}`"));
+        failure.hints.push(format!("full output: `kkrun log {}`", shell_words::quote(id)));
         // At a conflict the operator chose already.
         if failure.kind != FailureKind::Conflict {
             failure.step = Some(FailedStep { plan: session.plan().to_owned(), id: id.to_owned() });
         }
-        if failure.kind != FailureKind::Journal {
-            failure.kind = FailureKind::Step;
-        }
+        failure.kind = FailureKind::Step;
         failure
     }
 

@@ -706,13 +706,14 @@ mod functions {
     /// Runs a command unless there is nothing to do, and returns `{ code, ok, stdout, stderr, seconds }`. One of these
     /// options, or `capture`, must say when there is nothing to do:
     ///
-    /// * `creates: path` – when the path exists, and is not what kkrun made with other arguments, variables, user, directory or
-    ///   `stdin`: then the changed command is run, with the product in place. Undo removes what the command made; what was
-    ///   there before stays. A rollback asks for what was added or modified since the command ended. So does a run, with
-    ///   `--on-conflict`, before the command runs again where what it had made was modified or removed. What is added while it
-    ///   runs counts as its own, except files of other users, if it does not run as root. What a failed or killed run left
-    ///   of it is removed before the next attempt, or moved to `aside/` in the state directory if it may not be the
-    ///   command's.
+    /// * `creates: path` – when the path exists, and is not what kkrun made with other arguments, variables, user,
+    ///   directory or `stdin`: then the changed command is run, with the product in place. Undo removes what the
+    ///   command made; what was there before stays. A rollback asks for what was added or modified since the command
+    ///   ended. So does a run, with `--on-conflict`, before the command runs again where what it had made was
+    ///   modified or removed. Of what was added, a copy is kept in the backups before the command runs again; where
+    ///   that is too much (16 MiB or 1000 files, caches left out), a run asks. What is added while it runs counts as
+    ///   its own, except files of other users, if it does not run as root. What a failed or killed run left of it is
+    ///   removed before the next attempt, or moved to `aside/` in the state directory if it may not be the command's.
     /// * `unless: argv` or a closure – when that command succeeds, or the closure returns true. It is checked again
     ///   afterwards, as proof. Together with `creates`, it alone decides.
     /// * `always: "why"` – never.
@@ -720,13 +721,15 @@ mod functions {
     /// Options about undoing and repeating:
     ///
     /// * `undo` – an array of commands, each an array of arguments or `#{ argv, user, env, cwd, stdin, ok_codes }`; or a
-    ///   closure that returns such an array, called just before the command runs; `[]` when there is nothing to undo. A
-    ///   rollback lists a command without an undo action and without `creates` as not undone.
+    ///   closure that returns such an array, called just before the command runs; `[]` when there is nothing to undo. One
+    ///   without `env` gets that of the command, its secrets included. A rollback lists a command without an undo action
+    ///   and without `creates` as not undone.
     ///   They run in this order. After a kill, the first one that has not ended is run again, so it must succeed when there
     ///   is nothing left to do (`rm -f`). A single one need not, if `unless` or `state` is as before the command.
     ///   With `creates`, they run first; what they leave of a product that was not there before is then removed.
     /// * `state: argv` – a command that prints what this one changes, so that kkrun notices when something else changed it:
-    ///   `--on-conflict` then decides, in a run as in a rollback.
+    ///   `--on-conflict` then decides, in a run as in a rollback. It may fail before this one has run; where it fails
+    ///   later, that counts as changed.
     /// * `loses: "what"` – undoing it loses this data, so a rollback asks first (`--purge data`).
     /// * `irreversible: "why"` – it cannot be undone.
     /// * `made_from: text` or a closure that returns it – run it again when this string, or the command itself, differs

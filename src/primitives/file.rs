@@ -274,7 +274,7 @@ fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, secret:
 }
 
 fn write_text(host: &Host, path: &str, text: &str, options: rhai::Map) -> Result<bool> {
-    host.refuse_secret(text)?;
+    host.refuse_known_secret(text)?;
     write_bytes(host, path, text.as_bytes(), &options_of(options)?)
 }
 

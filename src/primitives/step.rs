@@ -137,7 +137,9 @@ mod functions {
         run_step(&context, id, title, StepBody::Script(script.to_owned()))
     }
 
-    /// Runs a closure of the plan as the step `id`, for a whole plan in one file.
+    /// Runs a closure of the plan as the step `id`, for a whole plan in one file. What is outside of
+    /// the closures is evaluated by every run: read there only what no step changes, because a run that goes on reads it
+    /// after the steps before.
     ///
     /// ```rhai
     /// step::run("greet", "Leave a greeting", || file::write("/srv/greeting", "hello\n"));

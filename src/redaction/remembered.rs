@@ -123,9 +123,13 @@ impl Recalled {
         Self { of: Some(Of { key, sieve, passes, texts }) }
     }
 
-    pub(super) fn spans(&self, text: &str) -> Spans<'_> {
+    pub(super) fn knows_any(&self) -> bool {
+        self.of.is_some()
+    }
+
+    pub(super) fn spans(&self, bytes: &[u8]) -> Spans<'_> {
         let (mut spans, mut from) = (Spans::new(), 0);
-        let (Some(of), bytes) = (&self.of, text.as_bytes()) else { return spans };
+        let Some(of) = &self.of else { return spans };
         while from < bytes.len() {
             let candidates = of.candidates(&bytes[from..]).filter_map(|(length, hash, mark)| {
                 let part = bytes.get(from..from + length)?;
@@ -142,10 +146,16 @@ impl Recalled {
         spans
     }
 
-    pub(super) fn may_begin_at_end_of(&self, text: &str) -> bool {
-        let Some(of) = &self.of else { return false };
-        let bytes = text.as_bytes();
-        (0..bytes.len()).any(|at| of.candidates(&bytes[at..]).any(|(length, ..)| at + length > bytes.len()))
+    /// From where on one may begin that is longer than the text. What is shorter than what the sieve looks at may be the
+    /// beginning of any: a hash of less would give it away.
+    pub(super) fn may_begin_at_end_of(&self, bytes: &[u8]) -> Option<usize> {
+        let of = self.of.as_ref()?;
+        let behind = self.spans(bytes).last().map_or(0, |(span, _)| span.end);
+        let is_longer =
+            |at: &usize| of.candidates(&bytes[*at..]).any(|(length, ..)| at + length > bytes.len());
+        let begins = (behind..bytes.len()).find(is_longer);
+        let unknown = bytes.len().saturating_sub(SIEVED - 1).max(behind);
+        begins.into_iter().chain((unknown < bytes.len()).then_some(unknown)).min()
     }
 }
 

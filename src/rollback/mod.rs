@@ -330,6 +330,9 @@ fn undo_one(
         }
         ChangeState::UndoFailed(error) => {
             row.detail = Some(error);
+            if missing_backup(session, &known, &change).is_some() {
+                row.hints = vec![format!("to leave it as it is, run `{}`", deciding(session, &row, "keep"))];
+            }
             if reported.get(&id) != Some(&row.detail) {
                 emit(session, UndoOutcome::Failed, &row);
             }

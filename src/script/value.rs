@@ -38,10 +38,10 @@ pub fn json_of(value: &Dynamic) -> Result<Value> {
         }
         return Ok(Value::Object(object));
     }
-    bail!(
-        Failure::new(format!("expected a plain value, found a {}", value.type_name()))
-            .kind(FailureKind::Type)
-    )
+    // The name of a type that is not Rhai's own has the path of its module.
+    let kind = value.type_name();
+    let kind = kind.rsplit("::").next().unwrap_or(kind).to_lowercase();
+    bail!(Failure::new(format!("expected a plain value, found a {kind}")).kind(FailureKind::Type))
 }
 
 /// The Rhai value of a plain value.

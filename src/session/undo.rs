@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::last_known::{LastKnown, last_known_at};
 use super::{ConflictPolicy, Session};
 use crate::change::{Change, UndoTerms, Undone, UndoneEntry};
-use crate::failure;
+use crate::failure::{self, Failure, FailureKind};
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, History, Index, Intent, Undoing};
 use crate::target::{Footprint, Target};
 
@@ -77,6 +77,14 @@ impl Session {
                 self.record(Entry::ConflictKept { target, against })?;
             }
             undone.map(|undone| self.settled_conflict(&known.intent.target, undone))
+        };
+        let undone = match undone {
+            Err(error) if self.leaves_what_has_no_backup(&known.intent.target, &error) => {
+                let (target, against) = (known.intent.target.clone(), known.intent.after.clone());
+                self.record(Entry::ConflictKept { target, against })?;
+                Ok(Undone::Kept(format!("{error:#}; left as it is")))
+            }
+            undone => undone,
         };
         let recorded_as = |why: &str| head(&self.world.reporter.redact(why));
         // The journal holds the head of a difference; what is reported is all of it.
@@ -259,6 +267,13 @@ impl Session {
                 self.undo_now(known, UndoTerms { dry_run: true, ..UndoTerms::default() }),
                 Ok(Undone::Back(how, _)) if how != Undoing::Already
             )
+    }
+
+    /// Whether a target that cannot be restored, because its backup is gone or damaged, is to stay as it is.
+    fn leaves_what_has_no_backup(&self, target: &Target, error: &anyhow::Error) -> bool {
+        let is_missing =
+            error.downcast_ref::<Failure>().is_some_and(|failure| failure.kind == FailureKind::Backup);
+        is_missing && (self.on_conflict == ConflictPolicy::Keep || self.leaves_conflict(target))
     }
 
     /// A conflict that the operator keeps is none any more: what is there stays.

@@ -15,6 +15,7 @@ use super::summary::Summary;
 use super::wrap::{width, wrapped};
 use crate::event::{Answer, Audience, ChangeOutcome, Event, Level, Question, SkipReason, UndoOutcome};
 use crate::machine::clock;
+use crate::pasteable::pasteable;
 use crate::text::printable_lines;
 use crate::time;
 
@@ -243,9 +244,13 @@ impl Audience for Console {
                 self.summary.replace(Some(Summary::of_plan(*steps, invocation, *dry_run)));
                 let going =
                     going_on_at.as_ref().map_or_else(String::new, |at| format!(" · resuming at {at}"));
-                let how = if *dry_run { "dry run".to_owned() } else { format!("run {run}") };
+                let how = match run {
+                    _ if *dry_run => "dry run, ".to_owned(),
+                    Some(run) => format!("run {run}, "),
+                    None => String::new(),
+                };
                 let plan = style(plan).for_stderr().bold();
-                self.line(&format!("{plan} · {}{going} ({how}, {root})", count(*steps, "step")));
+                self.line(&format!("{plan} · {}{going} ({how}{root})", count(*steps, "step")));
                 for line in overrides {
                     self.line(&format!("  with {line}"));
                 }
@@ -377,7 +382,7 @@ impl Audience for Console {
                     line_to_stderr("");
                 }
                 for line in lines {
-                    line_to_stderr(&wrapped(&format!("  {line}")));
+                    line_to_stderr(&wrapped(&format!("  {}", pasteable(&line))));
                 }
             }
             _ => {}

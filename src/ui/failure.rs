@@ -5,6 +5,7 @@ use console::{measure_text_width, style};
 use super::output::line_to_stderr;
 use super::wrap::wrapped;
 use crate::failure::{Failure, Place};
+use crate::pasteable::pasteable;
 
 /// How many of a command's last lines are shown.
 const TAIL: usize = 15;
@@ -35,7 +36,7 @@ fn text(message: &str, failure: &Failure) -> String {
         lines.push(format!("   {}", style(head).for_stderr().dim()));
         lines.extend(failure.output[left_out..].iter().map(|line| format!("     {line}")));
     }
-    for (at, hint) in failure.hints.iter().enumerate() {
+    for (at, hint) in failure.hints.iter().map(|hint| pasteable(hint)).enumerate() {
         let head = if at == 0 { "next:" } else { "     " };
         lines.push(wrapped(&format!("   {} {hint}", style(head).for_stderr().cyan())));
     }

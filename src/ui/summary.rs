@@ -76,7 +76,10 @@ impl Summary {
         if !self.made.is_empty() {
             let took = time::duration(self.begun.elapsed().as_secs_f64());
             lines.push(format!("changed {} in {took}", listed(&self.made)));
-            let log = self.last_step.as_ref().map(|step| format!(" · log: `kkrun log {step}`"));
+            let log = self
+                .last_step
+                .as_ref()
+                .map(|step| format!(" · log: `kkrun log {}`", shell_words::quote(step)));
             lines.push(format!("undo: `kkrun rollback --last`{}", log.unwrap_or_default()));
         }
         if self.complete == self.steps && self.unexamined == self.steps {

@@ -535,3 +535,24 @@ is "databases after that" "$before" "$(databases)"
 "#,
     );
 }
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn password_whose_backup_is_missing_is_named_before_a_rollback_begins() {
+    holds(
+        r#"
+groupadd --gid 5000 kim; sed -i '2i kim:$y$hash-of-the-gone:1:0:9:7:::' /etc/shadow
+plan 'file::write("/srv/first", "1"); user::ensure("kim"); file::write("/srv/last", "1");'
+kkrun p.rhai
+grep -l hash-of-the-gone "$D"/state/backups/* | xargs rm
+status=0
+said=$(undo 2>&1) || status=$?
+is "exit status" 4 "$status"
+named=$(grep -n 'cannot restore user:kim: the backup' <<<"$said" | cut -d: -f1)
+first=$(grep -n 'removed /srv/last' <<<"$said" | cut -d: -f1)
+[[ -n $named && -n $first && $named -lt $first ]] || { echo "$said" >&2; exit 1; }
+grep -q 'rollback user:kim --on-conflict keep' <<<"$said" || { echo "$said" >&2; exit 1; }
+[[ ! -e /srv/first ]] && id kim >/dev/null
+"#,
+    );
+}

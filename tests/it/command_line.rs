@@ -166,3 +166,51 @@ fn data_that_cannot_be_written_is_a_failure() {
         );
     }
 }
+
+#[test]
+fn commands_in_messages_work_when_they_are_pasted() {
+    let place = Place::empty()
+        .with(
+            "plan/a plan.rhai",
+            r#"step::run("01", "One", || file::write("@/m/f", "1\n")); step::run("02", "Two", || throw settings::why);"#,
+        )
+        .with("plan/settings.rhai", r#"#{ why: "otherwise" }"#)
+        .with("plan/more.rhai", r#"#{ why: "because" }"#);
+    let state = place.path("state").display().to_string();
+    let raw = |words: &[&str]| {
+        let output = place.command(words).output().unwrap();
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+    };
+    let commands = |text: &str| -> Vec<String> {
+        let ticked = text.split('`').skip(1).step_by(2);
+        ticked.filter(|text| text.starts_with("kkrun ")).map(str::to_owned).collect()
+    };
+    let pasted = |text: &str, wanted: usize| {
+        let found = commands(text);
+        assert!(found.len() >= wanted, "{text}");
+        for command in found {
+            assert!(command.contains(&format!("--state-dir {state} ")), "{command}");
+            let words = shell_words::split(&command).unwrap();
+            let words: Vec<&str> = words.iter().skip(3).map(String::as_str).collect();
+            let output = place.command(&words).output().unwrap();
+            let said = String::from_utf8_lossy(&output.stderr).into_owned();
+            let is_run = command.contains("a plan.rhai");
+            assert_eq!(output.status.code(), Some(i32::from(is_run)), "{command}: {said}");
+            assert!(
+                !command.contains("--settings more.rhai") || said.contains("because"),
+                "{command}: {said}"
+            );
+        }
+    };
+    pasted(&raw(&["--settings", "more.rhai", "a plan.rhai"]), 2);
+    pasted(&raw(&["status"]), 2);
+    pasted(&raw(&["status", "a plan.rhai"]), 2);
+    pasted(&raw(&["log", "99"]), 0);
+    place.write("m/f", "2\n");
+    // What the first of its commands decides is decided for the others.
+    let conflict = raw(&["rollback"]);
+    pasted(&conflict[..=conflict.rfind("to keep it").unwrap()], 1);
+    pasted(&raw(&["status"]), 1);
+    let json = raw(&["a plan.rhai", "--json"]);
+    assert!(json.contains("kkrun --state-dir"), "{json}");
+}

@@ -96,7 +96,7 @@ fn a_file_with_a_name_elsewhere_is_neither_removed_nor_replaced() {
         place.write("m/tree/file", "before");
         std::fs::hard_link(place.path("m/tree/file"), place.path("elsewhere")).unwrap();
         let before = everything(&place);
-        place.run("plan.rhai").ends(1).says("hard link");
+        place.run("plan.rhai").ends(1).says("hard link").says("-samefile @/m/tree/file`");
         assert_eq!(everything(&place), before, "{act}");
         std::fs::remove_file(place.path("elsewhere")).unwrap();
         place.run("plan.rhai").ends(0);

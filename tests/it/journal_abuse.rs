@@ -349,7 +349,12 @@ fn a_run_stops_when_its_journal_is_removed_or_replaced() {
         crate::support::until("the command is at work", || place.exists("m/waits"));
         change(&place);
         place.write("m/go", "");
-        started.end().ends(5).says(what).says("nothing more is changed");
+        started
+            .end()
+            .ends(5)
+            .says(what)
+            .says("nothing more is changed")
+            .never_says("recorded and reversible");
         assert!(!place.exists("m/two"), "{what}");
     }
 }
@@ -487,14 +492,16 @@ fn state_directory_that_was_put_back_as_a_whole_is_noticed() {
 }
 
 #[test]
-fn missing_list_of_a_product_is_named_before_a_rollback_begins() {
-    let plan = r#"step::run("01", "All", || { cmd::run(["mkdir", "@/m/d"], #{ creates: "@/m/d" }); file::write("@/m/f", "1\n"); });"#;
-    let place = Place::new(plan);
-    place.run("plan.rhai").ends(0);
-    fs::remove_file(place.backup_of(r#"{".":"directory"}"#)).unwrap();
-    place.run("rollback --dry-run").ends(6).says("failed: run mkdir @/m/d").says("1 would be undone");
-    let said = place.run("rollback").ends(4).stderr;
-    let named = said.find("cannot restore product:@/m/d: the backup").expect(&said);
-    assert!(named < said.find("removed @/m/f").expect(&said), "{said}");
-    assert!(place.exists("m/d"));
+fn what_has_lost_its_backup_is_left_as_it_is_when_the_operator_keeps_it() {
+    let (place, _) = done();
+    fs::remove_file(place.backup_of("old\n")).unwrap();
+    let first = place.run("rollback").ends(4).says("restore it from a backup of this machine");
+    first.says("to leave it as it is, run `kkrun rollback file:@/m/old --on-conflict keep`");
+    let keep = format!("rollback file:{}/m/old --on-conflict keep", place.root());
+    place.run(&keep).ends(0).says("left as it is").says("1 kept");
+    // For good.
+    place.run("rollback").ends(0).never_says("failed:");
+    let found = place.read("m/old");
+    place.run("rollback --on-conflict overwrite").ends(4);
+    assert_eq!(place.read("m/old"), found);
 }

@@ -177,6 +177,33 @@ fn rollback_restores_password_and_attributes_of_an_existing_role() {
 
 #[test]
 #[ignore = "needs root and the programs of PostgreSQL"]
+fn verifier_whose_backup_is_missing_is_named_before_a_rollback_begins() {
+    let server = Server::start();
+    server.psql("CREATE ROLE kim LOGIN PASSWORD 'the old one'").unwrap();
+    let verifier = server.psql("SELECT rolpassword FROM pg_authid WHERE rolname = 'kim'").unwrap();
+    let bench = Bench::new(&[]);
+    let last = bench.path("last");
+    plan(
+        &bench,
+        &format!(
+            "pg::ensure_role(\"kim\", #{{ {}, password: secret::ask(\"db_password\", \"Password\") }}); file::write(\"{}\", \"1\");",
+            server.options(),
+            last.display()
+        ),
+    );
+    let given = bench.secrets_file(&format!("db_password={CANARY}\n"), 0o600);
+    expect(&bench.run(&["plan.rhai", "--secrets", &given]), 0);
+    for backup in files_with(&bench, verifier.as_bytes()) {
+        std::fs::remove_file(backup).unwrap();
+    }
+    let said = expect(&bench.run(&["rollback"]), 4);
+    let named = said.find("cannot restore").expect(&said);
+    assert!(said[named..].contains("role:") && named < said.find("removed").expect(&said), "{said}");
+    assert!(!last.exists() && server.logs_in("kim", CANARY, "postgres"));
+}
+
+#[test]
+#[ignore = "needs root and the programs of PostgreSQL"]
 fn rollback_keeps_a_role_that_owns_something() {
     let server = Server::start();
     let bench = Bench::new(&[]);

@@ -740,3 +740,116 @@ step::run("02", "Line", || { config::set("@/m/p/conf", "key", 1); file::remove("
     place.run("plan.rhai --only 01 --non-interactive").ends(0).never_says("modified outside");
     assert_eq!(place.read("m/p/other"), "v2\n");
 }
+
+/// A plan with one command that makes a directory in place of what is there.
+fn replacing(more: &str) -> String {
+    format!(
+        r#"step::run("01", "First", || {{
+    cmd::run(["bash", "-c", "rm -rf @/m/d; mkdir @/m/d; echo {{ > @/m/d/f"], #{{ creates: "@/m/d", made_from: file::read("@/m/source") }});
+    {more}
+}});"#
+    )
+    .replace("echo {", "echo made")
+}
+
+#[test]
+fn edit_of_a_product_that_keeps_size_and_time_is_asked_for() {
+    let place = Place::new(&replacing("")).with("m/source", "1");
+    place.run("plan.rhai").ends(0);
+    let file = place.path("m/d/f");
+    let time = fs::metadata(&file).unwrap().modified().unwrap();
+    fs::write(&file, "mine\n").unwrap();
+    fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    place.run("rollback").ends(0).says("1 kept").says("1 entry that kkrun did not make: f");
+    place.write("m/source", "2");
+    place.run("plan.rhai --repair").ends(78).says("modified or removed: f");
+    assert_eq!(place.read("m/d/f"), "mine\n");
+    // A link and a mode that come and go are no edit.
+    fs::write(&file, "made\n").unwrap();
+    fs::File::options().write(true).open(&file).unwrap().set_modified(time).unwrap();
+    fs::hard_link(&file, place.path("m/link")).unwrap();
+    place.remove("m/link");
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/d"));
+}
+
+#[test]
+fn what_was_put_into_a_product_is_kept_when_its_command_is_run_again_and_removes_it() {
+    let place = Place::new(&replacing("")).with("m/source", "1");
+    place.run("plan.rhai").ends(0);
+    place.write("m/d/notes/theirs", "theirs\n");
+    place.write("m/source", "2");
+    let again = place.run("plan.rhai --repair").ends(0);
+    again.says("removed 1 entry that kkrun did not make: notes in `@/m/d`; the contents are kept in `@/state/backups`");
+    assert!(!place.exists("m/d/notes"));
+    assert!(place.backups().contains(&"theirs\n".to_owned()));
+    // A changed command is run again, too; what it leaves alone is not mentioned.
+    place.write("m/d/theirs", "theirs, too\n");
+    place.edit("plan/plan.rhai", "rm -rf @/m/d; mkdir @/m/d; ", "");
+    place.run("plan.rhai").ends(0).never_says("did not make");
+    assert_eq!(place.read("m/d/theirs"), "theirs, too\n");
+    place.run("rollback").ends(0).says("with 1 entry that kkrun did not make: theirs");
+}
+
+#[test]
+fn command_that_may_remove_more_than_is_kept_is_asked_about() {
+    let place = Place::new(&replacing("")).with("m/source", "1");
+    place.run("plan.rhai").ends(0);
+    let large = |name: &str| {
+        fs::create_dir_all(place.path(name).parent().unwrap()).unwrap();
+        fs::File::create(place.path(name)).unwrap().set_len(17 << 20).unwrap();
+    };
+    // A cache can be made again by definition.
+    large("m/d/.cache/large");
+    place.write("m/source", "2");
+    place.run("plan.rhai --repair").ends(0).never_says("did not make");
+    large("m/d/theirs");
+    place.write("m/source", "3");
+    let asked = place.run("plan.rhai --repair").ends(78);
+    asked.says("the command may remove 1 entry that kkrun did not make: theirs (1 file, 18 MB)");
+    assert!(place.exists("m/d/theirs"));
+    place.run("plan.rhai --repair --on-conflict keep").ends(0);
+    assert!(place.exists("m/d/theirs"));
+    place.write("m/source", "4");
+    place.run("plan.rhai --repair --on-conflict overwrite").ends(0);
+    assert!(!place.exists("m/d/theirs"));
+}
+
+#[test]
+fn product_whose_list_is_missing_is_set_aside_and_not_removed() {
+    let plan = r#"step::run("01", "All", || { cmd::run(["mkdir", "@/m/d"], #{ creates: "@/m/d" }); file::write("@/m/f", "1\n"); });"#;
+    let place = Place::new(plan);
+    place.run("plan.rhai").ends(0);
+    fs::remove_file(place.backup_of(r#"{".":"directory"}"#)).unwrap();
+    place.write("m/d/theirs", "theirs\n");
+    let dry = place.run("rollback --dry-run").ends(6);
+    dry.says("move `@/m/d` (1 file, 7 bytes) to `@/state/aside`: it may hold what kkrun did not make");
+    place.run("rollback").ends(0).says("`@/m/d` was moved to `@/state/aside/1/d`").says("2 undone");
+    assert_eq!(place.read("state/aside/1/d/theirs"), "theirs\n");
+    assert!(!place.exists("m/d"));
+}
+
+#[test]
+fn state_command_that_fails_is_a_conflict_and_no_error() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "echo 1 > @/m/v"],
+        #{ unless: ["grep", "-q", "1", "@/m/v"], state: ["cat", "@/m/v"], undo: [["rm", "-f", "@/m/v"]] });
+});
+"#,
+    );
+    // There is nothing to print yet.
+    place.run("plan.rhai").ends(0);
+    place.remove("m/v");
+    let conflict = "`cat @/m/v` ended with exit code 1, and kkrun recorded its output";
+    place.run("plan.rhai --repair").ends(78).says(conflict);
+    place.run("rollback").ends(4).says(conflict).says("1 conflict").says("--on-conflict keep");
+    place.run("rollback --on-conflict overwrite").ends(0).says("1 undone");
+    // It must print something once the command has ended.
+    place.edit("plan/plan.rhai", "\"cat\", \"@/m/v\"", "\"cat\", \"@/m/w\"");
+    place
+        .run("plan.rhai")
+        .ends(1)
+        .says("after `bash -c 'echo 1 > @/m/v'`: `cat @/m/w` ended with exit code 1");
+}

@@ -83,7 +83,7 @@ fn the_second_run_changes_and_records_nothing() {
         0,
         "",
         r"
-plan · 3 steps (run 2, @/plan)
+plan · 3 steps (@/plan)
 
   ✅ 01 First                  done today [..], not re-examined
   ✅ 02 Second                 done today [..], not re-examined
@@ -548,4 +548,21 @@ step::run("01", "First", || {
     place.run("plan.rhai --redo 01").ends(0);
     place.run("look.rhai").ends(0).prints("complete 1\n");
     assert_eq!(place.read("m/ran"), "true 3");
+}
+
+#[test]
+fn no_two_runs_have_the_same_number() {
+    let place = Place::new(r#"step::run("01", "First", || { file::write("@/m/f", "1\n"); });"#);
+    place.run("plan.rhai").ends(0).says("(run 1, ");
+    for words in ["plan.rhai", "plan.rhai --repair", "plan.rhai --dry-run", "plan.rhai"] {
+        place.run(words).ends(0).never_says("run 2");
+    }
+    place.run("plan.rhai --redo 01").ends(0).says("(run 2, ");
+    place.run("plan.rhai --accept 01").ends(0).says("(run 3, ");
+    // What no one could know beforehand has a number nevertheless: the next one shows it.
+    place.remove("m/f");
+    place.run("plan.rhai --repair --on-conflict overwrite").ends(0).never_says("(run ");
+    place.run("plan.rhai --redo 01").ends(0).says("(run 5, ");
+    let numbered = place.run("plan.rhai --json").ends(0).stdout;
+    assert!(numbered.contains(r#""run":null"#), "{numbered}");
 }

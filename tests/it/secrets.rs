@@ -682,3 +682,40 @@ fn an_id_that_contains_a_secret_is_refused_before_it_is_recorded() {
         assert!(!bench.recorded().contains(TOKEN), "{call}");
     }
 }
+
+#[test]
+fn a_secret_of_which_hashes_are_left_is_masked_split_anywhere_and_as_it_is_encoded() {
+    let bench = writing_unstored();
+    let token = "Zq7\"Xw9ü vKj2!mB4";
+    with_secret(&bench, "TOK", token, &["s.rhai"]);
+    showing(&bench);
+    let mut text = String::new();
+    for at in (1..token.len()).filter(|at| token.is_char_boundary(*at)) {
+        text = format!("{text}between\nit is {}\n{}.\n", &token[..at], &token[at..]);
+    }
+    let forms = [
+        r#"Zq7\"Xw9\u00fc vKj2!mB4"#,
+        r#"Zq7\u0022Xw9\u00FC vKj2\u0021mB4"#,
+        "Zq7%22Xw9%C3%BC+vKj2%21mB4",
+        "Zq7%22Xw9%c3%bc%20vKj2!mB4",
+    ];
+    for form in forms {
+        text = format!("{text}it is {form}.\n");
+    }
+    let all = shown_of(&bench, &text);
+    for piece in ["Zq7", "Xw9", "Kj2", "mB4"] {
+        assert!(!all.contains(piece), "{piece}: {all}");
+    }
+    assert!(all.contains("between"), "{all}");
+}
+
+#[test]
+fn a_step_whose_id_contains_a_secret_is_refused_before_it_is_recorded() {
+    let bench = writing_unstored();
+    with_secret(&bench, "TOK", TOKEN, &["s.rhai"]);
+    bench.write("plan.rhai", &format!("step::run(\"{TOKEN}\", \"One\", || {{}});"));
+    let output = bench.run(&["plan.rhai"]);
+    assert_ne!(code(&output), 0, "{}", said(&output));
+    assert!(!said(&output).contains(TOKEN) && !bench.recorded().contains(TOKEN), "{}", said(&output));
+    assert!(said(&output).contains("contains a secret"), "{}", said(&output));
+}

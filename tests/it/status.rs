@@ -247,3 +247,25 @@ fn a_variable_that_is_not_set_now_is_no_reason_to_say_that_a_step_no_longer_asks
     place.remove("more");
     assert!(status(true).contains("no longer asks for"), "{}", status(true));
 }
+
+#[test]
+fn status_says_how_a_rollback_and_a_dropped_handler_ended() {
+    let place = Place::new(r#"step::run("01", "First", || { file::write("@/m/f", "1\n"); });"#);
+    place.run("plan.rhai").ends(0);
+    place.write("m/f", "2\n");
+    place.run("rollback").ends(4);
+    let status = place.run("status").ends(0).stdout;
+    assert!(status.contains("last run: `rollback`") && status.contains("with exit status 4"), "{status}");
+    place.run("rollback --on-conflict overwrite").ends(0);
+    let status = place.run("status").ends(0).stdout;
+    assert!(status.contains("with exit status 0") && !status.contains("killed"), "{status}");
+    // With nothing left to undo, too.
+    place.run("rollback").ends(0);
+    assert!(!place.run("status").ends(0).stdout.contains("killed"));
+
+    let fails = r#"step::run("01", "First", || step::on_change(#{ run: [["false"]] }, || file::write("@/m/g", "1\n")));"#;
+    let place = Place::new(fails);
+    place.run("plan.rhai").ends(1);
+    place.run("pending --drop 1").ends(0);
+    assert!(!place.run("status").ends(0).stdout.contains("killed"));
+}

@@ -18,6 +18,7 @@ use super::identity::Identity;
 use super::path_text::PathText;
 use super::place::{Place, Walk};
 use super::remove_tree::remove_at;
+use crate::failure::{Failure, FailureKind};
 
 /// What prepared names begin with.
 const PREFIX: &str = ".kkrun-";
@@ -252,10 +253,13 @@ impl Checked {
             }
         }
         if matches!(state, FileState::File { .. }) && identity.is_some_and(|identity| identity.links > 1) {
-            return Err(refused(
-                &place.path,
-                "has hard links: kkrun does not replace it, because its other names would keep the old content",
-            ));
+            let shown = place.path.display();
+            let message = format!(
+                "`{shown}` has hard links: kkrun does not replace it, because its other names would keep the old content"
+            );
+            let hint =
+                format!("find them with `find / -xdev -samefile {}`", shell_words::quote(&shown.to_string()));
+            return Err(Failure::new(message).kind(FailureKind::Refused).hint(hint).into());
         }
         if !expected.same_as(&state) {
             return Err(conflict(&place.path, &expected.differences(&state)));

@@ -148,15 +148,25 @@ impl Host {
 
     /// Refuses a string into which a secret was mixed: it would be written as its name, or recorded in clear.
     pub fn refuse_secret(&self, text: &str) -> Result<()> {
-        if text.contains(MARK) || self.reporter().holds_secret(text) {
-            bail!(
-                Failure::new("the string contains a secret, which would be written as its name or in clear")
-                    .kind(FailureKind::Secret)
-                    .hint("use secret::join([…]) to make one secret of strings and secrets")
-            );
-        }
-        Ok(())
+        refuse(text.contains(MARK) || self.reporter().holds_secret(text))
     }
+
+    /// The same for the content of a file, which is not recorded: what was a secret once, such as a line of a key, may be
+    /// written there.
+    pub fn refuse_known_secret(&self, text: &str) -> Result<()> {
+        refuse(text.contains(MARK) || self.reporter().holds_known_secret(text))
+    }
+}
+
+fn refuse(is_secret: bool) -> Result<()> {
+    if is_secret {
+        bail!(
+            Failure::new("the string contains a secret, which would be written as its name or in clear")
+                .kind(FailureKind::Secret)
+                .hint("use secret::join([…]) to make one secret of strings and secrets")
+        );
+    }
+    Ok(())
 }
 
 fn unanswered(name: &str) -> Failure {
