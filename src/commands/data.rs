@@ -130,6 +130,7 @@ mod tests {
     use crate::ui::EventLine;
 
     /// Any line that kkrun writes with `--json`.
+    #[expect(dead_code, reason = "only its schema is made")]
     #[derive(Serialize, schemars::JsonSchema)]
     #[serde(untagged)]
     #[schemars(title = "A line of kkrun --json")]
