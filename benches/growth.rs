@@ -177,7 +177,7 @@ fn records(at: &Path, size: u32) {
         previous = format!("{:08x}", crc32c::crc32c(json.as_bytes()));
         writeln!(journal, "{previous} {json}").expect("a record");
     };
-    let pairs = (u64::from(size).saturating_sub(first)) / 2;
+    let pairs = u64::from(size).saturating_sub(first) / 2;
     for pair in 0..pairs {
         let number = first + 2 * pair;
         append(&mut intent, number);

@@ -75,7 +75,7 @@ impl Towards<'_> {
             .collect();
         let trees = self.trees(&new, &|path| {
             products.iter().any(|product| product.roots.iter().any(|root| path.starts_with(root)))
-        })?;
+        });
         for tree in &trees {
             if let Some(directory) = new.get(tree.root()) {
                 found.actions.extend(self.tree(tree, directory, output)?);
@@ -114,12 +114,11 @@ impl Towards<'_> {
             }
         }
         for product in &products {
-            match self.product(product) {
-                Some(actions) => found.actions.extend(actions),
-                None => {
-                    let why = "its command cannot be written as one of a plan: it holds a secret".to_owned();
-                    found.unexpressed.extend(product.roots.first().map(|root| (root.clone(), why)));
-                }
+            if let Some(actions) = self.product(product) {
+                found.actions.extend(actions);
+            } else {
+                let why = "its command cannot be written as one of a plan: it holds a secret".to_owned();
+                found.unexpressed.extend(product.roots.first().map(|root| (root.clone(), why)));
             }
             found.apart.extend(product.roots.iter().cloned());
         }

@@ -213,13 +213,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
     unexpressed.extend(unexpressed_databases);
     let units = unit::towards(&from.active, &after.active, &trace);
-    let mut answers = from.answers.towards(&after.answers, &trace);
-    // A package asks when it is installed.
-    let first = packages.iter().filter_map(|action| action.when).min();
-    for answer in &mut answers {
-        answer.when = first.or(answer.when).map(|when| when - 1);
-    }
-    let actions = answers
+    let actions = answers(from, after, &trace, &packages)
         .into_iter()
         .chain(packages)
         .chain(accounts)
@@ -245,6 +239,16 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let adopted = Adopted { script: (observed.exit, stopped), unexpressed, ..adopted };
     output.write(Path::new("REPORT.md"), report(script, &adopted).as_bytes())?;
     Ok(adopted)
+}
+
+/// What answers the questions of packages: they ask when they are installed.
+fn answers(from: &Side, after: &Side, trace: &Trace, packages: &[Action]) -> Vec<Action> {
+    let mut answers = from.answers.towards(&after.answers, trace);
+    let first = packages.iter().filter_map(|action| action.when).min();
+    for answer in &mut answers {
+        answer.when = first.or(answer.when).map(|when| when - 1);
+    }
+    answers
 }
 
 /// Notes the secrets in what a file has beyond the one before.

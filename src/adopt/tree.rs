@@ -29,7 +29,7 @@ impl Towards<'_> {
         &self,
         seen: &BTreeMap<PathBuf, Seen>,
         is_apart: &dyn Fn(&Path) -> bool,
-    ) -> Result<Vec<Tree>> {
+    ) -> Vec<Tree> {
         let mut trees: Vec<Tree> = Vec::new();
         for (root, directory) in seen.iter().filter(|(_, seen)| seen.kind == SeenKind::Directory) {
             if trees.iter().any(|tree| root.starts_with(&tree.root)) || root.starts_with("/etc") {
@@ -55,7 +55,7 @@ impl Towards<'_> {
                 trees.push(Tree { root: root.clone(), inside });
             }
         }
-        Ok(trees)
+        trees
     }
 
     fn holds_secret(&self, path: &Path) -> bool {
@@ -96,7 +96,8 @@ impl Towards<'_> {
                     let Some(bytes) = self.to.files.bytes(path)? else { continue };
                     let name = output.keep(path, &bytes)?;
                     let inner = path.strip_prefix(&tree.root).unwrap_or(path);
-                    kept = name.strip_suffix(&format!("/{}", inner.display())).unwrap_or(&name).to_owned();
+                    let of_root = name.strip_suffix(&format!("/{}", inner.display())).unwrap_or(&name);
+                    kept = String::from(of_root);
                     if seen.mode != 0o644 {
                         of_mode.entry(seen.mode).or_default().push(path.to_string_lossy().into_owned());
                     }

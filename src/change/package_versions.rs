@@ -513,15 +513,16 @@ impl Kind for PackageVersionsChange {
     fn repair(&self, world: &World) -> Result<()> {
         let apt = Apt::new(world);
         Workshop::clear();
-        let staying: Vec<&str> = self
-            .after
-            .iter()
-            .filter(|(_, version)| version.is_some())
-            .map(|(name, _)| name.as_str())
-            .collect();
+        let names = |is_staying: bool| -> Vec<&str> {
+            let is_so = |(_, version): &(&String, &Option<String>)| version.is_some() == is_staying;
+            self.after.iter().filter(is_so).map(|(name, _)| name.as_str()).collect()
+        };
+        let staying = names(true);
         apt.keep(&staying)?;
         // What is being removed is not installed again.
         if staying.is_empty() { apt.repair().map(drop) } else { apt.complete() }?;
+        // dpkg still lists what it was interrupted with after the last file was gone.
+        apt.forget(&names(false))?;
         Self::hold_again(apt, &self.inverse.held)
     }
 

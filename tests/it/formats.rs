@@ -316,7 +316,7 @@ fn every_dotenv_reads_back_what_was_quoted_for_it() {
         r#"let lines = "";
 let refused = 0;
 for (value, at) in text::json_parse(file::read("@/values")) {
-    try { lines += `K${at}=${text::quote(value, #{ format: "dotenv" })}\n`; } catch { refused += 1; }
+    try { lines += `K${at}=${text::quote(value, #{ format: "dotenv" })}` + "\n"; } catch { refused += 1; }
 }
 file::write("@/m/env", lines);
 print(refused);

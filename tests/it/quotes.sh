@@ -16,9 +16,9 @@ for format in ["dotenv", "systemd", "shell"] {
     let (written, expected) = ("", "");
     for (value, at) in values {
         try {
-            written += `K${at}=${text::quote(value, #{ format: format })}\n`;
+            written += `K${at}=${text::quote(value, #{ format: format })}` + "\n";
             value.replace("\n", "\x01");
-            expected += `K${at}=${value}\n`;
+            expected += `K${at}=${value}` + "\n";
         } catch {
             if format != "dotenv" { throw `${format} cannot have ${value}`; }
         }

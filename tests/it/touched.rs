@@ -123,7 +123,7 @@ step::run("02", "Two", || file::write("@/m/conf", "three\n"));
 fn it_needs_a_guard_and_none_that_says_how_it_is_undone() {
     touching("true", &["one"], "")
         .run("plan.rhai")
-        .ends(1)
+        .ends(2)
         .says("needs one of `creates`, `unless`, `always`");
     touching("true", &["one"], "always: \"x\", undo: []")
         .run("plan.rhai")

@@ -97,7 +97,7 @@ pub fn clear_leftovers(state: &Path) -> Result<()> {
         match directory.try_lock() {
             Ok(()) => {
                 // Nothing is mounted there unless it was on an overlay.
-                let _ = unmount(&path.join(MEMORY), UnmountFlags::DETACH);
+                let _ = unmount(path.join(MEMORY), UnmountFlags::DETACH);
                 std::fs::remove_dir_all(&path).with_context(named)?;
             }
             Err(TryLockError::WouldBlock) => {}
