@@ -80,7 +80,7 @@ boot() {
 reach() {
     local number=$1
     shift
-    ssh -q -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=2 -o ControlPath=none -i "$work/key" \
+    ssh -q -o BatchMode=yes -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o ConnectTimeout=10 -o ControlPath=none -i "$work/key" \
         "root@$(address "$number")" "$@"
 }
 
