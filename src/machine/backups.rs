@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(std::fs::metadata(backups.path(digest)).unwrap().ino(), metadata.ino());
         assert_eq!(names(&backups), [digest.to_string()]);
         assert!(any_in(&backups.path).unwrap());
-        assert_eq!(kind(backups.read(Digest::of(b"other"))), "missing");
+        assert_eq!(kind(backups.read(Digest::of(b"other"))), "backup");
         assert_eq!(names(&backups), [digest.to_string()]);
     }
 
@@ -337,7 +337,7 @@ mod tests {
         let (_directory, backups) = backups();
         let digest = backups.save(b"abc").unwrap();
         std::fs::write(backups.path(digest), "abd").unwrap();
-        assert_eq!(kind(backups.read(digest)), "damaged");
+        assert_eq!(kind(backups.read(digest)), "backup");
         backups.save(b"abc").unwrap();
         assert_eq!(backups.read(digest).unwrap(), b"abc");
     }
