@@ -47,8 +47,10 @@ def main():
                     if holds(os.path.join(parent, name), secret):
                         found.add('file ' + os.path.join(parent, name))
         samples += 1
-        with open(os.environ['FOUND'], 'w', encoding='utf-8') as file:
+        result = os.environ['FOUND']
+        with open(result + '.new', 'w', encoding='utf-8') as file:
             file.write('%d samples\n' % samples + ''.join(sorted('%s\n' % place for place in found)))
+        os.rename(result + '.new', result)
         time.sleep(0.01)
 
 
