@@ -13,12 +13,14 @@ for one in letters {
     }
 }
 for format in ["dotenv", "systemd", "shell"] {
-    let (written, expected) = ("", "");
+    let written = "";
+    let expected = "";
     for (value, at) in values {
         try {
             written += `K${at}=${text::quote(value, #{ format: format })}` + "\n";
-            value.replace("\n", "\x01");
-            expected += `K${at}=${value}` + "\n";
+            let line = value;
+            line.replace("\n", "\x01");
+            expected += `K${at}=${line}` + "\n";
         } catch {
             if format != "dotenv" { throw `${format} cannot have ${value}`; }
         }
@@ -38,3 +40,4 @@ for format in dotenv systemd shell; do
     LC_ALL=C sort $format.expected | diff - read
 done
 (($(wc -l <dotenv) > 1000))
+printf 'all of it holds\n'
