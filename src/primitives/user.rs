@@ -133,7 +133,7 @@ mod functions {
     /// ```
     ///
     /// ```rhai,booted
-    /// user::ensure("ann", #{ password: secret::generate("login of ann"), groups: ["video", "audio"] });
+    /// user::ensure("ann", #{ password: secret::generate("login_of_ann"), groups: ["video", "audio"] });
     /// assert(user::ensure("ann", #{ not_in_groups: ["audio"] }));
     /// assert(!("audio" in user::get("ann").groups));
     /// ```
