@@ -52,7 +52,7 @@ pub(super) fn quoted_for(text: &str, options: rhai::Map, shown: &str) -> Result<
             Quoting::Systemd => "systemd",
             Quoting::Shell => "shell",
         };
-        Failure::new(format!("cannot write `{}` for {named}: {why}", shown.escape_debug()))
+        Failure::new(format!("cannot write `{}` for {named}: {why}", crate::text::printable(shown)))
             .kind(FailureKind::Usage)
             .hint("choose a value without it, or the format of the only program that reads it")
             .into()
