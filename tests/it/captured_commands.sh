@@ -83,7 +83,7 @@ else
     situation venv 'python3 -m venv --without-pip /srv/venv' 'test -x /srv/venv/bin/python3'
 fi
 
-if python3 -c 'import pip, setuptools, wheel' 2> /dev/null; then
+if python3 -c 'import setuptools, wheel, pip' 2> /dev/null; then
     situation pip-system 'cd /srv/package && python3 -m pip install -q --break-system-packages --root-user-action=ignore --no-cache-dir --no-index --no-build-isolation .' \
         'cd / && test "$(python3 -c "import there; print(there.VALUE)")" = 1'
 fi
