@@ -169,8 +169,13 @@ impl Cluster {
             let code = format!("pg::ensure_role({}{});", literal::string(name), literal::options(&options));
             let action = Action::new(Place::Databases, code).by(maker(name));
             actions.push(Action { secrets: of_it, ..action });
-            if !role.settings.is_empty() {
-                unexpressed.push(format!("role {name}: it has the settings {}", role.settings));
+            match settings_of(name, &role.settings) {
+                Some(calls) => {
+                    actions.extend(
+                        calls.into_iter().map(|code| Action::new(Place::Databases, code).by(maker(name))),
+                    );
+                }
+                None => unexpressed.push(format!("role {name}: it has the settings {}", role.settings)),
             }
         }
         for (name, database) in
@@ -185,11 +190,17 @@ impl Cluster {
             actions.push(Action::new(Place::Databases, code).by(made));
             for extension in &database.extensions {
                 let identifier = format!("\"{extension}\"");
+                // It goes with a database that is new; another one may hold what depends on it by then.
+                let undo = if self.databases.contains_key(name) {
+                    literal::string(&format!("DROP EXTENSION {identifier}"))
+                } else {
+                    "[]".to_owned()
+                };
                 let code = format!(
                     "pg::execute({}, [], #{{\n    unless: || pg::value(\"SELECT 1 FROM pg_extension WHERE extname = $1\", [{}], #{{ dbname: {quoted} }}) != (),\n    undo: {},\n    dbname: {quoted},\n}});",
                     literal::string(&format!("CREATE EXTENSION {identifier}")),
                     literal::string(extension),
-                    literal::string(&format!("DROP EXTENSION {identifier}")),
+                    undo,
                 );
                 actions.push(Action::new(Place::Databases, code).by(made));
             }
@@ -205,8 +216,15 @@ impl Cluster {
                 );
                 actions.push(Action::new(Place::Databases, code).by(made));
             }
-            if !database.privileges.is_empty() {
-                unexpressed.push(format!("database {name}: it has the privileges {}", database.privileges));
+            match privileges_of(name, database) {
+                Some(calls) => {
+                    actions
+                        .extend(calls.into_iter().map(|code| Action::new(Place::Databases, code).by(made)));
+                }
+                None => {
+                    unexpressed
+                        .push(format!("database {name}: it has the privileges {}", database.privileges));
+                }
             }
         }
         // In the order in which they depend on each other, wherever the script made them.
@@ -216,6 +234,72 @@ impl Cluster {
         }
         Ok((actions, unexpressed))
     }
+}
+
+/// The calls that give a role its settings; `None` if one of them is not known.
+fn settings_of(role: &str, settings: &str) -> Option<Vec<String>> {
+    let settings = settings.split(", ").filter(|setting| !setting.is_empty());
+    let call = |setting: &str| {
+        let (key, value) = setting.split_once('=')?;
+        let statement = format!("ALTER ROLE \"{role}\" SET {key} TO '{}'", value.replace('\'', "''"));
+        Some(format!(
+            "pg::execute({}, [], #{{\n    unless: || pg::value(\"SELECT 1 FROM pg_roles WHERE rolname = $1 AND $2 = ANY (rolconfig)\", [{}, {}]) != (),\n    undo: {},\n}});",
+            literal::string(&statement),
+            literal::string(role),
+            literal::string(setting),
+            literal::string(&format!("ALTER ROLE \"{role}\" RESET {key}")),
+        ))
+    };
+    settings.map(call).collect()
+}
+
+/// The calls that give the privileges of a database; `None` if one of them is not known. Source: PostgreSQL's manual, 5.8.
+fn privileges_of(name: &str, database: &Database) -> Option<Vec<String>> {
+    let entries: Vec<(&str, &str)> = database
+        .privileges
+        .split(", ")
+        .filter(|entry| !entry.is_empty())
+        .map(|entry| entry.split_once('='))
+        .collect::<Option<_>>()?;
+    let mut calls = Vec::new();
+    let mut add = |statement: String, holds: &str, parameter: &str, undo: String| {
+        calls.push(format!(
+            "pg::execute({}, [], #{{\n    unless: || pg::value({}, [{}, {}]) != (),\n    undo: {},\n}});",
+            literal::string(&statement),
+            literal::string(holds),
+            literal::string(name),
+            literal::string(parameter),
+            literal::string(&undo),
+        ));
+    };
+    if !entries.is_empty() && entries.iter().all(|(grantee, _)| !grantee.is_empty()) {
+        add(
+            format!("REVOKE ALL ON DATABASE \"{name}\" FROM PUBLIC"),
+            "SELECT 1 FROM pg_database WHERE datname = $1 AND NOT has_database_privilege($2, datname, 'CONNECT')",
+            "public",
+            format!("GRANT CONNECT, TEMPORARY ON DATABASE \"{name}\" TO PUBLIC"),
+        );
+    }
+    for (grantee, rest) in entries {
+        let (letters, _) = rest.split_once('/')?;
+        if grantee == database.owner || grantee.is_empty() {
+            continue;
+        }
+        let word = |letter| match letter {
+            'C' => Some("CREATE"),
+            'T' => Some("TEMPORARY"),
+            'c' => Some("CONNECT"),
+            _ => None,
+        };
+        let words: Vec<&str> = letters.chars().map(word).collect::<Option<_>>()?;
+        add(
+            format!("GRANT {} ON DATABASE \"{name}\" TO \"{grantee}\"", words.join(", ")),
+            "SELECT 1 FROM pg_database WHERE datname = $1 AND $2 = ANY (datacl::text[])",
+            &format!("{grantee}={rest}"),
+            format!("REVOKE ALL ON DATABASE \"{name}\" FROM \"{grantee}\""),
+        );
+    }
+    Some(calls)
 }
 
 /// The statements of a dump, without what is another in each.
@@ -280,5 +364,22 @@ mod tests {
         assert_eq!(unexpressed, [""; 0]);
         assert_eq!(std::fs::read_to_string(directory.path().join("files/cats.sql")).unwrap(), plain(DUMP));
         assert_eq!(desired.lines().len(), 4);
+    }
+
+    #[test]
+    fn settings_of_roles_and_privileges_of_databases_are_statements() {
+        let calls = settings_of("kim", "statement_timeout=10s").unwrap();
+        assert!(calls[0].contains(r#"ALTER ROLE \"kim\" SET statement_timeout TO '10s'"#), "{calls:?}");
+        assert_eq!(settings_of("kim", "search_path=a, b"), None);
+        let of = |privileges: &str| {
+            let (owner, privileges) = ("kim".to_owned(), privileges.to_owned());
+            privileges_of("cats", &Database { owner, privileges, ..Database::default() })
+        };
+        assert_eq!(of("").unwrap(), [""; 0]);
+        let calls = of("kim=CTc/kim, app=c/kim").unwrap();
+        assert!(calls[0].contains(r#"REVOKE ALL ON DATABASE \"cats\" FROM PUBLIC"#), "{calls:?}");
+        assert!(calls[1].contains(r#"GRANT CONNECT ON DATABASE \"cats\" TO \"app\""#), "{calls:?}");
+        assert!(calls[1].contains(r#"["cats", "app=c/kim"]"#), "{calls:?}");
+        assert_eq!(of("app=c*/kim"), None);
     }
 }

@@ -315,6 +315,10 @@ impl Towards<'_> {
         let Some(bytes) = self.to.files.bytes(path)? else {
             return Ok(Err("it cannot be read".to_owned()));
         };
+        let is_text = std::str::from_utf8(&bytes).is_ok();
+        if !is_text && !self.secrets.within(&String::from_utf8_lossy(&bytes)).is_empty() {
+            return Ok(Err("it is no text, and holds a secret".to_owned()));
+        }
         let earlier = if same_kind.is_some() { self.from.files.bytes(path)? } else { None };
         let secrets = std::str::from_utf8(&bytes).map(|text| self.secrets.within(text)).unwrap_or_default();
         if let (Some(earlier), Ok(text)) = (&earlier, std::str::from_utf8(&bytes))

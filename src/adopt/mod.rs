@@ -145,14 +145,8 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let script =
         adoption.script.file_name().and_then(|name| name.to_str()).context("the script has no name")?;
     let mut output = Output::create(&adoption.output)?;
-    let base_directory = match &adoption.base {
-        Base::RunningMachine => PathBuf::from("/"),
-        Base::Directory(directory) => directory.clone(),
-    };
-
     let observed = run_script(adoption, script, &source, &stop, tell)?;
-    let base =
-        Side::of(RootFiles::new(&base_directory, None), observed.active_before.clone(), Cluster::default());
+    let base = Side::of(base_files(&adoption.base), observed.active_before.clone(), Cluster::default());
     let after = &observed.after.side;
     let trace = Trace::read(&after.files.text(TRACE), &source);
     let sections = trace.sections();
@@ -176,18 +170,26 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
             settings: &settings,
         })
     };
-    let reference = if packages.is_empty() {
-        None
-    } else {
-        write(packages.clone(), &secrets, &mut output)?;
+    let mut answers = Vec::new();
+    let mut reference = None;
+    // The second time with the answers that the packages do not give by themselves: what they install depends on them.
+    while !packages.is_empty() {
+        write(answers.iter().chain(&packages).cloned().collect(), &secrets, &mut output)?;
         tell(Stage::Packages(after.packages.asked_beyond(&base.packages).len()));
         let (code, alone) = run_plan_alone(adoption, (output.directory(), &secrets), &stop, tell)?;
         if code != 0 {
             unexpressed
                 .push(format!("packages: they cannot be installed without the script (exit status {code})"));
         }
-        Some(alone)
-    };
+        let is_first = answers.is_empty();
+        if is_first {
+            answers = asked(&alone.side, after, &trace, &packages);
+        }
+        reference = Some(alone);
+        if !is_first || answers.is_empty() {
+            break;
+        }
+    }
     let from = reference.as_ref().map_or(&base, |alone| &alone.side);
 
     let mut paths = observed.after.changed.clone();
@@ -213,7 +215,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
     unexpressed.extend(unexpressed_databases);
     let units = unit::towards(&from.active, &after.active, &trace);
-    let actions = answers(from, after, &trace, &packages)
+    let actions = answers
         .into_iter()
         .chain(packages)
         .chain(accounts)
@@ -233,16 +235,27 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         &stop,
         tell,
     )?;
-    let stopped = (observed.exit != 0).then(|| trace.commands.last()).flatten();
-    let stopped =
-        stopped.map(|command| format!("{script}:{}: {}", command.line, secrets.hidden(&command.text)));
+    let stopped = stopped_at(script, &observed, &trace, &secrets);
     let adopted = Adopted { script: (observed.exit, stopped), unexpressed, ..adopted };
     output.write(Path::new("REPORT.md"), report(script, &adopted).as_bytes())?;
     Ok(adopted)
 }
 
+fn base_files(base: &Base) -> RootFiles {
+    match base {
+        Base::RunningMachine => RootFiles::new(Path::new("/"), None),
+        Base::Directory(directory) => RootFiles::new(directory, None),
+    }
+}
+
+/// The last command of a script that failed.
+fn stopped_at(script: &str, observed: &Observed, trace: &Trace, secrets: &Secrets) -> Option<String> {
+    let last = trace.commands.last().filter(|_| observed.exit != 0)?;
+    Some(format!("{script}:{}: {}", last.line, secrets.hidden(&last.text)))
+}
+
 /// What answers the questions of packages: they ask when they are installed.
-fn answers(from: &Side, after: &Side, trace: &Trace, packages: &[Action]) -> Vec<Action> {
+fn asked(from: &Side, after: &Side, trace: &Trace, packages: &[Action]) -> Vec<Action> {
     let mut answers = from.answers.towards(&after.answers, trace);
     let first = packages.iter().filter_map(|action| action.when).min();
     for answer in &mut answers {

@@ -58,6 +58,7 @@ const NOISE: &[Noise] = &[
     tree("/var/lib/man-db"),
     tree("/var/lib/nginx"),
     tree("/var/lib/plocate"),
+    tree("/var/lib/postfix"),
     tree("/var/lib/postgresql"),
     tree("/var/lib/private"),
     tree("/var/lib/redis"),
@@ -80,6 +81,7 @@ const NOISE: &[Noise] = &[
     tree("/var/lib/upower"),
     tree("/var/log/journal"),
     tree("/var/spool/anacron"),
+    tree("/var/spool/postfix"),
     tree("/var/tmp"),
 ];
 
