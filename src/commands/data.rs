@@ -4,19 +4,21 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::doctor::Diagnosis;
-use super::status::PlanStatus;
 use crate::journal::{ChangeId, ChangeRecord, Class, Handler};
 use crate::redaction::Redactor;
 use crate::ui::line_to_stdout;
 
-/// A line of data.
+/// Writes a line of data without secrets.
+pub(super) fn write(line: &impl Serialize, redactor: &Redactor) -> Result<()> {
+    line_to_stdout(&redactor.redact(&serde_json::to_string(line)?));
+    Ok(())
+}
+
+/// A line of a command whose data has no type of its own.
 #[derive(Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub(super) enum Row {
-    /// A plan, as `status` shows it.
-    Status(PlanStatus),
     /// A change, as `history` shows it.
     History(RecordedChange),
     /// A change, as `show` shows it.
@@ -75,15 +77,12 @@ pub(super) enum Row {
         /// How many problems they have.
         problems: usize,
     },
-    /// What `doctor` finds.
-    Doctor(Diagnosis),
 }
 
 impl Row {
     /// Writes it without secrets.
     pub(super) fn write(&self, redactor: &Redactor) -> Result<()> {
-        line_to_stdout(&redactor.redact(&serde_json::to_string(self)?));
-        Ok(())
+        write(self, redactor)
     }
 }
 
@@ -126,6 +125,8 @@ impl RecordedChange {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::doctor::Diagnosis;
+    use crate::commands::status::PlanStatus;
     use crate::event::FirstLine;
     use crate::ui::EventLine;
 
@@ -141,6 +142,10 @@ mod tests {
         Event(EventLine),
         /// A line of data.
         Row(Row),
+        /// A plan.
+        Status(PlanStatus),
+        /// The state of the journal.
+        Doctor(Diagnosis),
     }
 
     #[test]

@@ -7,7 +7,7 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::data::Row;
+use super::data;
 use crate::change::things_set_aside;
 use crate::cli::Options;
 use crate::config;
@@ -25,6 +25,7 @@ use crate::ui::{begin_json, line_to_stdout};
 /// What there is to know of a state directory.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "event", rename = "doctor")]
 pub(super) struct Diagnosis {
     /// Its journal.
     journal: String,
@@ -99,7 +100,7 @@ pub(super) fn execute(options: &Options, accept: bool) -> Result<ExitCode> {
     if options.json {
         begin_json();
         let exit = diagnosis.exit();
-        Row::Doctor(diagnosis.pasteable()).write(&redactor)?;
+        data::write(&diagnosis.pasteable(), &redactor)?;
         return Ok(exit);
     }
     for line in diagnosis.lines() {

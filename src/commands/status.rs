@@ -8,8 +8,7 @@ use console::{Emoji, style};
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::chosen_plan;
-use super::data::Row;
+use super::{chosen_plan, data};
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
@@ -43,6 +42,7 @@ enum PlanState {
 /// What is shown of a plan.
 #[derive(Debug, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
+#[serde(tag = "event", rename = "status")]
 pub(super) struct PlanStatus {
     plan: String,
     state: PlanState,
@@ -109,7 +109,7 @@ pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode
     if options.json {
         begin_json();
         for status in found {
-            Row::Status(status).write(&redactor)?;
+            data::write(&status, &redactor)?;
         }
         return Ok(ExitCode::DONE);
     }

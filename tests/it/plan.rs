@@ -46,7 +46,7 @@ fn step_is_stale_when_its_fingerprint_changes_and_not_when_its_comments_do() {
     place.edit("plan/words.rhai", "see", "look at");
     place.edit("plan/settings.rhai", "\"dashboard\"", "\"kiosk\"");
     place.run("status.rhai").ends(0).prints(
-        "01 stale (its script changed)\n02 stale (its script changed)\n03 stale (settings::name dashboard → kiosk)\n",
+        "01 stale (its script changed)\n02 stale (`words::greeting` changed)\n03 stale (settings::name dashboard → kiosk)\n",
     );
     place.edit("plan/words.rhai", "look at", "see");
     place.run("status.rhai").ends(0).prints(

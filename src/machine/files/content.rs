@@ -10,10 +10,11 @@ use anyhow::Result;
 use rustix::fs::{SeekFrom, fstat, ioctl_ficlone, seek};
 use rustix::io::Errno;
 
+use super::dating::Moment;
 use super::digest::{Digest, Digester};
 use super::failures::failed_io;
 use super::identity::Identity;
-use super::known::{self, Moment};
+use super::known;
 use super::path_text::PathText;
 use crate::failure::{Failure, FailureKind};
 

@@ -7,7 +7,7 @@ use std::path::Path;
 use rustix::fs::{FileType, Stat, fstat, lstat};
 use serde::{Deserialize, Serialize};
 
-use super::known::{self, Moment};
+use super::dating::{self, Moment};
 
 /// Differs from any other file's, and changes with every modification of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -39,7 +39,7 @@ impl Identity {
         let identity = Self::of(&fstat(file).ok()?);
         let now = Moment::now();
         let is_past = now.is_after(identity.modified) && now.is_after(identity.changed);
-        (is_past && known::is_local(file)).then_some(identity)
+        (is_past && dating::is_local(file)).then_some(identity)
     }
 
     /// Whether the regular file at a path is this one, unmodified: content, owner and mode.

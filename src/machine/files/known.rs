@@ -10,51 +10,16 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::{fstat, fstatfs};
-use rustix::time::{ClockId, clock_gettime};
+use rustix::fs::fstat;
 
+use super::dating::{Moment, is_local};
 use super::digest::Digest;
 use super::identity::Identity;
 
 /// How many files are remembered: a tree of more is read again rather than kept in memory.
 const MOST: usize = 1 << 15;
 
-/// File systems whose times come from this machine's clock at every write. Source: statfs(2), linux/magic.h.
-const LOCAL: [u64; 8] = [
-    0xef53,      // ext2, ext3, ext4
-    0x5846_5342, // XFS
-    0x9123_683e, // Btrfs
-    0x0102_1994, // tmpfs
-    0x794c_7630, // overlay
-    0xf2f5_2010, // F2FS
-    0x2fc1_2fc1, // ZFS
-    0xca45_1a4e, // bcachefs
-];
-
 static KNOWN: Mutex<Option<HashMap<Identity, Digest>>> = Mutex::new(None);
-
-/// The moment of an observation, by the clock that files are dated with.
-#[derive(Clone, Copy)]
-pub(super) struct Moment {
-    seconds: i64,
-    nanoseconds: i64,
-}
-
-impl Moment {
-    pub(super) fn now() -> Self {
-        let now = clock_gettime(ClockId::RealtimeCoarse);
-        Self { seconds: now.tv_sec, nanoseconds: now.tv_nsec }
-    }
-
-    /// Whether a write from this moment on shows in the time of modification.
-    pub(super) fn is_after(self, (seconds, nanoseconds): (i64, i64)) -> bool {
-        // Some file systems date to the second, or to two.
-        if nanoseconds == 0 {
-            return seconds + 2 < self.seconds;
-        }
-        (seconds, nanoseconds) < (self.seconds, self.nanoseconds)
-    }
-}
 
 /// The digest of an open file, if it is known to be unchanged since it was read.
 pub(super) fn digest(file: &File) -> Option<(Digest, u64)> {
@@ -75,12 +40,6 @@ pub(super) fn remember(file: &File, identity: &Identity, since: Moment, digest: 
         known.clear();
     }
     known.insert(*identity, digest);
-}
-
-/// Whether an open file is on a file system whose times come from this machine's clock.
-pub(super) fn is_local(file: &File) -> bool {
-    let magic = fstatfs(file).map(|of| u64::try_from(of.f_type).unwrap_or_default());
-    magic.is_ok_and(|magic| LOCAL.contains(&(magic & 0xffff_ffff)))
 }
 
 /// A file that this process has written, on its way to its name: a rename is the last call that changes its times.
@@ -146,12 +105,5 @@ mod tests {
             let seen = FileState::observe(&at).unwrap().sha256();
             assert_eq!(seen, Some(Digest::of(&number.to_le_bytes())), "{number}");
         }
-    }
-
-    #[test]
-    fn a_time_of_whole_seconds_is_trusted_only_when_it_is_old() {
-        let now = Moment { seconds: 100, nanoseconds: 5 };
-        assert!(now.is_after((100, 4)) && !now.is_after((100, 5)) && !now.is_after((101, 1)));
-        assert!(now.is_after((97, 0)) && !now.is_after((98, 0)) && !now.is_after((100, 0)));
     }
 }

@@ -18,6 +18,7 @@ mod build_tree;
 mod content;
 mod converge_tree;
 mod credentials;
+mod dating;
 mod digest;
 mod directory;
 mod exchange_tree;
