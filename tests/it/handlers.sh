@@ -104,7 +104,7 @@ step::run("01", "Site", || {
 PLAN
 ends 1 plan.rhai
 says 'ngnix'
-says '`kkrun pending --drop 1`'
+says ' pending --drop 1`'
 ends 0 rollback
 says 'unit ngnix.service not found'
 nothing_pending
