@@ -283,7 +283,7 @@ fn several_keys_are_set_by_one_write_with_one_backup_and_undone_one_by_one() {
 
     // One of them alone, in a file that was modified elsewhere.
     place.edit("m/app.conf", "other = 1", "other = 2");
-    place.run("rollback line:@/m/app.conf#port").ends(0);
+    place.run(&format!("rollback line:{}/m/app.conf#port", place.root())).ends(0);
     let text = place.read("m/app.conf");
     assert!(text.contains("port = 80\nhost = new\nother = 2\n") && text.contains("zone = z\n"), "{text}");
 

@@ -124,7 +124,7 @@ mod tests {
         let bytes = b"\xef\xbb\xbfone\r\n\xff two\nthree";
         let lines = Lines::of(bytes);
         assert_eq!((lines.count(), lines.body(0), lines.body(2)), (3, &b"one"[..], &b"three"[..]));
-        assert_eq!([0, 3, 7, 8, 13, 14, 18].map(|at| lines.number_at(at)), [0, 0, 0, 1, 1, 1, 2]);
+        assert_eq!([0, 3, 7, 8, 13, 14, 18].map(|at| lines.number_at(at)), [0, 0, 0, 1, 1, 2, 2]);
         assert_eq!(lines.replaced(&(0..1), b"1"), b"\xef\xbb\xbf1\r\n\xff two\nthree");
         assert_eq!(lines.replaced(&(2..3), b"3"), b"\xef\xbb\xbfone\r\n\xff two\n3");
         assert_eq!(lines.inserted(0, b"0"), b"\xef\xbb\xbf0\r\none\r\n\xff two\nthree");
