@@ -55,7 +55,7 @@ const ROWS: &[Row] = &[
         what: "changes to one file",
         sizes: CHANGES,
         make: |at, size| {
-            in_one_step(at, size, &format!("file::write(`{}/one`, `${{at}}\\n`);", at.display()))
+            in_one_step(at, size, &format!("file::write(`{}/one`, `${{at}}\\n`);", at.display()));
         },
         parts: &[FIRST, NOTHING, PREVIEW, ROLLBACK],
     },

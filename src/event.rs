@@ -741,8 +741,12 @@ impl Reporter {
             Event::Stopping { command, .. } => *command = redact(command),
             Event::Error { message, hints, output, .. } => {
                 *message = redact(message);
-                output.iter_mut().for_each(|text| *text = redact(text));
-                hints.iter_mut().for_each(|hint| *hint = pasteable(&redact(hint)));
+                for text in output {
+                    *text = redact(text);
+                }
+                for hint in hints {
+                    *hint = pasteable(&redact(hint));
+                }
             }
             Event::StepPreviewed { unpredictable, .. } => {
                 *unpredictable = unpredictable.as_deref().map(redact);

@@ -167,12 +167,10 @@ impl Quoting {
             return Err("it has a zero byte in it");
         }
         match self {
-            Self::Shell => {}
             // Source: `env_value_is_valid` of systemd.
             Self::Systemd if text.contains(|letter: char| is_control(letter)) => {
                 return Err("systemd takes no control characters but tabs and line endings");
             }
-            Self::Systemd => {}
             // Python decodes `\\` in every quotes and npm in none; Python replaces `${…}` even in single ones.
             Self::Dotenv if has(&['\\']) => return Err("the readers of dotenv files differ in backslashes"),
             Self::Dotenv if text.contains("${") => return Err("Python's dotenv replaces `${…}`"),
@@ -184,7 +182,7 @@ impl Quoting {
                     "the readers of dotenv files differ in a `'` together with `\"`, `$` or a back-tick",
                 );
             }
-            Self::Dotenv => {}
+            Self::Shell | Self::Systemd | Self::Dotenv => {}
         }
         Ok(quoted(text))
     }

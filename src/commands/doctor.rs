@@ -13,7 +13,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
-use crate::journal::{self, ChangeId, ChangeRecord, Entry, Journal, Loaded, Writer};
+use crate::journal::{self, ChangeId, ChangeRecord, Entry, Journal, Loaded, PutBack, Writer};
 use crate::machine::lock::{self, Attempt, Lock};
 use crate::machine::tree_size::TreeSize;
 use crate::machine::{clock, state_key};
@@ -144,7 +144,7 @@ fn diagnosis(state: &Path, loaded: &Loaded) -> Result<Diagnosis> {
     });
     let rollback = history.rollback.as_ref().filter(|_| !is_at_work);
     Ok(Diagnosis {
-        why: loaded.put_back.as_ref().map(|put_back| put_back.sentence()),
+        why: loaded.put_back.as_ref().map(PutBack::sentence),
         torn_bytes: loaded.torn.as_ref().map_or(0, |torn| torn.bytes.len()),
         is_at_work,
         in_doubt: in_doubt

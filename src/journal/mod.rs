@@ -28,7 +28,7 @@ pub use history::{
 };
 pub use index::Index;
 use load::Mark;
-pub use load::{Loaded, Torn, load, read};
+pub use load::{Loaded, PutBack, Torn, load, read};
 pub use record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Settling,
     Undoing,

@@ -695,7 +695,7 @@ fn a_secret_of_which_hashes_are_left_is_masked_split_anywhere_and_as_it_is_encod
     }
     let forms = [
         r#"Zq7\"Xw9\u00fc vKj2!mB4"#,
-        r#"Zq7\u0022Xw9\u00FC vKj2\u0021mB4"#,
+        r"Zq7\u0022Xw9\u00FC vKj2\u0021mB4",
         "Zq7%22Xw9%C3%BC+vKj2%21mB4",
         "Zq7%22Xw9%c3%bc%20vKj2!mB4",
     ];
