@@ -135,6 +135,10 @@ impl Towards<'_> {
             let Some(command) = self.running(after).filter(|command| product::is_maker(command)) else {
                 continue;
             };
+            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+            if self.stamp(after).is_some_and(|stamp| self.trace.is_written_next(stamp, &name)) {
+                continue;
+            }
             let at = products.iter().position(|product| product.command == command).unwrap_or(products.len());
             if at == products.len() {
                 products.push(Product { command, roots: Vec::new() });

@@ -78,6 +78,16 @@ impl Trace {
         })
     }
 
+    /// Whether a command that began up to a tick after this instant writes to this name: its stamp can be so early.
+    pub(super) fn is_written_next(&self, when: i128, name: &str) -> bool {
+        let begin = self.commands.partition_point(|command| command.when <= when);
+        let end = self.commands.partition_point(|command| command.when <= when + TICK);
+        self.commands[begin..end].iter().any(|command| {
+            let line = self.source.get(command.line.wrapping_sub(1));
+            line.and_then(|line| line.rsplit_once('>')).is_some_and(|(_, to)| to.contains(name))
+        })
+    }
+
     /// The first command that is one of these programs and names this word.
     pub(super) fn naming(&self, programs: &[&str], word: &str) -> Option<&Command> {
         self.commands.iter().find(|command| {
@@ -212,6 +222,18 @@ mod tests {
         assert_eq!(line(100_500_000_000, "other"), Some(2));
         assert_eq!(line(105_000_000_000, ""), Some(3));
         assert_eq!(line(99_000_000_000, ""), None);
+    }
+
+    #[test]
+    fn a_stamp_before_a_command_that_writes_to_the_file_may_be_its_own() {
+        let trace = trace(
+            &[("100.000000 0 1 /", "npm install -g x"), ("101.003000 0 2 /", "echo x")],
+            "npm install -g x\necho x > /etc/shelf\n",
+        );
+        assert!(trace.is_written_next(101_000_000_000, "shelf"));
+        assert!(
+            !trace.is_written_next(100_900_000_000, "shelf") && !trace.is_written_next(101_000_000_000, "x")
+        );
     }
 
     #[test]
