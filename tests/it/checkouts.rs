@@ -180,7 +180,7 @@ until ssh-keyscan -p 2222 127.0.0.1 >known 2>/dev/null && [[ -s known ]]; do
     kill -0 $server
     sleep 0.1
 done
-sed 's/AAAA[^ ]*$/'"$(cut -d' ' -f2 other.pub)/" known >unknown
+sed 's|AAAA[^ ]*$|'"$(cut -d' ' -f2 other.pub)|" known >unknown
 cd plan
 while read -r key hosts status; do
     sed "s:KEY:$place/$key:; s:HOSTS:$place/$hosts:" ssh.in >plan.rhai
