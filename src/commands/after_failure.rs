@@ -2,6 +2,7 @@
 //! command of kkrun: who stops here can type it later.
 
 use std::path::{Path, PathBuf};
+use std::slice;
 
 use anyhow::{Context as _, Result};
 
@@ -11,6 +12,7 @@ use crate::event::{Answer, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{FailedStep, Failure};
 use crate::machine::{foreground, terminal};
+use crate::pasteable::pasteable;
 use crate::ui;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,19 +89,30 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
             }
             Choice::Edit => {
                 let Some((file, line)) = &place else { continue };
-                foreground::edit(file, *line)?;
+                show_failed(foreground::edit(file, *line));
             }
             Choice::Shell => {
                 ui::line_to_stderr("`exit` ends the shell and returns to this question");
                 let directory = script.parent().filter(|parent| !parent.as_os_str().is_empty());
-                foreground::shell(directory.unwrap_or(Path::new(".")))?;
+                show_failed(foreground::shell(directory.unwrap_or(Path::new("."))));
             }
             Choice::RollBack => {
-                super::rollback::execute(options, &[id], Some(plan), false)?;
+                super::rollback::execute(options, slice::from_ref(&id), Some(plan), false)?;
+                let call = [&*script.to_string_lossy(), "--redo", &*id].map(shell_words::quote).join(" ");
+                ui::line_to_stderr(&pasteable(&format!(
+                    "step {id} is on hold: `kkrun {call}` runs it again"
+                )));
                 return Ok(Next::End(exit));
             }
             Choice::Stop => return Ok(Next::End(exit)),
         }
+    }
+}
+
+/// What could not be started does not end the question.
+fn show_failed(outcome: Result<()>) {
+    if let Err(error) = outcome {
+        ui::show(&error);
     }
 }
 

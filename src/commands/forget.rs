@@ -18,6 +18,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, ChangeState, Class, Entry, History};
 use crate::machine::secret_store::SecretStore;
+use crate::pasteable::pasteable;
 use crate::plan::{is_log_of, journal_session};
 
 /// Says what is removed and what that costs, asks, and removes it. Without a plan it is everything.
@@ -249,7 +250,7 @@ impl Forgetting {
             lines
                 .push(format!("the next run asks for or generates new values of: {}", joined(&self.secrets)));
         }
-        lines.extend(self.stays.iter().map(|what| format!("stays: {what}")));
+        lines.extend(self.stays.iter().map(|what| pasteable(&format!("stays: {what}"))));
         lines
     }
 

@@ -240,7 +240,7 @@ fn next(status: &PlanStatus, history: &History) -> Vec<String> {
 }
 
 fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
-    let line = |text: &str| line_to_stdout(&redactor.redact(text));
+    let line = |text: &str| line_to_stdout(&pasteable(&redactor.redact(text)));
     let now = clock::now();
     let when = |then: Timestamp| time::when(then, now, &clock::zone());
     let done = status.steps.iter().filter(|step| step.status == StepStatus::Complete).count();

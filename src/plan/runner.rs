@@ -22,7 +22,7 @@ use crate::script::{
     Host, MAIN, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_fingerprint,
     evaluate,
 };
-use crate::session::{Mode, WouldChange};
+use crate::session::{ConflictPolicy, Mode, WouldChange};
 
 /// What is done with the steps of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -714,8 +714,14 @@ pub(super) fn traced(then: &Fingerprint) -> Trace {
 /// Runs `examination` as a dry run of the session of `host`.
 fn looking<T>(host: &Host, examination: impl FnOnce() -> Result<T>) -> Result<T> {
     let before = std::mem::replace(&mut host.session().mode, Mode::DryRun);
+    // What the operator keeps is recorded when the step runs: until then it does not hold.
+    let policy = host.seen().on_conflict;
+    if policy == ConflictPolicy::Keep {
+        host.session().on_conflict = ConflictPolicy::Ask;
+    }
     let found = examination();
-    host.session().mode = before;
+    let mut session = host.session();
+    (session.mode, session.on_conflict) = (before, policy);
     found
 }
 

@@ -34,6 +34,14 @@ pub(super) fn candidates(session: &Session, request: &Request) -> Result<Vec<Cha
         if history.step(plan, word).is_none() && !is_known {
             let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
             let kind = if word.contains(':') { "target" } else { "step" };
+            if history.changes.is_empty() {
+                bail!(
+                    Failure::new(format!("cannot roll back {kind} `{word}`: no changes are recorded"))
+                        .exit(ExitCode::USAGE)
+                        .kind(FailureKind::Usage)
+                        .hint("`--state-dir DIR` names the state directory that the plan ran with")
+                );
+            }
             let what = if kind == "step" { "has never run" } else { "was never changed" };
             bail!(
                 Failure::new(format!("{kind} `{word}` of {plan} {what}"))

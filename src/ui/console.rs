@@ -377,7 +377,8 @@ impl Audience for Console {
                     line_to_stderr(&wrapped(&format!("  {} still pending: {line}", Emoji("⚠️ ", "!"))));
                 }
                 let summary = self.summary.take().filter(|_| normal);
-                let lines = summary.map(|summary| summary.lines(*exit)).unwrap_or_default();
+                // Only a rehearsal shows what was made: a hint would be about the clone, which is gone by then.
+                let lines = summary.map(|summary| summary.lines(*exit, !self.shows_made)).unwrap_or_default();
                 if !lines.is_empty() {
                     line_to_stderr("");
                 }

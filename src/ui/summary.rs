@@ -67,8 +67,9 @@ impl Summary {
         }
     }
 
-    /// The last lines of a run that ended well; nothing where there is nothing to add.
-    pub(super) fn lines(&self, exit: u8) -> Vec<String> {
+    /// The last lines of a run that ended well; nothing where there is nothing to add. `with_hints` says what can be typed
+    /// next.
+    pub(super) fn lines(&self, exit: u8, with_hints: bool) -> Vec<String> {
         if self.is_dry_run || exit != 0 || self.steps == 0 {
             return Vec::new();
         }
@@ -76,13 +77,15 @@ impl Summary {
         if !self.made.is_empty() {
             let took = time::duration(self.begun.elapsed().as_secs_f64());
             lines.push(format!("changed {} in {took}", listed(&self.made)));
+        }
+        if !self.made.is_empty() && with_hints {
             let log = self
                 .last_step
                 .as_ref()
                 .map(|step| format!(" · log: `kkrun log {}`", shell_words::quote(step)));
             lines.push(format!("undo: `kkrun rollback --last`{}", log.unwrap_or_default()));
         }
-        if self.complete == self.steps && self.unexamined == self.steps {
+        if self.complete == self.steps && self.unexamined == self.steps && with_hints {
             lines.push(format!(
                 "complete, not re-examined: `{} --repair` examines it and runs what no longer holds",
                 self.invocation
@@ -151,6 +154,6 @@ mod tests {
     fn a_run_that_ends_with_a_failure_has_no_closing_lines() {
         let mut summary = Summary::of_plan(1, "kkrun plan.rhai", false);
         summary.hear(&change("file:/a"));
-        assert!(summary.lines(1).is_empty() && summary.lines(0).len() == 3);
+        assert!(summary.lines(1, true).is_empty() && summary.lines(0, true).len() == 3);
     }
 }

@@ -846,3 +846,15 @@ fn logs_that_were_forgotten_are_said_to_be_removed() {
     place.run("log").ends(1).says("no log found: those of the steps that ran were removed");
     place.run("log 01").ends(1).says("no log found: that of step `01` was removed");
 }
+
+#[test]
+fn a_repair_that_keeps_what_was_modified_makes_it_the_operators_for_good() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "mine\n"));"#);
+    place.run("plan.rhai").ends(0);
+    place.write("m/a", "theirs\n");
+    place.run("plan.rhai --verify").ends(1);
+    place.run("plan.rhai --repair --on-conflict keep").ends(0).says("kept as modified outside kkrun");
+    assert_eq!(place.read("m/a"), "theirs\n");
+    place.run("plan.rhai --verify").ends(0);
+    assert!(!place.run("status plan.rhai").ends(0).stdout.contains("drifted"));
+}

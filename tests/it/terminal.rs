@@ -387,6 +387,22 @@ fn script_is_edited_at_the_line_that_failed_and_a_shell_opened_beside_it() {
 }
 
 #[test]
+fn what_cannot_be_started_does_not_end_the_question_and_a_step_on_hold_is_said_to_be_so() {
+    let place = failing();
+    let mut command = place.command(&["plan.rhai"]);
+    command.env("TERM", "xterm").env("EDITOR", place.path("no-editor"));
+    let mut session = spawn_command(command, Some(20_000)).unwrap();
+    session.exp_string(WHAT_NEXT).unwrap();
+    session.send_line("edit").unwrap();
+    session.exp_string("cannot start").unwrap();
+    session.exp_string(WHAT_NEXT).unwrap();
+    session.send_line("rollback").unwrap();
+    session.exp_string("step 02 is on hold").unwrap();
+    session.exp_eof().unwrap();
+    assert_eq!(status(&session), 1);
+}
+
+#[test]
 fn no_one_is_asked_who_wants_no_questions() {
     for option in ["--yes", "--non-interactive"] {
         let place = failing();
