@@ -6,6 +6,7 @@
 //! own or anyone's: it is restored, and nothing of it is lost.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -26,11 +27,17 @@ const MOST_FILES: u64 = 50_000;
 const MOST_BYTES: u64 = 1024 * 1024 * 1024;
 
 impl CapturedChange {
-    /// The change by a command about to be run on the machine itself, of these paths.
+    /// The change by a command about to be run on the machine itself, of these paths; `state` is the state directory.
     ///
     /// # Errors
-    /// When they cannot be observed, when there is too much at them, and when something is mounted at one.
-    pub fn about_to_touch(label: &str, source: CommandSource, paths: &[PathBuf]) -> Result<Self> {
+    /// When they cannot be observed, when there is too much at them, when something is mounted at one, when kkrun's own
+    /// record is there, and when a file there has a name elsewhere.
+    pub fn about_to_touch(
+        label: &str,
+        source: CommandSource,
+        paths: &[PathBuf],
+        state: &Path,
+    ) -> Result<Self> {
         let paths = paths.iter().map(|path| files::canonical(path)).collect::<Result<BTreeSet<_>>>()?;
         // Paths are ordered by their components: what is below a path follows it.
         let mut touches: Vec<PathBuf> = Vec::new();
@@ -39,13 +46,16 @@ impl CapturedChange {
                 touches.push(path);
             }
         }
-        refuse_unrecordable(label, &touches)?;
+        refuse_unrecordable(label, &touches, &files::canonical(state)?)?;
         let directories: BTreeSet<PathBuf> = touches.iter().map(|path| existing_above(path)).collect();
         let roots: Vec<PathText> = directories.iter().map(PathText::new).collect();
         let touches = touches.into_iter().map(PathText::new).collect();
         let inverse = CapturedInverse { label: label.to_owned(), roots, touches };
         let named = inverse.named();
         let found = named.iter().map(|(root, names)| observe(root, names)).collect::<Result<Vec<_>>>()?;
+        for ((root, _), found) in named.iter().zip(&found) {
+            refuse_names_elsewhere(label, root, found)?;
+        }
         let manifests = found.iter().map(|found| Ok(Digest::of(&blob(found)?))).collect::<Result<_>>()?;
         Ok(Self {
             before: CapturedState { manifests, ..CapturedState::default() },
@@ -225,17 +235,47 @@ fn existing_above(path: &Path) -> PathBuf {
     path.ancestors().skip(1).find(is_directory).unwrap_or(Path::new("/")).to_owned()
 }
 
-fn refuse_unrecordable(label: &str, touches: &[PathBuf]) -> Result<()> {
+fn cannot_record(label: &str, path: &Path, why: &str) -> Failure {
+    Failure::new(format!("cannot record `{}` before `{label}` runs: {why}", path.display()))
+        .kind(FailureKind::Refused)
+}
+
+/// An undo replaces files: it would part one from a name that is not recorded.
+fn refuse_names_elsewhere(label: &str, root: &Path, found: &Manifest) -> Result<()> {
+    let mut names: BTreeMap<&PathText, u64> = BTreeMap::new();
+    for (name, state) in found.entries() {
+        match state {
+            FileState::SameFile { of } => *names.entry(of).or_default() += 1,
+            state if state.sha256().is_some() => *names.entry(name).or_default() += 1,
+            _ => {}
+        }
+    }
+    for (name, recorded) in names {
+        let path = entry_path(root, name.as_path());
+        let links = std::fs::symlink_metadata(&path).map_or(0, |metadata| metadata.nlink());
+        if links > recorded {
+            let find = shell_words::join(["find", "/", "-xdev", "-samefile", &*path.to_string_lossy()]);
+            return Err(cannot_record(label, &path, "it has another name outside of `touches`")
+                .hint(format!("`{find}` lists its names: name all of them in `touches`"))
+                .into());
+        }
+    }
+    Ok(())
+}
+
+fn refuse_unrecordable(label: &str, touches: &[PathBuf], state: &Path) -> Result<()> {
     let mounted = mount::mounted()?;
     let cannot = |path: &Path, why: &str| {
-        Failure::new(format!("cannot record `{}` before `{label}` runs: {why}", path.display()))
-            .kind(FailureKind::Refused)
-            .hint("name what the command changes below it in `touches`")
+        cannot_record(label, path, why).hint("name what the command changes below it in `touches`")
     };
     let mut all = TreeSize::default();
     for path in touches {
         if path == Path::new("/") || mounted.iter().any(|mount| mount.path == *path) {
             return Err(cannot(path, "a file system is mounted there").into());
+        }
+        if state.starts_with(path) || path.starts_with(state) {
+            let why = format!("kkrun keeps its own record in `{}`", state.display());
+            return Err(cannot(path, &why).into());
         }
         let size = TreeSize::at(path);
         all = TreeSize { files: all.files + size.files, bytes: all.bytes + size.bytes };

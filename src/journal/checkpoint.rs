@@ -94,7 +94,10 @@ pub fn load_brief(directory: &Path) -> Result<Option<(Loaded, ScriptDigests)>> {
 }
 
 fn read(directory: &Path) -> Option<Checkpoint> {
-    let bytes = fs::read(directory.join(CHECKPOINT)).ok()?;
+    let path = directory.join(CHECKPOINT);
+    // Anything else may never end.
+    let bytes =
+        fs::symlink_metadata(&path).ok().filter(fs::Metadata::is_file).and_then(|_| fs::read(&path).ok())?;
     let line = bytes.strip_suffix(b"\n")?;
     let json = load::checked(line)?;
     let checkpoint: Checkpoint = serde_json::from_slice(json).ok()?;

@@ -1,5 +1,6 @@
 //! Programs that the operator works with on the terminal while kkrun waits: an editor, a shell.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -36,6 +37,10 @@ pub fn shell(directory: &Path) -> Result<()> {
 fn run(command: &mut Command) -> Result<()> {
     let _guard = terminal::Guard::new();
     let name = command.get_program().to_string_lossy().into_owned();
+    // What was given to kkrun on its standard input is not for the program.
+    if !std::io::stdin().is_terminal() {
+        command.stdin(terminal::open().context("cannot open the terminal")?);
+    }
     command.status().with_context(|| format!("cannot start `{name}`"))?;
     Ok(())
 }

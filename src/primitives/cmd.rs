@@ -745,7 +745,8 @@ mod functions {
     ///   since is a conflict of that path alone. If the command fails, they are restored at once. If kkrun is killed,
     ///   the next run or rollback restores them: what it finds modified is kept in the backups, and what is new is moved
     ///   to `aside/` in the state directory, because it may not be the command's. All else that the command does stays, such
-    ///   as what it asked of a service, and other names (hard links) of a file outside of these paths.
+    ///   as what it asked of a service. Refused are a path at which kkrun keeps its own record, and a file that has another
+    ///   name (a hard link) outside of these paths.
     ///
     /// `capture: #{}` runs the command apart and makes what it changed a change of kkrun's own. It sees this machine through
     /// an overlay over every local file system. When it has ended well, all that differs is applied at once: a command

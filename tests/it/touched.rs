@@ -144,3 +144,25 @@ fn too_large_a_tree_is_refused_before_anything_is_done() {
     place.run("plan.rhai").ends(1).says("at most 50000 files, 2 GB are recorded");
     assert!(!place.exists("m/made"));
 }
+
+#[test]
+fn a_path_with_the_own_record_in_it_and_a_file_with_a_name_elsewhere_are_refused() {
+    let place = Place::new("");
+    place.write("m/t/out", "z\n");
+    fs::hard_link(place.path("m/t/out"), place.path("m/elsewhere")).unwrap();
+    for (path, said) in [
+        ("@", "kkrun keeps its own record in"),
+        ("@/state", "kkrun keeps its own record in"),
+        ("@/state/backups", "kkrun keeps its own record in"),
+        ("@/m/t", "it has another name outside of `touches`"),
+    ] {
+        let call = format!("cmd::run([\"touch\", \"@/m/ran\"], #{{ touches: [\"{path}\"], {ALWAYS} }});");
+        place.write("plan/plan.rhai", &format!("step::run(\"01\", \"First\", || {{ {call} }});\n"));
+        place.run("plan.rhai").ends(1).says(said);
+        assert!(!place.exists("m/ran"), "{path}");
+    }
+    fs::remove_file(place.path("m/elsewhere")).unwrap();
+    place.run("plan.rhai").ends(0);
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("m/t/out"), "z\n");
+}

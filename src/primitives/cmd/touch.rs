@@ -21,7 +21,8 @@ impl Run<'_> {
         self.host.session().begin_acting()?;
         self.host.session().check_interruption()?;
         self.refuse_half_made(&target)?;
-        let change = Change::Captured(CapturedChange::about_to_touch(&self.label, source, &paths)?);
+        let state = self.host.seen().world.state_directory().to_owned();
+        let change = Change::Captured(CapturedChange::about_to_touch(&self.label, source, &paths, &state)?);
         let mut attempts = self.attempts()?;
         if !self.host.session().perform(&change, Payload::Command(&mut attempts))? {
             return Ok(self.nothing_run());
