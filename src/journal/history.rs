@@ -38,8 +38,8 @@ pub struct ChangeRecord {
     pub undo_commands: usize,
     /// What undoing it needs was removed.
     pub is_forgotten: bool,
-    /// Whether anything was recorded of its target when it was intended.
-    was_recorded: bool,
+    /// What was recorded of its target when it was intended.
+    recorded_before: Option<Value>,
 }
 
 /// What a complete step asks for and found as desired when it ran. While the step counts as complete, what brought
@@ -62,6 +62,11 @@ pub struct Recorded {
 }
 
 impl ChangeRecord {
+    /// It is about the content of a path.
+    fn is_of_content(&self) -> bool {
+        matches!(self.intent.what.as_str(), "file" | "tree" | "edit")
+    }
+
     /// Its undoing began, and has not come to its end.
     pub fn undoing_began(&self) -> bool {
         matches!(self.state, ChangeState::Undoing | ChangeState::UndoFailed(_))
@@ -335,6 +340,8 @@ pub struct History {
     pub secret_targets: BTreeSet<Target>,
     /// The newest recorded state of every target.
     pub ledger: BTreeMap<Target, Recorded>,
+    /// The changes that the rollback undid which is under way, newest first.
+    undone_in_rollback: Vec<ChangeId>,
     /// The targets of which the operator kept a conflict, with the desired state that it was kept against. What is
     /// there is the operator's: the ledger still says what kkrun left.
     pub kept_against: BTreeMap<Target, Value>,
@@ -785,6 +792,7 @@ impl History {
             Entry::RebootPending { step, why } => self.need_reboot(header, step, why),
             Entry::RollbackStarted { steps, purge, force } => {
                 self.rollback = Some(UnfinishedRollback { plan: header.plan, steps, purge, force });
+                self.undone_in_rollback.clear();
             }
             Entry::UndoCommand { change, recorded } => {
                 if let Some(change) = self.change_mut(change) {
@@ -796,6 +804,9 @@ impl History {
                 self.settled_at(change, header.seq);
                 self.accept(change, recorded, header.seq);
                 self.disown_what_came_back(change);
+                if self.rollback.is_some() {
+                    self.undone_in_rollback.push(change);
+                }
                 self.once.retain(|_, changes| !changes.contains(&change));
                 self.become_pending(change);
             }
@@ -819,6 +830,7 @@ impl History {
                         reboot.changes.is_empty() && reboot.plan == plan && is_rolled_back(&reboot.step)
                     };
                     self.reboots.retain(|reboot| !goes(reboot));
+                    self.disown_what_was_modified();
                 }
             }
             Entry::RunEnded { exit, bare } => {
@@ -884,7 +896,7 @@ impl History {
         if intent.holds_secret {
             self.secret_targets.insert(intent.target.clone());
         }
-        let was_recorded = self.ledger.contains_key(&intent.target);
+        let recorded_before = self.recorded(&intent.target).cloned();
         self.live.insert(&intent.target, id);
         if matches!(intent.target, Target::Access(_)) {
             self.access.insert(&intent.target, id);
@@ -904,7 +916,7 @@ impl History {
             settled: 0,
             undo_commands: 0,
             is_forgotten: false,
-            was_recorded,
+            recorded_before,
         });
     }
 
@@ -1007,11 +1019,29 @@ impl History {
     fn disown_what_came_back(&mut self, id: ChangeId) {
         let Some(change) = self.change(id) else { return };
         let target = change.intent.target.clone();
-        let has_older = self.live.at(&target).first().is_some_and(|oldest| *oldest < id);
-        let is_content = matches!(change.intent.what.as_str(), "file" | "tree" | "edit");
-        if is_content && !change.was_recorded && has_older {
+        if change.is_of_content() && change.recorded_before.is_none() && self.has_older(&target, id) {
             self.ledger.remove(&target);
         }
+    }
+
+    /// What a rollback restored above an older change may be what the operator had made of that one's target. It is
+    /// compared with what was recorded then, as it was before the change that was undone: by the next rollback, because this
+    /// one was asked to restore all that it undoes.
+    fn disown_what_was_modified(&mut self) {
+        for id in std::mem::take(&mut self.undone_in_rollback) {
+            let Some(change) = self.change(id).filter(|change| change.is_of_content()) else { continue };
+            let target = change.intent.target.clone();
+            if let Some(state) = change.recorded_before.clone().filter(|_| self.has_older(&target, id))
+                && let Some(recorded) = self.ledger.get_mut(&target)
+            {
+                recorded.state = state;
+            }
+        }
+    }
+
+    /// Whether an older change to a target is live.
+    fn has_older(&self, target: &Target, id: ChangeId) -> bool {
+        self.live.at(target).first().is_some_and(|oldest| *oldest < id)
     }
 
     /// A step with something undone no longer holds, and the undo triggers the same handlers as the change

@@ -34,15 +34,15 @@ pub(super) fn candidates(session: &Session, request: &Request) -> Result<Vec<Cha
         if history.step(plan, word).is_none() && !is_known {
             let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
             let kind = if word.contains(':') { "target" } else { "step" };
-            if history.changes.is_empty() {
+            let what = if kind == "step" { "has never run" } else { "was never changed" };
+            if known.is_empty() {
                 bail!(
-                    Failure::new(format!("cannot roll back {kind} `{word}`: no changes are recorded"))
+                    Failure::new(format!("{kind} `{word}` {what}: nothing is recorded"))
                         .exit(ExitCode::USAGE)
                         .kind(FailureKind::Usage)
-                        .hint("`--state-dir DIR` names the state directory that the plan ran with")
+                        .hint("`--state-dir DIR` names the state directory of the run")
                 );
             }
-            let what = if kind == "step" { "has never run" } else { "was never changed" };
             bail!(
                 Failure::new(format!("{kind} `{word}` of {plan} {what}"))
                     .exit(ExitCode::USAGE)

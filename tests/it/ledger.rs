@@ -103,6 +103,35 @@ fn overwritten_conflict_is_in_the_backups_after_rollback() {
 }
 
 #[test]
+fn what_a_rollback_restored_of_the_operators_is_not_taken_by_the_next() {
+    for (act, at, before, mine) in [
+        (r#"file::write("@/m/page", "ours\n")"#, "m/page", "first\n", "mine\n"),
+        (r#"config::set("@/m/page", "a", "2")"#, "m/page", "a=1\nb=1\n", "a=3\nb=1\n"),
+    ] {
+        for keeps_first in [false, true] {
+            let place =
+                Place::new(&format!(r#"step::run("01", "First", || {{ {act}; }});"#)).with(at, before);
+            place.run("plan.rhai").ends(0);
+            let ours = place.read(at);
+            place.write(at, mine);
+            if keeps_first {
+                place.run("plan.rhai --redo 01 --on-conflict keep").ends(0);
+            }
+            place.run("plan.rhai --redo 01 --on-conflict overwrite").ends(0);
+            assert_eq!(place.read(at), ours, "{act}");
+            place.run("rollback --last").ends(0);
+            assert_eq!(place.read(at), mine, "{act}");
+            place.run("rollback 01").ends(4);
+            place.run("plan.rhai --redo 01").ends(78);
+            assert_eq!(place.read(at), mine, "{act}");
+            place.run("rollback --on-conflict overwrite").ends(0);
+            assert_eq!(place.read(at), before, "{act}");
+            assert!(place.backups().contains(&mine.to_owned()), "{act}");
+        }
+    }
+}
+
+#[test]
 fn what_the_operator_removed_is_asked_about_kept_or_made_again() {
     for (act, removed) in [
         (r#"file::write("@/m/it", "new\n")"#, "`@/m/it` was removed"),
