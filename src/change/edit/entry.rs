@@ -79,7 +79,7 @@ pub enum DesiredEntry<'text> {
 }
 
 /// A file with its edited entry.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Edited {
     /// The whole file.
     pub bytes: Vec<u8>,
@@ -335,10 +335,8 @@ impl FileEntry {
             return Ok((lines.bodies(&found) != text).then(|| Edited {
                 bytes: lines.replaced(&found, text),
                 before: Some(found),
-                before_text: None,
                 after: Some(text.to_vec()),
-                commented: None,
-                made: Made::default(),
+                ..Edited::default()
             }));
         }
         let (option, text_of_it, found) = match beside {
@@ -412,10 +410,8 @@ impl FileEntry {
         Ok(Some(Edited {
             bytes: lines.replaced(&line.lines, &new),
             before: Some(line.lines),
-            before_text: None,
             after: Some(new),
-            commented: None,
-            made: Made::default(),
+            ..Edited::default()
         }))
     }
 
@@ -460,14 +456,7 @@ impl FileEntry {
             whole.extend_from_slice(end);
         }
         whole.extend_from_slice(&text);
-        Edited {
-            bytes: lines.inserted(at, &whole),
-            before: None,
-            before_text: None,
-            after: Some(text),
-            commented: None,
-            made,
-        }
+        Edited { bytes: lines.inserted(at, &whole), after: Some(text), made, ..Edited::default() }
     }
 
     /// Before which line a new section goes.
@@ -492,10 +481,8 @@ impl FileEntry {
         Edited {
             bytes: lines.replaced(&found, &text),
             before: Some(found),
-            before_text: None,
-            after: None,
             commented: Some(text),
-            made: Made::default(),
+            ..Edited::default()
         }
     }
 
@@ -565,10 +552,8 @@ impl FileEntry {
             Some(found) => Ok(Some(Edited {
                 bytes: lines.replaced(&found, &all),
                 before: Some(found),
-                before_text: None,
                 after: Some(all),
-                commented: None,
-                made: Made::default(),
+                ..Edited::default()
             })),
             None => Ok(Some(self.add(lines, region.as_ref(), at, all))),
         }
@@ -634,14 +619,7 @@ fn find_whole_line(
 }
 
 fn remove(lines: &Lines<'_>, found: Range<usize>) -> Edited {
-    Edited {
-        bytes: lines.removed(&found, false),
-        before: Some(found),
-        before_text: None,
-        after: None,
-        commented: None,
-        made: Made::default(),
-    }
+    Edited { bytes: lines.removed(&found, false), before: Some(found), ..Edited::default() }
 }
 
 #[cfg(test)]

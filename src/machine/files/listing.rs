@@ -28,7 +28,7 @@ const SMALL_BYTES: u64 = 16 * 1024 * 1024;
 /// Kind, size, mode, owner and time of all that is at a path, by the path from there; what is at the path itself is `.`.
 ///
 /// A program that writes to a file can put its time back. The time of its inode cannot be put back, but it says too much: a
-/// hard link, a change of mode that is taken back, a move or a restored file has another one, with the same content. So a
+/// hard link, a change of mode that is undone, a move or a restored file has another one, with the same content. So a
 /// listing of a small tree has that time and a hash of each file ([`Listing::with_contents`]). A later one is compared
 /// with it ([`Listing::observe_beside`]): only a file whose inode has another time is read, and its content decides. In a
 /// larger tree who puts the time back is not seen.
