@@ -182,7 +182,7 @@ mod tests {
 
     use super::super::{BarePlan, Entry, Fingerprint, Handler, Intent, Writer, load};
     use super::*;
-    use crate::journal::{Class, Settling};
+    use crate::journal::Settling;
     use crate::target::Target;
 
     fn taken(directory: &Path) -> (History, Journal) {
@@ -221,23 +221,8 @@ mod tests {
     }
 
     fn intent(handlers: Vec<Handler>) -> Entry {
-        let (target, null) = (Target::Group("a".into()), serde_json::Value::Null);
-        Entry::Intent(Box::new(Intent {
-            step: Some("01".into()),
-            target,
-            keeps_content: false,
-            holds_secret: false,
-            needs: Vec::new(),
-            whole: None,
-            class: Class::Safe,
-            loses: None,
-            summary: String::new(),
-            pending: handlers,
-            what: String::new(),
-            before: null.clone(),
-            after: null.clone(),
-            inverse: null,
-        }))
+        let intent = Intent::about(Target::Group("a".into()));
+        Entry::Intent(Box::new(Intent { step: Some("01".into()), pending: handlers, ..intent }))
     }
 
     fn done(change: u64) -> Entry {

@@ -214,6 +214,29 @@ pub struct Intent {
     pub inverse: Value,
 }
 
+#[cfg(test)]
+impl Intent {
+    /// A change to this target of which nothing else matters.
+    pub(super) fn about(target: Target) -> Self {
+        Self {
+            step: None,
+            target,
+            keeps_content: false,
+            holds_secret: false,
+            needs: Vec::new(),
+            whole: None,
+            class: Class::Safe,
+            loses: None,
+            summary: String::new(),
+            pending: Vec::new(),
+            what: String::new(),
+            before: Value::Null,
+            after: Value::Null,
+            inverse: Value::Null,
+        }
+    }
+}
+
 impl Entry {
     /// The same without secrets in what is written for people.
     #[must_use]

@@ -108,7 +108,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::journal::{Class, Header, History, Intent, Record};
+    use crate::journal::{Header, History, Intent, Record};
     use crate::target::{States, Target};
 
     /// The entries about a change, in the order of the letters `D V I P U C K F`.
@@ -196,22 +196,7 @@ mod tests {
         }
 
         fn intend(&mut self, target: Target) -> ChangeId {
-            let intent = Intent {
-                step: None,
-                target,
-                keeps_content: false,
-                holds_secret: false,
-                needs: Vec::new(),
-                whole: None,
-                class: Class::Safe,
-                loses: None,
-                summary: String::new(),
-                pending: Vec::new(),
-                what: String::new(),
-                before: serde_json::Value::Null,
-                after: serde_json::Value::Null,
-                inverse: serde_json::Value::Null,
-            };
+            let intent = Intent::about(target);
             self.append(Entry::Intent(Box::new(intent))).unwrap();
             self.records
         }
