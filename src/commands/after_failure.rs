@@ -140,6 +140,9 @@ fn ask(options: &Options, step: &str, offered: &[Choice]) -> Result<Choice> {
                 if let Some(choice) = Choice::of(&typed, offered) {
                     return Ok(choice);
                 }
+                ui::line_to_stderr(
+                    "unknown answer: expected one of these words, or as many letters as only one begins with",
+                );
             }
             _ => return Ok(Choice::Stop),
         }

@@ -336,6 +336,7 @@ fn failed_step_is_retried_where_it_failed() {
     session.exp_string("next:").unwrap();
     session.exp_string(WHAT_NEXT).unwrap();
     session.send_line("no idea").unwrap();
+    session.exp_string("unknown answer: expected one of these words").unwrap();
     session.exp_string(WHAT_NEXT).unwrap();
     place.write("m/b", "");
     session.send_line("ret").unwrap();
