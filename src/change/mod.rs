@@ -77,7 +77,8 @@ use crate::event::{CommandOutcome, Event, Reporter};
 use crate::journal::{ChangeId, Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
-use crate::machine::files::{self, Digest, Manifest, OpenFile};
+use crate::machine::files::{self, Digest, Manifest, OpenFile, PathText};
+use crate::machine::mount;
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
 use crate::machine::signal;
 use crate::target::{States, Target};
@@ -600,6 +601,14 @@ impl Change {
             holds_secret: self.kind().holds_secret(),
             needs: self.kind().needs()?,
             whole: self.kind().whole().filter(|whole| !whole.overlaps(&self.kind().target())),
+            mounted_at: self
+                .kind()
+                .target()
+                .path()
+                .map(mount::holding)
+                .transpose()?
+                .flatten()
+                .map(PathText::new),
             class: self.kind().class(),
             loses: None,
             summary: self.kind().summary(),

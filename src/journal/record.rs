@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::machine::files::PathText;
 use crate::target::{Footprint, States, Target, states_as_list};
 
 /// The identity of a change: the sequence number of its intent.
@@ -194,6 +195,9 @@ pub struct Intent {
     /// The whole that it changes a part of, if its state is recorded with that of the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole: Option<Target>,
+    /// Where the file system is mounted that held it, if not at the root: without it nothing can be said of the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mounted_at: Option<PathText>,
     /// What undoing it costs.
     pub class: Class,
     /// What is lost by undoing it, or why it cannot be undone, in the script's words.
@@ -225,6 +229,7 @@ impl Intent {
             holds_secret: false,
             needs: Vec::new(),
             whole: None,
+            mounted_at: None,
             class: Class::Safe,
             loses: None,
             summary: String::new(),

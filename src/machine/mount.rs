@@ -6,6 +6,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result};
+use rustix::fs::{AtFlags, CWD, StatxFlags};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use crate::failure::{Failure, FailureKind};
@@ -20,6 +22,8 @@ const MOUNTS: &str = "/proc/thread-self/mountinfo";
     reason = "the kernel's flags of a mount do not depend on each other"
 )]
 pub struct Mounted {
+    /// The kernel's number of it.
+    pub number: u64,
     /// Where it is mounted.
     pub path: PathBuf,
     /// What kind it is: `ext4`, `tmpfs`.
@@ -106,6 +110,52 @@ pub fn mounted() -> Result<Vec<Mounted>> {
     Ok(parse(&text))
 }
 
+/// Where the file system is mounted that holds this path, or else the nearest directory above that exists. None for the one
+/// at the root, and for one in memory: what that held ends with it.
+///
+/// # Errors
+/// When the path or the list of mounts cannot be read.
+pub fn holding(path: &Path) -> Result<Option<PathBuf>> {
+    let Some(held) = path.ancestors().find_map(|path| number(path).transpose()).transpose()? else {
+        return Ok(None);
+    };
+    if Some(held) == number(Path::new("/"))? {
+        return Ok(None);
+    }
+    let mount = mounted()?.into_iter().find(|mount| mount.number == held);
+    let mount = mount.filter(|mount| !matches!(mount.keeping(), Keeping::InMemory | Keeping::Virtual));
+    Ok(mount.map(|mount| mount.path))
+}
+
+/// The kernel's number of the mount that holds this path; none if nothing is there.
+fn number(path: &Path) -> Result<Option<u64>> {
+    match rustix::fs::statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::MNT_ID)
+    {
+        Ok(found) => Ok(Some(found.stx_mnt_id)),
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(errno) => Err(errno).with_context(|| format!("cannot access `{}`", path.display())),
+    }
+}
+
+/// Refuses to speak of `path` while the file system that held it is not mounted at `mount`. What exists may have been moved
+/// to another one.
+///
+/// # Errors
+/// `missing`, with the command that mounts it.
+pub fn refuse_without(mount: &Path, path: &Path) -> Result<()> {
+    if number(path)?.is_some() || mounted()?.iter().any(|mounted| mounted.path == mount) {
+        return Ok(());
+    }
+    let shown = mount.to_string_lossy();
+    Err(Failure::new(format!(
+        "cannot access `{}`: it was changed on a file system mounted at `{shown}`, and none is mounted there",
+        path.display()
+    ))
+    .kind(FailureKind::Missing)
+    .hint(format!("run `mount {}`, then try again", shell_words::quote(&shown)))
+    .into())
+}
+
 /// Refuses to remove these paths when something is mounted at or below one of them: a removal would delete from the
 /// file system that is mounted there, or stop half-way. The paths must be canonical. To be called before anything is
 /// changed.
@@ -146,6 +196,7 @@ fn parse(text: &[u8]) -> Vec<Mounted> {
             };
             let options = fields.get(5)?;
             Some(Mounted {
+                number: std::str::from_utf8(fields.first()?).ok()?.parse().ok()?,
                 path: PathBuf::from(OsString::from_vec(unescape(path))),
                 file_system: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
                 mapped: has(options, b"idmapped"),
@@ -300,13 +351,14 @@ mod tests {
     fn the_kernels_list_of_mounts_is_read_with_spaces_in_names() {
         let text = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
                      40 27 8:1 / /mnt/my\\040disk rw,idmapped shared:1 master:2 - xfs /dev/sda1 rw\n\n";
-        let mount = |path: &str, kind: &str, mapped| Mounted {
+        let mount = |number, path: &str, kind: &str, mapped| Mounted {
+            number,
             path: path.into(),
             file_system: kind.into(),
             mapped,
             ..Mounted::default()
         };
-        assert_eq!(parse(text), [mount("/", "ext4", false), mount("/mnt/my disk", "xfs", true)]);
+        assert_eq!(parse(text), [mount(27, "/", "ext4", false), mount(40, "/mnt/my disk", "xfs", true)]);
         let limited =
             parse(b"9 1 0:4 / /a ro,nosuid,noexec - tmpfs none rw\n9 1 0:4 / /b rw - tmpfs none ro\n");
         assert!(limited[0].read_only && limited[0].no_suid && limited[0].no_exec);

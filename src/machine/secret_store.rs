@@ -1,7 +1,7 @@
 //! The secrets that outlive a run, each in a file below the state directory, and the sources of others.
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
+use std::io::{IsTerminal as _, Read as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 
@@ -246,8 +246,19 @@ pub fn from_file(path: &Path) -> Result<BTreeMap<String, Zeroizing<String>>> {
 /// Reads the same lines from standard input, up to its end: what another program hands over needs no file.
 ///
 /// # Errors
-/// With [`ExitCode::USAGE`] when a line is invalid, or when standard input cannot be read. No message holds a value.
+/// With [`ExitCode::USAGE`] when a line is invalid, or when standard input is a terminal or cannot be read. No message
+/// holds a value.
 pub fn from_standard_input() -> Result<BTreeMap<String, Zeroizing<String>>> {
+    if std::io::stdin().is_terminal() {
+        bail!(
+            Failure::new(
+                "cannot read secrets from standard input: it is a terminal, which shows what is typed"
+            )
+            .exit(ExitCode::USAGE)
+            .hint("hand them over with a pipe")
+            .hint("or leave out `--secrets -`: kkrun asks for each secret, and shows nothing of it")
+        );
+    }
     let mut text = Zeroizing::new(String::new());
     std::io::stdin().read_to_string(&mut text).map_err(|error| {
         Failure::new(format!("cannot read secrets from standard input: {error}")).exit(ExitCode::USAGE)

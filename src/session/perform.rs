@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde_json::Value;
 
 use super::last_known::{LastKnown, last_known_at};
+use super::undo::refuse_unmounted;
 use super::{ConflictPolicy, Mode, Session, WouldChange};
 use crate::change::{Change, CommandInverse, OnDoubt, Payload, Position, ProductRecord, state_value};
 use crate::event::{ChangeOutcome, Event};
@@ -107,6 +108,7 @@ impl Session {
             let entry = Entry::Intent(Box::new(intent));
             return if self.is_only_noted(change) { self.note(entry) } else { self.record(entry) }.map(Some);
         };
+        refuse_unmounted(&self.known(id)?.intent)?;
         if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target))? {
             self.record(Entry::Recorded { target, state })?;
         }

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail};
 
 use super::recorder::Recorder;
+use super::undo::refuse_unmounted;
 use super::{ConflictPolicy, Session};
 use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone};
 use crate::failure::{Failure, FailureKind};
@@ -78,6 +79,7 @@ impl Session {
         for known in doubtful {
             let looked = Change::of_intent(&known.intent).and_then(|change| {
                 let look = || {
+                    refuse_unmounted(&known.intent)?;
                     // A rollback repairs in its own way.
                     if stop {
                         change.kind().repair(&self.world)?;

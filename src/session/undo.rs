@@ -11,6 +11,7 @@ use super::{ConflictPolicy, Session};
 use crate::change::{Change, UndoTerms, Undone, UndoneEntry};
 use crate::failure::{self, Failure, FailureKind};
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, History, Index, Intent, Undoing};
+use crate::machine::mount;
 use crate::target::{Footprint, Target};
 
 /// What may rely on an older change.
@@ -121,6 +122,9 @@ impl Session {
     }
 
     pub(super) fn undo_now(&mut self, known: &ChangeRecord, asked: UndoTerms<'static>) -> Result<Undone> {
+        if !asked.force {
+            refuse_unmounted(&known.intent)?;
+        }
         let change = Change::of_intent(&known.intent)?;
         let (history, target, file) = (&self.history, &known.intent.target, change.kind().whole());
         let undone_beside = |other: &ChangeRecord| {
@@ -284,6 +288,17 @@ impl Session {
             }
             undone => undone,
         }
+    }
+}
+
+/// Refuses to speak of a target whose file system is not mounted: nothing there is as before, or removed by anyone.
+///
+/// # Errors
+/// `missing`, with the command that mounts it.
+pub(super) fn refuse_unmounted(intent: &Intent) -> Result<()> {
+    match (&intent.mounted_at, intent.target.path()) {
+        (Some(mount), Some(path)) => mount::refuse_without(mount.as_path(), path),
+        _ => Ok(()),
     }
 }
 

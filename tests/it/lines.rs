@@ -232,16 +232,7 @@ fn whole_line_that_is_not_certain_is_refused() {
     assert_eq!(place.prints_of("m"), before);
 }
 
-/// Runs these commands in a mount namespace of its own where `m/hosts` is mounted over by `m/mounted`; `$1` and so on
-/// are kkrun with its options.
-fn with_a_mounted_file(place: &Place, commands: &str) -> std::process::Output {
-    let kkrun = place.command(&["--yes", "--non-interactive"]);
-    let mut apart = std::process::Command::new("unshare");
-    let script = format!("set -e; mount --bind ../m/mounted ../m/hosts; {commands}");
-    apart.args(["--mount", "sh", "-c", &script, "sh"]).arg(kkrun.get_program()).args(kkrun.get_args());
-    apart.env_clear().envs(kkrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    apart.current_dir(place.path("plan")).output().unwrap()
-}
+const MOUNTED: &str = "mount --bind @/m/mounted @/m/hosts";
 
 #[test]
 #[ignore = "needs root"]
@@ -252,14 +243,13 @@ fn file_that_something_is_mounted_at_is_written_in_place_and_only_if_the_script_
         .with("plan/replace.rhai", r#"config::line("@/m/hosts", "10.0.0.1 server");"#)
         .with("plan/plan.rhai", r#"config::line("@/m/hosts", "10.0.0.1 server", #{ in_place: true });"#);
     for words in ["replace.rhai", "replace.rhai --dry-run"] {
-        let ran = place.ran(&with_a_mounted_file(&place, &format!("\"$@\" {words}")));
+        let ran = place.run_apart(&format!("{MOUNTED}; kkrun {words}"));
         ran.ends(1).says("cannot replace `@/m/hosts`: something is mounted at it").says("`in_place: true`");
     }
-    let ran = place.ran(&with_a_mounted_file(&place, "\"$@\" plan.rhai"));
+    let ran = place.run_apart(&format!("{MOUNTED}; kkrun plan.rhai"));
     ran.ends(0).says("wrote into `@/m/hosts` in place");
     assert_eq!(place.read("m/mounted"), format!("{HOSTS}10.0.0.1 server\n"));
-    let ran = place.ran(&with_a_mounted_file(&place, "\"$@\" rollback --plan plan"));
-    ran.ends(0);
+    place.run_apart(&format!("{MOUNTED}; kkrun rollback --plan plan")).ends(0);
     assert_eq!((place.read("m/mounted"), place.read("m/hosts")), (HOSTS.to_owned(), "below\n".to_owned()));
 }
 

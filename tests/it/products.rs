@@ -512,18 +512,6 @@ fn checkout_of_another_url_or_branch_is_brought_there_and_back() {
     place.run("plan.rhai --redo 01").ends(0).says("0 changes");
 }
 
-/// Runs kkrun where a file system is mounted in `m/`, which is gone afterwards.
-fn with_mount(place: &Place, at: &str, words: &str) -> crate::support::Ran {
-    let kkrun = place.command(&words.split_whitespace().collect::<Vec<_>>());
-    let mut apart = Command::new("unshare");
-    apart.args(["--mount", "--propagation", "private", "bash", "-euc"]);
-    apart.arg("mkdir -p \"$1\"; mount -t tmpfs none \"$1\"; echo live > \"$1/live\"; shift; \"$@\"; status=$?; exit $status");
-    apart.arg("bash").arg(place.path(at)).arg(kkrun.get_program()).args(kkrun.get_args());
-    apart.env_clear().envs(kkrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
-    apart.current_dir(place.path("plan"));
-    place.ran(&apart.output().unwrap())
-}
-
 #[test]
 #[ignore = "needs root: it mounts"]
 fn nothing_is_changed_when_something_is_mounted_in_what_would_be_removed() {
@@ -544,7 +532,9 @@ step::run("04", "Mirror", || { file::mirror("@/m/data", "@/m/mirror"); });
     let before = place.listing("m");
     for (step, at) in [("04", "m/mirror"), ("03", "m/copy"), ("02", "m/dir"), ("01", "m/data")] {
         for words in ["rollback --dry-run --purge all", "rollback --purge all"] {
-            let ran = with_mount(&place, &format!("{at}/mnt"), &format!("{words} {step}"));
+            let ran = place.run_apart(&format!(
+                "mkdir -p @/{at}/mnt; mount -t tmpfs none @/{at}/mnt; echo live > @/{at}/mnt/live; kkrun {words} {step}"
+            ));
             ran.says(&format!("`@/{at}/mnt` is mounted")).says(&format!("umount @/{at}/mnt"));
             assert_eq!(place.listing("m"), before, "{words} {step}");
         }
@@ -630,19 +620,18 @@ fn entries_that_the_operator_added_after_a_kill_are_kept() {
 /// A user's home with a file system mounted in it, with an `/etc` and `/home` of its own: rolled back while it is mounted,
 /// and after.
 const HOME_WITH_MOUNT: &str = r#"
-root=$1; shift
-mkdir "$root/etc" && cp -a /etc/. "$root/etc" && mount --bind "$root/etc" /etc
+mkdir @/etc && cp -a /etc/. @/etc && mount --bind @/etc /etc
 mount -t tmpfs none /home && mkdir -p /var/mail
-"$@" plan.rhai
+kkrun plan.rhai
 id -u kkrun-kim >/dev/null
 mkdir /home/kkrun-kim/mnt && mount -t tmpfs none "$MOUNT" && echo live > "$MOUNT/live"
 for words in "rollback --dry-run --purge all" "rollback --purge all"; do
-    "$@" $words && exit 10
+    kkrun $words && exit 10
     id -u kkrun-kim >/dev/null || exit 11
     test -e "$MOUNT/live" || exit 12
 done
 umount "$MOUNT"
-"$@" rollback --purge all
+kkrun rollback --purge all
 id -u kkrun-kim >/dev/null 2>&1 && exit 13
 test -e /home/kkrun-kim && exit 14
 exit 0
@@ -655,13 +644,7 @@ fn user_stays_whole_while_something_is_mounted_in_the_home() {
         let place = Place::new(
             r#"step::run("01", "First", || user::ensure("kkrun-kim", #{ uid: 47113, home: "/home/kkrun-kim" }));"#,
         );
-        let kkrun = place.command(&[]);
-        let mut apart = Command::new("unshare");
-        apart.args(["--mount", "--propagation", "private", "bash", "-euc", HOME_WITH_MOUNT, "bash"]);
-        apart.arg(place.root()).arg(kkrun.get_program()).args(kkrun.get_args());
-        apart.env_clear().envs(kkrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        apart.env("MOUNT", mount).current_dir(place.path("plan"));
-        let ran = place.ran(&apart.output().unwrap()).ends(0);
+        let ran = place.run_apart(&format!("MOUNT={mount}\n{HOME_WITH_MOUNT}")).ends(0);
         ran.says(&format!("`{mount}` is mounted (tmpfs)")).says(&format!("`umount {mount}`"));
     }
 }

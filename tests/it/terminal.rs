@@ -413,3 +413,12 @@ fn no_one_is_asked_who_wants_no_questions() {
         assert!(!shown.contains("what next?"), "{shown}");
     }
 }
+
+#[test]
+fn secrets_are_not_typed_where_they_are_shown() {
+    let place = Place::new(r#"step::run("01", "First", || secret::ask("pin", "PIN"));"#);
+    let mut session = at_terminal(&place, &["plan.rhai", "--secrets", "-"]);
+    let shown = session.exp_eof().unwrap();
+    assert!(shown.contains("it is a terminal, which shows what is typed"), "{shown}");
+    assert_eq!(status(&session), 2);
+}

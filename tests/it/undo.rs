@@ -345,3 +345,57 @@ fn dry_run_after_a_killed_rollback_says_that_a_run_is_refused() {
         .says("finish it with `kkrun rollback --plan plan`");
     place.run("plan.rhai").ends(1).says(refused);
 }
+
+/// A plan that writes to a file system of its own, and what mounts it.
+fn with_a_disk() -> Place {
+    Place::new(
+        r#"
+step::run("01", "First", || {
+    file::write("@/m/disk/page", "new\n");
+    config::set("@/m/disk/conf", "port", "80");
+    cmd::run(["touch", "@/m/disk/product"], #{ creates: "@/m/disk/product" });
+});
+"#,
+    )
+    .with("m/kept/conf", "port = 1\n")
+    .with("m/disk/.unmounted", "")
+}
+
+const DISK: &str = "mount --bind @/m/kept @/m/disk";
+
+#[test]
+#[ignore = "needs root: it mounts"]
+fn nothing_is_undone_while_the_file_system_of_a_target_is_not_mounted() {
+    let place = with_a_disk();
+    place.run_apart(&format!("{DISK}; kkrun plan.rhai")).ends(0);
+    let below = place.prints_of("m/disk");
+    for words in ["rollback --dry-run", "rollback"] {
+        let ran = place.run(words).says("cannot access `@/m/disk/page`").says("none is mounted there");
+        ran.ends(4).says("run `mount @/m/disk`").says("3 failed");
+    }
+    assert_eq!(place.prints_of("m/disk"), below);
+    place.run_apart(&format!("{DISK}; kkrun rollback")).ends(0).says("3 undone");
+    assert_eq!(place.read("m/kept/conf"), "port = 1\n");
+    assert!(!place.exists("m/kept/page") && !place.exists("m/kept/product"));
+}
+
+#[test]
+#[ignore = "needs root: it mounts"]
+fn rollback_with_overwrite_goes_on_without_a_file_system_that_is_gone() {
+    let place = with_a_disk();
+    place.run_apart(&format!("{DISK}; kkrun plan.rhai")).ends(0);
+    place.run("rollback --on-conflict overwrite").ends(0).says("3 undone");
+}
+
+#[test]
+#[ignore = "needs root: it mounts"]
+fn what_a_killed_run_did_stays_in_doubt_until_its_file_system_is_mounted() {
+    let place = with_a_disk();
+    place.run_apart(&format!("{DISK}; kkrun plan.rhai")).ends(0);
+    place.cut_journal_behind("intent");
+    let below = place.prints_of("m/disk");
+    place.run("plan.rhai").ends(78).says("stays in doubt").says("none is mounted there");
+    assert_eq!(place.prints_of("m/disk"), below);
+    place.run_apart(&format!("{DISK}; kkrun plan.rhai")).ends(0);
+    place.run_apart(&format!("{DISK}; kkrun rollback")).ends(0).says("3 undone");
+}

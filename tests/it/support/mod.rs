@@ -115,6 +115,21 @@ impl Place {
         self.ran(&self.command(words).output().unwrap())
     }
 
+    /// Runs these commands of a shell, `@` for the scratch directory, with mounts of their own; `kkrun` is this one, with
+    /// the options that every test gives.
+    pub(crate) fn run_apart(&self, commands: &str) -> Ran {
+        let kkrun = self.command(&[]);
+        let mut apart = Command::new("unshare");
+        let script = format!(
+            "run=(\"$@\"); kkrun() {{ \"${{run[@]}}\" \"$@\"; }}\n{}",
+            commands.replace('@', &self.root())
+        );
+        apart.args(["--mount", "--propagation", "private", "bash", "-euc", &script]);
+        apart.arg("bash").arg(kkrun.get_program()).args(kkrun.get_args());
+        apart.env_clear().envs(kkrun.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        self.ran(&apart.current_dir(self.path("plan")).output().unwrap())
+    }
+
     /// Runs kkrun until a file of it grows over so many KiB: the kernel kills it then, in the middle of the write. For
     /// small files that is the journal's, so this is a power cut at any of its bytes.
     pub(crate) fn run_until(&self, kibibytes: u64, words: &str) -> Ran {
