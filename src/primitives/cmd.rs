@@ -36,6 +36,14 @@ const LONGEST_RUN: f64 = 3600.0;
 /// How long `cmd::read` and `cmd::test` let a command run when the script does not say.
 const LONGEST_LOOK: f64 = 60.0;
 
+/// The options of `cmd::run` that say when the command has something to do, and what they are for.
+const GUARDS: [&str; 4] = ["creates", "unless", "always", "capture"];
+const GUARD_HINTS: [&str; 3] = [
+    "`creates: path` names what it makes, `unless: […]` a command that succeeds when it is done",
+    "`capture: #{}` runs it apart and finds out whether it changes anything",
+    "`always: \"why\"` runs it every time that the step runs",
+];
+
 pub(super) fn module() -> rhai::Module {
     namespace(exported_manifest!(functions), &[("read", 1), ("test", 1)])
 }
@@ -48,7 +56,7 @@ pub(super) fn options(function: &str) -> Option<OptionSet> {
                 .with("capture", &["map"])
                 .with("undo", &["array", "closure"])
                 .with("made_from", &["string", "closure"])
-                .needing_one_of(&["creates", "unless", "always", "capture"]),
+                .needing_one_of(&GUARDS, &GUARD_HINTS),
         ),
         "read" | "test" => Some(by_hand(OptionSet::of::<LookOptions>())),
         _ => None,
@@ -384,12 +392,11 @@ impl Run<'_> {
             self.refuse_beside("touches")?;
         }
         if options.capture.is_none() && !self.has_guard() {
+            let failure = Failure::new("`cmd::run` needs one of `creates`, `unless`, `always` or `capture`");
             bail!(
-                Failure::new("`cmd::run` needs one of `creates`, `unless`, `always` or `capture`")
-                    .kind(FailureKind::Option)
-                    .hint("`creates: path` names what it makes, `unless: […]` a command that succeeds when it is done")
-                    .hint("`capture: #{}` runs it apart and finds out whether it changes anything")
-                    .hint("`always: \"why\"` runs it every time that the step runs")
+                GUARD_HINTS
+                    .into_iter()
+                    .fold(failure.kind(FailureKind::Option), |failure, hint| failure.hint(hint))
             );
         }
         if options.always.is_some() && (options.creates.is_some() || options.unless.is_some()) {

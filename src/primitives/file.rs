@@ -35,7 +35,7 @@ pub(super) fn options(function: &str) -> Option<OptionSet> {
     match function {
         "write" | "make_dir" | "copy" | "mirror" => Some(OptionSet::of::<Ownership>()),
         "download" => Some(OptionSet::of::<download::Options>()),
-        "access" => Some(OptionSet::of::<access::Options>().needing_one_of(&["owner", "group", "mode"])),
+        "access" => Some(OptionSet::of::<access::Options>().needing_one_of(&["owner", "group", "mode"], &[])),
         _ => None,
     }
 }

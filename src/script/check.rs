@@ -457,13 +457,15 @@ mod tests {
                  cmd::run([\"true\"], #{ label: \"x\" } + #{ user: \"kim\" });\n\
                  let more = #{};\n\
                  cmd::run([\"true\"], more + #{ user: \"kim\" });\n\
-                 file::download(\"http://x\", \"/a\", #{ mode: \"0644\" });"
+                 file::download(\"http://x\", \"/a\", #{ mode: \"0644\" });\n\
+                 cmd::run([\"true\"]);"
             )]),
             [
                 "a.rhai:1:23 `pkg::install`: expected a string in the array of argument 1, found an integer",
                 "a.rhai:2:18 `cmd::read`: expected a string, an integer or a character in the array of argument 1, found an array",
-                "a.rhai:3:20 `cmd::run` needs one of `creates`, `unless`, `always` or `capture`",
+                "a.rhai:3:20 `cmd::run` needs one of `creates`, `unless`, `always` or `capture` → `creates: path` names what it makes, `unless: […]` a command that succeeds when it is done → `capture: #{}` runs it apart and finds out whether it changes anything → `always: \"why\"` runs it every time that the step runs",
                 "a.rhai:6:34 `file::download` needs `sha256`",
+                "a.rhai:7:6 `cmd::run` does not take 1 argument → cmd::run(argv: array, options: map) -> output → `creates: path` names what it makes, `unless: […]` a command that succeeds when it is done → `capture: #{}` runs it apart and finds out whether it changes anything → `always: \"why\"` runs it every time that the step runs",
             ]
         );
     }

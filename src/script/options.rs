@@ -13,7 +13,16 @@ use crate::failure::{Failure, FailureKind};
 pub struct OptionSet {
     known: Vec<(&'static str, Takes)>,
     /// Of each of these groups, one must be given.
-    required: Vec<Vec<&'static str>>,
+    required: Vec<Required>,
+}
+
+/// Options of which one must be given.
+#[derive(Clone, Debug)]
+pub(super) struct Required {
+    /// Their names.
+    pub names: Vec<&'static str>,
+    /// What they are for.
+    pub hints: &'static [&'static str],
 }
 
 /// What an option takes.
@@ -34,7 +43,8 @@ impl OptionSet {
             T::deserialize(Value::Object(serde_json::Map::new())).err().map(|error| error.to_string());
         let is_missing =
             |name: &&&str| nothing.as_ref().is_some_and(|why| *why == format!("missing field `{name}`"));
-        let required = names.iter().filter(is_missing).map(|name| vec![*name]).collect();
+        let required =
+            names.iter().filter(is_missing).map(|name| Required { names: vec![*name], hints: &[] }).collect();
         Self { known, required }
     }
 
@@ -45,10 +55,10 @@ impl OptionSet {
         self
     }
 
-    /// These, one of which must be given.
+    /// These, one of which must be given; `hints` say what they are for.
     #[must_use]
-    pub fn needing_one_of(mut self, names: &[&'static str]) -> Self {
-        self.required.push(names.to_vec());
+    pub fn needing_one_of(mut self, names: &[&'static str], hints: &'static [&'static str]) -> Self {
+        self.required.push(Required { names: names.to_vec(), hints });
         self
     }
 
@@ -66,7 +76,7 @@ impl OptionSet {
     }
 
     /// The groups of which one must be given.
-    pub(super) fn required(&self) -> &[Vec<&'static str>] {
+    pub(super) fn required(&self) -> &[Required] {
         &self.required
     }
 

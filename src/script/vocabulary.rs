@@ -178,7 +178,12 @@ impl Vocabulary {
     /// The options that this argument knows, if it is a map of options.
     pub(super) fn options(&self, namespace: &str, name: &str, argument: usize) -> Option<OptionSet> {
         let known = self.overloads(namespace, name)?;
-        if known.options & bit(argument) == 0 { None } else { (self.registration.options)(namespace, name) }
+        if known.options & bit(argument) == 0 { None } else { self.options_of(namespace, name) }
+    }
+
+    /// The options that the functions of this name know.
+    pub(super) fn options_of(&self, namespace: &str, name: &str) -> Option<OptionSet> {
+        (self.registration.options)(namespace, name)
     }
 
     /// The parameters of the functions of this name that can be called with so many arguments. Maps and arrays at the

@@ -7,7 +7,7 @@ use rhai::{Expr, FnCallExpr, Position, Token};
 use super::Checker;
 use super::passed::Taken;
 use crate::failure::Failure;
-use crate::script::options::{OptionSet, one_of, with_article};
+use crate::script::options::{OptionSet, Required, one_of, with_article};
 use crate::script::program::Program;
 use crate::script::vocabulary::Parameter;
 use crate::script::{json_of, manual};
@@ -69,11 +69,13 @@ pub(super) fn passed_on(
     problems
 }
 
-/// How the functions of this name are called.
+/// How the functions of this name are called, and which options they need.
 pub(super) fn signatures(checker: &Checker, namespace: &str, name: &str) -> Vec<String> {
     let functions = manual::functions(checker.engine);
     let named = functions.iter().filter(|known| known.namespace == namespace && known.name == name);
-    named.map(manual::Function::signature).collect()
+    let options = checker.vocabulary.options_of(namespace, name);
+    let needed = options.iter().flat_map(OptionSet::required).flat_map(|group| group.hints);
+    named.map(manual::Function::signature).chain(needed.map(|hint| (*hint).to_owned())).collect()
 }
 
 pub(super) fn suggestion(name: &str, known: Vec<&str>) -> Option<String> {
@@ -199,14 +201,16 @@ impl Reader<'_> {
     /// The options that must be there, where all of the map is literal, unless the script catches the error.
     fn required(&mut self, known: &OptionSet, argument: &Expr) {
         let Some(given) = literal_keys(argument).filter(|_| !self.may_fail) else { return };
-        for group in known.required().iter().filter(|group| !group.iter().any(|name| given.contains(name))) {
-            let needs = match group.as_slice() {
+        let is_missing = |group: &&Required| !group.names.iter().any(|name| given.contains(name));
+        for group in known.required().iter().filter(is_missing) {
+            let needs = match group.names.as_slice() {
                 [others @ .., last] if !others.is_empty() => {
                     format!("one of `{}` or `{last}`", others.join("`, `"))
                 }
                 names => format!("`{}`", names.concat()),
             };
-            self.report(first_position(argument), format!("`{}` needs {needs}", self.function()), None);
+            let hints = group.hints.iter().map(|hint| (*hint).to_owned());
+            self.report(first_position(argument), format!("`{}` needs {needs}", self.function()), hints);
         }
     }
 
