@@ -393,11 +393,7 @@ impl Run<'_> {
         }
         if options.capture.is_none() && !self.has_guard() {
             let failure = Failure::new("`cmd::run` needs one of `creates`, `unless`, `always` or `capture`");
-            bail!(
-                GUARD_HINTS
-                    .into_iter()
-                    .fold(failure.kind(FailureKind::Option), |failure, hint| failure.hint(hint))
-            );
+            bail!(GUARD_HINTS.into_iter().fold(failure.kind(FailureKind::Option), Failure::hint));
         }
         if options.always.is_some() && (options.creates.is_some() || options.unless.is_some()) {
             bail!(

@@ -1,5 +1,8 @@
 //! A command that was run, with what undoes it: the removal of its product, or commands given beforehand.
 
+mod plain;
+mod product;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,186 +11,28 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::tree::is_of_kind;
+pub use plain::{PlainCommand, Probe};
+use product::{
+    Added, Product, Watch, Watched, blob, is_small, is_there, keep_before_run, keep_small, read_listing,
+    remove, state_of,
+};
+pub use product::{CommandSource, CommandState};
+
 use super::{
     Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, aside, is_volatile, missing,
-    state_value, unit,
+    state_value, tree, unit,
 };
-use crate::failure::FailureKind;
 use crate::journal::{Class, Undoing};
-use crate::machine::account::Account;
-use crate::machine::files::{self, Digest, FileState, Listing, PathText};
+use crate::machine::files::{self, Digest, Listing, PathText};
 use crate::machine::mount;
-use crate::machine::process::{self, Command, Stdin};
-use crate::machine::secret_store::SecretStore;
 use crate::machine::tree_size::TreeSize;
 use crate::target::{States, Target};
 
-/// How long a probe may take.
-const LONGEST_LOOK: Duration = Duration::from_secs(60);
 /// How long a command that undoes something may take.
 const LONGEST_UNDO: Duration = Duration::from_secs(1800);
 
-/// When the operator agrees to lose what is not kkrun's in a product, up to this many bytes of it are kept,
-const MOST_KEPT: u64 = 16 * 1024 * 1024;
-/// and of one entry up to this many files.
-const MOST_KEPT_FILES: u64 = 1000;
-
 /// Of what was modified in a product, so many entries are named.
 const MOST_NAMED: usize = 5;
-
-/// A command as the journal holds it: everything that running it needs.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PlainCommand {
-    /// The program and its arguments.
-    pub argv: Vec<String>,
-    /// As whom.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub user: Option<String>,
-    /// Variables on top of those that every command gets.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, String>,
-    /// Variables that hold secrets: by variable, the secret's name.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub secrets: BTreeMap<String, String>,
-    /// Where.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cwd: Option<PathBuf>,
-    /// What it reads.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub stdin: Option<String>,
-    /// The exit codes besides 0 that mean success.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub ok_codes: Vec<i32>,
-}
-
-impl PlainCommand {
-    /// The command to run. A secret that is no longer stored is left out, and a note says so.
-    pub fn command(&self, world: &World, timeout: Duration) -> Result<Command> {
-        let mut command = Command::new(&self.argv);
-        command.user = self.user.as_deref().map(Account::existing).transpose()?;
-        command.cwd.clone_from(&self.cwd);
-        command.timeout = Some(timeout);
-        let plain = |value: &String| process::Value::Plain(value.into());
-        command.env = self.env.iter().map(|(name, value)| (name.into(), plain(value))).collect();
-        let store = SecretStore::below(world.state_directory());
-        for (variable, name) in &self.secrets {
-            match store.read(name)? {
-                Some(text) => {
-                    let secret = process::Value::Secret(text.as_bytes().to_vec().into());
-                    command.env.push((variable.into(), secret));
-                }
-                None => world.reporter.note(format!(
-                    "`{}` runs without `{variable}`: secret `{name}` is not stored",
-                    self.label()
-                )),
-            }
-        }
-        if let Some(text) = &self.stdin {
-            command.stdin = Stdin::Bytes(text.clone().into_bytes().into());
-        }
-        Ok(command)
-    }
-
-    /// Its name in messages.
-    pub fn label(&self) -> String {
-        shell_words::join(&self.argv)
-    }
-}
-
-/// How the state that a command changes is observed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(tag = "by", rename_all = "snake_case")]
-pub enum Probe {
-    /// By whether this command succeeds: then there is nothing left to do.
-    Success {
-        /// The probing command.
-        look: PlainCommand,
-    },
-    /// By the output of this command.
-    Output {
-        /// The probing command.
-        look: PlainCommand,
-    },
-}
-
-impl Probe {
-    /// The state now: `true` or `false`, or a hash of the output; none if the command that prints it fails, as it does
-    /// where there is nothing to print yet or any more.
-    ///
-    /// # Errors
-    /// When it cannot be run.
-    pub fn state(&self, world: &World) -> Result<Option<String>> {
-        let (Self::Success { look } | Self::Output { look }) = self;
-        let ended = world.look(&look.command(world, LONGEST_LOOK)?)?;
-        Ok(match self {
-            Self::Success { .. } => Some(ended.is_success().to_string()),
-            Self::Output { .. } if !ended.is_success() => None,
-            Self::Output { .. } => Some(Digest::of(ended.stdout.text().trim_end().as_bytes()).to_string()),
-        })
-    }
-
-    /// Why the state is unknown.
-    fn failure(&self, world: &World) -> Result<()> {
-        let Self::Output { look } = self else { return Ok(()) };
-        unit::succeeded(&world.look(&look.command(world, LONGEST_LOOK)?)?, &look.label())
-    }
-
-    /// How the state differs from the recorded one.
-    fn difference(&self, world: &World) -> String {
-        let (Self::Success { look } | Self::Output { look }) = self;
-        match self.failure(world) {
-            Ok(()) => format!("the output of `{}` is not what kkrun recorded", look.label()),
-            Err(error) => format!("{error:#}, and kkrun recorded its output"),
-        }
-    }
-}
-
-/// What a command is about: its product, and the result of its probe.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommandState {
-    /// Whether its product is there.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub product: Option<bool>,
-    /// Of a product that is there: what kkrun's own commands left of it, as a listing in the backups. Of one that was
-    /// there before and is not kkrun's: all of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub left: Option<Digest>,
-    /// Where what was at the product's path was set aside, because it may not be kkrun's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub aside: Option<PathText>,
-    /// Before: the product is one that kkrun made, and an older change removes it.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub own: bool,
-    /// The result of the probe.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probed: Option<String>,
-    /// What its product was last made from, and by.
-    #[serde(flatten)]
-    pub source: CommandSource,
-}
-
-impl CommandState {
-    /// Whether all that kkrun's commands left of the product is there unchanged. Of a product that was there before, or
-    /// whose listing is gone, nothing is known.
-    pub fn is_whole(&self, world: &World, product: &Path) -> Result<bool> {
-        let Some(left) = self.left else { return Ok(true) };
-        let Some(known) = read_listing(world, left)? else { return Ok(true) };
-        Ok(known.without(&Listing::observe_beside(product, &known)?).is_empty())
-    }
-}
-
-/// What a product is made from, and by.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct CommandSource {
-    /// A hash of what the script names as its source.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made_from: Option<String>,
-    /// A hash of the command: arguments, variables, user, directory and input.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub made_by: Option<String>,
-}
 
 /// What is known of a command's product before the command is run.
 #[derive(Clone, Debug, Default)]
@@ -252,85 +97,6 @@ pub struct CommandChange {
     /// Set where the command is run; a change that was read from the journal has none.
     #[serde(skip)]
     watch: Option<Box<Watch>>,
-}
-
-/// The product right before the command is run.
-#[derive(Clone, Debug)]
-struct Watch {
-    /// All of it.
-    found: Listing,
-    /// What of it is not as kkrun left it.
-    theirs: Listing,
-    /// The product that the command changes.
-    changed: Option<Watched>,
-    /// As in [`ProductRecord`].
-    user: Option<u32>,
-    /// As in [`ProductRecord`].
-    runs_as: Option<String>,
-    /// What kkrun's commands left of the product and something else modified or removed, by its path from there.
-    modified: Vec<PathBuf>,
-    /// What kkrun did not make in the product.
-    added: Vec<Added>,
-}
-
-/// Something in a product that kkrun did not make, and that the command may remove.
-#[derive(Clone, Debug)]
-struct Added {
-    path: PathBuf,
-    /// From the product.
-    name: String,
-    size: TreeSize,
-    /// What is in a directory `.cache`, or in one with a `CACHEDIR.TAG` (<https://bford.info/cachedir/>), can be made again
-    /// by definition.
-    is_cache: bool,
-}
-
-impl Added {
-    fn look(product: &Path, name: &Path) -> Self {
-        let path = if name == Path::new(".") { product.to_owned() } else { product.join(name) };
-        let is_cache = name.ends_with(".cache") || is_there(&path.join("CACHEDIR.TAG")).unwrap_or(false);
-        let name = PathText::new(name).to_string();
-        Self { size: if is_cache { TreeSize::default() } else { TreeSize::at(&path) }, path, name, is_cache }
-    }
-
-    fn is_kept(&self) -> bool {
-        !self.is_cache && is_small(self.size)
-    }
-}
-
-/// A product right before commands are run that write into it.
-#[derive(Clone, Debug)]
-struct Watched {
-    path: PathText,
-    found: Listing,
-    /// As it is recorded.
-    recorded: CommandState,
-}
-
-impl Watched {
-    fn observe(path: &PathText, recorded: CommandState) -> Result<Self> {
-        Ok(Self { path: path.clone(), found: Listing::observe(path.as_path())?, recorded })
-    }
-
-    /// What to record of it once the commands have ended: what differs is theirs.
-    fn recorded(&self, world: &World, user: Option<u32>) -> Result<Option<(Target, Value)>> {
-        let Some(left) = self.recorded.left else { return Ok(None) };
-        let now = Listing::observe(self.path.as_path())?;
-        let Some(left) = read_listing(world, left)? else { return Ok(None) };
-        let left = left.as_changed(&self.found, &now, user).with_contents(self.path.as_path())?;
-        let left = Some(world.backups()?.save(&blob(&left)?)?);
-        let state = CommandState { left, ..self.recorded.clone() };
-        Ok(Some((Target::product(self.path.as_path()), state_value(&state))))
-    }
-}
-
-/// What is at the path of a product.
-enum Product {
-    Absent,
-    /// Nothing but what kkrun's commands left, and these entries.
-    Known(Vec<PathBuf>),
-    /// It was never listed, or the listing is gone.
-    Unknown,
 }
 
 impl CommandChange {
@@ -425,45 +191,6 @@ impl CommandChange {
         }
     }
 
-    /// What is at the product's path, given what was recorded since the command was about to be run.
-    fn look_at(product: &Path, world: &World, recorded: Option<&Value>) -> Result<Product> {
-        if !is_there(product)? {
-            return Ok(Product::Absent);
-        }
-        let left = recorded.and_then(state_of).and_then(|state| state.left);
-        let Some(known) = left.map(|left| read_listing(world, left)).transpose()?.flatten() else {
-            return Ok(Product::Unknown);
-        };
-        let now = Listing::observe_beside(product, &known)?;
-        let (gone, back) = (world.assumed_gone.borrow(), world.assumed_back.borrow());
-        let path = |relative: &Path| {
-            if relative == Path::new(".") { product.to_owned() } else { product.join(relative) }
-        };
-        let stays =
-            |path: &PathBuf| !path.ancestors().any(|above| gone.contains(above) || back.contains(above));
-        Ok(Product::Known(now.beyond(&known).into_iter().map(path).filter(stays).collect()))
-    }
-
-    /// Clears the product's path, for the command or for its undo. Gives where something was set aside that may not be
-    /// kkrun's.
-    fn clear_away(product: &Path, world: &World, recorded: Option<&Value>) -> Result<Option<PathBuf>> {
-        let found = Self::look_at(product, world, recorded)?;
-        let is_whole = matches!(&found, Product::Known(theirs) if theirs.is_empty());
-        match found {
-            Product::Absent => Ok(None),
-            Product::Known(_) if is_whole => remove(product).map(|()| None),
-            Product::Known(_) | Product::Unknown => {
-                let to = aside::set_aside(world, &files::canonical(product)?)?;
-                world.reporter.note(format!(
-                    "`{}` was moved to `{}`: it may hold what kkrun did not make",
-                    product.display(),
-                    to.display()
-                ));
-                Ok(Some(to))
-            }
-        }
-    }
-
     /// What the command may remove of what kkrun did not make, if it is too much to be kept.
     fn too_much_added(&self, watch: &Watch) -> Option<String> {
         if !self.before.own {
@@ -475,7 +202,7 @@ impl CommandChange {
             size.bytes += added.size.bytes;
         }
         let names = watch.added.iter().filter(|added| !added.is_cache).map(|added| added.name.clone());
-        let names = super::tree::others(names.collect());
+        let names = tree::others(names.collect());
         (!is_small(size))
             .then(|| format!("the command may remove {names} ({size}), which is too much to be kept"))
     }
@@ -493,7 +220,7 @@ impl CommandChange {
                 world.reporter.note(format!(
                     "`{}` removed {} in `{}`; {what}",
                     self.inverse.label,
-                    super::tree::others(gone.into_iter().map(|added| added.name.clone()).collect()),
+                    tree::others(gone.into_iter().map(|added| added.name.clone()).collect()),
                     product.display(),
                 ));
             }
@@ -600,78 +327,6 @@ impl CommandChange {
     }
 }
 
-fn state_of(value: &Value) -> Option<CommandState> {
-    serde_json::from_value(value.clone()).ok()
-}
-
-fn blob(listing: &Listing) -> Result<Vec<u8>> {
-    serde_json::to_vec(listing).context("cannot write a listing as JSON")
-}
-
-/// The listing, if it is still there: without it, no one can say what is the command's.
-fn read_listing(world: &World, digest: Digest) -> Result<Option<Listing>> {
-    let bytes = match world.backups()?.read(digest) {
-        Err(error) if is_of_kind(&error, FailureKind::Backup) => return Ok(None),
-        read => read?,
-    };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .with_context(|| format!("backup `{digest}` is invalid: expected a listing"))
-}
-
-/// Whether so much is kept without a question.
-fn is_small(size: TreeSize) -> bool {
-    size.bytes <= MOST_KEPT && size.files <= MOST_KEPT_FILES
-}
-
-/// Keeps what the command may remove. What cannot be kept is named: that is no reason not to run it.
-fn keep_before_run(world: &World, added: &[Added]) {
-    for added in added.iter().filter(|added| added.is_kept()) {
-        if let Err(error) = keep_small(world, std::slice::from_ref(&added.path)) {
-            world.reporter.note(format!("cannot keep a copy of `{}`: {error:#}", added.path.display()));
-        }
-    }
-}
-
-/// Keeps a little of what others put into a product in the backups, when the operator agreed to lose it.
-fn keep_small(world: &World, theirs: &[PathBuf]) -> Result<()> {
-    let mut room = MOST_KEPT;
-    for path in theirs {
-        let size = TreeSize::at(path);
-        if size.bytes > room || size.files > MOST_KEPT_FILES {
-            continue;
-        }
-        room -= size.bytes;
-        if std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir()) {
-            world.backups()?.save_tree(path)?;
-        } else {
-            super::tree::keep_copy(world, path)?;
-        }
-    }
-    Ok(())
-}
-
-fn is_there(path: &Path) -> Result<bool> {
-    match std::fs::symlink_metadata(path) {
-        Ok(_) => Ok(true),
-        Err(error)
-            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
-        {
-            Ok(false)
-        }
-        Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
-    }
-}
-
-fn remove(path: &Path) -> Result<()> {
-    match FileState::observe(path)? {
-        FileState::Absent => Ok(()),
-        // A half of it would be taken for the product.
-        FileState::Directory { .. } => super::tree::remove_at_once(path),
-        state => files::remove(path, &state, &super::tag(path)),
-    }
-}
-
 impl Kind for CommandChange {
     fn target(&self) -> Target {
         match self.product() {
@@ -705,7 +360,7 @@ impl Kind for CommandChange {
     fn undo_takes(&self, world: &World, recorded: Option<&Value>) -> Option<String> {
         let product = self.made_product()?;
         let size = TreeSize::at(product);
-        match Self::look_at(product, world, recorded).ok()? {
+        match Product::look_at(product, world, recorded).ok()? {
             Product::Absent => None,
             Product::Known(_) => Some(format!("remove `{}` ({size})", product.display())),
             Product::Unknown => Some(format!(
@@ -736,7 +391,7 @@ impl Kind for CommandChange {
         if !is_there(product)? {
             return Ok(None);
         }
-        let aside = Self::clear_away(product, world, recorded)?.map(PathText::new);
+        let aside = Product::clear_away(product, world, recorded)?.map(PathText::new);
         Ok(Some(state_value(&CommandState { product: Some(false), aside, ..CommandState::default() })))
     }
 
@@ -799,7 +454,7 @@ impl Kind for CommandChange {
             for path in &watch.modified {
                 let path = if path == Path::new(".") { product.to_owned() } else { product.join(path) };
                 if is_there(&path)? {
-                    super::tree::keep_copy(world, &path)?;
+                    tree::keep_copy(world, &path)?;
                 }
             }
         }
@@ -861,7 +516,7 @@ impl Kind for CommandChange {
 
     fn loss(&self, world: &World, recorded: Option<&Value>) -> Result<Option<Loss>> {
         let Some(product) = self.made_product() else { return Ok(None) };
-        let Product::Known(theirs) = Self::look_at(product, world, recorded)? else { return Ok(None) };
+        let Product::Known(theirs) = Product::look_at(product, world, recorded)? else { return Ok(None) };
         if theirs.is_empty() {
             return Ok(None);
         }
@@ -870,7 +525,7 @@ impl Kind for CommandChange {
             format!("`{shown}`, which is not what `{}` made", self.inverse.label)
         } else {
             let name = |path: &PathBuf| PathText::new(path.strip_prefix(product).unwrap_or(path)).to_string();
-            let others = super::tree::others(theirs.iter().map(name).collect());
+            let others = tree::others(theirs.iter().map(name).collect());
             format!("`{shown}`, made by `{}`, with {others}", self.inverse.label)
         };
         Ok(Some(Loss { class: Class::Data, what }))
@@ -925,7 +580,8 @@ impl Kind for CommandChange {
         }
         let watched = self.watched(terms)?;
         // Before the command below runs: what it writes into the product is kkrun's, and no one was asked about it.
-        let found = self.made_product().map(|product| Self::look_at(product, world, recorded)).transpose()?;
+        let found =
+            self.made_product().map(|product| Product::look_at(product, world, recorded)).transpose()?;
         let commands = self.inverse.commands.get(terms.commands_ended..).unwrap_or_default();
         if let Some(command) = commands.first() {
             self.run_undo_command(world, command, terms)?;
@@ -944,7 +600,7 @@ impl Kind for CommandChange {
                 remove(product)?;
             }
             (Some(product), Some(Product::Unknown)) => {
-                aside = Self::clear_away(product, world, None)?.map(PathText::new);
+                aside = Product::clear_away(product, world, None)?.map(PathText::new);
             }
             _ => {}
         }
