@@ -6,7 +6,7 @@ import os
 import tempfile
 
 from ansible import constants as C
-from ansible.errors import AnsibleActionFail, AnsibleError
+from ansible.errors import AnsibleActionFail, AnsibleConnectionFailure, AnsibleError
 from ansible.plugins.action import ActionBase
 from ansible.utils.display import Display
 from ansible_collections.kkrun.kkrun.plugins.module_utils import bundle as bundles
@@ -128,8 +128,17 @@ class ActionModule(ActionBase):
                 self.require_standard_input()
             result.update(self.perform(state))
         finally:
-            self._remove_tmp_path(self._connection._shell.tmpdir)
+            self.remove_temporary()
         return result
+
+    def remove_temporary(self):
+        """What is on a host that went down stays there. Tried once more by Ansible, its removal would make the host one that failed."""
+        try:
+            self._remove_tmp_path(self._connection._shell.tmpdir)
+        except AnsibleConnectionFailure as error:
+            display.vvv('cannot remove `%s`: %s' % (self._connection._shell.tmpdir, error))
+        finally:
+            self._connection._shell.tmpdir = None
 
     def module(self, name, arguments):
         outcome = self._execute_module(module_name=name, module_args=arguments, task_vars=self.task_vars)
