@@ -243,13 +243,14 @@ impl LiveClone {
         self.root.differences()
     }
 
-    /// Leaves all of it as it is, with scripts to enter and to remove it.
-    pub(super) fn keep(mut self) -> Result<Progress> {
+    /// Leaves all of it as it is, with scripts to enter and to remove it. Who enters begins in this directory, as the run
+    /// did: what its messages say to run works there.
+    pub(super) fn keep(mut self, directory: &Path) -> Result<Progress> {
         let scratch = self.record.made.scratch.clone();
         let leader = self.container()?.leader();
         self.record.made.kept = true;
         let enter = scratch.join("enter");
-        root::write_scratch(&enter, &kept::enter(leader), 0o700)?;
+        root::write_scratch(&enter, &kept::enter(leader, directory), 0o700)?;
         let remove = scratch.join("remove");
         root::write_scratch(&remove, &kept::remove(&self.record.made, self.record.path()), 0o700)?;
         self.record.save()?;

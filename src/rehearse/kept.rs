@@ -2,17 +2,21 @@
 
 use std::path::Path;
 
+use super::SHARED;
 use crate::machine::clone::registry::Made;
 use crate::machine::tool::SEARCH_PATH;
 
-/// A script that opens a shell in the clone.
-pub(super) fn enter(leader: u32) -> String {
+/// A script that opens a shell in this directory of the clone, where `kkrun` is found.
+pub(super) fn enter(leader: u32, directory: &Path) -> String {
+    let directory = directory.to_string_lossy();
+    // A login shell would set another path.
     format!(
         "#!/bin/sh\n\
          # Opens a shell in a kept rehearsal, or runs the given command there.\n\
-         [ $# -gt 0 ] || set -- /bin/bash -l\n\
-         exec nsenter --target {leader} --all --setuid 0 --setgid 0 -- /usr/bin/env -i HOME=/root LANG=C.UTF-8 LOGNAME=root \
-         PATH={SEARCH_PATH} SHELL=/bin/bash TERM=\"${{TERM:-dumb}}\" USER=root \"$@\"\n"
+         [ $# -gt 0 ] || set -- /bin/bash\n\
+         exec nsenter --target {leader} --all --setuid 0 --setgid 0 -- /usr/bin/env -i -C {} HOME=/root LANG=C.UTF-8 \
+         LOGNAME=root PATH={SEARCH_PATH}:{SHARED} SHELL=/bin/bash TERM=\"${{TERM:-dumb}}\" USER=root \"$@\"\n",
+        shell_words::quote(&directory)
     )
 }
 

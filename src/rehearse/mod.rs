@@ -157,7 +157,8 @@ pub fn rehearse(rehearsal: &Rehearsal, signals: &Signals, tell: &mut dyn FnMut(P
     }
     if rehearsal.keep {
         let difference = Difference::new(clone.differences()?).without(&booted);
-        tell(clone.keep()?);
+        let last = rehearsal.runs.last().map(|run| rehearsal.working_directory(run));
+        tell(clone.keep(&last.unwrap_or_else(|| PathBuf::from("/")))?);
         return Ok(outcome(rehearsal, exit_codes, difference));
     }
     clone.switch_off();

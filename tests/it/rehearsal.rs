@@ -255,9 +255,16 @@ fn a_kept_clone_can_be_entered_and_removed_by_its_own_scripts() {
             _ => None,
         })
         .unwrap();
-    let inside = std::process::Command::new(&enter).args(["cat", "/srv/kept"]).output().unwrap();
+    let inside = std::process::Command::new(&enter)
+        .args(["sh", "-ec", "cat /srv/kept; command -v kkrun; pwd"])
+        .output()
+        .unwrap();
     let removal = std::process::Command::new(remove).output().unwrap();
-    assert_eq!(String::from_utf8_lossy(&inside.stdout), "stays\n", "{inside:?}");
+    assert_eq!(
+        String::from_utf8_lossy(&inside.stdout),
+        "stays\n/run/kkrun-rehearsal/kkrun\n/\n",
+        "{inside:?}"
+    );
     assert!(removal.status.success(), "{removal:?}");
     trial.assert_nothing_is_left();
 }
