@@ -4,12 +4,16 @@
 //! record holds the checksum of the line before, so that a lost, doubled or exchanged line shows. A record
 //! counts once it is synced; what follows the last whole record is a torn write of a run that died.
 
+mod change_record;
 mod checkpoint;
 mod history;
 mod index;
 mod load;
+mod pending;
 mod record;
+mod replay;
 mod state;
+mod step_record;
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt as _, OpenOptionsExt, PermissionsExt as _};
@@ -19,21 +23,21 @@ use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
 use serde::Serialize;
 
-pub use checkpoint::{ScriptDigests, load_brief};
 #[cfg(test)]
-pub(crate) use history::work;
-pub use history::{
-    ChangeRecord, Changes, Claims, History, PendingHandler, Reboot, Recorded, RunRecord, StepRecord,
-    StepState, UnfinishedRollback, whose,
-};
+pub(crate) use change_record::work;
+pub use change_record::{ChangeRecord, Changes, whose};
+pub use checkpoint::{ScriptDigests, load_brief};
+pub use history::{Claims, History, Recorded, UnfinishedRollback};
 pub use index::Index;
 use load::Mark;
 pub use load::{Loaded, PutBack, Torn, load, read};
+pub use pending::{PendingHandler, Reboot};
 pub use record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Settling,
     Undoing,
 };
 pub use state::ChangeState;
+pub use step_record::{RunRecord, StepRecord, StepState};
 
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
