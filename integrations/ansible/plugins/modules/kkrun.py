@@ -116,12 +116,12 @@ options:
     type: dict
 notes:
   - Set C(ServerAliveInterval) for SSH, so that a host that went down is noticed.
+extends_documentation_fragment:
+  - kkrun.kkrun.attributes
 attributes:
   check_mode:
-    description: Changes nothing on the host, and says what would be changed.
     support: full
   diff_mode:
-    description: Shows changes line by line.
     support: full
 author:
   - the kkrun authors (@kkrun)

@@ -28,13 +28,15 @@ options:
     description: How many seconds to wait at most for the run's next turn.
     type: int
     default: 0
+extends_documentation_fragment:
+  - kkrun.kkrun.attributes
 attributes:
   check_mode:
-    description: It only reads.
     support: full
+    details: It only reads.
   diff_mode:
-    description: There is nothing to show.
     support: none
+    details: There is nothing to show.
 author:
   - the kkrun authors (@kkrun)
 '''

@@ -1,6 +1,9 @@
 # Hosts for tests: booted containers with sshd, each an overlay over one base in a network namespace of its own. Sourced.
 # `work` is a directory on a disk, `base` a root file system with a Debian that boots. Needs root.
 
+# In a mount namespace of its own: what another process copied of these mounts would keep their directories busy.
+[[ -n ${KKRUN_FLEET_APART-} ]] || KKRUN_FLEET_APART=1 exec unshare --mount "$0" "$@"
+
 say() { printf 'fleet: %s (%s s)\n' "$*" "$SECONDS"; }
 die() { printf 'fleet: %s\n' "$*" >&2; exit 1; }
 
