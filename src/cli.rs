@@ -131,6 +131,7 @@ fn options_of(command: &str) -> Option<&'static [&'static str]> {
         "reset" | "forget" => &["dry_run", "yes", "non_interactive", "json", "quiet", "color", "state_dir"],
         "pending" | "doctor" => &["non_interactive", "json", "quiet", "color", "state_dir"],
         "status" | "history" | "show" | "log" => &["json", "color", "state_dir"],
+        "report" => &["color", "state_dir"],
         "api" => &["json", "color"],
         _ => &["color"],
     })
@@ -204,6 +205,20 @@ pub enum Command {
         /// The number of the change, as `kkrun history` lists it
         change: u64,
     },
+    /// Write a report of a run: one HTML page with its steps, changes and failures
+    ///
+    /// The page needs nothing but a browser. It shows the steps, commands and changes of the run on a time line, with what
+    /// changed line by line, the output of steps, and what is pending now. Like `show` and `log`, it shows no secrets.
+    Report {
+        /// The run, as `kkrun show` names it [default: the last one]
+        run: Option<String>,
+        /// The last run of this plan
+        #[arg(long, value_name = "PLAN", conflicts_with = "run")]
+        plan: Option<String>,
+        /// Write the page to FILE; `-` is standard output [default: kkrun-report-RUN.html]
+        #[arg(long, short, value_name = "FILE")]
+        output: Option<PathBuf>,
+    },
     /// List pending handlers, or drop them
     Pending {
         /// Drop the handlers with these numbers without running them
@@ -271,6 +286,9 @@ pub struct Rehearse {
     /// Keep the clone and show how to enter it
     #[arg(long)]
     pub keep: bool,
+    /// Write a report of the clone's last run to FILE, with all that the rehearsal changed on disk: one HTML page
+    #[arg(long, value_name = "FILE")]
+    pub report: Option<PathBuf>,
     /// Start this unit of the machine in the clone too; may be repeated
     #[arg(long, value_name = "UNIT")]
     pub with: Vec<String>,

@@ -367,6 +367,7 @@ fn rehearsal(adoption: &Adoption, files: Vec<(PathBuf, String)>, plan: Option<&P
         expect_unchanged: false,
         durable: false,
         runs: run.into_iter().collect(),
+        report: None,
         scratch: adoption.scratch.clone(),
         binary: adoption.binary.clone(),
         files,

@@ -14,6 +14,7 @@ mod history;
 mod log;
 mod pending;
 mod rehearse;
+mod report;
 mod reset;
 mod rollback;
 mod run;
@@ -46,6 +47,9 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
         Command::Log { step, plan } => log::execute(options, step.as_deref(), plan.as_deref()),
         Command::History { steps, plan } => history::execute(options, &steps, plan.as_deref()),
         Command::Show { change } => show::execute(options, change),
+        Command::Report { run, plan, output } => {
+            report::execute(options, run.as_deref(), plan.as_deref(), output.as_deref())
+        }
         Command::Pending { drop } => pending::execute(options, &drop),
         Command::Forget { plan, all } => forget::execute(options, plan.as_deref(), all),
         Command::Doctor { accept_journal } => doctor::execute(options, accept_journal),

@@ -17,6 +17,10 @@ use crate::rehearse::{
 };
 use crate::script::Source;
 use crate::ui::ColorChoice;
+use crate::ui::report::{Difference as ReportedDifference, Excerpt, Text, with_difference};
+
+/// So many paths that a rehearsal changed are in its report.
+const PATHS_IN_REPORT: usize = 5000;
 
 /// Rehearses as the command line says.
 pub(super) fn execute(options: &Options, wanted: cli::Rehearse) -> Result<ExitCode> {
@@ -35,13 +39,54 @@ pub(super) fn execute(options: &Options, wanted: cli::Rehearse) -> Result<ExitCo
         expect_unchanged: wanted.expect_unchanged,
         durable: false,
         runs,
+        report: wanted.report.as_ref().map(|_| report_inside(options)).transpose()?,
         scratch: tool::temporary_directory()
             .map_or_else(|| SCRATCH.into(), |place| place.join("kkrun-rehearsals")),
         binary: tool::own_binary()?,
         files,
     };
     let outcome = rehearse::rehearse(&rehearsal, &signals, &mut |progress| emit(&reporter, &progress))?;
+    if let Some(path) = &wanted.report {
+        match &outcome.report {
+            Some(page) => {
+                let page = with_difference(page, &shown_difference(&reporter, &outcome.difference));
+                super::report::deliver(&page, path)?;
+                reporter.note(format!("the report is in `{}`", path.display()));
+            }
+            None => reporter.note("no report is written: no run in the clone recorded anything"),
+        }
+    }
     conclude(&reporter, options, &outcome)
+}
+
+/// The arguments of kkrun that print the report in the clone.
+fn report_inside(options: &Options) -> Result<Vec<OsString>> {
+    let mut arguments = ["report", "--output", "-"].map(OsString::from).to_vec();
+    arguments.extend(state_directory_inside(options)?);
+    Ok(arguments)
+}
+
+fn state_directory_inside(options: &Options) -> Result<Option<OsString>> {
+    let Some(directory) = &options.state_dir else { return Ok(None) };
+    let mut argument = OsString::from("--state-dir=");
+    argument.push(std::path::absolute(directory).context("cannot find the state directory")?);
+    Ok(Some(argument))
+}
+
+/// What the rehearsal changed, for its report.
+fn shown_difference(reporter: &Reporter, difference: &Difference) -> ReportedDifference {
+    let shown = |line: &str| Text::of_outside(|text| reporter.redact(text), line);
+    let lines = difference.entries.iter().map(|entry| shown(&rehearse::difference::line(entry)));
+    let left_out = difference.entries.len().saturating_sub(PATHS_IN_REPORT);
+    let more = format!("{left_out} more paths are left out: `kkrun rehearse --verbose` lists all of them");
+    ReportedDifference {
+        summary: difference.summary().iter().map(|sum| shown(&sum.to_string())).collect(),
+        paths: Excerpt {
+            left_out_before: None,
+            lines: lines.take(PATHS_IN_REPORT).collect(),
+            left_out_behind: (left_out > 0).then(|| shown(&more)),
+        },
+    }
 }
 
 /// Installs the tools that are missing, if the operator agrees.
@@ -172,11 +217,7 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
         ColorChoice::Always => arguments.push("--color=always".into()),
         ColorChoice::Never => arguments.push("--color=never".into()),
     }
-    if let Some(directory) = &options.state_dir {
-        let mut argument = OsString::from("--state-dir=");
-        argument.push(std::path::absolute(directory).context("cannot find the state directory")?);
-        arguments.push(argument);
-    }
+    arguments.extend(state_directory_inside(options)?);
     Ok((arguments, files))
 }
 
@@ -320,6 +361,7 @@ mod tests {
             then: Vec::new(),
             expect_unchanged: false,
             keep: false,
+            report: None,
             with: Vec::new(),
         };
         let run = first_run(&chosen, &[], &wanted).unwrap();

@@ -4,11 +4,12 @@ use anyhow::{Result, bail};
 
 use super::data::{RecordedChange, Row};
 use super::history::state_of;
-use crate::change::Change;
+use crate::change::{Change, World};
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
+use crate::journal::{ChangeRecord, History};
 use crate::machine::clock;
 use crate::pasteable::pasteable;
 use crate::text::printable_lines;
@@ -31,12 +32,7 @@ pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
     };
     let intent = &change.intent;
     let (state, detail) = state_of(change);
-    let difference = if intent.holds_secret || history.held_secret(&intent.target) {
-        Some("its content is not shown: it holds a secret".to_owned())
-    } else {
-        let world = launch.world_for_dry_run(super::reporter(options));
-        Change::of_intent(intent)?.kind().recorded_difference(&world)
-    };
+    let difference = difference_of(change, &history, &launch.world_for_dry_run(super::reporter(options)))?;
     if options.json {
         begin_json();
         let recorded = RecordedChange::new(change, (state, detail));
@@ -73,4 +69,18 @@ pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
         field("undo", &pasteable(&format!("`kkrun rollback {}{plan}`", shell_words::quote(&target))));
     }
     Ok(ExitCode::DONE)
+}
+
+/// What a change changed in its target, line by line, as far as that is kept; nothing of a target into which a secret was
+/// ever written.
+pub(super) fn difference_of(
+    change: &ChangeRecord,
+    history: &History,
+    world: &World,
+) -> Result<Option<String>> {
+    let intent = &change.intent;
+    if intent.holds_secret || history.held_secret(&intent.target) {
+        return Ok(Some("its content is not shown: it holds a secret".to_owned()));
+    }
+    Ok(Change::of_intent(intent)?.kind().recorded_difference(world))
 }

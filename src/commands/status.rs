@@ -28,7 +28,7 @@ const LAST_LINES: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[cfg_attr(test, derive(schemars::JsonSchema))]
 #[serde(rename_all = "snake_case")]
-enum PlanState {
+pub(super) enum PlanState {
     Running,
     Failed,
     Interrupted,
@@ -45,7 +45,7 @@ enum PlanState {
 #[serde(tag = "event", rename = "status")]
 pub(super) struct PlanStatus {
     plan: String,
-    state: PlanState,
+    pub(super) state: PlanState,
     /// Since when it is so, by the newest record about it.
     since: Option<Timestamp>,
     /// Its steps were examined; otherwise all is by the journal alone.
@@ -58,12 +58,12 @@ pub(super) struct PlanStatus {
     changes: usize,
     /// How many of these cannot be undone.
     not_undoable: usize,
-    pending: Vec<String>,
+    pub(super) pending: Vec<String>,
     overrides: Vec<String>,
     steps: Vec<StepRow>,
     /// The last lines of the newest step that failed or was interrupted.
     last_lines: Vec<String>,
-    next: Vec<String>,
+    pub(super) next: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
@@ -125,7 +125,8 @@ pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode
     Ok(ExitCode::DONE)
 }
 
-fn status_of(
+/// Of a plan, by its record alone unless it was examined.
+pub(super) fn status_of(
     launch: &Launch,
     history: &History,
     plan: &str,
@@ -339,7 +340,7 @@ fn step_line(step: &StepRow, width: usize, when: &dyn Fn(Timestamp) -> String) -
 }
 
 /// The word for a state, as it is in JSON.
-fn label(state: &impl Serialize) -> String {
+pub(super) fn label(state: &impl Serialize) -> String {
     let word = serde_json::to_value(state).ok().and_then(|value| Some(value.as_str()?.replace('_', " ")));
     word.unwrap_or_default()
 }

@@ -10,6 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::course::{Course, Picker, WhichRun};
 use super::record::{Entry, FormatVersion, Header, Record};
 use super::{BACKUPS, FILE, History, MARK, damaged};
 use crate::machine::clock;
@@ -136,7 +137,20 @@ enum Line {
 /// With [`ExitCode::JOURNAL`](crate::exit_code::ExitCode::JOURNAL) when the journal is damaged, missing, newer than
 /// this kkrun, older than the state directory, or of another machine.
 pub fn load(directory: &Path) -> Result<Loaded> {
-    let loaded = read(directory)?;
+    undoubted(read(directory)?)
+}
+
+/// The same, with the course of a run, which is picked while the journal is read; none if there is no such run.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_course(directory: &Path, which: WhichRun<'_>) -> Result<(Loaded, Option<Course>)> {
+    let mut picker = Picker::new(which);
+    let loaded = undoubted(read_seeing(directory, &mut |record| picker.see(record))?)?;
+    Ok((loaded, picker.picked()))
+}
+
+fn undoubted(loaded: Loaded) -> Result<Loaded> {
     match loaded.doubt {
         Some(doubt) => Err(damaged(doubt)),
         None => Ok(loaded),
@@ -148,6 +162,11 @@ pub fn load(directory: &Path) -> Result<Loaded> {
 /// # Errors
 /// As [`load`], but for a journal that is older than the state directory or of another machine.
 pub fn read(directory: &Path) -> Result<Loaded> {
+    read_seeing(directory, &mut |_| {})
+}
+
+/// The same, with every valid record shown to `see`.
+fn read_seeing(directory: &Path, see: &mut dyn FnMut(&Record)) -> Result<Loaded> {
     // A run may append meanwhile: the journal is at least as new as a mark that was read before it.
     let mark = Mark::read(directory)?;
     let path = directory.join(FILE);
@@ -175,7 +194,7 @@ pub fn read(directory: &Path) -> Result<Loaded> {
     let placed = file.metadata().with_context(|| format!("cannot read the journal `{}`", path.display()))?;
     let shown = path.display();
     let marked = mark.as_ref().map(|mark| mark.seq);
-    let mut loaded = match parse(BufReader::with_capacity(1 << 16, file), marked) {
+    let mut loaded = match parse(BufReader::with_capacity(1 << 16, file), marked, see) {
         Ok(loaded) => loaded,
         Err(Fault::Damage(why)) => return Err(damaged(format!("the journal `{shown}` is damaged: {why}"))),
         Err(Fault::OfAnother(why)) => {
@@ -282,8 +301,12 @@ fn holds_backups(directory: &Path) -> Result<bool> {
 }
 
 /// The longest valid prefix, or the damage that is in it. One line is in memory at a time, and what follows the last
-/// valid one. The checksum of the record `marked` is kept.
-fn parse(mut journal: impl BufRead, marked: Option<u64>) -> Result<Loaded, Fault> {
+/// valid one. The checksum of the record `marked` is kept, and every valid record is shown to `see`.
+fn parse(
+    mut journal: impl BufRead,
+    marked: Option<u64>,
+    see: &mut dyn FnMut(&Record),
+) -> Result<Loaded, Fault> {
     let mut loaded = Loaded { exists: true, last_checksum: first_checksum(), ..Loaded::default() };
     let mut rest = Vec::new();
     loop {
@@ -300,6 +323,7 @@ fn parse(mut journal: impl BufRead, marked: Option<u64>) -> Result<Loaded, Fault
                 loaded.is_closed =
                     matches!(record.entry, Entry::RunEnded { .. } | Entry::RollbackEnded { .. });
                 loaded.newest = Some(record.header.time);
+                see(&record);
                 let applied = loaded.history.apply(*record);
                 applied.map_err(|why| Fault::Damage(format!("record {number} {why}")))?;
                 checksum
@@ -482,7 +506,7 @@ mod tests {
     }
 
     fn parse_bytes(bytes: &[u8]) -> Result<Loaded, Fault> {
-        parse(bytes, None)
+        parse(bytes, None, &mut |_| {})
     }
 
     fn why_refused(bytes: &[u8]) -> String {

@@ -6,6 +6,7 @@
 
 mod change_record;
 mod checkpoint;
+mod course;
 mod history;
 mod index;
 mod load;
@@ -27,10 +28,11 @@ use serde::Serialize;
 pub(crate) use change_record::work;
 pub use change_record::{ChangeRecord, Changes, whose};
 pub use checkpoint::{ScriptDigests, load_brief};
+pub use course::{Course, WhichRun};
 pub use history::{Claims, History, Recorded, UnfinishedRollback};
 pub use index::Index;
 use load::Mark;
-pub use load::{Loaded, PutBack, Torn, load, read};
+pub use load::{Loaded, PutBack, Torn, load, load_course, read};
 pub use pending::{PendingHandler, Reboot};
 pub use record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Settling,

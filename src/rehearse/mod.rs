@@ -64,6 +64,8 @@ pub struct Rehearsal {
     pub durable: bool,
     /// The runs of kkrun inside, one after another.
     pub runs: Vec<Run>,
+    /// The arguments of kkrun that print a report of them at the end.
+    pub report: Option<Vec<OsString>>,
     /// The directory that holds what clones write; usually [`SCRATCH`].
     pub scratch: PathBuf,
     /// This very kkrun.
@@ -116,6 +118,8 @@ pub struct Outcome {
     pub difference: Difference,
     /// The part of it that must not be, when the base was to be equal in the end.
     pub unexpected: Option<Difference>,
+    /// The report; none if none was asked for, or no run inside recorded anything.
+    pub report: Option<String>,
 }
 
 impl Outcome {
@@ -155,22 +159,40 @@ pub fn rehearse(rehearsal: &Rehearsal, signals: &Signals, tell: &mut dyn FnMut(P
         exit_codes.push(code);
         stop.check()?;
     }
+    let report = match &rehearsal.report {
+        Some(arguments) => report(&clone, arguments)?,
+        None => None,
+    };
     if rehearsal.keep {
         let difference = Difference::new(clone.differences()?).without(&booted);
         let last = rehearsal.runs.last().map(|run| rehearsal.working_directory(run));
         tell(clone.keep(&last.unwrap_or_else(|| PathBuf::from("/")))?);
-        return Ok(outcome(rehearsal, exit_codes, difference));
+        return Ok(outcome(rehearsal, exit_codes, difference, report));
     }
     clone.switch_off();
     let difference = Difference::new(clone.differences()?).without(&booted);
     tell(Progress::Removing);
     drop(clone);
-    Ok(outcome(rehearsal, exit_codes, difference))
+    Ok(outcome(rehearsal, exit_codes, difference, report))
 }
 
-fn outcome(rehearsal: &Rehearsal, exit_codes: Vec<u8>, difference: Difference) -> Outcome {
+fn outcome(
+    rehearsal: &Rehearsal,
+    exit_codes: Vec<u8>,
+    difference: Difference,
+    report: Option<String>,
+) -> Outcome {
     let unexpected = rehearsal.expect_unchanged.then(|| difference.unexpected());
-    Outcome { exit_codes, difference, unexpected }
+    Outcome { exit_codes, difference, unexpected, report }
+}
+
+/// What kkrun prints inside with these arguments: it reads the clone's record where that is, and knows its secrets.
+fn report(clone: &LiveClone, arguments: &[OsString]) -> Result<Option<String>> {
+    let mut command = vec![OsString::from(format!("{SHARED}/kkrun"))];
+    command.extend_from_slice(arguments);
+    let (code, printed) =
+        clone.output(&Inside { command, environment: clone.environment.clone(), directory: None })?;
+    Ok((code == 0).then_some(printed))
 }
 
 /// One run of kkrun inside: begun again when it was cut off by a restart of the clone.
@@ -236,7 +258,7 @@ mod tests {
 
     fn outcome(exit_codes: &[u8], unexpected: Option<Difference>) -> ExitCode {
         let difference = Difference::new(Vec::new());
-        Outcome { exit_codes: exit_codes.to_vec(), difference, unexpected }.exit_code()
+        Outcome { exit_codes: exit_codes.to_vec(), difference, unexpected, report: None }.exit_code()
     }
 
     #[test]

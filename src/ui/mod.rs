@@ -6,6 +6,7 @@ mod json;
 mod manual;
 mod output;
 mod questions;
+pub mod report;
 mod summary;
 mod wrap;
 

@@ -38,6 +38,7 @@ mod products;
 mod redirect;
 mod rehearsal;
 mod rehearse_command;
+mod report;
 mod resume;
 mod rollback;
 mod secrets;

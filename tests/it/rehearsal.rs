@@ -38,6 +38,7 @@ impl Trial {
             expect_unchanged: false,
             durable: false,
             runs: scripts.iter().map(run).collect(),
+            report: None,
             scratch: scratch.path().join("clones"),
             binary: "/bin/bash".into(),
             files: Vec::new(),

@@ -60,6 +60,26 @@ fn rehearsal_reports_changes_and_lists_differences_as_data() {
 
 #[test]
 #[ignore = "needs root and a Debian base"]
+fn report_of_a_rehearsal_has_its_run_and_what_it_changed_on_disk() {
+    let place =
+        Place::new("step::run(\"01\", \"Write\", || file::write(\"/srv/<rehearsed>\", \"text\\n\"));");
+    let page = place.directory.path().join("page.html");
+    let output = place.rehearse(&["--report", page.to_str().unwrap()]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    let page = std::fs::read_to_string(page).unwrap();
+    for part in [
+        "/srv/&lt;rehearsed&gt;",
+        "+text",
+        "Changed on disk by the rehearsal",
+        "added /srv/&lt;rehearsed&gt;",
+    ] {
+        assert!(page.contains(part), "`{part}` is not in the page:\n{page}");
+    }
+}
+
+#[test]
+#[ignore = "needs root and a Debian base"]
 fn a_dry_run_changes_nothing_in_the_clone() {
     let output = Place::new(WRITES).rehearse(&["--dry-run"]).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();

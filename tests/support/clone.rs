@@ -37,6 +37,7 @@ pub(crate) fn of_script(words: &str, base: PathBuf, clones: PathBuf) -> Rehearsa
         expect_unchanged: false,
         durable: false,
         runs: vec![Run { arguments: ["-c", &script].map(OsString::from).to_vec(), plan: None }],
+        report: None,
         scratch: clones,
         binary: "/bin/bash".into(),
         files,
