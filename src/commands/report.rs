@@ -23,8 +23,8 @@ use crate::journal::{
 use crate::machine::{clock, host_facts, lock};
 use crate::plan::{Launch, log_name, log_of};
 use crate::redaction::Redactor;
-use crate::ui::line_to_stderr;
 use crate::ui::report::{Act, Excerpt, Mark, Problem, Report, Span, Step, Text};
+use crate::ui::{line_to_stderr, line_to_stdout};
 
 /// Standard output, as `--output` calls it.
 const STANDARD_OUTPUT: &str = "-";
@@ -72,17 +72,11 @@ pub(super) fn execute(
 
 /// Writes the page to this file, or to standard output.
 pub(super) fn deliver(page: &str, path: &Path) -> Result<()> {
-    if path != Path::new(STANDARD_OUTPUT) {
-        return write(path, page).with_context(|| format!("cannot write `{}`", path.display()));
+    if path == Path::new(STANDARD_OUTPUT) {
+        line_to_stdout(page);
+        return Ok(());
     }
-    let mut out = std::io::stdout().lock();
-    match out.write_all(page.as_bytes()).and_then(|()| out.flush()) {
-        // Its reader has all it needs.
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => {
-            Err(error).context("cannot write the report to standard output")
-        }
-        _ => Ok(()),
-    }
+    write(path, page).with_context(|| format!("cannot write `{}`", path.display()))
 }
 
 fn not_found(history: &History, run: Option<&str>, plan: Option<&str>) -> Failure {
