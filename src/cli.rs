@@ -235,6 +235,9 @@ pub enum Command {
         /// Everything, of all plans
         #[arg(long, conflicts_with = "plan")]
         all: bool,
+        /// Only logs, and backups that no rollback needs, that are older than so many days
+        #[arg(long, value_name = "DAYS", conflicts_with_all = ["plan", "all"])]
+        older_than: Option<u16>,
     },
     /// Examine the journal and explain how to repair it
     Doctor {

@@ -614,9 +614,9 @@ impl Change {
             summary: self.kind().summary(),
             pending: Vec::new(),
             what: take("what").as_str().unwrap_or_default().to_owned(),
-            before: take("before"),
-            after: take("after"),
-            inverse: take("inverse"),
+            before: take("before").into(),
+            after: take("after").into(),
+            inverse: take("inverse").into(),
         };
         debug_assert!(fields.is_empty(), "a change is before, after and inverse, not {fields:?}");
         Ok(intent)
@@ -626,9 +626,9 @@ impl Change {
     pub fn of_intent(intent: &Intent) -> Result<Self> {
         let mut fields = Map::new();
         fields.insert("what".to_owned(), Value::from(intent.what.as_str()));
-        fields.insert("before".to_owned(), intent.before.clone());
-        fields.insert("after".to_owned(), intent.after.clone());
-        fields.insert("inverse".to_owned(), intent.inverse.clone());
+        fields.insert("before".to_owned(), intent.before.value());
+        fields.insert("after".to_owned(), intent.after.value());
+        fields.insert("inverse".to_owned(), intent.inverse.value());
         serde_json::from_value(Value::Object(fields)).with_context(|| {
             format!("cannot read the recorded change of {}: this kkrun does not know its form", intent.target)
         })

@@ -12,7 +12,7 @@ use super::{
     state_value, tag,
 };
 use crate::failure::{Failure, FailureKind};
-use crate::journal::{Class, Undoing};
+use crate::journal::{Class, PlainData, Undoing};
 use crate::machine::files::{
     self, Content, Digest, FileState, Flags, Manifest, ModifiedAt, OpenFile, PathText, Times,
 };
@@ -383,9 +383,8 @@ fn recorded_manifest(world: &World, recorded: Option<&Value>) -> Option<Manifest
 ///
 /// # Errors
 /// When it is not the state of a tree, or its manifest is no longer in the backups.
-pub fn read_recorded_tree(world: &World, recorded: &Value) -> Result<Manifest> {
-    let state: TreeState = serde_json::from_value(recorded.clone())
-        .context("invalid recorded state: expected that of a tree")?;
+pub fn read_recorded_tree(world: &World, recorded: &PlainData) -> Result<Manifest> {
+    let state: TreeState = recorded.read().context("invalid recorded state: expected that of a tree")?;
     read_manifest(world, state.manifest)
 }
 

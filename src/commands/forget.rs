@@ -1,4 +1,5 @@
-//! `kkrun forget`: removes what is kept in clear of a plan, or of all: stored secrets, backups and logs.
+//! `kkrun forget`: removes what is kept in clear of a plan, or of all: stored secrets, backups and logs; with `--older-than`
+//! logs of that age, and backups that no rollback needs.
 //!
 //! The record comes first: a change that cannot be undone without what is removed says so before anything is gone. What is
 //! removed follows from the journal and from what is there, so that the same command completes one that was killed.
@@ -7,6 +8,7 @@ use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
@@ -22,14 +24,25 @@ use crate::pasteable::pasteable;
 use crate::plan::{is_log_of, journal_session};
 
 /// Says what is removed and what that costs, asks, and removes it. Without a plan it is everything.
-pub(super) fn execute(options: &Options, plan: Option<&str>, all: bool) -> Result<ExitCode> {
-    if plan.is_some() == all {
-        bail!(
-            Failure::new("expected the name of a plan to forget, or `--all`")
+pub(super) fn execute(
+    options: &Options,
+    plan: Option<&str>,
+    all: bool,
+    older_than: Option<u16>,
+) -> Result<ExitCode> {
+    let meant = match (plan, all, older_than) {
+        (Some(plan), _, _) => Meant::Plan(plan),
+        (None, true, _) => Meant::All,
+        (None, false, Some(days)) => {
+            let age = Duration::from_secs(u64::from(days) * 24 * 60 * 60);
+            Meant::Before(SystemTime::now().checked_sub(age).unwrap_or(SystemTime::UNIX_EPOCH))
+        }
+        (None, false, None) => bail!(
+            Failure::new("expected the name of a plan to forget, `--all`, or `--older-than DAYS`")
                 .exit(ExitCode::USAGE)
                 .kind(FailureKind::Usage)
-        );
-    }
+        ),
+    };
     let reporter = super::reporter(options);
     super::summed_up(&reporter, || {
         let launch = config::launch(options, "kkrun forget")?;
@@ -39,7 +52,7 @@ pub(super) fn execute(options: &Options, plan: Option<&str>, all: bool) -> Resul
         }
         refuse_unfinished(&history)?;
         if options.dry_run {
-            let forgetting = Forgetting::of(&history, &launch.state, plan)?;
+            let forgetting = Forgetting::of(&history, &launch.state, meant)?;
             forgetting.report(&reporter);
             let exit = if forgetting.is_nothing() { ExitCode::DONE } else { ExitCode::DIFFERENT };
             return Ok(ended(&reporter, 0, exit));
@@ -48,7 +61,7 @@ pub(super) fn execute(options: &Options, plan: Option<&str>, all: bool) -> Resul
         let mut session = journal_session(&launch, writer, "forget", &reporter)?;
         session.begin_acting()?;
         refuse_doubts(session.history())?;
-        let forgetting = Forgetting::of(session.history(), &launch.state, plan)?;
+        let forgetting = Forgetting::of(session.history(), &launch.state, meant)?;
         if forgetting.is_nothing() {
             reporter.note("nothing is kept that could be forgotten");
             return Ok(ended(&reporter, 0, ExitCode::DONE));
@@ -133,6 +146,41 @@ fn is_agreed(reporter: &Reporter, options: &Options, forgetting: &Forgetting) ->
     bail!(failure)
 }
 
+/// Of what something is forgotten.
+#[derive(Clone, Copy)]
+enum Meant<'plan> {
+    /// Of this plan.
+    Plan(&'plan str),
+    /// Of all plans, and what is of none.
+    All,
+    /// What was written before, and no rollback needs.
+    Before(SystemTime),
+}
+
+impl Meant<'_> {
+    /// Whether all that is kept of a change may go.
+    fn is_meant(self, change: &ChangeRecord) -> bool {
+        match self {
+            Self::Plan(plan) => change.plan == plan,
+            Self::All => true,
+            Self::Before(_) => !change.is_live(),
+        }
+    }
+
+    /// Whether a file may go by its age.
+    fn is_old(self, path: &Path) -> bool {
+        let Self::Before(time) = self else { return true };
+        path.symlink_metadata().and_then(|found| found.modified()).is_ok_and(|written| written < time)
+    }
+
+    fn plan(&self) -> Option<&str> {
+        match self {
+            Self::Plan(plan) => Some(plan),
+            Self::All | Self::Before(_) => None,
+        }
+    }
+}
+
 /// What is removed, and what that costs.
 struct Forgetting {
     /// The changes that cannot be undone any more, and what they did.
@@ -148,13 +196,13 @@ struct Forgetting {
 }
 
 impl Forgetting {
-    fn of(history: &History, state: &Path, plan: Option<&str>) -> Result<Self> {
-        let is_meant = |change: &ChangeRecord| plan.is_none_or(|plan| change.plan == plan);
+    fn of(history: &History, state: &Path, meant: Meant<'_>) -> Result<Self> {
+        let (plan, is_meant) = (meant.plan(), |change: &ChangeRecord| meant.is_meant(change));
         let saved = Saved::in_directory(&state.join("backups"))?;
         // Lists of what is in a tree hold names and hashes, no contents, and are compared with in every later run.
         let mut needed = BTreeSet::new();
         for recorded in history.ledger.values() {
-            saved.named_in(&recorded.state, &["sha256"], &mut needed);
+            saved.named_in(&recorded.state.value(), &["sha256"], &mut needed);
         }
         let mut others = BTreeSet::new();
         for change in history.changes.iter().filter(|change| !is_meant(change) && change.is_live()) {
@@ -164,17 +212,19 @@ impl Forgetting {
         for change in history.changes.iter().filter(|change| is_meant(change)) {
             saved.all_of(change, &mut named)?;
             if let Some(recorded) = history.ledger.get(&change.intent.target) {
-                saved.closure(&recorded.state, &mut named)?;
+                saved.closure(&recorded.state.value(), &mut named)?;
             }
         }
-        let candidates = if plan.is_some() { &named } else { &saved.names };
-        let backups: BTreeSet<String> = candidates
-            .iter()
-            .filter(|name| !needed.contains(*name) && !others.contains(*name))
-            .cloned()
-            .collect();
+        // What conflicts overwrote is named by no change, and may be the operator's.
+        let candidates = if matches!(meant, Meant::All) { &saved.names } else { &named };
+        let is_free = |name: &&String| !needed.contains(*name) && !others.contains(*name);
+        let is_old = |name: &&String| meant.is_old(&saved.path(name));
+        let backups: BTreeSet<String> = candidates.iter().filter(is_free).filter(is_old).cloned().collect();
         let store = SecretStore::below(state);
-        let (secrets, shared) = secrets_of(&store, plan)?;
+        let (secrets, shared) = match meant {
+            Meant::Before(_) => (BTreeSet::new(), BTreeSet::new()),
+            Meant::Plan(_) | Meant::All => secrets_of(&store, plan)?,
+        };
         let mut stays = Vec::new();
         if !shared.is_empty() {
             stays.push(format!("stored secrets of other plans as well: {}", joined(&shared)));
@@ -195,16 +245,16 @@ impl Forgetting {
                 ));
             }
         }
-        if state.join("aside").exists() {
+        if state.join("aside").exists() && !matches!(meant, Meant::Before(_)) {
             stays.push(format!("`{}`, which may hold files of your own", state.join("aside").display()));
         }
         let is_lost = |change: &&ChangeRecord| {
             let intent = &change.intent;
             let mut needs = BTreeSet::new();
-            saved.named_in(&intent.before, &[], &mut needs);
-            saved.named_in(&intent.inverse, &["edited"], &mut needs);
+            saved.named_in(&intent.before.value(), &[], &mut needs);
+            saved.named_in(&intent.inverse.value(), &["edited"], &mut needs);
             let mut asks = BTreeSet::new();
-            secrets_in(&intent.inverse, &mut asks);
+            secrets_in(&intent.inverse.value(), &mut asks);
             !intent.keeps_content && !needs.is_disjoint(&backups) || !asks.is_disjoint(&secrets)
         };
         let can_be_undone = |change: &&ChangeRecord| {
@@ -212,7 +262,7 @@ impl Forgetting {
         };
         let changes = history.changes.iter().filter(can_be_undone).filter(is_lost);
         let changes = changes.map(|change| (change.id, change.intent.summary.clone())).collect();
-        let logs = logs_of(state, plan)?;
+        let logs = logs_of(state, plan)?.into_iter().filter(|log| meant.is_old(log)).collect();
         let size =
             backups.iter().filter_map(|name| saved.path(name).metadata().ok()).map(|found| found.len()).sum();
         Ok(Self { changes, backups, size, secrets, logs, stays })
@@ -375,7 +425,7 @@ impl Saved {
         let intent = &change.intent;
         [&intent.before, &intent.after, &intent.inverse]
             .into_iter()
-            .try_for_each(|value| self.closure(value, names))
+            .try_for_each(|data| self.closure(&data.value(), names))
     }
 
     /// Adds the backups that a record names, and those that are named in these: a list of a tree names its files.

@@ -51,7 +51,9 @@ pub fn dispatch(cli: Cli) -> Result<ExitCode> {
             report::execute(options, run.as_deref(), plan.as_deref(), output.as_deref())
         }
         Command::Pending { drop } => pending::execute(options, &drop),
-        Command::Forget { plan, all } => forget::execute(options, plan.as_deref(), all),
+        Command::Forget { plan, all, older_than } => {
+            forget::execute(options, plan.as_deref(), all, older_than)
+        }
         Command::Doctor { accept_journal } => doctor::execute(options, accept_journal),
         Command::Export { directory } => export::execute(&directory),
         Command::Completions { shell } => Ok(completions::execute(shell)),

@@ -12,7 +12,7 @@ use super::{chosen_plan, data};
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
-use crate::journal::{ChangeRecord, History, PendingHandler, RunRecord};
+use crate::journal::{History, PendingHandler, RunRecord};
 use crate::machine::{clock, lock};
 use crate::pasteable::pasteable;
 use crate::plan::{Launch, StepRow, StepStatus, examined, log_of, recorded_rows};
@@ -87,7 +87,8 @@ impl From<&RunRecord> for LastRun {
 pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode> {
     let options = Options { dry_run: true, ..options.clone() };
     let launch = config::launch(&options, "kkrun status")?;
-    let history = launch.history()?;
+    // Only what is examined is compared with what was recorded of its targets.
+    let history = if typed.is_none() { launch.history_about_steps()? } else { launch.history()? };
     let redactor = super::redactor(&launch.state)?;
     let known: Vec<String> = chosen_plan::known_plans(&history).into_iter().map(str::to_owned).collect();
     let found = match typed {
@@ -147,8 +148,7 @@ pub(super) fn status_of(
         Some(step) => last_lines(launch, plan, &step.id)?,
         None => Vec::new(),
     };
-    let live: Vec<&ChangeRecord> =
-        history.changes.iter().filter(|change| change.plan == plan && change.is_live()).collect();
+    let live = history.live_count(plan);
     let boot = clock::boot_id()?;
     let handlers = history.pending.iter().filter(|pending| pending.plan == plan);
     let reboots = history.reboots(&boot).filter(|reboot| reboot.plan == plan);
@@ -167,8 +167,8 @@ pub(super) fn status_of(
         not_examined,
         script,
         last_run: last.map(LastRun::from),
-        changes: live.len(),
-        not_undoable: live.iter().filter(|change| change.is_irreversible()).count(),
+        changes: live.changes,
+        not_undoable: live.irreversible,
         pending,
         overrides: overrides.map(|(key, value)| format!("{key} = {value}")).collect(),
         steps,

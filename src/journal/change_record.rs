@@ -3,8 +3,8 @@
 use std::ops::Deref;
 
 use jiff::Timestamp;
-use serde_json::Value;
 
+use super::plain::PlainData;
 use super::record::{ChangeId, Class, Intent};
 use super::state::ChangeState;
 
@@ -30,7 +30,7 @@ pub struct ChangeRecord {
     /// What undoing it needs was removed.
     pub is_forgotten: bool,
     /// What was recorded of its target when it was intended.
-    pub(super) recorded_before: Option<Value>,
+    pub(super) recorded_before: Option<PlainData>,
 }
 
 impl ChangeRecord {

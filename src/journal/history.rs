@@ -9,7 +9,9 @@ use serde_json::Value;
 
 use super::change_record::{ChangeRecord, Changes};
 use super::index::Index;
+use super::live_count::{LiveCount, LiveInStep};
 use super::pending::{PendingHandler, Reboot};
+use super::plain::PlainData;
 use super::record::{BarePlan, ChangeId};
 use super::state::ChangeState;
 use super::step_record::{RunRecord, StepRecord, StepState};
@@ -29,7 +31,7 @@ pub struct Claims {
 #[derive(Clone, Debug)]
 pub struct Recorded {
     /// The state.
-    pub state: Value,
+    pub state: PlainData,
     /// The record that says so.
     pub at: u64,
 }
@@ -63,7 +65,8 @@ impl UnfinishedRollback {
     }
 }
 
-/// What of the history a run needs that finds nothing to do: all about steps, and nothing about changes.
+/// What of the history a run needs that finds nothing to do, and what is shown of the state of a plan: all about steps,
+/// and of changes their numbers.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub(super) struct Brief {
     steps: BTreeMap<String, BTreeMap<String, StepRecord>>,
@@ -73,6 +76,7 @@ pub(super) struct Brief {
     last_run: Option<(String, Timestamp)>,
     last_runs: BTreeMap<String, RunRecord>,
     last_calls: BTreeMap<String, RunRecord>,
+    live: Vec<LiveInStep>,
     pub(super) machine: String,
 }
 
@@ -131,6 +135,8 @@ pub struct History {
     pub(super) open: BTreeSet<ChangeId>,
     /// The live ones to targets of which only the machine tells what relies on them.
     pub(super) live_of_machine: BTreeSet<ChangeId>,
+    /// How many are live, where they were left out.
+    counted: Vec<LiveInStep>,
 }
 
 impl History {
@@ -153,13 +159,15 @@ impl History {
             last_run: self.last_run.clone(),
             last_runs: self.last_runs.clone(),
             last_calls: self.last_calls.clone(),
+            live: self.live_in_steps(),
             machine: self.machine.clone(),
         }
     }
 
     /// The history without its changes, of which none may be asked for.
     pub(super) fn of_brief(brief: Brief) -> Self {
-        let Brief { steps, overrides, bare_plans, runs, last_run, last_runs, last_calls, machine } = brief;
+        let Brief { steps, overrides, bare_plans, runs, last_run, last_runs, last_calls, live, machine } =
+            brief;
         let changes = Changes { list: Vec::new(), is_left_out: true };
         Self {
             steps,
@@ -170,6 +178,7 @@ impl History {
             last_run,
             last_runs,
             last_calls,
+            counted: live,
             machine,
             ..Self::default()
         }
@@ -217,6 +226,36 @@ impl History {
     pub(super) fn live_of(&self, plan: &str, step: Option<&str>) -> impl Iterator<Item = &ChangeRecord> {
         let ids = self.live_by_step.get(plan).and_then(|steps| steps.get(&step.map(str::to_owned)));
         ids.into_iter().flatten().filter_map(|id| self.change(*id))
+    }
+
+    fn live_in_steps(&self) -> Vec<LiveInStep> {
+        if self.is_brief() {
+            return self.counted.clone();
+        }
+        let steps = self.live_by_step.iter().flat_map(|(plan, steps)| {
+            steps.iter().filter(|(_, ids)| !ids.is_empty()).map(move |(step, ids)| (plan, step, ids))
+        });
+        let counted = steps.map(|(plan, step, ids)| {
+            let changes = ids.iter().filter_map(|id| self.change(*id));
+            let count = changes.map(LiveCount::of).fold(LiveCount::default(), LiveCount::add);
+            LiveInStep { plan: plan.clone(), step: step.clone(), count }
+        });
+        counted.collect()
+    }
+
+    /// How many changes of a plan are live.
+    pub fn live_count(&self, plan: &str) -> LiveCount {
+        let counted = self.live_in_steps().into_iter().filter(|live| live.plan == plan);
+        counted.fold(LiveCount::default(), |sum, live| sum.add(live.count))
+    }
+
+    /// How many changes of a step are live.
+    pub fn live_count_of(&self, plan: &str, step: &str) -> LiveCount {
+        if self.is_brief() {
+            let is_it = |live: &&LiveInStep| live.plan == plan && live.step.as_deref() == Some(step);
+            return self.counted.iter().find(is_it).map(|live| live.count).unwrap_or_default();
+        }
+        self.live_of(plan, Some(step)).map(LiveCount::of).fold(LiveCount::default(), LiveCount::add)
     }
 
     /// The changes that were made before this step completed, are undone since, and were not made again. Those of a step
@@ -339,8 +378,8 @@ impl History {
     }
 
     /// What is recorded at this target by its own records.
-    pub fn recorded(&self, target: &Target) -> Option<&Value> {
-        self.ledger.get(target).map(|recorded| &recorded.state)
+    pub fn recorded(&self, target: &Target) -> Option<Value> {
+        self.ledger.get(target).map(|recorded| recorded.state.value())
     }
 
     /// Whether a secret was ever written to this target, to a part of it or to the whole that it is a part of.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use crate::machine::files::PathText;
+use super::plain::PlainData;
 use crate::target::{Footprint, States, Target, states_as_list};
 
 /// The identity of a change: the sequence number of its intent.
@@ -211,11 +212,11 @@ pub struct Intent {
     /// The kind of change.
     pub what: String,
     /// The target's state before, as the kind describes it.
-    pub before: Value,
+    pub before: PlainData,
     /// The target's state after.
-    pub after: Value,
+    pub after: PlainData,
     /// What the kind needs to bring the before-state back: plain data, no script.
-    pub inverse: Value,
+    pub inverse: PlainData,
 }
 
 #[cfg(test)]
@@ -235,9 +236,9 @@ impl Intent {
             summary: String::new(),
             pending: Vec::new(),
             what: String::new(),
-            before: Value::Null,
-            after: Value::Null,
-            inverse: Value::Null,
+            before: Value::Null.into(),
+            after: Value::Null.into(),
+            inverse: Value::Null.into(),
         }
     }
 }

@@ -174,7 +174,7 @@ impl History {
                     && known.intent.what == "captured"
                     && let Some(state) = recorded.get(&known.intent.target)
                 {
-                    known.intent.after = state.clone();
+                    known.intent.after = state.clone().into();
                 }
                 self.settled_at(change, header.seq);
                 self.accept(change, recorded, header.seq);
@@ -184,7 +184,7 @@ impl History {
             }
             Entry::Recorded { target, state } => {
                 self.kept_against.remove(&target);
-                self.ledger.insert(target, Recorded { state, at: header.seq });
+                self.ledger.insert(target, Recorded { state: state.into(), at: header.seq });
             }
             Entry::ConflictKept { target, against } => {
                 self.kept_against.insert(target, against);
@@ -304,7 +304,7 @@ impl History {
         if intent.holds_secret {
             self.secret_targets.insert(intent.target.clone());
         }
-        let recorded_before = self.recorded(&intent.target).cloned();
+        let recorded_before = self.ledger.get(&intent.target).map(|recorded| recorded.state.clone());
         self.live.insert(&intent.target, id);
         if matches!(intent.target, Target::Access(_)) {
             self.access.insert(&intent.target, id);
@@ -410,7 +410,7 @@ impl History {
             if !keeps_content {
                 self.kept_against.remove(&target);
             }
-            self.ledger.insert(target, Recorded { state, at });
+            self.ledger.insert(target, Recorded { state: state.into(), at });
         }
     }
 

@@ -19,9 +19,14 @@ pub fn now() -> Timestamp {
     Timestamp::now()
 }
 
-/// The time zone in which times are shown: that of `TZ`, else of `/etc/localtime`, else UTC. One file is read; a time
-/// library that looks the zone up by its name lists the whole database first. Source: tzset(3).
+/// The time zone in which times are shown: that of `TZ`, else of `/etc/localtime`, else UTC. One file is read, once; a
+/// time library that looks the zone up by its name lists the whole database first. Source: tzset(3).
 pub fn zone() -> TimeZone {
+    static READ: OnceLock<TimeZone> = OnceLock::new();
+    READ.get_or_init(read_zone).clone()
+}
+
+fn read_zone() -> TimeZone {
     let named = std::env::var("TZ").ok();
     let zone = match named.as_deref().map(|name| name.strip_prefix(':').unwrap_or(name)) {
         None => zone_in(Path::new(LOCAL_TIME)),

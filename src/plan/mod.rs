@@ -106,6 +106,18 @@ impl Launch {
         Ok(self.journal()?.history)
     }
 
+    /// What the journal says now of steps and runs, and how many changes are live: by its checkpoint, if there is one of
+    /// it. No change may be asked for.
+    pub fn history_about_steps(&self) -> Result<History> {
+        match self.brief_journal()? {
+            Some((loaded, _)) => {
+                tracing::debug!("known by the checkpoint: the journal is not even replayed");
+                Ok(loaded.history)
+            }
+            None => self.history(),
+        }
+    }
+
     /// The journal as its checkpoint describes it, without its changes; none if there is no checkpoint of it.
     fn brief_journal(&self) -> Result<Option<(Loaded, ScriptDigests)>> {
         journal::check_state_directory(&self.state)?;

@@ -107,11 +107,10 @@ pub fn recorded_rows(history: &History, plan: &str, is_running: bool) -> Vec<Ste
 
 fn row(history: &History, plan: &str, report: StepReport) -> StepRow {
     let record = history.step(plan, &report.id).cloned().unwrap_or_default();
-    let live = || history.live_changes_of(plan, &report.id);
-    let (changes, forgotten) = (live().count(), live().filter(|change| change.is_forgotten).count());
+    let live = history.live_count_of(plan, &report.id);
     StepRow {
-        changes,
-        forgotten,
+        changes: live.changes,
+        forgotten: live.forgotten,
         started: record.started,
         finished: record.finished,
         seconds: record.seconds,

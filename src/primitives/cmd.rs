@@ -478,7 +478,7 @@ impl Run<'_> {
             source => source?,
         };
         let session = self.host.seen();
-        let known = session.history().recorded(&target).cloned();
+        let known = session.history().recorded(&target);
         let known = known.and_then(|value| serde_json::from_value::<CommandState>(value).ok());
         let known = known.unwrap_or_default();
         if self.options.whole

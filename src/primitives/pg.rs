@@ -292,7 +292,7 @@ impl<'call> Execution<'call> {
             let target = Change::Statement(change.clone()).kind().target();
             let session = self.host.seen();
             let is_in_doubt = session.doubtful(&target).is_some();
-            return Ok(!is_in_doubt && change.is_done(session.history().recorded(&target)));
+            return Ok(!is_in_doubt && change.is_done(session.history().recorded(&target).as_ref()));
         }
         match self.unless_holds() {
             Err(error) if error.is::<Unpredictable>() => Ok(false),

@@ -348,7 +348,7 @@ fn change_versions(host: &Host, packages: Vec<DesiredVersion>, options: &Options
     let names: Vec<String> = packages.iter().map(|one| one.name().to_owned()).collect();
     ask_for(host, &names);
     let is_own = |name: &&String| {
-        host.seen().history().recorded(&Target::Hold((*name).clone())).is_some_and(|held| *held == true)
+        host.seen().history().recorded(&Target::Hold((*name).clone())).is_some_and(|held| held == true)
     };
     let own_holds = names.iter().filter(is_own).cloned().collect();
     let desired = DesiredVersions {
@@ -418,7 +418,7 @@ fn answer(host: &Host, package: &str, question: &str, kind: &str, value: &Dynami
     let desired = DesiredAnswer { package, question, kind, value: &text, is_secret };
     let change = {
         let session = host.seen();
-        DebconfChange::towards(&desired, session.history().recorded(&target), &session.world)?
+        DebconfChange::towards(&desired, session.history().recorded(&target).as_ref(), &session.world)?
     };
     let Some(change) = change else { return Ok(false) };
     host.session().perform(&Change::Debconf(change), Payload::Nothing)

@@ -47,7 +47,7 @@ pub fn preview(session: &mut Session, request: &Request, is_shown: bool) -> Resu
             continue;
         }
         let target = &known.intent.target;
-        let recorded = states.get(target).or_else(|| session.recorded_since(id, target)).cloned();
+        let recorded = states.get(target).cloned().or_else(|| session.recorded_since(id, target));
         let recorded = recorded.as_ref();
         let previewed = match holds_what_stays(session, request, &known, &report) {
             Some(why) => Ok(Undone::Kept(why)),
@@ -195,7 +195,7 @@ fn missing_backup(session: &Session, known: &ChangeRecord, change: &Change) -> O
     let recorded = session.recorded_since(known.id, &known.intent.target);
     let missing = change
         .kind()
-        .backups(world, recorded)
+        .backups(world, recorded.as_ref())
         .into_iter()
         .find_map(|digest| world.backups().and_then(|backups| backups.file(digest)).err())?;
     let is_as_before = matches!(change.kind().position(world), Ok(Position::Before));
@@ -284,7 +284,7 @@ fn undo_one(
         return keep(session, row, why, was_reported, report);
     }
     let mut is_agreed = false;
-    match loss_of(session, &known, &change, session.recorded_since(id, &known.intent.target)) {
+    match loss_of(session, &known, &change, session.recorded_since(id, &known.intent.target).as_ref()) {
         Ok(Some(loss)) => {
             let word = loss.class.purge_word().unwrap_or("all");
             let why = format!("{}; `--purge {word}` allows it", loss.what);

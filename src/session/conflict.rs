@@ -64,7 +64,7 @@ impl Session {
             return self.modified_access(change);
         }
         self.world.content_is_secret.set(self.history.held_secret(target));
-        let difference = change.kind().conflict(recorded, &self.world)?;
+        let difference = change.kind().conflict(&recorded, &self.world)?;
         // What kkrun itself left there under another name, as part of a tree say, is its own doing.
         match last_known_at(&self.history, &self.world, target) {
             Ok(Some(LastKnown::Anything)) => None,
@@ -103,7 +103,7 @@ impl Session {
     /// What is known of a whole file, before a part of it is changed.
     pub fn file_record(&self, found: &Found) -> FileRecord {
         let target = Target::file(&found.path);
-        let known = FileRecord::of(self.history.recorded(&target), &found.state);
+        let known = FileRecord::of(self.history.recorded(&target).as_ref(), &found.state);
         if known == FileRecord::AsRecorded {
             return known;
         }

@@ -31,7 +31,7 @@ pub(super) fn last_known_at(history: &History, world: &World, target: &Target) -
     Ok(match target {
         Target::File(path) => Search { history, world }.file(path.as_path())?,
         Target::Tree(path) => Search { history, world }.tree(path.as_path())?,
-        _ => history.ledger.get(target).map(|recorded| LastKnown::State(recorded.state.clone())),
+        _ => history.ledger.get(target).map(|recorded| LastKnown::State(recorded.state.value())),
     })
 }
 
@@ -100,7 +100,7 @@ impl Search<'_> {
         let ledger = &self.history.ledger;
         let mut reported = Vec::new();
         if let Some(Recorded { state, at }) = ledger.get(&Target::file(above))
-            && let Ok(state) = serde_json::from_value::<FileState>(state.clone())
+            && let Ok(state) = state.read::<FileState>()
         {
             if above == path {
                 reported.push((*at, Known::State(state)));
@@ -120,7 +120,7 @@ impl Search<'_> {
             }
         }
         if let Some(Recorded { state, at }) = ledger.get(&Target::product(above))
-            && let Ok(state) = serde_json::from_value::<CommandState>(state.clone())
+            && let Ok(state) = state.read::<CommandState>()
         {
             let is_there = state.product == Some(true);
             reported.push((*at, if is_there { Known::Anything } else { Known::State(FileState::Absent) }));

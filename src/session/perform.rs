@@ -55,7 +55,7 @@ impl Session {
         let intent = change.intent()?;
         self.refuse_secret_in(&intent)?;
         let Intent { target, summary, after, .. } = intent;
-        if self.is_kept(&target, &after) {
+        if self.is_kept(&target, &after.value()) {
             return Ok(false);
         }
         let conflict = self.conflicting_state(change, &target);
@@ -85,14 +85,14 @@ impl Session {
         let mut intent = change.intent()?;
         self.refuse_secret_in(&intent)?;
         let target = intent.target.clone();
-        if self.is_kept(&target, &intent.after) {
+        if self.is_kept(&target, &intent.after.value()) {
             return Ok(None);
         }
         self.asks_for(|| target.clone());
         self.check_interruption()?;
         self.begin_acting()?;
         if let Some(difference) = self.conflicting_state(change, &target)
-            && !self.may_replace(&target, &intent.summary, &difference, &intent.after)?
+            && !self.may_replace(&target, &intent.summary, &difference, &intent.after.value())?
         {
             return Ok(None);
         }
@@ -109,7 +109,7 @@ impl Session {
             return if self.is_only_noted(change) { self.note(entry) } else { self.record(entry) }.map(Some);
         };
         refuse_unmounted(&self.known(id)?.intent)?;
-        if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target))? {
+        if let Some(state) = kind.clear_attempt(&self.world, self.recorded_since(id, &target).as_ref())? {
             self.record(Entry::Recorded { target, state })?;
         }
         Ok(Some(id))
@@ -124,10 +124,10 @@ impl Session {
         let mut kept = BTreeSet::new();
         for change in changes {
             let Intent { target, summary, after, .. } = change.intent()?;
-            if self.is_kept(&target, &after) {
+            if self.is_kept(&target, &after.value()) {
                 kept.insert(target);
             } else if let Some(difference) = self.conflicting_state(change, &target)
-                && !self.may_replace(&target, &summary, &difference, &after)?
+                && !self.may_replace(&target, &summary, &difference, &after.value())?
             {
                 kept.insert(target);
             }
@@ -323,15 +323,16 @@ impl Session {
     }
 
     /// What is recorded of a target since a change to it was intended.
-    pub fn recorded_since(&self, id: ChangeId, target: &Target) -> Option<&Value> {
-        self.history.ledger.get(target).filter(|recorded| recorded.at > id).map(|recorded| &recorded.state)
+    pub fn recorded_since(&self, id: ChangeId, target: &Target) -> Option<Value> {
+        let since = self.history.ledger.get(target).filter(|recorded| recorded.at > id);
+        since.map(|recorded| recorded.state.value())
     }
 
     /// What is known of the products that a command makes and changes.
     pub fn product_record(&self, inverse: &CommandInverse) -> ProductRecord {
         let recorded = |product: &PathText| {
             let state = self.history.recorded(&Target::product(product.as_path()))?;
-            serde_json::from_value(state.clone()).ok()
+            serde_json::from_value(state).ok()
         };
         let changed = inverse.changes.as_ref().and_then(recorded);
         let Some(product) = &inverse.product else {

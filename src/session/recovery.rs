@@ -170,7 +170,7 @@ impl Session {
         self.report_conflict(&target, &change.kind().summary(), difference);
         match self.on_conflict {
             ConflictPolicy::Keep => {
-                let against = change.intent()?.after;
+                let against = change.intent()?.after.value();
                 self.append(Entry::ConflictKept { target, against })?;
                 self.append(Entry::Void { change: id, why: "the operator kept the state found".to_owned() })?;
             }

@@ -74,14 +74,14 @@ impl Session {
             }
             self.check_interruption_of(&undone)?;
             if matches!(undone, Ok(Undone::Conflict(_))) && self.on_conflict == ConflictPolicy::Keep {
-                let (target, against) = (known.intent.target.clone(), known.intent.after.clone());
+                let (target, against) = (known.intent.target.clone(), known.intent.after.value());
                 self.record(Entry::ConflictKept { target, against })?;
             }
             undone.map(|undone| self.settled_conflict(&known.intent.target, undone))
         };
         let undone = match undone {
             Err(error) if self.leaves_what_has_no_backup(&known.intent.target, &error) => {
-                let (target, against) = (known.intent.target.clone(), known.intent.after.clone());
+                let (target, against) = (known.intent.target.clone(), known.intent.after.value());
                 self.record(Entry::ConflictKept { target, against })?;
                 Ok(Undone::Kept(format!("{error:#}; left as it is")))
             }
@@ -141,8 +141,9 @@ impl Session {
             _ => None,
         };
         let recorded_file = file.and_then(|file| left(&file));
+        let recorded = history.recorded(target);
         let mut terms = UndoTerms {
-            recorded: history.recorded(target),
+            recorded: recorded.as_ref(),
             recorded_file: recorded_file.as_ref(),
             made: change.kind().stayed_for(known.id, undone_beside),
             was_made: known.settled > 0,

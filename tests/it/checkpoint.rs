@@ -73,3 +73,24 @@ fn override_and_dry_run_see_the_whole_journal() {
     place.run("plan.rhai --dry-run").ends(0);
     place.run("rollback --dry-run").ends(0);
 }
+
+#[test]
+fn status_of_all_plans_is_the_same_by_the_checkpoint_and_by_a_replay() {
+    let place = long_plan();
+    place.write(
+        "plan/07.rhai",
+        "file::write(`@/m/file`, \"x\\n\"); cmd::run([\"true\"], #{ always: \"it is a test\" });",
+    );
+    place.run("plan.rhai").ends(0);
+    let status = || {
+        let words = ["status", "--json"];
+        place.ran(&place.command(&words).env("KKRUN_LOG", "debug").output().unwrap())
+    };
+    let brief = status();
+    assert!(brief.stderr.contains(WITHOUT_REPLAY), "{}", brief.page());
+    assert!(brief.stdout.contains("\"changes\":2,\"not_undoable\":1"), "{}", brief.page());
+    place.remove("state/journal.checkpoint");
+    let replayed = status();
+    assert!(!replayed.stderr.contains(WITHOUT_REPLAY), "{}", replayed.page());
+    assert_eq!(brief.stdout, replayed.stdout);
+}

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, SystemTime};
 
 use crate::support::{Place, until};
 
@@ -197,4 +198,32 @@ fn forget_takes_no_list_of_a_product_for_a_copy_of_a_conflict() {
     place.run("rollback").ends(0);
     let shown = place.run("forget plan").ends(78);
     shown.never_says("of what conflicts overwrote").never_says("last output");
+}
+
+/// Dates everything in a directory two days back.
+fn age(place: &Place, name: &str) {
+    let before = SystemTime::now() - Duration::from_secs(2 * 24 * 60 * 60);
+    for entry in fs::read_dir(place.path(name)).unwrap().flatten() {
+        fs::File::options().write(true).open(entry.path()).unwrap().set_modified(before).unwrap();
+    }
+}
+
+#[test]
+fn by_age_logs_go_and_backups_that_no_rollback_needs() {
+    let place = two_plans();
+    place.run("rollback --plan one").ends(0);
+    place.run("forget --older-than 1 --yes").ends(0).says("nothing is kept that could be forgotten");
+    let secrets = place.listing("state/secrets");
+    for name in ["state/backups", "state/logs"] {
+        age(&place, name);
+    }
+    place.run("forget --older-than 3 --yes").ends(0).says("nothing is kept that could be forgotten");
+    place.run("forget --older-than 1").ends(78).says("every change that can be undone now can be undone");
+    assert!(kept(&place).contains(PASSWORD), "nothing was removed without an answer");
+    place.run("forget --older-than 1 --yes").ends(0).says(", 0 stored secrets, 2 logs");
+    assert_eq!(place.backups(), ["other before\n"], "what plan two replaced");
+    assert_eq!(place.listing("state/secrets"), secrets);
+    place.run("rollback --plan two").ends(0);
+    assert_eq!(place.read("m/other"), "other before\n");
+    place.run("forget one --older-than 1").ends(2);
 }
