@@ -529,7 +529,7 @@ impl Model<'_> {
                 .history()
                 .changes
                 .iter()
-                .any(|change| change.intent.before.to_string().contains(mark.as_str()));
+                .any(|change| change.intent.before.value().to_string().contains(mark.as_str()));
             hold!(is_link || self.machine.is_in_backups(mark), "{mark} is lost");
         }
         Ok(())

@@ -37,6 +37,7 @@ pub use live_count::LiveCount;
 use load::Mark;
 pub use load::{Loaded, PutBack, Torn, load, load_course, read};
 pub use pending::{PendingHandler, Reboot};
+pub use plain::PlainData;
 pub use record::{
     BarePlan, ChangeId, Class, Entry, Fingerprint, FormatVersion, Handler, Header, Intent, Record, Settling,
     Undoing,
