@@ -28,6 +28,7 @@ use crate::journal::Undoing;
 use crate::machine::capture::Difference;
 use crate::machine::files::{self, Content, Digest, FileState, Manifest, PathText, Times, TreeFiles};
 use crate::machine::mount;
+use crate::machine::tree_size::TreeSize;
 use crate::target::{States, Target};
 
 /// What a captured command changed.
@@ -122,6 +123,23 @@ impl CapturedChange {
     pub fn paths(&self) -> Vec<PathBuf> {
         let parts = self.source.iter().flat_map(|source| &source.parts);
         parts.flat_map(Part::paths).collect()
+    }
+
+    /// How many files have a new content, and how much that is.
+    pub fn size(&self) -> TreeSize {
+        let mut size = TreeSize::default();
+        for part in self.source.iter().flat_map(|source| &source.parts) {
+            for name in &part.changed {
+                let [before, after] = [&part.before, &part.after].map(|side| side.get_alone(name.as_path()));
+                if let Some(FileState::File { sha256, size: bytes, .. }) = after
+                    && before.and_then(FileState::sha256) != Some(*sha256)
+                {
+                    size.files += 1;
+                    size.bytes += bytes;
+                }
+            }
+        }
+        size
     }
 
     /// The paths among them that something else modified while the command ran.
@@ -693,7 +711,10 @@ impl Kind for CapturedChange {
         if self.is_unseen() {
             return Ok([(self.target(), state_value(&self.seen(world)?))].into());
         }
-        self.recorded_as_desired(&self.parts(world)?)?;
+        // The act has looked already, if it was this process's.
+        if self.source.is_none() {
+            self.recorded_as_desired(&self.parts(world)?)?;
+        }
         Ok([(self.target(), state_value(&self.after))].into())
     }
 

@@ -77,6 +77,7 @@ use crate::event::{CommandOutcome, Event, Reporter};
 use crate::journal::{ChangeId, Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
+use crate::machine::capture::{Capture, Removal};
 use crate::machine::files::{self, Digest, Manifest, OpenFile, PathText};
 use crate::machine::mount;
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
@@ -108,6 +109,8 @@ pub struct World {
     wrote: Cell<bool>,
     /// What was found done may be unsynced: a run that was killed, or an act that failed, may have left it.
     found: Cell<bool>,
+    /// The view of the captured command before, on its way.
+    removal: Removal,
 }
 
 impl World {
@@ -127,6 +130,7 @@ impl World {
             backups,
             wrote,
             found,
+            removal: Removal::default(),
         }
     }
 
@@ -137,6 +141,11 @@ impl World {
         }
         let opened = Backups::open(&self.state.join("backups"))?;
         Ok(self.backups.get_or_init(|| opened))
+    }
+
+    /// Removes what held a captured command, beside the run.
+    pub fn remove(&self, capture: Capture) {
+        self.removal.begin(capture);
     }
 
     /// The state directory.

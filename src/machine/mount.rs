@@ -2,6 +2,7 @@
 
 use std::ffi::CString;
 use std::ffi::OsString;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
@@ -36,6 +37,16 @@ pub struct Mounted {
     pub no_suid: bool,
     /// Whether no program there can be executed.
     pub no_exec: bool,
+}
+
+/// Mounts of their own, for a command to see.
+#[derive(Debug)]
+pub struct Mounts {
+    /// Their namespace.
+    pub name_space: OwnedFd,
+    /// The directory that is the root among them. That of the namespace is another one where this process is in a
+    /// chroot.
+    pub root: OwnedFd,
 }
 
 /// Where what a file system holds is kept.

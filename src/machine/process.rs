@@ -35,6 +35,7 @@ pub use table::Process;
 pub use tap::{MOST_BYTES, MOST_LINES};
 
 use super::account::Account;
+use super::mount::Mounts;
 use super::signal::{Interruption, Signals, Urgency};
 use child_records::ChildRecords;
 use running::Running;
@@ -61,7 +62,7 @@ pub struct Command {
     /// The first request to stop leaves it alone, because stopping it half-way is worse (apt, dpkg).
     pub outlasts_interrupt: bool,
     /// The mounts that it sees; by default those of kkrun.
-    pub mounts: Option<Arc<OwnedFd>>,
+    pub mounts: Option<Arc<Mounts>>,
 }
 
 impl Command {

@@ -769,7 +769,7 @@ mod functions {
     /// |---|---|
     /// | changes files, directories and links on local disks, in `/tmp` and other `tmpfs` | yes |
     /// | changes something in `/run`, `/dev`, `/proc`, `/sys`: a kernel parameter, a firewall, a mount | no: it happens at once |
-    /// | changes files on network file systems and others without an overlay | refused: they are read-only |
+    /// | changes files on network file systems, on an overlay over another, and on others without an overlay | refused: they are read-only |
     /// | asks a service through a socket with a path: `systemctl`, `psql`, `docker`, D-Bus | refused, unless in `allow`: then no |
     /// | asks names of users and hosts, writes to the system's log | not captured, always possible |
     /// | uses the network, abstract sockets, signals | no: it happens at once |

@@ -106,6 +106,17 @@ fn a_script_that_requires_root_is_refused_without_it() {
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
+fn captured_command_is_refused_without_root() {
+    let prepare = "install -d -o 65534 state\n\
+                   echo 'cmd::run([\"touch\", \"/mnt/state/x\"], #{ capture: #{} });' > plan.rhai";
+    let (status, said) = as_nobody(prepare, &["plan.rhai", "--state-dir", "/mnt/state"]);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("error: cannot capture a command: only root can mount an overlay"), "{said}");
+    assert!(said.contains("run kkrun as root, or run the command without `capture`"), "{said}");
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
 fn command_as_another_user_is_refused_without_root() {
     let prepare = "install -d -o 65534 state\n\
                    echo 'cmd::run([\"true\"], #{ user: \"root\", always: \"a test\" });' > plan.rhai";

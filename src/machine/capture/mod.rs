@@ -7,28 +7,29 @@
 //! index: a file with several names gets a content of its own when one of them is written.
 
 mod difference;
+mod removal;
 mod scratch;
 mod sockets;
 mod view;
 
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Result;
 
-use super::mount;
+use super::mount::{self, Mounts};
 use crate::failure::{Failure, FailureKind};
 use scratch::Scratch;
 
 pub(crate) use difference::changed;
 pub use difference::{Difference, NotTaken};
+pub use removal::Removal;
 pub use scratch::clear_leftovers;
 
 /// A view that is mounted. Its directories are removed when it is dropped.
 pub struct Capture {
     layers: Vec<Layer>,
-    mounts: Arc<OwnedFd>,
+    mounts: Arc<Mounts>,
     closed: Vec<PathBuf>,
     scratch: Scratch,
 }
@@ -68,7 +69,7 @@ impl Capture {
     }
 
     /// The mounts that a command has to be started with.
-    pub fn mounts(&self) -> Arc<OwnedFd> {
+    pub fn mounts(&self) -> Arc<Mounts> {
         self.mounts.clone()
     }
 

@@ -34,10 +34,13 @@ impl Scratch {
         let pid = std::process::id();
         for number in 1..1000 {
             let path = all.join(format!("{pid}-{number}"));
-            // Another preview that ended just now removed it.
             make_private(&all)?;
-            if !make_private(&path)? {
-                continue;
+            match make_private(&path) {
+                Ok(true) => {}
+                // Another one that ended just now removed the directory of all.
+                Ok(false) => continue,
+                Err(_) if !all.exists() => continue,
+                Err(error) => return Err(error),
             }
             let named = || format!("cannot open `{}`", path.display());
             let lock = File::open(&path).with_context(named)?;
@@ -98,7 +101,11 @@ pub fn clear_leftovers(state: &Path) -> Result<()> {
             Ok(()) => {
                 // Nothing is mounted there unless it was on an overlay.
                 let _ = unmount(path.join(MEMORY), UnmountFlags::DETACH);
-                std::fs::remove_dir_all(&path).with_context(named)?;
+                match std::fs::remove_dir_all(&path) {
+                    // Its own command removed it just now.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    removed => removed.with_context(named)?,
+                }
             }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error).with_context(named),

@@ -3,7 +3,6 @@
 #![expect(unsafe_code, reason = "a mount namespace for the thread that mounts the view")]
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -16,7 +15,7 @@ use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::Layer;
 use crate::machine::clone::root::{below, copy_metadata};
-use crate::machine::mount::{self, Keeping, Mounted, Sides};
+use crate::machine::mount::{self, Keeping, Mounted, Mounts, Sides};
 
 /// What the command sees as it is: the kernel's own, and what is gone after a restart.
 const AS_IT_IS: [&str; 4] = ["/dev", "/proc", "/run", "/sys"];
@@ -27,34 +26,39 @@ const OPTIONS: &str = "volatile,redirect_dir=off,index=off,metacopy=off";
 const OPTIONS_OF_USERS: &str = "volatile,userxattr";
 
 /// Mounts it below `scratch`. The command finds `state` empty, and something that does not listen at `closed`.
-pub(super) fn mount(scratch: &Path, state: &Path, closed: &[PathBuf]) -> Result<(Vec<Layer>, OwnedFd)> {
-    let mounted = mount::mounted()?;
+pub(super) fn mount(scratch: &Path, state: &Path, closed: &[PathBuf]) -> Result<(Vec<Layer>, Mounts)> {
     // The mounts of a thread are its own; they last as long as the descriptor.
     let is_of_users = is_in_user_namespace()?;
     std::thread::scope(|scope| {
-        let view = View { scratch, state, closed, mounted: &mounted, is_of_users };
-        let mounting = scope.spawn(move || view.mount());
+        let mounting = scope.spawn(move || {
+            separate_mounts()?;
+            View { scratch, state, closed, mounted: &mount::mounted()?, is_of_users }.mount()
+        });
         mounting.join().map_err(|_| anyhow!("the thread that mounts a view ended early"))?
     })
     .context("cannot give a captured command a view of this machine")
+}
+
+/// Gives this thread mounts of its own.
+fn separate_mounts() -> Result<()> {
+    // SAFETY: the flags give this thread its own mounts, root and working directory; no descriptor is touched.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }
+        .and_then(|()| mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC))
+        .context("cannot separate mounts")
 }
 
 struct View<'a> {
     scratch: &'a Path,
     state: &'a Path,
     closed: &'a [PathBuf],
+    /// What is mounted in the mounts of this thread.
     mounted: &'a [Mounted],
     /// In a user namespace, such as a rehearsal's.
     is_of_users: bool,
 }
 
 impl View<'_> {
-    fn mount(&self) -> Result<(Vec<Layer>, OwnedFd)> {
-        // SAFETY: the flags give this thread its own mounts, root and working directory; no descriptor is touched.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }
-            .context("cannot separate mounts")?;
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
-            .context("cannot separate mounts")?;
+    fn mount(&self) -> Result<(Vec<Layer>, Mounts)> {
         let root = self.scratch.join("root");
         std::fs::create_dir(&root).with_context(|| format!("cannot create `{}`", root.display()))?;
         let mut layers = if self.is_of_users { self.directories(&root)? } else { self.all(&root)? };
@@ -63,22 +67,29 @@ impl View<'_> {
             .filter(|mount| !is_shown(&mount.path) && !mount.path.starts_with(self.state))
             .collect();
         others.sort_by(|one, other| one.path.cmp(&other.path));
-        for found in &others {
-            layers.extend(self.show(found, layers.len(), &below(&root, &found.path))?);
+        let first = layers.len();
+        for (number, found) in others.iter().enumerate() {
+            match self.show(found, first + number, &below(&root, &found.path)) {
+                // Where others remove a mount point, it is gone from these mounts, too.
+                Err(_) if !mount::mounted()?.iter().any(|mount| mount.path == found.path) => {}
+                layer => layers.extend(layer?),
+            }
         }
         for layer in &mut layers {
             let inner = others.iter().map(|mount| &mount.path).filter(|path| path.starts_with(&layer.at));
             layer.inner = inner.filter(|path| **path != layer.at).cloned().collect();
         }
-        let mounts = File::open("/proc/thread-self/ns/mnt").context("cannot open the mounts of a thread")?;
+        let opened = |path| File::open(path).context("cannot open the mounts of a thread");
+        let name_space = opened("/proc/thread-self/ns/mnt")?.into();
         enter(&root)?;
+        let root = opened("/")?.into();
         mount_new("none", self.state, "tmpfs", MountFlags::RDONLY, c"mode=0700,size=4k")
             .with_context(|| format!("cannot hide `{}`", self.state.display()))?;
         for socket in self.closed {
             // What is gone meanwhile is closed, too. To connect to a device is refused as if no one listened.
             let _ = mount_bind("/dev/null", socket);
         }
-        Ok((layers, mounts.into()))
+        Ok((layers, Mounts { name_space, root }))
     }
 
     /// Shows the file system of the root through one overlay.
@@ -120,7 +131,11 @@ impl View<'_> {
             let mut flags = MountFlags::NODEV;
             flags.set(MountFlags::NOSUID, found.no_suid);
             flags.set(MountFlags::NOEXEC, found.no_exec);
-            return self.overlay(number, &found.path, at, flags).map(Some);
+            match self.overlay(number, &found.path, at, flags) {
+                // The kernel stacks two overlays at most: this one is over another already.
+                Err(_) if found.keeping() == Keeping::InOverlay => {}
+                layer => return layer.map(Some),
+            }
         }
         mount_bind(&found.path, at).with_context(named)?;
         if found.keeping() != Keeping::Virtual && !found.read_only {
@@ -163,4 +178,37 @@ fn enter(root: &Path) -> Result<()> {
         .and_then(|()| unmount(c".", UnmountFlags::DETACH))
         .and_then(|()| chdir(c"/"));
     entered.context("cannot enter the view")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_mount_that_is_gone_meanwhile_is_left_out() {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let [scratch, state, gone] = ["scratch", "state", "gone"].map(|name| directory.path().join(name));
+        for path in [&scratch, &state] {
+            std::fs::create_dir(path).unwrap();
+        }
+        let ats: Vec<PathBuf> = std::thread::scope(|scope| {
+            let mounting = scope.spawn(|| {
+                separate_mounts().unwrap();
+                let mut mounted = mount::mounted().unwrap();
+                let found = Mounted { path: gone.clone(), file_system: "fuse".into(), ..Mounted::default() };
+                mounted.extend([Mounted { file_system: "tmpfs".into(), ..found.clone() }, found]);
+                let view = View {
+                    scratch: &scratch,
+                    state: &state,
+                    closed: &[],
+                    mounted: &mounted,
+                    is_of_users: false,
+                };
+                view.mount().unwrap().0.into_iter().map(|layer| layer.at).collect()
+            });
+            mounting.join().unwrap()
+        });
+        assert!(ats.contains(&PathBuf::from("/")) && !ats.contains(&gone), "{ats:?}");
+    }
 }

@@ -20,7 +20,7 @@ use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_s
 use nix::sys::signal::{SigSet, Signal};
 use rustix::fs::{Access, AtFlags, CWD, accessat};
 use rustix::io::Errno;
-use rustix::process::{Gid, Pid, Uid, chdir, setsid};
+use rustix::process::{Gid, Pid, Uid, chdir, chroot, fchdir, setsid};
 use rustix::thread::{
     LinkNameSpaceType, move_into_link_name_space, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
@@ -29,6 +29,7 @@ use zeroize::Zeroizing;
 use super::Value;
 use super::child::Child;
 use crate::machine::account::Account;
+use crate::machine::mount::Mounts;
 use crate::machine::signal::is_ignored;
 
 /// What a child begins with.
@@ -135,7 +136,7 @@ impl Start<'_> {
     /// Starts it as another user, with all groups, or where other mounts are seen. `posix_spawn` can do neither. A child
     /// must not become the user while it shares our memory, nor may a thread of ours, which the user could then end
     /// with a signal.
-    pub(super) fn fork(self, account: Option<&Account>, mounts: Option<Arc<OwnedFd>>) -> io::Result<Child> {
+    pub(super) fn fork(self, account: Option<&Account>, mounts: Option<Arc<Mounts>>) -> io::Result<Child> {
         let mut command = std::process::Command::new(self.program);
         command.arg0(&self.argv[0]).args(&self.argv[1..]).env_clear();
         command.envs(self.variables.into_iter().map(|(name, value)| (name, value.into_os_string())));
@@ -152,7 +153,9 @@ impl Start<'_> {
                 setsid().map_err(|error| Stage::Session.failed(error))?;
             }
             if let Some(mounts) = &mounts {
-                move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))
+                move_into_link_name_space(mounts.name_space.as_fd(), Some(LinkNameSpaceType::Mount))
+                    .and_then(|()| fchdir(&mounts.root))
+                    .and_then(|()| chroot(c"."))
                     .map_err(|error| Stage::Mounts.failed(error))?;
             }
             if let Some((groups, uid, gid)) = &identity {

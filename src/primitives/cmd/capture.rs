@@ -17,6 +17,9 @@ use crate::target::Target;
 /// How long a process that a command left running has to end by itself once it is asked to.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// A command that wrote so much says how much it is, in bytes.
+const LARGE: u64 = 256 * 1024 * 1024;
+
 /// How many paths or sockets are named.
 const MOST_NAMED: usize = 10;
 
@@ -96,7 +99,7 @@ impl Run<'_> {
             self.host.session().check_interruption()?;
             self.refuse_half_made(&target)?;
         }
-        let (change, ended, _capture) = match self.run_captured(options, &limits, source) {
+        let (change, ended, capture) = match self.run_captured(options, &limits, source) {
             // What earlier changes would bring may be missing.
             Err(error) if dry_run && self.host.would_have_changed() => {
                 let reason = format!("{error:#}");
@@ -112,11 +115,25 @@ impl Run<'_> {
                 .reporter()
                 .note(format!("`{label}` was previewed without what the changes before it would bring"));
         }
-        let Some(change) = change else { return Ok(Some(ended)) };
+        let applied = change.map_or(Ok(()), |change| self.apply(change, &limits));
+        self.host.seen().world.remove(capture);
+        applied.map(|()| Some(ended))
+    }
+
+    fn apply(&self, change: CapturedChange, limits: &Limits) -> Result<()> {
         limits.refuse_others(&change, &self.label)?;
-        let Some(change) = self.without_what_is_kept(change)? else { return Ok(Some(ended)) };
-        self.host.session().perform(&Change::Captured(change), Payload::Nothing)?;
-        Ok(Some(ended))
+        let size = change.size();
+        if size.bytes >= LARGE {
+            let (label, state) =
+                (&self.label, self.host.seen().world.state_directory().display().to_string());
+            self.host
+                .reporter()
+                .note(format!("`{label}` wrote {size}: `{state}` holds them until they are applied"));
+        }
+        if let Some(change) = self.without_what_is_kept(change)? {
+            self.host.session().perform(&Change::Captured(change), Payload::Nothing)?;
+        }
+        Ok(())
     }
 
     pub(super) fn note_captured(&self, target: Target) {
