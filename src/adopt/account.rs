@@ -1,10 +1,12 @@
 //! Users and groups: what a machine has, and what brings another one to the same.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::path::Path;
 
 use super::action::{Action, Place};
 use super::literal;
+use super::secret::Secrets;
 use super::trace::Trace;
 use crate::machine::clone::root_files::RootFiles;
 
@@ -23,6 +25,8 @@ pub(super) struct User {
     password: Option<String>,
     /// The permission bits of its home, if that is there.
     home_mode: Option<u32>,
+    /// Whether its home lacks what a new home begins with.
+    has_bare_home: bool,
 }
 
 /// Without the hash of its password, which is another one each time.
@@ -61,8 +65,11 @@ impl Accounts {
         let accounts =
             Self::read(&files.text("/etc/passwd"), &files.text("/etc/group"), &files.text("/etc/shadow"));
         let mut accounts = Self { lingering, ..accounts };
+        let model = files.names("/etc/skel");
         for user in accounts.users.values_mut() {
             user.home_mode = files.look(Path::new(&user.home)).ok().flatten().map(|seen| seen.mode);
+            let inside = files.names(&user.home);
+            user.has_bare_home = user.home_mode.is_some() && model.iter().any(|name| !inside.contains(name));
         }
         accounts
     }
@@ -102,6 +109,7 @@ impl Accounts {
                 groups: members.get(name).cloned().unwrap_or_default(),
                 password: password.map(|hash| (*hash).to_owned()),
                 home_mode: None,
+                has_bare_home: false,
             };
             accounts.users.insert(name.to_owned(), user);
         }
@@ -118,6 +126,11 @@ impl Accounts {
         self.group_names.get(&number).cloned().unwrap_or_else(|| number.to_string())
     }
 
+    /// The name of a user's primary group.
+    pub(super) fn primary_group(&self, user: &str) -> Option<&str> {
+        self.users.get(user).map(|user| user.group.as_str())
+    }
+
     /// Each user and group, with all that is known of it, as one line each.
     pub(super) fn lines(&self) -> BTreeMap<String, String> {
         let users = self.users.iter().map(|(name, user)| (format!("user {name}"), user.to_string()));
@@ -127,7 +140,12 @@ impl Accounts {
     }
 
     /// What brings a machine with these accounts to those, and what cannot be expressed.
-    pub(super) fn towards(&self, desired: &Self, trace: &Trace) -> (Vec<Action>, Vec<String>) {
+    pub(super) fn towards(
+        &self,
+        desired: &Self,
+        trace: &Trace,
+        secrets: &Secrets,
+    ) -> (Vec<Action>, Vec<String>) {
         let mut actions = Vec::new();
         let mut unexpressed = Vec::new();
         let new_users: BTreeMap<_, _> =
@@ -150,16 +168,18 @@ impl Accounts {
         }
         for (name, user) in &desired.users {
             let Some(before) = self.users.get(name) else {
-                actions.push(new_user(name, user, trace));
-                if user.group != *name {
-                    unexpressed.push(format!("user {name}: its primary group is {}", user.group));
-                }
-                if !user.comment.is_empty() {
-                    unexpressed.push(format!("user {name}: its comment is `{}`", user.comment));
-                }
                 if user.password.is_some() {
-                    unexpressed.push(format!("user {name}: it has a password"));
+                    unexpressed.push(format!("user {name}: it has a password, which the plan does not set"));
                 }
+                let special = user.special(name);
+                if let Some(action) =
+                    made_by_command(name, user, trace, secrets).filter(|_| !special.is_empty())
+                {
+                    actions.push(action);
+                    continue;
+                }
+                unexpressed.extend(special.iter().map(|what| format!("user {name}: {what}")));
+                actions.push(new_user(name, user, trace));
                 continue;
             };
             let mut options = Vec::new();
@@ -181,6 +201,7 @@ impl Accounts {
                 groups: before.groups.union(&user.groups).cloned().collect(),
                 shell: user.shell.clone(),
                 home_mode: user.home_mode,
+                has_bare_home: user.has_bare_home,
                 ..before.clone()
             };
             if rest != *user {
@@ -210,8 +231,48 @@ impl Accounts {
     }
 }
 
+impl User {
+    /// What `user::ensure` cannot give a new user of this name.
+    fn special(&self, name: &str) -> Vec<String> {
+        let mut special = Vec::new();
+        if self.group != name {
+            special.push(format!("its primary group is `{}`", self.group));
+        }
+        if !self.comment.is_empty() {
+            special.push(format!("its comment is `{}`", self.comment));
+        }
+        if !self.system && self.home_mode.is_none() {
+            special.push(format!("its home `{}` does not exist", self.home));
+        }
+        if self.has_bare_home {
+            special.push(format!("its home `{}` was made without the files of `/etc/skel`", self.home));
+        }
+        special
+    }
+}
+
 /// The programs that make a user.
 const MAKERS: &[&str] = &["useradd", "adduser"];
+
+/// A new user that the command of the script makes again, captured; the groups that it joined later are added.
+fn made_by_command(name: &str, user: &User, trace: &Trace, secrets: &Secrets) -> Option<Action> {
+    let command = trace.naming(MAKERS, name)?;
+    let words = command.words();
+    let at = words.iter().position(|word| MAKERS.contains(&word.rsplit('/').next().unwrap_or_default()))?;
+    let is_plain = words[..at].iter().all(|word| word == "sudo");
+    if !is_plain || !secrets.within(&command.text).is_empty() {
+        return None;
+    }
+    let quoted = literal::string(name);
+    let mut code = format!(
+        "cmd::run({}, #{{ unless: || user::exists({quoted}), capture: #{{}} }});",
+        literal::array(&words[at..])
+    );
+    if !user.groups.is_empty() {
+        let _ = write!(code, "\nuser::ensure({quoted}, #{{ groups: {} }});", literal::array(&user.groups));
+    }
+    Some(Action::new(Place::Accounts, code).by(Some(command)))
+}
 
 fn new_user(name: &str, user: &User, trace: &Trace) -> Action {
     let mut options = Vec::new();
@@ -256,21 +317,45 @@ mod tests {
     #[test]
     fn a_new_user_with_its_groups_is_one_call_and_its_own_group_none() {
         let base = Accounts::read(PASSWD, GROUP, SHADOW);
-        let after = Accounts::read(
+        let mut after = Accounts::read(
             &format!("{PASSWD}kim:x:1000:1000::/home/kim:/bin/bash\ndaemon1:x:999:999::/opt/d:/bin/false\n"),
             "root:x:0:\nvideo:x:44:kim\nkim:x:1000:\ndaemon1:x:999:\nsshusers:x:1001:kim\n",
             &format!("{SHADOW}kim:!:1:\n"),
         );
-        let (actions, unexpressed) = base.towards(&after, &Trace::default());
+        after.users.get_mut("kim").unwrap().home_mode = Some(0o755);
+        let (actions, unexpressed) = base.towards(&after, &Trace::default(), &Secrets::default());
         assert_eq!(
             code(&actions),
             [
                 "group::ensure(\"sshusers\");",
                 "user::ensure(\"daemon1\", #{ system: true, home: \"/opt/d\", shell: \"/bin/false\" });",
-                "user::ensure(\"kim\", #{ shell: \"/bin/bash\", groups: [\"sshusers\", \"video\"] });",
+                "user::ensure(\"kim\", #{ shell: \"/bin/bash\", home_mode: \"0755\", groups: [\"sshusers\", \"video\"] });",
             ]
         );
         assert_eq!(unexpressed, [""; 0]);
+    }
+
+    #[test]
+    fn a_user_that_no_call_can_make_is_made_by_the_command_of_the_script() {
+        let base = Accounts::read(PASSWD, GROUP, SHADOW);
+        let after = Accounts::read(
+            &format!("{PASSWD}kim:x:1000:44:Kim:/home/kim:/bin/sh\n"),
+            "root:x:0:\nvideo:x:44:\naudio:x:29:kim\n",
+            SHADOW,
+        );
+        let trace =
+            Trace::read("\u{1}1.0 0 3 /\u{2}sudo useradd --no-create-home --gid video -c Kim kim\n", "");
+        let base = Accounts { groups: after.groups.clone(), ..base };
+        let (actions, unexpressed) = base.towards(&after, &trace, &Secrets::default());
+        assert_eq!(
+            code(&actions),
+            [
+                "cmd::run([\"useradd\", \"--no-create-home\", \"--gid\", \"video\", \"-c\", \"Kim\", \"kim\"], #{ unless: || user::exists(\"kim\"), capture: #{} });\nuser::ensure(\"kim\", #{ groups: [\"audio\"] });"
+            ]
+        );
+        assert_eq!(unexpressed, [""; 0]);
+        let (actions, unexpressed) = base.towards(&after, &Trace::default(), &Secrets::default());
+        assert_eq!((actions.len(), unexpressed.len()), (1, 3));
     }
 
     #[test]
@@ -281,7 +366,7 @@ mod tests {
             "root:x:0:\nvideo:x:44:\naudio:x:29:root\n",
             SHADOW,
         );
-        let (actions, unexpressed) = base.towards(&after, &Trace::default());
+        let (actions, unexpressed) = base.towards(&after, &Trace::default(), &Secrets::default());
         assert_eq!(code(&actions), ["user::ensure(\"root\", #{ groups: [\"audio\"], shell: \"/bin/sh\" });"]);
         assert_eq!(unexpressed.len(), 1);
     }

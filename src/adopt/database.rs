@@ -120,13 +120,19 @@ impl Cluster {
         let mut lines = BTreeMap::new();
         for (name, role) in &self.roles {
             let password = if role.verifier.is_empty() { "no password" } else { "a password" };
-            lines.insert(
-                format!("role {name}"),
-                format!("{:?}, {password}, {}", role.attributes, role.settings),
-            );
+            let mut about: Vec<String> =
+                role.attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
+            about.push(password.to_owned());
+            if !role.settings.is_empty() {
+                about.push(format!("settings {}", role.settings));
+            }
+            lines.insert(format!("role {name}"), about.join(", "));
         }
         for (name, database) in &self.databases {
-            let about = format!("{} {} {}", database.owner, database.encoding, database.privileges);
+            let mut about = format!("owner {}, encoding {}", database.owner, database.encoding);
+            if !database.privileges.is_empty() {
+                about = format!("{about}, privileges {}", database.privileges);
+            }
             lines.insert(format!("database {name}"), about);
             for extension in &database.extensions {
                 lines.insert(format!("extension {extension} of {name}"), String::new());
@@ -364,6 +370,8 @@ mod tests {
         assert_eq!(unexpressed, [""; 0]);
         assert_eq!(std::fs::read_to_string(directory.path().join("files/cats.sql")).unwrap(), plain(DUMP));
         assert_eq!(desired.lines().len(), 4);
+        assert_eq!(desired.lines()["role kim"], "login true, no password");
+        assert_eq!(desired.lines()["database cats"], "owner kim, encoding UTF8");
     }
 
     #[test]

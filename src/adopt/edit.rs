@@ -228,6 +228,10 @@ fn whole_lines(path: &str, current: &str, line: &str, piece: &Piece<'_>) -> Vec<
         Edit { entry, desired, code }
     };
     if let Some(removed) = piece.removed.map(|line| line.trim_end_matches('\n')) {
+        // Of a name or a date that is the whole file nothing stays to be edited.
+        if current.lines().count() == 1 {
+            return Vec::new();
+        }
         let bare = |line: &str| line.trim_start_matches(['#', ';', ' ', '\t']).to_owned();
         let (old, new) = (bare(removed), bare(line));
         let common: usize = old
@@ -321,6 +325,7 @@ mod tests {
     #[test]
     fn what_no_call_makes_byte_for_byte_is_none() {
         assert_eq!(edits("/etc/x", "a\n", "a\n\n"), None);
+        assert_eq!(edits("/etc/hostname", "pristine\n", "relay\n"), None);
         assert_eq!(edits("/etc/x", "a\n", "a\na\n"), None);
         assert_eq!(edits("/etc/x", "a\n", "a\n"), None);
     }

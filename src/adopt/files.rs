@@ -61,13 +61,8 @@ impl Towards<'_> {
         let gone: BTreeSet<&Path> =
             seen.iter().filter(|(_, (_, after))| after.is_none()).map(|(path, _)| *path).collect();
         let products = self.products(&seen);
-        let is_made_again = |path: &Path, seen: &Seen| {
-            products.iter().any(|product| {
-                product.roots.iter().any(|root| path == root)
-                    || product.roots.iter().any(|root| path.starts_with(root))
-                        && self.running(seen).is_none_or(product::is_maker)
-            })
-        };
+        let is_made_again =
+            |path: &Path, seen: &Seen| products.iter().any(|product| product.makes(path, self.running(seen)));
         let new: BTreeMap<PathBuf, Seen> = seen
             .iter()
             .filter(|(_, (before, _))| before.is_none())
@@ -85,6 +80,12 @@ impl Towards<'_> {
             if Self::is_in(&trees, path)
                 || after.as_ref().is_some_and(|after| before.is_none() && is_made_again(path, after))
             {
+                continue;
+            }
+            let is_link =
+                |seen: &Option<Seen>| seen.as_ref().is_none_or(|seen| matches!(seen.kind, SeenKind::Link(_)));
+            let is_alternative = self.from.alternatives.holds(path) || self.to.alternatives.holds(path);
+            if is_alternative && is_link(before) && is_link(after) {
                 continue;
             }
             if *path == Path::new(LOCALES) || self.is_made_by_packages(path, after.as_ref()) {
@@ -114,14 +115,15 @@ impl Towards<'_> {
             }
         }
         for product in &products {
-            if let Some(actions) = self.product(product) {
-                found.actions.extend(actions);
+            if let Some(action) = self.product(product) {
+                found.actions.push(action);
             } else {
                 let why = "its command cannot be written as one of a plan: it holds a secret".to_owned();
                 found.unexpressed.extend(product.roots.first().map(|root| (root.clone(), why)));
             }
-            found.apart.extend(product.roots.iter().cloned());
+            found.apart.extend(product.apart());
         }
+        found.actions.extend(self.handed_over(&products));
         let mut known = BTreeSet::new();
         found.actions.retain(|action| known.insert(action.code.clone()));
         Ok(found)
@@ -139,9 +141,26 @@ impl Towards<'_> {
             if self.stamp(after).is_some_and(|stamp| self.trace.is_written_next(stamp, &name)) {
                 continue;
             }
-            let at = products.iter().position(|product| product.command == command).unwrap_or(products.len());
+            if product::is_git(command) {
+                // The outermost: what is below it are its submodules.
+                let is_new = |above: &&Path| {
+                    let repository = seen.get(above.join(".git").as_path());
+                    matches!(repository, Some((None, Some(made))) if made.kind == SeenKind::Directory)
+                };
+                let Some(directory) = path.ancestors().filter(is_new).last() else { continue };
+                if products.iter().any(|product| product.roots.iter().any(|root| root == directory)) {
+                    continue;
+                }
+                if let Some(checkout) = self.checkout(directory, command) {
+                    let roots = vec![directory.to_owned()];
+                    products.push(Product { command, roots, checkout: Some(checkout) });
+                }
+                continue;
+            }
+            let is_its = |product: &Product<'_>| product.command == command;
+            let at = products.iter().position(is_its).unwrap_or(products.len());
             if at == products.len() {
-                products.push(Product { command, roots: Vec::new() });
+                products.push(Product { command, roots: Vec::new(), checkout: None });
             }
             let roots = &mut products[at].roots;
             if !roots.iter().any(|root| path.starts_with(root)) {
@@ -169,31 +188,52 @@ impl Towards<'_> {
             && self.packaged.is_some_and(|packaged| packaged.contains(path))
     }
 
-    /// The calls that run the command of a product again, and give its user what it made, if the script did.
-    fn product(&self, product: &Product<'_>) -> Option<Vec<Action>> {
+    /// The call that runs the command of a product again.
+    fn product(&self, product: &Product<'_>) -> Option<Action> {
         let plain = product.code()?;
         let secrets = self.secrets.within(&plain);
         let code = self.secrets.named(&plain)?;
         let made = Action::new(Place::Files, code).by(Some(product.command));
         let first = product.roots.first().cloned();
-        let mut actions = vec![Action { secrets, path: first, ..made }];
-        let (user, _) = product::as_user(product.command.words());
-        let maker = user.unwrap_or_else(|| "root".to_owned());
-        for root in &product.roots {
-            let Some(seen) = self.to.files.look(root).ok().flatten() else { continue };
-            let (owner, group) = self.to.owners(&seen);
-            if owner != maker && seen.kind != SeenKind::Special && !matches!(seen.kind, SeenKind::Link(_)) {
-                let mut options =
-                    vec![("owner", literal::string(&owner)), ("group", literal::string(&group))];
-                if seen.kind == SeenKind::Directory {
-                    options.push(("recursive", "true".to_owned()));
-                }
-                let mut action = self.access(root, &options);
-                action.when = action.when.max(Some(product.command.when + 1));
-                actions.push(action);
+        Some(Action { secrets, path: first, ..made })
+    }
+
+    /// The calls that give products to their users, if the script did after the last command that made a part of them.
+    fn handed_over(&self, products: &[Product<'_>]) -> Vec<Action> {
+        let roots: Vec<&PathBuf> = products.iter().flat_map(|product| &product.roots).collect();
+        let owners = |root: &Path| {
+            let seen = self.to.files.look(root).ok().flatten()?;
+            let is_owned = seen.kind != SeenKind::Special && !matches!(seen.kind, SeenKind::Link(_));
+            is_owned.then(|| (self.to.owners(&seen), seen.kind == SeenKind::Directory))
+        };
+        let mut actions = Vec::new();
+        for root in &roots {
+            let Some((owned, is_directory)) = owners(root) else { continue };
+            let is_outer = |other: &&&PathBuf| root.starts_with(other) && root != *other;
+            let outer = roots.iter().filter(is_outer).min();
+            if outer.and_then(|outer| owners(outer)).is_some_and(|(outer, _)| outer == owned) {
+                continue;
             }
+            let inside = |product: &&Product<'_>| product.roots.iter().any(|inner| inner.starts_with(root));
+            let makers = products.iter().filter(inside).map(|product| product.command);
+            let maker =
+                |command: &Command| product::as_user(command.words()).0.unwrap_or_else(|| "root".to_owned());
+            if makers.clone().all(|command| maker(command) == owned.0) {
+                continue;
+            }
+            let mut options = self.ownership(owned, ("root".to_owned(), "root".to_owned()));
+            if is_directory {
+                options.push(("recursive", "true".to_owned()));
+            }
+            let mut action = self.access(root, &options);
+            if let Some(last) = makers.max_by_key(|command| command.when)
+                && action.when <= Some(last.when)
+            {
+                (action.when, action.line) = (Some(last.when + 1), Some(last.line));
+            }
+            actions.push(action);
         }
-        Some(actions)
+        actions
     }
 
     fn removal(&self, path: &Path, before: &Seen) -> Action {
@@ -337,7 +377,13 @@ impl Towards<'_> {
                 action
             }));
             if !options.is_empty() {
-                actions.push(self.access(path, &options));
+                // With the edits, unless a command for it comes later.
+                let (mut access, edited) =
+                    (self.access(path, &options), self.made(path, after, String::new()));
+                if access.when < edited.when {
+                    (access.when, access.line) = (edited.when, edited.line);
+                }
+                actions.push(access);
             }
             return Ok(Ok(actions));
         }
@@ -411,23 +457,41 @@ impl Towards<'_> {
             let above = path.parent().and_then(|above| self.to.files.look(above).ok().flatten());
             (above.map(|above| self.to.owners(&above)).unwrap_or_default(), mode)
         };
-        let mut options = Vec::new();
-        if owner != usual.0.0 {
-            options.push(("owner", literal::string(&owner)));
-        }
-        if group != usual.0.1 {
-            options.push(("group", literal::string(&group)));
-        }
+        let mut options = self.ownership((owner, group), usual.0);
         if after.mode != usual.1 {
             options.push(("mode", literal::string(&format!("{:04o}", after.mode))));
         }
         options
     }
 
+    /// Owner and group that must be said. Where only the owner is, its primary group is the group.
+    pub(super) fn ownership(
+        &self,
+        (owner, group): (String, String),
+        usual: (String, String),
+    ) -> Vec<(&'static str, String)> {
+        let mut options = Vec::new();
+        let mut usual_group = Some(usual.1.as_str());
+        if owner != usual.0 {
+            options.push(("owner", literal::string(&owner)));
+            usual_group = self.to.accounts.primary_group(&owner);
+        }
+        if usual_group != Some(&group) {
+            options.push(("group", literal::string(&group)));
+        }
+        options
+    }
+
     fn access(&self, path: &Path, options: &[(&'static str, String)]) -> Action {
         let code = format!("file::access({}{});", quoted(path), literal::options(options));
-        let mut action =
-            Action::new(Place::Files, code).by(self.naming(&["chmod", "chown", "chgrp", "install"], path));
+        let programs = ["chmod", "chown", "chgrp", "install"];
+        // `chown -R` names a directory above.
+        let above = || {
+            path.ancestors()
+                .skip(1)
+                .find_map(|above| self.trace.naming(&programs[..3], &above.to_string_lossy()))
+        };
+        let mut action = Action::new(Place::Files, code).by(self.naming(&programs, path).or_else(above));
         action.is_file = true;
         action
     }

@@ -3,6 +3,8 @@
 
 mod account;
 mod action;
+mod alternative;
+mod checkout;
 mod database;
 mod debconf;
 mod edit;
@@ -26,6 +28,7 @@ use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 
@@ -172,7 +175,8 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     };
     let mut answers = Vec::new();
     let mut reference = None;
-    // The second time with the answers that the packages do not give by themselves: what they install depends on them.
+    // Again with the answers that the packages do not give by themselves: what they install depends on them. Those of
+    // the script come first, for others follow from them.
     while !packages.is_empty() {
         write(answers.iter().chain(&packages).cloned().collect(), &secrets, &mut output)?;
         tell(Stage::Packages(after.packages.asked_beyond(&base.packages).len()));
@@ -181,14 +185,16 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
             unexpressed
                 .push(format!("packages: they cannot be installed without the script (exit status {code})"));
         }
-        let is_first = answers.is_empty();
-        if is_first {
-            answers = asked(&alone.side, after, &trace, &packages);
+        let mut missing = asked(&alone.side, after, &trace, &packages);
+        if missing.iter().any(|answer| answer.line.is_some()) {
+            missing.retain(|answer| answer.line.is_some());
         }
         reference = Some(alone);
-        if !is_first || answers.is_empty() {
+        missing.retain(|answer| !answers.contains(answer));
+        if missing.is_empty() {
             break;
         }
+        answers.extend(missing);
     }
     let from = reference.as_ref().map_or(&base, |alone| &alone.side);
 
@@ -208,7 +214,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let towards =
         Towards { from, to: after, trace: &trace, during, secrets: &secrets, packaged: of_packages };
     let found = towards.of(&differing, &mut output)?;
-    let (accounts, unexpressed_accounts) = from.accounts.towards(&after.accounts, &trace);
+    let (accounts, unexpressed_accounts) = from.accounts.towards(&after.accounts, &trace, &secrets);
     unexpressed.extend(unexpressed_accounts);
     unexpressed.extend(found.unexpressed.into_iter().map(|(path, why)| format!("{}: {why}", path.display())));
     let (databases, unexpressed_databases) =
@@ -220,8 +226,10 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         .chain(packages)
         .chain(accounts)
         .chain(found.actions)
+        .chain(from.alternatives.towards(&after.alternatives, &trace))
         .chain(databases)
-        .chain(units);
+        .chain(units)
+        .chain(unit::reboot(&trace, script));
     let actions = actions.collect();
     write(actions, &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));
@@ -328,12 +336,33 @@ fn run_script(
     tell(Stage::ScriptEnded(exit));
     stop.check()?;
     clone.restart_if_asked(stop, &mut |progress| tell(Stage::Clone(progress)))?;
-    let after = look_at(clone, &booted)?;
+    let after = look_at(clone, &booted, stop)?;
     Ok(Observed { exit, active_before, after, during: (begin, end) })
 }
 
+/// Waits until no process of the machine has anything to do: what was started has then written what it writes at first.
+fn settle(clone: &LiveClone, stop: &Stop<'_>) -> Result<()> {
+    // Every process but this one waits for something. Source: proc_pid_stat(5).
+    const IS_QUIET: &str = "for at in /proc/[0-9]*; do [ \"$at\" = /proc/$$ ] || read -r stat 2>/dev/null <\"$at/stat\" || \
+                            continue; case $stat in *') R '* | *') D '*) exit 1 ;; esac; done";
+    const LOOKS: usize = 3;
+    const EVERY: Duration = Duration::from_millis(100);
+    const WITHIN: Duration = Duration::from_secs(10);
+    let (begin, mut quiet) = (Instant::now(), 0);
+    // A service that is always busy has settled, too.
+    while quiet < LOOKS && begin.elapsed() < WITHIN {
+        stop.check()?;
+        let command = ["/bin/sh", "-c", IS_QUIET].map(OsString::from).to_vec();
+        let inside = Inside { command, environment: clone.environment.clone(), directory: None };
+        quiet = if clone.output(&inside)?.0 == 0 { quiet + 1 } else { 0 };
+        std::thread::sleep(EVERY);
+    }
+    Ok(())
+}
+
 /// Looks at a machine, and ends what runs on it.
-fn look_at(mut clone: LiveClone, booted: &Difference) -> Result<After> {
+fn look_at(mut clone: LiveClone, booted: &Difference, stop: &Stop<'_>) -> Result<After> {
+    settle(&clone, stop)?;
     let (active, cluster) = (active(&clone)?, Cluster::of(&clone)?);
     clone.switch_off();
     let changed = proof::paths(&Difference::new(clone.differences()?).without(booted).entries);
@@ -477,7 +506,7 @@ fn run_plan_alone(
     let (mut clone, booted) = clone_with_plan(adoption, (plan, secrets), stop, tell)?;
     let code = clone.run(&kkrun(&clone, &["--yes", "--non-interactive", "master.rhai"]), None, stop)?;
     stop.check()?;
-    Ok((code, look_at(clone, &booted)?))
+    Ok((code, look_at(clone, &booted, stop)?))
 }
 
 fn clone_with_plan(
@@ -513,6 +542,7 @@ fn prove(
     let (mut clone, booted) = clone_with_plan(adoption, (output.directory(), secrets), stop, tell)?;
     let run = clone.run(&kkrun(&clone, &["--yes", "--non-interactive", "master.rhai"]), None, stop)?;
     stop.check()?;
+    settle(&clone, stop)?;
     let side = Side::of(clone.files(), active(&clone)?, Cluster::of(&clone)?);
     let planned = proof::paths(&Difference::new(clone.differences()?).without(&booted).entries);
     let after = &observed.after;

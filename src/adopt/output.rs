@@ -156,26 +156,28 @@ fn steps(mut actions: Vec<Action>, sections: &[Section]) -> Vec<Step> {
     steps.into_iter().map(|(_, step)| step).collect()
 }
 
-/// What is in a directory is made after it, though the script wrote to the directory last, or moved it there.
+/// What is in a directory is made after it, though the script wrote to the directory last, moved it there, or made both
+/// in one instant. The order is that of the lines' sections, and in a section that of the times.
 pub(super) fn parents_first(actions: &mut [Action]) {
-    let mut first: BTreeMap<PathBuf, (i128, Option<usize>)> = BTreeMap::new();
+    let mut first: BTreeMap<PathBuf, (Option<i128>, Option<usize>)> = BTreeMap::new();
     for action in actions.iter() {
-        let (Some(path), Some(when)) = (&action.path, action.when) else { continue };
+        let Some(path) = &action.path else { continue };
         for above in path.ancestors().skip(1) {
-            let known = first.entry(above.to_owned()).or_insert((when, action.line));
-            if when < known.0 {
-                *known = (when, action.line);
-            }
+            let (when, line) = first.entry(above.to_owned()).or_default();
+            *when = earlier(*when, action.when);
+            *line = earlier(*line, action.line);
         }
     }
     for action in actions {
-        if let Some((when, line)) = action.path.as_ref().and_then(|path| first.get(path))
-            && action.when.is_none_or(|own| own > *when)
-        {
-            action.when = Some(*when);
-            action.line = line.or(action.line);
+        if let Some((when, line)) = action.path.as_ref().and_then(|path| first.get(path)) {
+            action.when = earlier(action.when, *when);
+            action.line = earlier(action.line, *line);
         }
     }
+}
+
+fn earlier<T: Ord>(one: Option<T>, other: Option<T>) -> Option<T> {
+    one.into_iter().chain(other).min()
 }
 
 /// The section that a line is in.
@@ -186,6 +188,9 @@ fn section_of(sections: &[Section], line: usize) -> Option<usize> {
 /// The script of a step.
 fn text(step: &Step, script: &str, restarts: &[&Restart], secrets: &Secrets) -> String {
     let mut text = format!("//! {}.\n\nconst REQUIRES = #{{ root: true }};\n\n", step.title);
+    if step.actions.iter().any(|action| action.code.contains("git::checkout(")) {
+        text.push_str("import \"std/git\" as git;\n\n");
+    }
     let names: BTreeSet<&String> = step.actions.iter().flat_map(|action| &action.secrets).collect();
     for name in &names {
         let _ = writeln!(text, "{}", secrets.declaration(name));
@@ -285,6 +290,13 @@ mod tests {
             steps(vec![at("/srv/a/b", 5, "b();"), at("/srv/a", 9, "a();"), at("/srv", 5, "s();")], &[]);
         let codes: Vec<&str> = made[0].actions.iter().map(|action| action.code.as_str()).collect();
         assert_eq!(codes, ["s();", "a();", "b();"]);
+        let sections =
+            [(1, "one"), (8, "two")].map(|(line, title)| Section { line, title: title.to_owned() });
+        let named_later = Action { line: Some(9), ..at("/srv", 5, "s();") };
+        let made = steps(vec![at("/srv/a", 5, "a();"), named_later], &sections);
+        let codes: Vec<&str> =
+            made.iter().flat_map(|step| &step.actions).map(|action| action.code.as_str()).collect();
+        assert_eq!((made.len(), codes), (1, vec!["s();", "a();"]));
     }
 
     #[test]

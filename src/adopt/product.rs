@@ -1,13 +1,14 @@
 //! What a command of the script makes that no call says better: the packages of a language, what a build installs. The plan
 //! runs that command again, captured, so that all it changes can be undone.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use super::checkout::Checkout;
 use super::literal;
 use super::trace::Command;
 
 /// Programs that install or build, and the arguments of which one must be there; none is any.
-const MAKERS: [(&str, &[&str]); 21] = [
+const MAKERS: [(&str, &[&str]); 23] = [
     ("bundle", &["install"]),
     ("bundler", &["install"]),
     ("cargo", &["build", "install"]),
@@ -15,6 +16,7 @@ const MAKERS: [(&str, &[&str]); 21] = [
     ("composer", &["create-project", "install", "require"]),
     ("corepack", &["enable", "prepare"]),
     ("gem", &["install"]),
+    ("git", &["checkout", "clone", "pull", "reset", "submodule", "switch"]),
     ("go", &["build", "get", "install"]),
     ("make", &[]),
     ("meson", &["install"]),
@@ -25,6 +27,7 @@ const MAKERS: [(&str, &[&str]); 21] = [
     ("pipx", &["install"]),
     ("pnpm", &["add", "build", "i", "install", "run"]),
     ("poetry", &["install"]),
+    ("postmap", &[]),
     ("rbenv", &["install"]),
     ("uv", &["pip", "sync", "tool", "venv"]),
     ("virtualenv", &[]),
@@ -35,11 +38,16 @@ const MAKERS: [(&str, &[&str]); 21] = [
 pub(super) struct Product<'trace> {
     pub(super) command: &'trace Command,
     pub(super) roots: Vec<PathBuf>,
+    /// If it is a checkout, how it is made.
+    pub(super) checkout: Option<Checkout>,
 }
 
 impl Product<'_> {
     /// The call that runs the command again; it may contain secrets.
     pub(super) fn code(&self) -> Option<String> {
+        if let Some(checkout) = &self.checkout {
+            return Some(checkout.code());
+        }
         let (user, words) = as_user(self.command.words());
         if words.is_empty() {
             return None;
@@ -47,13 +55,35 @@ impl Product<'_> {
         let mut options = Vec::new();
         options.extend(self.roots.first().map(|root| ("creates", literal::string(&root.to_string_lossy()))));
         options.push(("capture", "#{}".to_owned()));
-        if self.command.directory != std::path::Path::new("/") {
+        // Another user cannot enter the home of root, in which scripts begin; sudo only stays in it.
+        let is_entered = user.is_none() || !self.command.directory.starts_with("/root");
+        if self.command.directory != Path::new("/") && is_entered {
             options.push(("cwd", literal::string(&self.command.directory.to_string_lossy())));
         }
         options.extend(user.map(|user| ("user", literal::string(&user))));
         options.push(("timeout", "1800".to_owned()));
         Some(format!("cmd::run({}{});", literal::array(words), literal::options(&options)))
     }
+
+    /// Whether its command makes what is at this new path, which was made while `command` ran.
+    pub(super) fn makes(&self, path: &Path, command: Option<&Command>) -> bool {
+        self.roots.iter().any(|root| {
+            path == root
+                || path.starts_with(root)
+                    && (command.is_none_or(is_maker)
+                        || self.checkout.as_ref().is_some_and(|checkout| checkout.keeps(path)))
+        })
+    }
+
+    /// The paths that are compared as one.
+    pub(super) fn apart(&self) -> Vec<PathBuf> {
+        self.checkout.as_ref().map_or_else(|| self.roots.clone(), |checkout| vec![checkout.repository()])
+    }
+}
+
+/// Whether a command is one of git.
+pub(super) fn is_git(command: &Command) -> bool {
+    as_user(command.words()).1.first().is_some_and(|program| name_of(program) == "git")
 }
 
 /// Whether a command makes things that only it knows how to make.
@@ -151,10 +181,20 @@ mod tests {
     #[test]
     fn a_product_is_a_captured_command_of_its_user_in_its_directory() {
         let command = command("sudo -Hu anna -- pip install yq");
-        let product = Product { command: &command, roots: vec!["/home/anna/.local".into()] };
+        let product = Product { command: &command, roots: vec!["/home/anna/.local".into()], checkout: None };
         assert_eq!(
             product.code().unwrap(),
             "cmd::run([\"pip\", \"install\", \"yq\"], #{ creates: \"/home/anna/.local\", capture: #{}, cwd: \"/srv\", user: \"anna\", timeout: 1800 });"
+        );
+    }
+
+    #[test]
+    fn a_command_of_another_user_does_not_run_in_the_home_of_root() {
+        let command = Command { directory: "/root".into(), ..command("sudo -u anna pip install yq") };
+        let product = Product { command: &command, roots: Vec::new(), checkout: None };
+        assert_eq!(
+            product.code().unwrap(),
+            "cmd::run([\"pip\", \"install\", \"yq\"], #{ capture: #{}, user: \"anna\", timeout: 1800 });"
         );
     }
 

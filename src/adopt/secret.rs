@@ -81,8 +81,16 @@ impl Secrets {
     }
 
     fn add(&mut self, name: &str, value: &str, is_generated: bool) {
-        let is_plain =
-            |value: &str| !value.starts_with(['/', '$', '<', '{', '%']) && !value.starts_with("ssh-");
+        // The path of a file is none, nor that of a table, such as postfix's `hash:/etc/postfix/sasl_passwd`.
+        let is_path = |value: &str| {
+            let (kind, path) = value.split_once(':').unwrap_or(("", value));
+            path.starts_with('/')
+                && !path.starts_with("//")
+                && kind.bytes().all(|letter| letter.is_ascii_lowercase())
+        };
+        let is_plain = |value: &str| {
+            !is_path(value) && !value.starts_with(['$', '<', '{', '%']) && !value.starts_with("ssh-")
+        };
         let is_key = value.starts_with("-----BEGIN");
         if value.len() < SHORTEST || !is_plain(value) || !is_key && value.contains(char::is_whitespace) {
             return;
@@ -250,6 +258,18 @@ mod tests {
             "let db_password = secret::ask(\"db_password\", \"Value of db_password\");"
         );
         assert!(!found.declaration("api_token").contains("generate"));
+    }
+
+    #[test]
+    fn the_path_of_what_holds_secrets_is_none() {
+        let mut found = Secrets::default();
+        found.learn(
+            "main.cf",
+            "smtp_sasl_password_maps = hash:/etc/postfix/sasl_passwd\nx_password = /etc/pw\n",
+        );
+        assert_eq!(found, Secrets::default());
+        found.learn("x", "secret_url = ftp://kim:secret@host/\n");
+        assert_eq!(found.0.len(), 1);
     }
 
     #[test]

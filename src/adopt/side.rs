@@ -6,6 +6,7 @@ use std::path::Path;
 use anyhow::Result;
 
 use super::account::Accounts;
+use super::alternative::Alternatives;
 use super::database::Cluster;
 use super::debconf::Answers;
 use super::package::Packages;
@@ -16,6 +17,7 @@ pub(super) struct Side {
     pub(super) files: RootFiles,
     pub(super) accounts: Accounts,
     pub(super) packages: Packages,
+    pub(super) alternatives: Alternatives,
     /// The answers to the questions of packages.
     pub(super) answers: Answers,
     /// The units that were active when it was looked at.
@@ -26,7 +28,8 @@ pub(super) struct Side {
 impl Side {
     pub(super) fn of(files: RootFiles, active: BTreeSet<String>, cluster: Cluster) -> Self {
         let (accounts, packages, answers) = (Accounts::of(&files), Packages::of(&files), Answers::of(&files));
-        Self { files, accounts, packages, answers, active, cluster }
+        let alternatives = Alternatives::of(&files);
+        Self { files, accounts, packages, alternatives, answers, active, cluster }
     }
 
     /// Owner and group, by name.

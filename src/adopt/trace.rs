@@ -10,6 +10,8 @@ const BEGIN: char = '\u{1}';
 const END: char = '\u{2}';
 /// The clock by which files are stamped ticks this often, in nanoseconds: a stamp is at most so much too early.
 const TICK: i128 = 5_000_000;
+/// On a busy machine a tick can be so late, in nanoseconds.
+const LATEST: i128 = 100_000_000;
 
 /// What the shell of the script reads first, so that it writes a trace to the file: the time, the lines of the calls, the
 /// line and the directory of each command. Source: bash(1), `BASH_ENV`, `BASH_XTRACEFD`; root's `PS4` is not inherited.
@@ -72,20 +74,28 @@ impl Trace {
             let line = self.source.get(command.line.wrapping_sub(1));
             !name.is_empty() && (command.text.contains(name) || line.is_some_and(|line| line.contains(name)))
         };
-        near.iter().rev().find(names).or_else(|| {
+        let running = || {
             let end = self.commands.partition_point(|command| command.when <= when);
             self.commands.get(end.checked_sub(1)?)
-        })
+        };
+        let later = || {
+            let late = self.commands.partition_point(|command| command.when <= when + LATEST);
+            self.commands[end..late].iter().find(names)
+        };
+        near.iter().rev().find(names).or_else(|| running().filter(names)).or_else(later).or_else(running)
     }
 
     /// Whether a command that began up to a tick after this instant writes to this name: its stamp can be so early.
     pub(super) fn is_written_next(&self, when: i128, name: &str) -> bool {
         let begin = self.commands.partition_point(|command| command.when <= when);
         let end = self.commands.partition_point(|command| command.when <= when + TICK);
-        self.commands[begin..end].iter().any(|command| {
-            let line = self.source.get(command.line.wrapping_sub(1));
-            line.and_then(|line| line.rsplit_once('>')).is_some_and(|(_, to)| to.contains(name))
-        })
+        self.commands[begin..end].iter().any(|command| self.is_redirected_to(command, name))
+    }
+
+    /// Whether the line of a command has its output written to this name.
+    pub(super) fn is_redirected_to(&self, command: &Command, name: &str) -> bool {
+        let line = self.source.get(command.line.wrapping_sub(1));
+        line.and_then(|line| line.rsplit_once('>')).is_some_and(|(_, to)| to.contains(name))
     }
 
     /// The first command that is one of these programs and names this word.
@@ -221,6 +231,9 @@ mod tests {
         assert_eq!(line(100_000_000_000, "motd"), Some(2));
         assert_eq!(line(100_500_000_000, "other"), Some(2));
         assert_eq!(line(105_000_000_000, ""), Some(3));
+        // A stamp of a tick that came late: line 2 began 93 ms after it.
+        assert_eq!(line(99_910_000_000, "motd"), Some(2));
+        assert_eq!(line(99_800_000_000, "motd"), None);
         assert_eq!(line(99_000_000_000, ""), None);
     }
 

@@ -64,16 +64,9 @@ impl Towards<'_> {
 
     /// The calls that make a tree.
     pub(super) fn tree(&self, tree: &Tree, directory: &Seen, output: &mut Output) -> Result<Vec<Action>> {
-        let (owner, group) = self.to.owners(directory);
         let above = tree.root.parent().and_then(|above| self.to.files.look(above).ok().flatten());
         let usual = above.map(|above| self.to.owners(&above)).unwrap_or_default();
-        let mut options = Vec::new();
-        if owner != usual.0 {
-            options.push(("owner", literal::string(&owner)));
-        }
-        if group != usual.1 {
-            options.push(("group", literal::string(&group)));
-        }
+        let options = self.ownership(self.to.owners(directory), usual);
         let mut of_mode: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         let mut code = Vec::new();
         let mut kept = String::new();

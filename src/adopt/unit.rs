@@ -125,6 +125,29 @@ pub(super) fn towards(from: &BTreeSet<String>, to: &BTreeSet<String>, trace: &Tr
     started.chain(from.difference(to).map(|unit| action("unit::stop", unit, &["stop", "--now"]))).collect()
 }
 
+/// What the script asks for that restarts the machine, or says that it has to be restarted.
+pub(super) fn reboot(trace: &Trace, script: &str) -> Option<Action> {
+    let asks = |command: &&Command| {
+        let words = command.words();
+        let Some((program, arguments)) = words.split_first() else { return false };
+        let has = |wanted: &[&str]| arguments.iter().any(|word| wanted.contains(&word.as_str()));
+        match program.rsplit('/').next().unwrap_or_default() {
+            "reboot" => true,
+            "shutdown" => has(&["-r", "--reboot"]),
+            "systemctl" => has(&["reboot", "soft-reboot", "kexec"]),
+            "init" | "telinit" => has(&["6"]),
+            "touch" => arguments.iter().any(|word| word.ends_with(REBOOT_REQUIRED)),
+            _ => trace.is_redirected_to(command, REBOOT_REQUIRED),
+        }
+    };
+    let command = trace.commands.iter().find(asks)?;
+    let why = literal::string(&format!("{script} asks for it"));
+    Some(Action::new(Place::Units, format!("host::reboot_required({why});")).by(Some(command)))
+}
+
+/// What says that the machine has to be restarted; `/run` is also `/var/run`. Source: update-notifier-common(8).
+const REBOOT_REQUIRED: &str = "/run/reboot-required";
+
 /// Units that the script let read their files again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Restart {
@@ -193,6 +216,24 @@ mod tests {
     fn what_comes_and_goes_by_itself_is_not_running() {
         let list = "nginx.service loaded active running web\nuser@0.service loaded active\nx.mount loaded active\nb.timer loaded active\n";
         assert_eq!(active(list), BTreeSet::from(["b.timer".to_owned(), "nginx.service".to_owned()]));
+    }
+
+    #[test]
+    fn a_script_that_restarts_the_machine_asks_for_a_restart() {
+        let asks = |command: &str, source: &str| {
+            let trace = Trace::read(&format!("\u{1}1.0 0 1 /\u{2}{command}\n"), source);
+            reboot(&trace, "x.sh").map(|action| action.code)
+        };
+        for command in
+            ["shutdown -r now", "/sbin/reboot", "systemctl reboot", "touch /var/run/reboot-required"]
+        {
+            let expected = "host::reboot_required(\"x.sh asks for it\");";
+            assert_eq!(asks(command, command).as_deref(), Some(expected), "{command}");
+        }
+        assert!(asks("echo x", "echo x > /run/reboot-required\n").is_some());
+        for command in ["shutdown -h now", "test -f /run/reboot-required", "systemctl restart x"] {
+            assert_eq!(asks(command, command), None, "{command}");
+        }
     }
 
     #[test]

@@ -159,3 +159,43 @@ fn what_only_a_command_makes_is_run_again_captured_and_a_new_tree_is_copied_whol
     assert!(step.contains("file::copy(\"files/srv/shelf\", settings::app);"), "{step}");
     assert!(place.read("settings.rhai").contains("app: \"/srv/shelf\""), "{step}");
 }
+
+#[test]
+#[ignore = "needs root and the prepared base"]
+fn checkouts_alternatives_special_users_and_restarts_are_what_they_are() {
+    let place = Adopting::new();
+    let script = place.written(
+        "#!/bin/bash\nset -e\nexport HOME=/root\nmkdir -p /srv/git\ngit init -q --bare /srv/git/app.git\n\
+         git -C /srv/git/app.git symbolic-ref HEAD refs/heads/main\ngit clone -q /srv/git/app.git /tmp/work 2>/dev/null\n\
+         cd /tmp/work\ngit config user.email a@b\ngit config user.name a\nfor n in 1 2 3; do echo $n > page-$n; done\n\
+         git add .\ngit commit -qm one\ngit push -q origin HEAD:main\ncd /\n\
+         git clone -q --branch main /srv/git/app.git /srv/app\necho local > /srv/app/local.txt\n\
+         useradd --no-create-home --shell /usr/sbin/nologin worker\n\
+         useradd --create-home --gid users --comment 'Kim K' kim\n\
+         printf '#!/bin/sh\\n' > /usr/local/bin/pages\nchmod 755 /usr/local/bin/pages\n\
+         update-alternatives --install /usr/bin/pager pager /usr/local/bin/pages 1\n\
+         update-alternatives --set pager /usr/local/bin/pages\ntouch /run/reboot-required\n",
+    );
+    let output = place.on("prepared", &script).output().unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", place.read("REPORT.md"));
+    assert!(said.contains("a second run changes nothing, and a rollback leaves the base"), "{said}");
+    let written: String = std::fs::read_dir(place.plan())
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|extension| extension == "rhai"))
+        .map(|path| std::fs::read_to_string(path).unwrap())
+        .collect();
+    for call in [
+        "import \"std/git\" as git;",
+        "git::checkout(\"/srv/git/app.git\", \"main\", \"/srv/app\", \"root\");",
+        "file::write(\"/srv/app/local.txt\", \"local\\n\");",
+        "cmd::run([\"useradd\", \"--no-create-home\", \"--shell\", \"/usr/sbin/nologin\", \"worker\"], #{",
+        "cmd::run([\"useradd\", \"--create-home\", \"--gid\", \"users\", \"--comment\", \"Kim K\", \"kim\"], #{",
+        "\"--set\", \"pager\", \"/usr/local/bin/pages\"]",
+        "host::reboot_required(\"script.sh asks for it\");",
+    ] {
+        assert!(written.contains(call), "{call}\n{written}");
+    }
+    assert!(!written.contains("page-1"), "{written}");
+}

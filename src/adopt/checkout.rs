@@ -1,0 +1,119 @@
+//! A checkout of a git repository: what names where it came from can make it again.
+
+use std::path::{Path, PathBuf};
+
+use super::files::Towards;
+use super::literal;
+use super::product;
+use super::trace::Command;
+
+/// A directory that `git clone` made.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Checkout {
+    pub(super) directory: PathBuf,
+    url: String,
+    /// A branch, a tag or a commit.
+    branch: String,
+    user: String,
+    has_submodules: bool,
+}
+
+impl Checkout {
+    /// The call that makes it; it may contain secrets.
+    pub(super) fn code(&self) -> String {
+        let directory = self.directory.to_string_lossy();
+        let arguments = [&self.url, &self.branch, directory.as_ref(), &self.user]
+            .map(|word| literal::string(word))
+            .join(", ");
+        let options = if self.has_submodules { vec![("submodules", "true".to_owned())] } else { Vec::new() };
+        format!("git::checkout({arguments}{});", literal::options(&options))
+    }
+
+    /// What is compared as one: the commits come in packs that git makes as it likes.
+    pub(super) fn repository(&self) -> PathBuf {
+        self.directory.join(".git")
+    }
+
+    /// Whether git itself keeps this path, but for what people write there.
+    pub(super) fn keeps(&self, path: &Path) -> bool {
+        path.strip_prefix(self.repository())
+            .is_ok_and(|inner| !["config", "hooks", "info"].iter().any(|own| inner.starts_with(own)))
+    }
+}
+
+impl Towards<'_> {
+    /// The checkout at this directory that this command made; `None` if it names no origin, or belongs to someone else than
+    /// the user of the command.
+    pub(super) fn checkout(&self, directory: &Path, command: &Command) -> Option<Checkout> {
+        let files = &self.to.files;
+        let text = |name: &str| files.text(&directory.join(".git").join(name).to_string_lossy());
+        let user = product::as_user(command.words()).0.unwrap_or_else(|| "root".to_owned());
+        if self.to.owners(&files.look(directory).ok()??).0 != user {
+            return None;
+        }
+        let head = text("HEAD");
+        let branch = match head.trim().strip_prefix("ref: refs/heads/") {
+            Some(branch) => branch.to_owned(),
+            None => tag_of(head.trim(), &text("packed-refs")).unwrap_or_else(|| head.trim().to_owned()),
+        };
+        let has_submodules = files.look(&directory.join(".git/modules")).ok()?.is_some();
+        let url = origin(&text("config"))?;
+        Some(Checkout { directory: directory.to_owned(), url, branch, user, has_submodules })
+    }
+}
+
+/// The address of the remote `origin`. Source: git-config(1).
+fn origin(config: &str) -> Option<String> {
+    let inside = config.lines().map(str::trim).skip_while(|line| *line != "[remote \"origin\"]").skip(1);
+    let mut settings = inside.take_while(|line| !line.starts_with('['));
+    settings
+        .find_map(|line| Some(line.strip_prefix("url")?.trim_start().strip_prefix('=')?.trim().to_owned()))
+}
+
+/// A tag of a commit. Source: git-pack-refs(1); behind a tag with a message is `^` and its commit.
+fn tag_of(commit: &str, packed: &str) -> Option<String> {
+    let mut name = None;
+    for line in packed.lines() {
+        if let Some(tagged) = line.strip_prefix('^') {
+            if tagged == commit {
+                return name;
+            }
+            continue;
+        }
+        let (id, reference) = line.split_once(' ')?;
+        name = reference.strip_prefix("refs/tags/").map(str::to_owned);
+        if id == commit && name.is_some() {
+            return name;
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_checkout_is_named_by_its_origin_and_its_branch_or_tag() {
+        const CONFIG: &str = "[core]\n\tbare = false\n[remote \"origin\"]\n\turl = https://x/y.git\n\tfetch = +a\n[branch \"z\"]\n";
+        assert_eq!(origin(CONFIG).as_deref(), Some("https://x/y.git"));
+        assert_eq!(origin("[remote \"other\"]\n\turl = x\n"), None);
+        let packed = "# pack-refs with: peeled\naa refs/heads/main\nbb refs/tags/v1\n^cc\naa refs/tags/v2\n";
+        assert_eq!(tag_of("cc", packed).as_deref(), Some("v1"));
+        assert_eq!(tag_of("aa", packed).as_deref(), Some("v2"));
+        assert_eq!(tag_of("dd", packed), None);
+        let checkout = Checkout {
+            directory: "/srv/y".into(),
+            url: "https://x/y.git".into(),
+            branch: "main".into(),
+            user: "kim".into(),
+            has_submodules: true,
+        };
+        assert_eq!(
+            checkout.code(),
+            "git::checkout(\"https://x/y.git\", \"main\", \"/srv/y\", \"kim\", #{ submodules: true });"
+        );
+        assert!(checkout.keeps(Path::new("/srv/y/.git/index")));
+        assert!(!checkout.keeps(Path::new("/srv/y/.git/config")) && !checkout.keeps(Path::new("/srv/y/a")));
+    }
+}
