@@ -1,28 +1,79 @@
 # Captured commands as they are in setup scripts, each previewed, run and rolled back where this machine is not changed:
-# everything written here is in overlays of these mounts. Arguments: kkrun, and which of the situations.
+# everything written here is in overlays of these mounts. Arguments: kkrun, which of the situations, and on what ground.
 set -eu
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/srv/home LANG=C.UTF-8 NO_COLOR=1
-kkrun=$1 wanted=$2
+kkrun=$1 wanted=$2 ground=${3:-tmpfs} state=/mnt/state
+if [ "$ground" = root ]; then
+    # A machine whose root is an overlay of the other kind: with redirected directories, and files without a content.
+    mount -t tmpfs -o mode=0755 none /mnt
+    mkdir /mnt/upper /mnt/work /mnt/root
+    mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work,redirect_dir=on,metacopy=on none /mnt/root
+    for at in dev proc run sys; do mount --rbind /$at /mnt/root/$at; done
+    exec chroot /mnt/root bash "$0" "$kkrun" "$wanted" inner
+fi
+if [ "$ground" = options ]; then
+    # What overlays are made with where nothing is said.
+    for parameter in redirect_dir metacopy index; do
+        at=/sys/module/overlay/parameters/$parameter
+        before="${before-} echo $(cat $at) > $at;"
+    done
+    trap "$before" EXIT
+    for parameter in redirect_dir metacopy index; do echo Y > /sys/module/overlay/parameters/$parameter; done
+fi
 mount -t tmpfs -o mode=0755,size=3g none /mnt
+cp "$kkrun" /mnt/kkrun
+kkrun=/mnt/kkrun
 # Others write to /etc of this machine meanwhile.
 cp -a /etc /mnt/etc
 mount --bind /mnt/etc /etc
 for directory in /opt /usr /var; do
+    # Of the layers of this root nothing stays; only /opt is one more, which is over as many as can be.
+    [ "$ground" != inner ] || [ "$directory" = /opt ] || continue
     layer=/mnt/layers$directory
     mkdir -p "$layer/upper" "$layer/work"
     mount -t overlay -o "lowerdir=$directory,upperdir=$layer/upper,workdir=$layer/work" none "$directory"
 done
-mount -t tmpfs -o mode=0755,size=1g none /srv
+# KIND DIRECTORY: a new file system of this kind there.
+image() {
+    truncate -s 600m "/mnt/image$2.${1}"
+    "mkfs.$1" -q "/mnt/image$2.${1}" > /dev/null 2>&1
+    mount -o loop "/mnt/image$2.${1}" "$2"
+}
+mkdir /mnt/image /mnt/ground
+case $ground in
+tmpfs | options | inner) mount -t tmpfs -o mode=0755,size=1g none /srv ;;
+parts)
+    # /home and /var are mounts of their own, and of another kind than what holds the state directory.
+    mkdir /mnt/image/mnt /mnt/own
+    cp -a /var/lib/dpkg /mnt/own
+    image xfs /home
+    image btrfs /var
+    mkdir -p /var/lib /var/tmp
+    cp -a /mnt/own/dpkg /var/lib
+    image ext4 /mnt/ground
+    state=/mnt/ground/state
+    mount -t tmpfs -o mode=0755,size=1g none /srv
+    ;;
+*)
+    mkdir /mnt/image/mnt
+    image "$ground" /mnt/ground
+    mkdir /mnt/ground/srv
+    mount --bind /mnt/ground/srv /srv
+    state=/mnt/ground/state
+    ;;
+esac
+places="/srv"
+[ "$ground" != parts ] || places="/srv /home /var"
 mkdir /mnt/plan /srv/home
 echo '# mine' > /srv/home/.bashrc
 
 # Everything that a rollback has to restore: metadata and times of all, contents of what is not a system program.
 picture() {
-    find /etc /opt /srv /usr/local /usr/bin /usr/lib/locale /var/lib/dpkg/alternatives \
+    find /etc /opt $places /usr/local /usr/bin /usr/lib/locale /var/lib/dpkg/alternatives \
         -printf '%p|%y|%m|%U:%G|%l|%T@|' \( -type d -printf '\n' -o -printf '%n|%s\n' \) | LC_ALL=C sort
-    find /etc /opt /srv /usr/local /usr/lib/locale /var/lib/dpkg/alternatives -type f -print0 |
+    find /etc /opt $places /usr/local /usr/lib/locale /var/lib/dpkg/alternatives -type f -print0 |
         LC_ALL=C sort -z | xargs -0 sha256sum
-    getcap -r /srv /usr/local 2> /dev/null || true
+    getcap -r $places /usr/local 2> /dev/null || true
     find /srv -maxdepth 1 -print0 | LC_ALL=C sort -z | xargs -0 getfacl -p 2> /dev/null || true
 }
 
@@ -32,7 +83,7 @@ fail() { echo "$name: $1" >&2; shift; "$@" >&2; exit 1; }
 situation() {
     name=$1
     case $wanted in all | "$name") ;; *) return 0 ;; esac
-    rm -rf /mnt/state
+    rm -rf "$state"
     printf 'step::run("01", "One", || cmd::run(["bash", "-ec", `%s`], #{ label: "%s", env: #{ HOME: "/srv/home" }, capture: #{ preview: true }%s }));\n' \
         "$2" "$name" "${4-}" > /mnt/plan/plan.rhai
     picture > /mnt/before
@@ -41,7 +92,7 @@ situation() {
     run "" 0
     bash -ec "$3" || fail "not made" cat /mnt/said
     began=$(date +%s%N)
-    "$kkrun" --state-dir /mnt/state rollback > /mnt/said 2>&1 || fail "not rolled back" cat /mnt/said
+    "$kkrun" --state-dir "$state" rollback > /mnt/said 2>&1 || fail "not rolled back" cat /mnt/said
     echo "$name: rolled back in $((($(date +%s%N) - began) / 1000000)) ms"
     picture | cmp -s - /mnt/before || fail "not as before" eval 'diff /mnt/before <(picture) | head -40'
 }
@@ -49,10 +100,32 @@ situation() {
 run() {
     began=$(date +%s%N)
     status=0
-    (cd /mnt/plan && "$kkrun" --state-dir /mnt/state $1 plan.rhai > /mnt/said 2>&1) || status=$?
+    (cd /mnt/plan && "$kkrun" --state-dir "$state" $1 plan.rhai > /mnt/said 2>&1) || status=$?
     [ "$status" = "$2" ] || fail "ended with $status instead of $2" cat /mnt/said
     echo "$name: kkrun $1 in $((($(date +%s%N) - began) / 1000000)) ms"
 }
+
+if [ "$wanted" = everything ]; then
+    make= changes= test=
+    for place in $places; do
+        mkdir -p $place/w/tree/deep $place/w/dir/inner
+        for file in kept changed gone file tree/a tree/deep/b dir/inner/x other; do echo $file > $place/w/$file; done
+        ln $place/w/kept $place/w/also-kept
+        ln -s kept $place/w/turned
+        changes="$changes cd $place/w; echo new > made; echo more >> changed; rm gone; mv tree renamed; rm -r dir;
+            echo file > dir; rm file; mkdir file; echo x > file/x; ln file/x file/y; truncate -s 64M sparse;
+            echo end >> sparse; cp /usr/bin/true suid; chmod 4755 suid; chown daemon:daemon other; chmod 0640 other;
+            ln -sfn made turned; cp /usr/bin/true capable; setcap cap_net_bind_service=ep capable;
+            setfacl -m u:daemon:r changed; mkfifo gone-too; rm gone-too;"
+        test="$test cd $place/w; test -u suid -a -f dir -a -d file -a ! -e tree -a ! -e gone;
+            test \$(cat renamed/deep/b) = tree/deep/b -a \$(stat -c %h file/x) = 2 -a \$(stat -c %b sparse) -lt 1000;
+            getcap capable | grep -q bind; getfacl -p changed | grep -q daemon;"
+    done
+    [ "$ground" != parts ] || changes="$changes mv /home/w/made /var/w/from-home;"
+    [ "$ground" != inner ] || changes="$changes ! touch /opt/x;"
+    situation everything "$changes" "$test"
+    exit
+fi
 
 mkdir /srv/source
 cat > /srv/source/tool.c << 'END'
@@ -72,6 +145,21 @@ install: tool
 END
 situation make-install 'make -C /srv/source install' \
     'test -u /usr/local/bin/tool-setuid && /usr/local/bin/tool-link && test -x /srv/source/tool'
+
+if [ "$wanted" = autotools ]; then
+    mkdir /srv/hello
+    cp /srv/source/tool.c /srv/hello/hello.c
+    cd /srv/hello
+    printf 'AC_INIT([hello],[1.0])\nAM_INIT_AUTOMAKE\nAC_PROG_CC\nAC_CONFIG_FILES([Makefile])\nAC_OUTPUT\n' > configure.ac
+    printf 'bin_PROGRAMS = hello\nhello_SOURCES = hello.c\ndist_man_MANS = hello.1\npkgdata_DATA = hello.txt\n' > Makefile.am
+    echo text > hello.txt
+    touch AUTHORS ChangeLog NEWS README
+    echo '.TH hello 1' > hello.1
+    autoreconf --install > /mnt/said 2>&1 || fail "autoreconf" cat /mnt/said
+    situation autotools 'cd /srv/hello && ./configure --quiet && make --silent install' \
+        '/usr/local/bin/hello && test -e /usr/local/share/man/man1/hello.1 -a -e /usr/local/share/hello/hello.txt'
+    exit
+fi
 
 mkdir -p /srv/package/there
 echo 'VALUE = 1' > /srv/package/there/__init__.py
