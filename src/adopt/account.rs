@@ -268,8 +268,18 @@ fn made_by_command(name: &str, user: &User, trace: &Trace, secrets: &Secrets) ->
         "cmd::run({}, #{{ unless: || user::exists({quoted}), capture: #{{}} }});",
         literal::array(&words[at..])
     );
+    let mut options = Vec::new();
+    if trace.naming(&["chsh", "usermod"], name).is_some() {
+        options.push(("shell", literal::string(&user.shell)));
+    }
+    if let Some(mode) = user.home_mode {
+        options.push(("home_mode", literal::string(&format!("{mode:04o}"))));
+    }
     if !user.groups.is_empty() {
-        let _ = write!(code, "\nuser::ensure({quoted}, #{{ groups: {} }});", literal::array(&user.groups));
+        options.push(("groups", literal::array(&user.groups)));
+    }
+    if !options.is_empty() {
+        let _ = write!(code, "\nuser::ensure({quoted}{});", literal::options(&options));
     }
     Some(Action::new(Place::Accounts, code).by(Some(command)))
 }

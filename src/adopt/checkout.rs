@@ -42,8 +42,8 @@ impl Checkout {
 }
 
 impl Towards<'_> {
-    /// The checkout at this directory that this command made; `None` if it names no origin, or belongs to someone else than
-    /// the user of the command.
+    /// The checkout at this directory that this command made; `None` if it names no origin, has what the origin does not have,
+    /// or belongs to someone else than the user of the command.
     pub(super) fn checkout(&self, directory: &Path, command: &Command) -> Option<Checkout> {
         let files = &self.to.files;
         let text = |name: &str| files.text(&directory.join(".git").join(name).to_string_lossy());
@@ -51,10 +51,19 @@ impl Towards<'_> {
         if self.to.owners(&files.look(directory).ok()??).0 != user {
             return None;
         }
-        let head = text("HEAD");
+        let (head, packed) = (text("HEAD"), text("packed-refs"));
+        let commit_of = |reference: &str| {
+            let loose = text(reference).trim().to_owned();
+            if loose.is_empty() { in_packed(reference, &packed) } else { Some(loose) }
+        };
         let branch = match head.trim().strip_prefix("ref: refs/heads/") {
-            Some(branch) => branch.to_owned(),
-            None => tag_of(head.trim(), &text("packed-refs")).unwrap_or_else(|| head.trim().to_owned()),
+            // What the origin does not have it cannot give.
+            Some(branch) => {
+                let here = commit_of(&format!("refs/heads/{branch}"))?;
+                let there = commit_of(&format!("refs/remotes/origin/{branch}"))?;
+                (here == there).then(|| branch.to_owned())?
+            }
+            None => tag_of(head.trim(), &packed).unwrap_or_else(|| head.trim().to_owned()),
         };
         let has_submodules = files.look(&directory.join(".git/modules")).ok()?.is_some();
         let url = origin(&text("config"))?;
@@ -68,6 +77,14 @@ fn origin(config: &str) -> Option<String> {
     let mut settings = inside.take_while(|line| !line.starts_with('['));
     settings
         .find_map(|line| Some(line.strip_prefix("url")?.trim_start().strip_prefix('=')?.trim().to_owned()))
+}
+
+/// The commit of a reference. Source: git-pack-refs(1).
+fn in_packed(reference: &str, packed: &str) -> Option<String> {
+    packed.lines().find_map(|line| {
+        let (commit, name) = line.split_once(' ')?;
+        (name == reference).then(|| commit.to_owned())
+    })
 }
 
 /// A tag of a commit. Source: git-pack-refs(1); behind a tag with a message is `^` and its commit.
@@ -102,6 +119,8 @@ mod tests {
         assert_eq!(tag_of("cc", packed).as_deref(), Some("v1"));
         assert_eq!(tag_of("aa", packed).as_deref(), Some("v2"));
         assert_eq!(tag_of("dd", packed), None);
+        assert_eq!(in_packed("refs/heads/main", packed).as_deref(), Some("aa"));
+        assert_eq!(in_packed("refs/heads/work", packed), None);
         let checkout = Checkout {
             directory: "/srv/y".into(),
             url: "https://x/y.git".into(),
