@@ -1,8 +1,11 @@
 //! The answer to a question that a package asks when it is installed.
 
+use std::io::Write as _;
+use std::os::fd::AsRawFd as _;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use rustix::fs::{MemfdFlags, memfd_create};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use zeroize::Zeroizing;
@@ -12,8 +15,9 @@ use super::installed::Installed;
 use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, missing, state_value};
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
+use crate::machine::debconf_files::complete_saves;
 use crate::machine::files::Digest;
-use crate::machine::process::Stdin;
+use crate::machine::process::{Ended, Stdin};
 use crate::target::{States, Target};
 
 /// How long to wait before debconf's own lock is tried again.
@@ -105,10 +109,40 @@ impl DebconfChange {
         [(self.target(), state_value(state))].into()
     }
 
-    fn set(&self, world: &World, value: &str) -> Result<()> {
+    fn selection(&self, value: &str) -> String {
         let DebconfInverse { package, question, kind, .. } = &self.inverse;
-        let line = format!("{package} {question} {kind} {value}\n");
-        run(world, &["debconf-set-selections"], line).map(drop)
+        format!("{package} {question} {kind} {value}\n")
+    }
+
+    fn set(&self, world: &World, value: &str) -> Result<()> {
+        run(world, &["debconf-set-selections"], self.selection(value))
+            .and_then(|ended| succeeded(&ended))
+            .map(drop)
+    }
+
+    /// Whether only one of the question and its template is there. debconf saves its files one after the other, and was
+    /// ended in between.
+    fn is_half_there(&self, world: &World) -> Result<bool> {
+        let DebconfInverse { package, question, .. } = &self.inverse;
+        if look(package, question, world)?.is_some() {
+            // The type is the template's.
+            let said = communicate(world, package, &format!("METAGET {question} type\n"))?;
+            return Ok(said.trim().strip_prefix("0 ").is_none_or(str::is_empty));
+        }
+        // It registers a question with its template, unless the template is there already.
+        let checked = run(world, &["debconf-set-selections", "--checkonly"], self.selection(""))?;
+        Ok(checked.tail.iter().any(|line| line.contains("Cannot find a question for")))
+    }
+
+    /// Lets debconf forget what is only half there: it brings back what is missing, and then removes both.
+    fn forget(&self, world: &World) -> Result<()> {
+        let DebconfInverse { package, question, kind, .. } = &self.inverse;
+        let template =
+            memfd_create("template", MemfdFlags::CLOEXEC).context("cannot make a file in memory")?;
+        let mut template = std::fs::File::from(template);
+        write!(template, "Template: {question}\nType: {kind}\nDescription: {question}\n")?;
+        let path = format!("/proc/{}/fd/{}", std::process::id(), template.as_raw_fd());
+        communicate(world, package, &format!("X_LOADTEMPLATEFILE {path}\nUNREGISTER {question}\n")).map(drop)
     }
 }
 
@@ -144,7 +178,14 @@ impl Kind for DebconfChange {
         }
     }
 
+    fn repair(&self, world: &World) -> Result<()> {
+        if self.is_half_there(world)? { self.forget(world) } else { Ok(()) }
+    }
+
     fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
+        if self.before == AnswerState::Unknown {
+            self.repair(world)?;
+        }
         self.set(world, self.value.as_ref().ok_or_else(missing)?)
     }
 
@@ -168,6 +209,9 @@ impl Kind for DebconfChange {
     }
 
     fn undo(&self, world: &mut World, terms: UndoTerms<'_>) -> Result<Undone> {
+        if !terms.dry_run {
+            self.repair(world)?;
+        }
         let now = self.now(world)?;
         if now == self.before || now == AnswerState::Unknown {
             return Ok(Undone::Back(Undoing::Already, self.states(&now)));
@@ -220,11 +264,23 @@ fn look(package: &str, question: &str, world: &World) -> Result<Option<(String, 
 }
 
 fn communicate(world: &World, package: &str, commands: &str) -> Result<String> {
-    run(world, &["debconf-communicate", package], commands.to_owned())
+    run(world, &["debconf-communicate", package], commands.to_owned()).and_then(|ended| succeeded(&ended))
+}
+
+/// What it wrote, if it did not fail.
+fn succeeded(ended: &Ended) -> Result<String> {
+    // 10 to 19 say something about one question. Source: debconf-devel(7).
+    let is_answer = ended.status.code().is_some_and(|code| (10..20).contains(&code));
+    if ended.is_success() || is_answer {
+        return Ok(ended.stdout.text());
+    }
+    let why = ended.tail.last().map(|line| format!(": {line}")).unwrap_or_default();
+    bail!(Failure::new(format!("debconf {}{why}", ended.status)).kind(FailureKind::Packages))
 }
 
 /// Runs a program of debconf, again while another one holds debconf's lock.
-fn run(world: &World, argv: &[&str], input: String) -> Result<String> {
+fn run(world: &World, argv: &[&str], input: String) -> Result<Ended> {
+    complete_saves()?;
     let deadline = Instant::now() + LOCK_TIMEOUT;
     let mut command = Apt::new(world).plain(argv);
     command.stdin = Stdin::Bytes(input.into_bytes().into());
@@ -233,17 +289,8 @@ fn run(world: &World, argv: &[&str], input: String) -> Result<String> {
         // Nothing of it is reported: it may show a password.
         let ended = world.look(&command)?;
         let is_locked = ended.tail.iter().any(|line| line.contains("is locked by another process"));
-        // 10 to 19 say something about one question. Source: debconf-devel(7).
-        let is_answer = ended.status.code().is_some_and(|code| (10..20).contains(&code));
-        if (ended.is_success() || is_answer) && !is_locked {
-            return Ok(ended.stdout.text());
-        }
         if !is_locked || Instant::now() >= deadline {
-            let why = ended.tail.last().map(|line| format!(": {line}")).unwrap_or_default();
-            bail!(
-                Failure::new(format!("`{}` {}{why}", argv.join(" "), ended.status))
-                    .kind(FailureKind::Packages)
-            );
+            return Ok(ended);
         }
         world.processes.check_interruption()?;
         world.processes.pause(PAUSE);

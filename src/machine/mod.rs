@@ -5,6 +5,7 @@ pub mod backups;
 pub mod capture;
 pub mod clock;
 pub mod clone;
+pub mod debconf_files;
 pub mod download;
 pub mod files;
 pub mod foreground;

@@ -18,7 +18,7 @@ pub(crate) const KILL: &str = "signal=SIGKILL:when=K";
 pub(crate) fn sweep(shard: Shard) -> Tally {
     let sample = Sample::reported();
     let (mut tally, mut number) = (Tally::default(), 0);
-    for scenario in plans::killed() {
+    for scenario in plans::all() {
         let trial = Trial::new(scenario, Lying::Memory);
         for doing in BOTH {
             let name = format!("{}, {doing:?}", scenario.name);

@@ -71,30 +71,14 @@ const ALL: &[Scenario] = &[
     DATA,
     TOUCHED,
     LONG,
+    PACKAGE_VERSIONS,
+    PRESEED,
 ];
-
-/// Those in which kkrun is killed only. With an error of each call and on a disk, apt takes longer than a sweep waits.
-const KILLED: &[Scenario] = &[PACKAGE_VERSIONS];
-
-/// Those that are tried only by name: debconf saves its files one after the other, and killed in between it loses a
-/// template of a question, though not the answer.
-const BY_NAME: &[Scenario] = &[PRESEED];
 
 /// All of them, or the one that the variable `KKRUN_SWEEP_ONLY` names.
 pub(crate) fn all() -> impl Iterator<Item = &'static Scenario> {
-    chosen([ALL, &[]])
-}
-
-/// The same, for a sweep that kills kkrun.
-pub(crate) fn killed() -> impl Iterator<Item = &'static Scenario> {
-    chosen([ALL, KILLED])
-}
-
-fn chosen(parts: [&'static [Scenario]; 2]) -> impl Iterator<Item = &'static Scenario> {
     let only = std::env::var("KKRUN_SWEEP_ONLY").ok();
-    let by_name = BY_NAME.iter().filter(|_| std::env::var_os("KKRUN_SWEEP_ONLY").is_some());
-    let is_chosen = move |scenario: &&Scenario| only.as_ref().is_none_or(|only| scenario.name == only);
-    parts.into_iter().flatten().chain(by_name).filter(is_chosen)
+    ALL.iter().filter(move |scenario| only.as_ref().is_none_or(|only| scenario.name == only))
 }
 
 pub(crate) const FILES: Scenario = Scenario {

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::ground::{Ground, Snapshot};
 
-/// How long anything may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// How long anything may take: apt tries again and again when its calls fail.
+const PATIENCE: Duration = Duration::from_secs(180);
 
 /// The calls that change what a file system or a server holds, or make it last. Some have no number on some machines.
 const CHANGING: &[&str] = &[

@@ -9,6 +9,7 @@ use super::{Apt, failure, install};
 use crate::change::installed::Installed;
 use crate::change::unit::succeeded;
 use crate::failure::FailureKind;
+use crate::machine::debconf_files::complete_saves;
 use crate::machine::package_locks;
 use crate::machine::process::Stdin;
 
@@ -29,6 +30,8 @@ impl Apt<'_> {
         }
         self.world.reporter.note("dpkg was interrupted: configuring what it left");
         self.wait_for_locks()?;
+        // A package's script may have been killed while debconf saved.
+        complete_saves()?;
         let label = "dpkg --configure -a";
         let argv = ["dpkg", "--force-confdef", "--force-confold", "--configure", "-a"];
         let ended = self.world.run(&self.command(&argv, true), label)?;
