@@ -517,3 +517,38 @@ fn role_and_database_in_a_url_of_another_plan_are_left_to_it() {
     expect(&bench.run(&["rollback", "--plan", "use", "--purge", "all"]), 0);
     assert_eq!(databases(&server), "postgres");
 }
+
+#[test]
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn migration_in_a_database_that_was_there_is_said_to_be_not_undone() {
+    let server = Server::start();
+    let bench = Bench::new(&[]);
+    server.psql(&format!("CREATE ROLE kim LOGIN PASSWORD '{}'", CANARY.replace('\'', "''"))).unwrap();
+    server.psql("CREATE DATABASE shop OWNER kim").unwrap();
+    std::fs::create_dir(bench.path("migrations")).unwrap();
+    bench.write("migrations/001_cats.sql", "CREATE TABLE cats (id int);\n");
+    bench.write("plan.rhai", "step::run(\"01\", \"Migrate\", \"one.rhai\");\n");
+    bench.write(
+        "one.rhai",
+        &format!(
+            r#"import "std/migrations" as migrations;
+            let password = secret::ask("db_password", "The password");
+            let shop = #{{ host: "127.0.0.1", port: {}, user: "kim", password: password, dbname: "shop" }};
+            migrations::migrate("{}", shop);
+            step::verify("all is applied", || migrations::is_complete("{}", shop));"#,
+            server.port,
+            bench.path("migrations").display(),
+            bench.path("migrations").display(),
+        ),
+    );
+    let given = bench.secrets_file(&format!("db_password={CANARY}\n"), 0o600);
+    expect(&bench.run(&["plan.rhai", "--secrets", &given]), 0);
+    assert_eq!(server.psql_in("shop", "SELECT count(*) FROM cats").unwrap(), "0");
+    let rolled_back = expect(&bench.run(&["rollback", "--purge", "all"]), 0);
+    let said = "not undone: run migration 001_cats.sql";
+    assert!(rolled_back.contains(said) && rolled_back.contains("1 not undone"), "{rolled_back}");
+    assert!(rolled_back.contains("its tables stay as long as the database shop is there"), "{rolled_back}");
+    assert_eq!(server.psql_in("shop", "SELECT count(*) FROM cats").unwrap(), "0");
+    // What was applied stays applied.
+    expect(&bench.run(&["plan.rhai", "--secrets", &given]), 0);
+}
