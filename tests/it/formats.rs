@@ -310,7 +310,7 @@ fn strings(letters: &[&str]) -> Vec<String> {
 }
 
 #[test]
-#[ignore = "needs npm, pip and a network"]
+#[ignore = "needs npm, pip, Ruby's dotenv and a network"]
 fn every_dotenv_reads_back_what_was_quoted_for_it() {
     let place = Place::new(
         r#"let lines = "";
@@ -334,9 +334,13 @@ print(refused);
     let by_npm = "console.log(JSON.stringify(require(process.argv[1]).parse(require('fs').readFileSync(process.argv[2]))))";
     let module = format!("{readers}/node_modules/dotenv");
     let by_python = "import sys; sys.path.insert(0, sys.argv[1]); import dotenv, json; print(json.dumps(dotenv.dotenv_values(sys.argv[2])))";
-    for read in
-        [asked("node", &["-e", by_npm, &module, env]), asked("python3", &["-c", by_python, &python, env])]
-    {
+    let by_ruby = "require 'dotenv'; require 'json'; print Dotenv::Parser.call(File.read(ARGV[0], encoding: 'UTF-8')).to_json";
+    let read = [
+        asked("node", &["-e", by_npm, &module, env]),
+        asked("python3", &["-c", by_python, &python, env]),
+        asked("ruby", &["-e", by_ruby, env]),
+    ];
+    for read in read {
         let read: std::collections::BTreeMap<String, String> = serde_json::from_str(&read).expect("a map");
         assert!(read.len() > values.len() / 2, "{} of {}", read.len(), values.len());
         for (key, value) in read {
