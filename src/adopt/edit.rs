@@ -165,8 +165,8 @@ fn keyed(
     let asked =
         Asked { format: None, is_described: separator.is_some() || section.is_some(), is_block: false };
     let format = recognise(path.as_ref(), current.as_bytes(), asked).ok()?;
-    // A format that is known says itself what separates.
-    if separator.is_some() && format != Format::Ini {
+    // A format that is known says itself what separates, and a line does not say where its value is in a tree.
+    if separator.is_some() && format != Format::Ini || format.is_document() {
         return None;
     }
     let kind = EntryKind::Line { key: key.to_owned(), separator: separator.map(str::to_owned) };
@@ -296,6 +296,16 @@ mod tests {
         assert_eq!(
             edits,
             ["config::set(\"/etc/lightdm/lightdm.conf\", \"greeter\", \"y\", #{ section: \"Seat:*\" });"]
+        );
+    }
+
+    #[test]
+    fn a_document_is_edited_by_its_lines() {
+        assert_eq!(
+            of("/root/.cargo/config.toml", "[build]\njobs = \"2\"\n", "[build]\njobs = \"4\"\n"),
+            [
+                "config::line(\"/root/.cargo/config.toml\", \"jobs = \\\"4\\\"\", #{ matching: \"^jobs = \" });"
+            ]
         );
     }
 

@@ -57,7 +57,7 @@ pub use database::{DatabaseChange, DesiredDatabase};
 pub use debconf::{DebconfChange, DesiredAnswer};
 pub use edit::{
     Asked, Beside, DesiredEntry, DesiredLine, EditChange, EditTerms, EntryKind, FileEntry, FileRecord,
-    Format, Lines, Made, TogetherTerms, entry_target, matching_lines, recognise,
+    Format, Lines, Made, TogetherTerms, entry_target, is_document, matching_lines, plain_value, recognise,
 };
 pub use file::{DesiredFile, FileChange, Found};
 pub use group::{DesiredGroup, GroupChange};

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 use rhai::plugin::*;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -12,11 +12,11 @@ use super::file::{Mode, Ownership, absolute};
 use super::shorter::namespace;
 use crate::change::{
     Asked, Beside, Change, DesiredEntry, DesiredLine, EditChange, EditTerms, EntryKind, FileEntry, Format,
-    Found, Lines, Payload, TogetherTerms, entry_target, matching_lines, recognise,
+    Found, Lines, Payload, TogetherTerms, entry_target, is_document, matching_lines, plain_value, recognise,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, Attributes, FileState};
-use crate::script::{Host, OptionSet, Raised, Unpredictable, act, look, options_of};
+use crate::script::{Host, OptionSet, Raised, Unpredictable, act, json_of, look, options_of, value_of};
 use crate::target::Target;
 
 pub(super) fn module() -> rhai::Module {
@@ -184,8 +184,11 @@ fn text_of(host: &Host, value: &Dynamic, what: &str) -> Result<Text> {
     Ok(Text { bytes, secret: Host::secret_text(value).is_some() })
 }
 
-/// The value of a key: one line.
-fn value_of(host: &Host, key: &str, value: &Dynamic) -> Result<Text> {
+/// The value of a key: one line, or where values have types (`is_typed`) the JSON of it.
+fn key_value(host: &Host, key: &str, value: &Dynamic, is_typed: bool) -> Result<Text> {
+    if is_typed {
+        return typed_value(host, key, value);
+    }
     let text = text_of(host, value, &format!("the value of `{key}`"))?;
     if text.bytes.contains(&b'\n') || text.bytes.contains(&b'\r') {
         bail!(
@@ -195,6 +198,28 @@ fn value_of(host: &Host, key: &str, value: &Dynamic) -> Result<Text> {
         );
     }
     Ok(text)
+}
+
+fn typed_value(host: &Host, key: &str, value: &Dynamic) -> Result<Text> {
+    if let Some(text) = Host::secret_text(value) {
+        let bytes = Zeroizing::new(serde_json::to_vec(&*text)?);
+        return Ok(Text { bytes, secret: true });
+    }
+    let value = json_of(value).with_context(|| format!("cannot set `{key}`"))?;
+    refuse_secrets(host, &value)?;
+    Ok(Text { bytes: Zeroizing::new(serde_json::to_vec(&value)?), secret: false })
+}
+
+fn refuse_secrets(host: &Host, value: &serde_json::Value) -> Result<()> {
+    match value {
+        serde_json::Value::String(text) => host.refuse_secret(text),
+        serde_json::Value::Array(items) => items.iter().try_for_each(|item| refuse_secrets(host, item)),
+        serde_json::Value::Object(fields) => fields.iter().try_for_each(|(key, item)| {
+            host.refuse_secret(key)?;
+            refuse_secrets(host, item)
+        }),
+        _ => Ok(()),
+    }
 }
 
 /// Brings one entry to its desired state.
@@ -323,7 +348,7 @@ fn no_file(path: &Path, state: &FileState) -> Failure {
 }
 
 fn set_one(host: &Host, path: &str, key: &str, value: &Dynamic, options: &Options) -> Result<bool> {
-    let text = value_of(host, key, value)?;
+    let text = key_value(host, key, value, is_document(Path::new(path), options.format))?;
     make_known(host, path, options.line(key)?, DesiredEntry::Text(&text.bytes), options, text.secret)
 }
 
@@ -331,7 +356,7 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
     // Every value is checked before the first is written.
     for (key, value) in values {
         options.line(key)?;
-        value_of(host, key, value)?;
+        key_value(host, key, value, is_document(Path::new(path), options.format))?;
     }
     let mut options = options.clone();
     if options.mode.is_none() && values.values().any(|value| Host::secret_text(value).is_some()) {
@@ -364,7 +389,7 @@ fn set_together(host: &Host, path: &str, values: &rhai::Map, options: &Options) 
             None => *format.insert(recognise(&found.path, &bytes, options.asked(&entry))?),
         };
         host.seen().asks_for(|| entry_target(&found.path, &entry));
-        texts.push((entry, value_of(host, key, value)?));
+        texts.push((entry, key_value(host, key, value, is_document(Path::new(path), options.format))?));
     }
     let secret = texts.iter().any(|(_, text)| text.secret);
     let how = How { ownership: options.ownership(), secret, in_place: options.in_place };
@@ -412,6 +437,10 @@ fn get_one(host: &Host, path: &str, key: &str, options: &Options) -> Result<Dyna
     }
     let (bytes, shown) = (files::read_following(&path)?, path.display().to_string());
     entry.format = recognise(&path, &bytes, options.asked(&entry))?;
+    if entry.format.is_document() {
+        let value = entry.typed_value(&bytes, &shown)?.map(plain_value);
+        return Ok(value.map_or(Dynamic::UNIT, |value| value_of(&value)));
+    }
     let Some(value) = entry.value(&bytes, &shown)? else { return Ok(Dynamic::UNIT) };
     match String::from_utf8(value) {
         Ok(value) => Ok(value.into()),
@@ -435,10 +464,12 @@ mod functions {
 
     /// The value of `key` in the file `path`, quotes included and continued lines joined; `()` when the key is not set, is
     /// only set in a comment, or the file is missing. Without `section`, only what precedes the first section is searched.
+    /// In JSON and TOML it is the value itself: a string without quotes, a number, a bool, an array or a map.
     /// The format is known from the path: see docs/config-formats.md. Any other file must be plainly `key = value`.
-    /// Options: `section` (of an INI file or unit; of ssh a block, such as `Match User backup`), `format` (`sshd`, `ssh`,
-    /// `postfix`, `environment`, `dotenv`, `shell`, `systemd`, `networkd`, `fstab`, `words` or `ini`; default: by the path),
-    /// `separator` (between key and value, where the format leaves it open).
+    /// Options: `section` (of an INI file or unit; of ssh a block, such as `Match User backup`; of TOML a table, named as in
+    /// its header, and of JSON an object in the same way), `format` (`sshd`, `ssh`, `postfix`, `environment`, `dotenv`,
+    /// `shell`, `systemd`, `networkd`, `fstab`, `words`, `ini`, `json` or `toml`; default: by the path), `separator`
+    /// (between key and value, where the format leaves it open).
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "#port = 1\nport = 80\n");
@@ -464,7 +495,8 @@ mod functions {
     /// in place; a new one goes below a comment that shows the key, else to the end of the section. Every other byte stays.
     /// It is an error if the format is unknown and the file not plainly `key = value`, if the key is set twice, or if the
     /// value could not be read back as it is, such as one with whitespace at its ends. The line of an fstab is named by its
-    /// mount point or source, and the value is the whole line. Undo restores the line; or the whole file, if it was not
+    /// mount point or source, and the value is the whole line. In JSON and TOML a value is of its type, and may be an array or
+    /// a map as well; comments, order and indentation stay. Undo restores the line or value; or the whole file, if it was not
     /// modified since.
     /// Options: `section` (a missing one is added at the end), `format` and `separator` as for `config::get`, `comment`
     /// (what begins a comment, default `#`), `in_place` (`true` to write into the file instead of replacing it: for a file
@@ -488,6 +520,20 @@ mod functions {
     /// ```rhai
     /// config::set("/srv/app.ini", "port", 80, #{ section: "web", mode: "0600" });
     /// assert(file::read("/srv/app.ini") == "[web]\nport=80\n");
+    /// ```
+    ///
+    /// ```rhai
+    /// config::set("/srv/daemon.json", "log-driver", "json-file");
+    /// config::set("/srv/daemon.json", "max-file", 3, #{ section: "log-opts" });
+    /// assert(file::read("/srv/daemon.json") == "{\n  \"log-driver\": \"json-file\",\n  \"log-opts\": {\n    \"max-file\": 3\n  }\n}\n");
+    /// assert(config::get("/srv/daemon.json", "log-opts") == #{ "max-file": 3 });
+    /// ```
+    ///
+    /// ```rhai
+    /// file::write("/srv/config.toml", "# Build.\n[build]\njobs = 2 # two\n");
+    /// config::set("/srv/config.toml", "jobs", 4, #{ section: "build" });
+    /// config::set("/srv/config.toml", "rustflags", ["-C", "debuginfo=0"], #{ section: "target.\"cfg(unix)\"" });
+    /// assert(file::read("/srv/config.toml") == "# Build.\n[build]\njobs = 4 # two\n\n[target.\"cfg(unix)\"]\nrustflags = [\"-C\", \"debuginfo=0\"]\n");
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn set(

@@ -77,9 +77,10 @@ fn options(namespace: &str, function: &str) -> Option<OptionSet> {
 /// The types that a parameter takes, where Rhai only knows that it is of any type.
 fn types(namespace: &str, function: &str, parameter: &str) -> &'static [&'static str] {
     match (namespace, function, parameter) {
-        ("config", "set", "value") | ("config", "block", "text") => {
-            &["string", "char", "int", "float", "bool", "secret"]
+        ("config", "set", "value") => {
+            &["string", "char", "int", "float", "bool", "secret", "array", "map", "()"]
         }
+        ("config", "block", "text") => &["string", "char", "int", "float", "bool", "secret"],
         ("pkg", "preseed", "value") => &["string", "int", "bool", "secret"],
         ("unit", "stable", "seconds") => &["int", "float"],
         _ => &[],

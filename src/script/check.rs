@@ -531,7 +531,7 @@ mod tests {
                 "a.rhai:3:14 `pkg::install`: expected an array as argument 1, found a string",
                 "a.rhai:4:11 `cmd::test`: expected an array as argument 1, found a string",
                 "a.rhai:5:22 `step::run`: expected a closure or a string as argument 3, found an integer",
-                "a.rhai:6:24 `config::set`: expected a boolean, a character, a float, an integer, a secret or a string as argument 3, found an array",
+                "a.rhai:6:24 `config::set`: expected a string, a number, a bool or a secret as a value in `/a`, found an array",
                 "a.rhai:7:27 `unit::stable`: expected a float or an integer as argument 2, found a string",
                 "a.rhai:8:12 `file::copy`: `files/none` not found in the plan",
             ]

@@ -29,6 +29,25 @@ fn every_problem_is_reported_with_its_line_and_nothing_runs() {
 }
 
 #[test]
+fn array_is_a_value_in_json_and_toml_only() {
+    let place = Place::new(
+        "config::set(\"@/m/a.json\", \"a\", [1]);\nconfig::set(\"@/m/a\", \"a\", #{ b: 1 }, #{ format: \"toml\" });\n",
+    );
+    place.run("check plan.rhai").ends(0);
+    place.write(
+        "plan/plan.rhai",
+        "config::set(\"/etc/a.conf\", \"a\", [1]);\nconfig::set(\"/etc/a.ini\", \"a\", ());\n",
+    );
+    place
+        .run("plan.rhai")
+        .ends(2)
+        .says("expected a string, a number, a bool or a secret as a value in `/etc/a.conf`, found an array")
+        .says("plan.rhai:1:32")
+        .says("as a value in `/etc/a.ini`")
+        .says("next: only JSON and TOML have other values");
+}
+
+#[test]
 fn scripts_without_problems_are_counted_and_directories_are_read_whole() {
     let place = Place::new("import \"lib\" as lib; print(lib::one());")
         .with("plan/lib.rhai", "fn one() { 1 }")

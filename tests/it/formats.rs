@@ -255,13 +255,118 @@ fn environment_keeps_its_export_and_locales_are_written_as_locale_gen_reads_them
     });
 }
 
+const DAEMON: &str = r#"{
+    "log-driver": "json-file",
+    "log-opts": { "max-size": "10m" },
+    "runtimes": {
+        "own": { "path": "/usr/bin/own" }
+    }
+}
+"#;
+
+const CONTAINERD: &str = r#"# Ours.
+version = 2
+
+[plugins]
+  [plugins."io.containerd.grpc.v1.cri"]
+    sandbox_image = "pause:3.8" # as shipped
+"#;
+
+#[test]
+fn python_reads_what_was_set_in_json_and_toml() {
+    let place = Place::new(
+        r#"step::run("01", "First", || {
+    let json = "@/m/daemon.json";
+    config::set(json, "log-driver", "local");
+    config::set(json, #{ "max-size": "1g", "max-file": "3" }, #{ section: "log-opts" });
+    config::set(json, "dns", ["1.1.1.1", "8.8.8.8"]);
+    config::set(json, "limits", #{ soft: 1024, hard: 2.5, on: true, none: () });
+    config::remove(json, "own", #{ section: "runtimes" });
+    let toml = "@/m/config.toml";
+    let cri = "plugins.\"io.containerd.grpc.v1.cri\"";
+    config::set(toml, "sandbox_image", "pause:3.9", #{ section: cri });
+    config::set(toml, "SystemdCgroup", true, #{ section: cri + ".containerd.runtimes.runc.options" });
+    config::set(toml, #{ jobs: 4, flags: ["-a", "b\"c"] }, #{ section: "build" });
+    config::remove(toml, "version");
+    config::set("@/m/new.json", "name", "new");
+    config::set("@/m/new.toml", "name", "new");
+    assert(config::get(json, "max-file", #{ section: "log-opts" }) == "3");
+    assert(config::get(json, "limits").hard == 2.5);
+    assert(config::get(toml, "jobs", #{ section: "build" }) == 4);
+    assert(config::get(toml, "nothing", #{ section: "nowhere" }) == ());
+});"#,
+    )
+    .with("m/daemon.json", DAEMON)
+    .with("m/config.toml", CONTAINERD);
+    edits(&place, &["m/daemon.json", "m/config.toml"], |place| {
+        let read = "import json, sys, tomllib; print(json.dumps([json.load(open(name)) if name.endswith('json') \
+                    else tomllib.load(open(name, 'rb')) for name in sys.argv[1:]]))";
+        let files =
+            ["m/daemon.json", "m/config.toml", "m/new.json", "m/new.toml"].map(|file| place.path(file));
+        let files: Vec<&str> = files.iter().map(|file| shown(file)).collect();
+        let read = asked("python3", &[&["-c", read], &*files].concat());
+        let expected = serde_json::json!([
+            {
+                "log-driver": "local",
+                "log-opts": { "max-size": "1g", "max-file": "3" },
+                "runtimes": {},
+                "dns": ["1.1.1.1", "8.8.8.8"],
+                "limits": { "soft": 1024, "hard": 2.5, "on": true, "none": null },
+            },
+            {
+                "plugins": { "io.containerd.grpc.v1.cri": {
+                    "sandbox_image": "pause:3.9",
+                    "containerd": { "runtimes": { "runc": { "options": { "SystemdCgroup": true } } } },
+                } },
+                "build": { "jobs": 4, "flags": ["-a", "b\"c"] },
+            },
+            { "name": "new" },
+            { "name": "new" },
+        ]);
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&read).expect("JSON"), expected);
+        assert!(place.read("m/config.toml").contains("\"pause:3.9\" # as shipped"));
+    });
+    assert!(!place.exists("m/new.json") && !place.exists("m/new.toml"));
+}
+
+#[test]
+fn a_value_of_json_is_undone_alone_and_modified_elsewhere_it_is_no_conflict() {
+    let place = Place::new(
+        r#"step::run("01", "One", || config::set("@/m/daemon.json", #{ "max-size": "1g", "max-file": "3" }, #{ section: "log-opts" }));
+step::run("02", "Two", || config::set("@/m/daemon.json", "debug", true));"#,
+    )
+    .with("m/daemon.json", DAEMON);
+    place.run("plan.rhai --dry-run").ends(6).says("+    \"debug\": true");
+    assert_eq!(place.read("m/daemon.json"), DAEMON);
+    place.run("plan.rhai").ends(0);
+    place.edit("m/daemon.json", "/usr/bin/own", "/opt/own");
+    place.run("plan.rhai --redo 01").ends(0).says("0 changes");
+    place.run("rollback 01").ends(0).says("2 undone");
+    let kept = DAEMON.replace("/usr/bin/own", "/opt/own");
+    assert_eq!(place.read("m/daemon.json"), kept.replace("    }\n}", "    },\n    \"debug\": true\n}"));
+    place.edit("m/daemon.json", "\"debug\": true", "\"debug\": false");
+    place.run("rollback").ends(4).says("1 conflict").says("\"debug\": false");
+    place.edit("m/daemon.json", "\"debug\": false", "\"debug\": true");
+    place.run("rollback").ends(0).says("1 undone");
+    assert_eq!(place.read("m/daemon.json"), kept);
+}
+
 #[test]
 fn a_file_that_is_not_understood_is_refused_with_the_way_on() {
     let place = Place::empty()
-        .with("m/a.json", "{\n  \"port\": 1\n}\n")
+        .with("m/a.json", "{\n  \"port\": [1]\n}\n")
+        .with("m/a.toml", "[port]\na = 1\n")
         .with("m/a.conf", "127.0.0.1 localhost\n")
         .with("m/peers.conf", "[Peer]\nPublicKey=a\n[Peer]\nPublicKey=b\n")
-        .with("plan/json.rhai", r#"config::set("@/m/a.json", "port", 2);"#)
+        .with("plan/json.rhai", r#"config::set("@/m/a.json", "number", 2, #{ section: "port" });"#)
+        .with("plan/json_comment.rhai", r#"config::comment("@/m/a.json", "port");"#)
+        .with("plan/json_block.rhai", r#"config::block("@/m/a.json", "b", "x");"#)
+        .with("plan/toml.rhai", r#"config::set("@/m/a.toml", "port", 2);"#)
+        .with(
+            "plan/null.rhai",
+            r#"let none = text::json_parse("[null]"); config::set("@/m/a.toml", "none", none);"#,
+        )
+        .with("plan/section.rhai", r#"config::set("@/m/a.toml", "a", 2, #{ section: "b..c" });"#)
         .with("plan/yaml.rhai", r#"config::set("@/m/new.yaml", "port", 2);"#)
         .with("plan/table.rhai", r#"config::set("@/m/a.conf", "10.0.0.1", "kiosk");"#)
         .with("plan/comment.rhai", r#"config::comment("@/m/a.conf", "127.0.0.1");"#)
@@ -273,7 +378,12 @@ fn a_file_that_is_not_understood_is_refused_with_the_way_on() {
             r#"let format = "nonsense"; config::set("@/m/a.conf", "a", 1, #{ format: format });"#,
         );
     let before = place.prints_of("m");
-    place.run("json.rhai").ends(1).says("cannot edit a key in `@/m/a.json`: it is JSON").says("file::write");
+    place.run("json.rhai").ends(1).says("`port` has no keys, it is an array");
+    place.run("json_comment.rhai").ends(1).says("cannot comment out port").says("config::remove");
+    place.run("json_block.rhai").ends(1).says("its values are nested").says("config::set");
+    place.run("toml.rhai").ends(1).says("it is a table of its own").says("`section`");
+    place.run("null.rhai").ends(1).says("TOML has no null");
+    place.run("section.rhai").ends(1).says("invalid section `b..c`").says("log-opts");
     place.run("yaml.rhai").ends(1).says("it is YAML").says("file::write");
     place
         .run("table.rhai")

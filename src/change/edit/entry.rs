@@ -5,6 +5,7 @@ use std::ops::Range;
 use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 
+use super::document::{MadeFor, Place};
 use super::format::{Format, Key, KeyLine};
 use super::key::{behind_example, find, indentation, refuse_open_quote};
 use super::lines::Lines;
@@ -111,6 +112,14 @@ pub struct Made {
     /// The end of the line above, which had none.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub end_above: bool,
+    /// How many of the tables of a document that it is in, the innermost first.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tables: usize,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &usize) -> bool {
+    *number == 0
 }
 
 impl Made {
@@ -122,6 +131,7 @@ impl Made {
             header: self.header || other.header,
             blank: self.blank || other.blank,
             end_above: self.end_above || other.end_above,
+            tables: self.tables.max(other.tables),
         }
     }
 }
@@ -157,6 +167,18 @@ impl FileEntry {
         }
     }
 
+    /// What it is in a file, without its last line ending; none if it is not there. `path` is for messages.
+    ///
+    /// # Errors
+    /// As [`FileEntry::find`], and when a document is not of its format.
+    pub fn text(&self, bytes: &[u8], path: &str) -> Result<Option<Vec<u8>>> {
+        if let Some(place) = self.place(path)? {
+            return place.text_in(bytes);
+        }
+        let lines = Lines::of(bytes);
+        Ok(self.find(&lines, path)?.map(|found| lines.bodies(&found).to_vec()))
+    }
+
     fn find_key(&self, lines: &Lines<'_>, key: Key<'_>, path: &str) -> Result<Option<KeyLine>> {
         let Some(region) = self.region(lines, path)? else { return Ok(None) };
         find(self.format.syntax(), lines, &region, key, path)
@@ -180,6 +202,65 @@ impl FileEntry {
             let text = lines.bodies(&line.lines);
             syntax.meaning(&text[syntax.value(text, line.value_at)]).into_owned()
         }))
+    }
+
+    /// The value of the key of a document, with its type.
+    ///
+    /// # Errors
+    /// When the document is not of its format.
+    pub fn typed_value(&self, bytes: &[u8], path: &str) -> Result<Option<serde_json::Value>> {
+        self.place(path)?.map_or(Ok(None), |place| place.value_in(bytes))
+    }
+
+    /// Where it is in a document; none if the file is read by lines.
+    fn place<'e>(&'e self, path: &'e str) -> Result<Option<Place<'e>>> {
+        let EntryKind::Line { key, .. } = &self.kind else { return Ok(None) };
+        Place::of(self.format, self.section.as_deref(), key, path, self.shown())
+    }
+
+    /// A value that is set is the JSON of it.
+    fn edited_in_document(
+        &self,
+        place: &Place<'_>,
+        bytes: &[u8],
+        desired: DesiredEntry<'_>,
+        path: &str,
+    ) -> Result<Option<Edited>> {
+        let new = match desired {
+            DesiredEntry::Text(value) => Some(serde_json::from_slice::<serde_json::Value>(value)?),
+            DesiredEntry::Absent | DesiredEntry::Line(_) => None,
+            DesiredEntry::Comment => bail!(
+                Failure::new(format!(
+                    "cannot comment out {} in `{path}`: a value may have several lines",
+                    self.shown()
+                ))
+                .kind(FailureKind::Refused)
+                .hint("use `config::remove`; a rollback restores it")
+            ),
+        };
+        let exchanged = place.edited(bytes, new.as_ref())?;
+        Ok(exchanged.map(|exchanged| Edited {
+            bytes: exchanged.bytes,
+            before_text: exchanged.before,
+            after: exchanged.after,
+            made: Made { tables: exchanged.tables, ..Made::default() },
+            ..Edited::default()
+        }))
+    }
+
+    /// The document `now` with the value as it was in `before`; none if the file is read by lines.
+    ///
+    /// # Errors
+    /// When one of them is not of its format.
+    pub fn undone_in_document(
+        &self,
+        now: &[u8],
+        before: &[u8],
+        made: Made,
+        path: &str,
+    ) -> Result<Option<Vec<u8>>> {
+        let made = MadeFor { tables: made.tables, file: made.file };
+        self.place(path)?.map(|place| place.undone(now, before, made)).transpose()
     }
 
     /// Refuses a section that the format has not, and a file that cannot be edited for certain.
@@ -231,6 +312,9 @@ impl FileEntry {
     /// # Errors
     /// When the entry cannot be found or made for certain, and when it would not be read back as desired.
     pub fn edited(&self, bytes: &[u8], desired: DesiredEntry<'_>, path: &str) -> Result<Option<Edited>> {
+        if let Some(place) = self.place(path)? {
+            return self.edited_in_document(&place, bytes, desired, path);
+        }
         let edited = self.edited_once(bytes, desired, path)?;
         if let Some(edited) = &edited
             && !self.is_one_line_set(edited, desired)

@@ -4,6 +4,7 @@
 //! No text of the file is in the journal, for a line may hold a secret: only names, numbers and hashes. A whole line is
 //! its own name, and so cannot hold one. The whole file from before is in the backups.
 
+mod document;
 mod entry;
 mod format;
 mod key;
@@ -20,8 +21,9 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use document::plain as plain_value;
 pub use entry::{Beside, DesiredEntry, EntryKind, FileEntry, Made, matching_lines};
-pub use format::{Asked, Format, recognise};
+pub use format::{Asked, Format, is_document, recognise};
 pub use lines::Lines;
 
 use super::file::{recorded_contents, recorded_diff, showable};
@@ -187,17 +189,17 @@ impl EditChange {
             let Some(edited) = entry.edited(now, DesiredEntry::Text(value), &shown)? else { continue };
             // Its lines in the file from before: those of another one may be there by now.
             let lines = if edited.before.is_some() { entry.find(&original, &shown)? } else { None };
-            parts.push((entry, *secret, lines, edited.after, edited.made));
+            parts.push((entry, *secret, lines, [edited.before_text, edited.after], edited.made));
             text = Some(edited.bytes);
         }
         let Some(text) = text else { return Ok(Vec::new()) };
         let after = FileState::file(Digest::of(&text), text.len() as u64, &terms.attributes);
         let (content, edited) = (Rc::new(bytes.to_vec()), Rc::new(text));
         let is_several = parts.len() > 1;
-        let change = |(number, (entry, secret, lines, after_text, made))| {
-            let (entry, lines, after_text): (&FileEntry, Option<Range<usize>>, Option<Vec<u8>>) =
-                (entry, lines, after_text);
-            let before_text = lines.as_ref().map(|lines| original.bodies(lines));
+        let change = |(number, (entry, secret, lines, texts, made))| {
+            let (entry, lines, texts): (&FileEntry, Option<Range<usize>>, [Option<Vec<u8>>; 2]) =
+                (entry, lines, texts);
+            let [before_text, after_text] = texts.each_ref().map(Option::as_deref);
             let inverse = EditInverse {
                 path: PathText::new(&*found.path),
                 entry: entry.clone(),
@@ -211,10 +213,10 @@ impl EditChange {
                 accepts_file: terms.record != FileRecord::Conflict,
                 together: is_several.then_some(number),
             };
-            let alone = is_several.then(|| Rc::new([as_lines(before_text), as_lines(after_text.as_deref())]));
+            let alone = is_several.then(|| Rc::new([as_lines(before_text), as_lines(after_text)]));
             Self {
                 before: EntryState::of(before_text),
-                after: EntryState::of(after_text.as_deref()),
+                after: EntryState::of(after_text),
                 inverse,
                 content: Rc::clone(&content),
                 edited: Rc::clone(&edited),
@@ -278,9 +280,7 @@ impl EditChange {
 
     /// The entry in these bytes.
     fn state_in(&self, bytes: &[u8]) -> Result<EntryState> {
-        let lines = Lines::of(bytes);
-        let found = self.inverse.entry.find(&lines, &self.shown_path())?;
-        Ok(EntryState::of(found.map(|found| lines.bodies(&found))))
+        Ok(EntryState::of(self.inverse.entry.text(bytes, &self.shown_path())?.as_deref()))
     }
 
     /// The entry as it is on the machine, whatever became of the file.
@@ -307,6 +307,14 @@ impl EditChange {
     fn entry_now(&self, world: &World) -> String {
         let text = || -> Result<String> {
             let (bytes, _) = files::read(self.path())?;
+            if self.inverse.entry.format.is_document() {
+                let Some(text) = self.inverse.entry.text(&bytes, &self.shown_path())? else {
+                    return Ok(format!("{} is gone", self.inverse.entry.shown()));
+                };
+                let is_hidden = self.inverse.secret || world.content_is_secret.get();
+                let shown = if is_hidden { NOT_SHOWN.into() } else { String::from_utf8_lossy(&text) };
+                return Ok(world.reporter.redact(&shown));
+            }
             let lines = Lines::of(&bytes);
             let Some(found) = self.inverse.entry.find(&lines, &self.shown_path())? else {
                 return Ok(format!("{} is gone", self.inverse.entry.shown()));
@@ -417,7 +425,11 @@ impl EditChange {
             commented: self.inverse.commented,
             made: self.made().and(terms.made),
         };
-        let text = entry_undone(&self.inverse.entry, &Lines::of(&bytes), &then, &self.shown_path())?;
+        let (entry, shown) = (&self.inverse.entry, self.shown_path());
+        let text = match entry.undone_in_document(&bytes, &bytes_before, then.made, &shown)? {
+            Some(text) => text,
+            None => entry_undone(entry, &Lines::of(&bytes), &then, &shown)?,
+        };
         let tag = tag(self.path());
         let left = if text.is_empty() && then.made.file {
             files::remove(self.path(), &state, &tag)?;
@@ -512,12 +524,11 @@ impl Kind for EditChange {
         }
         // The file differs by the others, too: the entry alone is shown.
         let (old, new) = recorded_contents(world, self.path(), before, after)?;
-        let (old, new) =
-            (Lines::of(showable(before, &old)?.as_bytes()), Lines::of(showable(after, &new)?.as_bytes()));
-        let now = self.inverse.entry.find(&new, &self.shown_path()).ok()?;
-        let then = self.lines_before().filter(|lines| lines.end <= old.count());
-        let [old, new] =
-            [(old, then), (new, now)].map(|(lines, entry)| as_lines(entry.map(|entry| lines.bodies(&entry))));
+        let entry = |state: &FileState, text: &[u8]| {
+            let text = self.inverse.entry.text(showable(state, text)?.as_bytes(), &self.shown_path());
+            Some(as_lines(text.ok()?.as_deref()))
+        };
+        let [old, new] = [entry(before, &old)?, entry(after, &new)?];
         let text = |bytes: &[u8]| world.reporter.redact(&String::from_utf8_lossy(bytes));
         Some(unified_diff(&text(&old), &text(&new), None))
     }

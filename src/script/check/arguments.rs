@@ -1,11 +1,13 @@
 //! Finds literal arguments and options that a primitive does not accept.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use rhai::{Expr, FnCallExpr, Position, Token};
 
 use super::Checker;
 use super::passed::Taken;
+use crate::change::is_document;
 use crate::failure::Failure;
 use crate::script::options::{OptionSet, Required, one_of, with_article};
 use crate::script::program::Program;
@@ -27,7 +29,9 @@ pub(super) fn problems(
     let mut reader = Reader { checker, program, namespace, call, may_fail, problems: Vec::new() };
     reader.types();
     for (at, argument) in call.args.iter().enumerate() {
-        if let Some(options) = checker.vocabulary.options(namespace, &call.name, at) {
+        if let Some(options) = checker.vocabulary.options(namespace, &call.name, at)
+            && reader.may_be_options(at)
+        {
             reader.options(&options, argument);
             reader.required(&options, argument);
         }
@@ -97,6 +101,19 @@ impl Reader<'_> {
         format!("{}::{}", self.namespace, self.call.name)
     }
 
+    /// Whether a function that these arguments fit takes a map there, and nothing else.
+    fn may_be_options(&self, at: usize) -> bool {
+        let call = self.call;
+        let known = self.checker.vocabulary.signatures(self.namespace, &call.name, call.args.len());
+        let fits = |(parameter, argument): (&Parameter, &Expr)| {
+            kind_of(argument).is_none_or(|kind| parameter.takes(kind))
+        };
+        let mut fitting =
+            known.iter().filter(|parameters| parameters.iter().zip(&call.args).all(fits)).peekable();
+        let is_map = |parameters: &&[Parameter]| matches!(&*parameters[at].types, [kind] if kind == "map");
+        fitting.peek().is_none() || fitting.any(is_map)
+    }
+
     fn report(&mut self, position: Position, message: String, hints: impl IntoIterator<Item = String>) {
         let mut failure = self.program.problem(position, message);
         failure.hints.extend(hints);
@@ -136,6 +153,30 @@ impl Reader<'_> {
             self.plan_file(parameter, argument);
             self.elements(parameter, argument, at);
         }
+        self.value_of_a_line();
+    }
+
+    /// A literal array or map as the value of a key in a file whose values are texts.
+    fn value_of_a_line(&mut self) {
+        let call = self.call;
+        let [Expr::StringConstant(path, _), key, value, options @ ..] = &*call.args else { return };
+        // Without a key it is a map of options.
+        let is_plain = kind_of(key) != Some("string")
+            || kind_of(value).is_none_or(|kind| !matches!(kind, "array" | "map" | "()"));
+        let may_say_so =
+            options.iter().any(|options| literal_keys(options).is_none_or(|keys| keys.contains("format")));
+        if self.function() != "config::set"
+            || is_plain
+            || may_say_so
+            || is_document(Path::new(path.as_str()), None)
+        {
+            return;
+        }
+        let message = format!(
+            "`config::set`: expected a string, a number, a bool or a secret as a value in `{path}`, found {}",
+            with_article(kind_of(value).unwrap_or_default())
+        );
+        self.report(value.start_position(), message, ["only JSON and TOML have other values".to_owned()]);
     }
 
     /// The types of the elements of a literal array.

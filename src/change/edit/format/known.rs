@@ -77,10 +77,10 @@ const SUFFIXES: &[(&str, Known)] = &[
     ("env", Known::Yes(Format::Dotenv)),
     ("sh", Known::Yes(Format::Shell)),
     ("bash", Known::Yes(Format::Shell)),
-    ("json", Known::No("JSON", AS_A_WHOLE)),
-    ("json5", Known::No("JSON", AS_A_WHOLE)),
-    ("jsonc", Known::No("JSON", AS_A_WHOLE)),
-    ("toml", Known::No("TOML", AS_A_WHOLE)),
+    ("json", Known::Yes(Format::Json)),
+    ("jsonc", Known::Yes(Format::Json)),
+    ("json5", Known::No("JSON5", AS_A_WHOLE)),
+    ("toml", Known::Yes(Format::Toml)),
     ("xml", Known::No("XML", AS_A_WHOLE)),
     ("yaml", Known::No("YAML", AS_A_WHOLE)),
     ("yml", Known::No("YAML", AS_A_WHOLE)),
@@ -175,17 +175,31 @@ impl Known {
     }
 }
 
+/// Whether `path` is known to be a document whose values have types and are nested.
+pub fn is_document(path: &Path, format: Option<Format>) -> bool {
+    match format {
+        Some(format) => format.is_document(),
+        None => matches!(Known::from_path(path), Known::Yes(format) if format.is_document()),
+    }
+}
+
 /// The format of the file `path`, whose bytes these are.
 ///
 /// # Errors
 /// When it is not known and the file is not plainly `key = value`, and when keys are not set in such a file.
 pub fn recognise(path: &Path, bytes: &[u8], asked: Asked) -> Result<Format> {
-    if let Some(format) = asked.format {
-        return Ok(format);
-    }
     let shown = path.display();
     let refused = |message: String| Failure::new(message).kind(FailureKind::Refused);
-    match Known::from_path(path) {
+    let known = asked.format.map_or_else(|| Known::from_path(path), Known::Yes);
+    match known {
+        Known::Yes(format) if asked.is_block && format.is_document() => {
+            bail!(
+                refused(format!(
+                    "cannot edit lines in `{shown}`: its values are nested, whatever lines they have"
+                ))
+                .hint("set its keys with `config::set`")
+            );
+        }
         Known::Yes(format) => return Ok(format),
         Known::No(_, BY_LINE | ACCOUNTS) if asked.is_block => return Ok(Format::Ini),
         Known::No(what, way) => {
@@ -241,6 +255,8 @@ mod tests {
             ("/etc/lightdm/lightdm.conf", Format::Ini),
             ("/etc/wireguard/wg0.conf", Format::Ini),
             ("/etc/php/8.2/fpm/php.ini", Format::Ini),
+            ("/etc/docker/daemon.json", Format::Json),
+            ("/etc/containerd/config.toml", Format::Toml),
         ] {
             assert_eq!(Known::from_path(Path::new(path)), Known::Yes(format), "{path}");
         }
@@ -254,9 +270,8 @@ mod tests {
     #[test]
     fn a_file_that_keys_are_not_set_in_is_refused_with_the_way_on() {
         for (path, what, way) in [
-            ("/srv/package.json", "it is JSON", "file::write"),
             ("/etc/netplan/01.yaml", "it is YAML", "file::write"),
-            ("/srv/Cargo.toml", "it is TOML", "file::write"),
+            ("/srv/x.json5", "it is JSON5", "file::write"),
             ("/etc/fonts/fonts.xml", "it is XML", "config::line"),
             ("/etc/hosts", "a table of hosts", "config::line"),
             ("/etc/passwd", "a table of users", "user::ensure"),

@@ -17,7 +17,7 @@ use std::ops::Range;
 use serde::{Deserialize, Serialize};
 
 use super::lines::Lines;
-pub use known::{Asked, recognise};
+pub use known::{Asked, is_document, recognise};
 
 /// A format that kkrun knows. Its name in scripts and in the journal is that of the variant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,12 +46,21 @@ pub enum Format {
     Fstab,
     /// A key, whitespace, a value.
     Words,
+    /// JSON: values have types and are nested, a section is an object.
+    Json,
+    /// TOML: the same with tables.
+    Toml,
 }
 
 impl Format {
+    /// Whether its values have types and are nested: such a file is not read by lines.
+    pub fn is_document(self) -> bool {
+        matches!(self, Self::Json | Self::Toml)
+    }
+
     pub(super) fn syntax(self) -> &'static dyn Syntax {
         match self {
-            Self::Ini => &ini::Ini,
+            Self::Ini | Self::Json | Self::Toml => &ini::Ini,
             Self::Systemd => &systemd::Systemd { merges: true },
             Self::Networkd => &systemd::Systemd { merges: false },
             Self::Sshd => &ssh::Ssh { blocks: &["match"], many: ssh::MANY_OF_SERVER },
