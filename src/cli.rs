@@ -14,6 +14,7 @@ use crate::ui::ColorChoice;
 /// Sets up a machine from Rhai scripts: interruptible at any instant, resumable, rehearsable, reversible.
 #[derive(Debug, Parser)]
 #[command(name = "kkrun", version, args_conflicts_with_subcommands = false, disable_help_subcommand = true)]
+#[command(arg_required_else_help = true)]
 #[command(override_usage = "kkrun [OPTIONS] SCRIPT.rhai [ARGUMENT]...\n       kkrun [OPTIONS] COMMAND")]
 #[command(
     after_help = "Exit status: 0 success · 1 a step or script failed · 2 invalid usage or script · 3 another run holds the lock\n\
@@ -164,12 +165,13 @@ pub enum Command {
         #[arg(long, value_name = "PLAN")]
         plan: Option<String>,
         /// Undo the changes of the last run whose changes are not undone
-        #[arg(long, conflicts_with = "steps")]
+        #[arg(long)]
         last: bool,
     },
     /// Show the state of the plans of this machine, or of one with its steps
     ///
-    /// With a plan, its complete steps are examined, and nothing is changed.
+    /// With a plan, its complete steps are examined, and nothing is changed. The exit status is 0 whatever the state is; it
+    /// is in what is shown, and in `--json`.
     Status {
         /// The plan: its name, or its script [default: all]
         plan: Option<String>,
@@ -203,6 +205,7 @@ pub enum Command {
     /// Show one change with what it changed
     Show {
         /// The number of the change, as `kkrun history` lists it
+        #[arg(value_name = "N", value_parser = change_number)]
         change: u64,
     },
     /// Write a report of a run: one HTML page with its steps, changes and failures
@@ -453,6 +456,11 @@ fn command_position(command: &clap::Command, arguments: &[OsString]) -> Option<u
 
 fn classes() -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(CLASSES.iter().copied().chain(["all"]))
+}
+
+fn change_number(text: &str) -> Result<u64, String> {
+    let number = text.strip_prefix('#').unwrap_or(text).parse();
+    number.map_err(|_| "expected the number of a change, such as `8` or `#8`".to_owned())
 }
 
 fn key_value(text: &str) -> Result<(String, String), String> {

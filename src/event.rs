@@ -28,7 +28,7 @@ pub struct FirstLine {
 
 impl Default for FirstLine {
     fn default() -> Self {
-        Self { version: "2.1", kkrun: env!("CARGO_PKG_VERSION") }
+        Self { version: "2.2", kkrun: env!("CARGO_PKG_VERSION") }
     }
 }
 
@@ -47,6 +47,13 @@ pub enum ChangeOutcome {
     Might,
     /// A conflict was kept, as the operator decided.
     Kept,
+}
+
+impl ChangeOutcome {
+    /// Whether nothing was done or decided: a dry run says so.
+    pub fn is_foreseen(self) -> bool {
+        matches!(self, Self::Would | Self::WouldAsk | Self::Might)
+    }
 }
 
 /// The outcome of an undo in a report.
@@ -96,7 +103,7 @@ pub enum SkipReason {
     Recorded,
     /// The options select other steps.
     NotSelected,
-    /// It was rolled back alone; with its id.
+    /// It was rolled back without the rest of its plan; with its id.
     #[serde(rename = "on_hold")]
     Held(String),
     /// It no longer holds, which is only reported; with what differs.
@@ -112,10 +119,10 @@ impl fmt::Display for SkipReason {
         match self {
             Self::Complete => formatter.write_str("complete"),
             Self::Examined => formatter.write_str("examined"),
-            Self::Recorded => formatter.write_str("recorded"),
+            Self::Recorded => formatter.write_str("accepted as it is"),
             Self::NotSelected => formatter.write_str("not selected"),
             Self::Held(id) => {
-                write!(formatter, "on hold: rolled back alone; `--redo {id}` runs it again")
+                write!(formatter, "on hold: rolled back; `--redo {id}` runs it again")
             }
             Self::Drifted(reason) => write!(formatter, "no longer holds: {reason}"),
             Self::NeedsRepair(reason) => {
@@ -197,6 +204,9 @@ pub enum Event {
         dry_run: bool,
         /// The command that runs it again.
         invocation: String,
+        /// The columns of its widest title, for people.
+        #[serde(skip)]
+        widest_title: usize,
     },
     /// A step is passed over by its record.
     StepSkipped {
@@ -272,6 +282,11 @@ pub enum Event {
         /// It was on standard error.
         error: bool,
         /// The line, without escapes.
+        text: String,
+    },
+    /// A command that says so has come to something else.
+    CommandProgress {
+        /// What it does now, in words.
         text: String,
     },
     /// A command ended.
@@ -500,6 +515,8 @@ pub struct Reporter {
     /// The sentences that are not reported twice.
     noted: RefCell<BTreeSet<String>>,
     log: RefCell<Option<Box<dyn Write>>>,
+    /// What an examination reports, until it is known whether that is to be shown.
+    apart: RefCell<Option<Vec<Event>>>,
     ended: Cell<bool>,
 }
 
@@ -513,6 +530,7 @@ impl Reporter {
             held: RefCell::default(),
             noted: RefCell::default(),
             log: RefCell::default(),
+            apart: RefCell::default(),
             ended: Cell::new(false),
         })
     }
@@ -602,6 +620,14 @@ impl Reporter {
 
     /// Emits an event. A line at the end of which a secret may begin waits for what follows.
     pub fn emit(&self, event: &Event) {
+        if let Some(apart) = &mut *self.apart.borrow_mut() {
+            apart.push(event.clone());
+            return;
+        }
+        if matches!(event, Event::CommandProgress { .. }) {
+            // It is no line of a stream: what waits goes on waiting.
+            return self.show(&self.without_secrets(event));
+        }
         let mut held = self.held.take();
         let Some(text) = line_of(event).filter(|text| !text.contains(JOINT)) else {
             self.release(held);
@@ -625,6 +651,13 @@ impl Reporter {
         let waiting = held.split_off(decided);
         self.release(held);
         *self.held.borrow_mut() = waiting;
+    }
+
+    /// What `act` gives, and what it reports: the caller emits what of that is to be seen.
+    pub fn apart<T>(&self, act: impl FnOnce() -> T) -> (T, Vec<Event>) {
+        let before = self.apart.replace(Some(Vec::new()));
+        let given = act();
+        (given, self.apart.replace(before).unwrap_or_default())
     }
 
     /// Whether no secret begins in these lines and goes on in those behind them.
@@ -737,6 +770,7 @@ impl Reporter {
                 *target = redact(target);
                 *detail = detail.as_deref().map(|detail| pasteable(&redact(detail)));
             }
+            Event::CommandProgress { text } => *text = redact(text),
             Event::StepFailed { error, .. } => *error = redact(error),
             Event::Stopping { command, .. } => *command = redact(command),
             Event::Error { message, hints, output, .. } => {

@@ -1,6 +1,7 @@
 //! Runs apt-get and dpkg: alone, without questions, again where the network or a lock was at fault.
 
 mod interrupted;
+mod progress;
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -9,10 +10,11 @@ use std::time::{Duration, Instant, SystemTime};
 use anyhow::{Context as _, Result, bail};
 
 pub(super) use self::interrupted::is_dpkg_interrupted;
+use self::progress::Progress;
 use super::World;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::package_locks;
-use crate::machine::process::{Command, Ended};
+use crate::machine::process::{Command, Ended, PROGRESS};
 
 /// What keeps package scripts from asking, and messages in one language. `SUDO_FORCE_REMOVE` lets sudo go where it
 /// was not there before. Source: debconf(7), needrestart(1), apt-listchanges(1), sudo's prerm.
@@ -269,8 +271,14 @@ impl<'a> Apt<'a> {
         let mut attempt = 1;
         loop {
             self.wait_for_locks()?;
-            let command = self.command(argv, outlasts_interrupt);
-            let ended = self.world.run(&command, &label_of(argv))?;
+            let mut command = self.command(argv, outlasts_interrupt);
+            if argv[0] == "apt-get" {
+                command.has_progress = true;
+                command.argv.insert(1, format!("--option=APT::Status-Fd={PROGRESS}").into());
+            }
+            let mut progress = Progress::default();
+            let mut words = |stream, line: &str| progress.after(stream, line);
+            let ended = self.world.run_with_progress(&command, &label_of(argv), &mut words)?;
             let fault = fault_of(&ended.tail);
             if ended.is_success() || fault.is_none() {
                 return Ok(ended);

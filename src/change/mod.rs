@@ -172,6 +172,16 @@ impl World {
 
     /// Runs a command and reports its output, line by line.
     pub fn run(&self, command: &Command, label: &str) -> Result<Ended> {
+        self.run_with_progress(command, label, &mut |_, _| None)
+    }
+
+    /// The same for a command of which `words` knows, by a line of it, what it does now, in words.
+    pub fn run_with_progress(
+        &self,
+        command: &Command,
+        label: &str,
+        words: &mut dyn FnMut(Stream, &str) -> Option<String>,
+    ) -> Result<Ended> {
         // What a captured command writes is nowhere until it is applied.
         if command.mounts.is_none() {
             self.wrote.set(true);
@@ -179,12 +189,17 @@ impl World {
         self.reporter.emit(&Event::CommandStarted { label: label.to_owned() });
         let ended = self.processes.run(command, &mut |stream, line| {
             let text = crate::text::printable_but_returns(line);
+            let doing = words(stream, line);
             match stream {
+                Stream::Progress => {}
                 Stream::Report => self.reporter.note(text),
                 Stream::Stopping { finishes } => {
                     self.reporter.emit(&Event::Stopping { command: label.to_owned(), finishes });
                 }
                 stream => self.reporter.emit(&Event::CommandLine { error: stream == Stream::Err, text }),
+            }
+            if let Some(text) = doing {
+                self.reporter.emit(&Event::CommandProgress { text });
             }
         })?;
         let (status, seconds) = (outcome_of(ended.status), ended.seconds);

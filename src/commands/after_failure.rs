@@ -12,7 +12,6 @@ use crate::event::{Answer, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{FailedStep, Failure};
 use crate::machine::{foreground, terminal};
-use crate::pasteable::pasteable;
 use crate::ui;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,8 +80,11 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
     ui::show(&error);
     loop {
         match ask(options, &id, &offered)? {
-            // What was to be run again was begun: it is resumed like all else.
-            Choice::Retry => return Ok(Next::Run(Box::new(Options { redo: Vec::new(), ..options.clone() }))),
+            // What was to be run again was begun, and what was accepted is recorded: both go on like all else.
+            Choice::Retry => {
+                let (redo, accept) = (Vec::new(), Vec::new());
+                return Ok(Next::Run(Box::new(Options { redo, accept, ..options.clone() })));
+            }
             Choice::Accept => {
                 let options = Options { redo: Vec::new(), accept: vec![id], ..options.clone() };
                 return Ok(Next::Run(Box::new(options)));
@@ -98,10 +100,6 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
             }
             Choice::RollBack => {
                 super::rollback::execute(options, slice::from_ref(&id), Some(plan), false)?;
-                let call = [&*script.to_string_lossy(), "--redo", &*id].map(shell_words::quote).join(" ");
-                ui::line_to_stderr(&pasteable(&format!(
-                    "step {id} is on hold: `kkrun {call}` runs it again"
-                )));
                 return Ok(Next::End(exit));
             }
             Choice::Stop => return Ok(Next::End(exit)),

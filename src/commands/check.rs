@@ -27,7 +27,7 @@ pub(super) fn execute(options: &Options, paths: &[PathBuf]) -> Result<ExitCode> 
     }
     for path in paths {
         for script in scripts_at(path)? {
-            match Source::find(&script) {
+            match Source::to_check(&script) {
                 Ok((source, name)) => reading.script(&launch, source, &name, &reporter),
                 Err(error) => reading.fail(error),
             }

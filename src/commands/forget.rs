@@ -116,8 +116,12 @@ fn refuse_unfinished(history: &History) -> Result<()> {
 }
 
 fn refuse_doubts(history: &History) -> Result<()> {
-    let is_open =
-        |change: &&ChangeRecord| matches!(change.state, ChangeState::InDoubt | ChangeState::Undoing);
+    let is_open = |change: &&ChangeRecord| match change.state {
+        // Nothing that is kept could undo it: a command that failed, in a step that was accepted, say.
+        ChangeState::InDoubt => !change.is_irreversible(),
+        ChangeState::Undoing => true,
+        _ => false,
+    };
     let Some(open) = history.changes.iter().find(is_open) else { return Ok(()) };
     bail!(
         Failure::new(format!(

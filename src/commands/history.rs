@@ -11,7 +11,7 @@ use crate::journal::{self, ChangeRecord, ChangeState, Class};
 use crate::machine::{clock, lock};
 use crate::rollback::Asked;
 use crate::time;
-use crate::ui::{begin_json, line_to_stderr, line_to_stdout};
+use crate::ui::{begin_json, line_to_stderr, line_to_stdout, wrapped_data};
 
 /// Shows the changes of every plan, or of one; all, or those of these steps and to these targets.
 pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -> Result<ExitCode> {
@@ -48,10 +48,11 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
         let step = change.intent.step.as_deref().unwrap_or("-");
         let detail = detail.and_then(|text| text.lines().next().map(|line| format!(" ({line})")));
         let detail = detail.unwrap_or_default();
-        line_to_stdout(&redactor.redact(&format!(
-            "#{:<5} {when:<16} {:<14} {step:<4} {state:<11} {}{detail}",
+        let line = redactor.redact(&format!(
+            "#{:<5} {when:<16} {:<14} {step:<4} {state:<12} {}{detail}",
             change.id, change.plan, change.intent.summary
-        )));
+        ));
+        line_to_stdout(&wrapped_data(&line, 8));
     }
     Ok(ExitCode::DONE)
 }

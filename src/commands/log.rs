@@ -29,10 +29,10 @@ pub(super) fn execute(options: &Options, step: Option<&str>, plan: Option<&str>)
         match step {
             _ if is_removed => bail!(
                 Failure::new(match step {
-                    Some(step) => format!("no log found: that of step `{step}` was removed"),
-                    None => "no log found: those of the steps that ran were removed".to_owned(),
+                    Some(step) => format!("no log found: `kkrun forget` removed that of step `{step}`"),
+                    None => "no log found: `kkrun forget` removed those of the steps that ran".to_owned(),
                 })
-                .hint("`kkrun forget` removes logs; `kkrun history` lists the changes")
+                .hint("`kkrun history` lists what they changed")
             ),
             Some(step) if !known.is_empty() => bail!(
                 Failure::new(format!("no log found: step `{step}` has not run"))

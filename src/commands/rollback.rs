@@ -2,14 +2,17 @@
 
 use anyhow::{Result, bail};
 
+use super::chosen_plan;
 use crate::cli::Options;
 use crate::config;
 use crate::event::Event;
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
-use crate::journal::{ChangeRecord, Entry, History};
+use crate::failure::{Failure, FailureKind};
+use crate::journal::{ChangeRecord, Entry, History, StepState};
+use crate::pasteable::pasteable;
 use crate::plan::rollback_session;
 use crate::rollback::{Report, Request, apply, preview, run_word};
+use crate::ui::wrapped_message;
 
 /// Undoes the changes of `plan`, or of the only plan that made some; with `last` those of the last run.
 pub(super) fn execute(
@@ -26,6 +29,17 @@ pub(super) fn execute(
             reporter.note(put_back.sentence());
         }
         let mut steps = steps.to_vec();
+        if last && !steps.is_empty() {
+            let alone = format!("kkrun rollback {}", shell_words::join(&steps));
+            bail!(
+                Failure::new("`--last` undoes the last run and takes no steps or targets")
+                    .exit(ExitCode::USAGE)
+                    .kind(FailureKind::Usage)
+                    .hint(format!(
+                        "for the last run, run `kkrun rollback --last`; for what is named, `{alone}`"
+                    ))
+            );
+        }
         let plan = if last {
             let (plan, run) = last_run(&loaded.history, plan.as_deref())?;
             steps = vec![run_word(&run)];
@@ -36,6 +50,7 @@ pub(super) fn execute(
                 None => only_plan(&loaded.history)?,
             }
         };
+        let held_before = on_hold(&loaded.history, &plan);
         let mut session = rollback_session(&launch, loaded, &plan, &reporter)?;
         let request = Request::of(
             &serde_json::json!({ "steps": steps }),
@@ -61,12 +76,36 @@ pub(super) fn execute(
         let exit = if would_undo { ExitCode::DIFFERENT } else { report.exit() };
         if !options.quiet && !options.json {
             crate::ui::line_to_stderr(&report.sentence(options.dry_run));
+            let mut held = on_hold(session.history(), &plan);
+            held.retain(|step| !held_before.contains(step));
+            if let Some(line) = held_line(session.history(), &plan, &held) {
+                crate::ui::line_to_stderr(&wrapped_message(&pasteable(&line)));
+            }
         }
         let pending = session.pending_lines();
         let (changed, not_undone) = (report.undone.len(), report.not_undone.len());
         reporter.emit(&Event::RunEnded { changed, not_undone, failed: Vec::new(), pending, exit: exit.0 });
         Ok(exit)
     })
+}
+
+/// The steps of a plan that are on hold.
+fn on_hold(history: &History, plan: &str) -> Vec<String> {
+    let held = history.steps_of(plan).filter(|(_, step)| step.state == StepState::OnHold);
+    held.map(|(id, _)| id.clone()).collect()
+}
+
+/// That these steps are on hold from now on, and how each is run again.
+fn held_line(history: &History, plan: &str, held: &[String]) -> Option<String> {
+    let (steps, are, them) = match held {
+        [] => return None,
+        [_] => ("step", "is", "it"),
+        _ => ("steps", "are", "them"),
+    };
+    let ids = held.join(",");
+    let script = chosen_plan::script_of(history, plan)?;
+    let call = shell_words::join(["kkrun", &*script.to_string_lossy(), "--redo", &*ids]);
+    Some(format!("{steps} {} {are} on hold: `{call}` runs {them} again", held.join(", ")))
 }
 
 /// The newest run of which a rollback undoes something, with its plan; of this plan, or of any.

@@ -2,16 +2,20 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
+use clap::CommandFactory as _;
 
 use super::after_failure::{self, Next};
-use crate::cli::Options;
+use crate::cli::{Cli, Options};
 use crate::config;
 use crate::exit_code::ExitCode;
+use crate::failure::{Failure, FailureKind};
 use crate::plan::run_script;
+use crate::text::nearest;
 
 /// Runs `script` with its arguments; on a terminal again, as long as the operator wants that after a failure.
 pub(super) fn execute(options: &Options, script: &Path, words: &[String]) -> Result<ExitCode> {
+    refuse_misspelt_command(script)?;
     let mut options = options.clone();
     loop {
         match run_once(&options, script, words.to_vec()) {
@@ -22,6 +26,24 @@ pub(super) fn execute(options: &Options, script: &Path, words: &[String]) -> Res
             },
         }
     }
+}
+
+/// Refuses what is no script, and nearly a command.
+fn refuse_misspelt_command(script: &Path) -> Result<()> {
+    let Some(typed) = script.to_str().filter(|_| script.extension().is_none() && !script.exists()) else {
+        return Ok(());
+    };
+    let known = Cli::command();
+    let shown = known.get_subcommands().filter(|command| !command.is_hide_set());
+    if let Some(near) = nearest(typed, shown.map(clap::Command::get_name)) {
+        bail!(
+            Failure::new(format!("unknown command `{typed}`, and no script of that name"))
+                .exit(ExitCode::USAGE)
+                .kind(FailureKind::Usage)
+                .hint(format!("did you mean `kkrun {near}`?"))
+        );
+    }
+    Ok(())
 }
 
 fn run_once(options: &Options, script: &Path, words: Vec<String>) -> Result<ExitCode> {

@@ -14,7 +14,7 @@ use crate::machine::clock;
 use crate::pasteable::pasteable;
 use crate::text::printable_lines;
 use crate::time;
-use crate::ui::{begin_json, line_to_stdout};
+use crate::ui::{begin_json, line_to_stdout, wrapped_data};
 
 /// Shows the change of this number.
 pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
@@ -40,7 +40,10 @@ pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
         return Ok(ExitCode::DONE);
     }
     let show = |text: &str| line_to_stdout(&printable_lines(&redactor.redact(text)));
-    let field = |name: &str, text: &str| show(&format!("{name:>9}: {text}"));
+    let field = |name: &str, text: &str| {
+        let line = printable_lines(&redactor.redact(&format!("{name:>9}: {text}")));
+        line_to_stdout(&wrapped_data(&line, 11));
+    };
     show(&format!("#{} {}", change.id, intent.summary));
     field("plan", &change.plan);
     if let Some(step) = &intent.step {
@@ -59,11 +62,7 @@ pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
         }
     }
     if change.awaits_rollback() && !change.is_irreversible() {
-        let plan = if history.has_live_changes_beside(&change.plan) {
-            format!(" --plan {}", shell_words::quote(&change.plan))
-        } else {
-            String::new()
-        };
+        let plan = history.plan_option(&change.plan);
         show("");
         let target = intent.target.to_string();
         field("undo", &pasteable(&format!("`kkrun rollback {}{plan}`", shell_words::quote(&target))));

@@ -19,7 +19,7 @@ use crate::plan::{Launch, StepRow, StepStatus, examined, log_of, recorded_rows};
 use crate::redaction::Redactor;
 use crate::text::printable;
 use crate::time;
-use crate::ui::{begin_json, line_to_stdout};
+use crate::ui::{begin_json, brief, line_to_stdout, wrapped_data};
 
 /// How many of the last lines of a step that failed are shown.
 const LAST_LINES: usize = 8;
@@ -241,7 +241,10 @@ fn next(status: &PlanStatus, history: &History) -> Vec<String> {
 }
 
 fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
-    let line = |text: &str| line_to_stdout(&pasteable(&redactor.redact(text)));
+    let hanging = |text: &str, behind: usize| {
+        line_to_stdout(&wrapped_data(&pasteable(&redactor.redact(text)), behind));
+    };
+    let line = |text: &str| hanging(text, 4);
     let now = clock::now();
     let when = |then: Timestamp| time::when(then, now, &clock::zone());
     let done = status.steps.iter().filter(|step| step.status == StepStatus::Complete).count();
@@ -260,17 +263,20 @@ fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
         style(&status.plan).bold(),
         status.steps.len()
     ));
-    let field = |name: &str, text: &str| line(&format!("{name:>12}: {text}"));
+    let field = |name: &str, text: &str| hanging(&format!("{name:>12}: {text}"), 14);
     if let Some(script) = &status.script {
         field("script", script);
     }
     if let Some(run) = &status.last_run {
         let how = match (run.exit, run.ended) {
-            (Some(exit), Some(ended)) => format!("ended {} with exit status {exit}", when(ended)),
+            (Some(exit), Some(ended)) => {
+                let took = ended.duration_since(run.started).as_secs_f64();
+                format!("took {}, ended with exit status {exit}", time::duration(took))
+            }
             _ if status.state == PlanState::Running => "in progress".to_owned(),
             _ => "without an end: it was killed".to_owned(),
         };
-        field("last run", &format!("`{}`, begun {}, {how}", run.script, when(run.started)));
+        field("last run", &format!("`{}`, {}, {how}", run.script, when(run.started)));
     }
     if status.changes > 0 {
         let left = match status.not_undoable {
@@ -290,10 +296,10 @@ fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
     }
     if with_steps {
         line("");
-        let width =
-            status.steps.iter().map(|step| console::measure_text_width(&step.title)).max().unwrap_or(0);
+        let widths = status.steps.iter().map(|step| console::measure_text_width(&step.title));
+        let width = widths.max().unwrap_or(0);
         for step in &status.steps {
-            line(&step_line(step, width.min(40), &when));
+            hanging(&step_line(step, width.min(40), &when), 8);
         }
     }
     if let Some(step) = status.steps.iter().rev().find(|step| is_broken(step.status))
@@ -302,13 +308,13 @@ fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
         line("");
         let (id, plan) = (shell_words::quote(&step.id), shell_words::quote(&status.plan));
         let head = format!("last lines of step {} (`kkrun log {id} --plan {plan}`)", step.id);
-        line(&pasteable(&head));
+        line(&head);
         for text in &status.last_lines {
             line(&format!("  {}", style(text).dim()));
         }
     }
     for text in &status.next {
-        line(&format!("{:>12}: {text}", "next"));
+        field("next", text);
     }
 }
 
@@ -316,12 +322,12 @@ fn step_line(step: &StepRow, width: usize, when: &dyn Fn(Timestamp) -> String) -
     let symbol = match step.status {
         StepStatus::Pending => Emoji("⏳", ".."),
         StepStatus::Running => Emoji("🔄", ">>"),
-        StepStatus::Interrupted => Emoji("⏸️ ", "!!"),
+        StepStatus::Interrupted => Emoji("🛑", "!!"),
         StepStatus::Failed => Emoji("❌", "!!"),
         StepStatus::OnHold => Emoji("✋", "--"),
         StepStatus::Complete => Emoji("✅", "ok"),
-        StepStatus::Stale => Emoji("♻️ ", "<>"),
-        StepStatus::Drifted => Emoji("⚠️ ", "!!"),
+        StepStatus::Stale => Emoji("🔁", "<>"),
+        StepStatus::Drifted => Emoji("❗", "!!"),
     };
     let mut parts = vec![label(&step.status)];
     parts.extend(step.finished.or(step.started).map(when));
@@ -334,7 +340,9 @@ fn step_line(step: &StepRow, width: usize, when: &dyn Fn(Timestamp) -> String) -
     if step.forgotten > 0 {
         parts.push(format!("{} of them forgotten: they cannot be undone", step.forgotten));
     }
-    parts.extend([&step.error, &step.reason].into_iter().flatten().filter(|text| !text.is_empty()).cloned());
+    parts.extend(step.error.iter().map(|error| brief(error)));
+    parts.extend(step.reason.iter().cloned());
+    parts.retain(|part| !part.is_empty());
     let padding = width.saturating_sub(console::measure_text_width(&step.title));
     format!("  {symbol} {} {}{} {}", step.id, step.title, " ".repeat(padding), parts.join(" · "))
 }

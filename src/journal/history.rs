@@ -297,6 +297,15 @@ impl History {
         self.live_by_step.iter().any(|(of, steps)| of != plan && steps.values().any(|ids| !ids.is_empty()))
     }
 
+    /// What a command needs to be about this plan: ` --plan NAME`, or nothing where no other has live changes.
+    pub fn plan_option(&self, plan: &str) -> String {
+        if self.has_live_changes_beside(plan) {
+            format!(" --plan {}", shell_words::quote(plan))
+        } else {
+            String::new()
+        }
+    }
+
     /// The live changes of other plans.
     pub fn live_beside(&self, plan: &str) -> BTreeSet<ChangeId> {
         let beside = self.live_by_step.iter().filter(|(of, _)| *of != plan);

@@ -368,7 +368,7 @@ pub enum Entry {
         /// By what.
         signal: String,
     },
-    /// A step was rolled back alone: it is on hold until it is named.
+    /// A step was rolled back without the rest of its plan: it is on hold until it is named.
     StepOnHold {
         /// Its id.
         step: String,

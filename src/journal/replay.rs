@@ -123,6 +123,7 @@ impl History {
                 known.fingerprint = Some(fingerprint);
                 known.completed = seq;
                 known.error = None;
+                known.is_accepted = false;
             }
             Entry::StepFailed { step, seconds, error, .. } => {
                 let known = self.step_mut(header, step);
@@ -143,8 +144,11 @@ impl History {
                 let known = self.step_mut(header, step);
                 (known.title, known.script) = (title, script);
                 known.end(StepState::Complete, time, 0.0);
+                known.seconds = None;
                 known.fingerprint = Some(fingerprint);
                 known.completed = seq;
+                known.error = None;
+                known.is_accepted = true;
             }
             Entry::StepsReset { steps } => {
                 self.claims.retain(|(plan, step), _| {

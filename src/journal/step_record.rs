@@ -51,6 +51,9 @@ pub struct StepRecord {
     pub fingerprint: Option<Fingerprint>,
     /// The record that says so; 0 if it never was complete.
     pub completed: u64,
+    /// It is complete because the operator accepted it as it is.
+    #[serde(default)]
+    pub is_accepted: bool,
 }
 
 impl StepRecord {

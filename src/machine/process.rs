@@ -61,6 +61,9 @@ pub struct Command {
     pub interactive: bool,
     /// The first request to stop leaves it alone, because stopping it half-way is worse (apt, dpkg).
     pub outlasts_interrupt: bool,
+    /// It writes to its descriptor [`PROGRESS`] what it does, a line each: [`Stream::Progress`]. Not as another user, nor
+    /// with other mounts.
+    pub has_progress: bool,
     /// The mounts that it sees; by default those of kkrun.
     pub mounts: Option<Arc<Mounts>>,
 }
@@ -83,6 +86,9 @@ impl Command {
         }
     }
 }
+
+/// The descriptor to which a command writes what it does.
+pub const PROGRESS: i32 = 3;
 
 /// What a command reads.
 #[derive(Clone, Default)]
@@ -114,6 +120,8 @@ pub enum Stream {
     Out,
     /// Standard error.
     Err,
+    /// What it does now: see [`Command::has_progress`]. It is kept nowhere.
+    Progress,
     /// Neither: what kkrun itself reports about the command.
     Report,
     /// No line: the run was asked to stop.

@@ -566,6 +566,7 @@ fn plan_started(launch: &Launch, host: &Host, plan: &Plan) -> Event {
         overrides: overrides_shown(launch, host),
         dry_run: launch.dry_run,
         invocation: launch.invocation.clone(),
+        widest_title: plan.steps.iter().map(|step| step.title.chars().count()).max().unwrap_or(0),
     }
 }
 

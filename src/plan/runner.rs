@@ -187,7 +187,7 @@ impl Runner {
                         .exit(exit)
                         .kind(FailureKind::Step)
                         .hint("give the new step an id of its own, or keep the old record with `--yes`")
-                        .hint(format!("`kkrun rollback {}` undoes what the old script did", call.id))
+                        .hint(format!("`{}` undoes what the old script did", undo_of(host, &call.id)))
                 )
             }
         }
@@ -339,7 +339,8 @@ impl Runner {
         if !made.is_empty() || !open.is_empty() {
             failure.hints.push(format!("step {id} made {count} so far{reversible}{more}"));
         }
-        failure.hints.push(format!("full output: `kkrun log {}`", shell_words::quote(id)));
+        let of_plan = session.history().plan_option(session.plan());
+        failure.hints.push(format!("full output: `kkrun log {}{of_plan}`", shell_words::quote(id)));
         // At a conflict the operator chose already.
         if failure.kind != FailureKind::Conflict {
             failure.step = Some(FailedStep { plan: session.plan().to_owned(), id: id.to_owned() });
@@ -373,7 +374,11 @@ impl Runner {
         let (drift, environment) = examined(context, host, call)?;
         let asked = host.seen().take_asked();
         report.is_as_asked = record.fingerprint.as_ref().is_none_or(|then| then.environment == environment);
-        if let Some(Drift { reason, .. }) = drift {
+        if let Some(Drift { reason, .. }) = &drift
+            && record.is_accepted
+        {
+            report.reason = Some(accepted(reason));
+        } else if let Some(Drift { reason, .. }) = drift {
             report.status = StepStatus::Drifted;
             report.reason = Some(reason);
         } else {
@@ -550,12 +555,32 @@ impl StepRunner for Runner {
                 Ok(())
             }
             (Decision::Examine, _) => {
-                let drift = looking(&host, || drift_of(context, &host, call))?;
+                let (drift, seen) =
+                    host.reporter().apart(|| looking(&host, || drift_of(context, &host, call)));
+                let drift = drift?;
+                let is_accepted = record.as_ref().is_some_and(|record| record.is_accepted);
+                let runs = self.selection.repair && self.doing == Doing::Act;
+                let is_shown = |event: &&Event| match event {
+                    Event::Note { .. } => true,
+                    // The run that follows shows it.
+                    _ if runs && drift.is_some() => false,
+                    Event::Change { outcome, .. } => {
+                        !outcome.is_foreseen() || drift.is_some() && !is_accepted
+                    }
+                    Event::Said { .. } | Event::Output { .. } | Event::Verified { .. } => drift.is_some(),
+                    _ => true,
+                };
+                seen.iter().filter(is_shown).for_each(|event| host.reporter().emit(event));
                 let Some(drift) = drift else {
                     Self::skip_examined(&host, call, record.as_ref());
                     return Ok(());
                 };
-                if self.selection.repair && self.doing == Doing::Act {
+                if is_accepted {
+                    Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
+                    host.reporter().note(format!("step {}: {}", call.id, accepted(&drift.reason)));
+                    return Ok(());
+                }
+                if runs {
                     return self.run_now(
                         context,
                         &host,
@@ -695,6 +720,12 @@ fn has_undone_behind(host: &Host, id: &str) -> bool {
     !session.history().undone_behind(session.plan(), id).is_empty()
 }
 
+/// The command that undoes a step.
+fn undo_of(host: &Host, id: &str) -> String {
+    let session = host.seen();
+    format!("kkrun rollback {}{}", shell_words::quote(id), session.history().plan_option(session.plan()))
+}
+
 /// How long a step took when it last completed.
 fn usual_seconds(host: &Host, id: &str) -> Option<f64> {
     let session = host.seen();
@@ -746,6 +777,11 @@ struct Drift {
     reason: String,
     /// What would make it hold again, as far as that can be predicted.
     changes: Vec<WouldChange>,
+}
+
+/// What is said of a step that the operator accepted though its script would do something.
+fn accepted(reason: &str) -> String {
+    format!("accepted as it is; its script would still {reason}")
 }
 
 /// What of a step no longer holds, by evaluating it without changing anything. The session is in a dry run.

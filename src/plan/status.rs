@@ -150,7 +150,10 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
         status: by_record(record, false),
         reason: Some(match taken_over_by(history, plan, id, reports) {
             Some(by) => format!("no longer in the plan; what it made is asked for by step {by}"),
-            None => format!("no longer in the plan; `kkrun rollback {id}` undoes it"),
+            None => {
+                let (id, of_plan) = (shell_words::quote(id), history.plan_option(plan));
+                format!("no longer in the plan; `kkrun rollback {id}{of_plan}` undoes it")
+            }
         }),
         asks: None,
         is_as_asked: true,
@@ -197,7 +200,8 @@ fn name_left_targets(history: &History, plan: &str, reports: &mut [StepReport]) 
         };
         let undo =
             shell_words::join(["kkrun", "rollback"].into_iter().chain(left.iter().map(String::as_str)));
-        let left = format!("no longer asks for {}{more}; `{undo}` undoes it", named.join(", "));
+        let of_plan = history.plan_option(plan);
+        let left = format!("no longer asks for {}{more}; `{undo}{of_plan}` undoes it", named.join(", "));
         report.reason =
             Some(report.reason.take().map_or_else(|| left.clone(), |known| format!("{known}; {left}")));
     }

@@ -153,7 +153,7 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
             Undoing { session, request, block: None, tried: BTreeSet::new(), started: Vec::new(), report };
         undoing.run_complete_handlers(&[])?;
         let report = undoing.report;
-        conclude(session, request, |_| true)?;
+        conclude(session, request, |_| false)?;
         return Ok(report);
     }
     name_missing_backups(session, &apart(session, &candidates).1);
@@ -171,13 +171,10 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     let report = undoing.report;
     let is_of = |row: &Row, word: &str| row.step.as_deref() == Some(word);
     let is_undone = |word: &str| {
-        let is_still_of_step = |row: &&Row| !row.is_left;
-        let kept = report.kept.iter().filter(is_still_of_step);
-        let left = report.conflicts.iter().chain(kept).chain(&report.failed);
+        // What was left to another step is not of this one any more.
+        let left = report.kept.iter().filter(|row| row.is_left);
         // What was undone before a rollback was killed is not in its report.
-        unfinished.is_some()
-            || report.undone.iter().any(|row| is_of(row, word))
-            || !left.clone().any(|row| is_of(row, word))
+        unfinished.is_some() || report.undone.iter().chain(left).any(|row| is_of(row, word))
     };
     conclude(session, request, is_undone)?;
     session.record(Entry::RollbackEnded {

@@ -10,6 +10,7 @@ use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{Content, Digest, digest_known, read_open};
 use crate::machine::trusted;
+use crate::text::nearest;
 
 /// How the names of standard library modules begin.
 pub const LIBRARY: &str = "std/";
@@ -158,7 +159,9 @@ impl Source {
         }
         let mut failure =
             Failure::new(format!("script `{}` not found", typed.display())).exit(ExitCode::USAGE);
-        if bare {
+        if let Some(near) = similar(typed, bare) {
+            failure = failure.hint(format!("did you mean `{}`?", near.display()));
+        } else if bare {
             failure = failure.hint(format!(
                 "looked in the working directory, in {INSTALLED} and among the built-in scripts: {}",
                 built_in_scripts().join(", ")
@@ -202,6 +205,23 @@ impl Source {
             bail!(Failure::new(format!("invalid script name `{}`", path.display())).exit(ExitCode::USAGE));
         };
         Ok(Some((Self::Directory { shown: directory.to_owned(), root }, name.to_owned())))
+    }
+
+    /// Where a script on disk comes from and its name, to check it: a module of a library is read as the scripts beside
+    /// the library import it.
+    ///
+    /// # Errors
+    /// As [`Source::find`].
+    pub fn to_check(script: &Path) -> Result<(Self, String)> {
+        let importer = script
+            .parent()
+            .filter(|directory| directory.file_name().is_some_and(|name| name == "stdlib"))
+            .and_then(importer_beside);
+        let (Some(importer), Some(module)) = (importer, module_name(script)) else {
+            return Self::find(script);
+        };
+        let (source, _) = Self::find(&importer)?;
+        Ok((source, format!("{LIBRARY}{module}")))
     }
 
     /// The name of the root in messages and in the journal.
@@ -322,6 +342,40 @@ impl Source {
 fn module_name(file: &Path) -> Option<String> {
     let is_script = file.extension().is_some_and(|extension| extension == "rhai");
     if is_script { file.file_stem()?.to_str().map(str::to_owned) } else { None }
+}
+
+/// The script whose name is nearly that: beside it, or of a bare name among the built-in ones.
+fn similar(typed: &Path, bare: bool) -> Option<PathBuf> {
+    let name = typed.file_name()?.to_str()?;
+    let directory = typed.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let entries = std::fs::read_dir(directory.unwrap_or(Path::new("."))).into_iter().flatten().flatten();
+    let mut known: Vec<String> = entries
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| module_name(Path::new(name)).is_some())
+        .collect();
+    if bare {
+        known.extend(built_in_scripts());
+    }
+    let with_ending = format!("{name}.rhai");
+    let near = known.iter().find(|known| **known == with_ending).map(String::as_str);
+    let near = near.or_else(|| nearest(name, known.iter().map(String::as_str)))?;
+    Some(typed.with_file_name(near))
+}
+
+/// A script of the plan beside a library; of several plans, of one that has files.
+fn importer_beside(library: &Path) -> Option<PathBuf> {
+    let paths_in = |directory: &Path| {
+        let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        paths
+    };
+    let parent = library.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let mut plans = paths_in(parent.unwrap_or(Path::new(".")));
+    plans.retain(|path| path.file_name() != library.file_name() && path.is_dir());
+    plans.sort_by_key(|path| !path.join("files").is_dir());
+    let script_in = |plan: &PathBuf| paths_in(plan).into_iter().find(|path| module_name(path).is_some());
+    plans.iter().find_map(script_in)
 }
 
 /// The names of the built-in scripts.

@@ -191,16 +191,18 @@ impl Session {
         summary: &str,
         when: &str,
     ) -> Result<ConflictPolicy> {
-        let text = format!("{target}: keep it, overwrite it, or stop? (keep/overwrite/stop)");
+        let text = format!("{target}: keep it, overwrite it, or stop? (k/o/s)");
         let question = Question::Text { text, default: "stop".to_owned() };
         let answer = loop {
             let Some(Answer::Text(answer)) = self.world.reporter.ask(&question)? else { break None };
-            match answer.trim().to_lowercase().as_str() {
-                "keep" => return Ok(ConflictPolicy::Keep),
-                "overwrite" => return Ok(ConflictPolicy::Overwrite),
-                "stop" => break Some(()),
+            let typed = answer.trim().to_lowercase();
+            let chosen = ["keep", "overwrite", "stop"].into_iter().find(|word| word.starts_with(&typed));
+            match chosen.filter(|_| !typed.is_empty()) {
+                Some("keep") => return Ok(ConflictPolicy::Keep),
+                Some("overwrite") => return Ok(ConflictPolicy::Overwrite),
+                Some(_) => break Some(()),
                 // A typing error is not a decision.
-                _ => {}
+                None => {}
             }
         };
         // A unit that was stopped loses nothing by being started.

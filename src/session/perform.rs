@@ -308,6 +308,10 @@ impl Session {
             Ok(recorded) => self.record_done(change, Entry::Done { change: id, recorded }),
             Err(error) => {
                 self.record_what_failure_left(change)?;
+                // What is wrong after a command names it.
+                if matches!(change, Change::Command(_)) {
+                    return Err(error);
+                }
                 Err(error.context(format!("{}: not as desired afterwards", change.kind().summary())))
             }
         }

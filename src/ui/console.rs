@@ -1,6 +1,6 @@
 //! Renders events for a person: on standard error, with a live line while a command runs.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::IsTerminal as _;
 use std::time::{Duration, Instant};
 
@@ -19,8 +19,8 @@ use crate::pasteable::pasteable;
 use crate::text::printable_lines;
 use crate::time;
 
-/// The width of a title's column.
-const TITLE: usize = 22;
+/// The least and the greatest width of a title's column.
+const TITLE: (usize, usize) = (22, 40);
 
 /// How many lines of a difference are shown unless all are asked for.
 const HEAD: usize = 40;
@@ -36,6 +36,10 @@ pub struct Console {
     summary: RefCell<Option<Summary>>,
     /// A directory that would be made, and how many above it: not shown yet, because one in it may follow.
     directory: RefCell<Option<(String, usize)>>,
+    /// The detail of the undo that was shown last: directories that hold the same thing are kept for one reason.
+    detail: RefCell<Option<String>>,
+    /// The width of a title's column.
+    titles: Cell<usize>,
 }
 
 /// The step that runs now.
@@ -48,11 +52,17 @@ struct Live {
     doing: String,
     /// What was printed last.
     printed: String,
+    /// It ends after that.
+    is_stopping: bool,
 }
 
 impl Live {
     fn show(&self) {
+        let stopping = if self.is_stopping { " · stopping" } else { "" };
         let doing = if self.doing.is_empty() { String::new() } else { format!(" · {}", self.doing) };
+        // What it prints is seen beside a long command, too.
+        let room = width().filter(|_| !self.printed.is_empty()).map_or(usize::MAX, |width| width / 3);
+        let doing = format!("{stopping}{}", console::truncate_str(&doing, room, "…"));
         let printed = if self.printed.is_empty() {
             String::new()
         } else {
@@ -87,6 +97,8 @@ impl Console {
             live: RefCell::default(),
             summary: RefCell::default(),
             directory: RefCell::default(),
+            detail: RefCell::default(),
+            titles: Cell::new(TITLE.0),
         }
     }
 
@@ -95,7 +107,12 @@ impl Console {
         let lines: Vec<&str> = text.lines().collect();
         let shown = if self.verbosity >= Verbosity::Verbose { lines.len() } else { HEAD.min(lines.len()) };
         let left = lines.len() - shown;
-        let mut text: Vec<String> = lines[..shown].iter().map(|line| format!("{margin}{line}")).collect();
+        let is_code = |line: &&str| line.starts_with([' ', '+', '-', '@']);
+        let line = |line: &&str| {
+            let whole = format!("{margin}{line}");
+            if is_code(line) { whole } else { wrapped(&whole) }
+        };
+        let mut text: Vec<String> = lines[..shown].iter().map(line).collect();
         if left > 0 {
             text.push(format!("{margin}… and {left} more lines, shown with `-v`"));
         }
@@ -128,17 +145,18 @@ impl Console {
         bar.set_style(template.with_key("took", took));
         let summary = self.summary.borrow();
         let place = summary.as_ref().map(|summary| format!("{}/{} ", summary.seen, summary.steps));
+        if bar.is_hidden() && self.verbosity >= Verbosity::Normal {
+            line_to_stderr(format!("  {} {}", Emoji("🔄", ".."), self.label(id, title)).trim_end());
+        }
         let room = width().map_or(usize::MAX, |width| width / 3);
         let title = console::truncate_str(title, room, "…");
         bar.set_prefix(format!("{}{} {title}", place.unwrap_or_default(), style(id).for_stderr().bold()));
-        if bar.is_hidden() && self.verbosity >= Verbosity::Normal {
-            line_to_stderr(format!("  {} {}", Emoji("🔄", ".."), label(id, &title)).trim_end());
-        }
         if !bar.is_hidden() {
             bar.enable_steady_tick(Duration::from_millis(120));
         }
         let (doing, printed) = (String::new(), String::new());
-        *self.live.borrow_mut() = Some(Live { bar, begun: Instant::now(), usual_seconds, doing, printed });
+        let (begun, is_stopping) = (Instant::now(), false);
+        *self.live.borrow_mut() = Some(Live { bar, begun, usual_seconds, doing, printed, is_stopping });
     }
 
     fn end(&self) {
@@ -174,7 +192,10 @@ impl Console {
         } else {
             format!("  {symbol} stopping: `{command}` was asked to end; a second Ctrl-C kills it")
         });
-        self.does("stopping");
+        if let Some(live) = &mut *self.live.borrow_mut() {
+            live.is_stopping = true;
+            live.show();
+        }
     }
 
     /// Shows a directory that was held back.
@@ -212,14 +233,14 @@ impl Console {
     fn ended(&self, symbol: Emoji<'_, '_>, id: &str, title: &str, text: &str) {
         self.end();
         if self.verbosity >= Verbosity::Normal {
-            line_to_stderr(&wrapped(&format!("  {symbol} {} {text}", label(id, title))));
+            line_to_stderr(&wrapped(&format!("  {symbol} {} {text}", self.label(id, title))));
         }
     }
-}
 
-fn label(id: &str, title: &str) -> String {
-    let padding = TITLE.saturating_sub(console::measure_text_width(title));
-    format!("{} {title}{}", style(id).for_stderr().bold(), " ".repeat(padding))
+    fn label(&self, id: &str, title: &str) -> String {
+        let padding = self.titles.get().saturating_sub(console::measure_text_width(title));
+        format!("{} {title}{}", style(id).for_stderr().bold(), " ".repeat(padding))
+    }
 }
 
 fn count(number: usize, thing: &str) -> String {
@@ -238,9 +259,19 @@ impl Audience for Console {
             self.release_directory();
         }
         match event {
-            Event::PlanStarted { plan, steps, run, root, going_on_at, overrides, dry_run, invocation }
-                if normal =>
-            {
+            Event::PlanStarted {
+                plan,
+                steps,
+                run,
+                root,
+                going_on_at,
+                overrides,
+                dry_run,
+                invocation,
+                widest_title,
+            } if normal => {
+                let most = width().map_or(TITLE.1, |width| (width / 2).clamp(TITLE.0, TITLE.1));
+                self.titles.set((*widest_title).clamp(TITLE.0, most));
                 self.summary.replace(Some(Summary::of_plan(*steps, invocation, *dry_run)));
                 let going =
                     going_on_at.as_ref().map_or_else(String::new, |at| format!(" · resuming at {at}"));
@@ -264,13 +295,13 @@ impl Audience for Console {
                     (why, _) => why.to_string(),
                 };
                 let done = matches!(why, SkipReason::Complete | SkipReason::Examined | SkipReason::Recorded);
-                let symbol = if done { Emoji("✅", "ok") } else { Emoji("⏭️ ", "--") };
+                let symbol = if done { Emoji("✅", "ok") } else { Emoji("⏩", "--") };
                 self.ended(symbol, id, title, &style(text).for_stderr().dim().to_string());
             }
             Event::StepStarted { id, title, reason, usual_seconds } => {
                 self.begin(id, title, *usual_seconds);
                 if let Some(reason) = reason.as_ref().filter(|_| normal) {
-                    self.line(&format!("  {} {} {reason}", Emoji("♻️ ", ">>"), label(id, title)));
+                    self.line(&format!("  {} {} {reason}", Emoji("🔁", ">>"), self.label(id, title)));
                 }
             }
             Event::StepCompleted { id, title, seconds, changes } => {
@@ -282,13 +313,14 @@ impl Audience for Console {
                 let symbol = Emoji("❌", "!!");
                 line_to_stderr(&format!(
                     "  {symbol} {} failed after {}",
-                    label(id, title),
+                    self.label(id, title),
                     time::duration(*seconds)
                 ));
             }
             Event::StepInterrupted { id, title, signal } => {
                 self.end();
-                line_to_stderr(&format!("  {} {} stopped by {signal}", Emoji("✋", "!!"), label(id, title)));
+                let label = self.label(id, title);
+                line_to_stderr(&format!("  {} {label} stopped by {signal}", Emoji("✋", "!!")));
             }
             Event::StepPreviewed { id, title, changes, unpredictable } => {
                 let text = match unpredictable {
@@ -304,6 +336,7 @@ impl Audience for Console {
                     self.line(&format!("      $ {label}"));
                 }
             }
+            Event::CommandProgress { text } => self.does(text),
             Event::CommandLine { text, .. } => {
                 self.printed(text);
                 if verbose {
@@ -338,9 +371,9 @@ impl Audience for Console {
             }
             Event::Undo { outcome, summary, detail, hints, done, .. } => {
                 let (symbol, word, shown) = match outcome {
-                    UndoOutcome::Would => (Emoji("↩", "<-"), "would undo: ", normal),
-                    UndoOutcome::Undone => (Emoji("↩", "<-"), "", normal),
-                    UndoOutcome::Already => (Emoji("↩", "<-"), "already as before: ", verbose),
+                    UndoOutcome::Would => (Emoji("↩ ", "<-"), "would undo: ", normal),
+                    UndoOutcome::Undone => (Emoji("↩ ", "<-"), "", normal),
+                    UndoOutcome::Already => (Emoji("↩ ", "<-"), "already as before: ", verbose),
                     UndoOutcome::Kept => (Emoji("✋", "--"), "kept: ", true),
                     UndoOutcome::NotUndone => (Emoji("✋", "--"), "not undone: ", true),
                     UndoOutcome::Conflict => (Emoji("✋", "!!"), "conflict: ", true),
@@ -349,7 +382,11 @@ impl Audience for Console {
                 if shown {
                     let what = if *outcome == UndoOutcome::Undone { done } else { summary };
                     self.line(&format!("  {symbol} {word}{what}"));
-                    for text in detail.iter().chain(hints) {
+                    let is_told = detail.is_some() && *self.detail.borrow() == *detail;
+                    if !is_told {
+                        self.detail.borrow_mut().clone_from(detail);
+                    }
+                    for text in detail.iter().filter(|_| !is_told).chain(hints) {
                         self.difference(text, "      ");
                     }
                 }
@@ -357,7 +394,7 @@ impl Audience for Console {
             Event::Said { level, text } if normal || *level == Level::Warn => {
                 let symbol = match level {
                     Level::Info => Emoji("·", "-"),
-                    Level::Warn => Emoji("⚠️ ", "!"),
+                    Level::Warn => Emoji("❗", "!"),
                     Level::Success => Emoji("🎉", "*"),
                 };
                 self.line(&format!("  {symbol} {text}"));
@@ -374,7 +411,7 @@ impl Audience for Console {
             Event::RunEnded { pending, exit, .. } => {
                 self.end();
                 for line in pending {
-                    line_to_stderr(&wrapped(&format!("  {} still pending: {line}", Emoji("⚠️ ", "!"))));
+                    line_to_stderr(&wrapped(&format!("  {} still pending: {line}", Emoji("❗", "!"))));
                 }
                 let summary = self.summary.take().filter(|_| normal);
                 // Only a rehearsal shows what was made: a hint would be about the clone, which is gone by then.

@@ -1,14 +1,17 @@
 //! Shows a failure: what, where in which script, what the command printed last, and what to do next.
 
-use console::{measure_text_width, style};
+use console::{measure_text_width, style, truncate_str};
 
 use super::output::line_to_stderr;
-use super::wrap::wrapped;
+use super::wrap::{hanging, width, wrapped};
 use crate::failure::{Failure, Place};
 use crate::pasteable::pasteable;
 
 /// How many of a command's last lines are shown.
 const TAIL: usize = 15;
+
+/// How many columns a command has in a message that a longer text accompanies.
+const BRIEF: usize = 48;
 
 /// Writes a failure to standard error.
 pub fn show(error: &anyhow::Error) {
@@ -22,6 +25,8 @@ pub fn show(error: &anyhow::Error) {
 fn text(message: &str, failure: &Failure) -> String {
     let mut lines: Vec<String> =
         failure.problems.iter().map(|problem| text(&problem.message, problem)).collect();
+    // The excerpt shows the command as it is written.
+    let message = if failure.place.is_some() { brief(message) } else { message.to_owned() };
     let head = format!("{}: {message}", style("error").for_stderr().red().bold());
     lines.extend([String::new(), wrapped(&head)]);
     if let Some(place) = &failure.place {
@@ -34,13 +39,40 @@ fn text(message: &str, failure: &Failure) -> String {
             _ => format!("last output ({left_out} lines before it are left out)"),
         };
         lines.push(format!("   {}", style(head).for_stderr().dim()));
-        lines.extend(failure.output[left_out..].iter().map(|line| format!("     {line}")));
+        lines.extend(failure.output[left_out..].iter().map(|line| hanging(&format!("     {line}"), 7)));
     }
     for (at, hint) in failure.hints.iter().map(|hint| pasteable(hint)).enumerate() {
-        let head = if at == 0 { "next:" } else { "     " };
-        lines.push(wrapped(&format!("   {} {hint}", style(head).for_stderr().cyan())));
+        let head = if at == 0 { style("next:").for_stderr().cyan().to_string() } else { " ".repeat(5) };
+        lines.push(hanging(&format!("   {head} {hint}"), 9));
     }
     lines.join("\n")
+}
+
+/// A sentence with its long commands cut.
+pub fn brief(message: &str) -> String {
+    let parts: Vec<&str> = message.split('`').collect();
+    let is_balanced = parts.len() % 2 == 1;
+    let cut = |(at, part): (usize, &&str)| {
+        let is_command = at % 2 == 1 && part.contains(' ') && !part.starts_with("kkrun ");
+        if is_balanced && is_command {
+            truncate_str(part, BRIEF, "…").into_owned()
+        } else {
+            (*part).to_owned()
+        }
+    };
+    parts.iter().enumerate().map(cut).collect::<Vec<_>>().join("`")
+}
+
+/// The part of a line of a script that fits into so many columns, with the place that is meant in it, and how many
+/// characters before it are left out.
+fn part_of(text: &str, place: usize, room: usize) -> (String, usize) {
+    if measure_text_width(text) <= room {
+        return (text.to_owned(), 0);
+    }
+    let from = if place < room * 2 / 3 { 0 } else { place - room / 3 };
+    let part: String = text.chars().skip(from).collect();
+    let part = if from > 0 { format!("…{part}") } else { part };
+    (truncate_str(&part, room, "…").into_owned(), from)
 }
 
 fn excerpt(place: &Place) -> Vec<String> {
@@ -55,15 +87,19 @@ fn excerpt(place: &Place) -> Vec<String> {
     let of_name = |letter: char| letter.is_alphanumeric() || "_:".contains(letter);
     let before: String = text.chars().take(place.column.saturating_sub(1)).collect();
     let before = if before.ends_with("::") { before.trim_end_matches(of_name) } else { &before };
-    let mut indent: String = before.chars().map(|letter| if letter == '\t' { '\t' } else { ' ' }).collect();
-    // Wide letters take two columns.
-    indent.push_str(&" ".repeat(measure_text_width(before).saturating_sub(before.chars().count())));
     let word = text[before.len()..].chars();
-    let width = word.take_while(|letter| of_name(*letter)).count().max(1);
+    let marked = word.take_while(|letter| of_name(*letter)).count().max(1);
+    let room = width().map_or(usize::MAX, |width| width.saturating_sub(number.len() + 3));
+    let (text, left_out) = part_of(text, before.chars().count(), room);
+    let before: String = before.chars().skip(left_out).collect();
+    let mut indent: String = before.chars().map(|letter| if letter == '\t' { '\t' } else { ' ' }).collect();
+    // Wide letters take two columns, and what stands for those that are left out takes one.
+    let wide = measure_text_width(&before).saturating_sub(before.chars().count());
+    indent.push_str(&" ".repeat(wide + usize::from(left_out > 0)));
     let mut lines = vec![
         format!("{margin} {} {}:{}:{}", dim("╭─"), place.file, place.line, place.column),
         format!("{} {} {text}", dim(&number), dim("│")),
-        format!("{margin} {} {indent}{}", dim("│"), style("^".repeat(width)).for_stderr().red()),
+        format!("{margin} {} {indent}{}", dim("│"), style("^".repeat(marked)).for_stderr().red()),
     ];
     lines.extend(place.frames.iter().map(|frame| format!("{margin} {} {frame}", dim("·"))));
     lines
@@ -72,6 +108,22 @@ fn excerpt(place: &Place) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_line_is_cut_around_the_place_that_is_meant() {
+        let text = format!("{}here{}", "a".repeat(50), "b".repeat(50));
+        assert_eq!(part_of(&text, 50, 200), (text.clone(), 0));
+        assert_eq!(part_of(&text, 2, 12), (format!("{}…", "a".repeat(11)), 0));
+        assert_eq!(part_of(&text, 50, 12), ("…aaaaherebb…".to_owned(), 46));
+    }
+
+    #[test]
+    fn a_long_command_is_cut_and_what_can_be_pasted_is_not() {
+        let long = "x ".repeat(40);
+        assert_eq!(brief(&format!("`{long}` failed")), format!("`{}…` failed", &long[..BRIEF - 1]));
+        let hint = format!("run `kkrun {long}`");
+        assert_eq!(brief(&hint), hint);
+    }
 
     #[test]
     fn the_caret_stands_under_the_call_and_the_frames_follow() {

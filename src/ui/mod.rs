@@ -15,11 +15,12 @@ use std::rc::Rc;
 use clap::ValueEnum;
 
 pub use console::Console;
-pub use failure::show;
+pub use failure::{brief, show};
 pub use json::{EventLine, JsonLines, begin_json};
 pub use manual::manual_text;
 pub use output::{is_truncated, line_to_stderr, line_to_stdout};
 pub use questions::Questions;
+pub use wrap::{wrapped as wrapped_message, wrapped_data};
 
 use crate::event::Reporter;
 

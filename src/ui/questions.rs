@@ -1,11 +1,13 @@
 //! Asks people on their terminal; `--yes` and `--non-interactive` answer or refuse for them.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 
 use anyhow::{Context, Result};
 use dialoguer::Password;
 use zeroize::Zeroizing;
 
+use super::output::line_to_stderr;
+use super::wrap::wrapped;
 use crate::event::{Answer, Question};
 use crate::machine::signal::interruptibly;
 use crate::machine::terminal;
@@ -51,24 +53,41 @@ impl Questions {
             }
             Question::Secret { text, may_be_empty } => {
                 let (prompt, may_be_empty) = (text.clone(), *may_be_empty);
-                let answer = interruptibly(move || {
-                    let question = Password::new().with_prompt(prompt).allow_empty_password(may_be_empty);
-                    question.report(false).interact()
-                })?;
-                let answer = answer.context("cannot ask for a secret on the terminal")?;
-                Ok(Some(Answer::Text(Zeroizing::new(answer))))
+                loop {
+                    let prompt = prompt.clone();
+                    let answer = interruptibly(move || {
+                        let question = Password::new().with_prompt(prompt).allow_empty_password(may_be_empty);
+                        question.report(false).interact()
+                    })?;
+                    match answer {
+                        Ok(answer) => return Ok(Some(Answer::Text(Zeroizing::new(answer)))),
+                        Err(dialoguer::Error::IO(error)) if error.kind() == ErrorKind::InvalidData => {
+                            line_to_stderr(NOT_TEXT);
+                        }
+                        Err(error) => return Err(error).context("cannot ask for a secret on the terminal"),
+                    }
+                }
             }
         }
     }
 }
 
+/// What is said of an answer that is no text: it is asked for again.
+const NOT_TEXT: &str = "invalid answer: expected UTF-8";
+
 /// Asks on the terminal itself, so that redirected streams stay what they are; `None` at its end.
 fn ask_line(prompt: &str) -> Result<Option<String>> {
-    let mut terminal = terminal::open().context("cannot open the terminal")?;
-    terminal.write_all(prompt.as_bytes()).context("cannot write to the terminal")?;
-    let read = interruptibly(move || {
-        let mut line = String::new();
-        BufReader::new(&terminal).read_line(&mut line).map(|read| (read > 0).then_some(line))
-    })?;
-    read.context("cannot read from the terminal")
+    loop {
+        let mut terminal = terminal::open().context("cannot open the terminal")?;
+        let shown = format!("{} ", wrapped(prompt.trim_end()));
+        terminal.write_all(shown.as_bytes()).context("cannot write to the terminal")?;
+        let read = interruptibly(move || {
+            let mut line = String::new();
+            BufReader::new(&terminal).read_line(&mut line).map(|read| (read > 0).then_some(line))
+        })?;
+        match read {
+            Err(error) if error.kind() == ErrorKind::InvalidData => line_to_stderr(NOT_TEXT),
+            read => return read.context("cannot read from the terminal"),
+        }
+    }
 }

@@ -3,33 +3,72 @@
 use std::io::IsTerminal as _;
 
 use console::Term;
+use textwrap::core::Word;
 use textwrap::{Options, WordSeparator, WordSplitter};
 
 /// The columns of the terminal that messages go to; `None` if they go elsewhere.
 pub(super) fn width() -> Option<usize> {
-    if !std::io::stderr().is_terminal() {
-        return None;
-    }
-    Term::stderr().size_checked().map(|(_, columns)| usize::from(columns)).filter(|columns| *columns >= 20)
+    std::io::stderr().is_terminal().then(|| columns(&Term::stderr())).flatten()
+}
+
+fn columns(terminal: &Term) -> Option<usize> {
+    terminal.size_checked().map(|(_, columns)| usize::from(columns)).filter(|columns| *columns >= 20)
 }
 
 /// A message of one line, wrapped for the terminal: what follows is indented by two more than it begins.
-pub(super) fn wrapped(line: &str) -> String {
-    width().map_or_else(|| line.to_owned(), |width| wrapped_to(line, width))
+pub fn wrapped(line: &str) -> String {
+    hanging(line, indent_of(line) + 2)
 }
 
-fn wrapped_to(line: &str, width: usize) -> String {
-    let begin = line.len() - line.trim_start_matches(' ').len();
-    let (indent, text) = line.split_at(begin);
-    let behind = format!("{indent}  ");
+/// The same, with what follows indented by so many columns.
+pub(super) fn hanging(line: &str, behind: usize) -> String {
+    width().map_or_else(|| line.to_owned(), |width| wrapped_to(line, width, behind))
+}
+
+/// A line of data as people read it: wrapped, if standard output is a terminal, with what follows indented by so many
+/// columns.
+pub fn wrapped_data(line: &str, behind: usize) -> String {
+    let width = std::io::stdout().is_terminal().then(|| columns(&Term::stdout())).flatten();
+    width.map_or_else(|| line.to_owned(), |width| wrapped_to(line, width, behind))
+}
+
+fn indent_of(line: &str) -> usize {
+    line.len() - line.trim_start_matches(' ').len()
+}
+
+fn wrapped_to(line: &str, width: usize, behind: usize) -> String {
+    let (indent, text) = line.split_at(indent_of(line));
+    let behind = " ".repeat(behind.min(width / 2));
     let options = Options::new(width)
         .initial_indent(indent)
         .subsequent_indent(&behind)
         // A path or a command that is longer than the line stays whole, so that it can be copied.
         .break_words(false)
-        .word_separator(WordSeparator::AsciiSpace)
+        .word_separator(WordSeparator::Custom(words))
         .word_splitter(WordSplitter::NoHyphenation);
     textwrap::fill(text, options)
+}
+
+/// Splits at spaces, but not within a command that can be pasted: its second line would be a command of its own.
+fn words(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
+    let mut rest = line;
+    Box::new(std::iter::from_fn(move || {
+        let (word, behind) = rest.split_at(end_of_word(rest));
+        rest = behind;
+        (!word.is_empty()).then(|| Word::from(word))
+    }))
+}
+
+/// Where the first word of a text ends, with the spaces behind it.
+fn end_of_word(text: &str) -> usize {
+    let space_from = |from: usize| text[from..].find(' ').map_or(text.len(), |at| from + at);
+    let mut end = space_from(0);
+    if text[..end].ends_with("`kkrun")
+        && let Some(quote) = text[end..].find('`')
+    {
+        end = space_from(end + quote);
+    }
+    end + text[end..].len() - text[end..].trim_start_matches(' ').len()
 }
 
 #[cfg(test)]
@@ -40,9 +79,17 @@ mod tests {
     fn a_line_is_wrapped_at_words_and_a_long_path_stays_whole() {
         let path = "/srv/a/long/path/without/any/space/in/it";
         assert_eq!(
-            wrapped_to(&format!("   next: make it first in {path} and run"), 24),
-            format!("   next: make it first\n     in\n     {path}\n     and run")
+            wrapped_to(&format!("   next: make it first in {path} and run"), 24, 9),
+            format!("   next: make it first\n         in\n         {path}\n         and run")
         );
-        assert_eq!(wrapped_to("  short", 24), "  short");
+        assert_eq!(wrapped_to("  short", 24, 4), "  short");
+    }
+
+    #[test]
+    fn a_command_that_can_be_pasted_stays_on_one_line() {
+        assert_eq!(
+            wrapped_to("undo it (`kkrun rollback --plan a b`), or `not this one`", 30, 2),
+            "undo it\n  (`kkrun rollback --plan a b`),\n  or `not this one`"
+        );
     }
 }

@@ -213,3 +213,13 @@ fn option_that_a_function_needs_is_missed_before_anything_runs() {
     );
     place.run("check plan.rhai").ends(0);
 }
+
+#[test]
+fn what_was_exported_passes_the_check() {
+    let place = Place::empty();
+    place.run("export ../built-in").ends(0);
+    place.run("check ../built-in").ends(0);
+    // As the plan that imports it, a module is checked, too.
+    std::fs::remove_file(place.path("built-in/scripts/files/kiosk.service")).unwrap();
+    place.run("check ../built-in/stdlib").ends(2).says("`files/kiosk.service` not found in the plan");
+}

@@ -27,7 +27,7 @@ fn data_goes_to_stdout_and_messages_to_stderr() {
     let place = Place::new(PLAN);
     place.run("plan.rhai").ends(0).prints("data\n").says("careful").says("✅ 01 First");
     let place = Place::new(PLAN);
-    place.run("-q plan.rhai").shows(0, "data\n", "  ⚠️  careful\n");
+    place.run("-q plan.rhai").shows(0, "data\n", "  ❗ careful\n");
     let place = Place::new(r#"cmd::run(["echo", "loud"], #{ always: "a test" });"#);
     place.run("-v plan.rhai").shows(0, "", "      $ echo loud\n        loud\n      run echo loud\n");
     place.run("plan.rhai").shows(0, "", "");

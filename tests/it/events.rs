@@ -103,7 +103,7 @@ step::run("02", "Second", || { if host::args() != [] { cmd::run(["bash", "-c", "
     let not_seen: Vec<String> = documented().into_keys().filter(|name| !seen.contains(name)).collect();
     assert_eq!(
         not_seen,
-        ["step_interrupted", "stopping"],
+        ["command_progress", "step_interrupted", "stopping"],
         "the rest is shown by tests of signals and packages"
     );
 }

@@ -41,6 +41,7 @@ mod rehearse_command;
 mod report;
 mod resume;
 mod rollback;
+mod screens;
 mod secrets;
 #[path = "../support/server.rs"]
 mod server;

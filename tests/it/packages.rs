@@ -280,3 +280,52 @@ is "after the rollback" "$before" "$(state)"; apt-get check -q
 "#,
     );
 }
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn an_installation_says_which_package_of_how_many_and_a_ctrl_c_is_answered_at_once() {
+    passes(
+        r#"
+waits=yes deb one 1.0 two; deb two 1.0; waits=yes deb three 1.0; archive
+# at_terminal: a run on a terminal of 140 columns; what is written to descriptor 9 is typed there.
+at_terminal() {
+    rm -f /root/keys /root/seen; mkfifo /root/keys
+    script -qefc "stty cols 140; TERM=xterm '$kkrun' --state-dir /root/state plan.rhai" /root/seen <>/root/keys >/dev/null &
+    terminal=$!
+    exec 9>/root/keys
+}
+sees() {
+    for n in {1..600}; do
+        if tr '\r\n' '  ' </root/seen | grep -qF -- "$1"; then return; fi
+        sleep 0.1
+    done
+    cp /root/seen /root/said; fail "not seen: $1"
+}
+plan 'pkg::install(["one"]);'
+at_terminal
+sees "configuring one (2/2)"; sees "1/1 "
+printf '\003' >&9
+sees 'stopping: `apt-get install one` is finished first'; sees "the step has taken"; sees "A second Ctrl-C ends it at once"
+kill -0 $terminal
+touch /root/go
+ended=0; wait $terminal || ended=$?
+is "after what was begun" "130 1.0 1.0" "$ended $(version one) $(version two)"
+
+rm /root/go
+plan 'pkg::install(["one"]); pkg::install(["three"]);'
+at_terminal
+sees "configuring three (1/1)"
+printf '\003' >&9; sees "stopping:"; printf '\003' >&9
+ended=0; wait $terminal || ended=$?
+is "at once" 130 "$ended"
+touch /root/go
+exits 0 kk plan.rhai
+is "repaired" 1.0 "$(version three)"; dpkg --audit; is "sound" "" "$(dpkg --audit)"
+
+deb four 1.0 five; deb five 1.0; archive
+plan 'pkg::install(["four"]);'
+exits 0 kk --json plan.rhai
+said '"event":"command_progress"'; said "unpacking five (1/2)"; said "configuring four (2/2)"
+"#,
+    );
+}

@@ -33,6 +33,10 @@ deb() {
         printf '#!/bin/sh\nrm -f /etc/%s\n' "$1" >$work/DEBIAN/postrm
         chmod 0755 $work/DEBIAN/{config,postinst,postrm}
     fi
+    if [[ -n ${waits-} ]]; then
+        printf '#!/bin/sh\nuntil [ -e /root/go ]; do sleep 0.1; done\n' >$work/DEBIAN/postinst
+        chmod 0755 $work/DEBIAN/postinst
+    fi
     dpkg-deb --root-owner-group --build $work "/srv/archive/$1_$2_all.deb" >/dev/null
 }
 

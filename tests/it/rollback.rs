@@ -38,14 +38,14 @@ fn rollback_needs_no_script_and_changes_nothing_when_repeated() {
         6,
         "",
         "
-  ↩ would undo: run touch @/m/made
-  ↩ would undo: run bash -c 'echo made > @/m/product'
+  ↩  would undo: run touch @/m/made
+  ↩  would undo: run bash -c 'echo made > @/m/product'
       remove `@/m/product` (1 file, 5 bytes)
-  ↩ would undo: remove @/m/gone
-  ↩ would undo: link @/m/link
-  ↩ would undo: make @/m/dir/file
-  ↩ would undo: make @/m/dir
-  ↩ would undo: write @/m/old
+  ↩  would undo: remove @/m/gone
+  ↩  would undo: link @/m/link
+  ↩  would undo: make @/m/dir/file
+  ↩  would undo: make @/m/dir
+  ↩  would undo: write @/m/old
 7 would be undone · 0 kept · 0 conflicts · 0 failed
 ",
     );
@@ -55,13 +55,13 @@ fn rollback_needs_no_script_and_changes_nothing_when_repeated() {
         0,
         "",
         "
-  ↩ undone: run touch @/m/made
-  ↩ undone: run bash -c 'echo made > @/m/product'
-  ↩ restored @/m/gone
-  ↩ removed @/m/link
-  ↩ removed @/m/dir/file
-  ↩ removed @/m/dir
-  ↩ restored @/m/old
+  ↩  undone: run touch @/m/made
+  ↩  undone: run bash -c 'echo made > @/m/product'
+  ↩  restored @/m/gone
+  ↩  removed @/m/link
+  ↩  removed @/m/dir/file
+  ↩  removed @/m/dir
+  ↩  restored @/m/old
 7 undone · 0 kept · 0 conflicts · 0 failed
 ",
     );
@@ -112,12 +112,12 @@ fn rollback_keeps_and_shows_a_conflict_until_overwrite() {
         4,
         "",
         "
-  ↩ undone: run touch @/m/made
-  ↩ undone: run bash -c 'echo made > @/m/product'
-  ↩ restored @/m/gone
-  ↩ removed @/m/link
-  ↩ removed @/m/dir/file
-  ↩ removed @/m/dir
+  ↩  undone: run touch @/m/made
+  ↩  undone: run bash -c 'echo made > @/m/product'
+  ↩  restored @/m/gone
+  ↩  removed @/m/link
+  ↩  removed @/m/dir/file
+  ↩  removed @/m/dir
   ✋ conflict: write @/m/old
       content differs (4 → 7 bytes)
       --- as kkrun left it
@@ -680,4 +680,25 @@ step::run("01", "All", || {
     let ended = place.run("rollback --json").ends(130);
     let last = ended.json().pop().unwrap();
     assert_eq!((&last["event"], &last["changed"]), (&"run_ended".into(), &1.into()), "{last}");
+}
+
+#[test]
+fn a_step_is_on_hold_only_if_something_of_it_was_undone_and_that_is_said() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/a", "mine\n"));
+step::run("02", "Second", || ());
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback 02").ends(0).says("0 undone").never_says("on hold");
+    place.write("m/a", "theirs\n");
+    place.run("rollback 01").ends(4).says("1 conflict").never_says("on hold");
+    place.run("plan.rhai").ends(0).never_says("on hold");
+    place.write("m/a", "mine\n");
+    place
+        .run("rollback --last")
+        .ends(0)
+        .says("step 01 is on hold: `kkrun @/plan/plan.rhai --redo 01` runs it again");
+    place.run("plan.rhai").ends(0).says("on hold: rolled back; `--redo 01` runs it again");
 }

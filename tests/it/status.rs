@@ -32,13 +32,13 @@ fn status_shows_every_plan_by_the_journal_alone() {
         "
 ● plan · complete since today [..] · 2 of 2 steps complete by the journal
       script: @/plan/plan.rhai
-    last run: `plan.rhai`, begun today [..], ended today [..] with exit status 0
+    last run: `plan.rhai`, today [..], took [..] s, ended with exit status 0
      changes: 2
         next: not examined: `kkrun status plan` examines it
 
 ● zoo · failed since today [..] · 1 of 2 steps complete by the journal
       script: @/plan/zoo.rhai
-    last run: `zoo.rhai`, begun today [..], ended today [..] with exit status 1
+    last run: `zoo.rhai`, today [..], took [..] s, ended with exit status 1
      changes: 2, 1 of them cannot be undone
 
 last lines of step 02 (`kkrun log 02 --plan zoo`)
@@ -214,7 +214,7 @@ step::run("02", "Second", || ());
         "complete, not re-examined: `kkrun plan.rhai --repair` examines it and runs what no longer holds";
     place.run("plan.rhai").ends(0).says(offer).never_says("changed");
     place.run("plan.rhai --repair").ends(0).never_says(offer);
-    place.run("rollback 02").ends(0);
+    place.run("rollback 01").ends(0);
     place.run("plan.rhai").ends(0).says("1 of 2 steps are complete").never_says(offer);
 }
 
@@ -268,4 +268,56 @@ fn status_says_how_a_rollback_and_a_dropped_handler_ended() {
     place.run("plan.rhai").ends(1);
     place.run("pending --drop 1").ends(0);
     assert!(!place.run("status").ends(0).stdout.contains("killed"));
+}
+
+#[test]
+fn a_repair_shows_a_conflict_once_and_tells_nothing_of_what_holds() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/a", "mine\n"));
+step::run("02", "Second", || { cmd::run(["true"], #{ always: "a test" }); log::success("it is up"); });
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.write("m/a", "theirs\n");
+    let ran = place.run("plan.rhai --repair --on-conflict overwrite").ends(0).never_says("would");
+    assert_eq!(ran.stderr.matches("was modified outside kkrun").count(), 1, "{}", ran.page());
+    ran.never_says("it is up").says("02 Second                 done today");
+    // What a dry run finds it shows.
+    place.write("m/a", "theirs\n");
+    place
+        .run("plan.rhai --dry-run")
+        .ends(6)
+        .says("would ask whether to write @/m/a")
+        .never_says("would run true");
+}
+
+#[test]
+fn what_is_nearly_a_command_or_a_script_is_named() {
+    let place = two_plans();
+    place.run("statsu").ends(2).says("unknown command `statsu`").says("did you mean `kkrun status`?");
+    place.run("plna.rhai").ends(2).says("script `plna.rhai` not found").says("did you mean `plan.rhai`?");
+    place.run("plan").ends(2).says("script `plan` not found").says("did you mean `plan.rhai`?");
+    place.run("").ends(2).says("Usage: kkrun").says("Commands:").never_says("error");
+    place.run("statsu.rhai").ends(2).says("did you mean `status.rhai`?");
+    place.run("show #9999").ends(2).says("unknown change 9999");
+    place.run("show nine").ends(2).says("expected the number of a change, such as `8` or `#8`");
+    place.run("rollback --last 01").ends(2).says("takes no steps or targets").says("`kkrun rollback 01`");
+}
+
+#[test]
+fn hints_name_the_plan_where_there_are_several() {
+    let place = two_plans();
+    place.write("plan/plan.rhai", r#"step::run("01", "First", || file::write("@/m/other", ""));"#);
+    place.run("plan.rhai").ends(0);
+    let status = place.run("status plan.rhai").ends(0).stdout;
+    let commands = status.split('`').filter(|text| text.starts_with("kkrun ") && text.contains("rollback"));
+    let undo: Vec<&str> = commands.collect();
+    assert!(!undo.is_empty(), "{status}");
+    for command in undo {
+        let words = shell_words::split(&command.replace("@", &place.root())).unwrap();
+        let words: Vec<&str> = words[1..].iter().map(String::as_str).collect();
+        assert!(command.ends_with(" --plan plan"), "{command}");
+        place.run_words(&[&words[..], &["--dry-run"]].concat()).ends(6);
+    }
 }

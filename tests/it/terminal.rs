@@ -36,7 +36,9 @@ fn edited() -> Place {
 fn conflict_is_shown_and_the_answer_decides() {
     for (answer, content, ending) in [
         ("keep", "theirs\n", 0),
+        ("k", "theirs\n", 0),
         ("overwrite", "mine too\n", 0),
+        ("O", "mine too\n", 0),
         ("stop", "theirs\n", 1),
         ("", "theirs\n", 1),
     ] {
@@ -421,4 +423,74 @@ fn secrets_are_not_typed_where_they_are_shown() {
     let shown = session.exp_eof().unwrap();
     assert!(shown.contains("it is a terminal, which shows what is typed"), "{shown}");
     assert_eq!(status(&session), 2);
+}
+
+#[test]
+fn an_answer_that_is_no_text_is_asked_for_again() {
+    use std::io::Write as _;
+    let place = edited();
+    let mut session = at_terminal(&place, &["plan.rhai"]);
+    session.exp_string("or stop?").unwrap();
+    session.process().get_file_handle().unwrap().write_all(b"keep\xff\n").unwrap();
+    session.exp_string("invalid answer: expected UTF-8").unwrap();
+    session.exp_string("or stop?").unwrap();
+    session.send_line("k").unwrap();
+    session.exp_eof().unwrap();
+    assert_eq!(status(&session), 0);
+}
+
+#[test]
+fn a_step_that_was_accepted_stays_as_it_was_accepted_and_is_accepted_once() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || { cmd::run(["test", "-e", "@/m/one"], #{ creates: "@/m/one" }); });
+step::run("02", "Second", || { cmd::run(["test", "-e", "@/m/two"], #{ always: "a test" }); });
+"#,
+    );
+    let mut session = at_terminal(&place, &["plan.rhai"]);
+    session.exp_string("step 01 failed; what next?").unwrap();
+    session.send_line("accept").unwrap();
+    session.exp_string("step 02 failed; what next?").unwrap();
+    place.write("m/two", "");
+    session.send_line("retry").unwrap();
+    session.exp_eof().unwrap();
+    assert_eq!(status(&session), 0);
+    assert_eq!(place.records().iter().filter(|kind| *kind == "step_accepted").count(), 1);
+
+    let accepted = "accepted as it is; its script would still run test -e @/m/one";
+    let shown = place.run("status plan.rhai").ends(0).stdout;
+    assert!(shown.contains(accepted) && shown.contains("2 of 2 steps complete"), "{shown}");
+    assert!(!shown.contains("exit code"), "the failure is over: {shown}");
+    for words in ["plan.rhai --repair", "plan.rhai --verify", "plan.rhai --dry-run"] {
+        place.run(words).ends(0).says(accepted).never_says("would run");
+    }
+    // It runs when it is named.
+    place.run("plan.rhai --redo 01").ends(1);
+    place.run("plan.rhai --accept 01").ends(0);
+    place.run("forget plan --yes").ends(0);
+    place.run("log").ends(1).says("`kkrun forget` removed those of the steps that ran");
+}
+
+#[test]
+fn a_running_step_is_one_line_with_its_place_its_command_and_what_that_printed_last() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["bash", "-c", "echo at work; until [ -e @/m/go ]; do sleep 0.02; done"], #{ always: "a test", label: "the loop" });
+});
+step::run("02", "Second", || ());
+"#,
+    );
+    place.write("m/go", "");
+    place.run("plan.rhai").ends(0);
+    place.remove("m/go");
+    let mut session = at_terminal(&place, &["plan.rhai", "--redo", "01"]);
+    for part in ["1/2 ", "01", "First · 0 s of about 0.", " · the loop", " · at work"] {
+        // A character is a byte here.
+        let part: String = part.bytes().map(char::from).collect();
+        session.exp_string(&part).unwrap();
+    }
+    place.write("m/go", "");
+    session.exp_eof().unwrap();
+    assert_eq!(status(&session), 0);
 }

@@ -213,7 +213,7 @@ fn step_of_which_nothing_was_undone_is_not_on_hold() {
     place.run("rollback 02").ends(4).says("0 undone");
     place.run("look.rhai").ends(0).prints("01 complete\n02 drifted\n");
     place.run("rollback 02 --on-conflict overwrite").ends(0);
-    place.run("plan.rhai").ends(0).says("on hold: rolled back alone; `--redo 02` runs it again");
+    place.run("plan.rhai").ends(0).says("on hold: rolled back; `--redo 02` runs it again");
 }
 
 #[test]

@@ -19,6 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
 use super::child::{Child, awaited, number};
 use super::child_records::Slot;
+use super::lines::Lines;
 use super::spawn;
 use super::start::Ends;
 use super::table::Process;
@@ -45,6 +46,7 @@ pub(super) struct Running<'a> {
     stdin: Option<Feed<'a>>,
     stdout: Tap,
     stderr: Tap,
+    progress: Option<Progress>,
     tail: VecDeque<String>,
     started: Instant,
     /// When it last wrote something, and after how much more silence kkrun reports what it waits for.
@@ -76,7 +78,15 @@ impl<'a> Running<'a> {
         let terminal = spawn::terminal_for(command)?;
         let guard = terminal.is_some().then(terminal::Guard::new).flatten();
         let mut offspring = Offspring::before(processes);
-        let (ends, stdin, stdout, stderr) = ends_of(processes, command, terminal.as_ref())?;
+        let (mut ends, stdin, stdout, stderr) = ends_of(processes, command, terminal.as_ref())?;
+        let progress = if command.has_progress {
+            let (read, write) =
+                pipe_with(PipeFlags::CLOEXEC).context("cannot create a pipe for a command")?;
+            ends.progress = Some(write);
+            Some(Progress { pipe: read, lines: Lines::default() })
+        } else {
+            None
+        };
         let child = spawn::spawn(processes, command, ends)?;
         offspring.command = number(child.pid());
         let noted = slot.note(number(child.pid())).and_then(|()| {
@@ -98,6 +108,7 @@ impl<'a> Running<'a> {
             stdin,
             stdout,
             stderr,
+            progress,
             tail: VecDeque::new(),
             started,
             sign_of_life: started,
@@ -257,7 +268,7 @@ impl<'a> Running<'a> {
 
     fn wait_and_serve(&mut self, sink: &mut dyn FnMut(Stream, &str)) -> Result<()> {
         let timeout = timespec(self.next_deadline().saturating_duration_since(Instant::now()));
-        let mut ready = [PollFlags::empty(); 5];
+        let mut ready = [PollFlags::empty(); 6];
         {
             let watched = [
                 (self.ended.is_none()).then(|| (self.pidfd.as_fd(), PollFlags::IN)),
@@ -265,6 +276,7 @@ impl<'a> Running<'a> {
                 self.stdout.pipe.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)),
                 self.stderr.pipe.as_ref().map(|pipe| (pipe.as_fd(), PollFlags::IN)),
                 self.stdin.as_ref().map(|feed| (feed.pipe.as_fd(), PollFlags::OUT)),
+                self.progress.as_ref().map(|progress| (progress.pipe.as_fd(), PollFlags::IN)),
             ];
             let mut places = Vec::with_capacity(watched.len());
             let mut descriptors = Vec::with_capacity(watched.len());
@@ -287,14 +299,19 @@ impl<'a> Running<'a> {
                 ready[place] = descriptor.revents();
             }
         }
-        let [exit, bell, stdout, stderr, stdin] = ready.map(|events| !events.is_empty());
+        let [exit, bell, stdout, stderr, stdin, progress] = ready.map(|events| !events.is_empty());
         if bell {
             self.processes.signals.hush();
         }
         if stdin && self.stdin.as_mut().is_some_and(Feed::write) {
             self.stdin = None;
         }
-        if stdout || stderr {
+        if progress
+            && self.progress.as_mut().is_some_and(|progress| progress.is_at_end(&mut self.buffer, sink))
+        {
+            self.progress = None;
+        }
+        if stdout || stderr || progress {
             self.sign_of_life = Instant::now();
             self.report_after = self.processes.patience.silence;
         }
@@ -389,6 +406,7 @@ fn ends_of<'a>(
             stdin: terminal_end(terminal)?,
             stdout: terminal_end(terminal)?,
             stderr: terminal_end(terminal)?,
+            progress: None,
         };
         return Ok((ends, None, Tap::new(Stream::Out, None), Tap::new(Stream::Err, None)));
     }
@@ -402,8 +420,28 @@ fn ends_of<'a>(
     };
     let (out_read, stdout) = pipe()?;
     let (err_read, stderr) = pipe()?;
-    let ends = Ends { stdin, stdout, stderr };
+    let ends = Ends { stdin, stdout, stderr, progress: None };
     Ok((ends, feed, Tap::new(Stream::Out, Some(out_read)), Tap::new(Stream::Err, Some(err_read))))
+}
+
+/// The lines in which a command says what it does.
+struct Progress {
+    pipe: OwnedFd,
+    lines: Lines,
+}
+
+impl Progress {
+    /// Reads once, and returns whether there is no more.
+    fn is_at_end(&mut self, buffer: &mut [u8], sink: &mut dyn FnMut(Stream, &str)) -> bool {
+        match rustix::io::read(&self.pipe, &mut *buffer) {
+            Ok(0) => true,
+            Ok(count) => {
+                self.lines.push(&buffer[..count], |line| sink(Stream::Progress, line));
+                false
+            }
+            Err(error) => !matches!(error, Errno::INTR | Errno::AGAIN),
+        }
+    }
 }
 
 /// What is still to be written to a command.

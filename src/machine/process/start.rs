@@ -26,8 +26,8 @@ use rustix::thread::{
 };
 use zeroize::Zeroizing;
 
-use super::Value;
 use super::child::Child;
+use super::{PROGRESS, Value};
 use crate::machine::account::Account;
 use crate::machine::mount::Mounts;
 use crate::machine::signal::is_ignored;
@@ -56,6 +56,7 @@ pub(super) struct Ends {
     pub(super) stdin: OwnedFd,
     pub(super) stdout: OwnedFd,
     pub(super) stderr: OwnedFd,
+    pub(super) progress: Option<OwnedFd>,
 }
 
 /// What failed. Nothing but an error number comes back from between fork and exec: it is in the upper half of that.
@@ -108,6 +109,10 @@ impl Start<'_> {
             [&self.ends.stdin, &self.ends.stdout, &self.ends.stderr].into_iter().enumerate()
         {
             actions.add_dup2(end.as_raw_fd(), i32::try_from(standard).unwrap_or_default())?;
+        }
+        // The last one: what had this number is duplicated by now.
+        if let Some(progress) = &self.ends.progress {
+            actions.add_dup2(progress.as_raw_fd(), PROGRESS)?;
         }
         let directory = self.directory.entered()?;
         add_chdir(&mut actions, &c_string(directory.as_os_str())?)?;

@@ -51,6 +51,7 @@ impl Bench {
                     // Of a machine under load a test's command may be silent for long.
                     Stream::Report if self.is_deaf => return,
                     Stream::Report => "report:",
+                    Stream::Progress => "progress:",
                     Stream::Stopping { .. } => return,
                 };
                 lines.push(format!("{from}{line}"));
@@ -802,4 +803,18 @@ fn what_a_timed_out_command_waited_for_is_reported_last() {
     let (ended, _) = Bench::new().run(&command);
     assert_eq!(ended.status, Status::TimedOut);
     assert!(ended.tail[0].contains("sleep (process "), "{:?}", ended.tail);
+}
+
+#[test]
+fn what_a_command_does_is_apart_from_what_it_prints() {
+    let mut command = Command::new(["bash", "-c", "echo one >&3; sleep 0.05; echo printed; echo two >&3"]);
+    command.has_progress = true;
+    let (ended, mut lines) = Bench::new().run(&command);
+    lines.sort();
+    assert!(ended.is_success(), "{ended:?}");
+    assert_eq!(ended.stdout.text(), "printed\n");
+    assert!(lines.starts_with(&["printed".to_owned(), "progress:one".to_owned()]), "{lines:?}");
+    // Without it there is no such descriptor.
+    command.has_progress = false;
+    assert!(!Bench::new().run(&command).0.stderr.text().is_empty());
 }

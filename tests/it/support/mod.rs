@@ -36,7 +36,9 @@ impl Place {
     pub(crate) fn empty() -> Self {
         // Root runs nothing below a directory that others can write.
         let is_root = rustix::process::geteuid().is_root();
-        let directory = if is_root { tempfile::tempdir_in("/var/lib") } else { tempfile::tempdir() };
+        // Both names are as long: what is wrapped on a terminal is the same for both.
+        let (prefix, parent) = if is_root { (".tmp", "/var/lib") } else { (".tmpfile", "/tmp") };
+        let directory = tempfile::Builder::new().prefix(prefix).tempdir_in(parent);
         let place = Self { directory: directory.unwrap() };
         fs::create_dir(place.path("plan")).unwrap();
         fs::create_dir(place.path("m")).unwrap();
