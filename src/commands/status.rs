@@ -310,7 +310,7 @@ fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
         let head = format!("last lines of step {} (`kkrun log {id} --plan {plan}`)", step.id);
         line(&head);
         for text in &status.last_lines {
-            line(&format!("  {}", style(text).dim()));
+            line(&format!("  {}", style(brief(text)).dim()));
         }
     }
     for text in &status.next {

@@ -385,6 +385,9 @@ pub enum Entry {
         script: String,
         /// What it means now.
         fingerprint: Fingerprint,
+        /// What its script would still do, a line each: that is accepted.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        left: Vec<String>,
     },
     /// Progress is forgotten; changes are not.
     StepsReset {

@@ -123,7 +123,7 @@ impl History {
                 known.fingerprint = Some(fingerprint);
                 known.completed = seq;
                 known.error = None;
-                known.is_accepted = false;
+                known.accepted.clear();
             }
             Entry::StepFailed { step, seconds, error, .. } => {
                 let known = self.step_mut(header, step);
@@ -139,7 +139,7 @@ impl History {
                 self.claims.remove(&(header.plan.clone(), step.clone()));
                 self.step_mut(header, step).state = StepState::OnHold;
             }
-            Entry::StepAccepted { step, title, script, fingerprint } => {
+            Entry::StepAccepted { step, title, script, fingerprint, left } => {
                 let seq = header.seq;
                 let known = self.step_mut(header, step);
                 (known.title, known.script) = (title, script);
@@ -148,7 +148,7 @@ impl History {
                 known.fingerprint = Some(fingerprint);
                 known.completed = seq;
                 known.error = None;
-                known.is_accepted = true;
+                known.accepted = left;
             }
             Entry::StepsReset { steps } => {
                 self.claims.retain(|(plan, step), _| {

@@ -51,9 +51,9 @@ pub struct StepRecord {
     pub fingerprint: Option<Fingerprint>,
     /// The record that says so; 0 if it never was complete.
     pub completed: u64,
-    /// It is complete because the operator accepted it as it is.
+    /// What its script would still do, which the operator accepted.
     #[serde(default)]
-    pub is_accepted: bool,
+    pub accepted: Vec<String>,
 }
 
 impl StepRecord {

@@ -374,13 +374,13 @@ impl Runner {
         let (drift, environment) = examined(context, host, call)?;
         let asked = host.seen().take_asked();
         report.is_as_asked = record.fingerprint.as_ref().is_none_or(|then| then.environment == environment);
-        if let Some(Drift { reason, .. }) = &drift
-            && record.is_accepted
+        if let Some(Drift { reasons, .. }) = &drift
+            && is_accepted(host, &record, reasons)
         {
-            report.reason = Some(accepted(reason));
-        } else if let Some(Drift { reason, .. }) = drift {
+            report.reason = Some(accepted(reasons));
+        } else if let Some(drift) = drift {
             report.status = StepStatus::Drifted;
-            report.reason = Some(reason);
+            report.reason = Some(drift.reason());
         } else {
             report.asks = Some(asked);
             report.reason = unknown_reliance(host.seen().history(), host.seen().plan(), &call.id);
@@ -452,7 +452,7 @@ impl Runner {
 
     /// Reports, in a dry run, what `--repair` would do about a step that no longer holds.
     fn preview_repair(&self, host: &Host, call: &StepCall, drift: Drift) {
-        let changes = drift.changes.len();
+        let (changes, reason) = (drift.changes.len(), drift.reason());
         let mut session = host.session();
         if changes == 0 {
             session.count_unknown(&call.id);
@@ -461,9 +461,9 @@ impl Runner {
         }
         drop(session);
         let why = if self.selection.repair {
-            SkipReason::WouldRepair(drift.reason)
+            SkipReason::WouldRepair(reason)
         } else {
-            SkipReason::NeedsRepair(drift.reason)
+            SkipReason::NeedsRepair(reason)
         };
         Self::skip(host, call, why, None);
     }
@@ -480,7 +480,7 @@ impl Runner {
         let drift = looking(host, || drift_of(context, host, call))?;
         if let Some(drift) = drift {
             self.state.borrow_mut().is_unmet = true;
-            Self::skip(host, call, SkipReason::Drifted(drift.reason), record);
+            Self::skip(host, call, SkipReason::Drifted(drift.reason()), record);
             return Ok(());
         }
         Self::skip_examined(host, call, record);
@@ -550,7 +550,10 @@ impl StepRunner for Runner {
                 let then = record.as_ref().and_then(|record| record.fingerprint.clone());
                 let fingerprint = Self::fingerprint_now(context, &host, call, then.as_ref())?;
                 let (step, title, script) = (call.id.clone(), call.title.clone(), script_of(call));
-                host.session().record(Entry::StepAccepted { step, title, script, fingerprint })?;
+                let drift = host.reporter().apart(|| looking(&host, || drift_of(context, &host, call))).0?;
+                let reasons = drift.map(|drift| drift.reasons).unwrap_or_default();
+                let left = reasons.iter().map(|reason| host.reporter().redact(reason)).collect();
+                host.session().record(Entry::StepAccepted { step, title, script, fingerprint, left })?;
                 Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
                 Ok(())
             }
@@ -558,7 +561,9 @@ impl StepRunner for Runner {
                 let (drift, seen) =
                     host.reporter().apart(|| looking(&host, || drift_of(context, &host, call)));
                 let drift = drift?;
-                let is_accepted = record.as_ref().is_some_and(|record| record.is_accepted);
+                let is_accepted = drift.as_ref().is_some_and(|drift| {
+                    record.as_ref().is_some_and(|record| is_accepted(&host, record, &drift.reasons))
+                });
                 let runs = self.selection.repair && self.doing == Doing::Act;
                 let is_shown = |event: &&Event| match event {
                     Event::Note { .. } => true,
@@ -577,7 +582,7 @@ impl StepRunner for Runner {
                 };
                 if is_accepted {
                     Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
-                    host.reporter().note(format!("step {}: {}", call.id, accepted(&drift.reason)));
+                    host.reporter().note(format!("step {}: {}", call.id, accepted(&drift.reasons)));
                     return Ok(());
                 }
                 if runs {
@@ -585,12 +590,12 @@ impl StepRunner for Runner {
                         context,
                         &host,
                         call,
-                        Some(format!("no longer holds: {}", drift.reason)),
+                        Some(format!("no longer holds: {}", drift.reason())),
                     );
                 }
                 self.state.borrow_mut().is_unmet = true;
                 if self.selection.verify {
-                    Self::skip(&host, call, SkipReason::Drifted(drift.reason), record.as_ref());
+                    Self::skip(&host, call, SkipReason::Drifted(drift.reason()), record.as_ref());
                     self.state.borrow_mut().drifted.push(call.id.clone());
                     return Ok(());
                 }
@@ -773,15 +778,27 @@ fn stale(
 
 /// That a complete step no longer holds.
 struct Drift {
-    /// What no longer holds.
-    reason: String,
+    /// What no longer holds, at least one thing.
+    reasons: Vec<String>,
     /// What would make it hold again, as far as that can be predicted.
     changes: Vec<WouldChange>,
 }
 
-/// What is said of a step that the operator accepted though its script would do something.
-fn accepted(reason: &str) -> String {
-    format!("accepted as it is; its script would still {reason}")
+impl Drift {
+    /// What no longer holds, in one line.
+    fn reason(&self) -> String {
+        self.reasons.join("; ")
+    }
+}
+
+/// Whether all of this was left when the operator accepted the step as it was.
+fn is_accepted(host: &Host, record: &StepRecord, reasons: &[String]) -> bool {
+    reasons.iter().all(|reason| record.accepted.contains(&host.reporter().redact(reason)))
+}
+
+/// What is said of it.
+fn accepted(reasons: &[String]) -> String {
+    format!("accepted as it is; its script would still {}", reasons.join("; "))
 }
 
 /// What of a step no longer holds, by evaluating it without changing anything. The session is in a dry run.
@@ -805,18 +822,16 @@ fn examined(
     let _discarded = host.take_failed_mutation();
     let (repeated, drifted): (Vec<_>, Vec<_>) =
         host.session().forget_would_change_since(before).into_iter().partition(|would| would.is_repeated);
-    let reason = match outcome {
+    let reasons = match outcome {
         Err(Stop::Interrupted(interruption)) => return Err(interruption.into()),
-        _ if !drifted.is_empty() => {
-            drifted.iter().map(|would| would.summary.as_str()).collect::<Vec<_>>().join("; ")
-        }
+        _ if !drifted.is_empty() => drifted.iter().map(|would| would.summary.clone()).collect(),
         Ok(()) => return Ok((None, environment)),
         // What a command prints that runs each time cannot be known without running it: the rest is not examined.
         Err(Stop::Unpredictable { .. }) if !repeated.is_empty() => return Ok((None, environment)),
-        Err(Stop::Failed(failure)) => failure.message,
-        Err(Stop::Unpredictable { why, .. }) => why,
+        Err(Stop::Failed(failure)) => vec![failure.message],
+        Err(Stop::Unpredictable { why, .. }) => vec![why],
     };
-    Ok((Some(Drift { reason, changes: drifted }), environment))
+    Ok((Some(Drift { reasons, changes: drifted }), environment))
 }
 
 /// Evaluates a step's script or closure.

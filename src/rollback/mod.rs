@@ -153,7 +153,8 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
             Undoing { session, request, block: None, tried: BTreeSet::new(), started: Vec::new(), report };
         undoing.run_complete_handlers(&[])?;
         let report = undoing.report;
-        conclude(session, request, |_| false)?;
+        let claiming = claiming_steps(session);
+        conclude(session, request, |word| claiming.contains(word))?;
         return Ok(report);
     }
     name_missing_backups(session, &apart(session, &candidates).1);
@@ -170,11 +171,15 @@ pub fn apply(session: &mut Session, request: &Request) -> Result<Report> {
     undoing.undo(&candidates, left)?;
     let report = undoing.report;
     let is_of = |row: &Row, word: &str| row.step.as_deref() == Some(word);
+    let claiming = claiming_steps(session);
     let is_undone = |word: &str| {
         // What was left to another step is not of this one any more.
-        let left = report.kept.iter().filter(|row| row.is_left);
+        let (gone, kept): (Vec<&Row>, Vec<&Row>) = report.kept.iter().partition(|row| row.is_left);
+        let mut left = report.conflicts.iter().chain(kept).chain(&report.failed);
         // What was undone before a rollback was killed is not in its report.
-        unfinished.is_some() || report.undone.iter().chain(left).any(|row| is_of(row, word))
+        unfinished.is_some()
+            || report.undone.iter().chain(gone).any(|row| is_of(row, word))
+            || claiming.contains(word) && !left.any(|row| is_of(row, word))
     };
     conclude(session, request, is_undone)?;
     session.record(Entry::RollbackEnded {
@@ -223,6 +228,12 @@ fn refuse_beside(unfinished: &UnfinishedRollback, plan: &str, request: &Request)
         ))
         .hint(format!("finish it with `{}`", unfinished.invocation()))
     )
+}
+
+/// The steps of the plan that claim what others made: rolled back, they do not any more.
+fn claiming_steps(session: &Session) -> BTreeSet<String> {
+    let claims = session.history().claims.keys();
+    claims.filter(|(plan, _)| plan == session.plan()).map(|(_, step)| step.clone()).collect()
 }
 
 /// Records the states of the steps after the undo. They are recorded before the end of the rollback, so that a

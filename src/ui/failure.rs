@@ -11,7 +11,7 @@ use crate::pasteable::pasteable;
 const TAIL: usize = 15;
 
 /// How many columns a command has in a message that a longer text accompanies.
-const BRIEF: usize = 48;
+const BRIEF: usize = 72;
 
 /// Writes a failure to standard error.
 pub fn show(error: &anyhow::Error) {
@@ -50,6 +50,10 @@ fn text(message: &str, failure: &Failure) -> String {
 
 /// A sentence with its long commands cut.
 pub fn brief(message: &str) -> String {
+    // As a log has the command that it begins with.
+    if let Some(command) = message.strip_prefix("$ ") {
+        return format!("$ {}", truncate_str(command, BRIEF, "…"));
+    }
     let parts: Vec<&str> = message.split('`').collect();
     let is_balanced = parts.len() % 2 == 1;
     let cut = |(at, part): (usize, &&str)| {

@@ -49,7 +49,8 @@ fn wrapped_to(line: &str, width: usize, behind: usize) -> String {
     textwrap::fill(text, options)
 }
 
-/// Splits at spaces, but not within a command that can be pasted: its second line would be a command of its own.
+/// Splits at spaces, but neither behind a number, which its unit follows, nor within a command that can be pasted: its
+/// second line would be a command of its own.
 fn words(line: &str) -> Box<dyn Iterator<Item = Word<'_>> + '_> {
     let mut rest = line;
     Box::new(std::iter::from_fn(move || {
@@ -68,7 +69,14 @@ fn end_of_word(text: &str) -> usize {
     {
         end = space_from(end + quote);
     }
-    end + text[end..].len() - text[end..].trim_start_matches(' ').len()
+    let next = text.len() - text[end..].trim_start_matches(' ').len();
+    let is_number = text[..end].ends_with(|letter: char| letter.is_ascii_digit());
+    let has_unit = text[next..].starts_with(char::is_alphabetic);
+    if is_number && has_unit || text[..end].ends_with("today") {
+        next + end_of_word(&text[next..])
+    } else {
+        next
+    }
 }
 
 #[cfg(test)]
@@ -83,6 +91,11 @@ mod tests {
             format!("   next: make it first\n         in\n         {path}\n         and run")
         );
         assert_eq!(wrapped_to("  short", 24, 4), "  short");
+    }
+
+    #[test]
+    fn a_number_stays_with_its_unit() {
+        assert_eq!(wrapped_to("it took today 12:34 and 0.6 s", 17, 0), "it took\ntoday 12:34 and\n0.6 s");
     }
 
     #[test]

@@ -290,9 +290,10 @@ waits=yes deb one 1.0 two; deb two 1.0; waits=yes deb three 1.0; archive
 # at_terminal: a run on a terminal of 140 columns; what is written to descriptor 9 is typed there.
 at_terminal() {
     rm -f /root/keys /root/seen; mkfifo /root/keys
-    script -qefc "stty cols 140; TERM=xterm '$kkrun' --state-dir /root/state plan.rhai" /root/seen <>/root/keys >/dev/null &
+    env --default-signal=INT,QUIT script -qefc "stty cols 140; TERM=xterm '$kkrun' --state-dir /root/state plan.rhai" /root/seen <>/root/keys >/dev/null &
     terminal=$!
     exec 9>/root/keys
+    until [[ -e /root/seen ]]; do sleep 0.1; done
 }
 sees() {
     for n in {1..600}; do
@@ -301,7 +302,7 @@ sees() {
     done
     cp /root/seen /root/said; fail "not seen: $1"
 }
-plan 'pkg::install(["one"]);'
+plan 'pkg::install(["one"]); file::write("/root/behind", "");'
 at_terminal
 sees "configuring one (2/2)"; sees "1/1 "
 printf '\003' >&9
@@ -310,6 +311,7 @@ kill -0 $terminal
 touch /root/go
 ended=0; wait $terminal || ended=$?
 is "after what was begun" "130 1.0 1.0" "$ended $(version one) $(version two)"
+[[ ! -e /root/behind ]]
 
 rm /root/go
 plan 'pkg::install(["one"]); pkg::install(["three"]);'

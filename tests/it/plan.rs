@@ -53,7 +53,7 @@ fn step_is_stale_when_its_fingerprint_changes_and_not_when_its_comments_do() {
         "01 stale (its script changed)\n02 stale (settings::url http://dashboard:80/ → http://kiosk:80/)\n\
          03 stale (settings::name dashboard → kiosk)\n",
     );
-    place.run("plan.rhai --accept 01").ends(0).says("01 First                  recorded");
+    place.run("plan.rhai --accept 01").ends(0).says("01 First                  accepted as it is");
     assert_eq!(place.read("m/first"), "1\n");
     assert_eq!(
         (place.read("m/second"), place.read("m/third")),
@@ -843,8 +843,8 @@ fn logs_that_were_forgotten_are_said_to_be_removed() {
         Place::new(r#"step::run("01", "First", || { print("here"); file::write("@/m/f", "1\n"); });"#);
     place.run("plan.rhai").ends(0);
     place.run("forget plan --yes").ends(0);
-    place.run("log").ends(1).says("no log found: those of the steps that ran were removed");
-    place.run("log 01").ends(1).says("no log found: that of step `01` was removed");
+    place.run("log").ends(1).says("no log found: `kkrun forget` removed those of the steps that ran");
+    place.run("log 01").ends(1).says("no log found: `kkrun forget` removed that of step `01`");
 }
 
 #[test]

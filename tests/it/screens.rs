@@ -55,7 +55,7 @@ impl Scene<'_> {
         let words = std::iter::once(kkrun.get_program()).chain(kkrun.get_args());
         let words = shell_words::join(words.map(|word| word.to_str().unwrap()));
         let mut command = std::process::Command::new("sh");
-        command.args(["-c", &format!("stty rows 100 cols {columns}; {words}; echo \"exit $?\"")]);
+        command.args(["-c", &format!("stty rows 100 cols {columns} echo; {words}; echo \"exit $?\"")]);
         command.current_dir(place.path("plan")).env_clear().env("TZ", "UTC").env("TERM", "xterm-256color");
         command.env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("LANG", "C.UTF-8");
         let mut session = spawn_command(command, Some(60_000)).unwrap();
