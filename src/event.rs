@@ -744,7 +744,7 @@ impl Reporter {
             // Data: a consumer needs every byte.
             Event::Output { text } => *text = self.redact(text),
             Event::CommandLine { text, .. } => *text = printable(on_screen(&self.redact(text))).into_owned(),
-            Event::Said { text, .. } => *text = redact(text),
+            Event::Said { text, .. } | Event::CommandProgress { text } => *text = redact(text),
             Event::Note { text } => *text = pasteable(&redact(text)),
             Event::CommandStarted { label }
             | Event::CommandEnded { label, .. }
@@ -770,7 +770,6 @@ impl Reporter {
                 *target = redact(target);
                 *detail = detail.as_deref().map(|detail| pasteable(&redact(detail)));
             }
-            Event::CommandProgress { text } => *text = redact(text),
             Event::StepFailed { error, .. } => *error = redact(error),
             Event::Stopping { command, .. } => *command = redact(command),
             Event::Error { message, hints, output, .. } => {

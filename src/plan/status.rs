@@ -150,10 +150,11 @@ fn removed_steps(history: &History, plan: &str, reports: &[StepReport]) -> Vec<S
         status: by_record(record, false),
         reason: Some(match taken_over_by(history, plan, id, reports) {
             Some(by) => format!("no longer in the plan; what it made is asked for by step {by}"),
-            None => {
-                let (id, of_plan) = (shell_words::quote(id), history.plan_option(plan));
-                format!("no longer in the plan; `kkrun rollback {id}{of_plan}` undoes it")
-            }
+            None => format!(
+                "no longer in the plan; `kkrun rollback {}{}` undoes it",
+                shell_words::quote(id),
+                history.plan_option(plan)
+            ),
         }),
         asks: None,
         is_as_asked: true,
