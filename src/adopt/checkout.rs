@@ -2,10 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use super::files::Towards;
 use super::literal;
-use super::product;
-use super::trace::Command;
+use super::side::Side;
 
 /// A directory that `git clone` made.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,9 +20,7 @@ impl Checkout {
     /// The call that makes it; it may contain secrets.
     pub(super) fn code(&self) -> String {
         let directory = self.directory.to_string_lossy();
-        let arguments = [&self.url, &self.branch, directory.as_ref(), &self.user]
-            .map(|word| literal::string(word))
-            .join(", ");
+        let arguments = [&*self.url, &*self.branch, &*directory, &*self.user].map(literal::string).join(", ");
         let options = if self.has_submodules { vec![("submodules", "true".to_owned())] } else { Vec::new() };
         format!("git::checkout({arguments}{});", literal::options(&options))
     }
@@ -39,16 +35,13 @@ impl Checkout {
         path.strip_prefix(self.repository())
             .is_ok_and(|inner| !["config", "hooks", "info"].iter().any(|own| inner.starts_with(own)))
     }
-}
 
-impl Towards<'_> {
-    /// The checkout at this directory that this command made; `None` if it names no origin, has what the origin does not have,
-    /// or belongs to someone else than the user of the command.
-    pub(super) fn checkout(&self, directory: &Path, command: &Command) -> Option<Checkout> {
-        let files = &self.to.files;
+    /// The checkout at this directory of `side` that a command of `user` made; `None` if it names no origin, has what the
+    /// origin does not have, or belongs to someone else.
+    pub(super) fn at(side: &Side, directory: &Path, user: String) -> Option<Self> {
+        let files = &side.files;
         let text = |name: &str| files.text(&directory.join(".git").join(name).to_string_lossy());
-        let user = product::as_user(command.words()).0.unwrap_or_else(|| "root".to_owned());
-        if self.to.owners(&files.look(directory).ok()??).0 != user {
+        if side.owners(&files.look(directory).ok()??).0 != user {
             return None;
         }
         let (head, packed) = (text("HEAD"), text("packed-refs"));

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::action::{Action, Place};
+use super::checkout::Checkout;
 use super::output::Output;
 use super::product::{self, Product};
 use super::secret::Secrets;
@@ -151,7 +152,7 @@ impl Towards<'_> {
                 if products.iter().any(|product| product.roots.iter().any(|root| root == directory)) {
                     continue;
                 }
-                if let Some(checkout) = self.checkout(directory, command) {
+                if let Some(checkout) = Checkout::at(self.to, directory, product::user_of(command)) {
                     let roots = vec![directory.to_owned()];
                     products.push(Product { command, roots, checkout: Some(checkout) });
                 }
@@ -216,12 +217,10 @@ impl Towards<'_> {
             }
             let inside = |product: &&Product<'_>| product.roots.iter().any(|inner| inner.starts_with(root));
             let makers = products.iter().filter(inside).map(|product| product.command);
-            let maker =
-                |command: &Command| product::as_user(command.words()).0.unwrap_or_else(|| "root".to_owned());
-            if makers.clone().all(|command| maker(command) == owned.0) {
+            if makers.clone().all(|command| product::user_of(command) == owned.0) {
                 continue;
             }
-            let mut options = self.ownership(owned, ("root".to_owned(), "root".to_owned()));
+            let mut options = self.ownership(owned, &("root".to_owned(), "root".to_owned()));
             if is_directory {
                 options.push(("recursive", "true".to_owned()));
             }
@@ -457,7 +456,7 @@ impl Towards<'_> {
             let above = path.parent().and_then(|above| self.to.files.look(above).ok().flatten());
             (above.map(|above| self.to.owners(&above)).unwrap_or_default(), mode)
         };
-        let mut options = self.ownership((owner, group), usual.0);
+        let mut options = self.ownership((owner, group), &usual.0);
         if after.mode != usual.1 {
             options.push(("mode", literal::string(&format!("{:04o}", after.mode))));
         }
@@ -468,7 +467,7 @@ impl Towards<'_> {
     pub(super) fn ownership(
         &self,
         (owner, group): (String, String),
-        usual: (String, String),
+        usual: &(String, String),
     ) -> Vec<(&'static str, String)> {
         let mut options = Vec::new();
         let mut usual_group = Some(usual.1.as_str());

@@ -198,19 +198,17 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     }
     let from = reference.as_ref().map_or(&base, |alone| &alone.side);
 
-    let mut paths = observed.after.changed.clone();
-    paths.extend(reference.iter().flat_map(|alone| alone.changed.iter().cloned()));
+    let of_packages = reference.as_ref().map(|alone| &alone.changed);
+    let changed: BTreeSet<&PathBuf> =
+        observed.after.changed.iter().chain(of_packages.into_iter().flatten()).collect();
     let mut differing = Vec::new();
-    for path in paths {
-        if from.difference(&path, after, false)?.is_some() {
-            differing.push(path);
+    for path in changed {
+        if from.difference(path, after, false)?.is_some() {
+            learn(&mut secrets, from, after, path)?;
+            differing.push(path.clone());
         }
     }
-    for path in &differing {
-        learn(&mut secrets, from, after, path)?;
-    }
     let during = observed.during;
-    let of_packages = reference.as_ref().map(|alone| &alone.changed);
     let towards =
         Towards { from, to: after, trace: &trace, during, secrets: &secrets, packaged: of_packages };
     let found = towards.of(&differing, &mut output)?;
@@ -230,8 +228,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         .chain(databases)
         .chain(units)
         .chain(unit::reboot(&trace, script));
-    let actions = actions.collect();
-    write(actions, &secrets, &mut output)?;
+    write(actions.collect(), &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));
 
     tell(Stage::Proving);

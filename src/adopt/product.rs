@@ -110,6 +110,11 @@ fn name_of(program: &str) -> &str {
     program.rsplit('/').next().unwrap_or(program)
 }
 
+/// As whom a command runs.
+pub(super) fn user_of(command: &Command) -> String {
+    as_user(command.words()).0.unwrap_or_else(|| "root".to_owned())
+}
+
 /// As whom a command runs, if it says so, and the command without that. Source: sudo(8), runuser(1), su(1).
 pub(super) fn as_user(words: Vec<String>) -> (Option<String>, Vec<String>) {
     let program = words.first().map(|program| name_of(program).to_owned()).unwrap_or_default();

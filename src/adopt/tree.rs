@@ -66,7 +66,7 @@ impl Towards<'_> {
     pub(super) fn tree(&self, tree: &Tree, directory: &Seen, output: &mut Output) -> Result<Vec<Action>> {
         let above = tree.root.parent().and_then(|above| self.to.files.look(above).ok().flatten());
         let usual = above.map(|above| self.to.owners(&above)).unwrap_or_default();
-        let options = self.ownership(self.to.owners(directory), usual);
+        let options = self.ownership(self.to.owners(directory), &usual);
         let mut of_mode: BTreeMap<u32, Vec<String>> = BTreeMap::new();
         let mut code = Vec::new();
         let mut kept = String::new();

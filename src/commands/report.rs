@@ -158,7 +158,7 @@ impl Collector<'_> {
         let steps = self.steps(seconds, is_running)?;
         let (mark, outcome) = self.outcome(&steps, is_running);
         let counts = counts(&steps.list);
-        let problems = self.problems(&steps)?;
+        let problems = self.problems(&steps);
         let now = status_of(self.launch, self.history, plan, None)?;
         let newest = self.history.last_runs.get(plan).filter(|newest| newest.run != run.run);
         let later = newest.map(|newest| {
@@ -266,7 +266,6 @@ impl Collector<'_> {
         steps.list.len() - 1
     }
 
-    #[expect(clippy::too_many_lines, reason = "one arm for every kind of record")]
     fn take_in(&self, steps: &mut Steps, Record { header, entry }: &Record) -> Result<()> {
         let at = self.seconds(header.time);
         let plan = header.plan.as_str();
@@ -297,7 +296,7 @@ impl Collector<'_> {
             }
             Entry::Done { change, .. } => self.settle(steps, *change, at, (Mark::Good, "made"), None)?,
             Entry::Void { change, why } => {
-                self.settle(steps, *change, at, (Mark::Plain, "not made"), Some(why))?
+                self.settle(steps, *change, at, (Mark::Plain, "not made"), Some(why))?;
             }
             Entry::UndoIntent { change } => {
                 let of = self.history.change(*change).and_then(|change| change.intent.step.as_deref());
@@ -520,7 +519,7 @@ impl Collector<'_> {
         }
     }
 
-    fn problems(&self, steps: &Steps) -> Result<Vec<Problem>> {
+    fn problems(&self, steps: &Steps) -> Vec<Problem> {
         let mut problems = Vec::new();
         for (at, (step, id)) in steps.list.iter().zip(&steps.ids).enumerate() {
             let is_broken = matches!(step.word, "failed" | "interrupted" | "unfinished");
@@ -538,7 +537,7 @@ impl Collector<'_> {
                 });
             }
         }
-        Ok(problems)
+        problems
     }
 
     /// What the operator can decide about a change that is in conflict.

@@ -116,6 +116,12 @@ impl<'a> IntoIterator for &'a Changes {
     }
 }
 
+/// A step, or none, of a plan and, if that is not `plan`, its plan.
+pub fn whose(of: &str, step: Option<&str>, plan: &str) -> String {
+    let step = step.map_or_else(|| "a script without steps".to_owned(), |step| format!("step {step}"));
+    if of == plan { step } else { format!("{step} of the plan `{of}`") }
+}
+
 /// How many changes are looked at, for the tests of growth: those count work, and measure no time.
 #[cfg(test)]
 pub(crate) mod work {
@@ -140,10 +146,4 @@ pub(crate) mod work {
 #[cfg(not(test))]
 mod work {
     pub(super) fn add(_: usize) {}
-}
-
-/// A step, or none, of a plan and, if that is not `plan`, its plan.
-pub fn whose(of: &str, step: Option<&str>, plan: &str) -> String {
-    let step = step.map_or_else(|| "a script without steps".to_owned(), |step| format!("step {step}"));
-    if of == plan { step } else { format!("{step} of the plan `{of}`") }
 }

@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::machine::files::PathText;
 use super::plain::PlainData;
+use crate::machine::files::PathText;
 use crate::target::{Footprint, States, Target, states_as_list};
 
 /// The identity of a change: the sequence number of its intent.

@@ -256,7 +256,7 @@ impl Report {
                         (self.time_line())
                         (self.now())
                     }
-                    (self.footer())
+                    (footer())
                 }
             }
         };
@@ -424,17 +424,6 @@ impl Report {
         }
     }
 
-    fn footer(&self) -> Markup {
-        html! {
-            footer {
-                p {
-                    "Made by kkrun " (env!("CARGO_PKG_VERSION")) " from the journal and the logs of the machine. "
-                    "Steps that were complete before this run are not listed. Secrets are masked."
-                }
-            }
-        }
-    }
-
     fn moment(&self, then: Timestamp) -> Markup {
         let zoned = then.to_zoned(self.zone.clone());
         html! { time datetime=(then.strftime("%Y-%m-%dT%H:%M:%SZ")) { (zoned.strftime("%Y-%m-%d %H:%M:%S %Z")) } }
@@ -556,6 +545,17 @@ fn pre(lines: &[Text]) -> Markup {
                     Some(b'@') => span.hunk { (line) "\n" },
                     _ => span { (line) "\n" },
                 }
+            }
+        }
+    }
+}
+
+fn footer() -> Markup {
+    html! {
+        footer {
+            p {
+                "Made by kkrun " (env!("CARGO_PKG_VERSION")) " from the journal and the logs of the machine. "
+                "Steps that were complete before this run are not listed. Secrets are masked."
             }
         }
     }

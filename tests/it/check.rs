@@ -42,7 +42,7 @@ fn array_is_a_value_in_json_and_toml_only() {
         .run("plan.rhai")
         .ends(2)
         .says("expected a string, a number, a bool or a secret as a value in `/etc/a.conf`, found an array")
-        .says("plan.rhai:1:32")
+        .says("plan.rhai:1:33")
         .says("as a value in `/etc/a.ini`")
         .says("next: only JSON and TOML have other values");
 }

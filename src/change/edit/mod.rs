@@ -197,8 +197,8 @@ impl EditChange {
         let (content, edited) = (Rc::new(bytes.to_vec()), Rc::new(text));
         let is_several = parts.len() > 1;
         let change = |(number, (entry, secret, lines, texts, made))| {
-            let (entry, lines, texts): (&FileEntry, Option<Range<usize>>, [Option<Vec<u8>>; 2]) =
-                (entry, lines, texts);
+            let (entry, lines): (&FileEntry, Option<Range<usize>>) = (entry, lines);
+            let texts: [Option<Vec<u8>>; 2] = texts;
             let [before_text, after_text] = texts.each_ref().map(Option::as_deref);
             let inverse = EditInverse {
                 path: PathText::new(&*found.path),
