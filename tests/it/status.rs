@@ -316,7 +316,7 @@ fn hints_name_the_plan_where_there_are_several() {
     let undo: Vec<&str> = commands.collect();
     assert!(!undo.is_empty(), "{status}");
     for command in undo {
-        let words = shell_words::split(&command.replace("@", &place.root())).unwrap();
+        let words = shell_words::split(&command.replace('@', &place.root())).unwrap();
         let words: Vec<&str> = words[1..].iter().map(String::as_str).collect();
         assert!(command.ends_with(" --plan plan"), "{command}");
         place.run_words(&[&words[..], &["--dry-run"]].concat()).ends(6);
