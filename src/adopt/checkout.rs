@@ -1,5 +1,6 @@
 //! A checkout of a git repository: what names where it came from can make it again.
 
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use super::literal;
@@ -14,6 +15,8 @@ pub(super) struct Checkout {
     branch: String,
     user: String,
     has_submodules: bool,
+    /// The list of the files that git knows.
+    index: Vec<u8>,
 }
 
 impl Checkout {
@@ -28,6 +31,16 @@ impl Checkout {
     /// What is compared as one: the commits come in packs that git makes as it likes.
     pub(super) fn repository(&self) -> PathBuf {
         self.directory.join(".git")
+    }
+
+    /// Whether git knows nothing of this path in the working tree. What is in submodules is not looked at.
+    pub(super) fn is_untracked(&self, path: &Path) -> bool {
+        let Ok(inner) = path.strip_prefix(&self.directory) else { return false };
+        let inside = inner.as_os_str().as_bytes();
+        !self.has_submodules
+            && !inside.is_empty()
+            && !path.starts_with(self.repository())
+            && !is_listed(&self.index, inside)
     }
 
     /// Whether git itself keeps this path, but for what people write there.
@@ -60,8 +73,26 @@ impl Checkout {
         };
         let has_submodules = files.look(&directory.join(".git/modules")).ok()?.is_some();
         let url = origin(&text("config"))?;
-        Some(Checkout { directory: directory.to_owned(), url, branch, user, has_submodules })
+        let index = files.bytes(&directory.join(".git/index")).ok()??;
+        Some(Checkout { directory: directory.to_owned(), url, branch, user, has_submodules, index })
     }
+}
+
+/// Whether an index has an entry of this name, or one below it. Before a name is its length, in the lower twelve bits of two
+/// bytes, behind it a zero byte. Source: gitformat-index(5), of the versions 2 and 3.
+fn is_listed(index: &[u8], name: &[u8]) -> bool {
+    memchr::memmem::find_iter(index, name).any(|at| {
+        let length = at
+            .checked_sub(2)
+            .map(|before| usize::from(index[before] & 0xf) << 8 | usize::from(index[at - 1]));
+        let Some(length) = length.filter(|length| *length >= name.len()) else { return false };
+        let behind = index.get(at + name.len());
+        if length == name.len() {
+            behind == Some(&0)
+        } else {
+            behind == Some(&b'/') && index.get(at + length) == Some(&0)
+        }
+    })
 }
 
 /// The address of the remote `origin`. Source: git-config(1).
@@ -120,6 +151,7 @@ mod tests {
             branch: "main".into(),
             user: "kim".into(),
             has_submodules: true,
+            index: Vec::new(),
         };
         assert_eq!(
             checkout.code(),
@@ -127,5 +159,10 @@ mod tests {
         );
         assert!(checkout.keeps(Path::new("/srv/y/.git/index")));
         assert!(!checkout.keeps(Path::new("/srv/y/.git/config")) && !checkout.keeps(Path::new("/srv/y/a")));
+        let index = b"DIRC....\x00\x05a/b/c\0\0\0....\x00\x04page\0";
+        let checkout = Checkout { has_submodules: false, index: index.to_vec(), ..checkout };
+        let is_untracked = |name: &str| checkout.is_untracked(&Path::new("/srv/y").join(name));
+        assert!(["page", "a/b/c", "a/b", "a", ".git/x", ""].iter().all(|name| !is_untracked(name)));
+        assert!(["c", "b", "pag", "page/x", "a/b/c/d", "local"].iter().all(|name| is_untracked(name)));
     }
 }

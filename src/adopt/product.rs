@@ -70,8 +70,11 @@ impl Product<'_> {
         self.roots.iter().any(|root| {
             path == root
                 || path.starts_with(root)
-                    && (command.is_none_or(is_maker)
-                        || self.checkout.as_ref().is_some_and(|checkout| checkout.keeps(path)))
+                    && match &self.checkout {
+                        Some(checkout) if checkout.keeps(path) => true,
+                        Some(checkout) if checkout.is_untracked(path) => false,
+                        _ => command.is_none_or(is_maker),
+                    }
         })
     }
 

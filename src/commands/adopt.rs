@@ -74,7 +74,11 @@ fn conclude(reporter: &Reporter, adopted: &Adopted) {
     }
     let comparison = &adopted.comparison;
     let rest = comparison.remaining.len();
-    let listed = if rest == 0 { String::new() } else { format!("; {rest} are listed in REPORT.md") };
+    let listed = match rest {
+        0 => String::new(),
+        1 => "; 1 is listed in REPORT.md".to_owned(),
+        _ => format!("; {rest} are listed in REPORT.md"),
+    };
     let second = match adopted.second_run {
         Some(0) => "a second run changes nothing".to_owned(),
         Some(count) => format!("a second run changes {count} things"),

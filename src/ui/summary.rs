@@ -125,6 +125,7 @@ fn counted(kind: &str, count: usize) -> String {
         "block" => ("block", "blocks"),
         "whole_line" => ("line", "lines"),
         "command" => ("command", "commands"),
+        "captured" => ("captured command", "captured commands"),
         "packages" => ("package", "packages"),
         "statement" => ("statement", "statements"),
         other => return if count == 1 { format!("1 {other}") } else { format!("{count} {other}s") },
