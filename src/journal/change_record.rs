@@ -74,7 +74,7 @@ impl ChangeRecord {
 }
 
 /// Changes, oldest first. To go through them is work for all of them: what is asked of one is found by its identity, or
-/// in an [`Index`].
+/// in an [`Index`](super::Index).
 #[derive(Clone, Debug, Default)]
 pub struct Changes {
     pub(super) list: Vec<ChangeRecord>,

@@ -72,9 +72,9 @@ pub(super) struct Watch {
     pub(super) theirs: Listing,
     /// The product that the command changes.
     pub(super) changed: Option<Watched>,
-    /// As in [`ProductRecord`].
+    /// As in [`ProductRecord`](super::ProductRecord).
     pub(super) user: Option<u32>,
-    /// As in [`ProductRecord`].
+    /// As in [`ProductRecord`](super::ProductRecord).
     pub(super) runs_as: Option<String>,
     /// What kkrun's commands left of the product and something else modified or removed, by its path from there.
     pub(super) modified: Vec<PathBuf>,
