@@ -74,6 +74,7 @@ fn conclude(reporter: &Reporter, adopted: &Adopted) {
     }
     let comparison = &adopted.comparison;
     let rest = comparison.remaining.len();
+    let several = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
     let listed = match rest {
         0 => String::new(),
         1 => "; 1 is listed in REPORT.md".to_owned(),
@@ -81,16 +82,18 @@ fn conclude(reporter: &Reporter, adopted: &Adopted) {
     };
     let second = match adopted.second_run {
         Some(0) => "a second run changes nothing".to_owned(),
-        Some(count) => format!("a second run changes {count} things"),
+        Some(count) => format!("a second run changes {}", several(count, "thing")),
         None => "a second run fails".to_owned(),
     };
     let packages = match adopted.left_by_packages {
         0 => String::new(),
-        count => format!(", but for {count} paths that removed packages leave"),
+        count => format!(", but for what removed packages leave ({})", several(count as u64, "path")),
     };
     let rollback = match (adopted.rollback, adopted.left.len()) {
         (0, 0) => format!("a rollback leaves the base{packages}"),
-        (0, count) => format!("a rollback leaves {count} paths that are not as in the base{packages}"),
+        (0, count) => {
+            format!("a rollback leaves {} not as in the base{packages}", several(count as u64, "path"))
+        }
         (code, _) => format!("a rollback ends with exit status {code}"),
     };
     reporter.note(format!("{second}, and {rollback}"));
