@@ -28,7 +28,7 @@ pub(super) fn execute(options: &Options, script: &Path, words: &[String]) -> Res
     }
 }
 
-/// Refuses what is no script, and nearly a command.
+/// Refuses a word that is not a script, but close to the name of a command.
 fn refuse_misspelt_command(script: &Path) -> Result<()> {
     let Some(typed) = script.to_str().filter(|_| script.extension().is_none() && !script.exists()) else {
         return Ok(());
