@@ -352,6 +352,44 @@ step::run("02", "Two", || config::set("@/m/daemon.json", "debug", true));"#,
 }
 
 #[test]
+fn a_document_that_no_longer_parses_is_a_conflict_of_its_rollback_and_stops_nothing_else() {
+    let plan = r#"step::run("01", "One", || {
+    config::set("@/m/daemon.json", #{ "debug": true, dns: ["1.1.1.1"] });
+    config::set("@/m/a.toml", "a", 2);
+    config::set("@/m/a.env", "A", 2);
+    file::write("@/m/new", "new\n");
+});"#;
+    for (policy, exit) in [("", 4), (" --on-conflict keep", 0), (" --on-conflict overwrite", 0)] {
+        let place = Place::new(plan)
+            .with("m/daemon.json", DAEMON)
+            .with("m/a.toml", "a = 1\n")
+            .with("m/a.env", "A=1\n");
+        place.run("plan.rhai").ends(0);
+        let broken = place.read("m/daemon.json").replacen("{\n", "{ oops\n", 1);
+        place.write("m/daemon.json", &broken);
+        place.write("m/a.toml", "a = 2\na = 3\n");
+        place.write("m/a.env", "A=2\nA=3\n");
+        place.run(&format!("rollback --dry-run{policy}"));
+        assert!(place.exists("m/new"));
+        let rollback = place.run(&format!("rollback{policy}")).ends(exit);
+        assert!(!place.exists("m/new"));
+        if policy.ends_with("overwrite") {
+            assert_eq!(place.read("m/daemon.json"), DAEMON);
+            assert_eq!((&*place.read("m/a.toml"), &*place.read("m/a.env")), ("a = 1\n", "A=1\n"));
+            continue;
+        }
+        assert_eq!(place.read("m/daemon.json"), broken);
+        assert_eq!((&*place.read("m/a.toml"), &*place.read("m/a.env")), ("a = 2\na = 3\n", "A=2\nA=3\n"));
+        if policy.is_empty() {
+            rollback
+                .says("4 conflicts")
+                .says("restores all of `@/m/a.toml` from before this change")
+                .says("--on-conflict overwrite");
+        }
+    }
+}
+
+#[test]
 fn a_file_that_is_not_understood_is_refused_with_the_way_on() {
     let place = Place::empty()
         .with("m/a.json", "{\n  \"port\": [1]\n}\n")

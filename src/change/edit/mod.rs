@@ -21,7 +21,7 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-pub use document::plain as plain_value;
+pub use document::{plain as plain_value, section_name, tree as document_tree};
 pub use entry::{Beside, DesiredEntry, EntryKind, FileEntry, Made, matching_lines};
 pub use format::{Asked, Format, is_document, recognise};
 pub use lines::Lines;
@@ -384,10 +384,37 @@ impl EditChange {
         Made { file: self.inverse.file.is_absent(), ..self.inverse.made }
     }
 
+    /// Of a file in which the entry cannot be found for certain, or has no place any more: as a whole or not at all.
+    fn undo_not_found(
+        &self,
+        world: &World,
+        now: &FileState,
+        why: &anyhow::Error,
+        terms: UndoTerms<'_>,
+    ) -> Result<Undone> {
+        if terms.force {
+            if !terms.dry_run {
+                keep_copy(world, self.path())?;
+            }
+            return self.undo_file(world, now, terms);
+        }
+        let shown = self.shown_path();
+        let whole = if self.inverse.file.is_absent() {
+            format!("overwriting it removes `{shown}`, which this change made")
+        } else {
+            format!("overwriting it restores all of `{shown}` from before this change")
+        };
+        let why = world.reporter.redact(&format!("{why:#}"));
+        Ok(Undone::Conflict(format!("{why}\n{whole}")))
+    }
+
     /// Undoes the entry alone, in a file that was modified elsewhere.
     fn undo_entry(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
         let (bytes, state) = files::read_if_file(self.path())?;
-        let here = self.state_in(&bytes)?;
+        let here = match self.state_in(&bytes) {
+            Ok(here) => here,
+            Err(error) => return self.undo_not_found(world, &state, &error, terms),
+        };
         let mut back = BTreeMap::from([(self.target(), state_value(&self.before))]);
         if here == self.before {
             return Ok(Undone::Back(Undoing::Already, back));
@@ -398,15 +425,6 @@ impl EditChange {
             return Ok(Undone::Conflict(self.entry_now(world)));
         }
         let file_is_ours = FileRecord::of(terms.recorded_file, &state) == FileRecord::AsRecorded;
-        // Those that were made together are undone one by one; a file that nothing else has modified is whole again.
-        let is_whole = self.inverse.together.is_some() && file_is_ours && !is_conflicting;
-        let how = if is_whole { Undoing::Restored } else { Undoing::InPart };
-        if terms.dry_run {
-            return Ok(Undone::Back(how, BTreeMap::new()));
-        }
-        if is_conflicting {
-            keep_copy(world, self.path())?;
-        }
         let bytes_before = self.bytes_before(world)?;
         let lines_before = Lines::of(&bytes_before);
         let entry = self.lines_before();
@@ -426,10 +444,24 @@ impl EditChange {
             made: self.made().and(terms.made),
         };
         let (entry, shown) = (&self.inverse.entry, self.shown_path());
-        let text = match entry.undone_in_document(&bytes, &bytes_before, then.made, &shown)? {
-            Some(text) => text,
-            None => entry_undone(entry, &Lines::of(&bytes), &then, &shown)?,
+        let text = match entry.undone_in_document(&bytes, &bytes_before, then.made, &shown) {
+            Ok(None) => entry_undone(entry, &Lines::of(&bytes), &then, &shown),
+            Ok(Some(text)) => Ok(text),
+            Err(error) => Err(error),
         };
+        let text = match text {
+            Ok(text) => text,
+            Err(error) => return self.undo_not_found(world, &state, &error, terms),
+        };
+        // Those that were made together are undone one by one; a file that nothing else has modified is whole again.
+        let is_whole = self.inverse.together.is_some() && file_is_ours && !is_conflicting;
+        let how = if is_whole { Undoing::Restored } else { Undoing::InPart };
+        if terms.dry_run {
+            return Ok(Undone::Back(how, BTreeMap::new()));
+        }
+        if is_conflicting {
+            keep_copy(world, self.path())?;
+        }
         let tag = tag(self.path());
         let left = if text.is_empty() && then.made.file {
             files::remove(self.path(), &state, &tag)?;
@@ -608,13 +640,12 @@ impl Kind for EditChange {
         if now.same_as(&self.inverse.file) {
             return Ok(Position::Before);
         }
-        let here = self.state_now()?;
-        Ok(if here == self.after {
-            Position::After
-        } else if here == self.before {
-            Position::Before
-        } else {
-            Position::Neither(self.inverse.edited.differences(&now).join("\n"))
+        Ok(match self.state_now() {
+            Ok(here) if here == self.after => Position::After,
+            Ok(here) if here == self.before => Position::Before,
+            Ok(_) => Position::Neither(self.inverse.edited.differences(&now).join("\n")),
+            // The file is there: the entry cannot be found in it for certain.
+            Err(error) => Position::Neither(world.reporter.redact(&format!("{error:#}"))),
         })
     }
 

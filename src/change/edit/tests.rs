@@ -170,6 +170,52 @@ fn undo_keeps_an_entry_modified_outside_kkrun_unless_forced() {
 }
 
 #[test]
+fn an_entry_that_cannot_be_found_for_certain_is_a_conflict_and_overwritten_the_file_is_as_before() {
+    let with = |format, entry: FileEntry| FileEntry { format, ..entry };
+    let json = |section, key| with(Format::Json, line(section, key));
+    let toml = |section, key| with(Format::Toml, line(section, key));
+    let kind = EntryKind::Block { name: "x".to_owned() };
+    let block = FileEntry { kind, ..line(None, "k") };
+    let kind = EntryKind::WholeLine { line: "new".to_owned(), matching: Some("^n".to_owned()) };
+    let whole = FileEntry { kind, ..line(None, "k") };
+    let (number, mount) = (DesiredEntry::Text(b"2"), DesiredEntry::Text(b"a /m ext4 new"));
+    let at_end = DesiredEntry::Line(Beside::Nothing);
+    for (entry, desired, before, theirs) in [
+        (json(None, "k"), number, "{\"k\": 1}\n", "{\"k\": 2\n"),
+        (json(None, "k"), number, "{\"k\": 1}\n", "{\"k\": 2, \"k\": 3}\n"),
+        (json(None, "k"), number, "{\"k\": 1}\n", "[1]\n"),
+        (json(None, "k"), number, "{\"k\": 1}\n", "{\r\n\"k\": 2\n}\n"),
+        (json(Some("s"), "k"), DesiredEntry::Absent, "{\"s\": {\"k\": 1, \"j\": 1}}\n", "{\"s\": [1]}\n"),
+        (toml(None, "k"), number, "k = 1\n", "k = [\n"),
+        (toml(Some("s"), "k"), DesiredEntry::Absent, "[s]\nk = 1\nj = 1\n", "[[s]]\nj = 1\n"),
+        (line(None, "k"), NEW, "k=1\n", "k=new\nk=2\n"),
+        (line(Some("s"), "k"), NEW, "[s]\nk=1\n", "[s]\nk=new\n[s]\nk=2\n"),
+        (line(Some("s"), "k"), DesiredEntry::Absent, "[s]\nk=1\n", "[s]\n[s]\n"),
+        (with(Format::Fstab, line(None, "/m")), mount, "a /m ext4 x\n", "a /m ext4 new\nb /m xfs x\n"),
+        (block, NEW, "a=1\n", "a=1\n# BEGIN kkrun x\nnew\n"),
+        (whole, at_end, "a=1\n", "new\nnewer\n"),
+    ] {
+        let mut scene = Scene::with(Some(before));
+        let change = scene.made(&entry, desired);
+        scene.write(theirs);
+        let at = from_record(&change).kind().position(&scene.world);
+        assert!(matches!(at, Ok(Position::Neither(_))), "{theirs:?}: {at:?}");
+        for dry_run in [true, false] {
+            let terms = UndoTerms { dry_run, ..UndoTerms::default() };
+            match from_record(&change).kind().undo(&mut scene.world, terms) {
+                Ok(Undone::Conflict(why)) => assert!(why.contains("restores all of"), "{theirs:?}: {why}"),
+                other => panic!("{theirs:?}: {:?}", other.map(|undone| how(&undone))),
+            }
+        }
+        assert_eq!(scene.text(), theirs);
+        assert_eq!(how(&undo(&mut scene.world, &change, None, true)), Some(Undoing::Restored), "{theirs:?}");
+        assert_eq!(scene.text(), before);
+        let kept = scene.world.backups().unwrap().read(Digest::of(theirs.as_bytes())).unwrap();
+        assert_eq!(kept, theirs.as_bytes());
+    }
+}
+
+#[test]
 fn a_line_is_a_conflict_when_it_was_edited_and_not_when_another_was() {
     let scene = Scene::with(Some("a=1\nk=old\n"));
     let entry = line(None, "k");

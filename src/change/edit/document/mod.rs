@@ -81,6 +81,22 @@ pub fn plain(value: Value) -> Value {
     }
 }
 
+/// All that is in a document.
+///
+/// # Errors
+/// When it is not of its format, or the format has no documents.
+pub fn tree(format: Format, bytes: &[u8], path: &str) -> Result<Value> {
+    let Some(place) = Place::of(format, None, "", path, "it".to_owned())? else {
+        bail!(Failure::new(format!("`{path}` has no nested values")).kind(FailureKind::Refused));
+    };
+    place.tree(&Source::of(bytes, path)?.text)
+}
+
+/// The name of the section below these keys.
+pub fn section_name(keys: &[String]) -> String {
+    joined(&keys.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 /// The name of a section, as in the header of a table of TOML.
 fn joined(section: &[&str]) -> String {
     let keys = section.iter().map(|key| toml_edit::Key::new(*key).display_repr().into_owned());
