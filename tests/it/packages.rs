@@ -155,6 +155,25 @@ exits 0 kk plan.rhai; said "0 changes"
 plan 'pkg::remove(["ground", "user"]);'
 is "no way back" 1 "$(status kk plan.rhai)"; said "no package source has ground 1.0 any more"
 is "nothing done" "$before" "$(installed)"
+
+# Of another architecture. What libc6 needs is essential to apt in each of them.
+dpkg --add-architecture i386
+arch=i386 fields="Protected: yes\nImportant: yes\nMulti-Arch: same\n" deb libcrypt1 "$(dpkg-query --show --showformat='${Version}' libcrypt1)"
+arch=i386 deb lib 1.0 libcrypt1; arch=amd64 deb lib 1.0; arch=amd64 deb tool 1.0; archive
+before=$(installed)
+plan 'pkg::install(["lib:i386"]); if pkg::installed("lib") || !pkg::installed("lib:i386") { throw "the other one"; }'
+exits 0 kk plan.rhai
+is "there" "lib:i386 lib" "$(dpkg-query --show --showformat='${binary:Package} ${Package}' lib)"
+! apt-get purge --yes --simulate libcrypt1:i386 >/root/said 2>&1 || fail "apt takes it for essential no more"
+exits 0 kk plan.rhai --redo 01; said "0 changes"
+exits 0 kk rollback --purge packages; said "undone"
+is "after the rollback" "$before" "$(installed)"
+plan 'pkg::install(["tool:amd64"]);'
+exits 0 kk plan.rhai
+is "there by its architecture" 1.0 "$(version tool)"
+exits 0 kk plan.rhai --redo 01; said "0 changes"
+exits 0 kk rollback --purge packages
+is "after the rollback" "$before" "$(installed)"
 "#,
     );
 }

@@ -19,12 +19,12 @@ version() { dpkg-query --show --showformat='${db:Status-Abbrev}${Version}' "$1" 
 marked() { if [[ -n $(apt-mark showauto "$1") ]]; then echo auto; else echo manual; fi; }
 installed() { dpkg-query --show --showformat='${db:Status-Abbrev} ${Package} ${Version}\n' | grep -v '^[up]n'; }
 
-# deb NAME VERSION [NEEDS]: makes a package in the archive.
+# deb NAME VERSION [NEEDS]: makes a package in the archive, for `arch` and with more `fields`.
 deb() {
     local work=/srv/work
     rm -rf $work; mkdir -p $work/DEBIAN $work/usr/share/$1; echo "$2" >"$work/usr/share/$1/version"
-    printf 'Package: %s\nVersion: %s\nArchitecture: all\nMaintainer: kkrun <root@localhost>\n%bDescription: a test\n' \
-        "$1" "$2" "${3:+Depends: $3\n}" >$work/DEBIAN/control
+    printf 'Package: %s\nVersion: %s\nArchitecture: %s\nMaintainer: kkrun <root@localhost>\n%bDescription: a test\n' \
+        "$1" "$2" "${arch-all}" "${fields-}${3:+Depends: $3\n}" >$work/DEBIAN/control
     if [[ -n ${conffile-} ]]; then mkdir $work/etc; echo theirs >"$work/etc/$1.conf"; echo "/etc/$1.conf" >$work/DEBIAN/conffiles; fi
     if [[ -n ${asks-} ]]; then
         printf 'Template: %s/color\nType: string\nDescription: color\n\nTemplate: %s/password\nType: password\nDescription: password\n' "$1" "$1" >$work/DEBIAN/templates
@@ -37,7 +37,7 @@ deb() {
         printf '#!/bin/sh\nuntil [ -e /root/go ]; do sleep 0.1; done\n' >$work/DEBIAN/postinst
         chmod 0755 $work/DEBIAN/postinst
     fi
-    dpkg-deb --root-owner-group --build $work "/srv/archive/$1_$2_all.deb" >/dev/null
+    dpkg-deb --root-owner-group --build $work "/srv/archive/$1_$2_${arch-all}.deb" >/dev/null
 }
 
 # Writes the index of the archive, which apt does not know before it has fetched it.

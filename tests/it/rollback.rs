@@ -393,7 +393,9 @@ fn built_in_scripts_show_preview_and_roll_back() {
     place.run("rollback.rhai").ends(78).says("Roll back kiosk: 7 changes");
     place.run("rollback.rhai 03 --dry-run --yes").ends(6).says("would undo: run touch @/m/made");
     assert_eq!((place.prints_of("m"), place.prints_of("state/journal")), done);
-    place.run("rollback.rhai 03 --yes").ends(0).prints("2 undone · 0 kept · 0 conflicts · 0 failed\n");
+    let listed =
+        place.run("rollback.rhai 03 --yes").ends(0).prints("2 undone · 0 kept · 0 conflicts · 0 failed\n");
+    assert_eq!(listed.page().matches("touch @/m/made").count(), 1, "once: {}", listed.page());
     assert!(place.run("status.rhai").ends(0).stdout.contains("on hold"));
 
     place.write("m/old", "theirs\n");

@@ -103,6 +103,41 @@ impl Place {
     }
 }
 
+/// A browser that crashes reaches the start limit, whether the backend is down or hangs: ten starts and the pauses between
+/// them take less than the interval of the limit.
+#[test]
+fn start_limit_of_the_kiosk_is_reached_while_the_backend_is_down() {
+    const UNIT: &str = include_str!("../../scripts/files/kiosk.service");
+    let value = |key: &str| {
+        let line = UNIT.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        line.unwrap_or_else(|| panic!("{key} is not set"))
+    };
+    let number = |key: &str| value(key).parse::<f64>().unwrap();
+    let longest = number("StartLimitIntervalSec") / number("StartLimitBurst") - number("RestartSec");
+    assert!(longest < number("TimeoutStartSec"), "a start that lasts longer fails");
+    let (sections, _) = UNIT.split_once("[Service]").unwrap();
+    assert!(sections.contains("StartLimitIntervalSec") && sections.contains("StartLimitBurst"));
+    let takes = |listener: std::net::TcpListener, accepts: bool| {
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        // Whoever connects is answered by the kernel, and by no one else.
+        let held = accepts.then_some(listener);
+        let command = value("ExecStartPre").replace("{{kiosk_url}}", &address);
+        let words: Vec<String> = command.trim_start_matches('-').split(' ').map(str::to_owned).collect();
+        std::thread::spawn(move || {
+            let began = std::time::Instant::now();
+            let status = Command::new("curl").args(&words[1..]).env("no_proxy", "*").status().unwrap();
+            drop(held);
+            assert!(!status.success(), "there is no backend");
+            began.elapsed().as_secs_f64()
+        })
+    };
+    let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    for taken in [takes(listener(), false), takes(listener(), true)] {
+        let taken = taken.join().unwrap();
+        assert!((20.0..longest).contains(&taken), "{taken} s, and may take less than {longest} s");
+    }
+}
+
 #[test]
 #[ignore = "needs root and a Debian base"]
 fn units_reach_their_desired_state_and_rollback_restores_them() {
