@@ -209,9 +209,23 @@ step::run("02", "Secrets", || {
     config::set("@/shared/file", "b", "2");
     config::set("@/shared/file", "b", "3");
 });
+step::run("03", "Documents", || {
+    config::set("@/03/a.json", #{ size: "1g", files: 3 }, #{ section: "log" });
+    config::remove("@/03/a.json", "gone");
+    config::set("@/03/a.toml", "jobs", 4, #{ section: "build" });
+    config::remove("@/03/a.toml", "old");
+    config::set("@/03/new.json", "list", [1, "two"], #{ section: "made" });
+});
 "#,
     )],
     make: |tree| {
+        write(
+            tree,
+            "03/a.json",
+            "{\n    // how it logs\n    \"log\": {\n        \"size\": \"10m\"\n    },\n    \"gone\": [1, 2]\n}\n",
+        );
+        adorned(&tree.join("03/a.json"));
+        write(tree, "03/a.toml", "old = 1979-05-27 # a date\n\n[build]\njobs = 2 # two\n");
         write(tree, "01/ini", "port = 1\r\n[web]\nkey = old\nhost = here\n# end");
         adorned(&tree.join("01/ini"));
         write(tree, "01/text", "text without an end");
