@@ -13,7 +13,7 @@ use super::secret::Secrets;
 use super::side::Side;
 use super::trace::{Command, Trace};
 use super::unit::{UnitLink, enables};
-use super::{edit, literal};
+use super::{document, edit, literal};
 use crate::machine::clone::root_files::{Seen, SeenKind};
 
 /// A larger file is not put into a plan, in bytes.
@@ -366,7 +366,8 @@ impl Towards<'_> {
         let secrets = std::str::from_utf8(&bytes).map(|text| self.secrets.within(text)).unwrap_or_default();
         if let (Some(earlier), Ok(text)) = (&earlier, std::str::from_utf8(&bytes))
             && let Ok(earlier) = std::str::from_utf8(earlier)
-            && let Some(calls) = edit::edits(&path.to_string_lossy(), earlier, text)
+            && let Some(calls) = document::edits(&path.to_string_lossy(), earlier, text)
+                .or_else(|| edit::edits(&path.to_string_lossy(), earlier, text))
             && let Some(calls) = self.without_secrets(&calls)
         {
             let calls = if path == Path::new("/etc/locale.gen") { vec![generating(&calls)] } else { calls };

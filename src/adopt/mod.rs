@@ -7,6 +7,7 @@ mod alternative;
 mod checkout;
 mod database;
 mod debconf;
+mod document;
 mod edit;
 mod files;
 mod literal;
