@@ -73,6 +73,7 @@ pub(super) struct Output {
     known: Option<KnownOutput>,
     label: String,
     /// Where the command was called: Rhai does not report where a field is read.
+    source: Option<String>,
     position: Position,
 }
 
@@ -89,7 +90,10 @@ pub(super) fn register_output(engine: &mut rhai::Engine) {
     fn get<T>(output: &Output, field: impl FnOnce(&KnownOutput) -> T) -> Raised<T> {
         match &output.known {
             Some(known) => Ok(field(known)),
-            None => Err(unpredictable(&format!("the output of `{}`", output.label), output.position)),
+            None => {
+                let why = format!("the output of `{}`", output.label);
+                Err(unpredictable(&why, output.source.as_deref(), output.position))
+            }
         }
     }
     engine
@@ -677,12 +681,17 @@ impl Run<'_> {
     }
 
     fn unknown_output(&self) -> Output {
-        Output { known: None, label: self.label.clone(), position: self.context.call_position() }
+        self.output_of(None)
+    }
+
+    fn output_of(&self, known: Option<KnownOutput>) -> Output {
+        let (source, position) = (self.context.call_source(), self.context.call_position());
+        Output { known, label: self.label.clone(), source: source.map(str::to_owned), position }
     }
 
     fn nothing_run(&self) -> Output {
         let known = KnownOutput { code: 0, stdout: String::new(), stderr: String::new(), seconds: 0.0 };
-        Output { known: Some(known), label: self.label.clone(), position: self.context.call_position() }
+        self.output_of(Some(known))
     }
 
     fn output(&self, ended: &Ended) -> Output {
@@ -692,7 +701,7 @@ impl Run<'_> {
             stderr: ended.stderr.text(),
             seconds: ended.seconds,
         };
-        Output { known: Some(known), label: self.label.clone(), position: self.context.call_position() }
+        self.output_of(Some(known))
     }
 }
 

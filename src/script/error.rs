@@ -28,8 +28,9 @@ pub enum Stop {
 /// What travels through Rhai in an error that no script can catch.
 #[derive(Clone, Debug)]
 pub(super) enum Termination {
-    /// In a dry run: what it depends on.
-    Unpredictable(String),
+    /// In a dry run: what it depends on, and the script and the place in it where that was asked for. On its way Rhai
+    /// gives it the place of each outer call.
+    Unpredictable(String, Option<(String, Position)>),
     /// Stopped from outside.
     Interrupted(Interruption),
     /// The failure of this number.
@@ -69,10 +70,16 @@ impl Failures {
         script: &str,
         line_of: impl Fn(&str, usize) -> String,
     ) -> Stop {
-        let (innermost, place) = innermost(error, script, line_of);
+        let (innermost, place) = innermost(error, script, &line_of);
         match innermost {
             EvalAltResult::ErrorTerminated(token, _) => match token.clone().try_cast::<Termination>() {
-                Some(Termination::Unpredictable(why)) => Stop::Unpredictable { place, why },
+                Some(Termination::Unpredictable(why, asked)) => {
+                    // Who reads the step knows its own lines, not those of what it imports.
+                    let own = asked.filter(|(file, position)| *file == place.file && !position.is_none());
+                    let Some((file, position)) = own else { return Stop::Unpredictable { place, why } };
+                    let text = line_of(&file, position.line().unwrap_or(0));
+                    Stop::Unpredictable { place: self::place(file, position, text, place.frames), why }
+                }
                 Some(Termination::Interrupted(interruption)) => Stop::Interrupted(interruption),
                 Some(Termination::Failed(number)) => Stop::Failed(placed(self.get(number), place)),
                 None => Stop::Failed(Failure::new(ended(token)).at(place)),

@@ -412,7 +412,7 @@ impl Host {
         let Some(passing) = self.take_passing(&error) else { return Err(error) };
         match self.stop_of(&passing, "") {
             Stop::Unpredictable { why, .. } => Ok(why),
-            Stop::Failed(failure) if failure.kind != FailureKind::Journal => Ok(failure.message),
+            Stop::Failed(failure) if failure.kind != FailureKind::Journal => Ok(now(&failure.message)),
             _ => {
                 *self.passing.borrow_mut() = Some(passing);
                 Err(error)
@@ -476,7 +476,8 @@ pub fn look<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Res
     let host = Host::of(context).map_err(|error| error.to_string())?;
     guarded(|| primitive(&host)).map_err(|error| {
         let unknown = host.would_have_changed() && !is_final(&error);
-        let error = if unknown { anyhow::Error::new(Unpredictable(format!("{error:#}"))) } else { error };
+        let error =
+            if unknown { anyhow::Error::new(Unpredictable(now(&format!("{error:#}")))) } else { error };
         raise(&host, error, context)
     })
 }
@@ -497,7 +498,7 @@ pub fn act_without_recovery<T>(
     let host = Host::of(context).map_err(|error| error.to_string())?;
     guarded(|| primitive(&host)).map_err(|error| {
         if host.would_have_changed() && !is_final(&error) {
-            return raise(&host, Unpredictable(format!("{error:#}")).into(), context);
+            return raise(&host, Unpredictable(now(&format!("{error:#}"))).into(), context);
         }
         let raised = raise(&host, error, context);
         if let EvalAltResult::ErrorRuntime(value, _) = &*raised
@@ -510,6 +511,11 @@ pub fn act_without_recovery<T>(
         }
         raised
     })
+}
+
+/// What a preview depends on where something fails as the machine is now, and may not by then.
+fn now(error: &str) -> String {
+    format!("what changes before it (as it is now: {error})")
 }
 
 /// A panic within a primitive is its failure, at the place of its call.
@@ -531,13 +537,17 @@ fn is_final(error: &anyhow::Error) -> bool {
 }
 
 /// The error that ends a preview at something unpredictable.
-pub fn unpredictable(why: &str, position: Position) -> Box<EvalAltResult> {
-    let token = Termination::Unpredictable(why.to_owned());
+pub fn unpredictable(why: &str, source: Option<&str>, position: Position) -> Box<EvalAltResult> {
+    let asked = source.map(|source| (source.to_owned(), position));
+    let token = Termination::Unpredictable(why.to_owned(), asked);
     Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), position))
 }
 
 /// The script's error for a primitive's.
 pub fn raise(host: &Host, error: anyhow::Error, context: &NativeCallContext) -> Box<EvalAltResult> {
+    if let Some(Unpredictable(why)) = error.downcast_ref::<Unpredictable>() {
+        return unpredictable(why, context.call_source(), context.call_position());
+    }
     let raised = raise_at(host, error, context.call_position());
     // What no script can catch is given the place of each outer call on its way.
     if let EvalAltResult::ErrorTerminated(token, _) = &*raised
@@ -556,8 +566,7 @@ pub(super) fn raise_at(host: &Host, error: anyhow::Error, position: Position) ->
         return passed;
     }
     if let Some(Unpredictable(why)) = error.downcast_ref::<Unpredictable>() {
-        let token = Termination::Unpredictable(why.clone());
-        return Box::new(EvalAltResult::ErrorTerminated(Dynamic::from(token), position));
+        return unpredictable(why, None, position);
     }
     if let Some(interruption) = error.downcast_ref::<Interruption>() {
         let token = Termination::Interrupted(*interruption);
