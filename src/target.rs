@@ -226,6 +226,11 @@ impl Target {
         }
     }
 
+    /// Whether it is what is at a path, and not a part of it or what is below it.
+    pub fn is_whole_file(&self) -> bool {
+        matches!(self, Self::File(_))
+    }
+
     fn extent(&self) -> Option<(&Path, Extent)> {
         let extent = match self {
             Self::File(_) | Self::Tree(_) | Self::Product(_) => Extent::Whole,

@@ -19,14 +19,14 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
     let history = journal::load(&directory)?.history;
     let redactor = super::redactor(&directory)?;
     let is_at_work = lock::is_held(&directory.join("lock"));
+    let plan = plan.map(|typed| chosen_plan::named(&history, typed)).transpose()?;
     if history.changes.is_empty() {
         line_to_stderr("no changes are recorded");
     }
-    let plan = plan.map(|typed| chosen_plan::named(&history, typed)).transpose()?;
     let asked: Vec<Asked> = steps.iter().map(|word| word.as_str().into()).collect();
     let is_asked = |change: &&ChangeRecord| {
         plan.as_ref().is_none_or(|plan| change.plan == *plan)
-            && (asked.is_empty() || asked.iter().any(|asked| asked.is_for(change)))
+            && (asked.is_empty() || asked.iter().any(|asked| asked.is_for(change) || asked.is_at(change)))
     };
     if !history.changes.is_empty() && !history.changes.iter().any(|change| is_asked(&change)) {
         line_to_stderr("no such changes are recorded");

@@ -1,5 +1,7 @@
 //! What is to be rolled back, and what may be lost.
 
+use std::path::Path;
+
 use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
@@ -39,6 +41,15 @@ impl Asked {
     /// Whether all changes of this run are meant.
     pub(super) fn is_for_run(&self, run: &str) -> bool {
         self.text.strip_prefix(RUN) == Some(run)
+    }
+
+    /// Whether a change is at the path that was typed, as it is or as a file: of what is in it, too.
+    pub fn is_at(&self, change: &ChangeRecord) -> bool {
+        let typed = match &self.target {
+            Some(target) => target.is_whole_file().then(|| target.path()).flatten(),
+            None => Some(Path::new(&self.text)).filter(|path| path.is_absolute()),
+        };
+        typed.is_some() && change.intent.target.path() == typed
     }
 
     /// Whether a change is meant: it is of that step, to that target or of that run.
