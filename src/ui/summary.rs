@@ -50,7 +50,7 @@ impl Summary {
                 self.seen += 1;
                 self.unexamined += usize::from(*why == SkipReason::Complete);
                 let is_complete =
-                    matches!(why, SkipReason::Complete | SkipReason::Examined | SkipReason::Recorded);
+                    matches!(why, SkipReason::Complete | SkipReason::Examined | SkipReason::Recorded(_));
                 self.complete += usize::from(is_complete);
             }
             Event::StepStarted { id, .. } => {
@@ -90,6 +90,11 @@ impl Summary {
                 "complete, not re-examined: `{} --repair` examines it and runs what no longer holds",
                 self.invocation
             ));
+        } else if self.made.is_empty() && self.complete == self.steps {
+            lines.push(match self.steps {
+                1 => "nothing changed: the step is complete".to_owned(),
+                steps => format!("nothing changed: all {steps} steps are complete"),
+            });
         } else if self.complete < self.steps {
             lines.push(format!("{} of {} steps are complete", self.complete, self.steps));
         }
