@@ -319,10 +319,12 @@ class Host:
         """The rows of `kkrun status --json`, or None and why there are none."""
         command = [binary, 'status', '--json'] + ([name] if name else [])
         code, out, err = self.module.run_command(command)
-        if code != 0:
-            return None, err.strip()
         rows = [json.loads(line) for line in out.splitlines() if line.strip()]
-        return [row for row in rows if 'plan' in row], None
+        rows = [row for row in rows if 'plan' in row]
+        # A plan that cannot be examined is known by its record.
+        if code != 0 and not rows:
+            return None, err.strip()
+        return rows, None
 
     def settings(self, binary, script):
         """The arguments that make the recorded overrides those of the inventory."""
