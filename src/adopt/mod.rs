@@ -629,7 +629,12 @@ pub fn exit_code(adopted: &Adopted) -> ExitCode {
 /// An error if the script cannot be adopted at all.
 pub fn check(script: &Path) -> Result<()> {
     if !script.is_file() {
-        let message = format!("cannot read the script `{}`: it is not a file", script.display());
+        let shown = script.display();
+        let message = if script.exists() {
+            format!("cannot read the script `{shown}`: it is not a file")
+        } else {
+            format!("script `{shown}` not found")
+        };
         bail!(Failure::new(message).exit(ExitCode::USAGE));
     }
     Ok(())

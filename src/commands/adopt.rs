@@ -55,7 +55,9 @@ fn say(reporter: &Reporter, stage: Stage) {
         Stage::ScriptStarted => "the script runs in the clone".to_owned(),
         Stage::ScriptEnded(code) => format!("the script ended with exit status {code}"),
         Stage::Packages(count) => {
-            format!("installing the {count} packages in another clone, to know what is theirs")
+            let packages =
+                if count == 1 { "the package".to_owned() } else { format!("the {count} packages") };
+            format!("installing {packages} in another clone, to know what comes with them")
         }
         Stage::Written(directory) => format!("the plan is in `{}`", directory.display()),
         Stage::Proving => "the plan runs in a clone of its own".to_owned(),
