@@ -16,11 +16,18 @@ use crate::ui::ColorChoice;
 #[command(name = "kkrun", version, args_conflicts_with_subcommands = false, disable_help_subcommand = true)]
 #[command(arg_required_else_help = true)]
 #[command(override_usage = "kkrun [OPTIONS] SCRIPT.rhai [ARGUMENT]...\n       kkrun [OPTIONS] COMMAND")]
-#[command(
-    after_help = "Exit status: 0 success · 1 a step or script failed · 2 invalid usage or script · 3 another run holds the lock\n\
-4 rollback incomplete: conflicts or failures · 5 journal damaged, missing or newer · 6 changes to make\n\
-77 refused: not trusted, or root required · 78 an answer is required · 128+N ended by signal N"
-)]
+#[command(after_help = "\
+Exit status:
+  0      done
+  1      a step or a script failed
+  2      wrong usage, or a script that does not pass the check
+  3      another run holds the lock
+  4      a rollback ended with conflicts or failures
+  5      the journal is damaged, missing or of another machine
+  6      a dry run found changes to make
+  77     refused: others can write a script or the state, or root is needed
+  78     an answer is needed and no one can be asked
+  128+N  ended by signal N")]
 pub struct Cli {
     /// The options that were given.
     #[command(flatten)]
@@ -55,6 +62,9 @@ pub struct Options {
     /// Record these steps as complete without running them
     #[arg(long, value_name = "STEPS", value_delimiter = ',')]
     pub accept: Vec<String>,
+    /// With --accept: why; the journal keeps it, `status` and `log` show it
+    #[arg(long, value_name = "TEXT", requires = "accept")]
+    pub reason: Option<String>,
     /// Override a setting in this run and all later ones
     #[arg(long, value_name = "KEY=VALUE", value_parser = key_value)]
     pub set: Vec<(String, String)>,
@@ -79,7 +89,7 @@ pub struct Options {
     /// Never ask
     #[arg(long)]
     pub non_interactive: bool,
-    /// Write events to standard output as JSON, one per line
+    /// Write JSON to standard output: an object per line
     #[arg(long)]
     pub json: bool,
     /// Show every change and all output of commands
@@ -170,8 +180,8 @@ pub enum Command {
     },
     /// Show the state of the plans of this machine, or of one with its steps
     ///
-    /// With a plan, its complete steps are examined, and nothing is changed. The exit status is 0 whatever the state is; it
-    /// is in what is shown, and in `--json`.
+    /// With a plan, its complete steps are examined, and nothing is changed. The exit status is 0 whatever the state is: that
+    /// is in what is shown, and in `--json`. Of a plan that cannot be examined it is what `kkrun check` of it ends with.
     Status {
         /// The plan: its name, or its script [default: all]
         plan: Option<String>,
@@ -196,7 +206,7 @@ pub enum Command {
     },
     /// List changes and their states
     History {
-        /// Only these steps or targets, such as `02` or `file:/etc/hosts`
+        /// Only these steps, targets or paths, such as `02`, `user:kim` or `/etc/hosts`
         steps: Vec<String>,
         /// Only changes of this plan
         #[arg(long, value_name = "PLAN")]
@@ -225,7 +235,7 @@ pub enum Command {
     /// List pending handlers, or drop them
     Pending {
         /// Drop the handlers with these numbers without running them
-        #[arg(long, value_name = "N", value_delimiter = ',')]
+        #[arg(long, value_name = "N", value_delimiter = ',', value_parser = number::<usize>)]
         drop: Vec<usize>,
     },
     /// Remove the stored secrets, backups and logs of a plan
@@ -233,13 +243,13 @@ pub enum Command {
     /// Shows first which changes cannot be undone afterwards, and asks; `--yes` agrees. What was recorded of the changes
     /// stays, without contents. Refused during a run and while a rollback is not finished.
     Forget {
-        /// The plan
+        /// The plan: its name; `--all` and `--older-than` need none
         plan: Option<String>,
         /// Everything, of all plans
         #[arg(long, conflicts_with = "plan")]
         all: bool,
         /// Only logs, and backups that no rollback needs, that are older than so many days
-        #[arg(long, value_name = "DAYS", conflicts_with_all = ["plan", "all"])]
+        #[arg(long, value_name = "DAYS", conflicts_with_all = ["plan", "all"], value_parser = number::<u16>)]
         older_than: Option<u16>,
     },
     /// Examine the journal and explain how to repair it
@@ -264,7 +274,7 @@ pub enum Command {
         shell: clap_complete::Shell,
     },
     /// Run a plan or a single script
-    #[command(hide = true)]
+    #[command(hide = true, override_usage = "kkrun [OPTIONS] SCRIPT.rhai [ARGUMENT]...")]
     Run {
         /// The script
         script: PathBuf,
@@ -380,11 +390,12 @@ pub fn command_line() -> clap::Command {
     let options = Options::augment_args(clap::Command::new(""));
     for command in known.get_subcommands_mut() {
         let taken = options_of(command.get_name());
-        let option = |option: &clap::Arg| {
+        // Behind those of the command itself.
+        let option = |(at, option): (usize, &clap::Arg)| {
             let is_taken = taken.is_none_or(|taken| taken.contains(&option.get_id().as_str()));
-            if is_taken { option.clone() } else { option.clone().hide(true) }
+            option.clone().hide(!is_taken).display_order(100 + at)
         };
-        let all: Vec<clap::Arg> = options.get_arguments().map(option).collect();
+        let all: Vec<clap::Arg> = options.get_arguments().enumerate().map(option).collect();
         *command = std::mem::take(command).args(all);
     }
     known
@@ -456,6 +467,10 @@ fn command_position(command: &clap::Command, arguments: &[OsString]) -> Option<u
 
 fn classes() -> impl TypedValueParser<Value = String> {
     PossibleValuesParser::new(CLASSES.iter().copied().chain(["all"]))
+}
+
+fn number<T: std::str::FromStr>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|_| "expected a number, such as `8`".to_owned())
 }
 
 fn change_number(text: &str) -> Result<u64, String> {

@@ -166,6 +166,7 @@ fn launch_from(options: &Options, invocation: &str, state: PathBuf, notes: PathB
             only: options.only.clone(),
             redo: options.redo.clone(),
             accept: options.accept.clone(),
+            reason: options.reason.clone(),
             examine: options.verify || options.repair || options.dry_run,
             verify: options.verify,
             repair: options.repair,

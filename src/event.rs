@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::failure::Failure;
 use crate::pasteable::pasteable;
 use crate::redaction::Redactor;
-use crate::text::{on_screen, printable, printable_lines};
+use crate::text::{accepted_as_it_is, on_screen, printable, printable_lines};
 
 /// The first line of `--json`, which names the form of those behind it.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -28,7 +28,7 @@ pub struct FirstLine {
 
 impl Default for FirstLine {
     fn default() -> Self {
-        Self { version: "2.2", kkrun: env!("CARGO_PKG_VERSION") }
+        Self { version: "2.3", kkrun: env!("CARGO_PKG_VERSION") }
     }
 }
 
@@ -99,8 +99,8 @@ pub enum SkipReason {
     Complete,
     /// It is complete, and was looked at.
     Examined,
-    /// What it is now is taken as complete.
-    Recorded,
+    /// What it is now is taken as complete; why, if the operator said so.
+    Recorded(Option<String>),
     /// The options select other steps.
     NotSelected,
     /// It was rolled back without the rest of its plan; with its id.
@@ -119,7 +119,7 @@ impl fmt::Display for SkipReason {
         match self {
             Self::Complete => formatter.write_str("complete"),
             Self::Examined => formatter.write_str("examined"),
-            Self::Recorded => formatter.write_str("accepted as it is"),
+            Self::Recorded(why) => formatter.write_str(&accepted_as_it_is(why.as_deref())),
             Self::NotSelected => formatter.write_str("not selected"),
             Self::Held(id) => {
                 write!(formatter, "on hold: rolled back; `--redo {id}` runs it again")
@@ -794,7 +794,8 @@ impl Reporter {
                 why:
                     SkipReason::Drifted(reason)
                     | SkipReason::NeedsRepair(reason)
-                    | SkipReason::WouldRepair(reason),
+                    | SkipReason::WouldRepair(reason)
+                    | SkipReason::Recorded(Some(reason)),
                 ..
             } => *reason = redact(reason),
             Event::StepSkipped { .. }

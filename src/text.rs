@@ -232,6 +232,11 @@ pub fn nearest<'names>(name: &str, known: impl IntoIterator<Item = &'names str>)
     (distance(nearest) <= 1 + name.chars().count() / 4).then_some(nearest)
 }
 
+/// What is said of a step that the operator accepted.
+pub fn accepted_as_it_is(why: Option<&str>) -> String {
+    why.map_or_else(|| "accepted as it is".to_owned(), |why| format!("accepted as it is: {why}"))
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

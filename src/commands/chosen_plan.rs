@@ -30,14 +30,20 @@ pub(super) fn named(history: &History, typed: &str) -> Result<String> {
     if is_script(typed) {
         return name_of(Path::new(typed));
     }
+    Err(unknown(history, typed).into())
+}
+
+/// That nothing is recorded of a plan of this name, and which there are.
+pub(super) fn unknown(history: &History, typed: &str) -> Failure {
+    let known = known_plans(history);
     let failure = Failure::new(format!("unknown plan `{typed}`: nothing is recorded of it"))
         .exit(ExitCode::USAGE)
         .kind(FailureKind::Usage);
-    bail!(match (nearest(typed, known.iter().copied()), known.is_empty()) {
+    match (nearest(typed, known.iter().copied()), known.is_empty()) {
         (Some(near), _) => failure.hint(format!("did you mean `{near}`?")),
         (None, true) => failure.hint("no plan has recorded anything here yet"),
         (None, false) => failure.hint(format!("the plans are {}", known.join(", "))),
-    })
+    }
 }
 
 /// The only plan of which something is recorded.

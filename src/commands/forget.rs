@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::chosen_plan;
 use crate::cli::Options;
 use crate::config;
 use crate::event::{Answer, Event, Question, Reporter};
@@ -98,13 +99,7 @@ fn check_plan(history: &History, plan: &str) -> Result<()> {
     if history.runs.contains_key(plan) {
         return Ok(());
     }
-    let known: Vec<&str> = history.runs.keys().map(String::as_str).collect();
-    bail!(
-        Failure::new(format!("unknown plan `{plan}`: nothing is recorded of it"))
-            .exit(ExitCode::USAGE)
-            .kind(FailureKind::Usage)
-            .hint(format!("recorded: {}", known.join(", ")))
-    )
+    Err(chosen_plan::unknown(history, plan).into())
 }
 
 fn refuse_unfinished(history: &History) -> Result<()> {

@@ -119,6 +119,7 @@ fn first_run(options: &Options, inside: &[OsString], wanted: &cli::Rehearse) -> 
         }
     }
     arguments.extend(options.from.iter().map(|step| format!("--from={step}").into()));
+    arguments.extend(options.reason.iter().map(|reason| format!("--reason={reason}").into()));
     arguments.push(name.into());
     if !wanted.words.is_empty() {
         arguments.push("--".into());

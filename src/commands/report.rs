@@ -287,8 +287,11 @@ impl Collector<'_> {
             Entry::StepInterrupted { step, signal, .. } => {
                 end(step, (Mark::Open, "interrupted"), Some(&format!("stopped by {signal}")), None);
             }
-            Entry::StepAccepted { step, title, .. } => {
+            Entry::StepAccepted { step, title, why, .. } => {
                 self.begin(steps, Some(step), title, at, (Mark::Good, "accepted"));
+                if let Some(why) = why {
+                    self.note(steps, header, Some(step), at, "accepted", why);
+                }
             }
             Entry::StepOnHold { step } => end(step, (Mark::Undone, "on hold"), None, None),
             Entry::Intent(intent) => {

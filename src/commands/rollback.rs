@@ -82,6 +82,7 @@ pub(super) fn execute(
                 crate::ui::line_to_stderr(&wrapped_message(&pasteable(&line)));
             }
         }
+        launch.note_late_signal(&reporter, "rollback");
         let pending = session.pending_lines();
         let (changed, not_undone) = (report.undone.len(), report.not_undone.len());
         reporter.emit(&Event::RunEnded { changed, not_undone, failed: Vec::new(), pending, exit: exit.0 });
@@ -121,11 +122,10 @@ fn last_run(history: &History, plan: Option<&str>) -> Result<(String, String)> {
 /// The plan, if anything is recorded of one of that name. The caller reports changes of other plans when it finds none.
 fn known_plan(history: &History, plan: String) -> Result<String> {
     let known: Vec<&str> = history.runs.keys().map(String::as_str).collect();
-    if known.is_empty() || known.contains(&&*plan) || history.changes.iter().any(ChangeRecord::is_live) {
+    if known.contains(&&*plan) || history.changes.iter().any(ChangeRecord::is_live) {
         return Ok(plan);
     }
-    let failure = Failure::new(format!("unknown plan `{plan}`: nothing is recorded of it"));
-    bail!(failure.hint(format!("recorded: {}", known.join(", "))))
+    Err(chosen_plan::unknown(history, &plan).into())
 }
 
 /// The plan that changes stand of.

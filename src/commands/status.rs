@@ -12,6 +12,7 @@ use super::{chosen_plan, data};
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
+use crate::failure::Failure;
 use crate::journal::{History, PendingHandler, RunRecord};
 use crate::machine::{clock, lock};
 use crate::pasteable::pasteable;
@@ -90,6 +91,7 @@ pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode
     // Only what is examined is compared with what was recorded of its targets.
     let history = if typed.is_none() { launch.history_about_steps()? } else { launch.history()? };
     let redactor = super::redactor(&launch.state)?;
+    let mut exit = ExitCode::DONE;
     let known: Vec<String> = chosen_plan::known_plans(&history).into_iter().map(str::to_owned).collect();
     let found = match typed {
         Some(typed) => {
@@ -101,6 +103,9 @@ pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode
                 let reporter = super::reporter(&options);
                 examined(&launch, &script, &reporter).map(|(_, rows)| rows)
             });
+            if let Some(Err(error)) = &examination {
+                exit = super::exit_of(error);
+            }
             vec![status_of(&launch, &history, &plan, examination)?]
         }
         None => {
@@ -112,7 +117,7 @@ pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode
         for status in found {
             data::write(&status, &redactor)?;
         }
-        return Ok(ExitCode::DONE);
+        return Ok(exit);
     }
     if found.is_empty() {
         line_to_stdout("no plan has recorded anything here yet");
@@ -123,7 +128,7 @@ pub(super) fn execute(options: &Options, typed: Option<&str>) -> Result<ExitCode
         }
         show(status, typed.is_some(), &redactor);
     }
-    Ok(ExitCode::DONE)
+    Ok(exit)
 }
 
 /// Of a plan, by its record alone unless it was examined.
@@ -140,7 +145,7 @@ pub(super) fn status_of(
     let (steps, is_examined, not_examined) = match examination {
         None => (recorded(), false, None),
         Some(Ok(rows)) => (rows, true, None),
-        Some(Err(error)) => (recorded(), false, Some(format!("{error:#}"))),
+        Some(Err(error)) => (recorded(), false, Some(why_not_examined(&error))),
     };
     let state = state_of(&steps, is_running);
     let newest = steps.iter().rev().find(|step| is_broken(step.status));
@@ -177,6 +182,16 @@ pub(super) fn status_of(
     };
     status.next = next(&status, history).iter().map(|text| pasteable(text)).collect();
     Ok(status)
+}
+
+/// Why the steps could not be examined, with the place of what is wrong in a script.
+fn why_not_examined(error: &anyhow::Error) -> String {
+    let failure = error.downcast_ref::<Failure>();
+    let first = failure.map(|failure| failure.problems.first().unwrap_or(failure));
+    match first.and_then(|first| Some((first, first.place.as_ref()?))) {
+        Some((first, place)) => format!("{}:{}:{}: {}", place.file, place.line, place.column, first.message),
+        None => format!("{error:#}"),
+    }
 }
 
 fn is_broken(status: StepStatus) -> bool {
@@ -227,6 +242,9 @@ fn next(status: &PlanStatus, history: &History) -> Vec<String> {
         .filter(|step| step.status == StepStatus::OnHold)
         .map(|step| step.id.as_str())
         .collect();
+    if status.not_examined.is_some() {
+        return vec![format!("`kkrun check {}` shows what is wrong", shell_words::quote(script))];
+    }
     match status.state {
         PlanState::Running => vec![],
         PlanState::Failed => vec![format!("fix the cause, then `{call}` resumes where it stopped")],

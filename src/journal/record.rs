@@ -388,6 +388,9 @@ pub enum Entry {
         /// What its script would still do, a line each: that is accepted.
         #[serde(default, skip_serializing_if = "Vec::is_empty")]
         left: Vec<String>,
+        /// Why, in the operator's words.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        why: Option<String>,
     },
     /// Progress is forgotten; changes are not.
     StepsReset {

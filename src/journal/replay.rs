@@ -124,6 +124,7 @@ impl History {
                 known.completed = seq;
                 known.error = None;
                 known.accepted.clear();
+                known.accepted_because = None;
             }
             Entry::StepFailed { step, seconds, error, .. } => {
                 let known = self.step_mut(header, step);
@@ -139,7 +140,7 @@ impl History {
                 self.claims.remove(&(header.plan.clone(), step.clone()));
                 self.step_mut(header, step).state = StepState::OnHold;
             }
-            Entry::StepAccepted { step, title, script, fingerprint, left } => {
+            Entry::StepAccepted { step, title, script, fingerprint, left, why } => {
                 let seq = header.seq;
                 let known = self.step_mut(header, step);
                 (known.title, known.script) = (title, script);
@@ -149,6 +150,7 @@ impl History {
                 known.completed = seq;
                 known.error = None;
                 known.accepted = left;
+                known.accepted_because = why;
             }
             Entry::StepsReset { steps } => {
                 self.claims.retain(|(plan, step), _| {

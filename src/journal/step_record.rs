@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::record::Fingerprint;
+use crate::text::accepted_as_it_is;
 
 /// The state of a step by its records alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -54,9 +55,23 @@ pub struct StepRecord {
     /// What its script would still do, which the operator accepted.
     #[serde(default)]
     pub accepted: Vec<String>,
+    /// Why the operator accepted it, in the operator's words.
+    #[serde(default)]
+    pub accepted_because: Option<String>,
 }
 
 impl StepRecord {
+    /// Whether it was ever begun. A rollback or a reset leaves its title.
+    pub fn has_run(&self) -> bool {
+        self.started.is_some() || self.state == StepState::Pending && !self.title.is_empty()
+    }
+
+    /// That the operator accepted it as it is, and why; none if it completed by itself or no reason was given.
+    pub fn accepted_because(&self) -> Option<String> {
+        let why = self.accepted_because.as_ref().filter(|_| self.state == StepState::Complete)?;
+        Some(accepted_as_it_is(Some(why)))
+    }
+
     pub(super) fn end(&mut self, state: StepState, time: Timestamp, seconds: f64) {
         self.state = state;
         self.finished = Some(time);

@@ -16,6 +16,8 @@ pub struct Selection {
     pub redo: Vec<String>,
     /// Record these as complete without running them.
     pub accept: Vec<String>,
+    /// Why these are recorded as complete.
+    pub reason: Option<String>,
     /// Examine complete steps too.
     pub examine: bool,
     /// Run nothing behind a step that was examined and no longer holds: end with a failure.

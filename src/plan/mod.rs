@@ -32,7 +32,7 @@ use crate::journal::{self, Entry, History, Loaded, ScriptDigests, Writer};
 use crate::machine::process::Processes;
 use crate::machine::secret_store::{self, SecretStore};
 use crate::machine::signal::Signals;
-use crate::machine::{clock, lock, trusted};
+use crate::machine::{clock, lock, signal, trusted};
 use crate::script::{
     self, Engine, Host, MAIN, Plan, Program, Registration, Script, Secrets, Settings, Source, Stop,
     asked_secrets, check,
@@ -99,6 +99,15 @@ impl Launch {
     pub fn is_running(&self, run: &str) -> bool {
         lock::is_held(&self.state.join("lock"))
             && self.history().is_ok_and(|history| history.last_run.is_some_and(|(last, _)| last == run))
+    }
+
+    /// Says that what was asked to stop was complete by then: it ends as if it had not been asked.
+    pub fn note_late_signal(&self, reporter: &Reporter, what: &str) {
+        if let Some(interruption) = self.signals.pending() {
+            let signal = signal::name(interruption.signal);
+            reporter
+                .note(format!("{signal} arrived when there was nothing left to do: the {what} is complete"));
+        }
     }
 
     /// What the journal says now.
@@ -183,6 +192,11 @@ pub fn log_name(plan: &str, step: &str, run: &str) -> String {
 /// Whether a log of this name is of a step of this plan.
 pub fn is_log_of(plan: &str, name: &str) -> bool {
     name.strip_prefix(&in_file_name(plan)).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Whether a log of this name is of this step.
+pub fn is_log_of_step(plan: &str, step: &str, name: &str) -> bool {
+    name.starts_with(&format!("{}.{}.", in_file_name(plan), in_file_name(step)))
 }
 
 fn in_file_name(text: &str) -> String {
@@ -624,12 +638,15 @@ fn finish(
     if exit == ExitCode::DONE && !plan.steps.is_empty() {
         host.session().write_checkpoint(|| host.scripts().settled_digests());
     }
-    let pending = host.seen().pending_lines();
+    let (pending, is_plan) = (host.seen().pending_lines(), !plan.steps.is_empty());
     if let Err(Stop::Unpredictable { place, why }) = &outcome {
         host.reporter().note(format!("not predictable from line {} on: depends on {why}", place.line));
     }
     if let Err(Stop::Failed(failure)) = &outcome {
         host.reporter().emit(&Event::of_failure(failure));
+    }
+    if outcome.is_ok() {
+        launch.note_late_signal(&host.reporter(), if is_plan { "run" } else { "script" });
     }
     let (changed, not_undone) = (host.seen().changed(), host.seen().not_undone());
     let ended = Event::RunEnded { changed, not_undone, failed: runner.failed(), pending, exit: exit.0 };
@@ -661,7 +678,8 @@ fn check_selection(selection: &Selection, plan: &Plan) -> Result<()> {
 
 fn read_outside(path: &Path) -> Result<Script> {
     let shown = path.display().to_string();
-    Ok(Script { text: script::read_text(path, &shown)?, name: shown })
+    let text = script::read_text(path, &shown).with_context(|| "cannot read the settings of `--settings`")?;
+    Ok(Script { text, name: shown })
 }
 
 fn stem(name: &str) -> String {

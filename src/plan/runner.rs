@@ -23,6 +23,7 @@ use crate::script::{
     evaluate,
 };
 use crate::session::{ConflictPolicy, Mode, WouldChange};
+use crate::text::{accepted_as_it_is, printable};
 
 /// What is done with the steps of a plan.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -377,13 +378,14 @@ impl Runner {
         if let Some(Drift { reasons, .. }) = &drift
             && is_accepted(host, &record, reasons)
         {
-            report.reason = Some(accepted(reasons));
+            report.reason = Some(accepted(&record, reasons));
         } else if let Some(drift) = drift {
             report.status = StepStatus::Drifted;
             report.reason = Some(drift.reason());
         } else {
             report.asks = Some(asked);
-            report.reason = unknown_reliance(host.seen().history(), host.seen().plan(), &call.id);
+            let reliance = unknown_reliance(host.seen().history(), host.seen().plan(), &call.id);
+            report.reason = joined(record.accepted_because(), reliance);
         }
         Ok(report)
     }
@@ -539,7 +541,7 @@ impl StepRunner for Runner {
                 Ok(())
             }
             (Decision::Accept, Doing::Preview) => {
-                Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
+                Self::skip(&host, call, SkipReason::Recorded(self.selection.reason.clone()), record.as_ref());
                 Ok(())
             }
             (Decision::Run { reason }, Doing::Preview) => {
@@ -553,8 +555,11 @@ impl StepRunner for Runner {
                 let drift = host.reporter().apart(|| looking(&host, || drift_of(context, &host, call))).0?;
                 let reasons = drift.map(|drift| drift.reasons).unwrap_or_default();
                 let left = reasons.iter().map(|reason| host.reporter().redact(reason)).collect();
-                host.session().record(Entry::StepAccepted { step, title, script, fingerprint, left })?;
-                Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
+                let why = self.selection.reason.as_deref();
+                let why = why.map(|why| printable(&host.reporter().redact(why)).into_owned());
+                let reason = SkipReason::Recorded(why.clone());
+                host.session().record(Entry::StepAccepted { step, title, script, fingerprint, left, why })?;
+                Self::skip(&host, call, reason, record.as_ref());
                 Ok(())
             }
             (Decision::Examine, _) => {
@@ -580,9 +585,10 @@ impl StepRunner for Runner {
                     Self::skip_examined(&host, call, record.as_ref());
                     return Ok(());
                 };
-                if is_accepted {
-                    Self::skip(&host, call, SkipReason::Recorded, record.as_ref());
-                    host.reporter().note(format!("step {}: {}", call.id, accepted(&drift.reasons)));
+                if is_accepted && let Some(record) = &record {
+                    let why = SkipReason::Recorded(record.accepted_because.clone());
+                    Self::skip(&host, call, why, Some(record));
+                    host.reporter().note(format!("step {}: {}", call.id, accepted(record, &drift.reasons)));
                     return Ok(());
                 }
                 if runs {
@@ -797,8 +803,15 @@ fn is_accepted(host: &Host, record: &StepRecord, reasons: &[String]) -> bool {
 }
 
 /// What is said of it.
-fn accepted(reasons: &[String]) -> String {
-    format!("accepted as it is; its script would still {}", reasons.join("; "))
+fn accepted(record: &StepRecord, reasons: &[String]) -> String {
+    let why = record.accepted_because.as_deref();
+    format!("{}; its script would still {}", accepted_as_it_is(why), reasons.join("; "))
+}
+
+/// Both sentences, of those that there are.
+fn joined(first: Option<String>, second: Option<String>) -> Option<String> {
+    let sentences: Vec<String> = first.into_iter().chain(second).collect();
+    (!sentences.is_empty()).then(|| sentences.join("; "))
 }
 
 /// What of a step no longer holds, by evaluating it without changing anything. The session is in a dry run.

@@ -98,7 +98,7 @@ pub fn recorded_rows(history: &History, plan: &str, is_running: bool) -> Vec<Ste
         title: record.title.clone(),
         script: record.script.clone(),
         status: by_record(record, is_running),
-        reason: None,
+        reason: record.accepted_because(),
         asks: None,
         is_as_asked: true,
     };

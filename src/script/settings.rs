@@ -147,9 +147,13 @@ fn check_type(name: &str, known: &Value, value: &Value, origin: &str) -> Result<
 
 fn unknown(values: &BTreeMap<String, Value>, name: &str, origin: &str) -> Failure {
     let failure = Failure::new(format!("{origin}: unknown setting `{name}`")).exit(ExitCode::USAGE);
-    match crate::text::nearest(name, values.keys().map(String::as_str)) {
+    let known = || values.keys().map(String::as_str);
+    match crate::text::nearest(name, known()) {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),
-        None => failure,
+        None if values.is_empty() => {
+            failure.hint("the plan has no settings: they are in `settings.rhai` beside it")
+        }
+        None => failure.hint(format!("the settings are {}", known().collect::<Vec<_>>().join(", "))),
     }
 }
 

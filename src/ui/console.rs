@@ -294,7 +294,8 @@ impl Audience for Console {
                     (SkipReason::Examined, Some(since)) => format!("done {since}, still holds"),
                     (why, _) => why.to_string(),
                 };
-                let done = matches!(why, SkipReason::Complete | SkipReason::Examined | SkipReason::Recorded);
+                let done =
+                    matches!(why, SkipReason::Complete | SkipReason::Examined | SkipReason::Recorded(_));
                 let symbol = if done { Emoji("✅", "ok") } else { Emoji("⏩", "--") };
                 self.ended(symbol, id, title, &style(text).for_stderr().dim().to_string());
             }

@@ -227,3 +227,18 @@ fn by_age_logs_go_and_backups_that_no_rollback_needs() {
     assert_eq!(place.read("m/other"), "other before\n");
     place.run("forget one --older-than 1").ends(2);
 }
+
+#[test]
+fn log_of_what_was_rolled_back_and_forgotten_says_that_it_was_removed() {
+    let place = two_plans();
+    for plan in ["one", "two"] {
+        place.run(&format!("rollback --plan {plan}")).ends(0);
+    }
+    place.run("forget --all --yes").ends(0);
+    for words in ["log", "log --plan one"] {
+        place.run(words).ends(1).says("`kkrun forget` removed those of the steps that ran");
+    }
+    place.run("log --plan three").ends(2).says("unknown plan `three`").says("the plans are one, two");
+    let new = Place::new("step::run(\"01\", \"First\", || 1);");
+    new.run("log").ends(1).says("no step has run yet");
+}

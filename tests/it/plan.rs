@@ -189,10 +189,29 @@ fn fingerprint_covers_everything_that_a_step_reaches() {
 }
 
 #[test]
+fn dry_run_says_in_whole_sentences_what_fails_as_the_machine_is_now() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["mkdir", "@/m/made"], #{ always: "a test" });
+    let names = file::list("@/m/elsewhere");
+    file::write("@/m/first", `${names.len()}\n`);
+});
+"#,
+    );
+    place.run("plan.rhai --dry-run").ends(6).says(
+        "1 change, then not predictable from line 4 on: depends on what changes before it (as it is now: ",
+    );
+}
+
+#[test]
 fn accepted_step_is_known_by_its_title_and_script() {
     let place = Place::new("step::run(\"01\", \"First\", \"a.rhai\");")
         .with("plan/a.rhai", "file::write(\"@/m/a\", \"1\\n\");");
-    place.run("plan.rhai --accept 01").ends(0);
+    place.run("plan.rhai --reason none").ends(2).says("--accept");
+    place.run("plan.rhai --accept 01 --reason by-hand").ends(0).says("accepted as it is: by-hand");
+    let status = place.run("status").ends(0);
+    assert!(!status.stdout.contains("by-hand"), "a plan's line says no step's: {}", status.stdout);
     place.run("plan.rhai").ends(0).says("01 First                  done");
     place.write("plan/b.rhai", "file::write(\"@/m/a\", \"2\\n\");");
     place.edit("plan/plan.rhai", "a.rhai", "b.rhai");

@@ -194,6 +194,22 @@ fn ctrl_c_interrupts_the_step_and_the_next_run_goes_on() {
 }
 
 #[test]
+fn what_is_complete_when_it_is_asked_to_stop_says_so_and_ends_with_0() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || cmd::run(["bash", "-c", "echo at work >@/m/log; until [ -e @/m/go ]; do sleep 0.02; done"], #{ always: "a test" }));
+"#,
+    );
+    let started = place.start("plan.rhai");
+    until("the command is at work", || place.holds("m/log", "\n"));
+    // The terminal is closed: the command is finished first.
+    started.signal(Signal::HUP);
+    place.write("m/go", "");
+    started.end().ends(0).says("SIGHUP arrived when there was nothing left to do: the run is complete");
+    place.run("plan.rhai").ends(0).says("not re-examined").never_says("SIGHUP");
+}
+
+#[test]
 fn a_script_that_loops_can_be_interrupted() {
     let place =
         three("file::write(\"@/m/second\", \"\"); let n = 0; loop { n += 1; if n > 40000000 { n = 0; } }");

@@ -78,8 +78,18 @@ fn status_of_a_plan_examines_it_whether_its_name_or_its_script_is_given() {
     assert_eq!((&row["examined"], &row["steps"][0]["status"]), (&true.into(), &"drifted".into()));
     // Without its script it is known by its record.
     place.remove("plan/plan.rhai");
-    let ran = place.run("status plan").ends(0);
+    let ran = place.run("status plan").ends(2);
     assert!(ran.stdout.contains("not examined: script `@/plan/plan.rhai` not found"), "{}", ran.stdout);
+    // The exit status is that of the check, also where the state is data.
+    place.write("plan/zoo.rhai", "step::run(\"01\", \"Cages\", || file::wrte(\"@/m/cage\"));");
+    for words in ["status zoo", "status zoo.rhai --json"] {
+        let ran = place.run(words).ends(2);
+        let why = "zoo.rhai:1:35: unknown function `file::wrte`";
+        let next = "`kkrun check @/plan/zoo.rhai` shows what is wrong".replace('@', &place.root());
+        let shown = ran.stdout.replace("@", &place.root());
+        assert!(shown.contains(why) && shown.contains("failed") && shown.contains(&next), "{shown}");
+    }
+    place.run("status").ends(0);
     place.run("status plam").ends(2).says("unknown plan `plam`").says("did you mean `plan`?");
     Place::empty().run("status").ends(0).prints("no plan has recorded anything here yet\n");
 }
@@ -160,6 +170,12 @@ fn history_is_that_of_a_plan_a_step_or_a_target() {
     assert_eq!((lines("history"), lines("history --plan plan"), lines("history 01")), (4, 2, 2));
     let target = format!("history file:{}", place.path("m/cage").display());
     assert_eq!((lines(&target), lines("history 02 --plan zoo")), (1, 1));
+    // By a path, with what is in the file.
+    place.write("plan/set.rhai", "step::run(\"01\", \"Set\", || config::set(\"@/m/c.ini\", \"a\", \"1\"));");
+    place.write("m/c.ini", "a = 0\n");
+    place.run("set.rhai").ends(0);
+    let path = place.path("m/c.ini").display().to_string();
+    assert_eq!((lines(&format!("history {path}")), lines(&format!("history file:{path}"))), (1, 1));
     place.run("history 99").ends(0).prints("").says("no such changes are recorded");
 }
 

@@ -329,7 +329,7 @@ step::run("02", "Second", || {
     )
 }
 
-const WHAT_NEXT: &str = "step 02 failed; what next? (retry/edit/shell/accept/rollback/stop) [stop]";
+const WHAT_NEXT: &str = "step 02 failed; what next? (retry/edit/shell/skip/rollback/stop) [stop]";
 
 #[test]
 fn failed_step_is_retried_where_it_failed() {
@@ -351,16 +351,35 @@ fn failed_step_is_retried_where_it_failed() {
 
 #[test]
 fn failed_step_is_accepted_or_rolled_back_or_left() {
-    for (answer, ending, is_kept) in [("accept", 0, true), ("rollback", 1, false), ("", 1, true)] {
+    for (answer, ending, is_kept) in [("skip", 0, true), ("rollback", 1, false), ("", 1, true)] {
         let place = failing();
         let mut session = at_terminal(&place, &["plan.rhai"]);
         session.exp_string(WHAT_NEXT).unwrap();
         session.send_line(answer).unwrap();
+        if answer == "skip" {
+            // Without a reason it is not skipped.
+            session.exp_string("why skip step 02?").unwrap();
+            session.send_line("").unwrap();
+            session.exp_string(WHAT_NEXT).unwrap();
+            session.send_line("sk").unwrap();
+            session.exp_string("why skip step 02?").unwrap();
+            session.send_line("the mirror is down until Monday").unwrap();
+        }
         let shown = session.exp_eof().unwrap();
         assert_eq!(status(&session), ending, "{answer}: {shown}");
         assert_eq!(place.exists("m/c"), is_kept, "{answer}: {shown}");
         assert!(place.exists("m/a"), "{answer}");
         assert_eq!(shown.matches("error:").count(), 0, "the failure is told once: {shown}");
+        if answer == "skip" {
+            let why = "accepted as it is: the mirror is down until Monday";
+            assert!(shown.contains(why), "{shown}");
+            for words in ["status", "status plan.rhai", "log 02", "log 02 --json"] {
+                let told = place.run(words).ends(0).stdout.replace("\n              ", " ");
+                assert!(words == "status" || told.contains(why), "{words}: {told}");
+            }
+            let row = place.run("status plan.rhai --json").ends(0).json().pop().unwrap();
+            assert!(row["steps"][1]["reason"].as_str().unwrap().contains(why), "{row}");
+        }
     }
 }
 
@@ -449,7 +468,9 @@ step::run("02", "Second", || { cmd::run(["test", "-e", "@/m/two"], #{ always: "a
     );
     let mut session = at_terminal(&place, &["plan.rhai"]);
     session.exp_string("step 01 failed; what next?").unwrap();
-    session.send_line("accept").unwrap();
+    session.send_line("skip").unwrap();
+    session.exp_string("why skip step 01?").unwrap();
+    session.send_line("made by hand").unwrap();
     session.exp_string("step 02 failed; what next?").unwrap();
     place.write("m/two", "");
     session.send_line("retry").unwrap();
@@ -457,7 +478,7 @@ step::run("02", "Second", || { cmd::run(["test", "-e", "@/m/two"], #{ always: "a
     assert_eq!(status(&session), 0);
     assert_eq!(place.records().iter().filter(|kind| *kind == "step_accepted").count(), 1);
 
-    let accepted = "accepted as it is; its script would still run test -e @/m/one";
+    let accepted = "accepted as it is: made by hand; its script would still run test -e @/m/one";
     let shown = place.run("status plan.rhai").ends(0).stdout;
     assert!(shown.contains(accepted) && shown.contains("2 of 2 steps complete"), "{shown}");
     assert!(!shown.contains("exit code"), "the failure is over: {shown}");

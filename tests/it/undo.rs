@@ -230,7 +230,7 @@ fn undo_after_which_the_command_still_counts_as_done_has_failed() {
     assert!(!place.exists("m/x"));
     place
         .run("rollback --plan nix")
-        .ends(1)
+        .ends(2)
         .says("unknown plan `nix`: nothing is recorded of it")
         .says("plan");
 }
