@@ -299,6 +299,10 @@ fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
     if status.changes > 0 {
         let left = match status.not_undoable {
             0 => String::new(),
+            left if left == status.changes => {
+                if left == 1 { ", which cannot be undone" } else { ", none of which can be undone" }
+                    .to_owned()
+            }
             left => format!(", {left} of them cannot be undone"),
         };
         field("changes", &format!("{}{left}", status.changes));

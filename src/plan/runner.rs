@@ -452,6 +452,28 @@ impl Runner {
         Ok(())
     }
 
+    /// Records a step as complete as it is, with what its script would still do and why.
+    fn accept(
+        &self,
+        context: &NativeCallContext,
+        host: &Host,
+        call: &StepCall,
+        record: Option<&StepRecord>,
+    ) -> Result<()> {
+        let then = record.and_then(|record| record.fingerprint.as_ref());
+        let fingerprint = Self::fingerprint_now(context, host, call, then)?;
+        let (step, title, script) = (call.id.clone(), call.title.clone(), script_of(call));
+        let drift = host.reporter().apart(|| looking(host, || drift_of(context, host, call))).0?;
+        let reasons = drift.map(|drift| drift.reasons).unwrap_or_default();
+        let left = reasons.iter().map(|reason| host.reporter().redact(reason)).collect();
+        let why = self.selection.reason.as_deref();
+        let why = why.map(|why| printable(&host.reporter().redact(why)).into_owned());
+        let reason = SkipReason::Recorded(why.clone());
+        host.session().record(Entry::StepAccepted { step, title, script, fingerprint, left, why })?;
+        Self::skip(host, call, reason, record);
+        Ok(())
+    }
+
     /// Reports, in a dry run, what `--repair` would do about a step that no longer holds.
     fn preview_repair(&self, host: &Host, call: &StepCall, drift: Drift) {
         let (changes, reason) = (drift.changes.len(), drift.reason());
@@ -548,20 +570,7 @@ impl StepRunner for Runner {
                 self.refuse_drift()?;
                 Self::preview(context, &host, call, reason)
             }
-            (Decision::Accept, _) => {
-                let then = record.as_ref().and_then(|record| record.fingerprint.clone());
-                let fingerprint = Self::fingerprint_now(context, &host, call, then.as_ref())?;
-                let (step, title, script) = (call.id.clone(), call.title.clone(), script_of(call));
-                let drift = host.reporter().apart(|| looking(&host, || drift_of(context, &host, call))).0?;
-                let reasons = drift.map(|drift| drift.reasons).unwrap_or_default();
-                let left = reasons.iter().map(|reason| host.reporter().redact(reason)).collect();
-                let why = self.selection.reason.as_deref();
-                let why = why.map(|why| printable(&host.reporter().redact(why)).into_owned());
-                let reason = SkipReason::Recorded(why.clone());
-                host.session().record(Entry::StepAccepted { step, title, script, fingerprint, left, why })?;
-                Self::skip(&host, call, reason, record.as_ref());
-                Ok(())
-            }
+            (Decision::Accept, _) => self.accept(context, &host, call, record.as_ref()),
             (Decision::Examine, _) => {
                 let (drift, seen) =
                     host.reporter().apart(|| looking(&host, || drift_of(context, &host, call)));

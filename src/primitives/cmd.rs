@@ -88,13 +88,11 @@ struct KnownOutput {
 /// Gives an engine the type and its fields.
 pub(super) fn register_output(engine: &mut rhai::Engine) {
     fn get<T>(output: &Output, field: impl FnOnce(&KnownOutput) -> T) -> Raised<T> {
-        match &output.known {
-            Some(known) => Ok(field(known)),
-            None => {
-                let why = format!("the output of `{}`", output.label);
-                Err(unpredictable(&why, output.source.as_deref(), output.position))
-            }
+        if let Some(known) = &output.known {
+            return Ok(field(known));
         }
+        let why = format!("the output of `{}`", output.label);
+        Err(unpredictable(&why, output.source.as_deref(), output.position))
     }
     engine
         .register_type_with_name::<Output>("output")

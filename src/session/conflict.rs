@@ -210,8 +210,11 @@ impl Session {
             self.world.reporter.note(format!("no one can be asked, and nothing is lost by it: {summary}"));
             return Ok(ConflictPolicy::Overwrite);
         }
+        // What the sentence has named already is not named twice.
+        let named = target.path().is_some_and(|path| summary.contains(&*path.to_string_lossy()));
+        let what = if named { "it".to_owned() } else { target.to_string() };
         let mut failure = Failure::new(format!(
-            "cannot {summary}: {target} was modified outside kkrun {when}"
+            "cannot {summary}: {what} was modified outside kkrun {when}"
         ))
         .kind(FailureKind::Conflict)
         .hint("`--on-conflict overwrite` replaces it and keeps a backup, `--on-conflict keep` keeps what is there");
