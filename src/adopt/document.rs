@@ -1,5 +1,6 @@
 //! A JSON or TOML file that was edited, as the keys that were set and removed in it.
 
+use anyhow::Result;
 use serde_json::{Map, Value};
 
 use super::edit::MOST_EDITS;
@@ -34,9 +35,9 @@ pub(super) fn edits(path: &str, before: &str, after: &str) -> Option<Vec<String>
         }
         let mut current = before.as_bytes().to_vec();
         for edit in &edits {
-            current = edit.made(format, &current, path)??;
+            current = edit.made(format, &current, path).ok()??;
         }
-        let is_stable = |edit: &Edit| matches!(edit.made(format, after.as_bytes(), path), Some(None));
+        let is_stable = |edit: &Edit| matches!(edit.made(format, after.as_bytes(), path), Ok(None));
         let is_right = current == after.as_bytes() && edits.iter().all(is_stable);
         is_right.then(|| edits.iter().map(|edit| edit.code(path)).collect::<Option<_>>()).flatten()
     })
@@ -69,13 +70,13 @@ impl Edit {
         (!self.section.is_empty()).then(|| section_name(&self.section))
     }
 
-    /// The document with it: `None` if it cannot be made, `Some(None)` if it is so already.
-    fn made(&self, format: Format, text: &[u8], path: &str) -> Option<Option<Vec<u8>>> {
+    /// The document with it: `None` if it is so already.
+    fn made(&self, format: Format, text: &[u8], path: &str) -> Result<Option<Vec<u8>>> {
         let kind = EntryKind::Line { key: self.key.clone(), separator: None };
         let entry = FileEntry { section: self.section(), comment: "#".to_owned(), format, kind };
         let value = self.value.as_ref().map(Value::to_string);
         let desired = value.as_ref().map_or(DesiredEntry::Absent, |text| DesiredEntry::Text(text.as_bytes()));
-        Some(entry.edited(text, desired, path).ok()?.map(|edited| edited.bytes))
+        Ok(entry.edited(text, desired, path)?.map(|edited| edited.bytes))
     }
 
     fn code(&self, path: &str) -> Option<String> {

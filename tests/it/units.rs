@@ -119,7 +119,7 @@ fn start_limit_of_the_kiosk_is_reached_while_the_backend_is_down() {
     assert!(sections.contains("StartLimitIntervalSec") && sections.contains("StartLimitBurst"));
     let takes = |listener: std::net::TcpListener, accepts: bool| {
         let address = format!("http://{}", listener.local_addr().unwrap());
-        // Whoever connects is answered by the kernel, and by no one else.
+        // The kernel accepts connections, and nothing answers.
         let held = accepts.then_some(listener);
         let command = value("ExecStartPre").replace("{{kiosk_url}}", &address);
         let words: Vec<String> = command.trim_start_matches('-').split(' ').map(str::to_owned).collect();
@@ -132,9 +132,9 @@ fn start_limit_of_the_kiosk_is_reached_while_the_backend_is_down() {
         })
     };
     let listener = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    for taken in [takes(listener(), false), takes(listener(), true)] {
-        let taken = taken.join().unwrap();
-        assert!((20.0..longest).contains(&taken), "{taken} s, and may take less than {longest} s");
+    for waited in [takes(listener(), false), takes(listener(), true)] {
+        let waited = waited.join().unwrap();
+        assert!((20.0..longest).contains(&waited), "{waited} s, and may take less than {longest} s");
     }
 }
 
