@@ -26,6 +26,15 @@ pub struct Layer {
     pub written: Vec<(PathBuf, String)>,
 }
 
+impl Layer {
+    /// Whether a path is gone with a directory that the clone must not see, or finds empty: a socket of another rehearsal,
+    /// in the directory of all rehearsals.
+    fn is_within_another(&self, path: &Path) -> bool {
+        let mut others = self.hidden.iter().chain(&self.emptied);
+        others.any(|other| path != other && path.starts_with(other))
+    }
+}
+
 /// The mounted root of a clone. Everything is unmounted when it is dropped.
 #[derive(Debug)]
 pub struct CloneRoot {
@@ -91,7 +100,7 @@ impl CloneRoot {
             make_directory(directory)?;
         }
         copy_metadata(&lower, &upper)?;
-        for path in &layer.hidden {
+        for path in layer.hidden.iter().filter(|path| !layer.is_within_another(path)) {
             hide(&lower, &upper, inside(path, &layer.at))?;
         }
         for path in &layer.emptied {
@@ -435,6 +444,16 @@ pub fn link_scratch(target: &str, path: &Path) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_within_a_hidden_or_emptied_directory_is_not_hidden_again() {
+        let paths = |paths: &[&str]| paths.iter().map(PathBuf::from).collect::<Vec<_>>();
+        let hidden =
+            paths(&["/var/scratch", "/var/scratch/other/api.socket", "/tmp/x", "/var/scratch.socket"]);
+        let layer = Layer { hidden, emptied: paths(&["/tmp"]), ..Layer::default() };
+        let within: Vec<bool> = layer.hidden.iter().map(|path| layer.is_within_another(path)).collect();
+        assert_eq!(within, [false, true, true, false]);
+    }
 
     #[test]
     fn a_path_of_the_clone_is_found_below_its_root() {
