@@ -82,7 +82,9 @@ pub(super) fn execute(
                 crate::ui::line_to_stderr(&wrapped_message(&pasteable(&line)));
             }
         }
-        launch.note_late_signal(&reporter, "rollback");
+        if exit == ExitCode::DONE {
+            launch.note_late_signal(&reporter, "rollback");
+        }
         let pending = session.pending_lines();
         let (changed, not_undone) = (report.undone.len(), report.not_undone.len());
         reporter.emit(&Event::RunEnded { changed, not_undone, failed: Vec::new(), pending, exit: exit.0 });

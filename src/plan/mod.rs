@@ -645,7 +645,7 @@ fn finish(
     if let Err(Stop::Failed(failure)) = &outcome {
         host.reporter().emit(&Event::of_failure(failure));
     }
-    if outcome.is_ok() {
+    if exit == ExitCode::DONE {
         launch.note_late_signal(&host.reporter(), if is_plan { "run" } else { "script" });
     }
     let (changed, not_undone) = (host.seen().changed(), host.seen().not_undone());

@@ -452,6 +452,12 @@ impl Runner {
         Ok(())
     }
 
+    /// What the operator gave as the reason, without secrets.
+    fn why_accepted(&self, host: &Host) -> Option<String> {
+        let why = self.selection.reason.as_deref()?;
+        Some(printable(&host.reporter().redact(why)).into_owned())
+    }
+
     /// Records a step as complete as it is, with what its script would still do and why.
     fn accept(
         &self,
@@ -466,8 +472,7 @@ impl Runner {
         let drift = host.reporter().apart(|| looking(host, || drift_of(context, host, call))).0?;
         let reasons = drift.map(|drift| drift.reasons).unwrap_or_default();
         let left = reasons.iter().map(|reason| host.reporter().redact(reason)).collect();
-        let why = self.selection.reason.as_deref();
-        let why = why.map(|why| printable(&host.reporter().redact(why)).into_owned());
+        let why = self.why_accepted(host);
         let reason = SkipReason::Recorded(why.clone());
         host.session().record(Entry::StepAccepted { step, title, script, fingerprint, left, why })?;
         Self::skip(host, call, reason, record);
@@ -563,7 +568,7 @@ impl StepRunner for Runner {
                 Ok(())
             }
             (Decision::Accept, Doing::Preview) => {
-                Self::skip(&host, call, SkipReason::Recorded(self.selection.reason.clone()), record.as_ref());
+                Self::skip(&host, call, SkipReason::Recorded(self.why_accepted(&host)), record.as_ref());
                 Ok(())
             }
             (Decision::Run { reason }, Doing::Preview) => {

@@ -369,7 +369,7 @@ fn a_document_that_no_longer_parses_is_a_conflict_of_its_rollback_and_stops_noth
         place.write("m/daemon.json", &broken);
         place.write("m/a.toml", "a = 2\na = 3\n");
         place.write("m/a.env", "A=2\nA=3\n");
-        place.run(&format!("rollback --dry-run{policy}"));
+        place.run(&format!("rollback --dry-run{policy}")).ends(6);
         assert!(place.exists("m/new"));
         let rollback = place.run(&format!("rollback{policy}")).ends(exit);
         assert!(!place.exists("m/new"));
