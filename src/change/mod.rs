@@ -159,11 +159,6 @@ impl World {
         self.found.set(true);
     }
 
-    /// Whether what was found may be unsynced.
-    pub fn doubts_durability(&self) -> bool {
-        self.found.get()
-    }
-
     /// Makes durable what commands wrote, and what was found, wherever that is, before it is recorded as done.
     pub fn make_durable(&self) {
         if self.wrote.replace(false) | self.found.replace(false) {
@@ -473,13 +468,10 @@ pub trait Kind {
         false
     }
 
-    /// Makes durable what a record that it was made promises, if that is less than all that commands wrote so far: the
-    /// rest is made durable before a record says that the step is complete. Returns whether it did.
-    ///
-    /// # Errors
-    /// When the disk refuses to take it.
-    fn make_durable(&self) -> Result<bool> {
-        Ok(false)
+    /// Whether it is made again after a restart of the machine, unless all that it made was synced by then: at the end of
+    /// the step or of the run. Its record promises nothing before that.
+    fn is_made_again(&self) -> bool {
+        false
     }
 
     /// What is done when it may be half done.

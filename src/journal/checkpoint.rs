@@ -226,7 +226,7 @@ mod tests {
     }
 
     fn done(change: u64) -> Entry {
-        Entry::Done { change, recorded: [(Target::Group("a".into()), 1.into())].into() }
+        Entry::Done { change, recorded: [(Target::Group("a".into()), 1.into())].into(), unsynced: false }
     }
 
     fn handler() -> Handler {

@@ -133,6 +133,8 @@ pub struct History {
     pub(super) live_by_step: BTreeMap<String, BTreeMap<Option<String>, BTreeSet<ChangeId>>>,
     /// Those whose making or undoing has begun, and not come to its end.
     pub(super) open: BTreeSet<ChangeId>,
+    /// Those of which not all is synced that they made: they are done while the machine runs, and in doubt after a restart.
+    pub(super) unsynced: BTreeSet<ChangeId>,
     /// The live ones to targets of which only the machine tells what relies on them.
     pub(super) live_of_machine: BTreeSet<ChangeId>,
     /// How many are live, where they were left out.
@@ -143,6 +145,7 @@ impl History {
     /// What a run needs that finds nothing to do; nothing if something is left to do whatever the plan says.
     pub(super) fn brief(&self) -> Option<Brief> {
         let is_settled = self.open.is_empty()
+            && self.unsynced.is_empty()
             && self.pending.is_empty()
             && self.reboots.is_empty()
             && self.rollback.is_none()
@@ -320,6 +323,16 @@ impl History {
     /// The changes whose making or undoing has begun and not come to its end, oldest first.
     pub fn open(&self) -> impl DoubleEndedIterator<Item = &ChangeRecord> {
         self.open.iter().filter_map(|id| self.change(*id))
+    }
+
+    /// Whether not all is synced that changes made.
+    pub fn awaits_sync(&self) -> bool {
+        !self.unsynced.is_empty()
+    }
+
+    /// Whether a restart of the machine put this change in doubt.
+    pub fn is_doubted_since_restart(&self, change: &ChangeRecord) -> bool {
+        change.state == ChangeState::InDoubt && self.unsynced.contains(&change.id)
     }
 
     /// The live changes by target and path.

@@ -210,6 +210,9 @@ fn read_seeing(directory: &Path, see: &mut dyn FnMut(&Record)) -> Result<Loaded>
     if loaded.records > 0 {
         check_key(directory, loaded.key.as_deref())?;
     }
+    if loaded.history.awaits_sync() {
+        loaded.history.enter_boot(&clock::boot_id()?);
+    }
     loaded.put_back = PutBack::of(loaded.newest.filter(|_| loaded.torn.is_none()), &placed);
     let written_on = loaded.history.machine.as_str();
     let here = clock::machine_id()?.filter(|here| !written_on.is_empty() && here != written_on);

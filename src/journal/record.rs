@@ -415,6 +415,10 @@ pub enum Entry {
         /// What is recorded from now on, by target.
         #[serde(with = "states_as_list")]
         recorded: States,
+        /// What it made is not synced yet: if the machine restarts before a record that follows a sync, it is in doubt
+        /// again.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        unsynced: bool,
     },
     /// It was not made: the target is as before.
     Void {
@@ -581,16 +585,20 @@ impl Intent {
 impl Entry {
     /// Whether it says that something on the machine is so from now on: then that has to last as long as the record.
     pub fn promises(&self) -> bool {
+        self.follows_sync()
+            || matches!(self, Self::Done { .. } | Self::UndoCommand { .. } | Self::Undone { .. })
+    }
+
+    /// Whether all that commands wrote before it was synced, whoever ran them.
+    pub fn follows_sync(&self) -> bool {
         matches!(
             self,
             Self::StepCompleted { .. }
                 | Self::StepAccepted { .. }
                 | Self::Once { .. }
-                | Self::Done { .. }
                 | Self::Settled { .. }
-                | Self::UndoCommand { .. }
-                | Self::Undone { .. }
                 | Self::RollbackEnded { .. }
+                | Self::RunEnded { .. }
         )
     }
 }

@@ -77,7 +77,13 @@ impl History {
             self.enter_state(at, state);
         }
         if self.newest_boot.as_ref().is_none_or(|(boot, _)| *boot != header.boot) {
+            self.doubt_unsynced();
             self.newest_boot = Some((header.boot.clone(), header.seq));
+        }
+        if entry.follows_sync() {
+            self.unsynced.clear();
+        } else if let Some((change, _)) = entry.of_change() {
+            self.unsynced.remove(&change);
         }
         let time = header.time;
         match entry {
@@ -174,7 +180,10 @@ impl History {
                 }
             }
             Entry::Intent(intent) => self.intend(header, *intent),
-            Entry::Done { change, recorded } => {
+            Entry::Done { change, recorded, unsynced } => {
+                if unsynced {
+                    self.unsynced.insert(change);
+                }
                 // What a command makes of the paths that it names is known only now.
                 if let Some(known) = self.change_mut(change)
                     && known.intent.what == "captured"
@@ -273,6 +282,23 @@ impl History {
             | Entry::Adopted => {}
         }
         Ok(())
+    }
+
+    /// Takes in that the machine is in this boot now, before there is a record of it.
+    pub(super) fn enter_boot(&mut self, boot: &str) {
+        if self.newest_boot.as_ref().is_some_and(|(newest, _)| newest != boot) {
+            self.doubt_unsynced();
+        }
+    }
+
+    /// The machine restarted, perhaps because it lost power: what was not synced by then may be there in part.
+    fn doubt_unsynced(&mut self) {
+        for id in self.unsynced.clone() {
+            let done = |at: &usize| self.changes.list[*at].state == ChangeState::Done;
+            if let Some(at) = self.changes.position(id).filter(done) {
+                self.enter_state(at, ChangeState::InDoubt);
+            }
+        }
     }
 
     fn enter_state(&mut self, at: usize, state: ChangeState) {
@@ -501,6 +527,55 @@ mod tests {
         Entry::StepFailed { step: "01".into(), seconds: 1.0, error: "no".into(), place: None }
     }
 
+    fn unsynced(change: ChangeId) -> Entry {
+        Entry::Done { change, recorded: States::new(), unsynced: true }
+    }
+
+    #[test]
+    fn what_was_not_synced_is_in_doubt_after_a_restart_of_the_machine() {
+        let intent = || Entry::Intent(Box::new(Intent::about(Target::Group("a".into()))));
+        let done = || Entry::Done { change: 1, recorded: States::new(), unsynced: false };
+        let failed_end = || Entry::RunEnded { exit: 1, bare: None };
+        let void = || Entry::Void { change: 1, why: String::new() };
+        for (entries, is_doubtful) in [
+            (vec![intent(), unsynced(1)], true),
+            (vec![intent(), unsynced(1), failed()], true),
+            (vec![intent(), done()], false),
+            (vec![intent(), unsynced(1), completed()], false),
+            (vec![intent(), unsynced(1), failed_end()], false),
+            (vec![intent(), unsynced(1), Entry::Once { key: "k".into(), changes: vec![1] }], false),
+            (vec![intent(), void()], false),
+        ] {
+            let shown = format!("{entries:?}");
+            let mut restarted = history(entries);
+            let before = restarted.changes[0].state.clone();
+            restarted.enter_boot("b");
+            assert_eq!(restarted.changes[0].state, before, "{shown}");
+            restarted.enter_boot("another");
+            let change = restarted.changes[0].clone();
+            assert_eq!(change.state == ChangeState::InDoubt, is_doubtful, "{shown}");
+            assert_eq!(restarted.is_doubted_since_restart(&change), is_doubtful, "{shown}");
+            assert_eq!(restarted.open().count(), usize::from(is_doubtful), "{shown}");
+        }
+    }
+
+    #[test]
+    fn records_of_another_boot_put_in_doubt_what_was_not_synced_and_it_is_done_again() {
+        let intent = Entry::Intent(Box::new(Intent::about(Target::Group("a".into()))));
+        let mut history = history(vec![intent, unsynced(1)]);
+        let mut append = |seq, entry| {
+            let (run, boot, plan) = ("r".to_owned(), "another".to_owned(), "plan".to_owned());
+            let (prev, time) = (String::new(), Timestamp::UNIX_EPOCH);
+            let header = Header { seq, prev, run, boot, time, plan, unsynced: 0, skippable: false };
+            history.apply(Record { header, entry }).unwrap();
+            history.changes[0].state.clone()
+        };
+        let started = Entry::RunStarted { script: "plan".into(), root: "plan".into(), pid: 1 };
+        assert_eq!(append(3, started), ChangeState::InDoubt);
+        assert_eq!(append(4, unsynced(1)), ChangeState::Done);
+        assert_eq!(append(5, failed()), ChangeState::Done);
+    }
+
     #[test]
     fn attempts_are_counted_from_the_last_time_that_the_step_was_complete() {
         let attempts = |entries: Vec<Entry>| history(entries).step("plan", "01").unwrap().attempts;
@@ -534,7 +609,8 @@ mod tests {
     #[test]
     fn record_about_an_unknown_change_is_refused_and_changes_nothing() {
         let history = history(vec![started()]);
-        let error = history.check(&Entry::Done { change: 9, recorded: States::new() }).unwrap_err();
+        let error =
+            history.check(&Entry::Done { change: 9, recorded: States::new(), unsynced: false }).unwrap_err();
         assert!(error.to_string().contains("change 9, of which no intent is recorded"), "{error}");
     }
 }

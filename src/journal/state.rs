@@ -115,7 +115,7 @@ mod tests {
     fn entries(change: ChangeId, states: &States) -> [Entry; 8] {
         let (why, recorded) = (String::new, || states.clone());
         [
-            Entry::Done { change, recorded: recorded() },
+            Entry::Done { change, recorded: recorded(), unsynced: false },
             Entry::Void { change, why: why() },
             Entry::UndoIntent { change },
             Entry::UndoCommand { change, recorded: recorded() },
@@ -218,7 +218,7 @@ mod tests {
     fn a_change_that_is_not_known_and_a_state_from_nowhere_are_refused_with_their_reason() {
         let mut journal = Appended::default();
         let id = journal.intend(target("a"));
-        let done = |change, name| Entry::Done { change, recorded: states(name) };
+        let done = |change, name| Entry::Done { change, recorded: states(name), unsynced: false };
         for (entry, why) in [
             (done(999, "a"), "says `done` of change 999, of which no intent is recorded"),
             (
@@ -253,7 +253,7 @@ mod tests {
             ("file:/etc/a".parse().unwrap(), "line:/etc/a#k".parse().unwrap());
         let change = journal.intend(line.clone());
         let recorded = [(file, 1.into()), (line, 1.into())].into();
-        journal.append(Entry::Done { change, recorded }).unwrap();
+        journal.append(Entry::Done { change, recorded, unsynced: false }).unwrap();
         assert_eq!(journal.history.ledger.len(), 2);
     }
 

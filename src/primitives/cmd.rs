@@ -724,8 +724,10 @@ mod functions {
     ///   that is too much (16 MiB or 1000 files, caches left out), a run asks. What is added while it runs counts as
     ///   its own, except files of other users, if it does not run as root. What a failed or killed run left of it is
     ///   removed before the next attempt, or moved to `aside/` in the state directory if it may not be the command's.
+    ///   If the machine loses power before its step is complete, the command runs again: what it wrote may be lost.
     /// * `unless: argv` or a closure – when that command succeeds, or the closure returns true. It is checked again
-    ///   afterwards, as proof. Together with `creates`, it alone decides.
+    ///   afterwards, as proof. Together with `creates`, it alone decides. After a loss of power, too: let it look at
+    ///   what a file holds, and not only at its name.
     /// * `always: "why"` – never.
     ///
     /// Options about undoing and repeating:

@@ -235,7 +235,7 @@ impl Session {
             intent.step.clone_from(&pending.step);
             let id = self.record(Entry::Intent(Box::new(intent)))?;
             let recorded = change.kind().recorded(&self.world)?;
-            self.record(Entry::Done { change: id, recorded })?;
+            self.record(Entry::Done { change: id, recorded, unsynced: false })?;
             self.changed += 1;
             let (target, summary) = (change.kind().target(), change.kind().summary());
             self.report(ChangeOutcome::Made, &target, &summary, None);
@@ -270,7 +270,7 @@ impl Session {
             match kind.position(&self.world) {
                 Ok(Position::After) => {
                     let recorded = kind.recorded(&self.world)?;
-                    self.record(Entry::Done { change: id, recorded })?;
+                    self.record(Entry::Done { change: id, recorded, unsynced: false })?;
                     self.changed += 1;
                     self.report(ChangeOutcome::Made, &kind.target(), &kind.summary(), None);
                 }

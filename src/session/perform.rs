@@ -228,17 +228,14 @@ impl Session {
 
     /// Records that a change was made. It was synced by its act; of one that is found again by observing its target the
     /// record is not synced by itself: a power failure that takes it leaves the change in doubt, and the next run finds it
-    /// made. The next record that is synced, the end of the step at the latest, makes it durable.
-    fn record_done(&mut self, change: &Change, done: Entry) -> Result<()> {
+    /// made. The next record that is synced, the end of the step at the latest, makes it durable. One that is made again
+    /// after a restart is in doubt then with or without its record.
+    fn record_done(&mut self, id: ChangeId, change: &Change, recorded: States) -> Result<()> {
         let kind = change.kind();
-        if self.is_only_noted(change) || kind.is_found_again() {
-            self.note(done)
-        } else if !self.world.doubts_durability() && kind.make_durable()? {
-            self.record_durable(done)
-        } else {
-            self.record(done)
-        }
-        .map(drop)
+        let unsynced = kind.is_made_again();
+        let done = Entry::Done { change: id, recorded, unsynced };
+        let is_noted = self.is_only_noted(change) || kind.is_found_again() || unsynced;
+        if is_noted { self.note(done) } else { self.record(done) }.map(drop)
     }
 
     /// Whether the records of a change are written without a sync.
@@ -292,7 +289,7 @@ impl Session {
                     Ok(Position::After) => {
                         let recorded = self.recorded_of(change)?;
                         self.world.doubt_durability();
-                        self.record(Entry::Done { change: id, recorded })?;
+                        self.record(Entry::Done { change: id, recorded, unsynced: false })?;
                     }
                     Ok(Position::Before) => {
                         self.record(Entry::Void { change: id, why: "its act failed".to_owned() })?;
@@ -305,7 +302,7 @@ impl Session {
             }
         };
         match looked {
-            Ok(recorded) => self.record_done(change, Entry::Done { change: id, recorded }),
+            Ok(recorded) => self.record_done(id, change, recorded),
             Err(error) => {
                 self.record_what_failure_left(change)?;
                 // What is wrong after a command names it.

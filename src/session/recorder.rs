@@ -88,13 +88,7 @@ impl Session {
     /// As [`Session::record`].
     pub fn record_end(&mut self, entry: Entry) -> Result<ChangeId> {
         self.begin_acting()?;
-        self.write(entry, Journal::close)
-    }
-
-    /// The same for an entry that promises nothing but what is durable already.
-    pub(super) fn record_durable(&mut self, entry: Entry) -> Result<ChangeId> {
-        self.begin_acting()?;
-        self.write(entry, Journal::append)
+        if self.history.awaits_sync() { self.append(entry) } else { self.write(entry, Journal::close) }
     }
 
     pub(super) fn append(&mut self, entry: Entry) -> Result<ChangeId> {

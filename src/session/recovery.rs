@@ -72,11 +72,20 @@ impl Session {
     /// nor as after and cannot be half done is an error: it was modified outside kkrun.
     pub(super) fn recover_doubts(&mut self, stop: bool) -> Result<()> {
         let doubtful: Vec<_> = self.history.in_doubt().cloned().collect();
+        if self.history.awaits_sync() {
+            self.world.doubt_durability();
+        }
         if stop {
             self.recover_half_undone()?;
             self.repair_half_undone()?;
         }
         for known in doubtful {
+            if self.history.is_doubted_since_restart(&known) {
+                self.world.reporter.note(format!(
+                    "{} is in doubt: the machine restarted before all that it made was on the disk",
+                    known.intent.target
+                ));
+            }
             let looked = Change::of_intent(&known.intent).and_then(|change| {
                 let look = || {
                     refuse_unmounted(&known.intent)?;
@@ -115,7 +124,7 @@ impl Session {
                 Position::After => {
                     let recorded = self.recorded_of(&change)?;
                     self.world.doubt_durability();
-                    self.append(Entry::Done { change: known.id, recorded })?;
+                    self.append(Entry::Done { change: known.id, recorded, unsynced: false })?;
                 }
                 Position::Neither(difference) if stop && change.kind().on_doubt() == OnDoubt::Stop => {
                     self.recover_conflicting_doubt(known.id, &change, &difference)?;

@@ -22,8 +22,6 @@ struct Promise {
     doing: Doing,
     /// Which call that is.
     its: fn(&[Traced], &Ground) -> Option<usize>,
-    /// Whether ext4 would keep it without that.
-    is_kept_by_ext4: bool,
     /// kkrun is killed at the next call of this name; otherwise it ends.
     killed_at: Option<&'static str>,
 }
@@ -34,7 +32,6 @@ const PROMISES: [Promise; 8] = [
         scenario: &FILES,
         doing: Doing::Run,
         its: |calls, ground| calls.iter().position(|call| is_file_sync(call, &ground.tree)),
-        is_kept_by_ext4: false,
         killed_at: None,
     },
     Promise {
@@ -45,7 +42,6 @@ const PROMISES: [Promise; 8] = [
             let is_it = |path: &PathBuf| path.starts_with(&ground.tree) && path.is_dir();
             calls.iter().rposition(|call| call.call == "fsync" && call.paths().iter().any(is_it))
         },
-        is_kept_by_ext4: false,
         killed_at: None,
     },
     Promise {
@@ -53,7 +49,6 @@ const PROMISES: [Promise; 8] = [
         scenario: &FILES,
         doing: Doing::Run,
         its: |calls, ground| calls.iter().position(|call| is_file_sync(call, &ground.state.join("backups"))),
-        is_kept_by_ext4: false,
         killed_at: None,
     },
     Promise {
@@ -64,26 +59,23 @@ const PROMISES: [Promise; 8] = [
             let act = calls.iter().rposition(|call| call.call == "renameat2")?;
             calls[..act].iter().rposition(|call| call.call == "fdatasync")
         },
-        is_kept_by_ext4: false,
         killed_at: Some("sync"),
     },
     Promise {
-        name: "the product of a command",
+        name: "that a command was begun",
         scenario: &HALF_DONE,
         doing: Doing::Run,
-        its: |calls, ground| {
-            let product = ground.tree.join("01/out");
-            calls.iter().position(|call| call.call == "fsync" && call.paths().contains(&product))
+        its: |calls, _| {
+            let command = calls.iter().position(|call| call.program != calls[0].program)?;
+            calls[..command].iter().rposition(|call| call.call == "fdatasync")
         },
-        is_kept_by_ext4: true,
-        killed_at: Some("sync"),
+        killed_at: Some("unlinkat"),
     },
     Promise {
         name: "what the commands of a step wrote",
         scenario: &COMMANDS,
         doing: Doing::Run,
         its: |calls, _| calls.iter().rposition(|call| call.call == "sync"),
-        is_kept_by_ext4: false,
         killed_at: None,
     },
     Promise {
@@ -91,7 +83,6 @@ const PROMISES: [Promise; 8] = [
         scenario: &FILES,
         doing: Doing::Run,
         its: |calls, _| calls.iter().rposition(|call| call.call == "fdatasync"),
-        is_kept_by_ext4: false,
         killed_at: None,
     },
     Promise {
@@ -99,7 +90,6 @@ const PROMISES: [Promise; 8] = [
         scenario: &FILES,
         doing: Doing::RollBack,
         its: |calls, ground| calls.iter().rposition(|call| is_file_sync(call, &ground.tree)),
-        is_kept_by_ext4: false,
         killed_at: None,
     },
 ];
@@ -113,7 +103,7 @@ pub(crate) fn sweep(shard: Shard) -> Tally {
     for lying in GROUNDS {
         for promise in &PROMISES {
             number += 1;
-            if !shard.has(number) || promise.is_kept_by_ext4 && lying == Lying::Apart("ext4") {
+            if !shard.has(number) {
                 continue;
             }
             let mut trial = Trial::new(promise.scenario, lying);

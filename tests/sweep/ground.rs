@@ -20,6 +20,8 @@ pub(crate) enum Lying {
     Apart(&'static str),
 }
 
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
 pub(crate) struct Ground {
     directory: tempfile::TempDir,
     pub tree: PathBuf,
@@ -27,6 +29,8 @@ pub(crate) struct Ground {
     port: u16,
     images: Vec<(PathBuf, PathBuf)>,
     bound: Vec<Bound>,
+    /// How often power was lost.
+    boots: u64,
     /// PostgreSQL, in memory: it loses nothing.
     server: Option<Server>,
 }
@@ -62,7 +66,7 @@ impl Ground {
                 (base.join("disk/m"), base.join("other/state"))
             }
         };
-        let ground = Self { directory, tree, state, port, images, bound: Vec::new(), server: None };
+        let ground = Self { directory, tree, state, port, images, bound: Vec::new(), boots: 0, server: None };
         ground.mount();
         fs::create_dir(&ground.tree).unwrap();
         fs::create_dir(ground.base().join("plan")).unwrap();
@@ -91,6 +95,18 @@ impl Ground {
         }
         self.mount();
         self.bind(&bound);
+        self.boot_again();
+    }
+
+    /// The kernel says by its boot id that the machine restarted.
+    fn boot_again(&mut self) {
+        if self.boots > 0 {
+            succeed(Command::new("umount").arg(BOOT_ID));
+        }
+        self.boots += 1;
+        let id = self.base().join("boot_id");
+        fs::write(&id, format!("00000000-0000-4000-8000-{:012}\n", self.boots)).unwrap();
+        succeed(Command::new("mount").arg("--bind").args([id.as_path(), Path::new(BOOT_ID)]));
     }
 
     /// Makes the plan and the tree of a scenario.
@@ -220,6 +236,9 @@ impl Drop for Ground {
         // Even mounts of its own are in the way of removing the directory.
         self.server = None;
         self.unbind();
+        if self.boots > 0 {
+            succeed(Command::new("umount").arg(BOOT_ID));
+        }
         for (_, at) in &self.images {
             succeed(Command::new("umount").arg(at));
         }

@@ -302,15 +302,16 @@ step::run("02", "Do", || {
     talks: false,
 };
 
-/// What a loss of power takes of this product has a size and a time as if it were there.
+/// What a loss of power takes of this product, and of what is beside it, has a size and a time as if it were there. The
+/// command itself makes no more than the names last.
 pub(crate) const HALF_DONE: Scenario = Scenario {
     name: "half done",
     files: &[(
         "plan.rhai",
         r#"
 step::run("01", "Make", || {
-    cmd::run(["bash", "-c", "truncate -s 6 @/01/out && echo whole | dd of=@/01/out conv=notrunc status=none"],
-        #{ creates: "@/01/out" });
+    cmd::run(["bash", "-c", "truncate -s 6 @/01/out && echo whole | tee @/01/beside | dd of=@/01/out conv=notrunc status=none && sync @/01"],
+        #{ creates: "@/01/out", undo: [["rm", "-f", "@/01/beside"]] });
     file::write("@/01/after", "after\n");
 });
 "#,

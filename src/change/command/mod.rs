@@ -407,15 +407,10 @@ impl Kind for CommandChange {
         !self.inverse.has_undo() && self.inverse.changes.is_none()
     }
 
-    /// The next run asks a product alone whether its command is to run again, so that this has to last as long as the
-    /// record: its content and its name. Where another command is asked, what that looks at is not known.
-    fn make_durable(&self) -> Result<bool> {
-        let (Some(product), None) = (&self.inverse.product, &self.inverse.probe) else { return Ok(false) };
-        files::sync_tree(product.as_path())?;
-        if let Some(changed) = &self.inverse.changes {
-            files::sync_tree(changed.as_path())?;
-        }
-        Ok(true)
+    /// The next run asks a product alone whether its command is to run again, and that says nothing of what the command
+    /// wrote beside it. Where another command is asked, that one decides.
+    fn is_made_again(&self) -> bool {
+        self.inverse.product.is_some() && self.inverse.probe.is_none()
     }
 
     fn on_doubt(&self) -> OnDoubt {

@@ -71,7 +71,7 @@ pub use remove_tree::{identity, remove_tree};
 pub use replace::replace;
 pub use rewrite::{finish_rewrite, is_mounted_upon, rewrite};
 pub use set_metadata::set_metadata;
-pub use sync::{sync_all, sync_tree};
+pub use sync::sync_all;
 pub use temporary::clear_leftover;
 pub use tree_access::{Access, EntryKind, observe_access, set_access};
 pub use xattrs::{Value, is_kept};
