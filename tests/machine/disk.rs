@@ -33,8 +33,13 @@ impl Disk {
         disk
     }
 
+    /// By a device of its own each time: a mount namespace that another process made meanwhile may still hold the file
+    /// system that lost its power.
     fn mount(&self) {
-        succeed(Command::new("mount").args(["-o", "loop"]).args([&self.image, &self.at]));
+        let device = succeed(Command::new("losetup").args(["--find", "--show"]).arg(&self.image));
+        succeed(Command::new("mount").arg(device.trim()).arg(&self.at));
+        // It goes with its last mount.
+        succeed(Command::new("losetup").args(["--detach", device.trim()]));
     }
 
     /// Where it is mounted.
@@ -88,7 +93,9 @@ fn unmount(path: &Path) {
     }
 }
 
-fn succeed(command: &mut Command) {
+/// Gives what it printed.
+fn succeed(command: &mut Command) -> String {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }

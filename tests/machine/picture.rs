@@ -7,6 +7,7 @@ use std::path::Path;
 const SHOWN: usize = 3;
 
 /// Something that may be otherwise, and why that is no loss.
+#[derive(Clone, Copy)]
 pub(crate) struct Exception {
     /// What it is, as a regular expression for the whole of it.
     pub what: &'static str,
