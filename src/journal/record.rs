@@ -589,7 +589,7 @@ impl Entry {
             || matches!(self, Self::Done { .. } | Self::UndoCommand { .. } | Self::Undone { .. })
     }
 
-    /// Whether all that commands wrote before it was synced, whoever ran them.
+    /// Whether all that commands wrote before it was synced, in whichever run they ran.
     pub fn follows_sync(&self) -> bool {
         matches!(
             self,
