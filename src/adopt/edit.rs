@@ -170,7 +170,8 @@ fn keyed(
         return None;
     }
     let kind = EntryKind::Line { key: key.to_owned(), separator: separator.map(str::to_owned) };
-    let entry = FileEntry { section: section.map(str::to_owned), comment: "#".to_owned(), format, kind };
+    let comment = format.comment().to_owned();
+    let entry = FileEntry { section: section.map(str::to_owned), comment, format, kind };
     let mut options = Vec::new();
     options.extend(section.map(|section| ("section", literal::string(section))));
     options.extend(separator.map(|separator| ("separator", literal::string(separator))));

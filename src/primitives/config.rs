@@ -62,7 +62,7 @@ impl Options {
 
     /// The entry of this kind that the options point to.
     fn entry(&self, kind: EntryKind) -> Result<FileEntry> {
-        let comment = self.comment.as_deref().unwrap_or("#").trim();
+        let comment = self.comment.as_deref().unwrap_or(Format::default().comment()).trim();
         if comment.is_empty() || comment.contains(char::is_alphanumeric) || comment.contains(char::is_control)
         {
             bail!(
@@ -80,6 +80,23 @@ impl Options {
         }
         let section = self.section.clone().filter(|section| !section.is_empty());
         Ok(FileEntry { section, comment: comment.to_owned(), format: Format::default(), kind })
+    }
+
+    /// The entry in a file of this format.
+    fn of_format(&self, entry: FileEntry, format: Format) -> Result<FileEntry> {
+        let comment = match &self.comment {
+            None => format.comment().to_owned(),
+            Some(_) if format.is_comment(&entry.comment) => entry.comment,
+            Some(_) => bail!(
+                Failure::new(format!(
+                    "invalid option `comment`: `{}` begins no comment in this format",
+                    entry.comment
+                ))
+                .kind(FailureKind::Option)
+                .hint(format!("leave it out: kkrun writes `{}`", format.comment()))
+            ),
+        };
+        Ok(FileEntry { comment, format, ..entry })
     }
 
     fn line(&self, key: &str) -> Result<FileEntry> {
@@ -236,13 +253,14 @@ fn make(
 fn make_known(
     host: &Host,
     path: &str,
-    mut entry: FileEntry,
+    entry: FileEntry,
     desired: DesiredEntry<'_>,
     options: &Options,
     secret: bool,
 ) -> Result<bool> {
     let Some((found, bytes)) = text_at(host, path, &entry, &desired)? else { return Ok(true) };
-    entry.format = recognise(&found.path, &bytes, options.asked(&entry))?;
+    let format = recognise(&found.path, &bytes, options.asked(&entry))?;
+    let entry = options.of_format(entry, format)?;
     let how = How { ownership: options.ownership(), secret, in_place: options.in_place };
     edit(host, (found, bytes), entry, desired, &how)
 }
@@ -383,11 +401,12 @@ fn set_together(host: &Host, path: &str, values: &rhai::Map, options: &Options) 
     let mut texts = Vec::new();
     let mut format = None;
     for (key, value) in values {
-        let mut entry = options.line(key)?;
-        entry.format = match format {
+        let entry = options.line(key)?;
+        let format = match format {
             Some(format) => format,
             None => *format.insert(recognise(&found.path, &bytes, options.asked(&entry))?),
         };
+        let entry = options.of_format(entry, format)?;
         host.seen().asks_for(|| entry_target(&found.path, &entry));
         texts.push((entry, key_value(host, key, value, is_document(Path::new(path), options.format))?));
     }
@@ -431,13 +450,14 @@ fn set_together(host: &Host, path: &str, values: &rhai::Map, options: &Options) 
 fn get_one(host: &Host, path: &str, key: &str, options: &Options) -> Result<Dynamic> {
     let path = absolute(path)?;
     host.refuse_unknown(&path)?;
-    let mut entry = options.line(key)?;
+    let entry = options.line(key)?;
     if std::fs::metadata(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound) {
         return Ok(Dynamic::UNIT);
     }
     let (bytes, shown) = (files::read_following(&path)?, path.display().to_string());
-    entry.format = recognise(&path, &bytes, options.asked(&entry))?;
-    if entry.format.is_document() {
+    let format = recognise(&path, &bytes, options.asked(&entry))?;
+    let entry = options.of_format(entry, format)?;
+    if format.is_document() {
         let value = entry.typed_value(&bytes, &shown)?.map(plain_value);
         return Ok(value.map_or(Dynamic::UNIT, |value| value_of(&value)));
     }

@@ -191,6 +191,7 @@ pub(super) fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::
     };
     let is_unended = matches!(error.err_type(), ParseErrorType::MissingToken(token, _) if token == ";");
     let before = if is_unended { last_before(&tokens(engine, &script.text), error.position()) } else { None };
+    let (kind, position) = (error.err_type().clone(), error.position());
     let mut failure = error::plain(&error.into(), &script.name, &script.text, ExitCode::USAGE);
     if let Some(position) = before {
         // Rhai reports the token that follows, which is mostly in the next line.
@@ -199,8 +200,43 @@ pub(super) fn uncompilable(engine: &rhai::Engine, script: &Script, error: rhai::
     }
     match near {
         Some(near) => failure.hint(format!("did you mean `{near}`?")),
+        None if before.is_none() => match reserved(&kind, position, &script.text) {
+            Some((word, hint)) => {
+                failure.message = format!("`{word}` is a reserved word");
+                failure.hint(hint)
+            }
+            None => failure,
+        },
         None => failure,
     }
+}
+
+/// The reserved word at a position, where one of them is what is wrong, and the way on.
+fn reserved(kind: &ParseErrorType, position: Position, text: &str) -> Option<(String, String)> {
+    let line = text.lines().nth(position.line()?.checked_sub(1)?)?;
+    let column = position.position()?.saturating_sub(1);
+    let (before, behind) = line.split_at(line.char_indices().nth(column)?.0);
+    let end = behind.find(|letter: char| !letter.is_alphanumeric() && letter != '_').unwrap_or(behind.len());
+    let (word, behind) = behind.split_at(end);
+    let is_key = behind.trim_start().strip_prefix(':').is_some_and(|rest| !rest.starts_with(':'));
+    let is_reserved = match kind {
+        ParseErrorType::Reserved(_) => true,
+        // Rhai names what it expects in the place of a word that it has a meaning for.
+        ParseErrorType::PropertyExpected => is_key || before.ends_with('.'),
+        ParseErrorType::MissingToken(token, _) => token == "}" && is_key,
+        _ => false,
+    };
+    if !is_reserved || !word.starts_with(|first: char| first.is_alphabetic() || first == '_') {
+        return None;
+    }
+    let hint = if is_key {
+        format!("quote it as the key of a map: `\"{word}\": …`")
+    } else if before.trim_end().ends_with('.') {
+        format!("name it in brackets instead of behind a dot: `[\"{word}\"]`")
+    } else {
+        "choose another name".to_owned()
+    };
+    Some((word.to_owned(), hint))
 }
 
 /// The last token before a position.

@@ -91,8 +91,10 @@ fn excerpt(place: &Place) -> Vec<String> {
     let of_name = |letter: char| letter.is_alphanumeric() || "_:".contains(letter);
     let before: String = text.chars().take(place.column.saturating_sub(1)).collect();
     let before = if before.ends_with("::") { before.trim_end_matches(of_name) } else { &before };
-    let word = text[before.len()..].chars();
-    let marked = word.take_while(|letter| of_name(*letter)).count().max(1);
+    let word = &text[before.len()..];
+    let word = &word[..word.find(|letter| !of_name(letter)).unwrap_or(word.len())];
+    // The colon behind a key is not part of it.
+    let marked = word.trim_end_matches(':').chars().count().max(1);
     let room = width().map_or(usize::MAX, |width| width.saturating_sub(number.len() + 3));
     let (text, left_out) = part_of(text, before.chars().count(), room);
     let before: String = before.chars().skip(left_out).collect();

@@ -48,6 +48,27 @@ fn array_is_a_value_in_json_and_toml_only() {
 }
 
 #[test]
+fn reserved_word_is_named_with_the_way_to_write_it() {
+    for (script, column, word, hint) in [
+        ("let a = #{ debug: true };", 12, "debug", "quote it as the key of a map: `\"debug\": …`"),
+        ("let a = #{ one: 1, import: 2 };", 20, "import", "`\"import\": …`"),
+        ("let a = #{ in : 1 };", 12, "in", "`\"in\": …`"),
+        ("let a = #{}; a.new = 1;", 16, "new", "in brackets instead of behind a dot: `[\"new\"]`"),
+        ("let sync = 1;", 5, "sync", "choose another name"),
+    ] {
+        let place = Place::new(script);
+        let caret = format!("  │ {}{}\n", " ".repeat(column - 1), "^".repeat(word.len()));
+        place
+            .run("check plan.rhai")
+            .ends(2)
+            .says(&format!("error: `{word}` is a reserved word\n  ╭─ plan.rhai:1:{column}\n"))
+            .says(&caret)
+            .says(hint);
+    }
+    Place::new("let a = #{ \"debug\": true, \"in\": 2 }; print(a[\"in\"]);").run("plan.rhai").ends(0).prints("2\n");
+}
+
+#[test]
 fn scripts_without_problems_are_counted_and_directories_are_read_whole() {
     let place = Place::new("import \"lib\" as lib; print(lib::one());")
         .with("plan/lib.rhai", "fn one() { 1 }")

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{MadeFor, Place};
 use super::format::{Format, Key, KeyLine};
-use super::key::{behind_example, find, indentation, refuse_open_quote};
+use super::key::{behind_example, find, indentation, refuse_doubt, refuse_open_quote};
 use super::lines::Lines;
 use super::section::{Region, is_blank};
 use crate::failure::{Failure, FailureKind};
@@ -197,7 +197,10 @@ impl FileEntry {
         let EntryKind::Line { key, separator } = &self.kind else { return Ok(None) };
         let (lines, syntax) = (Lines::of(bytes), self.format.syntax());
         self.check(&lines, path)?;
-        let found = self.find_key(&lines, Key { name: key, separator: separator.as_deref() }, path)?;
+        let key = Key { name: key, separator: separator.as_deref() };
+        let found = self.find_key(&lines, key, path)?;
+        let region = self.region(&lines, path)?;
+        refuse_doubt(syntax, &lines, region.as_ref(), key, found.as_ref(), path)?;
         Ok(found.map(|line| {
             let text = lines.bodies(&line.lines);
             syntax.meaning(&text[syntax.value(text, line.value_at)]).into_owned()
@@ -376,6 +379,9 @@ impl FileEntry {
             (EntryKind::Line { key, separator }, desired) => {
                 let key = Key { name: key, separator: separator.as_deref() };
                 let found = self.find_key(lines, key, path)?;
+                let region = || self.region(lines, path);
+                let region = if found.is_none() { region()? } else { None };
+                refuse_doubt(self.format.syntax(), lines, region.as_ref(), key, found.as_ref(), path)?;
                 match (desired, found) {
                     (DesiredEntry::Text(value), found) => {
                         if let Some(why) = self.format.syntax().refuse_value(key.name, value) {
@@ -448,7 +454,8 @@ impl FileEntry {
         let text = lines.bodies(&line.lines);
         let value = self.format.syntax().value(text, line.value_at);
         self.refuse_open(&text[value.clone()], line, path)?;
-        if matches!(text[value.end..].trim_ascii_start().first(), None | Some(b'#')) {
+        let behind = text[value.end..].trim_ascii_start();
+        if behind.is_empty() || self.format.syntax().is_comment_behind(behind) {
             return Ok(());
         }
         bail!(
@@ -463,10 +470,10 @@ impl FileEntry {
     }
 
     fn refuse_open(&self, value: &[u8], line: &KeyLine, path: &str) -> Result<()> {
-        match self.format {
-            Format::Ini => refuse_open_quote(value, line.lines.start, path),
-            _ => Ok(()),
+        if self.format.syntax().is_open(value) {
+            bail!(refuse_open_quote(line.lines.start, path));
         }
+        Ok(())
     }
 
     fn set_line(
@@ -484,11 +491,18 @@ impl FileEntry {
         }
         self.refuse_open(&text[old.clone()], &line, path)?;
         let (mut new, behind) = (text[..old.start].to_vec(), &text[old.end..]);
-        if old.is_empty() && needs_space(&new, key.name) {
-            new.push(b' ');
+        if old.is_empty() && !value.is_empty() {
+            if let Some(sign) = syntax.missing_sign(lines, &new, key) {
+                new.extend_from_slice(sign.as_bytes());
+            } else if needs_space(&new, key.name) {
+                new.push(b' ');
+            }
         }
         new.extend_from_slice(value);
         if !is_blank(behind) {
+            if old.is_empty() && !behind[0].is_ascii_whitespace() {
+                new.push(b' ');
+            }
             new.extend_from_slice(behind);
         }
         Ok(Some(Edited {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use anyhow::{Result, bail};
 
-use super::format::{Is, Key, KeyLine, Syntax, logical};
+use super::format::{Doubt, Is, Key, KeyLine, Syntax, logical};
 use super::lines::Lines;
 use super::section::Region;
 use crate::failure::{Failure, FailureKind};
@@ -90,24 +90,48 @@ pub(super) fn indentation<'b>(syntax: &dyn Syntax, lines: &Lines<'b>, region: &R
 }
 
 /// Refuses a value whose quote is closed in a later line: its end would stay behind.
-pub(super) fn refuse_open_quote(value: &[u8], number: usize, path: &str) -> Result<()> {
-    let open = match value.first() {
-        Some(quote @ (b'"' | b'\'')) => !value[1..].contains(quote),
-        _ => false,
+pub(super) fn refuse_open_quote(number: usize, path: &str) -> Failure {
+    Failure::new(format!(
+        "cannot change the value in line {} of `{path}`: its quotes close in a later line",
+        number + 1
+    ))
+    .kind(FailureKind::Refused)
+    .hint("name the format with the option `format`: `dotenv` and `shell` know values of several lines")
+    .hint("use `config::line` for a whole line")
+}
+
+/// Refuses what is another entry for another program, where the program is not known.
+pub(super) fn refuse_doubt(
+    syntax: &dyn Syntax,
+    lines: &Lines<'_>,
+    region: Option<&Region>,
+    key: Key<'_>,
+    found: Option<&KeyLine>,
+    path: &str,
+) -> Result<()> {
+    let (number, why) = match found {
+        Some(line) => match syntax.doubt(lines, line) {
+            None => return Ok(()),
+            Some(Doubt::Comment(number, sign)) => {
+                (number, format!("whether ` {sign}` begins a comment in it depends on the program"))
+            }
+            Some(Doubt::Indented(number)) => {
+                (number, format!("whether it continues `{}` depends on the program", key.name))
+            }
+        },
+        None => match region.and_then(|region| syntax.doubtful_spelling(lines, &region.parts, key)) {
+            None => return Ok(()),
+            Some(number) => {
+                (number, format!("whether its key is another spelling of `{}` depends on the program", key.name))
+            }
+        },
     };
-    if open {
-        bail!(
-            Failure::new(format!(
-                "cannot change the value in line {} of `{path}`: its quotes close in a later line",
-                number + 1
-            ))
+    bail!(
+        Failure::new(format!("cannot edit {} in `{path}`: line {}: {why}", key.name, number + 1))
             .kind(FailureKind::Refused)
-            .hint(
-                "name the format with the option `format`: `dotenv` and `shell` know values of several lines"
-            )
-        );
-    }
-    Ok(())
+            .hint("name the program's format with the option `format`: docs/config-formats.md lists them")
+            .hint("use `config::line` with `matching` for the whole line")
+    )
 }
 
 #[cfg(test)]

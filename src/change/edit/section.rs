@@ -35,10 +35,26 @@ impl Region {
             return Ok(section.is_none().then(|| Self::whole(lines)));
         }
         let mut parts: Vec<Range<usize>> = Vec::new();
+        let mut doubtful = None;
         let mut start = section.is_none().then_some(0);
         let texts = logical(syntax, lines, 0..lines.count()).filter(|line| line.is == Is::Text);
         for number in texts.map(|line| line.lines.start) {
-            let Some(name) = sections.header(lines.body(number)) else { continue };
+            let Some(name) = sections.header(lines.body(number)) else {
+                if sections.only() && lines.body(number).trim_ascii_start().starts_with(b"[") {
+                    bail!(
+                        Failure::new(format!(
+                            "cannot edit `{path}`: line {}: a section begins in it, with more behind the header",
+                            number + 1
+                        ))
+                        .kind(FailureKind::Refused)
+                        .hint("put what is behind the header on a line of its own, or use `config::line`")
+                    );
+                }
+                continue;
+            };
+            if section.is_none() && sections.is_heading(name) {
+                continue;
+            }
             if let Some(start) = start.take() {
                 parts.push(start..number);
             }
@@ -59,8 +75,20 @@ impl Region {
                     }
                     start = Some(number + 1);
                 }
+                Some(section) if sections.is_doubtful(name, section) => doubtful = Some(number),
                 Some(_) => {}
             }
+        }
+        if let (Some(number), Some(section), true) = (doubtful, section, parts.is_empty() && start.is_none()) {
+            bail!(
+                Failure::new(format!(
+                    "cannot edit `{section}` in `{path}`: line {} has it in another spelling, and programs differ in \
+                     whether that is the same section",
+                    number + 1
+                ))
+                .kind(FailureKind::Refused)
+                .hint("write it as in the file, or name the program's format with the option `format`")
+            );
         }
         if let Some(start) = start {
             parts.push(start..lines.count());

@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 
 use super::super::lines::Lines;
 use super::Format;
-use super::ini::refuse_plain;
+use super::plain::refuse_plain;
 use crate::failure::{Failure, FailureKind};
 
 /// What a script says about a file whose format it asks for.
@@ -34,6 +34,7 @@ enum Known {
 const BY_LINE: &str = "use `config::line` for one of its lines, or `config::block` for several";
 const AS_A_WHOLE: &str =
     "write the whole file with `file::write`, or change one of its lines with `config::line`";
+const SOURCES: &str = "use std/apt, or `config::line`";
 const ACCOUNTS: &str = "use `user::ensure` and `group::ensure`";
 
 const UNITS: &[&str] = &[
@@ -51,80 +52,174 @@ const UNITS: &[&str] = &[
 ];
 const NETWORKS: &[&str] = &["dnssd", "link", "netdev", "network"];
 
-/// What a file name says alone.
-const NAMES: &[(&str, Known)] = &[
+/// What a path says, the first that matches: without a `/` before it at the end of any path, with one behind it all
+/// below the directory. `*` is any name, `*.x` one that ends so, `x*` one that begins so, and `**` any directories.
+const FILES: &[(&str, Known)] = &[
+    ("/etc/php/**/pool.d/*.conf", Known::Yes(Format::PhpFpm)),
+    ("/etc/php/**/php-fpm.conf", Known::Yes(Format::PhpFpm)),
+    ("/etc/php/**/*.ini", Known::Yes(Format::Php)),
+    ("/etc/postgresql/**/conf.d/*.conf", Known::Yes(Format::Postgresql)),
+    ("/etc/ssl/**/*.cnf", Known::Yes(Format::Openssl)),
+    ("/etc/exim4/update-exim4.conf.conf", Known::Yes(Format::Shell)),
+    ("/etc/initramfs-tools/*.conf", Known::Yes(Format::Shell)),
     ("sshd_config", Known::Yes(Format::Sshd)),
     ("ssh_config", Known::Yes(Format::Ssh)),
+    (".ssh/config", Known::Yes(Format::Ssh)),
     ("main.cf", Known::Yes(Format::Postfix)),
     ("fstab", Known::Yes(Format::Fstab)),
     ("locale.gen", Known::Yes(Format::Words)),
     ("login.defs", Known::Yes(Format::Words)),
     (".env", Known::Yes(Format::Dotenv)),
+    (".env.*", Known::Yes(Format::Dotenv)),
     (".profile", Known::Yes(Format::Shell)),
     (".bashrc", Known::Yes(Format::Shell)),
     (".bash_profile", Known::Yes(Format::Shell)),
-    (".gitconfig", Known::Yes(Format::Ini)),
-    ("master.cf", Known::No("a table of services", BY_LINE)),
+    (".gitconfig", Known::Yes(Format::Git)),
+    (".gitmodules", Known::Yes(Format::Git)),
+    (".git/config", Known::Yes(Format::Git)),
+    (".config/git/config", Known::Yes(Format::Git)),
+    ("/etc/gitconfig", Known::Yes(Format::Git)),
+    ("postgresql.conf", Known::Yes(Format::Postgresql)),
+    ("postgresql.auto.conf", Known::Yes(Format::Postgresql)),
+    ("php.ini", Known::Yes(Format::Php)),
+    ("smb.conf", Known::Yes(Format::Samba)),
+    ("supervisord.conf", Known::Yes(Format::Supervisor)),
+    ("redis.conf", Known::Yes(Format::Redis)),
+    ("valkey.conf", Known::Yes(Format::Redis)),
+    ("dnsmasq.conf", Known::Yes(Format::Dnsmasq)),
+    ("nsswitch.conf", Known::Yes(Format::Nsswitch)),
+    ("openssl.cnf", Known::Yes(Format::Openssl)),
+    ("sysctl.d/*", Known::Yes(Format::Sysctl)),
     ("pg_hba.conf", Known::No("a table of rules", BY_LINE)),
+    ("pg_ident.conf", Known::No("a table of names", BY_LINE)),
+    ("master.cf", Known::No("a table of services", BY_LINE)),
+    ("*.ini", Known::Yes(Format::Ini)),
+    ("*.desktop", Known::Yes(Format::Keyfile)),
+    ("*.nmconnection", Known::Yes(Format::Keyfile)),
+    ("*.cnf", Known::Yes(Format::Mysql)),
+    ("*.env", Known::Yes(Format::Dotenv)),
+    ("*.sh", Known::Yes(Format::Shell)),
+    ("*.bash", Known::Yes(Format::Shell)),
+    ("*.json", Known::Yes(Format::Json)),
+    ("*.jsonc", Known::Yes(Format::Json)),
+    ("*.json5", Known::No("JSON5", AS_A_WHOLE)),
+    ("*.toml", Known::Yes(Format::Toml)),
+    ("*.xml", Known::No("XML", AS_A_WHOLE)),
+    ("*.yaml", Known::No("YAML", AS_A_WHOLE)),
+    ("*.yml", Known::No("YAML", AS_A_WHOLE)),
 ];
 
-/// What a suffix says alone.
-const SUFFIXES: &[(&str, Known)] = &[
-    ("ini", Known::Yes(Format::Ini)),
-    ("desktop", Known::Yes(Format::Ini)),
-    ("nmconnection", Known::Yes(Format::Ini)),
-    ("cnf", Known::Yes(Format::Ini)),
-    ("env", Known::Yes(Format::Dotenv)),
-    ("sh", Known::Yes(Format::Shell)),
-    ("bash", Known::Yes(Format::Shell)),
-    ("json", Known::Yes(Format::Json)),
-    ("jsonc", Known::Yes(Format::Json)),
-    ("json5", Known::No("JSON5", AS_A_WHOLE)),
-    ("toml", Known::Yes(Format::Toml)),
-    ("xml", Known::No("XML", AS_A_WHOLE)),
-    ("yaml", Known::No("YAML", AS_A_WHOLE)),
-    ("yml", Known::No("YAML", AS_A_WHOLE)),
+/// The same, where neither these nor a unit's name say anything.
+const PLACES: &[(&str, Known)] = &[
+    ("/etc/environment", Known::Yes(Format::Environment)),
+    ("/etc/profile", Known::Yes(Format::Shell)),
+    ("/etc/bash.bashrc", Known::Yes(Format::Shell)),
+    ("/etc/default/", Known::Yes(Format::Shell)),
+    ("/etc/sysstat/sysstat", Known::Yes(Format::Shell)),
+    ("/etc/ssh/sshd_config.d/", Known::Yes(Format::Sshd)),
+    ("/etc/ssh/ssh_config.d/", Known::Yes(Format::Ssh)),
+    ("/etc/systemd/network/", Known::Yes(Format::Networkd)),
+    ("/etc/systemd/", Known::Yes(Format::Systemd)),
+    ("/etc/sysctl.conf", Known::Yes(Format::Sysctl)),
+    ("/etc/lightdm/", Known::Yes(Format::Keyfile)),
+    ("/etc/gdm3/", Known::Yes(Format::Keyfile)),
+    ("/etc/NetworkManager/dispatcher.d/", Known::No("a script", BY_LINE)),
+    ("/etc/NetworkManager/", Known::Yes(Format::Keyfile)),
+    ("/var/lib/AccountsService/users/", Known::Yes(Format::Keyfile)),
+    ("/etc/wireguard/", Known::Yes(Format::Wireguard)),
+    ("/etc/samba/", Known::Yes(Format::Samba)),
+    ("/etc/fail2ban/", Known::Yes(Format::Fail2ban)),
+    ("/etc/supervisor/", Known::Yes(Format::Supervisor)),
+    ("/etc/mysql/", Known::Yes(Format::Mysql)),
+    ("/etc/redis/", Known::Yes(Format::Redis)),
+    ("/etc/dnsmasq.d/", Known::Yes(Format::Dnsmasq)),
+    ("/etc/chrony/*.conf", Known::Yes(Format::Chrony)),
+    ("/etc/chrony/conf.d/", Known::Yes(Format::Chrony)),
+    ("/etc/aliases", Known::Yes(Format::Aliases)),
+    ("/etc/adduser.conf", Known::Yes(Format::Adduser)),
+    ("/etc/deluser.conf", Known::Yes(Format::Adduser)),
+    ("/etc/hosts", Known::No("a table of hosts", BY_LINE)),
+    ("/etc/hosts.allow", Known::No("a list of rules", BY_LINE)),
+    ("/etc/hosts.deny", Known::No("a list of rules", BY_LINE)),
+    ("/etc/resolv.conf", Known::No("a list of servers", BY_LINE)),
+    ("/etc/exports", Known::No("a table of exports", BY_LINE)),
+    ("/etc/crypttab", Known::No("a table of devices", BY_LINE)),
+    ("/etc/crontab", Known::No("a table of jobs", BY_LINE)),
+    ("/etc/anacrontab", Known::No("a table of jobs", BY_LINE)),
+    ("/etc/cron.d/", Known::No("a table of jobs", BY_LINE)),
+    ("/etc/modules", Known::No("a list of modules", BY_LINE)),
+    ("/etc/modules-load.d/", Known::No("a list of modules", BY_LINE)),
+    ("/etc/modprobe.d/", Known::No("a list of commands", BY_LINE)),
+    ("/etc/udev/", Known::No("a list of rules", BY_LINE)),
+    ("/etc/tmpfiles.d/", Known::No("a table of files", BY_LINE)),
+    ("/etc/sysusers.d/", Known::No("a table of users", BY_LINE)),
+    ("/etc/sudoers", Known::No("a list of rules", BY_LINE)),
+    ("/etc/sudoers.d/", Known::No("a list of rules", BY_LINE)),
+    ("/etc/pam.conf", Known::No("a list of rules", BY_LINE)),
+    ("/etc/pam.d/", Known::No("a list of rules", BY_LINE)),
+    ("/etc/security/limits.conf", Known::No("a table of limits", BY_LINE)),
+    ("/etc/security/limits.d/", Known::No("a table of limits", BY_LINE)),
+    ("/etc/security/access.conf", Known::No("a list of rules", BY_LINE)),
+    ("/etc/smartd.conf", Known::No("a list of devices", BY_LINE)),
+    ("/etc/ntpsec/", Known::No("a list of commands", BY_LINE)),
+    ("/etc/ntp.conf", Known::No("a list of commands", BY_LINE)),
+    ("/etc/rsyslog.conf", Known::No("a language of its own", BY_LINE)),
+    ("/etc/rsyslog.d/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/logrotate.conf", Known::No("a language of its own", BY_LINE)),
+    ("/etc/logrotate.d/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/munin/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/needrestart/", Known::No("a script", BY_LINE)),
+    ("/etc/dovecot/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/exim4/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/haproxy/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/bind/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/krb5.conf", Known::No("a language of its own", BY_LINE)),
+    ("/etc/nginx/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/apache2/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/network/interfaces", Known::No("a language of its own", BY_LINE)),
+    ("/etc/network/interfaces.d/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/nftables.conf", Known::No("a language of its own", BY_LINE)),
+    ("/etc/apt/sources.list", Known::No("a list of sources", SOURCES)),
+    ("/etc/apt/sources.list.d/", Known::No("a list of sources", SOURCES)),
+    ("/etc/apt/preferences", Known::No("a list of pins", BY_LINE)),
+    ("/etc/apt/preferences.d/", Known::No("a list of pins", BY_LINE)),
+    ("/etc/apt/apt.conf", Known::No("a language of its own", BY_LINE)),
+    ("/etc/apt/apt.conf.d/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/passwd", Known::No("a table of users", ACCOUNTS)),
+    ("/etc/shadow", Known::No("a table of passwords", ACCOUNTS)),
+    ("/etc/group", Known::No("a table of groups", ACCOUNTS)),
+    ("/etc/gshadow", Known::No("a table of groups", ACCOUNTS)),
 ];
 
-/// What a path below `/etc` says: the file of this name, or with a `/` at its end all below the directory.
-const BELOW_ETC: &[(&str, Known)] = &[
-    ("environment", Known::Yes(Format::Environment)),
-    ("profile", Known::Yes(Format::Shell)),
-    ("bash.bashrc", Known::Yes(Format::Shell)),
-    ("default/", Known::Yes(Format::Shell)),
-    ("ssh/sshd_config.d/", Known::Yes(Format::Sshd)),
-    ("ssh/ssh_config.d/", Known::Yes(Format::Ssh)),
-    ("systemd/network/", Known::Yes(Format::Networkd)),
-    ("systemd/", Known::Yes(Format::Systemd)),
-    ("sysctl.conf", Known::Yes(Format::Ini)),
-    ("sysctl.d/", Known::Yes(Format::Ini)),
-    ("lightdm/", Known::Yes(Format::Ini)),
-    ("gdm3/", Known::Yes(Format::Ini)),
-    ("wireguard/", Known::Yes(Format::Ini)),
-    ("NetworkManager/", Known::Yes(Format::Ini)),
-    ("samba/", Known::Yes(Format::Ini)),
-    ("fail2ban/", Known::Yes(Format::Ini)),
-    ("mysql/", Known::Yes(Format::Ini)),
-    ("hosts", Known::No("a table of hosts", BY_LINE)),
-    ("resolv.conf", Known::No("a list of servers", BY_LINE)),
-    ("exports", Known::No("a table of exports", BY_LINE)),
-    ("crontab", Known::No("a table of jobs", BY_LINE)),
-    ("cron.d/", Known::No("a table of jobs", BY_LINE)),
-    ("sudoers", Known::No("a list of rules", BY_LINE)),
-    ("sudoers.d/", Known::No("a list of rules", BY_LINE)),
-    ("pam.d/", Known::No("a list of rules", BY_LINE)),
-    ("nginx/", Known::No("a language of its own", BY_LINE)),
-    ("apache2/", Known::No("a language of its own", BY_LINE)),
-    ("network/interfaces", Known::No("a language of its own", BY_LINE)),
-    ("nftables.conf", Known::No("a language of its own", BY_LINE)),
-    ("apt/sources.list", Known::No("a list of sources", "use std/apt, or `config::line`")),
-    ("apt/sources.list.d/", Known::No("a list of sources", "use std/apt, or `config::line`")),
-    ("apt/apt.conf.d/", Known::No("a language of its own", BY_LINE)),
-    ("passwd", Known::No("a table of users", ACCOUNTS)),
-    ("shadow", Known::No("a table of passwords", ACCOUNTS)),
-    ("group", Known::No("a table of groups", ACCOUNTS)),
-    ("gshadow", Known::No("a table of groups", ACCOUNTS)),
-];
+/// Whether a name is as this pattern.
+fn is_name_like(pattern: &str, name: &[u8]) -> bool {
+    match (pattern.strip_prefix('*'), pattern.strip_suffix('*')) {
+        (Some(end), _) => name.len() > end.len() && name.ends_with(end.as_bytes()),
+        (None, Some(start)) => name.len() > start.len() && name.starts_with(start.as_bytes()),
+        (None, None) => name == pattern.as_bytes(),
+    }
+}
+
+fn are_names_like(pattern: &[&str], names: &[&[u8]]) -> bool {
+    match (pattern, names) {
+        ([], []) | ([""], [_, ..]) => true,
+        (["**", rest @ ..], _) => (0..=names.len()).any(|skipped| are_names_like(rest, &names[skipped..])),
+        ([first, rest @ ..], [name, names @ ..]) => is_name_like(first, name) && are_names_like(rest, names),
+        _ => false,
+    }
+}
+
+fn is_like(pattern: &str, path: &Path) -> bool {
+    let names: Vec<&[u8]> = path.iter().skip(1).map(OsStr::as_bytes).collect();
+    let parts: Vec<&str> = pattern.split('/').collect();
+    match &*parts {
+        ["", rest @ ..] => path.is_absolute() && are_names_like(rest, &names),
+        parts => {
+            let all: Vec<&[u8]> = path.iter().map(OsStr::as_bytes).collect();
+            are_names_like(parts, &all[all.len().saturating_sub(parts.len())..])
+        }
+    }
+}
 
 impl Known {
     const fn copied(&self) -> Self {
@@ -136,17 +231,13 @@ impl Known {
     }
 
     fn from_path(path: &Path) -> Self {
-        let name = path.file_name().unwrap_or_default();
-        let suffix = path.extension().unwrap_or_default();
-        let entry = |table: &[(&str, Self)], text: &OsStr| {
-            table.iter().find(|(known, _)| OsStr::new(known) == text).map(|(_, known)| known.copied())
+        let entry = |table: &[(&str, Self)]| {
+            table.iter().find(|(pattern, _)| is_like(pattern, path)).map(|(_, known)| known.copied())
         };
-        if let Some(known) = entry(NAMES, name).or_else(|| entry(SUFFIXES, suffix)) {
+        if let Some(known) = entry(FILES) {
             return known;
         }
-        if name.as_bytes().starts_with(b".env.") {
-            return Self::Yes(Format::Dotenv);
-        }
+        let name = path.file_name().unwrap_or_default();
         let is_of =
             |suffixes: &[&str], suffix: &OsStr| suffixes.iter().any(|known| OsStr::new(known) == suffix);
         // A drop-in is in a directory named after its unit.
@@ -160,18 +251,7 @@ impl Known {
         if is_of(NETWORKS, kind) {
             return Self::Yes(Format::Networkd);
         }
-        if path.parent().is_some_and(|parent| parent.ends_with(".ssh")) && name == "config" {
-            return Self::Yes(Format::Ssh);
-        }
-        if path.starts_with("/var/lib/AccountsService/users") {
-            return Self::Yes(Format::Ini);
-        }
-        let Ok(below) = path.strip_prefix("/etc") else { return Self::Unknown };
-        let is_at = |known: &str| match known.strip_suffix('/') {
-            Some(directory) => below.starts_with(directory) && below != Path::new(directory),
-            None => below == Path::new(known),
-        };
-        BELOW_ETC.iter().find(|(known, _)| is_at(known)).map_or(Self::Unknown, |(_, known)| known.copied())
+        entry(PLACES).unwrap_or(Self::Unknown)
     }
 }
 
@@ -252,16 +332,27 @@ mod tests {
             ("/etc/systemd/network/10-wg.netdev.d/peers.conf", Format::Networkd),
             ("/etc/fstab", Format::Fstab),
             ("/etc/locale.gen", Format::Words),
-            ("/etc/lightdm/lightdm.conf", Format::Ini),
-            ("/etc/wireguard/wg0.conf", Format::Ini),
-            ("/etc/php/8.2/fpm/php.ini", Format::Ini),
+            ("/etc/lightdm/lightdm.conf", Format::Keyfile),
+            ("/etc/wireguard/wg0.conf", Format::Wireguard),
+            ("/etc/php/8.2/fpm/php.ini", Format::Php),
+            ("/etc/php/8.2/fpm/pool.d/www.conf", Format::PhpFpm),
+            ("/etc/php/8.2/mods-available/opcache.ini", Format::Php),
+            ("/etc/postgresql/15/main/postgresql.conf", Format::Postgresql),
+            ("/etc/postgresql/15/main/conf.d/ours.conf", Format::Postgresql),
+            ("/etc/mysql/mariadb.conf.d/50-server.cnf", Format::Mysql),
+            ("/root/.my.cnf", Format::Mysql),
+            ("/etc/ssl/openssl.cnf", Format::Openssl),
+            ("/usr/lib/sysctl.d/50-default.conf", Format::Sysctl),
+            ("/srv/app/.git/config", Format::Git),
+            ("/etc/xrdp/sesman.ini", Format::Ini),
+            ("/etc/adduser.conf", Format::Adduser),
             ("/etc/docker/daemon.json", Format::Json),
             ("/etc/containerd/config.toml", Format::Toml),
         ] {
             assert_eq!(Known::from_path(Path::new(path)), Known::Yes(format), "{path}");
         }
         for path in
-            ["/srv/app.conf", "/etc/adduser.conf", "/srv/fstab.txt", "/etc/default", "/x/etc/environment"]
+            ["/srv/app.conf", "/srv/fstab.txt", "/etc/default", "/x/etc/environment", "/srv/.ini"]
         {
             assert_eq!(Known::from_path(Path::new(path)), Known::Unknown, "{path}");
         }

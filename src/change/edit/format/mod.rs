@@ -3,13 +3,12 @@
 
 mod assignments;
 mod fstab;
-mod ini;
 mod known;
-mod postfix;
+mod plain;
+mod rules;
 mod shell;
 mod ssh;
-mod systemd;
-mod words;
+mod table;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -18,14 +17,53 @@ use serde::{Deserialize, Serialize};
 
 use super::lines::Lines;
 pub use known::{Asked, is_document, recognise};
+pub(super) use rules::Doubt;
 
 /// A format that kkrun knows. Its name in scripts and in the journal is that of the variant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Format {
-    /// `key = value` or `key: value`, in sections or not.
+    /// `key = value` or `key: value`, in sections or not, of a program that is not known.
     #[default]
     Ini,
+    /// GLib's key files: desktop entries, LightDM, NetworkManager.
+    Keyfile,
+    /// Python's configparser.
+    Configparser,
+    /// fail2ban: the same, where ` ;` begins a comment.
+    Fail2ban,
+    /// supervisor: the same, where ` ;` and ` #` begin a comment.
+    Supervisor,
+    /// Samba.
+    Samba,
+    /// The option files of MariaDB and MySQL.
+    Mysql,
+    /// PostgreSQL.
+    Postgresql,
+    /// The settings of the kernel.
+    Sysctl,
+    /// `php.ini` and the files of its extensions.
+    Php,
+    /// The pools of PHP's process manager.
+    PhpFpm,
+    /// Git.
+    Git,
+    /// `wg-quick`.
+    Wireguard,
+    /// Redis and Valkey.
+    Redis,
+    /// dnsmasq.
+    Dnsmasq,
+    /// chrony.
+    Chrony,
+    /// The name service switch.
+    Nsswitch,
+    /// Aliases of mail.
+    Aliases,
+    /// adduser and deluser.
+    Adduser,
+    /// OpenSSL.
+    Openssl,
     /// The units of systemd and the configuration of its daemons.
     Systemd,
     /// The same where each section of a name is an object of its own: networks, devices and links.
@@ -58,19 +96,49 @@ impl Format {
         matches!(self, Self::Json | Self::Toml)
     }
 
+    /// What begins a comment, as kkrun writes one.
+    pub fn comment(self) -> &'static str {
+        if self.syntax().comments().starts_with(b";") { ";" } else { "#" }
+    }
+
+    /// Whether a line that begins so is a comment for its program; where the program is not known, all may be.
+    pub fn is_comment(self, text: &str) -> bool {
+        let first = text.as_bytes().first();
+        self == Self::Ini || self.is_document() || first.is_some_and(|first| self.syntax().comments().contains(first))
+    }
+
     pub(super) fn syntax(self) -> &'static dyn Syntax {
         match self {
-            Self::Ini | Self::Json | Self::Toml => &ini::Ini,
-            Self::Systemd => &systemd::Systemd { merges: true },
-            Self::Networkd => &systemd::Systemd { merges: false },
+            Self::Ini | Self::Json | Self::Toml => &table::INI,
+            Self::Keyfile => &table::KEYFILE,
+            Self::Configparser => &table::CONFIGPARSER,
+            Self::Fail2ban => &table::FAIL2BAN,
+            Self::Supervisor => &table::SUPERVISOR,
+            Self::Samba => &table::SAMBA,
+            Self::Mysql => &table::MYSQL,
+            Self::Postgresql => &table::POSTGRESQL,
+            Self::Sysctl => &table::SYSCTL,
+            Self::Php => &table::PHP,
+            Self::PhpFpm => &table::PHP_FPM,
+            Self::Git => &table::GIT,
+            Self::Wireguard => &table::WIREGUARD,
+            Self::Redis => &table::REDIS,
+            Self::Dnsmasq => &table::DNSMASQ,
+            Self::Chrony => &table::CHRONY,
+            Self::Nsswitch => &table::NSSWITCH,
+            Self::Aliases => &table::ALIASES,
+            Self::Adduser => &table::ADDUSER,
+            Self::Openssl => &table::OPENSSL,
+            Self::Systemd => &table::SYSTEMD,
+            Self::Networkd => &table::NETWORKD,
+            Self::Postfix => &table::POSTFIX,
+            Self::Words => &table::WORDS,
             Self::Sshd => &ssh::Ssh { blocks: &["match"], many: ssh::MANY_OF_SERVER },
             Self::Ssh => &ssh::Ssh { blocks: &["host", "match"], many: ssh::MANY_OF_CLIENT },
-            Self::Postfix => &postfix::Postfix,
             Self::Environment => &assignments::Environment,
             Self::Dotenv => &assignments::Dotenv,
             Self::Shell => &shell::Shell,
             Self::Fstab => &fstab::Fstab,
-            Self::Words => &words::Words,
         }
     }
 }
@@ -108,9 +176,14 @@ pub(super) trait Syntax {
         None
     }
 
-    /// What begins a comment.
+    /// What begins a comment; the first is how kkrun writes one.
     fn comments(&self) -> &'static [u8] {
         b"#"
+    }
+
+    /// Whether what is behind a value is a comment.
+    fn is_comment_behind(&self, behind: &[u8]) -> bool {
+        behind.starts_with(b"#")
     }
 
     /// Where the value begins in a text, if this sets the key.
@@ -120,6 +193,11 @@ pub(super) trait Syntax {
     /// not belong to it.
     fn value(&self, text: &[u8], at: usize) -> Range<usize> {
         at..at.max(text.trim_ascii_end().len())
+    }
+
+    /// Whether the quotes of a value do not close.
+    fn is_open(&self, _value: &[u8]) -> bool {
+        false
     }
 
     /// What a value means, however it is written.
@@ -139,6 +217,21 @@ pub(super) trait Syntax {
     fn written(&self, key: &str, separator: &str, value: &[u8]) -> Vec<u8> {
         let separator = if value.is_empty() { separator.trim_end() } else { separator };
         [key.as_bytes(), separator.as_bytes(), value].concat()
+    }
+
+    /// What is to be put behind a key that has no value yet; `behind_key` is the text up to there.
+    fn missing_sign(&self, _lines: &Lines<'_>, _behind_key: &[u8], _key: Key<'_>) -> Option<String> {
+        None
+    }
+
+    /// What makes this line another one for another program, where the program is not known.
+    fn doubt(&self, _lines: &Lines<'_>, _line: &KeyLine) -> Option<Doubt> {
+        None
+    }
+
+    /// The line that some program takes for one of this key, where the program is not known.
+    fn doubtful_spelling(&self, _lines: &Lines<'_>, _parts: &[Range<usize>], _key: Key<'_>) -> Option<usize> {
+        None
     }
 
     /// Why this cannot be the value of this key.
@@ -188,6 +281,16 @@ pub(super) trait Sections {
     /// Whether this header is the one of the section.
     fn is(&self, header: &[u8], section: &str) -> bool {
         header == section.as_bytes()
+    }
+
+    /// Whether some program takes this header for that of the section, where the program is not known.
+    fn is_doubtful(&self, _header: &[u8], _section: &str) -> bool {
+        false
+    }
+
+    /// Whether this header begins no section: what is below it is read as what is above it.
+    fn is_heading(&self, _header: &[u8]) -> bool {
+        false
     }
 
     /// The header of the section.

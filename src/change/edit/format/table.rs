@@ -1,0 +1,238 @@
+//! The formats that are data. Sources: the manual pages and the readers of the programs, which `tests/it/formats.sh` asks.
+
+use super::rules::{Continuation, Repeated, Rules, SectionRules, Spelling, Trailing};
+
+/// A key, a sign, a value: the fields that most formats have alike.
+const PLAIN: Rules = Rules {
+    comments: b"#",
+    trailing: Trailing::Nothing,
+    quotes: b"",
+    escaping: b"",
+    continuation: Continuation::Nothing,
+    signs: &["="],
+    separator: None,
+    keys: Spelling::Exact,
+    is_bare_allowed: false,
+    repeated: Repeated::Refused,
+    lists: &[],
+    sections: None,
+    refuse_value: None,
+};
+
+/// Each name is a section, and every key is in one.
+const SECTIONS: SectionRules =
+    SectionRules { names: Spelling::Exact, merges: false, only: true, headings_but: None };
+
+/// What is left when a program is not known: where programs differ, it is refused.
+pub(super) const INI: Rules = Rules {
+    comments: b"#;",
+    trailing: Trailing::Unknown(b"#;"),
+    quotes: b"\"'",
+    escaping: b"\"",
+    continuation: Continuation::Unknown,
+    signs: &["=", ":"],
+    keys: Spelling::Unknown,
+    sections: Some(SectionRules { names: Spelling::Unknown, only: false, ..SECTIONS }),
+    ..PLAIN
+};
+
+/// Source: systemd.syntax(7).
+pub(super) const SYSTEMD: Rules = Rules {
+    comments: b"#;",
+    continuation: Continuation::BackslashOverComments,
+    separator: Some("="),
+    repeated: Repeated::Reset,
+    sections: Some(SectionRules { merges: true, ..SECTIONS }),
+    ..PLAIN
+};
+
+/// Each section is an object of its own.
+pub(super) const NETWORKD: Rules = Rules { sections: Some(SECTIONS), ..SYSTEMD };
+
+/// Source: postconf(5).
+pub(super) const POSTFIX: Rules = Rules {
+    continuation: Continuation::Indented,
+    separator: Some(" = "),
+    repeated: Repeated::Last,
+    ..PLAIN
+};
+
+/// `locale.gen`, `login.defs`.
+pub(super) const WORDS: Rules = Rules { signs: &[""], separator: Some(" "), ..PLAIN };
+
+/// Source: GLib's GKeyFile.
+pub(super) const KEYFILE: Rules =
+    Rules { repeated: Repeated::Last, sections: Some(SectionRules { merges: true, ..SECTIONS }), ..PLAIN };
+
+/// Source: Python's configparser with its defaults.
+pub(super) const CONFIGPARSER: Rules = Rules {
+    comments: b"#;",
+    continuation: Continuation::Deeper,
+    signs: &["=", ":"],
+    keys: Spelling::AnyCase,
+    sections: Some(SECTIONS),
+    ..PLAIN
+};
+
+pub(super) const FAIL2BAN: Rules = Rules { trailing: Trailing::Spaced(b";"), ..CONFIGPARSER };
+
+pub(super) const SUPERVISOR: Rules = Rules {
+    trailing: Trailing::Spaced(b";#"),
+    repeated: Repeated::Last,
+    sections: Some(SectionRules { merges: true, ..SECTIONS }),
+    ..CONFIGPARSER
+};
+
+/// Source: smb.conf(5).
+pub(super) const SAMBA: Rules = Rules {
+    comments: b"#;",
+    continuation: Continuation::Backslash,
+    keys: Spelling::AnyCaseAndBlanks,
+    repeated: Repeated::Last,
+    sections: Some(SectionRules { names: Spelling::AnyCaseAndWidth, merges: true, ..SECTIONS }),
+    ..PLAIN
+};
+
+/// Source: the option files of MariaDB and MySQL.
+pub(super) const MYSQL: Rules = Rules {
+    comments: b"#;",
+    trailing: Trailing::Anywhere(b"#"),
+    quotes: b"\"'",
+    escaping: b"\"'",
+    keys: Spelling::AnyDash,
+    is_bare_allowed: true,
+    sections: Some(SectionRules { names: Spelling::AnyCase, merges: true, ..SECTIONS }),
+    ..PLAIN
+};
+
+/// Source: the configuration file of PostgreSQL, `guc-file.l`.
+pub(super) const POSTGRESQL: Rules = Rules {
+    trailing: Trailing::Anywhere(b"#"),
+    quotes: b"'",
+    escaping: b"'",
+    signs: &["=", ""],
+    separator: Some(" = "),
+    keys: Spelling::AnyCase,
+    repeated: Repeated::Last,
+    lists: &["include", "include_dir", "include_if_exists"],
+    refuse_value: Some(not_of_postgresql),
+    ..PLAIN
+};
+
+fn not_of_postgresql(value: &[u8]) -> Option<&'static str> {
+    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-._:/".contains(byte) || !byte.is_ascii();
+    let is_quoted = value.len() > 1 && value.starts_with(b"'") && value.ends_with(b"'");
+    let is_number = || {
+        let digits = value.strip_prefix(b"-").or(value.strip_prefix(b"+")).unwrap_or(value);
+        digits.first().is_some_and(|first| first.is_ascii_digit() || *first == b'.')
+            && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'.')
+    };
+    let is_text = || value.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_' || !first.is_ascii());
+    let is_read = is_quoted || is_number() || is_text() && value.iter().all(is_word);
+    (!is_read).then_some("PostgreSQL reads it only in single quotes: \"'*'\"")
+}
+
+/// Source: sysctl.conf(5), sysctl.d(5).
+pub(super) const SYSCTL: Rules =
+    Rules { comments: b"#;", keys: Spelling::Sysctl, repeated: Repeated::Last, ..PLAIN };
+
+/// Source: `zend_ini_scanner.l`. Sections are headings, but for those of a host or path.
+pub(super) const PHP: Rules = Rules {
+    comments: b";",
+    trailing: Trailing::Anywhere(b";"),
+    quotes: b"\"'",
+    escaping: b"\"",
+    repeated: Repeated::Last,
+    lists: &["extension", "zend_extension"],
+    sections: Some(SectionRules {
+        names: Spelling::AnyCase,
+        merges: true,
+        only: false,
+        headings_but: Some(&["HOST=", "PATH="]),
+    }),
+    ..PLAIN
+};
+
+/// The pools of PHP's process manager: the same, where a section is one.
+pub(super) const PHP_FPM: Rules =
+    Rules { lists: &["include"], sections: Some(SECTIONS), ..PHP };
+
+/// Source: git-config(1).
+pub(super) const GIT: Rules = Rules {
+    comments: b"#;",
+    trailing: Trailing::Anywhere(b"#;"),
+    quotes: b"\"",
+    escaping: b"\"",
+    continuation: Continuation::Backslash,
+    separator: Some(" = "),
+    keys: Spelling::AnyCase,
+    is_bare_allowed: true,
+    sections: Some(SectionRules { names: Spelling::AnyCaseBeforeQuote, merges: true, ..SECTIONS }),
+    ..PLAIN
+};
+
+/// Source: `wg-quick`.
+pub(super) const WIREGUARD: Rules = Rules {
+    trailing: Trailing::Anywhere(b"#"),
+    keys: Spelling::AnyCase,
+    sections: Some(SectionRules { names: Spelling::AnyCase, ..SECTIONS }),
+    ..PLAIN
+};
+
+/// Source: redis.conf.
+pub(super) const REDIS: Rules = Rules {
+    quotes: b"\"'",
+    escaping: b"\"'",
+    signs: &[""],
+    separator: Some(" "),
+    keys: Spelling::AnyCase,
+    repeated: Repeated::Last,
+    lists: &["client-output-buffer-limit", "include", "loadmodule", "rename-command", "save", "user"],
+    ..PLAIN
+};
+
+/// Source: dnsmasq(8).
+pub(super) const DNSMASQ: Rules = Rules {
+    trailing: Trailing::Spaced(b"#"),
+    quotes: b"\"",
+    escaping: b"\"",
+    separator: Some("="),
+    is_bare_allowed: true,
+    ..PLAIN
+};
+
+/// Source: chrony.conf(5).
+pub(super) const CHRONY: Rules = Rules {
+    comments: b"#!;%",
+    signs: &[""],
+    separator: Some(" "),
+    keys: Spelling::AnyCase,
+    ..PLAIN
+};
+
+/// Source: nsswitch.conf(5).
+pub(super) const NSSWITCH: Rules =
+    Rules { trailing: Trailing::Anywhere(b"#"), signs: &[":"], separator: Some(": "), ..PLAIN };
+
+/// Source: aliases(5).
+pub(super) const ALIASES: Rules = Rules {
+    continuation: Continuation::Indented,
+    signs: &[":"],
+    separator: Some(": "),
+    keys: Spelling::AnyCase,
+    ..PLAIN
+};
+
+/// Source: `read_config` of `Debian::AdduserCommon`.
+pub(super) const ADDUSER: Rules = Rules { keys: Spelling::AnyCase, repeated: Repeated::Last, ..PLAIN };
+
+/// Source: config(5ssl).
+pub(super) const OPENSSL: Rules = Rules {
+    trailing: Trailing::Anywhere(b"#"),
+    quotes: b"\"'`",
+    escaping: b"\"'`",
+    continuation: Continuation::Backslash,
+    repeated: Repeated::Last,
+    sections: Some(SectionRules { merges: true, only: false, ..SECTIONS }),
+    ..PLAIN
+};
