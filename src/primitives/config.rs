@@ -486,15 +486,26 @@ mod functions {
     /// only set in a comment, or the file is missing. Without `section`, only what precedes the first section is searched.
     /// In JSON and TOML it is the value itself: a string without quotes, a number, a bool, an array or a map.
     /// The format is known from the path: see docs/config-formats.md. Any other file must be plainly `key = value`.
+    /// A format says what begins a comment behind a value, which is not part of it, what continues a value, and which
+    /// spellings are one key. Where that depends on the program and the program is not known, it is an error: name `format`.
     /// Options: `section` (of an INI file or unit; of ssh a block, such as `Match User backup`; of TOML a table, named as in
-    /// its header, and of JSON an object in the same way), `format` (`sshd`, `ssh`, `postfix`, `environment`, `dotenv`,
-    /// `shell`, `systemd`, `networkd`, `fstab`, `words`, `ini`, `json` or `toml`; default: by the path), `separator`
+    /// its header, and of JSON an object in the same way), `format` (`adduser`, `aliases`, `chrony`, `configparser`,
+    /// `dnsmasq`, `dotenv`, `environment`, `fail2ban`, `fstab`, `git`, `ini`, `json`, `keyfile`, `mysql`, `networkd`,
+    /// `nsswitch`, `openssl`, `php`, `php_fpm`, `postfix`, `postgresql`, `redis`, `samba`, `shell`, `ssh`, `sshd`,
+    /// `supervisor`, `sysctl`, `systemd`, `toml`, `wireguard` or `words`; default: by the path), `separator`
     /// (between key and value, where the format leaves it open).
     ///
     /// ```rhai
     /// file::write("/srv/app.conf", "#port = 1\nport = 80\n");
     /// assert(config::get("/srv/app.conf", "port") == "80");
     /// assert(config::get("/srv/app.conf", "host") == ());
+    /// ```
+    ///
+    /// ```rhai
+    /// file::write("/srv/postgresql.conf", "Port = 5432   # (change requires restart)\n");
+    /// assert(config::get("/srv/postgresql.conf", "port") == "5432");
+    /// file::write("/srv/some.conf", "port = 5432   # which program?\n");
+    /// assert(try { config::get("/srv/some.conf", "port") } catch { "refused" } == "refused");
     /// ```
     ///
     /// ```rhai
@@ -512,14 +523,14 @@ mod functions {
     }
 
     /// Sets `key` to `value` (a string, number, bool or secret) in the file `path`. An existing line of the key is changed
-    /// in place; a new one goes below a comment that shows the key, else to the end of the section. Every other byte stays.
-    /// It is an error if the format is unknown and the file not plainly `key = value`, if the key is set twice, or if the
+    /// in place; a new one goes below a comment that shows the key, else to the end of the section. Every other byte stays,
+    /// with it a comment behind the value. It is an error if the format is unknown and the file not plainly `key = value`, if the key is set twice, or if the
     /// value could not be read back as it is, such as one with whitespace at its ends. The line of an fstab is named by its
     /// mount point or source, and the value is the whole line. In JSON and TOML a value is of its type, and may be an array or
     /// a map as well; comments, order and indentation stay. Undo restores the line or value; or the whole file, if it was not
     /// modified since.
     /// Options: `section` (a missing one is added at the end), `format` and `separator` as for `config::get`, `comment`
-    /// (what begins a comment, default `#`), `in_place` (`true` to write into the file instead of replacing it: for a file
+    /// (what begins a comment; default: as in the format, mostly `#`), `in_place` (`true` to write into the file instead of replacing it: for a file
     /// that something is mounted at, as `/etc/hosts` in a container; others may see it half written); for a file that is
     /// created, `owner`, `group` and `mode` (default 0644, with a secret in it 0600).
     ///
@@ -535,6 +546,22 @@ mod functions {
     /// config::set("/srv/sshd_config", "PermitRootLogin", "no");
     /// config::set("/srv/sshd_config", "AllowUsers", "kim backup");
     /// assert(file::read("/srv/sshd_config").starts_with("permitrootlogin no\nAllowUsers kim backup\nMatch User backup\n"));
+    /// ```
+    ///
+    /// ```rhai
+    /// file::write("/srv/my.cnf", "[mysqld]\nbind_address = 127.0.0.1 # local\nskip-name-resolve\n");
+    /// config::set("/srv/my.cnf", "bind-address", "0.0.0.0", #{ section: "mysqld" });
+    /// config::set("/srv/my.cnf", "sql-mode", "'ANSI'", #{ section: "mysqld" });
+    /// assert(file::read("/srv/my.cnf") == "[mysqld]\nbind_address = 0.0.0.0 # local\nskip-name-resolve\nsql-mode = 'ANSI'\n");
+    /// ```
+    ///
+    /// ```rhai
+    /// let jail = "[DEFAULT]\naction_mw = %(action_)s\n            %(mta)s-whois\nbantime = 10m\n";
+    /// file::write("/srv/jail.conf", jail);
+    /// let fail2ban = #{ section: "DEFAULT", format: "fail2ban" };
+    /// assert(config::get("/srv/jail.conf", "action_mw", fail2ban) == "%(action_)s\n%(mta)s-whois");
+    /// config::set("/srv/jail.conf", "action_mw", "%(action_)s", fail2ban);
+    /// assert(file::read("/srv/jail.conf") == "[DEFAULT]\naction_mw = %(action_)s\nbantime = 10m\n");
     /// ```
     ///
     /// ```rhai
@@ -644,7 +671,7 @@ mod functions {
 
     /// Puts the lines of `text` between two comments that name the block: in the place of the block if it exists, else at
     /// the end, in the files of ssh before the first `Match` or `Host`. Undo restores the block as it was.
-    /// Options: `format` (which says what a section is), `section` (at whose end a new block goes), `comment` (what begins a comment, default `#`),
+    /// Options: `format` (which says what a section is), `section` (at whose end a new block goes), `comment` as for `config::set`,
     /// `in_place` as for `config::set`, and for a file that is created `owner`, `group`, `mode`.
     ///
     /// ```rhai

@@ -65,7 +65,10 @@ fn reserved_word_is_named_with_the_way_to_write_it() {
             .says(&caret)
             .says(hint);
     }
-    Place::new("let a = #{ \"debug\": true, \"in\": 2 }; print(a[\"in\"]);").run("plan.rhai").ends(0).prints("2\n");
+    Place::new("let a = #{ \"debug\": true, \"in\": 2 }; print(a[\"in\"]);")
+        .run("plan.rhai")
+        .ends(0)
+        .prints("2\n");
 }
 
 #[test]

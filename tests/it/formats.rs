@@ -390,6 +390,48 @@ fn a_document_that_no_longer_parses_is_a_conflict_of_its_rollback_and_stops_noth
 }
 
 #[test]
+fn overwriting_one_step_takes_only_what_it_must() {
+    let plan = r#"step::run("01", "One", || {
+    config::set("@/m/a.env", "A", 2);
+    config::set("@/m/daemon.json", "debug", true);
+});
+step::run("02", "Two", || {
+    config::set("@/m/a.env", "B", 2);
+    config::set("@/m/daemon.json", "dns", ["1.1.1.1"]);
+});"#;
+    let place = Place::new(plan).with("m/daemon.json", DAEMON).with("m/a.env", "A=1\n");
+    place.run("plan.rhai").ends(0);
+    place.write("m/a.env", "A=2\n# ours\nA=3\nB=2\n");
+    let broken = place.read("m/daemon.json").replacen("{\n", "{ oops\n", 1);
+    place.write("m/daemon.json", &broken);
+    place
+        .run("rollback 01")
+        .ends(4)
+        .says("overwriting it leaves no line of A but the one from before this change")
+        .says("restores all of `@/m/daemon.json` from before this change, without what was set in it since");
+    assert_eq!(place.read("m/a.env"), "A=2\n# ours\nA=3\nB=2\n");
+    place.run("rollback 01 --on-conflict overwrite --dry-run").ends(6);
+    assert_eq!(
+        (place.read("m/a.env"), place.read("m/daemon.json")),
+        ("A=2\n# ours\nA=3\nB=2\n".to_owned(), broken.clone())
+    );
+    // What is in the file of lines stays; of a document that does not parse there is no part.
+    place.run("rollback 01 --on-conflict overwrite").ends(0).says("2 undone");
+    assert_eq!(place.read("m/a.env"), "# ours\nA=1\nB=2\n");
+    assert_eq!(place.read("m/daemon.json"), DAEMON);
+    for kept in ["A=2\n# ours\nA=3\nB=2\n", &broken] {
+        assert!(place.backup_of(kept).exists());
+    }
+    place.run("plan.rhai --redo 02").ends(0).says("1 change");
+    assert!(place.read("m/daemon.json").contains("1.1.1.1"));
+    place.run("rollback").ends(0);
+    assert_eq!(
+        (place.read("m/a.env"), place.read("m/daemon.json")),
+        ("# ours\nA=1\n".to_owned(), DAEMON.to_owned())
+    );
+}
+
+#[test]
 fn a_file_that_is_not_understood_is_refused_with_the_way_on() {
     let place = Place::empty()
         .with("m/a.json", "{\n  \"port\": [1]\n}\n")
@@ -441,6 +483,12 @@ fn a_file_that_is_not_understood_is_refused_with_the_way_on() {
 #[ignore = "needs a base that boots, and root"]
 fn systemd_and_bash_read_back_what_was_quoted_for_them() {
     crate::handlers::holds_on_a_booted_machine(include_str!("quotes.sh"));
+}
+
+#[test]
+#[ignore = "needs a base that boots, root and a network"]
+fn programs_read_what_was_set_in_the_files_that_debian_ships() {
+    crate::handlers::holds_on_a_booted_machine(include_str!("formats.sh"));
 }
 
 /// All strings of up to three of these letters.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::document::{MadeFor, Place};
 use super::format::{Format, Key, KeyLine};
-use super::key::{behind_example, find, indentation, refuse_doubt, refuse_open_quote};
+use super::key::{behind_example, every_line_of, find, indentation, refuse_doubt, refuse_open_quote};
 use super::lines::Lines;
 use super::section::{Region, is_blank};
 use crate::failure::{Failure, FailureKind};
@@ -187,6 +187,25 @@ impl FileEntry {
     /// The lines in which a key is looked for.
     fn region(&self, lines: &Lines<'_>, path: &str) -> Result<Option<Region>> {
         Region::find(lines, self.format, self.section.as_deref(), path)
+    }
+
+    /// The bytes with one line of the key where it is set several times, the one of them that is found then; none if that is
+    /// not what is wrong with them.
+    pub fn with_one_line(&self, bytes: &[u8], path: &str) -> Option<Vec<u8>> {
+        let EntryKind::Line { key, separator } = &self.kind else { return None };
+        let lines = Lines::of(bytes);
+        if self.format.is_document() || self.check(&lines, path).is_err() {
+            return None;
+        }
+        let (region, key) =
+            (self.region(&lines, path).ok()??, Key { name: key, separator: separator.as_deref() });
+        let mut found = every_line_of(self.format.syntax(), &lines, &region, key);
+        found.pop()?;
+        let mut text = bytes.to_vec();
+        for line in found.iter().rev() {
+            text = Lines::of(&text).removed(&line.lines, false);
+        }
+        (!found.is_empty()).then_some(text)
     }
 
     /// The value of the key as it is in the file, quotes included, and continued lines joined.
@@ -470,10 +489,16 @@ impl FileEntry {
     }
 
     fn refuse_open(&self, value: &[u8], line: &KeyLine, path: &str) -> Result<()> {
-        if self.format.syntax().is_open(value) {
-            bail!(refuse_open_quote(line.lines.start, path));
+        if !self.format.syntax().is_open(value) {
+            return Ok(());
         }
-        Ok(())
+        let refused = refuse_open_quote(line.lines.start, path);
+        bail!(match self.format {
+            Format::Ini => refused.hint(
+                "name the format with the option `format`: `dotenv` and `shell` know values of several lines"
+            ),
+            _ => refused,
+        })
     }
 
     fn set_line(
@@ -636,7 +661,7 @@ impl FileEntry {
         let at = match (&found, &self.section, self.format) {
             (Some(found), ..) => Some(found.start + 1),
             // At the end it would be in the last block, for one host or user only.
-            (None, None, Format::Sshd | Format::Ssh) => {
+            (None, None, Format::Sshd | Format::Ssh | Format::Php) => {
                 let region = self.region(lines, path)?;
                 region.map(|region| above_block(lines, &region, region.end(lines, self.format)))
             }

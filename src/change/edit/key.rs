@@ -20,14 +20,7 @@ pub(super) fn find(
     key: Key<'_>,
     path: &str,
 ) -> Result<Option<KeyLine>> {
-    let is_inside = |number: &usize| region.parts.iter().any(|part| part.contains(number));
-    let found = match syntax.lines_with(lines, key.name) {
-        Some(numbers) => {
-            let numbers = numbers.into_iter().filter(is_inside);
-            that_set(syntax, lines, numbers.map(|number| number..number + 1), key)
-        }
-        None => that_set(syntax, lines, region.parts.iter().cloned(), key),
-    };
+    let found = every_line_of(syntax, lines, region, key);
     syntax.choose(lines, key.name, found).map_err(|[first, second]| {
         Failure::new(format!(
             "`{}` is set twice in `{path}`: in lines {} and {}",
@@ -39,6 +32,23 @@ pub(super) fn find(
         .hint("remove one of them, or use `config::line` with `matching`")
         .into()
     })
+}
+
+/// The lines of a region that set `key`.
+pub(super) fn every_line_of(
+    syntax: &dyn Syntax,
+    lines: &Lines<'_>,
+    region: &Region,
+    key: Key<'_>,
+) -> Vec<KeyLine> {
+    let is_inside = |number: &usize| region.parts.iter().any(|part| part.contains(number));
+    match syntax.lines_with(lines, key.name) {
+        Some(numbers) => {
+            let numbers = numbers.into_iter().filter(is_inside);
+            that_set(syntax, lines, numbers.map(|number| number..number + 1), key)
+        }
+        None => that_set(syntax, lines, region.parts.iter().cloned(), key),
+    }
 }
 
 /// The logical lines among these that set `key`.
@@ -65,6 +75,9 @@ pub(super) fn behind_example(
     comment: &str,
 ) -> Option<usize> {
     let mut place = None;
+    // A value of several lines that was commented out goes on in comments that are indented deeper than those of prose.
+    let mut within = None;
+    let depth = |inside: &[u8]| inside.len() - inside.trim_ascii_start().len();
     for line in region.parts.iter().flat_map(|part| logical(syntax, lines, part.clone())) {
         if line.is == Is::Text && syntax.may_set(lines.bodies(&line.lines), key.name) {
             place = None;
@@ -74,8 +87,17 @@ pub(super) fn behind_example(
             let sign = body.first().filter(|byte| syntax.comments().contains(byte))?;
             body.strip_prefix(&[*sign])
         });
-        if inside.is_some_and(|inside| syntax.value_at(inside.trim_ascii_start(), key).is_some()) {
+        let Some(inside) = inside else {
+            within = None;
+            continue;
+        };
+        if syntax.value_at(inside.trim_ascii_start(), key).is_some() {
+            within = syntax.continues_by_depth().then(|| depth(inside));
             place = Some(line.lines.end);
+        } else if within.is_some_and(|own| depth(inside) > own + 1 && depth(inside) < inside.len()) {
+            place = Some(line.lines.end);
+        } else if inside.first().is_some_and(|first| !syntax.comments().contains(first)) {
+            within = None;
         }
     }
     place
@@ -96,8 +118,7 @@ pub(super) fn refuse_open_quote(number: usize, path: &str) -> Failure {
         number + 1
     ))
     .kind(FailureKind::Refused)
-    .hint("name the format with the option `format`: `dotenv` and `shell` know values of several lines")
-    .hint("use `config::line` for a whole line")
+    .hint("use `config::line` with `matching` for each of the lines, or `file::write` for the whole file")
 }
 
 /// Refuses what is another entry for another program, where the program is not known.
@@ -121,9 +142,10 @@ pub(super) fn refuse_doubt(
         },
         None => match region.and_then(|region| syntax.doubtful_spelling(lines, &region.parts, key)) {
             None => return Ok(()),
-            Some(number) => {
-                (number, format!("whether its key is another spelling of `{}` depends on the program", key.name))
-            }
+            Some(number) => (
+                number,
+                format!("whether its key is another spelling of `{}` depends on the program", key.name),
+            ),
         },
     };
     bail!(

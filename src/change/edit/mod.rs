@@ -399,10 +399,21 @@ impl EditChange {
             return self.undo_file(world, now, terms);
         }
         let shown = self.shown_path();
-        let whole = if self.inverse.file.is_absent() {
+        let is_repeated = || {
+            let (bytes, _) = files::read_if_file(self.path()).ok()?;
+            self.inverse.entry.with_one_line(&bytes, &shown)
+        };
+        let whole = if is_repeated().is_some() {
+            format!(
+                "overwriting it leaves no line of {} but the one from before this change",
+                self.inverse.entry.shown()
+            )
+        } else if self.inverse.file.is_absent() {
             format!("overwriting it removes `{shown}`, which this change made")
         } else {
-            format!("overwriting it restores all of `{shown}` from before this change")
+            format!(
+                "overwriting it restores all of `{shown}` from before this change, without what was set in it since"
+            )
         };
         let why = world.reporter.redact(&format!("{why:#}"));
         Ok(Undone::Conflict(format!("{why}\n{whole}")))
@@ -410,17 +421,27 @@ impl EditChange {
 
     /// Undoes the entry alone, in a file that was modified elsewhere.
     fn undo_entry(&self, world: &World, terms: UndoTerms<'_>) -> Result<Undone> {
-        let (bytes, state) = files::read_if_file(self.path())?;
+        let (mut bytes, state) = files::read_if_file(self.path())?;
+        let mut is_repeated = false;
         let here = match self.state_in(&bytes) {
             Ok(here) => here,
-            Err(error) => return self.undo_not_found(world, &state, &error, terms),
+            Err(error) => {
+                let one = if terms.force {
+                    self.inverse.entry.with_one_line(&bytes, &self.shown_path())
+                } else {
+                    None
+                };
+                let Some(one) = one else { return self.undo_not_found(world, &state, &error, terms) };
+                (bytes, is_repeated) = (one, true);
+                self.state_in(&bytes)?
+            }
         };
         let mut back = BTreeMap::from([(self.target(), state_value(&self.before))]);
-        if here == self.before {
+        if here == self.before && !is_repeated {
             return Ok(Undone::Back(Undoing::Already, back));
         }
         let recorded = terms.recorded.and_then(|value| serde_json::from_value(value.clone()).ok());
-        let is_conflicting = here != recorded.unwrap_or(self.after);
+        let is_conflicting = is_repeated || here != recorded.unwrap_or(self.after);
         if is_conflicting && !terms.force {
             return Ok(Undone::Conflict(self.entry_now(world)));
         }

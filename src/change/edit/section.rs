@@ -79,7 +79,8 @@ impl Region {
                 Some(_) => {}
             }
         }
-        if let (Some(number), Some(section), true) = (doubtful, section, parts.is_empty() && start.is_none()) {
+        if let (Some(number), Some(section), true) = (doubtful, section, parts.is_empty() && start.is_none())
+        {
             bail!(
                 Failure::new(format!(
                     "cannot edit `{section}` in `{path}`: line {} has it in another spelling, and programs differ in \

@@ -351,9 +351,7 @@ mod tests {
         ] {
             assert_eq!(Known::from_path(Path::new(path)), Known::Yes(format), "{path}");
         }
-        for path in
-            ["/srv/app.conf", "/srv/fstab.txt", "/etc/default", "/x/etc/environment", "/srv/.ini"]
-        {
+        for path in ["/srv/app.conf", "/srv/fstab.txt", "/etc/default", "/x/etc/environment", "/srv/.ini"] {
             assert_eq!(Known::from_path(Path::new(path)), Known::Unknown, "{path}");
         }
     }

@@ -104,7 +104,9 @@ impl Format {
     /// Whether a line that begins so is a comment for its program; where the program is not known, all may be.
     pub fn is_comment(self, text: &str) -> bool {
         let first = text.as_bytes().first();
-        self == Self::Ini || self.is_document() || first.is_some_and(|first| self.syntax().comments().contains(first))
+        self == Self::Ini
+            || self.is_document()
+            || first.is_some_and(|first| self.syntax().comments().contains(first))
     }
 
     pub(super) fn syntax(self) -> &'static dyn Syntax {
@@ -164,6 +166,11 @@ pub(super) trait Syntax {
     /// The line behind the logical line that begins at `number`, which is neither blank nor a comment.
     fn end_of(&self, _lines: &Lines<'_>, number: usize) -> usize {
         number + 1
+    }
+
+    /// Whether lines that are indented deeper continue one.
+    fn continues_by_depth(&self) -> bool {
+        false
     }
 
     /// Whether a text that is neither blank nor a comment is one line, whatever lines are around it.

@@ -1,22 +1,8 @@
 //! What a file shows by itself: whether every line of it is plainly `key = value`.
 
 use super::super::lines::Lines;
-use super::rules::header;
+use super::rules::{header, sign_of};
 use super::{Is, logical, table};
-
-/// The sign in a line that is plainly `key = value` or `key: value`, and whether whitespace is before it.
-pub(super) fn sign_of(body: &[u8]) -> Option<(u8, bool)> {
-    let text = body.trim_ascii();
-    let at = text.iter().position(|byte| matches!(byte, b'=' | b':'))?;
-    let (key, sign, behind) = (text[..at].trim_ascii_end(), text[at], &text[at + 1..]);
-    let spaced = key.len() < at;
-    let follows = behind.first().is_none_or(u8::is_ascii_whitespace);
-    // A key of several words is one only where whitespace sets it off: `log file = x`.
-    let is_key = !key.is_empty() && (spaced && follows || !key.iter().any(u8::is_ascii_whitespace));
-    let is_plain = is_key && !key.iter().any(|byte| b"\"'<>{}()$&|;".contains(byte));
-    // `http://…`, `a:b` and `::1` are values of something else.
-    (is_plain && (sign == b'=' || follows)).then_some((sign, spaced))
-}
 
 /// The first line that is not plainly `key = value`, or has another sign than those above it; and whether any line, if
 /// only a comment, shows how the file is written.

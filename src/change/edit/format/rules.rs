@@ -8,7 +8,9 @@ use std::ops::Range;
 use memchr::memmem;
 
 use super::super::lines::Lines;
-use super::{Is, Key, KeyLine, Sections, Syntax, behind_key, continued, ends_in_backslash, logical, one, skip_blank};
+use super::{
+    Is, Key, KeyLine, Sections, Syntax, behind_key, continued, ends_in_backslash, logical, one, skip_blank,
+};
 
 /// How many neighbours are read for whether they have whitespace around the sign.
 const NEIGHBOURS: usize = 500;
@@ -174,6 +176,20 @@ pub(super) fn header(body: &[u8]) -> Option<&[u8]> {
     (alone && !name.is_empty()).then_some(name)
 }
 
+/// The sign in a line that is plainly `key = value` or `key: value`, and whether whitespace is before it.
+pub(super) fn sign_of(body: &[u8]) -> Option<(u8, bool)> {
+    let text = body.trim_ascii();
+    let at = text.iter().position(|byte| matches!(byte, b'=' | b':'))?;
+    let (key, sign, behind) = (text[..at].trim_ascii_end(), text[at], &text[at + 1..]);
+    let spaced = key.len() < at;
+    let follows = behind.first().is_none_or(u8::is_ascii_whitespace);
+    // A key of several words is one only where whitespace sets it off: `log file = x`.
+    let is_key = !key.is_empty() && (spaced && follows || !key.iter().any(u8::is_ascii_whitespace));
+    let is_plain = is_key && !key.iter().any(|byte| b"\"'<>{}()$&|;".contains(byte));
+    // `http://…`, `a:b` and `::1` are values of something else.
+    (is_plain && (sign == b'=' || follows)).then_some((sign, spaced))
+}
+
 fn indentation(body: &[u8]) -> usize {
     body.len() - body.trim_ascii_start().len()
 }
@@ -293,6 +309,10 @@ impl Syntax for Rules {
         }
     }
 
+    fn continues_by_depth(&self) -> bool {
+        matches!(self.continuation, Continuation::Indented | Continuation::Deeper)
+    }
+
     fn is_one_line(&self, text: &[u8]) -> bool {
         let is_plain = || match self.trailing {
             Trailing::Unknown(_) => self.comment_at(text, 0) == text.len(),
@@ -349,7 +369,10 @@ impl Syntax for Rules {
             None => self.signs,
         };
         let sign = skip_blank(text, at);
-        let found = signs.iter().filter(|sign| !sign.is_empty()).find(|known| text[sign..].starts_with(known.as_bytes()));
+        let found = signs
+            .iter()
+            .filter(|sign| !sign.is_empty())
+            .find(|known| text[sign..].starts_with(known.as_bytes()));
         if let Some(found) = found {
             return Some(skip_blank(text, sign + found.len()));
         }
@@ -380,7 +403,9 @@ impl Syntax for Rules {
             },
             _ => {
                 let mut at = 0;
-                while let Some(next) = value.get(at..).and_then(|rest| rest.iter().position(|byte| self.quotes.contains(byte))) {
+                while let Some(next) =
+                    value.get(at..).and_then(|rest| rest.iter().position(|byte| self.quotes.contains(byte)))
+                {
                     match self.behind_quotes(value, at + next) {
                         Some(end) => at = end,
                         None => return true,
@@ -439,7 +464,9 @@ impl Syntax for Rules {
     }
 
     fn missing_sign(&self, lines: &Lines<'_>, behind_key: &[u8], key: Key<'_>) -> Option<String> {
-        let is_bare = self.is_bare_allowed && key.separator.is_none() && self.behind_name(behind_key, key)? == behind_key.len();
+        let is_bare = self.is_bare_allowed
+            && key.separator.is_none()
+            && self.behind_name(behind_key, key)? == behind_key.len();
         is_bare.then(|| self.separator(lines, None))
     }
 
@@ -544,10 +571,12 @@ pub(in super::super) enum Doubt {
 impl Rules {
     fn usual_separator(&self, lines: &Lines<'_>, parts: &[Range<usize>]) -> Option<&'static str> {
         let mut votes: BTreeMap<&'static str, usize> = BTreeMap::new();
-        let texts =
-            parts.iter().flat_map(|part| logical(self, lines, part.clone())).filter(|line| line.is == Is::Text);
+        let texts = parts
+            .iter()
+            .flat_map(|part| logical(self, lines, part.clone()))
+            .filter(|line| line.is == Is::Text);
         for line in texts.take(NEIGHBOURS) {
-            if let Some((sign, spaced)) = super::plain::sign_of(lines.body(line.lines.start)) {
+            if let Some((sign, spaced)) = sign_of(lines.body(line.lines.start)) {
                 let separator = match (sign, spaced) {
                     (b'=', false) => "=",
                     (b'=', true) => " = ",

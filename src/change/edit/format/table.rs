@@ -50,12 +50,8 @@ pub(super) const SYSTEMD: Rules = Rules {
 pub(super) const NETWORKD: Rules = Rules { sections: Some(SECTIONS), ..SYSTEMD };
 
 /// Source: postconf(5).
-pub(super) const POSTFIX: Rules = Rules {
-    continuation: Continuation::Indented,
-    separator: Some(" = "),
-    repeated: Repeated::Last,
-    ..PLAIN
-};
+pub(super) const POSTFIX: Rules =
+    Rules { continuation: Continuation::Indented, separator: Some(" = "), repeated: Repeated::Last, ..PLAIN };
 
 /// `locale.gen`, `login.defs`.
 pub(super) const WORDS: Rules = Rules { signs: &[""], separator: Some(" "), ..PLAIN };
@@ -127,7 +123,9 @@ fn not_of_postgresql(value: &[u8]) -> Option<&'static str> {
         digits.first().is_some_and(|first| first.is_ascii_digit() || *first == b'.')
             && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'.')
     };
-    let is_text = || value.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_' || !first.is_ascii());
+    let is_text = || {
+        value.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_' || !first.is_ascii())
+    };
     let is_read = is_quoted || is_number() || is_text() && value.iter().all(is_word);
     (!is_read).then_some("PostgreSQL reads it only in single quotes: \"'*'\"")
 }
@@ -154,8 +152,7 @@ pub(super) const PHP: Rules = Rules {
 };
 
 /// The pools of PHP's process manager: the same, where a section is one.
-pub(super) const PHP_FPM: Rules =
-    Rules { lists: &["include"], sections: Some(SECTIONS), ..PHP };
+pub(super) const PHP_FPM: Rules = Rules { lists: &["include"], sections: Some(SECTIONS), ..PHP };
 
 /// Source: git-config(1).
 pub(super) const GIT: Rules = Rules {
@@ -202,13 +199,8 @@ pub(super) const DNSMASQ: Rules = Rules {
 };
 
 /// Source: chrony.conf(5).
-pub(super) const CHRONY: Rules = Rules {
-    comments: b"#!;%",
-    signs: &[""],
-    separator: Some(" "),
-    keys: Spelling::AnyCase,
-    ..PLAIN
-};
+pub(super) const CHRONY: Rules =
+    Rules { comments: b"#!;%", signs: &[""], separator: Some(" "), keys: Spelling::AnyCase, ..PLAIN };
 
 /// Source: nsswitch.conf(5).
 pub(super) const NSSWITCH: Rules =

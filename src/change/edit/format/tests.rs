@@ -1,6 +1,7 @@
 //! Each format by what becomes of its files.
 
 use super::super::{DesiredEntry, EntryKind, FileEntry};
+use super::rules::{Continuation, Repeated, Rules, Spelling, Trailing};
 use super::*;
 use crate::failure::Failure;
 
@@ -261,4 +262,243 @@ fn a_unit_has_lists_that_an_empty_value_resets() {
     assert!(refused(&environment, many, DesiredEntry::Text(b"C=3")).contains("lines 2 and 3"));
     let outside = entry(Format::Systemd, None, "ExecStart");
     assert!(refused(&outside, "", DesiredEntry::Text(b"x")).contains("every key is in a section"));
+}
+
+/// What the documents say in the row of each format that is data.
+fn row(name: &str, rules: &Rules) -> String {
+    let signs = |signs: &[u8]| {
+        signs.iter().map(|sign| format!("`{}`", char::from(*sign))).collect::<Vec<_>>().join(" ")
+    };
+    let behind = match rules.trailing {
+        Trailing::Nothing => "no comment".to_owned(),
+        Trailing::Anywhere(all) => format!("{} anywhere", signs(all)),
+        Trailing::Spaced(all) => format!("{} behind whitespace", signs(all)),
+        Trailing::Unknown(all) => format!("{} behind whitespace is refused", signs(all)),
+    };
+    let several = match rules.continuation {
+        Continuation::Nothing => "never",
+        Continuation::Backslash => "a backslash at the end",
+        Continuation::BackslashOverComments => "a backslash at the end, over comments",
+        Continuation::Indented => "indented lines below",
+        Continuation::Deeper => "lines below that are indented deeper",
+        Continuation::Unknown => "a backslash at the end; a deeper line below is refused",
+    };
+    let spelling = |names| match names {
+        Spelling::Exact => "as written",
+        Spelling::AnyCase => "in any case",
+        Spelling::AnyCaseAndBlanks => "in any case, with blanks or without",
+        Spelling::AnyCaseAndWidth => "in any case, with one blank or more",
+        Spelling::AnyDash => "with `-` or `_`",
+        Spelling::Sysctl => "with `.` or `/`, and a `-` before it or not",
+        Spelling::AnyCaseBeforeQuote => "in any case, but for what is in quotes",
+        Spelling::Unknown => "as written; beside another spelling refused",
+    };
+    let repeated = match rules.repeated {
+        Repeated::Refused => "refused",
+        Repeated::Last => "the last",
+        Repeated::Reset => "what is behind an empty one; several refused",
+    };
+    let sections = match &rules.sections {
+        None => "none".to_owned(),
+        Some(sections) if sections.headings_but.is_some() => {
+            "headings, but for those of a host or path".to_owned()
+        }
+        Some(sections) => {
+            let several = if sections.merges { "are one" } else { "refused" };
+            format!("{}; several {several}", spelling(sections.names))
+        }
+    };
+    format!(
+        "| `{name}` | {} | {behind} | {several} | {} | {repeated} | {sections} |",
+        signs(rules.comments),
+        spelling(rules.keys)
+    )
+}
+
+#[test]
+fn the_documents_say_what_each_format_is_like() {
+    let documents = include_str!("../../../../docs/config-formats.md");
+    let missing: Vec<String> = [
+        ("ini", &table::INI),
+        ("keyfile", &table::KEYFILE),
+        ("configparser", &table::CONFIGPARSER),
+        ("fail2ban", &table::FAIL2BAN),
+        ("supervisor", &table::SUPERVISOR),
+        ("samba", &table::SAMBA),
+        ("mysql", &table::MYSQL),
+        ("postgresql", &table::POSTGRESQL),
+        ("sysctl", &table::SYSCTL),
+        ("php", &table::PHP),
+        ("php_fpm", &table::PHP_FPM),
+        ("git", &table::GIT),
+        ("wireguard", &table::WIREGUARD),
+        ("redis", &table::REDIS),
+        ("dnsmasq", &table::DNSMASQ),
+        ("chrony", &table::CHRONY),
+        ("nsswitch", &table::NSSWITCH),
+        ("aliases", &table::ALIASES),
+        ("adduser", &table::ADDUSER),
+        ("openssl", &table::OPENSSL),
+        ("systemd", &table::SYSTEMD),
+        ("networkd", &table::NETWORKD),
+        ("postfix", &table::POSTFIX),
+        ("words", &table::WORDS),
+    ]
+    .into_iter()
+    .map(|(name, rules)| {
+        assert!(serde_json::from_str::<Format>(&format!("\"{name}\"")).is_ok(), "{name}");
+        row(name, rules)
+    })
+    .filter(|row| !documents.contains(&format!("{row}\n")))
+    .collect();
+    assert!(missing.is_empty(), "not in docs/config-formats.md:\n{}", missing.join("\n"));
+}
+
+#[test]
+fn a_comment_behind_a_value_is_the_formats() {
+    for (format, section, before, after) in [
+        (Format::Fail2ban, Some("s"), "[s]\nk = old ; why\n", "[s]\nk = new ; why\n"),
+        (Format::Fail2ban, Some("s"), "[s]\nk = old # no\n", "[s]\nk = new\n"),
+        (Format::Supervisor, Some("s"), "[s]\nk=old # why\n", "[s]\nk=new # why\n"),
+        (Format::Supervisor, Some("s"), "[s]\nk=old;no\n", "[s]\nk=new\n"),
+        (Format::Keyfile, Some("s"), "[s]\nk=old # no\n;k=1\n", "[s]\nk=new\n;k=1\n"),
+        (Format::Samba, Some("s"), "[s]\nk = old ; no\n", "[s]\nk = new\n"),
+        (Format::Mysql, Some("s"), "[s]\nk = old# why\n", "[s]\nk = new# why\n"),
+        (Format::Mysql, Some("s"), "[s]\nk = \"a # b\" # why\n", "[s]\nk = new # why\n"),
+        (Format::Mysql, Some("s"), "[s]\nk # why\n", "[s]\nk=new # why\n"),
+        (Format::Mysql, Some("s"), "[s]\nk = # why\n", "[s]\nk = new # why\n"),
+        (Format::Postgresql, None, "K = 'it''s # no'\t# why\n", "K = new\t# why\n"),
+        (Format::Postgresql, None, "k 'old' # why\nkk = 1\n", "k new # why\nkk = 1\n"),
+        (Format::Php, None, "[PHP]\nk = \"a;b\" ; why\n[x]\n", "[PHP]\nk = new ; why\n[x]\n"),
+        (Format::Git, Some("s"), "[s]\n\tk = \"a;b\" # why\n", "[s]\n\tk = new # why\n"),
+        (Format::Wireguard, Some("s"), "[s]\nK = old#why\n", "[s]\nK = new#why\n"),
+        (Format::Redis, None, "k old # no\n", "k new\n"),
+        (Format::Dnsmasq, None, "k=a#no # why\n", "k=new # why\n"),
+        (Format::Nsswitch, None, "k:  old # why\n", "k:  new # why\n"),
+        (Format::Sysctl, None, "k = old ; no\n", "k = new\n"),
+        (Format::Openssl, Some("s"), "[ s ]\nk = old # why\n", "[ s ]\nk = new # why\n"),
+    ] {
+        let mut entry = entry(format, section, "k");
+        assert_eq!(
+            edited(&entry, before, DesiredEntry::Text(b"new")),
+            Ok(Some(after.to_owned())),
+            "{before}"
+        );
+        assert_eq!(entry.value(after.as_bytes(), "/f").unwrap().as_deref(), Some(&b"new"[..]), "{after}");
+        entry.comment = format.comment().to_owned();
+        let commented = edited(&entry, before, DesiredEntry::Comment).unwrap().unwrap();
+        assert_eq!(entry.value(commented.as_bytes(), "/f").unwrap(), None, "{commented}");
+    }
+    let k = entry(Format::Fail2ban, Some("s"), "k");
+    assert!(refused(&k, "", DesiredEntry::Text(b"a ; b")).contains("read back"));
+    let k = entry(Format::Postgresql, None, "k");
+    assert!(refused(&k, "", DesiredEntry::Text(b"*")).contains("single quotes"));
+    for value in ["'*'", "5432", "-1", "0.5", "64MB", "on", "a-b.c:d"] {
+        assert!(edited(&k, "", DesiredEntry::Text(value.as_bytes())).is_ok(), "{value}");
+    }
+    let k = entry(Format::Mysql, Some("s"), "k");
+    assert!(refused(&k, "[s]\nk = \"a\nb\"\n", DesiredEntry::Text(b"1")).contains("close in a later line"));
+}
+
+#[test]
+fn a_value_goes_on_as_the_format_says() {
+    let text = "[s]\nk = %(a)s\n    b[c=\"d\"]\n# about\n\n    e\n# x\nl = 1\n";
+    for format in [Format::Fail2ban, Format::Configparser, Format::Supervisor] {
+        let k = entry(format, Some("s"), "K");
+        assert_eq!(value(format, Some("s"), "k", text).as_deref(), Some("%(a)s\nb[c=\"d\"]\n\ne"));
+        assert_eq!(
+            edited(&k, text, DesiredEntry::Text(b"new")),
+            Ok(Some("[s]\nk = new\n# x\nl = 1\n".to_owned()))
+        );
+        assert_eq!(edited(&k, text, DesiredEntry::Absent), Ok(Some("[s]\n# x\nl = 1\n".to_owned())));
+        // What was commented out stays together.
+        let commented = edited(&k, text, DesiredEntry::Comment).unwrap().unwrap();
+        let again = edited(&k, &commented, DesiredEntry::Text(b"new")).unwrap().unwrap();
+        assert!(again.contains("#    e\nK = new\n# x\n"), "{again}");
+        // As deep as the key it is a key of its own.
+        assert_eq!(value(format, Some("s"), "k", "[s]\n  k = 1\n  l = 2\n").as_deref(), Some("1"));
+    }
+    let text = "[g]\n k = a\\\n  b\nl = 1\n";
+    assert_eq!(value(Format::Samba, Some("g"), "k", text).as_deref(), Some("a  b"));
+    sets(Format::Samba, Some("g"), ("k", "new"), &[(text, "[g]\n k = new\nl = 1\n")]);
+    sets(Format::Keyfile, Some("g"), ("k", "new"), &[("[g]\nk=a\\\nl=1\n", "[g]\nk=new\nl=1\n")]);
+    sets(Format::Aliases, None, ("root", "kim"), &[("Root: a,\n\tb\nc: d\n", "Root: kim\nc: d\n")]);
+}
+
+#[test]
+fn a_key_is_the_same_in_each_spelling_of_the_format() {
+    let cases: &[(Format, Option<&str>, &str, &str, &str)] = &[
+        (
+            Format::Samba,
+            Some("global"),
+            "workgroup",
+            "[GLOBAL]\nWork Group = a\n",
+            "[GLOBAL]\nWork Group = new\n",
+        ),
+        (Format::Samba, Some("my  Share"), "path", "[My share]\npath = a\n", "[My share]\npath = new\n"),
+        (
+            Format::Mysql,
+            Some("mysqld"),
+            "bind-address",
+            "[mysqld]\nbind_address=a\n",
+            "[mysqld]\nbind_address=new\n",
+        ),
+        (Format::Mysql, Some("mysqld"), "k", "[mysqld]\nK=a\n", "[mysqld]\nK=a\nk=new\n"),
+        (Format::Sysctl, None, "net.ipv4.x", "-net/ipv4/x = a\n", "-net/ipv4/x = new\n"),
+        (Format::Sysctl, None, "net.ipv4.eth0/1.x", "net/ipv4/eth0.1/x=a\n", "net/ipv4/eth0.1/x=new\n"),
+        (
+            Format::Sysctl,
+            None,
+            "net.ipv4.eth0/1.x",
+            "net.ipv4.eth0.1.x=a\n",
+            "net.ipv4.eth0.1.x=a\nnet.ipv4.eth0/1.x=new\n",
+        ),
+        (Format::Postgresql, None, "port", "PORT=1\nPort 2\n", "PORT=1\nPort new\n"),
+        (
+            Format::Git,
+            Some("Remote \"o\""),
+            "URL",
+            "[remote \"O\"]\nurl=a\n[remote \"o\"]\nurl=a\n",
+            "[remote \"O\"]\nurl=a\n[remote \"o\"]\nurl=new\n",
+        ),
+        (Format::Wireguard, Some("Interface"), "MTU", "[interface]\nmtu=1\n", "[interface]\nmtu=new\n"),
+        (Format::Keyfile, Some("s"), "k", "[s]\nK=1\n[S]\nk=1\n", "[s]\nK=1\nk=new\n[S]\nk=1\n"),
+        (Format::Adduser, None, "DHOME", "dhome=/a\n", "dhome=new\n"),
+    ];
+    for (format, section, key, before, after) in cases {
+        sets(*format, *section, (key, "new"), &[(before, after)]);
+    }
+    let git = entry(Format::Git, Some("user"), "name");
+    assert!(
+        refused(&git, "[core] bare = true\n[user]\n", DesiredEntry::Text(b"x"))
+            .contains("more behind the header")
+    );
+}
+
+#[test]
+fn what_programs_differ_in_is_refused_where_the_program_is_not_known() {
+    let text = DesiredEntry::Text(b"new");
+    for (section, before, why) in [
+        (None, "k = 1 ; why\n", "whether ` ;` begins a comment"),
+        (None, "k = #fff\n", "whether ` #` begins a comment"),
+        (None, "k = 1,\n  2\n", "line 2: whether it continues `k`"),
+        (None, "k = 1\n\n# x\n  l = 2\n", "line 4: whether it continues `k`"),
+        (None, "K = 1\n", "line 1: whether its key is another spelling of `k`"),
+        (Some("s"), "[S]\nk=1\n", "line 1 has it in another spelling"),
+        (Some("s"), "[s]\nk = 1\n[t]\nx = {\n  a = 1\n}\n", "line 4: a block begins in it"),
+    ] {
+        let k = entry(Format::Ini, section, "k");
+        for desired in [text, DesiredEntry::Absent, DesiredEntry::Comment] {
+            assert!(refused(&k, before, desired).contains(why), "{before}: {}", refused(&k, before, desired));
+        }
+        if !before.contains('{') {
+            assert!(k.value(before.as_bytes(), "/f").is_err(), "{before}");
+        }
+    }
+    let k = entry(Format::Ini, None, "k");
+    assert!(refused(&k, "k = 1\n", DesiredEntry::Text(b"x ; y")).contains("read back"));
+    assert!(edited(&k, "k = 1\n", DesiredEntry::Text(b"'x ; y'")).is_ok());
+    assert!(edited(&k, "k = a#b;c\n  \n", text).is_ok());
+    let php = "[PHP]\nk = 1\n[x]\nk = 2\n[HOST=a]\nk = 3\n";
+    sets(Format::Php, None, ("k", "new"), &[(php, "[PHP]\nk = 1\n[x]\nk = new\n[HOST=a]\nk = 3\n")]);
 }
