@@ -505,7 +505,9 @@ mod functions {
     /// file::write("/srv/postgresql.conf", "Port = 5432   # (change requires restart)\n");
     /// assert(config::get("/srv/postgresql.conf", "port") == "5432");
     /// file::write("/srv/some.conf", "port = 5432   # which program?\n");
-    /// assert(try { config::get("/srv/some.conf", "port") } catch { "refused" } == "refused");
+    /// let found = "refused";
+    /// try { found = config::get("/srv/some.conf", "port"); } catch {}
+    /// assert(found == "refused");
     /// ```
     ///
     /// ```rhai

@@ -364,6 +364,17 @@ mod tests {
             ("/etc/fonts/fonts.xml", "it is XML", "config::line"),
             ("/etc/hosts", "a table of hosts", "config::line"),
             ("/etc/passwd", "a table of users", "user::ensure"),
+            ("/etc/apt/apt.conf.d/50unattended-upgrades", "a language of its own", "config::line"),
+            ("/etc/dovecot/conf.d/10-ssl.conf", "a language of its own", "config::line"),
+            ("/etc/haproxy/haproxy.cfg", "a language of its own", "config::block"),
+            ("/etc/munin/munin-node.conf", "a language of its own", "config::line"),
+            ("/etc/rsyslog.d/50-default.conf", "a language of its own", "config::line"),
+            ("/etc/logrotate.d/nginx", "a language of its own", "config::line"),
+            ("/etc/needrestart/conf.d/ours.conf", "a script", "config::line"),
+            ("/etc/smartd.conf", "a list of devices", "config::line"),
+            ("/etc/ntpsec/ntp.conf", "a list of commands", "config::line"),
+            ("/etc/hosts.allow", "a list of rules", "config::line"),
+            ("/etc/NetworkManager/dispatcher.d/10-up", "a script", "config::line"),
         ] {
             let error = recognise(Path::new(path), b"a = 1\n", Asked::default()).unwrap_err();
             let failure = error.downcast_ref::<Failure>().unwrap();

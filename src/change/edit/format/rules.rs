@@ -42,8 +42,11 @@ pub(super) struct Rules {
     /// The sections, if there are any.
     pub(super) sections: Option<SectionRules>,
     /// Why this cannot be a value, as the program reads it.
-    pub(super) refuse_value: Option<fn(&[u8]) -> Option<&'static str>>,
+    pub(super) refuse_value: Option<RefuseValue>,
 }
+
+/// Why a program does not read this value as it is written.
+pub(super) type RefuseValue = fn(&[u8]) -> Option<&'static str>;
 
 /// What begins a comment behind a value, outside of quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -395,25 +398,17 @@ impl Syntax for Rules {
     }
 
     fn is_open(&self, value: &[u8]) -> bool {
-        match self.trailing {
-            // Only what begins with a quote is quoted for certain.
-            Trailing::Unknown(_) => match value.first() {
-                Some(quote @ (b'"' | b'\'')) => !value[1..].contains(quote),
-                _ => false,
-            },
-            _ => {
-                let mut at = 0;
-                while let Some(next) =
-                    value.get(at..).and_then(|rest| rest.iter().position(|byte| self.quotes.contains(byte)))
-                {
-                    match self.behind_quotes(value, at + next) {
-                        Some(end) => at = end,
-                        None => return true,
-                    }
-                }
-                false
-            }
+        // Where the program is not known, only what begins with a quote is quoted for certain.
+        if let Trailing::Unknown(_) = self.trailing {
+            let quote = value.first().filter(|first| self.quotes.contains(first));
+            return quote.is_some_and(|quote| !value[1..].contains(quote));
         }
+        let mut at = 0;
+        while let Some(next) = value[at..].iter().position(|byte| self.quotes.contains(byte)) {
+            let Some(end) = self.behind_quotes(value, at + next) else { return true };
+            at = end;
+        }
+        false
     }
 
     fn meaning<'v>(&self, value: &'v [u8]) -> Cow<'v, [u8]> {
@@ -619,6 +614,6 @@ impl Sections for SectionRules {
 
     fn is_heading(&self, header: &[u8]) -> bool {
         let begins = |known: &&str| header.to_ascii_uppercase().starts_with(known.as_bytes());
-        self.headings_but.is_some_and(|but| !but.iter().any(|known| begins(&known)))
+        self.headings_but.is_some_and(|but| !but.iter().any(begins))
     }
 }
