@@ -526,14 +526,16 @@ mod functions {
 
     /// Sets `key` to `value` (a string, number, bool or secret) in the file `path`. An existing line of the key is changed
     /// in place; a new one goes below a comment that shows the key, else to the end of the section. Every other byte stays,
-    /// with it a comment behind the value. It is an error if the format is unknown and the file not plainly `key = value`, if the key is set twice, or if the
-    /// value could not be read back as it is, such as one with whitespace at its ends. The line of an fstab is named by its
+    /// with it a comment behind the value. It is an error if the format is unknown and the file not plainly `key = value`,
+    /// if the key is set twice, or if the value could not be read back as it is, such as one with whitespace at its ends.
+    /// The line of an fstab is named by its
     /// mount point or source, and the value is the whole line. In JSON and TOML a value is of its type, and may be an array or
     /// a map as well; comments, order and indentation stay. Undo restores the line or value; or the whole file, if it was not
     /// modified since.
     /// Options: `section` (a missing one is added at the end), `format` and `separator` as for `config::get`, `comment`
-    /// (what begins a comment; default: as in the format, mostly `#`), `in_place` (`true` to write into the file instead of replacing it: for a file
-    /// that something is mounted at, as `/etc/hosts` in a container; others may see it half written); for a file that is
+    /// (what begins a comment; default: as in the format, mostly `#`), `in_place` (`true` to write into the file instead of
+    /// replacing it: for a file that something is mounted at, as `/etc/hosts` in a container; others may see it half
+    /// written); for a file that is
     /// created, `owner`, `group` and `mode` (default 0644, with a secret in it 0600).
     ///
     /// ```rhai
