@@ -365,6 +365,10 @@ fn mount_layers(
     let mounted = mount::mounted()?;
     let sub_mounts = mounts::below(base, &mounted);
     for (path, file_system, reason) in sub_mounts.left_out {
+        // What this or another rehearsal mounted is no part of the machine.
+        if root::below(base, &path).starts_with(all_scratch) {
+            continue;
+        }
         tell(Progress::LeftOut { path, file_system, reason: reason.to_owned() });
     }
     let mut places = vec![PathBuf::from("/")];

@@ -21,6 +21,7 @@ step::run("02", "Page", || {
     file::make_dir("/srv/site", #{ owner: "kim" });
     file::write("/srv/site/page", settings::page + "\n", #{ owner: "kim" });
     config::set("/etc/default/site", "PAGE", settings::page);
+    cmd::run(["sh", "-c", "echo captured >/srv/site/captured"], #{ capture: #{} });
 });
 step::run("03", "Service", || {
     file::write("/etc/systemd/system/site.service",
@@ -92,9 +93,15 @@ journey() {
     no_records
 }
 
+# A disk within a directory of the root. A clone has it, and cannot take it off.
+mkdir -p /opt/data /opt/disk
+mount --bind /opt/data /opt/disk
 settings one
 before='' before_break=one
 journey 1 two 6
+# As the kernel's settings are in most containers.
+umount /proc/sys/net
+[[ ! -w /proc/sys/net/ipv4/ip_forward ]] || die "the settings of the network can be written"
 before=two before_break=two
 journey 2 three 0
 

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "a mount namespace for the thread that mounts the view")]
 
+use std::cell::Cell;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -32,7 +33,8 @@ pub(super) fn mount(scratch: &Path, state: &Path, closed: &[PathBuf]) -> Result<
     std::thread::scope(|scope| {
         let mounting = scope.spawn(move || {
             separate_mounts()?;
-            View { scratch, state, closed, mounted: &mount::mounted()?, is_of_users }.mount()
+            let (mounted, overlays) = (&mount::mounted()?, Cell::new(0));
+            View { scratch, state, closed, mounted, is_of_users, overlays }.mount()
         });
         mounting.join().map_err(|_| anyhow!("the thread that mounts a view ended early"))?
     })
@@ -55,6 +57,8 @@ struct View<'a> {
     mounted: &'a [Mounted],
     /// In a user namespace, such as a rehearsal's.
     is_of_users: bool,
+    /// How many overlays were tried.
+    overlays: Cell<usize>,
 }
 
 impl View<'_> {
@@ -67,9 +71,8 @@ impl View<'_> {
             .filter(|mount| !is_shown(&mount.path) && !mount.path.starts_with(self.state))
             .collect();
         others.sort_by(|one, other| one.path.cmp(&other.path));
-        let first = layers.len();
-        for (number, found) in others.iter().enumerate() {
-            match self.show(found, first + number, &below(&root, &found.path)) {
+        for found in &others {
+            match self.show(found, &root) {
                 // Where others remove a mount point, it is gone from these mounts, too.
                 Err(_) if !mount::mounted()?.iter().any(|mount| mount.path == found.path) => {}
                 layer => layers.extend(layer?),
@@ -94,7 +97,7 @@ impl View<'_> {
 
     /// Shows the file system of the root through one overlay.
     fn all(&self, root: &Path) -> Result<Vec<Layer>> {
-        let layer = self.overlay(0, Path::new("/"), root, MountFlags::NODEV)?;
+        let layer = self.overlay(Path::new("/"), root, MountFlags::NODEV)?;
         for at in AS_IT_IS {
             if is_directory(Path::new(at)) {
                 mount_bind_recursive(at, below(root, Path::new(at)))
@@ -108,46 +111,74 @@ impl View<'_> {
     /// from outside a user namespace cannot be taken off in it, and no overlay can be mounted over what they cover.
     fn directories(&self, root: &Path) -> Result<Vec<Layer>> {
         mount_bind_recursive("/", root).context("cannot show `/`")?;
-        let mut layers = Vec::new();
-        for entry in std::fs::read_dir("/").context("cannot read the directory `/`")? {
-            let path = entry.context("cannot read the directory `/`")?.path();
-            let is_apart = AS_IT_IS.iter().any(|at| path == Path::new(at))
-                || self.mounted.iter().any(|mount| mount.path == path);
-            if is_directory(&path) && !is_apart {
-                layers.push(self.overlay(layers.len(), &path, &below(root, &path), MountFlags::NODEV)?);
-            }
-        }
+        let layers = self.within(Path::new("/"), root, MountFlags::NODEV)?;
         let flags = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV;
         mount_remount(root, flags, c"").context("cannot show `/`")?;
         Ok(layers)
     }
 
+    /// The overlays of the directories in a directory. One that something is mounted in, from outside the user namespace,
+    /// is shown as it is but for its own directories: no overlay can be mounted over it. Source: mount_namespaces(7),
+    /// "Restrictions on mount namespaces".
+    fn within(&self, directory: &Path, root: &Path, flags: MountFlags) -> Result<Vec<Layer>> {
+        let named = || format!("cannot read the directory `{}`", directory.display());
+        let mut layers = Vec::new();
+        for entry in std::fs::read_dir(directory).with_context(named)? {
+            let path = entry.with_context(named)?.path();
+            let is_apart = AS_IT_IS.iter().any(|at| path == Path::new(at))
+                || self.mounted.iter().any(|mount| mount.path == path);
+            if !is_directory(&path) || is_apart {
+                continue;
+            }
+            match self.overlay(&path, &below(root, &path), flags) {
+                Err(_) if self.holds_mounts(&path) => layers.extend(self.within(&path, root, flags)?),
+                layer => layers.push(layer?),
+            }
+        }
+        Ok(layers)
+    }
+
+    /// Whether something is mounted below this path.
+    fn holds_mounts(&self, path: &Path) -> bool {
+        let is_below = |at: &Path| at != path && at.starts_with(path) && !at.starts_with(self.state);
+        self.mounted.iter().any(|mount| is_below(&mount.path))
+    }
+
     /// Shows a file system other than that of the root: through an overlay if it is a local one that can be written.
-    fn show(&self, found: &Mounted, number: usize, at: &Path) -> Result<Option<Layer>> {
+    fn show(&self, found: &Mounted, root: &Path) -> Result<Vec<Layer>> {
+        let at = &below(root, &found.path);
         let named = || format!("cannot show `{}`", found.path.display());
         let is_local = matches!(found.keeping(), Keeping::OnDisk | Keeping::InMemory | Keeping::InOverlay);
-        let Ok(directory) = std::fs::metadata(&found.path) else { return Ok(None) };
+        let Ok(directory) = std::fs::metadata(&found.path) else { return Ok(Vec::new()) };
+        let mut layers = Vec::new();
         if is_local && !found.read_only && !found.mapped && directory.is_dir() {
             let mut flags = MountFlags::NODEV;
             flags.set(MountFlags::NOSUID, found.no_suid);
             flags.set(MountFlags::NOEXEC, found.no_exec);
-            match self.overlay(number, &found.path, at, flags) {
+            match self.overlay(&found.path, at, flags) {
                 // The kernel stacks two overlays at most: this one is over another already.
                 Err(_) if found.keeping() == Keeping::InOverlay => {}
-                layer => return layer.map(Some),
+                Err(_) if self.is_of_users && self.holds_mounts(&found.path) => {
+                    layers = self.within(&found.path, root, flags)?;
+                }
+                layer => return layer.map(|layer| vec![layer]),
             }
         }
-        mount_bind(&found.path, at).with_context(named)?;
+        // With what is mounted in it, it came with the root.
+        if layers.is_empty() {
+            mount_bind(&found.path, at).with_context(named)?;
+        }
         if found.keeping() != Keeping::Virtual && !found.read_only {
             let mut flags = MountFlags::BIND | MountFlags::RDONLY;
             flags.set(MountFlags::NOSUID, found.no_suid);
             flags.set(MountFlags::NOEXEC, found.no_exec);
             mount_remount(at, flags, c"").with_context(named)?;
         }
-        Ok(None)
+        Ok(layers)
     }
 
-    fn overlay(&self, number: usize, lower: &Path, at: &Path, flags: MountFlags) -> Result<Layer> {
+    fn overlay(&self, lower: &Path, at: &Path, flags: MountFlags) -> Result<Layer> {
+        let number = self.overlays.replace(self.overlays.get() + 1);
         let [upper, work] = ["upper", "work"].map(|side| self.scratch.join(format!("{side}-{number}")));
         for directory in [&upper, &work] {
             std::fs::create_dir(directory)
@@ -204,6 +235,7 @@ mod tests {
                     closed: &[],
                     mounted: &mounted,
                     is_of_users: false,
+                    overlays: Cell::new(0),
                 };
                 view.mount().unwrap().0.into_iter().map(|layer| layer.at).collect()
             });

@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 
+use crate::failure::Failure;
 use crate::machine::tool;
 
 /// The address at which slirp4netns answers questions for names. Source: slirp4netns(1).
@@ -108,12 +109,27 @@ pub fn link_to(namespace: &Path, leader: u32) -> Result<()> {
 
 /// Forwards packets of a link to the outside, except those to an address of this machine.
 fn let_pass(name: &str) -> Result<()> {
-    let settings = "echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv4/conf/tap0/proxy_arp";
-    tool::run("nsenter", [&format!("--net=/run/netns/{name}"), "--", "sh", "-c", settings])?;
+    forward(name).map_err(|error| {
+        Failure::new(format!("{error:#}"))
+            .hint(
+                "inside a container, start the container so that it can write `/proc/sys/net`: systemd-nspawn does \
+                 with `SYSTEMD_NSPAWN_API_VFS_WRITABLE=network` in its environment",
+            )
+            .hint("or rehearse on the machine that runs the container, with `--base` and the container's directory")
+    })?;
     for address in addresses(&tool::run("ip", ["-4", "-oneline", "address", "show"])?) {
         tool::run("ip", ["-n", name, "route", "replace", "unreachable", &address])?;
     }
     Ok(())
+}
+
+/// Lets a namespace forward. Containers see their kernel settings read-only, those of namespaces that they make
+/// themselves, too; a mount of `proc` that nothing else sees has them writable. Source: systemd-nspawn(1), "/proc/sys/".
+fn forward(name: &str) -> Result<()> {
+    let settings = "test -w /proc/sys/net/ipv4/ip_forward || mount -t proc proc /proc && \
+                    echo 1 >/proc/sys/net/ipv4/ip_forward && echo 1 >/proc/sys/net/ipv4/conf/tap0/proxy_arp";
+    let network = format!("--net=/run/netns/{name}");
+    tool::run("nsenter", [&network, "--", "unshare", "--mount", "--", "sh", "-c", settings]).map(drop)
 }
 
 /// The addresses in a list of them, one a line, except those that mean another machine inside: the loopback's, and
