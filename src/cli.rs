@@ -98,6 +98,9 @@ pub struct Options {
     /// Show what changes in each target
     #[arg(long, hide = true)]
     pub show_differences: bool,
+    /// Run in a throwaway clone: show no commands to type next, which would be about the clone
+    #[arg(long, hide = true)]
+    pub in_clone: bool,
     /// Show only failures and questions
     #[arg(long, short)]
     pub quiet: bool,
@@ -160,7 +163,8 @@ pub enum Command {
     ///
     /// The script, of any language, runs as root on a throwaway clone of this machine; what it did there is read back and
     /// written as a plan. The plan then runs on a clone of its own, which is compared with the first one, runs again, and is
-    /// rolled back. What it does not reproduce is listed in REPORT.md. This machine is not changed.
+    /// rolled back. What it does not reproduce is listed in REPORT.md. On this machine only the tools of a clone
+    /// (systemd-container, slirp4netns) are installed, if they are missing.
     Adopt(Adopt),
     /// Check scripts without running anything
     Check {
@@ -289,6 +293,7 @@ pub struct Rehearse {
     /// The script to run in the clone
     pub script: PathBuf,
     /// Arguments of the script
+    #[arg(value_name = "ARGUMENT")]
     pub words: Vec<String>,
     /// Clone the root file system in DIR instead of this machine
     #[arg(long, value_name = "DIR")]
@@ -326,6 +331,7 @@ pub struct Adopt {
     /// The script to run in the clone
     pub script: PathBuf,
     /// Arguments of the script
+    #[arg(value_name = "ARGUMENT")]
     pub words: Vec<String>,
     /// Clone the root file system in DIR instead of this machine
     #[arg(long, value_name = "DIR")]
@@ -372,7 +378,7 @@ impl Cli {
                 source == Some(ValueSource::CommandLine)
                     && !taken.contains(&option.get_id().as_str())
                     // An alias, a script or a rehearsal may give these to every command.
-                    && !["state_dir", "non_interactive", "show_differences"].contains(&option.get_id().as_str())
+                    && !["state_dir", "non_interactive", "show_differences", "in_clone"].contains(&option.get_id().as_str())
             };
             if let Some(option) = Options::augment_args(clap::Command::new("")).get_arguments().find(typed) {
                 let message =

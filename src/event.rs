@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::io::Write;
 use std::rc::Rc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -28,7 +29,7 @@ pub struct FirstLine {
 
 impl Default for FirstLine {
     fn default() -> Self {
-        Self { version: "2.3", kkrun: env!("CARGO_PKG_VERSION") }
+        Self { version: "2.4", kkrun: env!("CARGO_PKG_VERSION") }
     }
 }
 
@@ -124,11 +125,11 @@ impl fmt::Display for SkipReason {
             Self::Held(id) => {
                 write!(formatter, "on hold: rolled back; `--redo {id}` runs it again")
             }
-            Self::Drifted(reason) => write!(formatter, "no longer holds: {reason}"),
+            Self::Drifted(reason) => write!(formatter, "drifted: {reason}"),
             Self::NeedsRepair(reason) => {
-                write!(formatter, "no longer holds: {reason}; `--repair` runs it again")
+                write!(formatter, "drifted: {reason}; `--repair` runs it again")
             }
-            Self::WouldRepair(reason) => write!(formatter, "no longer holds: {reason}; it would run again"),
+            Self::WouldRepair(reason) => write!(formatter, "drifted: {reason}; it would run again"),
         }
     }
 }
@@ -325,6 +326,9 @@ pub enum Event {
         summary: String,
         /// What differs from the recorded state, line by line.
         difference: String,
+        /// The target as people call it.
+        #[serde(skip)]
+        described: String,
     },
     /// Something that must be true was looked at.
     Verified {
@@ -396,6 +400,9 @@ pub enum Event {
         failed: Vec<String>,
         /// What is still pending.
         pending: Vec<String>,
+        /// What the changes that a dry run foresees would trigger.
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        triggers: Vec<String>,
         /// The exit status.
         exit: u8,
     },
@@ -518,6 +525,7 @@ pub struct Reporter {
     /// What an examination reports, until it is known whether that is to be shown.
     apart: RefCell<Option<Vec<Event>>>,
     ended: Cell<bool>,
+    waited: Cell<Duration>,
 }
 
 impl Reporter {
@@ -532,6 +540,7 @@ impl Reporter {
             log: RefCell::default(),
             apart: RefCell::default(),
             ended: Cell::new(false),
+            waited: Cell::default(),
         })
     }
 
@@ -724,6 +733,11 @@ impl Reporter {
         }
     }
 
+    /// How long answers were waited for so far.
+    pub fn waited(&self) -> Duration {
+        self.waited.get()
+    }
+
     /// Asks; `Ok(None)` when no one can be asked.
     pub fn ask(&self, question: &Question) -> Result<Option<Answer>> {
         self.release(self.held.take());
@@ -733,7 +747,10 @@ impl Reporter {
                 *text = printable_lines(&self.redact(text));
             }
         }
-        self.audience.ask(&question)
+        let begun = Instant::now();
+        let answer = self.audience.ask(&question);
+        self.waited.set(self.waited.get() + begun.elapsed());
+        answer
     }
 
     fn without_secrets(&self, event: &Event) -> Event {
@@ -756,7 +773,8 @@ impl Reporter {
                 *target = redact(target);
                 *difference = difference.as_deref().map(redact);
             }
-            Event::Conflict { summary, target, difference } => {
+            Event::Conflict { summary, target, difference, described } => {
+                *described = redact(described);
                 *summary = redact(summary);
                 *target = redact(target);
                 *difference = redact(difference);
@@ -836,8 +854,8 @@ fn log_line(event: &Event) -> Option<String> {
             format!("  `{label}` {status} after {seconds:.1} s")
         }
         Event::Change { summary, .. } => format!("* {summary}"),
-        Event::Conflict { target, difference, .. } => {
-            format!("{target} was modified outside kkrun:\n{difference}")
+        Event::Conflict { described, difference, .. } => {
+            format!("{described} was modified outside kkrun:\n{difference}")
         }
         Event::Verified { label, now } => format!("{} {label}", if *now { "✓" } else { "later:" }),
         Event::Output { text } => printable_lines(text),

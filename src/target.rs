@@ -455,6 +455,34 @@ impl fmt::Display for At<'_> {
     }
 }
 
+impl Target {
+    /// What people call it, with names in back-ticks. Unlike its line it cannot be typed.
+    pub fn described(&self) -> String {
+        let place = |path: &PathText| format!("`{}`", path.as_path().display());
+        let entry = |name: &str, path: &PathText, section: Option<&String>| {
+            let section = section.map(|section| format!("[{section}] of ")).unwrap_or_default();
+            format!("{name} in {section}{}", place(path))
+        };
+        match self {
+            Self::File(path) | Self::Tree(path) | Self::Product(path) => place(path),
+            Self::Access(path) => format!("owner or mode below {}", place(path)),
+            Self::Line { path, section, key } => entry(&format!("`{key}`"), path, section.as_ref()),
+            Self::Block { path, section, name } => {
+                entry(&format!("the block `{name}`"), path, section.as_ref())
+            }
+            Self::WholeLine { path, .. } => entry("a line", path, None),
+            Self::User(name) => format!("the user `{name}`"),
+            Self::Group(name) => format!("the group `{name}`"),
+            Self::Unit { user: None, name, .. } => format!("`{name}`"),
+            Self::Unit { user: Some(user), name, .. } => format!("`{name}` of the user `{user}`"),
+            Self::Role { server: None, name } => format!("the role `{name}`"),
+            Self::Database { server: None, name } => format!("the database `{name}`"),
+            Self::Command(label) | Self::Captured(label) => format!("what `{label}` did"),
+            other => format!("`{other}`"),
+        }
+    }
+}
+
 impl fmt::Display for Target {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -842,6 +870,20 @@ mod tests {
         assert!(many.to_string().starts_with("packages:a1 and 5 more ("), "{many}");
         assert_ne!(many, own(&["a1", "b1", "c1", "d1", "e1", "f2"]));
         assert_eq!(many.to_string().parse::<Target>().unwrap(), many);
+    }
+
+    #[test]
+    fn people_read_what_a_target_is_in_words() {
+        for (typed, described) in [
+            ("file:/etc/motd", "`/etc/motd`"),
+            ("line:/etc/app.ini#[web]port", "`port` in [web] of `/etc/app.ini`"),
+            ("whole_line:/etc/hosts#^[#; \\t]*a=", "a line in `/etc/hosts`"),
+            ("unit:~kim/a.service/enablement", "`a.service` of the user `kim`"),
+            ("command:make install", "what `make install` did"),
+            ("packages:jq,curl", "`packages:jq,curl`"),
+        ] {
+            assert_eq!(of(typed).described(), described);
+        }
     }
 
     #[test]

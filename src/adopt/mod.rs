@@ -502,7 +502,11 @@ fn run_plan_alone(
     tell: &mut dyn FnMut(Stage),
 ) -> Result<(u8, After)> {
     let (mut clone, booted) = clone_with_plan(adoption, (plan, secrets), stop, tell)?;
-    let code = clone.run(&kkrun(&clone, &["--yes", "--non-interactive", "master.rhai"]), None, stop)?;
+    let code = clone.run(
+        &kkrun(&clone, &["--in-clone", "--yes", "--non-interactive", "master.rhai"]),
+        None,
+        stop,
+    )?;
     stop.check()?;
     Ok((code, look_at(clone, &booted, stop)?))
 }
@@ -538,7 +542,11 @@ fn prove(
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Adopted> {
     let (mut clone, booted) = clone_with_plan(adoption, (output.directory(), secrets), stop, tell)?;
-    let run = clone.run(&kkrun(&clone, &["--yes", "--non-interactive", "master.rhai"]), None, stop)?;
+    let run = clone.run(
+        &kkrun(&clone, &["--in-clone", "--yes", "--non-interactive", "master.rhai"]),
+        None,
+        stop,
+    )?;
     stop.check()?;
     settle(&clone, stop)?;
     let side = Side::of(clone.files(), active(&clone)?, Cluster::of(&clone)?);
@@ -550,7 +558,7 @@ fn prove(
     let again = clone.output(&kkrun(&clone, &["--json", "--non-interactive", &redo, "master.rhai"]))?;
     let second_run =
         if output.ids.is_empty() { Some(0) } else { changed_in(&again.1).filter(|_| again.0 == 0) };
-    let arguments = ["--yes", "--non-interactive", "--purge=all", "rollback"];
+    let arguments = ["--in-clone", "--yes", "--non-interactive", "--purge=all", "rollback"];
     let code = if output.ids.is_empty() { 0 } else { clone.run(&kkrun(&clone, &arguments), None, stop)? };
     stop.check()?;
     clone.switch_off();

@@ -128,7 +128,9 @@ impl Trace {
     pub(super) fn sections(&self) -> Vec<Section> {
         let functions: Vec<String> =
             self.matches(r"^(?:function\s+)?([A-Za-z_]\w*)\s*\(\)").map(|(_, name)| name).collect();
-        let said = self.matches(r#"^(?:echo|printf)\s+["'](?:\\n)*[=#*>-]{2,}\s*([^"'=#*>\\-][^"'\\]*)"#);
+        let said = self.matches(
+            r#"^(?:echo|printf)\s+["'](?:\\n)*[=#*>-]{2,}\s*([^"'=#*>\\-][^"'\\]*?)\s*[=#*<-]*["'\\]"#,
+        );
         let called = self.source.iter().enumerate().filter_map(|(at, line)| {
             let (name, title) = line.split_once(' ')?;
             let title = title.trim().trim_matches(['"', '\'']);
@@ -258,6 +260,7 @@ mod tests {
             titles("echo \"==> packages\"\nx\necho \"==> users\"\necho \"==> done\"\n"),
             ["packages", "users"]
         );
+        assert_eq!(titles("echo '== web & TLS =='\nx\necho \"## Users ##\\n\"\n"), ["web & TLS", "Users"]);
         assert_eq!(
             titles("say() { echo; }\nsay \"one thing\"\nx\nsay 'two'\nsay \"$x\"\n"),
             ["one thing", "two"]

@@ -42,6 +42,11 @@ pub(super) fn execute(options: &Options, wanted: cli::Adopt) -> Result<ExitCode>
     };
     let adopted = adopt::adopt(&adoption, &signals, &mut |stage| say(&reporter, stage))?;
     conclude(&reporter, &adopted);
+    let plan = adoption.output.join("master.rhai");
+    reporter.note(format!(
+        "next: `kkrun {} --dry-run` shows what a run would change on this machine",
+        shell_words::quote(&plan.to_string_lossy())
+    ));
     Ok(adopt::exit_code(&adopted))
 }
 
@@ -89,18 +94,17 @@ fn conclude(reporter: &Reporter, adopted: &Adopted) {
     };
     let packages = match adopted.left_by_packages {
         0 => String::new(),
-        count => format!(", but for what removed packages leave ({})", several(count as u64, "path")),
+        count => format!(", besides {} that removed packages leave", several(count as u64, "path")),
     };
     let rollback = match (adopted.rollback, adopted.left.len()) {
-        (0, 0) => format!("a rollback leaves the base{packages}"),
-        (0, count) => {
-            format!("a rollback leaves {} not as in the base{packages}", several(count as u64, "path"))
-        }
+        (0, 0) => format!("after a rollback all is as before{packages}"),
+        (0, 1) => format!("after a rollback 1 path is not as before{packages}"),
+        (0, count) => format!("after a rollback {count} paths are not as before{packages}"),
         (code, _) => format!("a rollback ends with exit status {code}"),
     };
-    reporter.note(format!("{second}, and {rollback}"));
+    reporter.note(format!("{second}; {rollback}"));
     reporter.note(format!(
-        "the plan reproduces {} of {} differences{listed}",
+        "the plan reproduces {} of {} differences that the script made{listed}",
         comparison.reproduced(),
         comparison.differences
     ));

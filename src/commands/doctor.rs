@@ -130,7 +130,8 @@ fn diagnosis(state: &Path, loaded: &Loaded) -> Result<Diagnosis> {
     let is_at_work = lock::is_held(&state.join("lock"));
     // The run in progress has not recorded the outcome of its current change yet.
     let is_under_way = |change: &&ChangeRecord| is_at_work && history.is_of_newest_run(change);
-    let in_doubt = history.in_doubt().filter(|change| !is_under_way(change));
+    let is_known = |change: &&ChangeRecord| is_under_way(change) || history.failure_of(change).is_some();
+    let in_doubt = history.in_doubt().filter(|change| !is_known(change));
     let set_aside = things_set_aside(state)?.into_iter().map(|(thing, moved)| {
         let TreeSize { files, bytes } = TreeSize::at(&thing);
         let place = thing.parent().unwrap_or(&thing).display().to_string();

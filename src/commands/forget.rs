@@ -90,6 +90,7 @@ fn ended(reporter: &Reporter, changed: usize, exit: ExitCode) -> ExitCode {
         not_undone: 0,
         failed: Vec::new(),
         pending: Vec::new(),
+        triggers: Vec::new(),
         exit: exit.0,
     });
     exit

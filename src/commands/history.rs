@@ -7,11 +7,11 @@ use super::data::{RecordedChange, Row};
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
-use crate::journal::{self, ChangeRecord, ChangeState, Class};
+use crate::journal::{self, ChangeRecord, ChangeState, Class, History};
 use crate::machine::{clock, lock};
 use crate::rollback::Asked;
 use crate::time;
-use crate::ui::{begin_json, line_to_stderr, line_to_stdout, wrapped_data};
+use crate::ui::{begin_json, brief, line_to_stderr, line_to_stdout, wrapped_data};
 
 /// Shows the changes of every plan, or of one; all, or those of these steps and to these targets.
 pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -> Result<ExitCode> {
@@ -38,7 +38,7 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
         let (state, detail) = match change.state {
             // A run in progress has not recorded the outcome yet.
             ChangeState::InDoubt if is_at_work && history.is_of_newest_run(change) => ("under way", None),
-            _ => state_of(change),
+            _ => state_of(change, &history),
         };
         if options.json {
             Row::History(RecordedChange::new(change, (state, detail))).write(&redactor)?;
@@ -46,7 +46,7 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
         }
         let when = time::when(change.time, clock::now(), &clock::zone());
         let step = change.intent.step.as_deref().unwrap_or("-");
-        let detail = detail.and_then(|text| text.lines().next().map(|line| format!(" ({line})")));
+        let detail = detail.and_then(|text| text.lines().next().map(|line| format!(" ({})", brief(line))));
         let detail = detail.unwrap_or_default();
         let line = redactor.redact(&format!(
             "#{:<5} {when:<16} {:<14} {step:<4} {state:<12} {}{detail}",
@@ -58,7 +58,10 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
 }
 
 /// The name of a state and its detail.
-pub(super) fn state_of(change: &ChangeRecord) -> (&'static str, Option<&str>) {
+pub(super) fn state_of<'a>(change: &'a ChangeRecord, history: &History) -> (&'static str, Option<&'a str>) {
+    if let Some(error) = history.failure_of(change) {
+        return ("failed", Some(error));
+    }
     match &change.state {
         ChangeState::Done | ChangeState::Kept(_) if change.intent.class == Class::Irreversible => {
             ("irreversible", change.intent.loses.as_deref())
@@ -70,6 +73,6 @@ pub(super) fn state_of(change: &ChangeRecord) -> (&'static str, Option<&str>) {
         ChangeState::Undone(_) => ("undone", None),
         ChangeState::Conflict(why) => ("conflict", Some(why)),
         ChangeState::Kept(why) => ("kept", Some(why)),
-        ChangeState::UndoFailed(error) => ("failed", Some(error)),
+        ChangeState::UndoFailed(error) => ("undo failed", Some(error)),
     }
 }

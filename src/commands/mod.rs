@@ -70,6 +70,7 @@ pub fn reporter(options: &crate::cli::Options) -> Rc<Reporter> {
         options.json,
         config::verbosity(options),
         options.show_differences,
+        !(options.in_clone || options.show_differences),
         config::questions(options),
     )
 }
@@ -98,6 +99,7 @@ fn summed_up(reporter: &Reporter, command: impl FnOnce() -> Result<ExitCode>) ->
             not_undone: 0,
             failed: Vec::new(),
             pending: Vec::new(),
+            triggers: Vec::new(),
             exit,
         });
     }

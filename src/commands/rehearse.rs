@@ -98,7 +98,7 @@ pub(super) fn provide_tools(reporter: &Reporter) -> Result<()> {
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     let programs: Vec<String> = missing.iter().map(|tool| format!("`{}`", tool.program)).collect();
     let command = format!("apt-get install {}", packages.join(" "));
-    let text = format!("A rehearsal needs {}: run `{command}`?", programs.join(", "));
+    let text = format!("A clone of this machine needs {}: run `{command}`?", programs.join(", "));
     match reporter.ask(&Question::Confirm { text, default: true, harmless: true })? {
         Some(Answer::Yes) => {
             reporter.note(format!("running `{command}`"));
@@ -224,7 +224,7 @@ fn options_inside(options: &Options) -> Result<(Vec<OsString>, SharedFiles)> {
 
 /// Reports what goes on with a clone.
 pub(super) fn emit(reporter: &Reporter, progress: &Progress) {
-    reporter.note(match progress {
+    let text = match progress {
         Progress::LeftoverRemoved { name } => format!("removed what the killed rehearsal `{name}` left behind"),
         Progress::NotASnapshot => {
             "the clone shows this machine's files as they are now: what its services are writing at this moment may \
@@ -265,7 +265,18 @@ pub(super) fn emit(reporter: &Reporter, progress: &Progress) {
             "the clone is kept and keeps running\n  enter it:  {enter}\n  remove it: {remove}\n  what it wrote: {}",
             upper.display()
         ),
-    });
+    };
+    let is_of_clone = matches!(
+        progress,
+        Progress::Booted { .. }
+            | Progress::RunStarted { .. }
+            | Progress::RunEnded { .. }
+            | Progress::Restarting
+            | Progress::Removing
+            | Progress::Kept { .. }
+    );
+    // An adoption makes several clones of one machine: what is to be known of that is said once.
+    if is_of_clone { reporter.note(text) } else { reporter.note_once(text) }
 }
 
 fn conclude(reporter: &Reporter, options: &Options, outcome: &Outcome) -> Result<ExitCode> {

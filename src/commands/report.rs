@@ -298,6 +298,15 @@ impl Collector<'_> {
                 self.change(steps, header.seq, intent.step.as_deref(), at, (Mark::Open, UNDER_WAY))?;
             }
             Entry::Done { change, .. } => self.settle(steps, *change, at, (Mark::Good, "made"), None)?,
+            Entry::Failed { change, error } => {
+                self.settle(steps, *change, at, (Mark::Bad, "failed"), Some(error))?;
+            }
+            // That its act failed is said already.
+            Entry::Void { change, .. }
+                if self
+                    .history
+                    .change(*change)
+                    .is_some_and(|change| self.history.failure_of(change).is_some()) => {}
             Entry::Void { change, why } => {
                 self.settle(steps, *change, at, (Mark::Plain, "not made"), Some(why))?;
             }
@@ -421,7 +430,7 @@ impl Collector<'_> {
                 _ => word != "made",
             };
             if !has_settled_so {
-                act.remarks.push(self.text(&format!("now: {}", state_of(change).0)));
+                act.remarks.push(self.text(&format!("now: {}", state_of(change, self.history).0)));
             }
         }
         Ok(())

@@ -65,6 +65,7 @@ pub(super) fn execute(options: &Options, typed: Option<&str>, steps: &[String]) 
             not_undone: 0,
             failed: Vec::new(),
             pending: Vec::new(),
+            triggers: Vec::new(),
             exit: exit.0,
         });
         Ok(exit)

@@ -70,7 +70,14 @@ pub(super) fn execute(
         let report = outcome.inspect_err(|error| {
             let (changed, pending) = (session.changed(), session.pending_lines());
             let exit = super::exit_of(error).0;
-            reporter.emit(&Event::RunEnded { changed, not_undone: 0, failed: Vec::new(), pending, exit });
+            reporter.emit(&Event::RunEnded {
+                changed,
+                not_undone: 0,
+                failed: Vec::new(),
+                pending,
+                triggers: Vec::new(),
+                exit,
+            });
         })?;
         let would_undo = options.dry_run && !report.undone.is_empty();
         let exit = if would_undo { ExitCode::DIFFERENT } else { report.exit() };
@@ -82,12 +89,17 @@ pub(super) fn execute(
                 crate::ui::line_to_stderr(&wrapped_message(&pasteable(&line)));
             }
         }
-        if exit == ExitCode::DONE {
-            launch.note_late_signal(&reporter, "rollback");
-        }
+        launch.note_late_signal(&reporter, "rollback", exit);
         let pending = session.pending_lines();
         let (changed, not_undone) = (report.undone.len(), report.not_undone.len());
-        reporter.emit(&Event::RunEnded { changed, not_undone, failed: Vec::new(), pending, exit: exit.0 });
+        reporter.emit(&Event::RunEnded {
+            changed,
+            not_undone,
+            failed: Vec::new(),
+            pending,
+            triggers: Vec::new(),
+            exit: exit.0,
+        });
         Ok(exit)
     })
 }

@@ -31,7 +31,7 @@ pub(super) fn execute(options: &Options, id: u64) -> Result<ExitCode> {
         )
     };
     let intent = &change.intent;
-    let (state, detail) = state_of(change);
+    let (state, detail) = state_of(change, &history);
     let difference = difference_of(change, &history, &launch.world_for_dry_run(super::reporter(options)))?;
     if options.json {
         begin_json();

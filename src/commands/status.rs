@@ -47,7 +47,7 @@ pub(super) enum PlanState {
 pub(super) struct PlanStatus {
     plan: String,
     pub(super) state: PlanState,
-    /// Since when it is so, by the newest record about it.
+    /// Since when it is so, by the newest record about a step; of a state that no record begins, `null`.
     since: Option<Timestamp>,
     /// Its steps were examined; otherwise all is by the journal alone.
     examined: bool,
@@ -163,11 +163,17 @@ pub(super) fn status_of(
         .collect();
     let overrides = history.overrides.get(plan).into_iter().flatten();
     let script = chosen_plan::script_of(history, plan).map(|script| script.display().to_string());
+    // When something drifted, became stale or was undone, no record of a step says.
+    let is_known = matches!(
+        state,
+        PlanState::Running | PlanState::Failed | PlanState::Interrupted | PlanState::Complete
+    );
     let since = steps.iter().filter_map(|step| step.finished.max(step.started)).max();
+    let since = since.or(last.map(|last| last.started)).filter(|_| is_known);
     let mut status = PlanStatus {
         plan: plan.to_owned(),
         state,
-        since: since.or(last.map(|last| last.started)),
+        since,
         examined: is_examined,
         not_examined,
         script,
@@ -274,9 +280,10 @@ fn show(status: &PlanStatus, with_steps: bool, redactor: &Redactor) {
         PlanState::Running | PlanState::Pending => style(state),
         _ => style(state).yellow(),
     };
-    let counted = if status.examined { "" } else { " by the journal" };
+    // The journal knows the steps that were begun, the plan may have more.
+    let (begun, counted) = if status.examined { ("", "") } else { (" begun", " by the journal") };
     line(&format!(
-        "{} {} · {state}{since} · {done} of {} steps complete{counted}",
+        "{} {} · {state}{since} · {done} of {}{begun} steps complete{counted}",
         Emoji("●", "*"),
         style(&status.plan).bold(),
         status.steps.len()
@@ -352,8 +359,11 @@ fn step_line(step: &StepRow, width: usize, when: &dyn Fn(Timestamp) -> String) -
         StepStatus::Drifted => Emoji("❗", "!!"),
     };
     let mut parts = vec![label(&step.status)];
-    parts.extend(step.finished.or(step.started).map(when));
-    parts.extend(step.seconds.map(time::duration));
+    // What is pending again was complete or failed once.
+    if step.status != StepStatus::Pending {
+        parts.extend(step.finished.or(step.started).map(when));
+        parts.extend(step.seconds.map(time::duration));
+    }
     match step.changes {
         0 => {}
         1 => parts.push("1 change".to_owned()),

@@ -381,6 +381,7 @@ mod tests {
             any::<bool>().prop_map(|has| intent(if has { vec![handler()] } else { Vec::new() })),
             change.clone().prop_map(done),
             change.clone().prop_map(|change| Entry::Void { change, why: String::new() }),
+            change.clone().prop_map(|change| Entry::Failed { change, error: String::new() }),
             change.clone().prop_map(|change| Entry::UndoIntent { change }),
             change.prop_map(|change| Entry::Undone {
                 change,

@@ -315,6 +315,18 @@ impl History {
         beside.flat_map(|(_, steps)| steps.values().flatten().copied()).collect()
     }
 
+    /// How the act of a change failed that is not there, or of which it is not known what it did; none while it may be
+    /// acted on again, or after a run was killed that may have done so.
+    pub fn failure_of<'a>(&self, change: &'a ChangeRecord) -> Option<&'a str> {
+        let step = change.intent.step.as_ref().and_then(|step| self.step(&change.plan, step));
+        let is_last = match change.state {
+            ChangeState::Void => true,
+            ChangeState::InDoubt => step.is_none_or(|step| step.state != StepState::Started),
+            _ => false,
+        };
+        change.failed.as_deref().filter(|_| is_last)
+    }
+
     /// The changes that are in doubt, oldest first.
     pub fn in_doubt(&self) -> impl DoubleEndedIterator<Item = &ChangeRecord> {
         self.open().filter(|change| change.state == ChangeState::InDoubt)

@@ -309,7 +309,7 @@ impl Journal {
                 time: clock::now(),
                 plan: self.writer.plan.clone(),
                 unsynced,
-                skippable: false,
+                skippable: entry.is_skippable(),
             };
             let record = Record { header, entry };
             let (line, checksum) = encode(&record)?;

@@ -28,7 +28,7 @@ pub struct FormatVersion {
 
 impl FormatVersion {
     /// What this kkrun writes.
-    pub const CURRENT: Self = Self { major: 2, minor: 0 };
+    pub const CURRENT: Self = Self { major: 2, minor: 1 };
 }
 
 /// What precedes every entry.
@@ -244,6 +244,11 @@ impl Intent {
 }
 
 impl Entry {
+    /// A reader that does not know it may pass over it: nothing is decided by it.
+    pub(super) fn is_skippable(&self) -> bool {
+        matches!(self, Self::Failed { .. })
+    }
+
     /// The same without secrets in what is written for people.
     #[must_use]
     pub fn redacted(mut self, redact: &dyn Fn(&str) -> String) -> Self {
@@ -253,6 +258,7 @@ impl Entry {
                 intent.loses = intent.loses.as_deref().map(redact);
             }
             Self::Void { why: text, .. }
+            | Self::Failed { error: text, .. }
             | Self::RebootPending { why: text, .. }
             | Self::Conflict { why: text, .. }
             | Self::Kept { why: text, .. }
@@ -426,6 +432,13 @@ pub enum Entry {
         change: ChangeId,
         /// Why that is known.
         why: String,
+    },
+    /// Its act ended with a failure. If no outcome follows, the act may have done a part of what it is for.
+    Failed {
+        /// Which.
+        change: ChangeId,
+        /// How it failed, in one sentence.
+        error: String,
     },
     /// A state was recorded without a change: what a failed or killed act left.
     Recorded {

@@ -197,6 +197,11 @@ impl History {
             Entry::Void { change, .. } => {
                 self.forget_pending_of(change);
             }
+            Entry::Failed { change, error } => {
+                if let Some(known) = self.change_mut(change) {
+                    known.failed = Some(error);
+                }
+            }
             Entry::Recorded { target, state } => {
                 self.kept_against.remove(&target);
                 self.ledger.insert(target, Recorded { state: state.into(), at: header.seq });
@@ -353,6 +358,7 @@ impl History {
             time,
             intent,
             state: ChangeState::InDoubt,
+            failed: None,
             settled: 0,
             undo_commands: 0,
             is_forgotten: false,

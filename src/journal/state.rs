@@ -18,6 +18,9 @@
 //!   └──────────── conflict · kept · undo_failed
 //! ```
 //!
+//! A change in doubt stays so with `failed`, which says that its act has ended and how: what it did is not known, but no
+//! longer whether it is at work. It may be acted on again, and fail again.
+//!
 //! Void and undone are the ends: the change is not there, and only a new intent brings one. A change that is there, in
 //! doubt or done, may also be left as it is without an attempt (`conflict`, `kept`, `undo_failed`): a newer change may
 //! hold its target, its loss may not be agreed to, or this kkrun may not understand it. All three are offered to the
@@ -57,6 +60,7 @@ impl ChangeState {
         Ok(match (self, entry) {
             (Self::InDoubt, Entry::Done { .. }) => Self::Done,
             (Self::InDoubt, Entry::Void { .. }) => Self::Void,
+            (Self::InDoubt, Entry::Failed { .. }) => Self::InDoubt,
             (Self::Undoing, Entry::UndoCommand { .. }) => Self::Undoing,
             (Self::Undoing, Entry::Undone { how, .. }) => Self::Undone(*how),
             (state, Entry::UndoIntent { .. }) if state.is_live() => Self::Undoing,
@@ -92,6 +96,7 @@ impl Entry {
         Some(match self {
             Self::Done { change, .. } => (*change, "done"),
             Self::Void { change, .. } => (*change, "void"),
+            Self::Failed { change, .. } => (*change, "failed"),
             Self::UndoIntent { change } => (*change, "undo_intent"),
             Self::UndoCommand { change, .. } => (*change, "undo_command"),
             Self::Undone { change, .. } => (*change, "undone"),
@@ -111,8 +116,8 @@ mod tests {
     use crate::journal::{Header, History, Intent, Record};
     use crate::target::{States, Target};
 
-    /// The entries about a change, in the order of the letters `D V I P U C K F`.
-    fn entries(change: ChangeId, states: &States) -> [Entry; 8] {
+    /// The entries about a change, in the order of the letters `D V I P U C K F A`.
+    fn entries(change: ChangeId, states: &States) -> [Entry; 9] {
         let (why, recorded) = (String::new, || states.clone());
         [
             Entry::Done { change, recorded: recorded(), unsynced: false },
@@ -123,17 +128,21 @@ mod tests {
             Entry::Conflict { change, why: why() },
             Entry::Kept { change, why: why() },
             Entry::UndoFailed { change, error: why() },
+            Entry::Failed { change, error: why() },
         ]
     }
 
-    const LETTERS: [char; 8] = ['D', 'V', 'I', 'P', 'U', 'C', 'K', 'F'];
+    const LETTERS: [char; 9] = ['D', 'V', 'I', 'P', 'U', 'C', 'K', 'F', 'A'];
 
     /// What the records of a life must be, said in another way than by states.
     fn is_a_life(letters: &str) -> bool {
         let outcome = |letter: char| matches!(letter, 'D' | 'V');
         let over = |letter: char| matches!(letter, 'V' | 'U');
-        // There is one outcome at most, and it comes first.
-        letters.chars().skip(1).all(|letter| !outcome(letter))
+        // Its act fails before all else, as often as it is tried.
+        let letters = letters.trim_start_matches('A');
+        !letters.contains('A')
+            // There is one outcome at most, and it comes first.
+            && letters.chars().skip(1).all(|letter| !outcome(letter))
             // Nothing follows the end.
             && letters.chars().rev().skip(1).all(|letter| !over(letter))
             // What was undone, or in part, was about to be.
@@ -262,7 +271,7 @@ mod tests {
         /// refused leaves no trace, and what is taken keeps every promise of the history.
         #[test]
         fn any_sequence_of_entries_is_a_sound_history_or_refused(
-            all in proptest::collection::vec((0..11_usize, 1..5_u64, any::<bool>()), 0..60)
+            all in proptest::collection::vec((0..12_usize, 1..5_u64, any::<bool>()), 0..60)
         ) {
             let mut journal = Appended::default();
             journal.intend(target("a"));
@@ -274,8 +283,8 @@ mod tests {
                 let name = if of_b { "b" } else { "a" };
                 let before = format!("{:?}", journal.history);
                 let entry = match which {
-                    at @ 0..8 => entries(change, &states(name))[at].clone(),
-                    8 => Entry::Once { key: "k".into(), changes: vec![change] },
+                    at @ 0..9 => entries(change, &states(name))[at].clone(),
+                    9 => Entry::Once { key: "k".into(), changes: vec![change] },
                     _ => kept(name),
                 };
                 let about = entry.of_change();
@@ -300,7 +309,7 @@ mod tests {
                         }
                         is_legal
                     }
-                    (None, 8) => is_known,
+                    (None, 9) => is_known,
                     (None, _) => is_recorded,
                 };
                 prop_assert_eq!(was_taken, expected);

@@ -102,11 +102,11 @@ impl Launch {
     }
 
     /// Says that what was asked to stop was complete by then: it ends as if it had not been asked.
-    pub fn note_late_signal(&self, reporter: &Reporter, what: &str) {
+    pub fn note_late_signal(&self, reporter: &Reporter, what: &str, exit: ExitCode) {
         if let Some(interruption) = self.signals.pending() {
             let signal = signal::name(interruption.signal);
-            reporter
-                .note(format!("{signal} arrived when there was nothing left to do: the {what} is complete"));
+            let is = if exit == ExitCode::DONE { "is complete" } else { "is over" };
+            reporter.note(format!("{signal} arrived when there was nothing left to do: the {what} {is}"));
         }
     }
 
@@ -645,11 +645,12 @@ fn finish(
     if let Err(Stop::Failed(failure)) = &outcome {
         host.reporter().emit(&Event::of_failure(failure));
     }
-    if exit == ExitCode::DONE {
-        launch.note_late_signal(&host.reporter(), if is_plan { "run" } else { "script" });
+    if outcome.is_ok() {
+        launch.note_late_signal(&host.reporter(), if is_plan { "run" } else { "script" }, exit);
     }
     let (changed, not_undone) = (host.seen().changed(), host.seen().not_undone());
-    let ended = Event::RunEnded { changed, not_undone, failed: runner.failed(), pending, exit: exit.0 };
+    let (failed, triggers) = (runner.failed(), host.seen().would_trigger().to_vec());
+    let ended = Event::RunEnded { changed, not_undone, failed, pending, triggers, exit: exit.0 };
     host.reporter().emit(&ended);
     match outcome {
         // A dry run ends at what is unpredictable: that is no failure.

@@ -140,7 +140,7 @@ impl Runner {
         let (step, hold) = if state.drifted.len() == 1 { ("step", "holds") } else { ("steps", "hold") };
         bail!(
             Failure::new(format!("{step} {} no longer {hold}", state.drifted.join(", "))).kind(FailureKind::Step).hint(
-                format!("to restore it, run `{} --redo {}`", self.launch.invocation, state.drifted.join(","))
+                format!("`{} --repair` runs what no longer holds", self.launch.invocation)
             )
             .hint("`--on-conflict overwrite` replaces what was modified outside kkrun, `--on-conflict keep` keeps it")
         )
@@ -263,11 +263,12 @@ impl Runner {
         host.seen().take_asked();
         // Without it a step that did nothing yet is pending instead of interrupted: its first change makes it durable.
         host.session().note(Entry::StepStarted { step: id.clone(), title: title.clone(), script })?;
-        let begun = Instant::now();
+        let (begun, waited) = (Instant::now(), reporter.waited());
         let outcome = evaluate_body(context, host, call);
         let trace = std::mem::take(&mut *host.trace());
         let outcome = outcome.and_then(|()| finish_body(host, &id));
-        let seconds = begun.elapsed().as_secs_f64();
+        // The operator's time is not the step's.
+        let seconds = begun.elapsed().saturating_sub(reporter.waited() - waited).as_secs_f64();
         let result = match outcome {
             Ok(()) => {
                 let fingerprint = Self::fingerprint_of(context, host, call, trace)?;
@@ -329,8 +330,9 @@ impl Runner {
         };
         let reversible = match lasting {
             _ if made.is_empty() => String::new(),
-            0 => ", all recorded and reversible".to_owned(),
-            lasting => format!(", all recorded; {lasting} of them cannot be undone"),
+            0 => ", recorded and reversible".to_owned(),
+            1 if made.len() == 1 => ", which cannot be undone".to_owned(),
+            lasting => format!("; {lasting} of them cannot be undone"),
         };
         let more = if open.is_empty() { "" } else { "; the command that failed may have made more" };
         // What was recorded may be lost with the journal.
@@ -606,12 +608,7 @@ impl StepRunner for Runner {
                     return Ok(());
                 }
                 if runs {
-                    return self.run_now(
-                        context,
-                        &host,
-                        call,
-                        Some(format!("no longer holds: {}", drift.reason())),
-                    );
+                    return self.run_now(context, &host, call, Some(format!("drifted: {}", drift.reason())));
                 }
                 self.state.borrow_mut().is_unmet = true;
                 if self.selection.verify {
@@ -798,8 +795,10 @@ fn stale(
 
 /// That a complete step no longer holds.
 struct Drift {
-    /// What no longer holds, at least one thing.
+    /// What its script would do, or why it cannot be evaluated: at least one thing.
     reasons: Vec<String>,
+    /// The same as what was found.
+    found: Vec<String>,
     /// What would make it hold again, as far as that can be predicted.
     changes: Vec<WouldChange>,
 }
@@ -807,7 +806,7 @@ struct Drift {
 impl Drift {
     /// What no longer holds, in one line.
     fn reason(&self) -> String {
-        self.reasons.join("; ")
+        self.found.join("; ")
     }
 }
 
@@ -840,6 +839,7 @@ fn examined(
     call: &StepCall,
 ) -> Result<(Option<Drift>, BTreeMap<String, String>)> {
     let before = host.seen().would_change().len();
+    let triggered = host.seen().would_trigger().len();
     let predicted = host.seen().world.predicted.borrow().clone();
     host.session().enter_step(Some(&call.id));
     let outcome = evaluate_body(context, host, call);
@@ -847,18 +847,26 @@ fn examined(
     host.seen().world.predicted.replace(predicted);
     let environment = std::mem::take(&mut *host.trace()).environment;
     let _discarded = host.take_failed_mutation();
+    host.session().forget_would_trigger_since(triggered);
     let (repeated, drifted): (Vec<_>, Vec<_>) =
         host.session().forget_would_change_since(before).into_iter().partition(|would| would.is_repeated);
     let reasons = match outcome {
         Err(Stop::Interrupted(interruption)) => return Err(interruption.into()),
-        _ if !drifted.is_empty() => drifted.iter().map(|would| would.summary.clone()).collect(),
+        _ if !drifted.is_empty() => {
+            let reasons = drifted.iter().map(|would| would.summary.clone()).collect();
+            let (found, others): (Vec<_>, Vec<_>) = drifted.iter().partition(|would| would.found.is_some());
+            let others: Vec<&str> = others.into_iter().map(|would| would.summary.as_str()).collect();
+            let others = (!others.is_empty()).then(|| format!("its script would {}", others.join(", ")));
+            let found = found.into_iter().filter_map(|would| would.found.clone()).chain(others).collect();
+            return Ok((Some(Drift { reasons, found, changes: drifted }), environment));
+        }
         Ok(()) => return Ok((None, environment)),
         // What a command prints that runs each time cannot be known without running it: the rest is not examined.
         Err(Stop::Unpredictable { .. }) if !repeated.is_empty() => return Ok((None, environment)),
         Err(Stop::Failed(failure)) => vec![failure.message],
         Err(Stop::Unpredictable { why, .. }) => vec![why],
     };
-    Ok((Some(Drift { reasons, changes: drifted }), environment))
+    Ok((Some(Drift { found: reasons.clone(), reasons, changes: drifted }), environment))
 }
 
 /// Evaluates a step's script or closure.

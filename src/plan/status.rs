@@ -115,7 +115,7 @@ fn row(history: &History, plan: &str, report: StepReport) -> StepRow {
         finished: record.finished,
         seconds: record.seconds,
         attempts: record.attempts,
-        error: record.error,
+        error: record.error.filter(|_| report.status == StepStatus::Failed),
         id: report.id,
         title: report.title,
         script: report.script,

@@ -139,7 +139,7 @@ pub(super) fn read_bytes(host: &Host, path: &str) -> Result<Vec<u8>> {
         return Ok(content.to_vec());
     }
     host.refuse_unknown(&path)?;
-    files::read_following(&path).with_context(|| format!("cannot read `{}`", path.display()))
+    files::read_following(&path)
 }
 
 /// The names of what is in a directory.
@@ -166,7 +166,7 @@ fn digest_at(host: &Host, path: &str) -> Result<Digest> {
     }
     let path = absolute(path)?;
     host.refuse_unknown(&path)?;
-    files::digest_following(&path).with_context(|| format!("cannot read `{}`", path.display()))
+    files::digest_following(&path)
 }
 
 fn plan_content(host: &Host, path: &str) -> Result<PlanContent> {

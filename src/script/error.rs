@@ -117,8 +117,10 @@ fn innermost<'e>(
     loop {
         match current {
             EvalAltResult::ErrorInFunctionCall(name, source, inner, position) => {
-                let name = if name.starts_with("anon$") { "the closure" } else { name };
-                frames.push(format!("`{name}` called at {file}:{}", at(*position)));
+                // A closure has no name, and what called it is the step or the primitive around the line that is shown.
+                if !name.starts_with("anon$") {
+                    frames.push(format!("`{name}` called at {file}:{}", at(*position)));
+                }
                 if !source.is_empty() {
                     file.clone_from(source);
                 }

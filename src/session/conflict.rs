@@ -152,7 +152,7 @@ impl Session {
             return Ok(true);
         }
         self.record(Entry::ConflictKept { target: target.clone(), against: desired.clone() })?;
-        self.report_kept(target, summary);
+        self.report_kept(target);
         Ok(false)
     }
 
@@ -169,20 +169,20 @@ impl Session {
             decided => decided,
         };
         if policy == ConflictPolicy::Keep {
-            self.report_kept(target, summary);
+            self.report_kept(target);
         }
         Ok(policy == ConflictPolicy::Keep)
     }
 
-    pub(super) fn report_kept(&self, target: &Target, summary: &str) {
-        let summary = format!("{summary}: kept as modified outside kkrun");
+    pub(super) fn report_kept(&self, target: &Target) {
+        let summary = format!("kept as modified outside kkrun: {}", target.described());
         self.report(ChangeOutcome::Kept, target, &summary, None);
     }
 
     pub(super) fn report_conflict(&self, target: &Target, summary: &str, difference: &str) {
-        let (target, summary) = (target.to_string(), summary.to_owned());
-        let difference = difference.to_owned();
-        self.world.reporter.emit(&Event::Conflict { target, summary, difference });
+        let (described, target) = (target.described(), target.to_string());
+        let (summary, difference) = (summary.to_owned(), difference.to_owned());
+        self.world.reporter.emit(&Event::Conflict { target, summary, difference, described });
     }
 
     pub(super) fn ask_about_conflict(
@@ -191,7 +191,7 @@ impl Session {
         summary: &str,
         when: &str,
     ) -> Result<ConflictPolicy> {
-        let text = format!("{target}: keep it, overwrite it, or stop? (k/o/s)");
+        let text = format!("{}: keep it, overwrite it, or stop? (k/o/s)", target.described());
         let question = Question::Text { text, default: "stop".to_owned() };
         let answer = loop {
             let Some(Answer::Text(answer)) = self.world.reporter.ask(&question)? else { break None };
@@ -212,7 +212,7 @@ impl Session {
         }
         // What the sentence has named already is not named twice.
         let named = target.path().is_some_and(|path| summary.contains(&*path.to_string_lossy()));
-        let what = if named { "it".to_owned() } else { target.to_string() };
+        let what = if named { "it".to_owned() } else { target.described() };
         let mut failure = Failure::new(format!(
             "cannot {summary}: {what} was modified outside kkrun {when}"
         ))

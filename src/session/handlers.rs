@@ -16,6 +16,8 @@ use crate::target::Target;
 /// A part of a script whose changes trigger a handler.
 pub(super) struct Block {
     handler: Handler,
+    /// How many changes a dry run had foreseen when it began.
+    foreseen: usize,
     /// The targets that were asked for in it.
     asked: RefCell<BTreeSet<Target>>,
 }
@@ -33,12 +35,16 @@ impl Block {
 impl Session {
     /// Changes made from now on trigger this handler, until [`Session::leave_handler`].
     pub fn enter_handler(&mut self, handler: Handler) {
-        self.blocks.push(Block { handler, asked: RefCell::default() });
+        self.blocks.push(Block { handler, foreseen: self.would.len(), asked: RefCell::default() });
     }
 
     /// The innermost block of a handler ends.
     pub fn leave_handler(&mut self) {
         let Some(block) = self.blocks.pop() else { return };
+        let triggered = block.handler.sentence();
+        if self.would.len() > block.foreseen && !self.would_trigger.contains(&triggered) {
+            self.would_trigger.push(triggered);
+        }
         if let Some(outer) = self.blocks.last() {
             outer.asked.borrow_mut().extend(block.asked.borrow().iter().cloned());
         }

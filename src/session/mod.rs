@@ -44,6 +44,8 @@ pub struct WouldChange {
     pub target: Target,
     /// One line.
     pub summary: String,
+    /// What was found at the target, if something other than kkrun modified it.
+    pub found: Option<String>,
     /// It is made whenever its step runs, so it says nothing about whether the step still holds.
     pub is_repeated: bool,
 }
@@ -66,6 +68,8 @@ pub struct Session {
     /// Those of this step that it has left.
     left_blocks: Vec<Block>,
     would: Vec<WouldChange>,
+    /// What these would trigger, a line each.
+    would_trigger: Vec<String>,
     /// The targets that were asked for since this was taken last.
     asked: RefCell<BTreeSet<Target>>,
     changed: usize,
@@ -88,6 +92,7 @@ impl Session {
             blocks: Vec::new(),
             left_blocks: Vec::new(),
             would: Vec::new(),
+            would_trigger: Vec::new(),
             asked: RefCell::default(),
             changed: 0,
             not_undone: 0,
@@ -174,6 +179,16 @@ impl Session {
     /// The changes that would be made, as far as the dry run went.
     pub fn would_change(&self) -> &[WouldChange] {
         &self.would
+    }
+
+    /// What the changes that would be made would trigger, a line for each handler.
+    pub fn would_trigger(&self) -> &[String] {
+        &self.would_trigger
+    }
+
+    /// Forgets what would be triggered, but for the first so many.
+    pub fn forget_would_trigger_since(&mut self, first: usize) {
+        self.would_trigger.truncate(first);
     }
 
     /// Counts changes that would be made.

@@ -62,7 +62,7 @@ impl Session {
         if let Some(difference) = &conflict {
             self.report_conflict(&target, &summary, difference);
             if self.on_conflict == ConflictPolicy::Keep {
-                self.report_kept(&target, &summary);
+                self.report_kept(&target);
                 return Ok(false);
             }
         }
@@ -70,7 +70,8 @@ impl Session {
         let outcome = if asks { ChangeOutcome::WouldAsk } else { ChangeOutcome::Would };
         let difference = self.difference(change, outcome);
         self.report(outcome, &target, &summary, difference);
-        self.would.push(WouldChange { target, summary, is_repeated: false });
+        let found = conflict.map(|difference| found_at(&target, &difference));
+        self.would.push(WouldChange { target, summary, found, is_repeated: false });
         change.kind().predict(&self.world, &mut self.world.predicted.borrow_mut());
         Ok(true)
     }
@@ -257,7 +258,7 @@ impl Session {
     /// Counts, in a dry run, a change that one before it may make unnecessary.
     pub fn might_make(&mut self, target: Target, summary: String) {
         self.report(ChangeOutcome::Might, &target, &summary, None);
-        self.would.push(WouldChange { target, summary, is_repeated: false });
+        self.would.push(WouldChange { target, summary, found: None, is_repeated: false });
     }
 
     /// Counts, in a dry run, a command that runs whenever its step does.
@@ -268,12 +269,13 @@ impl Session {
     /// Counts a step whose changes a dry run cannot predict.
     pub fn count_unknown(&mut self, step: &str) {
         let summary = format!("continue with step {step}");
-        self.would.push(WouldChange { target: Target::Step(step.to_owned()), summary, is_repeated: false });
+        let target = Target::Step(step.to_owned());
+        self.would.push(WouldChange { target, summary, found: None, is_repeated: false });
     }
 
     pub(super) fn would_make(&mut self, target: Target, summary: String, is_repeated: bool) {
         self.report(ChangeOutcome::Would, &target, &summary, None);
-        self.would.push(WouldChange { target, summary, is_repeated });
+        self.would.push(WouldChange { target, summary, found: None, is_repeated });
     }
 
     /// Records the outcome of an act. One that failed is probed like a crash: it may have acted.
@@ -292,10 +294,12 @@ impl Session {
                         self.record(Entry::Done { change: id, recorded, unsynced: false })?;
                     }
                     Ok(Position::Before) => {
+                        self.note_failure(id, &error)?;
                         self.record(Entry::Void { change: id, why: "its act failed".to_owned() })?;
                     }
                     Ok(Position::Between | Position::Neither(_)) | Err(_) => {
                         self.record_what_failure_left(change)?;
+                        self.note_failure(id, &error)?;
                     }
                 }
                 return Err(error);
@@ -305,6 +309,7 @@ impl Session {
             Ok(recorded) => self.record_done(id, change, recorded),
             Err(error) => {
                 self.record_what_failure_left(change)?;
+                self.note_failure(id, &error)?;
                 // What is wrong after a command names it.
                 if matches!(change, Change::Command(_)) {
                     return Err(error);
@@ -312,6 +317,12 @@ impl Session {
                 Err(error.context(format!("{}: not as desired afterwards", change.kind().summary())))
             }
         }
+    }
+
+    /// Notes that the act of a change has ended, and how. A power failure that takes the record leaves the change in doubt,
+    /// as a kill does.
+    fn note_failure(&mut self, change: ChangeId, error: &anyhow::Error) -> Result<()> {
+        self.note(Entry::Failed { change, error: format!("{error:#}") }).map(drop)
     }
 
     /// What cannot be observed stays unknown and is not recorded as kkrun's.
@@ -384,5 +395,21 @@ impl Session {
             known.and_then(|known| known.kind().position(&self.world)).is_ok_and(|at| at == Position::Between)
         };
         (change.kind().on_doubt() == OnDoubt::ActAgain || is_between()).then_some(doubtful.id)
+    }
+}
+
+/// What was found at a target that was modified outside kkrun, in one line: what happened to it, or which of its sides is
+/// another.
+fn found_at(target: &Target, difference: &str) -> String {
+    let first = difference.lines().next().unwrap_or_default();
+    let named = target.described();
+    if first.ends_with(" was removed") || first.ends_with(" was stopped") {
+        first.to_owned()
+    } else if first != "content differs"
+        && ["content ", "mode ", "owner ", "group "].iter().any(|side| first.starts_with(side))
+    {
+        format!("{named} was modified: {first}")
+    } else {
+        format!("{named} was modified")
     }
 }

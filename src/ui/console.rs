@@ -30,6 +30,8 @@ pub struct Console {
     verbosity: Verbosity,
     /// What changes in a target is shown of changes that are made, too.
     shows_made: bool,
+    /// What can be typed next is shown. In a clone it would be about the clone, which is gone by then.
+    with_hints: bool,
     questions: Questions,
     live: RefCell<Option<Live>>,
     /// What was seen of the run so far; none outside of plans.
@@ -89,10 +91,11 @@ pub(super) fn set_colors(on: bool) {
 
 impl Console {
     /// Shows as much as `verbosity` says.
-    pub fn new(verbosity: Verbosity, shows_made: bool, questions: Questions) -> Self {
+    pub fn new(verbosity: Verbosity, shows_made: bool, with_hints: bool, questions: Questions) -> Self {
         Self {
             verbosity,
             shows_made,
+            with_hints,
             questions,
             live: RefCell::default(),
             summary: RefCell::default(),
@@ -363,8 +366,8 @@ impl Audience for Console {
                 }
             }
             // In quiet mode, too: a question or a failure follows, or it is overwritten.
-            Event::Conflict { target, difference, .. } => {
-                self.line(&format!("  {} {target} was modified outside kkrun:", Emoji("✋", "!!")));
+            Event::Conflict { described, difference, .. } => {
+                self.line(&format!("  {} {described} was modified outside kkrun:", Emoji("✋", "!!")));
                 self.difference(difference, "      ");
             }
             Event::Verified { label, now } if verbose => {
@@ -409,14 +412,15 @@ impl Audience for Console {
                 }
             }
             Event::Note { text } if normal => self.line(&format!("  {}", style(text).for_stderr().dim())),
-            Event::RunEnded { pending, exit, .. } => {
+            Event::RunEnded { pending, triggers, exit, .. } => {
                 self.end();
                 for line in pending {
                     line_to_stderr(&wrapped(&format!("  {} still pending: {line}", Emoji("❗", "!"))));
                 }
                 let summary = self.summary.take().filter(|_| normal);
-                // Only a rehearsal shows what was made: a hint would be about the clone, which is gone by then.
-                let lines = summary.map(|summary| summary.lines(*exit, !self.shows_made)).unwrap_or_default();
+                let lines = summary
+                    .map(|summary| summary.lines(*exit, triggers, self.with_hints))
+                    .unwrap_or_default();
                 if !lines.is_empty() {
                     line_to_stderr("");
                 }

@@ -72,11 +72,17 @@ pub fn diagnose() {
 }
 
 /// The reporter that the command line asks for; with `shows_made` it shows what changes in a target whenever one is
-/// changed.
-pub fn reporter(json: bool, verbosity: Verbosity, shows_made: bool, questions: Questions) -> Rc<Reporter> {
+/// changed, with `with_hints` what can be typed next.
+pub fn reporter(
+    json: bool,
+    verbosity: Verbosity,
+    shows_made: bool,
+    with_hints: bool,
+    questions: Questions,
+) -> Rc<Reporter> {
     if json {
         Reporter::new(Box::new(JsonLines::new(shows_made, questions)))
     } else {
-        Reporter::new(Box::new(Console::new(verbosity, shows_made, questions)))
+        Reporter::new(Box::new(Console::new(verbosity, shows_made, with_hints, questions)))
     }
 }

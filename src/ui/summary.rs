@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Instant;
 
 use crate::event::{ChangeOutcome, Event, SkipReason};
+use crate::exit_code::ExitCode;
 use crate::time;
 
 /// What was seen of a run so far.
@@ -24,7 +25,79 @@ pub(super) struct Summary {
     /// The newest step that ran.
     last_step: Option<String>,
     /// How many changes were made, by the kind of their target.
-    made: BTreeMap<String, usize>,
+    made: Counts,
+    /// What a dry run foresees.
+    foreseen: Foreseen,
+}
+
+/// How many targets of each kind.
+type Counts = BTreeMap<String, usize>;
+
+/// What a dry run foresees.
+#[derive(Debug, Default)]
+struct Foreseen {
+    /// Of the step that is looked at: what would be changed, and what might be.
+    of_step: [Counts; 2],
+    /// Of all steps that would run.
+    of_run: [Counts; 2],
+    /// Of complete steps that no longer hold and that only `--repair` would run.
+    of_repair: Counts,
+    /// How many changes would be asked about.
+    asked: usize,
+    /// How many steps cannot be predicted to their end.
+    unpredictable: usize,
+}
+
+impl Foreseen {
+    fn hear(&mut self, event: &Event) {
+        match event {
+            Event::Change { outcome, target, .. } => {
+                self.asked += usize::from(*outcome == ChangeOutcome::WouldAsk);
+                let at = usize::from(*outcome == ChangeOutcome::Might);
+                if outcome.is_foreseen() {
+                    add(&mut self.of_step[at], target);
+                }
+            }
+            Event::StepSkipped { why: SkipReason::NeedsRepair(_), .. } => {
+                let of_step = std::mem::take(&mut self.of_step);
+                of_step.into_iter().for_each(|counts| join(&mut self.of_repair, counts));
+            }
+            Event::StepSkipped { .. } | Event::StepPreviewed { .. } => {
+                if let Event::StepPreviewed { unpredictable: Some(_), .. } = event {
+                    self.unpredictable += 1;
+                }
+                let of_step = std::mem::take(&mut self.of_step);
+                of_step.into_iter().zip(&mut self.of_run).for_each(|(counts, all)| join(all, counts));
+            }
+            _ => {}
+        }
+    }
+
+    fn lines(&self, steps: usize, triggers: &[String], invocation: &str) -> Vec<String> {
+        let [would, might] = &self.of_run;
+        let mut lines = Vec::new();
+        let is_nothing = would.is_empty() && might.is_empty() && self.of_repair.is_empty();
+        if is_nothing && self.unpredictable == 0 && triggers.is_empty() {
+            return lines;
+        }
+        lines.extend(sentence("would", would, "change", "run"));
+        lines.extend(sentence("might", might, "change", "run"));
+        lines.extend((!triggers.is_empty()).then(|| format!("would then {}", triggers.join(", "))));
+        lines.extend(match (self.unpredictable, steps) {
+            (0, _) => None,
+            (_, 1) => Some("the step is not predictable to its end".to_owned()),
+            (1, steps) => Some(format!("1 of {steps} steps is not predictable to its end")),
+            (several, steps) => Some(format!("{several} of {steps} steps are not predictable to their end")),
+        });
+        let repair = sentence("would", &self.of_repair, "change", "run");
+        lines.extend(repair.map(|what| format!("`{invocation} --repair` {what}")));
+        lines.extend(match self.asked {
+            0 => None,
+            1 => Some("would ask about 1 of these: it was modified outside kkrun".to_owned()),
+            asked => Some(format!("would ask about {asked} of these: they were modified outside kkrun")),
+        });
+        lines
+    }
 }
 
 impl Summary {
@@ -39,12 +112,14 @@ impl Summary {
             unexamined: 0,
             complete: 0,
             last_step: None,
-            made: BTreeMap::new(),
+            made: Counts::new(),
+            foreseen: Foreseen::default(),
         }
     }
 
     /// Takes in what happened.
     pub(super) fn hear(&mut self, event: &Event) {
+        self.foreseen.hear(event);
         match event {
             Event::StepSkipped { why, .. } => {
                 self.seen += 1;
@@ -59,24 +134,26 @@ impl Summary {
             }
             Event::StepCompleted { .. } => self.complete += 1,
             Event::Change { outcome: ChangeOutcome::Made, target, .. } => {
-                let (kind, rest) = target.split_once(':').unwrap_or((target, ""));
-                let count = if kind == "packages" { packages_in(rest) } else { 1 };
-                *self.made.entry(kind.to_owned()).or_default() += count;
+                add(&mut self.made, target);
             }
             _ => {}
         }
     }
 
-    /// The last lines of a run that ended well; nothing where there is nothing to add. `with_hints` says what can be typed
-    /// next.
-    pub(super) fn lines(&self, exit: u8, with_hints: bool) -> Vec<String> {
+    /// The last lines of a run that ended well, or of a dry run, with what its changes would trigger; nothing where there
+    /// is nothing to add. `with_hints` says what can be typed next.
+    pub(super) fn lines(&self, exit: u8, triggers: &[String], with_hints: bool) -> Vec<String> {
+        if self.is_dry_run && [ExitCode::DONE.0, ExitCode::DIFFERENT.0].contains(&exit) && self.steps > 0 {
+            return self.foreseen.lines(self.steps, triggers, &self.invocation);
+        }
         if self.is_dry_run || exit != 0 || self.steps == 0 {
             return Vec::new();
         }
         let mut lines = Vec::new();
         if !self.made.is_empty() {
             let took = time::duration(self.begun.elapsed().as_secs_f64());
-            lines.push(format!("changed {} in {took}", listed(&self.made)));
+            let made = sentence("", &self.made, "changed", "ran").unwrap_or_default();
+            lines.push(format!("{made} in {took}"));
         }
         if !self.made.is_empty() && with_hints {
             let log = self
@@ -102,6 +179,34 @@ impl Summary {
     }
 }
 
+/// Counts one more target.
+fn add(counts: &mut Counts, target: &str) {
+    let (kind, rest) = target.split_once(':').unwrap_or((target, ""));
+    let count = if kind == "packages" { packages_in(rest) } else { 1 };
+    *counts.entry(kind.to_owned()).or_default() += count;
+}
+
+fn join(all: &mut Counts, counts: Counts) {
+    for (kind, count) in counts {
+        *all.entry(kind).or_default() += count;
+    }
+}
+
+/// `changed 2 files and 1 user, ran 1 command`; none if there is nothing of which a number says something.
+fn sentence(before: &str, counts: &Counts, change: &str, run: &str) -> Option<String> {
+    let is_run = |kind: &str| matches!(kind, "command" | "captured" | "statement");
+    let (mut ran, mut changed) = (Counts::new(), Counts::new());
+    for (kind, count) in counts.iter().filter(|(kind, _)| *kind != "step") {
+        let part = if is_run(kind) { &mut ran } else { &mut changed };
+        // What a command changes is found out by kkrun or not: both are commands.
+        let kind = if kind == "captured" { "command" } else { kind };
+        *part.entry(kind.to_owned()).or_default() += count;
+    }
+    let parts = [(change, changed), (run, ran)].into_iter().filter(|(_, counts)| !counts.is_empty());
+    let parts: Vec<String> = parts.map(|(verb, counts)| format!("{verb} {}", listed(&counts))).collect();
+    (!parts.is_empty()).then(|| format!("{before} {}", parts.join(", ")).trim_start().to_owned())
+}
+
 /// How many packages a target names: `a,b` or `a and 3 more (…)`.
 fn packages_in(names: &str) -> usize {
     match names.split_once(" and ") {
@@ -111,7 +216,7 @@ fn packages_in(names: &str) -> usize {
 }
 
 /// `2 files, 1 user and 12 packages`.
-fn listed(made: &BTreeMap<String, usize>) -> String {
+fn listed(made: &Counts) -> String {
     let named: Vec<String> = made.iter().map(|(kind, count)| counted(kind, *count)).collect();
     match named.as_slice() {
         [] => String::new(),
@@ -130,9 +235,9 @@ fn counted(kind: &str, count: usize) -> String {
         "block" => ("block", "blocks"),
         "whole_line" => ("line", "lines"),
         "command" => ("command", "commands"),
-        "captured" => ("captured command", "captured commands"),
         "packages" => ("package", "packages"),
         "statement" => ("statement", "statements"),
+        "once" => ("part that is done once", "parts that are done once"),
         other => return if count == 1 { format!("1 {other}") } else { format!("{count} {other}s") },
     };
     if count == 1 { format!("1 {one}") } else { format!("{count} {several}") }
@@ -160,6 +265,61 @@ mod tests {
     fn a_run_that_ends_with_a_failure_has_no_closing_lines() {
         let mut summary = Summary::of_plan(1, "kkrun plan.rhai", false);
         summary.hear(&change("file:/a"));
-        assert!(summary.lines(1, true).is_empty() && summary.lines(0, true).len() == 3);
+        assert!(summary.lines(1, &[], true).is_empty() && summary.lines(0, &[], true).len() == 3);
+    }
+
+    #[test]
+    fn commands_are_run_and_all_else_is_changed() {
+        let mut summary = Summary::of_plan(1, "kkrun plan.rhai", false);
+        let targets = ["file:/a", "captured:make", "command:true", "statement:shop:seed"];
+        targets.map(change).iter().for_each(|event| summary.hear(event));
+        let sentence = sentence("", &summary.made, "changed", "ran");
+        assert_eq!(sentence.unwrap(), "changed 1 file or directory, ran 2 commands and 1 statement");
+    }
+
+    #[test]
+    fn a_dry_run_tells_what_would_be_what_might_be_and_what_only_a_repair_would_do() {
+        let mut summary = Summary::of_plan(3, "kkrun plan.rhai", true);
+        let change = |outcome, target: &str| {
+            let (target, summary) = (target.to_owned(), String::new());
+            Event::Change { outcome, target, summary, difference: None }
+        };
+        let step = |id: &str, unpredictable: Option<&str>| Event::StepPreviewed {
+            id: id.to_owned(),
+            title: String::new(),
+            changes: 1,
+            unpredictable: unpredictable.map(str::to_owned),
+        };
+        let drifted = Event::StepSkipped {
+            id: "03".to_owned(),
+            title: String::new(),
+            why: SkipReason::NeedsRepair(String::new()),
+            finished: None,
+        };
+        for event in [
+            change(ChangeOutcome::Would, "file:/a"),
+            change(ChangeOutcome::Might, "user:kim"),
+            step("01", None),
+            change(ChangeOutcome::Would, "command:make"),
+            step("02", Some("depends on the build")),
+            change(ChangeOutcome::WouldAsk, "file:/b"),
+            drifted,
+        ] {
+            summary.hear(&event);
+        }
+        let lines = summary.lines(6, &["restart nginx.service".to_owned()], true);
+        assert_eq!(
+            lines,
+            [
+                "would change 1 file or directory, run 1 command",
+                "might change 1 user",
+                "would then restart nginx.service",
+                "1 of 3 steps is not predictable to its end",
+                "`kkrun plan.rhai --repair` would change 1 file or directory",
+                "would ask about 1 of these: it was modified outside kkrun",
+            ]
+        );
+        let nothing = Summary::of_plan(1, "kkrun plan.rhai", true);
+        assert!(nothing.lines(0, &[], true).is_empty());
     }
 }

@@ -363,7 +363,7 @@ print(`drift: ${step::drift("01")}`);
     place.run("plan.rhai").ends(0).prints("drift: \n");
     place.write("m/a", "theirs\n");
     let said = place.run("plan.rhai").ends(0);
-    assert_eq!(said.stdout, "drift: write @/m/a\n");
+    assert_eq!(said.stdout, "drift: `@/m/a` was modified: content differs (2 → 7 bytes)\n");
 }
 
 /// An edit by the operator.

@@ -257,11 +257,13 @@ fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
     place
         .run("status.rhai")
         .ends(0)
-        .prints("01 drifted (write @/m/first)\n02 drifted (make @/m/second)\n03 complete\n");
+        .prints("01 drifted (`@/m/first` was modified: content differs (2 → 7 bytes))\n02 drifted (`@/m/second` was removed)\n03 complete\n");
     assert_eq!((place.prints_of("m"), place.prints_of("state")), before, "status writes nothing");
     place.run("plan.rhai").ends(0).says("01 First                  done today");
-    let said = place.run("plan.rhai --verify").ends(1).says("no longer holds: write @/m/first");
-    said.says("no longer holds: make @/m/second").says("steps 01, 02 no longer hold").says("--redo 01,02");
+    let said = place.run("plan.rhai --verify").ends(1).says("drifted: `@/m/first` was modified");
+    said.says("drifted: `@/m/second` was removed")
+        .says("steps 01, 02 no longer hold")
+        .says("`kkrun plan.rhai --repair` runs what no longer holds");
     place.run("plan.rhai --redo 02").ends(78).says("`@/m/second` was removed");
     place.run("plan.rhai --redo 02 --on-conflict overwrite").ends(0).says("named with `--redo`");
     assert_eq!(place.read("m/second"), "see http://dashboard:80/\n");
@@ -398,7 +400,7 @@ fn dry_run_differs_by_what_is_done_about_a_conflict() {
     let asks = place.run(&words("ask")).ends(6).says("would ask whether to write @/m/first").says("+theirs");
     asks.never_says("would write");
     place.run(&words("overwrite")).ends(6).says("would write @/m/first").says("-theirs\n        +one\n");
-    place.run(&words("keep")).ends(0).says("write @/m/first: kept as modified outside kkrun");
+    place.run(&words("keep")).ends(0).says("kept as modified outside kkrun: `@/m/first`");
     assert_eq!(place.prints_of("state"), before);
     place.run("plan.rhai --on-conflict keep").ends(0);
     place.run("plan.rhai --redo 01 --dry-run").ends(0).never_says("would");
@@ -455,7 +457,7 @@ fn dry_run_of_verify_predicts_what_verify_does() {
     // A step that is not complete is neither run nor predicted behind one that does not hold.
     place.run("rollback 02").ends(0);
     let words = "plan.rhai --verify --only 01,02";
-    let predicted = sentences(place.run(&format!("{words} --dry-run")).ends(1).says("no longer holds"));
+    let predicted = sentences(place.run(&format!("{words} --dry-run")).ends(1).says("drifted:"));
     assert_eq!(predicted, sentences(place.run(words).ends(1)));
 }
 
@@ -584,6 +586,9 @@ kiosk · 3 steps (dry run, @/plan)
         @@ -0,0 +1 @@
         +dashboard
   👀 03 Third                  1 change
+
+  would change 2 files or directories, run 1 command
+  1 of 3 steps is not predictable to its end
 ",
     );
     assert!(!place.exists("state"), "not even the state directory appears");

@@ -662,7 +662,7 @@ fn command_obeys_the_policy_about_what_was_modified_outside_kkrun() {
     place.write("m/p/made", "edited by hand\n");
     place.write("m/v", "edited\n");
     place.edit("plan/plan.rhai", "echo v1 > @/m/p/other", "echo v2 > @/m/p/other");
-    let modified = "product:@/m/p was modified outside kkrun:\n      modified or removed: made\n";
+    let modified = "`@/m/p` was modified outside kkrun:\n      modified or removed: made\n";
     place.run("plan.rhai --dry-run").ends(6).says(modified);
     place.run("plan.rhai --non-interactive").ends(78).says(modified);
     assert_eq!(place.read("m/p/made"), "edited by hand\n");

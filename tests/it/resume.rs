@@ -43,7 +43,7 @@ error: `bash -c 'echo looking; echo no >&2; test -e @/m/go'` ended with exit cod
      looking
      no
    next: fix the cause, then run `kkrun plan.rhai` again: it resumes at step 02 and skips what is complete
-         step 02 made 1 change so far, all recorded and reversible; the command that failed may have made more
+         step 02 made 1 change so far, recorded and reversible; the command that failed may have made more
          full output: `kkrun log 02`
 ",
     );
@@ -68,7 +68,7 @@ plan · 3 steps · resuming at 02 (run 3, @/plan)
   🔄 03 Third
   ✅ 03 Third                  [..] s · 1 change
 
-  changed 1 command and 1 file or directory in [..] s
+  changed 1 file or directory, ran 1 command in [..] s
   undo: `kkrun rollback --last` · log: `kkrun log 03`
 ",
     );

@@ -223,6 +223,35 @@ fn ctrl_c_stops_a_rollback_which_goes_on_later() {
 }
 
 #[test]
+fn rollback_with_conflicts_that_is_asked_to_stop_at_its_last_undo_is_not_called_complete() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    cmd::run(["touch", "@/m/a"], #{
+        unless: ["test", "-e", "@/m/a"],
+        undo: [["bash", "-c", "echo at work >@/m/log; until test -e @/m/go; do sleep 0.02; done; rm @/m/a"]],
+    });
+    file::write("@/m/b", "b\n");
+});
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.write("m/b", "theirs\n");
+    let started = place.start("rollback");
+    until("the undoing command is at work", || place.holds("m/log", "\n"));
+    started.signal(Signal::HUP);
+    place.write("m/go", "");
+    let ended = started.end().ends(4).says("1 undone · 0 kept · 1 conflict · 0 failed");
+    ended
+        .says("SIGHUP arrived when there was nothing left to do: the rollback is over")
+        .never_says("is complete");
+    assert!(!place.exists("m/a"));
+    assert_eq!(place.read("m/b"), "theirs\n");
+    // Nothing is left to finish: the plan can be run.
+    place.run("plan.rhai --on-conflict keep").ends(0).never_says("interrupted");
+}
+
+#[test]
 fn failed_undo_is_reported_the_rest_goes_on_and_it_is_tried_again() {
     let place = Place::new(
         r#"
@@ -485,7 +514,8 @@ step::run("04", "Unrelated", || file::write("@/m/own", "1\n"));
         "{status}"
     );
     for words in ["plan.rhai", "plan.rhai --dry-run"] {
-        let run = place.run(words).says("02 Reads                  no longer holds: cannot read `@/m/conf`");
+        let run =
+            place.run(words).says("02 Reads                  drifted: cannot read `@/m/conf`: no such file");
         run.says("03 Command                done")
             .says(&format!("step 03: {unknown}"))
             .says("04 Unrelated              done");

@@ -30,13 +30,13 @@ fn status_shows_every_plan_by_the_journal_alone() {
     place.run("status").shows(
         0,
         "
-● plan · complete since today [..] · 2 of 2 steps complete by the journal
+● plan · complete since today [..] · 2 of 2 begun steps complete by the journal
       script: @/plan/plan.rhai
     last run: `plan.rhai`, today [..], took [..] s, ended with exit status 0
      changes: 2
         next: not examined: `kkrun status plan` examines it
 
-● zoo · failed since today [..] · 1 of 2 steps complete by the journal
+● zoo · failed since today [..] · 1 of 2 begun steps complete by the journal
       script: @/plan/zoo.rhai
     last run: `zoo.rhai`, today [..], took [..] s, ended with exit status 1
      changes: 2, 1 of them cannot be undone
@@ -98,10 +98,11 @@ fn status_of_a_plan_examines_it_whether_its_name_or_its_script_is_given() {
 fn repair_runs_what_no_longer_holds_and_a_dry_run_shows_it() {
     let place = two_plans();
     place.remove("m/b");
-    let skipped = place.run("plan.rhai").ends(0).never_says("no longer holds:");
+    let skipped = place.run("plan.rhai").ends(0).never_says("drifted:");
     skipped.says("not re-examined");
     let ran = place.run("plan.rhai --dry-run").ends(6);
-    ran.says("would ask whether to make @/m/b").says("no longer holds: make @/m/b; `--repair` runs it again");
+    ran.says("would ask whether to make @/m/b")
+        .says("drifted: `@/m/b` was removed; `--repair` runs it again");
     assert!(!place.exists("m/b"));
     place.run("plan.rhai --dry-run --repair").ends(6).says("it would run again");
     place

@@ -347,7 +347,8 @@ fn open_following(path: &Path) -> Result<File> {
     let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| failed("read", path, errno))?;
     let stat = fstat(&file).map_err(|errno| failed("access", path, errno))?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-        return Err(refused(path, "is not a regular file"));
+        let message = format!("cannot read `{}`: it is not a regular file", PathText::new(path));
+        return Err(Failure::new(message).kind(FailureKind::Refused).into());
     }
     Ok(file.into())
 }
