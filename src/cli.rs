@@ -178,14 +178,14 @@ pub enum Command {
         /// Undo changes of this plan
         #[arg(long, value_name = "PLAN")]
         plan: Option<String>,
-        /// Undo the changes of the last run whose changes are not undone
+        /// Undo what the last run changed, or the last one of which something is left
         #[arg(long)]
         last: bool,
     },
     /// Show the state of the plans of this machine, or of one with its steps
     ///
-    /// With a plan, its complete steps are examined, and nothing is changed. The exit status is 0 whatever the state is: that
-    /// is in what is shown, and in `--json`. Of a plan that cannot be examined it is what `kkrun check` of it ends with.
+    /// With a plan, its complete steps are examined, and nothing is changed. The exit status is 0 whatever the state is. If a
+    /// plan cannot be examined, it is the one of `kkrun check` for that plan.
     Status {
         /// The plan: its name, or its script [default: all]
         plan: Option<String>,
@@ -236,7 +236,7 @@ pub enum Command {
         #[arg(long, short, value_name = "FILE")]
         output: Option<PathBuf>,
     },
-    /// List pending handlers, or drop them
+    /// List what was triggered and has not run yet (handlers), or drop it
     Pending {
         /// Drop the handlers with these numbers without running them
         #[arg(long, value_name = "N", value_delimiter = ',', value_parser = number::<usize>)]
@@ -262,9 +262,9 @@ pub enum Command {
         #[arg(long)]
         accept_journal: bool,
     },
-    /// Show the manual of the primitives
+    /// Show the manual of the functions that scripts can call
     Api {
-        /// A namespace or primitive
+        /// A namespace, such as `file`, or a function, such as `file::write`
         name: Option<String>,
     },
     /// Write the built-in scripts to a directory
@@ -399,7 +399,7 @@ pub fn command_line() -> clap::Command {
         // Behind those of the command itself.
         let option = |(at, option): (usize, &clap::Arg)| {
             let is_taken = taken.is_none_or(|taken| taken.contains(&option.get_id().as_str()));
-            option.clone().hide(!is_taken).display_order(100 + at)
+            option.clone().hide(option.is_hide_set() || !is_taken).display_order(100 + at)
         };
         let all: Vec<clap::Arg> = options.get_arguments().enumerate().map(option).collect();
         *command = std::mem::take(command).args(all);
@@ -566,6 +566,14 @@ mod tests {
     fn only_classes_of_data_can_be_purged() {
         assert_eq!(parse("x.rhai --purge users,all").unwrap().options.purge, ["users", "all"]);
         assert!(parse("x.rhai --purge nonsense").is_err());
+    }
+
+    #[test]
+    fn what_is_hidden_is_in_no_help() {
+        for command in command_line().get_subcommands_mut() {
+            let help = command.render_long_help().to_string();
+            assert!(!help.contains("--in-clone") && !help.contains("--show-differences"), "{help}");
+        }
     }
 
     #[test]

@@ -11,7 +11,8 @@ use anyhow::Result;
 use jiff::Timestamp;
 use serde::Serialize;
 
-use crate::failure::Failure;
+use crate::exit_code::ExitCode;
+use crate::failure::{Failure, FailureKind};
 use crate::pasteable::pasteable;
 use crate::redaction::Redactor;
 use crate::text::{accepted_as_it_is, on_screen, printable, printable_lines};
@@ -439,8 +440,10 @@ impl Event {
             Some(place) => format!("{}:{}:{}: {}", place.file, place.line, place.column, problem.message),
             None => problem.message.clone(),
         });
+        let is_of_usage = failure.kind == FailureKind::Failed && failure.exit == ExitCode::USAGE;
+        let kind = if is_of_usage { FailureKind::Usage } else { failure.kind };
         Self::Error {
-            kind: failure.kind.as_str(),
+            kind: kind.as_str(),
             message: failure.message.clone(),
             hints: failure.hints.clone(),
             place: place.map(|place| ScriptPlace {
@@ -486,6 +489,8 @@ pub enum Question {
 pub trait Audience {
     /// Takes in an event. Never fails: a closed terminal ends nothing.
     fn hear(&self, event: &Event);
+    /// What is reported from now on belongs to this step, though none began: it is examined.
+    fn about(&self, _step: Option<&str>) {}
     /// Whether it shows what changes in a target, line by line, of changes with this outcome.
     fn shows_differences(&self, _outcome: ChangeOutcome) -> bool {
         false
@@ -731,6 +736,11 @@ impl Reporter {
         if self.noted.borrow_mut().insert(text.clone()) {
             self.note(text);
         }
+    }
+
+    /// What is reported from now on belongs to this step, which is examined.
+    pub fn about(&self, step: Option<&str>) {
+        self.audience.about(step);
     }
 
     /// How long answers were waited for so far.

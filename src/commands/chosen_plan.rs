@@ -42,7 +42,7 @@ pub(super) fn unknown(history: &History, typed: &str) -> Failure {
     match (nearest(typed, known.iter().copied()), known.is_empty()) {
         (Some(near), _) => failure.hint(format!("did you mean `{near}`?")),
         (None, true) => failure.hint("no plan has recorded anything here yet"),
-        (None, false) => failure.hint(format!("the plans are {}", known.join(", "))),
+        (None, false) => failure.hint(format!("plans with a record: {}", known.join(", "))),
     }
 }
 

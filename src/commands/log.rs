@@ -7,7 +7,7 @@ use super::data::Row;
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, FailureKind};
 use crate::journal::{self, History};
 use crate::plan::{is_log_of_step, newest_log, steps_with_logs};
 use crate::redaction::Redactor;
@@ -36,13 +36,15 @@ pub(super) fn execute(options: &Options, step: Option<&str>, plan: Option<&str>)
                     Some(step) => format!("no log found: `kkrun forget` removed that of step `{step}`"),
                     None => "no log found: `kkrun forget` removed those of the steps that ran".to_owned(),
                 })
+                .kind(FailureKind::Missing)
                 .hint("`kkrun history` lists what they changed")
             ),
             Some(step) if !known.is_empty() => bail!(
                 Failure::new(format!("no log found: step `{step}` has not run"))
+                    .kind(FailureKind::Missing)
                     .hint(format!("steps with a log: {}", known.join(", ")))
             ),
-            _ => bail!(Failure::new("no log found: no step has run yet")),
+            _ => bail!(Failure::new("no log found: no step has run yet").kind(FailureKind::Missing)),
         }
     };
     let text = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;

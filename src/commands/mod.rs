@@ -38,6 +38,33 @@ use crate::ui;
 
 /// Executes the command.
 pub fn dispatch(cli: Cli) -> Result<ExitCode> {
+    let options = cli.options.clone();
+    let writes_rows = match &cli.command {
+        Command::Pending { drop } => drop.is_empty(),
+        known => matches!(
+            known,
+            Command::Status { .. }
+                | Command::Log { .. }
+                | Command::History { .. }
+                | Command::Show { .. }
+                | Command::Doctor { .. }
+                | Command::Check { .. }
+        ),
+    };
+    let outcome = execute(cli);
+    // Events of runs have said so already, and a check names each of its problems.
+    if let Err(error) = &outcome
+        && options.json
+        && writes_rows
+        && !ui::has_written_error()
+    {
+        ui::begin_json();
+        ui::EventLine::now(Event::of_error(error), None).write();
+    }
+    outcome
+}
+
+fn execute(cli: Cli) -> Result<ExitCode> {
     let options = &cli.options;
     match cli.command {
         Command::Run { script, words } => run::execute(options, &script, &words),

@@ -266,6 +266,7 @@ impl Collector<'_> {
         steps.list.len() - 1
     }
 
+    #[expect(clippy::too_many_lines, reason = "one arm for every kind of record")]
     fn take_in(&self, steps: &mut Steps, Record { header, entry }: &Record) -> Result<()> {
         let at = self.seconds(header.time);
         let plan = header.plan.as_str();

@@ -367,11 +367,11 @@ pub fn check_state_directory(directory: &Path) -> Result<()> {
 /// Makes the state directory, readable by its owner alone. Until there is a journal, other users may see that there is
 /// none: they are not to be refused for a directory that holds a lock alone.
 pub fn make_state_directory(directory: &Path) -> Result<()> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o711)
-        .create(directory)
-        .with_context(|| format!("cannot create the state directory `{}`", directory.display()))
+    std::fs::DirBuilder::new().recursive(true).mode(0o711).create(directory).with_context(|| {
+        Failure::new(format!("cannot create the state directory `{}`", directory.display()))
+            .kind(FailureKind::Journal)
+            .hint("what kkrun changes is recorded in it: use another one with `--state-dir`")
+    })
 }
 
 /// The line of a record, or of what is written like one, and its checksum.

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use super::clock;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
+use crate::time;
 
 /// A held lock; it is released when this is dropped or the process ends, however it ends.
 ///
@@ -47,7 +48,11 @@ pub struct Holder {
 impl Lock {
     /// Takes the lock at `path` if it is free, without waiting; the file is created if it is missing.
     pub fn acquire(path: &Path) -> Result<Attempt> {
-        let named = || format!("cannot lock `{}`", path.display());
+        let named = || {
+            Failure::new(format!("cannot lock `{}`", path.display()))
+                .kind(FailureKind::Journal)
+                .hint("what kkrun changes is recorded in this directory: make it writable, or use another with `--state-dir`")
+        };
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
         let mut file = File::from(open(path, flags, Mode::RUSR | Mode::WUSR).with_context(named)?);
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -118,7 +123,8 @@ impl Holder {
             (Some(pid), None) => format!("process {pid}"),
             (None, _) => format!("the process that holds `{}`", self.path.display()),
         };
-        let since = self.since.map(|since| format!(", since {since:.0}")).unwrap_or_default();
+        let when = |since| time::when(since, clock::now(), &clock::zone());
+        let since = self.since.map(|since| format!(", since {}", when(since))).unwrap_or_default();
         Failure::new(format!("another run is in progress: {who}{since}"))
             .exit(ExitCode::LOCKED)
             .kind(FailureKind::Locked)

@@ -124,8 +124,11 @@ pub fn keep(directory: &Path) -> Result<bool> {
     written().map(|()| true).map_err(|error| {
         // The next attempt begins with a new one; killed, it is written over.
         drop(std::fs::remove_file(&incoming));
-        anyhow::Error::new(error)
-            .context(format!("cannot write the key of the journal `{}`", incoming.display()))
+        anyhow::Error::new(error).context(
+            Failure::new(format!("cannot write the key of the journal `{}`", incoming.display()))
+                .kind(FailureKind::Journal)
+                .hint("nothing was changed: free some space or repair the disk, then run kkrun again"),
+        )
     })
 }
 

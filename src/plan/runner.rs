@@ -268,7 +268,7 @@ impl Runner {
         let trace = std::mem::take(&mut *host.trace());
         let outcome = outcome.and_then(|()| finish_body(host, &id));
         // The operator's time is not the step's.
-        let seconds = begun.elapsed().saturating_sub(reporter.waited() - waited).as_secs_f64();
+        let seconds = begun.elapsed().saturating_sub(reporter.waited().saturating_sub(waited)).as_secs_f64();
         let result = match outcome {
             Ok(()) => {
                 let fingerprint = Self::fingerprint_of(context, host, call, trace)?;
@@ -596,7 +596,9 @@ impl StepRunner for Runner {
                     Event::Said { .. } | Event::Output { .. } | Event::Verified { .. } => drift.is_some(),
                     _ => true,
                 };
+                host.reporter().about(Some(&call.id));
                 seen.iter().filter(is_shown).for_each(|event| host.reporter().emit(event));
+                host.reporter().about(None);
                 let Some(drift) = drift else {
                     Self::skip_examined(&host, call, record.as_ref());
                     return Ok(());

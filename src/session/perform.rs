@@ -322,7 +322,12 @@ impl Session {
     /// Notes that the act of a change has ended, and how. A power failure that takes the record leaves the change in doubt,
     /// as a kill does.
     fn note_failure(&mut self, change: ChangeId, error: &anyhow::Error) -> Result<()> {
-        self.note(Entry::Failed { change, error: format!("{error:#}") }).map(drop)
+        let error = format!("{error:#}");
+        // A command is named by the change already.
+        let known = self.known(change)?;
+        let label = known.intent.summary.strip_prefix("run ").map(|label| format!("`{label}` "));
+        let error = label.and_then(|label| error.strip_prefix(&label)).unwrap_or(&error).to_owned();
+        self.note(Entry::Failed { change, error }).map(drop)
     }
 
     /// What cannot be observed stays unknown and is not recorded as kkrun's.

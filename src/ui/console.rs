@@ -367,8 +367,14 @@ impl Audience for Console {
             }
             // In quiet mode, too: a question or a failure follows, or it is overwritten.
             Event::Conflict { described, difference, .. } => {
-                self.line(&format!("  {} {described} was modified outside kkrun:", Emoji("✋", "!!")));
-                self.difference(difference, "      ");
+                let symbol = Emoji("✋", "!!");
+                let happened = difference.strip_prefix(described);
+                if let Some(happened @ (" was removed" | " was stopped")) = happened {
+                    self.line(&format!("  {symbol} {described}{happened} outside kkrun"));
+                } else {
+                    self.line(&format!("  {symbol} {described} was modified outside kkrun:"));
+                    self.difference(difference, "      ");
+                }
             }
             Event::Verified { label, now } if verbose => {
                 self.line(&format!("      {} {label}", if *now { "✓" } else { "later:" }));

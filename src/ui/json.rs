@@ -1,6 +1,7 @@
 //! Events as JSON, one a line on standard output, so that another program can drive kkrun.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use jiff::Timestamp;
@@ -16,7 +17,6 @@ pub struct JsonLines {
     /// Every change is shown line by line, and not only what a dry run predicts.
     shows_made: bool,
     questions: Questions,
-    begun: Cell<bool>,
     /// The step that is under way.
     step: RefCell<Option<String>>,
 }
@@ -24,7 +24,7 @@ pub struct JsonLines {
 impl JsonLines {
     /// Nothing is written before the first event.
     pub fn new(shows_made: bool, questions: Questions) -> Self {
-        Self { shows_made, questions, begun: Cell::new(false), step: RefCell::default() }
+        Self { shows_made, questions, step: RefCell::default() }
     }
 }
 
@@ -48,13 +48,26 @@ impl EventLine {
 
     /// Writes it to standard output.
     pub fn write(&self) {
+        if matches!(self.event, Event::Error { .. }) {
+            WRITTEN.1.store(true, Ordering::Relaxed);
+        }
         write(self);
     }
 }
 
-/// Writes the first line to standard output.
+/// Whether the first line, and whether an error was written.
+static WRITTEN: (AtomicBool, AtomicBool) = (AtomicBool::new(false), AtomicBool::new(false));
+
+/// Writes the first line to standard output, unless it was written.
 pub fn begin_json() {
-    write(&FirstLine::default());
+    if !WRITTEN.0.swap(true, Ordering::Relaxed) {
+        write(&FirstLine::default());
+    }
+}
+
+/// Whether an error was written.
+pub fn has_written_error() -> bool {
+    WRITTEN.1.load(Ordering::Relaxed)
 }
 
 fn write(line: &impl Serialize) {
@@ -66,9 +79,7 @@ fn write(line: &impl Serialize) {
 
 impl Audience for JsonLines {
     fn hear(&self, event: &Event) {
-        if !self.begun.replace(true) {
-            begin_json();
-        }
+        begin_json();
         if let Event::StepStarted { id, .. } = event {
             self.step.replace(Some(id.clone()));
         }
@@ -76,12 +87,19 @@ impl Audience for JsonLines {
         EventLine::now(event.clone(), step).write();
         let has_ended = matches!(
             event,
-            Event::StepCompleted { .. } | Event::StepInterrupted { .. } | Event::StepPreviewed { .. }
+            Event::StepCompleted { .. }
+                | Event::StepInterrupted { .. }
+                | Event::StepPreviewed { .. }
+                | Event::Error { .. }
         );
         // What a failed step failed with follows it.
         if has_ended {
             self.step.replace(None);
         }
+    }
+
+    fn about(&self, step: Option<&str>) {
+        self.step.replace(step.map(str::to_owned));
     }
 
     fn shows_differences(&self, outcome: ChangeOutcome) -> bool {

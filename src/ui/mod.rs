@@ -16,7 +16,7 @@ use clap::ValueEnum;
 
 pub use console::Console;
 pub use failure::{brief, show};
-pub use json::{EventLine, JsonLines, begin_json};
+pub use json::{EventLine, JsonLines, begin_json, has_written_error};
 pub use manual::manual_text;
 pub use output::{is_truncated, line_to_stderr, line_to_stdout};
 pub use questions::Questions;

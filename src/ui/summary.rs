@@ -59,15 +59,17 @@ impl Foreseen {
                 }
             }
             Event::StepSkipped { why: SkipReason::NeedsRepair(_), .. } => {
-                let of_step = std::mem::take(&mut self.of_step);
-                of_step.into_iter().for_each(|counts| join(&mut self.of_repair, counts));
+                for counts in std::mem::take(&mut self.of_step) {
+                    join(&mut self.of_repair, counts);
+                }
             }
             Event::StepSkipped { .. } | Event::StepPreviewed { .. } => {
                 if let Event::StepPreviewed { unpredictable: Some(_), .. } = event {
                     self.unpredictable += 1;
                 }
-                let of_step = std::mem::take(&mut self.of_step);
-                of_step.into_iter().zip(&mut self.of_run).for_each(|(counts, all)| join(all, counts));
+                for (counts, all) in std::mem::take(&mut self.of_step).into_iter().zip(&mut self.of_run) {
+                    join(all, counts);
+                }
             }
             _ => {}
         }

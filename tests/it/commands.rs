@@ -76,12 +76,12 @@ step::run("01", "First", || {
     let said = place.run("plan.rhai").ends(1);
     said.says("step 01 made 2 changes so far; 1 of them cannot be undone; the command that failed may have made more");
     let listed = place.run("history").ends(0).stdout;
-    assert!(listed.contains("failed       run false (`false` ended with exit code 1)"), "{listed}");
+    assert!(listed.contains("failed       run false (ended with exit code 1)"), "{listed}");
     let row = place.run("history --json").ends(0).json().pop().unwrap();
-    let detail = "`false` ended with exit code 1";
+    let detail = "ended with exit code 1";
     assert_eq!((&row["state"], &row["detail"]), (&"failed".into(), &detail.into()), "{row}");
     let shown = place.run(&format!("show {}", row["change"])).ends(0).stdout;
-    assert!(shown.contains("state: failed (`false` ended with exit code 1)"), "{shown}");
+    assert!(shown.contains("state: failed (ended with exit code 1)"), "{shown}");
     assert!(!place.run("doctor").ends(0).stdout.contains("in doubt"), "its end is known");
     // A run that is killed while it does it again leaves it in doubt.
     place.edit("plan/plan.rhai", "[\"false\"]", "[\"bash\", \"-c\", \"kill -KILL $PPID\"]");

@@ -199,7 +199,7 @@ ends 0 plan.rhai
 ends 0 plan.rhai --on-conflict overwrite
 systemctl stop good
 ends 0 plan.rhai
-grep -q 'good.service was stopped' last && grep -q 'no one can be asked' last
+grep -q 'good.service. was stopped' last && grep -q 'no one can be asked' last
 systemctl is-active good
 what="kept user"
 echo 'user::ensure("kim", #{ shell: "/bin/bash" });' > plan.rhai

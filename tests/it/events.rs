@@ -153,3 +153,42 @@ fn state_of_the_journal_is_data() {
     assert_eq!(damaged["state"], "damaged");
     assert!(damaged["why"].is_string() && damaged["ways_on"].as_array().unwrap().len() == 3, "{damaged}");
 }
+
+#[test]
+fn what_is_examined_names_its_step_and_the_end_of_a_run_names_none() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/a", "a\n"));
+step::run("02", "Second", || cmd::run(["false"], #{ always: "a test" }));
+"#,
+    );
+    let events = place.run("plan.rhai --json").ends(1).json();
+    let [.., error, ended] = events.as_slice() else { panic!("{events:?}") };
+    assert_eq!((&error["event"], &error["step"]), (&"error".into(), &"02".into()));
+    assert_eq!((&ended["event"], &ended["step"]), (&"run_ended".into(), &Value::Null));
+    place.write("m/a", "theirs\n");
+    for words in ["plan.rhai --verify --json", "plan.rhai --dry-run --json"] {
+        let events = place.run(words).json();
+        let conflict = events.iter().find(|event| event["event"] == "conflict").unwrap();
+        assert_eq!(conflict["step"], "01", "{words}: {conflict}");
+    }
+}
+
+#[test]
+fn command_of_data_that_fails_says_so_as_data() {
+    let place = Place::new(r#"step::run("01", "First", || file::write("@/m/a", "a\n"));"#);
+    place.run("plan.rhai").ends(0);
+    for (words, kind, exit) in [
+        ("status nope", "usage", 2),
+        ("history --plan nope", "usage", 2),
+        ("show 999", "usage", 2),
+        ("log 99", "missing", 1),
+        ("check none.rhai", "usage", 2),
+    ] {
+        let events = place.run(&format!("{words} --json")).ends(exit).json();
+        let [first, error, ..] = events.as_slice() else { panic!("{words}: {events:?}") };
+        assert_eq!((&first["event"], &error["event"]), (&"schema".into(), &"error".into()), "{words}");
+        assert_eq!((&error["kind"], &error["exit"]), (&kind.into(), &exit.into()), "{words}");
+        assert!(words.starts_with("check") || !error["hints"].as_array().unwrap().is_empty(), "{error}");
+    }
+}

@@ -238,7 +238,7 @@ fn log_of_what_was_rolled_back_and_forgotten_says_that_it_was_removed() {
     for words in ["log", "log --plan one"] {
         place.run(words).ends(1).says("`kkrun forget` removed those of the steps that ran");
     }
-    place.run("log --plan three").ends(2).says("unknown plan `three`").says("the plans are one, two");
+    place.run("log --plan three").ends(2).says("unknown plan `three`").says("plans with a record: one, two");
     let new = Place::new("step::run(\"01\", \"First\", || 1);");
     new.run("log").ends(1).says("no step has run yet");
 }

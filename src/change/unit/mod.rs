@@ -312,7 +312,7 @@ impl Kind for UnitChange {
             }
             (UnitState::Activity { running: false }, UnitState::Activity { running: true }) => {
                 let facts = unit.facts(world).ok().flatten()?;
-                (facts.active_state != "failed").then(|| format!("{} was stopped", unit.shown()))
+                (facts.active_state != "failed").then(|| format!("`{}` was stopped", unit.shown()))
             }
             _ => None,
         }
