@@ -286,8 +286,8 @@ fn row(name: &str, rules: &Rules) -> String {
     let spelling = |names| match names {
         Spelling::Exact => "as written",
         Spelling::AnyCase => "in any case",
-        Spelling::AnyCaseAndBlanks => "in any case, with blanks or without",
-        Spelling::AnyCaseAndWidth => "in any case, with one blank or more",
+        Spelling::AnyCaseAndBlanks => "in any case, with whitespace or without",
+        Spelling::AnyCaseAndWidth => "in any case, with one space or more",
         Spelling::AnyDash => "with `-` or `_`",
         Spelling::Sysctl => "with `.` or `/`, and a `-` before it or not",
         Spelling::AnyCaseBeforeQuote => "in any case, but for what is in quotes",
