@@ -599,7 +599,10 @@ impl Entry {
     /// Whether it says that something on the machine is so from now on: then that has to last as long as the record.
     pub fn promises(&self) -> bool {
         self.follows_sync()
-            || matches!(self, Self::Done { .. } | Self::UndoCommand { .. } | Self::Undone { .. })
+            || matches!(
+                self,
+                Self::Done { .. } | Self::Void { .. } | Self::UndoCommand { .. } | Self::Undone { .. }
+            )
     }
 
     /// Whether all that commands wrote before it was synced, in whichever run they ran.

@@ -286,6 +286,7 @@ impl Session {
                 if let Err(left) = change.kind().withdraw(&self.world) {
                     let target = change.kind().target();
                     self.world.reporter.note(format!("{target} stays half made: {left:#}"));
+                    self.world.doubt_durability();
                 }
                 match change.kind().position(&self.world) {
                     Ok(Position::After) => {

@@ -118,7 +118,9 @@ impl Session {
                 "probed what was in doubt"
             );
             match position {
+                // Also what a killed run, or its withdrawal, put back may be unsynced.
                 Position::Before => {
+                    self.world.doubt_durability();
                     self.append(Entry::Void { change: known.id, why: "found as before".to_owned() })?;
                 }
                 Position::After => {

@@ -1,11 +1,12 @@
 //! Each kind of promise has its sync: where that one alone does nothing, a loss of power is seen.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::apart::{Shard, Tally};
 use super::ground::{Ground, Lying};
 use super::kill::KILL;
-use super::plans::{COMMANDS, FILES, HALF_DONE, Scenario};
+use super::plans::{self, CAPTURED, COMMANDS, FILES, HALF_DONE, Scenario};
 use super::recovery::{BOTH, Doing, Trial};
 use super::strace::{self, Position, Traced};
 
@@ -22,17 +23,21 @@ struct Promise {
     doing: Doing,
     /// Which call that is.
     its: fn(&[Traced], &Ground) -> Option<usize>,
-    /// kkrun is killed at the next call of this name; otherwise it ends.
+    /// kkrun is killed at the next call of this name, which is another one (strace disturbs each in one way); otherwise it
+    /// ends.
     killed_at: Option<&'static str>,
+    /// Then something else syncs the names in this directory.
+    synced_by_others: Option<&'static str>,
 }
 
-const PROMISES: [Promise; 8] = [
+const PROMISES: [Promise; 10] = [
     Promise {
         name: "the content of a file that was written",
         scenario: &FILES,
         doing: Doing::Run,
         its: |calls, ground| calls.iter().position(|call| is_file_sync(call, &ground.tree)),
         killed_at: None,
+        synced_by_others: None,
     },
     Promise {
         name: "the name of a file that was written",
@@ -43,6 +48,7 @@ const PROMISES: [Promise; 8] = [
             calls.iter().rposition(|call| call.call == "fsync" && call.paths().iter().any(is_it))
         },
         killed_at: None,
+        synced_by_others: None,
     },
     Promise {
         name: "what a file was before",
@@ -50,6 +56,7 @@ const PROMISES: [Promise; 8] = [
         doing: Doing::Run,
         its: |calls, ground| calls.iter().position(|call| is_file_sync(call, &ground.state.join("backups"))),
         killed_at: None,
+        synced_by_others: None,
     },
     Promise {
         name: "that a change was begun",
@@ -60,6 +67,7 @@ const PROMISES: [Promise; 8] = [
             calls[..act].iter().rposition(|call| call.call == "fdatasync")
         },
         killed_at: Some("sync"),
+        synced_by_others: None,
     },
     Promise {
         name: "that a command was begun",
@@ -70,6 +78,7 @@ const PROMISES: [Promise; 8] = [
             calls[..command].iter().rposition(|call| call.call == "fdatasync")
         },
         killed_at: Some("unlinkat"),
+        synced_by_others: None,
     },
     Promise {
         name: "what the commands of a step wrote",
@@ -77,6 +86,7 @@ const PROMISES: [Promise; 8] = [
         doing: Doing::Run,
         its: |calls, _| calls.iter().rposition(|call| call.call == "sync"),
         killed_at: None,
+        synced_by_others: None,
     },
     Promise {
         name: "that a step is complete",
@@ -84,6 +94,7 @@ const PROMISES: [Promise; 8] = [
         doing: Doing::Run,
         its: |calls, _| calls.iter().rposition(|call| call.call == "fdatasync"),
         killed_at: None,
+        synced_by_others: None,
     },
     Promise {
         name: "the content of a file that was restored",
@@ -91,8 +102,32 @@ const PROMISES: [Promise; 8] = [
         doing: Doing::RollBack,
         its: |calls, ground| calls.iter().rposition(|call| is_file_sync(call, &ground.tree)),
         killed_at: None,
+        synced_by_others: None,
+    },
+    Promise {
+        name: "the contents of many files",
+        scenario: &CAPTURED,
+        doing: Doing::Run,
+        its: |calls, _| {
+            let names = calls.iter().rposition(is_sync_of_many)?;
+            calls[..names].iter().rposition(is_sync_of_many)
+        },
+        killed_at: Some("linkat"),
+        synced_by_others: Some("03/many"),
+    },
+    Promise {
+        name: "the names of many files",
+        scenario: &CAPTURED,
+        doing: Doing::Run,
+        its: |calls, _| calls.iter().rposition(is_sync_of_many),
+        killed_at: None,
+        synced_by_others: None,
     },
 ];
+
+fn is_sync_of_many(call: &Traced) -> bool {
+    call.call == "syncfs"
+}
 
 fn is_file_sync(call: &Traced, below: &Path) -> bool {
     call.call == "fsync" && call.paths().iter().any(|path| path.starts_with(below) && !path.is_dir())
@@ -103,7 +138,9 @@ pub(crate) fn sweep(shard: Shard) -> Tally {
     for lying in GROUNDS {
         for promise in &PROMISES {
             number += 1;
-            if !shard.has(number) {
+            let is_asked_for = plans::all().any(|scenario| scenario.name == promise.scenario.name);
+            let is_kept = promise.is_kept_by_ext4 && lying == Lying::Apart("ext4");
+            if !shard.has(number) || !is_asked_for || is_kept {
                 continue;
             }
             let mut trial = Trial::new(promise.scenario, lying);
@@ -145,6 +182,9 @@ fn without(trial: &mut Trial, promise: &Promise, is_dropped: bool) -> Vec<String
     let words = trial.ground.kkrun(promise.doing.words());
     let ended = strace::inject_each(&trial.ground, &injections, &words);
     assert!(injections.is_empty() || ended.was_disturbed(), "{}: {}", promise.name, ended.shown());
+    if let Some(directory) = promise.synced_by_others {
+        File::open(trial.ground.tree.join(directory)).and_then(|opened| opened.sync_all()).unwrap();
+    }
     trial.ground.lose_power();
     trial.recovers(promise.doing, &ended, &BOTH)
 }

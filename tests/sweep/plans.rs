@@ -358,7 +358,7 @@ step::run("02", "Make again", || {
     talks: false,
 };
 
-const CAPTURED: Scenario = Scenario {
+pub(crate) const CAPTURED: Scenario = Scenario {
     name: "captured",
     files: &[(
         "plan.rhai",
@@ -371,6 +371,11 @@ step::run("02", "Replace", || {
     file::write("@/02/shared", "first\n");
     cmd::run(["bash", "-ec", "cd @/02; if test -d tree; then mv tree renamed; echo file > tree; fi; echo second > shared; if test -f kind; then rm kind; mkdir kind; echo x > kind/x; fi; echo parted > one"],
         #{ label: "replace", capture: #{} });
+});
+// So many that they are synced together.
+step::run("03", "Many", || {
+    cmd::run(["bash", "-ec", "cd @/03; for i in {00..19}; do echo new > many/$i; rm -f many/g$i; echo made > many/m$i; echo other > other/$i; done; chmod 0600 many/3*; ln -f many/m00 other/second; ln -sfn m01 many/link"],
+        #{ label: "many", capture: #{} });
 });
 "#,
     )],
@@ -386,6 +391,12 @@ step::run("02", "Replace", || {
         write(tree, "02/kind", "file\n");
         write(tree, "02/one", "together\n");
         fs::hard_link(tree.join("02/one"), tree.join("02/two")).unwrap();
+        for number in 0..40 {
+            write(tree, &format!("03/many/{number:02}"), "old\n");
+            write(tree, &format!("03/many/g{number:02}"), "gone\n");
+        }
+        adorned(&tree.join("03/many/00"));
+        fs::create_dir(tree.join("03/other")).unwrap();
     },
     has_server: false,
     talks: false,

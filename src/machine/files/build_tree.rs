@@ -20,10 +20,8 @@ use super::metadata::{Attributes, Metadata};
 use super::place::Place;
 use super::replace::{adorn, fill};
 use super::temporary::Temporary;
+use super::together::SYNCED_SINGLY;
 use super::tree_walk::open_beneath;
-
-/// Up to how many entries are synced one by one. Beyond that, one sync of the whole file system is faster.
-const SYNCED_SINGLY: usize = 64;
 
 /// Gives the content of the file at a path from the root of a tree.
 pub type OpenFile<'source> = dyn FnMut(&Path) -> Result<Content<'source>> + 'source;

@@ -6,16 +6,19 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::build_tree::{OpenFile, build_tree};
+use super::dating::is_local;
 use super::exchange_tree::exchange_tree;
 use super::file_state::FileState;
 use super::hard_link::hard_link;
-use super::link::link;
-use super::manifest::Manifest;
+use super::link::{Symlink, link_syncing};
+use super::manifest::{Manifest, open_root};
 use super::metadata::Attributes;
-use super::remove::remove;
+use super::remove::remove_syncing;
 use super::remove_tree::{identity, remove_tree};
 use super::replace::replace;
-use super::set_metadata::set_metadata;
+use super::replace_together::{Wanted, replace_together};
+use super::set_metadata::set_metadata_syncing;
+use super::together::{SYNCED_SINGLY, Syncing, Together};
 
 /// What happens to the times of entries that exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +34,8 @@ pub enum Times {
 /// Brings the entries of the tree at `root` that `now` or `goal` names from the state in `now` to that in `goal`. An
 /// entry that `goal` does not name is removed, a directory with everything in it; one that neither names stays. A
 /// missing directory appears complete, and every file is either the old or the new one; only a file with several names
-/// is missing for a moment. After an interruption, another call completes it.
+/// is missing for a moment. After an interruption, another call completes it. Many entries are synced together, before
+/// this returns.
 ///
 /// `open` gives the content of a file by its path from the root; `tag` names what is prepared.
 ///
@@ -45,11 +49,36 @@ pub fn converge_tree(
     tag: &str,
     open: &mut OpenFile<'_>,
 ) -> Result<()> {
+    let together = Together::default();
+    let is_large = differ_in_many(now, goal) && open_root(root)?.is_some_and(is_local);
+    let syncing = if is_large { Syncing::Together(&together) } else { Syncing::Now };
+    converge(&Way { root, times, tag, syncing }, now, goal, open)?;
+    together.sync(root)
+}
+
+/// How a tree is brought to its goal.
+struct Way<'a> {
+    root: &'a Path,
+    times: Times,
+    tag: &'a str,
+    syncing: Syncing<'a>,
+}
+
+/// Whether so many entries differ that they are synced together.
+fn differ_in_many(now: &Manifest, goal: &Manifest) -> bool {
+    let changed = goal.entries().filter(|(path, desired)| now.get(path.as_path()) != Some(*desired));
+    let gone = now.entries().filter(|(path, _)| goal.get(path.as_path()).is_none());
+    changed.chain(gone).take(SYNCED_SINGLY + 1).count() > SYNCED_SINGLY
+}
+
+fn converge(way: &Way<'_>, now: &Manifest, goal: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
+    let Way { root, times, tag, syncing } = *way;
     let shared = shared_names(now);
     let apart = if shared.is_empty() { now.clone() } else { now.with_files_apart() };
     let mut touched = BTreeSet::new();
-    let mut remaining = clear(root, &apart, goal, tag, &mut touched)?;
+    let mut remaining = clear(way, &apart, goal, &mut touched)?;
     let mut whole: Option<PathBuf> = None;
+    let mut wanted: Vec<Wanted> = Vec::new();
     for (relative, desired) in goal.entries() {
         let relative = relative.as_path();
         if whole.as_ref().is_some_and(|whole| is_below(relative, whole)) {
@@ -61,14 +90,14 @@ pub fn converge_tree(
             if let (Times::Follow, FileState::File { metadata, .. }) = (times, desired)
                 && present.metadata().is_some_and(|present| present.mtime != metadata.mtime)
             {
-                set_metadata(&at, &Attributes::from(metadata), &present)?;
+                set_metadata_syncing(&at, &Attributes::from(metadata), &present, syncing)?;
             }
             continue;
         }
         // Its other names keep what it is now.
         let is_new_file = matches!(desired, FileState::File { .. } | FileState::Link { .. });
         if is_new_file && shared.contains(relative) && !present.is_absent() {
-            remove(&at, &present, tag)?;
+            remove_syncing(&at, &present, tag, syncing)?;
             present = FileState::Absent;
         }
         match desired {
@@ -81,22 +110,28 @@ pub fn converge_tree(
             }
             // Last, because the time of a directory changes with every name in it, and a name comes after its file.
             FileState::Directory { .. } | FileState::SameFile { .. } => {}
-            FileState::File { sha256, metadata, .. } => {
+            FileState::File { sha256, size, metadata } => {
                 let mut attributes = Attributes::from(metadata);
                 if times == Times::Pass {
                     attributes.mtime = None;
                 }
                 if present.sha256() == Some(*sha256) {
-                    set_metadata(&at, &attributes, &present)?;
+                    set_metadata_syncing(&at, &attributes, &present, syncing)?;
+                    continue;
+                }
+                touched.insert(parent_of(relative));
+                if let Syncing::Together(_) = syncing {
+                    let (relative, sha256, size) = (relative.to_owned(), *sha256, *size);
+                    wanted.push(Wanted { relative, sha256, size, attributes, present });
                 } else {
                     let content = open(relative)?;
                     replace(&at, content.as_contents(*sha256, &at)?, &attributes, &present, tag)?;
-                    touched.insert(parent_of(relative));
                 }
             }
             FileState::Link { to, owner, group, mtime } => {
                 let mtime = if times == Times::Pass { None } else { *mtime };
-                link(&at, to, *owner, *group, mtime, &present, tag)?;
+                let desired = Symlink { to, owner: *owner, group: *group, mtime };
+                link_syncing(&at, &desired, &present, tag, syncing)?;
                 touched.insert(parent_of(relative));
             }
             FileState::Absent | FileState::Special { .. } => {
@@ -107,8 +142,11 @@ pub fn converge_tree(
             }
         }
     }
-    let linked = share_names(root, goal, tag)?;
-    settle_directories(root, now, goal, times, &touched, &linked)
+    if let Syncing::Together(together) = syncing {
+        replace_together(root, wanted, tag, together, open)?;
+    }
+    let linked = share_names(way, goal)?;
+    settle_directories(way, now, goal, &touched, &linked)
 }
 
 /// The paths in a manifest at which a file has another name in it.
@@ -124,7 +162,8 @@ fn shared_names(manifest: &Manifest) -> BTreeSet<PathBuf> {
 }
 
 /// Makes the names of one file that, where they are not yet. Gives the directories in which it made one.
-fn share_names(root: &Path, goal: &Manifest, tag: &str) -> Result<BTreeSet<PathBuf>> {
+fn share_names(way: &Way<'_>, goal: &Manifest) -> Result<BTreeSet<PathBuf>> {
+    let Way { root, tag, syncing, .. } = *way;
     let mut linked = BTreeSet::new();
     for (relative, desired) in goal.entries() {
         let FileState::SameFile { of } = desired else { continue };
@@ -132,7 +171,7 @@ fn share_names(root: &Path, goal: &Manifest, tag: &str) -> Result<BTreeSet<PathB
         if identity(&at)? == identity(&of)? {
             continue;
         }
-        hard_link(&of, &at, tag)?;
+        hard_link(&of, &at, tag, syncing)?;
         linked.insert(parent_of(relative.as_path()));
     }
     Ok(linked)
@@ -140,12 +179,12 @@ fn share_names(root: &Path, goal: &Manifest, tag: &str) -> Result<BTreeSet<PathB
 
 /// Removes what the goal does not name or has as another kind, and returns what is left of `now`.
 fn clear(
-    root: &Path,
+    way: &Way<'_>,
     now: &Manifest,
     goal: &Manifest,
-    tag: &str,
     touched: &mut BTreeSet<PathBuf>,
 ) -> Result<BTreeMap<PathBuf, FileState>> {
+    let Way { root, tag, syncing, .. } = *way;
     let mut left = BTreeMap::new();
     let mut gone: Option<PathBuf> = None;
     for (relative, present) in now.entries() {
@@ -165,7 +204,7 @@ fn clear(
             remove_tree(&at, identity(&at)?)?;
             gone = Some(relative.to_owned());
         } else {
-            remove(&at, present, tag)?;
+            remove_syncing(&at, present, tag, syncing)?;
         }
         touched.insert(parent_of(relative));
     }
@@ -174,13 +213,13 @@ fn clear(
 
 /// Gives the directories that stayed their metadata, inner ones first.
 fn settle_directories(
-    root: &Path,
+    way: &Way<'_>,
     now: &Manifest,
     goal: &Manifest,
-    times: Times,
     touched: &BTreeSet<PathBuf>,
     linked: &BTreeSet<PathBuf>,
 ) -> Result<()> {
+    let Way { root, times, syncing, .. } = *way;
     for (relative, desired) in goal.entries().rev() {
         let FileState::Directory { metadata } = desired else { continue };
         let is_linked = linked.contains(relative.as_path());
@@ -199,7 +238,7 @@ fn settle_directories(
         if times == Times::Pass {
             attributes.mtime = None;
         }
-        set_metadata(&place_of(root, relative.as_path()), &attributes, present)?;
+        set_metadata_syncing(&place_of(root, relative.as_path()), &attributes, present, syncing)?;
     }
     Ok(())
 }
@@ -328,6 +367,85 @@ mod tests {
         assert_eq!(Manifest::observe(&path).unwrap(), now);
         converge_tree(&path, &now, &goal, Times::Follow, "test", &mut open_of(&BTreeMap::new())).unwrap();
         assert_eq!(Manifest::observe(&path).unwrap().get("file"), goal.get("file"));
+    }
+
+    /// So many that they are synced together, in two directories: new, replaced, removed, with another mode, as links, and
+    /// a large one; and back. `meddle` is called when half of them were read.
+    fn many(root: &Path, meddle: &mut dyn FnMut()) -> Result<()> {
+        let large = "large".repeat(300_000);
+        for directory in ["a", "b"] {
+            std::fs::create_dir_all(root.join(directory)).unwrap();
+            for number in 0..60 {
+                std::fs::write(root.join(format!("{directory}/old-{number}")), "old").unwrap();
+            }
+        }
+        let before = Manifest::observe(root).unwrap();
+        let mut goal = Manifest::default();
+        let mut contents = BTreeMap::new();
+        for (path, state) in before.entries() {
+            match path.to_string().rsplit('-').next().and_then(|number| number.parse::<u32>().ok()) {
+                Some(0..10) => {}
+                Some(10..40) => goal.insert_file(path.as_path(), b"new", &mine(0o640)),
+                Some(40..50) => goal.insert_file(path.as_path(), b"old", &mine(0o600)),
+                Some(50) => {
+                    let mtime = Some(LONG_AGO);
+                    let (owner, group) = state.ownership().unwrap();
+                    goal.insert(
+                        path.as_path(),
+                        FileState::Link { to: PathText::new("old-51"), owner, group, mtime },
+                    );
+                }
+                _ => goal.insert(path.as_path(), state.clone()),
+            }
+        }
+        goal.insert_file("b/new", b"new", &mine(0o604));
+        goal.insert_file("b/z", large.as_bytes(), &mine(0o604));
+        goal.insert("b/second", FileState::SameFile { of: PathText::new("b/new") });
+        let names: Vec<String> = goal.entries().map(|(name, _)| name.to_string()).collect();
+        for name in &names {
+            contents.insert(name.as_str(), if name == "b/z" { large.as_str() } else { "new" });
+        }
+        let goal = goal.dated(LONG_AGO);
+        let mut opened = 0;
+        let mut from = open_of(&contents);
+        let mut open = |relative: &Path| {
+            opened += 1;
+            if opened == 31 {
+                meddle();
+            }
+            from(relative)
+        };
+        converge_tree(root, &before, &goal, Times::Follow, "test", &mut open)?;
+        let made = Manifest::observe(root).unwrap();
+        assert!(made.same_as(&goal), "{:?}", goal.differences(&made));
+        let is_dated = |state: &FileState| state.metadata().is_none_or(|metadata| metadata.mtime == LONG_AGO);
+        assert!(made.below().all(|(_, state)| is_dated(state)));
+        let names: Vec<String> = before.entries().map(|(name, _)| name.to_string()).collect();
+        let old: BTreeMap<&str, &str> = names.iter().map(|name| (name.as_str(), "old")).collect();
+        converge_tree(root, &made, &before, Times::Follow, "test", &mut open_of(&old))?;
+        assert_eq!(Manifest::observe(root).unwrap(), before);
+        Ok(())
+    }
+
+    #[test]
+    fn many_entries_are_made_and_come_back() {
+        let (_directory, path) = scratch();
+        many(&path.join("tree"), &mut || {}).unwrap();
+        assert_eq!(super::super::testing::names(&path.join("tree")), ["a", "b"]);
+    }
+
+    #[test]
+    fn of_many_files_none_that_was_modified_meanwhile_is_replaced() {
+        let (_directory, path) = scratch();
+        let root = path.join("tree");
+        let theirs = root.join("b/old-12");
+        let result = many(&root, &mut || std::fs::write(&theirs, "theirs").unwrap());
+        assert_eq!(kind(result), "conflict");
+        assert_eq!(std::fs::read_to_string(&theirs).unwrap(), "theirs");
+        for directory in ["a", "b"] {
+            let names = super::super::testing::names(&root.join(directory));
+            assert!(names.iter().all(|name| !name.starts_with(".kkrun")), "{names:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! How file systems date what is written: by this machine's coarse clock, or by one that says nothing here.
 
-use std::fs::File;
+use std::os::fd::AsFd;
 
 use rustix::fs::fstatfs;
 use rustix::time::{ClockId, clock_gettime};
@@ -41,7 +41,7 @@ impl Moment {
 }
 
 /// Whether an open file is on a file system whose times come from this machine's clock.
-pub(super) fn is_local(file: &File) -> bool {
+pub(super) fn is_local(file: impl AsFd) -> bool {
     let magic = fstatfs(file).map(|of| u64::try_from(of.f_type).unwrap_or_default());
     magic.is_ok_and(|magic| LOCAL.contains(&(magic & 0xffff_ffff)))
 }

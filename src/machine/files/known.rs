@@ -7,10 +7,12 @@
 //! change, which no process can choose.
 
 use std::collections::HashMap;
+use std::ffi::OsStr;
 use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Mutex, PoisonError};
 
-use rustix::fs::fstat;
+use rustix::fs::{AtFlags, fstat, statat};
 
 use super::dating::{Moment, is_local};
 use super::digest::Digest;
@@ -30,7 +32,7 @@ pub(super) fn digest(file: &File) -> Option<(Digest, u64)> {
 }
 
 /// Remembers the digest of an open file that was `identity` when it was read; the read began after `since`.
-pub(super) fn remember(file: &File, identity: &Identity, since: Moment, digest: Digest) {
+pub(super) fn remember(file: impl AsFd, identity: &Identity, since: Moment, digest: Digest) {
     if !since.is_after(identity.modified) || !is_local(file) {
         return;
     }
@@ -45,14 +47,15 @@ pub(super) fn remember(file: &File, identity: &Identity, since: Moment, digest: 
 /// A file that this process has written, on its way to its name: a rename is the last call that changes its times.
 pub(super) struct Written {
     since: Moment,
+    inode: u64,
     modified: (i64, i64),
 }
 
 impl Written {
     /// Everything is written, and the file has no name yet that others use.
     pub(super) fn completely(file: &File) -> Option<Self> {
-        let modified = Identity::of(&fstat(file).ok()?).modified;
-        Some(Self { since: Moment::now(), modified })
+        let Identity { inode, modified, .. } = Identity::of(&fstat(file).ok()?);
+        Some(Self { since: Moment::now(), inode, modified })
     }
 
     /// It has its name: its content is known unless it was written to since.
@@ -61,6 +64,15 @@ impl Written {
         let identity = Identity::of(&stat);
         if identity.modified == self.modified {
             remember(file, &identity, self.since, digest);
+        }
+    }
+
+    /// The same by the directory and the name.
+    pub(super) fn remember_at(self, directory: BorrowedFd<'_>, name: &OsStr, digest: Digest) {
+        let Ok(stat) = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) else { return };
+        let identity = Identity::of(&stat);
+        if (identity.inode, identity.modified) == (self.inode, self.modified) {
+            remember(directory, &identity, self.since, digest);
         }
     }
 }

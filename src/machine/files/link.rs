@@ -14,6 +14,7 @@ use super::metadata::ModifiedAt;
 use super::path_text::PathText;
 use super::place::Place;
 use super::temporary::{Checked, Temporary};
+use super::together::Syncing;
 
 /// Makes `path` a symbolic link to `to`, durably and in one instant, and returns its state. Its time is now if none is
 /// given.
@@ -29,6 +30,26 @@ pub fn link(
     expected: &FileState,
     tag: &str,
 ) -> Result<FileState> {
+    link_syncing(path, &Symlink { to, owner, group, mtime }, expected, tag, Syncing::Now)
+}
+
+/// A symbolic link as it is to be.
+pub(super) struct Symlink<'a> {
+    pub(super) to: &'a PathText,
+    pub(super) owner: u32,
+    pub(super) group: u32,
+    pub(super) mtime: Option<ModifiedAt>,
+}
+
+/// The same, synced as `syncing` says.
+pub(super) fn link_syncing(
+    path: &Path,
+    desired: &Symlink<'_>,
+    expected: &FileState,
+    tag: &str,
+    syncing: Syncing<'_>,
+) -> Result<FileState> {
+    let Symlink { to, owner, group, mtime } = *desired;
     let place = Place::open(path)?;
     let checked = Checked::replaceable(&place, expected)?;
     let (state, placed) = place.acting(
@@ -48,7 +69,7 @@ pub fn link(
         },
     )?;
     placed.settle(&place, &checked)?;
-    place.sync()?;
+    syncing.settle(&place)?;
     Ok(state)
 }
 

@@ -236,6 +236,17 @@ impl Place {
         self.directory.as_fd()
     }
 
+    /// Speaks of something else in the same directory from now on.
+    pub(super) fn turn_to(&mut self, name: &OsStr) {
+        self.path.set_file_name(name);
+        name.clone_into(&mut self.name);
+    }
+
+    /// Whether a user controls it, who can write in the directory.
+    pub(super) fn is_of_user(&self) -> bool {
+        self.user.is_some()
+    }
+
     /// The path of something beside it.
     pub(super) fn beside(&self, name: &OsStr) -> PathBuf {
         self.path.with_file_name(name)

@@ -8,6 +8,7 @@ use super::failures::refused;
 use super::file_state::FileState;
 use super::place::Place;
 use super::temporary::{Checked, clear_leftover, take_away};
+use super::together::Syncing;
 
 /// Removes the file or link `path` durably, if it is as `expected`. Fine if it is absent and expected to be so.
 ///
@@ -17,6 +18,16 @@ use super::temporary::{Checked, clear_leftover, take_away};
 /// # Errors
 /// As [`super::replace()`]; `refused` for a directory, which [`super::remove_directory`] removes.
 pub fn remove(path: &Path, expected: &FileState, tag: &str) -> Result<()> {
+    remove_syncing(path, expected, tag, Syncing::Now)
+}
+
+/// The same, synced as `syncing` says.
+pub(super) fn remove_syncing(
+    path: &Path,
+    expected: &FileState,
+    tag: &str,
+    syncing: Syncing<'_>,
+) -> Result<()> {
     clear_leftover(path, tag)?;
     if expected.is_absent() && FileState::observe(path)?.is_absent() {
         return Ok(());
@@ -27,7 +38,7 @@ pub fn remove(path: &Path, expected: &FileState, tag: &str) -> Result<()> {
         return Err(refused(path, "is a directory"));
     }
     take_away(&place, &checked, tag)?;
-    place.sync()
+    syncing.settle(&place)
 }
 
 #[cfg(test)]

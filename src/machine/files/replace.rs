@@ -17,6 +17,7 @@ use super::known::Written;
 use super::metadata::Attributes;
 use super::place::Place;
 use super::temporary::{Checked, Temporary};
+use super::together::Syncing;
 use super::xattrs;
 
 /// Replaces or creates the file `path` durably and returns its state.
@@ -37,6 +38,18 @@ pub fn replace(
     expected: &FileState,
     tag: &str,
 ) -> Result<FileState> {
+    replace_syncing(path, contents, to, expected, tag, Syncing::Now)
+}
+
+/// The same; the name is synced as `syncing` says, the content before it.
+pub(super) fn replace_syncing(
+    path: &Path,
+    contents: Contents<'_>,
+    to: &Attributes,
+    expected: &FileState,
+    tag: &str,
+    syncing: Syncing<'_>,
+) -> Result<FileState> {
     let place = Place::open(path)?;
     let checked = Checked::replaceable(&place, expected)?;
     let (state, placed) = place.acting(
@@ -56,7 +69,7 @@ pub fn replace(
         },
     )?;
     placed.settle(&place, &checked)?;
-    place.sync()?;
+    syncing.settle(&place)?;
     Ok(state)
 }
 

@@ -12,6 +12,7 @@ use super::file_state::{FileState, look, metadata_of, open_same};
 use super::metadata::{Attributes, Metadata};
 use super::place::Place;
 use super::replace::{adorn, may_make};
+use super::together::Syncing;
 
 /// Gives the file or directory `path` these attributes through its descriptor; of a link only owner and group change.
 /// Returns the new metadata; `None` for a link.
@@ -23,6 +24,16 @@ use super::replace::{adorn, may_make};
 /// As [`super::replace()`]; `refused` for anything else, and for a file with several names (hard links) in a directory
 /// that others can write to, because its other name may be in a directory of root.
 pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Result<Option<Metadata>> {
+    set_metadata_syncing(path, to, expected, Syncing::Now)
+}
+
+/// The same, synced as `syncing` says.
+pub(super) fn set_metadata_syncing(
+    path: &Path,
+    to: &Attributes,
+    expected: &FileState,
+    syncing: Syncing<'_>,
+) -> Result<Option<Metadata>> {
     let place = Place::open(path)?;
     let stat = statat(place.directory(), &place.name, AtFlags::SYMLINK_NOFOLLOW)
         .map_err(|errno| failed("access", &place.path, errno))?;
@@ -30,7 +41,7 @@ pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Resul
         FileType::RegularFile => OFlags::empty(),
         FileType::Directory => OFlags::DIRECTORY,
         FileType::Symlink => {
-            set_link_owner(&place, to, expected)?;
+            set_link_owner(&place, to, expected, syncing)?;
             return Ok(None);
         }
         _ => return Err(refused(&place.path, "is not a file, directory or link")),
@@ -55,17 +66,25 @@ pub fn set_metadata(path: &Path, to: &Attributes, expected: &FileState) -> Resul
     }
     let owner = state.ownership().map(|(owner, _)| owner);
     let file = file.as_fd();
+    let is_synced_now = matches!(syncing, Syncing::Now);
     place.acting(
         |user| owner == Some(user.uid) && may_make(user, to),
         || {
             adorn(file, to, &place.path)?;
-            fsync(file).map_err(|errno| failed("sync", &place.path, errno))
+            if is_synced_now {
+                fsync(file).map_err(|errno| failed("sync", &place.path, errno))
+            } else {
+                Ok(())
+            }
         },
     )?;
+    if let Syncing::Together(together) = syncing {
+        together.note(&place)?;
+    }
     Ok(Some(metadata_of(file, &place.path)?))
 }
 
-fn set_link_owner(place: &Place, to: &Attributes, expected: &FileState) -> Result<()> {
+fn set_link_owner(place: &Place, to: &Attributes, expected: &FileState, syncing: Syncing<'_>) -> Result<()> {
     let state = look(place.directory(), &place.name, &place.path, &mut digest_known)?.state;
     if !expected.same_as(&state) {
         return Err(conflict(&place.path, &expected.differences(&state)));
@@ -77,7 +96,7 @@ fn set_link_owner(place: &Place, to: &Attributes, expected: &FileState) -> Resul
     let flags = AtFlags::SYMLINK_NOFOLLOW;
     chownat(place.directory(), &place.name, Some(owner), Some(group), flags)
         .map_err(|errno| failed("change the owner of", &place.path, errno))?;
-    place.sync()
+    syncing.settle(place)
 }
 
 #[cfg(test)]

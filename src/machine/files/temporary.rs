@@ -126,20 +126,32 @@ impl<'place> Temporary<'place> {
     }
 
     fn exchange(mut self, checked: &Checked) -> Result<Placed> {
-        let (directory, name) = (self.place.directory(), &self.place.name);
-        let flags = if checked.identity.is_none() { RenameFlags::NOREPLACE } else { RenameFlags::EXCHANGE };
-        let old = match renameat_with(directory, &self.name, directory, name, flags) {
-            Ok(()) => checked.identity.map(|_| self.name.clone()),
-            // This file system supports neither a rename that does not replace nor an exchange.
-            Err(Errno::INVAL | Errno::NOSYS) => {
-                renameat(directory, &self.name, directory, name)
-                    .map_err(|errno| failed("replace", &self.place.path, errno))?;
-                None
-            }
-            Err(errno) => return Err(failed("replace", &self.place.path, errno)),
-        };
+        let is_exchanged = give_name(self.place.directory(), &self.name, self.place, checked)?;
         self.in_place = true;
-        Ok(Placed { old })
+        Ok(Placed { old: is_exchanged.then(|| self.name.clone()) })
+    }
+}
+
+/// Gives what is `name` in the directory `prepared` the target's name, if nothing appeared there since `checked` saw
+/// nothing. True if the target has that other name now.
+pub(super) fn give_name(
+    prepared: BorrowedFd<'_>,
+    name: &OsStr,
+    place: &Place,
+    checked: &Checked,
+) -> Result<bool> {
+    let directory = place.directory();
+    let is_new = checked.identity.is_none();
+    let flags = if is_new { RenameFlags::NOREPLACE } else { RenameFlags::EXCHANGE };
+    match renameat_with(prepared, name, directory, &place.name, flags) {
+        Ok(()) => Ok(!is_new),
+        // This file system supports neither a rename that does not replace nor an exchange.
+        Err(Errno::INVAL | Errno::NOSYS) => {
+            renameat(prepared, name, directory, &place.name)
+                .map_err(|errno| failed("replace", &place.path, errno))?;
+            Ok(false)
+        }
+        Err(errno) => Err(failed("replace", &place.path, errno)),
     }
 }
 
@@ -151,26 +163,36 @@ pub(super) struct Placed {
 }
 
 impl Placed {
-    /// Removes the replaced target, if it is what `checked` saw: another file may have appeared between the last check
-    /// and the exchange, and that is put back.
-    ///
-    /// To be called as root: the owner of the directory may not be able to read the replaced target.
+    /// Removes the replaced target, if it is what `checked` saw: see [`remove_replaced`].
     pub(super) fn settle(self, place: &Place, checked: &Checked) -> Result<()> {
         let Some(old) = self.old else { return Ok(()) };
-        let directory = place.directory();
-        if let Err(error) = checked.came_out(place, &old) {
-            let back = || renameat_with(directory, &old, directory, &place.name, RenameFlags::EXCHANGE);
-            return Err(match place.acting(|_| true, || Ok(back()?)) {
-                Ok(()) => {
-                    // What stays is removed by the next change of the same tag.
-                    let _ = place.acting(|_| true, || clear(directory, &old, &place.path));
-                    error
-                }
-                Err(_) => error.context(left_beside(place, &old)),
-            });
-        }
-        remove_old(place, &old)
+        remove_replaced(place.directory(), &old, &place.beside(&old), place, checked)
     }
+}
+
+/// Removes the replaced target, which is `old` in the directory `aside` and `beside` in messages, if it is what `checked`
+/// saw: another file may have appeared between the last check and the exchange, and that is put back.
+///
+/// To be called as root: the owner of the directory may not be able to read the replaced target.
+pub(super) fn remove_replaced(
+    aside: BorrowedFd<'_>,
+    old: &OsStr,
+    beside: &Path,
+    place: &Place,
+    checked: &Checked,
+) -> Result<()> {
+    if let Err(error) = checked.came_out(aside, old, &place.path) {
+        let back = || renameat_with(aside, old, place.directory(), &place.name, RenameFlags::EXCHANGE);
+        return Err(match place.acting(|_| true, || Ok(back()?)) {
+            Ok(()) => {
+                // What stays is removed by the next change of the same tag.
+                let _ = place.acting(|_| true, || clear(aside, old, &place.path));
+                error
+            }
+            Err(_) => error.context(left_beside(place, beside)),
+        });
+    }
+    remove_old(aside, old, place)
 }
 
 /// Removes the target, durably but for the sync of its directory: it is moved aside and checked, so that a file that
@@ -186,28 +208,26 @@ fn move_away(place: &Place, checked: &Checked, tag: &str) -> Result<()> {
         place.acting(|_| true, || Ok(renameat_with(directory, from, directory, to, RenameFlags::NOREPLACE)))
     };
     match rename(&place.name, &aside)? {
-        Err(Errno::INVAL | Errno::NOSYS) => return remove_old(place, &place.name),
+        Err(Errno::INVAL | Errno::NOSYS) => return remove_old(directory, &place.name, place),
         renamed => renamed.map_err(|errno| failed("remove", &place.path, errno))?,
     }
-    if let Err(error) = checked.came_out(place, &aside) {
+    if let Err(error) = checked.came_out(directory, &aside, &place.path) {
         return Err(match rename(&aside, &place.name)? {
             Ok(()) => error,
-            Err(_) => error.context(left_beside(place, &aside)),
+            Err(_) => error.context(left_beside(place, &place.beside(&aside))),
         });
     }
-    remove_old(place, &aside)
+    remove_old(directory, &aside, place)
 }
 
-fn remove_old(place: &Place, name: &OsStr) -> Result<()> {
-    let unlink = || {
-        unlinkat(place.directory(), name, AtFlags::empty())
-            .map_err(|errno| failed("remove", &place.path, errno))
-    };
+fn remove_old(directory: BorrowedFd<'_>, name: &OsStr, place: &Place) -> Result<()> {
+    let unlink =
+        || unlinkat(directory, name, AtFlags::empty()).map_err(|errno| failed("remove", &place.path, errno));
     place.acting(|_| true, unlink)
 }
 
-fn left_beside(place: &Place, name: &OsStr) -> String {
-    let (shown, beside) = (PathText::new(&*place.path), PathText::new(place.beside(name)));
+fn left_beside(place: &Place, beside: &Path) -> String {
+    let (shown, beside) = (PathText::new(&*place.path), PathText::new(beside));
     format!("move `{beside}`, which was `{shown}` before, to another name: the next run removes it")
 }
 
@@ -267,9 +287,9 @@ impl Checked {
         Ok(Self { state, identity })
     }
 
-    /// Checks that what was moved to `name` is what was checked before. A rename changes nothing of a file but its time
-    /// of change.
-    fn came_out(&self, place: &Place, name: &OsStr) -> Result<()> {
+    /// Checks that what was moved to `name` in a directory is what was checked before. A rename changes nothing of a file
+    /// but its time of change.
+    pub(super) fn came_out(&self, directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> Result<()> {
         let known = self.identity.zip(self.state.sha256());
         let mut read = |file: &File, shown: &Path| match known {
             Some((identity, digest)) if identity.is_but_renamed(file) => {
@@ -277,13 +297,13 @@ impl Checked {
             }
             _ => digest_known(file, shown),
         };
-        let Seen { state, identity } = look(place.directory(), name, &place.path, &mut read)?;
+        let Seen { state, identity } = look(directory, name, shown, &mut read)?;
         let has_more_names = |now: Identity| self.identity.is_some_and(|then| now.links > then.links);
         if !self.state.same_as(&state) {
-            return Err(conflict(&place.path, &self.state.differences(&state)));
+            return Err(conflict(shown, &self.state.differences(&state)));
         }
         if identity.is_some_and(has_more_names) {
-            return Err(conflict(&place.path, &["it has a hard link now".to_owned()]));
+            return Err(conflict(shown, &["it has a hard link now".to_owned()]));
         }
         Ok(())
     }
