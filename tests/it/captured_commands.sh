@@ -253,4 +253,11 @@ if [ "$wanted" = full ]; then
     mount -t tmpfs -o size=1m,mode=0700 none /mnt/state
     run "" 1
     [ "$(ls -A /srv/small)" = mine ] || fail "something is left" ls -A /srv/small
+    umount /mnt/state
+    # Not all of the new files have room beside the old ones.
+    for number in $(seq 150); do head -c 4096 /dev/zero > /srv/small/$number; done
+    full=$name wanted=crowded
+    situation crowded 'for number in $(seq 150); do yes | head -c 4096 > /srv/small/$number; done' \
+        'test "$(cat /srv/small/[0-9]* | tr -d "y\n" | wc -c)" = 0'
+    name=$full wanted=full
 fi

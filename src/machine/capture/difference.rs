@@ -1,6 +1,7 @@
 //! What a captured command changed in one file system: the upper side of its overlay, compared with the lower one.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::ErrorKind;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -41,6 +42,19 @@ pub(super) fn of(layer: &Layer, began: (i64, i64), is_left_out: NotTaken<'_>) ->
     let mut left = Left { layer, is_left_out, after: Manifest::default(), whole: BTreeSet::new() };
     left.read()?;
     let Left { mut after, whole, .. } = left;
+    if !is_mounted(layer)? {
+        if whole.is_empty() && after.below().next().is_none() {
+            return Ok(None);
+        }
+        bail!(
+            Failure::new(format!(
+                "cannot apply what the command changed in `{}`: that file system was unmounted while the command ran",
+                PathText::new(&*layer.at)
+            ))
+            .kind(FailureKind::Conflict)
+            .hint("mount it, then run this again")
+        );
+    }
     let mut names: BTreeSet<PathText> = after.entries().map(|(name, _)| name.clone()).collect();
     names.extend(whole.iter().cloned());
     let mut found = Manifest::observe_several(&layer.at, &names, &whole)?;
@@ -74,6 +88,19 @@ pub(super) fn of(layer: &Layer, began: (i64, i64), is_left_out: NotTaken<'_>) ->
         after,
         modified_meanwhile,
     }))
+}
+
+/// Whether the file system is still where it was. What it held cannot be observed otherwise.
+fn is_mounted(layer: &Layer) -> Result<bool> {
+    match std::fs::symlink_metadata(&layer.at) {
+        Ok(found) => Ok(found.dev() == layer.device),
+        Err(error) if is_absence(&error) => Ok(false),
+        Err(error) => Err(error).with_context(|| format!("cannot access `{}`", layer.at.display())),
+    }
+}
+
+fn is_absence(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory)
 }
 
 /// What the command left in the upper side.
@@ -157,11 +184,7 @@ fn is_deletion(path: &Path) -> Result<bool> {
 fn is_directory(path: &Path) -> Result<bool> {
     match std::fs::symlink_metadata(path) {
         Ok(found) => Ok(found.is_dir()),
-        Err(error)
-            if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) =>
-        {
-            Ok(false)
-        }
+        Err(error) if is_absence(&error) => Ok(false),
         Err(error) => Err(error).with_context(|| format!("cannot access `{}`", path.display())),
     }
 }
@@ -239,9 +262,17 @@ fn other_names(layer: &Layer, found: &Several, changed: &BTreeSet<PathText>) -> 
         for directory in directories {
             let whole = layer.at.join(directory);
             let unreadable = || format!("cannot read the directory `{}`", whole.display());
-            for entry in std::fs::read_dir(&whole).with_context(unreadable)? {
+            // What others remove meanwhile is no other name.
+            let entries = match std::fs::read_dir(&whole) {
+                Err(error) if is_absence(&error) => continue,
+                entries => entries.with_context(unreadable)?,
+            };
+            for entry in entries {
                 let entry = entry.with_context(unreadable)?;
-                let metadata = entry.metadata().with_context(unreadable)?;
+                let metadata = match entry.metadata() {
+                    Err(error) if is_absence(&error) => continue,
+                    metadata => metadata.with_context(unreadable)?,
+                };
                 if metadata.is_file() && metadata.ino() == *inode {
                     others.push(PathText::new(directory.join(entry.file_name())));
                 }

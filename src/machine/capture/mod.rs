@@ -29,7 +29,7 @@ pub use scratch::clear_leftovers;
 /// A view that is mounted. Its directories are removed when it is dropped.
 pub struct Capture {
     layers: Vec<Layer>,
-    mounts: Arc<Mounts>,
+    mounts: Option<Arc<Mounts>>,
     closed: Vec<PathBuf>,
     scratch: Scratch,
 }
@@ -39,6 +39,8 @@ pub struct Capture {
 struct Layer {
     /// Where it is mounted.
     at: PathBuf,
+    /// The number of the file system.
+    device: u64,
     /// Where changes go.
     upper: PathBuf,
     /// What else is mounted below it.
@@ -65,12 +67,18 @@ impl Capture {
         }
         let sockets = sockets::closed(allow);
         let (layers, mounts) = view::mount(scratch.path(), state, &sockets)?;
-        Ok(Self { layers, mounts: Arc::new(mounts), closed: sockets, scratch })
+        Ok(Self { layers, mounts: Some(Arc::new(mounts)), closed: sockets, scratch })
     }
 
-    /// The mounts that a command has to be started with.
-    pub fn mounts(&self) -> Arc<Mounts> {
+    /// The mounts that a command has to be started with; none once they are gone.
+    pub fn mounts(&self) -> Option<Arc<Mounts>> {
         self.mounts.clone()
+    }
+
+    /// Takes the mounts away; what the command left stays. An overlay holds each file of its lower side that was looked
+    /// up: what is replaced or removed there gives its room back only without it.
+    pub fn unmount(&mut self) {
+        self.mounts = None;
     }
 
     /// The sockets that the command could not reach.

@@ -4,6 +4,7 @@
 
 use std::cell::Cell;
 use std::fs::File;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow};
@@ -132,6 +133,8 @@ impl View<'_> {
             }
             match self.overlay(&path, &below(root, &path), flags) {
                 Err(_) if self.holds_mounts(&path) => layers.extend(self.within(&path, root, flags)?),
+                // It is gone meanwhile.
+                Err(_) if !is_directory(&path) => {}
                 layer => layers.push(layer?),
             }
         }
@@ -185,9 +188,11 @@ impl View<'_> {
                 .with_context(|| format!("cannot create `{}`", directory.display()))?;
         }
         copy_metadata(lower, &upper)?;
+        let device =
+            std::fs::metadata(lower).with_context(|| format!("cannot access `{}`", lower.display()))?.dev();
         let options = if self.is_of_users { OPTIONS_OF_USERS } else { OPTIONS };
         mount::mount_overlay(&Sides { lower, upper: &upper, work: &work }, at, options, flags)?;
-        Ok(Layer { at: lower.to_owned(), upper, inner: Vec::new() })
+        Ok(Layer { at: lower.to_owned(), device, upper, inner: Vec::new() })
     }
 }
 
@@ -213,6 +218,7 @@ fn enter(root: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Capture;
     use super::*;
 
     #[test]
@@ -242,5 +248,34 @@ mod tests {
             mounting.join().unwrap()
         });
         assert!(ats.contains(&PathBuf::from("/")) && !ats.contains(&gone), "{ats:?}");
+    }
+
+    #[test]
+    #[ignore = "needs root"]
+    fn a_mount_that_goes_while_the_command_runs_is_no_difference() {
+        let directory = tempfile::tempdir_in("/var/tmp").unwrap();
+        let [state, at] = ["state", "gone"].map(|name| directory.path().join(name));
+        for is_changed in [false, true] {
+            let found = std::thread::scope(|scope| {
+                let run = scope.spawn(|| {
+                    separate_mounts().unwrap();
+                    std::fs::create_dir(&at).unwrap();
+                    mount_new("none", &at, "tmpfs", MountFlags::empty(), None).unwrap();
+                    let capture = Capture::prepare(&state, &[]).unwrap();
+                    let layer = capture.layers.iter().find(|layer| layer.at == at).unwrap();
+                    if is_changed {
+                        std::fs::write(layer.upper.join("new"), "").unwrap();
+                    }
+                    unmount(&at, UnmountFlags::DETACH).unwrap();
+                    std::fs::remove_dir(&at).unwrap();
+                    capture.differences(&|_| false)
+                });
+                run.join().unwrap()
+            });
+            match found {
+                Ok(differences) => assert!(!is_changed && differences.is_empty(), "{differences:?}"),
+                Err(error) => assert!(is_changed && error.to_string().contains("unmounted"), "{error:#}"),
+            }
+        }
     }
 }

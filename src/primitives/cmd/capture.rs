@@ -99,7 +99,7 @@ impl Run<'_> {
             self.host.session().check_interruption()?;
             self.refuse_half_made(&target)?;
         }
-        let (change, ended, capture) = match self.run_captured(options, &limits, source) {
+        let (change, ended, mut capture) = match self.run_captured(options, &limits, source) {
             // What earlier changes would bring may be missing.
             Err(error) if dry_run && self.host.would_have_changed() => {
                 let reason = format!("{error:#}");
@@ -115,7 +115,10 @@ impl Run<'_> {
                 .reporter()
                 .note(format!("`{label}` was previewed without what the changes before it would bring"));
         }
-        let applied = change.map_or(Ok(()), |change| self.apply(change, &limits));
+        let applied = change.map_or(Ok(()), |change| {
+            capture.unmount();
+            self.apply(change, &limits)
+        });
         self.host.seen().world.remove(capture);
         applied.map(|()| Some(ended))
     }
@@ -171,7 +174,7 @@ impl Run<'_> {
         let world = &session.world;
         let capture = Capture::prepare(world.state_directory(), &options.allow)?;
         let mut attempts = self.attempts()?;
-        attempts.command.mounts = Some(capture.mounts());
+        attempts.command.mounts = capture.mounts();
         let ended = run(&mut attempts, world, capture.closed_sockets())?;
         drop(attempts);
         for survivor in &ended.left_behind {
