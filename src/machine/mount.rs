@@ -1,8 +1,10 @@
 //! Mounted file systems: a list of them, and overlays that this process mounts and unmounts.
 
+#![expect(unsafe_code, reason = "mounts, a root and a working directory for one thread")]
+
 use std::ffi::CString;
 use std::ffi::OsString;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 
@@ -10,6 +12,8 @@ use anyhow::{Context as _, Result};
 use rustix::fs::{AtFlags, CWD, StatxFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::process::{chroot, fchdir};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 use crate::failure::{Failure, FailureKind};
 
@@ -47,6 +51,36 @@ pub struct Mounts {
     /// The directory that is the root among them. That of the namespace is another one where this process is in a
     /// chroot.
     pub root: OwnedFd,
+}
+
+impl Mounts {
+    /// Acts on a thread that sees these mounts; its root is theirs. What it starts sees them, too.
+    ///
+    /// # Errors
+    /// When the kernel refuses, or the thread cannot be started.
+    pub fn among<T: Send>(&self, act: impl FnOnce() -> T + Send) -> std::io::Result<T> {
+        let enter = || {
+            separate_thread(UnshareFlags::empty())?;
+            move_into_link_name_space(self.name_space.as_fd(), Some(LinkNameSpaceType::Mount))?;
+            fchdir(&self.root)?;
+            chroot(c".")
+        };
+        std::thread::scope(|scope| {
+            let acting = std::thread::Builder::new().spawn_scoped(scope, || enter().map(|()| act()))?;
+            let ended = acting.join().map_err(|_| std::io::Error::other("a thread ended early"))?;
+            Ok(ended?)
+        })
+    }
+}
+
+/// Gives this thread a root and a working directory of its own, and what else is named.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn separate_thread(also: UnshareFlags) -> rustix::io::Result<()> {
+    debug_assert!(UnshareFlags::NEWNS.contains(also), "nothing else is safe for a single thread");
+    // SAFETY: the flags give this thread its own mounts, root and working directory; no descriptor is touched.
+    unsafe { unshare_unsafe(UnshareFlags::FS | also) }
 }
 
 /// Where what a file system holds is kept.

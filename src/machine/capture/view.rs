@@ -1,7 +1,5 @@
 //! Mounts the view of one captured command, in a mount namespace that is entered through its descriptor.
 
-#![expect(unsafe_code, reason = "a mount namespace for the thread that mounts the view")]
-
 use std::cell::Cell;
 use std::fs::File;
 use std::os::unix::fs::MetadataExt as _;
@@ -13,7 +11,7 @@ use rustix::mount::{
     mount_change, mount_remount, unmount,
 };
 use rustix::process::{chdir, pivot_root};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::UnshareFlags;
 
 use super::Layer;
 use crate::machine::clone::root::{below, copy_metadata};
@@ -44,8 +42,7 @@ pub(super) fn mount(scratch: &Path, state: &Path, closed: &[PathBuf]) -> Result<
 
 /// Gives this thread mounts of its own.
 fn separate_mounts() -> Result<()> {
-    // SAFETY: the flags give this thread its own mounts, root and working directory; no descriptor is touched.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }
+    mount::separate_thread(UnshareFlags::NEWNS)
         .and_then(|()| mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC))
         .context("cannot separate mounts")
 }

@@ -1,5 +1,4 @@
 //! What happens when the disk is full, read-only or mounted upon, and when a user works against kkrun.
-#![expect(unsafe_code, reason = "a mount namespace for the thread of a test")]
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,16 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Result;
 use rustix::fs::{CWD, IFlags, RenameFlags, ioctl_setflags, renameat_with};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change, mount_remount};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::UnshareFlags;
 
 use super::testing::*;
 use super::*;
 use crate::failure::FailureKind;
+use crate::machine::mount::separate_thread;
 
 /// Gives the thread of the test its own mounts: they are invisible outside it and disappear with it.
 fn mounts_of_its_own() {
-    // SAFETY: the flag gives this thread its own mounts and working directory; no descriptor is touched.
-    unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.unwrap();
+    separate_thread(UnshareFlags::NEWNS).unwrap();
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).unwrap();
 }
 

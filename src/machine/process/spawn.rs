@@ -49,7 +49,10 @@ pub(super) fn spawn(processes: &Processes, command: &Command, ends: Ends) -> Res
     };
     let started = match (becomes, &command.mounts) {
         (None, None) => start.spawn(),
-        (account, mounts) => start.fork(account, mounts.clone()),
+        (None, Some(mounts)) => {
+            mounts.among(|| start.spawn()).unwrap_or_else(|error| Err(Stage::Mounts.of_error(error)))
+        }
+        (Some(account), mounts) => start.fork(account, mounts.clone()),
     };
     started.map_err(|error| explain(&error, command, account, &program))
 }

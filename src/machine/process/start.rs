@@ -1,5 +1,5 @@
 //! Starts a program: by `posix_spawn`, which copies none of this process's memory, or forked for a command that
-//! becomes another user or sees other mounts.
+//! becomes another user.
 
 #![expect(
     unsafe_code,
@@ -76,6 +76,11 @@ impl Stage {
         io::Error::from_raw_os_error(error.raw_os_error() | ((self as i32) << 16))
     }
 
+    /// An error of this stage from outside of the child.
+    pub(super) fn of_error(self, error: io::Error) -> io::Error {
+        Errno::from_io_error(&error).map_or(error, |errno| self.failed(errno))
+    }
+
     pub(super) fn of(error: &io::Error) -> (Self, io::Error) {
         let number = error.raw_os_error().unwrap_or_default();
         let stage = usize::try_from(number >> 16).ok().and_then(|at| STAGES.get(at)).copied();
@@ -138,19 +143,17 @@ impl Start<'_> {
         })
     }
 
-    /// Starts it as another user, with all groups, or where other mounts are seen. `posix_spawn` can do neither. A child
-    /// must not become the user while it shares our memory, nor may a thread of ours, which the user could then end
-    /// with a signal.
-    pub(super) fn fork(self, account: Option<&Account>, mounts: Option<Arc<Mounts>>) -> io::Result<Child> {
+    /// Starts it as another user, with all groups, where other mounts are seen if some are given. `posix_spawn` cannot do
+    /// that. A child must not become the user while it shares our memory, nor may a thread of ours, which the user could
+    /// then end with a signal.
+    pub(super) fn fork(self, account: &Account, mounts: Option<Arc<Mounts>>) -> io::Result<Child> {
         let mut command = std::process::Command::new(self.program);
         command.arg0(&self.argv[0]).args(&self.argv[1..]).env_clear();
         command.envs(self.variables.into_iter().map(|(name, value)| (name, value.into_os_string())));
         command.stdin(self.ends.stdin).stdout(self.ends.stdout).stderr(self.ends.stderr);
         let own_session = self.own_session;
-        let identity = account.map(|account| {
-            let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
-            (groups, Uid::from_raw(account.uid), Gid::from_raw(account.gid))
-        });
+        let groups: Vec<Gid> = account.groups.iter().copied().map(Gid::from_raw).collect();
+        let (uid, gid) = (Uid::from_raw(account.uid), Gid::from_raw(account.gid));
         let directory = c_string(self.directory.path.as_os_str())?;
         let is_required = self.directory.is_required;
         let prepare = move || {
@@ -163,13 +166,10 @@ impl Start<'_> {
                     .and_then(|()| chroot(c"."))
                     .map_err(|error| Stage::Mounts.failed(error))?;
             }
-            if let Some((groups, uid, gid)) = &identity {
-                let (uid, gid) = (*uid, *gid);
-                set_thread_groups(groups)
-                    .and_then(|()| set_thread_res_gid(gid, gid, gid))
-                    .and_then(|()| set_thread_res_uid(uid, uid, uid))
-                    .map_err(|error| Stage::Identity.failed(error))?;
-            }
+            set_thread_groups(&groups)
+                .and_then(|()| set_thread_res_gid(gid, gid, gid))
+                .and_then(|()| set_thread_res_uid(uid, uid, uid))
+                .map_err(|error| Stage::Identity.failed(error))?;
             match chdir(&*directory) {
                 Err(error) if is_required => Err(Stage::Directory.failed(error)),
                 Err(_) => chdir(c"/").map_err(|error| Stage::Directory.failed(error)),
