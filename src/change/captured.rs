@@ -9,6 +9,7 @@
 //! makes of these is known once it has ended; from then on the change is like any other of this kind.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -125,17 +126,19 @@ impl CapturedChange {
         parts.flat_map(Part::paths).collect()
     }
 
-    /// How many files have a new content, and how much that is.
+    /// How many files have a new content, and how much of the disk that takes until it is applied.
     pub fn size(&self) -> TreeSize {
         let mut size = TreeSize::default();
-        for part in self.source.iter().flat_map(|source| &source.parts) {
+        for (part, upper) in self.source.iter().flat_map(|source| source.parts.iter().zip(&source.uppers)) {
             for name in &part.changed {
-                let [before, after] = [&part.before, &part.after].map(|side| side.get_alone(name.as_path()));
-                if let Some(FileState::File { sha256, size: bytes, .. }) = after
-                    && before.and_then(FileState::sha256) != Some(*sha256)
+                let before = part.before.get_alone(name.as_path()).and_then(FileState::sha256);
+                if let Some(FileState::File { sha256, size: bytes, .. }) = part.after.get(name.as_path())
+                    && before != Some(*sha256)
                 {
+                    // Holes take nothing.
+                    let taken = std::fs::symlink_metadata(upper.join(name)).map(|held| held.blocks() * 512);
                     size.files += 1;
-                    size.bytes += bytes;
+                    size.bytes += taken.map_or(*bytes, |taken| taken.min(*bytes));
                 }
             }
         }
@@ -214,7 +217,7 @@ impl CapturedChange {
         let mut planned = Vec::new();
         for part in parts.iter() {
             let now = part.observe()?;
-            restored.was_before &= part.is_as(&now, &part.before);
+            restored.was_before &= part.is_exactly(&now, &part.before);
             let conflicts = part.conflicts(&now)?;
             planned.push((part, now, conflicts));
         }
@@ -351,8 +354,22 @@ impl Part {
         Ok(Manifest::observe_several(&self.root, &self.names(), &BTreeSet::new())?.manifest)
     }
 
+    /// The same, with the time of each file of which nothing else was changed.
+    fn is_exactly(&self, now: &Manifest, side: &Manifest) -> bool {
+        let time = |manifest: &Manifest, name: &PathText| match manifest.get(name.as_path()) {
+            Some(FileState::File { metadata, .. }) => Some(metadata.mtime),
+            _ => None,
+        };
+        let is_time_alone = |name: &&PathText| {
+            let [before, after] = [&self.before, &self.after].map(|side| side.get(name.as_path()));
+            before.zip(after).is_some_and(|(before, after)| before.same_as(after))
+        };
+        self.is_as(now, side)
+            && self.changed.iter().filter(is_time_alone).all(|name| time(now, name) == time(side, name))
+    }
+
     /// Whether what is there now is as one side has it, at the changed paths.
-    pub(super) fn is_as(&self, now: &Manifest, side: &Manifest) -> bool {
+    fn is_as(&self, now: &Manifest, side: &Manifest) -> bool {
         self.changed.iter().all(|name| match (now.get(name.as_path()), side.get(name.as_path())) {
             (Some(now), Some(side)) => now.same_as(side),
             (None, None) => true,
@@ -690,8 +707,8 @@ impl Kind for CapturedChange {
         let (mut is_before, mut is_after, mut conflicts) = (true, true, Vec::new());
         for part in parts.iter() {
             let now = part.observe()?;
-            is_before &= part.is_as(&now, &part.before);
-            is_after &= part.is_as(&now, &part.after);
+            is_before &= part.is_exactly(&now, &part.before);
+            is_after &= part.is_exactly(&now, &part.after);
             let path = |name: &PathText| entry_path(&part.root, name.as_path());
             let found = part.conflicts(&now)?;
             conflicts.extend(found.iter().map(|(name, why)| format!("{}: {why}", path(name).display())));

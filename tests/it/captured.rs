@@ -168,6 +168,33 @@ fn names_of_one_file_attributes_and_holes_are_applied_and_undone() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_time_alone_is_applied_and_undone() {
+    is_applied_and_undone(|place| place.write("m/one", "one\n"), "touch -d 2001-01-01 @/m/one");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_attribute_that_the_command_sets_is_no_mark_of_its_overlay() {
+    let set = "python3 -c 'import os; os.setxattr(\"@/m/d\", \"user.overlay.opaque\", b\"y\")'";
+    let place = captured(&format!("{set}; echo new > @/m/d/new"));
+    place.write("m/d/old", "old\n");
+    place.run("plan.rhai").ends(0);
+    assert_eq!((place.read("m/d/old").as_str(), place.read("m/d/new").as_str()), ("old\n", "new\n"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_command_that_wrote_much_says_how_much() {
+    let place = captured("mkdir -p @/m; truncate -s 1G @/m/holes");
+    place.run("plan.rhai").ends(0).never_says("wrote");
+    let place = captured("mkdir -p @/m; fallocate -l 256M @/m/large; echo small > @/m/small");
+    place.run("plan.rhai").ends(0).says("`it` wrote 2 files, 269 MB").says("state` holds them");
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/large"));
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_name_that_is_written_is_parted_from_the_others_and_comes_back() {
     let place = captured("echo new > @/m/one");
     place.write("m/one", "old\n");

@@ -30,11 +30,10 @@ pub struct Difference {
     pub modified_meanwhile: BTreeSet<PathText>,
 }
 
-/// The mark of a directory below which nothing of the lower side is seen; in a user namespace it has the other name.
-/// Source: overlayfs.rst.
-const OPAQUE: [&str; 2] = ["trusted.overlay.opaque", "user.overlay.opaque"];
-/// The flags of an immutable or append-only file, likewise. Source: fs/overlayfs/overlayfs.h.
-const PROTECTED: [&str; 2] = ["trusted.overlay.protattr", "user.overlay.protattr"];
+/// The mark of a directory below which nothing of the lower side is seen. Source: overlayfs.rst.
+const OPAQUE: &str = "overlay.opaque";
+/// The flags of an immutable or append-only file. Source: fs/overlayfs/overlayfs.h.
+const PROTECTED: &str = "overlay.protattr";
 
 /// What differs in a layer; none if nothing does. A file that was only opened for writing, and a directory in which
 /// something came and went, are no difference.
@@ -150,11 +149,11 @@ impl Left<'_> {
                     .into());
                 }
                 FileState::Directory { .. } => {
-                    covered.is_none() && (has_attribute(&held, OPAQUE)? || !is_directory(&at)?)
+                    covered.is_none() && (self.has_mark(&held, OPAQUE)? || !is_directory(&at)?)
                 }
                 _ => true,
             };
-            if has_attribute(&held, PROTECTED)? {
+            if self.has_mark(&held, PROTECTED)? {
                 return Err(Failure::new(format!(
                     "cannot capture `{}`: the command made it immutable or append-only",
                     PathText::new(&at)
@@ -172,6 +171,20 @@ impl Left<'_> {
         }
         Ok(())
     }
+
+    /// Whether the kernel gave this mark. A command can set attributes of users: they are marks in their overlays alone.
+    fn has_mark(&self, path: &Path, mark: &str) -> Result<bool> {
+        let owner = if self.layer.is_of_users { "user" } else { "trusted" };
+        match rustix::fs::lgetxattr_query(path, format!("{owner}.{mark}")) {
+            Ok(length) => Ok(length > 0),
+            // A symlink has none of a user.
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(false),
+            Err(error) => {
+                let unread = || format!("cannot read the attributes of `{}`", path.display());
+                Err(error).with_context(unread)
+            }
+        }
+    }
 }
 
 /// Whether this character device is the mark of a deletion. Source: overlayfs.rst.
@@ -187,21 +200,6 @@ fn is_directory(path: &Path) -> Result<bool> {
         Err(error) if is_absence(&error) => Ok(false),
         Err(error) => Err(error).with_context(|| format!("cannot access `{}`", path.display())),
     }
-}
-
-fn has_attribute(path: &Path, names: [&str; 2]) -> Result<bool> {
-    for name in names {
-        match rustix::fs::lgetxattr_query(path, name) {
-            Ok(1..) => return Ok(true),
-            // A symlink has none of a user.
-            Ok(0) | Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => {}
-            Err(error) => {
-                let unread = || format!("cannot read the attributes of `{}`", path.display());
-                return Err(error).with_context(unread);
-            }
-        }
-    }
-    Ok(false)
 }
 
 /// The upper side does not have the flags of the lower one; what is new has those of its directory.

@@ -41,6 +41,8 @@ struct Layer {
     at: PathBuf,
     /// The number of the file system.
     device: u64,
+    /// Mounted in a user namespace, where the overlay has attributes of users.
+    is_of_users: bool,
     /// Where changes go.
     upper: PathBuf,
     /// What else is mounted below it.

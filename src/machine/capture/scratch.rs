@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use rustix::mount::{MountFlags, UnmountFlags, unmount};
 
+use crate::machine::files::remove_tree;
+
 /// The directory in the state directory that holds those of all captured commands.
 const NAME: &str = "captures";
 /// The name of what is mounted in one of them.
@@ -101,11 +103,8 @@ pub fn clear_leftovers(state: &Path) -> Result<()> {
             Ok(()) => {
                 // Nothing is mounted there unless it was on an overlay.
                 let _ = unmount(path.join(MEMORY), UnmountFlags::DETACH);
-                match std::fs::remove_dir_all(&path) {
-                    // Its own command removed it just now.
-                    Err(error) if error.kind() == ErrorKind::NotFound => {}
-                    removed => removed.with_context(named)?,
-                }
+                // Fine if its own command removed it just now.
+                remove_tree(&path, None).with_context(named)?;
             }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error).with_context(named),

@@ -189,7 +189,8 @@ impl View<'_> {
             std::fs::metadata(lower).with_context(|| format!("cannot access `{}`", lower.display()))?.dev();
         let options = if self.is_of_users { OPTIONS_OF_USERS } else { OPTIONS };
         mount::mount_overlay(&Sides { lower, upper: &upper, work: &work }, at, options, flags)?;
-        Ok(Layer { at: lower.to_owned(), device, upper, inner: Vec::new() })
+        let is_of_users = self.is_of_users;
+        Ok(Layer { at: lower.to_owned(), device, is_of_users, upper, inner: Vec::new() })
     }
 }
 
