@@ -64,6 +64,20 @@ const ROWS: &[Row] = &[
         parts: &[FIRST, NOTHING, PREVIEW, ROLLBACK],
     },
     Row {
+        what: "captured commands",
+        sizes: &[10, 100, 1_000],
+        make: |at, size| {
+            in_one_step(at, size, "cmd::run([\"/bin/true\"], #{ label: \"it\", capture: #{} });");
+        },
+        parts: &[FIRST, NOTHING],
+    },
+    Row {
+        what: "files of a captured cp",
+        sizes: &[100, 1_000, 10_000],
+        make: captured,
+        parts: &[FIRST, NOTHING, ROLLBACK],
+    },
+    Row {
         what: "changes to one file",
         sizes: CHANGES,
         make: |at, size| {
@@ -98,7 +112,10 @@ fn main() {
     let scratch = tempfile::tempdir_in(trusted_directory()).expect("a scratch directory");
     let at = scratch.path();
     let mut over = 0;
-    for row in ROWS {
+    let is_root = rustix::process::geteuid().is_root();
+    let only = std::env::args().skip(1).find(|word| !word.starts_with('-'));
+    let is_asked_for = |row: &&Row| only.as_ref().is_none_or(|only| row.what.contains(only));
+    for row in ROWS.iter().filter(is_asked_for).filter(|row| is_root || !row.what.contains("captured")) {
         let mut before: Vec<f64> = Vec::new();
         for size in row.sizes {
             let expected = before.iter().sum::<f64>() * 10.0;
@@ -189,6 +206,18 @@ fn mirror(at: &Path, size: u32) {
     }
     let to = at.join("to");
     in_one_step(at, 1, &format!("file::mirror(\"{}\", \"{}\");", from.display(), to.display()));
+}
+
+/// A captured command that replaces every other one of so many files, and makes the others.
+fn captured(at: &Path, size: u32) {
+    mirror(at, size);
+    for number in (0..size).step_by(2) {
+        let directory = at.join("to").join((number / 100).to_string());
+        fs::create_dir_all(&directory).expect("a directory");
+        write(&directory.join(number.to_string()), "old\n");
+    }
+    let copies = format!("cmd::run([\"cp\", \"-a\", \"{0}/from/.\", \"{0}/to\"]", at.display());
+    in_one_step(at, 1, &format!("{copies}, #{{ label: \"it\", capture: #{{}} }});"));
 }
 
 /// A command that prints so many megabytes, a line of 64 bytes after the other.

@@ -66,6 +66,10 @@ fn main() {
     ];
     if is_root {
         rows.insert(0, typed(noop(at, "no-op 7 as typed", 7)));
+        rows.push(captured_files(at));
+    }
+    if let Some(only) = std::env::args().skip(1).find(|word| !word.starts_with('-')) {
+        rows.retain(|row| row.name.contains(&only));
     }
     let mut over = 0;
     for row in &rows {
@@ -206,6 +210,23 @@ fn thousand_commands(at: &Path) -> Row {
     let (kkrun, bash, make) = plan(&at, 1, "for i in $(seq 1000); do /bin/true; done\n", rhai);
     let reset = Box::new(move || forget(&at));
     Row { name: "1000 x true", budget: Budget::Bash(0.85), pairs: 5, reset, kkrun, bash, make: Some(make) }
+}
+
+/// What a captured command wrote is written twice, read, and synced; the script does the same once.
+fn captured_files(at: &Path) -> Row {
+    let at = at.join("captured");
+    for number in 0..1_000 {
+        write(&at.join(format!("from/{}/{number}", number / 100)), &format!("{number}\n"));
+    }
+    let copy = format!("cp -a {0}/from {0}/to", text(&at));
+    let words = copy.replace(' ', "\", \"");
+    let rhai = format!("cmd::run([\"{words}\"], #{{ label: \"it\", capture: #{{}} }});\n");
+    let (kkrun, bash, _) = plan(&at, 1, &format!("{copy}\nsync -f {}\n", text(&at)), &rhai);
+    let reset = Box::new(move || {
+        forget(&at);
+        drop(fs::remove_dir_all(at.join("to")));
+    });
+    Row { name: "1000 captured", budget: Budget::Bash(4.0), pairs: 5, reset, kkrun, bash, make: None }
 }
 
 fn line(at: &Path, name: &'static str, lines: usize, budget: f64) -> Row {
