@@ -132,38 +132,35 @@ pub struct DesiredUser {
 }
 
 impl DesiredUser {
-    /// What a user lacks of it, in a few words each.
+    /// What has to be done to a user, in a few words each.
     fn lacking(&self, facts: &UserFacts) -> Vec<String> {
         let mut lacking = Vec::new();
         if let Some(uid) = self.uid.filter(|uid| *uid != facts.uid) {
-            lacking.push(format!("number {} instead of {uid}", facts.uid));
+            lacking.push(format!("number {} → {uid}", facts.uid));
         }
         if let Some(home) = self.home.as_ref().filter(|home| **home != facts.home) {
-            lacking.push(format!("home {} instead of {home}", facts.home));
+            lacking.push(format!("home {} → {home}", facts.home));
         }
         if (self.home.is_some() || self.home_mode.is_some()) && facts.home_mode.is_none() {
-            lacking.push(format!("no directory {}", facts.home));
+            lacking.push(format!("make {}", facts.home));
         } else if let Some(mode) =
             self.home_mode.as_ref().filter(|mode| facts.home_mode.as_ref() != Some(mode))
         {
-            lacking.push(format!(
-                "home mode {} instead of {mode}",
-                facts.home_mode.as_deref().unwrap_or("none")
-            ));
+            lacking.push(format!("home mode {} → {mode}", facts.home_mode.as_deref().unwrap_or("none")));
         }
         if let Some(shell) = self.shell.as_ref().filter(|shell| **shell != facts.shell) {
-            lacking.push(format!("shell {} instead of {shell}", facts.shell));
+            lacking.push(format!("shell {} → {shell}", facts.shell));
         }
         let groups: Vec<&str> = self.groups_lacking(facts).collect();
         if !groups.is_empty() {
-            lacking.push(format!("not in {}", groups.join(", ")));
+            lacking.push(format!("add to {}", groups.join(", ")));
         }
         let left: Vec<&str> = self.groups_to_leave(facts).collect();
         if !left.is_empty() {
-            lacking.push(format!("still in {}", left.join(", ")));
+            lacking.push(format!("take out of {}", left.join(", ")));
         }
         if self.password.is_some() && self.password != facts.password {
-            lacking.push("another password".to_owned());
+            lacking.push("set the password".to_owned());
         }
         lacking
     }
@@ -306,6 +303,11 @@ impl UserChange {
         let left = Self::leaving(name, &desired, is_new)?;
         let inverse = UserInverse { name: name.to_owned(), home, mail: mail_of(name).exists(), record, left };
         Ok(Some(Self { before, after: desired, inverse }))
+    }
+
+    /// Whether the user is not there before.
+    pub fn makes_user(&self) -> bool {
+        self.before == UserState::Absent
     }
 
     /// The lists that the user would leave.
@@ -925,18 +927,18 @@ mod tests {
         assert_eq!(
             all.lacking(&facts()),
             [
-                "number 1001 instead of 5",
-                "home /home/kim instead of /srv/kim",
-                "home mode 0750 instead of 0700",
-                "shell /bin/bash instead of /bin/sh",
-                "not in vide",
-                "still in video",
-                "another password",
+                "number 1001 → 5",
+                "home /home/kim → /srv/kim",
+                "home mode 0750 → 0700",
+                "shell /bin/bash → /bin/sh",
+                "add to vide",
+                "take out of video",
+                "set the password",
             ]
         );
         let homeless = UserFacts { home_mode: None, ..facts() };
         let desired = DesiredUser { home_mode: Some("0750".to_owned()), ..DesiredUser::default() };
-        assert_eq!(desired.lacking(&homeless), ["no directory /home/kim"]);
+        assert_eq!(desired.lacking(&homeless), ["make /home/kim"]);
     }
 
     #[test]

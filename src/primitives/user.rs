@@ -244,10 +244,15 @@ fn make(host: &Host, name: &str, options: Options, password: Option<&AskedPasswo
     if let Some(shell) = &desired.shell {
         check_shell(host, name, shell.as_path())?;
     }
+    // In a dry run: groups that do not exist yet, and will by then.
+    let mut to_come = Vec::new();
     for group in &desired.groups {
         let is_to_come = would_have_changed(host, &Target::Group(group.clone()))
             || would_have_changed(host, &Target::User(group.clone()));
-        if !is_to_come && Group::by_name(group)?.is_none() {
+        let is_missing = Group::by_name(group)?.is_none();
+        if is_to_come && is_missing {
+            to_come.push(group.clone());
+        } else if is_missing {
             bail!(
                 Failure::new(format!("group `{group}` not found"))
                     .kind(FailureKind::Missing)
@@ -258,10 +263,31 @@ fn make(host: &Host, name: &str, options: Options, password: Option<&AskedPasswo
     let target = Target::User(name.to_owned());
     let user = |change| if let Some(Change::User(change)) = change { Some(change) } else { None };
     let (in_part, half_undone) = (user(doubtful(host, &target)?), user(half_undone(host, &target)?));
+    desired.groups.retain(|group| !to_come.contains(group));
     let Some(change) = UserChange::towards(name, desired, in_part, half_undone.as_ref())? else {
+        if !to_come.is_empty() {
+            let summary = format!("change the user {name} (add to {})", to_come.join(", "));
+            host.session().note_change(target, summary);
+            return Ok(true);
+        }
         return Ok(false);
     };
+    if change.makes_user() && is_named_by_command(host, name) {
+        let change = Change::User(change);
+        host.session().might_make(target, change.kind().summary());
+        return Ok(true);
+    }
     host.session().perform(&Change::User(change), Payload::Nothing)
+}
+
+/// Whether a command that a dry run did not run names this user: it may be what makes it.
+fn is_named_by_command(host: &Host, name: &str) -> bool {
+    let names = |label: &str| label.split_whitespace().any(|word| word == name);
+    host.dry_run()
+        && host.seen().would_change().iter().any(|would| match &would.target {
+            Target::Command(label) | Target::Captured(label) => names(label),
+            _ => false,
+        })
 }
 
 /// Refuses a login shell with which no one could log in.

@@ -48,6 +48,29 @@ fn holds(script: &str) {
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
+fn dry_run_knows_groups_and_users_that_it_predicted() {
+    holds(
+        r#"
+plan '
+group::ensure("office");
+user::ensure("kim", #{ groups: ["office"] });
+user::ensure("daemon", #{ groups: ["office"] });
+file::make_dir("/srv/office", #{ owner: "kim", group: "office" });
+cmd::run(["useradd", "lee"], #{ unless: || user::exists("lee"), capture: #{} });
+user::ensure("lee", #{ shell: "/bin/sh" });
+'
+kkrun --dry-run p.rhai >said 2>&1 || true
+for line in 'would make the group office' 'would make the user kim with /home/kim' \
+    'would change the user daemon (add to office)' 'would make /srv/office' 'might make the user lee'; do
+    grep -qF "$line" said || { cat said; exit 1; }
+done
+! grep 'not predictable' said
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
 fn user_who_got_a_password_since_is_completed_and_not_replaced() {
     holds(
         r#"

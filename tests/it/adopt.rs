@@ -60,7 +60,7 @@ fn a_script_becomes_a_plan_that_reproduces_it_changes_nothing_again_and_rolls_ba
     let said = said(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("the plan reproduces 18 of 18 differences"), "{said}");
-    assert!(said.contains("a second run changes nothing, and a rollback leaves the base"), "{said}");
+    assert!(said.contains("a second run changes nothing; after a rollback all is as before"), "{said}");
     assert_eq!(place.read("01_packages.rhai").lines().last(), Some("pkg::install([\"jq\"]);"));
     let user = place.read("02_user.rhai");
     assert!(
@@ -88,7 +88,7 @@ fn the_setup_of_a_whole_machine_becomes_a_plan_without_its_secrets() {
     let said = said(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(said.contains("the plan reproduces 45 of 45 differences"), "{said}");
-    assert!(said.contains("a second run changes nothing, and a rollback leaves the base"), "{said}");
+    assert!(said.contains("a second run changes nothing; after a rollback all is as before"), "{said}");
     assert!(!said.contains(password), "{said}");
     let found = Command::new("grep").args(["-rl", password]).arg(place.plan()).output().unwrap();
     assert_eq!(found.status.code(), Some(1), "{}", String::from_utf8_lossy(&found.stdout));
@@ -152,7 +152,7 @@ fn what_only_a_command_makes_is_run_again_captured_and_a_new_tree_is_copied_whol
     let output = place.on("prepared", &script).output().unwrap();
     let said = said(&output);
     assert_eq!(output.status.code(), Some(0), "{said}");
-    assert!(said.contains("a second run changes nothing, and a rollback leaves the base"), "{said}");
+    assert!(said.contains("a second run changes nothing; after a rollback all is as before"), "{said}");
     let step = place.read("01_files.rhai");
     assert!(step.contains("cmd::run([\"npm\", \"install\", \"-g\", "), "{step}");
     assert!(step.contains("capture: #{}"), "{step}");
@@ -179,7 +179,7 @@ fn checkouts_alternatives_special_users_and_restarts_are_what_they_are() {
     let output = place.on("prepared", &script).output().unwrap();
     let said = said(&output);
     assert_eq!(output.status.code(), Some(0), "{said}\n{}", place.read("REPORT.md"));
-    assert!(said.contains("a second run changes nothing, and a rollback leaves the base"), "{said}");
+    assert!(said.contains("a second run changes nothing; after a rollback all is as before"), "{said}");
     let written: String = std::fs::read_dir(place.plan())
         .unwrap()
         .map(|entry| entry.unwrap().path())
