@@ -42,6 +42,9 @@ pub(super) fn execute(options: &Options, wanted: cli::Adopt) -> Result<ExitCode>
     };
     let adopted = adopt::adopt(&adoption, &signals, &mut |stage| say(&reporter, stage))?;
     conclude(&reporter, &adopted);
+    if !matches!(adoption.base, Base::RunningMachine) {
+        return Ok(adopt::exit_code(&adopted));
+    }
     let plan = adoption.output.join("master.rhai");
     reporter.note(format!(
         "next: `kkrun {} --dry-run` shows what a run would change on this machine",

@@ -119,7 +119,11 @@ fn preview_one(
     if let Some(loss) = loss_of(session, known, &change, recorded)?.filter(|loss| !request.grants(loss.class))
     {
         row.class = loss.class.purge_word();
-        return Ok(Undone::Kept(format!("kept unless agreed to: {}", loss.what)));
+        let way = match row.class {
+            Some(word) => format!("the rollback asks, or `--purge {word}` allows it"),
+            None => "the rollback asks".to_owned(),
+        };
+        return Ok(Undone::Kept(format!("{}; {way}", loss.what)));
     }
     if let Some(missing) = missing_backup(session, known, &change) {
         return Err(missing);
