@@ -166,6 +166,9 @@ impl Source {
                 "looked in the working directory, in {INSTALLED} and among the built-in scripts: {}",
                 built_in_scripts().join(", ")
             ));
+            if typed.extension().is_none() {
+                failure = failure.hint("`kkrun --help` lists the commands");
+            }
         }
         Err(failure.into())
     }

@@ -315,6 +315,7 @@ fn what_is_nearly_a_command_or_a_script_is_named() {
     place.run("statsu").ends(2).says("unknown command `statsu`").says("did you mean `kkrun status`?");
     place.run("plna.rhai").ends(2).says("script `plna.rhai` not found").says("did you mean `plan.rhai`?");
     place.run("plan").ends(2).says("script `plan` not found").says("did you mean `plan.rhai`?");
+    place.run("undo").ends(2).says("script `undo` not found").says("`kkrun --help` lists the commands");
     let alone = std::process::Command::new(env!("CARGO_BIN_EXE_kkrun")).output().unwrap();
     place.ran(&alone).ends(2).says("Usage: kkrun").says("Commands:").never_says("error:");
     place.run("statsu.rhai").ends(2).says("did you mean `status.rhai`?");
