@@ -1,6 +1,6 @@
 //! `config::` edits a key, a line or a block of a text file and leaves every other byte alone.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
@@ -376,6 +376,7 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
         options.line(key)?;
         key_value(host, key, value, is_document(Path::new(path), options.format))?;
     }
+    refuse_one_key_twice(path, values, options)?;
     let mut options = options.clone();
     if options.mode.is_none() && values.values().any(|value| Host::secret_text(value).is_some()) {
         // The first key creates the file, so any secret among the values decides its mode.
@@ -389,6 +390,23 @@ fn set_all(host: &Host, path: &str, values: &rhai::Map, options: &Options) -> Re
         changed |= set_one(host, path, key, value, &options)?;
     }
     Ok(changed)
+}
+
+/// Refuses a map in which one key is there in two spellings.
+fn refuse_one_key_twice(path: &str, values: &rhai::Map, options: &Options) -> Result<()> {
+    let mut names: BTreeMap<String, &str> = BTreeMap::new();
+    for key in values.keys() {
+        let entry = options.line(key)?;
+        let Ok(format) = recognise(Path::new(path), &[], options.asked(&entry)) else { return Ok(()) };
+        if let Some(other) = names.insert(format.key_name(key), key) {
+            bail!(
+                Failure::new(format!("cannot set `{other}` and `{key}` in `{path}`: they are one key"))
+                    .kind(FailureKind::Duplicate)
+                    .hint("leave one of them out")
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Sets all of the values by one write of the file; `None` if each is to be set by itself: a single one, in a dry run,

@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
+use crate::change::in_one_form;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, Class, UnfinishedRollback};
@@ -20,12 +21,15 @@ pub struct Asked {
     /// A target is in its one form.
     pub(super) text: String,
     target: Option<Target>,
+    /// The same if the key is typed in another spelling than it was recorded in.
+    spelled: Option<Target>,
 }
 
 impl From<&str> for Asked {
     fn from(text: &str) -> Self {
         let target: Option<Target> = text.parse().ok();
-        Self { text: target.as_ref().map_or_else(|| text.to_owned(), Target::to_string), target }
+        let spelled = target.as_ref().map(in_one_form);
+        Self { text: target.as_ref().map_or_else(|| text.to_owned(), Target::to_string), target, spelled }
     }
 }
 
@@ -56,7 +60,7 @@ impl Asked {
     pub fn is_for(&self, change: &ChangeRecord) -> bool {
         self.is_for_run(&change.run)
             || change.intent.step.as_ref() == Some(&self.text)
-            || self.target.as_ref() == Some(&change.intent.target)
+            || [&self.target, &self.spelled].into_iter().flatten().any(|typed| *typed == change.intent.target)
     }
 }
 

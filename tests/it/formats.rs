@@ -390,6 +390,23 @@ fn a_document_that_no_longer_parses_is_a_conflict_of_its_rollback_and_stops_noth
 }
 
 #[test]
+fn all_spellings_of_a_key_are_one_target() {
+    let plan = r#"step::run("01", "One", || config::set("@/m/my.cnf", "bind-address", "1.1.1.1", #{ section: "mysqld" }));
+step::run("02", "Two", || config::set("@/m/my.cnf", "bind_address", "2.2.2.2", #{ section: "MYSQLD" }));"#;
+    let place = Place::new(plan).with("m/my.cnf", "[mysqld]\nbind-address = 0.0.0.0 # all\n").with(
+        "plan/twice.rhai",
+        r#"config::set("@/m/my.cnf", #{ "a-b": 1, "a_b": 2 }, #{ section: "mysqld" });"#,
+    );
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/my.cnf"), "[mysqld]\nbind-address = 2.2.2.2 # all\n");
+    place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("roll back step 02 as well");
+    let typed = format!("rollback line:{}#[Mysqld]bind-address", shown(&place.path("m/my.cnf")));
+    place.run(&typed).ends(0).says("2 undone");
+    assert_eq!(place.read("m/my.cnf"), "[mysqld]\nbind-address = 0.0.0.0 # all\n");
+    place.run("twice.rhai").ends(1).says("cannot set `a-b` and `a_b`").says("they are one key");
+}
+
+#[test]
 fn overwriting_one_step_takes_only_what_it_must() {
     let plan = r#"step::run("01", "One", || {
     config::set("@/m/a.env", "A", 2);

@@ -150,6 +150,12 @@ impl FileEntry {
         }
     }
 
+    /// Whether both are in one section, however it is spelled.
+    pub fn is_in_the_section_of(&self, other: &Self) -> bool {
+        let name = |entry: &Self| entry.section.as_deref().map(|section| entry.format.section_name(section));
+        name(self) == name(other)
+    }
+
     /// The lines it has in a file; `path` is for messages.
     ///
     /// # Errors

@@ -619,7 +619,7 @@ impl Kind for EditChange {
             if undone > file_since && other.path() == self.path() {
                 file_since = file_since.min(began);
                 made.file |= other.made().file;
-                if undone > section_since && other.inverse.entry.section == self.inverse.entry.section {
+                if undone > section_since && other.inverse.entry.is_in_the_section_of(&self.inverse.entry) {
                     section_since = section_since.min(began);
                     made = made.and(other.inverse.made);
                 }
@@ -731,13 +731,26 @@ fn as_lines(entry: Option<&[u8]>) -> Vec<u8> {
 
 /// The target of a change to an entry.
 pub fn entry_target(path: &Path, entry: &FileEntry) -> Target {
-    let (path, section) = (path.into(), entry.section.clone());
+    // Of what the program takes for one all spellings are one target.
+    let section = entry.section.as_deref().map(|section| entry.format.section_name(section));
+    let path = path.into();
     match &entry.kind {
-        EntryKind::Line { key, .. } => Target::Line { path, section, key: key.clone() },
+        EntryKind::Line { key, .. } => Target::Line { path, section, key: entry.format.key_name(key) },
         EntryKind::Block { name } => Target::Block { path, section, name: name.clone() },
         EntryKind::WholeLine { line, matching } => {
             Target::WholeLine { path, text: matching.as_ref().unwrap_or(line).clone() }
         }
+    }
+}
+
+/// The target of a key as it was typed, in the one form of its spellings if the path says the format.
+pub fn in_one_form(target: &Target) -> Target {
+    let Target::Line { path, section, key } = target else { return target.clone() };
+    let Ok(format) = recognise(path.as_path(), &[], Asked::default()) else { return target.clone() };
+    Target::Line {
+        path: path.clone(),
+        section: section.as_deref().map(|section| format.section_name(section)),
+        key: format.key_name(key),
     }
 }
 

@@ -96,6 +96,17 @@ impl Format {
         matches!(self, Self::Json | Self::Toml)
     }
 
+    /// The one name that all spellings of a key have.
+    pub fn key_name(self, key: &str) -> String {
+        String::from_utf8_lossy(&self.syntax().folded(key.as_bytes())).into_owned()
+    }
+
+    /// The one name that all spellings of a section have.
+    pub fn section_name(self, section: &str) -> String {
+        let sections = self.syntax().sections();
+        sections.map_or_else(|| section.to_owned(), |sections| sections.folded(section))
+    }
+
     /// What begins a comment, as kkrun writes one.
     pub fn comment(self) -> &'static str {
         if self.syntax().comments().starts_with(b";") { ";" } else { "#" }
@@ -193,6 +204,11 @@ pub(super) trait Syntax {
         behind.starts_with(b"#")
     }
 
+    /// The one form of all spellings of a key.
+    fn folded<'k>(&self, key: &'k [u8]) -> Cow<'k, [u8]> {
+        Cow::Borrowed(key)
+    }
+
     /// Where the value begins in a text, if this sets the key.
     fn value_at(&self, text: &[u8], key: Key<'_>) -> Option<usize>;
 
@@ -288,6 +304,11 @@ pub(super) trait Sections {
     /// Whether this header is the one of the section.
     fn is(&self, header: &[u8], section: &str) -> bool {
         header == section.as_bytes()
+    }
+
+    /// The one form of all spellings of a section.
+    fn folded(&self, section: &str) -> String {
+        section.to_owned()
     }
 
     /// Whether some program takes this header for that of the section, where the program is not known.

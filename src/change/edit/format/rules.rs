@@ -357,6 +357,10 @@ impl Syntax for Rules {
         }
     }
 
+    fn folded<'k>(&self, key: &'k [u8]) -> Cow<'k, [u8]> {
+        if self.keys == Spelling::Unknown { Cow::Borrowed(key) } else { self.keys.folded(key) }
+    }
+
     fn value_at(&self, text: &[u8], key: Key<'_>) -> Option<usize> {
         // Indented, it continues what is above it, or nothing.
         if self.continuation == Continuation::Indented && indentation(text) > 0 {
@@ -598,6 +602,13 @@ impl Sections for SectionRules {
 
     fn is(&self, header: &[u8], section: &str) -> bool {
         self.names.is_same(header, section.as_bytes())
+    }
+
+    fn folded(&self, section: &str) -> String {
+        if self.names == Spelling::Unknown {
+            return section.to_owned();
+        }
+        String::from_utf8_lossy(&self.names.folded(section.as_bytes())).into_owned()
     }
 
     fn is_doubtful(&self, header: &[u8], section: &str) -> bool {

@@ -1,5 +1,6 @@
 //! The configuration of OpenSSH. Sources: sshd_config(5), ssh_config(5).
 
+use std::borrow::Cow;
 use std::ops::Range;
 
 use super::super::lines::Lines;
@@ -73,6 +74,10 @@ fn comment_at(text: &[u8], from: usize) -> usize {
 }
 
 impl Syntax for Ssh {
+    fn folded<'k>(&self, key: &'k [u8]) -> Cow<'k, [u8]> {
+        Cow::Owned(key.to_ascii_lowercase())
+    }
+
     fn value_at(&self, text: &[u8], key: Key<'_>) -> Option<usize> {
         let (at, name) = (skip_blank(text, 0), key.name.as_bytes());
         let written = text.get(at..at + name.len())?;
@@ -114,6 +119,10 @@ impl Sections for Ssh {
 
     fn is(&self, header: &[u8], section: &str) -> bool {
         header_words(header) == header_words(section.as_bytes())
+    }
+
+    fn folded(&self, section: &str) -> String {
+        String::from_utf8_lossy(&header_words(section.as_bytes()).join(&b' ')).into_owned()
     }
 
     fn written(&self, section: &str) -> String {
