@@ -26,6 +26,7 @@ use kkrun::change::{
 use kkrun::event::{Answer, Audience, Event, Question, Reporter};
 use kkrun::failure::Failure;
 use kkrun::journal::{self, ChangeId, ChangeState, Class, Entry, Handler, History, Journal, Writer};
+use kkrun::machine::clock;
 use kkrun::machine::files::{self, Attributes, Content, FileState, Manifest, PathText};
 use kkrun::machine::process::{Command, Processes};
 use kkrun::machine::signal::Signals;
@@ -168,7 +169,7 @@ impl Machine {
     }
 
     fn writer(&self) -> Writer {
-        Writer { run: self.runs.get().to_string(), boot: "boot".to_owned(), plan: "plan".to_owned() }
+        Writer { run: self.runs.get().to_string(), boot: clock::boot_id().unwrap(), plan: "plan".to_owned() }
     }
 
     fn session(&self) -> Session {

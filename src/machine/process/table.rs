@@ -5,6 +5,10 @@ use std::fs::{self, File};
 use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// How long the kernel may take to replace a program by another.
+const LONGEST_EXEC: Duration = Duration::from_millis(100);
 
 /// A snapshot of one process. Source: `proc_pid_stat(5)`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,8 +75,24 @@ impl Process {
 
     /// Whether it was started with exactly this `NAME=value` in its environment; false if that may not be read.
     pub fn was_started_with(&self, variable: &[u8]) -> bool {
-        fs::read(format!("/proc/{}/environ", self.pid))
-            .is_ok_and(|environment| environment.split(|byte| *byte == 0).any(|entry| entry == variable))
+        let has_it = |environment: &[u8]| environment.split(|byte| *byte == 0).any(|entry| entry == variable);
+        let begun = Instant::now();
+        loop {
+            let Ok(environment) = fs::read(format!("/proc/{}/environ", self.pid)) else { return false };
+            let begins = environment.is_empty() && self.begins_program();
+            if !begins || begun.elapsed() > LONGEST_EXEC || Self::living(self.pid, self.start).is_none() {
+                return has_it(&environment);
+            }
+            std::thread::yield_now();
+        }
+    }
+
+    /// Whether it is about to execute a program: for a moment it has one and neither an environment nor arguments. What the
+    /// kernel runs for itself has no program.
+    fn begins_program(&self) -> bool {
+        let has_no_arguments =
+            || fs::read(format!("/proc/{}/cmdline", self.pid)).is_ok_and(|read| read.is_empty());
+        has_no_arguments() && fs::read_link(format!("/proc/{}/exe", self.pid)).is_ok()
     }
 
     /// The control group it is in, within the unified hierarchy; `None` where there is none.
