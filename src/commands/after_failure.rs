@@ -22,8 +22,8 @@ enum Choice {
     Edit,
     /// A shell to look around in.
     Shell,
-    /// The step is recorded as complete as it is, with a reason, and the run goes on behind it: `--accept`.
-    Accept,
+    /// The step is recorded as complete as it is, with a reason, and the run goes on behind it.
+    Skip,
     /// What the step did is undone.
     RollBack,
     /// The failure is the end.
@@ -31,7 +31,7 @@ enum Choice {
 }
 
 impl Choice {
-    const ALL: [Self; 6] = [Self::Retry, Self::Edit, Self::Shell, Self::Accept, Self::RollBack, Self::Stop];
+    const ALL: [Self; 6] = [Self::Retry, Self::Edit, Self::Shell, Self::Skip, Self::RollBack, Self::Stop];
 
     /// What is typed for it, whole or its first letters.
     const fn word(self) -> &'static str {
@@ -39,7 +39,7 @@ impl Choice {
             Self::Retry => "retry",
             Self::Edit => "edit",
             Self::Shell => "shell",
-            Self::Accept => "accept",
+            Self::Skip => "skip",
             Self::RollBack => "rollback",
             Self::Stop => "stop",
         }
@@ -85,7 +85,7 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
                 let (redo, accept, reason) = (Vec::new(), Vec::new(), None);
                 return Ok(Next::Run(Box::new(Options { redo, accept, reason, ..options.clone() })));
             }
-            Choice::Accept => {
+            Choice::Skip => {
                 let Some(why) = ask_why(options, &id)? else { continue };
                 let (redo, accept, reason) = (Vec::new(), vec![id], Some(why));
                 return Ok(Next::Run(Box::new(Options { redo, accept, reason, ..options.clone() })));
@@ -148,13 +148,13 @@ fn ask(options: &Options, step: &str, offered: &[Choice]) -> Result<Choice> {
     }
 }
 
-/// Why the step is accepted; none if no reason is given, which takes the choice back.
+/// Why the step is skipped; none if no reason is given, which takes the choice back.
 fn ask_why(options: &Options, step: &str) -> Result<Option<String>> {
     let text = format!(
-        "why accept step {step} as it is? It counts as complete, and the reason is recorded; without one it is not accepted:"
+        "why skip step {step}? It counts as complete as it is, and the reason is recorded; without one it is not skipped:"
     );
     let question = Question::Text { text, default: String::new() };
-    let answer = config::questions(options).ask(&question).context("cannot ask why the step is accepted")?;
+    let answer = config::questions(options).ask(&question).context("cannot ask why the step is skipped")?;
     Ok(match answer {
         Some(Answer::Text(typed)) if !typed.trim().is_empty() => Some(typed.trim().to_owned()),
         _ => None,
@@ -171,7 +171,7 @@ mod tests {
         assert_eq!(of("re"), Some(Choice::Retry));
         assert_eq!(of(" ROLL "), Some(Choice::RollBack));
         assert_eq!(of("sto"), Some(Choice::Stop));
-        assert_eq!(of("a"), Some(Choice::Accept));
+        assert_eq!(of("sk"), Some(Choice::Skip));
         assert_eq!([of("s"), of("r"), of(""), of("go")], [None; 4]);
     }
 }

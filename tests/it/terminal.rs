@@ -329,7 +329,7 @@ step::run("02", "Second", || {
     )
 }
 
-const WHAT_NEXT: &str = "step 02 failed; what next? (retry/edit/shell/accept/rollback/stop) [stop]";
+const WHAT_NEXT: &str = "step 02 failed; what next? (retry/edit/shell/skip/rollback/stop) [stop]";
 
 #[test]
 fn failed_step_is_retried_where_it_failed() {
@@ -351,18 +351,18 @@ fn failed_step_is_retried_where_it_failed() {
 
 #[test]
 fn failed_step_is_accepted_or_rolled_back_or_left() {
-    for (answer, ending, is_kept) in [("accept", 0, true), ("rollback", 1, false), ("", 1, true)] {
+    for (answer, ending, is_kept) in [("skip", 0, true), ("rollback", 1, false), ("", 1, true)] {
         let place = failing();
         let mut session = at_terminal(&place, &["plan.rhai"]);
         session.exp_string(WHAT_NEXT).unwrap();
         session.send_line(answer).unwrap();
-        if answer == "accept" {
-            // Without a reason it is not accepted.
-            session.exp_string("why accept step 02 as it is?").unwrap();
+        if answer == "skip" {
+            // Without a reason it is not skipped.
+            session.exp_string("why skip step 02?").unwrap();
             session.send_line("").unwrap();
             session.exp_string(WHAT_NEXT).unwrap();
-            session.send_line("ac").unwrap();
-            session.exp_string("why accept step 02 as it is?").unwrap();
+            session.send_line("sk").unwrap();
+            session.exp_string("why skip step 02?").unwrap();
             session.send_line("the mirror is down until Monday").unwrap();
         }
         let shown = session.exp_eof().unwrap();
@@ -370,7 +370,7 @@ fn failed_step_is_accepted_or_rolled_back_or_left() {
         assert_eq!(place.exists("m/c"), is_kept, "{answer}: {shown}");
         assert!(place.exists("m/a"), "{answer}");
         assert_eq!(shown.matches("error:").count(), 0, "the failure is told once: {shown}");
-        if answer == "accept" {
+        if answer == "skip" {
             let why = "accepted as it is: the mirror is down until Monday";
             assert!(shown.contains(why), "{shown}");
             for words in ["status", "status plan.rhai", "log 02", "log 02 --json"] {
@@ -468,8 +468,8 @@ step::run("02", "Second", || { cmd::run(["test", "-e", "@/m/two"], #{ always: "a
     );
     let mut session = at_terminal(&place, &["plan.rhai"]);
     session.exp_string("step 01 failed; what next?").unwrap();
-    session.send_line("accept").unwrap();
-    session.exp_string("why accept step 01 as it is?").unwrap();
+    session.send_line("skip").unwrap();
+    session.exp_string("why skip step 01?").unwrap();
     session.send_line("made by hand").unwrap();
     session.exp_string("step 02 failed; what next?").unwrap();
     place.write("m/two", "");
