@@ -272,7 +272,9 @@ fn time(at: &Path, words: &[&str]) -> (f64, f64) {
     let binary = std::env::var(BINARY).unwrap_or_else(|_| env!("CARGO_BIN_EXE_kkrun").to_owned());
     let mut command = Command::new("/usr/bin/time");
     command.args(["-f", "%M", &binary]).args(words);
-    command.args(["--quiet", "--state-dir", state.as_str()]);
+    // What shows something cannot be quiet.
+    command.args((![STATUS.1, HISTORY.1].contains(&words)).then_some("--quiet"));
+    command.args(["--state-dir", state.as_str()]);
     command.args(words.is_empty().then_some(plan.as_str()));
     let begun = Instant::now();
     let output = command.stdout(Stdio::null()).stderr(Stdio::piped()).output().expect("the program runs");
