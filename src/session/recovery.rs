@@ -82,8 +82,8 @@ impl Session {
         for known in doubtful {
             if self.history.is_doubted_since_restart(&known) {
                 self.world.reporter.note(format!(
-                    "{} is in doubt: the machine restarted before all that it made was on the disk",
-                    known.intent.target
+                    "{} is in doubt: the machine restarted before all that its command wrote was on the disk",
+                    known.intent.target.described()
                 ));
             }
             let looked = Change::of_intent(&known.intent).and_then(|change| {

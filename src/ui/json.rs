@@ -49,25 +49,27 @@ impl EventLine {
     /// Writes it to standard output.
     pub fn write(&self) {
         if matches!(self.event, Event::Error { .. }) {
-            WRITTEN.1.store(true, Ordering::Relaxed);
+            ERROR_WRITTEN.store(true, Ordering::Relaxed);
         }
         write(self);
     }
 }
 
-/// Whether the first line, and whether an error was written.
-static WRITTEN: (AtomicBool, AtomicBool) = (AtomicBool::new(false), AtomicBool::new(false));
+/// Whether the first line was written.
+static BEGUN: AtomicBool = AtomicBool::new(false);
+/// Whether an error was written.
+static ERROR_WRITTEN: AtomicBool = AtomicBool::new(false);
 
 /// Writes the first line to standard output, unless it was written.
 pub fn begin_json() {
-    if !WRITTEN.0.swap(true, Ordering::Relaxed) {
+    if !BEGUN.swap(true, Ordering::Relaxed) {
         write(&FirstLine::default());
     }
 }
 
 /// Whether an error was written.
 pub fn has_written_error() -> bool {
-    WRITTEN.1.load(Ordering::Relaxed)
+    ERROR_WRITTEN.load(Ordering::Relaxed)
 }
 
 fn write(line: &impl Serialize) {

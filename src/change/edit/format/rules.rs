@@ -87,7 +87,7 @@ pub(super) enum Spelling {
     AnyCase,
     /// In upper and lower case, with whitespace or without.
     AnyCaseAndBlanks,
-    /// In upper and lower case, with so much whitespace or more.
+    /// In upper and lower case, however much whitespace is between its words.
     AnyCaseAndWidth,
     /// With dashes or underscores.
     AnyDash,
@@ -193,6 +193,20 @@ pub(super) fn sign_of(body: &[u8]) -> Option<(u8, bool)> {
     (is_plain && (sign == b'=' || follows)).then_some((sign, spaced))
 }
 
+/// Where the quoted part ends that begins at `at`; none if it does not close.
+pub(super) fn behind_quotes(text: &[u8], at: usize, escapes: bool) -> Option<usize> {
+    let quote = text[at];
+    let mut at = at + 1;
+    while at < text.len() {
+        match text[at] {
+            b'\\' if escapes => at += 2,
+            byte if byte == quote => return Some(at + 1),
+            _ => at += 1,
+        }
+    }
+    None
+}
+
 fn indentation(body: &[u8]) -> usize {
     body.len() - body.trim_ascii_start().len()
 }
@@ -244,17 +258,7 @@ impl Rules {
 
     /// Where the quoted part ends that begins at `at`.
     fn behind_quotes(&self, text: &[u8], at: usize) -> Option<usize> {
-        let quote = text[at];
-        let escapes = self.escaping.contains(&quote);
-        let mut at = at + 1;
-        while at < text.len() {
-            match text[at] {
-                b'\\' if escapes => at += 2,
-                byte if byte == quote => return Some(at + 1),
-                _ => at += 1,
-            }
-        }
-        None
+        behind_quotes(text, at, self.escaping.contains(&text[at]))
     }
 
     /// The key of a text, as it is written.

@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::super::lines::Lines;
 use super::assignments::behind_export;
+use super::rules::behind_quotes;
 use super::{Is, Key, Syntax, behind_key, logical};
 
 pub(super) struct Shell;
@@ -25,16 +26,7 @@ fn behind_part(text: &[u8], at: usize) -> Option<usize> {
     if !matches!(quote, b'\'' | b'"' | b'`') {
         return Some(at + 1);
     }
-    let escapes = quote != b'\'' || at > 0 && text[at - 1] == b'$';
-    let mut at = at + 1;
-    while at < text.len() {
-        match text[at] {
-            b'\\' if escapes => at += 2,
-            byte if byte == quote => return Some(at + 1),
-            _ => at += 1,
-        }
-    }
-    None
+    behind_quotes(text, at, quote != b'\'' || at > 0 && text[at - 1] == b'$')
 }
 
 /// Where a word ends that begins at `at`; none if its quotes or parentheses never close.
