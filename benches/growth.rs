@@ -248,7 +248,7 @@ fn records(at: &Path, size: u32) {
         record["header"]["seq"] = number.into();
         record["header"]["prev"] = previous.clone().into();
         let json = record.to_string();
-        previous = format!("{:08x}", crc32c::crc32c(json.as_bytes()));
+        previous = format!("{:08x}", kkrun::checksum::crc_32c(json.as_bytes()));
         writeln!(journal, "{previous} {json}").expect("a record");
     };
     let pairs = u64::from(size).saturating_sub(first) / 2;

@@ -3,6 +3,7 @@
 
 pub mod adopt;
 pub mod change;
+pub mod checksum;
 pub mod cli;
 pub mod commands;
 pub mod config;

@@ -206,7 +206,7 @@ impl Target {
             [first, others @ ..] if names.len() > Self::MOST_NAMED => Self::PackageSet {
                 first: first.clone(),
                 others: others.len(),
-                checksum: crc32c::crc32c(names.join(",").as_bytes()),
+                checksum: crate::checksum::crc_32c(names.join(",").as_bytes()),
             },
             _ => Self::Packages(names.to_vec()),
         }

@@ -656,7 +656,7 @@ impl Change {
 /// each finds what the one before left.
 fn tag(path: &Path) -> String {
     use std::os::unix::ffi::OsStrExt;
-    format!("{:08x}", crc32c::crc32c(path.as_os_str().as_bytes()))
+    format!("{:08x}", crate::checksum::crc_32c(path.as_os_str().as_bytes()))
 }
 
 /// The users and groups with these numbers, root's left out: what belongs to them depends on them.

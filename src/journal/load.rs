@@ -431,7 +431,7 @@ pub(super) fn checked(line: &[u8]) -> Option<&[u8]> {
 /// Whether this is the checksum, in its eight lower-case digits.
 fn is_checksum(text: &str, json: &[u8]) -> bool {
     let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
-    text.bytes().all(is_digit) && u32::from_str_radix(text, 16) == Ok(crc32c::crc32c(json))
+    text.bytes().all(is_digit) && u32::from_str_radix(text, 16) == Ok(crate::checksum::crc_32c(json))
 }
 
 fn check_chain(header: &Header, number: u64, last_checksum: &str) -> Result<(), Fault> {
@@ -681,7 +681,7 @@ mod tests {
     }
 
     fn line(json: &str) -> String {
-        format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()))
+        format!("{:08x} {json}\n", crate::checksum::crc_32c(json.as_bytes()))
     }
 
     #[test]

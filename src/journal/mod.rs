@@ -377,7 +377,7 @@ pub fn make_state_directory(directory: &Path) -> Result<()> {
 /// The line of a record, or of what is written like one, and its checksum.
 fn encode(record: &impl Serialize) -> Result<(Vec<u8>, String)> {
     let json = serde_json::to_vec(record).context("cannot write a record as JSON")?;
-    let checksum = format!("{:08x}", crc32c::crc32c(&json));
+    let checksum = format!("{:08x}", crate::checksum::crc_32c(&json));
     let mut line = Vec::with_capacity(json.len() + 10);
     line.extend_from_slice(checksum.as_bytes());
     line.push(b' ');

@@ -218,7 +218,7 @@ fn a_missing_journal_beside_backups_is_damage() {
 
 fn line_of(json: &serde_json::Value) -> String {
     let json = json.to_string();
-    format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes()))
+    format!("{:08x} {json}\n", kkrun::checksum::crc_32c(json.as_bytes()))
 }
 
 fn with_a_record(change: impl FnOnce(&mut serde_json::Value)) -> Place {

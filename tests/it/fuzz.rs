@@ -125,7 +125,7 @@ fn damaged(bytes: &[u8], all: &[Damage]) -> Vec<u8> {
                 bytes.splice(at..at, again);
             }
             Damage::Line(json) => {
-                bytes.extend(format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).bytes());
+                bytes.extend(format!("{:08x} {json}\n", kkrun::checksum::crc_32c(json.as_bytes())).bytes());
             }
         }
     }

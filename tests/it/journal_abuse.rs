@@ -31,7 +31,7 @@ fn lines(bytes: &[u8]) -> Vec<Vec<u8>> {
 
 /// A line with the checksum of its JSON.
 fn sealed(json: &str) -> Vec<u8> {
-    format!("{:08x} {json}\n", crc32c::crc32c(json.as_bytes())).into_bytes()
+    format!("{:08x} {json}\n", kkrun::checksum::crc_32c(json.as_bytes())).into_bytes()
 }
 
 /// Gives the state directory this journal, as a kkrun leaves it whose last record that is.

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 /// The layers from the lowest to the highest; those of one line may import each other.
 const LAYERS: &[&[&str]] = &[
-    &["event", "exit_code", "failure", "panicking", "pasteable", "redaction", "text", "time"],
+    &["checksum", "event", "exit_code", "failure", "panicking", "pasteable", "redaction", "text", "time"],
     &["machine"],
     &["target"],
     &["change", "journal"],

@@ -218,7 +218,7 @@ impl Place {
             let json = &line[9..];
             let at = json.find("\"prev\":\"").unwrap() + 8;
             let json = format!("{}{previous}{}", &json[..at], &json[at + 8..]);
-            previous = format!("{:08x}", crc32c::crc32c(json.as_bytes()));
+            previous = format!("{:08x}", kkrun::checksum::crc_32c(json.as_bytes()));
             format!("{previous} {json}\n")
         };
         let text: Vec<String> = lines.lines().map(chained).collect();
