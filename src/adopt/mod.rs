@@ -114,8 +114,6 @@ pub struct Adopted {
     pub left: Vec<String>,
     /// How many of those there were that packages leave when they are removed.
     pub left_by_packages: usize,
-    /// The directory of the plan.
-    pub output: PathBuf,
 }
 
 impl Adopted {
@@ -584,7 +582,6 @@ fn prove(
         rollback: code,
         left,
         left_by_packages: of_packages.len(),
-        output: output.directory().to_owned(),
     })
 }
 

@@ -98,8 +98,6 @@ pub enum Stdin {
     Null,
     /// These bytes, wiped from memory afterwards. A command need not read them all.
     Bytes(Zeroizing<Vec<u8>>),
-    /// The terminal; its output is still captured.
-    Terminal,
 }
 
 impl fmt::Debug for Stdin {
@@ -108,7 +106,6 @@ impl fmt::Debug for Stdin {
             Self::Null => formatter.write_str("Null"),
             // The bytes may be a password.
             Self::Bytes(bytes) => write!(formatter, "Bytes({} of them)", bytes.len()),
-            Self::Terminal => formatter.write_str("Terminal"),
         }
     }
 }

@@ -60,11 +60,6 @@ impl Settings {
         self.values.get(name).and_then(Value::as_str)
     }
 
-    /// All of them as a map for a template.
-    pub fn values(&self) -> &BTreeMap<String, Value> {
-        &self.values
-    }
-
     /// The module under which scripts see them.
     pub(super) fn module(&self) -> rhai::Module {
         let mut module = rhai::Module::new();

@@ -164,11 +164,6 @@ pub struct Attached {
 }
 
 impl Attached {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.at
-    }
-
     /// Leaves it mounted when dropped.
     pub fn keep(&mut self) {
         self.keep = true;

@@ -398,25 +398,17 @@ fn ends_of<'a>(
     terminal: Option<&std::fs::File>,
 ) -> Result<(Ends, Option<Feed<'a>>, Tap, Tap)> {
     let pipe = || pipe_with(PipeFlags::CLOEXEC).context("cannot create a pipe for a command");
-    let terminal_end = |terminal: &std::fs::File| {
-        terminal.try_clone().map(OwnedFd::from).context("cannot share the terminal")
-    };
-    if let Some(terminal) = terminal.filter(|_| command.interactive) {
-        let ends = Ends {
-            stdin: terminal_end(terminal)?,
-            stdout: terminal_end(terminal)?,
-            stderr: terminal_end(terminal)?,
-            progress: None,
-        };
+    if let Some(terminal) = terminal {
+        let end = || terminal.try_clone().map(OwnedFd::from).context("cannot share the terminal");
+        let ends = Ends { stdin: end()?, stdout: end()?, stderr: end()?, progress: None };
         return Ok((ends, None, Tap::new(Stream::Out, None), Tap::new(Stream::Err, None)));
     }
-    let (stdin, feed) = match (&command.stdin, terminal) {
-        (Stdin::Bytes(bytes), _) => {
+    let (stdin, feed) = match &command.stdin {
+        Stdin::Bytes(bytes) => {
             let (read, write) = pipe()?;
             (read, Some(Feed::new(write, bytes)?))
         }
-        (Stdin::Terminal, Some(terminal)) => (terminal_end(terminal)?, None),
-        (Stdin::Null | Stdin::Terminal, _) => (processes.nothing()?, None),
+        Stdin::Null => (processes.nothing()?, None),
     };
     let (out_read, stdout) = pipe()?;
     let (err_read, stderr) = pipe()?;

@@ -10,14 +10,14 @@ use nix::libc;
 use super::child::Child;
 use super::program::resolve;
 use super::start::{Directory, Ends, Stage, Start};
-use super::{Command, Processes, Stdin, environment};
+use super::{Command, Processes, environment};
 use crate::failure::{Failure, FailureKind};
 use crate::machine::account::Account;
 use crate::machine::terminal;
 
 /// The terminal, for a command that needs it.
 pub(super) fn terminal_for(command: &Command) -> Result<Option<File>> {
-    if !command.interactive && !matches!(command.stdin, Stdin::Terminal) {
+    if !command.interactive {
         return Ok(None);
     }
     terminal::open().map(Some).map_err(|_| {
