@@ -58,7 +58,7 @@ pub use debconf::{DebconfChange, DesiredAnswer};
 pub use edit::{
     Asked, Beside, DesiredEntry, DesiredLine, EditChange, EditTerms, EntryKind, FileEntry, FileRecord,
     Format, Lines, Made, TogetherTerms, document_tree, entry_target, in_one_form, is_document,
-    matching_lines, plain_value, recognise, section_name,
+    matching_lines, plain_value, recognise, refuse_without_effect, section_name,
 };
 pub use file::{DesiredFile, FileChange, Found};
 pub use group::{DesiredGroup, GroupChange};

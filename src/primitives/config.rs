@@ -13,6 +13,7 @@ use super::shorter::namespace;
 use crate::change::{
     Asked, Beside, Change, DesiredEntry, DesiredLine, EditChange, EditTerms, EntryKind, FileEntry, Format,
     Found, Lines, Payload, TogetherTerms, entry_target, is_document, matching_lines, plain_value, recognise,
+    refuse_without_effect,
 };
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files::{self, Attributes, FileState};
@@ -324,10 +325,27 @@ fn edit(
     let attributes = attributes(host, &found, how)?;
     let record = host.seen().file_record(&found);
     let path = found.path.clone();
+    let unedited = entry.format.includes_others().then(|| (entry.clone(), bytes.clone()));
     let terms = EditTerms { entry, secret: how.secret, in_place: how.in_place, attributes, record };
-    let Some(change) = EditChange::towards((found, bytes), desired, terms)? else { return Ok(false) };
+    let change = EditChange::towards((found, bytes), desired, terms)?;
+    if let (DesiredEntry::Text(value), Some((entry, bytes))) = (desired, unedited) {
+        let edited = change.as_ref().map_or(&*bytes, EditChange::edited);
+        refuse_without_effect(&entry, value, (&path, edited), &|other| text_by_then(host, other))?;
+    }
+    let Some(change) = change else { return Ok(false) };
     refuse_mounted(&path, how)?;
     host.session().perform(&Change::Edit(change), Payload::Nothing)
+}
+
+/// The text of another file, in a dry run as it would be by then; none if there is none, or it is not known.
+fn text_by_then(host: &Host, path: &Path) -> Result<Option<Vec<u8>>> {
+    if let Some(known) = host.predicted(path)? {
+        return Ok(known.content.map(|content| content.to_vec()));
+    }
+    if !std::fs::metadata(path).is_ok_and(|metadata| metadata.is_file()) {
+        return Ok(None);
+    }
+    files::read_following(path).map(Some)
 }
 
 /// The metadata of the file once it is edited.
@@ -450,6 +468,13 @@ fn set_together(host: &Host, path: &str, values: &rhai::Map, options: &Options) 
         Ok::<Vec<Change>, anyhow::Error>(changes.into_iter().map(Change::Edit).collect())
     };
     let mut changes = changes_but(&BTreeSet::new())?;
+    let edited = match changes.first() {
+        Some(Change::Edit(change)) => change.edited(),
+        _ => &bytes,
+    };
+    for (entry, text) in &texts {
+        refuse_without_effect(entry, &text.bytes, (&found.path, edited), &|other| text_by_then(host, other))?;
+    }
     if changes.is_empty() {
         return Ok(Some(false));
     }
@@ -549,7 +574,8 @@ mod functions {
     /// The line of an fstab is named by its
     /// mount point or source, and the value is the whole line. In JSON and TOML a value is of its type, and may be an array or
     /// a map as well; comments, order and indentation stay. Undo restores the line or value; or the whole file, if it was not
-    /// modified since.
+    /// modified since. A value is refused that would have no effect, because a line counts of another file which
+    /// `sshd_config`, `ssh_config` or `postgresql.conf` includes.
     /// Options: `section` (a missing one is added at the end), `format` and `separator` as for `config::get`, `comment`
     /// (what begins a comment; default: as in the format, mostly `#`), `in_place` (`true` to write into the file instead of
     /// replacing it: for a file that something is mounted at, as `/etc/hosts` in a container; others may see it half
@@ -568,6 +594,15 @@ mod functions {
     /// config::set("/srv/sshd_config", "PermitRootLogin", "no");
     /// config::set("/srv/sshd_config", "AllowUsers", "kim backup");
     /// assert(file::read("/srv/sshd_config").starts_with("permitrootlogin no\nAllowUsers kim backup\nMatch User backup\n"));
+    /// ```
+    ///
+    /// ```rhai
+    /// file::write("/srv/50-cloud.conf", "PasswordAuthentication yes\n");
+    /// file::write("/srv/sshd_config", "Include /srv/50-cloud.conf\nUsePAM yes\n");
+    /// try { config::set("/srv/sshd_config", "PasswordAuthentication", "no"); }
+    /// catch (failure) { assert(failure.kind == "refused"); }
+    /// assert(config::set("/srv/50-cloud.conf", "PasswordAuthentication", "no", #{ format: "sshd" }));
+    /// assert(config::set("/srv/sshd_config", "PasswordAuthentication", "no"));
     /// ```
     ///
     /// ```rhai

@@ -84,6 +84,37 @@ fn sshd_reads_what_was_set_before_the_first_match() {
 }
 
 #[test]
+#[ignore = "needs OpenSSH's server and root"]
+fn what_sshd_would_not_read_is_refused_and_named() {
+    let place = Place::new(
+        r#"step::run("01", "First", || config::set("@/m/sshd_config", "PasswordAuthentication", "no"));"#,
+    );
+    let key = place.path("key");
+    asked("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", shown(&key)]);
+    let text = "HostKey @/key\nInclude @/m/sshd_config.d/*.conf\nPasswordAuthentication no\n";
+    place.write("m/sshd_config", text);
+    place.write("m/sshd_config.d/50-cloud.conf", "\nPasswordAuthentication yes\n");
+    let file = place.path("m/sshd_config");
+    let says = |value: &str| {
+        let read = asked("sshd", &["-T", "-f", shown(&file)]);
+        assert!(read.lines().any(|line| line == format!("passwordauthentication {value}")), "{read}");
+    };
+    // The file says it already, and still it has no effect.
+    says("yes");
+    place.run("plan.rhai --dry-run").ends(6).says("line 2 of").says("50-cloud.conf");
+    place.run("plan.rhai").ends(1).says("line 2 of").says("50-cloud.conf").says("is read before it");
+    assert_eq!(place.read("m/sshd_config"), text);
+    let both = r#"step::run("01", "First", || {
+    config::set("@/m/sshd_config.d/50-cloud.conf", "PasswordAuthentication", "no", #{ format: "sshd" });
+    config::set("@/m/sshd_config", "PasswordAuthentication", "no");
+});"#;
+    let place = place.with("plan/plan.rhai", both);
+    place.run("plan.rhai --dry-run").ends(6);
+    place.run("plan.rhai").ends(0);
+    says("no");
+}
+
+#[test]
 #[ignore = "needs OpenSSH's client"]
 fn ssh_reads_what_was_set_outside_and_inside_of_hosts() {
     let place = Place::new(

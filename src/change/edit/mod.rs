@@ -7,6 +7,7 @@
 mod document;
 mod entry;
 mod format;
+mod included;
 mod key;
 mod lines;
 mod section;
@@ -24,6 +25,7 @@ use serde_json::Value;
 pub use document::{plain as plain_value, section_name, tree as document_tree};
 pub use entry::{Beside, DesiredEntry, EntryKind, FileEntry, Made, matching_lines};
 pub use format::{Asked, Format, is_document, recognise};
+pub use included::refuse_without_effect;
 pub use lines::Lines;
 
 use super::file::{recorded_contents, recorded_diff, showable};
@@ -263,6 +265,11 @@ impl EditChange {
             file_is_ours: terms.record == FileRecord::AsRecorded,
             alone: None,
         }))
+    }
+
+    /// The whole file after.
+    pub fn edited(&self) -> &[u8] {
+        &self.edited
     }
 
     fn path(&self) -> &Path {

@@ -12,6 +12,7 @@ mod table;
 
 use std::borrow::Cow;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -101,6 +102,11 @@ impl Format {
         String::from_utf8_lossy(&self.syntax().folded(key.as_bytes())).into_owned()
     }
 
+    /// Whether its files include others, so that what these say may count.
+    pub fn includes_others(self) -> bool {
+        self.syntax().inclusion().is_some()
+    }
+
     /// The one name that all spellings of a section have.
     pub fn section_name(self, section: &str) -> String {
         let sections = self.syntax().sections();
@@ -146,8 +152,8 @@ impl Format {
             Self::Networkd => &table::NETWORKD,
             Self::Postfix => &table::POSTFIX,
             Self::Words => &table::WORDS,
-            Self::Sshd => &ssh::Ssh { blocks: &["match"], many: ssh::MANY_OF_SERVER },
-            Self::Ssh => &ssh::Ssh { blocks: &["host", "match"], many: ssh::MANY_OF_CLIENT },
+            Self::Sshd => &ssh::SERVER,
+            Self::Ssh => &ssh::CLIENT,
             Self::Environment => &assignments::Environment,
             Self::Dotenv => &assignments::Dotenv,
             Self::Shell => &shell::Shell,
@@ -277,9 +283,44 @@ pub(super) trait Syntax {
         one(lines, key, found)
     }
 
+    /// Whether every line of this key counts.
+    fn adds_up(&self, _key: &str) -> bool {
+        false
+    }
+
     /// The sections, if the format has any.
     fn sections(&self) -> Option<&dyn Sections> {
         None
+    }
+
+    /// How a file includes others, if what these say may count instead of what it says.
+    fn inclusion(&self) -> Option<&Inclusion> {
+        None
+    }
+}
+
+/// How the files of a format include others.
+pub(super) struct Inclusion {
+    /// The keys whose values name files, by patterns of a shell.
+    pub(super) files: &'static [&'static str],
+    /// The keys whose values name a directory, of which all `*.conf` are read.
+    pub(super) directories: &'static [&'static str],
+    /// The directory of files that are included, and the file beside it that includes them.
+    pub(super) drop_ins: (&'static str, &'static str),
+    /// The first of several lines of a key counts, else the last.
+    pub(super) first_counts: bool,
+}
+
+impl Inclusion {
+    /// The file with which the program begins that reads this one.
+    pub(super) fn root_of(&self, path: &Path) -> PathBuf {
+        let (directory, root) = self.drop_ins;
+        match path.parent() {
+            Some(parent) if parent.file_name().is_some_and(|name| name == directory) => {
+                parent.with_file_name(root)
+            }
+            _ => path.to_owned(),
+        }
     }
 }
 

@@ -9,7 +9,8 @@ use memchr::memmem;
 
 use super::super::lines::Lines;
 use super::{
-    Is, Key, KeyLine, Sections, Syntax, behind_key, continued, ends_in_backslash, logical, one, skip_blank,
+    Inclusion, Is, Key, KeyLine, Sections, Syntax, behind_key, continued, ends_in_backslash, logical, one,
+    skip_blank,
 };
 
 /// How many neighbours are read for whether they have whitespace around the sign.
@@ -43,6 +44,8 @@ pub(super) struct Rules {
     pub(super) sections: Option<SectionRules>,
     /// Why this cannot be a value, as the program reads it.
     pub(super) refuse_value: Option<RefuseValue>,
+    /// How a file includes others.
+    pub(super) inclusion: Option<Inclusion>,
 }
 
 /// Why a program does not read this value as it is written.
@@ -533,16 +536,23 @@ impl Syntax for Rules {
         key: &str,
         found: Vec<KeyLine>,
     ) -> Result<Option<KeyLine>, [usize; 2]> {
-        let is_list = || self.lists.iter().any(|list| list.as_bytes() == &*self.keys.folded(key.as_bytes()));
         match self.repeated {
-            Repeated::Last if !is_list() => Ok(found.into_iter().next_back()),
+            Repeated::Last if !self.adds_up(key) => Ok(found.into_iter().next_back()),
             Repeated::Reset => behind_reset(lines, key, found),
             Repeated::Last | Repeated::Refused => one(lines, key, found),
         }
     }
 
+    fn adds_up(&self, key: &str) -> bool {
+        self.lists.iter().any(|list| list.as_bytes() == &*self.keys.folded(key.as_bytes()))
+    }
+
     fn sections(&self) -> Option<&dyn Sections> {
         self.sections.as_ref().map(|sections| sections as &dyn Sections)
+    }
+
+    fn inclusion(&self) -> Option<&Inclusion> {
+        self.inclusion.as_ref()
     }
 }
 

@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::super::lines::Lines;
-use super::{Is, Key, KeyLine, Sections, Syntax, logical, one, skip_blank};
+use super::{Inclusion, Is, Key, KeyLine, Sections, Syntax, logical, one, skip_blank};
 
 /// Every line of these keys counts; of all others the first does.
-pub(super) const MANY_OF_SERVER: &[&str] = &[
+const MANY_OF_SERVER: &[&str] = &[
     "acceptenv",
     "allowgroups",
     "allowusers",
@@ -21,7 +21,7 @@ pub(super) const MANY_OF_SERVER: &[&str] = &[
     "port",
     "subsystem",
 ];
-pub(super) const MANY_OF_CLIENT: &[&str] = &[
+const MANY_OF_CLIENT: &[&str] = &[
     "certificatefile",
     "dynamicforward",
     "identityfile",
@@ -31,11 +31,24 @@ pub(super) const MANY_OF_CLIENT: &[&str] = &[
     "sendenv",
 ];
 
+pub(super) const SERVER: Ssh =
+    Ssh { blocks: &["match"], many: MANY_OF_SERVER, inclusion: including(("sshd_config.d", "sshd_config")) };
+pub(super) const CLIENT: Ssh = Ssh {
+    blocks: &["host", "match"],
+    many: MANY_OF_CLIENT,
+    inclusion: including(("ssh_config.d", "ssh_config")),
+};
+
+const fn including(drop_ins: (&'static str, &'static str)) -> Inclusion {
+    Inclusion { files: &["include"], directories: &[], drop_ins, first_counts: true }
+}
+
 pub(super) struct Ssh {
     /// The keywords that begin a block, in lower case.
-    pub(super) blocks: &'static [&'static str],
+    blocks: &'static [&'static str],
     /// The keys that add up, in lower case.
-    pub(super) many: &'static [&'static str],
+    many: &'static [&'static str],
+    inclusion: Inclusion,
 }
 
 /// Where the arguments begin behind a keyword: after whitespace, one `=`, or both.
@@ -98,14 +111,22 @@ impl Syntax for Ssh {
         key: &str,
         found: Vec<KeyLine>,
     ) -> Result<Option<KeyLine>, [usize; 2]> {
-        if self.many.contains(&key.to_ascii_lowercase().as_str()) {
+        if self.adds_up(key) {
             return one(lines, key, found);
         }
         Ok(found.into_iter().next())
     }
 
+    fn adds_up(&self, key: &str) -> bool {
+        self.many.contains(&key.to_ascii_lowercase().as_str())
+    }
+
     fn sections(&self) -> Option<&dyn Sections> {
         Some(self)
+    }
+
+    fn inclusion(&self) -> Option<&Inclusion> {
+        Some(&self.inclusion)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The formats that are data. Sources: the manual pages and the readers of the programs, which `tests/it/formats.sh` asks.
 
+use super::Inclusion;
 use super::rules::{Continuation, Repeated, Rules, SectionRules, Spelling, Trailing};
 
 /// A key, a sign, a value: the fields that most formats have alike.
@@ -17,6 +18,7 @@ const PLAIN: Rules = Rules {
     lists: &[],
     sections: None,
     refuse_value: None,
+    inclusion: None,
 };
 
 /// Each name is a section, and every key is in one.
@@ -112,6 +114,12 @@ pub(super) const POSTGRESQL: Rules = Rules {
     repeated: Repeated::Last,
     lists: &["include", "include_dir", "include_if_exists"],
     refuse_value: Some(not_of_postgresql),
+    inclusion: Some(Inclusion {
+        files: &["include", "include_if_exists"],
+        directories: &["include_dir"],
+        drop_ins: ("conf.d", "postgresql.conf"),
+        first_counts: false,
+    }),
     ..PLAIN
 };
 

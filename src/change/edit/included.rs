@@ -1,0 +1,278 @@
+//! Which line of a key counts where a configuration is read from several files: a line of a file that is included may
+//! leave the edited one without effect.
+
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
+
+use super::entry::{EntryKind, FileEntry};
+use super::format::{Inclusion, Key};
+use super::key::every_line_of;
+use super::lines::Lines;
+use super::section::Region;
+use crate::failure::{Failure, FailureKind};
+
+/// How deep inclusions are followed: as deep as `sshd` does it.
+const DEEPEST: usize = 16;
+
+/// Reads another file; none if there is none, or its content is not known by then.
+type Read<'a> = &'a dyn Fn(&Path) -> Result<Option<Vec<u8>>>;
+
+/// A line that sets the key.
+struct Setting {
+    path: PathBuf,
+    /// Counted from one.
+    line: usize,
+    value: Vec<u8>,
+}
+
+/// A file and those it includes, searched for one key.
+struct Search<'a> {
+    entry: &'a FileEntry,
+    inclusion: &'a Inclusion,
+    key: Key<'a>,
+    /// The edited file, as it will be.
+    edited: (&'a Path, &'a [u8]),
+    read: Read<'a>,
+}
+
+/// Refuses a value that would have no effect: what is edited is `edited`, as it will be, and a line of another file, which
+/// belongs to the same configuration, counts instead and says something else.
+///
+/// # Errors
+/// Names that line.
+pub fn refuse_without_effect(
+    entry: &FileEntry,
+    value: &[u8],
+    edited: (&Path, &[u8]),
+    read: Read<'_>,
+) -> Result<()> {
+    let syntax = entry.format.syntax();
+    let (EntryKind::Line { key, separator }, Some(inclusion)) = (&entry.kind, syntax.inclusion()) else {
+        return Ok(());
+    };
+    if syntax.adds_up(key) {
+        return Ok(());
+    }
+    let key = Key { name: key, separator: separator.as_deref() };
+    let search = Search { entry, inclusion, key, edited, read };
+    let root = inclusion.root_of(edited.0);
+    let Some(setting) = search.counting(&root, 0)? else { return Ok(()) };
+    if setting.path == edited.0 || plain(&setting.value) == plain(value) {
+        return Ok(());
+    }
+    let (shown, other) = (edited.0.display(), setting.path.display());
+    let why = if inclusion.first_counts { "is read before it" } else { "is read after it" };
+    bail!(
+        Failure::new(format!(
+            "cannot set {} in `{shown}` with effect: line {} of `{other}` sets it, too, which {why}",
+            entry.shown(),
+            setting.line
+        ))
+        .kind(FailureKind::Refused)
+        .hint(format!("set it in `{other}`, or remove it there with `config::remove` first"))
+    )
+}
+
+impl Search<'_> {
+    /// The line that counts of those in this file and in what it includes.
+    fn counting(&self, path: &Path, depth: usize) -> Result<Option<Setting>> {
+        let (own, text) = self.edited;
+        let text = if path == own {
+            Cow::Borrowed(text)
+        } else {
+            match (self.read)(path)? {
+                Some(text) if depth <= DEEPEST => Cow::Owned(text),
+                _ => return Ok(None),
+            }
+        };
+        let (lines, syntax, shown) =
+            (Lines::of(&text), self.entry.format.syntax(), path.display().to_string());
+        let region = |section| Region::find(&lines, self.entry.format, section, &shown).ok().flatten();
+        let (outside, section) = (region(None), self.entry.section.as_deref());
+        let own_section = section.and_then(|section| region(Some(section)));
+        // What is outside of all sections is for every one of them; in the edited file the entry decides.
+        let is_for_all = section.is_none() || path != own;
+        let regions = [outside.as_ref().filter(|_| is_for_all), own_section.as_ref()];
+        let mut found = Vec::new();
+        for line in
+            regions.into_iter().flatten().flat_map(|region| every_line_of(syntax, &lines, region, self.key))
+        {
+            found.push((line, None));
+        }
+        let directives = self.inclusion.files.iter().map(|name| (name, false));
+        let directives = directives.chain(self.inclusion.directories.iter().map(|name| (name, true)));
+        for (name, is_directory) in directives {
+            let key = Key { name, separator: None };
+            let including = outside.iter().flat_map(|region| every_line_of(syntax, &lines, region, key));
+            found.extend(including.map(|line| (line, Some(is_directory))));
+        }
+        found.sort_by_key(|(line, _)| line.lines.start);
+        if !self.inclusion.first_counts {
+            found.reverse();
+        }
+        for (line, includes) in found {
+            let body = lines.bodies(&line.lines);
+            let value = &body[syntax.value(body, line.value_at)];
+            let Some(is_directory) = includes else {
+                let line = line.lines.start + 1;
+                return Ok(Some(Setting { path: path.to_owned(), line, value: value.to_vec() }));
+            };
+            let mut files = included(path, value, is_directory);
+            if !self.inclusion.first_counts {
+                files.reverse();
+            }
+            for file in files {
+                if let Some(setting) = self.counting(&file, depth + 1)? {
+                    return Ok(Some(setting));
+                }
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// The files that a line of `path` includes, in the order in which they are read.
+fn included(path: &Path, value: &[u8], is_directory: bool) -> Vec<PathBuf> {
+    let as_the_shell = glob::MatchOptions {
+        require_literal_leading_dot: true,
+        require_literal_separator: true,
+        ..glob::MatchOptions::new()
+    };
+    let beside = path.parent().unwrap_or(Path::new("/"));
+    let mut files = Vec::new();
+    for word in words(value) {
+        let word = beside.join(word);
+        let pattern = if is_directory { word.join("*.conf") } else { word };
+        let Some(Ok(found)) = pattern.to_str().map(|pattern| glob::glob_with(pattern, as_the_shell)) else {
+            continue;
+        };
+        files.extend(found.flatten().map(|file| in_its_directory(&file)));
+    }
+    files
+}
+
+/// The path of a file without symlinks on the way to it, as the edited one has none.
+fn in_its_directory(file: &Path) -> PathBuf {
+    let directory = file.parent().and_then(|parent| parent.canonicalize().ok());
+    match (directory, file.file_name()) {
+        (Some(directory), Some(name)) => directory.join(name),
+        _ => file.to_owned(),
+    }
+}
+
+/// The arguments of a line, without the quotes around them.
+fn words(value: &[u8]) -> Vec<String> {
+    let (mut words, mut word, mut quote) = (Vec::new(), String::new(), None);
+    for character in String::from_utf8_lossy(value).chars() {
+        match quote {
+            Some(sign) if sign == character => quote = None,
+            None if matches!(character, '"' | '\'') => quote = Some(character),
+            None if character.is_whitespace() => words.push(std::mem::take(&mut word)),
+            _ => word.push(character),
+        }
+    }
+    words.push(word);
+    words.retain(|word| !word.is_empty());
+    words
+}
+
+/// A value without the quotes around it.
+fn plain(value: &[u8]) -> &[u8] {
+    let inside = |quote: &[u8]| value.strip_prefix(quote)?.strip_suffix(quote);
+    inside(b"'").or_else(|| inside(b"\"")).unwrap_or(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::change::edit::{Asked, recognise};
+
+    /// What is said of a value for a key in `edited`, where these files are. A file that is not edited by then has the line.
+    fn said(files: &[(&str, &str)], edited: &str, key: &str, value: &str) -> String {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().canonicalize().unwrap();
+        for (name, text) in files {
+            let path = root.join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        }
+        let path = root.join(edited);
+        let format = recognise(&Path::new("/etc").join(edited), &[], Asked::default()).unwrap();
+        let kind = EntryKind::Line { key: key.to_owned(), separator: None };
+        let entry = FileEntry { section: None, comment: "#".to_owned(), format, kind };
+        let text = fs::read(&path).unwrap();
+        let read = |path: &Path| Ok(fs::read(path).ok());
+        match refuse_without_effect(&entry, value.as_bytes(), (&path, &text), &read) {
+            Ok(()) => "it has effect".to_owned(),
+            Err(error) => error.to_string().replace(&format!("{}/", root.display()), ""),
+        }
+    }
+
+    const WITH_EFFECT: &str = "it has effect";
+
+    #[test]
+    fn what_sshd_reads_before_the_line_counts() {
+        let main =
+            ("ssh/sshd_config", "Include ssh.d/none sshd_config.d/*.conf\nPort 22\nX11Forwarding no\n");
+        let cloud = ("ssh/sshd_config.d/50-cloud.conf", "# its own\nx11forwarding yes\nMatch all\nPort 23\n");
+        assert_eq!(
+            said(&[main, cloud], "ssh/sshd_config", "X11Forwarding", "no"),
+            "cannot set X11Forwarding in `ssh/sshd_config` with effect: line 2 of `ssh/sshd_config.d/50-cloud.conf` \
+             sets it, too, which is read before it"
+        );
+        assert_eq!(said(&[main, cloud], "ssh/sshd_config", "X11Forwarding", "yes"), WITH_EFFECT);
+        // In a block, and of a key that adds up.
+        assert_eq!(said(&[main, cloud], "ssh/sshd_config", "Port", "22"), WITH_EFFECT);
+        let below = ("ssh/sshd_config", "X11Forwarding no\nInclude sshd_config.d/*.conf\n");
+        assert_eq!(said(&[below, cloud], "ssh/sshd_config", "X11Forwarding", "no"), WITH_EFFECT);
+    }
+
+    #[test]
+    fn a_drop_in_counts_unless_one_before_it_or_the_file_itself_does() {
+        let (first, second) =
+            (("ssh/sshd_config.d/10-a.conf", "UseDNS yes\n"), ("ssh/sshd_config.d/20-b.conf", "UseDNS no\n"));
+        let main = ("ssh/sshd_config", "Include sshd_config.d/*.conf\nUseDNS no\n");
+        assert_eq!(said(&[main, first, second], first.0, "UseDNS", "yes"), WITH_EFFECT);
+        let refused = said(&[main, first, second], second.0, "UseDNS", "no");
+        assert!(refused.contains("line 1 of `ssh/sshd_config.d/10-a.conf`"), "{refused}");
+        let main = ("ssh/sshd_config", "UseDNS no\nInclude sshd_config.d/*.conf\n");
+        let refused = said(&[main, first], first.0, "UseDNS", "yes");
+        assert!(refused.contains("line 1 of `ssh/sshd_config`"), "{refused}");
+        assert_eq!(
+            said(&[first], first.0, "UseDNS", "yes"),
+            WITH_EFFECT,
+            "there is no file that includes it"
+        );
+    }
+
+    #[test]
+    fn what_postgresql_reads_after_the_line_counts() {
+        let directory = "postgresql/15/main";
+        let path = |name: &str| format!("{directory}/{name}");
+        let (main, late) = (path("postgresql.conf"), path("conf.d/late.conf"));
+        let text = "max_connections = 20\ninclude_dir = 'conf.d'\n";
+        let refused =
+            said(&[(&main, text), (&late, "max_connections 30 # more\n")], &main, "max_connections", "20");
+        assert!(refused.contains("late.conf` sets it, too, which is read after it"), "{refused}");
+        let same = [(&*main, text), (&late, "max_connections = '20'\n")];
+        assert_eq!(said(&same, &main, "max_connections", "20"), WITH_EFFECT);
+        let above =
+            [(&*main, "include_dir 'conf.d'\nmax_connections = 20\n"), (&late, "max_connections = 30\n")];
+        assert_eq!(said(&above, &main, "max_connections", "20"), WITH_EFFECT);
+        let refused = said(&above, &late, "max_connections", "30");
+        assert!(refused.contains("line 2 of `postgresql/15/main/postgresql.conf`"), "{refused}");
+    }
+
+    #[test]
+    fn files_that_include_each_other_are_followed_to_an_end() {
+        let files = [
+            ("ssh/sshd_config", "Include sshd_config.d/*.conf\nUseDNS no\n"),
+            ("ssh/sshd_config.d/a.conf", "Include a.conf \"b.conf\"\n"),
+        ];
+        assert_eq!(said(&files, "ssh/sshd_config", "UseDNS", "no"), WITH_EFFECT);
+    }
+}
