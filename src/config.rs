@@ -7,7 +7,7 @@ use anyhow::{Result, bail};
 
 use crate::cli::{OnConflict, Options};
 use crate::exit_code::ExitCode;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal;
 use crate::machine::account::Account;
 use crate::machine::signal::Signals;
@@ -95,7 +95,7 @@ pub fn become_root_for(options: &Options, script: &Path) -> Result<()> {
     line_to_stderr(&format!("`{}` requires root: continuing through sudo{with}", script.display()));
     match root::again_through_sudo(&kept) {
         Ok(never) => match never {},
-        Err(error) => bail!(refused.hint(format!("{error:#}"))),
+        Err(error) => bail!(refused.hint(sentence(&error))),
     }
 }
 

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use crate::exit_code::ExitCode;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::pasteable::pasteable;
 use crate::redaction::Redactor;
 use crate::text::{accepted_as_it_is, on_screen, printable, printable_lines};
@@ -55,6 +55,72 @@ impl ChangeOutcome {
     /// Whether nothing was done or decided: a dry run says so.
     pub fn is_foreseen(self) -> bool {
         matches!(self, Self::Would | Self::WouldAsk | Self::Might)
+    }
+}
+
+/// How a target was modified outside kkrun.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Modification {
+    /// It is not there any more.
+    Removed,
+    /// It does not run any more.
+    Stopped,
+    /// Something of it differs from what kkrun left.
+    Differs {
+        /// In one line, where one says it, such as `mode 0644 → 0600`.
+        brief: Option<String>,
+        /// Line by line.
+        lines: Vec<String>,
+        /// The unified diff of a text, where it is shown: what kkrun left and what is there.
+        diff: Option<String>,
+    },
+}
+
+impl Modification {
+    /// It differs in these properties, the first of which says it in one line.
+    pub fn properties(lines: Vec<String>) -> Self {
+        Self::Differs { brief: lines.first().cloned(), lines, diff: None }
+    }
+
+    /// It is as this text shows it, which is too much for one line.
+    pub fn shown(text: &str) -> Self {
+        Self::Differs { brief: None, lines: text.lines().map(str::to_owned).collect(), diff: None }
+    }
+
+    /// What happened to it as a whole, as the end of a sentence.
+    pub fn happened(&self) -> Option<&'static str> {
+        match self {
+            Self::Removed => Some("was removed"),
+            Self::Stopped => Some("was stopped"),
+            Self::Differs { .. } => None,
+        }
+    }
+
+    /// In one line, of the target that is called so.
+    pub fn in_one_line(&self, described: &str) -> String {
+        match (self, self.happened()) {
+            (_, Some(happened)) => format!("{described} {happened}"),
+            (Self::Differs { brief: Some(brief), .. }, _) => format!("{described} was modified: {brief}"),
+            _ => format!("{described} was modified"),
+        }
+    }
+
+    /// What differs, line by line, of the target that is called so.
+    pub fn difference(&self, described: &str) -> String {
+        match (self, self.happened()) {
+            (Self::Differs { lines, diff, .. }, _) => lines
+                .iter()
+                .map(String::as_str)
+                .chain(diff.iter().flat_map(|diff| diff.lines()))
+                .collect::<Vec<_>>()
+                .join("\n"),
+            (_, happened) => format!("{described} {}", happened.unwrap_or_default()),
+        }
+    }
+
+    /// Whether a diff of its text is among what is shown.
+    pub fn has_diff(&self) -> bool {
+        matches!(self, Self::Differs { diff: Some(_), .. })
     }
 }
 
@@ -330,6 +396,9 @@ pub enum Event {
         /// The target as people call it.
         #[serde(skip)]
         described: String,
+        /// What happened to it as a whole, if that says it all.
+        #[serde(skip)]
+        happened: Option<&'static str>,
     },
     /// Something that must be true was looked at.
     Verified {
@@ -426,7 +495,7 @@ impl Event {
 
     /// The event of an error.
     pub fn of_error(error: &anyhow::Error) -> Self {
-        let message = format!("{error:#}");
+        let message = sentence(error);
         let Some(failure) = error.downcast_ref::<Failure>() else {
             return Self::of_failure(&Failure::new(message));
         };
@@ -579,7 +648,10 @@ impl Reporter {
         if let Some(teach) = self.earlier.take() {
             let taught = teach(&mut self.redactor.borrow_mut());
             if let Err(error) = taught {
-                let text = format!("secrets of earlier runs are not recognised in what is shown: {error:#}");
+                let text = format!(
+                    "secrets of earlier runs are not recognised in what is shown: {error}",
+                    error = sentence(&error)
+                );
                 self.audience.hear(&Event::Note { text });
             }
         }
@@ -622,7 +694,7 @@ impl Reporter {
 
     /// The same for an error, whose chain becomes its message.
     pub fn without_secrets_of(&self, error: anyhow::Error) -> anyhow::Error {
-        let message = format!("{error:#}");
+        let message = sentence(&error);
         match error.downcast::<Failure>() {
             Ok(failure) => self.without_secrets_in(Failure { message, ..failure }).into(),
             Err(error) => {
@@ -783,7 +855,7 @@ impl Reporter {
                 *target = redact(target);
                 *difference = difference.as_deref().map(redact);
             }
-            Event::Conflict { summary, target, difference, described } => {
+            Event::Conflict { summary, target, difference, described, .. } => {
                 *described = redact(described);
                 *summary = redact(summary);
                 *target = redact(target);
@@ -864,6 +936,9 @@ fn log_line(event: &Event) -> Option<String> {
             format!("  `{label}` {status} after {seconds:.1} s")
         }
         Event::Change { summary, .. } => format!("* {summary}"),
+        Event::Conflict { described, happened: Some(happened), .. } => {
+            format!("{described} {happened} outside kkrun")
+        }
         Event::Conflict { described, difference, .. } => {
             format!("{described} was modified outside kkrun:\n{difference}")
         }
@@ -879,6 +954,29 @@ fn log_line(event: &Event) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_modified_is_said_by_what_happened_and_not_by_how_its_text_ends() {
+        let said = |modification: &Modification| {
+            (modification.in_one_line("`/x`"), modification.difference("`/x`"), modification.happened())
+        };
+        let removed = "`/x` was removed".to_owned();
+        assert_eq!(said(&Modification::Removed), (removed.clone(), removed, Some("was removed")));
+        assert_eq!(Modification::Stopped.in_one_line("`a.service`"), "`a.service` was stopped");
+        let text = "7: the cat was removed";
+        let shown = ("`/x` was modified".to_owned(), text.to_owned(), None);
+        assert_eq!(said(&Modification::shown(text)), shown);
+        let properties = Modification::properties(vec!["mode 0644 → 0600".into(), "owner 0 → 1".into()]);
+        let lines = "mode 0644 → 0600\nowner 0 → 1".to_owned();
+        assert_eq!(said(&properties), ("`/x` was modified: mode 0644 → 0600".to_owned(), lines, None));
+        let differs = |brief: Option<&str>| Modification::Differs {
+            brief: brief.map(str::to_owned),
+            lines: vec!["content differs".to_owned()],
+            diff: Some("-a\n+b\n".to_owned()),
+        };
+        assert_eq!(differs(None).difference("`/x`"), "content differs\n-a\n+b");
+        assert!(differs(None).has_diff() && !properties.has_diff());
+    }
 
     #[test]
     fn a_reason_to_skip_has_a_kind_in_json() {

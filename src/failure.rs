@@ -156,7 +156,7 @@ impl Failure {
         Self {
             exit: ExitCode::FAILED,
             kind: FailureKind::Failed,
-            message: message.into(),
+            message: in_words(message.into()),
             code: None,
             output: Vec::new(),
             hints: Vec::new(),
@@ -213,13 +213,83 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// An error in one sentence, the system's own error last: the only way in which one is written.
+pub fn sentence(error: &anyhow::Error) -> String {
+    in_words(format!("{error:#}"))
+}
+
 /// An error in lines of its own, with its way on: where it is one of several, which end nothing by themselves.
 pub fn with_way_on(error: &anyhow::Error) -> String {
     let hints = error.downcast_ref::<Failure>().map_or(&[][..], |failure| &failure.hints);
-    hints.iter().fold(format!("{error:#}"), |text, hint| format!("{text}\n{hint}"))
+    hints.iter().fold(sentence(error), |text, hint| format!("{text}\n{hint}"))
+}
+
+/// A message in which the errors of the system are words as in the rest of it: the standard library begins them with a
+/// capital letter, and ends them with ` (os error 28)`.
+fn in_words(message: String) -> String {
+    const MARK: &str = " (os error ";
+    let (mut done, mut rest) = (String::new(), message.as_str());
+    while let Some((before, behind)) = rest.split_once(MARK) {
+        let number = behind.split_once(')').and_then(|(number, behind)| Some((number.parse().ok()?, behind)));
+        let Some((number, behind)) = number else {
+            done.extend([before, MARK]);
+            rest = behind;
+            continue;
+        };
+        let whole = std::io::Error::from_raw_os_error(number).to_string();
+        let words = whole.split(MARK).next().unwrap_or_default();
+        match before.strip_suffix(words) {
+            Some(before) => done.extend([before, &uncapitalised(words)]),
+            None => done.push_str(before),
+        }
+        rest = behind;
+    }
+    if done.is_empty() { message } else { done + rest }
+}
+
+/// The words without a capital letter at their beginning, unless that begins an abbreviation.
+fn uncapitalised(words: &str) -> String {
+    let mut letters = words.chars();
+    match (letters.next(), letters.as_str().chars().next()) {
+        (Some(first), Some(second)) if !second.is_uppercase() => {
+            format!("{}{}", first.to_lowercase(), letters.as_str())
+        }
+        _ => words.to_owned(),
+    }
 }
 
 /// The exit status that this error leads to.
 pub fn exit_code(error: &anyhow::Error) -> ExitCode {
     error.downcast_ref::<Failure>().map_or(ExitCode::FAILED, |failure| failure.exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use anyhow::Context as _;
+
+    use super::*;
+
+    #[test]
+    fn an_error_of_the_system_is_in_words_and_without_its_number() {
+        for (number, words) in [
+            (28, "no space left on device"),
+            (13, "permission denied"),
+            (2, "no such file or directory"),
+            (5, "input/output error"),
+        ] {
+            let io = || std::io::Error::from_raw_os_error(number);
+            let chain = Err::<(), _>(io()).context("cannot write `/x`").unwrap_err();
+            assert_eq!(sentence(&chain), format!("cannot write `/x`: {words}"));
+            let errno = rustix::io::Errno::from_raw_os_error(number);
+            let chain = Err::<(), _>(errno).context("cannot write `/x`").unwrap_err();
+            assert_eq!(sentence(&chain), format!("cannot write `/x`: {words}"));
+            let text = format!("cannot read `/x`: {} at line 3", io());
+            assert_eq!(Failure::new(text).message, format!("cannot read `/x`: {words} at line 3"));
+        }
+        let both = format!("{}, and then {}", std::io::Error::from_raw_os_error(2), "gone (os error 2)");
+        assert_eq!(in_words(both), "no such file or directory, and then gone");
+        for untouched in ["plain", "(os error 2)", "what (os error x) is", "open (os error 7"] {
+            assert_eq!(in_words(untouched.to_owned()), untouched);
+        }
+    }
 }

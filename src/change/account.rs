@@ -7,6 +7,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::World;
+use crate::failure::sentence;
 use crate::machine::account::{
     self, Account, DIRECTORY, Database, DatabaseFiles, Databases, Group, LoginDefs, NewUser, Order, Rules,
     Traces,
@@ -150,7 +151,7 @@ fn flush_caches(world: &World) {
         if Path::new(command[0]).exists()
             && let Err(error) = world.look(&Command::new(command))
         {
-            tracing::warn!("cannot flush a cache of users and groups: {error:#}");
+            tracing::warn!("cannot flush a cache of users and groups: {error}", error = sentence(&error));
         }
     }
 }

@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use super::World;
 use super::tag;
 use super::tree::{exchange, is_of_kind};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::machine::files::{self, Attributes, Content, Contents, FileState, Manifest, PathText, TreeFiles};
 use crate::machine::mount;
 
@@ -123,10 +123,13 @@ fn copy_and_remove(path: &Path, to: &Path) -> Result<()> {
 
 fn stays(path: &Path, why: &anyhow::Error) -> anyhow::Error {
     let shown = PathText::new(path);
-    Failure::new(format!("cannot copy `{shown}` to the state directory, so it is left where it is: {why:#}"))
-        .kind(FailureKind::Refused)
-        .hint(format!("move or remove `{shown}` yourself, then run kkrun again"))
-        .into()
+    Failure::new(format!(
+        "cannot copy `{shown}` to the state directory, so it is left where it is: {why}",
+        why = sentence(&why)
+    ))
+    .kind(FailureKind::Refused)
+    .hint(format!("move or remove `{shown}` yourself, then run kkrun again"))
+    .into()
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use serde_json::Value;
 
 use super::postgres::Login;
 use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, Unit, World, state_value};
+use crate::event::Modification;
 use crate::journal::{Class, Undoing};
 use crate::machine::account::Account;
 use crate::machine::postgres::{Connection, Parameter, identifier, literal, sql_state};
@@ -287,10 +288,11 @@ impl Kind for DatabaseChange {
         if self.is_creation() { Class::Databases } else { Class::Safe }
     }
 
-    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<Modification> {
         let recorded: DatabaseState = serde_json::from_value(recorded.clone()).ok()?;
         let is_its_own = recorded == DatabaseState::Absent || recorded.same_as(&self.before);
-        (!is_its_own).then(|| recorded.difference(&self.before))
+        let lines = || recorded.difference(&self.before).lines().map(str::to_owned).collect();
+        (!is_its_own).then(|| Modification::properties(lines()))
     }
 
     fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {

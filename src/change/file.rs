@@ -15,6 +15,7 @@ use super::{
     Kind, Loss, NOT_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, is_volatile,
     state_value, tag, unified_diff,
 };
+use crate::event::Modification;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, Manifest, PathText};
@@ -309,30 +310,28 @@ impl FileChange {
     }
 
     /// What differs between the recorded content and the one that is there, for messages.
-    fn difference_from_recorded(&self, world: &World, recorded: &FileState, now: &FileState) -> String {
+    fn difference_from_recorded(&self, world: &World, recorded: &FileState, now: &FileState) -> Modification {
         let mut lines = recorded.differences(now);
-        if recorded.sha256() == now.sha256() {
-            return lines.join("\n");
-        }
-        if self.inverse.secret || world.content_is_secret.get() {
-            lines.push(NOT_SHOWN.to_owned());
-            return lines.join("\n");
-        }
-        if !may_be_shown(recorded) || !may_be_shown(now) {
-            return lines.join("\n");
-        }
+        let is_of_content = recorded.sha256() != now.sha256();
+        let is_hidden = is_of_content && (self.inverse.secret || world.content_is_secret.get());
+        let is_shown = is_of_content && !is_hidden && may_be_shown(recorded) && may_be_shown(now);
+        let diff = if is_shown { self.diff_from_recorded(world, recorded) } else { None };
+        // That the content differs is all that this says.
+        let brief = lines.first().filter(|first| *first != "content differs").cloned();
+        lines.extend(is_hidden.then(|| NOT_SHOWN.to_owned()));
+        Modification::Differs { brief, lines, diff }
+    }
+
+    /// The diff between the recorded text and the one that is there, if both may be shown.
+    fn diff_from_recorded(&self, world: &World, recorded: &FileState) -> Option<String> {
         let old = recorded
             .sha256()
             .and_then(|digest| world.backups().and_then(|backups| backups.read(digest)).ok());
-        if let (Some(old), Ok((new, now))) = (old, files::read(self.path()))
-            && let (Some(old), Some(new)) = (showable(recorded, &old), showable(&now, &new))
-        {
-            // Before the lines get their signs: a secret of many lines would not be found behind those.
-            let (old, new) = (world.reporter.redact(old), world.reporter.redact(new));
-            let text = unified_diff(&old, &new, Some(("as kkrun left it", "as it is now")));
-            lines.extend(text.lines().map(str::to_owned));
-        }
-        lines.join("\n")
+        let (old, (new, now)) = (old?, files::read(self.path()).ok()?);
+        let (old, new) = (showable(recorded, &old)?, showable(&now, &new)?);
+        // Before the lines get their signs: a secret of many lines would not be found behind those.
+        let (old, new) = (world.reporter.redact(old), world.reporter.redact(new));
+        Some(unified_diff(&old, &new, Some(("as kkrun left it", "as it is now"))))
     }
 }
 
@@ -472,10 +471,15 @@ impl Kind for FileChange {
         files::clear_leftover(self.path(), &tag(self.path()))
     }
 
-    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+    fn restores(&self, recorded: &Value) -> bool {
+        serde_json::from_value(recorded.clone())
+            .is_ok_and(|recorded: FileState| recorded.same_as(&self.after))
+    }
+
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<Modification> {
         let recorded: FileState = serde_json::from_value(recorded.clone()).ok()?;
         if self.before.is_absent() && !recorded.is_absent() {
-            return (!is_volatile(self.path())).then(|| format!("`{}` was removed", self.path().display()));
+            return (!is_volatile(self.path())).then_some(Modification::Removed);
         }
         if self.before.is_absent() || !self.before.is_overwritten(&self.after, &recorded) {
             return None;
@@ -612,7 +616,8 @@ impl Kind for FileChange {
             mount::refuse_within([path])?;
         }
         if !is_ours && !terms.force {
-            return Ok(Undone::Conflict(self.difference_from_recorded(world, &recorded, &now)));
+            let modification = self.difference_from_recorded(world, &recorded, &now);
+            return Ok(Undone::Conflict(modification.difference(&self.target().described())));
         }
         if terms.dry_run {
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
@@ -757,6 +762,8 @@ mod tests {
         std::fs::write(&at, "one\nthree\n").unwrap();
         let again = FileChange::towards(Found::at(&at).unwrap(), &file(b"next", 0o644)).unwrap();
         let in_run = again.conflict(&recorded, &world).unwrap();
+        assert!(in_run.has_diff() && !again.restores(&recorded) && change.kind().restores(&recorded));
+        let in_run = in_run.difference("it");
         let Undone::Conflict(why) = undo(&mut world, &change, Some(&recorded), false) else { panic!() };
         for shown in [in_run, why] {
             let expected = "content differs (8 → 10 bytes)\n--- as kkrun left it\n+++ as it is now\n\

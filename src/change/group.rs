@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::account::{self, AccountRecord};
 use super::reliance::relying_on_account;
 use super::{Kind, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, state_value};
+use crate::event::Modification;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::account::{Account, DIRECTORY, Database, Databases, Group, Order, clear_leftover};
@@ -125,10 +126,10 @@ impl Kind for GroupChange {
         format!("make the group {}", self.inverse.name)
     }
 
-    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<Modification> {
         let recorded: GroupState = serde_json::from_value(recorded.clone()).ok()?;
         let was_removed = recorded != GroupState::Absent && self.before == GroupState::Absent;
-        was_removed.then(|| format!("the group `{}` was removed", self.inverse.name))
+        was_removed.then_some(Modification::Removed)
     }
 
     fn predict(&self, _world: &World, predicted: &mut Predicted) {

@@ -7,6 +7,7 @@ use serde_json::Value;
 use super::apt::Apt;
 use super::installed::Installed;
 use super::{Kind, Payload, Position, UndoTerms, Undone, World, state_value};
+use crate::event::Modification;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::target::{States, Target};
@@ -81,10 +82,10 @@ impl Kind for HoldChange {
         Apt::new(world).mark(verb(self.after), &[&self.inverse.package])
     }
 
-    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<Modification> {
         let was_ended = recorded.as_bool() == Some(self.after) && self.before != self.after;
         let now = if self.after { "not on hold any more" } else { "on hold again" };
-        was_ended.then(|| format!("package `{}` is {now}", self.inverse.package))
+        was_ended.then(|| Modification::shown(&format!("package `{}` is {now}", self.inverse.package)))
     }
 
     fn position(&self, world: &World) -> Result<Position> {

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::unit::{manager_runs, succeeded};
 use super::{Kind, Payload, Position, UndoTerms, Undone, World, state_value};
+use crate::event::Modification;
 use crate::journal::Undoing;
 use crate::machine::account::Account;
 use crate::machine::files::{self, Attributes, Contents, FileState};
@@ -85,10 +86,10 @@ impl Kind for LingerChange {
         Ok(())
     }
 
-    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<Modification> {
         let was_ended = recorded.as_bool() == Some(self.after) && self.before != self.after;
-        was_ended
-            .then(|| format!("the services of {} do not run without a login any more", self.inverse.user))
+        let now = || format!("the services of {} do not run without a login any more", self.inverse.user);
+        was_ended.then(|| Modification::shown(&now()))
     }
 
     fn position(&self, _world: &World) -> Result<Position> {

@@ -74,7 +74,7 @@ pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tr
 pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, stay_active, succeeded, verify_file};
 pub use user::{DesiredUser, UserChange, UserFacts, UserState, password_of};
 
-use crate::event::{CommandOutcome, Event, Reporter};
+use crate::event::{CommandOutcome, Event, Modification, Reporter};
 use crate::journal::{ChangeId, Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
@@ -486,8 +486,13 @@ pub trait Kind {
 
     /// Why the state that was found is a conflict, given the recorded one; `None` if kkrun may overwrite it. By default
     /// nothing is: what is volatile, such as a unit that stopped, is no one's decision.
-    fn conflict(&self, _recorded: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, _recorded: &Value, _world: &World) -> Option<Modification> {
         None
+    }
+
+    /// Whether it brings back what is recorded of its target.
+    fn restores(&self, _recorded: &Value) -> bool {
+        false
     }
 
     /// Completes or clears what an act or an undo left that was stopped half-way: a target that is as desired by now is

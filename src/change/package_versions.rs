@@ -18,7 +18,8 @@ use super::packages::{
 };
 use super::reliance::{PACKAGE_LISTS, relying_on_packages};
 use super::{Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, state_value};
-use crate::failure::{Failure, FailureKind};
+use crate::event::Modification;
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{Digest, FileState};
 use crate::machine::process::Command;
@@ -498,7 +499,7 @@ impl Kind for PackageVersionsChange {
         OnDoubt::ActAgain
     }
 
-    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<Modification> {
         let recorded: VersionsState = serde_json::from_value(recorded.clone()).ok()?;
         if !self.inverse.is_exact {
             return None;
@@ -506,7 +507,7 @@ impl Kind for PackageVersionsChange {
         let known = Installed::look(world).ok()?;
         recorded.versions.iter().find_map(|(name, left)| {
             let now = known.version(name);
-            (now != left.as_deref()).then(|| differs(name, now, left.as_deref()))
+            (now != left.as_deref()).then(|| Modification::shown(&differs(name, now, left.as_deref())))
         })
     }
 
@@ -540,7 +541,10 @@ impl Kind for PackageVersionsChange {
             // dpkg still lists packages to be installed that it never came to.
             let names: Vec<&str> = self.after.keys().map(String::as_str).collect();
             if let Err(listed) = apt.forget_desired(&names) {
-                tracing::warn!("cannot clear what dpkg still lists to be installed: {listed:#}");
+                tracing::warn!(
+                    "cannot clear what dpkg still lists to be installed: {listed}",
+                    listed = sentence(&listed)
+                );
             }
             return Err(error);
         }

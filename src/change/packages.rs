@@ -12,7 +12,7 @@ use super::apt::{Apt, Simulated, has_stale_lists, holds_databases, is_dpkg_inter
 use super::installed::Installed;
 use super::reliance::{PACKAGE_LISTS, relying_on_packages};
 use super::{Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, state_value};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{Class, Undoing};
 use crate::target::{States, Target};
 
@@ -210,7 +210,10 @@ impl Kind for PackagesChange {
         {
             // dpkg still lists packages to be installed that it never came to.
             if let Err(listed) = apt.forget_desired(&self.names()) {
-                tracing::warn!("cannot clear what dpkg still lists to be installed: {listed:#}");
+                tracing::warn!(
+                    "cannot clear what dpkg still lists to be installed: {listed}",
+                    listed = sentence(&listed)
+                );
             }
             return Err(error);
         }
@@ -342,7 +345,11 @@ pub(super) fn remove_added(apt: Apt<'_>, names: &[&str], is_apt_stuck: bool) -> 
     if let Err(error) = removed {
         // Before apt removes a package, it forgets that it was automatically installed.
         if let Err(forgotten) = mark_those_left(apt, &needed) {
-            tracing::warn!("cannot mark {} as automatically installed: {forgotten:#}", needed.join(", "));
+            tracing::warn!(
+                "cannot mark {} as automatically installed: {forgotten}",
+                needed.join(", "),
+                forgotten = sentence(&forgotten)
+            );
         }
         return Err(error);
     }
@@ -448,9 +455,10 @@ pub(super) fn make_installable(
 /// Says that the lists could not be fetched where those that are there do.
 pub(super) fn note_old_lists(apt: Apt<'_>, error: &anyhow::Error) -> Result<()> {
     apt.world.processes.check_interruption()?;
-    apt.world
-        .reporter
-        .note(format!("cannot update the package lists, going on with those that are there: {error:#}"));
+    apt.world.reporter.note(format!(
+        "cannot update the package lists, going on with those that are there: {error}",
+        error = sentence(&error)
+    ));
     Ok(())
 }
 

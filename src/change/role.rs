@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::postgres::Login;
 use super::{Kind, Loss, Payload, Position, UndoTerms, Undone, Unit, World, state_value};
+use crate::event::Modification;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::files::Digest;
@@ -394,10 +395,11 @@ impl Kind for RoleChange {
         Ok(())
     }
 
-    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<Modification> {
         let recorded: RoleState = serde_json::from_value(recorded.clone()).ok()?;
         let is_its_own = recorded == RoleState::Absent || recorded.same_as(&self.before);
-        (!is_its_own).then(|| recorded.difference(&self.before))
+        let lines = || recorded.difference(&self.before).lines().map(str::to_owned).collect();
+        (!is_its_own).then(|| Modification::properties(lines()))
     }
 
     fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {

@@ -11,6 +11,7 @@ use super::{
     Kind, Loss, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, is_volatile, shortened,
     state_value, tag,
 };
+use crate::event::Modification;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, PlainData, Undoing};
 use crate::machine::files::{
@@ -540,18 +541,18 @@ impl Kind for TreeChange {
         Ok(())
     }
 
-    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<Modification> {
         let state: TreeState = serde_json::from_value(recorded.clone()).ok()?;
         if state == self.before || state.entries == 0 {
             return None;
         }
         if self.before.entries == 0 {
             let path = self.path();
-            return (!is_volatile(path)).then(|| format!("`{}` was removed", path.display()));
+            return (!is_volatile(path)).then_some(Modification::Removed);
         }
         let manifests = self.manifests(world).ok()?;
         let Ok(recorded) = read_manifest(world, state.manifest) else {
-            return Some("what kkrun last left there is no longer in the backups".to_owned());
+            return Some(Modification::shown("what kkrun last left there is no longer in the backups"));
         };
         let mut lines = Vec::new();
         for (name, found) in manifests.before.entries() {
@@ -573,7 +574,7 @@ impl Kind for TreeChange {
         if let Ok(bytes) = blob(&timeless(&manifests.before)) {
             world.backups().and_then(|backups| backups.save(&bytes)).ok()?;
         }
-        Some(shortened(lines))
+        Some(Modification::shown(&shortened(lines)))
     }
 
     fn reaches(&self, path: &Path, world: &World) -> bool {
@@ -883,7 +884,10 @@ mod tests {
         assert_eq!(again.conflict(&recorded, &world), None);
         std::fs::write(root.join("page"), "edited").unwrap();
         let again = TreeChange::copy(&root, &next.0).unwrap().unwrap();
-        assert_eq!(again.conflict(&recorded, &world).unwrap(), "page: content differs (1 → 6 bytes)");
+        assert_eq!(
+            again.conflict(&recorded, &world).unwrap(),
+            Modification::shown("page: content differs (1 → 6 bytes)")
+        );
     }
 
     #[test]
@@ -932,7 +936,10 @@ mod tests {
 
         fill(&root, &[("robots.txt", "theirs")]);
         let again = TreeChange::mirror(&root, &desired.0).unwrap().unwrap();
-        assert_eq!(again.conflict(&recorded, &world).unwrap(), "robots.txt: absent → a file");
+        assert_eq!(
+            again.conflict(&recorded, &world).unwrap(),
+            Modification::shown("robots.txt: absent → a file")
+        );
         let undone = undo(&mut world, &change, Some(&recorded), false);
         assert_eq!(undone, Undone::Conflict("robots.txt: absent → a file".to_owned()));
         std::fs::remove_file(root.join("robots.txt")).unwrap();

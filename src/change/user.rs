@@ -13,6 +13,7 @@ use super::reliance::relying_on_account;
 use super::{
     Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, linger, state_value, tree,
 };
+use crate::event::Modification;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::{
@@ -642,13 +643,12 @@ impl Kind for UserChange {
         if self.before == UserState::Absent { Class::Users } else { Class::Safe }
     }
 
-    fn conflict(&self, recorded: &Value, _world: &World) -> Option<String> {
-        let name = &self.inverse.name;
+    fn conflict(&self, recorded: &Value, _world: &World) -> Option<Modification> {
         let UserState::Present(recorded) = serde_json::from_value(recorded.clone()).ok()? else {
             return None;
         };
         let UserState::Present(now) = &self.before else {
-            return Some(format!("the user `{name}` was removed"));
+            return Some(Modification::Removed);
         };
         let mut lines = Vec::new();
         // What kkrun never left so is nothing that was modified.
@@ -671,7 +671,7 @@ impl Kind for UserChange {
         if is_other && recorded.password.is_some() && recorded.password != now.password {
             lines.push("another password".to_owned());
         }
-        (!lines.is_empty()).then(|| lines.join("\n"))
+        (!lines.is_empty()).then(|| Modification::properties(lines))
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {

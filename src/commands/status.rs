@@ -12,7 +12,7 @@ use super::{chosen_plan, data};
 use crate::cli::Options;
 use crate::config;
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, sentence};
 use crate::journal::{History, PendingHandler, RunRecord};
 use crate::machine::{clock, lock};
 use crate::pasteable::pasteable;
@@ -196,7 +196,7 @@ fn why_not_examined(error: &anyhow::Error) -> String {
     let first = failure.map(|failure| failure.problems.first().unwrap_or(failure));
     match first.and_then(|first| Some((first, first.place.as_ref()?))) {
         Some((first, place)) => format!("{}:{}:{}: {}", place.file, place.line, place.column, first.message),
-        None => format!("{error:#}"),
+        None => sentence(&error),
     }
 }
 

@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::{Launch, read_outside, stem};
 use crate::event::Reporter;
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, sentence};
 use crate::journal::History;
 use crate::script::{Checked, Engine, Host, SETTINGS, Settings, Source, check};
 use crate::session::Session;
@@ -36,7 +36,7 @@ impl Reading {
 
     /// Takes in why something cannot be read.
     pub fn fail(&mut self, error: anyhow::Error) {
-        let message = format!("{error:#}");
+        let message = sentence(&error);
         let mut failure = error.downcast::<Failure>().unwrap_or_else(|_| Failure::new(message));
         if failure.exit != ExitCode::REFUSED {
             failure.exit = ExitCode::USAGE;

@@ -13,7 +13,7 @@ use super::decision::{Decision, Selection, staleness, unknown_reliance};
 use super::status::{StepReport, StepStatus, by_record, rows};
 use crate::event::{Answer, Event, Question, SkipReason};
 use crate::exit_code::ExitCode;
-use crate::failure::{FailedStep, Failure, FailureKind, Place};
+use crate::failure::{FailedStep, Failure, FailureKind, Place, sentence};
 use crate::journal::{ChangeState, Entry, Fingerprint, Handler, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
@@ -918,7 +918,7 @@ pub(super) fn failed(error: anyhow::Error) -> Stop {
     }
     let failure = error.downcast_ref::<Failure>().cloned();
     let mut failure = failure.unwrap_or_else(|| Failure::new(String::new()));
-    failure.message = format!("{error:#}");
+    failure.message = sentence(&error);
     Stop::Failed(failure)
 }
 

@@ -13,7 +13,7 @@ use crate::change::{
     Change, DatabaseChange, DesiredDatabase, DesiredRole, Login, Payload, RoleChange, Statement,
     StatementChange, StatementInverse, label_of, query_holds, recordable,
 };
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::Class;
 use crate::machine::files::Digest;
 use crate::machine::postgres::{Connection, Parameter, Server, identifier};
@@ -431,7 +431,10 @@ fn report_refusal(host: &Host, login: &Login, role: &str, password: &Zeroizing<S
         Connection::open(&server, Some(password.as_str()), &session.world.processes).map(drop)
     };
     if let Err(error) = tried {
-        host.note_once(&format!("role `{role}` has its password, but cannot log in over TCP: {error:#}"));
+        host.note_once(&format!(
+            "role `{role}` has its password, but cannot log in over TCP: {error}",
+            error = sentence(&error)
+        ));
     }
 }
 

@@ -12,7 +12,7 @@ use super::environment::{self, CERTIFICATE_FILES};
 use super::units::{self, CONTROL, REPORT, SERVICE, STARTED, TARGET, UNITS};
 use super::{Base, FILES, Progress, RECORDS, Rehearsal, SHARED, Stop, kept, mounts};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, sentence};
 use crate::machine::clone::cgroup::ControlGroup;
 use crate::machine::clone::container::{self, Bind, Boot, Container, End, Inside};
 use crate::machine::clone::id_range::{IdRange, View};
@@ -413,7 +413,7 @@ fn mount_layers(
             Err(error) => tell(Progress::LeftOut {
                 path: at.clone(),
                 file_system: "unknown".to_owned(),
-                reason: format!("{error:#}"),
+                reason: sentence(&error),
             }),
         }
     }

@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use crate::change::{Change, DesiredUnit, Loss, Payload, Position, Undone, Unit, UnitChange};
 use crate::event::{Answer, Event, Question, UndoOutcome};
-use crate::failure::{self, Failure};
+use crate::failure::{self, Failure, sentence};
 use crate::journal::{
     self, ChangeId, ChangeRecord, ChangeState, Entry, Handler, PendingHandler, StepState, UnfinishedRollback,
 };
@@ -214,7 +214,11 @@ fn name_missing_backups(session: &Session, candidates: &[ChangeId]) {
         let missing =
             Change::of_intent(&known.intent).ok().and_then(|change| missing_backup(session, known, &change));
         if let Some(missing) = missing {
-            session.reporter().note(format!("cannot restore {}: {missing:#}", known.intent.target));
+            session.reporter().note(format!(
+                "cannot restore {}: {missing}",
+                known.intent.target,
+                missing = sentence(&missing)
+            ));
         }
     }
 }
@@ -284,8 +288,8 @@ fn undo_one(
     let change = match Change::of_intent(&known.intent) {
         Ok(change) => change,
         Err(error) => {
-            session.record(Entry::UndoFailed { change: id, error: format!("{error:#}") })?;
-            row.detail = Some(format!("{error:#}"));
+            session.record(Entry::UndoFailed { change: id, error: sentence(&error) })?;
+            row.detail = Some(sentence(&error));
             emit(session, UndoOutcome::Failed, &row);
             report.failed.push(row);
             return Ok(());
@@ -308,7 +312,11 @@ fn undo_one(
             is_agreed = true;
         }
         Ok(None) => {}
-        Err(error) => session.reporter().note_once(format!("{}: {error:#}", known.intent.target)),
+        Err(error) => session.reporter().note_once(format!(
+            "{}: {error}",
+            known.intent.target,
+            error = sentence(&error)
+        )),
     }
     match session.undo_losing(id, request.force, is_agreed)? {
         ChangeState::Undone(how) => {
@@ -431,7 +439,7 @@ impl Undoing<'_> {
         // Why it does not run is said here; that the undo fails without it is said with the undo.
         if let Err(error) = self.session.perform(&start, Payload::Nothing) {
             self.session.check_interruption()?;
-            self.session.reporter().note(format!("{error:#}"));
+            self.session.reporter().note(sentence(&error));
         }
         let newest = self.session.history().changes.last().filter(|newest| newest.is_live());
         self.started.extend(
@@ -512,7 +520,7 @@ impl Undoing<'_> {
             }
             if let Err(error) = self.session.settle_undone(&pending) {
                 self.session.check_interruption()?;
-                let mut detail = format!("{error:#}");
+                let mut detail = sentence(&error);
                 if let Some(failure) = error.downcast_ref::<Failure>() {
                     detail =
                         [&[detail], failure.output.as_slice(), failure.hints.as_slice()].concat().join("\n");

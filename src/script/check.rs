@@ -21,7 +21,7 @@ use super::requirements::Requirements;
 use super::source::LIBRARY;
 use super::vocabulary::Vocabulary;
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, sentence};
 
 /// What a check found.
 #[derive(Default)]
@@ -196,7 +196,7 @@ impl Checker<'_> {
     /// Adds the reason why a script cannot be read. A reason without a place gets the place of the import or step.
     fn report(&mut self, error: anyhow::Error, asked_at: Option<(&Program, Position)>) {
         let exit = crate::failure::exit_code(&error);
-        let message = format!("{error:#}");
+        let message = sentence(&error);
         let mut failure = error.downcast::<Failure>().unwrap_or_else(|_| Failure::new(message));
         if let (None, Some((asking, position))) = (&failure.place, asked_at) {
             failure.place = asking.problem(position, "").place;

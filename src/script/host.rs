@@ -19,7 +19,7 @@ use super::source::Source;
 use crate::change::{Found, PredictedPath};
 use crate::event::{Event, Reporter};
 use crate::exit_code::ExitCode;
-use crate::failure::{Failure, FailureKind, Place};
+use crate::failure::{Failure, FailureKind, Place, sentence};
 use crate::journal::Handler;
 use crate::machine::account::{Account, Group};
 use crate::machine::files;
@@ -342,7 +342,7 @@ impl Host {
     pub(super) fn keep_failure(&self, error: &anyhow::Error) -> usize {
         let mut failure =
             error.downcast_ref::<Failure>().cloned().unwrap_or_else(|| Failure::new(String::new()));
-        failure.message = format!("{error:#}");
+        failure.message = sentence(&error);
         let failure = self.reporter().without_secrets_in(failure);
         self.failures.keep(failure)
     }
@@ -476,8 +476,7 @@ pub fn look<T>(context: &NativeCallContext, primitive: impl FnOnce(&Host) -> Res
     let host = Host::of(context).map_err(|error| error.to_string())?;
     guarded(|| primitive(&host)).map_err(|error| {
         let unknown = host.would_have_changed() && !is_final(&error);
-        let error =
-            if unknown { anyhow::Error::new(Unpredictable(now(&format!("{error:#}")))) } else { error };
+        let error = if unknown { anyhow::Error::new(Unpredictable(now(&sentence(&error)))) } else { error };
         raise(&host, error, context)
     })
 }
@@ -498,7 +497,7 @@ pub fn act_without_recovery<T>(
     let host = Host::of(context).map_err(|error| error.to_string())?;
     guarded(|| primitive(&host)).map_err(|error| {
         if host.would_have_changed() && !is_final(&error) {
-            return raise(&host, Unpredictable(now(&format!("{error:#}"))).into(), context);
+            return raise(&host, Unpredictable(now(&sentence(&error))).into(), context);
         }
         let raised = raise(&host, error, context);
         if let EvalAltResult::ErrorRuntime(value, _) = &*raised

@@ -9,7 +9,7 @@ use super::limits::{self, LARGEST_TEXT};
 use super::source::{Script, Source};
 use super::value::{json_of, value_of};
 use crate::exit_code::ExitCode;
-use crate::failure::Failure;
+use crate::failure::{Failure, sentence};
 
 /// The script that defines them.
 pub const FILE: &str = "settings.rhai";
@@ -117,7 +117,8 @@ fn evaluate(script: &Script) -> Result<BTreeMap<String, Value>> {
     let mut values = BTreeMap::new();
     for (key, value) in map {
         let value = json_of(&value).map_err(|error| {
-            Failure::new(format!("`{}`: the setting `{key}`: {error:#}", script.name)).exit(ExitCode::USAGE)
+            Failure::new(format!("`{}`: the setting `{key}`: {error}", script.name, error = sentence(&error)))
+                .exit(ExitCode::USAGE)
         })?;
         values.insert(key.to_string(), value);
     }

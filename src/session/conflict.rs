@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::last_known::{LastKnown, last_access_at, last_known_at};
 use super::{Mode, Session};
 use crate::change::{AccessChange, Change, FileRecord, Found, OnDoubt, Position};
-use crate::event::{Answer, ChangeOutcome, Event, Question};
+use crate::event::{Answer, ChangeOutcome, Event, Modification, Question};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, ChangeState, Entry};
@@ -42,7 +42,7 @@ impl Session {
             || self.on_conflict != ConflictPolicy::Overwrite && self.history.kept_against.contains_key(target)
     }
 
-    pub(super) fn conflicting_state(&self, change: &Change, target: &Target) -> Option<String> {
+    pub(super) fn conflicting_state(&self, change: &Change, target: &Target) -> Option<Modification> {
         // A dry run repairs nothing that a killed act left, so it cannot look at that.
         let is_open = |change: &ChangeRecord| change.intent.target == *target && is_open(&change.state);
         if self.mode == Mode::DryRun && self.history.open().any(is_open)
@@ -52,7 +52,8 @@ impl Session {
         }
         let Some(recorded) = self.history.recorded(target) else {
             let is_kept = self.history.kept_against.contains_key(target);
-            return is_kept.then(|| "it was kept before, when a killed run was changing it".to_owned());
+            let why = "it was kept before, when a killed run was changing it";
+            return is_kept.then(|| Modification::shown(why));
         };
         // A restart of the machine stops every unit, and that is no one's decision.
         if is_activity(target)
@@ -64,24 +65,24 @@ impl Session {
             return self.modified_access(change);
         }
         self.world.content_is_secret.set(self.history.held_secret(target));
-        let difference = change.kind().conflict(&recorded, &self.world)?;
+        let modification = change.kind().conflict(&recorded, &self.world)?;
         // What kkrun itself left there under another name, as part of a tree say, is its own doing.
         match last_known_at(&self.history, &self.world, target) {
             Ok(Some(LastKnown::Anything)) => None,
             Ok(Some(LastKnown::State(left))) => change.kind().conflict(&left, &self.world),
-            Ok(None) | Err(_) => Some(difference),
+            Ok(None) | Err(_) => Some(modification),
         }
     }
 
     /// The entries whose owner or mode is not as kkrun last left it, by this change's target or by another.
-    fn modified_access(&self, change: &AccessChange) -> Option<String> {
+    fn modified_access(&self, change: &AccessChange) -> Option<Modification> {
         let found = change.given(&self.world, true).ok()?;
         let modified = |(path, now): &(PathBuf, Access)| {
             let left = last_access_at(&self.history, &self.world, path).ok()??;
             (left.kind == now.kind && left != *now).then(|| format!("{}: {left} → {now}", path.display()))
         };
         let lines: Vec<String> = found.iter().filter_map(modified).collect();
-        (!lines.is_empty()).then(|| lines.join("\n"))
+        (!lines.is_empty()).then_some(Modification::Differs { brief: None, lines, diff: None })
     }
 
     /// Whether the target is as an act left it that was stopped half-way, or an inverse that failed.
@@ -140,10 +141,10 @@ impl Session {
         &mut self,
         target: &Target,
         summary: &str,
-        difference: &str,
+        modification: &Modification,
         desired: &Value,
     ) -> Result<bool> {
-        self.report_conflict(target, summary, difference);
+        self.report_conflict(target, summary, modification);
         let policy = match self.on_conflict {
             ConflictPolicy::Ask => self.ask_about_conflict(target, summary, "since kkrun last wrote it")?,
             decided => decided,
@@ -162,7 +163,7 @@ impl Session {
     /// # Errors
     /// When the operator stops, and when no one can be asked.
     pub fn keeps_modified_meanwhile(&self, target: &Target, summary: &str, difference: &str) -> Result<bool> {
-        self.report_conflict(target, summary, difference);
+        self.report_conflict(target, summary, &Modification::shown(difference));
         let policy = match self.on_conflict {
             ConflictPolicy::Ask if self.mode == Mode::DryRun => ConflictPolicy::Overwrite,
             ConflictPolicy::Ask => self.ask_about_conflict(target, summary, "while the command ran")?,
@@ -179,10 +180,11 @@ impl Session {
         self.report(ChangeOutcome::Kept, target, &summary, None);
     }
 
-    pub(super) fn report_conflict(&self, target: &Target, summary: &str, difference: &str) {
+    pub(super) fn report_conflict(&self, target: &Target, summary: &str, modification: &Modification) {
         let (described, target) = (target.described(), target.to_string());
-        let (summary, difference) = (summary.to_owned(), difference.to_owned());
-        self.world.reporter.emit(&Event::Conflict { target, summary, difference, described });
+        let (summary, happened) = (summary.to_owned(), modification.happened());
+        let difference = modification.difference(&described);
+        self.world.reporter.emit(&Event::Conflict { target, summary, difference, described, happened });
     }
 
     pub(super) fn ask_about_conflict(

@@ -9,7 +9,7 @@ use super::{Mode, Session};
 use crate::change::handler::{self, Command};
 use crate::change::{Change, Position, Unit, UnitChange};
 use crate::event::ChangeOutcome;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{ChangeId, ChangeRecord, Entry, Handler, History, PendingHandler, Settling, StepState};
 use crate::target::Target;
 
@@ -180,7 +180,11 @@ impl Session {
                 self.foresee_pending(&pending);
             } else if let Err(error) = self.settle_pending(&pending) {
                 self.check_interruption()?;
-                self.world.reporter.note(format!("{} stays pending: {error:#}", pending.sentence()));
+                self.world.reporter.note(format!(
+                    "{} stays pending: {error}",
+                    pending.sentence(),
+                    error = sentence(&error)
+                ));
             }
         }
         Ok(())
@@ -308,7 +312,11 @@ impl Session {
             if error.downcast_ref::<Failure>().is_none_or(|failure| failure.kind != FailureKind::Test) {
                 return Err(stays_pending(pending, error));
             }
-            let why = format!("not run after the undo: {}, because {error:#}", pending.sentence());
+            let why = format!(
+                "not run after the undo: {}, because {error}",
+                pending.sentence(),
+                error = sentence(&error)
+            );
             self.world.reporter.note(why);
             due.read_files(&self.world, handler).map_err(|error| stays_pending(pending, error))?;
             return self.record_settled(pending, Settling::Undone);

@@ -9,8 +9,8 @@ use super::last_known::{LastKnown, last_known_at};
 use super::undo::refuse_unmounted;
 use super::{ConflictPolicy, Mode, Session, WouldChange};
 use crate::change::{Change, CommandInverse, OnDoubt, Payload, Position, ProductRecord, state_value};
-use crate::event::{ChangeOutcome, Event};
-use crate::failure::{Failure, FailureKind};
+use crate::event::{ChangeOutcome, Event, Modification};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{ChangeId, ChangeRecord, Class, Entry, Intent};
 use crate::machine::files::PathText;
 use crate::target::{States, Target};
@@ -59,8 +59,8 @@ impl Session {
             return Ok(false);
         }
         let conflict = self.conflicting_state(change, &target);
-        if let Some(difference) = &conflict {
-            self.report_conflict(&target, &summary, difference);
+        if let Some(modification) = &conflict {
+            self.report_conflict(&target, &summary, modification);
             if self.on_conflict == ConflictPolicy::Keep {
                 self.report_kept(&target);
                 return Ok(false);
@@ -68,9 +68,12 @@ impl Session {
         }
         let asks = conflict.is_some() && self.on_conflict == ConflictPolicy::Ask;
         let outcome = if asks { ChangeOutcome::WouldAsk } else { ChangeOutcome::Would };
-        let difference = self.difference(change, outcome);
+        // What was modified was shown: bringing it back is the same the other way round.
+        let is_shown = conflict.as_ref().is_some_and(Modification::has_diff)
+            && self.history.recorded(&target).is_some_and(|recorded| change.kind().restores(&recorded));
+        let difference = if is_shown { None } else { self.difference(change, outcome) };
         self.report(outcome, &target, &summary, difference);
-        let found = conflict.map(|difference| found_at(&target, &difference));
+        let found = conflict.map(|modification| modification.in_one_line(&target.described()));
         self.would.push(WouldChange { target, summary, found, is_repeated: false });
         change.kind().predict(&self.world, &mut self.world.predicted.borrow_mut());
         Ok(true)
@@ -92,8 +95,8 @@ impl Session {
         self.asks_for(|| target.clone());
         self.check_interruption()?;
         self.begin_acting()?;
-        if let Some(difference) = self.conflicting_state(change, &target)
-            && !self.may_replace(&target, &intent.summary, &difference, &intent.after.value())?
+        if let Some(modification) = self.conflicting_state(change, &target)
+            && !self.may_replace(&target, &intent.summary, &modification, &intent.after.value())?
         {
             return Ok(None);
         }
@@ -127,8 +130,8 @@ impl Session {
             let Intent { target, summary, after, .. } = change.intent()?;
             if self.is_kept(&target, &after.value()) {
                 kept.insert(target);
-            } else if let Some(difference) = self.conflicting_state(change, &target)
-                && !self.may_replace(&target, &summary, &difference, &after.value())?
+            } else if let Some(modification) = self.conflicting_state(change, &target)
+                && !self.may_replace(&target, &summary, &modification, &after.value())?
             {
                 kept.insert(target);
             }
@@ -169,7 +172,7 @@ impl Session {
         let differences: Vec<_> =
             changes.iter().map(|change| self.difference(change, ChangeOutcome::Made)).collect();
         let acted = first.kind().act(&self.world, Payload::Nothing);
-        let failure = acted.as_ref().err().map(|error| format!("{error:#}"));
+        let failure = acted.as_ref().err().map(sentence);
         let mut first_error = None;
         let mut acted = Some(acted);
         for (id, change) in ids.into_iter().zip(changes) {
@@ -285,7 +288,9 @@ impl Session {
             Err(error) => {
                 if let Err(left) = change.kind().withdraw(&self.world) {
                     let target = change.kind().target();
-                    self.world.reporter.note(format!("{target} stays half made: {left:#}"));
+                    self.world
+                        .reporter
+                        .note(format!("{target} stays half made: {left}", left = sentence(&left)));
                     self.world.doubt_durability();
                 }
                 match change.kind().position(&self.world) {
@@ -323,7 +328,7 @@ impl Session {
     /// Notes that the act of a change has ended, and how. A power failure that takes the record leaves the change in doubt,
     /// as a kill does.
     fn note_failure(&mut self, change: ChangeId, error: &anyhow::Error) -> Result<()> {
-        let error = format!("{error:#}");
+        let error = sentence(error);
         // A command is named by the change already.
         let known = self.known(change)?;
         let label = known.intent.summary.strip_prefix("run ").map(|label| format!("`{label}` "));
@@ -401,21 +406,5 @@ impl Session {
             known.and_then(|known| known.kind().position(&self.world)).is_ok_and(|at| at == Position::Between)
         };
         (change.kind().on_doubt() == OnDoubt::ActAgain || is_between()).then_some(doubtful.id)
-    }
-}
-
-/// What was found at a target that was modified outside kkrun, in one line: what happened to it, or which of its sides is
-/// another.
-fn found_at(target: &Target, difference: &str) -> String {
-    let first = difference.lines().next().unwrap_or_default();
-    let named = target.described();
-    if first.ends_with(" was removed") || first.ends_with(" was stopped") {
-        first.to_owned()
-    } else if first != "content differs"
-        && ["content ", "mode ", "owner ", "group "].iter().any(|side| first.starts_with(side))
-    {
-        format!("{named} was modified: {first}")
-    } else {
-        format!("{named} was modified")
     }
 }

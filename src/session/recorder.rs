@@ -6,7 +6,7 @@ use std::rc::Rc;
 use anyhow::{Result, bail};
 
 use super::Session;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{self, ChangeId, Entry, Journal, Loaded, Record, ScriptDigests, Writer};
 use crate::machine::lock::{Attempt, Lock};
 use crate::machine::secret_store::SecretStore;
@@ -162,7 +162,7 @@ impl Session {
         if let Recorder::Open { journal, .. } = &mut self.recorder
             && let Err(error) = journal.write_checkpoint(&self.history, scripts)
         {
-            tracing::warn!("cannot write the checkpoint of the journal: {error:#}");
+            tracing::warn!("cannot write the checkpoint of the journal: {error}", error = sentence(&error));
         }
     }
 

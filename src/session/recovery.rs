@@ -6,7 +6,8 @@ use super::recorder::Recorder;
 use super::undo::refuse_unmounted;
 use super::{ConflictPolicy, Session};
 use crate::change::{Change, OnDoubt, Position, UndoTerms, Undone};
-use crate::failure::{Failure, FailureKind};
+use crate::event::Modification;
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Entry, Undoing};
 
 impl Session {
@@ -107,7 +108,9 @@ impl Session {
                 Err(error) => {
                     self.check_interruption()?;
                     let target = &known.intent.target;
-                    self.world.reporter.note(format!("{target} stays in doubt: {error:#}"));
+                    self.world
+                        .reporter
+                        .note(format!("{target} stays in doubt: {error}", error = sentence(&error)));
                     continue;
                 }
             };
@@ -165,7 +168,11 @@ impl Session {
             });
             if let Err(error) = repaired {
                 self.check_interruption()?;
-                self.world.reporter.note(format!("{} stays half undone: {error:#}", known.intent.target));
+                self.world.reporter.note(format!(
+                    "{} stays half undone: {error}",
+                    known.intent.target,
+                    error = sentence(&error)
+                ));
             }
         }
         Ok(())
@@ -178,7 +185,7 @@ impl Session {
         difference: &str,
     ) -> Result<()> {
         let target = change.kind().target();
-        self.report_conflict(&target, &change.kind().summary(), difference);
+        self.report_conflict(&target, &change.kind().summary(), &Modification::shown(difference));
         match self.on_conflict {
             ConflictPolicy::Keep => {
                 let against = change.intent()?.after.value();

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use super::last_known::{LastKnown, last_known_at};
 use super::{ConflictPolicy, Session};
 use crate::change::{Change, UndoTerms, Undone, UndoneEntry};
-use crate::failure::{self, Failure, FailureKind};
+use crate::failure::{self, Failure, FailureKind, sentence};
 use crate::journal::{ChangeId, ChangeRecord, ChangeState, Class, Entry, History, Index, Intent, Undoing};
 use crate::machine::mount;
 use crate::target::{Footprint, Target};
@@ -83,7 +83,7 @@ impl Session {
             Err(error) if self.leaves_what_has_no_backup(&known.intent.target, &error) => {
                 let (target, against) = (known.intent.target.clone(), known.intent.after.value());
                 self.record(Entry::ConflictKept { target, against })?;
-                Ok(Undone::Kept(format!("{error:#}; left as it is")))
+                Ok(Undone::Kept(format!("{error}; left as it is", error = sentence(&error))))
             }
             undone => undone,
         };

@@ -366,11 +366,10 @@ impl Audience for Console {
                 }
             }
             // In quiet mode, too: a question or a failure follows, or it is overwritten.
-            Event::Conflict { described, difference, .. } => {
+            Event::Conflict { described, difference, happened, .. } => {
                 let symbol = Emoji("✋", "!!");
-                let happened = difference.strip_prefix(described);
-                if let Some(happened @ (" was removed" | " was stopped")) = happened {
-                    self.line(&format!("  {symbol} {described}{happened} outside kkrun"));
+                if let Some(happened) = happened {
+                    self.line(&format!("  {symbol} {described} {happened} outside kkrun"));
                 } else {
                     self.line(&format!("  {symbol} {described} was modified outside kkrun:"));
                     self.difference(difference, "      ");

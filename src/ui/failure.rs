@@ -4,7 +4,7 @@ use console::{measure_text_width, style, truncate_str};
 
 use super::output::line_to_stderr;
 use super::wrap::{hanging, width, wrapped};
-use crate::failure::{Failure, Place};
+use crate::failure::{Failure, Place, sentence};
 use crate::pasteable::pasteable;
 
 /// How many of a command's last lines are shown.
@@ -16,8 +16,8 @@ const BRIEF: usize = 72;
 /// Writes a failure to standard error.
 pub fn show(error: &anyhow::Error) {
     let shown = match error.downcast_ref::<Failure>() {
-        Some(failure) => text(&format!("{error:#}"), failure),
-        None => wrapped(&format!("{}: {error:#}", style("error").for_stderr().red().bold())),
+        Some(failure) => text(&sentence(error), failure),
+        None => wrapped(&format!("{}: {}", style("error").for_stderr().red().bold(), sentence(error))),
     };
     line_to_stderr(&shown);
 }

@@ -371,3 +371,16 @@ fn scripts_are_known_to_their_layers_alone() {
     let allowed = ["script", "primitives"];
     assert_eq!(named_elsewhere(&["rhai::"], &allowed), Vec::<String>::new());
 }
+
+/// `failure::sentence` takes the number of the system's errors off, which every other way would show.
+#[test]
+fn errors_are_written_in_one_place() {
+    let mut wrong = Vec::new();
+    for (path, module, text) in sources() {
+        if module != "failure" && !path.ends_with("tests.rs") && code(&text).any(|line| line.contains(":#}"))
+        {
+            wrong.push(path);
+        }
+    }
+    assert_eq!(wrong, Vec::<PathBuf>::new());
+}

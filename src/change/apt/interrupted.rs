@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result, bail};
 use super::{Apt, failure, install};
 use crate::change::installed::Installed;
 use crate::change::unit::succeeded;
-use crate::failure::FailureKind;
+use crate::failure::{FailureKind, sentence};
 use crate::machine::debconf_files::complete_saves;
 use crate::machine::package_locks;
 use crate::machine::process::Stdin;
@@ -105,8 +105,7 @@ impl Apt<'_> {
             self.world.processes.check_interruption()?;
             self.world.reporter.note(format!(
                 "cannot install {shown} again, which was interrupted while it was unpacked: some of its files may stay \
-                 ({error:#})"
-            ));
+                 ({error})", error = sentence(&error)));
         }
         Ok(())
     }

@@ -22,6 +22,8 @@ use super::{
     Kind, Loss, OnDoubt, Payload, Position, UndoTerms, Undone, World, aside, is_volatile, missing,
     state_value, tree, unit,
 };
+use crate::event::Modification;
+use crate::failure::sentence;
 use crate::journal::{Class, Undoing};
 use crate::machine::files::{self, Digest, Listing, PathText};
 use crate::machine::mount;
@@ -417,16 +419,16 @@ impl Kind for CommandChange {
         OnDoubt::ActAgain
     }
 
-    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<Modification> {
         let (recorded, watch) = (state_of(recorded)?, self.watch.as_ref()?);
         if let (Some(probe @ Probe::Output { .. }), Some(known)) = (&self.inverse.probe, &recorded.probed)
             && self.before.probed.as_ref() != Some(known)
         {
-            return Some(probe.difference(world));
+            return Some(Modification::shown(&probe.difference(world)));
         }
         let product = self.product()?;
         if watch.modified.iter().any(|path| path == Path::new(".")) && watch.found.is_empty() {
-            return (!is_volatile(product)).then(|| format!("`{}` was removed", product.display()));
+            return (!is_volatile(product)).then_some(Modification::Removed);
         }
         let name = |path: &PathBuf| match path.to_str() {
             Some(".") => product.display().to_string(),
@@ -436,9 +438,9 @@ impl Kind for CommandChange {
         let (first, others) = names.split_at(names.len().min(MOST_NAMED));
         let more = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
         if names.is_empty() {
-            self.too_much_added(watch)
+            self.too_much_added(watch).map(|added| Modification::shown(&added))
         } else {
-            Some(format!("modified or removed: {}{more}", first.join(", ")))
+            Some(Modification::shown(&format!("modified or removed: {}{more}", first.join(", "))))
         }
     }
 
@@ -548,7 +550,7 @@ impl Kind for CommandChange {
         {
             return Ok(Undone::Conflict(match looked {
                 Ok(_) => probe.difference(world),
-                Err(error) => format!("{error:#}, and kkrun recorded its output"),
+                Err(error) => format!("{error}, and kkrun recorded its output", error = sentence(&error)),
             }));
         }
         if !self.inverse.has_undo() {

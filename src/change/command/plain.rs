@@ -8,6 +8,7 @@ use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use crate::change::{World, unit};
+use crate::failure::sentence;
 use crate::machine::account::Account;
 use crate::machine::files::Digest;
 use crate::machine::process::{self, Command, Stdin};
@@ -119,7 +120,7 @@ impl Probe {
         let (Self::Success { look } | Self::Output { look }) = self;
         match self.failure(world) {
             Ok(()) => format!("the output of `{}` is not what kkrun recorded", look.label()),
-            Err(error) => format!("{error:#}, and kkrun recorded its output"),
+            Err(error) => format!("{error}, and kkrun recorded its output", error = sentence(&error)),
         }
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use crate::change::tree::{self, is_of_kind};
 use crate::change::{World, aside, state_value, tag};
-use crate::failure::FailureKind;
+use crate::failure::{FailureKind, sentence};
 use crate::machine::files::{self, Digest, FileState, Listing, PathText};
 use crate::machine::tree_size::TreeSize;
 use crate::target::Target;
@@ -215,7 +215,11 @@ pub(super) fn is_small(size: TreeSize) -> bool {
 pub(super) fn keep_before_run(world: &World, added: &[Added]) {
     for added in added.iter().filter(|added| added.is_kept()) {
         if let Err(error) = keep_small(world, std::slice::from_ref(&added.path)) {
-            world.reporter.note(format!("cannot keep a copy of `{}`: {error:#}", added.path.display()));
+            world.reporter.note(format!(
+                "cannot keep a copy of `{}`: {error}",
+                added.path.display(),
+                error = sentence(&error)
+            ));
         }
     }
 }

@@ -34,7 +34,8 @@ use super::{
     Change, Found, Kind, NOT_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, UndoneEntry, World,
     accounts_of, state_value, tag, unified_diff,
 };
-use crate::failure::{Failure, FailureKind};
+use crate::event::Modification;
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{ChangeId, Undoing};
 use crate::machine::files::{self, Attributes, Contents, Digest, FileState, PathText};
 use crate::target::{States, Target};
@@ -335,7 +336,7 @@ impl EditChange {
             let numbered = numbered.map(|(index, line)| format!("{}: {}", first + index, line));
             Ok(numbered.collect::<Vec<_>>().join("\n"))
         };
-        text().unwrap_or_else(|error| format!("{error:#}"))
+        text().unwrap_or_else(|error| sentence(&error))
     }
 
     /// Completes or clears what a killed process left half written.
@@ -422,7 +423,7 @@ impl EditChange {
                 "overwriting it restores all of `{shown}` from before this change, without what was set in it since"
             )
         };
-        let why = world.reporter.redact(&format!("{why:#}"));
+        let why = world.reporter.redact(&sentence(&why));
         Ok(Undone::Conflict(format!("{why}\n{whole}")))
     }
 
@@ -605,15 +606,16 @@ impl Kind for EditChange {
         self.tidy(world)
     }
 
-    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<Modification> {
         let recorded: EntryState = serde_json::from_value(recorded.clone()).ok()?;
         if recorded == self.before || self.file_is_ours {
             return None;
         }
         if self.before == EntryState::Unset {
-            return Some(format!("{} is gone from `{}`", self.inverse.entry.shown(), self.shown_path()));
+            let gone = format!("{} is gone from `{}`", self.inverse.entry.shown(), self.shown_path());
+            return Some(Modification::shown(&gone));
         }
-        Some(self.entry_now(world))
+        Some(Modification::shown(&self.entry_now(world)))
     }
 
     fn stayed_for(&self, id: ChangeId, mut undone: Vec<UndoneEntry>) -> Made {
@@ -673,7 +675,7 @@ impl Kind for EditChange {
             Ok(here) if here == self.before => Position::Before,
             Ok(_) => Position::Neither(self.inverse.edited.differences(&now).join("\n")),
             // The file is there: the entry cannot be found in it for certain.
-            Err(error) => Position::Neither(world.reporter.redact(&format!("{error:#}"))),
+            Err(error) => Position::Neither(world.reporter.redact(&sentence(&error))),
         })
     }
 

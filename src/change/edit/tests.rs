@@ -241,13 +241,14 @@ fn a_line_is_a_conflict_when_it_was_edited_and_not_when_another_was() {
 
     scene.write("a=2\nk=theirs\n");
     let third = scene.towards(&entry, other, record).unwrap();
-    assert_eq!(third.conflict(of_line, &scene.world).as_deref(), Some("2: k=theirs"));
+    assert_eq!(third.conflict(of_line, &scene.world), Some(Modification::shown("2: k=theirs")));
     // Unless kkrun itself wrote the whole file since.
     let third = scene.towards(&entry, other, FileRecord::AsRecorded).unwrap();
     assert_eq!(third.conflict(of_line, &scene.world), None);
     scene.write("a=2\n");
     let fourth = scene.towards(&entry, other, record).unwrap();
-    assert!(fourth.conflict(of_line, &scene.world).unwrap().starts_with("k is gone from "));
+    let gone = fourth.conflict(of_line, &scene.world).unwrap().difference("it");
+    assert!(gone.starts_with("k is gone from "));
 }
 
 #[test]

@@ -11,7 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::DesiredUnit;
 use crate::change::World;
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::machine::account::Account;
 use crate::machine::process::{Command, Ended};
 use crate::target::Target;
@@ -417,7 +417,10 @@ impl Unit {
         if self.private_socket()?.is_some_and(|socket| socket.exists()) {
             let ended = world.look(&self.command(&["daemon-reload"])?)?;
             if let Err(error) = succeeded(&ended, "systemctl --user daemon-reload") {
-                world.reporter.note(format!("{error:#}: it will read its files when it starts again"));
+                world.reporter.note(format!(
+                    "{error}: it will read its files when it starts again",
+                    error = sentence(&error)
+                ));
             }
         }
         Ok(())
@@ -518,7 +521,9 @@ impl Unit {
         for path in self.output_files(world) {
             match last_lines(&path) {
                 Ok(last) => lines.extend(last),
-                Err(error) => lines.push(format!("cannot read `{}`: {error:#}", path.display())),
+                Err(error) => {
+                    lines.push(format!("cannot read `{}`: {error}", path.display(), error = sentence(&error)))
+                }
             }
         }
         lines
@@ -557,7 +562,7 @@ impl Unit {
         command.timeout = Some(LONGEST_LOOK);
         match world.look(&command) {
             Ok(ended) => ended.stdout.text().lines().map(str::to_owned).collect(),
-            Err(error) => vec![format!("{error:#}")],
+            Err(error) => vec![sentence(&error)],
         }
     }
 

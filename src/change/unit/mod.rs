@@ -18,6 +18,7 @@ pub use manager::{
 };
 
 use super::{Kind, OnDoubt, Payload, Position, UndoTerms, Undone, World, state_value};
+use crate::event::Modification;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::target::{Aspect, States, Target};
@@ -303,16 +304,17 @@ impl Kind for UnitChange {
         OnDoubt::ActAgain
     }
 
-    fn conflict(&self, recorded: &Value, world: &World) -> Option<String> {
+    fn conflict(&self, recorded: &Value, world: &World) -> Option<Modification> {
         let recorded: UnitState = serde_json::from_value(recorded.clone()).ok()?;
         let unit = &self.inverse.unit;
         match (&self.before, &recorded) {
             (UnitState::Enablement { is: now }, UnitState::Enablement { is: left }) => {
-                is_decided(left, now).then(|| difference(unit, &recorded, &self.before))
+                let modified = || Modification::shown(&difference(unit, &recorded, &self.before));
+                is_decided(left, now).then(modified)
             }
             (UnitState::Activity { running: false }, UnitState::Activity { running: true }) => {
                 let facts = unit.facts(world).ok().flatten()?;
-                (facts.active_state != "failed").then(|| format!("`{}` was stopped", unit.shown()))
+                (facts.active_state != "failed").then_some(Modification::Stopped)
             }
             _ => None,
         }

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::pipe::{PipeFlags, pipe_with};
 
-use crate::failure::Failure;
+use crate::failure::{Failure, sentence};
 use crate::machine::tool;
 
 /// The address at which slirp4netns answers questions for names. Source: slirp4netns(1).
@@ -110,7 +110,7 @@ pub fn link_to(namespace: &Path, leader: u32) -> Result<()> {
 /// Forwards packets of a link to the outside, except those to an address of this machine.
 fn let_pass(name: &str) -> Result<()> {
     forward(name).map_err(|error| {
-        Failure::new(format!("{error:#}"))
+        Failure::new(sentence(&error))
             .hint(
                 "inside a container, start the container so that it can write `/proc/sys/net`: systemd-nspawn does \
                  with `SYSTEMD_NSPAWN_API_VFS_WRITABLE=network` in its environment",

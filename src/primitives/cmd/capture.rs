@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Run;
 use crate::change::{Attempts, CapturedChange, Change, CommandSource, Payload, World};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::machine::capture::Capture;
 use crate::machine::process::Ended;
 use crate::primitives::file::absolute;
@@ -102,7 +102,7 @@ impl Run<'_> {
         let (change, ended, mut capture) = match self.run_captured(options, &limits, source) {
             // What earlier changes would bring may be missing.
             Err(error) if dry_run && self.host.would_have_changed() => {
-                let reason = format!("{error:#}");
+                let reason = sentence(&error);
                 self.host.reporter().note(format!("cannot preview `{}` yet: {reason}", self.label));
                 self.note_captured(target);
                 return Ok(None);

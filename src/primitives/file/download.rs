@@ -6,7 +6,7 @@ use serde::Deserialize;
 
 use super::{Mode, Ownership, absolute, make};
 use crate::change::{DesiredFile, Found};
-use crate::failure::{Failure, FailureKind};
+use crate::failure::{Failure, FailureKind, sentence};
 use crate::machine::download::download;
 use crate::machine::files::{Digest, FileState, PathText};
 use crate::script::{Host, Raised, act, options_of};
@@ -69,7 +69,11 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
         session.begin_acting()?;
         let (directory, processes) = (session.world.state_directory(), &session.world.processes);
         download(url, directory, processes.signals(), |why, duration| {
-            session.world.reporter.note(format!("{why:#}, retrying in {} s", duration.as_secs()));
+            session.world.reporter.note(format!(
+                "{why}, retrying in {} s",
+                duration.as_secs(),
+                why = sentence(&why)
+            ));
             processes.pause(duration);
         })?
     };
