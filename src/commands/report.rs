@@ -316,10 +316,11 @@ impl Collector<'_> {
                 self.change(steps, *change, of, at, (Mark::Open, UNDER_WAY))?;
             }
             Entry::Undone { change, how, .. } => {
+                let leaves = self.history.change(*change).and_then(|known| known.leaves(*how));
                 let word = match how {
-                    Undoing::Restored => "undone",
                     Undoing::Already => "as before already",
-                    Undoing::InPart => "undone in part",
+                    Undoing::InPart if leaves.is_some() => "undone in part",
+                    Undoing::InPart | Undoing::Restored => "undone",
                 };
                 self.settle(steps, *change, at, (Mark::Undone, word), None)?;
             }

@@ -5,8 +5,10 @@ use std::ops::Deref;
 use jiff::Timestamp;
 
 use super::plain::PlainData;
-use super::record::{ChangeId, Class, Intent};
+use super::record::{ChangeId, Class, Intent, Undoing};
 use super::state::ChangeState;
+use crate::machine::files::PathText;
+use crate::target::Target;
 
 /// A change and what became of it.
 #[derive(Clone, Debug)]
@@ -49,6 +51,15 @@ impl ChangeRecord {
     /// Something of it may be on the machine.
     pub fn is_live(&self) -> bool {
         self.state.is_live()
+    }
+
+    /// The product that it leaves when it is undone so. All else that is undone in part is whole again as far as the change
+    /// goes, in a target that others modified, too.
+    pub fn leaves(&self, how: Undoing) -> Option<&PathText> {
+        match &self.intent.target {
+            Target::Product(path) if how == Undoing::InPart => Some(path),
+            _ => None,
+        }
     }
 
     /// There is no way to undo it.

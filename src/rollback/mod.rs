@@ -91,7 +91,7 @@ pub fn preview(session: &mut Session, request: &Request, is_shown: bool) -> Resu
             emit(session, UndoOutcome::Already, &row);
             report.undone.push(row);
         } else {
-            report.not_undone.push(unable(&known));
+            report.not_undone.push(unable(session, &known));
         }
     }
     if is_shown {
@@ -322,9 +322,9 @@ fn undo_one(
         ChangeState::Undone(how) => {
             let reported =
                 if how == journal::Undoing::Already { UndoOutcome::Already } else { UndoOutcome::Undone };
-            if how == journal::Undoing::InPart {
+            if let Some(left) = left_by(&known, how) {
                 row.done = format!("undone in part: {}", row.summary);
-                row.detail = left_by(&known, how);
+                row.detail = Some(left);
             }
             emit(session, reported, &row);
             report.undone.push(row);
@@ -459,7 +459,7 @@ impl Undoing<'_> {
                 self.one(*id, &BTreeMap::new())?;
                 continue;
             }
-            let row = unable(&known);
+            let row = unable(self.session, &known);
             let why = row.detail.clone().unwrap_or_default();
             self.session.note(Entry::Kept { change: *id, why })?;
             self.report.not_undone.push(row);
@@ -623,8 +623,7 @@ fn loss_of(
 
 /// What a change leaves that is undone in part.
 fn left_by(known: &ChangeRecord, how: journal::Undoing) -> Option<String> {
-    let Target::Product(path) = &known.intent.target else { return None };
-    (how == journal::Undoing::InPart).then(|| {
+    known.leaves(how).map(|path| {
         format!("`{path}` stays as the command left it, until the change that made it first is undone")
     })
 }
@@ -645,9 +644,11 @@ fn apart(session: &Session, changes: &[ChangeId]) -> (Vec<ChangeId>, Vec<ChangeI
 }
 
 /// The row of a change that cannot be undone, with the reason.
-fn unable(known: &ChangeRecord) -> Row {
+fn unable(session: &Session, known: &ChangeRecord) -> Row {
     let mut why = known.intent.loses.clone().unwrap_or_else(|| "its script names no undo action".to_owned());
-    if known.state == ChangeState::InDoubt {
+    if session.history().failure_of(known).is_some() {
+        why.push_str("; it failed, and may have done a part of it");
+    } else if known.state == ChangeState::InDoubt {
         why.push_str("; it may have been stopped half-way");
     }
     Row { detail: Some(why), ..row_of(known) }

@@ -140,7 +140,9 @@ fn done_by_undo(intent: &Intent) -> String {
         (Target::File(path), Ok(Change::File(change))) if change.states().0.is_absent() => {
             format!("removed {path}")
         }
-        (Target::File(path), Ok(Change::File(_))) => format!("restored {path}"),
+        (Target::File(path), Ok(Change::File(change))) if !change.keeps_content() => {
+            format!("restored {path}")
+        }
         _ => format!("undone: {}", intent.summary),
     }
 }

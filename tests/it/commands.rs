@@ -83,6 +83,8 @@ step::run("01", "First", || {
     let shown = place.run(&format!("show {}", row["change"])).ends(0).stdout;
     assert!(shown.contains("state: failed (ended with exit code 1)"), "{shown}");
     assert!(!place.run("doctor").ends(0).stdout.contains("in doubt"), "its end is known");
+    let known = place.run("rollback --dry-run").ends(6);
+    known.says("it failed, and may have done a part of it").never_says("half-way");
     // A run that is killed while it does it again leaves it in doubt.
     place.edit("plan/plan.rhai", "[\"false\"]", "[\"bash\", \"-c\", \"kill -KILL $PPID\"]");
     place.run("plan.rhai").ends(-9);
