@@ -98,7 +98,6 @@ impl LiveClone {
         // Written down before anything starts in it: a kill at any later instant leaves what the next rehearsal finds.
         let group = ControlGroup::create(&self.record.name)?;
         self.record.made.control_groups = group.directories().to_vec();
-        self.record.save()?;
         let boot = Boot {
             name: self.record.name.clone(),
             root: self.root.path().to_owned(),
@@ -111,6 +110,8 @@ impl LiveClone {
             log: scratch.join("console.log"),
             within: BOOT_WITHIN,
         };
+        self.record.made.outside = boot.outside()?;
+        self.record.save()?;
         let container = match Container::boot(&boot, group, &|| stop.asked()) {
             Ok(container) => container,
             Err(error) => {

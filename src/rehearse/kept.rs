@@ -1,6 +1,6 @@
 //! The two scripts a kept clone is given: they work without kkrun, and as long as the clone is there.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::SHARED;
 use crate::machine::clone::registry::Made;
@@ -41,6 +41,12 @@ pub(super) fn remove(made: &Made, record: &Path) -> String {
         "}".to_owned(),
     ];
     lines.extend(made.processes.iter().map(|process| format!("end {} {}", process.pid, process.start)));
+    // While the root directory is mounted no other one has its lock's name.
+    let remove_outside = |path: &PathBuf| {
+        let path = quote(path);
+        format!("[ ! -d {path} ] && rm -f {path} || {{ release {path}; rmdir {path}; }}")
+    };
+    lines.extend(made.outside.iter().map(remove_outside));
     lines.extend(made.mounts.iter().rev().map(|path| format!("release {}", quote(path))));
     lines.extend(made.network.iter().map(|name| format!("ip netns delete {name}")));
     lines.extend(
@@ -67,6 +73,7 @@ mod tests {
             network: Some("kkrun-7".to_owned()),
             control_groups: vec!["/sys/fs/cgroup/kkrun-7".into()],
             processes: vec![Process { pid: 8, start: 80 }],
+            outside: vec!["/run/it".into()],
             kept: true,
         };
         let script = remove(&made, Path::new("/run/kkrun/rehearsals/kkrun-7"));
@@ -75,6 +82,7 @@ mod tests {
             tail,
             [
                 "end 8 80",
+                "[ ! -d /run/it ] && rm -f /run/it || { release /run/it; rmdir /run/it; }",
                 "release /m/root/home",
                 "release /m/root",
                 "ip netns delete kkrun-7",

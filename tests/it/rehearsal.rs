@@ -64,6 +64,7 @@ impl Trial {
         for progress in &self.reported {
             if let Progress::Booted { name, leader, .. } = progress {
                 assert!(!Path::new("/run/netns").join(name).exists());
+                assert!(!Path::new("/run/systemd/nspawn/propagate").join(name).exists());
                 let stat = std::fs::read_to_string(format!("/proc/{leader}/stat")).unwrap_or_default();
                 assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
                 assert!(!Path::new("/run/kkrun/rehearsals").join(name).exists());

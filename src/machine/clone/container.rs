@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::os::unix::process::{CommandExt as _, ExitStatusExt as _};
 use std::path::{Path, PathBuf};
@@ -15,17 +16,21 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::fs::FlockOperation;
 use rustix::process::{Pid, PidfdFlags, Signal};
 use rustix::thread::ThreadNameSpaceType;
 
 use super::cgroup::{self, ControlGroup};
 use super::id_range::IdRange;
 use super::network;
-use crate::machine::tool;
+use crate::machine::{mount, tool};
 
 /// systemd-nspawn ends with this status when the container asks for a reboot and its unit is kept.
 /// Source: systemd-nspawn(1), `--keep-unit`.
 const ASKED_FOR_REBOOT: i32 = 133;
+
+/// Where systemd-nspawn keeps what it has of its containers.
+const KEPT_BY_NSPAWN: &str = "/run/systemd/nspawn";
 
 /// How often a wait checks whether it has to end.
 const GLANCE: Duration = Duration::from_millis(50);
@@ -56,6 +61,42 @@ pub struct Boot {
     pub within: Duration,
 }
 
+impl Boot {
+    /// What systemd-nspawn keeps of it outside of it while it runs, and leaves if it is killed: where mounts are handed in,
+    /// its sockets (since version 256), the lock of its root directory. Source: its code, `mount_propagate`,
+    /// `unix-export` and `image_path_lock`.
+    ///
+    /// # Errors
+    /// When the root directory cannot be looked at.
+    pub fn outside(&self) -> Result<Vec<PathBuf>> {
+        let root = std::fs::metadata(&self.root)
+            .with_context(|| format!("cannot access `{}`", self.root.display()))?;
+        let kept = Path::new(KEPT_BY_NSPAWN);
+        Ok(vec![
+            kept.join("propagate").join(&self.name),
+            kept.join("unix-export").join(&self.name),
+            kept.join("locks").join(format!("inode-{}:{}", root.dev(), root.ino())),
+        ])
+    }
+}
+
+/// Removes what a killed systemd-nspawn left of a container outside of it, as far as no other one has taken it since.
+pub fn remove_outside(paths: &[PathBuf]) {
+    for path in paths {
+        let Ok(found) = std::fs::symlink_metadata(path) else { continue };
+        if found.is_dir() {
+            if mount::mounted().is_ok_and(|all| all.iter().any(|mount| mount.path == *path)) {
+                mount::unmount(path);
+            }
+            let _ = std::fs::remove_dir(path);
+        } else if let Ok(lock) = File::options().write(true).open(path) {
+            // Removed while it is held, as systemd-nspawn does: one that waits for it looks whether it is still there.
+            let taken = rustix::fs::fcntl_lock(&lock, FlockOperation::NonBlockingLockExclusive);
+            let _ = taken.is_ok().then(|| std::fs::remove_file(path));
+        }
+    }
+}
+
 /// A directory or file of this machine shown inside a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Bind {
@@ -74,6 +115,7 @@ pub struct Container {
     leader: u32,
     users: Option<IdRange>,
     service: String,
+    outside: Vec<PathBuf>,
     // Dropped last: only an empty group can be removed.
     group: ControlGroup,
     keep: bool,
@@ -114,7 +156,8 @@ impl Container {
         command.env("NOTIFY_SOCKET", &notify_path);
         let supervisor = command.spawn().context("cannot start `systemd-nspawn`")?;
         let (users, service) = (boot.users, boot.service.clone());
-        let mut container = Self { supervisor, leader: 0, users, service, group, keep: false };
+        let outside = boot.outside()?;
+        let mut container = Self { supervisor, leader: 0, users, service, outside, group, keep: false };
         container.wait_booted(boot, &notify, stop)?;
         Ok(container)
     }
@@ -264,6 +307,19 @@ impl Container {
         rustix::process::pidfd_open(pid, PidfdFlags::empty()).context("the clone has ended")
     }
 
+    fn end_supervisor(&mut self) {
+        // The kernel ends every process inside with the first one. Its number is not reused while the supervisor waits
+        // for it; what a killed supervisor left is in the group, which ends when it is dropped.
+        if self.leader != 0 && matches!(self.supervisor.try_wait(), Ok(None)) {
+            cgroup::kill(self.leader);
+            if matches!(self.wait_end(Duration::from_secs(5)), Ok(Some(_)) | Err(_)) {
+                return;
+            }
+        }
+        let _ = self.supervisor.kill();
+        let _ = self.supervisor.wait();
+    }
+
     /// Leaves it running when dropped.
     pub fn keep(&mut self) {
         self.keep = true;
@@ -276,16 +332,8 @@ impl Drop for Container {
         if self.keep {
             return;
         }
-        // The kernel ends every process inside with the first one. Its number is not reused while the supervisor waits
-        // for it; what a killed supervisor left is in the group, which ends now.
-        if self.leader != 0 && matches!(self.supervisor.try_wait(), Ok(None)) {
-            cgroup::kill(self.leader);
-            if matches!(self.wait_end(Duration::from_secs(5)), Ok(Some(_)) | Err(_)) {
-                return;
-            }
-        }
-        let _ = self.supervisor.kill();
-        let _ = self.supervisor.wait();
+        self.end_supervisor();
+        remove_outside(&self.outside);
     }
 }
 
@@ -424,6 +472,30 @@ fn escape_colons(path: &Path) -> OsString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_left_outside_is_removed_unless_another_one_holds_it() {
+        let place = tempfile::tempdir().unwrap();
+        let [directory, used, free, held, gone] =
+            ["directory", "used", "free", "held", "gone"].map(|name| place.path().join(name));
+        std::fs::create_dir(&directory).unwrap();
+        std::fs::create_dir_all(used.join("inside")).unwrap();
+        std::fs::write(&free, "").unwrap();
+        std::fs::write(&held, "").unwrap();
+        // The lock as systemd-nspawn takes it, in another process.
+        let lock = "use Fcntl; open F, '+<', $ARGV[0]; my $all = pack 'ssx4qqi', F_WRLCK, 0, 0, 0, 0; \
+                    fcntl F, F_SETLK, $all or die; $| = 1; print \"held\\n\"; sleep 60";
+        let mut holder = Command::new("perl");
+        let mut holder = holder.args(["-e", lock]).arg(&held).stdout(Stdio::piped()).spawn().unwrap();
+        let mut said = [0; 4];
+        io::Read::read_exact(holder.stdout.as_mut().unwrap(), &mut said).unwrap();
+        remove_outside(&[directory.clone(), used.clone(), free.clone(), held.clone(), gone]);
+        assert!(!directory.exists() && used.exists() && !free.exists() && held.exists());
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        remove_outside(std::slice::from_ref(&held));
+        assert!(!held.exists());
+    }
 
     #[test]
     fn a_bind_keeps_its_colons() {

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use super::{cgroup, network};
+use super::{cgroup, container, network};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::{mount, process, trusted};
@@ -31,6 +31,9 @@ pub struct Made {
     pub control_groups: Vec<PathBuf>,
     /// The processes; one whose end ends others comes first.
     pub processes: Vec<Process>,
+    /// What systemd-nspawn leaves outside of the container if it is killed.
+    #[serde(default)]
+    pub outside: Vec<PathBuf>,
     /// Whether it was asked to stay.
     pub kept: bool,
 }
@@ -223,6 +226,8 @@ fn remove(made: &Made) -> Result<()> {
         std::thread::sleep(Duration::from_millis(20));
     }
     cgroup::end(&made.control_groups, Duration::from_secs(10))?;
+    // While the root directory is mounted no other one has its lock's name.
+    container::remove_outside(&made.outside);
     let mounted = mount::mounted()?;
     for path in made.mounts.iter().rev() {
         if mounted.iter().any(|mount| mount.path == *path) {
