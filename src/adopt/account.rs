@@ -159,7 +159,8 @@ impl Accounts {
             let system = if *system { vec![("system", "true".to_owned())] } else { Vec::new() };
             let code = format!("group::ensure({}{});", literal::string(name), literal::options(&system));
             // Users of before it belong to it from the beginning.
-            let first = desired.users.iter().filter(|(_, user)| user.groups.contains(name));
+            let is_in = |user: &User| user.group == *name || user.groups.contains(name);
+            let first = desired.users.iter().filter(|(_, user)| is_in(user));
             let first =
                 first.filter_map(|(user, _)| trace.naming(MAKERS, user)).map(|command| command.when).min();
             let mut action = Action::new(Place::Accounts, code).by(made);
@@ -171,7 +172,7 @@ impl Accounts {
                 if user.password.is_some() {
                     unexpressed.push(format!("user {name}: it has a password, which the plan does not set"));
                 }
-                let special = user.special(name);
+                let special = user.special();
                 if let Some(action) =
                     made_by_command(name, user, trace, secrets).filter(|_| !special.is_empty())
                 {
@@ -232,12 +233,9 @@ impl Accounts {
 }
 
 impl User {
-    /// What `user::ensure` cannot give a new user of this name.
-    fn special(&self, name: &str) -> Vec<String> {
+    /// What `user::ensure` cannot give a new user.
+    fn special(&self) -> Vec<String> {
         let mut special = Vec::new();
-        if self.group != name {
-            special.push(format!("its primary group is `{}`", self.group));
-        }
         if !self.comment.is_empty() {
             special.push(format!("its comment is `{}`", self.comment));
         }
@@ -296,6 +294,9 @@ fn new_user(name: &str, user: &User, trace: &Trace) -> Action {
     if let Some(mode) = user.home_mode {
         options.push(("home_mode", literal::string(&format!("{mode:04o}"))));
     }
+    if user.group != name {
+        options.push(("group", literal::string(&user.group)));
+    }
     if !user.groups.is_empty() {
         options.push(("groups", literal::array(&user.groups)));
     }
@@ -328,7 +329,9 @@ mod tests {
     fn a_new_user_with_its_groups_is_one_call_and_its_own_group_none() {
         let base = Accounts::read(PASSWD, GROUP, SHADOW);
         let mut after = Accounts::read(
-            &format!("{PASSWD}kim:x:1000:1000::/home/kim:/bin/bash\ndaemon1:x:999:999::/opt/d:/bin/false\n"),
+            &format!(
+                "{PASSWD}kim:x:1000:1000::/home/kim:/bin/bash\ndaemon1:x:999:999::/opt/d:/bin/false\nworker:x:998:44::/opt/w:/bin/false\n"
+            ),
             "root:x:0:\nvideo:x:44:kim\nkim:x:1000:\ndaemon1:x:999:\nsshusers:x:1001:kim\n",
             &format!("{SHADOW}kim:!:1:\n"),
         );
@@ -340,6 +343,7 @@ mod tests {
                 "group::ensure(\"sshusers\");",
                 "user::ensure(\"daemon1\", #{ system: true, home: \"/opt/d\", shell: \"/bin/false\" });",
                 "user::ensure(\"kim\", #{ shell: \"/bin/bash\", home_mode: \"0755\", groups: [\"sshusers\", \"video\"] });",
+                "user::ensure(\"worker\", #{ system: true, home: \"/opt/w\", shell: \"/bin/false\", group: \"video\" });",
             ]
         );
         assert_eq!(unexpressed, [""; 0]);
@@ -365,7 +369,7 @@ mod tests {
         );
         assert_eq!(unexpressed, [""; 0]);
         let (actions, unexpressed) = base.towards(&after, &Trace::default(), &Secrets::default());
-        assert_eq!((actions.len(), unexpressed.len()), (1, 3));
+        assert_eq!((actions.len(), unexpressed.len()), (1, 2));
     }
 
     #[test]

@@ -115,6 +115,9 @@ pub struct DesiredUser {
     /// The login shell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<PathText>,
+    /// The primary group, if that is not the group of the user's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Groups that the user is to be in, besides others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<String>,
@@ -152,6 +155,9 @@ impl DesiredUser {
         if let Some(shell) = self.shell.as_ref().filter(|shell| **shell != facts.shell) {
             lacking.push(format!("shell {} → {shell}", facts.shell));
         }
+        if let Some(group) = self.group.as_ref().filter(|group| **group != primary_of(facts)) {
+            lacking.push(format!("primary group {} → {group}", primary_of(facts)));
+        }
         let groups: Vec<&str> = self.groups_lacking(facts).collect();
         if !groups.is_empty() {
             lacking.push(format!("add to {}", groups.join(", ")));
@@ -164,6 +170,13 @@ impl DesiredUser {
             lacking.push("set the password".to_owned());
         }
         lacking
+    }
+
+    /// The number of the primary group that is asked for.
+    fn primary(&self) -> Result<Option<u32>> {
+        let Some(name) = &self.group else { return Ok(None) };
+        let missing = || Failure::new(format!("group `{name}` not found")).kind(FailureKind::Missing);
+        Ok(Some(Group::by_name(name)?.ok_or_else(missing)?.gid))
     }
 
     /// Writes it into the databases; of a user who `is_new`, they get all that they lack.
@@ -180,6 +193,7 @@ impl DesiredUser {
                 name,
                 uid: self.uid,
                 preferred,
+                primary: self.primary()?,
                 group: Group::by_name(name)?.map(|group| group.gid),
                 home: self.home.as_ref().map(PathText::as_path),
                 shell: self.shell.as_ref().map(PathText::as_path),
@@ -462,7 +476,8 @@ impl UserChange {
 
     /// Whether kkrun made the group of the user's name.
     fn made_group(&self) -> bool {
-        self.inverse.record.before.of(Database::Group).is_empty()
+        let AccountRecord { before, after, .. } = &self.inverse.record;
+        before.of(Database::Group).is_empty() && !after.of(Database::Group).is_empty()
     }
 
     /// The mail of the user, where there was none for that name.
@@ -602,7 +617,7 @@ impl Kind for UserChange {
     }
 
     fn needs(&self) -> Result<Vec<Target>> {
-        let (groups, own) = (self.after.groups.iter(), &self.inverse.name);
+        let (groups, own) = (self.after.groups.iter().chain(&self.after.group), &self.inverse.name);
         Ok(groups.filter(|group| *group != own).cloned().map(Target::Group).collect())
     }
 
@@ -811,11 +826,20 @@ fn made(recorded: Option<&Value>) -> Option<UserFacts> {
     }
 }
 
+/// The name of the primary group, or its number.
+fn primary_of(facts: &UserFacts) -> String {
+    let group = Group::by_gid(facts.gid).ok().flatten();
+    group.map_or_else(|| facts.gid.to_string(), |group| group.name)
+}
+
 fn check_fixed(name: &str, desired: &DesiredUser, facts: &UserFacts) -> Result<()> {
     let difference = match (desired.uid, &desired.home) {
         (Some(uid), _) if uid != facts.uid => format!("number {}, not {uid}", facts.uid),
         (_, Some(home)) if *home != facts.home => format!("home `{}`, not `{home}`", facts.home),
-        _ => return check_primary(name, desired, facts),
+        _ => match desired.group.as_ref().filter(|group| **group != primary_of(facts)) {
+            Some(group) => format!("the primary group `{}`, not `{group}`", primary_of(facts)),
+            None => return check_primary(name, desired, facts),
+        },
     };
     Err(Failure::new(format!("user `{name}` already exists with {difference}"))
         .kind(FailureKind::Exists)
@@ -825,8 +849,7 @@ fn check_fixed(name: &str, desired: &DesiredUser, facts: &UserFacts) -> Result<(
 
 /// Refuses to take a user out of the primary group, which is no member's list but the user's own line.
 fn check_primary(name: &str, desired: &DesiredUser, facts: &UserFacts) -> Result<()> {
-    let primary = Group::by_gid(facts.gid)?.map(|group| group.name);
-    match primary.filter(|primary| desired.not_in_groups.contains(primary)) {
+    match Some(primary_of(facts)).filter(|primary| desired.not_in_groups.contains(primary)) {
         None => Ok(()),
         Some(primary) => Err(Failure::new(format!(
             "cannot take the user `{name}` out of the group `{primary}`: it is the user's primary group"
@@ -892,7 +915,7 @@ mod tests {
     fn facts() -> UserFacts {
         UserFacts {
             uid: 1001,
-            gid: 1001,
+            gid: 4_000_000_000,
             home: PathText::new("/home/kim"),
             home_mode: Some("0750".to_owned()),
             shell: PathText::new("/bin/bash"),
@@ -920,6 +943,7 @@ mod tests {
             home: Some(PathText::new("/srv/kim")),
             home_mode: Some("0700".to_owned()),
             shell: Some(PathText::new("/bin/sh")),
+            group: Some("root".to_owned()),
             not_in_groups: vec!["video".to_owned(), "audio".to_owned()],
             password: Some(Digest::of(b"$y$other")),
             ..desired(&["vide", "video"])
@@ -931,6 +955,7 @@ mod tests {
                 "home /home/kim → /srv/kim",
                 "home mode 0750 → 0700",
                 "shell /bin/bash → /bin/sh",
+                "primary group 4000000000 → root",
                 "add to vide",
                 "take out of video",
                 "set the password",
@@ -942,10 +967,15 @@ mod tests {
     }
 
     #[test]
-    fn another_number_or_home_of_a_user_is_refused() {
+    fn another_number_home_or_primary_group_of_a_user_is_refused() {
         let desired = DesiredUser { uid: Some(5), ..DesiredUser::default() };
         let error = check_fixed("kim", &desired, &facts()).unwrap_err();
         assert_eq!(error.to_string(), "user `kim` already exists with number 1001, not 5");
+        let desired = DesiredUser { group: Some("root".to_owned()), ..DesiredUser::default() };
+        let error = check_fixed("kim", &desired, &facts()).unwrap_err();
+        let said = "user `kim` already exists with the primary group `4000000000`, not `root`";
+        assert_eq!(error.to_string(), said);
+        check_fixed("kim", &desired, &UserFacts { gid: 0, ..facts() }).unwrap();
         check_fixed("kim", &super::tests::desired(&["x"]), &facts()).unwrap();
     }
 

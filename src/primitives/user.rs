@@ -39,6 +39,7 @@ struct Options {
     home: Option<String>,
     home_mode: Option<Mode>,
     shell: Option<String>,
+    group: Option<String>,
     groups: Vec<String>,
     not_in_groups: Vec<String>,
     system: bool,
@@ -63,6 +64,7 @@ impl Options {
             home: self.home.as_deref().map(absolute).transpose()?.map(PathText::new),
             home_mode: self.home_mode.map(|Mode(bits)| format!("{bits:04o}")),
             shell: self.shell.as_deref().map(absolute).transpose()?.map(PathText::new),
+            group: self.group,
             groups,
             not_in_groups,
             system: self.system,
@@ -117,9 +119,9 @@ mod functions {
     /// Creates the user `name` unless it exists, with the home `/home/NAME`, a group of the same name and no password. An
     /// existing user keeps what no option names. Undo restores each part that was not modified since. A user that kkrun
     /// created is removed, with the home that kkrun created, after a rollback asked (`--purge users`); any other user stays.
-    /// Options: `uid`, `home` (of an existing user these cannot be changed, because files depend on them), `home_mode`,
-    /// `shell` (a program that is there), `groups` (added to those the user is in), `not_in_groups` (those the user is taken
-    /// out of), `password` (a secret) or `password_hash` (as `mkpasswd` prints it, or `"!"` for no login by password; a string
+    /// Options: `uid`, `home`, `group` (the primary group, instead of one of the user's name; of an existing user these three
+    /// cannot be changed, because files depend on them), `home_mode`, `shell` (a program that is there), `groups` (added to
+    /// those the user is in), `not_in_groups` (those the user is taken out of), `password` (a secret) or `password_hash` (as `mkpasswd` prints it, or `"!"` for no login by password; a string
     /// or a secret), `system: true` (a number from the range for services, and a home only if `home` is given). A password is
     /// hashed as crypt(5) says; of it and its hash, the journal holds only a digest of the hash.
     ///
@@ -130,6 +132,11 @@ mod functions {
     /// ```rhai,booted
     /// user::ensure("kim", #{ home_mode: "0750", shell: "/bin/bash", groups: ["video"] });
     /// assert("video" in user::get("kim").groups);
+    /// ```
+    ///
+    /// ```rhai,booted
+    /// user::ensure("worker", #{ group: "users", system: true });
+    /// assert(user::get("worker").groups == ["users"] && !group::exists("worker"));
     /// ```
     ///
     /// ```rhai,booted
@@ -247,18 +254,15 @@ fn make(host: &Host, name: &str, options: Options, password: Option<&AskedPasswo
     // In a dry run: groups that do not exist yet, and will by then.
     let mut to_come = Vec::new();
     for group in &desired.groups {
-        let is_to_come = would_have_changed(host, &Target::Group(group.clone()))
-            || would_have_changed(host, &Target::User(group.clone()));
-        let is_missing = Group::by_name(group)?.is_none();
-        if is_to_come && is_missing {
+        if is_to_come(host, group)? {
             to_come.push(group.clone());
-        } else if is_missing {
-            bail!(
-                Failure::new(format!("group `{group}` not found"))
-                    .kind(FailureKind::Missing)
-                    .hint("create it first with group::ensure")
-            );
         }
+    }
+    if let Some(group) = &desired.group
+        && is_to_come(host, group)?
+        && Account::by_name(name)?.is_none()
+    {
+        desired.group = None;
     }
     let target = Target::User(name.to_owned());
     let user = |change| if let Some(Change::User(change)) = change { Some(change) } else { None };
@@ -278,6 +282,22 @@ fn make(host: &Host, name: &str, options: Options, password: Option<&AskedPasswo
         return Ok(true);
     }
     host.session().perform(&Change::User(change), Payload::Nothing)
+}
+
+/// Whether a group, which has to be there, is not yet and will be by then.
+fn is_to_come(host: &Host, group: &str) -> Result<bool> {
+    if Group::by_name(group)?.is_some() {
+        return Ok(false);
+    }
+    let makes = |target: Target| would_have_changed(host, &target);
+    if makes(Target::Group(group.to_owned())) || makes(Target::User(group.to_owned())) {
+        return Ok(true);
+    }
+    bail!(
+        Failure::new(format!("group `{group}` not found"))
+            .kind(FailureKind::Missing)
+            .hint("create it first with group::ensure")
+    )
 }
 
 /// Whether a command that a dry run did not run names this user: it may be what makes it.

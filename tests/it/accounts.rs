@@ -55,13 +55,14 @@ plan '
 group::ensure("office");
 user::ensure("kim", #{ groups: ["office"] });
 user::ensure("daemon", #{ groups: ["office"] });
+user::ensure("ann", #{ group: "office" });
 file::make_dir("/srv/office", #{ owner: "kim", group: "office" });
 cmd::run(["useradd", "lee"], #{ unless: || user::exists("lee"), capture: #{} });
 user::ensure("lee", #{ shell: "/bin/sh" });
 '
 kkrun --dry-run p.rhai >said 2>&1 || true
 for line in 'would make the group office' 'would make the user kim with /home/kim' \
-    'would change the user daemon (add to office)' 'would make /srv/office' 'might make the user lee'; do
+    'would change the user daemon (add to office)' 'would make the user ann with /home/ann' 'would make /srv/office' 'might make the user lee'; do
     grep -qF "$line" said || { cat said; exit 1; }
 done
 ! grep 'not predictable' said
@@ -268,6 +269,9 @@ same options 'user::ensure("kim", #{ shell: "/bin/bash", home_mode: "0750", grou
     useradd --create-home --shell /bin/bash --key HOME_MODE=0750 --groups audio,video kim
 same service 'user::ensure("kim", #{ system: true });' useradd --system kim
 same number 'user::ensure("kim", #{ uid: 4242 });' useradd --create-home --uid 4242 kim
+same "primary group" 'user::ensure("kim", #{ group: "users", groups: ["video"] });' \
+    useradd --create-home --gid users --groups video kim
+same "primary group of a service" 'user::ensure("kim", #{ system: true, group: "daemon" });' useradd --system --gid daemon kim
 same "number of a service" 'user::ensure("kim", #{ uid: 543 });' useradd --create-home --uid 543 kim
 same group 'group::ensure("kiosk");' groupadd kiosk
 same "group of a service" 'group::ensure("kiosk", #{ system: true });' groupadd --system kiosk
@@ -337,6 +341,24 @@ for at in 1 2 3 4 5 6 7 8; do
     undo
     is "databases" "$before" "$(databases)"
 done
+# Of another primary group, which stays as it is.
+plan 'user::ensure("kim", #{ group: "users", groups: ["video"] });'
+for at in 1 2 3 4 5 6; do
+    rm -rf "$D/state"
+    dies $at p.rhai
+    kkrun p.rhai
+    is "groups after a kill at $at" "users video" "$(id -Gn kim)"
+    is "lines of a group of its own" 0 "$(cat /etc/group /etc/gshadow | grep -c ^kim: || true)"
+    dies $at rollback --yes --purge users,homes
+    undo
+    is "databases after a kill at $at" "$before" "$(databases)"
+done
+plan 'user::ensure("daemon", #{ group: "users" });'
+is "another primary group" 1 "$(kkrun p.rhai >/dev/null 2>said; echo $?)"
+grep -qF 'user `daemon` already exists with the primary group `daemon`, not `users`' said
+plan 'user::ensure("lee", #{ group: "nobodys" });'
+is "a missing primary group" 1 "$(kkrun p.rhai >/dev/null 2>said; echo $?)"
+grep -qF 'group `nobodys` not found' said
 "#,
     );
 }

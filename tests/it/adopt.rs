@@ -172,6 +172,7 @@ fn checkouts_alternatives_special_users_and_restarts_are_what_they_are() {
          git clone -q --branch main /srv/git/app.git /srv/app\necho local > /srv/app/local.txt\n\
          useradd --no-create-home --shell /usr/sbin/nologin worker\n\
          useradd --create-home --gid users --comment 'Kim K' kim\n\
+         useradd --create-home --gid users ann\n\
          printf '#!/bin/sh\\n' > /usr/local/bin/pages\nchmod 755 /usr/local/bin/pages\n\
          update-alternatives --install /usr/bin/pager pager /usr/local/bin/pages 1\n\
          update-alternatives --set pager /usr/local/bin/pages\ntouch /run/reboot-required\n",
@@ -192,6 +193,8 @@ fn checkouts_alternatives_special_users_and_restarts_are_what_they_are() {
         "file::write(\"/srv/app/local.txt\", \"local\\n\");",
         "cmd::run([\"useradd\", \"--no-create-home\", \"--shell\", \"/usr/sbin/nologin\", \"worker\"], #{",
         "cmd::run([\"useradd\", \"--create-home\", \"--gid\", \"users\", \"--comment\", \"Kim K\", \"kim\"], #{",
+        "user::ensure(\"ann\", #{",
+        "group: \"users\" });",
         "\"--set\", \"pager\", \"/usr/local/bin/pages\"]",
         "host::reboot_required(\"script.sh asks for it\");",
     ] {

@@ -21,6 +21,8 @@ pub struct NewUser<'a> {
     pub uid: Option<u32>,
     /// A number to prefer if it is free, such as the one that an earlier attempt chose.
     pub preferred: Option<u32>,
+    /// The number of the primary group, if that is not the group of the user's name.
+    pub primary: Option<u32>,
     /// The number of the group of the user's name, from whatever source.
     pub group: Option<u32>,
     /// Where the home is, if not where the machine puts it.
@@ -50,12 +52,14 @@ impl Databases {
         let name = user.name;
         let there = self.user_and_group(name);
         let (uid, gid) = there.map_or_else(|| self.new_numbers(user, rules), Ok)?;
-        let has_group =
-            self.numbers(Database::Group, 2).contains(&gid) || (rules.is_taken)(Database::Group, gid)?;
-        if has_group || self.number_of(Database::Group, name).is_some() {
-            self.complete_group(name);
-        } else {
-            self.add_group_lines(name, gid);
+        if user.primary.is_none() {
+            let has_group =
+                self.numbers(Database::Group, 2).contains(&gid) || (rules.is_taken)(Database::Group, gid)?;
+            if has_group || self.number_of(Database::Group, name).is_some() {
+                self.complete_group(name);
+            } else {
+                self.add_group_lines(name, gid);
+            }
         }
         // Without a line in passwd, other lines belong to a removed user.
         let lacks = |all: &Self, database| there.is_none() || all.entry(database, name).is_none();
@@ -206,7 +210,7 @@ impl Databases {
 
     fn new_numbers(&self, user: &NewUser<'_>, rules: &Rules<'_>) -> Result<(u32, u32)> {
         let uid = self.new_uid(user, rules)?;
-        let own = self.number_of(Database::Group, user.name).or(user.group);
+        let own = user.primary.or_else(|| self.number_of(Database::Group, user.name)).or(user.group);
         Ok((uid, own.map_or_else(|| self.new_gid(Some(uid), user.system, rules), Ok)?))
     }
 
@@ -389,6 +393,19 @@ mod tests {
             ]
         );
         let again = with(all.clone(), |all, rules| all.add_user(&kim(), rules));
+        assert_eq!(again, all, "done twice is the same as done once");
+    }
+
+    #[test]
+    fn a_user_of_another_primary_group_gets_no_group_of_its_own() {
+        let before = machine();
+        let user = NewUser { primary: Some(44), ..kim() };
+        let all = with(before.clone(), |all, rules| all.add_user(&user, rules));
+        assert_eq!(last(&all, Database::Passwd), "kim:x:1001:44::/home/kim:/bin/bash");
+        for database in Database::OF_GROUPS {
+            assert_eq!(all.text(database), before.text(database));
+        }
+        let again = with(all.clone(), |all, rules| all.add_user(&user, rules));
         assert_eq!(again, all, "done twice is the same as done once");
     }
 
