@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use rustix::fs::{Dir, Mode, OFlags, ResolveFlags, openat2};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, StatxAttributes, StatxFlags, openat2, statx};
 use rustix::io::Errno;
 
 use super::failures::{failed, refused};
@@ -61,11 +61,7 @@ fn walk_below(
     for name in sorted_names(directory, &here)? {
         relative.push(&name);
         let shown = root.join(&*relative);
-        let is_mount = match open_beneath(directory, Path::new(&name), OFlags::PATH | OFlags::NOFOLLOW) {
-            Err(Errno::XDEV) => true,
-            Ok(_) | Err(Errno::NOENT) => false,
-            Err(errno) => return Err(failed("access", &shown, errno)),
-        };
+        let is_mount = is_mount(directory, &name).map_err(|errno| failed("access", &shown, errno))?;
         let entry = Entry { directory, name: &name, relative, shown: &shown, is_mount };
         if visit(&entry)? == Next::Enter && !is_mount {
             match open_beneath(directory, Path::new(&name), OFlags::DIRECTORY | OFlags::NOFOLLOW) {
@@ -78,6 +74,22 @@ fn walk_below(
         relative.pop();
     }
     Ok(())
+}
+
+/// Whether something is mounted on an entry.
+fn is_mount(directory: BorrowedFd<'_>, name: &OsStr) -> rustix::io::Result<bool> {
+    const ROOT: StatxAttributes = StatxAttributes::MOUNT_ROOT;
+    match statx(directory, name, AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT, StatxFlags::TYPE) {
+        Ok(found) if found.stx_attributes_mask.contains(ROOT) => Ok(found.stx_attributes.contains(ROOT)),
+        // Linux before 5.8 does not say. To open it costs more.
+        Ok(_) => match open_beneath(directory, Path::new(name), OFlags::PATH | OFlags::NOFOLLOW) {
+            Err(Errno::XDEV) => Ok(true),
+            Ok(_) | Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        },
+        Err(Errno::NOENT) => Ok(false),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// The names in a directory, sorted by their bytes.
