@@ -9,9 +9,11 @@
 //! makes of these is known once it has ended; from then on the change is like any other of this kind.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
+use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -27,7 +29,7 @@ use super::{
 use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::capture::Difference;
-use crate::machine::files::{self, Content, Digest, FileState, Manifest, PathText, Times, TreeFiles};
+use crate::machine::files::{self, Content, Digest, Discarded, FileState, Manifest, PathText, Times};
 use crate::machine::mount;
 use crate::machine::tree_size::TreeSize;
 use crate::target::{States, Target};
@@ -86,6 +88,8 @@ pub(super) struct Source {
     parts: Vec<Part>,
     /// Where what the command left is, for each part.
     uppers: Vec<PathBuf>,
+    /// A directory of the file system that holds them, opened before the command ran.
+    opened: Option<Arc<OwnedFd>>,
     modified_meanwhile: BTreeSet<PathBuf>,
 }
 
@@ -96,12 +100,14 @@ impl CapturedChange {
     /// When a manifest cannot be written as JSON.
     pub fn of(label: &str, source: CommandSource, differences: Vec<Difference>) -> Result<Option<Self>> {
         let (mut parts, mut uppers, mut modified_meanwhile) = (Vec::new(), Vec::new(), BTreeSet::new());
-        for Difference { at, upper, before, after, modified_meanwhile: modified } in differences {
+        let mut opened = None;
+        for Difference { at, upper, opened: by, before, after, modified_meanwhile: modified } in differences {
+            opened = Some(by);
             modified_meanwhile.extend(modified.iter().map(|name| entry_path(&at, name.as_path())));
             parts.push(Part::new(at, before, after));
             uppers.push(upper);
         }
-        Self::of_parts(label, source, Source { parts, uppers, modified_meanwhile })
+        Self::of_parts(label, source, Source { parts, uppers, opened, modified_meanwhile })
     }
 
     fn of_parts(label: &str, source: CommandSource, from: Source) -> Result<Option<Self>> {
@@ -157,7 +163,8 @@ impl CapturedChange {
     pub fn without(&self, paths: &[PathBuf]) -> Result<Option<Self>> {
         let Some(source) = &self.source else { return Err(missing()) };
         let parts = source.parts.iter().map(|part| part.without(paths)).collect();
-        let source = Source { parts, uppers: source.uppers.clone(), modified_meanwhile: BTreeSet::new() };
+        let (uppers, opened) = (source.uppers.clone(), source.opened.clone());
+        let source = Source { parts, uppers, opened, modified_meanwhile: BTreeSet::new() };
         Self::of_parts(&self.inverse.label, self.after.source.clone(), source)
     }
 
@@ -693,10 +700,11 @@ impl Kind for CapturedChange {
         }
         let Some(source) = &self.source else { return Err(missing()) };
         for (part, upper) in source.parts.iter().zip(&source.uppers) {
-            let left = TreeFiles::open(upper)?;
-            let mut open = |relative: &Path| Ok(Content::File(left.file(relative)?));
-            let tag = self.tag();
-            files::converge_tree(&part.root, &part.before, &part.after, Times::Follow, &tag, &mut open)?;
+            let opened = source.opened.as_ref().context("what a captured command left is gone")?;
+            let opened = opened.try_clone().with_context(|| format!("cannot open `{}`", upper.display()))?;
+            let left = Discarded::open(upper, opened)?;
+            let (root, before, after) = (&part.root, &part.before, &part.after);
+            files::converge_tree_from(root, before, after, Times::Follow, &self.tag(), &left)?;
         }
         self.recorded_as_desired(&source.parts)
     }

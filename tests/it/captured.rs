@@ -166,6 +166,44 @@ fn names_of_one_file_attributes_and_holes_are_applied_and_undone() {
     assert_eq!(fs::metadata(place.path("m/one")).unwrap().nlink(), 2);
 }
 
+/// So many that what is new is moved: into directories that are there, over files, and whole directories, of which some have
+/// marks of the overlay, names elsewhere, or something that came from outside of them.
+#[test]
+#[ignore = "needs root"]
+fn many_files_are_applied_without_marks_of_the_overlay_and_undone() {
+    let make = |place: &Place| {
+        for number in 0..80 {
+            place.write(&format!("m/there/old-{number:02}"), "old\n");
+            place.write(&format!("m/again/{number:02}"), "old\n");
+        }
+        place.write("m/from/here", "moved\n");
+        std::os::unix::fs::symlink("here", place.path("m/from/link")).unwrap();
+        let path = place.path("m/there/old-07");
+        rustix::fs::setxattr(&path, "user.note", b"1", rustix::fs::XattrFlags::empty()).unwrap();
+    };
+    is_applied_and_undone(
+        make,
+        "cd @/m; for i in {00..79}; do echo new > there/new-$i; echo more >> there/old-$i; done; chmod 0600 there/old-0*; \
+         chown daemon there/new-0*; rm -r again; mkdir -m 0710 again; for i in {00..69}; do echo new > again/$i; done; \
+         mkdir -p made/deep made/empty; mv from/here from/link made/deep; mv there/old-79 made/old; \
+         echo a > made/a; ln made/a made/b; mkdir split; echo c > split/c; ln split/c there/c; ln -s a made/link; \
+         cp /bin/true made/suid; chmod 4755 made/suid; truncate -s 1M made/sparse; touch -d 2001-01-01 made made/deep",
+    );
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_left_out_of_a_new_directory_is_not_there() {
+    let script = "cd @/m; mkdir -p made/.cache/deep; touch made/.cache/deep/x made/.cache/y; for i in {00..99}; do echo $i > made/$i; done; \
+                  touch -d 2001-01-01 made; python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"made/socket\")'";
+    let place = Place::new(&plan(script, "capture: #{ ignore: [\".cache\"] }"));
+    place.write("m/there", "");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(fs::read_dir(place.path("m/made")).unwrap().count(), 100);
+    place.run("rollback").ends(0).says("1 undone");
+    assert!(!place.exists("m/made"));
+}
+
 #[test]
 #[ignore = "needs root"]
 fn a_time_alone_is_applied_and_undone() {

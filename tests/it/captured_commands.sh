@@ -64,6 +64,11 @@ parts)
 esac
 places="/srv"
 [ "$ground" != parts ] || places="/srv /home /var"
+# In the mount of the state directory: what is new there is moved.
+if [ -d /mnt/ground/srv ]; then
+    mkdir /mnt/ground/beside
+    places="/srv /mnt/ground/beside"
+fi
 mkdir /mnt/plan /srv/home
 echo '# mine' > /srv/home/.bashrc
 
@@ -106,6 +111,14 @@ run() {
 }
 
 if [ "$wanted" = everything ]; then
+    # Fails if anything here has a mark of an overlay.
+    cat > /mnt/marks.py << 'END'
+import os, sys
+for at, directories, files in os.walk("."):
+    for path in (os.path.join(at, name) for name in directories + files):
+        if any("overlay" in name for name in os.listxattr(path, follow_symlinks=False)):
+            sys.exit(f"{path} has a mark of an overlay")
+END
     make= changes= test=
     for place in $places; do
         mkdir -p $place/w/tree/deep $place/w/dir/inner
@@ -116,10 +129,14 @@ if [ "$wanted" = everything ]; then
             echo file > dir; rm file; mkdir file; echo x > file/x; ln file/x file/y; truncate -s 64M sparse;
             echo end >> sparse; cp /usr/bin/true suid; chmod 4755 suid; chown daemon:daemon other; chmod 0640 other;
             ln -sfn made turned; cp /usr/bin/true capable; setcap cap_net_bind_service=ep capable;
-            setfacl -m u:daemon:r changed; mkfifo gone-too; rm gone-too;"
+            setfacl -m u:daemon:r changed; mkfifo gone-too; rm gone-too; mkdir -p many/deep split; ln changed split/changed;
+            for i in \$(seq 80); do echo \$i > many/deep/\$i; echo \$i > new-\$i; done; setfacl -m u:daemon:r new-7;
+            cp /usr/bin/true many/capable; setcap cap_net_bind_service=ep many/capable; mv also-kept many/deep;"
         test="$test cd $place/w; test -u suid -a -f dir -a -d file -a ! -e tree -a ! -e gone;
             test \$(cat renamed/deep/b) = tree/deep/b -a \$(stat -c %h file/x) = 2 -a \$(stat -c %b sparse) -lt 1000;
-            getcap capable | grep -q bind; getfacl -p changed | grep -q daemon;"
+            getcap capable | grep -q bind; getfacl -p changed | grep -q daemon; getfacl -p new-7 | grep -q daemon;
+            getcap many/capable | grep -q bind; test \$(ls many/deep | wc -l) = 81;
+            python3 /mnt/marks.py;"
     done
     [ "$ground" != parts ] || changes="$changes mv /home/w/made /var/w/from-home;"
     [ "$ground" != inner ] || changes="$changes ! touch /opt/x;"

@@ -11,7 +11,9 @@ use super::recovery::{BOTH, Doing, Trial};
 use super::strace::{self, Position, Traced};
 
 /// The journal and the tree are apart: a sync of the one cannot make up for one of the other.
-const GROUNDS: [Lying; 2] = [Lying::Apart("ext4"), Lying::Apart("xfs")];
+const APART: [Lying; 2] = [Lying::Apart("ext4"), Lying::Apart("xfs")];
+/// They are not: what a captured command left is moved.
+const TOGETHER: [Lying; 2] = [Lying::Together("ext4"), Lying::Together("xfs")];
 
 /// How often a dropped sync may go unseen.
 const ATTEMPTS: usize = 5;
@@ -19,6 +21,7 @@ const ATTEMPTS: usize = 5;
 /// A promise, and the call that keeps it.
 struct Promise {
     name: &'static str,
+    grounds: [Lying; 2],
     scenario: &'static Scenario,
     doing: Doing,
     /// Which call that is.
@@ -30,9 +33,10 @@ struct Promise {
     synced_by_others: Option<&'static str>,
 }
 
-const PROMISES: [Promise; 10] = [
+const PROMISES: [Promise; 11] = [
     Promise {
         name: "the content of a file that was written",
+        grounds: APART,
         scenario: &FILES,
         doing: Doing::Run,
         its: |calls, ground| calls.iter().position(|call| is_file_sync(call, &ground.tree)),
@@ -41,6 +45,7 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "the name of a file that was written",
+        grounds: APART,
         scenario: &FILES,
         doing: Doing::Run,
         its: |calls, ground| {
@@ -52,6 +57,7 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "what a file was before",
+        grounds: APART,
         scenario: &FILES,
         doing: Doing::Run,
         its: |calls, ground| calls.iter().position(|call| is_file_sync(call, &ground.state.join("backups"))),
@@ -60,6 +66,7 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "that a change was begun",
+        grounds: APART,
         scenario: &HALF_DONE,
         doing: Doing::Run,
         its: |calls, _| {
@@ -71,6 +78,7 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "that a command was begun",
+        grounds: APART,
         scenario: &HALF_DONE,
         doing: Doing::Run,
         its: |calls, _| {
@@ -82,6 +90,7 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "what the commands of a step wrote",
+        grounds: APART,
         scenario: &COMMANDS,
         doing: Doing::Run,
         its: |calls, _| calls.iter().rposition(|call| call.call == "sync"),
@@ -90,6 +99,7 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "that a step is complete",
+        grounds: APART,
         scenario: &FILES,
         doing: Doing::Run,
         its: |calls, _| calls.iter().rposition(|call| call.call == "fdatasync"),
@@ -98,6 +108,7 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "the content of a file that was restored",
+        grounds: APART,
         scenario: &FILES,
         doing: Doing::RollBack,
         its: |calls, ground| calls.iter().rposition(|call| is_file_sync(call, &ground.tree)),
@@ -106,6 +117,7 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "the contents of many files",
+        grounds: APART,
         scenario: &CAPTURED,
         doing: Doing::Run,
         its: |calls, _| {
@@ -117,11 +129,24 @@ const PROMISES: [Promise; 10] = [
     },
     Promise {
         name: "the names of many files",
+        grounds: APART,
         scenario: &CAPTURED,
         doing: Doing::Run,
         its: |calls, _| calls.iter().rposition(is_sync_of_many),
         killed_at: None,
         synced_by_others: None,
+    },
+    Promise {
+        name: "the contents of many files that are moved",
+        grounds: TOGETHER,
+        scenario: &CAPTURED,
+        doing: Doing::Run,
+        its: |calls, _| {
+            let names = calls.iter().rposition(is_sync_of_many)?;
+            calls[..names].iter().rposition(is_sync_of_many)
+        },
+        killed_at: Some("linkat"),
+        synced_by_others: Some("03/many"),
     },
 ];
 
@@ -135,8 +160,8 @@ fn is_file_sync(call: &Traced, below: &Path) -> bool {
 
 pub(crate) fn sweep(shard: Shard) -> Tally {
     let (mut tally, mut number) = (Tally::default(), 0);
-    for lying in GROUNDS {
-        for promise in &PROMISES {
+    for promise in &PROMISES {
+        for lying in promise.grounds {
             number += 1;
             let is_asked_for = plans::all().any(|scenario| scenario.name == promise.scenario.name);
             if !shard.has(number) || !is_asked_for {

@@ -131,6 +131,15 @@ fn unnamed(trial: &Trial, ended: &Ended) -> Option<String> {
         let is_nameless =
             known.ends_with(".incoming") || known.starts_with(trial.ground.state.join("running"));
         let known = if is_nameless { known.with_file_name("") } else { known };
+        // What a captured command left goes by its place on the machine.
+        let is_upper = |part: &std::ffi::OsStr| part.to_string_lossy().starts_with("upper-");
+        let left: PathBuf = known.iter().skip_while(|part| !is_upper(part)).skip(1).collect();
+        if known.starts_with(trial.ground.state.join("captures"))
+            && left.parent().is_some_and(|at| !at.as_os_str().is_empty())
+            && ended.stderr.contains(&format!("/{}`", left.display()))
+        {
+            return true;
+        }
         ended.stderr.contains(known.display().to_string().trim_end_matches('/'))
     });
     (!is_named).then(|| format!("the error does not name the file of `{}`: {}", first.line, ended.shown()))

@@ -2,8 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result, bail};
 use rustix::io::Errno;
@@ -22,6 +24,8 @@ pub struct Difference {
     pub at: PathBuf,
     /// Where what the command left is, by the same paths from the root.
     pub upper: PathBuf,
+    /// A directory of the file system that holds this, opened before the command ran.
+    pub opened: Arc<OwnedFd>,
     /// What is there: what the command changed, with the directories above it.
     pub before: Manifest,
     /// What the command made of it.
@@ -37,7 +41,12 @@ const PROTECTED: &str = "overlay.protattr";
 
 /// What differs in a layer; none if nothing does. A file that was only opened for writing, and a directory in which
 /// something came and went, are no difference.
-pub(super) fn of(layer: &Layer, began: (i64, i64), is_left_out: NotTaken<'_>) -> Result<Option<Difference>> {
+pub(super) fn of(
+    layer: &Layer,
+    began: (i64, i64),
+    opened: &Arc<OwnedFd>,
+    is_left_out: NotTaken<'_>,
+) -> Result<Option<Difference>> {
     let mut left = Left { layer, is_left_out, after: Manifest::default(), whole: BTreeSet::new() };
     left.read()?;
     let Left { mut after, whole, .. } = left;
@@ -83,6 +92,7 @@ pub(super) fn of(layer: &Layer, began: (i64, i64), is_left_out: NotTaken<'_>) ->
     Ok(Some(Difference {
         at: layer.at.clone(),
         upper: layer.upper.clone(),
+        opened: opened.clone(),
         before,
         after,
         modified_meanwhile,

@@ -12,10 +12,12 @@ mod scratch;
 mod sockets;
 mod view;
 
+use std::fs::File;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 
 use super::mount::{self, Mounts};
 use crate::failure::{Failure, FailureKind};
@@ -31,6 +33,8 @@ pub struct Capture {
     layers: Vec<Layer>,
     mounts: Option<Arc<Mounts>>,
     closed: Vec<PathBuf>,
+    /// The directory that holds what the command leaves, opened before the command ran.
+    opened: Arc<OwnedFd>,
     scratch: Scratch,
 }
 
@@ -67,9 +71,13 @@ impl Capture {
         if mount::room(scratch.path())?.overlay {
             scratch.move_to_memory()?;
         }
+        // In the mounts of this process: from those of the view nothing can be renamed into these.
+        let opened = File::open(scratch.path())
+            .with_context(|| format!("cannot open `{}`", scratch.path().display()))?;
         let sockets = sockets::closed(allow);
         let (layers, mounts) = view::mount(scratch.path(), state, &sockets)?;
-        Ok(Self { layers, mounts: Some(Arc::new(mounts)), closed: sockets, scratch })
+        let opened = Arc::new(OwnedFd::from(opened));
+        Ok(Self { layers, mounts: Some(Arc::new(mounts)), closed: sockets, opened, scratch })
     }
 
     /// The mounts that a command has to be started with; none once they are gone.
@@ -94,8 +102,10 @@ impl Capture {
     /// # Errors
     /// When something was made that kkrun could not make, or changed what it could not restore.
     pub fn differences(&self, is_taken: NotTaken<'_>) -> Result<Vec<Difference>> {
-        let differences =
-            self.layers.iter().map(|layer| difference::of(layer, self.scratch.began(), is_taken));
+        let differences = self
+            .layers
+            .iter()
+            .map(|layer| difference::of(layer, self.scratch.began(), &self.opened, is_taken));
         Ok(differences.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
     }
 }

@@ -1,24 +1,31 @@
 //! Brings listed entries of a tree to their desired state, and leaves everything else in it alone.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::build_tree::{OpenFile, build_tree};
+use super::content::Content;
 use super::dating::is_local;
+use super::discarded::{Discarded, Ready};
 use super::exchange_tree::exchange_tree;
 use super::file_state::FileState;
 use super::hard_link::hard_link;
 use super::link::{Symlink, link_syncing};
 use super::manifest::{Manifest, open_root};
 use super::metadata::Attributes;
+use super::path_text::PathText;
 use super::remove::remove_syncing;
 use super::remove_tree::{identity, remove_tree};
 use super::replace::replace;
 use super::replace_together::{Wanted, replace_together};
 use super::set_metadata::set_metadata_syncing;
 use super::together::{SYNCED_SINGLY, Syncing, Together};
+
+/// From so many bytes on what is new is moved and not copied, however few files it is in.
+const MUCH: u64 = 16 * 1024 * 1024;
 
 /// What happens to the times of entries that exist already.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,10 +56,44 @@ pub fn converge_tree(
     tag: &str,
     open: &mut OpenFile<'_>,
 ) -> Result<()> {
+    converge_syncing(root, now, goal, times, tag, None, open)
+}
+
+/// The same with the contents of a tree that is thrown away then, of which each entry has its path: of many entries, or
+/// large files, what can be is moved instead of copied.
+///
+/// # Errors
+/// As [`converge_tree`].
+pub fn converge_tree_from(
+    root: &Path,
+    now: &Manifest,
+    goal: &Manifest,
+    times: Times,
+    tag: &str,
+    from: &Discarded,
+) -> Result<()> {
+    let mut open = |relative: &Path| Ok(Content::File(from.files().file(relative)?));
+    converge_syncing(root, now, goal, times, tag, Some(from), &mut open)
+}
+
+fn converge_syncing(
+    root: &Path,
+    now: &Manifest,
+    goal: &Manifest,
+    times: Times,
+    tag: &str,
+    from: Option<&Discarded>,
+    open: &mut OpenFile<'_>,
+) -> Result<()> {
     let together = Together::default();
-    let is_large = differ_in_many(now, goal) && open_root(root)?.is_some_and(is_local);
-    let syncing = if is_large { Syncing::Together(&together) } else { Syncing::Now };
-    converge(&Way { root, times, tag, syncing }, now, goal, open)?;
+    let is_much = differ_in_many(now, goal) || from.is_some() && differ_in_much(now, goal);
+    let top = if is_much { open_root(root)?.filter(|top| is_local(top)) } else { None };
+    let syncing = if top.is_some() { Syncing::Together(&together) } else { Syncing::Now };
+    let from = from.filter(|from| top.is_some_and(|top| from.is_beside(top.as_fd())));
+    if let Some(from) = from {
+        together.note_older(from.older(), root)?;
+    }
+    converge(&Way { root, times, tag, syncing, from }, now, goal, open)?;
     together.sync(root)
 }
 
@@ -62,6 +103,8 @@ struct Way<'a> {
     times: Times,
     tag: &'a str,
     syncing: Syncing<'a>,
+    /// Where what is desired can be taken from. Only with others is it synced before it gets its name.
+    from: Option<&'a Discarded>,
 }
 
 /// Whether so many entries differ that they are synced together.
@@ -71,14 +114,24 @@ fn differ_in_many(now: &Manifest, goal: &Manifest) -> bool {
     changed.chain(gone).take(SYNCED_SINGLY + 1).count() > SYNCED_SINGLY
 }
 
+/// Whether new files hold so much that moving them is worth a sync of the whole file system.
+fn differ_in_much(now: &Manifest, goal: &Manifest) -> bool {
+    let size = |(path, desired): (&PathText, &FileState)| {
+        let is_there = now.get(path.as_path()).is_some_and(|present| present.sha256() == desired.sha256());
+        if is_there { 0 } else { desired.size().unwrap_or_default() }
+    };
+    goal.entries().map(size).sum::<u64>() >= MUCH
+}
+
 fn converge(way: &Way<'_>, now: &Manifest, goal: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
-    let Way { root, times, tag, syncing } = *way;
+    let Way { root, times, tag, syncing, from } = *way;
     let shared = shared_names(now);
     let apart = if shared.is_empty() { now.clone() } else { now.with_files_apart() };
     let mut touched = BTreeSet::new();
     let mut remaining = clear(way, &apart, goal, &mut touched)?;
     let mut whole: Option<PathBuf> = None;
     let mut wanted: Vec<Wanted> = Vec::new();
+    let mut ready: Vec<Ready> = Vec::new();
     for (relative, desired) in goal.entries() {
         let relative = relative.as_path();
         if whole.as_ref().is_some_and(|whole| is_below(relative, whole)) {
@@ -103,8 +156,10 @@ fn converge(way: &Way<'_>, now: &Manifest, goal: &Manifest, open: &mut OpenFile<
         match desired {
             FileState::Directory { .. } if present.is_absent() => {
                 let inner = goal.below_path(relative);
-                let built = build_tree(&at, tag, &inner, &mut |below| open(&inside(relative, below)))?;
-                exchange_tree(&built, &at)?;
+                match from.map(|from| from.ready(relative, &at, &inner)).transpose()?.flatten() {
+                    Some(one) => ready.push(one),
+                    None => build(way, relative, &inner, open)?,
+                }
                 whole = Some(relative.to_owned());
                 touched.insert(parent_of(relative));
             }
@@ -143,10 +198,25 @@ fn converge(way: &Way<'_>, now: &Manifest, goal: &Manifest, open: &mut OpenFile<
         }
     }
     if let Syncing::Together(together) = syncing {
-        replace_together(root, wanted, tag, together, open)?;
+        if let Some(from) = from.filter(|_| !ready.is_empty()) {
+            together.sync(root)?;
+            for one in ready {
+                if !from.give(&one)? {
+                    build(way, &one.relative, &goal.below_path(&one.relative), open)?;
+                }
+            }
+        }
+        replace_together(root, wanted, tag, together, from, open)?;
     }
     let linked = share_names(way, goal)?;
     settle_directories(way, now, goal, &touched, &linked)
+}
+
+/// Makes a new directory with all that is in it, in one instant.
+fn build(way: &Way<'_>, relative: &Path, inner: &Manifest, open: &mut OpenFile<'_>) -> Result<()> {
+    let at = place_of(way.root, relative);
+    let built = build_tree(&at, way.tag, inner, &mut |below| open(&inside(relative, below)))?;
+    exchange_tree(&built, &at)
 }
 
 /// The paths in a manifest at which a file has another name in it.

@@ -22,6 +22,27 @@ const KEPT: [(char, IFlags); 7] = [
     ('c', IFlags::COMPRESSED),
 ];
 
+/// Those of a directory that what is made in it gets, as ext4, XFS and Btrfs do, and those that forbid a rename into it: a
+/// project, and an encryption. The last four are no compression, encrypted, direct access to memory and names without
+/// case. Source: linux/fs.h, fs/ext4/ext4.h.
+const INHERITED: IFlags = IFlags::SYNC
+    .union(IFlags::DIRSYNC)
+    .union(IFlags::NODUMP)
+    .union(IFlags::NOATIME)
+    .union(IFlags::COMPRESSED)
+    .union(IFlags::NOCOW)
+    .union(IFlags::NOTAIL)
+    .union(IFlags::JOURNALING)
+    .union(IFlags::PROJECT_INHERIT)
+    .union(IFlags::SECURE_REMOVAL)
+    .union(IFlags::UNRM)
+    .union(IFlags::from_bits_retain(0x400 | 0x800 | 0x0200_0000 | 0x4000_0000));
+
+/// Whether what is made in this open directory gets flags from it.
+pub(super) fn are_inherited(directory: impl AsFd) -> bool {
+    ioctl_getflags(directory).is_ok_and(|flags| flags.intersects(INHERITED))
+}
+
 /// Flags; in JSON their letters.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]

@@ -321,7 +321,10 @@ impl Manifest {
             },
             state => Some(state.clone()),
         };
-        Self(self.0.iter().filter_map(|(path, old)| Some((inner(path)?, state(path, old)?))).collect())
+        // What is below a path follows it.
+        let entries =
+            self.0.range(PathText::new(relative)..).map_while(|(path, old)| Some((inner(path)?, path, old)));
+        Self(entries.filter_map(|(inner, path, old)| Some((inner, state(path, old)?))).collect())
     }
 
     /// Whether there is no tree.
@@ -441,6 +444,16 @@ impl TreeFiles {
             Some(directory) => Ok(Self { root: directory, path: root.to_owned() }),
             None => Err(failed("open the directory", root, Errno::NOENT)),
         }
+    }
+
+    /// Its directory, open for reading.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Its path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Opens a regular file of the tree for reading.

@@ -21,6 +21,7 @@ mod credentials;
 mod dating;
 mod digest;
 mod directory;
+mod discarded;
 mod exchange_tree;
 mod failures;
 mod file_state;
@@ -50,11 +51,12 @@ mod xattrs;
 pub use build_tree::{OpenFile, build_tree};
 pub use content::{Content, Contents};
 pub(crate) use content::{copy_content, digest_again, digest_if_known, digest_known};
-pub use converge_tree::{Times, converge_tree};
+pub use converge_tree::{Times, converge_tree, converge_tree_from};
 pub use credentials::{User, as_user};
 pub use digest::Digest;
 pub(crate) use digest::Digester;
 pub use directory::{make_directory, remove_directory};
+pub use discarded::Discarded;
 pub use exchange_tree::exchange_tree;
 pub use file_state::{
     FileState, LONGEST_TEXT, SpecialKind, digest_following, read, read_following, read_if_file,

@@ -171,10 +171,23 @@ impl Placed {
 }
 
 /// Removes the replaced target, which is `old` in the directory `aside` and `beside` in messages, if it is what `checked`
-/// saw: another file may have appeared between the last check and the exchange, and that is put back.
+/// saw: see [`check_replaced`].
+pub(super) fn remove_replaced(
+    aside: BorrowedFd<'_>,
+    old: &OsStr,
+    beside: &Path,
+    place: &Place,
+    checked: &Checked,
+) -> Result<()> {
+    check_replaced(aside, old, beside, place, checked)?;
+    remove_old(aside, old, place)
+}
+
+/// Checks that the replaced target is what `checked` saw: another file may have appeared between the last check and the
+/// exchange, and that is put back.
 ///
 /// To be called as root: the owner of the directory may not be able to read the replaced target.
-pub(super) fn remove_replaced(
+pub(super) fn check_replaced(
     aside: BorrowedFd<'_>,
     old: &OsStr,
     beside: &Path,
@@ -192,7 +205,7 @@ pub(super) fn remove_replaced(
             Err(_) => error.context(left_beside(place, beside)),
         });
     }
-    remove_old(aside, old, place)
+    Ok(())
 }
 
 /// Removes the target, durably but for the sync of its directory: it is moved aside and checked, so that a file that

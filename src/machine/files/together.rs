@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use anyhow::Result;
@@ -50,6 +50,15 @@ impl Together {
             let directory = place.directory().try_clone_to_owned();
             new.insert(directory.map_err(|error| super::failures::failed_io("open", &place.path, &error))?);
         }
+        Ok(())
+    }
+
+    /// Notes the file system of a directory that was opened earlier than what is changed there.
+    pub(super) fn note_older(&self, directory: BorrowedFd<'_>, shown: &Path) -> Result<()> {
+        let device = fstat(directory).map_err(|errno| failed("access", shown, errno))?.st_dev;
+        let older = directory.try_clone_to_owned();
+        let older = older.map_err(|error| super::failures::failed_io("open", shown, &error))?;
+        self.0.borrow_mut().insert(device, older);
         Ok(())
     }
 
