@@ -259,10 +259,11 @@ fn drift_is_found_by_status_and_verify_and_repaired_by_redo() {
         .ends(0)
         .prints("01 drifted (`@/m/first` was modified: content differs (2 → 7 bytes))\n02 drifted (`@/m/second` was removed)\n03 complete\n");
     assert_eq!((place.prints_of("m"), place.prints_of("state")), before, "status writes nothing");
-    let preview = place.run("plan.rhai --dry-run").ends(6);
-    preview
-        .says("-1\n      +theirs\n      would ask whether to write @/m/first\n  ✋ `@/m/second` was removed");
-    preview.never_says("-theirs");
+    place
+        .run("plan.rhai --dry-run")
+        .ends(6)
+        .says("-1\n      +theirs\n      would ask whether to write @/m/first\n  ⏩ 01 First")
+        .never_says("-theirs");
     place.run("plan.rhai").ends(0).says("01 First                  done today");
     let said = place.run("plan.rhai --verify").ends(1).says("drifted: `@/m/first` was modified");
     said.says("drifted: `@/m/second` was removed")

@@ -423,7 +423,7 @@ fn another_user_runs_it_with_its_own_groups_and_home() {
         ..Command::new(["true"])
     });
     let wanted =
-        format!("cannot run `true` in `{}` as user `{name}`: Permission denied", directory.display());
+        format!("cannot run `true` in `{}` as user `{name}`: permission denied", directory.display());
     assert!(failure.message.starts_with(&wanted), "{}", failure.message);
 }
 
