@@ -136,7 +136,7 @@ mod functions {
     ///
     /// ```rhai,booted
     /// user::ensure("worker", #{ group: "users", system: true });
-    /// assert(user::get("worker").groups == ["users"] && !group::exists("worker"));
+    /// assert(user::get("worker").groups == ["users"]);
     /// ```
     ///
     /// ```rhai,booted
