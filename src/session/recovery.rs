@@ -215,7 +215,11 @@ impl Session {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
     use super::*;
+    use crate::event::{Answer, Audience, Event, Question, Reporter};
     use crate::journal::Undoing;
     use crate::session::testing::Ground;
 
@@ -272,6 +276,39 @@ mod tests {
         std::os::unix::fs::symlink("d", ground.path("d")).unwrap();
         recovered(&ground, ConflictPolicy::Ask).unwrap();
         assert_eq!(ground.states(), [ChangeState::InDoubt]);
+    }
+
+    struct Notes(Rc<RefCell<Vec<String>>>);
+
+    impl Audience for Notes {
+        fn hear(&self, event: &Event) {
+            if let Event::Note { text } = event {
+                self.0.borrow_mut().push(text.clone());
+            }
+        }
+
+        fn ask(&self, _: &Question) -> Result<Option<Answer>> {
+            Ok(None)
+        }
+    }
+
+    #[test]
+    fn what_a_restart_of_the_machine_puts_in_doubt_is_named_as_people_call_it() {
+        for unsynced in [true, false] {
+            let ground = Ground::new();
+            ground.killed_after_writing("f", "new\n", unsynced);
+            ground.restart();
+            let heard = Rc::new(RefCell::new(Vec::new()));
+            let mut session = ground.run();
+            session.world.reporter = Reporter::new(Box::new(Notes(Rc::clone(&heard))));
+            session.begin_acting().unwrap();
+            let said = format!(
+                "`{}` is in doubt: the machine restarted before all that its command wrote was on the disk",
+                ground.path("f").display()
+            );
+            assert_eq!(*heard.borrow(), if unsynced { vec![said] } else { Vec::new() });
+            assert_eq!(ground.states(), [ChangeState::Done], "it is found made");
+        }
     }
 
     #[test]

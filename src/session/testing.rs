@@ -8,18 +8,20 @@ use crate::change::testing::world;
 use crate::change::{Change, DesiredFile, FileChange, Found, Payload};
 use crate::journal::{self, ChangeState, Entry, History, Writer};
 use crate::machine::files::Attributes;
+use crate::target::States;
 
 /// A state directory, and a directory that its runs change.
 pub(crate) struct Ground {
     directory: tempfile::TempDir,
     runs: Cell<u32>,
+    boots: Cell<u32>,
 }
 
 impl Ground {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("state")).unwrap();
-        Self { directory, runs: Cell::default() }
+        Self { directory, runs: Cell::default(), boots: Cell::default() }
     }
 
     fn state(&self) -> PathBuf {
@@ -47,12 +49,18 @@ impl Ground {
         self.history().changes.iter().map(|change| change.state.clone()).collect()
     }
 
+    /// The machine restarts.
+    pub(crate) fn restart(&self) {
+        self.boots.set(self.boots.get() + 1);
+    }
+
     /// A new run of the plan `plan`, which takes the lock with its first record.
     pub(crate) fn run(&self) -> Session {
         self.runs.set(self.runs.get() + 1);
         let mut loaded = journal::load(&self.state()).unwrap();
         let history = std::mem::take(&mut loaded.history);
-        let writer = Writer { run: self.runs.get().to_string(), boot: "boot".into(), plan: "plan".into() };
+        let boot = format!("boot {}", self.boots.get());
+        let writer = Writer { run: self.runs.get().to_string(), boot, plan: "plan".into() };
         let entries = vec![Entry::RunStarted { script: "plan".into(), root: "plan".into(), pid: 1 }];
         let opening = Opening { directory: self.state(), writer, entries, loaded };
         Session::acting(world(&self.state()), history, "plan", opening)
@@ -88,5 +96,13 @@ impl Ground {
     pub(crate) fn killed_before_writing(&self, name: &str, text: &'static str) {
         let mut session = self.run();
         session.intend(&self.writing(name, text).0, None).unwrap().unwrap();
+    }
+
+    /// A run that is killed once it has recorded that it wrote a file, with the rest of it on the disk or not.
+    pub(crate) fn killed_after_writing(&self, name: &str, text: &'static str, unsynced: bool) {
+        let mut session = self.run();
+        let change = session.intend(&self.writing(name, text).0, None).unwrap().unwrap();
+        self.put(name, text);
+        session.record(Entry::Done { change, recorded: States::new(), unsynced }).unwrap();
     }
 }
