@@ -125,7 +125,7 @@ fn stays(path: &Path, why: &anyhow::Error) -> anyhow::Error {
     let shown = PathText::new(path);
     Failure::new(format!(
         "cannot copy `{shown}` to the state directory, so it is left where it is: {why}",
-        why = sentence(&why)
+        why = sentence(why)
     ))
     .kind(FailureKind::Refused)
     .hint(format!("move or remove `{shown}` yourself, then run kkrun again"))

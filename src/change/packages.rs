@@ -457,7 +457,7 @@ pub(super) fn note_old_lists(apt: Apt<'_>, error: &anyhow::Error) -> Result<()> 
     apt.world.processes.check_interruption()?;
     apt.world.reporter.note(format!(
         "cannot update the package lists, going on with those that are there: {error}",
-        error = sentence(&error)
+        error = sentence(error)
     ));
     Ok(())
 }

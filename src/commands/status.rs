@@ -196,7 +196,7 @@ fn why_not_examined(error: &anyhow::Error) -> String {
     let first = failure.map(|failure| failure.problems.first().unwrap_or(failure));
     match first.and_then(|first| Some((first, first.place.as_ref()?))) {
         Some((first, place)) => format!("{}:{}:{}: {}", place.file, place.line, place.column, first.message),
-        None => sentence(&error),
+        None => sentence(error),
     }
 }
 

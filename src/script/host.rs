@@ -342,7 +342,7 @@ impl Host {
     pub(super) fn keep_failure(&self, error: &anyhow::Error) -> usize {
         let mut failure =
             error.downcast_ref::<Failure>().cloned().unwrap_or_else(|| Failure::new(String::new()));
-        failure.message = sentence(&error);
+        failure.message = sentence(error);
         let failure = self.reporter().without_secrets_in(failure);
         self.failures.keep(failure)
     }

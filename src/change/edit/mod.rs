@@ -423,7 +423,7 @@ impl EditChange {
                 "overwriting it restores all of `{shown}` from before this change, without what was set in it since"
             )
         };
-        let why = world.reporter.redact(&sentence(&why));
+        let why = world.reporter.redact(&sentence(why));
         Ok(Undone::Conflict(format!("{why}\n{whole}")))
     }
 

@@ -522,7 +522,11 @@ impl Unit {
             match last_lines(&path) {
                 Ok(last) => lines.extend(last),
                 Err(error) => {
-                    lines.push(format!("cannot read `{}`: {error}", path.display(), error = sentence(&error)))
+                    lines.push(format!(
+                        "cannot read `{}`: {error}",
+                        path.display(),
+                        error = sentence(&error)
+                    ));
                 }
             }
         }

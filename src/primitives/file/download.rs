@@ -72,7 +72,7 @@ fn fetch(host: &Host, url: &str, path: &str, options: Options) -> Result<bool> {
             session.world.reporter.note(format!(
                 "{why}, retrying in {} s",
                 duration.as_secs(),
-                why = sentence(&why)
+                why = sentence(why)
             ));
             processes.pause(duration);
         })?
