@@ -258,6 +258,10 @@ mod tests {
         let refused =
             said(&[(&main, text), (&late, "max_connections 30 # more\n")], &main, "max_connections", "20");
         assert!(refused.contains("late.conf` sets it, too, which is read after it"), "{refused}");
+        let early = path("conf.d/early.conf");
+        let both = [(&*main, text), (&early, "max_connections = 20\n"), (&late, "max_connections = 30\n")];
+        let refused = said(&both, &main, "max_connections", "20");
+        assert!(refused.contains("late.conf` sets it, too"), "{refused}");
         let same = [(&*main, text), (&late, "max_connections = '20'\n")];
         assert_eq!(said(&same, &main, "max_connections", "20"), WITH_EFFECT);
         let above =
