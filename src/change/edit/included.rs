@@ -2,6 +2,8 @@
 //! leave the edited one without effect.
 
 use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
@@ -12,9 +14,6 @@ use super::key::every_line_of;
 use super::lines::Lines;
 use super::section::Region;
 use crate::failure::{Failure, FailureKind};
-
-/// How deep inclusions are followed: as deep as `sshd` does it.
-const DEEPEST: usize = 16;
 
 /// Reads another file; none if there is none, or its content is not known by then.
 type Read<'a> = &'a dyn Fn(&Path) -> Result<Option<Vec<u8>>>;
@@ -35,6 +34,8 @@ struct Search<'a> {
     /// The edited file, as it will be.
     edited: (&'a Path, &'a [u8]),
     read: Read<'a>,
+    /// The files that were searched, without success: no file is searched twice, however they include each other.
+    searched: RefCell<BTreeSet<PathBuf>>,
 }
 
 /// Refuses a value that would have no effect: what is edited is `edited`, as it will be, and a line of another file, which
@@ -56,9 +57,9 @@ pub fn refuse_without_effect(
         return Ok(());
     }
     let key = Key { name: key, separator: separator.as_deref() };
-    let search = Search { entry, inclusion, key, edited, read };
+    let search = Search { entry, inclusion, key, edited, read, searched: RefCell::default() };
     let root = inclusion.root_of(edited.0);
-    let Some(setting) = search.counting(&root, 0)? else { return Ok(()) };
+    let Some(setting) = search.counting(&root)? else { return Ok(()) };
     if setting.path == edited.0 || plain(&setting.value) == plain(value) {
         return Ok(());
     }
@@ -77,14 +78,17 @@ pub fn refuse_without_effect(
 
 impl Search<'_> {
     /// The line that counts of those in this file and in what it includes.
-    fn counting(&self, path: &Path, depth: usize) -> Result<Option<Setting>> {
+    fn counting(&self, path: &Path) -> Result<Option<Setting>> {
+        if !self.searched.borrow_mut().insert(path.to_owned()) {
+            return Ok(None);
+        }
         let (own, text) = self.edited;
         let text = if path == own {
             Cow::Borrowed(text)
         } else {
             match (self.read)(path)? {
-                Some(text) if depth <= DEEPEST => Cow::Owned(text),
-                _ => return Ok(None),
+                Some(text) => Cow::Owned(text),
+                None => return Ok(None),
             }
         };
         let (lines, syntax, shown) =
@@ -124,7 +128,7 @@ impl Search<'_> {
                 files.reverse();
             }
             for file in files {
-                if let Some(setting) = self.counting(&file, depth + 1)? {
+                if let Some(setting) = self.counting(&file)? {
                     return Ok(Some(setting));
                 }
             }
@@ -191,7 +195,7 @@ mod tests {
     use super::*;
     use crate::change::edit::{Asked, recognise};
 
-    /// What is said of a value for a key in `edited`, where these files are. A file that is not edited by then has the line.
+    /// What is said of a value for a key that `edited`, one of these files, has already.
     fn said(files: &[(&str, &str)], edited: &str, key: &str, value: &str) -> String {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap();
@@ -275,7 +279,9 @@ mod tests {
     fn files_that_include_each_other_are_followed_to_an_end() {
         let files = [
             ("ssh/sshd_config", "Include sshd_config.d/*.conf\nUseDNS no\n"),
-            ("ssh/sshd_config.d/a.conf", "Include a.conf \"b.conf\"\n"),
+            ("ssh/sshd_config.d/a.conf", "Include a.conf \"b.conf\" c.conf\n"),
+            ("ssh/sshd_config.d/b.conf", "Include a.conf b.conf c.conf\n"),
+            ("ssh/sshd_config.d/c.conf", "Include a.conf b.conf c.conf\n"),
         ];
         assert_eq!(said(&files, "ssh/sshd_config", "UseDNS", "no"), WITH_EFFECT);
     }
