@@ -356,9 +356,9 @@ done
 plan 'user::ensure("daemon", #{ group: "users" });'
 is "another primary group" 1 "$(kkrun p.rhai >/dev/null 2>said; echo $?)"
 grep -qF 'user `daemon` already exists with the primary group `daemon`, not `users`' said
-plan 'user::ensure("lee", #{ group: "nobodys" });'
+plan 'user::ensure("lee", #{ group: "strangers" });'
 is "a missing primary group" 1 "$(kkrun p.rhai >/dev/null 2>said; echo $?)"
-grep -qF 'group `nobodys` not found' said
+grep -qF 'group `strangers` not found' said
 "#,
     );
 }
