@@ -120,10 +120,7 @@ const PROMISES: [Promise; 11] = [
         grounds: APART,
         scenario: &CAPTURED,
         doing: Doing::Run,
-        its: |calls, _| {
-            let names = calls.iter().rposition(is_sync_of_many)?;
-            calls[..names].iter().rposition(is_sync_of_many)
-        },
+        its: |calls, _| sync_before_the_last_of_many(calls),
         killed_at: Some("linkat"),
         synced_by_others: Some("03/many"),
     },
@@ -141,14 +138,17 @@ const PROMISES: [Promise; 11] = [
         grounds: TOGETHER,
         scenario: &CAPTURED,
         doing: Doing::Run,
-        its: |calls, _| {
-            let names = calls.iter().rposition(is_sync_of_many)?;
-            calls[..names].iter().rposition(is_sync_of_many)
-        },
+        its: |calls, _| sync_before_the_last_of_many(calls),
         killed_at: Some("linkat"),
         synced_by_others: Some("03/many"),
     },
 ];
+
+/// That of contents: the last one is of names.
+fn sync_before_the_last_of_many(calls: &[Traced]) -> Option<usize> {
+    let names = calls.iter().rposition(is_sync_of_many)?;
+    calls[..names].iter().rposition(is_sync_of_many)
+}
 
 fn is_sync_of_many(call: &Traced) -> bool {
     call.call == "syncfs"

@@ -14,9 +14,21 @@ use super::key::every_line_of;
 use super::lines::Lines;
 use super::section::Region;
 use crate::failure::{Failure, FailureKind};
+use crate::machine::files;
 
 /// Reads another file; none if there is none, or its content is not known by then.
 type Read<'a> = &'a dyn Fn(&Path) -> Result<Option<Vec<u8>>>;
+
+/// What a line does.
+#[derive(Clone, Copy)]
+enum Does {
+    /// Sets the key.
+    Sets,
+    /// Includes the files that match its patterns.
+    IncludesFiles,
+    /// Includes what is in the directory that it names.
+    IncludesDirectory,
+}
 
 /// A line that sets the key.
 struct Setting {
@@ -64,10 +76,11 @@ pub fn refuse_without_effect(
         return Ok(());
     }
     let (shown, other) = (edited.0.display(), setting.path.display());
-    let why = if inclusion.first_counts { "is read before it" } else { "is read after it" };
+    let when = if inclusion.first_counts { "before" } else { "after" };
     bail!(
         Failure::new(format!(
-            "cannot set {} in `{shown}` with effect: line {} of `{other}` sets it, too, which {why}",
+            "cannot set {} in `{shown}`: it would have no effect, for line {} of `{other}` sets it to something else and \
+             is read {when} it",
             entry.shown(),
             setting.line
         ))
@@ -96,34 +109,35 @@ impl Search<'_> {
         let region = |section| Region::find(&lines, self.entry.format, section, &shown).ok().flatten();
         let (outside, section) = (region(None), self.entry.section.as_deref());
         let own_section = section.and_then(|section| region(Some(section)));
-        // What is outside of all sections is for every one of them; in the edited file the entry decides.
-        let is_for_all = section.is_none() || path != own;
-        let regions = [outside.as_ref().filter(|_| is_for_all), own_section.as_ref()];
-        let mut found = Vec::new();
-        for line in
-            regions.into_iter().flatten().flat_map(|region| every_line_of(syntax, &lines, region, self.key))
-        {
-            found.push((line, None));
-        }
-        let directives = self.inclusion.files.iter().map(|name| (name, false));
-        let directives = directives.chain(self.inclusion.directories.iter().map(|name| (name, true)));
-        for (name, is_directory) in directives {
+        // In the edited file the entry says where.
+        let is_outside = section.is_none() || self.inclusion.outside_counts && path != own;
+        let regions = [outside.as_ref().filter(|_| is_outside), own_section.as_ref()];
+        let setting =
+            regions.into_iter().flatten().flat_map(|region| every_line_of(syntax, &lines, region, self.key));
+        let mut found: Vec<_> = setting.map(|line| (line, Does::Sets)).collect();
+        let Inclusion { files, directories, .. } = self.inclusion;
+        let directives = files.iter().map(|name| (name, Does::IncludesFiles));
+        let directives = directives.chain(directories.iter().map(|name| (name, Does::IncludesDirectory)));
+        for (name, does) in directives {
             let key = Key { name, separator: None };
             let including = outside.iter().flat_map(|region| every_line_of(syntax, &lines, region, key));
-            found.extend(including.map(|line| (line, Some(is_directory))));
+            found.extend(including.map(|line| (line, does)));
         }
         found.sort_by_key(|(line, _)| line.lines.start);
         if !self.inclusion.first_counts {
             found.reverse();
         }
-        for (line, includes) in found {
+        for (line, does) in found {
             let body = lines.bodies(&line.lines);
             let value = &body[syntax.value(body, line.value_at)];
-            let Some(is_directory) = includes else {
-                let line = line.lines.start + 1;
-                return Ok(Some(Setting { path: path.to_owned(), line, value: value.to_vec() }));
+            let mut files = match does {
+                Does::Sets => {
+                    let line = line.lines.start + 1;
+                    return Ok(Some(Setting { path: path.to_owned(), line, value: value.to_vec() }));
+                }
+                Does::IncludesFiles => included(path, value, false),
+                Does::IncludesDirectory => included(path, value, true),
             };
-            let mut files = included(path, value, is_directory);
             if !self.inclusion.first_counts {
                 files.reverse();
             }
@@ -139,31 +153,10 @@ impl Search<'_> {
 
 /// The files that a line of `path` includes, in the order in which they are read.
 fn included(path: &Path, value: &[u8], is_directory: bool) -> Vec<PathBuf> {
-    let as_the_shell = glob::MatchOptions {
-        require_literal_leading_dot: true,
-        require_literal_separator: true,
-        ..glob::MatchOptions::new()
-    };
     let beside = path.parent().unwrap_or(Path::new("/"));
-    let mut files = Vec::new();
-    for word in words(value) {
-        let word = beside.join(word);
-        let pattern = if is_directory { word.join("*.conf") } else { word };
-        let Some(Ok(found)) = pattern.to_str().map(|pattern| glob::glob_with(pattern, as_the_shell)) else {
-            continue;
-        };
-        files.extend(found.flatten().map(|file| in_its_directory(&file)));
-    }
-    files
-}
-
-/// The path of a file without symlinks on the way to it, as the edited one has none.
-fn in_its_directory(file: &Path) -> PathBuf {
-    let directory = file.parent().and_then(|parent| parent.canonicalize().ok());
-    match (directory, file.file_name()) {
-        (Some(directory), Some(name)) => directory.join(name),
-        _ => file.to_owned(),
-    }
+    let patterns = words(value).into_iter().map(|word| beside.join(word));
+    let patterns = patterns.map(|named| if is_directory { named.join("*.conf") } else { named });
+    patterns.flat_map(|pattern| files::matching(&pattern)).collect()
 }
 
 /// The arguments of a line, without the quotes around them.
@@ -197,6 +190,17 @@ mod tests {
 
     /// What is said of a value for a key that `edited`, one of these files, has already.
     fn said(files: &[(&str, &str)], edited: &str, key: &str, value: &str) -> String {
+        said_of(None, files, edited, key, value)
+    }
+
+    /// The same of a key in a section.
+    fn said_of(
+        section: Option<&str>,
+        files: &[(&str, &str)],
+        edited: &str,
+        key: &str,
+        value: &str,
+    ) -> String {
         let directory = tempfile::tempdir().unwrap();
         let root = directory.path().canonicalize().unwrap();
         for (name, text) in files {
@@ -207,7 +211,8 @@ mod tests {
         let path = root.join(edited);
         let format = recognise(&Path::new("/etc").join(edited), &[], Asked::default()).unwrap();
         let kind = EntryKind::Line { key: key.to_owned(), separator: None };
-        let entry = FileEntry { section: None, comment: "#".to_owned(), format, kind };
+        let section = section.map(str::to_owned);
+        let entry = FileEntry { section, comment: "#".to_owned(), format, kind };
         let text = fs::read(&path).unwrap();
         let read = |path: &Path| Ok(fs::read(path).ok());
         match refuse_without_effect(&entry, value.as_bytes(), (&path, &text), &read) {
@@ -225,14 +230,29 @@ mod tests {
         let cloud = ("ssh/sshd_config.d/50-cloud.conf", "# its own\nx11forwarding yes\nMatch all\nPort 23\n");
         assert_eq!(
             said(&[main, cloud], "ssh/sshd_config", "X11Forwarding", "no"),
-            "cannot set X11Forwarding in `ssh/sshd_config` with effect: line 2 of `ssh/sshd_config.d/50-cloud.conf` \
-             sets it, too, which is read before it"
+            "cannot set X11Forwarding in `ssh/sshd_config`: it would have no effect, for line 2 of \
+             `ssh/sshd_config.d/50-cloud.conf` sets it to something else and is read before it"
         );
         assert_eq!(said(&[main, cloud], "ssh/sshd_config", "X11Forwarding", "yes"), WITH_EFFECT);
         // In a block, and of a key that adds up.
         assert_eq!(said(&[main, cloud], "ssh/sshd_config", "Port", "22"), WITH_EFFECT);
         let below = ("ssh/sshd_config", "X11Forwarding no\nInclude sshd_config.d/*.conf\n");
         assert_eq!(said(&[below, cloud], "ssh/sshd_config", "X11Forwarding", "no"), WITH_EFFECT);
+    }
+
+    /// A `Match` of the server overrides what is outside of it; for the client the first line counts, wherever it is.
+    #[test]
+    fn what_is_outside_of_a_section_counts_in_it_for_the_client_alone() {
+        let of = |section, name: &str, line: &str| {
+            let (main, other) = (format!("ssh/{name}"), format!("ssh/{name}.d/a.conf"));
+            let text = format!("Include {name}.d/*.conf\n{section}\n    LogLevel QUIET\n");
+            said_of(Some(section), &[(&main, &text), (&other, line)], &main, "LogLevel", "QUIET")
+        };
+        assert_eq!(of("Match User kim", "sshd_config", "LogLevel INFO\n"), WITH_EFFECT);
+        let refused = of("Match User kim", "sshd_config", "Match User kim\nLogLevel INFO\n");
+        assert!(refused.contains("line 2 of `ssh/sshd_config.d/a.conf`"), "{refused}");
+        let refused = of("Host git", "ssh_config", "LogLevel INFO\n");
+        assert!(refused.contains("line 1 of `ssh/ssh_config.d/a.conf`"), "{refused}");
     }
 
     #[test]
@@ -261,11 +281,11 @@ mod tests {
         let text = "max_connections = 20\ninclude_dir = 'conf.d'\n";
         let refused =
             said(&[(&main, text), (&late, "max_connections 30 # more\n")], &main, "max_connections", "20");
-        assert!(refused.contains("late.conf` sets it, too, which is read after it"), "{refused}");
+        assert!(refused.contains("late.conf` sets it to something else and is read after it"), "{refused}");
         let early = path("conf.d/early.conf");
         let both = [(&*main, text), (&early, "max_connections = 20\n"), (&late, "max_connections = 30\n")];
         let refused = said(&both, &main, "max_connections", "20");
-        assert!(refused.contains("late.conf` sets it, too"), "{refused}");
+        assert!(refused.contains("late.conf` sets it to something else"), "{refused}");
         let same = [(&*main, text), (&late, "max_connections = '20'\n")];
         assert_eq!(said(&same, &main, "max_connections", "20"), WITH_EFFECT);
         let above =

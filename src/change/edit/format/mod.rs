@@ -309,6 +309,8 @@ pub(super) struct Inclusion {
     pub(super) drop_ins: (&'static str, &'static str),
     /// The first of several lines of a key counts, else the last.
     pub(super) first_counts: bool,
+    /// What is outside of all sections counts in each of them, too, instead of being overridden there.
+    pub(super) outside_counts: bool,
 }
 
 impl Inclusion {

@@ -31,16 +31,19 @@ const MANY_OF_CLIENT: &[&str] = &[
     "sendenv",
 ];
 
-pub(super) const SERVER: Ssh =
-    Ssh { blocks: &["match"], many: MANY_OF_SERVER, inclusion: including(("sshd_config.d", "sshd_config")) };
+pub(super) const SERVER: Ssh = Ssh {
+    blocks: &["match"],
+    many: MANY_OF_SERVER,
+    inclusion: including(("sshd_config.d", "sshd_config"), false),
+};
 pub(super) const CLIENT: Ssh = Ssh {
     blocks: &["host", "match"],
     many: MANY_OF_CLIENT,
-    inclusion: including(("ssh_config.d", "ssh_config")),
+    inclusion: including(("ssh_config.d", "ssh_config"), true),
 };
 
-const fn including(drop_ins: (&'static str, &'static str)) -> Inclusion {
-    Inclusion { files: &["include"], directories: &[], drop_ins, first_counts: true }
+const fn including(drop_ins: (&'static str, &'static str), outside_counts: bool) -> Inclusion {
+    Inclusion { files: &["include"], directories: &[], drop_ins, first_counts: true, outside_counts }
 }
 
 pub(super) struct Ssh {

@@ -119,6 +119,7 @@ pub(super) const POSTGRESQL: Rules = Rules {
         directories: &["include_dir"],
         drop_ins: ("conf.d", "postgresql.conf"),
         first_counts: false,
+        outside_counts: false,
     }),
     ..PLAIN
 };
