@@ -34,7 +34,16 @@ pub struct ChangeRecord {
     /// What undoing it needs was removed.
     pub is_forgotten: bool,
     /// What was recorded of its target when it was intended.
-    pub(super) recorded_before: Option<PlainData>,
+    pub(super) recorded_before: Option<Recorded>,
+}
+
+/// A recorded state, as kkrun left it.
+#[derive(Clone, Debug)]
+pub struct Recorded {
+    /// The state.
+    pub state: PlainData,
+    /// The record that says so.
+    pub at: u64,
 }
 
 impl ChangeRecord {

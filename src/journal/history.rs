@@ -7,11 +7,10 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::change_record::{ChangeRecord, Changes};
+use super::change_record::{ChangeRecord, Changes, Recorded};
 use super::index::Index;
 use super::live_count::{LiveCount, LiveInStep};
 use super::pending::{PendingHandler, Reboot};
-use super::plain::PlainData;
 use super::record::{BarePlan, ChangeId};
 use super::state::ChangeState;
 use super::step_record::{RunRecord, StepRecord, StepState};
@@ -25,15 +24,6 @@ pub struct Claims {
     pub at: u64,
     /// The targets.
     pub targets: Vec<Target>,
-}
-
-/// A recorded state, as kkrun left it.
-#[derive(Clone, Debug)]
-pub struct Recorded {
-    /// The state.
-    pub state: PlainData,
-    /// The record that says so.
-    pub at: u64,
 }
 
 /// A rollback that has begun and not ended.

@@ -28,10 +28,10 @@ use serde::Serialize;
 
 #[cfg(test)]
 pub(crate) use change_record::work;
-pub use change_record::{ChangeRecord, Changes, whose};
+pub use change_record::{ChangeRecord, Changes, Recorded, whose};
 pub use checkpoint::{ScriptDigests, load_brief};
 pub use course::{Course, WhichRun};
-pub use history::{Claims, History, Recorded, UnfinishedRollback};
+pub use history::{Claims, History, UnfinishedRollback};
 pub use index::Index;
 pub use live_count::LiveCount;
 use load::Mark;

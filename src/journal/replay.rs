@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 
 use anyhow::{Result, bail, ensure};
 
-use super::change_record::ChangeRecord;
-use super::history::{Claims, History, Recorded, UnfinishedRollback, is_left};
+use super::change_record::{ChangeRecord, Recorded};
+use super::history::{Claims, History, UnfinishedRollback, is_left};
 use super::pending::{PendingHandler, Reboot};
 use super::record::{ChangeId, Entry, Handler, Header, Intent, Record, Settling};
 use super::state::ChangeState;
@@ -296,12 +296,20 @@ impl History {
         }
     }
 
-    /// The machine restarted, perhaps because it lost power: what was not synced by then may be there in part.
+    /// The machine restarted, perhaps because it lost power: what was not synced by then may be there in part, or not at
+    /// all. It is not what kkrun last left at the target, either: that is what was recorded before.
     fn doubt_unsynced(&mut self) {
-        for id in self.unsynced.clone() {
+        for id in self.unsynced.clone().into_iter().rev() {
             let done = |at: &usize| self.changes.list[*at].state == ChangeState::Done;
             if let Some(at) = self.changes.position(id).filter(done) {
                 self.enter_state(at, ChangeState::InDoubt);
+                let ChangeRecord { intent, settled, recorded_before, .. } = &self.changes.list[at];
+                if self.ledger.get(&intent.target).is_some_and(|recorded| recorded.at == *settled) {
+                    match recorded_before.clone() {
+                        Some(before) => self.ledger.insert(intent.target.clone(), before),
+                        None => self.ledger.remove(&intent.target),
+                    };
+                }
             }
         }
     }
@@ -341,7 +349,7 @@ impl History {
         if intent.holds_secret {
             self.secret_targets.insert(intent.target.clone());
         }
-        let recorded_before = self.ledger.get(&intent.target).map(|recorded| recorded.state.clone());
+        let recorded_before = self.ledger.get(&intent.target).cloned();
         self.live.insert(&intent.target, id);
         if matches!(intent.target, Target::Access(_)) {
             self.access.insert(&intent.target, id);
@@ -469,10 +477,10 @@ impl History {
         for id in std::mem::take(&mut self.undone_in_rollback) {
             let Some(change) = self.change(id).filter(|change| change.is_of_content()) else { continue };
             let target = change.intent.target.clone();
-            if let Some(state) = change.recorded_before.clone().filter(|_| self.has_older(&target, id))
+            if let Some(before) = change.recorded_before.clone().filter(|_| self.has_older(&target, id))
                 && let Some(recorded) = self.ledger.get_mut(&target)
             {
-                recorded.state = state;
+                recorded.state = before.state;
             }
         }
     }
@@ -535,6 +543,29 @@ mod tests {
 
     fn unsynced(change: ChangeId) -> Entry {
         Entry::Done { change, recorded: States::new(), unsynced: true }
+    }
+
+    #[test]
+    fn state_that_a_change_recorded_goes_when_a_restart_puts_it_in_doubt() {
+        let intent = || Entry::Intent(Box::new(Intent::about(Target::Group("a".into()))));
+        let done = |change: ChangeId, unsynced| Entry::Done {
+            change,
+            recorded: [(Target::Group("a".into()), change.into())].into(),
+            unsynced,
+        };
+        for (entries, left) in [
+            (vec![intent(), done(1, true)], None),
+            (vec![intent(), done(1, false), intent(), done(3, true)], Some(1)),
+            (vec![intent(), done(1, true), intent(), done(3, true)], None),
+            (vec![intent(), done(1, true), intent(), done(3, false)], Some(3)),
+            (vec![intent(), done(1, true), completed()], Some(1)),
+        ] {
+            let shown = format!("{entries:?}");
+            let mut restarted = history(entries);
+            restarted.enter_boot("another");
+            let recorded = restarted.ledger.get(&Target::Group("a".into()));
+            assert_eq!(recorded.map(|recorded| recorded.state.value()), left.map(ChangeId::into), "{shown}");
+        }
     }
 
     #[test]
