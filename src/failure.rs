@@ -1,6 +1,8 @@
 //! What went wrong, in the form that a person is shown: what, where, and what to do next.
 
+use std::ffi::OsString;
 use std::fmt;
+use std::path::PathBuf;
 
 use crate::exit_code::ExitCode;
 
@@ -37,6 +39,21 @@ pub struct FailedStep {
     pub plan: String,
     /// Its id.
     pub id: String,
+    /// Where its last command ran, if that failed.
+    pub command: Option<FailedCommand>,
+}
+
+/// Where a command ran that failed: what someone needs who wants to try it by hand.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedCommand {
+    /// The directory that was asked for.
+    pub directory: Option<PathBuf>,
+    /// The user, if it is another one than that of kkrun.
+    pub user: Option<String>,
+    /// Its variables, but those that hold a secret.
+    pub variables: Vec<(OsString, OsString)>,
+    /// The names of those.
+    pub withheld: Vec<OsString>,
 }
 
 /// A place in a script, with the frames that led there.

@@ -10,7 +10,7 @@ use crate::cli::Options;
 use crate::config;
 use crate::event::{Answer, Question};
 use crate::exit_code::ExitCode;
-use crate::failure::{FailedStep, Failure};
+use crate::failure::{FailedCommand, FailedStep, Failure};
 use crate::machine::{foreground, terminal};
 use crate::ui;
 
@@ -20,7 +20,7 @@ enum Choice {
     Retry,
     /// The script is edited at the line that failed.
     Edit,
-    /// A shell to look around in.
+    /// A shell to look around in, as the command that failed.
     Shell,
     /// The step is recorded as complete as it is, with a reason, and the run goes on behind it.
     Skip,
@@ -70,7 +70,7 @@ pub(super) enum Next {
 /// With the failure itself when it is of no step, or no one can be asked.
 pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> Result<Next> {
     let Some(failure) = error.downcast_ref::<Failure>() else { return Err(error) };
-    let Some(FailedStep { plan, id }) = failure.step.clone().filter(|_| may_ask(options)) else {
+    let Some(FailedStep { plan, id, command }) = failure.step.clone().filter(|_| may_ask(options)) else {
         return Err(error);
     };
     let exit = failure.exit;
@@ -95,9 +95,9 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
                 show_failed(foreground::edit(file, *line));
             }
             Choice::Shell => {
-                ui::line_to_stderr("`exit` ends the shell and returns to this question");
-                let directory = script.parent().filter(|parent| !parent.as_os_str().is_empty());
-                show_failed(foreground::shell(directory.unwrap_or(Path::new("."))));
+                introduce_shell(command.as_ref());
+                let beside = script.parent().filter(|parent| !parent.as_os_str().is_empty());
+                show_failed(foreground::shell(beside.unwrap_or(Path::new(".")), command.as_ref()));
             }
             Choice::RollBack => {
                 super::rollback::execute(options, slice::from_ref(&id), Some(plan), false)?;
@@ -106,6 +106,19 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
             Choice::Stop => return Ok(Next::End(exit)),
         }
     }
+}
+
+fn introduce_shell(command: Option<&FailedCommand>) {
+    if let Some(command) = command {
+        let user = command.user.iter().map(|user| format!(", as user `{user}`")).collect::<String>();
+        ui::line_to_stderr(&format!("the shell has the variables of the command that failed{user}"));
+        if !command.withheld.is_empty() {
+            let names: Vec<_> =
+                command.withheld.iter().map(|name| format!("`{}`", name.to_string_lossy())).collect();
+            ui::line_to_stderr(&format!("not set, because it is secret: {}", names.join(", ")));
+        }
+    }
+    ui::line_to_stderr("`exit` ends the shell and returns to this question");
 }
 
 /// What could not be started does not end the question.

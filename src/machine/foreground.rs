@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result};
 
 use super::terminal;
+use crate::failure::FailedCommand;
 
 /// Opens the operator's editor at this line of a file. Source of the variables: environ(7); of the command where none is
 /// set: sensible-editor(1).
@@ -23,14 +24,26 @@ pub fn edit(file: &Path, line: usize) -> Result<()> {
     run(Command::new(program).args(arguments).arg(format!("+{line}")).arg(file))
 }
 
-/// Opens the operator's shell in this directory.
+/// Opens the operator's shell where that command ran, as its user and with its variables; without one, or where that
+/// named no directory, in `beside`.
 ///
 /// # Errors
 /// When it cannot be started.
-pub fn shell(directory: &Path) -> Result<()> {
+pub fn shell(beside: &Path, failed: Option<&FailedCommand>) -> Result<()> {
     let shell =
         std::env::var_os("SHELL").filter(|shell| !shell.is_empty()).unwrap_or_else(|| "/bin/sh".into());
-    run(Command::new(shell).current_dir(directory))
+    let Some(failed) = failed else { return run(Command::new(shell).current_dir(beside)) };
+    let mut command = match &failed.user {
+        // Source: runuser(1); with `-u` it keeps the variables.
+        Some(user) => {
+            let mut command = Command::new("runuser");
+            command.args(["-u", user, "--"]).arg(shell);
+            command
+        }
+        None => Command::new(shell),
+    };
+    command.env_clear().envs(failed.variables.iter().map(|(name, value)| (name, value)));
+    run(command.current_dir(failed.directory.as_deref().unwrap_or(beside)))
 }
 
 /// Waits until it ends, however it does, and takes the terminal back.

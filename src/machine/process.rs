@@ -37,6 +37,7 @@ pub use tap::{MOST_BYTES, MOST_LINES};
 use super::account::Account;
 use super::mount::Mounts;
 use super::signal::{Interruption, Signals, Urgency};
+use crate::failure::FailedCommand;
 use child_records::ChildRecords;
 use running::Running;
 
@@ -241,6 +242,8 @@ pub struct Processes {
     nothing: OnceLock<File>,
     /// What commands left behind: number and session. This process reaps them.
     left: Mutex<BTreeMap<u32, u32>>,
+    /// The last command, if it failed.
+    failed: Mutex<Option<FailedCommand>>,
 }
 
 impl Processes {
@@ -257,6 +260,7 @@ impl Processes {
             current: OnceLock::new(),
             nothing: OnceLock::new(),
             left: Mutex::new(BTreeMap::new()),
+            failed: Mutex::new(None),
         }
     }
 
@@ -330,7 +334,21 @@ impl Processes {
             });
         }
         let slot = self.records()?.slot()?;
-        Running::start(self, command, &slot)?.into_ended(sink)
+        let ended = Running::start(self, command, &slot)?.into_ended(sink)?;
+        let failed = if ended.is_success() { None } else { Some(self.as_failed(command)?) };
+        *self.failed.lock().unwrap_or_else(PoisonError::into_inner) = failed;
+        Ok(ended)
+    }
+
+    fn as_failed(&self, command: &Command) -> Result<FailedCommand> {
+        let current = self.current()?;
+        let account = command.user.as_ref().unwrap_or(current);
+        Ok(environment::of_failed(account, account.uid != current.uid, command))
+    }
+
+    /// Where the last command ran, if it failed.
+    pub fn failed(&self) -> Option<FailedCommand> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn records(&self) -> Result<&ChildRecords> {

@@ -141,7 +141,7 @@ fn trusted_directory(directory: &Path) -> Result<PathBuf> {
     }
     let way = Way::to(directory, false)?;
     if way.missing {
-        return Err(io::Error::from(io::ErrorKind::NotFound).into());
+        return Err(io::Error::from(Errno::NOENT).into());
     }
     TRUSTED.with_borrow_mut(|trusted| trusted.insert(directory.to_owned(), way.path.clone()));
     Ok(way.path)

@@ -409,6 +409,41 @@ fn script_is_edited_at_the_line_that_failed_and_a_shell_opened_beside_it() {
 }
 
 #[test]
+fn shell_after_a_failed_command_has_its_directory_and_variables_but_no_secret() {
+    let place = Place::new(
+        r#"
+let token = secret::ask("token", "Token");
+step::run("02", "Second", || cmd::run(["test", "-e", "b"], #{
+    always: "a test",
+    cwd: "@/m",
+    env: #{ PORT: "3001", TOKEN: token },
+}));
+"#,
+    );
+    place.write("secrets", "token=hunter22\n");
+    place.write("shell", "#!/bin/sh\npwd\nenv\n");
+    for (file, mode) in [("secrets", 0o600), ("shell", 0o755)] {
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(place.path(file), mode).unwrap();
+    }
+    let mut command = place.command(&["--secrets", "../secrets", "plan.rhai"]);
+    command.env("TERM", "xterm").env("SHELL", place.path("shell")).env("EDITOR", "true").env("STRAY", "1");
+    let mut session = spawn_command(command, Some(20_000)).unwrap();
+    session.exp_string(WHAT_NEXT).unwrap();
+    session.send_line("shell").unwrap();
+    let shown = session.exp_string(WHAT_NEXT).unwrap();
+    session.send_line("stop").unwrap();
+    session.exp_eof().unwrap();
+    assert!(shown.contains("not set, because it is secret: `TOKEN`"), "{shown}");
+    let lines: Vec<&str> = shown.lines().map(str::trim_end).collect();
+    let directory = place.path("m").display().to_string();
+    assert!(lines.contains(&&*directory) && lines.contains(&"PORT=3001"), "{shown}");
+    for absent in ["hunter22", "STRAY=", "KKRUN_RUN="] {
+        assert!(!shown.contains(absent), "{shown}");
+    }
+}
+
+#[test]
 fn what_cannot_be_started_does_not_end_the_question_and_a_step_on_hold_is_said_to_be_so() {
     let place = failing();
     let mut command = place.command(&["plan.rhai"]);

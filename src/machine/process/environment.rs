@@ -8,6 +8,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 
 use zeroize::Zeroizing;
 
+use super::Command;
+use crate::failure::FailedCommand;
 use crate::machine::account::Account;
 
 /// Where programs are looked for.
@@ -102,4 +104,26 @@ pub(super) fn of(run: &str, account: &Account, own: &[(OsString, Value)]) -> Has
     variables.extend(own.iter().map(|(name, value)| (name.clone(), value.clone())));
     variables.insert(RUN.into(), run.into());
     variables
+}
+
+/// Where a command of that account ran that failed. Without the run's variable: who looks around is not a process of the
+/// run.
+pub(super) fn of_failed(account: &Account, becomes: bool, command: &Command) -> FailedCommand {
+    let mut variables = of("", account, &command.env);
+    variables.remove(OsStr::new(RUN));
+    let (mut plain, mut withheld) = (Vec::new(), Vec::new());
+    for (name, value) in variables {
+        match value {
+            Value::Plain(value) => plain.push((name, value)),
+            Value::Secret(_) => withheld.push(name),
+        }
+    }
+    plain.sort();
+    withheld.sort();
+    FailedCommand {
+        directory: command.cwd.clone(),
+        user: becomes.then(|| account.name.clone()),
+        variables: plain,
+        withheld,
+    }
 }
