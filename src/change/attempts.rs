@@ -26,6 +26,19 @@ pub struct Attempts {
 }
 
 impl Attempts {
+    /// The command alone, run once.
+    #[cfg(test)]
+    pub(crate) fn once(command: Command) -> Self {
+        Self {
+            command,
+            ok_codes: Vec::new(),
+            retries: 0,
+            retry_on: None,
+            backoff: Duration::ZERO,
+            ended: None,
+        }
+    }
+
     /// Runs it until it ends well or the retries are used up. It never borrows the session, which makes a change with it.
     ///
     /// # Errors

@@ -196,6 +196,7 @@ impl History {
             }
             Entry::Void { change, .. } => {
                 self.forget_pending_of(change);
+                self.disown_what_was_lost(change);
             }
             Entry::Failed { change, error } => {
                 if let Some(known) = self.change_mut(change) {
@@ -296,21 +297,26 @@ impl History {
         }
     }
 
-    /// The machine restarted, perhaps because it lost power: what was not synced by then may be there in part, or not at
-    /// all. It is not what kkrun last left at the target, either: that is what was recorded before.
+    /// The machine restarted, perhaps because it lost power: what was not synced by then may be there in part.
     fn doubt_unsynced(&mut self) {
-        for id in self.unsynced.clone().into_iter().rev() {
+        for id in self.unsynced.clone() {
             let done = |at: &usize| self.changes.list[*at].state == ChangeState::Done;
             if let Some(at) = self.changes.position(id).filter(done) {
                 self.enter_state(at, ChangeState::InDoubt);
-                let ChangeRecord { intent, settled, recorded_before, .. } = &self.changes.list[at];
-                if self.ledger.get(&intent.target).is_some_and(|recorded| recorded.at == *settled) {
-                    match recorded_before.clone() {
-                        Some(before) => self.ledger.insert(intent.target.clone(), before),
-                        None => self.ledger.remove(&intent.target),
-                    };
-                }
             }
+        }
+    }
+
+    /// A change that was done, that a restart put in doubt, and of which nothing is there: what was recorded before it is
+    /// what kkrun last left at its target.
+    fn disown_what_was_lost(&mut self, id: ChangeId) {
+        let Some(change) = self.change(id) else { return };
+        let (target, before) = (change.intent.target.clone(), change.recorded_before.clone());
+        if self.ledger.get(&target).is_some_and(|recorded| recorded.at == change.settled) {
+            match before {
+                Some(before) => self.ledger.insert(target, before),
+                None => self.ledger.remove(&target),
+            };
         }
     }
 
@@ -519,13 +525,16 @@ mod tests {
     fn history(entries: Vec<Entry>) -> History {
         let mut history = History::default();
         for (seq, entry) in (1..).zip(entries) {
-            let (run, boot, plan) = ("r".to_owned(), "b".to_owned(), "plan".to_owned());
-            let time = Timestamp::UNIX_EPOCH;
-            let header =
-                Header { seq, prev: String::new(), run, boot, time, plan, unsynced: 0, skippable: false };
-            history.apply(Record { header, entry }).unwrap();
+            append(&mut history, seq, "b", entry);
         }
         history
+    }
+
+    fn append(history: &mut History, seq: u64, boot: &str, entry: Entry) {
+        let (run, boot, plan) = ("r".to_owned(), boot.to_owned(), "plan".to_owned());
+        let (prev, time) = (String::new(), Timestamp::UNIX_EPOCH);
+        let header = Header { seq, prev, run, boot, time, plan, unsynced: 0, skippable: false };
+        history.apply(Record { header, entry }).unwrap();
     }
 
     fn started() -> Entry {
@@ -546,23 +555,27 @@ mod tests {
     }
 
     #[test]
-    fn state_that_a_change_recorded_goes_when_a_restart_puts_it_in_doubt() {
+    fn state_that_a_change_recorded_goes_when_a_restart_left_nothing_of_it() {
         let intent = || Entry::Intent(Box::new(Intent::about(Target::Group("a".into()))));
         let done = |change: ChangeId, unsynced| Entry::Done {
             change,
             recorded: [(Target::Group("a".into()), change.into())].into(),
             unsynced,
         };
-        for (entries, left) in [
-            (vec![intent(), done(1, true)], None),
-            (vec![intent(), done(1, false), intent(), done(3, true)], Some(1)),
-            (vec![intent(), done(1, true), intent(), done(3, true)], None),
-            (vec![intent(), done(1, true), intent(), done(3, false)], Some(3)),
-            (vec![intent(), done(1, true), completed()], Some(1)),
+        let void = |change| Entry::Void { change, why: String::new() };
+        for (entries, voids, left) in [
+            (vec![intent(), done(1, true)], vec![], Some(1)),
+            (vec![intent(), done(1, true)], vec![void(1)], None),
+            (vec![intent(), done(1, false), intent(), done(3, true)], vec![void(3)], Some(1)),
+            (vec![intent(), done(1, true), intent(), done(3, true)], vec![void(3), void(1)], None),
+            (vec![intent(), done(1, true), intent(), done(3, false)], vec![void(1)], Some(3)),
         ] {
-            let shown = format!("{entries:?}");
+            let shown = format!("{entries:?}, {voids:?}");
             let mut restarted = history(entries);
             restarted.enter_boot("another");
+            for (seq, entry) in (100..).zip(voids) {
+                append(&mut restarted, seq, "another", entry);
+            }
             let recorded = restarted.ledger.get(&Target::Group("a".into()));
             assert_eq!(recorded.map(|recorded| recorded.state.value()), left.map(ChangeId::into), "{shown}");
         }
@@ -601,10 +614,7 @@ mod tests {
         let intent = Entry::Intent(Box::new(Intent::about(Target::Group("a".into()))));
         let mut history = history(vec![intent, unsynced(1)]);
         let mut append = |seq, entry| {
-            let (run, boot, plan) = ("r".to_owned(), "another".to_owned(), "plan".to_owned());
-            let (prev, time) = (String::new(), Timestamp::UNIX_EPOCH);
-            let header = Header { seq, prev, run, boot, time, plan, unsynced: 0, skippable: false };
-            history.apply(Record { header, entry }).unwrap();
+            append(&mut history, seq, "another", entry);
             history.changes[0].state.clone()
         };
         let started = Entry::RunStarted { script: "plan".into(), root: "plan".into(), pid: 1 };

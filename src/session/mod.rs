@@ -116,19 +116,19 @@ impl Session {
         Rc::clone(&self.history)
     }
 
-    /// The newest change of this plan to a target that a killed run left in doubt.
+    /// The change of this plan to a target that a killed run left in doubt. Of several, which a restart of the machine put
+    /// in doubt, the oldest: the script makes them again in their order, each on top of what those before it made.
     pub fn doubtful(&self, target: &Target) -> Option<&ChangeRecord> {
-        self.newest(target, |state| *state == ChangeState::InDoubt)
+        self.open_at(target).find(|known| known.state == ChangeState::InDoubt)
     }
 
     /// The newest change of this plan to a target whose inverse failed.
     pub fn half_undone(&self, target: &Target) -> Option<&ChangeRecord> {
-        self.newest(target, |state| matches!(state, ChangeState::UndoFailed(_)))
+        self.open_at(target).rfind(|known| matches!(known.state, ChangeState::UndoFailed(_)))
     }
 
-    fn newest(&self, target: &Target, is_it: impl Fn(&ChangeState) -> bool) -> Option<&ChangeRecord> {
-        let mut open = self.history.open().rev();
-        open.find(|known| known.intent.target == *target && known.plan == self.plan && is_it(&known.state))
+    fn open_at<'a>(&'a self, target: &Target) -> impl DoubleEndedIterator<Item = &'a ChangeRecord> {
+        self.history.open().filter(move |known| known.intent.target == *target && known.plan == self.plan)
     }
 
     /// The plan's name.

@@ -121,6 +121,9 @@ impl Session {
                 "probed what was in doubt"
             );
             match position {
+                // A newer change to the target was made on top of this one. Both are made again.
+                Position::Before
+                    if self.history.live().at(&known.intent.target).last() != Some(&known.id) => {}
                 // Also what a killed run, or its withdrawal, put back may be unsynced.
                 Position::Before => {
                     self.world.doubt_durability();
@@ -308,6 +311,39 @@ mod tests {
             );
             assert_eq!(*heard.borrow(), if unsynced { vec![said] } else { Vec::new() });
             assert_eq!(ground.states(), [ChangeState::Done], "it is found made");
+        }
+    }
+
+    #[test]
+    fn commands_that_a_restart_put_in_doubt_are_run_again_in_their_order_and_undone() {
+        // Power was lost while the second ran; of the first it left everything, nothing, or a part.
+        for left in [&["one", "two"][..], &[], &["two"]] {
+            let ground = Ground::new();
+            let mut session = ground.run();
+            ground.make(&mut session, "one").unwrap();
+            ground.begin_to_make(&mut session, "two");
+            drop(session);
+            ground.restart();
+            std::fs::remove_dir_all(ground.path("built")).unwrap();
+            for name in left {
+                std::fs::create_dir_all(ground.path("built")).unwrap();
+                ground.put(&format!("built/{name}"), "torn");
+            }
+
+            let mut session = recovered(&ground, ConflictPolicy::Ask).unwrap();
+            for name in ["one", "two"] {
+                ground.make(&mut session, name).unwrap();
+            }
+            for name in ["one", "two"] {
+                assert_eq!(ground.text(&format!("built/{name}")), Some(format!("{name}\n")), "{left:?}");
+            }
+            let changes = session.history().changes.to_vec();
+            assert!(changes.iter().all(|change| change.state == ChangeState::Done), "{changes:?}");
+            assert_eq!(changes.len(), 2, "none is intended anew: {changes:?}");
+            for change in changes.iter().rev() {
+                session.undo(change.id, false).unwrap();
+            }
+            assert!(!ground.path("built").exists(), "{left:?}");
         }
     }
 

@@ -3,11 +3,16 @@
 use std::cell::Cell;
 use std::path::PathBuf;
 
+use anyhow::Result;
+
 use super::{ConflictPolicy, Opening, Session};
 use crate::change::testing::world;
-use crate::change::{Change, DesiredFile, FileChange, Found, Payload};
-use crate::journal::{self, ChangeState, Entry, History, Writer};
-use crate::machine::files::Attributes;
+use crate::change::{
+    Attempts, Change, CommandChange, CommandInverse, CommandSource, DesiredFile, FileChange, Found, Payload,
+};
+use crate::journal::{self, ChangeState, Class, Entry, History, Writer};
+use crate::machine::files::{Attributes, PathText};
+use crate::machine::process::Command;
 use crate::target::States;
 
 /// A state directory, and a directory that its runs change.
@@ -104,5 +109,35 @@ impl Ground {
         let change = session.intend(&self.writing(name, text).0, None).unwrap().unwrap();
         self.put(name, text);
         session.record(Entry::Done { change, recorded: States::new(), unsynced }).unwrap();
+    }
+
+    fn making(&self, session: &Session, name: &str) -> (Change, Attempts) {
+        let built = self.path("built");
+        let script = format!("mkdir -p built && echo {name} > built/{name}");
+        let command =
+            Command { cwd: built.parent().map(Into::into), ..Command::new(["bash", "-c", &script]) };
+        let inverse = CommandInverse {
+            label: script,
+            product: Some(PathText::new(&built)),
+            changes: None,
+            commands: Vec::new(),
+            probe: None,
+            class: Class::Safe,
+        };
+        let (source, record) = (CommandSource::default(), session.product_record(&inverse));
+        let change = CommandChange::about_to_run(&session.world, inverse, source, &record).unwrap();
+        (Change::Command(change), Attempts::once(command))
+    }
+
+    /// Runs a command that makes a file of this name and content in the product `built`.
+    pub(crate) fn make(&self, session: &mut Session, name: &str) -> Result<bool> {
+        let (change, mut attempts) = self.making(session, name);
+        session.perform(&change, Payload::Command(&mut attempts))
+    }
+
+    /// The same, killed before the command has ended.
+    pub(crate) fn begin_to_make(&self, session: &mut Session, name: &str) {
+        let (change, _) = self.making(session, name);
+        session.intend(&change, None).unwrap().unwrap();
     }
 }
