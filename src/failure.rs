@@ -40,7 +40,7 @@ pub struct FailedStep {
     /// Its id.
     pub id: String,
     /// Where its last command ran, if that failed.
-    pub command: Option<FailedCommand>,
+    pub command: Option<Box<FailedCommand>>,
 }
 
 /// Where a command ran that failed: what someone needs who wants to try it by hand.

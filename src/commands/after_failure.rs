@@ -95,9 +95,9 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
                 show_failed(foreground::edit(file, *line));
             }
             Choice::Shell => {
-                introduce_shell(command.as_ref());
+                introduce_shell(command.as_deref());
                 let beside = script.parent().filter(|parent| !parent.as_os_str().is_empty());
-                show_failed(foreground::shell(beside.unwrap_or(Path::new(".")), command.as_ref()));
+                show_failed(foreground::shell(beside.unwrap_or(Path::new(".")), command.as_deref()));
             }
             Choice::RollBack => {
                 super::rollback::execute(options, slice::from_ref(&id), Some(plan), false)?;
@@ -110,7 +110,7 @@ pub(super) fn choose(options: &Options, script: &Path, error: anyhow::Error) -> 
 
 fn introduce_shell(command: Option<&FailedCommand>) {
     if let Some(command) = command {
-        let user = command.user.iter().map(|user| format!(", as user `{user}`")).collect::<String>();
+        let user = command.user.as_ref().map(|user| format!(" and its user, `{user}`")).unwrap_or_default();
         ui::line_to_stderr(&format!("the shell has the variables of the command that failed{user}"));
         if !command.withheld.is_empty() {
             let names: Vec<_> =

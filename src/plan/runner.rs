@@ -346,7 +346,7 @@ impl Runner {
         failure.hints.push(format!("full output: `kkrun log {}{of_plan}`", shell_words::quote(id)));
         // At a conflict the operator chose already.
         if failure.kind != FailureKind::Conflict {
-            let (plan, command) = (session.plan().to_owned(), session.world.processes.failed());
+            let (plan, command) = (session.plan().to_owned(), session.world.processes.failed().map(Box::new));
             failure.step = Some(FailedStep { plan, id: id.to_owned(), command });
         }
         failure.kind = FailureKind::Step;

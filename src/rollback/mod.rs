@@ -19,8 +19,8 @@ use crate::journal::{
 use crate::session::{Assumed, Session};
 use crate::target::Target;
 use order::{LeftToAnother, candidates, left_to_others};
-use report::row_of;
 pub use report::{Report, Row};
+use report::{row_about, row_of};
 pub use request::{Asked, CLASSES, Request, run_word};
 
 /// What a rollback would do; with an event for each change, if that `is_shown`.
@@ -38,7 +38,8 @@ pub fn preview(session: &mut Session, request: &Request, is_shown: bool) -> Resu
     let mut states = BTreeMap::new();
     for id in candidates {
         let Some(known) = session.history().change(id).cloned() else { continue };
-        let mut row = row_of(&known);
+        let change = Change::of_intent(&known.intent);
+        let mut row = row_about(&known, change.as_ref().ok());
         if let Some(left) = left.remove(&id) {
             row.detail = Some(left.why);
             emit(session, UndoOutcome::Kept, &row);
@@ -49,39 +50,42 @@ pub fn preview(session: &mut Session, request: &Request, is_shown: bool) -> Resu
         let target = &known.intent.target;
         let recorded = states.get(target).cloned().or_else(|| session.recorded_since(id, target));
         let recorded = recorded.as_ref();
-        let previewed = match holds_what_stays(session, request, &known, &report) {
-            Some(why) => Ok(Undone::Kept(why)),
-            None => preview_one(session, request, &known, recorded, &assumed, &mut row),
-        };
+        let previewed = change.and_then(|change| {
+            let undone = match holds_what_stays(session, request, &change, &report) {
+                Some(why) => Undone::Kept(why),
+                None => preview_one(session, request, (&known, &change), recorded, &assumed, &mut row)?,
+            };
+            Ok((undone, change))
+        });
         let (reported, detail) = match previewed {
-            Ok(Undone::Back(how, left)) => {
-                let taken = Change::of_intent(&known.intent)?.kind().undo_takes(&session.world, recorded);
+            Ok((Undone::Back(how, left), change)) => {
+                let taken = change.kind().undo_takes(&session.world, recorded);
                 let taken = row.detail.take().or(taken);
                 states.extend(left);
+                assumed.undo(&known, change.kind().touches(&session.world));
                 (
                     UndoOutcome::Would,
                     taken.filter(|_| how != journal::Undoing::Already).or_else(|| left_by(&known, how)),
                 )
             }
-            Ok(Undone::InProgress(_)) => (UndoOutcome::Would, None),
-            Ok(Undone::Conflict(why)) => (UndoOutcome::Conflict, Some(why)),
-            Ok(Undone::Kept(why)) => (UndoOutcome::Kept, Some(why)),
+            Ok((Undone::InProgress(_), change)) => {
+                assumed.undo(&known, change.kind().touches(&session.world));
+                (UndoOutcome::Would, None)
+            }
+            Ok((Undone::Conflict(why), _)) => (UndoOutcome::Conflict, Some(why)),
+            Ok((Undone::Kept(why), _)) => {
+                assumed.keep(&known);
+                (UndoOutcome::Kept, Some(why))
+            }
             Err(error) => (UndoOutcome::Failed, Some(failure::with_way_on(&error))),
         };
         row.detail = detail;
         emit(session, reported, &row);
         match reported {
             UndoOutcome::Conflict => report.conflicts.push(row),
-            UndoOutcome::Kept => {
-                assumed.keep(&known);
-                report.kept.push(row);
-            }
+            UndoOutcome::Kept => report.kept.push(row),
             UndoOutcome::Failed => report.failed.push(row),
-            _ => {
-                let touched = Change::of_intent(&known.intent)?.kind().touches(&session.world);
-                assumed.undo(&known, touched);
-                report.undone.push(row);
-            }
+            _ => report.undone.push(row),
         }
     }
     for id in irreversible {
@@ -105,18 +109,17 @@ pub fn preview(session: &mut Session, request: &Request, is_shown: bool) -> Resu
 fn preview_one(
     session: &mut Session,
     request: &Request,
-    known: &ChangeRecord,
+    (known, change): (&ChangeRecord, &Change),
     recorded: Option<&Value>,
     assumed: &Assumed,
     row: &mut Row,
 ) -> Result<Undone> {
-    let change = Change::of_intent(&known.intent)?;
-    if let Some(unit) = stopped_unit_needed(session, &change) {
+    if let Some(unit) = stopped_unit_needed(session, change) {
         row.detail =
             Some(format!("not examined: {} is stopped; the rollback starts it for this", unit.shown()));
         return Ok(Undone::Back(journal::Undoing::Restored, BTreeMap::new()));
     }
-    if let Some(loss) = loss_of(session, known, &change, recorded)?.filter(|loss| !request.grants(loss.class))
+    if let Some(loss) = loss_of(session, known, change, recorded)?.filter(|loss| !request.grants(loss.class))
     {
         row.class = loss.class.purge_word();
         let way = match row.class {
@@ -125,10 +128,10 @@ fn preview_one(
         };
         return Ok(Undone::Kept(format!("{}; {way}", loss.what)));
     }
-    if let Some(missing) = missing_backup(session, known, &change) {
+    if let Some(missing) = missing_backup(session, known, change) {
         return Err(missing);
     }
-    let undone = session.preview_undo(known, request.force, assumed)?;
+    let undone = session.preview_undo(known, change, request.force, assumed)?;
     if matches!(undone, Undone::Back(..)) {
         let gone = change.kind().removed_by_undo(&session.world);
         session.world.assumed_gone.borrow_mut().extend(gone);
@@ -284,8 +287,9 @@ fn undo_one(
     report: &mut Report,
 ) -> Result<()> {
     let Some(known) = session.history().change(id).cloned() else { return Ok(()) };
-    let mut row = row_of(&known);
-    let change = match Change::of_intent(&known.intent) {
+    let change = Change::of_intent(&known.intent);
+    let mut row = row_about(&known, change.as_ref().ok());
+    let change = match change {
         Ok(change) => change,
         Err(error) => {
             session.record(Entry::UndoFailed { change: id, error: sentence(&error) })?;
@@ -295,7 +299,7 @@ fn undo_one(
             return Ok(());
         }
     };
-    if let Some(why) = holds_what_stays(session, request, &known, report) {
+    if let Some(why) = holds_what_stays(session, request, &change, report) {
         let was_reported = reported.get(&id).is_some_and(|detail| detail.as_ref() == Some(&why));
         return keep(session, row, why, was_reported, report);
     }
@@ -584,12 +588,12 @@ fn keep(
 fn holds_what_stays(
     session: &Session,
     request: &Request,
-    known: &ChangeRecord,
+    change: &Change,
     report: &Report,
 ) -> Option<String> {
     let is_directory =
         |path: &PathBuf| std::fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_dir());
-    let removed = Change::of_intent(&known.intent).ok()?.kind().removed_by_undo(&session.world);
+    let removed = change.kind().removed_by_undo(&session.world);
     let removed: Vec<PathBuf> = removed.into_iter().filter(is_directory).collect();
     if removed.is_empty() {
         return None;

@@ -121,6 +121,11 @@ impl Report {
 }
 
 pub(super) fn row_of(known: &ChangeRecord) -> Row {
+    row_about(known, Change::of_intent(&known.intent).ok().as_ref())
+}
+
+/// The row of a change whose intent was read; none if this kkrun does not know its form.
+pub(super) fn row_about(known: &ChangeRecord, change: Option<&Change>) -> Row {
     Row {
         change: known.id,
         step: known.intent.step.clone(),
@@ -129,18 +134,18 @@ pub(super) fn row_of(known: &ChangeRecord) -> Row {
         detail: None,
         hints: Vec::new(),
         class: None,
-        done: done_by_undo(&known.intent),
+        done: done_by_undo(&known.intent, change),
         is_left: false,
     }
 }
 
 /// What undoing a change does, for people: it removes or restores a whole path. Of others it names the change.
-fn done_by_undo(intent: &Intent) -> String {
-    match (&intent.target, Change::of_intent(intent)) {
-        (Target::File(path), Ok(Change::File(change))) if change.states().0.is_absent() => {
+fn done_by_undo(intent: &Intent, change: Option<&Change>) -> String {
+    match (&intent.target, change) {
+        (Target::File(path), Some(Change::File(change))) if change.states().0.is_absent() => {
             format!("removed {path}")
         }
-        (Target::File(path), Ok(Change::File(change))) if !change.keeps_content() => {
+        (Target::File(path), Some(Change::File(change))) if !change.keeps_content() => {
             format!("restored {path}")
         }
         _ => format!("undone: {}", intent.summary),

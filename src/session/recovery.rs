@@ -339,7 +339,7 @@ mod tests {
             }
             let changes = session.history().changes.to_vec();
             assert!(changes.iter().all(|change| change.state == ChangeState::Done), "{changes:?}");
-            assert_eq!(changes.len(), 2, "none is intended anew: {changes:?}");
+            assert_eq!(changes.len(), 2, "none is intended twice: {changes:?}");
             for change in changes.iter().rev() {
                 session.undo(change.id, false).unwrap();
             }

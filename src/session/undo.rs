@@ -246,12 +246,17 @@ impl Session {
     }
 
     /// What undoing a change would do, given what became of the newer ones.
-    pub fn preview_undo(&mut self, known: &ChangeRecord, force: bool, assumed: &Assumed) -> Result<Undone> {
+    pub fn preview_undo(
+        &mut self,
+        known: &ChangeRecord,
+        change: &Change,
+        force: bool,
+        assumed: &Assumed,
+    ) -> Result<Undone> {
         if let Some(standing) = self.newer_change(known, &assumed.standing) {
             return Ok(left_to(standing, assumed.kept.contains(&standing.id)));
         }
-        let touched = Change::of_intent(&known.intent)?.kind().touches(&self.world);
-        if assumed.hides(known, &touched) {
+        if assumed.hides(known, &change.kind().touches(&self.world)) {
             // What is there is known only once those are undone.
             return Ok(Undone::Back(Undoing::Restored, BTreeMap::new()));
         }
