@@ -574,8 +574,8 @@ mod functions {
     /// The line of an fstab is named by its
     /// mount point or source, and the value is the whole line. In JSON and TOML a value is of its type, and may be an array or
     /// a map as well; comments, order and indentation stay. Undo restores the line or value; or the whole file, if it was not
-    /// modified since. A value is refused that would have no effect, because a line counts of another file which
-    /// `sshd_config`, `ssh_config` or `postgresql.conf` includes.
+    /// modified since. A value is refused that would have no effect, because a line of another file counts: of one that
+    /// `sshd_config`, `ssh_config` or `postgresql.conf` includes, of a drop-in of systemd, or of `sysctl.d`.
     /// Options: `section` (a missing one is added at the end), `format` and `separator` as for `config::get`, `comment`
     /// (what begins a comment; default: as in the format, mostly `#`), `in_place` (`true` to write into the file instead of
     /// replacing it: for a file that something is mounted at, as `/etc/hosts` in a container; others may see it half

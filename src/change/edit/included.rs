@@ -12,6 +12,7 @@ use super::entry::{EntryKind, FileEntry};
 use super::format::{Inclusion, Key};
 use super::key::every_line_of;
 use super::lines::Lines;
+use super::read_together::read_together;
 use super::section::Region;
 use crate::failure::{Failure, FailureKind};
 use crate::machine::files;
@@ -70,8 +71,9 @@ pub fn refuse_without_effect(
     }
     let key = Key { name: key, separator: separator.as_deref() };
     let search = Search { entry, inclusion, key, edited, read, searched: RefCell::default() };
-    let root = inclusion.root_of(edited.0);
-    let Some(setting) = search.counting(&root)? else { return Ok(()) };
+    let Some(setting) = search.counting_of(read_together(&inclusion.together, edited.0))? else {
+        return Ok(());
+    };
     if setting.path == edited.0 || plain(&setting.value) == plain(value) {
         return Ok(());
     }
@@ -90,6 +92,19 @@ pub fn refuse_without_effect(
 }
 
 impl Search<'_> {
+    /// The line that counts of those in these files, which are read in this order.
+    fn counting_of(&self, mut files: Vec<PathBuf>) -> Result<Option<Setting>> {
+        if !self.inclusion.first_counts {
+            files.reverse();
+        }
+        for file in files {
+            if let Some(setting) = self.counting(&file)? {
+                return Ok(Some(setting));
+            }
+        }
+        Ok(None)
+    }
+
     /// The line that counts of those in this file and in what it includes.
     fn counting(&self, path: &Path) -> Result<Option<Setting>> {
         if !self.searched.borrow_mut().insert(path.to_owned()) {
@@ -130,33 +145,28 @@ impl Search<'_> {
         for (line, does) in found {
             let body = lines.bodies(&line.lines);
             let value = &body[syntax.value(body, line.value_at)];
-            let mut files = match does {
+            let files = match does {
                 Does::Sets => {
                     let line = line.lines.start + 1;
                     return Ok(Some(Setting { path: path.to_owned(), line, value: value.to_vec() }));
                 }
-                Does::IncludesFiles => included(path, value, false),
-                Does::IncludesDirectory => included(path, value, true),
+                Does::IncludesFiles => self.included(path, value, false),
+                Does::IncludesDirectory => self.included(path, value, true),
             };
-            if !self.inclusion.first_counts {
-                files.reverse();
-            }
-            for file in files {
-                if let Some(setting) = self.counting(&file)? {
-                    return Ok(Some(setting));
-                }
+            if let Some(setting) = self.counting_of(files)? {
+                return Ok(Some(setting));
             }
         }
         Ok(None)
     }
-}
 
-/// The files that a line of `path` includes, in the order in which they are read.
-fn included(path: &Path, value: &[u8], is_directory: bool) -> Vec<PathBuf> {
-    let beside = path.parent().unwrap_or(Path::new("/"));
-    let patterns = words(value).into_iter().map(|word| beside.join(word));
-    let patterns = patterns.map(|named| if is_directory { named.join("*.conf") } else { named });
-    patterns.flat_map(|pattern| files::matching(&pattern)).collect()
+    /// The files that a line of `path` includes, in the order in which they are read. The edited one may not be there yet.
+    fn included(&self, path: &Path, value: &[u8], is_directory: bool) -> Vec<PathBuf> {
+        let beside = path.parent().unwrap_or(Path::new("/"));
+        let patterns = words(value).into_iter().map(|word| beside.join(word));
+        let patterns = patterns.map(|named| if is_directory { named.join("*.conf") } else { named });
+        patterns.flat_map(|pattern| files::matching(&pattern, self.edited.0)).collect()
+    }
 }
 
 /// The arguments of a line, without the quotes around them.
@@ -193,11 +203,26 @@ mod tests {
         said_of(None, files, edited, key, value)
     }
 
+    /// The same where the edited file is to be made.
+    fn said_of_new(files: &[(&str, &str)], edited: &str, text: &str, key: &str, value: &str) -> String {
+        of(None, files, (edited, Some(text)), key, value)
+    }
+
     /// The same of a key in a section.
     fn said_of(
         section: Option<&str>,
         files: &[(&str, &str)],
         edited: &str,
+        key: &str,
+        value: &str,
+    ) -> String {
+        of(section, files, (edited, None), key, value)
+    }
+
+    fn of(
+        section: Option<&str>,
+        files: &[(&str, &str)],
+        (edited, new): (&str, Option<&str>),
         key: &str,
         value: &str,
     ) -> String {
@@ -213,7 +238,7 @@ mod tests {
         let kind = EntryKind::Line { key: key.to_owned(), separator: None };
         let section = section.map(str::to_owned);
         let entry = FileEntry { section, comment: "#".to_owned(), format, kind };
-        let text = fs::read(&path).unwrap();
+        let text = new.map_or_else(|| fs::read(&path).unwrap(), |text| text.as_bytes().to_vec());
         let read = |path: &Path| Ok(fs::read(path).ok());
         match refuse_without_effect(&entry, value.as_bytes(), (&path, &text), &read) {
             Ok(()) => "it has effect".to_owned(),
@@ -271,6 +296,50 @@ mod tests {
             WITH_EFFECT,
             "there is no file that includes it"
         );
+    }
+
+    #[test]
+    fn a_drop_in_that_is_to_be_made_counts_where_its_name_puts_it() {
+        let main = ("ssh/sshd_config", "Include sshd_config.d/*.conf\n");
+        let cloud = ("ssh/sshd_config.d/50-cloud.conf", "UseDNS yes\n");
+        let new = |name, text| said_of_new(&[main, cloud], name, text, "UseDNS", "no");
+        assert_eq!(new("ssh/sshd_config.d/10-own.conf", "UseDNS no\n"), WITH_EFFECT);
+        let refused = new("ssh/sshd_config.d/60-own.conf", "UseDNS no\n");
+        assert!(refused.contains("line 1 of `ssh/sshd_config.d/50-cloud.conf`"), "{refused}");
+    }
+
+    #[test]
+    fn what_systemd_reads_after_the_line_counts() {
+        let journal = Some("Journal");
+        let main = ("systemd/journald.conf", "[Journal]\n#SystemMaxUse=\nSystemMaxUse=1G\n");
+        let drop_in = ("systemd/journald.conf.d/50.conf", "[Journal]\nSystemMaxUse=2G\n");
+        let refused = said_of(journal, &[main, drop_in], main.0, "SystemMaxUse", "1G");
+        assert!(refused.contains("line 2 of `systemd/journald.conf.d/50.conf` sets it"), "{refused}");
+        assert_eq!(said_of(journal, &[main, drop_in], drop_in.0, "SystemMaxUse", "2G"), WITH_EFFECT);
+        let reset = ("systemd/journald.conf.d/60.conf", "[Journal]\nSystemMaxUse=\n");
+        let refused = said_of(journal, &[main, drop_in, reset], drop_in.0, "SystemMaxUse", "2G");
+        assert!(refused.contains("line 2 of `systemd/journald.conf.d/60.conf`"), "{refused}");
+        // What adds up.
+        let (main, drop_in) = (
+            ("systemd/resolved.conf", "[Resolve]\nDNS=1.1.1.1\n"),
+            ("systemd/resolved.conf.d/a.conf", "[Resolve]\nDNS=9.9.9.9\n"),
+        );
+        assert_eq!(said_of(Some("Resolve"), &[main, drop_in], main.0, "DNS", "1.1.1.1"), WITH_EFFECT);
+        // A unit's own: which of its keys add up is not known.
+        let (main, drop_in) = (
+            ("systemd/system/a.service", "[Service]\nUser=a\n"),
+            ("systemd/system/a.service.d/a.conf", "[Service]\nUser=b\n"),
+        );
+        assert_eq!(said_of(Some("Service"), &[main, drop_in], main.0, "User", "a"), WITH_EFFECT);
+    }
+
+    #[test]
+    fn the_last_fragment_of_sysctl_counts() {
+        let (first, last) =
+            (("sysctl.d/10.conf", "vm.swappiness = 1\n"), ("sysctl.d/90.conf", "vm/swappiness=5\n"));
+        let refused = said(&[first, last], first.0, "vm.swappiness", "1");
+        assert!(refused.contains("line 1 of `sysctl.d/90.conf` sets it to something else"), "{refused}");
+        assert_eq!(said(&[first, last], last.0, "vm.swappiness", "5"), WITH_EFFECT);
     }
 
     #[test]

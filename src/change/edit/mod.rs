@@ -10,6 +10,7 @@ mod format;
 mod included;
 mod key;
 mod lines;
+mod read_together;
 mod section;
 mod undo;
 

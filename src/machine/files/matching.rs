@@ -2,16 +2,28 @@
 
 use std::path::{Path, PathBuf};
 
-/// The paths that match the pattern, sorted, without symlinks in their directories. A `*` is neither a `/` nor the dot that
-/// hides a file. None for what is no pattern, or cannot be read.
-pub fn matching(pattern: &Path) -> Vec<PathBuf> {
+/// The paths that match the pattern, sorted, without symlinks in their directories, as if there were a file `also`. A `*` is
+/// neither a `/` nor the dot that hides a file. None for what is no pattern, or cannot be read.
+pub fn matching(pattern: &Path, also: &Path) -> Vec<PathBuf> {
     let as_the_shell = glob::MatchOptions {
         require_literal_leading_dot: true,
         require_literal_separator: true,
         ..glob::MatchOptions::new()
     };
-    let found = pattern.to_str().and_then(|pattern| glob::glob_with(pattern, as_the_shell).ok());
-    found.into_iter().flatten().flatten().map(|file| in_its_directory(&file)).collect()
+    let Some((Ok(compiled), text)) = pattern.to_str().map(|text| (glob::Pattern::new(text), text)) else {
+        return Vec::new();
+    };
+    let found = glob::glob_with(text, as_the_shell).into_iter().flatten().flatten();
+    let mut found: Vec<PathBuf> = found.map(|file| in_its_directory(&file)).collect();
+    // The pattern may name its directory by a symlink.
+    let named = pattern.parent().zip(also.file_name()).map(|(parent, name)| parent.join(name));
+    let is_named =
+        |named: &PathBuf| in_its_directory(named) == also && compiled.matches_path_with(named, as_the_shell);
+    if named.is_some_and(|named| is_named(&named)) && !found.iter().any(|file| file == also) {
+        found.push(also.to_owned());
+        found.sort();
+    }
+    found
 }
 
 fn in_its_directory(file: &Path) -> PathBuf {
@@ -35,8 +47,19 @@ mod tests {
             std::fs::write(root.join(name), "").unwrap();
         }
         std::os::unix::fs::symlink("d", root.join("link")).unwrap();
-        assert_eq!(matching(&root.join("*.conf")), ["a.conf", "b.conf"].map(|name| root.join(name)));
-        assert_eq!(matching(&root.join("link/*")), [root.join("d/c.conf")]);
-        assert_eq!(matching(&root.join("none")), Vec::<PathBuf>::new());
+        let of = |pattern: &str, also: &str| {
+            let found = matching(&root.join(pattern), &root.join(also));
+            let name = |path: PathBuf| path.strip_prefix(&root).unwrap().display().to_string();
+            found.into_iter().map(name).collect::<Vec<_>>()
+        };
+        assert_eq!(of("*.conf", "none"), ["a.conf", "b.conf"]);
+        assert_eq!(of("link/*", "none"), ["d/c.conf"]);
+        assert_eq!(of("none", "other"), Vec::<String>::new());
+        // One that is to be made.
+        assert_eq!(of("*.conf", "aa.conf"), ["a.conf", "aa.conf", "b.conf"]);
+        assert_eq!(of("link/*", "d/b"), ["d/b", "d/c.conf"]);
+        for other in ["a.conf", "d/a.conf", ".a.conf", "a.text"] {
+            assert_eq!(of("*.conf", other), ["a.conf", "b.conf"], "{other}");
+        }
     }
 }

@@ -12,7 +12,6 @@ mod table;
 
 use std::borrow::Cow;
 use std::ops::Range;
-use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -299,31 +298,41 @@ pub(super) trait Syntax {
     }
 }
 
-/// How the files of a format include others.
+/// How several files of a format are one configuration.
 pub(super) struct Inclusion {
     /// The keys whose values name files, by patterns of a shell.
     pub(super) files: &'static [&'static str],
     /// The keys whose values name a directory, of which all `*.conf` are read.
     pub(super) directories: &'static [&'static str],
-    /// The directory of files that are included, and the file beside it that includes them.
-    pub(super) drop_ins: (&'static str, &'static str),
+    /// The files that are read besides.
+    pub(super) together: Together,
     /// The first of several lines of a key counts, else the last.
     pub(super) first_counts: bool,
     /// What is outside of all sections counts in each of them, too, instead of being overridden there.
     pub(super) outside_counts: bool,
 }
 
-impl Inclusion {
-    /// The file with which the program begins that reads this one.
-    pub(super) fn root_of(&self, path: &Path) -> PathBuf {
-        let (directory, root) = self.drop_ins;
-        match path.parent() {
-            Some(parent) if parent.file_name().is_some_and(|name| name == directory) => {
-                parent.with_file_name(root)
-            }
-            _ => path.to_owned(),
-        }
-    }
+/// Which files a program reads as one configuration.
+pub(super) enum Together {
+    /// Those of a directory of this name are included by a file of that name beside it.
+    Included {
+        /// The directory.
+        directory: &'static str,
+        /// The file.
+        by: &'static str,
+    },
+    /// Behind a file of a directory of this name those of directories with its name and `.d`, in systemd's places.
+    DropIns {
+        /// The directory.
+        of: &'static str,
+    },
+    /// Those of directories of this name, in systemd's places.
+    Fragments {
+        /// The directory.
+        directory: &'static str,
+        /// A file beside it, to which one of them may be a link.
+        beside: &'static str,
+    },
 }
 
 /// The default of [`Syntax::choose`]: a key is set once.

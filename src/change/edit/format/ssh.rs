@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::super::lines::Lines;
-use super::{Inclusion, Is, Key, KeyLine, Sections, Syntax, logical, one, skip_blank};
+use super::{Inclusion, Is, Key, KeyLine, Sections, Syntax, Together, logical, one, skip_blank};
 
 /// Every line of these keys counts; of all others the first does.
 const MANY_OF_SERVER: &[&str] = &[
@@ -34,16 +34,17 @@ const MANY_OF_CLIENT: &[&str] = &[
 pub(super) const SERVER: Ssh = Ssh {
     blocks: &["match"],
     many: MANY_OF_SERVER,
-    inclusion: including(("sshd_config.d", "sshd_config"), false),
+    inclusion: including("sshd_config.d", "sshd_config", false),
 };
 pub(super) const CLIENT: Ssh = Ssh {
     blocks: &["host", "match"],
     many: MANY_OF_CLIENT,
-    inclusion: including(("ssh_config.d", "ssh_config"), true),
+    inclusion: including("ssh_config.d", "ssh_config", true),
 };
 
-const fn including(drop_ins: (&'static str, &'static str), outside_counts: bool) -> Inclusion {
-    Inclusion { files: &["include"], directories: &[], drop_ins, first_counts: true, outside_counts }
+const fn including(directory: &'static str, by: &'static str, outside_counts: bool) -> Inclusion {
+    let together = Together::Included { directory, by };
+    Inclusion { files: &["include"], directories: &[], together, first_counts: true, outside_counts }
 }
 
 pub(super) struct Ssh {

@@ -1,7 +1,7 @@
 //! The formats that are data. Sources: the manual pages and the readers of the programs, which `tests/it/formats.sh` asks.
 
-use super::Inclusion;
 use super::rules::{Continuation, Repeated, Rules, SectionRules, Spelling, Trailing};
+use super::{Inclusion, Together};
 
 /// A key, a sign, a value: the fields that most formats have alike.
 const PLAIN: Rules = Rules {
@@ -45,8 +45,24 @@ pub(super) const SYSTEMD: Rules = Rules {
     separator: Some("="),
     repeated: Repeated::Reset,
     sections: Some(SectionRules { merges: true, ..SECTIONS }),
+    // Of the files that systemd's daemons read. Source: resolved.conf(5), timesyncd.conf(5), systemd-system.conf(5).
+    lists: &[
+        "DNS",
+        "DefaultEnvironment",
+        "Domains",
+        "FallbackDNS",
+        "FallbackNTP",
+        "ManagerEnvironment",
+        "NTP",
+    ],
+    inclusion: Some(later(Together::DropIns { of: "systemd" })),
     ..PLAIN
 };
+
+/// What is read later counts.
+const fn later(together: Together) -> Inclusion {
+    Inclusion { files: &[], directories: &[], together, first_counts: false, outside_counts: false }
+}
 
 /// Each section is an object of its own.
 pub(super) const NETWORKD: Rules = Rules { sections: Some(SECTIONS), ..SYSTEMD };
@@ -117,7 +133,7 @@ pub(super) const POSTGRESQL: Rules = Rules {
     inclusion: Some(Inclusion {
         files: &["include", "include_if_exists"],
         directories: &["include_dir"],
-        drop_ins: ("conf.d", "postgresql.conf"),
+        together: Together::Included { directory: "conf.d", by: "postgresql.conf" },
         first_counts: false,
         outside_counts: false,
     }),
@@ -140,8 +156,13 @@ fn not_of_postgresql(value: &[u8]) -> Option<&'static str> {
 }
 
 /// Source: sysctl.conf(5), sysctl.d(5).
-pub(super) const SYSCTL: Rules =
-    Rules { comments: b"#;", keys: Spelling::Sysctl, repeated: Repeated::Last, ..PLAIN };
+pub(super) const SYSCTL: Rules = Rules {
+    comments: b"#;",
+    keys: Spelling::Sysctl,
+    repeated: Repeated::Last,
+    inclusion: Some(later(Together::Fragments { directory: "sysctl.d", beside: "sysctl.conf" })),
+    ..PLAIN
+};
 
 /// Source: `zend_ini_scanner.l`. Sections are headings, but for those of a host or path.
 pub(super) const PHP: Rules = Rules {
