@@ -72,6 +72,15 @@ pub(super) struct CapturedInverse {
     /// The named paths, if the command ran on the machine itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) touches: Vec<PathText>,
+    /// Where the file systems are mounted that hold the roots, but the one at the root of all and those in memory.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) mounted_at: Vec<PathText>,
+}
+
+/// Where the file systems are mounted that hold these directories.
+pub(super) fn mounts_of(roots: &[PathText]) -> Result<Vec<PathText>> {
+    let held = roots.iter().map(|root| mount::holding(root.as_path())).collect::<Result<BTreeSet<_>>>()?;
+    Ok(held.into_iter().flatten().map(PathText::new).collect())
 }
 
 /// The changed paths of one file system, by their paths from where it is mounted.
@@ -121,8 +130,9 @@ impl CapturedChange {
         let before =
             CapturedState { paths, manifests: digests(|part| &part.before)?, ..CapturedState::default() };
         let after = CapturedState { paths, manifests: digests(|part| &part.after)?, source };
-        let roots = from.parts.iter().map(|part| PathText::new(&*part.root)).collect();
-        let inverse = CapturedInverse { label: label.to_owned(), roots, touches: Vec::new() };
+        let roots: Vec<PathText> = from.parts.iter().map(|part| PathText::new(&*part.root)).collect();
+        let mounted_at = mounts_of(&roots)?;
+        let inverse = CapturedInverse { label: label.to_owned(), roots, touches: Vec::new(), mounted_at };
         Ok(Some(Self { before, after, inverse, source: Some(Rc::new(from)), found: None }))
     }
 
@@ -168,21 +178,56 @@ impl CapturedChange {
         Self::of_parts(&self.inverse.label, self.after.source.clone(), source)
     }
 
-    /// What it left at a path; none if it did not change that.
+    /// What it left.
     ///
     /// # Errors
     /// When its manifests are not in the backups.
-    pub fn left_at(&self, world: &World, path: &Path) -> Result<Option<FileState>> {
-        for part in self.parts(world)?.iter() {
-            if let Some(name) = part.name_of(path)
-                && let Some(changed) = part.change_at(&name)
-            {
-                let is_below = *changed != name;
-                let state = if is_below { None } else { part.after.get_alone(name.as_path()) };
-                return Ok(Some(state.cloned().unwrap_or(FileState::Absent)));
+    pub fn left(&self, world: &World) -> Result<Left> {
+        self.parts(world).map(Left)
+    }
+
+    /// Whether this command made it, and not another one of its name.
+    pub fn was_made_by(&self, source: &CommandSource) -> bool {
+        self.after.source == *source && source.made_by.is_some()
+    }
+
+    /// The changed paths that are not as it left them, with what is there.
+    ///
+    /// # Errors
+    /// When they cannot be observed, or their file system is not mounted.
+    pub fn not_as_left(&self, world: &World) -> Result<Vec<(PathBuf, FileState)>> {
+        let parts = self.parts(world)?;
+        self.refuse_unmounted_parts(&parts)?;
+        let mut differing = Vec::new();
+        for part in parts.iter() {
+            let now = part.observe()?;
+            for name in &part.changed {
+                let of =
+                    |side: &Manifest| side.get_alone(name.as_path()).cloned().unwrap_or(FileState::Absent);
+                let (now, left) = (of(&now), of(&part.after));
+                if !now.same_as(&left) {
+                    differing.push((entry_path(&part.root, name.as_path()), now));
+                }
             }
         }
-        Ok(None)
+        Ok(differing)
+    }
+
+    /// Refuses to speak of what is on a file system that is not mounted: nothing there is as before, or gone.
+    fn refuse_unmounted_parts(&self, parts: &[Part]) -> Result<()> {
+        for mount in &self.inverse.mounted_at {
+            let parts = parts.iter().filter(|part| part.root.starts_with(mount.as_path()));
+            let paths = parts.flat_map(|part| {
+                let is_left = |name: &&PathText| part.after.get(name.as_path()).is_some();
+                let (left, gone): (Vec<_>, Vec<_>) = part.changed.iter().partition(is_left);
+                let paths = left.into_iter().chain(gone.into_iter().take(1));
+                paths.map(|name| entry_path(&part.root, name.as_path())).collect::<Vec<_>>()
+            });
+            for path in paths {
+                mount::refuse_without(mount.as_path(), &path)?;
+            }
+        }
+        Ok(())
     }
 
     /// The changed paths of each file system.
@@ -220,10 +265,14 @@ impl CapturedChange {
     /// is there is saved first.
     fn restore(&self, world: &World, force: bool, dry_run: bool) -> Result<Restored> {
         let parts = self.parts(world)?;
+        if !force {
+            self.refuse_unmounted_parts(&parts)?;
+        }
         let mut restored = Restored { was_before: true, conflicts: Vec::new() };
         let mut planned = Vec::new();
         for part in parts.iter() {
             let now = part.observe()?;
+            part.refuse_moved(&now)?;
             restored.was_before &= part.is_exactly(&now, &part.before);
             let conflicts = part.conflicts(&now)?;
             planned.push((part, now, conflicts));
@@ -294,6 +343,21 @@ pub(super) enum Parts {
     Read(Vec<Part>),
 }
 
+/// What a captured command left.
+pub struct Left(Parts);
+
+impl Left {
+    /// What it left at a path; none if it did not change that.
+    pub fn at(&self, path: &Path) -> Option<FileState> {
+        self.0.iter().find_map(|part| {
+            let name = part.name_of(path)?;
+            let is_below = *part.change_at(&name)? != name;
+            let state = if is_below { None } else { part.after.get_alone(name.as_path()) };
+            Some(state.cloned().unwrap_or(FileState::Absent))
+        })
+    }
+}
+
 impl std::ops::Deref for Parts {
     type Target = [Part];
 
@@ -359,6 +423,30 @@ impl Part {
 
     fn observe(&self) -> Result<Manifest> {
         Ok(Manifest::observe_several(&self.root, &self.names(), &BTreeSet::new())?.manifest)
+    }
+
+    /// Refuses to speak of what is below a directory in whose place is something else, such as a symlink to where it was
+    /// moved: nothing there is as before, or gone.
+    fn refuse_moved(&self, now: &Manifest) -> Result<()> {
+        let is_directory = |state: Option<&FileState>| matches!(state, Some(FileState::Directory { .. }));
+        let above = self.changed.iter().flat_map(|name| name.as_path().ancestors().skip(1));
+        let is_moved = |above: &&Path| {
+            !self.changed.contains(&PathText::new(*above))
+                && is_directory(self.after.get(above))
+                && now.get(above).is_some_and(|now| !is_directory(Some(now)))
+        };
+        let Some(moved) = above.filter(|above| !above.as_os_str().is_empty()).find(is_moved) else {
+            return Ok(());
+        };
+        let (shown, kind) = (entry_path(&self.root, moved), now.get(moved).map(FileState::kind_name));
+        let shown = shown.display();
+        Err(Failure::new(format!(
+            "cannot restore what is below `{shown}`: it was a directory, and is {} now",
+            kind.unwrap_or_default()
+        ))
+        .kind(FailureKind::Conflict)
+        .hint(format!("make `{shown}` a directory again with what was in it, then try again"))
+        .into())
     }
 
     /// The same, with the time of each file of which nothing else was changed.
@@ -711,6 +799,7 @@ impl Kind for CapturedChange {
 
     fn position(&self, world: &World) -> Result<Position> {
         let parts = self.parts(world)?;
+        self.refuse_unmounted_parts(&parts)?;
         self.clear_leftovers(&parts)?;
         let (mut is_before, mut is_after, mut conflicts) = (true, true, Vec::new());
         for part in parts.iter() {
@@ -730,6 +819,10 @@ impl Kind for CapturedChange {
         } else {
             Position::Neither(shortened(conflicts))
         })
+    }
+
+    fn is_run_again(&self) -> bool {
+        true
     }
 
     fn recorded(&self, world: &World) -> Result<States> {

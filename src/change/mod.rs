@@ -49,7 +49,7 @@ pub use access::{AccessChange, AccessInverse, AccessState};
 pub use apt::{LIST_AGE, LOCK_TIMEOUT, TIMEOUT as PACKAGES_TIMEOUT};
 pub use aside::things_set_aside;
 pub use attempts::Attempts;
-pub use captured::{CapturedChange, CapturedState};
+pub use captured::{CapturedChange, CapturedState, Left};
 pub use command::{
     CommandChange, CommandInverse, CommandSource, CommandState, PlainCommand, Probe, ProductRecord,
 };
@@ -471,6 +471,11 @@ pub trait Kind {
     /// Whether it is made again after a restart of the machine, unless all that it made was synced by then: at the end of
     /// the step or of the run. Its record promises nothing before that.
     fn is_made_again(&self) -> bool {
+        false
+    }
+
+    /// Whether its command is run again where a killed run left it half made and the operator keeps what is there: on that.
+    fn is_run_again(&self) -> bool {
         false
     }
 

@@ -845,7 +845,9 @@ fn examined(
     let triggered = host.seen().would_trigger().len();
     let predicted = host.seen().world.predicted.borrow().clone();
     host.session().enter_step(Some(&call.id));
+    host.session().examines = true;
     let outcome = evaluate_body(context, host, call);
+    host.session().examines = false;
     host.session().enter_step(None);
     host.seen().world.predicted.replace(predicted);
     let environment = std::mem::take(&mut *host.trace()).environment;

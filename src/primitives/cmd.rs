@@ -327,6 +327,9 @@ impl Run<'_> {
         if self.holds(product.as_deref())? {
             return Ok(self.nothing_run());
         }
+        if self.is_recorded() && self.is_made_already()? {
+            return Ok(if self.host.dry_run() { self.unknown_output() } else { self.nothing_run() });
+        }
         if let Some(capture) = &self.options.capture {
             let ended = self.execute_captured(capture)?;
             let Some(ended) = ended else { return Ok(self.unknown_output()) };
@@ -435,8 +438,13 @@ impl Run<'_> {
         )
     }
 
+    /// Whether kkrun knows what it changes.
+    fn is_recorded(&self) -> bool {
+        self.options.capture.is_some() || !self.options.touches.is_empty()
+    }
+
     fn target(&self, product: Option<&Path>) -> Target {
-        if self.options.capture.is_some() || !self.options.touches.is_empty() {
+        if self.is_recorded() {
             return Target::Captured(self.label.clone());
         }
         match product {
@@ -623,7 +631,8 @@ impl Run<'_> {
     fn source(&self) -> Result<CommandSource> {
         let options = &self.options;
         let made_from = self.made_from()?;
-        if options.unless.is_some() && made_from.is_none() || options.always.is_some() {
+        let is_asked = options.unless.is_some() && made_from.is_none() || options.always.is_some();
+        if is_asked && !self.is_recorded() {
             return Ok(CommandSource { made_from, made_by: None });
         }
         let plain = self.plain(self.argv.clone())?;
@@ -764,7 +773,13 @@ mod functions {
     /// an overlay over every local file system. When it has ended well, all that differs is applied at once: a command
     /// that fails or is killed changes nothing, and one after which nothing differs is not recorded. A rollback restores
     /// every path with content, owner, mode, attributes, time and names (hard links). What was modified outside kkrun,
-    /// while the command ran or since, is a conflict of that path alone. Needs root. Options in it:
+    /// while the command ran or since, is a conflict of that path alone. Needs root.
+    ///
+    /// Without `creates` and `unless`, a captured command runs each time its step does. But a step that did not complete,
+    /// because a later command failed or kkrun was killed, goes on behind it: it is not run again as long as all that it
+    /// changed is there. An examination of a complete step (`--verify`, `--repair`, a dry run) finds what is not: removed or
+    /// modified, times apart. Both holds of a command with `touches` and `always`, too. With `--repair` or `--redo` it runs on
+    /// top of what it made before: one that appends a line appends another. Options in `capture`:
     ///
     /// * `paths: [path, …]` – what may change, with all below. Anything else is an error, and nothing is applied.
     /// * `ignore: [path or name, …]` – what is thrown away: a path with all below it, or a name wherever it occurs, such as
@@ -777,7 +792,8 @@ mod functions {
     /// | what the command does | captured |
     /// |---|---|
     /// | changes files, directories and links on local disks, in `/tmp` and other `tmpfs` | yes |
-    /// | changes something in `/run`, `/dev`, `/proc`, `/sys`: a kernel parameter, a firewall, a mount | no: it happens at once |
+    /// | changes something in `/run`, `/dev`, `/proc`, `/sys`: a kernel parameter, a firewall | no: it happens at once, in a dry run with `preview`, too |
+    /// | mounts or unmounts a file system, and leaves it so | refused: it would do so for itself alone |
     /// | changes files on network file systems, on an overlay over another, and on others without an overlay | refused: they are read-only |
     /// | asks a service through a socket with a path: `systemctl`, `psql`, `docker`, D-Bus | refused, unless in `allow`: then no |
     /// | asks names of users and hosts, writes to the system's log | not captured, always possible |

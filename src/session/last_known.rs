@@ -1,13 +1,16 @@
 //! What kkrun last left at a path, where several targets cover it: a file, the tree that it is in, the access of
 //! that tree, the product of a command. Asked when a state looks like a conflict.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::change::{self, Change, CommandState, World, state_value};
-use crate::journal::{ChangeRecord, ChangeState, History, Recorded};
+use crate::change::{self, Change, CommandState, Left, World, state_value};
+use crate::journal::{ChangeId, ChangeRecord, ChangeState, History, Recorded};
 use crate::machine::files::{Access, FileState, Manifest, PathText};
 use crate::target::Target;
 
@@ -29,15 +32,37 @@ enum Known {
 /// What kkrun last left at a target by any change; none if it never did.
 pub(super) fn last_known_at(history: &History, world: &World, target: &Target) -> Result<Option<LastKnown>> {
     Ok(match target {
-        Target::File(path) => Search { history, world }.file(path.as_path())?,
-        Target::Tree(path) => Search { history, world }.tree(path.as_path())?,
+        Target::File(path) => Search::new(history, world).file(path.as_path())?,
+        Target::Tree(path) => Search::new(history, world).tree(path.as_path())?,
         _ => history.ledger.get(target).map(|recorded| LastKnown::State(recorded.state.value())),
     })
 }
 
+/// The first of these paths at which there is not what kkrun last left, with what was found there.
+pub(super) fn modified_among(
+    history: &History,
+    world: &World,
+    found: Vec<(PathBuf, FileState)>,
+) -> Result<Option<(PathBuf, FileState)>> {
+    let search = Search::new(history, world);
+    for (path, found) in found {
+        let is_as_left = match search.file(&path)? {
+            Some(LastKnown::Anything) => true,
+            Some(LastKnown::State(left)) => {
+                serde_json::from_value::<FileState>(left).is_ok_and(|left| left.same_as(&found))
+            }
+            None => false,
+        };
+        if !is_as_left {
+            return Ok(Some((path, found)));
+        }
+    }
+    Ok(None)
+}
+
 /// The access that kkrun last left at a path; none if it never did, or left that to a command.
 pub(super) fn last_access_at(history: &History, world: &World, path: &Path) -> Result<Option<Access>> {
-    let search = Search { history, world };
+    let search = Search::new(history, world);
     match search.file(path)? {
         Some(LastKnown::State(state)) => {
             Ok(serde_json::from_value::<FileState>(state).ok().as_ref().and_then(Access::of_state))
@@ -58,9 +83,26 @@ pub(super) fn last_access_at(history: &History, world: &World, path: &Path) -> R
 struct Search<'a> {
     history: &'a History,
     world: &'a World,
+    /// What captured commands left, of those that were asked about.
+    left: RefCell<BTreeMap<ChangeId, Rc<Left>>>,
 }
 
-impl Search<'_> {
+impl<'a> Search<'a> {
+    fn new(history: &'a History, world: &'a World) -> Self {
+        Self { history, world, left: RefCell::default() }
+    }
+
+    /// What the captured command of a change left; none if it is another change.
+    fn left_by(&self, known: &ChangeRecord) -> Result<Option<Rc<Left>>> {
+        if let Some(left) = self.left.borrow().get(&known.id) {
+            return Ok(Some(Rc::clone(left)));
+        }
+        let Change::Captured(change) = Change::of_intent(&known.intent)? else { return Ok(None) };
+        let left = Rc::new(change.left(self.world)?);
+        self.left.borrow_mut().insert(known.id, Rc::clone(&left));
+        Ok(Some(left))
+    }
+
     fn file(&self, path: &Path) -> Result<Option<LastKnown>> {
         let mut newest: Option<(u64, Known)> = None;
         for above in path.ancestors() {
@@ -73,8 +115,8 @@ impl Search<'_> {
         for change in self.history.changes_of(self.history.live().captured()) {
             if change.settled > 0
                 && newest.as_ref().is_none_or(|(newest, _)| change.settled > *newest)
-                && let Change::Captured(captured) = Change::of_intent(&change.intent)?
-                && let Some(state) = captured.left_at(self.world, path)?
+                && let Some(left) = self.left_by(change)?
+                && let Some(state) = left.at(path)
             {
                 // An undo that failed, or met a conflict, restored some of its paths.
                 let is_whole = change.state == ChangeState::Done;

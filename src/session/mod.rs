@@ -5,6 +5,7 @@ mod conflict;
 mod handlers;
 mod last_known;
 mod perform;
+mod ran_before;
 mod recorder;
 mod recovery;
 #[cfg(test)]
@@ -19,7 +20,7 @@ use anyhow::Result;
 
 use crate::change::World;
 use crate::event::Reporter;
-use crate::journal::{ChangeRecord, ChangeState, History};
+use crate::journal::{ChangeId, ChangeRecord, ChangeState, History};
 use crate::target::Target;
 use handlers::Block;
 use recorder::Recorder;
@@ -74,6 +75,12 @@ pub struct Session {
     asked: RefCell<BTreeSet<Target>>,
     changed: usize,
     not_undone: usize,
+    /// The newest change of which the journal knew when this session began.
+    newest_before: ChangeId,
+    /// The changes of earlier runs whose commands this one has come to.
+    passed: RefCell<BTreeSet<ChangeId>>,
+    /// A dry run looks whether a complete step still holds.
+    pub examines: bool,
     /// What a killed run left in doubt was probed.
     settled: bool,
 }
@@ -81,11 +88,15 @@ pub struct Session {
 impl Session {
     /// A session for a dry run.
     pub fn new(world: World, history: impl Into<Rc<History>>, plan: &str) -> Self {
+        let history = history.into();
         Self {
+            newest_before: history.changes.last().map_or(0, |change| change.id),
+            passed: RefCell::default(),
+            examines: false,
             world,
             mode: Mode::DryRun,
             on_conflict: ConflictPolicy::default(),
-            history: history.into(),
+            history,
             recorder: Recorder::None,
             plan: plan.to_owned(),
             step: None,

@@ -191,8 +191,10 @@ impl Session {
         self.report_conflict(&target, &change.kind().summary(), &Modification::shown(difference));
         match self.on_conflict {
             ConflictPolicy::Keep => {
-                let against = change.intent()?.after.value();
-                self.append(Entry::ConflictKept { target, against })?;
+                if !change.kind().is_run_again() {
+                    let against = change.intent()?.after.value();
+                    self.append(Entry::ConflictKept { target, against })?;
+                }
                 self.append(Entry::Void { change: id, why: "the operator kept the state found".to_owned() })?;
             }
             ConflictPolicy::Overwrite => {
@@ -206,7 +208,11 @@ impl Session {
                     "cannot continue: a killed run was changing {target}, which is neither as before nor as desired"
                 ))
                 .kind(FailureKind::InDoubt)
-                .hint("`--on-conflict keep` continues from what is there")
+                .hint(if change.kind().is_run_again() {
+                    "`--on-conflict keep` runs the command on what is there"
+                } else {
+                    "`--on-conflict keep` continues from what is there"
+                })
                 .hint("`--on-conflict overwrite` makes the change again")
                 .hint("`kkrun rollback` undoes what can be undone and shows the difference");
                 bail!(failure);

@@ -493,3 +493,138 @@ fn options_that_say_how_to_undo_are_refused_beside_capture() {
     let place = Place::new(&plan("true", "capture: #{ path: [] }"));
     place.run("plan.rhai").ends(1).says("unknown option `path`");
 }
+
+/// A plan of a command that appends a line, and one that fails until there is a flag.
+fn appending(command: &str) -> Place {
+    Place::new(&format!(
+        "step::run(\"01\", \"First\", || {{\n{command}\n    cmd::run([\"test\", \"-e\", \"@/m/flag\"], #{{ always: \"a test\" }});\n}});\n"
+    ))
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_step_goes_on_behind_the_commands_that_it_ran_and_redo_runs_them_again() {
+    let append = "    cmd::run([\"bash\", \"-c\", \"echo more >> @/m/list\"], #{ capture: #{} });";
+    let place = appending(&[append, append].join("\n"));
+    place.run("plan.rhai").ends(1);
+    assert_eq!(place.read("m/list"), "more\nmore\n", "each of two equal commands is run");
+    place.write("m/flag", "");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/list"), "more\nmore\n", "none is run again");
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/list"), "more\nmore\nmore\nmore\n");
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/list"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_command_whose_result_is_gone_or_that_is_another_one_is_run_again_where_the_step_goes_on() {
+    let place = appending("    cmd::run([\"bash\", \"-c\", \"echo more >> @/m/list\"], #{ capture: #{} });");
+    place.run("plan.rhai").ends(1);
+    fs::remove_file(place.path("m/list")).unwrap();
+    place.run("plan.rhai").ends(1);
+    assert_eq!(place.read("m/list"), "more\n");
+    place.edit("plan/plan.rhai", "echo more", "echo other");
+    place.run("plan.rhai").ends(1);
+    assert_eq!(place.read("m/list"), "more\nother\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn an_examination_finds_what_a_command_left_removed_or_modified() {
+    let place = captured("echo 1 > @/m/one; echo 2 > @/m/two");
+    place.run("plan.rhai").ends(0);
+    place.run("plan.rhai --verify").ends(0).says("still holds");
+    fs::remove_file(place.path("m/one")).unwrap();
+    place.run("plan.rhai --verify").ends(1).says("`@/m/one` was removed");
+    place.run("plan.rhai --dry-run").ends(6);
+    place.run("plan.rhai --repair").ends(0);
+    assert_eq!(place.read("m/one"), "1\n");
+    place.run("plan.rhai --verify").ends(0);
+    place.write("m/two", "theirs\n");
+    place.run("plan.rhai --verify").ends(1).says("`@/m/two` was modified");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_later_changes_made_of_a_path_is_no_drift_and_neither_is_a_time() {
+    let place = Place::new(
+        "step::run(\"01\", \"First\", || {\n    cmd::run([\"install\", \"-m\", \"644\", \"/etc/hostname\", \"@/m/host\"], #{ capture: #{ preview: true } });\n    \
+         cmd::run([\"bash\", \"-c\", \"echo a > @/m/a; echo b > @/m/b\"], #{ capture: #{} });\n    \
+         cmd::run([\"bash\", \"-c\", \"echo c > @/m/b\"], #{ capture: #{} });\n    file::write(\"@/m/a\", \"own\\n\");\n});\n",
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("plan.rhai --verify").ends(0).says("still holds");
+    place.run("plan.rhai --dry-run").ends(0);
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_path_that_is_kept_after_a_kill_is_what_the_command_runs_on() {
+    let place = captured("echo more >> @/m/one; echo 2 > @/m/two; rm @/m/old");
+    for name in ["m/one", "m/old"] {
+        place.write(name, "1\n");
+    }
+    place.run("plan.rhai").ends(0);
+    place.cut_journal_behind("intent");
+    place.write("m/one", "theirs\n");
+    place.run("plan.rhai").ends(1).says("runs the command on what is there");
+    place.run("plan.rhai --on-conflict keep").ends(0);
+    assert_eq!((place.read("m/one"), place.read("m/two")), ("theirs\nmore\n".to_owned(), "2\n".to_owned()));
+    assert!(!place.exists("m/old"));
+    place.run("rollback").ends(0);
+    assert_eq!((place.read("m/one"), place.read("m/old")), ("theirs\n".to_owned(), "1\n".to_owned()));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_rollback_cannot_see_is_neither_gone_nor_as_before() {
+    let place = captured("mkdir @/m/d; echo 1 > @/m/there/made");
+    place.write("m/there/mine", "mine\n");
+    place.run("plan.rhai").ends(0);
+    fs::rename(place.path("m/there"), place.path("m/moved")).unwrap();
+    std::os::unix::fs::symlink("moved", place.path("m/there")).unwrap();
+    place.run("rollback").ends(4).says("`@/m/there`: it was a directory, and is a symbolic link now");
+    fs::remove_file(place.path("m/there")).unwrap();
+    fs::rename(place.path("m/moved"), place.path("m/there")).unwrap();
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/there/made") && !place.exists("m/d") && place.exists("m/there/mine"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn nothing_is_undone_of_a_file_system_that_is_not_mounted() {
+    let place = Place::new(
+        "step::run(\"01\", \"First\", || {\n    cmd::run([\"bash\", \"-c\", \"cd @/m/disk; echo 2 > made; rm mine\"], #{ capture: #{} });\n    \
+         cmd::run([\"bash\", \"-c\", \"echo 2 > @/m/disk/sub/touched\"], #{ always: \"a test\", touches: [\"@/m/disk/sub/touched\"] });\n});\n",
+    );
+    let script =
+        "set -eu; cd @/m; truncate -s 30M image; mkfs.ext4 -q image; mkdir disk; mount -o loop image disk
+        mkdir disk/sub; echo mine > disk/mine; cd @/plan
+        $K plan.rhai; umount @/m/disk
+        ! $K --yes rollback 2> @/m/said; grep -q 'run `mount @/m/disk`' @/m/said; test -z \"$(ls @/m/disk)\"
+        ! $K plan.rhai --verify
+        mount -o loop @/m/image @/m/disk; $K plan.rhai --verify; $K --yes rollback
+        test \"$(cat @/m/disk/mine)\" = mine; ! test -e @/m/disk/made; ! test -e @/m/disk/sub/touched";
+    let script = script.replace('@', &place.root());
+    let kkrun =
+        format!("{} --state-dir {}/state --non-interactive", env!("CARGO_BIN_EXE_kkrun"), place.root());
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-ec", &script])
+        .env("K", kkrun)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_command_that_mounts_for_itself_alone_is_refused() {
+    let place = captured("mkdir @/m/at; mount -t tmpfs none @/m/at; echo lost > @/m/at/file");
+    place.run("plan.rhai").ends(1).says("it mounted a file system at `@/m/at`");
+    assert!(!place.exists("m/at"));
+    place.edit("plan/plan.rhai", "; echo lost > @/m/at/file", "; umount @/m/at");
+    place.run("plan.rhai").ends(0);
+    assert!(place.exists("m/at"));
+}

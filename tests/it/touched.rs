@@ -166,3 +166,20 @@ fn a_path_with_the_own_record_in_it_and_a_file_with_a_name_elsewhere_are_refused
     place.run("rollback").ends(0);
     assert_eq!(place.read("m/t/out"), "z\n");
 }
+
+#[test]
+fn a_step_goes_on_behind_such_a_command_and_an_examination_finds_what_is_gone() {
+    let place = Place::new(
+        "step::run(\"01\", \"First\", || {\n    cmd::run([\"bash\", \"-c\", \"echo more >> @/m/list\"], #{ always: \"a test\", touches: [\"@/m/list\"] });\n    \
+         cmd::run([\"test\", \"-e\", \"@/m/flag\"], #{ always: \"a test\" });\n});\n",
+    );
+    place.run("plan.rhai").ends(1);
+    place.write("m/flag", "");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/list"), "more\n", "it is not run again");
+    place.run("plan.rhai --verify").ends(0);
+    fs::remove_file(place.path("m/list")).unwrap();
+    place.run("plan.rhai --verify").ends(1).says("`@/m/list` was removed");
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/list"), "more\n");
+}

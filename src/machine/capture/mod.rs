@@ -19,7 +19,7 @@ use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 
-use super::mount::{self, Mounts};
+use super::mount::{self, Mounted, Mounts};
 use crate::failure::{Failure, FailureKind};
 use scratch::Scratch;
 
@@ -32,6 +32,8 @@ pub use scratch::clear_leftovers;
 pub struct Capture {
     layers: Vec<Layer>,
     mounts: Option<Arc<Mounts>>,
+    /// What the command finds mounted.
+    mounted: Vec<Mounted>,
     closed: Vec<PathBuf>,
     /// The directory that holds what the command leaves, opened before the command ran.
     opened: Arc<OwnedFd>,
@@ -75,14 +77,40 @@ impl Capture {
         let opened = File::open(scratch.path())
             .with_context(|| format!("cannot open `{}`", scratch.path().display()))?;
         let sockets = sockets::closed(allow);
-        let (layers, mounts) = view::mount(scratch.path(), state, &sockets)?;
+        let (layers, mounts, mounted) = view::mount(scratch.path(), state, &sockets)?;
         let opened = Arc::new(OwnedFd::from(opened));
-        Ok(Self { layers, mounts: Some(Arc::new(mounts)), closed: sockets, opened, scratch })
+        Ok(Self { layers, mounts: Some(Arc::new(mounts)), mounted, closed: sockets, opened, scratch })
     }
 
     /// The mounts that a command has to be started with; none once they are gone.
     pub fn mounts(&self) -> Option<Arc<Mounts>> {
         self.mounts.clone()
+    }
+
+    /// Refuses what the command, which has ended, mounted or unmounted: it did so for itself alone, and what it wrote into
+    /// a file system of its own is nowhere.
+    ///
+    /// # Errors
+    /// Names a mount. When the list of mounts cannot be read.
+    pub fn refuse_own_mounts(&self, label: &str) -> Result<()> {
+        let Some(mounts) = &self.mounts else { return Ok(()) };
+        let now = mounts.among(mount::mounted).context("cannot read the mounts of a captured command")??;
+        let differs = |some: &[Mounted], others: &[Mounted]| {
+            let is_other = |mount: &&Mounted| !others.iter().any(|other| other.number == mount.number);
+            some.iter().find(is_other).map(|mount| mount.path.clone())
+        };
+        let (path, did) = match (differs(&now, &self.mounted), differs(&self.mounted, &now)) {
+            (Some(path), _) => (path, "mounted a file system at"),
+            (None, Some(path)) => (path, "unmounted"),
+            (None, None) => return Ok(()),
+        };
+        Err(Failure::new(format!(
+            "cannot apply what `{label}` changed: it {did} `{}`, and a captured command does so for itself alone",
+            path.display()
+        ))
+        .kind(FailureKind::Refused)
+        .hint("nothing was changed: mount it with a command that is not captured, with `unless` or `undo`")
+        .into())
     }
 
     /// Takes the mounts away; what the command left stays. An overlay holds each file of its lower side that was looked

@@ -26,7 +26,11 @@ const OPTIONS: &str = "volatile,redirect_dir=off,index=off,metacopy=off";
 const OPTIONS_OF_USERS: &str = "volatile,userxattr";
 
 /// Mounts it below `scratch`. The command finds `state` empty, and something that does not listen at `closed`.
-pub(super) fn mount(scratch: &Path, state: &Path, closed: &[PathBuf]) -> Result<(Vec<Layer>, Mounts)> {
+pub(super) fn mount(
+    scratch: &Path,
+    state: &Path,
+    closed: &[PathBuf],
+) -> Result<(Vec<Layer>, Mounts, Vec<Mounted>)> {
     // The mounts of a thread are its own; they last as long as the descriptor.
     let is_of_users = is_in_user_namespace()?;
     std::thread::scope(|scope| {
@@ -60,7 +64,7 @@ struct View<'a> {
 }
 
 impl View<'_> {
-    fn mount(&self) -> Result<(Vec<Layer>, Mounts)> {
+    fn mount(&self) -> Result<(Vec<Layer>, Mounts, Vec<Mounted>)> {
         let root = self.scratch.join("root");
         std::fs::create_dir(&root).with_context(|| format!("cannot create `{}`", root.display()))?;
         let mut layers = if self.is_of_users { self.directories(&root)? } else { self.all(&root)? };
@@ -90,7 +94,7 @@ impl View<'_> {
             // What is gone meanwhile is closed, too. To connect to a device is refused as if no one listened.
             let _ = mount_bind("/dev/null", socket);
         }
-        Ok((layers, Mounts { name_space, root }))
+        Ok((layers, Mounts { name_space, root }, mount::mounted()?))
     }
 
     /// Shows the file system of the root through one overlay.

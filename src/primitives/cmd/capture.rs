@@ -139,6 +139,29 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Whether the step ran it before, and all that it changed is as it left it: a step that did not complete goes on behind
+    /// it, and one that is complete still holds. A guard of the script is asked instead. In a dry run of a complete step it is
+    /// said what is not as it left it.
+    pub(super) fn is_made_already(&self) -> Result<bool> {
+        let target = self.target(None);
+        let has_probe = self.options.creates.is_some() || self.options.unless.is_some();
+        if has_probe || self.host.seen().history().live().at(&target).is_empty() {
+            return Ok(false);
+        }
+        let source = self.source()?;
+        let Some(ran) = self.host.seen().ran_before(&target, &source)? else { return Ok(false) };
+        self.host.seen().pass(&ran);
+        match ran.modified {
+            None => Ok(true),
+            Some((path, happened)) if self.host.dry_run() => {
+                let summary = format!("run {}", self.label);
+                self.host.session().would_run_again(target, summary, &path, &happened);
+                Ok(true)
+            }
+            Some(_) => Ok(false),
+        }
+    }
+
     pub(super) fn note_captured(&self, target: Target) {
         let summary = format!("run {}", self.label);
         let mut session = self.host.session();
@@ -182,6 +205,7 @@ impl Run<'_> {
             world.reporter.note(format!("ending `{name}` (process {pid}): what it changes is not captured"));
             survivor.end(GRACE)?;
         }
+        capture.refuse_own_mounts(&self.label)?;
         let differences = capture.differences(&|path| limits.ignores(path))?;
         let change = CapturedChange::of(&self.label, source, differences)?;
         Ok((change, ended, capture))
