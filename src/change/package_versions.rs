@@ -270,7 +270,11 @@ impl PackageVersionsChange {
                 simulated = apt.simulate_versions(&borrowed(&specs), how)?;
             } else {
                 note_unknown(apt, desired.list_age, &unknown)?;
-                simulated = apt.simulate_versions(&borrowed(&specs), how).unwrap_or_default();
+                simulated = apt.simulate_versions(&borrowed(&specs), how).unwrap_or_else(|error| {
+                    let error = sentence(&error);
+                    world.reporter.note(format!("apt would not install {}: {error}", specs.join(", ")));
+                    Simulated::default()
+                });
             }
             refuse_removals(&brought, &simulated.removes, &[])?;
         }
@@ -280,7 +284,8 @@ impl PackageVersionsChange {
         }
         let mut change = Self::of(desired, &simulated, &removes, &known);
         refuse_held_others(&change, desired, &known)?;
-        if change.before.is_empty() && manual.is_empty() {
+        // What is there in part, in the version that is asked for, is no change of a version, and is installed all the same.
+        if change.before.is_empty() && manual.is_empty() && desired.lacking(apt)?.is_empty() {
             return Ok(None);
         }
         let there: Vec<&str> = change.replaced().map(|(name, _)| name).collect();

@@ -293,7 +293,9 @@ impl Session {
                         .note(format!("{target} stays half made: {left}", left = sentence(&left)));
                     self.world.doubt_durability();
                 }
-                match change.kind().position(&self.world) {
+                // One that an earlier attempt began is judged by what was there before that.
+                let begun = Change::of_intent(&self.known(id)?.intent)?;
+                match begun.kind().position(&self.world) {
                     Ok(Position::After) => {
                         let recorded = self.recorded_of(change)?;
                         self.world.doubt_durability();

@@ -125,6 +125,19 @@ chmod 0666 /srv/local.deb; plan 'pkg::install(["/srv/local.deb"]);'
 is "others can write it" 77 "$(status kk plan.rhai)"
 printf x >/srv/broken.deb; plan 'pkg::install(["/srv/broken.deb"]);'
 is "no package" 1 "$(status kk plan.rhai)"; said "cannot read the package \`/srv/broken.deb\`"
+deb lost 1.0 no-such-package; mv /srv/archive/lost_1.0_all.deb /srv/lost.deb; plan 'pkg::install(["/srv/lost.deb"]);'
+is "cannot be installed, dry run" 6 "$(status kk plan.rhai --dry-run)"; said "apt would not install /srv/lost.deb"
+is "cannot be installed" 1 "$(status kk plan.rhai)"
+
+# One that cannot be configured is not there, however often it is tried.
+breaks=postinst deb failing 1.0; mv /srv/archive/failing_1.0_all.deb /srv/failing.deb
+plan 'pkg::install(["/srv/failing.deb"]);'
+for attempt in 1 2 3; do is "attempt $attempt" 1 "$(status kk plan.rhai)"; done
+is "dry run" 6 "$(status kk plan.rhai --dry-run)"
+touch /root/mended; exits 0 kk plan.rhai
+is "there" 1.0 "$(version failing)"
+exits 0 kk rollback --purge packages
+is "gone again" "$before" "$(installed)"
 "#,
     );
 }
@@ -174,6 +187,20 @@ is "there by its architecture" 1.0 "$(version tool)"
 exits 0 kk plan.rhai --redo 01; said "0 changes"
 exits 0 kk rollback --purge packages
 is "after the rollback" "$before" "$(installed)"
+
+# A transaction that fails again and again is undone to what was there before the first attempt.
+breaks=prerm deb stuck 1.0; deb plain 1.0; breaks=postinst deb second 1.0; deb first 1.0; archive
+apt-get install -yq stuck plain
+before=$(installed)
+tried_twice() { rm -f /root/mended; for attempt in 1 2; do is "attempt $attempt" 1 "$(status kk plan.rhai)"; done; }
+for code in 'pkg::remove(["plain", "stuck"]);' 'pkg::install(["second", "first"]);'; do
+    plan "$code"
+    tried_twice; touch /root/mended
+    exits 0 kk rollback --purge packages; is "undone after two failures: $code" "$before" "$(installed)"
+    tried_twice; touch /root/mended
+    exits 0 kk plan.rhai; [[ $(installed) != "$before" ]] || fail "nothing was done: $code"
+    exits 0 kk rollback --purge packages; is "undone after a success: $code" "$before" "$(installed)"
+done
 "#,
     );
 }

@@ -37,6 +37,11 @@ deb() {
         printf '#!/bin/sh\nuntil [ -e /root/go ]; do sleep 0.1; done\n' >$work/DEBIAN/postinst
         chmod 0755 $work/DEBIAN/postinst
     fi
+    # A script that fails until something is mended.
+    if [[ -n ${breaks-} ]]; then
+        printf '#!/bin/sh\ntest -e /root/mended\n' >$work/DEBIAN/$breaks
+        chmod 0755 $work/DEBIAN/$breaks
+    fi
     dpkg-deb --root-owner-group --build $work "/srv/archive/$1_$2_${arch-all}.deb" >/dev/null
 }
 
