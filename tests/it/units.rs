@@ -194,25 +194,46 @@ fn unit_that_does_not_run_is_reported_with_the_reason() {
         ),
         ("check.rhai", "unit::check(\"/etc/systemd/system/loop.service\");\n"),
         ("static.rhai", "unit::enable(\"crash\");\n"),
+        (
+            "also.rhai",
+            "file::write(\"/etc/systemd/system/also.socket\", \"[Socket]\\nListenStream=/run/also\\n[Install]\\nWantedBy=sockets.target\\n\");\n\
+             file::write(\"/etc/systemd/system/also.service\", \"[Service]\\nExecStart=/bin/sleep 9\\n[Install]\\nAlso=also.socket\\n\");\n\
+             unit::enable(\"also\");\n",
+        ),
+        (
+            "linked.rhai",
+            "if unit::get(\"also.socket\").enabled == \"enabled\" { log::info(\"its socket was enabled\"); }\n",
+        ),
         ("none.rhai", "unit::start(\"nothing\");\n"),
         ("disable.rhai", "unit::disable(\"systemd-journald.service\");\n"),
         ("masked.rhai", "unit::mask(\"nginx\");\nunit::start(\"nginx\");\n"),
     ]);
-    let scripts =
-        ["crash.rhai", "loop.rhai", "check.rhai", "static.rhai", "none.rhai", "disable.rhai", "masked.rhai"];
+    let scripts = [
+        "crash.rhai",
+        "loop.rhai",
+        "check.rhai",
+        "static.rhai",
+        "also.rhai",
+        "linked.rhai",
+        "none.rhai",
+        "disable.rhai",
+        "masked.rhai",
+    ];
     let (_, said) = place.rehearse(&[], &scripts);
     for text in [
         "`systemctl start crash.service` ended with exit code 1",
         "cannot open the database",
         "not verified: it stays up: loop.service: ",
         "Unknown key 'Bogus' in section [Service]",
-        "crash.service is static after `systemctl enable`",
+        "cannot enable crash.service: it is static",
+        "cannot enable also.service: it is indirect",
         "unit nothing.service not found",
         "cannot disable systemd-journald.service: it is static",
         "`unit::unmask(\"nginx.service\")` lets it be started again",
     ] {
         assert!(said.contains(text), "`{text}` is not said:\n{said}");
     }
+    assert!(!said.contains("its socket was enabled"), "{said}");
 }
 
 #[test]

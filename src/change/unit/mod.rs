@@ -281,6 +281,15 @@ fn is_decided(left: &str, now: &str) -> bool {
     !(now.is_empty() || now == left || (left.is_empty() && is_of_its_package))
 }
 
+/// Why a unit in this state has no links that would enable it.
+fn without_links(is: &str) -> Option<&'static str> {
+    match is {
+        "static" => Some("its file has no [Install] section that says what starts it"),
+        "indirect" => Some("its [Install] section names another unit (Also=): enable that one"),
+        _ => None,
+    }
+}
+
 fn difference(unit: &Unit, recorded: &UnitState, now: &UnitState) -> String {
     match (recorded, now) {
         (UnitState::Enablement { is: recorded }, UnitState::Enablement { is }) => {
@@ -320,6 +329,20 @@ impl Kind for UnitChange {
         }
     }
 
+    /// What has no links of its own is refused before `systemctl enable` makes those of others.
+    fn prepare(&self, _world: &World) -> Result<()> {
+        let UnitInverse { unit, desired, .. } = &self.inverse;
+        // Of a template that says of the instances.
+        if let (DesiredUnit::Enabled, UnitState::Enablement { is }) = (desired, &self.before)
+            && !unit.name.contains("@.")
+            && let Some(why) = without_links(is)
+        {
+            let failure = Failure::new(format!("cannot enable {}: it is {is}", unit.shown()));
+            bail!(failure.kind(FailureKind::Unit).hint(why));
+        }
+        Ok(())
+    }
+
     fn act(&self, world: &World, _: Payload<'_>) -> Result<()> {
         let UnitInverse { unit, desired, .. } = &self.inverse;
         match desired {
@@ -355,12 +378,9 @@ impl Kind for UnitChange {
             UnitState::Enablement { is } => {
                 let failure =
                     Failure::new(format!("{} is {is} after `systemctl {}`", unit.shown(), desired.verb()));
-                match is.as_str() {
-                    "static" => failure.hint("its file has no [Install] section that says what starts it"),
-                    "indirect" => {
-                        failure.hint("its [Install] section names another unit (Also=): enable that one")
-                    }
-                    _ => failure,
+                match without_links(is) {
+                    Some(why) => failure.hint(why),
+                    None => failure,
                 }
             }
             UnitState::Activity { .. } => Failure::new(format!(
