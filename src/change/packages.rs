@@ -466,13 +466,30 @@ fn without_candidate(apt: Apt<'_>, names: &[&str], recommends: bool) -> Result<V
     let found = apt.candidates(names)?;
     let mut unknown = Vec::new();
     for name in names {
+        if found.iter().any(|(known, _)| known == name) {
+            continue;
+        }
         // A name that one package alone provides has no candidate and can be installed.
-        if !found.iter().any(|(known, _)| known == name) && apt.simulate_install(&[name], recommends).is_err()
-        {
-            unknown.push((*name).to_owned());
+        if let Err(error) = apt.simulate_install(&[name], recommends) {
+            let output = error.downcast_ref::<Failure>().map(|failure| &*failure.output).unwrap_or_default();
+            let providers = providers(output);
+            let shown = if providers.is_empty() {
+                (*name).to_owned()
+            } else {
+                format!("{name} (a virtual package: name one that provides it, {})", listed(&providers))
+            };
+            unknown.push(shown);
         }
     }
     Ok(unknown)
+}
+
+/// The packages that provide a virtual one, as apt-get names them when it is to be installed.
+fn providers(output: &[String]) -> Vec<String> {
+    let listed =
+        output.iter().skip_while(|line| !line.ends_with("is a virtual package provided by:")).skip(1);
+    let listed = listed.take_while(|line| line.starts_with("  "));
+    listed.filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect()
 }
 
 /// The directories of clusters that would lose their server with these packages.
@@ -533,6 +550,20 @@ mod tests {
     fn a_long_list_is_told_in_short() {
         assert_eq!(listed(&own(&["a", "b", "c", "d"])), "a, b, c, d");
         assert_eq!(listed(&own(&["a", "b", "c", "d", "e"])), "a, b, c and 2 more");
+    }
+
+    #[test]
+    fn a_virtual_package_is_named_with_those_that_provide_it() {
+        let output = own(&[
+            "Building dependency tree...",
+            "Package mail-transport-agent is a virtual package provided by:",
+            "  postfix 3.7.11-0+deb12u1",
+            "  exim4-daemon-light 4.96-15+deb12u6",
+            "You should explicitly select one to install.",
+            "E: Package 'mail-transport-agent' has no installation candidate",
+        ]);
+        assert_eq!(providers(&output), ["postfix", "exim4-daemon-light"]);
+        assert!(providers(&own(&["E: Unable to locate package x"])).is_empty());
     }
 
     #[test]

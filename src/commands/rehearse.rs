@@ -288,7 +288,8 @@ fn conclude(reporter: &Reporter, options: &Options, outcome: &Outcome) -> Result
         }
         if !unexpected.is_empty() {
             let count = unexpected.entries.len();
-            return Err(Failure::new(format!("the clone differs from its base in {count} paths"))
+            let paths = if count == 1 { "path" } else { "paths" };
+            return Err(Failure::new(format!("the clone differs from its base in {count} {paths}"))
                 .exit(exit)
                 .into());
         }

@@ -777,7 +777,7 @@ mod functions {
     ///
     /// Without `creates` and `unless`, a captured command runs each time its step does. But a step that did not complete,
     /// because a later command failed or kkrun was killed, goes on behind it: it is not run again as long as all that it
-    /// changed is there. An examination of a complete step (`--verify`, `--repair`, a dry run) finds what is not: removed or
+    /// changed is there and the run changed nothing before it. An examination of a complete step (`--verify`, `--repair`, a dry run) finds what is not: removed or
     /// modified, times apart. Both holds of a command with `touches` and `always`, too. With `--repair` or `--redo` it runs on
     /// top of what it made before: one that appends a line appends another. Options in `capture`:
     ///

@@ -85,12 +85,18 @@ pub struct Session {
     settled: bool,
 }
 
+/// The newest change. A run that does nothing knows of none.
+fn newest_of(history: &History) -> ChangeId {
+    let newest = (!history.is_brief()).then(|| history.changes.last()).flatten();
+    newest.map_or(0, |change| change.id)
+}
+
 impl Session {
     /// A session for a dry run.
     pub fn new(world: World, history: impl Into<Rc<History>>, plan: &str) -> Self {
         let history = history.into();
         Self {
-            newest_before: history.changes.last().map_or(0, |change| change.id),
+            newest_before: newest_of(&history),
             passed: RefCell::default(),
             examines: false,
             world,

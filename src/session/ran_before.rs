@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::last_known::modified_among;
-use super::{Mode, Session, WouldChange};
+use super::{Mode, Session, WouldChange, newest_of};
 use crate::change::{Change, CommandSource};
 use crate::event::{ChangeOutcome, Modification};
 use crate::journal::{ChangeId, ChangeState};
@@ -25,15 +25,19 @@ impl Session {
     /// order of the script: of several equal ones, each has its own.
     ///
     /// A step that did not complete goes on behind what it did: its commands are those that ran since it last was complete,
-    /// in other runs than this one. A step that is examined asks whether all still holds.
+    /// in other runs than this one. Once this run has changed anything, they run again: they may depend on it. A step that is
+    /// examined asks whether all still holds.
     ///
     /// # Errors
     /// When it cannot be observed whether all is there.
     pub fn ran_before(&self, target: &Target, source: &CommandSource) -> Result<Option<RanBefore>> {
+        let is_examined = self.mode == Mode::DryRun && self.examines;
+        if !is_examined && newest_of(&self.history) > self.newest_before {
+            return Ok(None);
+        }
         let known = |id: &ChangeId| self.history.change(*id);
         let step = self.step.as_ref().and_then(|step| self.history.step(&self.plan, step));
         let completed = step.map_or(0, |step| step.completed);
-        let is_examined = self.mode == Mode::DryRun && self.examines;
         let mut ids = self.history.live().at(target).iter().rev().filter_map(known).filter(|known| {
             known.plan == self.plan
                 && known.intent.step == self.step

@@ -183,3 +183,19 @@ fn a_step_goes_on_behind_such_a_command_and_an_examination_finds_what_is_gone() 
     place.run("plan.rhai --redo 01").ends(0);
     assert_eq!(place.read("m/list"), "more\n");
 }
+
+#[test]
+fn such_a_command_is_run_again_on_what_comes_before_it_and_is_written_again() {
+    let place = Place::new(
+        "step::run(\"01\", \"First\", || {\n    file::write(\"@/m/list\", \"first\\n\");\n    \
+         cmd::run([\"bash\", \"-c\", \"echo more >> @/m/list\"], #{ always: \"a test\", touches: [\"@/m/list\"] });\n    \
+         cmd::run([\"test\", \"-e\", \"@/m/flag\"], #{ always: \"a test\" });\n});\n",
+    );
+    place.run("plan.rhai").ends(1);
+    place.run("plan.rhai").ends(1);
+    place.write("m/flag", "");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(place.read("m/list"), "first\nmore\n");
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/list"));
+}
