@@ -77,7 +77,7 @@ pub struct Session {
     not_undone: usize,
     /// The newest change of which the journal knew when this session began.
     newest_before: ChangeId,
-    /// The changes of earlier runs whose commands this one has come to.
+    /// The changes of earlier runs whose commands this one has come to in the step.
     passed: RefCell<BTreeSet<ChangeId>>,
     /// A dry run looks whether a complete step still holds.
     pub examines: bool,
@@ -161,6 +161,7 @@ impl Session {
     /// The step that changes belong to from now on.
     pub fn enter_step(&mut self, step: Option<&str>) {
         self.step = step.map(str::to_owned);
+        self.passed.borrow_mut().clear();
         self.blocks.clear();
         self.left_blocks.clear();
     }
