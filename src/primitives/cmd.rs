@@ -769,17 +769,19 @@ mod functions {
     ///   as what it asked of a service. Refused are a path at which kkrun keeps its own record, and a file that has another
     ///   name (a hard link) outside of these paths.
     ///
-    /// `capture: #{}` runs the command apart and makes what it changed a change of kkrun's own. It sees this machine through
-    /// an overlay over every local file system. When it has ended well, all that differs is applied at once: a command
-    /// that fails or is killed changes nothing, and one after which nothing differs is not recorded. A rollback restores
-    /// every path with content, owner, mode, attributes, time and names (hard links). What was modified outside kkrun,
-    /// while the command ran or since, is a conflict of that path alone. Needs root.
+    /// `capture: #{}` runs the command apart and makes what it changed a change of kkrun's own. It sees this machine
+    /// through an overlay over every local file system. When it has ended well, all that differs is applied at once: a
+    /// command that fails or is killed changes nothing, and one after which nothing differs is not recorded. A
+    /// rollback restores every path with content, owner, mode, attributes (`user.*`, `security.*`, access control
+    /// lists; not `trusted.*`), time and names (hard links). What was modified outside kkrun, while the command ran or
+    /// since, is a conflict of that path alone. Needs root.
     ///
-    /// Without `creates` and `unless`, a captured command runs each time its step does. But a step that did not complete,
-    /// because a later command failed or kkrun was killed, goes on behind it: it is not run again as long as all that it
-    /// changed is there and the run changed nothing before it. An examination of a complete step (`--verify`, `--repair`, a dry run) finds what is not: removed or
-    /// modified, times apart. Both holds of a command with `touches` and `always`, too. With `--repair` or `--redo` it runs on
-    /// top of what it made before: one that appends a line appends another. Options in `capture`:
+    /// Without `creates` and `unless`, a captured command runs each time its step does. But a step that did not
+    /// complete, because a later command failed or kkrun was killed, goes on behind it: it is not run again as long as
+    /// all that it changed is there and the run changed nothing before it. An examination of a complete step
+    /// (`--verify`, `--repair`, a dry run) finds what is not: removed or modified, times apart. Both holds of a
+    /// command with `touches` and `always`, too. With `--repair` or `--redo` it runs on top of what it made before:
+    /// one that appends a line appends another. Options in `capture`:
     ///
     /// * `paths: [path, …]` – what may change, with all below. Anything else is an error, and nothing is applied.
     /// * `ignore: [path or name, …]` – what is thrown away: a path with all below it, or a name wherever it occurs, such as
