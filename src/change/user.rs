@@ -294,7 +294,8 @@ impl UserChange {
         let is_new = before == UserState::Absent;
         let was_new =
             in_part.as_ref().or(half_undone).is_some_and(|change| change.before == UserState::Absent);
-        if (is_new || was_new) && desired.home.is_none() && !desired.system {
+        let gets_home = !desired.system || desired.home_mode.is_some();
+        if (is_new || was_new) && desired.home.is_none() && gets_home {
             desired.home = Some(PathText::new(Path::new("/home").join(name)));
         }
         if let UserState::Present(facts) = &before {
@@ -323,6 +324,18 @@ impl UserChange {
     /// Whether the user is not there before.
     pub fn makes_user(&self) -> bool {
         self.before == UserState::Absent
+    }
+
+    /// Where it makes a home, for a new user or for one who had none.
+    fn made_at(&self) -> Option<&Path> {
+        let home = match &self.before {
+            UserState::Absent => self.after.home.as_ref(),
+            UserState::Present(facts) => {
+                let is_desired = self.after.home.is_some() || self.after.home_mode.is_some();
+                is_desired.then_some(&facts.home)
+            }
+        };
+        home.filter(|_| self.inverse.home.is_absent()).map(PathText::as_path)
     }
 
     /// The lists that the user would leave.
@@ -396,11 +409,7 @@ impl UserChange {
         let numbers = made.as_ref().map(|made| (made.uid, made.gid));
         let numbers = numbers.or_else(|| self.inverse.record.after.user_and_group());
         let home = self.made_home(&now, numbers.map(|(uid, _)| uid))?;
-        // With the account gone, a home that stays would belong to a number that the next user gets. A mount at the home
-        // itself hides whose it is.
-        if let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) {
-            mount::refuse_within([files::canonical(home.as_path())?])?;
-        }
+        self.refuse_mounted_home()?;
         let (mail, found) = (self.new_mail()?, account::now()?);
         let mut restored = found.clone();
         self.restore(world, &mut restored, numbers)?;
@@ -490,23 +499,63 @@ impl UserChange {
 
     /// What took the place of the home that kkrun made, for messages.
     fn replaced_home(&self) -> Result<Option<String>> {
-        let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
-            return Ok(None);
-        };
-        let state = FileState::observe(home.as_path())?;
+        let Some(home) = self.made_at() else { return Ok(None) };
+        let state = FileState::observe(home)?;
         let is_replaced = !matches!(state, FileState::Absent | FileState::Directory { .. });
-        Ok(is_replaced.then(|| format!("`{home}` was replaced by {} and stays", state.kind_name())))
+        let kind = state.kind_name();
+        Ok(is_replaced.then(|| format!("`{}` was replaced by {kind} and stays", home.display())))
+    }
+
+    /// Refuses to undo the making of a home in which something is mounted: once the account is gone, a home that stays
+    /// belongs to a number that the next user gets, and a mount at the home itself hides whose it is.
+    fn refuse_mounted_home(&self) -> Result<()> {
+        self.made_at().map_or(Ok(()), |home| mount::refuse_within([files::canonical(home)?]))
     }
 
     /// The home that kkrun made, if it is still there and of the user with this number. Of a user who has gone, it must
     /// not belong to another user by now.
     fn made_home(&self, now: &UserState, uid: Option<u32>) -> Result<Option<PathBuf>> {
-        let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent()) else {
-            return Ok(None);
-        };
-        let FileState::Directory { metadata } = FileState::observe(home.as_path())? else { return Ok(None) };
+        let Some(home) = self.made_at() else { return Ok(None) };
+        let FileState::Directory { metadata } = FileState::observe(home)? else { return Ok(None) };
         let is_free = *now != UserState::Absent || Account::by_uid(metadata.owner)?.is_none();
-        Ok((uid.is_none_or(|uid| uid == metadata.owner) && is_free).then(|| home.as_path().to_owned()))
+        Ok((uid.is_none_or(|uid| uid == metadata.owner) && is_free).then(|| home.to_owned()))
+    }
+
+    /// What is where kkrun made a home and is not of the user, for messages.
+    fn other_home(&self) -> Result<Option<String>> {
+        let Some(home) = self.made_at() else { return Ok(None) };
+        let (path, name) = (home.display(), &self.inverse.name);
+        Ok(match FileState::observe(home)? {
+            FileState::Absent => None,
+            FileState::Directory { metadata } => {
+                let owner = Account::by_uid(metadata.owner)?;
+                let owner = owner.map_or_else(|| metadata.owner.to_string(), |account| account.name);
+                Some(format!("the home `{path}` belongs to {owner}, not {name}"))
+            }
+            other => Some(format!("the home `{path}` was replaced by {}", other.kind_name())),
+        })
+    }
+
+    /// What is lost with the home that kkrun made for a user who was there.
+    fn loss_of_home(&self, before: &UserFacts) -> Result<Option<Loss>> {
+        let Some(home) = self.made_home(&self.observe()?, Some(before.uid))? else { return Ok(None) };
+        let ours = new_home((before.uid, before.gid), None)?;
+        let named = || format!("cannot read the directory `{}`", home.display());
+        let mut others = Vec::new();
+        for entry in std::fs::read_dir(&home).with_context(named)? {
+            let name = entry.with_context(named)?.file_name();
+            if ours.get(&name).is_none() {
+                others.push(PathText::new(name).to_string());
+            }
+        }
+        let with = if others.is_empty() { String::new() } else { format!(", with {}", tree::others(others)) };
+        let what = format!(
+            "the home {} of the user {} ({}){with}",
+            home.display(),
+            self.inverse.name,
+            TreeSize::of(&home)
+        );
+        Ok(Some(Loss { class: Class::Homes, what }))
     }
 
     fn end_processes(&self, world: &World, facts: &UserFacts) -> Result<()> {
@@ -553,17 +602,27 @@ impl UserChange {
     /// Undoes what was changed of a user who was there, each part by itself.
     fn undo_parts(&self, world: &World, before: &UserFacts, terms: UndoTerms<'_>) -> Result<Undone> {
         let UserInverse { name, record, .. } = &self.inverse;
-        let UserState::Present(now) = self.observe()? else {
-            return Ok(Undone::Back(Undoing::Already, self.states(&UserState::Absent)));
+        self.refuse_mounted_home()?;
+        let found = self.observe()?;
+        let home = self.made_home(&found, Some(before.uid))?;
+        let UserState::Present(now) = found else {
+            let how = if home.is_some() { Undoing::Restored } else { Undoing::Already };
+            if let Some(home) = home.filter(|_| !terms.dry_run) {
+                tree::remove_at_once(&home)?;
+            }
+            return Ok(Undone::Back(how, self.states(&UserState::Absent)));
         };
         let shell = self.after.shell.as_ref().filter(|_| now.shell != before.shell);
         let shell_is_ours = shell.is_some_and(|shell| *shell == now.shell);
         let mode = self.after.home_mode.as_ref().filter(|_| now.home_mode != before.home_mode);
         let password = self.after.password.filter(|_| now.password != before.password);
         let password_is_ours = password.is_some() && password == now.password;
+        let other_home = if home.is_none() { self.other_home()? } else { None };
         if shell.is_none()
             && mode.is_none()
             && password.is_none()
+            && home.is_none()
+            && other_home.is_none()
             && !self.has_joined()?
             && !self.is_away()?
         {
@@ -575,6 +634,13 @@ impl UserChange {
         }
         if password.is_some() && !password_is_ours && !terms.force {
             differences.push("the password was changed".to_owned());
+        }
+        if let Some(stays) = other_home {
+            if !terms.force {
+                differences.push(stays);
+            } else if !terms.dry_run {
+                world.reporter.note(format!("{stays}, and stays"));
+            }
         }
         if terms.dry_run {
             return Ok(if differences.is_empty() {
@@ -597,6 +663,9 @@ impl UserChange {
             }
         })?;
         differences.extend(self.restore_home(&now, false)?);
+        if let Some(home) = home {
+            tree::remove_at_once(&home)?;
+        }
         if differences.is_empty() {
             Ok(Undone::Back(Undoing::Restored, self.states(&self.observe()?)))
         } else {
@@ -623,10 +692,8 @@ impl Kind for UserChange {
 
     fn relied_on<'t>(&self, later: &[&'t Target], _world: &World) -> Result<Vec<&'t Target>> {
         let mut relying = relying_on_account(&self.inverse.name, later)?;
-        let home = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent());
-        if let Some(home) = home {
-            let is_in_home =
-                |target: &Target| target.path().is_some_and(|path| path.starts_with(home.as_path()));
+        if let Some(home) = self.made_at() {
+            let is_in_home = |target: &Target| target.path().is_some_and(|path| path.starts_with(home));
             relying.extend(later.iter().filter(|target| is_in_home(target)));
         }
         Ok(relying)
@@ -655,7 +722,11 @@ impl Kind for UserChange {
     }
 
     fn class(&self) -> Class {
-        if self.before == UserState::Absent { Class::Users } else { Class::Safe }
+        match &self.before {
+            UserState::Absent => Class::Users,
+            UserState::Present(_) if self.made_at().is_some() => Class::Homes,
+            UserState::Present(_) => Class::Safe,
+        }
     }
 
     fn conflict(&self, recorded: &Value, _world: &World) -> Option<Modification> {
@@ -690,11 +761,7 @@ impl Kind for UserChange {
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
-        let made = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent());
-        made.filter(|_| self.before == UserState::Absent)
-            .map(|home| home.as_path().to_owned())
-            .into_iter()
-            .collect()
+        self.made_at().map(Path::to_owned).into_iter().collect()
     }
 
     fn predict(&self, _world: &World, predicted: &mut Predicted) {
@@ -707,10 +774,10 @@ impl Kind for UserChange {
             }
         }
         let mode = self.after.home_mode.as_deref().and_then(|mode| bits(mode).ok());
-        if let Some(home) = self.after.home.as_ref().filter(|_| self.inverse.home.is_absent())
+        if let Some(home) = self.made_at()
             && let Ok(tree) = new_home(numbers, mode)
         {
-            predicted.set_tree(home.as_path(), &Manifest::default(), &tree, true);
+            predicted.set_tree(home, &Manifest::default(), &tree, true);
         }
     }
 
@@ -726,8 +793,8 @@ impl Kind for UserChange {
     }
 
     fn repair(&self, _world: &World) -> Result<()> {
-        if let Some(home) = &self.after.home {
-            files::clear_leftover(home.as_path(), &super::tag(home.as_path()))?;
+        if let Some(home) = self.made_at() {
+            files::clear_leftover(home, &super::tag(home))?;
         }
         clear_leftover(Path::new(DIRECTORY))
     }
@@ -787,8 +854,8 @@ impl Kind for UserChange {
     }
 
     fn loss(&self, _world: &World, _recorded: Option<&Value>) -> Result<Option<Loss>> {
-        if self.before != UserState::Absent {
-            return Ok(None);
+        if let UserState::Present(before) = &self.before {
+            return self.loss_of_home(before);
         }
         let name = &self.inverse.name;
         let now = self.observe()?;

@@ -118,11 +118,12 @@ mod functions {
 
     /// Creates the user `name` unless it exists, with the home `/home/NAME`, a group of the same name and no password. An
     /// existing user keeps what no option names. Undo restores each part that was not modified since. A user that kkrun
-    /// created is removed, with the home that kkrun created, after a rollback asked (`--purge users`); any other user stays.
+    /// created is removed, with the home that kkrun created, after a rollback asked (`--purge users`); any other user stays, and a
+    /// home that kkrun created for such a user is removed after a rollback asked (`--purge homes`).
     /// Options: `uid`, `home`, `group` (the primary group, instead of one of the user's name; of an existing user these three
     /// cannot be changed, because files depend on them), `home_mode`, `shell` (a program that is there), `groups` (added to
     /// those the user is in), `not_in_groups` (those the user is taken out of), `password` (a secret) or `password_hash` (as `mkpasswd` prints it, or `"!"` for no login by password; a string
-    /// or a secret), `system: true` (a number from the range for services, and a home only if `home` is given). A password is
+    /// or a secret), `system: true` (a number from the range for services, and a home only if `home` or `home_mode` is given). A password is
     /// hashed as crypt(5) says; of it and its hash, the journal holds only a digest of the hash.
     ///
     /// ```rhai,booted

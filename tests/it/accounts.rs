@@ -242,6 +242,61 @@ is "owner" kim "$(stat -c %U /home/kim/.profile)"
     );
 }
 
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn home_made_for_an_existing_user_is_removed_once_that_is_allowed() {
+    holds(
+        r#"
+useradd --system --home-dir /srv/shop shop; before=$(databases)
+for options in '#{ home_mode: "0755" }' '#{ home: "/srv/shop", groups: ["video"] }'; do
+    rm -rf "$D/state"
+    plan "user::ensure(\"shop\", $options);"
+    kkrun p.rhai
+    echo order >/srv/shop/orders; mkdir /srv/shop/.kkrun-like
+    kkrun rollback --yes >said 2>&1 || true
+    grep -q '0 undone · 1 kept' said || { cat said; exit 1; }
+    grep -q 'the home /srv/shop of the user shop (.*2 entries that kkrun did not make: .kkrun-like, orders; `--purge homes`' said || { cat said; exit 1; }
+    is "the orders" order "$(cat /srv/shop/orders)"
+    kkrun rollback --yes --purge homes
+    is "the home" "" "$(ls -A /srv)"
+    is "databases" "$before" "$(databases)"
+done
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn home_made_for_an_existing_user_is_not_undone_while_it_is_of_others() {
+    holds(
+        r#"
+useradd --system --home-dir /srv/shop shop
+plan 'user::ensure("shop", #{ home: "/srv/shop" });'
+kkrun p.rhai
+chown daemon /srv/shop
+is "the rollback" 4 "$(undo >said 2>&1; echo $?)"
+grep -qF 'the home `/srv/shop` belongs to daemon, not shop' said || { cat said; exit 1; }
+chown shop /srv/shop; userdel shop
+undo
+is "the home" "" "$(ls -d /srv/shop 2>/dev/null || true)"
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn home_of_a_service_that_only_its_mode_asks_for_goes_with_the_service() {
+    holds(
+        r#"
+plan 'user::ensure("shop", #{ system: true, home_mode: "0750" });'
+kkrun p.rhai
+is "mode" 750 "$(stat -c %a /home/shop)"
+undo
+is "the home" "" "$(ls -d /home/shop 2>/dev/null || true)"
+"#,
+    );
+}
+
 /// The databases and the home that the tools leave, and those that kkrun leaves, with the same machine before.
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
