@@ -50,7 +50,9 @@ impl Attempts {
         loop {
             let ended = world.run(&self.command, &label)?;
             if ended.status.code().is_some_and(|code| code == 0 || self.ok_codes.contains(&code)) {
-                for survivor in &ended.left_behind {
+                // What is left in mounts of its own is ended with them.
+                let stays = self.command.mounts.is_none();
+                for survivor in ended.left_behind.iter().filter(|_| stays) {
                     let (name, pid) = (&survivor.name, survivor.pid);
                     world.reporter.note(format!("`{label}` left `{name}` (process {pid}) running"));
                 }

@@ -6,8 +6,10 @@ mod child;
 mod child_records;
 mod environment;
 mod lines;
+mod offspring;
 mod orphan;
 mod program;
+mod remaining;
 mod running;
 mod spawn;
 mod start;
@@ -31,6 +33,7 @@ pub use captured::{Captured, KEPT};
 pub use environment::{PATH, RUN, TAKEN_OVER, Value};
 pub use lines::LONGEST;
 pub use orphan::{Orphan, orphans};
+pub use remaining::Remaining;
 pub use table::Process;
 pub use tap::{MOST_BYTES, MOST_LINES};
 

@@ -800,7 +800,7 @@ mod functions {
     /// | asks a service through a socket with a path: `systemctl`, `psql`, `docker`, D-Bus | refused, unless in `allow`: then no |
     /// | asks names of users and hosts, writes to the system's log | not captured, always possible |
     /// | uses the network, abstract sockets, signals | no: it happens at once |
-    /// | leaves a process running | the process is ended |
+    /// | leaves processes running | they are ended, with all that they started |
     /// | makes sockets | they are left out |
     /// | makes named pipes or devices, or makes files immutable | refused: kkrun cannot restore these |
     /// | changes a file that has another name (hard link) elsewhere | refused: kkrun could not restore the name |

@@ -464,6 +464,40 @@ fn kkruns_own_state_is_hidden_and_a_process_that_is_left_is_ended() {
 
 #[test]
 #[ignore = "needs root"]
+fn nothing_that_a_captured_command_left_writes_into_what_is_applied() {
+    let late = "while sleep 0.2; do echo late; done >> @/m/seven";
+    let beside = format!("nohup sh -c '({late}) & wait' >/dev/null 2>&1 & sleep 0.3");
+    let session = format!("setsid env -i sh -c '{late}' >/dev/null 2>&1 & sleep 0.3");
+    let apart = format!(
+        "(setsid unshare --mount setsid env -i sh -c '({late}) & ({late}) & exit' >/dev/null 2>&1 &); sleep 0.3"
+    );
+    let numbered =
+        format!("unshare --pid --fork sh -c '({late}) & ({late}) & wait' >/dev/null 2>&1 & sleep 0.3");
+    let looping = "perl -MPOSIX -e 'while () { fork and exit; setsid; open F, q(>>@/m/seven); print F q(late) }' >/dev/null 2>&1 & sleep 0.3";
+    for script in [&beside, &session, &apart, &numbered, looping] {
+        // Many files: they are moved, not copied.
+        let place = captured(&format!(
+            "for i in $(seq 100); do echo $i > @/m/f$i; done; echo 7 > @/m/seven; {script}"
+        ));
+        place.run("plan.rhai").ends(0).says("ending `");
+        let seven = place.read("m/seven");
+        std::thread::sleep(std::time::Duration::from_millis(500));
+        assert_eq!(place.read("m/seven"), seven, "{script}");
+        place.run("rollback").ends(0).says("1 undone");
+        assert!(!place.exists("m/seven"));
+    }
+    // Nor does what a command left that failed.
+    let place = captured(&format!("{beside}; echo $! > /run/kkrun-test-@NAME; exit 3"));
+    let mark = PathBuf::from(format!("/run/kkrun-test-left-{}", std::process::id()));
+    place.edit("plan/plan.rhai", "/run/kkrun-test-@NAME", &mark.display().to_string());
+    place.run("plan.rhai").ends(1).says("nothing was changed").says("ending `");
+    let pid = fs::read_to_string(&mark).unwrap();
+    fs::remove_file(&mark).unwrap();
+    assert!(!Path::new("/proc").join(pid.trim()).exists());
+}
+
+#[test]
+#[ignore = "needs root"]
 fn other_changes_to_the_same_paths_fit_together() {
     let place = Place::new(
         r#"

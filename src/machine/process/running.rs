@@ -1,7 +1,6 @@
 //! One command under way: its pipes, its deadlines and its end.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsString;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::{Duration, Instant};
@@ -11,21 +10,19 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{
-    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, kill_process, kill_process_group, pidfd_open,
-    pidfd_send_signal, waitid,
-};
+use rustix::process::{PidfdFlags, Signal, kill_process, kill_process_group, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM};
 
-use super::child::{Child, awaited, number};
+use super::child::{Child, number};
 use super::child_records::Slot;
 use super::lines::Lines;
+use super::offspring::Offspring;
 use super::spawn;
 use super::start::Ends;
 use super::table::Process;
 use super::tap::{Tap, emit};
 use super::waiting;
-use super::{Command, Ended, Processes, Status, Stdin, Stream, Survivor, environment, timespec};
+use super::{Command, Ended, Processes, Status, Stdin, Stream, Survivor, timespec};
 use crate::machine::signal::Urgency;
 use crate::machine::terminal;
 
@@ -88,7 +85,7 @@ impl<'a> Running<'a> {
             None
         };
         let child = spawn::spawn(processes, command, ends)?;
-        offspring.command = number(child.pid());
+        offspring.of(number(child.pid()));
         let noted = slot.note(number(child.pid())).and_then(|()| {
             pidfd_open(child.pid(), PidfdFlags::empty()).context("cannot open the process of a command")
         });
@@ -338,7 +335,10 @@ impl<'a> Running<'a> {
                 process.pid != own && !known.contains(&process.pid) && process.holds_any(&links)
             }));
         }
-        if let Ok(records) = self.processes.records() {
+        // What is left in mounts of its own is ended with them.
+        if self.command.mounts.is_none()
+            && let Ok(records) = self.processes.records()
+        {
             for process in &left_behind {
                 // Without the record it would count as an orphan, and only if this run is killed later on.
                 drop(records.leave(process));
@@ -461,82 +461,4 @@ impl<'a> Feed<'a> {
         }
         true
     }
-}
-
-/// The processes that a command left to this process, the reaper of all its descendants.
-struct Offspring<'a> {
-    processes: &'a Processes,
-    /// The child that executes the command.
-    command: u32,
-    /// Children that were there before.
-    before: BTreeSet<u32>,
-    variable: OsString,
-}
-
-impl<'a> Offspring<'a> {
-    fn before(processes: &'a Processes) -> Self {
-        let children = if is_childless() { Vec::new() } else { Process::children() };
-        Self {
-            processes,
-            command: 0,
-            before: children.into_iter().map(|child| child.pid).collect(),
-            variable: environment::run_variable(&processes.run),
-        }
-    }
-
-    /// Those of this command that have not ended, the child itself left out. Those that have are reaped, and with them
-    /// what earlier commands had left behind.
-    fn living(&self) -> Vec<Process> {
-        if is_childless() {
-            return Vec::new();
-        }
-        let awaited = awaited();
-        let mut left = self.processes.left();
-        let mut living = Vec::new();
-        for child in Process::children() {
-            let is_new = !self.before.contains(&child.pid);
-            if awaited.contains(&child.pid) || !(is_new || left.contains_key(&child.pid)) {
-                continue;
-            }
-            if child.has_ended() {
-                reap(child.pid);
-                left.remove(&child.pid);
-            } else if is_new && self.is_of_command(&child, &left) {
-                living.push(child);
-            }
-        }
-        living
-    }
-
-    fn is_of_command(&self, process: &Process, left: &BTreeMap<u32, u32>) -> bool {
-        let is_in_it = process.group == self.command || process.session == self.command;
-        // The children of an earlier command's daemon become ours when it ends.
-        let is_of_left = left.values().any(|session| *session == process.session);
-        is_in_it || (!is_of_left && process.was_started_with(self.variable.as_encoded_bytes()))
-    }
-
-    fn signal(&self, signal: Signal) {
-        for process in self.living() {
-            // It is our child and not reaped: its number cannot be reused.
-            if let Some(pid) = Pid::from_raw(process.pid.cast_signed()) {
-                let _gone = kill_process(pid, signal);
-            }
-        }
-    }
-
-    fn reap(&self) {
-        self.living();
-    }
-}
-
-fn reap(pid: u32) {
-    if let Some(pid) = Pid::from_raw(pid.cast_signed()) {
-        let _gone = waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOHANG);
-    }
-}
-
-/// Whether this process has no children at all: one system call, and the usual case.
-fn is_childless() -> bool {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    matches!(waitid(WaitId::All, options), Err(Errno::CHILD))
 }

@@ -56,16 +56,22 @@ impl Process {
 
     /// The children of this process, those included that were given to it as the reaper of its descendants.
     pub fn children() -> Vec<Self> {
+        Self::numbers_of_children().into_iter().filter_map(Self::by_pid).collect()
+    }
+
+    /// Their numbers. One that has ended and was not reaped is among them.
+    pub(super) fn numbers_of_children() -> BTreeSet<u32> {
         let mut children = BTreeSet::new();
         for thread in numbers(Path::new("/proc/self/task")) {
             let Ok(text) = fs::read_to_string(format!("/proc/self/task/{thread}/children")) else {
                 // A kernel without this file: search all processes.
                 let own = std::process::id();
-                return Self::all().into_iter().filter(|process| process.parent == own).collect();
+                let all = Self::all().into_iter();
+                return all.filter(|process| process.parent == own).map(|process| process.pid).collect();
             };
             children.extend(text.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
         }
-        children.into_iter().filter_map(Self::by_pid).collect()
+        children
     }
 
     /// Whether it has ended and only its exit status is left.

@@ -347,6 +347,64 @@ fn a_daemon_that_closed_its_output_is_named_and_costs_no_time() {
 }
 
 #[test]
+fn nothing_remains_of_a_command_with_what_its_daemon_started() {
+    for (script, what) in [
+        ("nohup sh -c '(while sleep 0.1; do :; done) & wait' >/dev/null 2>&1 &", "a daemon with a child"),
+        ("setsid sh -c 'setsid sleep 1000 & sleep 1001' >/dev/null 2>&1 &", "sessions"),
+        ("setsid bash -c \"trap '' TERM; (trap '' TERM; sleep 1000) & wait\" >/dev/null 2>&1 &", "the deaf"),
+        (
+            "setsid perl -MPOSIX -e 'while () { fork and exit; setsid }' >/dev/null 2>&1 &",
+            "what forks in a loop",
+        ),
+        ("(setsid bash -c 'kill -STOP $$' >/dev/null 2>&1 &); sleep 0.1", "what is stopped"),
+        ("exit 3", "nothing"),
+    ] {
+        let bench = Bench::new();
+        let remaining = Remaining::from_now(&bench.processes, None).unwrap();
+        bench.run(&bash(script));
+        let begun = Instant::now();
+        let mut named = Vec::new();
+        let grace = Duration::from_millis(300);
+        remaining.end(grace, &mut |process| named.push(process.name.clone())).unwrap();
+        assert_eq!(named.is_empty(), what == "nothing", "{what}");
+        assert!(begun.elapsed() < Duration::from_secs(8), "{what}: {:?}", begun.elapsed());
+        let variable = format!("KKRUN_RUN={}", bench.processes.run);
+        let is_left =
+            |process: &Process| !process.has_ended() && process.was_started_with(variable.as_bytes());
+        // Of what forks in a loop one that was missed goes on.
+        for _ in 0..3 {
+            let left: Vec<Process> = Process::all().into_iter().filter(is_left).collect();
+            assert_eq!(left, [], "{what}");
+        }
+    }
+}
+
+#[test]
+fn what_an_earlier_command_left_on_purpose_is_not_ended_with_what_remains_of_a_later_one() {
+    let bench = Bench::new();
+    let mark = bench.path("mark");
+    let daemon = format!(
+        "setsid bash -c '(sleep 1000; :) & touch {mark}; wait' >/dev/null 2>&1 & echo $!; until [ -e {mark} ]; do sleep 0.01; done"
+    );
+    let (ended, lines) = bench.run(&bash(&daemon));
+    assert_eq!(ended.left_behind.len(), 1);
+    let remaining = Remaining::from_now(&bench.processes, None).unwrap();
+    // The daemon ends, and what it started becomes a child of this process.
+    bench.run(&bash(&format!("setsid sleep 1001 >/dev/null 2>&1 & kill -KILL {}", lines[0])));
+    let mut named = 0;
+    remaining.end(Duration::from_millis(300), &mut |_| named += 1).unwrap();
+    assert_eq!(named, 1);
+    let session: u32 = lines[0].parse().unwrap();
+    let left: Vec<Process> =
+        Process::all().into_iter().filter(|process| process.session == session).collect();
+    for process in &left {
+        let pid = Pid::from_raw(process.pid.cast_signed()).unwrap();
+        let _gone = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+    }
+    assert!(left.iter().any(|process| !process.has_ended()), "{left:?}");
+}
+
+#[test]
 fn the_first_signal_asks_the_command() {
     let bench = Bench::new();
     let script = "trap 'echo asked; exit 0' TERM; echo ready; while :; do sleep 0.01; done";

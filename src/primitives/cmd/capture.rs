@@ -10,11 +10,11 @@ use super::Run;
 use crate::change::{Attempts, CapturedChange, Change, CommandSource, Payload, World};
 use crate::failure::{Failure, FailureKind, sentence};
 use crate::machine::capture::Capture;
-use crate::machine::process::Ended;
+use crate::machine::process::{Ended, Remaining};
 use crate::primitives::file::absolute;
 use crate::target::Target;
 
-/// How long a process that a command left running has to end by itself once it is asked to.
+/// How long what a command left running has to end by itself once it is asked to.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// A command that wrote so much says how much it is, in bytes.
@@ -198,11 +198,17 @@ impl Run<'_> {
         let capture = Capture::prepare(world.state_directory(), &options.allow)?;
         let mut attempts = self.attempts()?;
         attempts.command.mounts = capture.mounts();
-        let ended = run(&mut attempts, world, capture.closed_sockets())?;
+        let remaining = Remaining::from_now(&world.processes, attempts.command.mounts.as_deref())?;
+        let ended = run(&mut attempts, world, capture.closed_sockets());
         drop(attempts);
-        for survivor in &ended.left_behind {
-            let (name, pid) = (&survivor.name, survivor.pid);
+        let ending = |name: &str, pid: u32| {
             world.reporter.note(format!("ending `{name}` (process {pid}): what it changes is not captured"));
+        };
+        let gone = remaining.end(GRACE, &mut |process| ending(&process.name, process.pid));
+        let (ended, gone) = (ended?, gone?);
+        // What a service started for it, and holds its output.
+        for survivor in ended.left_behind.iter().filter(|survivor| !gone.contains(&survivor.pid)) {
+            ending(&survivor.name, survivor.pid);
             survivor.end(GRACE)?;
         }
         capture.refuse_own_mounts(&self.label)?;
