@@ -7,7 +7,7 @@ use std::path::Path;
 use super::action::{Action, Place};
 use super::literal;
 use super::secret::Secrets;
-use super::trace::Trace;
+use super::trace::{Command, Trace};
 use crate::machine::clone::root_files::RootFiles;
 
 /// A user, without its numbers: another machine may give others.
@@ -126,9 +126,24 @@ impl Accounts {
         self.group_names.get(&number).cloned().unwrap_or_else(|| number.to_string())
     }
 
+    /// Whether there is a group of this name.
+    pub(super) fn has_group(&self, name: &str) -> bool {
+        self.groups.contains_key(name)
+    }
+
     /// The name of a user's primary group.
     pub(super) fn primary_group(&self, user: &str) -> Option<&str> {
         self.users.get(user).map(|user| user.group.as_str())
+    }
+
+    /// Whether a home is there that was made with its user.
+    pub(super) fn has_made_home(&self, name: &str, trace: &Trace) -> bool {
+        let Some(user) = self.users.get(name).filter(|user| user.home_mode.is_some()) else { return false };
+        let command = trace.naming(MAKERS, name);
+        let is_usual = || !user.system || !user.has_bare_home;
+        command.map_or_else(is_usual, |command| {
+            making(command).map_or_else(is_usual, |words| makes_home(&words))
+        })
     }
 
     /// Each user and group, with all that is known of it, as one line each.
@@ -150,12 +165,16 @@ impl Accounts {
         let mut unexpressed = Vec::new();
         let new_users: BTreeMap<_, _> =
             desired.users.iter().filter(|(name, _)| !self.users.contains_key(*name)).collect();
-        let own_group = |name: &String| new_users.get(name).is_some_and(|user| user.group == *name);
+        // A command that makes a user does not make a group that the script made before.
+        let own_group = |name: &String| {
+            new_users.get(name).is_some_and(|user| user.group == *name)
+                && trace.naming(GROUP_MAKERS, name).is_none()
+        };
         for (name, system) in desired.groups.iter().filter(|(name, _)| !self.groups.contains_key(*name)) {
             if own_group(name) {
                 continue;
             }
-            let made = trace.naming(&["groupadd", "addgroup"], name);
+            let made = trace.naming(GROUP_MAKERS, name);
             let system = if *system { vec![("system", "true".to_owned())] } else { Vec::new() };
             let code = format!("group::ensure({}{});", literal::string(name), literal::options(&system));
             // Users of before it belong to it from the beginning.
@@ -172,15 +191,18 @@ impl Accounts {
                 if user.password.is_some() {
                     unexpressed.push(format!("user {name}: it has a password, which the plan does not set"));
                 }
-                let special = user.special();
-                if let Some(action) =
-                    made_by_command(name, user, trace, secrets).filter(|_| !special.is_empty())
-                {
-                    actions.push(action);
-                    continue;
+                let has_home = desired.has_made_home(name, trace);
+                if user.is_special(name, has_home) {
+                    if has_home && user.has_bare_home && trace.naming(MAKERS, name).is_none() {
+                        let home = &user.home;
+                        unexpressed.push(format!(
+                            "user {name}: its home `{home}` was made without the files of `/etc/skel`"
+                        ));
+                    }
+                    actions.push(made_by_command(name, user, has_home, trace, secrets));
+                } else {
+                    actions.push(new_user(name, user, has_home, trace));
                 }
-                unexpressed.extend(special.iter().map(|what| format!("user {name}: {what}")));
-                actions.push(new_user(name, user, trace));
                 continue;
             };
             let mut options = Vec::new();
@@ -233,44 +255,81 @@ impl Accounts {
 }
 
 impl User {
-    /// What `user::ensure` cannot give a new user.
-    fn special(&self) -> Vec<String> {
-        let mut special = Vec::new();
-        if !self.comment.is_empty() {
-            special.push(format!("its comment is `{}`", self.comment));
-        }
-        if !self.system && self.home_mode.is_none() {
-            special.push(format!("its home `{}` does not exist", self.home));
-        }
-        if self.has_bare_home {
-            special.push(format!("its home `{}` was made without the files of `/etc/skel`", self.home));
-        }
-        special
+    /// Whether it has what `user::ensure` cannot give a new user: a comment, a home that was not made with it, or one that was
+    /// made without the files of `/etc/skel`.
+    fn is_special(&self, name: &str, has_home: bool) -> bool {
+        let makes_none = self.system && self.home == format!("/home/{name}");
+        !self.comment.is_empty() || !has_home && !makes_none || has_home && self.has_bare_home
     }
 }
 
 /// The programs that make a user.
 const MAKERS: &[&str] = &["useradd", "adduser"];
 
-/// A new user that the command of the script makes again, captured; the groups that it joined later are added.
-fn made_by_command(name: &str, user: &User, trace: &Trace, secrets: &Secrets) -> Option<Action> {
-    let command = trace.naming(MAKERS, name)?;
+/// The programs that make a group.
+const GROUP_MAKERS: &[&str] = &["groupadd", "addgroup"];
+
+/// The command that made a user or group of this name.
+pub(super) fn maker<'trace>(name: &str, is_user: bool, trace: &'trace Trace) -> Option<&'trace Command> {
+    trace.naming(if is_user { MAKERS } else { GROUP_MAKERS }, name)
+}
+
+/// The arguments of a command that makes a user, from the program on.
+fn making(command: &Command) -> Option<Vec<String>> {
     let words = command.words();
     let at = words.iter().position(|word| MAKERS.contains(&word.rsplit('/').next().unwrap_or_default()))?;
-    let is_plain = words[..at].iter().all(|word| word == "sudo");
-    if !is_plain || !secrets.within(&command.text).is_empty() {
-        return None;
+    words[..at].iter().all(|word| word == "sudo").then(|| words[at..].to_vec())
+}
+
+/// Whether a command that makes a user makes its home, too. Source: adduser(8); useradd(8), with Debian's login.defs(5).
+fn makes_home(words: &[String]) -> bool {
+    if words.first().is_some_and(|program| program.ends_with("adduser")) {
+        return !words.iter().any(|word| word == "--no-create-home");
     }
+    // Letters can be together; what comes after one of these is its argument.
+    let has_letter = |word: &String| {
+        let letters = word.strip_prefix('-').filter(|letters| !letters.starts_with('-'));
+        letters.is_some_and(|letters| {
+            letters.chars().take_while(|each| !"bcdefgGkKpPRsuZ".contains(*each)).any(|each| each == 'm')
+        })
+    };
+    words.iter().any(|word| word == "--create-home" || has_letter(word))
+}
+
+/// A new user that the command of the script makes again, captured, or one that does the same; the groups that it joined
+/// later are added.
+fn made_by_command(name: &str, user: &User, has_home: bool, trace: &Trace, secrets: &Secrets) -> Action {
+    let command = trace.naming(MAKERS, name);
+    let of_script = command.filter(|command| secrets.within(&command.text).is_empty()).and_then(making);
+    let words = of_script.unwrap_or_else(|| {
+        let mut words = vec!["useradd", "--home-dir", &user.home, "--shell", &user.shell];
+        if user.system {
+            words.push("--system");
+        }
+        if has_home {
+            words.push("--create-home");
+        } else if !user.system {
+            words.push("--no-create-home");
+        }
+        if !user.comment.is_empty() {
+            words.extend(["--comment", &user.comment]);
+        }
+        if user.group != name || trace.naming(GROUP_MAKERS, name).is_some() {
+            words.extend(["--gid", &user.group]);
+        }
+        words.push(name);
+        words.into_iter().map(str::to_owned).collect()
+    });
     let quoted = literal::string(name);
     let mut code = format!(
         "cmd::run({}, #{{ unless: || user::exists({quoted}), capture: #{{}} }});",
-        literal::array(&words[at..])
+        literal::array(words)
     );
     let mut options = Vec::new();
     if trace.naming(&["chsh", "usermod"], name).is_some() {
         options.push(("shell", literal::string(&user.shell)));
     }
-    if let Some(mode) = user.home_mode {
+    if let Some(mode) = user.home_mode.filter(|_| has_home) {
         options.push(("home_mode", literal::string(&format!("{mode:04o}"))));
     }
     if !user.groups.is_empty() {
@@ -279,19 +338,19 @@ fn made_by_command(name: &str, user: &User, trace: &Trace, secrets: &Secrets) ->
     if !options.is_empty() {
         let _ = write!(code, "\nuser::ensure({quoted}{});", literal::options(&options));
     }
-    Some(Action::new(Place::Accounts, code).by(Some(command)))
+    Action::new(Place::Accounts, code).by(command)
 }
 
-fn new_user(name: &str, user: &User, trace: &Trace) -> Action {
+fn new_user(name: &str, user: &User, has_home: bool, trace: &Trace) -> Action {
     let mut options = Vec::new();
     if user.system {
         options.push(("system", "true".to_owned()));
     }
-    if user.home != format!("/home/{name}") || user.system {
+    if has_home && (user.home != format!("/home/{name}") || user.system) {
         options.push(("home", literal::string(&user.home)));
     }
     options.push(("shell", literal::string(&user.shell)));
-    if let Some(mode) = user.home_mode {
+    if let Some(mode) = user.home_mode.filter(|_| has_home) {
         options.push(("home_mode", literal::string(&format!("{mode:04o}"))));
     }
     if user.group != name {
@@ -330,7 +389,7 @@ mod tests {
         let base = Accounts::read(PASSWD, GROUP, SHADOW);
         let mut after = Accounts::read(
             &format!(
-                "{PASSWD}kim:x:1000:1000::/home/kim:/bin/bash\ndaemon1:x:999:999::/opt/d:/bin/false\nworker:x:998:44::/opt/w:/bin/false\n"
+                "{PASSWD}kim:x:1000:1000::/home/kim:/bin/bash\ndaemon1:x:999:999::/opt/d:/bin/false\nworker:x:998:44::/home/worker:/bin/false\n"
             ),
             "root:x:0:\nvideo:x:44:kim\nkim:x:1000:\ndaemon1:x:999:\nsshusers:x:1001:kim\n",
             &format!("{SHADOW}kim:!:1:\n"),
@@ -341,9 +400,9 @@ mod tests {
             code(&actions),
             [
                 "group::ensure(\"sshusers\");",
-                "user::ensure(\"daemon1\", #{ system: true, home: \"/opt/d\", shell: \"/bin/false\" });",
+                "cmd::run([\"useradd\", \"--home-dir\", \"/opt/d\", \"--shell\", \"/bin/false\", \"--system\", \"daemon1\"], #{ unless: || user::exists(\"daemon1\"), capture: #{} });",
                 "user::ensure(\"kim\", #{ shell: \"/bin/bash\", home_mode: \"0755\", groups: [\"sshusers\", \"video\"] });",
-                "user::ensure(\"worker\", #{ system: true, home: \"/opt/w\", shell: \"/bin/false\", group: \"video\" });",
+                "user::ensure(\"worker\", #{ system: true, shell: \"/bin/false\", group: \"video\" });",
             ]
         );
         assert_eq!(unexpressed, [""; 0]);
@@ -369,7 +428,55 @@ mod tests {
         );
         assert_eq!(unexpressed, [""; 0]);
         let (actions, unexpressed) = base.towards(&after, &Trace::default(), &Secrets::default());
-        assert_eq!((actions.len(), unexpressed.len()), (1, 2));
+        assert_eq!(
+            code(&actions),
+            [
+                "cmd::run([\"useradd\", \"--home-dir\", \"/home/kim\", \"--shell\", \"/bin/sh\", \"--no-create-home\", \"--comment\", \"Kim\", \"--gid\", \"video\", \"kim\"], #{ unless: || user::exists(\"kim\"), capture: #{} });\nuser::ensure(\"kim\", #{ groups: [\"audio\"] });"
+            ]
+        );
+        assert_eq!(unexpressed, [""; 0]);
+    }
+
+    #[test]
+    fn a_group_that_the_script_made_comes_before_its_user_and_a_home_that_it_did_not_make_is_none_of_the_users()
+     {
+        let base = Accounts::read(PASSWD, GROUP, SHADOW);
+        let mut after = Accounts::read(
+            &format!("{PASSWD}metrics:x:998:998::/opt/metrics:/usr/sbin/nologin\n"),
+            "root:x:0:\nvideo:x:44:\nmetrics:x:998:\n",
+            SHADOW,
+        );
+        // The script made it later, as a directory.
+        let user = after.users.get_mut("metrics").unwrap();
+        (user.home_mode, user.has_bare_home) = (Some(0o755), true);
+        let trace = Trace::read(
+            "\u{1}1.0 0 1 /\u{2}groupadd --system metrics\n\u{1}2.0 0 2 /\u{2}useradd --system -g metrics -d /opt/metrics metrics\n",
+            "",
+        );
+        let (actions, unexpressed) = base.towards(&after, &trace, &Secrets::default());
+        assert_eq!(
+            code(&actions),
+            [
+                "group::ensure(\"metrics\", #{ system: true });",
+                "cmd::run([\"useradd\", \"--system\", \"-g\", \"metrics\", \"-d\", \"/opt/metrics\", \"metrics\"], #{ unless: || user::exists(\"metrics\"), capture: #{} });",
+            ]
+        );
+        assert!(actions[0].when < actions[1].when);
+        assert_eq!(unexpressed, [""; 0]);
+    }
+
+    #[test]
+    fn a_home_is_made_if_the_command_says_so() {
+        let makes = |text: &str| makes_home(&shell_words::split(text).unwrap());
+        for text in ["useradd -m kim", "useradd -rmd /opt/x kim", "useradd --create-home kim", "adduser kim"]
+        {
+            assert!(makes(text), "{text}");
+        }
+        for text in
+            ["useradd kim", "useradd -gadm kim", "useradd -r -d /m kim", "adduser --no-create-home kim"]
+        {
+            assert!(!makes(text), "{text}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
+use super::account;
 use super::action::{Action, Place};
 use super::checkout::Checkout;
 use super::output::Output;
@@ -53,7 +54,10 @@ impl Towards<'_> {
         }
         // A directory in which only directories are made needs no call of its own.
         let new = seen.iter().filter(|(_, (before, _))| before.is_none());
+        let homes = self.homes();
         let (directories, others): (Vec<_>, Vec<_>) = new
+            // What makes a user makes no directory above its home.
+            .filter(|(path, _)| !homes.contains_key(**path))
             .filter_map(|(path, (_, after))| Some((path.parent()?, after.as_ref()?)))
             .partition(|(_, after)| after.kind == SeenKind::Directory);
         let others: BTreeSet<&Path> = others.into_iter().map(|(above, _)| above).collect();
@@ -105,11 +109,16 @@ impl Towards<'_> {
                     found.actions.push(self.removal(path, before));
                 }
                 (before, Some(after)) => {
-                    if before.is_none() && self.comes_with_user(path, after)? {
+                    if before.is_none() && self.comes_with_user(path, after, &homes)? {
                         continue;
                     }
                     match self.there(path, before.as_ref(), after, implied.contains(path), output)? {
-                        Ok(actions) => found.actions.extend(actions),
+                        Ok(mut actions) => {
+                            if before.is_none() {
+                                self.before_homes(path, &homes, &mut actions);
+                            }
+                            found.actions.extend(actions);
+                        }
                         Err(why) => found.unexpressed.push(((*path).to_owned(), why)),
                     }
                 }
@@ -258,12 +267,46 @@ impl Towards<'_> {
             .or_else(|| self.trace.naming(programs, name.trim_end_matches(".service")))
     }
 
+    /// The homes that are made with new users, and whose they are.
+    fn homes(&self) -> BTreeMap<PathBuf, String> {
+        let accounts = &self.to.accounts;
+        let made = accounts.users.iter().filter(|(name, _)| {
+            !self.from.accounts.users.contains_key(*name) && accounts.has_made_home(name, self.trace)
+        });
+        made.map(|(name, user)| (PathBuf::from(&user.home), name.clone())).collect()
+    }
+
+    /// Puts what makes a directory above homes before their users.
+    fn before_homes(&self, path: &Path, homes: &BTreeMap<PathBuf, String>, actions: &mut [Action]) {
+        for (_, user) in homes.iter().filter(|(home, _)| *home != path && home.starts_with(path)) {
+            for action in actions.iter_mut().filter(|action| action.path.is_some()) {
+                action.place = Place::Accounts;
+                if let Some(command) = account::maker(user, true, self.trace)
+                    && action.when.is_none_or(|when| when >= command.when)
+                {
+                    (action.when, action.line) = (Some(command.when - 1), Some(command.line));
+                }
+            }
+        }
+    }
+
+    /// The command that made the owner or the group of this, if that was later.
+    fn account_after(&self, seen: &Seen) -> Option<&Command> {
+        let (owner, group) = self.to.owners(seen);
+        let (old, stamp) = (&self.from.accounts, self.stamp(seen)?);
+        let user =
+            (!old.users.contains_key(&owner)).then(|| account::maker(&owner, true, self.trace)).flatten();
+        let group = (!old.has_group(&group)).then(|| account::maker(&group, false, self.trace)).flatten();
+        user.into_iter()
+            .chain(group)
+            .filter(|command| command.when > stamp)
+            .max_by_key(|command| command.when)
+    }
+
     /// Whether making a user makes this, too: the home, and what it begins with.
-    fn comes_with_user(&self, path: &Path, seen: &Seen) -> Result<bool> {
-        let made =
-            self.to.accounts.users.iter().filter(|(name, _)| !self.from.accounts.users.contains_key(*name));
-        for (name, user) in made {
-            let Ok(inside) = path.strip_prefix(&user.home) else { continue };
+    fn comes_with_user(&self, path: &Path, seen: &Seen, homes: &BTreeMap<PathBuf, String>) -> Result<bool> {
+        for (home, name) in homes {
+            let Ok(inside) = path.strip_prefix(home) else { continue };
             if self.to.owners(seen).0 != *name {
                 return Ok(false);
             }
@@ -311,17 +354,32 @@ impl Towards<'_> {
                 if is_of_units(path) {
                     return Ok(Ok(Vec::new()));
                 }
-                let options = self.attributes(path, same_kind, after, 0o755);
+                let mut options = self.attributes(path, same_kind, after, 0o755);
                 if same_kind.is_none() {
-                    if !(options.is_empty() && is_implied) {
-                        let code = format!("file::make_dir({}{});", quoted(path), literal::options(&options));
+                    // The account may need it: a directory above its home.
+                    let account = self.account_after(after);
+                    let is_later = |option: &(&str, String)| account.is_some() && option.0 != "mode";
+                    let (later, now): (Vec<_>, Vec<_>) = options.drain(..).partition(is_later);
+                    if !(now.is_empty() && is_implied) {
+                        let code = format!("file::make_dir({}{});", quoted(path), literal::options(&now));
                         actions.push(self.made(path, after, code));
+                    }
+                    if !later.is_empty() {
+                        let mut given = vec![self.access(path, &later)];
+                        not_before(&mut given, account);
+                        actions.append(&mut given);
                     }
                 } else if !options.is_empty() {
                     actions.push(self.access(path, &options));
                 }
             }
-            SeenKind::File => return self.file(path, same_kind, after, output),
+            SeenKind::File => {
+                let mut made = self.file(path, same_kind, after, output)?;
+                if let Ok(actions) = &mut made {
+                    not_before(actions, self.account_after(after));
+                }
+                return Ok(made);
+            }
         }
         Ok(Ok(actions))
     }
@@ -523,6 +581,17 @@ impl Towards<'_> {
     }
 }
 
+/// Puts actions after the command that made an account, if there is one.
+fn not_before(actions: &mut [Action], account: Option<&Command>) {
+    for action in actions {
+        if let Some(command) = account
+            && action.when.is_some_and(|when| when <= command.when)
+        {
+            (action.when, action.line) = (Some(command.when + 1), Some(command.line));
+        }
+    }
+}
+
 /// What locale-gen makes.
 const LOCALES: &str = "/usr/lib/locale/locale-archive";
 
@@ -540,4 +609,59 @@ pub(super) fn quoted(path: &Path) -> String {
 fn is_of_units(path: &Path) -> bool {
     let is_of = |above: &Path| above.ends_with("systemd/system") || above.ends_with("systemd/user");
     enables(path) && path.parent().is_some_and(is_of)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt as _;
+
+    use super::super::live::Live;
+    use super::super::output;
+    use super::*;
+    use crate::machine::clone::root_files::RootFiles;
+
+    #[test]
+    fn a_directory_comes_before_the_user_whose_home_is_in_it() {
+        let [before, after, plan] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let home = after.path().join("srv/backup/home");
+        std::fs::create_dir_all(&home).unwrap();
+        std::fs::create_dir_all(after.path().join("etc")).unwrap();
+        let found = std::fs::metadata(&home).unwrap();
+        let (id, group) = (found.uid(), found.gid());
+        let passwd = format!("backupper:x:{id}:{group}::/srv/backup/home:/bin/sh\n");
+        std::fs::write(after.path().join("etc/passwd"), passwd).unwrap();
+        std::fs::write(after.path().join("etc/group"), format!("backupper:x:{group}:\n")).unwrap();
+        let side =
+            |directory: &tempfile::TempDir| Side::of(RootFiles::new(directory.path(), None), Live::default());
+        let (from, to) = (side(&before), side(&after));
+        // The user is made an hour after the directory.
+        let born = to.files.look(Path::new("/srv/backup")).unwrap().unwrap().born.unwrap();
+        let made = born / 1_000_000_000;
+        let trace = Trace::read(
+            &format!(
+                "\u{1}{made}.0 0 2 /\u{2}mkdir -p /srv/backup\n\u{1}{}.0 0 3 /\u{2}useradd -m -d /srv/backup/home backupper\n",
+                made + 3600
+            ),
+            "",
+        );
+        let secrets = Secrets::default();
+        let towards = Towards {
+            from: &from,
+            to: &to,
+            trace: &trace,
+            during: (0, i128::MAX),
+            secrets: &secrets,
+            packaged: None,
+        };
+        let mut kept = Output::create(plan.path()).unwrap();
+        let paths = ["/srv/backup", "/srv/backup/home"].map(PathBuf::from);
+        let found = towards.of(&paths, &mut kept).unwrap();
+        let (mut actions, _) = from.accounts.towards(&to.accounts, &trace, &secrets);
+        actions.extend(found.actions);
+        output::parents_first(&mut actions);
+        actions.sort_by_key(|action| (action.when.is_none(), action.when));
+        let calls: Vec<&str> = actions.iter().map(|action| action.code.split(',').next().unwrap()).collect();
+        assert_eq!(calls, ["file::make_dir(\"/srv/backup\");", "user::ensure(\"backupper\""]);
+        assert_eq!(actions[0].place, Place::Accounts);
+    }
 }

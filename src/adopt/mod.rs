@@ -10,13 +10,16 @@ mod debconf;
 mod document;
 mod edit;
 mod files;
+mod kernel;
 mod literal;
+mod live;
 mod noise;
 mod output;
 mod package;
 mod product;
 mod proof;
 mod secret;
+mod server;
 mod setting;
 mod side;
 mod trace;
@@ -43,10 +46,12 @@ use crate::rehearse::{
     Base, Difference, FILES, LiveClone, Progress, Rehearsal, Run, SHARED, Stop, plan_root, require_tools,
 };
 use action::{Action, Place};
-use database::Cluster;
 use files::Towards;
+use kernel::Kernel;
+use live::Live;
 use output::{Output, Written};
 use secret::Secrets;
+use server::Servers;
 use side::Side;
 use trace::Trace;
 
@@ -106,11 +111,13 @@ pub struct Adopted {
     pub comparison: Comparison,
     /// What cannot be expressed, with the reason.
     pub unexpressed: Vec<String>,
+    /// What was neither put into the plan nor compared.
+    pub uncompared: Vec<String>,
     /// What a second run changed; nothing if it did not end.
     pub second_run: Option<u64>,
     /// The exit status of a rollback.
     pub rollback: u8,
-    /// The paths and accounts that were not as in the base afterwards.
+    /// The paths, accounts and settings of the kernel that were not as in the base afterwards.
     pub left: Vec<String>,
     /// How many of those there were that packages leave when they are removed.
     pub left_by_packages: usize,
@@ -147,10 +154,15 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let script =
         adoption.script.file_name().and_then(|name| name.to_str()).context("the script has no name")?;
     let mut output = Output::create(&adoption.output)?;
-    let observed = run_script(adoption, script, &source, &stop, tell)?;
-    let base = Side::of(base_files(&adoption.base), observed.active_before.clone(), Cluster::default());
+    let mut observed = run_script(adoption, script, &source, &stop, tell)?;
+    let trace = Trace::read(&observed.after.side.files.text(TRACE), &source);
+    let after = &mut observed.after.side;
+    let parameters = observed.before.kernel.set_until(&after.kernel, &after.files, &trace);
+    for kernel in [&mut after.kernel, &mut observed.before.kernel] {
+        kernel.keep(&parameters);
+    }
+    let base = Side::of(base_files(&adoption.base), observed.before.clone());
     let after = &observed.after.side;
-    let trace = Trace::read(&after.files.text(TRACE), &source);
     let sections = trace.sections();
     let mut secrets = Secrets::of(&trace, &source, &adoption.environment, &adoption.arguments);
     let restarts = unit::restarts(&trace, &after.active);
@@ -172,36 +184,25 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
             settings: &settings,
         })
     };
-    let mut answers = Vec::new();
-    let mut reference = None;
-    // Again with the answers that the packages do not give by themselves: what they install depends on them. Those of
-    // the script come first, for others follow from them.
-    while !packages.is_empty() {
-        write(answers.iter().chain(&packages).cloned().collect(), &secrets, &mut output)?;
-        tell(Stage::Packages(after.packages.asked_beyond(&base.packages).len()));
-        let (code, alone) = run_plan_alone(adoption, (output.directory(), &secrets), &stop, tell)?;
-        if code != 0 {
-            unexpressed
-                .push(format!("packages: they cannot be installed without the script (exit status {code})"));
-        }
-        let mut missing = asked(&alone.side, after, &trace, &packages);
-        if missing.iter().any(|answer| answer.line.is_some()) {
-            missing.retain(|answer| answer.line.is_some());
-        }
-        reference = Some(alone);
-        missing.retain(|answer| !answers.contains(answer));
-        if missing.is_empty() {
-            break;
-        }
-        answers.extend(missing);
-    }
+    let (answers, reference, failed) = packages_alone(
+        adoption,
+        (&packages, &trace, &parameters),
+        (&base, after),
+        (&secrets, &mut output),
+        &write,
+        &stop,
+        tell,
+    )?;
+    unexpressed.extend(failed);
     let from = reference.as_ref().map_or(&base, |alone| &alone.side);
 
     let of_packages = reference.as_ref().map(|alone| &alone.changed);
-    let changed: BTreeSet<&PathBuf> =
-        observed.after.changed.iter().chain(of_packages.into_iter().flatten()).collect();
+    let changed: BTreeSet<PathBuf> =
+        observed.after.changed.iter().chain(of_packages.into_iter().flatten()).cloned().collect();
+    let servers = Servers::of(&changed, from, after, &trace)?;
+    unexpressed.extend(servers.unexpressed(script));
     let mut differing = Vec::new();
-    for path in changed {
+    for path in changed.iter().filter(|path| !servers.holds(path)) {
         if from.difference(path, after, false)?.is_some() {
             learn(&mut secrets, from, after, path)?;
             differing.push(path.clone());
@@ -218,6 +219,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
     unexpressed.extend(unexpressed_databases);
     let units = unit::towards(&from.active, &after.active, &trace);
+    let kernel = from.kernel.towards(after, &trace, &secrets);
     let actions = answers
         .into_iter()
         .chain(packages)
@@ -226,6 +228,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         .chain(from.alternatives.towards(&after.alternatives, &trace))
         .chain(databases)
         .chain(units)
+        .chain(kernel)
         .chain(unit::reboot(&trace, script));
     write(actions.collect(), &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));
@@ -236,13 +239,55 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         (&output, &secrets),
         &observed,
         (from, &base, of_packages, &found.apart),
+        (&servers, &parameters),
         &stop,
         tell,
     )?;
     let stopped = stopped_at(script, &observed, &trace, &secrets);
-    let adopted = Adopted { script: (observed.exit, stopped), unexpressed, ..adopted };
+    let adopted = Adopted {
+        script: (observed.exit, stopped),
+        unexpressed,
+        uncompared: servers.uncompared(),
+        ..adopted
+    };
     output.write(Path::new("REPORT.md"), report(script, &adopted).as_bytes())?;
     Ok(adopted)
+}
+
+/// Installs the packages alone in clones of their own, again with the answers that they do not give by themselves: what they
+/// install depends on them. Gives those answers, the last clone, and what went wrong.
+fn packages_alone(
+    adoption: &Adoption,
+    (packages, trace, parameters): (&[Action], &Trace, &BTreeSet<String>),
+    (base, after): (&Side, &Side),
+    (secrets, output): (&Secrets, &mut Output),
+    write: &dyn Fn(Vec<Action>, &Secrets, &mut Output) -> Result<()>,
+    stop: &Stop<'_>,
+    tell: &mut dyn FnMut(Stage),
+) -> Result<(Vec<Action>, Option<After>, Vec<String>)> {
+    let (mut answers, mut reference, mut failed) = (Vec::new(), None, Vec::new());
+    while !packages.is_empty() {
+        write(answers.iter().chain(packages).cloned().collect(), secrets, output)?;
+        tell(Stage::Packages(after.packages.asked_beyond(&base.packages).len()));
+        let (code, mut alone) = run_plan_alone(adoption, (output.directory(), secrets), stop, tell)?;
+        alone.side.kernel.keep(parameters);
+        if code != 0 {
+            failed
+                .push(format!("packages: they cannot be installed without the script (exit status {code})"));
+        }
+        let mut missing = asked(&alone.side, after, trace, packages);
+        // Those of the script come first, for others follow from them.
+        if missing.iter().any(|answer| answer.line.is_some()) {
+            missing.retain(|answer| answer.line.is_some());
+        }
+        reference = Some(alone);
+        missing.retain(|answer| !answers.contains(answer));
+        if missing.is_empty() {
+            break;
+        }
+        answers.extend(missing);
+    }
+    Ok((answers, reference, failed))
 }
 
 fn base_files(base: &Base) -> RootFiles {
@@ -286,7 +331,8 @@ fn learn(secrets: &mut Secrets, from: &Side, to: &Side, path: &Path) -> Result<(
 /// What the script did.
 struct Observed {
     exit: u8,
-    active_before: BTreeSet<String>,
+    /// What the clone said of itself before.
+    before: Live,
     after: After,
     during: (i128, i128),
 }
@@ -306,7 +352,7 @@ fn run_script(
     let mut clone = LiveClone::make(&rehearsal, &mut |progress| tell(Stage::Clone(progress)))?;
     clone.boot(stop, &mut |progress| tell(Stage::Clone(progress)))?;
     clone.printed(&["/bin/mkdir", "-p", "/var/lib/kkrun"])?;
-    let active_before = active(&clone)?;
+    let before = Live::of(&clone)?;
     let booted = Difference::new(clone.differences()?);
     let mut command = interpreter(source);
     // `env` is another program's way to be found.
@@ -333,7 +379,7 @@ fn run_script(
     stop.check()?;
     clone.restart_if_asked(stop, &mut |progress| tell(Stage::Clone(progress)))?;
     let after = look_at(clone, &booted, stop)?;
-    Ok(Observed { exit, active_before, after, during: (begin, end) })
+    Ok(Observed { exit, before, after, during: (begin, end) })
 }
 
 /// Waits until no process of the machine has anything to do: what was started has then written what it writes at first.
@@ -359,16 +405,11 @@ fn settle(clone: &LiveClone, stop: &Stop<'_>) -> Result<()> {
 /// Looks at a machine, and ends what runs on it.
 fn look_at(mut clone: LiveClone, booted: &Difference, stop: &Stop<'_>) -> Result<After> {
     settle(&clone, stop)?;
-    let (active, cluster) = (active(&clone)?, Cluster::of(&clone)?);
+    let live = Live::of(&clone)?;
     clone.switch_off();
     let changed = proof::paths(&Difference::new(clone.differences()?).without(booted).entries);
-    let side = Side::of(clone.files(), active, cluster);
+    let side = Side::of(clone.files(), live);
     Ok(After { _clone: clone, side, changed })
-}
-
-fn active(clone: &LiveClone) -> Result<BTreeSet<String>> {
-    let list = ["/bin/systemctl", "list-units", "--state=active", "--full", "--plain", "--no-legend"];
-    Ok(unit::active(&clone.printed(&list)?.unwrap_or_default()))
 }
 
 /// The program of a script's first line, with its arguments.
@@ -536,10 +577,13 @@ fn prove(
     (output, secrets): (&Output, &Secrets),
     observed: &Observed,
     (from, base, alone, apart): (&Side, &Side, Option<&BTreeSet<PathBuf>>, &BTreeSet<PathBuf>),
+    (servers, parameters): (&Servers, &BTreeSet<String>),
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Adopted> {
     let (mut clone, booted) = clone_with_plan(adoption, (output.directory(), secrets), stop, tell)?;
+    let mut kernel = Kernel::of(&clone)?;
+    kernel.keep(parameters);
     let run = clone.run(
         &kkrun(&clone, &["--in-clone", "--yes", "--non-interactive", "master.rhai"]),
         None,
@@ -547,10 +591,18 @@ fn prove(
     )?;
     stop.check()?;
     settle(&clone, stop)?;
-    let side = Side::of(clone.files(), active(&clone)?, Cluster::of(&clone)?);
-    let planned = proof::paths(&Difference::new(clone.differences()?).without(&booted).entries);
+    let mut side = Side::of(clone.files(), Live::of(&clone)?);
+    side.kernel.keep(parameters);
+    let mut planned = proof::paths(&Difference::new(clone.differences()?).without(&booted).entries);
     let after = &observed.after;
-    let comparison = proof::compare(from, base, &after.side, &side, (&after.changed, &planned), apart)?;
+    let mut changed = after.changed.clone();
+    for paths in [&mut planned, &mut changed] {
+        paths.retain(|path| !servers.holds(path));
+    }
+    let mut comparison = proof::compare(from, base, &after.side, &side, (&changed, &planned), apart)?;
+    let missing = servers.missing();
+    comparison.differences += missing.len();
+    comparison.remaining.extend(missing);
 
     let redo = format!("--redo={}", output.ids.join(","));
     let again = clone.output(&kkrun(&clone, &["--json", "--non-interactive", &redo, "master.rhai"]))?;
@@ -559,11 +611,14 @@ fn prove(
     let arguments = ["--in-clone", "--yes", "--non-interactive", "--purge=all", "rollback"];
     let code = if output.ids.is_empty() { 0 } else { clone.run(&kkrun(&clone, &arguments), None, stop)? };
     stop.check()?;
+    let mut rolled_back = Kernel::of(&clone)?;
+    rolled_back.keep(parameters);
     clone.switch_off();
     let left = Difference::new(clone.differences()?).without(&booted).unexpected();
     let left = left.entries.into_iter().filter(|entry| !noise::is_noise(&entry.path, entry.directory));
     // Packages are removed, not purged: their records, settings and accounts stay.
-    let is_of_packages = |path: &PathBuf| alone.is_some_and(|alone| alone.contains(path));
+    let is_of_packages =
+        |path: &PathBuf| servers.holds(path) || alone.is_some_and(|alone| alone.contains(path));
     let (of_packages, left): (Vec<PathBuf>, Vec<PathBuf>) =
         left.map(|entry| entry.path).partition(is_of_packages);
     let (now, before) = (account::Accounts::of(&clone.files()).lines(), base.accounts.lines());
@@ -571,13 +626,15 @@ fn prove(
     let is_left =
         |name: &&String| now.get(*name) != before.get(*name) && now.get(*name) != with_packages.get(*name);
     let accounts: BTreeSet<&String> = now.keys().chain(before.keys()).filter(is_left).collect();
+    let paths = left.iter().map(|path| path.display().to_string());
     let left: Vec<String> =
-        left.iter().map(|path| path.display().to_string()).chain(accounts.into_iter().cloned()).collect();
+        paths.chain(accounts.into_iter().cloned()).chain(kernel.differing(&rolled_back)).collect();
     Ok(Adopted {
         script: (0, None),
         run,
         comparison,
         unexpressed: Vec::new(),
+        uncompared: Vec::new(),
         second_run,
         rollback: code,
         left,
@@ -622,6 +679,7 @@ fn report(script: &str, adopted: &Adopted) -> String {
     };
     list("Not reproduced", comparison.remaining.clone());
     list("Not expressed", adopted.unexpressed.clone());
+    list("Not compared", adopted.uncompared.clone());
     list("Not as in the base after a rollback", adopted.left.clone());
     text
 }

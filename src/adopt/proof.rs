@@ -65,7 +65,7 @@ pub(super) fn compare(
         let active = side.active.iter().map(|unit| (format!("active {unit}"), String::new()));
         let of_files = side.accounts.lines().into_iter().chain(packages).chain(side.answers.lines());
         let of_files = of_files.chain(side.alternatives.lines());
-        of_files.chain(active).chain(side.cluster.lines()).collect()
+        of_files.chain(active).chain(side.cluster.lines()).chain(side.kernel.lines()).collect()
     };
     let (before, made, planned) = (all(from, base), all(script, script), all(plan, plan));
     let names: BTreeSet<&String> = before.keys().chain(made.keys()).chain(planned.keys()).collect();

@@ -9,7 +9,10 @@ use super::account::Accounts;
 use super::alternative::Alternatives;
 use super::database::Cluster;
 use super::debconf::Answers;
+use super::kernel::Kernel;
+use super::live::Live;
 use super::package::Packages;
+use super::server::OpenFiles;
 use crate::machine::clone::root_files::{RootFiles, Seen, SeenKind};
 
 /// A machine, running or not.
@@ -23,13 +26,16 @@ pub(super) struct Side {
     /// The units that were active when it was looked at.
     pub(super) active: BTreeSet<String>,
     pub(super) cluster: Cluster,
+    pub(super) kernel: Kernel,
+    pub(super) open: OpenFiles,
 }
 
 impl Side {
-    pub(super) fn of(files: RootFiles, active: BTreeSet<String>, cluster: Cluster) -> Self {
+    pub(super) fn of(files: RootFiles, live: Live) -> Self {
+        let Live { active, cluster, kernel, open } = live;
         let (accounts, packages, answers) = (Accounts::of(&files), Packages::of(&files), Answers::of(&files));
         let alternatives = Alternatives::of(&files);
-        Self { files, accounts, packages, alternatives, answers, active, cluster }
+        Self { files, accounts, packages, alternatives, answers, active, cluster, kernel, open }
     }
 
     /// Owner and group, by name.

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
+use super::product::as_user;
+
 /// Begins a command in the trace, once more for each subshell; it occurs in no text.
 const BEGIN: char = '\u{1}';
 /// Ends what is said about a command.
@@ -106,6 +108,30 @@ impl Trace {
             words.iter().any(|named| programs.contains(&named.rsplit('/').next().unwrap_or_default()))
                 && is_named()
         })
+    }
+
+    /// The last command that runs one of these programs and has this word, or a value for it, among its arguments; any
+    /// arguments if the word is empty.
+    pub(super) fn of_program(&self, programs: &[&str], word: &str) -> Option<&Command> {
+        self.commands.iter().rfind(|command| {
+            let words = as_user(command.words()).1;
+            let mut words = words.iter().skip_while(|word| *word == "sudo");
+            let is_it = words
+                .next()
+                .is_some_and(|program| programs.contains(&program.rsplit('/').next().unwrap_or_default()));
+            is_it && (word.is_empty() || words.any(|named| named.split('=').next() == Some(word)))
+        })
+    }
+
+    /// Whether the script, or a command that it ran, has this text in it.
+    pub(super) fn contains(&self, text: &str) -> bool {
+        self.source.iter().any(|line| line.contains(text))
+            || self.commands.iter().any(|command| command.text.contains(text))
+    }
+
+    /// The lines of the script with their numbers.
+    pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
+        self.source.iter().enumerate().map(|(at, line)| (at + 1, line.as_str()))
     }
 
     /// A package with the version in which a command asks for it.
