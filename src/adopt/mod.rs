@@ -201,13 +201,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         observed.after.changed.iter().chain(of_packages.into_iter().flatten()).cloned().collect();
     let servers = Servers::of(&changed, from, after, &trace)?;
     unexpressed.extend(servers.unexpressed(script));
-    let mut differing = Vec::new();
-    for path in changed.iter().filter(|path| !servers.holds(path)) {
-        if from.difference(path, after, false)?.is_some() {
-            learn(&mut secrets, from, after, path)?;
-            differing.push(path.clone());
-        }
-    }
+    let differing = differing(changed.iter().filter(|path| !servers.holds(path)), from, after, &mut secrets)?;
     let during = observed.during;
     let towards =
         Towards { from, to: after, trace: &trace, during, secrets: &secrets, packaged: of_packages };
@@ -311,6 +305,23 @@ fn asked(from: &Side, after: &Side, trace: &Trace, packages: &[Action]) -> Vec<A
         answer.when = first.or(answer.when).map(|when| when - 1);
     }
     answers
+}
+
+/// The paths among these that differ. Notes the secrets in what is new.
+fn differing<'paths>(
+    paths: impl Iterator<Item = &'paths PathBuf>,
+    from: &Side,
+    to: &Side,
+    secrets: &mut Secrets,
+) -> Result<Vec<PathBuf>> {
+    let mut differing = Vec::new();
+    for path in paths {
+        if from.difference(path, to, false)?.is_some() {
+            learn(secrets, from, to, path)?;
+            differing.push(path.clone());
+        }
+    }
+    Ok(differing)
 }
 
 /// Notes the secrets in what a file has beyond the one before.

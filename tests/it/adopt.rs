@@ -132,7 +132,7 @@ fn the_data_of_a_service_is_not_copied_and_what_the_script_does_with_it_is_named
     assert_eq!(output.status.code(), Some(1), "{said}\n{report}");
     assert!(said.contains("the plan reproduces 2 of 3 differences"), "{said}\n{report}");
     assert!(report.contains("data of `run-keeper.service` in /var/lib/keeper: missing"), "{report}");
-    assert!(report.contains("what line 6 of `script.sh` does"), "{report}");
+    assert!(report.contains("what lines 4, 6 of `script.sh` do"), "{report}");
     assert!(!place.plan().join("files/var").exists());
 }
 
