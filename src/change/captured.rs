@@ -268,7 +268,7 @@ impl CapturedChange {
         if !force {
             self.refuse_unmounted_parts(&parts)?;
         }
-        let mut restored = Restored { was_before: true, conflicts: Vec::new() };
+        let mut restored = Restored { was_before: true, back: 0, paths: 0, conflicts: Vec::new() };
         let mut planned = Vec::new();
         for part in parts.iter() {
             let now = part.observe()?;
@@ -300,6 +300,9 @@ impl CapturedChange {
             let lines =
                 conflicts.iter().map(|(name, why)| format!("{}: {why}", path(name.as_path()).display()));
             restored.conflicts.extend(lines);
+            let is_back = |name: &&PathText| goal.get(name.as_path()) == part.before.get(name.as_path());
+            restored.back += part.changed.iter().filter(is_back).count();
+            restored.paths += part.changed.len();
             mount::refuse_within(removed(&now, &goal).map(|name| path(name.as_path())))?;
             if dry_run {
                 continue;
@@ -335,6 +338,9 @@ impl CapturedChange {
 /// How far a change was restored.
 struct Restored {
     was_before: bool,
+    /// How many of the paths are as before, or would be.
+    back: usize,
+    paths: usize,
     conflicts: Vec<String>,
 }
 
@@ -847,7 +853,13 @@ impl Kind for CapturedChange {
         } else if restored.conflicts.is_empty() {
             Undone::Back(Undoing::Restored, back)
         } else {
-            Undone::Conflict(shortened(restored.conflicts))
+            let mut why = shortened(restored.conflicts);
+            let (back, paths) = (restored.back, restored.paths);
+            if back > 0 {
+                let are = if terms.dry_run { "would be" } else { "are" };
+                why = format!("{why}\nthe other {back} of {paths} paths {are} as before");
+            }
+            Undone::Conflict(why)
         })
     }
 }

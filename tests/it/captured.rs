@@ -267,7 +267,7 @@ fn a_failed_command_changes_nothing() {
     let place = captured("echo half > @/m/half; rm @/m/old; exit 3");
     place.write("m/old", "old\n");
     let before = picture(&place);
-    place.run("plan.rhai").ends(1).says("nothing was changed");
+    place.run("plan.rhai").ends(1).says("nothing was changed").never_says("`allow`");
     same(&before, &picture(&place));
     place.run("rollback").ends(0).says("0 undone");
 }
@@ -339,12 +339,16 @@ fn a_conflict_before_a_rollback_is_one_of_that_path_alone() {
     place.run("plan.rhai").ends(0);
     place.write("m/one", "theirs\n");
     place.write("m/made/mine", "mine\n");
-    place.run("rollback --dry-run").says("@/m/one: content differs");
+    place
+        .run("rollback --dry-run")
+        .says("@/m/one: content differs")
+        .says("the other 2 of 4 paths would be as before");
     place
         .run("rollback")
         .ends(4)
         .says("@/m/one: content differs")
         .says("it holds 1 entry that kkrun did not make: mine")
+        .says("the other 2 of 4 paths are as before")
         .never_says("m/two");
     assert_eq!(place.read("m/one"), "theirs\n");
     assert_eq!(place.read("m/made/mine"), "mine\n");
@@ -494,6 +498,24 @@ fn nothing_that_a_captured_command_left_writes_into_what_is_applied() {
     let pid = fs::read_to_string(&mark).unwrap();
     fs::remove_file(&mark).unwrap();
     assert!(!Path::new("/proc").join(pid.trim()).exists());
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_path_that_is_too_long_is_refused_and_can_be_ignored() {
+    let name = "n".repeat(40);
+    let script = format!("touch @/m/made; cd @/m; for i in $(seq 120); do mkdir {name}; cd {name}; done");
+    let place = captured(&script);
+    place
+        .run("plan.rhai")
+        .ends(1)
+        .says("cannot capture `@/m/nnnn")
+        .says("the kernel takes 4095 at most")
+        .says("`ignore` leaves out");
+    assert!(!place.exists("m/made") && !place.exists(&format!("m/{name}")));
+    let place = Place::new(&plan(&script, &format!("capture: #{{ ignore: [\"{name}\"] }}")));
+    place.run("plan.rhai").ends(0);
+    assert!(place.exists("m/made") && !place.exists(&format!("m/{name}")));
 }
 
 #[test]

@@ -141,6 +141,7 @@ impl Left<'_> {
                 covered = None;
             }
             let held = self.layer.upper.join(relative);
+            refuse_long(&at, &held)?;
             let hides = match state {
                 FileState::Special { what: SpecialKind::CharacterDevice } if is_deletion(&held)? => {
                     self.whole.insert(path.clone());
@@ -195,6 +196,25 @@ impl Left<'_> {
             }
         }
     }
+}
+
+/// Refuses what cannot be named where it is held: its path is even longer there.
+fn refuse_long(at: &Path, held: &Path) -> Result<()> {
+    /// Source: path_resolution(7); the last byte is a zero.
+    const LONGEST: usize = 4095;
+    const SHOWN: usize = 200;
+    let length = held.as_os_str().len();
+    if length <= LONGEST {
+        return Ok(());
+    }
+    let shown: String = PathText::new(at).to_string().chars().take(SHOWN).collect();
+    Err(Failure::new(format!(
+        "cannot capture `{shown}…`: where kkrun holds it until it is applied, its path has {length} bytes, and the kernel takes {LONGEST} at most"
+    ))
+    .kind(FailureKind::Refused)
+    .hint("`ignore` leaves out what need not stay")
+    .hint("otherwise run the command without `capture`, with `touches` and the directory that it makes")
+    .into())
 }
 
 /// Whether this character device is the mark of a deletion. Source: overlayfs.rst.

@@ -231,11 +231,34 @@ impl Run<'_> {
     }
 }
 
+/// What programs write that cannot reach a service, in lower case.
+const UNREACHED: [&str; 9] = [
+    "connection refused",
+    "failed to connect",
+    "cannot connect",
+    "can't connect",
+    "could not connect",
+    "unable to connect",
+    "dbus",
+    "d-bus",
+    "socket",
+];
+
+/// Whether a failed command wrote something about one of these services, or that it could not reach one.
+fn suggests_service(output: &[String], closed: &[PathBuf]) -> bool {
+    let suggests = |line: &String| {
+        let lower = line.to_lowercase();
+        UNREACHED.iter().any(|words| lower.contains(words))
+            || closed.iter().any(|socket| line.contains(&*socket.to_string_lossy()))
+    };
+    !closed.is_empty() && output.iter().any(suggests)
+}
+
 /// Runs the command. One that failed may have missed a service.
 fn run(attempts: &mut Attempts, world: &World, closed: &[PathBuf]) -> Result<Ended> {
     attempts.run(world).cloned().map_err(|error| match error.downcast::<Failure>() {
         Ok(failure) if failure.kind != FailureKind::Command => failure.into(),
-        Ok(failure) if closed.is_empty() => failure.hint("nothing was changed").into(),
+        Ok(failure) if !suggests_service(&failure.output, closed) => failure.hint("nothing was changed").into(),
         Ok(failure) => {
             let mut services: Vec<String> =
                 closed.iter().take(MOST_NAMED).map(|at| at.display().to_string()).collect();
@@ -250,4 +273,25 @@ fn run(attempts: &mut Attempts, world: &World, closed: &[PathBuf]) -> Result<End
         }
         Err(error) => error,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_is_suggested_by_what_says_that_it_was_not_reached() {
+        let closed = [PathBuf::from("/run/postgresql/.s.PGSQL.5432")];
+        for (line, suggests) in [
+            ("groupadd: group `shop` does not exist", false),
+            ("ls: cannot access '/run/shop': No such file or directory", false),
+            ("Failed to connect to bus: Connection refused", true),
+            ("Cannot connect to the Docker daemon at unix:///var/run/docker.sock.", true),
+            ("could not open /run/postgresql/.s.PGSQL.5432: No such file or directory", true),
+            ("Failed to reach D-Bus", true),
+        ] {
+            assert_eq!(suggests_service(&[String::new(), line.to_owned()], &closed), suggests, "{line}");
+            assert!(!suggests_service(&[line.to_owned()], &[]));
+        }
+    }
 }
