@@ -382,8 +382,8 @@ mod tests {
             "iptables -P INPUT DROP",
             "iptables -I INPUT 1 -p tcp --dport 22 -j ACCEPT",
         ];
-        let line = |(at, text)| format!("\u{1}{at}.0 0 {} /\u{2}{text}\n", at + 1);
-        let traced = commands.iter().enumerate().map(line).collect::<Vec<String>>().concat();
+        let entry = |(at, text)| format!("\u{1}{at}.0 0 {} /\u{2}{text}\n", at + 1);
+        let traced = commands.iter().enumerate().map(entry).collect::<Vec<String>>().concat();
         let trace = Trace::read(&traced, "");
         let before = kernel("one", "", "/proc/sys/net/ipv4/ip_forward:0\n", "");
         let actions = before.towards(&to, &trace, &Secrets::default());

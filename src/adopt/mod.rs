@@ -199,7 +199,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let of_packages = reference.as_ref().map(|alone| &alone.changed);
     let changed: BTreeSet<PathBuf> =
         observed.after.changed.iter().chain(of_packages.into_iter().flatten()).cloned().collect();
-    let servers = Servers::of(&changed, from, after, &trace)?;
+    let servers = Servers::of(&changed, from, after, &trace);
     unexpressed.extend(servers.unexpressed(script));
     let differing = differing(changed.iter().filter(|path| !servers.holds(path)), from, after, &mut secrets)?;
     let during = observed.during;
@@ -248,6 +248,9 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     Ok(adopted)
 }
 
+/// Writes a plan of these actions.
+type Write<'w> = dyn Fn(Vec<Action>, &Secrets, &mut Output) -> Result<()> + 'w;
+
 /// Installs the packages alone in clones of their own, again with the answers that they do not give by themselves: what they
 /// install depends on them. Gives those answers, the last clone, and what went wrong.
 fn packages_alone(
@@ -255,7 +258,7 @@ fn packages_alone(
     (packages, trace, parameters): (&[Action], &Trace, &BTreeSet<String>),
     (base, after): (&Side, &Side),
     (secrets, output): (&Secrets, &mut Output),
-    write: &dyn Fn(Vec<Action>, &Secrets, &mut Output) -> Result<()>,
+    write: &Write<'_>,
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Stage),
 ) -> Result<(Vec<Action>, Option<After>, Vec<String>)> {

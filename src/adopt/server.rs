@@ -140,7 +140,7 @@ pub(super) struct Servers(Vec<Data>);
 
 impl Servers {
     /// What is there after the script changed these paths.
-    pub(super) fn of(changed: &BTreeSet<PathBuf>, from: &Side, to: &Side, trace: &Trace) -> Result<Self> {
+    pub(super) fn of(changed: &BTreeSet<PathBuf>, from: &Side, to: &Side, trace: &Trace) -> Self {
         let mut servers = Self::default();
         let is_directory = |path: &Path| {
             to.files.look(path).ok().flatten().is_some_and(|seen| seen.kind == SeenKind::Directory)
@@ -183,7 +183,7 @@ impl Servers {
             }
         }
         servers.0.retain(|data| data.is_touched() || changed.iter().any(|path| data.holds(path)));
-        Ok(servers)
+        servers
     }
 
     fn add(&mut self, server: &str, root: &Path, is_directory: bool) {
@@ -348,7 +348,7 @@ mod tests {
             "\u{1}1.0 0 2 /\u{2}mysqladmin ping\n\u{1}2.0 0 3 /\u{2}sudo mysql -uroot -e 'CREATE DATABASE shop'\n\u{1}3.0 0 4 /\u{2}mysql -e 'SELECT 1'\n",
             "",
         );
-        let servers = Servers::of(&changed, &from, &to, &trace).unwrap();
+        let servers = Servers::of(&changed, &from, &to, &trace);
         let holds = |path: &str| servers.holds(Path::new(path));
         assert!(holds("/var/lib/mysql/mysql/global_priv.MAD") && holds("/srv/data/ibdata1"));
         assert!(!holds("/etc/motd") && !holds("/var/lib/mysql"));
@@ -365,15 +365,15 @@ mod tests {
         let changed = write(after.path(), &["/var/lib/mysql/mysql/db.MAD", "/var/lib/mysql/ib_logfile0"]);
         let [from, to] = [&before, &after].map(|directory| side(directory.path(), OpenFiles::default()));
         let trace = Trace::read("\u{1}1.0 0 2 /\u{2}apt-get install mysql\n", "");
-        let servers = Servers::of(&changed, &from, &to, &trace).unwrap();
+        let servers = Servers::of(&changed, &from, &to, &trace);
         assert_eq!(servers.missing(), [""; 0]);
         assert_eq!(servers.uncompared(), ["/var/lib/mysql: the data of MariaDB or MySQL"]);
         // A database whose command is not known, and a script whose commands are not traced.
         let changed = write(after.path(), &["/var/lib/mysql/shop/db.opt"]);
-        assert_eq!(Servers::of(&changed, &from, &to, &trace).unwrap().missing().len(), 1);
+        assert_eq!(Servers::of(&changed, &from, &to, &trace).missing().len(), 1);
         write(before.path(), &["/var/lib/mysql/shop/db.opt"]);
         let untraced = Trace::read("", "apt-get install mysql\n# mysql\necho | mysql -uroot\n");
-        let servers = Servers::of(&changed, &from, &to, &untraced).unwrap();
+        let servers = Servers::of(&changed, &from, &to, &untraced);
         assert!(servers.unexpressed("x.sh")[0].contains("line 3 of"), "{:?}", servers.unexpressed("x.sh"));
     }
 
@@ -396,7 +396,7 @@ mod tests {
         assert_eq!(open.0.len(), 2);
         let side = side(directory.path(), open);
         let trace = Trace::read("\u{1}1.0 0 2 /\u{2}sqlite3 /srv/app/app.db 'CREATE TABLE x (y)'\n", "");
-        let servers = Servers::of(&changed, &side, &side, &trace).unwrap();
+        let servers = Servers::of(&changed, &side, &side, &trace);
         let held: Vec<&PathBuf> = changed.iter().filter(|path| servers.holds(path)).collect();
         assert_eq!(held.len(), 4, "{held:?}");
         assert_eq!(servers.missing(), ["data of `app.service` in /srv/app/app.db: missing"]);
