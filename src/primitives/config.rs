@@ -570,7 +570,8 @@ mod functions {
     /// Sets `key` to `value` (a string, number, bool or secret) in the file `path`. An existing line of the key is changed
     /// in place; a new one goes below a comment that shows the key, else to the end of the section. Every other byte stays,
     /// with it a comment behind the value. It is an error if the format is unknown and the file not plainly `key = value`,
-    /// if the key is set twice, or if the value could not be read back as it is, such as one with whitespace at its ends.
+    /// if the key is set twice, or if the value could not be read back as it is, such as one with whitespace at its ends, or not be
+    /// read by the program at all, such as one whose quotes never close: the value is what the file has, quotes and escapes included.
     /// The line of an fstab is named by its
     /// mount point or source, and the value is the whole line. In JSON and TOML a value is of its type, and may be an array or
     /// a map as well; comments, order and indentation stay. Undo restores the line or value; or the whole file, if it was not

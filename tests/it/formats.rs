@@ -115,6 +115,81 @@ fn what_sshd_would_not_read_is_refused_and_named() {
 }
 
 #[test]
+#[ignore = "needs OpenSSH's server, Postfix and root"]
+fn what_sshd_and_postfix_cannot_read_is_refused_and_no_other_value() {
+    let place = Place::empty().with("m/master.cf", "");
+    let key = place.path("key");
+    asked("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", shown(&key)]);
+    let (sshd, postfix) = (format!("HostKey {}\n", key.display()), "compatibility_level = 3.6\n");
+    let (of_sshd, of_postfix) = (place.path("m/sshd_config"), place.path("m"));
+    let reads = |file: &str, key: &str| {
+        let (program, arguments) = match file {
+            "sshd_config" => ("sshd", ["-t", "-f", shown(&of_sshd)].to_vec()),
+            _ => ("postconf", ["-c", shown(&of_postfix), "-x", key].to_vec()),
+        };
+        let path = format!("{}:/usr/sbin:/sbin", std::env::var("PATH").unwrap_or_default());
+        let output = Command::new(program).args(arguments).env("PATH", path).output();
+        output.unwrap_or_else(|error| panic!("{program}: {error}")).status.success()
+    };
+    for (file, before, key, read, not_read) in [
+        (
+            "sshd_config",
+            &*sshd,
+            "Banner",
+            &[
+                "/a",
+                "\"a b\"",
+                "'a b'",
+                "it\\'s",
+                "a\\\"b",
+                "a\\ b",
+                "\"it's\"",
+                "a\"b c\"d",
+                "\"a # b\"",
+                "a#b",
+                "a\\b",
+            ][..],
+            &["it's", "\"a", "a b", "a\"b", "'a\\' b", ""][..],
+        ),
+        ("sshd_config", &sshd, "AllowUsers", &["kim backup", "'a b' c"], &["a\"b", "kim it's"]),
+        ("sshd_config", &sshd, "VersionAddendum", &["a b c"], &["it's"]),
+        ("sshd_config", &sshd, "MaxStartups", &["10:30:60"], &["10:30:60 x"]),
+        (
+            "main.cf",
+            postfix,
+            "smtpd_banner",
+            &["$myhostname ESMTP", "${x?{y}:{z}}", "$(x)", "a$$b", "${{$x}=={y}?{a}:{b}}", "$${x", "\"a"],
+            &["${x", "$(x", "a$", "$ x", "${x?{y}", "${}"],
+        ),
+    ] {
+        let path = format!("m/{file}");
+        for (values, is_read) in [(read, true), (not_read, false)] {
+            for value in values {
+                place.write(
+                    &path,
+                    &format!("{before}{key} {}{value}\n", if file == "main.cf" { "= " } else { "" }),
+                );
+                assert_eq!(reads(file, key), is_read, "{key} {value}");
+                place.write(&path, before);
+                let literal = serde_json::to_string(value).expect("a string is JSON");
+                let plan = format!("config::set(\"{}\", \"{key}\", {literal});", shown(&place.path(&path)));
+                place.write("plan/plan.rhai", &plan);
+                if is_read {
+                    place.run("plan.rhai --on-conflict overwrite").ends(0);
+                    assert!(reads(file, key), "{key} {value}");
+                } else {
+                    place
+                        .run("plan.rhai --on-conflict overwrite")
+                        .ends(1)
+                        .says(&format!("invalid value of `{key}`"));
+                    assert_eq!(place.read(&path), before);
+                }
+            }
+        }
+    }
+}
+
+#[test]
 #[ignore = "needs OpenSSH's client"]
 fn ssh_reads_what_was_set_outside_and_inside_of_hosts() {
     let place = Place::new(

@@ -7,7 +7,7 @@ mkdir -p /root/formats && cd /root/formats
 printf '#!/bin/sh\nexit 101\n' >/usr/sbin/policy-rc.d; chmod 0755 /usr/sbin/policy-rc.d
 apt-get update -q >/dev/null
 apt-get install -q -y --no-install-recommends adduser chrony dnsmasq-base fail2ban git lightdm mariadb-client-core php-fpm postgresql \
-    procps redis-server samba-common-bin supervisor wireguard-tools >said 2>&1 || { cat said; exit 1; }
+    procps python3-gi redis-server samba-common-bin supervisor wireguard-tools >said 2>&1 || { cat said; exit 1; }
 rm /usr/sbin/policy-rc.d
 
 kk() { "$kkrun" --state-dir /root/formats/state --yes --non-interactive "$@" >said 2>&1; }
@@ -139,13 +139,86 @@ cat >plan.rhai <<'END'
 for row in text::json_parse(file::read("/root/formats/values.json")) {
     let found = config::get(row[0], row[2], #{ section: row[1] });
     if found != row[3] { throw `${row}: ${found}`; }
+    if !found.contains("\n") { config::set(row[0], row[2], found, #{ section: row[1] }); }
 }
 END
 kk plan.rhai || fail "the values of fail2ban"
 
+# What a program cannot read is refused, and so is no other value: the file is written by hand as well, and the program asked.
+cat >values.py <<'END'
+import configparser, sys
+from gi.repository import GLib
+from supervisor.options import expand
+format, value = sys.argv[1:]
+if format == "keyfile":
+    file, text = GLib.KeyFile(), f"[s]\nk={value}\n"
+    file.load_from_data(text, len(text), GLib.KeyFileFlags.NONE)
+    file.get_string("s", "k")
+elif format == "fail2ban":
+    parser = configparser.ConfigParser()
+    parser.read_string(f"[DEFAULT]\na = 1\nk = {value}\n")
+    parser["DEFAULT"]["k"]
+else:
+    expand(value, {"a": 1}, "k")
+END
+reads() { # FORMAT VALUE
+    case $1 in
+        git) printf '[s]\nk = %s\n' "$2" >asked; git config -f asked s.k ;;
+        redis) printf 'port 0\nrequirepass %s\n' "$2" >asked; redis-server asked >started 2>&1 || true; ! grep 'FATAL CONFIG FILE ERROR' started ;;
+        dnsmasq) printf 'txt-record=%s\n' "$2" >asked; dnsmasq --test -C asked ;;
+        php) printf 'k = %s\nlast = ok\n' "$2" >asked; [[ $(php -n -c asked -r 'echo get_cfg_var("last");') == ok ]] ;;
+        *) /usr/bin/python3 values.py "$1" "$2" ;;
+    esac >asked.log 2>&1
+}
+while IFS=' ' read -r format is value; do
+    case $format in redis) key=requirepass options=;; dnsmasq) key=txt-record options=;; php) key=k options=;; *) key=k options=', section: "s"' ;; esac
+    printf '%s' "$value" >value
+    echo "config::set(\"/root/formats/new\", \"$key\", file::read(\"/root/formats/value\"), #{ format: \"$format\"$options });" >plan.rhai
+    if [[ $is == + ]]; then
+        reads "$format" "$value" || { mv asked.log said; fail "not read by $format: $value"; }
+        kk plan.rhai --dry-run </dev/null || [[ $? == 6 ]] || fail "refused for $format: $value"
+    else
+        ! reads "$format" "$value" || fail "read by $format: $value"
+        ! kk plan.rhai --dry-run </dev/null && grep -q "invalid value of \`$key\`: " said || fail "not refused for $format: $value"
+    fi
+done <<'END'
+git - a"b
+git - C:\x
+git + C:\\x
+git + a\"b
+redis - it's
+redis - a b
+redis - "a"b
+redis + "it's"
+redis + a"b c"
+dnsmasq - x,"a
+dnsmasq - x,a\"b
+dnsmasq + x,"a\"b"
+dnsmasq + x,it's
+php - tcp://127.0.0.1:6379?auth=abc
+php - a(b
+php - it's
+php - a$
+php + "tcp://127.0.0.1:6379?auth=abc"
+php + E_ALL & ~(E_NOTICE | E_STRICT)
+php + a{b}[c]
+supervisor - PW="100%"
+supervisor - %(a)
+supervisor + PW="100%%"
+supervisor + %(a)02d
+fail2ban - ops+50%@b
+fail2ban - %(a)d
+fail2ban + ops+50%%@b
+fail2ban + %(a)s
+keyfile - a\b
+keyfile - a\"b
+keyfile + a\\b
+keyfile + a\sb
+END
+
 # What programs differ in is refused where the program is not known.
 printf '[Main]\nport = 1 ; one\nlist = a,\n  b = 2\nHost-Name = x\n' >/srv/some.conf
-for refused in '"port", #{ section: "Main" }|` ;` begins a comment' '"list", #{ section: "Main" }|continues `list`' \
+for refused in '"port", #{ section: "Main" }|`;` begins a comment' '"list", #{ section: "Main" }|continues `list`' \
     '"host_name", #{ section: "Main" }|another spelling' '"port", #{ section: "main" }|another spelling'; do
     echo "config::get(\"/srv/some.conf\", ${refused%|*});" >plan.rhai
     ! kk plan.rhai || fail "not refused: $refused"

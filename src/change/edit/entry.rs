@@ -360,7 +360,7 @@ impl FileEntry {
                     self.shown()
                 ))
                 .kind(FailureKind::Refused)
-                .hint("quote the value if it has whitespace or a `#` in it, or begins like a separator"),
+                .hint(self.format.syntax().way_on()),
             });
         }
         Ok(edited)
@@ -409,9 +409,7 @@ impl FileEntry {
                 refuse_doubt(self.format.syntax(), lines, region.as_ref(), key, found.as_ref(), path)?;
                 match (desired, found) {
                     (DesiredEntry::Text(value), found) => {
-                        if let Some(why) = self.format.syntax().refuse_value(key.name, value) {
-                            bail!(Failure::new(why).kind(FailureKind::Usage));
-                        }
+                        self.refuse_unreadable(key.name, value)?;
                         match found {
                             Some(line) => self.set_line(lines, line, key, value, path),
                             None => self.add_line(lines, key, value, path).map(Some),
@@ -436,6 +434,19 @@ impl FileEntry {
                 Ok(self.find(lines, path)?.map(|found| remove(lines, found)))
             }
         }
+    }
+
+    /// Refuses what the program of the format does not read as it is.
+    fn refuse_unreadable(&self, key: &str, value: &[u8]) -> Result<()> {
+        let syntax = self.format.syntax();
+        let (what, refusal) = match syntax.refuse_key(key) {
+            Some(refusal) => (format!("invalid key `{key}`"), refusal),
+            None => match syntax.refuse_value(key, value) {
+                Some(refusal) => (format!("invalid value of `{key}`"), refusal),
+                None => return Ok(()),
+            },
+        };
+        bail!(Failure::new(format!("{what}: {}", refusal.why)).kind(FailureKind::Usage).hint(refusal.way))
     }
 
     fn set_whole_line(
@@ -792,7 +803,13 @@ mod tests {
                         assert!(entry.edited(&edited.bytes, desired, "the file").unwrap().is_none());
                     }
                     Ok(None) => {}
-                    Err(error) => assert!(error.to_string().contains("read back"), "{error:#}"),
+                    Err(error) => {
+                        let said = error.to_string();
+                        assert!(
+                            said.contains("read back") || said.contains("whitespace at its ends"),
+                            "{said}"
+                        );
+                    }
                 }
             }
         }

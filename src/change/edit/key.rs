@@ -134,7 +134,7 @@ pub(super) fn refuse_doubt(
         Some(line) => match syntax.doubt(lines, line) {
             None => return Ok(()),
             Some(Doubt::Comment(number, sign)) => {
-                (number, format!("whether ` {sign}` begins a comment in it depends on the program"))
+                (number, format!("whether `{sign}` begins a comment in it depends on the program"))
             }
             Some(Doubt::Indented(number)) => {
                 (number, format!("whether it continues `{}` depends on the program", key.name))

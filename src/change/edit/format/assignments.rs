@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::super::lines::Lines;
-use super::{Key, Syntax, behind_key, behind_sign, continued, skip_blank};
+use super::{Key, Refusal, Syntax, behind_key, behind_sign, continued, skip_blank};
 
 /// Where an assignment begins behind an `export`.
 pub(super) fn behind_export(text: &[u8]) -> usize {
@@ -31,6 +31,16 @@ impl Syntax for Environment {
 
     fn separator(&self, _lines: &Lines<'_>, _region: Option<&[Range<usize>]>) -> String {
         "=".to_owned()
+    }
+
+    fn refuse_value(&self, _key: &str, value: &[u8]) -> Option<Refusal> {
+        value.contains(&b'#').then(|| {
+            Refusal::new("a `#` in it begins a comment, in quotes too", "choose a value without `#`")
+        })
+    }
+
+    fn way_on(&self) -> &'static str {
+        "put the value in double quotes: `\"\\\" padded \\\"\"`"
     }
 }
 
@@ -70,6 +80,10 @@ impl Syntax for Dotenv {
 
     fn separator(&self, _lines: &Lines<'_>, _region: Option<&[Range<usize>]>) -> String {
         "=".to_owned()
+    }
+
+    fn way_on(&self) -> &'static str {
+        "quote the value: `text::quote(value, #{ format: \"dotenv\" })`"
     }
 
     fn refuse(&self, lines: &Lines<'_>) -> Option<(usize, &'static str)> {

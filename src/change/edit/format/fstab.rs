@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::super::lines::Lines;
-use super::{Key, Syntax, skip_blank};
+use super::{Key, Refusal, Syntax, skip_blank};
 
 pub(super) struct Fstab;
 
@@ -38,12 +38,12 @@ impl Syntax for Fstab {
         value.to_vec()
     }
 
-    fn refuse_value(&self, key: &str, value: &[u8]) -> Option<String> {
+    fn refuse_value(&self, key: &str, value: &[u8]) -> Option<Refusal> {
         let is_line = (4..=6).contains(&fields(value).count()) && is_named(value, key);
         (!is_line).then(|| {
-            format!(
-                "the value of `{key}` must be its whole line, with `{key}` as its source or mount point: \
-                 source, mount point, type, options, and two numbers if needed; a space in one of them is written `\\040`"
+            Refusal::new(
+                format!("it must be its whole line, with `{key}` as its source or mount point"),
+                "write source, mount point, type, options, and two numbers if needed; a space in one of them is `\\040`",
             )
         })
     }

@@ -107,6 +107,8 @@ const FILES: &[(&str, Known)] = &[
     ("*.xml", Known::No("XML", AS_A_WHOLE)),
     ("*.yaml", Known::No("YAML", AS_A_WHOLE)),
     ("*.yml", Known::No("YAML", AS_A_WHOLE)),
+    ("/etc/avahi/services/", Known::No("XML", AS_A_WHOLE)),
+    ("/etc/udev/udev.conf", Known::Yes(Format::Dotenv)),
 ];
 
 /// The same, where neither these nor a unit's name say anything.
@@ -173,6 +175,10 @@ const PLACES: &[(&str, Known)] = &[
     ("/etc/exim4/", Known::No("a language of its own", BY_LINE)),
     ("/etc/haproxy/", Known::No("a language of its own", BY_LINE)),
     ("/etc/bind/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/unbound/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/nsd/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/knot/", Known::No("a language of its own", BY_LINE)),
+    ("/etc/knot-resolver/", Known::No("a language of its own", BY_LINE)),
     ("/etc/krb5.conf", Known::No("a language of its own", BY_LINE)),
     ("/etc/nginx/", Known::No("a language of its own", BY_LINE)),
     ("/etc/apache2/", Known::No("a language of its own", BY_LINE)),
@@ -230,6 +236,16 @@ impl Known {
         }
     }
 
+    /// From the path, but for XML, which begins like nothing else and has any name.
+    fn of(path: &Path, bytes: &[u8]) -> Self {
+        match Self::from_path(path) {
+            Self::Yes(_) | Self::Unknown if bytes.trim_ascii_start().starts_with(b"<") => {
+                Self::No("XML", AS_A_WHOLE)
+            }
+            known => known,
+        }
+    }
+
     fn from_path(path: &Path) -> Self {
         let entry = |table: &[(&str, Self)]| {
             table.iter().find(|(pattern, _)| is_like(pattern, path)).map(|(_, known)| known.copied())
@@ -270,7 +286,7 @@ pub fn is_document(path: &Path, format: Option<Format>) -> bool {
 pub fn recognise(path: &Path, bytes: &[u8], asked: Asked) -> Result<Format> {
     let shown = path.display();
     let refused = |message: String| Failure::new(message).kind(FailureKind::Refused);
-    let known = asked.format.map_or_else(|| Known::from_path(path), Known::Yes);
+    let known = asked.format.map_or_else(|| Known::of(path, bytes), Known::Yes);
     match known {
         Known::Yes(format) if asked.is_block && format.is_document() => {
             bail!(
@@ -347,6 +363,7 @@ mod tests {
             ("/etc/xrdp/sesman.ini", Format::Ini),
             ("/etc/adduser.conf", Format::Adduser),
             ("/etc/docker/daemon.json", Format::Json),
+            ("/etc/udev/udev.conf", Format::Dotenv),
             ("/etc/containerd/config.toml", Format::Toml),
         ] {
             assert_eq!(Known::from_path(Path::new(path)), Known::Yes(format), "{path}");
@@ -374,6 +391,11 @@ mod tests {
             ("/etc/smartd.conf", "a list of devices", "config::line"),
             ("/etc/ntpsec/ntp.conf", "a list of commands", "config::line"),
             ("/etc/hosts.allow", "a list of rules", "config::line"),
+            ("/etc/udev/rules.d/10-a.rules", "a list of rules", "config::line"),
+            ("/etc/unbound/unbound.conf", "a language of its own", "config::block"),
+            ("/etc/unbound/unbound.conf.d/ours.conf", "a language of its own", "config::line"),
+            ("/etc/nsd/nsd.conf", "a language of its own", "config::line"),
+            ("/etc/avahi/services/nut.service", "it is XML", "file::write"),
             ("/etc/NetworkManager/dispatcher.d/10-up", "a script", "config::line"),
         ] {
             let error = recognise(Path::new(path), b"a = 1\n", Asked::default()).unwrap_err();
@@ -382,6 +404,21 @@ mod tests {
             assert!(failure.hints.iter().any(|hint| hint.contains(way)), "{:?}", failure.hints);
             let asked = Asked { format: Some(Format::Ini), ..Asked::default() };
             assert_eq!(recognise(Path::new(path), b"", asked).unwrap(), Format::Ini);
+        }
+    }
+
+    #[test]
+    fn what_begins_as_xml_is_xml_whatever_its_name_is() {
+        let text = b"\n<?xml version=\"1.0\"?>\n<a/>\n";
+        for path in ["/srv/a.service", "/srv/dbus.conf", "/srv/a.desktop"] {
+            for (section, is_block) in [(false, false), (true, false), (false, true)] {
+                let asked = Asked { is_described: section, is_block, ..Asked::default() };
+                let error = recognise(Path::new(path), text, asked).unwrap_err().to_string();
+                assert!(error.contains("it is XML"), "{error}");
+                assert!(recognise(Path::new(path), b"[s]\na=1\n", asked).is_ok());
+            }
+            let asked = Asked { format: Some(Format::Ini), ..Asked::default() };
+            assert_eq!(recognise(Path::new(path), text, asked).unwrap(), Format::Ini);
         }
     }
 

@@ -9,6 +9,7 @@ mod rules;
 mod shell;
 mod ssh;
 mod table;
+mod values;
 
 use std::borrow::Cow;
 use std::ops::Range;
@@ -168,6 +169,19 @@ pub(super) struct Key<'a> {
     pub(super) separator: Option<&'a str>,
 }
 
+/// Why a program does not read something as it is, and how to write it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Refusal {
+    pub(super) why: Cow<'static, str>,
+    pub(super) way: Cow<'static, str>,
+}
+
+impl Refusal {
+    fn new(why: impl Into<Cow<'static, str>>, way: impl Into<Cow<'static, str>>) -> Self {
+        Self { why: why.into(), way: way.into() }
+    }
+}
+
 /// A logical line that sets a key.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct KeyLine {
@@ -262,9 +276,19 @@ pub(super) trait Syntax {
         None
     }
 
-    /// Why this cannot be the value of this key.
-    fn refuse_value(&self, _key: &str, _value: &[u8]) -> Option<String> {
+    /// Why this cannot be a key.
+    fn refuse_key(&self, _key: &str) -> Option<Refusal> {
         None
+    }
+
+    /// Why this cannot be the value of this key.
+    fn refuse_value(&self, _key: &str, _value: &[u8]) -> Option<Refusal> {
+        None
+    }
+
+    /// The way on from a value that is not read back.
+    fn way_on(&self) -> &'static str {
+        "use `config::line` with `matching` for the whole line"
     }
 
     /// The first line of a file that cannot be edited for certain, and why.

@@ -8,9 +8,10 @@ use std::ops::Range;
 use memchr::memmem;
 
 use super::super::lines::Lines;
+use super::values::backslash_at_end;
 use super::{
-    Inclusion, Is, Key, KeyLine, Sections, Syntax, behind_key, continued, ends_in_backslash, logical, one,
-    skip_blank,
+    Inclusion, Is, Key, KeyLine, Refusal, Sections, Syntax, behind_key, continued, ends_in_backslash,
+    logical, one, skip_blank,
 };
 
 /// How many neighbours are read for whether they have whitespace around the sign.
@@ -26,6 +27,8 @@ pub(super) struct Rules {
     pub(super) quotes: &'static [u8],
     /// In which of them a backslash escapes.
     pub(super) escaping: &'static [u8],
+    /// A backslash outside of quotes escapes one, too.
+    pub(super) is_escaped_outside: bool,
     /// What makes one logical line of several.
     pub(super) continuation: Continuation,
     /// What may be between a key and its value; `""` is whitespace alone.
@@ -42,14 +45,16 @@ pub(super) struct Rules {
     pub(super) lists: &'static [&'static str],
     /// The sections, if there are any.
     pub(super) sections: Option<SectionRules>,
-    /// Why this cannot be a value, as the program reads it.
+    /// Why this cannot be a key, as the program reads it.
+    pub(super) refuse_key: Option<fn(&str) -> Option<Refusal>>,
+    /// Why this cannot be the value of a key, as the program reads it.
     pub(super) refuse_value: Option<RefuseValue>,
     /// How a file includes others.
     pub(super) inclusion: Option<Inclusion>,
 }
 
-/// Why a program does not read this value as it is written.
-pub(super) type RefuseValue = fn(&[u8]) -> Option<&'static str>;
+/// Why a program does not read this value of this key as it is written.
+pub(super) type RefuseValue = fn(&str, &[u8]) -> Option<Refusal>;
 
 /// What begins a comment behind a value, outside of quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,7 +65,7 @@ pub(super) enum Trailing {
     Anywhere(&'static [u8]),
     /// These behind whitespace.
     Spaced(&'static [u8]),
-    /// Programs differ: a value that has one of these behind whitespace is refused.
+    /// Programs differ: a value that has one of these is refused, unless it begins with quotes around them.
     Unknown(&'static [u8]),
 }
 
@@ -240,11 +245,22 @@ impl Rules {
         let (signs, is_anywhere) = match self.trailing {
             Trailing::Nothing => return text.len(),
             Trailing::Anywhere(signs) => (signs, true),
-            Trailing::Spaced(signs) | Trailing::Unknown(signs) => (signs, false),
+            Trailing::Spaced(signs) => (signs, false),
+            Trailing::Unknown(signs) => {
+                // Quotes further behind hide a sign from some programs only.
+                let is_quoted = text.get(from).is_some_and(|first| self.quotes.contains(first));
+                let behind = if is_quoted { self.behind_quotes(text, from) } else { None }.unwrap_or(from);
+                let sign = text[behind..].iter().position(|byte| signs.contains(byte));
+                return sign.map_or(text.len(), |sign| behind + sign);
+            }
         };
         let mut at = from;
         while at < text.len() {
             let byte = text[at];
+            if byte == b'\\' && self.is_escaped_outside {
+                at += 2;
+                continue;
+            }
             if self.quotes.contains(&byte) {
                 let Some(end) = self.behind_quotes(text, at) else { return text.len() };
                 at = end;
@@ -415,9 +431,15 @@ impl Syntax for Rules {
             return quote.is_some_and(|quote| !value[1..].contains(quote));
         }
         let mut at = 0;
-        while let Some(next) = value[at..].iter().position(|byte| self.quotes.contains(byte)) {
-            let Some(end) = self.behind_quotes(value, at + next) else { return true };
-            at = end;
+        while at < value.len() {
+            at = match value[at] {
+                b'\\' if self.is_escaped_outside => at + 2,
+                byte if self.quotes.contains(&byte) => match self.behind_quotes(value, at) {
+                    Some(end) => end,
+                    None => return true,
+                },
+                _ => at + 1,
+            };
         }
         false
     }
@@ -484,9 +506,17 @@ impl Syntax for Rules {
         }
     }
 
-    fn refuse_value(&self, key: &str, value: &[u8]) -> Option<String> {
-        let why = self.refuse_value?(value)?;
-        Some(format!("invalid value of `{key}`: {why}"))
+    fn refuse_key(&self, key: &str) -> Option<Refusal> {
+        self.refuse_key?(key)
+    }
+
+    fn refuse_value(&self, key: &str, value: &[u8]) -> Option<Refusal> {
+        let own = self.refuse_value.and_then(|refuse| refuse(key, value));
+        own.or_else(|| self.refuse_cut(value))
+    }
+
+    fn way_on(&self) -> &'static str {
+        if self.keys == Spelling::Unknown { UNKNOWN } else { "use `config::line` for the whole line" }
     }
 
     fn refuse(&self, lines: &Lines<'_>) -> Option<(usize, &'static str)> {
@@ -556,6 +586,10 @@ impl Syntax for Rules {
     }
 }
 
+/// The way on where the program is not known.
+const UNKNOWN: &str = "name the program's format with the option `format` (docs/config-formats.md lists them), or write the \
+                       whole line with `config::line`";
+
 /// An empty value resets what lines above it said, so only what is below the last of them counts. With the reset right
 /// above it a line is one entry: it would add to the others without.
 fn behind_reset(lines: &Lines<'_>, key: &str, found: Vec<KeyLine>) -> Result<Option<KeyLine>, [usize; 2]> {
@@ -582,6 +616,43 @@ pub(in super::super) enum Doubt {
 }
 
 impl Rules {
+    /// Why a part of this would not belong to the value.
+    fn refuse_cut(&self, value: &[u8]) -> Option<Refusal> {
+        let is_unknown = self.keys == Spelling::Unknown;
+        let way = |without: &'static str| match self.quotes.first() {
+            _ if is_unknown => Cow::Borrowed(UNKNOWN),
+            Some(b'\'') => Cow::Borrowed("put it in single quotes: `\"'a b'\"`"),
+            Some(_) => Cow::Borrowed("put it in double quotes: `\"\\\"a b\\\"\"`"),
+            None => Cow::Borrowed(without),
+        };
+        if value.trim_ascii().len() < value.len() {
+            let why = "whitespace at its ends does not belong to a value";
+            return Some(Refusal::new(why, way("leave it out: in this format no quotes keep it")));
+        }
+        let at = self.comment_at(value, 0);
+        // Whether whitespace is before the first byte, the separator decides.
+        let is_comment = at < value.len() && (at > 0 || !matches!(self.trailing, Trailing::Spaced(_)));
+        if is_comment {
+            let sign = char::from(value[at]);
+            let why = match self.trailing {
+                Trailing::Unknown(_) => {
+                    format!("whether a `{sign}` in it begins a comment depends on the program")
+                }
+                Trailing::Spaced(_) => format!("a `{sign}` behind whitespace begins a comment"),
+                _ => format!("a `{sign}` begins a comment"),
+            };
+            return Some(Refusal::new(why, way("leave it out: in this format no quotes keep it")));
+        }
+        if !matches!(
+            self.continuation,
+            Continuation::Backslash | Continuation::BackslashOverComments | Continuation::Unknown
+        ) {
+            return None;
+        }
+        let refusal = backslash_at_end(value, self.is_escaped_outside)?;
+        Some(if is_unknown { Refusal { way: Cow::Borrowed(UNKNOWN), ..refusal } } else { refusal })
+    }
+
     fn usual_separator(&self, lines: &Lines<'_>, parts: &[Range<usize>]) -> Option<&'static str> {
         let mut votes: BTreeMap<&'static str, usize> = BTreeMap::new();
         let texts = parts

@@ -122,6 +122,10 @@ impl Syntax for Shell {
         "=".to_owned()
     }
 
+    fn way_on(&self) -> &'static str {
+        "quote the value: `text::quote(value, #{ format: \"shell\" })`"
+    }
+
     fn refuse(&self, lines: &Lines<'_>) -> Option<(usize, &'static str)> {
         let texts = logical(self, lines, 0..lines.count()).filter(|line| line.is == Is::Text);
         texts.map(|line| line.lines.start).find_map(|number| Some((number, command(lines, number).trouble?)))

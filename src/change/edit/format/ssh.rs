@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use super::super::lines::Lines;
-use super::{Inclusion, Is, Key, KeyLine, Sections, Syntax, Together, logical, one, skip_blank};
+use super::{Inclusion, Is, Key, KeyLine, Refusal, Sections, Syntax, Together, logical, one, skip_blank};
 
 /// Every line of these keys counts; of all others the first does.
 const MANY_OF_SERVER: &[&str] = &[
@@ -29,6 +29,55 @@ const MANY_OF_CLIENT: &[&str] = &[
     "localforward",
     "remoteforward",
     "sendenv",
+];
+
+/// The keys that take one argument, in lower case: of the server and the client.
+const ONE_ARGUMENT: &[&str] = &[
+    "addressfamily",
+    "allowagentforwarding",
+    "allowstreamlocalforwarding",
+    "allowtcpforwarding",
+    "authorizedkeyscommanduser",
+    "authorizedprincipalsfile",
+    "banner",
+    "challengeresponseauthentication",
+    "chrootdirectory",
+    "clientalivecountmax",
+    "clientaliveinterval",
+    "compression",
+    "gatewayports",
+    "hostbasedauthentication",
+    "hostkeyagent",
+    "hostname",
+    "identityagent",
+    "ignorerhosts",
+    "kbdinteractiveauthentication",
+    "logingracetime",
+    "loglevel",
+    "maxauthtries",
+    "maxsessions",
+    "maxstartups",
+    "passwordauthentication",
+    "permitemptypasswords",
+    "permitrootlogin",
+    "permittty",
+    "pidfile",
+    "port",
+    "printlastlog",
+    "printmotd",
+    "pubkeyauthentication",
+    "revokedkeys",
+    "strictmodes",
+    "syslogfacility",
+    "tcpkeepalive",
+    "trustedusercakeys",
+    "usedns",
+    "usepam",
+    "user",
+    "x11displayoffset",
+    "x11forwarding",
+    "x11uselocalhost",
+    "xauthlocation",
 ];
 
 pub(super) const SERVER: Ssh = Ssh {
@@ -77,17 +126,48 @@ fn header_words(header: &[u8]) -> Vec<Vec<u8>> {
     std::iter::once(keyword.to_ascii_lowercase()).chain(rest).collect()
 }
 
-/// Where a comment begins behind arguments: a `#` at the start of one, outside of quotes.
-fn comment_at(text: &[u8], from: usize) -> usize {
-    let mut quoted = false;
-    for at in from..text.len() {
-        match text[at] {
-            b'"' => quoted = !quoted,
-            b'#' if !quoted && (at == from || text[at - 1].is_ascii_whitespace()) => return at,
-            _ => {}
+/// The arguments in a text. Source: `argv_split` of OpenSSH.
+struct Arguments {
+    /// How many there are.
+    count: usize,
+    /// Where a comment begins behind them: a `#` at the start of one.
+    comment_at: usize,
+    /// The quotes of one never close.
+    is_open: bool,
+}
+
+impl Arguments {
+    fn of(text: &[u8], from: usize) -> Self {
+        let (mut at, mut count, mut quote) = (from, 0, None);
+        let mut is_inside = false;
+        while at < text.len() {
+            let byte = text[at];
+            let is_blank = byte.is_ascii_whitespace();
+            if !is_inside && byte == b'#' {
+                return Self { count, comment_at: at, is_open: false };
+            }
+            if !is_inside && !is_blank {
+                is_inside = true;
+                count += 1;
+            }
+            match (byte, quote) {
+                (b'\\', _) => {
+                    let is_escaped = |next: &u8| b"'\"\\".contains(next) || quote.is_none() && *next == b' ';
+                    at += usize::from(text.get(at + 1).is_some_and(is_escaped));
+                }
+                (b'"' | b'\'', None) => quote = Some(byte),
+                (_, Some(open)) if byte == open => quote = None,
+                (_, None) if is_blank => is_inside = false,
+                _ => {}
+            }
+            at += 1;
         }
+        Self { count, comment_at: text.len(), is_open: quote.is_some() }
     }
-    text.len()
+}
+
+fn comment_at(text: &[u8], from: usize) -> usize {
+    Arguments::of(text, from).comment_at
 }
 
 impl Syntax for Ssh {
@@ -119,6 +199,23 @@ impl Syntax for Ssh {
             return one(lines, key, found);
         }
         Ok(found.into_iter().next())
+    }
+
+    fn refuse_value(&self, key: &str, value: &[u8]) -> Option<Refusal> {
+        const IN_QUOTES: &str = "put it in double quotes: `\"\\\"a b\\\"\"`";
+        let arguments = Arguments::of(value, 0);
+        if arguments.is_open {
+            let way = "put it in the other quotes, or write a backslash before the quote, in a string of a script `\"\\\\'\"`";
+            return Some(Refusal::new("a quote in it never closes", way));
+        }
+        if arguments.comment_at < value.len() {
+            return Some(Refusal::new("a `#` behind whitespace begins a comment", IN_QUOTES));
+        }
+        if arguments.count == 0 {
+            return Some(Refusal::new("OpenSSH needs an argument", "use `config::remove` for its default"));
+        }
+        let takes_one = ONE_ARGUMENT.contains(&&*key.to_ascii_lowercase());
+        (takes_one && arguments.count > 1).then(|| Refusal::new("this key takes one argument", IN_QUOTES))
     }
 
     fn adds_up(&self, key: &str) -> bool {

@@ -1,6 +1,7 @@
 //! The formats that are data. Sources: the manual pages and the readers of the programs, which `tests/it/formats.sh` asks.
 
 use super::rules::{Continuation, Repeated, Rules, SectionRules, Spelling, Trailing};
+use super::values;
 use super::{Inclusion, Together};
 
 /// A key, a sign, a value: the fields that most formats have alike.
@@ -9,6 +10,7 @@ const PLAIN: Rules = Rules {
     trailing: Trailing::Nothing,
     quotes: b"",
     escaping: b"",
+    is_escaped_outside: false,
     continuation: Continuation::Nothing,
     signs: &["="],
     separator: None,
@@ -17,6 +19,7 @@ const PLAIN: Rules = Rules {
     repeated: Repeated::Refused,
     lists: &[],
     sections: None,
+    refuse_key: None,
     refuse_value: None,
     inclusion: None,
 };
@@ -68,15 +71,24 @@ const fn later(together: Together) -> Inclusion {
 pub(super) const NETWORKD: Rules = Rules { sections: Some(SECTIONS), ..SYSTEMD };
 
 /// Source: postconf(5).
-pub(super) const POSTFIX: Rules =
-    Rules { continuation: Continuation::Indented, separator: Some(" = "), repeated: Repeated::Last, ..PLAIN };
+pub(super) const POSTFIX: Rules = Rules {
+    continuation: Continuation::Indented,
+    separator: Some(" = "),
+    repeated: Repeated::Last,
+    refuse_value: Some(values::not_of_postfix),
+    ..PLAIN
+};
 
 /// `locale.gen`, `login.defs`.
 pub(super) const WORDS: Rules = Rules { signs: &[""], separator: Some(" "), ..PLAIN };
 
 /// Source: GLib's GKeyFile.
-pub(super) const KEYFILE: Rules =
-    Rules { repeated: Repeated::Last, sections: Some(SectionRules { merges: true, ..SECTIONS }), ..PLAIN };
+pub(super) const KEYFILE: Rules = Rules {
+    repeated: Repeated::Last,
+    sections: Some(SectionRules { merges: true, ..SECTIONS }),
+    refuse_value: Some(values::not_of_keyfile),
+    ..PLAIN
+};
 
 /// Source: Python's configparser with its defaults.
 pub(super) const CONFIGPARSER: Rules = Rules {
@@ -85,6 +97,7 @@ pub(super) const CONFIGPARSER: Rules = Rules {
     signs: &["=", ":"],
     keys: Spelling::AnyCase,
     sections: Some(SECTIONS),
+    refuse_value: Some(values::not_of_configparser),
     ..PLAIN
 };
 
@@ -94,6 +107,7 @@ pub(super) const SUPERVISOR: Rules = Rules {
     trailing: Trailing::Spaced(b";#"),
     repeated: Repeated::Last,
     sections: Some(SectionRules { merges: true, ..SECTIONS }),
+    refuse_value: Some(values::not_of_supervisor),
     ..CONFIGPARSER
 };
 
@@ -129,7 +143,7 @@ pub(super) const POSTGRESQL: Rules = Rules {
     keys: Spelling::AnyCase,
     repeated: Repeated::Last,
     lists: &["include", "include_dir", "include_if_exists"],
-    refuse_value: Some(not_of_postgresql),
+    refuse_value: Some(values::not_of_postgresql),
     inclusion: Some(Inclusion {
         files: &["include", "include_if_exists"],
         directories: &["include_dir"],
@@ -139,21 +153,6 @@ pub(super) const POSTGRESQL: Rules = Rules {
     }),
     ..PLAIN
 };
-
-fn not_of_postgresql(value: &[u8]) -> Option<&'static str> {
-    let is_word = |byte: &u8| byte.is_ascii_alphanumeric() || b"_-._:/".contains(byte) || !byte.is_ascii();
-    let is_quoted = value.len() > 1 && value.starts_with(b"'") && value.ends_with(b"'");
-    let is_number = || {
-        let digits = value.strip_prefix(b"-").or(value.strip_prefix(b"+")).unwrap_or(value);
-        digits.first().is_some_and(|first| first.is_ascii_digit() || *first == b'.')
-            && digits.iter().all(|byte| byte.is_ascii_alphanumeric() || *byte == b'.')
-    };
-    let is_text = || {
-        value.first().is_some_and(|first| first.is_ascii_alphabetic() || *first == b'_' || !first.is_ascii())
-    };
-    let is_read = is_quoted || is_number() || is_text() && value.iter().all(is_word);
-    (!is_read).then_some("PostgreSQL reads it only in single quotes: \"'*'\"")
-}
 
 /// Source: sysctl.conf(5), sysctl.d(5).
 pub(super) const SYSCTL: Rules = Rules {
@@ -178,6 +177,7 @@ pub(super) const PHP: Rules = Rules {
         only: false,
         headings_but: Some(&["HOST=", "PATH="]),
     }),
+    refuse_value: Some(values::not_of_php),
     ..PLAIN
 };
 
@@ -195,6 +195,9 @@ pub(super) const GIT: Rules = Rules {
     keys: Spelling::AnyCase,
     is_bare_allowed: true,
     sections: Some(SectionRules { names: Spelling::AnyCaseBeforeQuote, merges: true, ..SECTIONS }),
+    refuse_key: Some(values::not_a_key_of_git),
+    refuse_value: Some(values::not_of_git),
+    is_escaped_outside: true,
     ..PLAIN
 };
 
@@ -215,6 +218,7 @@ pub(super) const REDIS: Rules = Rules {
     keys: Spelling::AnyCase,
     repeated: Repeated::Last,
     lists: &["client-output-buffer-limit", "include", "loadmodule", "rename-command", "save", "user"],
+    refuse_value: Some(values::not_of_redis),
     ..PLAIN
 };
 
@@ -225,6 +229,7 @@ pub(super) const DNSMASQ: Rules = Rules {
     escaping: b"\"",
     separator: Some("="),
     is_bare_allowed: true,
+    refuse_value: Some(values::not_of_dnsmasq),
     ..PLAIN
 };
 
@@ -256,5 +261,6 @@ pub(super) const OPENSSL: Rules = Rules {
     continuation: Continuation::Backslash,
     repeated: Repeated::Last,
     sections: Some(SectionRules { merges: true, only: false, ..SECTIONS }),
+    is_escaped_outside: true,
     ..PLAIN
 };

@@ -156,7 +156,8 @@ fn an_assignment_keeps_its_export_and_what_follows() {
     for format in [Format::Environment, Format::Shell] {
         sets(format, None, ("A", "/new"), &[("A=/old # why\n", "A=/new # why\n")]);
         let a = entry(format, None, "A");
-        assert!(refused(&a, "", DesiredEntry::Text(b"a # b")).contains("read back"));
+        let why = if format == Format::Shell { "read back" } else { "begins a comment" };
+        assert!(refused(&a, "", DesiredEntry::Text(b"a # b")).contains(why));
     }
     sets(
         Format::Dotenv,
@@ -273,7 +274,7 @@ fn row(name: &str, rules: &Rules) -> String {
         Trailing::Nothing => "no comment".to_owned(),
         Trailing::Anywhere(all) => format!("{} anywhere", signs(all)),
         Trailing::Spaced(all) => format!("{} behind whitespace", signs(all)),
-        Trailing::Unknown(all) => format!("{} behind whitespace is refused", signs(all)),
+        Trailing::Unknown(all) => format!("{} in it is refused", signs(all)),
     };
     let several = match rules.continuation {
         Continuation::Nothing => "never",
@@ -390,7 +391,9 @@ fn a_comment_behind_a_value_is_the_formats() {
         assert_eq!(entry.value(commented.as_bytes(), "/f").unwrap(), None, "{commented}");
     }
     let k = entry(Format::Fail2ban, Some("s"), "k");
-    assert!(refused(&k, "", DesiredEntry::Text(b"a ; b")).contains("read back"));
+    assert!(
+        refused(&k, "", DesiredEntry::Text(b"a ; b")).contains("a `;` behind whitespace begins a comment")
+    );
     let k = entry(Format::Postgresql, None, "k");
     assert!(refused(&k, "", DesiredEntry::Text(b"*")).contains("single quotes"));
     for value in ["'*'", "5432", "-1", "0.5", "64MB", "on", "a-b.c:d"] {
@@ -479,8 +482,8 @@ fn a_key_is_the_same_in_each_spelling_of_the_format() {
 fn what_programs_differ_in_is_refused_where_the_program_is_not_known() {
     let text = DesiredEntry::Text(b"new");
     for (section, before, why) in [
-        (None, "k = 1 ; why\n", "whether ` ;` begins a comment"),
-        (None, "k = #fff\n", "whether ` #` begins a comment"),
+        (None, "k = 1 ; why\n", "whether `;` begins a comment"),
+        (None, "k = #fff\n", "whether `#` begins a comment"),
         (None, "k = 1,\n  2\n", "line 2: whether it continues `k`"),
         (None, "k = 1\n\n# x\n  l = 2\n", "line 4: whether it continues `k`"),
         (None, "K = 1\n", "line 1: whether its key is another spelling of `k`"),
@@ -496,9 +499,218 @@ fn what_programs_differ_in_is_refused_where_the_program_is_not_known() {
         }
     }
     let k = entry(Format::Ini, None, "k");
-    assert!(refused(&k, "k = 1\n", DesiredEntry::Text(b"x ; y")).contains("read back"));
-    assert!(edited(&k, "k = 1\n", DesiredEntry::Text(b"'x ; y'")).is_ok());
-    assert!(edited(&k, "k = a#b;c\n  \n", text).is_ok());
+    for value in ["x ; y", "my#pass", "a;b", "#fff", "it's #1", "sh -c 'a#b'", "'a' #b", "'a#b", "a\\", " a"]
+    {
+        let said = refused(&k, "k = 1\n", DesiredEntry::Text(value.as_bytes()));
+        // Quotes may be read as they are.
+        assert!(said.contains("`format`") && said.contains("config::line"), "{value}: {said}");
+        assert!(!said.contains("quote"), "{value}: {said}");
+    }
+    for value in ["'x ; y'", "\"my#pass\"", "it's", "a\"b", "a\\b", "100%", "$x", "a b", ""] {
+        assert!(edited(&k, "k = 1\n", DesiredEntry::Text(value.as_bytes())).is_ok(), "{value}");
+    }
+    assert!(refused(&k, "k = a#b\n  \n", text).contains("whether `#` begins a comment"));
+    assert!(edited(&k, "k = \"a#b;c\"\n  \n", text).is_ok());
     let php = "[PHP]\nk = 1\n[x]\nk = 2\n[HOST=a]\nk = 3\n";
     sets(Format::Php, None, ("k", "new"), &[(php, "[PHP]\nk = 1\n[x]\nk = new\n[HOST=a]\nk = 3\n")]);
+}
+
+/// Each value as the program reads it, and those that it does not. `tests/it/formats.sh` asks the programs.
+const VALUES: &[(Format, &str, &[&str], &[&str])] = &[
+    (
+        Format::Sshd,
+        "Banner",
+        &[
+            "/a",
+            "\"a b\"",
+            "'a b'",
+            "a\\\"b",
+            "it\\'s",
+            "\"it's\"",
+            "a\"b c\"d",
+            "a\\ b",
+            "a#b",
+            "\"a # b\"",
+            "a\\b",
+        ],
+        &["it's", "\"a", "a b", "a\"b", "a # b", "", "'a\\' b"],
+    ),
+    (Format::Sshd, "AllowUsers", &["kim backup", "\"kim\" 'a b'"], &["a\"b", "kim it's"]),
+    (Format::Ssh, "ProxyCommand", &["ssh -W %h:%p host", "sh -c 'a b'"], &["sh -c 'a b", "a\"b"]),
+    (
+        Format::Redis,
+        "requirepass",
+        REDIS_READS,
+        &["it's", "a\"b", "a b", "", "\"a\"b", "'a\\\\'", "\"a\" # x"],
+    ),
+    (Format::Redis, "save", &["900 1 300 10", "\"\""], &["\"900 1"]),
+    (Format::Redis, "bind", &["127.0.0.1 ::1"], &["127.0.0.1 '::1"]),
+    (
+        Format::Supervisor,
+        "environment",
+        &["PW=\"100%%\"", "A=\"%(ENV_x)s\"", "%(process_num)02d", "A=\"a;b#c\"", "A=it's"],
+        &["PW=\"100%\"", "%s", "%(x)", "%(x", "%()s", "%5%", "PW=\"a ;b\"", "a #b"],
+    ),
+    (
+        Format::Fail2ban,
+        "destemail",
+        &["ops@b", "50%%", "%(action_)s[name=x]", "%(known/failregex)s", "a#b", "a;b"],
+        &["ops+50%@b", "%", "%%%", "%(x)d", "%(x", "%()s", "a ;b"],
+    ),
+    (Format::Configparser, "k", &["100%%", "%(a)s", "a;b"], &["100%", "%(a)"]),
+    (Format::Php, "k", PHP_READS, PHP_REFUSES),
+    (Format::PhpFpm, "access.format", &["%R - \"%m %r\" %s", "/run/php/$pool.sock"], &["a=b", "a;b"]),
+    (
+        Format::Git,
+        "name",
+        &["Kim", "\"a # b\"", "C:\\\\x", "a\\\"b", "a\\nb\\tc", "it's", "a\"b c\"d", "a\\\\", "!git log"],
+        &["a\"b", "C:\\x", "\"a", "a # b", "a;b", "a\\", "\"\\x\"", " a"],
+    ),
+    (
+        Format::Keyfile,
+        "psk",
+        &["a b", "a\\\\b", "a\\sb", "a\\;b;c;", "a\\nb", "a#b", "\"a", "100%"],
+        &["a\\b", "a\\", "\\x41", "a\\\"b"],
+    ),
+    (
+        Format::Dnsmasq,
+        "txt-record",
+        &["x,\"a\"", "x,\"a\\\"b\"", "x,it's", "a#b", "a\\"],
+        &["x,\"a", "a\\\"b", "a #b"],
+    ),
+    (
+        Format::Postfix,
+        "smtpd_banner",
+        &[
+            "$myhostname ESMTP",
+            "${x}",
+            "$(x)",
+            "$$",
+            "a$$b",
+            "${x?{y}:{z}}",
+            "${{$x}=={y}?{a}:{b}}",
+            "$${x",
+            "{",
+            "\"a",
+        ],
+        &["${x", "a$", "$ x", "$(x", "${x?{y}", "${}", "$-x"],
+    ),
+    (Format::Postgresql, "k", &["'*'", "on"], &["*", ""]),
+    (Format::Samba, "k", &["a # b", "%U", "it's"], &["C:\\", "a "]),
+    (Format::Systemd, "k", &["a # b", "/bin/a --x=%i", "a\\\\"], &["a\\", "a "]),
+    (Format::Openssl, "k", &["a", "\"a # b\"", "a\\\"b"], &["a # b", "a\\"]),
+    (Format::Wireguard, "k", &["a b"], &["a#b"]),
+    (Format::Environment, "k", &["\"a b\""], &["a#b", "\"a#b\""]),
+];
+const REDIS_READS: &[&str] = &[
+    "a",
+    "\"a b\"",
+    "'a b'",
+    "a\"b c\"",
+    "\"a\\\"b\"",
+    "'a\\'b'",
+    "\"\"",
+    "a#b",
+    "a\\b",
+    "'a\\b'",
+    "\"it's\"",
+];
+const PHP_READS: &[&str] = &[
+    "300M",
+    "a b",
+    "\"tcp://h:1?auth=abc\"",
+    "'a=b'",
+    "a\"b\"",
+    "E_ALL & ~E_DEPRECATED & ~E_STRICT",
+    "(E_ALL & ~E_NOTICE) | E_STRICT",
+    "E_ALL ^ E_NOTICE",
+    "1|2",
+    "!1",
+    "~ E_ALL",
+    "${HOME}",
+    "a${HOME}b",
+    "$x",
+    "a{b}",
+    "[a]",
+    "a\\b",
+    "\"a\\\"b\"",
+    "\"a;b\"",
+    "a?b:c,d@e#f%g<h>*i`",
+    "/usr/sbin/sendmail -t -i -f www@example.org",
+];
+const PHP_REFUSES: &[&str] = &[
+    "tcp://127.0.0.1:6379?auth=abc",
+    "a(b",
+    "a)b",
+    "a!b",
+    "a|b",
+    "a&b",
+    "a~b",
+    "a^b",
+    "=a",
+    "E_ALL&",
+    "|",
+    "(1",
+    "a$",
+    "${x",
+    "it's",
+    "\"a",
+    "a;b",
+    "\"a\" & 1",
+];
+
+#[test]
+fn a_value_that_the_program_does_not_read_is_refused_with_the_way_on_and_no_other() {
+    let mut wrong = Vec::new();
+    for (format, key, read, not_read) in VALUES {
+        let section = format.syntax().sections().is_some_and(Sections::only).then_some("s");
+        let entry = entry(*format, section, key);
+        for value in *read {
+            let file =
+                edited(&entry, "", DesiredEntry::Text(value.as_bytes())).map(Option::unwrap_or_default);
+            let found = file.as_ref().ok().and_then(|file| entry.value(file.as_bytes(), "/f").unwrap());
+            if found.as_deref() != Some(value.as_bytes()) {
+                wrong.push(format!("{format:?} {value}: {file:?}"));
+            }
+        }
+        for value in *not_read {
+            let Err(error) = entry.edited(b"", DesiredEntry::Text(value.as_bytes()), "/f") else {
+                wrong.push(format!("{format:?} {value}: not refused"));
+                continue;
+            };
+            let failure = error.downcast_ref::<Failure>().unwrap();
+            let is_named = failure.message.starts_with(&format!("invalid value of `{key}`: "));
+            // It may be a secret.
+            let is_hidden = !failure.message.contains(*value) || value.len() < 3;
+            if !is_named || !is_hidden || failure.hints.len() != 1 {
+                wrong.push(format!("{format:?} {value}: {} {:?}", failure.message, failure.hints));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let git = |key| entry(Format::Git, Some("user"), key);
+    let text = DesiredEntry::Text(b"x");
+    for key in ["full_name", "my name", "1a", "-a", "a.b", "é"] {
+        assert!(refused(&git(key), "", text).contains(&format!("invalid key `{key}`")), "{key}");
+    }
+    for key in ["name", "signingKey", "a1-b"] {
+        assert!(edited(&git(key), "", text).is_ok(), "{key}");
+    }
+    // What is there already can be taken away.
+    assert_eq!(
+        edited(&git("full_name"), "[user]\nfull_name = x\n", DesiredEntry::Absent),
+        Ok(Some("[user]\n".to_owned()))
+    );
+}
+
+#[test]
+fn a_quote_that_is_escaped_or_inside_of_others_hides_no_comment() {
+    for (format, section, before, after) in [
+        (Format::Git, Some("s"), "[s]\n\tk = a\\\"b # why\n", "[s]\n\tk = new # why\n"),
+        (Format::Sshd, None, "k 'a # b' # why\n", "k new # why\n"),
+        (Format::Sshd, None, "k \"it's\" # why\n", "k new # why\n"),
+        (Format::Sshd, None, "k a\\\"b # why\n", "k new # why\n"),
+    ] {
+        sets(format, section, ("k", "new"), &[(before, after)]);
+    }
 }
