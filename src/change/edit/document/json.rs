@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use jsonc_parser::ast::{Object, Value as Node};
+use jsonc_parser::ast::Value as Node;
 use jsonc_parser::common::Ranged as _;
 use jsonc_parser::cst::{CstInputValue, CstObject, CstRootNode};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
@@ -75,18 +75,73 @@ fn input(value: &Value) -> CstInputValue {
     }
 }
 
-/// A new property in an object of one line, which stays one.
-fn in_one_line(text: &str, object: &Object<'_>, key: &str, value: &Value) -> Option<String> {
-    let last = object.properties.last()?;
-    let inside = &text[object.range.start..object.range.end];
-    if inside.contains(['\n', '\r']) || text[last.range.end..object.range.end].contains(',') {
+/// A value in one line, with what is behind a `:` and a `,`.
+fn line_of(value: &Value, space: &str) -> String {
+    let joined = |items: Vec<String>| items.join(&format!(",{space}"));
+    match value {
+        Value::Array(items) => {
+            format!("[{}]", joined(items.iter().map(|item| line_of(item, space)).collect()))
+        }
+        Value::Object(fields) => {
+            let field = |(key, item): (&String, &Value)| {
+                format!("{}:{space}{}", Value::from(key.as_str()), line_of(item, space))
+            };
+            format!("{{{}}}", joined(fields.iter().map(field).collect()))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// The text with the value, where the innermost of its objects that is there is in one line, which stays one; none where
+/// that is written in several, or has comments.
+fn in_one_line(text: &str, root: &Node<'_>, section: &[&str], key: &str, value: &Value) -> Option<String> {
+    let Node::Object(root) = root else { return None };
+    let keys: Vec<&str> = section.iter().copied().chain([key]).collect();
+    let (mut object, mut space, mut depth) = (root, "", 0);
+    let (at, property) = loop {
+        if let Some(first) = object.properties.first() {
+            // As the line is written: `{"a": 1}` or `{"a":1}`.
+            space = if text[first.name.end()..first.value.start()].ends_with(' ') { " " } else { "" };
+        }
+        match object.properties.iter().find(|property| property.name.as_str() == keys[depth]) {
+            Some(property) if depth + 1 == keys.len() => break (depth, Some(property)),
+            Some(property) => match &property.value {
+                Node::Object(inner) => {
+                    object = inner;
+                    depth += 1;
+                }
+                _ => return None,
+            },
+            None => break (depth, None),
+        }
+    };
+    if text[object.range.start..object.range.end].contains(['\n', '\r']) {
         return None;
     }
-    // As the line is written: `{"a": 1}` or `{"a":1}`.
-    let space = if text[last.name.end()..last.value.start()].ends_with(' ') { " " } else { "" };
-    let at = last.range.end;
-    let (above, below) = text.split_at(at);
-    Some(format!("{above},{space}{}:{space}{value}{below}", Value::from(key)))
+    if let Some(property) = property {
+        let (start, end) = (property.value.start(), property.value.end());
+        return Some(format!("{}{}{}", &text[..start], line_of(value, space), &text[end..]));
+    }
+    let missing = keys[at + 1..].iter().rev().fold(value.clone(), |inner, key| {
+        Value::Object(std::iter::once(((*key).to_owned(), inner)).collect())
+    });
+    let new = format!("{}:{space}{}", Value::from(keys[at]), line_of(&missing, space));
+    let end = object.range.end - 1;
+    let Some(last) = object.properties.last() else {
+        // An empty document is not written in any way yet.
+        let is_blank = text[object.range.start + 1..end].trim().is_empty();
+        return (at > 0 && is_blank && !text.trim().contains('\n'))
+            .then(|| format!("{}{new}{}", &text[..=object.range.start], &text[end..]));
+    };
+    let last = last.range.end;
+    match text[last..end].trim() {
+        "" => Some(format!("{},{space}{new}{}", &text[..last], &text[last..])),
+        "," => {
+            let comma = last + text[last..end].find(',')? + 1;
+            Some(format!("{}{space}{new},{}", &text[..comma], &text[comma..]))
+        }
+        _ => None,
+    }
 }
 
 impl Document for Json {
@@ -105,9 +160,7 @@ impl Document for Json {
 
     fn set(&self, text: &str, section: &[&str], key: &str, value: &Value) -> Result<String, Fault> {
         if let Some(root) = parsed(text)?
-            && let Some(Node::Object(object)) = find(&root, section)
-            && !object.properties.iter().any(|property| property.name.as_str() == key)
-            && let Some(set) = in_one_line(text, object, key, value)
+            && let Some(set) = in_one_line(text, &root, section, key, value)
         {
             return Ok(set);
         }

@@ -40,6 +40,18 @@ fn a_value_of_json_is_set_where_it_is_and_all_else_stays() {
         DAEMON.replace("true\n", "true,\n    \"dns\": [\"1.1.1.1\"]\n")
     );
     assert_eq!(set(json, None, "b", &json!(2), "{\"a\":1}"), "{\"a\":1,\"b\":2}");
+    // What is in one line stays there.
+    for (section, value, before, after) in [
+        (None, json!([1, {"c": 2}]), "{\"a\":1,}", "{\"a\":1,\"b\":[1,{\"c\":2}],}"),
+        (None, json!([1, 2]), "{\"a\": 1, }\n", "{\"a\": 1, \"b\": [1, 2], }\n"),
+        (None, json!([1]), "{\"b\":2,\"a\":{\"c\":1}}", "{\"b\":[1],\"a\":{\"c\":1}}"),
+        (Some("a"), json!(2), "{\"a\":{\"c\":{\"d\":1}}}", "{\"a\":{\"c\":{\"d\":1},\"b\":2}}"),
+        (Some("a.c"), json!(2), "{\"a\":{\"x\":1}}", "{\"a\":{\"x\":1,\"c\":{\"b\":2}}}"),
+        (Some("a.c"), json!(2), "{\"a\": {}}", "{\"a\": {\"c\": {\"b\": 2}}}"),
+        (Some("x"), json!(2), "{\"a\": 1}", "{\"a\": 1, \"x\": {\"b\": 2}}"),
+    ] {
+        assert_eq!(set(json, section, "b", &value, before), after, "{before}");
+    }
     assert_eq!(set(json, None, "b", &json!(2), "{\"a\": 1}\n"), "{\"a\": 1, \"b\": 2}\n");
     assert_eq!(set(json, None, "a", &json!(null), ""), "{\n  \"a\": null\n}\n");
     assert_eq!(
