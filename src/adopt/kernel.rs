@@ -8,10 +8,8 @@ use anyhow::Result;
 
 use super::action::{Action, Place};
 use super::literal;
-use super::product::as_user;
 use super::secret::Secrets;
-use super::side::Side;
-use super::trace::{Command, Trace};
+use super::trace::{Command, Trace, as_user};
 use crate::machine::clone::root_files::RootFiles;
 use crate::rehearse::LiveClone;
 
@@ -96,8 +94,13 @@ impl Kernel {
     }
 
     /// The calls that tell a kernel with these what the other one has been told. What they do not is found by the comparison.
-    pub(super) fn towards(&self, to: &Side, trace: &Trace, secrets: &Secrets) -> Vec<Action> {
-        let desired = &to.kernel;
+    pub(super) fn towards(
+        &self,
+        desired: &Self,
+        files: &RootFiles,
+        trace: &Trace,
+        secrets: &Secrets,
+    ) -> Vec<Action> {
         let mut actions = Vec::new();
         if self.hostname != desired.hostname {
             let name = literal::string(&desired.hostname);
@@ -121,16 +124,16 @@ impl Kernel {
             actions.push(Action::new(Place::Units, code).by(made));
         }
         for point in desired.mounts.keys().filter(|point| !self.mounts.contains_key(*point)) {
-            actions.extend(mounting(point, &to.files, trace, secrets));
+            actions.extend(mounting(point, files, trace, secrets));
         }
         if self.firewall != desired.firewall {
-            let conf = to.files.text("/etc/ufw/ufw.conf");
+            let conf = files.text("/etc/ufw/ufw.conf");
             if conf.lines().any(|line| line.trim() == "ENABLED=yes") {
                 const FILES: [&str; 3] = ["/etc/ufw/ufw.conf", "/etc/ufw/user.rules", "/etc/ufw/user6.rules"];
                 let code = "cmd::run([\"ufw\", \"--force\", \"enable\"], #{ unless: || cmd::read([\"ufw\", \"status\"]).starts_with(\"Status: active\"), undo: [[\"/lib/ufw/ufw-init\", \"stop\"]] });";
                 let made =
                     Action::new(Place::Units, code.to_owned()).by(trace.of_program(&["ufw"], "enable"));
-                actions.push(after_files(made, &FILES, &to.files, trace));
+                actions.push(after_files(made, &FILES, files, trace));
             } else {
                 actions.extend(trace.commands.iter().filter_map(|command| rule(command, secrets)));
             }
@@ -306,7 +309,6 @@ fn tables(said: &str) -> BTreeMap<String, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::adopt::live::Live;
 
     const SAVED: &str = "# Generated\n*filter\n:INPUT DROP [1:2]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:ufw-before - [0:0]\n:ufw-user - [0:0]\n\
         -A INPUT -j ufw-before\n-A INPUT -p tcp -m tcp --dport 22 -j ACCEPT\n-A ufw-before -j ufw-user\nCOMMIT\n";
@@ -372,8 +374,7 @@ mod tests {
         std::fs::write(directory.path().join("etc/fstab"), "tmpfs /mnt/a tmpfs size=1m 0 0\n").unwrap();
         let mounts = "3 1 0:3 / /mnt/a rw - tmpfs tmpfs rw\n4 1 0:3 / /mnt/b rw - tmpfs tmpfs rw\n5 1 0:3 / /mnt/c rw - tmpfs tmpfs rw\n";
         let after = kernel("two", mounts, "/proc/sys/net/ipv4/ip_forward:1\n", SAVED);
-        let live = Live { kernel: after, ..Live::default() };
-        let to = Side::of(RootFiles::new(directory.path(), None), live);
+        let files = RootFiles::new(directory.path(), None);
         let commands = [
             "hostnamectl set-hostname two",
             "mount -a",
@@ -386,7 +387,7 @@ mod tests {
         let traced = commands.iter().enumerate().map(entry).collect::<Vec<String>>().concat();
         let trace = Trace::read(&traced, "");
         let before = kernel("one", "", "/proc/sys/net/ipv4/ip_forward:0\n", "");
-        let actions = before.towards(&to, &trace, &Secrets::default());
+        let actions = before.towards(&after, &files, &trace, &Secrets::default());
         let codes: Vec<&str> = actions.iter().map(|action| action.code.as_str()).collect();
         assert_eq!(
             codes,
@@ -401,7 +402,7 @@ mod tests {
         );
         assert_eq!(actions[4].line, Some(5));
         // What is the same needs no call.
-        assert!(to.kernel.towards(&to, &trace, &Secrets::default()).is_empty());
+        assert!(after.towards(&after, &files, &trace, &Secrets::default()).is_empty());
     }
 
     #[test]
@@ -409,13 +410,13 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(directory.path().join("etc/ufw")).unwrap();
         std::fs::write(directory.path().join("etc/ufw/ufw.conf"), "# x\nENABLED=yes\n").unwrap();
-        let live = Live { kernel: kernel("", "", "", SAVED), ..Live::default() };
-        let to = Side::of(RootFiles::new(directory.path(), None), live);
+        let desired = kernel("", "", "", SAVED);
+        let files = RootFiles::new(directory.path(), None);
         let trace = Trace::read(
             "\u{1}5.0 0 1 /\u{2}ufw --force enable\n\u{1}6.0 0 3 /\u{2}iptables -A INPUT -j DROP\n",
             "",
         );
-        let actions = Kernel::default().towards(&to, &trace, &Secrets::default());
+        let actions = Kernel::default().towards(&desired, &files, &trace, &Secrets::default());
         assert_eq!(actions.len(), 1);
         assert!(actions[0].code.starts_with("cmd::run([\"ufw\", \"--force\", \"enable\"], #{ unless: ||"));
         assert!(actions[0].when > Some(6_000_000_000) && actions[0].line == Some(3), "{actions:?}");

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use super::database::Cluster;
 use super::kernel::Kernel;
-use super::server::OpenFiles;
+use super::open_files::OpenFiles;
 use super::unit;
 use crate::rehearse::LiveClone;
 

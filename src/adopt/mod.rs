@@ -14,6 +14,7 @@ mod kernel;
 mod literal;
 mod live;
 mod noise;
+mod open_files;
 mod output;
 mod package;
 mod product;
@@ -213,7 +214,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
     unexpressed.extend(unexpressed_databases);
     let units = unit::towards(&from.active, &after.active, &trace);
-    let kernel = from.kernel.towards(after, &trace, &secrets);
+    let kernel = from.kernel.towards(&after.kernel, &after.files, &trace, &secrets);
     let actions = answers
         .into_iter()
         .chain(packages)

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::checkout::Checkout;
 use super::literal;
-use super::trace::Command;
+use super::trace::{Command, as_user, name_of};
 
 /// Programs that install or build, and the arguments of which one must be there; none is any.
 const MAKERS: [(&str, &[&str]); 23] = [
@@ -109,56 +109,9 @@ pub(super) fn is_maker(command: &Command) -> bool {
     })
 }
 
-fn name_of(program: &str) -> &str {
-    program.rsplit('/').next().unwrap_or(program)
-}
-
 /// As whom a command runs.
 pub(super) fn user_of(command: &Command) -> String {
     as_user(command.words()).0.unwrap_or_else(|| "root".to_owned())
-}
-
-/// As whom a command runs, if it says so, and the command without that. Source: sudo(8), runuser(1), su(1).
-pub(super) fn as_user(words: Vec<String>) -> (Option<String>, Vec<String>) {
-    let program = words.first().map(|program| name_of(program).to_owned()).unwrap_or_default();
-    let mut user = None;
-    let mut at = 1;
-    match program.as_str() {
-        "sudo" | "runuser" => {
-            while let Some(word) = words.get(at).filter(|word| word.starts_with('-')) {
-                at += 1;
-                if word == "--" {
-                    break;
-                }
-                // Letters can stand together; the last one can have an argument.
-                if !word.starts_with("--") && word.ends_with('u') || word == "--user" {
-                    user = words.get(at).cloned();
-                    at += 1;
-                } else if let Some(name) = word.strip_prefix("--user=") {
-                    user = Some(name.to_owned());
-                }
-            }
-            // `runuser NAME -c` and `sudo NAME=value` are other forms.
-            match words.get(at) {
-                Some(next) if user.is_some() && !next.contains('=') && !next.starts_with('-') => {
-                    (user, words[at..].to_vec())
-                }
-                _ => (None, words),
-            }
-        }
-        "su" => {
-            let command =
-                words.iter().position(|word| word == "-c").and_then(|at| words.get(at + 1)).cloned();
-            let name = words[1..].iter().find(|word| !word.starts_with('-')).cloned();
-            match (name, command) {
-                (Some(name), Some(command)) if name != command => {
-                    (Some(name), vec!["bash".to_owned(), "-lc".to_owned(), command])
-                }
-                _ => (None, words),
-            }
-        }
-        _ => (None, words),
-    }
 }
 
 #[cfg(test)]

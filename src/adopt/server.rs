@@ -1,17 +1,13 @@
 //! The data of servers. A server writes it while it runs, so that its files are no files of a plan: copied under a running
 //! server, they destroy what is there.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
-
 use super::noise::is_noise;
-use super::product::as_user;
 use super::side::Side;
-use super::trace::{Command, Trace};
+use super::trace::{Command, Trace, as_user};
 use crate::machine::clone::root_files::SeenKind;
-use crate::rehearse::LiveClone;
 
 /// A server whose data is known.
 struct Known {
@@ -83,44 +79,6 @@ const KNOWN: &[Known] = &[
 
 const MARIADB: &str = "MariaDB or MySQL";
 
-/// The files that processes of a machine hold open for writing, each with the unit of one of them.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct OpenFiles(BTreeMap<PathBuf, Option<String>>);
-
-impl OpenFiles {
-    /// Those of a clone. The permissions of a link in `/proc/PID/fd` are those of the open file. Source: proc(5).
-    pub(super) fn of(clone: &LiveClone) -> Result<Self> {
-        const LIST: &str = "PATH=/usr/sbin:/usr/bin:/sbin:/bin\n\
-            find /proc/[0-9]*/fd -maxdepth 1 -perm -200 -lname '/*' -printf '%h %l\\n' 2>/dev/null\n\
-            grep -sH . /proc/[0-9]*/cgroup\nexit 0";
-        Ok(Self::read(&clone.printed(&["/bin/sh", "-c", LIST])?.unwrap_or_default()))
-    }
-
-    fn read(list: &str) -> Self {
-        let mut units: BTreeMap<&str, &str> = BTreeMap::new();
-        let mut files = Vec::new();
-        for line in list.lines().filter_map(|line| line.strip_prefix("/proc/")) {
-            if let Some((process, path)) = line.split_once("/fd ") {
-                files.push((process, path));
-            } else if let Some((process, group)) = line.split_once("/cgroup:")
-                && let Some(unit) = group.rsplit('/').find(|part| part.ends_with(".service"))
-            {
-                units.insert(process, unit);
-            }
-        }
-        let is_file = |path: &str| {
-            !path.ends_with(" (deleted)")
-                && !["/dev/", "/memfd:", "/proc/", "/sys/"].iter().any(|place| path.starts_with(place))
-        };
-        let files = files.into_iter().filter(|(_, path)| is_file(path));
-        Self(
-            files
-                .map(|(process, path)| (path.into(), units.get(process).map(|&unit| unit.to_owned())))
-                .collect(),
-        )
-    }
-}
-
 /// What one server keeps.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Data {
@@ -158,7 +116,7 @@ impl Servers {
                 }
             }
         }
-        for (path, unit) in &to.open.0 {
+        for (path, unit) in to.open.files() {
             let is_directory = is_directory(path);
             if !changed.contains(path) || is_noise(path, is_directory) || is_directory {
                 continue;
@@ -316,6 +274,7 @@ fn only_reads(arguments: &[String]) -> bool {
 mod tests {
     use super::*;
     use crate::adopt::live::Live;
+    use crate::adopt::open_files::OpenFiles;
     use crate::machine::clone::root_files::RootFiles;
 
     fn side(directory: &Path, open: OpenFiles) -> Side {
@@ -393,7 +352,7 @@ mod tests {
         let open = OpenFiles::read(
             "/proc/7/fd /var/lib/app/state\n/proc/7/fd /srv/app/app.db\n/proc/7/fd /dev/null\n/proc/7/fd /gone (deleted)\n/proc/7/cgroup:0::/system.slice/app.service\n",
         );
-        assert_eq!(open.0.len(), 2);
+        assert_eq!(open.files().len(), 2);
         let side = side(directory.path(), open);
         let trace = Trace::read("\u{1}1.0 0 2 /\u{2}sqlite3 /srv/app/app.db 'CREATE TABLE x (y)'\n", "");
         let servers = Servers::of(&changed, &side, &side, &trace);

@@ -11,8 +11,8 @@ use super::database::Cluster;
 use super::debconf::Answers;
 use super::kernel::Kernel;
 use super::live::Live;
+use super::open_files::OpenFiles;
 use super::package::Packages;
-use super::server::OpenFiles;
 use crate::machine::clone::root_files::{RootFiles, Seen, SeenKind};
 
 /// A machine, running or not.

@@ -4,8 +4,6 @@ use std::path::PathBuf;
 
 use regex::Regex;
 
-use super::product::as_user;
-
 /// Begins a command in the trace, once more for each subshell; it occurs in no text.
 const BEGIN: char = '\u{1}';
 /// Ends what is said about a command.
@@ -116,9 +114,7 @@ impl Trace {
         self.commands.iter().rfind(|command| {
             let words = as_user(command.words()).1;
             let mut words = words.iter().skip_while(|word| *word == "sudo");
-            let is_it = words
-                .next()
-                .is_some_and(|program| programs.contains(&program.rsplit('/').next().unwrap_or_default()));
+            let is_it = words.next().is_some_and(|program| programs.contains(&name_of(program)));
             is_it && (word.is_empty() || words.any(|named| named.split('=').next() == Some(word)))
         })
     }
@@ -227,6 +223,54 @@ fn command(entry: &str) -> Option<Command> {
     let (line, calls) = numbers.split_last()?;
     let line = calls.len().checked_sub(2).map_or(*line, |outermost| calls[outermost]);
     Some(Command { when, line, directory, text: text.trim_end_matches('\n').to_owned() })
+}
+
+/// The name of a program without its directory.
+pub(super) fn name_of(program: &str) -> &str {
+    program.rsplit('/').next().unwrap_or(program)
+}
+
+/// As whom a command runs, if it says so, and the command without that. Source: sudo(8), runuser(1), su(1).
+pub(super) fn as_user(words: Vec<String>) -> (Option<String>, Vec<String>) {
+    let program = words.first().map(|program| name_of(program).to_owned()).unwrap_or_default();
+    let mut user = None;
+    let mut at = 1;
+    match program.as_str() {
+        "sudo" | "runuser" => {
+            while let Some(word) = words.get(at).filter(|word| word.starts_with('-')) {
+                at += 1;
+                if word == "--" {
+                    break;
+                }
+                // Letters can stand together; the last one can have an argument.
+                if !word.starts_with("--") && word.ends_with('u') || word == "--user" {
+                    user = words.get(at).cloned();
+                    at += 1;
+                } else if let Some(name) = word.strip_prefix("--user=") {
+                    user = Some(name.to_owned());
+                }
+            }
+            // `runuser NAME -c` and `sudo NAME=value` are other forms.
+            match words.get(at) {
+                Some(next) if user.is_some() && !next.contains('=') && !next.starts_with('-') => {
+                    (user, words[at..].to_vec())
+                }
+                _ => (None, words),
+            }
+        }
+        "su" => {
+            let command =
+                words.iter().position(|word| word == "-c").and_then(|at| words.get(at + 1)).cloned();
+            let name = words[1..].iter().find(|word| !word.starts_with('-')).cloned();
+            match (name, command) {
+                (Some(name), Some(command)) if name != command => {
+                    (Some(name), vec!["bash".to_owned(), "-lc".to_owned(), command])
+                }
+                _ => (None, words),
+            }
+        }
+        _ => (None, words),
+    }
 }
 
 #[cfg(test)]
