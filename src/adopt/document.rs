@@ -147,11 +147,12 @@ mod tests {
                 "config::set(\"/etc/docker/daemon.json\", \"ratio\", 0.5, #{ section: \"own\" });",
             ]
         );
-        // On one line it was made as one value.
+        // On one line, as that is written.
         assert_eq!(
-            of(path, "{\"a\": 1}\n", "{\"a\": 1, \"b\": {\"c\":null}}\n"),
-            ["config::set(\"/etc/docker/daemon.json\", \"b\", #{ \"c\": () });"]
+            of(path, "{\"a\": 1}\n", "{\"a\": 1, \"b\": {\"c\": null}}\n"),
+            ["config::set(\"/etc/docker/daemon.json\", \"c\", (), #{ section: \"b\" });"]
         );
+        assert_eq!(edits(path, "{\"a\": 1}\n", "{\"a\": 1, \"b\": {\"c\":null}}\n"), None);
     }
 
     #[test]
