@@ -8,7 +8,6 @@ use std::ops::Range;
 use memchr::memmem;
 
 use super::super::lines::Lines;
-use super::values::backslash_at_end;
 use super::{
     Inclusion, Is, Key, KeyLine, Refusal, Sections, Syntax, behind_key, continued, ends_in_backslash,
     logical, one, skip_blank,
@@ -199,6 +198,18 @@ pub(super) fn sign_of(body: &[u8]) -> Option<(u8, bool)> {
     let is_plain = is_key && !key.iter().any(|byte| b"\"'<>{}()$&|;".contains(byte));
     // `http://…`, `a:b` and `::1` are values of something else.
     (is_plain && (sign == b'=' || follows)).then_some((sign, spaced))
+}
+
+/// Why a backslash at the end of a value cannot be written; `is_escaped` where a backslash escapes another.
+fn backslash_at_end(value: &[u8], is_escaped: bool) -> Option<Refusal> {
+    ends_in_backslash(value).then(|| {
+        let way = if is_escaped {
+            "write two backslashes for one, in a string of a script `\"\\\\\\\\\"`"
+        } else {
+            "leave the backslash at its end out"
+        };
+        Refusal::new("a backslash at its end continues it in the next line", way)
+    })
 }
 
 /// Where the quoted part ends that begins at `at`; none if it does not close.

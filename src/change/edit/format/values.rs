@@ -1,7 +1,7 @@
 //! What the programs of the formats that are data cannot read, or read as another value. `tests/it/formats.sh` asks them.
 
+use super::Refusal;
 use super::rules::behind_quotes;
-use super::{Refusal, ends_in_backslash};
 
 const NEVER_CLOSES: &str = "a quote in it never closes";
 const NO_ARGUMENT: &str = "it is empty, and this key needs an argument";
@@ -301,16 +301,4 @@ pub(super) fn not_of_php(_key: &str, value: &[u8]) -> Option<Refusal> {
         ));
     }
     bare.ends_with(b"$").then(|| Refusal::new("PHP reads a `$` at its end only in quotes", IN_QUOTES))
-}
-
-/// Why a backslash at the end of a value cannot be written; `is_escaped` where a backslash escapes another.
-pub(super) fn backslash_at_end(value: &[u8], is_escaped: bool) -> Option<Refusal> {
-    ends_in_backslash(value).then(|| {
-        let way = if is_escaped {
-            "write two backslashes for one, in a string of a script `\"\\\\\\\\\"`"
-        } else {
-            "leave the backslash at its end out"
-        };
-        Refusal::new("a backslash at its end continues it in the next line", way)
-    })
 }
