@@ -26,7 +26,7 @@ pub struct ChangeRecord {
     /// Its state.
     pub state: ChangeState,
     /// How its act failed, when it was last tried.
-    pub(super) failed: Option<String>,
+    pub failed: Option<String>,
     /// The record that said last that it was made or undone; 0 before the first.
     pub settled: u64,
     /// How many of its undo commands have ended well.

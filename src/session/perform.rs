@@ -294,8 +294,10 @@ impl Session {
                     self.world.doubt_durability();
                 }
                 // One that an earlier attempt began is judged by what was there before that.
-                let begun = Change::of_intent(&self.known(id)?.intent)?;
-                match begun.kind().position(&self.world) {
+                let known = self.known(id)?;
+                let is_tried_again = id <= self.newest_before || known.failed.is_some();
+                let begun = is_tried_again.then(|| Change::of_intent(&known.intent)).transpose()?;
+                match begun.as_ref().unwrap_or(change).kind().position(&self.world) {
                     Ok(Position::After) => {
                         let recorded = self.recorded_of(change)?;
                         self.world.doubt_durability();
