@@ -7,7 +7,7 @@ use std::path::Path;
 use super::action::{Action, Place};
 use super::literal;
 use super::secret::Secrets;
-use super::trace::{Command, Trace};
+use super::trace::{Command, Trace, name_of};
 use crate::machine::clone::root_files::RootFiles;
 
 /// A user, without its numbers: another machine may give others.
@@ -277,7 +277,7 @@ pub(super) fn maker<'trace>(name: &str, is_user: bool, trace: &'trace Trace) -> 
 /// The arguments of a command that makes a user, from the program on.
 fn making(command: &Command) -> Option<Vec<String>> {
     let words = command.words();
-    let at = words.iter().position(|word| MAKERS.contains(&word.rsplit('/').next().unwrap_or_default()))?;
+    let at = words.iter().position(|word| MAKERS.contains(&name_of(word)))?;
     words[..at].iter().all(|word| word == "sudo").then(|| words[at..].to_vec())
 }
 

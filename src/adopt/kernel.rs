@@ -1,5 +1,5 @@
-//! What the kernel of a machine has been told, and no file shows: the host name, mounts, network parameters and the rules of
-//! the firewall.
+//! The settings of a running kernel, which no file shows: the host name, mounts, network parameters and the rules of the
+//! firewall.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -9,11 +9,11 @@ use anyhow::Result;
 use super::action::{Action, Place};
 use super::literal;
 use super::secret::Secrets;
-use super::trace::{Command, Trace, as_user};
+use super::trace::{Command, Trace, as_user, name_of};
 use crate::machine::clone::root_files::RootFiles;
 use crate::rehearse::LiveClone;
 
-/// What a kernel has been told.
+/// The settings of a running kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Kernel {
     hostname: String,
@@ -31,7 +31,7 @@ const PART: &str = "\u{1}";
 impl Kernel {
     /// That of a clone.
     pub(super) fn of(clone: &LiveClone) -> Result<Self> {
-        // A tool that is not installed has told the kernel nothing.
+        // A tool that is not installed has set nothing.
         let ask = format!(
             "PATH=/usr/sbin:/usr/bin:/sbin:/bin\nuname -n\necho '{PART}'\ncat /proc/1/mountinfo\necho '{PART}'\n\
              grep -rsa . /proc/sys/net\necho '{PART}'\niptables-save 2>/dev/null\necho '{PART}'\n\
@@ -93,7 +93,7 @@ impl Kernel {
         names.into_iter().filter(|name| one.get(*name) != other.get(*name)).cloned().collect()
     }
 
-    /// The calls that tell a kernel with these what the other one has been told. What they do not is found by the comparison.
+    /// The calls that give a kernel with these settings the desired ones. What they do not give is found by the comparison.
     pub(super) fn towards(
         &self,
         desired: &Self,
@@ -157,7 +157,7 @@ fn mounting(point: &str, files: &RootFiles, trace: &Trace, secrets: &Secrets) ->
     }
     let command = command?;
     let words = as_user(command.words()).1;
-    let is_plain = words.first().is_some_and(|program| program.rsplit('/').next() == Some("mount"))
+    let is_plain = words.first().is_some_and(|program| name_of(program) == "mount")
         && secrets.within(&command.text).is_empty();
     let code = format!("cmd::run({}, {options});", literal::array(&words));
     is_plain.then(|| Action::new(Place::Units, code).by(Some(command)))
@@ -182,7 +182,7 @@ fn rule(command: &Command, secrets: &Secrets) -> Option<Action> {
     if words.first().is_some_and(|word| word == "sudo") {
         words.remove(0);
     }
-    let program = words.first()?.rsplit('/').next()?.to_owned();
+    let program = name_of(words.first()?).to_owned();
     if !["iptables", "ip6tables"].contains(&program.as_str()) || !secrets.within(&command.text).is_empty() {
         return None;
     }
@@ -216,8 +216,10 @@ fn rule(command: &Command, secrets: &Secrets) -> Option<Action> {
                 of_table("-S", &chain),
                 literal::string(&format!("-P {chain} {policy}"))
             );
-            let accept = [table.clone(), vec!["-P".to_owned(), chain.clone(), "ACCEPT".to_owned()]].concat();
-            (holds, literal::array(accept))
+            // There are two, and the other one was there. Source: iptables(8), "-P".
+            let other = if policy == "ACCEPT" { "DROP" } else { "ACCEPT" };
+            let restored = [table.clone(), vec!["-P".to_owned(), chain.clone(), other.to_owned()]].concat();
+            (holds, literal::array(restored))
         }
         _ => (same_rule("-C"), same_rule("-D")),
     };
@@ -318,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_kernel_was_told_is_read_and_what_comes_by_itself_is_not() {
+    fn settings_of_the_kernel_are_read_and_what_comes_by_itself_is_not() {
         let mounts = "1 0 0:1 / / rw - overlay overlay rw\n2 1 0:2 / /run/x rw - tmpfs tmpfs rw\n3 1 0:3 / /mnt/a\\040b rw,nosuid shared:1 - tmpfs none rw\n";
         let kernel = kernel(
             "one",
@@ -368,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_of_the_plan_is_told_the_same() {
+    fn the_kernel_of_the_plan_gets_the_same_settings() {
         let directory = tempfile::tempdir().unwrap();
         std::fs::create_dir(directory.path().join("etc")).unwrap();
         std::fs::write(directory.path().join("etc/fstab"), "tmpfs /mnt/a tmpfs size=1m 0 0\n").unwrap();
@@ -381,6 +383,7 @@ mod tests {
             "mount -t tmpfs tmpfs /mnt/b",
             "sysctl -p",
             "iptables -P INPUT DROP",
+            "iptables -P FORWARD ACCEPT",
             "iptables -I INPUT 1 -p tcp --dport 22 -j ACCEPT",
         ];
         let entry = |(at, text)| format!("\u{1}{at}.0 0 {} /\u{2}{text}\n", at + 1);
@@ -397,6 +400,7 @@ mod tests {
                 "cmd::run([\"mount\", \"/mnt/a\"], #{ unless: [\"mountpoint\", \"--quiet\", \"/mnt/a\"], undo: [[\"umount\", \"/mnt/a\"]] });",
                 "cmd::run([\"mount\", \"-t\", \"tmpfs\", \"tmpfs\", \"/mnt/b\"], #{ unless: [\"mountpoint\", \"--quiet\", \"/mnt/b\"], undo: [[\"umount\", \"/mnt/b\"]] });",
                 "cmd::run([\"iptables\", \"-P\", \"INPUT\", \"DROP\"], #{ unless: || cmd::read([\"iptables\", \"-S\", \"INPUT\"]).contains(\"-P INPUT DROP\"), undo: [[\"iptables\", \"-P\", \"INPUT\", \"ACCEPT\"]] });",
+                "cmd::run([\"iptables\", \"-P\", \"FORWARD\", \"ACCEPT\"], #{ unless: || cmd::read([\"iptables\", \"-S\", \"FORWARD\"]).contains(\"-P FORWARD ACCEPT\"), undo: [[\"iptables\", \"-P\", \"FORWARD\", \"DROP\"]] });",
                 "cmd::run([\"iptables\", \"-I\", \"INPUT\", \"1\", \"-p\", \"tcp\", \"--dport\", \"22\", \"-j\", \"ACCEPT\"], #{ unless: [\"iptables\", \"-C\", \"INPUT\", \"-p\", \"tcp\", \"--dport\", \"22\", \"-j\", \"ACCEPT\"], undo: [[\"iptables\", \"-D\", \"INPUT\", \"-p\", \"tcp\", \"--dport\", \"22\", \"-j\", \"ACCEPT\"]] });",
             ]
         );

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::noise::is_noise;
 use super::side::Side;
-use super::trace::{Command, Trace, as_user};
+use super::trace::{Command, Trace, as_user, name_of};
 use crate::machine::clone::root_files::SeenKind;
 
 /// A server whose data is known.
@@ -215,7 +215,7 @@ impl Data {
         let changes = |command: &&Command| {
             let words = plain(command);
             let Some((program, arguments)) = words.split_first() else { return false };
-            let program = program.rsplit('/').next().unwrap_or_default();
+            let program = name_of(program);
             let names_it = || arguments.iter().any(|word| word.contains(&*root));
             clients.contains(program) && !only_reads(arguments)
                 || WRITERS.contains(&program) && names_it()

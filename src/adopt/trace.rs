@@ -103,8 +103,7 @@ impl Trace {
         self.commands.iter().find(|command| {
             let words = command.words();
             let is_named = || words.iter().any(|named| named.split([',', ':']).any(|part| part == word));
-            words.iter().any(|named| programs.contains(&named.rsplit('/').next().unwrap_or_default()))
-                && is_named()
+            words.iter().any(|named| programs.contains(&name_of(named))) && is_named()
         })
     }
 

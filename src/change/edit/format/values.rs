@@ -238,7 +238,7 @@ pub(super) fn not_of_postfix(_key: &str, value: &[u8]) -> Option<Refusal> {
     None
 }
 
-/// What is neither quoted nor a variable, in which a quoted part is one that is no number; none if one never closes.
+/// What is outside of quotes and variables, with a `"` in the place of each of these; none if one never closes.
 fn bare_of_php(value: &[u8]) -> Option<Vec<u8>> {
     let (mut at, mut bare) = (0, Vec::new());
     while at < value.len() {
