@@ -66,8 +66,9 @@ impl Towards<'_> {
         let gone: BTreeSet<&Path> =
             seen.iter().filter(|(_, (_, after))| after.is_none()).map(|(path, _)| *path).collect();
         let products = self.products(&seen);
-        let is_made_again =
-            |path: &Path, seen: &Seen| products.iter().any(|product| product.makes(path, self.running(seen)));
+        let is_made_again = |path: &Path, seen: &Seen| {
+            products.iter().any(|product| product.makes(path, self.running(path, seen)))
+        };
         let new: BTreeMap<PathBuf, Seen> = seen
             .iter()
             .filter(|(_, (before, _))| before.is_none())
@@ -144,13 +145,9 @@ impl Towards<'_> {
         let mut products: Vec<Product<'_>> = Vec::new();
         for (path, (before, after)) in seen {
             let (None, Some(after)) = (before, after) else { continue };
-            let Some(command) = self.running(after).filter(|command| product::is_maker(command)) else {
+            let Some(command) = self.running(path, after).filter(|command| product::is_maker(command)) else {
                 continue;
             };
-            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            if self.stamp(after).is_some_and(|stamp| self.trace.is_written_next(stamp, &name)) {
-                continue;
-            }
             if product::is_git(command) {
                 // The outermost: what is below it are its submodules.
                 let is_new = |above: &&Path| {
@@ -260,7 +257,7 @@ impl Towards<'_> {
 
     /// The first command of these programs that names the path, or its last part.
     fn naming(&self, programs: &[&str], path: &Path) -> Option<&Command> {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = name_in(path);
         let named = self.trace.naming(programs, &path.to_string_lossy());
         named
             .or_else(|| self.trace.naming(programs, &name))
@@ -571,14 +568,19 @@ impl Towards<'_> {
     }
 
     /// The command that had begun when something was made, whatever it names: what reads a list is not what wrote it.
-    fn running(&self, seen: &Seen) -> Option<&Command> {
-        self.trace.at(self.stamp(seen)?, "")
+    fn running(&self, path: &Path, seen: &Seen) -> Option<&Command> {
+        let stamp = self.stamp(seen)?;
+        self.trace.written_next(stamp, &name_in(path)).or_else(|| self.trace.at(stamp, ""))
     }
 
     fn maker(&self, path: &Path, seen: &Seen) -> Option<&Command> {
-        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        self.trace.at(self.stamp(seen)?, &name)
+        self.trace.at(self.stamp(seen)?, &name_in(path))
     }
+}
+
+/// The last part of a path.
+fn name_in(path: &Path) -> String {
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }
 
 /// Puts actions after the command that made an account, if there is one.

@@ -10,8 +10,10 @@ const BEGIN: char = '\u{1}';
 const END: char = '\u{2}';
 /// The clock by which files are stamped ticks this often, in nanoseconds: a stamp is at most so much too early.
 const TICK: i128 = 5_000_000;
-/// On a busy machine a tick can be so late, in nanoseconds.
-const LATEST: i128 = 100_000_000;
+/// A tick can be so late, in nanoseconds: the processor that keeps the time of a busy virtual machine may not run.
+const LATEST: i128 = 1_000_000_000;
+/// Programs that make all that they name, and those that make the last of it.
+const CREATORS: ([&str; 3], [&str; 4]) = (["mkdir", "tee", "touch"], ["cp", "install", "ln", "mv"]);
 
 /// What the shell of the script reads first, so that it writes a trace to the file: the time, the lines of the calls, the
 /// line and the directory of each command. Source: bash(1), `BASH_ENV`, `BASH_XTRACEFD`; root's `PS4` is not inherited.
@@ -85,11 +87,42 @@ impl Trace {
         near.iter().rev().find(names).or_else(|| running().filter(names)).or_else(later).or_else(running)
     }
 
-    /// Whether a command that began up to a tick after this instant writes to this name: its stamp can be so early.
-    pub(super) fn is_written_next(&self, when: i128, name: &str) -> bool {
+    /// The command that made or wrote what has this name although it began after this instant: a stamp can be so early.
+    pub(super) fn written_next(&self, when: i128, name: &str) -> Option<&Command> {
         let begin = self.commands.partition_point(|command| command.when <= when);
-        let end = self.commands.partition_point(|command| command.when <= when + TICK);
-        self.commands[begin..end].iter().any(|command| self.is_redirected_to(command, name))
+        let end = self.commands.partition_point(|command| command.when <= when + LATEST);
+        let creates = |command: &&Command| {
+            let words = as_user(command.words()).1;
+            let Some((program, arguments)) = words.split_first() else { return false };
+            let made = match name_of(program) {
+                program if CREATORS.0.contains(&program) => arguments,
+                program if CREATORS.1.contains(&program) => &arguments[arguments.len().saturating_sub(1)..],
+                _ => &[],
+            };
+            made.iter().any(|word| name_of(word) == name)
+        };
+        let writes = |command: &&Command| self.outputs(command).any(|output| name_of(&output) == name);
+        self.commands[begin..end].iter().find(|command| writes(command) || creates(command))
+    }
+
+    /// Where the line of a command has output written to; a variable is what the script last assigned to it.
+    fn outputs(&self, command: &Command) -> impl Iterator<Item = String> {
+        let line = self.source.get(command.line.wrapping_sub(1)).map_or("", String::as_str);
+        line.split('>').skip(1).filter_map(move |output| {
+            let output =
+                output.trim_start_matches(['|', ' ']).split([' ', ';', ')', '&', '|', '<']).next()?;
+            let output = output.trim_matches(['"', '\'']);
+            let Some((directory, variable)) = output.rsplit_once('$') else { return Some(output.to_owned()) };
+            let variable = variable.trim_start_matches('{').trim_end_matches('}');
+            let assigns = |assignment: &Command| {
+                let assigned = assignment.text.strip_prefix("local ").unwrap_or(&assignment.text);
+                let (name, value) = assigned.split_once('=')?;
+                (name == variable).then(|| value.trim_matches('\'').to_owned())
+            };
+            let before = self.commands.partition_point(|other| other.when <= command.when);
+            let value = self.commands[..before].iter().rev().find_map(assigns);
+            Some(value.map_or_else(|| output.to_owned(), |value| format!("{directory}{value}")))
+        })
     }
 
     /// Whether the line of a command has its output written to this name.
@@ -302,22 +335,38 @@ mod tests {
         assert_eq!(line(100_000_000_000, "motd"), Some(2));
         assert_eq!(line(100_500_000_000, "other"), Some(2));
         assert_eq!(line(105_000_000_000, ""), Some(3));
-        // A stamp of a tick that came late: line 2 began 93 ms after it.
-        assert_eq!(line(99_910_000_000, "motd"), Some(2));
-        assert_eq!(line(99_800_000_000, "motd"), None);
+        // A stamp of a tick that came late: line 2 began 603 ms after it.
+        assert_eq!(line(99_400_000_000, "motd"), Some(2));
+        assert_eq!(line(98_800_000_000, "motd"), None);
         assert_eq!(line(99_000_000_000, ""), None);
     }
 
     #[test]
     fn a_stamp_before_a_command_that_writes_to_the_file_may_be_its_own() {
         let trace = trace(
-            &[("100.000000 0 1 /", "npm install -g x"), ("101.003000 0 2 /", "echo x")],
-            "npm install -g x\necho x > /etc/shelf\n",
+            &[
+                ("100.000000 0 1 /", "npm install -g x"),
+                ("102.001000 0 2 /", "FILE=/etc/crate"),
+                ("102.003000 0 3 /", "echo x"),
+                ("102.004000 0 4 /", "mkdir -p /srv/pages"),
+                ("102.005000 0 5 /", "chmod 755 /usr/local/bin/x"),
+                ("102.006000 0 6 /", "echo x"),
+                ("102.007000 0 7 /", "cp -r node_modules /srv/copy"),
+            ],
+            "npm install -g x\nFILE=/etc/crate\necho x > /etc/shelf 2>&1\nmkdir -p /srv/pages\nchmod 755 /usr/local/bin/x\n\
+             echo x >>\"$FILE\"\ncp -r node_modules /srv/copy\n",
         );
-        assert!(trace.is_written_next(101_000_000_000, "shelf"));
-        assert!(
-            !trace.is_written_next(100_900_000_000, "shelf") && !trace.is_written_next(101_000_000_000, "x")
-        );
+        let line = |when, name| trace.written_next(when, name).map(|command| command.line);
+        for (name, its) in [("shelf", 3), ("pages", 4), ("crate", 6), ("copy", 7)] {
+            assert_eq!(line(102_000_000_000, name), Some(its), "{name}");
+            // As late as a tick was on a busy machine.
+            assert_eq!(line(101_700_000_000, name), Some(its), "{name}");
+            assert_eq!(line(100_900_000_000, name), None, "{name}");
+        }
+        // What changes its mode or copies it has not made it; `1` is no file.
+        for name in ["x", "node_modules", "1"] {
+            assert_eq!(line(102_000_000_000, name), None, "{name}");
+        }
     }
 
     #[test]

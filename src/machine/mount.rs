@@ -29,6 +29,8 @@ const MOUNTS: &str = "/proc/thread-self/mountinfo";
 pub struct Mounted {
     /// The kernel's number of it.
     pub number: u64,
+    /// The numbers of its file system.
+    pub device: String,
     /// Where it is mounted.
     pub path: PathBuf,
     /// What kind it is: `ext4`, `tmpfs`.
@@ -242,6 +244,7 @@ fn parse(text: &[u8]) -> Vec<Mounted> {
             let options = fields.get(5)?;
             Some(Mounted {
                 number: std::str::from_utf8(fields.first()?).ok()?.parse().ok()?,
+                device: String::from_utf8_lossy(fields.get(2)?).into_owned(),
                 path: PathBuf::from(OsString::from_vec(unescape(path))),
                 file_system: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
                 mapped: has(options, b"idmapped"),
@@ -396,14 +399,16 @@ mod tests {
     fn the_kernels_list_of_mounts_is_read_with_spaces_in_names() {
         let text = b"27 1 254:0 / / rw,relatime - ext4 /dev/vda rw\n\
                      40 27 8:1 / /mnt/my\\040disk rw,idmapped shared:1 master:2 - xfs /dev/sda1 rw\n\n";
-        let mount = |number, path: &str, kind: &str, mapped| Mounted {
+        let mount = |number, device: &str, path: &str, kind: &str, mapped| Mounted {
             number,
+            device: device.into(),
             path: path.into(),
             file_system: kind.into(),
             mapped,
             ..Mounted::default()
         };
-        assert_eq!(parse(text), [mount(27, "/", "ext4", false), mount(40, "/mnt/my disk", "xfs", true)]);
+        let root = mount(27, "254:0", "/", "ext4", false);
+        assert_eq!(parse(text), [root, mount(40, "8:1", "/mnt/my disk", "xfs", true)]);
         let limited =
             parse(b"9 1 0:4 / /a ro,nosuid,noexec - tmpfs none rw\n9 1 0:4 / /b rw - tmpfs none ro\n");
         assert!(limited[0].read_only && limited[0].no_suid && limited[0].no_exec);

@@ -684,3 +684,25 @@ fn a_command_that_mounts_for_itself_alone_is_refused() {
     place.run("plan.rhai").ends(0);
     assert!(place.exists("m/at"));
 }
+
+#[test]
+#[ignore = "needs root"]
+fn what_the_machine_mounts_meanwhile_is_not_the_commands_doing() {
+    let marks = format!("/run/kkrun-test-mounting-{}", std::process::id());
+    let place = captured(&format!(
+        "touch {marks}/up; until test -e {marks}/go; do sleep 0.01; done; echo 1 > @/m/made"
+    ));
+    let script = "set -eu; cd @/plan; mkdir $M @/old @/new; mount -t tmpfs none @/old
+        $K plan.rhai & until test -e $M/up; do sleep 0.01; done
+        mount -t tmpfs none @/new; umount @/old; touch $M/go; wait $!; rm -r $M";
+    let script = script.replace('@', &place.root());
+    let kkrun =
+        format!("{} --state-dir {}/state --non-interactive", env!("CARGO_BIN_EXE_kkrun"), place.root());
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "shared", "bash", "-ec", &script])
+        .envs([("K", &kkrun), ("M", &marks)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(place.exists("m/made"));
+}

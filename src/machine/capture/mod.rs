@@ -94,15 +94,19 @@ impl Capture {
     /// Names a mount. When the list of mounts cannot be read.
     pub fn refuse_own_mounts(&self, label: &str) -> Result<()> {
         let Some(mounts) = &self.mounts else { return Ok(()) };
-        let now = mounts.among(mount::mounted).context("cannot read the mounts of a captured command")??;
-        let differs = |some: &[Mounted], others: &[Mounted]| {
-            let is_other = |mount: &&Mounted| !others.iter().any(|other| other.number == mount.number);
-            some.iter().find(is_other).map(|mount| mount.path.clone())
-        };
-        let (path, did) = match (differs(&now, &self.mounted), differs(&self.mounted, &now)) {
-            (Some(path), _) => (path, "mounted a file system at"),
-            (None, Some(path)) => (path, "unmounted"),
-            (None, None) => return Ok(()),
+        let mut last = None;
+        let (did, path) = loop {
+            let now =
+                mounts.among(mount::mounted).context("cannot read the mounts of a captured command")??;
+            if self.mounted.iter().map(|mount| mount.number).eq(now.iter().map(|mount| mount.number)) {
+                return Ok(());
+            }
+            let Some(own) = own_mount(&self.mounted, &now, &mount::mounted()?) else { return Ok(()) };
+            // What the machine mounted and unmounted between the two lists is not there the next time.
+            if last.as_ref() == Some(&own) {
+                break own;
+            }
+            last = Some(own);
         };
         Err(Failure::new(format!(
             "cannot apply what `{label}` changed: it {did} `{}`, and a captured command does so for itself alone",
@@ -135,5 +139,52 @@ impl Capture {
             .iter()
             .map(|layer| difference::of(layer, self.scratch.began(), &self.opened, is_taken));
         Ok(differences.collect::<Result<Vec<_>>>()?.into_iter().flatten().collect())
+    }
+}
+
+/// A mount that a command made or took away among its own: what the machine mounts and unmounts meanwhile, the command
+/// sees, too.
+fn own_mount(before: &[Mounted], now: &[Mounted], machine: &[Mounted]) -> Option<(&'static str, PathBuf)> {
+    let is_among = |mount: &Mounted, some: &[Mounted]| some.iter().any(|other| other.number == mount.number);
+    let is_the_machines = |mount: &&Mounted| {
+        machine.iter().any(|other| (&other.path, &other.device) == (&mount.path, &mount.device))
+    };
+    let made = now.iter().find(|mount| !is_among(mount, before) && !is_the_machines(mount));
+    let taken = || {
+        let is_again = |path: &Path| now.iter().any(|mount| mount.path == path && !is_among(mount, before));
+        let gone = before.iter().filter(|mount| !is_among(mount, now) && !is_again(&mount.path));
+        gone.into_iter().find(|mount| machine.iter().any(|other| other.path == mount.path))
+    };
+    let made = made.map(|mount| ("mounted a file system at", mount));
+    made.or_else(|| taken().map(|mount| ("unmounted", mount))).map(|(did, mount)| (did, mount.path.clone()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_machine_mounts_or_unmounts_is_not_the_commands_doing() {
+        let mount = |number, path: &str, device: &str| Mounted {
+            number,
+            path: path.into(),
+            device: device.into(),
+            ..Mounted::default()
+        };
+        let before = [mount(10, "/", "0:50"), mount(11, "/home", "8:2"), mount(12, "/home", "0:51")];
+        let machine = [mount(1, "/", "8:1"), mount(2, "/home", "8:2")];
+        let with = |mounts: &[Mounted], more: Mounted| [mounts, &[more]].concat();
+        let own = |now: &[Mounted], machine: &[Mounted]| {
+            own_mount(&before, now, machine).map(|(did, path)| format!("{did} {}", path.display()))
+        };
+        assert_eq!(own(&before, &machine), None);
+        let plugged = with(&machine, mount(3, "/media/stick", "8:17"));
+        assert_eq!(own(&with(&before, mount(13, "/media/stick", "8:17")), &plugged), None);
+        assert_eq!(own(&before[..1], &machine[..1]), None, "/home was unmounted on the machine");
+        let memory = mount(13, "/media/stick", "0:60");
+        assert_eq!(own(&with(&before, memory), &plugged).unwrap(), "mounted a file system at /media/stick");
+        assert_eq!(own(&before[..2], &machine).unwrap(), "unmounted /home");
+        let again = [mount(1, "/", "8:1"), mount(3, "/home", "8:3")];
+        assert_eq!(own(&with(&before[..1], mount(13, "/home", "8:3")), &again), None);
     }
 }
