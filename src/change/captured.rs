@@ -214,6 +214,17 @@ impl CapturedChange {
     }
 
     /// Refuses to speak of what is on a file system that is not mounted: nothing there is as before, or gone.
+    ///
+    /// # Errors
+    /// `missing`, with the command that mounts it. When the manifests are not in the backups.
+    pub fn refuse_unmounted(&self, world: &World) -> Result<()> {
+        if self.inverse.mounted_at.is_empty() {
+            Ok(())
+        } else {
+            self.refuse_unmounted_parts(&self.parts(world)?)
+        }
+    }
+
     fn refuse_unmounted_parts(&self, parts: &[Part]) -> Result<()> {
         for mount in &self.inverse.mounted_at {
             let parts = parts.iter().filter(|part| part.root.starts_with(mount.as_path()));
@@ -384,6 +395,11 @@ fn removed<'a>(now: &'a Manifest, goal: &'a Manifest) -> impl Iterator<Item = &'
     now.entries().filter(is_removed).map(|(name, _)| name)
 }
 
+/// The directories above a name in a manifest, the root left out.
+fn above(name: &PathText) -> impl Iterator<Item = &Path> {
+    name.as_path().ancestors().skip(1).filter(|above| !above.as_os_str().is_empty())
+}
+
 impl Part {
     pub(super) fn new(root: PathBuf, before: Manifest, after: Manifest) -> Self {
         let changed = crate::machine::capture::changed(&before, &after);
@@ -394,15 +410,29 @@ impl Part {
         self.changed.iter().map(|name| entry_path(&self.root, name.as_path()))
     }
 
+    /// The same without what it made of these paths. Of a directory that stays one, what is in it is a path of its own; all
+    /// else is left with what is below it, and needs the directories above it.
     fn without(&self, paths: &[PathBuf]) -> Self {
+        let is_directory =
+            |side: &Manifest, name: &Path| matches!(side.get(name), Some(FileState::Directory { .. }));
+        let stays_one = |name: &Path| is_directory(&self.before, name) && is_directory(&self.after, name);
         let is_left = |name: &PathText| {
             let path = entry_path(&self.root, name.as_path());
-            paths.iter().any(|left| path.starts_with(left))
+            paths.iter().any(|left| path == *left)
+                || above(name)
+                    .any(|above| paths.contains(&entry_path(&self.root, above)) && !stays_one(above))
         };
         let mut after = self.after.clone();
         after.retain(|name| !is_left(name));
         for (name, state) in self.before.entries().filter(|(name, _)| is_left(name)) {
             after.insert(name.as_path(), state.clone());
+            for above in above(name) {
+                if let Some(state) = self.before.get(above)
+                    && !is_directory(&after, above)
+                {
+                    after.insert(above, state.clone());
+                }
+            }
         }
         Self::new(self.root.clone(), self.before.clone(), after)
     }
@@ -418,8 +448,7 @@ impl Part {
         if let Some(own) = self.changed.get(name) {
             return Some(own);
         }
-        let above = name.as_path().ancestors().skip(1).filter(|above| !above.as_os_str().is_empty());
-        let mut above = above.filter_map(|above| self.changed.get(&PathText::new(above)));
+        let mut above = above(name).filter_map(|above| self.changed.get(&PathText::new(above)));
         above.find(|above| !matches!(self.after.get(above.as_path()), Some(FileState::Directory { .. })))
     }
 
@@ -568,7 +597,7 @@ impl Part {
         }
         // What stays needs the directories above it.
         for name in kept.iter().filter(|name| now.get(name.as_path()).is_some()) {
-            for above in name.as_path().ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
+            for above in above(name) {
                 if let Some(present @ FileState::Directory { .. }) = now.get(above)
                     && !matches!(goal.get(above), Some(FileState::Directory { .. }))
                 {

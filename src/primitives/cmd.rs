@@ -324,6 +324,9 @@ impl Run<'_> {
         self.check_options()?;
         let product = self.options.creates.as_deref().map(absolute).transpose()?;
         self.host.seen().asks_for(|| self.target(product.as_deref()));
+        if self.is_recorded() {
+            self.host.seen().refuse_unmounted_paths(&self.target(product.as_deref()))?;
+        }
         if self.holds(product.as_deref())? {
             return Ok(self.nothing_run());
         }

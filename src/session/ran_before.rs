@@ -65,6 +65,21 @@ impl Session {
         }))
     }
 
+    /// Refuses to run a command again while a file system is not mounted on which it changed something: it would write to
+    /// what is below.
+    ///
+    /// # Errors
+    /// `missing`, with the command that mounts it.
+    pub fn refuse_unmounted_paths(&self, target: &Target) -> Result<()> {
+        let live = self.history.live().at(target);
+        for known in live.iter().filter_map(|id| self.history.change(*id)) {
+            if let Ok(Change::Captured(change)) = Change::of_intent(&known.intent) {
+                change.refuse_unmounted(&self.world)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The command that ran before is not run again: the next equal one is another.
     pub fn pass(&self, ran: &RanBefore) {
         self.passed.borrow_mut().insert(ran.id);

@@ -1,12 +1,12 @@
 //! Captured commands: what they change is applied at once or not at all, shown before, and undone byte for byte.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Place, until};
+use crate::support::{Place, Ran, until};
 
 /// A plan of one captured command, run by bash.
 fn plan(script: &str, options: &str) -> String {
@@ -361,28 +361,33 @@ fn a_conflict_before_a_rollback_is_one_of_that_path_alone() {
     );
 }
 
+/// Runs the plan of this place, whose captured command ends with [`WAIT`], and acts once the command has come there.
+fn meanwhile(place: &Place, policy: &str, act: impl FnOnce()) -> Ran {
+    let marks = tempfile::tempdir_in("/run").unwrap();
+    let [up, go] = ["up", "go"].map(|name| marks.path().join(name));
+    let wait = format!("touch {}; until test -e {}; do sleep 0.01; done", up.display(), go.display());
+    place.edit("plan/plan.rhai", WAIT, &wait);
+    let started = place.start(&format!("plan.rhai --on-conflict {policy}"));
+    until("the command is at work", || up.exists());
+    act();
+    fs::write(&go, "").unwrap();
+    let ran = started.end();
+    place.edit("plan/plan.rhai", &wait, WAIT);
+    ran
+}
+
+const WAIT: &str = "WAIT";
+
 #[test]
 #[ignore = "needs root"]
 fn what_is_modified_while_the_command_runs_is_a_conflict_of_that_path_alone() {
-    let script = "echo new > @/m/one; echo new > @/m/two; touch @/mark; until test -e /run/kkrun-go-@PID; do sleep 0.01; done";
-    let go = PathBuf::from(format!("/run/kkrun-go-{}", std::process::id()));
     for (policy, status, one, two) in
         [("keep", 0, "theirs\n", "new\n"), ("overwrite", 0, "new\n", "new\n"), ("ask", 78, "theirs\n", "2\n")]
     {
-        let place = captured(
-            &script
-                .replace("@PID", &std::process::id().to_string())
-                .replace("touch @/mark; ", "touch /run/kkrun-up; "),
-        );
+        let place = captured("echo new > @/m/one; echo new > @/m/two; WAIT");
         place.write("m/one", "1\n");
         place.write("m/two", "2\n");
-        let _ = fs::remove_file("/run/kkrun-up");
-        let started = place.start(&format!("plan.rhai --on-conflict {policy}"));
-        until("the command is at work", || Path::new("/run/kkrun-up").exists());
-        place.write("m/one", "theirs\n");
-        fs::write(&go, "").unwrap();
-        let ran = started.end();
-        fs::remove_file(&go).unwrap();
+        let ran = meanwhile(&place, policy, || place.write("m/one", "theirs\n"));
         ran.ends(status).says("modified while `it` ran");
         assert_eq!((place.read("m/one").as_str(), place.read("m/two").as_str()), (one, two), "{policy}");
         if status == 0 {
@@ -394,7 +399,80 @@ fn what_is_modified_while_the_command_runs_is_a_conflict_of_that_path_alone() {
             );
         }
     }
-    fs::remove_file("/run/kkrun-up").unwrap();
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_kept_keeps_the_directories_that_it_needs() {
+    for script in ["rm -r dir; mkdir dir; WAIT", "rm -r dir; WAIT", "rm -r dir; echo new > dir; WAIT"] {
+        let place = captured(&format!("cd @/m; echo new > beside; {script}"));
+        place.write("m/dir/old", "old\n");
+        meanwhile(&place, "keep", || place.write("m/dir/sub/theirs", "theirs\n")).ends(0);
+        assert_eq!(place.read("m/dir/sub/theirs"), "theirs\n", "{script}");
+        assert!(place.exists("m/beside") && !place.exists("m/dir/old"), "{script}");
+        place.run("rollback").ends(0);
+        assert_eq!(
+            (place.read("m/dir/sub/theirs").as_str(), place.read("m/dir/old").as_str()),
+            ("theirs\n", "old\n")
+        );
+        assert!(!place.exists("m/beside"));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn access_that_is_changed_while_the_command_runs_is_a_conflict() {
+    let mode = |place: &Place, name: &str| fs::metadata(place.path(name)).unwrap().mode() & 0o7777;
+    for (policy, status, expected) in [("ask", 78, 0o700), ("keep", 0, 0o700), ("overwrite", 0, 0o755)] {
+        let place = captured("echo new > @/m/dir/new; WAIT");
+        place.write("m/dir/old", "old\n");
+        let closed = || fs::set_permissions(place.path("m/dir"), Permissions::from_mode(0o700)).unwrap();
+        meanwhile(&place, policy, closed).ends(status).says("m/dir: modified while `it` ran");
+        assert_eq!(mode(&place, "m/dir"), expected, "{policy}");
+        assert_eq!(place.exists("m/dir/new"), status == 0, "{policy}");
+        if status == 0 {
+            place.run("rollback").ends(0);
+            assert_eq!((mode(&place, "m/dir"), place.exists("m/dir/new")), (0o700, false), "{policy}");
+        }
+    }
+    // What is only added to a directory whose access the command leaves is no conflict.
+    let place = captured("echo new > @/m/dir/new; WAIT");
+    place.write("m/dir/old", "old\n");
+    meanwhile(&place, "ask", || place.write("m/dir/theirs", "theirs\n")).ends(0);
+    place.run("rollback").ends(0);
+    assert!(place.exists("m/dir/theirs") && !place.exists("m/dir/new"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_removed_while_the_command_runs_is_a_conflict() {
+    for (name, gone) in [("both", "both"), ("dir/both", "dir")] {
+        for (policy, status) in [("ask", 78), ("keep", 0), ("overwrite", 0)] {
+            let place = captured(&format!("echo mine >> @/m/{name}; echo new > @/m/beside; WAIT"));
+            place.write(&format!("m/{name}"), "theirs\n");
+            let remove = || {
+                let path = place.path(&format!("m/{gone}"));
+                if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) }.unwrap();
+            };
+            meanwhile(&place, policy, remove)
+                .ends(status)
+                .says(&format!("m/{gone}: modified while `it` ran"));
+            assert_eq!(place.exists(&format!("m/{name}")), policy == "overwrite", "{gone} {policy}");
+            assert_eq!(place.exists("m/beside"), status == 0, "{gone} {policy}");
+            if status == 0 {
+                place.run("rollback").ends(0);
+                assert!(!place.exists(&format!("m/{gone}")) && !place.exists("m/beside"));
+            }
+        }
+    }
+    // What the command itself renamed was removed by no one else.
+    let place = captured("cd @/m; mv old new; mkdir more; mv inner/old more/new; echo more >> new");
+    place.write("m/old", "old\n");
+    place.write("m/inner/old", "old\n");
+    place.run("plan.rhai").ends(0);
+    assert_eq!((place.read("m/new").as_str(), place.read("m/more/new").as_str()), ("old\nmore\n", "old\n"));
+    place.run("rollback").ends(0);
+    assert!(place.exists("m/old") && place.exists("m/inner/old") && !place.exists("m/new"));
 }
 
 #[test]
@@ -661,6 +739,7 @@ fn nothing_is_undone_of_a_file_system_that_is_not_mounted() {
         $K plan.rhai; umount @/m/disk
         ! $K --yes rollback 2> @/m/said; grep -q 'run `mount @/m/disk`' @/m/said; test -z \"$(ls @/m/disk)\"
         ! $K plan.rhai --verify
+        ! $K plan.rhai --repair 2> @/m/said; grep -q 'run `mount @/m/disk`' @/m/said; test -z \"$(ls @/m/disk)\"
         mount -o loop @/m/image @/m/disk; $K plan.rhai --verify; $K --yes rollback
         test \"$(cat @/m/disk/mine)\" = mine; ! test -e @/m/disk/made; ! test -e @/m/disk/sub/touched";
     let script = script.replace('@', &place.root());

@@ -36,6 +36,8 @@ pub struct Difference {
 
 /// The mark of a directory below which nothing of the lower side is seen. Source: overlayfs.rst.
 const OPAQUE: &str = "overlay.opaque";
+/// The file handle of what was copied from the lower side. Source: overlayfs.rst; fs/overlayfs/overlayfs.h, `ovl_fb`.
+const ORIGIN: &str = "overlay.origin";
 /// The flags of an immutable or append-only file. Source: fs/overlayfs/overlayfs.h.
 const PROTECTED: &str = "overlay.protattr";
 
@@ -47,9 +49,10 @@ pub(super) fn of(
     opened: &Arc<OwnedFd>,
     is_left_out: NotTaken<'_>,
 ) -> Result<Option<Difference>> {
-    let mut left = Left { layer, is_left_out, after: Manifest::default(), whole: BTreeSet::new() };
+    let (after, whole, is_of_lower) = (Manifest::default(), BTreeSet::new(), BTreeMap::new());
+    let mut left = Left { layer, is_left_out, after, whole, is_of_lower };
     left.read()?;
-    let Left { mut after, whole, .. } = left;
+    let Left { mut after, whole, is_of_lower, .. } = left;
     if !is_mounted(layer)? {
         if whole.is_empty() && after.below().next().is_none() {
             return Ok(None);
@@ -84,11 +87,22 @@ pub(super) fn of(
     let kept = kept(&before, &after, &changed);
     before.retain(|path| kept.contains(path));
     after.retain(|path| kept.contains(path));
-    let is_later = |path: &&PathText| {
-        let is_directory = matches!(before.get(path.as_path()), Some(FileState::Directory { .. }));
-        !is_directory && found.changed.get(*path).is_some_and(|at| *at > began)
+    let is_modified = |path: &&PathText| {
+        let is_directory =
+            |side: &Manifest| matches!(side.get(path.as_path()), Some(FileState::Directory { .. }));
+        match found.changed.get(*path) {
+            // What comes and goes in a directory changes it, too: that of one that goes counts by itself.
+            Some(_) if is_directory(&before) && !is_directory(&after) => false,
+            Some(at) => *at > began,
+            None => is_of_lower.get(*path).is_some_and(|origin| match origin {
+                // No directory is renamed in an overlay without redirection.
+                _ if is_directory(&after) => true,
+                Some(inode) => !found.inodes.contains(inode),
+                None => false,
+            }),
+        }
     };
-    let modified_meanwhile = changed.iter().filter(is_later).cloned().collect();
+    let modified_meanwhile = changed.iter().filter(is_modified).cloned().collect();
     Ok(Some(Difference {
         at: layer.at.clone(),
         upper: layer.upper.clone(),
@@ -120,6 +134,8 @@ struct Left<'a> {
     after: Manifest,
     /// The paths at which the lower side is no longer seen, with all below them.
     whole: BTreeSet<PathText>,
+    /// What was copied from the lower side, with the number of its inode there if the file system is known.
+    is_of_lower: BTreeMap<PathText, Option<u64>>,
 }
 
 impl Left<'_> {
@@ -178,23 +194,52 @@ impl Left<'_> {
                     covered = Some(relative.to_owned());
                 }
             }
+            if let Some(origin) = self.mark(&held, ORIGIN)? {
+                self.is_of_lower.insert(path.clone(), inode_of(&origin));
+            }
             self.after.insert(relative, state.clone());
         }
         Ok(())
     }
 
-    /// Whether the kernel gave this mark. A command can set attributes of users: they are marks in their overlays alone.
     fn has_mark(&self, path: &Path, mark: &str) -> Result<bool> {
+        Ok(self.mark(path, mark)?.is_some_and(|value| !value.is_empty()))
+    }
+
+    /// A mark of the kernel. A command can set attributes of users: they are marks in their overlays alone.
+    fn mark(&self, path: &Path, mark: &str) -> Result<Option<Vec<u8>>> {
+        /// A file handle has at most 128 bytes. Source: include/linux/exportfs.h.
+        const LONGEST: usize = 256;
         let owner = if self.layer.is_of_users { "user" } else { "trusted" };
-        match rustix::fs::lgetxattr_query(path, format!("{owner}.{mark}")) {
-            Ok(length) => Ok(length > 0),
+        let mut value = vec![0; LONGEST];
+        match rustix::fs::lgetxattr(path, format!("{owner}.{mark}"), &mut value) {
+            Ok(length) => {
+                value.truncate(length);
+                Ok(Some(value))
+            }
             // A symlink has none of a user.
-            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(false),
+            Err(Errno::NODATA | Errno::NOTSUP | Errno::PERM) => Ok(None),
             Err(error) => {
                 let unread = || format!("cannot read the attributes of `{}`", path.display());
                 Err(error).with_context(unread)
             }
         }
+    }
+}
+
+/// The number of the inode in a file handle of ext4, XFS, btrfs or memory; none of others. Source: fs/overlayfs/overlayfs.h,
+/// `ovl_fb`; include/linux/exportfs.h, `fid_type`; mm/shmem.c, `shmem_encode_fh`.
+fn inode_of(origin: &[u8]) -> Option<u64> {
+    /// Version, magic number, length, flags, kind of the handle, identity of the file system.
+    const HEAD: usize = 5 + 16;
+    let (kind, handle) = (origin.get(4)?, origin.get(HEAD..)?);
+    let short = |from: usize| Some(u32::from_le_bytes(handle.get(from..from + 4)?.try_into().ok()?).into());
+    let long = |from: usize| Some(u64::from_le_bytes(handle.get(from..from + 8)?.try_into().ok()?));
+    match (kind, handle.len()) {
+        (0x01, 8) => short(0),
+        (0x01, 12) => long(4),
+        (0x81, 12) | (0x4d, 20) => long(0),
+        _ => None,
     }
 }
 

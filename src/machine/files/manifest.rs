@@ -59,6 +59,8 @@ pub struct Several {
     pub named_elsewhere: Vec<(PathText, u64)>,
     /// When each of them was changed last in any way, in seconds and nanoseconds (`st_ctime`).
     pub changed: BTreeMap<PathText, (i64, i64)>,
+    /// The numbers of their inodes.
+    pub inodes: BTreeSet<u64>,
 }
 
 /// The desired owners and permissions in a tree; what is not given stays.
@@ -215,6 +217,7 @@ impl Manifest {
             }
             if let Some(identity) = identity {
                 several.changed.insert(path.clone(), identity.changed);
+                several.inodes.insert(identity.inode);
                 if matches!(state, FileState::File { .. }) && identity.links > 1 {
                     let known = shared.entry(identity.inode).or_insert_with(|| Names {
                         first: path.clone(),
