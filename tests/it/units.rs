@@ -355,3 +355,79 @@ fn undo_that_needs_a_stopped_server_starts_it_and_leaves_it_stopped() {
     let (status, said) = place.rehearse(&["-v"], &["plan.rhai"]);
     assert_eq!(status, Some(0), "{said}");
 }
+
+/// In a booted clone: what else is enabled and runs there when a rollback undoes what kkrun enabled and started.
+const BESIDE: &str = r#"
+set -euo pipefail
+kkrun=$(readlink "/proc/$PPID/exe")
+mkdir -p /root/beside && cd /root/beside
+kk() { "$kkrun" --state-dir /root/beside/state --non-interactive "$@"; }
+is() { [[ $2 == "$3" ]] || { echo "$1: expected $2, found $3"; exit 1; }; }
+links() { find /etc/systemd/system /etc/rc?.d -type l -printf '%p -> %l\n' | sort; }
+units=/etc/systemd/system
+printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\nDefaultInstance=def\n' >$units/y@.service
+printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n' >$units/also.service
+printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\nAlso=also.service more.socket\n' >$units/with.service
+printf '[Socket]\nListenStream=/run/more\n[Install]\nWantedBy=sockets.target\n' >$units/more.socket
+printf '[Service]\nExecStart=/bin/sleep infinity\n' >$units/more.service
+printf '[Unit]\nWants=b.service\nRequires=c.service d.service\n[Service]\nExecStart=/bin/sleep infinity\n' >$units/a.service
+for unit in b c d e; do printf '[Service]\nExecStart=/bin/sleep infinity\n' >$units/$unit.service; done
+printf '[Unit]\nWants=d.service\n[Service]\nExecStart=/bin/sleep infinity\n' >$units/e.service
+printf '[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n' >$units/wall.service
+cat >/etc/init.d/oldie <<'SCRIPT'
+#!/bin/sh
+### BEGIN INIT INFO
+# Provides: oldie
+# Required-Start: $remote_fs
+# Required-Stop: $remote_fs
+# Default-Start: 2 3 4 5
+# Default-Stop: 0 1 6
+# Short-Description: old
+### END INIT INFO
+exit 0
+SCRIPT
+chmod 755 /etc/init.d/oldie
+systemctl daemon-reload
+systemctl enable --quiet y@one y@two also
+systemctl start b
+cat >plan.rhai <<'PLAN'
+step::run("01", "Links", || for unit in ["y@.service", "y@mine.service", "with", "oldie.service"] { unit::enable(unit); });
+step::run("02", "Starts", || { unit::start("a"); unit::start("wall"); });
+PLAN
+before=$(links)
+kk plan.rhai
+is "instances" "y@def.service y@mine.service y@one.service y@two.service" "$(cd $units/multi-user.target.wants; echo y@*)"
+kk plan.rhai --verify
+systemctl stop wall
+! kk plan.rhai --verify || { echo "a stopped oneshot that remains counts as active"; exit 1; }
+kk plan.rhai --redo 02 --on-conflict overwrite
+is "the wall is up again" active "$(systemctl is-active wall)"
+# By then something else needs d, and the operator has another instance.
+systemctl start e
+systemctl enable --quiet y@three
+after=$(links | grep y@three)
+kk rollback --dry-run || [[ $? == 6 ]]
+kk rollback
+is "links" "$(printf '%s\n' "$before" "$after" | sort)" "$(links)"
+is "what was started, and what ran or is needed" "inactive active inactive active inactive" \
+    "$(systemctl is-active a b c d wall | xargs)"
+# A template whose instances kkrun disables gets them back.
+echo 'step::run("01", "Off", || { unit::disable("also"); });' >off.rhai
+kk off.rhai
+kk rollback --plan off
+is "enabled again" enabled "$(systemctl is-enabled also)"
+"#;
+
+#[test]
+#[ignore = "needs root and a Debian base"]
+fn rollback_leaves_what_others_enabled_and_nothing_that_a_start_started() {
+    let place = Place::with(&[(
+        "plan.rhai",
+        "file::copy(\"files/beside.sh\", \"/root/beside.sh\");\n\
+         cmd::run([\"bash\", \"/root/beside.sh\"], #{ always: \"a test\" });\n",
+    )]);
+    std::fs::create_dir(place.0.path().join("files")).unwrap();
+    std::fs::write(place.0.path().join("files/beside.sh"), BESIDE).unwrap();
+    let (status, said) = place.rehearse(&["-v"], &["plan.rhai"]);
+    assert_eq!(status, Some(0), "{said}");
+}

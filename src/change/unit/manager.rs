@@ -28,9 +28,9 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 const TRIAL: Duration = Duration::from_secs(5);
 /// What is asked of a unit.
 const PROPERTIES: &str = "--property=LoadState,ActiveState,SubState,Result,FragmentPath,MainPID,NRestarts,NeedDaemonReload,Type,\
-     ExecMainExitTimestampMonotonic";
+     ExecMainExitTimestampMonotonic,RemainAfterExit";
 /// Where unit files are, the first one wins. Source: systemd.unit(5).
-const UNIT_PATHS: [&str; 4] = [
+pub(super) const UNIT_PATHS: [&str; 4] = [
     "/etc/systemd/system",
     "/run/systemd/system",
     "/usr/local/lib/systemd/system",
@@ -228,6 +228,8 @@ pub struct UnitFacts {
     pub needs_reload: bool,
     /// It is a service that is started to end: `Type=oneshot`.
     pub is_oneshot: bool,
+    /// It stays active when its processes have ended: inactive, it was stopped.
+    pub remains: bool,
     /// Its main process has run and ended since the manager loaded it.
     pub has_run: bool,
 }
@@ -250,7 +252,11 @@ impl UnitFacts {
 
     /// Whether it was started and did all that it is there for: a oneshot that succeeded is inactive again.
     pub fn has_succeeded(&self) -> bool {
-        self.is_oneshot && self.has_run && self.active_state == "inactive" && self.result == "success"
+        self.is_oneshot
+            && !self.remains
+            && self.has_run
+            && self.active_state == "inactive"
+            && self.result == "success"
     }
 
     /// One line for messages.
@@ -308,7 +314,7 @@ impl Unit {
         self.user.as_deref().map_or(Ok(true), |user| Ok(Account::by_name(user)?.is_some()))
     }
 
-    fn command(&self, words: &[&str]) -> Result<Command> {
+    pub(super) fn command(&self, words: &[&str]) -> Result<Command> {
         let mut command = systemctl(words, self.user.as_deref())?;
         command.timeout = Some(LONGEST_LOOK);
         Ok(command)
@@ -324,7 +330,7 @@ impl Unit {
     }
 
     /// Where a user's manager listens.
-    fn private_socket(&self) -> Result<Option<PathBuf>> {
+    pub(super) fn private_socket(&self) -> Result<Option<PathBuf>> {
         let Some(user) = &self.user else { return Ok(None) };
         Ok(Some(private_socket(&Account::existing(user)?)))
     }
@@ -371,6 +377,7 @@ impl Unit {
                 "NRestarts" => facts.restarts = number(),
                 "NeedDaemonReload" => facts.needs_reload = value == "yes",
                 "Type" => facts.is_oneshot = value == "oneshot",
+                "RemainAfterExit" => facts.remains = value == "yes",
                 "ExecMainExitTimestampMonotonic" => facts.has_run = !matches!(value, "" | "0"),
                 _ => {}
             }
@@ -403,7 +410,9 @@ impl Unit {
         if state.is_empty() {
             succeeded(&ended, &format!("systemctl is-enabled {}", self.name))?;
         }
-        Ok(state)
+        // Instances of a template are enabled each by itself.
+        let is_instance = self.name.contains("@.") && state == "indirect";
+        Ok(if is_instance { "disabled".to_owned() } else { state })
     }
 
     /// Runs `systemctl VERB` on its files.

@@ -4,7 +4,9 @@
 //! the machine and a crash change it, and many things start a unit. Only a unit that ran in this boot and ended
 //! without a failure was stopped by a decision.
 
+mod links;
 mod manager;
+mod needs;
 
 use std::collections::BTreeMap;
 
@@ -12,6 +14,7 @@ use anyhow::{Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use links::Links;
 pub use manager::{
     Unit, UnitFacts, full_name, is_active, manager_runs, prove_active, reload, restart_active, stay_active,
     succeeded, verify_file,
@@ -65,6 +68,12 @@ pub struct UnitInverse {
     /// The file that the administrator's link points to, for a unit that was only linked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     linked: Option<String>,
+    /// The links before, of a unit of the system that is enabled or disabled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    links: Option<Links>,
+    /// The units that it needs and that did not run before it was started.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    needs: Vec<Unit>,
     /// It is a user's, and did not run when it was enabled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     idle: bool,
@@ -161,13 +170,27 @@ impl UnitChange {
         let idle = desired == DesiredUnit::Enabled
             && unit.user.is_some()
             && is_running(world, &unit).is_ok_and(|is_running| !is_running);
-        let inverse = UnitInverse { unit, desired, linked, idle };
+        let links = if matches!(desired, DesiredUnit::Enabled | DesiredUnit::Disabled) && unit.user.is_none()
+        {
+            Some(Links::of(&unit)?)
+        } else {
+            None
+        };
+        let needs = if desired == DesiredUnit::Started { unit.needs_at_rest(world)? } else { Vec::new() };
+        let inverse = UnitInverse { unit, desired, linked, links, needs, idle };
         Ok(Some(Self { before, after: desired.state(), inverse, about_nothing }))
     }
 
     /// The change of a unit that ran and does not run any more.
     pub fn brought_down(unit: Unit) -> Self {
-        let inverse = UnitInverse { unit, desired: DesiredUnit::Stopped, linked: None, idle: false };
+        let inverse = UnitInverse {
+            unit,
+            desired: DesiredUnit::Stopped,
+            linked: None,
+            links: None,
+            needs: Vec::new(),
+            idle: false,
+        };
         let (before, after) = (DesiredUnit::Started.state(), DesiredUnit::Stopped.state());
         Self { before, after, inverse, about_nothing: false }
     }
@@ -215,7 +238,10 @@ impl UnitChange {
         let UnitState::Enablement { is: before } = &self.before else {
             return match self.before {
                 UnitState::Activity { running: true } => unit.start(world),
-                _ => unit.stop(world),
+                _ => {
+                    unit.stop(world)?;
+                    self.inverse.needs.iter().try_for_each(|needed| needed.stop_if_not_needed(world))
+                }
             };
         };
         let UnitState::Enablement { is } = now else { return Ok(()) };
@@ -224,6 +250,10 @@ impl UnitChange {
             edit(&["unmask"])?;
         } else if is == "masked-runtime" {
             edit(&["unmask", "--runtime"])?;
+        }
+        if let Some(links) = &self.inverse.links {
+            links.restore(unit)?;
+            return if manager_runs(world, None)? { reload(world, None) } else { Ok(()) };
         }
         let is = unit.enablement(world)?;
         if is == *before {
