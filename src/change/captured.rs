@@ -58,6 +58,9 @@ pub struct CapturedState {
     /// backups. None after a command that named its paths and has not been seen to end.
     #[serde(default)]
     pub(super) manifests: Vec<Digest>,
+    /// Of what an undo put back: the manifests of what it took away.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) instead_of: Vec<Digest>,
     /// What the command was run with.
     #[serde(flatten)]
     pub(super) source: CommandSource,
@@ -129,7 +132,8 @@ impl CapturedChange {
         };
         let before =
             CapturedState { paths, manifests: digests(|part| &part.before)?, ..CapturedState::default() };
-        let after = CapturedState { paths, manifests: digests(|part| &part.after)?, source };
+        let after =
+            CapturedState { paths, manifests: digests(|part| &part.after)?, instead_of: Vec::new(), source };
         let roots: Vec<PathText> = from.parts.iter().map(|part| PathText::new(&*part.root)).collect();
         let mounted_at = mounts_of(&roots)?;
         let inverse = CapturedInverse { label: label.to_owned(), roots, touches: Vec::new(), mounted_at };
@@ -213,6 +217,21 @@ impl CapturedChange {
         Ok(differing)
     }
 
+    /// What a newer run of the command, which was undone since, put back in each file system; none where that is not known.
+    fn left_since(&self, world: &World, recorded: Option<&Value>) -> Vec<Option<Part>> {
+        let recorded = recorded.and_then(|recorded| CapturedState::deserialize(recorded).ok());
+        let recorded = recorded.unwrap_or_default();
+        // Of other file systems than these, nothing can be said.
+        let is_of_these = recorded.instead_of.len() == self.inverse.roots.len();
+        let part = |at: usize, root: &PathText| {
+            let read = |side: &[Digest]| read_manifest(world, *side.get(at)?).ok();
+            let (before, after) = (read(&recorded.manifests)?, read(&recorded.instead_of)?);
+            Some(Part::new(root.as_path().to_owned(), before, after))
+        };
+        let roots = self.inverse.roots.iter().enumerate();
+        roots.map(|(at, root)| if is_of_these { part(at, root) } else { None }).collect()
+    }
+
     /// Refuses to speak of what is on a file system that is not mounted: nothing there is as before, or gone.
     ///
     /// # Errors
@@ -274,30 +293,53 @@ impl CapturedChange {
 
     /// Restores every path but those in conflict, which it gives with what differs. With `force` there are none: what
     /// is there is saved first.
-    fn restore(&self, world: &World, force: bool, dry_run: bool) -> Result<Restored> {
+    fn restore(
+        &self,
+        world: &World,
+        force: bool,
+        dry_run: bool,
+        recorded: Option<&Value>,
+    ) -> Result<Restored> {
         let parts = self.parts(world)?;
+        let left = self.left_since(world, recorded);
         if !force {
             self.refuse_unmounted_parts(&parts)?;
         }
         let mut restored = Restored { was_before: true, back: 0, paths: 0, conflicts: Vec::new() };
         let mut planned = Vec::new();
-        for part in parts.iter() {
+        for (part, left) in parts.iter().zip(&left) {
             let now = part.observe()?;
             part.refuse_moved(&now)?;
             restored.was_before &= part.is_exactly(&now, &part.before);
-            let conflicts = part.conflicts(&now)?;
-            planned.push((part, now, conflicts));
+            let mut conflicts = part.conflicts(&now)?;
+            // What the undo of a newer run put back is no conflict: it was agreed to when that run replaced it.
+            let was_agreed = |name: &PathText| {
+                left.as_ref().is_some_and(|left| {
+                    let of = |side: &Manifest| {
+                        side.get_alone(name.as_path()).cloned().unwrap_or(FileState::Absent)
+                    };
+                    left.changed.contains(name) && of(&now).same_as(&of(&left.before))
+                })
+            };
+            conflicts.retain(|name, _| !was_agreed(name));
+            // Of a file that kept its content there is no backup: what was agreed to stays.
+            let replaced: BTreeSet<&PathText> = part.replaced().map(|(name, _)| name).collect();
+            let is_kept = |name: &&PathText| {
+                was_agreed(name) && now.get(name.as_path()).is_none() && !replaced.contains(name)
+            };
+            let kept: BTreeSet<PathText> = part.changed.iter().filter(is_kept).cloned().collect();
+            planned.push((part, now, conflicts, kept));
         }
         if restored.was_before {
             return Ok(restored);
         }
         if self.is_unseen() && !dry_run {
-            for (part, now, _) in &mut planned {
+            for (part, now, ..) in &mut planned {
                 self.keep_what_may_be_others(world, part)?;
                 *now = part.observe()?;
             }
         }
-        for (part, now, mut conflicts) in planned {
+        for (part, now, mut conflicts, mut kept) in planned {
             if force {
                 if !dry_run {
                     for name in conflicts.keys() {
@@ -306,7 +348,8 @@ impl CapturedChange {
                 }
                 conflicts.clear();
             }
-            let goal = part.goal(&now, &conflicts.keys().cloned().collect());
+            kept.extend(conflicts.keys().cloned());
+            let goal = part.goal(&now, &kept);
             let path = |name: &Path| entry_path(&part.root, name);
             let lines =
                 conflicts.iter().map(|(name, why)| format!("{}: {why}", path(name.as_path()).display()));
@@ -332,7 +375,7 @@ impl CapturedChange {
             let is_back = part.changed.iter().all(|name| {
                 let of =
                     |manifest: &Manifest| manifest.get(name.as_path()).cloned().unwrap_or(FileState::Absent);
-                of(&back).same_as(&of(&goal)) || conflicts.contains_key(name)
+                of(&back).same_as(&of(&goal)) || kept.contains(name)
             });
             if !is_back {
                 let differences = shortened(goal.differences(&back));
@@ -812,9 +855,9 @@ impl Kind for CapturedChange {
         self.clear_leftovers(&self.parts(world)?)
     }
 
-    fn withdraw(&self, world: &World) -> Result<()> {
+    fn withdraw(&self, world: &World) -> Result<Vec<String>> {
         self.clear_leftovers(&self.parts(world)?)?;
-        self.restore(world, false, false).map(drop)
+        Ok(self.restore(world, false, false, None)?.conflicts)
     }
 
     fn act(&self, world: &World, payload: Payload<'_>) -> Result<()> {
@@ -875,8 +918,9 @@ impl Kind for CapturedChange {
         if !terms.dry_run {
             self.clear_leftovers(&self.parts(world)?)?;
         }
-        let restored = self.restore(world, terms.force, terms.dry_run)?;
-        let back = [(self.target(), state_value(&self.before))].into();
+        let restored = self.restore(world, terms.force, terms.dry_run, terms.recorded)?;
+        let before = CapturedState { instead_of: self.after.manifests.clone(), ..self.before.clone() };
+        let back = [(self.target(), state_value(&before))].into();
         Ok(if restored.was_before {
             Undone::Back(Undoing::Already, back)
         } else if restored.conflicts.is_empty() {

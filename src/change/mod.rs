@@ -507,12 +507,13 @@ pub trait Kind {
     }
 
     /// Undoes what an act did that failed or was killed, and completes an undo that failed, for a kind that is made at once
-    /// or not at all; a path that was modified outside kkrun since stays. Doing so twice is the same as once.
+    /// or not at all. Gives the paths that stay because they were modified outside kkrun since, with what differs. Doing so
+    /// twice is the same as once.
     ///
     /// # Errors
     /// When something cannot be restored: the target is then on the way, and stays in doubt.
-    fn withdraw(&self, _world: &World) -> Result<()> {
-        Ok(())
+    fn withdraw(&self, _world: &World) -> Result<Vec<String>> {
+        Ok(Vec::new())
     }
 
     /// Makes the change: brings the target to the desired state. Only [`Session::perform`](crate::session::Session::perform) calls

@@ -129,7 +129,7 @@ impl CapturedChange {
             paths += part.changed.len() as u64;
             manifests.push(world.backups()?.save(&blob(&part.after)?)?);
         }
-        Ok(CapturedState { paths, manifests, source: self.after.source.clone() })
+        Ok(CapturedState { paths, manifests, instead_of: Vec::new(), source: self.after.source.clone() })
     }
 
     /// Keeps what is at the changed paths, because it may not be the command's, which was killed.

@@ -38,17 +38,28 @@ pub(super) fn last_known_at(history: &History, world: &World, target: &Target) -
     })
 }
 
-/// The first of these paths at which there is not what kkrun last left, with what was found there.
+/// The first of these paths that a change is about at which there is not what kkrun last left after it, with what was found
+/// there. A step that came before that of the change and ran once more left what the change was made on.
 pub(super) fn modified_among(
     history: &History,
     world: &World,
+    change: &ChangeRecord,
     found: Vec<(PathBuf, FileState)>,
 ) -> Result<Option<(PathBuf, FileState)>> {
     let search = Search::new(history, world);
+    let own = change.intent.step.as_deref();
+    let begun = |step: &str| history.live_changes_of(&change.plan, step).map(|change| change.id).min();
+    let is_of_earlier_step = |at: u64| {
+        let others = history.steps_of(&change.plan).filter(|(step, _)| Some(step.as_str()) != own);
+        let mut makers = others
+            .filter(|(step, _)| history.live_changes_of(&change.plan, step).any(|maker| maker.settled == at));
+        makers.any(|(step, _)| begun(step) < own.and_then(begun))
+    };
     for (path, found) in found {
-        let is_as_left = match search.file(&path)? {
-            Some(LastKnown::Anything) => true,
-            Some(LastKnown::State(left)) => {
+        let is_as_left = match search.newest(&path)? {
+            Some((at, _)) if is_of_earlier_step(at) => false,
+            Some((_, LastKnown::Anything)) => true,
+            Some((_, LastKnown::State(left))) => {
                 serde_json::from_value::<FileState>(left).is_ok_and(|left| left.same_as(&found))
             }
             None => false,
@@ -104,6 +115,11 @@ impl<'a> Search<'a> {
     }
 
     fn file(&self, path: &Path) -> Result<Option<LastKnown>> {
+        Ok(self.newest(path)?.map(|(_, known)| known))
+    }
+
+    /// What kkrun last left at a path, and since which record.
+    fn newest(&self, path: &Path) -> Result<Option<(u64, LastKnown)>> {
         let mut newest: Option<(u64, Known)> = None;
         for above in path.ancestors() {
             for (at, known) in self.known_at(above, path)? {
@@ -130,9 +146,9 @@ impl<'a> Search<'a> {
                         access.put_on(&mut state);
                     }
                 })?;
-                Some(LastKnown::State(state_value(&state)))
+                Some((at, LastKnown::State(state_value(&state))))
             }
-            Some((_, Known::Anything)) => Some(LastKnown::Anything),
+            Some((at, Known::Anything)) => Some((at, LastKnown::Anything)),
             None => None,
         })
     }

@@ -69,6 +69,8 @@ pub struct Session {
     /// Those of this step that it has left.
     left_blocks: Vec<Block>,
     would: Vec<WouldChange>,
+    /// How many of these the steps before would make.
+    would_before_step: usize,
     /// What these would trigger, a line each.
     would_trigger: Vec<String>,
     /// The targets that were asked for since this was taken last.
@@ -109,6 +111,7 @@ impl Session {
             blocks: Vec::new(),
             left_blocks: Vec::new(),
             would: Vec::new(),
+            would_before_step: 0,
             would_trigger: Vec::new(),
             asked: RefCell::default(),
             changed: 0,
@@ -162,6 +165,7 @@ impl Session {
     pub fn enter_step(&mut self, step: Option<&str>) {
         self.step = step.map(str::to_owned);
         self.passed.borrow_mut().clear();
+        self.would_before_step = self.would.len();
         self.blocks.clear();
         self.left_blocks.clear();
     }
@@ -197,6 +201,11 @@ impl Session {
     /// The changes that would be made, as far as the dry run went.
     pub fn would_change(&self) -> &[WouldChange] {
         &self.would
+    }
+
+    /// Whether the step would change something, as far as the dry run went.
+    pub fn step_would_change(&self) -> bool {
+        self.would.len() > self.would_before_step
     }
 
     /// What the changes that would be made would trigger, a line for each handler.

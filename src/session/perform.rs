@@ -286,18 +286,28 @@ impl Session {
         let looked = match acted {
             Ok(()) => self.recorded_of(change),
             Err(error) => {
-                if let Err(left) = change.kind().withdraw(&self.world) {
+                let stays = change.kind().withdraw(&self.world).unwrap_or_else(|left| {
                     let target = change.kind().target();
                     self.world
                         .reporter
                         .note(format!("{target} stays half made: {left}", left = sentence(&left)));
                     self.world.doubt_durability();
-                }
+                    Vec::new()
+                });
+                // It stopped at this path before it wrote there.
+                let met_another = stays.len() == 1
+                    && error
+                        .downcast_ref::<Failure>()
+                        .is_some_and(|failure| failure.kind == FailureKind::Conflict);
                 // One that an earlier attempt began is judged by what was there before that.
                 let known = self.known(id)?;
                 let is_tried_again = id <= self.newest_before || known.failed.is_some();
                 let begun = is_tried_again.then(|| Change::of_intent(&known.intent)).transpose()?;
-                match begun.as_ref().unwrap_or(change).kind().position(&self.world) {
+                let position = match begun.as_ref().unwrap_or(change).kind().position(&self.world) {
+                    Ok(Position::Neither(_)) if met_another => Ok(Position::Before),
+                    position => position,
+                };
+                match position {
                     Ok(Position::After) => {
                         let recorded = self.recorded_of(change)?;
                         self.world.doubt_durability();

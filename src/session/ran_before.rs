@@ -52,7 +52,8 @@ impl Session {
         });
         let Some((id, change)) = found else { return Ok(None) };
         let differing = change.not_as_left(&self.world)?;
-        let modified = modified_among(&self.history, &self.world, differing)?;
+        let modified = known(&id).map(|known| modified_among(&self.history, &self.world, known, differing));
+        let modified = modified.transpose()?.flatten();
         Ok(Some(RanBefore {
             id,
             modified: modified.map(|(path, found)| {

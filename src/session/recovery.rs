@@ -167,7 +167,7 @@ impl Session {
         for known in self.history.open().filter(is_failed) {
             let repaired = Change::of_intent(&known.intent).and_then(|change| {
                 change.kind().repair(&self.world)?;
-                change.kind().withdraw(&self.world)
+                change.kind().withdraw(&self.world).map(drop)
             });
             if let Err(error) = repaired {
                 self.check_interruption()?;
@@ -204,8 +204,10 @@ impl Session {
                 })?;
             }
             ConflictPolicy::Ask => {
+                let has_failed = self.history.change(id).is_some_and(|known| known.failed.is_some());
+                let run = if has_failed { "a run that failed" } else { "a killed run" };
                 let failure = Failure::new(format!(
-                    "cannot continue: a killed run was changing {target}, which is neither as before nor as desired"
+                    "cannot continue: {run} was changing {target}, which is neither as before nor as desired"
                 ))
                 .kind(FailureKind::InDoubt)
                 .hint(if change.kind().is_run_again() {

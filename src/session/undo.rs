@@ -221,12 +221,15 @@ impl Session {
             return Ok(None);
         }
         let targets: Vec<&Target> = later.iter().map(Later::target).collect();
-        let relying = Change::of_intent(older)?.kind().relied_on(&targets, &self.world)?;
+        let change = Change::of_intent(older)?;
+        let relying = change.kind().relied_on(&targets, &self.world)?;
+        let captured = if older.what == "captured" { change.kind().touches(&self.world) } else { Vec::new() };
         let relies = |later: &Later<'_>| {
             let depends = match later {
                 Later::Change(change) => {
                     change.intent.footprint().depends_on(&older.footprint())
                         || self.reaches(&change.intent, older)
+                        || self.reaches_any(&change.intent, &captured)
                 }
                 Later::Claim { target, .. } => Footprint::of(target).depends_on(&older.footprint()),
             };
@@ -243,6 +246,14 @@ impl Session {
             None => newer.what == "captured",
         };
         may_reach && Change::of_intent(newer).is_ok_and(|change| change.kind().reaches(path, &self.world))
+    }
+
+    /// Whether the change of a captured command changed one of these paths.
+    fn reaches_any(&self, newer: &Intent, paths: &[PathBuf]) -> bool {
+        !paths.is_empty() && newer.what == "captured" && {
+            let reaches = |change: &Change| paths.iter().any(|path| change.kind().reaches(path, &self.world));
+            Change::of_intent(newer).is_ok_and(|change| reaches(&change))
+        }
     }
 
     /// What undoing a change would do, given what became of the newer ones.

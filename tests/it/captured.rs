@@ -785,3 +785,129 @@ fn what_the_machine_mounts_meanwhile_is_not_the_commands_doing() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(place.exists("m/made"));
 }
+
+#[test]
+#[ignore = "needs root"]
+fn a_path_that_another_process_writes_while_it_is_applied_leaves_nothing_in_doubt() {
+    // The paths are applied in their order: once the first is there, the last one waits.
+    let place = captured("cd @/m; for i in $(seq 60); do echo new > f$i; done; echo new >> zz");
+    (1..=60).for_each(|i| place.write(&format!("m/f{i}"), "old\n"));
+    place.write("m/zz", "mine\n");
+    place.write("theirs", "theirs\n");
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            until("the first is applied", || place.read("m/f1") == "new\n");
+            fs::rename(place.path("theirs"), place.path("m/zz")).unwrap();
+        });
+        place.run("plan.rhai")
+    });
+    ran.ends(1).says("`@/m/zz` was modified outside kkrun in the meantime");
+    assert_eq!((place.read("m/f1").as_str(), place.read("m/zz").as_str()), ("old\n", "theirs\n"));
+    place.run("plan.rhai").ends(0);
+    assert_eq!((place.read("m/f1").as_str(), place.read("m/zz").as_str()), ("new\n", "theirs\nnew\n"));
+    place.run("rollback").ends(0);
+    assert_eq!((place.read("m/f1").as_str(), place.read("m/zz").as_str()), ("old\n", "theirs\n"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_command_that_does_not_make_what_it_is_there_for_changes_nothing() {
+    for option in ["capture: #{}", "touches: [\"@/m/g\"]"] {
+        let place =
+            Place::new(&plan("mkdir -p @/m; echo x >> @/m/g", &format!("{option}, creates: \"@/m/f\"")));
+        place.run("plan.rhai").ends(1).says("did not make `@/m/f`");
+        assert_eq!(place.exists("m/g"), option.starts_with("touches"));
+        place.edit("plan/plan.rhai", "echo x >>", "echo f > @/m/f; echo x >>");
+        place.run("plan.rhai").ends(0);
+        place.run("rollback").ends(0);
+        assert_eq!((place.exists("m/g"), place.exists("m/f")), (false, option.starts_with("touches")));
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_written_through_a_symlink_is_ignored_there_and_said_of_a_touching_command() {
+    let set_up = |place: &Place| {
+        place.write("m/real/f", "0\n");
+        std::os::unix::fs::symlink("real", place.path("m/link")).unwrap();
+    };
+    let place =
+        Place::new(&plan("echo 1 >> @/m/link/f; echo 1 > @/m/made", "capture: #{ ignore: [\"@/m/link\"] }"));
+    set_up(&place);
+    place.run("plan.rhai").ends(0);
+    assert_eq!((place.read("m/real/f").as_str(), place.exists("m/made")), ("0\n", true));
+    let touching = |more: &str| {
+        Place::new(&plan("echo 1 >> @/m/link/f", &format!("always: \"x\", touches: [\"@/m/link\"{more}]")))
+    };
+    let place = touching("");
+    set_up(&place);
+    place.run("plan.rhai").ends(0).says("`@/m/link` is a symlink to `@/m/real`");
+    let place = touching(", \"@/m/real\"");
+    set_up(&place);
+    place.run("plan.rhai").ends(0).never_says("is a symlink");
+    place.run("rollback").ends(0);
+    assert_eq!(place.read("m/real/f"), "0\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_step_whose_paths_an_earlier_step_made_again_no_longer_holds() {
+    let place = Place::new(
+        r#"
+step::run("01", "Install", || cmd::run(["bash", "-ec", "cd @/m; mkdir -p app; echo port=80 > app/conf; echo doc > app/doc"], #{ label: "install", capture: #{} }));
+step::run("02", "Configure", || cmd::run(["sed", "-i", "s/80/8080/", "@/m/app/conf"], #{ label: "configure", capture: #{} }));
+"#,
+    );
+    fs::create_dir_all(place.path("m")).unwrap();
+    place.run("plan.rhai").ends(0);
+    place.run("rollback 01").ends(1).says("needs");
+    assert!(place.exists("m/app/doc"));
+    place.run("plan.rhai --redo 01").ends(0);
+    assert_eq!(place.read("m/app/conf"), "port=80\n");
+    place.run("plan.rhai --verify").ends(1).says("02 Configure              drifted");
+    place.run("plan.rhai --repair").ends(0);
+    assert_eq!(place.read("m/app/conf"), "port=8080\n");
+    fs::remove_file(place.path("m/app/doc")).unwrap();
+    place.run("plan.rhai --repair --on-conflict overwrite").ends(0);
+    assert_eq!(place.read("m/app/conf"), "port=8080\n");
+    place.run("plan.rhai --verify").ends(0);
+    place.run("rollback").ends(0);
+    assert!(!place.exists("m/app"));
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_dry_run_names_the_command_that_runs_again_behind_what_drifted() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || {
+    file::write("@/m/file", "x\n");
+    cmd::run(["sh", "-c", "echo line >> @/m/list"], #{ label: "add a line", capture: #{} });
+});
+step::run("02", "Second", || cmd::run(["sh", "-c", "echo 2 > @/m/second"], #{ label: "second", capture: #{} }));
+"#,
+    );
+    fs::create_dir_all(place.path("m")).unwrap();
+    place.run("plan.rhai").ends(0);
+    fs::remove_file(place.path("m/file")).unwrap();
+    place
+        .run("plan.rhai --repair --dry-run --on-conflict overwrite")
+        .says("run add a line")
+        .never_says("run second");
+    place.run("plan.rhai --repair --on-conflict overwrite").ends(0);
+    assert_eq!(place.read("m/list"), "line\nline\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_a_repair_was_told_to_overwrite_is_no_conflict_of_the_rollback() {
+    let place = captured("mkdir -p @/m/app; echo 1 > @/m/app/v; echo w > @/m/app/w");
+    fs::create_dir_all(place.path("m")).unwrap();
+    place.run("plan.rhai").ends(0);
+    place.write("m/app/v", "2\n");
+    place.run("plan.rhai --repair --on-conflict overwrite").ends(0);
+    assert_eq!(place.read("m/app/v"), "1\n");
+    place.run("rollback --dry-run").ends(6).says("2 would be undone").says("0 conflicts");
+    place.run("rollback").ends(0).says("2 undone");
+    assert!(!place.exists("m/app"));
+}

@@ -49,11 +49,12 @@ impl Limits {
         let only = options.paths.iter().map(|path| absolute(path)).collect::<Result<Vec<_>>>()?;
         Ok(Self {
             paths: (!only.is_empty()).then_some(only),
-            ignored_paths: paths.into_iter().map(|path| absolute(path)).collect::<Result<_>>()?,
+            ignored_paths: with_destinations(paths.into_iter().map(|path| absolute(path)))?,
             ignored_names: names.into_iter().cloned().collect(),
         })
     }
 
+    /// Whether a change at this path is thrown away.
     fn ignores(&self, path: &Path) -> bool {
         let has_name = |name: &String| path.components().any(|part| part.as_os_str() == name.as_str());
         self.ignored_paths.iter().any(|ignored| path.starts_with(ignored))
@@ -80,6 +81,17 @@ impl Limits {
         }
         bail!(failure)
     }
+}
+
+/// These paths, and where they lead if they are symlinks: what is written through one is changed there.
+fn with_destinations(paths: impl Iterator<Item = Result<PathBuf>>) -> Result<Vec<PathBuf>> {
+    let mut all = Vec::new();
+    for path in paths {
+        let path = path?;
+        all.extend(path.canonicalize().ok().filter(|destination| *destination != path));
+        all.push(path);
+    }
+    Ok(all)
 }
 
 impl Run<'_> {
@@ -115,12 +127,34 @@ impl Run<'_> {
                 .reporter()
                 .note(format!("`{label}` was previewed without what the changes before it would bring"));
         }
+        if !dry_run {
+            self.refuse_without_product(change.as_ref())?;
+        }
         let applied = change.map_or(Ok(()), |change| {
             capture.unmount();
             self.apply(change, &limits)
         });
         self.host.seen().world.remove(capture);
         applied.map(|()| Some(ended))
+    }
+
+    /// Refuses to apply what a command changed that did not make what it is there for.
+    fn refuse_without_product(&self, change: Option<&CapturedChange>) -> Result<()> {
+        let Some(product) = self.options.creates.as_deref().map(absolute).transpose()? else { return Ok(()) };
+        let seen = self.host.seen();
+        let left = change.map(|change| change.left(&seen.world)).transpose()?;
+        let is_there = match left.and_then(|left| left.at(&product)) {
+            Some(state) => !state.is_absent(),
+            None => product.symlink_metadata().is_ok(),
+        };
+        if is_there {
+            return Ok(());
+        }
+        bail!(
+            Failure::new(format!("`{}` did not make `{}`", self.label, product.display()))
+                .kind(FailureKind::Command)
+                .hint("nothing was changed")
+        )
     }
 
     fn apply(&self, change: CapturedChange, limits: &Limits) -> Result<()> {
@@ -145,7 +179,11 @@ impl Run<'_> {
     pub(super) fn is_made_already(&self) -> Result<bool> {
         let target = self.target(None);
         let has_probe = self.options.creates.is_some() || self.options.unless.is_some();
-        if has_probe || self.host.seen().history().live().at(&target).is_empty() {
+        // It may depend on what changed before it in this run.
+        if has_probe
+            || self.host.seen().step_would_change()
+            || self.host.seen().history().live().at(&target).is_empty()
+        {
             return Ok(false);
         }
         let source = self.source()?;

@@ -1,9 +1,12 @@
 //! Runs a command on the machine itself whose script names the paths that it touches.
 
-use anyhow::Result;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Result, bail};
 
 use super::{Output, Run};
 use crate::change::{CapturedChange, Change, Payload};
+use crate::failure::{Failure, FailureKind};
 use crate::primitives::file::absolute;
 use crate::target::Target;
 
@@ -17,6 +20,9 @@ impl Run<'_> {
             return Ok(self.unknown_output());
         }
         let source = self.source()?;
+        for path in &paths {
+            self.note_symlink(path, &paths);
+        }
         // What a killed run left at these paths is restored before they are recorded.
         self.host.session().begin_acting()?;
         self.host.session().check_interruption()?;
@@ -27,7 +33,28 @@ impl Run<'_> {
         if !self.host.session().perform(&change, Payload::Command(&mut attempts))? {
             return Ok(self.nothing_run());
         }
+        if let Some(product) = self.options.creates.as_deref().map(absolute).transpose()?
+            && product.symlink_metadata().is_err()
+        {
+            bail!(
+                Failure::new(format!("`{}` did not make `{}`", self.label, product.display()))
+                    .kind(FailureKind::Command)
+            );
+        }
         self.prove()?;
         Ok(attempts.ended.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
+    }
+
+    /// Warns of a symlink: a command may replace it, or write to where it leads.
+    fn note_symlink(&self, path: &Path, named: &[PathBuf]) {
+        let Some(destination) = path.is_symlink().then(|| path.canonicalize().ok()).flatten() else { return };
+        if !named.iter().any(|named| destination.starts_with(named)) {
+            self.host.reporter().note(format!(
+                "`{}` is a symlink to `{destination}`: only the link is recorded and undone; add `{destination}` to `touches` if `{}` writes there",
+                path.display(),
+                self.label,
+                destination = destination.display(),
+            ));
+        }
     }
 }
