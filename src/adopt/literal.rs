@@ -2,6 +2,13 @@
 
 use std::fmt::Write as _;
 
+/// Names that Rhai keeps for itself, and the one that every plan has.
+pub(super) const RESERVED: [&str; 32] = [
+    "as", "async", "await", "break", "case", "const", "continue", "default", "do", "else", "exit", "export",
+    "fn", "for", "global", "go", "if", "import", "in", "is", "let", "loop", "match", "new", "plan",
+    "private", "public", "return", "static", "switch", "this", "while",
+];
+
 /// A string as Rhai reads it.
 pub(super) fn string(text: &str) -> String {
     let mut literal = String::from("\"");

@@ -15,6 +15,7 @@ mod literal;
 mod live;
 mod noise;
 mod open_files;
+mod origin;
 mod output;
 mod package;
 mod product;
@@ -23,6 +24,7 @@ mod secret;
 mod server;
 mod setting;
 mod side;
+mod suspect;
 mod trace;
 mod tree;
 mod unit;
@@ -50,6 +52,7 @@ use action::{Action, Place};
 use files::Towards;
 use kernel::Kernel;
 use live::Live;
+use origin::Origin;
 use output::{Output, Written};
 use secret::Secrets;
 use server::Servers;
@@ -165,7 +168,8 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let base = Side::of(base_files(&adoption.base), observed.before.clone());
     let after = &observed.after.side;
     let sections = trace.sections();
-    let mut secrets = Secrets::of(&trace, &source, &adoption.environment, &adoption.arguments);
+    let origin = Origin::of(&trace, &source, &adoption.environment, &adoption.arguments);
+    let mut secrets = Secrets::of(&origin, &adoption.environment);
     let restarts = unit::restarts(&trace, &after.active);
     let settings = setting::candidates(&trace, &secrets);
     let name = Path::new(script)
@@ -202,7 +206,11 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         observed.after.changed.iter().chain(of_packages.into_iter().flatten()).cloned().collect();
     let servers = Servers::of(&changed, from, after, &trace);
     unexpressed.extend(servers.unexpressed(script));
-    let differing = differing(changed.iter().filter(|path| !servers.holds(path)), from, after, &mut secrets)?;
+    let differing = differing(
+        changed.iter().filter(|path| !servers.holds(path)),
+        (from, after),
+        (&origin, &mut secrets),
+    )?;
     let during = observed.during;
     let towards =
         Towards { from, to: after, trace: &trace, during, secrets: &secrets, packaged: of_packages };
@@ -314,14 +322,13 @@ fn asked(from: &Side, after: &Side, trace: &Trace, packages: &[Action]) -> Vec<A
 /// The paths among these that differ. Notes the secrets in what is new.
 fn differing<'paths>(
     paths: impl Iterator<Item = &'paths PathBuf>,
-    from: &Side,
-    to: &Side,
-    secrets: &mut Secrets,
+    (from, to): (&Side, &Side),
+    (origin, secrets): (&Origin<'_>, &mut Secrets),
 ) -> Result<Vec<PathBuf>> {
     let mut differing = Vec::new();
     for path in paths {
         if from.difference(path, to, false)?.is_some() {
-            learn(secrets, from, to, path)?;
+            learn((origin, secrets), (from, to), path)?;
             differing.push(path.clone());
         }
     }
@@ -329,7 +336,11 @@ fn differing<'paths>(
 }
 
 /// Notes the secrets in what a file has beyond the one before.
-fn learn(secrets: &mut Secrets, from: &Side, to: &Side, path: &Path) -> Result<()> {
+fn learn(
+    (origin, secrets): (&Origin<'_>, &mut Secrets),
+    (from, to): (&Side, &Side),
+    path: &Path,
+) -> Result<()> {
     const LONGEST: u64 = 64 * 1024;
     if to.files.look(path)?.is_none_or(|seen| seen.size > LONGEST) {
         return Ok(());
@@ -338,8 +349,7 @@ fn learn(secrets: &mut Secrets, from: &Side, to: &Side, path: &Path) -> Result<(
     let earlier = from.files.text(&path.to_string_lossy());
     let earlier: BTreeSet<&str> = earlier.lines().collect();
     let new: Vec<&str> = text.lines().filter(|line| !earlier.contains(line)).collect();
-    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    secrets.learn(&name, &new.join("\n"));
+    secrets.learn(origin, path, &new.join("\n"));
     Ok(())
 }
 

@@ -116,10 +116,11 @@ pub(super) fn user_of(command: &Command) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trace::Trace;
     use super::*;
 
     fn command(text: &str) -> Command {
-        Command { when: 0, line: 1, directory: PathBuf::from("/srv"), text: text.to_owned() }
+        Trace::read(&format!("\u{1}0.0 0 1 /srv\u{2}{text}\n"), "").commands.remove(0)
     }
 
     #[test]

@@ -1,12 +1,11 @@
 //! Secrets: what a script must not have in clear, and a plan asks for.
 
-use std::collections::BTreeMap;
 use std::ffi::OsString;
-
-use regex::Regex;
+use std::path::Path;
 
 use super::literal;
-use super::trace::Trace;
+use super::origin::Origin;
+use super::suspect::{self, is_secret_name};
 
 /// A shorter value is no secret, in characters: it would be found in any text.
 const SHORTEST: usize = 6;
@@ -16,6 +15,8 @@ const SHORTEST: usize = 6;
 pub(super) struct Secret {
     pub(super) name: String,
     pub(super) value: String,
+    /// The question for it.
+    prompt: String,
     /// The script makes it up, so that any value of letters and digits does.
     is_generated: bool,
 }
@@ -25,62 +26,44 @@ pub(super) struct Secret {
 pub(super) struct Secrets(Vec<Secret>);
 
 impl Secrets {
-    /// Those that the script was given or assigned, and those of SQL statements and URLs in its commands. `source` is its
-    /// text.
-    pub(super) fn of(
-        trace: &Trace,
-        source: &str,
-        environment: &[(OsString, OsString)],
-        arguments: &[String],
-    ) -> Self {
+    /// Those that the script was given or assigned, and those of SQL statements and URLs in its commands.
+    pub(super) fn of(origin: &Origin<'_>, environment: &[(OsString, OsString)]) -> Self {
         let mut secrets = Self::default();
-        let given: Vec<String> = environment
-            .iter()
-            .map(|(_, value)| value.to_string_lossy().into_owned())
-            .chain(arguments.iter().cloned())
-            .collect();
-        let is_known = |value: &str| source.contains(value) || given.iter().any(|text| text.contains(value));
         for (name, value) in environment {
             let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
             if is_secret_name(&name) {
-                secrets.add(&name, &value, false);
+                secrets.add((&name, None), &value, false);
             }
         }
-        for command in &trace.commands {
+        for command in &origin.trace.commands {
             for word in command.words() {
                 if let Some((name, value)) = word.split_once('=')
                     && name.bytes().all(|letter| letter.is_ascii_alphanumeric() || letter == b'_')
                     && is_secret_name(name)
                 {
-                    secrets.add(name, value, !is_known(value));
+                    secrets.add((name, None), value, origin.is_made_up(value));
                 }
             }
-            for (name, value) in in_text(&command.text) {
-                secrets.add(&name, &value, !is_known(&value));
+            for (name, value) in suspect::of_users(&command.text) {
+                secrets.add((&name, None), &value, origin.is_made_up(&value));
             }
         }
         secrets
     }
 
-    /// Notes those of a file of `key = value` lines, or the whole of a private key; `name` is the file's.
-    pub(super) fn learn(&mut self, name: &str, text: &str) {
+    /// Notes those of a file, or the whole of a private key.
+    pub(super) fn learn(&mut self, origin: &Origin<'_>, path: &Path, text: &str) {
         if text.contains("-----BEGIN") && text.contains("PRIVATE KEY-----") {
-            self.add(name, text.trim_end(), true);
+            let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+            self.add((&name, Some(path)), text.trim_end(), false);
             return;
         }
-        for line in text.lines() {
-            let Some((key, value)) = line.split_once(['=', ' ', ':']) else { continue };
-            let key = key.trim();
-            let value = value.trim_start_matches(['=', ':', ' ']).trim().trim_matches(['"', '\'']);
-            if key.bytes().all(|letter| letter.is_ascii_alphanumeric() || b"_-".contains(&letter))
-                && is_secret_name(key)
-            {
-                self.add(key, value, true);
-            }
+        for (name, value) in suspect::of_file(path, text) {
+            self.add((&name, Some(path)), &value, origin.is_made_up(&value));
         }
     }
 
-    fn add(&mut self, name: &str, value: &str, is_generated: bool) {
+    fn add(&mut self, (name, path): (&str, Option<&Path>), value: &str, is_generated: bool) {
         // The path of a file is none, nor that of a table, such as postfix's `hash:/etc/postfix/sasl_passwd`.
         let is_path = |value: &str| {
             let (kind, path) = value.split_once(':').unwrap_or(("", value));
@@ -98,19 +81,13 @@ impl Secrets {
         if self.0.iter().any(|known| known.value == value) {
             return;
         }
-        let name: String = name
-            .to_lowercase()
-            .chars()
-            .map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' })
-            .collect();
-        let name = name.trim_matches('_').to_owned();
-        let taken = self
-            .0
-            .iter()
-            .filter(|known| known.name.trim_end_matches(|letter: char| letter.is_ascii_digit()) == name)
-            .count();
-        let name = if taken == 0 { name } else { format!("{name}{}", taken + 1) };
-        self.0.push(Secret { name, value: value.to_owned(), is_generated });
+        let first = variable(name);
+        let mut names = std::iter::once(first.clone()).chain((2..).map(|number| format!("{first}{number}")));
+        let is_free = |name: &String| !self.0.iter().any(|known| known.name == *name);
+        let Some(name) = names.find(is_free) else { return };
+        let place = path.map(|path| format!(" in {}", path.display())).unwrap_or_default();
+        let prompt = format!("Value of {}{place}", if place.is_empty() { &name } else { &first });
+        self.0.push(Secret { name, value: value.to_owned(), prompt, is_generated });
         self.0.sort_by_key(|secret| std::cmp::Reverse(secret.value.len()));
     }
 
@@ -156,17 +133,16 @@ impl Secrets {
 
     /// The declaration of a secret.
     pub(super) fn declaration(&self, name: &str) -> String {
-        let generated = self.0.iter().any(|secret| {
-            secret.name == name
-                && secret.is_generated
-                && secret.value.bytes().all(|letter| letter.is_ascii_alphanumeric())
+        let secret = self.0.iter().find(|secret| secret.name == name);
+        let is_generated = secret.is_some_and(|secret| {
+            secret.is_generated && secret.value.bytes().all(|letter| letter.is_ascii_alphanumeric())
         });
-        let options = if generated { vec![("generate", "true".to_owned())] } else { Vec::new() };
-        let prompt = format!("Value of {name}");
+        let options = if is_generated { vec![("generate", "true".to_owned())] } else { Vec::new() };
+        let prompt = secret.map_or("", |secret| &secret.prompt);
         format!(
             "let {name} = secret::ask({}, {}{});",
             literal::string(name),
-            literal::string(&prompt),
+            literal::string(prompt),
             literal::options(&options)
         )
     }
@@ -185,44 +161,45 @@ impl Secrets {
     }
 }
 
-/// Whether what has this name is usually kept secret.
-fn is_secret_name(name: &str) -> bool {
-    let name = name.to_lowercase();
-    let ends = ["_pw", "_pass", "_psk", "_key", "presharedkey", "privatekey"];
-    let within = ["password", "passwd", "passphrase", "secret", "token", "apikey", "api_key", "requirepass"];
-    let whole = ["pw", "pass", "psk"];
-    let is_public = name.contains("public") || name.contains("pub_") || name.contains("authorized");
-    !is_public
-        && (within.iter().any(|part| name.contains(part))
-            || ends.iter().any(|end| name.ends_with(end))
-            || whole.contains(&name.as_str()))
-}
-
-/// The secrets in SQL statements and URLs, with a name for each.
-fn in_text(text: &str) -> BTreeMap<String, String> {
-    let mut found = BTreeMap::new();
-    let patterns = [
-        (r#"(?i)\b(?:role|user)\s+"?(\w+)"?[^;]*?\bpassword\s+'([^']+)'"#, "password"),
-        (r"://([^:/@\s']+):([^@/\s']+)@", "password"),
-    ];
-    for (pattern, kind) in patterns {
-        let Ok(pattern) = Regex::new(pattern) else { continue };
-        for captures in pattern.captures_iter(text) {
-            found.insert(format!("{}_{kind}", &captures[1]), captures[2].to_owned());
-        }
-    }
-    found
+/// The name of a variable that is close to this one.
+fn variable(name: &str) -> String {
+    let letters = name.to_lowercase();
+    let letters = letters.chars().map(|letter| if letter.is_ascii_alphanumeric() { letter } else { '_' });
+    let letters = letters.collect::<String>();
+    let name = letters.trim_matches('_');
+    let is_one =
+        name.starts_with(|first: char| first.is_ascii_lowercase()) && !literal::RESERVED.contains(&name);
+    if is_one { name.to_owned() } else { format!("secret_{name}").trim_end_matches('_').to_owned() }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::trace::Trace;
     use super::*;
 
     fn secrets(commands: &[&str], source: &str) -> Secrets {
-        let entries: Vec<String> =
-            commands.iter().map(|text| format!("\u{1}1.0 0 1 /\u{2}{text}\n")).collect();
+        let entries: Vec<String> = commands
+            .iter()
+            .map(|text| {
+                let depth = if text.starts_with('$') { 2 } else { 1 };
+                format!("{}1.0 0 1 /\u{2}{}\n", "\u{1}".repeat(depth), text.trim_start_matches('$'))
+            })
+            .collect();
         let environment = [("DB_PASSWORD".into(), "s3same-open".into())];
-        Secrets::of(&Trace::read(&entries.concat(), source), source, &environment, &[])
+        let trace = Trace::read(&entries.concat(), source);
+        Secrets::of(&Origin::of(&trace, source, &environment, &[]), &environment)
+    }
+
+    fn learnt(files: &[(&str, &str)], source: &str) -> Secrets {
+        let (trace, mut found) = (Trace::read("", source), Secrets::default());
+        for (path, text) in files {
+            found.learn(&Origin::of(&trace, source, &[], &[]), Path::new(path), text);
+        }
+        found
+    }
+
+    fn names(secrets: &Secrets) -> Vec<&str> {
+        secrets.0.iter().map(|secret| secret.name.as_str()).collect()
     }
 
     #[test]
@@ -235,8 +212,7 @@ mod tests {
             ],
             "",
         );
-        let names: Vec<&str> = found.0.iter().map(|secret| secret.name.as_str()).collect();
-        assert_eq!(names, ["webhook_secret", "db_password", "kim_password"]);
+        assert_eq!(names(&found), ["webhook_secret", "db_password", "kim_password"]);
         assert_eq!(found.within("postgres://kim:s3same-open@localhost"), ["db_password"]);
     }
 
@@ -251,33 +227,68 @@ mod tests {
 
     #[test]
     fn what_the_script_made_up_can_be_generated_and_what_it_was_given_is_asked_for() {
-        let found = secrets(&["TOKEN=abcdef123456", "API_TOKEN=literal-value"], "API_TOKEN=literal-value\n");
+        let found = secrets(
+            &["$openssl rand -hex 6", "TOKEN=abcdef123456", "API_TOKEN=literalvalue", "READ_TOKEN=0123abcd"],
+            "API_TOKEN=literalvalue\n",
+        );
         assert!(found.declaration("token").ends_with("#{ generate: true });"));
         assert_eq!(
             found.declaration("db_password"),
             "let db_password = secret::ask(\"db_password\", \"Value of db_password\");"
         );
         assert!(!found.declaration("api_token").contains("generate"));
+        assert!(!found.declaration("read_token").contains("generate"));
     }
 
     #[test]
     fn the_path_of_what_holds_secrets_is_none() {
-        let mut found = Secrets::default();
-        found.learn(
-            "main.cf",
-            "smtp_sasl_password_maps = hash:/etc/postfix/sasl_passwd\nx_password = /etc/pw\n",
+        let found = learnt(
+            &[(
+                "/etc/postfix/main.cf",
+                "smtp_sasl_password_maps = hash:/etc/postfix/sasl_passwd\nx_password = /etc/pw\n",
+            )],
+            "",
         );
         assert_eq!(found, Secrets::default());
-        found.learn("x", "secret_url = ftp://kim:secret@host/\n");
-        assert_eq!(found.0.len(), 1);
+        assert_eq!(
+            names(&learnt(&[("/etc/x", "secret_url = ftp://kim:secret@host/\n")], "")),
+            ["secret_url"]
+        );
     }
 
     #[test]
     fn a_private_key_is_one_secret() {
-        let mut found = Secrets::default();
-        found.learn("notes.key", "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n");
-        found.learn("wg0.conf", "PrivateKey = 0123456789abcdef\nAddress = 10.0.0.1\n");
-        let names: Vec<&str> = found.0.iter().map(|secret| secret.name.as_str()).collect();
-        assert_eq!(names, ["notes_key", "privatekey"]);
+        let key = "-----BEGIN PRIVATE KEY-----\nabc\n-----END PRIVATE KEY-----\n";
+        let wg = "PrivateKey = 0123456789abcdef\nAddress = 10.0.0.1\n";
+        let found = learnt(&[("/etc/notes.key", key), ("/etc/wireguard/wg0.conf", wg)], "");
+        assert_eq!(names(&found), ["notes_key", "privatekey"]);
+    }
+
+    #[test]
+    fn what_a_file_holds_is_asked_for_and_not_generated() {
+        let text = "relay_password = RelayPass77\n";
+        for source in [&format!("cat > /etc/relay.conf <<X\n{text}X\n"), "cp /root/relay.conf /etc\n"] {
+            assert_eq!(
+                learnt(&[("/etc/relay.conf", text)], source).declaration("relay_password"),
+                "let relay_password = secret::ask(\"relay_password\", \"Value of relay_password in /etc/relay.conf\");"
+            );
+        }
+    }
+
+    #[test]
+    fn each_secret_has_a_name_of_its_own_that_a_script_can_have() {
+        let key = |text: &str| format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n");
+        let [one, two, three, four] = ["AAAA", "BBB", "CC", "D"].map(key);
+        let found = learnt(
+            &[
+                ("/etc/k1/host_key2048", &one),
+                ("/etc/k2/host_key2048", &two),
+                ("/etc/ssl/private", &three),
+                ("/etc/ssl/10-key.pem", &four),
+            ],
+            "",
+        );
+        assert_eq!(names(&found), ["host_key2048", "host_key20482", "secret_private", "secret_10_key_pem"]);
+        assert_eq!(found.within(&two), ["host_key20482"]);
     }
 }

@@ -14,13 +14,6 @@ const SHORTEST: usize = 3;
 const COMMON: [&str; 9] =
     ["c.utf-8", "disable", "enable", "false", "none", "noninteractive", "off", "true", "yes"];
 
-/// Names that Rhai keeps for itself, and the one that every plan has.
-const RESERVED: [&str; 32] = [
-    "as", "async", "await", "break", "case", "const", "continue", "default", "do", "else", "exit", "export",
-    "fn", "for", "global", "go", "if", "import", "in", "is", "let", "loop", "match", "new", "plan",
-    "private", "public", "return", "static", "switch", "this", "while",
-];
-
 /// A variable of the script with the only value that it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Setting {
@@ -53,7 +46,7 @@ pub(super) fn candidates(trace: &Trace, secrets: &Secrets) -> Vec<Setting> {
         value.len() >= SHORTEST
             && !COMMON.contains(&value.to_lowercase().as_str())
             && !value.parse::<u64>().is_ok_and(|number| number < 1000)
-            && !RESERVED.contains(&setting.name.as_str())
+            && !literal::RESERVED.contains(&setting.name.as_str())
             && !value.contains(|letter: char| letter.is_whitespace() || "\"'`\\${}".contains(letter))
             && secrets.within(value).is_empty()
     };

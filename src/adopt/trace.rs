@@ -31,6 +31,10 @@ pub(super) struct Command {
     pub(super) when: i128,
     /// The line of the script that led to it, outside of functions.
     pub(super) line: usize,
+    /// Its own line, which may be one of a function or of another script.
+    pub(super) own_line: usize,
+    /// How many shells it is in, from one: more where its output is put into another command.
+    pub(super) depth: usize,
     /// The directory that it ran in.
     pub(super) directory: PathBuf,
     /// It, as the shell read it when all was expanded.
@@ -63,7 +67,14 @@ pub(super) struct Trace {
 impl Trace {
     /// Reads what the shell wrote about the script whose text this is.
     pub(super) fn read(trace: &str, source: &str) -> Self {
-        let commands = trace.split(BEGIN).filter_map(command).collect();
+        let (mut commands, mut depth) = (Vec::new(), 0);
+        for entry in trace.split(BEGIN).skip(1) {
+            depth += 1;
+            if !entry.is_empty() {
+                commands.extend(command(entry, depth));
+                depth = 0;
+            }
+        }
         Self { commands, source: source.lines().map(str::to_owned).collect() }
     }
 
@@ -157,6 +168,11 @@ impl Trace {
             || self.commands.iter().any(|command| command.text.contains(text))
     }
 
+    /// The text of a command's own line.
+    pub(super) fn line_of(&self, command: &Command) -> &str {
+        self.source.get(command.own_line.wrapping_sub(1)).map_or("", String::as_str)
+    }
+
     /// The lines of the script with their numbers.
     pub(super) fn lines(&self) -> impl Iterator<Item = (usize, &str)> {
         self.source.iter().enumerate().map(|(at, line)| (at + 1, line.as_str()))
@@ -242,7 +258,7 @@ impl Trace {
     }
 }
 
-fn command(entry: &str) -> Option<Command> {
+fn command(entry: &str, depth: usize) -> Option<Command> {
     let (about, text) = entry.split_once(END)?;
     let mut about = about.splitn(2, ' ');
     let (seconds, rest) = about.next()?.split_once(['.', ','])?;
@@ -252,9 +268,16 @@ fn command(entry: &str) -> Option<Command> {
     let count = words.iter().take_while(|word| word.bytes().all(|digit| digit.is_ascii_digit())).count();
     let directory = PathBuf::from(words[count..].join(" "));
     let numbers: Vec<usize> = words[..count].iter().filter_map(|number| number.parse().ok()).collect();
-    let (line, calls) = numbers.split_last()?;
-    let line = calls.len().checked_sub(2).map_or(*line, |outermost| calls[outermost]);
-    Some(Command { when, line, directory, text: text.trim_end_matches('\n').to_owned() })
+    let (own_line, calls) = numbers.split_last()?;
+    let line = calls.len().checked_sub(2).map_or(*own_line, |outermost| calls[outermost]);
+    Some(Command {
+        when,
+        line,
+        own_line: *own_line,
+        depth,
+        directory,
+        text: text.trim_end_matches('\n').to_owned(),
+    })
 }
 
 /// The name of a program without its directory.
