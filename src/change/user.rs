@@ -1,4 +1,4 @@
-//! A user: made, or given another shell, home mode or more groups.
+//! A user: made, or given another shell, comment, home mode or more groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -50,6 +50,9 @@ pub struct UserFacts {
     pub home_mode: Option<String>,
     /// The login shell.
     pub shell: PathText,
+    /// What is said about the user, such as the full name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub comment: String,
     /// The names of all groups, the primary one among them.
     pub groups: Vec<String>,
     /// The digest of the password's hash, where it can be read.
@@ -73,6 +76,7 @@ impl UserState {
             home: PathText::new(account.home),
             home_mode,
             shell: PathText::new(account.shell),
+            comment: account.comment,
             groups,
             password: password_of(name).map(|hash| Digest::of(&hash)),
         }))
@@ -109,12 +113,18 @@ pub struct DesiredUser {
     /// The home directory, which is to exist.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub home: Option<PathText>,
+    /// The home directory need not exist, and is not made.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub without_home: bool,
     /// Its permission bits as four octal digits.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub home_mode: Option<String>,
     /// The login shell.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub shell: Option<PathText>,
+    /// What is said about the user.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub comment: Option<String>,
     /// The primary group, if that is not the group of the user's name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub group: Option<String>,
@@ -136,6 +146,11 @@ pub struct DesiredUser {
 }
 
 impl DesiredUser {
+    /// Whether the home is to exist.
+    fn needs_home(&self) -> bool {
+        self.home.is_some() && !self.without_home || self.home_mode.is_some()
+    }
+
     /// What has to be done to a user, in a few words each.
     fn lacking(&self, facts: &UserFacts) -> Vec<String> {
         let mut lacking = Vec::new();
@@ -145,7 +160,7 @@ impl DesiredUser {
         if let Some(home) = self.home.as_ref().filter(|home| **home != facts.home) {
             lacking.push(format!("home {} → {home}", facts.home));
         }
-        if (self.home.is_some() || self.home_mode.is_some()) && facts.home_mode.is_none() {
+        if self.needs_home() && facts.home_mode.is_none() {
             lacking.push(format!("make {}", facts.home));
         } else if let Some(mode) =
             self.home_mode.as_ref().filter(|mode| facts.home_mode.as_ref() != Some(mode))
@@ -154,6 +169,9 @@ impl DesiredUser {
         }
         if let Some(shell) = self.shell.as_ref().filter(|shell| **shell != facts.shell) {
             lacking.push(format!("shell {} → {shell}", facts.shell));
+        }
+        if let Some(comment) = self.comment.as_ref().filter(|comment| **comment != facts.comment) {
+            lacking.push(format!("comment `{}` → `{comment}`", facts.comment));
         }
         if let Some(group) = self.group.as_ref().filter(|group| **group != primary_of(facts)) {
             lacking.push(format!("primary group {} → {group}", primary_of(facts)));
@@ -197,6 +215,7 @@ impl DesiredUser {
                 group: Group::by_name(name)?.map(|group| group.gid),
                 home: self.home.as_ref().map(PathText::as_path),
                 shell: self.shell.as_ref().map(PathText::as_path),
+                comment: self.comment.as_deref().unwrap_or_default(),
                 system: self.system,
             };
             account::add_user(databases, &user)?;
@@ -215,11 +234,13 @@ impl DesiredUser {
         if let Some(hash) = &self.hash {
             account::set_password(databases, name, hash)?;
         }
-        match (&self.shell, there) {
-            (Some(shell), Some(there)) if there.shell != shell.as_path() => {
-                databases.set_shell(name, shell.as_path())
-            }
-            _ => Ok(()),
+        let Some(there) = there else { return Ok(()) };
+        if let Some(shell) = self.shell.as_ref().filter(|shell| there.shell != shell.as_path()) {
+            databases.set_shell(name, shell.as_path())?;
+        }
+        match self.comment.as_ref().filter(|comment| there.comment != **comment) {
+            Some(comment) => databases.set_comment(name, comment),
+            None => Ok(()),
         }
     }
 
@@ -312,8 +333,8 @@ impl UserChange {
         let home = match (&before, &desired.home) {
             (UserState::Present(facts), _) if desired.lacking(facts).is_empty() => return Ok(None),
             (UserState::Present(facts), _) => FileState::observe(facts.home.as_path())?,
-            (UserState::Absent, Some(home)) => look_at_new_home(home.as_path())?,
-            (UserState::Absent, None) => FileState::Absent,
+            (UserState::Absent, Some(home)) if desired.needs_home() => look_at_new_home(home.as_path())?,
+            (UserState::Absent, _) => FileState::Absent,
         };
         let record = AccountRecord::of(name, |databases| desired.make_of(name, is_new, None, databases))?;
         let left = Self::leaving(name, &desired, is_new)?;
@@ -330,12 +351,9 @@ impl UserChange {
     fn made_at(&self) -> Option<&Path> {
         let home = match &self.before {
             UserState::Absent => self.after.home.as_ref(),
-            UserState::Present(facts) => {
-                let is_desired = self.after.home.is_some() || self.after.home_mode.is_some();
-                is_desired.then_some(&facts.home)
-            }
+            UserState::Present(facts) => Some(&facts.home),
         };
-        home.filter(|_| self.inverse.home.is_absent()).map(PathText::as_path)
+        home.filter(|_| self.after.needs_home() && self.inverse.home.is_absent()).map(PathText::as_path)
     }
 
     /// The lists that the user would leave.
@@ -371,9 +389,11 @@ impl UserChange {
 
     fn converge_home(&self, facts: &UserFacts) -> Result<()> {
         let home = facts.home.as_path();
+        if !self.after.needs_home() {
+            return Ok(());
+        }
         let mode = self.after.home_mode.as_deref().map(bits).transpose()?;
-        let is_desired = self.after.home.is_some() || mode.is_some();
-        if is_desired && FileState::observe(home)?.is_absent() {
+        if FileState::observe(home)?.is_absent() {
             return make_home(home, (facts.uid, facts.gid), mode, &super::tag(home));
         }
         let FileState::Directory { metadata } = FileState::observe(home)? else { return Ok(()) };
@@ -614,11 +634,14 @@ impl UserChange {
         };
         let shell = self.after.shell.as_ref().filter(|_| now.shell != before.shell);
         let shell_is_ours = shell.is_some_and(|shell| *shell == now.shell);
+        let comment = self.after.comment.as_ref().filter(|_| now.comment != before.comment);
+        let comment_is_ours = comment.is_some_and(|comment| *comment == now.comment);
         let mode = self.after.home_mode.as_ref().filter(|_| now.home_mode != before.home_mode);
         let password = self.after.password.filter(|_| now.password != before.password);
         let password_is_ours = password.is_some() && password == now.password;
         let other_home = if home.is_none() { self.other_home()? } else { None };
         if shell.is_none()
+            && comment.is_none()
             && mode.is_none()
             && password.is_none()
             && home.is_none()
@@ -631,6 +654,10 @@ impl UserChange {
         let mut differences = Vec::new();
         if let Some(shell) = shell.filter(|_| !shell_is_ours && !terms.force) {
             differences.push(format!("shell {}, neither {shell} nor {} as before", now.shell, before.shell));
+        }
+        if let Some(comment) = comment.filter(|_| !comment_is_ours && !terms.force) {
+            let (now, before) = (&now.comment, &before.comment);
+            differences.push(format!("comment `{now}`, neither `{comment}` nor `{before}` as before"));
         }
         if password.is_some() && !password_is_ours && !terms.force {
             differences.push("the password was changed".to_owned());
@@ -657,10 +684,13 @@ impl UserChange {
             if password_is_ours || password.is_some() && terms.force {
                 record.restore_password(world, name, databases)?;
             }
-            match shell.filter(|_| shell_is_ours || terms.force) {
-                Some(_) => databases.set_shell(name, before.shell.as_path()),
-                None => Ok(()),
+            if shell.is_some_and(|_| shell_is_ours || terms.force) {
+                databases.set_shell(name, before.shell.as_path())?;
             }
+            if comment.is_some_and(|_| comment_is_ours || terms.force) {
+                databases.set_comment(name, &before.comment)?;
+            }
+            Ok(())
         })?;
         differences.extend(self.restore_home(&now, false)?);
         if let Some(home) = home {
@@ -702,7 +732,7 @@ impl Kind for UserChange {
     fn summary(&self) -> String {
         let name = &self.inverse.name;
         match &self.before {
-            UserState::Absent => match &self.after.home {
+            UserState::Absent => match self.after.home.as_ref().filter(|_| self.after.needs_home()) {
                 Some(home) => format!("make the user {name} with {home}"),
                 None => format!("make the user {name}"),
             },
@@ -741,9 +771,13 @@ impl Kind for UserChange {
         if self.after.shell.as_ref().is_some_and(|shell| *shell != now.shell) && recorded.shell != now.shell {
             lines.push(format!("shell {} → {}", recorded.shell, now.shell));
         }
+        let sets_comment = self.after.comment.as_ref().is_some_and(|comment| *comment != now.comment);
+        if sets_comment && recorded.comment != now.comment {
+            lines.push(format!("comment `{}` → `{}`", recorded.comment, now.comment));
+        }
         let mode = |facts: &UserFacts| facts.home_mode.clone().unwrap_or_else(|| "none".to_owned());
         let sets_mode = self.after.home_mode.is_some() && self.after.home_mode != now.home_mode;
-        let sets_home = self.after.home.is_some() && now.home_mode.is_none();
+        let sets_home = self.after.needs_home() && now.home_mode.is_none();
         if (sets_mode || sets_home) && recorded.home_mode != now.home_mode {
             lines.push(format!("home mode {} → {}", mode(&recorded), mode(now)));
         }
@@ -986,6 +1020,7 @@ mod tests {
             home: PathText::new("/home/kim"),
             home_mode: Some("0750".to_owned()),
             shell: PathText::new("/bin/bash"),
+            comment: String::new(),
             groups: vec!["kim".to_owned(), "video".to_owned()],
             password: Some(Digest::of(b"!")),
         }

@@ -38,7 +38,9 @@ struct Options {
     uid: Option<u32>,
     home: Option<String>,
     home_mode: Option<Mode>,
+    make_home: Option<bool>,
     shell: Option<String>,
+    comment: Option<String>,
     group: Option<String>,
     groups: Vec<String>,
     not_in_groups: Vec<String>,
@@ -59,8 +61,26 @@ impl Options {
                     .kind(FailureKind::Option)
             );
         }
+        let is_field = |comment: &String| !comment.contains(|each: char| each == ':' || each.is_control());
+        if self.comment.as_ref().is_some_and(|comment| !is_field(comment)) {
+            bail!(
+                Failure::new(
+                    "option `comment`: it has a colon, a line ending or another control character in it"
+                )
+                .kind(FailureKind::Option)
+            );
+        }
+        let without_home = self.make_home == Some(false);
+        if without_home && self.home_mode.is_some() {
+            bail!(
+                Failure::new("options `home_mode` and `make_home: false` exclude each other")
+                    .kind(FailureKind::Option)
+            );
+        }
         Ok(DesiredUser {
             uid: self.uid,
+            without_home,
+            comment: self.comment,
             home: self.home.as_deref().map(absolute).transpose()?.map(PathText::new),
             home_mode: self.home_mode.map(|Mode(bits)| format!("{bits:04o}")),
             shell: self.shell.as_deref().map(absolute).transpose()?.map(PathText::new),
@@ -90,7 +110,7 @@ mod functions {
         })
     }
 
-    /// The user `name`: `#{ name, uid, gid, home, home_mode, shell, groups }`, or `()` if it does not exist. `groups` are
+    /// The user `name`: `#{ name, uid, gid, home, home_mode, shell, comment, groups }`, or `()` if it does not exist. `groups` are
     /// the names of all groups, including the primary one; `home_mode` is a string such as `"0750"`, or `()` if the home
     /// does not exist.
     ///
@@ -111,6 +131,7 @@ mod functions {
             map.insert("home".into(), facts.home.to_string().into());
             map.insert("home_mode".into(), facts.home_mode.map_or(Dynamic::UNIT, Dynamic::from));
             map.insert("shell".into(), facts.shell.to_string().into());
+            map.insert("comment".into(), facts.comment.into());
             map.insert("groups".into(), groups.into());
             Ok(Dynamic::from_map(map))
         })
@@ -121,7 +142,8 @@ mod functions {
     /// created is removed, with the home that kkrun created, after a rollback asked (`--purge users`); any other user stays, and a
     /// home that kkrun created for such a user is removed after a rollback asked (`--purge homes`).
     /// Options: `uid`, `home`, `group` (the primary group, instead of one of the user's name; of an existing user these three
-    /// cannot be changed, because files depend on them), `home_mode`, `shell` (a program that is there), `groups` (added to
+    /// cannot be changed, because files depend on them), `home_mode`, `make_home: false` (the home is named and not made),
+    /// `shell` (a program that is there), `comment` (such as the full name), `groups` (added to
     /// those the user is in), `not_in_groups` (those the user is taken out of), `password` (a secret) or `password_hash` (as `mkpasswd` prints it, or `"!"` for no login by password; a string
     /// or a secret), `system: true` (a number from the range for services, and a home only if `home` or `home_mode` is given). A password is
     /// hashed as crypt(5) says; of it and its hash, the journal holds only a digest of the hash.
@@ -133,6 +155,12 @@ mod functions {
     /// ```rhai,booted
     /// user::ensure("kim", #{ home_mode: "0750", shell: "/bin/bash", groups: ["video"] });
     /// assert("video" in user::get("kim").groups);
+    /// ```
+    ///
+    /// ```rhai,booted
+    /// user::ensure("relay", #{ system: true, home: "/srv/relay", make_home: false, comment: "Mail relay" });
+    /// assert(user::get("relay").comment == "Mail relay" && file::stat("/srv/relay") == ());
+    /// assert(user::ensure("relay", #{ comment: "Relay" }) && !user::ensure("relay", #{ comment: "Relay" }));
     /// ```
     ///
     /// ```rhai,booted
@@ -244,6 +272,9 @@ fn make(host: &Host, name: &str, options: Options, password: Option<&AskedPasswo
     }
     host.seen().asks_for(|| Target::User(name.to_owned()));
     let mut desired = options.desired()?;
+    if let Some(comment) = &desired.comment {
+        host.refuse_secret(comment)?;
+    }
     if let Some(password) = password {
         let hash = hash_of(host, name, password)?;
         desired.password = Some(Digest::of(hash.as_bytes()));

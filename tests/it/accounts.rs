@@ -322,6 +322,8 @@ mkdir /etc/skel/bin; ln -s .profile /etc/skel/link; chmod 0711 /etc/skel/bin
 same plain 'user::ensure("kim");' useradd --create-home kim
 same options 'user::ensure("kim", #{ shell: "/bin/bash", home_mode: "0750", groups: ["video", "audio"] });' \
     useradd --create-home --shell /bin/bash --key HOME_MODE=0750 --groups audio,video kim
+same comment 'user::ensure("kim", #{ comment: "Kim K" });' useradd --create-home --comment "Kim K" kim
+same "no home" 'user::ensure("kim", #{ home: "/srv/none/kim", make_home: false });' useradd --no-create-home --home-dir /srv/none/kim kim
 same service 'user::ensure("kim", #{ system: true });' useradd --system kim
 same number 'user::ensure("kim", #{ uid: 4242 });' useradd --create-home --uid 4242 kim
 same "primary group" 'user::ensure("kim", #{ group: "users", groups: ["video"] });' \
@@ -340,6 +342,7 @@ same "own group" 'user::ensure("kim", #{ groups: ["robin", "video"] });' useradd
 same "another group's number" 'user::ensure("sam");' useradd --create-home sam
 same member 'user::ensure("robin", #{ groups: ["kim", "video"], shell: "/bin/bash" });' \
     usermod --append --groups kim,video --shell /bin/bash robin
+same "another comment" 'user::ensure("robin", #{ comment: "Robin R" });' usermod --comment "Robin R" robin
 rm /etc/default/useradd; sed -i /^SUB_/d /etc/login.defs; echo SUB_UID_COUNT 0 >>/etc/login.defs
 same "without defaults" 'user::ensure("sam");' useradd --create-home sam
 "#,
@@ -632,6 +635,39 @@ is "groups of a user of the group users" "users video" "$(id -nG robin)"
 kkrun p.rhai
 undo
 is "databases after that" "$before" "$(databases)"
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
+fn comment_is_undone_beside_other_accounts_unless_it_was_modified_since() {
+    holds(
+        r#"
+useradd --comment Old robin
+before=$(databases)
+plan 'user::ensure("robin", #{ comment: "New" }); user::ensure("relay", #{ comment: "Relay", make_home: false });'
+kkrun p.rhai
+is "comments" "New Relay" "$(field passwd robin 5) $(field passwd relay 5)"
+kkrun p.rhai
+useradd other
+undo
+is "comment after the rollback" Old "$(field passwd robin 5)"
+! id relay 2>"$D/said"
+userdel other
+is "databases after the rollback" "$before" "$(databases)"
+kkrun p.rhai
+usermod --comment Other robin
+if undo >"$D/said" 2>&1; then echo "another comment was undone"; exit 1; fi
+grep -q 'comment `Other`, neither `New` nor `Old`' "$D/said" || { cat "$D/said"; exit 1; }
+is "another comment" Other "$(field passwd robin 5)"
+kkrun rollback --yes --on-conflict overwrite
+is "comment after that" Old "$(field passwd robin 5)"
+for comment in 'a:b' 'a\nb'; do
+    plan "user::ensure(\"robin\", #{ comment: \"$comment\" });"
+    if kkrun p.rhai 2>"$D/said"; then echo "a comment brought fields of its own"; exit 1; fi
+    grep -q 'option `comment`' "$D/said" || { cat "$D/said"; exit 1; }
+done
 "#,
     );
 }

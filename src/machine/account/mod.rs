@@ -41,6 +41,8 @@ pub struct Account {
     pub home: PathBuf,
     /// The login shell.
     pub shell: PathBuf,
+    /// What is said about the user, such as the full name.
+    pub comment: String,
     /// The numbers of all groups, the primary one among them, ascending.
     pub groups: Vec<u32>,
 }
@@ -83,6 +85,7 @@ impl Account {
                 gid,
                 home: home.into(),
                 shell: "/bin/sh".into(),
+                comment: String::new(),
                 groups: vec![gid],
             }
         }))
@@ -138,6 +141,7 @@ impl Account {
             uid: user.uid.as_raw(),
             gid: user.gid.as_raw(),
             home: user.dir,
+            comment: user.gecos.to_string_lossy().into_owned(),
             shell: if user.shell == Path::new("") { "/bin/sh".into() } else { user.shell },
             groups,
         })

@@ -29,6 +29,8 @@ pub struct NewUser<'a> {
     pub home: Option<&'a Path>,
     /// The login shell, if not the machine's.
     pub shell: Option<&'a Path>,
+    /// What is said about the user.
+    pub comment: &'a str,
     /// A number of the range for services, and no subordinate numbers.
     pub system: bool,
 }
@@ -74,7 +76,7 @@ impl Databases {
             let home = user.home.map_or_else(|| Path::new(base).join(name), Path::to_path_buf);
             let shell =
                 user.shell.unwrap_or(Path::new(rules.defs.of_useradd("SHELL").unwrap_or("/bin/bash")));
-            let numbers = format!("{uid}:{gid}:");
+            let numbers = format!("{uid}:{gid}:{}", user.comment);
             let fields =
                 [name.as_bytes(), password.as_bytes(), numbers.as_bytes(), field(&home)?, field(shell)?];
             self.set_lines(Database::Passwd, name, &[fields.join(&b':')]);
@@ -149,6 +151,18 @@ impl Databases {
             return Err(elsewhere(&format!("change the shell of `{user}`"), "/etc/passwd"));
         }
         self.set_field(Database::Passwd, user, 6, field(shell)?);
+        Ok(())
+    }
+
+    /// Gives a user another comment.
+    ///
+    /// # Errors
+    /// When the user comes from another source.
+    pub fn set_comment(&mut self, user: &str, comment: &str) -> Result<()> {
+        if self.entry(Database::Passwd, user).is_none() {
+            return Err(elsewhere(&format!("change the comment of `{user}`"), "/etc/passwd"));
+        }
+        self.set_field(Database::Passwd, user, 4, comment.as_bytes());
         Ok(())
     }
 
@@ -407,6 +421,15 @@ mod tests {
         }
         let again = with(all.clone(), |all, rules| all.add_user(&user, rules));
         assert_eq!(again, all, "done twice is the same as done once");
+    }
+
+    #[test]
+    fn a_comment_is_given_to_a_new_user_and_changed_of_another() {
+        let user = NewUser { comment: "Kim K", ..kim() };
+        let all = with(machine(), |all, rules| all.add_user(&user, rules));
+        assert_eq!(last(&all, Database::Passwd), "kim:x:1001:1001:Kim K:/home/kim:/bin/bash");
+        let all = with(all, |all, _| all.set_comment("kim", ""));
+        assert_eq!(last(&all, Database::Passwd), "kim:x:1001:1001::/home/kim:/bin/bash");
     }
 
     #[test]
