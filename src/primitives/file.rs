@@ -50,12 +50,12 @@ pub(super) struct Ownership {
 }
 
 impl Ownership {
-    /// The numbers behind the names.
+    /// The numbers behind the names. An owner without a group brings the group of that user.
     pub(super) fn ids(&self, host: &Host) -> Result<(Option<u32>, Option<u32>)> {
         let owner = self.owner.as_deref().map(|name| host.user_ids(name)).transpose()?;
         let group = match &self.group {
             Some(name) => Some(host.group_id(name)?),
-            None => owner.map(|(_, gid)| gid),
+            None => owner.and_then(|(_, gid)| gid),
         };
         Ok((owner.map(|(uid, _)| uid), group))
     }
@@ -405,7 +405,13 @@ mod functions {
     /// Writes `text` to the file `path`, whole or not at all. A new file belongs to the owner of its directory; an
     /// existing one keeps its owner and mode. Undo restores the file as it was. Nothing is written through a symlink at
     /// `path`: what makes a whole file replaces the symlink, and `config::`, which changes a part of one, refuses it.
-    /// Options: `owner`, `group`, `mode` (default for a new file: 0644).
+    /// Options: `owner`, `group`, `mode` (default for a new file: 0644). Owner and group are names, or numbers such as
+    /// `"1500"`, which no account need have.
+    ///
+    /// ```rhai
+    /// file::write("/srv/shared", "", #{ owner: "1500", group: "1600" });
+    /// assert(file::stat("/srv/shared").owner == "1500" && file::stat("/srv/shared").group == "1600");
+    /// ```
     ///
     /// ```rhai
     /// assert(file::write("/srv/greeting", "hello\n"));

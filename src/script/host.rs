@@ -269,21 +269,25 @@ impl Host {
         is_theirs && std::fs::symlink_metadata(path).is_err() && self.installs_packages() && !is_predicted()
     }
 
-    /// The numbers of a user and of the user's group, by name.
-    pub fn user_ids(&self, name: &str) -> Result<(u32, u32)> {
-        if let Some(numbers) = self.seen().world.predicted.borrow().user(name) {
-            return Ok(numbers);
+    /// The numbers of a user and of the user's group, by name. A number that no user has is itself, without a group.
+    pub fn user_ids(&self, name: &str) -> Result<(u32, Option<u32>)> {
+        if let Some((uid, gid)) = self.seen().world.predicted.borrow().user(name) {
+            return Ok((uid, Some(gid)));
         }
-        Account::existing(name).map(|account| (account.uid, account.gid))
+        match (Account::by_name(name)?, number_of(name)) {
+            (None, Some(uid)) => Ok((uid, None)),
+            _ => Account::existing(name).map(|account| (account.uid, Some(account.gid))),
+        }
     }
 
-    /// The number of a group, by name.
+    /// The number of a group, by name. A number that no group has is itself.
     pub fn group_id(&self, name: &str) -> Result<u32> {
         if let Some(gid) = self.seen().world.predicted.borrow().group(name) {
             return Ok(gid);
         }
         let missing = || Failure::new(format!("group `{name}` not found")).kind(FailureKind::Missing);
-        Ok(Group::by_name(name)?.ok_or_else(missing)?.gid)
+        let group = Group::by_name(name)?.map(|group| group.gid);
+        Ok(group.or_else(|| number_of(name)).ok_or_else(missing)?)
     }
 
     /// Refuses, in a dry run, to report on a path if something at it, above it or below it would have been
@@ -513,6 +517,12 @@ pub fn act_without_recovery<T>(
 }
 
 /// What a preview depends on where something fails as the machine is now, and may not by then.
+/// A number of an account. The last one means none to the kernel.
+fn number_of(name: &str) -> Option<u32> {
+    let is_number = name.bytes().all(|digit| digit.is_ascii_digit());
+    name.parse().ok().filter(|number| is_number && *number != u32::MAX)
+}
+
 fn now(error: &str) -> String {
     format!("what changes before it (as it is now: {error})")
 }

@@ -143,7 +143,7 @@ mod functions {
     use super::*;
 
     /// Sets owner, group or mode of `path`, which must exist. Undo restores those of every entry that was changed.
-    /// Options: `owner`, `group`, `mode`, at least one of them; what is not given stays. `recursive: true` applies them to
+    /// Options: `owner`, `group`, `mode`, at least one of them, as of `file::write`; what is not given stays. `recursive: true` applies them to
     /// everything below a directory, too, except to what is mounted there; symlinks are not followed.
     /// The mode is octal, such as `"0640"` (directories of a tree can also be entered by those who may read), or
     /// symbolic as chmod takes it, such as `"g-w"` or `"u=rwX,go=rX"`.
