@@ -5,24 +5,27 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use super::action::{Action, Place};
+use super::ageing::Ageing;
 use super::literal;
 use super::secret::Secrets;
 use super::trace::{Command, Trace, name_of};
 use crate::machine::clone::root_files::RootFiles;
 
-/// A user, without its numbers: another machine may give others.
+/// A user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct User {
+    /// It counts only where the script names it: another machine may give another.
+    number: u32,
     comment: String,
     pub(super) home: String,
     shell: String,
-    system: bool,
     /// The name of its primary group.
     group: String,
     /// The other groups that it is in.
     groups: BTreeSet<String>,
     /// The hash of its password, if it can be used to log in.
     password: Option<String>,
+    ageing: Ageing,
     /// The permission bits of its home, if that is there.
     home_mode: Option<u32>,
     /// Whether its home lacks what a new home begins with.
@@ -33,7 +36,7 @@ pub(super) struct User {
 impl std::fmt::Display for User {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let password = if self.password.is_some() { "a password" } else { "no password" };
-        let kind = if self.system { "system, " } else { "" };
+        let kind = if is_system(self.number) { "system, " } else { "" };
         let groups: Vec<&str> = self.groups.iter().map(String::as_str).collect();
         write!(
             formatter,
@@ -43,7 +46,8 @@ impl std::fmt::Display for User {
             self.comment,
             self.group,
             groups.join(" ")
-        )
+        )?;
+        if self.ageing == Ageing::default() { Ok(()) } else { write!(formatter, ", {}", self.ageing) }
     }
 }
 
@@ -51,11 +55,14 @@ impl std::fmt::Display for User {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Accounts {
     pub(super) users: BTreeMap<String, User>,
-    groups: BTreeMap<String, bool>,
+    /// With their numbers.
+    groups: BTreeMap<String, u32>,
     user_names: BTreeMap<u32, String>,
     group_names: BTreeMap<u32, String>,
     /// The users whose services run without a login. Source: loginctl(1), `enable-linger`.
     lingering: BTreeSet<String>,
+    /// How long passwords of new users last.
+    ageing: Ageing,
 }
 
 impl Accounts {
@@ -64,7 +71,8 @@ impl Accounts {
         let lingering = files.names("/var/lib/systemd/linger").into_iter().collect();
         let accounts =
             Self::read(&files.text("/etc/passwd"), &files.text("/etc/group"), &files.text("/etc/shadow"));
-        let mut accounts = Self { lingering, ..accounts };
+        let ageing = Ageing::of_new(&files.text("/etc/login.defs"));
+        let mut accounts = Self { lingering, ageing, ..accounts };
         let model = files.names("/etc/skel");
         for user in accounts.users.values_mut() {
             user.home_mode = files.look(Path::new(&user.home)).ok().flatten().map(|seen| seen.mode);
@@ -84,30 +92,32 @@ impl Accounts {
             else {
                 continue;
             };
-            accounts.group_names.insert(number, (*name).to_owned());
-            accounts.groups.insert((*name).to_owned(), is_system(number));
+            // The first of a number is the one that others see.
+            accounts.group_names.entry(number).or_insert_with(|| (*name).to_owned());
+            accounts.groups.insert((*name).to_owned(), number);
             for member in
                 fields.get(3).into_iter().flat_map(|list| list.split(',')).filter(|name| !name.is_empty())
             {
                 members.entry(member).or_default().insert((*name).to_owned());
             }
         }
-        let passwords: BTreeMap<&str, &str> =
-            fields(shadow).filter_map(|fields| Some((*fields.first()?, *fields.get(1)?))).collect();
+        let secret: BTreeMap<&str, Vec<&str>> =
+            fields(shadow).filter_map(|fields| Some((*fields.first()?, fields))).collect();
         for fields in fields(passwd) {
             let [name, _, number, group, comment, home, shell] = fields[..] else { continue };
             let (Ok(number), Ok(group)) = (number.parse(), group.parse::<u32>()) else { continue };
-            accounts.user_names.insert(number, name.to_owned());
-            let password =
-                passwords.get(name).filter(|hash| !hash.starts_with(['!', '*']) && !hash.is_empty());
+            accounts.user_names.entry(number).or_insert_with(|| name.to_owned());
+            let secret = secret.get(name).map(Vec::as_slice).unwrap_or_default();
+            let password = secret.get(1).filter(|hash| !hash.starts_with(['!', '*']) && !hash.is_empty());
             let user = User {
+                number,
                 comment: comment.trim_end_matches(',').to_owned(),
                 home: home.to_owned(),
                 shell: shell.to_owned(),
-                system: is_system(number),
                 group: accounts.group_name(group),
                 groups: members.get(name).cloned().unwrap_or_default(),
                 password: password.map(|hash| (*hash).to_owned()),
+                ageing: Ageing::of(secret),
                 home_mode: None,
                 has_bare_home: false,
             };
@@ -140,16 +150,36 @@ impl Accounts {
     pub(super) fn has_made_home(&self, name: &str, trace: &Trace) -> bool {
         let Some(user) = self.users.get(name).filter(|user| user.home_mode.is_some()) else { return false };
         let command = trace.naming(MAKERS, name);
-        let is_usual = || !user.system || !user.has_bare_home;
+        let is_usual = || !is_system(user.number) || !user.has_bare_home;
         command.map_or_else(is_usual, |command| {
             making(command).map_or_else(is_usual, |words| makes_home(&words))
         })
     }
 
-    /// Each user and group, with all that is known of it, as one line each.
-    pub(super) fn lines(&self) -> BTreeMap<String, String> {
-        let users = self.users.iter().map(|(name, user)| (format!("user {name}"), user.to_string()));
-        let groups = self.groups.iter().map(|(name, system)| (format!("group {name}"), format!("{system}")));
+    /// The new users and groups, and those with another number than before, whose numbers the script names: other files
+    /// and other machines may depend on them.
+    pub(super) fn numbered(&self, before: &Self, trace: &Trace) -> BTreeSet<String> {
+        let is_named = |name: &String, number: u32, before: Option<u32>| {
+            before != Some(number) && trace.names_together(name, &number.to_string())
+        };
+        let old_user = |name: &String| before.users.get(name).map(|user| user.number);
+        let users = self.users.iter().filter(|(name, user)| is_named(name, user.number, old_user(name)));
+        let old_group = |name: &String| before.groups.get(name).copied();
+        let groups = self.groups.iter().filter(|(name, number)| is_named(name, **number, old_group(name)));
+        users.map(|(name, _)| user_line(name)).chain(groups.map(|(name, _)| group_line(name))).collect()
+    }
+
+    /// Each user and group, with all that is known of it, as one line each; with the numbers of these.
+    pub(super) fn lines(&self, numbered: &BTreeSet<String>) -> BTreeMap<String, String> {
+        let with_number = |line: String, number: u32, text: String| {
+            let is_numbered = numbered.contains(&line);
+            (line, if is_numbered { format!("number {number}, {text}") } else { text })
+        };
+        let users =
+            self.users.iter().map(|(name, user)| with_number(user_line(name), user.number, user.to_string()));
+        let kind = |number: u32| if is_system(number) { "of the system" } else { "ordinary" }.to_owned();
+        let groups =
+            self.groups.iter().map(|(name, number)| with_number(group_line(name), *number, kind(*number)));
         let lingering = self.lingering.iter().map(|name| (format!("lingering {name}"), String::new()));
         users.chain(groups).chain(lingering).collect()
     }
@@ -165,18 +195,26 @@ impl Accounts {
         let mut unexpressed = Vec::new();
         let new_users: BTreeMap<_, _> =
             desired.users.iter().filter(|(name, _)| !self.users.contains_key(*name)).collect();
-        // A command that makes a user does not make a group that the script made before.
-        let own_group = |name: &String| {
-            new_users.get(name).is_some_and(|user| user.group == *name)
-                && trace.naming(GROUP_MAKERS, name).is_none()
+        let numbered = desired.numbered(self, trace);
+        // A command that makes a user does not make a group that the script made before, or one with another number.
+        let own_group = |name: &String, number: u32| {
+            let is_its = |user: &&&User| {
+                user.group == *name && (user.number == number || !numbered.contains(&group_line(name)))
+            };
+            new_users.get(name).filter(is_its).is_some() && trace.naming(GROUP_MAKERS, name).is_none()
         };
-        for (name, system) in desired.groups.iter().filter(|(name, _)| !self.groups.contains_key(*name)) {
-            if own_group(name) {
+        for (name, number) in desired.groups.iter().filter(|(name, _)| !self.groups.contains_key(*name)) {
+            if own_group(name, *number) {
                 continue;
             }
             let made = trace.naming(GROUP_MAKERS, name);
-            let system = if *system { vec![("system", "true".to_owned())] } else { Vec::new() };
-            let code = format!("group::ensure({}{});", literal::string(name), literal::options(&system));
+            let mut options = Vec::new();
+            if numbered.contains(&group_line(name)) {
+                options.push(("gid", number.to_string()));
+            } else if is_system(*number) {
+                options.push(("system", "true".to_owned()));
+            }
+            let code = format!("group::ensure({}{});", literal::string(name), literal::options(&options));
             // Users of before it belong to it from the beginning.
             let is_in = |user: &User| user.group == *name || user.groups.contains(name);
             let first = desired.users.iter().filter(|(_, user)| is_in(user));
@@ -191,17 +229,22 @@ impl Accounts {
                 if user.password.is_some() {
                     unexpressed.push(format!("user {name}: it has a password, which the plan does not set"));
                 }
+                if user.ageing != Ageing::default() && user.ageing != desired.ageing {
+                    unexpressed.push(format!("user {name}: {}, which the plan does not set", user.ageing));
+                }
                 let has_home = desired.has_made_home(name, trace);
-                if user.is_special(name, has_home) {
-                    if has_home && user.has_bare_home && trace.naming(MAKERS, name).is_none() {
+                let has_bare_home = has_home && user.has_bare_home;
+                let is_numbered = numbered.contains(&user_line(name));
+                if has_bare_home || desired.user_name(user.number) != *name {
+                    if has_bare_home && trace.naming(MAKERS, name).is_none() {
                         let home = &user.home;
                         unexpressed.push(format!(
                             "user {name}: its home `{home}` was made without the files of `/etc/skel`"
                         ));
                     }
-                    actions.push(made_by_command(name, user, has_home, trace, secrets));
+                    actions.push(made_by_command(name, user, (has_home, is_numbered), trace, secrets));
                 } else {
-                    actions.push(new_user(name, user, has_home, trace));
+                    actions.push(new_user(name, user, (has_home, is_numbered), trace));
                 }
                 continue;
             };
@@ -213,14 +256,27 @@ impl Accounts {
             if user.shell != before.shell {
                 options.push(("shell", literal::string(&user.shell)));
             }
+            if user.comment != before.comment {
+                options.push(("comment", literal::string(&user.comment)));
+            }
             if !options.is_empty() {
                 let code = format!("user::ensure({}{});", literal::string(name), literal::options(&options));
                 actions.push(
                     Action::new(Place::Accounts, code)
-                        .by(trace.naming(&["usermod", "adduser", "gpasswd", "chsh"], name)),
+                        .by(trace.naming(&["usermod", "adduser", "gpasswd", "chsh", "chfn"], name)),
                 );
             }
+            if numbered.contains(&user_line(name)) {
+                let (old, new) = (before.number, user.number);
+                unexpressed.push(format!("user {name}: its number changed from {old} to {new}"));
+            }
+            if user.ageing != before.ageing {
+                unexpressed.push(format!("user {name}: how long its password and the account last changed"));
+            }
             let rest = User {
+                number: user.number,
+                comment: user.comment.clone(),
+                ageing: user.ageing.clone(),
                 groups: before.groups.union(&user.groups).cloned().collect(),
                 shell: user.shell.clone(),
                 home_mode: user.home_mode,
@@ -229,8 +285,13 @@ impl Accounts {
             };
             if rest != *user {
                 unexpressed.push(format!(
-                    "user {name}: its home, comment, password or primary group changed, or it left a group"
+                    "user {name}: its home, password or primary group changed, or it left a group"
                 ));
+            }
+        }
+        for (name, number) in &desired.groups {
+            if let Some(before) = self.groups.get(name).filter(|_| numbered.contains(&group_line(name))) {
+                unexpressed.push(format!("group {name}: its number changed from {before} to {number}"));
             }
         }
         for name in desired.lingering.difference(&self.lingering) {
@@ -254,13 +315,14 @@ impl Accounts {
     }
 }
 
-impl User {
-    /// Whether it has what `user::ensure` cannot give a new user: a comment, a home that was not made with it, or one that was
-    /// made without the files of `/etc/skel`.
-    fn is_special(&self, name: &str, has_home: bool) -> bool {
-        let makes_none = self.system && self.home == format!("/home/{name}");
-        !self.comment.is_empty() || !has_home && !makes_none || has_home && self.has_bare_home
-    }
+/// The name of the line of a user.
+fn user_line(name: &str) -> String {
+    format!("user {name}")
+}
+
+/// The name of the line of a group.
+fn group_line(name: &str) -> String {
+    format!("group {name}")
 }
 
 /// The programs that make a user.
@@ -298,17 +360,27 @@ fn makes_home(words: &[String]) -> bool {
 
 /// A new user that the command of the script makes again, captured, or one that does the same; the groups that it joined
 /// later are added.
-fn made_by_command(name: &str, user: &User, has_home: bool, trace: &Trace, secrets: &Secrets) -> Action {
+fn made_by_command(
+    name: &str,
+    user: &User,
+    (has_home, is_numbered): (bool, bool),
+    trace: &Trace,
+    secrets: &Secrets,
+) -> Action {
     let command = trace.naming(MAKERS, name);
     let of_script = command.filter(|command| secrets.within(&command.text).is_empty()).and_then(making);
     let words = of_script.unwrap_or_else(|| {
+        let number = user.number.to_string();
         let mut words = vec!["useradd", "--home-dir", &user.home, "--shell", &user.shell];
-        if user.system {
+        if is_numbered {
+            words.extend(["--non-unique", "--uid", &number]);
+        }
+        if is_system(user.number) {
             words.push("--system");
         }
         if has_home {
             words.push("--create-home");
-        } else if !user.system {
+        } else if !is_system(user.number) {
             words.push("--no-create-home");
         }
         if !user.comment.is_empty() {
@@ -341,13 +413,25 @@ fn made_by_command(name: &str, user: &User, has_home: bool, trace: &Trace, secre
     Action::new(Place::Accounts, code).by(command)
 }
 
-fn new_user(name: &str, user: &User, has_home: bool, trace: &Trace) -> Action {
+fn new_user(name: &str, user: &User, (has_home, is_numbered): (bool, bool), trace: &Trace) -> Action {
     let mut options = Vec::new();
-    if user.system {
+    if is_numbered {
+        options.push(("uid", user.number.to_string()));
+    }
+    let is_system = is_system(user.number);
+    if is_system {
         options.push(("system", "true".to_owned()));
     }
-    if has_home && (user.home != format!("/home/{name}") || user.system) {
+    // Without these options a user of the system has no home, and another one has it there.
+    let is_usual = user.home == format!("/home/{name}");
+    if !is_usual || has_home && is_system {
         options.push(("home", literal::string(&user.home)));
+    }
+    if !has_home && !(is_usual && is_system) {
+        options.push(("make_home", "false".to_owned()));
+    }
+    if !user.comment.is_empty() {
+        options.push(("comment", literal::string(&user.comment)));
     }
     options.push(("shell", literal::string(&user.shell)));
     if let Some(mode) = user.home_mode.filter(|_| has_home) {
@@ -400,7 +484,7 @@ mod tests {
             code(&actions),
             [
                 "group::ensure(\"sshusers\");",
-                "cmd::run([\"useradd\", \"--home-dir\", \"/opt/d\", \"--shell\", \"/bin/false\", \"--system\", \"daemon1\"], #{ unless: || user::exists(\"daemon1\"), capture: #{} });",
+                "user::ensure(\"daemon1\", #{ system: true, home: \"/opt/d\", make_home: false, shell: \"/bin/false\" });",
                 "user::ensure(\"kim\", #{ shell: \"/bin/bash\", home_mode: \"0755\", groups: [\"sshusers\", \"video\"] });",
                 "user::ensure(\"worker\", #{ system: true, shell: \"/bin/false\", group: \"video\" });",
             ]
@@ -411,30 +495,126 @@ mod tests {
     #[test]
     fn a_user_that_no_call_can_make_is_made_by_the_command_of_the_script() {
         let base = Accounts::read(PASSWD, GROUP, SHADOW);
-        let after = Accounts::read(
-            &format!("{PASSWD}kim:x:1000:44:Kim:/home/kim:/bin/sh\n"),
+        let mut after = Accounts::read(
+            &format!("{PASSWD}kim:x:998:44:Kim:/srv/kim:/bin/sh\n"),
             "root:x:0:\nvideo:x:44:\naudio:x:29:kim\n",
             SHADOW,
         );
-        let trace =
-            Trace::read("\u{1}1.0 0 3 /\u{2}sudo useradd --no-create-home --gid video -c Kim kim\n", "");
+        // Without the files of `/etc/skel`.
+        let user = after.users.get_mut("kim").unwrap();
+        (user.home_mode, user.has_bare_home) = (Some(0o755), true);
+        let made = "adduser --system --ingroup video --home /srv/kim --gecos Kim kim";
+        let trace = Trace::read(&format!("\u{1}1.0 0 3 /\u{2}sudo {made}\n"), "");
         let base = Accounts { groups: after.groups.clone(), ..base };
         let (actions, unexpressed) = base.towards(&after, &trace, &Secrets::default());
         assert_eq!(
             code(&actions),
-            [
-                "cmd::run([\"useradd\", \"--no-create-home\", \"--gid\", \"video\", \"-c\", \"Kim\", \"kim\"], #{ unless: || user::exists(\"kim\"), capture: #{} });\nuser::ensure(\"kim\", #{ groups: [\"audio\"] });"
-            ]
+            [format!(
+                "cmd::run({}, #{{ unless: || user::exists(\"kim\"), capture: #{{}} }});\n\
+                 user::ensure(\"kim\", #{{ home_mode: \"0755\", groups: [\"audio\"] }});",
+                literal::array(made.split(' '))
+            )]
         );
         assert_eq!(unexpressed, [""; 0]);
+    }
+
+    #[test]
+    fn a_comment_and_a_home_that_is_not_made_are_said_to_the_call() {
+        let base = Accounts::read(PASSWD, GROUP, SHADOW);
+        let after = Accounts::read(
+            &format!("{}kim:x:1000:44:Kim K,,,:/home/kim:/bin/sh\n", PASSWD.replace(":root:", ":Admin:")),
+            GROUP,
+            SHADOW,
+        );
         let (actions, unexpressed) = base.towards(&after, &Trace::default(), &Secrets::default());
         assert_eq!(
             code(&actions),
             [
-                "cmd::run([\"useradd\", \"--home-dir\", \"/home/kim\", \"--shell\", \"/bin/sh\", \"--no-create-home\", \"--comment\", \"Kim\", \"--gid\", \"video\", \"kim\"], #{ unless: || user::exists(\"kim\"), capture: #{} });\nuser::ensure(\"kim\", #{ groups: [\"audio\"] });"
+                "user::ensure(\"kim\", #{ make_home: false, comment: \"Kim K\", shell: \"/bin/sh\", group: \"video\" });",
+                "user::ensure(\"root\", #{ comment: \"Admin\" });",
             ]
         );
         assert_eq!(unexpressed, [""; 0]);
+    }
+
+    #[test]
+    fn numbers_that_the_script_names_are_kept() {
+        let base = Accounts::read(PASSWD, GROUP, SHADOW);
+        let passwd = |number: u32, group: u32| {
+            format!(
+                "{PASSWD}vmail:x:{number}:{number}::/home/vmail:/bin/sh\nmixd:x:777:778::/:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n\
+                 ben:x:1001:{group}::/home/ben:/bin/sh\n"
+            )
+        };
+        let group =
+            |number: u32| format!("{GROUP}vmail:x:{number}:\nmixd:x:778:\nann:x:1000:\nben:x:1001:\n");
+        let after = Accounts::read(&passwd(5000, 1001), &group(5000), SHADOW);
+        let trace = Trace::read(
+            "\u{1}1.0 0 1 /\u{2}groupadd -g 5000 vmail\n\u{1}2.0 0 1 /\u{2}useradd -g vmail -u 5000 vmail\n\u{1}3.0 0 1 /\u{2}useradd ann1000\n",
+            "u mixd 777:778\n",
+        );
+        let (actions, unexpressed) = base.towards(&after, &trace, &Secrets::default());
+        let calls: Vec<&str> =
+            code(&actions).into_iter().map(|code| code.split(", make").next().unwrap()).collect();
+        assert_eq!(
+            calls,
+            [
+                "group::ensure(\"mixd\", #{ gid: 778 });",
+                "group::ensure(\"vmail\", #{ gid: 5000 });",
+                "user::ensure(\"ann\", #{ make_home: false, shell: \"/bin/sh\" });",
+                "user::ensure(\"ben\", #{ make_home: false, shell: \"/bin/sh\" });",
+                "user::ensure(\"mixd\", #{ uid: 777, system: true, home: \"/\"",
+                "user::ensure(\"vmail\", #{ uid: 5000",
+            ]
+        );
+        assert_eq!(unexpressed, [""; 0]);
+        // A plan without them does not reproduce the machine.
+        let numbered = after.numbered(&base, &trace);
+        let plan = Accounts::read(&passwd(1002, 1001), &group(1002), SHADOW);
+        let (desired, got) = (after.lines(&numbered), plan.lines(&numbered));
+        let differing: Vec<&String> =
+            desired.keys().filter(|name| desired.get(*name) != got.get(*name)).collect();
+        assert_eq!(differing, ["group vmail", "user vmail"]);
+        // One that changed is named.
+        let (_, unexpressed) = plan.towards(&after, &trace, &Secrets::default());
+        assert_eq!(
+            unexpressed,
+            [
+                "user vmail: its number changed from 1002 to 5000",
+                "group vmail: its number changed from 1002 to 5000"
+            ]
+        );
+    }
+
+    #[test]
+    fn how_long_a_password_lasts_is_named_and_compared() {
+        let base = Accounts::read(PASSWD, GROUP, SHADOW);
+        let after = |line: &str| {
+            let passwd = format!("{PASSWD}ann:x:1000:1000::/home/ann:/bin/sh\n");
+            Accounts::read(&passwd, &format!("{GROUP}ann:x:1000:\n"), &format!("{SHADOW}{line}\n"))
+        };
+        let (limited, plain) = (after("ann:!:20000:0:90:7:::"), after("ann:!:20100:0:99999:7:::"));
+        let (_, unexpressed) = base.towards(&limited, &Trace::default(), &Secrets::default());
+        assert_eq!(
+            unexpressed,
+            [
+                "user ann: the password lasts 90 days, a warning comes 7 days before, which the plan does not set"
+            ]
+        );
+        assert_ne!(limited.lines(&BTreeSet::new()), plain.lines(&BTreeSet::new()));
+        let (_, unexpressed) = plain.towards(&limited, &Trace::default(), &Secrets::default());
+        assert_eq!(unexpressed, ["user ann: how long its password and the account last changed"]);
+    }
+
+    #[test]
+    fn the_first_user_of_a_number_owns_its_files_and_another_one_is_made_by_its_command() {
+        let base = Accounts::read(PASSWD, GROUP, SHADOW);
+        let after = Accounts::read(&format!("{PASSWD}toor:x:0:0::/root:/bin/bash\n"), GROUP, SHADOW);
+        assert_eq!(after.user_name(0), "root");
+        let trace =
+            Trace::read("\u{1}1.0 0 1 /\u{2}useradd -o -u 0 -g 0 -M -d /root -s /bin/bash toor\n", "");
+        let (actions, _) = base.towards(&after, &trace, &Secrets::default());
+        assert!(code(&actions)[0].starts_with("cmd::run([\"useradd\", \"-o\", "), "{actions:?}");
     }
 
     #[test]
@@ -458,7 +638,7 @@ mod tests {
             code(&actions),
             [
                 "group::ensure(\"metrics\", #{ system: true });",
-                "cmd::run([\"useradd\", \"--system\", \"-g\", \"metrics\", \"-d\", \"/opt/metrics\", \"metrics\"], #{ unless: || user::exists(\"metrics\"), capture: #{} });",
+                "user::ensure(\"metrics\", #{ system: true, home: \"/opt/metrics\", make_home: false, shell: \"/usr/sbin/nologin\" });",
             ]
         );
         assert!(actions[0].when < actions[1].when);
@@ -496,7 +676,7 @@ mod tests {
     fn a_locked_password_is_none_and_numbers_do_not_count() {
         let one = Accounts::read("kim:x:1000:1000::/home/kim:/bin/sh\n", "kim:x:1000:\n", "kim:!$6$x:1:\n");
         let other = Accounts::read("kim:x:1007:1009::/home/kim:/bin/sh\n", "kim:x:1009:\n", "kim:*:2:\n");
-        assert_eq!(one.lines(), other.lines());
+        assert_eq!(one.lines(&BTreeSet::new()), other.lines(&BTreeSet::new()));
         assert_eq!((one.user_name(1000), one.group_name(7)), ("kim".to_owned(), "7".to_owned()));
     }
 }

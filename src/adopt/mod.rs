@@ -3,6 +3,7 @@
 
 mod account;
 mod action;
+mod ageing;
 mod alternative;
 mod checkout;
 mod database;
@@ -215,6 +216,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let towards =
         Towards { from, to: after, trace: &trace, during, secrets: &secrets, packaged: of_packages };
     let found = towards.of(&differing, &mut output)?;
+    let numbered = after.accounts.numbered(&from.accounts, &trace);
     let (accounts, unexpressed_accounts) = from.accounts.towards(&after.accounts, &trace, &secrets);
     unexpressed.extend(unexpressed_accounts);
     unexpressed.extend(found.unexpressed.into_iter().map(|(path, why)| format!("{}: {why}", path.display())));
@@ -241,8 +243,9 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         adoption,
         (&output, &secrets),
         &observed,
-        (from, &base, of_packages, &found.apart),
-        (&servers, &parameters),
+        (from, &base, of_packages),
+        (&servers, &found.apart),
+        (&parameters, &numbered),
         &stop,
         tell,
     )?;
@@ -601,8 +604,9 @@ fn prove(
     adoption: &Adoption,
     (output, secrets): (&Output, &Secrets),
     observed: &Observed,
-    (from, base, alone, apart): (&Side, &Side, Option<&BTreeSet<PathBuf>>, &BTreeSet<PathBuf>),
-    (servers, parameters): (&Servers, &BTreeSet<String>),
+    (from, base, alone): (&Side, &Side, Option<&BTreeSet<PathBuf>>),
+    (servers, apart): (&Servers, &BTreeSet<PathBuf>),
+    (parameters, numbered): (&BTreeSet<String>, &BTreeSet<String>),
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Adopted> {
@@ -624,7 +628,8 @@ fn prove(
     for paths in [&mut planned, &mut changed] {
         paths.retain(|path| !servers.holds(path));
     }
-    let mut comparison = proof::compare(from, base, &after.side, &side, (&changed, &planned), apart)?;
+    let mut comparison =
+        proof::compare(from, base, &after.side, &side, (&changed, &planned), (apart, numbered))?;
     let missing = servers.missing();
     comparison.differences += missing.len();
     comparison.remaining.extend(missing);
@@ -646,8 +651,8 @@ fn prove(
         |path: &PathBuf| servers.holds(path) || alone.is_some_and(|alone| alone.contains(path));
     let (of_packages, left): (Vec<PathBuf>, Vec<PathBuf>) =
         left.map(|entry| entry.path).partition(is_of_packages);
-    let (now, before) = (account::Accounts::of(&clone.files()).lines(), base.accounts.lines());
-    let with_packages = from.accounts.lines();
+    let now = account::Accounts::of(&clone.files()).lines(numbered);
+    let [before, with_packages] = [base, from].map(|side| side.accounts.lines(numbered));
     let is_left =
         |name: &&String| now.get(*name) != before.get(*name) && now.get(*name) != with_packages.get(*name);
     let accounts: BTreeSet<&String> = now.keys().chain(before.keys()).filter(is_left).collect();

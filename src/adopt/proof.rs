@@ -35,14 +35,15 @@ pub(super) fn paths(entries: &[Entry]) -> BTreeSet<PathBuf> {
 }
 
 /// Compares the machine that the script ran on with that of the plan. `changed` are the paths that the script and the
-/// plan changed; `from` is the base with the packages alone, and `base` itself.
+/// plan changed; `from` is the base with the packages alone, and `base` itself. Paths that are `apart` are compared
+/// loosely, and accounts that are `numbered` with their numbers.
 pub(super) fn compare(
     from: &Side,
     base: &Side,
     script: &Side,
     plan: &Side,
     (changed, planned): (&BTreeSet<PathBuf>, &BTreeSet<PathBuf>),
-    apart: &BTreeSet<PathBuf>,
+    (apart, numbered): (&BTreeSet<PathBuf>, &BTreeSet<String>),
 ) -> Result<Comparison> {
     let mut comparison = Comparison::default();
     for path in changed.union(planned) {
@@ -63,7 +64,7 @@ pub(super) fn compare(
             (format!("package {name}"), format!("{}{held}", package.version))
         });
         let active = side.active.iter().map(|unit| (format!("active {unit}"), String::new()));
-        let of_files = side.accounts.lines().into_iter().chain(packages).chain(side.answers.lines());
+        let of_files = side.accounts.lines(numbered).into_iter().chain(packages).chain(side.answers.lines());
         let of_files = of_files.chain(side.alternatives.lines());
         of_files.chain(active).chain(side.cluster.lines()).chain(side.kernel.lines()).collect()
     };

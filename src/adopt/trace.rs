@@ -162,6 +162,15 @@ impl Trace {
         })
     }
 
+    /// Whether a line of the script, or a command that it ran, names both: each is no part of a longer word.
+    pub(super) fn names_together(&self, one: &str, other: &str) -> bool {
+        let is_inner = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
+        let names = |text: &str, name: &str| text.split(|letter| !is_inner(letter)).any(|word| word == name);
+        let commands = self.commands.iter().map(|command| command.text.as_str());
+        let mut texts = self.source.iter().map(String::as_str).chain(commands);
+        texts.any(|text| text.contains(one) && names(text, one) && names(text, other))
+    }
+
     /// Whether the script, or a command that it ran, has this text in it.
     pub(super) fn contains(&self, text: &str) -> bool {
         self.source.iter().any(|line| line.contains(text))
