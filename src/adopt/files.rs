@@ -8,6 +8,7 @@ use anyhow::Result;
 use super::account;
 use super::action::{Action, Place};
 use super::checkout::Checkout;
+use super::noise::is_noise;
 use super::output::Output;
 use super::product::{self, Product};
 use super::secret::Secrets;
@@ -19,6 +20,8 @@ use crate::machine::clone::root_files::{Seen, SeenKind};
 
 /// A larger file is not put into a plan, in bytes.
 const LARGEST: u64 = 32 * 1024 * 1024;
+/// Why there is no call for a path.
+const NOT_UTF_8: &str = "its name is not UTF-8, which plans are";
 /// A longer text is a file of the plan, in bytes.
 const LONGEST_IN_LINE: usize = 160;
 
@@ -40,6 +43,8 @@ pub(super) struct Found {
     pub(super) actions: Vec<Action>,
     /// What cannot be expressed, with the reason.
     pub(super) unexpressed: Vec<(PathBuf, String)>,
+    /// Files that not everyone may read, whose contents are in clear in the plan.
+    pub(super) in_clear: Vec<PathBuf>,
     /// Products of commands, in which only the command decides what there is.
     pub(super) apart: BTreeSet<PathBuf>,
 }
@@ -80,6 +85,7 @@ impl Towards<'_> {
         for tree in &trees {
             if let Some(directory) = new.get(tree.root()) {
                 found.actions.extend(self.tree(tree, directory, output)?);
+                found.in_clear.extend(tree.private_files());
             }
         }
         for (path, (before, after)) in &seen {
@@ -107,7 +113,11 @@ impl Towards<'_> {
                     if path.ancestors().skip(1).any(|above| gone.contains(above)) {
                         continue;
                     }
-                    found.actions.push(self.removal(path, before));
+                    if path.to_str().is_some() {
+                        found.actions.push(self.removal(path, before));
+                    } else {
+                        found.unexpressed.push(((*path).to_owned(), NOT_UTF_8.to_owned()));
+                    }
                 }
                 (before, Some(after)) => {
                     if before.is_none() && self.comes_with_user(path, after, &homes)? {
@@ -117,6 +127,12 @@ impl Towards<'_> {
                         Ok(mut actions) => {
                             if before.is_none() {
                                 self.before_homes(path, &homes, &mut actions);
+                            }
+                            let writes = |action: &Action| {
+                                action.secrets.is_empty() && !action.code.starts_with("file::access(")
+                            };
+                            if is_private(after) && actions.iter().any(writes) {
+                                found.in_clear.push((*path).to_owned());
                             }
                             found.actions.extend(actions);
                         }
@@ -145,9 +161,8 @@ impl Towards<'_> {
         let mut products: Vec<Product<'_>> = Vec::new();
         for (path, (before, after)) in seen {
             let (None, Some(after)) = (before, after) else { continue };
-            let Some(command) = self.running(path, after).filter(|command| product::is_maker(command)) else {
-                continue;
-            };
+            let command = self.running(path, after).filter(|command| product::is_maker(command));
+            let Some(command) = command.filter(|_| path.to_str().is_some()) else { continue };
             if product::is_git(command) {
                 // The outermost: what is below it are its submodules.
                 let is_new = |above: &&Path| {
@@ -164,6 +179,9 @@ impl Towards<'_> {
                 }
                 continue;
             }
+            if !self.can_run_again(command) {
+                continue;
+            }
             let is_its = |product: &Product<'_>| product.command == command;
             let at = products.iter().position(is_its).unwrap_or(products.len());
             if at == products.len() {
@@ -175,6 +193,15 @@ impl Towards<'_> {
             }
         }
         products
+    }
+
+    /// Whether the plan can run a command again. What it runs in, or reads, may have been temporary.
+    fn can_run_again(&self, command: &Command) -> bool {
+        let is_there = |path: &PathBuf| {
+            let stays = path == Path::new("/") || path.starts_with("/dev") || !is_noise(path, true);
+            stays && self.to.files.look(path).is_ok_and(|seen| seen.is_some())
+        };
+        product::needed(command).iter().all(is_there)
     }
 
     /// Whether a path is a swap file. Source: fstab(5).
@@ -334,7 +361,13 @@ impl Towards<'_> {
         let same_kind = before
             .filter(|before| std::mem::discriminant(&before.kind) == std::mem::discriminant(&after.kind));
         let mut actions = Vec::new();
+        if path.to_str().is_none() {
+            return Ok(Err(NOT_UTF_8.to_owned()));
+        }
         match &after.kind {
+            SeenKind::Link(target) if target.to_str().is_none() => {
+                return Ok(Err("its target is not UTF-8, which plans are".to_owned()));
+            }
             SeenKind::Special => return Ok(Err("it is a device, a pipe or a socket".to_owned())),
             SeenKind::Link(target) => {
                 if same_kind.is_some_and(|before| before.kind == after.kind) {
@@ -578,6 +611,11 @@ impl Towards<'_> {
     }
 }
 
+/// Whether not everyone may read a file.
+pub(super) fn is_private(seen: &Seen) -> bool {
+    seen.kind == SeenKind::File && seen.mode & 0o004 == 0
+}
+
 /// The last part of a path.
 fn name_in(path: &Path) -> String {
     path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
@@ -615,12 +653,59 @@ fn is_of_units(path: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
     use std::os::unix::fs::MetadataExt as _;
 
     use super::super::live::Live;
     use super::super::output;
     use super::*;
     use crate::machine::clone::root_files::RootFiles;
+
+    /// What is found at these paths of one root directory and another, and the calls.
+    fn found(before: &Path, after: &Path, trace: &Trace, paths: &[&OsStr]) -> (Found, Vec<String>) {
+        let plan = tempfile::tempdir().unwrap();
+        let [from, to] = [before, after].map(|root| Side::of(RootFiles::new(root, None), Live::default()));
+        let secrets = Secrets::default();
+        let during = (0, i128::MAX);
+        let towards = Towards { from: &from, to: &to, trace, during, secrets: &secrets, packaged: None };
+        let paths: Vec<PathBuf> = paths.iter().map(PathBuf::from).collect();
+        let found = towards.of(&paths, &mut Output::create(plan.path()).unwrap()).unwrap();
+        let calls =
+            found.actions.iter().map(|action| action.code.split(',').next().unwrap().to_owned()).collect();
+        (found, calls)
+    }
+
+    #[test]
+    fn names_that_are_not_utf_8_are_said_and_get_no_call() {
+        let [before, after] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let [latin, gone] = [&b"/latin-\xe9"[..], b"/gone-\xe9"].map(OsStr::from_bytes);
+        let at = |root: &tempfile::TempDir, name: &OsStr| {
+            root.path().join(Path::new(name).strip_prefix("/").unwrap())
+        };
+        std::fs::write(at(&after, latin), "z").unwrap();
+        std::fs::write(at(&before, gone), "z").unwrap();
+        std::os::unix::fs::symlink(OsStr::from_bytes(b"a\xffb"), after.path().join("link")).unwrap();
+        let paths = [gone, latin, OsStr::new("/link")];
+        let (found, calls) = found(before.path(), after.path(), &Trace::default(), &paths);
+        assert_eq!(calls, [""; 0]);
+        let why: Vec<&str> = found.unexpressed.iter().map(|(_, why)| why.as_str()).collect();
+        assert_eq!(why, [NOT_UTF_8, NOT_UTF_8, "its target is not UTF-8, which plans are"]);
+    }
+
+    #[test]
+    fn what_a_command_made_in_a_directory_that_has_gone_is_files() {
+        let [before, after] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        std::fs::create_dir(after.path().join("build")).unwrap();
+        std::fs::write(after.path().join("tool"), "#!/bin/sh\n").unwrap();
+        let made = RootFiles::new(after.path(), None).look(Path::new("/tool")).unwrap().unwrap().modified;
+        for (directory, call) in [("/build", "cmd::run([\"make\""), ("/gone", "file::write(\"/tool\"")] {
+            let entry = format!("\u{1}{}.0 0 2 {directory}\u{2}make install\n", made / 1_000_000_000);
+            let paths = [OsStr::new("/tool")];
+            let (_, calls) = found(before.path(), after.path(), &Trace::read(&entry, ""), &paths);
+            assert_eq!(calls[0], call);
+        }
+    }
 
     #[test]
     fn a_directory_comes_before_the_user_whose_home_is_in_it() {

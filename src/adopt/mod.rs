@@ -45,6 +45,7 @@ use crate::failure::Failure;
 use crate::machine::clock;
 use crate::machine::clone::container::Inside;
 use crate::machine::clone::root_files::RootFiles;
+use crate::machine::files::PathText;
 use crate::machine::signal::Signals;
 use crate::rehearse::{
     Base, Difference, FILES, LiveClone, Progress, Rehearsal, Run, SHARED, Stop, plan_root, require_tools,
@@ -116,6 +117,8 @@ pub struct Adopted {
     pub comparison: Comparison,
     /// What cannot be expressed, with the reason.
     pub unexpressed: Vec<String>,
+    /// The files that not everyone may read, whose contents are in clear in the plan.
+    pub in_clear: Vec<String>,
     /// What was neither put into the plan nor compared.
     pub uncompared: Vec<String>,
     /// What a second run changed; nothing if it did not end.
@@ -219,7 +222,8 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let numbered = after.accounts.numbered(&from.accounts, &trace);
     let (accounts, unexpressed_accounts) = from.accounts.towards(&after.accounts, &trace, &secrets);
     unexpressed.extend(unexpressed_accounts);
-    unexpressed.extend(found.unexpressed.into_iter().map(|(path, why)| format!("{}: {why}", path.display())));
+    unexpressed
+        .extend(found.unexpressed.into_iter().map(|(path, why)| format!("{}: {why}", PathText::new(path))));
     let (databases, unexpressed_databases) =
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
     unexpressed.extend(unexpressed_databases);
@@ -253,6 +257,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let adopted = Adopted {
         script: (observed.exit, stopped),
         unexpressed,
+        in_clear: found.in_clear.iter().map(|path| PathText::new(path).to_string()).collect(),
         uncompared: servers.uncompared(),
         ..adopted
     };
@@ -656,7 +661,7 @@ fn prove(
     let is_left =
         |name: &&String| now.get(*name) != before.get(*name) && now.get(*name) != with_packages.get(*name);
     let accounts: BTreeSet<&String> = now.keys().chain(before.keys()).filter(is_left).collect();
-    let paths = left.iter().map(|path| path.display().to_string());
+    let paths = left.iter().map(|path| PathText::new(path).to_string());
     let left: Vec<String> =
         paths.chain(accounts.into_iter().cloned()).chain(kernel.differing(&rolled_back)).collect();
     Ok(Adopted {
@@ -664,6 +669,7 @@ fn prove(
         run,
         comparison,
         unexpressed: Vec::new(),
+        in_clear: Vec::new(),
         uncompared: Vec::new(),
         second_run,
         rollback: code,
@@ -709,6 +715,7 @@ fn report(script: &str, adopted: &Adopted) -> String {
     };
     list("Not reproduced", comparison.remaining.clone());
     list("Not expressed", adopted.unexpressed.clone());
+    list("In clear in the plan, though not everyone may read it on the machine", adopted.in_clear.clone());
     list("Not compared", adopted.uncompared.clone());
     list("Not as in the base after a rollback", adopted.left.clone());
     text

@@ -49,6 +49,7 @@ const NOISE: &[Noise] = &[
     tree("/var/lib/AccountsService"),
     tree("/var/lib/dbus"),
     tree("/var/lib/dhcp"),
+    one("/var/lib/dovecot/instances"),
     tree("/var/lib/dpkg"),
     tree("/var/lib/fail2ban"),
     tree("/var/lib/kkrun"),

@@ -1,14 +1,14 @@
 //! What a command of the script makes that no call says better: the packages of a language, what a build installs. The plan
 //! runs that command again, captured, so that all it changes can be undone.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use super::checkout::Checkout;
 use super::literal;
 use super::trace::{Command, as_user, name_of};
 
 /// Programs that install or build, and the arguments of which one must be there; none is any.
-const MAKERS: [(&str, &[&str]); 23] = [
+const MAKERS: [(&str, &[&str]); 25] = [
     ("bundle", &["install"]),
     ("bundler", &["install"]),
     ("cargo", &["build", "install"]),
@@ -20,6 +20,7 @@ const MAKERS: [(&str, &[&str]); 23] = [
     ("go", &["build", "get", "install"]),
     ("make", &[]),
     ("meson", &["install"]),
+    ("newaliases", &[]),
     ("ninja", &[]),
     ("npm", &["add", "build", "ci", "i", "install", "run"]),
     ("pip", &["install"]),
@@ -27,6 +28,7 @@ const MAKERS: [(&str, &[&str]); 23] = [
     ("pipx", &["install"]),
     ("pnpm", &["add", "build", "i", "install", "run"]),
     ("poetry", &["install"]),
+    ("postalias", &[]),
     ("postmap", &[]),
     ("rbenv", &["install"]),
     ("uv", &["pip", "sync", "tool", "venv"]),
@@ -54,6 +56,14 @@ impl Product<'_> {
         }
         let mut options = Vec::new();
         options.extend(self.roots.first().map(|root| ("creates", literal::string(&root.to_string_lossy()))));
+        let sources = sources(&self.command.directory, &words);
+        if !sources.is_empty() {
+            let digests: Vec<String> = sources
+                .iter()
+                .map(|source| format!("file::sha256({})", literal::string(&source.to_string_lossy())))
+                .collect();
+            options.push(("made_from", format!("|| {}", digests.join(" + "))));
+        }
         options.push(("capture", "#{}".to_owned()));
         // Another user cannot enter the home of root, in which scripts begin; sudo only stays in it.
         let is_entered = user.is_none() || !self.command.directory.starts_with("/root");
@@ -82,6 +92,48 @@ impl Product<'_> {
     pub(super) fn apart(&self) -> Vec<PathBuf> {
         self.checkout.as_ref().map_or_else(|| self.roots.clone(), |checkout| vec![checkout.repository()])
     }
+}
+
+/// What has to be there for a command: its directory, and what its arguments name.
+pub(super) fn needed(command: &Command) -> Vec<PathBuf> {
+    let (_, words) = as_user(command.words());
+    let named = words.iter().filter_map(|word| {
+        let path = word.rsplit_once('=').map_or(word.as_str(), |(_, value)| value);
+        let is_path = ["/", "./", "../"].iter().any(|begin| path.starts_with(begin));
+        is_path.then(|| plain(&command.directory.join(path)))
+    });
+    std::iter::once(command.directory.clone()).chain(named).collect()
+}
+
+/// The files that a command makes into tables; it has to run again when they change. Source: postmap(1), newaliases(1).
+fn sources(directory: &Path, words: &[String]) -> Vec<PathBuf> {
+    let Some((program, arguments)) = words.split_first() else { return Vec::new() };
+    match name_of(program) {
+        "newaliases" => vec![PathBuf::from("/etc/aliases")],
+        "postmap" | "postalias" => {
+            let is_value = |at: usize| at > 0 && arguments[at - 1] == "-c";
+            let tables = arguments.iter().enumerate();
+            let tables = tables.filter(|(at, word)| !word.starts_with('-') && !is_value(*at));
+            let path = |table: &str| table.split_once(':').map_or(table, |(_, path)| path).to_owned();
+            tables.map(|(_, table)| plain(&directory.join(path(table)))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// A path without `.` and `..`.
+fn plain(path: &Path) -> PathBuf {
+    let mut plain = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir => {
+                plain.pop();
+            }
+            part => plain.push(part),
+        }
+    }
+    plain
 }
 
 /// Whether a command is one of git.
@@ -148,6 +200,31 @@ mod tests {
             product.code().unwrap(),
             "cmd::run([\"pip\", \"install\", \"yq\"], #{ creates: \"/home/anna/.local\", capture: #{}, cwd: \"/srv\", user: \"anna\", timeout: 1800 });"
         );
+    }
+
+    #[test]
+    fn a_command_needs_its_directory_and_what_it_names() {
+        let needs = |text: &str| {
+            needed(&command(text)).iter().map(|path| path.display().to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(needs("make install"), ["/srv"]);
+        assert_eq!(
+            needs("pip install -r ../list ./x.whl --target=/opt/x"),
+            ["/srv", "/list", "/srv/x.whl", "/opt/x"]
+        );
+        assert_eq!(needs("npm install https://example.org/x.tgz"), ["/srv"]);
+    }
+
+    #[test]
+    fn a_table_is_made_again_when_its_source_changes() {
+        for (text, source) in
+            [("postmap -c /etc/postfix hash:virtual", "/srv/virtual"), ("newaliases", "/etc/aliases")]
+        {
+            let command = command(text);
+            let product = Product { command: &command, roots: vec!["/etc/x.db".into()], checkout: None };
+            let made_from = format!("made_from: || file::sha256(\"{source}\"), capture: #{{}}, ");
+            assert!(product.code().unwrap().contains(&made_from), "{text}");
+        }
     }
 
     #[test]

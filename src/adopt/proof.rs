@@ -7,6 +7,7 @@ use anyhow::Result;
 
 use super::noise::is_noise;
 use super::side::Side;
+use crate::machine::files::PathText;
 use crate::rehearse::difference::Entry;
 
 /// What was compared, and what the plan does not reproduce.
@@ -56,7 +57,7 @@ pub(super) fn compare(
         let is_own =
             differs.is_some() || (changed.contains(path) && script.difference(path, from, false)?.is_some());
         comparison.differences += usize::from(is_own);
-        comparison.remaining.extend(differs.map(|what| format!("{}: {what}", path.display())));
+        comparison.remaining.extend(differs.map(|what| format!("{}: {what}", PathText::new(path))));
     }
     let all = |side: &Side, packages: &Side| -> BTreeMap<String, String> {
         let packages = packages.packages.0.iter().map(|(name, package)| {

@@ -50,10 +50,27 @@ static OF_USERS: LazyLock<Vec<Regex>> = LazyLock::new(|| {
     patterns.into_iter().filter_map(|pattern| Regex::new(pattern).ok()).collect()
 });
 
+/// The files of logins that have a form of their own: how they are named, and what the secret of a line is.
+static LOGINS: LazyLock<Vec<(Regex, Regex)>> = LazyLock::new(|| {
+    let forms = [
+        (r"/\.?pgpass$", r"^[^#].*:([^:]+)$"),
+        (r"/(\.netrc|auth\.conf(\.d/.*)?)$", r"\bpassword\s+(\S+)"),
+        (r"/sasl_?passw(d|ord)$", r"^\S+\s+[^:\s]+:(\S+)$"),
+        (r"/\.docker/config\.json$", r#""auth"\s*:\s*"([^"]+)""#),
+    ];
+    let both = forms.into_iter().map(|(name, line)| Some((Regex::new(name).ok()?, Regex::new(line).ok()?)));
+    both.flatten().collect()
+});
+
 /// Those of a file. Only files of settings have names that are indented or within a line: elsewhere these are prose and code.
 pub(super) fn of_file(path: &Path, text: &str) -> Vec<Suspect> {
     let mut found = Vec::new();
     let is_of_settings = is_of_settings(path);
+    let named = path.to_string_lossy();
+    for (_, form) in LOGINS.iter().filter(|(name, _)| name.is_match(&named)) {
+        let of_lines = text.lines().flat_map(|line| form.captures_iter(line));
+        found.extend(of_lines.map(|captures| ("login_password".to_owned(), captures[1].to_owned())));
+    }
     for line in text.lines() {
         if line.trim_start().starts_with(['#', ';', '!']) || line.trim_start().starts_with("//") {
             continue;
@@ -169,6 +186,12 @@ mod tests {
             ("/etc/a/config.php", "define('DB_PASSWORD', 'geheim7');", "geheim7"),
             ("/etc/a/config.php", "$cfg['password'] = 'geheim7';", "geheim7"),
             ("/etc/bind/key", "    secret \"bGFsYQ==\";", "bGFsYQ=="),
+            ("/root/.pgpass", "host:5432:app:app:Pg-Pass-w0rd", "Pg-Pass-w0rd"),
+            ("/root/.netrc", "machine a login bob password Netrc-Pw-1", "Netrc-Pw-1"),
+            ("/etc/apt/auth.conf.d/a.conf", "machine a login bob password Netrc-Pw-1", "Netrc-Pw-1"),
+            ("/etc/postfix/sasl_passwd", "[smtp.example.org]:587 relay:Rel4yS3cret", "Rel4yS3cret"),
+            ("/root/.docker/config.json", "{\"auths\":{\"r\":{\"auth\":\"a2ltOng=\"}}}", "a2ltOng="),
+            ("/root/.profile", "export AWS_SECRET_ACCESS_KEY=abc/77", "abc/77"),
             ("/srv/plain", "db_password = sesame", "sesame"),
             ("/srv/a.rb", "  url: 'postgres://mix:urlp4ssw@db.example.org/mix'", "urlp4ssw"),
             ("/srv/a.sql", "CREATE USER 'kim'@'localhost' IDENTIFIED BY 'geheim7';", "geheim7"),

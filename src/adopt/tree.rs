@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::action::Action;
-use super::files::{Towards, quoted};
+use super::files::{Towards, is_private, quoted};
 use super::literal;
 use super::output::Output;
 use crate::machine::clone::root_files::{Seen, SeenKind};
@@ -47,6 +47,8 @@ impl Towards<'_> {
             }
             let is_other = |(path, seen): &(PathBuf, Seen)| {
                 seen.kind == SeenKind::Special
+                    || path.to_str().is_none()
+                    || matches!(&seen.kind, SeenKind::Link(target) if target.to_str().is_none())
                     || is_apart(path)
                     || self.to.owners(seen) != self.to.owners(directory)
                     || seen.kind == SeenKind::File && self.holds_secret(path)
@@ -157,5 +159,10 @@ impl Tree {
     /// The directory itself.
     pub(super) fn root(&self) -> &Path {
         &self.root
+    }
+
+    /// The files in it that not everyone may read.
+    pub(super) fn private_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.inside.iter().filter(|(_, seen)| is_private(seen)).map(|(path, _)| path.clone())
     }
 }

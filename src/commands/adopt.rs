@@ -82,6 +82,13 @@ fn conclude(reporter: &Reporter, adopted: &Adopted) {
     if adopted.run != 0 {
         reporter.note(format!("the plan itself ended with exit status {}", adopted.run));
     }
+    match adopted.in_clear.len() {
+        0 => {}
+        1 => reporter.note("1 file that not everyone may read is in clear in the plan: REPORT.md names it"),
+        count => reporter.note(format!(
+            "{count} files that not everyone may read are in clear in the plan: REPORT.md names them"
+        )),
+    }
     let comparison = &adopted.comparison;
     let rest = comparison.remaining.len();
     let several = |count: u64, what: &str| format!("{count} {what}{}", if count == 1 { "" } else { "s" });
