@@ -21,6 +21,7 @@ mod output;
 mod package;
 mod product;
 mod proof;
+mod restart;
 mod secret;
 mod server;
 mod setting;
@@ -56,6 +57,7 @@ use kernel::Kernel;
 use live::Live;
 use origin::Origin;
 use output::{Output, Written};
+use restart::Restart;
 use secret::Secrets;
 use server::Servers;
 use side::Side;
@@ -174,7 +176,6 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let sections = trace.sections();
     let origin = Origin::of(&trace, &source, &adoption.environment, &adoption.arguments);
     let mut secrets = Secrets::of(&origin, &adoption.environment);
-    let restarts = unit::restarts(&trace, &after.active);
     let settings = setting::candidates(&trace, &secrets);
     let name = Path::new(script)
         .file_stem()
@@ -182,13 +183,13 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
 
     let mut unexpressed = Vec::new();
     let packages = package_actions(&base, &observed, (&trace, &secrets), &mut output)?;
-    let write = |actions: Vec<Action>, secrets: &Secrets, output: &mut Output| {
+    let write = |actions: Vec<Action>, restarts: &[Restart], secrets: &Secrets, output: &mut Output| {
         output.write_plan(Written {
             script,
             name: &name,
             actions,
             sections: &sections,
-            restarts: &restarts,
+            restarts,
             secrets,
             settings: &settings,
         })
@@ -239,7 +240,8 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         .chain(units)
         .chain(kernel)
         .chain(unit::reboot(&trace, script));
-    write(actions.collect(), &secrets, &mut output)?;
+    let restarts = restart::restarts(&trace, &after.active, &after.changes, observed.during);
+    write(actions.collect(), &restarts, &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));
 
     tell(Stage::Proving);
@@ -266,7 +268,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
 }
 
 /// Writes a plan of these actions.
-type Write<'w> = dyn Fn(Vec<Action>, &Secrets, &mut Output) -> Result<()> + 'w;
+type Write<'w> = dyn Fn(Vec<Action>, &[Restart], &Secrets, &mut Output) -> Result<()> + 'w;
 
 /// Installs the packages alone in clones of their own, again with the answers that they do not give by themselves: what they
 /// install depends on them. Gives those answers, the last clone, and what went wrong.
@@ -281,7 +283,7 @@ fn packages_alone(
 ) -> Result<(Vec<Action>, Option<After>, Vec<String>)> {
     let (mut answers, mut reference, mut failed) = (Vec::new(), None, Vec::new());
     while !packages.is_empty() {
-        write(answers.iter().chain(packages).cloned().collect(), secrets, output)?;
+        write(answers.iter().chain(packages).cloned().collect(), &[], secrets, output)?;
         tell(Stage::Packages(after.packages.asked_beyond(&base.packages).len()));
         let (code, mut alone) = run_plan_alone(adoption, (output.directory(), secrets), stop, tell)?;
         alone.side.kernel.keep(parameters);

@@ -10,10 +10,10 @@ use anyhow::{Context as _, Result, bail};
 
 use super::action::{Action, Place};
 use super::literal;
+use super::restart::Restart;
 use super::secret::Secrets;
 use super::setting::{self, Setting};
 use super::trace::Section;
-use super::unit::Restart;
 use crate::exit_code::ExitCode;
 use crate::failure::Failure;
 
@@ -204,7 +204,7 @@ fn text(step: &Step, script: &str, restarts: &[&Restart], secrets: &Secrets) -> 
         let (count, units) = restarted(&step.actions[at..], restarts);
         let group = &step.actions[at..at + count.max(1)];
         if !units.is_empty() {
-            let _ = writeln!(text, "step::on_change(#{{ restart: {} }}, || {{", literal::array(units));
+            let _ = writeln!(text, "step::on_change(#{{ restart: {} }}, || {{", literal::array(&units));
         }
         let indentation = if units.is_empty() { "" } else { "    " };
         for action in group {
@@ -225,15 +225,27 @@ fn text(step: &Step, script: &str, restarts: &[&Restart], secrets: &Secrets) -> 
 }
 
 /// How many of these actions, from the first on, come before a restart of units, if they write files; and the units.
-fn restarted<'restarts>(actions: &[Action], restarts: &[&'restarts Restart]) -> (usize, &'restarts [String]) {
+fn restarted(actions: &[Action], restarts: &[&Restart]) -> (usize, Vec<String>) {
     let Some(first) = actions.first().filter(|action| action.is_file).and_then(|action| action.when) else {
-        return (1, &[]);
+        return (1, Vec::new());
     };
-    let Some(restart) = restarts.iter().find(|restart| restart.when > first) else { return (1, &[]) };
+    let Some(restart) = restarts.iter().find(|restart| restart.when > first) else { return (1, Vec::new()) };
     let of_them = restarts.iter().rev().find(|other| other.units == restart.units);
     let last = of_them.map_or(restart.when, |restart| restart.when);
     let is_before = |action: &&Action| action.is_file && action.when.is_some_and(|moment| moment < last);
-    (actions.iter().take_while(is_before).count(), &restart.units)
+    // Other units that follow before the next file read the same ones.
+    let later = actions.iter().filter(|action| action.is_file).filter_map(|action| action.when);
+    let next = later.filter(|when| *when > last).min();
+    let together = restarts.iter().filter(|restart| {
+        restart.when > first && (restart.when <= last || next.is_none_or(|next| restart.when < next))
+    });
+    let mut units: Vec<String> = Vec::new();
+    for unit in together.flat_map(|restart| &restart.units) {
+        if !units.contains(unit) {
+            units.push(unit.clone());
+        }
+    }
+    (actions.iter().take_while(is_before).count(), units)
 }
 
 fn capitalised(title: &str) -> String {
@@ -311,12 +323,13 @@ mod tests {
                 action(Place::Files, 9, Some(7), "c();"),
             ],
         };
-        let restart = Restart { when: 5, line: 5, units: vec!["nginx.service".to_owned()] };
+        let at = |when, unit: &str| Restart { when, line: 5, units: vec![unit.to_owned()] };
+        let (restart, other, later) = (at(5, "nginx.service"), at(6, "php.service"), at(10, "late.service"));
         assert_eq!(
-            text(&step, "x.sh", &[&restart], &Secrets::default()),
+            text(&step, "x.sh", &[&restart, &other, &later], &Secrets::default()),
             "//! Web.\n\nconst REQUIRES = #{ root: true };\n\n\
-             step::on_change(#{ restart: [\"nginx.service\"] }, || {\n    // x.sh:4\n    a();\n    b();\n});\n\
-             // x.sh:6\nu();\n// x.sh:7\nc();\n"
+             step::on_change(#{ restart: [\"nginx.service\", \"php.service\"] }, || {\n    // x.sh:4\n    a();\n    b();\n});\n\
+             // x.sh:6\nu();\nstep::on_change(#{ restart: [\"late.service\"] }, || {\n    // x.sh:7\n    c();\n});\n"
         );
     }
 

@@ -13,6 +13,7 @@ use super::kernel::Kernel;
 use super::live::Live;
 use super::open_files::OpenFiles;
 use super::package::Packages;
+use super::restart::Changes;
 use crate::machine::clone::root_files::{RootFiles, Seen, SeenKind};
 
 /// A machine, running or not.
@@ -25,6 +26,8 @@ pub(super) struct Side {
     pub(super) answers: Answers,
     /// The units that were active when it was looked at.
     pub(super) active: BTreeSet<String>,
+    /// When services changed their states last.
+    pub(super) changes: Changes,
     pub(super) cluster: Cluster,
     pub(super) kernel: Kernel,
     pub(super) open: OpenFiles,
@@ -32,10 +35,10 @@ pub(super) struct Side {
 
 impl Side {
     pub(super) fn of(files: RootFiles, live: Live) -> Self {
-        let Live { active, cluster, kernel, open } = live;
+        let Live { active, changes, cluster, kernel, open } = live;
         let (accounts, packages, answers) = (Accounts::of(&files), Packages::of(&files), Answers::of(&files));
         let alternatives = Alternatives::of(&files);
-        Self { files, accounts, packages, alternatives, answers, active, cluster, kernel, open }
+        Self { files, accounts, packages, alternatives, answers, active, changes, cluster, kernel, open }
     }
 
     /// Owner and group, by name.

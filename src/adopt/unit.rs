@@ -63,7 +63,7 @@ impl UnitLink {
     }
 }
 
-fn is_unit(name: &str) -> bool {
+pub(super) fn is_unit(name: &str) -> bool {
     [".service", ".socket", ".timer", ".path", ".target"].iter().any(|kind| name.ends_with(kind))
 }
 
@@ -148,32 +148,6 @@ pub(super) fn reboot(trace: &Trace, script: &str) -> Option<Action> {
 /// What says that the machine has to be restarted; `/run` is also `/var/run`. Source: update-notifier-common(8).
 const REBOOT_REQUIRED: &str = "/run/reboot-required";
 
-/// Units that the script let read their files again.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Restart {
-    pub(super) when: i128,
-    pub(super) line: usize,
-    pub(super) units: Vec<String>,
-}
-
-/// Which units the script let read their files again, and when.
-pub(super) fn restarts(trace: &Trace, active: &BTreeSet<String>) -> Vec<Restart> {
-    const VERBS: [&str; 5] = ["restart", "reload", "reload-or-restart", "try-restart", "force-reload"];
-    let restarted = |command: &Command| {
-        let words = command.words();
-        let verb = words.iter().position(|word| VERBS.contains(&word.as_str()))?;
-        if !words[..verb].iter().any(|word| word == "systemctl" || word == "service")
-            || words.iter().any(|word| word == "--user")
-        {
-            return None;
-        }
-        let full = |word: &String| if is_unit(word) { word.clone() } else { format!("{word}.service") };
-        let units: Vec<String> = words[1..].iter().map(full).filter(|unit| active.contains(unit)).collect();
-        (!units.is_empty()).then_some(Restart { when: command.when, line: command.line, units })
-    };
-    trace.commands.iter().filter_map(restarted).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -234,16 +208,5 @@ mod tests {
         for command in ["shutdown -h now", "test -f /run/reboot-required", "systemctl restart x"] {
             assert_eq!(asks(command, command), None, "{command}");
         }
-    }
-
-    #[test]
-    fn a_restart_names_the_units_that_run() {
-        let trace = Trace::read(
-            "\u{1}5.0 0 1 /\u{2}systemctl restart nginx other\n\u{1}6.0 0 2 /\u{2}systemctl start x\n",
-            "",
-        );
-        let active = BTreeSet::from(["nginx.service".to_owned()]);
-        let restart = Restart { when: 5_000_000_000, line: 1, units: vec!["nginx.service".to_owned()] };
-        assert_eq!(restarts(&trace, &active), [restart]);
     }
 }

@@ -39,6 +39,16 @@ impl Adopting {
         script
     }
 
+    /// The texts of its scripts.
+    fn steps(&self) -> String {
+        std::fs::read_dir(self.plan())
+            .unwrap()
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.extension().is_some_and(|extension| extension == "rhai"))
+            .map(|path| std::fs::read_to_string(path).unwrap())
+            .collect()
+    }
+
     fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.plan().join(name)).unwrap()
     }
@@ -206,18 +216,13 @@ fn checkouts_alternatives_special_users_restarts_and_the_state_of_the_kernel_are
     let said = said(&output);
     assert_eq!(output.status.code(), Some(0), "{said}\n{}", place.read("REPORT.md"));
     assert!(said.contains("a second run changes nothing; after a rollback all is as before"), "{said}");
-    let written: String = std::fs::read_dir(place.plan())
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "rhai"))
-        .map(|path| std::fs::read_to_string(path).unwrap())
-        .collect();
+    let written = place.steps();
     for call in [
         "import \"std/git\" as git;",
         "git::checkout(\"/srv/git/app.git\", \"main\", \"/srv/app\", \"root\");",
         "file::write(\"/srv/app/local.txt\", \"local\\n\");",
-        "cmd::run([\"useradd\", \"--no-create-home\", \"--shell\", \"/usr/sbin/nologin\", \"worker\"], #{",
-        "cmd::run([\"useradd\", \"--create-home\", \"--gid\", \"users\", \"--comment\", \"Kim K\", \"kim\"], #{",
+        "user::ensure(\"worker\", #{ make_home: false, shell: \"/usr/sbin/nologin\" });",
+        "user::ensure(\"kim\", #{ comment: \"Kim K\", ",
         "user::ensure(\"ann\", #{",
         "group: \"users\" });",
         "\"--set\", \"pager\", \"/usr/local/bin/pages\"]",
@@ -231,4 +236,63 @@ fn checkouts_alternatives_special_users_restarts_and_the_state_of_the_kernel_are
         assert!(written.contains(call), "{call}\n{written}");
     }
     assert!(!written.contains("page-1"), "{written}");
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
+fn numbers_owners_given_secrets_and_what_a_temporary_directory_held_are_kept() {
+    let place = Adopting::new();
+    let script = place.written(
+        "#!/bin/bash\nset -e\ngroupadd -g 5000 vmail\n\
+         useradd -g vmail -u 5000 -d /var/vmail -m -s /usr/sbin/nologin vmail\n\
+         useradd -o -u 0 -g 0 -M -d /root -s /bin/bash toor\n\
+         mkdir -p /srv/data\nchown 1500:1600 /srv/data\ntouch /srv/data/f\n\
+         d=$(mktemp -d)\ncd \"$d\"\nprintf 'install:\\n\\tinstall -D -m 755 tool /usr/local/bin/tool\\n' > Makefile\n\
+         printf '#!/bin/sh\\necho tool\\n' > tool\nmake install\ncd /\nrm -rf \"$d\"\n\
+         sed -i 's/Debian/Machine/' /etc/issue\n\
+         cat > /etc/relay.conf <<X\nrelay_password = RelayPass77\nX\n\
+         printf 'db:\\n  password: \"yaml-pa55word\"\\n' > /etc/db.yaml\n\
+         TOKEN=$(tr -dc a-z </dev/urandom | head -c 20)\necho \"api_token=$TOKEN\" > /etc/api.conf\n\
+         echo inner > /etc/inner\nchmod 600 /etc/inner\necho after > /etc/after\n",
+    );
+    let output = place.on("prepared", &script).output().unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", place.read("REPORT.md"));
+    assert!(said.contains("a second run changes nothing; after a rollback all is as before"), "{said}");
+    let written = place.steps();
+    for call in [
+        "group::ensure(\"vmail\", #{ gid: 5000 });",
+        "user::ensure(\"vmail\", #{ uid: 5000, home: \"/var/vmail\", ",
+        "\"toor\"], #{ unless: || user::exists(\"toor\"), capture: #{} });",
+        "file::make_dir(\"/srv/data\", #{ owner: \"1500\", group: \"1600\" });",
+        "file::write(\"/usr/local/bin/tool\", \"#!/bin/sh\\necho tool\\n\", #{ mode: \"0755\" });",
+        "secret::ask(\"relay_password\", \"Value of relay_password in /etc/relay.conf\");",
+        "secret::ask(\"token\", \"Value of token\", #{ generate: true });",
+    ] {
+        assert!(written.contains(call), "{call}\n{written}");
+    }
+    assert!(!written.contains("owner: \"toor\""), "{written}");
+    let found =
+        Command::new("grep").args(["-rlE", "RelayPass77|yaml-pa55word"]).arg(place.plan()).output().unwrap();
+    assert_eq!(found.status.code(), Some(1), "{}", String::from_utf8_lossy(&found.stdout));
+    assert!(place.read("REPORT.md").contains("\n* /etc/inner\n"), "{}", place.read("REPORT.md"));
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
+fn a_service_that_a_script_of_another_shell_restarts_is_restarted_for_its_files() {
+    let place = Adopting::new();
+    let script = place.written(
+        "#!/bin/sh\nset -e\necho 'server { listen 8099; }' > /etc/nginx/conf.d/x.conf\nsystemctl restart nginx\n\
+         sysctl -w vm.max_map_count=262144 || true\n",
+    );
+    let output = place.on("prepared", &script).output().unwrap();
+    let said = said(&output);
+    assert_eq!(output.status.code(), Some(0), "{said}\n{}", place.read("REPORT.md"));
+    let written = place.steps();
+    assert!(
+        written.contains("step::on_change(#{ restart: [\"nginx.service\"] }, || {\n    file::write("),
+        "{written}"
+    );
+    assert!(place.read("REPORT.md").contains("* kernel parameter vm.max_map_count: "), "{said}");
 }
