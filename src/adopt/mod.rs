@@ -19,6 +19,7 @@ mod open_files;
 mod origin;
 mod output;
 mod package;
+mod parameter;
 mod product;
 mod proof;
 mod restart;
@@ -228,6 +229,8 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let (databases, unexpressed_databases) =
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
     unexpressed.extend(unexpressed_databases);
+    unexpressed.extend(secrets.lost());
+    unexpressed.extend(parameter::unexpressed(&trace, &after.files));
     let units = unit::towards(&from.active, &after.active, &trace);
     let kernel = from.kernel.towards(&after.kernel, &after.files, &trace, &secrets);
     let actions = answers

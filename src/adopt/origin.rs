@@ -61,12 +61,17 @@ impl<'script> Origin<'script> {
         Self { trace, given: given.collect() }
     }
 
+    /// Whether the script was given a text with this value.
+    pub(super) fn has(&self, value: &str) -> bool {
+        self.given.iter().any(|text| text.contains(value))
+    }
+
     /// Whether the script made this value up, so that any other does. What is not known to be made up was given: by a
     /// file that the script reads, by its standard input, by another machine.
     pub(super) fn is_made_up(&self, value: &str) -> bool {
         let commands = &self.trace.commands;
         let first = commands.iter().position(|command| command.text.contains(value));
-        let (Some(at), false) = (first, self.given.iter().any(|text| text.contains(value))) else {
+        let (Some(at), false) = (first, self.has(value)) else {
             return false;
         };
         // What the shell ran to put its output into this command.

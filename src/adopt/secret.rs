@@ -19,6 +19,14 @@ pub(super) struct Secret {
     prompt: String,
     /// The script makes it up, so that any value of letters and digits does.
     is_generated: bool,
+    /// It is in what the script was given.
+    is_given: bool,
+}
+
+impl Secret {
+    fn can_be_generated(&self) -> bool {
+        self.is_generated && self.value.bytes().all(|letter| letter.is_ascii_alphanumeric())
+    }
 }
 
 /// The secrets of a script, the longest value first: a shorter one may be a part of it.
@@ -32,7 +40,7 @@ impl Secrets {
         for (name, value) in environment {
             let (name, value) = (name.to_string_lossy(), value.to_string_lossy());
             if is_secret_name(&name) {
-                secrets.add((&name, None), &value, false);
+                secrets.add(origin, (&name, None), &value);
             }
         }
         for command in &origin.trace.commands {
@@ -41,11 +49,11 @@ impl Secrets {
                     && name.bytes().all(|letter| letter.is_ascii_alphanumeric() || letter == b'_')
                     && is_secret_name(name)
                 {
-                    secrets.add((name, None), value, origin.is_made_up(value));
+                    secrets.add(origin, (name, None), value);
                 }
             }
             for (name, value) in suspect::of_users(&command.text) {
-                secrets.add((&name, None), &value, origin.is_made_up(&value));
+                secrets.add(origin, (&name, None), &value);
             }
         }
         secrets
@@ -55,15 +63,15 @@ impl Secrets {
     pub(super) fn learn(&mut self, origin: &Origin<'_>, path: &Path, text: &str) {
         if text.contains("-----BEGIN") && text.contains("PRIVATE KEY-----") {
             let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-            self.add((&name, Some(path)), text.trim_end(), false);
+            self.add(origin, (&name, Some(path)), text.trim_end());
             return;
         }
         for (name, value) in suspect::of_file(path, text) {
-            self.add((&name, Some(path)), &value, origin.is_made_up(&value));
+            self.add(origin, (&name, Some(path)), &value);
         }
     }
 
-    fn add(&mut self, (name, path): (&str, Option<&Path>), value: &str, is_generated: bool) {
+    fn add(&mut self, origin: &Origin<'_>, (name, path): (&str, Option<&Path>), value: &str) {
         // The path of a file is none, nor that of a table, such as postfix's `hash:/etc/postfix/sasl_passwd`.
         let is_path = |value: &str| {
             let (kind, path) = value.split_once(':').unwrap_or(("", value));
@@ -87,7 +95,8 @@ impl Secrets {
         let Some(name) = names.find(is_free) else { return };
         let place = path.map(|path| format!(" in {}", path.display())).unwrap_or_default();
         let prompt = format!("Value of {}{place}", if place.is_empty() { &name } else { &first });
-        self.0.push(Secret { name, value: value.to_owned(), prompt, is_generated });
+        let (is_generated, is_given) = (origin.is_made_up(value), origin.has(value));
+        self.0.push(Secret { name, value: value.to_owned(), prompt, is_generated, is_given });
         self.0.sort_by_key(|secret| std::cmp::Reverse(secret.value.len()));
     }
 
@@ -134,10 +143,11 @@ impl Secrets {
     /// The declaration of a secret.
     pub(super) fn declaration(&self, name: &str) -> String {
         let secret = self.0.iter().find(|secret| secret.name == name);
-        let is_generated = secret.is_some_and(|secret| {
-            secret.is_generated && secret.value.bytes().all(|letter| letter.is_ascii_alphanumeric())
-        });
-        let options = if is_generated { vec![("generate", "true".to_owned())] } else { Vec::new() };
+        let options = if secret.is_some_and(Secret::can_be_generated) {
+            vec![("generate", "true".to_owned())]
+        } else {
+            Vec::new()
+        };
         let prompt = secret.map_or("", |secret| &secret.prompt);
         format!(
             "let {name} = secret::ask({}, {}{});",
@@ -145,6 +155,19 @@ impl Secrets {
             literal::string(prompt),
             literal::options(&options)
         )
+    }
+
+    /// What the plan asks for although no one may know it.
+    pub(super) fn lost(&self) -> Vec<String> {
+        let lost = self.0.iter().filter(|secret| !secret.is_given && !secret.can_be_generated());
+        let said = |secret: &Secret| {
+            format!(
+                "{}: the plan asks for it, and the script does not contain it; if it was made in the clone, it is gone, and \
+                 what depends on it, such as a public key or a certificate, has to be made again",
+                secret.prompt
+            )
+        };
+        lost.map(said).collect()
     }
 
     /// The secret that fits what a server keeps of it.
@@ -262,6 +285,15 @@ mod tests {
         let wg = "PrivateKey = 0123456789abcdef\nAddress = 10.0.0.1\n";
         let found = learnt(&[("/etc/notes.key", key), ("/etc/wireguard/wg0.conf", wg)], "");
         assert_eq!(names(&found), ["notes_key", "privatekey"]);
+    }
+
+    #[test]
+    fn what_was_made_in_the_clone_and_what_is_given_differ() {
+        let wg = "PrivateKey = 0123456789abcdef=\nPresharedKey = given-in-script\n";
+        let found = learnt(&[("/etc/wireguard/wg0.conf", wg)], "PresharedKey = given-in-script\n");
+        let lost: Vec<String> =
+            found.lost().iter().map(|line| line.split(": ").next().unwrap().to_owned()).collect();
+        assert_eq!(lost, ["Value of privatekey in /etc/wireguard/wg0.conf"]);
     }
 
     #[test]

@@ -116,14 +116,20 @@ impl Trace {
         self.commands[begin..end].iter().find(|command| writes(command) || creates(command))
     }
 
+    /// Where the script has output written to, as far as its lines name it.
+    pub(super) fn written(&self) -> impl Iterator<Item = String> {
+        let of_line = |line: &String| line.split('>').skip(1).filter_map(output_in).collect::<Vec<_>>();
+        let lines =
+            self.source.iter().filter(|line| self.commands.is_empty() && !line.trim_start().starts_with('#'));
+        self.commands.iter().flat_map(|command| self.outputs(command)).chain(lines.flat_map(of_line))
+    }
+
     /// Where the line of a command has output written to; a variable is what the script last assigned to it.
     fn outputs(&self, command: &Command) -> impl Iterator<Item = String> {
         let line = self.source.get(command.line.wrapping_sub(1)).map_or("", String::as_str);
         line.split('>').skip(1).filter_map(move |output| {
-            let output =
-                output.trim_start_matches(['|', ' ']).split([' ', ';', ')', '&', '|', '<']).next()?;
-            let output = output.trim_matches(['"', '\'']);
-            let Some((directory, variable)) = output.rsplit_once('$') else { return Some(output.to_owned()) };
+            let output = output_in(output)?;
+            let Some((directory, variable)) = output.rsplit_once('$') else { return Some(output) };
             let variable = variable.trim_start_matches('{').trim_end_matches('}');
             let assigns = |assignment: &Command| {
                 let assigned = assignment.text.strip_prefix("local ").unwrap_or(&assignment.text);
@@ -132,7 +138,7 @@ impl Trace {
             };
             let before = self.commands.partition_point(|other| other.when <= command.when);
             let value = self.commands[..before].iter().rev().find_map(assigns);
-            Some(value.map_or_else(|| output.to_owned(), |value| format!("{directory}{value}")))
+            Some(value.map_or_else(|| output.clone(), |value| format!("{directory}{value}")))
         })
     }
 
@@ -287,6 +293,12 @@ fn command(entry: &str, depth: usize) -> Option<Command> {
         directory,
         text: text.trim_end_matches('\n').to_owned(),
     })
+}
+
+/// What output is written to, by the text that follows `>`.
+fn output_in(text: &str) -> Option<String> {
+    let output = text.trim_start_matches(['|', ' ']).split([' ', ';', ')', '&', '|', '<']).next()?;
+    Some(output.trim_matches(['"', '\'']).to_owned())
 }
 
 /// The name of a program without its directory.
