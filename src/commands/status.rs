@@ -249,7 +249,10 @@ fn next(status: &PlanStatus, history: &History) -> Vec<String> {
         .map(|step| step.id.as_str())
         .collect();
     if status.not_examined.is_some() {
-        return vec![format!("`kkrun check {}` shows what is wrong", shell_words::quote(script))];
+        return vec![
+            format!("`kkrun check {}` shows what is wrong in its scripts", shell_words::quote(script)),
+            format!("`{call} --verify --secrets FILE` examines it with the secrets that it asks for"),
+        ];
     }
     match status.state {
         PlanState::Running => vec![],

@@ -730,7 +730,8 @@ mod functions {
     ///
     /// * `creates: path` – when the path exists, and is not what kkrun made with other arguments, variables, user,
     ///   directory or `stdin`: then the changed command is run, with the product in place. Undo removes what the
-    ///   command made; what was there before stays. A rollback asks for what was added or modified since the command
+    ///   command made there; what was there before stays, and so does a directory above it that the command made: make that
+    ///   with `file::make_dir`. A rollback asks for what was added or modified since the command
     ///   ended. So does a run, with `--on-conflict`, before the command runs again where what it had made was
     ///   modified or removed. Of what was added, a copy is kept in the backups before the command runs again; where
     ///   that is too much (16 MiB or 1000 files, caches left out), a run asks. What is added while it runs counts as

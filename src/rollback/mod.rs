@@ -357,8 +357,15 @@ fn undo_one(
             if missing_backup(session, &known, &change).is_some() {
                 row.hints = vec![format!("to leave it as it is, run `{}`", deciding(session, &row, "keep"))];
             }
-            if reported.get(&id) != Some(&row.detail) {
+            // What an older change holds up may succeed once that is undone, too.
+            if reported.contains_key(&id) {
                 emit(session, UndoOutcome::Failed, &row);
+            } else {
+                let (done, error) = (&row.summary, row.detail.as_deref().unwrap_or_default());
+                let first = error.lines().next().unwrap_or_default();
+                session
+                    .reporter()
+                    .note(format!("cannot undo `{done}` yet: {first}: tried again after the others"));
             }
             report.failed.push(row);
         }

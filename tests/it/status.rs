@@ -85,7 +85,8 @@ fn status_of_a_plan_examines_it_whether_its_name_or_its_script_is_given() {
     for words in ["status zoo", "status zoo.rhai --json"] {
         let ran = place.run(words).ends(2);
         let why = "zoo.rhai:1:35: unknown function `file::wrte`";
-        let next = "`kkrun check @/plan/zoo.rhai` shows what is wrong".replace('@', &place.root());
+        let next =
+            "`kkrun check @/plan/zoo.rhai` shows what is wrong in its scripts".replace('@', &place.root());
         let shown = ran.stdout.replace('@', &place.root());
         assert!(shown.contains(why) && shown.contains("failed") && shown.contains(&next), "{shown}");
     }
