@@ -198,10 +198,10 @@ impl Accounts {
         let numbered = desired.numbered(self, trace);
         // A command that makes a user does not make a group that the script made before, or one with another number.
         let own_group = |name: &String, number: u32| {
-            let is_its = |user: &&&User| {
+            let is_its = |user: &&User| {
                 user.group == *name && (user.number == number || !numbered.contains(&group_line(name)))
             };
-            new_users.get(name).filter(is_its).is_some() && trace.naming(GROUP_MAKERS, name).is_none()
+            new_users.get(name).is_some_and(is_its) && trace.naming(GROUP_MAKERS, name).is_none()
         };
         for (name, number) in desired.groups.iter().filter(|(name, _)| !self.groups.contains_key(*name)) {
             if own_group(name, *number) {
@@ -248,46 +248,9 @@ impl Accounts {
                 }
                 continue;
             };
-            let mut options = Vec::new();
-            let groups: Vec<&String> = user.groups.difference(&before.groups).collect();
-            if !groups.is_empty() {
-                options.push(("groups", literal::array(groups)));
-            }
-            if user.shell != before.shell {
-                options.push(("shell", literal::string(&user.shell)));
-            }
-            if user.comment != before.comment {
-                options.push(("comment", literal::string(&user.comment)));
-            }
-            if !options.is_empty() {
-                let code = format!("user::ensure({}{});", literal::string(name), literal::options(&options));
-                actions.push(
-                    Action::new(Place::Accounts, code)
-                        .by(trace.naming(&["usermod", "adduser", "gpasswd", "chsh", "chfn"], name)),
-                );
-            }
-            if numbered.contains(&user_line(name)) {
-                let (old, new) = (before.number, user.number);
-                unexpressed.push(format!("user {name}: its number changed from {old} to {new}"));
-            }
-            if user.ageing != before.ageing {
-                unexpressed.push(format!("user {name}: how long its password and the account last changed"));
-            }
-            let rest = User {
-                number: user.number,
-                comment: user.comment.clone(),
-                ageing: user.ageing.clone(),
-                groups: before.groups.union(&user.groups).cloned().collect(),
-                shell: user.shell.clone(),
-                home_mode: user.home_mode,
-                has_bare_home: user.has_bare_home,
-                ..before.clone()
-            };
-            if rest != *user {
-                unexpressed.push(format!(
-                    "user {name}: its home, password or primary group changed, or it left a group"
-                ));
-            }
+            let (action, others) = before.towards(user, name, numbered.contains(&user_line(name)), trace);
+            actions.extend(action);
+            unexpressed.extend(others);
         }
         for (name, number) in &desired.groups {
             if let Some(before) = self.groups.get(name).filter(|_| numbered.contains(&group_line(name))) {
@@ -312,6 +275,57 @@ impl Accounts {
                 .map(|name| gone("group", name)),
         );
         (actions, unexpressed)
+    }
+}
+
+impl User {
+    /// What makes a user who is there the desired one, and what cannot be expressed.
+    fn towards(
+        &self,
+        desired: &Self,
+        name: &str,
+        is_numbered: bool,
+        trace: &Trace,
+    ) -> (Option<Action>, Vec<String>) {
+        let (mut options, mut action, mut unexpressed) = (Vec::new(), None, Vec::new());
+        let groups: Vec<&String> = desired.groups.difference(&self.groups).collect();
+        if !groups.is_empty() {
+            options.push(("groups", literal::array(groups)));
+        }
+        if desired.shell != self.shell {
+            options.push(("shell", literal::string(&desired.shell)));
+        }
+        if desired.comment != self.comment {
+            options.push(("comment", literal::string(&desired.comment)));
+        }
+        if !options.is_empty() {
+            let code = format!("user::ensure({}{});", literal::string(name), literal::options(&options));
+            let programs = ["usermod", "adduser", "gpasswd", "chsh", "chfn"];
+            action = Some(Action::new(Place::Accounts, code).by(trace.naming(&programs, name)));
+        }
+        if is_numbered {
+            let (old, new) = (self.number, desired.number);
+            unexpressed.push(format!("user {name}: its number changed from {old} to {new}"));
+        }
+        if desired.ageing != self.ageing {
+            unexpressed.push(format!("user {name}: how long its password and the account last changed"));
+        }
+        let rest = User {
+            number: desired.number,
+            comment: desired.comment.clone(),
+            ageing: desired.ageing.clone(),
+            groups: self.groups.union(&desired.groups).cloned().collect(),
+            shell: desired.shell.clone(),
+            home_mode: desired.home_mode,
+            has_bare_home: desired.has_bare_home,
+            ..self.clone()
+        };
+        if rest != *desired {
+            unexpressed.push(format!(
+                "user {name}: its home, password or primary group changed, or it left a group"
+            ));
+        }
+        (action, unexpressed)
     }
 }
 
@@ -427,7 +441,7 @@ fn new_user(name: &str, user: &User, (has_home, is_numbered): (bool, bool), trac
     if !is_usual || has_home && is_system {
         options.push(("home", literal::string(&user.home)));
     }
-    if !has_home && !(is_usual && is_system) {
+    if !(has_home || is_usual && is_system) {
         options.push(("make_home", "false".to_owned()));
     }
     if !user.comment.is_empty() {

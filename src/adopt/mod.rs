@@ -167,27 +167,19 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let mut output = Output::create(&adoption.output)?;
     let mut observed = run_script(adoption, script, &source, &stop, tell)?;
     let trace = Trace::read(&observed.after.side.files.text(TRACE), &source);
-    let after = &mut observed.after.side;
-    let parameters = observed.before.kernel.set_until(&after.kernel, &after.files, &trace);
-    for kernel in [&mut after.kernel, &mut observed.before.kernel] {
-        kernel.keep(&parameters);
-    }
+    let parameters = observed.keep_parameters(&trace);
     let base = Side::of(base_files(&adoption.base), observed.before.clone());
     let after = &observed.after.side;
     let sections = trace.sections();
     let origin = Origin::of(&trace, &source, &adoption.environment, &adoption.arguments);
     let mut secrets = Secrets::of(&origin, &adoption.environment);
     let settings = setting::candidates(&trace, &secrets);
-    let name = Path::new(script)
-        .file_stem()
-        .map_or_else(|| script.to_owned(), |stem| stem.to_string_lossy().into_owned());
-
     let mut unexpressed = Vec::new();
     let packages = package_actions(&base, &observed, (&trace, &secrets), &mut output)?;
     let write = |actions: Vec<Action>, restarts: &[Restart], secrets: &Secrets, output: &mut Output| {
         output.write_plan(Written {
             script,
-            name: &name,
+            name: Path::new(script).file_stem().and_then(|stem| stem.to_str()).unwrap_or(script),
             actions,
             sections: &sections,
             restarts,
@@ -224,8 +216,8 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let numbered = after.accounts.numbered(&from.accounts, &trace);
     let (accounts, unexpressed_accounts) = from.accounts.towards(&after.accounts, &trace, &secrets);
     unexpressed.extend(unexpressed_accounts);
-    unexpressed
-        .extend(found.unexpressed.into_iter().map(|(path, why)| format!("{}: {why}", PathText::new(path))));
+    let reason = |(path, why): (PathBuf, String)| format!("{}: {why}", PathText::new(path));
+    unexpressed.extend(found.unexpressed.into_iter().map(reason));
     let (databases, unexpressed_databases) =
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
     unexpressed.extend(unexpressed_databases);
@@ -253,8 +245,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         (&output, &secrets),
         &observed,
         (from, &base, of_packages),
-        (&servers, &found.apart),
-        (&parameters, &numbered),
+        (&servers, &found.apart, &parameters, &numbered),
         &stop,
         tell,
     )?;
@@ -373,6 +364,18 @@ struct Observed {
     before: Live,
     after: After,
     during: (i128, i128),
+}
+
+impl Observed {
+    /// Keeps only the parameters of the kernel that the script set; their names.
+    fn keep_parameters(&mut self, trace: &Trace) -> BTreeSet<String> {
+        let after = &mut self.after.side;
+        let parameters = self.before.kernel.set_until(&after.kernel, &after.files, trace);
+        for kernel in [&mut after.kernel, &mut self.before.kernel] {
+            kernel.keep(&parameters);
+        }
+        parameters
+    }
 }
 
 fn run_script(
@@ -615,8 +618,12 @@ fn prove(
     (output, secrets): (&Output, &Secrets),
     observed: &Observed,
     (from, base, alone): (&Side, &Side, Option<&BTreeSet<PathBuf>>),
-    (servers, apart): (&Servers, &BTreeSet<PathBuf>),
-    (parameters, numbered): (&BTreeSet<String>, &BTreeSet<String>),
+    (servers, apart, parameters, numbered): (
+        &Servers,
+        &BTreeSet<PathBuf>,
+        &BTreeSet<String>,
+        &BTreeSet<String>,
+    ),
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Stage),
 ) -> Result<Adopted> {
