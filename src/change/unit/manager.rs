@@ -130,9 +130,7 @@ pub fn prove_active(world: &World, restarted: Vec<Unit>) -> Result<()> {
     let mut lasting = Vec::new();
     for unit in restarted {
         // A manager that ended meanwhile has none. A oneshot is there to end.
-        if manager_runs(world, unit.user.as_deref())?
-            && unit.facts(world)?.is_some_and(|facts| !facts.is_oneshot)
-        {
+        if manager_runs(world, unit.user.as_deref())? && unit.facts(world)?.is_some_and(|facts| !facts.ends) {
             lasting.push(unit);
         }
     }
@@ -226,10 +224,8 @@ pub struct UnitFacts {
     pub restarts: i64,
     /// Its file is not the one that the manager has read.
     pub needs_reload: bool,
-    /// It is a service that is started to end: `Type=oneshot`.
-    pub is_oneshot: bool,
-    /// It stays active when its processes have ended: inactive, it was stopped.
-    pub remains: bool,
+    /// It is started to end, and inactive then: `Type=oneshot` without `RemainAfterExit`.
+    pub ends: bool,
     /// Its main process has run and ended since the manager loaded it.
     pub has_run: bool,
 }
@@ -252,11 +248,7 @@ impl UnitFacts {
 
     /// Whether it was started and did all that it is there for: a oneshot that succeeded is inactive again.
     pub fn has_succeeded(&self) -> bool {
-        self.is_oneshot
-            && !self.remains
-            && self.has_run
-            && self.active_state == "inactive"
-            && self.result == "success"
+        self.ends && self.has_run && self.active_state == "inactive" && self.result == "success"
     }
 
     /// One line for messages.
@@ -365,6 +357,7 @@ impl Unit {
         succeeded(&ended, &label)?;
         let text = ended.stdout.text();
         let mut facts = UnitFacts::default();
+        let (mut is_oneshot, mut remains) = (false, false);
         for (name, value) in text.lines().filter_map(|line| line.split_once('=')) {
             let number = || value.parse().unwrap_or_default();
             match name {
@@ -376,12 +369,13 @@ impl Unit {
                 "MainPID" => facts.main_pid = number(),
                 "NRestarts" => facts.restarts = number(),
                 "NeedDaemonReload" => facts.needs_reload = value == "yes",
-                "Type" => facts.is_oneshot = value == "oneshot",
-                "RemainAfterExit" => facts.remains = value == "yes",
+                "Type" => is_oneshot = value == "oneshot",
+                "RemainAfterExit" => remains = value == "yes",
                 "ExecMainExitTimestampMonotonic" => facts.has_run = !matches!(value, "" | "0"),
                 _ => {}
             }
         }
+        facts.ends = is_oneshot && !remains;
         if facts.load_state.is_empty() {
             bail!(
                 Failure::new(format!("`{label}` reported nothing: no service manager runs here"))
