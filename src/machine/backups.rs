@@ -67,16 +67,30 @@ impl Backups {
         if self.holds(digest)? {
             return Ok(digest);
         }
-        let mut incoming = self.incoming()?;
-        incoming.write_all(bytes).map_err(|error| self.cannot_write(&error))?;
-        self.settle(&incoming, digest)?;
-        Ok(digest)
+        self.clearing(|| {
+            let mut incoming = self.incoming()?;
+            incoming.write_all(bytes).map_err(|error| self.cannot_write(&error))?;
+            self.settle(&incoming, digest)?;
+            Ok(digest)
+        })
+    }
+
+    /// Saves by this, and removes what it began to save if it fails: on a full disk all of that would stay in everyone's
+    /// way.
+    fn clearing<T>(&self, save: impl FnOnce() -> Result<T>) -> Result<T> {
+        let saved = save();
+        if saved.is_err() {
+            // What is left over is removed when the next one is saved.
+            let _ = clear_unfinished(&self.path);
+        }
+        saved
     }
 
     /// Saves what `write` writes to the empty file at the path that it is given.
     pub fn save_written(&self, write: impl FnOnce(&Path) -> Result<()>) -> Result<Digest> {
-        let incoming = self.incoming()?;
-        let saved = write(&self.path.join(INCOMING)).and_then(|()| {
+        self.clearing(|| {
+            let incoming = self.incoming()?;
+            write(&self.path.join(INCOMING))?;
             let (digest, _) = digest_again(&incoming, &self.path.join(INCOMING))?;
             if self.holds(digest)? {
                 self.drop_incoming()?;
@@ -84,22 +98,19 @@ impl Backups {
                 self.settle(&incoming, digest)?;
             }
             Ok(digest)
-        });
-        if saved.is_err() {
-            // A leftover is removed when the next one is saved.
-            let _ = self.drop_incoming();
-        }
-        saved
+        })
     }
 
     /// Observes a path and saves the content of a file with the same read.
     pub fn save_file(&self, path: &Path) -> Result<FileState> {
-        observe_with(path, &mut |file, shown| {
-            let (incoming, digest, size) = self.take_in(file, shown, &BTreeSet::new())?;
-            if let Some(incoming) = incoming {
-                self.settle(&incoming, digest)?;
-            }
-            Ok((digest, size))
+        self.clearing(|| {
+            observe_with(path, &mut |file, shown| {
+                let (incoming, digest, size) = self.take_in(file, shown, &BTreeSet::new())?;
+                if let Some(incoming) = incoming {
+                    self.settle(&incoming, digest)?;
+                }
+                Ok((digest, size))
+            })
         })
     }
 
@@ -114,6 +125,10 @@ impl Backups {
     }
 
     fn save_together<T>(&self, observe: impl FnOnce(&mut ReadFile<'_>) -> Result<T>) -> Result<T> {
+        self.clearing(|| self.save_all(observe))
+    }
+
+    fn save_all<T>(&self, observe: impl FnOnce(&mut ReadFile<'_>) -> Result<T>) -> Result<T> {
         let mut fresh = BTreeSet::new();
         let observed = observe(&mut |file, shown| {
             let (incoming, digest, size) = self.take_in(file, shown, &fresh)?;
@@ -245,7 +260,7 @@ impl Backups {
     }
 }
 
-/// Removes what a killed run had begun to save in the directory `path`. The caller holds the lock.
+/// Removes what a killed run, or one that failed, had begun to save in the directory `path`. The caller holds the lock.
 pub fn clear_unfinished(path: &Path) -> Result<()> {
     let named = || format!("cannot remove unfinished backups from `{}`", PathText::new(path));
     let entries = match std::fs::read_dir(path) {
@@ -330,6 +345,17 @@ mod tests {
         clear_unfinished(&directory.path().join("backups")).unwrap();
         assert_eq!(names(&backups), [digest.to_string()]);
         clear_unfinished(&directory.path().join("none")).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_saved_to_its_end_leaves_nothing_behind() {
+        let (directory, backups) = backups();
+        let path = directory.path().join("file");
+        std::fs::write(&path, "abc").unwrap();
+        // A file whose content cannot be read.
+        let broken = Path::new("/proc/self/mem");
+        assert!(backups.save_files([path.as_path(), broken]).is_err() && names(&backups) == [""; 0]);
+        assert!(backups.save_file(broken).is_err() && names(&backups) == [""; 0]);
     }
 
     #[test]
