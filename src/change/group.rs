@@ -1,6 +1,6 @@
 //! A group: made.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
@@ -69,6 +69,16 @@ pub struct GroupChange {
 struct GroupInverse {
     name: String,
     record: AccountRecord,
+}
+
+/// That a user is in the list of a group, as previews name what is gone.
+pub(super) fn membership(group: &str, user: &str) -> PathBuf {
+    Path::new("group").join(group).join(user)
+}
+
+/// A user, as previews name what is gone.
+pub(super) fn account_of(user: &str) -> PathBuf {
+    Path::new("user").join(user)
 }
 
 impl GroupChange {
@@ -197,15 +207,46 @@ impl Kind for GroupChange {
         {
             return Ok(Undone::Conflict(format!("kkrun made it with number {made}; it has {gid} now")));
         }
+        // A preview has come to the users that were put into it before.
+        let gone = world.assumed_gone.borrow().clone();
+        let members: Vec<String> = members
+            .into_iter()
+            .filter(|user| !gone.contains(&membership(&self.inverse.name, user)))
+            .collect();
         if !members.is_empty() {
             return Ok(Undone::Kept(format!("it has members: {}", members.join(", "))));
         }
-        if let Some(user) = Account::with_primary_group(gid)? {
+        let users = Account::with_primary_group(gid)?;
+        if let Some(user) = users.into_iter().find(|user| !gone.contains(&account_of(user))) {
             return Ok(Undone::Kept(format!("it is the primary group of {user}")));
         }
         if !terms.dry_run {
             self.inverse.record.write(world, Order::Removing, |databases| self.restore(world, databases))?;
         }
         Ok(Undone::Back(Undoing::Restored, self.states(&GroupState::Absent)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::change::testing::world;
+
+    #[test]
+    fn a_preview_sees_no_users_that_it_came_to_before_in_a_group() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut world = world(directory.path());
+        let inverse = GroupInverse { name: "root".to_owned(), record: AccountRecord::default() };
+        let change = GroupChange { before: GroupState::Absent, after: DesiredGroup::default(), inverse };
+        let preview = |world: &mut World| {
+            change.undo(world, UndoTerms { dry_run: true, ..UndoTerms::default() }).unwrap()
+        };
+        assert!(matches!(preview(&mut world), Undone::Kept(_)));
+        let GroupState::Present { gid, members } = GroupState::observe("root").unwrap() else { panic!() };
+        let users = Account::with_primary_group(gid).unwrap();
+        let gone = users.iter().map(|user| account_of(user));
+        let gone = gone.chain(members.iter().map(|user| membership("root", user)));
+        world.assumed_gone.borrow_mut().extend(gone);
+        assert!(matches!(preview(&mut world), Undone::Back(Undoing::Restored, _)));
     }
 }

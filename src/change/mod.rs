@@ -414,7 +414,8 @@ pub trait Kind {
         Vec::new()
     }
 
-    /// What is gone once it is undone: absolute paths, and a database as `base/OID`. Previews use it.
+    /// What is gone once it is undone: absolute paths, a database as `base/OID`, a user as `user/NAME` and a user in a group
+    /// as `group/NAME/USER`. Previews use it.
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
         Vec::new()
     }

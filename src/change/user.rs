@@ -9,6 +9,7 @@ use serde_json::Value;
 use zeroize::Zeroizing;
 
 use super::account::{self, AccountRecord};
+use super::group::{account_of, membership};
 use super::reliance::relying_on_account;
 use super::{
     Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, linger, state_value, tree,
@@ -17,7 +18,8 @@ use crate::event::Modification;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{Class, Undoing};
 use crate::machine::account::{
-    Account, DIRECTORY, Database, Databases, Group, NewUser, Order, TAG, clear_leftover, make_home, new_home,
+    Account, DIRECTORY, Database, Databases, Group, List, NewUser, Order, TAG, clear_leftover, make_home,
+    new_home,
 };
 use crate::machine::files::{self, Attributes, Digest, FileState, Manifest, PathText};
 use crate::machine::mount;
@@ -795,7 +797,17 @@ impl Kind for UserChange {
     }
 
     fn removed_by_undo(&self, _world: &World) -> Vec<PathBuf> {
-        self.made_at().map(Path::to_owned).into_iter().collect()
+        let UserInverse { name, record, .. } = &self.inverse;
+        let mut gone: Vec<PathBuf> = self.made_at().map(Path::to_owned).into_iter().collect();
+        let mut left = record.after.lists.clone();
+        if self.makes_user() {
+            gone.push(account_of(name));
+            // It leaves those, too, that others put it into.
+            left.extend(account::now().map(|now| now.traces_of(name).lists).unwrap_or_default());
+        }
+        let left = left.difference(&record.before.lists).filter(|(list, _)| *list == List::Members);
+        gone.extend(left.map(|(_, group)| membership(group, name)));
+        gone
     }
 
     fn predict(&self, _world: &World, predicted: &mut Predicted) {

@@ -72,6 +72,28 @@ done
 
 #[test]
 #[ignore = "needs root: makes a mount namespace"]
+fn preview_of_a_rollback_sees_through_the_users_of_a_group_that_it_undoes_before() {
+    holds(
+        r#"
+plan '
+group::ensure("office");
+group::ensure("crew");
+user::ensure("daemon", #{ groups: ["office"] });
+user::ensure("ann", #{ group: "crew", groups: ["office"] });
+'
+kkrun p.rhai
+kkrun rollback --dry-run --purge all >said 2>&1 || true
+grep -F '4 would be undone · 0 kept' said || { cat said; exit 1; }
+kkrun rollback --dry-run >said 2>&1 || true
+for line in 'it has members: ann' 'it is the primary group of ann'; do grep -F "$line" said || { cat said; exit 1; }; done
+kkrun rollback --yes --purge all
+is "groups left" "" "$(getent group office crew || true)"
+"#,
+    );
+}
+
+#[test]
+#[ignore = "needs root: makes a mount namespace"]
 fn user_who_got_a_password_since_is_completed_and_not_replaced() {
     holds(
         r#"

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, Result, bail};
 use nix::unistd;
 
-pub use databases::{Database, Databases, Line, Traces};
+pub use databases::{Database, Databases, Line, List, Traces};
 pub use home::{make_home, new_home};
 pub use lock::PATIENCE;
 pub use login_defs::LoginDefs;
@@ -115,13 +115,14 @@ impl Account {
         Ok(is_own && is_alone_in(&self.name, self.gid)?)
     }
 
-    /// The name of a user in `/etc/passwd` whose primary group has this number, if there is one.
-    pub fn with_primary_group(gid: u32) -> Result<Option<String>> {
+    /// The names of the users in `/etc/passwd` whose primary group has this number.
+    pub fn with_primary_group(gid: u32) -> Result<Vec<String>> {
         let text = text_of("/etc/passwd")?;
-        Ok(text.lines().find_map(|line| {
+        let named = |line: &str| {
             let fields: Vec<&str> = line.split(':').collect();
             (fields.get(3)?.parse() == Ok(gid)).then(|| fields[0].to_owned())
-        }))
+        };
+        Ok(text.lines().filter_map(named).collect())
     }
 
     fn with_groups(user: unistd::User) -> Result<Self> {
@@ -279,8 +280,8 @@ mod tests {
 
     #[test]
     fn a_primary_group_leads_to_its_user() {
-        assert_eq!(Account::with_primary_group(0).unwrap().as_deref(), Some("root"));
-        assert_eq!(Account::with_primary_group(4_000_000_000).unwrap(), None);
+        assert_eq!(Account::with_primary_group(0).unwrap()[0], "root");
+        assert_eq!(Account::with_primary_group(4_000_000_000).unwrap(), [""; 0]);
     }
 
     #[test]
