@@ -432,12 +432,15 @@ impl Run<'_> {
             ("touches", is_captured && !options.touches.is_empty()),
         ];
         let Some((name, _)) = beside.iter().find(|(_, is_given)| *is_given) else { return Ok(()) };
-        let whose =
-            if is_captured { "a captured command changes" } else { "the command changes at these paths" };
+        let hint = match (*name, is_captured) {
+            ("retries", _) => "a captured command that fails changes nothing: retry in the command itself",
+            (_, true) => "what a captured command changes is undone path by path",
+            (_, false) => "what the command changes at these paths is undone path by path",
+        };
         bail!(
             Failure::new(format!("`{option}` must not be combined with `{name}`"))
                 .kind(FailureKind::Option)
-                .hint(format!("what {whose} is undone path by path"))
+                .hint(hint)
         )
     }
 
@@ -814,8 +817,8 @@ mod functions {
     /// overlay. In a rehearsal, no new entry of `/` itself can be made.
     ///
     /// Options about how it runs: `cwd`, `env` (values may be secrets), `user` (with HOME, groups and XDG_RUNTIME_DIR),
-    /// `stdin` (a string or a secret), `timeout` (seconds, default 3600), `retries` (default 0), `retry_on` (a
-    /// regular expression: a failed command is only retried when it matches the last 40 lines of output, such as
+    /// `stdin` (a string or a secret), `timeout` (seconds, default 3600), `retries` (default 0; refused
+    /// beside `capture`: a captured command that fails changes nothing), `retry_on` (a regular expression: a failed command is only retried when it matches the last 40 lines of output, such as
     /// `"timed out|ECONNRESET"`), `backoff` (seconds before the first retry, default 2, doubled each time), `ok_codes` (accepted exit codes besides 0), `label` (its name in
     /// messages), `interactive: true` (it gets the terminal).
     ///
