@@ -41,10 +41,16 @@ pub(super) fn execute(options: &Options, step: Option<&str>, plan: Option<&str>)
             ),
             Some(step) if !known.is_empty() => bail!(
                 Failure::new(format!("no log found: step `{step}` has not run"))
-                    .kind(FailureKind::Missing)
+                    .exit(ExitCode::USAGE)
+                    .kind(FailureKind::Usage)
                     .hint(format!("steps with a log: {}", known.join(", ")))
             ),
-            _ => bail!(Failure::new("no log found: no step has run yet").kind(FailureKind::Missing)),
+            Some(_) => bail!(
+                Failure::new("no log found: no step has run yet")
+                    .exit(ExitCode::USAGE)
+                    .kind(FailureKind::Usage)
+            ),
+            None => bail!(Failure::new("no log found: no step has run yet").kind(FailureKind::Missing)),
         }
     };
     let text = std::fs::read(&path).with_context(|| format!("cannot read `{}`", path.display()))?;

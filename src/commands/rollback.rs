@@ -133,10 +133,9 @@ fn last_run(history: &History, plan: Option<&str>) -> Result<(String, String)> {
     }
 }
 
-/// The plan, if anything is recorded of one of that name. The caller reports changes of other plans when it finds none.
+/// The plan, if anything is recorded of one of that name.
 fn known_plan(history: &History, plan: String) -> Result<String> {
-    let known: Vec<&str> = history.runs.keys().map(String::as_str).collect();
-    if known.contains(&&*plan) || history.changes.iter().any(ChangeRecord::is_live) {
+    if chosen_plan::known_plans(history).contains(&&*plan) {
         return Ok(plan);
     }
     Err(chosen_plan::unknown(history, &plan).into())

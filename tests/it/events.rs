@@ -182,7 +182,7 @@ fn command_of_data_that_fails_says_so_as_data() {
         ("status nope", "usage", 2),
         ("history --plan nope", "usage", 2),
         ("show 999", "usage", 2),
-        ("log 99", "missing", 1),
+        ("log 99", "usage", 2),
         ("check none.rhai", "usage", 2),
     ] {
         let events = place.run(&format!("{words} --json")).ends(exit).json();

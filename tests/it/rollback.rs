@@ -380,7 +380,7 @@ fn rollback_of_an_unknown_plan_names_the_plans_with_changes() {
         .ends(1)
         .says("nothing to undo for the plan `back`")
         .says("plans with changes: plan");
-    place.run("rollback --plan other").ends(1).says("plans with changes: plan");
+    place.run("rollback --plan other").ends(2).says("unknown plan `other`").says("plans with a record: plan");
 }
 
 #[test]
