@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::command::CommandSource;
-use super::file::{may_be_shown, showable};
+use super::file::{may_be_shown, recorded_contents, showable};
 use super::tree::{blob, entry_path, keep_copy, read_manifest};
 use super::{
     Kind, MOST_SHOWN, Payload, Position, Predicted, UndoTerms, Undone, World, accounts_of, missing,
@@ -680,8 +680,9 @@ impl Part {
         files.filter(move |(name, state)| state.sha256().is_some() && is_replaced(name))
     }
 
-    /// What a path is by now, as a line and, for a short text that everyone may read, a difference.
-    fn difference(&self, name: &PathText, upper: &Path, world: &World) -> String {
+    /// What a path is by now, as a line and, for a short text that everyone may read, a difference; by what the command left
+    /// below `upper`, or once it was applied by what is kept.
+    fn difference(&self, name: &PathText, upper: Option<&Path>, world: &World) -> String {
         let path = entry_path(&self.root, name.as_path());
         let absent = FileState::Absent;
         let of = |side: &Manifest| side.get(name.as_path()).cloned().unwrap_or(absent.clone());
@@ -707,12 +708,16 @@ impl Part {
             && after.sha256().is_some()
             && may_be_shown(&before)
             && may_be_shown(&after)
+            && !world.content_is_secret.get()
         {
             let read = |path: &Path, is_there: bool| {
                 if is_there { files::read(path).ok().map(|(bytes, _)| bytes) } else { Some(Vec::new()) }
             };
-            if let Some(old) = read(&path, !before.is_absent())
-                && let Some(new) = read(&upper.join(name), true)
+            let contents = match upper {
+                Some(upper) => read(&path, !before.is_absent()).zip(read(&upper.join(name), true)),
+                None => recorded_contents(world, &path, &before, &after),
+            };
+            if let Some((old, new)) = contents
                 && let (Some(old), Some(new)) = (showable(&before, &old), showable(&after, &new))
             {
                 // Before the lines get their signs: a secret of many lines would not be found behind those.
@@ -802,13 +807,24 @@ impl Kind for CapturedChange {
         let source = self.source.as_ref()?;
         let parts = source.parts.iter().zip(&source.uppers);
         let all = parts.flat_map(|(part, upper)| part.changed.iter().map(move |name| (part, upper, name)));
-        let mut lines: Vec<String> =
-            all.take(MOST_SHOWN).map(|(part, upper, name)| part.difference(name, upper, world)).collect();
+        let mut lines: Vec<String> = all
+            .take(MOST_SHOWN)
+            .map(|(part, upper, name)| part.difference(name, Some(upper), world))
+            .collect();
         let more = self.after.paths.saturating_sub(MOST_SHOWN as u64);
         if more > 0 {
             lines.push(format!("… and {more} more"));
         }
         Some(lines.join("\n"))
+    }
+
+    fn recorded_difference(&self, world: &World) -> Option<String> {
+        let parts = self.parts(world).ok()?;
+        let of_part = |part: &Part| {
+            part.changed.iter().map(|name| part.difference(name, None, world)).collect::<Vec<_>>()
+        };
+        let lines: Vec<String> = parts.iter().flat_map(of_part).collect();
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     fn predict(&self, world: &World, predicted: &mut Predicted) {

@@ -101,8 +101,8 @@ pub struct World {
     pub assumed_back: RefCell<BTreeSet<PathBuf>>,
     /// What a dry run predicted so far.
     pub predicted: RefCell<Predicted>,
-    /// The target that is being compared was recorded as holding a secret: its content is not shown, for the value may not
-    /// be known any more.
+    /// What is being compared was recorded as holding a secret: its content is not shown, for the value may not be known
+    /// any more.
     pub content_is_secret: Cell<bool>,
     state: PathBuf,
     backups: OnceCell<Backups>,

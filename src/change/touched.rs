@@ -287,3 +287,49 @@ fn refuse_unrecordable(label: &str, touches: &[PathBuf], state: &Path) -> Result
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use super::*;
+    use crate::change::testing::{from_record, world};
+    use crate::change::{Change, Kind as _};
+
+    #[test]
+    fn what_a_command_changed_is_named_from_the_record_and_shown_where_it_may_be() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        std::fs::create_dir(path.join("state")).unwrap();
+        let world = world(&path.join("state"));
+        let write = |name: &str, text: &str, mode: u32| {
+            let at = path.join(name);
+            std::fs::write(&at, text).unwrap();
+            std::fs::set_permissions(&at, std::fs::Permissions::from_mode(mode)).unwrap();
+        };
+        let named = ["conf", "gone", "made", "own", "same"].map(|name| path.join(name));
+        for (name, mode) in [("conf", 0o644), ("gone", 0o644), ("own", 0o600), ("same", 0o644)] {
+            write(name, "old\n", mode);
+        }
+        let source = CommandSource::default();
+        let mut change = CapturedChange::about_to_touch("it", source, &named, &path.join("state")).unwrap();
+        change.prepare(&world).unwrap();
+        write("conf", "new\n", 0o644);
+        std::fs::remove_file(&named[1]).unwrap();
+        write("made", "first\n", 0o644);
+        write("own", "none of yours\n", 0o600);
+        change.after = change.seen(&world).unwrap();
+        let Change::Captured(change) = from_record(&Change::Captured(change)) else { panic!() };
+
+        let shown = change.recorded_difference(&world).unwrap();
+        for said in
+            ["conf: ", "-old\n+new", "gone: a file of 4 bytes → absent", "made: a file of", "+first", "own: "]
+        {
+            assert!(shown.contains(said), "{said}: {shown}");
+        }
+        assert!(!shown.contains("none of yours") && !shown.contains("same"), "{shown}");
+        world.content_is_secret.set(true);
+        let shown = change.recorded_difference(&world).unwrap();
+        assert!(shown.contains("conf: ") && !shown.contains("+new"), "{shown}");
+    }
+}

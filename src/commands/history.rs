@@ -15,8 +15,10 @@ use crate::ui::{begin_json, brief, line_to_stderr, line_to_stdout, wrapped_data}
 
 /// Shows the changes of every plan, or of one; all, or those of these steps and to these targets.
 pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -> Result<ExitCode> {
-    let directory = config::state_directory(options)?;
+    let launch = config::launch(&Options { dry_run: true, ..options.clone() }, "kkrun history")?;
+    let directory = launch.state.clone();
     let history = journal::load(&directory)?.history;
+    let world = launch.world_for_dry_run(super::reporter(options));
     let redactor = super::redactor(&directory)?;
     let is_at_work = lock::is_held(&directory.join("lock"));
     let plan = plan.map(|typed| chosen_plan::named(&history, typed)).transpose()?;
@@ -26,7 +28,8 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
     let asked: Vec<Asked> = steps.iter().map(|word| word.as_str().into()).collect();
     let is_asked = |change: &&ChangeRecord| {
         plan.as_ref().is_none_or(|plan| change.plan == *plan)
-            && (asked.is_empty() || asked.iter().any(|asked| asked.is_for(change) || asked.is_at(change)))
+            && (asked.is_empty()
+                || asked.iter().any(|asked| asked.is_for(change) || asked.is_at(change, &world)))
     };
     if !history.changes.is_empty() && !history.changes.iter().any(|change| is_asked(&change)) {
         line_to_stderr("no such changes are recorded");

@@ -81,5 +81,7 @@ pub(super) fn difference_of(
     if intent.holds_secret || history.held_secret(&intent.target) {
         return Ok(Some("its content is not shown: it holds a secret".to_owned()));
     }
-    Ok(Change::of_intent(intent)?.kind().recorded_difference(world))
+    let change = Change::of_intent(intent)?;
+    world.content_is_secret.set(history.held_secret_at(&change.kind().touches(world)));
+    Ok(change.kind().recorded_difference(world))
 }

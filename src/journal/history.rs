@@ -412,6 +412,12 @@ impl History {
         self.secret_targets.iter().any(|held| held.overlaps(target) && !is_another_part(held))
     }
 
+    /// Whether a secret was ever written to one of these paths, to a part of it or to a tree that it is in.
+    pub fn held_secret_at(&self, paths: &[PathBuf]) -> bool {
+        let held = || self.secret_targets.iter().filter_map(Target::path);
+        paths.iter().any(|path| held().any(|held| path.starts_with(held)))
+    }
+
     /// Whether the change was intended by the newest run.
     pub fn is_of_newest_run(&self, change: &ChangeRecord) -> bool {
         self.last_run.as_ref().is_some_and(|(newest, _)| *newest == change.run)

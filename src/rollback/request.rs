@@ -6,7 +6,7 @@ use anyhow::{Result, bail};
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::change::in_one_form;
+use crate::change::{Change, World, in_one_form};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, Class, UnfinishedRollback};
@@ -47,13 +47,22 @@ impl Asked {
         self.text.strip_prefix(RUN) == Some(run)
     }
 
-    /// Whether a change is at the path that was typed, as it is or as a file: of what is in it, too.
-    pub fn is_at(&self, change: &ChangeRecord) -> bool {
+    /// Whether a change is at the path that was typed, as it is or as a file: of what is in it, too. One of many paths is
+    /// at those that it changed, as its manifests say.
+    pub fn is_at(&self, known: &ChangeRecord, world: &World) -> bool {
         let typed = match &self.target {
             Some(target) => target.is_whole_file().then(|| target.path()).flatten(),
             None => Some(Path::new(&self.text)).filter(|path| path.is_absolute()),
         };
-        typed.is_some() && change.intent.target.path() == typed
+        let Some(typed) = typed else { return false };
+        let own = known.intent.target.path();
+        let changes = |change: Change| match own {
+            Some(own) => typed.starts_with(own) && change.kind().reaches(typed, world),
+            None => change.kind().touches(world).iter().any(|path| path == typed),
+        };
+        own == Some(typed)
+            || matches!(known.intent.what.as_str(), "tree" | "captured")
+                && Change::of_intent(&known.intent).is_ok_and(changes)
     }
 
     /// Whether a change is meant: it is of that step, to that target or of that run.

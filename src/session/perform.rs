@@ -215,7 +215,9 @@ impl Session {
         if !is_shown {
             return None;
         }
-        self.world.content_is_secret.set(self.history.held_secret(&change.kind().target()));
+        let is_secret = self.history.held_secret(&change.kind().target())
+            || self.history.held_secret_at(&change.kind().touches(&self.world));
+        self.world.content_is_secret.set(is_secret);
         change.kind().difference(&self.world)
     }
 

@@ -43,6 +43,30 @@ fn what_a_command_changes_at_the_paths_that_it_names_is_undone() {
 }
 
 #[test]
+fn what_it_changed_is_found_by_its_paths_and_shown() {
+    let place = touching("echo more >> @/m/conf; echo x > @/m/tree/x", &["conf", "tree"], ALWAYS);
+    place.write("m/conf", "first\n");
+    place.write("m/tree/other", "");
+    place.run("plan.rhai").ends(0);
+    for path in ["m/conf", "m/tree/x"] {
+        let history = place.run(&format!("history {}", place.path(path).display())).ends(0).stdout;
+        assert!(history.contains("run it"), "{path}: {history}");
+    }
+    for path in ["m/tree/other", "m/nowhere"] {
+        let asked = format!("history {}", place.path(path).display());
+        place.run(&asked).ends(0).says("no such changes are recorded").prints("");
+    }
+    let row = place.run("history --json").ends(0).json().pop().unwrap();
+    let shown = place.run(&format!("show {}", row["change"])).ends(0).stdout;
+    assert!(
+        shown.contains("m/conf: ") && shown.contains("+more") && shown.contains("m/tree/x: a file"),
+        "{shown}"
+    );
+    let json = place.run(&format!("show {} --json", row["change"])).ends(0).json().pop().unwrap();
+    assert!(json["difference"].as_str().unwrap().contains("+more"), "{json}");
+}
+
+#[test]
 fn a_path_that_was_modified_since_is_a_conflict_and_the_others_are_undone() {
     let place = touching("echo new > @/m/one; mkdir @/m/two; echo x > @/m/two/x", &["one", "two"], ALWAYS);
     place.write("m/one", "1\n");
