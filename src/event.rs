@@ -30,7 +30,7 @@ pub struct FirstLine {
 
 impl Default for FirstLine {
     fn default() -> Self {
-        Self { version: "2.4", kkrun: env!("CARGO_PKG_VERSION") }
+        Self { version: "2.5", kkrun: env!("CARGO_PKG_VERSION") }
     }
 }
 
@@ -286,6 +286,8 @@ pub enum Event {
         why: SkipReason,
         /// When it completed.
         finished: Option<Timestamp>,
+        /// It is complete by its record.
+        complete: bool,
     },
     /// A step begins.
     StepStarted {

@@ -733,6 +733,7 @@ fn skip(host: &Host, id: &str, title: &str, why: SkipReason, record: Option<&Ste
         why,
         finished: record.and_then(|record| record.finished),
     });
+        complete: record.is_some_and(|record| record.state == StepState::Complete),
 }
 
 /// Whether something that was made before the step completed was undone since, and what it left can be seen: a preview

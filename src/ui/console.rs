@@ -290,7 +290,7 @@ impl Audience for Console {
                 }
                 self.line("");
             }
-            Event::StepSkipped { id, title, why, finished } if normal => {
+            Event::StepSkipped { id, title, why, finished, .. } if normal => {
                 let since = finished.map(|at| time::when(at, clock::now(), &clock::zone()));
                 let text = match (why, since) {
                     (SkipReason::Complete, Some(since)) => format!("done {since}, not re-examined"),

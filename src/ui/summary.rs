@@ -123,11 +123,14 @@ impl Summary {
     pub(super) fn hear(&mut self, event: &Event) {
         self.foreseen.hear(event);
         match event {
-            Event::StepSkipped { why, .. } => {
+            Event::StepSkipped { why, complete, .. } => {
                 self.seen += 1;
                 self.unexamined += usize::from(*why == SkipReason::Complete);
-                let is_complete =
-                    matches!(why, SkipReason::Complete | SkipReason::Examined | SkipReason::Recorded(_));
+                let is_complete = match why {
+                    SkipReason::Complete | SkipReason::Examined | SkipReason::Recorded(_) => true,
+                    SkipReason::NotSelected => *complete,
+                    _ => false,
+                };
                 self.complete += usize::from(is_complete);
             }
             Event::StepStarted { id, .. } => {
@@ -269,6 +272,20 @@ mod tests {
         summary.hear(&change("file:/a"));
         assert!(summary.lines(1, &[], true).is_empty() && summary.lines(0, &[], true).len() == 3);
     }
+    #[test]
+    fn a_step_that_is_not_selected_is_complete_if_its_record_says_so() {
+        let of = |second: bool| {
+            let mut summary = Summary::of_plan(2, "kkrun plan.rhai", false);
+            for (why, complete) in [(SkipReason::Complete, true), (SkipReason::NotSelected, second)] {
+                let (id, title) = (String::new(), String::new());
+                summary.hear(&Event::StepSkipped { id, title, why, finished: None, complete });
+            }
+            summary.lines(0, &[], true)
+        };
+        assert_eq!(of(true), ["nothing changed: all 2 steps are complete"]);
+        assert_eq!(of(false), ["1 of 2 steps are complete"]);
+    }
+
 
     #[test]
     fn commands_are_run_and_all_else_is_changed() {
@@ -303,6 +320,7 @@ mod tests {
             change(ChangeOutcome::Might, "user:kim"),
             step("01", None),
             change(ChangeOutcome::Would, "command:make"),
+            complete: true,
             step("02", Some("depends on the build")),
             change(ChangeOutcome::WouldAsk, "file:/b"),
             drifted,

@@ -39,7 +39,7 @@ fn json_is_one_event_a_line_from_the_schema_to_the_summary() {
     let events = place.run("--json plan.rhai").ends(0).json();
     assert_eq!(
         events[0],
-        serde_json::json!({ "event": "schema", "version": "2.4", "kkrun": env!("CARGO_PKG_VERSION") })
+        serde_json::json!({ "event": "schema", "version": "2.5", "kkrun": env!("CARGO_PKG_VERSION") })
     );
     let names: Vec<&str> = events.iter().map(|event| event["event"].as_str().unwrap()).collect();
     assert_eq!(
