@@ -134,7 +134,11 @@ pub fn invocation_of(options: &Options, script: &Path, words: &[String]) -> Stri
         typed.extend([option.to_owned(), file.display().to_string()]);
     }
     typed.push(script.display().to_string());
-    typed.extend_from_slice(words);
+    if !words.is_empty() {
+        // One that begins with a dash is none of kkrun's options.
+        typed.push("--".to_owned());
+        typed.extend_from_slice(words);
+    }
     shell_words::join(typed)
 }
 

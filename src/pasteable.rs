@@ -14,6 +14,14 @@ pub fn name_state_directory(directory: &Path) {
     let _ = OPTION.set(shell_words::join(["--state-dir", &*directory]));
 }
 
+/// The command of a run with another option: what is behind `--` is the script's.
+pub fn invocation_with(invocation: &str, option: &str) -> String {
+    let Ok(mut words) = shell_words::split(invocation) else { return format!("{invocation} {option}") };
+    let at = words.iter().position(|word| word == "--").unwrap_or(words.len());
+    words.insert(at, option.to_owned());
+    shell_words::join(words)
+}
+
 /// The text with its commands as they work when they are pasted.
 pub fn pasteable(text: &str) -> String {
     OPTION.get().map_or_else(|| text.to_owned(), |option| with_option(text, option))
@@ -37,6 +45,15 @@ fn with_option(text: &str, option: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_option_of_a_run_goes_before_the_arguments_of_its_script() {
+        assert_eq!(invocation_with("kkrun a.rhai", "--repair"), "kkrun a.rhai --repair");
+        assert_eq!(
+            invocation_with("kkrun --settings 'a -- b' a.rhai -- --dash 'two words'", "--repair"),
+            "kkrun --settings 'a -- b' a.rhai --repair -- --dash 'two words'"
+        );
+    }
 
     #[test]
     fn a_command_in_a_text_names_the_state_directory_once() {

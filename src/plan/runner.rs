@@ -17,6 +17,7 @@ use crate::failure::{FailedStep, Failure, FailureKind, Place, sentence};
 use crate::journal::{ChangeState, Entry, Fingerprint, Handler, StepRecord, StepState};
 use crate::machine::signal::Interruption;
 use crate::panicking;
+use crate::pasteable::invocation_with;
 use crate::rollback;
 use crate::script::{
     Host, MAIN, NativeCallContext, Plan, StepBody, StepCall, StepRunner, Stop, Trace, code_fingerprint,
@@ -140,7 +141,7 @@ impl Runner {
         let (step, hold) = if state.drifted.len() == 1 { ("step", "holds") } else { ("steps", "hold") };
         bail!(
             Failure::new(format!("{step} {} no longer {hold}", state.drifted.join(", "))).kind(FailureKind::Step).hint(
-                format!("`{} --repair` runs what no longer holds", self.launch.invocation)
+                format!("`{}` runs what no longer holds", invocation_with(&self.launch.invocation, "--repair"))
             )
             .hint("`--on-conflict overwrite` replaces what was modified outside kkrun, `--on-conflict keep` keeps it")
         )

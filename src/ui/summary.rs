@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::event::{ChangeOutcome, Event, SkipReason};
 use crate::exit_code::ExitCode;
+use crate::pasteable::invocation_with;
 use crate::time;
 
 /// What was seen of a run so far.
@@ -169,8 +170,8 @@ impl Summary {
         }
         if self.complete == self.steps && self.unexamined == self.steps && with_hints {
             lines.push(format!(
-                "complete, not re-examined: `{} --repair` examines it and runs what no longer holds",
-                self.invocation
+                "complete, not re-examined: `{}` examines it and runs what no longer holds",
+                invocation_with(&self.invocation, "--repair")
             ));
         } else if self.made.is_empty() && self.complete == self.steps {
             lines.push(match self.steps {

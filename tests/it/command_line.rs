@@ -13,6 +13,8 @@ fn options_are_read_on_both_sides_and_arguments_after_two_dashes_are_the_scripts
     place.run("--dry-run plan.rhai").ends(6);
     place.run("plan.rhai --dry-run").ends(6);
     place.run("plan.rhai -q a -- --dry-run").ends(0).prints("data\n[\"a\", \"--dry-run\"]\n");
+    place.run("plan.rhai -- --dash").ends(0).says("`kkrun plan.rhai --repair -- --dash` examines it");
+    place.run("plan.rhai --repair -- --dash").ends(0);
     for words in
         ["--frob plan.rhai", "plan.rhai --frob", "rollback --frob", "plan.rhai --on-conflict perhaps", ""]
     {
