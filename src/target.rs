@@ -286,6 +286,22 @@ impl Target {
         asks.contains(self) || asks.iter().any(|asked| self.comes_with(asked))
     }
 
+    /// Whether what a query finds in a database may depend on a change to it: it is of a database server, or runs a
+    /// program that may do anything. Accounts, packages and files are neither.
+    pub fn may_reach_databases(&self) -> bool {
+        match self {
+            Self::Role { .. }
+            | Self::Database { .. }
+            | Self::Statement { .. }
+            | Self::Command(_)
+            | Self::Captured(_)
+            | Self::Once(_)
+            | Self::Step(_) => true,
+            Self::Unit { aspect, .. } => *aspect == Aspect::Activity,
+            _ => false,
+        }
+    }
+
     /// Whether a change to it may be one to what a service manager knows of the unit `name`: to the unit itself, or to
     /// a file that configures it. Source of the names: systemd.unit(5).
     pub fn configures_unit(&self, user: Option<&str>, name: &str) -> bool {

@@ -733,8 +733,8 @@ fn skip(host: &Host, id: &str, title: &str, why: SkipReason, record: Option<&Ste
         title: title.to_owned(),
         why,
         finished: record.and_then(|record| record.finished),
-    });
         complete: record.is_some_and(|record| record.state == StepState::Complete),
+    });
 }
 
 /// Whether something that was made before the step completed was undone since, and what it left can be seen: a preview
@@ -861,10 +861,7 @@ fn examined(
         Err(Stop::Interrupted(interruption)) => return Err(interruption.into()),
         _ if !drifted.is_empty() => {
             let reasons = drifted.iter().map(|would| would.summary.clone()).collect();
-            let (found, others): (Vec<_>, Vec<_>) = drifted.iter().partition(|would| would.found.is_some());
-            let others: Vec<&str> = others.into_iter().map(|would| would.summary.as_str()).collect();
-            let others = (!others.is_empty()).then(|| format!("its script would {}", others.join(", ")));
-            let found = found.into_iter().filter_map(|would| would.found.clone()).chain(others).collect();
+            let found = found_of(&drifted);
             return Ok((Some(Drift { reasons, found, changes: drifted }), environment));
         }
         Ok(()) => return Ok((None, environment)),
@@ -874,6 +871,18 @@ fn examined(
         Err(Stop::Unpredictable { why, .. }) => vec![why],
     };
     Ok((Some(Drift { found: reasons.clone(), reasons, changes: drifted }), environment))
+}
+
+/// What was found at the targets of these changes, and which others the script would make, or might.
+fn found_of(changes: &[WouldChange]) -> Vec<String> {
+    let others = |is_unsure: bool| {
+        let others = changes.iter().filter(|would| would.found.is_none() && would.is_unsure == is_unsure);
+        let others: Vec<&str> = others.map(|would| would.summary.as_str()).collect();
+        let verb = if is_unsure { "might" } else { "would" };
+        (!others.is_empty()).then(|| format!("its script {verb} {}", others.join(", ")))
+    };
+    let found = changes.iter().filter_map(|would| would.found.clone());
+    found.chain(others(false)).chain(others(true)).collect()
 }
 
 /// Evaluates a step's script or closure.
@@ -937,5 +946,29 @@ pub(super) fn exit_of(stop: &Stop) -> ExitCode {
         Stop::Failed(failure) => failure.exit,
         Stop::Unpredictable { .. } => ExitCode::DIFFERENT,
         Stop::Interrupted(interruption) => ExitCode::signal(u8::try_from(interruption.signal).unwrap_or(0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::target::Target;
+
+    #[test]
+    fn what_may_hold_still_is_what_a_script_might_do() {
+        let would = |summary: &str, found: Option<&str>, is_unsure| WouldChange {
+            target: Target::Command(summary.to_owned()),
+            summary: summary.to_owned(),
+            found: found.map(str::to_owned),
+            is_repeated: false,
+            is_unsure,
+        };
+        let changes = [
+            would("run seed", None, true),
+            would("run make", None, false),
+            would("write /a", Some("`/a` was removed"), false),
+        ];
+        let found = found_of(&changes);
+        assert_eq!(found, ["`/a` was removed", "its script would run make", "its script might run seed"]);
     }
 }

@@ -1,5 +1,6 @@
 //! `pg::` queries PostgreSQL servers, and brings roles and databases to their desired state.
 
+use std::cell::Cell;
 use std::fmt::Write as _;
 
 use anyhow::{Result, bail};
@@ -21,6 +22,7 @@ use crate::machine::random;
 use crate::script::{
     Host, OptionSet, Raised, Secret, Unpredictable, act, look, option_names, options_of, value_of,
 };
+use crate::session::WouldChange;
 
 pub(super) fn module() -> rhai::Module {
     namespace(
@@ -142,11 +144,13 @@ fn parameters(host: &Host, values: rhai::Array) -> Result<Vec<Parameter>> {
     values.into_iter().map(parameter).collect()
 }
 
-/// Refuses, in a dry run, to read a server that a change before this one may have modified:
-/// any change but one of files.
+/// Refuses, in a dry run, to read a server that a change before this one may have modified.
 fn refuse_unknown(host: &Host) -> Result<()> {
     let session = host.seen();
-    match session.would_change().iter().find(|would| would.target.path().is_none()) {
+    // What a complete step does whenever it runs says nothing about whether it holds.
+    let is_counted = |would: &&WouldChange| !(would.is_repeated && session.examines);
+    let mut counted = session.would_change().iter().filter(is_counted);
+    match counted.find(|would| would.target.may_reach_databases()) {
         Some(would) if host.dry_run() => {
             Err(Unpredictable(format!("what is in the database after {}", would.summary)).into())
         }
@@ -218,6 +222,8 @@ struct Execution<'call> {
     inverse: StatementInverse,
     unless: Option<Dynamic>,
     options: ExecuteOptions,
+    /// In a dry run it is not known whether there is something to do.
+    is_unsure: Cell<bool>,
 }
 
 impl<'call> Execution<'call> {
@@ -267,7 +273,7 @@ impl<'call> Execution<'call> {
         };
         let sha256 = Digest::of(format!("{sql}\0{}", names.join("\0")).as_bytes());
         let statement = Statement { sql: sql.to_owned(), parameters, is_secret };
-        Ok(Self { context, host, statement, sha256, inverse, unless, options })
+        Ok(Self { context, host, statement, sha256, inverse, unless, options, is_unsure: Cell::new(false) })
     }
 
     fn execute(&self) -> Result<bool> {
@@ -276,6 +282,11 @@ impl<'call> Execution<'call> {
         self.host.seen().asks_for(|| performed.kind().target());
         if self.holds(&change)? {
             return Ok(false);
+        }
+        if self.is_unsure.get() && !self.is_in_new_database() {
+            let kind = performed.kind();
+            self.host.session().might_make(kind.target(), kind.summary());
+            return Ok(true);
         }
         let changed = self.host.session().perform_losing(
             &performed,
@@ -295,10 +306,19 @@ impl<'call> Execution<'call> {
             return Ok(!is_in_doubt && change.is_done(session.history().recorded(&target).as_ref()));
         }
         match self.unless_holds() {
-            Err(error) if error.is::<Unpredictable>() => Ok(false),
-            Err(_) if self.host.would_have_changed() => Ok(false),
+            Err(error) if error.is::<Unpredictable>() || self.host.would_have_changed() => {
+                self.is_unsure.set(true);
+                Ok(false)
+            }
             held => held,
         }
+    }
+
+    /// Whether a dry run predicted that the database is made: nothing is in it.
+    fn is_in_new_database(&self) -> bool {
+        let database = self.inverse.login.database(&self.inverse.login.server.dbname);
+        let is_made = self.host.seen().would_change().iter().any(|would| would.target == database);
+        is_made || awaits_server(self.host)
     }
 
     fn unless_holds(&self) -> Result<bool> {
@@ -729,5 +749,57 @@ mod functions {
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn ident(context: NativeCallContext, name: &str) -> Raised<String> {
         look(&context, |_| Ok(identifier(name)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::path::Path;
+    use std::rc::Rc;
+
+    use super::*;
+    use crate::script::{Settings, Source};
+    use crate::session::testing::Ground;
+    use crate::target::{Aspect, Target};
+
+    fn dry_run_after(targets: Vec<Target>) -> Rc<Host> {
+        let source = Source::find(Path::new("master.rhai")).unwrap().0;
+        let settings = Settings::read(&source, &[], &BTreeMap::new()).unwrap();
+        let host = Host::new(Ground::new().dry_run(), source, settings, Vec::new());
+        for target in targets {
+            host.session().note_change(target, "make it".to_owned());
+        }
+        host
+    }
+
+    #[test]
+    fn a_dry_run_asks_a_database_unless_something_predicted_before_may_reach_it() {
+        let unit = |aspect| Target::Unit { user: None, name: "app.service".into(), aspect };
+        let harmless = vec![
+            Target::User("kim".into()),
+            Target::Group("cats".into()),
+            Target::Hold("vim".into()),
+            Target::Packages(vec!["vim".into()]),
+            Target::file(Path::new("/etc/motd")),
+            unit(Aspect::Enablement),
+        ];
+        refuse_unknown(&dry_run_after(harmless)).unwrap();
+        let login = Login { server: Server::default(), password: None };
+        for target in [
+            login.role("kim"),
+            login.database("shop"),
+            Target::Command("make".into()),
+            Target::Captured("make".into()),
+            unit(Aspect::Activity),
+        ] {
+            let refused = refuse_unknown(&dry_run_after(vec![target.clone()]));
+            assert!(refused.unwrap_err().is::<Unpredictable>(), "{target}");
+        }
+        let repeated = dry_run_after(Vec::new());
+        repeated.session().note_repeated(Target::Command("look".into()), "run look".to_owned());
+        assert!(refuse_unknown(&repeated).is_err());
+        repeated.session().examines = true;
+        refuse_unknown(&repeated).unwrap();
     }
 }

@@ -49,6 +49,8 @@ pub struct WouldChange {
     pub found: Option<String>,
     /// It is made whenever its step runs, so it says nothing about whether the step still holds.
     pub is_repeated: bool,
+    /// Whether it will be made cannot be known before what comes before it is.
+    pub is_unsure: bool,
 }
 
 /// One run of kkrun against the machine.

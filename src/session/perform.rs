@@ -74,7 +74,7 @@ impl Session {
         let difference = if is_shown { None } else { self.difference(change, outcome) };
         self.report(outcome, &target, &summary, difference);
         let found = conflict.map(|modification| modification.in_one_line(&target.described()));
-        self.would.push(WouldChange { target, summary, found, is_repeated: false });
+        self.would.push(WouldChange { target, summary, found, is_repeated: false, is_unsure: false });
         change.kind().predict(&self.world, &mut self.world.predicted.borrow_mut());
         Ok(true)
     }
@@ -263,7 +263,7 @@ impl Session {
     /// Counts, in a dry run, a change that one before it may make unnecessary.
     pub fn might_make(&mut self, target: Target, summary: String) {
         self.report(ChangeOutcome::Might, &target, &summary, None);
-        self.would.push(WouldChange { target, summary, found: None, is_repeated: false });
+        self.would.push(WouldChange { target, summary, found: None, is_repeated: false, is_unsure: true });
     }
 
     /// Counts, in a dry run, a command that runs whenever its step does.
@@ -275,12 +275,12 @@ impl Session {
     pub fn count_unknown(&mut self, step: &str) {
         let summary = format!("continue with step {step}");
         let target = Target::Step(step.to_owned());
-        self.would.push(WouldChange { target, summary, found: None, is_repeated: false });
+        self.would.push(WouldChange { target, summary, found: None, is_repeated: false, is_unsure: false });
     }
 
     pub(super) fn would_make(&mut self, target: Target, summary: String, is_repeated: bool) {
         self.report(ChangeOutcome::Would, &target, &summary, None);
-        self.would.push(WouldChange { target, summary, found: None, is_repeated });
+        self.would.push(WouldChange { target, summary, found: None, is_repeated, is_unsure: false });
     }
 
     /// Records the outcome of an act. One that failed is probed like a crash: it may have acted.

@@ -90,6 +90,6 @@ impl Session {
     pub fn would_run_again(&mut self, target: Target, summary: String, path: &Path, happened: &Modification) {
         self.report(ChangeOutcome::Would, &target, &summary, None);
         let found = Some(happened.in_one_line(&Target::file(path).described()));
-        self.would.push(WouldChange { target, summary, found, is_repeated: false });
+        self.would.push(WouldChange { target, summary, found, is_repeated: false, is_unsure: false });
     }
 }

@@ -42,7 +42,7 @@ struct Foreseen {
     /// Of all steps that would run.
     of_run: [Counts; 2],
     /// Of complete steps that no longer hold and that only `--repair` would run.
-    of_repair: Counts,
+    of_repair: [Counts; 2],
     /// How many changes would be asked about.
     asked: usize,
     /// How many steps cannot be predicted to their end.
@@ -60,26 +60,29 @@ impl Foreseen {
                 }
             }
             Event::StepSkipped { why: SkipReason::NeedsRepair(_), .. } => {
-                for counts in std::mem::take(&mut self.of_step) {
-                    join(&mut self.of_repair, counts);
-                }
+                self.join_step(|foreseen| &mut foreseen.of_repair);
             }
             Event::StepSkipped { .. } | Event::StepPreviewed { .. } => {
                 if let Event::StepPreviewed { unpredictable: Some(_), .. } = event {
                     self.unpredictable += 1;
                 }
-                for (counts, all) in std::mem::take(&mut self.of_step).into_iter().zip(&mut self.of_run) {
-                    join(all, counts);
-                }
+                self.join_step(|foreseen| &mut foreseen.of_run);
             }
             _ => {}
+        }
+    }
+
+    fn join_step(&mut self, all: impl FnOnce(&mut Self) -> &mut [Counts; 2]) {
+        let of_step = std::mem::take(&mut self.of_step);
+        for (counts, all) in of_step.into_iter().zip(all(self)) {
+            join(all, counts);
         }
     }
 
     fn lines(&self, steps: usize, triggers: &[String], invocation: &str) -> Vec<String> {
         let [would, might] = &self.of_run;
         let mut lines = Vec::new();
-        let is_nothing = would.is_empty() && might.is_empty() && self.of_repair.is_empty();
+        let is_nothing = self.of_run.iter().chain(&self.of_repair).all(Counts::is_empty);
         if is_nothing && self.unpredictable == 0 && triggers.is_empty() {
             return lines;
         }
@@ -92,8 +95,10 @@ impl Foreseen {
             (1, steps) => Some(format!("1 of {steps} steps is not predictable to its end")),
             (several, steps) => Some(format!("{several} of {steps} steps are not predictable to their end")),
         });
-        let repair = sentence("would", &self.of_repair, "change", "run");
-        lines.extend(repair.map(|what| format!("`{invocation} --repair` {what}")));
+        let [would, might] = &self.of_repair;
+        let repair = [sentence("would", would, "change", "run"), sentence("might", might, "change", "run")];
+        let invocation = invocation_with(invocation, "--repair");
+        lines.extend(repair.into_iter().flatten().map(|what| format!("`{invocation}` {what}")));
         lines.extend(match self.asked {
             0 => None,
             1 => Some("would ask about 1 of these: it was modified outside kkrun".to_owned()),
@@ -268,12 +273,6 @@ mod tests {
     }
 
     #[test]
-    fn a_run_that_ends_with_a_failure_has_no_closing_lines() {
-        let mut summary = Summary::of_plan(1, "kkrun plan.rhai", false);
-        summary.hear(&change("file:/a"));
-        assert!(summary.lines(1, &[], true).is_empty() && summary.lines(0, &[], true).len() == 3);
-    }
-    #[test]
     fn a_step_that_is_not_selected_is_complete_if_its_record_says_so() {
         let of = |second: bool| {
             let mut summary = Summary::of_plan(2, "kkrun plan.rhai", false);
@@ -287,6 +286,12 @@ mod tests {
         assert_eq!(of(false), ["1 of 2 steps are complete"]);
     }
 
+    #[test]
+    fn a_run_that_ends_with_a_failure_has_no_closing_lines() {
+        let mut summary = Summary::of_plan(1, "kkrun plan.rhai", false);
+        summary.hear(&change("file:/a"));
+        assert!(summary.lines(1, &[], true).is_empty() && summary.lines(0, &[], true).len() == 3);
+    }
 
     #[test]
     fn commands_are_run_and_all_else_is_changed() {
@@ -315,15 +320,16 @@ mod tests {
             title: String::new(),
             why: SkipReason::NeedsRepair(String::new()),
             finished: None,
+            complete: true,
         };
         for event in [
             change(ChangeOutcome::Would, "file:/a"),
             change(ChangeOutcome::Might, "user:kim"),
             step("01", None),
             change(ChangeOutcome::Would, "command:make"),
-            complete: true,
             step("02", Some("depends on the build")),
             change(ChangeOutcome::WouldAsk, "file:/b"),
+            change(ChangeOutcome::Might, "statement:shop:seed"),
             drifted,
         ] {
             summary.hear(&event);
@@ -337,6 +343,7 @@ mod tests {
                 "would then restart nginx.service",
                 "1 of 3 steps is not predictable to its end",
                 "`kkrun plan.rhai --repair` would change 1 file or directory",
+                "`kkrun plan.rhai --repair` might run 1 statement",
                 "would ask about 1 of these: it was modified outside kkrun",
             ]
         );

@@ -552,3 +552,26 @@ fn migration_in_a_database_that_was_there_is_said_to_be_not_undone() {
     // What was applied stays applied.
     expect(&bench.run(&["plan.rhai", "--secrets", &given]), 0);
 }
+
+#[test]
+#[ignore = "needs root and the programs of PostgreSQL"]
+fn a_dry_run_asks_whether_a_statement_holds_unless_something_before_it_may_change_that() {
+    let server = Server::start();
+    let bench = Bench::new(&[]);
+    let options = server.options();
+    let steps = |first: &str| {
+        format!(
+            "step::run(\"a\", \"Before\", || {first});\n\
+             step::run(\"b\", \"Table\", || pg::execute(\"CREATE TABLE cats(a int)\", [], #{{ {options}, \
+             unless: \"SELECT to_regclass('cats') IS NOT NULL\", undo: \"DROP TABLE IF EXISTS cats\" }}));\n"
+        )
+    };
+    bench.write("plan.rhai", &steps("group::ensure(\"kkrun-none\")"));
+    expect(&bench.run(&["plan.rhai", "--only", "b"]), 0);
+    let said = expect(&bench.run(&["plan.rhai", "--dry-run"]), 6);
+    assert!(said.contains("would make the group kkrun-none") && !said.contains("CREATE TABLE"), "{said}");
+    bench.write("plan.rhai", &steps(&format!("pg::ensure_role(\"kim\", #{{ {options} }})")));
+    let said = expect(&bench.run(&["plan.rhai", "--dry-run"]), 6);
+    assert!(said.contains("its script might run in the database postgres: CREATE TABLE cats"), "{said}");
+    assert!(said.contains("--repair` might run 1 statement"), "{said}");
+}
