@@ -461,7 +461,7 @@ impl Part {
         let stays_one = |name: &Path| is_directory(&self.before, name) && is_directory(&self.after, name);
         let is_left = |name: &PathText| {
             let path = entry_path(&self.root, name.as_path());
-            paths.iter().any(|left| path == *left)
+            paths.contains(&path)
                 || above(name)
                     .any(|above| paths.contains(&entry_path(&self.root, above)) && !stays_one(above))
         };

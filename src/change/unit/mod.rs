@@ -236,13 +236,11 @@ impl UnitChange {
     fn restore(&self, world: &World, now: &UnitState) -> Result<()> {
         let unit = &self.inverse.unit;
         let UnitState::Enablement { is: before } = &self.before else {
-            return match self.before {
-                UnitState::Activity { running: true } => unit.start(world),
-                _ => {
-                    unit.stop(world)?;
-                    self.inverse.needs.iter().try_for_each(|needed| needed.stop_if_not_needed(world))
-                }
-            };
+            if self.before == DesiredUnit::Started.state() {
+                return unit.start(world);
+            }
+            unit.stop(world)?;
+            return self.inverse.needs.iter().try_for_each(|needed| needed.stop_if_not_needed(world));
         };
         let UnitState::Enablement { is } = now else { return Ok(()) };
         let edit = |words: &[&str]| unit.edit_files(world, words, &unit.name);

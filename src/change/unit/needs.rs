@@ -18,7 +18,7 @@ struct Related {
     name: String,
     is_loaded: bool,
     is_active: bool,
-    related: BTreeSet<String>,
+    others: BTreeSet<String>,
 }
 
 impl Unit {
@@ -39,7 +39,7 @@ impl Unit {
                 if unit.name != self.name && unit.is_loaded {
                     at_rest.push(Self { name: unit.name, user: self.user.clone() });
                 }
-                needed.extend(unit.related.into_iter().filter(|name| known.insert(name.clone())));
+                needed.extend(unit.others.into_iter().filter(|name| known.insert(name.clone())));
             }
             asked = needed.into_iter().collect();
         }
@@ -54,7 +54,7 @@ impl Unit {
         if !own.is_active || !own.is_loaded {
             return Ok(());
         }
-        let others: Vec<String> = own.related.into_iter().collect();
+        let others: Vec<String> = own.others.into_iter().collect();
         if self.relations(world, &others, &NEEDED_BY)?.iter().any(|other| other.is_active) {
             return Ok(());
         }
@@ -80,7 +80,7 @@ impl Unit {
                     "Id" => value.clone_into(&mut one.name),
                     "LoadState" => one.is_loaded = value == "loaded",
                     "ActiveState" => one.is_active = !matches!(value, "inactive" | "failed"),
-                    _ => one.related.extend(value.split_whitespace().map(str::to_owned)),
+                    _ => one.others.extend(value.split_whitespace().map(str::to_owned)),
                 }
             }
             one

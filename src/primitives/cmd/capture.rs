@@ -83,7 +83,7 @@ impl Limits {
     }
 }
 
-/// These paths, and where they lead if they are symlinks: what is written through one is changed there.
+/// These paths, and those behind symlinks: what is written through a link is changed there.
 fn with_destinations(paths: impl Iterator<Item = Result<PathBuf>>) -> Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for path in paths {

@@ -45,7 +45,7 @@ impl Run<'_> {
         Ok(attempts.ended.map_or_else(|| self.nothing_run(), |ended| self.output(&ended)))
     }
 
-    /// Warns of a symlink: a command may replace it, or write to where it leads.
+    /// Warns of a symlink: a command may replace it, or write to what is behind it.
     fn note_symlink(&self, path: &Path, named: &[PathBuf]) {
         let Some(destination) = path.is_symlink().then(|| path.canonicalize().ok()).flatten() else { return };
         if !named.iter().any(|named| destination.starts_with(named)) {
