@@ -20,12 +20,13 @@ pub(super) struct Restart {
 pub(super) type Changes = BTreeMap<String, i128>;
 
 /// What asks for them.
-pub(super) const ASK: [&str; 6] = [
+pub(super) const ASK: [&str; 7] = [
     "/bin/systemctl",
     "show",
     "--timestamp=us+utc",
     "--property=Id",
     "--property=StateChangeTimestamp",
+    "--property=UnitFileState",
     "*.service",
 ];
 
@@ -33,6 +34,10 @@ pub(super) const ASK: [&str; 6] = [
 pub(super) fn changes(said: &str) -> Changes {
     let of_unit = |block: &str| {
         let value = |name: &str| block.lines().find_map(|line| line.strip_prefix(name));
+        // What cannot be enabled, others start when they need it.
+        if value("UnitFileState=") == Some("static") {
+            return None;
+        }
         let read = strtime::parse("%a %Y-%m-%d %H:%M:%S%.f UTC", value("StateChangeTimestamp=")?).ok()?;
         let when = read.to_datetime().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?;
         Some((value("Id=")?.to_owned(), when.timestamp().as_nanosecond()))
@@ -145,6 +150,7 @@ mod tests {
         let said = "Id=smbd.service\nStateChangeTimestamp=Thu 1970-01-01 00:00:05.000000 UTC\n\n\
                     Id=nginx.service\nStateChangeTimestamp=Thu 1970-01-01 00:00:03.500000 UTC\n\n\
                     Id=other.service\nStateChangeTimestamp=Thu 1970-01-01 00:00:06.000000 UTC\n\n\
+                    Id=packagekit.service\nUnitFileState=static\nStateChangeTimestamp=Thu 1970-01-01 00:00:05.000000 UTC\n\n\
                     Id=never.service\nStateChangeTimestamp=\n";
         let changes = changes(said);
         assert_eq!((changes.len(), changes["nginx.service"]), (3, 3_500_000_000));

@@ -237,14 +237,11 @@ impl CapturedChange {
     /// # Errors
     /// `missing`, with the command that mounts it. When the manifests are not in the backups.
     pub fn refuse_unmounted(&self, world: &World) -> Result<()> {
-        if self.inverse.mounted_at.is_empty() {
-            Ok(())
-        } else {
-            self.refuse_unmounted_parts(&self.parts(world)?)
-        }
+        self.refuse_unmounted_parts(&self.parts(world)?)
     }
 
     fn refuse_unmounted_parts(&self, parts: &[Part]) -> Result<()> {
+        refuse_hidden(parts)?;
         for mount in &self.inverse.mounted_at {
             let parts = parts.iter().filter(|part| part.root.starts_with(mount.as_path()));
             let paths = parts.flat_map(|part| {
@@ -302,7 +299,9 @@ impl CapturedChange {
     ) -> Result<Restored> {
         let parts = self.parts(world)?;
         let left = self.left_since(world, recorded);
-        if !force {
+        if force {
+            refuse_hidden(&parts)?;
+        } else {
             self.refuse_unmounted_parts(&parts)?;
         }
         let mut restored = Restored { was_before: true, back: 0, paths: 0, conflicts: Vec::new() };
@@ -387,6 +386,14 @@ impl CapturedChange {
         }
         Ok(restored)
     }
+}
+
+/// Refuses to speak of paths over which something was mounted since.
+fn refuse_hidden(parts: &[Part]) -> Result<()> {
+    parts.iter().try_for_each(|part| {
+        let paths: Vec<PathBuf> = part.paths().collect();
+        mount::refuse_over(&part.root, paths.iter().map(PathBuf::as_path))
+    })
 }
 
 /// How far a change was restored.
@@ -840,6 +847,7 @@ impl Kind for CapturedChange {
             return self.save_found(world);
         }
         let parts = self.parts(world)?;
+        refuse_hidden(&parts)?;
         self.clear_leftovers(&parts)?;
         let backups = world.backups()?;
         for part in parts.iter() {

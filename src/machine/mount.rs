@@ -232,6 +232,29 @@ pub fn refuse_within<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Resu
     Ok(())
 }
 
+/// Refuses to speak of paths below `root` over which something is mounted that was not there: what is seen is another
+/// file system's.
+///
+/// # Errors
+/// `busy`, with the command that unmounts it. When the list of mounts cannot be read.
+pub fn refuse_over<'a>(root: &Path, paths: impl Iterator<Item = &'a Path> + Clone) -> Result<()> {
+    let is_inside = |mount: &&Mounted| mount.path != root && mount.path.starts_with(root);
+    for mount in mounted()?.iter().filter(is_inside) {
+        if let Some(hidden) = paths.clone().find(|path| path.starts_with(&mount.path)) {
+            let shown = mount.path.to_string_lossy();
+            return Err(Failure::new(format!(
+                "cannot access `{}`: `{shown}` is mounted over it ({}), and was not when it was changed",
+                hidden.display(),
+                mount.file_system
+            ))
+            .kind(FailureKind::Busy)
+            .hint(format!("run `umount {}`, then try again", shell_words::quote(&shown)))
+            .into());
+        }
+    }
+    Ok(())
+}
+
 fn parse(text: &[u8]) -> Vec<Mounted> {
     text.split(|byte| *byte == b'\n')
         .filter_map(|line| {

@@ -365,7 +365,7 @@ fn undo_one(
                 let first = error.lines().next().unwrap_or_default();
                 session
                     .reporter()
-                    .note(format!("cannot undo `{done}` yet: {first}: tried again after the others"));
+                    .note(format!("cannot undo `{done}` yet, tried again after the others: {first}"));
             }
             report.failed.push(row);
         }

@@ -766,6 +766,40 @@ fn a_command_that_mounts_for_itself_alone_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
+fn nothing_is_undone_or_applied_below_what_was_mounted_over_it() {
+    let marks = format!("/run/kkrun-test-over-{}", std::process::id());
+    let place = captured("mkdir -p @/m/d/deep; echo 1 > @/m/d/new; echo 1 > @/m/d/deep/er");
+    fs::create_dir_all(place.path("m/d")).unwrap();
+    place.write(
+        "plan/later.rhai",
+        &plan("echo 2 > @/m/d/new; touch $M/up; until test -e $M/go; do sleep 0.01; done", "capture: #{}")
+            .replace('@', &place.root())
+            .replace("$M", &marks),
+    );
+    let script = "set -eu; cd @/plan; mkdir $M; $K plan.rhai
+        $K later.rhai 2> @/said & until test -e $M/up; do sleep 0.01; done
+        mount -t tmpfs none @/m/d; touch $M/go; ! wait $!; rm -r $M
+        grep -q 'modified while' @/said; test -z \"$(ls @/m/d)\"; umount @/m/d
+        test \"$(cat @/m/d/new)\" = 1
+        mount -t tmpfs none @/m/d
+        for words in '' --dry-run '--on-conflict overwrite'; do
+            ! $K rollback $words --plan plan 2> @/said; grep -q 'run `umount @/m/d`' @/said
+        done
+        umount @/m/d; test -e @/m/d/new
+        $K rollback --plan plan; test -z \"$(ls @/m/d)\"";
+    let script = script.replace('@', &place.root());
+    let kkrun =
+        format!("{} --state-dir {}/state --non-interactive", env!("CARGO_BIN_EXE_kkrun"), place.root());
+    let output = Command::new("unshare")
+        .args(["--mount", "--propagation", "private", "bash", "-ec", &script])
+        .envs([("K", &kkrun), ("M", &marks)])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+#[ignore = "needs root"]
 fn what_the_machine_mounts_meanwhile_is_not_the_commands_doing() {
     let marks = format!("/run/kkrun-test-mounting-{}", std::process::id());
     let place = captured(&format!(

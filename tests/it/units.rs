@@ -405,7 +405,8 @@ is "the wall is up again" active "$(systemctl is-active wall)"
 # By then something else needs d, and the operator has another instance.
 systemctl start e
 systemctl enable --quiet y@three
-after=$(links | grep y@three)
+systemctl add-wants --quiet graphical.target with also
+after=$(links | grep -E 'y@three|graphical.*(with|also)')
 kk rollback --dry-run || [[ $? == 6 ]]
 kk rollback
 is "links" "$(printf '%s\n' "$before" "$after" | sort)" "$(links)"
@@ -416,6 +417,22 @@ echo 'step::run("01", "Off", || { unit::disable("also"); });' >off.rhai
 kk off.rhai
 kk rollback --plan off
 is "enabled again" enabled "$(systemctl is-enabled also)"
+# One that is a link is gone once it is disabled.
+printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\nAlias=otherwise.service\n' >/srv/linked.service
+systemctl enable --quiet --now /srv/linked.service
+before=$(links)
+echo 'step::run("01", "Off", || { unit::stop("linked"); unit::disable("linked"); });' >linked.rhai
+kk linked.rhai
+is "gone" "" "$(links | grep linked || true)"
+kk rollback --plan linked
+is "links of a linked unit" "$before" "$(links)"
+is "it runs again" active "$(systemctl is-active linked)"
+# Nothing refers to this one: it is forgotten once it has run.
+printf '[Service]\nType=oneshot\nExecStart=/bin/sh -c "echo up >> /srv/up"\n' >$units/alone.service
+systemctl daemon-reload
+echo 'step::run("01", "Alone", || { unit::start("alone"); });' >alone.rhai
+kk alone.rhai
+is "it ran once" up "$(cat /srv/up)"
 "#;
 
 #[test]

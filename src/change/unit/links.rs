@@ -27,6 +27,9 @@ pub(super) struct Links {
     /// The units that are enabled with it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     with: BTreeSet<String>,
+    /// What its file and theirs say: the names of directories in which enabling makes links, and the other names of units.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    places: BTreeSet<String>,
     /// Where each link points to.
     found: BTreeMap<PathText, PathText>,
 }
@@ -38,11 +41,30 @@ impl Links {
     /// When a directory of links cannot be read.
     pub(super) fn of(unit: &Unit) -> Result<Self> {
         // A template has no properties that could be asked for.
-        let mut files = UNIT_PATHS.iter().map(|place| Path::new(place).join(&unit.name));
-        let text = files.find_map(|file| std::fs::read_to_string(file).ok());
-        let with = named_in(&text.unwrap_or_default(), &unit.name);
+        let text = text_of(&unit.name);
+        let with = named_in(&text, &unit.name);
+        let texts = with.iter().map(|name| text_of(name));
+        let places = texts.chain(std::iter::once(text)).flat_map(|text| places_in(&text)).collect();
         let found = find(unit, &with)?;
-        Ok(Self { with, found })
+        Ok(Self { with, places, found })
+    }
+
+    /// Whether disabling the unit removes its file, which is a link.
+    pub(super) fn hold_file_of(&self, unit: &Unit) -> bool {
+        self.found.contains_key(&PathText::new(Path::new(LINKS).join(&unit.name)))
+    }
+
+    /// Whether enabling makes a link here, and not the administrator.
+    fn are_made_at(&self, path: &Path, unit: &Unit) -> bool {
+        let has = |name: &std::ffi::OsStr| self.places.contains(&*name.to_string_lossy());
+        let (Some(directory), Some(name)) = (path.parent(), path.file_name()) else { return false };
+        if directory == Path::new(LINKS) {
+            return has(name) || is_named(path, &unit.name);
+        }
+        // What the name of a place is depends on the instance.
+        !directory.starts_with(LINKS)
+            || directory.file_name().is_some_and(has)
+            || self.places.iter().any(|place| place.contains('%'))
     }
 
     /// Makes those again that are missing, and removes the others but those of instances that someone else enabled.
@@ -84,7 +106,7 @@ impl Links {
             // Of a template: the instance that its file names is enabled with it, any other one by someone else.
             let is_others = is_instance_of(path.as_path(), &unit.name)
                 && !self.with.iter().any(|name| is_named(path.as_path(), name));
-            !self.found.contains_key(path) && !is_others
+            !self.found.contains_key(path) && !is_others && self.are_made_at(path.as_path(), unit)
         };
         let now = find(unit, &self.with)?;
         Ok(now.into_keys().filter(is_made).map(|path| path.as_path().to_owned()).collect())
@@ -107,6 +129,31 @@ fn named_in(text: &str, name: &str) -> BTreeSet<String> {
         }
     }
     named
+}
+
+/// What is in the file of a unit; empty if it has none.
+fn text_of(name: &str) -> String {
+    let template =
+        name.split_once('@').and_then(|(stem, rest)| Some(format!("{stem}@.{}", rest.rsplit_once('.')?.1)));
+    let files = std::iter::once(name.to_owned()).chain(template);
+    let files = files.flat_map(|file| UNIT_PATHS.iter().map(move |place| Path::new(place).join(&file)));
+    files.into_iter().find_map(|file| std::fs::read_to_string(file).ok()).unwrap_or_default()
+}
+
+/// Where enabling a unit with this file makes links. Source: systemd.unit(5).
+fn places_in(text: &str) -> BTreeSet<String> {
+    let mut places = BTreeSet::new();
+    for (key, value) in text.lines().filter_map(|line| line.split_once('=')) {
+        let ending = match key.trim() {
+            "WantedBy" => ".wants",
+            "RequiredBy" => ".requires",
+            "UpheldBy" => ".upholds",
+            "Alias" => "",
+            _ => continue,
+        };
+        places.extend(value.split_whitespace().map(|name| format!("{name}{ending}")));
+    }
+    places
 }
 
 fn is_named(path: &Path, name: &str) -> bool {
@@ -186,6 +233,13 @@ mod tests {
         let names = |name| named_in(text, name).into_iter().collect::<Vec<_>>();
         assert_eq!(names("a@.service"), ["a@tty1.service", "x.socket", "y.timer"]);
         assert_eq!(names("a.service"), ["x.socket", "y.timer"]);
+    }
+
+    #[test]
+    fn where_enabling_makes_links_is_read_from_a_file() {
+        let text = "[Unit]\nWants=x.service\n[Install]\nWantedBy=a.target b.target\nRequiredBy=c.target\nAlias=d.service\n";
+        let places: Vec<String> = places_in(text).into_iter().collect();
+        assert_eq!(places, ["a.target.wants", "b.target.wants", "c.target.requires", "d.service"]);
     }
 
     #[test]

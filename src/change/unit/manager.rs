@@ -248,7 +248,12 @@ impl UnitFacts {
 
     /// Whether it was started and did all that it is there for: a oneshot that succeeded is inactive again.
     pub fn has_succeeded(&self) -> bool {
-        self.ends && self.has_run && self.active_state == "inactive" && self.result == "success"
+        self.has_run && self.has_ended_well()
+    }
+
+    /// The same of one that was just started: once it has ended, a manager forgets what nothing refers to.
+    pub fn has_ended_well(&self) -> bool {
+        self.ends && self.active_state == "inactive" && self.result == "success"
     }
 
     /// One line for messages.
@@ -466,7 +471,7 @@ impl Unit {
             let facts = self.facts(world)?.unwrap_or_default();
             match facts.active_state.as_str() {
                 "active" | "reloading" | "refreshing" => return Ok(()),
-                _ if facts.has_succeeded() => return Ok(()),
+                _ if facts.has_ended_well() => return Ok(()),
                 "activating" if Instant::now() < deadline => {
                     world.processes.check_interruption()?;
                     world.processes.pause(BETWEEN_LOOKS);

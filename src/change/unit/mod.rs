@@ -276,6 +276,12 @@ impl UnitChange {
         }
     }
 
+    /// Whether the unit is gone because its file was one of the links that were removed.
+    fn removed_file(&self) -> bool {
+        let UnitInverse { unit, desired, links, .. } = &self.inverse;
+        *desired == DesiredUnit::Disabled && links.as_ref().is_some_and(|links| links.hold_file_of(unit))
+    }
+
     /// Removes the links of a unit whose files are gone: they start nothing.
     fn remove_dangling_links(&self, world: &World) {
         let is_left = UnitState::Enablement { is: String::new() };
@@ -300,6 +306,10 @@ fn is_running(world: &World, unit: &Unit) -> Result<bool> {
 
 fn has_succeeded(world: &World, unit: &Unit) -> Result<bool> {
     Ok(unit.facts(world)?.is_some_and(|facts| facts.has_succeeded()))
+}
+
+fn has_ended_well(world: &World, unit: &Unit) -> Result<bool> {
+    Ok(unit.facts(world)?.is_some_and(|facts| facts.has_ended_well()))
 }
 
 /// Whether a unit that was left as `left` is as `now` by the decision of an operator.
@@ -399,7 +409,8 @@ impl Kind for UnitChange {
     fn recorded(&self, world: &World) -> Result<States> {
         let now = self.now(world)?;
         let UnitInverse { unit, desired, .. } = &self.inverse;
-        if desired.holds(&now) || *desired == DesiredUnit::Started && has_succeeded(world, unit)? {
+        // What nothing refers to is unloaded once it has ended: that it ran is known from the act.
+        if desired.holds(&now) || *desired == DesiredUnit::Started && has_ended_well(world, unit)? {
             return Ok([(self.target(), state_value(&now))].into());
         }
         let failure = match &now {
@@ -435,7 +446,8 @@ impl Kind for UnitChange {
         match &now {
             UnitState::Activity { .. } if unit.facts(world)?.is_none() => return Ok(already(&now)),
             UnitState::Activity { .. } => {}
-            UnitState::Enablement { is } if is.is_empty() => {
+            // Disabling a unit that is a link removed it.
+            UnitState::Enablement { is } if is.is_empty() && !self.removed_file() => {
                 if !terms.dry_run {
                     self.remove_dangling_links(world);
                 }
@@ -462,7 +474,8 @@ impl Kind for UnitChange {
         }
         self.restore(world, &now)?;
         let restored = self.now(world)?;
-        if restored != self.before {
+        // A link that someone else made since enables it still.
+        if restored != self.before && self.inverse.links.is_none() {
             bail!(Failure::new(difference(unit, &self.before, &restored)).kind(FailureKind::Unit));
         }
         Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&restored))].into()))
