@@ -348,7 +348,8 @@ impl CapturedChange {
                 conflicts.clear();
             }
             kept.extend(conflicts.keys().cloned());
-            let goal = part.goal(&now, &kept);
+            let mut goal = part.goal(&now, &kept);
+            part.leave_content(&now, &mut goal, &mut kept);
             let path = |name: &Path| entry_path(&part.root, name);
             let lines =
                 conflicts.iter().map(|(name, why)| format!("{}: {why}", path(name.as_path()).display()));
@@ -392,7 +393,7 @@ impl CapturedChange {
 fn refuse_hidden(parts: &[Part]) -> Result<()> {
     parts.iter().try_for_each(|part| {
         let paths: Vec<PathBuf> = part.paths().collect();
-        mount::refuse_over(&part.root, paths.iter().map(PathBuf::as_path))
+        mount::refuse_over(&part.root, &paths)
     })
 }
 
@@ -657,6 +658,31 @@ impl Part {
         }
         self.part_from_kept(&mut goal, &kept);
         goal
+    }
+
+    /// Of a file that kept its content there is no backup: what it holds by now stays, with owner and mode as before. One
+    /// that is gone stays so.
+    fn leave_content(&self, now: &Manifest, goal: &mut Manifest, kept: &mut BTreeSet<PathText>) {
+        let replaced: BTreeSet<&PathText> = self.replaced().map(|(name, _)| name).collect();
+        for name in self.changed.iter().filter(|name| !replaced.contains(name)) {
+            let Some(FileState::File { sha256: before, metadata, .. }) = goal.get(name.as_path()).cloned()
+            else {
+                continue;
+            };
+            match now.get(name.as_path()) {
+                Some(FileState::File { sha256, size, .. }) if *sha256 != before => {
+                    goal.insert(name.as_path(), FileState::File { sha256: *sha256, size: *size, metadata });
+                }
+                Some(FileState::File { .. }) => {}
+                _ => {
+                    goal.retain(|other| other != name);
+                    if let Some(present) = now.get(name.as_path()) {
+                        goal.insert(name.as_path(), present.clone());
+                    }
+                    kept.insert(name.clone());
+                }
+            }
+        }
     }
 
     /// A name of a file that stays as it is becomes a file of its own.

@@ -237,10 +237,10 @@ pub fn refuse_within<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Resu
 ///
 /// # Errors
 /// `busy`, with the command that unmounts it. When the list of mounts cannot be read.
-pub fn refuse_over<'a>(root: &Path, paths: impl Iterator<Item = &'a Path> + Clone) -> Result<()> {
+pub fn refuse_over(root: &Path, paths: &[PathBuf]) -> Result<()> {
     let is_inside = |mount: &&Mounted| mount.path != root && mount.path.starts_with(root);
     for mount in mounted()?.iter().filter(is_inside) {
-        if let Some(hidden) = paths.clone().find(|path| path.starts_with(&mount.path)) {
+        if let Some(hidden) = paths.iter().find(|path| path.starts_with(&mount.path)) {
             let shown = mount.path.to_string_lossy();
             return Err(Failure::new(format!(
                 "cannot access `{}`: `{shown}` is mounted over it ({}), and was not when it was changed",

@@ -766,6 +766,22 @@ fn a_command_that_mounts_for_itself_alone_is_refused() {
 
 #[test]
 #[ignore = "needs root"]
+fn overwriting_gives_a_file_that_kept_its_content_its_mode_back() {
+    let mode = |place: &Place, name: &str| fs::metadata(place.path(name)).unwrap().mode() & 0o7777;
+    let place = captured("chmod 600 @/m/edited @/m/gone; echo new > @/m/new");
+    for name in ["m/edited", "m/gone"] {
+        place.write(name, &format!("only in {name}\n"));
+    }
+    place.run("plan.rhai").ends(0);
+    place.write("m/edited", "theirs\n");
+    fs::remove_file(place.path("m/gone")).unwrap();
+    place.run("rollback --on-conflict overwrite").ends(0).says("1 undone");
+    assert_eq!((place.read("m/edited").as_str(), mode(&place, "m/edited")), ("theirs\n", 0o644));
+    assert!(!place.exists("m/gone") && !place.exists("m/new"));
+}
+
+#[test]
+#[ignore = "needs root"]
 fn nothing_is_undone_or_applied_below_what_was_mounted_over_it() {
     let marks = format!("/run/kkrun-test-over-{}", std::process::id());
     let place = captured("mkdir -p @/m/d/deep; echo 1 > @/m/d/new; echo 1 > @/m/d/deep/er");

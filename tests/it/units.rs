@@ -414,9 +414,12 @@ is "what was started, and what ran or is needed" "inactive active inactive activ
     "$(systemctl is-active a b c d wall | xargs)"
 # A template whose instances kkrun disables gets them back.
 echo 'step::run("01", "Off", || { unit::disable("also"); });' >off.rhai
+before=$(links)
 kk off.rhai
+systemctl add-wants --quiet basic.target also
 kk rollback --plan off
-is "enabled again" enabled "$(systemctl is-enabled also)"
+is "enabled again" "$(printf '%s\n' "$before" "$(links | grep basic.*also)" | sort)" "$(links)"
+rm $units/basic.target.wants/also.service
 # One that is a link is gone once it is disabled.
 printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\nAlias=otherwise.service\n' >/srv/linked.service
 systemctl enable --quiet --now /srv/linked.service

@@ -95,7 +95,8 @@ impl Links {
         Ok(())
     }
 
-    fn missing(&self, unit: &Unit) -> Result<Vec<(PathBuf, PathBuf)>> {
+    /// Those that are no longer there, and where they point to.
+    pub(super) fn missing(&self, unit: &Unit) -> Result<Vec<(PathBuf, PathBuf)>> {
         let now = find(unit, &self.with)?;
         let missing = self.found.iter().filter(|(path, _)| !now.contains_key(path));
         Ok(missing.map(|(path, to)| (path.as_path().to_owned(), to.as_path().to_owned())).collect())

@@ -276,6 +276,15 @@ impl UnitChange {
         }
     }
 
+    /// Whether links are missing that disabling removed.
+    fn lacks_links(&self) -> Result<bool> {
+        let UnitInverse { unit, desired, links, .. } = &self.inverse;
+        match links {
+            Some(links) if *desired == DesiredUnit::Disabled => Ok(!links.missing(unit)?.is_empty()),
+            _ => Ok(false),
+        }
+    }
+
     /// Whether the unit is gone because its file was one of the links that were removed.
     fn removed_file(&self) -> bool {
         let UnitInverse { unit, desired, links, .. } = &self.inverse;
@@ -440,7 +449,7 @@ impl Kind for UnitChange {
             return Ok(already(&self.before));
         }
         let now = self.now(world)?;
-        if now == self.before {
+        if now == self.before && !self.lacks_links()? {
             return Ok(already(&now));
         }
         match &now {
@@ -456,6 +465,7 @@ impl Kind for UnitChange {
             UnitState::Enablement { .. } => {
                 let recorded = terms.recorded.and_then(|value| serde_json::from_value(value.clone()).ok());
                 let is_as_left = match &recorded {
+                    _ if now == self.before => true,
                     Some(recorded) => now == *recorded,
                     None => self.inverse.desired.holds(&now),
                 };
