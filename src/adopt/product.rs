@@ -1,11 +1,12 @@
 //! What a command of the script makes that no call says better: the packages of a language, what a build installs. The plan
 //! runs that command again, captured, so that all it changes can be undone.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use super::checkout::Checkout;
 use super::literal;
 use super::trace::{Command, as_user, name_of};
+use crate::script::lexically_normal;
 
 /// Programs that install or build, and the arguments of which one must be there; none is any.
 const MAKERS: [(&str, &[&str]); 25] = [
@@ -100,7 +101,7 @@ pub(super) fn needed(command: &Command) -> Vec<PathBuf> {
     let named = words.iter().filter_map(|word| {
         let path = word.rsplit_once('=').map_or(word.as_str(), |(_, value)| value);
         let is_path = ["/", "./", "../"].iter().any(|begin| path.starts_with(begin));
-        is_path.then(|| plain(&command.directory.join(path)))
+        is_path.then(|| lexically_normal(&command.directory.join(path)))
     });
     std::iter::once(command.directory.clone()).chain(named).collect()
 }
@@ -115,25 +116,10 @@ fn sources(directory: &Path, words: &[String]) -> Vec<PathBuf> {
             let tables = arguments.iter().enumerate();
             let tables = tables.filter(|(at, word)| !word.starts_with('-') && !is_value(*at));
             let path = |table: &str| table.split_once(':').map_or(table, |(_, path)| path).to_owned();
-            tables.map(|(_, table)| plain(&directory.join(path(table)))).collect()
+            tables.map(|(_, table)| lexically_normal(&directory.join(path(table)))).collect()
         }
         _ => Vec::new(),
     }
-}
-
-/// A path without `.` and `..`.
-fn plain(path: &Path) -> PathBuf {
-    let mut plain = PathBuf::new();
-    for part in path.components() {
-        match part {
-            Component::CurDir => {}
-            Component::ParentDir => {
-                plain.pop();
-            }
-            part => plain.push(part),
-        }
-    }
-    plain
 }
 
 /// Whether a command is one of git.

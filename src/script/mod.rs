@@ -45,6 +45,7 @@ pub use rhai::{NativeCallContext, Position};
 pub use secret::Secret;
 pub use secrets::{Existing, LENGTH as GENERATED_LENGTH, SecretRequest, Secrets};
 pub use settings::{FILE as SETTINGS, Settings};
+pub(crate) use source::lexically_normal;
 pub use source::{
     LIBRARY, PlanContent, PlanFile, Script, Source, built_in, built_in_names, built_in_scripts, read_text,
 };

@@ -486,7 +486,8 @@ fn plain_relative(name: &str) -> Result<()> {
     )
 }
 
-fn lexically_normal(path: &Path) -> PathBuf {
+/// A path without `.` and `..`, as it is written: symlinks are not asked.
+pub(crate) fn lexically_normal(path: &Path) -> PathBuf {
     let mut normal = PathBuf::new();
     for component in path.components() {
         match component {
