@@ -58,6 +58,60 @@ impl ChangeOutcome {
     }
 }
 
+/// What kind of thing a target is, to be counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Noun {
+    /// The owners and modes of a tree.
+    Access,
+    /// A managed block of a file.
+    Block,
+    /// A command, whether kkrun finds out what it changes or not.
+    Command,
+    /// A database.
+    Database,
+    /// An answer for a package's installation.
+    Debconf,
+    /// A file, a directory or a symbolic link.
+    File,
+    /// A group.
+    Group,
+    /// The hold of a package.
+    Hold,
+    /// A key of a file.
+    Line,
+    /// Whether a user's services run without a login.
+    Linger,
+    /// A part of a script that is run once.
+    Once,
+    /// A package.
+    Package,
+    /// What a command makes.
+    Product,
+    /// A role of a database server.
+    Role,
+    /// A statement for a database.
+    Statement,
+    /// A step.
+    Step,
+    /// A tree of files.
+    Tree,
+    /// A unit of the service manager.
+    Unit,
+    /// A user.
+    User,
+    /// A whole line of a file.
+    WholeLine,
+}
+
+/// What a change is about, to be counted: one thing that is changed twice is one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Counted {
+    /// What kind of things they are.
+    pub noun: Noun,
+    /// The name of each.
+    pub names: Vec<String>,
+}
+
 /// How a target was modified outside kkrun.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Modification {
@@ -381,6 +435,9 @@ pub enum Event {
         outcome: ChangeOutcome,
         /// The target.
         target: String,
+        /// How it is counted.
+        #[serde(skip)]
+        counted: Counted,
         /// One line.
         summary: String,
         /// What changes in it, line by line.

@@ -16,6 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::event::{Counted, Noun};
 use crate::machine::files::PathText;
 use crate::text;
 
@@ -210,6 +211,36 @@ impl Target {
             },
             _ => Self::Packages(names.to_vec()),
         }
+    }
+
+    /// How it is counted.
+    pub fn counted(&self) -> Counted {
+        let noun = match self {
+            Self::File(_) => Noun::File,
+            Self::Tree(_) => Noun::Tree,
+            Self::Access(_) => Noun::Access,
+            Self::Product(_) => Noun::Product,
+            Self::Line { .. } => Noun::Line,
+            Self::Block { .. } => Noun::Block,
+            Self::WholeLine { .. } => Noun::WholeLine,
+            Self::Command(_) | Self::Captured(_) => Noun::Command,
+            Self::User(_) => Noun::User,
+            Self::Group(_) => Noun::Group,
+            Self::Linger(_) => Noun::Linger,
+            Self::Packages(names) => return Counted { noun: Noun::Package, names: names.clone() },
+            Self::PackageSet { .. } => Noun::Package,
+            Self::Hold(_) => Noun::Hold,
+            Self::Debconf { .. } => Noun::Debconf,
+            Self::Unit { user, name, .. } => {
+                return Counted { noun: Noun::Unit, names: vec![format!("{user:?}/{name}")] };
+            }
+            Self::Role { .. } => Noun::Role,
+            Self::Database { .. } => Noun::Database,
+            Self::Statement { .. } => Noun::Statement,
+            Self::Once(_) => Noun::Once,
+            Self::Step(_) => Noun::Step,
+        };
+        Counted { noun, names: vec![self.to_string()] }
     }
 
     /// The path that it is at.

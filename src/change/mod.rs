@@ -74,7 +74,7 @@ pub use tree::{TreeChange, TreeInverse, TreeState, read_recorded_tree, record_tr
 pub use unit::{DesiredUnit, Unit, UnitChange, UnitFacts, stay_active, succeeded, verify_file};
 pub use user::{DesiredUser, UserChange, UserFacts, UserState, password_of};
 
-use crate::event::{CommandOutcome, Event, Modification, Reporter};
+use crate::event::{CommandOutcome, Counted, Event, Modification, Reporter};
 use crate::journal::{ChangeId, Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
@@ -432,6 +432,11 @@ pub trait Kind {
     /// What it changed in its target, as far as the contents from before and after are kept.
     fn recorded_difference(&self, _world: &World) -> Option<String> {
         None
+    }
+
+    /// How what it changes is counted.
+    fn counted(&self) -> Counted {
+        self.target().counted()
     }
 
     /// Notes what a run would find once it is made.

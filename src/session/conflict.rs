@@ -177,7 +177,7 @@ impl Session {
 
     pub(super) fn report_kept(&self, target: &Target) {
         let summary = format!("kept as modified outside kkrun: {}", target.described());
-        self.report(ChangeOutcome::Kept, target, &summary, None);
+        self.report(ChangeOutcome::Kept, target, &summary);
     }
 
     pub(super) fn report_conflict(&self, target: &Target, summary: &str, modification: &Modification) {

@@ -247,8 +247,7 @@ impl Session {
             let recorded = change.kind().recorded(&self.world)?;
             self.record(Entry::Done { change: id, recorded, unsynced: false })?;
             self.changed += 1;
-            let (target, summary) = (change.kind().target(), change.kind().summary());
-            self.report(ChangeOutcome::Made, &target, &summary, None);
+            self.report_change(ChangeOutcome::Made, &change, None);
         }
         Ok(())
     }
@@ -282,7 +281,7 @@ impl Session {
                     let recorded = kind.recorded(&self.world)?;
                     self.record(Entry::Done { change: id, recorded, unsynced: false })?;
                     self.changed += 1;
-                    self.report(ChangeOutcome::Made, &kind.target(), &kind.summary(), None);
+                    self.report_change(ChangeOutcome::Made, &change, None);
                 }
                 Ok(Position::Before) => {
                     let why = "the handler left it as it was".to_owned();

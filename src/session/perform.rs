@@ -41,7 +41,7 @@ impl Session {
         let acted = change.kind().act(&self.world, payload);
         self.finish(id, change, acted)?;
         self.changed += 1;
-        self.report(ChangeOutcome::Made, &change.kind().target(), &change.kind().summary(), difference);
+        self.report_change(ChangeOutcome::Made, change, difference);
         Ok(true)
     }
 
@@ -72,7 +72,7 @@ impl Session {
         let is_shown = conflict.as_ref().is_some_and(Modification::has_diff)
             && self.history.recorded(&target).is_some_and(|recorded| change.kind().restores(&recorded));
         let difference = if is_shown { None } else { self.difference(change, outcome) };
-        self.report(outcome, &target, &summary, difference);
+        self.report_change(outcome, change, difference);
         let found = conflict.map(|modification| modification.in_one_line(&target.described()));
         self.would.push(WouldChange { target, summary, found, is_repeated: false, is_unsure: false });
         change.kind().predict(&self.world, &mut self.world.predicted.borrow_mut());
@@ -189,8 +189,7 @@ impl Session {
         }
         for (change, difference) in changes.iter().zip(differences) {
             self.changed += 1;
-            let kind = change.kind();
-            self.report(ChangeOutcome::Made, &kind.target(), &kind.summary(), difference);
+            self.report_change(ChangeOutcome::Made, change, difference);
         }
         Ok(())
     }
@@ -221,15 +220,16 @@ impl Session {
         change.kind().difference(&self.world)
     }
 
-    pub(super) fn report(
-        &self,
-        outcome: ChangeOutcome,
-        target: &Target,
-        summary: &str,
-        difference: Option<String>,
-    ) {
-        let (target, summary) = (target.to_string(), summary.to_owned());
-        self.world.reporter.emit(&Event::Change { outcome, target, summary, difference });
+    pub(super) fn report_change(&self, outcome: ChangeOutcome, change: &Change, difference: Option<String>) {
+        let kind = change.kind();
+        let (target, counted, summary) = (kind.target().to_string(), kind.counted(), kind.summary());
+        self.world.reporter.emit(&Event::Change { outcome, target, counted, summary, difference });
+    }
+
+    /// The same of a change of which not more is known than this.
+    pub(super) fn report(&self, outcome: ChangeOutcome, target: &Target, summary: &str) {
+        let (target, counted, summary) = (target.to_string(), target.counted(), summary.to_owned());
+        self.world.reporter.emit(&Event::Change { outcome, target, counted, summary, difference: None });
     }
 
     /// Records that a change was made. It was synced by its act; of one that is found again by observing its target the
@@ -262,7 +262,7 @@ impl Session {
 
     /// Counts, in a dry run, a change that one before it may make unnecessary.
     pub fn might_make(&mut self, target: Target, summary: String) {
-        self.report(ChangeOutcome::Might, &target, &summary, None);
+        self.report(ChangeOutcome::Might, &target, &summary);
         self.would.push(WouldChange { target, summary, found: None, is_repeated: false, is_unsure: true });
     }
 
@@ -279,7 +279,7 @@ impl Session {
     }
 
     pub(super) fn would_make(&mut self, target: Target, summary: String, is_repeated: bool) {
-        self.report(ChangeOutcome::Would, &target, &summary, None);
+        self.report(ChangeOutcome::Would, &target, &summary);
         self.would.push(WouldChange { target, summary, found: None, is_repeated, is_unsure: false });
     }
 

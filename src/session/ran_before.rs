@@ -88,7 +88,7 @@ impl Session {
 
     /// Counts and reports, in a dry run, a command that would run again, because this path is not as it left it.
     pub fn would_run_again(&mut self, target: Target, summary: String, path: &Path, happened: &Modification) {
-        self.report(ChangeOutcome::Would, &target, &summary, None);
+        self.report(ChangeOutcome::Would, &target, &summary);
         let found = Some(happened.in_one_line(&Target::file(path).described()));
         self.would.push(WouldChange { target, summary, found, is_repeated: false, is_unsure: false });
     }

@@ -1,9 +1,9 @@
 //! What a run did, counted by kind, for its last lines.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use crate::event::{ChangeOutcome, Event, SkipReason};
+use crate::event::{ChangeOutcome, Counted, Event, Noun, SkipReason};
 use crate::exit_code::ExitCode;
 use crate::pasteable::invocation_with;
 use crate::time;
@@ -31,8 +31,8 @@ pub(super) struct Summary {
     foreseen: Foreseen,
 }
 
-/// How many targets of each kind.
-type Counts = BTreeMap<String, usize>;
+/// The targets of each kind.
+type Counts = BTreeMap<Noun, Vec<String>>;
 
 /// What a dry run foresees.
 #[derive(Debug, Default)]
@@ -52,11 +52,11 @@ struct Foreseen {
 impl Foreseen {
     fn hear(&mut self, event: &Event) {
         match event {
-            Event::Change { outcome, target, .. } => {
+            Event::Change { outcome, counted, .. } => {
                 self.asked += usize::from(*outcome == ChangeOutcome::WouldAsk);
                 let at = usize::from(*outcome == ChangeOutcome::Might);
                 if outcome.is_foreseen() {
-                    add(&mut self.of_step[at], target);
+                    add(&mut self.of_step[at], counted);
                 }
             }
             Event::StepSkipped { why: SkipReason::NeedsRepair(_), .. } => {
@@ -144,9 +144,7 @@ impl Summary {
                 self.last_step = Some(id.clone());
             }
             Event::StepCompleted { .. } => self.complete += 1,
-            Event::Change { outcome: ChangeOutcome::Made, target, .. } => {
-                add(&mut self.made, target);
-            }
+            Event::Change { outcome: ChangeOutcome::Made, counted, .. } => add(&mut self.made, counted),
             _ => {}
         }
     }
@@ -190,45 +188,37 @@ impl Summary {
     }
 }
 
-/// Counts one more target.
-fn add(counts: &mut Counts, target: &str) {
-    let (kind, rest) = target.split_once(':').unwrap_or((target, ""));
-    let count = if kind == "packages" { packages_in(rest) } else { 1 };
-    *counts.entry(kind.to_owned()).or_default() += count;
+fn add(counts: &mut Counts, counted: &Counted) {
+    counts.entry(counted.noun).or_default().extend_from_slice(&counted.names);
 }
 
 fn join(all: &mut Counts, counts: Counts) {
-    for (kind, count) in counts {
-        *all.entry(kind).or_default() += count;
+    for (noun, names) in counts {
+        all.entry(noun).or_default().extend(names);
+    }
+}
+
+/// How many there are. What is changed twice is one; a command that is run twice was run twice.
+fn number(noun: Noun, names: &[String]) -> usize {
+    match noun {
+        Noun::Command | Noun::Statement => names.len(),
+        _ => names.iter().collect::<BTreeSet<_>>().len(),
     }
 }
 
 /// `changed 2 files and 1 user, ran 1 command`; none if there is nothing of which a number says something.
 fn sentence(before: &str, counts: &Counts, change: &str, run: &str) -> Option<String> {
-    let is_run = |kind: &str| matches!(kind, "command" | "captured" | "statement");
-    let (mut ran, mut changed) = (Counts::new(), Counts::new());
-    for (kind, count) in counts.iter().filter(|(kind, _)| *kind != "step") {
-        let part = if is_run(kind) { &mut ran } else { &mut changed };
-        // What a command changes is found out by kkrun or not: both are commands.
-        let kind = if kind == "captured" { "command" } else { kind };
-        *part.entry(kind.to_owned()).or_default() += count;
-    }
+    let counts = counts.iter().filter(|(noun, _)| **noun != Noun::Step);
+    let (ran, changed): (Vec<_>, Vec<_>) =
+        counts.partition(|(noun, _)| matches!(noun, Noun::Command | Noun::Statement));
     let parts = [(change, changed), (run, ran)].into_iter().filter(|(_, counts)| !counts.is_empty());
     let parts: Vec<String> = parts.map(|(verb, counts)| format!("{verb} {}", listed(&counts))).collect();
     (!parts.is_empty()).then(|| format!("{before} {}", parts.join(", ")).trim_start().to_owned())
 }
 
-/// How many packages a target names: `a,b` or `a and 3 more (…)`.
-fn packages_in(names: &str) -> usize {
-    match names.split_once(" and ") {
-        Some((_, more)) => 1 + more.split(' ').next().and_then(|more| more.parse().ok()).unwrap_or(0),
-        None => names.split(',').count(),
-    }
-}
-
 /// `2 files, 1 user and 12 packages`.
-fn listed(made: &Counts) -> String {
-    let named: Vec<String> = made.iter().map(|(kind, count)| counted(kind, *count)).collect();
+fn listed(made: &[(&Noun, &Vec<String>)]) -> String {
+    let named: Vec<String> = made.iter().map(|(noun, names)| shown(**noun, number(**noun, names))).collect();
     match named.as_slice() {
         [] => String::new(),
         [one] => one.clone(),
@@ -236,40 +226,62 @@ fn listed(made: &Counts) -> String {
     }
 }
 
-fn counted(kind: &str, count: usize) -> String {
-    let (one, several) = match kind {
-        "file" => ("file or directory", "files or directories"),
-        "tree" => ("tree", "trees"),
-        "access" => ("tree's owners and modes", "trees' owners and modes"),
-        "product" => ("product of a command", "products of commands"),
-        "line" => ("key", "keys"),
-        "block" => ("block", "blocks"),
-        "whole_line" => ("line", "lines"),
-        "command" => ("command", "commands"),
-        "packages" => ("package", "packages"),
-        "statement" => ("statement", "statements"),
-        "once" => ("part that is done once", "parts that are done once"),
-        other => return if count == 1 { format!("1 {other}") } else { format!("{count} {other}s") },
+fn shown(noun: Noun, count: usize) -> String {
+    let (one, several) = match noun {
+        Noun::Access => ("tree's owners and modes", "trees' owners and modes"),
+        Noun::Block => ("block", "blocks"),
+        Noun::Command => ("command", "commands"),
+        Noun::Database => ("database", "databases"),
+        Noun::Debconf => ("debconf answer", "debconf answers"),
+        Noun::File => ("file or directory", "files or directories"),
+        Noun::Group => ("group", "groups"),
+        Noun::Hold => ("package hold", "package holds"),
+        Noun::Line => ("key", "keys"),
+        Noun::Linger => ("user's lingering", "users' lingering"),
+        Noun::Once => ("part that is done once", "parts that are done once"),
+        Noun::Package => ("package", "packages"),
+        Noun::Product => ("product of a command", "products of commands"),
+        Noun::Role => ("database role", "database roles"),
+        Noun::Statement => ("statement", "statements"),
+        Noun::Step => ("step", "steps"),
+        Noun::Tree => ("tree", "trees"),
+        Noun::Unit => ("unit", "units"),
+        Noun::User => ("user", "users"),
+        Noun::WholeLine => ("line", "lines"),
     };
-    if count == 1 { format!("1 {one}") } else { format!("{count} {several}") }
+    format!("{count} {}", if count == 1 { one } else { several })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::target::Target;
 
     fn change(target: &str) -> Event {
-        let (target, summary) = (target.to_owned(), String::new());
-        Event::Change { outcome: ChangeOutcome::Made, target, summary, difference: None }
+        change_with(ChangeOutcome::Made, target)
+    }
+
+    fn change_with(outcome: ChangeOutcome, target: &str) -> Event {
+        let counted = target.parse::<Target>().unwrap().counted();
+        Event::Change {
+            outcome,
+            target: target.to_owned(),
+            counted,
+            summary: String::new(),
+            difference: None,
+        }
     }
 
     #[test]
     fn changes_are_counted_by_kind_and_packages_by_name() {
         let mut summary = Summary::of_plan(1, "kkrun plan.rhai", false);
-        let targets =
-            ["file:/a", "file:/b", "user:kim", "packages:jq,curl", "packages:a and 9 more (0000ffff)"];
+        let targets = ["file:/a", "file:/b", "user:kim", "packages:jq,curl", "packages:jq"];
         targets.map(change).iter().for_each(|event| summary.hear(event));
-        assert_eq!(listed(&summary.made), "2 files or directories, 12 packages and 1 user");
+        summary.hear(&change("file:/a"));
+        summary.hear(&change("unit:x.service/activity"));
+        summary.hear(&change("unit:x.service/enablement"));
+        let made = sentence("", &summary.made, "changed", "ran");
+        assert_eq!(made.unwrap(), "changed 2 files or directories, 2 packages, 1 unit and 1 user");
     }
 
     #[test]
@@ -305,10 +317,7 @@ mod tests {
     #[test]
     fn a_dry_run_tells_what_would_be_what_might_be_and_what_only_a_repair_would_do() {
         let mut summary = Summary::of_plan(3, "kkrun plan.rhai", true);
-        let change = |outcome, target: &str| {
-            let (target, summary) = (target.to_owned(), String::new());
-            Event::Change { outcome, target, summary, difference: None }
-        };
+        let change = change_with;
         let step = |id: &str, unpredictable: Option<&str>| Event::StepPreviewed {
             id: id.to_owned(),
             title: String::new(),
