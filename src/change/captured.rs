@@ -30,7 +30,7 @@ use crate::failure::{Failure, FailureKind};
 use crate::journal::Undoing;
 use crate::machine::capture::Difference;
 use crate::machine::files::{self, Content, Digest, Discarded, FileState, Manifest, PathText, Times};
-use crate::machine::mount;
+use crate::machine::mount::{self, Holding};
 use crate::machine::tree_size::TreeSize;
 use crate::target::{States, Target};
 
@@ -75,15 +75,15 @@ pub(super) struct CapturedInverse {
     /// The named paths, if the command ran on the machine itself.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) touches: Vec<PathText>,
-    /// Where the file systems are mounted that hold the roots, but the one at the root of all and those in memory.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) mounted_at: Vec<PathText>,
+    /// The file systems that hold the roots, but the one at the root of all.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) held_by: BTreeMap<PathText, Holding>,
 }
 
-/// Where the file systems are mounted that hold these directories.
-pub(super) fn mounts_of(roots: &[PathText]) -> Result<Vec<PathText>> {
-    let held = roots.iter().map(|root| mount::holding(root.as_path())).collect::<Result<BTreeSet<_>>>()?;
-    Ok(held.into_iter().flatten().map(PathText::new).collect())
+/// The file systems that hold these directories.
+pub(super) fn holding(roots: &[PathText]) -> Result<BTreeMap<PathText, Holding>> {
+    let of_one = |root: &PathText| Ok(mount::holding(root.as_path())?.map(|holding| (root.clone(), holding)));
+    roots.iter().filter_map(|root| of_one(root).transpose()).collect()
 }
 
 /// The changed paths of one file system, by their paths from where it is mounted.
@@ -135,8 +135,8 @@ impl CapturedChange {
         let after =
             CapturedState { paths, manifests: digests(|part| &part.after)?, instead_of: Vec::new(), source };
         let roots: Vec<PathText> = from.parts.iter().map(|part| PathText::new(&*part.root)).collect();
-        let mounted_at = mounts_of(&roots)?;
-        let inverse = CapturedInverse { label: label.to_owned(), roots, touches: Vec::new(), mounted_at };
+        let held_by = holding(&roots)?;
+        let inverse = CapturedInverse { label: label.to_owned(), roots, touches: Vec::new(), held_by };
         Ok(Some(Self { before, after, inverse, source: Some(Rc::new(from)), found: None }))
     }
 
@@ -242,16 +242,12 @@ impl CapturedChange {
 
     fn refuse_unmounted_parts(&self, parts: &[Part]) -> Result<()> {
         refuse_hidden(parts)?;
-        for mount in &self.inverse.mounted_at {
-            let parts = parts.iter().filter(|part| part.root.starts_with(mount.as_path()));
-            let paths = parts.flat_map(|part| {
-                let is_left = |name: &&PathText| part.after.get(name.as_path()).is_some();
-                let (left, gone): (Vec<_>, Vec<_>) = part.changed.iter().partition(is_left);
-                let paths = left.into_iter().chain(gone.into_iter().take(1));
-                paths.map(|name| entry_path(&part.root, name.as_path())).collect::<Vec<_>>()
-            });
-            for path in paths {
-                mount::refuse_without(mount.as_path(), &path)?;
+        for part in parts {
+            let held_by = self.inverse.held_by.get(&PathText::new(&*part.root));
+            let is_left = |name: &&PathText| part.after.get(name.as_path()).is_some();
+            let (left, gone): (Vec<_>, Vec<_>) = part.changed.iter().partition(is_left);
+            for name in left.into_iter().chain(gone.into_iter().take(1)) {
+                mount::refuse_elsewhere(held_by, &entry_path(&part.root, name.as_path()))?;
             }
         }
         Ok(())

@@ -79,7 +79,7 @@ use crate::journal::{ChangeId, Class, Intent, Undoing};
 use crate::machine::account::{Account, Group};
 use crate::machine::backups::Backups;
 use crate::machine::capture::{Capture, Removal};
-use crate::machine::files::{self, Digest, Manifest, OpenFile, PathText};
+use crate::machine::files::{self, Digest, Manifest, OpenFile};
 use crate::machine::mount;
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
 use crate::machine::signal;
@@ -635,14 +635,7 @@ impl Change {
             holds_secret: self.kind().holds_secret(),
             needs: self.kind().needs()?,
             whole: self.kind().whole().filter(|whole| !whole.overlaps(&self.kind().target())),
-            mounted_at: self
-                .kind()
-                .target()
-                .path()
-                .map(mount::holding)
-                .transpose()?
-                .flatten()
-                .map(PathText::new),
+            held_by: self.kind().target().path().map(mount::holding).transpose()?.flatten(),
             class: self.kind().class(),
             loses: None,
             summary: self.kind().summary(),

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use anyhow::{Context as _, Result};
 
-use super::captured::{CapturedChange, CapturedInverse, CapturedState, Part, mounts_of};
+use super::captured::{CapturedChange, CapturedInverse, CapturedState, Part, holding};
 use super::command::CommandSource;
 use super::tree::{blob, entry_path, keep_copy, read_manifest};
 use super::{World, aside};
@@ -50,8 +50,8 @@ impl CapturedChange {
         let directories: BTreeSet<PathBuf> = touches.iter().map(|path| existing_above(path)).collect();
         let roots: Vec<PathText> = directories.iter().map(PathText::new).collect();
         let touches = touches.into_iter().map(PathText::new).collect();
-        let mounted_at = mounts_of(&roots)?;
-        let inverse = CapturedInverse { label: label.to_owned(), roots, touches, mounted_at };
+        let held_by = holding(&roots)?;
+        let inverse = CapturedInverse { label: label.to_owned(), roots, touches, held_by };
         let named = inverse.named();
         let found = named.iter().map(|(root, names)| observe(root, names)).collect::<Result<Vec<_>>>()?;
         for ((root, _), found) in named.iter().zip(&found) {

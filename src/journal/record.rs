@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::plain::PlainData;
-use crate::machine::files::PathText;
+use crate::machine::mount::Holding;
 use crate::target::{Footprint, States, Target, states_as_list};
 
 /// The identity of a change: the sequence number of its intent.
@@ -196,9 +196,9 @@ pub struct Intent {
     /// The whole that it changes a part of, if its state is recorded with that of the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub whole: Option<Target>,
-    /// Where the file system is mounted that held it, if not at the root: without it nothing can be said of the target.
+    /// The file system that held it, if not the one at the root: without it nothing can be said of the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mounted_at: Option<PathText>,
+    pub held_by: Option<Holding>,
     /// What undoing it costs.
     pub class: Class,
     /// What is lost by undoing it, or why it cannot be undone, in the script's words.
@@ -230,7 +230,7 @@ impl Intent {
             holds_secret: false,
             needs: Vec::new(),
             whole: None,
-            mounted_at: None,
+            held_by: None,
             class: Class::Safe,
             loses: None,
             summary: String::new(),

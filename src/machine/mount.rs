@@ -14,7 +14,9 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 use rustix::process::{chroot, fchdir};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
+use serde::{Deserialize, Serialize};
 
+use super::files::PathText;
 use crate::failure::{Failure, FailureKind};
 
 /// Of this thread: a test has mounts of its own.
@@ -157,12 +159,21 @@ pub fn mounted() -> Result<Vec<Mounted>> {
     Ok(parse(&text))
 }
 
-/// Where the file system is mounted that holds this path, or else the nearest directory above that exists. None for the one
-/// at the root, and for one in memory: what that held ends with it.
+/// The file system that holds a path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// Where it is mounted.
+    pub at: PathText,
+    /// It is in memory: what it holds ends with it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub in_memory: bool,
+}
+
+/// The file system that holds this path, or else the nearest directory above that exists. None for the one at the root.
 ///
 /// # Errors
 /// When the path or the list of mounts cannot be read.
-pub fn holding(path: &Path) -> Result<Option<PathBuf>> {
+pub fn holding(path: &Path) -> Result<Option<Holding>> {
     let Some(held) = path.ancestors().find_map(|path| number(path).transpose()).transpose()? else {
         return Ok(None);
     };
@@ -170,8 +181,10 @@ pub fn holding(path: &Path) -> Result<Option<PathBuf>> {
         return Ok(None);
     }
     let mount = mounted()?.into_iter().find(|mount| mount.number == held);
-    let mount = mount.filter(|mount| !matches!(mount.keeping(), Keeping::InMemory | Keeping::Virtual));
-    Ok(mount.map(|mount| mount.path))
+    Ok(mount.map(|mount| Holding {
+        in_memory: matches!(mount.keeping(), Keeping::InMemory | Keeping::Virtual),
+        at: PathText::new(mount.path),
+    }))
 }
 
 /// The kernel's number of the mount that holds this path; none if nothing is there.
@@ -184,12 +197,38 @@ fn number(path: &Path) -> Result<Option<u64>> {
     }
 }
 
+/// Refuses to speak of `path` while the file system that held it (`recorded`; none: the one at the root) is not mounted, or
+/// something is mounted over it. What exists may have been moved to another one.
+///
+/// # Errors
+/// `missing` or `busy`, with the command that mounts or unmounts it.
+pub fn refuse_elsewhere(recorded: Option<&Holding>, path: &Path) -> Result<()> {
+    if number(path)?.is_some() {
+        return Ok(());
+    }
+    let root = Path::new("/");
+    let then = recorded.map_or(root, |recorded| recorded.at.as_path());
+    let now = holding(path)?;
+    let now = now.as_ref().map_or(root, |now| now.at.as_path());
+    if now == then {
+        return Ok(());
+    }
+    // Deeper than the one that held it.
+    if now.starts_with(then) {
+        return refuse_over(then, &[path.to_owned()]);
+    }
+    match recorded {
+        Some(recorded) if !recorded.in_memory => refuse_without(then, path),
+        _ => Ok(()),
+    }
+}
+
 /// Refuses to speak of `path` while the file system that held it is not mounted at `mount`. What exists may have been moved
 /// to another one.
 ///
 /// # Errors
 /// `missing`, with the command that mounts it.
-pub fn refuse_without(mount: &Path, path: &Path) -> Result<()> {
+fn refuse_without(mount: &Path, path: &Path) -> Result<()> {
     if number(path)?.is_some() || mounted()?.iter().any(|mounted| mounted.path == mount) {
         return Ok(());
     }

@@ -308,15 +308,13 @@ impl Session {
     }
 }
 
-/// Refuses to speak of a target whose file system is not mounted: nothing there is as before, or removed by anyone.
+/// Refuses to speak of a target whose file system is not mounted, or hidden by another one: nothing there is as before, or
+/// removed by anyone.
 ///
 /// # Errors
-/// `missing`, with the command that mounts it.
+/// `missing` or `busy`, with the command that mounts or unmounts it.
 pub(super) fn refuse_unmounted(intent: &Intent) -> Result<()> {
-    match (&intent.mounted_at, intent.target.path()) {
-        (Some(mount), Some(path)) => mount::refuse_without(mount.as_path(), path),
-        _ => Ok(()),
-    }
+    intent.target.path().map_or(Ok(()), |path| mount::refuse_elsewhere(intent.held_by.as_ref(), path))
 }
 
 /// Why a conflict that the operator keeps is left alone.

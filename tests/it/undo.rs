@@ -381,6 +381,29 @@ fn nothing_is_undone_while_the_file_system_of_a_target_is_not_mounted() {
 
 #[test]
 #[ignore = "needs root: it mounts"]
+fn nothing_is_undone_while_something_is_mounted_over_a_target() {
+    let place = with_a_disk().with("m/empty/.keep", "");
+    place.run("plan.rhai").ends(0);
+    for kind in ["mount -t tmpfs none @/m/disk", "mount --bind @/m/empty @/m/disk"] {
+        for words in ["rollback --dry-run", "rollback"] {
+            let ran = place.run_apart(&format!("{kind}; kkrun {words}"));
+            ran.ends(4).says("`@/m/disk` is mounted over it").says("run `umount @/m/disk`").says("3 failed");
+        }
+    }
+    place.run("rollback").ends(0).says("3 undone");
+    assert!(!place.exists("m/disk/page") && !place.exists("m/disk/product"));
+}
+
+#[test]
+#[ignore = "needs root: it mounts"]
+fn what_a_file_system_in_memory_held_is_gone_with_it() {
+    let place = with_a_disk();
+    place.run_apart("mount -t tmpfs none @/m/disk; kkrun plan.rhai").ends(0);
+    place.run("rollback").ends(0).says("3 undone");
+}
+
+#[test]
+#[ignore = "needs root: it mounts"]
 fn rollback_with_overwrite_goes_on_without_a_file_system_that_is_gone() {
     let place = with_a_disk();
     place.run_apart(&format!("{DISK}; kkrun plan.rhai")).ends(0);
