@@ -692,8 +692,19 @@ impl Kind for TreeChange {
         // The record of another change to listed entries may not name every entry of this one.
         let otherwise = if self.inverse.scope == Scope::Listed { &manifests.after } else { &listed };
         let sights = sights(&now, &manifests.before, &recorded, &manifests.after, otherwise);
+        // What it found as it wanted it is another change's to undo.
+        let is_own =
+            |sight: &Sight<'_>| self.inverse.scope == Scope::Whole || !sight.before.same_as(sight.after);
+        let (mut goal, mut left) = (manifests.before.clone(), manifests.before.clone());
+        for (name, sight) in sights.iter().filter(|(_, sight)| !is_own(sight)) {
+            goal.set(name.as_path(), sight.now.clone());
+            left.set(name.as_path(), sight.recorded.clone());
+        }
+        let sights: BTreeMap<_, _> = sights.into_iter().filter(|(_, sight)| is_own(sight)).collect();
         if sights.values().all(|sight| sight.now.same_as(sight.before)) {
-            return Ok(Undone::Back(Undoing::Already, [(self.target(), state_value(&self.before))].into()));
+            let state =
+                if terms.dry_run { state_value(&TreeState::of(&left)?) } else { record_tree(world, &left)? };
+            return Ok(Undone::Back(Undoing::Already, [(self.target(), state)].into()));
         }
         match self.inverse.scope {
             Scope::Whole => mount::refuse_within([self.path()])?,
@@ -714,13 +725,14 @@ impl Kind for TreeChange {
         for (name, _) in sights.iter().filter(|(_, sight)| sight.is_conflicting()) {
             keep_copy(world, &entry_path(self.path(), name.as_path()))?;
         }
-        self.restore(world, &now, &manifests.before)?;
+        let state = record_tree(world, &left)?;
+        self.restore(world, &now, &goal)?;
         let back = self.observe(&manifests)?;
-        if !back.same_as(&manifests.before) {
-            let differences = shortened(manifests.before.differences(&back));
+        if !back.same_as(&goal) {
+            let differences = shortened(goal.differences(&back));
             anyhow::bail!("`{}` is not as before after its undo: {differences}", self.path().display());
         }
-        Ok(Undone::Back(Undoing::Restored, [(self.target(), state_value(&self.before))].into()))
+        Ok(Undone::Back(Undoing::Restored, [(self.target(), state)].into()))
     }
 }
 

@@ -422,3 +422,31 @@ fn what_a_killed_run_did_stays_in_doubt_until_its_file_system_is_mounted() {
     place.run_apart(&format!("{DISK}; kkrun plan.rhai")).ends(0);
     place.run_apart(&format!("{DISK}; kkrun rollback")).ends(0).says("3 undone");
 }
+
+#[test]
+fn copied_tree_that_was_repaired_twice_is_rolled_back_whole() {
+    let place = Place::new(r#"step::run("01", "Copy", || file::copy("files/tree", "@/m/tree"));"#)
+        .with("plan/files/tree/a", "one\n")
+        .with("plan/files/tree/b", "two\n");
+    place.run("plan.rhai").ends(0);
+    for name in ["a", "b"] {
+        place.write(&format!("m/tree/{name}"), "edited\n");
+        place.run("plan.rhai --repair --on-conflict overwrite").ends(0);
+    }
+    place.run("rollback --dry-run").ends(6).says("3 would be undone");
+    place.run("rollback").ends(0).says("3 undone");
+    assert!(!place.exists("m/tree"));
+}
+
+#[test]
+fn edit_of_an_entry_that_a_repair_left_alone_is_a_conflict_of_the_copy_alone() {
+    let place = Place::new(r#"step::run("01", "Copy", || file::copy("files/tree", "@/m/tree"));"#)
+        .with("plan/files/tree/a", "one\n")
+        .with("plan/files/tree/b", "two\n");
+    place.run("plan.rhai").ends(0);
+    place.write("m/tree/a", "edited\n");
+    place.run("plan.rhai --repair --on-conflict overwrite").ends(0);
+    place.write("m/tree/b", "mine\n");
+    place.run("rollback").ends(4).says("1 undone").says("b: content");
+    assert_eq!(place.read("m/tree/b"), "mine\n");
+}
