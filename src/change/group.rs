@@ -136,6 +136,10 @@ impl Kind for GroupChange {
         format!("make the group {}", self.inverse.name)
     }
 
+    fn recorded_difference(&self, _world: &World) -> Option<String> {
+        self.inverse.record.after.group().map(|gid| format!("number {gid}"))
+    }
+
     fn conflict(&self, recorded: &Value, _world: &World) -> Option<Modification> {
         let recorded: GroupState = serde_json::from_value(recorded.clone()).ok()?;
         let was_removed = recorded != GroupState::Absent && self.before == GroupState::Absent;

@@ -192,6 +192,20 @@ impl DesiredUser {
         lacking
     }
 
+    /// What is asked for of a new user, in a few words each.
+    fn named(&self) -> Vec<String> {
+        let mut named = Vec::new();
+        named.extend(self.uid.map(|uid| format!("number {uid}")));
+        named.extend(self.home.as_ref().map(|home| format!("home {home}")));
+        named.extend(self.home_mode.as_ref().map(|mode| format!("home mode {mode}")));
+        named.extend(self.shell.as_ref().map(|shell| format!("shell {shell}")));
+        named.extend(self.comment.as_ref().map(|comment| format!("comment `{comment}`")));
+        named.extend(self.group.as_ref().map(|group| format!("primary group {group}")));
+        named.extend((!self.groups.is_empty()).then(|| format!("groups {}", self.groups.join(", "))));
+        named.extend(self.password.as_ref().map(|_| "a password".to_owned()));
+        named
+    }
+
     /// The number of the primary group that is asked for.
     fn primary(&self) -> Result<Option<u32>> {
         let Some(name) = &self.group else { return Ok(None) };
@@ -743,6 +757,14 @@ impl Kind for UserChange {
                 format!("change the user {name} ({lacking})")
             }
         }
+    }
+
+    fn recorded_difference(&self, _world: &World) -> Option<String> {
+        let lines = match &self.before {
+            UserState::Absent => self.after.named(),
+            UserState::Present(facts) => self.after.lacking(facts),
+        };
+        (!lines.is_empty()).then(|| lines.join("\n"))
     }
 
     fn backups(&self, _world: &World, _recorded: Option<&Value>) -> Vec<Digest> {

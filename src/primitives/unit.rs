@@ -99,8 +99,15 @@ fn make(host: &Host, name: &str, options: &Options, desired: DesiredUnit) -> Res
         host.session().note_change(target, summary);
         return Ok(true);
     }
-    let change = UnitChange::towards(&host.seen().world, unit, desired)?;
-    let Some(change) = change else { return Ok(false) };
+    let change = UnitChange::towards(&host.seen().world, unit.clone(), desired)?;
+    let Some(change) = change else {
+        // Its file may say more by then.
+        if desired == DesiredUnit::Enabled && host.dry_run() && is_predicted(host, &unit) {
+            host.session().might_make(unit.target(desired), format!("{} {}", desired.verb(), unit.shown()));
+            return Ok(true);
+        }
+        return Ok(false);
+    };
     if change.is_about_nothing() && host.installs_packages() && !is_predicted(host, change.unit()) {
         // Packages enable and start what they bring.
         let kind = Change::Unit(change);
@@ -128,8 +135,9 @@ fn again(host: &Host, name: &str, options: &Options, verb: &str) -> Result<bool>
         return make(host, name, options, DesiredUnit::Started);
     }
     host.session().begin_acting()?;
-    unit.run_job(&host.seen().world, verb)?;
-    host.session().note_change(target, summary);
+    let session = host.seen();
+    unit.run_job(&session.world, verb)?;
+    session.world.reporter.note(format!("{verb}ed {}", unit.shown()));
     Ok(true)
 }
 

@@ -436,6 +436,45 @@ systemctl daemon-reload
 echo 'step::run("01", "Alone", || { unit::start("alone"); });' >alone.rhai
 kk alone.rhai
 is "it ran once" up "$(cat /srv/up)"
+# What a stop or a start stops along runs again after its undo.
+printf '[Service]\nExecStart=/bin/sleep infinity\n' >$units/base.service
+printf '[Unit]\nPartOf=base.service\n[Service]\nExecStart=/bin/sleep infinity\n' >$units/part.service
+printf '[Unit]\nRequires=part.service\n[Service]\nExecStart=/bin/sleep infinity\n' >$units/far.service
+printf '[Unit]\nPartOf=base.service\n[Service]\nExecStart=/bin/sleep infinity\n' >$units/idle.service
+printf '[Unit]\nConflicts=far.service\n[Service]\nExecStart=/bin/sleep infinity\n' >$units/rival.service
+systemctl daemon-reload
+systemctl start base part far
+echo 'step::run("01", "Stop", || { unit::stop("base"); });' >stop.rhai
+echo 'step::run("01", "Rival", || { unit::start("rival"); });' >rival.rhai
+kk stop.rhai
+is "all stop" "inactive inactive inactive" "$(systemctl is-active base part far | xargs)"
+kk rollback --plan stop
+is "those that ran run again" "active active active inactive" "$(systemctl is-active base part far idle | xargs)"
+kk rival.rhai
+is "the rival runs" "active inactive" "$(systemctl is-active rival far | xargs)"
+kk rollback --plan rival
+is "the other one again" "inactive active" "$(systemctl is-active rival far | xargs)"
+# A unit that is enabled, and whose file says more now.
+printf '[Service]\nExecStart=/bin/sleep infinity\n[Install]\nWantedBy=multi-user.target\n' >$units/more-links.service
+systemctl daemon-reload
+systemctl enable --quiet more-links
+before=$(links)
+cat >links.rhai <<'PLAN'
+step::run("01", "Links", || {
+    config::set("/etc/systemd/system/more-links.service", "Alias", "less-links.service", #{ section: "Install" });
+    config::set("/etc/systemd/system/more-links.service", "WantedBy", "multi-user.target basic.target", #{ section: "Install" });
+    unit::enable("more-links");
+});
+PLAN
+kk links.rhai --dry-run || [[ $? == 6 ]]
+is "a dry run makes none" "$before" "$(links)"
+kk links.rhai
+is "links" "basic.target.wants/more-links.service less-links.service multi-user.target.wants/more-links.service" \
+    "$(links | grep -o 'system/.*-links.service ' | cut -d/ -f2- | xargs)"
+kk links.rhai --redo 01
+[[ $(kk history 2>&1 | grep -c 'enable more-links') == 1 ]] || { kk history; exit 1; }
+kk rollback --plan links
+is "links of before" "$before" "$(links)"
 "#;
 
 #[test]

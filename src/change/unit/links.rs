@@ -3,7 +3,6 @@
 //! restores those from before and leaves alone what else was enabled.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
@@ -12,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Unit;
 use super::manager::UNIT_PATHS;
-use crate::machine::files::PathText;
+use crate::change::tag;
+use crate::machine::files::{self, FileState, PathText};
 
 /// Where the administrator's links are. Source: systemd.unit(5).
 const LINKS: &str = "/etc/systemd/system";
@@ -49,6 +49,11 @@ impl Links {
         Ok(Self { with, places, found })
     }
 
+    /// Those from before, a line each.
+    pub(super) fn shown(&self) -> Vec<String> {
+        self.found.iter().map(|(path, to)| format!("link before: {path} → {to}")).collect()
+    }
+
     /// Whether disabling the unit removes its file, which is a link.
     pub(super) fn hold_file_of(&self, unit: &Unit) -> bool {
         self.found.contains_key(&PathText::new(Path::new(LINKS).join(&unit.name)))
@@ -73,26 +78,52 @@ impl Links {
     /// When one cannot be made or removed.
     pub(super) fn restore(&self, unit: &Unit) -> Result<()> {
         for (path, target) in self.missing(unit)? {
-            let what = || format!("cannot make the link `{}`", path.display());
-            let directory = path.parent().with_context(what)?;
-            std::fs::create_dir_all(directory).with_context(what)?;
-            std::os::unix::fs::symlink(&target, &path).with_context(what)?;
-            sync(directory).with_context(what)?;
+            if let Some(directory) = path.parent() {
+                std::fs::create_dir_all(directory)
+                    .with_context(|| format!("cannot make the directory `{}`", directory.display()))?;
+            }
+            files::link(&path, &PathText::new(target), 0, 0, None, &FileState::Absent, &tag(&path))?;
         }
         // The unit's own last: killed in between, it is still enabled and the next undo goes on.
         let mut made = self.made_since(unit)?;
         made.sort_by_key(|path| is_named(path, &unit.name));
         for path in made {
-            let what = || format!("cannot remove the link `{}`", path.display());
-            std::fs::remove_file(&path).with_context(what)?;
-            let directory = path.parent().with_context(what)?;
-            sync(directory).with_context(what)?;
+            files::remove(&path, &FileState::observe(&path)?, &tag(&path))?;
             // As `systemctl disable` does; one that holds something stays.
-            if directory != Path::new(LINKS) && directory.starts_with(LINKS) {
+            if let Some(directory) = path.parent().filter(|directory| *directory != Path::new(LINKS))
+                && directory.starts_with(LINKS)
+            {
                 let _is_not_empty = std::fs::remove_dir(directory);
             }
         }
         Ok(())
+    }
+
+    /// Whether enabling the unit would make links, because its file or those of the units enabled with it say more now.
+    pub(super) fn lack_new(&self, unit: &Unit) -> bool {
+        // What enables a template is a link to one of its instances.
+        if unit.name.contains("@.") {
+            return false;
+        }
+        let is_there = |place: &String| {
+            let mut paths = UNIT_PATHS.iter().filter(|path| !path.starts_with("/run")).map(Path::new);
+            place.contains('%') || paths.any(|path| path.join(place).symlink_metadata().is_ok())
+        };
+        let names = self.with.iter().chain(std::iter::once(&unit.name));
+        names.filter(|name| !name.contains("@.")).any(|name| {
+            let made = places_in(&text_of(name)).into_iter().map(|place| match place.rsplit_once('.') {
+                Some((_, ending)) if DIRECTORIES.iter().any(|known| known[1..] == *ending) => {
+                    format!("{place}/{name}")
+                }
+                _ => place,
+            });
+            made.collect::<Vec<_>>().iter().any(|place| !is_there(place))
+        })
+    }
+
+    /// Whether there are links that were not there, or the reverse.
+    pub(super) fn are_changed(&self, unit: &Unit) -> Result<bool> {
+        Ok(!self.missing(unit)?.is_empty() || !self.made_since(unit)?.is_empty())
     }
 
     /// Those that are no longer there, and where they point to.
@@ -218,10 +249,6 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>> {
         }
         Err(error) => Err(error).with_context(unreadable),
     }
-}
-
-fn sync(directory: &Path) -> std::io::Result<()> {
-    File::open(directory)?.sync_all()
 }
 
 #[cfg(test)]

@@ -60,6 +60,17 @@ pub enum UnitState {
     },
 }
 
+impl UnitState {
+    fn in_words(&self) -> &str {
+        match self {
+            Self::Enablement { is } if is.is_empty() => "no such unit",
+            Self::Enablement { is } => is,
+            Self::Activity { running: true } => "running",
+            Self::Activity { running: false } => "not running",
+        }
+    }
+}
+
 /// What undoing it needs besides the states.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct UnitInverse {
@@ -74,6 +85,9 @@ pub struct UnitInverse {
     /// The units that it needs and that did not run before it was started.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     needs: Vec<Unit>,
+    /// The units that ran before and that its start or its stop stops, too.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    stopped_along: Vec<Unit>,
     /// It is a user's, and did not run when it was enabled.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     idle: bool,
@@ -150,7 +164,17 @@ impl UnitChange {
                 unit.name
             )));
         }
-        if desired.holds(&before) || desired == DesiredUnit::Started && has_succeeded(world, &unit)? {
+        let links = if matches!(desired, DesiredUnit::Enabled | DesiredUnit::Disabled) && unit.user.is_none()
+        {
+            Some(Links::of(&unit)?)
+        } else {
+            None
+        };
+        let lacks_links =
+            desired == DesiredUnit::Enabled && links.as_ref().is_some_and(|links| links.lack_new(&unit));
+        if desired.holds(&before) && !lacks_links
+            || desired == DesiredUnit::Started && has_succeeded(world, &unit)?
+        {
             return Ok(None);
         }
         let linked = match &before {
@@ -170,14 +194,12 @@ impl UnitChange {
         let idle = desired == DesiredUnit::Enabled
             && unit.user.is_some()
             && is_running(world, &unit).is_ok_and(|is_running| !is_running);
-        let links = if matches!(desired, DesiredUnit::Enabled | DesiredUnit::Disabled) && unit.user.is_none()
-        {
-            Some(Links::of(&unit)?)
-        } else {
-            None
+        let (needs, stopped_along) = match desired {
+            DesiredUnit::Started => (unit.needs_at_rest(world)?, unit.stopped_by_start(world)?),
+            DesiredUnit::Stopped => (Vec::new(), unit.stopped_along(world)?),
+            _ => (Vec::new(), Vec::new()),
         };
-        let needs = if desired == DesiredUnit::Started { unit.needs_at_rest(world)? } else { Vec::new() };
-        let inverse = UnitInverse { unit, desired, linked, links, needs, idle };
+        let inverse = UnitInverse { unit, desired, linked, links, needs, stopped_along, idle };
         Ok(Some(Self { before, after: desired.state(), inverse, about_nothing }))
     }
 
@@ -189,6 +211,7 @@ impl UnitChange {
             linked: None,
             links: None,
             needs: Vec::new(),
+            stopped_along: Vec::new(),
             idle: false,
         };
         let (before, after) = (DesiredUnit::Started.state(), DesiredUnit::Stopped.state());
@@ -237,10 +260,12 @@ impl UnitChange {
         let unit = &self.inverse.unit;
         let UnitState::Enablement { is: before } = &self.before else {
             if self.before == DesiredUnit::Started.state() {
-                return unit.start(world);
+                unit.start(world)?;
+            } else {
+                unit.stop(world)?;
+                self.inverse.needs.iter().try_for_each(|needed| needed.stop_if_not_needed(world))?;
             }
-            unit.stop(world)?;
-            return self.inverse.needs.iter().try_for_each(|needed| needed.stop_if_not_needed(world));
+            return self.inverse.stopped_along.iter().try_for_each(|unit| unit.start_again(world));
         };
         let UnitState::Enablement { is } = now else { return Ok(()) };
         let edit = |words: &[&str]| unit.edit_files(world, words, &unit.name);
@@ -276,11 +301,17 @@ impl UnitChange {
         }
     }
 
-    /// Whether links are missing that disabling removed.
-    fn lacks_links(&self) -> Result<bool> {
+    /// Whether it is about links alone: the unit was enabled before, too.
+    fn adds_links(&self) -> bool {
+        self.inverse.desired == DesiredUnit::Enabled && self.inverse.desired.holds(&self.before)
+    }
+
+    /// Whether links are not as before, of a unit whose state is.
+    fn has_other_links(&self) -> Result<bool> {
         let UnitInverse { unit, desired, links, .. } = &self.inverse;
         match links {
             Some(links) if *desired == DesiredUnit::Disabled => Ok(!links.missing(unit)?.is_empty()),
+            Some(links) if self.adds_links() => links.are_changed(unit),
             _ => Ok(false),
         }
     }
@@ -356,6 +387,17 @@ impl Kind for UnitChange {
         format!("{} {}", self.inverse.desired.verb(), self.inverse.unit.shown())
     }
 
+    fn recorded_difference(&self, _world: &World) -> Option<String> {
+        let UnitInverse { links, needs, stopped_along, .. } = &self.inverse;
+        let mut lines = vec![format!("{} → {}", self.before.in_words(), self.after.in_words())];
+        let names =
+            |units: &[Unit]| units.iter().map(|unit| unit.name.as_str()).collect::<Vec<_>>().join(", ");
+        lines.extend((!needs.is_empty()).then(|| format!("started with it: {}", names(needs))));
+        lines.extend((!stopped_along.is_empty()).then(|| format!("stopped by it: {}", names(stopped_along))));
+        lines.extend(links.iter().flat_map(Links::shown));
+        Some(lines.join("\n"))
+    }
+
     fn on_doubt(&self) -> OnDoubt {
         OnDoubt::ActAgain
     }
@@ -406,12 +448,14 @@ impl Kind for UnitChange {
             return Ok(Position::Before);
         }
         let now = self.now(world)?;
-        Ok(if self.inverse.desired.holds(&now) {
+        let UnitInverse { unit, desired, links, .. } = &self.inverse;
+        let lacks_links = self.adds_links() && links.as_ref().is_some_and(|links| links.lack_new(unit));
+        Ok(if desired.holds(&now) && !lacks_links {
             Position::After
         } else if now == self.before {
             Position::Before
         } else {
-            Position::Neither(difference(&self.inverse.unit, &self.after, &now))
+            Position::Neither(difference(unit, &self.after, &now))
         })
     }
 
@@ -449,7 +493,7 @@ impl Kind for UnitChange {
             return Ok(already(&self.before));
         }
         let now = self.now(world)?;
-        if now == self.before && !self.lacks_links()? {
+        if now == self.before && !self.has_other_links()? {
             return Ok(already(&now));
         }
         match &now {
