@@ -1,5 +1,7 @@
 //! `kkrun history [STEP|TARGET]...`: changes with their states, oldest first.
 
+use std::path::PathBuf;
+
 use anyhow::Result;
 
 use super::chosen_plan;
@@ -9,7 +11,7 @@ use crate::config;
 use crate::exit_code::ExitCode;
 use crate::journal::{self, ChangeRecord, ChangeState, Class, History};
 use crate::machine::{clock, lock};
-use crate::rollback::Asked;
+use crate::rollback::{Asked, is_at};
 use crate::time;
 use crate::ui::{begin_json, brief, line_to_stderr, line_to_stdout, wrapped_data};
 
@@ -26,10 +28,12 @@ pub(super) fn execute(options: &Options, steps: &[String], plan: Option<&str>) -
         line_to_stderr("no changes are recorded");
     }
     let asked: Vec<Asked> = steps.iter().map(|word| word.as_str().into()).collect();
+    let paths: Vec<PathBuf> = asked.iter().filter_map(Asked::path).collect();
     let is_asked = |change: &&ChangeRecord| {
         plan.as_ref().is_none_or(|plan| change.plan == *plan)
             && (asked.is_empty()
-                || asked.iter().any(|asked| asked.is_for(change) || asked.is_at(change, &world)))
+                || asked.iter().any(|asked| asked.is_for(change))
+                || paths.iter().any(|path| is_at(change, path, &world)))
     };
     if !history.changes.is_empty() && !history.changes.iter().any(|change| is_asked(&change)) {
         line_to_stderr("no such changes are recorded");

@@ -21,7 +21,7 @@ use crate::target::Target;
 use order::{LeftToAnother, candidates, left_to_others};
 pub use report::{Report, Row};
 use report::{row_about, row_of};
-pub use request::{Asked, CLASSES, Request, run_word};
+pub use request::{Asked, CLASSES, Request, is_at, run_word};
 
 /// What a rollback would do; with an event for each change, if that `is_shown`.
 pub fn preview(session: &mut Session, request: &Request, is_shown: bool) -> Result<Report> {

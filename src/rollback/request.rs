@@ -1,6 +1,6 @@
 //! What is to be rolled back, and what may be lost.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
 use serde::Deserialize;
@@ -10,6 +10,7 @@ use crate::change::{Change, World, in_one_form};
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, Class, UnfinishedRollback};
+use crate::machine::files::canonical;
 use crate::target::Target;
 
 /// The data classes that `--purge` takes.
@@ -47,22 +48,18 @@ impl Asked {
         self.text.strip_prefix(RUN) == Some(run)
     }
 
-    /// Whether a change is at the path that was typed, as it is or as a file: of what is in it, too. One of many paths is
-    /// at those that it changed, as its manifests say.
-    pub fn is_at(&self, known: &ChangeRecord, world: &World) -> bool {
+    /// The path that was typed, as it is or as a file. It may be relative, and lead through links.
+    pub fn path(&self) -> Option<PathBuf> {
         let typed = match &self.target {
-            Some(target) => target.is_whole_file().then(|| target.path()).flatten(),
-            None => Some(Path::new(&self.text)).filter(|path| path.is_absolute()),
+            Some(target) => target.path().filter(|_| target.is_whole_file())?,
+            None => Path::new(&self.text)
+                .as_os_str()
+                .as_encoded_bytes()
+                .contains(&b'/')
+                .then_some(Path::new(&self.text))?,
         };
-        let Some(typed) = typed else { return false };
-        let own = known.intent.target.path();
-        let changes = |change: Change| match own {
-            Some(own) => typed.starts_with(own) && change.kind().reaches(typed, world),
-            None => change.kind().touches(world).iter().any(|path| path == typed),
-        };
-        own == Some(typed)
-            || matches!(known.intent.what.as_str(), "tree" | "captured")
-                && Change::of_intent(&known.intent).is_ok_and(changes)
+        let typed = std::path::absolute(typed).ok()?;
+        Some(canonical(&typed).unwrap_or(typed))
     }
 
     /// Whether a change is meant: it is of that step, to that target or of that run.
@@ -71,6 +68,19 @@ impl Asked {
             || change.intent.step.as_ref() == Some(&self.text)
             || [&self.target, &self.spelled].into_iter().flatten().any(|typed| *typed == change.intent.target)
     }
+}
+
+/// Whether a change is at this path: to it, to a part of it, or to something below it. One of many paths is at those that it
+/// changed, as its manifests say.
+pub fn is_at(known: &ChangeRecord, path: &Path, world: &World) -> bool {
+    let own = known.intent.target.path();
+    let changes = |change: Change| match own {
+        Some(own) => path.starts_with(own) && change.kind().reaches(path, world),
+        None => change.kind().touches(world).iter().any(|touched| touched.starts_with(path)),
+    };
+    own.is_some_and(|own| own.starts_with(path))
+        || matches!(known.intent.what.as_str(), "tree" | "captured")
+            && Change::of_intent(&known.intent).is_ok_and(changes)
 }
 
 /// What to roll back, and what may be lost.

@@ -178,6 +178,11 @@ fn history_is_that_of_a_plan_a_step_or_a_target() {
     place.run("set.rhai").ends(0);
     let path = place.path("m/c.ini").display().to_string();
     assert_eq!((lines(&format!("history {path}")), lines(&format!("history file:{path}"))), (1, 1));
+    // Relative, through a link, and of a directory above.
+    std::os::unix::fs::symlink(place.path("m"), place.path("plan/link")).unwrap();
+    for (typed, count) in [("./../m/c.ini", 1), ("link/c.ini", 1), ("../m/", 4), ("../m/other", 0)] {
+        assert_eq!(lines(&format!("history {typed}")), count, "{typed}");
+    }
     place.run("history 99").ends(0).prints("").says("no such changes are recorded");
 }
 
