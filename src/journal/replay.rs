@@ -33,7 +33,7 @@ impl History {
                 let is_live = self.change(*change).is_some_and(ChangeRecord::is_live);
                 ensure!(is_live, "leaves change {change}, which is not live, to another step");
             }
-            Entry::Once { changes, .. } | Entry::Forgotten { changes } => {
+            Entry::Once { changes, .. } | Entry::Forgotten { changes } | Entry::Triggered { changes, .. } => {
                 let unknown = changes.iter().find(|id| self.change(**id).is_none());
                 if let Some(id) = unknown {
                     bail!("names change {id}, of which no intent is recorded");
@@ -519,7 +519,7 @@ mod tests {
     use jiff::Timestamp;
 
     use super::*;
-    use crate::journal::Fingerprint;
+    use crate::journal::{Fingerprint, Handler};
 
     /// A history of these records, each of the plan `plan`.
     fn history(entries: Vec<Entry>) -> History {
@@ -658,6 +658,9 @@ mod tests {
         let history = history(vec![started()]);
         let error =
             history.check(&Entry::Done { change: 9, recorded: States::new(), unsynced: false }).unwrap_err();
+        assert!(error.to_string().contains("change 9, of which no intent is recorded"), "{error}");
+        let triggered = Entry::Triggered { step: None, handler: Handler::default(), changes: vec![9] };
+        let error = history.check(&triggered).unwrap_err();
         assert!(error.to_string().contains("change 9, of which no intent is recorded"), "{error}");
     }
 }
