@@ -236,6 +236,9 @@ impl Run<'_> {
         let capture = Capture::prepare(world.state_directory(), &options.allow)?;
         let mut attempts = self.attempts()?;
         attempts.command.mounts = capture.mounts();
+        // It has another root than the machine's first process, and systemd's programs would do nothing and succeed.
+        // Source: systemd's docs/ENVIRONMENT.md.
+        attempts.command.env.push(("SYSTEMD_IGNORE_CHROOT".into(), "1".to_owned().into()));
         let remaining = Remaining::from_now(&world.processes, attempts.command.mounts.as_deref())?;
         let ended = run(&mut attempts, world, capture.closed_sockets());
         drop(attempts);
