@@ -532,6 +532,17 @@ impl FileEntry {
             return Ok(None);
         }
         self.refuse_open(&text[old.clone()], &line, path)?;
+        if old.is_empty() && !value.is_empty() && syntax.resets() {
+            let end = lines.end_at(line.lines.end);
+            let own = text[..old.start].iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+            let new = [text, end, &text[own..old.start], value].concat();
+            return Ok(Some(Edited {
+                bytes: lines.replaced(&line.lines, &new),
+                before: Some(line.lines),
+                after: Some(new),
+                ..Edited::default()
+            }));
+        }
         let (mut new, behind) = (text[..old.start].to_vec(), &text[old.end..]);
         if old.is_empty() && !value.is_empty() {
             if let Some(sign) = syntax.missing_sign(lines, &new, key) {

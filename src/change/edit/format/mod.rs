@@ -255,6 +255,11 @@ pub(super) trait Syntax {
     /// What is between the key and the value of a new line.
     fn separator(&self, lines: &Lines<'_>, region: Option<&[Range<usize>]>) -> String;
 
+    /// Whether an empty value resets what is said above it, so that a line with a value goes below it.
+    fn resets(&self) -> bool {
+        false
+    }
+
     /// A new line.
     fn written(&self, key: &str, separator: &str, value: &[u8]) -> Vec<u8> {
         let separator = if value.is_empty() { separator.trim_end() } else { separator };

@@ -584,6 +584,10 @@ impl Syntax for Rules {
         }
     }
 
+    fn resets(&self) -> bool {
+        self.repeated == Repeated::Reset
+    }
+
     fn adds_up(&self, key: &str) -> bool {
         self.lists.iter().any(|list| list.as_bytes() == &*self.keys.folded(key.as_bytes()))
     }

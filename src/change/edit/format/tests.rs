@@ -247,6 +247,11 @@ fn a_unit_has_lists_that_an_empty_value_resets() {
                 "[Service]\nExecStart=/bin/c\nExecStart =\nUser=a\nExecStart= /bin/a\n",
                 "[Service]\nExecStart=/bin/c\nExecStart =\nUser=a\nExecStart= /bin/b\n",
             ),
+            ("[Service]\nExecStart=\n", "[Service]\nExecStart=\nExecStart=/bin/b\n"),
+            (
+                "[Service]\nExecStart=/bin/a\nExecStart =\nUser=a\n",
+                "[Service]\nExecStart=/bin/a\nExecStart =\nExecStart =/bin/b\nUser=a\n",
+            ),
             (
                 "[Unit]\nA=1\n[Service]\nX=1\n[Service]\nY=2\n",
                 "[Unit]\nA=1\n[Service]\nX=1\n[Service]\nY=2\nExecStart=/bin/b\n",
