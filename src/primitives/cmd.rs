@@ -483,9 +483,6 @@ impl Run<'_> {
             return Ok(false);
         }
         let target = self.target(product);
-        if self.is_half_done(&target) {
-            return Ok(self.options.unless.is_some());
-        }
         let wanted = match self.source() {
             Err(error) if error.is::<Unpredictable>() => {
                 self.is_unsure.set(true);
@@ -493,6 +490,16 @@ impl Run<'_> {
             }
             source => source?,
         };
+        if let Some(before) = self.before_attempt(&target) {
+            // What held before the attempt proves nothing of it. Of a closure that is not recorded: a product that was there
+            // may be why it holds, if the command may have run for another reason.
+            let ran_for_unless = wanted == CommandSource::default() && !self.options.whole;
+            let held_before = match &before.probed {
+                Some(probed) => probed == "true",
+                None => !ran_for_unless && before.product == Some(true),
+            };
+            return Ok(self.options.unless.is_some() && !held_before);
+        }
         let session = self.host.seen();
         let known = session.history().recorded(&target);
         let known = known.and_then(|value| serde_json::from_value::<CommandState>(value).ok());
@@ -510,30 +517,46 @@ impl Run<'_> {
         Ok(is_same_source && is_same_command)
     }
 
-    /// A killed run may have left this half done.
-    fn is_half_done(&self, target: &Target) -> bool {
+    /// What was there before an attempt that failed, or that a kill left half done.
+    fn before_attempt(&self, target: &Target) -> Option<CommandState> {
         let session = self.host.seen();
-        session.history().in_doubt().any(|change| change.intent.target == *target)
+        let attempt = session.history().in_doubt().find(|change| change.intent.target == *target)?;
+        Some(serde_json::from_value(attempt.intent.before.value()).unwrap_or_default())
     }
 
     fn unless_holds(&self, unless: &Dynamic) -> Result<bool> {
-        if let Some(closure) = unless.clone().try_cast::<FnPtr>() {
-            let value = match self.host.call(self.context, &closure) {
-                Ok(value) => value,
-                Err(error) if self.host.dry_run() => {
-                    let why = self.host.caught_unknown(error)?;
-                    return Err(Unpredictable(why).into());
-                }
-                Err(error) => return Err(error),
-            };
-            return value.as_bool().map_err(|kind| {
-                Failure::new(format!("`unless` must return true or false, not a {kind}"))
-                    .kind(FailureKind::Type)
-                    .into()
-            });
+        Ok(self.lacking(unless)?.is_none())
+    }
+
+    /// What `unless` says is missing; none if it holds.
+    fn lacking(&self, unless: &Dynamic) -> Result<Option<String>> {
+        let Some(closure) = unless.clone().try_cast::<FnPtr>() else {
+            let argv = words(self.host, array_of(unless, "unless")?)?;
+            let label = shell_words::join(&argv);
+            let ended = self.host.seen().world.look(&self.looking(argv)?)?;
+            return Ok((!ended.is_success()).then(|| format!("`{label}` still fails")));
+        };
+        let value = match self.host.call(self.context, &closure) {
+            Ok(value) => value,
+            Err(error) if self.host.dry_run() => {
+                let why = self.host.caught_unknown(error)?;
+                return Err(Unpredictable(why).into());
+            }
+            Err(error) => return Err(error),
+        };
+        if let Some(missing) = value.read_lock::<rhai::Array>() {
+            let missing: Vec<String> = missing.iter().map(Dynamic::to_string).collect();
+            return Ok((!missing.is_empty()).then(|| format!("these are missing: {}", missing.join(", "))));
         }
-        let look = self.looking(words(self.host, array_of(unless, "unless")?)?)?;
-        Ok(self.host.seen().world.look(&look)?.is_success())
+        match value.as_bool() {
+            Ok(holds) => Ok((!holds).then(|| "`unless` still does not hold".to_owned())),
+            Err(kind) => bail!(
+                Failure::new(format!(
+                    "`unless` must return true or false, or an array of what is missing, not a {kind}"
+                ))
+                .kind(FailureKind::Type)
+            ),
+        }
     }
 
     /// A command that only reads, with the user, directory and environment of this one.
@@ -687,10 +710,10 @@ impl Run<'_> {
     /// Checks `unless` again after the command, as proof that it worked.
     fn prove(&self) -> Result<()> {
         let Some(unless) = &self.options.unless else { return Ok(()) };
-        if self.unless_holds(unless)? {
-            return Ok(());
+        match self.lacking(unless)? {
+            Some(lacking) => bail!(Failure::new(format!("`{}` succeeded, but {lacking}", self.label))),
+            None => Ok(()),
         }
-        bail!(Failure::new(format!("`{}` succeeded, but `unless` still does not hold", self.label)))
     }
 
     fn unknown_output(&self) -> Output {
@@ -741,9 +764,9 @@ mod functions {
     ///   its own, except files of other users, if it does not run as root. What a failed or killed run left of it is
     ///   removed before the next attempt, or moved to `aside/` in the state directory if it may not be the command's.
     ///   If the machine loses power before its step is complete, the command runs again: what it wrote may be lost.
-    /// * `unless: argv` or a closure – when that command succeeds, or the closure returns true. It is checked again
-    ///   afterwards, as proof. Together with `creates`, it alone decides. After a loss of power, too: let it look at
-    ///   what a file holds, and not only at its name.
+    /// * `unless: argv` or a closure – when that command succeeds, or the closure returns true or an empty array of
+    ///   what is missing. It is checked again afterwards, as proof. Together with `creates`, it alone decides. After a
+    ///   loss of power, too: let it look at what a file holds, and not only at its name.
     /// * `always: "why"` – never.
     ///
     /// Options about undoing and repeating:

@@ -343,6 +343,28 @@ fn changed_command_makes_its_product_again() {
 }
 
 #[test]
+fn command_that_failed_makes_its_product_of_the_source_of_now() {
+    for unless in ["|| file::exists(\"@/m/made/x\")", "[\"test\", \"-e\", \"@/m/made/x\"]"] {
+        let plan = r#"
+step::run("01", "Make", || cmd::run(["sh", "-c", "test -e @/m/ok || exit 1; mkdir -p @/m/made; cp @/m/source @/m/made/x"], #{
+    creates: "@/m/made", made_from: file::read("@/m/source"), unless: UNLESS, label: "build",
+}));
+"#;
+        let place = Place::new(&plan.replace("UNLESS", unless)).with("m/ok", "").with("m/source", "1");
+        place.run("plan.rhai").ends(0);
+        place.remove("m/ok");
+        place.write("m/source", "2");
+        place.run("plan.rhai --redo 01").ends(1);
+        place.write("m/ok", "");
+        place.run("plan.rhai").ends(0);
+        assert_eq!(place.read("m/made/x"), "2", "{unless}");
+        place.write("m/source", "3");
+        place.run("plan.rhai --redo 01").ends(0).says("1 change");
+        assert_eq!(place.read("m/made/x"), "3", "{unless}");
+    }
+}
+
+#[test]
 fn command_whose_secret_was_rotated_makes_its_product_again() {
     let place = Place::new(
         r#"

@@ -479,7 +479,11 @@ impl Kind for CommandChange {
         {
             return Ok(Position::Before);
         }
-        if let (Some(Probe::Success { .. }), Some("true")) = (&self.inverse.probe, now.probed.as_deref()) {
+        // A probe that succeeded before the command proves nothing of it.
+        let proves = self.before.probed != now.probed;
+        if let (Some(Probe::Success { .. }), Some("true"), true) =
+            (&self.inverse.probe, now.probed.as_deref(), proves)
+        {
             return Ok(Position::After);
         }
         Ok(Position::Neither(format!("`{}` may have been stopped half-way", self.inverse.label)))
