@@ -589,3 +589,45 @@ fn make_directory(host: &Host, path: &Path, options: &Ownership) -> Result<bool>
         ),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::script::{Settings, Source};
+    use crate::session::testing::Ground;
+
+    /// As in CONTRIBUTING.md.
+    fn make_empty(host: &Host, path: &str, options: &Ownership) -> Result<bool> {
+        let path = absolute(path)?;
+        make(host, &path, |found| match &found.state {
+            FileState::Absent => {
+                let attributes = options.attributes(host, &path, &found.state, NEW_FILE)?;
+                Ok(DesiredFile::File { bytes: b"", attributes })
+            }
+            // The metadata that it has: nothing is to be changed.
+            there => {
+                let attributes = Ownership::default().attributes(host, &path, there, NEW_FILE)?;
+                Ok(DesiredFile::Metadata { attributes })
+            }
+        })
+    }
+
+    #[test]
+    fn the_example_for_contributors_is_code_that_works() {
+        let (text, own) = (include_str!("../../CONTRIBUTING.md"), include_str!("file.rs"));
+        let begin = text.find("fn make_empty").unwrap();
+        let example = &text[begin..begin + text[begin..].find("```").unwrap()];
+        assert!(own.replace("\n    ", "\n").contains(example), "{example}");
+        let source = Source::find(Path::new("master.rhai")).unwrap().0;
+        let settings = Settings::read(&source, &[], &BTreeMap::new()).unwrap();
+        let ground = Ground::new();
+        let host = Host::new(ground.run(), source, settings, Vec::new());
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new").to_string_lossy().into_owned();
+        assert!(make_empty(&host, &path, &Ownership::default()).unwrap());
+        assert!(!make_empty(&host, &path, &Ownership::default()).unwrap());
+        assert_eq!(std::fs::read(path).unwrap(), b"");
+    }
+}
