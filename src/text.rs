@@ -205,7 +205,7 @@ pub fn unquoted(written: &str) -> Option<Zeroizing<String>> {
         return (!text.contains('\'')).then(|| Zeroizing::new(text.to_owned()));
     }
     let Some(text) = inside('"') else {
-        let is_plain = |letter: char| letter.is_alphanumeric() || "_@%+=:,./-".contains(letter);
+        let is_plain = |letter: char| letter.is_alphanumeric() || "_@%+=:,./?-".contains(letter);
         return written.chars().all(is_plain).then(|| Zeroizing::new(written.to_owned()));
     };
     let mut value = Zeroizing::new(String::with_capacity(text.len()));
@@ -220,9 +220,13 @@ pub fn unquoted(written: &str) -> Option<Zeroizing<String>> {
     Some(value)
 }
 
-/// The text percent-encoded, so that it can be any part of a URL: all but letters and digits.
+/// What is encoded in a part of a URL: all but letters, digits and `-._~`. Source: RFC 3986, section 2.3.
+const ENCODED_IN_URLS: &percent_encoding::AsciiSet =
+    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// The text percent-encoded, so that it can be any part of a URL.
 pub fn percent_encoded(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
+    percent_encoding::utf8_percent_encode(text, ENCODED_IN_URLS).to_string()
 }
 
 /// The known name that a misspelt one is most like, if it is like one at all.
@@ -297,6 +301,7 @@ mod tests {
             ("'v w'", Some("v w")),
             ("\"v\"", Some("v")),
             ("''", Some("")),
+            ("a://b?c=d", Some("a://b?c=d")),
             ("", Some("")),
             ("a b", None),
             ("v # w", None),

@@ -528,11 +528,6 @@ fn role_can_create(
     })
 }
 
-/// Letters, digits and `-._~`, which a URL never has to encode.
-/// Source: RFC 3986, section 2.3.
-const PLAIN_IN_URLS: &percent_encoding::AsciiSet =
-    &percent_encoding::NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
-
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct UrlOptions {
@@ -545,7 +540,7 @@ struct UrlOptions {
 fn url_of(host: &Host, mut parts: Map) -> Result<Dynamic> {
     let password = parts.remove("password");
     let parts: UrlOptions = options_of(parts)?;
-    let encoded = |text: &str| percent_encoding::utf8_percent_encode(text, PLAIN_IN_URLS).to_string();
+    let encoded = crate::text::percent_encoded;
     let mut url = Zeroizing::new("postgresql://".to_owned());
     if let Some(user) = &parts.user {
         url.push_str(&encoded(user));
@@ -555,7 +550,7 @@ fn url_of(host: &Host, mut parts: Map) -> Result<Dynamic> {
         secret = password.read_lock::<Secret>().map(|secret| secret.name().to_owned());
         let text = host.text_or_secret(password, "`password`")?;
         url.push(':');
-        url.push_str(&crate::text::percent_encoded(&text));
+        url.push_str(&encoded(&text));
     }
     if parts.user.is_some() || password.is_some() {
         url.push('@');

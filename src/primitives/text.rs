@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use anyhow::{Context, Result, bail};
 use jiff::Timestamp;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::Regex;
 use rhai::plugin::*;
 use serde::Deserialize;
@@ -19,9 +18,6 @@ use crate::time;
 pub(super) fn module() -> rhai::Module {
     rhai::Module::from_manifest(exported_manifest!(functions))
 }
-
-/// The characters that no part of a URL has to encode. Source: RFC 3986, section 2.3.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// How many compiled patterns are kept: a loop uses the same few again and again.
 const KEPT_PATTERNS: usize = 64;
@@ -219,7 +215,7 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn url_encode(context: NativeCallContext, subject: &str) -> Raised<String> {
-        look(&context, |_| Ok(utf8_percent_encode(subject, ENCODED).to_string()))
+        look(&context, |_| Ok(crate::text::percent_encoded(subject)))
     }
 
     /// A time as people write it: `today 21:14`, `yesterday 21:14`, `2026-05-01 21:14`, in the time zone of this machine.
