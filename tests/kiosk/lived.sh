@@ -57,7 +57,7 @@ restarts() {
 
 # A damaged product is made again, and a bad one never published.
 site() {
-    local app=$home/Projects/kimonokittens asset
+    local app=$home/Projects/kimonokittens asset path
     exits 0 plan master.rhai
     asset=$(cd $site/dashboard && ls assets/*.js)
 
@@ -71,6 +71,20 @@ site() {
     exits 0 plan master.rhai --redo 05 --on-conflict overwrite
     check "vite" as_user test -x $app/node_modules/.bin/vite
     facts_site
+
+    say "what the build does not read, and what it reads"
+    for path in README.md backend/server.rb webhook/receiver.rb; do
+        cp -p $app/$path /tmp/edited
+        echo >>$app/$path
+        step_states | grep -q "05.*complete" || die "$path is said to be built: $(step_states)"
+        cp -p /tmp/edited $app/$path
+    done
+    for path in frontend/src/style.css package.json; do
+        cp -p $app/$path /tmp/edited
+        echo >>$app/$path
+        step_states | grep -q "05.*drifted" || die "$path is not seen: $(step_states)"
+        cp -p /tmp/edited $app/$path
+    done
 
     say "a changed command"
     cp -a $site/dashboard /tmp/site
