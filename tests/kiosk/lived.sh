@@ -210,6 +210,7 @@ clusters() {
     exits 1 plan master.rhai
     [[ $said == *"2 PostgreSQL clusters are set to port 5432"* ]] || die "the clash is not named: $said"
     pg_ctlcluster 15 main start
+    same "the unit of all clusters" inactive "$(systemctl is-active postgresql)"
     mkdir -p /root/half/versions/x && touch /root/half/versions/x/made
     cp -r /root/half $home/.rbenv
     exits 0 plan master.rhai
@@ -230,6 +231,14 @@ clusters() {
     [[ $said == *"set ruby_definition"* ]] || die "no way on: $said"
     exits 0 plan master.rhai --unset ruby_version
     facts
+
+    say "rolled back, the cluster that ran before still runs"
+    exits 0 plan rollback.rhai --purge all
+    no_facts
+    same "the cluster" active "$(systemctl is-active postgresql@15-main)"
+    same "the unit of all clusters" inactive "$(systemctl is-active postgresql)"
+    same "the cluster at boot" manual "$(grep '^[a-z]' $conf)"
+    check "its databases" sql "SELECT 1"
 }
 
 "$1"
