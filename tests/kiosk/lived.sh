@@ -13,25 +13,45 @@ secrets() {
     cat >$home/.env <<END
 # by hand
 OTHER=stays
-DATABASE_URL=postgresql://$user:old%20%26%20one@localhost:5432/kimonokittens_production
+DATABASE_URL='postgres://$user:old%20%26%20one@localhost/kimonokittens_production?connect_timeout=5'
 WEBHOOK_SECRET="made by hand"
 NODE_ENV="production"
 PORT='3001'
 END
     chmod 0644 $home/.env
+    sed -i 's/^DATABASE_URL/export &/' $home/.env
+    exits 1 plan master.rhai
+    [[ $said == *"systemd ignores"*DATABASE_URL* && $said != *"step 03 made"* ]] ||
+        die "a line that systemd ignores is not refused before anything: $said"
+    [[ $said == *"taken over from \`WEBHOOK_SECRET\`"* ]] || die "it does not say what it took over: $said"
+    sed -i 's/^export //' $home/.env
     cp $home/.env /tmp/env
     exits 0 plan master.rhai
-    [[ $said == *"taken over from \`WEBHOOK_SECRET\`"* ]] || die "it does not say what it took over: $said"
     same "the lines that were there" "$(cat /tmp/env)" "$(head -n 6 $home/.env)"
     facts
     check "the old password" psql -XAtqc 'SELECT 1' \
         "postgresql://$user:old%20%26%20one@localhost:5432/kimonokittens_production"
+    ! grep -rq "old%20%26%20one" /var/lib/kkrun/journal /var/lib/kkrun/logs || die "the password is in the records"
+    check "nothing of the settings is left to change" plan master.rhai --redo 03 --dry-run
     say "and after the state directory is lost"
     rm -rf /var/lib/kkrun
     cp $home/.env /tmp/env
     exits 0 plan master.rhai
     check "the settings are as they were" cmp /tmp/env $home/.env
     facts
+    say "a password that needs no encoding"
+    sql "ALTER ROLE $user PASSWORD 'pw-by-hand_9'"
+    sed -i "s,^DATABASE_URL=.*,DATABASE_URL=postgresql://$user:pw-by-hand_9@localhost:5432/kimonokittens_production," $home/.env
+    systemctl restart kimonokittens-dashboard
+    rm -rf /var/lib/kkrun
+    cp $home/.env /tmp/env
+    exits 0 plan master.rhai
+    check "the settings are as they were" cmp /tmp/env $home/.env
+
+    say "an address that means another port, with parameters"
+    sed -i 's,^\(DATABASE_URL=\)\(.*\)localhost:5432/.*,\1"\2localhost:5433/kimonokittens_production?connect_timeout=5",' $home/.env
+    exits 0 plan master.rhai --redo 03 --on-conflict overwrite
+    [[ $(database_url) == *"@localhost:5432/kimonokittens_production?connect_timeout=5" ]] || die "$(line DATABASE_URL)"
 
     say "settings that others can read, of another owner"
     chown root:root $home/.env
