@@ -261,5 +261,24 @@ clusters() {
     check "its databases" sql "SELECT 1"
 }
 
+# A user who was there before keeps the primary group, and what is made for the user belongs to it.
+group() {
+    useradd --create-home --home-dir $home --gid users --shell /bin/bash $user
+    exits 0 plan master.rhai
+    local path
+    for path in $site $site/dashboard $home/Projects/kimonokittens $home/.env $home/.rbenv \
+        $home/.config/systemd/user/kimonokittens-kiosk.service; do
+        same "owner of $path" $user:users "$(stat -c %U:%G $path)"
+    done
+    same "the group of the backend" users "$(systemctl show -p Group --value kimonokittens-dashboard)"
+    facts_database
+    facts_site
+    facts_services
+    facts_kiosk
+    exits 0 plan master.rhai --dry-run
+    exits 0 plan rollback.rhai --purge all
+    same "the user" users "$(id -gn $user)"
+}
+
 "$1"
 say "done"

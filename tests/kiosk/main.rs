@@ -90,6 +90,12 @@ fn clusters_schemas_and_half_clones_of_others_are_put_right_or_named() {
 
 #[test]
 #[ignore = "needs root and the prepared base"]
+fn a_user_who_was_there_keeps_the_primary_group() {
+    passes("lived group", "prepared");
+}
+
+#[test]
+#[ignore = "needs root and the prepared base"]
 fn a_real_session_shows_the_dashboard() {
     passes("session", "prepared");
 }
