@@ -10,8 +10,8 @@ use super::action::{Action, Place};
 use super::literal;
 use super::output::Output;
 use super::secret::Secrets;
-use super::trace::Trace;
-use crate::machine::postgres::fits;
+use super::trace::{Command, Trace};
+use crate::machine::postgres::{self, fits, identifier};
 use crate::rehearse::LiveClone;
 
 /// A role, with the columns of `pg_authid`.
@@ -21,7 +21,7 @@ struct Role {
     attributes: Vec<(&'static str, String)>,
     verifier: String,
     /// Settings of its own, which no primitive has.
-    settings: String,
+    settings: Vec<String>,
 }
 
 /// A database.
@@ -29,7 +29,8 @@ struct Role {
 struct Database {
     owner: String,
     encoding: String,
-    privileges: String,
+    /// Each as the server prints it, such as `kim=CTc/kim`.
+    privileges: Vec<String>,
     extensions: BTreeSet<String>,
     /// What `pg_dump` prints of it, without comments.
     contents: String,
@@ -40,6 +41,8 @@ struct Database {
 pub(super) struct Cluster {
     roles: BTreeMap<String, Role>,
     databases: BTreeMap<String, Database>,
+    /// What `ALTER SYSTEM` set, which is in a file among the data.
+    settings: BTreeMap<String, String>,
 }
 
 /// The first number of what users make. Source: src/include/access/transam.h, `FirstNormalObjectId`.
@@ -69,7 +72,7 @@ impl Cluster {
         let mut cluster = Self::default();
         let roles = format!(
             "SELECT a.rolname, a.rolcanlogin, a.rolsuper, a.rolcreatedb, a.rolcreaterole, a.rolreplication, a.rolconnlimit, \
-             coalesce(a.rolpassword, ''), coalesce(array_to_string(r.rolconfig, ', '), '') \
+             coalesce(a.rolpassword, ''), coalesce(array_to_string(r.rolconfig, E'\\x1f'), '') \
              FROM pg_authid a JOIN pg_roles r ON r.oid = a.oid WHERE a.oid >= {FIRST}"
         );
         for row in query("postgres", &roles)? {
@@ -91,11 +94,19 @@ impl Cluster {
             if limit != "-1" {
                 attributes.push(("connection_limit", limit.clone()));
             }
-            let role = Role { attributes, verifier: verifier.clone(), settings: settings.clone() };
+            let settings =
+                settings.split('\x1f').filter(|setting| !setting.is_empty()).map(str::to_owned).collect();
+            let role = Role { attributes, verifier: verifier.clone(), settings };
             cluster.roles.insert(name.clone(), role);
         }
+        let settings =
+            "SELECT name, setting FROM pg_file_settings WHERE sourcefile LIKE '%/postgresql.auto.conf'";
+        for row in query("postgres", settings)? {
+            let [name, value] = &row[..] else { continue };
+            cluster.settings.insert(name.clone(), value.clone());
+        }
         let databases = format!(
-            "SELECT datname, pg_get_userbyid(datdba), pg_encoding_to_char(encoding), coalesce(array_to_string(datacl, ', '), '') \
+            "SELECT datname, pg_get_userbyid(datdba), pg_encoding_to_char(encoding), coalesce(array_to_string(datacl, E'\\x1f'), '') \
              FROM pg_database WHERE oid >= {FIRST}"
         );
         for row in query("postgres", &databases)? {
@@ -106,7 +117,11 @@ impl Cluster {
             let database = Database {
                 owner: owner.clone(),
                 encoding: encoding.clone(),
-                privileges: privileges.clone(),
+                privileges: privileges
+                    .split('\x1f')
+                    .filter(|entry| !entry.is_empty())
+                    .map(str::to_owned)
+                    .collect(),
                 extensions: extensions.into_iter().flatten().filter(|name| name != "plpgsql").collect(),
                 contents: plain(&contents),
             };
@@ -124,14 +139,19 @@ impl Cluster {
                 role.attributes.iter().map(|(name, value)| format!("{name} {value}")).collect();
             about.push(password.to_owned());
             if !role.settings.is_empty() {
-                about.push(format!("settings {}", role.settings));
+                about.push(format!("settings {}", role.settings.join(", ")));
             }
             lines.insert(format!("role {name}"), about.join(", "));
         }
+        lines.extend(
+            self.settings
+                .iter()
+                .map(|(name, value)| (format!("setting {name} of PostgreSQL"), value.clone())),
+        );
         for (name, database) in &self.databases {
             let mut about = format!("owner {}, encoding {}", database.owner, database.encoding);
             if !database.privileges.is_empty() {
-                about = format!("{about}, privileges {}", database.privileges);
+                about = format!("{about}, privileges {}", database.privileges.join(", "));
             }
             lines.insert(format!("database {name}"), about);
             for extension in &database.extensions {
@@ -181,7 +201,10 @@ impl Cluster {
                         calls.into_iter().map(|code| Action::new(Place::Databases, code).by(maker(name))),
                     );
                 }
-                None => unexpressed.push(format!("role {name}: it has the settings {}", role.settings)),
+                None => {
+                    unexpressed
+                        .push(format!("role {name}: it has the settings {}", role.settings.join(", ")));
+                }
             }
         }
         for (name, database) in
@@ -195,7 +218,7 @@ impl Cluster {
             let made = maker(name);
             actions.push(Action::new(Place::Databases, code).by(made));
             for extension in &database.extensions {
-                let identifier = format!("\"{extension}\"");
+                let identifier = identifier(extension);
                 // It goes with a database that is new; another one may hold what depends on it by then.
                 let undo = if self.databases.contains_key(name) {
                     literal::string(&format!("DROP EXTENSION {identifier}"))
@@ -211,8 +234,7 @@ impl Cluster {
                 actions.push(Action::new(Place::Databases, code).by(made));
             }
             if let Some(table) = tables(&database.contents).first() {
-                let kept = format!("files/{name}.sql");
-                output.write(Path::new(&kept), database.contents.as_bytes())?;
+                let kept = output.keep(Path::new(&format!("{name}.sql")), database.contents.as_bytes())?;
                 // It goes with the database.
                 let code = format!(
                     "cmd::run([\"psql\", \"--no-psqlrc\", \"--quiet\", \"--single-transaction\", \"--set\", \"ON_ERROR_STOP=1\", \"--dbname\", {quoted}], #{{\n    unless: || pg::value(\"SELECT to_regclass($1)::text\", [{}], #{{ dbname: {quoted} }}) != (),\n    user: \"postgres\",\n    stdin: file::read({}),\n    undo: [],\n    label: {},\n}});",
@@ -228,11 +250,16 @@ impl Cluster {
                         .extend(calls.into_iter().map(|code| Action::new(Place::Databases, code).by(made)));
                 }
                 None => {
-                    unexpressed
-                        .push(format!("database {name}: it has the privileges {}", database.privileges));
+                    unexpressed.push(format!(
+                        "database {name}: it has the privileges {}",
+                        database.privileges.join(", ")
+                    ));
                 }
             }
         }
+        let (calls, unknown) = self.server_settings(desired, trace, &maker);
+        actions.extend(calls);
+        unexpressed.extend(unknown);
         // In the order in which they depend on each other, wherever the script made them.
         let first = actions.iter().filter_map(|action| action.when).min();
         for action in &mut actions {
@@ -240,33 +267,125 @@ impl Cluster {
         }
         Ok((actions, unexpressed))
     }
+
+    /// The calls for the settings of the server, and what no call sets.
+    fn server_settings<'trace>(
+        &self,
+        desired: &Self,
+        trace: &'trace Trace,
+        maker: &dyn Fn(&str) -> Option<&'trace Command>,
+    ) -> (Vec<Action>, Vec<String>) {
+        let (mut actions, mut unexpressed) = (Vec::new(), Vec::new());
+        let system = |name: &str| {
+            let of_it = |command: &&Command| {
+                command.text.to_uppercase().contains("ALTER SYSTEM") && command.text.contains(name)
+            };
+            trace.commands.iter().find(of_it).or_else(|| maker(name))
+        };
+        for (name, value) in
+            desired.settings.iter().filter(|(name, value)| self.settings.get(*name) != Some(value))
+        {
+            match setting_of(name, value, self.settings.get(name)) {
+                Some(code) => actions.push(Action::new(Place::Databases, code).by(system(name))),
+                None => unexpressed.push(format!("setting {name} of PostgreSQL: it is {value}")),
+            }
+        }
+        (actions, unexpressed)
+    }
 }
 
 /// The calls that give a role its settings; `None` if one of them is not known.
-fn settings_of(role: &str, settings: &str) -> Option<Vec<String>> {
-    let settings = settings.split(", ").filter(|setting| !setting.is_empty());
-    let call = |setting: &str| {
+fn settings_of(role: &str, settings: &[String]) -> Option<Vec<String>> {
+    let named = identifier(role);
+    let call = |setting: &String| {
         let (key, value) = setting.split_once('=')?;
-        let statement = format!("ALTER ROLE \"{role}\" SET {key} TO '{}'", value.replace('\'', "''"));
+        let statement = format!("ALTER ROLE {named} SET {} TO {}", parameter(key), value_of(key, value)?);
         Some(format!(
             "pg::execute({}, [], #{{\n    unless: || pg::value(\"SELECT 1 FROM pg_roles WHERE rolname = $1 AND $2 = ANY (rolconfig)\", [{}, {}]) != (),\n    undo: {},\n}});",
             literal::string(&statement),
             literal::string(role),
             literal::string(setting),
-            literal::string(&format!("ALTER ROLE \"{role}\" RESET {key}")),
+            literal::string(&format!("ALTER ROLE {named} RESET {}", parameter(key))),
         ))
     };
-    settings.map(call).collect()
+    settings.iter().map(call).collect()
+}
+
+/// The call that sets a setting of the server, which reads it then; `None` if it is not known how. The settings that it reads only
+/// when it starts wait for that.
+fn setting_of(name: &str, value: &str, before: Option<&String>) -> Option<String> {
+    let key = parameter(name);
+    let undo = match before {
+        Some(before) => format!("ALTER SYSTEM SET {key} TO {}", value_of(name, before)?),
+        None => format!("ALTER SYSTEM RESET {key}"),
+    };
+    Some(format!(
+        "step::on_change(#{{ run: [[\"systemctl\", \"reload\", \"postgresql.service\"]] }}, || {{\n    pg::execute({}, [], #{{\n        unless: || pg::value(\"SELECT 1 FROM pg_file_settings WHERE name = $1 AND setting = $2 AND sourcefile LIKE '%/postgresql.auto.conf'\", [{}, {}]) != (),\n        undo: {},\n    }});\n}});",
+        literal::string(&format!("ALTER SYSTEM SET {key} TO {}", value_of(name, value)?)),
+        literal::string(name),
+        literal::string(value),
+        literal::string(&undo),
+    ))
+}
+
+/// The name of a setting as SQL writes it: that of an extension has a dot.
+fn parameter(key: &str) -> String {
+    key.split('.').map(identifier).collect::<Vec<_>>().join(".")
+}
+
+/// The value of a setting as SQL writes it; a list is written by its elements. Source: PostgreSQL's manual, "SET", and
+/// `variable_is_guc_list_quote`.
+fn value_of(key: &str, value: &str) -> Option<String> {
+    const LISTS: [&str; 6] = [
+        "local_preload_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    ];
+    if !LISTS.contains(&key.to_lowercase().as_str()) {
+        return Some(postgres::literal(value));
+    }
+    let mut left = value.trim();
+    let mut elements = Vec::new();
+    while !left.is_empty() {
+        let (element, rest) = name_at(left, ',')?;
+        elements.push(postgres::literal(&element));
+        left = rest.trim_start().strip_prefix(',').unwrap_or(rest).trim_start();
+    }
+    Some(if elements.is_empty() { postgres::literal("") } else { elements.join(", ") })
+}
+
+/// A name that begins a text, with or without quotes, and what follows it.
+fn name_at(text: &str, end: char) -> Option<(String, &str)> {
+    let Some(mut rest) = text.strip_prefix('"') else {
+        let (name, rest) = text.split_at(text.find(end).unwrap_or(text.len()));
+        return Some((name.trim().to_owned(), rest));
+    };
+    let mut name = String::new();
+    loop {
+        let (part, behind) = rest.split_once('"')?;
+        name.push_str(part);
+        match behind.strip_prefix('"') {
+            Some(_) => name.push('"'),
+            None => return Some((name, behind)),
+        }
+        rest = &behind[1..];
+    }
 }
 
 /// The calls that give the privileges of a database; `None` if one of them is not known. Source: PostgreSQL's manual, 5.8.
 fn privileges_of(name: &str, database: &Database) -> Option<Vec<String>> {
-    let entries: Vec<(&str, &str)> = database
+    let entries: Vec<(String, &str, &str)> = database
         .privileges
-        .split(", ")
-        .filter(|entry| !entry.is_empty())
-        .map(|entry| entry.split_once('='))
+        .iter()
+        .map(|entry| {
+            let (grantee, rest) = name_at(entry, '=')?;
+            Some((grantee, rest.strip_prefix('=')?, entry.as_str()))
+        })
         .collect::<Option<_>>()?;
+    let named = identifier(name);
     let mut calls = Vec::new();
     let mut add = |statement: String, holds: &str, parameter: &str, undo: String| {
         calls.push(format!(
@@ -278,15 +397,15 @@ fn privileges_of(name: &str, database: &Database) -> Option<Vec<String>> {
             literal::string(&undo),
         ));
     };
-    if !entries.is_empty() && entries.iter().all(|(grantee, _)| !grantee.is_empty()) {
+    if !entries.is_empty() && entries.iter().all(|(grantee, ..)| !grantee.is_empty()) {
         add(
-            format!("REVOKE ALL ON DATABASE \"{name}\" FROM PUBLIC"),
+            format!("REVOKE ALL ON DATABASE {named} FROM PUBLIC"),
             "SELECT 1 FROM pg_database WHERE datname = $1 AND NOT has_database_privilege($2, datname, 'CONNECT')",
             "public",
-            format!("GRANT CONNECT, TEMPORARY ON DATABASE \"{name}\" TO PUBLIC"),
+            format!("GRANT CONNECT, TEMPORARY ON DATABASE {named} TO PUBLIC"),
         );
     }
-    for (grantee, rest) in entries {
+    for (grantee, rest, entry) in entries {
         let (letters, _) = rest.split_once('/')?;
         if grantee == database.owner || grantee.is_empty() {
             continue;
@@ -299,10 +418,10 @@ fn privileges_of(name: &str, database: &Database) -> Option<Vec<String>> {
         };
         let words: Vec<&str> = letters.chars().map(word).collect::<Option<_>>()?;
         add(
-            format!("GRANT {} ON DATABASE \"{name}\" TO \"{grantee}\"", words.join(", ")),
+            format!("GRANT {} ON DATABASE {named} TO {}", words.join(", "), identifier(&grantee)),
             "SELECT 1 FROM pg_database WHERE datname = $1 AND $2 = ANY (datacl::text[])",
-            &format!("{grantee}={rest}"),
-            format!("REVOKE ALL ON DATABASE \"{name}\" FROM \"{grantee}\""),
+            entry,
+            format!("REVOKE ALL ON DATABASE {named} FROM {}", identifier(&grantee)),
         );
     }
     Some(calls)
@@ -359,6 +478,7 @@ mod tests {
         let desired = Cluster {
             roles: BTreeMap::from([("kim".to_owned(), role)]),
             databases: BTreeMap::from([("cats".to_owned(), database)]),
+            settings: BTreeMap::new(),
         };
         let (actions, unexpressed) = Cluster::default()
             .towards(&desired, &Trace::default(), &Secrets::default(), &mut output)
@@ -376,18 +496,48 @@ mod tests {
 
     #[test]
     fn settings_of_roles_and_privileges_of_databases_are_statements() {
-        let calls = settings_of("kim", "statement_timeout=10s").unwrap();
-        assert!(calls[0].contains(r#"ALTER ROLE \"kim\" SET statement_timeout TO '10s'"#), "{calls:?}");
-        assert_eq!(settings_of("kim", "search_path=a, b"), None);
-        let of = |privileges: &str| {
-            let (owner, privileges) = ("kim".to_owned(), privileges.to_owned());
+        let of_role = |setting: &str| settings_of("app-user", &[setting.to_owned()]).unwrap().remove(0);
+        let call = of_role("statement_timeout=10s");
+        assert!(call.contains(r#"ALTER ROLE \"app-user\" SET \"statement_timeout\" TO '10s'"#), "{call}");
+        let call = of_role(r#"search_path="$user", public"#);
+        assert!(call.contains(r#"SET \"search_path\" TO '$user', 'public'"#), "{call}");
+        assert_eq!(settings_of("kim", &["x".to_owned()]), None);
+        let of = |privileges: &[&str]| {
+            let (owner, privileges) =
+                ("kim".to_owned(), privileges.iter().map(|entry| (*entry).to_owned()).collect());
             privileges_of("cats", &Database { owner, privileges, ..Database::default() })
         };
-        assert_eq!(of("").unwrap(), [""; 0]);
-        let calls = of("kim=CTc/kim, app=c/kim").unwrap();
+        assert_eq!(of(&[]).unwrap(), [""; 0]);
+        let calls = of(&["kim=CTc/kim", r#""app-user"=c/kim"#]).unwrap();
         assert!(calls[0].contains(r#"REVOKE ALL ON DATABASE \"cats\" FROM PUBLIC"#), "{calls:?}");
-        assert!(calls[1].contains(r#"GRANT CONNECT ON DATABASE \"cats\" TO \"app\""#), "{calls:?}");
-        assert!(calls[1].contains(r#"["cats", "app=c/kim"]"#), "{calls:?}");
-        assert_eq!(of("app=c*/kim"), None);
+        assert!(calls[1].contains(r#"GRANT CONNECT ON DATABASE \"cats\" TO \"app-user\""#), "{calls:?}");
+        assert!(calls[1].contains(r#"["cats", "\"app-user\"=c/kim"]"#), "{calls:?}");
+        assert_eq!(of(&["app=c*/kim"]), None);
+    }
+
+    #[test]
+    fn settings_of_the_server_are_calls_and_are_compared() {
+        let with = |value: &str| Cluster {
+            settings: BTreeMap::from([("work_mem".to_owned(), value.to_owned())]),
+            ..Cluster::default()
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let mut output = Output::create(directory.path()).unwrap();
+        let trace = Trace::read(
+            "\u{1}1.0 0 3 /\u{2}psql -c 'SELECT 1'\n\u{1}2.0 0 4 /\u{2}psql -c \"ALTER SYSTEM SET work_mem = '8MB'\"\n",
+            "",
+        );
+        let desired = with("8MB");
+        for (before, undo) in
+            [(Cluster::default(), r#"RESET \"work_mem\""#), (with("4MB"), r#"SET \"work_mem\" TO '4MB'"#)]
+        {
+            let (actions, unexpressed) =
+                before.towards(&desired, &trace, &Secrets::default(), &mut output).unwrap();
+            assert_eq!((actions.len(), actions[0].line, unexpressed), (1, Some(4), Vec::new()));
+            let code = &actions[0].code;
+            assert!(code.contains(r#"pg::execute("ALTER SYSTEM SET \"work_mem\" TO '8MB'", [], "#), "{code}");
+            assert!(code.contains(&format!("undo: \"ALTER SYSTEM {undo}\"")), "{code}");
+        }
+        assert_eq!(desired.lines()["setting work_mem of PostgreSQL"], "8MB");
     }
 }
