@@ -32,6 +32,12 @@ fn filled(
             rest = literal;
             continue;
         }
+        // A brace before a placeholder.
+        if behind.starts_with('{') {
+            filled.push('{');
+            rest = &rest[at + 1..];
+            continue;
+        }
         let inner = behind.find("}}").map(|end| &behind[..end]);
         let name = inner.map(str::trim).filter(|name| is_name(name));
         let (Some(inner), Some(name)) = (inner, name) else {
@@ -89,7 +95,8 @@ mod functions {
     use super::*;
 
     /// The text of a template, a file of the plan (`files/…`) or of the machine, in which every `{{name}}` is replaced by
-    /// `values.name`, or else by the setting of that name. Write two literal braces as `{{{{`. A name without a value is an
+    /// `values.name`, or else by the setting of that name. Write two literal braces as `{{{{`;
+    /// a single one may precede a placeholder. A name without a value is an
     /// error. If a value is a secret, the whole text is a secret.
     ///
     /// ```rhai
@@ -119,6 +126,7 @@ mod tests {
     fn names_are_replaced_once_and_all_else_stays() {
         assert_eq!(of("a {{port}}{{ port }} $x {y} }} \n").unwrap(), "a 8080 $x {y} }} \n");
         assert_eq!(of("{{braces}} {{{{port}}").unwrap(), "{{port}} {{port}}");
+        assert_eq!(of("{{{braces}}} {{{{{{{braces}}").unwrap(), "{{{port}}} {{{{{port}}");
         assert_eq!(of("").unwrap(), "");
     }
 
