@@ -160,7 +160,11 @@ impl Accounts {
     /// and other machines may depend on them.
     pub(super) fn numbered(&self, before: &Self, trace: &Trace) -> BTreeSet<String> {
         let is_named = |name: &String, number: u32, before: Option<u32>| {
-            before != Some(number) && trace.names_together(name, &number.to_string())
+            // A number in a command alone is what the machine gave, such as that of `/run/user/1000`.
+            let text = number.to_string();
+            let is_given =
+                trace.has_word(&text) || trace.naming(&[MAKERS, GROUP_MAKERS].concat(), &text).is_some();
+            before != Some(number) && is_given && trace.names_together(name, &text)
         };
         let old_user = |name: &String| before.users.get(name).map(|user| user.number);
         let users = self.users.iter().filter(|(name, user)| is_named(name, user.number, old_user(name)));
@@ -226,10 +230,12 @@ impl Accounts {
         }
         for (name, user) in &desired.users {
             let Some(before) = self.users.get(name) else {
-                if user.password.is_some() {
+                if user.password.is_some() && secrets.of_login(name).is_none() {
                     unexpressed.push(format!("user {name}: it has a password, which the plan does not set"));
                 }
-                if user.ageing != Ageing::default() && user.ageing != desired.ageing {
+                let is_limited = user.ageing != Ageing::default() && user.ageing != desired.ageing;
+                let limits = is_limited.then(|| desired.ageing.towards(&user.ageing, name, true));
+                if limits == Some(None) {
                     unexpressed.push(format!("user {name}: {}, which the plan does not set", user.ageing));
                 }
                 let has_home = desired.has_made_home(name, trace);
@@ -244,11 +250,13 @@ impl Accounts {
                     }
                     actions.push(made_by_command(name, user, (has_home, is_numbered), trace, secrets));
                 } else {
-                    actions.push(new_user(name, user, (has_home, is_numbered), trace));
+                    actions.push(new_user(name, user, (has_home, is_numbered), (trace, secrets)));
                 }
+                actions.extend(limits.flatten().map(|code| ageing(code, name, trace)));
                 continue;
             };
-            let (action, others) = before.towards(user, name, numbered.contains(&user_line(name)), trace);
+            let (action, others) =
+                before.towards(user, name, numbered.contains(&user_line(name)), (trace, secrets));
             actions.extend(action);
             unexpressed.extend(others);
         }
@@ -285,9 +293,9 @@ impl User {
         desired: &Self,
         name: &str,
         is_numbered: bool,
-        trace: &Trace,
-    ) -> (Option<Action>, Vec<String>) {
-        let (mut options, mut action, mut unexpressed) = (Vec::new(), None, Vec::new());
+        (trace, secrets): (&Trace, &Secrets),
+    ) -> (Vec<Action>, Vec<String>) {
+        let (mut options, mut actions, mut unexpressed) = (Vec::new(), Vec::new(), Vec::new());
         let groups: Vec<&String> = desired.groups.difference(&self.groups).collect();
         if !groups.is_empty() {
             options.push(("groups", literal::array(groups)));
@@ -298,22 +306,34 @@ impl User {
         if desired.comment != self.comment {
             options.push(("comment", literal::string(&desired.comment)));
         }
+        let is_known = |hash: &Option<String>| hash.is_some() && secrets.of_login(name).is_some();
+        let has_new_password = desired.password != self.password && is_known(&desired.password);
+        if has_new_password {
+            options.extend(secrets.of_login(name).map(|secret| ("password", secret.to_owned())));
+        }
         if !options.is_empty() {
             let code = format!("user::ensure({}{});", literal::string(name), literal::options(&options));
-            let programs = ["usermod", "adduser", "gpasswd", "chsh", "chfn"];
-            action = Some(Action::new(Place::Accounts, code).by(trace.naming(&programs, name)));
+            let programs = ["usermod", "adduser", "gpasswd", "chsh", "chfn", "echo", "printf"];
+            let mut action = Action::new(Place::Accounts, code).by(trace.naming(&programs, name));
+            action.secrets.extend(secrets.of_login(name).filter(|_| has_new_password).map(str::to_owned));
+            actions.push(action);
         }
         if is_numbered {
             let (old, new) = (self.number, desired.number);
             unexpressed.push(format!("user {name}: its number changed from {old} to {new}"));
         }
         if desired.ageing != self.ageing {
-            unexpressed.push(format!("user {name}: how long its password and the account last changed"));
+            match self.ageing.towards(&desired.ageing, name, false) {
+                Some(code) => actions.push(ageing(code, name, trace)),
+                None => unexpressed
+                    .push(format!("user {name}: how long its password and the account last changed")),
+            }
         }
         let rest = User {
             number: desired.number,
             comment: desired.comment.clone(),
             ageing: desired.ageing.clone(),
+            password: if has_new_password { desired.password.clone() } else { self.password.clone() },
             groups: self.groups.union(&desired.groups).cloned().collect(),
             shell: desired.shell.clone(),
             home_mode: desired.home_mode,
@@ -325,8 +345,15 @@ impl User {
                 "user {name}: its home, password or primary group changed, or it left a group"
             ));
         }
-        (action, unexpressed)
+        (actions, unexpressed)
     }
+}
+
+/// The call that limits how long an account lasts.
+fn ageing(code: String, name: &str, trace: &Trace) -> Action {
+    let command =
+        trace.naming(&["chage"], name).or_else(|| trace.naming(&["passwd", "usermod", "useradd"], name));
+    Action::new(Place::Accounts, code).by(command)
 }
 
 /// The name of the line of a user.
@@ -421,13 +448,26 @@ fn made_by_command(
     if !user.groups.is_empty() {
         options.push(("groups", literal::array(&user.groups)));
     }
+    let password = password(name, user, secrets);
+    options.extend(password.iter().map(|secret| ("password", secret.clone())));
     if !options.is_empty() {
         let _ = write!(code, "\nuser::ensure({quoted}{});", literal::options(&options));
     }
-    Action::new(Place::Accounts, code).by(command)
+    let action = Action::new(Place::Accounts, code).by(command);
+    Action { secrets: password.into_iter().collect(), ..action }
 }
 
-fn new_user(name: &str, user: &User, (has_home, is_numbered): (bool, bool), trace: &Trace) -> Action {
+/// The secret that is the password of a user, if that is known.
+fn password(name: &str, user: &User, secrets: &Secrets) -> Option<String> {
+    secrets.of_login(name).filter(|_| user.password.is_some()).map(str::to_owned)
+}
+
+fn new_user(
+    name: &str,
+    user: &User,
+    (has_home, is_numbered): (bool, bool),
+    (trace, secrets): (&Trace, &Secrets),
+) -> Action {
     let mut options = Vec::new();
     if is_numbered {
         options.push(("uid", user.number.to_string()));
@@ -457,8 +497,11 @@ fn new_user(name: &str, user: &User, (has_home, is_numbered): (bool, bool), trac
     if !user.groups.is_empty() {
         options.push(("groups", literal::array(&user.groups)));
     }
+    let password = password(name, user, secrets);
+    options.extend(password.iter().map(|secret| ("password", secret.clone())));
     let code = format!("user::ensure({}{});", literal::string(name), literal::options(&options));
-    Action::new(Place::Accounts, code).by(trace.naming(MAKERS, name))
+    let action = Action::new(Place::Accounts, code).by(trace.naming(MAKERS, name));
+    Action { secrets: password.into_iter().collect(), ..action }
 }
 
 /// Source: login.defs(5), `UID_MIN`, as Debian has it.
@@ -601,22 +644,22 @@ mod tests {
     }
 
     #[test]
-    fn how_long_a_password_lasts_is_named_and_compared() {
+    fn how_long_a_password_lasts_is_a_call_and_compared() {
         let base = Accounts::read(PASSWD, GROUP, SHADOW);
         let after = |line: &str| {
             let passwd = format!("{PASSWD}ann:x:1000:1000::/home/ann:/bin/sh\n");
             Accounts::read(&passwd, &format!("{GROUP}ann:x:1000:\n"), &format!("{SHADOW}{line}\n"))
         };
         let (limited, plain) = (after("ann:!:20000:0:90:7:::"), after("ann:!:20100:0:99999:7:::"));
-        let (_, unexpressed) = base.towards(&limited, &Trace::default(), &Secrets::default());
-        assert_eq!(
-            unexpressed,
-            [
-                "user ann: the password lasts 90 days, a warning comes 7 days before, which the plan does not set"
-            ]
-        );
+        for (base, undo) in [(&base, "[]"), (&plain, "[[\"chage\", \"--maxdays\", \"99999\", \"ann\"]]")] {
+            let (actions, unexpressed) = base.towards(&limited, &Trace::default(), &Secrets::default());
+            let call = &actions.last().unwrap().code;
+            assert!(call.starts_with("cmd::run([\"chage\", \"--maxdays\", \"90\", \"ann\"], "), "{call}");
+            assert!(call.ends_with(&format!("undo: {undo} }});")), "{call}");
+            assert_eq!(unexpressed, [""; 0]);
+        }
         assert_ne!(limited.lines(&BTreeSet::new()), plain.lines(&BTreeSet::new()));
-        let (_, unexpressed) = plain.towards(&limited, &Trace::default(), &Secrets::default());
+        let (_, unexpressed) = limited.towards(&plain, &Trace::default(), &Secrets::default());
         assert_eq!(unexpressed, ["user ann: how long its password and the account last changed"]);
     }
 

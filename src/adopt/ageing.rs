@@ -1,6 +1,8 @@
 //! How long a password and an account last.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
+
+use super::literal;
 
 /// What shadow(5) says of a user besides the password. Without limits it is empty, however that is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,6 +34,49 @@ impl Ageing {
         }
     }
 
+    /// The call that brings those of a user from these limits to the desired ones; `None` if one goes, or if it cannot be undone.
+    /// Those of a new user go with it.
+    pub(super) fn towards(&self, desired: &Self, user: &str, is_new: bool) -> Option<String> {
+        if self.is_expired && !desired.is_expired || !self.is_expired && desired.is_expired && !is_new {
+            return None;
+        }
+        // The options of chage(1), and what it takes for none.
+        let limits = [
+            ("--mindays", self.shortest, desired.shortest, "0"),
+            ("--maxdays", self.longest, desired.longest, "99999"),
+            ("--warndays", self.warning, desired.warning, "7"),
+            ("--inactive", self.inactive, desired.inactive, "-1"),
+            ("--expiredate", self.end, desired.end, "-1"),
+        ];
+        let (mut words, mut undo) = (vec!["chage".to_owned()], vec!["chage".to_owned()]);
+        let mut line = format!("^{user}:[^:]*:{}", if desired.is_expired { "0" } else { "[^:]*" });
+        if desired.is_expired && !self.is_expired {
+            words.extend(["--lastday", "0"].map(str::to_owned));
+        }
+        for (option, before, after, none) in limits {
+            let is_none = before.is_none() && after.is_some_and(|day| day.to_string() == none);
+            if before == after || is_none {
+                line.push_str(":[^:]*");
+                continue;
+            }
+            let day = after?;
+            let _ = write!(line, ":{day}");
+            let shown = if option == "--expiredate" { date(day) } else { day.to_string() };
+            words.extend([option.to_owned(), shown]);
+            undo.extend([option.to_owned(), before.map_or_else(|| none.to_owned(), |day| day.to_string())]);
+        }
+        line.push(':');
+        for command in [&mut words, &mut undo] {
+            command.push(user.to_owned());
+        }
+        let undo = if is_new { String::new() } else { literal::array(undo) };
+        Some(format!(
+            "cmd::run({}, #{{ unless: {}, undo: [{undo}] }});",
+            literal::array(words),
+            literal::array(["grep", "--quiet", &line, "/etc/shadow"])
+        ))
+    }
+
     /// What a new user gets. Source: login.defs(5).
     pub(super) fn of_new(definitions: &str) -> Self {
         let defined = |name: &str| {
@@ -51,14 +96,17 @@ impl fmt::Display for Ageing {
         let longest = self.longest.map(|days| format!("the password lasts {days} days"));
         let warning = self.warning.map(|days| format!("a warning comes {days} days before"));
         let inactive = self.inactive.map(|days| format!("it can be used {days} days longer"));
-        let end = self.end.map(|day| {
-            let date = jiff::Timestamp::from_second(i64::from(day) * 86_400).unwrap_or_default().to_string();
-            format!("the account ends on {}", date.split('T').next().unwrap_or_default())
-        });
+        let end = self.end.map(|day| format!("the account ends on {}", date(day)));
         let parts: Vec<String> =
             [expired, shortest, longest, warning, inactive, end].into_iter().flatten().collect();
         formatter.write_str(&parts.join(", "))
     }
+}
+
+/// A day as chage(1) reads it.
+fn date(day: u32) -> String {
+    let date = jiff::Timestamp::from_second(i64::from(day) * 86_400).unwrap_or_default().to_string();
+    date.split('T').next().unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -89,5 +137,23 @@ mod tests {
             of("ben:!:0:0:99999:7:::").to_string(),
             "the password has to be changed at the next login"
         );
+    }
+
+    #[test]
+    fn limits_are_a_call_that_can_be_undone_or_goes_with_its_user() {
+        let (none, limited) = (Ageing::default(), of("ann:!:20000:0:180:14::21915:"));
+        assert_eq!(
+            none.towards(&limited, "ann", true).unwrap(),
+            "cmd::run([\"chage\", \"--maxdays\", \"180\", \"--warndays\", \"14\", \"--expiredate\", \"2030-01-01\", \"ann\"], \
+             #{ unless: [\"grep\", \"--quiet\", \"^ann:[^:]*:[^:]*:[^:]*:180:14:[^:]*:21915:\", \"/etc/shadow\"], undo: [] });"
+        );
+        let undo = none.towards(&limited, "ann", false).unwrap();
+        assert!(undo.ends_with(
+            "undo: [[\"chage\", \"--maxdays\", \"99999\", \"--warndays\", \"7\", \"--expiredate\", \"-1\", \"ann\"]] });"
+        ));
+        assert_eq!(limited.towards(&none, "ann", false), None);
+        let expired = of("ann:!:0:0:99999:7:::");
+        assert!(none.towards(&expired, "ann", true).unwrap().contains("\"--lastday\", \"0\", \"ann\""));
+        assert_eq!(none.towards(&expired, "ann", false), None);
     }
 }

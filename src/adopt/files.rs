@@ -8,15 +8,17 @@ use anyhow::Result;
 use super::account;
 use super::action::{Action, Place};
 use super::checkout::Checkout;
+use super::named;
 use super::noise::is_noise;
 use super::output::Output;
 use super::product::{self, Product};
 use super::secret::Secrets;
 use super::side::Side;
-use super::trace::{Command, Trace};
+use super::trace::{Command, Trace, as_user, name_of};
 use super::unit::{UnitLink, enables};
 use super::{document, edit, literal};
 use crate::machine::clone::root_files::{Seen, SeenKind};
+use crate::script::lexically_normal;
 
 /// A larger file is not put into a plan, in bytes.
 const LARGEST: u64 = 32 * 1024 * 1024;
@@ -70,6 +72,11 @@ impl Towards<'_> {
             directories.into_iter().map(|(above, _)| above).filter(|above| !others.contains(above)).collect();
         let gone: BTreeSet<&Path> =
             seen.iter().filter(|(_, (_, after))| after.is_none()).map(|(path, _)| *path).collect();
+        // The command of a diversion moves the files, too.
+        let diversions = named::diversions(&self.from.files, &self.to.files);
+        let is_diverted = |path: &Path, after: &Option<Seen>| {
+            diversions.iter().any(|(here, there)| path == here && after.is_none() || path == there)
+        };
         let products = self.products(&seen);
         let is_made_again = |path: &Path, seen: &Seen| {
             products.iter().any(|product| product.makes(path, self.running(path, seen)))
@@ -85,11 +92,12 @@ impl Towards<'_> {
         for tree in &trees {
             if let Some(directory) = new.get(tree.root()) {
                 found.actions.extend(self.tree(tree, directory, output)?);
-                found.in_clear.extend(tree.private_files());
+                found.in_clear.extend(self.private_files(tree));
             }
         }
         for (path, (before, after)) in &seen {
             if Self::is_in(&trees, path)
+                || is_diverted(path, after)
                 || after.as_ref().is_some_and(|after| before.is_none() && is_made_again(path, after))
             {
                 continue;
@@ -125,13 +133,17 @@ impl Towards<'_> {
                     }
                     match self.there(path, before.as_ref(), after, implied.contains(path), output)? {
                         Ok(mut actions) => {
+                            actions.extend(self.attributed(path, before.is_none())?);
                             if before.is_none() {
                                 self.before_homes(path, &homes, &mut actions);
                             }
+                            // What a command makes is not in the plan.
                             let writes = |action: &Action| {
-                                action.secrets.is_empty() && !action.code.starts_with("file::access(")
+                                let is_other = ["cmd::run(", "file::access("];
+                                action.secrets.is_empty()
+                                    && !is_other.iter().any(|call| action.code.starts_with(call))
                             };
-                            if is_private(after) && actions.iter().any(writes) {
+                            if self.is_private(path, after) && actions.iter().any(writes) {
                                 found.in_clear.push((*path).to_owned());
                             }
                             found.actions.extend(actions);
@@ -141,7 +153,14 @@ impl Towards<'_> {
                 }
             }
         }
-        for product in &products {
+        self.add_products(&products, &mut found);
+        let mut known = BTreeSet::new();
+        found.actions.retain(|action| known.insert(action.code.clone()));
+        Ok(found)
+    }
+
+    fn add_products(&self, products: &[Product<'_>], found: &mut Found) {
+        for product in products {
             if let Some(action) = self.product(product) {
                 found.actions.push(action);
             } else {
@@ -150,10 +169,7 @@ impl Towards<'_> {
             }
             found.apart.extend(product.apart());
         }
-        found.actions.extend(self.handed_over(&products));
-        let mut known = BTreeSet::new();
-        found.actions.retain(|action| known.insert(action.code.clone()));
-        Ok(found)
+        found.actions.extend(self.handed_over(products));
     }
 
     /// What commands of the script made that only they know how to make.
@@ -202,6 +218,47 @@ impl Towards<'_> {
             stays && self.to.files.look(path).is_ok_and(|seen| seen.is_some())
         };
         product::needed(command).iter().all(is_there)
+    }
+
+    /// Whether not everyone may read a file, or enter a directory above it.
+    pub(super) fn is_private(&self, path: &Path, seen: &Seen) -> bool {
+        let is_closed = |above: &Path| {
+            self.to.files.look(above).ok().flatten().is_some_and(|above| above.mode & 0o001 == 0)
+        };
+        seen.kind == SeenKind::File && (seen.mode & 0o004 == 0 || path.ancestors().skip(1).any(is_closed))
+    }
+
+    /// The calls that give a path the access control lists and capabilities that the script gave it, if only these are missing.
+    fn attributed(&self, path: &Path, is_new: bool) -> Result<Vec<Action>> {
+        if !is_new && self.from.files.has_same_attributes(path, &self.to.files)? {
+            return Ok(Vec::new());
+        }
+        let givers = ["setcap", "setfacl", "setfattr"];
+        let name = path.to_string_lossy();
+        let is_it = |command: &&Command| {
+            let (_, words) = as_user(command.words());
+            let words: Vec<&String> = words.iter().skip_while(|word| *word == "sudo").collect();
+            // A script may try one that is not there.
+            let is_there = |program: &str| {
+                let places =
+                    ["/usr/bin", "/usr/sbin", "/bin", "/sbin"].map(|place| Path::new(place).join(program));
+                places.iter().any(|place| self.to.files.look(place).is_ok_and(|seen| seen.is_some()))
+            };
+            let program = words.first().map_or("", |program| name_of(program));
+            let is_giver = givers.contains(&program) && is_there(program);
+            is_giver && words.iter().any(|word| lexically_normal(&command.directory.join(word)) == path)
+        };
+        let calls = self.trace.commands.iter().filter(is_it).map(|command| {
+            let (_, words) = as_user(command.words());
+            let named = words.iter().skip_while(|word| *word == "sudo");
+            let named = named.map(|word| {
+                let is_path = lexically_normal(&command.directory.join(word)) == path;
+                if is_path { name.as_ref() } else { word.as_str() }
+            });
+            let code = format!("cmd::run({}, #{{ capture: #{{}} }});", literal::array(named));
+            Action::new(Place::Files, code).by(Some(command))
+        });
+        Ok(calls.collect())
     }
 
     /// Whether a path is a swap file. Source: fstab(5).
@@ -475,11 +532,44 @@ impl Towards<'_> {
             }
             return Ok(Ok(actions));
         }
+        if let Some(code) = self.derived(path, after).filter(|_| same_kind.is_none() && secrets.is_empty()) {
+            let made = self.made(path, after, code);
+            let mut access = self.access(path, &self.attributes(path, None, after, 0));
+            if access.when <= made.when {
+                (access.when, access.line) = (made.when.map(|when| when + 1), made.line);
+            }
+            return Ok(Ok(vec![made, access]));
+        }
         let code = self.whole(path, &bytes, (&secrets, &options), (same_kind, after), output)?;
         let mut action = self.made(path, after, code);
         action.secrets = secrets;
         actions.push(action);
         Ok(Ok(actions))
+    }
+
+    /// The call that makes a file out of one with a secret, as a picture or a public key is: a copy would tell the secret, or be
+    /// that of another.
+    fn derived(&self, path: &Path, after: &Seen) -> Option<String> {
+        let command = self.maker(path, after)?;
+        let line = self.trace.expanded(command)?;
+        let (_, input) = line.split_once('<').filter(|(_, input)| !input.starts_with('<'))?;
+        let source = shell_words::split(input.split('>').next()?).ok()?.into_iter().next()?;
+        let source = lexically_normal(&command.directory.join(source));
+        let name = path.to_str()?;
+        let words = shell_words::split(&line.replace(['<', '>'], " ")).ok()?;
+        let is_named = words.iter().any(|word| lexically_normal(&command.directory.join(word)) == path);
+        let is_made =
+            is_named && source.is_absolute() && source != path && self.secrets.within(&line).is_empty();
+        if !is_made || !self.holds_secret(&source) {
+            return None;
+        }
+        Some(format!(
+            "cmd::run({}, #{{ creates: {}, made_from: || file::sha256({}), capture: #{{}}, cwd: {} }});",
+            literal::array(["sh", "-ec", &line]),
+            literal::string(name),
+            quoted(&source),
+            quoted(&command.directory)
+        ))
     }
 
     /// The call that writes a whole file.
@@ -609,11 +699,6 @@ impl Towards<'_> {
     fn maker(&self, path: &Path, seen: &Seen) -> Option<&Command> {
         self.trace.at(self.stamp(seen)?, &name_in(path))
     }
-}
-
-/// Whether not everyone may read a file.
-pub(super) fn is_private(seen: &Seen) -> bool {
-    seen.kind == SeenKind::File && seen.mode & 0o004 == 0
 }
 
 /// The last part of a path.
@@ -750,5 +835,61 @@ mod tests {
         let calls: Vec<&str> = actions.iter().map(|action| action.code.split(',').next().unwrap()).collect();
         assert_eq!(calls, ["file::make_dir(\"/srv/backup\");", "user::ensure(\"backupper\""]);
         assert_eq!(actions[0].place, Place::Accounts);
+    }
+
+    #[test]
+    fn what_a_command_made_of_a_secret_is_not_in_the_plan() {
+        let [before, after, plan] = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let inside = after.path().join("etc/wg");
+        std::fs::create_dir_all(&inside).unwrap();
+        std::fs::write(inside.join("laptop.conf"), "PrivateKey = 0123456789abcdef\n").unwrap();
+        std::fs::write(inside.join("laptop.txt"), "picture\n").unwrap();
+        let [from, to] =
+            [&before, &after].map(|root| Side::of(RootFiles::new(root.path(), None), Live::default()));
+        let made = to.files.look(Path::new("/etc/wg/laptop.txt")).unwrap().unwrap().modified / 1_000_000_000;
+        let source = "CLIENT=laptop\nqrencode -o \"/etc/wg/$CLIENT.txt\" < \"/etc/wg/${CLIENT}.conf\"\n";
+        let trace = Trace::read(
+            &format!(
+                "\u{1}{}.0 0 1 /\u{2}CLIENT=laptop\n\u{1}{made}.0 0 2 /\u{2}qrencode -o /etc/wg/laptop.txt\n",
+                made - 1
+            ),
+            source,
+        );
+        let mut secrets = Secrets::default();
+        let text = to.files.text("/etc/wg/laptop.conf");
+        let origin = super::super::origin::Origin::of(&trace, source, &[], &[]);
+        secrets.learn(&origin, Path::new("/etc/wg/laptop.conf"), &text, false);
+        let during = (0, i128::MAX);
+        let towards =
+            Towards { from: &from, to: &to, trace: &trace, during, secrets: &secrets, packaged: None };
+        let mut output = Output::create(plan.path()).unwrap();
+        let found = towards.of(&[PathBuf::from("/etc/wg/laptop.txt")], &mut output).unwrap();
+        assert_eq!(
+            found.actions[0].code,
+            "cmd::run([\"sh\", \"-ec\", \"qrencode -o \\\"/etc/wg/laptop.txt\\\" < \\\"/etc/wg/laptop.conf\\\"\"], \
+             #{ creates: \"/etc/wg/laptop.txt\", made_from: || file::sha256(\"/etc/wg/laptop.conf\"), capture: #{}, cwd: \"/\" });"
+        );
+        assert_eq!((found.in_clear.len(), output.kept().len()), (0, 0));
+    }
+
+    #[test]
+    fn a_file_below_a_closed_directory_is_private_and_a_capability_is_its_command() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let [before, after] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        std::fs::create_dir(after.path().join("closed")).unwrap();
+        std::fs::write(after.path().join("closed/ping"), "one\ntwo\nthree\n").unwrap();
+        for (path, mode) in [("", 0o755), ("closed/ping", 0o755), ("closed", 0o700)] {
+            std::fs::set_permissions(after.path().join(path), std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        std::fs::create_dir(after.path().join("sbin")).unwrap();
+        std::fs::write(after.path().join("sbin/setcap"), "").unwrap();
+        let trace = Trace::read(
+            "\u{1}1.0 0 2 /closed\u{2}setcap cap_net_raw+ep ping\n\u{1}2.0 0 2 /closed\u{2}setfattr -n user.x ping\n",
+            "",
+        );
+        let (found, _) = found(before.path(), after.path(), &trace, &[OsStr::new("/closed/ping")]);
+        assert_eq!(found.in_clear, [PathBuf::from("/closed/ping")]);
+        let last = &found.actions.last().unwrap().code;
+        assert_eq!(last, "cmd::run([\"setcap\", \"cap_net_raw+ep\", \"/closed/ping\"], #{ capture: #{} });");
     }
 }

@@ -2,16 +2,18 @@
 //! firewall.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
 use super::action::{Action, Place};
 use super::literal;
 use super::secret::Secrets;
+use super::side::Side;
 use super::trace::{Command, Trace, as_user, name_of};
 use crate::machine::clone::root_files::RootFiles;
 use crate::rehearse::LiveClone;
+use crate::script::lexically_normal;
 
 /// The settings of a running kernel.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -137,9 +139,81 @@ impl Kernel {
             } else {
                 actions.extend(trace.commands.iter().filter_map(|command| rule(command, secrets)));
             }
+            actions.extend(self.loading(desired, files, trace));
         }
         actions
     }
+
+    /// The call that loads the tables of nftables from the file that the script loaded them from last. Those that were there
+    /// cannot be restored.
+    fn loading(&self, desired: &Self, files: &RootFiles, trace: &Trace) -> Option<Action> {
+        let tables = |kernel: &Self| {
+            let tables = kernel.firewall.iter().filter(|(name, _)| name.starts_with("nft "));
+            tables.map(|(name, rules)| (name.clone(), rules.clone())).collect::<BTreeMap<_, _>>()
+        };
+        let (before, after) = (tables(self), tables(desired));
+        if before.iter().any(|(name, rules)| after.get(name) != Some(rules)) {
+            return None;
+        }
+        let new: Vec<Vec<&str>> = after
+            .keys()
+            .filter(|name| !before.contains_key(*name))
+            .map(|name| name.split(' ').skip(1).collect())
+            .collect();
+        let (command, path) =
+            trace.commands.iter().rev().find_map(|command| Some((command, loaded(command)?)))?;
+        let is_there = files.look(&path).is_ok_and(|seen| seen.is_some());
+        let (first, path) = (new.first().filter(|_| is_there)?, path.to_str()?);
+        let with =
+            |verbs: &[&str], table: &[&str]| literal::array([&["nft"], verbs, &["table"], table].concat());
+        // A table is added if it is not there, so that it can be deleted in any case.
+        let undo: Vec<String> =
+            new.iter().flat_map(|table| [with(&["add"], table), with(&["delete"], table)]).collect();
+        let quoted = literal::string(path);
+        let code = format!(
+            "cmd::run([\"nft\", \"--file\", {quoted}], #{{\n    made_from: || file::sha256({quoted}),\n    unless: {},\n    undo: [{}],\n}});",
+            with(&["list"], first),
+            undo.join(", ")
+        );
+        Some(after_files(Action::new(Place::Units, code).by(Some(command)), &[path], files, trace))
+    }
+
+    /// Why rules of nftables are not loaded by the plan. Where their service runs, that loads them.
+    pub(super) fn unexpressed(&self, after: &Side, trace: &Trace, script: &str) -> Vec<String> {
+        let is_loaded = after.active.contains("nftables.service");
+        if is_loaded || self.loading(&after.kernel, &after.files, trace).is_some() {
+            return Vec::new();
+        }
+        let firewall = &after.kernel.firewall;
+        let names: BTreeSet<&String> = self.firewall.keys().chain(firewall.keys()).collect();
+        let differing = names
+            .into_iter()
+            .filter(|name| name.starts_with("nft ") && self.firewall.get(*name) != firewall.get(*name));
+        let command = trace.of_program(&["nft"], "");
+        let place = command.map(|command| format!(" (`{script}:{}`)", command.line)).unwrap_or_default();
+        let why = |name: &String| {
+            format!(
+                "firewall {name}: the script sets it{place}, and the plan does not, for it is not loaded from one file, or \
+                 replaces rules that cannot be restored"
+            )
+        };
+        differing.map(why).collect()
+    }
+}
+
+/// The file that a command of nft loads. Source: nft(8).
+fn loaded(command: &Command) -> Option<PathBuf> {
+    let words = as_user(command.words()).1;
+    let words: Vec<&str> = words.iter().map(String::as_str).skip_while(|word| *word == "sudo").collect();
+    let (program, arguments) = words.split_first()?;
+    let only_checks = arguments.iter().any(|word| {
+        let letters = word.strip_prefix('-').filter(|letters| !letters.starts_with('-'));
+        *word == "--check" || letters.is_some_and(|letters| letters.contains('c'))
+    });
+    let at = arguments.iter().position(|word| ["-f", "--file"].contains(word))?;
+    let path = lexically_normal(&command.directory.join(arguments.get(at + 1)?));
+    (name_of(program) == "nft" && !only_checks && path.starts_with("/") && !path.starts_with("/dev"))
+        .then_some(path)
 }
 
 /// The call that mounts something as the script did.
@@ -310,6 +384,7 @@ fn tables(said: &str) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::live::Live;
     use super::*;
 
     const SAVED: &str = "# Generated\n*filter\n:INPUT DROP [1:2]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:ufw-before - [0:0]\n:ufw-user - [0:0]\n\
@@ -424,5 +499,35 @@ mod tests {
         assert_eq!(actions.len(), 1);
         assert!(actions[0].code.starts_with("cmd::run([\"ufw\", \"--force\", \"enable\"], #{ unless: ||"));
         assert!(actions[0].when > Some(6_000_000_000) && actions[0].line == Some(3), "{actions:?}");
+    }
+
+    #[test]
+    fn tables_of_nftables_are_loaded_from_the_file_of_the_script() {
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("etc")).unwrap();
+        std::fs::write(directory.path().join("etc/nftables.conf"), "table inet gateway {\n}\n").unwrap();
+        let files = RootFiles::new(directory.path(), None);
+        let read = |tables: &str| Kernel::read(&["", "", "", "", "", tables].join("\n\u{1}\n"));
+        let gateway = "table inet gateway {\n\tchain input {\n\t}\n}\n";
+        let (none, after) = (read(""), read(gateway));
+        let load = "\u{1}1.0 0 4 /etc\u{2}nft -c -f /etc/nftables.conf\n\u{1}2.0 0 5 /etc\u{2}nft -f nftables.conf\n";
+        let trace = Trace::read(load, "");
+        let action = none.loading(&after, &files, &trace).unwrap();
+        assert_eq!(action.line, Some(5));
+        assert_eq!(
+            action.code,
+            "cmd::run([\"nft\", \"--file\", \"/etc/nftables.conf\"], #{\n    made_from: || file::sha256(\"/etc/nftables.conf\"),\n    \
+             unless: [\"nft\", \"list\", \"table\", \"inet\", \"gateway\"],\n    \
+             undo: [[\"nft\", \"add\", \"table\", \"inet\", \"gateway\"], [\"nft\", \"delete\", \"table\", \"inet\", \"gateway\"]],\n});"
+        );
+        let side =
+            Side::of(RootFiles::new(directory.path(), None), Live { kernel: after, ..Live::default() });
+        assert_eq!(none.unexpressed(&side, &trace, "x.sh"), [""; 0]);
+        let added = Trace::read("\u{1}1.0 0 4 /\u{2}nft add table inet gateway\n", "");
+        let why = none.unexpressed(&side, &added, "x.sh");
+        assert!(why[0].starts_with("firewall nft inet gateway: the script sets it (`x.sh:4`), "), "{why:?}");
+        // What was there is lost.
+        let other = read("table ip old {\n\tchain x {\n\t}\n}\n");
+        assert_eq!(other.loading(&side.kernel, &files, &trace), None);
     }
 }

@@ -14,6 +14,7 @@ mod files;
 mod kernel;
 mod literal;
 mod live;
+mod named;
 mod noise;
 mod open_files;
 mod origin;
@@ -37,6 +38,7 @@ use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -56,6 +58,7 @@ use action::{Action, Place};
 use files::Towards;
 use kernel::Kernel;
 use live::Live;
+use named::Named;
 use origin::Origin;
 use output::{Output, Written};
 use restart::Restart;
@@ -159,18 +162,13 @@ struct After {
 pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)) -> Result<Adopted> {
     require_tools()?;
     let stop = Stop::new(signals);
-    let source = std::fs::read(&adoption.script)
-        .with_context(|| format!("cannot read `{}`", adoption.script.display()))?;
-    let source = String::from_utf8_lossy(&source).into_owned();
-    let script =
-        adoption.script.file_name().and_then(|name| name.to_str()).context("the script has no name")?;
+    let (script, source) = named_source(adoption)?;
     let mut output = Output::create(&adoption.output)?;
     let mut observed = run_script(adoption, script, &source, &stop, tell)?;
     let trace = Trace::read(&observed.after.side.files.text(TRACE), &source);
     let parameters = observed.keep_parameters(&trace);
     let base = Side::of(base_files(&adoption.base), observed.before.clone());
     let after = &observed.after.side;
-    let sections = trace.sections();
     let origin = Origin::of(&trace, &source, &adoption.environment, &adoption.arguments);
     let mut secrets = Secrets::of(&origin, &adoption.environment);
     let settings = setting::candidates(&trace, &secrets);
@@ -181,7 +179,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
             script,
             name: Path::new(script).file_stem().and_then(|stem| stem.to_str()).unwrap_or(script),
             actions,
-            sections: &sections,
+            sections: &trace.sections(),
             restarts,
             secrets,
             settings: &settings,
@@ -213,6 +211,8 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let towards =
         Towards { from, to: after, trace: &trace, during, secrets: &secrets, packaged: of_packages };
     let found = towards.of(&differing, &mut output)?;
+    let named = towards.named(script)?;
+    unexpressed.extend(named.unexpressed());
     let numbered = after.accounts.numbered(&from.accounts, &trace);
     let (accounts, unexpressed_accounts) = from.accounts.towards(&after.accounts, &trace, &secrets);
     unexpressed.extend(unexpressed_accounts);
@@ -225,18 +225,22 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     unexpressed.extend(parameter::unexpressed(&trace, &after.files));
     let units = unit::towards(&from.active, &after.active, &trace);
     let kernel = from.kernel.towards(&after.kernel, &after.files, &trace, &secrets);
+    unexpressed.extend(from.kernel.unexpressed(after, &trace, script));
     let actions = answers
         .into_iter()
         .chain(packages)
         .chain(accounts)
         .chain(found.actions)
+        .chain(named.actions.iter().cloned())
         .chain(from.alternatives.towards(&after.alternatives, &trace))
         .chain(databases)
         .chain(units)
         .chain(kernel)
         .chain(unit::reboot(&trace, script));
     let restarts = restart::restarts(&trace, &after.active, &after.changes, observed.during);
-    write(actions.collect(), &restarts, &secrets, &mut output)?;
+    let actions: Vec<Action> = actions.collect();
+    unexpressed.extend(setting::of_clone(&actions, output.kept(), &source));
+    write(actions, &restarts, &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));
 
     tell(Stage::Proving);
@@ -245,13 +249,12 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         (&output, &secrets),
         &observed,
         (from, &base, of_packages),
-        (&servers, &found.apart, &parameters, &numbered),
+        (&servers, &found.apart, &parameters, &numbered, &named),
         &stop,
         tell,
     )?;
-    let stopped = stopped_at(script, &observed, &trace, &secrets);
     let adopted = Adopted {
-        script: (observed.exit, stopped),
+        script: (observed.exit, stopped_at(script, &observed, &trace, &secrets)),
         unexpressed,
         in_clear: found.in_clear.iter().map(|path| PathText::new(path).to_string()).collect(),
         uncompared: servers.uncompared(),
@@ -259,6 +262,15 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     };
     output.write(Path::new("REPORT.md"), report(script, &adopted).as_bytes())?;
     Ok(adopted)
+}
+
+/// The file name of the script, and its text.
+fn named_source(adoption: &Adoption) -> Result<(&str, String)> {
+    let source = std::fs::read(&adoption.script)
+        .with_context(|| format!("cannot read `{}`", adoption.script.display()))?;
+    let name =
+        adoption.script.file_name().and_then(|name| name.to_str()).context("the script has no name")?;
+    Ok((name, String::from_utf8_lossy(&source).into_owned()))
 }
 
 /// Writes a plan of these actions.
@@ -353,8 +365,18 @@ fn learn(
     let earlier = from.files.text(&path.to_string_lossy());
     let earlier: BTreeSet<&str> = earlier.lines().collect();
     let new: Vec<&str> = text.lines().filter(|line| !earlier.contains(line)).collect();
-    secrets.learn(origin, path, &new.join("\n"));
+    secrets.learn(origin, path, &new.join("\n"), is_checked_out(path, to));
     Ok(())
+}
+
+/// Whether a file came with a checkout of git, whose index names it. Source: gitformat-index(5).
+fn is_checked_out(path: &Path, side: &Side) -> bool {
+    let names = |above: &Path| {
+        let index = side.files.bytes(&above.join(".git/index")).ok().flatten().unwrap_or_default();
+        let inside = path.strip_prefix(above).unwrap_or(path).as_os_str().as_bytes();
+        !inside.is_empty() && index.windows(inside.len()).any(|name| name == inside)
+    };
+    !path.starts_with("/etc") && path.ancestors().skip(1).any(names)
 }
 
 /// What the script did.
@@ -618,11 +640,12 @@ fn prove(
     (output, secrets): (&Output, &Secrets),
     observed: &Observed,
     (from, base, alone): (&Side, &Side, Option<&BTreeSet<PathBuf>>),
-    (servers, apart, parameters, numbered): (
+    (servers, apart, parameters, numbered, named): (
         &Servers,
         &BTreeSet<PathBuf>,
         &BTreeSet<String>,
         &BTreeSet<String>,
+        &Named,
     ),
     stop: &Stop<'_>,
     tell: &mut dyn FnMut(Stage),
@@ -645,9 +668,11 @@ fn prove(
     for paths in [&mut planned, &mut changed] {
         paths.retain(|path| !servers.holds(path));
     }
+    changed.extend(named.paths.iter().cloned());
+    let apart: BTreeSet<PathBuf> = apart.iter().chain(named.logs()).cloned().collect();
     let mut comparison =
-        proof::compare(from, base, &after.side, &side, (&changed, &planned), (apart, numbered))?;
-    let missing = servers.missing();
+        proof::compare(from, base, &after.side, &side, (&changed, &planned), (&apart, numbered))?;
+    let missing: Vec<String> = servers.missing().into_iter().chain(named.missing()).collect();
     comparison.differences += missing.len();
     comparison.remaining.extend(missing);
 

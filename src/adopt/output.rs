@@ -21,8 +21,10 @@ use crate::failure::Failure;
 pub(super) struct Output {
     directory: PathBuf,
     steps: Vec<PathBuf>,
-    /// The texts of the files that it installs.
-    kept: Vec<String>,
+    /// The texts of the files that it installs, by their names for scripts.
+    kept: BTreeMap<String, String>,
+    /// Those that hold settings now.
+    templates: BTreeSet<String>,
     /// The ids of the steps.
     pub(super) ids: Vec<String>,
 }
@@ -66,7 +68,13 @@ impl Output {
                 format!("cannot write the plan to `{}`: the directory is not empty", directory.display());
             bail!(Failure::new(message).exit(ExitCode::USAGE).hint("name another one with `--output DIR`"));
         }
-        Ok(Self { directory, steps: Vec::new(), kept: Vec::new(), ids: Vec::new() })
+        Ok(Self {
+            directory,
+            steps: Vec::new(),
+            kept: BTreeMap::new(),
+            templates: BTreeSet::new(),
+            ids: Vec::new(),
+        })
     }
 
     /// The plan's directory.
@@ -78,8 +86,18 @@ impl Output {
     pub(super) fn keep(&mut self, path: &Path, bytes: &[u8]) -> Result<String> {
         let name = Path::new("files").join(path.strip_prefix("/").unwrap_or(path));
         self.write(&name, bytes)?;
-        self.kept.extend(std::str::from_utf8(bytes).ok().map(str::to_owned));
-        Ok(name.to_string_lossy().into_owned())
+        let name = name.to_string_lossy().into_owned();
+        self.templates.remove(&name);
+        match std::str::from_utf8(bytes) {
+            Ok(text) => self.kept.insert(name.clone(), text.to_owned()),
+            Err(_) => self.kept.remove(&name),
+        };
+        Ok(name)
+    }
+
+    /// The texts of the files that it installs, by their names for scripts.
+    pub(super) fn kept(&self) -> &BTreeMap<String, String> {
+        &self.kept
     }
 
     /// Writes a file below the directory.
@@ -102,7 +120,15 @@ impl Output {
         let mut master =
             format!("//! What `{script}` did, as a plan.\n\nconst REQUIRES = #{{ root: true }};\n\n");
         let mut actions = written.actions;
-        let settings = setting::put(&mut actions, written.settings, &self.kept);
+        let (settings, templates) = setting::put(&mut actions, written.settings, &self.kept);
+        for (name, text) in &templates {
+            self.write(Path::new(name), text.as_bytes())?;
+        }
+        let templates: BTreeSet<String> = templates.into_iter().map(|(name, _)| name).collect();
+        for name in self.templates.difference(&templates) {
+            self.write(Path::new(name), self.kept.get(name).map(String::as_bytes).unwrap_or_default())?;
+        }
+        self.templates = templates;
         for (number, step) in steps(actions, written.sections).into_iter().enumerate() {
             let id = format!("{:02}", number + 1);
             let file = format!("{id}_{}.rhai", slug(&step.title));
@@ -153,7 +179,23 @@ fn steps(mut actions: Vec<Action>, sections: &[Section]) -> Vec<Step> {
         }
     }
     steps.sort_by_key(|(order, _)| *order);
-    steps.into_iter().map(|(_, step)| step).collect()
+    let mut named: Vec<Step> = Vec::new();
+    for (_, mut step) in steps {
+        match named.last_mut() {
+            // The script says of its packages what the plan does.
+            Some(last) if last.title == step.title => {
+                last.actions.append(&mut step.actions);
+                last.section = last.section.or(step.section);
+            }
+            _ => named.push(step),
+        }
+    }
+    for at in 1..named.len() {
+        while named[..at].iter().any(|known| known.title == named[at].title) {
+            named[at].title.push_str(", continued");
+        }
+    }
+    named
 }
 
 /// What is in a directory is made after it, though the script wrote to the directory last, moved it there, or made both
@@ -290,6 +332,22 @@ mod tests {
         let titles: Vec<&str> = steps.iter().map(|step| step.title.as_str()).collect();
         assert_eq!(titles, ["Packages", "Users", "Web & TLS", "Files"]);
         assert_eq!(slug(titles[2]), "web_tls");
+    }
+
+    #[test]
+    fn no_two_steps_have_one_title() {
+        let part = |line, title: &str| Section { line, title: title.to_owned() };
+        let sections = [part(1, "packages"), part(3, "files"), part(5, "packages")];
+        let actions = vec![
+            action(Place::Packages, 1, Some(1), "p();"),
+            action(Place::Files, 2, Some(2), "a();"),
+            action(Place::Files, 3, Some(4), "b();"),
+            action(Place::Files, 4, Some(6), "c();"),
+        ];
+        let steps = steps(actions, &sections);
+        let titles: Vec<&str> = steps.iter().map(|step| step.title.as_str()).collect();
+        assert_eq!(titles, ["Packages", "Files", "Packages, continued"]);
+        assert_eq!(steps[0].actions.len(), 2);
     }
 
     #[test]

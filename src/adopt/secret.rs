@@ -1,11 +1,16 @@
 //! Secrets: what a script must not have in clear, and a plan asks for.
 
+use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::Path;
+use std::sync::LazyLock;
+
+use regex::Regex;
 
 use super::literal;
 use super::origin::Origin;
 use super::suspect::{self, is_secret_name};
+use super::trace::Trace;
 
 /// A shorter value is no secret, in characters: it would be found in any text.
 const SHORTEST: usize = 6;
@@ -17,21 +22,15 @@ pub(super) struct Secret {
     pub(super) value: String,
     /// The question for it.
     prompt: String,
-    /// The script makes it up, so that any value of letters and digits does.
+    /// The script makes it up, so that any other value does.
     is_generated: bool,
     /// It is in what the script was given.
     is_given: bool,
 }
 
-impl Secret {
-    fn can_be_generated(&self) -> bool {
-        self.is_generated && self.value.bytes().all(|letter| letter.is_ascii_alphanumeric())
-    }
-}
-
-/// The secrets of a script, the longest value first: a shorter one may be a part of it.
+/// The secrets of a script, the longest value first: a shorter one may be a part of it. The second are the passwords of logins.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Secrets(Vec<Secret>);
+pub(super) struct Secrets(Vec<Secret>, BTreeMap<String, String>);
 
 impl Secrets {
     /// Those that the script was given or assigned, and those of SQL statements and URLs in its commands.
@@ -56,17 +55,37 @@ impl Secrets {
                 secrets.add(origin, (&name, None), &value);
             }
         }
+        for (user, value) in suspect::of_logins(origin.trace) {
+            secrets.add(origin, (&format!("{user}_password"), None), &value);
+            secrets.1.insert(user, value);
+        }
         secrets
     }
 
-    /// Notes those of a file, or the whole of a private key.
-    pub(super) fn learn(&mut self, origin: &Origin<'_>, path: &Path, text: &str) {
-        if text.contains("-----BEGIN") && text.contains("PRIVATE KEY-----") {
+    /// Whether there is one of this name.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|secret| secret.name == name)
+    }
+
+    /// The secret that is the password of a login.
+    pub(super) fn of_login(&self, user: &str) -> Option<&str> {
+        let value = self.1.get(user)?;
+        self.fitting(|known| known == value)
+    }
+
+    /// Notes those of a file, or the whole of a private key. What others wrote has only those that the script put into it.
+    pub(super) fn learn(&mut self, origin: &Origin<'_>, path: &Path, text: &str, is_of_others: bool) {
+        if suspect::is_of_library(path) {
+            return;
+        }
+        let is_of_others = is_of_others || suspect::is_program(path);
+        let is_own = |value: &str| !is_of_others || origin.has(value) || origin.trace.contains(value);
+        if !is_of_others && text.contains("-----BEGIN") && text.contains("PRIVATE KEY-----") {
             let name = path.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
             self.add(origin, (&name, Some(path)), text.trim_end());
             return;
         }
-        for (name, value) in suspect::of_file(path, text) {
+        for (name, value) in suspect::of_file(path, text).into_iter().filter(|(_, value)| is_own(value)) {
             self.add(origin, (&name, Some(path)), &value);
         }
     }
@@ -95,7 +114,8 @@ impl Secrets {
         let Some(name) = names.find(is_free) else { return };
         let place = path.map(|path| format!(" in {}", path.display())).unwrap_or_default();
         let prompt = format!("Value of {}{place}", if place.is_empty() { &name } else { &first });
-        let (is_generated, is_given) = (origin.is_made_up(value), origin.has(value));
+        let (is_generated, is_given) =
+            (origin.is_made_up(value) && is_whole(origin.trace, value), origin.has(value));
         self.0.push(Secret { name, value: value.to_owned(), prompt, is_generated, is_given });
         self.0.sort_by_key(|secret| std::cmp::Reverse(secret.value.len()));
     }
@@ -143,7 +163,7 @@ impl Secrets {
     /// The declaration of a secret.
     pub(super) fn declaration(&self, name: &str) -> String {
         let secret = self.0.iter().find(|secret| secret.name == name);
-        let options = if secret.is_some_and(Secret::can_be_generated) {
+        let options = if secret.is_some_and(|secret| secret.is_generated) {
             vec![("generate", "true".to_owned())]
         } else {
             Vec::new()
@@ -159,7 +179,7 @@ impl Secrets {
 
     /// What the plan asks for although no one may know it.
     pub(super) fn lost(&self) -> Vec<String> {
-        let lost = self.0.iter().filter(|secret| !secret.is_given && !secret.can_be_generated());
+        let lost = self.0.iter().filter(|secret| !secret.is_given && !secret.is_generated);
         let said = |secret: &Secret| {
             format!(
                 "{}: the plan asks for it, and the script does not contain it; if it was made in the clone, it is gone, and \
@@ -184,6 +204,22 @@ impl Secrets {
     }
 }
 
+/// Whether a value that was made up is all that its maker printed, and no identifier of a form of its own: only then any other
+/// letters and digits do.
+fn is_whole(trace: &Trace, value: &str) -> bool {
+    static IDENTIFIER: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new("^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-").ok());
+    // What stands before the output of a command, unless that begins a word.
+    static AFTER: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r#"(?:^|[=\s]|:[-=]|=["'])["']?(?:\$\(|`)"#).ok());
+    let is_match =
+        |pattern: &Option<Regex>, text: &str| pattern.as_ref().is_some_and(|pattern| pattern.is_match(text));
+    let Some(first) = trace.commands.iter().find(|command| command.text.contains(value)) else {
+        return false;
+    };
+    !is_match(&IDENTIFIER, value) && is_match(&AFTER, trace.line_of(first))
+}
+
 /// The name of a variable that is close to this one.
 fn variable(name: &str) -> String {
     let letters = name.to_lowercase();
@@ -197,7 +233,6 @@ fn variable(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trace::Trace;
     use super::*;
 
     fn secrets(commands: &[&str], source: &str) -> Secrets {
@@ -216,7 +251,7 @@ mod tests {
     fn learnt(files: &[(&str, &str)], source: &str) -> Secrets {
         let (trace, mut found) = (Trace::read("", source), Secrets::default());
         for (path, text) in files {
-            found.learn(&Origin::of(&trace, source, &[], &[]), Path::new(path), text);
+            found.learn(&Origin::of(&trace, source, &[], &[]), Path::new(path), text, false);
         }
         found
     }
@@ -252,7 +287,7 @@ mod tests {
     fn what_the_script_made_up_can_be_generated_and_what_it_was_given_is_asked_for() {
         let found = secrets(
             &["$openssl rand -hex 6", "TOKEN=abcdef123456", "API_TOKEN=literalvalue", "READ_TOKEN=0123abcd"],
-            "API_TOKEN=literalvalue\n",
+            "TOKEN=$(openssl rand -hex 6)\nAPI_TOKEN=literalvalue\n",
         );
         assert!(found.declaration("token").ends_with("#{ generate: true });"));
         assert_eq!(
@@ -261,6 +296,39 @@ mod tests {
         );
         assert!(!found.declaration("api_token").contains("generate"));
         assert!(!found.declaration("read_token").contains("generate"));
+    }
+
+    #[test]
+    fn the_maker_of_a_value_decides_whether_any_other_does() {
+        for (line, value, is_generated) in [
+            ("KEY=$(openssl rand -base64 32)", "q+Zx/0Pn4Vd1SgkB5cF0aQ==", true),
+            ("KEY=${KEY:-$(openssl rand -base64 18)}", "aB3+dE6/", true),
+            ("KEY=\"base64:$(openssl rand -base64 32)\"", "base64:q+Zx/0Pn", false),
+            ("KEY=$(uuidgen)", "0b1c2d3e-0000-4000-8000-0123456789ab", false),
+        ] {
+            let name = format!("SECRET_{}", line.split('=').next().unwrap());
+            let maker = if line.contains("uuidgen") { "$uuidgen" } else { "$openssl rand -base64 32" };
+            let found = secrets(&[maker, &format!("{name}={value}")], &format!("SECRET_{line}\n"));
+            assert_eq!(found.declaration("secret_key").contains("generate: true"), is_generated, "{line}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_learnt_from_libraries_and_only_what_the_script_wrote_from_programs() {
+        let found = learnt(
+            &[
+                ("/opt/a/venv/lib/site-packages/pip/token.py", "token_string = String.Char\n"),
+                ("/srv/node_modules/debug/.coveralls.yml", "repo_token: SIAeZjKYlHK74rbcFvNHMUzjRiMpflxve\n"),
+                ("/srv/settings.py", "SECRET_KEY = 'g1ven-0815'\nnormalized_key = name.lower\n"),
+            ],
+            "echo \"SECRET_KEY = 'g1ven-0815'\" > settings.py\n",
+        );
+        assert_eq!(names(&found), ["secret_key"]);
+        let (source, mut cloned) = ("echo token = 0815-0815 >> a.yml\n", Secrets::default());
+        let trace = Trace::read("", source);
+        let text = "token = 0815-0815\nother_token = 4711-4711\n";
+        cloned.learn(&Origin::of(&trace, source, &[], &[]), Path::new("/srv/a.yml"), text, true);
+        assert_eq!(names(&cloned), ["token"]);
     }
 
     #[test]
@@ -277,6 +345,17 @@ mod tests {
             names(&learnt(&[("/etc/x", "secret_url = ftp://kim:secret@host/\n")], "")),
             ["secret_url"]
         );
+    }
+
+    #[test]
+    fn the_password_of_a_login_is_what_chpasswd_was_given() {
+        let found = secrets(
+            &["MAIL_PW=m4ilm4il", "echo kim:Blaubeer-99", "chpasswd", "printf '%s:%s\\n' ann m4ilm4il"],
+            "echo kim:Blaubeer-99 | chpasswd\n",
+        );
+        assert_eq!(found.of_login("kim"), Some("kim_password"));
+        assert_eq!(found.of_login("ann"), Some("mail_pw"));
+        assert_eq!(found.of_login("ben"), None);
     }
 
     #[test]

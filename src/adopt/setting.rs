@@ -1,18 +1,41 @@
 //! Names, ports and paths of the script's own variables that recur in a plan: they become settings.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::path::Path;
 
 use super::action::Action;
-use super::literal;
 use super::secret::Secrets;
 use super::trace::Trace;
+use super::{literal, suspect};
+use crate::machine::clone::network::{DEVICE, INSIDE, OUTSIDE};
 
 /// A shorter value would be found in any text, in bytes.
 const SHORTEST: usize = 3;
 
 /// Values that say nothing about a machine.
-const COMMON: [&str; 9] =
-    ["c.utf-8", "disable", "enable", "false", "none", "noninteractive", "off", "true", "yes"];
+const COMMON: [&str; 20] = [
+    "/dev/null",
+    "0.0.0.0",
+    "127.0.0.1",
+    "bash",
+    "c.utf-8",
+    "disable",
+    "enable",
+    "false",
+    "http",
+    "https",
+    "localhost",
+    "main",
+    "none",
+    "noninteractive",
+    "off",
+    "root",
+    "true",
+    "utf-8",
+    "www-data",
+    "yes",
+];
 
 /// A variable of the script with the only value that it had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,8 +68,10 @@ pub(super) fn candidates(trace: &Trace, secrets: &Secrets) -> Vec<Setting> {
         let value = &setting.value;
         value.len() >= SHORTEST
             && !COMMON.contains(&value.to_lowercase().as_str())
-            && !value.parse::<u64>().is_ok_and(|number| number < 1000)
+            // Other numbers are the same by chance.
+            && (value.parse::<u64>().is_err() || value.len() > 3 && setting.name.contains("port"))
             && !literal::RESERVED.contains(&setting.name.as_str())
+            && !secrets.has(&setting.name)
             && !value.contains(|letter: char| letter.is_whitespace() || "\"'`\\${}".contains(letter))
             && secrets.within(value).is_empty()
     };
@@ -59,28 +84,144 @@ pub(super) fn candidates(trace: &Trace, secrets: &Secrets) -> Vec<Setting> {
     settings
 }
 
-/// Puts the settings into the calls, and gives those that occur in several. One whose value is also in a file of the plan is
-/// none: to change the setting would not change the file.
-pub(super) fn put(actions: &mut [Action], candidates: &[Setting], kept: &[String]) -> Vec<Setting> {
+/// A file of the plan, as a template.
+struct Template {
+    name: String,
+    text: String,
+    /// How many settings are in it.
+    settings: usize,
+}
+
+/// Puts the settings into the calls, and gives those that occur in several places; and into the files that a call installs one
+/// by one, which become templates: those that changed, with their names. `kept` has the files of the plan.
+pub(super) fn put(
+    actions: &mut [Action],
+    candidates: &[Setting],
+    kept: &BTreeMap<String, String>,
+) -> (Vec<Setting>, Vec<(String, String)>) {
+    let has_call = |call: &str| actions.iter().any(|action| action.code.contains(call));
+    let mut templates: Vec<Template> = Vec::new();
+    for (name, text) in kept {
+        let quoted = literal::string(name);
+        let is_template = has_call(&format!("file::render({quoted}"));
+        if is_template || ["copy", "read"].iter().any(|call| has_call(&format!("file::{call}({quoted}"))) {
+            let text = if is_template { text.clone() } else { text.replace("{{", "{{{{") };
+            templates.push(Template { name: name.clone(), text, settings: 0 });
+        }
+    }
     let mut used: Vec<Setting> = Vec::new();
     for setting in candidates {
-        let is_kept = kept.iter().any(|text| occurs(text, &setting.value).is_some());
-        let is_named = used.iter().any(|known| known.value == setting.value);
+        if used.iter().any(|known| known.value == setting.value) {
+            continue;
+        }
         let changed: Vec<(usize, (String, usize))> = actions
             .iter()
             .enumerate()
             .filter_map(|(at, action)| Some((at, with(&action.code, setting)?)))
             .collect();
-        let count: usize = changed.iter().map(|(_, (_, count))| count).sum();
-        if is_kept || is_named || count < 2 {
+        let files: Vec<(usize, String)> = templates
+            .iter()
+            .enumerate()
+            .filter(|(_, template)| !is_of_program(&template.name, &setting.value))
+            .filter_map(|(at, template)| Some((at, with_placeholders(&template.text, setting)?)))
+            .collect();
+        if changed.iter().map(|(_, (_, count))| count).sum::<usize>() + files.len() < 2 {
             continue;
         }
         for (at, (code, _)) in changed {
             actions[at].code = code;
         }
+        for (at, text) in files {
+            templates[at].text = text;
+            templates[at].settings += 1;
+        }
         used.push(setting.clone());
     }
-    used
+    templates.retain(|template| template.settings > 0);
+    for template in &templates {
+        for action in actions.iter_mut() {
+            action.code = rendering(&action.code, &template.name);
+        }
+    }
+    (used, templates.into_iter().map(|template| (template.name, template.text)).collect())
+}
+
+/// Whether a word in a file is as likely one of its language.
+fn is_of_program(name: &str, value: &str) -> bool {
+    let path = Path::new(name);
+    let is_shell = path.extension().is_some_and(|kind| kind == "sh" || kind == "bash");
+    let is_word = value.chars().all(|letter| letter.is_alphabetic() || "_-".contains(letter));
+    suspect::is_program(path) && !is_shell && is_word
+}
+
+/// A template with the setting in it; `None` if its value is nowhere. The names in braces stay.
+fn with_placeholders(template: &str, setting: &Setting) -> Option<String> {
+    let placeholder = format!("{{{{{}}}}}", setting.name);
+    let (mut text, mut count) = (String::new(), 0);
+    let mut put = |mut plain: &str, text: &mut String| {
+        while let Some(at) = occurs(plain, &setting.value) {
+            text.push_str(&plain[..at]);
+            text.push_str(&placeholder);
+            plain = &plain[at + setting.value.len()..];
+            count += 1;
+        }
+        text.push_str(plain);
+    };
+    let mut rest = template;
+    // As `file::render` reads it.
+    while let Some(at) = rest.find("{{") {
+        put(&rest[..at], &mut text);
+        let behind = &rest[at + 2..];
+        let length = if behind.starts_with("{{") {
+            4
+        } else if behind.starts_with('{') {
+            1
+        } else {
+            behind.find("}}").map_or(2, |end| end + 4)
+        };
+        text.push_str(&rest[at..at + length]);
+        rest = &rest[at + length..];
+    }
+    put(rest, &mut text);
+    (count > 0).then_some(text)
+}
+
+/// A call with the file of the plan rendered instead of copied or read.
+fn rendering(code: &str, name: &str) -> String {
+    let quoted = literal::string(name);
+    let render = format!("file::render({quoted}, #{{}})");
+    let code = code.replace(&format!("file::read({quoted})"), &render);
+    let copy = format!("file::copy({quoted}, ");
+    let Some(at) = code.find(&copy) else { return code };
+    let (before, behind) = (&code[..at], &code[at + copy.len()..]);
+    // The path ends before the options, or with the call.
+    let line = behind.lines().next().unwrap_or_default();
+    let end = line.find(", #{").or_else(|| line.rfind(");")).unwrap_or(line.len());
+    format!("{before}file::write({}, {render}{}", &behind[..end], &behind[end..])
+}
+
+/// What the plan has in it though only a clone is so: its network device and its addresses, which the script asked for.
+pub(super) fn of_clone(actions: &[Action], kept: &BTreeMap<String, String>, source: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    for (value, what) in [(DEVICE, "network device"), (INSIDE, "address"), (OUTSIDE, "gateway")] {
+        if source.contains(value) {
+            continue;
+        }
+        let files = kept.iter().map(|(name, text)| (format!("`{name}`"), text));
+        let calls = actions.iter().map(|action| {
+            let place = action.line.map(|line| format!(" of line {line}")).unwrap_or_default();
+            (format!("a call{place}"), &action.code)
+        });
+        let places: BTreeSet<String> = files
+            .chain(calls)
+            .filter(|(_, text)| occurs(text, value).is_some())
+            .map(|(place, _)| place)
+            .collect();
+        found.extend(places.into_iter().map(|place| {
+            format!("{place}: `{value}` in it is the {what} of the clone: put that of the machine there or into settings.rhai")
+        }));
+    }
+    found
 }
 
 /// Where a value is in a text as a whole word.
@@ -183,7 +324,8 @@ mod tests {
             "file::write(\"/once\", \"8080\");",
             "file::write(\"/who\", \"it is anna\\n\");",
         ]);
-        let used = put(&mut actions, &candidates, &["port 8080".to_owned()]);
+        let (used, templates) = put(&mut actions, &candidates, &BTreeMap::new());
+        assert_eq!(templates, []);
         assert_eq!(used, [Setting { name: "dev".into(), value: "anna".into() }]);
         let codes: Vec<&str> = actions.iter().map(|action| action.code.as_str()).collect();
         assert_eq!(
@@ -209,11 +351,79 @@ mod tests {
             Setting { name: "app".into(), value: "app".into() },
         ];
         let mut actions = actions(&["a(\"/srv/app/app\");", "b(\"/srv/app\", \"x-app\");"]);
-        put(&mut actions, &settings, &[]);
+        put(&mut actions, &settings, &BTreeMap::new());
         let codes: Vec<&str> = actions.iter().map(|action| action.code.as_str()).collect();
         assert_eq!(
             codes,
             ["a(`${settings::root}/${settings::app}`);", "b(settings::root, `x-${settings::app}`);"]
         );
+    }
+
+    #[test]
+    fn a_file_with_a_setting_is_rendered() {
+        let settings = [
+            Setting { name: "app_dir".into(), value: "/srv/hallway".into() },
+            Setting { name: "port".into(), value: "8080".into() },
+            Setting { name: "user".into(), value: "hallway".into() },
+        ];
+        let kept = [
+            ("files/etc/a.conf", "{8080} {{ x }} /srv/hallway hallways {{{hallway}\n"),
+            ("files/etc/secret", "{{token}} {{{{8080 {{user}}\n"),
+            ("files/etc/plain", "{{ x }}\n"),
+            ("files/srv/tree/a.txt", "hallway 8080\n"),
+            ("files/srv/hallway.js", "const hallway = '/srv/hallway';\n"),
+            ("files/db.sql", "ALTER TABLE x OWNER TO hallway;\n"),
+        ];
+        let kept = kept.map(|(name, text)| (name.to_owned(), text.to_owned())).into();
+        let mut actions = actions(&[
+            "step::on_change(#{ run: [[\"x\"]] }, || {\n    file::copy(\"files/etc/a.conf\", \"/etc/a.conf\", #{ mode: \"0600\" });\n});",
+            "file::write(\"/etc/secret\", file::render(\"files/etc/secret\", #{ token: token }));",
+            "file::copy(\"files/etc/plain\", \"/etc/plain\");",
+            "file::copy(\"files/srv/tree\", \"/srv/tree\");",
+            "file::copy(\"files/srv/hallway.js\", \"/srv/hallway.js\");",
+            "cmd::run([\"psql\"], #{ stdin: file::read(\"files/db.sql\") });",
+        ]);
+        let (used, templates) = put(&mut actions, &settings, &kept);
+        let names: Vec<&str> = used.iter().map(|setting| setting.name.as_str()).collect();
+        assert_eq!(names, ["app_dir", "port", "user"]);
+        let codes: Vec<&str> = actions.iter().map(|action| action.code.as_str()).collect();
+        assert_eq!(
+            codes,
+            [
+                "step::on_change(#{ run: [[\"x\"]] }, || {\n    file::write(\"/etc/a.conf\", file::render(\"files/etc/a.conf\", #{}), #{ mode: \"0600\" });\n});",
+                "file::write(\"/etc/secret\", file::render(\"files/etc/secret\", #{ token: token }));",
+                "file::copy(\"files/etc/plain\", \"/etc/plain\");",
+                "file::copy(\"files/srv/tree\", \"/srv/tree\");",
+                "file::write(`${settings::app_dir}.js`, file::render(\"files/srv/hallway.js\", #{}));",
+                "cmd::run([\"psql\"], #{ stdin: file::render(\"files/db.sql\", #{}) });",
+            ]
+        );
+        let templates: BTreeMap<String, String> = templates.into_iter().collect();
+        assert_eq!(
+            templates["files/etc/a.conf"],
+            "{{{port}}} {{{{ x }} {{app_dir}} hallways {{{{{{{user}}}\n"
+        );
+        assert_eq!(templates["files/etc/secret"], "{{token}} {{{{{{port}} {{user}}\n");
+        assert_eq!(templates["files/srv/hallway.js"], "const hallway = '{{app_dir}}';\n");
+        assert_eq!(templates["files/db.sql"], "ALTER TABLE x OWNER TO {{user}};\n");
+        assert_eq!(templates.len(), 4);
+    }
+
+    #[test]
+    fn what_only_a_clone_has_is_named_with_its_place() {
+        let kept = BTreeMap::from([("files/etc/x".to_owned(), "oifname \"host0\"\nmyhost0\n".to_owned())]);
+        let mut actions = actions(&["a(\"10.0.2.101\");", "b(\"host01\");"]);
+        actions[0].line = Some(7);
+        let found = of_clone(&actions, &kept, "");
+        assert_eq!(found.len(), 2);
+        assert!(
+            found[0].starts_with("`files/etc/x`: `host0` in it is the network device of the clone"),
+            "{found:?}"
+        );
+        assert!(
+            found[1].starts_with("a call of line 7: `10.0.2.101` in it is the address of the clone"),
+            "{found:?}"
+        );
+        assert_eq!(of_clone(&actions, &kept, "host0 10.0.2.101"), [""; 0]);
     }
 }

@@ -5,6 +5,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use super::trace::{Command, Trace, as_user, name_of};
+
 /// A name, and the value that it seems to keep secret.
 pub(super) type Suspect = (String, String);
 
@@ -22,6 +24,47 @@ const WORDS: [&str; 12] = [
     "required",
     "secret",
     "string",
+];
+
+/// Directives that end as names of secrets do, and say where something is. Source: nginx's manual, "Module ngx_http_proxy_module"
+/// and its kin.
+const DIRECTIVES: [&str; 14] = [
+    "fastcgi_cache_key",
+    "fastcgi_pass",
+    "grpc_pass",
+    "js_pass",
+    "memcached_pass",
+    "proxy_cache_key",
+    "proxy_pass",
+    "proxy_set_header",
+    "scgi_cache_key",
+    "scgi_pass",
+    "server_tokens",
+    "tunnel_pass",
+    "uwsgi_cache_key",
+    "uwsgi_pass",
+];
+
+/// Directories of what others wrote: the libraries of a language, and what a version control system keeps.
+const LIBRARIES: [&str; 11] = [
+    ".bundle",
+    ".cargo",
+    ".git",
+    ".hg",
+    ".svn",
+    ".venv",
+    "__pycache__",
+    "dist-packages",
+    "node_modules",
+    "site-packages",
+    "venv",
+];
+
+/// The kinds of files that are programs.
+const PROGRAMS: [&str; 32] = [
+    "bash", "c", "cc", "cjs", "cpp", "cs", "css", "erl", "ex", "go", "h", "hpp", "html", "java", "js", "jsx",
+    "kt", "lua", "map", "mjs", "pl", "pm", "py", "pyi", "rb", "rs", "scala", "sh", "svelte", "ts", "tsx",
+    "vue",
 ];
 
 /// A line that begins with a name; the value is the rest. The name of another line can be indented, quoted or an item of a list.
@@ -61,6 +104,17 @@ static LOGINS: LazyLock<Vec<(Regex, Regex)>> = LazyLock::new(|| {
     let both = forms.into_iter().map(|(name, line)| Some((Regex::new(name).ok()?, Regex::new(line).ok()?)));
     both.flatten().collect()
 });
+
+/// Whether a file belongs to a library, or is the record of a version control system: nothing in it is this machine's.
+pub(super) fn is_of_library(path: &Path) -> bool {
+    path.parent().is_some_and(|above| above.iter().any(|part| LIBRARIES.iter().any(|name| part == *name)))
+}
+
+/// Whether a file is a program: its names are those of variables, and its values those of a language.
+pub(super) fn is_program(path: &Path) -> bool {
+    let kind = path.extension().map(|kind| kind.to_string_lossy().to_lowercase()).unwrap_or_default();
+    PROGRAMS.contains(&kind.as_str())
+}
 
 /// Those of a file. Only files of settings have names that are indented or within a line: elsewhere these are prose and code.
 pub(super) fn of_file(path: &Path, text: &str) -> Vec<Suspect> {
@@ -105,6 +159,45 @@ pub(super) fn of_users(text: &str) -> Vec<Suspect> {
     found.map(|captures| (format!("{}_password", &captures[1]), captures[2].to_owned())).collect()
 }
 
+/// The passwords of logins: what is printed, or given, on the lines of chpasswd. Source: chpasswd(8).
+pub(super) fn of_logins(trace: &Trace) -> Vec<Suspect> {
+    static LOGIN: LazyLock<Option<Regex>> =
+        LazyLock::new(|| Regex::new(r"^([a-z_][a-z0-9_-]*):([^:\s]+)(?:\\n|\n)?$").ok());
+    let login = |text: &str| {
+        let captures = LOGIN.as_ref()?.captures(text)?;
+        Some((captures[1].to_owned(), captures[2].trim_end_matches("\\n").to_owned()))
+    };
+    let is_setting = |words: &[String]| {
+        let is_it = words.first().is_some_and(|program| name_of(program) == "chpasswd");
+        is_it && !words.iter().any(|word| word == "-e" || word == "--encrypted")
+    };
+    let plain = |command: &Command| {
+        let words = as_user(command.words()).1;
+        words.into_iter().skip_while(|word| word == "sudo").collect::<Vec<_>>()
+    };
+    let setting = trace.commands.iter().filter(|command| is_setting(&plain(command)));
+    let lines: Vec<usize> = setting.map(|command| command.own_line).collect();
+    let mut found = Vec::new();
+    for command in trace.commands.iter().filter(|command| lines.contains(&command.own_line)) {
+        let words = plain(command);
+        let Some((program, arguments)) = words.split_first() else { continue };
+        match name_of(program) {
+            "printf" if arguments.first().is_some_and(|form| form.starts_with("%s:%s")) => {
+                let logins = arguments[1..].chunks_exact(2);
+                found.extend(logins.map(|login| (login[0].clone(), login[1].clone())));
+            }
+            "echo" | "printf" => found.extend(arguments.iter().filter_map(|word| login(word))),
+            _ => {}
+        }
+    }
+    // A string that is given is not in the trace.
+    let given = lines.iter().filter_map(|number| trace.lines().find(|(at, _)| at == number));
+    let given = given.filter_map(|(_, line)| shell_words::split(line.split_once("<<<")?.1.trim()).ok());
+    let given = given.flatten().filter(|word| !word.contains('$'));
+    found.extend(given.filter_map(|word| login(&word)));
+    found
+}
+
 /// Whether what has this name is usually kept secret.
 pub(super) fn is_secret_name(name: &str) -> bool {
     let name = name.to_lowercase();
@@ -116,6 +209,7 @@ pub(super) fn is_secret_name(name: &str) -> bool {
     let about =
         ["_algorithm", "_encryption", "_file", "_length", "_method", "_policy", "_timeout", "_ttl", "_type"];
     !is_public
+        && !DIRECTIVES.contains(&name.as_str())
         && !about.iter().any(|end| name.ends_with(end))
         && (within.iter().any(|part| name.contains(part))
             || ends.iter().any(|end| name.ends_with(end))
@@ -201,6 +295,20 @@ mod tests {
     }
 
     #[test]
+    fn files_of_libraries_and_programs_are_known_by_their_paths() {
+        for path in [
+            "/opt/a/venv/lib/x.cfg",
+            "/srv/node_modules/debug/.coveralls.yml",
+            "/usr/lib/python3/dist-packages/x.ini",
+        ] {
+            assert!(is_of_library(Path::new(path)), "{path}");
+        }
+        assert!(!is_of_library(Path::new("/etc/venv")));
+        assert!(is_program(Path::new("/srv/token.py")));
+        assert!(!is_program(Path::new("/srv/.env")));
+    }
+
+    #[test]
     fn prose_code_and_what_is_said_about_secrets_are_none() {
         for (path, line) in [
             ("/srv/app/form.py", "    password = request.form[\"password\"]"),
@@ -209,6 +317,9 @@ mod tests {
             ("/etc/a.yaml", "  password: required"),
             ("/etc/postgresql/postgresql.conf", "password_encryption = scram-sha-256"),
             ("/etc/a.conf", "# password = example-7"),
+            ("/etc/nginx/sites-available/a.conf", "proxy_pass http://127.0.0.1:3001;"),
+            ("/etc/nginx/sites-available/a.conf", "        fastcgi_pass unix:/run/php.sock;"),
+            ("/etc/nginx/sites-available/a.conf", "proxy_cache_key $scheme$host$uri;"),
         ] {
             assert_eq!(values(path, line), [""; 0], "{line}");
         }

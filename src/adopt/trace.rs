@@ -1,8 +1,9 @@
 //! What the script did when: the trace of its shell, and the sections of its text.
 
 use std::path::PathBuf;
+use std::sync::LazyLock;
 
-use regex::Regex;
+use regex::{Captures, Regex};
 
 /// Begins a command in the trace, once more for each subshell; it occurs in no text.
 const BEGIN: char = '\u{1}';
@@ -125,7 +126,7 @@ impl Trace {
     }
 
     /// Where the line of a command has output written to; a variable is what the script last assigned to it.
-    fn outputs(&self, command: &Command) -> impl Iterator<Item = String> {
+    pub(super) fn outputs(&self, command: &Command) -> impl Iterator<Item = String> {
         let line = self.source.get(command.line.wrapping_sub(1)).map_or("", String::as_str);
         line.split('>').skip(1).filter_map(move |output| {
             let output = output_in(output)?;
@@ -140,6 +141,29 @@ impl Trace {
             let value = self.commands[..before].iter().rev().find_map(assigns);
             Some(value.map_or_else(|| output.clone(), |value| format!("{directory}{value}")))
         })
+    }
+
+    /// The line of a command with the values of the variables in it; `None` if it has more than one command, or what only its
+    /// shell knows.
+    pub(super) fn expanded(&self, command: &Command) -> Option<String> {
+        static VARIABLE: LazyLock<Option<Regex>> =
+            LazyLock::new(|| Regex::new(r"\$(?:\{([A-Za-z_]\w*)\}|([A-Za-z_]\w*))").ok());
+        let before = self.commands.partition_point(|other| other.when <= command.when);
+        let value = |variable: &str| {
+            self.commands[..before].iter().rev().find_map(|assignment| {
+                let (name, value) =
+                    assignment.text.strip_prefix("local ").unwrap_or(&assignment.text).split_once('=')?;
+                let is_plain = value.chars().all(|each| each.is_alphanumeric() || "/._-:@%+,".contains(each));
+                (name == variable && is_plain).then(|| value.to_owned())
+            })
+        };
+        let expanded =
+            VARIABLE.as_ref()?.replace_all(self.line_of(command).trim(), |captures: &Captures<'_>| {
+                let name = captures.get(1).or_else(|| captures.get(2)).map_or("", |name| name.as_str());
+                value(name).unwrap_or_else(|| captures[0].to_owned())
+            });
+        (!expanded.contains(['$', '`', '|', ';', '&', '(', ')', '{', '}', '\\', '*', '?']))
+            .then(|| expanded.into_owned())
     }
 
     /// Whether the line of a command has its output written to this name.
@@ -175,6 +199,13 @@ impl Trace {
         let commands = self.commands.iter().map(|command| command.text.as_str());
         let mut texts = self.source.iter().map(String::as_str).chain(commands);
         texts.any(|text| text.contains(one) && names(text, one) && names(text, other))
+    }
+
+    /// Whether a line of the script has this word in it.
+    pub(super) fn has_word(&self, word: &str) -> bool {
+        let is_inner = |letter: char| letter.is_alphanumeric() || letter == '_';
+        let lines = self.source.iter().filter(|line| !line.trim_start().starts_with('#'));
+        lines.flat_map(|line| line.split(|letter| !is_inner(letter))).any(|known| known == word)
     }
 
     /// Whether the script, or a command that it ran, has this text in it.

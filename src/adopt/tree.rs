@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 
 use super::action::Action;
-use super::files::{Towards, is_private, quoted};
+use super::files::{Towards, quoted};
 use super::literal;
 use super::output::Output;
 use crate::machine::clone::root_files::{Seen, SeenKind};
@@ -60,7 +60,13 @@ impl Towards<'_> {
         trees
     }
 
-    fn holds_secret(&self, path: &Path) -> bool {
+    /// The files of a tree that not everyone may read.
+    pub(super) fn private_files(&self, tree: &Tree) -> Vec<PathBuf> {
+        let inside = tree.inside.iter().filter(|(path, seen)| self.is_private(path, seen));
+        inside.map(|(path, _)| path.clone()).collect()
+    }
+
+    pub(super) fn holds_secret(&self, path: &Path) -> bool {
         !self.secrets.within(&self.to.files.text(&path.to_string_lossy())).is_empty()
     }
 
@@ -159,10 +165,5 @@ impl Tree {
     /// The directory itself.
     pub(super) fn root(&self) -> &Path {
         &self.root
-    }
-
-    /// The files in it that not everyone may read.
-    pub(super) fn private_files(&self) -> impl Iterator<Item = PathBuf> {
-        self.inside.iter().filter(|(_, seen)| is_private(seen)).map(|(path, _)| path.clone())
     }
 }

@@ -79,8 +79,11 @@ impl Drop for NetworkNamespace {
 
 /// The two ends of the link between a container and the namespace that its packets pass through, in the network that
 /// slirp4netns makes (10.0.2.0/24, of which it uses the first addresses. Source: slirp4netns(1)).
-const INSIDE: &str = "10.0.2.101";
-const OUTSIDE: &str = "10.0.2.102";
+pub const INSIDE: &str = "10.0.2.101";
+/// The other end.
+pub const OUTSIDE: &str = "10.0.2.102";
+/// The network device of a container.
+pub const DEVICE: &str = "host0";
 const MTU: &str = "65520";
 
 /// Links the container whose first process is given, and which has a network of its own, to a namespace. The container
@@ -92,14 +95,14 @@ pub fn link_to(namespace: &Path, leader: u32) -> Result<()> {
     // The link of an earlier boot may take a moment to disappear.
     let _ = tool::run("ip", ["-n", &name, "link", "delete", "inside"]);
     let make = ["-n", &name, "link", "add", "inside", "mtu", MTU, "type", "veth"];
-    let peer = ["peer", "name", "host0", "mtu", MTU, "netns", &leader];
+    let peer = ["peer", "name", DEVICE, "mtu", MTU, "netns", &leader];
     tool::run("ip", make.iter().chain(&peer))?;
     tool::run("ip", ["-n", &name, "address", "add", OUTSIDE, "peer", INSIDE, "dev", "inside"])?;
     tool::run("ip", ["-n", &name, "link", "set", "inside", "up"])?;
     let inside = format!("--net=/proc/{leader}/ns/net");
     for words in [
-        ["address", "add", INSIDE, "peer", OUTSIDE, "dev", "host0"].as_slice(),
-        &["link", "set", "host0", "up"],
+        ["address", "add", INSIDE, "peer", OUTSIDE, "dev", DEVICE].as_slice(),
+        &["link", "set", DEVICE, "up"],
         &["route", "add", "default", "via", OUTSIDE],
     ] {
         tool::run("nsenter", [inside.as_str(), "--", "ip"].iter().chain(words))?;
