@@ -35,7 +35,7 @@ impl Ageing {
     }
 
     /// The call that brings those of a user from these limits to the desired ones; `None` if one goes, or if it cannot be undone.
-    /// Those of a new user go with it.
+    /// When the password of a new user changed last is of no account.
     pub(super) fn towards(&self, desired: &Self, user: &str, is_new: bool) -> Option<String> {
         if self.is_expired && !desired.is_expired || !self.is_expired && desired.is_expired && !is_new {
             return None;
@@ -52,6 +52,7 @@ impl Ageing {
         let mut line = format!("^{user}:[^:]*:{}", if desired.is_expired { "0" } else { "[^:]*" });
         if desired.is_expired && !self.is_expired {
             words.extend(["--lastday", "0"].map(str::to_owned));
+            undo.extend(["--lastday", "-1"].map(str::to_owned));
         }
         for (option, before, after, none) in limits {
             let is_none = before.is_none() && after.is_some_and(|day| day.to_string() == none);
@@ -69,11 +70,11 @@ impl Ageing {
         for command in [&mut words, &mut undo] {
             command.push(user.to_owned());
         }
-        let undo = if is_new { String::new() } else { literal::array(undo) };
         Some(format!(
-            "cmd::run({}, #{{ unless: {}, undo: [{undo}] }});",
+            "cmd::run({}, #{{ unless: {}, undo: [{}] }});",
             literal::array(words),
-            literal::array(["grep", "--quiet", &line, "/etc/shadow"])
+            literal::array(["grep", "--quiet", &line, "/etc/shadow"]),
+            literal::array(undo)
         ))
     }
 
@@ -140,17 +141,16 @@ mod tests {
     }
 
     #[test]
-    fn limits_are_a_call_that_can_be_undone_or_goes_with_its_user() {
+    fn limits_are_a_call_that_can_be_undone() {
         let (none, limited) = (Ageing::default(), of("ann:!:20000:0:180:14::21915:"));
-        assert_eq!(
-            none.towards(&limited, "ann", true).unwrap(),
-            "cmd::run([\"chage\", \"--maxdays\", \"180\", \"--warndays\", \"14\", \"--expiredate\", \"2030-01-01\", \"ann\"], \
-             #{ unless: [\"grep\", \"--quiet\", \"^ann:[^:]*:[^:]*:[^:]*:180:14:[^:]*:21915:\", \"/etc/shadow\"], undo: [] });"
-        );
-        let undo = none.towards(&limited, "ann", false).unwrap();
-        assert!(undo.ends_with(
-            "undo: [[\"chage\", \"--maxdays\", \"99999\", \"--warndays\", \"7\", \"--expiredate\", \"-1\", \"ann\"]] });"
-        ));
+        for is_new in [true, false] {
+            assert_eq!(
+                none.towards(&limited, "ann", is_new).unwrap(),
+                "cmd::run([\"chage\", \"--maxdays\", \"180\", \"--warndays\", \"14\", \"--expiredate\", \"2030-01-01\", \"ann\"], \
+                 #{ unless: [\"grep\", \"--quiet\", \"^ann:[^:]*:[^:]*:[^:]*:180:14:[^:]*:21915:\", \"/etc/shadow\"], \
+                 undo: [[\"chage\", \"--maxdays\", \"99999\", \"--warndays\", \"7\", \"--expiredate\", \"-1\", \"ann\"]] });"
+            );
+        }
         assert_eq!(limited.towards(&none, "ann", false), None);
         let expired = of("ann:!:0:0:99999:7:::");
         assert!(none.towards(&expired, "ann", true).unwrap().contains("\"--lastday\", \"0\", \"ann\""));
