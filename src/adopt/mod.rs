@@ -119,6 +119,8 @@ pub struct Adopted {
     pub script: (u8, Option<String>),
     /// The plan's exit status in its first run.
     pub run: u8,
+    /// The step that failed in it, and why, if that is known.
+    pub failed: Option<String>,
     /// What the plan reproduces.
     pub comparison: Comparison,
     /// What cannot be expressed, with the reason.
@@ -127,7 +129,7 @@ pub struct Adopted {
     pub in_clear: Vec<String>,
     /// What was neither put into the plan nor compared.
     pub uncompared: Vec<String>,
-    /// What a second run changed; nothing if it did not end.
+    /// What a second run changed; nothing if it did not end, or the first did not.
     pub second_run: Option<u64>,
     /// The exit status of a rollback.
     pub rollback: u8,
@@ -676,10 +678,21 @@ fn prove(
     comparison.differences += missing.len();
     comparison.remaining.extend(missing);
 
-    let redo = format!("--redo={}", output.ids.join(","));
-    let again = clone.output(&kkrun(&clone, &["--json", "--non-interactive", &redo, "master.rhai"]))?;
-    let second_run =
-        if output.ids.is_empty() { Some(0) } else { changed_in(&again.1).filter(|_| again.0 == 0) };
+    let failed = if run == 0 {
+        None
+    } else {
+        failed_step(&clone.output(&kkrun(&clone, &["--json", "status", "master.rhai"]))?.1)
+    };
+    // Steps that never ran have nothing to be run again.
+    let second_run = if run != 0 {
+        None
+    } else if output.ids.is_empty() {
+        Some(0)
+    } else {
+        let redo = format!("--redo={}", output.ids.join(","));
+        let again = clone.output(&kkrun(&clone, &["--json", "--non-interactive", &redo, "master.rhai"]))?;
+        changed_in(&again.1).filter(|_| again.0 == 0)
+    };
     let arguments = ["--in-clone", "--yes", "--non-interactive", "--purge=all", "rollback"];
     let code = if output.ids.is_empty() { 0 } else { clone.run(&kkrun(&clone, &arguments), None, stop)? };
     stop.check()?;
@@ -704,6 +717,7 @@ fn prove(
     Ok(Adopted {
         script: (0, None),
         run,
+        failed,
         comparison,
         unexpressed: Vec::new(),
         in_clear: Vec::new(),
@@ -724,6 +738,17 @@ fn changed_in(events: &str) -> Option<u64> {
     })
 }
 
+/// The step that failed, with its script and the error, by what `status` says.
+fn failed_step(said: &str) -> Option<String> {
+    let steps = said.lines().find_map(|line| {
+        let status: serde_json::Value = serde_json::from_str(line).ok()?;
+        status.get("steps")?.as_array().cloned()
+    })?;
+    let failed = steps.iter().find(|step| step["status"] == "failed")?;
+    let text = |name: &str| failed[name].as_str().unwrap_or_default();
+    Some(format!("step {} {} ({}): {}", text("id"), text("title"), text("script"), text("error")))
+}
+
 /// The report for people.
 fn report(script: &str, adopted: &Adopted) -> String {
     let mut text = format!("# `{script}` as a plan\n\n");
@@ -735,12 +760,18 @@ fn report(script: &str, adopted: &Adopted) -> String {
         );
     }
     let comparison = &adopted.comparison;
-    let _ = write!(
-        text,
-        "The plan reproduces {} of {} differences.\n\n",
-        comparison.reproduced(),
-        comparison.differences
-    );
+    let counts = format!("{} of {} differences", comparison.reproduced(), comparison.differences);
+    if adopted.run == 0 {
+        let _ = write!(text, "The plan reproduces {counts}.\n\n");
+    } else {
+        let failed = adopted.failed.as_deref().unwrap_or("no step is known to have failed");
+        let _ = write!(
+            text,
+            "## The plan fails\n\nIt ended with exit status {}: {failed}.\n\nUntil then it reproduced {counts}. It was not run \
+             again.\n\n",
+            adopted.run
+        );
+    }
     let mut list = |title: &str, lines: Vec<String>| {
         if !lines.is_empty() {
             let _ = write!(text, "## {title}\n\n");
@@ -786,6 +817,38 @@ mod tests {
         assert_eq!(interpreter("#!/usr/bin/env bash\n"), ["/usr/bin/env", "bash"]);
         assert_eq!(interpreter("#!/bin/bash -e\n"), ["/bin/bash", "-e"]);
         assert_eq!(interpreter("echo\n"), ["/bin/sh"]);
+    }
+
+    #[test]
+    fn a_plan_that_fails_is_reported_with_its_step_and_reproduces_nothing_for_certain() {
+        let said = "{\"event\":\"schema\"}\n{\"event\":\"status\",\"steps\":[{\"id\":\"01\",\"title\":\"Users\",\
+                    \"script\":\"01_users.rhai\",\"status\":\"complete\",\"error\":null},{\"id\":\"02\",\"title\":\"Disks\",\
+                    \"script\":\"02_disks.rhai\",\"status\":\"failed\",\"error\":\"`mount` ended with exit code 32\"}]}\n";
+        let failed = failed_step(said);
+        assert_eq!(failed.as_deref(), Some("step 02 Disks (02_disks.rhai): `mount` ended with exit code 32"));
+        assert_eq!(failed_step("{\"event\":\"schema\"}\n"), None);
+        let adopted = Adopted {
+            script: (0, None),
+            run: 1,
+            failed,
+            comparison: Comparison { differences: 3, remaining: Vec::new() },
+            unexpressed: Vec::new(),
+            in_clear: Vec::new(),
+            uncompared: Vec::new(),
+            second_run: None,
+            rollback: 0,
+            left: Vec::new(),
+            left_by_packages: 0,
+        };
+        let text = report("x.sh", &adopted);
+        assert!(
+            text.contains("It ended with exit status 1: step 02 Disks (02_disks.rhai): `mount`"),
+            "{text}"
+        );
+        assert!(!text.contains("The plan reproduces"), "{text}");
+        assert!(!adopted.holds());
+        let text = report("x.sh", &Adopted { run: 0, failed: None, ..adopted });
+        assert!(text.contains("The plan reproduces 3 of 3 differences."), "{text}");
     }
 
     #[test]

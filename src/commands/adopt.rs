@@ -80,7 +80,8 @@ fn conclude(reporter: &Reporter, adopted: &Adopted) {
         ));
     }
     if adopted.run != 0 {
-        reporter.note(format!("the plan itself ended with exit status {}", adopted.run));
+        let failed = adopted.failed.as_deref().map(|failed| format!(": {failed}")).unwrap_or_default();
+        reporter.note(format!("the plan itself ended with exit status {}{failed}", adopted.run));
     }
     match adopted.in_clear.len() {
         0 => {}
@@ -100,6 +101,7 @@ fn conclude(reporter: &Reporter, adopted: &Adopted) {
     let second = match adopted.second_run {
         Some(0) => "a second run changes nothing".to_owned(),
         Some(count) => format!("a second run changes {}", several(count, "thing")),
+        None if adopted.run != 0 => "no second run was made".to_owned(),
         None => "a second run fails".to_owned(),
     };
     let packages = match adopted.left_by_packages {
@@ -113,9 +115,10 @@ fn conclude(reporter: &Reporter, adopted: &Adopted) {
         (code, _) => format!("a rollback ends with exit status {code}"),
     };
     reporter.note(format!("{second}; {rollback}"));
-    reporter.note(format!(
-        "the plan reproduces {} of {} differences that the script made{listed}",
-        comparison.reproduced(),
-        comparison.differences
-    ));
+    let counts = format!("{} of {} differences", comparison.reproduced(), comparison.differences);
+    reporter.note(if adopted.run == 0 {
+        format!("the plan reproduces {counts} that the script made{listed}")
+    } else {
+        format!("the plan fails: until then it reproduced {counts} that the script made{listed}")
+    });
 }
