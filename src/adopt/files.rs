@@ -208,6 +208,14 @@ impl Towards<'_> {
                 roots.push((*path).to_owned());
             }
         }
+        // What a command makes is recognised by where most of it is: a stamp can be that of the next command.
+        let count = |root: &PathBuf| {
+            let inside = seen.range::<&Path, _>(root.as_path()..);
+            inside.take_while(|(path, _)| path.starts_with(root)).count()
+        };
+        for product in &mut products {
+            product.roots.sort_by_cached_key(|root| std::cmp::Reverse(count(root)));
+        }
         products
     }
 
@@ -406,6 +414,23 @@ impl Towards<'_> {
         Ok(false)
     }
 
+    /// What a file of a new home was when its user was made.
+    fn model_of(&self, path: &Path, seen: &Seen) -> Result<Option<Vec<u8>>> {
+        let homes = self.homes();
+        let is_above = |(home, _): &(&PathBuf, &String)| path.starts_with(home);
+        let Some((home, name)) = homes.iter().find(is_above) else { return Ok(None) };
+        let (Ok(inside), true) = (path.strip_prefix(home), self.to.owners(seen).0 == *name) else {
+            return Ok(None);
+        };
+        let model = Path::new("/etc/skel").join(inside);
+        let is_file = |model: &Seen| model.kind == SeenKind::File && model.mode == seen.mode;
+        if self.to.files.look(&model)?.is_some_and(|model| is_file(&model)) {
+            self.to.files.bytes(&model)
+        } else {
+            Ok(None)
+        }
+    }
+
     /// The calls for what is at a path, or why there are none.
     fn there(
         &self,
@@ -507,7 +532,8 @@ impl Towards<'_> {
         if !is_text && !self.secrets.within(&String::from_utf8_lossy(&bytes)).is_empty() {
             return Ok(Err("it is no text, and holds a secret".to_owned()));
         }
-        let earlier = if same_kind.is_some() { self.from.files.bytes(path)? } else { None };
+        let earlier =
+            if same_kind.is_some() { self.from.files.bytes(path)? } else { self.model_of(path, after)? };
         let secrets = std::str::from_utf8(&bytes).map(|text| self.secrets.within(text)).unwrap_or_default();
         if let (Some(earlier), Ok(text)) = (&earlier, std::str::from_utf8(&bytes))
             && let Ok(earlier) = std::str::from_utf8(earlier)
@@ -693,11 +719,11 @@ impl Towards<'_> {
     /// The command that had begun when something was made, whatever it names: what reads a list is not what wrote it.
     fn running(&self, path: &Path, seen: &Seen) -> Option<&Command> {
         let stamp = self.stamp(seen)?;
-        self.trace.written_next(stamp, &name_in(path)).or_else(|| self.trace.at(stamp, ""))
+        self.trace.written_next(stamp, &path.to_string_lossy()).or_else(|| self.trace.at(stamp, ""))
     }
 
     fn maker(&self, path: &Path, seen: &Seen) -> Option<&Command> {
-        self.trace.at(self.stamp(seen)?, &name_in(path))
+        self.trace.at(self.stamp(seen)?, &path.to_string_lossy())
     }
 }
 
@@ -790,6 +816,37 @@ mod tests {
             let (_, calls) = found(before.path(), after.path(), &Trace::read(&entry, ""), &paths);
             assert_eq!(calls[0], call);
         }
+    }
+
+    #[test]
+    fn a_file_of_a_new_home_is_edited_beyond_what_it_begins_with() {
+        let [before, after] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        for directory in ["etc/skel", "home/kim"] {
+            std::fs::create_dir_all(after.path().join(directory)).unwrap();
+        }
+        let id = std::fs::metadata(after.path()).unwrap();
+        let write = |name: &str, text: String| std::fs::write(after.path().join(name), text).unwrap();
+        write("etc/passwd", format!("kim:x:{}:{}::/home/kim:/bin/sh\n", id.uid(), id.gid()));
+        write("etc/group", format!("kim:x:{}:\n", id.gid()));
+        write("etc/skel/.bashrc", "# rc\n".to_owned());
+        write("home/kim/.bashrc", "# rc\numask 027\n".to_owned());
+        let trace = Trace::read("\u{1}1.0 0 2 /\u{2}useradd -m kim\n", "");
+        let (_, calls) = found(before.path(), after.path(), &trace, &[OsStr::new("/home/kim/.bashrc")]);
+        assert_eq!(calls, ["config::line(\"/home/kim/.bashrc\""]);
+    }
+
+    #[test]
+    fn what_most_of_a_product_is_in_names_it() {
+        let [before, after] = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        std::fs::create_dir_all(after.path().join("usr/lib/tool")).unwrap();
+        for name in ["etc-conf", "usr/lib/tool/a", "usr/lib/tool/b"] {
+            std::fs::write(after.path().join(name), "x\n").unwrap();
+        }
+        let made = RootFiles::new(after.path(), None).look(Path::new("/etc-conf")).unwrap().unwrap().modified;
+        let entry = format!("\u{1}{}.0 0 2 /\u{2}npm install -g tool\n", made / 1_000_000_000);
+        let paths = ["/etc-conf", "/usr/lib/tool", "/usr/lib/tool/a", "/usr/lib/tool/b"].map(OsStr::new);
+        let (found, _) = found(before.path(), after.path(), &Trace::read(&entry, ""), &paths);
+        assert!(found.actions[0].code.contains("creates: \"/usr/lib/tool\""), "{:?}", found.actions);
     }
 
     #[test]

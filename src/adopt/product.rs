@@ -5,11 +5,12 @@ use std::path::{Path, PathBuf};
 
 use super::checkout::Checkout;
 use super::literal;
+use super::noise::is_noise;
 use super::trace::{Command, as_user, name_of};
 use crate::script::lexically_normal;
 
 /// Programs that install or build, and the arguments of which one must be there; none is any.
-const MAKERS: [(&str, &[&str]); 25] = [
+const MAKERS: [(&str, &[&str]); 26] = [
     ("bundle", &["install"]),
     ("bundler", &["install"]),
     ("cargo", &["build", "install"]),
@@ -24,6 +25,7 @@ const MAKERS: [(&str, &[&str]); 25] = [
     ("newaliases", &[]),
     ("ninja", &[]),
     ("npm", &["add", "build", "ci", "i", "install", "run"]),
+    ("npx", &["build"]),
     ("pip", &["install"]),
     ("pip3", &["install"]),
     ("pipx", &["install"]),
@@ -68,7 +70,9 @@ impl Product<'_> {
         options.push(("capture", "#{}".to_owned()));
         // Another user cannot enter the home of root, in which scripts begin; sudo only stays in it.
         let is_entered = user.is_none() || !self.command.directory.starts_with("/root");
-        if self.command.directory != Path::new("/") && is_entered {
+        // What does not depend on a directory needs none that may have gone.
+        let is_kept = !is_noise(&self.command.directory, true);
+        if self.command.directory != Path::new("/") && is_entered && is_kept {
             options.push(("cwd", literal::string(&self.command.directory.to_string_lossy())));
         }
         options.extend(user.map(|user| ("user", literal::string(&user))));
@@ -98,12 +102,74 @@ impl Product<'_> {
 /// What has to be there for a command: its directory, and what its arguments name.
 pub(super) fn needed(command: &Command) -> Vec<PathBuf> {
     let (_, words) = as_user(command.words());
-    let named = words.iter().filter_map(|word| {
-        let path = word.rsplit_once('=').map_or(word.as_str(), |(_, value)| value);
-        let is_path = ["/", "./", "../"].iter().any(|begin| path.starts_with(begin));
-        is_path.then(|| lexically_normal(&command.directory.join(path)))
+    let mut directory = command.directory.clone();
+    let mut needed = Vec::new();
+    if !is_everywhere_the_same(&words) {
+        needed.push(directory.clone());
+    }
+    for words in simple(words) {
+        if let [program, to, ..] = &words[..]
+            && program == "cd"
+        {
+            directory = lexically_normal(&directory.join(to));
+            needed.push(directory.clone());
+            continue;
+        }
+        needed.extend(words.iter().filter_map(|word| {
+            let path = word.rsplit_once('=').map_or(word.as_str(), |(_, value)| value);
+            let is_path = ["/", "./", "../"].iter().any(|begin| path.starts_with(begin));
+            is_path.then(|| lexically_normal(&directory.join(path)))
+        }));
+    }
+    needed
+}
+
+/// Whether a command does the same in any directory: it installs by names or absolute paths only.
+fn is_everywhere_the_same(words: &[String]) -> bool {
+    if let [to, into, ..] = &simple(words.to_vec()).first().cloned().unwrap_or_default()[..]
+        && to == "cd"
+    {
+        return into.starts_with('/');
+    }
+    let Some((program, arguments)) = words.split_first() else { return false };
+    let (program, arguments) = match arguments {
+        [option, module, rest @ ..] if option == "-m" && name_of(program).starts_with("python") => {
+            (module.as_str(), rest)
+        }
+        _ => (name_of(program), arguments),
+    };
+    let is_named = match program {
+        "gem" | "newaliases" | "pip" | "pip3" | "pipx" => true,
+        "npm" => arguments.iter().any(|word| ["-g", "--global"].contains(&word.as_str())),
+        "venv" | "virtualenv" => arguments.last().is_some_and(|to| to.starts_with('/')),
+        _ => false,
+    };
+    const OF_FILES: [&str; 8] =
+        ["-r", "-c", "-e", "-t", "--requirement", "--constraint", "--editable", "--target"];
+    let is_relative = |at: usize, word: &str| {
+        let value = word.rsplit_once('=').map_or(word, |(_, value)| value);
+        let is_file = at > 0 && OF_FILES.contains(&arguments[at - 1].as_str())
+            || OF_FILES.iter().any(|option| word.starts_with(&format!("{option}=")));
+        let is_path = value.starts_with('.') || value.contains('/') && !value.contains("://");
+        let is_archive = [".whl", ".gz", ".tgz", ".zip", ".gem"].iter().any(|end| value.ends_with(end));
+        !value.starts_with('/')
+            && !value.contains("://")
+            && !value.starts_with('@')
+            && (is_file || is_path || is_archive)
+    };
+    is_named && !arguments.iter().enumerate().any(|(at, word)| is_relative(at, word))
+}
+
+/// The commands of what a shell is given to run, if that is what it is; else this one. Source: bash(1), `-c`.
+fn simple(words: Vec<String>) -> Vec<Vec<String>> {
+    let is_shell = words.first().is_some_and(|word| ["bash", "dash", "sh"].contains(&name_of(word)));
+    let at = words.iter().position(|word| {
+        word.strip_prefix('-').is_some_and(|letters| !letters.starts_with('-') && letters.ends_with('c'))
     });
-    std::iter::once(command.directory.clone()).chain(named).collect()
+    let Some(text) = at.filter(|_| is_shell).and_then(|at| words.get(at + 1)) else { return vec![words] };
+    let lines = text.split(['\n', ';']).flat_map(|line| line.split("&&")).flat_map(|part| part.split("||"));
+    let commands = lines.filter_map(|part| shell_words::split(part).ok());
+    commands.filter(|words| !words.is_empty()).collect()
 }
 
 /// The files that a command makes into tables; it has to run again when they change. Source: postmap(1), newaliases(1).
@@ -124,19 +190,25 @@ fn sources(directory: &Path, words: &[String]) -> Vec<PathBuf> {
 
 /// Whether a command is one of git.
 pub(super) fn is_git(command: &Command) -> bool {
-    as_user(command.words()).1.first().is_some_and(|program| name_of(program) == "git")
+    let commands = simple(as_user(command.words()).1);
+    let mut makers = commands.iter().filter(|words| makes(words)).peekable();
+    let has_any = makers.peek().is_some();
+    has_any && makers.all(|words| words.first().is_some_and(|program| name_of(program) == "git"))
 }
 
 /// Whether a command makes things that only it knows how to make.
 pub(super) fn is_maker(command: &Command) -> bool {
-    let (_, words) = as_user(command.words());
+    simple(as_user(command.words()).1).iter().any(|words| makes(words))
+}
+
+fn makes(words: &[String]) -> bool {
     // Arguments of python's own modules are as those of programs.
     let words = match words.iter().position(|word| word == "-m") {
         Some(at) if name_of(&words[0]).starts_with("python") => {
             if words.get(at + 1).is_some_and(|module| module == "venv") {
                 return true;
             }
-            words[at + 1..].to_vec()
+            &words[at + 1..]
         }
         _ => words,
     };
@@ -170,10 +242,20 @@ mod tests {
             "python3 -m venv /opt/app/venv",
             "python3 -m pip install x",
             "make -s install",
+            "sudo -iu anna bash -c \"cd '/srv/app' && npm ci --no-audit && cd web && npx vite build\"",
+            "su - anna -c 'cd app; npm run --silent build'",
         ] {
             assert!(is_maker(&command(text)), "{text}");
         }
-        for text in ["npm config set x y", "pip completion --bash", "cat", "apt-get install npm", "sudo -l"] {
+        for text in [
+            "bash -c 'cd /srv && npm ls'",
+            "bash build",
+            "npm config set x y",
+            "pip completion --bash",
+            "cat",
+            "apt-get install npm",
+            "sudo -l",
+        ] {
             assert!(!is_maker(&command(text)), "{text}");
         }
     }
@@ -199,6 +281,31 @@ mod tests {
             ["/srv", "/list", "/srv/x.whl", "/opt/x"]
         );
         assert_eq!(needs("npm install https://example.org/x.tgz"), ["/srv"]);
+        assert_eq!(
+            needs("sudo -iu kim bash -c \"cd '/opt/app' && npm ci && cd web && ./build\""),
+            ["/opt/app", "/opt/app/web", "/opt/app/web/build"]
+        );
+        assert_eq!(needs("su - kim -c 'cd app && npm ci'"), ["/srv", "/srv/app"]);
+    }
+
+    #[test]
+    fn a_command_that_names_all_it_needs_does_not_depend_on_a_directory_that_goes() {
+        for text in [
+            "python3 -m venv /opt/app/venv",
+            "/opt/app/venv/bin/pip install -q -r /opt/app/list flask==3.0",
+            "npm install -g @scope/tool prettier@3",
+        ] {
+            let command = Command { directory: "/tmp".into(), ..command(text) };
+            assert!(!needed(&command).contains(&PathBuf::from("/tmp")), "{text}");
+            let product = Product { command: &command, roots: Vec::new(), checkout: None };
+            assert!(!product.code().unwrap().contains("cwd:"), "{text}");
+        }
+        for text in
+            ["pip install -r list", "pip install .", "npm ci", "python3 -m venv venv", "pip install x.whl"]
+        {
+            let command = Command { directory: "/tmp".into(), ..command(text) };
+            assert!(needed(&command).contains(&PathBuf::from("/tmp")), "{text}");
+        }
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! What the script did when: the trace of its shell, and the sections of its text.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 
 use regex::{Captures, Regex};
+
+use crate::script::lexically_normal;
 
 /// Begins a command in the trace, once more for each subshell; it occurs in no text.
 const BEGIN: char = '\u{1}';
@@ -79,15 +81,18 @@ impl Trace {
         Self { commands, source: source.lines().map(str::to_owned).collect() }
     }
 
-    /// The command that was running at this instant.
-    pub(super) fn at(&self, when: i128, name: &str) -> Option<&Command> {
+    /// The command that was running at this instant, or one near it that makes what is at this path, or else names it.
+    pub(super) fn at(&self, when: i128, path: &str) -> Option<&Command> {
         let end = self.commands.partition_point(|command| command.when <= when + TICK);
         let begin = self.commands.partition_point(|command| command.when <= when - TICK).saturating_sub(1);
         let near = &self.commands[begin.min(end)..end];
+        let name = name_of(path);
         let names = |command: &&Command| {
             let line = self.source.get(command.line.wrapping_sub(1));
-            !name.is_empty() && (command.text.contains(name) || line.is_some_and(|line| line.contains(name)))
+            !name.is_empty()
+                && (has_word(&command.text, name) || line.is_some_and(|line| has_word(line, name)))
         };
+        let makes = |command: &&Command| !path.is_empty() && self.makes(command, path);
         let running = || {
             let end = self.commands.partition_point(|command| command.when <= when);
             self.commands.get(end.checked_sub(1)?)
@@ -96,25 +101,45 @@ impl Trace {
             let late = self.commands.partition_point(|command| command.when <= when + LATEST);
             self.commands[end..late].iter().find(names)
         };
-        near.iter().rev().find(names).or_else(|| running().filter(names)).or_else(later).or_else(running)
+        let made = near.iter().rev().find(makes).or_else(|| running().filter(makes));
+        made.or_else(|| near.iter().rev().find(names))
+            .or_else(|| running().filter(names))
+            .or_else(later)
+            .or_else(running)
     }
 
-    /// The command that made or wrote what has this name although it began after this instant: a stamp can be so early.
-    pub(super) fn written_next(&self, when: i128, name: &str) -> Option<&Command> {
+    /// The command that made or wrote what is at this path although it began after this instant: a stamp can be so early.
+    pub(super) fn written_next(&self, when: i128, path: &str) -> Option<&Command> {
         let begin = self.commands.partition_point(|command| command.when <= when);
         let end = self.commands.partition_point(|command| command.when <= when + LATEST);
-        let creates = |command: &&Command| {
-            let words = as_user(command.words()).1;
-            let Some((program, arguments)) = words.split_first() else { return false };
-            let made = match name_of(program) {
-                program if CREATORS.0.contains(&program) => arguments,
-                program if CREATORS.1.contains(&program) => &arguments[arguments.len().saturating_sub(1)..],
-                _ => &[],
-            };
-            made.iter().any(|word| name_of(word) == name)
-        };
-        let writes = |command: &&Command| self.outputs(command).any(|output| name_of(&output) == name);
-        self.commands[begin..end].iter().find(|command| writes(command) || creates(command))
+        self.commands[begin..end].iter().find(|command| self.makes(command, path))
+    }
+
+    /// Whether a command makes or writes what is at this path, by its words or where its line has output written to.
+    fn makes(&self, command: &Command, path: &str) -> bool {
+        let is_it = |named: &str| lexically_normal(&command.directory.join(named)) == Path::new(path);
+        // What the shell has expanded in an output is not known, but for the name.
+        let is_output =
+            |output: String| is_it(&output) || output.contains('$') && name_of(&output) == name_of(path);
+        if self.outputs(command).any(is_output) {
+            return true;
+        }
+        let words = as_user(command.words()).1;
+        let Some((program, arguments)) = words.split_first() else { return false };
+        let has = |word: &str| arguments.iter().any(|argument| argument == word);
+        match name_of(program) {
+            "git" if arguments.first().is_some_and(|verb| verb == "config") => {
+                path == "/etc/gitconfig" && has("--system")
+                    || path.ends_with("/.gitconfig") && has("--global")
+            }
+            "install" if has("-d") => arguments.iter().any(|made| is_it(made)),
+            program if CREATORS.0.contains(&program) => arguments.iter().any(|made| is_it(made)),
+            program if CREATORS.1.contains(&program) => {
+                let Some((last, others)) = arguments.split_last() else { return false };
+                is_it(last) || others.iter().any(|other| is_it(&format!("{last}/{}", name_of(other))))
+            }
+            _ => false,
+        }
     }
 
     /// Where the script has output written to, as far as its lines name it.
@@ -194,11 +219,9 @@ impl Trace {
 
     /// Whether a line of the script, or a command that it ran, names both: each is no part of a longer word.
     pub(super) fn names_together(&self, one: &str, other: &str) -> bool {
-        let is_inner = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
-        let names = |text: &str, name: &str| text.split(|letter| !is_inner(letter)).any(|word| word == name);
         let commands = self.commands.iter().map(|command| command.text.as_str());
         let mut texts = self.source.iter().map(String::as_str).chain(commands);
-        texts.any(|text| text.contains(one) && names(text, one) && names(text, other))
+        texts.any(|text| has_word(text, one) && has_word(text, other))
     }
 
     /// Whether a line of the script has this word in it.
@@ -326,6 +349,19 @@ fn command(entry: &str, depth: usize) -> Option<Command> {
     })
 }
 
+/// Whether a text has a name that is no part of a longer word.
+fn has_word(text: &str, name: &str) -> bool {
+    let is_inner = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
+    text.match_indices(name).any(|(at, _)| {
+        let (before, after) = (text[..at].chars().next_back(), text[at + name.len()..].chars().next());
+        // Names can have what is in no word.
+        let is_open = |letter: Option<char>, edge: Option<char>| {
+            !(letter.is_some_and(is_inner) && edge.is_some_and(is_inner))
+        };
+        is_open(before, name.chars().next()) && is_open(after, name.chars().next_back())
+    })
+}
+
 /// What output is written to, by the text that follows `>`.
 fn output_in(text: &str) -> Option<String> {
     let output = text.trim_start_matches(['|', ' ']).split([' ', ';', ')', '&', '|', '<']).next()?;
@@ -406,14 +442,36 @@ mod tests {
         let entries =
             [("100.000100 0 1 /", "true"), ("100.003000 0 2 /", "cat"), ("101.000000 0 3 /", "true")];
         let trace = trace(&entries, "true\ncat > /etc/motd\ntrue\n");
-        let line = |when, name| trace.at(when, name).map(|command| command.line);
-        assert_eq!(line(100_000_000_000, "motd"), Some(2));
-        assert_eq!(line(100_500_000_000, "other"), Some(2));
+        let line = |when, path| trace.at(when, path).map(|command| command.line);
+        assert_eq!(line(100_000_000_000, "/etc/motd"), Some(2));
+        assert_eq!(line(100_500_000_000, "/etc/other"), Some(2));
         assert_eq!(line(105_000_000_000, ""), Some(3));
         // A stamp of a tick that came late: line 2 began 603 ms after it.
-        assert_eq!(line(99_400_000_000, "motd"), Some(2));
-        assert_eq!(line(98_800_000_000, "motd"), None);
+        assert_eq!(line(99_400_000_000, "/etc/motd"), Some(2));
+        assert_eq!(line(98_800_000_000, "/etc/motd"), None);
         assert_eq!(line(99_000_000_000, ""), None);
+    }
+
+    #[test]
+    fn a_stamp_belongs_to_what_writes_the_path_before_what_only_names_it() {
+        let trace = trace(
+            &[
+                ("100.000000 0 1 /", "cat"),
+                ("100.001000 0 2 /", "ln -sf /etc/sites/hall.conf /etc/enabled/hall.conf"),
+                ("100.002000 0 3 /", "printf x"),
+                ("100.003000 0 4 /", "chmod +x /usr/local/bin/hall-session"),
+                ("100.004000 0 5 /", "cp hall.sh /usr/local/bin/"),
+            ],
+            "cat > /etc/sites/hall.conf\nln\nprintf x > \"$LOGROTATE/hall\"\nchmod\ncp\n",
+        );
+        for (path, its) in [
+            ("/etc/sites/hall.conf", 1),
+            ("/etc/enabled/hall.conf", 2),
+            ("/etc/logrotate.d/hall", 3),
+            ("/usr/local/bin/hall.sh", 5),
+        ] {
+            assert_eq!(trace.at(100_002_000_000, path).map(|command| command.line), Some(its), "{path}");
+        }
     }
 
     #[test]
@@ -427,19 +485,22 @@ mod tests {
                 ("102.005000 0 5 /", "chmod 755 /usr/local/bin/x"),
                 ("102.006000 0 6 /", "echo x"),
                 ("102.007000 0 7 /", "cp -r node_modules /srv/copy"),
+                ("102.008000 0 8 /", "git config --system user.email a@example.org"),
             ],
             "npm install -g x\nFILE=/etc/crate\necho x > /etc/shelf 2>&1\nmkdir -p /srv/pages\nchmod 755 /usr/local/bin/x\n\
              echo x >>\"$FILE\"\ncp -r node_modules /srv/copy\n",
         );
         let line = |when, name| trace.written_next(when, name).map(|command| command.line);
-        for (name, its) in [("shelf", 3), ("pages", 4), ("crate", 6), ("copy", 7)] {
+        for (name, its) in
+            [("/etc/shelf", 3), ("/srv/pages", 4), ("/etc/crate", 6), ("/srv/copy", 7), ("/etc/gitconfig", 8)]
+        {
             assert_eq!(line(102_000_000_000, name), Some(its), "{name}");
             // As late as a tick was on a busy machine.
             assert_eq!(line(101_700_000_000, name), Some(its), "{name}");
             assert_eq!(line(100_900_000_000, name), None, "{name}");
         }
         // What changes its mode or copies it has not made it; `1` is no file.
-        for name in ["x", "node_modules", "1"] {
+        for name in ["/usr/local/bin/x", "/node_modules", "/1", "/root/.gitconfig", "/etc/pages"] {
             assert_eq!(line(102_000_000_000, name), None, "{name}");
         }
     }
