@@ -1,6 +1,6 @@
 //! One thing that a plan does, as it stands in a step.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::trace::Command;
 
@@ -54,6 +54,15 @@ impl Action {
     /// An action that is not known to be any command's.
     pub(super) fn new(place: Place, code: String) -> Self {
         Self { place, when: None, line: None, code, is_file: false, secrets: Vec::new(), path: None }
+    }
+
+    /// The path of the file, directory or link that it is about, also where it only gives that to someone.
+    pub(super) fn target(&self) -> Option<&Path> {
+        let given = || {
+            let rest = self.code.strip_prefix("file::access(\"")?;
+            Some(Path::new(rest.split('"').next()?))
+        };
+        self.path.as_deref().or_else(given)
     }
 
     /// The same, made by a command of the script.

@@ -239,8 +239,9 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         .chain(units)
         .chain(kernel)
         .chain(unit::reboot(&trace, script));
-    let restarts = restart::restarts(&trace, &after.active, &after.changes, observed.during);
     let actions: Vec<Action> = actions.collect();
+    let mut restarts = restart::restarts(&trace, &after.active, &after.changes, observed.during);
+    restart::find_files(&mut restarts, &actions, &after.files);
     unexpressed.extend(setting::of_clone(&actions, output.kept(), &source));
     write(actions, &restarts, &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));

@@ -10,7 +10,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::action::{Action, Place};
 use super::literal;
-use super::restart::Restart;
+use super::restart::{Restart, unit_at};
 use super::secret::Secrets;
 use super::setting::{self, Setting};
 use super::trace::Section;
@@ -129,7 +129,8 @@ impl Output {
             self.write(Path::new(name), self.kept.get(name).map(String::as_bytes).unwrap_or_default())?;
         }
         self.templates = templates;
-        for (number, step) in steps(actions, written.sections).into_iter().enumerate() {
+        let steps = steps(actions, written.sections);
+        for (number, step) in steps.iter().enumerate() {
             let id = format!("{:02}", number + 1);
             let file = format!("{id}_{}.rhai", slug(&step.title));
             let _ = writeln!(
@@ -139,12 +140,8 @@ impl Output {
                 literal::string(&step.title),
                 literal::string(&file)
             );
-            let restarts: Vec<&Restart> = written
-                .restarts
-                .iter()
-                .filter(|restart| section_of(written.sections, restart.line) == step.section)
-                .collect();
-            self.write(Path::new(&file), text(&step, script, &restarts, written.secrets).as_bytes())?;
+            let triggers = triggers(&steps, number, written.sections, written.restarts);
+            self.write(Path::new(&file), text(step, script, &triggers, written.secrets).as_bytes())?;
             self.steps.push(self.directory.join(file));
             self.ids.push(id);
         }
@@ -227,8 +224,66 @@ fn section_of(sections: &[Section], line: usize) -> Option<usize> {
     sections.iter().rposition(|section| section.line <= line)
 }
 
+/// What the files of a step trigger.
+#[derive(Default)]
+struct Triggers<'plan> {
+    /// The restarts of its section.
+    own: Vec<&'plan Restart>,
+    /// Those of later sections whose units read files of this step, and of none after it.
+    later: Vec<&'plan Restart>,
+}
+
+/// The restarts that belong to a step. A unit that is known to read files of the plan is restarted for no others.
+fn triggers<'plan>(
+    steps: &[Step],
+    number: usize,
+    sections: &[Section],
+    restarts: &'plan [Restart],
+) -> Triggers<'plan> {
+    let mut triggers = Triggers::default();
+    for restart in restarts {
+        let reads = |step: &Step| {
+            step.actions.iter().any(|action| {
+                action.is_file
+                    && action.when.is_some_and(|when| when < restart.when)
+                    && action.target().is_some_and(|path| restart.reads.contains(path))
+            })
+        };
+        let is_own = section_of(sections, restart.line) == steps[number].section;
+        let last = steps.iter().rposition(reads);
+        if is_own && (last.is_none() || reads(&steps[number])) {
+            triggers.own.push(restart);
+        } else if !is_own && last == Some(number) {
+            triggers.later.push(restart);
+        }
+    }
+    triggers
+}
+
+impl Triggers<'_> {
+    /// The restarts of the section that an action may be meant by: a file of another unit is not.
+    fn own(&self, action: &Action) -> Vec<&Restart> {
+        let unit = action.target().and_then(unit_at);
+        let is_meant = |restart: &&&Restart| {
+            unit.is_none_or(|unit| restart.units.iter().any(|other| other == unit))
+                || action.target().is_some_and(|path| restart.reads.contains(path))
+        };
+        self.own.iter().filter(is_meant).copied().collect()
+    }
+
+    /// The units of later sections that read what an action makes.
+    fn later(&self, action: &Action) -> Vec<&String> {
+        let reads = |restart: &&&Restart| {
+            action.is_file
+                && action.when.is_some_and(|when| when < restart.when)
+                && action.target().is_some_and(|path| restart.reads.contains(path))
+        };
+        self.later.iter().filter(reads).flat_map(|restart| &restart.units).collect()
+    }
+}
+
 /// The script of a step.
-fn text(step: &Step, script: &str, restarts: &[&Restart], secrets: &Secrets) -> String {
+fn text(step: &Step, script: &str, triggers: &Triggers<'_>, secrets: &Secrets) -> String {
     let mut text = format!("//! {}.\n\nconst REQUIRES = #{{ root: true }};\n\n", step.title);
     if step.actions.iter().any(|action| action.code.contains("git::checkout(")) {
         text.push_str("import \"std/git\" as git;\n\n");
@@ -243,7 +298,7 @@ fn text(step: &Step, script: &str, restarts: &[&Restart], secrets: &Secrets) -> 
     let mut line = None;
     let mut at = 0;
     while at < step.actions.len() {
-        let (count, units) = restarted(&step.actions[at..], restarts);
+        let (count, units) = restarted(&step.actions[at..], triggers);
         let group = &step.actions[at..at + count.max(1)];
         if !units.is_empty() {
             let _ = writeln!(text, "step::on_change(#{{ restart: {} }}, || {{", literal::array(&units));
@@ -267,7 +322,26 @@ fn text(step: &Step, script: &str, restarts: &[&Restart], secrets: &Secrets) -> 
 }
 
 /// How many of these actions, from the first on, come before a restart of units, if they write files; and the units.
-fn restarted(actions: &[Action], restarts: &[&Restart]) -> (usize, Vec<String>) {
+fn restarted(actions: &[Action], triggers: &Triggers<'_>) -> (usize, Vec<String>) {
+    let Some(action) = actions.first() else { return (1, Vec::new()) };
+    let (own, later) = (triggers.own(action), triggers.later(action));
+    let is_alike = |other: &&Action| triggers.own(other) == own && triggers.later(other) == later;
+    let alike = &actions[..actions.iter().take_while(is_alike).count()];
+    let (count, mut units) = restarted_by(alike, &own);
+    if later.is_empty() {
+        return (count, units);
+    }
+    let count = if units.is_empty() { alike.iter().take_while(|other| other.is_file).count() } else { count };
+    for unit in later {
+        if !units.contains(unit) {
+            units.push(unit.clone());
+        }
+    }
+    (count, units)
+}
+
+/// The same, by the restarts of one section.
+fn restarted_by(actions: &[Action], restarts: &[&Restart]) -> (usize, Vec<String>) {
     let Some(first) = actions.first().filter(|action| action.is_file).and_then(|action| action.when) else {
         return (1, Vec::new());
     };
@@ -369,6 +443,53 @@ mod tests {
         assert_eq!((made.len(), codes), (1, vec!["s();", "a();"]));
     }
 
+    fn restart(when: i128, line: usize, unit: &str, reads: &[&str]) -> Restart {
+        let reads = reads.iter().map(PathBuf::from).collect();
+        Restart { when, line, units: vec![unit.to_owned()], reads }
+    }
+
+    #[test]
+    fn a_restart_of_a_later_section_belongs_to_the_files_that_its_unit_reads() {
+        let sections =
+            [(1, "web"), (8, "backup")].map(|(line, title)| Section { line, title: title.to_owned() });
+        let at = |path: &str, when, line, code: &str| Action {
+            path: Some(path.into()),
+            ..action(Place::Files, when, Some(line), code)
+        };
+        let of_unit = "/etc/systemd/system/nginx.service.d/x.conf";
+        let steps = steps(
+            vec![
+                at("/etc/hosts", 1, 2, "hosts();"),
+                at("/etc/nginx/a", 2, 3, "site();"),
+                at("/var/x.dump", 3, 9, "dump();"),
+                at(of_unit, 4, 9, "limits();"),
+            ],
+            &sections,
+        );
+        let restarts =
+            [restart(10, 9, "nginx.service", &["/etc/nginx/a"]), restart(11, 9, "app.service", &[])];
+        let texts: Vec<String> = (0..steps.len())
+            .map(|number| {
+                let triggers = triggers(&steps, number, &sections, &restarts);
+                text(&steps[number], "x.sh", &triggers, &Secrets::default())
+            })
+            .collect();
+        assert!(
+            texts[0].ends_with(
+                "// x.sh:2\nhosts();\nstep::on_change(#{ restart: [\"nginx.service\"] }, || {\n    // x.sh:3\n    site();\n});\n"
+            ),
+            "{}",
+            texts[0]
+        );
+        assert!(
+            texts[1].ends_with(
+                "step::on_change(#{ restart: [\"app.service\"] }, || {\n    // x.sh:9\n    dump();\n});\nlimits();\n"
+            ),
+            "{}",
+            texts[1]
+        );
+    }
+
     #[test]
     fn files_before_a_restart_trigger_it() {
         let step = Step {
@@ -381,10 +502,15 @@ mod tests {
                 action(Place::Files, 9, Some(7), "c();"),
             ],
         };
-        let at = |when, unit: &str| Restart { when, line: 5, units: vec![unit.to_owned()] };
+        let at = |when, unit: &str| restart(when, 5, unit, &[]);
         let (restart, other, later) = (at(5, "nginx.service"), at(6, "php.service"), at(10, "late.service"));
         assert_eq!(
-            text(&step, "x.sh", &[&restart, &other, &later], &Secrets::default()),
+            text(
+                &step,
+                "x.sh",
+                &Triggers { own: vec![&restart, &other, &later], later: Vec::new() },
+                &Secrets::default()
+            ),
             "//! Web.\n\nconst REQUIRES = #{ root: true };\n\n\
              step::on_change(#{ restart: [\"nginx.service\", \"php.service\"] }, || {\n    // x.sh:4\n    a();\n    b();\n});\n\
              // x.sh:6\nu();\nstep::on_change(#{ restart: [\"late.service\"] }, || {\n    // x.sh:7\n    c();\n});\n"

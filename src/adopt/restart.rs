@@ -1,11 +1,14 @@
 //! Restarts: what lets units read their files again.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use jiff::fmt::strtime;
 
+use super::action::Action;
 use super::trace::{Command, Trace, as_user, name_of};
 use super::unit::is_unit;
+use crate::machine::clone::root_files::RootFiles;
 
 /// Units that the script let read their files again.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +17,66 @@ pub(super) struct Restart {
     /// The line of the script; 0 if it is not known.
     pub(super) line: usize,
     pub(super) units: Vec<String>,
+    /// The paths among those of the plan that the units read, as far as their names and texts say so.
+    pub(super) reads: BTreeSet<PathBuf>,
+}
+
+impl Restart {
+    fn new(when: i128, line: usize, units: Vec<String>) -> Self {
+        Self { when, line, units, reads: BTreeSet::new() }
+    }
+}
+
+/// Finds which of the files that a plan makes are read by the units: their own, those that these name, and those that their
+/// texts name in turn.
+pub(super) fn find_files(restarts: &mut [Restart], actions: &[Action], files: &RootFiles) {
+    let made: BTreeSet<&Path> = actions.iter().filter_map(Action::target).collect();
+    for restart in restarts {
+        let own = |path: &&Path| restart.units.iter().any(|unit| is_of(unit, path));
+        let mut reads: BTreeSet<&Path> = made.iter().copied().filter(own).collect();
+        let places = ["/etc/systemd/system", "/usr/lib/systemd/system", "/lib/systemd/system"];
+        let of_units = restart.units.iter().flat_map(|unit| places.map(|place| format!("{place}/{unit}")));
+        let mut texts: Vec<String> = of_units.map(|path| files.text(&path)).collect();
+        texts.extend(reads.iter().map(|path| files.text(&path.to_string_lossy())));
+        let is_end = |letter: char| letter.is_whitespace() || "\"'=;,:".contains(letter);
+        let named: BTreeSet<&str> = texts
+            .iter()
+            .flat_map(|text| text.split(is_end))
+            .map(|word| word.trim_start_matches('-'))
+            .collect();
+        reads.extend(made.iter().filter(|path| path.to_str().is_some_and(|path| named.contains(path))));
+        restart.reads = reads.into_iter().map(Path::to_owned).collect();
+    }
+}
+
+/// The unit whose own file, or an addition to it, is at this path. Source: systemd.unit(5).
+pub(super) fn unit_at(path: &Path) -> Option<&str> {
+    let inner = path.strip_prefix("/etc/systemd/system").ok()?;
+    let first = inner.components().next()?.as_os_str().to_str()?;
+    let unit = first.strip_suffix(".d").unwrap_or(first);
+    is_unit(unit).then_some(unit)
+}
+
+/// Whether a path below `/etc` is by its name for a unit.
+fn is_of(unit: &str, path: &Path) -> bool {
+    if let Some(own) = unit_at(path) {
+        return own == unit;
+    }
+    let Ok(inner) = path.strip_prefix("/etc") else { return false };
+    let name = unit.rsplit_once('.').map_or(unit, |(name, _)| name);
+    let name = name.split('@').next().unwrap_or(name);
+    let mut parts = inner.components().filter_map(|part| part.as_os_str().to_str());
+    let Some(mut first) = parts.next() else { return false };
+    let mut wanted = name;
+    if ["default", "systemd"].contains(&first) {
+        let Some(second) = parts.next() else { return false };
+        wanted = if first == "systemd" { name.trim_start_matches("systemd-") } else { name };
+        first = second;
+    }
+    let first = first.strip_suffix(".d").unwrap_or(first);
+    let first = first.strip_suffix(".conf").unwrap_or(first);
+    // `redis-server` reads `/etc/redis`.
+    first == wanted || wanted.strip_prefix(first).is_some_and(|rest| rest.starts_with('-'))
 }
 
 /// When each service changed its state last, in nanoseconds since 1970.
@@ -64,7 +127,7 @@ pub(super) fn restarts(
             && !command.is_some_and(installs);
         if is_its_own {
             let line = command.map_or(0, |command| command.line);
-            restarts.push(Restart { when: *when, line, units: vec![unit.clone()] });
+            restarts.push(Restart::new(*when, line, vec![unit.clone()]));
         }
     }
     restarts.sort_by_key(|restart| restart.when);
@@ -111,7 +174,7 @@ fn asked(command: &Command, active: &BTreeSet<String>) -> Option<Restart> {
     };
     let full = |word: String| if is_unit(&word) { word } else { format!("{word}.service") };
     let units: Vec<String> = named.into_iter().map(full).filter(|unit| active.contains(unit)).collect();
-    (!units.is_empty()).then_some(Restart { when: command.when, line: command.line, units })
+    (!units.is_empty()).then(|| Restart::new(command.when, command.line, units))
 }
 
 #[cfg(test)]
@@ -124,7 +187,7 @@ mod tests {
     }
 
     fn restart(seconds: i128, line: usize, unit: &str) -> Restart {
-        Restart { when: seconds * 1_000_000_000, line, units: vec![unit.to_owned()] }
+        Restart::new(seconds * 1_000_000_000, line, vec![unit.to_owned()])
     }
 
     #[test]
@@ -143,6 +206,45 @@ mod tests {
         for command in ["echo systemctl restart nginx", "nginx -t", "systemctl --user restart nginx"] {
             assert_eq!(found(&format!("\u{1}5.0 0 1 /\u{2}{command}\n"), &Changes::new()), [], "{command}");
         }
+    }
+
+    #[test]
+    fn a_unit_reads_its_own_files_and_those_that_these_name() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| {
+            let path = root.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        write("etc/systemd/system/notes.service", "[Service]\nEnvironmentFile=-/etc/notes.env\n");
+        write("etc/nginx/sites/notes", "ssl_certificate /etc/ssl/notes.pem;\n");
+        let made = [
+            "/etc/nginx/sites/notes",
+            "/etc/ssl/notes.pem",
+            "/etc/ssl/other.pem",
+            "/etc/notes.env",
+            "/etc/systemd/system/notes.service",
+            "/etc/systemd/system/nginx.service.d/limits.conf",
+            "/etc/redis/redis.conf",
+            "/etc/systemd/journald.conf",
+            "/var/backups/notes.dump",
+        ];
+        let actions = made.map(|path| Action {
+            path: Some(path.into()),
+            ..Action::new(super::super::action::Place::Files, String::new())
+        });
+        let reads = |unit: &str| {
+            let mut restarts = [restart(1, 1, unit)];
+            find_files(&mut restarts, &actions, &RootFiles::new(root.path(), None));
+            made.iter()
+                .filter(|path| restarts[0].reads.contains(Path::new(path)))
+                .copied()
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(reads("nginx.service"), [made[0], made[1], made[5]]);
+        assert_eq!(reads("notes.service"), [made[3], made[4]]);
+        assert_eq!(reads("redis-server.service"), [made[6]]);
+        assert_eq!(reads("systemd-journald.service"), [made[7]]);
     }
 
     #[test]
