@@ -61,6 +61,7 @@ use live::Live;
 use named::Named;
 use origin::Origin;
 use output::{Output, Written};
+use package::Packages;
 use restart::Restart;
 use secret::Secrets;
 use server::Servers;
@@ -231,6 +232,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let actions = answers
         .into_iter()
         .chain(packages)
+        .chain(only_there(&trace, &base.packages, &after.packages))
         .chain(accounts)
         .chain(found.actions)
         .chain(named.actions.iter().cloned())
@@ -553,8 +555,10 @@ fn package_actions(
         action.when = action.when.into_iter().chain(actions.iter().filter_map(|action| action.when)).max();
         actions.push(action);
     };
-    let asked = after.packages.asked_beyond(&base.packages);
+    let mut asked = after.packages.asked_beyond(&base.packages);
     if !asked.is_empty() {
+        // Another machine may lack what this one has.
+        asked.extend(already_there(trace, &base.packages, &after.packages));
         let mut options = Vec::new();
         if after.packages.has_recommended_beyond(&base.packages) {
             options.push(("recommends", "true".to_owned()));
@@ -587,6 +591,22 @@ fn package_actions(
         add(code, trace.naming(&["apt-mark", "dpkg"], first), &mut actions);
     }
     Ok(actions)
+}
+
+/// The packages that the script installs though they were there before.
+fn already_there(trace: &Trace, before: &Packages, after: &Packages) -> Vec<String> {
+    let is_there = |name: &String| before.0.contains_key(name) && after.0.contains_key(name);
+    trace.installed().into_iter().filter(is_there).collect()
+}
+
+/// What installs the packages that the script asks for and this machine has, if it asks for no others.
+fn only_there(trace: &Trace, before: &Packages, after: &Packages) -> Option<Action> {
+    let there = already_there(trace, before, after);
+    if there.is_empty() || !after.asked_beyond(before).is_empty() {
+        return None;
+    }
+    let code = format!("pkg::install({});", literal::array(&there));
+    Some(Action::new(Place::Packages, code).by(trace.naming(INSTALLERS, "install")))
 }
 
 /// The programs that install and remove packages.
@@ -818,6 +838,26 @@ mod tests {
         assert_eq!(interpreter("#!/usr/bin/env bash\n"), ["/usr/bin/env", "bash"]);
         assert_eq!(interpreter("#!/bin/bash -e\n"), ["/bin/bash", "-e"]);
         assert_eq!(interpreter("echo\n"), ["/bin/sh"]);
+    }
+
+    #[test]
+    fn packages_that_the_machine_has_are_in_the_plan_if_the_script_asks_for_them() {
+        let status = |names: &[&str]| {
+            let each = names
+                .iter()
+                .map(|name| format!("Package: {name}\nStatus: install ok installed\nVersion: 1\n\n"));
+            Packages::read(&each.collect::<String>(), "")
+        };
+        let trace = Trace::read(
+            "\u{1}1.0 0 3 /\u{2}apt-get install -y -t stable git=1:2 npm:all ./x.deb new\n\u{1}1.0 0 4 /\u{2}apt-get remove nano\n",
+            "",
+        );
+        let base = status(&["git", "npm", "nano", "stable"]);
+        let there = only_there(&trace, &base, &base).unwrap();
+        assert_eq!((&*there.code, there.line), ("pkg::install([\"git\", \"npm\"]);", Some(3)));
+        let after = status(&["git", "npm", "nano", "stable", "new"]);
+        assert_eq!(only_there(&trace, &base, &after), None);
+        assert_eq!(already_there(&trace, &base, &after), ["git", "npm"]);
     }
 
     #[test]

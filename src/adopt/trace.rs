@@ -262,6 +262,36 @@ impl Trace {
         installs.flatten().find(is_it)
     }
 
+    /// The names of the packages that its commands ask apt to install, each once. Source: apt-get(8).
+    pub(super) fn installed(&self) -> Vec<String> {
+        const WITH_VALUE: [&str; 6] = ["-c", "-o", "-t", "--config-file", "--option", "--target-release"];
+        let mut installed: Vec<String> = Vec::new();
+        for command in &self.commands {
+            let words = command.words();
+            let mut words = words.iter().map(String::as_str);
+            if !words.any(|word| ["apt", "apt-get", "aptitude"].contains(&name_of(word))) {
+                continue;
+            }
+            let (mut is_install, mut is_value) = (false, false);
+            for word in words {
+                if word.starts_with('-') || is_value {
+                    is_value = !is_value && WITH_VALUE.contains(&word);
+                } else if !is_install {
+                    if word != "install" {
+                        break;
+                    }
+                    is_install = true;
+                } else if !word.contains('/') || !word.starts_with(['.', '/']) {
+                    let name = word.split(['=', ':', '/']).next().unwrap_or(word);
+                    if !installed.iter().any(|known| known == name) {
+                        installed.push(name.to_owned());
+                    }
+                }
+            }
+        }
+        installed
+    }
+
     /// The sections of the script: what it says before each part, else comments that stand out, else those above a
     /// paragraph.
     pub(super) fn sections(&self) -> Vec<Section> {
