@@ -147,7 +147,11 @@ pub(super) fn status_of(
         Some(Ok(rows)) => (rows, true, None),
         Some(Err(error)) => (recorded(), false, Some(why_not_examined(&error))),
     };
-    let state = state_of(&steps, is_running);
+    let state = match state_of(&steps, is_running) {
+        // Steps that were never begun are not in the journal: how the run ended says that there may be some.
+        PlanState::Complete if !is_examined && history.was_interrupted(plan) => PlanState::Interrupted,
+        state => state,
+    };
     let newest = steps.iter().rev().find(|step| is_broken(step.status));
     let last_lines = match newest {
         Some(step) => last_lines(launch, plan, &step.id)?,

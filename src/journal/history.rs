@@ -132,6 +132,12 @@ pub struct History {
 }
 
 impl History {
+    /// Whether the newest run of a plan that recorded something began steps and was stopped or killed.
+    pub fn was_interrupted(&self, plan: &str) -> bool {
+        let (last, call) = (self.last_runs.get(plan), self.last_calls.get(plan));
+        last.is_some_and(|last| last.was_interrupted() && call.is_some_and(|call| call.run == last.run))
+    }
+
     /// What a run needs that finds nothing to do; nothing if something is left to do whatever the plan says.
     pub(super) fn brief(&self) -> Option<Brief> {
         let is_settled = self.open.is_empty()

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::record::Fingerprint;
+use crate::exit_code::ExitCode;
 use crate::text::accepted_as_it_is;
 
 /// The state of a step by its records alone.
@@ -92,4 +93,11 @@ pub struct RunRecord {
     pub started: Timestamp,
     /// When it ended, with its exit status; none if it runs or was killed.
     pub ended: Option<(Timestamp, u8)>,
+}
+
+impl RunRecord {
+    /// Whether it was stopped by a signal or killed, if it does not run any more.
+    pub(super) fn was_interrupted(&self) -> bool {
+        self.ended.is_none_or(|(_, exit)| ExitCode(exit) >= ExitCode::signal(0))
+    }
 }

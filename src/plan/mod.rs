@@ -630,7 +630,7 @@ fn finish(
         Ok(()) => host.exit().unwrap_or(ExitCode::DONE),
         Err(stop) => runner::exit_of(stop),
     };
-    if host.seen().has_recorded() {
+    if host.seen().has_recorded() || exit == ExitCode::DONE && ends_an_interruption(launch, host, plan) {
         // A failed journal has been reported already; the run then has no end record.
         let bare = to_remember(host, plan);
         let _ = host.session().record_end(Entry::RunEnded { exit: exit.0, bare });
@@ -645,6 +645,9 @@ fn finish(
     if let Err(Stop::Failed(failure)) = &outcome {
         host.reporter().emit(&Event::of_failure(failure));
     }
+    if let Err(Stop::Interrupted(interruption)) = &outcome {
+        runner.report_interruption(host, plan, *interruption);
+    }
     if outcome.is_ok() {
         launch.note_late_signal(&host.reporter(), if is_plan { "run" } else { "script" }, exit);
     }
@@ -658,6 +661,14 @@ fn finish(
         Err(Stop::Failed(failure)) => Err(failure.into()),
         Err(Stop::Interrupted(interruption)) => Err(interruption.into()),
     }
+}
+
+/// Whether the run before this one of the plan did not come to its end, and this one did though it found nothing to do:
+/// unless it is recorded, the plan would count as interrupted for ever.
+fn ends_an_interruption(launch: &Launch, host: &Host, plan: &Plan) -> bool {
+    let session = host.seen();
+    let is_whole = !launch.dry_run && !plan.steps.is_empty() && launch.selection.is_everything();
+    is_whole && session.history().was_interrupted(session.plan())
 }
 
 fn check_selection(selection: &Selection, plan: &Plan) -> Result<()> {

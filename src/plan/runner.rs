@@ -61,6 +61,10 @@ struct State {
     drifted: Vec<String>,
     /// A step that the plan came to is not complete, or would be changed.
     is_unmet: bool,
+    /// The steps that the plan came to.
+    reached: BTreeSet<String>,
+    /// The step that was stopped while it ran.
+    stopped: Option<String>,
 }
 
 impl Runner {
@@ -130,6 +134,44 @@ impl Runner {
     /// The steps that failed.
     pub fn failed(&self) -> Vec<String> {
         self.state.borrow().failed.clone()
+    }
+
+    /// Reports an interruption of the run: which steps did not run because of it, and how to go on. One that arrives while
+    /// a command is finished first ends the run between two steps, where no step reports it.
+    pub fn report_interruption(&self, host: &Host, plan: &Plan, interruption: Interruption) {
+        let state = self.state.borrow();
+        let (session, reporter) = (host.seen(), host.reporter());
+        let mut began = false;
+        let mut left = Vec::new();
+        for step in &plan.steps {
+            began |= self.selection.from.as_deref().is_none_or(|from| from == step.id);
+            let record = session.history().step(session.plan(), &step.id);
+            let decision = self.selection.decide(&step.id, began, record, None);
+            let is_run = matches!(decision, Decision::Run { .. } | Decision::Accept);
+            if is_run && !state.reached.contains(&step.id) {
+                left.push(step.id.as_str());
+            }
+        }
+        let did_not_run = match &left[..] {
+            [] => None,
+            [one] => Some(format!("step {one} did not run")),
+            several => Some(format!("steps {} did not run", several.join(", "))),
+        };
+        let signal = crate::machine::signal::name(interruption.signal);
+        match (&state.stopped, did_not_run) {
+            (Some(_), None) => {}
+            (Some(_), Some(what)) => reporter.note(what),
+            (None, None) => reporter.note(format!("stopped by {signal}")),
+            (None, Some(what)) => reporter.note(format!("stopped by {signal}: {what}")),
+        }
+        if self.doing == Doing::Act
+            && let Some(at) = state.stopped.as_deref().or_else(|| left.first().copied())
+        {
+            reporter.note(format!(
+                "run `{}` again: it resumes at step {at} and skips what is complete",
+                self.launch.invocation
+            ));
+        }
     }
 
     /// Fails when complete steps were examined and do not hold any more: nothing is done on top of them.
@@ -284,11 +326,8 @@ impl Runner {
                 let signal = crate::machine::signal::name(interruption.signal);
                 let entry = Entry::StepInterrupted { step: id.clone(), seconds, signal: signal.clone() };
                 host.session().record(entry)?;
+                self.state.borrow_mut().stopped = Some(id.clone());
                 reporter.emit(&Event::StepInterrupted { id: id.clone(), title, signal });
-                reporter.note(format!(
-                    "run `{}` again: it resumes at step {id} and skips what is complete",
-                    self.launch.invocation
-                ));
                 Err(interruption.into())
             }
             Err(Stop::Unpredictable { why, .. }) => {
@@ -544,6 +583,7 @@ impl StepRunner for Runner {
     fn run(&self, context: &NativeCallContext, call: &StepCall) -> Result<()> {
         let host = Host::of(context)?;
         self.check_call(&host, call)?;
+        self.state.borrow_mut().reached.insert(call.id.clone());
         if self.unchanged {
             Self::pass(&host, &call.id, &call.title);
             return Ok(());

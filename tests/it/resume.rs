@@ -210,6 +210,48 @@ step::run("01", "First", || cmd::run(["bash", "-c", "echo at work >@/m/log; unti
 }
 
 #[test]
+fn interruption_between_steps_names_the_steps_that_did_not_run() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || cmd::run(["bash", "-c", "echo at work >@/m/log; until [ -e @/m/go ]; do sleep 0.02; done"], #{ always: "a test" }));
+step::run("02", "Second", || file::write("@/m/second", "2\n"));
+step::run("03", "Third", || file::write("@/m/third", "3\n"));
+"#,
+    );
+    let state = |place: &Place| {
+        place.run("--json status").ends(0).json().pop().unwrap()["state"].as_str().unwrap().to_owned()
+    };
+    let started = place.start("plan.rhai");
+    until("the command is at work", || place.holds("m/log", "\n"));
+    // The command is finished first, and the step with it.
+    started.signal(Signal::HUP);
+    place.write("m/go", "");
+    started
+        .end()
+        .ends(129)
+        .says("01 First")
+        .says("stopped by SIGHUP: steps 02, 03 did not run")
+        .says("run `kkrun plan.rhai` again: it resumes at step 02 and skips what is complete");
+    assert_eq!(state(&place), "interrupted");
+    let status = place.run("status").ends(0);
+    assert!(status.stdout.contains("plan · interrupted since today"), "{}", status.stdout);
+    assert!(status.stdout.contains("resumes where it stopped"), "{}", status.stdout);
+    place.run("plan.rhai").ends(0).says("resuming at 02");
+    assert_eq!(state(&place), "complete");
+}
+
+#[test]
+fn run_that_finds_nothing_left_of_an_interrupted_one_ends_the_interruption() {
+    let place = Place::new("step::run(\"01\", \"First\", || file::write(\"@/m/first\", \"1\\n\"));");
+    place.run("plan.rhai").ends(0);
+    place.cut_journal_behind("step_completed");
+    let state = |place: &Place| place.run("--json status").ends(0).json().pop().unwrap()["state"].clone();
+    assert_eq!(state(&place), "interrupted");
+    place.run("plan.rhai").ends(0);
+    assert_eq!(state(&place), "complete");
+}
+
+#[test]
 fn a_script_that_loops_can_be_interrupted() {
     let place =
         three("file::write(\"@/m/second\", \"\"); let n = 0; loop { n += 1; if n > 40000000 { n = 0; } }");
