@@ -37,6 +37,12 @@ pub fn printable_lines(text: &str) -> String {
     lines.join("\n")
 }
 
+/// A text in one line, such as a summary that names a path or a command: a line ending in it is shown as `\n`, so that what
+/// follows cannot be taken for a line of its own.
+pub fn one_line(text: &str) -> Cow<'_, str> {
+    if text.contains('\n') { Cow::Owned(text.replace('\n', "\\n")) } else { Cow::Borrowed(text) }
+}
+
 /// What is seen of a text, line ends left out, and where each byte of it is in the text; `None` if all of it is seen.
 pub fn visible(text: &str) -> Option<(String, Vec<usize>)> {
     let is_hidden = |character: char| is_invisible(character) || character != '\t' && is_obeyed(character);
@@ -246,6 +252,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn summary_is_one_line() {
+        assert_eq!(one_line("make /a\nfile:x"), "make /a\\nfile:x");
+        assert!(matches!(one_line("make /a"), Cow::Borrowed("make /a")));
+    }
 
     #[test]
     fn plain_text_is_not_copied() {

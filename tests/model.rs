@@ -599,8 +599,8 @@ impl Model<'_> {
             Err(error) => {
                 let shown = format!("{error:#}");
                 if !died {
-                    let is_refused = shown.contains("cannot be undone alone")
-                        || shown.contains("has never run")
+                    let is_refused = shown.contains("cannot undo ")
+                        || shown.contains("unknown step or target")
                         || (unfinished && shown.contains("interrupted"));
                     hold!(is_refused, "a rollback failed: {shown}");
                     hold!(machine.snapshot() == before, "a refused rollback changed something");

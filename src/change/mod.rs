@@ -84,6 +84,7 @@ use crate::machine::mount;
 use crate::machine::process::{Command, Ended, Processes, Status, Stream, orphans};
 use crate::machine::signal;
 use crate::target::{States, Target};
+use crate::text::one_line;
 
 /// How long a package manager that a killed run left is given to finish: ended in the middle, it leaves the
 /// packages half configured.
@@ -638,7 +639,7 @@ impl Change {
             held_by: self.kind().target().path().map(mount::holding).transpose()?.flatten(),
             class: self.kind().class(),
             loses: None,
-            summary: self.kind().summary(),
+            summary: one_line(&self.kind().summary()).into_owned(),
             pending: Vec::new(),
             what: take("what").as_str().unwrap_or_default().to_owned(),
             before: take("before").into(),

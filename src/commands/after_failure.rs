@@ -152,9 +152,9 @@ fn ask(options: &Options, step: &str, offered: &[Choice]) -> Result<Choice> {
                 if let Some(choice) = Choice::of(&typed, offered) {
                     return Ok(choice);
                 }
-                ui::line_to_stderr(
+                ui::line_to_stderr(&ui::wrapped_message(
                     "unknown answer: expected one of these words, or as many letters as only one begins with",
-                );
+                ));
             }
             _ => return Ok(Choice::Stop),
         }
@@ -164,7 +164,7 @@ fn ask(options: &Options, step: &str, offered: &[Choice]) -> Result<Choice> {
 /// Why the step is skipped; none if no reason is given, which takes the choice back.
 fn ask_why(options: &Options, step: &str) -> Result<Option<String>> {
     let text = format!(
-        "why skip step {step}? It counts as complete as it is, and the reason is recorded; without one it is not skipped:"
+        "reason for skipping step {step} (recorded; the step then counts as complete; empty: it is not skipped):"
     );
     let question = Question::Text { text, default: String::new() };
     let answer = config::questions(options).ask(&question).context("cannot ask why the step is skipped")?;

@@ -120,7 +120,8 @@ fn diagnosis(state: &Path, loaded: &Loaded) -> Result<Diagnosis> {
                 "to start without it, rename `{}`; its backups/ holds the earlier contents",
                 state.display()
             ),
-            "to continue with this journal, run `kkrun doctor --accept-journal`. What it does not have is not undone by any rollback; `kkrun status PLAN` finds steps that do not hold here".to_owned(),
+            "to continue with this journal, run `kkrun doctor --accept-journal`; what it does not have is not undone by any rollback".to_owned(),
+            "to find the steps that do not hold here, run `kkrun status PLAN`".to_owned(),
         ];
         return Ok(Diagnosis { state: JournalState::InDoubt, why: Some(doubt.clone()), ways_on, ..found });
     }

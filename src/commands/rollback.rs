@@ -160,7 +160,12 @@ fn only_plan(history: &History) -> Result<String> {
         several => bail!(
             Failure::new("cannot choose a plan to roll back: several have recorded changes")
                 .exit(ExitCode::USAGE)
-                .hint(format!("name one with `--plan`: {}", several.join(", ")))
+                .hint(format!("run {}", calls(several).join(" or ")))
         ),
     }
+}
+
+/// The command that rolls back each of these plans.
+fn calls(plans: &[&str]) -> Vec<String> {
+    plans.iter().map(|plan| format!("`kkrun rollback --plan {}`", shell_words::quote(plan))).collect()
 }

@@ -1,7 +1,7 @@
 //! What one line of the journal says.
 //!
 //! Everything here is a promise to every later kkrun: fields are added, never renamed or given another
-//! fingerprint. A reader ignores fields that it does not know; a kind that it does not know stops it, unless
+//! meaning. A reader ignores fields that it does not know; a kind that it does not know stops it, unless
 //! the writer marked that record `skippable`.
 
 use std::collections::BTreeMap;

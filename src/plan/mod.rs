@@ -690,7 +690,8 @@ fn check_selection(selection: &Selection, plan: &Plan) -> Result<()> {
 
 fn read_outside(path: &Path) -> Result<Script> {
     let shown = path.display().to_string();
-    let text = script::read_text(path, &shown).with_context(|| "cannot read the settings of `--settings`")?;
+    let text = script::read_text(path, &shown)
+        .with_context(|| format!("cannot read the settings file `{shown}`"))?;
     Ok(Script { text, name: shown })
 }
 

@@ -17,7 +17,7 @@ fn answer(host: &Host, asked: &str, question: &Question) -> Result<Answer> {
         bail!(Unpredictable(format!("the answer to “{asked}”")));
     }
     host.reporter().ask(question)?.ok_or_else(|| {
-        Failure::new(format!("no one can be asked: {asked}"))
+        Failure::new(format!("cannot ask `{asked}`: there is no terminal"))
             .kind(FailureKind::Unanswered)
             .exit(ExitCode::UNANSWERED)
             .hint("run it at a terminal; `--yes` answers every question whose answer loses no data")

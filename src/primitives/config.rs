@@ -103,7 +103,14 @@ impl Options {
     fn line(&self, key: &str) -> Result<FileEntry> {
         let begins = key.starts_with(['#', ';', '[']);
         if key.is_empty() || key.trim() != key || key.contains(char::is_control) || begins {
-            bail!(Failure::new(format!("invalid key `{}`", key.escape_debug())).kind(FailureKind::Usage));
+            bail!(
+                Failure::new(format!(
+                    "invalid key `{}`: a key is not empty, does not begin with #, ; or [, and has no whitespace \
+                     around it and no control characters",
+                    key.escape_debug()
+                ))
+                .kind(FailureKind::Usage)
+            );
         }
         self.entry(EntryKind::Line { key: key.to_owned(), separator: self.separator.clone() })
     }
@@ -111,8 +118,12 @@ impl Options {
     fn block(&self, name: &str) -> Result<FileEntry> {
         if name.is_empty() || name.trim() != name || name.contains(char::is_control) {
             bail!(
-                Failure::new(format!("invalid block name `{}`", name.escape_debug()))
-                    .kind(FailureKind::Usage)
+                Failure::new(format!(
+                    "invalid block name `{}`: a name is not empty and has no whitespace around it and no control \
+                     characters",
+                    name.escape_debug()
+                ))
+                .kind(FailureKind::Usage)
             );
         }
         self.entry(EntryKind::Block { name: name.to_owned() })

@@ -103,12 +103,27 @@ pub(super) fn owner_of_directory(host: &Host, path: &Path) -> Result<(u32, u32)>
     let canonical = files::canonical(path)?;
     let directory = canonical.parent().unwrap_or(Path::new("/"));
     let state = host.found(directory)?.state;
-    match state.ownership() {
-        Some(ownership) if matches!(state, FileState::Directory { .. }) => Ok(ownership),
-        _ => bail!(
-            Failure::new(format!("directory `{}` not found", directory.display()))
-                .kind(FailureKind::Missing)
-                .hint("create it first with file::make_dir")
+    match &state {
+        FileState::Directory { .. } => state
+            .ownership()
+            .with_context(|| format!("internal error: no owner of `{}`", directory.display())),
+        FileState::Absent => bail!(
+            Failure::new(format!(
+                "cannot write `{}`: its parent directory `{}` does not exist",
+                path.display(),
+                directory.display()
+            ))
+            .kind(FailureKind::Missing)
+            .hint(format!("create it first with `file::make_dir({:?})`", directory.display().to_string()))
+        ),
+        other => bail!(
+            Failure::new(format!(
+                "cannot write `{}`: `{}` is {}, not a directory",
+                path.display(),
+                directory.display(),
+                other.kind_name()
+            ))
+            .kind(FailureKind::Exists)
         ),
     }
 }
@@ -188,8 +203,11 @@ pub(super) fn read_plan(host: &Host, path: &str) -> Result<PlanFile> {
 
 fn read_text(host: &Host, path: &str) -> Result<String> {
     let bytes = read_bytes(host, path)?;
-    String::from_utf8(bytes)
-        .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind(FailureKind::Encoding).into())
+    String::from_utf8(bytes).map_err(|_| {
+        Failure::new(format!("cannot read `{path}` as text: it is not UTF-8"))
+            .kind(FailureKind::Encoding)
+            .into()
+    })
 }
 
 /// Whether something is missing, such as a directory or a user, that a command, a package or an account may have brought
@@ -256,7 +274,7 @@ pub(super) fn write_bytes(host: &Host, path: &str, bytes: &[u8], options: &Owner
 pub(super) const NEW_FILE: u32 = 0o644;
 pub(super) const NEW_SECRET: u32 = 0o600;
 
-/// The same; `secret` says that the bytes hold a secret.
+/// Writes `bytes` to the file `path`; `secret` says that they contain a secret.
 fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, secret: bool) -> Result<bool> {
     let path = absolute(path)?;
     let mode = if secret { NEW_SECRET } else { NEW_FILE };
@@ -267,8 +285,12 @@ fn write_new(host: &Host, path: &str, bytes: &[u8], options: &Ownership, secret:
             Ok(DesiredFile::File { bytes, attributes: options.attributes(host, &path, regular, mode)? })
         }
         other => bail!(
-            Failure::new(format!("`{}` is {}, not a file", path.display(), other.kind_name()))
-                .kind(FailureKind::Directory)
+            Failure::new(format!(
+                "cannot write `{}`: it is {}, not a file",
+                path.display(),
+                other.kind_name()
+            ))
+            .kind(FailureKind::Directory)
         ),
     })
 }
@@ -399,7 +421,9 @@ mod functions {
     /// ```
     #[rhai_fn(return_raw, volatile)]
     pub(super) fn sha256(context: NativeCallContext, path: &str) -> Raised<String> {
-        look(&context, |host| digest_at(host, path)?.sha256().context("a file without a SHA-256"))
+        look(&context, |host| {
+            digest_at(host, path)?.sha256().with_context(|| format!("internal error: no SHA-256 of `{path}`"))
+        })
     }
 
     /// Writes `text` to the file `path`, whole or not at all. A new file belongs to the owner of its directory; an
@@ -547,7 +571,7 @@ fn remove_whole(host: &Host, path: &Path) -> Result<bool> {
         return make(host, path, |_| Ok(DesiredFile::Absent));
     }
     if canonical.parent().is_none() {
-        bail!(Failure::new("cannot remove `/`").kind(FailureKind::Usage));
+        bail!(Failure::new("refused to remove `/`").kind(FailureKind::Usage));
     }
     let Some(change) = TreeChange::remove(&canonical)? else { return Ok(false) };
     let nothing = &mut |_: &Path| bail!("nothing is read for a removal");
@@ -584,8 +608,12 @@ fn make_directory(host: &Host, path: &Path, options: &Ownership) -> Result<bool>
             Ok(DesiredFile::Directory { attributes: options.attributes(host, path, &found.state, 0o755)? })
         }
         other => bail!(
-            Failure::new(format!("`{}` is {}, not a directory", path.display(), other.kind_name()))
-                .kind(FailureKind::Exists)
+            Failure::new(format!(
+                "cannot create the directory `{}`: it is {}",
+                path.display(),
+                other.kind_name()
+            ))
+            .kind(FailureKind::Exists)
         ),
     })
 }

@@ -65,7 +65,7 @@ impl Options {
         if self.comment.as_ref().is_some_and(|comment| !is_field(comment)) {
             bail!(
                 Failure::new(
-                    "option `comment`: it has a colon, a line ending or another control character in it"
+                    "invalid option `comment`: it must not contain a colon, a line ending or another control character"
                 )
                 .kind(FailureKind::Option)
             );
@@ -229,7 +229,9 @@ fn asked_password(host: &Host, options: &mut rhai::Map) -> Result<Option<AskedPa
             }
             let text = host.text_or_secret(&password, "`password`")?;
             if text.is_empty() || text.contains(['\0', '\n', '\r']) {
-                bail!(invalid("option `password`: it is empty or has a line ending or a zero byte in it"));
+                bail!(invalid(
+                    "invalid option `password`: it must not be empty or contain a line ending or a zero byte"
+                ));
             }
             Ok(Some(AskedPassword::Plain(text)))
         }
@@ -240,7 +242,7 @@ fn asked_password(host: &Host, options: &mut rhai::Map) -> Result<Option<AskedPa
             let is_field = text.chars().all(|letter| letter.is_ascii_graphic() && letter != ':');
             if !is_field || !(is_hash || is_none) {
                 bail!(
-                    invalid("option `password_hash`: it is not the hash of a password as crypt(5) has it")
+                    invalid("invalid option `password_hash`: expected the hash of a password as described in crypt(5)")
                         .hint(
                             "print one with `mkpasswd`, or give the password itself as a secret: `password`"
                         )

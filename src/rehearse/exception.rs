@@ -70,7 +70,7 @@ pub const EXCEPTIONS: &[Exception] = &[
     exception("/var/lib/systemd/backlight", BOOT),
     exception("/var/lib/systemd/catalog", CACHE),
     exception("/var/lib/systemd/coredump", DAEMON),
-    itself("/var/lib/systemd/linger", "made by booting; who lingers is looked at"),
+    itself("/var/lib/systemd/linger", "made by booting; the users that linger are compared by themselves"),
     exception("/var/lib/systemd/random-seed", BOOT),
     exception("/var/lib/systemd/rfkill", BOOT),
     exception("/var/lib/systemd/timers", "times of the last run of timers"),

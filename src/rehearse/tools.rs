@@ -45,7 +45,7 @@ fn check(missing: &[MissingTool], root: bool) -> Result<()> {
     let programs: Vec<String> = missing.iter().map(|tool| format!("`{}`", tool.program)).collect();
     let packages: Vec<&str> = missing.iter().map(|tool| tool.package).collect();
     Err(Failure::new(format!("a rehearsal needs {}", programs.join(", ")))
-        .hint(format!("apt-get install {}", packages.join(" ")))
+        .hint(format!("run `apt-get install {}`", packages.join(" ")))
         .into())
 }
 

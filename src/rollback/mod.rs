@@ -18,6 +18,7 @@ use crate::journal::{
 };
 use crate::session::{Assumed, Session};
 use crate::target::Target;
+use crate::text::one_line;
 use order::{LeftToAnother, candidates, left_to_others};
 pub use report::{Report, Row};
 use report::{row_about, row_of};
@@ -702,7 +703,7 @@ fn emit(session: &Session, outcome: UndoOutcome, row: &Row) {
         summary: row.summary.clone(),
         detail: row.detail.clone(),
         hints: row.hints.clone(),
-        done: row.done.clone(),
+        done: one_line(&row.done).into_owned(),
     });
 }
 
@@ -756,7 +757,7 @@ mod tests {
     fn step_is_not_undone_below_a_later_change_to_the_same_file() {
         let ground = two_steps();
         let refused = apply(&mut ground.run(), &of_steps(&["01"])).unwrap_err();
-        assert!(format!("{refused:#}").contains("cannot be undone alone"), "{refused:#}");
+        assert!(format!("{refused:#}").contains("cannot undo "), "{refused:#}");
         assert!(ground.history().rollback.is_none());
         let done = apply(&mut ground.run(), &of_steps(&["02"])).unwrap();
         assert_eq!(targets(&done.undone), ["c", "a"]);

@@ -33,18 +33,16 @@ pub(super) fn candidates(session: &Session, request: &Request) -> Result<Vec<Cha
         let is_known = history.changes.iter().any(|change| change.plan == plan && asked.is_for(change));
         if history.step(plan, word).is_none() && !is_known {
             let known: Vec<&str> = history.steps_of(plan).map(|(id, _)| id.as_str()).collect();
-            let kind = if word.contains(':') { "target" } else { "step" };
-            let what = if kind == "step" { "has never run" } else { "was never changed" };
             if known.is_empty() {
                 bail!(
-                    Failure::new(format!("{kind} `{word}` {what}: nothing is recorded"))
+                    Failure::new(format!("unknown step or target `{word}`: nothing is recorded"))
                         .exit(ExitCode::USAGE)
                         .kind(FailureKind::Usage)
-                        .hint("`--state-dir DIR` names the state directory of the run")
+                        .hint("name the state directory of the run with `--state-dir DIR`")
                 );
             }
             bail!(
-                Failure::new(format!("{kind} `{word}` of {plan} {what}"))
+                Failure::new(format!("unknown step or target `{word}` in the plan `{plan}`"))
                     .exit(ExitCode::USAGE)
                     .kind(FailureKind::Usage)
                     .hint(format!("steps with a record: {}", known.join(", ")))
@@ -57,7 +55,7 @@ pub(super) fn candidates(session: &Session, request: &Request) -> Result<Vec<Cha
     let staying: Vec<&ChangeRecord> = history.changes.iter().filter(stays).collect();
     for change in asked.iter().rev() {
         if let Some(later) = needed_by(session, change, &staying)? {
-            refuse_alone(change, later, plan)?;
+            refuse_alone(history, change, later, plan)?;
         }
     }
     let ids = in_undo_order(asked);
@@ -107,19 +105,30 @@ fn name_unknown_reliance(session: &Session, undone: &[ChangeId]) {
     }
 }
 
-fn refuse_alone(change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Result<()> {
+fn refuse_alone(history: &History, change: &ChangeRecord, later: &ChangeRecord, plan: &str) -> Result<()> {
     let needing = later.whose(plan);
-    let alone = match &change.intent.step {
-        Some(step) if later.intent.step.as_ref() != Some(step) => format!("step {step}"),
-        _ => change.intent.target.to_string(),
+    let (target, needs) = (&change.intent.target, &later.intent.target);
+    let why = if target == needs {
+        format!("{needing} changed {} after it", target.described())
+    } else {
+        format!("{} of {needing} needs {}", needs.described(), target.described())
     };
-    bail!(
-        Failure::new(format!(
-            "{alone} cannot be undone alone: {} of {needing} needs {}",
-            later.intent.target, change.intent.target
-        ))
-        .hint(format!("roll back {needing} as well, or everything"))
-    )
+    let steps = (&change.intent.step, &later.intent.step);
+    let (alone, way_on) = match steps {
+        (Some(step), Some(other)) if later.plan == plan && step != other => {
+            let of_plan = history.plan_option(plan);
+            let both = shell_words::join([step, other]);
+            let way_on = format!(
+                "run `kkrun rollback {both}{of_plan}`, or `kkrun rollback{of_plan}` to undo the whole plan"
+            );
+            (format!("step {step}"), way_on)
+        }
+        (Some(step), other) if other.as_ref() != Some(step) => {
+            (format!("step {step}"), format!("roll back {needing} as well, or everything"))
+        }
+        _ => (target.described(), format!("roll back {needing} as well, or everything")),
+    };
+    bail!(Failure::new(format!("cannot undo {alone} alone: {why}")).hint(way_on))
 }
 
 /// The first of the changes that stay, oldest first, that is later and needs what this one did.
@@ -194,7 +203,7 @@ pub(super) fn left_to_others(
         let why = if *target == known.intent.target && matches!(relying, Later::Claim { .. }) {
             format!("asked for by {whose}, too: left to it")
         } else {
-            format!("{target} of {whose} needs it: left to it")
+            format!("{} of {whose} needs it: left to it", target.described())
         };
         left.insert(*id, LeftToAnother { plan: of, step, why });
     }

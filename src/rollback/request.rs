@@ -28,9 +28,13 @@ pub struct Asked {
 
 impl From<&str> for Asked {
     fn from(text: &str) -> Self {
-        let target: Option<Target> = text.parse().ok();
+        let parsed: Option<Target> = text.parse().ok();
+        let path = Some(Path::new(text)).filter(|path| path.is_absolute());
+        let in_one_text = parsed.as_ref().map_or_else(|| text.to_owned(), Target::to_string);
+        // A path that is named alone is the file at it.
+        let target = parsed.or_else(|| path.map(Target::file));
         let spelled = target.as_ref().map(in_one_form);
-        Self { text: target.as_ref().map_or_else(|| text.to_owned(), Target::to_string), target, spelled }
+        Self { text: in_one_text, target, spelled }
     }
 }
 

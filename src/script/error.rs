@@ -101,7 +101,11 @@ impl Failures {
                 return Failure::new(message.to_string());
             }
         }
-        Failure::new(if value.is_unit() { "the script threw".to_owned() } else { value.to_string() })
+        Failure::new(if value.is_unit() {
+            "the script stopped with `throw` and gave no reason".to_owned()
+        } else {
+            value.to_string()
+        })
     }
 }
 

@@ -516,13 +516,13 @@ pub fn act_without_recovery<T>(
     })
 }
 
-/// What a preview depends on where something fails as the machine is now, and may not by then.
 /// A number of an account. The last one means none to the kernel.
 fn number_of(name: &str) -> Option<u32> {
     let is_number = name.bytes().all(|digit| digit.is_ascii_digit());
     name.parse().ok().filter(|number| is_number && *number != u32::MAX)
 }
 
+/// What a preview depends on where something fails as the machine is now, and may not by then.
 fn now(error: &str) -> String {
     format!("what changes before it (as it is now: {error})")
 }

@@ -14,6 +14,7 @@ use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{ChangeId, ChangeRecord, Class, Entry, Intent};
 use crate::machine::files::PathText;
 use crate::target::{States, Target};
+use crate::text::one_line;
 
 impl Session {
     /// Makes a change, or shows it in a dry run. The caller has observed that the target is not as desired.
@@ -222,13 +223,15 @@ impl Session {
 
     pub(super) fn report_change(&self, outcome: ChangeOutcome, change: &Change, difference: Option<String>) {
         let kind = change.kind();
-        let (target, counted, summary) = (kind.target().to_string(), kind.counted(), kind.summary());
+        let (target, counted, summary) =
+            (kind.target().to_string(), kind.counted(), one_line(&kind.summary()).into_owned());
         self.world.reporter.emit(&Event::Change { outcome, target, counted, summary, difference });
     }
 
     /// The same of a change of which not more is known than this.
     pub(super) fn report(&self, outcome: ChangeOutcome, target: &Target, summary: &str) {
-        let (target, counted, summary) = (target.to_string(), target.counted(), summary.to_owned());
+        let (target, counted, summary) =
+            (target.to_string(), target.counted(), one_line(summary).into_owned());
         self.world.reporter.emit(&Event::Change { outcome, target, counted, summary, difference: None });
     }
 

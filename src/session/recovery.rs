@@ -98,7 +98,7 @@ impl Session {
                     change.kind().position(&self.world)
                 };
                 let position = look().with_context(|| {
-                    format!("cannot determine what a killed run did to {}", known.intent.target)
+                    format!("cannot determine what a killed run did to {}", known.intent.target.described())
                 })?;
                 Ok((change, position))
             });
@@ -108,9 +108,11 @@ impl Session {
                 Err(error) => {
                     self.check_interruption()?;
                     let target = &known.intent.target;
-                    self.world
-                        .reporter
-                        .note(format!("{target} stays in doubt: {error}", error = sentence(&error)));
+                    self.world.reporter.note(format!(
+                        "{} stays in doubt: {}",
+                        target.described(),
+                        sentence(&error)
+                    ));
                     continue;
                 }
             };
@@ -173,7 +175,7 @@ impl Session {
                 self.check_interruption()?;
                 self.world.reporter.note(format!(
                     "{} stays half undone: {error}",
-                    known.intent.target,
+                    known.intent.target.described(),
                     error = sentence(&error)
                 ));
             }
@@ -207,7 +209,8 @@ impl Session {
                 let has_failed = self.history.change(id).is_some_and(|known| known.failed.is_some());
                 let run = if has_failed { "a run that failed" } else { "a killed run" };
                 let failure = Failure::new(format!(
-                    "cannot continue: {run} was changing {target}, which is neither as before nor as desired"
+                    "cannot continue: {} is neither as before nor as desired after {run} changed it",
+                    target.described()
                 ))
                 .kind(FailureKind::InDoubt)
                 .hint(if change.kind().is_run_again() {

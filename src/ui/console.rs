@@ -64,7 +64,7 @@ impl Live {
         let doing = if self.doing.is_empty() { String::new() } else { format!(" · {}", self.doing) };
         // What it prints is seen beside a long command, too.
         let room = width().filter(|_| !self.printed.is_empty()).map_or(usize::MAX, |width| width / 3);
-        let doing = format!("{stopping}{}", console::truncate_str(&doing, room, "…"));
+        let doing = format!("{stopping}{}", shortened(&doing, room));
         let printed = if self.printed.is_empty() {
             String::new()
         } else {
@@ -81,6 +81,14 @@ impl Live {
             None => format!("the step has taken {so_far} so far"),
         }
     }
+}
+
+/// A text in so much room: what is cut off is before its counter, such as `(3/21)`, which says how far it is.
+fn shortened(text: &str, room: usize) -> String {
+    let counter = text.rfind(" (").filter(|at| text.ends_with(')') && text[*at..].contains('/'));
+    let (head, counter) = text.split_at(counter.unwrap_or(text.len()));
+    let room = room.saturating_sub(console::measure_text_width(counter));
+    format!("{}{counter}", console::truncate_str(head, room, "…"))
 }
 
 /// Turns colours on or off for both streams.
@@ -454,5 +462,18 @@ impl Audience for Console {
             Some(live) => live.bar.suspend(|| self.questions.ask(question)),
             None => self.questions.ask(question),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counter_stays_when_what_a_command_does_is_shortened() {
+        let text = " · unpacking golang-1.19-src (3/21)";
+        assert_eq!(shortened(text, 80), text);
+        assert_eq!(shortened(text, 24), " · unpacking gol… (3/21)");
+        assert_eq!(shortened(" · run something (quickly)", 12), " · run some…");
     }
 }

@@ -509,7 +509,7 @@ step::run("02", "File", || file::write("/srv/of-kim", "text\n", #{ owner: "kim" 
 P
 kkrun p.rhai
 said=$(kkrun rollback 01 --yes --purge users,homes 2>&1) && exit 1
-grep -F 'step 01 cannot be undone alone' <<<"$said"
+grep -F 'cannot undo step 01 alone' <<<"$said"
 is "owner" kim "$(stat -c %U /srv/of-kim)"
 undo
 is "file and user" "" "$(ls /srv; getent passwd kim || true)"
@@ -552,7 +552,7 @@ step::run("02", "Later", || $later);
 P
     kkrun "p$n.rhai"
     said=$(kkrun rollback 01 --plan "p$n" --yes --purge all 2>&1) && { echo "not refused: $later"; exit 1; }
-    grep -F 'step 01 cannot be undone alone' <<<"$said"
+    grep -F 'cannot undo step 01 alone' <<<"$said"
     kkrun rollback --plan "p$n" --yes --purge all
     is "accounts after $later" "" "$(getent passwd kim; getent group crew; true)"
 done <<'CASES'

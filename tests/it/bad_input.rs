@@ -355,3 +355,9 @@ fn invalid_option_of_a_primitive_is_reported_with_its_line() {
     ran.says("mood").says("bad.rhai:1:");
     assert!(!place.exists("m/x"));
 }
+
+#[test]
+fn file_in_the_way_of_a_path_is_named() {
+    let place = Place::new("file::write(\"@/m/file\", \"\"); file::write(\"@/m/file/x\", \"\");");
+    place.run("plan.rhai").ends(1).says("cannot write `@/m/file/x`: `@/m/file` is a file, not a directory");
+}

@@ -134,7 +134,7 @@ fn second_plan_is_rolled_back_by_name_only_while_the_first_has_something_to_undo
         .with("plan/zoo.rhai", r#"step::run("01", "Zoo", || { file::write("@/m/zoo", ""); });"#);
     place.run("plan.rhai").ends(0);
     place.run("zoo.rhai").ends(0);
-    place.run("rollback").ends(2).says("plan, zoo");
+    place.run("rollback").ends(2).says("run `kkrun rollback --plan plan` or `kkrun rollback --plan zoo`");
     place.run("rollback --plan plan").ends(0);
     place.run("rollback").ends(0).says("1 undone");
 }

@@ -254,5 +254,8 @@ fn directory_that_a_file_took_the_place_of_is_made_again_if_the_operator_says_so
     assert!(!place.exists("m/d"));
     // What is nothing of kkrun's is refused as before.
     let place = Place::new(r#"step::run("01", "Make", || file::make_dir("@/m/d"));"#).with("m/d", "theirs\n");
-    place.run("plan.rhai --on-conflict overwrite").ends(1).says("`@/m/d` is a file, not a directory");
+    place
+        .run("plan.rhai --on-conflict overwrite")
+        .ends(1)
+        .says("cannot create the directory `@/m/d`: it is a file");
 }

@@ -505,7 +505,7 @@ step::run("02", "Two", || config::set("@/m/my.cnf", "bind_address", "2.2.2.2", #
     );
     place.run("plan.rhai").ends(0);
     assert_eq!(place.read("m/my.cnf"), "[mysqld]\nbind-address = 2.2.2.2 # all\n");
-    place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("roll back step 02 as well");
+    place.run("rollback 01").ends(1).says("cannot undo step 01 alone").says("run `kkrun rollback 01 02`");
     let typed = format!("rollback line:{}#[Mysqld]bind-address", shown(&place.path("m/my.cnf")));
     place.run(&typed).ends(0).says("2 undone");
     assert_eq!(place.read("m/my.cnf"), "[mysqld]\nbind-address = 0.0.0.0 # all\n");

@@ -865,7 +865,7 @@ step::run("02", "Second", || file::write("@/m/none/h", "1\n"));
         .ends(6)
         .says("01 First                  4 changes")
         .says("would make @/m/d/g");
-    said.never_says("would make @/m/none").says("directory `@/m/none` not found");
+    said.never_says("would make @/m/none").says("its parent directory `@/m/none` does not exist");
 }
 
 #[test]

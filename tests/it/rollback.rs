@@ -31,6 +31,29 @@ fn done() -> (Place, String) {
 }
 
 #[test]
+fn path_that_was_changed_is_a_target_as_it_is_typed() {
+    let place = Place::new(
+        r#"
+step::run("01", "First", || file::write("@/m/f", "1\n"));
+step::run("02", "Second", || file::write("@/m/c:d", "2\n"));
+"#,
+    );
+    place.run("plan.rhai").ends(0);
+    place.run("rollback --dry-run @/m/c:d").ends(6).says("would undo: make @/m/c:d");
+    place.run("rollback @/m/f").ends(0);
+    assert!(!place.exists("m/f") && place.exists("m/c:d"));
+}
+
+#[test]
+fn line_ending_in_a_path_makes_no_line_of_its_own() {
+    let place = Place::new("step::run(\"01\", \"First\", || file::write(\"@/m/n\\nl\", \"1\\n\"));");
+    place.run("plan.rhai -v").ends(0).says("make @/m/n\\nl");
+    let history = place.run("history").ends(0).stdout;
+    assert!(history.lines().count() == 1 && history.contains("make @/m/n\\nl"), "{history}");
+    place.run("rollback").ends(0).says("removed @/m/n\\nl");
+}
+
+#[test]
 fn rollback_needs_no_script_and_changes_nothing_when_repeated() {
     let (place, before) = done();
     place.remove("plan/plan.rhai");
@@ -82,7 +105,7 @@ fn rollback_needs_no_script_and_changes_nothing_when_repeated() {
 fn step_rolled_back_alone_is_on_hold_and_refused_when_a_later_change_needs_it() {
     let (place, _) = done();
     let listed = place.listing("m");
-    place.run("rollback 01").ends(1).says("step 01 cannot be undone alone").says("of step 02");
+    place.run("rollback 01").ends(1).says("cannot undo step 01 alone").says("of step 02");
     assert_eq!(place.listing("m"), listed);
     place.run("rollback 02 --dry-run").ends(6).says("3 would be undone");
     assert_eq!(place.listing("m"), listed);
@@ -100,8 +123,12 @@ fn step_rolled_back_alone_is_on_hold_and_refused_when_a_later_change_needs_it() 
     place.run("plan.rhai --only 01,02").ends(0);
     assert!(place.exists("m/dir/file"));
     place.run("look.rhai").ends(0).prints("01 complete\n02 complete\n03 complete\n");
-    place.run("rollback 9").ends(2).says("step `9` of plan has never run").says("01, 02, 03");
-    place.run("rollback file:/nowhere").ends(2).says("target `file:/nowhere` of plan was never changed");
+    place.run("rollback 9").ends(2).says("unknown step or target `9` in the plan `plan`").says("01, 02, 03");
+    place
+        .run("rollback file:/nowhere")
+        .ends(2)
+        .says("unknown step or target `file:/nowhere` in the plan `plan`");
+    place.run("rollback /nowhere").ends(2).says("unknown step or target `/nowhere`");
 }
 
 #[test]
@@ -198,7 +225,7 @@ fn rollback_killed_after_its_last_undo_is_finished_for_its_own_plan() {
         .run("rollback")
         .ends(2)
         .says("cannot choose a plan to roll back: several have recorded changes")
-        .says("plan, zoo");
+        .says("run `kkrun rollback --plan plan` or `kkrun rollback --plan zoo`");
     place.run("rollback --plan plan").ends(0).says("1 undone");
     place.cut_journal_behind("undone");
     place.run("zoo.rhai").ends(1).says("finish it with `kkrun rollback --plan plan`");
@@ -311,7 +338,7 @@ step::run("02", "Second", || file::write("@/m/a", "2\n"));
     )
     .with("m/a", "0\n");
     place.run("plan.rhai").ends(0);
-    place.run("rollback 01").ends(1).says("of step 02 needs");
+    place.run("rollback 01").ends(1).says("step 02 changed `@/m/a` after it");
     place.run("rollback --dry-run").ends(6).says("2 would be undone");
     place.run("rollback").ends(0).says("2 undone");
     assert_eq!(place.read("m/a"), "0\n");
@@ -625,7 +652,7 @@ fn rollback_of_a_plan_leaves_what_a_later_change_of_another_plan_relies_on() {
         .run("rollback --plan plan --purge all")
         .ends(0)
         .says("1 undone · 1 kept")
-        .says("file:@/m/d/f of step 01 of the plan `zoo` needs it: left to it");
+        .says("`@/m/d/f` of step 01 of the plan `zoo` needs it: left to it");
     assert!(place.exists("m/d/f") && !place.exists("m/own"));
     place.run("rollback --plan zoo").ends(0).says("2 undone");
     assert_eq!(place.listing("m"), before);

@@ -358,11 +358,11 @@ fn failed_step_is_accepted_or_rolled_back_or_left() {
         session.send_line(answer).unwrap();
         if answer == "skip" {
             // Without a reason it is not skipped.
-            session.exp_string("why skip step 02?").unwrap();
+            session.exp_string("reason for skipping step 02").unwrap();
             session.send_line("").unwrap();
             session.exp_string(WHAT_NEXT).unwrap();
             session.send_line("sk").unwrap();
-            session.exp_string("why skip step 02?").unwrap();
+            session.exp_string("reason for skipping step 02").unwrap();
             session.send_line("the mirror is down until Monday").unwrap();
         }
         let shown = session.exp_eof().unwrap();
@@ -504,7 +504,7 @@ step::run("02", "Second", || { cmd::run(["test", "-e", "@/m/two"], #{ always: "a
     let mut session = at_terminal(&place, &["plan.rhai"]);
     session.exp_string("step 01 failed; what next?").unwrap();
     session.send_line("skip").unwrap();
-    session.exp_string("why skip step 01?").unwrap();
+    session.exp_string("reason for skipping step 01").unwrap();
     session.send_line("made by hand").unwrap();
     session.exp_string("step 02 failed; what next?").unwrap();
     place.write("m/two", "");

@@ -113,12 +113,14 @@ fn set_one(host: &Host, path: &Path, desired: &Desired) -> Result<bool> {
             let failure = match &found.state {
                 FileState::Absent => Failure::new(format!("`{shown}` not found")).kind(FailureKind::Missing),
                 FileState::Link { to, .. } => {
-                    Failure::new(format!("`{shown}` is a symlink to `{to}`: name its target"))
+                    let target = path.parent().unwrap_or(path).join(to);
+                    Failure::new(format!("cannot set the owner or mode of `{shown}`: it is a symlink"))
                         .kind(FailureKind::Refused)
+                        .hint(format!("name its target: `{}`", PathText::new(target)))
                 }
                 other => {
                     let kind = other.kind_name();
-                    Failure::new(format!("`{shown}` is {kind}: kkrun does not touch it"))
+                    Failure::new(format!("cannot set the owner or mode of `{shown}`: it is {kind}"))
                         .kind(FailureKind::Refused)
                 }
             };

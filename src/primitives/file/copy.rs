@@ -60,7 +60,7 @@ impl Origin {
                 FileState::Directory { .. } => return Ok(Self::Disk(path)),
                 FileState::Absent => {
                     bail!(
-                        Failure::new(format!("`{}` not found", PathText::new(path)))
+                        Failure::new(format!("cannot copy `{}`: it does not exist", PathText::new(path)))
                             .kind(FailureKind::Missing)
                     )
                 }
@@ -70,7 +70,7 @@ impl Origin {
                 }
                 other => bail!(
                     Failure::new(format!(
-                        "`{}` is {}: kkrun does not copy it",
+                        "cannot copy `{}`: it is {}, and only files, directories and symlinks can be copied",
                         PathText::new(path),
                         other.kind_name()
                     ))
@@ -78,7 +78,10 @@ impl Origin {
                 ),
             }
         }
-        bail!(Failure::new(format!("`{from}` goes through too many symlinks")).kind(FailureKind::Refused))
+        bail!(
+            Failure::new(format!("cannot copy `{from}`: it goes through too many symlinks"))
+                .kind(FailureKind::Refused)
+        )
     }
 
     /// The entries of the tree, with the times that a copy gets.
@@ -104,8 +107,11 @@ impl Origin {
                     if let FileState::Special { .. } = state {
                         let at = PathText::new(path.join(name));
                         bail!(
-                            Failure::new(format!("`{at}` is {}: kkrun does not copy it", state.kind_name()))
-                                .kind(FailureKind::Refused)
+                            Failure::new(format!(
+                                "cannot copy `{at}`: it is {}, and only files, directories and symlinks can be copied",
+                                state.kind_name()
+                            ))
+                            .kind(FailureKind::Refused)
                         );
                     }
                 }
@@ -120,7 +126,8 @@ impl Origin {
             Self::PlanFile(_) | Self::File(_) => bail!("expected a directory, found a file"),
             Self::Plan(files) => {
                 let open = &mut |relative: &Path| {
-                    files.get(relative).context("the file is no longer in the plan")?.open()
+                    let file = files.get(relative);
+                    file.with_context(|| format!("`{}` is no longer in the plan", relative.display()))?.open()
                 };
                 host.session().perform(change, Payload::Tree(desired, open))
             }

@@ -62,8 +62,9 @@ fn is_name(name: &str) -> bool {
 
 fn rendered(host: &Host, path: &str, values: &rhai::Map) -> Result<Dynamic> {
     let bytes = read_bytes(host, path)?;
-    let text = String::from_utf8(bytes)
-        .map_err(|_| Failure::new(format!("`{path}` is not UTF-8 text")).kind(FailureKind::Encoding))?;
+    let text = String::from_utf8(bytes).map_err(|_| {
+        Failure::new(format!("cannot read `{path}` as text: it is not UTF-8")).kind(FailureKind::Encoding)
+    })?;
     let mut secrets: Vec<String> = Vec::new();
     let filled = filled(path, &text, &mut |name| {
         let given = if let Some(given) = values.get(name) {
