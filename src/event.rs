@@ -60,7 +60,7 @@ impl ChangeOutcome {
 
 /// What kind of thing a target is, to be counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Noun {
+pub enum TargetKind {
     /// The owners and modes of a tree.
     Access,
     /// A managed block of a file.
@@ -107,7 +107,7 @@ pub enum Noun {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Counted {
     /// What kind of things they are.
-    pub noun: Noun,
+    pub kind: TargetKind,
     /// The name of each.
     pub names: Vec<String>,
 }

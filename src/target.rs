@@ -16,7 +16,7 @@ use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::event::{Counted, Noun};
+use crate::event::{Counted, TargetKind};
 use crate::machine::files::PathText;
 use crate::text;
 
@@ -215,32 +215,32 @@ impl Target {
 
     /// How it is counted.
     pub fn counted(&self) -> Counted {
-        let noun = match self {
-            Self::File(_) => Noun::File,
-            Self::Tree(_) => Noun::Tree,
-            Self::Access(_) => Noun::Access,
-            Self::Product(_) => Noun::Product,
-            Self::Line { .. } => Noun::Line,
-            Self::Block { .. } => Noun::Block,
-            Self::WholeLine { .. } => Noun::WholeLine,
-            Self::Command(_) | Self::Captured(_) => Noun::Command,
-            Self::User(_) => Noun::User,
-            Self::Group(_) => Noun::Group,
-            Self::Linger(_) => Noun::Linger,
-            Self::Packages(names) => return Counted { noun: Noun::Package, names: names.clone() },
-            Self::PackageSet { .. } => Noun::Package,
-            Self::Hold(_) => Noun::Hold,
-            Self::Debconf { .. } => Noun::Debconf,
+        let kind = match self {
+            Self::File(_) => TargetKind::File,
+            Self::Tree(_) => TargetKind::Tree,
+            Self::Access(_) => TargetKind::Access,
+            Self::Product(_) => TargetKind::Product,
+            Self::Line { .. } => TargetKind::Line,
+            Self::Block { .. } => TargetKind::Block,
+            Self::WholeLine { .. } => TargetKind::WholeLine,
+            Self::Command(_) | Self::Captured(_) => TargetKind::Command,
+            Self::User(_) => TargetKind::User,
+            Self::Group(_) => TargetKind::Group,
+            Self::Linger(_) => TargetKind::Linger,
+            Self::Packages(names) => return Counted { kind: TargetKind::Package, names: names.clone() },
+            Self::PackageSet { .. } => TargetKind::Package,
+            Self::Hold(_) => TargetKind::Hold,
+            Self::Debconf { .. } => TargetKind::Debconf,
             Self::Unit { user, name, .. } => {
-                return Counted { noun: Noun::Unit, names: vec![format!("{user:?}/{name}")] };
+                return Counted { kind: TargetKind::Unit, names: vec![format!("{user:?}/{name}")] };
             }
-            Self::Role { .. } => Noun::Role,
-            Self::Database { .. } => Noun::Database,
-            Self::Statement { .. } => Noun::Statement,
-            Self::Once(_) => Noun::Once,
-            Self::Step(_) => Noun::Step,
+            Self::Role { .. } => TargetKind::Role,
+            Self::Database { .. } => TargetKind::Database,
+            Self::Statement { .. } => TargetKind::Statement,
+            Self::Once(_) => TargetKind::Once,
+            Self::Step(_) => TargetKind::Step,
         };
-        Counted { noun, names: vec![self.to_string()] }
+        Counted { kind, names: vec![self.to_string()] }
     }
 
     /// The path that it is at.

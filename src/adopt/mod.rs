@@ -229,7 +229,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     let units = unit::towards(&from.active, &after.active, &trace);
     let kernel = from.kernel.towards(&after.kernel, &after.files, &trace, &secrets);
     unexpressed.extend(from.kernel.unexpressed(after, &trace, script));
-    let actions = answers
+    let actions: Vec<Action> = answers
         .into_iter()
         .chain(packages)
         .chain(only_there(&trace, &base.packages, &after.packages))
@@ -240,10 +240,9 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
         .chain(databases)
         .chain(units)
         .chain(kernel)
-        .chain(unit::reboot(&trace, script));
-    let actions: Vec<Action> = actions.collect();
-    let mut restarts = restart::restarts(&trace, &after.active, &after.changes, observed.during);
-    restart::find_files(&mut restarts, &actions, &after.files);
+        .chain(unit::reboot(&trace, script))
+        .collect();
+    let restarts = restarts(&observed, &trace, &actions);
     unexpressed.extend(setting::of_clone(&actions, output.kept(), &source));
     write(actions, &restarts, &secrets, &mut output)?;
     tell(Stage::Written(output.directory().to_owned()));
@@ -276,6 +275,14 @@ fn named_source(adoption: &Adoption) -> Result<(&str, String)> {
     let name =
         adoption.script.file_name().and_then(|name| name.to_str()).context("the script has no name")?;
     Ok((name, String::from_utf8_lossy(&source).into_owned()))
+}
+
+/// The restarts of the script, with the files among those of the plan that the units read.
+fn restarts(observed: &Observed, trace: &Trace, actions: &[Action]) -> Vec<Restart> {
+    let after = &observed.after.side;
+    let mut restarts = restart::restarts(trace, &after.active, &after.changes, observed.during);
+    restart::find_files(&mut restarts, actions, &after.files);
+    restarts
 }
 
 /// Writes a plan of these actions.

@@ -126,6 +126,8 @@ pub(super) fn needed(command: &Command) -> Vec<PathBuf> {
 
 /// Whether a command does the same in any directory: it installs by names or absolute paths only.
 fn is_everywhere_the_same(words: &[String]) -> bool {
+    const OF_FILES: [&str; 8] =
+        ["-r", "-c", "-e", "-t", "--requirement", "--constraint", "--editable", "--target"];
     if let [to, into, ..] = &simple(words.to_vec()).first().cloned().unwrap_or_default()[..]
         && to == "cd"
     {
@@ -144,8 +146,6 @@ fn is_everywhere_the_same(words: &[String]) -> bool {
         "venv" | "virtualenv" => arguments.last().is_some_and(|to| to.starts_with('/')),
         _ => false,
     };
-    const OF_FILES: [&str; 8] =
-        ["-r", "-c", "-e", "-t", "--requirement", "--constraint", "--editable", "--target"];
     let is_relative = |at: usize, word: &str| {
         let value = word.rsplit_once('=').map_or(word, |(_, value)| value);
         let is_file = at > 0 && OF_FILES.contains(&arguments[at - 1].as_str())

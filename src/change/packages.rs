@@ -12,7 +12,7 @@ use super::apt::{Apt, Simulated, has_stale_lists, holds_databases, is_dpkg_inter
 use super::installed::Installed;
 use super::reliance::{PACKAGE_LISTS, relying_on_packages};
 use super::{Kind, Loss, OnDoubt, Payload, Position, Predicted, UndoTerms, Undone, World, state_value};
-use crate::event::{Counted, Noun};
+use crate::event::{Counted, TargetKind};
 use crate::failure::{Failure, FailureKind, sentence};
 use crate::journal::{Class, Undoing};
 use crate::target::{States, Target};
@@ -175,7 +175,7 @@ impl Kind for PackagesChange {
     fn counted(&self) -> Counted {
         let PackagesBefore { missing, automatic, .. } = &self.before;
         let names = if missing.is_empty() { automatic } else { missing };
-        Counted { noun: Noun::Package, names: names.clone() }
+        Counted { kind: TargetKind::Package, names: names.clone() }
     }
 
     fn predict(&self, _world: &World, predicted: &mut Predicted) {

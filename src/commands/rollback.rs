@@ -9,9 +9,11 @@ use crate::event::Event;
 use crate::exit_code::ExitCode;
 use crate::failure::{Failure, FailureKind};
 use crate::journal::{ChangeRecord, Entry, History, StepState};
+use crate::machine::clock;
 use crate::pasteable::pasteable;
 use crate::plan::rollback_session;
 use crate::rollback::{Report, Request, apply, preview, run_word};
+use crate::time;
 use crate::ui::wrapped_message;
 
 /// Undoes the changes of `plan`, or of the only plan that made some; with `last` those of the last run.
@@ -41,9 +43,12 @@ pub(super) fn execute(
             );
         }
         let plan = if last {
-            let (plan, run) = last_run(&loaded.history, plan.as_deref())?;
-            steps = vec![run_word(&run)];
-            plan
+            let newest = last_run(&loaded.history, plan.as_deref())?;
+            let when = time::when(newest.time, clock::now(), &clock::zone());
+            reporter
+                .note(format!("the last run with changes to undo is of the plan `{}`, {when}", newest.plan));
+            steps = vec![run_word(&newest.run)];
+            newest.plan.clone()
         } else {
             match plan {
                 Some(plan) => known_plan(&loaded.history, plan)?,
@@ -123,12 +128,12 @@ fn held_line(history: &History, plan: &str, held: &[String]) -> Option<String> {
     Some(format!("{steps} {} {are} on hold: `{call}` runs {them} again", held.join(", ")))
 }
 
-/// The newest run of which a rollback undoes something, with its plan; of this plan, or of any.
-fn last_run(history: &History, plan: Option<&str>) -> Result<(String, String)> {
+/// The newest change that a rollback undoes, of this plan or of any: its run is the last one.
+fn last_run<'h>(history: &'h History, plan: Option<&str>) -> Result<&'h ChangeRecord> {
     let is_of_plan = |change: &&ChangeRecord| plan.is_none_or(|plan| change.plan == plan);
     let mut newest = history.changes.iter().rev().filter(is_of_plan);
     match newest.find(|change| change.awaits_rollback()) {
-        Some(change) => Ok((change.plan.clone(), change.run.clone())),
+        Some(change) => Ok(change),
         None => bail!(Failure::new("no run has changes that can be undone").exit(ExitCode::USAGE)),
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
-use crate::event::{ChangeOutcome, Counted, Event, Noun, SkipReason};
+use crate::event::{ChangeOutcome, Counted, Event, SkipReason, TargetKind};
 use crate::exit_code::ExitCode;
 use crate::pasteable::invocation_with;
 use crate::time;
@@ -32,7 +32,7 @@ pub(super) struct Summary {
 }
 
 /// The targets of each kind.
-type Counts = BTreeMap<Noun, Vec<String>>;
+type Counts = BTreeMap<TargetKind, Vec<String>>;
 
 /// What a dry run foresees.
 #[derive(Debug, Default)]
@@ -189,36 +189,36 @@ impl Summary {
 }
 
 fn add(counts: &mut Counts, counted: &Counted) {
-    counts.entry(counted.noun).or_default().extend_from_slice(&counted.names);
+    counts.entry(counted.kind).or_default().extend_from_slice(&counted.names);
 }
 
 fn join(all: &mut Counts, counts: Counts) {
-    for (noun, names) in counts {
-        all.entry(noun).or_default().extend(names);
+    for (kind, names) in counts {
+        all.entry(kind).or_default().extend(names);
     }
 }
 
 /// How many there are. What is changed twice is one; a command that is run twice was run twice.
-fn number(noun: Noun, names: &[String]) -> usize {
-    match noun {
-        Noun::Command | Noun::Statement => names.len(),
+fn number(kind: TargetKind, names: &[String]) -> usize {
+    match kind {
+        TargetKind::Command | TargetKind::Statement => names.len(),
         _ => names.iter().collect::<BTreeSet<_>>().len(),
     }
 }
 
 /// `changed 2 files and 1 user, ran 1 command`; none if there is nothing of which a number says something.
 fn sentence(before: &str, counts: &Counts, change: &str, run: &str) -> Option<String> {
-    let counts = counts.iter().filter(|(noun, _)| **noun != Noun::Step);
+    let counts = counts.iter().filter(|(kind, _)| **kind != TargetKind::Step);
     let (ran, changed): (Vec<_>, Vec<_>) =
-        counts.partition(|(noun, _)| matches!(noun, Noun::Command | Noun::Statement));
+        counts.partition(|(kind, _)| matches!(kind, TargetKind::Command | TargetKind::Statement));
     let parts = [(change, changed), (run, ran)].into_iter().filter(|(_, counts)| !counts.is_empty());
     let parts: Vec<String> = parts.map(|(verb, counts)| format!("{verb} {}", listed(&counts))).collect();
     (!parts.is_empty()).then(|| format!("{before} {}", parts.join(", ")).trim_start().to_owned())
 }
 
 /// `2 files, 1 user and 12 packages`.
-fn listed(made: &[(&Noun, &Vec<String>)]) -> String {
-    let named: Vec<String> = made.iter().map(|(noun, names)| shown(**noun, number(**noun, names))).collect();
+fn listed(made: &[(&TargetKind, &Vec<String>)]) -> String {
+    let named: Vec<String> = made.iter().map(|(kind, names)| shown(**kind, number(**kind, names))).collect();
     match named.as_slice() {
         [] => String::new(),
         [one] => one.clone(),
@@ -226,28 +226,28 @@ fn listed(made: &[(&Noun, &Vec<String>)]) -> String {
     }
 }
 
-fn shown(noun: Noun, count: usize) -> String {
-    let (one, several) = match noun {
-        Noun::Access => ("tree's owners and modes", "trees' owners and modes"),
-        Noun::Block => ("block", "blocks"),
-        Noun::Command => ("command", "commands"),
-        Noun::Database => ("database", "databases"),
-        Noun::Debconf => ("debconf answer", "debconf answers"),
-        Noun::File => ("file or directory", "files or directories"),
-        Noun::Group => ("group", "groups"),
-        Noun::Hold => ("package hold", "package holds"),
-        Noun::Line => ("key", "keys"),
-        Noun::Linger => ("user's lingering", "users' lingering"),
-        Noun::Once => ("part that is done once", "parts that are done once"),
-        Noun::Package => ("package", "packages"),
-        Noun::Product => ("product of a command", "products of commands"),
-        Noun::Role => ("database role", "database roles"),
-        Noun::Statement => ("statement", "statements"),
-        Noun::Step => ("step", "steps"),
-        Noun::Tree => ("tree", "trees"),
-        Noun::Unit => ("unit", "units"),
-        Noun::User => ("user", "users"),
-        Noun::WholeLine => ("line", "lines"),
+fn shown(kind: TargetKind, count: usize) -> String {
+    let (one, several) = match kind {
+        TargetKind::Access => ("tree's owners and modes", "trees' owners and modes"),
+        TargetKind::Block => ("block", "blocks"),
+        TargetKind::Command => ("command", "commands"),
+        TargetKind::Database => ("database", "databases"),
+        TargetKind::Debconf => ("debconf answer", "debconf answers"),
+        TargetKind::File => ("file or directory", "files or directories"),
+        TargetKind::Group => ("group", "groups"),
+        TargetKind::Hold => ("package hold", "package holds"),
+        TargetKind::Line => ("key", "keys"),
+        TargetKind::Linger => ("user's lingering", "users' lingering"),
+        TargetKind::Once => ("part that is done once", "parts that are done once"),
+        TargetKind::Package => ("package", "packages"),
+        TargetKind::Product => ("product of a command", "products of commands"),
+        TargetKind::Role => ("database role", "database roles"),
+        TargetKind::Statement => ("statement", "statements"),
+        TargetKind::Step => ("step", "steps"),
+        TargetKind::Tree => ("tree", "trees"),
+        TargetKind::Unit => ("unit", "units"),
+        TargetKind::User => ("user", "users"),
+        TargetKind::WholeLine => ("line", "lines"),
     };
     format!("{count} {}", if count == 1 { one } else { several })
 }

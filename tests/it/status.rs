@@ -141,7 +141,7 @@ fn rollback_of_the_last_run_leaves_what_runs_before_it_made() {
         "));\nstep::run(\"02\", \"Second\", || { file::write(\"@/m/b\", \"\"); file::write(\"@/m/c\", \"\"); });",
     );
     place.run("plan.rhai").ends(0);
-    place.run("rollback --last --dry-run").ends(6).says("2 would be undone");
+    place.run("rollback --last --dry-run").ends(6).says("2 would be undone").says("is of the plan `plan`");
     place.run("rollback --last").ends(0).says("2 undone");
     assert!(place.exists("m/a") && !place.exists("m/b") && !place.exists("m/c"));
     place.run("plan.rhai").ends(0).says("02 Second                 on hold");
