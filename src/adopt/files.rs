@@ -8,7 +8,7 @@ use anyhow::Result;
 use super::account;
 use super::action::{Action, Place};
 use super::checkout::Checkout;
-use super::named;
+use super::diversion;
 use super::noise::is_noise;
 use super::output::Output;
 use super::product::{self, Product};
@@ -73,7 +73,7 @@ impl Towards<'_> {
         let gone: BTreeSet<&Path> =
             seen.iter().filter(|(_, (_, after))| after.is_none()).map(|(path, _)| *path).collect();
         // The command of a diversion moves the files, too.
-        let diversions = named::diversions(&self.from.files, &self.to.files);
+        let diversions = diversion::diversions(&self.from.files, &self.to.files);
         let is_diverted = |path: &Path, after: &Option<Seen>| {
             diversions.iter().any(|(here, there)| path == here && after.is_none() || path == there)
         };

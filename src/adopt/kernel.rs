@@ -9,7 +9,6 @@ use anyhow::Result;
 use super::action::{Action, Place};
 use super::literal;
 use super::secret::Secrets;
-use super::side::Side;
 use super::trace::{Command, Trace, as_user, name_of};
 use crate::machine::clone::root_files::RootFiles;
 use crate::rehearse::LiveClone;
@@ -178,13 +177,18 @@ impl Kernel {
         Some(after_files(Action::new(Place::Units, code).by(Some(command)), &[path], files, trace))
     }
 
-    /// Why rules of nftables are not loaded by the plan. Where their service runs, that loads them.
-    pub(super) fn unexpressed(&self, after: &Side, trace: &Trace, script: &str) -> Vec<String> {
-        let is_loaded = after.active.contains("nftables.service");
-        if is_loaded || self.loading(&after.kernel, &after.files, trace).is_some() {
+    /// Why rules of nftables are not loaded by the plan.
+    pub(super) fn unexpressed(
+        &self,
+        after: &Self,
+        files: &RootFiles,
+        trace: &Trace,
+        script: &str,
+    ) -> Vec<String> {
+        if self.loading(after, files, trace).is_some() {
             return Vec::new();
         }
-        let firewall = &after.kernel.firewall;
+        let firewall = &after.firewall;
         let names: BTreeSet<&String> = self.firewall.keys().chain(firewall.keys()).collect();
         let differing = names
             .into_iter()
@@ -384,7 +388,6 @@ fn tables(said: &str) -> BTreeMap<String, String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::live::Live;
     use super::*;
 
     const SAVED: &str = "# Generated\n*filter\n:INPUT DROP [1:2]\n:FORWARD ACCEPT [0:0]\n:OUTPUT ACCEPT [0:0]\n:ufw-before - [0:0]\n:ufw-user - [0:0]\n\
@@ -520,14 +523,12 @@ mod tests {
              unless: [\"nft\", \"list\", \"table\", \"inet\", \"gateway\"],\n    \
              undo: [[\"nft\", \"add\", \"table\", \"inet\", \"gateway\"], [\"nft\", \"delete\", \"table\", \"inet\", \"gateway\"]],\n});"
         );
-        let side =
-            Side::of(RootFiles::new(directory.path(), None), Live { kernel: after, ..Live::default() });
-        assert_eq!(none.unexpressed(&side, &trace, "x.sh"), [""; 0]);
+        assert_eq!(none.unexpressed(&after, &files, &trace, "x.sh"), [""; 0]);
         let added = Trace::read("\u{1}1.0 0 4 /\u{2}nft add table inet gateway\n", "");
-        let why = none.unexpressed(&side, &added, "x.sh");
+        let why = none.unexpressed(&after, &files, &added, "x.sh");
         assert!(why[0].starts_with("firewall nft inet gateway: the script sets it (`x.sh:4`), "), "{why:?}");
         // What was there is lost.
         let other = read("table ip old {\n\tchain x {\n\t}\n}\n");
-        assert_eq!(other.loading(&side.kernel, &files, &trace), None);
+        assert_eq!(other.loading(&after, &files, &trace), None);
     }
 }

@@ -8,6 +8,7 @@ mod alternative;
 mod checkout;
 mod database;
 mod debconf;
+mod diversion;
 mod document;
 mod edit;
 mod files;
@@ -228,7 +229,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     unexpressed.extend(parameter::unexpressed(&trace, &after.files));
     let units = unit::towards(&from.active, &after.active, &trace);
     let kernel = from.kernel.towards(&after.kernel, &after.files, &trace, &secrets);
-    unexpressed.extend(from.kernel.unexpressed(after, &trace, script));
+    unexpressed.extend(after.rules_not_loaded(from, &trace, script));
     let actions: Vec<Action> = answers
         .into_iter()
         .chain(packages)

@@ -14,6 +14,7 @@ use super::live::Live;
 use super::open_files::OpenFiles;
 use super::package::Packages;
 use super::restart::Changes;
+use super::trace::Trace;
 use crate::machine::clone::root_files::{RootFiles, Seen, SeenKind};
 
 /// A machine, running or not.
@@ -34,6 +35,14 @@ pub(super) struct Side {
 }
 
 impl Side {
+    /// Why its rules of a firewall are not loaded by the plan. Where their service runs, that loads them.
+    pub(super) fn rules_not_loaded(&self, before: &Self, trace: &Trace, script: &str) -> Vec<String> {
+        if self.active.contains("nftables.service") {
+            return Vec::new();
+        }
+        before.kernel.unexpressed(&self.kernel, &self.files, trace, script)
+    }
+
     pub(super) fn of(files: RootFiles, live: Live) -> Self {
         let Live { active, changes, cluster, kernel, open } = live;
         let (accounts, packages, answers) = (Accounts::of(&files), Packages::of(&files), Answers::of(&files));

@@ -697,7 +697,10 @@ impl Kind for TreeChange {
             |sight: &Sight<'_>| self.inverse.scope == Scope::Whole || !sight.before.same_as(sight.after);
         let (mut goal, mut left) = (manifests.before.clone(), manifests.before.clone());
         for (name, sight) in sights.iter().filter(|(_, sight)| !is_own(sight)) {
-            goal.set(name.as_path(), sight.now.clone());
+            // A directory that stayed gets its time back.
+            if !sight.now.same_as(sight.before) {
+                goal.set(name.as_path(), sight.now.clone());
+            }
             left.set(name.as_path(), sight.recorded.clone());
         }
         let sights: BTreeMap<_, _> = sights.into_iter().filter(|(_, sight)| is_own(sight)).collect();

@@ -58,7 +58,7 @@ mod tests {
         let error = check(&TOOLS[..2], true).unwrap_err();
         let failure = error.downcast_ref::<Failure>().unwrap();
         assert_eq!(failure.message, "a rehearsal needs `systemd-nspawn`, `slirp4netns`");
-        assert_eq!(failure.hints, ["apt-get install systemd-container slirp4netns"]);
+        assert_eq!(failure.hints, ["run `apt-get install systemd-container slirp4netns`"]);
         assert!(check(&[], true).is_ok());
     }
 

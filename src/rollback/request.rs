@@ -29,10 +29,12 @@ pub struct Asked {
 impl From<&str> for Asked {
     fn from(text: &str) -> Self {
         let parsed: Option<Target> = text.parse().ok();
-        let path = Some(Path::new(text)).filter(|path| path.is_absolute());
+        // It may be relative, and lead through links.
+        let path = text.contains('/').then(|| std::path::absolute(text).ok()).flatten();
+        let path = path.map(|path| canonical(&path).unwrap_or(path));
         let in_one_text = parsed.as_ref().map_or_else(|| text.to_owned(), Target::to_string);
         // A path that is named alone is the file at it.
-        let target = parsed.or_else(|| path.map(Target::file));
+        let target = parsed.or_else(|| path.map(|path| Target::file(&path)));
         let spelled = target.as_ref().map(in_one_form);
         Self { text: in_one_text, target, spelled }
     }
@@ -52,18 +54,10 @@ impl Asked {
         self.text.strip_prefix(RUN) == Some(run)
     }
 
-    /// The path that was typed, as it is or as a file. It may be relative, and lead through links.
+    /// The path that was typed, as it is or as a file.
     pub fn path(&self) -> Option<PathBuf> {
-        let typed = match &self.target {
-            Some(target) => target.path().filter(|_| target.is_whole_file())?,
-            None => Path::new(&self.text)
-                .as_os_str()
-                .as_encoded_bytes()
-                .contains(&b'/')
-                .then_some(Path::new(&self.text))?,
-        };
-        let typed = std::path::absolute(typed).ok()?;
-        Some(canonical(&typed).unwrap_or(typed))
+        let typed = self.target.as_ref().filter(|target| target.is_whole_file())?.path()?;
+        Some(canonical(typed).unwrap_or_else(|_| typed.to_owned()))
     }
 
     /// Whether a change is meant: it is of that step, to that target or of that run.

@@ -39,8 +39,9 @@ step::run("02", "Second", || file::write("@/m/c:d", "2\n"));
 "#,
     );
     place.run("plan.rhai").ends(0);
-    place.run("rollback --dry-run @/m/c:d").ends(6).says("would undo: make @/m/c:d");
-    place.run("rollback @/m/f").ends(0);
+    let typed = |words: &str, name: &str| format!("rollback {words} {}", place.path(name).display());
+    place.run(&typed("--dry-run", "m/c:d")).ends(6).says("would undo: make @/m/c:d");
+    place.run(&typed("", "m/f")).ends(0);
     assert!(!place.exists("m/f") && place.exists("m/c:d"));
 }
 
