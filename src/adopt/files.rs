@@ -179,6 +179,10 @@ impl Towards<'_> {
             let (None, Some(after)) = (before, after) else { continue };
             let command = self.running(path, after).filter(|command| product::is_maker(command));
             let Some(command) = command.filter(|_| path.to_str().is_some()) else { continue };
+            let is_copy = |stamp| self.trace.copied_after(stamp, &path.to_string_lossy());
+            if self.stamp(after).is_some_and(is_copy) {
+                continue;
+            }
             if product::is_git(command) {
                 // The outermost: what is below it are its submodules.
                 let is_new = |above: &&Path| {

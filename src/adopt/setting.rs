@@ -224,9 +224,9 @@ pub(super) fn of_clone(actions: &[Action], kept: &BTreeMap<String, String>, sour
     found
 }
 
-/// Where a value is in a text as a whole word.
+/// Where a value is in a text as a whole: a name within another one, such as that of a unit or a file, may have it by chance.
 fn occurs(text: &str, value: &str) -> Option<usize> {
-    let is_inner = |letter: char| letter.is_alphanumeric() || letter == '_';
+    let is_inner = |letter: char| letter.is_alphanumeric() || "_-.".contains(letter);
     text.match_indices(value)
         .map(|(at, _)| at)
         .find(|at| !text[..*at].ends_with(is_inner) && !text[at + value.len()..].starts_with(is_inner))
@@ -353,10 +353,7 @@ mod tests {
         let mut actions = actions(&["a(\"/srv/app/app\");", "b(\"/srv/app\", \"x-app\");"]);
         put(&mut actions, &settings, &BTreeMap::new());
         let codes: Vec<&str> = actions.iter().map(|action| action.code.as_str()).collect();
-        assert_eq!(
-            codes,
-            ["a(`${settings::root}/${settings::app}`);", "b(settings::root, `x-${settings::app}`);"]
-        );
+        assert_eq!(codes, ["a(`${settings::root}/app`);", "b(settings::root, \"x-app\");"]);
     }
 
     #[test]
@@ -394,7 +391,7 @@ mod tests {
                 "file::write(\"/etc/secret\", file::render(\"files/etc/secret\", #{ token: token }));",
                 "file::copy(\"files/etc/plain\", \"/etc/plain\");",
                 "file::copy(\"files/srv/tree\", \"/srv/tree\");",
-                "file::write(`${settings::app_dir}.js`, file::render(\"files/srv/hallway.js\", #{}));",
+                "file::write(\"/srv/hallway.js\", file::render(\"files/srv/hallway.js\", #{}));",
                 "cmd::run([\"psql\"], #{ stdin: file::render(\"files/db.sql\", #{}) });",
             ]
         );

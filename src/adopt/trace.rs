@@ -115,6 +115,20 @@ impl Trace {
         self.commands[begin..end].iter().find(|command| self.makes(command, path))
     }
 
+    /// Whether a command that began after this instant copied or moved to this path, or to a directory above it: what is there
+    /// may have the time of its source.
+    pub(super) fn copied_after(&self, when: i128, path: &str) -> bool {
+        let begin = self.commands.partition_point(|command| command.when <= when);
+        self.commands[begin..].iter().any(|command| {
+            let words = as_user(command.words()).1;
+            let Some((program, [.., destination])) = words.split_first() else { return false };
+            let destination = lexically_normal(&command.directory.join(destination));
+            ["cp", "install", "mv", "rsync"].contains(&name_of(program))
+                && destination != Path::new("/")
+                && Path::new(path).starts_with(destination)
+        })
+    }
+
     /// Whether a command makes or writes what is at this path, by its words or where its line has output written to.
     fn makes(&self, command: &Command, path: &str) -> bool {
         let is_it = |named: &str| lexically_normal(&command.directory.join(named)) == Path::new(path);
@@ -502,6 +516,17 @@ mod tests {
         ] {
             assert_eq!(trace.at(100_002_000_000, path).map(|command| command.line), Some(its), "{path}");
         }
+    }
+
+    #[test]
+    fn what_is_copied_with_its_time_is_not_made_at_that_time() {
+        let trace = Trace::read(
+            "\u{1}1.0 0 1 /srv/app\u{2}npm run build\n\u{1}2.0 0 2 /srv\u{2}rsync -a --delete app/dist/ /var/www/page/\n",
+            "",
+        );
+        assert!(trace.copied_after(1_500_000_000, "/var/www/page/index.html"));
+        assert!(!trace.copied_after(1_500_000_000, "/srv/app/dist/index.html"));
+        assert!(!trace.copied_after(2_500_000_000, "/var/www/page/index.html"));
     }
 
     #[test]

@@ -110,6 +110,32 @@ mod functions {
         })
     }
 
+    /// The name of the primary group of the user `name`. Of one who does not exist yet it is the user's name: the group that
+    /// `user::ensure` makes with the user.
+    ///
+    /// ```rhai
+    /// assert(user::group("root") == "root" && user::group("games") == "games");
+    /// ```
+    #[rhai_fn(return_raw, volatile)]
+    pub(super) fn group(context: NativeCallContext, name: &str) -> Raised<String> {
+        look(&context, |host| {
+            let session = host.seen();
+            let predicted = session.world.predicted.borrow();
+            let gid = match predicted.user(name) {
+                Some((_, gid)) => Some(gid),
+                None => Account::by_name(name)?.map(|account| account.gid),
+            };
+            let Some(gid) = gid.filter(|gid| predicted.group(name) != Some(*gid)) else {
+                return Ok(name.to_owned());
+            };
+            match Group::by_gid(gid)? {
+                Some(group) => Ok(group.name),
+                None if predicted.user(name).is_some() => Ok(name.to_owned()),
+                None => Ok(gid.to_string()),
+            }
+        })
+    }
+
     /// The user `name`: `#{ name, uid, gid, home, home_mode, shell, comment, groups }`, or `()` if it does not exist. `groups` are
     /// the names of all groups, including the primary one; `home_mode` is a string such as `"0750"`, or `()` if the home
     /// does not exist.

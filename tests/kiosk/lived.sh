@@ -56,7 +56,7 @@ END
     say "settings that others can read, of another owner"
     chown root:root $home/.env
     chmod 0644 $home/.env
-    step_states | grep -q "03.*drifted.*owner and mode of $home/.env" || die "not seen: $(step_states)"
+    step_states | grep -q "03.*drifted.*$home/.env" || die "not seen: $(step_states)"
     exits 0 plan master.rhai --redo 03 --on-conflict overwrite
     facts
 }
