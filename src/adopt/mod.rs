@@ -224,8 +224,7 @@ pub fn adopt(adoption: &Adoption, signals: &Signals, tell: &mut dyn FnMut(Stage)
     unexpressed.extend(found.unexpressed.into_iter().map(reason));
     let (databases, unexpressed_databases) =
         from.cluster.towards(&after.cluster, &trace, &secrets, &mut output)?;
-    unexpressed.extend(unexpressed_databases);
-    unexpressed.extend(secrets.lost());
+    unexpressed.extend(unexpressed_databases.into_iter().chain(secrets.lost()));
     unexpressed.extend(parameter::unexpressed(&trace, &after.files));
     let units = unit::towards(&from.active, &after.active, &trace);
     let kernel = from.kernel.towards(&after.kernel, &after.files, &trace, &secrets);
