@@ -102,12 +102,12 @@ fn the_setup_of_a_whole_machine_becomes_a_plan_without_its_secrets() {
     assert!(!said.contains(password), "{said}");
     let found = Command::new("grep").args(["-rl", password]).arg(place.plan()).output().unwrap();
     assert_eq!(found.status.code(), Some(1), "{}", String::from_utf8_lossy(&found.stdout));
-    let database = place.read("02_database.rhai");
+    let database = place.read("03_database.rhai");
     assert!(
-        database.contains("pg::ensure_role(\"hallway\", #{ password: db_password, login: true });"),
+        database.contains("pg::ensure_role(settings::user_name, #{ password: db_password, login: true });"),
         "{database}"
     );
-    assert!(place.read("05_services.rhai").contains("unit::enable(\"hallway.service\");"));
+    assert!(place.read("06_services.rhai").contains("unit::enable(\"hallway.service\");"));
 }
 
 #[test]
